@@ -1,0 +1,31 @@
+"""Evaluate a trained run on a split: metrics beside persistence and the codec's floor, plots and a report."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ups_jax import cli
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.parser(__doc__)
+    parser.add_argument("--run-dir", type=Path, required=True, help="the trained run")
+    parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="whose trajectories")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the result here as well")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.tasks.0.path=FILE")
+    return cli.run(parser, evaluate, argv)
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from ups_jax.evaluation.runner import evaluate_run, run_config
+
+    cfg = run_config(args.run_dir, args.overrides)
+    evaluate_run(args.run_dir, cfg, split=args.split, json_path=args.json, console=Console())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""Train a stage of a neural PDE simulator, evaluate it on the test split, draw it, and print where it all lies."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ups_jax import cli
+from ups_jax.config import load
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.parser(__doc__, config=str(cli.CONFIGS / "burgers1d.yaml"))
+    parser.add_argument("--stage", choices=["operator"], default="operator", help="what to train")
+    parser.add_argument("--run-dir", type=Path, help="the run; started again it goes on (default: a new one in runs/)")
+    parser.add_argument(
+        "--resume", choices=["auto", "must", "never"], default="auto", help="go on with what --run-dir holds"
+    )
+    parser.add_argument("--init-from", type=Path, metavar="RUN", help="start with the weights of another run")
+    return cli.run(parser, train_and_evaluate, argv)
+
+
+def train_and_evaluate(args: argparse.Namespace) -> None:
+    cfg = load(args.config, args.overrides)
+    # Heavy imports after the configuration has been read, so that a typing error answers at once.
+    from rich.console import Console
+
+    from ups_jax.evaluation.runner import evaluate_run
+    from ups_jax.training.run_directory import new_run_path
+    from ups_jax.training.train import train
+
+    console = Console()
+    path = args.run_dir or new_run_path(Path(cfg.runs), cfg.data.tasks[0].name)
+    console.print(f"run         {path}", highlight=False, soft_wrap=True)
+    train(cfg, args.stage, path, resume=args.resume, init_from=args.init_from, console=console)
+    if cfg.evaluation.enabled:
+        evaluate_run(path, cfg, console=console)
+    console.print(f"run         {path}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

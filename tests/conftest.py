@@ -1,0 +1,69 @@
+"""What all tests share: strict JAX settings, the tiny task, and a way to run a script as a user would."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ups_jax.config import Config, load
+from ups_jax.data import Dataset, from_arrays
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / "configs"
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where embedded data is written, once for all tests."""
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def tiny(data_root: Path) -> Config:
+    """The tiny configuration on the shared data."""
+    return load(CONFIGS / "tiny.yaml", [f"data.root={data_root}"])
+
+
+@pytest.fixture
+def waves(tiny: Config) -> Dataset:
+    """Travelling sine waves on 32 points: a data set that needs no solver."""
+    rng = np.random.default_rng(0)
+    speed = rng.uniform(0.1, 1.0, 20)
+    phase = rng.uniform(0, 2 * np.pi, (20, 3))
+    x, t = np.arange(32) * 2 / 32 - 1, np.arange(9) * 0.05
+    moved = x[None, None] - speed[:, None, None] * t[None, :, None]
+    fields = sum(np.sin(np.pi * (k + 1) * moved + phase[:, k, None, None]) for k in range(3))
+    cfg = load(
+        CONFIGS / "tiny.yaml",
+        ["data.tasks.0.symmetries=[]", "data.tasks.0.coefficients={beta: linear}"],
+    )
+    return from_arrays(cfg, fields.astype(np.float32), 0.05, {"beta": speed}, (-1.0,), (2 / 32,))
+
+
+@pytest.fixture(scope="session")
+def script() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a script in its own process: `script("train.py", "--config", ...)`."""
+
+    def run(name: str, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command(name, *arguments), capture_output=True, text=True, timeout=timeout, env=quiet())
+
+    return run
+
+
+def command(name: str, *arguments: str) -> list[str]:
+    """The command line of a script."""
+    return [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)]
+
+
+def quiet() -> dict[str, str]:
+    """The environment without a terminal's width or a W&B login."""
+    return os.environ | {"COLUMNS": "200", "WANDB_MODE": "offline"}

@@ -1,0 +1,107 @@
+"""The batch of a step is the same after a resume, for any number of hosts, from memory or from the file."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from travelling_waves import DT, waves
+
+from ups_jax.data import batch_at, open_dataset, steps_per_epoch, training_batches
+from ups_jax.errors import ConfigError
+
+
+def same(left, right):
+    assert left.keys() == right.keys()
+    for name in left:
+        np.testing.assert_array_equal(left[name], right[name])
+
+
+@pytest.fixture
+def opened(write, configure):
+    """Open the waves with their speeds; options go to the configuration."""
+
+    def make(**options):
+        fields, beta = waves(trajectories=15)
+        path = write(fields, parameters_beta=beta)
+        options = {"periodic": ["x"], "symmetries": [{"negate": ["u"]}], "coefficients": {"beta": "linear"}} | options
+        cfg = configure(path=str(path), **options)
+        return open_dataset(cfg), cfg
+
+    return make
+
+
+def test_a_batch_holds_what_the_contract_says(opened):
+    dataset, cfg = opened(
+        training={"rollout_horizon": 2, "time_stride": 2}, data={"context": 2, "augment": False}, batch_size=6
+    )
+    batch = batch_at(dataset, cfg, "operator", 1)
+    fields, beta = waves(trajectories=15)
+    ids, start = batch["trajectory_id"], np.rint(batch["time"][:, 0] / DT).astype(int)
+    frames = start[:, None] + 2 * np.arange(4)
+    assert batch["fields"].shape == (6, 4, 32, 1) and batch["fields"].dtype == np.float32
+    np.testing.assert_array_equal(batch["fields"][..., 0], fields[ids[:, None], frames])
+    np.testing.assert_allclose(batch["time"], DT * frames, rtol=1e-6)
+    np.testing.assert_allclose(batch["dt"], 2 * DT, rtol=1e-6)
+    np.testing.assert_array_equal(batch["cond"][:, 0], beta[ids].astype(np.float32))
+    for name, value, shape, dtype in (
+        ("mask", 1, (6,), np.float32),
+        ("cond_mask", 1, (6, 1), np.float32),
+        ("bc", 2, (6, 1, 2), np.int32),
+        ("task_id", 0, (6,), np.int32),
+    ):
+        assert (batch[name] == value).all() and batch[name].shape == shape and batch[name].dtype == dtype
+    assert np.isin(ids, dataset.splits.train).all()
+
+
+def test_open_sides_are_marked_and_never_rolled(opened):
+    dataset, cfg = opened(periodic=[], symmetries=[])
+    batch = batch_at(dataset, cfg, "operator", 0)
+    assert (batch["bc"] == 1).all()
+    start = np.rint(batch["time"] / DT).astype(int)
+    np.testing.assert_array_equal(batch["fields"][..., 0], waves(15)[0][batch["trajectory_id"][:, None], start])
+
+
+def test_the_rows_of_all_hosts_are_the_batch_of_one(opened):
+    dataset, cfg = opened()
+    whole = batch_at(dataset, cfg, "operator", 5)
+    halves = [batch_at(dataset, cfg, "operator", 5, index, 2) for index in range(2)]
+    same({name: np.stack([half[name] for half in halves], 1).reshape(whole[name].shape) for name in whole}, whole)
+    with pytest.raises(ConfigError, match=r"stages.operator.batch_size=8 is not a multiple of the 3 processes"):
+        batch_at(dataset, cfg, "operator", 0, 0, 3)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_resumed_stream_goes_on_with_the_batch_of_its_step(opened, threads):
+    dataset, cfg = opened(data={"loader": {"threads": threads, "buffer": 4}})
+    with training_batches(dataset, cfg, "operator") as batches:
+        first = [next(batches) for _ in range(9)]
+    with training_batches(dataset, cfg, "operator", start=7) as batches:
+        resumed = [next(batches) for _ in range(2)]
+    for n, batch in enumerate(first):
+        same(batch, batch_at(dataset, cfg, "operator", n))
+    same(resumed[0], first[7])
+    same(resumed[1], first[8])
+
+
+def test_memory_and_file_give_the_same_batches(opened):
+    (held, cfg), (lazy, _) = opened(), opened(data={"loader": {"memory_gib": 0}})
+    assert type(held.source) is not type(lazy.source)
+    assert (held.fingerprint, held.task) == (lazy.fingerprint, lazy.task)
+    for n in range(4):
+        same(batch_at(held, cfg, "operator", n), batch_at(lazy, cfg, "operator", n))
+    np.testing.assert_array_equal(held.trajectories("val").fields, lazy.trajectories("val").fields)
+
+
+def test_the_seed_and_the_stage_move_the_stream_and_nothing_else_does(opened):
+    dataset, cfg = opened()
+    _, other = opened(seed=18)
+    one, two = batch_at(dataset, cfg, "operator", 0), batch_at(dataset, other, "operator", 0)
+    assert not np.array_equal(one["trajectory_id"], two["trajectory_id"])
+    np.random.seed(3)
+    same(batch_at(dataset, cfg, "operator", 0), one)
+
+
+def test_an_epoch_counts_windows_of_training_trajectories(opened):
+    dataset, cfg = opened(data={"windows_per_trajectory": 5}, batch_size=4)
+    assert dataset.sizes["train"] == 11
+    assert steps_per_epoch(dataset, cfg, "operator") == 11 * 5 // 4

@@ -1,0 +1,182 @@
+"""Evaluation of predictors whose errors are known in closed form: decaying waves on a small grid."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ups_jax.config import EvaluationConfig
+from ups_jax.errors import DataError, StorageError
+from ups_jax.evaluation.evaluate import bootstrap_interval, evaluate
+from ups_jax.evaluation.result import result, write_json
+from ups_jax.task import Coefficient, Statistics, Task
+
+TASK = Task(
+    name="decay", channels=("u",), axes=("x",), shape=(16,), origin=(0.0,), spacing=(1 / 16,), periodic=(True,), dt=0.5,
+    coefficients=(Coefficient(name="rate"),), statistics=Statistics(mean=(0.0,), std=(1.0,), delta_std=(0.1,)),
+)  # fmt: skip
+FACTOR = 0.8
+FRAMES = 6
+SECTIONS = ("one_step", "rollout")
+
+
+def decaying_waves(count=5, context=1):
+    """u(t) = a * 0.8^t * sin(2 pi x): trajectory i has amplitude i + 1."""
+    wave = np.sin(2 * np.pi * np.arange(16) / 16)
+    amplitude = np.arange(1, count + 1)[:, None, None] * FACTOR ** np.arange(FRAMES)[None, :, None]
+    return SimpleNamespace(
+        fields=(amplitude * wave)[..., None].astype(np.float32),
+        cond=np.arange(count, dtype=np.float32)[:, None],
+        cond_mask=np.ones((count, 1), np.float32),
+        time=0.5 * np.arange(FRAMES),
+        ids=list(range(100, 100 + count)),
+    )
+
+
+@dataclass
+class Scaler:
+    """Multiplies the last frame by `factor` a step; trajectories whose cond is in `broken` become NaN."""
+
+    factor: float = FACTOR
+    codec: float = 1.0
+    broken: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        self.shapes = []
+
+    def rollout(self, u0, steps, cond, cond_mask):
+        self.shapes.append((u0.shape, steps))
+        factors = (self.factor ** np.arange(1, steps + 1)).astype(np.float32)
+        pred = u0[:, -1:] * factors[None, :, None, None]
+        pred[np.isin(cond[:, 0], self.broken)] = np.nan
+        return pred
+
+    def reconstruct(self, fields, cond, cond_mask):
+        return np.float32(self.codec) * fields
+
+
+def run(predictor, trajectories=None, context=1, **config):
+    config = EvaluationConfig(**{"batch_size": 2, "bootstrap": 50} | config)
+    return evaluate(predictor, trajectories or decaying_waves(), TASK, config, context=context, seed=0)
+
+
+def test_a_perfect_predictor_has_no_error_and_the_baselines_their_closed_forms():
+    evaluation = run(Scaler(codec=0.99))
+    for section in SECTIONS:
+        assert evaluation.metrics[section]["nrmse"] == pytest.approx(0, abs=1e-6)
+        assert evaluation.metrics[section]["nonfinite"] == 0
+        assert evaluation.baselines["codec"][section]["nrmse"] == pytest.approx(0.01, rel=1e-3)
+    persistence = evaluation.baselines["persistence"]
+    assert persistence["one_step"]["nrmse"] == pytest.approx(1 / FACTOR - 1, rel=1e-5)
+    expected = [1 / FACTOR**k - 1 for k in range(1, FRAMES)]
+    assert persistence["rollout"]["nrmse_by_time"] == pytest.approx(expected, rel=1e-5)
+    assert persistence["rollout"]["nrmse"] == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+def test_rollout_errors_grow_while_one_step_errors_do_not():
+    evaluation = run(Scaler(factor=0.88))
+    assert evaluation.metrics["one_step"]["nrmse"] == pytest.approx(0.1, rel=1e-4)
+    assert evaluation.metrics["rollout"]["nrmse_by_time"] == pytest.approx([1.1**k - 1 for k in range(1, 6)], rel=1e-4)
+
+
+def test_metrics_do_not_depend_on_the_batch_size_and_every_call_has_one_shape():
+    whole, predictor = run(Scaler(factor=0.9), batch_size=64), Scaler(factor=0.9)
+    chunked = run(predictor, batch_size=2)
+    for section in SECTIONS:
+        for name, value in whole.metrics[section].items():
+            assert chunked.metrics[section][name] == pytest.approx(value, rel=1e-5, abs=1e-7)
+    assert set(predictor.shapes) == {((2, 1, 16, 1), 1), ((2, 1, 16, 1), FRAMES - 1)}
+    np.testing.assert_allclose(chunked.spectra.prediction, whole.spectra.prediction, rtol=1e-5, atol=1e-9)
+
+
+def test_a_longer_context_is_handed_over_whole_and_shortens_the_horizon():
+    predictor = Scaler(factor=0.9)
+    evaluation = run(predictor, context=3)
+    assert set(predictor.shapes) == {((2, 3, 16, 1), 1), ((2, 3, 16, 1), FRAMES - 3)}
+    assert evaluation.meta["horizon"] == FRAMES - 3
+    assert len(evaluation.metrics["rollout"]["nrmse_by_time"]) == FRAMES - 3
+    np.testing.assert_allclose(evaluation.time, 0.5 * np.arange(3, FRAMES))
+
+
+def test_a_non_finite_trajectory_shows_in_every_number_and_is_counted():
+    evaluation = run(Scaler(broken=(3,)))
+    rollout = evaluation.metrics["rollout"]
+    assert np.isnan(rollout["nrmse"]) and np.isnan(evaluation.intervals["rollout"]["nrmse"]).all()
+    assert rollout["nonfinite"] == evaluation.metrics["one_step"]["nonfinite"] == FRAMES - 1
+    assert evaluation.baselines["persistence"]["rollout"]["nonfinite"] == 0
+    assert evaluation.examples[-1].id == "103"
+
+
+def test_examples_are_the_best_median_and_worst_trajectory():
+    class Uneven(Scaler):
+        def rollout(self, u0, steps, cond, cond_mask):
+            order = np.array([3, 0, 4, 1, 2])[cond[:, 0].astype(int)]
+            return super().rollout(u0, steps, cond, cond_mask) * (1 + order.astype(np.float32))[:, None, None, None]
+
+    evaluation = run(Uneven())
+    assert [example.id for example in evaluation.examples] == ["101", "104", "102"]
+    assert [example.nrmse for example in evaluation.examples] == pytest.approx([0, 2, 4], abs=1e-5)
+    worst = evaluation.examples[-1]
+    assert worst.coefficients == {"rate": 2.0}
+    assert worst.time.shape == (FRAMES,) and worst.truth.shape == worst.prediction.shape == (FRAMES, 16, 1)
+    np.testing.assert_array_equal(worst.prediction[0], worst.truth[0])
+    np.testing.assert_allclose(worst.prediction[1:], 5 * worst.truth[1:], rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_trajectories_are_enough(count):
+    evaluation = run(Scaler(), decaying_waves(count))
+    assert [example.label for example in evaluation.examples] == ["best", "median", "worst"]
+    assert evaluation.meta["trajectories"] == count
+
+
+def test_trajectories_without_a_frame_to_predict_are_a_data_error():
+    with pytest.raises(DataError, match=r"task decay: .* data\.context=6"):
+        run(Scaler(), context=FRAMES)
+
+
+def test_the_interval_holds_the_mean_shrinks_with_more_trajectories_and_is_seeded():
+    values = np.random.default_rng(1).normal(1.0, 0.2, 400)
+    low, high = bootstrap_interval(values, 1000, seed=3)
+    assert low < values.mean() < high
+    # Width of a normal mean's 95 % interval: 2 * 1.96 * sigma / sqrt(n).
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
+    assert bootstrap_interval(values, 1000, seed=3) == [low, high] != bootstrap_interval(values, 1000, seed=4)
+
+
+def test_the_json_has_the_contracts_shape_and_null_for_non_finite(tmp_path):
+    evaluation = run(Scaler(broken=(3,)))
+    other = dataclasses.replace(evaluation, task=dataclasses.replace(TASK, name="other"))
+    path = tmp_path / "evaluation" / "test.json"
+    write_json(path, result([evaluation, other], {"steps": 7, "seed": 0}))
+    values = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert set(values) == {"metrics", "baselines", "intervals", "meta"}
+    assert set(values["metrics"]) == {"decay", "other"} == set(values["baselines"]["codec"])
+    keys = {
+        "nrmse", "rmse", "max_error", "vrmse", "conservation_rmse", "boundary_rmse", "fourier_rmse_low",
+        "fourier_rmse_mid", "fourier_rmse_high", "nonfinite",
+    }  # fmt: skip
+    for tables in (values["metrics"], values["baselines"]["persistence"], values["baselines"]["codec"]):
+        assert set(tables["decay"]["one_step"]) == keys
+        assert set(tables["decay"]["rollout"]) == keys | {"nrmse_by_time"}
+    assert values["metrics"]["decay"]["rollout"]["nrmse"] is None
+    assert values["intervals"]["decay"]["rollout"]["nrmse"] == [None, None]
+    assert values["meta"]["steps"] == 7 and values["meta"]["trajectories"] == 10
+    assert values["meta"]["horizon"] == FRAMES - 1 and values["meta"]["seconds_per_rollout_step"] > 0
+    assert [item.name for item in path.parent.iterdir()] == ["test.json"]
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "test.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"test\.json"):
+        write_json(tmp_path / "file" / "test.json", {})

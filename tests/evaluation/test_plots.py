@@ -1,0 +1,118 @@
+"""Figures: what is drawn is the data, in shared limits, and nothing leaks into pyplot."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.collections import QuadMesh
+
+from ups_jax.errors import StorageError
+from ups_jax.evaluation import plots
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def all_axes(figure):
+    return [axis for axis in figure.get_axes() if axis.get_label() != "<colorbar>"]
+
+
+def meshes(figure):
+    return meshes_of(all_axes(figure))
+
+
+def meshes_of(axes):
+    return [next(item for item in axis.collections if isinstance(item, QuadMesh)) for axis in axes]
+
+
+def test_space_time_images_show_truth_prediction_and_their_difference(evaluation_1d):
+    images = meshes(plots.fields(evaluation_1d))
+    assert len(images) == 9
+    for row, example in enumerate(evaluation_1d.examples):
+        truth, prediction, error = images[3 * row : 3 * row + 3]
+        np.testing.assert_array_equal(truth.get_array(), example.truth[..., 0].T)
+        np.testing.assert_array_equal(prediction.get_array(), example.prediction[..., 0].T)
+        np.testing.assert_allclose(error.get_array(), (example.prediction - example.truth)[..., 0].T, atol=1e-6)
+        assert truth.get_clim() == prediction.get_clim() == (example.truth.min(), example.truth.max())
+        assert error.get_clim()[0] == -error.get_clim()[1]
+
+
+def test_snapshots_are_the_right_way_round(evaluation_2d):
+    """Axis 0 of the field is x and runs to the right; row 0 of the picture is the lowest y."""
+    figure = plots.fields(evaluation_2d, channel=1)
+    axis = all_axes(figure)[0]
+    np.testing.assert_array_equal(axis.images[0].get_array(), evaluation_2d.examples[0].truth[0, ..., 1].T)
+    assert axis.images[0].origin == "lower"
+    left, right, bottom, top = axis.images[0].get_extent()
+    assert (left, right) == pytest.approx((-0.5 / 16, 1 - 0.5 / 16))
+    assert (bottom, top) == pytest.approx((-0.5 / 12, 1 - 0.5 / 12))
+
+
+def test_titles_name_the_trajectory_its_coefficients_and_its_error(evaluation_1d):
+    title = plots.showcase(evaluation_1d).get_suptitle()
+    median = evaluation_1d.examples[1]
+    for part in ("toy<1>", f"id {median.id}", f"nu = {median.coefficients['nu']:.3g}", f"{median.nrmse:.3g}"):
+        assert part in title
+
+
+def test_the_error_curve_has_all_baselines_on_a_logarithmic_axis(evaluation_1d):
+    (axis,) = plots.nrmse_over_time(evaluation_1d).get_axes()
+    assert axis.get_yscale() == "log"
+    curves = {line.get_label(): line.get_ydata() for line in axis.lines}
+    assert list(curves) == ["persistence", "this model", "codec alone"]
+    np.testing.assert_allclose(curves["this model"], evaluation_1d.metrics["rollout"]["nrmse_by_time"])
+    np.testing.assert_allclose(curves["codec alone"], 0.001, rtol=1e-3)
+
+
+def test_training_curves_have_a_row_a_stage_and_skip_missing_values(records):
+    records = [*records, {"stage": "corrector", "step": 1, "loss": None, "lr": 1e-3}]
+    figure = plots.training_curves(records)
+    axes = figure.get_axes()
+    assert [axis.get_title().split(":")[0] for axis in axes[::3]] == ["operator", "corrector"]
+    expected = [(record["step"], record["validation/rollout"]) for record in records if "validation/rollout" in record]
+    (line,) = [line for line in axes[2].lines if line.get_label() == "rollout"]
+    np.testing.assert_allclose(line.get_xydata(), expected)
+    figure.savefig("/dev/null", format="png")
+
+
+def test_all_plots_are_written_and_pyplot_stays_out(tmp_path, evaluation_1d, evaluation_2d, records):
+    before = "matplotlib.pyplot" in sys.modules
+    paths = plots.write_plots(tmp_path / "plots", [evaluation_1d], records)
+    assert [path.name for path in paths] == [
+        "toy_1__showcase.png", "toy_1__nrmse.png", "toy_1__fields_u.png", "toy_1__spectrum.png", "training.png"
+    ]  # fmt: skip
+    assert all(path.read_bytes().startswith(PNG) for path in paths)
+    names = [path.name for path in plots.write_plots(tmp_path, [evaluation_2d], [])]
+    assert "toy_1__fields_v_w.png" in names and "training.png" not in names
+    assert ("matplotlib.pyplot" in sys.modules) == before
+
+
+def test_a_blown_up_prediction_is_drawn_with_holes(tmp_path, broken_evaluation):
+    assert len(plots.write_plots(tmp_path, [broken_evaluation], [])) == 4
+    worst = meshes(plots.fields(broken_evaluation))[7]
+    assert np.ma.getmaskarray(worst.get_array())[:, -1].all()
+    assert not np.ma.getmaskarray(worst.get_array())[:, :-1].any()
+
+
+def test_a_diverged_rollout_does_not_flatten_the_rest(evaluation_1d):
+    example = evaluation_1d.examples[1]
+    diverged = example.prediction.copy()
+    diverged[-1] = 3e38
+    rollout = evaluation_1d.metrics["rollout"] | {"nrmse_by_time": [*[0.1] * 7, float("inf")]}
+    evaluation = dataclasses.replace(
+        evaluation_1d,
+        examples=[dataclasses.replace(example, prediction=diverged)],
+        metrics=evaluation_1d.metrics | {"rollout": rollout},
+    )
+    figure = plots.showcase(evaluation)
+    _, _, error = meshes_of(all_axes(figure)[:3])
+    assert error.get_clim()[1] == pytest.approx(np.ptp(example.truth))
+    assert all_axes(figure)[3].get_ylim()[1] < 1e3
+
+
+def test_a_directory_that_cannot_be_made_is_a_storage_error(tmp_path, evaluation_1d):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="showcase"):
+        plots.write_plots(tmp_path / "file" / "plots", [evaluation_1d], [])

@@ -1,0 +1,95 @@
+"""The report: well-formed, self-contained, escaped, with every number beside its baselines."""
+
+from __future__ import annotations
+
+import base64
+from html.parser import HTMLParser
+
+import pytest
+
+from ups_jax.errors import StorageError
+from ups_jax.evaluation.report import render, write_report
+from ups_jax.evaluation.result import finite, result
+
+VOID = {"meta", "img", "br", "link"}
+RUN = {"status": "finished", "config": {"optimizer": {"lr": 0.001}}, "device": "<b>cpu</b>"}
+
+
+class Page(HTMLParser):
+    """Collects tags, attributes and table rows, and checks that every tag is closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.rows, self.text = [], [], [], [], ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+        if "td" in self.open or "th" in self.open:
+            self.rows[-1][-1] += data
+
+
+@pytest.fixture
+def values(evaluation_1d):
+    return finite(result([evaluation_1d], {"steps": 5, "seed": 0}))
+
+
+def test_the_tables_show_the_jsons_numbers_interval_and_baselines(values):
+    page = Page(render(values, {}, RUN))
+    sections = values["metrics"]["toy<1>"]
+    for index, section in enumerate(("one_step", "rollout")):
+        header, own, interval, persistence, codec = page.rows[5 * index : 5 * index + 5]
+        column = header.index("nrmse")
+        assert own[0] == "this run" and own[column] == f"{sections[section]['nrmse']:.3g}"
+        low, high = values["intervals"]["toy<1>"][section]["nrmse"]
+        assert interval[column] == f"{low:.3g} to {high:.3g}"
+        for name, row in (("persistence", persistence), ("codec", codec)):
+            assert row[0] == name
+            assert row[column] == f"{values['baselines'][name]['toy<1>'][section]['nrmse']:.3g}"
+        assert "nrmse by time" not in header and len(header) == len(own) == 10
+
+
+def test_the_page_is_self_contained_and_shows_the_pictures_bytes(values):
+    page = Page(render(values, {"a_plot": b"picture"}, RUN))
+    assert not {"script", "link", "iframe"} & set(page.tags)
+    sources = [value for name, value in page.attributes if name in ("src", "href")]
+    assert [base64.b64decode(source.removeprefix("data:image/png;base64,")) for source in sources] == [b"picture"]
+    assert "url(" not in page.text and "@import" not in page.text
+
+
+def test_names_and_values_of_any_kind_are_escaped(values):
+    evil = '"><script>alert(1)</script>'
+    values["metrics"][evil] = values["metrics"]["toy<1>"]
+    values["meta"]["protocol"] = evil
+    page = Page(render(values, {evil: b"x"}, RUN | {evil: evil}))
+    assert "script" not in page.tags and "b" not in page.tags
+    assert "<b>cpu</b>" in page.text and '"lr": 0.001' in page.text
+
+
+def test_non_finite_results_are_said_in_words(broken_evaluation):
+    page = Page(render(finite(result([broken_evaluation], {})), {}, RUN))
+    assert "predicted frames are not finite." in page.text
+    assert any(row[0] == "this run" and "not finite" in row for row in page.rows)
+
+
+def test_writing_is_complete_or_a_storage_error(tmp_path, values):
+    plot = tmp_path / "toy_nrmse.png"
+    plot.write_bytes(b"picture")
+    write_report(tmp_path / "report.html", values, [plot], RUN)
+    assert "toy nrmse" in Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    with pytest.raises(StorageError, match=r"report\.html"):
+        write_report(plot / "report.html", values, [], RUN)

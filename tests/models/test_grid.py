@@ -1,0 +1,45 @@
+"""Grid pieces against plain numpy."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ups_jax.models.grid import neighbourhood, patch_of, patchify, unpatchify
+from ups_jax.models.spectral import SpectralMixing
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=3), st.integers(1, 8))
+def test_a_patch_divides_the_grid_and_is_the_largest_that_does(shape: list[int], size: int) -> None:
+    for points, chosen in zip(shape, patch_of(shape, size), strict=True):
+        assert points % chosen == 0 and chosen <= size
+        assert not any(points % larger == 0 for larger in range(chosen + 1, size + 1))
+
+
+@pytest.mark.parametrize(("shape", "patch"), [((12,), (4,)), ((6, 8), (3, 2)), ((4, 6, 8), (2, 3, 4))])
+def test_patchify_keeps_each_patch_together_and_inverts(shape: tuple[int, ...], patch: tuple[int, ...]) -> None:
+    x = np.random.default_rng(0).normal(size=(2, *shape, 3)).astype(np.float32)
+    tokens = patchify(jnp.asarray(x), patch)
+    first = x[(slice(None), *(slice(0, size) for size in patch))].reshape(2, -1)
+    np.testing.assert_array_equal(tokens[(slice(None), *(0,) * len(shape))], first)
+    np.testing.assert_array_equal(unpatchify(tokens, patch), x)
+
+
+def test_neighbours_wrap_on_periodic_axes_and_repeat_the_edge_elsewhere() -> None:
+    x = jnp.arange(4.0)[None, :, None]
+    np.testing.assert_array_equal(neighbourhood(x, 3, [True])[0], [[3, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 0]])
+    np.testing.assert_array_equal(neighbourhood(x, 3, [False])[0], [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 3]])
+
+
+def test_spectral_mixing_is_a_product_of_each_mode_with_its_matrix() -> None:
+    x = np.random.default_rng(0).normal(size=(2, 12, 3)).astype(np.float32)
+    weights = np.random.default_rng(1).normal(size=(2, 4, 3, 3)).astype(np.float32)
+    mixed = SpectralMixing(modes=4).apply({"params": {"spectrum": weights}}, x)
+    spectrum = np.fft.rfft(x, axis=1)
+    expected = np.zeros_like(spectrum)
+    for mode in range(4):
+        expected[:, mode] = spectrum[:, mode] @ (weights[0, mode] + 1j * weights[1, mode])
+    np.testing.assert_allclose(mixed, np.fft.irfft(expected, 12, axis=1), atol=1e-5)

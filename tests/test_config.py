@@ -1,0 +1,133 @@
+"""Configuration: every example loads, every mistake names its key and the nearest right one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import CONFIGS
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ups_jax.config import digest, from_dict, load, to_dict
+from ups_jax.errors import ConfigError
+
+MINIMAL = "data: {tasks: [{name: burgers1d, periodic: [x], conserved: [u]}]}\n"
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_example_loads_and_survives_json(path: Path) -> None:
+    config = load(path)
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("training.batchsize=3", ("training.batchsize", "training.batch_size")),
+        ("optimiser.lr=1", ("optimiser", "`optimizer`")),
+        ("lr=1", ("lr", "optimizer.lr")),
+        ("data.tasks.0.pth=F", ("data.tasks.0.pth", "data.tasks.0.path")),
+        ("data.tasks.burgers1d.conserve=[u]", ("conserve", "conserved")),
+        ("stages.operator.optimizer.rl=1", ("stages.operator.optimizer.rl", "stages.operator.optimizer.lr")),
+    ],
+)
+def test_an_unknown_key_names_itself_and_the_nearest_known_key(override: str, named: tuple[str, str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(CONFIGS / "tiny.yaml", [override])
+    assert all(f"{name}" in str(error.value) for name in named)
+    assert error.value.exit_code == 2
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["training.batch_size=-3", "seed=1.5", "optimizer.lr=on", "optimizer.lr=[1", "training=3", "nothing",
+     "data.tasks.7.path=F", "training.batch_size.x=1", "data.split.val=0", "optimizer.lr=.nan"],
+)  # fmt: skip
+def test_a_wrong_value_is_one_line(override: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(CONFIGS / "tiny.yaml", [override])
+    assert "\n" not in str(error.value)
+
+
+def test_numbers_and_words_are_read_as_yaml_1_2(tmp_path: Path) -> None:
+    path = write(tmp_path / "c.yaml", MINIMAL + "optimizer: {lr: 1e-3}\nlogging: {wandb: {project: on}}\nseed: 010\n")
+    config = load(path)
+    assert (config.optimizer.lr, config.logging.wandb.project, config.seed) == (1e-3, "on", 10)
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="twice"):
+        load(write(tmp_path / "c.yaml", MINIMAL + "seed: 1\nseed: 2\n"))
+
+
+def test_the_include_tag_names_the_way_to_write_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="include: FILE"):
+        load(write(tmp_path / "c.yaml", "data: !include other.yaml\n"))
+
+
+def test_includes_merge_in_order_and_a_circle_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path / "a.yaml", MINIMAL + "optimizer: {lr: 1e-3, weight_decay: 0.5}\n")
+    write(tmp_path / "b.yaml", "optimizer: {lr: 2e-3}\n")
+    config = load(write(tmp_path / "c.yaml", "include: [a.yaml, b.yaml]\nseed: 3\n"))
+    assert (config.optimizer.lr, config.optimizer.weight_decay, config.seed) == (2e-3, 0.5, 3)
+    with pytest.raises(ConfigError, match="includes itself"):
+        load(write(tmp_path / "d.yaml", "include: d.yaml\n"))
+
+
+def test_a_task_given_by_name_keeps_the_facts_it_does_not_restate() -> None:
+    plain = load(CONFIGS / "burgers1d.yaml").data.tasks[0]
+    given_path = load(CONFIGS / "burgers1d.yaml", ["data.tasks=[{name: burgers1d, path: F.hdf5}]"]).data.tasks[0]
+    assert given_path.path == "F.hdf5"
+    assert (given_path.symmetries, given_path.coefficients) == (plain.symmetries, plain.coefficients)
+    other = load(CONFIGS / "burgers1d.yaml", ["data.tasks=[{name: mine, path: F.hdf5}]"]).data.tasks[0]
+    assert (other.symmetries, other.conserved, other.periodic) == ((), (), ())
+
+
+def test_a_stage_inherits_and_overrides() -> None:
+    config = load(
+        CONFIGS / "tiny.yaml",
+        ["optimizer.weight_decay=0.5", "stages.operator.optimizer.lr=7e-3", "training.patience=4"],
+    )
+    stage = config.stages.operator
+    assert (stage.optimizer.lr, stage.optimizer.weight_decay, stage.patience) == (7e-3, 0.5, 4)
+    assert stage.optimizer.name == config.optimizer.name
+
+
+def test_the_digest_ignores_length_logging_and_paths_and_nothing_else() -> None:
+    def of(*overrides: str) -> str:
+        return digest(load(CONFIGS / "tiny.yaml", overrides), "operator")
+
+    same = ["stages.operator.epochs=99", "stages.operator.steps=5", "training.patience=3", "data.root=elsewhere",
+            "data.tasks.0.path=F", "logging.every_steps=3", "checkpoint.keep=9", "evaluation.plots=false"]  # fmt: skip
+    other = ["seed=18", "optimizer.lr=1e-4", "latent.dim=5", "training.batch_size=3", "data.context=2",
+             "operator.spectral.depth=1", "training.lambda_h1=0", "data.split.seed=4"]  # fmt: skip
+    assert {of(override) for override in same} == {of()}
+    assert len({of(override) for override in other} | {of()}) == len(other) + 1
+
+
+@pytest.mark.parametrize("text", ["- 1\n", "a: b: c\n", "seed: 1\n"])
+def test_a_file_that_is_no_configuration_is_one_line(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(write(tmp_path / "c.yaml", text))
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_names_itself(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere.yaml"):
+        load(tmp_path / "nowhere.yaml")
+
+
+@given(st.text())
+def test_any_override_is_read_or_refused_in_one_line(text: str) -> None:
+    try:
+        load(CONFIGS / "tiny.yaml", [text])
+    except ConfigError as error:
+        assert "\n" not in str(error)

@@ -1,0 +1,40 @@
+"""Neural PDE simulators in JAX. Importing this is cheap: each name loads its module when it is first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ups_jax.config import load as load_config
+    from ups_jax.data import from_arrays, open_dataset, training_batches
+    from ups_jax.evaluation.trained_run import load_run
+    from ups_jax.training.build import build, init_state
+    from ups_jax.training.save import restore, save
+    from ups_jax.training.step import make_train_step
+
+_HOME = {
+    "build": ("ups_jax.training.build", "build"),
+    "from_arrays": ("ups_jax.data", "from_arrays"),
+    "init_state": ("ups_jax.training.build", "init_state"),
+    "load_config": ("ups_jax.config", "load"),
+    "load_run": ("ups_jax.evaluation.trained_run", "load_run"),
+    "make_train_step": ("ups_jax.training.step", "make_train_step"),
+    "open_dataset": ("ups_jax.data", "open_dataset"),
+    "restore": ("ups_jax.training.save", "restore"),
+    "save": ("ups_jax.training.save", "save"),
+    "training_batches": ("ups_jax.data", "training_batches"),
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'ups_jax' has no attribute {name!r}")
+    module, attribute = _HOME[name]
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return __all__

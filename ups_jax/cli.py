@@ -1,0 +1,44 @@
+"""What every script shares: the common arguments, and errors turned into one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ups_jax.errors import UserError
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+def parser(description: str, *, config: str | None = None) -> argparse.ArgumentParser:
+    """An argument parser with `--traceback`; with `config` also `--config` and trailing `key=value` overrides."""
+    result = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    if config is not None:
+        result.add_argument("--config", default=config, help="YAML configuration")
+        result.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, such as optimizer.lr=1e-3")
+    result.add_argument("--traceback", action="store_true", help="show where an error came from")
+    return result
+
+
+def run(
+    arguments: argparse.ArgumentParser,
+    main: Callable[[argparse.Namespace], int | None],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parse, call, and answer with an exit code: 0, or the code of the error that is told in one line."""
+    args = arguments.parse_intermixed_args(argv)
+    try:
+        return main(args) or 0
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except UserError as error:
+        if args.traceback:
+            traceback.print_exc()
+        else:
+            print(f"error: {error}", file=sys.stderr)
+        return error.exit_code

@@ -1,0 +1,253 @@
+"""YAML files and dotted overrides become a `Config`, or one line that names the wrong key and the nearest right one.
+
+YAML is read by the 1.2 core rules: `1e-3` is a number, `on` and `no` are strings, a key may stand only once.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import difflib
+import re
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from ups_jax.config.schema import ADAPTER, Config
+from ups_jax.errors import ConfigError
+
+# Sections that a stage takes over unless it says otherwise; `training` lends it the keys that both have.
+_STAGE_SECTIONS = ("optimizer", "scheduler")
+_STAGE_KEYS = ("batch_size", "patience", "grad_clip", "ema_decay")
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a YAML file with its includes and `a.b=value` overrides.
+
+    Raises `ConfigError` naming file or key, and the mend. Paths of data files are relative to the working directory.
+    """
+    return from_dict(merge(_read(Path(path), ()), overrides), str(path))
+
+
+def merge(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Plain values with `a.b=value` overrides applied."""
+    result = copy.deepcopy(values)
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"override {override!r} is not of the form key=value, such as optimizer.lr=1e-3")
+        _assign(result, key.strip(), _parse(text, f"override {key}"))
+    return result
+
+
+def from_dict(values: dict[str, Any], origin: str = "configuration") -> Config:
+    """Check plain values against the schema; stages inherit from `training`, `optimizer` and `scheduler`."""
+    problems = list(_unknown_keys(values, Config, ""))
+    if problems:
+        raise ConfigError(f"{origin}: " + "; ".join(problems))
+    try:
+        return ADAPTER.validate_python(_inherit(values))
+    except ValidationError as error:
+        # A wrong value that the stages inherit is told once, where it stands.
+        told = {(item["msg"], repr(item["input"])): _describe(item) for item in reversed(error.errors())}
+        raise ConfigError(f"{origin}: " + "; ".join(reversed(told.values()))) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML with the scalar rules of YAML 1.2's core schema and no repeated keys."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9]+", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+    ("null", r"~|null|Null|NULL|", "~nN\0"),
+):
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), [*_first, ""] if _tag == "null" else list(_first)
+    )
+
+
+def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    return int(loader.construct_scalar(node))
+
+
+def _construct_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)
+    return {key: loader.construct_object(value, deep=True) for key, (_, value) in zip(keys, node.value, strict=True)}
+
+
+def _refuse_include_tag(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+    raise yaml.constructor.ConstructorError(
+        None, None, "write `include: FILE` as a key of the file instead of the tag !include", node.start_mark
+    )
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+_Loader.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
+_Loader.add_constructor("!include", _refuse_include_tag)
+
+
+def _parse(text: str, origin: str) -> Any:
+    try:
+        loader = _Loader(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in parents:
+        raise ConfigError(f"{path}: includes itself by way of {parents[-1]}; remove one of the two includes")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror}); give a YAML file, such as configs/burgers1d.yaml"
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not a text file; give a YAML file, such as configs/burgers1d.yaml") from None
+    values = _parse(text, str(path))
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: holds a {type(values).__name__}; write `key: value` lines")
+    includes = values.pop("include", ())
+    result: dict[str, Any] = {}
+    for name in (includes,) if isinstance(includes, str) else includes or ():
+        if not isinstance(name, str):
+            raise ConfigError(f"{path}: include takes a file name or a list of them, not {name!r}")
+        result = _merge(result, _read(path.parent / name, (*parents, path.resolve())))
+    return _merge(result, values)
+
+
+def _merge(base: Any, update: Any) -> Any:
+    """Mappings merge key by key, a list of tasks task by task of the same name; anything else is replaced."""
+    if isinstance(base, dict) and isinstance(update, dict):
+        return base | {key: _merge(base[key], value) if key in base else value for key, value in update.items()}
+    if _named(base) and _named(update):
+        known = {item["name"]: item for item in base}
+        return [_merge(known[item["name"]], item) if item["name"] in known else item for item in update]
+    return update
+
+
+def _named(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) and "name" in item for item in value)
+
+
+def _assign(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key; a list is entered by position or, where its entries have names, by name."""
+    *parents, last = key.split(".")
+    node: Any = values
+    for depth, part in enumerate(parents):
+        node = _child(node, part, ".".join(parents[: depth + 1]))
+    if isinstance(node, list):
+        node[_position(node, last, key)] = value
+    elif last in node:
+        node[last] = _merge(node[last], value)
+    else:
+        node[last] = value
+
+
+def _child(node: Any, part: str, where: str) -> Any:
+    if isinstance(node, list):
+        return node[_position(node, part, where)]
+    child = node.setdefault(part, {})
+    if child is None:
+        child = node[part] = {}
+    if not isinstance(child, dict | list):
+        raise ConfigError(f"override {where}: is the value {child!r}, which has no keys")
+    return child
+
+
+def _position(node: list[Any], part: str, where: str) -> int:
+    names = [item["name"] if isinstance(item, dict) and "name" in item else None for item in node]
+    if part in names:
+        return names.index(part)
+    if part.isdigit() and int(part) < len(node):
+        return int(part)
+    raise ConfigError(f"override {where}: no entry {part!r}; there are {', '.join(map(str, names)) or 'none'}")
+
+
+def _unknown_keys(values: Any, schema: Any, where: str) -> Iterator[str]:
+    """One message for each key that the schema does not know."""
+    kinds = typing.get_args(schema)
+    if typing.get_origin(schema) is tuple and isinstance(values, list):
+        for index, item in enumerate(values):
+            yield from _unknown_keys(item, kinds[0], f"{where}.{index}")
+        return
+    if not dataclasses.is_dataclass(schema):
+        nested = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
+        if len(nested) != 1:
+            return
+        schema = nested[0]
+    if not isinstance(values, dict):
+        return
+    hints = typing.get_type_hints(schema)
+    for key, value in values.items():
+        path = f"{where}.{key}".lstrip(".")
+        if key in hints:
+            yield from _unknown_keys(value, hints[key], path)
+        else:
+            yield f"unknown key `{path}`{_suggestion(path, list(hints), where)}"
+
+
+def _suggestion(path: str, siblings: list[str], where: str) -> str:
+    prefix = f"{where}." if where else ""
+    key = path.removeprefix(prefix)
+    near = difflib.get_close_matches(key, siblings, n=1, cutoff=0.6)
+    if near:
+        return f", did you mean `{prefix}{near[0]}`?"
+    paths = list(_paths(Config, ""))
+    by_key = [candidate for candidate in paths if candidate.rsplit(".", 1)[-1] == key]
+    near = by_key[:1] or difflib.get_close_matches(path, paths, n=1, cutoff=0.0)
+    return f", did you mean `{near[0]}`?"
+
+
+def _paths(schema: Any, where: str) -> Iterator[str]:
+    for key, hint in typing.get_type_hints(schema).items():
+        path = f"{where}.{key}".lstrip(".")
+        yield path
+        for kind in (hint, *typing.get_args(hint)):
+            if dataclasses.is_dataclass(kind):
+                yield from _paths(kind, path)
+
+
+def _inherit(values: dict[str, Any]) -> dict[str, Any]:
+    """Fill each stage with what it does not say itself, so that the resolved configuration is complete."""
+    stages = values.get("stages")
+    hints = typing.get_type_hints(typing.get_type_hints(Config)["stages"])
+    if not isinstance(stages, dict | None):
+        return values
+    training = values.get("training") or {}
+    filled = {}
+    for name in hints:
+        own = (stages or {}).get(name) or {}
+        if not isinstance(own, dict) or not isinstance(training, dict):
+            return values
+        base = {key: training[key] for key in _STAGE_KEYS if key in training}
+        base |= {key: values[key] for key in _STAGE_SECTIONS if isinstance(values.get(key), dict)}
+        filled[name] = _merge(base, own)
+    return values | {"stages": (stages or {}) | filled}
+
+
+def _describe(error: Any) -> str:
+    path = ".".join(str(part) for part in error["loc"])
+    if error["type"] in ("missing", "missing_keyword_only_argument"):
+        return f"key `{path}` is missing"
+    return f"key `{path}`: {error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r}"

@@ -1,0 +1,59 @@
+"""Trajectories held in memory: NumPy arrays of a library user, or a file that is small enough."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float, Float32, Int
+
+from ups_jax.data.sources.base import Grid, Source, read_all
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class MemorySource:
+    """Fields (N, T, *S, C) and the coefficients (N,) that go with them."""
+
+    name: str
+    grid: Grid
+    fields: Float32[np.ndarray, "n t *s c"]
+    coefficients: Mapping[str, Float[np.ndarray, " n"]] = field(default_factory=dict)
+
+    @property
+    def trajectories(self) -> int:
+        """Number of trajectories."""
+        return len(self.fields)
+
+    @property
+    def frames(self) -> int:
+        """Frames in a trajectory."""
+        return self.fields.shape[1]
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return self.fields.shape[-1]
+
+    def windows(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
+        """The given frames of the given trajectories."""
+        return self.fields[ids[:, None], frames]
+
+    def coefficient(self, name: str) -> Float[np.ndarray, " n"] | None:
+        """A value for each trajectory, or None; upper and lower case are the same."""
+        return {key.lower(): value for key, value in self.coefficients.items()}.get(name.lower())
+
+    def found_coefficients(self) -> tuple[str, ...]:
+        """Names of all coefficients."""
+        return tuple(self.coefficients)
+
+
+def load(source: Source) -> MemorySource:
+    """The same source with all its fields in memory."""
+    fields = np.empty((source.trajectories, source.frames, *source.grid.shape, source.channels), np.float32)
+    # Piece by piece, so that at no time a second copy of the whole exists.
+    for ids in np.array_split(np.arange(source.trajectories), min(source.trajectories, 16)):
+        fields[ids] = read_all(source, ids)
+    coefficients = {name: source.coefficient(name) for name in source.found_coefficients()}
+    known = {name: values for name, values in coefficients.items() if values is not None}
+    return MemorySource(name=source.name, grid=source.grid, fields=fields, coefficients=known)

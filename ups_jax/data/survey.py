@@ -1,0 +1,65 @@
+"""The one pass over all of a source when it is opened: every number finite, and a fingerprint of the content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float32, Int
+
+from ups_jax.data.sources.base import Source, read_all
+from ups_jax.errors import DataError
+
+_CHUNK_BYTES = 64 * 2**20
+
+
+def chunks(source: Source) -> Iterator[tuple[Int[np.ndarray, " n"], Float32[np.ndarray, "n t *s c"]]]:
+    """All trajectories in their order, some at a time, with their ids."""
+    bytes_each = 4 * source.frames * source.channels * int(np.prod(source.grid.shape))
+    step = max(1, _CHUNK_BYTES // bytes_each)
+    for start in range(0, source.trajectories, step):
+        ids = np.arange(start, min(start + step, source.trajectories))
+        yield ids, read_all(source, ids)
+
+
+class Content:
+    """Counts what is not finite, and hashes fields and first frames, chunk by chunk."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._hash = hashlib.blake2b(digest_size=16)
+        self._first_bad: tuple[int, int] | None = None
+        self._bad = 0
+        self.first_frames: list[bytes | None] = []
+
+    def update(self, ids: Int[np.ndarray, " n"], fields: Float32[np.ndarray, "n t *s c"]) -> bool:
+        """Take in a chunk; True while everything has been finite."""
+        finite = np.isfinite(fields).all(axis=tuple(range(2, fields.ndim)))
+        if not finite.all():
+            trajectory, frame = (int(values[0]) for values in np.nonzero(~finite))
+            self._first_bad = self._first_bad or (int(ids[trajectory]), frame)
+            self._bad += int((~finite).sum())
+        self._hash.update(np.ascontiguousarray(fields).data)
+        # A constant first frame (rest, zero) tells nothing about where a trajectory comes from.
+        self.first_frames += [
+            None if (frame == frame.flat[0]).all() else hashlib.blake2b(frame.tobytes(), digest_size=16).digest()
+            for frame in fields[:, 0]
+        ]
+        return self._first_bad is None
+
+    def check(self) -> None:
+        """Raise `DataError` naming the first frame that is not finite, and how many there are."""
+        if self._first_bad is not None:
+            trajectory, frame = self._first_bad
+            raise DataError(
+                f"{self._source.name}: NaN or Inf in {self._bad} frames, the first is frame {frame} of trajectory "
+                f"{trajectory}; remove these trajectories or solve them again"
+            )
+
+    def fingerprint(self, conditions: Float32[np.ndarray, "n p"]) -> str:
+        """32 hex digits over fields, grid, times and coefficients."""
+        digest = self._hash.copy()
+        digest.update(repr((self._source.trajectories, self._source.frames, self._source.grid)).encode())
+        digest.update(conditions.tobytes())
+        return digest.hexdigest()

@@ -1,0 +1,111 @@
+"""Which windows batch n holds, and how they are augmented: a pure function of (seed, stage, n), drawn with NumPy only.
+
+The whole batch is drawn for all hosts; a host keeps its rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int
+
+from ups_jax.task import Symmetry
+
+_EPOCH, _BATCH = 0, 1
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Plan:
+    """What the draws depend on. `offsets` are the frames of a window after its first, `starts` their distribution."""
+
+    key: tuple[int, int]
+    train: Int[np.ndarray, " n"]
+    per_trajectory: int
+    batch_size: int
+    offsets: Int[np.ndarray, " t"]
+    starts: Float64[np.ndarray, " s"]
+    shape: tuple[int, ...]
+    rolled: tuple[bool, ...]
+    channels: int
+    symmetries: tuple[Symmetry, ...]
+
+    @property
+    def epoch_windows(self) -> int:
+        """Windows in an epoch: `per_trajectory` of every training trajectory."""
+        return len(self.train) * self.per_trajectory
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Draw:
+    """The windows of a batch: trajectory and frames, and the map of the grid and the signs that each undergoes."""
+
+    ids: Int[np.ndarray, " b"]
+    frames: Int[np.ndarray, "b t"]
+    shifts: Int[np.ndarray, "b d"]
+    flips: Bool[np.ndarray, "b d"]
+    signs: Float32[np.ndarray, "b c"]
+
+    def rows(self, process_index: int, process_count: int) -> Draw:
+        """The rows of one host."""
+        return replace(
+            self, **{item.name: getattr(self, item.name)[process_index::process_count] for item in fields(self)}
+        )
+
+
+def stream_key(seed: int, name: str) -> tuple[int, int]:
+    """128 bits that differ for every seed and every name of a stream."""
+    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest()
+    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
+
+
+def start_distribution(
+    change: Float64[np.ndarray, " t"], starts: int, last_context: int, share: float
+) -> Float64[np.ndarray, " s"]:
+    """Probability of each start frame: `share` in proportion to the change after the context, the rest uniform."""
+    weights = change[last_context : last_context + starts]
+    total = weights.sum()
+    uniform = np.full(starts, 1.0 / starts)
+    return (1.0 - share) * uniform + share * weights / total if total > 0 else uniform
+
+
+def draw(plan: Plan, n: int) -> Draw:
+    """The global batch n."""
+    size = plan.batch_size
+    generator = _generator(plan, _BATCH, n)
+    first = n * size
+    epochs = range(first // plan.epoch_windows, (first + size - 1) // plan.epoch_windows + 1)
+    order = np.concatenate([_generator(plan, _EPOCH, epoch).permutation(plan.epoch_windows) for epoch in epochs])
+    offset = first - epochs.start * plan.epoch_windows
+    ids = plan.train[order[offset : offset + size] % len(plan.train)]
+    cumulative = np.cumsum(plan.starts)
+    start = np.searchsorted(cumulative, generator.random(size) * cumulative[-1], side="right")
+    frames = np.minimum(start, len(plan.starts) - 1)[:, None] + plan.offsets
+    shifts = np.where(plan.rolled, generator.integers(0, plan.shape, (size, len(plan.shape))), 0)
+    flips = np.zeros((size, len(plan.shape)), bool)
+    signs = np.ones((size, plan.channels), np.float32)
+    for symmetry, chosen in zip(plan.symmetries, generator.random((len(plan.symmetries), size)) < 0.5, strict=True):
+        flips[:, list(symmetry.reflect)] ^= chosen[:, None]
+        signs[:, list(symmetry.negate)] *= np.where(chosen, -1.0, 1.0)[:, None].astype(np.float32)
+    return Draw(ids=ids, frames=frames, shifts=shifts, flips=flips, signs=signs)
+
+
+def augment(windows: Float32[np.ndarray, "b t *s c"], drawn: Draw) -> Float32[np.ndarray, "b t *s c"]:
+    """Flip, roll and sign each window as drawn."""
+    for axis, (shift, flip) in enumerate(zip(drawn.shifts.T, drawn.flips.T, strict=True)):
+        if not (shift.any() or flip.any()):
+            continue
+        points = windows.shape[2 + axis]
+        source = np.arange(points) - shift[:, None]
+        index = np.where(flip[:, None], -1 - source, source) % points
+        shape = [1] * windows.ndim
+        shape[0], shape[2 + axis] = index.shape
+        windows = np.take_along_axis(windows, index.reshape(shape), axis=2 + axis)
+    signs = drawn.signs.reshape(len(windows), *[1] * (windows.ndim - 2), -1)
+    return windows if (signs == 1).all() else windows * signs
+
+
+def _generator(plan: Plan, purpose: int, index: int) -> np.random.Generator:
+    # The high words of the counter number the streams: 2**128 draws lie between two of them.
+    return np.random.Generator(np.random.Philox(key=list(plan.key), counter=[0, 0, purpose, index]))

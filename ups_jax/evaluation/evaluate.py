@@ -1,0 +1,240 @@
+"""One trained predictor on the trajectories of one task: metrics of decoded physical fields, baselines, intervals.
+
+Pure of IO. The loops run on the host in chunks of one shape, so that a jitted predictor compiles
+once for one-step and once for the rollout.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Float
+
+from ups_jax.config import EvaluationConfig
+from ups_jax.errors import DataError
+from ups_jax.evaluation.result import Evaluation, Example, Spectra
+from ups_jax.metrics import all_metrics, energy_spectrum, summary
+from ups_jax.task import Task
+
+# One array `(n, steps)` a metric.
+Table = dict[str, np.ndarray]
+
+_SPECTRUM_TIMES = 4
+
+
+class Predictor(Protocol):
+    """What is evaluated: physical fields in, physical fields out."""
+
+    def rollout(
+        self,
+        u0: Float[np.ndarray, "b k *s c"],
+        steps: int,
+        cond: Float[np.ndarray, "b p"],
+        cond_mask: Float[np.ndarray, "b p"],
+    ) -> Float[np.ndarray, "b steps *s c"]:
+        """The `steps` frames after the context `u0`."""
+
+    def reconstruct(
+        self,
+        fields: Float[np.ndarray, "b t *s c"],
+        cond: Float[np.ndarray, "b p"],
+        cond_mask: Float[np.ndarray, "b p"],
+    ) -> Float[np.ndarray, "b t *s c"]:
+        """decode(encode(fields)): what the codec alone loses."""
+
+
+class Trajectories(Protocol):
+    """The trajectories of one split of one task, in physical units."""
+
+    @property
+    def fields(self) -> Float[np.ndarray, "n t *s c"]: ...
+    @property
+    def cond(self) -> Float[np.ndarray, "n p"]: ...
+    @property
+    def cond_mask(self) -> Float[np.ndarray, "n p"]: ...
+    @property
+    def time(self) -> Float[np.ndarray, " t"]: ...
+    @property
+    def ids(self) -> Sequence[Any]: ...
+
+
+def evaluate(
+    predictor: Predictor,
+    trajectories: Trajectories,
+    task: Task,
+    config: EvaluationConfig,
+    *,
+    context: int,
+    seed: int,
+) -> Evaluation:
+    """One-step errors of every window, the rollout from the first `context` frames to the last, and both baselines.
+
+    Raises `DataError` where the trajectories are too short. A prediction that is not finite makes the mean metrics
+    non-finite and counts in `nonfinite`, the number of (trajectory, time) frames without a finite error.
+    """
+    count, frames = trajectories.fields.shape[:2]
+    if count == 0 or frames <= context:
+        raise DataError(
+            f"task {task.name}: {count} trajectories of {frames} frames cannot be evaluated with data.context="
+            f"{context}; it takes one trajectory of at least {context + 1} frames"
+        )
+    one_step = _one_step(predictor, trajectories, task, config.batch_size, context)
+    tables, spectra = _rollouts(predictor, trajectories, task, config.batch_size, context)
+    rollout, codec = tables["rollout"], tables["codec"]
+    scores = rollout["nrmse"].mean(1)
+    examples, seconds = _examples(predictor, trajectories, task, config.batch_size, context, scores)
+    return Evaluation(
+        task=task,
+        metrics={"one_step": _section(one_step), "rollout": _section(rollout, by_time=True)},
+        baselines={
+            "persistence": {
+                "one_step": _section(tables["persistence_one_step"]),
+                "rollout": _section(tables["persistence_rollout"], by_time=True),
+            },
+            # The codec sees the true frame at every time, so its floor is the same for one step and for the rollout.
+            "codec": {"one_step": _section(codec), "rollout": _section(codec, by_time=True)},
+        },
+        intervals={
+            name: {"nrmse": bootstrap_interval(values["nrmse"].mean(1), config.bootstrap, seed)}
+            for name, values in (("one_step", one_step), ("rollout", rollout))
+        },
+        meta={
+            "trajectories": count,
+            "horizon": frames - context,
+            "seconds_per_rollout_step": seconds,
+            "protocol": (
+                f"{task.name}: one_step = each of the {frames - context} windows of {context} true frames, next frame; "
+                f"rollout = first {context} frames to frame {frames}; seconds_per_rollout_step = warm wall clock per "
+                f"trajectory and step, {min(config.batch_size, count)} trajectories at a time"
+            ),
+        },
+        time=trajectories.time[context:],
+        rollout_nrmse=scores,
+        examples=examples,
+        spectra=spectra,
+    )
+
+
+def bootstrap_interval(values: Float[np.ndarray, " n"], resamples: int, seed: int) -> list[float]:
+    """The 2.5 and 97.5 % quantiles of the mean under resampling of the trajectories; NaN if a value is not finite."""
+    if not np.isfinite(values).all():
+        return [math.nan, math.nan]
+    generator = np.random.default_rng(seed)
+    means = [values[generator.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
+    return [float(bound) for bound in np.quantile(means, (0.025, 0.975))]
+
+
+def _one_step(predictor: Predictor, trajectories: Trajectories, task: Task, batch_size: int, context: int) -> Table:
+    """Metrics `(n, steps)` of the frame after each window of `context` true frames."""
+    fields = trajectories.fields
+    count, steps = fields.shape[0], fields.shape[1] - context
+    windows = count * steps
+    parts: list[Table] = []
+    for rows, kept in _chunks(windows, batch_size):
+        owner, start = rows // steps, rows % steps
+        window = fields[owner[:, None], start[:, None] + np.arange(context + 1)]
+        pred = predictor.rollout(window[:, :context], 1, trajectories.cond[owner], trajectories.cond_mask[owner])
+        parts.append(_measure(pred, window[:, context:], task, kept))
+    return {name: value.reshape(count, steps) for name, value in _join(parts).items()}
+
+
+def _rollouts(
+    predictor: Predictor, trajectories: Trajectories, task: Task, batch_size: int, context: int
+) -> tuple[dict[str, Table], Spectra]:
+    """Metrics `(n, steps)` of the rollout, of persistence in both ways and of the codec; spectra of the rollout."""
+    fields, cond, mask = trajectories.fields, trajectories.cond, trajectories.cond_mask
+    steps = fields.shape[1] - context
+    picks = np.unique(np.linspace(0, steps - 1, _SPECTRUM_TIMES).round().astype(int))
+    parts: list[dict[str, Table]] = []
+    spectra: list[tuple[np.ndarray, np.ndarray]] = []
+    for rows, kept in _chunks(fields.shape[0], batch_size):
+        chunk = fields[rows]
+        truth = chunk[:, context:]
+        pred = predictor.rollout(chunk[:, :context], steps, cond[rows], mask[rows])
+        guesses = {
+            "rollout": pred,
+            "persistence_one_step": chunk[:, context - 1 : -1],
+            "persistence_rollout": np.repeat(chunk[:, context - 1 : context], steps, 1),
+            "codec": predictor.reconstruct(truth, cond[rows], mask[rows]),
+        }
+        parts.append({name: _measure(guess, truth, task, kept) for name, guess in guesses.items()})
+        spectra.append((_spectrum(truth[:, picks], kept), _spectrum(pred[:, picks], kept)))
+    truth_spectra, pred_spectra = (np.concatenate(part).mean(0) for part in zip(*spectra, strict=True))
+    times = trajectories.time[context:][picks]
+    tables = {name: _join([part[name] for part in parts]) for name in parts[0]}
+    return tables, Spectra(time=times, truth=truth_spectra, prediction=pred_spectra)
+
+
+def _examples(
+    predictor: Predictor,
+    trajectories: Trajectories,
+    task: Task,
+    batch_size: int,
+    context: int,
+    scores: Float[np.ndarray, " n"],
+) -> tuple[list[Example], float]:
+    """Best, median and worst trajectory, rolled out again, and the seconds of that warm call per trajectory and step.
+
+    Again, because keeping every prediction of a split would hold it in memory twice.
+    """
+    fields, cond, mask = trajectories.fields, trajectories.cond, trajectories.cond_mask
+    steps = fields.shape[1] - context
+    order = np.argsort(np.where(np.isfinite(scores), scores, np.inf), kind="stable")
+    rows = order[[0, (len(order) - 1) // 2, len(order) - 1]]
+    size = min(batch_size, len(order))
+    padded = np.resize(rows, -(-len(rows) // size) * size)
+    begin = time.perf_counter()
+    preds = np.concatenate(
+        [
+            predictor.rollout(fields[part][:, :context], steps, cond[part], mask[part])
+            for part in padded.reshape(-1, size)
+        ]
+    )
+    seconds = (time.perf_counter() - begin) / (steps * len(padded))
+    examples = [
+        Example(
+            label=label,
+            id=str(trajectories.ids[row]),
+            nrmse=float(scores[row]),
+            coefficients={
+                item.name: float(cond[row, index]) for index, item in enumerate(task.coefficients) if mask[row, index]
+            },
+            time=trajectories.time[context - 1 :],
+            truth=fields[row, context - 1 :],
+            prediction=np.concatenate([fields[row, context - 1 : context], pred]),
+        )
+        for label, row, pred in zip(("best", "median", "worst"), rows, preds, strict=False)
+    ]
+    return examples, seconds
+
+
+def _chunks(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
+    """Row numbers in chunks of one size, the last one filled up with its own last row, and how many rows are real."""
+    size = min(size, count)
+    for start in range(0, count, size):
+        rows = np.arange(start, start + size)
+        yield np.minimum(rows, count - 1), min(size, count - start)
+
+
+def _spectrum(fields: np.ndarray, kept: int) -> Float[np.ndarray, "b m k"]:
+    return np.asarray(energy_spectrum(fields))[:kept]
+
+
+def _measure(pred: np.ndarray, truth: np.ndarray, task: Task, kept: int) -> Table:
+    return {name: np.asarray(value)[:kept] for name, value in all_metrics(pred, truth, task).items()}
+
+
+def _join(parts: Sequence[Table]) -> Table:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _section(values: Table, *, by_time: bool = False) -> dict[str, Any]:
+    section: dict[str, Any] = dict(summary(values))
+    section["nonfinite"] = int((~np.isfinite(values["rmse"])).sum())
+    if by_time:
+        section["nrmse_by_time"] = [float(value) for value in values["nrmse"].astype(np.float64).mean(0)]
+    return section

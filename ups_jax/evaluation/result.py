@@ -1,0 +1,117 @@
+"""What an evaluation finds: the record of one task, and the evaluation JSON of several.
+
+Computing it is `evaluate`; drawing it is `plots`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from ups_jax.errors import StorageError
+from ups_jax.task import Task
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One test trajectory from the last context frame on; the first frame of `prediction` is that frame itself."""
+
+    label: str
+    id: str
+    nrmse: float
+    coefficients: Mapping[str, float]
+    time: Float[np.ndarray, " t"]
+    truth: Float[np.ndarray, "t *s c"]
+    prediction: Float[np.ndarray, "t *s c"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spectra:
+    """Energy spectra at some times of the rollout, averaged over the trajectories."""
+
+    time: Float[np.ndarray, " m"]
+    truth: Float[np.ndarray, "m k"]
+    prediction: Float[np.ndarray, "m k"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The result of one task: `metrics`, `baselines`, `intervals`, `meta` for the JSON, the rest for the plots."""
+
+    task: Task
+    metrics: Mapping[str, Mapping[str, Any]]
+    baselines: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    intervals: Mapping[str, Mapping[str, list[float]]]
+    meta: Mapping[str, Any]
+    time: Float[np.ndarray, " steps"]
+    rollout_nrmse: Float[np.ndarray, " n"]
+    examples: Sequence[Example]
+    spectra: Spectra
+
+
+def result(evaluations: Sequence[Evaluation], meta: Mapping[str, Any]) -> dict[str, Any]:
+    """The evaluation JSON of one or more tasks; `meta` is what only the caller knows (steps, seed, checkpoint, ..).
+
+    Of several tasks `meta` has the total of trajectories, the longest horizon and the slowest step, and each task's
+    own under `tasks`.
+    """
+    own = [item.meta for item in evaluations]
+    return {
+        "metrics": {item.task.name: dict(item.metrics) for item in evaluations},
+        "baselines": {
+            name: {item.task.name: item.baselines[name] for item in evaluations} for name in evaluations[0].baselines
+        },
+        "intervals": {item.task.name: dict(item.intervals) for item in evaluations},
+        "meta": {
+            **meta,
+            "trajectories": sum(item["trajectories"] for item in own),
+            "horizon": max(item["horizon"] for item in own),
+            "seconds_per_rollout_step": max(item["seconds_per_rollout_step"] for item in own),
+            "protocol": "; ".join(item["protocol"] for item in own),
+            "tasks": {item.task.name: dict(item.meta) for item in evaluations},
+        },
+    }
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write valid JSON atomically; a non-finite number becomes null (sections count theirs in `nonfinite`).
+
+    Raises `StorageError` where the file cannot be written.
+    """
+    text = json.dumps(finite(values), indent=2, allow_nan=False) + "\n"
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise StorageError(f"{path}: cannot be written ({error.strerror}); free space or give another folder") from None
+
+
+def finite(value: Any) -> Any:
+    """Plain JSON values: numpy scalars and arrays become Python ones, non-finite numbers None."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return finite(value.tolist())
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if isinstance(value, np.generic):
+        return finite(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,70 @@
+"""The operator stage's loss: named terms, each weighted by its configuration key and logged by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ups_jax.config import TrainingConfig
+from ups_jax.losses.field import relative_gradient_error, relative_l2
+from ups_jax.models import Conditions, LatentState, Simulator, normalize
+from ups_jax.models.codec import carried_width
+
+Terms = dict[str, Float[Array, ""]]
+LossBundle = Callable[[Any, dict[str, Array]], tuple[Float[Array, ""], Terms]]
+
+
+def operator_losses(model: Simulator, config: TrainingConfig) -> LossBundle:
+    """(params, batch) -> (weighted sum, terms by name), over an unrolled `rollout_horizon` that feeds back itself."""
+    weights = {"relative": config.lambda_relative, "h1": config.lambda_h1, "latent": config.lambda_latent}
+    weights = {name: weight for name, weight in weights.items() if weight > 0}
+
+    def bundle(params: Any, batch: dict[str, Array]) -> tuple[Float[Array, ""], Terms]:
+        fields = normalize(batch["fields"], model.task.statistics)
+        cond = Conditions(dt=batch["dt"], coefficients=batch["cond"], mask=batch["cond_mask"])
+
+        def advance(window: Float[Array, "b k *s c"], truth: Float[Array, "b *s c"]) -> tuple[Array, Terms]:
+            z = model.apply({"params": params}, window, method="encode")
+            state = model.apply(
+                {"params": params}, LatentState(z=z, t=jnp.zeros_like(cond.dt), cond=cond), method="operate"
+            )
+            pred = model.apply({"params": params}, state.z, method="decode")
+            next_window = jnp.concatenate([window[:, 1:], pred[:, None]], axis=1)
+            true_window = jnp.concatenate([window[:, 1:], truth[:, None]], axis=1)
+            return next_window, _terms(model, params, weights, state.z, pred, truth, true_window)
+
+        window, targets = fields[:, : model.context], jnp.moveaxis(fields[:, model.context :], 1, 0)
+        _, steps = jax.lax.scan(advance, window, targets)
+        rows = batch["mask"] / jnp.maximum(batch["mask"].sum(), 1.0)
+        terms = {name: jnp.sum(values.mean(0) * rows) for name, values in steps.items()}
+        total = sum((weights[name] * value for name, value in terms.items()), jnp.zeros(()))
+        return total, terms
+
+    return bundle
+
+
+def _terms(
+    model: Simulator,
+    params: Any,
+    weights: dict[str, float],
+    z: Float[Array, "b n d"],
+    pred: Float[Array, "b *s c"],
+    truth: Float[Array, "b *s c"],
+    true_window: Float[Array, "b k *s c"],
+) -> dict[str, Float[Array, " b"]]:
+    """Per-sample value of each term that has a weight."""
+    terms = {}
+    if "relative" in weights:
+        terms["relative"] = relative_l2(pred, truth)
+    if "h1" in weights:
+        terms["h1"] = relative_gradient_error(pred, truth, model.task.spacing, model.task.periodic)
+    if "latent" in weights:
+        # The target is held fixed: the operator learns to arrive where the encoder would, not the reverse.
+        start = carried_width(model.task, model.latent)
+        there = jax.lax.stop_gradient(model.apply({"params": params}, true_window, method="encode"))
+        terms["latent"] = relative_l2(z[..., start:], there[..., start:])
+    return terms

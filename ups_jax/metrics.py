@@ -1,0 +1,165 @@
+"""Metrics of physical fields `(b, t, *s, c)`: one number per trajectory and time, pure functions without a model.
+
+Channels with different units never add up in a relative metric: `nrmse`, `vrmse` and `correlation` are taken per
+channel and averaged. Absolute metrics (`rmse` and below) are root mean squares over space and channels together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from ups_jax.task import Task
+
+Fields = Float[Array | np.ndarray, "b t *s c"]
+PerFrame = Float[Array, "b t"]
+
+# Share of a channel's standard deviation below which a target counts as zero: float32 round-off of the field itself.
+RELATIVE_FLOOR = 1e-6
+# The same where no task gives a scale, in the field's own units.
+FLOOR = 1e-8
+
+LOW_BAND = (0, 4)
+MID_BAND = (5, 12)
+
+
+@partial(jax.jit, static_argnames="task")
+def all_metrics(pred: Fields, target: Fields, task: Task) -> dict[str, PerFrame]:
+    """Every metric of the evaluation contract, in physical units; relative ones have the task's floor."""
+    floor = tuple(RELATIVE_FLOOR * std for std in task.statistics.std)
+    return {
+        "nrmse": nrmse(pred, target, floor),
+        "rmse": rmse(pred, target),
+        "max_error": max_error(pred, target),
+        "vrmse": vrmse(pred, target, floor),
+        "conservation_rmse": conservation_rmse(pred, target, task.conserved),
+        "boundary_rmse": boundary_rmse(pred, target),
+        **fourier_rmse(pred, target),
+    }
+
+
+def summary(values: Mapping[str, Float[Array | np.ndarray, "b t"]]) -> dict[str, float]:
+    """Mean over trajectories and times in float64, of `max_error` the maximum. Non-finite values stay non-finite."""
+    arrays = {name: np.asarray(value, np.float64) for name, value in values.items()}
+    return {name: float(value.max() if name == "max_error" else value.mean()) for name, value in arrays.items()}
+
+
+def nrmse(pred: Fields, target: Fields, floor: float | Sequence[float] = FLOOR) -> PerFrame:
+    """rms(error) / max(rms(target), floor) over space, per channel, then the mean over channels (PDEBench's nRMSE).
+
+    A zero target gives rms(error) / floor: 0 for an exact prediction, otherwise large but finite. `floor` is in the
+    units of the field, one number or one a channel. Source: Takamoto et al. 2022, appendix B.
+    """
+    axes = _space(target)
+    scale = jnp.sqrt(jnp.mean(jnp.square(jnp.asarray(target)), axes))
+    return jnp.mean(_channel_rmse(pred, target) / jnp.maximum(scale, _per_channel(floor, scale)), -1)
+
+
+def vrmse(pred: Fields, target: Fields, floor: float | Sequence[float] = FLOOR) -> PerFrame:
+    """rms(error) / max(std of the target over space, floor), per channel, then the mean over channels.
+
+    1 is what the spatial mean scores. Source: The Well (Ohana et al. 2024), equation 2; the floor is ours.
+    """
+    scale = jnp.std(jnp.asarray(target), _space(target))
+    return jnp.mean(_channel_rmse(pred, target) / jnp.maximum(scale, _per_channel(floor, scale)), -1)
+
+
+def correlation(pred: Fields, target: Fields) -> PerFrame:
+    """Pearson correlation over space, per channel, then the mean over channels; 0 where either field is constant."""
+    axes = _space(target)
+    pred, target = (jnp.asarray(field) - jnp.mean(jnp.asarray(field), axes, keepdims=True) for field in (pred, target))
+    norms = jnp.sqrt(jnp.mean(jnp.square(pred), axes)) * jnp.sqrt(jnp.mean(jnp.square(target), axes))
+    return jnp.mean(jnp.mean(pred * target, axes) / jnp.maximum(norms, FLOOR**2), -1)
+
+
+def rmse(pred: Fields, target: Fields) -> PerFrame:
+    """Root of the mean squared error over space and channels."""
+    return jnp.sqrt(jnp.mean(jnp.square(_channel_rmse(pred, target)), -1))
+
+
+def max_error(pred: Fields, target: Fields) -> PerFrame:
+    """Largest absolute error over space and channels."""
+    error = _error(pred, target)
+    return jnp.max(jnp.abs(error), tuple(range(2, error.ndim)))
+
+
+def conservation_rmse(pred: Fields, target: Fields, conserved: tuple[int, ...] = ()) -> PerFrame:
+    """Root mean square over channels of mean_x(pred) - mean_x(target); of the `conserved` channels if there are any."""
+    drift = jnp.mean(_error(pred, target), _space(target))
+    if conserved:
+        drift = drift[..., list(conserved)]
+    return jnp.sqrt(jnp.mean(jnp.square(drift), -1))
+
+
+def boundary_rmse(pred: Fields, target: Fields) -> PerFrame:
+    """Root mean square error on the first and last points of every axis (PDEBench's bRMSE).
+
+    A corner belongs to every face that meets there and counts once for each.
+    """
+    error = jnp.square(_error(pred, target))
+    faces = [
+        jax.lax.index_in_dim(error, end, axis, keepdims=False).reshape(*error.shape[:2], -1)
+        for axis in _space(target)
+        for end in (0, -1)
+    ]
+    return jnp.sqrt(jnp.mean(jnp.concatenate(faces, -1), -1))
+
+
+def fourier_rmse(pred: Fields, target: Fields) -> dict[str, PerFrame]:
+    """The error in the wavenumber shells low 0..4, mid 5..12, high 13.. as `fourier_rmse_{low,mid,high}`.
+
+    band = sqrt(mean_c sum_{k in band} |F(error)_k|^2) / N with the unnormalised transform F over all N grid points and
+    k = |(k_1, .., k_d)| rounded, in waves per domain length. By Parseval low^2 + mid^2 + high^2 = rmse^2.
+    The bands are PDEBench's fRMSE; that one averages over the wavenumbers of a band instead of summing.
+    """
+    shells = 2.0 * energy_spectrum(_error(pred, target)) / target.shape[-1]
+    wavenumber = np.arange(shells.shape[-1])
+    bands = {
+        "low": wavenumber <= LOW_BAND[1],
+        "mid": (wavenumber >= MID_BAND[0]) & (wavenumber <= MID_BAND[1]),
+        "high": wavenumber > MID_BAND[1],
+    }
+    return {f"fourier_rmse_{name}": jnp.sqrt(jnp.sum(shells[..., band], -1)) for name, band in bands.items()}
+
+
+def energy_spectrum(fields: Fields) -> Float[Array, "b t k"]:
+    """E(k) = 1/2 sum_c sum_{round|k|=k} |F_k|^2 / N^2, so that sum_k E(k) = 1/2 sum_c mean_x(u_c^2). In float32.
+
+    k counts waves per domain length, from 0 to the corner of the Fourier grid.
+    """
+    axes = _space(fields)
+    shape = tuple(fields.shape[axis] for axis in axes)
+    shell = _shells(shape)
+    transform = jnp.fft.fftn(jnp.asarray(fields, jnp.float32), axes=axes, norm="forward")
+    power = jnp.sum(jnp.square(transform.real) + jnp.square(transform.imag), -1).reshape(*fields.shape[:2], -1)
+    return jnp.zeros((*fields.shape[:2], int(shell.max()) + 1), jnp.float32).at[..., shell].add(0.5 * power)
+
+
+def _shells(shape: tuple[int, ...]) -> np.ndarray:
+    """Rounded radial wavenumber of every point of the Fourier grid, flattened."""
+    squares = [np.square(np.fft.fftfreq(size, 1.0 / size)) for size in shape]
+    return np.rint(np.sqrt(sum(np.meshgrid(*squares, indexing="ij")))).astype(int).ravel()
+
+
+def _space(fields: Fields) -> tuple[int, ...]:
+    return tuple(range(2, fields.ndim - 1))
+
+
+def _error(pred: Fields, target: Fields) -> Fields:
+    # Without this check a singleton axis would broadcast into a wrong but plausible number.
+    if pred.shape != target.shape:
+        raise ValueError(f"prediction {pred.shape} and target {target.shape} differ in shape")
+    return jnp.asarray(pred) - jnp.asarray(target)
+
+
+def _channel_rmse(pred: Fields, target: Fields) -> Float[Array, "b t c"]:
+    return jnp.sqrt(jnp.mean(jnp.square(_error(pred, target)), _space(target)))
+
+
+def _per_channel(floor: float | Sequence[float], like: Float[Array, "b t c"]) -> Float[Array, "1 1 c"]:
+    return jnp.broadcast_to(jnp.asarray(floor, like.dtype).reshape(1, 1, -1), (1, 1, like.shape[-1]))

@@ -1,0 +1,122 @@
+"""Pieces that work on a grid of any dimension: convolution with the right wrap-around, patches, interpolation."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+class GridConv(nn.Module):
+    """Convolution with `taps` (odd) points an axis that keeps the grid: wraps round periodic axes, repeats the edge
+    value elsewhere.
+
+    Written as one matrix product over shifted copies: on a CPU its backward pass is several times faster than XLA's
+    convolution at these widths, and the kernel is a plain (inputs, features) matrix.
+    """
+
+    features: int
+    taps: int
+    periodic: tuple[bool, ...]
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *s c"]) -> Float[Array, "b *s features"]:
+        return nn.Dense(self.features, kernel_init=self.kernel_init, dtype=self.dtype)(
+            neighbourhood(x, self.taps, self.periodic)
+        )
+
+
+def neighbourhood(x: Float[Array, "b *s c"], taps: int, periodic: Sequence[bool]) -> Float[Array, "b *s k"]:
+    """Each point's `taps ** dimensions` neighbours, concatenated on the channel axis in C order."""
+    half = taps // 2
+    sizes = x.shape[1:-1]
+    for axis, wraps in enumerate(periodic, start=1):
+        width = [(0, 0)] * x.ndim
+        width[axis] = (half, half)
+        x = jnp.pad(x, width, mode="wrap" if wraps else "edge")
+    shifts = itertools.product(range(taps), repeat=len(sizes))
+    windows = (tuple(slice(start, start + size) for start, size in zip(shift, sizes, strict=True)) for shift in shifts)
+    return jnp.concatenate([x[(slice(None), *window)] for window in windows], axis=-1)
+
+
+def patch_of(shape: Sequence[int], patch_size: int) -> tuple[int, ...]:
+    """Per axis the largest divisor of the grid that is at most `patch_size`, so that any grid can be cut."""
+    return tuple(max(size for size in range(1, patch_size + 1) if points % size == 0) for points in shape)
+
+
+def patchify(x: Float[Array, "b *s c"], patch: Sequence[int]) -> Float[Array, "b *n k"]:
+    """Space to depth: the `prod(patch)` points of each patch become channels, in C order, field channels last."""
+    batch, *sizes, channels = x.shape
+    split = [value for size, width in zip(sizes, patch, strict=True) for value in (size // width, width)]
+    dimensions = len(sizes)
+    order = [0, *range(1, 2 * dimensions, 2), *range(2, 2 * dimensions + 1, 2), 2 * dimensions + 1]
+    tokens = [size // width for size, width in zip(sizes, patch, strict=True)]
+    return x.reshape(batch, *split, channels).transpose(order).reshape(batch, *tokens, math.prod(patch) * channels)
+
+
+def unpatchify(x: Float[Array, "b *n k"], patch: Sequence[int]) -> Float[Array, "b *s c"]:
+    """Inverse of `patchify`."""
+    batch, *tokens, width = x.shape
+    dimensions = len(tokens)
+    order = [0, *(axis + offset for axis in range(1, dimensions + 1) for offset in (0, dimensions)), 2 * dimensions + 1]
+    sizes = [count * size for count, size in zip(tokens, patch, strict=True)]
+    channels = width // math.prod(patch)
+    return x.reshape(batch, *tokens, *patch, channels).transpose(order).reshape(batch, *sizes, channels)
+
+
+def interpolate(
+    fields: Float[Array, "b *s c"],
+    query: Float[Array, "b q d"],
+    origin: Sequence[float],
+    spacing: Sequence[float],
+    periodic: Sequence[bool],
+) -> Float[Array, "b q c"]:
+    """Field values at any points (physical coordinates): trigonometric on periodic axes, cubic elsewhere.
+
+    Trigonometric interpolation is exact for a field that the grid resolves; both give the grid's own values back.
+    """
+    result = fields
+    for axis in range(len(spacing) - 1, -1, -1):
+        position = (query[..., axis] - origin[axis]) / spacing[axis]
+        weights = (_trigonometric if periodic[axis] else _cubic)(position, fields.shape[1 + axis])
+        if axis == len(spacing) - 1:
+            result = jnp.einsum("bqn,b...nc->bq...c", weights, result)
+        else:
+            result = jnp.einsum("bqn,bq...nc->bq...c", weights, result)
+    return result
+
+
+def _trigonometric(position: Float[Array, "b q"], points: int) -> Float[Array, "b q n"]:
+    """Dirichlet kernel: weights of the interpolating trigonometric polynomial, Nyquist mode split evenly."""
+    nodes = jnp.arange(points, dtype=jnp.float32).reshape(1, 1, -1)
+    offset = position[..., None] - nodes
+    offset = jnp.mod(offset + points / 2, points) - points / 2
+    angle = jnp.pi * offset / points
+    numerator = jnp.sin(jnp.pi * offset)
+    at_node = jnp.abs(offset) < 1e-6
+    denominator = jnp.where(at_node, 1.0, jnp.tan(angle) if points % 2 == 0 else jnp.sin(angle))
+    return jnp.where(at_node, 1.0, numerator / (points * denominator))
+
+
+def _cubic(position: Float[Array, "b q"], points: int) -> Float[Array, "b q n"]:
+    """Cubic Lagrange weights of the four nearest nodes, as rows over all nodes; fewer nodes, lower degree."""
+    count = min(4, points)
+    first = jnp.clip(jnp.floor(position).astype(jnp.int32) - (count // 2 - 1), 0, points - count)
+    local = position - first
+    nodes = np.arange(count)
+    rows = jnp.zeros((*position.shape, points), jnp.float32)
+    for node in nodes:
+        others = [float(other) for other in nodes if other != node]
+        factors = [(local - other) / (node - other) for other in others]
+        weight = math.prod(factors, start=jnp.ones_like(local))
+        rows = rows + weight[..., None] * jax.nn.one_hot(first + node, points)
+    return rows

@@ -1,0 +1,24 @@
+"""Fields to model units and back, with the train split's per-channel statistics of a task."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ups_jax.task import Statistics
+
+
+def normalize(fields: Float[Array, "... c"], statistics: Statistics) -> Float[Array, "... c"]:
+    """(u - mean) / std per channel, float32."""
+    mean, std = (jnp.asarray(values, jnp.float32) for values in (statistics.mean, statistics.std))
+    return (fields.astype(jnp.float32) - _last(mean, fields)) / _last(std, fields)
+
+
+def denormalize(fields: Float[Array, "... c"], statistics: Statistics) -> Float[Array, "... c"]:
+    """Inverse of `normalize`: physical units."""
+    mean, std = (jnp.asarray(values, jnp.float32) for values in (statistics.mean, statistics.std))
+    return fields * _last(std, fields) + _last(mean, fields)
+
+
+def _last(values: Float[Array, " c"], like: Float[Array, "... c"]) -> Float[Array, "... c"]:
+    return values.reshape((1,) * (like.ndim - 1) + (-1,))

@@ -1,0 +1,139 @@
+"""The PDE-Transformer cores of UPS, `pdet_unet` and `pdet_stack`, with the conditioning and positions they lacked.
+
+Same blocks and keys as the original; tokens keep their grid, so pooling halves every axis, not the raster order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ups_jax.config import PdetConfig
+from ups_jax.models.conditioning import Modulation
+
+
+class PdetUnet(nn.Module):
+    """`depths[:-1]` layers on the way down and up, `depths[-1]` at the bottom; tokens are halved between levels."""
+
+    config: PdetConfig
+    periodic: tuple[bool, ...]
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *n h"], embedding: Float[Array, "b e"]) -> Float[Array, "b *n h"]:
+        width, depths = x.shape[-1], self.config.depths
+        x = x + Positions(self.periodic, self.dtype)(x)
+        skips = []
+        for depth in depths[:-1]:
+            x = _layers(self, depth, x, embedding, "channel_separated")
+            skips.append(x)
+            x = nn.Dense(width, dtype=self.dtype)(_halve(x))
+        x = _layers(self, depths[-1], x, embedding, "channel_separated")
+        for depth, skip in zip(reversed(depths[:-1]), reversed(skips), strict=True):
+            x = jax.image.resize(x, skip.shape, "linear", antialias=False)
+            x = x + nn.Dense(width, dtype=self.dtype)(skip)
+            x = _layers(self, depth, x, embedding, "channel_separated")
+        return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)(x)
+
+
+class PdetStack(nn.Module):
+    """`depth` transformer layers at one resolution."""
+
+    config: PdetConfig
+    periodic: tuple[bool, ...]
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *n h"], embedding: Float[Array, "b e"]) -> Float[Array, "b *n h"]:
+        x = x + Positions(self.periodic, self.dtype)(x)
+        x = _layers(self, self.config.depth, x, embedding, self.config.attention_type)
+        return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)(x)
+
+
+class PdetLayer(nn.Module):
+    """Pre-norm transformer layer, x += attention(m(LN x)), x += MLP(m(LN x)), with m the conditioned modulation."""
+
+    config: PdetConfig
+    attention_type: str
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *n h"], embedding: Float[Array, "b e"]) -> Float[Array, "b *n h"]:
+        width = x.shape[-1]
+        groups = {"standard": 1, "channel_separated": width // self.config.group_size}[self.attention_type]
+        norm = nn.LayerNorm(epsilon=1e-5, use_bias=False, use_scale=False, dtype=self.dtype)
+        y = Modulation(self.dtype)(norm(x), embedding)
+        x = x + TokenAttention(self.config.num_heads, groups, self.config.qk_norm, self.dtype)(y)
+        y = Modulation(self.dtype)(norm(x), embedding)
+        y = nn.gelu(nn.Dense(round(width * self.config.mlp_ratio), dtype=self.dtype)(y))
+        return x + nn.Dense(width, dtype=self.dtype)(y)
+
+
+class TokenAttention(nn.Module):
+    """Softmax attention over all tokens within each of `groups` equal channel groups, which share their weights."""
+
+    num_heads: int
+    groups: int
+    qk_norm: bool
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *n h"]) -> Float[Array, "b *n h"]:
+        batch, width = x.shape[0], x.shape[-1]
+        group = width // self.groups
+        shape = (batch, -1, self.groups, self.num_heads, group // self.num_heads)
+        y = x.reshape(batch, -1, self.groups, group)
+        query, key, value = (
+            nn.Dense(group, name=name, dtype=self.dtype)(y).reshape(shape) for name in ("query", "key", "value")
+        )
+        if self.qk_norm:
+            query, key = (
+                nn.RMSNorm(epsilon=1e-6, dtype=self.dtype, name=f"{name}_norm")(part)
+                for name, part in (("query", query), ("key", key))
+            )
+        flat = (batch, -1, self.groups * self.num_heads, group // self.num_heads)
+        mixed = jax.nn.dot_product_attention(query.reshape(flat), key.reshape(flat), value.reshape(flat))
+        return nn.Dense(group, name="out", dtype=self.dtype)(mixed.reshape(y.shape)).reshape(x.shape)
+
+
+class Positions(nn.Module):
+    """Learned mix of waves of each token's position: whole periods on a periodic axis, half ones elsewhere."""
+
+    periodic: tuple[bool, ...]
+    dtype: Any = jnp.float32
+    frequencies: int = 4
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *n h"]) -> Float[Array, "1 *n h"]:
+        sizes = x.shape[1:-1]
+        waves = []
+        for axis, (size, wraps) in enumerate(zip(sizes, self.periodic, strict=True)):
+            position = (jnp.arange(size) + 0.5) / size * (2 if wraps else 1) * jnp.pi
+            angles = position[:, None] * jnp.arange(1, self.frequencies + 1)[None]
+            wave = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+            shape = [size if other == axis else 1 for other in range(len(sizes))]
+            waves.append(jnp.broadcast_to(wave.reshape(1, *shape, -1), (1, *sizes, wave.shape[-1])))
+        return nn.Dense(x.shape[-1], dtype=self.dtype)(jnp.concatenate(waves, axis=-1).astype(self.dtype))
+
+
+def _layers(
+    parent: PdetUnet | PdetStack, depth: int, x: Float[Array, "b *n h"], embedding: Float[Array, "b e"], kind: str
+) -> Float[Array, "b *n h"]:
+    for _ in range(depth):
+        x = PdetLayer(parent.config, kind, parent.dtype)(x, embedding)
+    return x
+
+
+def _halve(x: Float[Array, "b *n h"]) -> Float[Array, "b *m h"]:
+    """Mean of neighbouring pairs along every axis; an odd end is repeated, a single token stays."""
+    for axis in range(1, x.ndim - 1):
+        if x.shape[axis] == 1:
+            continue
+        if x.shape[axis] % 2:
+            x = jnp.concatenate([x, jnp.take(x, jnp.array([-1]), axis=axis)], axis=axis)
+        x = x.reshape(*x.shape[:axis], x.shape[axis] // 2, 2, *x.shape[axis + 1 :]).mean(axis + 1)
+    return x

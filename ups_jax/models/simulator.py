@@ -1,0 +1,54 @@
+"""The simulator: codec and operator of one task as one linen module, on normalised fields."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ups_jax.config import LatentConfig, OperatorConfig
+from ups_jax.models.codec import GridEncoder, decode_grid, decode_points
+from ups_jax.models.latent_state import Conditions, LatentState
+from ups_jax.models.operator import LatentOperator
+from ups_jax.task import Task
+
+
+class Simulator(nn.Module):
+    """encode, operate, decode; calling it makes one step of the field. Untrained, a step is exactly persistence.
+
+    `context` is the number of frames that one step sees.
+    """
+
+    task: Task
+    latent: LatentConfig
+    operator_config: OperatorConfig
+    context: int = 1
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        self.encoder = GridEncoder(self.task, self.latent, self.dtype)
+        self.operator = LatentOperator(self.task, self.latent, self.operator_config, self.dtype)
+
+    def encode(self, fields: Float[Array, "b k *s c"]) -> Float[Array, "b n d"]:
+        """Tokens of the newest of `k` frames of context."""
+        return self.encoder(fields)
+
+    def operate(self, state: LatentState) -> LatentState:
+        """One time step of the latent state."""
+        return replace(state, z=self.operator(state.z, state.cond), t=state.t + state.cond.dt)
+
+    def decode(
+        self, z: Float[Array, "b n d"], query: Float[Array, "b q d"] | None = None
+    ) -> Float[Array, "b *s c"] | Float[Array, "b q c"]:
+        """The field on the grid, or at `query` points in physical coordinates."""
+        if query is None:
+            return decode_grid(z, self.task, self.latent)
+        return decode_points(z, query, self.task, self.latent)
+
+    def __call__(self, fields: Float[Array, "b k *s c"], cond: Conditions) -> Float[Array, "b *s c"]:
+        """The frame after the newest."""
+        state = LatentState(z=self.encode(fields), t=jnp.zeros_like(cond.dt), cond=cond)
+        return self.decode(self.operate(state).z)

@@ -1,0 +1,73 @@
+"""Generate a data set, or everything that a configuration needs and that is not there yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ups_jax.config import Config
+from ups_jax.data.paths import data_path
+from ups_jax.errors import ConfigError, DataError
+from ups_jax.simulate import files, presets
+
+
+def generate(
+    task: str,
+    preset: str,
+    path: str | Path,
+    seed: int = 0,
+    *,
+    trajectories: int | None = None,
+    overwrite: bool = False,
+    report: Callable[[str], None] = lambda line: None,
+) -> bool:
+    """Solve `preset` of `task` into an HDF5 file at `path`; True if it was written, False if it was there already.
+
+    `trajectories` replaces the preset's number; trajectory i is the same in either. Raises `ConfigError` for an unknown
+    name, `DataError` for a file of another origin or a solution that is not finite, `StorageError` if `path` cannot be
+    written.
+    """
+    chosen = presets.find(task, preset)
+    if trajectories is not None:
+        if trajectories < 1:
+            raise ConfigError(f"--trajectories is {trajectories}; give 1 or more")
+        chosen = replace(chosen, trajectories=trajectories)
+    path = Path(path)
+    origin = files.Origin(task=task, preset=preset, seed=seed, trajectories=chosen.trajectories)
+    if path.exists() and not overwrite:
+        files.check(path, origin)
+        return False
+    # Imported here: exponax and jax take a second that a run with its data at hand does not need.
+    from ups_jax.simulate.solvers import solve
+
+    fields, coefficients = solve(task, chosen, seed, report)
+    bad = int(np.sum(~np.isfinite(fields).all(axis=(1, 2))))
+    if bad:
+        raise DataError(
+            f"{task}, preset {preset}: {bad} of {len(fields)} solved trajectories are not finite; "
+            "the preset needs more substeps or points"
+        )
+    files.write(path, origin, chosen, fields, coefficients)
+    return True
+
+
+def prepare(cfg: Config, report: Callable[[str], None] = lambda line: None) -> list[Path]:
+    """Write the data of every task that has no file of its own and is not there yet; the files that were written.
+
+    A file with another seed or number of trajectories is somebody's choice and stays.
+    """
+    written = []
+    for task in cfg.data.tasks:
+        if task.path is not None:
+            continue
+        path = data_path(cfg.data, task)
+        if path.exists():
+            preset = presets.find(task.name, task.preset)
+            origin = files.Origin(task=task.name, preset=task.preset, seed=0, trajectories=preset.trajectories)
+            files.check(path, origin, ("task", "preset", "generator_version"))
+        elif generate(task.name, task.preset, path, report=report):
+            written.append(path)
+    return written

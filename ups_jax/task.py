@@ -1,0 +1,81 @@
+"""What is known about one task once its data has been opened: grid, channels, time step, statistics, symmetries.
+
+A `Task` is plain, frozen and hashable: models close over it, checkpoints store it as JSON, nothing in it needs jax.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Symmetry:
+    """A map of the fields that commutes with the dynamics: flip the `reflect` axes, negate the `negate` channels."""
+
+    reflect: tuple[int, ...] = ()
+    negate: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coefficient:
+    """A PDE coefficient that conditions the model, with the train split's mean and std on its scale."""
+
+    name: str
+    scale: str = "linear"
+    mean: float = 0.0
+    std: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """Per channel, from the train split only: mean and std of the field, std of its one-step difference."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    delta_std: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Facts of one task. `dt` is the physical time between two frames that the model sees (stride included)."""
+
+    name: str
+    channels: tuple[str, ...]
+    axes: tuple[str, ...]
+    shape: tuple[int, ...]
+    origin: tuple[float, ...]
+    spacing: tuple[float, ...]
+    periodic: tuple[bool, ...]
+    dt: float
+    coefficients: tuple[Coefficient, ...] = ()
+    conserved: tuple[int, ...] = ()
+    symmetries: tuple[Symmetry, ...] = ()
+    statistics: Statistics
+
+    def __post_init__(self) -> None:
+        axes = {len(self.axes), len(self.shape), len(self.origin), len(self.spacing), len(self.periodic)}
+        channels = {len(self.channels), *(len(values) for values in asdict(self.statistics).values())}
+        if len(axes) != 1 or len(channels) != 1:
+            raise ValueError(f"task {self.name}: lengths of the per-axis or per-channel facts differ")
+
+    @property
+    def points(self) -> int:
+        """Number of grid points."""
+        return math.prod(self.shape)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form; `Task.from_dict` is its inverse."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> Task:
+        """Inverse of `to_dict`, also after a trip through JSON (lists become tuples)."""
+        plain = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        plain["coefficients"] = tuple(Coefficient(**item) for item in values["coefficients"])
+        plain["symmetries"] = tuple(
+            Symmetry(**{key: tuple(axes) for key, axes in item.items()}) for item in values["symmetries"]
+        )
+        plain["statistics"] = Statistics(**{key: tuple(item) for key, item in values["statistics"].items()})
+        return Task(**plain)

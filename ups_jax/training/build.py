@@ -1,0 +1,89 @@
+"""From configuration and data to a model, its optimizer and a fresh state."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Key
+
+from ups_jax import simulate
+from ups_jax.config import Config
+from ups_jax.data import Dataset, open_dataset, steps_per_epoch
+from ups_jax.errors import ConfigError
+from ups_jax.models import Conditions, Simulator
+from ups_jax.optim import build_optimizer
+from ups_jax.task import Task
+from ups_jax.training.state import TrainState, state_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long a stage runs, in optimizer steps."""
+
+    total_steps: int
+    steps_per_epoch: int
+    eval_steps: int
+
+
+def build(cfg: Config, dataset: Dataset | None = None) -> tuple[Simulator, optax.GradientTransformation]:
+    """Model and optimizer of the operator stage; without `dataset` the data of the configuration is opened."""
+    if dataset is None:
+        simulate.prepare(cfg)
+        dataset = open_dataset(cfg)
+    return build_model(cfg, dataset.task), build_optimizer(cfg.stages.operator, plan_of(cfg, dataset).total_steps)
+
+
+def build_model(cfg: Config, task: Task) -> Simulator:
+    """The simulator of a task; ConfigError where widths do not divide."""
+    pdet = cfg.operator.pdet
+    grouped = cfg.operator.architecture_type == "pdet_unet" or pdet.attention_type == "channel_separated"
+    if cfg.operator.architecture_type != "spectral":
+        if grouped and pdet.hidden_dim % pdet.group_size:
+            raise ConfigError(
+                f"operator.pdet.hidden_dim {pdet.hidden_dim} is not a multiple of group_size {pdet.group_size}"
+            )
+        heads_in = pdet.group_size if grouped else pdet.hidden_dim
+        if heads_in % pdet.num_heads:
+            raise ConfigError(
+                f"operator.pdet.num_heads {pdet.num_heads} does not divide the width {heads_in} it splits"
+            )
+    dtype = {"fp32": jnp.float32, "bf16": jnp.bfloat16}[cfg.training.precision]
+    return Simulator(task, cfg.latent, cfg.operator, cfg.data.context, dtype)
+
+
+def plan_of(cfg: Config, dataset: Dataset) -> Plan:
+    """Steps of the operator stage: `steps` as given, or `epochs` of the data."""
+    stage = cfg.stages.operator
+    an_epoch = steps_per_epoch(dataset, cfg, "operator")
+    total = stage.steps if stage.steps is not None else math.ceil(stage.epochs * an_epoch)
+    if total == 0:
+        raise ConfigError("stages.operator is off (epochs: 0); give it epochs or steps")
+    return Plan(
+        total_steps=total,
+        steps_per_epoch=an_epoch,
+        eval_steps=max(1, round(cfg.training.eval_every * an_epoch)),
+    )
+
+
+def init_state(
+    model: Simulator, tx: optax.GradientTransformation, batch: dict[str, Array], key: Key[Array, ""]
+) -> TrainState:
+    """A fresh state; `batch` lends its shapes. Deterministic in `key`."""
+
+    def fresh(key: Key[Array, ""], batch: dict[str, Array]) -> TrainState:
+        context = batch["fields"][:1, : model.context]
+        cond = Conditions(dt=batch["dt"][:1], coefficients=batch["cond"][:1], mask=batch["cond_mask"][:1])
+        params = model.init(stream(key, "init"), context, cond)["params"]
+        return state_of(params, tx, key)
+
+    return jax.jit(fresh)(key, batch)
+
+
+def stream(key: Key[Array, ""], name: str) -> Key[Array, ""]:
+    """The named random stream of a base key."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))

@@ -1,0 +1,139 @@
+"""The loop of every stage, to be read from top to bottom: evaluate, save, THEN next batch, then step.
+
+That order makes the saved step the position in the data: a resumed run draws the batch that the killed one would have.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ups_jax.config import Config
+from ups_jax.errors import DivergedError, Stopped
+from ups_jax.tracking import Writer
+from ups_jax.training.build import Plan
+from ups_jax.training.progress import TrainingProgress
+from ups_jax.training.state import TrainState
+from ups_jax.training.step import TrainStep
+from ups_jax.training.validate import Validate
+
+# A dispatched step and its metrics, still on the device.
+Pending = tuple[int, dict[str, Any]] | None
+Batches = Callable[[int], AbstractContextManager[Iterator[dict[str, np.ndarray]]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What the loop needs of a stage: its name, length, pure functions, and where its numbers go."""
+
+    name: str
+    plan: Plan
+    train_step: TrainStep
+    batches: Batches
+    averaged: Callable[[TrainState], Any]
+    validate: Validate
+    selected_by: str
+    save: Callable[[TrainState, float | None], None]
+    learning_rate: Callable[[int], float]
+    patience: int | None
+
+
+def run_loop(
+    stage: Stage,
+    state: TrainState,
+    cfg: Config,
+    writer: Writer,
+    progress: TrainingProgress,
+    should_stop: Callable[[], bool],
+) -> TrainState:
+    """Train `state` to the end of the plan or of the patience.
+
+    Raises `Stopped` after saving when a signal came, `DivergedError` when too many steps in a row were not finite.
+    """
+    start = step = int(state.step)
+    saved_at = time.monotonic()
+    pending: Pending = None
+    with stage.batches(start) as batches:
+        while True:
+            # -- the step just done: evaluate, then save; its numbers are on file before its state is ----------------
+            due = step > start and (step % stage.plan.eval_steps == 0 or step == stage.plan.total_steps)
+            finished, stop = _finished(stage, state, step), should_stop()
+            timed = time.monotonic() - saved_at > cfg.checkpoint.every_seconds
+            if due or finished or stop or timed:
+                validation = None
+                numbers = _read(pending, stage, cfg)
+                pending = None
+                if due:
+                    state, validation, measured = _evaluate(stage, state)
+                    numbers |= measured
+                    progress.validation(validation)
+                    finished = _finished(stage, state, step)
+                if numbers and (due or _its_turn(step, cfg)):
+                    _tell(step, numbers, stage, writer, progress)
+                stage.save(state, validation)
+                saved_at = time.monotonic()
+            if finished:
+                return state
+            if stop:
+                raise Stopped(f"stopped at step {step}, which is saved; the same command goes on from there")
+
+            # -- the next step: its batch, its dispatch, and meanwhile the numbers of the one before -----------------
+            batch = jax.device_put(next(batches))
+            state, metrics = stage.train_step(state, batch)
+            numbers = _read(pending, stage, cfg)
+            if numbers and _its_turn(step, cfg):
+                _tell(step, numbers, stage, writer, progress)
+            step += 1
+            pending = (step, metrics)
+            progress.step(step)
+
+
+def _its_turn(step: int, cfg: Config) -> bool:
+    return step % cfg.logging.every_steps == 0
+
+
+def _finished(stage: Stage, state: TrainState, step: int) -> bool:
+    if step >= stage.plan.total_steps:
+        return True
+    return stage.patience is not None and int(state.monitor.since_best) >= stage.patience
+
+
+def _evaluate(stage: Stage, state: TrainState) -> tuple[TrainState, float, dict[str, float]]:
+    """Measure the averaged parameters on the validation split and let the monitor know."""
+    values = stage.validate(stage.averaged(state))
+    chosen = values[stage.selected_by]
+    better = chosen < float(state.monitor.best_metric)
+    monitor = replace(
+        state.monitor,
+        best_metric=jnp.asarray(chosen, jnp.float32) if better else state.monitor.best_metric,
+        since_best=jnp.zeros((), jnp.int32) if better else state.monitor.since_best + 1,
+    )
+    measured = {f"validation/{name}": value for name, value in values.items()}
+    measured |= {"best_metric": float(monitor.best_metric), "evaluations_since_best": int(monitor.since_best)}
+    return replace(state, monitor=monitor), chosen, measured
+
+
+def _read(pending: Pending, stage: Stage, cfg: Config) -> dict[str, float]:
+    """The numbers of a dispatched step; raises when the run has diverged."""
+    if pending is None:
+        return {}
+    step, metrics = pending
+    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    if values["skipped_in_row"] >= cfg.training.max_skips:
+        raise DivergedError(
+            f"loss or gradient was not finite for {values['skipped_in_row']:.0f} steps in a row, up to step {step}; "
+            "start again with a lower optimizer.lr (the last checkpoint holds finite values)"
+        )
+    return values | {"lr": stage.learning_rate(step - 1), "epoch": step / stage.plan.steps_per_epoch}
+
+
+def _tell(step: int, numbers: dict[str, float], stage: Stage, writer: Writer, progress: TrainingProgress) -> None:
+    progress.loss(numbers["loss"])
+    writer.scalars(step, numbers, stage.name)

@@ -1,0 +1,145 @@
+"""The directory of one run: its names, its lock, and run.json, which says what the run is and how far it came."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import platform
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from ups_jax.errors import CheckpointError, ConfigError, StorageError
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "ups_jax")
+
+
+class RunDirectory:
+    """Paths of a run and its record. Making one writes nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def record_path(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation"
+
+    @property
+    def plots(self) -> Path:
+        return self.path / "plots"
+
+    def checkpoints(self, stage: str) -> Path:
+        return self.path / "checkpoints" / stage
+
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return self.record_path.exists()
+
+    def read(self) -> dict[str, Any]:
+        """The record of the run; CheckpointError where there is none."""
+        try:
+            record = json.loads(self.record_path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise CheckpointError(
+                f"{self.path}: holds no run (no run.json); train one with scripts/train.py --run-dir {self.path}"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{self.record_path}: cannot be read ({error}); restore it from a copy") from None
+        if not isinstance(record, dict):
+            raise CheckpointError(f"{self.record_path}: is not a run's record; restore it from a copy")
+        return record
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Replace the record, atomically."""
+        write_text(self.record_path, json.dumps(record, indent=2) + "\n")
+
+    def update(self, **values: Any) -> None:
+        """Replace some entries of the record."""
+        self.write(self.read() | values)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for this process; ConfigError names who holds it otherwise. The lock dies with its process."""
+        path = self.path / ".lock"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = path.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise StorageError(f"{self.path}: {error.strerror}; give a directory that can be written") from None
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                handle.seek(0)
+                raise ConfigError(
+                    f"{self.path}: is held by {handle.read().strip() or 'another process'}; wait for it or stop it"
+                ) from None
+            handle.truncate(0)
+            handle.write(f"process {os.getpid()} on {socket.gethostname()}")
+            handle.flush()
+            yield
+
+
+def new_run_path(root: Path, task: str) -> Path:
+    """A fresh directory name: task and time, with a counter where two runs start in one second."""
+    stem = f"{task}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    names = (stem if count == 0 else f"{stem}-{count}" for count in range(10_000))
+    return next(root / name for name in names if not (root / name).exists())
+
+
+def environment() -> dict[str, Any]:
+    """Versions, git revision and host of this process, without touching a device."""
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return {"versions": versions, "git": _git_revision(), "platform": platform.platform()}
+
+
+def now() -> str:
+    """UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}; free the disk or give another directory") from None
+
+
+def _git_revision() -> str | None:
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

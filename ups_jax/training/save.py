@@ -1,0 +1,42 @@
+"""Saving and restoring a run by hand, for programs that have their own training loop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ups_jax.config import Config, digest, to_dict
+from ups_jax.data import Dataset
+from ups_jax.errors import CheckpointError
+from ups_jax.training.checkpoint import Checkpoints, checkpoint_meta
+from ups_jax.training.run_directory import RunDirectory, environment, now
+from ups_jax.training.state import TrainState
+
+
+def save(
+    path: str | Path, state: TrainState, cfg: Config, dataset: Dataset, *, validation: float | None = None
+) -> None:
+    """Write `state` as a checkpoint of the run directory `path`, which is made where it is missing.
+
+    `scripts/train.py --run-dir` goes on from it, and `load_run` reads it. `validation`, lower is better, decides which
+    checkpoint of several is the best.
+    """
+    run = RunDirectory(Path(path))
+    with run.lock():
+        if not run.exists():
+            record = {"status": "saved", "config": to_dict(cfg), "stages": {}, "created": now()}
+            run.write(record | {"digests": {"operator": digest(cfg, "operator")}} | environment())
+        with Checkpoints(run.checkpoints("operator"), keep=cfg.checkpoint.keep) as checkpoints:
+            checkpoints.save(state, checkpoint_meta(cfg, "operator", dataset), validation=validation)
+
+
+def restore(path: str | Path, like: TrainState) -> TrainState:
+    """The newest state of a run directory; `like` (from `init_state`) lends structure and placement."""
+    run = RunDirectory(Path(path))
+    directory = run.checkpoints("operator")
+    if not directory.is_dir():
+        raise CheckpointError(f"{run.path}: holds no checkpoint; save one first")
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        steps = checkpoints.steps()
+        if not steps:
+            raise CheckpointError(f"{directory}: holds no checkpoint; save one first")
+        return checkpoints.restore(steps[-1], like)

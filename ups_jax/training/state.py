@@ -1,0 +1,55 @@
+"""The whole state of a training run as one pytree: everything that a resumed run needs, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, Key
+
+from ups_jax.optim import ema_init
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Monitor:
+    """What decides about stopping: skipped steps (in a row, in all), the best validation metric, evaluations since."""
+
+    skipped_in_row: Int[Array, ""]
+    skipped: Int[Array, ""]
+    best_metric: Float[Array, ""]
+    since_best: Int[Array, ""]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class TrainState:
+    """`step` counts completed steps, skipped ones included, so that it is also the position in the data."""
+
+    step: Int[Array, ""]
+    params: Any
+    opt_state: optax.OptState
+    ema: optax.EmaState
+    rng: Key[Array, ""]
+    monitor: Monitor
+
+
+def new_monitor() -> Monitor:
+    """Nothing skipped, nothing measured."""
+    zero = jnp.zeros((), jnp.int32)
+    return Monitor(skipped_in_row=zero, skipped=zero, best_metric=jnp.full((), jnp.inf, jnp.float32), since_best=zero)
+
+
+def state_of(params: Any, tx: optax.GradientTransformation, key: Key[Array, ""]) -> TrainState:
+    """A state at step 0 for given parameters; traced under jit, so that no two leaves share a buffer."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=tx.init(params),
+        ema=ema_init(params),
+        rng=key,
+        monitor=new_monitor(),
+    )

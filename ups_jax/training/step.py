@@ -1,0 +1,65 @@
+"""The train step: one optimizer step of one batch, pure, compiled once, with the state donated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from ups_jax.config import Config
+from ups_jax.losses import LossBundle, operator_losses
+from ups_jax.models import Simulator
+from ups_jax.optim import ema_update
+from ups_jax.training.state import TrainState
+
+Metrics = dict[str, Float[Array, ""]]
+TrainStep = Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]
+
+
+def make_train_step(model: Simulator, tx: optax.GradientTransformation, cfg: Config) -> TrainStep:
+    """`train_step(state, batch) -> (state, metrics)` of the operator stage; the old state's buffers are reused.
+
+    A non-finite loss or gradient leaves parameters, optimizer and average as they are and counts as skipped.
+    """
+    losses = operator_losses(model, cfg.training)
+    return jax.jit(step_of(losses, tx, cfg.stages.operator.ema_decay), donate_argnums=0)
+
+
+def step_of(losses: LossBundle, tx: optax.GradientTransformation, ema_decay: float) -> TrainStep:
+    """The uncompiled step of any stage whose loss is `losses`."""
+
+    def train_step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
+        (loss, terms), gradients = jax.value_and_grad(losses, has_aux=True)(state.params, batch)
+        grad_norm = optax.tree.norm(gradients)
+        updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = ema_update(params, state.ema, ema_decay)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        kept = _keep(finite, (params, opt_state, ema), (state.params, state.opt_state, state.ema))
+        skip = jnp.where(finite, 0, 1).astype(jnp.int32)
+        monitor = replace(
+            state.monitor,
+            skipped=state.monitor.skipped + skip,
+            skipped_in_row=(state.monitor.skipped_in_row + 1) * skip,
+        )
+        metrics = {
+            "loss": loss,
+            **terms,
+            "grad_norm": grad_norm,
+            "skipped": monitor.skipped,
+            "skipped_in_row": monitor.skipped_in_row,
+        }
+        params, opt_state, ema = kept
+        new = replace(state, step=state.step + 1, params=params, opt_state=opt_state, ema=ema, monitor=monitor)
+        return new, metrics
+
+    return train_step
+
+
+def _keep(accept: Array, new: Any, old: Any) -> Any:
+    return jax.tree.map(lambda fresh, stale: jnp.where(accept, fresh, stale), new, old)

@@ -1,0 +1,198 @@
+"""One stage of one run, from its directory to its trained state: start fresh, go on, or start from other weights."""
+
+from __future__ import annotations
+
+import math
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+from rich.console import Console
+
+from ups_jax import simulate
+from ups_jax.config import Config, digest, to_dict
+from ups_jax.data import Dataset, batch_at, open_dataset, training_batches
+from ups_jax.errors import CheckpointError, ConfigError, Stopped
+from ups_jax.models import Simulator
+from ups_jax.optim import build_schedule, ema_params
+from ups_jax.tracking import JsonlWriter, Tee, WandbWriter, Writer
+from ups_jax.training.build import Plan, build, init_state, plan_of
+from ups_jax.training.checkpoint import Checkpoints, best_weights, checkpoint_meta
+from ups_jax.training.loop import Stage, run_loop
+from ups_jax.training.progress import TrainingProgress
+from ups_jax.training.run_directory import RunDirectory, environment, now
+from ups_jax.training.signals import stop_flag
+from ups_jax.training.state import TrainState
+from ups_jax.training.step import make_train_step
+from ups_jax.training.validate import make_validate
+
+
+def train(
+    cfg: Config, stage: str, path: Path, *, resume: str = "auto", init_from: Path | None = None, console: Console
+) -> RunDirectory:
+    """Train `stage` in the run directory `path`, which may be new, begun, or finished.
+
+    `resume`: `auto` goes on where there is something to go on from, `must` insists on it, `never` refuses to.
+    `init_from` takes the weights, and nothing else, of another run when this one starts fresh.
+    """
+    run = RunDirectory(path)
+    begun = run.exists()
+    _check_resume(run, cfg, stage, resume)
+    with run.lock():
+        if not begun:
+            record = {"status": "preparing", "config": to_dict(cfg), "digests": {}, "stages": {}, "created": now()}
+            run.write(record | environment())
+        simulate.prepare(cfg, report=partial(console.print, highlight=False, soft_wrap=True))
+        dataset = open_dataset(cfg)
+        model, tx = build(cfg, dataset)
+        plan = plan_of(cfg, dataset)
+        _introduce(console, cfg, dataset, plan)
+        record = run.read()
+        device = str(jax.devices()[0].device_kind)
+        own = record["stages"].get(stage, {"started": now()}) | {"total_steps": plan.total_steps, "finished": None}
+        run.write(
+            record
+            | environment()
+            | {"status": "running", "config": to_dict(cfg), "device": device}
+            | {"digests": record["digests"] | {stage: digest(cfg, stage)}}
+            | {"stages": record["stages"] | {stage: own}}
+        )
+        try:
+            state, seconds = _train(cfg, stage, run, dataset, model, tx, plan, resume, init_from, console)
+        except BaseException as error:
+            run.update(status="stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed")
+            raise
+        own |= {"steps": int(state.step), "finished": now(), "skipped": int(state.monitor.skipped), "seconds": seconds}
+        record = run.read()
+        run.write(record | {"status": "finished", "stages": record["stages"] | {stage: own}})
+    return run
+
+
+def _check_resume(run: RunDirectory, cfg: Config, stage: str, resume: str) -> None:
+    """Refuse, before anything is written, a run directory that this command may not go on in."""
+    if not run.exists():
+        if resume == "must":
+            raise CheckpointError(f"{run.path}: holds no run to go on with; leave out --resume must to start one")
+        if run.path.exists() and any(entry.name != ".lock" for entry in run.path.iterdir()):
+            raise ConfigError(f"{run.path}: is not empty and holds no run; give a new directory")
+        return
+    if resume == "never":
+        raise ConfigError(f"{run.path}: holds a run already; give a new --run-dir, or --resume auto to go on with it")
+    record = run.read()
+    if record["digests"].get(stage, digest(cfg, stage)) != digest(cfg, stage):
+        changed = ", ".join(_differences(record["config"], to_dict(cfg), ""))
+        raise ConfigError(f"{run.path}: holds a run of another configuration ({changed}); give a new --run-dir")
+
+
+def _differences(old: Any, new: Any, where: str) -> list[str]:
+    """Dotted keys whose values differ, as `key: old -> new`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for key in sorted(old.keys() | new.keys())
+            for line in _differences(old.get(key), new.get(key), f"{where}.{key}".lstrip("."))
+        ]
+    return [] if old == new else [f"{where}: {old!r} -> {new!r}"]
+
+
+def _introduce(console: Console, cfg: Config, dataset: Dataset, plan: Plan) -> None:
+    device = jax.devices()[0]
+    console.print(f"device      {device.device_kind} ({device.platform}, {jax.device_count()} in use)", highlight=False, soft_wrap=True)
+    if device.platform == "cpu":
+        console.print("            no accelerator was found: this runs on the CPU", highlight=False, soft_wrap=True)
+    sizes, task = dataset.sizes, dataset.task
+    console.print(
+        f"data        {task.name}: {sizes['train']}/{sizes['val']}/{sizes['test']} trajectories, "
+        f"{' x '.join(map(str, task.shape))} points, dt {task.dt:g}, channels {', '.join(task.channels)}",
+        highlight=False,
+    )
+    for note in dataset.notes:
+        console.print(f"note        {note}", highlight=False, markup=False, soft_wrap=True)
+    stage = cfg.stages.operator
+    console.print(
+        f"plan        {plan.total_steps} steps of {stage.batch_size} windows "
+        f"({plan.total_steps / plan.steps_per_epoch:.3g} epochs), {stage.optimizer.name}, {cfg.training.precision}",
+        highlight=False,
+    )
+
+
+def _train(
+    cfg: Config,
+    stage: str,
+    run: RunDirectory,
+    dataset: Dataset,
+    model: Simulator,
+    tx: optax.GradientTransformation,
+    plan: Plan,
+    resume: str,
+    init_from: Path | None,
+    console: Console,
+) -> tuple[TrainState, float]:
+    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    key = jax.random.key(cfg.seed)
+    first = jax.device_put(batch_at(dataset, cfg, stage, 0))
+    like = jax.eval_shape(partial(init_state, model, tx), first, key)
+    settings = getattr(cfg.stages, stage)
+    meta = checkpoint_meta(cfg, stage, dataset)
+
+    def same_data(saved: dict[str, Any]) -> None:
+        if saved["fingerprint"] != dataset.fingerprint:
+            raise ConfigError(
+                f"{run.path}: was trained on other data than the configuration names; give a new --run-dir"
+            )
+
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(like.params))
+    say(f"parameters  {count:,} (operator {model.operator_config.architecture_type})")
+    with Checkpoints(run.checkpoints(stage), keep=cfg.checkpoint.keep) as checkpoints:
+        state = checkpoints.restore_latest(like, same_data, say)
+        if state is None:
+            if resume == "must":
+                raise CheckpointError(f"{run.path}: holds no checkpoint of {stage}; leave out --resume must")
+            state = init_state(model, tx, first, key)
+            if init_from is not None:
+                state = replace(state, params=best_weights(init_from / "checkpoints" / stage, like)[0])
+                say(f"weights     from {init_from}")
+        elif init_from is not None:
+            raise ConfigError(f"{run.path}: --init-from starts a new run, and this one has begun; give a new --run-dir")
+        else:
+            say(f"resumed     at step {int(state.step)} of {plan.total_steps}")
+        averaged = jax.jit(lambda state: ema_params(state.params, state.ema, settings.ema_decay))
+        schedule = build_schedule(settings.scheduler, settings.optimizer.lr, plan.total_steps)
+        loop_stage = Stage(
+            name=stage,
+            plan=plan,
+            train_step=make_train_step(model, tx, cfg),
+            batches=lambda start: training_batches(dataset, cfg, stage, start),
+            averaged=averaged,
+            validate=make_validate(model, dataset, cfg.evaluation),
+            selected_by=cfg.evaluation.metric,
+            save=lambda state, validation: checkpoints.save(state, meta, validation=validation),
+            learning_rate=lambda step: float(schedule(step)),
+            patience=settings.patience,
+        )
+        start = int(state.step)
+        with (
+            closing(_writer(run, cfg, stage, start)) as writer,
+            TrainingProgress(console, stage, plan.total_steps, start, cfg.logging.every_seconds) as progress,
+            stop_flag() as should_stop,
+        ):
+            state = run_loop(loop_stage, state, cfg, writer, progress, should_stop)
+        checkpoints.wait()
+    return state, progress.seconds
+
+
+def _writer(run: RunDirectory, cfg: Config, stage: str, step: int) -> Writer:
+    """JSONL cut back to the restored step, and W&B beside it as one more run of this run's group."""
+    jsonl = JsonlWriter(run.metrics_path)
+    jsonl.truncate(stage, step)
+    if not cfg.logging.wandb.enabled:
+        return jsonl
+    name = run.path.resolve().name
+    wandb = WandbWriter(
+        cfg.logging.wandb, directory=run.path, group=name, name=f"{name}-{step}", run_config=to_dict(cfg)
+    )
+    return Tee([jsonl, wandb])
