@@ -232,6 +232,8 @@ def test_a_hang_of_wandb_delays_nothing_but_the_bounded_close(monkeypatch, tmp_p
     with pytest.warns(UserWarning, match="did not finish in time"):
         writer.close()
     assert time.monotonic() - begin < 5
+    # Otherwise the process could not end while wandb hangs.
+    assert writer._thread.daemon
     release.set()
 
 
@@ -240,10 +242,12 @@ def test_a_hang_in_a_long_run_does_not_fill_the_memory(monkeypatch, tmp_path):
     fake_wandb(monkeypatch, init=lambda **kwargs: release.wait(30))
     monkeypatch.setattr("ups_jax.tracking._WAITING_RECORDS", 5)
     writer = wandb_writer(tmp_path, patience=0.1)
+    begin = time.monotonic()
     with pytest.warns(UserWarning, match="it hangs"):
         for step in range(20):
             writer.scalars(step, {"loss": 0.5}, "operator")
     assert writer._jobs.qsize() == 5
+    assert time.monotonic() - begin < 1
     release.set()
     writer.close()
 

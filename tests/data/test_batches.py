@@ -92,7 +92,7 @@ def test_memory_and_file_give_the_same_batches(opened):
     np.testing.assert_array_equal(held.trajectories("val").fields, lazy.trajectories("val").fields)
 
 
-def test_the_seed_and_the_stage_move_the_stream_and_nothing_else_does(opened):
+def test_the_seed_of_the_run_moves_the_stream_and_numpys_does_not(opened):
     dataset, cfg = opened()
     _, other = opened(seed=18)
     one, two = batch_at(dataset, cfg, "operator", 0), batch_at(dataset, other, "operator", 0)

@@ -43,17 +43,17 @@ def test_files_and_arrays_make_the_same_data_set(write, configure):
     fields, beta = waves()
     options = {"periodic": ["x"], "coefficients": {"beta": "linear"}, "conserved": ["u"]}
     cfg = configure(path=str(write(fields, parameters_beta=beta)), **options)
-    left, right = open_dataset(cfg), from_arrays(cfg, fields, DT, {"beta": beta}, (-1,), (SPACING,))
+    left, right = open_dataset(cfg), from_arrays(cfg, fields, DT, {"beta": beta}, (-1.0,), (SPACING,))
     assert left.task == right.task and left.fingerprint == right.fingerprint and left.notes == right.notes == ()
     changed = fields.copy()
     changed[3, 4, 5] += 1e-3
-    assert from_arrays(cfg, changed, DT, {"beta": beta}, (-1,), (SPACING,)).fingerprint != left.fingerprint
+    assert from_arrays(cfg, changed, DT, {"beta": beta}, (-1.0,), (SPACING,)).fingerprint != left.fingerprint
 
 
 def test_trajectories_are_whole_and_strided(configure):
     fields, beta = waves()
     cfg = configure(coefficients={"beta": "linear"}, training={"time_stride": 4})
-    dataset = from_arrays(cfg, fields, DT, {"beta": beta}, (-1,), (SPACING,))
+    dataset = from_arrays(cfg, fields, DT, {"beta": beta}, (-1.0,), (SPACING,))
     train = dataset.trajectories("train", limit=5)
     np.testing.assert_array_equal(train.ids, dataset.splits.train[:5])
     np.testing.assert_array_equal(train.fields[..., 0], fields[train.ids, ::4])
@@ -82,7 +82,7 @@ def test_an_undeclared_coefficient_is_said_with_the_line_to_write(configure, wri
 def test_a_trained_task_keeps_its_statistics_on_another_file(configure, write):
     fields, beta = waves()
     cfg = configure(coefficients={"beta": "linear"}, periodic=["x"])
-    trained = Task.from_dict(from_arrays(cfg, fields, DT, {"beta": beta}, (-1,), (SPACING,)).task.to_dict())
+    trained = Task.from_dict(from_arrays(cfg, fields, DT, {"beta": beta}, (-1.0,), (SPACING,)).task.to_dict())
     other, speeds = waves(points=64, seed=9)
     path = write(2 * other, spacing=SPACING / 2, parameters_beta=speeds)
     dataset = open_dataset(configure("other", path=str(path)), trained)
@@ -94,7 +94,7 @@ def test_a_trained_task_keeps_its_statistics_on_another_file(configure, write):
 
 
 def test_a_trained_task_refuses_data_of_another_kind(configure, write):
-    trained = from_arrays(configure(), waves()[0], DT, origin=(-1,), spacing=(SPACING,)).task
+    trained = from_arrays(configure(), waves()[0], DT, origin=(-1.0,), spacing=(SPACING,)).task
     plane = write(np.random.default_rng(0).normal(size=(5, 4, 6, 8)))
     with pytest.raises(DataError, match="has 2 space axes, the trained model's task waves has 1"):
         open_dataset(configure(path=str(plane)), trained)
@@ -121,10 +121,10 @@ def test_exactly_one_task_for_now(count):
         (dict(fields=waves()[0][0]), "give .N, T"),
         (dict(dt=0.0), "give positive numbers"),
         (dict(coefficients={"beta": np.ones(3)}), "coefficient beta has shape"),
-        (dict(origin=(0, 0)), "one origin and spacing"),
+        (dict(origin=(0.0, 0.0)), "one origin and spacing"),
     ],
 )
 def test_arrays_that_do_not_fit_together(configure, change, message):
-    given = {"fields": waves()[0], "dt": DT, "coefficients": None, "origin": (-1,), "spacing": (SPACING,)} | change
+    given = {"fields": waves()[0], "dt": DT, "coefficients": None, "origin": (-1.0,), "spacing": (SPACING,)} | change
     with pytest.raises(DataError, match=message):
         from_arrays(configure(), **given)

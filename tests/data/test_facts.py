@@ -11,7 +11,7 @@ from ups_jax.errors import ConfigError, DataError
 
 
 def opened(configure, fields, values=None, **task):
-    return from_arrays(configure(**task), fields, DT, values, (-1,), (SPACING,))
+    return from_arrays(configure(**task), fields, DT, values, (-1.0,), (SPACING,))
 
 
 def shocks(trajectories=20, frames=9, points=32):
@@ -47,10 +47,10 @@ def test_a_grid_that_holds_both_ends_is_not_periodic(configure):
 def test_one_periodic_axis_of_two(configure):
     fields = waves()[0][:, :, :, None] + np.arange(16.0)
     cfg = configure(periodic=["x"])
-    task = from_arrays(cfg, fields, DT, origin=(0, 0), spacing=(1, 1)).task
+    task = from_arrays(cfg, fields, DT, origin=(0.0, 0.0), spacing=(1.0, 1.0)).task
     assert task.axes == ("x", "y") and task.periodic == (True, False)
     with pytest.raises(DataError, match="axis y"):
-        from_arrays(configure(periodic=["x", "y"]), fields, DT, origin=(0, 0), spacing=(1, 1))
+        from_arrays(configure(periodic=["x", "y"]), fields, DT, origin=(0.0, 0.0), spacing=(1.0, 1.0))
 
 
 def test_conserved_means_are_checked(configure):

@@ -28,7 +28,7 @@ def test_one_dimension_is_read_exactly(write, extra_times):
     np.testing.assert_array_equal(source.windows(ids, frames)[..., 0], fields[ids[:, None], frames])
     assert (source.trajectories, source.frames, source.channels) == (12, 9, 1)
     assert (source.grid.shape, source.grid.origin, source.grid.spacing) == ((32,), (-1.0,), (SPACING,))
-    assert source.grid.dt == DT
+    assert (source.grid.start, source.grid.dt) == (0.0, DT)
 
 
 def test_two_dimensions_are_read_exactly(write):

@@ -14,7 +14,7 @@ TWO_CHANNELS = np.stack([waves()[0] + 3, 50 * waves(seed=5)[0]], axis=-1)
 
 def dataset_of(configure, fields, **options):
     cfg = configure(channels=["u", "v"][: fields.shape[-1] if fields.ndim == 4 else 1], **options)
-    return from_arrays(cfg, fields, DT, origin=(-1,), spacing=(SPACING,))
+    return from_arrays(cfg, fields, DT, origin=(-1.0,), spacing=(SPACING,))
 
 
 @pytest.mark.parametrize("stride", [1, 3])
@@ -52,7 +52,7 @@ def test_coefficients_are_standardised_on_their_scale(configure):
     fields, _ = waves()
     nu = np.geomspace(1e-3, 1, 12)
     cfg = configure(coefficients={"nu": "log10", "beta": "linear"})
-    dataset = from_arrays(cfg, fields, DT, {"nu": nu, "beta": np.full(12, 2.0)}, (-1,), (SPACING,))
+    dataset = from_arrays(cfg, fields, DT, {"nu": nu, "beta": np.full(12, 2.0)}, (-1.0,), (SPACING,))
     train = np.log10(nu[dataset.splits.train])
     first, second = dataset.task.coefficients
     assert (

@@ -74,6 +74,7 @@ def test_the_page_is_self_contained_and_shows_the_pictures_bytes(values):
 def test_names_and_values_of_any_kind_are_escaped(values):
     evil = '"><script>alert(1)</script>'
     values["metrics"][evil] = values["metrics"]["toy<1>"]
+    values["baselines"][evil] = values["baselines"]["codec"]
     values["meta"]["protocol"] = evil
     page = Page(render(values, {evil: b"x"}, RUN | {evil: evil}))
     assert "script" not in page.tags and "b" not in page.tags

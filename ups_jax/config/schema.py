@@ -96,13 +96,11 @@ class DataConfig:
 class LatentConfig:
     """The codec: one token a patch of `patch_size` points an axis (its largest divisor of the grid up to that).
 
-    A token carries its patch of the field and `dim` features that a convolutional stem learns.
+    A token carries its patch of the field and `dim` learned features of the patch and its neighbours.
     """
 
     dim: Positive = 48
     patch_size: Positive = 4
-    stem_width: Positive = 16
-    head_width: Positive = 24
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -113,7 +111,6 @@ class SpectralConfig:
     depth: Positive = 4
     modes: Positive = 16
     taps: Positive = 3
-    mlp_ratio: PositiveFloat = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

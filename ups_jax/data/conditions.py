@@ -33,7 +33,7 @@ class Conditions:
         return result
 
 
-def read_conditions(wanted: TaskConfig, source: Source, train: Int[np.ndarray, " n"], task: Task | None) -> Conditions:
+def read_conditions(wanted: TaskConfig, source: Source, train: Int[np.ndarray, " m"], task: Task | None) -> Conditions:
     """Look up what the task declares (or a trained `task` was conditioned on) and tell what is missing or left over.
 
     Raises `DataError` for a value that is not finite or not positive on a log10 scale.

@@ -50,7 +50,7 @@ class Dataset:
     times: Float64[np.ndarray, " t"]
     conditions: Float32[np.ndarray, "n p"]
     condition_mask: Float32[np.ndarray, "n p"]
-    change: Float64[np.ndarray, " t"]
+    change: Float64[np.ndarray, " r"]
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -98,7 +98,7 @@ def from_arrays(
     cfg: Config,
     fields: Float[np.ndarray, "n t *s"] | Float[np.ndarray, "n t *s c"],
     dt: float,
-    coefficients: Mapping[str, Float[np.ndarray, " n"]] | None = None,
+    coefficients: Mapping[str, Float[np.ndarray, " _"]] | None = None,
     origin: Sequence[float] = (0.0,),
     spacing: Sequence[float] = (1.0,),
     *,

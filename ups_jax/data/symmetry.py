@@ -32,7 +32,7 @@ def check(
     source: Source,
     symmetries: Sequence[Symmetry],
     periodic: Sequence[bool],
-    train: Int[np.ndarray, " n"],
+    train: Int[np.ndarray, " m"],
     coefficients: Float64[np.ndarray, "n p"],
 ) -> Iterator[str]:
     """Raise `DataError` for a symmetry that the data break; a note for one that could not be tried.

@@ -20,7 +20,7 @@ from ups_jax.task import Task
 
 
 class GridEncoder(nn.Module):
-    """Frames of context -> tokens: the newest frame's patches, and `dim` features from a convolutional stem."""
+    """Frames of context -> tokens: the newest frame's patches, and `dim` features of each patch and its neighbours."""
 
     task: Task
     config: LatentConfig
@@ -30,9 +30,9 @@ class GridEncoder(nn.Module):
     def __call__(self, fields: Float[Array, "b k *s c"]) -> Float[Array, "b n d"]:
         history = stack_context(fields)
         patch = patch_of(history.shape[1:-1], self.config.patch_size)
-        x = jnp.concatenate([history, *_bounded_coordinates(history, self.task.periodic)], axis=-1).astype(self.dtype)
-        x = nn.gelu(GridConv(self.config.stem_width, 7, self.task.periodic, dtype=self.dtype)(x))
-        features = nn.Dense(self.config.dim, dtype=self.dtype)(patchify(x, patch))
+        x = jnp.concatenate([history, *_bounded_coordinates(history, self.task.periodic)], axis=-1)
+        stem = GridConv(self.config.dim, 3, self.task.periodic, dtype=self.dtype, name="stem")
+        features = nn.silu(stem(patchify(x.astype(self.dtype), patch)))
         carried = patchify(fields[:, -1], patch)
         tokens = jnp.concatenate([carried, features.astype(jnp.float32)], axis=-1)
         return tokens.reshape(tokens.shape[0], -1, tokens.shape[-1])

@@ -1,4 +1,4 @@
-"""What a simulation is conditioned on, embedded once and felt by every block (AdaLN-zero, Peebles & Xie 2023)."""
+"""What a simulation is conditioned on, embedded once and felt by every block (after AdaLN-zero, Peebles & Xie 2023)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ConditionEmbedding(nn.Module):
     """Time step and coefficients -> one vector a sample. An unknown coefficient is zero with its mask zero."""
 
     task: Task
-    features: int
+    features: int = 32
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -27,22 +27,21 @@ class ConditionEmbedding(nn.Module):
             columns.append(standardize(cond.coefficients[:, index], coefficient) * known[:, index])
             columns.append(known[:, index])
         x = jnp.stack(columns, axis=-1)
-        x = nn.silu(nn.Dense(self.features, dtype=self.dtype)(x))
         return nn.silu(nn.Dense(self.features, dtype=self.dtype)(x))
 
 
-class Modulation(nn.Module):
-    """Per-sample scale and shift of a normalised activation, the identity at initialisation."""
+def modulation(
+    x: Float[Array, "b *s c"], embedding: Float[Array, "b e"], *, dtype: Any = jnp.float32
+) -> tuple[Float[Array, "b *s c"], Float[Array, "b *s c"]]:
+    """Scaled and shifted x, and the gate of its residual branch; the identity and 1 at initialisation.
 
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b *s c"], embedding: Float[Array, "b e"]) -> Float[Array, "b *s c"]:
-        width = x.shape[-1]
-        values = nn.Dense(2 * width, kernel_init=nn.initializers.zeros, dtype=self.dtype)(embedding)
-        values = values.reshape(values.shape[0], *(1,) * (x.ndim - 2), 2 * width)
-        scale, shift = jnp.split(values, 2, axis=-1)
-        return x * (1 + scale) + shift
+    Call it inside a compact module: it makes one Dense layer named `modulation`.
+    """
+    width = x.shape[-1]
+    values = nn.Dense(3 * width, kernel_init=nn.initializers.zeros, dtype=dtype, name="modulation")(embedding)
+    values = values.reshape(values.shape[0], *(1,) * (x.ndim - 2), 3 * width)
+    scale, shift, gate = jnp.split(values, 3, axis=-1)
+    return x * (1 + scale) + shift, 1 + gate
 
 
 def standardize(values: Float[Array, " b"], coefficient: Coefficient) -> Float[Array, " b"]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ups_jax.config import LatentConfig, OperatorConfig
-from ups_jax.models.codec import carried_width, decode_grid, to_grid
+from ups_jax.models.codec import carried_width, to_grid
 from ups_jax.models.conditioning import ConditionEmbedding
 from ups_jax.models.grid import GridConv, patch_of, patchify, unpatchify
 from ups_jax.models.latent_state import Conditions
@@ -32,17 +32,15 @@ class LatentOperator(nn.Module):
     @nn.compact
     def __call__(self, z: Float[Array, "b n d"], cond: Conditions) -> Float[Array, "b n d"]:
         core, width = self._core()
-        embedding = ConditionEmbedding(self.task, width, dtype=self.dtype, name="condition")(cond)
-        tokens = to_grid(z, self.task, self.latent).astype(self.dtype)
-        hidden = core(nn.Dense(width, dtype=self.dtype, name="entrance")(tokens), embedding)
-        field = FieldExit(self.task, self.latent, self.dtype, name="field_exit")(
-            hidden, decode_grid(z, self.task, self.latent)
-        )
+        embedding = ConditionEmbedding(self.task, dtype=self.dtype, name="condition")(cond)
+        tokens = to_grid(z, self.task, self.latent)
+        hidden = core(nn.Dense(width, dtype=self.dtype, name="entrance")(tokens.astype(self.dtype)), embedding)
+        carried = carried_width(self.task, self.latent)
+        field = FieldExit(self.task, self.latent, self.dtype, name="field_exit")(hidden, tokens[..., :carried])
         features = nn.Dense(self.latent.dim, kernel_init=nn.initializers.zeros, name="feature_exit")(
             hidden.astype(jnp.float32)
         )
-        increment = jnp.concatenate([patchify(field, patch_of(self.task.shape, self.latent.patch_size)), features], -1)
-        return z + increment.reshape(z.shape)
+        return z + jnp.concatenate([field, features], axis=-1).reshape(z.shape)
 
     def _core(self) -> tuple[nn.Module, int]:
         pdet, spectral = self.config.pdet, self.config.spectral
@@ -58,10 +56,10 @@ class LatentOperator(nn.Module):
 
 
 class FieldExit(nn.Module):
-    """Increment of the field at full resolution, from the upsampled tokens and the field itself.
+    """Increment of the carried field, from the hidden tokens times features of the field itself, and its neighbours.
 
-    In units of one-step differences; the spatial mean of conserved channels is taken out, which keeps their integral
-    to round-off.
+    The product lets the field transport what the core has found, the way u du/dx does. Written in units of one-step
+    differences; the spatial mean of conserved channels is taken out, which keeps their integral to round-off.
     """
 
     task: Task
@@ -69,18 +67,19 @@ class FieldExit(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, hidden: Float[Array, "b *n h"], field: Float[Array, "b *s c"]) -> Float[Array, "b *s c"]:
+    def __call__(self, hidden: Float[Array, "b *n h"], carried: Float[Array, "b *n k"]) -> Float[Array, "b *n k"]:
+        width, periodic = hidden.shape[-1], self.task.periodic
+        local = GridConv(width, 3, periodic, dtype=self.dtype, name="local")(carried.astype(self.dtype))
+        product = nn.Dense(width, dtype=self.dtype, name="mix")(hidden) * local
+        both = jnp.concatenate([product, hidden], axis=-1).astype(jnp.float32)
+        write = GridConv(carried.shape[-1], 3, periodic, kernel_init=nn.initializers.zeros, name="write")
         patch = patch_of(self.task.shape, self.latent.patch_size)
-        width = self.latent.head_width
-        wide = nn.Dense(width * carried_width(self.task, self.latent) // field.shape[-1], dtype=self.dtype)(hidden)
-        x = jnp.concatenate([unpatchify(wide, patch), field.astype(self.dtype)], axis=-1)
-        x = nn.gelu(GridConv(width, 5, self.task.periodic, dtype=self.dtype)(x))
-        increment = GridConv(field.shape[-1], 5, self.task.periodic, kernel_init=nn.initializers.zeros)(
-            x.astype(jnp.float32)
-        )
+        increment = unpatchify(write(both), patch)
         statistics = self.task.statistics
         scale = [change / std for change, std in zip(statistics.delta_std, statistics.std, strict=True)]
         increment = increment * jnp.asarray(scale, jnp.float32).reshape((1,) * (increment.ndim - 1) + (-1,))
         axes = tuple(range(1, increment.ndim - 1))
         kept = jnp.asarray([channel in self.task.conserved for channel in range(increment.shape[-1])])
-        return increment - jnp.where(kept, increment.mean(axes, keepdims=True), 0.0)
+        kept = kept.reshape((1,) * (increment.ndim - 1) + (-1,))
+        increment = increment - jnp.where(kept, increment.mean(axes, keepdims=True), 0.0)
+        return patchify(increment, patch)

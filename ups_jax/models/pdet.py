@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ups_jax.config import PdetConfig
-from ups_jax.models.conditioning import Modulation
+from ups_jax.models.conditioning import modulation
 
 
 class PdetUnet(nn.Module):
@@ -55,7 +55,7 @@ class PdetStack(nn.Module):
 
 
 class PdetLayer(nn.Module):
-    """Pre-norm transformer layer, x += attention(m(LN x)), x += MLP(m(LN x)), with m the conditioned modulation."""
+    """Pre-norm transformer layer: residual attention, then residual MLP, each conditioned."""
 
     config: PdetConfig
     attention_type: str
@@ -63,14 +63,36 @@ class PdetLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *n h"], embedding: Float[Array, "b e"]) -> Float[Array, "b *n h"]:
-        width = x.shape[-1]
-        groups = {"standard": 1, "channel_separated": width // self.config.group_size}[self.attention_type]
+        groups = {"standard": 1, "channel_separated": x.shape[-1] // self.config.group_size}[self.attention_type]
+        attention = TokenAttention(self.config.num_heads, groups, self.config.qk_norm, self.dtype, name="attention")
+        x = Residual(attention, self.dtype)(x, embedding)
+        return Residual(Mlp(self.config.mlp_ratio, self.dtype, name="mlp"), self.dtype)(x, embedding)
+
+
+class Residual(nn.Module):
+    """x + gate * branch(modulated norm of x)."""
+
+    branch: nn.Module
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *n h"], embedding: Float[Array, "b e"]) -> Float[Array, "b *n h"]:
         norm = nn.LayerNorm(epsilon=1e-5, use_bias=False, use_scale=False, dtype=self.dtype)
-        y = Modulation(self.dtype)(norm(x), embedding)
-        x = x + TokenAttention(self.config.num_heads, groups, self.config.qk_norm, self.dtype)(y)
-        y = Modulation(self.dtype)(norm(x), embedding)
-        y = nn.gelu(nn.Dense(round(width * self.config.mlp_ratio), dtype=self.dtype)(y))
-        return x + nn.Dense(width, dtype=self.dtype)(y)
+        y, gate = modulation(norm(x), embedding, dtype=self.dtype)
+        return x + gate * self.branch(y)
+
+
+class Mlp(nn.Module):
+    """Dense, GELU, Dense."""
+
+    ratio: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b *n h"]) -> Float[Array, "b *n h"]:
+        width = x.shape[-1]
+        hidden = nn.gelu(nn.Dense(round(width * self.ratio), dtype=self.dtype)(x))
+        return nn.Dense(width, dtype=self.dtype)(hidden)
 
 
 class TokenAttention(nn.Module):

@@ -13,12 +13,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ups_jax.config import SpectralConfig
-from ups_jax.models.conditioning import Modulation
+from ups_jax.models.conditioning import modulation
 from ups_jax.models.grid import GridConv
 
 
 class SpectralCore(nn.Module):
-    """`depth` blocks of {modulation, spectral mixing + local convolution, channel MLP}, each residual."""
+    """`depth` blocks of {modulation, spectral mixing and local convolution, gate}, each residual."""
 
     config: SpectralConfig
     periodic: tuple[bool, ...]
@@ -32,7 +32,11 @@ class SpectralCore(nn.Module):
 
 
 class SpectralBlock(nn.Module):
-    """h <- h + MLP(gelu(spectral(m(h)) + local(m(h)))) with m the conditioned modulation."""
+    """h <- h + g * W((local_1(y) + spectral(y)) * local_2(y)) with y the modulated h and g the conditioned gate.
+
+    The product of two linear maps is the only nonlinearity: most transport terms are quadratic, and a gate fits them
+    with fewer layers than an activation does.
+    """
 
     config: SpectralConfig
     periodic: tuple[bool, ...]
@@ -41,11 +45,11 @@ class SpectralBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b *n h"], embedding: Float[Array, "b e"]) -> Float[Array, "b *n h"]:
         width = x.shape[-1]
-        y = Modulation(self.dtype)(x, embedding)
-        mixed = SpectralMixing(self.config.modes, self.dtype)(y)
-        y = nn.gelu(mixed + GridConv(width, self.config.taps, self.periodic, dtype=self.dtype)(y))
-        y = nn.gelu(nn.Dense(round(width * self.config.mlp_ratio), dtype=self.dtype)(y))
-        return x + nn.Dense(width, dtype=self.dtype)(y)
+        y, gate = modulation(x, embedding, dtype=self.dtype)
+        local = GridConv(2 * width, self.config.taps, self.periodic, dtype=self.dtype, name="local")(y)
+        value, factor = jnp.split(local, 2, axis=-1)
+        mixed = SpectralMixing(self.config.modes, self.dtype, name="spectral")(y)
+        return x + gate * nn.Dense(width, dtype=self.dtype, name="out")((value + mixed) * factor)
 
 
 class SpectralMixing(nn.Module):

@@ -1,4 +1,4 @@
-"""Pseudo-spectral solvers of the embedded tasks (exponax), in float32 on the CPU, a chunk of trajectories at a time.
+"""Pseudo-spectral solvers of the embedded tasks (exponax), in float64 on the CPU, a chunk of trajectories at a time.
 
 Trajectory i is a function of (task, seed, i) alone: neither the number of trajectories nor a run's device moves it.
 """
@@ -12,7 +12,7 @@ import exponax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Float32, Int, Key
 
 from ups_jax.errors import ConfigError
 from ups_jax.simulate.presets import Preset
@@ -22,16 +22,16 @@ _CHUNK = 32
 
 def solve(
     task: str, preset: Preset, seed: int, report: Callable[[str], None]
-) -> tuple[Float[np.ndarray, "n t x"], Float[np.ndarray, " n"]]:
-    """Trajectories and their coefficients. `report` is told how far it is, once a chunk."""
-    with jax.default_device(_cpu()), jax.enable_x64(False), jax.numpy_rank_promotion("allow"):
+) -> tuple[Float32[np.ndarray, "n t x"], Float32[np.ndarray, " n"]]:
+    """Trajectories and their coefficients, in float32. `report` is told how far it is, once a chunk."""
+    with jax.default_device(_cpu()), jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
         key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(task.encode()))
         run = jax.jit(jax.vmap(lambda index: _trajectory(STEPPERS[task], preset, jax.random.fold_in(key, index))))
         fields, coefficients = [], []
         for start in range(0, preset.trajectories, _CHUNK):
             chunk, values = jax.device_get(run(_indices(start)))
-            fields.append(chunk)
-            coefficients.append(values)
+            fields.append(chunk.astype(np.float32))
+            coefficients.append(values.astype(np.float32))
             report(f"{task}: {min(start + _CHUNK, preset.trajectories)} of {preset.trajectories} trajectories")
     count = preset.trajectories
     return np.concatenate(fields)[:count], np.concatenate(coefficients)[:count]

@@ -1,0 +1,121 @@
+"""The train step: what it reports, what it moves, and what it refuses to move."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ups_jax import build, init_state, make_train_step
+from ups_jax.config import Config, load
+from ups_jax.data import Dataset, batch_at
+from ups_jax.losses import operator_losses
+from ups_jax.models import Conditions, normalize
+
+CONFIG = "configs/tiny.yaml"
+
+
+def started(cfg: Config, waves: Dataset):  # type: ignore[no-untyped-def]
+    model, tx = build(cfg, waves)
+    batch = batch_at(waves, cfg, "operator", 0)
+    return model, tx, batch, init_state(model, tx, batch, jax.random.key(cfg.seed))
+
+
+def test_the_metrics_of_the_first_step_are_those_of_persistence(tiny: Config, waves: Dataset) -> None:
+    model, tx, batch, state = started(tiny, waves)
+    state, metrics = make_train_step(model, tx, tiny)(state, batch)
+    fields = np.asarray(normalize(jnp.asarray(batch["fields"]), waves.task.statistics), np.float64)
+    error, target = fields[:, 0] - fields[:, 1], fields[:, 1]
+    slope = np.roll(error, -1, 1) - error, np.roll(target, -1, 1) - target
+    relative = np.sqrt((error**2).mean((1, 2)) / (target**2).mean((1, 2))).mean()
+    h1 = np.sqrt((slope[0] ** 2).mean((1, 2)) / (slope[1] ** 2).mean((1, 2))).mean()
+    assert set(metrics) == {"loss", "relative", "h1", "latent", "grad_norm", "skipped", "skipped_in_row"}
+    np.testing.assert_allclose(metrics["relative"], relative, rtol=1e-5)
+    np.testing.assert_allclose(metrics["h1"], h1, rtol=1e-4)
+    weights = tiny.training
+    total = weights.lambda_relative * relative + weights.lambda_h1 * h1 + weights.lambda_latent * metrics["latent"]
+    np.testing.assert_allclose(metrics["loss"], total, rtol=1e-5)
+    assert int(state.step) == 1
+
+
+@pytest.mark.parametrize("term", ["relative", "h1", "latent"])
+def test_every_loss_term_has_a_gradient_for_trained_parameters(tiny: Config, waves: Dataset, term: str) -> None:
+    weights = {"relative": 0.0, "h1": 0.0, "latent": 0.0} | {term: 1.0}
+    cfg = load(CONFIG, [f"training.lambda_{name}={weight}" for name, weight in weights.items()])
+    model, _, batch, state = started(cfg, waves)
+    moved = jax.tree.map(lambda leaf: leaf + 0.01, state.params)
+    gradients = jax.jit(jax.grad(lambda params: operator_losses(model, cfg.training)(params, batch)[0]))(moved)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients["operator"]["core"]))
+
+
+def test_all_parameters_have_a_gradient_in_the_default_loss(tiny: Config, waves: Dataset) -> None:
+    model, _, batch, state = started(tiny, waves)
+    moved = jax.tree.map(lambda leaf: leaf + 0.01, state.params)
+    gradients = jax.jit(jax.grad(lambda params: operator_losses(model, tiny.training)(params, batch)[0]))(moved)
+    silent = [
+        jax.tree_util.keystr(path)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(gradients)
+        if np.abs(leaf).max() == 0
+    ]
+    assert silent == []
+
+
+def test_training_lowers_the_loss(tiny: Config, waves: Dataset) -> None:
+    model, tx, batch, state = started(tiny, waves)
+    step = make_train_step(model, tx, tiny)
+    losses = []
+    for n in range(60):
+        state, metrics = step(state, batch_at(waves, tiny, "operator", n))
+        losses.append(float(metrics["loss"]))
+    assert np.mean(losses[-5:]) < 0.3 * losses[0]
+
+
+def test_a_batch_that_is_not_finite_moves_nothing_but_the_counters(tiny: Config, waves: Dataset) -> None:
+    model, tx, batch, state = started(tiny, waves)
+    step = make_train_step(model, tx, tiny)
+    state, _ = step(state, batch)
+    before = jax.device_get((state.params, state.opt_state, state.ema))
+    broken = batch | {"fields": np.where(np.arange(32)[None, None, :, None] == 3, np.nan, batch["fields"])}
+    for count in (1, 2):
+        state, metrics = step(state, broken)
+        assert (int(metrics["skipped"]), int(metrics["skipped_in_row"])) == (count, count)
+    jax.tree.map(np.testing.assert_array_equal, before, jax.device_get((state.params, state.opt_state, state.ema)))
+    state, metrics = step(state, batch)
+    assert (int(state.step), int(metrics["skipped"]), int(metrics["skipped_in_row"])) == (4, 2, 0)
+
+
+def test_rows_that_are_masked_out_do_not_count(tiny: Config, waves: Dataset) -> None:
+    model, _, batch, state = started(tiny, waves)
+    losses = jax.jit(lambda params, batch: operator_losses(model, tiny.training)(params, batch)[0])
+    half = {name: values[:8] for name, values in batch.items()}
+    padded = batch | {"mask": np.repeat(np.array([1, 0], np.float32), 8)}
+    np.testing.assert_allclose(losses(state.params, padded), losses(state.params, half), rtol=1e-6)
+
+
+def test_a_horizon_feeds_predictions_back(waves: Dataset) -> None:
+    cfg = load(CONFIG, ["training.rollout_horizon=3", "training.lambda_h1=0", "training.lambda_latent=0"])
+    model, _, batch, state = started(cfg, waves)
+    moved = jax.tree.map(lambda leaf: leaf + 0.01, state.params)
+    value = jax.jit(lambda params: operator_losses(model, cfg.training)(params, batch)[0])(moved)
+    fields = normalize(jnp.asarray(batch["fields"]), waves.task.statistics)
+    cond = Conditions(
+        dt=jnp.asarray(batch["dt"]), coefficients=jnp.asarray(batch["cond"]), mask=jnp.asarray(batch["cond_mask"])
+    )
+    frame, errors = fields[:, :1], []
+    step = jax.jit(model.apply)
+    for count in range(3):
+        frame = step({"params": moved}, frame, cond)[:, None]
+        truth = fields[:, 1 + count]
+        errors.append(np.sqrt(((frame[:, 0] - truth) ** 2).mean((1, 2)) / (truth**2).mean((1, 2))))
+    np.testing.assert_allclose(value, np.mean(errors), rtol=1e-5)
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(waves: Dataset) -> None:
+    cfg = load(CONFIG, ["training.precision=bf16"])
+    model, tx, batch, state = started(cfg, waves)
+    state, metrics = make_train_step(model, tx, cfg)(state, batch)
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
+    jaxpr = str(jax.make_jaxpr(lambda params: operator_losses(model, cfg.training)(params, batch)[0])(state.params))
+    assert "bf16" in jaxpr
+    assert np.isfinite(metrics["loss"])
