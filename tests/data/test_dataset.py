@@ -67,6 +67,15 @@ def test_a_missing_coefficient_is_masked_and_said(configure, write):
     assert any("nu is unknown for every trajectory and masked out" in note for note in dataset.notes)
 
 
+def test_a_coefficient_that_only_one_of_two_files_has_is_masked_in_the_other(configure, write):
+    fields, beta = waves(seed=1)
+    paths = {"train": str(write(fields, "a.hdf5", parameters_beta=beta)), "test": str(write(waves(4)[0], "b.hdf5"))}
+    dataset = open_dataset(configure(path=paths, coefficients={"beta": "linear"}))
+    assert dataset.trajectories("train").cond_mask.all() and dataset.trajectories("val").cond_mask.all()
+    assert not dataset.trajectories("test").cond_mask.any() and not dataset.trajectories("test").cond.any()
+    assert any("beta is unknown for 4 of 16 trajectories" in note for note in dataset.notes)
+
+
 @pytest.mark.parametrize("where", ["dataset", "attribute", "file name"])
 def test_an_undeclared_coefficient_is_said_with_the_line_to_write(configure, write, where):
     fields, beta = waves()

@@ -50,8 +50,6 @@ def test_the_gradient_error_weighs_each_axis_by_its_spacing() -> None:
     def slope(values: np.ndarray, axis: int, step: float) -> float:
         return float((((np.roll(values, -1, axis) - values) / step) ** 2).mean())
 
-    expected = np.sqrt(
-        (slope(error, 1, 0.5) + slope(error, 2, 0.1)) / (slope(target, 1, 0.5) + slope(target, 2, 0.1))
-    )
+    expected = np.sqrt((slope(error, 1, 0.5) + slope(error, 2, 0.1)) / (slope(target, 1, 0.5) + slope(target, 2, 0.1)))
     value = relative_gradient_error(jnp.asarray(target + error), jnp.asarray(target), (0.5, 0.1), (True, True))
     np.testing.assert_allclose(value, expected, rtol=1e-5)

@@ -34,12 +34,29 @@ def test_neighbours_wrap_on_periodic_axes_and_repeat_the_edge_elsewhere() -> Non
     np.testing.assert_array_equal(neighbourhood(x, 3, [False])[0], [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 3]])
 
 
-def test_spectral_mixing_is_a_product_of_each_mode_with_its_matrix() -> None:
-    x = np.random.default_rng(0).normal(size=(2, 12, 3)).astype(np.float32)
-    weights = np.random.default_rng(1).normal(size=(2, 4, 3, 3)).astype(np.float32)
+@pytest.mark.parametrize("points", [12, 11, 5])
+def test_spectral_mixing_is_a_product_of_each_mode_with_its_matrix(points: int) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, points, 3)).astype(np.float32)
+    weights = rng.normal(size=(4, 3, 6)).astype(np.float32)
     mixed = SpectralMixing(modes=4).apply({"params": {"spectrum": weights}}, x)
     spectrum = np.fft.rfft(x, axis=1)
     expected = np.zeros_like(spectrum)
-    for mode in range(4):
-        expected[:, mode] = spectrum[:, mode] @ (weights[0, mode] + 1j * weights[1, mode])
-    np.testing.assert_allclose(mixed, np.fft.irfft(expected, 12, axis=1), atol=1e-5)
+    for mode in range(min(4, points // 2 + 1)):
+        expected[:, mode] = spectrum[:, mode] @ (weights[mode, :, :3] + 1j * weights[mode, :, 3:])
+    np.testing.assert_allclose(mixed, np.fft.irfft(expected, points, axis=1), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(8, 10), (7, 4)])
+def test_spectral_mixing_in_two_dimensions_has_one_matrix_a_signed_wavenumber(shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, *shape, 3)).astype(np.float32)
+    weights = rng.normal(size=(5 * 3, 3, 6)).astype(np.float32)
+    mixed = SpectralMixing(modes=3).apply({"params": {"spectrum": weights}}, x)
+    spectrum = np.fft.rfft2(x, axes=(1, 2))
+    expected = np.zeros_like(spectrum)
+    for row, first in enumerate(range(-2, 3)):
+        for second in range(3):
+            matrix = weights[3 * row + second]
+            expected[:, first, second] = spectrum[:, first, second] @ (matrix[:, :3] + 1j * matrix[:, 3:])
+    np.testing.assert_allclose(mixed, np.fft.irfft2(expected, shape, axes=(1, 2)), atol=1e-5)

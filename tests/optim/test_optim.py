@@ -41,9 +41,7 @@ def test_the_average_of_one_step_is_the_parameters_and_of_none_too() -> None:
     params = {"w": jnp.asarray([1.5, -2.5])}
     state = ema_init(params)
     np.testing.assert_array_equal(ema_params(params, state, 0.999)["w"], params["w"])
-    np.testing.assert_allclose(
-        ema_params(params, ema_update(params, state, 0.999), 0.999)["w"], params["w"], rtol=1e-4
-    )
+    np.testing.assert_allclose(ema_params(params, ema_update(params, state, 0.999), 0.999)["w"], params["w"], rtol=1e-4)
 
 
 def test_muon_turns_a_hidden_matrix_into_a_near_orthogonal_step_and_leaves_the_rest_to_adamw() -> None:

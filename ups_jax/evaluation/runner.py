@@ -30,7 +30,7 @@ def run_config(path: Path, overrides: list[str]) -> Config:
 def evaluate_run(
     path: Path, cfg: Config, *, split: str = "test", json_path: Path | None = None, console: Console
 ) -> dict[str, Any]:
-    """Evaluate the best checkpoint on a split; writes evaluation/<split>.json, plots and report.html, prints a table."""
+    """Evaluate the best checkpoint on a split: evaluation/<split>.json, plots and report.html, and a printed table."""
     run = RunDirectory(path)
     trained = load_run(path)
     simulate.prepare(cfg)
@@ -51,11 +51,13 @@ def evaluate_run(
     write_json(run.evaluation / f"{split}.json", values)
     if json_path is not None:
         write_json(json_path, values)
-    plots = []
     if cfg.evaluation.plots:
         records = read_jsonl(run.metrics_path)
-        plots = write_plots(run.plots, [evaluation], records)
-        write_report(run.path / "report.html", values, plots, run.read())
+        # The test split is the run's result; the others get a folder and a report of their own.
+        plots = write_plots(run.plots if split == "test" else run.plots / split, [evaluation], records)
+        write_report(
+            run.path / ("report.html" if split == "test" else f"report_{split}.html"), values, plots, run.read()
+        )
     _print_table(console, evaluation)
     return values
 
@@ -77,18 +79,13 @@ def _meta(run: RunDirectory, trained: Any, split: str) -> dict[str, Any]:
 
 def _print_table(console: Console, evaluation: Evaluation) -> None:
     """The result next to what needs no training: persistence, and what the codec alone loses."""
-    table = Table(title=f"{evaluation.task.name}: {evaluation.meta['trajectories']} trajectories")
-    for column in ("", "one-step nRMSE", "rollout nRMSE", "at the last frame", "fRMSE low / mid / high"):
-        table.add_column(column, justify="left" if not column else "right")
-    rows = {"this model": evaluation.metrics, **evaluation.baselines}
-    for name, sections in rows.items():
+    table = Table(title=f"{evaluation.task.name}: {evaluation.meta['trajectories']} trajectories", title_justify="left")
+    table.add_column("")
+    for column in ("one-step nRMSE", "rollout nRMSE", "last frame", "fRMSE low", "mid", "high"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, sections in {"this model": evaluation.metrics, **evaluation.baselines}.items():
         rollout = sections["rollout"]
-        bands = " / ".join(f"{rollout[f'fourier_rmse_{band}']:.1e}" for band in ("low", "mid", "high"))
-        table.add_row(
-            name,
-            f"{sections['one_step']['nrmse']:.3g}",
-            f"{rollout['nrmse']:.3g}",
-            f"{rollout['nrmse_by_time'][-1]:.3g}",
-            bands,
-        )
+        bands = (f"{rollout[f'fourier_rmse_{band}']:.1e}" for band in ("low", "mid", "high"))
+        headline = (sections["one_step"]["nrmse"], rollout["nrmse"], rollout["nrmse_by_time"][-1])
+        table.add_row(name, *(f"{value:.3g}" for value in headline), *bands)
     console.print(table)

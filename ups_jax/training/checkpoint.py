@@ -17,7 +17,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from ups_jax.config import Config, digest, to_dict
 from ups_jax.data import Dataset
-from ups_jax.errors import CheckpointError, StorageError
+from ups_jax.errors import CheckpointError, ConfigError, StorageError
 from ups_jax.optim import ema_params
 from ups_jax.training.state import TrainState
 
@@ -126,7 +126,9 @@ class Checkpoints:
             try:
                 check(self.meta(step))
                 return self.restore(step, like)
-            except (CheckpointError, ValueError, OSError, KeyError, jax.errors.JaxRuntimeError) as error:
+            except ConfigError:
+                raise
+            except Exception as error:  # whatever the reader of a damaged file raises
                 aside = self.directory / f"damaged-{step}"
                 report(
                     f"checkpoint {self.directory / str(step)} is damaged ({_first_line(error)}); moved to {aside.name}"
@@ -170,7 +172,7 @@ def best_weights(directory: Path, like: TrainState) -> tuple[Any, int]:
         decay = checkpoints.meta(step)["ema_decay"]
         try:
             state = checkpoints.restore(step, like)
-        except (ValueError, OSError, KeyError, jax.errors.JaxRuntimeError) as error:
+        except Exception as error:  # whatever the reader of a damaged file raises
             raise CheckpointError(f"{directory / str(step)}: cannot be read ({_first_line(error)})") from None
     return ema_params(state.params, state.ema, decay), step
 

@@ -68,4 +68,6 @@ class TrainingProgress:
         elif moment - self._told >= self._every:
             self._told = moment
             left = (self._total - step) / max(rate, 1e-9)
-            self._console.print(f"{self._stage} {step}/{self._total}  {numbers}  {left:.0f} s left", highlight=False, soft_wrap=True)
+            self._console.print(
+                f"{self._stage} {step}/{self._total}  {numbers}  {left:.0f} s left", highlight=False, soft_wrap=True
+            )

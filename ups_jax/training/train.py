@@ -62,7 +62,7 @@ def train(
             | {"stages": record["stages"] | {stage: own}}
         )
         try:
-            state, seconds = _train(cfg, stage, run, dataset, model, tx, plan, resume, init_from, console)
+            state, seconds = _train(cfg, stage, run, dataset, model, tx, plan, resume, init_from, begun, console)
         except BaseException as error:
             run.update(status="stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed")
             raise
@@ -101,7 +101,11 @@ def _differences(old: Any, new: Any, where: str) -> list[str]:
 
 def _introduce(console: Console, cfg: Config, dataset: Dataset, plan: Plan) -> None:
     device = jax.devices()[0]
-    console.print(f"device      {device.device_kind} ({device.platform}, {jax.device_count()} in use)", highlight=False, soft_wrap=True)
+    console.print(
+        f"device      {device.device_kind} ({device.platform}, {jax.device_count()} in use)",
+        highlight=False,
+        soft_wrap=True,
+    )
     if device.platform == "cpu":
         console.print("            no accelerator was found: this runs on the CPU", highlight=False, soft_wrap=True)
     sizes, task = dataset.sizes, dataset.task
@@ -130,6 +134,7 @@ def _train(
     plan: Plan,
     resume: str,
     init_from: Path | None,
+    begun: bool,
     console: Console,
 ) -> tuple[TrainState, float]:
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
@@ -152,6 +157,8 @@ def _train(
         if state is None:
             if resume == "must":
                 raise CheckpointError(f"{run.path}: holds no checkpoint of {stage}; leave out --resume must")
+            if begun:
+                say("begun       before, but stopped ahead of its first checkpoint: at step 0 again")
             state = init_state(model, tx, first, key)
             if init_from is not None:
                 state = replace(state, params=best_weights(init_from / "checkpoints" / stage, like)[0])

@@ -1,0 +1,231 @@
+"""A run that is killed and started again ends exactly where an uninterrupted one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from conftest import CONFIGS, command, quiet
+
+from ups_jax.config import load
+from ups_jax.data import open_dataset
+from ups_jax.evaluation.trained_run import abstract_state
+from ups_jax.task import Task
+from ups_jax.tracking import read_jsonl
+from ups_jax.training.checkpoint import Checkpoints
+
+Script = Callable[..., subprocess.CompletedProcess[str]]
+
+# Short, with a save every few steps and no plots: what is tested is the state.
+SHORT = ["stages.operator.steps=120", "training.eval_every=0.75", "evaluation.enabled=false", "logging.every_steps=1"]
+
+
+@pytest.fixture(scope="module")
+def arguments(data_root: Path) -> list[str]:
+    return ["--config", str(CONFIGS / "tiny.yaml"), *SHORT, f"data.root={data_root}"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(script: Script, arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    result = script("train.py", *arguments, "--run-dir", str(run))
+    assert result.returncode == 0, result.stderr
+    return run
+
+
+def final_state(run: Path) -> list[np.ndarray]:
+    """Every leaf of the newest checkpoint."""
+    with Checkpoints(run / "checkpoints" / "operator", read_only=True) as checkpoints:
+        step = checkpoints.steps()[-1]
+        meta = checkpoints.meta(step)
+        like = abstract_state(load_from(meta), Task.from_dict(meta["task"]))
+        state = checkpoints.restore(step, like)
+    plain = jax.tree.map(
+        lambda leaf: jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf,
+        state,
+    )
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(plain)]
+
+
+def load_from(meta: dict) -> object:
+    from ups_jax.config import from_dict
+
+    return from_dict(meta["config"])
+
+
+def assert_same(first: Path, second: Path) -> None:
+    ours, theirs = final_state(first), final_state(second)
+    assert len(ours) == len(theirs) > 0
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(one, other)
+    curves = [read_jsonl(run / "metrics.jsonl") for run in (first, second)]
+    steps = [[record["step"] for record in records] for records in curves]
+    assert steps[0] == steps[1] == sorted(set(steps[0]))
+    assert [record["loss"] for record in curves[0]] == [record["loss"] for record in curves[1]]
+
+
+def kill_after(run: Path, arguments: list[str], records: int, number: int) -> int:
+    """Start training and send a signal once `records` lines were logged; the exit code."""
+    process = subprocess.Popen(
+        command("train.py", *arguments, "--run-dir", str(run)),
+        env=quiet(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < deadline:
+        lines = (run / "metrics.jsonl").read_text().count("\n") if (run / "metrics.jsonl").exists() else 0
+        if lines >= records:
+            process.send_signal(number)
+            break
+        time.sleep(0.005)
+    process.communicate(timeout=120)
+    return process.returncode
+
+
+def test_kill_9_and_again_ends_in_the_same_bits(
+    script: Script, arguments: list[str], uninterrupted: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "killed"
+    assert kill_after(run, arguments, 80, signal.SIGKILL) == -signal.SIGKILL
+    result = script("train.py", *arguments, "--run-dir", str(run))
+    assert result.returncode == 0, result.stderr
+    resumed = re.search(r"resumed     at step (\d+) of 120", result.stdout)
+    assert resumed is not None and 12 <= int(resumed[1]) <= 96
+    assert_same(run, uninterrupted)
+
+
+def test_sigterm_saves_the_step_it_is_at_and_goes_on_from_there(
+    script: Script, arguments: list[str], uninterrupted: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "stopped"
+    assert kill_after(run, arguments, 80, signal.SIGTERM) == 75
+    reached = read_jsonl(run / "metrics.jsonl")[-1]["step"]
+    assert json.loads((run / "run.json").read_text())["status"] == "stopped"
+    result = script("train.py", *arguments, "--run-dir", str(run))
+    assert f"resumed     at step {reached} of 120" in result.stdout
+    assert_same(run, uninterrupted)
+
+
+def test_a_longer_run_goes_on_from_where_the_shorter_one_stopped(
+    script: Script, arguments: list[str], tmp_path: Path, uninterrupted: Path
+) -> None:
+    run = tmp_path / "longer"
+    subprocess.run(["cp", "-r", str(uninterrupted), str(run)], check=True)
+    result = script("train.py", *arguments, "stages.operator.steps=130", "--run-dir", str(run))
+    assert result.returncode == 0, result.stderr
+    assert "resumed     at step 120 of 130" in result.stdout
+    assert [record["step"] for record in read_jsonl(run / "metrics.jsonl")] == list(range(1, 131))
+
+
+def test_a_finished_run_trains_nothing_and_changes_no_bit(
+    script: Script, arguments: list[str], uninterrupted: Path
+) -> None:
+    before = final_state(uninterrupted)
+    result = script("train.py", *arguments, "--run-dir", str(uninterrupted))
+    assert result.returncode == 0, result.stderr
+    for one, other in zip(before, final_state(uninterrupted), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_is_used(
+    script: Script, arguments: list[str], uninterrupted: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "damaged"
+    subprocess.run(["cp", "-r", str(uninterrupted), str(run)], check=True)
+    for file in (run / "checkpoints" / "operator" / "120" / "state" / "ocdbt.process_0" / "d").iterdir():
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    result = script("train.py", *arguments, "--run-dir", str(run))
+    assert result.returncode == 0, result.stderr
+    assert "120 is damaged" in result.stdout
+    assert (run / "checkpoints" / "operator" / "damaged-120").is_dir()
+    assert_same(run, uninterrupted)
+
+
+def test_a_run_directory_of_another_configuration_is_refused_and_left_alone(
+    script: Script, arguments: list[str], uninterrupted: Path
+) -> None:
+    before = (uninterrupted / "run.json").read_bytes()
+    result = script("train.py", *arguments, "optimizer.lr=5e-3", "--run-dir", str(uninterrupted))
+    assert result.returncode == 2
+    assert "stages.operator.optimizer.lr: 0.01 -> 0.005" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert (uninterrupted / "run.json").read_bytes() == before
+
+
+def test_a_directory_that_holds_something_else_is_refused(script: Script, arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    result = script("train.py", *arguments, "--run-dir", str(tmp_path))
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_run_that_another_process_holds_is_refused(script: Script, arguments: list[str], uninterrupted: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "import fcntl, sys, time\nfile = open(sys.argv[1], 'a')\n"
+         "fcntl.flock(file, fcntl.LOCK_EX)\nfile.write('process 1 on elsewhere')\nprint('held', flush=True)\n"
+         "time.sleep(120)", str(uninterrupted / ".lock")],
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        result = script("train.py", *arguments, "--run-dir", str(uninterrupted))
+        assert result.returncode == 2
+        assert "is held by" in result.stderr
+    finally:
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.communicate()
+
+
+def test_resume_never_and_must_say_what_they_found(
+    script: Script, arguments: list[str], uninterrupted: Path, tmp_path: Path
+) -> None:
+    never = script("train.py", *arguments, "--run-dir", str(uninterrupted), "--resume", "never")
+    must = script("train.py", *arguments, "--run-dir", str(tmp_path / "new"), "--resume", "must")
+    assert (never.returncode, must.returncode) == (2, 4)
+    assert not (tmp_path / "new").exists()
+
+
+def test_init_from_takes_the_weights_alone(
+    script: Script, arguments: list[str], uninterrupted: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "child"
+    result = script(
+        "train.py", *arguments, "stages.operator.steps=1", "--run-dir", str(run), "--init-from", str(uninterrupted)
+    )
+    assert result.returncode == 0, result.stderr
+    records = read_jsonl(run / "metrics.jsonl")
+    first_of_parent = read_jsonl(uninterrupted / "metrics.jsonl")[0]
+    assert [record["step"] for record in records] == [1]
+    assert records[0]["loss"] < 0.5 * first_of_parent["loss"]
+
+
+def test_other_data_under_the_same_name_is_refused(
+    script: Script, arguments: list[str], uninterrupted: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "other"
+    subprocess.run(["cp", "-r", str(uninterrupted), str(run)], check=True)
+    made = script(
+        "generate_data.py", "--task", "burgers1d", "--preset", "tiny", "--seed", "5", "--out", str(tmp_path / "d")
+    )
+    assert made.returncode == 0, made.stderr
+    file = next((tmp_path / "d").glob("*.hdf5"))
+    result = script("train.py", *arguments, f"data.tasks.0.path={file}", "--run-dir", str(run))
+    assert result.returncode == 2
+    assert "other data" in result.stderr
+
+
+def test_the_validation_split_is_what_the_configuration_says(data_root: Path) -> None:
+    dataset = open_dataset(load(CONFIGS / "tiny.yaml", [f"data.root={data_root}"]))
+    assert dataset.sizes == {"train": 32, "val": 4, "test": 4}
