@@ -21,8 +21,10 @@ def main(argv: list[str] | None = None) -> int:
 def evaluate(args: argparse.Namespace) -> None:
     from rich.console import Console
 
+    from ups_jax.compilation import enable_compilation_cache
     from ups_jax.evaluation.runner import evaluate_run, run_config
 
+    enable_compilation_cache()
     cfg = run_config(args.run_dir, args.overrides)
     evaluate_run(args.run_dir, cfg, split=args.split, json_path=args.json, console=Console())
 

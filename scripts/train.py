@@ -26,10 +26,12 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
     # Heavy imports after the configuration has been read, so that a typing error answers at once.
     from rich.console import Console
 
+    from ups_jax.compilation import enable_compilation_cache
     from ups_jax.evaluation.runner import evaluate_run
     from ups_jax.training.run_directory import new_run_path
     from ups_jax.training.train import train
 
+    enable_compilation_cache()
     console = Console()
     path = args.run_dir or new_run_path(Path(cfg.runs), cfg.data.tasks[0].name)
     console.print(f"run         {path}", highlight=False, soft_wrap=True)

@@ -35,6 +35,11 @@ class GridConv(nn.Module):
         )
 
 
+def bounded(x: Float[Array, "*n"], limit: float) -> Float[Array, "*n"]:
+    """x / sqrt(1 + (x / limit)^2): the identity for small x, never beyond +-limit."""
+    return x * jax.lax.rsqrt(1 + jnp.square(x / limit))
+
+
 def neighbourhood(x: Float[Array, "b *s c"], taps: int, periodic: Sequence[bool]) -> Float[Array, "b *s k"]:
     """Each point's `taps ** dimensions` neighbours, concatenated on the channel axis in C order."""
     half = taps // 2

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from ups_jax.config import LatentConfig, OperatorConfig
 from ups_jax.models.codec import carried_width, to_grid
 from ups_jax.models.conditioning import ConditionEmbedding
-from ups_jax.models.grid import GridConv, patch_of, patchify, unpatchify
+from ups_jax.models.grid import GridConv, bounded, patch_of, patchify, unpatchify
 from ups_jax.models.latent_state import Conditions
 from ups_jax.models.pdet import PdetStack, PdetUnet
 from ups_jax.models.spectral import SpectralCore
@@ -74,7 +74,8 @@ class FieldExit(nn.Module):
         both = jnp.concatenate([product, hidden], axis=-1).astype(jnp.float32)
         write = GridConv(carried.shape[-1], 3, periodic, kernel_init=nn.initializers.zeros, name="write")
         patch = patch_of(self.task.shape, self.latent.patch_size)
-        increment = unpatchify(write(both), patch)
+        # No frame of any data set changes by 30 standard deviations; a rollout gone astray must not by more.
+        increment = bounded(unpatchify(write(both), patch), 30.0)
         statistics = self.task.statistics
         scale = [change / std for change, std in zip(statistics.delta_std, statistics.std, strict=True)]
         increment = increment * jnp.asarray(scale, jnp.float32).reshape((1,) * (increment.ndim - 1) + (-1,))

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from ups_jax.config import SpectralConfig
 from ups_jax.models.conditioning import modulation
-from ups_jax.models.grid import GridConv
+from ups_jax.models.grid import GridConv, bounded
 
 
 class SpectralCore(nn.Module):
@@ -32,10 +32,11 @@ class SpectralCore(nn.Module):
 
 
 class SpectralBlock(nn.Module):
-    """h <- h + g * W((local_1(y) + spectral(y)) * local_2(y)) with y the modulated h and g the conditioned gate.
+    """h <- h + g * W((A y + spectral(y)) * bounded(local(y))) with y the modulated h and g the conditioned gate.
 
-    The product of two linear maps is the only nonlinearity: most transport terms are quadratic, and a gate fits them
-    with fewer layers than an activation does.
+    The product of two linear maps is the nonlinearity: most transport terms are quadratic, and a gate fits them with
+    fewer layers than an activation does. One factor is bounded, or a rollout that leaves the data could grow as a
+    polynomial of degree 2^depth.
     """
 
     config: SpectralConfig
@@ -46,10 +47,10 @@ class SpectralBlock(nn.Module):
     def __call__(self, x: Float[Array, "b *n h"], embedding: Float[Array, "b e"]) -> Float[Array, "b *n h"]:
         width = x.shape[-1]
         y, gate = modulation(x, embedding, dtype=self.dtype)
-        local = GridConv(2 * width, self.config.taps, self.periodic, dtype=self.dtype, name="local")(y)
-        value, factor = jnp.split(local, 2, axis=-1)
-        mixed = SpectralMixing(self.config.modes, self.dtype, name="spectral")(y)
-        return x + gate * nn.Dense(width, dtype=self.dtype, name="out")((value + mixed) * factor)
+        value = nn.Dense(width, dtype=self.dtype, name="value")(y)
+        value = value + SpectralMixing(self.config.modes, self.dtype, name="spectral")(y)
+        factor = GridConv(width, self.config.taps, self.periodic, dtype=self.dtype, name="local")(y)
+        return x + gate * nn.Dense(width, dtype=self.dtype, name="out")(value * bounded(factor, 3.0))
 
 
 class SpectralMixing(nn.Module):
