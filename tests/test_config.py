@@ -121,7 +121,7 @@ def test_a_file_that_is_no_configuration_is_one_line(tmp_path: Path, text: str) 
 
 
 def test_a_missing_file_names_itself(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="nowhere.yaml"):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         load(tmp_path / "nowhere.yaml")
 
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ups_jax.config import load as load_config
-    from ups_jax.data import from_arrays, open_dataset, training_batches
+    from ups_jax.data import batch_at, from_arrays, open_dataset, training_batches
     from ups_jax.evaluation.trained_run import load_run
     from ups_jax.training.build import build, init_state
     from ups_jax.training.save import restore, save
     from ups_jax.training.step import make_train_step
 
 _HOME = {
+    "batch_at": ("ups_jax.data", "batch_at"),
     "build": ("ups_jax.training.build", "build"),
     "from_arrays": ("ups_jax.data", "from_arrays"),
     "init_state": ("ups_jax.training.build", "init_state"),
@@ -26,7 +27,19 @@ _HOME = {
     "training_batches": ("ups_jax.data", "training_batches"),
 }
 
-__all__ = sorted(_HOME)
+__all__ = [
+    "batch_at",
+    "build",
+    "from_arrays",
+    "init_state",
+    "load_config",
+    "load_run",
+    "make_train_step",
+    "open_dataset",
+    "restore",
+    "save",
+    "training_batches",
+]
 
 
 def __getattr__(name: str) -> Any:

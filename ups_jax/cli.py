@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 
-from ups_jax.errors import UserError
+from ups_jax.errors import Stopped, UserError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -31,8 +34,13 @@ def run(
 ) -> int:
     """Parse, call, and answer with an exit code: 0, or the code of the error that is told in one line."""
     args = arguments.parse_intermixed_args(argv)
+    # Outside the training loop, which has its own way to stop, SIGTERM ends a script the way Ctrl-C does.
+    previous = signal.signal(signal.SIGTERM, _interrupt) if _in_main_thread() else None
     try:
         return main(args) or 0
+    except KeyboardInterrupt:
+        print("stopped: the same command starts again where it can go on", file=sys.stderr)
+        return Stopped.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -42,3 +50,14 @@ def run(
         else:
             print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ups_jax.models import Conditions, Simulator, denormalize, normalize
+from ups_jax.models import Conditions, Simulator, decode, denormalize, encode, normalize, step
 
 
 def rollout(
@@ -18,7 +18,7 @@ def rollout(
     statistics = model.task.statistics
 
     def advance(window: Float[Array, "b k *s c"], _: None) -> tuple[Array, Array]:
-        frame = model.apply({"params": params}, window, cond)
+        frame = step(model, params, window, cond)
         return jnp.concatenate([window[:, 1:], frame[:, None]], axis=1), frame
 
     _, frames = jax.lax.scan(advance, normalize(fields, statistics), None, length=steps)
@@ -29,6 +29,5 @@ def reconstruct(model: Simulator, params: Any, fields: Float[Array, "b t *s c"])
     """decode(encode(u)) of every frame, standing still for its context: the floor of what the codec can represent."""
     batch, frames = fields.shape[:2]
     single = normalize(fields, model.task.statistics).reshape(batch * frames, 1, *fields.shape[2:])
-    z = model.apply({"params": params}, jnp.repeat(single, model.context, axis=1), method="encode")
-    decoded = model.apply({"params": params}, z, method="decode")
+    decoded = decode(model, params, encode(model, params, jnp.repeat(single, model.context, axis=1)))
     return denormalize(decoded.reshape(fields.shape), model.task.statistics)

@@ -72,7 +72,9 @@ class Task:
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Task:
         """Inverse of `to_dict`, also after a trip through JSON (lists become tuples)."""
-        plain = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+        plain: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
         plain["coefficients"] = tuple(Coefficient(**item) for item in values["coefficients"])
         plain["symmetries"] = tuple(
             Symmetry(**{key: tuple(axes) for key, axes in item.items()}) for item in values["symmetries"]

@@ -62,7 +62,7 @@ def test_all_parameters_have_a_gradient_in_the_default_loss(tiny: Config, waves:
 
 
 def test_training_lowers_the_loss(tiny: Config, waves: Dataset) -> None:
-    model, tx, batch, state = started(tiny, waves)
+    model, tx, _, state = started(tiny, waves)
     step = make_train_step(model, tx, tiny)
     losses = []
     for n in range(60):

@@ -3,10 +3,11 @@
 from ups_jax.data.batches import batch_at, steps_per_epoch, training_batches
 from ups_jax.data.dataset import Dataset, Trajectories, from_arrays, open_dataset
 from ups_jax.data.paths import data_path
-from ups_jax.data.splits import Splits
+from ups_jax.data.splits import Split, Splits
 
 __all__ = [
     "Dataset",
+    "Split",
     "Splits",
     "Trajectories",
     "batch_at",

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ups_jax.config import EvaluationConfig
 from ups_jax.errors import DataError
@@ -59,7 +59,7 @@ class Trajectories(Protocol):
     @property
     def time(self) -> Float[np.ndarray, " t"]: ...
     @property
-    def ids(self) -> Sequence[Any]: ...
+    def ids(self) -> Int[np.ndarray, " n"]: ...
 
 
 def evaluate(

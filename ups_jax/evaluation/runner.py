@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ups_jax import simulate
 from ups_jax.config import Config, from_dict, merge
-from ups_jax.data import open_dataset
+from ups_jax.data import Split, open_dataset
 from ups_jax.evaluation.evaluate import evaluate
 from ups_jax.evaluation.plots import write_plots
 from ups_jax.evaluation.report import write_report
@@ -28,7 +28,7 @@ def run_config(path: Path, overrides: list[str]) -> Config:
 
 
 def evaluate_run(
-    path: Path, cfg: Config, *, split: str = "test", json_path: Path | None = None, console: Console
+    path: Path, cfg: Config, *, split: Split = "test", json_path: Path | None = None, console: Console
 ) -> dict[str, Any]:
     """Evaluate the best checkpoint on a split: evaluation/<split>.json, plots and report.html, and a printed table."""
     run = RunDirectory(path)
@@ -64,13 +64,12 @@ def evaluate_run(
 
 def _meta(run: RunDirectory, trained: Any, split: str) -> dict[str, Any]:
     stage = run.read()["stages"].get("operator", {})
-    steps = stage.get("steps")
     return {
         "steps": trained.step,
         "seed": trained.config.seed,
         "parameters": optax.tree.size(trained.weights),
         "device": jax.devices()[0].device_kind,
-        "seconds_per_step": stage["seconds"] / steps if steps else None,
+        "seconds_per_step": stage.get("seconds_per_step"),
         "checkpoint": f"checkpoints/operator/{trained.step}",
         "split": split,
         "wall_clock": now(),
@@ -79,9 +78,12 @@ def _meta(run: RunDirectory, trained: Any, split: str) -> dict[str, Any]:
 
 def _print_table(console: Console, evaluation: Evaluation) -> None:
     """The result next to what needs no training: persistence, and what the codec alone loses."""
-    table = Table(title=f"{evaluation.task.name}: {evaluation.meta['trajectories']} trajectories", title_justify="left")
-    table.add_column("")
-    for column in ("one-step nRMSE", "rollout nRMSE", "last frame", "fRMSE low", "mid", "high"):
+    table = Table(
+        title=f"nRMSE and fRMSE of {evaluation.task.name}, {evaluation.meta['trajectories']} trajectories",
+        title_justify="left",
+    )
+    table.add_column("", no_wrap=True)
+    for column in ("one-step", "rollout", "last frame", "low", "mid", "high"):
         table.add_column(column, justify="right", no_wrap=True)
     for name, sections in {"this model": evaluation.metrics, **evaluation.baselines}.items():
         rollout = sections["rollout"]

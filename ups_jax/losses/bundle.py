@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from ups_jax.config import TrainingConfig
 from ups_jax.losses.field import relative_gradient_error, relative_l2
-from ups_jax.models import Conditions, LatentState, Simulator, normalize
+from ups_jax.models import Conditions, LatentState, Simulator, decode, encode, normalize, operate
 from ups_jax.models.codec import carried_width
 
 Terms = dict[str, Float[Array, ""]]
@@ -28,11 +28,9 @@ def operator_losses(model: Simulator, config: TrainingConfig) -> LossBundle:
         cond = Conditions(dt=batch["dt"], coefficients=batch["cond"], mask=batch["cond_mask"])
 
         def advance(window: Float[Array, "b k *s c"], truth: Float[Array, "b *s c"]) -> tuple[Array, Terms]:
-            z = model.apply({"params": params}, window, method="encode")
-            state = model.apply(
-                {"params": params}, LatentState(z=z, t=jnp.zeros_like(cond.dt), cond=cond), method="operate"
-            )
-            pred = model.apply({"params": params}, state.z, method="decode")
+            start = LatentState(z=encode(model, params, window), t=jnp.zeros_like(cond.dt), cond=cond)
+            state = operate(model, params, start)
+            pred = decode(model, params, state.z)
             next_window = jnp.concatenate([window[:, 1:], pred[:, None]], axis=1)
             true_window = jnp.concatenate([window[:, 1:], truth[:, None]], axis=1)
             return next_window, _terms(model, params, weights, state.z, pred, truth, true_window)
@@ -65,6 +63,6 @@ def _terms(
     if "latent" in weights:
         # The target is held fixed: the operator learns to arrive where the encoder would, not the reverse.
         start = carried_width(model.task, model.latent)
-        there = jax.lax.stop_gradient(model.apply({"params": params}, true_window, method="encode"))
+        there = jax.lax.stop_gradient(encode(model, params, true_window))
         terms["latent"] = relative_l2(z[..., start:], there[..., start:])
     return terms

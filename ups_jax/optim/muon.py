@@ -54,14 +54,14 @@ def orthogonalize(matrices: Float[Array, "n i o"], steps: int = 5) -> Float[Arra
 
 
 def _orthogonalize_all(leaves: list[Array], steps: int) -> list[Array]:
-    """All leaves at once, those of one shape as one batch: many small products would cost more than their arithmetic."""
+    """All leaves at once, those of one shape as one batch: many small products cost more than their arithmetic."""
     groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
     wide = []
     for index, leaf in enumerate(leaves):
         height, width = leaf.shape[-2:]
         matrix = leaf.reshape(-1, height, width)
         wide.append(matrix.mT if height > width else matrix)
-        groups[wide[-1].shape[-2:]].append(index)
+        groups[min(height, width), max(height, width)].append(index)
     result = list(leaves)
     for members in groups.values():
         batch = orthogonalize(jnp.concatenate([wide[index] for index in members]), steps)

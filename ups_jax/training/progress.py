@@ -19,7 +19,8 @@ class TrainingProgress:
         self._start = start
         self._every = every_seconds
         self._loss = self._validation = float("nan")
-        self._begun = self._told = time.monotonic()
+        self._told = time.monotonic()
+        self._newest = start
         # Rates count from the second step: the first one waits for the compiler.
         self._running: float | None = None
         self._bar = Progress(
@@ -43,9 +44,11 @@ class TrainingProgress:
         self._bar.stop()
 
     @property
-    def seconds(self) -> float:
-        """Wall time since the stage began here."""
-        return time.monotonic() - self._begun
+    def seconds_per_step(self) -> float | None:
+        """Wall time a step, validation and saves included, compilation not; None before the second step."""
+        if self._running is None or self._newest == self._start:
+            return None
+        return (time.monotonic() - self._running) / (self._newest - self._start)
 
     def loss(self, value: float) -> None:
         """The newest training loss."""
@@ -58,6 +61,7 @@ class TrainingProgress:
     def step(self, step: int) -> None:
         """A step was begun; shows or says it when it is time."""
         moment = time.monotonic()
+        self._newest = step
         if self._running is None:
             self._running, self._start = moment, step
             return

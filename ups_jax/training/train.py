@@ -42,14 +42,17 @@ def train(
     run = RunDirectory(path)
     begun = run.exists()
     _check_resume(run, cfg, stage, resume)
+    # All that may be wrong with data or configuration comes before the directory is made.
+    with console.status("") as status:
+        written = simulate.prepare(cfg, report=status.update)
+    for file in written:
+        console.print(f"generated   {file}", highlight=False, soft_wrap=True)
+    dataset = open_dataset(cfg)
+    model, tx = build(cfg, dataset)
+    plan = plan_of(cfg, dataset)
     with run.lock():
         if not begun:
-            record = {"status": "preparing", "config": to_dict(cfg), "digests": {}, "stages": {}, "created": now()}
-            run.write(record | environment())
-        simulate.prepare(cfg, report=partial(console.print, highlight=False, soft_wrap=True))
-        dataset = open_dataset(cfg)
-        model, tx = build(cfg, dataset)
-        plan = plan_of(cfg, dataset)
+            run.write({"created": now(), "digests": {}, "stages": {}})
         _introduce(console, cfg, dataset, plan)
         record = run.read()
         device = str(jax.devices()[0].device_kind)
@@ -62,11 +65,15 @@ def train(
             | {"stages": record["stages"] | {stage: own}}
         )
         try:
-            state, seconds = _train(cfg, stage, run, dataset, model, tx, plan, resume, init_from, begun, console)
+            state, seconds_per_step = _train(
+                cfg, stage, run, dataset, model, tx, plan, resume, init_from, begun, console
+            )
         except BaseException as error:
             run.update(status="stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed")
             raise
-        own |= {"steps": int(state.step), "finished": now(), "skipped": int(state.monitor.skipped), "seconds": seconds}
+        own |= {"steps": int(state.step), "finished": now(), "skipped": int(state.monitor.skipped)}
+        if seconds_per_step is not None:
+            own["seconds_per_step"] = seconds_per_step
         record = run.read()
         run.write(record | {"status": "finished", "stages": record["stages"] | {stage: own}})
     return run
@@ -136,7 +143,7 @@ def _train(
     init_from: Path | None,
     begun: bool,
     console: Console,
-) -> tuple[TrainState, float]:
+) -> tuple[TrainState, float | None]:
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     key = jax.random.key(cfg.seed)
     first = jax.device_put(batch_at(dataset, cfg, stage, 0))
@@ -189,7 +196,7 @@ def _train(
         ):
             state = run_loop(loop_stage, state, cfg, writer, progress, should_stop)
         checkpoints.wait()
-    return state, progress.seconds
+    return state, progress.seconds_per_step
 
 
 def _writer(run: RunDirectory, cfg: Config, stage: str, step: int) -> Writer:

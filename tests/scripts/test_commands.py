@@ -1,0 +1,131 @@
+"""The main commands as a newcomer runs them, and one clear line for each mistake a newcomer makes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import CONFIGS
+
+Script = Callable[..., subprocess.CompletedProcess[str]]
+
+METRICS = {
+    "nrmse", "rmse", "max_error", "vrmse", "conservation_rmse", "boundary_rmse",
+    "fourier_rmse_low", "fourier_rmse_mid", "fourier_rmse_high",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(script: Script, data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "tiny"
+    result = script(
+        "train.py", "--config", CONFIGS / "tiny.yaml", f"data.root={data_root}", "logging.wandb.enabled=true",
+        "--stage", "operator", "--run-dir", run,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0] == lines[-1] == f"run         {run}"
+    assert "this runs on the CPU" in result.stdout
+    assert "32/4/4 trajectories" in result.stdout
+    assert "this model" in result.stdout and "persistence" in result.stdout
+    return run
+
+
+def test_the_main_command_leaves_a_complete_run(trained: Path) -> None:
+    record = json.loads((trained / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["stages"]["operator"]["steps"] == record["stages"]["operator"]["total_steps"]
+    assert {"config", "digests", "versions", "git", "device"} <= record.keys()
+    assert (trained / "report.html").stat().st_size > 50_000
+    assert len(list((trained / "plots").glob("*.png"))) >= 4
+    assert list((trained / "wandb").glob("offline-run-*"))
+
+
+def test_the_evaluation_keeps_its_contract_and_beats_persistence(trained: Path) -> None:
+    values = json.loads((trained / "evaluation" / "test.json").read_text())
+    model, persistence = values["metrics"]["burgers1d"], values["baselines"]["persistence"]["burgers1d"]
+    for section in (*model.values(), *persistence.values(), *values["baselines"]["codec"]["burgers1d"].values()):
+        assert section.keys() >= METRICS
+    assert len(model["rollout"]["nrmse_by_time"]) == 20
+    assert model["one_step"]["nrmse"] < 0.2 * persistence["one_step"]["nrmse"]
+    assert model["rollout"]["nrmse"] < 0.2 * persistence["rollout"]["nrmse"]
+    assert model["rollout"]["conservation_rmse"] < 1e-6
+    assert {"steps", "seed", "parameters", "device", "seconds_per_step", "seconds_per_rollout_step", "trajectories",
+            "horizon", "protocol", "checkpoint", "wall_clock"} <= values["meta"].keys()  # fmt: skip
+    low, high = values["intervals"]["burgers1d"]["rollout"]["nrmse"]
+    assert low <= model["rollout"]["nrmse"] <= high
+
+
+def test_evaluating_again_gives_the_same_numbers_and_another_split_other_ones(
+    script: Script, trained: Path, tmp_path: Path
+) -> None:
+    again = script("evaluate.py", "--run-dir", trained, "--json", tmp_path / "again.json")
+    assert again.returncode == 0, again.stderr
+    first = json.loads((trained / "evaluation" / "test.json").read_text())["metrics"]
+    assert json.loads((tmp_path / "again.json").read_text())["metrics"] == first
+    val = script("evaluate.py", "--run-dir", trained, "--split", "val")
+    assert val.returncode == 0, val.stderr
+    assert json.loads((trained / "evaluation" / "val.json").read_text())["metrics"] != first
+
+
+def test_evaluating_on_another_file_leaves_the_model_as_it_is(script: Script, trained: Path, tmp_path: Path) -> None:
+    made = script("generate_data.py", "--task", "burgers1d", "--preset", "tiny", "--seed", 3, "--out", tmp_path)
+    assert made.returncode == 0, made.stderr
+    file = made.stdout.strip()
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    result = script("evaluate.py", "--run-dir", copy, f"data.tasks=[{{name: burgers1d, path: {file}}}]")
+    assert result.returncode == 0, result.stderr
+    values = json.loads((copy / "evaluation" / "test.json").read_text())
+    assert values["metrics"]["burgers1d"]["one_step"]["nrmse"] < 0.02
+
+
+def damaged_file(path: Path, data_root: Path, change: Callable[[h5py.File], None]) -> Path:
+    shutil.copy(next(data_root.glob("burgers1d_tiny*.hdf5")), path)
+    with h5py.File(path, "r+") as file:
+        change(file)
+    return path
+
+
+def put_nan(file: h5py.File) -> None:
+    file["tensor"][7, 3, 5] = np.nan
+
+
+def test_mistakes_get_one_line_and_their_exit_code(
+    script: Script, trained: Path, data_root: Path, tmp_path: Path
+) -> None:
+    bad = damaged_file(tmp_path / "nan.hdf5", data_root, put_nan)
+    tiny, run = CONFIGS / "tiny.yaml", tmp_path / "run"
+    cases = [
+        (("--config", tiny, "training.batchsize=3"), 2, "training.batch_size"),
+        (("--config", tmp_path / "none.yaml"), 2, "none.yaml"),
+        (("--config", tiny, "data.tasks.0.path=none.hdf5"), 3, "none.hdf5"),
+        (("--config", tiny, f"data.tasks.0.path={bad}"), 3, "nan.hdf5"),
+        (("--config", tiny, "data.tasks.0.name=burgers"), 2, "burgers1d"),
+    ]
+    for arguments, code, named in cases:
+        result = script("train.py", *arguments, "--run-dir", run)
+        assert (result.returncode, result.stderr.count("\n")) == (code, 1), (arguments, result.stderr)
+        assert named in result.stderr and "Traceback" not in result.stderr
+    missing = script("evaluate.py", "--run-dir", tmp_path / "nowhere")
+    assert (missing.returncode, missing.stderr.count("\n")) == (4, 1)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_traceback_is_shown_when_asked_for(script: Script, tmp_path: Path) -> None:
+    result = script("evaluate.py", "--run-dir", tmp_path / "nowhere", "--traceback")
+    assert result.returncode == 4
+    assert "Traceback" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["train.py", "evaluate.py", "generate_data.py"])
+def test_help_reads(script: Script, name: str) -> None:
+    result = script(name, "--help")
+    assert result.returncode == 0
+    assert "usage" in result.stdout and "error" not in result.stdout

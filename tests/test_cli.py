@@ -1,0 +1,50 @@
+"""Exit codes and one-line errors of every script's common part."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+
+import pytest
+
+from ups_jax import cli, errors
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (errors.ConfigError, 2),
+        (errors.DataError, 3),
+        (errors.CheckpointError, 4),
+        (errors.DivergedError, 5),
+        (errors.StorageError, 7),
+        (errors.Stopped, 75),
+    ],
+)
+def test_each_error_is_one_line_and_its_own_exit_code(
+    kind: type[errors.UserError], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(args: argparse.Namespace) -> None:
+        raise kind("what, where, how to mend")
+
+    assert cli.run(cli.parser("x"), fail, []) == code
+    assert capsys.readouterr().err == "error: what, where, how to mend\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_outside_training_ends_a_script_with_75(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(args: argparse.Namespace) -> None:
+        os.kill(os.getpid(), number)
+
+    assert cli.run(cli.parser("x"), interrupted, []) == 75
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_overrides_may_stand_among_the_options() -> None:
+    seen = []
+    parser = cli.parser("x", config="c.yaml")
+    assert (
+        cli.run(parser, lambda args: seen.append((args.config, args.overrides)), ["a=1", "--config", "d", "b=2"]) == 0
+    )
+    assert seen == [("d", ["a=1", "b=2"])]

@@ -1,0 +1,32 @@
+"""A simulator as pure functions of its parameters, on normalised fields."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from jaxtyping import Array, Float
+
+from ups_jax.models.latent_state import Conditions, LatentState
+from ups_jax.models.simulator import Simulator
+
+
+def encode(model: Simulator, params: Any, fields: Float[Array, "b k *s c"]) -> Float[Array, "b n d"]:
+    """Tokens of the newest of `k` frames of context."""
+    return cast(Array, model.apply({"params": params}, fields, method="encode"))
+
+
+def operate(model: Simulator, params: Any, state: LatentState) -> LatentState:
+    """The latent state one time step later."""
+    return cast(LatentState, model.apply({"params": params}, state, method="operate"))
+
+
+def decode(
+    model: Simulator, params: Any, z: Float[Array, "b n d"], query: Float[Array, "b q d"] | None = None
+) -> Float[Array, "b *s c"] | Float[Array, "b q c"]:
+    """The field on the grid, or at `query` points in physical coordinates."""
+    return cast(Array, model.apply({"params": params}, z, query, method="decode"))
+
+
+def step(model: Simulator, params: Any, fields: Float[Array, "b k *s c"], cond: Conditions) -> Float[Array, "b *s c"]:
+    """The frame after the newest: decode(operate(encode(fields)))."""
+    return cast(Array, model.apply({"params": params}, fields, cond))
