@@ -12,7 +12,9 @@ from ups_jax import cli
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     parser.add_argument("--run-dir", type=Path, required=True, help="the trained run")
-    parser.add_argument("--split", choices=["train", "val", "test"], default="test", help="whose trajectories")
+    parser.add_argument(
+        "--split", choices=["train", "val", "test"], default="test", help="whose trajectories (default: test)"
+    )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the result here as well")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.tasks.0.path=FILE")
     return cli.run(parser, evaluate, argv)

@@ -13,8 +13,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     parser.add_argument("--task", required=True, help=f"one of {', '.join(simulate.PRESETS)}")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for TASK_PRESET.hdf5")
-    parser.add_argument("--preset", default="default", help="default, or tiny for a quick look")
-    parser.add_argument("--seed", type=int, default=0, help="seed of initial fields and coefficients")
+    parser.add_argument(
+        "--preset", default="default", help="size and resolution (default: default; tiny for a quick look)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of initial fields and coefficients (default: 0)")
     parser.add_argument("--trajectories", type=int, metavar="N", help="instead of the preset's number")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     return cli.run(parser, generate, argv)

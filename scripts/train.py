@@ -12,10 +12,13 @@ from ups_jax.config import load
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__, config=str(cli.CONFIGS / "burgers1d.yaml"))
-    parser.add_argument("--stage", choices=["operator"], default="operator", help="what to train")
+    parser.add_argument("--stage", choices=["operator"], default="operator", help="what to train (default: operator)")
     parser.add_argument("--run-dir", type=Path, help="the run; started again it goes on (default: a new one in runs/)")
     parser.add_argument(
-        "--resume", choices=["auto", "must", "never"], default="auto", help="go on with what --run-dir holds"
+        "--resume",
+        choices=["auto", "must", "never"],
+        default="auto",
+        help="go on with what --run-dir holds: where there is something (auto, the default), or insist, or refuse",
     )
     parser.add_argument("--init-from", type=Path, metavar="RUN", help="start with the weights of another run")
     return cli.run(parser, train_and_evaluate, argv)
@@ -37,7 +40,7 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
     console.print(f"run         {path}", highlight=False, soft_wrap=True)
     train(cfg, args.stage, path, resume=args.resume, init_from=args.init_from, console=console)
     if cfg.evaluation.enabled:
-        evaluate_run(path, cfg, console=console)
+        evaluate_run(path, cfg, track=True, console=console)
     console.print(f"run         {path}", highlight=False, soft_wrap=True)
 
 

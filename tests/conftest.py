@@ -6,7 +6,6 @@ import atexit
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,12 +13,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from commands import CONFIGS, command, quiet
 
 from ups_jax.config import Config, load
 from ups_jax.data import Dataset, from_arrays
-
-ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = ROOT / "configs"
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -66,13 +63,3 @@ def script() -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(command(name, *arguments), capture_output=True, text=True, timeout=timeout, env=quiet())
 
     return run
-
-
-def command(name: str, *arguments: str) -> list[str]:
-    """The command line of a script."""
-    return [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)]
-
-
-def quiet() -> dict[str, str]:
-    """The environment without a terminal's width or a W&B login."""
-    return os.environ | {"COLUMNS": "200", "WANDB_MODE": "offline"}

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import CONFIGS, ROOT
+from commands import CONFIGS, ROOT
 
 from ups_jax.data.paths import embedded_file
 from ups_jax.training.checkpoint import Checkpoints

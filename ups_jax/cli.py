@@ -19,9 +19,9 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 def parser(description: str, *, config: str | None = None) -> argparse.ArgumentParser:
     """An argument parser with `--traceback`; with `config` also `--config` and trailing `key=value` overrides."""
-    result = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    result = argparse.ArgumentParser(description=description)
     if config is not None:
-        result.add_argument("--config", default=config, help="YAML configuration")
+        result.add_argument("--config", default=config, help="YAML configuration (default: %(default)s)")
         result.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, such as optimizer.lr=1e-3")
     result.add_argument("--traceback", action="store_true", help="show where an error came from")
     return result

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,15 @@ class Coefficient:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Input:
+    """A given field of a steady task, such as a permeability, with the train split's mean and std."""
+
+    name: str
+    mean: float = 0.0
+    std: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Statistics:
     """Per channel, from the train split only: mean and std of the field, std of its one-step difference."""
 
@@ -39,7 +48,10 @@ class Statistics:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Facts of one task. `dt` is the physical time between two frames that the model sees (stride included)."""
+    """Facts of one task. `dt` is the physical time between two frames that the model sees (stride included).
+
+    A steady task maps the fields of `inputs` to those of `channels`; its `dt` is 1 and its `delta_std` the std.
+    """
 
     name: str
     channels: tuple[str, ...]
@@ -53,12 +65,16 @@ class Task:
     conserved: tuple[int, ...] = ()
     symmetries: tuple[Symmetry, ...] = ()
     statistics: Statistics
+    kind: Literal["transient", "steady"] = "transient"
+    inputs: tuple[Input, ...] = ()
 
     def __post_init__(self) -> None:
         axes = {len(self.axes), len(self.shape), len(self.origin), len(self.spacing), len(self.periodic)}
         channels = {len(self.channels), *(len(values) for values in asdict(self.statistics).values())}
         if len(axes) != 1 or len(channels) != 1:
             raise ValueError(f"task {self.name}: lengths of the per-axis or per-channel facts differ")
+        if (self.kind == "steady") != bool(self.inputs):
+            raise ValueError(f"task {self.name}: is {self.kind} with {len(self.inputs)} input channels")
 
     @property
     def points(self) -> int:
@@ -79,5 +95,6 @@ class Task:
         plain["symmetries"] = tuple(
             Symmetry(**{key: tuple(axes) for key, axes in item.items()}) for item in values["symmetries"]
         )
+        plain["inputs"] = tuple(Input(**item) for item in values.get("inputs", ()))
         plain["statistics"] = Statistics(**{key: tuple(item) for key, item in values["statistics"].items()})
         return Task(**plain)

@@ -15,7 +15,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from ups_jax.config import WandbConfig
@@ -25,6 +25,7 @@ from ups_jax.errors import DataError, StorageError
 _WAITING_RECORDS = 10_000
 
 
+@runtime_checkable
 class Writer(Protocol):
     """Takes the numbers of a run."""
 

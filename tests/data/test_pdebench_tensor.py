@@ -15,7 +15,7 @@ from travelling_waves import DT, SPACING, waves
 
 from ups_jax.data import open_dataset
 from ups_jax.data.sources import JoinedSource, TensorSource
-from ups_jax.data.sources.pdebench_tensor import _from_file_name
+from ups_jax.data.sources.hdf5 import from_file_name
 from ups_jax.errors import DataError
 
 
@@ -82,12 +82,12 @@ def test_a_coefficient_is_looked_up_in_the_documented_order(write):
     ],
 )
 def test_coefficients_in_published_file_names(tmp_path, file_name, coefficient, value):
-    assert _from_file_name(tmp_path / file_name, coefficient) == value
+    assert from_file_name(tmp_path / file_name, coefficient) == value
 
 
 @given(st.floats(min_value=1e-12, max_value=1e12))
 def test_any_printed_number_in_a_file_name_is_read_back(value):
-    assert _from_file_name(Path(f"data_nu{value}_train.hdf5"), "nu") == value
+    assert from_file_name(Path(f"data_nu{value}_train.hdf5"), "nu") == value
 
 
 def test_joined_sources_are_numbered_one_after_the_other(write):

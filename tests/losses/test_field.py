@@ -13,7 +13,7 @@ from ups_jax.losses import relative_gradient_error, relative_l2
 @pytest.mark.parametrize("shape", [(3, 16, 1), (3, 8, 6, 2)])
 def test_relative_l2_is_the_ratio_of_root_mean_squares(shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
-    pred, target = rng.normal(size=(2, *shape)).astype(np.float32)
+    pred, target = jnp.asarray(rng.normal(size=(2, *shape)), jnp.float32)
     axes = tuple(range(1, len(shape)))
     expected = np.sqrt(((pred - target) ** 2).mean(axes) / (target**2).mean(axes))
     np.testing.assert_allclose(relative_l2(pred, target), expected, rtol=1e-5)

@@ -39,7 +39,7 @@ def test_spectral_mixing_is_a_product_of_each_mode_with_its_matrix(points: int) 
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, points, 3)).astype(np.float32)
     weights = rng.normal(size=(4, 3, 6)).astype(np.float32)
-    mixed = SpectralMixing(modes=4).apply({"params": {"spectrum": weights}}, x)
+    mixed = SpectralMixing(modes=4).apply({"params": {"spectrum": weights}}, jnp.asarray(x))
     spectrum = np.fft.rfft(x, axis=1)
     expected = np.zeros_like(spectrum)
     for mode in range(min(4, points // 2 + 1)):
@@ -52,7 +52,7 @@ def test_spectral_mixing_in_two_dimensions_has_one_matrix_a_signed_wavenumber(sh
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, *shape, 3)).astype(np.float32)
     weights = rng.normal(size=(5 * 3, 3, 6)).astype(np.float32)
-    mixed = SpectralMixing(modes=3).apply({"params": {"spectrum": weights}}, x)
+    mixed = SpectralMixing(modes=3).apply({"params": {"spectrum": weights}}, jnp.asarray(x))
     spectrum = np.fft.rfft2(x, axes=(1, 2))
     expected = np.zeros_like(spectrum)
     for row, first in enumerate(range(-2, 3)):

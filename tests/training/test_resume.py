@@ -15,13 +15,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import CONFIGS, command, quiet
+from commands import CONFIGS, command, quiet
 
-from ups_jax.config import load
+from ups_jax.config import from_dict, load
 from ups_jax.data import open_dataset
-from ups_jax.evaluation.trained_run import abstract_state
 from ups_jax.task import Task
 from ups_jax.tracking import read_jsonl
+from ups_jax.training.build import abstract_state
 from ups_jax.training.checkpoint import Checkpoints
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
@@ -48,19 +48,13 @@ def final_state(run: Path) -> list[np.ndarray]:
     with Checkpoints(run / "checkpoints" / "operator", read_only=True) as checkpoints:
         step = checkpoints.steps()[-1]
         meta = checkpoints.meta(step)
-        like = abstract_state(load_from(meta), Task.from_dict(meta["task"]))
+        like = abstract_state(from_dict(meta["config"]), Task.from_dict(meta["task"]))
         state = checkpoints.restore(step, like)
     plain = jax.tree.map(
         lambda leaf: jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf,
         state,
     )
     return [np.asarray(leaf) for leaf in jax.tree.leaves(plain)]
-
-
-def load_from(meta: dict) -> object:
-    from ups_jax.config import from_dict
-
-    return from_dict(meta["config"])
 
 
 def assert_same(first: Path, second: Path) -> None:

@@ -23,6 +23,7 @@ from ups_jax.config.schema import (
     TrainingConfig,
     WandbConfig,
     digest,
+    relevant,
     to_dict,
 )
 
@@ -51,5 +52,6 @@ __all__ = [
     "from_dict",
     "load",
     "merge",
+    "relevant",
     "to_dict",
 ]

@@ -137,12 +137,12 @@ def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _merge(base: Any, update: Any) -> Any:
-    """Mappings merge key by key, a list of tasks task by task of the same name; anything else is replaced."""
+    """Mappings merge key by key; an entry of a list keeps what an entry of its name had and it does not say itself."""
     if isinstance(base, dict) and isinstance(update, dict):
         return base | {key: _merge(base[key], value) if key in base else value for key, value in update.items()}
     if _named(base) and _named(update):
         known = {item["name"]: item for item in base}
-        return [_merge(known[item["name"]], item) if item["name"] in known else item for item in update]
+        return [known.get(item["name"], {}) | item for item in update]
     return update
 
 
@@ -158,10 +158,9 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
         node = _child(node, part, ".".join(parents[: depth + 1]))
     if isinstance(node, list):
         node[_position(node, last, key)] = value
-    elif last in node:
-        node[last] = _merge(node[last], value)
     else:
-        node[last] = value
+        # A mapping given as a value replaces, so that entries can be taken out; a list of named entries keeps theirs.
+        node[last] = _merge(node[last], value) if _named(value) and last in node else value
 
 
 def _child(node: Any, part: str, where: str) -> Any:
@@ -247,7 +246,8 @@ def _inherit(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _describe(error: Any) -> str:
-    path = ".".join(str(part) for part in error["loc"])
+    # Which alternative of a union was tried is no key of the file.
+    path = ".".join(str(part) for part in error["loc"] if part not in ("str", "FilePair"))
     if error["type"] in ("missing", "missing_keyword_only_argument"):
         return f"key `{path}` is missing"
     return f"key `{path}`: {error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r}"

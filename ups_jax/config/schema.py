@@ -43,9 +43,11 @@ class TaskConfig:
     """One task: where its data is and what is known about it. The facts are checked on the data at load.
 
     Without `path` the embedded generator writes the task's `preset` under `data.root` and reads it from there.
+    A `steady` task has solutions for given fields instead of trajectories, in PDEBench's Darcy layout.
     """
 
     name: str
+    kind: Literal["transient", "steady"] = "transient"
     preset: str = "default"
     path: str | FilePair | None = None
     channels: tuple[str, ...] = ("u",)
@@ -163,7 +165,7 @@ class SchedulerConfig:
 class StageConfig:
     """One stage. What it leaves out comes from `training`, `optimizer` and `scheduler`; `steps` wins over `epochs`."""
 
-    epochs: Annotated[float, Field(ge=0)] = 0.0
+    epochs: Weight = 0.0
     steps: Count | None = None
     batch_size: Positive = 32
     patience: Positive | None = None
@@ -265,15 +267,44 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def digest(config: Config, stage: str) -> str:
-    """Twelve hex digits over everything that shapes the numbers of `stage`: not run length, logging or paths."""
-    values = to_dict(config)
-    own = values["stages"][stage]
-    for key in ("epochs", "steps", "patience"):
-        own.pop(key)
-    values["training"].pop("patience")
-    for key in ("loader", "root"):
-        values["data"].pop(key)
-    for task in values["data"]["tasks"]:
-        task.pop("path")
-    kept = {key: values[key] for key in ("seed", "data", "latent", "operator", "training")} | {"stage": own}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+    """Twelve hex digits over everything that shapes the numbers of `stage`: not run length, logging or paths.
+
+    Values at their defaults do not enter, so that a key which a later version adds leaves older runs valid.
+    """
+    values = relevant(to_dict(config), stage)
+    kept = _without_defaults(values, relevant(to_dict(Config(data=DataConfig(tasks=()))), stage))
+    named = [_without_defaults(task, _TASK_DEFAULTS) for task in values["data"]["tasks"]]
+    text = json.dumps([kept, named], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def relevant(values: dict[str, Any], stage: str) -> dict[str, Any]:
+    """The part of a resolved configuration that `digest` covers."""
+    data = {key: value for key, value in values["data"].items() if key not in ("loader", "root")}
+    data["tasks"] = [{key: value for key, value in task.items() if key != "path"} for task in data["tasks"]]
+    own = {key: value for key, value in values["stages"][stage].items() if key not in ("epochs", "steps", "patience")}
+    training = {key: value for key, value in values["training"].items() if key != "patience"}
+    # What selects the best checkpoint is part of the monitor, and with it of the state.
+    selection = {key: values["evaluation"][key] for key in ("metric", "val_trajectories")}
+    return {
+        "seed": values["seed"],
+        "data": data,
+        "latent": values["latent"],
+        "operator": values["operator"],
+        "training": training,
+        "stages": {stage: own},
+        "evaluation": selection,
+    }
+
+
+def _without_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_defaults(value, defaults[key])
+        if isinstance(value, dict) and isinstance(defaults.get(key), dict)
+        else value
+        for key, value in values.items()
+        if key not in defaults or value != defaults[key]
+    }
+
+
+_TASK_DEFAULTS = TypeAdapter(TaskConfig).dump_python(TaskConfig(name=""), mode="json")

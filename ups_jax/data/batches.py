@@ -59,7 +59,9 @@ def _plan(dataset: Dataset, cfg: Config, stage: str, process_count: int) -> wind
     batch_size = getattr(cfg.stages, stage).batch_size
     if batch_size % process_count:
         raise ConfigError(f"stages.{stage}.batch_size={batch_size} is not a multiple of the {process_count} processes")
-    offsets = np.arange(data.context + cfg.training.rollout_horizon) * dataset.stride
+    # A steady solution is a window of one frame.
+    length = 1 if task.kind == "steady" else data.context + cfg.training.rollout_horizon
+    offsets = np.arange(length) * dataset.stride
     starts = dataset.source.frames - int(offsets[-1])
     if starts < 1:
         raise ConfigError(
@@ -88,7 +90,7 @@ def _read(
     drawn = windows.draw(plan, n).rows(process_index, process_count)
     task, count = dataset.task, len(drawn.ids)
     sides = np.where(np.array(task.periodic), PERIODIC, OPEN).astype(np.int32)
-    return {
+    batch = {
         "fields": windows.augment(dataset.source.windows(drawn.ids, drawn.frames), drawn),
         "mask": np.ones(count, np.float32),
         "time": dataset.times[drawn.frames].astype(np.float32),
@@ -99,3 +101,6 @@ def _read(
         "task_id": np.zeros(count, np.int32),
         "trajectory_id": drawn.ids.astype(np.int32),
     }
+    if task.inputs:
+        batch["inputs"] = windows.augment_inputs(dataset.source.inputs(drawn.ids), drawn)
+    return batch

@@ -1,32 +1,27 @@
-"""A task's data, opened: one pass checks it, takes statistics and facts, and gives a frozen `Dataset`."""
+"""A task's data, open: what is known about it, its splits, and whole trajectories of each. Opening is `opening`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int
+from jaxtyping import Float32, Float64, Int
 
-from ups_jax.config import Config, FilePair, TaskConfig
-from ups_jax.data import facts, splits, symmetry
-from ups_jax.data.conditions import read_conditions
-from ups_jax.data.paths import data_path
-from ups_jax.data.sources import Grid, JoinedSource, MemorySource, Source, TensorSource
-from ups_jax.data.sources.base import AXES, read_all
-from ups_jax.data.sources.memory import load
+from ups_jax.data.sources import Source
+from ups_jax.data.sources.base import read_all
 from ups_jax.data.splits import Split, Splits
-from ups_jax.data.statistics import Moments
-from ups_jax.data.survey import Content, chunks
-from ups_jax.errors import ConfigError, DataError
 from ups_jax.task import Task
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Trajectories:
-    """Whole trajectories at the frames that the model sees, in physical units."""
+    """Whole trajectories at the frames that the model sees, in physical units; a steady solution is one frame.
+
+    `inputs` are the given fields of steady solutions, with I = 0 for trajectories.
+    """
 
     fields: Float32[np.ndarray, "n t *s c"]
+    inputs: Float32[np.ndarray, "n *s i"]
     cond: Float32[np.ndarray, "n p"]
     cond_mask: Float32[np.ndarray, "n p"]
     time: Float64[np.ndarray, " t"]
@@ -62,190 +57,9 @@ class Dataset:
         ids = self.splits.ids(split)[:limit]
         return Trajectories(
             fields=read_all(self.source, ids, self.stride),
+            inputs=self.source.inputs(ids),
             cond=self.conditions[ids],
             cond_mask=self.condition_mask[ids],
             time=self.times[:: self.stride],
             ids=ids,
         )
-
-
-def open_dataset(cfg: Config, task: Task | None = None) -> Dataset:
-    """The data of the configured task, checked; with `task` (of a trained run) its statistics and facts are kept.
-
-    Raises `ConfigError` for names that do not exist, `DataError` for anything wrong with the file.
-    """
-    wanted = _only_task(cfg)
-    path = data_path(cfg.data, wanted)
-    if isinstance(wanted.path, FilePair):
-        first, second = TensorSource(path), TensorSource(wanted.path.test)
-        source: Source = JoinedSource((first, second))
-        parts = splits.draw_pair(first.trajectories, second.trajectories, cfg.data.split, source.name)
-    else:
-        if wanted.path is None and not path.is_file():
-            raise DataError(
-                f"{path}: there is no such file; make it: python scripts/generate_data.py --task {wanted.name} "
-                f"--preset {wanted.preset} --out {cfg.data.root}"
-            )
-        source = TensorSource(path)
-        parts = splits.draw(source.trajectories, cfg.data.split, source.name)
-    size = 4 * source.trajectories * source.frames * source.channels * int(np.prod(source.grid.shape))
-    if size <= cfg.data.loader.memory_gib * 2**30:
-        source = load(source)
-    return _open(cfg, wanted, source, parts, task)
-
-
-def from_arrays(
-    cfg: Config,
-    fields: Float[np.ndarray, "n t *s"] | Float[np.ndarray, "n t *s c"],
-    dt: float,
-    coefficients: Mapping[str, Float[np.ndarray, " _"]] | None = None,
-    origin: Sequence[float] = (0.0,),
-    spacing: Sequence[float] = (1.0,),
-    *,
-    task: Task | None = None,
-) -> Dataset:
-    """The same from arrays. `origin` and `spacing` have an entry for each space axis; without a channel axis C is 1."""
-    wanted = _only_task(cfg)
-    array = np.asarray(fields, np.float32)
-    rank = len(spacing)
-    if array.ndim == 2 + rank:
-        array = array[..., None]
-    if array.ndim != 3 + rank or len(origin) != rank or not 1 <= rank <= len(AXES):
-        raise DataError(
-            f"fields have shape {np.shape(fields)} with origin {tuple(origin)} and spacing {tuple(spacing)}; "
-            "give (N, T, *S) or (N, T, *S, C), and one origin and spacing for each of 1 to 3 space axes"
-        )
-    if dt <= 0 or min(spacing) <= 0:
-        raise DataError(f"dt is {dt} and spacing {tuple(spacing)}; give positive numbers")
-    for name, values in (coefficients or {}).items():
-        if np.shape(values) != (len(array),):
-            raise DataError(
-                f"coefficient {name} has shape {np.shape(values)}; give one value a trajectory, {len(array)}"
-            )
-    grid = Grid(
-        shape=array.shape[2:-1],
-        origin=tuple(map(float, origin)),
-        spacing=tuple(map(float, spacing)),
-        start=0.0,
-        dt=float(dt),
-    )
-    known = {name: np.asarray(values, np.float64) for name, values in (coefficients or {}).items()}
-    source = MemorySource(name="arrays", grid=grid, fields=array, coefficients=known)
-    return _open(cfg, wanted, source, splits.draw(len(array), cfg.data.split, source.name), task)
-
-
-def _open(cfg: Config, wanted: TaskConfig, source: Source, parts: Splits, task: Task | None) -> Dataset:
-    stride = cfg.training.time_stride
-    _check_shape(cfg, wanted, source, task)
-    axes = source.grid.axes
-    periodic = facts.indices(wanted.periodic, axes, f"data.tasks.{wanted.name}.periodic")
-    conserved = facts.indices(wanted.conserved, wanted.channels, f"data.tasks.{wanted.name}.conserved")
-    declared = facts.symmetries(wanted, axes)
-    conditions = read_conditions(wanted, source, parts.train, task)
-    content = Content(source)
-    moments = Moments(source, stride)
-    drift = facts.Drift(source.channels)
-    edges = facts.Edges(source.grid.shape, source.channels)
-    for ids, fields in chunks(source):
-        training = np.isin(ids, parts.train)
-        if content.update(ids, fields) and training.any():
-            moments.update(fields[training])
-            if task is None:
-                drift.update(ids[training], fields[training])
-                edges.update(fields[training])
-    content.check()
-    notes = [*conditions.notes, *_repeated(content, parts, source, isinstance(wanted.path, FilePair))]
-    if task is None:
-        statistics = moments.statistics(cfg.data.normalize, wanted.channels)
-        found = Task(
-            name=wanted.name,
-            channels=wanted.channels,
-            axes=axes,
-            shape=source.grid.shape,
-            origin=source.grid.origin,
-            spacing=source.grid.spacing,
-            periodic=tuple(axis in periodic for axis in range(len(axes))),
-            dt=source.grid.dt * stride,
-            coefficients=conditions.coefficients,
-            conserved=conserved,
-            symmetries=declared,
-            statistics=statistics,
-        )
-        notes += drift.check(wanted, source.name, conserved, moments.rms)
-        notes += edges.check(wanted, source.name, axes, periodic)
-        exact = conditions.scaled()
-        notes += symmetry.check(wanted, source, declared, found.periodic, parts.train, exact)
-    else:
-        found, changes = _on_grid(task, source, stride)
-        notes += changes
-    return Dataset(
-        task=found,
-        splits=parts,
-        fingerprint=content.fingerprint(conditions.values),
-        notes=tuple(notes),
-        source=source,
-        stride=stride,
-        times=source.grid.start + source.grid.dt * np.arange(source.frames),
-        conditions=conditions.values,
-        condition_mask=conditions.mask,
-        change=moments.change,
-    )
-
-
-def _only_task(cfg: Config) -> TaskConfig:
-    if len(cfg.data.tasks) != 1:
-        names = ", ".join(task.name for task in cfg.data.tasks) or "none"
-        raise ConfigError(f"key `data.tasks`: exactly one task for now, there are {len(cfg.data.tasks)} ({names})")
-    return cfg.data.tasks[0]
-
-
-def _check_shape(cfg: Config, wanted: TaskConfig, source: Source, task: Task | None) -> None:
-    channels = wanted.channels if task is None else task.channels
-    if source.channels != len(channels):
-        raise DataError(
-            f"{source.name}: holds {source.channels} channels, the task has {len(channels)} ({', '.join(channels)}); "
-            f"set data.tasks.{wanted.name}.channels"
-        )
-    if task is not None and len(source.grid.shape) != len(task.shape):
-        raise DataError(
-            f"{source.name}: has {len(source.grid.shape)} space axes, the trained model's task {task.name} has "
-            f"{len(task.shape)}; give data of that kind"
-        )
-    stride = cfg.training.time_stride
-    needed = (cfg.data.context + cfg.training.rollout_horizon - 1) * stride + 1
-    if source.frames < needed:
-        raise DataError(
-            f"{source.name}: holds {source.frames} frames a trajectory, {needed} are needed "
-            f"(data.context={cfg.data.context}, training.rollout_horizon={cfg.training.rollout_horizon}, "
-            f"training.time_stride={stride})"
-        )
-
-
-def _repeated(content: Content, parts: Splits, source: Source, pair: bool) -> list[str]:
-    """Test trajectories that start as a training one does: an error between two files, a note within one."""
-    first = content.first_frames
-    seen = {first[index]: index for index in parts.train.tolist() if first[index] is not None}
-    again = [index for index in parts.test.tolist() if first[index] in seen]
-    if not again:
-        return []
-    if pair:
-        offset = len(parts.train) + len(parts.val)
-        raise DataError(
-            f"{source.name}: {len(again)} test trajectories start from the same frame as a training one (first: "
-            f"{again[0] - offset} of the test file and {seen[first[again[0]]]} of the training file); remove them"
-        )
-    return [f"{source.name}: {len(again)} test trajectories start from the same frame as a training one"]
-
-
-def _on_grid(task: Task, source: Source, stride: int) -> tuple[Task, list[str]]:
-    """A trained run's task on this source's grid and time step, and what differs."""
-    grid, dt = source.grid, source.grid.dt * stride
-    notes = []
-    if not np.isclose(dt, task.dt, rtol=1e-5, atol=0):
-        notes.append(
-            f"{source.name}: a step is {dt:g} long (frames {grid.dt:g} apart, training.time_stride={stride}), "
-            f"the model was trained on {task.dt:g}"
-        )
-    if grid.shape != task.shape:
-        notes.append(f"{source.name}: has {grid.shape} grid points, the model was trained on {task.shape}")
-    return replace(task, shape=grid.shape, origin=grid.origin, spacing=grid.spacing, dt=dt), notes

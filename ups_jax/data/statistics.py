@@ -7,7 +7,6 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Float32, Float64
 
-from ups_jax.data.sources.base import Source
 from ups_jax.errors import DataError
 from ups_jax.task import Statistics
 
@@ -18,13 +17,13 @@ _CONSTANT = 1e-6
 class Moments:
     """Per channel: moments of the field and of its difference over `stride` frames; per frame: its relative change."""
 
-    def __init__(self, source: Source, stride: int) -> None:
-        self._name = source.name
+    def __init__(self, name: str, frames: int, channels: int, stride: int) -> None:
+        self._name = name
         self._stride = stride
         self._count = 0
         self._trajectories = 0
-        self._sum, self._squares, self._delta_squares = np.zeros((3, source.channels))
-        self._change = np.zeros(source.frames - stride)
+        self._sum, self._squares, self._delta_squares = np.zeros((3, channels))
+        self._change = np.zeros(max(0, frames - stride))
 
     def update(self, fields: Float[np.ndarray, "n t *s c"]) -> None:
         """Take in training trajectories."""
@@ -55,9 +54,7 @@ class Moments:
         """Mean and std that the normaliser uses, and the rms difference. Raises `DataError` for a constant one."""
         frames = len(self._change)
         pairs = self._count * frames // (frames + self._stride)
-        mean = self._sum / self._count
-        spread = np.sqrt(np.maximum(self._squares / self._count - mean**2, 0.0))
-        delta = np.sqrt(self._delta_squares / pairs)
+        spread, delta = self._spread(), np.sqrt(self._delta_squares / pairs)
         for name, rms, std, change in zip(channels, self.rms, spread, delta, strict=True):
             if change <= _CONSTANT * rms or (normalize == "zscore" and std <= _CONSTANT * rms):
                 what = "does not change in time" if std > _CONSTANT * rms else "is constant"
@@ -65,13 +62,27 @@ class Moments:
                     f"{self._name}: channel {name} {what} "
                     f"(rms {rms:.3g}, std {std:.3g}, rms change of a step {change:.3g}); leave it out of the file"
                 )
-        values = {
-            "zscore": (mean, spread),
+        return self._normaliser(normalize, delta)
+
+    def steady_statistics(self, normalize: Literal["zscore", "rms", "none"], channels: tuple[str, ...]) -> Statistics:
+        """The same of solutions without time: `delta_std` is their std, the rms difference from the mean."""
+        spread = self._spread()
+        for name, rms, std in zip(channels, self.rms, spread, strict=True):
+            if std <= _CONSTANT * rms:
+                raise DataError(f"{self._name}: channel {name} is constant (rms {rms:.3g}); leave it out of the file")
+        return self._normaliser(normalize, spread)
+
+    def _spread(self) -> Float64[np.ndarray, " c"]:
+        return np.sqrt(np.maximum(self._squares / self._count - (self._sum / self._count) ** 2, 0.0))
+
+    def _normaliser(self, normalize: Literal["zscore", "rms", "none"], delta: Float64[np.ndarray, " c"]) -> Statistics:
+        mean = self._sum / self._count
+        mean, std = {
+            "zscore": (mean, self._spread()),
             "rms": (np.zeros_like(mean), self.rms),
             "none": (np.zeros_like(mean), np.ones_like(mean)),
-        }
-        used_mean, used_std = values[normalize]
-        return Statistics(mean=tuple(used_mean.tolist()), std=tuple(used_std.tolist()), delta_std=tuple(delta.tolist()))
+        }[normalize]
+        return Statistics(mean=tuple(mean.tolist()), std=tuple(std.tolist()), delta_std=tuple(delta.tolist()))
 
 
 def coefficient_moments(values: Float32[np.ndarray, " n"], scale: str) -> tuple[float, float]:

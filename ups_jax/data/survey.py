@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from ups_jax.data.sources.base import Source, read_all
+from ups_jax.data.splits import Splits
 from ups_jax.errors import DataError
 
 _CHUNK_BYTES = 64 * 2**20
@@ -57,9 +58,12 @@ class Content:
                 f"{trajectory}; remove these trajectories or solve them again"
             )
 
-    def fingerprint(self, conditions: Float32[np.ndarray, "n p"]) -> str:
-        """32 hex digits over fields, grid, times and coefficients."""
+    def fingerprint(
+        self, conditions: Float32[np.ndarray, "n p"], known: Float32[np.ndarray, "n p"], parts: Splits
+    ) -> str:
+        """32 hex digits over fields, grid, times, coefficients with their presence, and the split."""
         digest = self._hash.copy()
         digest.update(repr((self._source.trajectories, self._source.frames, self._source.grid)).encode())
-        digest.update(conditions.tobytes())
+        for values in (conditions, known, parts.train, parts.val, parts.test):
+            digest.update(np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()

@@ -106,6 +106,12 @@ def augment(windows: Float32[np.ndarray, "b t *s c"], drawn: Draw) -> Float32[np
     return windows if (signs == 1).all() else windows * signs
 
 
+def augment_inputs(inputs: Float32[np.ndarray, "b *s i"], drawn: Draw) -> Float32[np.ndarray, "b *s i"]:
+    """Flip and roll the given fields of steady solutions as these; signs are the solutions' alone."""
+    unsigned = replace(drawn, signs=np.ones((len(inputs), inputs.shape[-1]), np.float32))
+    return augment(inputs[:, None], unsigned)[:, 0]
+
+
 def _generator(plan: Plan, purpose: int, index: int) -> np.random.Generator:
     # The high words of the counter number the streams: 2**128 draws lie between two of them.
     return np.random.Generator(np.random.Philox(key=list(plan.key), counter=[0, 0, purpose, index]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -26,6 +26,7 @@ Table = dict[str, np.ndarray]
 _SPECTRUM_TIMES = 4
 
 
+@runtime_checkable
 class Predictor(Protocol):
     """What is evaluated: physical fields in, physical fields out."""
 
@@ -47,6 +48,7 @@ class Predictor(Protocol):
         """decode(encode(fields)): what the codec alone loses."""
 
 
+@runtime_checkable
 class Trajectories(Protocol):
     """The trajectories of one split of one task, in physical units."""
 

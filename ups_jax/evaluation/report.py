@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ups_jax.errors import StorageError
+from ups_jax.files import write_atomically
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #c8c8c8; --soft: #f3f3f3; --accent: #0072b2; }
@@ -33,13 +33,7 @@ _HIDDEN = ("nrmse_by_time", "nonfinite")
 def write_report(path: Path, result: Mapping[str, Any], plots: Sequence[Path], run: Mapping[str, Any]) -> None:
     """Write the page of an evaluation JSON, its plots and the run's run.json. Raises `StorageError`."""
     page = render(result, {plot.stem: plot.read_bytes() for plot in plots}, run)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror}); free space") from None
+    write_atomically(path, page)
 
 
 def render(result: Mapping[str, Any], plots: Mapping[str, bytes], run: Mapping[str, Any]) -> str:

@@ -5,10 +5,8 @@ Computing it is `evaluate`; drawing it is `plots`.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ups_jax.errors import StorageError
+from ups_jax.files import write_atomically
 from ups_jax.task import Task
 
 
@@ -87,19 +85,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
     Raises `StorageError` where the file cannot be written.
     """
-    text = json.dumps(finite(values), indent=2, allow_nan=False) + "\n"
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise StorageError(f"{path}: cannot be written ({error.strerror}); free space or give another folder") from None
+    write_atomically(path, json.dumps(finite(values), indent=2, allow_nan=False) + "\n")
 
 
 def finite(value: Any) -> Any:

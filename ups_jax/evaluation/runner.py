@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +12,56 @@ from rich.console import Console
 from rich.table import Table
 
 from ups_jax import simulate
-from ups_jax.config import Config, from_dict, merge
+from ups_jax.config import Config, from_dict, merge, to_dict
 from ups_jax.data import Split, open_dataset
+from ups_jax.errors import ConfigError
 from ups_jax.evaluation.evaluate import evaluate
 from ups_jax.evaluation.plots import write_plots
 from ups_jax.evaluation.report import write_report
 from ups_jax.evaluation.result import Evaluation, finite, result, write_json
-from ups_jax.evaluation.trained_run import load_run
-from ups_jax.tracking import read_jsonl
+from ups_jax.evaluation.trained_run import TrainedRun, load_run
+from ups_jax.tracking import WandbWriter, read_jsonl
 from ups_jax.training.run_directory import RunDirectory, now
+from ups_jax.training.weights import best_weights
+
+# What an evaluation may override: where data lies and how it is read, never what a trained run was trained on.
+_OVERRIDABLE = ("data.tasks", "data.root", "data.loader", "evaluation", "logging")
 
 
 def run_config(path: Path, overrides: list[str]) -> Config:
-    """The configuration that a run was trained with, with overrides (of data and evaluation) applied."""
+    """The configuration that a run was trained with, with overrides of data files and evaluation applied."""
+    for override in overrides:
+        if not override.startswith(tuple(f"{section}{end}" for section in _OVERRIDABLE for end in ".=")):
+            raise ConfigError(
+                f"override {override!r} would change what the run was trained on; an evaluation takes overrides of "
+                f"{', '.join(_OVERRIDABLE)}"
+            )
     return from_dict(merge(RunDirectory(path).read()["config"], overrides), str(path))
 
 
 def evaluate_run(
-    path: Path, cfg: Config, *, split: Split = "test", json_path: Path | None = None, console: Console
+    path: Path,
+    cfg: Config,
+    *,
+    split: Split = "test",
+    json_path: Path | None = None,
+    track: bool = False,
+    console: Console,
 ) -> dict[str, Any]:
-    """Evaluate the best checkpoint on a split: evaluation/<split>.json, plots and report.html, and a printed table."""
+    """Evaluate the best checkpoint on a split: evaluation/<name>.json, plots and report, and a printed table.
+
+    The name is the split; for other data than the run's own, the split and the data file's name. `track` sends the
+    result to W&B as well, as one more run of the run's group.
+    """
     run = RunDirectory(path)
-    trained = load_run(path)
+    weights = best_weights(path, "operator")
     simulate.prepare(cfg)
-    dataset = open_dataset(cfg, trained.task)
-    if dataset.task != trained.task:
-        trained = load_run(path, task=dataset.task)
+    dataset = open_dataset(cfg, weights.task)
+    trained = load_run(path, task=dataset.task)
     for note in dataset.notes:
         console.print(f"note        {note}", highlight=False, markup=False, soft_wrap=True)
+    own_data = dataset.fingerprint == weights.fingerprint
+    name = split if own_data else f"{split}-{Path(dataset.source.name).stem}"
     evaluation = evaluate(
         trained.predictor(),
         dataset.trajectories(split),
@@ -47,22 +70,37 @@ def evaluate_run(
         context=cfg.data.context,
         seed=cfg.seed,
     )
-    values = finite(result([evaluation], _meta(run, trained, split)))
-    write_json(run.evaluation / f"{split}.json", values)
+    data = {"file": dataset.source.name, "fingerprint": dataset.fingerprint, "split": split}
+    values = finite(result([evaluation], _meta(run, trained) | {"data": data}))
+    write_json(run.evaluation / f"{name}.json", values)
     if json_path is not None:
         write_json(json_path, values)
+    plots: list[Path] = []
     if cfg.evaluation.plots:
-        records = read_jsonl(run.metrics_path)
-        # The test split is the run's result; the others get a folder and a report of their own.
-        plots = write_plots(run.plots if split == "test" else run.plots / split, [evaluation], records)
-        write_report(
-            run.path / ("report.html" if split == "test" else f"report_{split}.html"), values, plots, run.read()
-        )
+        records = read_jsonl(run.metrics_path) if run.metrics_path.exists() else []
+        # The test split of the run's own data is its result; the others get a folder and a report of their own.
+        plots = write_plots(run.plots if name == "test" else run.plots / name, [evaluation], records)
+        report = "report.html" if name == "test" else f"report_{name}.html"
+        write_report(run.path / report, values, plots, run.read())
+    if track and cfg.logging.wandb.enabled:
+        _track(run, cfg, name, evaluation, plots)
     _print_table(console, evaluation)
     return values
 
 
-def _meta(run: RunDirectory, trained: Any, split: str) -> dict[str, Any]:
+def _track(run: RunDirectory, cfg: Config, name: str, evaluation: Evaluation, plots: list[Path]) -> None:
+    group = run.path.resolve().name
+    writer = WandbWriter(
+        cfg.logging.wandb, directory=run.path, group=group, name=f"{group}-{name}", run_config=to_dict(cfg)
+    )
+    with closing(writer):
+        for section, metrics in evaluation.metrics.items():
+            writer.summary({f"{name}/{section}/{key}": value for key, value in metrics.items()})
+        for plot in plots:
+            writer.image(f"{name}/{plot.stem}", plot)
+
+
+def _meta(run: RunDirectory, trained: TrainedRun) -> dict[str, Any]:
     stage = run.read()["stages"].get("operator", {})
     return {
         "steps": trained.step,
@@ -71,7 +109,6 @@ def _meta(run: RunDirectory, trained: Any, split: str) -> dict[str, Any]:
         "device": jax.devices()[0].device_kind,
         "seconds_per_step": stage.get("seconds_per_step"),
         "checkpoint": f"checkpoints/operator/{trained.step}",
-        "split": split,
         "wall_clock": now(),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -13,16 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ups_jax.config import Config, from_dict
-from ups_jax.errors import CheckpointError, DataError
+from ups_jax.config import Config
+from ups_jax.errors import DataError
 from ups_jax.models import Conditions, Simulator
 from ups_jax.models.grid import patch_of
-from ups_jax.optim import build_optimizer
 from ups_jax.rollout import reconstruct, rollout
 from ups_jax.task import Task
-from ups_jax.training.build import build_model, init_state
-from ups_jax.training.checkpoint import Checkpoints, best_weights
-from ups_jax.training.run_directory import RunDirectory
+from ups_jax.training.build import build_model
+from ups_jax.training.weights import best_weights
 
 
 @dataclass(frozen=True)
@@ -46,9 +45,9 @@ class TrainedRun:
         """The `steps` frames after `u0`, in physical units.
 
         `u0` is one frame a sample `(b, *grid, channels)`, or with the run's context `(b, context, *grid, channels)`.
-        `params` gives PDE coefficients by name, one for all or one a sample; one that is left out counts as unknown.
-        `dt` is the physical time between frames, the training data's unless given. DataError where shapes or names
-        are not the run's.
+        `params` gives PDE coefficients by name, one for all or one a sample; one that is left out counts as its
+        training mean, with a warning. `dt` is the physical time between frames, which must be the training data's.
+        DataError where shapes, names or the time step are not the run's.
         """
         fields = np.asarray(u0, np.float32)
         frame = (*self.task.shape, len(self.task.channels))
@@ -59,8 +58,8 @@ class TrainedRun:
             raise DataError(f"u0 has shape {np.shape(u0)}; this run takes {expected} (samples, grid, channels)")
         if not np.isfinite(fields).all():
             raise DataError("u0 holds NaN or Inf")
-        values, mask = self._coefficients(len(fields), params or {})
-        return self._rollout(fields, steps, values, mask, self.task.dt if dt is None else dt)
+        _check_time_step(self.task.dt if dt is None else dt, self.task)
+        return self._rollout(fields, steps, *self._coefficients(len(fields), params or {}))
 
     def predictor(self) -> TrainedPredictor:
         """The same run with coefficients as arrays, as the evaluation wants it."""
@@ -74,16 +73,22 @@ class TrainedRun:
                 f"the run knows no coefficient {', '.join(sorted(unknown))}; it has {', '.join(names) or 'none'}"
             )
         values, mask = np.zeros((batch, len(names)), np.float32), np.zeros((batch, len(names)), np.float32)
-        for column, name in enumerate(names):
-            if name in params:
-                values[:, column], mask[:, column] = params[name], 1.0
+        for column, coefficient in enumerate(self.task.coefficients):
+            if coefficient.name not in params:
+                warnings.warn(f"coefficient {coefficient.name} is not given; its training mean is taken", stacklevel=3)
+            else:
+                values[:, column], mask[:, column] = params[coefficient.name], 1.0
+                given = values[:, column]
+                if not np.isfinite(given).all() or (coefficient.scale == "log10" and (given <= 0).any()):
+                    kind = "a positive number" if coefficient.scale == "log10" else "a finite number"
+                    raise DataError(f"coefficient {coefficient.name} is {params[coefficient.name]!r}; give {kind}")
         return values, mask
 
     def _rollout(
-        self, fields: np.ndarray, steps: int, values: np.ndarray, mask: np.ndarray, dt: float
+        self, fields: np.ndarray, steps: int, values: np.ndarray, mask: np.ndarray
     ) -> Float[np.ndarray, "b t *s c"]:
         cond = Conditions(
-            dt=jnp.full(len(fields), dt, jnp.float32),
+            dt=jnp.full(len(fields), self.task.dt, jnp.float32),
             coefficients=jnp.asarray(values, jnp.float32),
             mask=jnp.asarray(mask, jnp.float32),
         )
@@ -108,7 +113,7 @@ class TrainedPredictor:
         self, u0: np.ndarray, steps: int, cond: np.ndarray, cond_mask: np.ndarray
     ) -> Float[np.ndarray, "b t *s c"]:
         """The `steps` frames after the context `u0`."""
-        return self.run._rollout(np.asarray(u0, np.float32), steps, cond, cond_mask, self.run.task.dt)
+        return self.run._rollout(np.asarray(u0, np.float32), steps, cond, cond_mask)
 
     def reconstruct(self, fields: np.ndarray, cond: np.ndarray, cond_mask: np.ndarray) -> Float[np.ndarray, "b t *s c"]:
         """decode(encode(fields))."""
@@ -118,42 +123,22 @@ class TrainedPredictor:
 def load_run(path: str | Path, *, stage: str = "operator", task: Task | None = None) -> TrainedRun:
     """The best checkpoint of a run, with averaged parameters; CheckpointError where there is none.
 
-    `task` puts the same parameters on another grid or time step; the statistics stay the run's own.
+    `task` puts the same parameters on its grid. DataError where its time step is another or its grid cannot be cut.
     """
-    run = RunDirectory(Path(path))
-    run.read()
-    directory = run.checkpoints(stage)
-    if not directory.is_dir():
-        raise CheckpointError(
-            f"{run.path}: has no checkpoint of {stage}; train it with scripts/train.py --stage {stage}"
-        )
-    with Checkpoints(directory, read_only=True) as checkpoints:
-        step = checkpoints.best_step()
-        if step is None:
-            raise CheckpointError(f"{directory}: holds no checkpoint; start the training command again")
-        meta = checkpoints.meta(step)
-    config = from_dict(meta["config"], f"{directory / str(step)}")
-    own = Task.from_dict(meta["task"])
-    like = abstract_state(config, own)
-    weights, step = best_weights(directory, like)
-    placed = own if task is None else replace(task, statistics=own.statistics, coefficients=own.coefficients)
+    weights = best_weights(Path(path), stage)
+    config, own = weights.config, weights.task
+    placed = own if task is None else replace(own, shape=task.shape, origin=task.origin, spacing=task.spacing)
+    if task is not None:
+        _check_time_step(task.dt, own)
     if patch_of(placed.shape, config.latent.patch_size) != patch_of(own.shape, config.latent.patch_size):
         raise DataError(
-            f"{run.path}: was trained on a grid of {own.shape} points and cuts it into patches of "
+            f"{path}: was trained on a grid of {own.shape} points and cuts it into patches of "
             f"{patch_of(own.shape, config.latent.patch_size)}, which a grid of {placed.shape} does not divide into"
         )
-    return TrainedRun(run.path, config, placed, build_model(config, placed), weights, step)
+    return TrainedRun(Path(path), config, placed, build_model(config, placed), weights.params, weights.step)
 
 
-def abstract_state(config: Config, task: Task) -> Any:
-    """Shapes of the train state that the configuration makes for a task."""
-    frames = config.data.context + 1
-    width = len(task.coefficients)
-    batch = {
-        "fields": jax.ShapeDtypeStruct((1, frames, *task.shape, len(task.channels)), jnp.float32),
-        "dt": jax.ShapeDtypeStruct((1,), jnp.float32),
-        "cond": jax.ShapeDtypeStruct((1, width), jnp.float32),
-        "cond_mask": jax.ShapeDtypeStruct((1, width), jnp.float32),
-    }
-    tx = build_optimizer(config.stages.operator, 1)
-    return jax.eval_shape(partial(init_state, build_model(config, task), tx), batch, jax.random.key(0))
+def _check_time_step(dt: float, task: Task) -> None:
+    """Refuse what the model cannot know: it has seen one time step only."""
+    if not abs(dt / task.dt - 1) < 1e-3:
+        raise DataError(f"the time step is {dt:g}, and this run was trained on frames {task.dt:g} apart only")

@@ -57,7 +57,7 @@ def decode_grid(z: Float[Array, "b n d"], task: Task, config: LatentConfig) -> F
 
 
 def decode_points(
-    z: Float[Array, "b n d"], query: Float[Array, "b q d"], task: Task, config: LatentConfig
+    z: Float[Array, "b n d"], query: Float[Array, "b q axes"], task: Task, config: LatentConfig
 ) -> Float[Array, "b q c"]:
     """The field at any points, given in physical coordinates."""
     return interpolate(decode_grid(z, task, config), query, task.origin, task.spacing, task.periodic)

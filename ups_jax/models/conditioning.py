@@ -13,7 +13,10 @@ from ups_jax.task import Coefficient, Task
 
 
 class ConditionEmbedding(nn.Module):
-    """Time step and coefficients -> one vector a sample. An unknown coefficient is zero with its mask zero."""
+    """Time step and coefficients -> one vector a sample. An unknown coefficient counts as its training mean.
+
+    Time step and absence start without effect: where training never varies them, they never get one.
+    """
 
     task: Task
     features: int = 32
@@ -22,17 +25,22 @@ class ConditionEmbedding(nn.Module):
     @nn.compact
     def __call__(self, cond: Conditions) -> Float[Array, "b features"]:
         known = cond.mask.astype(jnp.float32)
-        columns = [jnp.log(cond.dt / self.task.dt)]
-        for index, coefficient in enumerate(self.task.coefficients):
-            columns.append(standardize(cond.coefficients[:, index], coefficient) * known[:, index])
-            columns.append(known[:, index])
-        x = jnp.stack(columns, axis=-1)
-        return nn.silu(nn.Dense(self.features, dtype=self.dtype)(x))
+        values = [
+            standardize(cond.coefficients[:, index], coefficient) * known[:, index]
+            for index, coefficient in enumerate(self.task.coefficients)
+        ]
+        others = [jnp.log(cond.dt / self.task.dt), *(1 - known).T]
+        x = nn.Dense(self.features, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="others")(
+            jnp.stack(others, axis=-1)
+        )
+        if values:
+            x = x + nn.Dense(self.features, use_bias=False, dtype=self.dtype, name="values")(jnp.stack(values, axis=-1))
+        return nn.silu(x)
 
 
 def modulation(
     x: Float[Array, "b *s c"], embedding: Float[Array, "b e"], *, dtype: Any = jnp.float32
-) -> tuple[Float[Array, "b *s c"], Float[Array, "b *s c"]]:
+) -> tuple[Float[Array, "b *s c"], Float[Array, "b *ones c"]]:
     """Scaled and shifted x, and the gate of its residual branch; the identity and 1 at initialisation.
 
     Call it inside a compact module: it makes one Dense layer named `modulation`.

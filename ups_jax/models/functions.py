@@ -21,7 +21,7 @@ def operate(model: Simulator, params: Any, state: LatentState) -> LatentState:
 
 
 def decode(
-    model: Simulator, params: Any, z: Float[Array, "b n d"], query: Float[Array, "b q d"] | None = None
+    model: Simulator, params: Any, z: Float[Array, "b n d"], query: Float[Array, "b q axes"] | None = None
 ) -> Float[Array, "b *s c"] | Float[Array, "b q c"]:
     """The field on the grid, or at `query` points in physical coordinates."""
     return cast(Array, model.apply({"params": params}, z, query, method="decode"))

@@ -80,7 +80,7 @@ def unpatchify(x: Float[Array, "b *n k"], patch: Sequence[int]) -> Float[Array, 
 
 def interpolate(
     fields: Float[Array, "b *s c"],
-    query: Float[Array, "b q d"],
+    query: Float[Array, "b q axes"],
     origin: Sequence[float],
     spacing: Sequence[float],
     periodic: Sequence[bool],

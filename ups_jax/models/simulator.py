@@ -41,7 +41,7 @@ class Simulator(nn.Module):
         return replace(state, z=self.operator(state.z, state.cond), t=state.t + state.cond.dt)
 
     def decode(
-        self, z: Float[Array, "b n d"], query: Float[Array, "b q d"] | None = None
+        self, z: Float[Array, "b n d"], query: Float[Array, "b q axes"] | None = None
     ) -> Float[Array, "b *s c"] | Float[Array, "b q c"]:
         """The field on the grid, or at `query` points in physical coordinates."""
         if query is None:

@@ -1,11 +1,9 @@
-"""Solved trajectories as an HDF5 file in PDEBench's tensor layout: written atomically, and recognised again."""
+"""Solutions as an HDF5 file in one of PDEBench's layouts: written atomically, and recognised again."""
 
 from __future__ import annotations
 
 import io
-import os
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +11,10 @@ import h5py
 import numpy as np
 from jaxtyping import Float
 
-from ups_jax.errors import DataError, StorageError
-from ups_jax.simulate.presets import Preset
+from ups_jax.data.sources.base import AXES
+from ups_jax.errors import DataError
+from ups_jax.files import write_atomically
+from ups_jax.simulate.presets import DarcyPreset, Preset
 
 # To be raised by whoever changes a number that the solvers write.
 VERSION = "1"
@@ -36,32 +36,36 @@ class Origin:
         return f"python scripts/generate_data.py --task {self.task} --preset {self.preset} --seed {self.seed}"
 
 
-def write(
-    path: Path,
-    origin: Origin,
-    preset: Preset,
-    fields: Float[np.ndarray, "n t x"],
-    coefficients: Float[np.ndarray, " n"],
-) -> None:
+def trajectories(
+    preset: Preset, fields: Float[np.ndarray, "n t *s"], coefficients: Float[np.ndarray, " n"]
+) -> dict[str, np.ndarray]:
+    """Datasets of PDEBench's tensor layout."""
+    points = preset.origin + np.arange(preset.points) * (preset.extent / preset.points)
+    datasets = {"tensor": np.ascontiguousarray(fields, np.float32)}
+    datasets |= {f"{axis}-coordinate": points for axis in AXES[: preset.dimensions]}
+    # PDEBench stores one time more than there are frames.
+    datasets["t-coordinate"] = np.arange(preset.steps + 2) * preset.dt
+    if preset.coefficient is not None:
+        datasets[f"parameters/{preset.coefficient}"] = np.asarray(coefficients, np.float32)
+    return datasets
+
+
+def steady(
+    preset: DarcyPreset, permeability: Float[np.ndarray, "n x y"], solution: Float[np.ndarray, "n x y"]
+) -> dict[str, np.ndarray]:
+    """Datasets of PDEBench's Darcy layout: coordinates are cell centres, and there is no time."""
+    centres = (np.arange(preset.points) + 0.5) / preset.points
+    return {
+        "nu": np.ascontiguousarray(permeability, np.float32),
+        "tensor": np.ascontiguousarray(solution[:, None], np.float32),
+        "x-coordinate": centres,
+        "y-coordinate": centres,
+    }
+
+
+def write(path: Path, origin: Origin, datasets: Mapping[str, np.ndarray], boundary: str) -> None:
     """Write under the final name only what is whole and on the disk. Raises `StorageError`."""
-    content = _encode(origin, preset, fields, coefficients)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise StorageError(
-            f"{path}: cannot be written ({error.strerror}); free space or choose another folder (data.root, --out)"
-        ) from None
+    write_atomically(path, _encode(origin, datasets, boundary))
 
 
 def check(path: Path, origin: Origin, what: Sequence[str] = CHECKED) -> None:
@@ -85,29 +89,15 @@ def check(path: Path, origin: Origin, what: Sequence[str] = CHECKED) -> None:
             raise DataError(f"{path}: has {name} {found[name]}, not {expected[name]}; {mend}")
 
 
-def _encode(
-    origin: Origin,
-    preset: Preset,
-    fields: Float[np.ndarray, "n t x"],
-    coefficients: Float[np.ndarray, " n"],
-) -> bytes:
+def _encode(origin: Origin, datasets: Mapping[str, np.ndarray], boundary: str) -> bytes:
     # HDF5 answers a full disk in many ways, plain bytes in one.
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
-        file["tensor"] = np.ascontiguousarray(fields, np.float32)
-        file["x-coordinate"] = preset.origin + np.arange(preset.points) * (preset.extent / preset.points)
-        # PDEBench stores one time more than there are frames.
-        file["t-coordinate"] = np.arange(preset.steps + 2) * preset.dt
-        file[f"parameters/{preset.coefficient}"] = np.asarray(coefficients, np.float32)
+        for name, values in datasets.items():
+            file[name] = values
         file.attrs["task"] = origin.task
         file.attrs["preset"] = origin.preset
         file.attrs["seed"] = origin.seed
         file.attrs["generator_version"] = VERSION
-        file.attrs["boundary"] = "periodic"
+        file.attrs["boundary"] = boundary
     return buffer.getvalue()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

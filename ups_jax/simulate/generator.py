@@ -12,6 +12,7 @@ from ups_jax.config import Config
 from ups_jax.data.paths import data_path
 from ups_jax.errors import ConfigError, DataError
 from ups_jax.simulate import files, presets
+from ups_jax.simulate.presets import DarcyPreset, Preset
 
 
 def generate(
@@ -40,17 +41,15 @@ def generate(
     if path.exists() and not overwrite:
         files.check(path, origin)
         return False
-    # Imported here: exponax and jax take a second that a run with its data at hand does not need.
-    from ups_jax.simulate.solvers import solve
-
-    fields, coefficients = solve(task, chosen, seed, report)
-    bad = int(np.sum(~np.isfinite(fields).all(axis=(1, 2))))
+    datasets = _solve(task, chosen, seed, report)
+    fields = datasets["tensor"]
+    bad = int(np.sum(~np.isfinite(fields).all(axis=tuple(range(1, fields.ndim)))))
     if bad:
         raise DataError(
             f"{task}, preset {preset}: {bad} of {len(fields)} solved trajectories are not finite; "
             "the preset needs more substeps or points"
         )
-    files.write(path, origin, chosen, fields, coefficients)
+    files.write(path, origin, datasets, chosen.boundary)
     return True
 
 
@@ -71,3 +70,14 @@ def prepare(cfg: Config, report: Callable[[str], None] = lambda line: None) -> l
         elif generate(task.name, task.preset, path, report=report):
             written.append(path)
     return written
+
+
+def _solve(task: str, preset: Preset | DarcyPreset, seed: int, report: Callable[[str], None]) -> dict[str, np.ndarray]:
+    # Imported here: exponax and jax take a second that a run with its data at hand does not need.
+    if isinstance(preset, DarcyPreset):
+        from ups_jax.simulate import darcy
+
+        return files.steady(preset, *darcy.solve(task, preset, seed, report))
+    from ups_jax.simulate import solvers
+
+    return files.trajectories(preset, *solvers.solve(task, preset, seed, report))

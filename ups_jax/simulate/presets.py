@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ups_jax.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """One data set: `steps` frames of `dt` after the first, on `points` of a grid that is solved on `solved_points`.
+    """Trajectories on a periodic grid: `points` an axis, solved on `solved_points`, `steps` frames of `dt` after one.
 
-    Each `dt` takes `substeps` of the solver. The coefficient is drawn for each trajectory between `low` and `high`.
+    Each `dt` takes `substeps` of the solver. Initial fields hold `modes` Fourier modes an axis and `amplitude` is their
+    largest value; the first `burn_in` frames are not stored. The coefficient is drawn for each trajectory between `low`
+    and `high`; without a name it is the constant `low` of the equation and is not stored.
     """
 
     trajectories: int
@@ -24,12 +27,31 @@ class Preset:
     dt: float
     substeps: int
     modes: int
-    coefficient: str
-    low: float
-    high: float
-    scale: Literal["linear", "log10"]
+    dimensions: int = 1
+    amplitude: float = 1.0
+    burn_in: int = 0
+    coefficient: str | None = None
+    low: float = 1.0
+    high: float = 1.0
+    scale: Literal["linear", "log10"] = "linear"
     origin: float = -1.0
     extent: float = 2.0
+    boundary: ClassVar[str] = "periodic"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DarcyPreset:
+    """Steady fields on the unit square: cell averages of `points` cells an axis, solved on `solved_points`.
+
+    The permeability is `high` where a Gaussian random field is positive and `low` elsewhere.
+    """
+
+    trajectories: int
+    points: int
+    solved_points: int
+    low: float = 3.0
+    high: float = 12.0
+    boundary: ClassVar[str] = "dirichlet"
 
 
 # Worst relative error of a frame at the smallest viscosities, against 2048 points and 50 substeps: 8.6e-6 at 10
@@ -49,20 +71,81 @@ _BURGERS = Preset(
 )
 # The spectral solution of advection is exact at any step length; the grid only has to hold the six modes.
 _ADVECTION = replace(_BURGERS, solved_points=128, substeps=1, coefficient="beta", low=0.1, high=1.0, scale="linear")
+# Near the smallest viscosity a front is 0.004 wide: with 8192 points and 100 substeps as reference 4.1e-6 (9.3e-6 at 40
+# substeps, 5.2e-5 at 25), worst in the frames where the fronts form.
+_BURGERS_FINE = replace(_BURGERS, trajectories=320, points=1024, solved_points=4096, substeps=50, low=0.001)
+# Starts on the attractor: the rms is stationary from t = 30 on. The Lyapunov time is 13, 26 frames. Against 512 points
+# and 80 substeps: 8e-8 after one frame, 2.4e-7 after ten (2.7e-6 at 10 substeps), 1.2e-4 after the last.
+_KURAMOTO_SIVASHINSKY = Preset(
+    trajectories=640,
+    points=128,
+    solved_points=256,
+    steps=100,
+    dt=0.5,
+    substeps=20,
+    modes=10,
+    burn_in=200,
+    origin=0.0,
+    extent=20 * math.pi,
+)
+# Against 256 points and 60 substeps: 1e-5 after one frame, 3e-4 where filaments are thinnest (no less with 40
+# substeps; 1.3e-2 on 64 points with 25), 3e-6 after the last.
+_NAVIER_STOKES = Preset(
+    trajectories=248,
+    points=64,
+    solved_points=128,
+    steps=20,
+    dt=0.5,
+    substeps=10,
+    modes=6,
+    dimensions=2,
+    amplitude=4.0,
+    low=5e-3,
+    origin=0.0,
+    extent=2 * math.pi,
+)
 
-PRESETS: dict[str, dict[str, Preset]] = {
+PRESETS: dict[str, dict[str, Preset | DarcyPreset]] = {
     "burgers1d": {
         "default": _BURGERS,
+        "fine": _BURGERS_FINE,
         "tiny": replace(_BURGERS, trajectories=40, points=64, steps=20, solved_points=256, low=0.02),
     },
     "advection1d": {
         "default": _ADVECTION,
         "tiny": replace(_ADVECTION, trajectories=40, points=64, steps=20, solved_points=64),
     },
+    "ks1d": {
+        "default": _KURAMOTO_SIVASHINSKY,
+        "tiny": replace(
+            _KURAMOTO_SIVASHINSKY, trajectories=40, points=64, solved_points=128, steps=20, substeps=5, burn_in=100
+        ),
+    },
+    "ns2d": {
+        "default": _NAVIER_STOKES,
+        "tiny": replace(
+            _NAVIER_STOKES,
+            trajectories=20,
+            points=32,
+            solved_points=64,
+            steps=8,
+            dt=0.25,
+            substeps=6,
+            modes=3,
+            low=0.02,
+        ),
+    },
+    # Of one seed the fields are the same: `fine` holds those of `default` on twice the points an axis. Corners of
+    # regions leave 2.1e-3 against a grid four times finer under the same permeability (5.6e-3 when solved on 64 cells).
+    "darcy2d": {
+        "default": DarcyPreset(trajectories=1200, points=16, solved_points=128),
+        "fine": DarcyPreset(trajectories=1200, points=32, solved_points=128),
+        "tiny": DarcyPreset(trajectories=40, points=16, solved_points=32),
+    },
 }
 
 
-def find(task: str, preset: str) -> Preset:
+def find(task: str, preset: str) -> Preset | DarcyPreset:
     """The preset of a task. Raises `ConfigError` that names what there is."""
     if task not in PRESETS:
         raise ConfigError(

@@ -12,27 +12,30 @@ import exponax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int, Key
+from jaxtyping import Array, Float, Float32, Key
 
 from ups_jax.errors import ConfigError
 from ups_jax.simulate.presets import Preset
 
-_CHUNK = 32
+# Trajectories solved together, by the number of space axes.
+_CHUNKS = {1: 32, 2: 8}
 
 
 def solve(
     task: str, preset: Preset, seed: int, report: Callable[[str], None]
-) -> tuple[Float32[np.ndarray, "n t x"], Float32[np.ndarray, " n"]]:
+) -> tuple[Float32[np.ndarray, "n t *s"], Float32[np.ndarray, " n"]]:
     """Trajectories and their coefficients, in float32. `report` is told how far it is, once a chunk."""
     with jax.default_device(_cpu()), jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
         key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(task.encode()))
         run = jax.jit(jax.vmap(lambda index: _trajectory(STEPPERS[task], preset, jax.random.fold_in(key, index))))
         fields, coefficients = [], []
-        for start in range(0, preset.trajectories, _CHUNK):
-            chunk, values = jax.device_get(run(_indices(start)))
+        size = _CHUNKS[preset.dimensions]
+        for start in range(0, preset.trajectories, size):
+            # Always a whole chunk: one compilation, and the last trajectories do not depend on how many there are.
+            chunk, values = jax.device_get(run(jnp.arange(start, start + size)))
             fields.append(chunk.astype(np.float32))
             coefficients.append(values.astype(np.float32))
-            report(f"{task}: {min(start + _CHUNK, preset.trajectories)} of {preset.trajectories} trajectories")
+            report(f"{task}: {min(start + size, preset.trajectories)} of {preset.trajectories} trajectories")
     count = preset.trajectories
     return np.concatenate(fields)[:count], np.concatenate(coefficients)[:count]
 
@@ -57,33 +60,56 @@ def advection(preset: Preset, beta: Float[Array, ""]) -> exponax.BaseStepper:
     )
 
 
+def kuramoto_sivashinsky(preset: Preset, convection: Float[Array, ""]) -> exponax.BaseStepper:
+    """One substep of u_t + convection (u²/2)_x + u_xx + u_xxxx = 0, in the form that keeps the mean."""
+    return exponax.stepper.KuramotoSivashinskyConservative(
+        1, preset.extent, preset.solved_points, preset.dt / preset.substeps, convection_scale=convection, order=4
+    )
+
+
+def navier_stokes(preset: Preset, nu: Float[Array, ""]) -> exponax.BaseStepper:
+    """One substep of w_t + v . grad w = nu Laplace(w), with v the velocity whose curl is w."""
+    return exponax.stepper.NavierStokesVorticity(
+        2,
+        preset.extent,
+        preset.solved_points,
+        preset.dt / preset.substeps,
+        diffusivity=nu,
+        # exponax takes psi = +1 / Laplace(w) for (psi_y, -psi_x), whose curl is -w.
+        vorticity_convection_scale=-1.0,
+        order=4,
+    )
+
+
 STEPPERS: dict[str, Callable[[Preset, Float[Array, ""]], exponax.BaseStepper]] = {
     "burgers1d": burgers,
     "advection1d": advection,
+    "ks1d": kuramoto_sivashinsky,
+    "ns2d": navier_stokes,
 }
 
 
 def _trajectory(
     stepper: Callable[[Preset, Float[Array, ""]], exponax.BaseStepper], preset: Preset, key: Key[Array, ""]
-) -> tuple[Float[Array, "t x"], Float[Array, ""]]:
+) -> tuple[Float[Array, "t *s"], Float[Array, ""]]:
     initial_key, coefficient_key = jax.random.split(key)
-    series = exponax.ic.RandomTruncatedFourierSeries(1, cutoff=preset.modes, max_one=True)
-    initial = series(preset.solved_points, key=initial_key)
+    series = exponax.ic.RandomTruncatedFourierSeries(preset.dimensions, cutoff=preset.modes, max_one=True)
+    initial = preset.amplitude * series(preset.solved_points, key=initial_key)
     coefficient = _draw(preset, jax.random.uniform(coefficient_key))
     step = exponax.RepeatedStepper(stepper(preset, coefficient), preset.substeps)
+    if preset.burn_in:
+        initial = exponax.repeat(step, preset.burn_in)(initial)
     frames = exponax.rollout(step, preset.steps, include_init=True)(initial)
-    return frames[:, 0, :: preset.solved_points // preset.points], coefficient
+    every = slice(None, None, preset.solved_points // preset.points)
+    return frames[(slice(None), 0, *[every] * preset.dimensions)], coefficient
 
 
 def _draw(preset: Preset, share: Float[Array, ""]) -> Float[Array, ""]:
+    if preset.coefficient is None:
+        return jnp.asarray(preset.low)
     if preset.scale == "log10":
         return preset.low * (preset.high / preset.low) ** share
     return preset.low + (preset.high - preset.low) * share
-
-
-def _indices(start: int) -> Int[Array, " n"]:
-    # Always a whole chunk: one compilation, and the last trajectories do not depend on how many there are.
-    return jnp.arange(start, start + _CHUNK)
 
 
 def _cpu() -> jax.Device:

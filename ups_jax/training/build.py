@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,8 @@ def build(cfg: Config, dataset: Dataset | None = None) -> tuple[Simulator, optax
 
 def build_model(cfg: Config, task: Task) -> Simulator:
     """The simulator of a task; ConfigError where widths do not divide."""
+    if task.kind == "steady":
+        raise ConfigError(f"task {task.name} is steady: it has no time to step in, and no stage for it exists yet")
     pdet = cfg.operator.pdet
     grouped = cfg.operator.architecture_type == "pdet_unet" or pdet.attention_type == "channel_separated"
     if cfg.operator.architecture_type != "spectral":
@@ -82,6 +85,20 @@ def init_state(
         return state_of(params, tx, key)
 
     return jax.jit(fresh)(key, batch)
+
+
+def abstract_state(config: Config, task: Task) -> TrainState:
+    """Shapes of the train state that the configuration makes for a task."""
+    frames = config.data.context + 1
+    width = len(task.coefficients)
+    batch = {
+        "fields": jax.ShapeDtypeStruct((1, frames, *task.shape, len(task.channels)), jnp.float32),
+        "dt": jax.ShapeDtypeStruct((1,), jnp.float32),
+        "cond": jax.ShapeDtypeStruct((1, width), jnp.float32),
+        "cond_mask": jax.ShapeDtypeStruct((1, width), jnp.float32),
+    }
+    tx = build_optimizer(config.stages.operator, 1)
+    return jax.eval_shape(partial(init_state, build_model(config, task), tx), batch, jax.random.key(0))
 
 
 def stream(key: Key[Array, ""], name: str) -> Key[Array, ""]:

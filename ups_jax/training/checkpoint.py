@@ -6,6 +6,7 @@ A save is asynchronous and commits by one atomic rename; what a killed process l
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -17,8 +18,8 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from ups_jax.config import Config, digest, to_dict
 from ups_jax.data import Dataset
-from ups_jax.errors import CheckpointError, ConfigError, StorageError
-from ups_jax.optim import ema_params
+from ups_jax.errors import CheckpointError, ConfigError
+from ups_jax.files import storage_error
 from ups_jax.training.state import TrainState
 
 # orbax tells every save and restore at warning level through absl; its errors still arrive as exceptions.
@@ -57,9 +58,7 @@ class Checkpoints:
         try:
             return ocp.CheckpointManager(self.directory, options=options)
         except OSError as error:
-            raise StorageError(
-                f"{self.directory}: {error.strerror}; free the disk or give another run directory"
-            ) from None
+            raise storage_error(self.directory, error) from None
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -79,7 +78,10 @@ class Checkpoints:
         return self._manager.latest_step() if best is None else best
 
     def save(self, state: TrainState, meta: dict[str, Any], *, validation: float | None) -> None:
-        """Begin to save `state`; a step that is already saved is left as it is."""
+        """Begin to save `state`; a step that is already saved is left as it is.
+
+        A `validation` that is not finite is as none: such a checkpoint can be the latest, never the best.
+        """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
@@ -88,10 +90,11 @@ class Checkpoints:
             data=ocp.args.JsonSave({"next_batch": step}),
             meta=ocp.args.JsonSave(meta),
         )
-        metrics = None if validation is None else {"validation": validation}
+        known = validation is not None and math.isfinite(validation)
         with _storage_errors(self.directory):
-            if not self._manager.save(step, args=arguments, metrics=metrics):
-                raise CheckpointError(f"{self.directory}: step {step} was not saved; a later step is there already")
+            saved = self._manager.save(step, args=arguments, metrics={"validation": validation} if known else None)
+        if not saved:
+            raise CheckpointError(f"{self.directory}: step {step} was not saved; a later step is there already")
 
     def wait(self) -> None:
         """Return when the last save is on disk; its errors are raised here."""
@@ -110,7 +113,7 @@ class Checkpoints:
             return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
         except Exception as error:
             raise CheckpointError(
-                f"{self.directory / str(step)}: metadata cannot be read ({_first_line(error)})"
+                f"{self.directory / str(step)}: metadata cannot be read ({first_line(error)})"
             ) from None
 
     def restore_latest(
@@ -118,30 +121,39 @@ class Checkpoints:
     ) -> TrainState | None:
         """The newest state that can be read, None if none was ever saved.
 
-        `check` sees a checkpoint's metadata first. A damaged one is reported, renamed out of the way (never deleted),
-        and the one before is taken; CheckpointError if all are damaged.
+        `check` sees a checkpoint's metadata first. Newer ones that cannot be read are reported and, once an older one
+        has proved readable, renamed out of the way, never deleted. CheckpointError if none can be read.
         """
-        steps = self.steps()
-        for step in reversed(steps):
+        unreadable: list[int] = []
+        for step in reversed(self.steps()):
             try:
-                check(self.meta(step))
-                return self.restore(step, like)
+                meta = self.meta(step)
+                check(meta)
+                state = self.restore(step, like)
             except ConfigError:
                 raise
             except Exception as error:  # whatever the reader of a damaged file raises
-                aside = self.directory / f"damaged-{step}"
-                report(
-                    f"checkpoint {self.directory / str(step)} is damaged ({_first_line(error)}); moved to {aside.name}"
-                )
-                self._manager.close()
-                (self.directory / str(step)).rename(aside)
-                self._manager = self._open()
-        if steps:
+                report(f"checkpoint {self.directory / str(step)} is damaged: {first_line(error)}")
+                unreadable.append(step)
+            else:
+                self._set_aside(unreadable, report)
+                return state
+        if unreadable:
             raise CheckpointError(
-                f"{self.directory}: all {len(steps)} checkpoints are damaged; they were kept as damaged-*; "
-                "start again with another run directory"
+                f"{self.directory}: none of the checkpoints {unreadable} can be read; "
+                "bring one back from a copy, or train in another run directory"
             )
         return None
+
+    def _set_aside(self, steps: list[int], report: Callable[[str], None]) -> None:
+        if not steps:
+            return
+        self._manager.close()
+        for step in steps:
+            aside = self.directory / f"damaged-{step}"
+            (self.directory / str(step)).rename(aside)
+            report(f"moved to {aside}")
+        self._manager = self._open()
 
     def close(self) -> None:
         """Wait for the last save and let go."""
@@ -161,22 +173,6 @@ def checkpoint_meta(cfg: Config, stage: str, dataset: Dataset) -> dict[str, Any]
     }
 
 
-def best_weights(directory: Path, like: TrainState) -> tuple[Any, int]:
-    """The averaged parameters of the best checkpoint in a stage's directory, and its step."""
-    if not directory.is_dir():
-        raise CheckpointError(f"{directory}: there is no such checkpoint; train the stage {directory.name} first")
-    with Checkpoints(directory, read_only=True) as checkpoints:
-        step = checkpoints.best_step()
-        if step is None:
-            raise CheckpointError(f"{directory}: holds no checkpoint; train the stage {directory.name} first")
-        decay = checkpoints.meta(step)["ema_decay"]
-        try:
-            state = checkpoints.restore(step, like)
-        except Exception as error:  # whatever the reader of a damaged file raises
-            raise CheckpointError(f"{directory / str(step)}: cannot be read ({_first_line(error)})") from None
-    return ema_params(state.params, state.ema, decay), step
-
-
 class _storage_errors:
     """Turns a full or read-only disk under a save into `StorageError`."""
 
@@ -192,10 +188,7 @@ class _storage_errors:
         cause = error
         while cause is not None:
             if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
-                raise StorageError(
-                    f"{self._directory}: a checkpoint could not be written ({cause.strerror or cause}); "
-                    "free the disk and start the same command again"
-                ) from error
+                raise storage_error(self._directory, cause) from error
             cause = cause.__cause__ or cause.__context__
 
 
@@ -205,5 +198,6 @@ def _placed(leaf: Any) -> Any:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its name where it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

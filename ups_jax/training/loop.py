@@ -129,7 +129,7 @@ def _read(pending: Pending, stage: Stage, cfg: Config) -> dict[str, float]:
     if values["skipped_in_row"] >= cfg.training.max_skips:
         raise DivergedError(
             f"loss or gradient was not finite for {values['skipped_in_row']:.0f} steps in a row, up to step {step}; "
-            "start again with a lower optimizer.lr (the last checkpoint holds finite values)"
+            "train with a lower optimizer.lr in another run directory (a checkpoint of this one is never non-finite)"
         )
     return values | {"lr": stage.learning_rate(step - 1), "epoch": step / stage.plan.steps_per_epoch}
 

@@ -18,7 +18,8 @@ class TrainingProgress:
         self._total = total_steps
         self._start = start
         self._every = every_seconds
-        self._loss = self._validation = float("nan")
+        self._loss: float | None = None
+        self._validation: float | None = None
         self._told = time.monotonic()
         self._newest = start
         # Rates count from the second step: the first one waits for the compiler.
@@ -66,7 +67,9 @@ class TrainingProgress:
             self._running, self._start = moment, step
             return
         rate = (step - self._start) / max(moment - self._running, 1e-9)
-        numbers = f"loss {self._loss:.2e}  validation nRMSE {self._validation:.2e}  {rate:.1f} steps/s"
+        known = {"loss": self._loss, "validation nRMSE": self._validation}
+        told = [f"{name} {value:.2e}" for name, value in known.items() if value is not None]
+        numbers = "  ".join([*told, f"{rate:.1f} steps/s"])
         if self._console.is_terminal:
             self._bar.update(self._task, completed=step, numbers=numbers)
         elif moment - self._told >= self._every:

@@ -9,14 +9,14 @@ import os
 import platform
 import socket
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from ups_jax.errors import CheckpointError, ConfigError, StorageError
+from ups_jax.errors import CheckpointError, ConfigError
+from ups_jax.files import storage_error, write_atomically
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "ups_jax")
 
@@ -66,7 +66,7 @@ class RunDirectory:
 
     def write(self, record: dict[str, Any]) -> None:
         """Replace the record, atomically."""
-        write_text(self.record_path, json.dumps(record, indent=2) + "\n")
+        write_atomically(self.record_path, json.dumps(record, indent=2) + "\n")
 
     def update(self, **values: Any) -> None:
         """Replace some entries of the record."""
@@ -80,7 +80,7 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             handle = path.open("a+", encoding="utf-8")
         except OSError as error:
-            raise StorageError(f"{self.path}: {error.strerror}; give a directory that can be written") from None
+            raise storage_error(self.path, error) from None
         with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -114,24 +114,6 @@ def environment() -> dict[str, Any]:
 def now() -> str:
     """UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(name, path)
-        except BaseException:
-            os.unlink(name)
-            raise
-    except OSError as error:
-        raise StorageError(f"{path}: {error.strerror}; free the disk or give another directory") from None
 
 
 def _git_revision() -> str | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ups_jax.config import Config, digest, to_dict
 from ups_jax.data import Dataset
-from ups_jax.errors import CheckpointError
+from ups_jax.errors import CheckpointError, ConfigError
 from ups_jax.training.checkpoint import Checkpoints, checkpoint_meta
 from ups_jax.training.run_directory import RunDirectory, environment, now
 from ups_jax.training.state import TrainState
@@ -18,14 +18,20 @@ def save(
     """Write `state` as a checkpoint of the run directory `path`, which is made where it is missing.
 
     `scripts/train.py --run-dir` goes on from it, and `load_run` reads it. `validation`, lower is better, decides which
-    checkpoint of several is the best.
+    checkpoint of several is the best. ConfigError where the directory holds another configuration's run or this step.
     """
     run = RunDirectory(Path(path))
     with run.lock():
         if not run.exists():
             record = {"status": "saved", "config": to_dict(cfg), "stages": {}, "created": now()}
             run.write(record | {"digests": {"operator": digest(cfg, "operator")}} | environment())
+        elif run.read()["digests"].get("operator") != digest(cfg, "operator"):
+            raise ConfigError(f"{path}: holds a run of another configuration; save to another directory")
         with Checkpoints(run.checkpoints("operator"), keep=cfg.checkpoint.keep) as checkpoints:
+            if int(state.step) in checkpoints.steps():
+                raise ConfigError(
+                    f"{path}: holds a checkpoint of step {int(state.step)} already; save to another directory"
+                )
             checkpoints.save(state, checkpoint_meta(cfg, "operator", dataset), validation=validation)
 
 

@@ -14,14 +14,14 @@ import optax
 from rich.console import Console
 
 from ups_jax import simulate
-from ups_jax.config import Config, digest, to_dict
+from ups_jax.config import Config, digest, relevant, to_dict
 from ups_jax.data import Dataset, batch_at, open_dataset, training_batches
 from ups_jax.errors import CheckpointError, ConfigError, Stopped
 from ups_jax.models import Simulator
 from ups_jax.optim import build_schedule, ema_params
 from ups_jax.tracking import JsonlWriter, Tee, WandbWriter, Writer
 from ups_jax.training.build import Plan, build, init_state, plan_of
-from ups_jax.training.checkpoint import Checkpoints, best_weights, checkpoint_meta
+from ups_jax.training.checkpoint import Checkpoints, checkpoint_meta
 from ups_jax.training.loop import Stage, run_loop
 from ups_jax.training.progress import TrainingProgress
 from ups_jax.training.run_directory import RunDirectory, environment, now
@@ -29,6 +29,7 @@ from ups_jax.training.signals import stop_flag
 from ups_jax.training.state import TrainState
 from ups_jax.training.step import make_train_step
 from ups_jax.training.validate import make_validate
+from ups_jax.training.weights import Weights, best_weights, fitting
 
 
 def train(
@@ -40,9 +41,8 @@ def train(
     `init_from` takes the weights, and nothing else, of another run when this one starts fresh.
     """
     run = RunDirectory(path)
-    begun = run.exists()
     _check_resume(run, cfg, stage, resume)
-    # All that may be wrong with data or configuration comes before the directory is made.
+    # All that may be wrong with data, configuration or parent comes before the directory is made.
     with console.status("") as status:
         written = simulate.prepare(cfg, report=status.update)
     for file in written:
@@ -50,13 +50,19 @@ def train(
     dataset = open_dataset(cfg)
     model, tx = build(cfg, dataset)
     plan = plan_of(cfg, dataset)
+    parent = None if init_from is None else best_weights(init_from, stage)
     with run.lock():
+        # Again, now that no other process can begin a run here.
+        _check_resume(run, cfg, stage, resume)
+        begun = run.exists()
         if not begun:
             run.write({"created": now(), "digests": {}, "stages": {}})
         _introduce(console, cfg, dataset, plan)
         record = run.read()
         device = str(jax.devices()[0].device_kind)
         own = record["stages"].get(stage, {"started": now()}) | {"total_steps": plan.total_steps, "finished": None}
+        if not begun and parent is not None:
+            own["parent"] = {"run": str(init_from), "step": parent.step}
         run.write(
             record
             | environment()
@@ -65,9 +71,7 @@ def train(
             | {"stages": record["stages"] | {stage: own}}
         )
         try:
-            state, seconds_per_step = _train(
-                cfg, stage, run, dataset, model, tx, plan, resume, init_from, begun, console
-            )
+            state, seconds_per_step = _train(cfg, stage, run, dataset, model, tx, plan, resume, parent, begun, console)
         except BaseException as error:
             run.update(status="stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed")
             raise
@@ -81,6 +85,8 @@ def train(
 
 def _check_resume(run: RunDirectory, cfg: Config, stage: str, resume: str) -> None:
     """Refuse, before anything is written, a run directory that this command may not go on in."""
+    if run.path.exists() and not run.path.is_dir():
+        raise ConfigError(f"{run.path}: is a file; give a directory")
     if not run.exists():
         if resume == "must":
             raise CheckpointError(f"{run.path}: holds no run to go on with; leave out --resume must to start one")
@@ -91,8 +97,10 @@ def _check_resume(run: RunDirectory, cfg: Config, stage: str, resume: str) -> No
         raise ConfigError(f"{run.path}: holds a run already; give a new --run-dir, or --resume auto to go on with it")
     record = run.read()
     if record["digests"].get(stage, digest(cfg, stage)) != digest(cfg, stage):
-        changed = ", ".join(_differences(record["config"], to_dict(cfg), ""))
-        raise ConfigError(f"{run.path}: holds a run of another configuration ({changed}); give a new --run-dir")
+        changed = _differences(relevant(record["config"], stage), relevant(to_dict(cfg), stage), "")
+        raise ConfigError(
+            f"{run.path}: holds a run of another configuration ({'; '.join(changed)}); give a new --run-dir"
+        )
 
 
 def _differences(old: Any, new: Any, where: str) -> list[str]:
@@ -102,6 +110,12 @@ def _differences(old: Any, new: Any, where: str) -> list[str]:
             line
             for key in sorted(old.keys() | new.keys())
             for line in _differences(old.get(key), new.get(key), f"{where}.{key}".lstrip("."))
+        ]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [
+            line
+            for position, pair in enumerate(zip(old, new, strict=True))
+            for line in _differences(*pair, f"{where}.{position}")
         ]
     return [] if old == new else [f"{where}: {old!r} -> {new!r}"]
 
@@ -140,7 +154,7 @@ def _train(
     tx: optax.GradientTransformation,
     plan: Plan,
     resume: str,
-    init_from: Path | None,
+    parent: Weights | None,
     begun: bool,
     console: Console,
 ) -> tuple[TrainState, float | None]:
@@ -167,13 +181,13 @@ def _train(
             if begun:
                 say("begun       before, but stopped ahead of its first checkpoint: at step 0 again")
             state = init_state(model, tx, first, key)
-            if init_from is not None:
-                state = replace(state, params=best_weights(init_from / "checkpoints" / stage, like)[0])
-                say(f"weights     from {init_from}")
-        elif init_from is not None:
-            raise ConfigError(f"{run.path}: --init-from starts a new run, and this one has begun; give a new --run-dir")
+            if parent is not None:
+                state = replace(state, params=fitting(parent, like.params))
+                say(f"weights     of another run's {stage} stage, at its step {parent.step}")
         else:
             say(f"resumed     at step {int(state.step)} of {plan.total_steps}")
+            if parent is not None:
+                say("weights     of --init-from are not used: this run has its own by now")
         averaged = jax.jit(lambda state: ema_params(state.params, state.ema, settings.ema_decay))
         schedule = build_schedule(settings.scheduler, settings.optimizer.lr, plan.total_steps)
         loop_stage = Stage(

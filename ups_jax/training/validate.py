@@ -11,7 +11,7 @@ import numpy as np
 
 from ups_jax.config import EvaluationConfig
 from ups_jax.data import Dataset
-from ups_jax.metrics import nrmse
+from ups_jax.metrics import all_metrics
 from ups_jax.models import Conditions, Simulator
 from ups_jax.rollout import rollout
 
@@ -40,6 +40,9 @@ def make_validate(model: Simulator, dataset: Dataset, config: EvaluationConfig) 
             return rollout(model, params, window, cond, 1)[:, 0]
 
         stepped = jnp.moveaxis(jax.lax.map(from_start, jnp.asarray(starts)), 0, 1)
-        return {"one_step": nrmse(stepped, truth).mean(), "rollout": nrmse(rolled, truth).mean()}
+        return {
+            "one_step": all_metrics(stepped, truth, model.task)["nrmse"].mean(),
+            "rollout": all_metrics(rolled, truth, model.task)["nrmse"].mean(),
+        }
 
     return lambda params: {name: float(value) for name, value in jax.device_get(measure(params)).items()}

@@ -30,6 +30,7 @@ class Grid:
 
 
 @runtime_checkable
+@runtime_checkable
 class Source(Protocol):
     """Trajectories of one grid. Windows are read by trajectory and frame; nothing else is loaded."""
 
@@ -54,12 +55,21 @@ class Source(Protocol):
         ...
 
     @property
+    def input_channels(self) -> tuple[str, ...]:
+        """Names of the given fields that a steady solution belongs to; none of a trajectory."""
+        ...
+
+    @property
     def grid(self) -> Grid:
         """Grid and times."""
         ...
 
     def windows(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
         """The given frames of the given trajectories."""
+        ...
+
+    def inputs(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
+        """The given fields of the given solutions, one channel for each of `input_channels`."""
         ...
 
     def coefficient(self, name: str) -> Float[np.ndarray, " n"] | None:

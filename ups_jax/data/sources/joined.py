@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int
 
 from ups_jax.data.sources.base import Grid, Source
 from ups_jax.errors import DataError
@@ -23,6 +24,7 @@ class JoinedSource:
             for what, left, right in (
                 ("frames", first.frames, other.frames),
                 ("channels", first.channels, other.channels),
+                ("input channels", len(first.input_channels), len(other.input_channels)),
                 ("grid points", first.grid.shape, other.grid.shape),
                 ("dt", first.grid.dt, other.grid.dt),
                 ("spacing", first.grid.spacing, other.grid.spacing),
@@ -53,6 +55,11 @@ class JoinedSource:
         return self.parts[0].channels
 
     @property
+    def input_channels(self) -> tuple[str, ...]:
+        """Names of the given fields."""
+        return self.parts[0].input_channels
+
+    @property
     def grid(self) -> Grid:
         """The grid that all parts share."""
         return self.parts[0].grid
@@ -60,12 +67,15 @@ class JoinedSource:
     def windows(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
         """The given frames of the given trajectories."""
         result = np.empty((*frames.shape, *self.grid.shape, self.channels), np.float32)
-        first = 0
-        for part in self.parts:
-            rows = (ids >= first) & (ids < first + part.trajectories)
-            if rows.any():
-                result[rows] = part.windows(ids[rows] - first, frames[rows])
-            first += part.trajectories
+        for part, rows, own in self._rows(ids):
+            result[rows] = part.windows(own, frames[rows])
+        return result
+
+    def inputs(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
+        """The given fields of the given solutions."""
+        result = np.empty((len(ids), *self.grid.shape, len(self.input_channels)), np.float32)
+        for part, rows, own in self._rows(ids):
+            result[rows] = part.inputs(own)
         return result
 
     def coefficient(self, name: str) -> Float[np.ndarray, " n"] | None:
@@ -83,3 +93,14 @@ class JoinedSource:
     def found_coefficients(self) -> tuple[str, ...]:
         """Names found in any part."""
         return tuple(dict.fromkeys(name for part in self.parts for name in part.found_coefficients()))
+
+    def _rows(
+        self, ids: Int[np.ndarray, " b"]
+    ) -> Iterator[tuple[Source, Bool[np.ndarray, " b"], Int[np.ndarray, " r"]]]:
+        """Each part that holds some of `ids`: which rows they are, and their numbers in it."""
+        first = 0
+        for part in self.parts:
+            rows = (ids >= first) & (ids < first + part.trajectories)
+            if rows.any():
+                yield part, rows, ids[rows] - first
+            first += part.trajectories

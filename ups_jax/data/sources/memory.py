@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,12 +13,14 @@ from ups_jax.data.sources.base import Grid, Source, read_all
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MemorySource:
-    """Fields (N, T, *S, C) and the coefficients (N,) that go with them."""
+    """Fields (N, T, *S, C) with the coefficients (N,), and for steady ones the given fields (N, *S, I), of each."""
 
     name: str
     grid: Grid
     fields: Float32[np.ndarray, "n t *s c"]
     coefficients: Mapping[str, Float[np.ndarray, " n"]] = field(default_factory=dict)
+    input_channels: tuple[str, ...] = ()
+    given: Float32[np.ndarray, "n *s i"] | None = None
 
     @property
     def trajectories(self) -> int:
@@ -39,6 +41,10 @@ class MemorySource:
         """The given frames of the given trajectories."""
         return self.fields[ids[:, None], frames]
 
+    def inputs(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
+        """The given fields of the given solutions."""
+        return np.empty((len(ids), *self.grid.shape, 0), np.float32) if self.given is None else self.given[ids]
+
     def coefficient(self, name: str) -> Float[np.ndarray, " n"] | None:
         """A value for each trajectory, or None; upper and lower case are the same."""
         return {key.lower(): value for key, value in self.coefficients.items()}.get(name.lower())
@@ -48,12 +54,21 @@ class MemorySource:
         return tuple(self.coefficients)
 
 
-def load(source: Source) -> MemorySource:
-    """The same source with all its fields in memory."""
+def load(source: Source, declared: Sequence[str] = ()) -> MemorySource:
+    """The same source with all its fields in memory, and the coefficients that it has or that are `declared`."""
     fields = np.empty((source.trajectories, source.frames, *source.grid.shape, source.channels), np.float32)
+    given = np.empty((source.trajectories, *source.grid.shape, len(source.input_channels)), np.float32)
     # Piece by piece, so that at no time a second copy of the whole exists.
     for ids in np.array_split(np.arange(source.trajectories), min(source.trajectories, 16)):
         fields[ids] = read_all(source, ids)
-    coefficients = {name: source.coefficient(name) for name in source.found_coefficients()}
+        given[ids] = source.inputs(ids)
+    coefficients = {name: source.coefficient(name) for name in (*source.found_coefficients(), *declared)}
     known = {name: values for name, values in coefficients.items() if values is not None}
-    return MemorySource(name=source.name, grid=source.grid, fields=fields, coefficients=known)
+    return MemorySource(
+        name=source.name,
+        grid=source.grid,
+        fields=fields,
+        coefficients=known,
+        input_channels=source.input_channels,
+        given=given,
+    )

@@ -1,0 +1,104 @@
+"""Which checkpoints stay, which one is the best, and what a library user's `save` refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ups_jax import build, init_state, load_run, restore, save
+from ups_jax.config import Config, load
+from ups_jax.data import Dataset, batch_at
+from ups_jax.errors import CheckpointError, ConfigError, DataError
+from ups_jax.training.checkpoint import Checkpoints
+from ups_jax.training.state import TrainState
+
+
+@pytest.fixture
+def state(tiny: Config, waves: Dataset) -> TrainState:
+    model, tx = build(tiny, waves)
+    return init_state(model, tx, batch_at(waves, tiny, "operator", 0), jax.random.key(0))
+
+
+def at(state: TrainState, step: int) -> TrainState:
+    return replace(state, step=jnp.asarray(step, jnp.int32))
+
+
+@pytest.mark.parametrize(
+    ("validations", "kept", "best"),
+    [
+        ([0.1, 0.2, 0.3, 0.4], [0, 2, 3], 0),
+        ([0.3, 0.1, 0.2], [1, 2], 1),
+        ([0.1, float("nan"), 0.3, 0.4, 0.5], [0, 3, 4], 0),
+        ([0.3, 0.1, float("nan"), float("inf")], [1, 2, 3], 1),
+        ([0.2, None, None, None], [0, 2, 3], 0),
+    ],
+)
+def test_the_best_and_the_latest_stay(
+    state: TrainState, tmp_path: Path, validations: list[float | None], kept: list[int], best: int
+) -> None:
+    with Checkpoints(tmp_path / "c", keep=2) as checkpoints:
+        for step, validation in enumerate(validations):
+            checkpoints.save(at(state, step), {}, validation=validation)
+            checkpoints.wait()
+        assert checkpoints.steps() == kept
+        assert checkpoints.best_step() == best
+
+
+def test_none_readable_is_an_error_however_often_it_is_tried(state: TrainState, tmp_path: Path) -> None:
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(at(state, 1), {}, validation=None)
+    for file in (tmp_path / "c" / "1" / "state" / "ocdbt.process_0" / "d").iterdir():
+        file.write_bytes(b"")
+    for _ in range(2):
+        with (
+            Checkpoints(tmp_path / "c") as checkpoints,
+            pytest.raises(CheckpointError, match="none of the checkpoints"),
+        ):
+            checkpoints.restore_latest(state, lambda meta: None, lambda line: None)
+    assert (tmp_path / "c" / "1").is_dir()
+
+
+def test_a_saved_run_comes_back_and_is_not_written_over(
+    state: TrainState, tiny: Config, waves: Dataset, tmp_path: Path
+) -> None:
+    save(tmp_path / "run", at(state, 3), tiny, waves)
+    again = restore(tmp_path / "run", state)
+    assert int(again.step) == 3
+    jax.tree.map(np.testing.assert_array_equal, again.params, state.params)
+    with pytest.raises(ConfigError, match="step 3 already"):
+        save(tmp_path / "run", at(state, 3), tiny, waves)
+    with pytest.raises(ConfigError, match="another configuration"):
+        save(tmp_path / "run", at(state, 4), replace(tiny, seed=99), waves)
+
+
+def test_a_loaded_run_refuses_what_it_cannot_know(
+    state: TrainState, tiny: Config, waves: Dataset, tmp_path: Path
+) -> None:
+    save(tmp_path / "run", state, tiny, waves)
+    run = load_run(tmp_path / "run")
+    start = waves.trajectories("test").fields[:, 0]
+    known = {coefficient.name: 0.5 for coefficient in waves.task.coefficients}
+    assert run.rollout(start, 3, params=known).shape == (len(start), 3, 32, 1)
+    for arguments in ({"dt": 0.1}, {"params": known | {"mu": 1.0}}, {"params": dict.fromkeys(known, np.nan)}):
+        with pytest.raises(DataError):
+            run.rollout(start, 3, **({"params": known} | arguments))
+    with pytest.raises(DataError, match="shape"):
+        run.rollout(start[:, ::2], 3, params=known)
+    with pytest.warns(UserWarning, match="training mean"):
+        run.rollout(start, 3)
+
+
+def test_a_run_with_context_takes_and_feeds_back_that_many_frames(waves: Dataset, tmp_path: Path) -> None:
+    cfg = load("configs/tiny.yaml", ["data.context=2", "stages.operator.steps=1"])
+    model, tx = build(cfg, waves)
+    state = init_state(model, tx, batch_at(waves, cfg, "operator", 0), jax.random.key(0))
+    save(tmp_path / "run", state, cfg, waves)
+    run = load_run(tmp_path / "run")
+    frames = waves.trajectories("test").fields[:, :2]
+    known = {coefficient.name: 0.5 for coefficient in waves.task.coefficients}
+    np.testing.assert_allclose(run.rollout(frames, 2, params=known)[:, 1], frames[:, 1], atol=1e-6)

@@ -1,0 +1,68 @@
+"""The loop: when it ends, what it keeps, and how it gives up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from commands import CONFIGS
+from rich.console import Console
+
+from ups_jax.config import Config, load
+from ups_jax.errors import ConfigError, DivergedError
+from ups_jax.tracking import read_jsonl
+from ups_jax.training.checkpoint import Checkpoints
+from ups_jax.training.train import train
+
+SMALL = ["stages.operator.steps=12", "training.eval_every=0.25", "logging.every_steps=1"]
+
+
+def config(data_root: Path, *overrides: str) -> Config:
+    return load(CONFIGS / "tiny.yaml", [f"data.root={data_root}", *SMALL, *overrides])
+
+
+def run(cfg: Config, path: Path, **options: object) -> None:
+    train(cfg, "operator", path, console=Console(quiet=True), **options)  # type: ignore[arg-type]
+
+
+def test_evaluations_come_at_their_steps_and_the_best_is_what_the_monitor_says(data_root: Path, tmp_path: Path) -> None:
+    run(config(data_root), tmp_path / "run")
+    records = read_jsonl(tmp_path / "run" / "metrics.jsonl")
+    assert [record["step"] for record in records] == list(range(1, 13))
+    measured = {record["step"]: record["validation/rollout"] for record in records if "validation/rollout" in record}
+    assert list(measured) == [4, 8, 12]
+    with Checkpoints(tmp_path / "run" / "checkpoints" / "operator", read_only=True) as checkpoints:
+        assert measured[checkpoints.best_step()] == min(measured.values()) == records[-1]["best_metric"]
+
+
+def test_patience_ends_a_run_that_gets_no_better(data_root: Path, tmp_path: Path) -> None:
+    cfg = config(data_root, "training.patience=2", "stages.operator.steps=100", "optimizer.lr=1e-30")
+    run(cfg, tmp_path / "run")
+    records = read_jsonl(tmp_path / "run" / "metrics.jsonl")
+    assert records[-1]["step"] < 100
+    assert records[-1]["evaluations_since_best"] == 2
+
+
+def test_a_run_that_diverges_stops_with_its_own_error_and_saves_nothing_that_is_not_finite(
+    data_root: Path, tmp_path: Path
+) -> None:
+    cfg = config(data_root, "optimizer.lr=1e30", "training.max_skips=3", "stages.operator.grad_clip=null")
+    with pytest.raises(DivergedError, match="another run directory"):
+        run(cfg, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
+
+
+def test_weights_of_another_run_come_with_any_optimizer_and_the_same_command_goes_on(
+    data_root: Path, tmp_path: Path
+) -> None:
+    run(config(data_root), tmp_path / "parent")
+    child = config(data_root, "optimizer.name=adamw", "optimizer.lr=1e-9")
+    run(child, tmp_path / "child", init_from=tmp_path / "parent")
+    first_of_parent = read_jsonl(tmp_path / "parent" / "metrics.jsonl")[0]["loss"]
+    assert read_jsonl(tmp_path / "child" / "metrics.jsonl")[0]["loss"] < 0.8 * first_of_parent
+    record = json.loads((tmp_path / "child" / "run.json").read_text())
+    assert record["stages"]["operator"]["parent"]["run"] == str(tmp_path / "parent")
+    run(child, tmp_path / "child", init_from=tmp_path / "parent")
+    with pytest.raises(ConfigError, match="differs from this"):
+        run(config(data_root, "latent.dim=5"), tmp_path / "other", init_from=tmp_path / "parent")

@@ -1,0 +1,282 @@
+"""A task's data is opened: one pass checks it, takes statistics and facts, and gives a frozen `Dataset`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from ups_jax.config import Config, FilePair, TaskConfig
+from ups_jax.data import facts, splits, symmetry
+from ups_jax.data.conditions import read_conditions
+from ups_jax.data.dataset import Dataset
+from ups_jax.data.paths import data_path
+from ups_jax.data.sources import DarcySource, Grid, JoinedSource, MemorySource, Source, TensorSource
+from ups_jax.data.sources.base import AXES
+from ups_jax.data.sources.memory import load
+from ups_jax.data.splits import Splits
+from ups_jax.data.statistics import Moments
+from ups_jax.data.survey import Content, chunks
+from ups_jax.errors import ConfigError, DataError
+from ups_jax.task import Input, Statistics, Task
+
+SOURCES: dict[str, Callable[[str | Path], Source]] = {"transient": TensorSource, "steady": DarcySource}
+
+
+def open_dataset(cfg: Config, task: Task | None = None) -> Dataset:
+    """The data of the configured task, checked; with `task` (of a trained run) its statistics and facts are kept.
+
+    Raises `ConfigError` for names that do not exist, `DataError` for anything wrong with the file.
+    """
+    wanted = _only_task(cfg)
+    path = data_path(cfg.data, wanted)
+    if isinstance(wanted.path, FilePair):
+        first, second = SOURCES[wanted.kind](path), SOURCES[wanted.kind](wanted.path.test)
+        source: Source = JoinedSource((first, second))
+        parts = splits.draw_pair(first.trajectories, second.trajectories, cfg.data.split, source.name)
+    else:
+        if wanted.path is None and not path.is_file():
+            raise DataError(
+                f"{path}: there is no such file; make it: python scripts/generate_data.py --task {wanted.name} "
+                f"--preset {wanted.preset} --out {cfg.data.root}"
+            )
+        source = SOURCES[wanted.kind](path)
+        parts = splits.draw(source.trajectories, cfg.data.split, source.name)
+    each = source.frames * source.channels + len(source.input_channels)
+    size = 4 * source.trajectories * each * int(np.prod(source.grid.shape))
+    if size <= cfg.data.loader.memory_gib * 2**30:
+        source = load(source, tuple(wanted.coefficients))
+    return OPENERS[wanted.kind](cfg, wanted, source, parts, task)
+
+
+def from_arrays(
+    cfg: Config,
+    fields: Float[np.ndarray, "n t *s"] | Float[np.ndarray, "n t *s c"],
+    dt: float,
+    coefficients: Mapping[str, Float[np.ndarray, " _"]] | None = None,
+    origin: Sequence[float] = (0.0,),
+    spacing: Sequence[float] = (1.0,),
+    *,
+    task: Task | None = None,
+) -> Dataset:
+    """The same from arrays. `origin` and `spacing` have an entry for each space axis; without a channel axis C is 1."""
+    wanted = _only_task(cfg)
+    if wanted.kind != "transient":
+        raise ConfigError(f"key `data.tasks.{wanted.name}.kind`: is {wanted.kind}, which is read from files only")
+    array = np.asarray(fields, np.float32)
+    rank = len(spacing)
+    if array.ndim == 2 + rank:
+        array = array[..., None]
+    if array.ndim != 3 + rank or len(origin) != rank or not 1 <= rank <= len(AXES):
+        raise DataError(
+            f"fields have shape {np.shape(fields)} with origin {tuple(origin)} and spacing {tuple(spacing)}; "
+            "give (N, T, *S) or (N, T, *S, C), and one origin and spacing for each of 1 to 3 space axes"
+        )
+    if not (np.isfinite([dt, *spacing]).all() and min(dt, *spacing) > 0):
+        raise DataError(f"dt is {dt} and spacing {tuple(spacing)}; give positive numbers")
+    for name, values in (coefficients or {}).items():
+        if np.shape(values) != (len(array),):
+            raise DataError(
+                f"coefficient {name} has shape {np.shape(values)}; give one value a trajectory, {len(array)}"
+            )
+    grid = Grid(
+        shape=array.shape[2:-1],
+        origin=tuple(map(float, origin)),
+        spacing=tuple(map(float, spacing)),
+        start=0.0,
+        dt=float(dt),
+    )
+    known = {name: np.asarray(values, np.float64) for name, values in (coefficients or {}).items()}
+    source = MemorySource(name="arrays", grid=grid, fields=array, coefficients=known)
+    parts = splits.draw(len(array), cfg.data.split, source.name)
+    return _open_transient(cfg, wanted, source, parts, task)
+
+
+def _open_transient(cfg: Config, wanted: TaskConfig, source: Source, parts: Splits, task: Task | None) -> Dataset:
+    stride = cfg.training.time_stride
+    _check_shape(cfg, wanted, source, task)
+    axes = source.grid.axes
+    periodic = facts.indices(wanted.periodic, axes, f"data.tasks.{wanted.name}.periodic")
+    conserved = facts.indices(wanted.conserved, wanted.channels, f"data.tasks.{wanted.name}.conserved")
+    declared = facts.symmetries(wanted, axes)
+    conditions = read_conditions(wanted, source, parts.train, task)
+    content = Content(source)
+    moments = Moments(source.name, source.frames, source.channels, stride)
+    drift = facts.Drift(source.channels)
+    edges = facts.Edges(source.grid.shape, source.channels)
+    for ids, fields in chunks(source):
+        training = np.isin(ids, parts.train)
+        if content.update(ids, fields) and training.any():
+            moments.update(fields[training])
+            if task is None:
+                drift.update(ids[training], fields[training])
+                edges.update(fields[training])
+    content.check()
+    notes = [*conditions.notes, *_repeated(content, parts, source, isinstance(wanted.path, FilePair))]
+    if task is None:
+        statistics = moments.statistics(cfg.data.normalize, wanted.channels)
+        found = Task(
+            name=wanted.name,
+            channels=wanted.channels,
+            axes=axes,
+            shape=source.grid.shape,
+            origin=source.grid.origin,
+            spacing=source.grid.spacing,
+            periodic=tuple(axis in periodic for axis in range(len(axes))),
+            dt=source.grid.dt * stride,
+            coefficients=conditions.coefficients,
+            conserved=conserved,
+            symmetries=declared,
+            statistics=statistics,
+        )
+        notes += drift.check(wanted, source.name, conserved, moments.rms)
+        notes += edges.check(wanted, source.name, axes, periodic)
+        exact = conditions.scaled()
+        notes += symmetry.check(wanted, source, declared, found.periodic, parts.train, exact)
+    else:
+        found, changes = _on_grid(task, source, stride)
+        notes += changes
+    return Dataset(
+        task=found,
+        splits=parts,
+        fingerprint=content.fingerprint(conditions.values, conditions.mask, parts),
+        notes=tuple(notes),
+        source=source,
+        stride=stride,
+        times=source.grid.start + source.grid.dt * np.arange(source.frames),
+        conditions=conditions.values,
+        condition_mask=conditions.mask,
+        change=moments.change,
+    )
+
+
+def _open_steady(cfg: Config, wanted: TaskConfig, source: Source, parts: Splits, task: Task | None) -> Dataset:
+    _check_shape(cfg, wanted, source, task)
+    axes, inputs = source.grid.axes, source.input_channels
+    periodic = facts.indices(wanted.periodic, axes, f"data.tasks.{wanted.name}.periodic")
+    if wanted.conserved:
+        raise ConfigError(f"key `data.tasks.{wanted.name}.conserved`: a steady solution has no time to be conserved in")
+    declared = facts.symmetries(wanted, axes)
+    conditions = read_conditions(wanted, source, parts.train, task)
+    content = Content(source)
+    channels = (*inputs, *wanted.channels)
+    moments = Moments(source.name, source.frames, len(channels), 1)
+    edges = facts.Edges(source.grid.shape, len(channels))
+    for ids, fields in chunks(source):
+        training = np.isin(ids, parts.train)
+        pairs = np.concatenate([source.inputs(ids)[:, None], fields], axis=-1)
+        if content.update(ids, pairs) and training.any():
+            moments.update(pairs[training])
+            if task is None:
+                edges.update(pairs[training])
+    content.check()
+    notes = [*conditions.notes, *_repeated(content, parts, source, isinstance(wanted.path, FilePair))]
+    if task is None:
+        both = moments.steady_statistics(cfg.data.normalize, channels)
+        found = Task(
+            name=wanted.name,
+            kind="steady",
+            channels=wanted.channels,
+            inputs=tuple(Input(name=n, mean=m, std=s) for n, m, s in zip(inputs, both.mean, both.std, strict=False)),
+            axes=axes,
+            shape=source.grid.shape,
+            origin=source.grid.origin,
+            spacing=source.grid.spacing,
+            periodic=tuple(axis in periodic for axis in range(len(axes))),
+            dt=source.grid.dt,
+            coefficients=conditions.coefficients,
+            symmetries=declared,
+            statistics=Statistics(
+                mean=both.mean[len(inputs) :], std=both.std[len(inputs) :], delta_std=both.delta_std[len(inputs) :]
+            ),
+        )
+        notes += edges.check(wanted, source.name, axes, periodic)
+        if declared:
+            notes.append(f"{wanted.name}: the symmetries of a steady task are not checked on the data")
+    else:
+        found, changes = _on_grid(task, source, 1)
+        notes += changes
+    return Dataset(
+        task=found,
+        splits=parts,
+        fingerprint=content.fingerprint(conditions.values, conditions.mask, parts),
+        notes=tuple(notes),
+        source=source,
+        stride=1,
+        times=np.zeros(1),
+        conditions=conditions.values,
+        condition_mask=conditions.mask,
+        change=moments.change,
+    )
+
+
+OPENERS = {"transient": _open_transient, "steady": _open_steady}
+
+
+def _only_task(cfg: Config) -> TaskConfig:
+    if len(cfg.data.tasks) != 1:
+        names = ", ".join(task.name for task in cfg.data.tasks) or "none"
+        raise ConfigError(f"key `data.tasks`: exactly one task for now, there are {len(cfg.data.tasks)} ({names})")
+    return cfg.data.tasks[0]
+
+
+def _check_shape(cfg: Config, wanted: TaskConfig, source: Source, task: Task | None) -> None:
+    channels = wanted.channels if task is None else task.channels
+    if source.channels != len(channels):
+        raise DataError(
+            f"{source.name}: holds {source.channels} channels, the task has {len(channels)} ({', '.join(channels)}); "
+            f"set data.tasks.{wanted.name}.channels"
+        )
+    if task is not None and len(source.grid.shape) != len(task.shape):
+        raise DataError(
+            f"{source.name}: has {len(source.grid.shape)} space axes, the trained model's task {task.name} has "
+            f"{len(task.shape)}; give data of that kind"
+        )
+    if task is not None and task.kind != wanted.kind:
+        raise ConfigError(
+            f"key `data.tasks.{wanted.name}.kind`: is {wanted.kind}, "
+            f"the trained model's task {task.name} is {task.kind}"
+        )
+    if wanted.kind == "steady":
+        return
+    stride = cfg.training.time_stride
+    needed = (cfg.data.context + cfg.training.rollout_horizon - 1) * stride + 1
+    if source.frames < needed:
+        raise DataError(
+            f"{source.name}: holds {source.frames} frames a trajectory, {needed} are needed "
+            f"(data.context={cfg.data.context}, training.rollout_horizon={cfg.training.rollout_horizon}, "
+            f"training.time_stride={stride})"
+        )
+
+
+def _repeated(content: Content, parts: Splits, source: Source, pair: bool) -> list[str]:
+    """Test trajectories that start as a training one does: an error between two files, a note within one."""
+    first = content.first_frames
+    seen = {first[index]: index for index in parts.train.tolist() if first[index] is not None}
+    again = [index for index in parts.test.tolist() if first[index] in seen]
+    if not again:
+        return []
+    if pair:
+        offset = len(parts.train) + len(parts.val)
+        raise DataError(
+            f"{source.name}: {len(again)} test trajectories start from the same frame as a training one (first: "
+            f"{again[0] - offset} of the test file and {seen[first[again[0]]]} of the training file); remove them"
+        )
+    return [f"{source.name}: {len(again)} test trajectories start from the same frame as a training one"]
+
+
+def _on_grid(task: Task, source: Source, stride: int) -> tuple[Task, list[str]]:
+    """A trained run's task on this source's grid and time step, and what differs."""
+    grid, dt = source.grid, source.grid.dt * stride
+    notes = []
+    if not np.isclose(dt, task.dt, rtol=1e-5, atol=0):
+        notes.append(
+            f"{source.name}: a step is {dt:g} long (frames {grid.dt:g} apart, training.time_stride={stride}), "
+            f"the model was trained on {task.dt:g}"
+        )
+    if grid.shape != task.shape:
+        notes.append(f"{source.name}: has {grid.shape} grid points, the model was trained on {task.shape}")
+    return replace(task, shape=grid.shape, origin=grid.origin, spacing=grid.spacing, dt=dt), notes

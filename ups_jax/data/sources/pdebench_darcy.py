@@ -1,0 +1,75 @@
+"""PDEBench's Darcy files: solutions `tensor` (N, 1, X, Y) for permeabilities `nu` (N, X, Y), and no time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+from jaxtyping import Float32, Int
+
+from ups_jax.data.sources.base import Grid, uniform
+from ups_jax.data.sources.hdf5 import HDF5File, coefficients, coordinate
+from ups_jax.errors import DataError
+
+_COORDINATES = ("x-coordinate", "y-coordinate")
+_MEND = "give a file in PDEBench's Darcy layout, such as scripts/generate_data.py --task darcy2d writes"
+
+
+class DarcySource(HDF5File):
+    """A steady file: one frame with `nu` as input. Raises `DataError` naming file and dataset for any defect."""
+
+    channels = 1
+    frames = 1
+    input_channels: tuple[str, ...] = ("nu",)
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path, _MEND)
+        with self.reading() as file:
+            self.trajectories, self.grid = _header(self.name, file)
+            self._coefficients = dict(coefficients(self.name, file, self.trajectories))
+
+    def windows(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
+        """The given solutions; the only frame is 0."""
+        return self._read("tensor", ids).reshape(*frames.shape, *self.grid.shape, 1)
+
+    def inputs(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
+        """Their permeabilities."""
+        return self._read("nu", ids)[..., None]
+
+    def _read(self, name: str, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *d"]:
+        with self.reading() as file:
+            dataset = file[name]
+            result = np.empty((len(ids), *dataset.shape[1:]), np.float32)
+            for row, index in enumerate(ids.tolist()):
+                result[row] = dataset[index]
+        return result
+
+
+def _header(name: str, file: h5py.File) -> tuple[int, Grid]:
+    for dataset in ("tensor", "nu", *_COORDINATES):
+        if not isinstance(file.get(dataset), h5py.Dataset):
+            there = ", ".join(list(file)[:6]) or "nothing"
+            raise DataError(f"{name}: has no dataset `{dataset}` (it holds {there}); {_MEND}")
+    for dataset in ("tensor", "nu"):
+        if file[dataset].dtype.kind != "f":
+            raise DataError(f"{name}: `{dataset}` holds {file[dataset].dtype}, not floating-point numbers; {_MEND}")
+    shape = file["tensor"].shape
+    if len(shape) != 4 or shape[1] != 1:
+        raise DataError(
+            f"{name}: `tensor` has shape {shape}, of steady solutions it must be (N, 1, X, Y); "
+            "reshape it, or set kind: transient if its second axis is time"
+        )
+    given = (shape[0], *shape[2:])
+    if file["nu"].shape != given:
+        raise DataError(
+            f"{name}: `nu` has shape {file['nu'].shape}, with `tensor` {shape} it must be {given}; reshape it"
+        )
+    origin, spacing = [], []
+    for axis, points in zip(_COORDINATES, shape[2:], strict=True):
+        values = coordinate(name, file, axis, (points,), f"as axis of `tensor` {shape}")
+        first, step = uniform(values, f"{name}: `{axis}`", "interpolate the fields to a uniform grid")
+        origin.append(first)
+        spacing.append(step)
+    # A time step of 1 has no meaning, and no effect where its logarithm is a condition.
+    return shape[0], Grid(shape=shape[2:], origin=tuple(origin), spacing=tuple(spacing), start=0.0, dt=1.0)
