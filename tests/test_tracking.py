@@ -57,7 +57,7 @@ class TestJsonl:
         path = tmp_path / "metrics.jsonl"
         writer = JsonlWriter(path)
         for step in range(1, 6):
-            writer.scalars(step, {"loss": step}, "operator")
+            writer.scalars(step, {"loss": float(step)}, "operator")
             writer.scalars(10 * step, {}, "corrector")
         writer.truncate("operator", 3)
         assert steps_of(path) == [1, 2, 3] and steps_of(path, "corrector") == [10, 20, 30, 40, 50]
@@ -253,7 +253,7 @@ def test_a_hang_in_a_long_run_does_not_fill_the_memory(monkeypatch, tmp_path):
 
 
 def test_the_real_wandb_offline_writes_into_the_run_directory_and_says_nothing(tmp_path, capfd):
-    writer = wandb_writer(tmp_path, patience=30)
+    writer = wandb_writer(tmp_path, patience=30.0)
     for step in range(5):
         writer.scalars(step, {"loss": 1.0, "norm": float("nan")}, "operator")
     writer.close()

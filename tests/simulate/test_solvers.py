@@ -7,6 +7,7 @@ from pathlib import Path
 
 import exponax
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
@@ -162,7 +163,7 @@ def test_a_declared_symmetry_commutes_with_the_solver(name):
         series = exponax.ic.RandomTruncatedFourierSeries(preset.dimensions, cutoff=3, max_one=True)
         initial = 2 * np.asarray(series(preset.solved_points, key=jax.random.key(0)))
         coefficient = 0.02 if task.name != "ks1d" else 1.0
-        one = exponax.RepeatedStepper(STEPPERS[name](preset, np.float64(coefficient)), preset.substeps)
+        one = exponax.RepeatedStepper(STEPPERS[name](preset, jnp.asarray(coefficient)), preset.substeps)
         step = jax.jit(lambda field: one(field))
         for symmetry in task.symmetries:
             assert violation(symmetry.reflect, symmetry.negate) < 1e-9

@@ -13,7 +13,7 @@ import pytest
 from ups_jax import build, init_state, load_run, restore, save
 from ups_jax.config import Config, load
 from ups_jax.data import Dataset, batch_at
-from ups_jax.errors import CheckpointError, ConfigError, DataError
+from ups_jax.errors import ConfigError, DataError
 from ups_jax.training.checkpoint import Checkpoints
 from ups_jax.training.state import TrainState
 
@@ -47,20 +47,6 @@ def test_the_best_and_the_latest_stay(
             checkpoints.wait()
         assert checkpoints.steps() == kept
         assert checkpoints.best_step() == best
-
-
-def test_none_readable_is_an_error_however_often_it_is_tried(state: TrainState, tmp_path: Path) -> None:
-    with Checkpoints(tmp_path / "c") as checkpoints:
-        checkpoints.save(at(state, 1), {}, validation=None)
-    for file in (tmp_path / "c" / "1" / "state" / "ocdbt.process_0" / "d").iterdir():
-        file.write_bytes(b"")
-    for _ in range(2):
-        with (
-            Checkpoints(tmp_path / "c") as checkpoints,
-            pytest.raises(CheckpointError, match="none of the checkpoints"),
-        ):
-            checkpoints.restore_latest(state, lambda meta: None, lambda line: None)
-    assert (tmp_path / "c" / "1").is_dir()
 
 
 def test_a_saved_run_comes_back_and_is_not_written_over(

@@ -142,9 +142,26 @@ def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_is_used(
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     result = script("train.py", *arguments, "--run-dir", str(run))
     assert result.returncode == 0, result.stderr
-    assert "120 is damaged" in result.stdout
+    assert "damaged checkpoint" in result.stdout
     assert (run / "checkpoints" / "operator" / "damaged-120").is_dir()
     assert_same(run, uninterrupted)
+
+
+def test_when_no_checkpoint_can_be_read_nothing_starts_again_from_scratch(
+    script: Script, arguments: list[str], uninterrupted: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "lost"
+    subprocess.run(["cp", "-r", str(uninterrupted), str(run)], check=True)
+    for file in (run / "checkpoints" / "operator").glob("*/state/ocdbt.process_0/d/*"):
+        file.write_bytes(b"")
+    records = (run / "metrics.jsonl").read_bytes()
+    for _ in range(2):
+        result = script("train.py", *arguments, "--run-dir", str(run))
+        assert (result.returncode, result.stderr.count("\n")) == (4, 1), result.stderr
+    assert (run / "checkpoints" / "operator" / "120").is_dir()
+    assert (run / "metrics.jsonl").read_bytes() == records
+    evaluation = script("evaluate.py", "--run-dir", str(run))
+    assert (evaluation.returncode, evaluation.stderr.count("\n")) == (4, 1), evaluation.stderr
 
 
 def test_a_run_directory_of_another_configuration_is_refused_and_left_alone(

@@ -37,7 +37,7 @@ class TrainedRun:
 
     def rollout(
         self,
-        u0: Float[np.ndarray, "b *s c"],
+        u0: Float[np.ndarray, "b *history c"],
         steps: int,
         params: Mapping[str, float | Float[np.ndarray, " b"]] | None = None,
         dt: float | None = None,

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ups_jax.config import TrainingConfig
@@ -15,7 +16,9 @@ from ups_jax.models import Conditions, LatentState, Simulator, decode, encode, n
 from ups_jax.models.codec import carried_width
 
 Terms = dict[str, Float[Array, ""]]
-LossBundle = Callable[[Any, dict[str, Array]], tuple[Float[Array, ""], Terms]]
+# A batch of windows as `ups_jax.data` makes it: on the host, on the device, or traced.
+Batch = dict[str, Array | np.ndarray]
+LossBundle = Callable[[Any, Batch], tuple[Float[Array, ""], Terms]]
 
 
 def operator_losses(model: Simulator, config: TrainingConfig) -> LossBundle:
@@ -23,11 +26,12 @@ def operator_losses(model: Simulator, config: TrainingConfig) -> LossBundle:
     weights = {"relative": config.lambda_relative, "h1": config.lambda_h1, "latent": config.lambda_latent}
     weights = {name: weight for name, weight in weights.items() if weight > 0}
 
-    def bundle(params: Any, batch: dict[str, Array]) -> tuple[Float[Array, ""], Terms]:
-        fields = normalize(batch["fields"], model.task.statistics)
-        cond = Conditions(dt=batch["dt"], coefficients=batch["cond"], mask=batch["cond_mask"])
+    def bundle(params: Any, batch: Batch) -> tuple[Float[Array, ""], Terms]:
+        arrays = {name: jnp.asarray(values) for name, values in batch.items()}
+        fields = normalize(arrays["fields"], model.task.statistics)
+        cond = Conditions(dt=arrays["dt"], coefficients=arrays["cond"], mask=arrays["cond_mask"])
 
-        def advance(window: Float[Array, "b k *s c"], truth: Float[Array, "b *s c"]) -> tuple[Array, Terms]:
+        def advance(window: Float[Array, "b k *s c"], truth: Float[Array, "b *s c"]) -> tuple[Array, dict[str, Array]]:
             start = LatentState(z=encode(model, params, window), t=jnp.zeros_like(cond.dt), cond=cond)
             state = operate(model, params, start)
             pred = decode(model, params, state.z)
@@ -37,7 +41,7 @@ def operator_losses(model: Simulator, config: TrainingConfig) -> LossBundle:
 
         window, targets = fields[:, : model.context], jnp.moveaxis(fields[:, model.context :], 1, 0)
         _, steps = jax.lax.scan(advance, window, targets)
-        rows = batch["mask"] / jnp.maximum(batch["mask"].sum(), 1.0)
+        rows = arrays["mask"] / jnp.maximum(arrays["mask"].sum(), 1.0)
         terms = {name: jnp.sum(values.mean(0) * rows) for name, values in steps.items()}
         total = sum((weights[name] * value for name, value in terms.items()), jnp.zeros(()))
         return total, terms

@@ -16,6 +16,7 @@ from ups_jax import simulate
 from ups_jax.config import Config
 from ups_jax.data import Dataset, open_dataset, steps_per_epoch
 from ups_jax.errors import ConfigError
+from ups_jax.losses import Batch
 from ups_jax.models import Conditions, Simulator
 from ups_jax.optim import build_optimizer
 from ups_jax.task import Task
@@ -73,14 +74,13 @@ def plan_of(cfg: Config, dataset: Dataset) -> Plan:
     )
 
 
-def init_state(
-    model: Simulator, tx: optax.GradientTransformation, batch: dict[str, Array], key: Key[Array, ""]
-) -> TrainState:
+def init_state(model: Simulator, tx: optax.GradientTransformation, batch: Batch, key: Key[Array, ""]) -> TrainState:
     """A fresh state; `batch` lends its shapes. Deterministic in `key`."""
 
-    def fresh(key: Key[Array, ""], batch: dict[str, Array]) -> TrainState:
-        context = batch["fields"][:1, : model.context]
-        cond = Conditions(dt=batch["dt"][:1], coefficients=batch["cond"][:1], mask=batch["cond_mask"][:1])
+    def fresh(key: Key[Array, ""], batch: Batch) -> TrainState:
+        first = {name: jnp.asarray(values)[:1] for name, values in batch.items()}
+        context = first["fields"][:, : model.context]
+        cond = Conditions(dt=first["dt"], coefficients=first["cond"], mask=first["cond_mask"])
         params = model.init(stream(key, "init"), context, cond)["params"]
         return state_of(params, tx, key)
 

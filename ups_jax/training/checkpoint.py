@@ -5,8 +5,11 @@ A save is asynchronous and commits by one atomic rename; what a killed process l
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
+import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +21,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from ups_jax.config import Config, digest, to_dict
 from ups_jax.data import Dataset
-from ups_jax.errors import CheckpointError, ConfigError
+from ups_jax.errors import CheckpointError
 from ups_jax.files import storage_error
 from ups_jax.training.state import TrainState
 
@@ -102,10 +105,19 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state saved at `step`, in the structure and placement of the (abstract) state `like`."""
+        """The state saved at `step`, in the structure and placement of the (abstract) state `like`.
+
+        Raises CheckpointError, whatever the reader of a damaged file raises.
+        """
         abstract = jax.tree.map(_placed, like)
-        restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))
-        return restored["state"]
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))[
+                "state"
+            ]
+        except Exception as error:
+            reason = first_line(error)
+        _drop_abandoned_reads()
+        raise CheckpointError(f"{self.directory / str(step)}: cannot be read ({reason})")
 
     def meta(self, step: int) -> dict[str, Any]:
         """The JSON metadata saved at `step`."""
@@ -130,10 +142,8 @@ class Checkpoints:
                 meta = self.meta(step)
                 check(meta)
                 state = self.restore(step, like)
-            except ConfigError:
-                raise
-            except Exception as error:  # whatever the reader of a damaged file raises
-                report(f"checkpoint {self.directory / str(step)} is damaged: {first_line(error)}")
+            except CheckpointError as error:
+                report(f"damaged checkpoint {error}")
                 unreadable.append(step)
             else:
                 self._set_aside(unreadable, report)
@@ -171,6 +181,18 @@ def checkpoint_meta(cfg: Config, stage: str, dataset: Dataset) -> dict[str, Any]
         "ema_decay": getattr(cfg.stages, stage).ema_decay,
         "config": to_dict(cfg),
     }
+
+
+def _drop_abandoned_reads() -> None:
+    """Collect the coroutines that a failed restore leaves behind, or each would complain when the program ends."""
+    complain, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    logging.getLogger("asyncio").disabled = True
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            gc.collect()
+    finally:
+        sys.unraisablehook = complain
+        logging.getLogger("asyncio").disabled = False
 
 
 class _storage_errors:

@@ -116,7 +116,7 @@ def _evaluate(stage: Stage, state: TrainState) -> tuple[TrainState, float, dict[
         since_best=jnp.zeros((), jnp.int32) if better else state.monitor.since_best + 1,
     )
     measured = {f"validation/{name}": value for name, value in values.items()}
-    measured |= {"best_metric": float(monitor.best_metric), "evaluations_since_best": int(monitor.since_best)}
+    measured |= {"best_metric": float(monitor.best_metric), "evaluations_since_best": float(monitor.since_best)}
     return replace(state, monitor=monitor), chosen, measured
 
 

@@ -8,32 +8,39 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Key
 
 from ups_jax.optim import ema_init
+
+# The leaves of a state are arrays, tracers or abstract shapes by turns, which no single annotation covers.
+Leaf = Any
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Monitor:
-    """What decides about stopping: skipped steps (in a row, in all), the best validation metric, evaluations since."""
+    """What decides about stopping, all scalars: int32 skips in a row and in all, float32 best metric, int32 evaluations
+    since."""
 
-    skipped_in_row: Int[Array, ""]
-    skipped: Int[Array, ""]
-    best_metric: Float[Array, ""]
-    since_best: Int[Array, ""]
+    skipped_in_row: Leaf
+    skipped: Leaf
+    best_metric: Leaf
+    since_best: Leaf
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class TrainState:
-    """`step` counts completed steps, skipped ones included, so that it is also the position in the data."""
+    """`step` (int32) counts completed steps, skipped ones included, so that it is also the position in the data.
 
-    step: Int[Array, ""]
+    `rng` is the run's base key (typed, scalar); what is random in a step folds a name and the step into it.
+    """
+
+    step: Leaf
     params: Any
     opt_state: optax.OptState
     ema: optax.EmaState
-    rng: Key[Array, ""]
+    rng: Leaf
     monitor: Monitor
 
 

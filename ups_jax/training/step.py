@@ -9,16 +9,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from ups_jax.config import Config
-from ups_jax.losses import LossBundle, operator_losses
+from ups_jax.losses import Batch, LossBundle, operator_losses
 from ups_jax.models import Simulator
 from ups_jax.optim import ema_update
 from ups_jax.training.state import TrainState
 
-Metrics = dict[str, Float[Array, ""]]
-TrainStep = Callable[[TrainState, dict[str, Array]], tuple[TrainState, Metrics]]
+Metrics = dict[str, Array]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 def make_train_step(model: Simulator, tx: optax.GradientTransformation, cfg: Config) -> TrainStep:
@@ -33,7 +33,7 @@ def make_train_step(model: Simulator, tx: optax.GradientTransformation, cfg: Con
 def step_of(losses: LossBundle, tx: optax.GradientTransformation, ema_decay: float) -> TrainStep:
     """The uncompiled step of any stage whose loss is `losses`."""
 
-    def train_step(state: TrainState, batch: dict[str, Array]) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         (loss, terms), gradients = jax.value_and_grad(losses, has_aux=True)(state.params, batch)
         grad_norm = optax.tree.norm(gradients)
         updates, opt_state = tx.update(gradients, state.opt_state, state.params)

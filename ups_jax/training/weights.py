@@ -13,7 +13,7 @@ from ups_jax.errors import CheckpointError, ConfigError
 from ups_jax.optim import ema_params
 from ups_jax.task import Task
 from ups_jax.training.build import abstract_state
-from ups_jax.training.checkpoint import Checkpoints, first_line
+from ups_jax.training.checkpoint import Checkpoints
 from ups_jax.training.run_directory import RunDirectory
 
 
@@ -42,10 +42,7 @@ def best_weights(path: Path, stage: str) -> Weights:
             raise CheckpointError(f"{directory}: holds no checkpoint; {mend}")
         meta = checkpoints.meta(step)
         config, task = from_dict(meta["config"], str(directory / str(step))), Task.from_dict(meta["task"])
-        try:
-            state = checkpoints.restore(step, abstract_state(config, task))
-        except Exception as error:  # whatever the reader of a damaged file raises
-            raise CheckpointError(f"{directory / str(step)}: cannot be read ({first_line(error)}); {mend}") from None
+        state = checkpoints.restore(step, abstract_state(config, task))
     params = ema_params(state.params, state.ema, meta["ema_decay"])
     return Weights(params=params, step=step, config=config, task=task, fingerprint=meta["fingerprint"])
 
