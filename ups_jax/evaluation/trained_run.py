@@ -39,7 +39,7 @@ class TrainedRun:
         self,
         u0: Float[np.ndarray, "b *history c"],
         steps: int,
-        params: Mapping[str, float | Float[np.ndarray, " b"]] | None = None,
+        params: Mapping[str, float | np.floating | Float[np.ndarray, " b"]] | None = None,
         dt: float | None = None,
     ) -> Float[np.ndarray, "b t *s c"]:
         """The `steps` frames after `u0`, in physical units.

@@ -23,6 +23,7 @@ from ups_jax.config import Config, digest, to_dict
 from ups_jax.data import Dataset
 from ups_jax.errors import CheckpointError
 from ups_jax.files import storage_error
+from ups_jax.training import checksums
 from ups_jax.training.state import TrainState
 
 # orbax tells every save and restore at warning level through absl; its errors still arrive as exceptions.
@@ -86,6 +87,7 @@ class Checkpoints:
         A `validation` that is not finite is as none: such a checkpoint can be the latest, never the best.
         """
         step = int(state.step)
+        self.wait()
         if step in self._manager.all_steps():
             return
         arguments = ocp.args.Composite(
@@ -100,9 +102,12 @@ class Checkpoints:
             raise CheckpointError(f"{self.directory}: step {step} was not saved; a later step is there already")
 
     def wait(self) -> None:
-        """Return when the last save is on disk; its errors are raised here."""
+        """Return when the last save is on disk and sealed with its checksums; its errors are raised here."""
         with _storage_errors(self.directory):
             self._manager.wait_until_finished()
+        if not self._read_only:
+            for step in self.steps():
+                checksums.seal(self.directory / str(step))
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state saved at `step`, in the structure and placement of the (abstract) state `like`.
@@ -167,7 +172,9 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait for the last save and let go."""
-        with _storage_errors(self.directory):
+        try:
+            self.wait()
+        finally:
             self._manager.close()
 
 
