@@ -114,11 +114,12 @@ class Checkpoints:
 
         Raises CheckpointError, whatever the reader of a damaged file raises.
         """
-        abstract = jax.tree.map(_placed, like)
+        reason = checksums.fault(self.directory / str(step))
+        if reason is not None:
+            raise CheckpointError(f"{self.directory / str(step)}: {reason}")
+        arguments = ocp.args.Composite(state=ocp.args.StandardRestore(jax.tree.map(_placed, like)))
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract)))[
-                "state"
-            ]
+            return self._manager.restore(step, args=arguments)["state"]
         except Exception as error:
             reason = first_line(error)
         _drop_abandoned_reads()
