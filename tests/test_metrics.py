@@ -69,6 +69,30 @@ def test_correlation_is_a_numpy_corrcoef_and_zero_for_a_constant():
     assert metrics.correlation(np.ones_like(pred), target)[0, 0] == 0.0
 
 
+@pytest.mark.parametrize(
+    ("correlations", "time"),
+    [
+        ([0.95, 0.9, 0.85, 0.8], 8.0),  # never below: the whole horizon of four frames, 2 apart
+        ([0.9, 0.7, 0.9, 0.1], 3.0),  # half-way between the first two frames, and what comes later does not matter
+        ([0.6, 0.9, 0.9, 0.9], 1.0),  # from 1 at the given frame down to 0.6: half-way as well
+        ([1.0, 1.0, -1.0, -1.0], 4.2),
+        ([0.9, 0.9, np.nan, np.nan], 4.0),  # blown up after the second frame
+        ([np.nan, np.nan, np.nan, np.nan], 0.0),
+    ],
+)
+def test_correlation_time_is_where_the_line_between_frames_falls_below(correlations, time):
+    values = np.array([correlations, [1.0] * 4], np.float32)
+    np.testing.assert_allclose(metrics.correlation_time(values, 2.0), [time, 8.0], rtol=1e-5)
+
+
+def test_waves_of_two_speeds_decorrelate_when_their_phases_are_far_enough_apart():
+    x, times = np.arange(64) / 64, 0.01 * np.arange(1, 101)
+    truth, pred = (np.sin(2 * np.pi * (x - speed * times[:, None]))[None, ..., None] for speed in (1.0, 1.5))
+    # Their correlation is cos(2 pi 0.5 t).
+    time = metrics.correlation_time(metrics.correlation(pred, truth), 0.01)
+    np.testing.assert_allclose(time, np.arccos(0.8) / np.pi, rtol=1e-3)
+
+
 @pytest.mark.parametrize("kind", ["nrmse", "vrmse"])
 def test_a_zero_target_gives_a_large_finite_number_and_zero_for_an_exact_prediction(kind):
     metric, zero = getattr(metrics, kind), np.zeros((1, 1, 8, 1), np.float32)

@@ -1,5 +1,7 @@
 """Metrics of physical fields `(b, t, *s, c)`: one number per trajectory and time, pure functions without a model.
 
+`correlation_time` alone is one number per trajectory, of the correlations of a whole rollout.
+
 Channels with different units never add up in a relative metric: `nrmse`, `vrmse` and `correlation` are taken per
 channel and averaged. Absolute metrics (`rmse` and below) are root mean squares over space and channels together.
 """
@@ -27,6 +29,8 @@ FLOOR = 1e-8
 LOW_BAND = (0, 4)
 MID_BAND = (5, 12)
 
+# Correlation with the truth below which a rollout counts as lost.
+LOST = 0.8
 
 METRICS = (
     "nrmse",
@@ -80,6 +84,24 @@ def correlation(pred: Fields, target: Fields) -> PerFrame:
     pred, target = (jnp.asarray(field) - jnp.mean(jnp.asarray(field), axes, keepdims=True) for field in (pred, target))
     norms = jnp.sqrt(jnp.mean(jnp.square(pred), axes)) * jnp.sqrt(jnp.mean(jnp.square(target), axes))
     return jnp.mean(jnp.mean(pred * target, axes) / jnp.maximum(norms, FLOOR**2), -1)
+
+
+def correlation_time(
+    correlations: Float[Array | np.ndarray, "b t"], dt: float, threshold: float = LOST
+) -> Float[Array, " b"]:
+    """Time from the last given frame until the correlation of the frames after it falls below `threshold`.
+
+    `correlations` are those of the frames that follow, `dt` apart; at the given frame it is 1. In the unit of `dt`,
+    linear between the first frame below and the one before. The whole horizon where it never falls; the time of the
+    frame before where the first one below is not finite, as of a prediction that has blown up.
+    """
+    values = jnp.asarray(correlations)
+    before = jnp.concatenate([jnp.ones_like(values[:, :1]), values[:, :-1]], 1)
+    below = ~(values >= threshold)
+    first = jnp.argmax(below, 1)
+    high, low = (jnp.take_along_axis(rows, first[:, None], 1)[:, 0] for rows in (before, values))
+    share = jnp.where(low < threshold, (high - threshold) / jnp.maximum(high - low, FLOOR), 0.0)
+    return dt * jnp.where(below.any(1), first + share, float(values.shape[1]))
 
 
 def rmse(pred: Fields, target: Fields) -> PerFrame:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ups_jax.models import Conditions, Simulator, decode, denormalize, encode, normalize, step
+from ups_jax.models import Conditions, LatentState, Simulator, decode, denormalize, encode, normalize, operate, step
 
 
 def rollout(
@@ -22,6 +22,21 @@ def rollout(
         return jnp.concatenate([window[:, 1:], frame[:, None]], axis=1), frame
 
     _, frames = jax.lax.scan(advance, normalize(fields, statistics), None, length=steps)
+    return denormalize(jnp.moveaxis(frames, 0, 1), statistics)
+
+
+def latent_rollout(
+    model: Simulator, params: Any, fields: Float[Array, "b k *s c"], cond: Conditions, steps: int
+) -> Float[Array, "b t *s c"]:
+    """The `steps` frames after the `k` given ones, encoded once; the operator alone carries the latent state on."""
+    statistics = model.task.statistics
+
+    def advance(state: LatentState, _: None) -> tuple[LatentState, Array]:
+        state = operate(model, params, state)
+        return state, decode(model, params, state.z)
+
+    z = encode(model, params, normalize(fields, statistics))
+    _, frames = jax.lax.scan(advance, LatentState(z=z, t=jnp.zeros_like(cond.dt), cond=cond), None, length=steps)
     return denormalize(jnp.moveaxis(frames, 0, 1), statistics)
 
 

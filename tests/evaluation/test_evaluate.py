@@ -60,9 +60,10 @@ class Scaler:
         return np.float32(self.codec) * fields
 
 
-def run(predictor, trajectories=None, context=1, **config):
+def run(predictor, trajectories=None, context=1, variants=None, **config):
     config = EvaluationConfig(**{"batch_size": 2, "bootstrap": 50} | config)
-    return evaluate(predictor, trajectories or decaying_waves(), TASK, config, context=context, seed=0)
+    trajectories = trajectories or decaying_waves()
+    return evaluate(predictor, trajectories, TASK, config, context=context, seed=0, variants=variants or {})
 
 
 def test_a_perfect_predictor_has_no_error_and_the_baselines_their_closed_forms():
@@ -128,6 +129,41 @@ def test_examples_are_the_best_median_and_worst_trajectory():
     np.testing.assert_allclose(worst.prediction[1:], 5 * worst.truth[1:], rtol=1e-5)
 
 
+def test_another_way_to_roll_out_is_measured_beside_the_models_own():
+    other = Scaler(factor=0.88)
+    evaluation = run(Scaler(), variants={"other": other.rollout})
+    assert evaluation.metrics["rollout"]["nrmse"] == pytest.approx(0, abs=1e-6)
+    variant = evaluation.variants["other"]
+    assert variant["rollout"]["nrmse_by_time"] == pytest.approx([1.1**k - 1 for k in range(1, 6)], rel=1e-4)
+    assert variant["rollout"].keys() == evaluation.metrics["rollout"].keys() and "one_step" not in variant
+    assert variant["seconds_per_rollout_step"] > 0
+    # Three chunks of two and one of them again, warm, for the clock.
+    assert other.shapes == [((2, 1, 16, 1), FRAMES - 1)] * 4
+    values = result([evaluation], {})["variants"]["other"]["decay"]
+    assert values["rollout"]["nrmse"] == variant["rollout"]["nrmse"]
+
+
+def test_correlation_time_is_the_horizon_of_what_keeps_its_shape_and_less_of_what_turns():
+    class Turning(Scaler):
+        """A wave that runs ahead by 30 degrees a step: its correlation with the standing truth is cos(30 k)."""
+
+        def rollout(self, u0, steps, cond, cond_mask):
+            turned = [np.roll(u0[:, -1], -4 * k, 1) for k in range(1, steps + 1)]
+            return np.stack(turned, 1)
+
+    trajectories = decaying_waves()
+    wave = np.sin(2 * np.pi * np.arange(48) / 48).astype(np.float32)
+    trajectories.fields = np.tile(wave[:, None], (len(trajectories.ids), FRAMES, 1, 1))
+    evaluation = run(Turning(), trajectories)
+    # cos 30 = 0.866 and cos 60 = 0.5 with 0.5 between the frames; linear between them 0.8 is met here.
+    expected = 0.5 * (1 + (np.cos(np.pi / 6) - 0.8) / (np.cos(np.pi / 6) - 0.5))
+    assert evaluation.metrics["rollout"]["correlation_time"] == pytest.approx(expected, rel=1e-4)
+    assert evaluation.intervals["rollout"]["correlation_time"] == pytest.approx([expected] * 2, rel=1e-4)
+    for name in ("persistence", "codec"):
+        assert evaluation.baselines[name]["rollout"]["correlation_time"] == pytest.approx(0.5 * (FRAMES - 1))
+        assert "correlation_time" not in evaluation.baselines[name]["one_step"]
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_few_trajectories_are_enough(count):
     evaluation = run(Scaler(), decaying_waves(count))
@@ -155,7 +191,7 @@ def test_the_json_has_the_contracts_shape_and_null_for_non_finite(tmp_path):
     path = tmp_path / "evaluation" / "test.json"
     write_json(path, result([evaluation, other], {"steps": 7, "seed": 0}))
     values = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    assert set(values) == {"metrics", "baselines", "intervals", "meta"}
+    assert set(values) == {"metrics", "baselines", "variants", "intervals", "meta"} and values["variants"] == {}
     assert set(values["metrics"]) == {"decay", "other"} == set(values["baselines"]["codec"])
     keys = {
         "nrmse", "rmse", "max_error", "vrmse", "conservation_rmse", "boundary_rmse", "fourier_rmse_low",
@@ -163,7 +199,7 @@ def test_the_json_has_the_contracts_shape_and_null_for_non_finite(tmp_path):
     }  # fmt: skip
     for tables in (values["metrics"], values["baselines"]["persistence"], values["baselines"]["codec"]):
         assert set(tables["decay"]["one_step"]) == keys
-        assert set(tables["decay"]["rollout"]) == keys | {"nrmse_by_time"}
+        assert set(tables["decay"]["rollout"]) == keys | {"nrmse_by_time", "correlation_time"}
     assert values["metrics"]["decay"]["rollout"]["nrmse"] is None
     assert values["intervals"]["decay"]["rollout"]["nrmse"] == [None, None]
     assert values["meta"]["steps"] == 7 and values["meta"]["trajectories"] == 10

@@ -51,8 +51,9 @@ def values(evaluation_1d):
 def test_the_tables_show_the_jsons_numbers_interval_and_baselines(values):
     page = Page(render(values, {}, RUN))
     sections = values["metrics"]["toy<1>"]
-    for index, section in enumerate(("one_step", "rollout")):
-        header, own, interval, persistence, codec = page.rows[5 * index : 5 * index + 5]
+    # A variant rolls out in another way; it has no step of its own.
+    for section, rows in (("one_step", page.rows[:5]), ("rollout", page.rows[5:11])):
+        header, own, interval, *variants, persistence, codec = rows
         column = header.index("nrmse")
         assert own[0] == "this run" and own[column] == f"{sections[section]['nrmse']:.3g}"
         low, high = values["intervals"]["toy<1>"][section]["nrmse"]
@@ -60,7 +61,10 @@ def test_the_tables_show_the_jsons_numbers_interval_and_baselines(values):
         for name, row in (("persistence", persistence), ("codec", codec)):
             assert row[0] == name
             assert row[column] == f"{values['baselines'][name]['toy<1>'][section]['nrmse']:.3g}"
-        assert "nrmse by time" not in header and len(header) == len(own) == 10
+        assert "nrmse by time" not in header and len(header) == len(own)
+        assert ("correlation time" in header) == (section == "rollout")
+        latent = values["variants"]["latent"]["toy<1>"]
+        assert [row[column] for row in variants] == ([f"{latent[section]['nrmse']:.3g}"] if section in latent else [])
 
 
 def test_the_page_is_self_contained_and_shows_the_pictures_bytes(values):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ups_jax.models.grid import neighbourhood, patch_of, patchify, unpatchify
+from ups_jax.models.grid import interpolate, interpolate_lines, neighbourhood, patch_of, patchify, unpatchify
 from ups_jax.models.spectral import SpectralMixing
 
 
@@ -60,3 +60,34 @@ def test_spectral_mixing_in_two_dimensions_has_one_matrix_a_signed_wavenumber(sh
             matrix = weights[3 * row + second]
             expected[:, first, second] = spectrum[:, first, second] @ (matrix[:, :3] + 1j * matrix[:, 3:])
     np.testing.assert_allclose(mixed, np.fft.irfft2(expected, shape, axes=(1, 2)), atol=1e-5)
+
+
+GRID = {"origin": (-1.0, 0.5), "spacing": (0.25, 0.2), "periodic": (True, False)}
+
+
+def test_interpolation_along_lines_is_interpolation_at_every_point_of_their_grid() -> None:
+    field = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 7, 3)), jnp.float32)
+    lines = [np.linspace(-1.2, 1.1, 9), np.linspace(0.4, 1.8, 5)]
+    points = np.stack(np.meshgrid(*lines, indexing="ij"), -1).reshape(1, -1, 2).repeat(2, 0)
+    dense = interpolate(field, jnp.asarray(points, jnp.float32), **GRID)
+    np.testing.assert_allclose(interpolate_lines(field, lines, **GRID), dense.reshape(2, 9, 5, 3), atol=2e-5)
+
+
+def test_a_value_at_a_point_of_the_grid_is_handed_over_to_the_bit() -> None:
+    field = np.random.default_rng(0).normal(size=(2, 8, 7, 1)).astype(np.float32)
+    lines = [-1 + 0.125 * np.arange(16), 0.5 + 0.1 * np.arange(13)]
+    np.testing.assert_array_equal(interpolate_lines(jnp.asarray(field), lines, **GRID)[:, ::2, ::2], field)
+
+
+@pytest.mark.parametrize("shape", [(64,), (128, 96)])
+def test_a_band_limited_field_is_the_same_on_twice_the_points(shape: tuple[int, ...]) -> None:
+    def field(factor: int) -> np.ndarray:
+        x = np.meshgrid(*[2 * np.pi * np.arange(factor * n) / (factor * n) for n in shape], indexing="ij")
+        return np.sin(9 * x[0] + 1)[None, ..., None] + np.cos(sum(x) * 4)[None, ..., None]
+
+    lines = [np.arange(2 * n) / (2 * n) for n in shape]
+    axes = len(shape)
+    fine = interpolate_lines(
+        jnp.asarray(field(1), jnp.float32), lines, (0.0,) * axes, tuple(1 / n for n in shape), (True,) * axes
+    )
+    np.testing.assert_allclose(fine, field(2), atol=3e-6)

@@ -32,24 +32,29 @@ def open_dataset(cfg: Config, task: Task | None = None) -> Dataset:
     Raises `ConfigError` for names that do not exist, `DataError` for anything wrong with the file.
     """
     wanted = _only_task(cfg)
-    path = data_path(cfg.data, wanted)
-    if isinstance(wanted.path, FilePair):
-        first, second = SOURCES[wanted.kind](path), SOURCES[wanted.kind](wanted.path.test)
-        source: Source = JoinedSource((first, second))
-        parts = splits.draw_pair(first.trajectories, second.trajectories, cfg.data.split, source.name)
-    else:
-        if wanted.path is None and not path.is_file():
-            raise DataError(
-                f"{path}: there is no such file; make it: python scripts/generate_data.py --task {wanted.name} "
-                f"--preset {wanted.preset} --out {cfg.data.root}"
-            )
-        source = SOURCES[wanted.kind](path)
-        parts = splits.draw(source.trajectories, cfg.data.split, source.name)
+    source, parts = open_source(cfg)
     each = source.frames * source.channels + len(source.input_channels)
     size = 4 * source.trajectories * each * int(np.prod(source.grid.shape))
     if size <= cfg.data.loader.memory_gib * 2**30:
         source = load(source, tuple(wanted.coefficients))
     return OPENERS[wanted.kind](cfg, wanted, source, parts, task)
+
+
+def open_source(cfg: Config) -> tuple[Source, Splits]:
+    """The configured task's file, of which the header alone is read, and its splits. Raises `DataError`."""
+    wanted = _only_task(cfg)
+    path = data_path(cfg.data, wanted)
+    if isinstance(wanted.path, FilePair):
+        first, second = SOURCES[wanted.kind](path), SOURCES[wanted.kind](wanted.path.test)
+        joined = JoinedSource((first, second))
+        return joined, splits.draw_pair(first.trajectories, second.trajectories, cfg.data.split, joined.name)
+    if wanted.path is None and not path.is_file():
+        raise DataError(
+            f"{path}: there is no such file; make it: python scripts/generate_data.py --task {wanted.name} "
+            f"--preset {wanted.preset} --out {cfg.data.root}"
+        )
+    source = SOURCES[wanted.kind](path)
+    return source, splits.draw(source.trajectories, cfg.data.split, source.name)
 
 
 def from_arrays(

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,13 +18,26 @@ from jaxtyping import Float, Int
 from ups_jax.config import EvaluationConfig
 from ups_jax.errors import DataError
 from ups_jax.evaluation.result import Evaluation, Example, Spectra
-from ups_jax.metrics import all_metrics, energy_spectrum, summary
+from ups_jax.metrics import METRICS, all_metrics, correlation, correlation_time, energy_spectrum, summary
 from ups_jax.task import Task
 
 # One array `(n, steps)` a metric.
 Table = dict[str, np.ndarray]
 
 _SPECTRUM_TIMES = 4
+
+
+@runtime_checkable
+class Rollout(Protocol):
+    """A way to predict: the `steps` frames after the context `u0`."""
+
+    def __call__(
+        self,
+        u0: Float[np.ndarray, "b k *s c"],
+        steps: int,
+        cond: Float[np.ndarray, "b p"],
+        cond_mask: Float[np.ndarray, "b p"],
+    ) -> Float[np.ndarray, "b steps *s c"]: ...
 
 
 @runtime_checkable
@@ -72,9 +86,11 @@ def evaluate(
     *,
     context: int,
     seed: int,
+    variants: Mapping[str, Rollout] = MappingProxyType({}),
 ) -> Evaluation:
     """One-step errors of every window, the rollout from the first `context` frames to the last, and both baselines.
 
+    `variants` are other ways to roll out the same run, by name; each gets a `rollout` section and its own seconds.
     Raises `DataError` where the trajectories are too short. A prediction that is not finite makes the mean metrics
     non-finite and counts in `nonfinite`, the number of (trajectory, time) frames without a finite error.
     """
@@ -91,18 +107,26 @@ def evaluate(
     examples, seconds = _examples(predictor, trajectories, task, config.batch_size, context, scores)
     return Evaluation(
         task=task,
-        metrics={"one_step": _section(one_step), "rollout": _section(rollout, by_time=True)},
+        metrics={"one_step": _section(one_step), "rollout": _rollout_section(rollout, task.dt)},
         baselines={
             "persistence": {
                 "one_step": _section(tables["persistence_one_step"]),
-                "rollout": _section(tables["persistence_rollout"], by_time=True),
+                "rollout": _rollout_section(tables["persistence_rollout"], task.dt),
             },
             # The codec sees the true frame at every time, so its floor is the same for one step and for the rollout.
-            "codec": {"one_step": _section(codec), "rollout": _section(codec, by_time=True)},
+            "codec": {"one_step": _section(codec), "rollout": _rollout_section(codec, task.dt)},
+        },
+        variants={
+            name: _variant(way, trajectories, task, config.batch_size, context) for name, way in variants.items()
         },
         intervals={
-            name: {"nrmse": bootstrap_interval(values["nrmse"].mean(1), config.bootstrap, seed)}
-            for name, values in (("one_step", one_step), ("rollout", rollout))
+            section: {
+                name: bootstrap_interval(values, config.bootstrap, seed) for name, values in per_trajectory.items()
+            }
+            for section, per_trajectory in (
+                ("one_step", {"nrmse": one_step["nrmse"].mean(1)}),
+                ("rollout", {"nrmse": scores, "correlation_time": _correlation_times(rollout, task.dt)}),
+            )
         },
         meta={
             "trajectories": count,
@@ -111,7 +135,8 @@ def evaluate(
             "protocol": (
                 f"{task.name}: one_step = each of the {frames - context} windows of {context} true frames, next frame; "
                 f"rollout = first {context} frames to frame {frames}; seconds_per_rollout_step = warm wall clock per "
-                f"trajectory and step, {min(config.batch_size, count)} trajectories at a time"
+                f"trajectory and step, {min(config.batch_size, count)} trajectories at a time; correlation_time = time "
+                "from the last given frame until the correlation with the truth is below 0.8, linear between frames"
             ),
         },
         time=trajectories.time[context:],
@@ -171,6 +196,21 @@ def _rollouts(
     return tables, Spectra(time=times, truth=truth_spectra, prediction=pred_spectra)
 
 
+def _variant(rollout: Rollout, trajectories: Trajectories, task: Task, batch_size: int, context: int) -> dict[str, Any]:
+    """The `rollout` section of another way to predict, and its warm seconds per trajectory and step."""
+    fields, cond, mask = trajectories.fields, trajectories.cond, trajectories.cond_mask
+    steps = fields.shape[1] - context
+    parts: list[Table] = []
+    for rows, kept in _chunks(fields.shape[0], batch_size):
+        pred = rollout(fields[rows, :context], steps, cond[rows], mask[rows])
+        parts.append(_measure(pred, fields[rows, context:], task, kept))
+    # The last chunk once more: by now its shape is compiled.
+    begin = time.perf_counter()
+    rollout(fields[rows, :context], steps, cond[rows], mask[rows])
+    seconds = (time.perf_counter() - begin) / (steps * len(rows))
+    return {"rollout": _rollout_section(_join(parts), task.dt), "seconds_per_rollout_step": seconds}
+
+
 def _examples(
     predictor: Predictor,
     trajectories: Trajectories,
@@ -227,16 +267,26 @@ def _spectrum(fields: np.ndarray, kept: int) -> Float[np.ndarray, "b m k"]:
 
 
 def _measure(pred: np.ndarray, truth: np.ndarray, task: Task, kept: int) -> Table:
-    return {name: np.asarray(value)[:kept] for name, value in all_metrics(pred, truth, task).items()}
+    values = all_metrics(pred, truth, task) | {"correlation": correlation(pred, truth)}
+    return {name: np.asarray(value)[:kept] for name, value in values.items()}
 
 
 def _join(parts: Sequence[Table]) -> Table:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _section(values: Table, *, by_time: bool = False) -> dict[str, Any]:
-    section: dict[str, Any] = dict(summary(values))
+def _section(values: Table) -> dict[str, Any]:
+    section: dict[str, Any] = dict(summary({name: values[name] for name in METRICS}))
     section["nonfinite"] = int((~np.isfinite(values["rmse"])).sum())
-    if by_time:
-        section["nrmse_by_time"] = [float(value) for value in values["nrmse"].astype(np.float64).mean(0)]
     return section
+
+
+def _rollout_section(values: Table, dt: float) -> dict[str, Any]:
+    return _section(values) | {
+        "correlation_time": float(_correlation_times(values, dt).mean()),
+        "nrmse_by_time": [float(value) for value in values["nrmse"].astype(np.float64).mean(0)],
+    }
+
+
+def _correlation_times(values: Table, dt: float) -> Float[np.ndarray, " n"]:
+    return np.asarray(correlation_time(values["correlation"], dt), np.float64)

@@ -67,9 +67,13 @@ def _tables(result: Mapping[str, Any]) -> Iterator[str]:
     for task, sections in result["metrics"].items():
         yield f"<h2>{escape(task)}</h2>"
         for section, values in sections.items():
-            rows = {"this run": values} | {
-                name: tasks[task][section] for name, tasks in result["baselines"].items() if task in tasks
-            }
+            others = [
+                (name, tasks[task][section])
+                for kind in ("variants", "baselines")
+                for name, tasks in result[kind].items()
+                if section in tasks.get(task, ())
+            ]
+            rows = {"this run": values, **dict(others)}
             metrics = [name for name in values if name not in _HIDDEN]
             interval = result["intervals"].get(task, {}).get(section, {})
             yield f"<h3>{escape(_SECTIONS.get(section, section))}</h3>"

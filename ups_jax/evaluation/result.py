@@ -43,11 +43,15 @@ class Spectra:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The result of one task: `metrics`, `baselines`, `intervals`, `meta` for the JSON, the rest for the plots."""
+    """The result of one task: `metrics` to `meta` for the JSON, the rest for the plots.
+
+    `variants` are other ways to roll out the same run, by name: a `rollout` section and `seconds_per_rollout_step`.
+    """
 
     task: Task
     metrics: Mapping[str, Mapping[str, Any]]
     baselines: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    variants: Mapping[str, Mapping[str, Any]]
     intervals: Mapping[str, Mapping[str, list[float]]]
     meta: Mapping[str, Any]
     time: Float[np.ndarray, " steps"]
@@ -67,6 +71,9 @@ def result(evaluations: Sequence[Evaluation], meta: Mapping[str, Any]) -> dict[s
         "metrics": {item.task.name: dict(item.metrics) for item in evaluations},
         "baselines": {
             name: {item.task.name: item.baselines[name] for item in evaluations} for name in evaluations[0].baselines
+        },
+        "variants": {
+            name: {item.task.name: item.variants[name] for item in evaluations} for name in evaluations[0].variants
         },
         "intervals": {item.task.name: dict(item.intervals) for item in evaluations},
         "meta": {

@@ -13,16 +13,16 @@ from rich.table import Table
 
 from ups_jax import simulate
 from ups_jax.config import Config, from_dict, merge, to_dict
-from ups_jax.data import Split, open_dataset
+from ups_jax.data import Dataset, Split, open_dataset
 from ups_jax.errors import ConfigError
 from ups_jax.evaluation.evaluate import evaluate
 from ups_jax.evaluation.plots import write_plots
 from ups_jax.evaluation.report import write_report
+from ups_jax.evaluation.resolution import WAYS, other_trajectories, predictor_on
 from ups_jax.evaluation.result import Evaluation, finite, result, write_json
 from ups_jax.evaluation.trained_run import TrainedRun, load_run
 from ups_jax.tracking import WandbWriter, read_jsonl
 from ups_jax.training.run_directory import RunDirectory, now
-from ups_jax.training.weights import best_weights
 
 # What an evaluation may override: where data lies and how it is read, never what a trained run was trained on.
 _OVERRIDABLE = ("data.tasks", "data.root", "data.loader", "evaluation", "logging")
@@ -54,24 +54,26 @@ def evaluate_run(
     result to W&B as well, as one more run of the run's group.
     """
     run = RunDirectory(path)
-    weights = best_weights(path, "operator")
+    trained = load_run(path)
     simulate.prepare(cfg)
-    dataset = open_dataset(cfg, weights.task)
-    trained = load_run(path, task=dataset.task)
-    for note in dataset.notes:
+    dataset = open_dataset(cfg, trained.task)
+    predictor, way = predictor_on(trained, dataset.task)
+    for note in (*dataset.notes, *_grid_notes(trained, cfg, dataset, way, split)):
         console.print(f"note        {note}", highlight=False, markup=False, soft_wrap=True)
-    own_data = dataset.fingerprint == weights.fingerprint
+    own_data = dataset.fingerprint == trained.fingerprint
     name = split if own_data else f"{split}-{Path(dataset.source.name).stem}"
     evaluation = evaluate(
-        trained.predictor(),
+        predictor,
         dataset.trajectories(split),
-        trained.task,
+        dataset.task,
         cfg.evaluation,
         context=cfg.data.context,
         seed=cfg.seed,
+        variants={"latent": predictor.latent_rollout},
     )
     data = {"file": dataset.source.name, "fingerprint": dataset.fingerprint, "split": split}
-    values = finite(result([evaluation], _meta(run, trained) | {"data": data}))
+    grid = {"trained": trained.task.shape, "data": dataset.task.shape, "way": way, "meaning": WAYS[way]}
+    values = finite(result([evaluation], _meta(run, trained) | {"data": data, "grid": grid}))
     write_json(run.evaluation / f"{name}.json", values)
     if json_path is not None:
         write_json(json_path, values)
@@ -86,6 +88,14 @@ def evaluate_run(
         _track(run, cfg, name, evaluation, plots)
     _print_table(console, evaluation)
     return values
+
+
+def _grid_notes(trained: TrainedRun, cfg: Config, dataset: Dataset, way: str, split: Split) -> list[str]:
+    if way == "own":
+        return []
+    notes = [f"{dataset.source.name}: {WAYS[way]}"]
+    different = other_trajectories(trained, cfg, dataset, split) if way == "restricted" else None
+    return [*notes, different] if different else notes
 
 
 def _track(run: RunDirectory, cfg: Config, name: str, evaluation: Evaluation, plots: list[Path]) -> None:
@@ -120,11 +130,14 @@ def _print_table(console: Console, evaluation: Evaluation) -> None:
         title_justify="left",
     )
     table.add_column("", no_wrap=True)
-    for column in ("one-step", "rollout", "last frame", "low", "mid", "high"):
+    for column in ("one-step", "rollout", "last frame", "corr. time", "low", "mid", "high"):
         table.add_column(column, justify="right", no_wrap=True)
-    for name, sections in {"this model": evaluation.metrics, **evaluation.baselines}.items():
+    variants = {f"{name} rollout": sections for name, sections in evaluation.variants.items()}
+    for name, sections in {"this model": evaluation.metrics, **variants, **evaluation.baselines}.items():
         rollout = sections["rollout"]
+        # A variant differs from the model's own rollout from the second step on.
+        one_step = f"{sections['one_step']['nrmse']:.3g}" if "one_step" in sections else ""
         bands = (f"{rollout[f'fourier_rmse_{band}']:.1e}" for band in ("low", "mid", "high"))
-        headline = (sections["one_step"]["nrmse"], rollout["nrmse"], rollout["nrmse_by_time"][-1])
-        table.add_row(name, *(f"{value:.3g}" for value in headline), *bands)
+        headline = (rollout["nrmse"], rollout["nrmse_by_time"][-1], rollout["correlation_time"])
+        table.add_row(name, one_step, *(f"{value:.3g}" for value in headline), *bands)
     console.print(table)

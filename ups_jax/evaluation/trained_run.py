@@ -18,7 +18,7 @@ from ups_jax.config import Config
 from ups_jax.errors import DataError
 from ups_jax.models import Conditions, Simulator
 from ups_jax.models.grid import patch_of
-from ups_jax.rollout import reconstruct, rollout
+from ups_jax.rollout import latent_rollout, reconstruct, rollout
 from ups_jax.task import Task
 from ups_jax.training.build import build_model
 from ups_jax.training.weights import best_weights
@@ -26,7 +26,10 @@ from ups_jax.training.weights import best_weights
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """Model, averaged parameters and task of a run's best checkpoint. Functions are compiled once a shape."""
+    """Model, averaged parameters and task of a run's best checkpoint. Functions are compiled once a shape.
+
+    `fingerprint` is that of the data that it was trained on.
+    """
 
     path: Path
     config: Config
@@ -34,6 +37,7 @@ class TrainedRun:
     model: Simulator
     weights: Any
     step: int
+    fingerprint: str
 
     def rollout(
         self,
@@ -58,12 +62,30 @@ class TrainedRun:
             raise DataError(f"u0 has shape {np.shape(u0)}; this run takes {expected} (samples, grid, channels)")
         if not np.isfinite(fields).all():
             raise DataError("u0 holds NaN or Inf")
-        _check_time_step(self.task.dt if dt is None else dt, self.task)
-        return self._rollout(fields, steps, *self._coefficients(len(fields), params or {}))
+        self.check_time_step(self.task.dt if dt is None else dt)
+        cond = self._conditions(*self._coefficients(len(fields), params or {}))
+        return np.asarray(self._compiled(self.weights, jnp.asarray(fields), cond, steps=steps))
 
     def predictor(self) -> TrainedPredictor:
         """The same run with coefficients as arrays, as the evaluation wants it."""
         return TrainedPredictor(self)
+
+    def on(self, task: Task) -> TrainedRun:
+        """The same parameters on the grid of `task`; DataError where its time step is another or it cannot be cut."""
+        self.check_time_step(task.dt)
+        own, patch_size = self.task, self.config.latent.patch_size
+        if patch_of(task.shape, patch_size) != patch_of(own.shape, patch_size):
+            raise DataError(
+                f"{self.path}: was trained on a grid of {own.shape} points and cuts it into patches of "
+                f"{patch_of(own.shape, patch_size)}, which a grid of {task.shape} does not divide into"
+            )
+        placed = replace(own, shape=task.shape, origin=task.origin, spacing=task.spacing)
+        return replace(self, task=placed, model=build_model(self.config, placed))
+
+    def check_time_step(self, dt: float) -> None:
+        """Refuse what the model cannot know: it has seen one time step only."""
+        if not abs(dt / self.task.dt - 1) < 1e-3:
+            raise DataError(f"the time step is {dt:g}, and this run was trained on frames {self.task.dt:g} apart only")
 
     def _coefficients(self, batch: int, params: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         names = [coefficient.name for coefficient in self.task.coefficients]
@@ -84,19 +106,20 @@ class TrainedRun:
                     raise DataError(f"coefficient {coefficient.name} is {params[coefficient.name]!r}; give {kind}")
         return values, mask
 
-    def _rollout(
-        self, fields: np.ndarray, steps: int, values: np.ndarray, mask: np.ndarray
-    ) -> Float[np.ndarray, "b t *s c"]:
-        cond = Conditions(
-            dt=jnp.full(len(fields), self.task.dt, jnp.float32),
+    def _conditions(self, values: Float[np.ndarray, "b p"], mask: Float[np.ndarray, "b p"]) -> Conditions:
+        return Conditions(
+            dt=jnp.full(len(values), self.task.dt, jnp.float32),
             coefficients=jnp.asarray(values, jnp.float32),
             mask=jnp.asarray(mask, jnp.float32),
         )
-        return np.asarray(self._compiled(self.weights, jnp.asarray(fields), cond, steps=steps))
 
     @cached_property
     def _compiled(self) -> Any:
         return jax.jit(partial(rollout, self.model), static_argnames="steps")
+
+    @cached_property
+    def _compiled_latent(self) -> Any:
+        return jax.jit(partial(latent_rollout, self.model), static_argnames="steps")
 
     @cached_property
     def _compiled_codec(self) -> Any:
@@ -110,14 +133,28 @@ class TrainedPredictor:
     run: TrainedRun
 
     def rollout(
-        self, u0: np.ndarray, steps: int, cond: np.ndarray, cond_mask: np.ndarray
+        self, u0: Float[np.ndarray, "b k *s c"], steps: int, cond: np.ndarray, cond_mask: np.ndarray
     ) -> Float[np.ndarray, "b t *s c"]:
-        """The `steps` frames after the context `u0`."""
-        return self.run._rollout(np.asarray(u0, np.float32), steps, cond, cond_mask)
+        """The `steps` frames after the context `u0`; each prediction is encoded anew."""
+        return self._frames(self.run._compiled, u0, steps, cond, cond_mask)
 
-    def reconstruct(self, fields: np.ndarray, cond: np.ndarray, cond_mask: np.ndarray) -> Float[np.ndarray, "b t *s c"]:
+    def latent_rollout(
+        self, u0: Float[np.ndarray, "b k *s c"], steps: int, cond: np.ndarray, cond_mask: np.ndarray
+    ) -> Float[np.ndarray, "b t *s c"]:
+        """The `steps` frames after the context `u0`, which is encoded once."""
+        return self._frames(self.run._compiled_latent, u0, steps, cond, cond_mask)
+
+    def reconstruct(
+        self, fields: Float[np.ndarray, "b t *s c"], cond: np.ndarray, cond_mask: np.ndarray
+    ) -> Float[np.ndarray, "b t *s c"]:
         """decode(encode(fields))."""
         return np.asarray(self.run._compiled_codec(self.run.weights, jnp.asarray(fields, jnp.float32)))
+
+    def _frames(
+        self, compiled: Any, u0: np.ndarray, steps: int, cond: np.ndarray, cond_mask: np.ndarray
+    ) -> Float[np.ndarray, "b t *s c"]:
+        conditions = self.run._conditions(cond, cond_mask)
+        return np.asarray(compiled(self.run.weights, jnp.asarray(u0, jnp.float32), conditions, steps=steps))
 
 
 def load_run(path: str | Path, *, stage: str = "operator", task: Task | None = None) -> TrainedRun:
@@ -126,19 +163,13 @@ def load_run(path: str | Path, *, stage: str = "operator", task: Task | None = N
     `task` puts the same parameters on its grid. DataError where its time step is another or its grid cannot be cut.
     """
     weights = best_weights(Path(path), stage)
-    config, own = weights.config, weights.task
-    placed = own if task is None else replace(own, shape=task.shape, origin=task.origin, spacing=task.spacing)
-    if task is not None:
-        _check_time_step(task.dt, own)
-    if patch_of(placed.shape, config.latent.patch_size) != patch_of(own.shape, config.latent.patch_size):
-        raise DataError(
-            f"{path}: was trained on a grid of {own.shape} points and cuts it into patches of "
-            f"{patch_of(own.shape, config.latent.patch_size)}, which a grid of {placed.shape} does not divide into"
-        )
-    return TrainedRun(Path(path), config, placed, build_model(config, placed), weights.params, weights.step)
-
-
-def _check_time_step(dt: float, task: Task) -> None:
-    """Refuse what the model cannot know: it has seen one time step only."""
-    if not abs(dt / task.dt - 1) < 1e-3:
-        raise DataError(f"the time step is {dt:g}, and this run was trained on frames {task.dt:g} apart only")
+    run = TrainedRun(
+        path=Path(path),
+        config=weights.config,
+        task=weights.task,
+        model=build_model(weights.config, weights.task),
+        weights=weights.params,
+        step=weights.step,
+        fingerprint=weights.fingerprint,
+    )
+    return run if task is None else run.on(task)

@@ -100,28 +100,52 @@ def interpolate(
     return result
 
 
-def _trigonometric(position: Float[Array, "b q"], points: int) -> Float[Array, "b q n"]:
+def interpolate_lines(
+    fields: Float[Array, "b *s c"],
+    lines: Sequence[Float[np.ndarray, " _"]],
+    origin: Sequence[float],
+    spacing: Sequence[float],
+    periodic: Sequence[bool],
+) -> Float[Array, "b *m c"]:
+    """`interpolate` at every point of the grid that `lines` (one an axis, physical coordinates) span, axis by axis.
+
+    A product with one small matrix an axis, where the weights of all points at once would be points x points. They are
+    made in float64, so that a value at one of the grid's own points is handed over as it is.
+    """
+    result = fields
+    for axis, line in enumerate(lines):
+        position = (np.asarray(line, np.float64) - origin[axis]) / spacing[axis]
+        weights = (_trigonometric if periodic[axis] else _cubic)(position[None], fields.shape[1 + axis])[0]
+        moved = jnp.tensordot(jnp.asarray(weights, jnp.float32), result, ((1,), (axis + 1,)), precision="highest")
+        result = jnp.moveaxis(moved, 0, axis + 1)
+    return result
+
+
+def _trigonometric(position: Float[Array | np.ndarray, "b q"], points: int) -> Float[Array | np.ndarray, "b q n"]:
     """Dirichlet kernel: weights of the interpolating trigonometric polynomial, Nyquist mode split evenly."""
-    nodes = jnp.arange(points, dtype=jnp.float32).reshape(1, 1, -1)
+    xp = position.__array_namespace__()
+    nodes = xp.arange(points, dtype=position.dtype).reshape(1, 1, -1)
     offset = position[..., None] - nodes
-    offset = jnp.mod(offset + points / 2, points) - points / 2
-    angle = jnp.pi * offset / points
-    numerator = jnp.sin(jnp.pi * offset)
-    at_node = jnp.abs(offset) < 1e-6
-    denominator = jnp.where(at_node, 1.0, jnp.tan(angle) if points % 2 == 0 else jnp.sin(angle))
-    return jnp.where(at_node, 1.0, numerator / (points * denominator))
+    offset = (offset + points / 2) % points - points / 2
+    angle = xp.pi * offset / points
+    numerator = xp.sin(xp.pi * offset)
+    at_node = xp.abs(offset) < 1e-6
+    denominator = xp.where(at_node, 1.0, xp.tan(angle) if points % 2 == 0 else xp.sin(angle))
+    return xp.where(at_node, 1.0, numerator / (points * denominator))
 
 
-def _cubic(position: Float[Array, "b q"], points: int) -> Float[Array, "b q n"]:
+def _cubic(position: Float[Array | np.ndarray, "b q"], points: int) -> Float[Array | np.ndarray, "b q n"]:
     """Cubic Lagrange weights of the four nearest nodes, as rows over all nodes; fewer nodes, lower degree."""
+    xp = position.__array_namespace__()
     count = min(4, points)
-    first = jnp.clip(jnp.floor(position).astype(jnp.int32) - (count // 2 - 1), 0, points - count)
+    first = xp.clip(xp.floor(position).astype(xp.int32) - (count // 2 - 1), 0, points - count)
     local = position - first
     nodes = np.arange(count)
-    rows = jnp.zeros((*position.shape, points), jnp.float32)
+    rows = xp.zeros((*position.shape, points), position.dtype)
     for node in nodes:
         others = [float(other) for other in nodes if other != node]
         factors = [(local - other) / (node - other) for other in others]
-        weight = math.prod(factors, start=jnp.ones_like(local))
-        rows = rows + weight[..., None] * jax.nn.one_hot(first + node, points)
+        weight = math.prod(factors, start=xp.ones_like(local))
+        here = (first + node)[..., None] == xp.arange(points).reshape(1, 1, -1)
+        rows = rows + weight[..., None] * here.astype(position.dtype)
     return rows

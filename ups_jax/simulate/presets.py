@@ -15,6 +15,7 @@ from ups_jax.errors import ConfigError
 class Preset:
     """Trajectories on a periodic grid: `points` an axis, solved on `solved_points`, `steps` frames of `dt` after one.
 
+    Where there are more `points` than solved ones, the field between those is the trigonometric interpolation.
     Each `dt` takes `substeps` of the solver. Initial fields hold `modes` Fourier modes an axis and `amplitude` is their
     largest value; the first `burn_in` frames are not stored. The coefficient is drawn for each trajectory between `low`
     and `high`; without a name it is the constant `low` of the equation and is not stored.
@@ -105,7 +106,7 @@ _NAVIER_STOKES = Preset(
     extent=2 * math.pi,
 )
 
-PRESETS: dict[str, dict[str, Preset | DarcyPreset]] = {
+_TRANSIENT: dict[str, dict[str, Preset]] = {
     "burgers1d": {
         "default": _BURGERS,
         "fine": _BURGERS_FINE,
@@ -135,6 +136,20 @@ PRESETS: dict[str, dict[str, Preset | DarcyPreset]] = {
             low=0.02,
         ),
     },
+}
+
+
+def _with_doubles(presets: dict[str, Preset]) -> dict[str, Preset | DarcyPreset]:
+    """Each preset, and the same trajectories on twice the points an axis: `double` of `default`, `NAME_double`."""
+    doubles = {
+        "double" if name == "default" else f"{name}_double": replace(preset, points=2 * preset.points)
+        for name, preset in presets.items()
+    }
+    return {**presets, **doubles}
+
+
+PRESETS: dict[str, dict[str, Preset | DarcyPreset]] = {
+    **{task: _with_doubles(presets) for task, presets in _TRANSIENT.items()},
     # Of one seed the fields are the same: `fine` holds those of `default` on twice the points an axis. Corners of
     # regions leave 2.1e-3 against a grid four times finer under the same permeability (5.6e-3 when solved on 64 cells).
     "darcy2d": {

@@ -100,8 +100,27 @@ def _trajectory(
     if preset.burn_in:
         initial = exponax.repeat(step, preset.burn_in)(initial)
     frames = exponax.rollout(step, preset.steps, include_init=True)(initial)
-    every = slice(None, None, preset.solved_points // preset.points)
-    return frames[(slice(None), 0, *[every] * preset.dimensions)], coefficient
+    return _stored(frames[:, 0], preset), coefficient
+
+
+def _stored(frames: Float[Array, "t *s"], preset: Preset) -> Float[Array, "t *p"]:
+    """The solved frames at the stored points; those of a coarser preset of the same `solved_points` are among them."""
+    between = max(1, preset.points // preset.solved_points)
+    for axis in range(1, preset.dimensions + 1):
+        frames = _refined(frames, axis, between)
+    every = slice(None, None, between * preset.solved_points // preset.points)
+    return frames[(slice(None), *[every] * preset.dimensions)]
+
+
+def _refined(frames: Float[Array, "t *s"], axis: int, count: int) -> Float[Array, "t *p"]:
+    """`count` points for each one of an axis: itself, and those after it from the Fourier series of the solved ones."""
+    size = frames.shape[axis]
+    wavenumbers = jnp.arange(size // 2 + 1).reshape([-1 if other == axis else 1 for other in range(frames.ndim)])
+    spectrum = jnp.fft.rfft(frames, axis=axis)
+    shifts = (jnp.exp(2j * jnp.pi * wavenumbers * step / (count * size)) for step in range(1, count))
+    shifted = [jnp.fft.irfft(spectrum * shift, size, axis=axis) for shift in shifts]
+    shape = [count * points if other == axis else points for other, points in enumerate(frames.shape)]
+    return jnp.stack([frames, *shifted], axis + 1).reshape(shape)
 
 
 def _draw(preset: Preset, share: Float[Array, ""]) -> Float[Array, ""]:
