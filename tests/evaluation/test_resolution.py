@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from commands import CONFIGS
 
-from ups_jax.config import EvaluationConfig
+from ups_jax.config import Config, EvaluationConfig, load
+from ups_jax.data import open_dataset
+from ups_jax.errors import DataError
 from ups_jax.evaluation.evaluate import Predictor, evaluate
-from ups_jax.evaluation.resolution import FinerPredictor, lines, moved, refines
+from ups_jax.evaluation.resolution import FinerPredictor, lines, moved, other_trajectories, predictor_on, refines
 from ups_jax.evaluation.trained_run import TrainedPredictor, TrainedRun
+from ups_jax.simulate import files, presets
 from ups_jax.task import Statistics, Task
 
 SPEED, DT, STEPS = 0.3, 0.05, 5
@@ -58,8 +63,9 @@ class Shift(TrainedPredictor):
 class Run(TrainedRun):
     """A run whose model is `Shift`."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, config: Config | None = None) -> None:
         object.__setattr__(self, "task", task)
+        object.__setattr__(self, "config", config)
 
     def predictor(self):
         return Shift(self.task)
@@ -73,9 +79,8 @@ def finer(trained: Task, task: Task) -> FinerPredictor:
     ("trained", "task"),
     [
         (task_on(16), task_on(32)),
-        (task_on(16), task_on(48)),
         (task_on(16, 20), task_on(32, 40)),
-        (task_on(16, centred=True), task_on(32, centred=True)),
+        (task_on(16, centred=True), task_on(48, centred=True)),
     ],
 )
 def test_a_predictor_that_is_exact_on_its_grid_is_exact_on_twice_the_points(trained: Task, task: Task) -> None:
@@ -105,7 +110,8 @@ def test_what_the_trained_grid_cannot_hold_is_the_codecs_error() -> None:
     fields = (np.sin(np.pi * x) + 0.1 * np.sin(10 * np.pi * x)).astype(np.float32)[None, None, :, None]
     # Mode 10 of 16 points is seen as mode 6, of the other sign.
     alias = (np.sin(np.pi * x) - 0.1 * np.sin(6 * np.pi * x)).astype(np.float32)[None, None, :, None]
-    np.testing.assert_allclose(finer(trained, task).reconstruct(fields, None, None), alias, atol=3e-6)
+    none = np.zeros((1, 0), np.float32)
+    np.testing.assert_allclose(finer(trained, task).reconstruct(fields, none, none), alias, atol=3e-6)
 
 
 def test_the_given_frames_are_taken_at_the_trained_points() -> None:
@@ -121,3 +127,37 @@ def test_only_the_same_extent_on_a_multiple_of_the_points_refines() -> None:
     for other in (task_on(16, 12), task_on(24, 24), task_on(8, 6), task_on(32, 24, extent=4.0)):
         assert not refines(other, trained)
     assert not refines(replace(task_on(32, 24), origin=(1.0, -1.0)), trained)
+
+
+def test_another_time_step_is_refused_on_a_finer_grid_as_well() -> None:
+    trained, task = task_on(16), task_on(32)
+    assert predictor_on(Run(trained), task)[1] == "restricted"
+    with pytest.raises(DataError, match=r"time step is 0\.1, .* 0\.05 apart only"):
+        predictor_on(Run(trained), replace(task, dt=0.1))
+
+
+def store(root: Path, preset: str, count: int, seed: int = 0) -> Config:
+    """Standing waves of random phase in the file of a preset of `burgers1d`, and its configuration."""
+    chosen = replace(presets.find("burgers1d", preset), trajectories=count)
+    task = task_on(chosen.points)
+    phase = 2 * np.pi * np.random.default_rng(seed).uniform(size=(count, 1, 1))
+    fields = np.sin(np.pi * lines(task)[0] + phase).repeat(chosen.steps + 1, 1)
+    origin = files.Origin(task="burgers1d", preset=preset, seed=0, trajectories=count)
+    datasets = files.trajectories(chosen, fields, np.full(count, 0.03))
+    files.write(root / f"burgers1d_{preset}.hdf5", origin, datasets, "periodic")
+    return load(CONFIGS / "tiny.yaml", [f"data.root={root}", f"data.tasks.0.preset={preset}"])
+
+
+def test_finer_data_of_other_trajectories_than_the_runs_own_is_noticed(tmp_path: Path) -> None:
+    cfg = store(tmp_path, "tiny", 20)
+    run = Run(task_on(64), replace(cfg, data=replace(cfg.data, root="elsewhere")))
+
+    def note(count: int, seed: int) -> str | None:
+        fine = store(tmp_path, "tiny_double", count, seed)
+        return other_trajectories(run, fine, open_dataset(fine, task_on(64)), "test")
+
+    assert note(20, seed=0) is None
+    for count, seed in ((30, 0), (20, 1)):
+        assert "the run may have been trained on some" in note(count, seed)
+    (tmp_path / "burgers1d_tiny.hdf5").unlink()
+    assert "cannot be compared" in note(20, seed=0)

@@ -33,7 +33,8 @@ def trained(script: Script, data_root: Path, tmp_path_factory: pytest.TempPathFa
     assert lines[0] == lines[-1] == f"run         {run}"
     assert "this runs on the CPU" in result.stdout
     assert "32/4/4 trajectories" in result.stdout
-    assert "this model" in result.stdout and "persistence" in result.stdout
+    for row in ("this model", "latent rollout", "persistence"):
+        assert row in result.stdout
     return run
 
 
@@ -52,6 +53,12 @@ def test_the_evaluation_keeps_its_contract_and_beats_persistence(trained: Path) 
     model, persistence = values["metrics"]["burgers1d"], values["baselines"]["persistence"]["burgers1d"]
     for section in (*model.values(), *persistence.values(), *values["baselines"]["codec"]["burgers1d"].values()):
         assert section.keys() >= METRICS
+    latent = values["variants"]["latent"]["burgers1d"]
+    assert latent["rollout"].keys() == model["rollout"].keys() and latent["seconds_per_rollout_step"] > 0
+    # Its first step is the model's own.
+    first = model["rollout"]["nrmse_by_time"][0]
+    assert latent["rollout"]["nrmse_by_time"][0] == pytest.approx(first, rel=1e-3)
+    assert persistence["rollout"]["correlation_time"] < model["rollout"]["correlation_time"] <= 20 * 0.05 + 1e-6
     assert len(model["rollout"]["nrmse_by_time"]) == 20
     assert model["one_step"]["nrmse"] < 0.2 * persistence["one_step"]["nrmse"]
     assert model["rollout"]["nrmse"] < 0.2 * persistence["rollout"]["nrmse"]
@@ -84,6 +91,26 @@ def test_evaluating_on_another_file_leaves_the_model_as_it_is(script: Script, tr
     assert result.returncode == 0, result.stderr
     values = json.loads((copy / "evaluation" / "test.json").read_text())
     assert values["metrics"]["burgers1d"]["one_step"]["nrmse"] < 0.02
+
+
+def test_a_run_is_evaluated_on_twice_its_points_through_its_own_grid(
+    script: Script, trained: Path, data_root: Path
+) -> None:
+    result = script("evaluate.py", "--run-dir", trained, "data.tasks.0.preset=tiny_double", "evaluation.plots=false")
+    assert result.returncode == 0, result.stderr
+    assert "restricted to the trained points" in result.stdout and "may have been trained on" not in result.stdout
+    values = json.loads((trained / "evaluation" / "test-burgers1d_tiny_double.json").read_text())
+    own = json.loads((trained / "evaluation" / "test.json").read_text())
+    grid = values["meta"]["grid"]
+    assert (grid["way"], grid["trained"], grid["data"]) == ("restricted", [64], [128])
+    assert own["meta"]["grid"]["way"] == "own"
+    for section in ("one_step", "rollout"):
+        # 64 points resolve these fields, so that the points between tell the same error.
+        same = own["metrics"]["burgers1d"][section]["nrmse"]
+        assert values["metrics"]["burgers1d"][section]["nrmse"] == pytest.approx(same, rel=0.02)
+        assert 0 < values["baselines"]["codec"]["burgers1d"][section]["nrmse"] < 1e-4
+    latent = values["variants"]["latent"]["burgers1d"]["rollout"]["nrmse"]
+    assert latent == pytest.approx(own["variants"]["latent"]["burgers1d"]["rollout"]["nrmse"], rel=0.02)
 
 
 def damaged_file(path: Path, data_root: Path, change: Callable[[h5py.File], None]) -> Path:

@@ -128,9 +128,12 @@ def _print_table(console: Console, evaluation: Evaluation) -> None:
     table = Table(
         title=f"nRMSE and fRMSE of {evaluation.task.name}, {evaluation.meta['trajectories']} trajectories",
         title_justify="left",
+        # A terminal of 80 columns holds it.
+        show_edge=False,
+        pad_edge=False,
     )
     table.add_column("", no_wrap=True)
-    for column in ("one-step", "rollout", "last frame", "corr. time", "low", "mid", "high"):
+    for column in ("one-step", "rollout", "last", "low", "mid", "high"):
         table.add_column(column, justify="right", no_wrap=True)
     variants = {f"{name} rollout": sections for name, sections in evaluation.variants.items()}
     for name, sections in {"this model": evaluation.metrics, **variants, **evaluation.baselines}.items():
@@ -138,6 +141,6 @@ def _print_table(console: Console, evaluation: Evaluation) -> None:
         # A variant differs from the model's own rollout from the second step on.
         one_step = f"{sections['one_step']['nrmse']:.3g}" if "one_step" in sections else ""
         bands = (f"{rollout[f'fourier_rmse_{band}']:.1e}" for band in ("low", "mid", "high"))
-        headline = (rollout["nrmse"], rollout["nrmse_by_time"][-1], rollout["correlation_time"])
+        headline = (rollout["nrmse"], rollout["nrmse_by_time"][-1])
         table.add_row(name, one_step, *(f"{value:.3g}" for value in headline), *bands)
     console.print(table)
