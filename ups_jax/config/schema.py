@@ -163,14 +163,17 @@ class SchedulerConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class StageConfig:
-    """One stage. What it leaves out comes from `training`, `optimizer` and `scheduler`; `steps` wins over `epochs`."""
+    """One stage. What it leaves out comes from `training`, `optimizer` and `scheduler`; `steps` wins over `epochs`.
+
+    Without `ema_decay` the average of the parameters reaches back a fifteenth of the steps so far.
+    """
 
     epochs: Weight = 0.0
     steps: Count | None = None
     batch_size: Positive = 32
     patience: Positive | None = None
     grad_clip: PositiveFloat | None = 1.0
-    ema_decay: Fraction = 0.999
+    ema_decay: Fraction | None = None
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
 
@@ -191,7 +194,7 @@ class TrainingConfig:
     rollout_horizon: Positive = 1
     patience: Positive | None = None
     grad_clip: PositiveFloat | None = 1.0
-    ema_decay: Fraction = 0.999
+    ema_decay: Fraction | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     lambda_relative: Weight = 1.0
     lambda_h1: Weight = 0.1
@@ -269,12 +272,13 @@ def to_dict(config: Config) -> dict[str, Any]:
 def digest(config: Config, stage: str) -> str:
     """Twelve hex digits over everything that shapes the numbers of `stage`: not run length, logging or paths.
 
-    Values at their defaults do not enter, so that a key which a later version adds leaves older runs valid.
+    Values at their defaults do not enter, so that a key which a later version adds leaves older runs valid; a default
+    that changes its value raises `_DEFAULTS`.
     """
     values = relevant(to_dict(config), stage)
     kept = _without_defaults(values, relevant(to_dict(Config(data=DataConfig(tasks=()))), stage))
     named = [_without_defaults(task, _TASK_DEFAULTS) for task in values["data"]["tasks"]]
-    text = json.dumps([kept, named], sort_keys=True)
+    text = json.dumps([_DEFAULTS, kept, named], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -307,4 +311,6 @@ def _without_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[
     }
 
 
+# How often defaults have changed their values.
+_DEFAULTS = 1
 _TASK_DEFAULTS = TypeAdapter(TaskConfig).dump_python(TaskConfig(name=""), mode="json")

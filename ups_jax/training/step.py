@@ -30,7 +30,7 @@ def make_train_step(model: Simulator, tx: optax.GradientTransformation, cfg: Con
     return jax.jit(step_of(losses, tx, cfg.stages.operator.ema_decay), donate_argnums=0)
 
 
-def step_of(losses: LossBundle, tx: optax.GradientTransformation, ema_decay: float) -> TrainStep:
+def step_of(losses: LossBundle, tx: optax.GradientTransformation, ema_decay: float | None) -> TrainStep:
     """The uncompiled step of any stage whose loss is `losses`."""
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
