@@ -100,6 +100,23 @@ def test_kill_9_and_again_ends_in_the_same_bits(
     assert_same(run, uninterrupted)
 
 
+def test_a_run_by_seconds_that_is_killed_ends_in_the_bits_of_one_by_as_many_steps(
+    script: Script, arguments: list[str], tmp_path: Path
+) -> None:
+    run, by_steps = tmp_path / "seconds", tmp_path / "steps"
+    seconds = [*arguments, "training.max_seconds=1.5"]
+    assert kill_after(run, seconds, 30, signal.SIGKILL) == -signal.SIGKILL
+    planned = json.loads((run / "run.json").read_text())["stages"]["operator"]["planned_steps"]
+    result = script("train.py", *seconds, "--run-dir", str(run))
+    assert result.returncode == 0, result.stderr
+    assert re.search(rf"resumed     at step \d+ of {planned}\n", result.stdout)
+    record = json.loads((run / "run.json").read_text())["stages"]["operator"]
+    assert record["planned_steps"] == record["steps"] == planned
+    result = script("train.py", *arguments, f"stages.operator.steps={planned}", "--run-dir", str(by_steps))
+    assert result.returncode == 0, result.stderr
+    assert_same(run, by_steps)
+
+
 def test_sigterm_saves_the_step_it_is_at_and_goes_on_from_there(
     script: Script, arguments: list[str], uninterrupted: Path, tmp_path: Path
 ) -> None:

@@ -163,8 +163,10 @@ class SchedulerConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class StageConfig:
-    """One stage. What it leaves out comes from `training`, `optimizer` and `scheduler`; `steps` wins over `epochs`.
+    """One stage. What it leaves out comes from `training`, `optimizer` and `scheduler`.
 
+    `max_seconds` wins over `steps`, and `steps` over `epochs`: the seconds a step are measured before the first one,
+    and the number of steps is set so that the schedule ends with the budget, validations included.
     Without `ema_decay` the average of the parameters reaches back a fifteenth of the steps so far.
     """
 
@@ -174,6 +176,7 @@ class StageConfig:
     patience: Positive | None = None
     grad_clip: PositiveFloat | None = 1.0
     ema_decay: Fraction | None = None
+    max_seconds: PositiveFloat | None = None
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
 
@@ -195,6 +198,7 @@ class TrainingConfig:
     patience: Positive | None = None
     grad_clip: PositiveFloat | None = 1.0
     ema_decay: Fraction | None = None
+    max_seconds: PositiveFloat | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     lambda_relative: Weight = 1.0
     lambda_h1: Weight = 0.1
@@ -286,8 +290,8 @@ def relevant(values: dict[str, Any], stage: str) -> dict[str, Any]:
     """The part of a resolved configuration that `digest` covers."""
     data = {key: value for key, value in values["data"].items() if key not in ("loader", "root")}
     data["tasks"] = [{key: value for key, value in task.items() if key != "path"} for task in data["tasks"]]
-    own = {key: value for key, value in values["stages"][stage].items() if key not in ("epochs", "steps", "patience")}
-    training = {key: value for key, value in values["training"].items() if key != "patience"}
+    own = {key: value for key, value in values["stages"][stage].items() if key not in _LENGTH}
+    training = {key: value for key, value in values["training"].items() if key not in _LENGTH}
     # What selects the best checkpoint is part of the monitor, and with it of the state.
     selection = {key: values["evaluation"][key] for key in ("metric", "val_trajectories")}
     return {
@@ -311,6 +315,8 @@ def _without_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[
     }
 
 
+# Keys that say how long a run is.
+_LENGTH = ("epochs", "steps", "patience", "max_seconds")
 # How often defaults have changed their values.
 _DEFAULTS = 1
 _TASK_DEFAULTS = TypeAdapter(TaskConfig).dump_python(TaskConfig(name=""), mode="json")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import zlib
-from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -14,22 +12,14 @@ from jaxtyping import Array, Key
 
 from ups_jax import simulate
 from ups_jax.config import Config
-from ups_jax.data import Dataset, open_dataset, steps_per_epoch
+from ups_jax.data import Dataset, open_dataset
 from ups_jax.errors import ConfigError
 from ups_jax.losses import Batch
 from ups_jax.models import Conditions, Simulator
 from ups_jax.optim import build_optimizer
 from ups_jax.task import Task
+from ups_jax.training.plan import plan_of
 from ups_jax.training.state import TrainState, state_of
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How long a stage runs, in optimizer steps."""
-
-    total_steps: int
-    steps_per_epoch: int
-    eval_steps: int
 
 
 def build(cfg: Config, dataset: Dataset | None = None) -> tuple[Simulator, optax.GradientTransformation]:
@@ -37,7 +27,8 @@ def build(cfg: Config, dataset: Dataset | None = None) -> tuple[Simulator, optax
     if dataset is None:
         simulate.prepare(cfg)
         dataset = open_dataset(cfg)
-    return build_model(cfg, dataset.task), build_optimizer(cfg.stages.operator, plan_of(cfg, dataset).total_steps)
+    plan = plan_of(cfg, dataset, "operator")
+    return build_model(cfg, dataset.task), build_optimizer(cfg.stages.operator, plan.total_steps)
 
 
 def build_model(cfg: Config, task: Task) -> Simulator:
@@ -58,20 +49,6 @@ def build_model(cfg: Config, task: Task) -> Simulator:
             )
     dtype = {"fp32": jnp.float32, "bf16": jnp.bfloat16}[cfg.training.precision]
     return Simulator(task, cfg.latent, cfg.operator, cfg.data.context, dtype)
-
-
-def plan_of(cfg: Config, dataset: Dataset) -> Plan:
-    """Steps of the operator stage: `steps` as given, or `epochs` of the data."""
-    stage = cfg.stages.operator
-    an_epoch = steps_per_epoch(dataset, cfg, "operator")
-    total = stage.steps if stage.steps is not None else math.ceil(stage.epochs * an_epoch)
-    if total == 0:
-        raise ConfigError("stages.operator is off (epochs: 0); give it epochs or steps")
-    return Plan(
-        total_steps=total,
-        steps_per_epoch=an_epoch,
-        eval_steps=max(1, round(cfg.training.eval_every * an_epoch)),
-    )
 
 
 def init_state(model: Simulator, tx: optax.GradientTransformation, batch: Batch, key: Key[Array, ""]) -> TrainState:

@@ -18,7 +18,7 @@ import numpy as np
 from ups_jax.config import Config
 from ups_jax.errors import DivergedError, Stopped
 from ups_jax.tracking import Writer
-from ups_jax.training.build import Plan
+from ups_jax.training.plan import Plan
 from ups_jax.training.progress import TrainingProgress
 from ups_jax.training.state import TrainState
 from ups_jax.training.step import TrainStep

@@ -18,17 +18,19 @@ from ups_jax.config import Config, digest, relevant, to_dict
 from ups_jax.data import Dataset, batch_at, open_dataset, training_batches
 from ups_jax.errors import CheckpointError, ConfigError, Stopped
 from ups_jax.models import Simulator
-from ups_jax.optim import build_schedule, ema_params
+from ups_jax.optim import build_optimizer, build_schedule, ema_params
 from ups_jax.tracking import JsonlWriter, Tee, WandbWriter, Writer
-from ups_jax.training.build import Plan, build, init_state, plan_of
+from ups_jax.training.budget import measure_seconds, measure_seconds_per_step
+from ups_jax.training.build import build_model, init_state
 from ups_jax.training.checkpoint import Checkpoints, checkpoint_meta
 from ups_jax.training.loop import Stage, run_loop
+from ups_jax.training.plan import Plan, eval_steps, plan_and_record, plan_of
 from ups_jax.training.progress import TrainingProgress
 from ups_jax.training.run_directory import RunDirectory, environment, now
 from ups_jax.training.signals import stop_flag
 from ups_jax.training.state import TrainState
 from ups_jax.training.step import make_train_step
-from ups_jax.training.validate import make_validate
+from ups_jax.training.validate import Validate, make_validate
 from ups_jax.training.weights import Weights, best_weights, fitting
 
 
@@ -48,8 +50,9 @@ def train(
     for file in written:
         console.print(f"generated   {file}", highlight=False, soft_wrap=True)
     dataset = open_dataset(cfg)
-    model, tx = build(cfg, dataset)
-    plan = plan_of(cfg, dataset)
+    model = build_model(cfg, dataset.task)
+    if getattr(cfg.stages, stage).max_seconds is None:
+        plan_of(cfg, dataset, stage)
     parent = None if init_from is None else best_weights(init_from, stage)
     with run.lock():
         # Again, now that no other process can begin a run here.
@@ -57,21 +60,28 @@ def train(
         begun = run.exists()
         if not begun:
             run.write({"created": now(), "digests": {}, "stages": {}})
-        _introduce(console, cfg, dataset, plan)
+        _introduce(console, dataset)
         record = run.read()
-        device = str(jax.devices()[0].device_kind)
-        own = record["stages"].get(stage, {"started": now()}) | {"total_steps": plan.total_steps, "finished": None}
+        record |= environment() | {"status": "running", "config": to_dict(cfg)}
+        record |= {"device": str(jax.devices()[0].device_kind)}
+        record |= {"digests": record["digests"] | {stage: digest(cfg, stage)}}
+        run.write(record)
+        validate = make_validate(model, dataset, cfg.evaluation)
+        own = record["stages"].get(stage, {"started": now()})
+        plan, planned = plan_and_record(
+            cfg, dataset, stage, own, lambda: _seconds_per_step(cfg, stage, dataset, model, validate, console)
+        )
+        _tell_plan(console, cfg, stage, plan, planned)
+        own = {key: value for key, value in own.items() if key not in ("planned_steps", "budget")} | planned
+        own |= {"total_steps": plan.total_steps, "finished": None}
         if not begun and parent is not None:
             own["parent"] = {"run": str(init_from), "step": parent.step}
-        run.write(
-            record
-            | environment()
-            | {"status": "running", "config": to_dict(cfg), "device": device}
-            | {"digests": record["digests"] | {stage: digest(cfg, stage)}}
-            | {"stages": record["stages"] | {stage: own}}
-        )
+        run.write(record | {"stages": record["stages"] | {stage: own}})
+        tx = build_optimizer(getattr(cfg.stages, stage), plan.total_steps)
         try:
-            state, seconds_per_step = _train(cfg, stage, run, dataset, model, tx, plan, resume, parent, begun, console)
+            state, seconds_per_step = _train(
+                cfg, stage, run, dataset, model, tx, validate, plan, resume, parent, begun, console
+            )
         except BaseException as error:
             run.update(status="stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed")
             raise
@@ -120,7 +130,7 @@ def _differences(old: Any, new: Any, where: str) -> list[str]:
     return [] if old == new else [f"{where}: {old!r} -> {new!r}"]
 
 
-def _introduce(console: Console, cfg: Config, dataset: Dataset, plan: Plan) -> None:
+def _introduce(console: Console, dataset: Dataset) -> None:
     device = jax.devices()[0]
     console.print(
         f"device      {device.device_kind} ({device.platform}, {jax.device_count()} in use)",
@@ -137,12 +147,38 @@ def _introduce(console: Console, cfg: Config, dataset: Dataset, plan: Plan) -> N
     )
     for note in dataset.notes:
         console.print(f"note        {note}", highlight=False, markup=False, soft_wrap=True)
-    stage = cfg.stages.operator
-    console.print(
-        f"plan        {plan.total_steps} steps of {stage.batch_size} windows "
-        f"({plan.total_steps / plan.steps_per_epoch:.3g} epochs), {stage.optimizer.name}, {cfg.training.precision}",
-        highlight=False,
+
+
+def _tell_plan(console: Console, cfg: Config, stage: str, plan: Plan, planned: dict[str, Any]) -> None:
+    settings = getattr(cfg.stages, stage)
+    budget = planned.get("budget")
+    within = (
+        ""
+        if budget is None
+        else (f", {budget['max_seconds']:g} s at {1e3 * budget['seconds_per_step']:.3g} ms a step with its validation")
     )
+    console.print(
+        f"plan        {plan.total_steps} steps of {settings.batch_size} windows "
+        f"({plan.total_steps / plan.steps_per_epoch:.3g} epochs{within}), {settings.optimizer.name}, "
+        f"{cfg.training.precision}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _seconds_per_step(
+    cfg: Config, stage: str, dataset: Dataset, model: Simulator, validate: Validate, console: Console
+) -> float:
+    """Wall time of a compiled step and its share of a validation, on states that are thrown away."""
+    settings = getattr(cfg.stages, stage)
+    # The length of its schedule has no part in what a step costs.
+    tx = build_optimizer(settings, 1000)
+    begin = partial(init_state, model, tx, jax.device_put(batch_at(dataset, cfg, stage, 0)), jax.random.key(cfg.seed))
+    with console.status("measuring the step"), training_batches(dataset, cfg, stage) as batches:
+        step = measure_seconds_per_step(make_train_step(model, tx, cfg), begin(), map(jax.device_put, batches))
+        params = begin().params
+        validation = measure_seconds(lambda: validate(params))
+    return step + validation / eval_steps(cfg, dataset, stage)
 
 
 def _train(
@@ -152,6 +188,7 @@ def _train(
     dataset: Dataset,
     model: Simulator,
     tx: optax.GradientTransformation,
+    validate: Validate,
     plan: Plan,
     resume: str,
     parent: Weights | None,
@@ -196,7 +233,7 @@ def _train(
             train_step=make_train_step(model, tx, cfg),
             batches=lambda start: training_batches(dataset, cfg, stage, start),
             averaged=averaged,
-            validate=make_validate(model, dataset, cfg.evaluation),
+            validate=validate,
             selected_by=cfg.evaluation.metric,
             save=lambda state, validation: checkpoints.save(state, meta, validation=validation),
             learning_rate=lambda step: float(schedule(step)),
