@@ -48,7 +48,7 @@ def final_state(run: Path) -> list[np.ndarray]:
     with Checkpoints(run / "checkpoints" / "operator", read_only=True) as checkpoints:
         step = checkpoints.steps()[-1]
         meta = checkpoints.meta(step)
-        like = abstract_state(from_dict(meta["config"]), Task.from_dict(meta["task"]))
+        like = abstract_state(from_dict(meta["config"]), Task.from_dict(meta["task"]), meta["stage"])
         state = checkpoints.restore(step, like)
     plain = jax.tree.map(
         lambda leaf: jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf,

@@ -135,7 +135,7 @@ def load_run(path: str | Path, *, stage: str = "operator", task: Task | None = N
             f"{path}: was trained on a grid of {own.shape} points and cuts it into patches of "
             f"{patch_of(own.shape, config.latent.patch_size)}, which a grid of {placed.shape} does not divide into"
         )
-    return TrainedRun(Path(path), config, placed, build_model(config, placed), weights.params, weights.step)
+    return TrainedRun(Path(path), config, placed, build_model(config, placed, stage), weights.params, weights.step)
 
 
 def _check_time_step(dt: float, task: Task) -> None:
