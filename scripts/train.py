@@ -41,7 +41,7 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
     console.print(f"run         {path}", highlight=False, soft_wrap=True)
     train(cfg, args.stage, path, resume=args.resume, init_from=args.init_from, console=console)
     if cfg.evaluation.enabled:
-        evaluate_run(path, cfg, track=True, console=console)
+        evaluate_run(path, cfg, stage=args.stage, track=True, console=console)
     console.print(f"run         {path}", highlight=False, soft_wrap=True)
 
 

@@ -186,6 +186,7 @@ class StagesConfig:
     """The stages in their order; one with neither epochs nor steps is off."""
 
     operator: StageConfig = field(default_factory=StageConfig)
+    steady_prior: StageConfig = field(default_factory=StageConfig)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -9,16 +9,18 @@ from typing import Any
 import jax
 import optax
 from rich.console import Console
-from rich.table import Table
 
 from ups_jax import simulate
 from ups_jax.config import Config, from_dict, merge, to_dict
-from ups_jax.data import Split, open_dataset
+from ups_jax.data import Dataset, Split, open_dataset
 from ups_jax.errors import ConfigError
 from ups_jax.evaluation.evaluate import evaluate
 from ups_jax.evaluation.plots import write_plots
+from ups_jax.evaluation.printed import print_table
 from ups_jax.evaluation.report import write_report
-from ups_jax.evaluation.result import Evaluation, finite, result, write_json
+from ups_jax.evaluation.result import Evaluation, Measured, SteadyEvaluation, finite, result, write_json
+from ups_jax.evaluation.steady import evaluate_steady, mean_solution
+from ups_jax.evaluation.steady_run import SteadyRun
 from ups_jax.evaluation.trained_run import TrainedRun, load_run
 from ups_jax.tracking import WandbWriter, read_jsonl
 from ups_jax.training.run_directory import RunDirectory, now
@@ -43,6 +45,7 @@ def evaluate_run(
     path: Path,
     cfg: Config,
     *,
+    stage: str | None = None,
     split: Split = "test",
     json_path: Path | None = None,
     track: bool = False,
@@ -50,28 +53,24 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluate the best checkpoint on a split: evaluation/<name>.json, plots and report, and a printed table.
 
-    The name is the split; for other data than the run's own, the split and the data file's name. `track` sends the
-    result to W&B as well, as one more run of the run's group.
+    The name is the split, after the name of a `stage` that is not the run's main one; for other data than the run's
+    own, the data file's name follows. `track` sends the result to W&B as well, as one more run of the run's group.
     """
     run = RunDirectory(path)
-    weights = best_weights(path, "operator")
+    main = run.main_stage()
+    stage = stage or main
+    weights = best_weights(path, stage)
     simulate.prepare(cfg)
     dataset = open_dataset(cfg, weights.task)
-    trained = load_run(path, task=dataset.task)
+    trained = load_run(path, stage=stage, task=dataset.task)
     for note in dataset.notes:
         console.print(f"note        {note}", highlight=False, markup=False, soft_wrap=True)
-    own_data = dataset.fingerprint == weights.fingerprint
-    name = split if own_data else f"{split}-{Path(dataset.source.name).stem}"
-    evaluation = evaluate(
-        trained.predictor(),
-        dataset.trajectories(split),
-        trained.task,
-        cfg.evaluation,
-        context=cfg.data.context,
-        seed=cfg.seed,
-    )
+    name = split if stage == main else f"{stage}_{split}"
+    if dataset.fingerprint != weights.fingerprint:
+        name = f"{name}-{Path(dataset.source.name).stem}"
+    measured = _measure(trained, dataset, split, cfg)
     data = {"file": dataset.source.name, "fingerprint": dataset.fingerprint, "split": split}
-    values = finite(result([evaluation], _meta(run, trained) | {"data": data}))
+    values = finite(result([measured], _meta(run, stage, trained) | {"data": data}))
     write_json(run.evaluation / f"{name}.json", values)
     if json_path is not None:
         write_json(json_path, values)
@@ -79,16 +78,28 @@ def evaluate_run(
     if cfg.evaluation.plots:
         records = read_jsonl(run.metrics_path) if run.metrics_path.exists() else []
         # The test split of the run's own data is its result; the others get a folder and a report of their own.
-        plots = write_plots(run.plots if name == "test" else run.plots / name, [evaluation], records)
+        plots = write_plots(run.plots if name == "test" else run.plots / name, [measured], records)
         report = "report.html" if name == "test" else f"report_{name}.html"
         write_report(run.path / report, values, plots, run.read())
     if track and cfg.logging.wandb.enabled:
-        _track(run, cfg, name, evaluation, plots)
-    _print_table(console, evaluation)
+        _track(run, cfg, name, measured, plots)
+    print_table(console, measured)
     return values
 
 
-def _track(run: RunDirectory, cfg: Config, name: str, evaluation: Evaluation, plots: list[Path]) -> None:
+def _measure(
+    trained: TrainedRun | SteadyRun, dataset: Dataset, split: Split, cfg: Config
+) -> Evaluation | SteadyEvaluation:
+    held = dataset.trajectories(split)
+    if isinstance(trained, SteadyRun):
+        mean_field = mean_solution(dataset)
+        return evaluate_steady(
+            trained.solve_arrays, held, dataset.task, cfg.evaluation, mean_field=mean_field, seed=cfg.seed
+        )
+    return evaluate(trained.predictor(), held, trained.task, cfg.evaluation, context=cfg.data.context, seed=cfg.seed)
+
+
+def _track(run: RunDirectory, cfg: Config, name: str, evaluation: Measured, plots: list[Path]) -> None:
     group = run.path.resolve().name
     writer = WandbWriter(
         cfg.logging.wandb, directory=run.path, group=group, name=f"{group}-{name}", run_config=to_dict(cfg)
@@ -100,31 +111,14 @@ def _track(run: RunDirectory, cfg: Config, name: str, evaluation: Evaluation, pl
             writer.image(f"{name}/{plot.stem}", plot)
 
 
-def _meta(run: RunDirectory, trained: TrainedRun) -> dict[str, Any]:
-    stage = run.read()["stages"].get("operator", {})
+def _meta(run: RunDirectory, stage: str, trained: TrainedRun | SteadyRun) -> dict[str, Any]:
+    record = run.read()["stages"].get(stage, {})
     return {
         "steps": trained.step,
         "seed": trained.config.seed,
         "parameters": optax.tree.size(trained.weights),
         "device": jax.devices()[0].device_kind,
-        "seconds_per_step": stage.get("seconds_per_step"),
-        "checkpoint": f"checkpoints/operator/{trained.step}",
+        "seconds_per_step": record.get("seconds_per_step"),
+        "checkpoint": f"checkpoints/{stage}/{trained.step}",
         "wall_clock": now(),
     }
-
-
-def _print_table(console: Console, evaluation: Evaluation) -> None:
-    """The result next to what needs no training: persistence, and what the codec alone loses."""
-    table = Table(
-        title=f"nRMSE and fRMSE of {evaluation.task.name}, {evaluation.meta['trajectories']} trajectories",
-        title_justify="left",
-    )
-    table.add_column("", no_wrap=True)
-    for column in ("one-step", "rollout", "last frame", "low", "mid", "high"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for name, sections in {"this model": evaluation.metrics, **evaluation.baselines}.items():
-        rollout = sections["rollout"]
-        bands = (f"{rollout[f'fourier_rmse_{band}']:.1e}" for band in ("low", "mid", "high"))
-        headline = (sections["one_step"]["nrmse"], rollout["nrmse"], rollout["nrmse_by_time"][-1])
-        table.add_row(name, *(f"{value:.3g}" for value in headline), *bands)
-    console.print(table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -16,12 +15,16 @@ from jaxtyping import Float
 
 from ups_jax.config import Config
 from ups_jax.errors import DataError
-from ups_jax.models import Conditions, Simulator
+from ups_jax.evaluation.coefficients import coefficient_arrays, conditions
+from ups_jax.evaluation.steady_run import SteadyRun
+from ups_jax.models import Simulator
 from ups_jax.models.grid import patch_of
 from ups_jax.rollout import reconstruct, rollout
+from ups_jax.steady import check_cells
 from ups_jax.task import Task
 from ups_jax.training.build import build_model
-from ups_jax.training.weights import best_weights
+from ups_jax.training.run_directory import RunDirectory
+from ups_jax.training.weights import Weights, best_weights
 
 
 @dataclass(frozen=True)
@@ -59,39 +62,16 @@ class TrainedRun:
         if not np.isfinite(fields).all():
             raise DataError("u0 holds NaN or Inf")
         _check_time_step(self.task.dt if dt is None else dt, self.task)
-        return self._rollout(fields, steps, *self._coefficients(len(fields), params or {}))
+        return self._rollout(fields, steps, *coefficient_arrays(self.task, params or {}, len(fields)))
 
     def predictor(self) -> TrainedPredictor:
         """The same run with coefficients as arrays, as the evaluation wants it."""
         return TrainedPredictor(self)
 
-    def _coefficients(self, batch: int, params: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        names = [coefficient.name for coefficient in self.task.coefficients]
-        unknown = set(params) - set(names)
-        if unknown:
-            raise DataError(
-                f"the run knows no coefficient {', '.join(sorted(unknown))}; it has {', '.join(names) or 'none'}"
-            )
-        values, mask = np.zeros((batch, len(names)), np.float32), np.zeros((batch, len(names)), np.float32)
-        for column, coefficient in enumerate(self.task.coefficients):
-            if coefficient.name not in params:
-                warnings.warn(f"coefficient {coefficient.name} is not given; its training mean is taken", stacklevel=3)
-            else:
-                values[:, column], mask[:, column] = params[coefficient.name], 1.0
-                given = values[:, column]
-                if not np.isfinite(given).all() or (coefficient.scale == "log10" and (given <= 0).any()):
-                    kind = "a positive number" if coefficient.scale == "log10" else "a finite number"
-                    raise DataError(f"coefficient {coefficient.name} is {params[coefficient.name]!r}; give {kind}")
-        return values, mask
-
     def _rollout(
         self, fields: np.ndarray, steps: int, values: np.ndarray, mask: np.ndarray
     ) -> Float[np.ndarray, "b t *s c"]:
-        cond = Conditions(
-            dt=jnp.full(len(fields), self.task.dt, jnp.float32),
-            coefficients=jnp.asarray(values, jnp.float32),
-            mask=jnp.asarray(mask, jnp.float32),
-        )
+        cond = conditions(self.task, values, mask)
         return np.asarray(self._compiled(self.weights, jnp.asarray(fields), cond, steps=steps))
 
     @cached_property
@@ -120,12 +100,23 @@ class TrainedPredictor:
         return np.asarray(self.run._compiled_codec(self.run.weights, jnp.asarray(fields, jnp.float32)))
 
 
-def load_run(path: str | Path, *, stage: str = "operator", task: Task | None = None) -> TrainedRun:
+def load_run(path: str | Path, *, stage: str | None = None, task: Task | None = None) -> TrainedRun | SteadyRun:
     """The best checkpoint of a run, with averaged parameters; CheckpointError where there is none.
 
-    `task` puts the same parameters on its grid. DataError where its time step is another or its grid cannot be cut.
+    Without `stage` it is the operator, or in a run without one the last stage. Of a transient task comes a `TrainedRun`
+    that rolls out, of a steady one a `SteadyRun` that solves. `task` is of the data to predict: a transient run's
+    parameters are put on its grid. DataError where its time step is another or its grid does not fit the trained one.
     """
+    stage = stage or RunDirectory(Path(path)).main_stage()
     weights = best_weights(Path(path), stage)
+    if weights.task.kind == "steady":
+        if task is not None:
+            check_cells(weights.task, task)
+        return SteadyRun(Path(path), stage, weights)
+    return _transient_run(Path(path), stage, weights, task)
+
+
+def _transient_run(path: Path, stage: str, weights: Weights, task: Task | None) -> TrainedRun:
     config, own = weights.config, weights.task
     placed = own if task is None else replace(own, shape=task.shape, origin=task.origin, spacing=task.spacing)
     if task is not None:
@@ -135,7 +126,7 @@ def load_run(path: str | Path, *, stage: str = "operator", task: Task | None = N
             f"{path}: was trained on a grid of {own.shape} points and cuts it into patches of "
             f"{patch_of(own.shape, config.latent.patch_size)}, which a grid of {placed.shape} does not divide into"
         )
-    return TrainedRun(Path(path), config, placed, build_model(config, placed, stage), weights.params, weights.step)
+    return TrainedRun(path, config, placed, build_model(config, placed, stage), weights.params, weights.step)
 
 
 def _check_time_step(dt: float, task: Task) -> None:

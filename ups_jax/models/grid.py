@@ -100,6 +100,27 @@ def interpolate(
     return result
 
 
+def cell_average(x: Float[Array, "b *s c"], factors: Sequence[int]) -> Float[Array, "b *r c"]:
+    """The mean over blocks of `factors` cells an axis."""
+    batch, *sizes, channels = x.shape
+    split = [value for size, factor in zip(sizes, factors, strict=True) for value in (size // factor, factor)]
+    return x.reshape(batch, *split, channels).mean(axis=tuple(range(2, 2 * len(sizes) + 1, 2)))
+
+
+def cell_centres(
+    shape: Sequence[int], origin: Sequence[float], spacing: Sequence[float], factors: Sequence[int]
+) -> Float[np.ndarray, "q axes"]:
+    """Physical centres, in C order, of the cells of a grid each cut into `factors` an axis.
+
+    `origin` is the centre of the first cell of the grid.
+    """
+    lines = [
+        start + step * ((np.arange(points * factor) + 0.5) / factor - 0.5)
+        for points, start, step, factor in zip(shape, origin, spacing, factors, strict=True)
+    ]
+    return np.stack(np.meshgrid(*lines, indexing="ij"), axis=-1).reshape(-1, len(lines)).astype(np.float32)
+
+
 def _trigonometric(position: Float[Array, "b q"], points: int) -> Float[Array, "b q n"]:
     """Dirichlet kernel: weights of the interpolating trigonometric polynomial, Nyquist mode split evenly."""
     nodes = jnp.arange(points, dtype=jnp.float32).reshape(1, 1, -1)

@@ -105,9 +105,10 @@ def _introduce(console: Console, dataset: Dataset) -> None:
     if device.platform == "cpu":
         console.print("            no accelerator was found: this runs on the CPU", highlight=False, soft_wrap=True)
     sizes, task = dataset.sizes, dataset.task
+    given = f"dt {task.dt:g}" if task.kind == "transient" else f"steady, given {', '.join(i.name for i in task.inputs)}"
     console.print(
         f"data        {task.name}: {sizes['train']}/{sizes['val']}/{sizes['test']} trajectories, "
-        f"{' x '.join(map(str, task.shape))} points, dt {task.dt:g}, channels {', '.join(task.channels)}",
+        f"{' x '.join(map(str, task.shape))} points, {given}, channels {', '.join(task.channels)}",
         highlight=False,
     )
     for note in dataset.notes:
