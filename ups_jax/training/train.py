@@ -110,6 +110,7 @@ def _introduce(console: Console, dataset: Dataset) -> None:
         f"data        {task.name}: {sizes['train']}/{sizes['val']}/{sizes['test']} trajectories, "
         f"{' x '.join(map(str, task.shape))} points, {given}, channels {', '.join(task.channels)}",
         highlight=False,
+        soft_wrap=True,
     )
     for note in dataset.notes:
         console.print(f"note        {note}", highlight=False, markup=False, soft_wrap=True)
