@@ -68,6 +68,10 @@ def test_the_batch_size_changes_no_number(count: int) -> None:
         assert chunked.metrics["steady"][name] == pytest.approx(value, rel=1e-5, abs=1e-7)
 
 
+def test_a_solution_that_is_not_finite_anywhere_is_drawn_with_holes(tmp_path: Path) -> None:
+    assert len(write_plots(tmp_path, [evaluation({3: np.nan})], [])) == 1
+
+
 def test_the_json_has_one_section_with_the_contracts_keys(tmp_path: Path) -> None:
     write_json(tmp_path / "test.json", result([evaluation({3: np.nan})], {"steps": 1}))
     values = json.loads((tmp_path / "test.json").read_text())

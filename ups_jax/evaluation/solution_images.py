@@ -37,21 +37,22 @@ def solutions(evaluation: SteadyEvaluation, channel: int = 0) -> Figure:
         given = [_plane(task, example.inputs[..., index]) for index in range(len(task.inputs))]
         truth, prediction = (_plane(task, values[..., channel]) for values in (example.truth, example.prediction))
         limits, bounds = field_limits(truth), error_limits(truth, prediction)
+        name = task.channels[channel]
+        # Title, values, colours, limits, and the label of the colour bar; truth and prediction share one.
         panels = [
             *(
-                (item.name, values, INPUT_MAP, field_limits(values))
-                for item, values in zip(task.inputs, given, strict=True)
+                (item.name, field, INPUT_MAP, field_limits(field), item.name)
+                for item, field in zip(task.inputs, given, strict=True)
             ),
-            ("truth", truth, FIELD_MAP, limits),
-            ("prediction", prediction, FIELD_MAP, limits),
-            ("prediction − truth", prediction - truth, ERROR_MAP, bounds),
+            ("truth", truth, FIELD_MAP, limits, None),
+            ("prediction", prediction, FIELD_MAP, limits, name),
+            ("prediction − truth", prediction - truth, ERROR_MAP, bounds, f"error of {name}"),
         ]
-        for axis, (title, values, colours, norm) in zip(axes, panels, strict=True):
+        for axis, (title, values, colours, norm, label) in zip(axes, panels, strict=True):
             _panel(axis, task, values, colours, norm)
             axis.set_title(title, fontsize=10)
-            # Truth and prediction share one bar.
-            if title != "truth":
-                colour_bar(block, axis, colours, norm, "" if title == "prediction − truth" else title)
+            if label is not None:
+                colour_bar(block, axis, colours, norm, label)
         block.suptitle(f"{task.name}, {_describe(example)}", fontsize=11)
     return figure
 
