@@ -1,4 +1,4 @@
-"""Evaluate a trained run on a split: metrics beside persistence and the codec's floor, plots and a report."""
+"""Evaluate a trained run on a split: metrics beside those of its baselines, plots and a report."""
 
 from __future__ import annotations
 
@@ -7,16 +7,22 @@ import sys
 from pathlib import Path
 
 from ups_jax import cli
+from ups_jax.training.stages import STAGES
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     parser.add_argument("--run-dir", type=Path, required=True, help="the trained run")
     parser.add_argument(
+        "--stage", choices=STAGES, help="which stage's result (default: the operator, or the run's last)"
+    )
+    parser.add_argument(
         "--split", choices=["train", "val", "test"], default="test", help="whose trajectories (default: test)"
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the result here as well")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.tasks.0.path=FILE")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="such as data.tasks.0.path=FILE, data.tasks.0.preset=fine"
+    )
     return cli.run(parser, evaluate, argv)
 
 
@@ -28,7 +34,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
     enable_compilation_cache()
     cfg = run_config(args.run_dir, args.overrides)
-    evaluate_run(args.run_dir, cfg, split=args.split, json_path=args.json, console=Console())
+    evaluate_run(args.run_dir, cfg, stage=args.stage, split=args.split, json_path=args.json, console=Console())
 
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from ups_jax import cli
 from ups_jax.config import load
+from ups_jax.training.stages import STAGES
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__, config=str(cli.CONFIGS / "burgers1d.yaml"))
-    parser.add_argument("--stage", choices=["operator"], default="operator", help="what to train (default: operator)")
+    parser.add_argument("--stage", choices=STAGES, default="operator", help="what to train (default: operator)")
     parser.add_argument("--run-dir", type=Path, help="the run; started again it goes on (default: a new one in runs/)")
     parser.add_argument(
         "--resume",
@@ -40,7 +41,7 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
     console.print(f"run         {path}", highlight=False, soft_wrap=True)
     train(cfg, args.stage, path, resume=args.resume, init_from=args.init_from, console=console)
     if cfg.evaluation.enabled:
-        evaluate_run(path, cfg, track=True, console=console)
+        evaluate_run(path, cfg, stage=args.stage, track=True, console=console)
     console.print(f"run         {path}", highlight=False, soft_wrap=True)
 
 

@@ -12,8 +12,9 @@ import pytest
 
 from ups_jax.config import EvaluationConfig
 from ups_jax.errors import DataError, StorageError
-from ups_jax.evaluation.evaluate import bootstrap_interval, evaluate
+from ups_jax.evaluation.evaluate import evaluate
 from ups_jax.evaluation.result import result, write_json
+from ups_jax.evaluation.tables import bootstrap_interval
 from ups_jax.task import Coefficient, Statistics, Task
 
 TASK = Task(

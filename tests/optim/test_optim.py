@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +29,20 @@ def test_constant_stays_after_the_warm_up_and_no_warm_up_starts_at_full_rate() -
     assert build_schedule(SchedulerConfig(name="constant", warmup=0.0), 1.0, 10)(0) == 1.0
 
 
-def test_the_average_is_the_closed_form_of_its_weights() -> None:
+def test_by_default_the_average_reaches_back_a_fifteenth_of_the_steps_so_far() -> None:
+    values = np.random.default_rng(0).normal(size=60)
+    state = ema_init({"w": jnp.zeros(())})
+    for count, value in enumerate(values, start=1):
+        state = ema_update({"w": jnp.asarray(value, jnp.float32)}, state, None)
+        weights = np.array([math.comb(index + 14, 14) for index in range(count)]) / math.comb(count + 14, 15)
+        assert weights.sum() == pytest.approx(1, rel=1e-12)
+        average = ema_params({"w": jnp.zeros(())}, state, None)["w"]
+        np.testing.assert_allclose(average, weights @ values[:count], rtol=1e-5, atol=1e-6)
+    # How long ago the averaged parameters were, on average: (n - 1) / 16 steps.
+    assert weights @ np.arange(59, -1, -1) == pytest.approx(59 / 16)
+
+
+def test_a_fixed_decay_gives_the_closed_form_of_its_weights() -> None:
     decay, values = 0.9, [1.0, 3.0, -2.0]
     state = ema_init({"w": jnp.zeros(())})
     for value in values:
@@ -42,6 +57,7 @@ def test_the_average_of_one_step_is_the_parameters_and_of_none_too() -> None:
     state = ema_init(params)
     np.testing.assert_array_equal(ema_params(params, state, 0.999)["w"], params["w"])
     np.testing.assert_allclose(ema_params(params, ema_update(params, state, 0.999), 0.999)["w"], params["w"], rtol=1e-4)
+    np.testing.assert_array_equal(ema_params(params, ema_update(params, state, None), None)["w"], params["w"])
 
 
 def test_muon_turns_a_hidden_matrix_into_a_near_orthogonal_step_and_leaves_the_rest_to_adamw() -> None:

@@ -48,7 +48,7 @@ def final_state(run: Path) -> list[np.ndarray]:
     with Checkpoints(run / "checkpoints" / "operator", read_only=True) as checkpoints:
         step = checkpoints.steps()[-1]
         meta = checkpoints.meta(step)
-        like = abstract_state(from_dict(meta["config"]), Task.from_dict(meta["task"]))
+        like = abstract_state(from_dict(meta["config"]), Task.from_dict(meta["task"]), meta["stage"])
         state = checkpoints.restore(step, like)
     plain = jax.tree.map(
         lambda leaf: jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf,
@@ -98,6 +98,23 @@ def test_kill_9_and_again_ends_in_the_same_bits(
     resumed = re.search(r"resumed     at step (\d+) of 120", result.stdout)
     assert resumed is not None and 12 <= int(resumed[1]) <= 96
     assert_same(run, uninterrupted)
+
+
+def test_a_run_by_seconds_that_is_killed_ends_in_the_bits_of_one_by_as_many_steps(
+    script: Script, arguments: list[str], tmp_path: Path
+) -> None:
+    run, by_steps = tmp_path / "seconds", tmp_path / "steps"
+    seconds = [*arguments, "training.max_seconds=1.5"]
+    assert kill_after(run, seconds, 30, signal.SIGKILL) == -signal.SIGKILL
+    planned = json.loads((run / "run.json").read_text())["stages"]["operator"]["planned_steps"]
+    result = script("train.py", *seconds, "--run-dir", str(run))
+    assert result.returncode == 0, result.stderr
+    assert re.search(rf"resumed     at step \d+ of {planned}\n", result.stdout)
+    record = json.loads((run / "run.json").read_text())["stages"]["operator"]
+    assert record["planned_steps"] == record["steps"] == planned
+    result = script("train.py", *arguments, f"stages.operator.steps={planned}", "--run-dir", str(by_steps))
+    assert result.returncode == 0, result.stderr
+    assert_same(run, by_steps)
 
 
 def test_sigterm_saves_the_step_it_is_at_and_goes_on_from_there(

@@ -163,14 +163,20 @@ class SchedulerConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class StageConfig:
-    """One stage. What it leaves out comes from `training`, `optimizer` and `scheduler`; `steps` wins over `epochs`."""
+    """One stage. What it leaves out comes from `training`, `optimizer` and `scheduler`.
+
+    `max_seconds` wins over `steps`, and `steps` over `epochs`: the seconds a step are measured before the first one,
+    and the number of steps is set so that the schedule ends with the budget, validations included.
+    Without `ema_decay` the average of the parameters reaches back a fifteenth of the steps so far.
+    """
 
     epochs: Weight = 0.0
     steps: Count | None = None
     batch_size: Positive = 32
     patience: Positive | None = None
     grad_clip: PositiveFloat | None = 1.0
-    ema_decay: Fraction = 0.999
+    ema_decay: Fraction | None = None
+    max_seconds: PositiveFloat | None = None
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
 
@@ -180,6 +186,7 @@ class StagesConfig:
     """The stages in their order; one with neither epochs nor steps is off."""
 
     operator: StageConfig = field(default_factory=StageConfig)
+    steady_prior: StageConfig = field(default_factory=StageConfig)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -191,7 +198,8 @@ class TrainingConfig:
     rollout_horizon: Positive = 1
     patience: Positive | None = None
     grad_clip: PositiveFloat | None = 1.0
-    ema_decay: Fraction = 0.999
+    ema_decay: Fraction | None = None
+    max_seconds: PositiveFloat | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     lambda_relative: Weight = 1.0
     lambda_h1: Weight = 0.1
@@ -269,12 +277,13 @@ def to_dict(config: Config) -> dict[str, Any]:
 def digest(config: Config, stage: str) -> str:
     """Twelve hex digits over everything that shapes the numbers of `stage`: not run length, logging or paths.
 
-    Values at their defaults do not enter, so that a key which a later version adds leaves older runs valid.
+    Values at their defaults do not enter, so that a key which a later version adds leaves older runs valid; a default
+    that changes its value raises `_DEFAULTS`.
     """
     values = relevant(to_dict(config), stage)
     kept = _without_defaults(values, relevant(to_dict(Config(data=DataConfig(tasks=()))), stage))
     named = [_without_defaults(task, _TASK_DEFAULTS) for task in values["data"]["tasks"]]
-    text = json.dumps([kept, named], sort_keys=True)
+    text = json.dumps([_DEFAULTS, kept, named], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -282,8 +291,8 @@ def relevant(values: dict[str, Any], stage: str) -> dict[str, Any]:
     """The part of a resolved configuration that `digest` covers."""
     data = {key: value for key, value in values["data"].items() if key not in ("loader", "root")}
     data["tasks"] = [{key: value for key, value in task.items() if key != "path"} for task in data["tasks"]]
-    own = {key: value for key, value in values["stages"][stage].items() if key not in ("epochs", "steps", "patience")}
-    training = {key: value for key, value in values["training"].items() if key != "patience"}
+    own = {key: value for key, value in values["stages"][stage].items() if key not in _LENGTH}
+    training = {key: value for key, value in values["training"].items() if key not in _LENGTH}
     # What selects the best checkpoint is part of the monitor, and with it of the state.
     selection = {key: values["evaluation"][key] for key in ("metric", "val_trajectories")}
     return {
@@ -307,4 +316,8 @@ def _without_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[
     }
 
 
+# Keys that say how long a run is.
+_LENGTH = ("epochs", "steps", "patience", "max_seconds")
+# How often defaults have changed their values.
+_DEFAULTS = 1
 _TASK_DEFAULTS = TypeAdapter(TaskConfig).dump_python(TaskConfig(name=""), mode="json")

@@ -6,9 +6,8 @@ once for one-step and once for the rollout.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,11 +17,18 @@ from jaxtyping import Float, Int
 from ups_jax.config import EvaluationConfig
 from ups_jax.errors import DataError
 from ups_jax.evaluation.result import Evaluation, Example, Spectra
-from ups_jax.metrics import METRICS, all_metrics, correlation, correlation_time, energy_spectrum, summary
+from ups_jax.evaluation.tables import (
+    Table,
+    bootstrap_interval,
+    chunks,
+    correlation_times,
+    join,
+    measure,
+    rollout_section,
+    section,
+)
+from ups_jax.metrics import energy_spectrum
 from ups_jax.task import Task
-
-# One array `(n, steps)` a metric.
-Table = dict[str, np.ndarray]
 
 _SPECTRUM_TIMES = 4
 
@@ -107,25 +113,23 @@ def evaluate(
     examples, seconds = _examples(predictor, trajectories, task, config.batch_size, context, scores)
     return Evaluation(
         task=task,
-        metrics={"one_step": _section(one_step), "rollout": _rollout_section(rollout, task.dt)},
+        metrics={"one_step": section(one_step), "rollout": rollout_section(rollout, task.dt)},
         baselines={
             "persistence": {
-                "one_step": _section(tables["persistence_one_step"]),
-                "rollout": _rollout_section(tables["persistence_rollout"], task.dt),
+                "one_step": section(tables["persistence_one_step"]),
+                "rollout": rollout_section(tables["persistence_rollout"], task.dt),
             },
             # The codec sees the true frame at every time, so its floor is the same for one step and for the rollout.
-            "codec": {"one_step": _section(codec), "rollout": _rollout_section(codec, task.dt)},
+            "codec": {"one_step": section(codec), "rollout": rollout_section(codec, task.dt)},
         },
         variants={
             name: _variant(way, trajectories, task, config.batch_size, context) for name, way in variants.items()
         },
         intervals={
-            section: {
-                name: bootstrap_interval(values, config.bootstrap, seed) for name, values in per_trajectory.items()
-            }
-            for section, per_trajectory in (
+            way: {name: bootstrap_interval(values, config.bootstrap, seed) for name, values in per_trajectory.items()}
+            for way, per_trajectory in (
                 ("one_step", {"nrmse": one_step["nrmse"].mean(1)}),
-                ("rollout", {"nrmse": scores, "correlation_time": _correlation_times(rollout, task.dt)}),
+                ("rollout", {"nrmse": scores, "correlation_time": correlation_times(rollout, task.dt)}),
             )
         },
         meta={
@@ -146,27 +150,18 @@ def evaluate(
     )
 
 
-def bootstrap_interval(values: Float[np.ndarray, " n"], resamples: int, seed: int) -> list[float]:
-    """The 2.5 and 97.5 % quantiles of the mean under resampling of the trajectories; NaN if a value is not finite."""
-    if not np.isfinite(values).all():
-        return [math.nan, math.nan]
-    generator = np.random.default_rng(seed)
-    means = [values[generator.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
-    return [float(bound) for bound in np.quantile(means, (0.025, 0.975))]
-
-
 def _one_step(predictor: Predictor, trajectories: Trajectories, task: Task, batch_size: int, context: int) -> Table:
     """Metrics `(n, steps)` of the frame after each window of `context` true frames."""
     fields = trajectories.fields
     count, steps = fields.shape[0], fields.shape[1] - context
     windows = count * steps
     parts: list[Table] = []
-    for rows, kept in _chunks(windows, batch_size):
+    for rows, kept in chunks(windows, batch_size):
         owner, start = rows // steps, rows % steps
         window = fields[owner[:, None], start[:, None] + np.arange(context + 1)]
         pred = predictor.rollout(window[:, :context], 1, trajectories.cond[owner], trajectories.cond_mask[owner])
-        parts.append(_measure(pred, window[:, context:], task, kept))
-    return {name: value.reshape(count, steps) for name, value in _join(parts).items()}
+        parts.append(measure(pred, window[:, context:], task, kept))
+    return {name: value.reshape(count, steps) for name, value in join(parts).items()}
 
 
 def _rollouts(
@@ -178,7 +173,7 @@ def _rollouts(
     picks = np.unique(np.linspace(0, steps - 1, _SPECTRUM_TIMES).round().astype(int))
     parts: list[dict[str, Table]] = []
     spectra: list[tuple[np.ndarray, np.ndarray]] = []
-    for rows, kept in _chunks(fields.shape[0], batch_size):
+    for rows, kept in chunks(fields.shape[0], batch_size):
         chunk = fields[rows]
         truth = chunk[:, context:]
         pred = predictor.rollout(chunk[:, :context], steps, cond[rows], mask[rows])
@@ -188,11 +183,11 @@ def _rollouts(
             "persistence_rollout": np.repeat(chunk[:, context - 1 : context], steps, 1),
             "codec": predictor.reconstruct(truth, cond[rows], mask[rows]),
         }
-        parts.append({name: _measure(guess, truth, task, kept) for name, guess in guesses.items()})
+        parts.append({name: measure(guess, truth, task, kept) for name, guess in guesses.items()})
         spectra.append((_spectrum(truth[:, picks], kept), _spectrum(pred[:, picks], kept)))
     truth_spectra, pred_spectra = (np.concatenate(part).mean(0) for part in zip(*spectra, strict=True))
     times = trajectories.time[context:][picks]
-    tables = {name: _join([part[name] for part in parts]) for name in parts[0]}
+    tables = {name: join([part[name] for part in parts]) for name in parts[0]}
     return tables, Spectra(time=times, truth=truth_spectra, prediction=pred_spectra)
 
 
@@ -201,14 +196,14 @@ def _variant(rollout: Rollout, trajectories: Trajectories, task: Task, batch_siz
     fields, cond, mask = trajectories.fields, trajectories.cond, trajectories.cond_mask
     steps = fields.shape[1] - context
     parts: list[Table] = []
-    for rows, kept in _chunks(fields.shape[0], batch_size):
+    for rows, kept in chunks(fields.shape[0], batch_size):
         pred = rollout(fields[rows, :context], steps, cond[rows], mask[rows])
-        parts.append(_measure(pred, fields[rows, context:], task, kept))
+        parts.append(measure(pred, fields[rows, context:], task, kept))
     # The last chunk once more: by now its shape is compiled.
     begin = time.perf_counter()
     rollout(fields[rows, :context], steps, cond[rows], mask[rows])
     seconds = (time.perf_counter() - begin) / (steps * len(rows))
-    return {"rollout": _rollout_section(_join(parts), task.dt), "seconds_per_rollout_step": seconds}
+    return {"rollout": rollout_section(join(parts), task.dt), "seconds_per_rollout_step": seconds}
 
 
 def _examples(
@@ -254,39 +249,5 @@ def _examples(
     return examples, seconds
 
 
-def _chunks(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Row numbers in chunks of one size, the last one filled up with its own last row, and how many rows are real."""
-    size = min(size, count)
-    for start in range(0, count, size):
-        rows = np.arange(start, start + size)
-        yield np.minimum(rows, count - 1), min(size, count - start)
-
-
 def _spectrum(fields: np.ndarray, kept: int) -> Float[np.ndarray, "b m k"]:
     return np.asarray(energy_spectrum(fields))[:kept]
-
-
-def _measure(pred: np.ndarray, truth: np.ndarray, task: Task, kept: int) -> Table:
-    values = all_metrics(pred, truth, task) | {"correlation": correlation(pred, truth)}
-    return {name: np.asarray(value)[:kept] for name, value in values.items()}
-
-
-def _join(parts: Sequence[Table]) -> Table:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _section(values: Table) -> dict[str, Any]:
-    section: dict[str, Any] = dict(summary({name: values[name] for name in METRICS}))
-    section["nonfinite"] = int((~np.isfinite(values["rmse"])).sum())
-    return section
-
-
-def _rollout_section(values: Table, dt: float) -> dict[str, Any]:
-    return _section(values) | {
-        "correlation_time": float(_correlation_times(values, dt).mean()),
-        "nrmse_by_time": [float(value) for value in values["nrmse"].astype(np.float64).mean(0)],
-    }
-
-
-def _correlation_times(values: Table, dt: float) -> Float[np.ndarray, " n"]:
-    return np.asarray(correlation_time(values["correlation"], dt), np.float64)

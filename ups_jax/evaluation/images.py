@@ -83,7 +83,7 @@ def field_limits(truth: np.ndarray) -> Normalize:
 def error_limits(truth: np.ndarray, prediction: np.ndarray) -> Normalize:
     """Symmetric, up to the largest error, but not beyond the span of the truth: a blow-up would hide all the rest."""
     error = np.abs(prediction - truth)
-    bound = min(float(error[np.isfinite(error)].max()), float(np.ptp(truth)) or np.inf) or 1e-12
+    bound = min(float(error[np.isfinite(error)].max(initial=0.0)), float(np.ptp(truth)) or np.inf) or 1e-12
     return Normalize(-bound, bound)
 
 

@@ -6,7 +6,7 @@ Every function returns a matplotlib `Figure` of its own and leaves pyplot alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,26 +30,26 @@ from ups_jax.evaluation.images import (
     snapshot,
     space_time,
 )
-from ups_jax.evaluation.result import Evaluation, Example
+from ups_jax.evaluation.result import Evaluation, Example, SteadyEvaluation
+from ups_jax.evaluation.solution_images import solutions
 
 # Okabe and Ito's colours, which people with any colour vision tell apart.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6E6E6E"
 _DPI = 150
 
 
-def write_plots(directory: Path, evaluations: Sequence[Evaluation], records: Sequence[Mapping[str, Any]]) -> list[Path]:
+def write_plots(
+    directory: Path, evaluations: Sequence[Evaluation | SteadyEvaluation], records: Sequence[Mapping[str, Any]]
+) -> list[Path]:
     """Save every figure as PNG in `directory`: those of each task, then the training curves where there are records.
 
     Raises `StorageError` where a file cannot be written.
     """
     figures: dict[str, Figure] = {}
     for evaluation in evaluations:
-        name = re.sub(r"[^\w.-]", "_", evaluation.task.name)
-        figures[f"{name}_showcase"] = showcase(evaluation)
-        figures[f"{name}_nrmse"] = nrmse_over_time(evaluation)
-        for index, channel in enumerate(evaluation.task.channels):
-            figures[f"{name}_fields_{re.sub(r'[^A-Za-z0-9_.-]', '_', channel)}"] = fields(evaluation, index)
-        figures[f"{name}_spectrum"] = spectrum(evaluation)
+        prefix = _file_name(evaluation.task.name)
+        for name, figure in FIGURES[type(evaluation)](evaluation).items():
+            figures[f"{prefix}_{name}"] = figure
     if records:
         figures["training"] = training_curves(records)
     paths = []
@@ -62,6 +62,30 @@ def write_plots(directory: Path, evaluations: Sequence[Evaluation], records: Seq
             raise StorageError(f"{path}: cannot be written ({error.strerror}); free space") from None
         paths.append(path)
     return paths
+
+
+def _of_rollouts(evaluation: Evaluation) -> dict[str, Figure]:
+    channels = {
+        f"fields_{_file_name(channel)}": fields(evaluation, index)
+        for index, channel in enumerate(evaluation.task.channels)
+    }
+    return {
+        "showcase": showcase(evaluation),
+        "nrmse": nrmse_over_time(evaluation),
+        **channels,
+        "spectrum": spectrum(evaluation),
+    }
+
+
+def _of_solutions(evaluation: SteadyEvaluation) -> dict[str, Figure]:
+    return {
+        f"fields_{_file_name(channel)}": solutions(evaluation, index)
+        for index, channel in enumerate(evaluation.task.channels)
+    }
+
+
+# The figures of an evaluation by file name, for each kind of task.
+FIGURES: dict[type, Callable[[Any], dict[str, Figure]]] = {Evaluation: _of_rollouts, SteadyEvaluation: _of_solutions}
 
 
 def showcase(evaluation: Evaluation, channel: int = 0) -> Figure:
@@ -202,6 +226,10 @@ def _median(evaluation: Evaluation) -> Example:
 
 def _start(evaluation: Evaluation) -> str:
     return f"t = {_median(evaluation).time[0]:.3g}"
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
 
 
 def _legible(name: str) -> str:

@@ -18,6 +18,7 @@ from ups_jax.config import Config
 from ups_jax.data import Dataset, Split
 from ups_jax.data.opening import open_source
 from ups_jax.errors import DataError
+from ups_jax.evaluation.steady_run import SteadyRun
 from ups_jax.evaluation.trained_run import TrainedPredictor, TrainedRun
 from ups_jax.models.grid import interpolate_lines
 from ups_jax.task import Task
@@ -114,14 +115,15 @@ def predictor_on(run: TrainedRun, task: Task) -> tuple[TrainedPredictor | FinerP
 WAYS = {
     "own": "the model steps on the grid it was trained on",
     "restricted": "contexts are restricted to the trained points, stepped there, and decoded at the data's points",
+    "averaged": "given fields are averaged over the trained cells, solved there, and interpolated at the data's points",
     "native": "the model steps on the data's points, with another spacing than it has learned",
 }
 
 
-def other_trajectories(run: TrainedRun, cfg: Config, dataset: Dataset, split: Split) -> str | None:
+def other_trajectories(run: TrainedRun | SteadyRun, cfg: Config, dataset: Dataset, split: Split) -> str | None:
     """A note where finer data may hold other trajectories in a split than the run's own data; None where it does not.
 
-    The same ones have the same numbers and start from the same frame at the trained points.
+    The same ones have the same numbers and start from the same frame at the trained points; a solution is a frame.
     """
     name = dataset.source.name
     try:

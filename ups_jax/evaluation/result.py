@@ -42,8 +42,8 @@ class Spectra:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """The result of one task: `metrics` to `meta` for the JSON, the rest for the plots.
+class Measured:
+    """What the evaluation of any task has: `metrics` to `meta` for the JSON.
 
     `variants` are other ways to roll out the same run, by name: a `rollout` section and `seconds_per_rollout_step`.
     """
@@ -54,13 +54,39 @@ class Evaluation:
     variants: Mapping[str, Mapping[str, Any]]
     intervals: Mapping[str, Mapping[str, list[float]]]
     meta: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Measured):
+    """The result of a transient task; beyond the numbers, what the plots show."""
+
     time: Float[np.ndarray, " steps"]
     rollout_nrmse: Float[np.ndarray, " n"]
     examples: Sequence[Example]
     spectra: Spectra
 
 
-def result(evaluations: Sequence[Evaluation], meta: Mapping[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class SteadyExample:
+    """One test solution with the fields that it was solved for."""
+
+    label: str
+    id: str
+    nrmse: float
+    coefficients: Mapping[str, float]
+    inputs: Float[np.ndarray, "*s i"]
+    truth: Float[np.ndarray, "*s c"]
+    prediction: Float[np.ndarray, "*s c"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteadyEvaluation(Measured):
+    """The result of a steady task; beyond the numbers, what the plots show."""
+
+    examples: Sequence[SteadyExample]
+
+
+def result(evaluations: Sequence[Measured], meta: Mapping[str, Any]) -> dict[str, Any]:
     """The evaluation JSON of one or more tasks; `meta` is what only the caller knows (steps, seed, checkpoint, ..).
 
     Of several tasks `meta` has the total of trajectories, the longest horizon and the slowest step, and each task's

@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import optax
 from rich.console import Console
-from rich.table import Table
 
 from ups_jax import simulate
 from ups_jax.config import Config, from_dict, merge, to_dict
@@ -17,10 +16,15 @@ from ups_jax.data import Dataset, Split, open_dataset
 from ups_jax.errors import ConfigError
 from ups_jax.evaluation.evaluate import evaluate
 from ups_jax.evaluation.plots import write_plots
+from ups_jax.evaluation.printed import print_table
 from ups_jax.evaluation.report import write_report
 from ups_jax.evaluation.resolution import WAYS, other_trajectories, predictor_on
-from ups_jax.evaluation.result import Evaluation, finite, result, write_json
+from ups_jax.evaluation.result import Evaluation, Measured, SteadyEvaluation, finite, result, write_json
+from ups_jax.evaluation.steady import evaluate_steady, mean_solution
+from ups_jax.evaluation.steady_run import SteadyRun
 from ups_jax.evaluation.trained_run import TrainedRun, load_run
+from ups_jax.steady import check_cells
+from ups_jax.task import Task
 from ups_jax.tracking import WandbWriter, read_jsonl
 from ups_jax.training.run_directory import RunDirectory, now
 
@@ -43,6 +47,7 @@ def evaluate_run(
     path: Path,
     cfg: Config,
     *,
+    stage: str | None = None,
     split: Split = "test",
     json_path: Path | None = None,
     track: bool = False,
@@ -50,30 +55,25 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluate the best checkpoint on a split: evaluation/<name>.json, plots and report, and a printed table.
 
-    The name is the split; for other data than the run's own, the split and the data file's name. `track` sends the
-    result to W&B as well, as one more run of the run's group.
+    The name is the split, after the name of a `stage` that is not the run's main one; for other data than the run's
+    own, the data file's name follows. `track` sends the result to W&B as well, as one more run of the run's group.
     """
     run = RunDirectory(path)
-    trained = load_run(path)
+    main = run.main_stage()
+    stage = stage or main
+    trained = load_run(path, stage=stage)
     simulate.prepare(cfg)
     dataset = open_dataset(cfg, trained.task)
-    predictor, way = predictor_on(trained, dataset.task)
+    way = _way(trained, dataset.task)
     for note in (*dataset.notes, *_grid_notes(trained, cfg, dataset, way, split)):
         console.print(f"note        {note}", highlight=False, markup=False, soft_wrap=True)
-    own_data = dataset.fingerprint == trained.fingerprint
-    name = split if own_data else f"{split}-{Path(dataset.source.name).stem}"
-    evaluation = evaluate(
-        predictor,
-        dataset.trajectories(split),
-        dataset.task,
-        cfg.evaluation,
-        context=cfg.data.context,
-        seed=cfg.seed,
-        variants={"latent": predictor.latent_rollout},
-    )
+    name = split if stage == main else f"{stage}_{split}"
+    if dataset.fingerprint != trained.fingerprint:
+        name = f"{name}-{Path(dataset.source.name).stem}"
+    measured = _measure(trained, dataset, split, cfg)
     data = {"file": dataset.source.name, "fingerprint": dataset.fingerprint, "split": split}
     grid = {"trained": trained.task.shape, "data": dataset.task.shape, "way": way, "meaning": WAYS[way]}
-    values = finite(result([evaluation], _meta(run, trained) | {"data": data, "grid": grid}))
+    values = finite(result([measured], _meta(run, stage, trained) | {"data": data, "grid": grid}))
     write_json(run.evaluation / f"{name}.json", values)
     if json_path is not None:
         write_json(json_path, values)
@@ -81,24 +81,53 @@ def evaluate_run(
     if cfg.evaluation.plots:
         records = read_jsonl(run.metrics_path) if run.metrics_path.exists() else []
         # The test split of the run's own data is its result; the others get a folder and a report of their own.
-        plots = write_plots(run.plots if name == "test" else run.plots / name, [evaluation], records)
+        plots = write_plots(run.plots if name == "test" else run.plots / name, [measured], records)
         report = "report.html" if name == "test" else f"report_{name}.html"
         write_report(run.path / report, values, plots, run.read())
     if track and cfg.logging.wandb.enabled:
-        _track(run, cfg, name, evaluation, plots)
-    _print_table(console, evaluation)
+        _track(run, cfg, name, measured, plots)
+    print_table(console, measured)
     return values
 
 
-def _grid_notes(trained: TrainedRun, cfg: Config, dataset: Dataset, way: str, split: Split) -> list[str]:
+def _measure(
+    trained: TrainedRun | SteadyRun, dataset: Dataset, split: Split, cfg: Config
+) -> Evaluation | SteadyEvaluation:
+    held = dataset.trajectories(split)
+    if isinstance(trained, SteadyRun):
+        mean_field = mean_solution(dataset)
+        return evaluate_steady(
+            trained.solve_arrays, held, dataset.task, cfg.evaluation, mean_field=mean_field, seed=cfg.seed
+        )
+    predictor, _ = predictor_on(trained, dataset.task)
+    return evaluate(
+        predictor,
+        held,
+        dataset.task,
+        cfg.evaluation,
+        context=cfg.data.context,
+        seed=cfg.seed,
+        variants={"latent": predictor.latent_rollout},
+    )
+
+
+def _way(trained: TrainedRun | SteadyRun, task: Task) -> str:
+    """How the run meets the grid of the data, one of `WAYS`; DataError where it cannot."""
+    if isinstance(trained, TrainedRun):
+        return predictor_on(trained, task)[1]
+    check_cells(trained.task, task)
+    return "own" if task.shape == trained.task.shape else "averaged"
+
+
+def _grid_notes(trained: TrainedRun | SteadyRun, cfg: Config, dataset: Dataset, way: str, split: Split) -> list[str]:
     if way == "own":
         return []
     notes = [f"{dataset.source.name}: {WAYS[way]}"]
-    different = other_trajectories(trained, cfg, dataset, split) if way == "restricted" else None
+    different = other_trajectories(trained, cfg, dataset, split) if way != "native" else None
     return [*notes, different] if different else notes
 
 
-def _track(run: RunDirectory, cfg: Config, name: str, evaluation: Evaluation, plots: list[Path]) -> None:
+def _track(run: RunDirectory, cfg: Config, name: str, evaluation: Measured, plots: list[Path]) -> None:
     group = run.path.resolve().name
     writer = WandbWriter(
         cfg.logging.wandb, directory=run.path, group=group, name=f"{group}-{name}", run_config=to_dict(cfg)
@@ -110,37 +139,14 @@ def _track(run: RunDirectory, cfg: Config, name: str, evaluation: Evaluation, pl
             writer.image(f"{name}/{plot.stem}", plot)
 
 
-def _meta(run: RunDirectory, trained: TrainedRun) -> dict[str, Any]:
-    stage = run.read()["stages"].get("operator", {})
+def _meta(run: RunDirectory, stage: str, trained: TrainedRun | SteadyRun) -> dict[str, Any]:
+    record = run.read()["stages"].get(stage, {})
     return {
         "steps": trained.step,
         "seed": trained.config.seed,
         "parameters": optax.tree.size(trained.weights),
         "device": jax.devices()[0].device_kind,
-        "seconds_per_step": stage.get("seconds_per_step"),
-        "checkpoint": f"checkpoints/operator/{trained.step}",
+        "seconds_per_step": record.get("seconds_per_step"),
+        "checkpoint": f"checkpoints/{stage}/{trained.step}",
         "wall_clock": now(),
     }
-
-
-def _print_table(console: Console, evaluation: Evaluation) -> None:
-    """The result next to what needs no training: persistence, and what the codec alone loses."""
-    table = Table(
-        title=f"nRMSE and fRMSE of {evaluation.task.name}, {evaluation.meta['trajectories']} trajectories",
-        title_justify="left",
-        # A terminal of 80 columns holds it.
-        show_edge=False,
-        pad_edge=False,
-    )
-    table.add_column("", no_wrap=True)
-    for column in ("one-step", "rollout", "last", "low", "mid", "high"):
-        table.add_column(column, justify="right", no_wrap=True)
-    variants = {f"{name} rollout": sections for name, sections in evaluation.variants.items()}
-    for name, sections in {"this model": evaluation.metrics, **variants, **evaluation.baselines}.items():
-        rollout = sections["rollout"]
-        # A variant differs from the model's own rollout from the second step on.
-        one_step = f"{sections['one_step']['nrmse']:.3g}" if "one_step" in sections else ""
-        bands = (f"{rollout[f'fourier_rmse_{band}']:.1e}" for band in ("low", "mid", "high"))
-        headline = (rollout["nrmse"], rollout["nrmse_by_time"][-1])
-        table.add_row(name, one_step, *(f"{value:.3g}" for value in headline), *bands)
-    console.print(table)

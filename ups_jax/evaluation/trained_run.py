@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -16,11 +15,15 @@ from jaxtyping import Float
 
 from ups_jax.config import Config
 from ups_jax.errors import DataError
-from ups_jax.models import Conditions, Simulator
+from ups_jax.evaluation.coefficients import coefficient_arrays, conditions
+from ups_jax.evaluation.steady_run import SteadyRun
+from ups_jax.models import Simulator
 from ups_jax.models.grid import patch_of
 from ups_jax.rollout import latent_rollout, reconstruct, rollout
+from ups_jax.steady import check_cells
 from ups_jax.task import Task
 from ups_jax.training.build import build_model
+from ups_jax.training.run_directory import RunDirectory
 from ups_jax.training.weights import best_weights
 
 
@@ -32,6 +35,7 @@ class TrainedRun:
     """
 
     path: Path
+    stage: str
     config: Config
     task: Task
     model: Simulator
@@ -63,7 +67,7 @@ class TrainedRun:
         if not np.isfinite(fields).all():
             raise DataError("u0 holds NaN or Inf")
         self.check_time_step(self.task.dt if dt is None else dt)
-        cond = self._conditions(*self._coefficients(len(fields), params or {}))
+        cond = conditions(self.task, *coefficient_arrays(self.task, params or {}, len(fields)))
         return np.asarray(self._compiled(self.weights, jnp.asarray(fields), cond, steps=steps))
 
     def predictor(self) -> TrainedPredictor:
@@ -80,38 +84,12 @@ class TrainedRun:
                 f"{patch_of(own.shape, patch_size)}, which a grid of {task.shape} does not divide into"
             )
         placed = replace(own, shape=task.shape, origin=task.origin, spacing=task.spacing)
-        return replace(self, task=placed, model=build_model(self.config, placed))
+        return replace(self, task=placed, model=build_model(self.config, placed, self.stage))
 
     def check_time_step(self, dt: float) -> None:
         """Refuse what the model cannot know: it has seen one time step only."""
         if not abs(dt / self.task.dt - 1) < 1e-3:
             raise DataError(f"the time step is {dt:g}, and this run was trained on frames {self.task.dt:g} apart only")
-
-    def _coefficients(self, batch: int, params: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        names = [coefficient.name for coefficient in self.task.coefficients]
-        unknown = set(params) - set(names)
-        if unknown:
-            raise DataError(
-                f"the run knows no coefficient {', '.join(sorted(unknown))}; it has {', '.join(names) or 'none'}"
-            )
-        values, mask = np.zeros((batch, len(names)), np.float32), np.zeros((batch, len(names)), np.float32)
-        for column, coefficient in enumerate(self.task.coefficients):
-            if coefficient.name not in params:
-                warnings.warn(f"coefficient {coefficient.name} is not given; its training mean is taken", stacklevel=3)
-            else:
-                values[:, column], mask[:, column] = params[coefficient.name], 1.0
-                given = values[:, column]
-                if not np.isfinite(given).all() or (coefficient.scale == "log10" and (given <= 0).any()):
-                    kind = "a positive number" if coefficient.scale == "log10" else "a finite number"
-                    raise DataError(f"coefficient {coefficient.name} is {params[coefficient.name]!r}; give {kind}")
-        return values, mask
-
-    def _conditions(self, values: Float[np.ndarray, "b p"], mask: Float[np.ndarray, "b p"]) -> Conditions:
-        return Conditions(
-            dt=jnp.full(len(values), self.task.dt, jnp.float32),
-            coefficients=jnp.asarray(values, jnp.float32),
-            mask=jnp.asarray(mask, jnp.float32),
-        )
 
     @cached_property
     def _compiled(self) -> Any:
@@ -153,21 +131,29 @@ class TrainedPredictor:
     def _frames(
         self, compiled: Any, u0: np.ndarray, steps: int, cond: np.ndarray, cond_mask: np.ndarray
     ) -> Float[np.ndarray, "b t *s c"]:
-        conditions = self.run._conditions(cond, cond_mask)
-        return np.asarray(compiled(self.run.weights, jnp.asarray(u0, jnp.float32), conditions, steps=steps))
+        given = conditions(self.run.task, cond, cond_mask)
+        return np.asarray(compiled(self.run.weights, jnp.asarray(u0, jnp.float32), given, steps=steps))
 
 
-def load_run(path: str | Path, *, stage: str = "operator", task: Task | None = None) -> TrainedRun:
+def load_run(path: str | Path, *, stage: str | None = None, task: Task | None = None) -> TrainedRun | SteadyRun:
     """The best checkpoint of a run, with averaged parameters; CheckpointError where there is none.
 
-    `task` puts the same parameters on its grid. DataError where its time step is another or its grid cannot be cut.
+    Without `stage` it is the operator, or in a run without one the last stage. Of a transient task comes a `TrainedRun`
+    that rolls out, of a steady one a `SteadyRun` that solves. `task` is of the data to predict: a transient run's
+    parameters are put on its grid. DataError where its time step is another or its grid does not fit the trained one.
     """
+    stage = stage or RunDirectory(Path(path)).main_stage()
     weights = best_weights(Path(path), stage)
+    if weights.task.kind == "steady":
+        if task is not None:
+            check_cells(weights.task, task)
+        return SteadyRun(Path(path), stage, weights)
     run = TrainedRun(
         path=Path(path),
+        stage=stage,
         config=weights.config,
         task=weights.task,
-        model=build_model(weights.config, weights.task),
+        model=build_model(weights.config, weights.task, stage),
         weights=weights.params,
         step=weights.step,
         fingerprint=weights.fingerprint,

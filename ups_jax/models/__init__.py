@@ -1,8 +1,22 @@
 """Neural simulators as flax.linen modules: codec, latent operator and its cores. No optimizer, no IO."""
 
-from ups_jax.models.functions import decode, encode, operate, step
+from ups_jax.models.functions import decode, encode, operate, steady_field, step
 from ups_jax.models.latent_state import Conditions, LatentState
-from ups_jax.models.normalizer import denormalize, normalize
+from ups_jax.models.normalizer import denormalize, normalize, normalize_inputs
 from ups_jax.models.simulator import Simulator
+from ups_jax.models.steady import SteadySimulator
 
-__all__ = ["Conditions", "LatentState", "Simulator", "decode", "denormalize", "encode", "normalize", "operate", "step"]
+__all__ = [
+    "Conditions",
+    "LatentState",
+    "Simulator",
+    "SteadySimulator",
+    "decode",
+    "denormalize",
+    "encode",
+    "normalize",
+    "normalize_inputs",
+    "operate",
+    "steady_field",
+    "step",
+]

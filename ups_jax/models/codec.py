@@ -28,14 +28,21 @@ class GridEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, fields: Float[Array, "b k *s c"]) -> Float[Array, "b n d"]:
-        history = stack_context(fields)
-        patch = patch_of(history.shape[1:-1], self.config.patch_size)
-        x = jnp.concatenate([history, *_bounded_coordinates(history, self.task.periodic)], axis=-1)
-        stem = GridConv(self.config.dim, 3, self.task.periodic, dtype=self.dtype, name="stem")
-        features = nn.silu(stem(patchify(x.astype(self.dtype), patch)))
-        carried = patchify(fields[:, -1], patch)
+        features = stem(stack_context(fields), self.task, self.config, self.dtype)
+        carried = patchify(fields[:, -1], patch_of(fields.shape[2:-1], self.config.patch_size))
         tokens = jnp.concatenate([carried, features.astype(jnp.float32)], axis=-1)
         return tokens.reshape(tokens.shape[0], -1, tokens.shape[-1])
+
+
+def stem(x: Float[Array, "b *s c"], task: Task, config: LatentConfig, dtype: Any) -> Float[Array, "b *n dim"]:
+    """`dim` features of each patch of x and its neighbours, which know where between the walls they lie.
+
+    Call it inside a compact module: it makes one module named `stem`.
+    """
+    patch = patch_of(x.shape[1:-1], config.patch_size)
+    x = jnp.concatenate([x, *_bounded_coordinates(x, task.periodic)], axis=-1)
+    conv = GridConv(config.dim, 3, task.periodic, dtype=dtype, name="stem")
+    return nn.silu(conv(patchify(x.astype(dtype), patch)))
 
 
 def carried_width(task: Task, config: LatentConfig) -> int:

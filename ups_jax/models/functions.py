@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from ups_jax.models.latent_state import Conditions, LatentState
 from ups_jax.models.simulator import Simulator
+from ups_jax.models.steady import SteadySimulator
 
 
 def encode(model: Simulator, params: Any, fields: Float[Array, "b k *s c"]) -> Float[Array, "b n d"]:
@@ -30,3 +31,10 @@ def decode(
 def step(model: Simulator, params: Any, fields: Float[Array, "b k *s c"], cond: Conditions) -> Float[Array, "b *s c"]:
     """The frame after the newest: decode(operate(encode(fields)))."""
     return cast(Array, model.apply({"params": params}, fields, cond))
+
+
+def steady_field(
+    model: SteadySimulator, params: Any, inputs: Float[Array, "b *s i"], cond: Conditions
+) -> Float[Array, "b *s c"]:
+    """The steady field that belongs to the given fields."""
+    return cast(Array, model.apply({"params": params}, inputs, cond))

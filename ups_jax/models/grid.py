@@ -121,6 +121,26 @@ def interpolate_lines(
     return result
 
 
+def cell_average(x: Float[Array, "b *s c"], factors: Sequence[int]) -> Float[Array, "b *r c"]:
+    """The mean over blocks of `factors` cells an axis."""
+    batch, *sizes, channels = x.shape
+    split = [value for size, factor in zip(sizes, factors, strict=True) for value in (size // factor, factor)]
+    return x.reshape(batch, *split, channels).mean(axis=tuple(range(2, 2 * len(sizes) + 1, 2)))
+
+
+def cell_lines(
+    shape: Sequence[int], origin: Sequence[float], spacing: Sequence[float], factors: Sequence[int]
+) -> list[Float[np.ndarray, " _"]]:
+    """Physical centres along each axis, in float64, of the cells of a grid each cut into `factors` an axis.
+
+    `origin` is the centre of the first cell of the grid.
+    """
+    return [
+        start + step * ((np.arange(points * factor) + 0.5) / factor - 0.5)
+        for points, start, step, factor in zip(shape, origin, spacing, factors, strict=True)
+    ]
+
+
 def _trigonometric(position: Float[Array | np.ndarray, "b q"], points: int) -> Float[Array | np.ndarray, "b q n"]:
     """Dirichlet kernel: weights of the interpolating trigonometric polynomial, Nyquist mode split evenly."""
     xp = position.__array_namespace__()

@@ -31,7 +31,7 @@ class LatentOperator(nn.Module):
 
     @nn.compact
     def __call__(self, z: Float[Array, "b n d"], cond: Conditions) -> Float[Array, "b n d"]:
-        core, width = self._core()
+        core, width = core_of(self.config, self.task.periodic, self.dtype)
         embedding = ConditionEmbedding(self.task, dtype=self.dtype, name="condition")(cond)
         tokens = to_grid(z, self.task, self.latent)
         hidden = core(nn.Dense(width, dtype=self.dtype, name="entrance")(tokens.astype(self.dtype)), embedding)
@@ -42,24 +42,27 @@ class LatentOperator(nn.Module):
         )
         return z + jnp.concatenate([field, features], axis=-1).reshape(z.shape)
 
-    def _core(self) -> tuple[nn.Module, int]:
-        pdet, spectral = self.config.pdet, self.config.spectral
-        make = {
-            "spectral": lambda: (
-                SpectralCore(spectral, self.task.periodic, self.dtype, name="core"),
-                spectral.hidden_dim,
-            ),
-            "pdet_unet": lambda: (PdetUnet(pdet, self.task.periodic, self.dtype, name="core"), pdet.hidden_dim),
-            "pdet_stack": lambda: (PdetStack(pdet, self.task.periodic, self.dtype, name="core"), pdet.hidden_dim),
-        }
-        return make[self.config.architecture_type]()
+
+def core_of(config: OperatorConfig, periodic: tuple[bool, ...], dtype: Any) -> tuple[nn.Module, int]:
+    """The core that advances tokens on their grid, and its width.
+
+    Call it inside a compact module: it makes one module named `core`.
+    """
+    pdet, spectral = config.pdet, config.spectral
+    make = {
+        "spectral": lambda: (SpectralCore(spectral, periodic, dtype, name="core"), spectral.hidden_dim),
+        "pdet_unet": lambda: (PdetUnet(pdet, periodic, dtype, name="core"), pdet.hidden_dim),
+        "pdet_stack": lambda: (PdetStack(pdet, periodic, dtype, name="core"), pdet.hidden_dim),
+    }
+    return make[config.architecture_type]()
 
 
 class FieldExit(nn.Module):
-    """Increment of the carried field, from the hidden tokens times features of the field itself, and its neighbours.
+    """Increment of the carried field, from the hidden tokens times features of the patches `seen`, and its neighbours.
 
-    The product lets the field transport what the core has found, the way u du/dx does. Written in units of one-step
-    differences; the spatial mean of conserved channels is taken out, which keeps their integral to round-off.
+    A time step sees the carried field: the product lets it transport what the core has found, the way u du/dx does.
+    Written in units of one-step differences; the spatial mean of conserved channels is taken out, which keeps their
+    integral to round-off.
     """
 
     task: Task
@@ -67,12 +70,13 @@ class FieldExit(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, hidden: Float[Array, "b *n h"], carried: Float[Array, "b *n k"]) -> Float[Array, "b *n k"]:
+    def __call__(self, hidden: Float[Array, "b *n h"], seen: Float[Array, "b *n i"]) -> Float[Array, "b *n k"]:
         width, periodic = hidden.shape[-1], self.task.periodic
-        local = GridConv(width, 3, periodic, dtype=self.dtype, name="local")(carried.astype(self.dtype))
+        local = GridConv(width, 3, periodic, dtype=self.dtype, name="local")(seen.astype(self.dtype))
         product = nn.Dense(width, dtype=self.dtype, name="mix")(hidden) * local
         both = jnp.concatenate([product, hidden], axis=-1).astype(jnp.float32)
-        write = GridConv(carried.shape[-1], 3, periodic, kernel_init=nn.initializers.zeros, name="write")
+        carried = carried_width(self.task, self.latent)
+        write = GridConv(carried, 3, periodic, kernel_init=nn.initializers.zeros, name="write")
         patch = patch_of(self.task.shape, self.latent.patch_size)
         # No frame of any data set changes by 30 standard deviations; a rollout gone astray must not by more.
         increment = bounded(unpatchify(write(both), patch), 30.0)

@@ -1,11 +1,10 @@
-"""From configuration and data to a model, its optimizer and a fresh state."""
+"""From configuration and data to a stage's model, its optimizer and a fresh state."""
 
 from __future__ import annotations
 
-import math
 import zlib
-from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,91 +13,62 @@ from jaxtyping import Array, Key
 
 from ups_jax import simulate
 from ups_jax.config import Config
-from ups_jax.data import Dataset, open_dataset, steps_per_epoch
+from ups_jax.data import Dataset, open_dataset
 from ups_jax.errors import ConfigError
 from ups_jax.losses import Batch
-from ups_jax.models import Conditions, Simulator
 from ups_jax.optim import build_optimizer
 from ups_jax.task import Task
+from ups_jax.training.plan import plan_of
+from ups_jax.training.stages import STAGES, stage_of
 from ups_jax.training.state import TrainState, state_of
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How long a stage runs, in optimizer steps."""
-
-    total_steps: int
-    steps_per_epoch: int
-    eval_steps: int
-
-
-def build(cfg: Config, dataset: Dataset | None = None) -> tuple[Simulator, optax.GradientTransformation]:
-    """Model and optimizer of the operator stage; without `dataset` the data of the configuration is opened."""
+def build(
+    cfg: Config, dataset: Dataset | None = None, *, stage: str = "operator"
+) -> tuple[Any, optax.GradientTransformation]:
+    """Model and optimizer of a stage; without `dataset` the data of the configuration is opened."""
     if dataset is None:
         simulate.prepare(cfg)
         dataset = open_dataset(cfg)
-    return build_model(cfg, dataset.task), build_optimizer(cfg.stages.operator, plan_of(cfg, dataset).total_steps)
+    model = build_model(cfg, dataset.task, stage)
+    return model, build_optimizer(getattr(cfg.stages, stage), plan_of(cfg, dataset, stage).total_steps)
 
 
-def build_model(cfg: Config, task: Task) -> Simulator:
-    """The simulator of a task; ConfigError where widths do not divide."""
-    if task.kind == "steady":
-        raise ConfigError(f"task {task.name} is steady: it has no time to step in, and no stage for it exists yet")
-    pdet = cfg.operator.pdet
-    grouped = cfg.operator.architecture_type == "pdet_unet" or pdet.attention_type == "channel_separated"
-    if cfg.operator.architecture_type != "spectral":
-        if grouped and pdet.hidden_dim % pdet.group_size:
-            raise ConfigError(
-                f"operator.pdet.hidden_dim {pdet.hidden_dim} is not a multiple of group_size {pdet.group_size}"
-            )
-        heads_in = pdet.group_size if grouped else pdet.hidden_dim
-        if heads_in % pdet.num_heads:
-            raise ConfigError(
-                f"operator.pdet.num_heads {pdet.num_heads} does not divide the width {heads_in} it splits"
-            )
-    dtype = {"fp32": jnp.float32, "bf16": jnp.bfloat16}[cfg.training.precision]
-    return Simulator(task, cfg.latent, cfg.operator, cfg.data.context, dtype)
+def build_model(cfg: Config, task: Task, stage: str) -> Any:
+    """The model that a stage trains on a task; ConfigError where the stage is not for it or widths do not divide."""
+    spec = stage_of(stage)
+    if task.kind != spec.task_kind:
+        others = " or ".join(f"--stage {name}" for name in STAGES if stage_of(name).task_kind == task.kind)
+        raise ConfigError(f"task {task.name} is {task.kind}, stage {stage} is for {spec.task_kind} tasks; use {others}")
+    return spec.model(cfg, task)
 
 
-def plan_of(cfg: Config, dataset: Dataset) -> Plan:
-    """Steps of the operator stage: `steps` as given, or `epochs` of the data."""
-    stage = cfg.stages.operator
-    an_epoch = steps_per_epoch(dataset, cfg, "operator")
-    total = stage.steps if stage.steps is not None else math.ceil(stage.epochs * an_epoch)
-    if total == 0:
-        raise ConfigError("stages.operator is off (epochs: 0); give it epochs or steps")
-    return Plan(
-        total_steps=total,
-        steps_per_epoch=an_epoch,
-        eval_steps=max(1, round(cfg.training.eval_every * an_epoch)),
-    )
-
-
-def init_state(model: Simulator, tx: optax.GradientTransformation, batch: Batch, key: Key[Array, ""]) -> TrainState:
+def init_state(
+    model: Any, tx: optax.GradientTransformation, batch: Batch, key: Key[Array, ""], *, stage: str = "operator"
+) -> TrainState:
     """A fresh state; `batch` lends its shapes. Deterministic in `key`."""
 
     def fresh(key: Key[Array, ""], batch: Batch) -> TrainState:
-        first = {name: jnp.asarray(values)[:1] for name, values in batch.items()}
-        context = first["fields"][:, : model.context]
-        cond = Conditions(dt=first["dt"], coefficients=first["cond"], mask=first["cond_mask"])
-        params = model.init(stream(key, "init"), context, cond)["params"]
-        return state_of(params, tx, key)
+        first: Batch = {name: jnp.asarray(values)[:1] for name, values in batch.items()}
+        return state_of(stage_of(stage).init(model, stream(key, "init"), first), tx, key)
 
     return jax.jit(fresh)(key, batch)
 
 
-def abstract_state(config: Config, task: Task) -> TrainState:
+def abstract_state(config: Config, task: Task, stage: str) -> TrainState:
     """Shapes of the train state that the configuration makes for a task."""
-    frames = config.data.context + 1
+    frames = 1 if task.kind == "steady" else config.data.context + 1
     width = len(task.coefficients)
     batch = {
         "fields": jax.ShapeDtypeStruct((1, frames, *task.shape, len(task.channels)), jnp.float32),
+        "inputs": jax.ShapeDtypeStruct((1, *task.shape, len(task.inputs)), jnp.float32),
         "dt": jax.ShapeDtypeStruct((1,), jnp.float32),
         "cond": jax.ShapeDtypeStruct((1, width), jnp.float32),
         "cond_mask": jax.ShapeDtypeStruct((1, width), jnp.float32),
     }
-    tx = build_optimizer(config.stages.operator, 1)
-    return jax.eval_shape(partial(init_state, build_model(config, task), tx), batch, jax.random.key(0))
+    tx = build_optimizer(getattr(config.stages, stage), 1)
+    fresh = partial(init_state, build_model(config, task, stage), tx, stage=stage)
+    return jax.eval_shape(fresh, batch, jax.random.key(0))
 
 
 def stream(key: Key[Array, ""], name: str) -> Key[Array, ""]:

@@ -18,11 +18,11 @@ import numpy as np
 from ups_jax.config import Config
 from ups_jax.errors import DivergedError, Stopped
 from ups_jax.tracking import Writer
-from ups_jax.training.build import Plan
+from ups_jax.training.plan import Plan
 from ups_jax.training.progress import TrainingProgress
+from ups_jax.training.stages.spec import Validate
 from ups_jax.training.state import TrainState
 from ups_jax.training.step import TrainStep
-from ups_jax.training.validate import Validate
 
 # A dispatched step and its metrics, still on the device.
 Pending = tuple[int, dict[str, Any]] | None

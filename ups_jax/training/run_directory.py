@@ -46,6 +46,11 @@ class RunDirectory:
     def checkpoints(self, stage: str) -> Path:
         return self.path / "checkpoints" / stage
 
+    def main_stage(self) -> str:
+        """The stage whose result stands for the run: its operator, else the stage that was begun last."""
+        stages = list(self.read()["digests"])
+        return stages[-1] if stages and "operator" not in stages else "operator"
+
     def exists(self) -> bool:
         """Whether a run was begun here."""
         return self.record_path.exists()

@@ -13,7 +13,13 @@ from ups_jax.training.state import TrainState
 
 
 def save(
-    path: str | Path, state: TrainState, cfg: Config, dataset: Dataset, *, validation: float | None = None
+    path: str | Path,
+    state: TrainState,
+    cfg: Config,
+    dataset: Dataset,
+    *,
+    validation: float | None = None,
+    stage: str = "operator",
 ) -> None:
     """Write `state` as a checkpoint of the run directory `path`, which is made where it is missing.
 
@@ -24,21 +30,23 @@ def save(
     with run.lock():
         if not run.exists():
             record = {"status": "saved", "config": to_dict(cfg), "stages": {}, "created": now()}
-            run.write(record | {"digests": {"operator": digest(cfg, "operator")}} | environment())
-        elif run.read()["digests"].get("operator") != digest(cfg, "operator"):
+            run.write(record | {"digests": {stage: digest(cfg, stage)}} | environment())
+        digests = run.read()["digests"]
+        if digests.get(stage, digest(cfg, stage)) != digest(cfg, stage):
             raise ConfigError(f"{path}: holds a run of another configuration; save to another directory")
-        with Checkpoints(run.checkpoints("operator"), keep=cfg.checkpoint.keep) as checkpoints:
+        run.update(digests=digests | {stage: digest(cfg, stage)})
+        with Checkpoints(run.checkpoints(stage), keep=cfg.checkpoint.keep) as checkpoints:
             if int(state.step) in checkpoints.steps():
                 raise ConfigError(
                     f"{path}: holds a checkpoint of step {int(state.step)} already; save to another directory"
                 )
-            checkpoints.save(state, checkpoint_meta(cfg, "operator", dataset), validation=validation)
+            checkpoints.save(state, checkpoint_meta(cfg, stage, dataset), validation=validation)
 
 
-def restore(path: str | Path, like: TrainState) -> TrainState:
+def restore(path: str | Path, like: TrainState, *, stage: str = "operator") -> TrainState:
     """The newest state of a run directory; `like` (from `init_state`) lends structure and placement."""
     run = RunDirectory(Path(path))
-    directory = run.checkpoints("operator")
+    directory = run.checkpoints(stage)
     if not directory.is_dir():
         raise CheckpointError(f"{run.path}: holds no checkpoint; save one first")
     with Checkpoints(directory, read_only=True) as checkpoints:

@@ -12,25 +12,25 @@ import optax
 from jaxtyping import Array
 
 from ups_jax.config import Config
-from ups_jax.losses import Batch, LossBundle, operator_losses
-from ups_jax.models import Simulator
+from ups_jax.losses import Batch, LossBundle
 from ups_jax.optim import ema_update
+from ups_jax.training.stages import stage_of
 from ups_jax.training.state import TrainState
 
 Metrics = dict[str, Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
-def make_train_step(model: Simulator, tx: optax.GradientTransformation, cfg: Config) -> TrainStep:
-    """`train_step(state, batch) -> (state, metrics)` of the operator stage; the old state's buffers are reused.
+def make_train_step(model: Any, tx: optax.GradientTransformation, cfg: Config, *, stage: str = "operator") -> TrainStep:
+    """`train_step(state, batch) -> (state, metrics)` of a stage; the old state's buffers are reused.
 
     A non-finite loss or gradient leaves parameters, optimizer and average as they are and counts as skipped.
     """
-    losses = operator_losses(model, cfg.training)
-    return jax.jit(step_of(losses, tx, cfg.stages.operator.ema_decay), donate_argnums=0)
+    losses = stage_of(stage).losses(model, cfg.training)
+    return jax.jit(step_of(losses, tx, getattr(cfg.stages, stage).ema_decay), donate_argnums=0)
 
 
-def step_of(losses: LossBundle, tx: optax.GradientTransformation, ema_decay: float) -> TrainStep:
+def step_of(losses: LossBundle, tx: optax.GradientTransformation, ema_decay: float | None) -> TrainStep:
     """The uncompiled step of any stage whose loss is `losses`."""
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

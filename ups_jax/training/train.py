@@ -10,25 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import optax
 from rich.console import Console
 
 from ups_jax import simulate
-from ups_jax.config import Config, digest, relevant, to_dict
+from ups_jax.config import Config, digest, to_dict
 from ups_jax.data import Dataset, batch_at, open_dataset, training_batches
 from ups_jax.errors import CheckpointError, ConfigError, Stopped
-from ups_jax.models import Simulator
-from ups_jax.optim import build_schedule, ema_params
+from ups_jax.optim import build_optimizer, build_schedule, ema_params
 from ups_jax.tracking import JsonlWriter, Tee, WandbWriter, Writer
-from ups_jax.training.build import Plan, build, init_state, plan_of
+from ups_jax.training.budget import measure_seconds, measure_seconds_per_step
+from ups_jax.training.build import build_model, init_state
 from ups_jax.training.checkpoint import Checkpoints, checkpoint_meta
+from ups_jax.training.guards import check_needs, check_resume
 from ups_jax.training.loop import Stage, run_loop
+from ups_jax.training.plan import Plan, eval_steps, plan_and_record, plan_of
 from ups_jax.training.progress import TrainingProgress
 from ups_jax.training.run_directory import RunDirectory, environment, now
 from ups_jax.training.signals import stop_flag
+from ups_jax.training.stages import stage_of
+from ups_jax.training.stages.spec import Validate
 from ups_jax.training.state import TrainState
 from ups_jax.training.step import make_train_step
-from ups_jax.training.validate import make_validate
 from ups_jax.training.weights import Weights, best_weights, fitting
 
 
@@ -41,37 +43,47 @@ def train(
     `init_from` takes the weights, and nothing else, of another run when this one starts fresh.
     """
     run = RunDirectory(path)
-    _check_resume(run, cfg, stage, resume)
+    check_resume(run, cfg, stage, resume)
+    check_needs(run, stage_of(stage))
     # All that may be wrong with data, configuration or parent comes before the directory is made.
     with console.status("") as status:
         written = simulate.prepare(cfg, report=status.update)
     for file in written:
         console.print(f"generated   {file}", highlight=False, soft_wrap=True)
     dataset = open_dataset(cfg)
-    model, tx = build(cfg, dataset)
-    plan = plan_of(cfg, dataset)
+    model = build_model(cfg, dataset.task, stage)
+    if getattr(cfg.stages, stage).max_seconds is None:
+        plan_of(cfg, dataset, stage)
     parent = None if init_from is None else best_weights(init_from, stage)
     with run.lock():
         # Again, now that no other process can begin a run here.
-        _check_resume(run, cfg, stage, resume)
+        check_resume(run, cfg, stage, resume)
         begun = run.exists()
         if not begun:
             run.write({"created": now(), "digests": {}, "stages": {}})
-        _introduce(console, cfg, dataset, plan)
+        _introduce(console, dataset)
         record = run.read()
-        device = str(jax.devices()[0].device_kind)
-        own = record["stages"].get(stage, {"started": now()}) | {"total_steps": plan.total_steps, "finished": None}
-        if not begun and parent is not None:
-            own["parent"] = {"run": str(init_from), "step": parent.step}
-        run.write(
-            record
-            | environment()
-            | {"status": "running", "config": to_dict(cfg), "device": device}
-            | {"digests": record["digests"] | {stage: digest(cfg, stage)}}
-            | {"stages": record["stages"] | {stage: own}}
-        )
+        record |= environment() | {"status": "running", "config": to_dict(cfg)}
+        record |= {"device": str(jax.devices()[0].device_kind)}
+        record |= {"digests": record["digests"] | {stage: digest(cfg, stage)}}
+        run.write(record)
         try:
-            state, seconds_per_step = _train(cfg, stage, run, dataset, model, tx, plan, resume, parent, begun, console)
+            validate = stage_of(stage).validate(model, dataset, cfg.evaluation)
+            own = record["stages"].get(stage)
+            plan, planned = plan_and_record(
+                cfg, dataset, stage, own or {}, lambda: _seconds_per_step(cfg, stage, dataset, model, validate, console)
+            )
+            _tell_plan(console, cfg, stage, plan, planned)
+            if own is None:
+                own = {"started": now()}
+                if parent is not None:
+                    own["parent"] = {"run": str(init_from), "step": parent.step}
+            own = {key: value for key, value in own.items() if key not in ("planned_steps", "budget")} | planned
+            own |= {"total_steps": plan.total_steps, "finished": None}
+            run.write(record | {"stages": record["stages"] | {stage: own}})
+            state, seconds_per_step = _train(
+                cfg, stage, run, dataset, model, validate, plan, resume, parent, begun, console
+            )
         except BaseException as error:
             run.update(status="stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed")
             raise
@@ -83,44 +95,7 @@ def train(
     return run
 
 
-def _check_resume(run: RunDirectory, cfg: Config, stage: str, resume: str) -> None:
-    """Refuse, before anything is written, a run directory that this command may not go on in."""
-    if run.path.exists() and not run.path.is_dir():
-        raise ConfigError(f"{run.path}: is a file; give a directory")
-    if not run.exists():
-        if resume == "must":
-            raise CheckpointError(f"{run.path}: holds no run to go on with; leave out --resume must to start one")
-        if run.path.exists() and any(entry.name != ".lock" for entry in run.path.iterdir()):
-            raise ConfigError(f"{run.path}: is not empty and holds no run; give a new directory")
-        return
-    if resume == "never":
-        raise ConfigError(f"{run.path}: holds a run already; give a new --run-dir, or --resume auto to go on with it")
-    record = run.read()
-    if record["digests"].get(stage, digest(cfg, stage)) != digest(cfg, stage):
-        changed = _differences(relevant(record["config"], stage), relevant(to_dict(cfg), stage), "")
-        raise ConfigError(
-            f"{run.path}: holds a run of another configuration ({'; '.join(changed)}); give a new --run-dir"
-        )
-
-
-def _differences(old: Any, new: Any, where: str) -> list[str]:
-    """Dotted keys whose values differ, as `key: old -> new`."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        return [
-            line
-            for key in sorted(old.keys() | new.keys())
-            for line in _differences(old.get(key), new.get(key), f"{where}.{key}".lstrip("."))
-        ]
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [
-            line
-            for position, pair in enumerate(zip(old, new, strict=True))
-            for line in _differences(*pair, f"{where}.{position}")
-        ]
-    return [] if old == new else [f"{where}: {old!r} -> {new!r}"]
-
-
-def _introduce(console: Console, cfg: Config, dataset: Dataset, plan: Plan) -> None:
+def _introduce(console: Console, dataset: Dataset) -> None:
     device = jax.devices()[0]
     console.print(
         f"device      {device.device_kind} ({device.platform}, {jax.device_count()} in use)",
@@ -130,19 +105,51 @@ def _introduce(console: Console, cfg: Config, dataset: Dataset, plan: Plan) -> N
     if device.platform == "cpu":
         console.print("            no accelerator was found: this runs on the CPU", highlight=False, soft_wrap=True)
     sizes, task = dataset.sizes, dataset.task
+    given = f"dt {task.dt:g}" if task.kind == "transient" else f"steady, given {', '.join(i.name for i in task.inputs)}"
     console.print(
         f"data        {task.name}: {sizes['train']}/{sizes['val']}/{sizes['test']} trajectories, "
-        f"{' x '.join(map(str, task.shape))} points, dt {task.dt:g}, channels {', '.join(task.channels)}",
+        f"{' x '.join(map(str, task.shape))} points, {given}, channels {', '.join(task.channels)}",
         highlight=False,
+        soft_wrap=True,
     )
     for note in dataset.notes:
         console.print(f"note        {note}", highlight=False, markup=False, soft_wrap=True)
-    stage = cfg.stages.operator
+
+
+def _tell_plan(console: Console, cfg: Config, stage: str, plan: Plan, planned: dict[str, Any]) -> None:
+    settings = getattr(cfg.stages, stage)
+    budget = planned.get("budget")
+    within = ""
+    if budget is not None:
+        within = (
+            f", {budget['max_seconds']:g} s at {1e3 * budget['seconds_per_step']:.3g} ms a step with its validation"
+        )
     console.print(
-        f"plan        {plan.total_steps} steps of {stage.batch_size} windows "
-        f"({plan.total_steps / plan.steps_per_epoch:.3g} epochs), {stage.optimizer.name}, {cfg.training.precision}",
+        f"plan        {plan.total_steps} steps of {settings.batch_size} windows "
+        f"({plan.total_steps / plan.steps_per_epoch:.3g} epochs{within}), {settings.optimizer.name}, "
+        f"{cfg.training.precision}",
         highlight=False,
+        soft_wrap=True,
     )
+
+
+def _seconds_per_step(
+    cfg: Config, stage: str, dataset: Dataset, model: Any, validate: Validate, console: Console
+) -> float:
+    """Wall time of a compiled step and its share of a validation, on states that are thrown away."""
+    settings = getattr(cfg.stages, stage)
+    # The length of its schedule has no part in what a step costs.
+    tx = build_optimizer(settings, 1000)
+    begin = partial(
+        init_state, model, tx, jax.device_put(batch_at(dataset, cfg, stage, 0)), jax.random.key(cfg.seed), stage=stage
+    )
+    with console.status("measuring the step"), training_batches(dataset, cfg, stage) as batches:
+        step = measure_seconds_per_step(
+            make_train_step(model, tx, cfg, stage=stage), begin(), map(jax.device_put, batches)
+        )
+        params = begin().params
+        validation = measure_seconds(lambda: validate(params))
+    return step + validation / eval_steps(cfg, dataset, stage)
 
 
 def _train(
@@ -150,8 +157,8 @@ def _train(
     stage: str,
     run: RunDirectory,
     dataset: Dataset,
-    model: Simulator,
-    tx: optax.GradientTransformation,
+    model: Any,
+    validate: Validate,
     plan: Plan,
     resume: str,
     parent: Weights | None,
@@ -159,10 +166,11 @@ def _train(
     console: Console,
 ) -> tuple[TrainState, float | None]:
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    settings = getattr(cfg.stages, stage)
+    tx = build_optimizer(settings, plan.total_steps)
     key = jax.random.key(cfg.seed)
     first = jax.device_put(batch_at(dataset, cfg, stage, 0))
-    like = jax.eval_shape(partial(init_state, model, tx), first, key)
-    settings = getattr(cfg.stages, stage)
+    like = jax.eval_shape(partial(init_state, model, tx, stage=stage), first, key)
     meta = checkpoint_meta(cfg, stage, dataset)
 
     def same_data(saved: dict[str, Any]) -> None:
@@ -172,7 +180,7 @@ def _train(
             )
 
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(like.params))
-    say(f"parameters  {count:,} (operator {model.operator_config.architecture_type})")
+    say(f"parameters  {count:,} (operator {cfg.operator.architecture_type})")
     with Checkpoints(run.checkpoints(stage), keep=cfg.checkpoint.keep) as checkpoints:
         state = checkpoints.restore_latest(like, same_data, say)
         if state is None:
@@ -180,7 +188,7 @@ def _train(
                 raise CheckpointError(f"{run.path}: holds no checkpoint of {stage}; leave out --resume must")
             if begun:
                 say("begun       before, but stopped ahead of its first checkpoint: at step 0 again")
-            state = init_state(model, tx, first, key)
+            state = init_state(model, tx, first, key, stage=stage)
             if parent is not None:
                 state = replace(state, params=fitting(parent, like.params))
                 say(f"weights     of another run's {stage} stage, at its step {parent.step}")
@@ -193,11 +201,11 @@ def _train(
         loop_stage = Stage(
             name=stage,
             plan=plan,
-            train_step=make_train_step(model, tx, cfg),
+            train_step=make_train_step(model, tx, cfg, stage=stage),
             batches=lambda start: training_batches(dataset, cfg, stage, start),
             averaged=averaged,
-            validate=make_validate(model, dataset, cfg.evaluation),
-            selected_by=cfg.evaluation.metric,
+            validate=validate,
+            selected_by=stage_of(stage).selected_by(cfg.evaluation),
             save=lambda state, validation: checkpoints.save(state, meta, validation=validation),
             learning_rate=lambda step: float(schedule(step)),
             patience=settings.patience,

@@ -42,7 +42,7 @@ def best_weights(path: Path, stage: str) -> Weights:
             raise CheckpointError(f"{directory}: holds no checkpoint; {mend}")
         meta = checkpoints.meta(step)
         config, task = from_dict(meta["config"], str(directory / str(step))), Task.from_dict(meta["task"])
-        state = checkpoints.restore(step, abstract_state(config, task))
+        state = checkpoints.restore(step, abstract_state(config, task, stage))
     params = ema_params(state.params, state.ema, meta["ema_decay"])
     return Weights(params=params, step=step, config=config, task=task, fingerprint=meta["fingerprint"])
 

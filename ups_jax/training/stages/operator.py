@@ -1,24 +1,37 @@
-"""The validation metric that selects the best checkpoint and feeds patience: nRMSE of decoded physical fields."""
+"""Codec and operator of a transient task, trained together on decoded fields."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Key
 
-from ups_jax.config import EvaluationConfig
+from ups_jax.config import Config, EvaluationConfig
 from ups_jax.data import Dataset
+from ups_jax.losses import Batch, operator_losses
 from ups_jax.metrics import all_metrics
 from ups_jax.models import Conditions, Simulator
 from ups_jax.rollout import rollout
+from ups_jax.task import Task
+from ups_jax.training.stages.spec import StageSpec, Validate
+from ups_jax.training.stages.widths import check_widths, compute_dtype
 
-Validate = Callable[[Any], dict[str, float]]
+
+def _model(cfg: Config, task: Task) -> Simulator:
+    check_widths(cfg.operator)
+    return Simulator(task, cfg.latent, cfg.operator, cfg.data.context, compute_dtype(cfg))
 
 
-def make_validate(model: Simulator, dataset: Dataset, config: EvaluationConfig) -> Validate:
+def _init(model: Simulator, key: Key[Array, ""], batch: Batch) -> Any:
+    arrays = {name: jnp.asarray(values) for name, values in batch.items()}
+    cond = Conditions(dt=arrays["dt"], coefficients=arrays["cond"], mask=arrays["cond_mask"])
+    return model.init(key, arrays["fields"][:, : model.context], cond)["params"]
+
+
+def _validate(model: Simulator, dataset: Dataset, config: EvaluationConfig) -> Validate:
     """params -> {"one_step", "rollout"}: mean nRMSE over frames of up to `val_trajectories` validation trajectories."""
     held = dataset.trajectories("val", limit=config.val_trajectories)
     fields = jnp.asarray(held.fields)
@@ -46,3 +59,14 @@ def make_validate(model: Simulator, dataset: Dataset, config: EvaluationConfig) 
         }
 
     return lambda params: {name: float(value) for name, value in jax.device_get(measure(params)).items()}
+
+
+STAGE = StageSpec(
+    name="operator",
+    task_kind="transient",
+    model=_model,
+    init=_init,
+    losses=operator_losses,
+    validate=_validate,
+    selected_by=lambda config: config.metric,
+)

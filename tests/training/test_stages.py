@@ -1,0 +1,38 @@
+"""The table of stages: one entry a stage, each for its kind of task, each after what it needs."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from ups_jax.config import Config
+from ups_jax.errors import CheckpointError
+from ups_jax.training.guards import check_needs
+from ups_jax.training.run_directory import RunDirectory
+from ups_jax.training.stages import STAGES, stage_of
+from ups_jax.training.train import train
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_stage_of_the_configuration_has_its_file(name: str) -> None:
+    assert stage_of(name).name == name
+
+
+def test_a_missing_prerequisite_names_the_command_that_makes_it(tmp_path: Path) -> None:
+    spec = replace(stage_of("operator"), name="corrector", needs=("operator",))
+    with pytest.raises(CheckpointError, match=r"corrector needs a trained operator; .*--stage operator --run-dir"):
+        check_needs(RunDirectory(tmp_path), spec)
+    (tmp_path / "checkpoints" / "operator").mkdir(parents=True)
+    check_needs(RunDirectory(tmp_path), spec)
+
+
+def test_a_refused_stage_leaves_no_directory(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = replace(stage_of("operator"), needs=("operator",))
+    monkeypatch.setattr(sys.modules["ups_jax.training.stages.operator"], "STAGE", spec)
+    with pytest.raises(CheckpointError):
+        train(tiny, "operator", tmp_path / "run", console=Console(quiet=True))
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,109 @@
+"""One trained solver on the solutions of one steady task: metrics of physical fields, the mean field, an interval."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float
+
+from ups_jax.config import EvaluationConfig
+from ups_jax.data import Dataset
+from ups_jax.data.dataset import Trajectories
+from ups_jax.data.sources.base import read_all
+from ups_jax.errors import DataError
+from ups_jax.evaluation.result import SteadyEvaluation, SteadyExample
+from ups_jax.evaluation.tables import bootstrap_interval, chunks, join, measure, section
+from ups_jax.task import Task
+
+# Given fields, coefficients and their presence -> solutions.
+Solve = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
+def evaluate_steady(
+    solve: Solve,
+    held: Trajectories,
+    task: Task,
+    config: EvaluationConfig,
+    *,
+    mean_field: Float[np.ndarray, "*s c"],
+    seed: int,
+) -> SteadyEvaluation:
+    """Errors of the solutions, beside those of the mean field, which needs no given field at all.
+
+    `task` is on the grid of the data. A solution that is not finite makes the mean metrics non-finite and counts in
+    `nonfinite`.
+    """
+    count = len(held.fields)
+    if count == 0:
+        raise DataError(f"task {task.name}: the split holds no solutions; give a larger share in data.split")
+    solutions, seconds = _solutions(solve, held, config.batch_size)
+    parts, means = [], []
+    for rows, kept in chunks(count, config.batch_size):
+        truth = held.fields[rows]
+        parts.append(measure(solutions[rows][:, None], truth, task, kept))
+        means.append(measure(np.broadcast_to(mean_field, truth.shape), truth, task, kept))
+    table = join(parts)
+    scores = table["nrmse"].mean(1)
+    return SteadyEvaluation(
+        task=task,
+        metrics={"steady": section(table)},
+        baselines={"mean_field": {"steady": section(join(means))}},
+        variants={},
+        intervals={"steady": {"nrmse": bootstrap_interval(scores, config.bootstrap, seed)}},
+        meta={
+            "trajectories": count,
+            "horizon": 1,
+            "seconds_per_rollout_step": seconds,
+            "protocol": (
+                f"{task.name}: steady = each solution on {' x '.join(map(str, task.shape))} points; mean_field = mean "
+                "of the data's training solutions at each point; seconds_per_rollout_step = warm wall clock of a "
+                f"solution, {min(config.batch_size, count)} at a time"
+            ),
+        },
+        examples=_examples(held, solutions, task, scores),
+    )
+
+
+def mean_solution(dataset: Dataset) -> Float[np.ndarray, "*s c"]:
+    """The mean over the training solutions at each point."""
+    total = np.zeros((*dataset.task.shape, len(dataset.task.channels)))
+    train = dataset.splits.ids("train")
+    for ids in np.array_split(train, -(-len(train) // 256)):
+        total += read_all(dataset.source, ids)[:, 0].sum(0, dtype=np.float64)
+    return (total / len(train)).astype(np.float32)
+
+
+def _solutions(solve: Solve, held: Trajectories, batch_size: int) -> tuple[Float[np.ndarray, "n *s c"], float]:
+    """All solutions, and the seconds a solution of the first batch once more, when it is compiled."""
+    batches = list(chunks(len(held.fields), batch_size))
+    solved = [solve(held.inputs[rows], held.cond[rows], held.cond_mask[rows])[:kept] for rows, kept in batches]
+    rows, _ = batches[0]
+    begin = time.perf_counter()
+    solve(held.inputs[rows], held.cond[rows], held.cond_mask[rows])
+    return np.concatenate(solved), (time.perf_counter() - begin) / len(rows)
+
+
+def _examples(
+    held: Trajectories, solutions: Float[np.ndarray, "n *s c"], task: Task, scores: Float[np.ndarray, " n"]
+) -> list[SteadyExample]:
+    """Best, median and worst solution."""
+    order = np.argsort(np.where(np.isfinite(scores), scores, np.inf), kind="stable")
+    rows = order[[0, (len(order) - 1) // 2, len(order) - 1]]
+    return [
+        SteadyExample(
+            label=label,
+            id=str(held.ids[row]),
+            nrmse=float(scores[row]),
+            coefficients={
+                item.name: float(held.cond[row, index])
+                for index, item in enumerate(task.coefficients)
+                if held.cond_mask[row, index]
+            },
+            inputs=held.inputs[row],
+            truth=held.fields[row, 0],
+            prediction=solutions[row],
+        )
+        for label, row in zip(("best", "median", "worst"), rows, strict=True)
+    ]

@@ -1,0 +1,40 @@
+"""The steady simulator: given fields of a steady task to its solution, as one linen module on normalised fields."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ups_jax.config import LatentConfig, OperatorConfig
+from ups_jax.models.codec import stem
+from ups_jax.models.conditioning import ConditionEmbedding
+from ups_jax.models.grid import patch_of, patchify, unpatchify
+from ups_jax.models.latent_state import Conditions
+from ups_jax.models.operator import FieldExit, core_of
+from ups_jax.task import Task
+
+
+class SteadySimulator(nn.Module):
+    """Tokens of the given fields, advanced once by the operator's core; the operator's exit writes the solution.
+
+    It is written on the mean field, which is zero when normalised: untrained, every solution is exactly that. What the
+    exit multiplies the tokens with are the given fields, which carry what a time step's own field would.
+    """
+
+    task: Task
+    latent: LatentConfig
+    operator_config: OperatorConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, inputs: Float[Array, "b *s i"], cond: Conditions) -> Float[Array, "b *s c"]:
+        patch = patch_of(self.task.shape, self.latent.patch_size)
+        given = patchify(inputs, patch)
+        tokens = jnp.concatenate([given.astype(self.dtype), stem(inputs, self.task, self.latent, self.dtype)], axis=-1)
+        embedding = ConditionEmbedding(self.task, dtype=self.dtype, name="condition")(cond)
+        core, width = core_of(self.operator_config, self.task.periodic, self.dtype)
+        hidden = core(nn.Dense(width, dtype=self.dtype, name="entrance")(tokens), embedding)
+        return unpatchify(FieldExit(self.task, self.latent, self.dtype, name="field_exit")(hidden, given), patch)

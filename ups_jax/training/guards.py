@@ -1,0 +1,57 @@
+"""What a command may not do in a run directory, told before anything is written there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ups_jax.config import Config, digest, relevant, to_dict
+from ups_jax.errors import CheckpointError, ConfigError
+from ups_jax.training.run_directory import RunDirectory
+from ups_jax.training.stages.spec import StageSpec
+
+
+def check_resume(run: RunDirectory, cfg: Config, stage: str, resume: str) -> None:
+    """Refuse, before anything is written, a run directory that this command may not go on in."""
+    if run.path.exists() and not run.path.is_dir():
+        raise ConfigError(f"{run.path}: is a file; give a directory")
+    if not run.exists():
+        if resume == "must":
+            raise CheckpointError(f"{run.path}: holds no run to go on with; leave out --resume must to start one")
+        if run.path.exists() and any(entry.name != ".lock" for entry in run.path.iterdir()):
+            raise ConfigError(f"{run.path}: is not empty and holds no run; give a new directory")
+        return
+    if resume == "never":
+        raise ConfigError(f"{run.path}: holds a run already; give a new --run-dir, or --resume auto to go on with it")
+    record = run.read()
+    if record["digests"].get(stage, digest(cfg, stage)) != digest(cfg, stage):
+        changed = _differences(relevant(record["config"], stage), relevant(to_dict(cfg), stage), "")
+        raise ConfigError(
+            f"{run.path}: holds a run of another configuration ({'; '.join(changed)}); give a new --run-dir"
+        )
+
+
+def check_needs(run: RunDirectory, spec: StageSpec) -> None:
+    """Refuse a stage whose prerequisites have no checkpoint in the run."""
+    for name in spec.needs:
+        if not run.checkpoints(name).is_dir():
+            raise CheckpointError(
+                f"{run.path}: stage {spec.name} needs a trained {name}; "
+                f"train it with scripts/train.py --stage {name} --run-dir {run.path}"
+            )
+
+
+def _differences(old: Any, new: Any, where: str) -> list[str]:
+    """Dotted keys whose values differ, as `key: old -> new`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for key in sorted(old.keys() | new.keys())
+            for line in _differences(old.get(key), new.get(key), f"{where}.{key}".lstrip("."))
+        ]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return [
+            line
+            for position, pair in enumerate(zip(old, new, strict=True))
+            for line in _differences(*pair, f"{where}.{position}")
+        ]
+    return [] if old == new else [f"{where}: {old!r} -> {new!r}"]

@@ -1,0 +1,59 @@
+"""Input field to steady field: the deterministic head, on the codec's and operator's blocks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key
+
+from ups_jax.config import Config, EvaluationConfig
+from ups_jax.data import Dataset
+from ups_jax.losses import Batch, steady_losses
+from ups_jax.metrics import all_metrics
+from ups_jax.models import Conditions, SteadySimulator
+from ups_jax.steady import solve
+from ups_jax.task import Task
+from ups_jax.training.stages.spec import StageSpec, Validate
+from ups_jax.training.stages.widths import check_widths, compute_dtype
+
+
+def _model(cfg: Config, task: Task) -> SteadySimulator:
+    check_widths(cfg.operator)
+    return SteadySimulator(task, cfg.latent, cfg.operator, compute_dtype(cfg))
+
+
+def _init(model: SteadySimulator, key: Key[Array, ""], batch: Batch) -> Any:
+    arrays = {name: jnp.asarray(values) for name, values in batch.items()}
+    cond = Conditions(dt=arrays["dt"], coefficients=arrays["cond"], mask=arrays["cond_mask"])
+    return model.init(key, arrays["inputs"], cond)["params"]
+
+
+def _validate(model: SteadySimulator, dataset: Dataset, config: EvaluationConfig) -> Validate:
+    """params -> {"steady"}: mean nRMSE of up to `val_trajectories` validation solutions."""
+    held = dataset.trajectories("val", limit=config.val_trajectories)
+    inputs, truth = jnp.asarray(held.inputs), jnp.asarray(held.fields)
+    cond = Conditions(
+        dt=jnp.full(len(truth), model.task.dt, jnp.float32),
+        coefficients=jnp.asarray(held.cond),
+        mask=jnp.asarray(held.cond_mask, jnp.float32),
+    )
+
+    @jax.jit
+    def measure(params: Any) -> Any:
+        solved = solve(model, params, inputs, cond)[:, None]
+        return all_metrics(solved, truth, model.task)["nrmse"].mean()
+
+    return lambda params: {"steady": float(measure(params))}
+
+
+STAGE = StageSpec(
+    name="steady_prior",
+    task_kind="steady",
+    model=_model,
+    init=_init,
+    losses=steady_losses,
+    validate=_validate,
+    selected_by=lambda _: "steady",
+)

@@ -1,0 +1,30 @@
+"""What the models of all stages take from the configuration: a core whose widths divide, and a compute type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from ups_jax.config import Config, OperatorConfig
+from ups_jax.errors import ConfigError
+
+
+def check_widths(operator: OperatorConfig) -> None:
+    """ConfigError where the widths of the chosen core do not divide."""
+    pdet = operator.pdet
+    grouped = operator.architecture_type == "pdet_unet" or pdet.attention_type == "channel_separated"
+    if operator.architecture_type == "spectral":
+        return
+    if grouped and pdet.hidden_dim % pdet.group_size:
+        raise ConfigError(
+            f"operator.pdet.hidden_dim {pdet.hidden_dim} is not a multiple of group_size {pdet.group_size}"
+        )
+    heads_in = pdet.group_size if grouped else pdet.hidden_dim
+    if heads_in % pdet.num_heads:
+        raise ConfigError(f"operator.pdet.num_heads {pdet.num_heads} does not divide the width {heads_in} it splits")
+
+
+def compute_dtype(cfg: Config) -> Any:
+    """The type that `training.precision` computes in."""
+    return {"fp32": jnp.float32, "bf16": jnp.bfloat16}[cfg.training.precision]
