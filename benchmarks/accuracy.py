@@ -12,20 +12,22 @@ from comparison.tasks import DEFAULT_TASKS, TASKS
 from ups_jax import cli
 
 _RESULTS = Path(__file__).resolve().parent / "results"
+_FULL = {"budget": 60.0, "tasks": DEFAULT_TASKS, "models": tuple(MODELS), "seeds": 3}
+_QUICK = {"budget": 3.0, "tasks": ("tiny",), "models": ("persistence", "ours", "fno_recipe"), "seeds": 1}
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
-    parser.add_argument("--budget", type=float, default=60, help="CPU-seconds of training a row (default: 60)")
-    parser.add_argument("--tasks", nargs="+", choices=[*TASKS], default=[*DEFAULT_TASKS], metavar="TASK")
-    parser.add_argument("--models", nargs="+", choices=[*MODELS], default=[*MODELS], metavar="MODEL")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, .. of each model (default: 3)")
+    parser.add_argument("--budget", type=float, help="CPU-seconds of training a row (default: 60)")
+    parser.add_argument("--tasks", nargs="+", choices=[*TASKS], metavar="TASK", help=f"of {', '.join(TASKS)}")
+    parser.add_argument("--models", nargs="+", choices=[*MODELS], metavar="MODEL", help=f"of {', '.join(MODELS)}")
+    parser.add_argument("--seeds", type=int, help="seeds 0, 1, .. of each model (default: 3)")
     parser.add_argument("--jobs", type=int, default=1, help="rows side by side, each on a core of its own (default: 1)")
     parser.add_argument("--out", type=Path, help="JSON of the rows; tables go beside it (default: benchmarks/results/)")
     parser.add_argument("--data-root", default="data", metavar="DIR", help="embedded data (default: data)")
     parser.add_argument("--split", choices=["test", "val"], default="test", help="whose trajectories are measured")
     parser.add_argument("--table-only", action="store_true", help="train nothing, print what there is")
-    parser.add_argument("--quick", action="store_true", help="a minute in all: two small models on tiny data")
+    parser.add_argument("--quick", action="store_true", help="a minute in all: ours and FNO for 3 s on tiny data")
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="key=value", help="overrides, such as optimizer.lr=1e-3"
     )
@@ -38,9 +40,10 @@ def compare(args: argparse.Namespace) -> int:
     from comparison.runs import prepare, rows_of
     from comparison.store import Store
 
-    if args.quick:
-        args.tasks, args.models = ["tiny"], ["persistence", "ours", "fno_recipe"]
-        args.budget, args.seeds = 3.0, 1
+    defaults = _QUICK if args.quick else _FULL
+    for name, value in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
     store = Store(args.out or _RESULTS / ("accuracy_quick.json" if args.quick else "accuracy.json"))
     rows = rows_of(args)
     failed = []

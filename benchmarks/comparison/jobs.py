@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -67,15 +66,10 @@ def environment() -> dict[str, str]:
 
 
 def _start(row: Row, core: int, *, pin: bool) -> _Job:
-    output = tempfile.TemporaryFile("w+")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "comparison.worker", row.to_json()],
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment(),
-        preexec_fn=partial(os.sched_setaffinity, 0, {core}) if pin and hasattr(os, "sched_setaffinity") else None,
-    )
+    # A file, not a pipe: nobody reads while the worker writes.
+    output = tempfile.TemporaryFile("w+")  # noqa: SIM115
+    command = [sys.executable, "-m", "comparison.worker", row.to_json(), *([str(core)] if pin else [])]
+    process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, text=True, env=environment())
     return _Job(row=row, process=process, output=output, core=core, began=time.monotonic())
 
 

@@ -6,6 +6,7 @@ python -m comparison.worker '{"task": ..}'
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import replace
 from typing import Any
@@ -90,6 +91,9 @@ def _measure(row: Row, trained: Trained, dataset: Dataset) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    # Before the first array: threads inherit the core that this one is bound to.
+    if len(sys.argv) > 2:
+        os.sched_setaffinity(0, {int(sys.argv[2])})
     enable_compilation_cache()
     try:
         values = run(Row.from_json(sys.argv[1]))
