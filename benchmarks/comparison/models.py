@@ -16,7 +16,7 @@ import flax.linen as nn
 from ups_jax.config import Config
 from ups_jax.task import Task
 
-Numbers = dict[str, int]
+Numbers = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,39 +66,42 @@ def _recipe(lr: float) -> tuple[str, ...]:
     return ("training.lambda_latent=0", f"optimizer.lr={lr:g}")
 
 
+def _both(*overrides: str) -> dict[int, tuple[str, ...]]:
+    return {1: overrides, 2: overrides}
+
+
 _NONE: dict[int, Any] = {1: {}, 2: {}}
-_UNCHANGED: dict[int, tuple[str, ...]] = {1: (), 2: ()}
 
 MODELS = {
-    "persistence": Peer(trained_by="nothing", sizes=_NONE, overrides=_UNCHANGED),
-    "ours": Peer(sizes=_NONE, overrides=_UNCHANGED),
+    "persistence": Peer(trained_by="nothing", sizes=_NONE, overrides=_both()),
+    "ours": Peer(sizes=_NONE, overrides=_both()),
     "fno_package": Peer(
         trained_by="torch",
         sizes={1: {"width": 32, "modes": 33, "depth": 4}, 2: {"width": 20, "modes": 13, "depth": 4}},
-        overrides={1: ("optimizer.lr=3e-3",), 2: ("optimizer.lr=3e-3",)},
+        overrides=_both("optimizer.lr=1e-2"),
         packages=("torch", "neuralop"),
     ),
     "fno_recipe": Peer(
         net=_fno,
         sizes={1: {"width": 32, "modes": 33}, 2: {"width": 20, "modes": 13}},
-        overrides={1: _recipe(3e-3), 2: _recipe(3e-3)},
+        overrides=_both(*_recipe(1e-2)),
     ),
     "fno_conv_recipe": Peer(
         net=_fno,
         sizes={1: {"width": 32, "modes": 33, "taps": 5}, 2: {"width": 20, "modes": 13, "taps": 3}},
-        overrides={1: _recipe(3e-3), 2: _recipe(3e-3)},
+        overrides=_both(*_recipe(1e-2)),
     ),
     "dilated_recipe": Peer(
         net=_dilated,
         sizes={1: {"width": 32, "blocks": 2}, 2: {"width": 24, "blocks": 2}},
-        overrides={1: _recipe(3e-3), 2: _recipe(3e-3)},
+        overrides=_both(*_recipe(1e-2)),
     ),
     "pdet_stack": Peer(
         sizes=_NONE,
-        overrides=dict.fromkeys((1, 2), ("operator.architecture_type=pdet_stack", "optimizer.lr=3e-3")),
+        overrides=_both("operator.architecture_type=pdet_stack", "optimizer.lr=1e-2"),
     ),
     "pdet_unet": Peer(
         sizes=_NONE,
-        overrides=dict.fromkeys((1, 2), ("operator.architecture_type=pdet_unet", "optimizer.lr=3e-3")),
+        overrides=_both("operator.architecture_type=pdet_unet", "optimizer.lr=1e-2"),
     ),
 }

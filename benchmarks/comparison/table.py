@@ -103,8 +103,8 @@ def markdown(heading: str, headings: Sequence[str], body: Sequence[Sequence[str]
 
 def mean(rows: Sequence[Values], path: Sequence[str | int]) -> float:
     """Mean over the rows; infinite where one of them is not finite."""
-    values = [_at(row, path) for row in rows]
-    return math.inf if any(value is None for value in values) else statistics.fmean(values)
+    values = _numbers(rows, path)
+    return statistics.fmean(values) if len(values) == len(rows) else math.inf
 
 
 def _cell(rows: Sequence[Values], column: Column) -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -64,13 +66,12 @@ def train(row: Row, sizes: dict[str, int], dataset: Dataset) -> Trained:
     with training_batches(dataset, cfg, "operator") as batches:
         step(next(batches))
     first_step = time.process_time() - begin
-    batches = training_batches(dataset, cfg, "operator")
-    steps = row.steps or planned(row.budget, seconds_per_step(step, lambda: None, batches))
+    timed = training_batches(dataset, cfg, "operator")
+    steps = row.steps or planned(row.budget, seconds_per_step(partial(_advance, step), timed))
     model, step = fresh(steps)
     with training_batches(dataset, cfg, "operator") as batches:
         begin = time.process_time()
-        for _ in range(steps):
-            step(next(batches))
+        _advance(step, batches, steps)
         cpu_seconds = time.process_time() - begin
     return Trained(
         predictor=TorchPredictor(model.eval(), task),
@@ -79,6 +80,13 @@ def train(row: Row, sizes: dict[str, int], dataset: Dataset) -> Trained:
         cpu_seconds=cpu_seconds,
         compile_seconds=first_step,
     )
+
+
+def _advance(
+    step: Callable[[dict[str, np.ndarray]], None], stream: Iterator[dict[str, np.ndarray]], steps: int
+) -> None:
+    for _ in range(steps):
+        step(next(stream))
 
 
 @dataclass(frozen=True)
@@ -96,8 +104,8 @@ class TorchPredictor:
             for _ in range(steps):
                 frame = self.model(_with_coefficients(frame, cond, cond_mask, self.task))
                 frames.append(frame.movedim(1, -1).numpy())
-        statistics = self.task.statistics
-        return np.stack(frames, axis=1) * np.float32(statistics.std) + np.float32(statistics.mean)
+        mean, std = _moments(self.task)
+        return np.stack(frames, axis=1) * std + mean
 
     def reconstruct(self, fields: np.ndarray, cond: np.ndarray, cond_mask: np.ndarray) -> np.ndarray:
         """There is no codec: the fields themselves."""
@@ -106,8 +114,13 @@ class TorchPredictor:
 
 def _normalized(fields: np.ndarray, task: Task) -> torch.Tensor:
     """Frames in model units, channels second to last as torch wants them: (b, t, c, *s)."""
-    values = (fields - np.float32(task.statistics.mean)) / np.float32(task.statistics.std)
+    mean, std = _moments(task)
+    values = (fields - mean) / std
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(values, -1, 2)))
+
+
+def _moments(task: Task) -> tuple[np.ndarray, np.ndarray]:
+    return np.asarray(task.statistics.mean, np.float32), np.asarray(task.statistics.std, np.float32)
 
 
 def _with_coefficients(frame: torch.Tensor, cond: np.ndarray, mask: np.ndarray, task: Task) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,8 @@ from ups_jax.data import Dataset, batch_at, training_batches
 from ups_jax.evaluation.trained_run import TrainedRun
 from ups_jax.optim import build_optimizer, ema_params
 from ups_jax.training.build import init_state
-from ups_jax.training.step import make_train_step
+from ups_jax.training.state import TrainState
+from ups_jax.training.step import TrainStep, make_train_step
 
 _STAGE = "operator"
 # A step is timed in rounds of so many, until so many CPU-seconds have gone.
@@ -50,19 +51,14 @@ def horizon(steps: int) -> str:
     return f"stages.operator.ema_decay={max(0.0, 1 - 15 / steps):.6g}"
 
 
-def seconds_per_step(
-    step: Callable[[Any], Any], wait: Callable[[], Any], batches: AbstractContextManager[Any]
-) -> float:
-    """CPU-seconds of one step with the making of its batch, in the same loop that trains; `wait` ends it."""
+def seconds_per_step(run: Callable[[Any, int], None], batches: AbstractContextManager[Any]) -> float:
+    """CPU-seconds of one step with the making of its batch; `run(stream, steps)` is the loop that trains."""
     with batches as stream:
-        step(next(stream))
-        wait()
+        run(stream, 1)
         begin = time.process_time()
         done = 0
         while done == 0 or time.process_time() - begin < _TIMED_SECONDS:
-            for _ in range(_TIMED_STEPS):
-                step(next(stream))
-            wait()
+            run(stream, _TIMED_STEPS)
             done += _TIMED_STEPS
         return (time.process_time() - begin) / done
 
@@ -82,9 +78,7 @@ def train(row: Row, peer: Peer, dataset: Dataset) -> Trained:
     compile_seconds = time.process_time() - begin
     with training_batches(dataset, cfg, _STAGE) as batches:
         begin = time.process_time()
-        for _ in range(steps):
-            state, _ = train_step(state, jax.device_put(next(batches)))
-        jax.block_until_ready(state)
+        state = _advance(train_step, state, batches, steps)
         cpu_seconds = time.process_time() - begin
     params = ema_params(state.params, state.ema, cfg.stages.operator.ema_decay)
     return Trained(
@@ -103,11 +97,21 @@ def _measure(model: Any, cfg: Config, dataset: Dataset) -> float:
     train_step = make_train_step(model, tx, cfg)
     state = _fresh(model, tx, first, cfg)
 
-    def step(batch: Any) -> None:
+    def run(stream: Any, steps: int) -> None:
         nonlocal state
-        state, _ = train_step(state, jax.device_put(batch))
+        state = _advance(train_step, state, stream, steps)
 
-    return seconds_per_step(step, lambda: jax.block_until_ready(state), training_batches(dataset, cfg, _STAGE))
+    return seconds_per_step(run, training_batches(dataset, cfg, _STAGE))
+
+
+def _advance(train_step: TrainStep, state: TrainState, stream: Iterator[Any], steps: int) -> TrainState:
+    """`steps` steps, one ahead of the host as in the library's loop: a deep queue costs CPU time."""
+    before = None
+    for _ in range(steps):
+        state, metrics = train_step(state, jax.device_put(next(stream)))
+        jax.block_until_ready(before)
+        before = metrics
+    return jax.block_until_ready(state)
 
 
 def _fresh(model: Any, tx: optax.GradientTransformation, batch: Any, cfg: Config) -> Any:
