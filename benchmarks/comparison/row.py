@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from comparison.models import MODELS
 from comparison.tasks import TASKS
 from ups_jax.cli import CONFIGS
-from ups_jax.config import Config, load, relevant, to_dict
+from ups_jax.config import Config, LatentConfig, OperatorConfig, SpectralConfig, digest, load
 
 _HERE = Path(__file__).resolve().parent
 # What a trained number depends on beside the configuration.
@@ -51,15 +51,18 @@ class Row:
         peer, task = MODELS[self.model], TASKS[self.task]
         values: dict[str, Any] = {"sizes": peer.sizes[task.dimensions], "trained_by": peer.trained_by}
         values["scored_frames"] = task.scored_frames
-        settings = relevant(to_dict(self.config()), "operator")
-        del settings["seed"]
+        config = self.config()
+        config = replace(config, seed=0)
         if peer.trained_by == "nothing":
-            settings = {"data": settings["data"]}
-        else:
-            # The average's horizon follows from the number of steps, which follows from the budget.
-            settings["stages"]["operator"].pop("ema_decay")
-            settings["training"].pop("ema_decay")
-        text = json.dumps([values, settings], sort_keys=True)
+            config = Config(data=config.data)
+        elif peer.net is not None or peer.trained_by == "torch":
+            # A field simulator has neither tokens nor a core.
+            config = replace(config, latent=LatentConfig(), operator=OperatorConfig())
+        elif config.operator.architecture_type != "spectral":
+            config = replace(config, operator=replace(config.operator, spectral=SpectralConfig()))
+        # Values at their defaults do not enter, so that a key which comes later leaves older rows valid.
+        values["configuration"] = digest(config, "operator")
+        text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def to_json(self) -> str:
