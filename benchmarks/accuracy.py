@@ -1,0 +1,58 @@
+"""Train every model on every task for the same CPU-seconds, and print one table a task; finished rows are kept."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from comparison.models import MODELS
+from comparison.tasks import DEFAULT_TASKS, TASKS
+
+from ups_jax import cli
+
+_RESULTS = Path(__file__).resolve().parent / "results"
+_FULL = {"budget": 60.0, "tasks": DEFAULT_TASKS, "models": tuple(MODELS), "seeds": 3}
+_QUICK = {"budget": 3.0, "tasks": ("tiny",), "models": ("persistence", "ours", "fno_recipe"), "seeds": 1}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.parser(__doc__)
+    parser.add_argument("--budget", type=float, help="CPU-seconds of training a row (default: 60)")
+    parser.add_argument("--tasks", nargs="+", choices=[*TASKS], metavar="TASK", help=f"of {', '.join(TASKS)}")
+    parser.add_argument("--models", nargs="+", choices=[*MODELS], metavar="MODEL", help=f"of {', '.join(MODELS)}")
+    parser.add_argument("--seeds", type=int, help="seeds 0, 1, .. of each model (default: 3)")
+    parser.add_argument("--jobs", type=int, default=1, help="rows side by side, each on a core of its own (default: 1)")
+    parser.add_argument("--out", type=Path, help="JSON of the rows; tables go beside it (default: benchmarks/results/)")
+    parser.add_argument("--data-root", default="data", metavar="DIR", help="embedded data (default: data)")
+    parser.add_argument("--split", choices=["test", "val"], default="test", help="whose trajectories are measured")
+    parser.add_argument("--table-only", action="store_true", help="train nothing, print what there is")
+    parser.add_argument("--quick", action="store_true", help="a minute in all: ours and FNO for 3 s on tiny data")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="key=value", help="overrides, such as optimizer.lr=1e-3"
+    )
+    return cli.run(parser, compare, argv)
+
+
+def compare(args: argparse.Namespace) -> int:
+    from comparison.jobs import run_rows
+    from comparison.report import write_tables
+    from comparison.runs import prepare, rows_of
+    from comparison.store import Store
+
+    defaults = _QUICK if args.quick else _FULL
+    for name, value in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    store = Store(args.out or _RESULTS / ("accuracy_quick.json" if args.quick else "accuracy.json"))
+    rows = rows_of(args)
+    failed = []
+    if not args.table_only:
+        prepare(rows)
+        failed = run_rows(rows, store, args.jobs)
+    write_tables(rows, store)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Rows as processes of one thread each, a few side by side, every finished one kept at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+from comparison.row import Row
+from comparison.store import Store
+from ups_jax.cli import CONFIGS
+
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_FOLDER = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    row: Row
+    process: subprocess.Popen[str]
+    output: IO[str]
+    core: int
+    began: float
+
+
+def run_rows(rows: Sequence[Row], store: Store, jobs: int) -> list[Row]:
+    """Run the rows that the store does not hold yet; those that failed, whose output has been shown."""
+    waiting = [row for row in rows if not store.finished(row.key, row.digest())]
+    kept = len(rows) - len(waiting)
+    if kept:
+        print(f"kept        {kept} of {len(rows)} rows from {store.path}")
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(jobs))
+    free = [cores[index % len(cores)] for index in range(jobs)]
+    running: list[_Job] = []
+    failed: list[Row] = []
+    try:
+        while waiting or running:
+            while waiting and free:
+                row = waiting.pop(0)
+                running.append(_start(replace(row, steps=store.steps(row)), free.pop(0), pin=jobs > 1))
+            for job in [job for job in running if job.process.poll() is not None]:
+                running.remove(job)
+                free.append(job.core)
+                if not _finish(job, store):
+                    failed.append(job.row)
+            time.sleep(0.1)
+    finally:
+        for job in running:
+            job.process.kill()
+            job.process.wait()
+    return failed
+
+
+def environment() -> dict[str, str]:
+    """One thread for every library, and the worker's modules."""
+    path = os.pathsep.join([str(_FOLDER), str(CONFIGS.parent), os.environ.get("PYTHONPATH", "")])
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    return os.environ | dict.fromkeys(_THREADS, "1") | {"XLA_FLAGS": flags.strip(), "PYTHONPATH": path}
+
+
+def _start(row: Row, core: int, *, pin: bool) -> _Job:
+    # A file, not a pipe: nobody reads while the worker writes.
+    output = tempfile.TemporaryFile("w+")  # noqa: SIM115
+    command = [sys.executable, "-m", "comparison.worker", row.to_json(), *([str(core)] if pin else [])]
+    process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, text=True, env=environment())
+    return _Job(row=row, process=process, output=output, core=core, began=time.monotonic())
+
+
+def _finish(job: _Job, store: Store) -> bool:
+    with job.output as output:
+        output.seek(0)
+        lines = output.read().splitlines()
+    if job.process.returncode != 0:
+        print(f"failed      {job.row.key}: {' / '.join(lines[-3:])}", file=sys.stderr, flush=True)
+        return False
+    values: dict[str, Any] = json.loads(lines[-1])
+    store.add(job.row.key, values)
+    steps = f", {values['steps']} steps in {values['cpu_seconds']:.1f} CPU-s" if values["steps"] else ""
+    print(
+        f"done        {job.row.key}: one step {_number(values['one_step']['nrmse'])}, "
+        f"rollout {_number(values['rollout']['nrmse'])}{steps} ({time.monotonic() - job.began:.0f} s in all)",
+        flush=True,
+    )
+    return True
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.3g}"

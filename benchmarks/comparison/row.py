@@ -1,0 +1,89 @@
+"""One row of the comparison: what it is, under which key it is kept, and with which settings it was made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from comparison.models import MODELS
+from comparison.tasks import TASKS
+from ups_jax.cli import CONFIGS
+from ups_jax.config import Config, LatentConfig, OperatorConfig, SpectralConfig, digest, load
+
+_HERE = Path(__file__).resolve().parent
+# What a trained number depends on beside the configuration.
+_SOURCES = ("models", "losses", "optim", "data/windows.py", "training/step.py", "metrics.py", "rollout.py")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A model trained on a task for `budget` CPU-seconds and measured on `split`; `overrides` are the caller's own.
+
+    `steps`, where given, are what the budget has been found to hold.
+    """
+
+    task: str
+    model: str
+    seed: int
+    budget: float
+    split: str = "test"
+    data_root: str = "data"
+    overrides: tuple[str, ...] = ()
+    steps: int | None = None
+
+    @property
+    def key(self) -> str:
+        """Where the store keeps it."""
+        return f"{self.task}/{self.model}/seed{self.seed}/{self.budget:g}s" + ("" if self.split == "test" else "/val")
+
+    def config(self, *more: str) -> Config:
+        """The task's configuration as this model is trained with it."""
+        peer, task = MODELS[self.model], TASKS[self.task]
+        own = peer.overrides[task.dimensions]
+        given = (f"seed={self.seed}", f"data.root={self.data_root}", *self.overrides)
+        return load(CONFIGS / task.config, [*own, *given, *more])
+
+    def digest(self) -> str:
+        """Twelve hex digits over the resolved settings, the same for all seeds: a row with another one is stale."""
+        peer, task = MODELS[self.model], TASKS[self.task]
+        values: dict[str, Any] = {"sizes": peer.sizes[task.dimensions], "trained_by": peer.trained_by}
+        values["scored_frames"] = task.scored_frames
+        config = self.config()
+        config = replace(config, seed=0)
+        if peer.trained_by == "nothing":
+            config = Config(data=config.data)
+        elif peer.net is not None or peer.trained_by == "torch":
+            # A field simulator has neither tokens nor a core.
+            config = replace(config, latent=LatentConfig(), operator=OperatorConfig())
+        elif config.operator.architecture_type != "spectral":
+            config = replace(config, operator=replace(config.operator, spectral=SpectralConfig()))
+        # Values at their defaults do not enter, so that a key which comes later leaves older rows valid.
+        values["configuration"] = digest(config, "operator")
+        text = json.dumps(values, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def to_json(self) -> str:
+        """For the command line of a worker."""
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> Row:
+        """Inverse of `to_json`."""
+        values = json.loads(text)
+        return Row(**(values | {"overrides": tuple(values["overrides"])}))
+
+
+def source_digest() -> str:
+    """Twelve hex digits over the code that makes the numbers; rows made by other code are told apart in the table."""
+    library = CONFIGS.parent / "ups_jax"
+    files = [
+        file for name in _SOURCES for file in ([library / name] if name.endswith(".py") else (library / name).glob("*"))
+    ]
+    files += [_HERE / name for name in ("field_simulator.py", "fno.py", "dilated.py", "torch_fno.py", "training.py")]
+    digest = hashlib.sha256()
+    for file in sorted(file for file in files if file.suffix == ".py"):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
