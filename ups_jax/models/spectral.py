@@ -57,8 +57,9 @@ class SpectralMixing(nn.Module):
     """y_k = W_k x_k for the lowest `modes` Fourier modes of each axis, in float32; higher modes are left to others.
 
     The weights belong to wavenumbers, so the same parameters act on a grid of any size. The truncated transforms are
-    products with real matrices and the modes one batched product of [re; im] with [Re W | Im W]: with few tokens and
-    modes that is faster than FFT and complex products, and costs modes x tokens.
+    products with real matrices and the modes one batched product of rows (re, im) with [Re W | Im W]: with few tokens
+    and modes that is faster than FFT and complex products. Tokens come first and channels last throughout, so that no
+    transform has to turn its operand round.
     """
 
     modes: int
@@ -67,50 +68,34 @@ class SpectralMixing(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b *n h"]) -> Float[Array, "b *n h"]:
         batch, *sizes, width = x.shape
-        last = len(sizes) - 1
-        weights = self.param("spectrum", _spectral_init, (_mode_count(self.modes, len(sizes)), width, 2 * width))
-        waves = [_wavenumbers(size, self.modes, half=axis == last) for axis, size in enumerate(sizes)]
-        analysis = [_fourier(size, numbers) for size, numbers in zip(sizes, waves, strict=True)]
-        x = x.astype(jnp.float32)
-        real = _along(analysis[last].real, x, last)
-        imag = _along(analysis[last].imag, x, last)
-        for axis in range(last):
-            matrix = analysis[axis]
-            real, imag = (
-                _along(matrix.real, real, axis) - _along(matrix.imag, imag, axis),
-                _along(matrix.real, imag, axis) + _along(matrix.imag, real, axis),
-            )
-        modes = real.shape[1:-1]
-        both = jnp.concatenate([_mode_first(real), _mode_first(imag)], axis=1)
-        product = both @ weights[_rows(waves, self.modes)]
-        from_real, from_imag = product[:, :batch], product[:, batch:]
-        real = _mode_last(from_real[..., :width] - from_imag[..., width:], modes)
-        imag = _mode_last(from_real[..., width:] + from_imag[..., :width], modes)
-        for axis in range(last):
-            matrix = analysis[axis].conj().T
-            real, imag = (
-                _along(matrix.real, real, axis) - _along(matrix.imag, imag, axis),
-                _along(matrix.real, imag, axis) + _along(matrix.imag, real, axis),
-            )
-        # A real field: each positive wavenumber of the last axis stands for its conjugate as well.
-        once = (waves[last] == 0) | (2 * waves[last] == sizes[last])
-        matrix = (analysis[last] * np.where(once, 1.0, 2.0)[:, None]).T
-        field = _along(matrix.real, real, last) + _along(matrix.imag, imag, last)
-        return field.astype(self.dtype)
+        sizes = [sizes[-1], *sizes[:-1]]
+        waves = [_wavenumbers(size, self.modes, half=axis == 0) for axis, size in enumerate(sizes)]
+        weights = self.param("spectrum", _spectral_init, (*_spectrum_shape(self.modes, len(sizes)), width, 2 * width))
+        first = _fourier(sizes[0], waves[0])
+        others = [_complex_rows(_fourier(size, numbers)) for size, numbers in zip(sizes[1:], waves[1:], strict=True)]
+
+        y = jnp.moveaxis(x.astype(jnp.float32), (-2, 0), (0, -2)).reshape(sizes[0], -1)
+        y = _matrix(_real_rows(first)) @ y
+        done = len(waves[0])
+        for size, matrix in zip(sizes[1:], others, strict=True):
+            y = jnp.einsum("kn,mnr->mkr", _matrix(matrix), y.reshape(done, 2 * size, -1))
+            done *= len(matrix) // 2
+        present = weights[_present(waves, self.modes)].reshape(done, width, 2 * width)
+        product = (y.reshape(done, 2 * batch, width) @ present).reshape(done, 2, batch, 2, width)
+        real = product[:, 0, :, 0] - product[:, 1, :, 1]
+        imag = product[:, 0, :, 1] + product[:, 1, :, 0]
+        y = jnp.stack([real, imag], axis=1)
+        for size, matrix in zip(reversed(sizes[1:]), reversed(others), strict=True):
+            done //= len(matrix) // 2
+            y = jnp.einsum("kn,mkr->mnr", _matrix(matrix), y.reshape(done, len(matrix), -1))
+        # A real field: each positive wavenumber of the halved axis stands for its conjugate as well.
+        once = (waves[0] == 0) | (2 * waves[0] == sizes[0])
+        y = _matrix(_real_rows(first * np.where(once, 1.0, 2.0)[:, None]).T) @ y.reshape(2 * done, -1)
+        return jnp.moveaxis(y.reshape(*sizes, batch, width), (0, -2), (-2, 0)).astype(self.dtype)
 
 
-def _along(matrix: np.ndarray, x: Float[Array, "b *n h"], axis: int) -> Float[Array, "b *m h"]:
-    """The matrix applied to one grid axis."""
-    moved = jnp.tensordot(jnp.asarray(matrix, jnp.float32), x, ((1,), (axis + 1,)))
-    return jnp.moveaxis(moved, 0, axis + 1)
-
-
-def _mode_first(x: Float[Array, "b *k h"]) -> Float[Array, "m b h"]:
-    return jnp.moveaxis(x.reshape(x.shape[0], -1, x.shape[-1]), 1, 0)
-
-
-def _mode_last(x: Float[Array, "m b h"], modes: tuple[int, ...]) -> Float[Array, "b *k h"]:
-    return jnp.moveaxis(x, 0, 1).reshape(x.shape[1], *modes, x.shape[-1])
+def _matrix(values: np.ndarray) -> Float[Array, "k n"]:
+    return jnp.asarray(values, jnp.float32)
 
 
 def _fourier(points: int, wavenumbers: np.ndarray) -> np.ndarray:
@@ -118,26 +103,35 @@ def _fourier(points: int, wavenumbers: np.ndarray) -> np.ndarray:
     return np.exp(-2j * np.pi * np.outer(wavenumbers, np.arange(points)) / points) / np.sqrt(points)
 
 
+def _real_rows(matrix: np.ndarray) -> np.ndarray:
+    """The matrix for a real operand: real and imaginary part of each row in turn."""
+    return np.stack([matrix.real, matrix.imag], axis=1).reshape(-1, matrix.shape[1])
+
+
+def _complex_rows(matrix: np.ndarray) -> np.ndarray:
+    """The matrix for an operand of n real parts above n imaginary ones; (re, im) of each row in turn."""
+    real = np.concatenate([matrix.real, -matrix.imag], axis=1)
+    imag = np.concatenate([matrix.imag, matrix.real], axis=1)
+    return np.stack([real, imag], axis=1).reshape(2 * len(matrix), -1)
+
+
 def _wavenumbers(points: int, modes: int, *, half: bool) -> np.ndarray:
-    """The signed wavenumbers below `modes` that a grid of `points` carries; only the non-negative of the last axis."""
+    """The signed wavenumbers below `modes` that a grid of `points` carries; only the non-negative of a halved axis."""
     highest = min(modes - 1, points // 2)
     lowest = 0 if half else -min(modes - 1, (points - 1) // 2)
     return np.arange(lowest, highest + 1)
 
 
-def _mode_count(modes: int, dimensions: int) -> int:
-    return (2 * modes - 1) ** (dimensions - 1) * modes
+def _spectrum_shape(modes: int, dimensions: int) -> tuple[int, ...]:
+    """All wavenumbers: the non-negative of the last space axis, then the signed of the others."""
+    return (modes, *(2 * modes - 1,) * (dimensions - 1))
 
 
-def _rows(waves: list[np.ndarray], modes: int) -> np.ndarray:
+def _present(waves: list[np.ndarray], modes: int) -> tuple[slice, ...]:
     """Where the matrices of the present wavenumbers lie among all of them."""
-    *others, last = waves
-    rows = last
-    for distance, numbers in enumerate(reversed(others)):
-        stride = modes * (2 * modes - 1) ** distance
-        rows = ((numbers + modes - 1) * stride)[:, None] + rows.ravel()
-    return rows.ravel()
+    starts = [int(numbers[0]) + (0 if axis == 0 else modes - 1) for axis, numbers in enumerate(waves)]
+    return tuple(slice(start, start + len(numbers)) for start, numbers in zip(starts, waves, strict=True))
 
 
-def _spectral_init(key: Array, shape: tuple[int, ...]) -> Float[Array, "m h o"]:
-    return nn.initializers.normal(stddev=(2 * shape[1]) ** -0.5)(key, shape, jnp.float32)
+def _spectral_init(key: Array, shape: tuple[int, ...]) -> Float[Array, "*m h o"]:
+    return nn.initializers.normal(stddev=(2 * shape[-2]) ** -0.5)(key, shape, jnp.float32)
