@@ -32,7 +32,7 @@ class _Job:
 
 def run_rows(rows: Sequence[Row], store: Store, jobs: int) -> list[Row]:
     """Run the rows that the store does not hold yet; those that failed, whose output has been shown."""
-    waiting = [row for row in rows if not store.finished(row.key, row.digest())]
+    waiting = [row for row in rows if not store.finished(row)]
     kept = len(rows) - len(waiting)
     if kept:
         print(f"kept        {kept} of {len(rows)} rows from {store.path}")
@@ -44,7 +44,9 @@ def run_rows(rows: Sequence[Row], store: Store, jobs: int) -> list[Row]:
         while waiting or running:
             while waiting and free:
                 row = waiting.pop(0)
-                running.append(_start(replace(row, steps=store.steps(row)), free.pop(0), pin=jobs > 1))
+                running.append(
+                    _start(replace(row, steps=row.fixed_steps or store.steps(row)), free.pop(0), pin=jobs > 1)
+                )
             for job in [job for job in running if job.process.poll() is not None]:
                 running.remove(job)
                 free.append(job.core)
@@ -84,11 +86,15 @@ def _finish(job: _Job, store: Store) -> bool:
     store.add(job.row.key, values)
     steps = f", {values['steps']} steps in {values['cpu_seconds']:.1f} CPU-s" if values["steps"] else ""
     print(
-        f"done        {job.row.key}: one step {_number(values['one_step']['nrmse'])}, "
-        f"rollout {_number(values['rollout']['nrmse'])}{steps} ({time.monotonic() - job.began:.0f} s in all)",
+        f"done        {job.row.key}: {_headline(values)}{steps} ({time.monotonic() - job.began:.0f} s in all)",
         flush=True,
     )
     return True
+
+
+def _headline(values: dict[str, Any]) -> str:
+    names = {"one_step": "one step", "rollout": "rollout", "steady": "nRMSE"}
+    return ", ".join(f"{name} {_number(values[key]['nrmse'])}" for key, name in names.items() if key in values)
 
 
 def _number(value: float | None) -> str:

@@ -17,42 +17,55 @@ from ups_jax.config import Config
 from ups_jax.task import Task
 
 Numbers = dict[str, Any]
+# A task's number of dimensions, or "steady".
+Group = int | str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Peer:
-    """One model. `trained_by` names the trainer; `sizes` and `overrides` are by the task's number of dimensions.
+    """One model. `trained_by` names the trainer; `sizes` and `overrides` are by the group of the task, see `Group`.
 
-    `net` builds the network that a field simulator wraps; without one the library's own simulator is built.
+    `net` builds the network that a field simulator or solver wraps; without one the library's own model is built.
+    A group that `overrides` lacks has no such model.
     """
 
     trained_by: Literal["library", "torch", "nothing"] = "library"
     net: Callable[[Task, Numbers], nn.Module] | None = None
-    sizes: dict[int, Numbers]
-    overrides: dict[int, tuple[str, ...]]
+    sizes: dict[Group, Numbers]
+    overrides: dict[Group, tuple[str, ...]]
     packages: tuple[str, ...] = ()
 
     def missing(self) -> list[str]:
         """The packages that this model needs and that are not installed."""
         return [name for name in self.packages if find_spec(name) is None]
 
+    @property
+    def has_tokens(self) -> bool:
+        """Is it one of the library's models, which can roll out in the latent space?"""
+        return self.trained_by == "library" and self.net is None
 
-def build(peer: Peer, cfg: Config, task: Task) -> Any:
-    """The simulator of a model that the library trains."""
+
+def build(peer: Peer, cfg: Config, task: Task, stage: str, group: Group) -> Any:
+    """The model that the library trains in a stage."""
     from ups_jax.training.build import build_model
 
     if peer.net is None:
-        return build_model(cfg, task, "operator")
+        return build_model(cfg, task, stage)
     from comparison.field_simulator import FieldSimulator
+    from comparison.field_solver import FieldSolver
 
-    net = peer.net(task, peer.sizes[len(task.shape)])
+    net = peer.net(task, peer.sizes[group])
+    if task.kind == "steady":
+        return FieldSolver(task, cfg.latent, cfg.operator, net=net)
     return FieldSimulator(task, cfg.latent, cfg.operator, cfg.data.context, net=net)
 
 
 def _fno(task: Task, sizes: Numbers) -> nn.Module:
     from comparison.fno import FNO
 
-    return FNO(channels=len(task.channels), periodic=task.periodic, **sizes)
+    # A field solver gives positions itself, in the domain's coordinates.
+    grid = task.kind == "transient"
+    return FNO(channels=len(task.channels), periodic=task.periodic, grid=grid, **sizes)
 
 
 def _dilated(task: Task, sizes: Numbers) -> nn.Module:
@@ -66,42 +79,51 @@ def _recipe(lr: float) -> tuple[str, ...]:
     return ("training.lambda_latent=0", f"optimizer.lr={lr:g}")
 
 
-def _both(*overrides: str) -> dict[int, tuple[str, ...]]:
-    return {1: overrides, 2: overrides}
+def _all(*overrides: str) -> dict[Group, tuple[str, ...]]:
+    return {1: overrides, 2: overrides, "steady": overrides}
 
 
-_NONE: dict[int, Any] = {1: {}, 2: {}}
+_NONE: dict[Group, Any] = {1: {}, 2: {}, "steady": {}}
 
 MODELS = {
-    "persistence": Peer(trained_by="nothing", sizes=_NONE, overrides=_both()),
-    "ours": Peer(sizes=_NONE, overrides=_both()),
+    "persistence": Peer(trained_by="nothing", sizes=_NONE, overrides={1: (), 2: ()}),
+    "mean_field": Peer(trained_by="nothing", sizes=_NONE, overrides={"steady": ()}),
+    "ours": Peer(sizes=_NONE, overrides=_all()),
     "fno_package": Peer(
         trained_by="torch",
-        sizes={1: {"width": 32, "modes": 33, "depth": 4}, 2: {"width": 20, "modes": 13, "depth": 4}},
-        overrides=_both("optimizer.lr=1e-2"),
+        sizes={
+            1: {"width": 32, "modes": 33, "depth": 4},
+            2: {"width": 20, "modes": 13, "depth": 4},
+            "steady": {"width": 32, "modes": 8, "depth": 4},
+        },
+        overrides=_all("optimizer.lr=1e-2"),
         packages=("torch", "neuralop"),
     ),
     "fno_recipe": Peer(
         net=_fno,
-        sizes={1: {"width": 32, "modes": 33}, 2: {"width": 20, "modes": 13}},
-        overrides=_both(*_recipe(1e-2)),
+        sizes={1: {"width": 32, "modes": 33}, 2: {"width": 20, "modes": 13}, "steady": {"width": 32, "modes": 8}},
+        overrides=_all(*_recipe(1e-2)),
     ),
     "fno_conv_recipe": Peer(
         net=_fno,
-        sizes={1: {"width": 32, "modes": 33, "taps": 5}, 2: {"width": 20, "modes": 13, "taps": 3}},
-        overrides=_both(*_recipe(1e-2)),
+        sizes={
+            1: {"width": 32, "modes": 33, "taps": 5},
+            2: {"width": 20, "modes": 13, "taps": 3},
+            "steady": {"width": 32, "modes": 8, "taps": 3},
+        },
+        overrides=_all(*_recipe(1e-2)),
     ),
     "dilated_recipe": Peer(
         net=_dilated,
-        sizes={1: {"width": 32, "blocks": 2}, 2: {"width": 24, "blocks": 2}},
-        overrides=_both(*_recipe(1e-2)),
+        sizes={1: {"width": 32, "blocks": 2}, 2: {"width": 24, "blocks": 2}, "steady": {"width": 32, "blocks": 2}},
+        overrides=_all(*_recipe(1e-2)),
     ),
     "pdet_stack": Peer(
         sizes=_NONE,
-        overrides=_both("operator.architecture_type=pdet_stack", "optimizer.lr=1e-2"),
+        overrides=_all("operator.architecture_type=pdet_stack", "optimizer.lr=1e-2"),
     ),
     "pdet_unet": Peer(
         sizes=_NONE,
-        overrides=_both("operator.architecture_type=pdet_unet", "optimizer.lr=1e-2"),
+        overrides=_all("operator.architecture_type=pdet_unet", "optimizer.lr=1e-2"),
     ),
 }

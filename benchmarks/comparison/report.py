@@ -28,7 +28,9 @@ def write_tables(rows: Sequence[Row], store: Store) -> None:
         if not groups:
             console.print(f"{task}: no finished row", highlight=False)
             continue
-        heading = title(task, max(row.budget for row in asked), groups)
+        longest = max(asked, key=lambda row: row.budget)
+        length = f"{longest.budget:g} CPU-seconds" if longest.fixed_steps is None else f"{longest.fixed_steps} steps"
+        heading = title(task, length, groups)
         headings, body = tabulate(groups)
         show(console, heading, headings, body)
         remarks = notes(groups, source_digest())

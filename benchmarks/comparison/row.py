@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,16 @@ from ups_jax.config import Config, LatentConfig, OperatorConfig, SpectralConfig,
 
 _HERE = Path(__file__).resolve().parent
 # What a trained number depends on beside the configuration.
-_SOURCES = ("models", "losses", "optim", "data/windows.py", "training/step.py", "metrics.py", "rollout.py")
+_SOURCES = ("models", "losses", "optim", "data/windows.py", "training/step.py", "metrics.py", "rollout.py", "steady.py")
+_OWN_SOURCES = ("field_simulator.py", "field_solver.py", "fno.py", "dilated.py", "torch_fno.py", "training.py")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """A model trained on a task for `budget` CPU-seconds and measured on `split`; `overrides` are the caller's own.
 
-    `steps`, where given, are what the budget has been found to hold.
+    `steps`, where given, are what the budget has been found to hold. `fixed_steps` are
+    trained whatever the budget. `double` asks for a score on the finer data too.
     """
 
     task: str
@@ -33,23 +36,34 @@ class Row:
     data_root: str = "data"
     overrides: tuple[str, ...] = ()
     steps: int | None = None
+    fixed_steps: int | None = None
+    double: bool = False
 
     @property
     def key(self) -> str:
         """Where the store keeps it."""
-        return f"{self.task}/{self.model}/seed{self.seed}/{self.budget:g}s" + ("" if self.split == "test" else "/val")
+        length = f"{self.budget:g}s" if self.fixed_steps is None else f"{self.fixed_steps}steps"
+        return f"{self.task}/{self.model}/seed{self.seed}/{length}" + ("" if self.split == "test" else "/val")
 
     def config(self, *more: str) -> Config:
         """The task's configuration as this model is trained with it."""
         peer, task = MODELS[self.model], TASKS[self.task]
-        own = peer.overrides[task.dimensions]
+        own = peer.overrides[task.group]
         given = (f"seed={self.seed}", f"data.root={self.data_root}", *self.overrides)
         return load(CONFIGS / task.config, [*own, *given, *more])
+
+    def finer_config(self) -> Config:
+        """The same with the data of the same trajectories on twice the points an axis."""
+        return self.config(f"data.tasks.0.preset={TASKS[self.task].double}")
+
+    def complete(self, values: Mapping[str, Any]) -> bool:
+        """Is a row on file what is asked for: of these settings, and with every score?"""
+        return values["digest"] == self.digest() and (not self.double or "double_resolution" in values)
 
     def digest(self) -> str:
         """Twelve hex digits over the resolved settings, the same for all seeds: a row with another one is stale."""
         peer, task = MODELS[self.model], TASKS[self.task]
-        values: dict[str, Any] = {"sizes": peer.sizes[task.dimensions], "trained_by": peer.trained_by}
+        values: dict[str, Any] = {"sizes": peer.sizes[task.group], "trained_by": peer.trained_by}
         values["scored_frames"] = task.scored_frames
         config = self.config()
         config = replace(config, seed=0)
@@ -61,7 +75,7 @@ class Row:
         elif config.operator.architecture_type != "spectral":
             config = replace(config, operator=replace(config.operator, spectral=SpectralConfig()))
         # Values at their defaults do not enter, so that a key which comes later leaves older rows valid.
-        values["configuration"] = digest(config, "operator")
+        values["configuration"] = digest(config, task.stage)
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -82,7 +96,10 @@ def source_digest() -> str:
     files = [
         file for name in _SOURCES for file in ([library / name] if name.endswith(".py") else (library / name).glob("*"))
     ]
-    files += [_HERE / name for name in ("field_simulator.py", "fno.py", "dilated.py", "torch_fno.py", "training.py")]
+    files += [
+        _HERE / name
+        for name in ("field_simulator.py", "field_solver.py", "fno.py", "dilated.py", "torch_fno.py", "training.py")
+    ]
     digest = hashlib.sha256()
     for file in sorted(file for file in files if file.suffix == ".py"):
         digest.update(file.read_bytes())

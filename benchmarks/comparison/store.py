@@ -32,10 +32,10 @@ class Store:
         except (ValueError, KeyError, TypeError):
             raise ConfigError(f"{self.path}: is no file of this benchmark; give another --out") from None
 
-    def finished(self, key: str, digest: str) -> bool:
-        """Is there a row made with these settings?"""
-        row = self.rows().get(key)
-        return row is not None and row["digest"] == digest
+    def finished(self, row: Row) -> bool:
+        """Is there a row made with these settings, with all the scores that are asked for?"""
+        values = self.rows().get(row.key)
+        return values is not None and row.complete(values)
 
     def steps(self, row: Row) -> int | None:
         """The steps that another seed's row of the same settings made, if they took the budget to a tenth.

@@ -1,27 +1,32 @@
 """The FNO of the `neuraloperator` package as shipped, trained the plain way: what a user of the package would do.
 
-The normalised next frame itself is the target, the loss its relative L2 error, AdamW with warm-up and cosine; no
-parameter average, no loss on gradients, no conservation. Files, split, windows, augmentation, normalisation and
-coefficients are the library's.
+The normalised next frame or solution itself is the target, the loss its relative L2 error, AdamW with warm-up and
+cosine; no parameter average, no loss on gradients, no conservation. Files, split, windows, augmentation,
+normalisation and coefficients are the library's.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import torch
 from neuralop.models import FNO
 
 from comparison.row import Row
-from comparison.training import Trained, planned, seconds_per_step
+from comparison.tasks import TASKS
+from comparison.training import MEASURED_SECONDS, Trained
+from ups_jax.config import Config
 from ups_jax.data import Dataset, training_batches
+from ups_jax.models.grid import cell_average, cell_lines, interpolate_lines
+from ups_jax.steady import refinement
 from ups_jax.task import Task
+from ups_jax.training.budget import measure_seconds_per_step, steps_within
 
 _WEIGHT_DECAY = 1e-4
 
@@ -30,7 +35,7 @@ def build_fno(task: Task, sizes: dict[str, int]) -> FNO:
     """The package's model with its defaults; `modes` counts wavenumbers from 0 up, as in `comparison.fno`."""
     return FNO(
         n_modes=(2 * sizes["modes"] - 1,) * len(task.shape),
-        in_channels=len(task.channels) + len(task.coefficients),
+        in_channels=len(task.inputs or task.channels) + len(task.coefficients),
         out_channels=len(task.channels),
         hidden_channels=sizes["width"],
         n_layers=sizes["depth"],
@@ -40,20 +45,21 @@ def build_fno(task: Task, sizes: dict[str, int]) -> FNO:
 def train(row: Row, sizes: dict[str, int], dataset: Dataset) -> Trained:
     """The package's FNO within the budget."""
     torch.set_num_threads(1)
-    cfg = row.config()
-    stage = cfg.stages.operator
+    cfg, stage = row.config(), TASKS[row.task].stage
+    settings = getattr(cfg.stages, stage)
     task = dataset.task
+    pair = {"transient": _step_pair, "steady": _solution_pair}[task.kind]
 
     def fresh(total: int) -> tuple[FNO, Any]:
         torch.manual_seed(cfg.seed)
         model = build_fno(task, sizes)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=stage.optimizer.lr, weight_decay=_WEIGHT_DECAY)
-        rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: _rate(n, total, stage.scheduler.warmup))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=settings.optimizer.lr, weight_decay=_WEIGHT_DECAY)
+        rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: _rate(n, total, settings.scheduler.warmup))
 
         def step(batch: dict[str, np.ndarray]) -> None:
-            frames = _normalized(batch["fields"], task)
-            pred = model(_with_coefficients(frames[:, -2], batch["cond"], batch["cond_mask"], task))
-            loss = _relative_l2(pred, frames[:, -1]).mean()
+            given, target = pair(batch, task)
+            pred = model(_with_coefficients(given, batch["cond"], batch["cond_mask"], task))
+            loss = _relative_l2(pred, target).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -63,18 +69,19 @@ def train(row: Row, sizes: dict[str, int], dataset: Dataset) -> Trained:
 
     begin = time.process_time()
     _, step = fresh(1000)
-    with training_batches(dataset, cfg, "operator") as batches:
+    with training_batches(dataset, cfg, stage) as batches:
         step(next(batches))
     first_step = time.process_time() - begin
-    timed = training_batches(dataset, cfg, "operator")
-    steps = row.steps or planned(row.budget, seconds_per_step(partial(_advance, step), timed))
+    steps = row.steps or steps_within(row.budget, _seconds_per_step(step, dataset, cfg, stage))
     model, step = fresh(steps)
-    with training_batches(dataset, cfg, "operator") as batches:
+    with training_batches(dataset, cfg, stage) as batches:
         begin = time.process_time()
-        _advance(step, batches, steps)
+        for _ in range(steps):
+            step(next(batches))
         cpu_seconds = time.process_time() - begin
+    run = {"transient": TorchSimulator, "steady": TorchSolver}[task.kind]
     return Trained(
-        predictor=TorchPredictor(model.eval(), task),
+        run=run(model.eval(), task),
         parameters=sum(part.numel() * (2 if part.is_complex() else 1) for part in model.parameters()),
         steps=steps,
         cpu_seconds=cpu_seconds,
@@ -82,19 +89,36 @@ def train(row: Row, sizes: dict[str, int], dataset: Dataset) -> Trained:
     )
 
 
-def _advance(
-    step: Callable[[dict[str, np.ndarray]], None], stream: Iterator[dict[str, np.ndarray]], steps: int
-) -> None:
-    for _ in range(steps):
-        step(next(stream))
+def _seconds_per_step(step: Callable[[Any], None], dataset: Dataset, cfg: Config, stage: str) -> float:
+    with training_batches(dataset, cfg, stage) as batches:
+        return measure_seconds_per_step(
+            lambda state, batch: (state, step(batch)),
+            None,
+            batches,
+            clock=time.process_time,
+            enough=MEASURED_SECONDS,
+        )
+
+
+def _step_pair(batch: dict[str, np.ndarray], task: Task) -> tuple[torch.Tensor, torch.Tensor]:
+    frames = _normalized(batch["fields"], task)
+    return frames[:, -2], frames[:, -1]
+
+
+def _solution_pair(batch: dict[str, np.ndarray], task: Task) -> tuple[torch.Tensor, torch.Tensor]:
+    return _normalized_inputs(batch["inputs"], task), _normalized(batch["fields"], task)[:, 0]
 
 
 @dataclass(frozen=True)
-class TorchPredictor:
+class TorchSimulator:
     """Rolls the model out in physical units, for `ups_jax.evaluation.evaluate`."""
 
     model: FNO
     task: Task
+
+    def predictor(self) -> TorchSimulator:
+        """Itself: what a trained run of the library has as well."""
+        return self
 
     def rollout(self, u0: np.ndarray, steps: int, cond: np.ndarray, cond_mask: np.ndarray) -> np.ndarray:
         """The `steps` frames after the context `u0`."""
@@ -112,11 +136,43 @@ class TorchPredictor:
         return np.asarray(fields)
 
 
+@dataclass(frozen=True)
+class TorchSolver:
+    """Solves in physical units; on a finer grid than that of `task` as `ups_jax.steady.solve` does."""
+
+    model: FNO
+    task: Task
+
+    def on(self, task: Task) -> TorchSolver:
+        """The same model, which solves on the grid of `task` itself."""
+        return TorchSolver(self.model, task)
+
+    def solve_arrays(self, inputs: np.ndarray, cond: np.ndarray, cond_mask: np.ndarray) -> np.ndarray:
+        """Solutions at the points of the given fields, as `ups_jax.evaluation.steady` wants them."""
+        factors = refinement(self.task, inputs.shape[1:-1])
+        coarse = np.asarray(cell_average(jnp.asarray(inputs), factors))
+        with torch.no_grad():
+            given = _with_coefficients(_normalized_inputs(coarse, self.task), cond, cond_mask, self.task)
+            solution = self.model(given).movedim(1, -1).numpy()
+        mean, std = _moments(self.task)
+        solution = solution * std + mean
+        if set(factors) == {1}:
+            return solution
+        lines = cell_lines(self.task.shape, self.task.origin, self.task.spacing, factors)
+        geometry = (self.task.origin, self.task.spacing, self.task.periodic)
+        return np.asarray(interpolate_lines(jnp.asarray(solution), lines, *geometry))
+
+
 def _normalized(fields: np.ndarray, task: Task) -> torch.Tensor:
     """Frames in model units, channels second to last as torch wants them: (b, t, c, *s)."""
     mean, std = _moments(task)
     values = (fields - mean) / std
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(values, -1, 2)))
+
+
+def _normalized_inputs(inputs: np.ndarray, task: Task) -> torch.Tensor:
+    mean, std = (np.asarray([getattr(item, name) for item in task.inputs], np.float32) for name in ("mean", "std"))
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis((inputs - mean) / std, -1, 1), np.float32))
 
 
 def _moments(task: Task) -> tuple[np.ndarray, np.ndarray]:

@@ -96,7 +96,7 @@ def test_quick_runs_without_torch(tmp_path: Path, data_root: Path) -> None:
     assert result.returncode == 0, result.stderr
     rows = json.loads(out.read_text())["rows"]
     assert {key.split("/")[1] for key in rows} == {"persistence", "ours", "fno_recipe"}
-    best = rows["tiny/ours/seed0/3s"]["rollout"]["nrmse"]
+    best = rows["tiny/ours/seed0/300steps"]["rollout"]["nrmse"]
     assert best < 0.1 * rows["tiny/persistence/seed0/0s"]["rollout"]["nrmse"]
     assert "| ours |" in out.with_suffix(".md").read_text()
 

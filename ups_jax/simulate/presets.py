@@ -156,6 +156,7 @@ PRESETS: dict[str, dict[str, Preset | DarcyPreset]] = {
         "default": DarcyPreset(trajectories=1200, points=16, solved_points=128),
         "fine": DarcyPreset(trajectories=1200, points=32, solved_points=128),
         "tiny": DarcyPreset(trajectories=40, points=16, solved_points=32),
+        "tiny_fine": DarcyPreset(trajectories=40, points=32, solved_points=32),
     },
 }
 

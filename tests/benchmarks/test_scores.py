@@ -1,0 +1,115 @@
+"""What a row of a steady task, of finer data and of a latent rollout holds, and what its table says."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comparison import worker
+from comparison.row import Row
+from comparison.runs import prepare, rows_of
+from comparison.store import Store
+from comparison.table import notes, tabulate, title
+
+BANDS = ("low", "mid", "high")
+# So little is learned that a model is still what it starts as.
+SMALL = ("optimizer.name=adamw", "optimizer.lr=1e-6", "evaluation.bootstrap=5", "data.split.test=0.1")
+
+
+def values_of(data_root: Path, task: str, model: str, *overrides: str, steps: int | None = 2) -> dict[str, Any]:
+    row = Row(
+        task=task, model=model, seed=0, budget=1.0, data_root=str(data_root), overrides=(*SMALL, *overrides),
+        steps=steps, double=True,
+    )  # fmt: skip
+    prepare([row])
+    values = worker.run(row)
+    assert row.complete(values)
+    return values
+
+
+def test_a_steady_peer_takes_the_better_way_to_the_finer_grid(data_root: Path) -> None:
+    values = values_of(data_root, "tiny_steady", "dilated_recipe")
+    assert values["points"] == [16, 16] and values["steps"] == 2
+    double = values["double_resolution"]
+    assert set(double["ways"]) == {"averaged", "native"}
+    assert double["nrmse"] == min(double["ways"].values()) == double["ways"][double["way"]]
+    mean_field = values_of(data_root, "tiny_steady", "mean_field")
+    channel_mean = values["steady"]["nrmse"]
+    assert mean_field["steady"]["nrmse"] < channel_mean < 1
+    assert mean_field["double_resolution"]["nrmse"] == pytest.approx(mean_field["steady"]["nrmse"], rel=0.05)
+    assert "way" not in mean_field["double_resolution"]
+
+
+def test_a_model_with_tokens_is_rolled_out_in_its_latent_space_and_on_finer_data(data_root: Path) -> None:
+    small = ("operator.spectral.depth=1", "operator.spectral.hidden_dim=8")
+    values = values_of(data_root, "tiny", "ours", *small)
+    persistence = values_of(data_root, "tiny", "persistence", "evaluation.batch_size=4")
+    assert persistence["latent_rollout"] is None
+    for section in (values["latent_rollout"], values["double_resolution"]):
+        assert section["nrmse"] == pytest.approx(persistence["rollout"]["nrmse"], rel=0.01)
+    assert 0 < values["correlation_time"] == values["rollout"]["correlation_time"]
+    # Twice the points of a resolved field: the same persistence.
+    assert persistence["double_resolution"]["nrmse"] == pytest.approx(persistence["rollout"]["nrmse"], rel=1e-3)
+
+
+def test_a_row_without_the_finer_score_is_run_again_only_where_it_is_asked_for(tmp_path: Path) -> None:
+    store = Store(tmp_path / "rows.json")
+    row = Row(task="ns2d", model="ours", seed=0, budget=60.0)
+    store.add(row.key, {"digest": row.digest(), "seed": 0})
+    assert store.finished(row) and not store.finished(replace(row, double=True))
+    store.add(row.key, {"digest": row.digest(), "seed": 0, "double_resolution": {}})
+    assert store.finished(replace(row, double=True))
+
+
+def test_finer_data_that_takes_minutes_is_left_out_unless_it_is_there_or_asked_for(tmp_path: Path) -> None:
+    def doubled(**given: Any) -> dict[str, bool]:
+        return {row.task: row.double for row in rows(tmp_path, **given)}
+
+    assert doubled() == {"burgers1d": True, "ns2d": False, "darcy2d": False}
+    (tmp_path / "darcy2d_fine.hdf5").touch()
+    assert doubled() == {"burgers1d": True, "ns2d": False, "darcy2d": True}
+    assert all(doubled(double=True).values())
+    assert not any(doubled(quick=True).values())
+
+
+def test_persistence_and_mean_field_are_each_for_one_kind_of_task(tmp_path: Path) -> None:
+    untrained = {(row.task, row.model) for row in rows(tmp_path) if row.budget == 0}
+    expected = {("burgers1d", "persistence"), ("ns2d", "persistence"), ("darcy2d", "mean_field")}
+    assert untrained == expected
+
+
+def test_a_steady_table_has_both_grids_and_says_how_the_finer_one_was_met() -> None:
+    groups = {"ours": [steady_row(0.01, "averaged")], "fno_recipe": [steady_row(0.02, "native")]}
+    groups["mean_field"] = [steady_row(0.25, None)]
+    headings, body = tabulate(groups)
+    assert headings[:5] == ["model", "nRMSE", "2x resolution", "to best FNO", "fRMSE low"]
+    assert [row[:4] for row in body] == [
+        ["ours", "0.01", "0.02", "0.50"], ["fno_recipe", "0.02", "0.04", "1.00"], ["mean_field", "0.25", "0.5", "12.50"]
+    ]  # fmt: skip
+    assert "100 solutions on 16 x 16 points" in title("darcy2d", "60 CPU-seconds", groups)
+    assert notes(groups, "s") == [
+        "2x resolution averaged to the trained grid, solved there, interpolated: ours",
+        "2x resolution solved on the finer grid itself: fno_recipe",
+    ]
+
+
+def rows(root: Path, *, double: bool = False, quick: bool = False) -> list[Row]:
+    """What a command for three tasks asks for."""
+    return rows_of(
+        argparse.Namespace(
+            tasks=["burgers1d", "ns2d", "darcy2d"], models=["persistence", "mean_field", "ours"], seeds=1, budget=1.0,
+            split="test", data_root=str(root), set=[], double=double, quick=quick, fixed_steps=None,
+        )
+    )  # fmt: skip
+
+
+def steady_row(score: float, way: str | None) -> dict[str, Any]:
+    section = {"nrmse": score, **{f"fourier_rmse_{band}": 0.1 for band in BANDS}}
+    double = {"nrmse": 2 * score} | ({"way": way} if way else {})
+    return {
+        "steady": section, "double_resolution": double, "parameters": 10, "steps": 5, "trajectories": 100,
+        "points": [16, 16], "seconds_per_rollout_step": 1e-4, "source": "s", "data": "d", "skipped": 0,
+    }  # fmt: skip
