@@ -1,4 +1,4 @@
-"""Rollouts of a simulator: encoded anew or once, they agree where they must."""
+"""Rollouts of a simulator: encoded anew or once, they agree."""
 
 from __future__ import annotations
 
@@ -56,11 +56,10 @@ def case(request: pytest.FixtureRequest) -> Case:
     return Case(model, fields, cond, untrained, trained, *ways)
 
 
-def test_the_first_step_is_the_same_either_way_and_later_ones_are_not(case: Case) -> None:
+def test_a_latent_state_is_what_the_encoder_makes_of_its_field_so_both_rollouts_agree(case: Case) -> None:
     anew, latent = (way(case.trained, case.fields, case.cond) for way in (case.anew, case.latent))
-    np.testing.assert_allclose(latent[:, 0], anew[:, 0], atol=1e-5)
+    np.testing.assert_allclose(latent, anew, atol=1e-4)
     assert np.abs(latent[:, 0] - case.fields[:, -1]).max() > 0.1
-    assert np.abs(latent[:, 1:] - anew[:, 1:]).max() > 1e-3
 
 
 def test_an_untrained_latent_rollout_is_persistence(case: Case) -> None:

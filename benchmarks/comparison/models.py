@@ -75,8 +75,7 @@ def _dilated(task: Task, sizes: Numbers) -> nn.Module:
 
 
 def _recipe(lr: float) -> tuple[str, ...]:
-    # A field simulator has no learned features whose consistency could be asked for.
-    return ("training.lambda_latent=0", f"optimizer.lr={lr:g}")
+    return (f"optimizer.lr={lr:g}",)
 
 
 def _all(*overrides: str) -> dict[Group, tuple[str, ...]]:

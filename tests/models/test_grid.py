@@ -51,13 +51,13 @@ def test_spectral_mixing_is_a_product_of_each_mode_with_its_matrix(points: int) 
 def test_spectral_mixing_in_two_dimensions_has_one_matrix_a_signed_wavenumber(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, *shape, 3)).astype(np.float32)
-    weights = rng.normal(size=(5 * 3, 3, 6)).astype(np.float32)
+    weights = rng.normal(size=(3, 5, 3, 6)).astype(np.float32)
     mixed = SpectralMixing(modes=3).apply({"params": {"spectrum": weights}}, jnp.asarray(x))
     spectrum = np.fft.rfft2(x, axes=(1, 2))
     expected = np.zeros_like(spectrum)
-    for row, first in enumerate(range(-2, 3)):
+    for first in range(-2, 3):
         for second in range(3):
-            matrix = weights[3 * row + second]
+            matrix = weights[second, first + 2]
             expected[:, first, second] = spectrum[:, first, second] @ (matrix[:, :3] + 1j * matrix[:, 3:])
     np.testing.assert_allclose(mixed, np.fft.irfft2(expected, shape, axes=(1, 2)), atol=1e-5)
 

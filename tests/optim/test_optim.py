@@ -64,7 +64,7 @@ def test_muon_turns_a_hidden_matrix_into_a_near_orthogonal_step_and_leaves_the_r
     rng = np.random.default_rng(0)
     params = {
         "core": {"Dense_0": {"kernel": jnp.asarray(rng.normal(size=(12, 12)), jnp.float32), "bias": jnp.zeros(12)}},
-        "feature_exit": {"kernel": jnp.asarray(rng.normal(size=(12, 12)), jnp.float32)},
+        "write": {"kernel": jnp.asarray(rng.normal(size=(12, 12)), jnp.float32)},
     }
     gradients = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), params)
     stage = StageConfig(
@@ -76,7 +76,7 @@ def test_muon_turns_a_hidden_matrix_into_a_near_orthogonal_step_and_leaves_the_r
     updates, _ = tx.update(gradients, tx.init(params), params)
     values = np.linalg.svd(updates["core"]["Dense_0"]["kernel"], compute_uv=False)
     assert values.min() > 0.5 and values.max() < 1.5
-    for name, leaf in (("bias", updates["core"]["Dense_0"]["bias"]), ("exit", updates["feature_exit"]["kernel"])):
+    for name, leaf in (("bias", updates["core"]["Dense_0"]["bias"]), ("exit", updates["write"]["kernel"])):
         np.testing.assert_allclose(np.abs(leaf), 1.0, rtol=1e-3, err_msg=name)
 
 

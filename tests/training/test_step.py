@@ -30,18 +30,18 @@ def test_the_metrics_of_the_first_step_are_those_of_persistence(tiny: Config, wa
     slope = np.roll(error, -1, 1) - error, np.roll(target, -1, 1) - target
     relative = np.sqrt((error**2).mean((1, 2)) / (target**2).mean((1, 2))).mean()
     h1 = np.sqrt((slope[0] ** 2).mean((1, 2)) / (slope[1] ** 2).mean((1, 2))).mean()
-    assert set(metrics) == {"loss", "relative", "h1", "latent", "grad_norm", "skipped", "skipped_in_row"}
+    assert set(metrics) == {"loss", "relative", "h1", "grad_norm", "skipped", "skipped_in_row"}
     np.testing.assert_allclose(metrics["relative"], relative, rtol=1e-5)
     np.testing.assert_allclose(metrics["h1"], h1, rtol=1e-4)
     weights = tiny.training
-    total = weights.lambda_relative * relative + weights.lambda_h1 * h1 + weights.lambda_latent * metrics["latent"]
+    total = weights.lambda_relative * relative + weights.lambda_h1 * h1
     np.testing.assert_allclose(metrics["loss"], total, rtol=1e-5)
     assert int(state.step) == 1
 
 
-@pytest.mark.parametrize("term", ["relative", "h1", "latent"])
+@pytest.mark.parametrize("term", ["relative", "h1"])
 def test_every_loss_term_has_a_gradient_for_trained_parameters(tiny: Config, waves: Dataset, term: str) -> None:
-    weights = {"relative": 0.0, "h1": 0.0, "latent": 0.0} | {term: 1.0}
+    weights = {"relative": 0.0, "h1": 0.0} | {term: 1.0}
     cfg = load(CONFIG, [f"training.lambda_{name}={weight}" for name, weight in weights.items()])
     model, _, batch, state = started(cfg, waves)
     moved = jax.tree.map(lambda leaf: leaf + 0.01, state.params)
@@ -95,7 +95,7 @@ def test_rows_that_are_masked_out_do_not_count(tiny: Config, waves: Dataset) -> 
 
 
 def test_a_horizon_feeds_predictions_back(waves: Dataset) -> None:
-    cfg = load(CONFIG, ["training.rollout_horizon=3", "training.lambda_h1=0", "training.lambda_latent=0"])
+    cfg = load(CONFIG, ["training.rollout_horizon=3", "training.lambda_h1=0"])
     model, _, batch, state = started(cfg, waves)
     moved = jax.tree.map(lambda leaf: leaf + 0.01, state.params)
     value = jax.jit(lambda params: operator_losses(model, cfg.training)(params, batch)[0])(moved)

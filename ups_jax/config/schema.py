@@ -203,7 +203,6 @@ class TrainingConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     lambda_relative: Weight = 1.0
     lambda_h1: Weight = 0.1
-    lambda_latent: Weight = 0.01
     eval_every: PositiveFloat = 1.0
     max_skips: Positive = 20
 

@@ -1,13 +1,13 @@
 """The codec of grids: fields to tokens and back, at the grid's points or anywhere between them.
 
-A token carries its patch of the newest frame as it is, so reconstruction has no error to train away; what is learned
-is the features beside it.
+A token is its patch of every frame of context, newest first, and learned features of those patches and their
+neighbours. Nothing of the field is lost, and what is learned can be read off the patches again: a latent state that is
+advanced is what the encoder would make of its field.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -19,34 +19,34 @@ from ups_jax.models.grid import GridConv, interpolate, patch_of, patchify, unpat
 from ups_jax.task import Task
 
 
-class GridEncoder(nn.Module):
-    """Frames of context -> tokens: the newest frame's patches, and `dim` features of each patch and its neighbours."""
+class PatchFeatures(nn.Module):
+    """`dim` features of each token's patches and their neighbours, which know where between the walls they lie."""
 
     task: Task
     config: LatentConfig
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, fields: Float[Array, "b k *s c"]) -> Float[Array, "b n d"]:
-        features = stem(stack_context(fields), self.task, self.config, self.dtype)
-        carried = patchify(fields[:, -1], patch_of(fields.shape[2:-1], self.config.patch_size))
-        tokens = jnp.concatenate([carried, features.astype(jnp.float32)], axis=-1)
-        return tokens.reshape(tokens.shape[0], -1, tokens.shape[-1])
+    def __call__(self, patches: Float[Array, "b *n k"]) -> Float[Array, "b *n dim"]:
+        x = jnp.concatenate([patches, *_bounded_coordinates(patches, self.task, self.config)], axis=-1)
+        conv = GridConv(self.config.dim, 3, self.task.periodic, dtype=self.dtype, name="stem")
+        return nn.silu(conv(x.astype(self.dtype))).astype(jnp.float32)
 
 
-def stem(x: Float[Array, "b *s c"], task: Task, config: LatentConfig, dtype: Any) -> Float[Array, "b *n dim"]:
-    """`dim` features of each patch of x and its neighbours, which know where between the walls they lie.
+def frame_patches(fields: Float[Array, "b k *s c"], config: LatentConfig) -> Float[Array, "b *n kc"]:
+    """Each token's patches of `k` frames, newest first."""
+    patch = patch_of(fields.shape[2:-1], config.patch_size)
+    return jnp.concatenate([patchify(fields[:, -1 - back], patch) for back in range(fields.shape[1])], axis=-1)
 
-    Call it inside a compact module: it makes one module named `stem`.
-    """
-    patch = patch_of(x.shape[1:-1], config.patch_size)
-    x = jnp.concatenate([x, *_bounded_coordinates(x, task.periodic)], axis=-1)
-    conv = GridConv(config.dim, 3, task.periodic, dtype=dtype, name="stem")
-    return nn.silu(conv(patchify(x.astype(dtype), patch)))
+
+def to_tokens(patches: Float[Array, "b *n k"], features: Float[Array, "b *n dim"]) -> Float[Array, "b n d"]:
+    """The tokens as one sequence."""
+    tokens = jnp.concatenate([patches, features], axis=-1)
+    return tokens.reshape(tokens.shape[0], -1, tokens.shape[-1])
 
 
 def carried_width(task: Task, config: LatentConfig) -> int:
-    """How many leading numbers of a token are its patch of the field."""
+    """How many leading numbers of a token are its patch of the newest frame."""
     return math.prod(patch_of(task.shape, config.patch_size)) * len(task.channels)
 
 
@@ -70,19 +70,16 @@ def decode_points(
     return interpolate(decode_grid(z, task, config), query, task.origin, task.spacing, task.periodic)
 
 
-def stack_context(fields: Float[Array, "b k *s c"]) -> Float[Array, "b *s kc"]:
-    """Frames of context become channels, oldest first."""
-    x = jnp.moveaxis(fields, 1, -2)
-    return x.reshape(*x.shape[:-2], -1)
-
-
-def _bounded_coordinates(x: Float[Array, "b *s c"], periodic: Sequence[bool]) -> list[Float[Array, "b *s 1"]]:
-    """Where a point lies between the walls, in [-1, 1]; a periodic axis has no such place."""
+def _bounded_coordinates(
+    patches: Float[Array, "b *n k"], task: Task, config: LatentConfig
+) -> list[Float[Array, "b *n p"]]:
+    """Where a patch's points lie between the walls, in [-1, 1]; a periodic axis has no such place."""
     columns = []
-    for axis, wraps in enumerate(periodic, start=1):
+    for axis, wraps in enumerate(task.periodic):
         if not wraps:
-            shape = [1] * x.ndim
-            shape[axis] = x.shape[axis]
-            line = jnp.linspace(-1.0, 1.0, x.shape[axis]).reshape(shape)
-            columns.append(jnp.broadcast_to(line, (*x.shape[:-1], 1)).astype(x.dtype))
+            shape = [1] * (len(task.shape) + 2)
+            shape[1 + axis] = task.shape[axis]
+            line = jnp.linspace(-1.0, 1.0, task.shape[axis], dtype=patches.dtype).reshape(shape)
+            places = patchify(jnp.broadcast_to(line, (1, *task.shape, 1)), patch_of(task.shape, config.patch_size))
+            columns.append(jnp.broadcast_to(places, (*patches.shape[:-1], places.shape[-1])))
     return columns

@@ -1,4 +1,4 @@
-"""The latent operator: a core advances the tokens, an exit writes the increment of field and features.
+"""The latent operator: a core works on the tokens, an exit writes the increment of the field that they carry.
 
 The exit starts at zero, so an untrained operator is the identity; no norm is laid on the increment.
 """
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ups_jax.config import LatentConfig, OperatorConfig
-from ups_jax.models.codec import carried_width, to_grid
+from ups_jax.models.codec import carried_width
 from ups_jax.models.conditioning import ConditionEmbedding
 from ups_jax.models.grid import GridConv, bounded, patch_of, patchify, unpatchify
 from ups_jax.models.latent_state import Conditions
@@ -22,7 +22,7 @@ from ups_jax.task import Task
 
 
 class LatentOperator(nn.Module):
-    """z -> z + increment over the time step of the conditions."""
+    """Tokens -> increment of their patches of the newest frame over the time step of the conditions."""
 
     task: Task
     latent: LatentConfig
@@ -30,17 +30,12 @@ class LatentOperator(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, z: Float[Array, "b n d"], cond: Conditions) -> Float[Array, "b n d"]:
+    def __call__(self, tokens: Float[Array, "b *n d"], cond: Conditions) -> Float[Array, "b *n k"]:
         core, width = core_of(self.config, self.task.periodic, self.dtype)
         embedding = ConditionEmbedding(self.task, dtype=self.dtype, name="condition")(cond)
-        tokens = to_grid(z, self.task, self.latent)
         hidden = core(nn.Dense(width, dtype=self.dtype, name="entrance")(tokens.astype(self.dtype)), embedding)
-        carried = carried_width(self.task, self.latent)
-        field = FieldExit(self.task, self.latent, self.dtype, name="field_exit")(hidden, tokens[..., :carried])
-        features = nn.Dense(self.latent.dim, kernel_init=nn.initializers.zeros, name="feature_exit")(
-            hidden.astype(jnp.float32)
-        )
-        return z + jnp.concatenate([field, features], axis=-1).reshape(z.shape)
+        newest = tokens[..., : carried_width(self.task, self.latent)]
+        return FieldExit(self.task, self.latent, self.dtype, name="field_exit")(hidden, newest)
 
 
 def core_of(config: OperatorConfig, periodic: tuple[bool, ...], dtype: Any) -> tuple[nn.Module, int]:

@@ -10,7 +10,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ups_jax.config import LatentConfig, OperatorConfig
-from ups_jax.models.codec import GridEncoder, decode_grid, decode_points
+from ups_jax.models.codec import (
+    PatchFeatures,
+    carried_width,
+    decode_grid,
+    decode_points,
+    frame_patches,
+    to_grid,
+    to_tokens,
+)
 from ups_jax.models.latent_state import Conditions, LatentState
 from ups_jax.models.operator import LatentOperator
 from ups_jax.task import Task
@@ -29,16 +37,21 @@ class Simulator(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        self.encoder = GridEncoder(self.task, self.latent, self.dtype)
+        self.features = PatchFeatures(self.task, self.latent, self.dtype)
         self.operator = LatentOperator(self.task, self.latent, self.operator_config, self.dtype)
 
     def encode(self, fields: Float[Array, "b k *s c"]) -> Float[Array, "b n d"]:
-        """Tokens of the newest of `k` frames of context."""
-        return self.encoder(fields)
+        """Tokens of the newest of `k` frames of context and of what came before it."""
+        patches = frame_patches(fields, self.latent)
+        return to_tokens(patches, self.features(patches))
 
     def operate(self, state: LatentState) -> LatentState:
-        """One time step of the latent state."""
-        return replace(state, z=self.operator(state.z, state.cond), t=state.t + state.cond.dt)
+        """One time step of the latent state; its features are those of the field that it arrives at."""
+        tokens = to_grid(state.z, self.task, self.latent)
+        own = carried_width(self.task, self.latent)
+        newest = tokens[..., :own] + self.operator(tokens, state.cond)
+        patches = jnp.concatenate([newest, tokens[..., : own * (self.context - 1)]], axis=-1)
+        return replace(state, z=to_tokens(patches, self.features(patches)), t=state.t + state.cond.dt)
 
     def decode(
         self, z: Float[Array, "b n d"], query: Float[Array, "b q axes"] | None = None

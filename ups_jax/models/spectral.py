@@ -85,7 +85,7 @@ class SpectralMixing(nn.Module):
         real = product[:, 0, :, 0] - product[:, 1, :, 1]
         imag = product[:, 0, :, 1] + product[:, 1, :, 0]
         y = jnp.stack([real, imag], axis=1)
-        for size, matrix in zip(reversed(sizes[1:]), reversed(others), strict=True):
+        for matrix in reversed(others):
             done //= len(matrix) // 2
             y = jnp.einsum("kn,mkr->mnr", _matrix(matrix), y.reshape(done, len(matrix), -1))
         # A real field: each positive wavenumber of the halved axis stands for its conjugate as well.

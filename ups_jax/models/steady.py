@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ups_jax.config import LatentConfig, OperatorConfig
-from ups_jax.models.codec import stem
+from ups_jax.models.codec import PatchFeatures
 from ups_jax.models.conditioning import ConditionEmbedding
 from ups_jax.models.grid import patch_of, patchify, unpatchify
 from ups_jax.models.latent_state import Conditions
@@ -33,7 +33,8 @@ class SteadySimulator(nn.Module):
     def __call__(self, inputs: Float[Array, "b *s i"], cond: Conditions) -> Float[Array, "b *s c"]:
         patch = patch_of(self.task.shape, self.latent.patch_size)
         given = patchify(inputs, patch)
-        tokens = jnp.concatenate([given.astype(self.dtype), stem(inputs, self.task, self.latent, self.dtype)], axis=-1)
+        features = PatchFeatures(self.task, self.latent, self.dtype, name="features")(given)
+        tokens = jnp.concatenate([given, features], axis=-1).astype(self.dtype)
         embedding = ConditionEmbedding(self.task, dtype=self.dtype, name="condition")(cond)
         core, width = core_of(self.operator_config, self.task.periodic, self.dtype)
         hidden = core(nn.Dense(width, dtype=self.dtype, name="entrance")(tokens), embedding)

@@ -38,13 +38,13 @@ def muon_labels(params: Any) -> Any:
     """`muon` for every matrix between hidden activations, `adamw` for the rest.
 
     The rest: biases, the spectral weights (each mode sees few samples a step; Muon on them measured worse), and the
-    matrices that write the field and the features or read the conditions, as Muon's author advises for heads.
+    matrices that write the field or read the conditions, as Muon's author advises for heads.
     """
     return jax.tree_util.tree_map_with_path(_label, params)
 
 
 # Path elements of the matrices that are inputs of conditions or outputs.
-_ADAMW = {"condition", "modulation", "write", "feature_exit"}
+_ADAMW = {"condition", "modulation", "write"}
 
 
 def _label(path: tuple[Any, ...], leaf: Any) -> str:
