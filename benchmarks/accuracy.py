@@ -40,8 +40,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--double",
         action="store_true",
-        help="measure on twice the points an axis for every task; without this, where that data exists or is made in "
-        "under a minute (not burgers1d_fine, ns2d, darcy2d)",
+        help="measure on twice the points an axis for every task, and run finished rows that lack it again; without "
+        "this it is measured where that data exists or is made in under a minute (not burgers1d_fine, ns2d, darcy2d)",
     )
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="key=value", help="overrides, such as optimizer.lr=1e-3"

@@ -93,14 +93,14 @@ MODELS = {
         sizes={
             1: {"width": 32, "modes": 33, "depth": 4},
             2: {"width": 20, "modes": 13, "depth": 4},
-            "steady": {"width": 32, "modes": 8, "depth": 4},
+            "steady": {"width": 24, "modes": 5, "depth": 4},
         },
         overrides=_all("optimizer.lr=1e-2"),
         packages=("torch", "neuralop"),
     ),
     "fno_recipe": Peer(
         net=_fno,
-        sizes={1: {"width": 32, "modes": 33}, 2: {"width": 20, "modes": 13}, "steady": {"width": 32, "modes": 8}},
+        sizes={1: {"width": 32, "modes": 33}, 2: {"width": 20, "modes": 13}, "steady": {"width": 24, "modes": 5}},
         overrides=_all(*_recipe(1e-2)),
     ),
     "fno_conv_recipe": Peer(
@@ -108,13 +108,13 @@ MODELS = {
         sizes={
             1: {"width": 32, "modes": 33, "taps": 5},
             2: {"width": 20, "modes": 13, "taps": 3},
-            "steady": {"width": 32, "modes": 8, "taps": 3},
+            "steady": {"width": 24, "modes": 5, "taps": 3},
         },
         overrides=_all(*_recipe(1e-2)),
     ),
     "dilated_recipe": Peer(
         net=_dilated,
-        sizes={1: {"width": 32, "blocks": 2}, 2: {"width": 24, "blocks": 2}, "steady": {"width": 32, "blocks": 2}},
+        sizes={1: {"width": 32, "blocks": 2}, 2: {"width": 24, "blocks": 2}, "steady": {"width": 16, "blocks": 1}},
         overrides=_all(*_recipe(1e-2)),
     ),
     "pdet_stack": Peer(

@@ -25,7 +25,8 @@ class Row:
     """A model trained on a task for `budget` CPU-seconds and measured on `split`; `overrides` are the caller's own.
 
     `steps`, where given, are what the budget has been found to hold. `fixed_steps` are
-    trained whatever the budget. `double` asks for a score on the finer data too.
+    trained whatever the budget. `double` measures on the finer data too; with `needs_double` a row on file that lacks
+    it is run again.
     """
 
     task: str
@@ -38,6 +39,7 @@ class Row:
     steps: int | None = None
     fixed_steps: int | None = None
     double: bool = False
+    needs_double: bool = False
 
     @property
     def key(self) -> str:
@@ -57,8 +59,8 @@ class Row:
         return self.config(f"data.tasks.0.preset={TASKS[self.task].double}")
 
     def complete(self, values: Mapping[str, Any]) -> bool:
-        """Is a row on file what is asked for: of these settings, and with every score?"""
-        return values["digest"] == self.digest() and (not self.double or "double_resolution" in values)
+        """Is a row on file what is asked for: of these settings, and with the scores that it needs?"""
+        return values["digest"] == self.digest() and (not self.needs_double or "double_resolution" in values)
 
     def digest(self) -> str:
         """Twelve hex digits over the resolved settings, the same for all seeds: a row with another one is stale."""

@@ -42,7 +42,7 @@ def rows_of(args: argparse.Namespace) -> list[Row]:
         )
         if TASKS[task].group in MODELS[row.model].overrides
     ]
-    return [replace(row, double=_doubled(row, args.double, args.quick)) for row in rows]
+    return [replace(row, double=_doubled(row, args.double, args.quick), needs_double=args.double) for row in rows]
 
 
 def _doubled(row: Row, asked: bool, quick: bool) -> bool:

@@ -22,7 +22,7 @@ SMALL = ("optimizer.name=adamw", "optimizer.lr=1e-6", "evaluation.bootstrap=5", 
 def values_of(data_root: Path, task: str, model: str, *overrides: str, steps: int | None = 2) -> dict[str, Any]:
     row = Row(
         task=task, model=model, seed=0, budget=1.0, data_root=str(data_root), overrides=(*SMALL, *overrides),
-        steps=steps, double=True,
+        steps=steps, double=True, needs_double=True,
     )  # fmt: skip
     prepare([row])
     values = worker.run(row)
@@ -59,9 +59,9 @@ def test_a_row_without_the_finer_score_is_run_again_only_where_it_is_asked_for(t
     store = Store(tmp_path / "rows.json")
     row = Row(task="ns2d", model="ours", seed=0, budget=60.0)
     store.add(row.key, {"digest": row.digest(), "seed": 0})
-    assert store.finished(row) and not store.finished(replace(row, double=True))
+    assert store.finished(replace(row, double=True)) and not store.finished(replace(row, needs_double=True))
     store.add(row.key, {"digest": row.digest(), "seed": 0, "double_resolution": {}})
-    assert store.finished(replace(row, double=True))
+    assert store.finished(replace(row, needs_double=True))
 
 
 def test_finer_data_that_takes_minutes_is_left_out_unless_it_is_there_or_asked_for(tmp_path: Path) -> None:
