@@ -29,17 +29,17 @@ def test_constant_stays_after_the_warm_up_and_no_warm_up_starts_at_full_rate() -
     assert build_schedule(SchedulerConfig(name="constant", warmup=0.0), 1.0, 10)(0) == 1.0
 
 
-def test_by_default_the_average_reaches_back_a_fifteenth_of_the_steps_so_far() -> None:
+def test_by_default_the_average_reaches_back_a_fortieth_of_the_steps_so_far() -> None:
     values = np.random.default_rng(0).normal(size=60)
     state = ema_init({"w": jnp.zeros(())})
     for count, value in enumerate(values, start=1):
         state = ema_update({"w": jnp.asarray(value, jnp.float32)}, state, None)
-        weights = np.array([math.comb(index + 14, 14) for index in range(count)]) / math.comb(count + 14, 15)
+        weights = np.array([math.comb(index + 39, 39) for index in range(count)]) / math.comb(count + 39, 40)
         assert weights.sum() == pytest.approx(1, rel=1e-12)
         average = ema_params({"w": jnp.zeros(())}, state, None)["w"]
         np.testing.assert_allclose(average, weights @ values[:count], rtol=1e-5, atol=1e-6)
-    # How long ago the averaged parameters were, on average: (n - 1) / 16 steps.
-    assert weights @ np.arange(59, -1, -1) == pytest.approx(59 / 16)
+    # How long ago the averaged parameters were, on average: (n - 1) / 41 steps.
+    assert weights @ np.arange(59, -1, -1) == pytest.approx(59 / 41)
 
 
 def test_a_fixed_decay_gives_the_closed_form_of_its_weights() -> None:

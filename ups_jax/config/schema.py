@@ -167,7 +167,7 @@ class StageConfig:
 
     `max_seconds` wins over `steps`, and `steps` over `epochs`: the seconds a step are measured before the first one,
     and the number of steps is set so that the schedule ends with the budget, validations included.
-    Without `ema_decay` the average of the parameters reaches back a fifteenth of the steps so far.
+    Without `ema_decay` the average of the parameters reaches back a fortieth of the steps so far.
     """
 
     epochs: Weight = 0.0

@@ -1,8 +1,8 @@
 """Averages of the parameters over the steps, through `optax.ema`, whose state is what is saved.
 
-By default the horizon grows with the run: the decay of update t is t / (t + 15), so that the average reaches back a
-fifteenth of the steps so far, whatever the length of the run (a power-function average, Karras et al. 2024). After n
-updates the parameters of update i weigh C(i + 14, 14) / C(n + 14, 15): the weights add up to 1 and there is no bias. A
+By default the horizon grows with the run: the decay of update t is t / (t + 40), so that the average reaches back a
+fortieth of the steps so far, whatever the length of the run (a power-function average, Karras et al. 2024). After n
+updates the parameters of update i weigh C(i + 39, 39) / C(n + 39, 40): the weights add up to 1 and there is no bias. A
 fixed decay accumulates from zero instead; the decay that made that sum is the one that corrects it at read-out.
 """
 
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 # Steps so far, as a multiple of the horizon. A shorter horizon averages less, a longer one remembers worse parameters.
-HORIZONS = 15
+HORIZONS = 40
 
 
 def ema_init(params: Any) -> optax.EmaState:
@@ -24,7 +24,7 @@ def ema_init(params: Any) -> optax.EmaState:
 
 
 def ema_update(params: Any, state: optax.EmaState, decay: float | None) -> optax.EmaState:
-    """m <- d * m + (1 - d) * params, count + 1, with d the decay, or count / (count + 15) where it is None.
+    """m <- d * m + (1 - d) * params, count + 1, with d the decay, or count / (count + 40) where it is None.
 
     Feed it the parameters AFTER the optimizer step.
     """
