@@ -12,9 +12,7 @@ from comparison import worker
 from comparison.row import Row
 from comparison.runs import prepare, rows_of
 from comparison.store import Store
-from comparison.table import notes, tabulate, title
 
-BANDS = ("low", "mid", "high")
 # So little is learned that a model is still what it starts as.
 SMALL = ("optimizer.name=adamw", "optimizer.lr=1e-6", "evaluation.bootstrap=5", "data.split.test=0.1")
 
@@ -81,21 +79,6 @@ def test_persistence_and_mean_field_are_each_for_one_kind_of_task(tmp_path: Path
     assert untrained == expected
 
 
-def test_a_steady_table_has_both_grids_and_says_how_the_finer_one_was_met() -> None:
-    groups = {"ours": [steady_row(0.01, "averaged")], "fno_recipe": [steady_row(0.02, "native")]}
-    groups["mean_field"] = [steady_row(0.25, None)]
-    headings, body = tabulate(groups)
-    assert headings[:5] == ["model", "nRMSE", "2x resolution", "to best FNO", "fRMSE low"]
-    assert [row[:4] for row in body] == [
-        ["ours", "0.01", "0.02", "0.50"], ["fno_recipe", "0.02", "0.04", "1.00"], ["mean_field", "0.25", "0.5", "12.50"]
-    ]  # fmt: skip
-    assert "100 solutions on 16 x 16 points" in title("darcy2d", "60 CPU-seconds", groups)
-    assert notes(groups, "s") == [
-        "2x resolution averaged to the trained grid, solved there, interpolated: ours",
-        "2x resolution solved on the finer grid itself: fno_recipe",
-    ]
-
-
 def rows(root: Path, *, double: bool = False, quick: bool = False) -> list[Row]:
     """What a command for three tasks asks for."""
     return rows_of(
@@ -104,12 +87,3 @@ def rows(root: Path, *, double: bool = False, quick: bool = False) -> list[Row]:
             split="test", data_root=str(root), set=[], double=double, quick=quick, fixed_steps=None,
         )
     )  # fmt: skip
-
-
-def steady_row(score: float, way: str | None) -> dict[str, Any]:
-    section = {"nrmse": score, **{f"fourier_rmse_{band}": 0.1 for band in BANDS}}
-    double = {"nrmse": 2 * score} | ({"way": way} if way else {})
-    return {
-        "steady": section, "double_resolution": double, "parameters": 10, "steps": 5, "trajectories": 100,
-        "points": [16, 16], "seconds_per_rollout_step": 1e-4, "source": "s", "data": "d", "skipped": 0,
-    }  # fmt: skip
