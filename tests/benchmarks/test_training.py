@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -14,10 +13,9 @@ from comparison.field_simulator import constant_channels
 from comparison.models import MODELS
 from comparison.row import Row
 
-from ups_jax.data import batch_at, open_dataset
+from ups_jax.data import Dataset, batch_at
 from ups_jax.models import Conditions
 from ups_jax.optim import build_optimizer, ema_params
-from ups_jax.simulate import prepare
 from ups_jax.task import Coefficient
 from ups_jax.training.build import build_model, init_state
 from ups_jax.training.step import make_train_step
@@ -25,18 +23,23 @@ from ups_jax.training.step import make_train_step
 STEPS = 3
 
 
-def test_the_same_number_of_steps_gives_the_bits_of_the_librarys_own(data_root: Path) -> None:
-    small = ("operator.spectral.depth=1", "operator.spectral.hidden_dim=8", "latent.dim=4", "optimizer.name=adamw")
-    row = Row(task="tiny", model="ours", seed=1, budget=1.0, data_root=str(data_root), overrides=small, steps=STEPS)
+def test_the_same_number_of_steps_gives_the_bits_of_the_librarys_own(waves: Dataset) -> None:
+    facts = ("data.tasks.0.symmetries=[]", "data.tasks.0.coefficients={beta: linear}")
+    small = (
+        *facts,
+        "operator.spectral.depth=1",
+        "operator.spectral.hidden_dim=8",
+        "latent.dim=4",
+        "optimizer.name=adamw",
+    )
+    row = Row(task="tiny", model="ours", seed=1, budget=1.0, overrides=small, steps=STEPS)
     cfg = row.config()
-    prepare(cfg)
-    dataset = open_dataset(cfg)
-    trained = training.train(row, MODELS["ours"], dataset)
+    trained = training.train(row, MODELS["ours"], waves)
 
-    model = build_model(cfg, dataset.task, "operator")
+    model = build_model(cfg, waves.task, "operator")
     tx = build_optimizer(cfg.stages.operator, STEPS)
     train_step = make_train_step(model, tx, cfg, stage="operator")
-    batches = [batch_at(dataset, cfg, "operator", n) for n in range(STEPS)]
+    batches = [batch_at(waves, cfg, "operator", n) for n in range(STEPS)]
     state = init_state(model, tx, batches[0], jax.random.key(1), stage="operator")
     for batch in batches:
         state, _ = train_step(state, batch)
