@@ -1,8 +1,12 @@
-"""Train every model on every task for the same CPU-seconds, and print one table a task; finished rows are kept."""
+"""Train every model on every task for the same CPU-seconds, and print one table a task; finished rows are kept.
+
+A row is one thread of the CPU, on machines with an accelerator as well: process time is the budget.
+"""
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from pathlib import Path
@@ -11,6 +15,7 @@ from comparison.models import MODELS
 from comparison.tasks import DEFAULT_TASKS, TASKS
 
 from ups_jax import cli
+from ups_jax.errors import ConfigError
 
 _RESULTS = Path(__file__).resolve().parent / "results"
 _FULL = {"budget": 60.0, "tasks": DEFAULT_TASKS, "models": tuple(MODELS), "seeds": 3, "jobs": 1, "fixed_steps": None}
@@ -27,12 +32,16 @@ _QUICK = {
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
-    parser.add_argument("--budget", type=float, help="CPU-seconds of training a row (default: 60)")
+    parser.add_argument("--budget", type=_seconds, help="CPU-seconds of training a row (default: 60)")
     parser.add_argument("--tasks", nargs="+", choices=[*TASKS], metavar="TASK", help=f"of {', '.join(TASKS)}")
     parser.add_argument("--models", nargs="+", choices=[*MODELS], metavar="MODEL", help=f"of {', '.join(MODELS)}")
-    parser.add_argument("--seeds", type=int, help="seeds 0, 1, .. of each model (default: 3)")
-    parser.add_argument("--jobs", type=int, help="rows side by side, each on a core of its own (default: 1)")
-    parser.add_argument("--out", type=Path, help="JSON of the rows; tables go beside it (default: benchmarks/results/)")
+    parser.add_argument("--seeds", type=_count, help="seeds 0, 1, .. of each model (default: 3)")
+    parser.add_argument("--jobs", type=_count, help="rows side by side, each on a core of its own (default: 1)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="JSON of the rows; tables go beside it (default: benchmarks/results/accuracy[_quick][_val].json)",
+    )
     parser.add_argument("--data-root", default="data", metavar="DIR", help="embedded data (default: data)")
     parser.add_argument("--split", choices=["test", "val"], default="test", help="whose trajectories are measured")
     parser.add_argument("--table-only", action="store_true", help="train nothing, print what there is")
@@ -44,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         "this it is measured where that data exists or is made in under a minute (not burgers1d_fine, ns2d, darcy2d)",
     )
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="key=value", help="overrides, such as optimizer.lr=1e-3"
+        "--set", nargs="+", default=[], metavar="key=value", help="overrides, such as optimizer.lr=1e-3; need --out"
     )
     parser.set_defaults(fixed_steps=None)
     return cli.run(parser, compare, argv)
@@ -60,7 +69,7 @@ def compare(args: argparse.Namespace) -> int:
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    store = Store(args.out or _RESULTS / ("accuracy_quick.json" if args.quick else "accuracy.json"))
+    store = Store(_store_path(args))
     rows = rows_of(args)
     failed = []
     if not args.table_only:
@@ -68,6 +77,32 @@ def compare(args: argparse.Namespace) -> int:
         failed = run_rows(rows, store, args.jobs)
     write_tables(rows, store)
     return 1 if failed else 0
+
+
+def _store_path(args: argparse.Namespace) -> Path:
+    """A file for each kind of number, so that a trial never replaces the rows of the full comparison."""
+    if args.out is not None:
+        return args.out
+    if args.set:
+        raise ConfigError("--set makes rows of other settings: give them a file of their own with --out FILE.json")
+    kind = ("_quick" if args.quick else "") + ("_val" if args.split == "val" else "")
+    return _RESULTS / f"accuracy{kind}.json"
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
+    return value
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ class _Job:
     row: Row
     process: subprocess.Popen[str]
     output: IO[str]
+    messages: IO[str]
     core: int
     began: float
 
@@ -61,28 +62,30 @@ def run_rows(rows: Sequence[Row], store: Store, jobs: int) -> list[Row]:
 
 
 def environment() -> dict[str, str]:
-    """One thread for every library, and the worker's modules."""
+    """One thread of the CPU for every library, as the budget is process time of it; and the worker's modules."""
     path = os.pathsep.join([str(_FOLDER), str(CONFIGS.parent), os.environ.get("PYTHONPATH", "")])
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-    return os.environ | dict.fromkeys(_THREADS, "1") | {"XLA_FLAGS": flags.strip(), "PYTHONPATH": path}
+    own = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags.strip(), "PYTHONPATH": path}
+    return os.environ | dict.fromkeys(_THREADS, "1") | own
 
 
 def _start(row: Row, core: int, *, pin: bool) -> _Job:
-    # A file, not a pipe: nobody reads while the worker writes.
-    output = tempfile.TemporaryFile("w+")  # noqa: SIM115
+    # Files, not pipes: nobody reads while the worker writes. Two, so that a warning at its end is no part of the row.
+    output, messages = (tempfile.TemporaryFile("w+") for _ in range(2))  # noqa: SIM115
     command = [sys.executable, "-m", "comparison.worker", row.to_json(), *([str(core)] if pin else [])]
-    process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, text=True, env=environment())
-    return _Job(row=row, process=process, output=output, core=core, began=time.monotonic())
+    process = subprocess.Popen(command, stdout=output, stderr=messages, text=True, env=environment())
+    return _Job(row=row, process=process, output=output, messages=messages, core=core, began=time.monotonic())
 
 
 def _finish(job: _Job, store: Store) -> bool:
-    with job.output as output:
-        output.seek(0)
-        lines = output.read().splitlines()
-    if job.process.returncode != 0:
-        print(f"failed      {job.row.key}: {' / '.join(lines[-3:])}", file=sys.stderr, flush=True)
+    printed, messages = _lines(job.output), _lines(job.messages)
+    result = next((line for line in reversed(printed) if line.startswith("{")), None)
+    if job.process.returncode != 0 or result is None:
+        last = messages[-3:] or [f"exit code {job.process.returncode} without a message"]
+        print(f"failed      {job.row.key}: {' / '.join(last)}", file=sys.stderr, flush=True)
+        store.fail(job.row, last[-1])
         return False
-    values: dict[str, Any] = json.loads(lines[-1])
+    values: dict[str, Any] = json.loads(result)
     store.add(job.row.key, values)
     steps = f", {values['steps']} steps in {values['cpu_seconds']:.1f} CPU-s" if values["steps"] else ""
     print(
@@ -90,6 +93,12 @@ def _finish(job: _Job, store: Store) -> bool:
         flush=True,
     )
     return True
+
+
+def _lines(file: IO[str]) -> list[str]:
+    with file:
+        file.seek(0)
+        return file.read().splitlines()
 
 
 def _headline(values: dict[str, Any]) -> str:

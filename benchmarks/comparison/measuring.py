@@ -57,6 +57,8 @@ def transient_scores(row: Row, trained: Trained, dataset: Dataset) -> Values:
         "frames": scored.meta["horizon"],
         "seconds_per_rollout_step": measured.meta["seconds_per_rollout_step"],
     }
+    if latent:
+        values["latent_seconds_per_rollout_step"] = scored.variants["latent"]["seconds_per_rollout_step"]
     if not row.double:
         return values
     finer = _finer(row, dataset)

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from comparison.models import MODELS
 from comparison.tasks import TASKS
 from ups_jax.cli import CONFIGS
-from ups_jax.config import Config, LatentConfig, OperatorConfig, SpectralConfig, digest, load
+from ups_jax.config import Config, LatentConfig, OperatorConfig, SpectralConfig, digest, load, to_dict
 
-_HERE = Path(__file__).resolve().parent
-# What a trained number depends on beside the configuration.
-_SOURCES = ("models", "losses", "optim", "data/windows.py", "training/step.py", "metrics.py", "rollout.py", "steady.py")
-_OWN_SOURCES = ("field_simulator.py", "field_solver.py", "fno.py", "dilated.py", "torch_fno.py", "training.py")
+_KEY = re.compile(
+    r"(?P<task>\w+)/(?P<model>\w+)/seed(?P<seed>\d+)/(?P<length>[\d.e+-]+)(?P<unit>s|steps)(?P<val>/val)?"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +53,40 @@ class Row:
         given = (f"seed={self.seed}", f"data.root={self.data_root}", *self.overrides)
         return load(CONFIGS / task.config, [*own, *given, *more])
 
+    @staticmethod
+    def from_key(key: str, *, data_root: str, overrides: tuple[str, ...]) -> Row | None:
+        """The row that is kept under a key, where it is still one of this comparison."""
+        found = _KEY.fullmatch(key)
+        if found is None or found["task"] not in TASKS or found["model"] not in MODELS:
+            return None
+        task, model = found["task"], found["model"]
+        if TASKS[task].group not in MODELS[model].overrides:
+            return None
+        return Row(
+            task=task,
+            model=model,
+            seed=int(found["seed"]),
+            budget=float(found["length"]) if found["unit"] == "s" else 0.0,
+            fixed_steps=int(found["length"]) if found["unit"] == "steps" else None,
+            split="val" if found["val"] else "test",
+            data_root=data_root,
+            overrides=overrides,
+        )
+
+    @property
+    def trained(self) -> bool:
+        """Is there anything to train, so that the row depends on its length and seed?"""
+        return MODELS[self.model].trained_by != "nothing"
+
+    @property
+    def length(self) -> str:
+        """How long it is trained, in words."""
+        return f"{self.budget:g} CPU-seconds" if self.fixed_steps is None else f"{self.fixed_steps} steps"
+
+    def files(self) -> list[Any]:
+        """The data files that the caller's overrides name; none where the embedded data is used."""
+        return [task["path"] for task in to_dict(self.config())["data"]["tasks"] if task["path"] is not None]
+
     def finer_config(self) -> Config:
         """The same with the data of the same trajectories on twice the points an axis."""
         return self.config(f"data.tasks.0.preset={TASKS[self.task].double}")
@@ -67,6 +100,8 @@ class Row:
         peer, task = MODELS[self.model], TASKS[self.task]
         values: dict[str, Any] = {"sizes": peer.sizes[task.group], "trained_by": peer.trained_by}
         values["scored_frames"] = task.scored_frames
+        if files := self.files():
+            values["files"] = files
         config = self.config()
         config = replace(config, seed=0)
         if peer.trained_by == "nothing":
@@ -90,19 +125,3 @@ class Row:
         """Inverse of `to_json`."""
         values = json.loads(text)
         return Row(**(values | {"overrides": tuple(values["overrides"])}))
-
-
-def source_digest() -> str:
-    """Twelve hex digits over the code that makes the numbers; rows made by other code are told apart in the table."""
-    library = CONFIGS.parent / "ups_jax"
-    files = [
-        file for name in _SOURCES for file in ([library / name] if name.endswith(".py") else (library / name).glob("*"))
-    ]
-    files += [
-        _HERE / name
-        for name in ("field_simulator.py", "field_solver.py", "fno.py", "dilated.py", "torch_fno.py", "training.py")
-    ]
-    digest = hashlib.sha256()
-    for file in sorted(file for file in files if file.suffix == ".py"):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:12]

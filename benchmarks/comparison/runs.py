@@ -12,6 +12,7 @@ from comparison.tasks import TASKS
 from ups_jax import simulate
 from ups_jax.config import Config
 from ups_jax.data.paths import data_path
+from ups_jax.errors import ConfigError
 
 
 def rows_of(args: argparse.Namespace) -> list[Row]:
@@ -46,8 +47,14 @@ def rows_of(args: argparse.Namespace) -> list[Row]:
 
 
 def _doubled(row: Row, asked: bool, quick: bool) -> bool:
-    """Is the finer data part of the row: where it is asked for, and by default where it is there or quickly made."""
-    if asked or quick:
+    """Is the finer data part of the row: where it is asked for, and by default where it is there or quickly made.
+
+    A file of the caller's own has none.
+    """
+    files = row.files()
+    if asked and files:
+        raise ConfigError(f"{files[0]}: the comparison knows no finer data of this file; leave --double out")
+    if asked or quick or files:
         return asked
     return not TASKS[row.task].slow_double or _own_file(row.finer_config()).is_file()
 

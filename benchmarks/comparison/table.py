@@ -1,10 +1,14 @@
-"""The rows as one table a task: mean and spread over the seeds, printed and as Markdown."""
+"""The rows as one table a task: mean and spread over the seeds, printed and as Markdown.
+
+CPU-s is process time of one thread of the CPU, the budget of every row; "compile s (cold)" is the longest of the
+seeds, as the later ones find the program in the cache.
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,25 +16,32 @@ from rich.console import Console
 from rich.table import Table
 
 Values = Mapping[str, Any]
+# What `value_at` answers where a row has no such value.
+MISSING = object()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A number of a row, by its path; `spread` shows its standard deviation over the seeds as well."""
+    """A number of a row, by its path; `spread` shows its standard deviation over the seeds as well.
+
+    A score that is None is not finite; a `cost` that is None is none, such as the time of a step where none was made.
+    """
 
     heading: str
     path: tuple[str | int, ...]
     form: str = ".2g"
     spread: bool = False
+    cost: bool = False
+    over_seeds: Callable[[Sequence[float]], float] = statistics.fmean
 
 
 # A column that no row fills is left out.
 _COSTS = (
-    Column(heading="parameters", path=("parameters",), form=",.0f"),
-    Column(heading="steps", path=("steps",), form=".0f"),
-    Column(heading="ms/step", path=("milliseconds_per_step",), form=".3g"),
-    Column(heading="CPU-s", path=("cpu_seconds",), form=".3g"),
-    Column(heading="compile s", path=("compile_seconds",), form=".2g"),
+    Column(heading="parameters", path=("parameters",), form=",.0f", cost=True),
+    Column(heading="steps", path=("steps",), form=".0f", cost=True),
+    Column(heading="ms/step", path=("milliseconds_per_step",), form=".3g", cost=True),
+    Column(heading="CPU-s", path=("cpu_seconds",), form=".3g", cost=True),
+    Column(heading="compile s (cold)", path=("compile_seconds",), form=".2g", cost=True, over_seeds=max),
 )
 _ROLLOUT_COLUMNS = (
     Column(heading="one step", path=("one_step", "nrmse"), form=".3g", spread=True),
@@ -43,7 +54,8 @@ _ROLLOUT_COLUMNS = (
     Column(heading="latent rollout", path=("latent_rollout", "nrmse"), form=".3g", spread=True),
     Column(heading="2x resolution", path=("double_resolution", "nrmse"), form=".3g", spread=True),
     *_COSTS,
-    Column(heading="s/rollout step", path=("seconds_per_rollout_step",), form=".1e"),
+    Column(heading="s/rollout step", path=("seconds_per_rollout_step",), form=".1e", cost=True),
+    Column(heading="latent s/step", path=("latent_seconds_per_rollout_step",), form=".1e", cost=True),
 )
 _STEADY_COLUMNS = (
     Column(heading="nRMSE", path=("steady", "nrmse"), form=".3g", spread=True),
@@ -52,36 +64,35 @@ _STEADY_COLUMNS = (
     Column(heading="mid", path=("steady", "fourier_rmse_mid"), spread=True),
     Column(heading="high", path=("steady", "fourier_rmse_high"), spread=True),
     *_COSTS,
-    Column(heading="s/solution", path=("seconds_per_rollout_step",), form=".1e"),
+    Column(heading="s/solution", path=("seconds_per_rollout_step",), form=".1e", cost=True),
 )
-_WAYS = {
-    "averaged": "averaged to the trained grid, solved there, interpolated",
-    "native": "solved on the finer grid itself",
-}
-_RATIO, _BEFORE_RATIO = "to best FNO", 2
+_RATIO = "to best FNO"
 
 
 def tabulate(groups: Mapping[str, Sequence[Values]]) -> tuple[list[str], list[list[str]]]:
     """Headings and cells, the best score first; `groups` are each model's rows of one task, a row a seed."""
     steady = _steady(groups)
+    score = "nRMSE" if steady else "rollout"
     columns = [
         column
         for column in (_STEADY_COLUMNS if steady else _ROLLOUT_COLUMNS)
-        if any(_numbers(rows, column.path) for rows in groups.values())
+        if column.heading == score or any(_given(rows, column) for rows in groups.values())
     ]
-    score = {model: mean(rows, ("steady" if steady else "rollout", "nrmse")) for model, rows in groups.items()}
-    fno = min((value for model, value in score.items() if model.startswith("fno")), default=math.nan)
-    body = []
-    for model in sorted(groups, key=lambda model: score[model]):
-        ratio = score[model] / fno
-        cells = [_cell(groups[model], column) for column in columns]
-        cells.insert(_BEFORE_RATIO, "-" if not math.isfinite(ratio) else f"{ratio:.2f}")
-        body.append([model, *cells])
     headings = [column.heading for column in columns]
-    return ["model", *headings[:_BEFORE_RATIO], _RATIO, *headings[_BEFORE_RATIO:]], body
+    place = headings.index(score)
+    means = {model: mean(rows, columns[place]) for model, rows in groups.items()}
+    fno = min((value for model, value in means.items() if model.startswith("fno")), default=math.inf)
+    body = []
+    for model in sorted(groups, key=lambda model: means[model]):
+        cells = [_cell(groups[model], column) for column in columns]
+        related = math.isfinite(fno) and math.isfinite(means[model])
+        cells.insert(place + 1, f"{means[model] / fno:.2f}" if related else "-")
+        body.append([model, *cells])
+    headings.insert(place + 1, _RATIO)
+    return ["model", *headings], body
 
 
-def title(task: str, length: str, groups: Mapping[str, Sequence[Values]]) -> str:
+def title(task: str, length: str, groups: Mapping[str, Sequence[Values]], *, split: str = "test") -> str:
     """What a task's table holds."""
     rows = [row for rows in groups.values() for row in rows]
     seeds = max(len(rows) for rows in groups.values())
@@ -89,29 +100,11 @@ def title(task: str, length: str, groups: Mapping[str, Sequence[Values]]) -> str
         what = f"solutions on {' x '.join(map(str, rows[0]['points']))} points"
     else:
         what = f"trajectories over {rows[0]['frames']} frames"
+    of = {"test": "", "val": "validation "}[split]
     return (
-        f"{task}: nRMSE of {rows[0]['trajectories']} {what}, "
+        f"{task}: nRMSE of {rows[0]['trajectories']} {of}{what}, "
         f"{length}, {seeds} seed{'s' if seeds > 1 else ''} (mean ± standard deviation)"
     )
-
-
-def notes(groups: Mapping[str, Sequence[Values]], source: str) -> list[str]:
-    """What a reader must know: rows of other code or other data, and steps that were skipped."""
-    lines = []
-    stale = [model for model, rows in groups.items() if any(row["source"] != source for row in rows)]
-    if stale:
-        lines.append(f"made by another state of the code: {', '.join(sorted(stale))}")
-    if len({row["data"] for rows in groups.values() for row in rows}) > 1:
-        lines.append("the rows were not made on the same data: remove the older ones and run again")
-    ways: dict[str, list[str]] = {}
-    for model, rows in groups.items():
-        for way in sorted({_at(row, ("double_resolution", "way")) for row in rows} - {None}):
-            ways.setdefault(way, []).append(model)
-    lines += [f"2x resolution {_WAYS[way]}: {', '.join(sorted(models))}" for way, models in sorted(ways.items())]
-    for model, rows in groups.items():
-        if skipped := sum(row["skipped"] for row in rows):
-            lines.append(f"{model}: {skipped} steps were not finite and skipped")
-    return lines
 
 
 def _steady(groups: Mapping[str, Sequence[Values]]) -> bool:
@@ -120,6 +113,9 @@ def _steady(groups: Mapping[str, Sequence[Values]]) -> bool:
 
 def show(console: Console, heading: str, headings: Sequence[str], body: Sequence[Sequence[str]]) -> None:
     """Print a table; as wide as it needs to be where there is no terminal."""
+    if not body:
+        console.print(heading, highlight=False)
+        return
     table = Table(title=heading, title_justify="left")
     for index, name in enumerate(headings):
         table.add_column(name, justify="right" if index else "left", no_wrap=index == 0)
@@ -130,35 +126,43 @@ def show(console: Console, heading: str, headings: Sequence[str], body: Sequence
 
 def markdown(heading: str, headings: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     """The same table for a README."""
+    if not body:
+        return f"**{heading}**\n"
     lines = [f"**{heading}**", "", "| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in body), ""])
 
 
-def mean(rows: Sequence[Values], path: Sequence[str | int]) -> float:
-    """Mean over the rows; infinite where one of them is not finite."""
-    values = _numbers(rows, path)
-    return statistics.fmean(values) if len(values) == len(rows) else math.inf
+def mean(rows: Sequence[Values], column: Column) -> float:
+    """Mean over the rows that have the number; infinite where one of them is not finite, or none has it."""
+    values = _given(rows, column)
+    return statistics.fmean(values) if values and None not in values else math.inf
+
+
+def value_at(row: Any, path: Sequence[str | int]) -> Any:
+    """The value at a path of a row: MISSING where the row has none there, None where it is not finite."""
+    for part in path:
+        if row is None or (isinstance(part, str) and part not in row):
+            return MISSING
+        row = row[part]
+    return row
 
 
 def _cell(rows: Sequence[Values], column: Column) -> str:
-    values = _numbers(rows, column.path)
-    if not values:
+    given = _given(rows, column)
+    values = [value for value in given if value is not None]
+    if not given:
         return "-"
-    if len(values) < len(rows):
-        return f"not finite in {len(rows) - len(values)} of {len(rows)}"
-    text = format(statistics.fmean(values), column.form)
+    if not values:
+        return "not finite"
+    if len(values) < len(given):
+        return f"not finite in {len(given) - len(values)} of {len(given)}"
+    text = format(column.over_seeds(values), column.form)
     if column.spread and len(values) > 1:
         text += f" ± {statistics.stdev(values):.1g}"
-    return text
+    return text if len(given) == len(rows) else f"{text} ({len(given)} of {len(rows)})"
 
 
-def _numbers(rows: Sequence[Values], path: Sequence[str | int]) -> list[float]:
-    return [value for row in rows if (value := _at(row, path)) is not None]
-
-
-def _at(row: Any, path: Sequence[str | int]) -> Any:
-    for part in path:
-        if row is None or (isinstance(part, str) and part not in row):
-            return None
-        row = row[part]
-    return row
+def _given(rows: Sequence[Values], column: Column) -> list[float | None]:
+    """The numbers of the rows that have one, None where it is not finite."""
+    values = [value_at(row, column.path) for row in rows]
+    return [value for value in values if value is not MISSING and not (column.cost and value is None)]

@@ -1,4 +1,4 @@
-"""The process of one row: train, evaluate, print the row's numbers as the last line of the output.
+"""The process of one row: train, evaluate, print the row's numbers as one line of JSON.
 
 python -m comparison.worker '{"task": ..}'
 """
@@ -12,7 +12,8 @@ from typing import Any
 
 from comparison.measuring import SCORES, Persistence
 from comparison.models import MODELS
-from comparison.row import Row, source_digest
+from comparison.row import Row
+from comparison.source import source_digest
 from comparison.tasks import TASKS
 from comparison.training import Trained, train
 from ups_jax.compilation import enable_compilation_cache
@@ -59,7 +60,7 @@ def _train(row: Row, dataset: Dataset) -> Trained:
 
 if __name__ == "__main__":
     # Before the first array: threads inherit the core that this one is bound to.
-    if len(sys.argv) > 2:
+    if len(sys.argv) > 2 and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {int(sys.argv[2])})
     enable_compilation_cache()
     try:

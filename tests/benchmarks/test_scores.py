@@ -1,4 +1,4 @@
-"""What a row of a steady task, of finer data and of a latent rollout holds, and what its table says."""
+"""What a row of a steady task, of finer data and of a latent rollout holds."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 import pytest
 from comparison import worker
+from comparison.models import MODELS, Peer
 from comparison.row import Row
 from comparison.runs import prepare, rows_of
 from comparison.store import Store
-from comparison.table import notes, tabulate, title
+from comparison.training import Trained
 
-BANDS = ("low", "mid", "high")
+from ups_jax.data import Dataset
+from ups_jax.evaluation.trained_run import TrainedRun
+from ups_jax.training.build import abstract_state, build_model
+
 # So little is learned that a model is still what it starts as.
 SMALL = ("optimizer.name=adamw", "optimizer.lr=1e-6", "evaluation.bootstrap=5", "data.split.test=0.1")
 
@@ -30,7 +36,27 @@ def values_of(data_root: Path, task: str, model: str, *overrides: str, steps: in
     return values
 
 
-def test_a_steady_peer_takes_the_better_way_to_the_finer_grid(data_root: Path) -> None:
+def persistent(row: Row, peer: Peer, dataset: Dataset) -> Trained:
+    """A model of random weights that predicts no change, without a step to compile."""
+    cfg = row.config()
+    shapes = abstract_state(cfg, dataset.task, "operator").params
+    rng = np.random.default_rng(0)
+
+    def weights(path: Any, leaf: Any) -> np.ndarray:
+        scale = 0.0 if any(part.key == "write" for part in path) else 0.1
+        return (scale * rng.normal(size=leaf.shape)).astype(np.float32)
+
+    params = jax.tree_util.tree_map_with_path(weights, shapes)
+    run = TrainedRun(
+        path=Path(), stage="operator", config=cfg, task=dataset.task, model=build_model(cfg, dataset.task, "operator"),
+        weights=params, step=0, fingerprint=dataset.fingerprint,
+    )  # fmt: skip
+    return Trained(run=run, parameters=1, steps=2, cpu_seconds=1.0, compile_seconds=1.0)
+
+
+def test_a_steady_peer_takes_the_better_way_to_the_finer_grid(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"steady": {"width": 4, "blocks": 1, "dilations": (1,)}}
+    monkeypatch.setitem(MODELS, "dilated_recipe", replace(MODELS["dilated_recipe"], sizes=small))
     values = values_of(data_root, "tiny_steady", "dilated_recipe")
     assert values["points"] == [16, 16] and values["steps"] == 2
     double = values["double_resolution"]
@@ -43,11 +69,15 @@ def test_a_steady_peer_takes_the_better_way_to_the_finer_grid(data_root: Path) -
     assert "way" not in mean_field["double_resolution"]
 
 
-def test_a_model_with_tokens_is_rolled_out_in_its_latent_space_and_on_finer_data(data_root: Path) -> None:
+def test_a_model_with_tokens_is_rolled_out_in_its_latent_space_and_on_finer_data(
+    data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "train", persistent)
     small = ("operator.spectral.depth=1", "operator.spectral.hidden_dim=8")
     values = values_of(data_root, "tiny", "ours", *small)
     persistence = values_of(data_root, "tiny", "persistence", "evaluation.batch_size=4")
     assert persistence["latent_rollout"] is None
+    assert "latent_seconds_per_rollout_step" not in persistence and values["latent_seconds_per_rollout_step"] > 0
     for section in (values["latent_rollout"], values["double_resolution"]):
         assert section["nrmse"] == pytest.approx(persistence["rollout"]["nrmse"], rel=0.01)
     assert 0 < values["correlation_time"] == values["rollout"]["correlation_time"]
@@ -81,21 +111,6 @@ def test_persistence_and_mean_field_are_each_for_one_kind_of_task(tmp_path: Path
     assert untrained == expected
 
 
-def test_a_steady_table_has_both_grids_and_says_how_the_finer_one_was_met() -> None:
-    groups = {"ours": [steady_row(0.01, "averaged")], "fno_recipe": [steady_row(0.02, "native")]}
-    groups["mean_field"] = [steady_row(0.25, None)]
-    headings, body = tabulate(groups)
-    assert headings[:5] == ["model", "nRMSE", "2x resolution", "to best FNO", "fRMSE low"]
-    assert [row[:4] for row in body] == [
-        ["ours", "0.01", "0.02", "0.50"], ["fno_recipe", "0.02", "0.04", "1.00"], ["mean_field", "0.25", "0.5", "12.50"]
-    ]  # fmt: skip
-    assert "100 solutions on 16 x 16 points" in title("darcy2d", "60 CPU-seconds", groups)
-    assert notes(groups, "s") == [
-        "2x resolution averaged to the trained grid, solved there, interpolated: ours",
-        "2x resolution solved on the finer grid itself: fno_recipe",
-    ]
-
-
 def rows(root: Path, *, double: bool = False, quick: bool = False) -> list[Row]:
     """What a command for three tasks asks for."""
     return rows_of(
@@ -104,12 +119,3 @@ def rows(root: Path, *, double: bool = False, quick: bool = False) -> list[Row]:
             split="test", data_root=str(root), set=[], double=double, quick=quick, fixed_steps=None,
         )
     )  # fmt: skip
-
-
-def steady_row(score: float, way: str | None) -> dict[str, Any]:
-    section = {"nrmse": score, **{f"fourier_rmse_{band}": 0.1 for band in BANDS}}
-    double = {"nrmse": 2 * score} | ({"way": way} if way else {})
-    return {
-        "steady": section, "double_resolution": double, "parameters": 10, "steps": 5, "trajectories": 100,
-        "points": [16, 16], "seconds_per_rollout_step": 1e-4, "source": "s", "data": "d", "skipped": 0,
-    }  # fmt: skip

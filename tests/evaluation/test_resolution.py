@@ -70,6 +70,9 @@ class Run(TrainedRun):
     def predictor(self):
         return Shift(self.task)
 
+    def on(self, task):
+        return Run(task, self.config)
+
 
 def finer(trained: Task, task: Task) -> FinerPredictor:
     return FinerPredictor(Run(trained), task)
@@ -134,6 +137,11 @@ def test_another_time_step_is_refused_on_a_finer_grid_as_well() -> None:
     assert predictor_on(Run(trained), task)[1] == "restricted"
     with pytest.raises(DataError, match=r"time step is 0\.1, .* 0\.05 apart only"):
         predictor_on(Run(trained), replace(task, dt=0.1))
+
+
+@pytest.mark.parametrize(("extent", "way"), [(2.0, "own"), (2.0005, "own"), (2.01, "native"), (4.0, "native")])
+def test_as_many_points_are_the_trained_grid_only_with_its_spacing(extent: float, way: str) -> None:
+    assert predictor_on(Run(task_on(16, 12)), task_on(16, 12, extent=extent))[1] == way
 
 
 def store(root: Path, preset: str, count: int, seed: int = 0) -> Config:

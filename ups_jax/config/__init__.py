@@ -1,5 +1,7 @@
-"""Frozen typed configuration: `schema` holds every key and default, `files` reads YAML and overrides into it."""
+"""Frozen typed configuration: `schema` holds every key and default, `files` reads YAML and overrides into it,
+`digest` says which part of it shapes the numbers."""
 
+from ups_jax.config.digest import digest, relevant
 from ups_jax.config.files import from_dict, load, merge
 from ups_jax.config.schema import (
     CheckpointConfig,
@@ -22,8 +24,6 @@ from ups_jax.config.schema import (
     TaskConfig,
     TrainingConfig,
     WandbConfig,
-    digest,
-    relevant,
     to_dict,
 )
 

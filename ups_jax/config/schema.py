@@ -5,8 +5,6 @@ Reading YAML files and overrides into it is `files`; every default of the system
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
@@ -271,52 +269,3 @@ ADAPTER: TypeAdapter[Config] = TypeAdapter(Config)
 def to_dict(config: Config) -> dict[str, Any]:
     """The resolved configuration as plain JSON values."""
     return ADAPTER.dump_python(config, mode="json")
-
-
-def digest(config: Config, stage: str) -> str:
-    """Twelve hex digits over everything that shapes the numbers of `stage`: not run length, logging or paths.
-
-    Values at their defaults do not enter, so that a key which a later version adds leaves older runs valid; a default
-    that changes its value raises `_DEFAULTS`.
-    """
-    values = relevant(to_dict(config), stage)
-    kept = _without_defaults(values, relevant(to_dict(Config(data=DataConfig(tasks=()))), stage))
-    named = [_without_defaults(task, _TASK_DEFAULTS) for task in values["data"]["tasks"]]
-    text = json.dumps([_DEFAULTS, kept, named], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def relevant(values: dict[str, Any], stage: str) -> dict[str, Any]:
-    """The part of a resolved configuration that `digest` covers."""
-    data = {key: value for key, value in values["data"].items() if key not in ("loader", "root")}
-    data["tasks"] = [{key: value for key, value in task.items() if key != "path"} for task in data["tasks"]]
-    own = {key: value for key, value in values["stages"][stage].items() if key not in _LENGTH}
-    training = {key: value for key, value in values["training"].items() if key not in _LENGTH}
-    # What selects the best checkpoint is part of the monitor, and with it of the state.
-    selection = {key: values["evaluation"][key] for key in ("metric", "val_trajectories")}
-    return {
-        "seed": values["seed"],
-        "data": data,
-        "latent": values["latent"],
-        "operator": values["operator"],
-        "training": training,
-        "stages": {stage: own},
-        "evaluation": selection,
-    }
-
-
-def _without_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: _without_defaults(value, defaults[key])
-        if isinstance(value, dict) and isinstance(defaults.get(key), dict)
-        else value
-        for key, value in values.items()
-        if key not in defaults or value != defaults[key]
-    }
-
-
-# Keys that say how long a run is.
-_LENGTH = ("epochs", "steps", "patience", "max_seconds")
-# How often defaults have changed their values.
-_DEFAULTS = 1
-_TASK_DEFAULTS = TypeAdapter(TaskConfig).dump_python(TaskConfig(name=""), mode="json")

@@ -15,8 +15,8 @@ from ups_jax.metrics import all_metrics
 from ups_jax.models import Conditions, SteadySimulator
 from ups_jax.steady import solve
 from ups_jax.task import Task
+from ups_jax.training.stages.cores import check_widths, compute_dtype
 from ups_jax.training.stages.spec import StageSpec, Validate
-from ups_jax.training.stages.widths import check_widths, compute_dtype
 
 
 def _model(cfg: Config, task: Task) -> SteadySimulator:
