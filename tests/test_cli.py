@@ -37,7 +37,12 @@ def test_a_signal_outside_training_ends_a_script_with_75(number: int, capsys: py
     def interrupted(args: argparse.Namespace) -> None:
         os.kill(os.getpid(), number)
 
-    assert cli.run(cli.parser("x"), interrupted, []) == 75
+    # A shell's background job inherits an ignored SIGINT, which would make this test one of the shell.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert cli.run(cli.parser("x"), interrupted, []) == 75
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err.count("\n") == 1
 
 
