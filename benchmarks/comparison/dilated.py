@@ -9,6 +9,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ups_jax.models.dense import Dense
+
 
 class DilatedNet(nn.Module):
     """Encoder, `blocks` residual blocks of convolutions with `dilations`, decoder; three taps an axis."""
@@ -28,7 +30,7 @@ class DilatedNet(nn.Module):
                 y = nn.relu(DilatedConv(self.width, dilation, self.periodic, name=f"block_{block}_{layer}")(y))
             x = x + y
         neighbours = dilated_neighbourhood(x, 1, self.periodic)
-        return nn.Dense(self.channels, kernel_init=nn.initializers.zeros, name="write")(neighbours)
+        return Dense(self.channels, kernel_init=nn.initializers.zeros, name="write")(neighbours)
 
 
 class DilatedConv(nn.Module):
@@ -40,7 +42,7 @@ class DilatedConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *s c"]) -> Float[Array, "b *s features"]:
-        return nn.Dense(self.features)(dilated_neighbourhood(x, self.dilation, self.periodic))
+        return Dense(self.features)(dilated_neighbourhood(x, self.dilation, self.periodic))
 
 
 def dilated_neighbourhood(x: Float[Array, "b *s c"], dilation: int, periodic: Sequence[bool]) -> Float[Array, "b *s k"]:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ups_jax.models.dense import Dense
 from ups_jax.models.grid import GridConv
 from ups_jax.models.spectral import SpectralMixing
 
@@ -36,13 +37,13 @@ class FNO(nn.Module):
     def __call__(self, x: Float[Array, "b *s c"]) -> Float[Array, "b *s o"]:
         if self.grid:
             x = jnp.concatenate([x, *positions(x)], axis=-1)
-        x = nn.Dense(self.width, name="lift")(gelu(nn.Dense(2 * self.width, name="lift_hidden")(x)))
+        x = Dense(self.width, name="lift")(gelu(Dense(2 * self.width, name="lift_hidden")(x)))
         for layer in range(self.depth):
             last = layer == self.depth - 1
             x = FourierLayer(self.modes, self.taps, self.periodic, last, name=f"layer_{layer}")(x)
             x = x if last else gelu(x)
-        x = gelu(nn.Dense(2 * self.width, name="project")(x))
-        return nn.Dense(self.channels, kernel_init=self.exit_init, name="write")(x)
+        x = gelu(Dense(2 * self.width, name="project")(x))
+        return Dense(self.channels, kernel_init=self.exit_init, name="write")(x)
 
 
 class FourierLayer(nn.Module):
@@ -61,11 +62,11 @@ class FourierLayer(nn.Module):
         width = x.shape[-1]
         mixing = FourierMixing if x.ndim == 3 else SpectralMixing
         y = mixing(self.modes, name="spectral")(x)
-        y = y + nn.Dense(width, name="skip")(x)
+        y = y + Dense(width, name="skip")(x)
         if self.taps:
             y = y + GridConv(width, self.taps, self.periodic, name="local")(x)
         y = y if self.last else gelu(y)
-        y = nn.Dense(width, name="mlp_out")(gelu(nn.Dense(width // 2, name="mlp_hidden")(y)))
+        y = Dense(width, name="mlp_out")(gelu(Dense(width // 2, name="mlp_hidden")(y)))
         gate = self.param("gate", nn.initializers.ones, (width,))
         return y + x * gate.reshape((1,) * (x.ndim - 1) + (-1,))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import package_fno
@@ -40,6 +41,6 @@ def _assert_equal(name: str, params: dict[str, Any], expected: np.ndarray) -> No
         modes=package_fno.MODES,
         periodic=(True,) * len(package_fno.SHAPES[name]),
     )
-    result = ours.apply({"params": params}, jnp.asarray(package_fno.given(name)))
+    result = ours.apply({"params": jax.tree.map(jnp.asarray, params)}, jnp.asarray(package_fno.given(name)))
     assert np.abs(expected).max() > 0.01
     np.testing.assert_allclose(result, expected, atol=2e-5 * np.abs(expected).max())

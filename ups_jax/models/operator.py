@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from ups_jax.config import LatentConfig, OperatorConfig
 from ups_jax.models.codec import carried_width
 from ups_jax.models.conditioning import ConditionEmbedding
+from ups_jax.models.dense import Dense
 from ups_jax.models.grid import GridConv, bounded, patch_of, patchify, unpatchify
 from ups_jax.models.latent_state import Conditions
 from ups_jax.models.pdet import PdetStack, PdetUnet
@@ -33,7 +34,7 @@ class LatentOperator(nn.Module):
     def __call__(self, tokens: Float[Array, "b *n d"], cond: Conditions) -> Float[Array, "b *n k"]:
         core, width = core_of(self.config, self.task.periodic, self.dtype)
         embedding = ConditionEmbedding(self.task, dtype=self.dtype, name="condition")(cond)
-        hidden = core(nn.Dense(width, dtype=self.dtype, name="entrance")(tokens.astype(self.dtype)), embedding)
+        hidden = core(Dense(width, dtype=self.dtype, name="entrance")(tokens.astype(self.dtype)), embedding)
         newest = tokens[..., : carried_width(self.task, self.latent)]
         return FieldExit(self.task, self.latent, self.dtype, name="field_exit")(hidden, newest)
 
@@ -68,7 +69,7 @@ class FieldExit(nn.Module):
     def __call__(self, hidden: Float[Array, "b *n h"], seen: Float[Array, "b *n i"]) -> Float[Array, "b *n k"]:
         width, periodic = hidden.shape[-1], self.task.periodic
         local = GridConv(width, 3, periodic, dtype=self.dtype, name="local")(seen.astype(self.dtype))
-        product = nn.Dense(width, dtype=self.dtype, name="mix")(hidden) * local
+        product = Dense(width, dtype=self.dtype, name="mix")(hidden) * local
         both = jnp.concatenate([product, hidden], axis=-1).astype(jnp.float32)
         carried = carried_width(self.task, self.latent)
         write = GridConv(carried, 3, periodic, kernel_init=nn.initializers.zeros, name="write")

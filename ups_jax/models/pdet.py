@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from ups_jax.config import PdetConfig
 from ups_jax.models.conditioning import modulation
+from ups_jax.models.dense import Dense
 
 
 class PdetUnet(nn.Module):
@@ -31,11 +32,11 @@ class PdetUnet(nn.Module):
         for depth in depths[:-1]:
             x = _layers(self, depth, x, embedding, "channel_separated")
             skips.append(x)
-            x = nn.Dense(width, dtype=self.dtype)(_halve(x))
+            x = Dense(width, dtype=self.dtype)(_halve(x))
         x = _layers(self, depths[-1], x, embedding, "channel_separated")
         for depth, skip in zip(reversed(depths[:-1]), reversed(skips), strict=True):
             x = jax.image.resize(x, skip.shape, "linear", antialias=False)
-            x = x + nn.Dense(width, dtype=self.dtype)(skip)
+            x = x + Dense(width, dtype=self.dtype)(skip)
             x = _layers(self, depth, x, embedding, "channel_separated")
         return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)(x)
 
@@ -91,8 +92,8 @@ class Mlp(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b *n h"]) -> Float[Array, "b *n h"]:
         width = x.shape[-1]
-        hidden = nn.gelu(nn.Dense(round(width * self.ratio), dtype=self.dtype)(x))
-        return nn.Dense(width, dtype=self.dtype)(hidden)
+        hidden = nn.gelu(Dense(round(width * self.ratio), dtype=self.dtype)(x))
+        return Dense(width, dtype=self.dtype)(hidden)
 
 
 class TokenAttention(nn.Module):
@@ -110,7 +111,7 @@ class TokenAttention(nn.Module):
         shape = (batch, -1, self.groups, self.num_heads, group // self.num_heads)
         y = x.reshape(batch, -1, self.groups, group)
         query, key, value = (
-            nn.Dense(group, name=name, dtype=self.dtype)(y).reshape(shape) for name in ("query", "key", "value")
+            Dense(group, name=name, dtype=self.dtype)(y).reshape(shape) for name in ("query", "key", "value")
         )
         if self.qk_norm:
             query, key = (
@@ -119,7 +120,7 @@ class TokenAttention(nn.Module):
             )
         flat = (batch, -1, self.groups * self.num_heads, group // self.num_heads)
         mixed = jax.nn.dot_product_attention(query.reshape(flat), key.reshape(flat), value.reshape(flat))
-        return nn.Dense(group, name="out", dtype=self.dtype)(mixed.reshape(y.shape)).reshape(x.shape)
+        return Dense(group, name="out", dtype=self.dtype)(mixed.reshape(y.shape)).reshape(x.shape)
 
 
 class Positions(nn.Module):
@@ -139,7 +140,7 @@ class Positions(nn.Module):
             wave = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
             shape = [size if other == axis else 1 for other in range(len(sizes))]
             waves.append(jnp.broadcast_to(wave.reshape(1, *shape, -1), (1, *sizes, wave.shape[-1])))
-        return nn.Dense(x.shape[-1], dtype=self.dtype)(jnp.concatenate(waves, axis=-1).astype(self.dtype))
+        return Dense(x.shape[-1], dtype=self.dtype)(jnp.concatenate(waves, axis=-1).astype(self.dtype))
 
 
 def _layers(

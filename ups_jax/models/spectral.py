@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from ups_jax.config import SpectralConfig
 from ups_jax.models.conditioning import modulation
+from ups_jax.models.dense import Dense
 from ups_jax.models.grid import GridConv, bounded
 
 
@@ -47,10 +48,10 @@ class SpectralBlock(nn.Module):
     def __call__(self, x: Float[Array, "b *n h"], embedding: Float[Array, "b e"]) -> Float[Array, "b *n h"]:
         width = x.shape[-1]
         y, gate = modulation(x, embedding, dtype=self.dtype)
-        value = nn.Dense(width, dtype=self.dtype, name="value")(y)
+        value = Dense(width, dtype=self.dtype, name="value")(y)
         value = value + SpectralMixing(self.config.modes, self.dtype, name="spectral")(y)
         factor = GridConv(width, self.config.taps, self.periodic, dtype=self.dtype, name="local")(y)
-        return x + gate * nn.Dense(width, dtype=self.dtype, name="out")(value * bounded(factor, 3.0))
+        return x + gate * Dense(width, dtype=self.dtype, name="out")(value * bounded(factor, 3.0))
 
 
 class SpectralMixing(nn.Module):

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from ups_jax.config import LatentConfig, OperatorConfig
 from ups_jax.models.codec import PatchFeatures
 from ups_jax.models.conditioning import ConditionEmbedding
+from ups_jax.models.dense import Dense
 from ups_jax.models.grid import patch_of, patchify, unpatchify
 from ups_jax.models.latent_state import Conditions
 from ups_jax.models.operator import FieldExit, core_of
@@ -37,5 +38,5 @@ class SteadySimulator(nn.Module):
         tokens = jnp.concatenate([given, features], axis=-1).astype(self.dtype)
         embedding = ConditionEmbedding(self.task, dtype=self.dtype, name="condition")(cond)
         core, width = core_of(self.operator_config, self.task.periodic, self.dtype)
-        hidden = core(nn.Dense(width, dtype=self.dtype, name="entrance")(tokens), embedding)
+        hidden = core(Dense(width, dtype=self.dtype, name="entrance")(tokens), embedding)
         return unpatchify(FieldExit(self.task, self.latent, self.dtype, name="field_exit")(hidden, given), patch)
