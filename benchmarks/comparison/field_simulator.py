@@ -16,9 +16,7 @@ from jaxtyping import Array, Float
 from ups_jax.models import Conditions, LatentState, Simulator
 from ups_jax.models.conditioning import standardize
 from ups_jax.models.grid import bounded, interpolate
-
-# The same limit, in standard deviations of a frame's change, as the library's own exit.
-_LIMIT = 30.0
+from ups_jax.models.operator import INCREMENT_LIMIT
 
 
 class FieldSimulator(Simulator):
@@ -41,7 +39,7 @@ class FieldSimulator(Simulator):
         assert self.net is not None
         field = self._on_grid(state.z)
         increment = self.net(jnp.concatenate([field, constant_channels(state.cond, self.task, field)], axis=-1))
-        increment = self._physical(bounded(increment, _LIMIT))
+        increment = self._physical(bounded(increment, INCREMENT_LIMIT))
         return replace(state, z=state.z + increment.reshape(state.z.shape), t=state.t + state.cond.dt)
 
     def decode(

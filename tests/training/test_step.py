@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from ups_jax import build, init_state, make_train_step
@@ -14,6 +15,13 @@ from ups_jax.losses import operator_losses
 from ups_jax.models import Conditions, normalize
 
 CONFIG = "configs/tiny.yaml"
+KEY = jax.random.key(5)
+
+
+@pytest.fixture
+def quiet(tiny: Config) -> Config:
+    """The tiny configuration without noise on its inputs."""
+    return load(CONFIG, [f"data.root={tiny.data.root}", "training.input_noise=0"])
 
 
 def started(cfg: Config, waves: Dataset):  # type: ignore[no-untyped-def]
@@ -22,9 +30,9 @@ def started(cfg: Config, waves: Dataset):  # type: ignore[no-untyped-def]
     return model, tx, batch, init_state(model, tx, batch, jax.random.key(cfg.seed))
 
 
-def test_the_metrics_of_the_first_step_are_those_of_persistence(tiny: Config, waves: Dataset) -> None:
-    model, tx, batch, state = started(tiny, waves)
-    state, metrics = make_train_step(model, tx, tiny)(state, batch)
+def test_the_metrics_of_the_first_step_are_those_of_persistence(quiet: Config, waves: Dataset) -> None:
+    model, tx, batch, state = started(quiet, waves)
+    state, metrics = make_train_step(model, tx, quiet)(state, batch)
     fields = np.asarray(normalize(jnp.asarray(batch["fields"]), waves.task.statistics), np.float64)
     error, target = fields[:, 0] - fields[:, 1], fields[:, 1]
     slope = np.roll(error, -1, 1) - error, np.roll(target, -1, 1) - target
@@ -33,7 +41,7 @@ def test_the_metrics_of_the_first_step_are_those_of_persistence(tiny: Config, wa
     assert set(metrics) == {"loss", "relative", "h1", "grad_norm", "skipped", "skipped_in_row"}
     np.testing.assert_allclose(metrics["relative"], relative, rtol=1e-5)
     np.testing.assert_allclose(metrics["h1"], h1, rtol=1e-4)
-    weights = tiny.training
+    weights = quiet.training
     total = weights.lambda_relative * relative + weights.lambda_h1 * h1
     np.testing.assert_allclose(metrics["loss"], total, rtol=1e-5)
     assert int(state.step) == 1
@@ -45,14 +53,14 @@ def test_every_loss_term_has_a_gradient_for_trained_parameters(tiny: Config, wav
     cfg = load(CONFIG, [f"training.lambda_{name}={weight}" for name, weight in weights.items()])
     model, _, batch, state = started(cfg, waves)
     moved = jax.tree.map(lambda leaf: leaf + 0.01, state.params)
-    gradients = jax.jit(jax.grad(lambda params: operator_losses(model, cfg.training)(params, batch)[0]))(moved)
+    gradients = jax.jit(jax.grad(lambda params: operator_losses(model, cfg.training)(params, batch, KEY)[0]))(moved)
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients["operator"]["core"]))
 
 
 def test_all_parameters_have_a_gradient_in_the_default_loss(tiny: Config, waves: Dataset) -> None:
     model, _, batch, state = started(tiny, waves)
     moved = jax.tree.map(lambda leaf: leaf + 0.01, state.params)
-    gradients = jax.jit(jax.grad(lambda params: operator_losses(model, tiny.training)(params, batch)[0]))(moved)
+    gradients = jax.jit(jax.grad(lambda params: operator_losses(model, tiny.training)(params, batch, KEY)[0]))(moved)
     silent = [
         jax.tree_util.keystr(path)
         for path, leaf in jax.tree_util.tree_leaves_with_path(gradients)
@@ -86,19 +94,19 @@ def test_a_batch_that_is_not_finite_moves_nothing_but_the_counters(tiny: Config,
     assert (int(state.step), int(metrics["skipped"]), int(metrics["skipped_in_row"])) == (4, 2, 0)
 
 
-def test_rows_that_are_masked_out_do_not_count(tiny: Config, waves: Dataset) -> None:
-    model, _, batch, state = started(tiny, waves)
-    losses = jax.jit(lambda params, batch: operator_losses(model, tiny.training)(params, batch)[0])
+def test_rows_that_are_masked_out_do_not_count(quiet: Config, waves: Dataset) -> None:
+    model, _, batch, state = started(quiet, waves)
+    losses = jax.jit(lambda params, batch: operator_losses(model, quiet.training)(params, batch, KEY)[0])
     half = {name: values[:8] for name, values in batch.items()}
     padded = batch | {"mask": np.repeat(np.array([1, 0], np.float32), 8)}
     np.testing.assert_allclose(losses(state.params, padded), losses(state.params, half), rtol=1e-6)
 
 
 def test_a_horizon_feeds_predictions_back(waves: Dataset) -> None:
-    cfg = load(CONFIG, ["training.rollout_horizon=3", "training.lambda_h1=0"])
+    cfg = load(CONFIG, ["training.rollout_horizon=3", "training.lambda_h1=0", "training.input_noise=0"])
     model, _, batch, state = started(cfg, waves)
     moved = jax.tree.map(lambda leaf: leaf + 0.01, state.params)
-    value = jax.jit(lambda params: operator_losses(model, cfg.training)(params, batch)[0])(moved)
+    value = jax.jit(lambda params: operator_losses(model, cfg.training)(params, batch, KEY)[0])(moved)
     fields = normalize(jnp.asarray(batch["fields"]), waves.task.statistics)
     cond = Conditions(
         dt=jnp.asarray(batch["dt"]), coefficients=jnp.asarray(batch["cond"]), mask=jnp.asarray(batch["cond_mask"])
@@ -117,6 +125,27 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(waves: Datas
     model, tx, batch, state = started(cfg, waves)
     state, metrics = make_train_step(model, tx, cfg)(state, batch)
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
-    jaxpr = str(jax.make_jaxpr(lambda params: operator_losses(model, cfg.training)(params, batch)[0])(state.params))
+    jaxpr = str(
+        jax.make_jaxpr(lambda params: operator_losses(model, cfg.training)(params, batch, KEY)[0])(state.params)
+    )
     assert "bf16" in jaxpr
     assert np.isfinite(metrics["loss"])
+
+
+def test_input_noise_reaches_the_context_alone_and_is_new_at_every_step(tiny: Config, waves: Dataset) -> None:
+    cfg = load(CONFIG, ["training.input_noise=0.05", "training.lambda_h1=0"])
+    model, _, batch, state = started(cfg, waves)
+    losses = jax.jit(operator_losses(model, cfg.training))
+    fields = normalize(jnp.asarray(batch["fields"]), waves.task.statistics)
+    clean = np.sqrt(((fields[:, 0] - fields[:, 1]) ** 2).mean((1, 2)) / (fields[:, 1] ** 2).mean((1, 2)))
+    # Persistence of a noisy frame: the noise adds to its error, and the target has none of it.
+    size = np.asarray((fields[:, 1] ** 2).mean((1, 2)))
+    expected = np.sqrt(clean**2 + 0.05**2 / size).mean()
+    values = [float(losses(state.params, batch, jax.random.key(seed))[0]) for seed in range(8)]
+    np.testing.assert_allclose(np.mean(values), expected, rtol=0.01)
+    assert len(set(values)) == 8
+    step = make_train_step(model, optax.set_to_zero(), cfg)
+    still = init_state(model, optax.set_to_zero(), batch, jax.random.key(0))
+    still, first = step(still, batch)
+    _, second = step(still, batch)
+    assert first["loss"] != second["loss"]

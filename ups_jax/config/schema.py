@@ -189,7 +189,9 @@ class StagesConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class TrainingConfig:
-    """What all stages share. `patience` counts evaluations (one every `eval_every` epochs) without a better value."""
+    """What all stages share. `patience` counts evaluations (one every `eval_every` epochs) without a better value;
+    `input_noise` is in standard deviations of the field.
+    """
 
     batch_size: Positive = 32
     time_stride: Positive = 1
@@ -201,6 +203,7 @@ class TrainingConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     lambda_relative: Weight = 1.0
     lambda_h1: Weight = 0.1
+    input_noise: Weight = 0.0
     eval_every: PositiveFloat = 1.0
     max_skips: Positive = 20
 

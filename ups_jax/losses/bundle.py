@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from ups_jax.config import TrainingConfig
 from ups_jax.losses.field import relative_gradient_error, relative_l2
@@ -18,15 +18,20 @@ from ups_jax.task import Task
 Terms = dict[str, Float[Array, ""]]
 # A batch of windows as `ups_jax.data` makes it: on the host, on the device, or traced.
 Batch = dict[str, Array | np.ndarray]
-LossBundle = Callable[[Any, Batch], tuple[Float[Array, ""], Terms]]
+# (params, batch, key for what is random) -> (weighted sum, terms by name).
+LossBundle = Callable[[Any, Batch, Key[Array, ""]], tuple[Float[Array, ""], Terms]]
 
 
 def operator_losses(model: Simulator, config: TrainingConfig) -> LossBundle:
-    """(params, batch) -> (weighted sum, terms by name), over an unrolled `rollout_horizon` that feeds back itself."""
+    """(params, batch, key) -> (weighted sum, terms by name), over an unrolled `rollout_horizon` that feeds back itself.
+
+    `input_noise` is white noise on the frames of the context; the targets stay clean, so that a step learns to take
+    small-scale errors out instead of letting them grow (Sanchez-Gonzalez et al. 2020).
+    """
     weights = {"relative": config.lambda_relative, "h1": config.lambda_h1}
     weights = {name: weight for name, weight in weights.items() if weight > 0}
 
-    def bundle(params: Any, batch: Batch) -> tuple[Float[Array, ""], Terms]:
+    def bundle(params: Any, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, ""], Terms]:
         arrays = {name: jnp.asarray(values) for name, values in batch.items()}
         fields = normalize(arrays["fields"], model.task.statistics)
         cond = Conditions(dt=arrays["dt"], coefficients=arrays["cond"], mask=arrays["cond_mask"])
@@ -36,7 +41,10 @@ def operator_losses(model: Simulator, config: TrainingConfig) -> LossBundle:
             next_window = jnp.concatenate([window[:, 1:], pred[:, None]], axis=1)
             return next_window, _terms(weights, pred, truth, model.task)
 
-        window, targets = fields[:, : model.context], jnp.moveaxis(fields[:, model.context :], 1, 0)
+        window, targets = (
+            noisy(fields[:, : model.context], config.input_noise, key),
+            jnp.moveaxis(fields[:, model.context :], 1, 0),
+        )
         _, steps = jax.lax.scan(advance, window, targets)
         rows = arrays["mask"] / jnp.maximum(arrays["mask"].sum(), 1.0)
         terms = {name: jnp.sum(values.mean(0) * rows) for name, values in steps.items()}
@@ -44,6 +52,11 @@ def operator_losses(model: Simulator, config: TrainingConfig) -> LossBundle:
         return total, terms
 
     return bundle
+
+
+def noisy(frames: Float[Array, "b k *s c"], std: float, key: Key[Array, ""]) -> Float[Array, "b k *s c"]:
+    """The frames with white noise of a standard deviation; as they are at 0."""
+    return frames + std * jax.random.normal(key, frames.shape) if std > 0 else frames
 
 
 def _terms(

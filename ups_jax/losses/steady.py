@@ -5,21 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from ups_jax.config import TrainingConfig
+from ups_jax.errors import ConfigError
 from ups_jax.losses.bundle import Batch, LossBundle, Terms
 from ups_jax.losses.field import relative_gradient_error, relative_l2
 from ups_jax.models import Conditions, SteadySimulator, normalize, normalize_inputs, steady_field
 
 
 def steady_losses(model: SteadySimulator, config: TrainingConfig) -> LossBundle:
-    """(params, batch) -> (weighted sum, terms by name)."""
+    """(params, batch, key) -> (weighted sum, terms by name); nothing is random."""
+    if config.input_noise > 0:
+        raise ConfigError(f"training.input_noise={config.input_noise:g} is for time steps: a steady task needs 0")
     weights = {"relative": config.lambda_relative, "h1": config.lambda_h1}
     weights = {name: weight for name, weight in weights.items() if weight > 0}
     task = model.task
 
-    def bundle(params: Any, batch: Batch) -> tuple[Float[Array, ""], Terms]:
+    def bundle(params: Any, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, ""], Terms]:
+        del key
         arrays = {name: jnp.asarray(values) for name, values in batch.items()}
         cond = Conditions(dt=arrays["dt"], coefficients=arrays["cond"], mask=arrays["cond_mask"])
         truth = normalize(arrays["fields"][:, 0], task.statistics)

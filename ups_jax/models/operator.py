@@ -21,6 +21,9 @@ from ups_jax.models.pdet import PdetStack, PdetUnet
 from ups_jax.models.spectral import SpectralCore
 from ups_jax.task import Task
 
+# In standard deviations of a frame's change: no frame of any data set changes by as much, no rollout gone astray may.
+INCREMENT_LIMIT = 30.0
+
 
 class LatentOperator(nn.Module):
     """Tokens -> increment of their patches of the newest frame over the time step of the conditions."""
@@ -74,8 +77,7 @@ class FieldExit(nn.Module):
         carried = carried_width(self.task, self.latent)
         write = GridConv(carried, 3, periodic, kernel_init=nn.initializers.zeros, name="write")
         patch = patch_of(self.task.shape, self.latent.patch_size)
-        # No frame of any data set changes by 30 standard deviations; a rollout gone astray must not by more.
-        increment = bounded(unpatchify(write(both), patch), 30.0)
+        increment = bounded(unpatchify(write(both), patch), INCREMENT_LIMIT)
         statistics = self.task.statistics
         scale = [change / std for change, std in zip(statistics.delta_std, statistics.std, strict=True)]
         increment = increment * jnp.asarray(scale, jnp.float32).reshape((1,) * (increment.ndim - 1) + (-1,))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from functools import partial
 from typing import Any
 
@@ -20,7 +19,7 @@ from ups_jax.optim import build_optimizer
 from ups_jax.task import Task
 from ups_jax.training.plan import plan_of
 from ups_jax.training.stages import STAGES, stage_of
-from ups_jax.training.state import TrainState, state_of
+from ups_jax.training.state import TrainState, state_of, stream
 
 
 def build(
@@ -69,8 +68,3 @@ def abstract_state(config: Config, task: Task, stage: str) -> TrainState:
     tx = build_optimizer(getattr(config.stages, stage), 1)
     fresh = partial(init_state, build_model(config, task, stage), tx, stage=stage)
     return jax.eval_shape(fresh, batch, jax.random.key(0))
-
-
-def stream(key: Key[Array, ""], name: str) -> Key[Array, ""]:
-    """The named random stream of a base key."""
-    return jax.random.fold_in(key, zlib.crc32(name.encode()))

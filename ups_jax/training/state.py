@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,3 +61,8 @@ def state_of(params: Any, tx: optax.GradientTransformation, key: Key[Array, ""])
         rng=key,
         monitor=new_monitor(),
     )
+
+
+def stream(key: Key[Array, ""], name: str) -> Key[Array, ""]:
+    """The named random stream of a base key."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))

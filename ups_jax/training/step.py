@@ -15,7 +15,7 @@ from ups_jax.config import Config
 from ups_jax.losses import Batch, LossBundle
 from ups_jax.optim import ema_update
 from ups_jax.training.stages import stage_of
-from ups_jax.training.state import TrainState
+from ups_jax.training.state import TrainState, stream
 
 Metrics = dict[str, Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -34,7 +34,8 @@ def step_of(losses: LossBundle, tx: optax.GradientTransformation, ema_decay: flo
     """The uncompiled step of any stage whose loss is `losses`."""
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        (loss, terms), gradients = jax.value_and_grad(losses, has_aux=True)(state.params, batch)
+        key = jax.random.fold_in(stream(state.rng, "loss"), state.step)
+        (loss, terms), gradients = jax.value_and_grad(losses, has_aux=True)(state.params, batch, key)
         grad_norm = optax.tree.norm(gradients)
         updates, opt_state = tx.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
