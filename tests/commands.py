@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -18,3 +20,23 @@ def command(name: str, *arguments: str) -> list[str]:
 def quiet() -> dict[str, str]:
     """The environment without a terminal's width or a W&B login."""
     return os.environ | {"COLUMNS": "200", "WANDB_MODE": "offline"}
+
+
+def kill_after(run: Path, arguments: list[str], records: int, number: int) -> int:
+    """Start training and send a signal once `records` lines were logged; the exit code."""
+    process = subprocess.Popen(
+        command("train.py", *arguments, "--run-dir", str(run)),
+        env=quiet(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < deadline:
+        lines = (run / "metrics.jsonl").read_text().count("\n") if (run / "metrics.jsonl").exists() else 0
+        if lines >= records:
+            process.send_signal(number)
+            break
+        time.sleep(0.005)
+    process.communicate(timeout=120)
+    return process.returncode

@@ -13,6 +13,7 @@ from comparison.row import Row
 from comparison.tasks import TASKS
 from comparison.training import Trained
 from ups_jax.data import Dataset, Trajectories, open_dataset
+from ups_jax.data.paths import data_path
 from ups_jax.evaluation.evaluate import Rollout, evaluate
 from ups_jax.evaluation.resolution import FinerPredictor
 from ups_jax.evaluation.result import Evaluation, SteadyEvaluation
@@ -38,7 +39,8 @@ class Persistence:
 
 
 def transient_scores(row: Row, trained: Trained, dataset: Dataset) -> Values:
-    """One-step and rollout metrics, the latter over the scored frames only; times and correlation over all."""
+    """One-step and rollout metrics, the latter over the scored frames only; times and correlation over all, or over
+    those of the task's longer trajectories."""
     frames = TASKS[row.task].scored_frames
     predictor = trained.run.predictor()
     latent = {"latent": predictor.latent_rollout} if MODELS[row.model].has_tokens else {}
@@ -51,7 +53,7 @@ def transient_scores(row: Row, trained: Trained, dataset: Dataset) -> Values:
     values = {
         "one_step": measured.metrics["one_step"],
         "rollout": scored.metrics["rollout"],
-        "correlation_time": measured.metrics["rollout"]["correlation_time"],
+        "correlation_time": _correlation_time(row, predictor, measured, dataset),
         "latent_rollout": scored.variants["latent"]["rollout"] if latent else None,
         "trajectories": measured.meta["trajectories"],
         "frames": scored.meta["horizon"],
@@ -120,6 +122,14 @@ def _evaluation(
     cfg = row.config()
     settings = {"context": 1, "seed": cfg.seed, "variants": variants or {}}
     return evaluate(predictor, held, dataset.task, cfg.evaluation, **settings)
+
+
+def _correlation_time(row: Row, predictor: Any, measured: Evaluation, dataset: Dataset) -> float:
+    if (config := row.long_config()) is not None:
+        train, test = (data_path(each.data, each.data.tasks[0]) for each in (row.config(), config))
+        longer = open_dataset(row.config(f"data.tasks.0.path={{train: {train}, test: {test}}}"), dataset.task)
+        measured = _evaluation(row, predictor, longer.trajectories("test"), longer)
+    return measured.metrics["rollout"]["correlation_time"]
 
 
 def _first(held: Trajectories, steps: int) -> Trajectories:

@@ -91,6 +91,13 @@ class Row:
         """The same with the data of the same trajectories on twice the points an axis."""
         return self.config(f"data.tasks.0.preset={TASKS[self.task].double}")
 
+    def long_config(self) -> Config | None:
+        """The same with longer trajectories of the embedded generator for the test, where the task has such."""
+        preset = TASKS[self.task].long
+        if preset is None or self.files():
+            return None
+        return self.config(f"data.tasks.0.preset={preset}")
+
     def complete(self, values: Mapping[str, Any]) -> bool:
         """Is a row on file what is asked for: of these settings, and with the scores that it needs?"""
         return values["digest"] == self.digest() and (not self.needs_double or "double_resolution" in values)
@@ -102,6 +109,8 @@ class Row:
         values["scored_frames"] = task.scored_frames
         if files := self.files():
             values["files"] = files
+        elif task.long is not None:
+            values["long"] = task.long
         config = self.config()
         config = replace(config, seed=0)
         if peer.trained_by == "nothing":

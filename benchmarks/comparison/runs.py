@@ -66,6 +66,7 @@ def _own_file(config: Config) -> Path:
 def prepare(rows: list[Row]) -> None:
     """Write the data of every task before the workers look for it."""
     for row in {row.task: row for row in rows}.values():
-        for config in (row.config(), *([row.finer_config()] if row.double else [])):
-            for file in simulate.prepare(config):
+        wanted = [row.config(), row.finer_config() if row.double else None, row.long_config()]
+        for config in wanted:
+            for file in simulate.prepare(config) if config is not None else []:
                 print(f"generated   {file}", flush=True)

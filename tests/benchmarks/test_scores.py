@@ -15,6 +15,7 @@ from comparison.models import MODELS, Peer
 from comparison.row import Row
 from comparison.runs import prepare, rows_of
 from comparison.store import Store
+from comparison.tasks import TASKS
 from comparison.training import Trained
 
 from ups_jax.data import Dataset
@@ -83,6 +84,16 @@ def test_a_model_with_tokens_is_rolled_out_in_its_latent_space_and_on_finer_data
     assert 0 < values["correlation_time"] == values["rollout"]["correlation_time"]
     # Twice the points of a resolved field: the same persistence.
     assert persistence["double_resolution"]["nrmse"] == pytest.approx(persistence["rollout"]["nrmse"], rel=1e-3)
+
+
+def test_the_correlation_time_is_of_the_tasks_longer_trajectories_where_it_has_such(
+    data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = values_of(data_root, "tiny", "persistence")
+    monkeypatch.setitem(TASKS, "tiny", replace(TASKS["tiny"], long="tiny"))
+    # All 40 trajectories of the same file instead of the test split's.
+    longer = values_of(data_root, "tiny", "persistence")
+    assert longer["rollout"] == own["rollout"] and longer["correlation_time"] != own["correlation_time"] > 0
 
 
 def test_a_row_without_the_finer_score_is_run_again_only_where_it_is_asked_for(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from commands import CONFIGS, command, quiet
+from commands import CONFIGS, kill_after
 
 from ups_jax import load_run
 from ups_jax.config import from_dict, load
@@ -72,18 +71,7 @@ def test_kill_9_and_again_ends_in_the_same_bits(
     script: Script, arguments: list[str], trained: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "killed"
-    process = subprocess.Popen(
-        command("train.py", *arguments, "evaluation.enabled=false", "--run-dir", str(run)),
-        env=quiet(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    deadline = time.monotonic() + 240
-    while process.poll() is None and time.monotonic() < deadline:
-        lines = (run / "metrics.jsonl").read_text().count("\n") if (run / "metrics.jsonl").exists() else 0
-        if lines >= 50:
-            process.send_signal(signal.SIGKILL)
-            break
-        time.sleep(0.005)
-    assert process.wait(timeout=120) == -signal.SIGKILL
+    assert kill_after(run, [*arguments, "evaluation.enabled=false"], 50, signal.SIGKILL) == -signal.SIGKILL
     result = script("train.py", *arguments, "evaluation.enabled=false", "--run-dir", str(run))
     assert result.returncode == 0, result.stderr
     assert "resumed     at step" in result.stdout

@@ -189,6 +189,14 @@ def test_a_trajectory_depends_on_seed_task_and_number_only():
     np.testing.assert_array_equal(few[1], many[1][:3])
     assert not np.isin(few[1], other[1]).any()
     assert len(np.unique(many[1])) == 40
+    later = solve("advection1d", replace(preset, trajectories=3, first=3), 0, lambda line: None)
+    np.testing.assert_array_equal(later[0], many[0][3:6])
+
+
+def test_the_long_preset_continues_other_trajectories_than_the_default():
+    default, long = find("ns2d", "default"), find("ns2d", "long")
+    assert long.first >= default.first + default.trajectories and long.steps > default.steps
+    assert long == replace(default, trajectories=long.trajectories, steps=long.steps, first=long.first)
 
 
 def test_the_callers_jax_settings_do_not_matter():

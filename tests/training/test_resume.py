@@ -8,14 +8,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from commands import CONFIGS, command, quiet
+from commands import CONFIGS, kill_after
 
 from ups_jax.config import from_dict, load
 from ups_jax.data import open_dataset
@@ -66,26 +65,6 @@ def assert_same(first: Path, second: Path) -> None:
     steps = [[record["step"] for record in records] for records in curves]
     assert steps[0] == steps[1] == sorted(set(steps[0]))
     assert [record["loss"] for record in curves[0]] == [record["loss"] for record in curves[1]]
-
-
-def kill_after(run: Path, arguments: list[str], records: int, number: int) -> int:
-    """Start training and send a signal once `records` lines were logged; the exit code."""
-    process = subprocess.Popen(
-        command("train.py", *arguments, "--run-dir", str(run)),
-        env=quiet(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 240
-    while process.poll() is None and time.monotonic() < deadline:
-        lines = (run / "metrics.jsonl").read_text().count("\n") if (run / "metrics.jsonl").exists() else 0
-        if lines >= records:
-            process.send_signal(number)
-            break
-        time.sleep(0.005)
-    process.communicate(timeout=120)
-    return process.returncode
 
 
 def test_kill_9_and_again_ends_in_the_same_bits(

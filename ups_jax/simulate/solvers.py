@@ -32,7 +32,7 @@ def solve(
         size = _CHUNKS[preset.dimensions]
         for start in range(0, preset.trajectories, size):
             # Always a whole chunk: one compilation, and the last trajectories do not depend on how many there are.
-            chunk, values = jax.device_get(run(jnp.arange(start, start + size)))
+            chunk, values = jax.device_get(run(preset.first + jnp.arange(start, start + size)))
             fields.append(chunk.astype(np.float32))
             coefficients.append(values.astype(np.float32))
             report(f"{task}: {min(start + size, preset.trajectories)} of {preset.trajectories} trajectories")
