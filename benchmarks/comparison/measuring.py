@@ -13,7 +13,6 @@ from comparison.row import Row
 from comparison.tasks import TASKS
 from comparison.training import Trained
 from ups_jax.data import Dataset, Trajectories, open_dataset
-from ups_jax.data.paths import data_path
 from ups_jax.evaluation.evaluate import Rollout, evaluate
 from ups_jax.evaluation.resolution import FinerPredictor
 from ups_jax.evaluation.result import Evaluation, SteadyEvaluation
@@ -126,9 +125,9 @@ def _evaluation(
 
 def _correlation_time(row: Row, predictor: Any, measured: Evaluation, dataset: Dataset) -> float:
     if (config := row.long_config()) is not None:
-        train, test = (data_path(each.data, each.data.tasks[0]) for each in (row.config(), config))
-        longer = open_dataset(row.config(f"data.tasks.0.path={{train: {train}, test: {test}}}"), dataset.task)
-        measured = _evaluation(row, predictor, longer.trajectories("test"), longer)
+        # No model has been trained on any of this file: its largest part is measured.
+        longer = open_dataset(config, dataset.task)
+        measured = _evaluation(row, predictor, longer.trajectories("train"), longer)
     return measured.metrics["rollout"]["correlation_time"]
 
 

@@ -1,9 +1,9 @@
 """The models of the comparison: how each is built, and what it changes in a task's configuration.
 
-Swept on the validation split, one seed and one short run each (numbers in BUILD_NOTES.md, "Peers"): the learning rate
-of both FNOs on `burgers1d` and `ns2d`; of the FNO with convolutions, the dilated net and `pdet_stack` on `burgers1d`;
-the size of the FNO in our recipe on `darcy2d`, which the other FNOs took over. Not swept: every other size; rates of
-steady peers, of `pdet_unet`, and of the others on `ns2d`, all at 1e-2. The other tasks of a group have what these have.
+Swept on the validation split, one seed and one short run each (numbers in BUILD_NOTES.md, "Peers"), on `burgers1d`:
+rate, width, modes and batch size of the FNOs, rate, width and blocks of the dilated net, rates of the PDE-Transformer
+cores; on `darcy2d`: rates, and the size of the FNO in our recipe, which the other FNOs took over; on `ns2d`: rates of
+the FNOs. Not swept: `pdet_unet` on `darcy2d`, sizes on `ns2d`. The other tasks of a group have what these have.
 Everything else of the recipe is whatever the task's configuration says, which was chosen with `ours` alone.
 """
 
@@ -85,6 +85,7 @@ def _all(*overrides: str) -> dict[Group, tuple[str, ...]]:
     return {1: overrides, 2: overrides, "steady": overrides}
 
 
+_SMALL_BATCH = "training.batch_size=8"
 _NONE: dict[Group, Any] = {1: {}, 2: {}, "steady": {}}
 
 MODELS = {
@@ -94,7 +95,7 @@ MODELS = {
     "fno_package": Peer(
         trained_by="torch",
         sizes={
-            1: {"width": 32, "modes": 33, "depth": 4},
+            1: {"width": 24, "modes": 17, "depth": 4},
             2: {"width": 20, "modes": 13, "depth": 4},
             "steady": {"width": 24, "modes": 5, "depth": 4},
         },
@@ -104,25 +105,26 @@ MODELS = {
     "fno_recipe": Peer(
         net=_fno,
         sizes={1: {"width": 32, "modes": 33}, 2: {"width": 20, "modes": 13}, "steady": {"width": 24, "modes": 5}},
-        overrides=_all(*_recipe(1e-2)),
+        overrides=_all(*_recipe(1e-2)) | {1: (*_recipe(1e-2), _SMALL_BATCH)},
     ),
     "fno_conv_recipe": Peer(
         net=_fno,
         sizes={
-            1: {"width": 32, "modes": 33, "taps": 5},
+            1: {"width": 24, "modes": 33, "taps": 5},
             2: {"width": 20, "modes": 13, "taps": 3},
             "steady": {"width": 24, "modes": 5, "taps": 3},
         },
-        overrides=_all(*_recipe(1e-2)),
+        overrides=_all(*_recipe(1e-2)) | {1: (*_recipe(1e-2), _SMALL_BATCH)},
     ),
     "dilated_recipe": Peer(
         net=_dilated,
-        sizes={1: {"width": 32, "blocks": 2}, 2: {"width": 24, "blocks": 2}, "steady": {"width": 16, "blocks": 1}},
+        sizes={1: {"width": 24, "blocks": 2}, 2: {"width": 24, "blocks": 2}, "steady": {"width": 16, "blocks": 1}},
         overrides=_all(*_recipe(1e-2)),
     ),
     "pdet_stack": Peer(
         sizes=_NONE,
-        overrides=_all("operator.architecture_type=pdet_stack", "optimizer.lr=1e-2"),
+        overrides=_all("operator.architecture_type=pdet_stack", "optimizer.lr=1e-2")
+        | {1: ("operator.architecture_type=pdet_stack", "optimizer.lr=2e-2")},
     ),
     "pdet_unet": Peer(
         sizes=_NONE,

@@ -91,7 +91,7 @@ def test_the_correlation_time_is_of_the_tasks_longer_trajectories_where_it_has_s
 ) -> None:
     own = values_of(data_root, "tiny", "persistence")
     monkeypatch.setitem(TASKS, "tiny", replace(TASKS["tiny"], long="tiny"))
-    # All 40 trajectories of the same file instead of the test split's.
+    # The training part of the same file instead of the test split.
     longer = values_of(data_root, "tiny", "persistence")
     assert longer["rollout"] == own["rollout"] and longer["correlation_time"] != own["correlation_time"] > 0
 
