@@ -38,8 +38,8 @@ class Persistence:
 
 
 def transient_scores(row: Row, trained: Trained, dataset: Dataset) -> Values:
-    """One-step and rollout metrics, the latter over the scored frames only; times and correlation over all, or over
-    those of the task's longer trajectories."""
+    """One-step and rollout metrics, the latter over the scored frames only; times and correlation over all, or, on the
+    test split, over the task's longer trajectories where it has such."""
     frames = TASKS[row.task].scored_frames
     predictor = trained.run.predictor()
     latent = {"latent": predictor.latent_rollout} if MODELS[row.model].has_tokens else {}
@@ -124,11 +124,13 @@ def _evaluation(
 
 
 def _correlation_time(row: Row, predictor: Any, measured: Evaluation, dataset: Dataset) -> float:
-    if (config := row.long_config()) is not None:
-        # No model has been trained on any of this file: its largest part is measured.
-        longer = open_dataset(config, dataset.task)
-        measured = _evaluation(row, predictor, longer.trajectories("train"), longer)
-    return measured.metrics["rollout"]["correlation_time"]
+    config = row.long_config()
+    if config is None or row.split != "test":
+        return measured.metrics["rollout"]["correlation_time"]
+    # No model has been trained on any of this file: its largest part is measured.
+    longer = open_dataset(config, dataset.task)
+    over_longer = _evaluation(row, predictor, longer.trajectories("train"), longer)
+    return over_longer.metrics["rollout"]["correlation_time"]
 
 
 def _first(held: Trajectories, steps: int) -> Trajectories:

@@ -1,9 +1,10 @@
 """The models of the comparison: how each is built, and what it changes in a task's configuration.
 
 Swept on the validation split, one seed and one short run each (numbers in BUILD_NOTES.md, "Peers"), on `burgers1d`:
-rate, width, modes and batch size of the FNOs, rate, width and blocks of the dilated net, rates of the PDE-Transformer
-cores; on `darcy2d`: rates, and the size of the FNO in our recipe, which the other FNOs took over; on `ns2d`: rates of
-the FNOs. Not swept: `pdet_unet` on `darcy2d`, sizes on `ns2d`. The other tasks of a group have what these have.
+rate and width of the FNOs, modes of two and the batch of one of them, rate, width and blocks of the dilated net, rates
+of the PDE-Transformer cores; on `darcy2d`: rates, and the size of the FNO in our recipe, which the others took over;
+on `ns2d`: rates of the package's FNO and of that in our recipe. Not swept: all else, such as every size and the other
+rates on `ns2d`, and the sizes of the PDE-Transformer cores. The other tasks of a group have what these have.
 Everything else of the recipe is whatever the task's configuration says, which was chosen with `ours` alone.
 """
 

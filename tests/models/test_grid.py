@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ups_jax.models.grid import interpolate, interpolate_lines, neighbourhood, patch_of, patchify, unpatchify
+from ups_jax.models.grid import (
+    GridConv,
+    interpolate,
+    interpolate_lines,
+    neighbourhood,
+    patch_of,
+    patchify,
+    unpatchify,
+)
 from ups_jax.models.spectral import SpectralMixing
 
 
@@ -91,3 +99,25 @@ def test_a_band_limited_field_is_the_same_on_twice_the_points(shape: tuple[int, 
         jnp.asarray(field(1), jnp.float32), lines, (0.0,) * axes, tuple(1 / n for n in shape), (True,) * axes
     )
     np.testing.assert_allclose(fine, field(2), atol=3e-6)
+
+
+@pytest.mark.parametrize("features", [2, 40], ids=["after", "before"])
+@pytest.mark.parametrize("periodic", [(True,), (False,), (True, False)])
+def test_a_convolution_is_the_product_over_the_neighbours_either_way(features: int, periodic: tuple[bool, ...]) -> None:
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((2, *(7, 6)[: len(periodic)], 20)).astype(np.float32)
+    taps = 3 ** len(periodic)
+    kernel = rng.standard_normal((taps * 20, features)).astype(np.float32)
+    bias = rng.standard_normal(features).astype(np.float32)
+    params = {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}
+    result = GridConv(features, 3, periodic).apply({"params": params}, jnp.asarray(x))
+    padded = x
+    for axis, wraps in enumerate(periodic, start=1):
+        width = [(0, 0)] * x.ndim
+        width[axis] = (1, 1)
+        padded = np.pad(padded, width, mode="wrap" if wraps else "edge")
+    expected = np.zeros((*x.shape[:-1], features)) + bias
+    for tap, shift in enumerate(np.ndindex(*(3,) * len(periodic))):
+        window = tuple(slice(start, start + size) for start, size in zip(shift, x.shape[1:-1], strict=True))
+        expected += padded[(slice(None), *window)] @ kernel[tap * 20 : (tap + 1) * 20].astype(np.float64)
+    np.testing.assert_allclose(result, expected, atol=1e-4)

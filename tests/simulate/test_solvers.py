@@ -193,7 +193,7 @@ def test_a_trajectory_depends_on_seed_task_and_number_only():
     np.testing.assert_array_equal(later[0], many[0][3:6])
 
 
-def test_the_long_preset_continues_other_trajectories_than_the_default():
+def test_the_long_preset_has_other_trajectories_than_the_default():
     default, long = find("ns2d", "default"), find("ns2d", "long")
     assert long.first >= default.first + default.trajectories and long.steps > default.steps
     assert long == replace(default, trajectories=long.trajectories, steps=long.steps, first=long.first)

@@ -190,7 +190,7 @@ class StagesConfig:
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class TrainingConfig:
     """What all stages share. `patience` counts evaluations (one every `eval_every` epochs) without a better value;
-    `input_noise` is in standard deviations of the field.
+    `input_noise`, on the frames that a time step is given, is in standard deviations of the field.
     """
 
     batch_size: Positive = 32

@@ -8,16 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from ups_jax.config import TrainingConfig
-from ups_jax.errors import ConfigError
 from ups_jax.losses.bundle import Batch, LossBundle, Terms
 from ups_jax.losses.field import relative_gradient_error, relative_l2
 from ups_jax.models import Conditions, SteadySimulator, normalize, normalize_inputs, steady_field
 
 
 def steady_losses(model: SteadySimulator, config: TrainingConfig) -> LossBundle:
-    """(params, batch, key) -> (weighted sum, terms by name); nothing is random."""
-    if config.input_noise > 0:
-        raise ConfigError(f"training.input_noise={config.input_noise:g} is for time steps: a steady task needs 0")
+    """(params, batch, key) -> (weighted sum, terms by name); nothing is random, `input_noise` is of time steps."""
     weights = {"relative": config.lambda_relative, "h1": config.lambda_h1}
     weights = {name: weight for name, weight in weights.items() if weight > 0}
     task = model.task
