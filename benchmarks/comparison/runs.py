@@ -66,7 +66,6 @@ def _own_file(config: Config) -> Path:
 def prepare(rows: list[Row]) -> None:
     """Write the data of every task before the workers look for it."""
     for row in {row.task: row for row in rows}.values():
-        wanted = [row.config(), row.finer_config() if row.double else None, row.long_config()]
-        for config in wanted:
-            for file in simulate.prepare(config) if config is not None else []:
+        for config in filter(None, [row.config(), row.finer_config() if row.double else None, row.long_config()]):
+            for file in simulate.prepare(config):
                 print(f"generated   {file}", flush=True)

@@ -41,10 +41,8 @@ def operator_losses(model: Simulator, config: TrainingConfig) -> LossBundle:
             next_window = jnp.concatenate([window[:, 1:], pred[:, None]], axis=1)
             return next_window, _terms(weights, pred, truth, model.task)
 
-        window, targets = (
-            noisy(fields[:, : model.context], config.input_noise, key),
-            jnp.moveaxis(fields[:, model.context :], 1, 0),
-        )
+        window = _noisy(fields[:, : model.context], config.input_noise, key)
+        targets = jnp.moveaxis(fields[:, model.context :], 1, 0)
         _, steps = jax.lax.scan(advance, window, targets)
         rows = arrays["mask"] / jnp.maximum(arrays["mask"].sum(), 1.0)
         terms = {name: jnp.sum(values.mean(0) * rows) for name, values in steps.items()}
@@ -54,7 +52,7 @@ def operator_losses(model: Simulator, config: TrainingConfig) -> LossBundle:
     return bundle
 
 
-def noisy(frames: Float[Array, "b k *s c"], std: float, key: Key[Array, ""]) -> Float[Array, "b k *s c"]:
+def _noisy(frames: Float[Array, "b k *s c"], std: float, key: Key[Array, ""]) -> Float[Array, "b k *s c"]:
     """The frames with white noise of a standard deviation; as they are at 0."""
     return frames + std * jax.random.normal(key, frames.shape) if std > 0 else frames
 
