@@ -52,7 +52,7 @@ def transient_scores(row: Row, trained: Trained, dataset: Dataset) -> Values:
     values = {
         "one_step": measured.metrics["one_step"],
         "rollout": scored.metrics["rollout"],
-        "correlation_time": _correlation_time(row, predictor, measured, dataset),
+        **_correlation(row, predictor, measured, dataset),
         "latent_rollout": scored.variants["latent"]["rollout"] if latent else None,
         "trajectories": measured.meta["trajectories"],
         "frames": scored.meta["horizon"],
@@ -123,14 +123,18 @@ def _evaluation(
     return evaluate(predictor, held, dataset.task, cfg.evaluation, **settings)
 
 
-def _correlation_time(row: Row, predictor: Any, measured: Evaluation, dataset: Dataset) -> float:
+def _correlation(row: Row, predictor: Any, measured: Evaluation, dataset: Dataset) -> Values:
+    """Until when the rollout is correlated with the truth, and over how many trajectories and frames that was taken."""
     config = row.long_config()
-    if config is None or row.split != "test":
-        return measured.metrics["rollout"]["correlation_time"]
-    # No model has been trained on any of this file: its largest part is measured.
-    longer = open_dataset(config, dataset.task)
-    over_longer = _evaluation(row, predictor, longer.trajectories("train"), longer)
-    return over_longer.metrics["rollout"]["correlation_time"]
+    if config is not None and row.split == "test":
+        # No model has been trained on any of this file: its largest part is measured.
+        longer = open_dataset(config, dataset.task)
+        measured = _evaluation(row, predictor, longer.trajectories("train"), longer)
+    return {
+        "correlation_time": measured.metrics["rollout"]["correlation_time"],
+        "correlation_trajectories": measured.meta["trajectories"],
+        "correlation_frames": measured.meta["horizon"],
+    }
 
 
 def _first(held: Trajectories, steps: int) -> Trajectories:

@@ -3,8 +3,8 @@
 Swept on the validation split, one seed and one short run each (numbers in BUILD_NOTES.md, "Peers"), on `burgers1d`:
 rate and width of the FNOs, modes of two and the batch of one of them, rate, width and blocks of the dilated net, rates
 of the PDE-Transformer cores; on `darcy2d`: rates, and the size of the FNO in our recipe, which the others took over;
-on `ns2d`: rates of the package's FNO and of that in our recipe. Not swept: all else, such as every size and the other
-rates on `ns2d`, and the sizes of the PDE-Transformer cores. The other tasks of a group have what these have.
+on `ns2d`: rates of all, sizes of the FNOs and of the dilated net, the batch of the FNO in our recipe. Not swept: all
+else, such as the sizes of the PDE-Transformer cores. The other tasks of a group have what these have.
 Everything else of the recipe is whatever the task's configuration says, which was chosen with `ours` alone.
 """
 
@@ -64,8 +64,9 @@ def build(peer: Peer, cfg: Config, task: Task, stage: str, group: Group) -> Any:
     return FieldSimulator(task, cfg.latent, cfg.operator, cfg.data.context, net=net)
 
 
-# The best or next to it wherever rates were swept.
+# The best or next to it for most of them; the FNOs on planes take twice as much.
 _RATE = "optimizer.lr=1e-2"
+_TWICE = "optimizer.lr=2e-2"
 
 
 def _fno(task: Task, sizes: Numbers) -> nn.Module:
@@ -87,7 +88,7 @@ def _all(*overrides: str) -> dict[Group, tuple[str, ...]]:
 
 
 # In one dimension batches of 8 suit the FNOs better than the configurations' 16.
-_FNO_RECIPE = _all(_RATE) | {1: (_RATE, "training.batch_size=8")}
+_FNO_RECIPE = _all(_RATE) | {1: (_RATE, "training.batch_size=8"), 2: (_TWICE,)}
 _NONE: dict[Group, Any] = {1: {}, 2: {}, "steady": {}}
 
 MODELS = {
@@ -101,7 +102,7 @@ MODELS = {
             2: {"width": 20, "modes": 13, "depth": 4},
             "steady": {"width": 24, "modes": 5, "depth": 4},
         },
-        overrides=_all(_RATE),
+        overrides=_all(_RATE) | {2: (_TWICE,)},
         packages=("torch", "neuralop"),
     ),
     "fno_recipe": Peer(
@@ -113,23 +114,24 @@ MODELS = {
         net=_fno,
         sizes={
             1: {"width": 24, "modes": 33, "taps": 5},
-            2: {"width": 20, "modes": 13, "taps": 3},
+            2: {"width": 14, "modes": 9, "taps": 3},
             "steady": {"width": 24, "modes": 5, "taps": 3},
         },
         overrides=_FNO_RECIPE,
     ),
     "dilated_recipe": Peer(
         net=_dilated,
-        sizes={1: {"width": 24, "blocks": 2}, 2: {"width": 24, "blocks": 2}, "steady": {"width": 16, "blocks": 1}},
+        sizes={1: {"width": 24, "blocks": 2}, 2: {"width": 16, "blocks": 2}, "steady": {"width": 16, "blocks": 1}},
         overrides=_all(_RATE),
     ),
     "pdet_stack": Peer(
         sizes=_NONE,
         overrides=_all("operator.architecture_type=pdet_stack", _RATE)
-        | {1: ("operator.architecture_type=pdet_stack", "optimizer.lr=2e-2")},
+        | {1: ("operator.architecture_type=pdet_stack", _TWICE)},
     ),
     "pdet_unet": Peer(
         sizes=_NONE,
-        overrides=_all("operator.architecture_type=pdet_unet", _RATE),
+        overrides=_all("operator.architecture_type=pdet_unet", _RATE)
+        | {2: ("operator.architecture_type=pdet_unet", "optimizer.lr=3e-3")},
     ),
 }

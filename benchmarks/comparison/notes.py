@@ -31,7 +31,7 @@ def notes(
         lines.append(f"made by another state of the code: {', '.join(sorted(stale))}")
     if len({row["data"] for row in rows}) > 1:
         lines.append("the rows were not made on the same data: remove the older ones and run again")
-    lines += _seeds(groups) + (_budgets(groups, budget) if budget else []) + _ways(groups)
+    lines += _seeds(groups) + (_budgets(groups, budget) if budget else []) + _ways(groups) + _correlated(rows)
     for model, of_model in groups.items():
         if skipped := sum(row["skipped"] for row in of_model):
             lines.append(f"{model}: {skipped} steps were not finite and skipped")
@@ -63,3 +63,17 @@ def _ways(groups: Mapping[str, Sequence[Values]]) -> list[str]:
             if any(value_at(row, ("double_resolution", "way")) == way for row in rows):
                 ways.setdefault(way, []).append(model)
     return [f"2x resolution {_WAYS[way]}: {', '.join(sorted(models))}" for way, models in sorted(ways.items())]
+
+
+def _correlated(rows: Sequence[Values]) -> list[str]:
+    """Over which trajectories the time of correlation was taken, where they are not those of the other scores."""
+    others = {
+        (row["correlation_trajectories"], row["correlation_frames"])
+        for row in rows
+        if "correlation_frames" in row
+        and (row["correlation_trajectories"], row["correlation_frames"]) != (row["trajectories"], row["frames"])
+    }
+    return [
+        f"correlated for: of {trajectories} trajectories over {frames} frames"
+        for trajectories, frames in sorted(others)
+    ]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from comparison import worker
 from comparison.models import MODELS, Peer
+from comparison.notes import notes
 from comparison.row import Row
 from comparison.runs import prepare, rows_of
 from comparison.store import Store
@@ -94,6 +95,23 @@ def test_the_correlation_time_is_of_the_tasks_longer_trajectories_where_it_has_s
     # The training part of the same file instead of the test split.
     longer = values_of(data_root, "tiny", "persistence")
     assert longer["rollout"] == own["rollout"] and longer["correlation_time"] != own["correlation_time"] > 0
+    assert own["correlation_trajectories"] == own["trajectories"] < longer["correlation_trajectories"]
+    assert notes({"persistence": [own]}, own["source"]) == []
+    told = f"correlated for: of {longer['correlation_trajectories']} trajectories over {longer['frames']} frames"
+    assert notes({"persistence": [longer]}, longer["source"]) == [told]
+
+
+def test_the_longer_trajectories_are_the_embedded_ones_alone_and_part_of_what_a_row_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    row = Row(task="ns2d", model="ours", seed=0, budget=60.0)
+    config = row.long_config()
+    assert config is not None and config.data.tasks[0].preset == "long"
+    own = replace(row, overrides=("data.tasks.0.path=mine.hdf5",))
+    assert own.long_config() is None
+    digests = row.digest(), own.digest()
+    monkeypatch.setitem(TASKS, "ns2d", replace(TASKS["ns2d"], long=None))
+    assert row.digest() != digests[0] and own.digest() == digests[1]
 
 
 def test_a_row_without_the_finer_score_is_run_again_only_where_it_is_asked_for(tmp_path: Path) -> None:
