@@ -101,12 +101,49 @@ def test_a_stage_inherits_and_overrides() -> None:
     assert stage.optimizer.name == config.optimizer.name
 
 
+def test_a_length_that_a_stage_gives_in_steps_takes_the_place_of_the_general_one_in_epochs() -> None:
+    config = load(
+        CONFIGS / "tiny.yaml",
+        ["training.patience=4", "scheduler.t_max=3", "scheduler.eta_min=1e-5", "stages.operator.patience_steps=50",
+         "stages.operator.scheduler.t_max_steps=70"],
+    )  # fmt: skip
+    stage, other = config.stages.operator, config.stages.steady_prior
+    assert (stage.patience, stage.patience_steps, stage.scheduler.t_max, stage.scheduler.t_max_steps) == (
+        None, 50, None, 70,
+    )  # fmt: skip
+    assert (stage.scheduler.eta_min, other.patience, other.scheduler.t_max) == (1e-5, 4, 3)
+
+
+@pytest.mark.parametrize("key", ["training.patience", "scheduler.t_max", "scheduler.step_size", "scheduler.patience"])
+def test_a_length_in_both_units_is_refused_once(key: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(CONFIGS / "tiny.yaml", [f"{key}=3", f"{key}_steps=4"])
+    section, name = key.split(".")
+    assert f"key `{section}`: {name} (epochs) and {name}_steps" in str(error.value)
+    assert str(error.value).count("both given") == 1
+    assert "\n" not in str(error.value)
+
+
+def test_optimizers_and_schedules_have_their_other_names() -> None:
+    other = ["optimizer.name=Muon_Hybrid", "scheduler.name=CosineAnnealingLR"]
+    config = load(CONFIGS / "tiny.yaml", other)
+    assert digest(config, "operator") == digest(load(CONFIGS / "tiny.yaml"), "operator")
+    for name in ("plateau", "reducelr", "ReduceLROnPlateau"):
+        assert load(CONFIGS / "tiny.yaml", [f"scheduler.name={name}"]).scheduler.name == "reducelronplateau"
+
+
+@pytest.mark.parametrize("where", ["optimizer", "stages.operator.optimizer"])
+def test_a_schedule_within_an_optimizer_names_its_own_section(where: str) -> None:
+    with pytest.raises(ConfigError, match=rf"`{where}\.scheduler`, did you mean `scheduler`"):
+        load(CONFIGS / "tiny.yaml", [f"{where}.scheduler={{name: steplr}}"])
+
+
 def test_the_digest_ignores_length_logging_and_paths_and_nothing_else() -> None:
     def of(*overrides: str) -> str:
         return digest(load(CONFIGS / "tiny.yaml", overrides), "operator")
 
     same = ["stages.operator.epochs=99", "stages.operator.steps=5", "training.patience=3",
-            "training.max_seconds=60", "data.root=elsewhere",
+            "training.patience_steps=3", "training.max_seconds=60", "data.root=elsewhere",
             "data.tasks.0.path=F", "logging.every_steps=3", "checkpoint.keep=9", "evaluation.plots=false"]  # fmt: skip
     other = ["seed=18", "optimizer.lr=1e-4", "latent.dim=5", "training.batch_size=3", "data.context=2",
              "operator.spectral.depth=1", "training.lambda_h1=0", "data.split.seed=4"]  # fmt: skip

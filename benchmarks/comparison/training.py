@@ -17,7 +17,7 @@ from comparison.models import Peer, build
 from comparison.row import Row
 from comparison.tasks import TASKS
 from ups_jax.config import Config
-from ups_jax.data import Dataset, batch_at, training_batches
+from ups_jax.data import Dataset, batch_at, steps_per_epoch, training_batches
 from ups_jax.evaluation.trained_run import TrainedRun
 from ups_jax.optim import build_optimizer, ema_params
 from ups_jax.training.budget import measure_seconds_per_step, steps_within
@@ -96,7 +96,7 @@ def _seconds_per_step(model: Any, cfg: Config, dataset: Dataset, stage: str) -> 
 def _made(
     model: Any, cfg: Config, dataset: Dataset, stage: str, steps: int
 ) -> tuple[optax.GradientTransformation, TrainStep, Any]:
-    tx = build_optimizer(getattr(cfg.stages, stage), steps)
+    tx = build_optimizer(getattr(cfg.stages, stage), steps, steps_per_epoch(dataset, cfg, stage))
     return tx, make_train_step(model, tx, cfg, stage=stage), jax.device_put(batch_at(dataset, cfg, stage, 0))
 
 

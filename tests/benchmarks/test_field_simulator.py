@@ -35,7 +35,7 @@ def test_untrained_it_is_persistence_and_trained_it_conserves(name: str, waves: 
     cfg = load(CONFIGS / "tiny.yaml", ["optimizer.name=adamw"])
     task = replace(waves.task, conserved=(0,))
     model = FieldSimulator(task, cfg.latent, cfg.operator, net=NETS[name])
-    tx = build_optimizer(cfg.stages.operator, 4)
+    tx = build_optimizer(cfg.stages.operator, 4, 4)
     batches = [batch_at(waves, cfg, "operator", n) for n in range(4)]
     state = init_state(model, tx, batches[0], jax.random.key(0))
     start = jnp.asarray(batches[0]["fields"][:, :1])

@@ -37,7 +37,7 @@ def test_the_same_number_of_steps_gives_the_bits_of_the_librarys_own(waves: Data
     trained = training.train(row, MODELS["ours"], waves)
 
     model = build_model(cfg, waves.task, "operator")
-    tx = build_optimizer(cfg.stages.operator, STEPS)
+    tx = build_optimizer(cfg.stages.operator, STEPS, STEPS)
     train_step = make_train_step(model, tx, cfg, stage="operator")
     batches = [batch_at(waves, cfg, "operator", n) for n in range(STEPS)]
     state = init_state(model, tx, batches[0], jax.random.key(1), stage="operator")

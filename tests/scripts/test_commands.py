@@ -151,8 +151,25 @@ def test_a_traceback_is_shown_when_asked_for(script: Script, tmp_path: Path) -> 
     assert "Traceback" in result.stderr
 
 
-@pytest.mark.parametrize("name", ["train.py", "evaluate.py", "generate_data.py"])
+@pytest.mark.parametrize("name", ["train.py", "evaluate.py", "generate_data.py", "profile_step.py"])
 def test_help_reads(script: Script, name: str) -> None:
     result = script(name, "--help")
     assert result.returncode == 0
     assert result.stdout.startswith("usage") and "None" not in result.stdout
+
+
+def test_profile_step_prints_where_the_time_of_a_step_goes(script: Script, data_root: Path, tmp_path: Path) -> None:
+    result = script(
+        "profile_step.py",
+        "--config",
+        CONFIGS / "tiny.yaml",
+        "--steps",
+        "2",
+        "--out",
+        tmp_path,
+        f"data.root={data_root}",
+    )
+    assert result.returncode == 0, result.stderr
+    parts = {line.split()[1] for line in result.stdout.splitlines() if line.startswith("│")}
+    assert {"operator/core/SpectralBlock", "optimizer", "average"} <= parts
+    assert "ms a step, traced" in result.stdout and any(tmp_path.rglob("perfetto_trace.json.gz"))

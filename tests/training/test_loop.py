@@ -36,12 +36,13 @@ def test_evaluations_come_at_their_steps_and_the_best_is_what_the_monitor_says(d
         assert measured[checkpoints.best_step()] == min(measured.values()) == records[-1]["best_metric"]
 
 
-def test_patience_ends_a_run_that_gets_no_better(data_root: Path, tmp_path: Path) -> None:
-    cfg = config(data_root, "training.patience=2", "stages.operator.steps=100", "optimizer.lr=1e-30")
+def test_more_than_its_patience_without_a_better_value_ends_a_run(data_root: Path, tmp_path: Path) -> None:
+    cfg = config(data_root, "training.patience=0.5", "stages.operator.steps=100", "optimizer.lr=1e-30")
     run(cfg, tmp_path / "run")
     records = read_jsonl(tmp_path / "run" / "metrics.jsonl")
     assert records[-1]["step"] < 100
-    assert records[-1]["evaluations_since_best"] == 2
+    # Four evaluations an epoch: the third without a better value is three quarters of one.
+    assert records[-1]["evaluations_since_best"] == 3
 
 
 def test_a_run_that_diverges_stops_with_its_own_error_and_saves_nothing_that_is_not_finite(

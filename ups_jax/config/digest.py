@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from ups_jax.config.schema import Config, DataConfig, TaskConfig, to_dict
 
 # Keys that say how long a run is.
-_LENGTH = ("epochs", "steps", "patience", "max_seconds")
+_LENGTH = ("epochs", "steps", "patience", "patience_steps", "max_seconds")
 # How often defaults have changed their values.
 _DEFAULTS = 1
 _TASK_DEFAULTS = TypeAdapter(TaskConfig).dump_python(TaskConfig(name=""), mode="json")

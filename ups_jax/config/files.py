@@ -17,12 +17,13 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from ups_jax.config.former import mend_of
 from ups_jax.config.schema import ADAPTER, Config
 from ups_jax.errors import ConfigError
 
 # Sections that a stage takes over unless it says otherwise; `training` lends it the keys that both have.
 _STAGE_SECTIONS = ("optimizer", "scheduler")
-_STAGE_KEYS = ("batch_size", "patience", "grad_clip", "ema_decay", "max_seconds")
+_STAGE_KEYS = ("batch_size", "patience", "patience_steps", "grad_clip", "ema_decay", "max_seconds")
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -53,7 +54,7 @@ def from_dict(values: dict[str, Any], origin: str = "configuration") -> Config:
         return ADAPTER.validate_python(_inherit(values))
     except ValidationError as error:
         # A wrong value that the stages inherit is told once, where it stands.
-        told = {(item["msg"], repr(item["input"])): _describe(item) for item in reversed(error.errors())}
+        told = {(item["msg"], _value(item)): _describe(item) for item in reversed(error.errors())}
         raise ConfigError(f"{origin}: " + "; ".join(reversed(told.values()))) from None
 
 
@@ -207,6 +208,8 @@ def _unknown_keys(values: Any, schema: Any, where: str) -> Iterator[str]:
 
 
 def _suggestion(path: str, siblings: list[str], where: str) -> str:
+    if (mend := mend_of(path)) is not None:
+        return f" (of the original system): {mend}"
     prefix = f"{where}." if where else ""
     key = path.removeprefix(prefix)
     near = difflib.get_close_matches(key, siblings, n=1, cutoff=0.6)
@@ -241,8 +244,23 @@ def _inherit(values: dict[str, Any]) -> dict[str, Any]:
             return values
         base = {key: training[key] for key in _STAGE_KEYS if key in training}
         base |= {key: values[key] for key in _STAGE_SECTIONS if isinstance(values.get(key), dict)}
-        filled[name] = _merge(base, own)
+        filled[name] = _merge(_without_twins(base, own), own)
     return values | {"stages": (stages or {}) | filled}
+
+
+def _without_twins(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """What is inherited, less the lengths in epochs (steps) that a stage gives in steps (epochs) itself."""
+    twins = {key.removesuffix("_steps") if key.endswith("_steps") else f"{key}_steps" for key in own} - own.keys()
+    return {
+        key: _without_twins(value, own[key]) if isinstance(value, dict) and isinstance(own.get(key), dict) else value
+        for key, value in base.items()
+        if key not in twins
+    }
+
+
+def _value(error: Any) -> str:
+    """The wrong value, none where it is a whole section."""
+    return "" if error["type"] == "value_error" else repr(error["input"])
 
 
 def _describe(error: Any) -> str:
@@ -250,4 +268,6 @@ def _describe(error: Any) -> str:
     path = ".".join(str(part) for part in error["loc"] if part not in ("str", "FilePair"))
     if error["type"] in ("missing", "missing_keyword_only_argument"):
         return f"key `{path}` is missing"
+    if error["type"] == "value_error":
+        return f"key `{path}`: {error['ctx']['error']}"
     return f"key `{path}`: {error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r}"

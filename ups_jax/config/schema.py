@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
 _STRICT = ConfigDict(extra="forbid")
@@ -18,6 +18,23 @@ Count = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+# Other names of the same thing, in any case of letters; the resolved configuration has the name on the right.
+_OPTIMIZER_NAMES = {"muon_hybrid": "muon"}
+_SCHEDULER_NAMES = {"reducelr": "reducelronplateau", "plateau": "reducelronplateau"}
+
+
+def _alias(names: dict[str, str]) -> BeforeValidator:
+    return BeforeValidator(lambda name: names.get(name.lower(), name.lower()) if isinstance(name, str) else name)
+
+
+def _one_of(section: object, *keys: str) -> None:
+    """A length in epochs and its twin in steps exclude each other."""
+    for key in keys:
+        if getattr(section, key) is not None and getattr(section, f"{key}_steps") is not None:
+            raise ValueError(
+                f"{key} (epochs) and {key}_steps (optimizer steps) are both given; set one of them to null"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -138,25 +155,57 @@ class OperatorConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class OptimizerConfig:
-    """`muon` gives hidden matrices Muon with `lr` and everything else AdamW with `lr * adam_lr_ratio`."""
+    """`muon` (or `muon_hybrid`) gives hidden matrices Muon with `lr`, the rest AdamW with `lr * adam_lr_ratio`.
 
-    name: Literal["adamw", "muon"] = "adamw"
+    Weight decay leaves biases and norm scales alone; it is decoupled, and a part of the gradient in `adam` and `sgd`.
+    `momentum` and `nesterov` are those of `sgd`, `betas` and `eps` those of the Adams. `muon_scale: rms` makes Muon's
+    steps as large as Adam's (0.2 sqrt(max(out, in)) instead of sqrt(max(1, out / in))), whose rate then suits both.
+    """
+
+    name: Annotated[Literal["adam", "adamw", "sgd", "muon"], _alias(_OPTIMIZER_NAMES)] = "adamw"
     lr: PositiveFloat = 1e-3
     weight_decay: Weight = 0.0
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     eps: PositiveFloat = 1e-8
+    momentum: Fraction = 0.9
+    nesterov: bool = False
     muon_momentum: Fraction = 0.95
     muon_ns_steps: Positive = 5
+    muon_scale: Literal["spectral", "rms"] = "spectral"
     adam_lr_ratio: PositiveFloat = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class SchedulerConfig:
-    """Learning rate per step: linear warm-up over `warmup` of the run, then constant or cosine down to `eta_min`."""
+    """Learning rate per step: linear warm-up over `warmup` of the run, then the named curve.
 
-    name: Literal["constant", "cosineannealinglr"] = "cosineannealinglr"
+    `cosineannealinglr` falls to `eta_min` at `t_max` (the end of the run) and stays there; `steplr` is multiplied by
+    `gamma` every `step_size` (a third of the run); `reducelronplateau` (or `plateau`) by `factor`, not below `min_lr`,
+    whenever more than `patience` (a tenth of the run) brought no validation metric below (1 - `threshold`) times the
+    best. Lengths are epochs from the start of the run, or steps by their twins; in brackets what holds where neither
+    is given.
+    """
+
+    name: Annotated[
+        Literal["constant", "steplr", "cosineannealinglr", "reducelronplateau"], _alias(_SCHEDULER_NAMES)
+    ] = "cosineannealinglr"
     warmup: Fraction = 0.05
+    t_max: PositiveFloat | None = None
+    t_max_steps: Positive | None = None
     eta_min: Weight = 0.0
+    step_size: PositiveFloat | None = None
+    step_size_steps: Positive | None = None
+    gamma: PositiveFloat = 0.1
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    patience: Weight | None = None
+    patience_steps: Count | None = None
+    threshold: Fraction = 1e-4
+    min_lr: Weight = 0.0
+
+    @model_validator(mode="after")
+    def _lengths(self) -> SchedulerConfig:
+        _one_of(self, "t_max", "step_size", "patience")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -164,19 +213,26 @@ class StageConfig:
     """One stage. What it leaves out comes from `training`, `optimizer` and `scheduler`.
 
     `max_seconds` wins over `steps`, and `steps` over `epochs`: the seconds a step are measured before the first one,
-    and the number of steps is set so that the schedule ends with the budget, validations included.
+    and the number of steps is set so that the schedule ends with the budget, validations included. It stops earlier
+    when more than `patience` epochs (or `patience_steps`) brought no better validation metric.
     Without `ema_decay` the average of the parameters reaches back a fortieth of the steps so far.
     """
 
     epochs: Weight = 0.0
     steps: Count | None = None
     batch_size: Positive = 32
-    patience: Positive | None = None
+    patience: Weight | None = None
+    patience_steps: Count | None = None
     grad_clip: PositiveFloat | None = 1.0
     ema_decay: Fraction | None = None
     max_seconds: PositiveFloat | None = None
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+
+    @model_validator(mode="after")
+    def _lengths(self) -> StageConfig:
+        _one_of(self, "patience")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -189,14 +245,15 @@ class StagesConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class TrainingConfig:
-    """What all stages share. `patience` counts evaluations (one every `eval_every` epochs) without a better value;
+    """What all stages share. A stage is evaluated every `eval_every` epochs;
     `input_noise`, on the frames that a time step is given, is in standard deviations of the field.
     """
 
     batch_size: Positive = 32
     time_stride: Positive = 1
     rollout_horizon: Positive = 1
-    patience: Positive | None = None
+    patience: Weight | None = None
+    patience_steps: Count | None = None
     grad_clip: PositiveFloat | None = 1.0
     ema_decay: Fraction | None = None
     max_seconds: PositiveFloat | None = None
@@ -206,6 +263,11 @@ class TrainingConfig:
     input_noise: Weight = 0.0
     eval_every: PositiveFloat = 1.0
     max_skips: Positive = 20
+
+    @model_validator(mode="after")
+    def _lengths(self) -> TrainingConfig:
+        _one_of(self, "patience")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,17 +16,28 @@ from jaxtyping import Array, Float
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
+# How long the step of an (in, out) matrix is made, whose singular values are about 1. `spectral` (Jordan et al.) keeps
+# the change of its outputs the same whatever its shape; `rms` (Liu et al. 2025) gives its entries Adam's size, 0.2.
+_SCALES: dict[str, Callable[[int, int], float]] = {
+    "spectral": lambda inputs, outputs: math.sqrt(max(1.0, outputs / inputs)),
+    "rms": lambda inputs, outputs: 0.2 * math.sqrt(max(inputs, outputs)),
+}
+
+
 class ScaleByMuonState(NamedTuple):
     """The momentum, one array a parameter."""
 
     mu: Any
 
 
-def scale_by_muon(momentum: float = 0.95, ns_steps: int = 5) -> optax.GradientTransformation:
-    """Updates of near-orthogonal matrices: Nesterov momentum, Newton-Schulz, times sqrt(max(1, out / in)).
+def scale_by_muon(
+    momentum: float = 0.95, ns_steps: int = 5, scale: Literal["spectral", "rms"] = "spectral"
+) -> optax.GradientTransformation:
+    """Updates of near-orthogonal matrices: Nesterov momentum, Newton-Schulz, times a factor of their shape.
 
-    Every parameter is an (in, out) matrix, or a stack of them with the stack on the leading axes. It sets no learning
-    rate.
+    The factor is sqrt(max(1, out / in)), or 0.2 sqrt(max(out, in)) with `scale="rms"`. Every parameter is an (in, out)
+    matrix, or a stack of them with the stack on the leading axes; the kernel of a convolution has to be flattened to
+    (taps * in, out), as `GridConv` has it. It sets no learning rate.
     """
 
     def init(params: Any) -> ScaleByMuonState:
@@ -35,7 +48,7 @@ def scale_by_muon(momentum: float = 0.95, ns_steps: int = 5) -> optax.GradientTr
         mu = jax.tree.map(lambda old, new: momentum * old + (1 - momentum) * new, state.mu, updates)
         ahead = jax.tree.map(lambda old, new: momentum * old + (1 - momentum) * new, mu, updates)
         leaves, tree = jax.tree.flatten(ahead)
-        return jax.tree.unflatten(tree, _orthogonalize_all(leaves, ns_steps)), ScaleByMuonState(mu=mu)
+        return jax.tree.unflatten(tree, _orthogonalize_all(leaves, ns_steps, _SCALES[scale])), ScaleByMuonState(mu=mu)
 
     return optax.GradientTransformation(init, update)
 
@@ -53,8 +66,11 @@ def orthogonalize(matrices: Float[Array, "n i o"], steps: int = 5) -> Float[Arra
     return x
 
 
-def _orthogonalize_all(leaves: list[Array], steps: int) -> list[Array]:
-    """All leaves at once, those of one shape as one batch: many small products cost more than their arithmetic."""
+def _orthogonalize_all(leaves: list[Array], steps: int, scale: Callable[[int, int], float]) -> list[Array]:
+    """All leaves at once, each times the scale of its shape.
+
+    Those of one shape are one batch: many small products cost more than their arithmetic.
+    """
     groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
     wide = []
     for index, leaf in enumerate(leaves):
@@ -72,5 +88,5 @@ def _orthogonalize_all(leaves: list[Array], steps: int) -> list[Array]:
             start += len(wide[index])
             height, width = leaf.shape[-2:]
             part = part.mT if height > width else part
-            result[index] = (part * max(1.0, width / height) ** 0.5).reshape(leaf.shape).astype(leaf.dtype)
+            result[index] = (part * scale(height, width)).reshape(leaf.shape).astype(leaf.dtype)
     return result

@@ -30,7 +30,8 @@ def build(
         simulate.prepare(cfg)
         dataset = open_dataset(cfg)
     model = build_model(cfg, dataset.task, stage)
-    return model, build_optimizer(getattr(cfg.stages, stage), plan_of(cfg, dataset, stage).total_steps)
+    plan = plan_of(cfg, dataset, stage)
+    return model, build_optimizer(getattr(cfg.stages, stage), plan.total_steps, plan.steps_per_epoch)
 
 
 def build_model(cfg: Config, task: Task, stage: str) -> Any:
@@ -65,6 +66,7 @@ def abstract_state(config: Config, task: Task, stage: str) -> TrainState:
         "cond": jax.ShapeDtypeStruct((1, width), jnp.float32),
         "cond_mask": jax.ShapeDtypeStruct((1, width), jnp.float32),
     }
-    tx = build_optimizer(getattr(config.stages, stage), 1)
+    # The lengths of a schedule shape no state.
+    tx = build_optimizer(getattr(config.stages, stage), 1, 1)
     fresh = partial(init_state, build_model(config, task, stage), tx, stage=stage)
     return jax.eval_shape(fresh, batch, jax.random.key(0))

@@ -17,6 +17,7 @@ import numpy as np
 
 from ups_jax.config import Config
 from ups_jax.errors import DivergedError, Stopped
+from ups_jax.optim.plateau import PlateauRule, observe_in, plateau_scale
 from ups_jax.tracking import Writer
 from ups_jax.training.plan import Plan
 from ups_jax.training.progress import TrainingProgress
@@ -31,7 +32,10 @@ Batches = Callable[[int], AbstractContextManager[Iterator[dict[str, np.ndarray]]
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What the loop needs of a stage: its name, length, pure functions, and where its numbers go."""
+    """What the loop needs of a stage: its name, length, pure functions, and where its numbers go.
+
+    `patience` counts evaluations without a better value; `learning_rate` knows no plateau, which is the state's.
+    """
 
     name: str
     plan: Plan
@@ -43,6 +47,7 @@ class Stage:
     save: Callable[[TrainState, float | None], None]
     learning_rate: Callable[[int], float]
     patience: int | None
+    plateau: PlateauRule | None = None
 
 
 def run_loop(
@@ -60,6 +65,7 @@ def run_loop(
     start = step = int(state.step)
     saved_at = time.monotonic()
     pending: Pending = None
+    rate_scale = plateau_scale(state.opt_state)
     with stage.batches(start) as batches:
         while True:
             # -- the step just done: evaluate, then save; its numbers are on file before its state is ----------------
@@ -68,10 +74,11 @@ def run_loop(
             timed = time.monotonic() - saved_at > cfg.checkpoint.every_seconds
             if due or finished or stop or timed:
                 validation = None
-                numbers = _read(pending, stage, cfg)
+                numbers = _read(pending, stage, cfg, rate_scale)
                 pending = None
                 if due:
                     state, validation, measured = _evaluate(stage, state)
+                    rate_scale = plateau_scale(state.opt_state)
                     numbers |= measured
                     progress.validation(validation)
                     finished = _finished(stage, state, step)
@@ -87,7 +94,7 @@ def run_loop(
             # -- the next step: its batch, its dispatch, and meanwhile the numbers of the one before -----------------
             batch = jax.device_put(next(batches))
             state, metrics = stage.train_step(state, batch)
-            numbers = _read(pending, stage, cfg)
+            numbers = _read(pending, stage, cfg, rate_scale)
             if numbers and _its_turn(step, cfg):
                 _tell(step, numbers, stage, writer, progress)
             step += 1
@@ -106,7 +113,7 @@ def _finished(stage: Stage, state: TrainState, step: int) -> bool:
 
 
 def _evaluate(stage: Stage, state: TrainState) -> tuple[TrainState, float, dict[str, float]]:
-    """Measure the averaged parameters on the validation split and let the monitor know."""
+    """Measure the averaged parameters on the validation split and let the monitor and the plateau know."""
     values = stage.validate(stage.averaged(state))
     chosen = values[stage.selected_by]
     better = chosen < float(state.monitor.best_metric)
@@ -117,10 +124,11 @@ def _evaluate(stage: Stage, state: TrainState) -> tuple[TrainState, float, dict[
     )
     measured = {f"validation/{name}": value for name, value in values.items()}
     measured |= {"best_metric": float(monitor.best_metric), "evaluations_since_best": float(monitor.since_best)}
-    return replace(state, monitor=monitor), chosen, measured
+    opt_state = observe_in(state.opt_state, chosen, stage.plateau)
+    return replace(state, monitor=monitor, opt_state=opt_state), chosen, measured
 
 
-def _read(pending: Pending, stage: Stage, cfg: Config) -> dict[str, float]:
+def _read(pending: Pending, stage: Stage, cfg: Config, rate_scale: float) -> dict[str, float]:
     """The numbers of a dispatched step; raises when the run has diverged."""
     if pending is None:
         return {}
@@ -131,7 +139,8 @@ def _read(pending: Pending, stage: Stage, cfg: Config) -> dict[str, float]:
             f"loss or gradient was not finite for {values['skipped_in_row']:.0f} steps in a row, up to step {step}; "
             "train with a lower optimizer.lr in another run directory (a checkpoint of this one is never non-finite)"
         )
-    return values | {"lr": stage.learning_rate(step - 1), "epoch": step / stage.plan.steps_per_epoch}
+    rate = stage.learning_rate(step - 1) * rate_scale
+    return values | {"lr": rate, "epoch": step / stage.plan.steps_per_epoch}
 
 
 def _tell(step: int, numbers: dict[str, float], stage: Stage, writer: Writer, progress: TrainingProgress) -> None:

@@ -36,10 +36,12 @@ def step_of(losses: LossBundle, tx: optax.GradientTransformation, ema_decay: flo
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(stream(state.rng, "loss"), state.step)
         (loss, terms), gradients = jax.value_and_grad(losses, has_aux=True)(state.params, batch, key)
-        grad_norm = optax.tree.norm(gradients)
-        updates, opt_state = tx.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = ema_update(params, state.ema, ema_decay)
+        with jax.named_scope("optimizer"):
+            grad_norm = optax.tree.norm(gradients)
+            updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+        with jax.named_scope("average"):
+            ema = ema_update(params, state.ema, ema_decay)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         kept = _keep(finite, (params, opt_state, ema), (state.params, state.opt_state, state.ema))
         skip = jnp.where(finite, 0, 1).astype(jnp.int32)

@@ -17,6 +17,8 @@ from ups_jax.config import Config, digest, to_dict
 from ups_jax.data import Dataset, batch_at, open_dataset, training_batches
 from ups_jax.errors import CheckpointError, ConfigError, Stopped
 from ups_jax.optim import build_optimizer, build_schedule, ema_params
+from ups_jax.optim.schedules import build_plateau, patience_evaluations
+from ups_jax.optim.table import parameter_table, summary
 from ups_jax.tracking import JsonlWriter, Tee, WandbWriter, Writer
 from ups_jax.training.budget import measure_seconds, measure_seconds_per_step
 from ups_jax.training.build import build_model, init_state
@@ -31,6 +33,7 @@ from ups_jax.training.stages import stage_of
 from ups_jax.training.stages.spec import Validate
 from ups_jax.training.state import TrainState
 from ups_jax.training.step import make_train_step
+from ups_jax.training.trial import trial
 from ups_jax.training.weights import Weights, best_weights, fitting
 
 
@@ -137,17 +140,9 @@ def _seconds_per_step(
     cfg: Config, stage: str, dataset: Dataset, model: Any, validate: Validate, console: Console
 ) -> float:
     """Wall time of a compiled step and its share of a validation, on states that are thrown away."""
-    settings = getattr(cfg.stages, stage)
-    # The length of its schedule has no part in what a step costs.
-    tx = build_optimizer(settings, 1000)
-    begin = partial(
-        init_state, model, tx, jax.device_put(batch_at(dataset, cfg, stage, 0)), jax.random.key(cfg.seed), stage=stage
-    )
-    with console.status("measuring the step"), training_batches(dataset, cfg, stage) as batches:
-        step = measure_seconds_per_step(
-            make_train_step(model, tx, cfg, stage=stage), begin(), map(jax.device_put, batches)
-        )
-        params = begin().params
+    with console.status("measuring the step"), trial(cfg, stage, dataset, model) as tried:
+        step = measure_seconds_per_step(tried.train_step, tried.begin(), tried.batches)
+        params = tried.begin().params
         validation = measure_seconds(lambda: validate(params))
     return step + validation / eval_steps(cfg, dataset, stage)
 
@@ -167,7 +162,8 @@ def _train(
 ) -> tuple[TrainState, float | None]:
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     settings = getattr(cfg.stages, stage)
-    tx = build_optimizer(settings, plan.total_steps)
+    lengths = plan.total_steps, plan.steps_per_epoch
+    tx = build_optimizer(settings, *lengths)
     key = jax.random.key(cfg.seed)
     first = jax.device_put(batch_at(dataset, cfg, stage, 0))
     like = jax.eval_shape(partial(init_state, model, tx, stage=stage), first, key)
@@ -181,6 +177,7 @@ def _train(
 
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(like.params))
     say(f"parameters  {count:,} (operator {cfg.operator.architecture_type})")
+    say(f"optimizers  {summary(parameter_table(like.params, settings))}")
     with Checkpoints(run.checkpoints(stage), keep=cfg.checkpoint.keep) as checkpoints:
         state = checkpoints.restore_latest(like, same_data, say)
         if state is None:
@@ -197,7 +194,7 @@ def _train(
             if parent is not None:
                 say("weights     of --init-from are not used: this run has its own by now")
         averaged = jax.jit(lambda state: ema_params(state.params, state.ema, settings.ema_decay))
-        schedule = build_schedule(settings.scheduler, settings.optimizer.lr, plan.total_steps)
+        schedule = build_schedule(settings.scheduler, settings.optimizer.lr, *lengths)
         loop_stage = Stage(
             name=stage,
             plan=plan,
@@ -208,7 +205,8 @@ def _train(
             selected_by=stage_of(stage).selected_by(cfg.evaluation),
             save=lambda state, validation: checkpoints.save(state, meta, validation=validation),
             learning_rate=lambda step: float(schedule(step)),
-            patience=settings.patience,
+            patience=patience_evaluations(settings, plan.steps_per_epoch, plan.eval_steps),
+            plateau=build_plateau(settings, *lengths, plan.eval_steps),
         )
         start = int(state.step)
         with (

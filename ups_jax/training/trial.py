@@ -1,0 +1,41 @@
+"""A stage's step on a state that nobody keeps: to measure how long it takes, or to see where its time goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+
+from ups_jax.config import Config
+from ups_jax.data import Dataset, batch_at, steps_per_epoch, training_batches
+from ups_jax.optim import build_optimizer
+from ups_jax.training.build import init_state
+from ups_jax.training.state import TrainState
+from ups_jax.training.step import TrainStep, make_train_step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """`train_step` uses its state up; `begin` makes another one. The batches are on the device."""
+
+    train_step: TrainStep
+    begin: Callable[[], TrainState]
+    batches: Iterator[Any]
+
+
+@contextmanager
+def trial(cfg: Config, stage: str, dataset: Dataset, model: Any) -> Iterator[Trial]:
+    """The step of a stage as training makes it, with batches of its data until the context ends."""
+    # The length of its schedule has no part in what a step costs.
+    tx = build_optimizer(getattr(cfg.stages, stage), 1000, steps_per_epoch(dataset, cfg, stage))
+    first = jax.device_put(batch_at(dataset, cfg, stage, 0))
+    with training_batches(dataset, cfg, stage) as batches:
+        yield Trial(
+            train_step=make_train_step(model, tx, cfg, stage=stage),
+            begin=partial(init_state, model, tx, first, jax.random.key(cfg.seed), stage=stage),
+            batches=map(jax.device_put, batches),
+        )
