@@ -96,8 +96,10 @@ def _seconds_per_step(model: Any, cfg: Config, dataset: Dataset, stage: str) -> 
 def _made(
     model: Any, cfg: Config, dataset: Dataset, stage: str, steps: int
 ) -> tuple[optax.GradientTransformation, TrainStep, Any]:
-    tx = build_optimizer(getattr(cfg.stages, stage), steps, steps_per_epoch(dataset, cfg, stage))
-    return tx, make_train_step(model, tx, cfg, stage=stage), jax.device_put(batch_at(dataset, cfg, stage, 0))
+    epoch = steps_per_epoch(dataset, cfg, stage)
+    tx = build_optimizer(getattr(cfg.stages, stage), steps, epoch)
+    train_step = make_train_step(model, tx, cfg, stage=stage, steps_per_epoch=epoch)
+    return tx, train_step, jax.device_put(batch_at(dataset, cfg, stage, 0))
 
 
 def _advance(train_step: TrainStep, state: TrainState, stream: Iterator[Any], steps: int) -> TrainState:

@@ -244,9 +244,47 @@ class StagesConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class QuerySamplingConfig:
+    """Score the losses that compare points (relative, forward, rollout, inverse encoding) at `num_queries` of the
+    grid's points, drawn anew at every step; derivatives and spectra still take the whole grid.
+    """
+
+    enabled: bool = False
+    num_queries: Positive | None = None
+    strategy: Literal["uniform", "stratified"] = "uniform"
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class PhysicsPriorsConfig:
+    """Weights of what the decoded prediction should satisfy, in physical units; `enabled: false` turns all of them off.
+
+    `velocity` names a channel for each axis. `bc_type` says which sides of the grid the `bc_condition` holds on. Of the
+    lists of channels, an empty one means all.
+    """
+
+    enabled: bool = True
+    lambda_divergence: Weight = 0.0
+    lambda_conservation: Weight = 0.0
+    lambda_boundary: Weight = 0.0
+    lambda_positivity: Weight = 0.0
+    lambda_smoothness: Weight = 0.0
+    lambda_latent_norm: Weight = 0.0
+    lambda_latent_diversity: Weight = 0.0
+    velocity: tuple[str, ...] = ()
+    conservation_channels: tuple[str, ...] = ()
+    boundary_channels: tuple[str, ...] = ()
+    positivity_channels: tuple[str, ...] = ()
+    smoothness_channels: tuple[str, ...] = ()
+    bc_value: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    bc_type: Literal["all", "left", "right", "bottom", "top", "front", "back"] = "all"
+    bc_condition: Literal["dirichlet", "neumann", "periodic"] = "dirichlet"
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class TrainingConfig:
-    """What all stages share. A stage is evaluated every `eval_every` epochs;
-    `input_noise`, on the frames that a time step is given, is in standard deviations of the field.
+    """What all stages share. A stage is evaluated every `eval_every` epochs; `input_noise`, on the frames that a time
+    step is given, is in standard deviations of the field. The `lambda_*` weigh the loss's terms, of which one with
+    weight 0 is not computed; `lambda_spectral_bands` is low, mid, high.
     """
 
     batch_size: Positive = 32
@@ -260,6 +298,16 @@ class TrainingConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     lambda_relative: Weight = 1.0
     lambda_h1: Weight = 0.1
+    lambda_forward: Weight = 0.0
+    lambda_rollout: Weight = 0.0
+    lambda_spectral: Weight = 0.0
+    lambda_spectral_bands: tuple[Weight, Weight, Weight] = (0.0, 0.0, 0.0)
+    lambda_inv_enc: Weight = 0.0
+    lambda_inv_dec: Weight = 0.0
+    inverse_loss_warmup_epochs: Weight = 15.0
+    inverse_loss_max_weight: Weight = 0.05
+    query_sampling: QuerySamplingConfig = field(default_factory=QuerySamplingConfig)
+    physics_priors: PhysicsPriorsConfig = field(default_factory=PhysicsPriorsConfig)
     input_noise: Weight = 0.0
     eval_every: PositiveFloat = 1.0
     max_skips: Positive = 20

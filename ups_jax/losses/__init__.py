@@ -1,7 +1,46 @@
-"""Training losses: pure functions of fields, one file a family."""
+"""Training losses: pure functions of fields and tokens, one file a family, and the bundles that weigh them.
 
+All take `reduction="mean" | "sum" | "none"` (`none`: one value a sample) and a `mask` of samples `(b,)` or points.
+"""
+
+from ups_jax.losses.boundary import boundary
 from ups_jax.losses.bundle import Batch, LossBundle, operator_losses
-from ups_jax.losses.field import relative_gradient_error, relative_l2
+from ups_jax.losses.field import forward, h1, nrmse, relative_gradient_error, relative_l2, relative_mse, rollout
+from ups_jax.losses.inverse import inverse_decoding, inverse_encoding, inverse_weight
+from ups_jax.losses.latent import latent_diversity, latent_norm
+from ups_jax.losses.physics import conservation, divergence, positivity, smoothness
+from ups_jax.losses.query import sample_queries, take_points
+from ups_jax.losses.spectral import spectral_band, spectral_energy
 from ups_jax.losses.steady import steady_losses
+from ups_jax.losses.weights import key_of, scheduled, term_weights
 
-__all__ = ["Batch", "LossBundle", "operator_losses", "relative_gradient_error", "relative_l2", "steady_losses"]
+__all__ = [
+    "Batch",
+    "LossBundle",
+    "boundary",
+    "conservation",
+    "divergence",
+    "forward",
+    "h1",
+    "inverse_decoding",
+    "inverse_encoding",
+    "inverse_weight",
+    "key_of",
+    "latent_diversity",
+    "latent_norm",
+    "nrmse",
+    "operator_losses",
+    "positivity",
+    "relative_gradient_error",
+    "relative_l2",
+    "relative_mse",
+    "rollout",
+    "sample_queries",
+    "scheduled",
+    "smoothness",
+    "spectral_band",
+    "spectral_energy",
+    "steady_losses",
+    "take_points",
+    "term_weights",
+]

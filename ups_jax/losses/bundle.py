@@ -2,68 +2,154 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from ups_jax.config import TrainingConfig
-from ups_jax.losses.field import relative_gradient_error, relative_l2
-from ups_jax.models import Conditions, Simulator, normalize, step
+from ups_jax.losses.inverse import inverse_decoding, inverse_encoding, inverse_weight
+from ups_jax.losses.query import sample_queries, take_points
+from ups_jax.losses.terms import SampleTerms, field_terms, latent_terms, prior_terms
+from ups_jax.losses.weights import INVERSE, LATENT, PHYSICAL, checked_weights, scheduled
+from ups_jax.models import Conditions, LatentState, Simulator, decode, denormalize, encode, normalize, operate, step
+from ups_jax.models.codec import carried_width
 from ups_jax.task import Task
 
 Terms = dict[str, Float[Array, ""]]
 # A batch of windows as `ups_jax.data` makes it: on the host, on the device, or traced.
 Batch = dict[str, Array | np.ndarray]
-# (params, batch, key for what is random) -> (weighted sum, terms by name).
-LossBundle = Callable[[Any, Batch, Key[Array, ""]], tuple[Float[Array, ""], Terms]]
+# (params, batch, key for what is random[, epoch]) -> (weighted sum, terms by name, without their weights). The epoch, a
+# number with its fraction, is needed where `scheduled(config)`.
+LossBundle = Callable[..., tuple[Float[Array, ""], Terms]]
 
 
 def operator_losses(model: Simulator, config: TrainingConfig) -> LossBundle:
-    """(params, batch, key) -> (weighted sum, terms by name), over an unrolled `rollout_horizon` that feeds back itself.
+    """(params, batch, key[, epoch]) -> (weighted sum, terms by name), over an unrolled `rollout_horizon` that feeds
+    back itself. ConfigError where a weighted term cannot be had of the task.
+
+    Errors are of normalised fields, priors of the prediction in physical units. `forward` scores the first step,
+    `rollout` the later ones, all others the mean over steps; latent terms are of the learned features of the predicted
+    tokens; the inverse terms are of the first frames alone.
 
     `input_noise` is white noise on the frames of the context; the targets stay clean, so that a step learns to take
     small-scale errors out instead of letting them grow (Sanchez-Gonzalez et al. 2020).
     """
-    weights = {"relative": config.lambda_relative, "h1": config.lambda_h1}
-    weights = {name: weight for name, weight in weights.items() if weight > 0}
+    task = model.task
+    weights = checked_weights(config, task)
+    # Both are the mean square error, of different steps.
+    squares = {"forward"} if "forward" in weights or "rollout" in weights else set()
+    names = (weights.keys() - {"forward", "rollout"}) | squares
+    physical = any(name in PHYSICAL for name in names)
 
-    def bundle(params: Any, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, ""], Terms]:
+    def bundle(
+        params: Any, batch: Batch, key: Key[Array, ""], epoch: Float[Array, ""] | None = None
+    ) -> tuple[Float[Array, ""], Terms]:
         arrays = {name: jnp.asarray(values) for name, values in batch.items()}
-        fields = normalize(arrays["fields"], model.task.statistics)
+        fields = normalize(arrays["fields"], task.statistics)
         cond = Conditions(dt=arrays["dt"], coefficients=arrays["cond"], mask=arrays["cond_mask"])
+        start = arrays["fields"][:, model.context - 1].astype(jnp.float32) if physical else None
+        queries = query_points(config, task, key)
 
-        def advance(window: Float[Array, "b k *s c"], truth: Float[Array, "b *s c"]) -> tuple[Array, dict[str, Array]]:
-            pred = step(model, params, window, cond)
+        def advance(window: Float[Array, "b k *s c"], truth: Float[Array, "b *s c"]) -> tuple[Array, SampleTerms]:
+            pred, terms = _predict(names, model, params, window, cond)
             next_window = jnp.concatenate([window[:, 1:], pred[:, None]], axis=1)
-            return next_window, _terms(weights, pred, truth, model.task)
+            terms |= field_terms(names, pred, truth, task, queries)
+            if start is not None:
+                terms |= prior_terms(names, denormalize(pred, task.statistics), start, task, config.physics_priors)
+            return next_window, terms
 
         window = _noisy(fields[:, : model.context], config.input_noise, key)
         targets = jnp.moveaxis(fields[:, model.context :], 1, 0)
         _, steps = jax.lax.scan(advance, window, targets)
+        samples = _over_steps(weights, steps) | _inverse_terms(weights, model, params, fields, queries)
         rows = arrays["mask"] / jnp.maximum(arrays["mask"].sum(), 1.0)
-        terms = {name: jnp.sum(values.mean(0) * rows) for name, values in steps.items()}
-        total = sum((weights[name] * value for name, value in terms.items()), jnp.zeros(()))
-        return total, terms
+        terms = {name: jnp.sum(values * rows) for name, values in samples.items()}
+        return weighted_sum(weights, terms, config, epoch), terms
 
     return bundle
+
+
+def weighted_sum(
+    weights: dict[str, float], terms: Terms, config: TrainingConfig, epoch: Float[Array, ""] | None
+) -> Float[Array, ""]:
+    """The terms with their weights, of the inverse ones as they are at the epoch."""
+    if epoch is None and scheduled(config):
+        raise ValueError("the weights of the inverse losses depend on the epoch: give it to the bundle")
+
+    def weight(name: str) -> Float[Array, ""] | float:
+        if epoch is None or name not in INVERSE:
+            return weights[name]
+        return inverse_weight(epoch, weights[name], config.inverse_loss_warmup_epochs, config.inverse_loss_max_weight)
+
+    return sum((weight(name) * value for name, value in terms.items()), jnp.zeros(()))
+
+
+def query_points(config: TrainingConfig, task: Task, key: Key[Array, ""]) -> Int[Array, " q"] | None:
+    """The points that a step's pointwise terms are scored at, or None for all of them."""
+    sampling = config.query_sampling
+    if not sampling.enabled or sampling.num_queries is None:
+        return None
+    stream = jax.random.fold_in(key, zlib.crc32(b"queries"))
+    return sample_queries(stream, task.points, sampling.num_queries, sampling.strategy, task.shape)
+
+
+def _predict(
+    names: set[str], model: Simulator, params: Any, window: Float[Array, "b k *s c"], cond: Conditions
+) -> tuple[Float[Array, "b *s c"], SampleTerms]:
+    """The next frame, and the terms of the tokens it is decoded from."""
+    if not any(name in LATENT for name in names):
+        return step(model, params, window, cond), {}
+    state = LatentState(z=encode(model, params, window), t=jnp.zeros_like(cond.dt), cond=cond)
+    z = operate(model, params, state).z
+    # What stands before the features is the field itself, whose size is not the codec's to choose.
+    features = z[..., carried_width(model.task, model.latent) * model.context :]
+    return decode(model, params, z), latent_terms(names, features)
+
+
+def _over_steps(weights: dict[str, float], steps: dict[str, Float[Array, "t b"]]) -> SampleTerms:
+    samples = {name: values.mean(0) for name, values in steps.items() if name != "forward"}
+    if "forward" in weights:
+        samples["forward"] = steps["forward"][0]
+    if "rollout" in weights:
+        samples["rollout"] = steps["forward"][1:].mean(0)
+    return samples
+
+
+def _inverse_terms(
+    weights: dict[str, float],
+    model: Simulator,
+    params: Any,
+    fields: Float[Array, "b t *s c"],
+    queries: Int[Array, " q"] | None,
+) -> SampleTerms:
+    if not any(name in INVERSE for name in weights):
+        return {}
+    window = fields[:, : model.context]
+    z = encode(model, params, window)
+
+    def at_queries(x: Float[Array, "b *s c"]) -> Float[Array, "b *q c"]:
+        return x if queries is None else take_points(x, queries)
+
+    def encode_newest(field: Float[Array, "b *s c"]) -> Float[Array, "b n d"]:
+        return encode(model, params, jnp.concatenate([window[:, :-1], field[:, None]], axis=1))
+
+    terms: SampleTerms = {}
+    if "inverse_encoding" in weights:
+        terms["inverse_encoding"] = inverse_encoding(
+            lambda z: at_queries(decode(model, params, z)), z, at_queries(window[:, -1]), reduction="none"
+        )
+    if "inverse_decoding" in weights:
+        terms["inverse_decoding"] = inverse_decoding(
+            encode_newest, lambda z: decode(model, params, z), z, reduction="none"
+        )
+    return terms
 
 
 def _noisy(frames: Float[Array, "b k *s c"], std: float, key: Key[Array, ""]) -> Float[Array, "b k *s c"]:
     """The frames with white noise of a standard deviation; as they are at 0."""
     return frames + std * jax.random.normal(key, frames.shape) if std > 0 else frames
-
-
-def _terms(
-    weights: dict[str, float], pred: Float[Array, "b *s c"], truth: Float[Array, "b *s c"], task: Task
-) -> dict[str, Float[Array, " b"]]:
-    """Per-sample value of each term that has a weight."""
-    terms = {}
-    if "relative" in weights:
-        terms["relative"] = relative_l2(pred, truth)
-    if "h1" in weights:
-        terms["h1"] = relative_gradient_error(pred, truth, task.spacing, task.periodic)
-    return terms

@@ -1,4 +1,4 @@
-"""The loss of steady solutions: the operator's field terms, on the normalised solution."""
+"""The loss of steady solutions: the operator's field terms and priors, of the one solution there is."""
 
 from __future__ import annotations
 
@@ -8,30 +8,33 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from ups_jax.config import TrainingConfig
-from ups_jax.losses.bundle import Batch, LossBundle, Terms
-from ups_jax.losses.field import relative_gradient_error, relative_l2
-from ups_jax.models import Conditions, SteadySimulator, normalize, normalize_inputs, steady_field
+from ups_jax.losses.bundle import Batch, LossBundle, Terms, query_points, weighted_sum
+from ups_jax.losses.terms import field_terms, prior_terms
+from ups_jax.losses.weights import PHYSICAL, checked_weights
+from ups_jax.models import Conditions, SteadySimulator, denormalize, normalize, normalize_inputs, steady_field
 
 
 def steady_losses(model: SteadySimulator, config: TrainingConfig) -> LossBundle:
-    """(params, batch, key) -> (weighted sum, terms by name); nothing is random, `input_noise` is of time steps."""
-    weights = {"relative": config.lambda_relative, "h1": config.lambda_h1}
-    weights = {name: weight for name, weight in weights.items() if weight > 0}
+    """(params, batch, key[, epoch]) -> (weighted sum, terms by name); ConfigError for a weighted term of time steps or
+    of latent states. Errors are of the normalised solution, priors of the one in physical units; `input_noise` is of
+    time steps.
+    """
     task = model.task
+    weights = checked_weights(config, task)
+    names = sorted(weights)
 
-    def bundle(params: Any, batch: Batch, key: Key[Array, ""]) -> tuple[Float[Array, ""], Terms]:
-        del key
+    def bundle(
+        params: Any, batch: Batch, key: Key[Array, ""], epoch: Float[Array, ""] | None = None
+    ) -> tuple[Float[Array, ""], Terms]:
         arrays = {name: jnp.asarray(values) for name, values in batch.items()}
         cond = Conditions(dt=arrays["dt"], coefficients=arrays["cond"], mask=arrays["cond_mask"])
         truth = normalize(arrays["fields"][:, 0], task.statistics)
         pred = steady_field(model, params, normalize_inputs(arrays["inputs"], task.inputs), cond)
-        errors = {
-            "relative": lambda: relative_l2(pred, truth),
-            "h1": lambda: relative_gradient_error(pred, truth, task.spacing, task.periodic),
-        }
+        samples = field_terms(names, pred, truth, task, query_points(config, task, key))
+        if any(name in PHYSICAL for name in names):
+            samples |= prior_terms(names, denormalize(pred, task.statistics), None, task, config.physics_priors)
         rows = arrays["mask"] / jnp.maximum(arrays["mask"].sum(), 1.0)
-        terms = {name: jnp.sum(errors[name]() * rows) for name in weights}
-        total = sum((weights[name] * value for name, value in terms.items()), jnp.zeros(()))
-        return total, terms
+        terms = {name: jnp.sum(values * rows) for name, values in samples.items()}
+        return weighted_sum(weights, terms, config, epoch), terms
 
     return bundle

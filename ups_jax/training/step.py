@@ -12,7 +12,7 @@ import optax
 from jaxtyping import Array
 
 from ups_jax.config import Config
-from ups_jax.losses import Batch, LossBundle
+from ups_jax.losses import Batch, LossBundle, scheduled
 from ups_jax.optim import ema_update
 from ups_jax.training.stages import stage_of
 from ups_jax.training.state import TrainState, stream
@@ -21,21 +21,36 @@ Metrics = dict[str, Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
-def make_train_step(model: Any, tx: optax.GradientTransformation, cfg: Config, *, stage: str = "operator") -> TrainStep:
+def make_train_step(
+    model: Any,
+    tx: optax.GradientTransformation,
+    cfg: Config,
+    *,
+    stage: str = "operator",
+    steps_per_epoch: int | None = None,
+) -> TrainStep:
     """`train_step(state, batch) -> (state, metrics)` of a stage; the old state's buffers are reused.
 
+    `steps_per_epoch` (`Plan.steps_per_epoch`) is needed where a loss's weight depends on the epoch.
     A non-finite loss or gradient leaves parameters, optimizer and average as they are and counts as skipped.
     """
     losses = stage_of(stage).losses(model, cfg.training)
-    return jax.jit(step_of(losses, tx, getattr(cfg.stages, stage).ema_decay), donate_argnums=0)
+    an_epoch = steps_per_epoch if scheduled(cfg.training) else None
+    return jax.jit(step_of(losses, tx, getattr(cfg.stages, stage).ema_decay, an_epoch), donate_argnums=0)
 
 
-def step_of(losses: LossBundle, tx: optax.GradientTransformation, ema_decay: float | None) -> TrainStep:
-    """The uncompiled step of any stage whose loss is `losses`."""
+def step_of(
+    losses: LossBundle,
+    tx: optax.GradientTransformation,
+    ema_decay: float | None,
+    steps_per_epoch: int | None = None,
+) -> TrainStep:
+    """The uncompiled step of any stage whose loss is `losses`; given `steps_per_epoch`, it tells them the epoch."""
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(stream(state.rng, "loss"), state.step)
-        (loss, terms), gradients = jax.value_and_grad(losses, has_aux=True)(state.params, batch, key)
+        epoch = {} if steps_per_epoch is None else {"epoch": state.step / steps_per_epoch}
+        (loss, terms), gradients = jax.value_and_grad(losses, has_aux=True)(state.params, batch, key, **epoch)
         with jax.named_scope("optimizer"):
             grad_norm = optax.tree.norm(gradients)
             updates, opt_state = tx.update(gradients, state.opt_state, state.params)

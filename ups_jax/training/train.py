@@ -27,6 +27,7 @@ from ups_jax.training.guards import check_needs, check_resume
 from ups_jax.training.loop import Stage, run_loop
 from ups_jax.training.plan import Plan, eval_steps, plan_and_record, plan_of
 from ups_jax.training.progress import TrainingProgress
+from ups_jax.training.reach import check_reach
 from ups_jax.training.run_directory import RunDirectory, environment, now
 from ups_jax.training.signals import stop_flag
 from ups_jax.training.stages import stage_of
@@ -57,6 +58,7 @@ def train(
     model = build_model(cfg, dataset.task, stage)
     if getattr(cfg.stages, stage).max_seconds is None:
         plan_of(cfg, dataset, stage)
+    check_reach(model, cfg, stage, batch_at(dataset, cfg, stage, 0))
     parent = None if init_from is None else best_weights(init_from, stage)
     with run.lock():
         # Again, now that no other process can begin a run here.
@@ -198,7 +200,7 @@ def _train(
         loop_stage = Stage(
             name=stage,
             plan=plan,
-            train_step=make_train_step(model, tx, cfg, stage=stage),
+            train_step=make_train_step(model, tx, cfg, stage=stage, steps_per_epoch=plan.steps_per_epoch),
             batches=lambda start: training_batches(dataset, cfg, stage, start),
             averaged=averaged,
             validate=validate,

@@ -31,11 +31,12 @@ class Trial:
 def trial(cfg: Config, stage: str, dataset: Dataset, model: Any) -> Iterator[Trial]:
     """The step of a stage as training makes it, with batches of its data until the context ends."""
     # The length of its schedule has no part in what a step costs.
-    tx = build_optimizer(getattr(cfg.stages, stage), 1000, steps_per_epoch(dataset, cfg, stage))
+    epoch = steps_per_epoch(dataset, cfg, stage)
+    tx = build_optimizer(getattr(cfg.stages, stage), 1000, epoch)
     first = jax.device_put(batch_at(dataset, cfg, stage, 0))
     with training_batches(dataset, cfg, stage) as batches:
         yield Trial(
-            train_step=make_train_step(model, tx, cfg, stage=stage),
+            train_step=make_train_step(model, tx, cfg, stage=stage, steps_per_epoch=epoch),
             begin=partial(init_state, model, tx, first, jax.random.key(cfg.seed), stage=stage),
             batches=map(jax.device_put, batches),
         )

@@ -1,0 +1,86 @@
+"""Which terms of a loss can reach a trained parameter: one that cannot is a constant, and an error before the start."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ups_jax.config import Config
+from ups_jax.errors import ConfigError
+from ups_jax.losses import Batch, key_of, term_weights
+from ups_jax.models import normalize
+from ups_jax.task import Statistics, Task
+from ups_jax.training.stages import stage_of
+from ups_jax.training.state import stream
+
+# Rows that are looked at, standard deviation of the noise on the initial parameters (an untrained exit is zero and lets
+# nothing through), and the gradient's norm below which it is round-off.
+ROWS = 4
+PERTURBATION = 0.05
+ROUND_OFF = 1e-5
+# Terms that compare the decoded prediction with data: no parameter is without an effect on it.
+SURE = ("relative", "h1", "forward", "rollout", "spectral", "spectral_low", "spectral_mid", "spectral_high")
+WHY = {
+    "inverse_encoding": "this codec carries the field in its tokens, so decoding gives it back by construction",
+    "inverse_decoding": "this codec carries the field in its tokens, so encoding the decoded field gives them back",
+    "conservation": "the model keeps the integrals of the task's conserved channels by itself",
+}
+
+
+def check_reach(model: Any, cfg: Config, stage: str, batch: Batch) -> None:
+    """ConfigError where a weighted term cannot be had of the task, or has no gradient for any parameter of the stage.
+
+    The gradient is measured on a few rows of `batch`, at initial parameters with noise on them.
+    """
+    stage_of(stage).losses(model, cfg.training)
+    in_doubt = [name for name in term_weights(cfg.training) if name not in SURE]
+    if not in_doubt:
+        return
+    for name, norm in gradient_norms(model, cfg, stage, batch, in_doubt).items():
+        if not norm > ROUND_OFF:
+            why = WHY.get(name, "it is the same whatever they are")
+            raise ConfigError(f"{key_of(name)}: the term {name} reaches no trained parameter ({why}); set it to 0")
+
+
+def gradient_norms(model: Any, cfg: Config, stage: str, batch: Batch, names: list[str]) -> dict[str, float]:
+    """Norm of the gradient of each term, without its weight, for the parameters of a stage.
+
+    Fields are in standard deviations about their mean, so that one threshold fits any unit, and a field that is
+    positive by far still meets the terms that are of negative values.
+    """
+    spec = stage_of(stage)
+    scaled = model.clone(task=_in_deviations(model.task))
+    rows: Batch = {name: jnp.asarray(values)[:ROWS] for name, values in batch.items()}
+    losses = spec.losses(scaled, cfg.training)
+    key = jax.random.key(cfg.seed)
+
+    @jax.jit
+    def norms(key: Any, rows: Batch) -> Any:
+        rows = rows | {"fields": normalize(rows["fields"], model.task.statistics), "mask": jnp.ones(len(rows["mask"]))}
+        params = spec.init(scaled, stream(key, "init"), {name: values[:1] for name, values in rows.items()})
+        leaves, structure = jax.tree.flatten(params)
+        keys = jax.random.split(stream(key, "reach"), len(leaves))
+        noisy = [
+            leaf + PERTURBATION * jax.random.normal(own, leaf.shape, leaf.dtype)
+            for leaf, own in zip(leaves, keys, strict=True)
+        ]
+
+        def terms(params: Any) -> Any:
+            values = losses(params, rows, stream(key, "loss"), jnp.zeros(()))[1]
+            return jnp.stack([values[name] for name in names])
+
+        gradients = jax.tree.leaves(jax.jacrev(terms)(jax.tree.unflatten(structure, noisy)))
+        return jnp.sqrt(sum(jnp.square(leaf).reshape(len(names), -1).sum(1) for leaf in gradients))
+
+    return dict(zip(names, np.asarray(norms(key, rows)).tolist(), strict=True))
+
+
+def _in_deviations(task: Task) -> Task:
+    """The task whose physical fields are the normalised ones of `task`."""
+    channels = len(task.channels)
+    change = [delta / std for delta, std in zip(task.statistics.delta_std, task.statistics.std, strict=True)]
+    return replace(task, statistics=Statistics(mean=(0.0,) * channels, std=(1.0,) * channels, delta_std=tuple(change)))
