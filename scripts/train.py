@@ -22,6 +22,9 @@ def main(argv: list[str] | None = None) -> int:
         help="go on with what --run-dir holds: where there is something (auto, the default), or insist, or refuse",
     )
     parser.add_argument("--init-from", type=Path, metavar="RUN", help="start with the weights of another run")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print parameters, cost and time of a step, and train nothing"
+    )
     return cli.run(parser, train_and_evaluate, argv)
 
 
@@ -32,11 +35,15 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
 
     from ups_jax.compilation import enable_compilation_cache
     from ups_jax.evaluation.runner import evaluate_run
+    from ups_jax.training.dry_run import dry_run
     from ups_jax.training.run_directory import new_run_path
     from ups_jax.training.train import train
 
     enable_compilation_cache()
     console = Console()
+    if args.dry_run:
+        dry_run(cfg, args.stage, console)
+        return
     path = args.run_dir or new_run_path(Path(cfg.runs), cfg.data.tasks[0].name)
     console.print(f"run         {path}", highlight=False, soft_wrap=True)
     train(cfg, args.stage, path, resume=args.resume, init_from=args.init_from, console=console)

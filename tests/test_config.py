@@ -143,10 +143,12 @@ def test_the_digest_ignores_length_logging_and_paths_and_nothing_else() -> None:
         return digest(load(CONFIGS / "tiny.yaml", overrides), "operator")
 
     same = ["stages.operator.epochs=99", "stages.operator.steps=5", "training.patience=3",
-            "training.patience_steps=3", "training.max_seconds=60", "data.root=elsewhere",
+            "training.patience_steps=3", "training.max_seconds=60", "training.remat=full", "training.compile=false",
+            "data.root=elsewhere",
             "data.tasks.0.path=F", "logging.every_steps=3", "checkpoint.keep=9", "evaluation.plots=false"]  # fmt: skip
     other = ["seed=18", "optimizer.lr=1e-4", "latent.dim=5", "training.batch_size=3", "data.context=2",
-             "operator.spectral.depth=1", "training.lambda_h1=0", "data.split.seed=4"]  # fmt: skip
+             "operator.spectral.depth=1", "training.lambda_h1=0", "training.accum_steps=2",
+             "data.split.seed=4"]  # fmt: skip
     assert {of(override) for override in same} == {of()}
     assert len({of(override) for override in other} | {of()}) == len(other) + 1
 

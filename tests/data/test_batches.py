@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from travelling_waves import DT, waves
 
-from ups_jax.data import batch_at, open_dataset, steps_per_epoch, training_batches
-from ups_jax.errors import ConfigError
+from ups_jax.data import batch_at, open_dataset, steps_per_epoch, training_batches, windows_per_step
+from ups_jax.errors import ConfigError, DataError
 
 
 def same(left, right):
@@ -105,3 +105,18 @@ def test_an_epoch_counts_windows_of_training_trajectories(opened):
     dataset, cfg = opened(data={"windows_per_trajectory": 5}, batch_size=4)
     assert dataset.sizes["train"] == 11
     assert steps_per_epoch(dataset, cfg, "operator") == 11 * 5 // 4
+
+
+def test_accumulated_micro_batches_are_one_batch_and_one_step_of_an_epoch(opened):
+    (dataset, whole), (_, parts) = opened(batch_size=8), opened(training={"accum_steps": 4}, batch_size=2)
+    assert windows_per_step(parts, "operator") == 8
+    assert steps_per_epoch(dataset, parts, "operator") == steps_per_epoch(dataset, whole, "operator") == 11 * 8 // 8
+    for n in (0, 3):
+        same(batch_at(dataset, parts, "operator", n), batch_at(dataset, whole, "operator", n))
+
+
+def test_a_window_holds_the_frames_of_the_pushforward_and_of_the_horizon(opened):
+    dataset, cfg = opened(training={"rollout_horizon": 2, "pushforward": 3}, data={"context": 2})
+    assert batch_at(dataset, cfg, "operator", 0)["fields"].shape[1] == 7
+    with pytest.raises(DataError, match=r"9 frames a trajectory, 10 are needed .*training.pushforward=7"):
+        opened(training={"rollout_horizon": 2, "pushforward": 7})

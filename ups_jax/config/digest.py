@@ -12,6 +12,8 @@ from ups_jax.config.schema import Config, DataConfig, TaskConfig, to_dict
 
 # Keys that say how long a run is.
 _LENGTH = ("epochs", "steps", "patience", "patience_steps", "max_seconds")
+# Keys that say how the same numbers are computed.
+_MANNER = ("remat", "compile")
 # How often defaults have changed their values.
 _DEFAULTS = 1
 _TASK_DEFAULTS = TypeAdapter(TaskConfig).dump_python(TaskConfig(name=""), mode="json")
@@ -35,7 +37,7 @@ def relevant(values: dict[str, Any], stage: str) -> dict[str, Any]:
     data = {key: value for key, value in values["data"].items() if key not in ("loader", "root")}
     data["tasks"] = [{key: value for key, value in task.items() if key != "path"} for task in data["tasks"]]
     own = {key: value for key, value in values["stages"][stage].items() if key not in _LENGTH}
-    training = {key: value for key, value in values["training"].items() if key not in _LENGTH}
+    training = {key: value for key, value in values["training"].items() if key not in (*_LENGTH, *_MANNER)}
     # What selects the best checkpoint is part of the monitor, and with it of the state.
     selection = {key: values["evaluation"][key] for key in ("metric", "val_trajectories")}
     return {

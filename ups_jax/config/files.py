@@ -23,7 +23,7 @@ from ups_jax.errors import ConfigError
 
 # Sections that a stage takes over unless it says otherwise; `training` lends it the keys that both have.
 _STAGE_SECTIONS = ("optimizer", "scheduler")
-_STAGE_KEYS = ("batch_size", "patience", "patience_steps", "grad_clip", "ema_decay", "max_seconds")
+_STAGE_KEYS = ("batch_size", "accum_steps", "patience", "patience_steps", "grad_clip", "ema_decay", "max_seconds")
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:

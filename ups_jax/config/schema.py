@@ -216,11 +216,13 @@ class StageConfig:
     and the number of steps is set so that the schedule ends with the budget, validations included. It stops earlier
     when more than `patience` epochs (or `patience_steps`) brought no better validation metric.
     Without `ema_decay` the average of the parameters reaches back a fortieth of the steps so far.
+    An optimizer step takes `batch_size * accum_steps` windows, `batch_size` of them in memory at a time.
     """
 
     epochs: Weight = 0.0
     steps: Count | None = None
     batch_size: Positive = 32
+    accum_steps: Positive = 1
     patience: Weight | None = None
     patience_steps: Count | None = None
     grad_clip: PositiveFloat | None = 1.0
@@ -285,17 +287,29 @@ class TrainingConfig:
     """What all stages share. A stage is evaluated every `eval_every` epochs; `input_noise`, on the frames that a time
     step is given, is in standard deviations of the field. The `lambda_*` weigh the loss's terms, of which one with
     weight 0 is not computed; `lambda_spectral_bands` is low, mid, high.
+
+    The model makes `pushforward` steps without a gradient before the `rollout_horizon` that are scored; in these the
+    gradient is cut every `truncate` steps. `remat` recomputes for the gradient what each block (`block`), and each time
+    step as well (`full`), would otherwise keep in memory. A step whose loss exceeds the mean of the last `spike_window`
+    accepted ones by `spike_sigma` of their standard deviations is skipped. `compile: false` runs every operation apart.
+    `precision: bf16` is that of the core between entrance and exit; parameters, residuals, norms and transforms of
+    Fourier stay in float32.
     """
 
     batch_size: Positive = 32
+    accum_steps: Positive = 1
     time_stride: Positive = 1
     rollout_horizon: Positive = 1
+    pushforward: Count = 0
+    truncate: Positive | None = None
     patience: Weight | None = None
     patience_steps: Count | None = None
     grad_clip: PositiveFloat | None = 1.0
     ema_decay: Fraction | None = None
     max_seconds: PositiveFloat | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
+    remat: Literal["none", "block", "full"] = "none"
+    compile: bool = True
     lambda_relative: Weight = 1.0
     lambda_h1: Weight = 0.1
     lambda_forward: Weight = 0.0
@@ -311,6 +325,8 @@ class TrainingConfig:
     input_noise: Weight = 0.0
     eval_every: PositiveFloat = 1.0
     max_skips: Positive = 20
+    spike_sigma: PositiveFloat | None = None
+    spike_window: Annotated[int, Field(ge=2)] = 50
 
     @model_validator(mode="after")
     def _lengths(self) -> TrainingConfig:

@@ -1,6 +1,6 @@
 """Trajectories from files or arrays: checked, split, and handed out as batches of windows. Never imports jax."""
 
-from ups_jax.data.batches import batch_at, steps_per_epoch, training_batches
+from ups_jax.data.batches import batch_at, steps_per_epoch, training_batches, windows_per_step
 from ups_jax.data.dataset import Dataset, Trajectories
 from ups_jax.data.opening import from_arrays, open_dataset
 from ups_jax.data.paths import data_path
@@ -17,4 +17,5 @@ __all__ = [
     "open_dataset",
     "steps_per_epoch",
     "training_batches",
+    "windows_per_step",
 ]

@@ -18,7 +18,18 @@ PERIODIC, OPEN = 2, 1
 def steps_per_epoch(dataset: Dataset, cfg: Config, stage: str) -> int:
     """Whole batches in an epoch (`windows_per_trajectory` windows of every training trajectory), 1 at the least."""
     total = len(dataset.splits.train) * cfg.data.windows_per_trajectory
-    return max(1, total // getattr(cfg.stages, stage).batch_size)
+    return max(1, total // windows_per_step(cfg, stage))
+
+
+def windows_per_step(cfg: Config, stage: str) -> int:
+    """Windows of one optimizer step: `accum_steps` micro-batches of `batch_size`, drawn as one batch."""
+    settings = getattr(cfg.stages, stage)
+    return int(settings.batch_size * settings.accum_steps)
+
+
+def window_frames(cfg: Config) -> int:
+    """Frames of a transient task's window: the context, the steps of the pushforward and those that are scored."""
+    return cfg.data.context + cfg.training.pushforward + cfg.training.rollout_horizon
 
 
 def batch_at(
@@ -60,19 +71,20 @@ def _plan(dataset: Dataset, cfg: Config, stage: str, process_count: int) -> wind
     if batch_size % process_count:
         raise ConfigError(f"stages.{stage}.batch_size={batch_size} is not a multiple of the {process_count} processes")
     # A steady solution is a window of one frame.
-    length = 1 if task.kind == "steady" else data.context + cfg.training.rollout_horizon
+    length = 1 if task.kind == "steady" else window_frames(cfg)
     offsets = np.arange(length) * dataset.stride
     starts = dataset.source.frames - int(offsets[-1])
     if starts < 1:
         raise ConfigError(
-            f"data.context={data.context}, training.rollout_horizon={cfg.training.rollout_horizon} and "
+            f"data.context={data.context}, training.pushforward={cfg.training.pushforward}, "
+            f"training.rollout_horizon={cfg.training.rollout_horizon} and "
             f"training.time_stride={dataset.stride} need {offsets[-1] + 1} frames, there are {dataset.source.frames}"
         )
     return windows.Plan(
         key=windows.stream_key(cfg.seed, f"data/{stage}"),
         train=dataset.splits.train,
         per_trajectory=data.windows_per_trajectory,
-        batch_size=batch_size,
+        batch_size=windows_per_step(cfg, stage),
         offsets=offsets,
         starts=windows.start_distribution(
             dataset.change, starts, (data.context - 1) * dataset.stride, data.change_sampling

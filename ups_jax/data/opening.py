@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from ups_jax.config import Config, FilePair, TaskConfig
 from ups_jax.data import facts, splits, symmetry
+from ups_jax.data.batches import window_frames
 from ups_jax.data.conditions import read_conditions
 from ups_jax.data.dataset import Dataset
 from ups_jax.data.paths import data_path
@@ -248,11 +249,12 @@ def _check_shape(cfg: Config, wanted: TaskConfig, source: Source, task: Task | N
     if wanted.kind == "steady":
         return
     stride = cfg.training.time_stride
-    needed = (cfg.data.context + cfg.training.rollout_horizon - 1) * stride + 1
+    needed = (window_frames(cfg) - 1) * stride + 1
     if source.frames < needed:
         raise DataError(
             f"{source.name}: holds {source.frames} frames a trajectory, {needed} are needed "
-            f"(data.context={cfg.data.context}, training.rollout_horizon={cfg.training.rollout_horizon}, "
+            f"(data.context={cfg.data.context}, training.pushforward={cfg.training.pushforward}, "
+            f"training.rollout_horizon={cfg.training.rollout_horizon}, "
             f"training.time_stride={stride})"
         )
 

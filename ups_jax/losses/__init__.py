@@ -4,7 +4,7 @@ All take `reduction="mean" | "sum" | "none"` (`none`: one value a sample) and a 
 """
 
 from ups_jax.losses.boundary import boundary
-from ups_jax.losses.bundle import Batch, LossBundle, operator_losses
+from ups_jax.losses.bundle import Batch, LossBundle, draw_noise, operator_losses
 from ups_jax.losses.field import forward, h1, nrmse, relative_gradient_error, relative_l2, relative_mse, rollout
 from ups_jax.losses.inverse import inverse_decoding, inverse_encoding, inverse_weight
 from ups_jax.losses.latent import latent_diversity, latent_norm
@@ -20,6 +20,7 @@ __all__ = [
     "boundary",
     "conservation",
     "divergence",
+    "draw_noise",
     "forward",
     "h1",
     "inverse_decoding",

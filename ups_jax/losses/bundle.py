@@ -15,6 +15,7 @@ from ups_jax.config import TrainingConfig
 from ups_jax.losses.inverse import inverse_decoding, inverse_encoding, inverse_weight
 from ups_jax.losses.query import sample_queries, take_points
 from ups_jax.losses.terms import SampleTerms, field_terms, latent_terms, prior_terms
+from ups_jax.losses.unroll import push_forward, unroll
 from ups_jax.losses.weights import INVERSE, LATENT, PHYSICAL, checked_weights, scheduled
 from ups_jax.models import Conditions, LatentState, Simulator, decode, denormalize, encode, normalize, operate, step
 from ups_jax.models.codec import carried_width
@@ -37,7 +38,8 @@ def operator_losses(model: Simulator, config: TrainingConfig) -> LossBundle:
     tokens; the inverse terms are of the first frames alone.
 
     `input_noise` is white noise on the frames of the context; the targets stay clean, so that a step learns to take
-    small-scale errors out instead of letting them grow (Sanchez-Gonzalez et al. 2020).
+    small-scale errors out instead of letting them grow (Sanchez-Gonzalez et al. 2020). The frames after the context are
+    those of the `pushforward`, which start the horizon without a gradient, and the horizon's.
     """
     task = model.task
     weights = checked_weights(config, task)
@@ -45,6 +47,7 @@ def operator_losses(model: Simulator, config: TrainingConfig) -> LossBundle:
     squares = {"forward"} if "forward" in weights or "rollout" in weights else set()
     names = (weights.keys() - {"forward", "rollout"}) | squares
     physical = any(name in PHYSICAL for name in names)
+    pushforward = config.pushforward
 
     def bundle(
         params: Any, batch: Batch, key: Key[Array, ""], epoch: Float[Array, ""] | None = None
@@ -63,15 +66,27 @@ def operator_losses(model: Simulator, config: TrainingConfig) -> LossBundle:
                 terms |= prior_terms(names, denormalize(pred, task.statistics), start, task, config.physics_priors)
             return next_window, terms
 
-        window = _noisy(fields[:, : model.context], config.input_noise, key)
-        targets = jnp.moveaxis(fields[:, model.context :], 1, 0)
-        _, steps = jax.lax.scan(advance, window, targets)
+        window = _noisy(fields[:, : model.context], config.input_noise, key, arrays.get("noise"))
+        window = push_forward(lambda params, window: step(model, params, window, cond), params, window, pushforward)
+        targets = jnp.moveaxis(fields[:, model.context + pushforward :], 1, 0)
+        steps = unroll(advance, window, targets, truncate=config.truncate, recompute=config.remat == "full")
         samples = _over_steps(weights, steps) | _inverse_terms(weights, model, params, fields, queries)
         rows = arrays["mask"] / jnp.maximum(arrays["mask"].sum(), 1.0)
         terms = {name: jnp.sum(values * rows) for name, values in samples.items()}
         return weighted_sum(weights, terms, config, epoch), terms
 
     return bundle
+
+
+def draw_noise(model: Simulator, config: TrainingConfig) -> Callable[[Batch, Key[Array, ""]], Batch]:
+    """(batch, key) -> the batch with the `noise` that its loss would draw: drawn for all rows before they are split,
+    it does not depend on how they are."""
+
+    def draw(batch: Batch, key: Key[Array, ""]) -> Batch:
+        shape = batch["fields"][:, : model.context].shape
+        return batch | {"noise": jax.random.normal(key, shape)} if config.input_noise > 0 else batch
+
+    return draw
 
 
 def weighted_sum(
@@ -150,6 +165,13 @@ def _inverse_terms(
     return terms
 
 
-def _noisy(frames: Float[Array, "b k *s c"], std: float, key: Key[Array, ""]) -> Float[Array, "b k *s c"]:
-    """The frames with white noise of a standard deviation; as they are at 0."""
-    return frames + std * jax.random.normal(key, frames.shape) if std > 0 else frames
+def _noisy(
+    frames: Float[Array, "b k *s c"],
+    std: float,
+    key: Key[Array, ""],
+    noise: Float[Array, "b k *s c"] | None = None,
+) -> Float[Array, "b k *s c"]:
+    """The frames with white noise of a standard deviation, drawn here unless it is given; as they are at 0."""
+    if std == 0:
+        return frames
+    return frames + std * (jax.random.normal(key, frames.shape) if noise is None else noise)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
@@ -23,13 +24,18 @@ def steady_losses(model: SteadySimulator, config: TrainingConfig) -> LossBundle:
     weights = checked_weights(config, task)
     names = sorted(weights)
 
+    def solve_batch(params: Any, inputs: Float[Array, "b *s i"], cond: Conditions) -> Float[Array, "b *s c"]:
+        return steady_field(model, params, normalize_inputs(inputs, task.inputs), cond)
+
+    solve = jax.checkpoint(solve_batch) if config.remat == "full" else solve_batch
+
     def bundle(
         params: Any, batch: Batch, key: Key[Array, ""], epoch: Float[Array, ""] | None = None
     ) -> tuple[Float[Array, ""], Terms]:
         arrays = {name: jnp.asarray(values) for name, values in batch.items()}
         cond = Conditions(dt=arrays["dt"], coefficients=arrays["cond"], mask=arrays["cond_mask"])
         truth = normalize(arrays["fields"][:, 0], task.statistics)
-        pred = steady_field(model, params, normalize_inputs(arrays["inputs"], task.inputs), cond)
+        pred = solve(params, arrays["inputs"], cond)
         samples = field_terms(names, pred, truth, task, query_points(config, task, key))
         if any(name in PHYSICAL for name in names):
             samples |= prior_terms(names, denormalize(pred, task.statistics), None, task, config.physics_priors)

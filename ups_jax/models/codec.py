@@ -8,7 +8,6 @@ advanced is what the encoder would make of its field.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -24,13 +23,11 @@ class PatchFeatures(nn.Module):
 
     task: Task
     config: LatentConfig
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, patches: Float[Array, "b *n k"]) -> Float[Array, "b *n dim"]:
         x = jnp.concatenate([patches, *_bounded_coordinates(patches, self.task, self.config)], axis=-1)
-        conv = GridConv(self.config.dim, 3, self.task.periodic, dtype=self.dtype, name="stem")
-        return nn.silu(conv(x.astype(self.dtype))).astype(jnp.float32)
+        return nn.silu(GridConv(self.config.dim, 3, self.task.periodic, name="stem")(x))
 
 
 def frame_patches(fields: Float[Array, "b k *s c"], config: LatentConfig) -> Float[Array, "b *n kc"]:

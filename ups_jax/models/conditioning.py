@@ -20,7 +20,6 @@ class ConditionEmbedding(nn.Module):
 
     task: Task
     features: int = 32
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, cond: Conditions) -> Float[Array, "b features"]:
@@ -30,24 +29,26 @@ class ConditionEmbedding(nn.Module):
             for index, coefficient in enumerate(self.task.coefficients)
         ]
         others = [jnp.log(cond.dt / self.task.dt), *(1 - known).T]
-        x = nn.Dense(self.features, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="others")(
+        x = nn.Dense(self.features, kernel_init=nn.initializers.zeros, dtype=jnp.float32, name="others")(
             jnp.stack(others, axis=-1)
         )
         if values:
-            x = x + nn.Dense(self.features, use_bias=False, dtype=self.dtype, name="values")(jnp.stack(values, axis=-1))
+            x = x + nn.Dense(self.features, use_bias=False, dtype=jnp.float32, name="values")(
+                jnp.stack(values, axis=-1)
+            )
         return nn.silu(x)
 
 
 def modulation(
     x: Float[Array, "b *s c"], embedding: Float[Array, "b e"], *, dtype: Any = jnp.float32
 ) -> tuple[Float[Array, "b *s c"], Float[Array, "b *ones c"]]:
-    """Scaled and shifted x, and the gate of its residual branch; the identity and 1 at initialisation.
+    """Scaled and shifted x and the gate of its residual branch, in the type of x; the identity and 1 at initialisation.
 
     Call it inside a compact module: it makes one Dense layer named `modulation`.
     """
     width = x.shape[-1]
     values = nn.Dense(3 * width, kernel_init=nn.initializers.zeros, dtype=dtype, name="modulation")(embedding)
-    values = values.reshape(values.shape[0], *(1,) * (x.ndim - 2), 3 * width)
+    values = values.reshape(values.shape[0], *(1,) * (x.ndim - 2), 3 * width).astype(x.dtype)
     scale, shift, gate = jnp.split(values, 3, axis=-1)
     return x * (1 + scale) + shift, 1 + gate
 

@@ -32,26 +32,31 @@ class LatentOperator(nn.Module):
     latent: LatentConfig
     config: OperatorConfig
     dtype: Any = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, tokens: Float[Array, "b *n d"], cond: Conditions) -> Float[Array, "b *n k"]:
-        core, width = core_of(self.config, self.task.periodic, self.dtype)
-        embedding = ConditionEmbedding(self.task, dtype=self.dtype, name="condition")(cond)
-        hidden = core(Dense(width, dtype=self.dtype, name="entrance")(tokens.astype(self.dtype)), embedding)
+        core, width = core_of(self.config, self.task.periodic, self.dtype, self.remat)
+        embedding = ConditionEmbedding(self.task, name="condition")(cond)
+        hidden = core(Dense(width, name="entrance")(tokens), embedding)
         newest = tokens[..., : carried_width(self.task, self.latent)]
-        return FieldExit(self.task, self.latent, self.dtype, name="field_exit")(hidden, newest)
+        return FieldExit(self.task, self.latent, name="field_exit")(hidden, newest)
 
 
-def core_of(config: OperatorConfig, periodic: tuple[bool, ...], dtype: Any) -> tuple[nn.Module, int]:
+def core_of(
+    config: OperatorConfig, periodic: tuple[bool, ...], dtype: Any, remat: bool = False
+) -> tuple[nn.Module, int]:
     """The core that advances tokens on their grid, and its width.
 
+    Products are in `dtype`; what comes in, the residuals and what goes out are float32, because a step changes the
+    field by little and bfloat16 knows three digits. With `remat` its blocks are computed again for the gradient.
     Call it inside a compact module: it makes one module named `core`.
     """
     pdet, spectral = config.pdet, config.spectral
     make = {
-        "spectral": lambda: (SpectralCore(spectral, periodic, dtype, name="core"), spectral.hidden_dim),
-        "pdet_unet": lambda: (PdetUnet(pdet, periodic, dtype, name="core"), pdet.hidden_dim),
-        "pdet_stack": lambda: (PdetStack(pdet, periodic, dtype, name="core"), pdet.hidden_dim),
+        "spectral": lambda: (SpectralCore(spectral, periodic, dtype, remat, name="core"), spectral.hidden_dim),
+        "pdet_unet": lambda: (PdetUnet(pdet, periodic, dtype, remat, name="core"), pdet.hidden_dim),
+        "pdet_stack": lambda: (PdetStack(pdet, periodic, dtype, remat, name="core"), pdet.hidden_dim),
     }
     return make[config.architecture_type]()
 
@@ -66,14 +71,13 @@ class FieldExit(nn.Module):
 
     task: Task
     latent: LatentConfig
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, hidden: Float[Array, "b *n h"], seen: Float[Array, "b *n i"]) -> Float[Array, "b *n k"]:
         width, periodic = hidden.shape[-1], self.task.periodic
-        local = GridConv(width, 3, periodic, dtype=self.dtype, name="local")(seen.astype(self.dtype))
-        product = Dense(width, dtype=self.dtype, name="mix")(hidden) * local
-        both = jnp.concatenate([product, hidden], axis=-1).astype(jnp.float32)
+        local = GridConv(width, 3, periodic, name="local")(seen)
+        product = Dense(width, name="mix")(hidden) * local
+        both = jnp.concatenate([product, hidden], axis=-1)
         carried = carried_width(self.task, self.latent)
         write = GridConv(carried, 3, periodic, kernel_init=nn.initializers.zeros, name="write")
         patch = patch_of(self.task.shape, self.latent.patch_size)

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from ups_jax.config import PdetConfig
 from ups_jax.models.conditioning import modulation
 from ups_jax.models.dense import Dense
+from ups_jax.models.recompute import recomputed
 
 
 class PdetUnet(nn.Module):
@@ -23,6 +24,7 @@ class PdetUnet(nn.Module):
     config: PdetConfig
     periodic: tuple[bool, ...]
     dtype: Any = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *n h"], embedding: Float[Array, "b e"]) -> Float[Array, "b *n h"]:
@@ -38,7 +40,7 @@ class PdetUnet(nn.Module):
             x = jax.image.resize(x, skip.shape, "linear", antialias=False)
             x = x + Dense(width, dtype=self.dtype)(skip)
             x = _layers(self, depth, x, embedding, "channel_separated")
-        return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)(x)
+        return nn.LayerNorm(epsilon=1e-5, dtype=jnp.float32)(x)
 
 
 class PdetStack(nn.Module):
@@ -47,12 +49,13 @@ class PdetStack(nn.Module):
     config: PdetConfig
     periodic: tuple[bool, ...]
     dtype: Any = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *n h"], embedding: Float[Array, "b e"]) -> Float[Array, "b *n h"]:
         x = x + Positions(self.periodic, self.dtype)(x)
         x = _layers(self, self.config.depth, x, embedding, self.config.attention_type)
-        return nn.LayerNorm(epsilon=1e-5, dtype=self.dtype)(x)
+        return nn.LayerNorm(epsilon=1e-5, dtype=jnp.float32)(x)
 
 
 class PdetLayer(nn.Module):
@@ -78,7 +81,7 @@ class Residual(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *n h"], embedding: Float[Array, "b e"]) -> Float[Array, "b *n h"]:
-        norm = nn.LayerNorm(epsilon=1e-5, use_bias=False, use_scale=False, dtype=self.dtype)
+        norm = nn.LayerNorm(epsilon=1e-5, use_bias=False, use_scale=False, dtype=jnp.float32)
         y, gate = modulation(norm(x), embedding, dtype=self.dtype)
         return x + gate * self.branch(y)
 
@@ -146,8 +149,9 @@ class Positions(nn.Module):
 def _layers(
     parent: PdetUnet | PdetStack, depth: int, x: Float[Array, "b *n h"], embedding: Float[Array, "b e"], kind: str
 ) -> Float[Array, "b *n h"]:
+    layer = recomputed(PdetLayer) if parent.remat else PdetLayer
     for _ in range(depth):
-        x = PdetLayer(parent.config, kind, parent.dtype)(x, embedding)
+        x = layer(parent.config, kind, parent.dtype)(x, embedding)
     return x
 
 

@@ -27,7 +27,8 @@ from ups_jax.task import Task
 class Simulator(nn.Module):
     """encode, operate, decode; calling it makes one step of the field. Untrained, a step is exactly persistence.
 
-    `context` is the number of frames that one step sees.
+    `context` is the number of frames that one step sees. `dtype` is what the operator's core computes in, between
+    float32 entrance and exit; with `remat` its blocks are computed again for the gradient instead of kept.
     """
 
     task: Task
@@ -35,10 +36,11 @@ class Simulator(nn.Module):
     operator_config: OperatorConfig
     context: int = 1
     dtype: Any = jnp.float32
+    remat: bool = False
 
     def setup(self) -> None:
-        self.features = PatchFeatures(self.task, self.latent, self.dtype)
-        self.operator = LatentOperator(self.task, self.latent, self.operator_config, self.dtype)
+        self.features = PatchFeatures(self.task, self.latent)
+        self.operator = LatentOperator(self.task, self.latent, self.operator_config, self.dtype, self.remat)
 
     def encode(self, fields: Float[Array, "b k *s c"]) -> Float[Array, "b n d"]:
         """Tokens of the newest of `k` frames of context and of what came before it."""

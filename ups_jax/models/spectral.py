@@ -16,6 +16,7 @@ from ups_jax.config import SpectralConfig
 from ups_jax.models.conditioning import modulation
 from ups_jax.models.dense import Dense
 from ups_jax.models.grid import GridConv, bounded
+from ups_jax.models.recompute import recomputed
 
 
 class SpectralCore(nn.Module):
@@ -24,11 +25,13 @@ class SpectralCore(nn.Module):
     config: SpectralConfig
     periodic: tuple[bool, ...]
     dtype: Any = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *n h"], embedding: Float[Array, "b e"]) -> Float[Array, "b *n h"]:
+        block = recomputed(SpectralBlock) if self.remat else SpectralBlock
         for _ in range(self.config.depth):
-            x = SpectralBlock(self.config, self.periodic, self.dtype)(x, embedding)
+            x = block(self.config, self.periodic, self.dtype)(x, embedding)
         return x
 
 

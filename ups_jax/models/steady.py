@@ -29,14 +29,15 @@ class SteadySimulator(nn.Module):
     latent: LatentConfig
     operator_config: OperatorConfig
     dtype: Any = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "b *s i"], cond: Conditions) -> Float[Array, "b *s c"]:
         patch = patch_of(self.task.shape, self.latent.patch_size)
         given = patchify(inputs, patch)
-        features = PatchFeatures(self.task, self.latent, self.dtype, name="features")(given)
-        tokens = jnp.concatenate([given, features], axis=-1).astype(self.dtype)
-        embedding = ConditionEmbedding(self.task, dtype=self.dtype, name="condition")(cond)
-        core, width = core_of(self.operator_config, self.task.periodic, self.dtype)
-        hidden = core(Dense(width, dtype=self.dtype, name="entrance")(tokens), embedding)
-        return unpatchify(FieldExit(self.task, self.latent, self.dtype, name="field_exit")(hidden, given), patch)
+        features = PatchFeatures(self.task, self.latent, name="features")(given)
+        tokens = jnp.concatenate([given, features], axis=-1)
+        embedding = ConditionEmbedding(self.task, name="condition")(cond)
+        core, width = core_of(self.operator_config, self.task.periodic, self.dtype, self.remat)
+        hidden = core(Dense(width, name="entrance")(tokens), embedding)
+        return unpatchify(FieldExit(self.task, self.latent, name="field_exit")(hidden, given), patch)

@@ -44,13 +44,22 @@ def build_model(cfg: Config, task: Task, stage: str) -> Any:
 
 
 def init_state(
-    model: Any, tx: optax.GradientTransformation, batch: Batch, key: Key[Array, ""], *, stage: str = "operator"
+    model: Any,
+    tx: optax.GradientTransformation,
+    batch: Batch,
+    key: Key[Array, ""],
+    *,
+    stage: str = "operator",
+    cfg: Config | None = None,
 ) -> TrainState:
-    """A fresh state; `batch` lends its shapes. Deterministic in `key`."""
+    """A fresh state; `batch` lends its shapes. Deterministic in `key`.
+
+    A configuration that looks for loss spikes has to be given: their window is a part of the state.
+    """
 
     def fresh(key: Key[Array, ""], batch: Batch) -> TrainState:
         first: Batch = {name: jnp.asarray(values)[:1] for name, values in batch.items()}
-        return state_of(stage_of(stage).init(model, stream(key, "init"), first), tx, key)
+        return state_of(stage_of(stage).init(model, stream(key, "init"), first), tx, key, cfg)
 
     return jax.jit(fresh)(key, batch)
 
@@ -68,5 +77,5 @@ def abstract_state(config: Config, task: Task, stage: str) -> TrainState:
     }
     # The lengths of a schedule shape no state.
     tx = build_optimizer(getattr(config.stages, stage), 1, 1)
-    fresh = partial(init_state, build_model(config, task, stage), tx, stage=stage)
+    fresh = partial(init_state, build_model(config, task, stage), tx, stage=stage, cfg=config)
     return jax.eval_shape(fresh, batch, jax.random.key(0))

@@ -139,6 +139,12 @@ def _read(pending: Pending, stage: Stage, cfg: Config, rate_scale: float) -> dic
             f"loss or gradient was not finite for {values['skipped_in_row']:.0f} steps in a row, up to step {step}; "
             "train with a lower optimizer.lr in another run directory (a checkpoint of this one is never non-finite)"
         )
+    if values.get("spikes_in_row", 0) >= cfg.training.max_skips:
+        raise DivergedError(
+            f"the loss stood training.spike_sigma={cfg.training.spike_sigma} standard deviations above the accepted "
+            f"ones for {values['spikes_in_row']:.0f} steps in a row, up to step {step}; raise that or lower "
+            "optimizer.lr, in another run directory"
+        )
     rate = stage.learning_rate(step - 1) * rate_scale
     return values | {"lr": rate, "epoch": step / stage.plan.steps_per_epoch}
 

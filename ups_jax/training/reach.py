@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from ups_jax.config import Config
 from ups_jax.errors import ConfigError
@@ -31,7 +33,7 @@ WHY = {
 }
 
 
-def check_reach(model: Any, cfg: Config, stage: str, batch: Batch) -> None:
+def check_reach(model: Any, cfg: Config, stage: str, batch: Mapping[str, Array | np.ndarray]) -> None:
     """ConfigError where a weighted term cannot be had of the task, or has no gradient for any parameter of the stage.
 
     The gradient is measured on a few rows of `batch`, at initial parameters with noise on them.
@@ -46,7 +48,9 @@ def check_reach(model: Any, cfg: Config, stage: str, batch: Batch) -> None:
             raise ConfigError(f"{key_of(name)}: the term {name} reaches no trained parameter ({why}); set it to 0")
 
 
-def gradient_norms(model: Any, cfg: Config, stage: str, batch: Batch, names: list[str]) -> dict[str, float]:
+def gradient_norms(
+    model: Any, cfg: Config, stage: str, batch: Mapping[str, Array | np.ndarray], names: list[str]
+) -> dict[str, float]:
     """Norm of the gradient of each term, without its weight, for the parameters of a stage.
 
     Fields are in standard deviations about their mean, so that one threshold fits any unit, and a field that is
@@ -60,7 +64,10 @@ def gradient_norms(model: Any, cfg: Config, stage: str, batch: Batch, names: lis
 
     @jax.jit
     def norms(key: Any, rows: Batch) -> Any:
-        rows = rows | {"fields": normalize(rows["fields"], model.task.statistics), "mask": jnp.ones(len(rows["mask"]))}
+        rows = rows | {
+            "fields": normalize(jnp.asarray(rows["fields"]), model.task.statistics),
+            "mask": jnp.ones(len(rows["mask"])),
+        }
         params = spec.init(scaled, stream(key, "init"), {name: values[:1] for name, values in rows.items()})
         leaves, structure = jax.tree.flatten(params)
         keys = jax.random.split(stream(key, "reach"), len(leaves))

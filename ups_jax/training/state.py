@@ -11,7 +11,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key
 
+from ups_jax.config import Config
 from ups_jax.optim import ema_init
+from ups_jax.training.spikes import SpikeWindow, new_window
 
 # The leaves of a state are arrays, tracers or abstract shapes by turns, which no single annotation covers.
 Leaf = Any
@@ -31,6 +33,15 @@ class Monitor:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
+class SpikeMonitor(Monitor):
+    """With the losses that tell a spike. A type of its own: a field that is None would be one more entry of every
+    checkpoint, and make those unreadable that have none."""
+
+    spikes: SpikeWindow
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
 class TrainState:
     """`step` (int32) counts completed steps, skipped ones included, so that it is also the position in the data.
 
@@ -45,13 +56,19 @@ class TrainState:
     monitor: Monitor
 
 
-def new_monitor() -> Monitor:
-    """Nothing skipped, nothing measured."""
+def new_monitor(cfg: Config | None = None) -> Monitor:
+    """Nothing skipped, nothing measured; with room for what `cfg` has watched."""
     zero = jnp.zeros((), jnp.int32)
-    return Monitor(skipped_in_row=zero, skipped=zero, best_metric=jnp.full((), jnp.inf, jnp.float32), since_best=zero)
+    monitor = Monitor(
+        skipped_in_row=zero, skipped=zero, best_metric=jnp.full((), jnp.inf, jnp.float32), since_best=zero
+    )
+    window = None if cfg is None else new_window(cfg.training)
+    return monitor if window is None else SpikeMonitor(**vars(monitor), spikes=window)
 
 
-def state_of(params: Any, tx: optax.GradientTransformation, key: Key[Array, ""]) -> TrainState:
+def state_of(
+    params: Any, tx: optax.GradientTransformation, key: Key[Array, ""], cfg: Config | None = None
+) -> TrainState:
     """A state at step 0 for given parameters; traced under jit, so that no two leaves share a buffer."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -59,7 +76,7 @@ def state_of(params: Any, tx: optax.GradientTransformation, key: Key[Array, ""])
         opt_state=tx.init(params),
         ema=ema_init(params),
         rng=key,
-        monitor=new_monitor(),
+        monitor=new_monitor(cfg),
     )
 
 

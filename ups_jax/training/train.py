@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -13,8 +14,9 @@ import jax
 from rich.console import Console
 
 from ups_jax import simulate
+from ups_jax.compilation import compiling
 from ups_jax.config import Config, digest, to_dict
-from ups_jax.data import Dataset, batch_at, open_dataset, training_batches
+from ups_jax.data import Dataset, batch_at, open_dataset, steps_per_epoch, training_batches
 from ups_jax.errors import CheckpointError, ConfigError, Stopped
 from ups_jax.optim import build_optimizer, build_schedule, ema_params
 from ups_jax.optim.schedules import build_plateau, patience_evaluations
@@ -25,6 +27,7 @@ from ups_jax.training.build import build_model, init_state
 from ups_jax.training.checkpoint import Checkpoints, checkpoint_meta
 from ups_jax.training.guards import check_needs, check_resume
 from ups_jax.training.loop import Stage, run_loop
+from ups_jax.training.memory import fitting_step, fitting_validation
 from ups_jax.training.plan import Plan, eval_steps, plan_and_record, plan_of
 from ups_jax.training.progress import TrainingProgress
 from ups_jax.training.reach import check_reach
@@ -33,7 +36,6 @@ from ups_jax.training.signals import stop_flag
 from ups_jax.training.stages import stage_of
 from ups_jax.training.stages.spec import Validate
 from ups_jax.training.state import TrainState
-from ups_jax.training.step import make_train_step
 from ups_jax.training.trial import trial
 from ups_jax.training.weights import Weights, best_weights, fitting
 
@@ -86,9 +88,16 @@ def train(
             own = {key: value for key, value in own.items() if key not in ("planned_steps", "budget")} | planned
             own |= {"total_steps": plan.total_steps, "finished": None}
             run.write(record | {"stages": record["stages"] | {stage: own}})
-            state, seconds_per_step = _train(
-                cfg, stage, run, dataset, model, validate, plan, resume, parent, begun, console
-            )
+
+            def note(**values: Any) -> None:
+                own.update(values)
+                written = run.read()
+                run.write(written | {"stages": written["stages"] | {stage: own}})
+
+            with compiling(cfg.training.compile):
+                state, seconds_per_step = _train(
+                    cfg, stage, run, dataset, model, validate, plan, resume, parent, begun, note, console
+                )
         except BaseException as error:
             run.update(status="stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed")
             raise
@@ -123,6 +132,7 @@ def _introduce(console: Console, dataset: Dataset) -> None:
 
 def _tell_plan(console: Console, cfg: Config, stage: str, plan: Plan, planned: dict[str, Any]) -> None:
     settings = getattr(cfg.stages, stage)
+    windows = f"{settings.accum_steps} x " * (settings.accum_steps > 1) + f"{settings.batch_size}"
     budget = planned.get("budget")
     within = ""
     if budget is not None:
@@ -130,7 +140,7 @@ def _tell_plan(console: Console, cfg: Config, stage: str, plan: Plan, planned: d
             f", {budget['max_seconds']:g} s at {1e3 * budget['seconds_per_step']:.3g} ms a step with its validation"
         )
     console.print(
-        f"plan        {plan.total_steps} steps of {settings.batch_size} windows "
+        f"plan        {plan.total_steps} steps of {windows} windows "
         f"({plan.total_steps / plan.steps_per_epoch:.3g} epochs{within}), {settings.optimizer.name}, "
         f"{cfg.training.precision}",
         highlight=False,
@@ -142,8 +152,13 @@ def _seconds_per_step(
     cfg: Config, stage: str, dataset: Dataset, model: Any, validate: Validate, console: Console
 ) -> float:
     """Wall time of a compiled step and its share of a validation, on states that are thrown away."""
-    with console.status("measuring the step"), trial(cfg, stage, dataset, model) as tried:
-        step = measure_seconds_per_step(tried.train_step, tried.begin(), tried.batches)
+    with (
+        compiling(cfg.training.compile),
+        console.status("measuring the step"),
+        trial(cfg, stage, dataset, model) as tried,
+    ):
+        train_step = fitting_step(cfg, stage, model, tried.tx, steps_per_epoch(dataset, cfg, stage))
+        step = train_step.carried_through(lambda: measure_seconds_per_step(train_step, tried.begin(), tried.batches))
         params = tried.begin().params
         validation = measure_seconds(lambda: validate(params))
     return step + validation / eval_steps(cfg, dataset, stage)
@@ -160,6 +175,7 @@ def _train(
     resume: str,
     parent: Weights | None,
     begun: bool,
+    note: Callable[..., None],
     console: Console,
 ) -> tuple[TrainState, float | None]:
     say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
@@ -168,7 +184,7 @@ def _train(
     tx = build_optimizer(settings, *lengths)
     key = jax.random.key(cfg.seed)
     first = jax.device_put(batch_at(dataset, cfg, stage, 0))
-    like = jax.eval_shape(partial(init_state, model, tx, stage=stage), first, key)
+    like = jax.eval_shape(partial(init_state, model, tx, stage=stage, cfg=cfg), first, key)
     meta = checkpoint_meta(cfg, stage, dataset)
 
     def same_data(saved: dict[str, Any]) -> None:
@@ -180,45 +196,66 @@ def _train(
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(like.params))
     say(f"parameters  {count:,} (operator {cfg.operator.architecture_type})")
     say(f"optimizers  {summary(parameter_table(like.params, settings))}")
+    shrunk: list[dict[str, Any]] = []
     with Checkpoints(run.checkpoints(stage), keep=cfg.checkpoint.keep) as checkpoints:
-        state = checkpoints.restore_latest(like, same_data, say)
-        if state is None:
-            if resume == "must":
-                raise CheckpointError(f"{run.path}: holds no checkpoint of {stage}; leave out --resume must")
-            if begun:
-                say("begun       before, but stopped ahead of its first checkpoint: at step 0 again")
-            state = init_state(model, tx, first, key, stage=stage)
-            if parent is not None:
-                state = replace(state, params=fitting(parent, like.params))
-                say(f"weights     of another run's {stage} stage, at its step {parent.step}")
-        else:
-            say(f"resumed     at step {int(state.step)} of {plan.total_steps}")
-            if parent is not None:
-                say("weights     of --init-from are not used: this run has its own by now")
+
+        def begin() -> TrainState:
+            state = checkpoints.restore_latest(like, same_data, say)
+            if state is None:
+                if resume == "must":
+                    raise CheckpointError(f"{run.path}: holds no checkpoint of {stage}; leave out --resume must")
+                if begun:
+                    say("begun       before, but stopped ahead of its first checkpoint: at step 0 again")
+                state = init_state(model, tx, first, key, stage=stage, cfg=cfg)
+                if parent is not None:
+                    state = replace(state, params=fitting(parent, like.params))
+                    say(f"weights     of another run's {stage} stage, at its step {parent.step}")
+            else:
+                say(f"resumed     at step {int(state.step)} of {plan.total_steps}")
+                if parent is not None:
+                    say("weights     of --init-from are not used: this run has its own by now")
+            return state
+
+        def halved(rows: int, groups: int) -> None:
+            say(f"memory      ran out: {groups} micro-batches of {rows} rows a step from now on, the step is the same")
+            shrunk.append({"micro_batch": rows, "accum_steps": groups, "time": now()})
+            note(out_of_memory=shrunk)
+
+        def compiled(seconds: float) -> None:
+            say(f"compiled    in {seconds:.3g} s")
+            note(compile_seconds=seconds)
+
+        train_step = fitting_step(cfg, stage, model, tx, plan.steps_per_epoch, halved=halved, compiled=compiled)
         averaged = jax.jit(lambda state: ema_params(state.params, state.ema, settings.ema_decay))
         schedule = build_schedule(settings.scheduler, settings.optimizer.lr, *lengths)
         loop_stage = Stage(
             name=stage,
             plan=plan,
-            train_step=make_train_step(model, tx, cfg, stage=stage, steps_per_epoch=plan.steps_per_epoch),
+            train_step=train_step,
             batches=lambda start: training_batches(dataset, cfg, stage, start),
             averaged=averaged,
-            validate=validate,
+            validate=fitting_validation(validate),
             selected_by=stage_of(stage).selected_by(cfg.evaluation),
             save=lambda state, validation: checkpoints.save(state, meta, validation=validation),
             learning_rate=lambda step: float(schedule(step)),
             patience=patience_evaluations(settings, plan.steps_per_epoch, plan.eval_steps),
             plateau=build_plateau(settings, *lengths, plan.eval_steps),
         )
-        start = int(state.step)
-        with (
-            closing(_writer(run, cfg, stage, start)) as writer,
-            TrainingProgress(console, stage, plan.total_steps, start, cfg.logging.every_seconds) as progress,
-            stop_flag() as should_stop,
-        ):
-            state = run_loop(loop_stage, state, cfg, writer, progress, should_stop)
+
+        def attempt(should_stop: Callable[[], bool]) -> tuple[TrainState, float | None]:
+            checkpoints.wait()
+            state = begin()
+            start = int(state.step)
+            with (
+                closing(_writer(run, cfg, stage, start)) as writer,
+                TrainingProgress(console, stage, plan.total_steps, start, cfg.logging.every_seconds) as progress,
+            ):
+                return run_loop(loop_stage, state, cfg, writer, progress, should_stop), progress.seconds_per_step
+
+        with stop_flag() as should_stop:
+            state, seconds_per_step = train_step.carried_through(lambda: attempt(should_stop))
         checkpoints.wait()
-    return state, progress.seconds_per_step
+    return state, seconds_per_step
 
 
 def _writer(run: RunDirectory, cfg: Config, stage: str, step: int) -> Writer:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import optax
 
 from ups_jax.config import Config
 from ups_jax.data import Dataset, batch_at, steps_per_epoch, training_batches
@@ -22,6 +23,7 @@ from ups_jax.training.step import TrainStep, make_train_step
 class Trial:
     """`train_step` uses its state up; `begin` makes another one. The batches are on the device."""
 
+    tx: optax.GradientTransformation
     train_step: TrainStep
     begin: Callable[[], TrainState]
     batches: Iterator[Any]
@@ -36,7 +38,8 @@ def trial(cfg: Config, stage: str, dataset: Dataset, model: Any) -> Iterator[Tri
     first = jax.device_put(batch_at(dataset, cfg, stage, 0))
     with training_batches(dataset, cfg, stage) as batches:
         yield Trial(
+            tx=tx,
             train_step=make_train_step(model, tx, cfg, stage=stage, steps_per_epoch=epoch),
-            begin=partial(init_state, model, tx, first, jax.random.key(cfg.seed), stage=stage),
+            begin=partial(init_state, model, tx, first, jax.random.key(cfg.seed), stage=stage, cfg=cfg),
             batches=map(jax.device_put, batches),
         )

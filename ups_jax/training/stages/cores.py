@@ -1,4 +1,4 @@
-"""What the models of all stages take from the configuration: a core whose widths divide, and a compute type."""
+"""What the models of all stages take from the configuration: widths that divide, a compute type, what is recomputed."""
 
 from __future__ import annotations
 
@@ -28,3 +28,8 @@ def check_widths(operator: OperatorConfig) -> None:
 def compute_dtype(cfg: Config) -> Any:
     """The type that `training.precision` computes in."""
     return {"fp32": jnp.float32, "bf16": jnp.bfloat16}[cfg.training.precision]
+
+
+def remat(cfg: Config) -> bool:
+    """Whether the core's blocks are computed again for the gradient: `full` does that and more, in the losses."""
+    return cfg.training.remat != "none"

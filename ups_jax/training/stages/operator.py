@@ -11,18 +11,18 @@ from jaxtyping import Array, Key
 
 from ups_jax.config import Config, EvaluationConfig
 from ups_jax.data import Dataset
-from ups_jax.losses import Batch, operator_losses
+from ups_jax.losses import Batch, draw_noise, operator_losses
 from ups_jax.metrics import all_metrics
 from ups_jax.models import Conditions, Simulator
 from ups_jax.rollout import rollout
 from ups_jax.task import Task
-from ups_jax.training.stages.cores import check_widths, compute_dtype
+from ups_jax.training.stages.cores import check_widths, compute_dtype, remat
 from ups_jax.training.stages.spec import StageSpec, Validate
 
 
 def _model(cfg: Config, task: Task) -> Simulator:
     check_widths(cfg.operator)
-    return Simulator(task, cfg.latent, cfg.operator, cfg.data.context, compute_dtype(cfg))
+    return Simulator(task, cfg.latent, cfg.operator, cfg.data.context, compute_dtype(cfg), remat(cfg))
 
 
 def _init(model: Simulator, key: Key[Array, ""], batch: Batch) -> Any:
@@ -67,6 +67,7 @@ STAGE = StageSpec(
     model=_model,
     init=_init,
     losses=operator_losses,
+    draw=draw_noise,
     validate=_validate,
     selected_by=lambda config: config.metric,
 )

@@ -12,6 +12,7 @@ from ups_jax.config import Config, EvaluationConfig, TrainingConfig
 from ups_jax.data import Dataset
 from ups_jax.losses import Batch, LossBundle
 from ups_jax.task import Task
+from ups_jax.training.accumulate import Draw
 
 # Parameters -> validation metrics by name, lower is better.
 Validate = Callable[[Any], dict[str, float]]
@@ -22,7 +23,9 @@ class StageSpec:
     """One stage: the tasks it is for, what must be trained before it, its model, loss and validation.
 
     `model` raises ConfigError where the configuration cannot be built. `init` gives parameters; its batch lends shapes
-    and is of one row. `selected_by` names the validation metric that selects the best checkpoint.
+    and is of one row. `draw` makes what is random in the rows of a batch, for `losses` to find there when the rows are
+    split; without it a row has nothing random. `selected_by` names the validation metric that selects the best
+    checkpoint.
     """
 
     name: str
@@ -31,5 +34,6 @@ class StageSpec:
     model: Callable[[Config, Task], Any]
     init: Callable[[Any, Key[Array, ""], Batch], Any]
     losses: Callable[[Any, TrainingConfig], LossBundle]
+    draw: Callable[[Any, TrainingConfig], Draw] = lambda _model, _config: lambda batch, _key: batch
     validate: Callable[[Any, Dataset, EvaluationConfig], Validate]
     selected_by: Callable[[EvaluationConfig], str]

@@ -1,0 +1,97 @@
+"""Micro-batches: the gradient is one batch's, however its rows are split, and whichever of them count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jaxtyping import Array
+
+from ups_jax import batch_at, build, init_state, make_train_step
+from ups_jax.config import Config, load
+from ups_jax.data import Dataset, steps_per_epoch
+from ups_jax.training.accumulate import gradients_of, split
+from ups_jax.training.build import build_model
+from ups_jax.training.stages import stage_of
+
+SMALL = ["operator.spectral.depth=1", "operator.spectral.hidden_dim=8", "latent.dim=4", "training.batch_size=8"]
+KEY = jax.random.key(3)
+
+
+def losses(params: Array, batch: Any, key: Any) -> tuple[Array, dict[str, Array]]:
+    """A mean over the rows that count, with noise in each row."""
+    rows = batch["mask"] / jnp.maximum(batch["mask"].sum(), 1.0)
+    error = (batch["x"] @ params + batch["noise"] - batch["y"]) ** 2
+    return jnp.sum(rows * error), {"size": jnp.sum(rows * jnp.abs(batch["y"]))}
+
+
+def draw(batch: Any, key: Any) -> Any:
+    return batch | {"noise": jax.random.normal(key, (len(batch["mask"]),))}
+
+
+def problem(rows: int, counted: int) -> tuple[Array, dict[str, np.ndarray]]:
+    rng = np.random.default_rng(rows)
+    mask = np.arange(rows) < counted
+    batch = {"x": rng.normal(size=(rows, 3)), "y": rng.normal(size=rows), "mask": mask}
+    return jnp.asarray([0.3, -0.7, 0.2]), {name: values.astype(np.float32) for name, values in batch.items()}
+
+
+@pytest.mark.parametrize(
+    ("rows", "micro_batches", "counted"), [(12, 2, 12), (12, 12, 12), (10, 4, 10), (12, 3, 9), (12, 3, 5), (5, 2, 0)]
+)
+def test_k_micro_batches_are_one_batch_of_the_rows_that_count(rows: int, micro_batches: int, counted: int) -> None:
+    params, batch = problem(rows, counted)
+    noise = np.asarray(draw(batch, KEY)["noise"])[:counted]
+    x, y = batch["x"][:counted], batch["y"][:counted]
+    residual = x @ np.asarray(params) + noise - y
+    count = max(counted, 1)
+    (loss, terms), gradient = gradients_of(losses, micro_batches, draw)(params, batch, KEY)
+    np.testing.assert_allclose(loss, np.sum(residual**2) / count, rtol=1e-6)
+    np.testing.assert_allclose(terms["size"], np.sum(np.abs(y)) / count, rtol=1e-6)
+    np.testing.assert_allclose(gradient, 2 * x.T @ residual / count, rtol=2e-6, atol=1e-6)
+
+
+def test_a_last_group_is_filled_with_rows_that_do_not_count() -> None:
+    _, batch = problem(7, 7)
+    groups = split(batch, 3)
+    assert groups["x"].shape == (3, 3, 3)
+    np.testing.assert_array_equal(groups["mask"], [[1, 1, 1], [1, 1, 1], [1, 0, 0]])
+    assert np.isfinite(groups["x"]).all()
+    np.testing.assert_array_equal(groups["x"].reshape(9, 3)[:7], batch["x"])
+
+
+def stepped(cfg: Config, dataset: Dataset, batch: Any) -> tuple[Any, Any]:
+    model, tx = build_model(cfg, dataset.task, "operator"), optax.sgd(1.0)
+    state = init_state(model, tx, batch, jax.random.key(cfg.seed))
+    # An untrained exit is zero and would hide most gradients.
+    state = jax.tree.map(lambda leaf: leaf + 0.01 if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, state)
+    return make_train_step(model, tx, cfg)(state, batch)
+
+
+def test_accumulated_steps_are_those_of_the_large_batch_noise_included(waves: Dataset) -> None:
+    more = [*SMALL, "training.input_noise=0.1"]
+    whole = load("configs/tiny.yaml", more)
+    parts = load("configs/tiny.yaml", [*more, "training.batch_size=2", "stages.operator.accum_steps=4"])
+    assert steps_per_epoch(waves, whole, "operator") == steps_per_epoch(waves, parts, "operator")
+    batch = batch_at(waves, whole, "operator", 3)
+    for name, values in batch_at(waves, parts, "operator", 3).items():
+        np.testing.assert_array_equal(values, batch[name])
+    (one, metrics), (other, accumulated) = stepped(whole, waves, batch), stepped(parts, waves, batch)
+    for name, value in metrics.items():
+        np.testing.assert_allclose(accumulated[name], value, rtol=1e-5)
+    for left, right in zip(jax.tree.leaves(one.params), jax.tree.leaves(other.params), strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-6)
+
+
+def test_a_single_micro_batch_is_today_s_graph(waves: Dataset) -> None:
+    cfg = load("configs/tiny.yaml", SMALL)
+    model, tx = build(cfg, waves)
+    batch = batch_at(waves, cfg, "operator", 0)
+    params = init_state(model, tx, batch, KEY).params
+    bundle = stage_of("operator").losses(model, cfg.training)
+    plain = jax.make_jaxpr(jax.value_and_grad(bundle, has_aux=True))(params, batch, KEY)
+    assert str(jax.make_jaxpr(gradients_of(bundle, 1, draw))(params, batch, KEY)) == str(plain)

@@ -1,0 +1,81 @@
+"""A dry run: the table and the costs of a stage, and nothing left behind."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from commands import CONFIGS
+from rich.console import Console
+
+from ups_jax.config import load
+from ups_jax.errors import ConfigError
+from ups_jax.training import dry_run as module
+from ups_jax.training.dry_run import MISSING, dry_run, peak_bytes, step_costs
+
+SMALL = ["operator.spectral.depth=1", "operator.spectral.hidden_dim=8", "latent.dim=4", "training.batch_size=8",
+         "optimizer.name=adamw", "training.input_noise=0"]  # fmt: skip
+
+
+def shown(data_root: Path, *overrides: str) -> str:
+    console = Console(width=200, record=True, file=io.StringIO())
+    dry_run(load(CONFIGS / "tiny.yaml", [f"data.root={data_root}", *SMALL, *overrides]), "operator", console)
+    return console.export_text()
+
+
+def test_a_dry_run_prints_every_parameter_and_the_costs_and_writes_nothing(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = shown(data_root, "stages.operator.accum_steps=2")
+    rows = re.findall(r"(\S+/\S+)\s+│ ([\dx ]+?)\s+│\s+([\d,]+) │", text)
+    counts = {path: int(count.replace(",", "")) for path, _, count in rows}
+    assert counts["operator/core/SpectralBlock_0/spectral/spectrum"] == 8 * 8 * 16
+    total = re.search(r"all\s+│\s+│\s+([\d,]+)", text)
+    assert total is not None and int(total[1].replace(",", "")) == sum(counts.values())
+    for name in ("compiled in", "FLOPs", "bytes accessed", "peak memory"):
+        assert re.search(rf"{name}\s+│ [\d.]+", text), name
+    assert "16 (2 x 8)" in text and "count the body of a loop" in text
+    seconds = re.search(r"seconds a step │ ([\d., e-]+)", text)
+    assert seconds is not None and len(seconds[1].split(", ")) == 3
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_costs_are_the_compiler_s_and_what_it_leaves_out_is_said() -> None:
+    def multiply(a: jax.Array, b: jax.Array) -> jax.Array:
+        return a @ b
+
+    a, b = jnp.ones((8, 16)), jnp.ones((16, 4))
+    costs = step_costs(jax.jit(multiply), a, b)
+    assert float(costs["FLOPs"]) == pytest.approx(2 * 8 * 16 * 4, rel=0.1)
+    held = 4 * (8 * 16 + 16 * 4 + 8 * 4) / 2**20
+    np.testing.assert_allclose(float(costs["peak memory"].split()[0]), held, rtol=0.01)
+
+    class Silent:
+        def lower(self, *_: object) -> Silent:
+            return self
+
+        compile = lower
+        cost_analysis = memory_analysis = lambda self: None
+
+    assert list(step_costs(Silent(), a, b).values())[1:] == [MISSING] * 3
+    reused = SimpleNamespace(
+        argument_size_in_bytes=10, output_size_in_bytes=7, alias_size_in_bytes=6, temp_size_in_bytes=3
+    )
+    assert peak_bytes(reused) == 14
+
+
+def test_a_step_that_does_not_fit_is_one_line(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(module, "step_costs", full)
+    with pytest.raises(ConfigError, match=r"stages\.operator\.batch_size=8: .*higher accum_steps") as error:
+        shown(data_root)
+    assert "\n" not in str(error.value)

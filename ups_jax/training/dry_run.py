@@ -1,0 +1,102 @@
+"""What a stage would cost, before it is trained: its parameters, the compiled step, and the time of three real steps.
+
+Nothing is written but generated data, where the configuration's task has none yet.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from ups_jax import simulate
+from ups_jax.compilation import compile_ahead, compiling
+from ups_jax.config import Config
+from ups_jax.data import open_dataset, windows_per_step
+from ups_jax.errors import ConfigError
+from ups_jax.optim.table import parameter_table, render
+from ups_jax.training.build import build_model
+from ups_jax.training.memory import is_out_of_memory
+from ups_jax.training.trial import trial
+
+MISSING = "not reported by this backend"
+_STEPS = 3
+
+
+def dry_run(cfg: Config, stage: str, console: Console) -> None:
+    """Print the parameter table of `stage`, FLOPs, bytes and peak memory of its compiled step, and seconds of three
+    steps, on a state that is thrown away. ConfigError where the step does not fit into memory."""
+    simulate.prepare(cfg)
+    dataset = open_dataset(cfg)
+    model = build_model(cfg, dataset.task, stage)
+    settings = getattr(cfg.stages, stage)
+    with compiling(cfg.training.compile), trial(cfg, stage, dataset, model) as tried:
+        state, batch, step = tried.begin(), next(tried.batches), tried.train_step
+        console.print(f"parameters  of {stage} on {dataset.task.name}", highlight=False)
+        console.print(render(parameter_table(state.params, settings)))
+        try:
+            costs = step_costs(step, state, batch) if cfg.training.compile else {"compiled in": "not compiled"}
+            seconds = _time_steps(step, state, tried.batches)
+        except jax.errors.JaxRuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ConfigError(
+                f"stages.{stage}.batch_size={settings.batch_size}: so many rows at a time do not fit into the device's "
+                "memory; training would halve them until they do, a higher accum_steps instead makes the same step"
+            ) from None
+    loops = settings.accum_steps > 1 or cfg.training.rollout_horizon > 1 or cfg.training.pushforward > 1
+    costs["windows a step"] = f"{windows_per_step(cfg, stage)} ({settings.accum_steps} x {settings.batch_size})"
+    costs["seconds a step"] = ", ".join(f"{value:.4g}" for value in seconds)
+    console.print(_two_columns(f"{stage}: one training step", costs))
+    if loops and cfg.training.compile:
+        console.print(
+            "FLOPs and bytes count the body of a loop (micro-batches, time steps) once.",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def step_costs(step: Any, state: Any, batch: Any) -> dict[str, str]:
+    """What the compiler says of a jitted step, and how long it took to compile it."""
+    seconds = compile_ahead(step, state, batch)
+    compiled = step.lower(state, batch).compile()
+    counted, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
+    return {
+        "compiled in": f"{seconds:.3g} s",
+        "FLOPs": _number(counted.get("flops")),
+        "bytes accessed": _number(counted.get("bytes accessed")),
+        "peak memory": MISSING if memory is None else f"{peak_bytes(memory) / 2**20:.4g} MiB",
+    }
+
+
+def peak_bytes(memory: Any) -> int:
+    """Arguments, results that do not reuse them, and temporaries, in bytes: all that a step holds at a time."""
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return int(held + memory.temp_size_in_bytes)
+
+
+def _time_steps(step: Any, state: Any, batches: Iterator[Any]) -> list[float]:
+    """Wall time of each step alone, its batch ready, after one that is not counted: the first call looks for what was
+    compiled."""
+    seconds = []
+    for _ in range(1 + _STEPS):
+        batch = jax.block_until_ready(next(batches))
+        start = time.perf_counter()
+        state, _ = jax.block_until_ready(step(state, batch))
+        seconds.append(time.perf_counter() - start)
+    return seconds[1:]
+
+
+def _number(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.4g}"
+
+
+def _two_columns(title: str, values: dict[str, str]) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False)
+    for name, value in values.items():
+        table.add_row(name, value)
+    return table

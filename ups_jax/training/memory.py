@@ -1,0 +1,155 @@
+"""Memory that runs out: the micro-batch is halved, and the same optimizer step is done again.
+
+Where the failed step took the state with it, whoever trains starts from the newest checkpoint; the replay is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import optax
+
+from ups_jax.compilation import compile_ahead
+from ups_jax.config import Config
+from ups_jax.data import windows_per_step
+from ups_jax.errors import ConfigError
+from ups_jax.losses import Batch
+from ups_jax.training.accumulate import group_size
+from ups_jax.training.stages.spec import Validate
+from ups_jax.training.state import TrainState
+from ups_jax.training.step import Metrics, TrainStep, make_train_step
+
+T = TypeVar("T")
+
+
+class StateLost(RuntimeError):
+    """Memory ran out while a step had the buffers of the only state there was."""
+
+
+class FittingStep:
+    """A train step in as many micro-batches as the device's memory needs: more of them each time that it runs out.
+
+    `make(micro_batches)` gives the step of `rows` rows in that many groups. `halved(rows of a group, groups)` is told
+    of every change, `compiled(seconds)` of the seconds that all compilations have taken so far.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[int], TrainStep],
+        rows: int,
+        micro_batches: int,
+        *,
+        key: str,
+        ahead: bool = True,
+        halved: Callable[[int, int], None] = lambda rows, groups: None,
+        compiled: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        self._make, self._rows, self._key = make, rows, key
+        self._groups = micro_batches
+        self._step = make(micro_batches)
+        self._ahead = self._to_compile = ahead
+        self._halved, self._compiled = halved, compiled
+        self.compile_seconds = 0.0
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """The step; raises `StateLost` where it has to be done again from another state, ConfigError where one row does
+        not fit."""
+        while True:
+            try:
+                if self._to_compile:
+                    self.compile_seconds += compile_ahead(self._step, state, batch)
+                    self._to_compile = False
+                    self._compiled(self.compile_seconds)
+                return self._step(state, batch)
+            except jax.errors.JaxRuntimeError as error:
+                self.halve(error)
+            # Outside of the handler, whose error holds on to what the failed step had allocated.
+            if is_lost(state):
+                raise StateLost
+
+    def halve(self, error: jax.errors.JaxRuntimeError) -> None:
+        """Take half of the rows at a time from now on; `error` itself is raised where it is about something else."""
+        if not is_out_of_memory(error):
+            raise error
+        size = group_size(self._rows, self._groups)
+        if size == 1:
+            raise ConfigError(
+                f"{self._key}: the device's memory does not hold a training step of one row; set training.remat=full, "
+                "training.precision=bf16, a smaller model or a shorter rollout_horizon"
+            ) from None
+        self._groups = -(-self._rows // -(-size // 2))
+        self._step = self._make(self._groups)
+        self._to_compile = self._ahead
+        self._halved(group_size(self._rows, self._groups), self._groups)
+
+    def carried_through(self, call: Callable[[], T]) -> T:
+        """`call()`, and again from its beginning each time that memory ran out and took the state with it.
+
+        An error of a step that was dispatched may arrive anywhere, wherever its numbers are read.
+        """
+        while True:
+            try:
+                return call()
+            except StateLost:
+                pass
+            except jax.errors.JaxRuntimeError as error:
+                self.halve(error)
+
+
+def fitting_step(
+    cfg: Config,
+    stage: str,
+    model: Any,
+    tx: optax.GradientTransformation,
+    steps_per_epoch: int,
+    **told: Callable[..., None],
+) -> FittingStep:
+    """The train step of a stage, which takes fewer rows at a time when memory runs out; it tells `told` of that."""
+    return FittingStep(
+        lambda micro_batches: make_train_step(
+            model, tx, cfg, stage=stage, steps_per_epoch=steps_per_epoch, micro_batches=micro_batches
+        ),
+        windows_per_step(cfg, stage),
+        getattr(cfg.stages, stage).accum_steps,
+        key=f"stages.{stage}.batch_size",
+        ahead=cfg.training.compile,
+        **told,
+    )
+
+
+def fitting_validation(validate: Validate) -> Validate:
+    """`validate`, which no micro-batch makes smaller: ConfigError where it does not fit into the device's memory."""
+
+    def checked(params: Any) -> dict[str, float]:
+        try:
+            return validate(params)
+        except jax.errors.JaxRuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        raise ConfigError(
+            "evaluation.val_trajectories: their rollouts do not fit into the device's memory at once; lower it"
+        )
+
+    return checked
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of the runtime is about memory."""
+    text = str(error)
+    return "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower()
+
+
+def is_lost(state: Any) -> bool:
+    """Whether a failed step has used up buffers of its state, or what they hold never came about."""
+    leaves = [leaf for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array)]
+    if any(leaf.is_deleted() for leaf in leaves):
+        return True
+    try:
+        jax.block_until_ready(leaves)
+    except jax.errors.JaxRuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return True
+    return False

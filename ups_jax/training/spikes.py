@@ -1,0 +1,60 @@
+"""Loss spikes: a step whose loss stands far above the accepted ones before it is skipped.
+
+The window of accepted losses is a part of the state, so that a resumed run judges as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from ups_jax.config import TrainingConfig
+from ups_jax.errors import ConfigError
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class SpikeWindow:
+    """The last accepted losses, oldest first (NaN: not there yet), int32 spikes in a row and in all."""
+
+    losses: Any
+    in_row: Any
+    count: Any
+
+
+def new_window(config: TrainingConfig) -> SpikeWindow | None:
+    """An empty window; None where no spikes are looked for."""
+    if config.spike_sigma is None:
+        return None
+    zero = jnp.zeros((), jnp.int32)
+    return SpikeWindow(losses=jnp.full((config.spike_window,), jnp.nan, jnp.float32), in_row=zero, count=zero)
+
+
+def judge(
+    window: SpikeWindow | None, loss: Float[Array, ""], accepted: Bool[Array, ""], config: TrainingConfig
+) -> tuple[Bool[Array, ""], SpikeWindow | None]:
+    """Whether a step is accepted (which it was up to here, or not), and the window after it.
+
+    Refused: loss > mean + `spike_sigma` standard deviations of the window. Nothing is before the window is full.
+    """
+    if config.spike_sigma is None:
+        return accepted, window
+    if window is None:
+        raise ConfigError("training.spike_sigma is set, the state has no window of losses: give init_state `cfg=cfg`")
+    known = window.losses
+    limit = known.mean() + config.spike_sigma * known.std()
+    # A mean over a window that is not full is NaN, and no number exceeds that.
+    spike = accepted & (loss > limit)
+    kept = accepted & ~spike
+    losses = jnp.where(kept, jnp.concatenate([known[1:], loss[None].astype(known.dtype)]), known)
+    one = spike.astype(jnp.int32)
+    return kept, SpikeWindow(losses=losses, in_row=(window.in_row + 1) * one, count=window.count + one)
+
+
+def spike_metrics(window: SpikeWindow | None) -> dict[str, Array]:
+    """The counts as metrics of a step; none where no spikes are looked for."""
+    return {} if window is None else {"spikes": window.count, "spikes_in_row": window.in_row}
