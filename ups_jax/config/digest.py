@@ -12,8 +12,8 @@ from ups_jax.config.schema import Config, DataConfig, TaskConfig, to_dict
 
 # Keys that say how long a run is.
 _LENGTH = ("epochs", "steps", "patience", "patience_steps", "max_seconds")
-# Keys that say how the same numbers are computed.
-_MANNER = ("remat", "compile")
+# Keys that say how the same numbers are computed, and those that add to the records alone.
+_MANNER = ("remat", "compile", "log_per_task_metrics")
 # How often defaults have changed their values.
 _DEFAULTS = 1
 _TASK_DEFAULTS = TypeAdapter(TaskConfig).dump_python(TaskConfig(name=""), mode="json")

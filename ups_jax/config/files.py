@@ -185,7 +185,7 @@ def _position(node: list[Any], part: str, where: str) -> int:
 
 
 def _unknown_keys(values: Any, schema: Any, where: str) -> Iterator[str]:
-    """One message for each key that the schema does not know."""
+    """One message for each key that the schema does not know, or knows as a section and the original as a value."""
     kinds = typing.get_args(schema)
     if typing.get_origin(schema) is tuple and isinstance(values, list):
         for index, item in enumerate(values):
@@ -201,7 +201,9 @@ def _unknown_keys(values: Any, schema: Any, where: str) -> Iterator[str]:
     hints = typing.get_type_hints(schema)
     for key, value in values.items():
         path = f"{where}.{key}".lstrip(".")
-        if key in hints:
+        if key in hints and not isinstance(value, dict | None) and (mend := mend_of(path)) is not None:
+            yield f"key `{path}` holds {value!r} (of the original system): {mend}"
+        elif key in hints:
             yield from _unknown_keys(value, hints[key], path)
         else:
             yield f"unknown key `{path}`{_suggestion(path, list(hints), where)}"

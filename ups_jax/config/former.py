@@ -1,6 +1,6 @@
-"""Keys of the original system that mean nothing here, each with what to write instead: the end of an error's line.
+"""Keys of the original system that are no keys here, each with what to write instead: the end of an error's line.
 
-`docs/config.md` lists them beside the keys that were kept.
+`docs/config.md` lists them beside the keys that were kept. Names in backticks are keys of today or options of a script.
 """
 
 from __future__ import annotations
@@ -10,21 +10,38 @@ import re
 _XLA = "XLA does this by itself; leave it out"
 _TORCH = "it belongs to PyTorch; leave it out"
 _CACHE = "fields are encoded while training, as the encoder is trained too; leave it out"
+_UNREAD = "nothing ever read it; leave it out"
 _TASK = "describe the task in `data.tasks`"
+_CHANNELS = "write `channels` in an entry of `data.tasks`"
+_POINTS = "not yet: comes with meshes and particles"
+_RESIDUAL = "not yet: comes with the stage diffusion_residual"
+_DISTILL = "not yet: comes with the stage consistency_distill"
+_NO_DROPOUT = "the blocks drop nothing; write `training.input_noise`, or leave it out"
 
 FORMER: dict[str, str] = {
     "benchmark": f"{_XLA}, or set `deterministic: true` for reproducible kernels",
     "precision": "write `training.precision`",
     "checkpoint.dir": "a run keeps its checkpoints: give `--run-dir`, or `runs` for the folder of all runs",
     "latent.tokens": "their number follows from the grid and `latent.patch_size`",
+    "operator.pdet.input_dim": "a token's width follows from `latent.dim` and `latent.patch_size`; leave it out",
+    "operator.pdet.drop_path": _NO_DROPOUT,
+    "operator.pdet.dropout": _NO_DROPOUT,
+    "diffusion": _RESIDUAL,
+    "ttc": "not yet: comes with test-time conditioning, after the stage diffusion_residual",
     "data.task": _TASK,
-    "data.kind": "write `kind` in an entry of `data.tasks`",
+    "data.kind": f"{_POINTS}; leave it out for grids",
     "data.path": "write `path` in an entry of `data.tasks`",
-    "data.group": "write `path` in an entry of `data.tasks`",
-    "data.field_name": "write `channels` in an entry of `data.tasks`",
-    "data.field_channels": "write `channels` in an entry of `data.tasks`",
+    "data.group": _POINTS,
+    "data.split": "train.py trains on train, evaluate.py takes `--split`; write the shares, such as `data.split.val`",
+    "data.field_name": _CHANNELS,
+    "data.field_channels": _CHANNELS,
     "data.patch_size": "write `latent.patch_size`",
+    "data.hidden_dim": _POINTS,
+    "data.message_passing_steps": _POINTS,
+    "data.supernodes": _POINTS,
+    "data.use_coords": _POINTS,
     "data.download": "fetch the files yourself and give their `path` in an entry of `data.tasks`",
+    "data.task_sampling": "not yet: comes with several tasks in a run",
     "training.num_workers": "write `data.loader.threads`",
     "training.prefetch_factor": "write `data.loader.buffer`",
     "training.pin_memory": _TORCH,
@@ -35,13 +52,18 @@ FORMER: dict[str, str] = {
     "training.latent_cache_dtype": _CACHE,
     "training.cache_dir": _CACHE,
     "training.seed": "write `seed`, of which every random stream is made",
-    "training.dt": "the time step is the data's own",
+    "training.dt": "the time step is the data's own; leave it out",
+    "training.tau": _RESIDUAL,
+    "training.tau_distribution": _RESIDUAL,
+    "training.distill_micro_batch": _DISTILL,
+    "training.distill_num_taus": _DISTILL,
+    "training.distill_target_loss": _DISTILL,
     "training.amp": "write `training.precision: bf16`",
     "training.amp_dtype": "write `training.precision: bf16`",
     "training.compile_mode": f"{_XLA}, or set `training.compile: false` to debug",
     "training.use_inverse_losses": "give `training.lambda_inv_enc` or `training.lambda_inv_dec` a weight",
     "training.inverse_loss_frequency": "scale `training.lambda_inv_enc` and `training.lambda_inv_dec` instead",
-    "training.query_sampling.curriculum": "nothing ever read it; leave it out",
+    "training.query_sampling.curriculum": _UNREAD,
     "training.checkpoint_interval": "write `checkpoint.every_seconds`, or `training.eval_every` in epochs",
     "training.log_path": "a run logs to metrics.jsonl in its own directory; leave it out",
     "training.num_gpus": "all devices that jax finds are used; set CUDA_VISIBLE_DEVICES for fewer",
@@ -52,17 +74,24 @@ FORMER: dict[str, str] = {
     "training.lightning_profile": "run scripts/profile_step.py",
     "training.dynamo_suppress_errors": _TORCH,
     "training.torch_inductor_disable_cudagraphs": _TORCH,
+    "stages.diffusion_residual": _RESIDUAL,
+    "stages.diff_residual": _RESIDUAL,
+    "stages.consistency_distill": _DISTILL,
     "optimizer.muon_backend": "there is one implementation, jit-compiled; leave it out",
+    "optimizer.scheduler": "write `scheduler`, a section beside `optimizer`",
     "scheduler.warmup_steps_ratio": "write `scheduler.warmup`",
     "scheduler.mode": "validation errors are minimised; leave it out",
     "scheduler.threshold_mode": "the threshold is relative; leave it out",
+    "scheduler.cooldown": "every evaluation counts; leave it out",
+    "scheduler.eps": "every reduction is made; write `scheduler.min_lr` for where they end",
+    "evaluation.split": "give scripts/evaluate.py `--split`",
+    "logging.wandb.run_name": "runs are named after the run directory: give `--run-dir`",
+    "logging.wandb.group": "runs are grouped by the run directory: give `--run-dir`",
+    "logging.wandb.notes": "leave it out, or write `logging.wandb.tags`",
 }
 
 
 def mend_of(path: str) -> str | None:
-    """What to write instead of a former key, or None; a key inside a dropped section has the section's."""
+    """What to write instead of a former key, or None. Of a dropped section the section itself is the key."""
     # A stage takes the sections of the top level: `stages.operator.optimizer.x` is `optimizer.x`.
-    path = re.sub(r"^stages\.\w+\.(optimizer|scheduler)\b", r"\1", path)
-    # The original nests the schedule in the optimizer.
-    path = re.sub(r"^optimizer\.scheduler\b\.?", "scheduler.", path).rstrip(".")
-    return FORMER.get(path)
+    return FORMER.get(re.sub(r"^stages\.\w+\.(optimizer|scheduler)\b", r"\1", path))

@@ -286,14 +286,15 @@ class PhysicsPriorsConfig:
 class TrainingConfig:
     """What all stages share. A stage is evaluated every `eval_every` epochs; `input_noise`, on the frames that a time
     step is given, is in standard deviations of the field. The `lambda_*` weigh the loss's terms, of which one with
-    weight 0 is not computed; `lambda_spectral_bands` is low, mid, high.
+    weight 0 is not computed; `lambda_spectral_bands` is low, mid, high. `log_per_task_metrics` adds every task's own
+    loss and count of samples to the records.
 
-    The model makes `pushforward` steps without a gradient before the `rollout_horizon` that are scored; in these the
-    gradient is cut every `truncate` steps. `remat` recomputes for the gradient what each block (`block`), and each time
-    step as well (`full`), would otherwise keep in memory. A step whose loss exceeds the mean of the last `spike_window`
-    accepted ones by `spike_sigma` of their standard deviations is skipped. `compile: false` runs every operation apart.
-    `precision: bf16` is that of the core between entrance and exit; parameters, residuals, norms and transforms of
-    Fourier stay in float32.
+    The `rollout_horizon` that is scored starts after `pushforward` steps without a gradient, of which the model makes
+    the last 0 to all, drawn for each window; in the horizon the gradient is cut every `truncate` steps. `remat`
+    recomputes for the gradient what each block (`block`), and each time step as well (`full`), would otherwise keep in
+    memory. A step whose loss exceeds the mean of the last `spike_window` accepted ones by `spike_sigma` of their
+    standard deviations is skipped. `compile: false` runs every operation apart. `precision: bf16` is that of the core
+    between entrance and exit; parameters, residuals, norms and transforms of Fourier stay in float32.
     """
 
     batch_size: Positive = 32
@@ -327,6 +328,7 @@ class TrainingConfig:
     max_skips: Positive = 20
     spike_sigma: PositiveFloat | None = None
     spike_window: Annotated[int, Field(ge=2)] = 50
+    log_per_task_metrics: bool = False
 
     @model_validator(mode="after")
     def _lengths(self) -> TrainingConfig:
@@ -356,29 +358,38 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class WandbConfig:
-    """Weights & Biases beside the JSONL. `mode: auto` is online where a login is found and offline elsewhere."""
+    """Weights & Biases beside the JSONL. `mode: auto` is online where a login is found and offline elsewhere.
+
+    At the end of a stage its best checkpoint goes there with `upload_checkpoints`.
+    """
 
     enabled: bool = True
     mode: Literal["auto", "online", "offline"] = "auto"
     project: str = "ups_jax"
     entity: str | None = None
     tags: tuple[str, ...] = ()
+    upload_checkpoints: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class LoggingConfig:
-    """A record every `every_steps` steps in metrics.jsonl; a line every `every_seconds` where there is no terminal."""
+    """A record every `every_steps` steps in metrics.jsonl; a line every `every_seconds` where there is no terminal.
+
+    `tensorboard` writes event files as well; it needs the extra of that name.
+    """
 
     every_steps: Positive = 10
     every_seconds: PositiveFloat = 10.0
+    tensorboard: bool = False
     wandb: WandbConfig = field(default_factory=WandbConfig)
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Config:
-    """The whole configuration of a run."""
+    """The whole configuration of a run. With `deterministic` a GPU repeats a run bit for bit, as a CPU always does."""
 
     seed: int = 17
+    deterministic: bool = False
     runs: str = "runs"
     data: DataConfig
     latent: LatentConfig = field(default_factory=LatentConfig)
