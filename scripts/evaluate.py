@@ -19,6 +19,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--split", choices=["train", "val", "test"], default="test", help="whose trajectories (default: test)"
     )
+    parser.add_argument(
+        "--track",
+        action="store_true",
+        help="send the result to W&B and TensorBoard where they are on",
+    )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the result here as well")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="such as data.tasks.0.path=FILE, data.tasks.0.preset=fine"
@@ -30,11 +35,18 @@ def evaluate(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from ups_jax.compilation import enable_compilation_cache
+    from ups_jax.determinism import require_determinism
     from ups_jax.evaluation.runner import evaluate_run, run_config
+    from ups_jax.tracking import context_path
 
-    enable_compilation_cache()
     cfg = run_config(args.run_dir, args.overrides)
-    evaluate_run(args.run_dir, cfg, stage=args.stage, split=args.split, json_path=args.json, console=Console())
+    require_determinism(cfg.deterministic)
+    enable_compilation_cache()
+    # A pipeline's evaluation belongs to the pipeline's run.
+    track = args.track or context_path() is not None
+    evaluate_run(
+        args.run_dir, cfg, stage=args.stage, split=args.split, json_path=args.json, track=track, console=Console()
+    )
 
 
 if __name__ == "__main__":

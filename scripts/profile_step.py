@@ -14,14 +14,17 @@ from ups_jax.training.stages import STAGES
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__, config=str(cli.CONFIGS / "burgers1d.yaml"))
     parser.add_argument("--stage", choices=STAGES, default="operator", help="whose step (default: operator)")
-    parser.add_argument("--steps", type=int, default=10, help="steps to trace (default: 10)")
-    parser.add_argument("--depth", type=int, default=3, help="module names that a part keeps (default: 3)")
+    parser.add_argument("--steps", type=cli.positive, default=10, help="steps to trace (default: 10)")
+    parser.add_argument("--depth", type=cli.positive, default=3, help="module names that a part keeps (default: 3)")
     parser.add_argument("--out", type=Path, default=Path("profile"), metavar="DIR", help="the trace (default: profile)")
     return cli.run(parser, profile, argv)
 
 
 def profile(args: argparse.Namespace) -> None:
+    from ups_jax.determinism import require_determinism
+
     cfg = load(args.config, args.overrides)
+    require_determinism(cfg.deterministic)
     import jax
     from rich.console import Console
     from rich.table import Table

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ups_jax import cli
 from ups_jax.config import load
+from ups_jax.determinism import require_determinism
 from ups_jax.training.stages import STAGES
 
 
@@ -30,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def train_and_evaluate(args: argparse.Namespace) -> None:
     cfg = load(args.config, args.overrides)
+    require_determinism(cfg.deterministic)
     # Heavy imports after the configuration has been read, so that a typing error answers at once.
     from rich.console import Console
 

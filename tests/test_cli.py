@@ -53,3 +53,10 @@ def test_overrides_may_stand_among_the_options() -> None:
         cli.run(parser, lambda args: seen.append((args.config, args.overrides)), ["a=1", "--config", "d", "b=2"]) == 0
     )
     assert seen == [("d", ["a=1", "b=2"])]
+
+
+def test_a_count_is_a_whole_number_from_one_on() -> None:
+    assert cli.positive("3") == 3
+    for text in ("0", "-2"):
+        with pytest.raises(argparse.ArgumentTypeError, match="not 1 or more"):
+            cli.positive(text)

@@ -27,6 +27,14 @@ def parser(description: str, *, config: str | None = None) -> argparse.ArgumentP
     return result
 
 
+def positive(text: str) -> int:
+    """The type of an argument that counts something: a whole number, 1 or more."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return number
+
+
 def run(
     arguments: argparse.ArgumentParser,
     main: Callable[[argparse.Namespace], int | None],

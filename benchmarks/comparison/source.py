@@ -12,13 +12,20 @@ from ups_jax.cli import CONFIGS
 _HERE = Path(__file__).resolve().parent
 # What shows, stores, drives or describes a run, and has no part in a number of it.
 _LIBRARY_ASIDE = (
-    "tracking.py",
+    "tracking/*",
+    "determinism.py",
     "cli.py",
     "pipeline*",
-    *(f"evaluation/{name}.py" for name in ("plots", "images", "solution_images", "report", "printed", "runner")),
+    *(
+        f"evaluation/{name}.py"
+        for name in ("plots", "images", "solution_images", "report", "printed", "runner", "tracked")
+    ),
     *(
         f"training/{name}.py"
-        for name in ("train", "loop", "save", "checkpoint", "checksums", "progress", "run_directory", "signals")
+        for name in (
+            *("train", "loop", "save", "checkpoint", "checksums", "progress", "run_directory", "signals"),
+            *("pace", "stage_end"),
+        )
     ),
 )
 _OWN_ASIDE = ("table.py", "notes.py", "report.py", "store.py", "jobs.py", "runs.py", "source.py")

@@ -8,13 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ups_jax.data import windows
+from ups_jax.seeding import stream_key
 from ups_jax.task import Symmetry
 
 
 def plan(trajectories=7, per_trajectory=3, batch_size=5, seed=0, name="data/operator", **changes):
     return windows.Plan(
         **{
-            "key": windows.stream_key(seed, name),
+            "key": stream_key(seed, name),
             "train": 10 + np.arange(trajectories),
             "per_trajectory": per_trajectory,
             "batch_size": batch_size,

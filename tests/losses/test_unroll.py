@@ -59,7 +59,7 @@ def test_what_is_computed_again_has_the_same_values_and_gradients(truncate: int 
 
 def test_a_pushforward_starts_from_the_model_s_own_state_and_lets_no_gradient_through() -> None:
     def pushed(a: Any, start: Any) -> Array:
-        return push_forward(lambda a, window: a * window[:, -1], a, start, 3)
+        return push_forward(lambda a, window: a * window[:, -1], a, start, TARGETS[:3], jnp.zeros(1, jnp.int32))
 
     np.testing.assert_allclose(pushed(A, START), A**3 * START, rtol=1e-6)
     for gradient in jax.grad(lambda a, start: jnp.sum(pushed(a, start)), argnums=(0, 1))(A, START):
@@ -71,5 +71,12 @@ def test_a_pushforward_starts_from_the_model_s_own_state_and_lets_no_gradient_th
 
 def test_a_pushforward_slides_the_window() -> None:
     window = jnp.asarray([1.0, 2.0, 3.0]).reshape(1, 3, 1, 1)
-    pushed = push_forward(lambda _, frames: frames.sum(1), None, window, 2)
+    truth = jnp.full((2, 1, 1, 1), 7.0)
+    pushed = push_forward(lambda _, frames: frames.sum(1), None, window, truth, jnp.zeros(1, jnp.int32))
     np.testing.assert_array_equal(np.ravel(pushed), [3.0, 6.0, 11.0])
+
+
+def test_the_first_steps_of_a_row_are_the_true_ones_as_many_as_are_given() -> None:
+    window, truth = jnp.ones((4, 1, 1, 1)), jnp.asarray([10.0, 20.0, 30.0]).reshape(3, 1, 1, 1).repeat(4, axis=1)
+    pushed = push_forward(lambda _, frames: 2 * frames[:, -1], None, window, truth, jnp.arange(4))
+    np.testing.assert_array_equal(np.ravel(pushed), [8.0, 40.0, 40.0, 30.0])

@@ -15,7 +15,7 @@ from ups_jax.config import Config, OptimizerConfig, SchedulerConfig, StageConfig
 from ups_jax.data import Dataset
 from ups_jax.errors import ConfigError
 from ups_jax.optim import build_optimizer, build_schedule
-from ups_jax.optim.schedules import build_plateau, patience_evaluations
+from ups_jax.optim.schedules import build_plateau, check_schedule, patience_evaluations
 from ups_jax.training.plan import plan_of
 
 
@@ -184,3 +184,16 @@ def test_the_chain_follows_the_schedule() -> None:
         update, state = step(params, state, params)
         moved.append(float(update["kernel"][0, 0]))
     np.testing.assert_allclose(moved, [-0.5, -0.5, -0.05, -0.05, -0.005, -0.005], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (SchedulerConfig(eta_min=1e-2), r"^here\.eta_min is 0\.01, above the learning rate of 0\.001"),
+        (SchedulerConfig(name="reducelronplateau", min_lr=1.0), r"^here\.min_lr is 1, above"),
+    ],
+)
+def test_a_curve_that_cannot_fall_is_refused(config: SchedulerConfig, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_schedule(config, 1e-3, 100, 10, "here")
+    check_schedule(SchedulerConfig(eta_min=1e-4), 1e-3, 100, 10, "here")

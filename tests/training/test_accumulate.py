@@ -11,12 +11,11 @@ import optax
 import pytest
 from jaxtyping import Array
 
-from ups_jax import batch_at, build, init_state, make_train_step
+from ups_jax import batch_at, init_state, make_train_step
 from ups_jax.config import Config, load
 from ups_jax.data import Dataset, steps_per_epoch
 from ups_jax.training.accumulate import gradients_of, split
 from ups_jax.training.build import build_model
-from ups_jax.training.stages import stage_of
 
 SMALL = ["operator.spectral.depth=1", "operator.spectral.hidden_dim=8", "latent.dim=4", "training.batch_size=8"]
 KEY = jax.random.key(3)
@@ -85,13 +84,3 @@ def test_accumulated_steps_are_those_of_the_large_batch_noise_included(waves: Da
         np.testing.assert_allclose(accumulated[name], value, rtol=1e-5)
     for left, right in zip(jax.tree.leaves(one.params), jax.tree.leaves(other.params), strict=True):
         np.testing.assert_allclose(left, right, atol=1e-6)
-
-
-def test_a_single_micro_batch_is_today_s_graph(waves: Dataset) -> None:
-    cfg = load("configs/tiny.yaml", SMALL)
-    model, tx = build(cfg, waves)
-    batch = batch_at(waves, cfg, "operator", 0)
-    params = init_state(model, tx, batch, KEY).params
-    bundle = stage_of("operator").losses(model, cfg.training)
-    plain = jax.make_jaxpr(jax.value_and_grad(bundle, has_aux=True))(params, batch, KEY)
-    assert str(jax.make_jaxpr(gradients_of(bundle, 1, draw))(params, batch, KEY)) == str(plain)

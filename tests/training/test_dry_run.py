@@ -34,10 +34,11 @@ def test_a_dry_run_prints_every_parameter_and_the_costs_and_writes_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     text = shown(data_root, "stages.operator.accum_steps=2")
-    rows = re.findall(r"(\S+/\S+)\s+│ ([\dx ]+?)\s+│\s+([\d,]+) │", text)
-    counts = {path: int(count.replace(",", "")) for path, _, count in rows}
+    rows = re.findall(r"(\S+/\S+)\s+│ ([\dx ]+?)\s+│\s+([\d,]+) │ (\w+)", text)
+    counts = {path: int(count.replace(",", "")) for path, _, count, _ in rows}
+    assert {optimizer for *_, optimizer in rows} == {"adamw"}
     assert counts["operator/core/SpectralBlock_0/spectral/spectrum"] == 8 * 8 * 16
-    total = re.search(r"all\s+│\s+│\s+([\d,]+)", text)
+    total = re.search(r"adamw \d+ arrays, ([\d,]+) numbers", text)
     assert total is not None and int(total[1].replace(",", "")) == sum(counts.values())
     for name in ("compiled in", "FLOPs", "bytes accessed", "peak memory"):
         assert re.search(rf"{name}\s+│ [\d.]+", text), name

@@ -18,6 +18,7 @@ from rich.console import Console
 from ups_jax.config import load
 from ups_jax.errors import ConfigError
 from ups_jax.tracking import read_jsonl
+from ups_jax.training import memory
 from ups_jax.training import train as training
 from ups_jax.training.memory import FittingStep, fitting_validation, is_lost, is_out_of_memory
 from ups_jax.training.state import TrainState, state_of
@@ -129,7 +130,7 @@ class FailingOnce:
 def test_a_run_whose_memory_runs_out_ends_where_an_uninterrupted_one_does(
     data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Any, at: int, deleted: bool
 ) -> None:
-    make = training.make_train_step
+    make = memory.make_train_step
     groups: list[int] = []
 
     def failing(*arguments: Any, micro_batches: int, **options: Any) -> Any:
@@ -137,7 +138,7 @@ def test_a_run_whose_memory_runs_out_ends_where_an_uninterrupted_one_does(
         step = make(*arguments, micro_batches=micro_batches, **options)
         return FailingOnce(step, at, deleted) if micro_batches == 1 else step
 
-    monkeypatch.setattr(training, "make_train_step", failing)
+    monkeypatch.setattr(memory, "make_train_step", failing)
     params, records, record = trained(data_root, tmp_path / "run")
     expected, expected_records, plain = uninterrupted
     assert groups == [1, 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from dataclasses import replace
@@ -26,19 +27,25 @@ from ups_jax.training.state import state_of
 from ups_jax.training.step import step_of
 
 
-def looped(cfg: Config, metrics: list[float], path: Path) -> list[dict[str, Any]]:
-    """The records of a stage of one parameter, evaluated every second step with these metrics in turn."""
+def looped(cfg: Config, metrics: list[float], path: Path, lost: tuple[int, ...] = ()) -> list[dict[str, Any]]:
+    """The records of a stage of one parameter, evaluated every second step with these metrics in turn; the gradient of
+    the `lost` steps is not finite."""
     settings = cfg.stages.operator
     plan = Plan(total_steps=2 * len(metrics), steps_per_epoch=4, eval_steps=2)
     lengths = plan.total_steps, plan.steps_per_epoch
     tx = build_optimizer(settings, *lengths)
     schedule = build_schedule(settings.scheduler, settings.optimizer.lr, *lengths)
-    step = step_of(lambda params, batch, key: (jnp.sum(params["w"] * batch["x"]), {}), tx, 0.5)
+
+    def gradients(params: Any, batch: Any, key: Any) -> Any:
+        return (jnp.sum(params["w"] * batch["x"]), {}), {"w": jnp.asarray(batch["x"])}
+
+    step = step_of(gradients, tx, 0.5, cfg.training)
 
     def batches(start: int) -> Any:
         def ones() -> Iterator[dict[str, np.ndarray]]:
-            while True:
-                yield {"x": np.ones(2, np.float32)}
+            for number in itertools.count(start + 1):
+                value = np.nan if number in lost else 1.0
+                yield {"x": np.full(2, value, np.float32), "mask": np.ones(1, np.float32)}
 
         return nullcontext(ones())
 
@@ -50,6 +57,7 @@ def looped(cfg: Config, metrics: list[float], path: Path) -> list[dict[str, Any]
     stage = Stage(
         name="operator",
         plan=plan,
+        steps_before=0,
         train_step=moved,
         batches=batches,
         averaged=lambda state: state.step,
@@ -92,6 +100,18 @@ def test_the_rate_falls_after_the_evaluations_that_brought_nothing_and_the_log_s
 def test_any_other_schedule_takes_no_notice_of_evaluations(tmp_path: Path) -> None:
     cfg = config("scheduler={name: constant, warmup: 0}", "optimizer.name=sgd", "optimizer.lr=0.1")
     np.testing.assert_allclose([record["lr"] for record in looped(cfg, [1.0] * 5, tmp_path)], 0.1, rtol=1e-6)
+
+
+def test_a_skipped_step_is_none_of_the_schedule_and_the_log_has_the_rate_that_moved(tmp_path: Path) -> None:
+    cfg = config(
+        "optimizer.name=sgd", "optimizer.momentum=0", "optimizer.lr=0.1", "stages.operator.grad_clip=null",
+        "scheduler={name: steplr, warmup: 0, step_size_steps: 2, gamma: 0.5}",
+    )  # fmt: skip
+    records = looped(cfg, [1.0, 0.9, 0.8, 0.7], tmp_path, lost=(2, 5))
+    kept = [record for record in records if record["step"] not in (2, 5)]
+    np.testing.assert_allclose([record["moved"] for record in kept], [0.1, 0.1, 0.05, 0.05, 0.025, 0.025], rtol=1e-5)
+    np.testing.assert_allclose([record["lr"] for record in kept], [record["moved"] for record in kept], rtol=1e-5)
+    assert records[-1]["skipped"] == 2
 
 
 def test_a_reduced_rate_and_the_wait_for_the_next_survive_a_resume(tmp_path: Path) -> None:

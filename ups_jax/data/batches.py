@@ -11,6 +11,7 @@ from ups_jax.config import Config
 from ups_jax.data import windows
 from ups_jax.data.dataset import Dataset
 from ups_jax.errors import ConfigError
+from ups_jax.seeding import stream_key
 
 PERIODIC, OPEN = 2, 1
 
@@ -81,7 +82,7 @@ def _plan(dataset: Dataset, cfg: Config, stage: str, process_count: int) -> wind
             f"training.time_stride={dataset.stride} need {offsets[-1] + 1} frames, there are {dataset.source.frames}"
         )
     return windows.Plan(
-        key=windows.stream_key(cfg.seed, f"data/{stage}"),
+        key=stream_key(cfg.seed, f"data/{stage}"),
         train=dataset.splits.train,
         per_trajectory=data.windows_per_trajectory,
         batch_size=windows_per_step(cfg, stage),

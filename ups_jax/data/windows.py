@@ -5,12 +5,12 @@ The whole batch is drawn for all hosts; a host keeps its rows.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int
 
+from ups_jax import seeding
 from ups_jax.task import Symmetry
 
 _EPOCH, _BATCH = 0, 1
@@ -52,12 +52,6 @@ class Draw:
         return replace(
             self, **{item.name: getattr(self, item.name)[process_index::process_count] for item in fields(self)}
         )
-
-
-def stream_key(seed: int, name: str) -> tuple[int, int]:
-    """128 bits that differ for every seed and every name of a stream."""
-    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest()
-    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
 
 
 def start_distribution(
@@ -113,5 +107,4 @@ def augment_inputs(inputs: Float32[np.ndarray, "b *s i"], drawn: Draw) -> Float3
 
 
 def _generator(plan: Plan, purpose: int, index: int) -> np.random.Generator:
-    # The high words of the counter number the streams: 2**128 draws lie between two of them.
-    return np.random.Generator(np.random.Philox(key=list(plan.key), counter=[0, 0, purpose, index]))
+    return seeding.generator(plan.key, (purpose, index))

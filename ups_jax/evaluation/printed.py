@@ -24,11 +24,24 @@ _HEADLINES: Mapping[str, Mapping[str, tuple[str, Callable[[Mapping[str, Any]], f
         "boundary": ("steady", itemgetter("boundary_rmse")),
     },
 }
+_BANDS = ("low", "mid", "high")
+
+
+def headlines(measured: Measured) -> tuple[list[str], dict[str, list[float | None]]]:
+    """Columns and rows of the headline table: the model, its variants and each baseline; None where a row has none."""
+    section = next(name for name in _HEADLINES if name in measured.metrics)
+    variants = {f"{name} rollout": sections for name, sections in measured.variants.items()}
+    named: dict[str, Mapping[str, Any]] = {"this model": measured.metrics, **variants, **measured.baselines}
+    rows: dict[str, list[float | None]] = {}
+    for name, sections in named.items():
+        # A variant differs from the model's own rollout from the second step on, and has no one-step section.
+        own = [number(sections[own]) if own in sections else None for own, number in _HEADLINES[section].values()]
+        rows[name] = [*own, *(sections[section][f"fourier_rmse_{band}"] for band in _BANDS)]
+    return [*_HEADLINES[section], *_BANDS], rows
 
 
 def print_table(console: Console, measured: Measured) -> None:
     """nRMSE, and fRMSE in three bands, of this model, its variants and each baseline."""
-    section = next(name for name in _HEADLINES if name in measured.metrics)
     table = Table(
         title=f"nRMSE and fRMSE of {measured.task.name}, {measured.meta['trajectories']} trajectories",
         title_justify="left",
@@ -37,15 +50,12 @@ def print_table(console: Console, measured: Measured) -> None:
         pad_edge=False,
     )
     table.add_column("", no_wrap=True)
-    for column in (*_HEADLINES[section], "low", "mid", "high"):
+    columns, rows = headlines(measured)
+    for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
-    variants = {f"{name} rollout": sections for name, sections in measured.variants.items()}
-    rows: dict[str, Mapping[str, Any]] = {"this model": measured.metrics, **variants, **measured.baselines}
-    for name, sections in rows.items():
-        # A variant differs from the model's own rollout from the second step on, and has no one-step section.
-        headline = (
-            f"{number(sections[own]):.3g}" if own in sections else "" for own, number in _HEADLINES[section].values()
+    digits = [".1e" if column in _BANDS else ".3g" for column in columns]
+    for name, numbers in rows.items():
+        table.add_row(
+            name, *("" if value is None else f"{value:{form}}" for value, form in zip(numbers, digits, strict=True))
         )
-        bands = (f"{sections[section][f'fourier_rmse_{band}']:.1e}" for band in ("low", "mid", "high"))
-        table.add_row(name, *headline, *bands)
     console.print(table)

@@ -13,19 +13,21 @@ from rich.console import Console
 from ups_jax import simulate
 from ups_jax.config import Config, from_dict, merge, to_dict
 from ups_jax.data import Dataset, Split, open_dataset
+from ups_jax.determinism import require_determinism
 from ups_jax.errors import ConfigError
 from ups_jax.evaluation.evaluate import evaluate
 from ups_jax.evaluation.plots import write_plots
 from ups_jax.evaluation.printed import print_table
 from ups_jax.evaluation.report import write_report
 from ups_jax.evaluation.resolution import WAYS, other_trajectories, predictor_on
-from ups_jax.evaluation.result import Evaluation, Measured, SteadyEvaluation, finite, result, write_json
+from ups_jax.evaluation.result import Evaluation, SteadyEvaluation, finite, result, write_json
 from ups_jax.evaluation.steady import evaluate_steady, mean_solution
 from ups_jax.evaluation.steady_run import SteadyRun
+from ups_jax.evaluation.tracked import track_evaluation
 from ups_jax.evaluation.trained_run import TrainedRun, load_run
 from ups_jax.steady import check_cells
 from ups_jax.task import Task
-from ups_jax.tracking import WandbWriter, read_jsonl
+from ups_jax.tracking import check_logging, evaluation_writer, read_jsonl
 from ups_jax.training.run_directory import RunDirectory, now
 
 # What an evaluation may override: where data lies and how it is read, never what a trained run was trained on.
@@ -56,8 +58,11 @@ def evaluate_run(
     """Evaluate the best checkpoint on a split: evaluation/<name>.json, plots and report, and a printed table.
 
     The name is the split, after the name of a `stage` that is not the run's main one; for other data than the run's
-    own, the data file's name follows. `track` sends the result to W&B as well, as one more run of the run's group.
+    own, the data file's name follows. `track` hands the result to W&B and TensorBoard as well, where they are on.
     """
+    require_determinism(cfg.deterministic)
+    if track:
+        check_logging(cfg.logging)
     run = RunDirectory(path)
     main = run.main_stage()
     stage = stage or main
@@ -74,7 +79,8 @@ def evaluate_run(
     data = {"file": dataset.source.name, "fingerprint": dataset.fingerprint, "split": split}
     grid = {"trained": trained.task.shape, "data": dataset.task.shape, "way": way, "meaning": WAYS[way]}
     values = finite(result([measured], _meta(run, stage, trained) | {"data": data, "grid": grid}))
-    write_json(run.evaluation / f"{name}.json", values)
+    written = [run.evaluation / f"{name}.json"]
+    write_json(written[0], values)
     if json_path is not None:
         write_json(json_path, values)
     plots: list[Path] = []
@@ -83,9 +89,11 @@ def evaluate_run(
         # The test split of the run's own data is its result; the others get a folder and a report of their own.
         plots = write_plots(run.plots if name == "test" else run.plots / name, [measured], records)
         report = "report.html" if name == "test" else f"report_{name}.html"
-        write_report(run.path / report, values, plots, run.read())
-    if track and cfg.logging.wandb.enabled:
-        _track(run, cfg, name, measured, plots)
+        written.append(run.path / report)
+        write_report(written[-1], values, plots, run.read())
+    if track:
+        with closing(evaluation_writer(path, cfg.logging, name=name, run_config=to_dict(cfg))) as writer:
+            track_evaluation(writer, name, measured, plots=plots, files=written)
     print_table(console, measured)
     return values
 
@@ -125,18 +133,6 @@ def _grid_notes(trained: TrainedRun | SteadyRun, cfg: Config, dataset: Dataset, 
     notes = [f"{dataset.source.name}: {WAYS[way]}"]
     different = other_trajectories(trained, cfg, dataset, split) if way != "native" else None
     return [*notes, different] if different else notes
-
-
-def _track(run: RunDirectory, cfg: Config, name: str, evaluation: Measured, plots: list[Path]) -> None:
-    group = run.path.resolve().name
-    writer = WandbWriter(
-        cfg.logging.wandb, directory=run.path, group=group, name=f"{group}-{name}", run_config=to_dict(cfg)
-    )
-    with closing(writer):
-        for section, metrics in evaluation.metrics.items():
-            writer.summary({f"{name}/{section}/{key}": value for key, value in metrics.items()})
-        for plot in plots:
-            writer.image(f"{name}/{plot.stem}", plot)
 
 
 def _meta(run: RunDirectory, stage: str, trained: TrainedRun | SteadyRun) -> dict[str, Any]:

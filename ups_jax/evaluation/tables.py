@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ups_jax.metrics import METRICS, all_metrics, correlation, correlation_time, summary
+from ups_jax.seeding import generator, stream_key
 from ups_jax.task import Task
 
 Table = dict[str, np.ndarray]
@@ -57,6 +58,6 @@ def bootstrap_interval(values: Float[np.ndarray, " n"], resamples: int, seed: in
     """The 2.5 and 97.5 % quantiles of the mean under resampling of the trajectories; NaN if a value is not finite."""
     if not np.isfinite(values).all():
         return [math.nan, math.nan]
-    generator = np.random.default_rng(seed)
-    means = [values[generator.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
+    drawn = generator(stream_key(seed, "evaluation/bootstrap"))
+    means = [values[drawn.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
     return [float(bound) for bound in np.quantile(means, (0.025, 0.975))]

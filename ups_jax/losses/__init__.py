@@ -4,10 +4,11 @@ All take `reduction="mean" | "sum" | "none"` (`none`: one value a sample) and a 
 """
 
 from ups_jax.losses.boundary import boundary
-from ups_jax.losses.bundle import Batch, LossBundle, draw_noise, operator_losses
+from ups_jax.losses.bundle import Batch, LossBundle, draw_rows, operator_losses
 from ups_jax.losses.field import forward, h1, nrmse, relative_gradient_error, relative_l2, relative_mse, rollout
 from ups_jax.losses.inverse import inverse_decoding, inverse_encoding, inverse_weight
 from ups_jax.losses.latent import latent_diversity, latent_norm
+from ups_jax.losses.per_task import per_task_metrics, per_task_terms
 from ups_jax.losses.physics import conservation, divergence, positivity, smoothness
 from ups_jax.losses.query import sample_queries, take_points
 from ups_jax.losses.spectral import spectral_band, spectral_energy
@@ -20,7 +21,7 @@ __all__ = [
     "boundary",
     "conservation",
     "divergence",
-    "draw_noise",
+    "draw_rows",
     "forward",
     "h1",
     "inverse_decoding",
@@ -31,6 +32,8 @@ __all__ = [
     "latent_norm",
     "nrmse",
     "operator_losses",
+    "per_task_metrics",
+    "per_task_terms",
     "positivity",
     "relative_gradient_error",
     "relative_l2",

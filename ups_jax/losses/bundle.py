@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from ups_jax.config import TrainingConfig
 from ups_jax.losses.inverse import inverse_decoding, inverse_encoding, inverse_weight
+from ups_jax.losses.per_task import per_task_terms
 from ups_jax.losses.query import sample_queries, take_points
 from ups_jax.losses.terms import SampleTerms, field_terms, latent_terms, prior_terms
 from ups_jax.losses.unroll import push_forward, unroll
@@ -47,7 +48,7 @@ def operator_losses(model: Simulator, config: TrainingConfig) -> LossBundle:
     squares = {"forward"} if "forward" in weights or "rollout" in weights else set()
     names = (weights.keys() - {"forward", "rollout"}) | squares
     physical = any(name in PHYSICAL for name in names)
-    pushforward = config.pushforward
+    draw = draw_rows(model, config)
 
     def bundle(
         params: Any, batch: Batch, key: Key[Array, ""], epoch: Float[Array, ""] | None = None
@@ -66,33 +67,54 @@ def operator_losses(model: Simulator, config: TrainingConfig) -> LossBundle:
                 terms |= prior_terms(names, denormalize(pred, task.statistics), start, task, config.physics_priors)
             return next_window, terms
 
-        window = _noisy(fields[:, : model.context], config.input_noise, key, arrays.get("noise"))
-        window = push_forward(lambda params, window: step(model, params, window, cond), params, window, pushforward)
-        targets = jnp.moveaxis(fields[:, model.context + pushforward :], 1, 0)
+        random = draw(batch, key)
+        window = fields[:, : model.context]
+        if config.input_noise > 0:
+            window = window + config.input_noise * random["noise"]
+        later = jnp.moveaxis(fields[:, model.context :], 1, 0)
+        if config.pushforward > 0:
+            pushed, given = later[: config.pushforward], jnp.asarray(random["given"])
+            window = push_forward(lambda params, w: step(model, params, w, cond), params, window, pushed, given)
+        targets = later[config.pushforward :]
         steps = unroll(advance, window, targets, truncate=config.truncate, recompute=config.remat == "full")
         samples = _over_steps(weights, steps) | _inverse_terms(weights, model, params, fields, queries)
         rows = arrays["mask"] / jnp.maximum(arrays["mask"].sum(), 1.0)
         terms = {name: jnp.sum(values * rows) for name, values in samples.items()}
-        return weighted_sum(weights, terms, config, epoch), terms
+        total = weighted_sum(weights, terms, config, epoch)
+        if config.log_per_task_metrics:
+            per_sample = weighted_sum(weights, samples, config, epoch)
+            terms |= per_task_terms((task.name,), per_sample, arrays["mask"], arrays.get("task_id"))
+        return total, terms
 
     return bundle
 
 
-def draw_noise(model: Simulator, config: TrainingConfig) -> Callable[[Batch, Key[Array, ""]], Batch]:
-    """(batch, key) -> the batch with the `noise` that its loss would draw: drawn for all rows before they are split,
-    it does not depend on how they are."""
+def draw_rows(model: Simulator, config: TrainingConfig) -> Callable[[Batch, Key[Array, ""]], Batch]:
+    """(batch, key) -> the batch with what its loss would draw for each row, where that is not there yet: drawn for all
+    rows before they are split, it does not depend on how they are. `noise` is of variance 1; `given` says how many of
+    the steps of the pushforward are the true ones, each number equally often.
+    """
 
     def draw(batch: Batch, key: Key[Array, ""]) -> Batch:
-        shape = batch["fields"][:, : model.context].shape
-        return batch | {"noise": jax.random.normal(key, shape)} if config.input_noise > 0 else batch
+        frames = batch["fields"][:, : model.context]
+        drawn: Batch = {}
+        if config.input_noise > 0:
+            drawn["noise"] = jax.random.normal(key, frames.shape)
+        if config.pushforward > 0:
+            stream = jax.random.fold_in(key, zlib.crc32(b"given"))
+            drawn["given"] = jax.random.randint(stream, frames.shape[:1], 0, config.pushforward + 1)
+        return drawn | batch
 
     return draw
 
 
 def weighted_sum(
-    weights: dict[str, float], terms: Terms, config: TrainingConfig, epoch: Float[Array, ""] | None
-) -> Float[Array, ""]:
-    """The terms with their weights, of the inverse ones as they are at the epoch."""
+    weights: dict[str, float],
+    terms: dict[str, Float[Array, "*b"]],
+    config: TrainingConfig,
+    epoch: Float[Array, ""] | None,
+) -> Float[Array, "*b"]:
+    """The sum of the terms, or of each sample's, with their weights: of the inverse ones those of the epoch."""
     if epoch is None and scheduled(config):
         raise ValueError("the weights of the inverse losses depend on the epoch: give it to the bundle")
 
@@ -163,15 +185,3 @@ def _inverse_terms(
             encode_newest, lambda z: decode(model, params, z), z, reduction="none"
         )
     return terms
-
-
-def _noisy(
-    frames: Float[Array, "b k *s c"],
-    std: float,
-    key: Key[Array, ""],
-    noise: Float[Array, "b k *s c"] | None = None,
-) -> Float[Array, "b k *s c"]:
-    """The frames with white noise of a standard deviation, drawn here unless it is given; as they are at 0."""
-    if std == 0:
-        return frames
-    return frames + std * (jax.random.normal(key, frames.shape) if noise is None else noise)

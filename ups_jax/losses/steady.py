@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Key
 
 from ups_jax.config import TrainingConfig
 from ups_jax.losses.bundle import Batch, LossBundle, Terms, query_points, weighted_sum
+from ups_jax.losses.per_task import per_task_terms
 from ups_jax.losses.terms import field_terms, prior_terms
 from ups_jax.losses.weights import PHYSICAL, checked_weights
 from ups_jax.models import Conditions, SteadySimulator, denormalize, normalize, normalize_inputs, steady_field
@@ -41,6 +42,10 @@ def steady_losses(model: SteadySimulator, config: TrainingConfig) -> LossBundle:
             samples |= prior_terms(names, denormalize(pred, task.statistics), None, task, config.physics_priors)
         rows = arrays["mask"] / jnp.maximum(arrays["mask"].sum(), 1.0)
         terms = {name: jnp.sum(values * rows) for name, values in samples.items()}
-        return weighted_sum(weights, terms, config, epoch), terms
+        total = weighted_sum(weights, terms, config, epoch)
+        if config.log_per_task_metrics:
+            per_sample = weighted_sum(weights, samples, config, epoch)
+            terms |= per_task_terms((task.name,), per_sample, arrays["mask"], arrays.get("task_id"))
+        return total, terms
 
     return bundle

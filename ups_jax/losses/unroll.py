@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 # The window that the next step sees, and what this step is worth by name.
 Advance = Callable[[Any, Any], tuple[Any, Any]]
@@ -20,21 +20,28 @@ def push_forward(
     step: Callable[[Any, Float[Array, "b k *s c"]], Float[Array, "b *s c"]],
     params: Any,
     window: Float[Array, "b k *s c"],
-    steps: int,
+    truth: Float[Array, "t b *s c"],
+    given: Int[Array, " b"],
 ) -> Float[Array, "b k *s c"]:
-    """The window after `steps` of the model's own steps, as a constant: no gradient reaches what led there.
+    """The window after the steps of `truth`, as a constant: no gradient reaches what led there. The first `given` steps
+    of a row are the true ones, the others the model's own.
 
     The pushforward trick of Brandstetter et al. (2022, section 3.1): what is scored starts from the errors that the
-    model makes, and only the scored steps are taught to live with them.
+    model makes, and only the scored steps are taught to live with them. Rows that start from the truth have to be among
+    them: a model that is scored after its own steps alone learns what makes up for these, and no step of time.
     """
-    if steps == 0:
+    if not len(truth):
         return window
     fixed = jax.lax.stop_gradient(params)
 
-    def advance(window: Float[Array, "b k *s c"], _: None) -> tuple[Float[Array, "b k *s c"], None]:
-        return jnp.concatenate([window[:, 1:], step(fixed, window)[:, None]], axis=1), None
+    def advance(window: Float[Array, "b k *s c"], numbered: tuple[Array, Array]) -> tuple[Any, None]:
+        number, true = numbered
+        is_given = (number < given).reshape(-1, *(1,) * (true.ndim - 1))
+        newest = jnp.where(is_given, true, step(fixed, window))
+        return jnp.concatenate([window[:, 1:], newest[:, None]], axis=1), None
 
-    return jax.lax.stop_gradient(jax.lax.scan(advance, jax.lax.stop_gradient(window), None, length=steps)[0])
+    walked, _ = jax.lax.scan(advance, jax.lax.stop_gradient(window), (jnp.arange(len(truth)), truth))
+    return jax.lax.stop_gradient(walked)
 
 
 def unroll(

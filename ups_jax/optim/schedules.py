@@ -71,8 +71,16 @@ def build_plateau(config: StageConfig, total_steps: int, steps_per_epoch: int, e
     )
 
 
-def check_schedule(config: SchedulerConfig, total_steps: int, steps_per_epoch: int, where: str) -> None:
-    """ConfigError, naming the section `where`, if a cosine is to end before its warm-up has."""
+def check_schedule(
+    config: SchedulerConfig, learning_rate: float, total_steps: int, steps_per_epoch: int, where: str
+) -> None:
+    """ConfigError, naming the section `where`, if a cosine ends before its warm-up or a curve above where it starts."""
+    lowest = {"cosineannealinglr": ("eta_min", config.eta_min), "reducelronplateau": ("min_lr", config.min_lr)}
+    if config.name in lowest and lowest[config.name][1] > learning_rate:
+        key, value = lowest[config.name]
+        raise ConfigError(
+            f"{where}.{key} is {value:g}, above the learning rate of {learning_rate:g} that it is the lowest value of"
+        )
     warmup = round(config.warmup * total_steps)
     if config.t_max is None and config.t_max_steps is None:
         return

@@ -13,6 +13,7 @@ from jaxtyping import Array, Key
 from ups_jax import simulate
 from ups_jax.config import Config
 from ups_jax.data import Dataset, open_dataset
+from ups_jax.determinism import require_determinism
 from ups_jax.errors import ConfigError
 from ups_jax.losses import Batch
 from ups_jax.optim import build_optimizer
@@ -26,6 +27,7 @@ def build(
     cfg: Config, dataset: Dataset | None = None, *, stage: str = "operator"
 ) -> tuple[Any, optax.GradientTransformation]:
     """Model and optimizer of a stage; without `dataset` the data of the configuration is opened."""
+    require_determinism(cfg.deterministic)
     if dataset is None:
         simulate.prepare(cfg)
         dataset = open_dataset(cfg)

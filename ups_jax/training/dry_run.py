@@ -17,6 +17,7 @@ from ups_jax import simulate
 from ups_jax.compilation import compile_ahead, compiling
 from ups_jax.config import Config
 from ups_jax.data import open_dataset, windows_per_step
+from ups_jax.determinism import require_determinism
 from ups_jax.errors import ConfigError
 from ups_jax.optim.table import parameter_table, render
 from ups_jax.training.build import build_model
@@ -30,6 +31,7 @@ _STEPS = 3
 def dry_run(cfg: Config, stage: str, console: Console) -> None:
     """Print the parameter table of `stage`, FLOPs, bytes and peak memory of its compiled step, and seconds of three
     steps, on a state that is thrown away. ConfigError where the step does not fit into memory."""
+    require_determinism(cfg.deterministic)
     simulate.prepare(cfg)
     dataset = open_dataset(cfg)
     model = build_model(cfg, dataset.task, stage)

@@ -19,6 +19,7 @@ from ups_jax.config import Config
 from ups_jax.errors import DivergedError, Stopped
 from ups_jax.optim.plateau import PlateauRule, observe_in, plateau_scale
 from ups_jax.tracking import Writer
+from ups_jax.training.pace import EpochClock, epochs_since_best
 from ups_jax.training.plan import Plan
 from ups_jax.training.progress import TrainingProgress
 from ups_jax.training.stages.spec import Validate
@@ -35,10 +36,12 @@ class Stage:
     """What the loop needs of a stage: its name, length, pure functions, and where its numbers go.
 
     `patience` counts evaluations without a better value; `learning_rate` knows no plateau, which is the state's.
+    `steps_before` are those of the run's earlier stages.
     """
 
     name: str
     plan: Plan
+    steps_before: int
     train_step: TrainStep
     batches: Batches
     averaged: Callable[[TrainState], Any]
@@ -64,6 +67,7 @@ def run_loop(
     """
     start = step = int(state.step)
     saved_at = time.monotonic()
+    clock = EpochClock(stage.plan.steps_per_epoch)
     pending: Pending = None
     rate_scale = plateau_scale(state.opt_state)
     with stage.batches(start) as batches:
@@ -79,7 +83,7 @@ def run_loop(
                 if due:
                     state, validation, measured = _evaluate(stage, state)
                     rate_scale = plateau_scale(state.opt_state)
-                    numbers |= measured
+                    numbers |= measured | clock.read(step)
                     progress.validation(validation)
                     finished = _finished(stage, state, step)
                 if numbers and (due or _its_turn(step, cfg)):
@@ -100,6 +104,7 @@ def run_loop(
             step += 1
             pending = (step, metrics)
             progress.step(step)
+            clock.step(step)
 
 
 def _its_turn(step: int, cfg: Config) -> bool:
@@ -124,6 +129,7 @@ def _evaluate(stage: Stage, state: TrainState) -> tuple[TrainState, float, dict[
     )
     measured = {f"validation/{name}": value for name, value in values.items()}
     measured |= {"best_metric": float(monitor.best_metric), "evaluations_since_best": float(monitor.since_best)}
+    measured["epochs_since_best"] = epochs_since_best(int(state.step), int(monitor.since_best), stage.plan)
     opt_state = observe_in(state.opt_state, chosen, stage.plateau)
     return replace(state, monitor=monitor, opt_state=opt_state), chosen, measured
 
@@ -145,8 +151,10 @@ def _read(pending: Pending, stage: Stage, cfg: Config, rate_scale: float) -> dic
             f"ones for {values['spikes_in_row']:.0f} steps in a row, up to step {step}; raise that or lower "
             "optimizer.lr, in another run directory"
         )
-    rate = stage.learning_rate(step - 1) * rate_scale
-    return values | {"lr": rate, "epoch": step / stage.plan.steps_per_epoch}
+    # A step that is left out moves the optimizer's schedule as little as its parameters.
+    left_out = int(values["skipped"] + values.get("spikes", 0.0))
+    done = {"epoch": step / stage.plan.steps_per_epoch, "global_step": stage.steps_before + step}
+    return values | {"lr": stage.learning_rate(max(step - 1 - left_out, 0)) * rate_scale} | done
 
 
 def _tell(step: int, numbers: dict[str, float], stage: Stage, writer: Writer, progress: TrainingProgress) -> None:

@@ -1,6 +1,7 @@
 """Memory that runs out: the micro-batch is halved, and the same optimizer step is done again.
 
-Where the failed step took the state with it, whoever trains starts from the newest checkpoint; the replay is exact.
+Where the failed step took the state with it, whoever trains starts from the newest checkpoint; what it then does again
+is the same to round-off.
 """
 
 from __future__ import annotations

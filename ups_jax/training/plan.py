@@ -44,7 +44,7 @@ def plan_of(cfg: Config, dataset: Dataset, stage: str, steps: int | None = None)
         steps = settings.steps if settings.steps is not None else math.ceil(settings.epochs * an_epoch)
     if steps == 0:
         raise ConfigError(f"stages.{stage} is off (epochs: 0); give it epochs, steps or max_seconds")
-    check_schedule(settings.scheduler, steps, an_epoch, f"stages.{stage}.scheduler")
+    check_schedule(settings.scheduler, settings.optimizer.lr, steps, an_epoch, f"stages.{stage}.scheduler")
     return Plan(total_steps=steps, steps_per_epoch=an_epoch, eval_steps=eval_steps(cfg, dataset, stage))
 
 

@@ -52,7 +52,9 @@ def judge(
     kept = accepted & ~spike
     losses = jnp.where(kept, jnp.concatenate([known[1:], loss[None].astype(known.dtype)]), known)
     one = spike.astype(jnp.int32)
-    return kept, SpikeWindow(losses=losses, in_row=(window.in_row + 1) * one, count=window.count + one)
+    # A step left out for another reason ends no row: spikes and lost steps in turn get a run nowhere either.
+    in_row = jnp.where(kept, 0, window.in_row + one)
+    return kept, SpikeWindow(losses=losses, in_row=in_row, count=window.count + one)
 
 
 def spike_metrics(window: SpikeWindow | None) -> dict[str, Array]:

@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from ups_jax.compilation import remat_options
 from ups_jax.config import Config, TrainingConfig
-from ups_jax.losses import Batch, scheduled
+from ups_jax.losses import Batch, per_task_metrics, scheduled
 from ups_jax.optim import ema_update
 from ups_jax.training.accumulate import gradients_of
 from ups_jax.training.spikes import judge, spike_metrics
@@ -80,12 +80,12 @@ def step_of(
         monitor = replace(
             state.monitor,
             skipped=state.monitor.skipped + skip,
-            skipped_in_row=(state.monitor.skipped_in_row + 1) * skip,
+            skipped_in_row=jnp.where(accepted, 0, state.monitor.skipped_in_row + skip),
             **({} if window is None else {"spikes": window}),
         )
         metrics = {
             "loss": loss,
-            **terms,
+            **per_task_metrics(terms, jnp.sum(batch["mask"])),
             "grad_norm": grad_norm,
             "skipped": monitor.skipped,
             "skipped_in_row": monitor.skipped_in_row,

@@ -11,31 +11,35 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from rich.console import Console
 
 from ups_jax import simulate
 from ups_jax.compilation import compiling
 from ups_jax.config import Config, digest, to_dict
 from ups_jax.data import Dataset, batch_at, open_dataset, steps_per_epoch, training_batches
-from ups_jax.errors import CheckpointError, ConfigError, Stopped
+from ups_jax.determinism import require_determinism
+from ups_jax.errors import CheckpointError, ConfigError, DivergedError, Stopped
 from ups_jax.optim import build_optimizer, build_schedule, ema_params
 from ups_jax.optim.schedules import build_plateau, patience_evaluations
 from ups_jax.optim.table import parameter_table, summary
-from ups_jax.tracking import JsonlWriter, Tee, WandbWriter, Writer
+from ups_jax.tracking import check_logging, training_writer
 from ups_jax.training.budget import measure_seconds, measure_seconds_per_step
 from ups_jax.training.build import build_model, init_state
 from ups_jax.training.checkpoint import Checkpoints, checkpoint_meta
 from ups_jax.training.guards import check_needs, check_resume
 from ups_jax.training.loop import Stage, run_loop
 from ups_jax.training.memory import fitting_step, fitting_validation
+from ups_jax.training.pace import newest_step
 from ups_jax.training.plan import Plan, eval_steps, plan_and_record, plan_of
 from ups_jax.training.progress import TrainingProgress
 from ups_jax.training.reach import check_reach
 from ups_jax.training.run_directory import RunDirectory, environment, now
 from ups_jax.training.signals import stop_flag
+from ups_jax.training.stage_end import tell_diverged, tell_end
 from ups_jax.training.stages import stage_of
 from ups_jax.training.stages.spec import Validate
-from ups_jax.training.state import TrainState
+from ups_jax.training.state import SpikeMonitor, TrainState
 from ups_jax.training.trial import trial
 from ups_jax.training.weights import Weights, best_weights, fitting
 
@@ -48,6 +52,8 @@ def train(
     `resume`: `auto` goes on where there is something to go on from, `must` insists on it, `never` refuses to.
     `init_from` takes the weights, and nothing else, of another run when this one starts fresh.
     """
+    require_determinism(cfg.deterministic)
+    check_logging(cfg.logging)
     run = RunDirectory(path)
     check_resume(run, cfg, stage, resume)
     check_needs(run, stage_of(stage))
@@ -82,12 +88,13 @@ def train(
             )
             _tell_plan(console, cfg, stage, plan, planned)
             if own is None:
-                own = {"started": now()}
+                own = {"started": now(), "steps_before": _steps_before(run, record["stages"])}
                 if parent is not None:
                     own["parent"] = {"run": str(init_from), "step": parent.step}
             own = {key: value for key, value in own.items() if key not in ("planned_steps", "budget")} | planned
             own |= {"total_steps": plan.total_steps, "finished": None}
             run.write(record | {"stages": record["stages"] | {stage: own}})
+            steps_before = own.get("steps_before", 0)
 
             def note(**values: Any) -> None:
                 own.update(values)
@@ -96,12 +103,14 @@ def train(
 
             with compiling(cfg.training.compile):
                 state, seconds_per_step = _train(
-                    cfg, stage, run, dataset, model, validate, plan, resume, parent, begun, note, console
+                    cfg, stage, run, dataset, model, validate, plan, steps_before, resume, parent, begun, note, console
                 )
         except BaseException as error:
             run.update(status="stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed")
             raise
         own |= {"steps": int(state.step), "finished": now(), "skipped": int(state.monitor.skipped)}
+        if isinstance(state.monitor, SpikeMonitor):
+            own["spikes"] = int(state.monitor.spikes.count)
         if seconds_per_step is not None:
             own["seconds_per_step"] = seconds_per_step
         record = run.read()
@@ -172,6 +181,7 @@ def _train(
     model: Any,
     validate: Validate,
     plan: Plan,
+    steps_before: int,
     resume: str,
     parent: Weights | None,
     begun: bool,
@@ -208,7 +218,8 @@ def _train(
                     say("begun       before, but stopped ahead of its first checkpoint: at step 0 again")
                 state = init_state(model, tx, first, key, stage=stage, cfg=cfg)
                 if parent is not None:
-                    state = replace(state, params=fitting(parent, like.params))
+                    # Copies: the step takes its state's buffers, and this may have to begin once more.
+                    state = replace(state, params=jax.tree.map(jnp.copy, fitting(parent, like.params)))
                     say(f"weights     of another run's {stage} stage, at its step {parent.step}")
             else:
                 say(f"resumed     at step {int(state.step)} of {plan.total_steps}")
@@ -231,6 +242,7 @@ def _train(
         loop_stage = Stage(
             name=stage,
             plan=plan,
+            steps_before=steps_before,
             train_step=train_step,
             batches=lambda start: training_batches(dataset, cfg, stage, start),
             averaged=averaged,
@@ -246,26 +258,31 @@ def _train(
             checkpoints.wait()
             state = begin()
             start = int(state.step)
+            tracked = training_writer(
+                run.path, run.metrics_path, cfg.logging, stage=stage, step=start, run_config=to_dict(cfg)
+            )
             with (
-                closing(_writer(run, cfg, stage, start)) as writer,
+                closing(tracked) as writer,
                 TrainingProgress(console, stage, plan.total_steps, start, cfg.logging.every_seconds) as progress,
             ):
-                return run_loop(loop_stage, state, cfg, writer, progress, should_stop), progress.seconds_per_step
+                writer.tags((stage, dataset.task.name))
+                writer.config({f"{stage}/parameters": count, f"{stage}/total_steps": plan.total_steps})
+                try:
+                    state = run_loop(loop_stage, state, cfg, writer, progress, should_stop)
+                except DivergedError as error:
+                    tell_diverged(writer, run, stage, error)
+                    raise
+                checkpoints.wait()
+                # A finished run that is started again has nothing new to tell.
+                if int(state.step) > start:
+                    tell_end(writer, cfg.logging.wandb, run, stage, checkpoints, state)
+            return state, progress.seconds_per_step
 
         with stop_flag() as should_stop:
             state, seconds_per_step = train_step.carried_through(lambda: attempt(should_stop))
-        checkpoints.wait()
     return state, seconds_per_step
 
 
-def _writer(run: RunDirectory, cfg: Config, stage: str, step: int) -> Writer:
-    """JSONL cut back to the restored step, and W&B beside it as one more run of this run's group."""
-    jsonl = JsonlWriter(run.metrics_path)
-    jsonl.truncate(stage, step)
-    if not cfg.logging.wandb.enabled:
-        return jsonl
-    name = run.path.resolve().name
-    wandb = WandbWriter(
-        cfg.logging.wandb, directory=run.path, group=name, name=f"{name}-{step}", run_config=to_dict(cfg)
-    )
-    return Tee([jsonl, wandb])
+def _steps_before(run: RunDirectory, stages: dict[str, Any]) -> int:
+    """The steps that the stages which were begun before have done by now."""
+    return sum(newest_step(run.checkpoints(name)) for name in stages)

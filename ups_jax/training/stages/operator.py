@@ -11,7 +11,7 @@ from jaxtyping import Array, Key
 
 from ups_jax.config import Config, EvaluationConfig
 from ups_jax.data import Dataset
-from ups_jax.losses import Batch, draw_noise, operator_losses
+from ups_jax.losses import Batch, draw_rows, operator_losses
 from ups_jax.metrics import all_metrics
 from ups_jax.models import Conditions, Simulator
 from ups_jax.rollout import rollout
@@ -67,7 +67,7 @@ STAGE = StageSpec(
     model=_model,
     init=_init,
     losses=operator_losses,
-    draw=draw_noise,
+    draw=draw_rows,
     validate=_validate,
     selected_by=lambda config: config.metric,
 )

@@ -1,0 +1,65 @@
+"""Several writers as one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from ups_jax.errors import StorageError
+from ups_jax.tracking import JsonlWriter, Tee, Writer, read_jsonl
+from ups_jax.tracking.writer import flat
+
+CALLS = {
+    "scalars": ((1, {"loss": 2.0}, "operator"), {}),
+    "summary": (({"x": 1},), {}),
+    "table": (("t", ["a"], [[1.0]]), {}),
+    "image": (("plot", Path("p.png")), {}),
+    "file": ((Path("r.html"),), {}),
+    "artifact": ((Path("best"), "run"), {"kind": "model", "labels": ["best"], "about": {"step": 3}}),
+    "config": (({"parameters": 5},), {}),
+    "tags": ((["a"],), {}),
+    "alert": (("title", "text", "WARN"), {}),
+}
+
+
+def recorder(name, calls):
+    def note(kind):
+        return lambda *args, **kwargs: calls.append((name, kind, args, kwargs))
+
+    return SimpleNamespace(**{kind: note(kind) for kind in (*CALLS, "close")})
+
+
+def test_tee_hands_on_everything_and_closes_all_even_when_one_raises():
+    calls = []
+    first, second = recorder("a", calls), recorder("b", calls)
+    tee = Tee([first, second])
+    for kind, (args, kwargs) in CALLS.items():
+        getattr(tee, kind)(*args, **kwargs)
+    assert calls == [(name, kind, *CALLS[kind]) for kind in CALLS for name in ("a", "b")]
+
+    def fail():
+        raise StorageError("full")
+
+    first.close = fail
+    second.close = lambda: calls.append("closed")
+    with pytest.raises(StorageError):
+        tee.close()
+    assert calls[-1] == "closed"
+
+
+def test_a_writer_takes_whatever_any_writer_takes(tmp_path):
+    # The test above knows every method; one that is new must be handed on as well.
+    methods = {name for name, value in vars(Writer).items() if callable(value) and not name.startswith("_")}
+    assert methods == {*CALLS, "close"}
+    writer = JsonlWriter(tmp_path / "metrics.jsonl")
+    assert isinstance(writer, Writer) and isinstance(Tee([]), Writer)
+    for kind, (args, kwargs) in CALLS.items():
+        getattr(writer, kind)(*args, **kwargs)
+    writer.close()
+    assert [record["step"] for record in read_jsonl(writer.path)] == [1]
+
+
+def test_sections_become_one_level_of_names():
+    assert flat({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a/b": 1, "a/c/d": [2], "e": None}

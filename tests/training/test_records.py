@@ -1,0 +1,153 @@
+"""Two runs are one, bit for bit; what they record; and what W&B hears of a stage's start and end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from commands import CONFIGS
+from rich.console import Console
+from wandb_files import offline_runs
+
+from ups_jax.config import digest, from_dict, load
+from ups_jax.errors import DivergedError
+from ups_jax.task import Task
+from ups_jax.tracking import read_jsonl
+from ups_jax.training.build import abstract_state
+from ups_jax.training.checkpoint import Checkpoints
+from ups_jax.training.train import train
+
+SMALL = ["stages.operator.steps=6", "training.eval_every=0.25", "logging.every_steps=1"]
+EARLIER = 7
+TIMES = {"epoch_time_sec"}
+
+
+def trained(data_root: Path, path: Path, *overrides: str) -> Path:
+    cfg = load(CONFIGS / "tiny.yaml", [f"data.root={data_root}", *SMALL, *overrides])
+    train(cfg, "operator", path, console=Console(quiet=True))
+    return path
+
+
+@pytest.fixture(scope="module")
+def first(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained(data_root, tmp_path_factory.mktemp("runs") / "first", "deterministic=true")
+
+
+@pytest.fixture(scope="module")
+def tracked(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with everything on, after another stage of seven steps."""
+    root = tmp_path_factory.mktemp("runs")
+    run = root / "tracked"
+    (run / "checkpoints" / "steady_prior" / str(EARLIER)).mkdir(parents=True)
+    (run / "run.json").write_text(json.dumps({"created": "", "digests": {}, "stages": {"steady_prior": {}}}))
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+            patch.setenv(name, str(root / "home"))
+        patch.setenv("WANDB_MODE", "offline")
+        return trained(data_root, run, "training.log_per_task_metrics=true", "logging.wandb.enabled=true")
+
+
+def leaves(run: Path) -> list[np.ndarray]:
+    with Checkpoints(run / "checkpoints" / "operator", read_only=True) as checkpoints:
+        meta = checkpoints.meta(6)
+        like = abstract_state(from_dict(meta["config"]), Task.from_dict(meta["task"]), "operator")
+        state = checkpoints.restore(6, like)
+    plain = (state.params, state.opt_state, state.ema, jax.random.key_data(state.rng))
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(plain)]
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    return [record for record in read_jsonl(run / "metrics.jsonl") if record["stage"] == "operator"]
+
+
+def test_two_runs_are_bit_equal_in_state_and_records_but_for_times(
+    data_root: Path, first: Path, tmp_path: Path
+) -> None:
+    second = trained(data_root, tmp_path / "second", "deterministic=true")
+    for one, other in zip(leaves(first), leaves(second), strict=True):
+        np.testing.assert_array_equal(one, other)
+    ours, theirs = ([{k: v for k, v in item.items() if k not in TIMES} for item in records(r)] for r in (first, second))
+    assert ours == theirs and len(ours) == 6
+    other = trained(data_root, tmp_path / "other", "seed=18")
+    assert records(other)[0]["loss"] != ours[0]["loss"]
+
+
+def test_the_records_carry_what_a_curve_needs(first: Path) -> None:
+    every = {"loss", "relative", "h1", "lr", "grad_norm", "epoch", "global_step", "skipped"}
+    evaluated = {"best_metric", "evaluations_since_best", "epochs_since_best", "epoch_time_sec", "validation/rollout"}
+    ours = records(first)
+    assert all(every <= record.keys() for record in ours)
+    assert [record["step"] for record in ours if evaluated <= record.keys()] == [4, 6]
+    assert [record["global_step"] for record in ours] == [1, 2, 3, 4, 5, 6]
+    last = ours[-1]
+    best = min(
+        (record for record in ours if "validation/rollout" in record), key=lambda item: item["validation/rollout"]
+    )
+    assert last["best_metric"] == best["validation/rollout"]
+    assert last["epochs_since_best"] == last["epoch"] - best["epoch"]
+    assert last["epoch_time_sec"] > 0
+
+
+def test_per_task_records_change_no_bit_of_the_run(first: Path, tracked: Path) -> None:
+    for one, other in zip(leaves(first), leaves(tracked), strict=True):
+        np.testing.assert_array_equal(one, other)
+    for ours, theirs in zip(records(first), records(tracked), strict=True):
+        assert theirs["burgers1d/loss"] == pytest.approx(ours["loss"], rel=1e-6)
+        assert theirs["burgers1d/sample_count"] == 16
+        assert theirs["loss"] == ours["loss"] and not any(name.startswith("burgers1d") for name in ours)
+        assert theirs["global_step"] == ours["global_step"] + EARLIER
+    # They may be switched on in a run that goes on.
+    plain = load(CONFIGS / "tiny.yaml", SMALL)
+    assert digest(load(CONFIGS / "tiny.yaml", [*SMALL, "training.log_per_task_metrics=true"]), "operator") == digest(
+        plain, "operator"
+    )
+
+
+def test_wandb_hears_of_the_stages_start_its_curve_and_its_end(tracked: Path) -> None:
+    (run,) = offline_runs(tracked)
+    assert {"operator", "burgers1d"} <= set(run.tags) and run.config["operator/total_steps"] == 6
+    ours = records(tracked)
+    for logged, record in zip(run.history, ours, strict=True):
+        assert logged == {f"training/operator/{name}": value for name, value in record.items() if name != "stage"}
+    with Checkpoints(tracked / "checkpoints" / "operator", read_only=True) as checkpoints:
+        best = checkpoints.best_step()
+    artifact = run.artifacts["tracked-operator"]
+    assert {"best", f"step-{best}"} <= set(artifact.aliases)
+    sent = {Path(item.local_path) for item in artifact.manifest.contents}
+    folder = tracked.resolve() / "checkpoints" / "operator" / str(best)
+    assert sent == {item for item in folder.rglob("*") if item.is_file()}
+    (alert,) = run.alerts
+    assert alert[0] == "operator has ended" and f"at step {best}" in alert[1] and alert[2] == "INFO"
+    assert run.summary["training/operator/best_step"] == best
+
+
+class Recorder:
+    """Stands in for W&B in a run that fails."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        self.alerts: list[tuple[str, ...]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **kwargs: None
+
+    def alert(self, *args: str) -> None:
+        self.alerts.append(args)
+
+
+def test_a_run_that_diverges_sends_an_alert_and_no_checkpoint(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = Recorder()
+    monkeypatch.setattr("ups_jax.tracking.opening._wandb", lambda *args, **kwargs: heard)
+    monkeypatch.setattr(
+        heard, "artifact", lambda *args, **kwargs: pytest.fail("a lost run was uploaded"), raising=False
+    )
+    diverging = ["optimizer.lr=1e30", "training.max_skips=2", "stages.operator.grad_clip=null"]
+    with pytest.raises(DivergedError):
+        trained(data_root, tmp_path / "run", "logging.wandb.enabled=true", *diverging)
+    ((title, text, level),) = heard.alerts
+    assert (title, level) == ("operator has diverged", "ERROR") and "another run directory" in text

@@ -1,0 +1,34 @@
+"""The named random streams of a run: every number that is drawn comes from one of them, by name, from one seed.
+
+| stream | drawn from | what it decides |
+|---|---|---|
+| `data/<stage>`, the epoch's number | `seed`, NumPy | the order of an epoch's windows (`data.windows`) |
+| `data/<stage>`, the batch's number | `seed`, NumPy | start frames of batch n, then its augmentation |
+| `init` | `seed`, JAX | fresh parameters of a stage (`training.build`) |
+| `loss`, the step's number | `seed`, JAX | what a loss draws in a step, such as noise on its inputs (`training.step`) |
+| `evaluation/bootstrap` | `seed`, NumPy | resamples of the trajectories for intervals (`evaluation.tables`) |
+| none | `data.split.seed`, NumPy | which trajectories train, validate and test: runs of several seeds share them |
+| the task's name | the data file's seed | initial fields and coefficients of embedded data (`simulate`) |
+
+A stream is a function of the seed, its name and its numbers alone: drawing more from one leaves all others as they are,
+nothing comes from a clock or a global generator, and a resumed run needs its step only. Streams of JAX are folded into
+the key of the train state (`training.state.stream`), those of NumPy are made here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+
+def stream_key(seed: int, name: str) -> tuple[int, int]:
+    """128 bits that differ for every seed and every name of a stream."""
+    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest()
+    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
+
+
+def generator(key: tuple[int, int], counter: tuple[int, int] = (0, 0)) -> np.random.Generator:
+    """The numbers of the stream of a key, from one of its places on; 2**128 draws lie between two of them."""
+    # The counter's high words number the places, its low words the draws.
+    return np.random.Generator(np.random.Philox(key=list(key), counter=[0, 0, *counter]))

@@ -1,0 +1,126 @@
+"""What takes the numbers of a run: the `Writer` protocol, and several writers as one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+Level = Literal["INFO", "WARN", "ERROR"]
+# A number, a word, or nothing where a row has no such column.
+Cell = float | str | None
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """Takes the numbers of a run. A class that derives from it does nothing in what it does not define."""
+
+    def scalars(self, step: int, values: Mapping[str, float], stage: str) -> None:
+        """One record: the metrics after `step` completed steps of `stage`, `epoch` among them."""
+        return None
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Final numbers of the run, in sections if they are nested; a later value of a name replaces an earlier one."""
+        return None
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+        """A table of the run."""
+        return None
+
+    def image(self, name: str, path: Path) -> None:
+        """A picture of the run."""
+        return None
+
+    def file(self, path: Path) -> None:
+        """A file of the run that should be kept with it, under its own name."""
+        return None
+
+    def artifact(self, path: Path, name: str, *, kind: str, labels: Sequence[str], about: Mapping[str, Any]) -> None:
+        """A folder that is one version of the thing `name`, such as a checkpoint, with labels and facts about it."""
+        return None
+
+    def config(self, values: Mapping[str, Any]) -> None:
+        """Settings and facts that are known only after the start, beside the configuration."""
+        return None
+
+    def tags(self, names: Sequence[str]) -> None:
+        """More words to find the run by."""
+        return None
+
+    def alert(self, title: str, text: str, level: Level = "INFO") -> None:
+        """Something that a person who is not looking should hear of."""
+        return None
+
+    def close(self) -> None:
+        """Write what is still waiting; nothing may follow."""
+        return None
+
+
+class Tee(Writer):
+    """Hands everything to several writers in order."""
+
+    def __init__(self, writers: Sequence[Writer]) -> None:
+        self.writers = tuple(writers)
+
+    def scalars(self, step: int, values: Mapping[str, float], stage: str) -> None:
+        """See `Writer`."""
+        for writer in self.writers:
+            writer.scalars(step, values, stage)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """See `Writer`."""
+        for writer in self.writers:
+            writer.summary(values)
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+        """See `Writer`."""
+        for writer in self.writers:
+            writer.table(name, columns, rows)
+
+    def image(self, name: str, path: Path) -> None:
+        """See `Writer`."""
+        for writer in self.writers:
+            writer.image(name, path)
+
+    def file(self, path: Path) -> None:
+        """See `Writer`."""
+        for writer in self.writers:
+            writer.file(path)
+
+    def artifact(self, path: Path, name: str, *, kind: str, labels: Sequence[str], about: Mapping[str, Any]) -> None:
+        """See `Writer`."""
+        for writer in self.writers:
+            writer.artifact(path, name, kind=kind, labels=labels, about=about)
+
+    def config(self, values: Mapping[str, Any]) -> None:
+        """See `Writer`."""
+        for writer in self.writers:
+            writer.config(values)
+
+    def tags(self, names: Sequence[str]) -> None:
+        """See `Writer`."""
+        for writer in self.writers:
+            writer.tags(names)
+
+    def alert(self, title: str, text: str, level: Level = "INFO") -> None:
+        """See `Writer`."""
+        for writer in self.writers:
+            writer.alert(title, text, level)
+
+    def close(self) -> None:
+        """Close every writer, also after one of them raised."""
+        with contextlib.ExitStack() as stack:
+            for writer in reversed(self.writers):
+                stack.callback(writer.close)
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested sections as one level: `{"eval": {"nrmse": 1}}` is `{"eval/nrmse": 1}`."""
+    result: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            result |= {f"{name}/{inner}": item for inner, item in flat(value).items()}
+        else:
+            result[name] = value
+    return result

@@ -1,0 +1,41 @@
+"""What the writers hear when a stage has ended: its result in the summary, its best checkpoint, and an alert."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from ups_jax.config import WandbConfig
+from ups_jax.errors import DivergedError
+from ups_jax.tracking import Writer
+from ups_jax.training.checkpoint import Checkpoints
+from ups_jax.training.run_directory import RunDirectory
+from ups_jax.training.state import TrainState
+
+
+def tell_end(
+    writer: Writer, config: WandbConfig, run: RunDirectory, stage: str, checkpoints: Checkpoints, state: TrainState
+) -> None:
+    """Send what the finished stage came to; its best checkpoint is on disk."""
+    best, value, steps = checkpoints.best_step(), float(state.monitor.best_metric), int(state.step)
+    about = {"steps": steps, "best_step": best, "best_metric": value if math.isfinite(value) else None}
+    writer.summary({"training": {stage: about}})
+    if best is not None and config.upload_checkpoints:
+        writer.artifact(
+            checkpoints.directory / str(best),
+            _artifact_name(f"{run.path.resolve().name}-{stage}"),
+            kind="model",
+            labels=("best", f"step-{best}"),
+            about=about | {"stage": stage, "step": best},
+        )
+    writer.alert(f"{stage} has ended", f"{run.path}: {steps} steps, best validation {value:.4g} at step {best}")
+
+
+def tell_diverged(writer: Writer, run: RunDirectory, stage: str, error: DivergedError) -> None:
+    """Send that the stage is lost."""
+    writer.alert(f"{stage} has diverged", f"{run.path}: {error}", "ERROR")
+
+
+def _artifact_name(name: str) -> str:
+    """Of letters, digits, dashes, underscores and points, as W&B wants it, and not too long for it."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name)[-128:]
