@@ -23,8 +23,8 @@ SMALL = ["operator.spectral.depth=1", "operator.spectral.hidden_dim=8", "latent.
          "optimizer.name=adamw", "training.input_noise=0"]  # fmt: skip
 
 
-def shown(data_root: Path, *overrides: str) -> str:
-    console = Console(width=200, record=True, file=io.StringIO())
+def shown(data_root: Path, *overrides: str, width: int = 200) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
     dry_run(load(CONFIGS / "tiny.yaml", [f"data.root={data_root}", *SMALL, *overrides]), "operator", console)
     return console.export_text()
 
@@ -46,6 +46,13 @@ def test_a_dry_run_prints_every_parameter_and_the_costs_and_writes_nothing(
     seconds = re.search(r"seconds a step │ ([\d., e-]+)", text)
     assert seconds is not None and len(seconds[1].split(", ")) == 3
     assert not list(tmp_path.iterdir())
+
+
+def test_a_path_that_does_not_fit_is_folded_not_cut(data_root: Path) -> None:
+    text = shown(data_root, width=80)
+    assert "…" not in text
+    first = "".join(re.findall(r"^│ (\S+)", text, re.MULTILINE))
+    assert "operator/core/SpectralBlock_0/spectral/spectrum" in first
 
 
 def test_the_costs_are_the_compiler_s_and_what_it_leaves_out_is_said() -> None:

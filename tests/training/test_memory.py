@@ -94,18 +94,20 @@ SMALL = ["operator.spectral.depth=1", "operator.spectral.hidden_dim=8", "latent.
          "evaluation.val_trajectories=1", "evaluation.metric=one_step"]  # fmt: skip
 
 
-def trained(data_root: Path, run: Path) -> tuple[Any, list[dict[str, Any]], dict[str, Any]]:
+def trained(
+    data_root: Path, run: Path, init_from: Path | None = None
+) -> tuple[Any, list[dict[str, Any]], dict[str, Any]]:
     """Averaged parameters, records, and what run.json says of the stage."""
-    training.train(
-        load(CONFIGS / "tiny.yaml", [f"data.root={data_root}", *SMALL]), "operator", run, console=Console(quiet=True)
-    )
+    cfg = load(CONFIGS / "tiny.yaml", [f"data.root={data_root}", *SMALL])
+    training.train(cfg, "operator", run, init_from=init_from, console=Console(quiet=True))
     record = json.loads((run / "run.json").read_text())["stages"]["operator"]
     return best_weights(run, "operator").params, read_jsonl(run / "metrics.jsonl"), record
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return trained(data_root, tmp_path_factory.mktemp("runs") / "whole")
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    return *trained(data_root, path), path
 
 
 class FailingOnce:
@@ -124,12 +126,8 @@ class FailingOnce:
         return self._step(state, batch)
 
 
-@pytest.mark.parametrize(
-    ("at", "deleted"), [(7, False), (7, True), (2, True)], ids=["state alive", "from a checkpoint", "from the start"]
-)
-def test_a_run_whose_memory_runs_out_ends_where_an_uninterrupted_one_does(
-    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Any, at: int, deleted: bool
-) -> None:
+def fail_once(monkeypatch: pytest.MonkeyPatch, at: int, deleted: bool) -> list[int]:
+    """Whole batches fail at their `at`-th step; the micro-batches of every step that is made, as they are made."""
     make = memory.make_train_step
     groups: list[int] = []
 
@@ -139,8 +137,18 @@ def test_a_run_whose_memory_runs_out_ends_where_an_uninterrupted_one_does(
         return FailingOnce(step, at, deleted) if micro_batches == 1 else step
 
     monkeypatch.setattr(memory, "make_train_step", failing)
+    return groups
+
+
+@pytest.mark.parametrize(
+    ("at", "deleted"), [(7, False), (7, True), (2, True)], ids=["state alive", "from a checkpoint", "from the start"]
+)
+def test_a_run_whose_memory_runs_out_ends_where_an_uninterrupted_one_does(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Any, at: int, deleted: bool
+) -> None:
+    groups = fail_once(monkeypatch, at, deleted)
     params, records, record = trained(data_root, tmp_path / "run")
-    expected, expected_records, plain = uninterrupted
+    expected, expected_records, plain, _ = uninterrupted
     assert groups == [1, 2]
     jax.tree.map(lambda left, right: np.testing.assert_allclose(left, right, atol=1e-6), params, expected)
     assert [line["step"] for line in records] == [line["step"] for line in expected_records] == list(range(1, 9))
@@ -150,3 +158,13 @@ def test_a_run_whose_memory_runs_out_ends_where_an_uninterrupted_one_does(
     assert [(entry["micro_batch"], entry["accum_steps"]) for entry in record["out_of_memory"]] == [(4, 2)]
     assert record["steps"] == plain["steps"] == 8 and "out_of_memory" not in plain
     assert plain["compile_seconds"] > 0 and plain["finished"]
+
+
+def test_weights_of_another_run_can_begin_twice(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Any
+) -> None:
+    *_, parent = uninterrupted
+    expected, *_ = trained(data_root, tmp_path / "whole", parent)
+    fail_once(monkeypatch, 2, True)
+    params, *_ = trained(data_root, tmp_path / "interrupted", parent)
+    jax.tree.map(lambda left, right: np.testing.assert_allclose(left, right, atol=1e-5), params, expected)

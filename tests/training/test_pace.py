@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from ups_jax.training import pace
-from ups_jax.training.pace import EpochClock, epochs_since_best, newest_step
+from ups_jax.training.pace import EpochClock, epochs_since_best
 from ups_jax.training.plan import Plan
 
 
@@ -33,10 +31,3 @@ def test_epochs_since_the_best_count_from_the_best_evaluation(total: int, eval_s
         for now in range(best, len(evaluated)):
             epochs = epochs_since_best(evaluated[now], now - best, plan)
             assert epochs == (evaluated[now] - evaluated[best]) / 8
-
-
-def test_the_newest_step_is_that_of_the_checkpoints_folder(tmp_path: Path) -> None:
-    assert newest_step(tmp_path / "none") == 0
-    for name in ("9", "10", "damaged-11", "12.orbax-checkpoint-tmp"):
-        (tmp_path / name).mkdir()
-    assert newest_step(tmp_path) == 10

@@ -386,7 +386,7 @@ class LoggingConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Config:
-    """The whole configuration of a run. With `deterministic` a GPU repeats a run bit for bit, as a CPU always does."""
+    """The whole configuration of a run. `deterministic` asks XLA for kernels that repeat bit for bit on a GPU."""
 
     seed: int = 17
     deterministic: bool = False

@@ -5,7 +5,7 @@ All take `reduction="mean" | "sum" | "none"` (`none`: one value a sample) and a 
 
 from ups_jax.losses.boundary import boundary
 from ups_jax.losses.bundle import Batch, LossBundle, draw_rows, operator_losses
-from ups_jax.losses.field import forward, h1, nrmse, relative_gradient_error, relative_l2, relative_mse, rollout
+from ups_jax.losses.field import forward, h1, nrmse, relative_mse, rollout
 from ups_jax.losses.inverse import inverse_decoding, inverse_encoding, inverse_weight
 from ups_jax.losses.latent import latent_diversity, latent_norm
 from ups_jax.losses.per_task import per_task_metrics, per_task_terms
@@ -35,8 +35,6 @@ __all__ = [
     "per_task_metrics",
     "per_task_terms",
     "positivity",
-    "relative_gradient_error",
-    "relative_l2",
     "relative_mse",
     "rollout",
     "sample_queries",

@@ -31,26 +31,6 @@ EPSILON = 1e-8
 Fields = Float[Array | np.ndarray, "b *_s c"]
 
 
-def relative_l2(pred: Float[Array, "b *s c"], target: Float[Array, "b *s c"]) -> Float[Array, " b"]:
-    """sqrt(mean (pred - target)^2 / (mean target^2 + eps)) of each sample: the training form of nRMSE."""
-    axes = tuple(range(1, pred.ndim))
-    ratio = jnp.mean((pred - target) ** 2, axes) / (jnp.mean(target**2, axes) + EPSILON)
-    return root(ratio)
-
-
-def relative_gradient_error(
-    pred: Float[Array, "b *s c"],
-    target: Float[Array, "b *s c"],
-    spacing: Sequence[float],
-    periodic: Sequence[bool],
-) -> Float[Array, " b"]:
-    """The same ratio for the first differences along all axes: the seminorm of H1.
-
-    Source: Sobolev training (Czarnecki et al. 2017; Li et al. 2022 for operators).
-    """
-    return _gradient_ratio(pred, target, spacing, periodic, None)
-
-
 def nrmse(
     pred: Fields, target: Fields, eps: Number = EPSILON, *, reduction: Reduction = "mean", mask: Mask = None
 ) -> Float[Array, "*b"]:
@@ -84,7 +64,11 @@ def h1(
     reduction: Reduction = "mean",
     mask: Mask = None,
 ) -> Float[Array, "*b"]:
-    """`relative_gradient_error` under a reduction. A difference counts where both of its points do."""
+    """The ratio of `nrmse` for the first differences along all axes, of each sample: the seminorm of H1.
+
+    A difference counts where both of its points do. Source: Sobolev training (Czarnecki et al. 2017; Li et al. 2022 for
+    operators).
+    """
     same_shape(pred, target)
     points = points_of(mask, target)
     return reduced(

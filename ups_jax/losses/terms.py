@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from ups_jax.config import PhysicsPriorsConfig
 from ups_jax.losses.boundary import boundary
-from ups_jax.losses.field import forward, relative_gradient_error, relative_l2
+from ups_jax.losses.field import forward, h1, nrmse
 from ups_jax.losses.latent import latent_diversity, latent_norm
 from ups_jax.losses.physics import conservation, divergence, positivity, smoothness
 from ups_jax.losses.query import take_points
@@ -31,9 +31,9 @@ def field_terms(
     some_pred, some_truth = (x if queries is None else take_points(x, queries) for x in (pred, truth))
     terms: SampleTerms = {}
     if "relative" in names:
-        terms["relative"] = relative_l2(some_pred, some_truth)
+        terms["relative"] = nrmse(some_pred, some_truth, reduction="none")
     if "h1" in names:
-        terms["h1"] = relative_gradient_error(pred, truth, task.spacing, task.periodic)
+        terms["h1"] = h1(pred, truth, task.spacing, task.periodic, reduction="none")
     if "forward" in names:
         terms["forward"] = forward(some_pred, some_truth, reduction="none")
     if "spectral" in names:

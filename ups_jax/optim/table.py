@@ -58,6 +58,8 @@ def summary(rows: Sequence[ParameterRow]) -> str:
 def render(rows: Sequence[ParameterRow]) -> Table:
     """The table for a console of rich, with its totals."""
     table = Table("parameter", "shape", "numbers", "optimizer", "decay", "why", caption=summary(rows))
+    # A path that does not fit goes on below: its end says which parameter it is.
+    table.columns[0].overflow = "fold"
     table.columns[2].justify = "right"
     for row in rows:
         shape = " x ".join(map(str, row.shape)) or "1"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 from ups_jax.training.plan import Plan
 
@@ -43,10 +42,3 @@ def epochs_since_best(step: int, evaluations_since_best: int, plan: Plan) -> flo
     best = before - (evaluations_since_best - 1) * plan.eval_steps
     # Where none was ever finite, there are as many as there were evaluations.
     return (step - max(best, 0)) / plan.steps_per_epoch
-
-
-def newest_step(checkpoints: Path) -> int:
-    """The newest step that is saved in a stage's folder of checkpoints, 0 where there is none."""
-    if not checkpoints.is_dir():
-        return 0
-    return max((int(item.name) for item in checkpoints.iterdir() if item.name.isdecimal()), default=0)

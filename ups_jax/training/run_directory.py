@@ -130,3 +130,10 @@ def _git_revision() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def newest_step(checkpoints: Path) -> int:
+    """The newest step that is saved in a stage's folder of checkpoints, 0 where there is none."""
+    if not checkpoints.is_dir():
+        return 0
+    return max((int(item.name) for item in checkpoints.iterdir() if item.name.isdecimal()), default=0)

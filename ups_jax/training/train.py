@@ -30,11 +30,10 @@ from ups_jax.training.checkpoint import Checkpoints, checkpoint_meta
 from ups_jax.training.guards import check_needs, check_resume
 from ups_jax.training.loop import Stage, run_loop
 from ups_jax.training.memory import fitting_step, fitting_validation
-from ups_jax.training.pace import newest_step
 from ups_jax.training.plan import Plan, eval_steps, plan_and_record, plan_of
 from ups_jax.training.progress import TrainingProgress
 from ups_jax.training.reach import check_reach
-from ups_jax.training.run_directory import RunDirectory, environment, now
+from ups_jax.training.run_directory import RunDirectory, environment, newest_step, now
 from ups_jax.training.signals import stop_flag
 from ups_jax.training.stage_end import tell_diverged, tell_end
 from ups_jax.training.stages import stage_of
@@ -66,7 +65,8 @@ def train(
     model = build_model(cfg, dataset.task, stage)
     if getattr(cfg.stages, stage).max_seconds is None:
         plan_of(cfg, dataset, stage)
-    check_reach(model, cfg, stage, batch_at(dataset, cfg, stage, 0))
+    with compiling(cfg.training.compile):
+        check_reach(model, cfg, stage, batch_at(dataset, cfg, stage, 0))
     parent = None if init_from is None else best_weights(init_from, stage)
     with run.lock():
         # Again, now that no other process can begin a run here.
