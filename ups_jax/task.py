@@ -12,10 +12,14 @@ from typing import Any, Literal
 
 @dataclass(frozen=True, kw_only=True)
 class Symmetry:
-    """A map of the fields that commutes with the dynamics: flip the `reflect` axes, negate the `negate` channels."""
+    """A map of the fields that commutes with the dynamics: flip the `reflect` axes and negate the `negate` channels,
+    then swap the two axes of `swap` and the two channels of `swap_channels`.
+    """
 
     reflect: tuple[int, ...] = ()
     negate: tuple[int, ...] = ()
+    swap: tuple[int, ...] = ()
+    swap_channels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

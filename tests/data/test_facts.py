@@ -108,6 +108,8 @@ def test_a_symmetry_that_cannot_be_tried_is_said(configure):
         (dict(conserved=["w"]), "data.tasks.waves.conserved"),
         (dict(symmetries=[{"reflect": ["z"]}]), "data.tasks.waves.symmetries.0.reflect"),
         (dict(symmetries=[{}]), "data.tasks.waves.symmetries.0"),
+        (dict(symmetries=[{"swap": ["x"]}]), "data.tasks.waves.symmetries.0.swap"),
+        (dict(symmetries=[{"swap_channels": ["u", "u"]}]), "data.tasks.waves.symmetries.0.swap_channels"),
     ],
 )
 def test_names_that_do_not_exist_are_configuration_errors(configure, task, key):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ups_jax.data import windows
+from ups_jax.data.symmetry import mirrored
 from ups_jax.seeding import stream_key
 from ups_jax.task import Symmetry
 
@@ -95,6 +98,8 @@ def test_augmentation_rolls_flips_and_signs_as_drawn():
         shifts=np.array([[0, 0], [3, 0], [5, 2]]),
         flips=np.array([[False, False], [True, False], [False, True]]),
         signs=np.array([[1, 1], [-1, 1], [1, -1]], np.float32),
+        axes=np.tile([0, 1], (3, 1)),
+        sources=np.tile([0, 1], (3, 1)),
     )
     result = windows.augment(fields, drawn)
     np.testing.assert_array_equal(result[0], fields[0])
@@ -109,3 +114,46 @@ def test_symmetries_are_drawn_half_of_the_time_and_combine():
     assert flipped.mean() == pytest.approx(0.5, abs=0.05)
     assert (flipped & negative).mean() == pytest.approx(0.25, abs=0.05)
     assert not windows.draw(plan(rolled=(False,)), 0).shifts.any()
+
+
+def test_symmetries_act_one_after_the_other_with_all_their_products():
+    group = (
+        Symmetry(reflect=(0,), negate=(0,)),
+        Symmetry(swap=(0, 1), swap_channels=(0, 1)),
+        Symmetry(reflect=(1,), swap=(0, 1), negate=(1,)),
+    )
+    fields = np.random.default_rng(0).normal(size=(64, 2, 6, 6, 2)).astype(np.float32)
+    given = dict(batch_size=64, symmetries=group, shape=(6, 6), rolled=(False, False), channels=2)
+    drawn = windows.draw(plan(**given), 0)
+    result = windows.augment(fields, drawn)
+    seen = set()
+    for before, after in zip(fields, result, strict=True):
+        matches = []
+        for chosen in itertools.product((False, True), repeat=3):
+            moved = before[None].astype(np.float64)
+            for symmetry in itertools.compress(group, chosen):
+                moved = mirrored(moved, symmetry)
+            matches += [chosen] * np.array_equal(moved[0].astype(np.float32), after)
+        assert len(matches) == 1
+        seen.add(matches[0])
+    assert len(seen) == 8
+    # Nothing else of a batch depends on whether a symmetry swaps.
+    np.testing.assert_array_equal(drawn.ids, windows.draw(plan(**given | {"symmetries": group[:1] * 3}), 0).ids)
+
+
+def test_given_fields_are_swapped_with_their_solutions():
+    drawn = windows.draw(
+        plan(
+            batch_size=40,
+            symmetries=(Symmetry(swap=(0, 1), negate=(0,)),),
+            shape=(5, 5),
+            rolled=(False, False),
+            channels=1,
+        ),
+        0,
+    )
+    fields = np.random.default_rng(1).normal(size=(40, 1, 5, 5, 1)).astype(np.float32)
+    inputs = np.concatenate([fields[:, 0], 2 * fields[:, 0]], axis=-1)
+    moved = windows.augment(fields, drawn)[:, 0] * drawn.signs[:, None, None]
+    np.testing.assert_array_equal(windows.augment_inputs(inputs, drawn), np.concatenate([moved, 2 * moved], axis=-1))
+    assert 5 < (drawn.axes[:, 0] == 1).sum() < 35

@@ -47,10 +47,16 @@ class FilePair:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class SymmetryConfig:
-    """A symmetry of the dynamics by names: Burgers' u(x) -> -u(-x) is `{reflect: [x], negate: [u]}`."""
+    """A symmetry of the dynamics by names: Burgers' u(x) -> -u(-x) is `{reflect: [x], negate: [u]}`.
+
+    Two axes may be swapped after that, and two channels with them, as the components of a velocity are: vorticity's
+    w(x, y) -> -w(y, x) is `{swap: [x, y], negate: [w]}`.
+    """
 
     reflect: tuple[str, ...] = ()
     negate: tuple[str, ...] = ()
+    swap: tuple[str, ...] = ()
+    swap_channels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Int
 
 from ups_jax.config import TaskConfig
+from ups_jax.data.sources.base import Grid
 from ups_jax.errors import ConfigError, DataError
 from ups_jax.task import Symmetry
 
@@ -30,19 +31,28 @@ def indices(names: Sequence[str], known: Sequence[str], key: str) -> tuple[int, 
     return tuple(known.index(name) for name in names)
 
 
-def symmetries(task: TaskConfig, axes: Sequence[str]) -> tuple[Symmetry, ...]:
-    """The declared symmetries by index. Raises `ConfigError` for an unknown name or an empty symmetry."""
+def symmetries(task: TaskConfig, grid: Grid, periodic: Sequence[int]) -> tuple[Symmetry, ...]:
+    """The declared symmetries by index, on a grid whose `periodic` axes are given. Raises `ConfigError` for an unknown
+    name, an empty symmetry, or a swap of what is not two alike.
+    """
     result = []
     for number, item in enumerate(task.symmetries):
         key = f"data.tasks.{task.name}.symmetries.{number}"
-        if not (item.reflect or item.negate):
-            raise ConfigError(f"key `{key}`: is empty; name the axes to reflect or the channels to negate")
-        result.append(
-            Symmetry(
-                reflect=indices(item.reflect, axes, f"{key}.reflect"),
-                negate=indices(item.negate, task.channels, f"{key}.negate"),
-            )
+        if not (item.reflect or item.negate or item.swap or item.swap_channels):
+            raise ConfigError(f"key `{key}`: is empty; name the axes to reflect or swap or the channels to negate")
+        symmetry = Symmetry(
+            reflect=indices(item.reflect, grid.axes, f"{key}.reflect"),
+            negate=indices(item.negate, task.channels, f"{key}.negate"),
+            swap=indices(item.swap, grid.axes, f"{key}.swap"),
+            swap_channels=indices(item.swap_channels, task.channels, f"{key}.swap_channels"),
         )
+        for name, pair in (("swap", symmetry.swap), ("swap_channels", symmetry.swap_channels)):
+            if pair and (len(pair) != 2 or pair[0] == pair[1]):
+                raise ConfigError(f"key `{key}.{name}`: names two to swap, not {list(getattr(item, name))}")
+        sides = {(grid.shape[axis], round(grid.spacing[axis], 12), axis in periodic) for axis in symmetry.swap}
+        if len(sides) > 1:
+            raise ConfigError(f"key `{key}.swap`: the axes differ in their points, spacing or periodicity")
+        result.append(symmetry)
     return tuple(result)
 
 

@@ -107,7 +107,7 @@ def _open_transient(cfg: Config, wanted: TaskConfig, source: Source, parts: Spli
     axes = source.grid.axes
     periodic = facts.indices(wanted.periodic, axes, f"data.tasks.{wanted.name}.periodic")
     conserved = facts.indices(wanted.conserved, wanted.channels, f"data.tasks.{wanted.name}.conserved")
-    declared = facts.symmetries(wanted, axes)
+    declared = facts.symmetries(wanted, source.grid, periodic)
     conditions = read_conditions(wanted, source, parts.train, task)
     content = Content(source)
     moments = Moments(source.name, source.frames, source.channels, stride)
@@ -165,7 +165,7 @@ def _open_steady(cfg: Config, wanted: TaskConfig, source: Source, parts: Splits,
     periodic = facts.indices(wanted.periodic, axes, f"data.tasks.{wanted.name}.periodic")
     if wanted.conserved:
         raise ConfigError(f"key `data.tasks.{wanted.name}.conserved`: a steady solution has no time to be conserved in")
-    declared = facts.symmetries(wanted, axes)
+    declared = facts.symmetries(wanted, source.grid, periodic)
     conditions = read_conditions(wanted, source, parts.train, task)
     content = Content(source)
     channels = (*inputs, *wanted.channels)

@@ -63,15 +63,27 @@ def check(
         )
         return
     for number, symmetry in enumerate(symmetries):
-        mirrored = np.flip(held_out, axis=tuple(2 + axis for axis in symmetry.reflect))
-        sign = np.ones(source.channels)
-        sign[list(symmetry.negate)] = -1.0
-        residual = _residual(law, *_samples(mirrored * sign, held_values, periodic, np.random.default_rng(1)))
+        moved = mirrored(held_out, symmetry)
+        residual = _residual(law, *_samples(moved, held_values, periodic, np.random.default_rng(1)))
         if residual > _WORSE_RATIO * plain + _WORSE_SUM:
             raise DataError(
                 f"{source.name}: the data do not have symmetry {number} of data.tasks.{task.name}.symmetries: a law "
                 f"that misses {plain:.2g} of a frame's change misses {residual:.2g} after the symmetry; take it out"
             )
+
+
+def mirrored(fields: Float64[np.ndarray, "n t *s c"], symmetry: Symmetry) -> Float64[np.ndarray, "n t *s c"]:
+    """The fields after the symmetry."""
+    sign = np.ones(fields.shape[-1])
+    sign[list(symmetry.negate)] = -1.0
+    result = np.flip(fields, axis=tuple(2 + axis for axis in symmetry.reflect)) * sign
+    if symmetry.swap:
+        result = np.swapaxes(result, *(2 + axis for axis in symmetry.swap))
+    if symmetry.swap_channels:
+        order = np.arange(fields.shape[-1])
+        order[list(symmetry.swap_channels)] = symmetry.swap_channels[::-1]
+        result = result[..., order]
+    return result
 
 
 def _samples(

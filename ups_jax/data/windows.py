@@ -39,13 +39,19 @@ class Plan:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Draw:
-    """The windows of a batch: trajectory and frames, and the map of the grid and the signs that each undergoes."""
+    """The windows of a batch: trajectory and frames, and the map that each undergoes.
+
+    Axes are flipped and rolled and channels get signs, all by their place in the data; then axis i of the result is
+    axis `axes[i]` of the data, and its channel i is channel `sources[i]`.
+    """
 
     ids: Int[np.ndarray, " b"]
     frames: Int[np.ndarray, "b t"]
     shifts: Int[np.ndarray, "b d"]
     flips: Bool[np.ndarray, "b d"]
     signs: Float32[np.ndarray, "b c"]
+    axes: Int[np.ndarray, "b d"]
+    sources: Int[np.ndarray, "b c"]
 
     def rows(self, process_index: int, process_count: int) -> Draw:
         """The rows of one host."""
@@ -77,16 +83,32 @@ def draw(plan: Plan, n: int) -> Draw:
     start = np.searchsorted(cumulative, generator.random(size) * cumulative[-1], side="right")
     frames = np.minimum(start, len(plan.starts) - 1)[:, None] + plan.offsets
     shifts = np.where(plan.rolled, generator.integers(0, plan.shape, (size, len(plan.shape))), 0)
+    chosen = generator.random((len(plan.symmetries), size)) < 0.5
+    return Draw(ids=ids, frames=frames, shifts=shifts, **_composed(plan, chosen))
+
+
+def _composed(plan: Plan, chosen: Bool[np.ndarray, "k b"]) -> dict[str, np.ndarray]:
+    """The symmetries chosen for each row, one after the other, as one map."""
+    size = chosen.shape[1]
     flips = np.zeros((size, len(plan.shape)), bool)
     signs = np.ones((size, plan.channels), np.float32)
-    for symmetry, chosen in zip(plan.symmetries, generator.random((len(plan.symmetries), size)) < 0.5, strict=True):
-        flips[:, list(symmetry.reflect)] ^= chosen[:, None]
-        signs[:, list(symmetry.negate)] *= np.where(chosen, -1.0, 1.0)[:, None].astype(np.float32)
-    return Draw(ids=ids, frames=frames, shifts=shifts, flips=flips, signs=signs)
+    axes = np.tile(np.arange(len(plan.shape)), (size, 1))
+    sources = np.tile(np.arange(plan.channels), (size, 1))
+    for symmetry, drawn in zip(plan.symmetries, chosen, strict=True):
+        rows = np.flatnonzero(drawn)
+        for axis in symmetry.reflect:
+            flips[rows, axes[rows, axis]] ^= True
+        for channel in symmetry.negate:
+            signs[rows, sources[rows, channel]] *= -1
+        for places, swapped in ((axes, symmetry.swap), (sources, symmetry.swap_channels)):
+            if swapped:
+                first, second = swapped
+                places[rows, first], places[rows, second] = places[rows, second], places[rows, first]
+    return {"flips": flips, "signs": signs, "axes": axes, "sources": sources}
 
 
 def augment(windows: Float32[np.ndarray, "b t *s c"], drawn: Draw) -> Float32[np.ndarray, "b t *s c"]:
-    """Flip, roll and sign each window as drawn."""
+    """Map each window as drawn."""
     for axis, (shift, flip) in enumerate(zip(drawn.shifts.T, drawn.flips.T, strict=True)):
         if not (shift.any() or flip.any()):
             continue
@@ -97,13 +119,29 @@ def augment(windows: Float32[np.ndarray, "b t *s c"], drawn: Draw) -> Float32[np
         shape[0], shape[2 + axis] = index.shape
         windows = np.take_along_axis(windows, index.reshape(shape), axis=2 + axis)
     signs = drawn.signs.reshape(len(windows), *[1] * (windows.ndim - 2), -1)
-    return windows if (signs == 1).all() else windows * signs
+    windows = windows if (signs == 1).all() else windows * signs
+    return _permuted(windows, drawn)
+
+
+def _permuted(windows: Float32[np.ndarray, "b t *s c"], drawn: Draw) -> Float32[np.ndarray, "b t *s c"]:
+    orders = np.concatenate([drawn.axes, drawn.axes.shape[1] + drawn.sources], axis=1)
+    kept = np.arange(orders.shape[1])
+    if (orders == kept).all():
+        return windows
+    result = np.empty_like(windows)
+    dimensions = drawn.axes.shape[1]
+    for order in np.unique(orders, axis=0):
+        rows = (orders == order).all(axis=1)
+        moved = windows[rows].transpose(0, 1, *(2 + order[:dimensions]), windows.ndim - 1)
+        result[rows] = moved[..., order[dimensions:] - dimensions]
+    return result
 
 
 def augment_inputs(inputs: Float32[np.ndarray, "b *s i"], drawn: Draw) -> Float32[np.ndarray, "b *s i"]:
-    """Flip and roll the given fields of steady solutions as these; signs are the solutions' alone."""
-    unsigned = replace(drawn, signs=np.ones((len(inputs), inputs.shape[-1]), np.float32))
-    return augment(inputs[:, None], unsigned)[:, 0]
+    """Map the given fields of steady solutions as these; signs and swapped channels are the solutions' alone."""
+    size, channels = len(inputs), inputs.shape[-1]
+    signs, sources = np.ones((size, channels), np.float32), np.tile(np.arange(channels), (size, 1))
+    return augment(inputs[:, None], replace(drawn, signs=signs, sources=sources))[:, 0]
 
 
 def _generator(plan: Plan, purpose: int, index: int) -> np.random.Generator:
