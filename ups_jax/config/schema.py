@@ -247,8 +247,8 @@ class StagesConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class QuerySamplingConfig:
-    """Score the losses that compare points (relative, forward, rollout, inverse encoding) at `num_queries` of the
-    grid's points, drawn anew at every step; derivatives and spectra still take the whole grid.
+    """Score the losses that compare points (relative, relative_mse, forward, rollout, inverse encoding) at
+    `num_queries` of the grid's points, drawn anew at every step; derivatives and spectra still take the whole grid.
     """
 
     enabled: bool = False
@@ -312,6 +312,7 @@ class TrainingConfig:
     remat: Literal["none", "block", "full"] = "none"
     compile: bool = True
     lambda_relative: Weight = 1.0
+    lambda_relative_mse: Weight = 0.0
     lambda_h1: Weight = 0.1
     lambda_forward: Weight = 0.0
     lambda_rollout: Weight = 0.0
