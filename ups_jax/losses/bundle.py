@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ Terms = dict[str, Float[Array, ""]]
 Batch = dict[str, Array | np.ndarray]
 
 
+@runtime_checkable
 class LossBundle(Protocol):
     """The loss of a stage, a mean over the rows that count."""
 
