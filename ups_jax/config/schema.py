@@ -293,8 +293,9 @@ class TrainingConfig:
     the last 0 to all, drawn for each window; in the horizon the gradient is cut every `truncate` steps. `remat`
     recomputes for the gradient what each block (`block`), and each time step as well (`full`), would otherwise keep in
     memory. A step whose loss exceeds the mean of the last `spike_window` accepted ones by `spike_sigma` of their
-    standard deviations (1 % of the mean at the least) is skipped. `compile: false` runs every operation apart. `precision: bf16` is that of the core
-    between entrance and exit; parameters, residuals, norms and transforms of Fourier stay in float32.
+    standard deviations (1 % of the mean at the least) is skipped. `compile: false` runs every operation apart.
+    `precision: bf16` is that of the core between entrance and exit; parameters, residuals, norms and transforms of
+    Fourier stay in float32.
     """
 
     batch_size: Positive = 32
