@@ -9,12 +9,12 @@ from pathlib import Path
 from ups_jax import cli
 from ups_jax.config import load
 from ups_jax.determinism import require_determinism
-from ups_jax.training.stages import STAGES
+from ups_jax.training.stages import STAGES, enabled_stages
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__, config=str(cli.CONFIGS / "burgers1d.yaml"))
-    parser.add_argument("--stage", choices=STAGES, default="operator", help="what to train (default: operator)")
+    parser.add_argument("--stage", choices=STAGES, help="what to train (default: operator)")
     parser.add_argument("--run-dir", type=Path, help="the run; started again it goes on (default: a new one in runs/)")
     parser.add_argument(
         "--resume",
@@ -24,7 +24,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--init-from", type=Path, metavar="RUN", help="start with the weights of another run")
     parser.add_argument(
-        "--dry-run", action="store_true", help="print parameters, cost and time of a step, and train nothing"
+        "--dry-run",
+        action="store_true",
+        help="print parameters, cost and time of a step of --stage, or of all that are enabled, and train nothing",
     )
     return cli.run(parser, train_and_evaluate, argv)
 
@@ -44,13 +46,14 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
     enable_compilation_cache()
     console = Console()
     if args.dry_run:
-        dry_run(cfg, args.stage, console)
+        dry_run(cfg, enabled_stages(cfg) if args.stage is None else (args.stage,), console)
         return
+    stage = args.stage or "operator"
     path = args.run_dir or new_run_path(Path(cfg.runs), cfg.data.tasks[0].name)
     console.print(f"run         {path}", highlight=False, soft_wrap=True)
-    train(cfg, args.stage, path, resume=args.resume, init_from=args.init_from, console=console)
+    train(cfg, stage, path, resume=args.resume, init_from=args.init_from, console=console)
     if cfg.evaluation.enabled:
-        evaluate_run(path, cfg, stage=args.stage, track=True, console=console)
+        evaluate_run(path, cfg, stage=stage, track=True, console=console)
     console.print(f"run         {path}", highlight=False, soft_wrap=True)
 
 

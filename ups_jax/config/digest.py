@@ -38,6 +38,7 @@ def relevant(values: dict[str, Any], stage: str) -> dict[str, Any]:
     data["tasks"] = [{key: value for key, value in task.items() if key != "path"} for task in data["tasks"]]
     own = {key: value for key, value in values["stages"][stage].items() if key not in _LENGTH}
     training = {key: value for key, value in values["training"].items() if key not in (*_LENGTH, *_MANNER)}
+    own, training = _windows_per_step(own), _windows_per_step(training)
     # What selects the best checkpoint is part of the monitor, and with it of the state.
     selection = {key: values["evaluation"][key] for key in ("metric", "val_trajectories")}
     return {
@@ -49,6 +50,13 @@ def relevant(values: dict[str, Any], stage: str) -> dict[str, Any]:
         "stages": {stage: own},
         "evaluation": selection,
     }
+
+
+def _windows_per_step(section: dict[str, Any]) -> dict[str, Any]:
+    """The section with the windows of an optimizer step as its `batch_size`: their number decides which they are, and
+    in how many micro-batches they are taken changes the step by round-off alone."""
+    kept = {key: value for key, value in section.items() if key != "accum_steps"}
+    return kept | {"batch_size": section["batch_size"] * section["accum_steps"]}
 
 
 def _without_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
