@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from ups_jax.errors import CheckpointError, ConfigError, DivergedError, Stopped
 from ups_jax.optim import build_optimizer, build_schedule, ema_params
 from ups_jax.optim.schedules import build_plateau, patience_evaluations
 from ups_jax.optim.table import parameter_table, summary
-from ups_jax.tracking import check_logging, training_writer
+from ups_jax.tracking import check_logging, ending, training_writer
 from ups_jax.training.budget import measure_seconds, measure_seconds_per_step
 from ups_jax.training.build import build_model, init_state
 from ups_jax.training.checkpoint import Checkpoints, checkpoint_meta
@@ -35,7 +34,7 @@ from ups_jax.training.progress import TrainingProgress
 from ups_jax.training.reach import check_reach
 from ups_jax.training.run_directory import RunDirectory, environment, newest_step, now
 from ups_jax.training.signals import stop_flag
-from ups_jax.training.stage_end import tell_diverged, tell_end
+from ups_jax.training.stage_end import is_told, tell_diverged, tell_end
 from ups_jax.training.stages import stage_of
 from ups_jax.training.stages.spec import Validate
 from ups_jax.training.state import SpikeMonitor, TrainState
@@ -249,6 +248,7 @@ def _train(
             validate=fitting_validation(validate),
             selected_by=stage_of(stage).selected_by(cfg.evaluation),
             save=lambda state, validation: checkpoints.save(state, meta, validation=validation),
+            step_of=checkpoints.step_of,
             learning_rate=lambda step: float(schedule(step)),
             patience=patience_evaluations(settings, plan.steps_per_epoch, plan.eval_steps),
             plateau=build_plateau(settings, *lengths, plan.eval_steps),
@@ -262,7 +262,7 @@ def _train(
                 run.path, run.metrics_path, cfg.logging, stage=stage, step=start, run_config=to_dict(cfg)
             )
             with (
-                closing(tracked) as writer,
+                ending(tracked) as writer,
                 TrainingProgress(console, stage, plan.total_steps, start, cfg.logging.every_seconds) as progress,
             ):
                 writer.tags((stage, dataset.task.name))
@@ -273,9 +273,9 @@ def _train(
                     tell_diverged(writer, run, stage, error)
                     raise
                 checkpoints.wait()
-                # A finished run that is started again has nothing new to tell.
-                if int(state.step) > start:
+                if not is_told(run, stage, state):
                     tell_end(writer, cfg.logging.wandb, run, stage, checkpoints, state)
+            note(told=int(state.step))
             return state, progress.seconds_per_step
 
         with stop_flag() as should_stop:
