@@ -38,7 +38,7 @@ class WandbWriter(Writer):
     says why. Each of these is one warning, an operation that fails the first one of its kind.
 
     `close` waits at most about twice `patience` seconds, and longer for two things that are under way by then: the
-    first answer, and artifacts that go online, a second for every megabyte and 300 at most. What was not sent stays in
+    first answer, as long again, and artifacts that go online, a second a megabyte and 300 at most. What was not sent stays in
     `directory`/wandb for `wandb sync`. A run that failed is failed there too; one that a signal stopped is preempted.
 
     `context` is the file of a run that the processes of a pipeline share; where it is damaged, this process shares
@@ -184,11 +184,12 @@ class WandbWriter(Writer):
         self._tell()
 
     def _wait(self) -> None:
-        """Until the thread has ended, or its time is over, which begins with W&B's answer."""
+        """Until the thread has ended, or its time is over, which begins with the run."""
         begin = told = time.monotonic()
         while self._thread.is_alive():
             now = time.monotonic()
-            answer = self._asked + self._answer_within - now
+            # Also an import of wandb and an offline run take their time.
+            answer = self._asked + self._answer_within + 2 * self._patience - now
             if self.mode == "online" and not self._begun.is_set() and answer > 0:
                 if now - told > self._patience:
                     told = math.inf
