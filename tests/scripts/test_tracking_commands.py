@@ -26,7 +26,7 @@ def start(root: Path, name: str, *arguments: Any, **variables: str) -> subproces
     """A script with W&B offline and variables that would make all its starts one run."""
     homes = {f"WANDB_{kind}_DIR": str(root / "home") for kind in ("DATA", "CACHE", "CONFIG")}
     environment = quiet() | homes | {"WANDB_RUN_ID": "same", "WANDB_RESUME": "allow"} | variables
-    result = subprocess.run(command(name, *arguments), capture_output=True, text=True, timeout=200, env=environment)
+    result = subprocess.run(command(name, *arguments), capture_output=True, text=True, timeout=300, env=environment)
     assert (result.returncode, result.stderr) == (0, ""), result.stderr
     return result
 

@@ -38,8 +38,9 @@ class WandbWriter(Writer):
     says why. Each of these is one warning, an operation that fails the first one of its kind.
 
     `close` waits at most about twice `patience` seconds, and longer for two things that are under way by then: the
-    first answer, as long again, and artifacts that go online, a second a megabyte and 300 at most. What was not sent stays in
-    `directory`/wandb for `wandb sync`. A run that failed is failed there too; one that a signal stopped is preempted.
+    first answer, as long again, and artifacts that go online, a second a megabyte and 300 at most. What was not sent
+    stays in `directory`/wandb for `wandb sync`. A run that failed is failed there too, one that a signal stopped is
+    preempted.
 
     `context` is the file of a run that the processes of a pipeline share; where it is damaged, this process shares
     nothing and says so. With `join=False`, as after a resume, whose steps the old run has seen, the process begins a
