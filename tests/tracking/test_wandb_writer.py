@@ -190,13 +190,13 @@ def test_wandb_is_told_how_a_run_ended(monkeypatch, tmp_path, outcome, end):
     assert calls[-len(end) :] == end and names(calls).count("mark_preempting") == (outcome == "stopped")
 
 
-def refusing_online(asked):
-    """An `init` that has no answer online; offline it is a run."""
+def refusing_online(asked, answer=None):
+    """An `init` that has no answer online, once the event `answer` is set; offline it is a run."""
 
     def init(**kwargs):
         asked.append(kwargs)
         if kwargs["mode"] == "online":
-            time.sleep(0.3)
+            assert answer is None or answer.wait(30)
             raise ConnectionError("no answer")
         return sys.modules["wandb"].run
 
@@ -205,14 +205,13 @@ def refusing_online(asked):
 
 def test_without_an_answer_the_run_goes_on_offline_with_all_that_it_was_told(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_API_KEY", "x")
-    asked = []
-    calls = fake_wandb(monkeypatch, init=refusing_online(asked))
+    asked, answer = [], threading.Event()
+    calls = fake_wandb(monkeypatch, init=refusing_online(asked, answer))
     writer = wandb_writer(tmp_path, mode="online")
-    begin = time.monotonic()
+    # Training does not wait for the answer.
     writer.scalars(1, {"loss": 0.5}, "operator")
-    assert time.monotonic() - begin < 0.2
+    answer.set()
     with pytest.warns(UserWarning, match="no online run could be had .ConnectionError: no answer.*wandb sync") as told:
-        # Shorter than W&B's answer: the end waits for it.
         writer.close()
     assert len(told) == 1 and writer.problem is None and writer.mode == "offline"
     assert [kwargs["mode"] for kwargs in asked] == ["online", "offline"]
@@ -285,14 +284,15 @@ def test_close_waits_for_an_upload_as_long_as_its_size_allows(monkeypatch, tmp_p
         granted.append(timeout)
         time.sleep(0.4)
 
-    # Whatever delays the artifact in the queue takes nothing of its time.
-    calls = fake_wandb(monkeypatch, wait=wait, log=lambda record: time.sleep(0.25))
-    writer = wandb_writer(tmp_path, mode="online", patience=0.1)
+    # Longer than twice the patience: what is still in the queue counts as well as what is on its way.
+    calls = fake_wandb(monkeypatch, wait=wait, log=lambda record: time.sleep(1))
+    monkeypatch.setattr("ups_jax.tracking.wandb_writer.folder_size", lambda path: 2_500_000)
+    writer = wandb_writer(tmp_path, mode="online", patience=0.25)
     writer.scalars(1, {"loss": 0.5}, "operator")
     send(writer, folder)
     writer.alert("ended", "well")
     writer.close()
-    assert writer.problem is None and granted == [1]
+    assert writer.problem is None and granted == [3]
     # The upload held up nothing that was sent after it.
     assert names(calls)[-3:] == ["log_artifact", "alert", "finish"]
 
