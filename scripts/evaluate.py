@@ -37,13 +37,15 @@ def evaluate(args: argparse.Namespace) -> None:
     from ups_jax.compilation import enable_compilation_cache
     from ups_jax.determinism import require_determinism
     from ups_jax.evaluation.runner import evaluate_run, run_config
-    from ups_jax.tracking import context_path
+    from ups_jax.tracking import check_logging, context_path
 
     cfg = run_config(args.run_dir, args.overrides)
     require_determinism(cfg.deterministic)
     enable_compilation_cache()
     # A pipeline's evaluation belongs to the pipeline's run.
     track = args.track or context_path() is not None
+    if track:
+        check_logging(cfg.logging)
     evaluate_run(
         args.run_dir, cfg, stage=args.stage, split=args.split, json_path=args.json, track=track, console=Console()
     )

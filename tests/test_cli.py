@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import sys
+import warnings
+from typing import Any
 
 import pytest
 
@@ -60,3 +63,21 @@ def test_a_count_is_a_whole_number_from_one_on() -> None:
     for text in ("0", "-2"):
         with pytest.raises(argparse.ArgumentTypeError, match="not 1 or more"):
             cli.positive(text)
+
+
+def test_a_warning_is_one_line_unless_the_traceback_is_wanted(capsys: pytest.CaptureFixture[str]) -> None:
+    def warn(args: argparse.Namespace) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.showwarning = shown
+            warnings.warn("wandb: offline", stacklevel=1)
+
+    def shown(*given: Any) -> None:
+        sys.stderr.write(warnings.formatwarning(*given[:4]))
+
+    form = warnings.formatwarning
+    cli.run(cli.parser("x"), warn, [])
+    assert capsys.readouterr().err == "warning: wandb: offline\n"
+    assert warnings.formatwarning is form
+    cli.run(cli.parser("x"), warn, ["--traceback"])
+    assert "test_cli.py" in capsys.readouterr().err

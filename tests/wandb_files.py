@@ -29,6 +29,8 @@ class OfflineRun:
     files: list[str] = field(default_factory=list)
     alerts: list[tuple[str, str, str]] = field(default_factory=list)
     artifacts: dict[str, Any] = field(default_factory=dict)
+    exit_code: int | None = None
+    preempting: bool = False
 
 
 def offline_runs(directory: Path) -> list[OfflineRun]:
@@ -61,6 +63,10 @@ def _run(path: Path) -> OfflineRun:
             run.files += [item.path for item in record.files.files]
         elif kind == "alert":
             run.alerts.append((record.alert.title, record.alert.text, record.alert.level))
+        elif kind == "exit":
+            run.exit_code = record.exit.exit_code
+        elif kind == "preempting":
+            run.preempting = True
         elif kind == "artifact":
             run.artifacts[record.artifact.name] = record.artifact
     return run

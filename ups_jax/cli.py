@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -44,6 +45,9 @@ def run(
     args = arguments.parse_intermixed_args(argv)
     # Outside the training loop, which has its own way to stop, SIGTERM ends a script the way Ctrl-C does.
     previous = signal.signal(signal.SIGTERM, _interrupt) if _in_main_thread() else None
+    form = warnings.formatwarning
+    if not args.traceback:
+        warnings.formatwarning = _in_one_line
     try:
         return main(args) or 0
     except KeyboardInterrupt:
@@ -59,8 +63,15 @@ def run(
             print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     finally:
+        warnings.formatwarning = form
         if previous is not None:
             signal.signal(signal.SIGTERM, previous)
+
+
+def _in_one_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    return f"warning: {message}\n"
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import tempfile
@@ -28,6 +29,15 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             raise
     except OSError as error:
         raise storage_error(path, error) from None
+
+
+def folder_size(path: Path) -> int:
+    """Bytes of all files below a folder; one that goes away meanwhile counts nothing."""
+    total = 0
+    for item in path.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += item.stat().st_size if item.is_file() else 0
+    return total
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-NAMES = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_CONTEXT_FILE")
+NAMES = (
+    "WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_MODE", "WANDB_BASE_URL", "WANDB_CONTEXT_FILE", "WANDB_RUN_ID",
+    "WANDB_RESUME", "WANDB_SWEEP_ID",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from contextlib import closing
 
 import matplotlib.image
@@ -64,6 +68,51 @@ def test_every_operation_arrives_and_nothing_is_said(tmp_path, capfd):
     # Not copied: what is sent later is the checkpoint itself.
     assert [item.local_path for item in artifact.manifest.contents] == [str(best / "state" / "array")]
     assert run.alerts == [("operator has ended", "12 steps", "WARN")]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "end"), [("finished", (0, False)), ("failed", (1, False)), ("stopped", (75, True))]
+)
+def test_how_a_run_ended_is_in_its_file(tmp_path, outcome, end):
+    writer = WandbWriter(
+        WandbConfig(mode="offline"), directory=tmp_path, group="run", name="run-0", run_config={}, patience=30.0
+    )
+    writer.close(outcome)
+    (run,) = offline_runs(tmp_path)
+    assert writer.problem is None and (run.exit_code, run.preempting) == end
+
+
+UNREACHABLE = """
+import sys
+from pathlib import Path
+from ups_jax.config import WandbConfig
+from ups_jax.tracking import WandbWriter
+writer = WandbWriter(
+    WandbConfig(mode="online"), directory=Path(sys.argv[1]), group="run", name="run-0", run_config={}, patience=60.0,
+    answer_within=1.0,
+)
+writer.scalars(1, {"loss": 0.5}, "operator")
+writer.alert("ended", "well")
+writer.close()
+assert writer.problem is None, writer.problem
+"""
+
+
+def test_a_server_that_does_not_answer_costs_no_record(tmp_path):
+    with socket.socket() as closed:
+        # Bound, and nobody listens.
+        closed.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        environment = os.environ | {"WANDB_BASE_URL": address, "WANDB_API_KEY": "0" * 40}
+        result = subprocess.run(
+            [sys.executable, "-c", UNREACHABLE, str(tmp_path)],
+            env=environment, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "no online run could be had (CommError: " in result.stderr and "Traceback" not in result.stderr
+    (run,) = offline_runs(tmp_path)
+    assert run.history == [{"training/operator/loss": 0.5, "training/operator/step": 1}]
+    assert run.alerts == [("ended", "well", "INFO")]
 
 
 def test_attempts_are_one_curve_in_the_jsonl_and_runs_of_one_group_on_wandb(tmp_path, monkeypatch):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from ups_jax.errors import StorageError
-from ups_jax.tracking import JsonlWriter, Tee, Writer, read_jsonl
-from ups_jax.tracking.writer import flat
+from ups_jax.errors import DivergedError, Stopped, StorageError
+from ups_jax.tracking import JsonlWriter, Tee, Writer, ending, flat, read_jsonl
 
 CALLS = {
     "scalars": ((1, {"loss": 2.0}, "operator"), {}),
@@ -39,14 +39,38 @@ def test_tee_hands_on_everything_and_closes_all_even_when_one_raises():
         getattr(tee, kind)(*args, **kwargs)
     assert calls == [(name, kind, *CALLS[kind]) for kind in CALLS for name in ("a", "b")]
 
-    def fail():
+    def fail(outcome):
         raise StorageError("full")
 
     first.close = fail
-    second.close = lambda: calls.append("closed")
+    second.close = calls.append
     with pytest.raises(StorageError):
-        tee.close()
-    assert calls[-1] == "closed"
+        tee.close("stopped")
+    assert calls[-1] == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (None, "finished"),
+        (Stopped("at step 3"), "stopped"),
+        (KeyboardInterrupt(), "stopped"),
+        (DivergedError("lost"), "failed"),
+        (RuntimeError("anything"), "failed"),
+        (SystemExit(1), "failed"),
+    ],
+)
+def test_the_end_of_a_block_tells_its_outcome(error, outcome):
+    heard = []
+
+    class Listening(Writer):
+        def close(self, outcome="finished"):
+            heard.append(outcome)
+
+    with contextlib.nullcontext() if error is None else pytest.raises(type(error)), ending(Listening()):
+        if error is not None:
+            raise error
+    assert heard == [outcome]
 
 
 def test_a_writer_takes_whatever_any_writer_takes(tmp_path):

@@ -47,6 +47,9 @@ def test_the_best_and_the_latest_stay(
             checkpoints.wait()
         assert checkpoints.steps() == kept
         assert checkpoints.best_step() == best
+        known = validations[best]
+        assert known is not None and checkpoints.step_of(float(np.float32(known))) == best
+        assert checkpoints.step_of(0.75) is None
 
 
 def test_a_saved_run_comes_back_and_is_not_written_over(

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import CONFIGS
@@ -13,6 +18,7 @@ from ups_jax.config import Config, load
 from ups_jax.errors import ConfigError, DivergedError
 from ups_jax.tracking import read_jsonl
 from ups_jax.training.checkpoint import Checkpoints
+from ups_jax.training.stages import stage_of
 from ups_jax.training.train import train
 
 SMALL = ["stages.operator.steps=12", "training.eval_every=0.25", "logging.every_steps=1"]
@@ -34,6 +40,35 @@ def test_evaluations_come_at_their_steps_and_the_best_is_what_the_monitor_says(d
     assert list(measured) == [4, 8, 12]
     with Checkpoints(tmp_path / "run" / "checkpoints" / "operator", read_only=True) as checkpoints:
         assert measured[checkpoints.best_step()] == min(measured.values()) == records[-1]["best_metric"]
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
+    """Let the validations of the next trainings find these values."""
+    spec, left = stage_of("operator"), iter(values)
+
+    def validate(params: Any) -> dict[str, float]:
+        return dict.fromkeys(("one_step", "rollout"), next(left))
+
+    monkeypatch.setattr(
+        sys.modules["ups_jax.training.stages.operator"], "STAGE", replace(spec, validate=lambda *given: validate)
+    )
+
+
+def test_epochs_since_the_best_are_right_after_a_finished_run_was_made_longer(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Evaluations at 4, 6 (an end off the grid), 8, 10 (another one), 12 and 14.
+    scripted(monkeypatch, math.nan, 0.3, 0.4, 0.35, 0.6, 0.1)
+    for steps in (6, 10):
+        run(config(data_root, f"stages.operator.steps={steps}"), tmp_path / "run")
+    # Nobody can say any more where the best value was.
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "operator" / "6")
+    run(config(data_root, "stages.operator.steps=14"), tmp_path / "run")
+    measured = [item for item in read_jsonl(tmp_path / "run" / "metrics.jsonl") if "best_metric" in item]
+    assert [item["step"] for item in measured] == [4, 6, 8, 10, 12, 14]
+    since = {item["step"]: item["epochs_since_best"] * 16 for item in measured if "epochs_since_best" in item}
+    # Where no value was finite yet, they count from the start.
+    assert since == {4: 4, 6: 0, 8: 2, 10: 4, 14: 0}
 
 
 def test_more_than_its_patience_without_a_better_value_ends_a_run(data_root: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from wandb_files import offline_runs
 from ups_jax.config import digest, from_dict, load
 from ups_jax.errors import DivergedError
 from ups_jax.task import Task
-from ups_jax.tracking import read_jsonl
+from ups_jax.tracking import Writer, read_jsonl
 from ups_jax.training.build import abstract_state
 from ups_jax.training.checkpoint import Checkpoints
 from ups_jax.training.train import train
@@ -125,17 +125,46 @@ def test_wandb_hears_of_the_stages_start_its_curve_and_its_end(tracked: Path) ->
     assert run.summary["training/operator/best_step"] == best
 
 
-class Recorder:
-    """Stands in for W&B in a run that fails."""
+class Recorder(Writer):
+    """Stands in for W&B: what it heard, in order. A `killed` one takes the process with it at that call."""
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        self.alerts: list[tuple[str, ...]] = []
+    def __init__(self, killed: str = "") -> None:
+        self.heard: list[tuple[str, tuple[Any, ...]]] = []
+        self.killed = killed
 
-    def __getattr__(self, name: str) -> Any:
-        return lambda *args, **kwargs: None
+    def note(self, name: str, *args: Any) -> None:
+        if name == self.killed:
+            raise SystemExit("killed")
+        self.heard.append((name, args))
 
-    def alert(self, *args: str) -> None:
-        self.alerts.append(args)
+    def artifact(self, path: Path, name: str, **about: Any) -> None:
+        self.note("artifact", name)
+
+    def alert(self, title: str, text: str, level: str = "INFO") -> None:
+        self.note("alert", title, text, level)
+
+    def close(self, outcome: str = "finished") -> None:
+        self.note("close", outcome)
+
+
+def test_the_end_of_a_stage_is_told_once_though_its_process_is_killed_before(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ways = [Recorder("close"), Recorder(), Recorder(), Recorder()]
+    starts = iter(ways)
+    monkeypatch.setattr("ups_jax.tracking.opening._wandb", lambda *args, **kwargs: next(starts))
+    on = "logging.wandb.enabled=true"
+    with pytest.raises(SystemExit):
+        trained(data_root, tmp_path / "run", on)
+    trained(data_root, tmp_path / "run", on)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["stages"]["operator"]["told"] == 6
+    trained(data_root, tmp_path / "run", on)
+    # A longer run has another end.
+    trained(data_root, tmp_path / "run", on, "stages.operator.steps=7")
+    _, second, third, longer = ([name for name, _ in way.heard] for way in ways)
+    # The alert first: an upload may take longer than it is waited for.
+    assert second == longer == ["alert", "artifact", "close"] and third == ["close"]
+    assert "6 steps" in ways[1].heard[0][1][1] and "7 steps" in ways[3].heard[0][1][1]
 
 
 def test_a_run_that_diverges_sends_an_alert_and_no_checkpoint(
@@ -143,11 +172,9 @@ def test_a_run_that_diverges_sends_an_alert_and_no_checkpoint(
 ) -> None:
     heard = Recorder()
     monkeypatch.setattr("ups_jax.tracking.opening._wandb", lambda *args, **kwargs: heard)
-    monkeypatch.setattr(
-        heard, "artifact", lambda *args, **kwargs: pytest.fail("a lost run was uploaded"), raising=False
-    )
     diverging = ["optimizer.lr=1e30", "training.max_skips=2", "stages.operator.grad_clip=null"]
     with pytest.raises(DivergedError):
         trained(data_root, tmp_path / "run", "logging.wandb.enabled=true", *diverging)
-    ((title, text, level),) = heard.alerts
+    (_, (title, text, level)), closed = heard.heard
+    assert closed == ("close", ("failed",))
     assert (title, level) == ("operator has diverged", "ERROR") and "another run directory" in text

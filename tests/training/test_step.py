@@ -11,7 +11,7 @@ import pytest
 from ups_jax import build, init_state, make_train_step
 from ups_jax.config import Config, load
 from ups_jax.data import Dataset, batch_at
-from ups_jax.losses import operator_losses
+from ups_jax.losses import draw_rows, operator_losses
 from ups_jax.models import Conditions, normalize
 
 CONFIG = "configs/tiny.yaml"
@@ -137,18 +137,28 @@ def test_input_noise_reaches_the_context_alone_and_is_new_at_every_step(tiny: Co
     model, _, batch, state = started(cfg, waves)
     losses = jax.jit(operator_losses(model, cfg.training))
     fields = normalize(jnp.asarray(batch["fields"]), waves.task.statistics)
-    clean = np.sqrt(((fields[:, 0] - fields[:, 1]) ** 2).mean((1, 2)) / (fields[:, 1] ** 2).mean((1, 2)))
-    # Persistence of a noisy frame: the noise adds to its error, and the target has none of it.
-    size = np.asarray((fields[:, 1] ** 2).mean((1, 2)))
-    expected = np.sqrt(clean**2 + 0.05**2 / size).mean()
+    draw = draw_rows(model, cfg.training)
     values = [float(losses(state.params, batch, jax.random.key(seed))[0]) for seed in range(8)]
-    np.testing.assert_allclose(np.mean(values), expected, rtol=0.01)
+    # Persistence of a noisy frame: the noise is in its error, and the target has none of it.
+    for seed, value in enumerate(values):
+        noisy = fields[:, 0] + 0.05 * draw(batch, jax.random.key(seed))["noise"][:, 0]
+        expected = np.sqrt(((noisy - fields[:, 1]) ** 2).mean((1, 2)) / (fields[:, 1] ** 2).mean((1, 2))).mean()
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
     assert len(set(values)) == 8
     step = make_train_step(model, optax.set_to_zero(), cfg)
     still = init_state(model, optax.set_to_zero(), batch, jax.random.key(0))
     still, first = step(still, batch)
     _, second = step(still, batch)
     assert first["loss"] != second["loss"]
+
+
+def test_each_window_draws_how_strong_its_noise_is(waves: Dataset) -> None:
+    cfg = load(CONFIG, ["training.input_noise=0.05"])
+    model, _, batch, _ = started(cfg, waves)
+    rows = {**batch, "fields": np.tile(batch["fields"], (32, 1, 1, 1))}
+    scales = draw_rows(model, cfg.training)(rows, KEY)["noise"].std((1, 2, 3))
+    # Uniform from 0 to 1.
+    np.testing.assert_allclose(np.quantile(scales, [0.1, 0.25, 0.5, 0.75, 0.9]), [0.1, 0.25, 0.5, 0.75, 0.9], atol=0.06)
 
 
 def test_no_key_is_drawn_from_twice(waves: Dataset) -> None:

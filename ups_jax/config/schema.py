@@ -291,9 +291,9 @@ class PhysicsPriorsConfig:
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class TrainingConfig:
     """What all stages share. A stage is evaluated every `eval_every` epochs; `input_noise`, on the frames that a time
-    step is given, is in standard deviations of the field. The `lambda_*` weigh the loss's terms, of which one with
-    weight 0 is not computed; `lambda_spectral_bands` is low, mid, high. `log_per_task_metrics` adds every task's own
-    loss and count of samples to the records.
+    step is given, is the largest standard deviation that a window draws, in those of the field. The `lambda_*` weigh
+    the loss's terms, of which one with weight 0 is not computed; `lambda_spectral_bands` is low, mid, high.
+    `log_per_task_metrics` adds every task's own loss and count of samples to the records.
 
     The `rollout_horizon` that is scored starts after `pushforward` steps without a gradient, of which the model makes
     the last 0 to all, drawn for each window; in the horizon the gradient is cut every `truncate` steps. `remat`

@@ -27,13 +27,17 @@ _HEADLINES: Mapping[str, Mapping[str, tuple[str, Callable[[Mapping[str, Any]], f
 _BANDS = ("low", "mid", "high")
 
 
+def named_sections(measured: Measured) -> dict[str, Mapping[str, Any]]:
+    """The sections of the model, its variants and each baseline, by the name that a table gives them."""
+    variants = {f"{name} rollout": sections for name, sections in measured.variants.items()}
+    return {"this model": measured.metrics, **variants, **measured.baselines}
+
+
 def headlines(measured: Measured) -> tuple[list[str], dict[str, list[float | None]]]:
     """Columns and rows of the headline table: the model, its variants and each baseline; None where a row has none."""
     section = next(name for name in _HEADLINES if name in measured.metrics)
-    variants = {f"{name} rollout": sections for name, sections in measured.variants.items()}
-    named: dict[str, Mapping[str, Any]] = {"this model": measured.metrics, **variants, **measured.baselines}
     rows: dict[str, list[float | None]] = {}
-    for name, sections in named.items():
+    for name, sections in named_sections(measured).items():
         # A variant differs from the model's own rollout from the second step on, and has no one-step section.
         own = [number(sections[own]) if own in sections else None for own, number in _HEADLINES[section].values()]
         rows[name] = [*own, *(sections[section][f"fourier_rmse_{band}"] for band in _BANDS)]

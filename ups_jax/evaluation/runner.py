@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from ups_jax.evaluation.tracked import track_evaluation
 from ups_jax.evaluation.trained_run import TrainedRun, load_run
 from ups_jax.steady import check_cells
 from ups_jax.task import Task
-from ups_jax.tracking import check_logging, evaluation_writer, read_jsonl
+from ups_jax.tracking import ending, evaluation_writer, read_jsonl
 from ups_jax.training.run_directory import RunDirectory, now
 
 # What an evaluation may override: where data lies and how it is read, never what a trained run was trained on.
@@ -61,8 +60,6 @@ def evaluate_run(
     own, the data file's name follows. `track` hands the result to W&B and TensorBoard as well, where they are on.
     """
     require_determinism(cfg.deterministic)
-    if track:
-        check_logging(cfg.logging)
     run = RunDirectory(path)
     main = run.main_stage()
     stage = stage or main
@@ -92,7 +89,7 @@ def evaluate_run(
         written.append(run.path / report)
         write_report(written[-1], values, plots, run.read())
     if track:
-        with closing(evaluation_writer(path, cfg.logging, name=name, run_config=to_dict(cfg))) as writer:
+        with ending(evaluation_writer(path, cfg.logging, name=name, run_config=to_dict(cfg))) as writer:
             track_evaluation(writer, name, measured, plots=plots, files=written)
     print_table(console, measured)
     return values

@@ -47,9 +47,9 @@ def operator_losses(model: Simulator, config: TrainingConfig) -> LossBundle:
     `rollout` the later ones, all others the mean over steps; latent terms are of the learned features of the predicted
     tokens; the inverse terms are of the first frames alone.
 
-    `input_noise` is white noise on the frames of the context; the targets stay clean, so that a step learns to take
-    small-scale errors out instead of letting them grow (Sanchez-Gonzalez et al. 2020). The frames after the context are
-    those of the `pushforward`, which start the horizon without a gradient, and the horizon's.
+    `input_noise` bounds the white noise on the frames of the context; the targets stay clean, so that a step learns to
+    take small-scale errors out instead of letting them grow (Sanchez-Gonzalez et al. 2020). The frames after the context
+    are those of the `pushforward`, which start the horizon without a gradient, and the horizon's.
     """
     task = model.task
     weights = checked_weights(config, task)
@@ -100,15 +100,17 @@ def operator_losses(model: Simulator, config: TrainingConfig) -> LossBundle:
 
 def draw_rows(model: Simulator, config: TrainingConfig) -> Callable[[Batch, Key[Array, ""]], Batch]:
     """(batch, key) -> the batch with what its loss would draw for each row, where that is not there yet: drawn for all
-    rows before they are split, it does not depend on how they are. `noise` is of variance 1; `given` says how many of
-    the steps of the pushforward are the true ones, each number equally often.
+    rows before they are split, it does not depend on how they are. `noise` has a standard deviation of its own in each
+    row, uniform in [0, 1]: a step that knows clean frames as well as noisy ones loses nothing on the clean. `given`
+    says how many of the steps of the pushforward are the true ones, each number equally often.
     """
 
     def draw(batch: Batch, key: Key[Array, ""]) -> Batch:
         frames = batch["fields"][:, : model.context]
         drawn: Batch = {}
         if config.input_noise > 0:
-            drawn["noise"] = jax.random.normal(_stream(key, "noise"), frames.shape)
+            scale = jax.random.uniform(_stream(key, "noise scale"), (len(frames), *[1] * (frames.ndim - 1)))
+            drawn["noise"] = scale * jax.random.normal(_stream(key, "noise"), frames.shape)
         if config.pushforward > 0:
             drawn["given"] = jax.random.randint(_stream(key, "given"), frames.shape[:1], 0, config.pushforward + 1)
         return drawn | batch

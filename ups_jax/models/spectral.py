@@ -40,7 +40,7 @@ class SpectralBlock(nn.Module):
     """h <- h + g * W((A y + spectral(y)) * bounded(local(y))) with y the modulated h and g the conditioned gate.
 
     The product of two linear maps is the nonlinearity: most transport terms are quadratic, and a gate fits them with
-    fewer layers than an activation does. One factor is bounded, or a rollout that leaves the data could grow as a
+    fewer layers than an activation does. Both factors are bounded, or a rollout that leaves the data could grow as a
     polynomial of degree 2^depth.
     """
 
@@ -55,7 +55,7 @@ class SpectralBlock(nn.Module):
         value = Dense(width, dtype=self.dtype, name="value")(y)
         value = value + SpectralMixing(self.config.modes, self.dtype, name="spectral")(y)
         factor = GridConv(width, self.config.taps, self.periodic, dtype=self.dtype, name="local")(y)
-        return x + gate * Dense(width, dtype=self.dtype, name="out")(value * bounded(factor, 3.0))
+        return x + gate * Dense(width, dtype=self.dtype, name="out")(bounded(value, 8.0) * bounded(factor, 3.0))
 
 
 class SpectralMixing(nn.Module):

@@ -9,7 +9,7 @@ from ups_jax.tracking.opening import check_logging, evaluation_writer, training_
 from ups_jax.tracking.tensorboard import TensorboardWriter
 from ups_jax.tracking.wandb_login import login_found, wandb_mode
 from ups_jax.tracking.wandb_writer import WandbWriter
-from ups_jax.tracking.writer import Tee, Writer
+from ups_jax.tracking.writer import Tee, Writer, ending, flat
 
 __all__ = [
     "JsonlWriter",
@@ -20,7 +20,9 @@ __all__ = [
     "Writer",
     "check_logging",
     "context_path",
+    "ending",
     "evaluation_writer",
+    "flat",
     "login_found",
     "read_context",
     "read_jsonl",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ups_jax.errors import DataError, StorageError
-from ups_jax.tracking.writer import Writer
+from ups_jax.tracking.writer import Outcome, Writer
 
 
 class JsonlWriter(Writer):
@@ -46,8 +46,8 @@ class JsonlWriter(Writer):
                 [record for record in read_jsonl(self.path) if record["stage"] != stage or record["step"] <= step]
             )
 
-    def close(self) -> None:
-        """Close the file."""
+    def close(self, outcome: Outcome = "finished") -> None:
+        """Close the file; how a run ended is in its record."""
         self._file.close()
 
     def _replace(self, records: Sequence[Mapping[str, Any]]) -> None:

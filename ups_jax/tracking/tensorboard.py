@@ -12,7 +12,7 @@ from typing import Any
 
 from ups_jax.errors import ConfigError
 from ups_jax.files import storage_error
-from ups_jax.tracking.writer import Cell, Writer, flat
+from ups_jax.tracking.writer import Cell, Outcome, Writer, flat
 
 # A flush waits for the disk, which a step need not.
 _FLUSH_SECONDS = 10.0
@@ -78,7 +78,7 @@ class TensorboardWriter(Writer):
         self._add(_RESULTS, Summary(value=[Summary.Value(tag=name, image=picture)]), 0)
         self._flush()
 
-    def close(self) -> None:
+    def close(self, outcome: Outcome = "finished") -> None:
         """Write what waits and close the files."""
         self._flush()
         for file in self._files.values():

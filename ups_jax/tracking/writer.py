@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from ups_jax.errors import Stopped
+
 Level = Literal["INFO", "WARN", "ERROR"]
+# How whatever wrote came to its end: by itself, by a signal that it may be started again after, or by an error.
+Outcome = Literal["finished", "stopped", "failed"]
 # A number, a word, or nothing where a row has no such column.
 Cell = float | str | None
 
@@ -52,8 +56,8 @@ class Writer(Protocol):
         """Something that a person who is not looking should hear of."""
         return None
 
-    def close(self) -> None:
-        """Write what is still waiting; nothing may follow."""
+    def close(self, outcome: Outcome = "finished") -> None:
+        """Write what is still waiting, and how the run ended; nothing may follow."""
         return None
 
 
@@ -108,11 +112,25 @@ class Tee(Writer):
         for writer in self.writers:
             writer.alert(title, text, level)
 
-    def close(self) -> None:
+    def close(self, outcome: Outcome = "finished") -> None:
         """Close every writer, also after one of them raised."""
         with contextlib.ExitStack() as stack:
             for writer in reversed(self.writers):
-                stack.callback(writer.close)
+                stack.callback(writer.close, outcome)
+
+
+@contextlib.contextmanager
+def ending(writer: Writer) -> Iterator[Writer]:
+    """Close the writer where the block ends, with the outcome that its error tells."""
+    outcome: Outcome = "failed"
+    try:
+        yield writer
+        outcome = "finished"
+    except (Stopped, KeyboardInterrupt):
+        outcome = "stopped"
+        raise
+    finally:
+        writer.close(outcome)
 
 
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:

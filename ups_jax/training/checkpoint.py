@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
@@ -80,6 +81,14 @@ class Checkpoints:
         """The saved step with the lowest validation metric; the latest where none has one."""
         best = self._manager.best_step()
         return self._manager.latest_step() if best is None else best
+
+    def step_of(self, validation: float) -> int | None:
+        """The first saved step whose validation metric is this one in float32; None where none on disk has it."""
+        for step in self.steps():
+            metrics = self._manager.metrics(step)
+            if metrics is not None and np.float32(metrics["validation"]) == np.float32(validation):
+                return step
+        return None
 
     def save(self, state: TrainState, meta: dict[str, Any], *, validation: float | None) -> None:
         """Begin to save `state`; a step that is already saved is left as it is.

@@ -5,6 +5,7 @@ That order makes the saved step the position in the data: a resumed run draws th
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -19,7 +20,7 @@ from ups_jax.config import Config
 from ups_jax.errors import DivergedError, Stopped
 from ups_jax.optim.plateau import PlateauRule, observe_in, plateau_scale
 from ups_jax.tracking import Writer
-from ups_jax.training.pace import EpochClock, epochs_since_best
+from ups_jax.training.pace import EpochClock
 from ups_jax.training.plan import Plan
 from ups_jax.training.progress import TrainingProgress
 from ups_jax.training.stages.spec import Validate
@@ -36,7 +37,7 @@ class Stage:
     """What the loop needs of a stage: its name, length, pure functions, and where its numbers go.
 
     `patience` counts evaluations without a better value; `learning_rate` knows no plateau, which is the state's.
-    `steps_before` are those of the run's earlier stages.
+    `steps_before` are those of the run's earlier stages; `step_of` knows the saved step of a validation value.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Stage:
     validate: Validate
     selected_by: str
     save: Callable[[TrainState, float | None], None]
+    step_of: Callable[[float], int | None]
     learning_rate: Callable[[int], float]
     patience: int | None
     plateau: PlateauRule | None = None
@@ -70,6 +72,7 @@ def run_loop(
     clock = EpochClock(stage.plan.steps_per_epoch)
     pending: Pending = None
     rate_scale = plateau_scale(state.opt_state)
+    best_step = _best_step(stage, state)
     with stage.batches(start) as batches:
         while True:
             # -- the step just done: evaluate, then save; its numbers are on file before its state is ----------------
@@ -82,6 +85,10 @@ def run_loop(
                 pending = None
                 if due:
                     state, validation, measured = _evaluate(stage, state)
+                    if measured["evaluations_since_best"] == 0:
+                        best_step = step
+                    if best_step is not None:
+                        measured["epochs_since_best"] = (step - best_step) / stage.plan.steps_per_epoch
                     rate_scale = plateau_scale(state.opt_state)
                     numbers |= measured | clock.read(step)
                     progress.validation(validation)
@@ -117,6 +124,12 @@ def _finished(stage: Stage, state: TrainState, step: int) -> bool:
     return stage.patience is not None and int(state.monitor.since_best) >= stage.patience
 
 
+def _best_step(stage: Stage, state: TrainState) -> int | None:
+    """The step of the monitor's best value: 0 where it has none, None where its checkpoint is gone."""
+    best = float(state.monitor.best_metric)
+    return stage.step_of(best) if math.isfinite(best) else 0
+
+
 def _evaluate(stage: Stage, state: TrainState) -> tuple[TrainState, float, dict[str, float]]:
     """Measure the averaged parameters on the validation split and let the monitor and the plateau know."""
     values = stage.validate(stage.averaged(state))
@@ -129,7 +142,6 @@ def _evaluate(stage: Stage, state: TrainState) -> tuple[TrainState, float, dict[
     )
     measured = {f"validation/{name}": value for name, value in values.items()}
     measured |= {"best_metric": float(monitor.best_metric), "evaluations_since_best": float(monitor.since_best)}
-    measured["epochs_since_best"] = epochs_since_best(int(state.step), int(monitor.since_best), stage.plan)
     opt_state = observe_in(state.opt_state, chosen, stage.plateau)
     return replace(state, monitor=monitor, opt_state=opt_state), chosen, measured
 

@@ -1,10 +1,8 @@
-"""What a record of metrics.jsonl says about epochs: how long one takes, and how many passed since the best value."""
+"""How long an epoch takes, for the records of metrics.jsonl."""
 
 from __future__ import annotations
 
 import time
-
-from ups_jax.training.plan import Plan
 
 
 class EpochClock:
@@ -29,16 +27,3 @@ class EpochClock:
         begin, moment = self._since
         self._since = step, time.monotonic()
         return {"epoch_time_sec": (self._since[1] - moment) / (step - begin) * self._steps_per_epoch}
-
-
-def epochs_since_best(step: int, evaluations_since_best: int, plan: Plan) -> float:
-    """Epochs from the best evaluation to the one at `step`; they lie `plan.eval_steps` apart, the last may be closer.
-
-    `evaluations_since_best` is 0 where the one at `step` is the best.
-    """
-    if evaluations_since_best == 0:
-        return 0.0
-    before = (step - 1) // plan.eval_steps * plan.eval_steps
-    best = before - (evaluations_since_best - 1) * plan.eval_steps
-    # Where none was ever finite, there are as many as there were evaluations.
-    return (step - max(best, 0)) / plan.steps_per_epoch

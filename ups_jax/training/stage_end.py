@@ -16,10 +16,11 @@ from ups_jax.training.state import TrainState
 def tell_end(
     writer: Writer, config: WandbConfig, run: RunDirectory, stage: str, checkpoints: Checkpoints, state: TrainState
 ) -> None:
-    """Send what the finished stage came to; its best checkpoint is on disk."""
+    """Send what the finished stage came to; its best checkpoint is on disk, and its upload the last that is sent."""
     best, value, steps = checkpoints.best_step(), float(state.monitor.best_metric), int(state.step)
     about = {"steps": steps, "best_step": best, "best_metric": value if math.isfinite(value) else None}
     writer.summary({"training": {stage: about}})
+    writer.alert(f"{stage} has ended", f"{run.path}: {steps} steps, best validation {value:.4g} at step {best}")
     if best is not None and config.upload_checkpoints:
         writer.artifact(
             checkpoints.directory / str(best),
@@ -28,7 +29,14 @@ def tell_end(
             labels=("best", f"step-{best}"),
             about=about | {"stage": stage, "step": best},
         )
-    writer.alert(f"{stage} has ended", f"{run.path}: {steps} steps, best validation {value:.4g} at step {best}")
+
+
+def is_told(run: RunDirectory, stage: str, state: TrainState) -> bool:
+    """Whether the end of the stage at this step was sent by an earlier start, as its record says (`told`).
+
+    The record follows the sending, so that who is killed between the two sends it again.
+    """
+    return run.read()["stages"][stage].get("told") == int(state.step)
 
 
 def tell_diverged(writer: Writer, run: RunDirectory, stage: str, error: DivergedError) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -23,7 +22,7 @@ from ups_jax.losses import Batch
 from ups_jax.optim import build_optimizer, build_schedule, ema_params
 from ups_jax.optim.schedules import build_plateau, patience_evaluations
 from ups_jax.optim.table import parameter_table, summary
-from ups_jax.tracking import training_writer
+from ups_jax.tracking import ending, training_writer
 from ups_jax.training import printed
 from ups_jax.training.build import init_state
 from ups_jax.training.checkpoint import Checkpoints, checkpoint_meta
@@ -35,7 +34,7 @@ from ups_jax.training.plan import Plan
 from ups_jax.training.progress import TrainingProgress
 from ups_jax.training.run_directory import RunDirectory
 from ups_jax.training.signals import stop_flag
-from ups_jax.training.stage_end import tell_diverged, tell_end
+from ups_jax.training.stage_end import is_told, tell_diverged, tell_end
 from ups_jax.training.stage_record import StageRecord
 from ups_jax.training.stages import stage_of
 from ups_jax.training.stages.spec import Validate
@@ -175,6 +174,7 @@ def _loop_stage(work: StageRun, train_step: FittingStep, checkpoints: Checkpoint
         validate=fitting_validation(work.validate),
         selected_by=stage_of(stage).selected_by(cfg.evaluation),
         save=lambda state, validation: checkpoints.save(state, meta, validation=validation),
+        step_of=checkpoints.step_of,
         learning_rate=lambda step: float(schedule(step)),
         patience=patience_evaluations(settings, plan.steps_per_epoch, plan.eval_steps),
         plateau=build_plateau(settings, *work.lengths, plan.eval_steps),
@@ -194,7 +194,7 @@ def _train_from(
     start = int(state.step)
     tracked = training_writer(run.path, run.metrics_path, cfg.logging, stage=stage, step=start, run_config=to_dict(cfg))
     with (
-        closing(tracked) as writer,
+        ending(tracked) as writer,
         TrainingProgress(work.console, stage, total, start, cfg.logging.every_seconds) as progress,
     ):
         writer.tags((stage, work.dataset.task.name))
@@ -205,7 +205,7 @@ def _train_from(
             tell_diverged(writer, run, stage, error)
             raise
         checkpoints.wait()
-        # A finished run that is started again has nothing new to tell.
-        if int(state.step) > start:
+        if not is_told(run, stage, state):
             tell_end(writer, cfg.logging.wandb, run, stage, checkpoints, state)
+    work.record.note(told=int(state.step))
     return state, progress.seconds_per_step

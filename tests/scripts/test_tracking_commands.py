@@ -1,0 +1,97 @@
+"""What the scripts leave on W&B, offline: an evaluation whole, and the processes of a pipeline in one group."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import CONFIGS, command, quiet
+from wandb_files import OfflineRun, offline_runs
+
+from ups_jax.tracking import RunContext, read_context
+
+SHORT = ["stages.operator.steps=4", "logging.wandb.enabled=true", "evaluation.enabled=false", "evaluation.bootstrap=10"]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pipeline")
+
+
+def start(root: Path, name: str, *arguments: Any, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A script with W&B offline and variables that would make all its starts one run."""
+    homes = {f"WANDB_{kind}_DIR": str(root / "home") for kind in ("DATA", "CACHE", "CONFIG")}
+    environment = quiet() | homes | {"WANDB_RUN_ID": "same", "WANDB_RESUME": "allow"} | variables
+    result = subprocess.run(command(name, *arguments), capture_output=True, text=True, timeout=300, env=environment)
+    assert (result.returncode, result.stderr) == (0, ""), result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def pipeline(root: Path, data_root: Path) -> tuple[list[OfflineRun], RunContext]:
+    """Two trainings and an evaluation of the second one, which share a context file."""
+    context = {"WANDB_CONTEXT_FILE": str(root / "context.json")}
+    for name in ("first", "second"):
+        given = ["--config", CONFIGS / "tiny.yaml", f"data.root={data_root}", *SHORT, "--run-dir", root / name]
+        start(root, "train.py", *given, **context)
+    start(root, "evaluate.py", "--run-dir", root / "second", **context)
+    shared = read_context(root / "context.json")
+    assert shared is not None
+    return [*offline_runs(root / "first"), *offline_runs(root / "second")], shared
+
+
+def test_processes_that_share_a_context_file_are_runs_of_one_group(
+    pipeline: tuple[list[OfflineRun], RunContext], root: Path
+) -> None:
+    runs, shared = pipeline
+    assert [run.name for run in runs] == ["first-0", "second-0", "second-test"]
+    # Offline nobody can join a run; without the file the later ones would be of the group `second`.
+    assert {run.group for run in runs} == {"first"} == {shared.group}
+    assert shared.run_id == runs[0].id and shared.mode == "offline"
+    assert len({run.id for run in runs} | {"same"}) == 4
+    assert [run.exit_code for run in runs] == [0, 0, 0]
+
+
+def test_a_tracked_evaluation_is_all_there(pipeline: tuple[list[OfflineRun], RunContext], root: Path) -> None:
+    run = pipeline[0][-1]
+    values = json.loads((root / "second" / "evaluation" / "test.json").read_text())
+    parts = {
+        "burgers1d": values["metrics"]["burgers1d"],
+        "variants/latent": values["variants"]["latent"]["burgers1d"],
+        "baselines/persistence": values["baselines"]["persistence"]["burgers1d"],
+    }
+    for part, sections in parts.items():
+        assert run.summary[f"eval/test/{part}/rollout/nrmse"] == sections["rollout"]["nrmse"]
+    assert run.summary["eval/test/variants/latent/seconds_per_rollout_step"] > 0
+    own = {name: value for name, value in run.summary.items() if name.startswith("eval/test/")}
+    numbers = {name for name, value in own.items() if isinstance(value, int | float)}
+    assert all(isinstance(own[name], dict) and "_type" in own[name] for name in own.keys() - numbers)
+    by_time = table(root / "second", "rollout/nrmse_by_time")
+    assert by_time["columns"] == ["step", "this model", "latent rollout", "persistence", "codec"]
+    lists = [part["rollout"]["nrmse_by_time"] for part in parts.values()]
+    steps = range(1, len(lists[0]) + 1)
+    assert [row[:4] for row in by_time["data"]] == [list(row) for row in zip(steps, *lists, strict=True)]
+    assert [row[0] for row in table(root / "second", "headlines")["data"]] == by_time["columns"][1:]
+    plots = {path.stem for path in (root / "second" / "plots").glob("*.png")}
+    assert plots and {name.removeprefix("eval/test/") for name in own} >= plots
+    assert {"test.json", "report.html"} <= set(run.files)
+
+
+def test_track_sends_an_evaluation_without_a_pipeline(
+    pipeline: tuple[list[OfflineRun], RunContext], root: Path
+) -> None:
+    start(root, "evaluate.py", "--run-dir", root / "first", "--split", "val", "--track", "evaluation.plots=false")
+    trained, evaluated = offline_runs(root / "first")
+    assert evaluated.name == "first-val" and evaluated.group == trained.group == "first"
+    assert "eval/val/burgers1d/one_step/nrmse" in evaluated.summary
+
+
+def table(run: Path, name: str) -> dict[str, Any]:
+    """A table of the newest W&B run of a run directory."""
+    newest = max((run / "wandb").glob("offline-run-*"), key=os.path.getmtime)
+    (path,) = newest.glob(f"files/media/table/eval/test/{name}_*.json")
+    return json.loads(path.read_text())
