@@ -38,7 +38,10 @@ def relevant(values: dict[str, Any], stage: str) -> dict[str, Any]:
     data["tasks"] = [{key: value for key, value in task.items() if key != "path"} for task in data["tasks"]]
     own = {key: value for key, value in values["stages"][stage].items() if key not in _LENGTH}
     training = {key: value for key, value in values["training"].items() if key not in (*_LENGTH, *_MANNER)}
-    own, training = _windows_per_step(own), _windows_per_step(training)
+    own = _windows_per_step(own)
+    # The stage's value is the one that is read; `training` only lends it where the stage has none.
+    training = {key: value for key, value in training.items() if key != "accum_steps"}
+    training |= {"batch_size": own["batch_size"]}
     # What selects the best checkpoint is part of the monitor, and with it of the state.
     selection = {key: values["evaluation"][key] for key in ("metric", "val_trajectories")}
     return {
