@@ -48,8 +48,8 @@ def operator_losses(model: Simulator, config: TrainingConfig) -> LossBundle:
     tokens; the inverse terms are of the first frames alone.
 
     `input_noise` bounds the white noise on the frames of the context; the targets stay clean, so that a step learns to
-    take small-scale errors out instead of letting them grow (Sanchez-Gonzalez et al. 2020). Frames after the context are
-    those of the `pushforward`, which start the horizon without a gradient, and the horizon's.
+    take small-scale errors out instead of letting them grow (Sanchez-Gonzalez et al. 2020). The frames after the
+    context are those of the `pushforward`, which start the horizon without a gradient, and the horizon's.
     """
     task = model.task
     weights = checked_weights(config, task)
