@@ -49,10 +49,10 @@ def cfg(saved_run: Path, data_root: Path) -> Config:
 
 @pytest.fixture(scope="module")
 def initial() -> np.ndarray:
-    """Smooth fields of five samples on the run's 64 points."""
+    """Smooth fields of five samples on the run's 64 points, of the size of its data."""
     x, rng = np.arange(64) / 64 * 2 * np.pi, np.random.default_rng(0)
     waves = [np.sin(k * x + rng.uniform(0, 6, (5, 1))) / k for k in (1, 2, 3)]
-    return np.sum(waves, 0).astype(np.float32)
+    return 0.3 * np.sum(waves, 0).astype(np.float32)
 
 
 Predict = Callable[..., str]
@@ -90,7 +90,7 @@ def test_the_file_holds_the_given_frames_and_the_runs_own_rollout_whatever_the_b
     np.testing.assert_array_equal(states[:, 0], initial)
     expected = run.rollout(initial[..., None], 20, params={"nu": NU})[..., 0]
     np.testing.assert_allclose(states[:, 1:], expected, atol=2e-5)
-    assert np.abs(states[:, -1] - initial).max() > 0.1
+    assert np.abs(states[:, -1] - initial).max() > 0.02
     predict(rows=2, steps=37)
     np.testing.assert_allclose(tensor(tmp_path / "out.hdf5")[:, :21], states, atol=2e-5)
 
@@ -111,12 +111,13 @@ def test_any_number_of_steps_and_samples_is_one_compilation(run: TrainedRun, ini
 
 def test_xarray_opens_it_with_coordinates_that_select(predict: Predict, tmp_path: Path) -> None:
     predict()
+    expected = tensor(tmp_path / "out.hdf5")[3, 5]
     with xarray.open_dataset(tmp_path / "out.hdf5", engine="h5netcdf") as states:
         assert states["tensor"].dims == ("trajectory-coordinate", "t-coordinate", "x-coordinate")
         np.testing.assert_allclose(states["t-coordinate"], 0.05 * np.arange(21))
         np.testing.assert_allclose(states["x-coordinate"], -1 + np.arange(64) / 32)
         chosen = states["tensor"].sel({"trajectory-coordinate": 3}).sel({"t-coordinate": 0.26}, method="nearest")
-        np.testing.assert_array_equal(chosen, tensor(tmp_path / "out.hdf5")[3, 5])
+        np.testing.assert_array_equal(chosen, expected)
 
 
 def test_the_file_says_where_it_comes_from_and_is_data_again(
@@ -268,6 +269,7 @@ def plate(channels: tuple[str, ...]) -> Task:
     )  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:os.fork")
 def test_channels_are_datasets_of_their_own_and_are_pictured_and_filmed(tmp_path: Path) -> None:
     task, rng = plate(("u", "v")), np.random.default_rng(0)
     frames = rng.normal(size=(2, 5, 8, 6, 2)).astype(np.float32)

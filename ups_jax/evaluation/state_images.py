@@ -47,7 +47,7 @@ class Panel:
 
 
 def write_images(
-    states: Path, task: Task, kinds: Sequence[str], truth: Float[np.ndarray, "t *s c"] | None = None
+    states: Path, task: Task, kinds: Sequence[str], truth: Float[np.ndarray, "known *s c"] | None = None
 ) -> list[Path]:
     """`kinds` of png, gif and mp4, a file each and channel, beside `states`; `truth` from its first frame on.
 
@@ -72,7 +72,7 @@ def write_images(
 
 
 def read_panels(
-    states: Path, task: Task, channel: int, most: int, truth: Float[np.ndarray, "t *s c"] | None
+    states: Path, task: Task, channel: int, most: int, truth: Float[np.ndarray, "known *s c"] | None
 ) -> tuple[Float[np.ndarray, " t"], list[Panel]]:
     """Times and panels of the first row, no more than `most` frames evenly chosen; NaN where no truth is known."""
     with h5py.File(states, "r", locking=False) as file:
