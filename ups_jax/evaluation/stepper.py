@@ -59,7 +59,9 @@ class Stepper:
         """
         parts = list(chunks(len(fields), rows))
         given = [conditions(self.model.task, cond[part], cond_mask[part]) for part, _ in parts]
-        windows = [self._start(jnp.asarray(fields[part], jnp.float32)) for part, _ in parts]
+        # Restored weights are bound to their device, as is what they make; a window that is not would compile anew.
+        device = jax.devices()[0]
+        windows = [jax.device_put(self._start(jnp.asarray(fields[part], jnp.float32)), device) for part, _ in parts]
         keys = [self._keys(int(part[0])) for part, _ in parts]
         for first in range(0, steps, LENGTH):
             count = min(LENGTH, steps - first)
