@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -15,8 +16,9 @@ import numpy as np
 import pytest
 from commands import CONFIGS, command, quiet
 
+from ups_jax import batch_at, build, init_state, save, simulate
 from ups_jax.config import Config, load
-from ups_jax.data import Dataset, from_arrays
+from ups_jax.data import Dataset, from_arrays, open_dataset
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -57,6 +59,25 @@ def waves(tiny: Config) -> Dataset:
         ["data.tasks.0.symmetries=[]", "data.tasks.0.coefficients={beta: linear}"],
     )
     return from_arrays(cfg, fields.astype(np.float32), 0.05, {"beta": speed}, (-1.0,), (2 / 32,))
+
+
+@pytest.fixture(scope="session")
+def saved_run(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on the tiny data with random parameters, those of the exit small: neither persistence nor unstable."""
+    cfg = load(CONFIGS / "tiny.yaml", [f"data.root={data_root}", "evaluation.batch_size=3"])
+    simulate.prepare(cfg)
+    dataset = open_dataset(cfg)
+    model, tx = build(cfg, dataset)
+    state = init_state(model, tx, batch_at(dataset, cfg, "operator", 0), jax.random.key(0))
+    rng = np.random.default_rng(0)
+
+    def moved(name: tuple, leaf: jax.Array) -> jax.Array:
+        size = 3e-4 if "write" in jax.tree_util.keystr(name) else 0.02
+        return leaf + size * rng.normal(size=leaf.shape).astype(np.float32)
+
+    path = tmp_path_factory.mktemp("saved") / "run"
+    save(path, replace(state, params=jax.tree_util.tree_map_with_path(moved, state.params)), cfg, dataset)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,17 @@ def positive(text: str) -> int:
     return number
 
 
+def assignment(text: str) -> tuple[str, float]:
+    """The type of an argument `name=number`."""
+    name, _, value = text.partition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not name=number, such as nu=0.01; overrides stand before --params"
+        ) from None
+
+
 def run(
     arguments: argparse.ArgumentParser,
     main: Callable[[argparse.Namespace], int | None],

@@ -31,7 +31,7 @@ class CheckpointError(UserError):
 
 
 class DivergedError(UserError):
-    """Training produced non-finite values for too many steps in a row."""
+    """Training produced non-finite values for too many steps in a row, or a rollout left the finite numbers."""
 
     exit_code = 5
 

@@ -151,7 +151,9 @@ def test_a_traceback_is_shown_when_asked_for(script: Script, tmp_path: Path) -> 
     assert "Traceback" in result.stderr
 
 
-@pytest.mark.parametrize("name", ["train.py", "evaluate.py", "generate_data.py", "profile_step.py"])
+@pytest.mark.parametrize(
+    "name", ["train.py", "evaluate.py", "generate_data.py", "profile_step.py", "rollout.py", "export.py"]
+)
 def test_help_reads(script: Script, name: str) -> None:
     result = script(name, "--help")
     assert result.returncode == 0

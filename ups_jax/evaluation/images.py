@@ -32,13 +32,18 @@ def fields(evaluation: Evaluation, channel: int = 0) -> Figure:
 
 
 def space_time(
-    axis: Axes, task: Task, example: Example, values: Float[np.ndarray, "t x"], colours: str, norm: Normalize
+    axis: Axes,
+    task: Task,
+    time: Float[np.ndarray, " t"],
+    values: Float[np.ndarray, "t x"],
+    colours: str,
+    norm: Normalize,
 ) -> None:
     """A field of one space axis as an image, time to the right; values that are not finite stay grey."""
     centres = task.origin[0] + task.spacing[0] * np.arange(task.shape[0])
     axis.set_facecolor(MISSING)
     axis.pcolormesh(
-        example.time,
+        time,
         centres,
         np.ma.masked_invalid(values.T),
         cmap=colours,
@@ -70,9 +75,13 @@ def colour_bar(figure: Figure | SubFigure, axes: Any, colours: str, norm: Normal
 
 def planes(task: Task, example: Example, channel: int) -> list[Float[np.ndarray, "t ..."]]:
     """Truth and prediction of a channel; of three space axes the middle plane of the last."""
-    # In float64, where the difference of two diverged float32 values does not overflow.
-    both = [values[..., channel].astype(np.float64) for values in (example.truth, example.prediction)]
-    return [values[..., task.shape[2] // 2] for values in both] if len(task.shape) == 3 else both
+    return [middle_plane(task, values[..., channel]) for values in (example.truth, example.prediction)]
+
+
+def middle_plane(task: Task, values: Float[np.ndarray, "t *s"]) -> Float[np.ndarray, "t *p"]:
+    """In float64, where the difference of two diverged float32 values does not overflow; one plane of three axes."""
+    exact = values.astype(np.float64)
+    return exact[..., task.shape[2] // 2] if len(task.shape) == 3 else exact
 
 
 def field_limits(truth: np.ndarray) -> Normalize:
@@ -102,9 +111,9 @@ def _fields_1d(evaluation: Evaluation, channel: int) -> Figure:
         truth, prediction = planes(task, example, channel)
         limits, bounds = field_limits(truth), error_limits(truth, prediction)
         axes = block.subplots(1, 3)
-        space_time(axes[0], task, example, truth, FIELD_MAP, limits)
-        space_time(axes[1], task, example, prediction, FIELD_MAP, limits)
-        space_time(axes[2], task, example, prediction - truth, ERROR_MAP, bounds)
+        space_time(axes[0], task, example.time, truth, FIELD_MAP, limits)
+        space_time(axes[1], task, example.time, prediction, FIELD_MAP, limits)
+        space_time(axes[2], task, example.time, prediction - truth, ERROR_MAP, bounds)
         for axis, title in zip(axes, ("truth", "prediction", "prediction − truth"), strict=True):
             axis.set_title(title, fontsize=10)
         for axis in axes[1:]:

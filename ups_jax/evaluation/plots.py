@@ -101,7 +101,7 @@ def showcase(evaluation: Evaluation, channel: int = 0) -> Figure:
         axes, (*panels, ("prediction − truth", prediction - truth, ERROR_MAP, bounds)), strict=False
     ):
         if len(task.shape) == 1:
-            space_time(axis, task, example, values, colours, norm)
+            space_time(axis, task, example.time, values, colours, norm)
         else:
             snapshot(axis, task, values[-1], colours, norm)
             title = f"{title}, t = {example.time[-1]:.3g}"

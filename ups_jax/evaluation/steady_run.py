@@ -86,9 +86,9 @@ class SteadyRun:
         return np.asarray(self._compiled(self.weights, jnp.asarray(inputs), conditions(self.task, cond, cond_mask)))
 
     @cached_property
-    def _model(self) -> SteadySimulator:
+    def model(self) -> SteadySimulator:
         return build_model(self.config, self.task, self.stage)
 
     @cached_property
     def _compiled(self) -> Any:
-        return jax.jit(partial(solve, self._model))
+        return jax.jit(partial(solve, self.model))

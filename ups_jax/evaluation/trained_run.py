@@ -17,6 +17,7 @@ from ups_jax.config import Config
 from ups_jax.errors import DataError
 from ups_jax.evaluation.coefficients import coefficient_arrays, conditions
 from ups_jax.evaluation.steady_run import SteadyRun
+from ups_jax.evaluation.stepper import Stepper
 from ups_jax.models import Simulator
 from ups_jax.models.grid import patch_of
 from ups_jax.rollout import latent_rollout, reconstruct, rollout
@@ -50,7 +51,7 @@ class TrainedRun:
         params: Mapping[str, float | np.floating | Float[np.ndarray, " b"]] | None = None,
         dt: float | None = None,
     ) -> Float[np.ndarray, "b t *s c"]:
-        """The `steps` frames after `u0`, in physical units.
+        """The `steps` frames after `u0`, in physical units; compiled once for any number of steps.
 
         `u0` is one frame a sample `(b, *grid, channels)`, or with the run's context `(b, context, *grid, channels)`.
         `params` gives PDE coefficients by name, one for all or one a sample; one that is left out counts as its
@@ -67,8 +68,9 @@ class TrainedRun:
         if not np.isfinite(fields).all():
             raise DataError("u0 holds NaN or Inf")
         self.check_time_step(self.task.dt if dt is None else dt)
-        cond = conditions(self.task, *coefficient_arrays(self.task, params or {}, len(fields)))
-        return np.asarray(self._compiled(self.weights, jnp.asarray(fields), cond, steps=steps))
+        known = coefficient_arrays(self.task, params or {}, len(fields))
+        pieces = self._stepper.pieces(fields, *known, steps, len(fields))
+        return np.concatenate([piece.frames[0] for piece in pieces], axis=1)
 
     def predictor(self) -> TrainedPredictor:
         """The same run with coefficients as arrays, as the evaluation wants it."""
@@ -90,6 +92,10 @@ class TrainedRun:
         """Refuse what the model cannot know: it has seen one time step only."""
         if not abs(dt / self.task.dt - 1) < 1e-3:
             raise DataError(f"the time step is {dt:g}, and this run was trained on frames {self.task.dt:g} apart only")
+
+    @cached_property
+    def _stepper(self) -> Stepper:
+        return Stepper(model=self.model, weights=self.weights)
 
     @cached_property
     def _compiled(self) -> Any:

@@ -23,7 +23,7 @@ _NUMBER = r"([0-9]+\.?[0-9]*(?:[eE][-+]?[0-9]+)?)"
 # Names that PDEBench writes into file names; any declared name is looked for there too.
 _KNOWN_IN_NAMES = ("nu", "beta", "rho", "eta", "zeta")
 # Numbers among the root attributes that say how a file was made.
-_NO_COEFFICIENTS = ("seed", "latestIndex")
+_NO_COEFFICIENTS = ("seed", "latestIndex", "dt", "members", "given_frames", "checkpoint_step")
 
 
 class HDF5File:

@@ -1,0 +1,61 @@
+"""Predict with a trained run: states in time from given frames, written as HDF5 that xarray opens."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ups_jax import cli
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.parser(__doc__)
+    parser.add_argument("--run-dir", type=Path, required=True, metavar="R", help="the trained run")
+    parser.add_argument(
+        "--input", required=True, metavar="F", help="a .npy, .npz or HDF5 file of fields, or test:3, a test trajectory"
+    )
+    parser.add_argument("--steps", type=cli.positive, required=True, metavar="N", help="frames to predict")
+    parser.add_argument("--output", type=Path, required=True, metavar="O", help="HDF5 file of the states")
+    parser.add_argument(
+        "--params", nargs="+", default=[], type=cli.assignment, metavar="NAME=VALUE", help="PDE coefficients: nu=0.01"
+    )
+    parser.add_argument("--dt", type=float, help="time between frames, to be checked against the run's")
+    parser.add_argument("--images", action="store_true", help="a picture (PNG) and a film beside the output")
+    parser.add_argument("--film", choices=["mp4", "gif"], default="mp4", help="the kind of film (default: mp4)")
+    parser.add_argument("--members", type=cli.positive, default=1, metavar="M", help="size of a corrector's ensemble")
+    parser.add_argument("--seed", type=int, default=0, help="of what is random in a corrector (default: 0)")
+    parser.add_argument("--limit", type=cli.positive, metavar="N", help="the first N samples of the input only")
+    parser.add_argument("--batch-size", type=cli.positive, metavar="B", help="samples at a time")
+    parser.add_argument("--overwrite", action="store_true", help="replace an output that is there")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="where the run's data lies: data.root=DIR")
+    return cli.run(parser, predict, argv)
+
+
+def predict(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from ups_jax.compilation import enable_compilation_cache
+    from ups_jax.evaluation.rollout import Wanted, rollout_run
+    from ups_jax.evaluation.runner import run_config
+
+    cfg = run_config(args.run_dir, args.overrides)
+    enable_compilation_cache()
+    wanted = Wanted(
+        input=args.input,
+        steps=args.steps,
+        output=args.output,
+        params=dict(args.params),
+        dt=args.dt,
+        members=args.members,
+        seed=args.seed,
+        limit=args.limit,
+        rows=args.batch_size,
+        images=["png", args.film] if args.images else (),
+        overwrite=args.overwrite,
+    )
+    rollout_run(args.run_dir, cfg, wanted, console=Console())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,158 @@
+"""A trained run and given frames in; a file of predicted states, its pictures and its error out."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+
+import h5py
+import numpy as np
+from jaxtyping import Float
+from rich.console import Console
+
+from ups_jax.config import Config
+from ups_jax.correction import Correction
+from ups_jax.ensemble_metrics import ensemble_summary, ensemble_table
+from ups_jax.errors import ConfigError, DivergedError, Stopped
+from ups_jax.evaluation.coefficients import coefficient_arrays
+from ups_jax.evaluation.start import Start, read_start
+from ups_jax.evaluation.state_images import write_images
+from ups_jax.evaluation.states import StateFile, names_of
+from ups_jax.evaluation.stepper import Stepper
+from ups_jax.evaluation.tables import measure, rollout_section
+from ups_jax.evaluation.trained_run import TrainedRun, load_run
+from ups_jax.task import Task
+from ups_jax.training.weights import weights_digest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What a rollout should be. `rows` are the samples at a time, None for the run's `evaluation.batch_size`."""
+
+    input: str
+    steps: int
+    output: Path
+    params: Mapping[str, float]
+    dt: float | None = None
+    members: int = 1
+    seed: int = 0
+    limit: int | None = None
+    rows: int | None = None
+    images: Sequence[str] = ()
+    overwrite: bool = False
+
+
+def rollout_run(
+    path: Path, cfg: Config, wanted: Wanted, *, console: Console, correction: Correction | None = None
+) -> None:
+    """Write the `steps` frames after the given ones to `output` and tell what was done; `cfg` says where data lies.
+
+    DivergedError where a frame is not finite, after the finite ones have been kept; Stopped where it is interrupted.
+    """
+    run = load_run(path)
+    if not isinstance(run, TrainedRun):
+        raise ConfigError(
+            f"{path}: solves the steady task {run.task.name}, which has no time to roll out; use load_run(..).solve or "
+            "scripts/export.py"
+        )
+    if wanted.members > 1 and correction is None:
+        raise ConfigError(
+            f"--members {wanted.members}: {path} has no corrector, and without one all members are equal; leave it out"
+        )
+    run.check_time_step(run.task.dt if wanted.dt is None else wanted.dt)
+    start = read_start(wanted.input, run.task, run.model.context, cfg).first(wanted.limit)
+    start, cond, mask = _conditioned(start, run.task, wanted.params, console)
+    stepper = Stepper(
+        model=run.model, weights=run.weights, correction=correction, members=wanted.members, seed=wanted.seed
+    )
+    attributes = _attributes(run, start, wanted)
+    file = StateFile(wanted.output, start, run.task, wanted.steps, wanted.members, overwrite=wanted.overwrite)
+    console.print(f"run         {path}, step {run.step} of {run.stage}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"input       {start.name}", highlight=False, markup=False, soft_wrap=True)
+    rows = wanted.rows or cfg.evaluation.batch_size
+    done, finite = 0, wanted.steps
+    try:
+        for piece in stepper.pieces(start.fields, cond, mask, wanted.steps, rows):
+            if piece.first >= finite:
+                break
+            good = np.isfinite(piece.frames).reshape(*piece.frames.shape[:3], -1).all((0, 1, 3))
+            if not good.all():
+                finite = min(finite, piece.first + int(good.argmin()))
+            file.write(piece.rows, piece.first, piece.frames)
+            # Every sample has the frames before this piece's.
+            done = piece.first
+    except KeyboardInterrupt:
+        file.leave(done, attributes | {"status": f"stopped after {done} of {wanted.steps} frames"})
+        raise Stopped(
+            f"stopped: {file.partial} holds the first {done} of {wanted.steps} frames; the same command starts anew"
+        ) from None
+    whole = finite == wanted.steps
+    status = "complete" if whole else f"diverged: frame {finite + 1} is not finite"
+    file.finish(finite, attributes | {"status": status})
+    console.print(f"output      {wanted.output}", highlight=False, markup=False, soft_wrap=True)
+    if start.truth is not None and finite:
+        _tell_error(wanted.output, run.task, start.truth[0], start.fields.shape[1], wanted.members, console)
+    truth = None if start.truth is None else np.concatenate([start.fields, start.truth], axis=1)[0]
+    for image in write_images(wanted.output, run.task, wanted.images, truth):
+        console.print(f"image       {image}", highlight=False, markup=False, soft_wrap=True)
+    if not whole:
+        raise DivergedError(
+            f"{wanted.output}: frame {finite + 1} of {wanted.steps} is not finite; the {finite} before it were kept"
+        )
+
+
+def _conditioned(
+    start: Start, task: Task, params: Mapping[str, float], console: Console
+) -> tuple[Start, np.ndarray, np.ndarray]:
+    """The start with the coefficients that are used: those of the input, and before them those of `params`."""
+    count = len(start.fields)
+    given = dict(start.coefficients) | {name: np.full(count, value) for name, value in params.items()}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        cond, mask = coefficient_arrays(task, given, count)
+    for warning in told:
+        console.print(f"note        {warning.message}", highlight=False, markup=False, soft_wrap=True)
+    return replace(start, coefficients=given), cond, mask
+
+
+def _attributes(run: TrainedRun, start: Start, wanted: Wanted) -> dict[str, str | int | float]:
+    return {
+        "run": str(run.path),
+        "checkpoint": f"checkpoints/{run.stage}/{run.step}",
+        "checkpoint_step": run.step,
+        "weights_sha256": weights_digest(run.weights),
+        "task": run.task.name,
+        "channels": ", ".join(run.task.channels),
+        "params": json.dumps({name: np.unique(values).tolist()[:16] for name, values in start.coefficients.items()}),
+        "dt": run.task.dt,
+        "given_frames": start.fields.shape[1],
+        "members": wanted.members,
+        "seed": wanted.seed,
+        "input": start.name,
+        "version": f"ups_jax {metadata.version('ups_jax')}",
+    }
+
+
+def _tell_error(
+    output: Path, task: Task, truth: Float[np.ndarray, "t *s c"], given: int, members: int, console: Console
+) -> None:
+    """The error of the only sample against its truth, as far as that goes."""
+    with h5py.File(output, "r", locking=False) as file:
+        fields = np.stack([file[name][:, given : given + len(truth)] for name in names_of(task)], axis=-1)
+    known = truth[None, : fields.shape[1]]
+    values = rollout_section(measure(fields.mean(0, keepdims=True), known, task, 1), task.dt)
+    of = "mean of the members" if members > 1 else "prediction"
+    lines = {
+        "nrmse": f"{values['nrmse']:.3g} of the {of}, mean of {fields.shape[1]} frames",
+        "last": f"{values['nrmse_by_time'][-1]:.3g} nrmse of frame {fields.shape[1]}",
+        "correlated": f"for {values['correlation_time']:.3g} of {fields.shape[1] * task.dt:.3g} time units",
+    }
+    if members > 1:
+        summary = ensemble_summary(ensemble_table(fields[:, None], known, task.dt))
+        lines |= {name: f"{value:.3g}" for name, value in summary.items()}
+    for name, text in lines.items():
+        console.print(f"{name:<11} {text}", highlight=False, markup=False, soft_wrap=True)

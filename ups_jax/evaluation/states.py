@@ -1,0 +1,118 @@
+"""Predicted states as HDF5 in PDEBench's layout, written as they come; xarray opens it with named, numbered axes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import h5py
+import numpy as np
+from jaxtyping import Float
+
+from ups_jax.errors import ConfigError
+from ups_jax.evaluation.start import Start
+from ups_jax.files import storage_error
+from ups_jax.task import Task
+
+_ROW, _TIME, _MEMBER = "trajectory-coordinate", "t-coordinate", "member-coordinate"
+
+
+class StateFile:
+    """`tensor` (rows, time, *space) of one channel, of several a dataset each, by its name; given frames come first.
+
+    A row is a trajectory, and one member of it where there are several: its members follow one another, told apart by
+    `member-coordinate`. Until `finish` everything lies in `partial`; frames that were not written are NaN.
+    StorageError where the file cannot be written, ConfigError where it is there already.
+    """
+
+    def __init__(self, path: Path, start: Start, task: Task, steps: int, members: int, *, overwrite: bool) -> None:
+        self.path, self.partial = path, path.with_name(f"{path.name}.partial")
+        if path.is_dir() or (path.exists() and not overwrite):
+            raise ConfigError(f"{path}: is there already; give another --output, or replace it with --overwrite")
+        self.given = start.fields.shape[1]
+        self._members, self._dt, self._start = members, task.dt, start.time
+        self._names = names_of(task)
+        with self._storage_errors():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = h5py.File(self.partial, "w")
+            self._lay_out(start, task, self.given + steps)
+            self._put(slice(None), 0, np.repeat(start.fields, members, axis=0))
+
+    def write(self, rows: slice, first: int, frames: Float[np.ndarray, "m b t *s c"]) -> None:
+        """Frames `first`, .. after the given ones of the samples `rows`, of every member."""
+        by_row = np.moveaxis(frames, 0, 1).reshape(-1, *frames.shape[2:])
+        with self._storage_errors():
+            self._put(slice(rows.start * self._members, rows.stop * self._members), self.given + first, by_row)
+            self._file.flush()
+
+    def finish(self, frames: int, attributes: Mapping[str, str | int | float]) -> None:
+        """Keep `frames` predicted ones and the attributes, and give the file its name."""
+        self.leave(frames, attributes)
+        with self._storage_errors():
+            with self.partial.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(self.partial, self.path)
+
+    def leave(self, frames: int, attributes: Mapping[str, str | int | float]) -> None:
+        """Close the file with `frames` predicted ones under its temporary name."""
+        with self._storage_errors():
+            for name in (*self._names, _TIME):
+                axis = 0 if name == _TIME else 1
+                self._file[name].resize(self.given + frames, axis=axis)
+            self._file.attrs.update(attributes)
+            self._file.close()
+
+    def _lay_out(self, start: Start, task: Task, frames: int) -> None:
+        count = len(start.fields) * self._members
+        axes = [f"{axis}-coordinate" for axis in task.axes]
+        coordinates = {
+            _ROW: np.repeat(start.numbers, self._members),
+            _TIME: start.time + task.dt * np.arange(frames),
+            **dict(zip(axes, start.coordinates, strict=True)),
+        }
+        for name, values in coordinates.items():
+            limit = (None,) if name == _TIME else values.shape
+            self._file.create_dataset(name, data=values, maxshape=limit).make_scale(name)
+        for name in self._names:
+            dataset = self._file.create_dataset(
+                name,
+                shape=(count, frames, *task.shape),
+                maxshape=(count, None, *task.shape),
+                chunks=(1, min(frames, 16), *task.shape),
+                dtype=np.float32,
+                fillvalue=np.float32(np.nan),
+            )
+            for axis, scale in enumerate((_ROW, _TIME, *axes)):
+                dataset.dims[axis].attach_scale(self._file[scale])
+        along_rows = {
+            f"parameters/{name}": np.repeat(values, self._members) for name, values in start.coefficients.items()
+        }
+        if self._members > 1:
+            along_rows[_MEMBER] = np.tile(np.arange(self._members), len(start.fields))
+        for name, values in along_rows.items():
+            self._file[name] = values
+            self._file[name].dims[0].attach_scale(self._file[_ROW])
+
+    def _put(self, rows: slice, first: int, frames: Float[np.ndarray, "r t *s c"]) -> None:
+        for channel, name in enumerate(self._names):
+            self._file[name][rows, first : first + frames.shape[1]] = frames[..., channel]
+
+    @contextlib.contextmanager
+    def _storage_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            # Closing a file that could not be written fails once more, in a way of its own.
+            with contextlib.suppress(OSError, RuntimeError, AttributeError):
+                self._file.close()
+            cause = error if isinstance(error, OSError) else OSError(str(error))
+            raise storage_error(self.partial, cause) from None
+
+
+def names_of(task: Task) -> tuple[str, ...]:
+    """The dataset of each channel: PDEBench's `tensor` for a single one, else the channels' own names."""
+    if len(task.channels) == 1:
+        return ("tensor",)
+    return tuple(channel.replace("/", "_") for channel in task.channels)
