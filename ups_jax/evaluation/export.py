@@ -41,12 +41,12 @@ def export_run(
     unknown = sorted(set(platforms) - set(PLATFORMS))
     if unknown or not platforms:
         raise ConfigError(f"platforms {', '.join(unknown) or '(none)'}; there are {', '.join(PLATFORMS)}")
-    run = load_run(path, stage=stage)
-    exported = exported_solver(run, platforms) if isinstance(run, SteadyRun) else exported_rollout(run, platforms)
     artifact = output if output.suffix else output / _NAME
     described = artifact.with_suffix(".json")
     if described == artifact:
         raise ConfigError(f"--output {output}: its JSON would be itself; give it another suffix, such as .stablehlo")
+    run = load_run(path, stage=stage)
+    exported = exported_solver(run, platforms) if isinstance(run, SteadyRun) else exported_rollout(run, platforms)
     write_atomically(artifact, bytes(exported.serialize()))
     write_atomically(described, json.dumps(description(run, exported, artifact.name), indent=2) + "\n")
     return artifact, described
