@@ -12,13 +12,16 @@ from jaxtyping import Array, Float, Int, Key
 from ups_jax.correction import Correction, corrected
 from ups_jax.models import Conditions, LatentState, Simulator, decode, denormalize, encode, normalize, operate, step
 
+# A number, or the symbolic dimension of an export.
+Steps = Any
+
 
 def rollout(
     model: Simulator,
     params: Any,
     fields: Float[Array, "b k *s c"],
     cond: Conditions,
-    steps: int,
+    steps: Steps,
     correction: Correction | None = None,
     key: Key[Array, ""] | None = None,
 ) -> Float[Array, "b t *s c"]:
