@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -34,9 +36,13 @@ class StateFile:
         self.given = start.fields.shape[1]
         self._members, self._dt, self._start = members, task.dt, start.time
         self._names = names_of(task)
-        with self._storage_errors():
+        try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = h5py.File(self.partial, "w")
+            self._disk = _Disk(self.partial, "w+")
+        except OSError as error:
+            raise storage_error(self.partial, error) from None
+        with self._storage_errors():
+            self._file = h5py.File(self._disk, "w")
             self._lay_out(start, task, self.given + steps)
             self._put(slice(None), 0, np.repeat(start.fields, members, axis=0))
 
@@ -63,6 +69,7 @@ class StateFile:
                 self._file[name].resize(self.given + frames, axis=axis)
             self._file.attrs.update(attributes)
             self._file.close()
+            self._disk.close()
 
     def _lay_out(self, start: Start, task: Task, frames: int) -> None:
         count = len(start.fields) * self._members
@@ -103,12 +110,41 @@ class StateFile:
     def _storage_errors(self) -> Iterator[None]:
         try:
             yield
+            if self._disk.error is not None:
+                raise self._disk.error
         except (OSError, RuntimeError) as error:
-            # Closing a file that could not be written fails once more, in a way of its own.
             with contextlib.suppress(OSError, RuntimeError, AttributeError):
                 self._file.close()
             cause = error if isinstance(error, OSError) else OSError(str(error))
             raise storage_error(self.partial, cause) from None
+
+
+class _Disk(io.FileIO):
+    """The file below HDF5. The first failure is kept in `error` and nothing is written from then on: HDF5 cannot close
+    a file whose writes fail, and ends the process with a crash where it tries.
+    """
+
+    error: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        view = memoryview(data).cast("B")
+        self._try(lambda: self._write_all(view))
+        return len(view)
+
+    def truncate(self, size: int | None = None, /) -> int:
+        self._try(lambda: super(_Disk, self).truncate(size))
+        return self.tell() if size is None else size
+
+    def _write_all(self, view: memoryview) -> None:
+        while view:
+            view = view[super().write(view) :]
+
+    def _try(self, act: Callable[[], object]) -> None:
+        if self.error is None:
+            try:
+                act()
+            except OSError as error:
+                self.error = error
 
 
 def names_of(task: Task) -> tuple[str, ...]:
