@@ -18,7 +18,7 @@ from ups_jax.data import windows_per_step
 from ups_jax.errors import ConfigError
 from ups_jax.losses import Batch
 from ups_jax.training.accumulate import group_size
-from ups_jax.training.stages.spec import Validate
+from ups_jax.training.stages.spec import Parents, Validate
 from ups_jax.training.state import TrainState
 from ups_jax.training.step import Metrics, TrainStep, make_train_step
 
@@ -105,12 +105,19 @@ def fitting_step(
     model: Any,
     tx: optax.GradientTransformation,
     steps_per_epoch: int,
+    parents: Parents | None = None,
     **told: Callable[..., None],
 ) -> FittingStep:
     """The train step of a stage, which takes fewer rows at a time when memory runs out; it tells `told` of that."""
     return FittingStep(
         lambda micro_batches: make_train_step(
-            model, tx, cfg, stage=stage, steps_per_epoch=steps_per_epoch, micro_batches=micro_batches
+            model,
+            tx,
+            cfg,
+            stage=stage,
+            steps_per_epoch=steps_per_epoch,
+            micro_batches=micro_batches,
+            parents=parents,
         ),
         windows_per_step(cfg, stage),
         getattr(cfg.stages, stage).accum_steps,

@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from ups_jax.config import Config
 from ups_jax.errors import ConfigError
-from ups_jax.losses import Batch, key_of, term_weights
+from ups_jax.losses import Batch, key_of
 from ups_jax.models import normalize
 from ups_jax.task import Statistics, Task
 from ups_jax.training.stages import stage_of
@@ -38,8 +38,9 @@ def check_reach(model: Any, cfg: Config, stage: str, batch: Mapping[str, Array |
 
     The gradient is measured on a few rows of `batch`, at initial parameters with noise on them.
     """
-    stage_of(stage).losses(model, cfg.training)
-    in_doubt = [name for name in term_weights(cfg.training) if name not in SURE]
+    spec = stage_of(stage)
+    spec.losses(model, cfg)
+    in_doubt = [name for name in spec.terms(cfg) if name not in SURE]
     if not in_doubt:
         return
     for name, norm in gradient_norms(model, cfg, stage, batch, in_doubt).items():
@@ -59,7 +60,7 @@ def gradient_norms(
     spec = stage_of(stage)
     scaled = model.clone(task=_in_deviations(model.task))
     rows: Batch = {name: jnp.asarray(values)[:ROWS] for name, values in batch.items()}
-    losses = spec.losses(scaled, cfg.training)
+    losses = spec.losses(scaled, cfg)
     key = jax.random.key(cfg.seed)
 
     @jax.jit
