@@ -16,6 +16,7 @@ from ups_jax import build
 from ups_jax.config import Config, load
 from ups_jax.data import Dataset
 from ups_jax.errors import ConfigError
+from ups_jax.training import stage_run
 from ups_jax.training import train as training
 from ups_jax.training.budget import measure_seconds, measure_seconds_per_step, steps_within
 from ups_jax.training.plan import eval_steps, plan_and_record
@@ -108,7 +109,7 @@ def test_the_plan_is_on_file_before_the_first_step(
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "run_loop", stopped)
+    monkeypatch.setattr(stage_run, "run_loop", stopped)
     cfg: Config = load(CONFIGS / "tiny.yaml", [f"data.root={data_root}", "training.max_seconds=1"])
     with pytest.raises(KeyboardInterrupt):
         training.train(cfg, "operator", tmp_path / "run", console=Console(quiet=True))

@@ -1,0 +1,52 @@
+"""What a run prints before its first step: where it computes, what data it has, how long it will train."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from rich.console import Console
+
+from ups_jax.config import Config
+from ups_jax.data import Dataset
+from ups_jax.training.plan import Plan
+
+
+def say(console: Console, line: str) -> None:
+    """Print a line as it is: not folded, no markup."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def introduce(console: Console, dataset: Dataset) -> None:
+    """Print the device, the data, and what there is to say of it."""
+    device = jax.devices()[0]
+    say(console, f"device      {device.device_kind} ({device.platform}, {jax.device_count()} in use)")
+    if device.platform == "cpu":
+        say(console, "            no accelerator was found: this runs on the CPU")
+    sizes, task = dataset.sizes, dataset.task
+    given = f"dt {task.dt:g}" if task.kind == "transient" else f"steady, given {', '.join(i.name for i in task.inputs)}"
+    say(
+        console,
+        f"data        {task.name}: {sizes['train']}/{sizes['val']}/{sizes['test']} trajectories, "
+        f"{' x '.join(map(str, task.shape))} points, {given}, channels {', '.join(task.channels)}",
+    )
+    for note in dataset.notes:
+        say(console, f"note        {note}")
+
+
+def tell_plan(console: Console, cfg: Config, stage: str, plan: Plan, planned: dict[str, Any]) -> None:
+    """Print the steps of a stage; `planned` is what `plan_and_record` gives for the record."""
+    settings = getattr(cfg.stages, stage)
+    windows = f"{settings.accum_steps} x " * (settings.accum_steps > 1) + f"{settings.batch_size}"
+    budget = planned.get("budget")
+    within = ""
+    if budget is not None:
+        within = (
+            f", {budget['max_seconds']:g} s at {1e3 * budget['seconds_per_step']:.3g} ms a step with its validation"
+        )
+    say(
+        console,
+        f"plan        {plan.total_steps} steps of {windows} windows "
+        f"({plan.total_steps / plan.steps_per_epoch:.3g} epochs{within}), {settings.optimizer.name}, "
+        f"{cfg.training.precision}",
+    )

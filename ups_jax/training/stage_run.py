@@ -1,0 +1,204 @@
+"""The training of one stage in its run directory: begin or go on, loop, and again from the newest checkpoint where
+memory ran out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Key
+from rich.console import Console
+
+from ups_jax.config import Config, StageConfig, to_dict
+from ups_jax.data import Dataset, batch_at, training_batches
+from ups_jax.errors import CheckpointError, ConfigError, DivergedError
+from ups_jax.losses import Batch
+from ups_jax.optim import build_optimizer, build_schedule, ema_params
+from ups_jax.optim.schedules import build_plateau, patience_evaluations
+from ups_jax.optim.table import parameter_table, summary
+from ups_jax.tracking import training_writer
+from ups_jax.training import printed
+from ups_jax.training.build import init_state
+from ups_jax.training.checkpoint import Checkpoints, checkpoint_meta
+from ups_jax.training.loop import Stage, run_loop
+from ups_jax.training.memory import FittingStep, fitting_step, fitting_validation
+from ups_jax.training.plan import Plan
+from ups_jax.training.progress import TrainingProgress
+from ups_jax.training.run_directory import RunDirectory, now
+from ups_jax.training.signals import stop_flag
+from ups_jax.training.stage_end import tell_diverged, tell_end
+from ups_jax.training.stage_record import StageRecord
+from ups_jax.training.stages import stage_of
+from ups_jax.training.stages.spec import Validate
+from ups_jax.training.state import TrainState
+from ups_jax.training.weights import Weights, fitting
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRun:
+    """What the training of a stage works on: its part of the configuration, data, model and plan, where it is kept,
+    and how it starts.
+
+    `record` is the stage's entry in run.json. `begun` says whether the run directory held a run before, `resume` what
+    is wanted of it (`must` insists on a checkpoint), `weights` lends its parameters to a fresh start.
+    """
+
+    cfg: Config
+    stage: str
+    run: RunDirectory
+    record: StageRecord
+    dataset: Dataset
+    model: Any
+    validate: Validate
+    plan: Plan
+    console: Console
+    begun: bool = False
+    resume: str = "auto"
+    weights: Weights | None = None
+
+    @property
+    def settings(self) -> StageConfig:
+        """The stage's own section."""
+        settings: StageConfig = getattr(self.cfg.stages, self.stage)
+        return settings
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Steps in all and steps of an epoch, as optimizer and schedule take them."""
+        return self.plan.total_steps, self.plan.steps_per_epoch
+
+    @cached_property
+    def tx(self) -> optax.GradientTransformation:
+        return build_optimizer(self.settings, *self.lengths)
+
+    @cached_property
+    def first(self) -> Batch:
+        """The batch that lends its shapes, on the host."""
+        return batch_at(self.dataset, self.cfg, self.stage, 0)
+
+    def fresh(self, key: Key[Array, ""]) -> TrainState:
+        """A state at step 0."""
+        return init_state(self.model, self.tx, self.first, key, stage=self.stage, cfg=self.cfg)
+
+    def say(self, line: str) -> None:
+        printed.say(self.console, line)
+
+
+def train_stage(work: StageRun) -> tuple[TrainState, float | None]:
+    """The state at the end of the plan or of the patience, and the seconds that a step took (None: none was done)."""
+    like = jax.eval_shape(work.fresh, jax.random.key(work.cfg.seed))
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(like.params))
+    work.say(f"parameters  {parameters:,} (operator {work.cfg.operator.architecture_type})")
+    work.say(f"optimizers  {summary(parameter_table(like.params, work.settings))}")
+    train_step = _train_step(work)
+    with Checkpoints(work.run.checkpoints(work.stage), keep=work.cfg.checkpoint.keep) as checkpoints:
+        loop_stage = _loop_stage(work, train_step, checkpoints)
+
+        def attempt(should_stop: Callable[[], bool]) -> tuple[TrainState, float | None]:
+            checkpoints.wait()
+            return _train_from(work, loop_stage, _begin(work, checkpoints, like), checkpoints, parameters, should_stop)
+
+        with stop_flag() as should_stop:
+            return train_step.carried_through(lambda: attempt(should_stop))
+
+
+def _begin(work: StageRun, checkpoints: Checkpoints, like: TrainState) -> TrainState:
+    """The newest checkpoint's state, or a fresh one, with the weights that were given."""
+
+    def same_data(saved: dict[str, Any]) -> None:
+        if saved["fingerprint"] != work.dataset.fingerprint:
+            raise ConfigError(
+                f"{work.run.path}: was trained on other data than the configuration names; give a new --run-dir"
+            )
+
+    state: TrainState | None = checkpoints.restore_latest(like, same_data, work.say)
+    if state is not None:
+        work.say(f"resumed     at step {int(state.step)} of {work.plan.total_steps}")
+        if work.weights is not None:
+            work.say("weights     of --init-from are not used: this run has its own by now")
+        return state
+    if work.resume == "must":
+        raise CheckpointError(f"{work.run.path}: holds no checkpoint of {work.stage}; leave out --resume must")
+    if work.begun:
+        work.say("begun       before, but stopped ahead of its first checkpoint: at step 0 again")
+    state = work.fresh(jax.random.key(work.cfg.seed))
+    if work.weights is not None:
+        # Copies: the step takes its state's buffers, and this may have to begin once more.
+        state = replace(state, params=jax.tree.map(jnp.copy, fitting(work.weights, like.params)))
+        work.say(f"weights     of another run's {work.stage} stage, at its step {work.weights.step}")
+    return state
+
+
+def _train_step(work: StageRun) -> FittingStep:
+    """The step, which tells the console and the record how long it compiled, and when it was made smaller."""
+    shrunk: list[dict[str, Any]] = []
+
+    def halved(rows: int, groups: int) -> None:
+        work.say(f"memory      ran out: {groups} micro-batches of {rows} rows a step from now on, the step is the same")
+        shrunk.append({"micro_batch": rows, "accum_steps": groups, "time": now()})
+        work.record.note(out_of_memory=shrunk)
+
+    def compiled(seconds: float) -> None:
+        work.say(f"compiled    in {seconds:.3g} s")
+        work.record.note(compile_seconds=seconds)
+
+    return fitting_step(
+        work.cfg, work.stage, work.model, work.tx, work.plan.steps_per_epoch, halved=halved, compiled=compiled
+    )
+
+
+def _loop_stage(work: StageRun, train_step: FittingStep, checkpoints: Checkpoints) -> Stage:
+    cfg, stage, settings, plan = work.cfg, work.stage, work.settings, work.plan
+    schedule = build_schedule(settings.scheduler, settings.optimizer.lr, *work.lengths)
+    meta = checkpoint_meta(cfg, stage, work.dataset)
+    return Stage(
+        name=stage,
+        plan=plan,
+        steps_before=work.record.values.get("steps_before", 0),
+        train_step=train_step,
+        batches=partial(training_batches, work.dataset, cfg, stage),
+        averaged=jax.jit(lambda state: ema_params(state.params, state.ema, settings.ema_decay)),
+        validate=fitting_validation(work.validate),
+        selected_by=stage_of(stage).selected_by(cfg.evaluation),
+        save=lambda state, validation: checkpoints.save(state, meta, validation=validation),
+        learning_rate=lambda step: float(schedule(step)),
+        patience=patience_evaluations(settings, plan.steps_per_epoch, plan.eval_steps),
+        plateau=build_plateau(settings, *work.lengths, plan.eval_steps),
+    )
+
+
+def _train_from(
+    work: StageRun,
+    loop_stage: Stage,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    parameters: int,
+    should_stop: Callable[[], bool],
+) -> tuple[TrainState, float | None]:
+    """Loop from `state` on, with writers and a progress line of its own."""
+    cfg, stage, run, total = work.cfg, work.stage, work.run, work.plan.total_steps
+    start = int(state.step)
+    tracked = training_writer(run.path, run.metrics_path, cfg.logging, stage=stage, step=start, run_config=to_dict(cfg))
+    with (
+        closing(tracked) as writer,
+        TrainingProgress(work.console, stage, total, start, cfg.logging.every_seconds) as progress,
+    ):
+        writer.tags((stage, work.dataset.task.name))
+        writer.config({f"{stage}/parameters": parameters, f"{stage}/total_steps": total})
+        try:
+            state = run_loop(loop_stage, state, cfg, writer, progress, should_stop)
+        except DivergedError as error:
+            tell_diverged(writer, run, stage, error)
+            raise
+        checkpoints.wait()
+        # A finished run that is started again has nothing new to tell.
+        if int(state.step) > start:
+            tell_end(writer, cfg.logging.wandb, run, stage, checkpoints, state)
+    return state, progress.seconds_per_step
