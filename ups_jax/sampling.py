@@ -23,6 +23,8 @@ from ups_jax.task import Task
 Correct = Callable[
     [Key[Array, ""], Float[Array, "b k *s c"], Float[Array, "b *s c"], Conditions], Float[Array, "b *s c"]
 ]
+# (model, weights, key, given) -> an error, normalised: `sample`, `sample_distilled`, or either with its steps bound.
+Sampler = Callable[[Corrector, CorrectorWeights, Key[Array, ""], Given], Float[Array, "b *s c"]]
 Velocity = Callable[[Float[Array, "b *s c"], Float[Array, " b"]], Float[Array, "b *s c"]]
 
 
@@ -74,11 +76,10 @@ def sample_distilled(
     """
     times = flow_times(model.diffusion.num_steps, model.diffusion.min_noise)
     again = np.linspace(0, model.diffusion.num_steps, steps + 1)[1:-1].round().astype(int)
-    keys = jax.random.split(key, steps)
-    x = _noise(model, keys[0], given)
+    x = _noise(model, key, given)
     error = consistency(model, weights.params, x, _rows(0.0, x), given)
-    for number, time in zip(range(1, steps), times[again], strict=True):
-        x = (1 - time) * _noise(model, keys[number], given) + time * error
+    for number, time in zip(range(1, steps), times[again].tolist(), strict=True):
+        x = (1 - time) * _noise(model, jax.random.fold_in(key, number), given) + time * error
         error = consistency(model, weights.params, x, _rows(time, x), given)
     return error * _last(weights.scale, error)
 
@@ -92,17 +93,13 @@ def consistency(
     return x + (1 - _columns(time, x)) * velocity(model, params, x, time, given)
 
 
-def corrected(
-    model: Corrector, weights: CorrectorWeights, steps: int | None = None, *, distilled: bool = False
-) -> Correct:
+def corrected(model: Corrector, weights: CorrectorWeights, sampler: Sampler = sample) -> Correct:
     """The correction of a time step as a function of key, window, prediction and conditions."""
-    way = sample_distilled if distilled else sample
-    steps = 1 if steps is None and distilled else steps
 
     def correct(
         key: Key[Array, ""], window: Float[Array, "b k *s c"], pred: Float[Array, "b *s c"], cond: Conditions
     ) -> Float[Array, "b *s c"]:
-        return pred + way(model, weights, key, given_step(model.task, window, pred, cond), steps)  # type: ignore[arg-type]
+        return pred + sampler(model, weights, key, given_step(model.task, window, pred, cond))
 
     return correct
 

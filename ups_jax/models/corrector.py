@@ -55,6 +55,7 @@ class Corrector(nn.Module):
     latent: LatentConfig
     operator_config: OperatorConfig
     diffusion: DiffusionConfig = DiffusionConfig()
+    context: int = 1
     dtype: Any = jnp.float32
     remat: bool = False
 
@@ -80,9 +81,7 @@ def velocity(
     return cast(Array, model.apply({"params": params}, x, time, given))
 
 
-def given_step(
-    task: Task, window: Float[Array, "b k *s c"], pred: Float[Array, "b *s c"], cond: Conditions
-) -> Given:
+def given_step(task: Task, window: Float[Array, "b k *s c"], pred: Float[Array, "b *s c"], cond: Conditions) -> Given:
     """Of a time step: the frames that it saw, newest first, and its change in units of one-step differences."""
     frames = [window[:, -1 - back] for back in range(window.shape[1])]
     scale = [change / std for change, std in zip(task.statistics.delta_std, task.statistics.std, strict=True)]

@@ -51,9 +51,7 @@ def untrained_parents(cfg: Config, task: Task, stage: str, batch: Batch) -> Pare
     return {name: jax.jit(fresh, static_argnums=0)(name) for name in STAGE_NEEDS[task.kind].get(stage, ())}
 
 
-def begun(
-    cfg: Config, stage: str, model: Any, dataset: Dataset, parents: Parents, state: TrainState
-) -> TrainState:
+def begun(cfg: Config, stage: str, model: Any, dataset: Dataset, parents: Parents, state: TrainState) -> TrainState:
     """The first state of a stage: what `init_state` made, with what its parents give it."""
     batches = (batch_at(dataset, cfg, stage, number) for number in itertools.count())
     return stage_of(stage).begin(model, cfg, parents, state, batches)

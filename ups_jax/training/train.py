@@ -17,8 +17,9 @@ from ups_jax.errors import Stopped
 from ups_jax.tracking import check_logging
 from ups_jax.training.budget import measure_seconds, measure_seconds_per_step
 from ups_jax.training.build import build_model
-from ups_jax.training.guards import check_needs, check_resume
+from ups_jax.training.guards import check_needs, check_parents, check_resume
 from ups_jax.training.memory import fitting_step
+from ups_jax.training.parents import trained_parents
 from ups_jax.training.plan import eval_steps, plan_and_record, plan_of
 from ups_jax.training.printed import introduce, say, tell_plan
 from ups_jax.training.reach import check_reach
@@ -26,8 +27,8 @@ from ups_jax.training.run_directory import RunDirectory, environment, newest_ste
 from ups_jax.training.stage_record import StageRecord
 from ups_jax.training.stage_run import StageRun, train_stage
 from ups_jax.training.stages import stage_of
-from ups_jax.training.stages.spec import Validate
-from ups_jax.training.state import SpikeMonitor
+from ups_jax.training.stages.spec import Parents, Validate
+from ups_jax.training.state import SpikeMonitor, scale_of
 from ups_jax.training.trial import trial
 from ups_jax.training.weights import Weights, best_weights
 
@@ -44,7 +45,7 @@ def train(
     check_logging(cfg.logging)
     run = RunDirectory(path)
     check_resume(run, cfg, stage, resume)
-    check_needs(run, stage_of(stage))
+    check_needs(run, stage_of(stage), cfg.data.tasks[0].kind)
     # All that may be wrong with data, configuration or parent comes before the directory is made.
     with console.status("") as status:
         written = simulate.prepare(cfg, report=status.update)
@@ -60,23 +61,26 @@ def train(
     with run.lock():
         # Again, now that no other process can begin a run here.
         check_resume(run, cfg, stage, resume)
+        parents = trained_parents(run, stage, dataset.task.kind)
         begun = run.exists()
         if not begun:
             run.write({"created": now(), "digests": {}, "stages": {}})
+        check_parents(run, stage, parents.checkpoints)
         introduce(console, dataset)
         recorded = _record_start(run, cfg, stage)
         try:
-            validate = stage_of(stage).validate(model, dataset, cfg.evaluation)
+            validate = stage_of(stage).validate(model, dataset, cfg, parents.weights)
             plan, planned = plan_and_record(
                 cfg,
                 dataset,
                 stage,
                 recorded or {},
-                lambda: _seconds_per_step(cfg, stage, dataset, model, validate, console),
+                lambda: _seconds_per_step(cfg, stage, dataset, model, parents.weights, validate, console),
             )
             tell_plan(console, cfg, stage, plan, planned)
             own = _first_entry(run, weights, init_from) if recorded is None else recorded
             own = {key: value for key, value in own.items() if key not in ("planned_steps", "budget")} | planned
+            own |= {"parents": parents.checkpoints} if parents.checkpoints else {}
             record = StageRecord(run, stage, own | {"total_steps": plan.total_steps, "finished": None})
             work = StageRun(
                 cfg=cfg,
@@ -85,6 +89,7 @@ def train(
                 record=record,
                 dataset=dataset,
                 model=model,
+                parents=parents.weights,
                 validate=validate,
                 plan=plan,
                 console=console,
@@ -126,16 +131,17 @@ def _first_entry(run: RunDirectory, weights: Weights | None, init_from: Path | N
 
 
 def _seconds_per_step(
-    cfg: Config, stage: str, dataset: Dataset, model: Any, validate: Validate, console: Console
+    cfg: Config, stage: str, dataset: Dataset, model: Any, parents: Parents, validate: Validate, console: Console
 ) -> float:
     """Wall time of a compiled step and its share of a validation, on states that are thrown away."""
     with (
         compiling(cfg.training.compile),
         console.status("measuring the step"),
-        trial(cfg, stage, dataset, model) as tried,
+        trial(cfg, stage, dataset, model, parents) as tried,
     ):
-        train_step = fitting_step(cfg, stage, model, tried.tx, steps_per_epoch(dataset, cfg, stage))
+        train_step = fitting_step(cfg, stage, model, tried.tx, steps_per_epoch(dataset, cfg, stage), parents)
         step = train_step.carried_through(lambda: measure_seconds_per_step(train_step, tried.begin(), tried.batches))
-        params = tried.begin().params
-        validation = measure_seconds(lambda: validate(params))
+        state = tried.begin()
+        weights = stage_of(stage).weights(state.params, scale_of(state))
+        validation = measure_seconds(lambda: validate(weights))
     return step + validation / eval_steps(cfg, dataset, stage)

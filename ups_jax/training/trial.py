@@ -32,9 +32,7 @@ class Trial:
 
 
 @contextmanager
-def trial(
-    cfg: Config, stage: str, dataset: Dataset, model: Any, parents: Parents | None = None
-) -> Iterator[Trial]:
+def trial(cfg: Config, stage: str, dataset: Dataset, model: Any, parents: Parents | None = None) -> Iterator[Trial]:
     """The step of a stage as training makes it, with batches of its data until the context ends. Parents that are not
     given are untrained ones, which cost as much."""
     # The length of its schedule has no part in what a step costs.
