@@ -145,13 +145,26 @@ def fourier_rmse(pred: Fields, target: Fields) -> dict[str, PerFrame]:
     The bands are PDEBench's fRMSE; that one averages over the wavenumbers of a band instead of summing.
     """
     shells = 2.0 * energy_spectrum(_error(pred, target)) / target.shape[-1]
-    wavenumber = np.arange(shells.shape[-1])
-    bands = {
-        "low": wavenumber <= LOW_BAND[1],
-        "mid": (wavenumber >= MID_BAND[0]) & (wavenumber <= MID_BAND[1]),
-        "high": wavenumber > MID_BAND[1],
-    }
+    bands = _bands(shells.shape[-1])
     return {f"fourier_rmse_{name}": jnp.sqrt(jnp.sum(shells[..., band], -1)) for name, band in bands.items()}
+
+
+def spectrum_error(pred: Fields, target: Fields) -> dict[str, PerFrame]:
+    """sum_{k in band} |E_pred(k) - E_target(k)| / sum_{k in band} E_target(k), as `spectrum_error_{low,mid,high}`.
+
+    Bands as in `fourier_rmse`, E as in `energy_spectrum`: phases do not matter, so that a rollout that has lost the
+    truth still scores 0 where it has the right energy at every scale, and 1 where it has none. A band in which the
+    target has less than a share `RELATIVE_FLOOR`^2 of its energy, float32 round-off, counts as having that share; one
+    beyond the grid's wavenumbers scores 0.
+    """
+    _check_shapes(pred, target)
+    ours, theirs = energy_spectrum(pred), energy_spectrum(target)
+    floor = RELATIVE_FLOOR**2 * jnp.sum(theirs, -1) + FLOOR**2
+    return {
+        f"spectrum_error_{name}": jnp.sum(jnp.abs(ours - theirs)[..., band], -1)
+        / jnp.maximum(jnp.sum(theirs[..., band], -1), floor)
+        for name, band in _bands(ours.shape[-1]).items()
+    }
 
 
 def energy_spectrum(fields: Fields) -> Float[Array, "b t k"]:
@@ -181,6 +194,16 @@ def _all_metrics(pred: Fields, target: Fields, task: Task) -> dict[str, PerFrame
     }
 
 
+def _bands(count: int) -> dict[str, np.ndarray]:
+    """Which of the first `count` wavenumbers each band holds."""
+    wavenumber = np.arange(count)
+    return {
+        "low": wavenumber <= LOW_BAND[1],
+        "mid": (wavenumber >= MID_BAND[0]) & (wavenumber <= MID_BAND[1]),
+        "high": wavenumber > MID_BAND[1],
+    }
+
+
 def _shells(shape: tuple[int, ...]) -> np.ndarray:
     """Rounded radial wavenumber of every point of the Fourier grid, flattened."""
     squares = [np.square(np.fft.fftfreq(size, 1.0 / size)) for size in shape]
@@ -191,10 +214,14 @@ def _space(fields: Fields) -> tuple[int, ...]:
     return tuple(range(2, fields.ndim - 1))
 
 
-def _error(pred: Fields, target: Fields) -> Fields:
+def _check_shapes(pred: Fields, target: Fields) -> None:
     # Without this check a singleton axis would broadcast into a wrong but plausible number.
     if pred.shape != target.shape:
         raise ValueError(f"prediction {pred.shape} and target {target.shape} differ in shape")
+
+
+def _error(pred: Fields, target: Fields) -> Fields:
+    _check_shapes(pred, target)
     return jnp.asarray(pred) - jnp.asarray(target)
 
 
