@@ -13,16 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from ups_jax.config import DiffusionConfig
+from ups_jax.correction import Corrector as Correct
 from ups_jax.models import Conditions
-from ups_jax.models.corrector import Corrector, CorrectorWeights, Given, given_step, velocity
+from ups_jax.models.corrector import Corrector, CorrectorWeights, Given, given_solution, given_step, velocity
 from ups_jax.models.grid import without_mean
 from ups_jax.task import Task
 
-# (key for its noise, frames that the step saw, its prediction, conditions) -> the corrected prediction, normalised.
-Correct = Callable[
-    [Key[Array, ""], Float[Array, "b k *s c"], Float[Array, "b *s c"], Conditions], Float[Array, "b *s c"]
-]
 # (model, weights, key, given) -> an error, normalised: `sample`, `sample_distilled`, or either with its steps bound.
 Sampler = Callable[[Corrector, CorrectorWeights, Key[Array, ""], Given], Float[Array, "b *s c"]]
 Velocity = Callable[[Float[Array, "b *s c"], Float[Array, " b"]], Float[Array, "b *s c"]]
@@ -100,6 +96,19 @@ def corrected(model: Corrector, weights: CorrectorWeights, sampler: Sampler = sa
         key: Key[Array, ""], window: Float[Array, "b k *s c"], pred: Float[Array, "b *s c"], cond: Conditions
     ) -> Float[Array, "b *s c"]:
         return pred + sampler(model, weights, key, given_step(model.task, window, pred, cond))
+
+    return correct
+
+
+def corrected_solution(
+    model: Corrector, weights: CorrectorWeights, sampler: Sampler = sample
+) -> Callable[[Key[Array, ""], Float[Array, "b *s i"], Float[Array, "b *s c"], Conditions], Float[Array, "b *s c"]]:
+    """The correction of a steady solution as a function of key, given fields, solution and conditions."""
+
+    def correct(
+        key: Key[Array, ""], inputs: Float[Array, "b *s i"], pred: Float[Array, "b *s c"], cond: Conditions
+    ) -> Float[Array, "b *s c"]:
+        return pred + sampler(model, weights, key, given_solution(inputs, pred, cond))
 
     return correct
 

@@ -55,7 +55,7 @@ FORMER: dict[str, str] = {
     "training.seed": "write `seed`, of which every random stream is made",
     "training.dt": "the time step is the data's own; leave it out",
     "training.tau": "samples take all of the noise out: write `diffusion.num_steps`",
-    "training.distill_micro_batch": "write `stages.consistency_distill.batch_size` and `stages.consistency_distill.accum_steps`",
+    "training.distill_micro_batch": "write `stages.consistency_distill.batch_size`",
     "training.distill_target_loss": "write `stages.consistency_distill.target_loss`",
     "training.amp": "write `training.precision: bf16`",
     "training.amp_dtype": "write `training.precision: bf16`",

@@ -7,11 +7,12 @@ reached in some steps of its own, with noise on them where the configuration say
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ups_jax.config import DiffusionConfig
@@ -58,7 +59,7 @@ def draw_states(batch: Batch, key: Key[Array, ""], context: int, config: Diffusi
     return drawn | batch
 
 
-def conditions_of(batch: Batch) -> Conditions:
+def conditions_of(batch: Mapping[str, Array | np.ndarray]) -> Conditions:
     """The conditions of a batch's rows."""
     dt, coefficients, mask = (jnp.asarray(batch[name]) for name in ("dt", "cond", "cond_mask"))
     return Conditions(dt=dt, coefficients=coefficients, mask=mask)

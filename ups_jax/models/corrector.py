@@ -100,13 +100,19 @@ def corrector_core(config: OperatorConfig, diffusion: DiffusionConfig) -> Operat
     def depth(own: int) -> int:
         return max(1, own // 2) if diffusion.depth is None else diffusion.depth
 
-    width = {} if diffusion.hidden_dim is None else {"hidden_dim": diffusion.hidden_dim}
-    spectral = replace(config.spectral, depth=depth(config.spectral.depth), **width)
-    levels = tuple(depth(layers) for layers in config.pdet.depths)
+    def width(own: int) -> int:
+        return own if diffusion.hidden_dim is None else diffusion.hidden_dim
+
+    spectral, pdet = config.spectral, config.pdet
     return replace(
         config,
-        spectral=spectral,
-        pdet=replace(config.pdet, depth=depth(config.pdet.depth), depths=levels, **width),
+        spectral=replace(spectral, hidden_dim=width(spectral.hidden_dim), depth=depth(spectral.depth)),
+        pdet=replace(
+            pdet,
+            hidden_dim=width(pdet.hidden_dim),
+            depth=depth(pdet.depth),
+            depths=tuple(depth(layers) for layers in pdet.depths),
+        ),
     )
 
 

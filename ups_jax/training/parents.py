@@ -53,5 +53,5 @@ def untrained_parents(cfg: Config, task: Task, stage: str, batch: Batch) -> Pare
 
 def begun(cfg: Config, stage: str, model: Any, dataset: Dataset, parents: Parents, state: TrainState) -> TrainState:
     """The first state of a stage: what `init_state` made, with what its parents give it."""
-    batches = (batch_at(dataset, cfg, stage, number) for number in itertools.count())
+    batches = (dict[str, Any](batch_at(dataset, cfg, stage, number)) for number in itertools.count())
     return stage_of(stage).begin(model, cfg, parents, state, batches)

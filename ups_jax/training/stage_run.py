@@ -47,8 +47,9 @@ class StageRun:
     """What the training of a stage works on: its part of the configuration, data, model and plan, where it is kept,
     and how it starts.
 
-    `parents` are the weights of the stages that it needs. `record` is the stage's entry in run.json. `begun` says whether the run directory held a run before, `resume` what
-    is wanted of it (`must` insists on a checkpoint), `weights` lends its parameters to a fresh start.
+    `parents` are the weights of the stages that it needs, `record` is its entry in run.json. `begun` says whether the
+    run directory held a run before, `resume` what is wanted of it (`must` insists on a checkpoint), `weights` lends its
+    parameters to a fresh start.
     """
 
     cfg: Config

@@ -63,7 +63,7 @@ class StepWithParents:
     parents: Parents
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        return self.compiled(state, batch, self.parents)  # type: ignore[no-any-return]
+        return self.compiled(state, batch, self.parents)
 
     def lower(self, state: TrainState, batch: Batch) -> Any:
         """The program, to be compiled ahead of its first call."""

@@ -24,7 +24,7 @@ from ups_jax.training.plan import eval_steps, plan_and_record, plan_of
 from ups_jax.training.printed import introduce, say, tell_plan
 from ups_jax.training.reach import check_reach
 from ups_jax.training.run_directory import RunDirectory, environment, newest_step, now
-from ups_jax.training.stage_record import StageRecord
+from ups_jax.training.stage_record import StageRecord, lengths_of
 from ups_jax.training.stage_run import StageRun, train_stage
 from ups_jax.training.stages import stage_of
 from ups_jax.training.stages.spec import Parents, Validate
@@ -80,6 +80,7 @@ def train(
             tell_plan(console, cfg, stage, plan, planned)
             own = _first_entry(run, weights, init_from) if recorded is None else recorded
             own = {key: value for key, value in own.items() if key not in ("planned_steps", "budget")} | planned
+            own |= {"lengths": lengths_of(cfg, stage)}
             own |= {"parents": parents.checkpoints} if parents.checkpoints else {}
             record = StageRecord(run, stage, own | {"total_steps": plan.total_steps, "finished": None})
             work = StageRun(
