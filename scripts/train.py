@@ -10,7 +10,7 @@ from ups_jax import cli
 from ups_jax.config import STAGE_ALIASES, load
 from ups_jax.determinism import require_determinism
 from ups_jax.errors import ConfigError
-from ups_jax.training.stages import STAGES
+from ups_jax.training.stages import STAGES, enabled_stages
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,7 +19,6 @@ def main(argv: list[str] | None = None) -> int:
         "--stage",
         type=lambda name: STAGE_ALIASES.get(name, name),
         choices=[*STAGES, "all"],
-        default="operator",
         help="what to train (default: operator); all: every stage that has epochs or steps",
     )
     parser.add_argument("--run-dir", type=Path, help="the run; started again it goes on (default: a new one in runs/)")
@@ -31,7 +30,9 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--init-from", type=Path, metavar="RUN", help="start with the weights of another run")
     parser.add_argument(
-        "--dry-run", action="store_true", help="print parameters, cost and time of a step, and train nothing"
+        "--dry-run",
+        action="store_true",
+        help="print parameters, cost and time of a step of --stage, or of all that are enabled, and train nothing",
     )
     return cli.run(parser, train_and_evaluate, argv)
 
@@ -46,7 +47,7 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
 
     from ups_jax.compilation import enable_compilation_cache
     from ups_jax.evaluation.runner import evaluate_run
-    from ups_jax.pipeline.stages import enabled_stages, train_all
+    from ups_jax.pipeline.stages import train_all
     from ups_jax.training.dry_run import dry_run
     from ups_jax.training.run_directory import new_run_path
     from ups_jax.training.train import train
@@ -54,17 +55,17 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
     enable_compilation_cache()
     console = Console()
     if args.dry_run:
-        for stage in enabled_stages(cfg) if args.stage == "all" else [args.stage]:
-            dry_run(cfg, stage, console)
+        dry_run(cfg, enabled_stages(cfg) if args.stage in (None, "all") else (args.stage,), console)
         return
+    stage = args.stage or "operator"
     path = args.run_dir or new_run_path(Path(cfg.runs), cfg.data.tasks[0].name)
     console.print(f"run         {path}", highlight=False, soft_wrap=True)
-    if args.stage == "all":
+    if stage == "all":
         train_all(cfg, path, resume=args.resume, console=console)
     else:
-        train(cfg, args.stage, path, resume=args.resume, init_from=args.init_from, console=console)
+        train(cfg, stage, path, resume=args.resume, init_from=args.init_from, console=console)
         if cfg.evaluation.enabled:
-            evaluate_run(path, cfg, stage=args.stage, track=True, console=console)
+            evaluate_run(path, cfg, stage=stage, track=True, console=console)
     console.print(f"run         {path}", highlight=False, soft_wrap=True)
 
 

@@ -53,6 +53,21 @@ def test_programs_are_kept_under_the_user_s_cache_unless_another_place_is_named(
         jax.config.update("jax_compilation_cache_dir", before)
 
 
+def test_the_shortest_compilation_that_is_kept_is_the_user_s_where_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "elsewhere")
+    try:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 7.0)
+        monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "7")
+        enable_compilation_cache()
+        assert jax.config.jax_persistent_cache_min_compile_time_secs == 7.0
+        monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+        enable_compilation_cache()
+        assert jax.config.jax_persistent_cache_min_compile_time_secs == 0.2
+    finally:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
+
+
 def test_a_run_without_compilation_is_wholly_so(
     data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

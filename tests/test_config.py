@@ -147,10 +147,21 @@ def test_the_digest_ignores_length_logging_and_paths_and_nothing_else() -> None:
             "data.root=elsewhere",
             "data.tasks.0.path=F", "logging.every_steps=3", "checkpoint.keep=9", "evaluation.plots=false"]  # fmt: skip
     other = ["seed=18", "optimizer.lr=1e-4", "latent.dim=5", "training.batch_size=3", "data.context=2",
-             "operator.spectral.depth=1", "training.lambda_h1=0", "training.accum_steps=2",
+             "operator.spectral.depth=1", "training.lambda_h1=0", "training.lambda_relative_mse=1",
+             "training.accum_steps=2",
              "data.split.seed=4"]  # fmt: skip
     assert {of(override) for override in same} == {of()}
     assert len({of(override) for override in other} | {of()}) == len(other) + 1
+
+
+def test_the_digest_knows_the_windows_of_a_step_and_not_their_micro_batches() -> None:
+    def of(rows: int, groups: int, *more: str) -> str:
+        cfg = load(CONFIGS / "tiny.yaml", [f"training.batch_size={rows}", f"training.accum_steps={groups}", *more])
+        return digest(cfg, "operator")
+
+    assert of(32, 1) == of(16, 2) == of(4, 8) != of(16, 1)
+    assert of(32, 1) == of(32, 1, "stages.operator.batch_size=8", "stages.operator.accum_steps=4")
+    assert of(32, 1) != of(32, 1, "stages.operator.batch_size=8")
 
 
 @pytest.mark.parametrize("text", ["- 1\n", "a: b: c\n", "seed: 1\n"])

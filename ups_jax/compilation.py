@@ -12,11 +12,13 @@ import jax
 
 
 def enable_compilation_cache() -> None:
-    """Keep compiled programs under the user's cache directory, unless JAX_COMPILATION_CACHE_DIR names another."""
+    """Keep compiled programs under the user's cache directory, those that took a fifth of a second and more, unless
+    JAX_COMPILATION_CACHE_DIR and JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS say otherwise."""
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(base) / "ups_jax" / "compilation"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def compiling(enabled: bool) -> AbstractContextManager[Any]:

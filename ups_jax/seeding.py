@@ -5,7 +5,9 @@
 | `data/<stage>`, the epoch's number | `seed`, NumPy | the order of an epoch's windows (`data.windows`) |
 | `data/<stage>`, the batch's number | `seed`, NumPy | start frames of batch n, then its augmentation |
 | `init` | `seed`, JAX | fresh parameters of a stage (`training.build`) |
-| `loss`, the step's number | `seed`, JAX | what a loss draws in a step, such as noise on its inputs (`training.step`) |
+| `loss`, the step's number, `noise` | `seed`, JAX | the noise on a step's inputs (`losses.bundle`, as the next two) |
+| `loss`, the step's number, `given` | `seed`, JAX | how many of the steps of the pushforward are the true ones |
+| `loss`, the step's number, `queries` | `seed`, JAX | the points that a step's loss is scored at |
 | `evaluation/bootstrap` | `seed`, NumPy | resamples of the trajectories for intervals (`evaluation.tables`) |
 | none | `data.split.seed`, NumPy | which trajectories train, validate and test: runs of several seeds share them |
 | the task's name | the data file's seed | initial fields and coefficients of embedded data (`simulate`) |

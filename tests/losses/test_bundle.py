@@ -22,6 +22,7 @@ KEY = jax.random.key(3)
 SMALL = ["operator.spectral.depth=1", "operator.spectral.hidden_dim=8", "latent.dim=4", "training.batch_size=4",
          "training.input_noise=0", "training.lambda_relative=0", "training.lambda_h1=0"]  # fmt: skip
 WEIGHTS = {
+    "relative_mse": ("lambda_relative_mse", 0.375),
     "forward": ("lambda_forward", 0.5),
     "rollout": ("lambda_rollout", 0.25),
     "spectral": ("lambda_spectral", 0.125),
@@ -66,6 +67,7 @@ def test_terms_are_the_public_functions_of_the_predictions_and_their_weighted_su
     truth = jnp.concatenate([fields[:, 1], fields[:, 2]])
     physical = denormalize(both, task.statistics)
     for name, value in {
+        "relative_mse": losses.relative_mse(both, truth),
         "forward": losses.forward(one, truth[: len(one)]),
         "rollout": losses.forward(two, truth[len(one) :]),
         "spectral": losses.spectral_energy(both, truth, 1, reduction="none").mean(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +14,7 @@ from ups_jax import batch_at, build, init_state, make_train_step
 from ups_jax.config import Config, load
 from ups_jax.data import Dataset
 from ups_jax.models import Conditions
+from ups_jax.models.spectral import SpectralMixing
 from ups_jax.training.build import build_model
 from ups_jax.training.stages import stage_of
 
@@ -107,3 +109,19 @@ def test_parameters_optimizer_average_gradients_and_losses_stay_float32(waves: D
         {name: metrics[name] for name in ("loss", "relative", "h1", "grad_norm")},
     )
     assert {leaf.dtype for leaf in jax.tree.leaves(kept) if jnp.issubdtype(leaf.dtype, jnp.floating)} == {SINGLE}
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 4), (2, 8, 8, 4)])
+def test_transforms_of_fourier_ask_for_all_bits_and_the_mixing_of_channels_does_not(shape: tuple[int, ...]) -> None:
+    layer, x = SpectralMixing(3), jnp.ones(shape)
+    params = jax.eval_shape(layer.init, jax.random.key(0), x)
+
+    def precisions(function: Any) -> list[str]:
+        return re.findall(r"dot_general.*?precision = \[(\w+),", jax.jit(function).lower(params, x).as_text())
+
+    # One transform an axis, and back.
+    once = ["HIGHEST"] * (len(shape) - 2)
+    assert precisions(layer.apply) == [*once, "DEFAULT", *once]
+    backward = precisions(jax.grad(lambda params, x: layer.apply(params, x).sum(), argnums=(0, 1)))
+    # The gradient of the mixing is one product for the weights and one for the field.
+    assert backward.count("DEFAULT") in (2, 3) and backward.count("HIGHEST") >= 2 * len(once)

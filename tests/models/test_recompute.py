@@ -53,10 +53,12 @@ def gradients(cfg: Config, waves: Dataset, batch: Any) -> Any:
     return params, step(moved, batch, jax.random.key(0))
 
 
-@pytest.mark.parametrize("remat", ["block", "full"])
-def test_values_and_gradients_are_the_same(waves: Dataset, remat: str) -> None:
+@pytest.mark.parametrize(
+    ("core", "remat"), [("spectral", "block"), ("spectral", "full"), ("pdet_stack", "block"), ("pdet_unet", "block")]
+)
+def test_values_and_gradients_are_the_same(waves: Dataset, core: str, remat: str) -> None:
     more = ("training.rollout_horizon=2", "training.truncate=1")
-    kept, again = config("spectral", "none", *more), config("spectral", remat, *more)
+    kept, again = config(core, "none", *more), config(core, remat, *more)
     batch = batch_at(waves, kept, "operator", 0)
     (params, one), (same, other) = gradients(kept, waves, batch), gradients(again, waves, batch)
     jax.tree.map(np.testing.assert_array_equal, params, same)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
+import runpy
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +23,8 @@ from ups_jax.config import load
 from ups_jax.errors import ConfigError
 from ups_jax.training import dry_run as module
 from ups_jax.training.dry_run import MISSING, dry_run, peak_bytes, step_costs
+from ups_jax.training.stages import enabled_stages
+from ups_jax.training.trial import trial
 
 SMALL = ["operator.spectral.depth=1", "operator.spectral.hidden_dim=8", "latent.dim=4", "training.batch_size=8",
          "optimizer.name=adamw", "training.input_noise=0"]  # fmt: skip
@@ -25,7 +32,7 @@ SMALL = ["operator.spectral.depth=1", "operator.spectral.hidden_dim=8", "latent.
 
 def shown(data_root: Path, *overrides: str, width: int = 200) -> str:
     console = Console(width=width, record=True, file=io.StringIO())
-    dry_run(load(CONFIGS / "tiny.yaml", [f"data.root={data_root}", *SMALL, *overrides]), "operator", console)
+    dry_run(load(CONFIGS / "tiny.yaml", [f"data.root={data_root}", *SMALL, *overrides]), ["operator"], console)
     return console.export_text()
 
 
@@ -79,11 +86,38 @@ def test_the_costs_are_the_compiler_s_and_what_it_leaves_out_is_said() -> None:
     assert peak_bytes(reused) == 14
 
 
-def test_a_step_that_does_not_fit_is_one_line(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_stage_the_enabled_ones_are_shown(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = load(CONFIGS / "tiny_steady.yaml", [f"data.root={data_root}"])
+    assert enabled_stages(cfg) == ("steady_prior",)
+    assert enabled_stages(load(CONFIGS / "tiny.yaml", ["stages.steady_prior.epochs=1"])) == ("operator", "steady_prior")
+    # Seconds alone, which `training` gives to every stage, turn none on; steps win over epochs.
+    off = ["training.max_seconds=9", "stages.operator.steps=0"]
+    with pytest.raises(ConfigError, match="no stage is enabled"):
+        enabled_stages(load(CONFIGS / "tiny.yaml", off))
+    console, shown = Console(width=200, record=True, file=io.StringIO()), []
+    monkeypatch.setattr(module, "_dry_run_stage", lambda cfg, stage, *_: shown.append((stage, cfg.data.root)))
+    arguments = ["--config", str(CONFIGS / "tiny_steady.yaml"), "--dry-run", f"data.root={data_root}"]
+    monkeypatch.setattr("rich.console.Console", lambda: console)
+    assert runpy.run_path(str(CONFIGS.parent / "scripts" / "train.py"))["main"](arguments) == 0
+    assert shown == [("steady_prior", str(data_root))]
+
+
+@pytest.mark.parametrize("where", ["state", "batch", "step"])
+def test_a_step_that_does_not_fit_is_one_line(data_root: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     def full(*_: object) -> None:
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
-    monkeypatch.setattr(module, "step_costs", full)
+    @contextlib.contextmanager
+    def tried(*arguments: Any) -> Iterator[Any]:
+        with trial(*arguments) as whole:
+            calls = iter([whole.begin, full])
+            begin = {"begin": lambda: next(calls)()} if where == "state" else {}
+            batches = {"batches": map(full, [0])} if where == "batch" else {}
+            yield replace(whole, **begin, **batches)
+
+    if where == "step":
+        monkeypatch.setattr(module, "step_costs", full)
+    monkeypatch.setattr(module, "trial", tried)
     with pytest.raises(ConfigError, match=r"stages\.operator\.batch_size=8: .*higher accum_steps") as error:
         shown(data_root)
     assert "\n" not in str(error.value)

@@ -1,28 +1,22 @@
-"""Memory that runs out: the micro-batch is halved and the run ends where one with memory enough does."""
+"""Memory that runs out in a step: which micro-batches are tried, and what becomes of the state."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import optax
 import pytest
-from commands import CONFIGS
-from rich.console import Console
+from jax._src import dispatch
 
-from ups_jax.config import load
 from ups_jax.errors import ConfigError
-from ups_jax.tracking import read_jsonl
-from ups_jax.training import memory
-from ups_jax.training import train as training
-from ups_jax.training.memory import FittingStep, fitting_validation, is_lost, is_out_of_memory
+from ups_jax.training.fitting_validation import fitting_validation
+from ups_jax.training.memory import FittingStep, StateLost, is_lost, is_out_of_memory
 from ups_jax.training.state import TrainState, state_of
-from ups_jax.training.weights import best_weights
 
 FULL = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 4294967296 bytes.")
 OTHER = jax.errors.JaxRuntimeError("INVALID_ARGUMENT: shapes differ")
@@ -89,82 +83,93 @@ def test_a_state_is_lost_with_any_of_its_buffers() -> None:
     assert is_lost(state)
 
 
-SMALL = ["operator.spectral.depth=1", "operator.spectral.hidden_dim=8", "latent.dim=4", "training.batch_size=8",
-         "optimizer.name=adamw", "stages.operator.steps=8", "training.eval_every=0.1", "logging.every_steps=1",
-         "evaluation.val_trajectories=1", "evaluation.metric=one_step"]  # fmt: skip
+class Compiling:
+    """Steps that compile only where a group has at most `fits` rows, and those that did."""
+
+    def __init__(self, fits: int, rows: int) -> None:
+        self.fits, self.rows = fits, rows
+        self.compiled: list[int] = []
+
+    def make(self, micro_batches: int) -> Any:
+        device = self
+
+        class Step:
+            def lower(self, *_: object) -> Step:
+                return self
+
+            def compile(self) -> None:
+                if -(-device.rows // micro_batches) > device.fits:
+                    raise FULL
+                device.compiled.append(micro_batches)
+
+            def __call__(self, state: Any, batch: Any) -> Any:
+                return replace(state, step=state.step + 1), {}
+
+        return Step()
 
 
-def trained(
-    data_root: Path, run: Path, init_from: Path | None = None
-) -> tuple[Any, list[dict[str, Any]], dict[str, Any]]:
-    """Averaged parameters, records, and what run.json says of the stage."""
-    cfg = load(CONFIGS / "tiny.yaml", [f"data.root={data_root}", *SMALL])
-    training.train(cfg, "operator", run, init_from=init_from, console=Console(quiet=True))
-    record = json.loads((run / "run.json").read_text())["stages"]["operator"]
-    return best_weights(run, "operator").params, read_jsonl(run / "metrics.jsonl"), record
+def test_rows_are_halved_until_the_step_can_be_compiled_and_the_state_is_kept() -> None:
+    device, told = Compiling(2, 8), []
+    step = FittingStep(device.make, 8, 1, key="k", compiled=lambda seconds: told.append(seconds))
+    state, _ = step(blank(), {})
+    assert int(step(state, {})[0].step) == 2
+    assert device.compiled == [4] and len(told) == 1
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    path = tmp_path_factory.mktemp("runs") / "whole"
-    return *trained(data_root, path), path
+def test_memory_that_runs_out_where_numbers_are_read_halves_the_rows_and_calls_again() -> None:
+    device = Device(8, 8)
+    step = FittingStep(device.make, 8, 1, key="stages.operator.batch_size", ahead=False)
+    failures = iter([FULL, FULL])
+
+    def call() -> str:
+        for failure in failures:
+            raise failure
+        return "done"
+
+    assert step.carried_through(call) == "done"
+    assert device.asked == [1, 2, 4]
+    failures = iter([OTHER])
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INVALID_ARGUMENT"):
+        step.carried_through(call)
+    failures = iter([FULL, FULL])
+    with pytest.raises(ConfigError, match="one row"):
+        step.carried_through(call)
+    assert device.asked == [1, 2, 4, 8]
 
 
-class FailingOnce:
-    """A real train step that runs out of memory at its `at`-th call, with or without its state's buffers."""
+@contextlib.contextmanager
+def poisoned(message: str) -> Iterator[jax.Array]:
+    """An array that was dispatched and never comes about: what reads it has the error of the program that failed."""
 
-    def __init__(self, step: Any, at: int, deleted: bool) -> None:
-        self._step, self._left, self._deleted = step, at, deleted
-        self.lower = step.lower
+    def fail(_: Any) -> Any:
+        raise RuntimeError(message)
 
-    def __call__(self, state: Any, batch: Any) -> Any:
-        self._left -= 1
-        if self._left == 0:
-            for leaf in jax.tree.leaves(state) if self._deleted else ():
-                leaf.delete()
-            raise FULL
-        return self._step(state, batch)
+    def slow(x: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, 1000, lambda _, x: jnp.sin(x @ x), x)
 
+    def failing(x: jax.Array) -> jax.Array:
+        return jax.pure_callback(fail, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
 
-def fail_once(monkeypatch: pytest.MonkeyPatch, at: int, deleted: bool) -> list[int]:
-    """Whole batches fail at their `at`-th step; the micro-batches of every step that is made, as they are made."""
-    make = memory.make_train_step
-    groups: list[int] = []
-
-    def failing(*arguments: Any, micro_batches: int, **options: Any) -> Any:
-        groups.append(micro_batches)
-        step = make(*arguments, micro_batches=micro_batches, **options)
-        return FailingOnce(step, at, deleted) if micro_batches == 1 else step
-
-    monkeypatch.setattr(memory, "make_train_step", failing)
-    return groups
+    x = jnp.ones((256, 256))
+    # A program whose operands are there would run, and fail, in its call.
+    first, second = (jax.jit(function).lower(x).compile() for function in (slow, failing))
+    yield second(first(x))
+    # Else the failure is told once more when the process ends.
+    dispatch.runtime_tokens.clear()
 
 
-@pytest.mark.parametrize(
-    ("at", "deleted"), [(7, False), (7, True), (2, True)], ids=["state alive", "from a checkpoint", "from the start"]
-)
-def test_a_run_whose_memory_runs_out_ends_where_an_uninterrupted_one_does(
-    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Any, at: int, deleted: bool
-) -> None:
-    groups = fail_once(monkeypatch, at, deleted)
-    params, records, record = trained(data_root, tmp_path / "run")
-    expected, expected_records, plain, _ = uninterrupted
-    assert groups == [1, 2]
-    jax.tree.map(lambda left, right: np.testing.assert_allclose(left, right, atol=1e-6), params, expected)
-    assert [line["step"] for line in records] == [line["step"] for line in expected_records] == list(range(1, 9))
-    np.testing.assert_allclose(
-        [line["loss"] for line in records], [line["loss"] for line in expected_records], rtol=1e-5
-    )
-    assert [(entry["micro_batch"], entry["accum_steps"]) for entry in record["out_of_memory"]] == [(4, 2)]
-    assert record["steps"] == plain["steps"] == 8 and "out_of_memory" not in plain
-    assert plain["compile_seconds"] > 0 and plain["finished"]
+def test_a_state_is_lost_whose_buffers_never_came_about_for_want_of_memory() -> None:
+    with poisoned("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8 bytes.") as array:
+        state = replace(blank(), params={"w": array})
+        assert not array.is_deleted() and is_lost(state)
+        device = Device(2, 4)
+        step = FittingStep(device.make, 4, 1, key="k", ahead=False)
+        with pytest.raises(StateLost):
+            step(state, {})
+        # What was halved stays so, and another state goes on.
+        assert int(step(blank(), {})[0].step) == 1 and device.asked == [1, 2]
 
 
-def test_weights_of_another_run_can_begin_twice(
-    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Any
-) -> None:
-    *_, parent = uninterrupted
-    expected, *_ = trained(data_root, tmp_path / "whole", parent)
-    fail_once(monkeypatch, 2, True)
-    params, *_ = trained(data_root, tmp_path / "interrupted", parent)
-    jax.tree.map(lambda left, right: np.testing.assert_allclose(left, right, atol=1e-5), params, expected)
+def test_a_state_that_failed_for_another_reason_is_an_error() -> None:
+    with poisoned("the callback is broken") as array, pytest.raises(jax.errors.JaxRuntimeError, match="is broken"):
+        is_lost({"w": array})

@@ -41,12 +41,20 @@ def test_the_limit_is_the_mean_and_deviations_of_the_accepted_losses() -> None:
     expected = []
     for loss in losses:
         last = np.asarray(known[-4:], np.float32)
-        expected.append(len(known) < 4 or bool(loss <= last.mean() + 3.0 * last.std()))
+        expected.append(len(known) < 4 or bool(loss <= last.mean() + 3.0 * max(last.std(), 0.01 * last.mean())))
         known += [loss] * expected[-1]
     assert not all(expected[4:])
     accepted, _, count = accepted_of(losses)
     assert accepted == expected
     assert count[-1] == expected.count(False)
+
+
+@pytest.mark.parametrize(("constant", "above", "spike"), [(2.0, 2.05, 2.07), (0.0, 2e-6, 4e-6)])
+def test_losses_without_a_spread_do_not_make_every_larger_one_a_spike(
+    constant: float, above: float, spike: float
+) -> None:
+    assert accepted_of([constant] * 4 + [spike])[0] == [True] * 4 + [False]
+    assert accepted_of([constant] * 4 + [above, constant, above])[0] == [True] * 7
 
 
 def test_nothing_is_a_spike_before_the_window_is_full() -> None:

@@ -149,3 +149,14 @@ def test_input_noise_reaches_the_context_alone_and_is_new_at_every_step(tiny: Co
     still, first = step(still, batch)
     _, second = step(still, batch)
     assert first["loss"] != second["loss"]
+
+
+def test_no_key_is_drawn_from_twice(waves: Dataset) -> None:
+    cfg = load(CONFIG, ["operator.spectral.depth=1", "operator.spectral.hidden_dim=4", "latent.dim=4",
+                        "training.batch_size=2", "training.accum_steps=2", "training.input_noise=0.1",
+                        "training.pushforward=1", "training.remat=none",
+                        "training.query_sampling={enabled: true, num_queries: 8}"])  # fmt: skip
+    model, tx, batch, state = started(cfg, waves)
+    with jax.debug_key_reuse(True):
+        state, metrics = make_train_step(model, tx, cfg)(state, batch)
+    assert np.isfinite(metrics["loss"])

@@ -44,11 +44,13 @@ def relevant(values: dict[str, Any], stage: str) -> dict[str, Any]:
     data["tasks"] = [{key: value for key, value in task.items() if key != "path"} for task in data["tasks"]]
     parents = STAGE_NEEDS[values["data"]["tasks"][0].get("kind", "transient")].get(stage, ())
     stages = {
-        name: {key: value for key, value in values["stages"].get(name, {}).items() if key not in _LENGTH}
-        for name in (*parents, stage)
+        name: _windows_per_step({key: value for key, value in own.items() if key not in _LENGTH})
+        for name, own in values["stages"].items()
+        if name in (*parents, stage)
     }
     others = [key for key, readers in _READ_BY.items() if stage not in readers]
     training = {key: value for key, value in values["training"].items() if key not in (*_LENGTH, *_MANNER, *others)}
+    training = _windows_per_step(training)
     # What selects the best checkpoint is part of the monitor, and with it of the state.
     selection = {key: values["evaluation"][key] for key in ("metric", "val_trajectories")}
     return {
@@ -60,6 +62,13 @@ def relevant(values: dict[str, Any], stage: str) -> dict[str, Any]:
         "stages": stages,
         "evaluation": selection,
     } | ({"diffusion": values.get("diffusion", {})} if parents else {})
+
+
+def _windows_per_step(section: dict[str, Any]) -> dict[str, Any]:
+    """The section with the windows of an optimizer step as its `batch_size`: their number decides which they are, and
+    in how many micro-batches they are taken changes the step by round-off alone."""
+    kept = {key: value for key, value in section.items() if key != "accum_steps"}
+    return kept | {"batch_size": section["batch_size"] * section["accum_steps"]}
 
 
 def _without_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

@@ -294,8 +294,8 @@ STAGE_NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class QuerySamplingConfig:
-    """Score the losses that compare points (relative, forward, rollout, inverse encoding) at `num_queries` of the
-    grid's points, drawn anew at every step; derivatives and spectra still take the whole grid.
+    """Score the losses that compare points (relative, relative_mse, forward, rollout, inverse encoding) at
+    `num_queries` of the grid's points, drawn anew at every step; derivatives and spectra still take the whole grid.
     """
 
     enabled: bool = False
@@ -350,8 +350,9 @@ class TrainingConfig:
     the last 0 to all, drawn for each window; in the horizon the gradient is cut every `truncate` steps. `remat`
     recomputes for the gradient what each block (`block`), and each time step as well (`full`), would otherwise keep in
     memory. A step whose loss exceeds the mean of the last `spike_window` accepted ones by `spike_sigma` of their
-    standard deviations is skipped. `compile: false` runs every operation apart. `precision: bf16` is that of the core
-    between entrance and exit; parameters, residuals, norms and transforms of Fourier stay in float32.
+    standard deviations (1 % of the mean at the least) is skipped. `compile: false` runs every operation apart.
+    `precision: bf16` is that of the core between entrance and exit; parameters, residuals, norms and transforms of
+    Fourier stay in float32.
     """
 
     batch_size: Positive = 32
@@ -369,6 +370,7 @@ class TrainingConfig:
     remat: Literal["none", "block", "full"] = "none"
     compile: bool = True
     lambda_relative: Weight = 1.0
+    lambda_relative_mse: Weight = 0.0
     lambda_h1: Weight = 0.1
     lambda_forward: Weight = 0.0
     lambda_rollout: Weight = 0.0

@@ -4,7 +4,7 @@ All take `reduction="mean" | "sum" | "none"` (`none`: one value a sample) and a 
 """
 
 from ups_jax.losses.boundary import boundary
-from ups_jax.losses.bundle import Batch, LossBundle, draw_rows, operator_losses
+from ups_jax.losses.bundle import Batch, LossBundle, StageLoss, draw_rows, operator_losses
 from ups_jax.losses.diffusion import diffusion_losses, draw_flow
 from ups_jax.losses.distillation import distillation_losses, draw_levels, level_counts
 from ups_jax.losses.field import forward, h1, nrmse, relative_mse, rollout
@@ -21,6 +21,7 @@ from ups_jax.losses.weights import key_of, scheduled, term_weights
 __all__ = [
     "Batch",
     "LossBundle",
+    "StageLoss",
     "boundary",
     "conservation",
     "diffusion_losses",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +25,22 @@ from ups_jax.task import Task
 Terms = dict[str, Float[Array, ""]]
 # A batch of windows as `ups_jax.data` makes it: on the host, on the device, or traced.
 Batch = dict[str, Array | np.ndarray]
-# (params, batch, key for what is random[, epoch]) -> (weighted sum, terms by name, without their weights). The epoch, a
-# number with its fraction, is needed where `scheduled(config)`.
-LossBundle = Callable[..., tuple[Float[Array, ""], Terms]]
+
+
+@runtime_checkable
+class LossBundle(Protocol):
+    """The loss of a stage, a mean over the rows that count."""
+
+    def __call__(
+        self, params: Any, batch: Batch, key: Key[Array, ""], epoch: Float[Array, ""] | None = None
+    ) -> tuple[Float[Array, ""], Terms]:
+        """The weighted sum, and the terms by name without their weights. `key` is for what is random; the epoch, a
+        number with its fraction, is needed where `scheduled(config)`."""
+        ...
+
+
+# The loss of any stage: a `LossBundle`, or one that wants what a stage with parents is told as well, by name.
+StageLoss = Callable[..., tuple[Float[Array, ""], Terms]]
 
 
 def operator_losses(model: Simulator, config: TrainingConfig) -> LossBundle:
@@ -99,10 +112,9 @@ def draw_rows(model: Simulator, config: TrainingConfig) -> Callable[[Batch, Key[
         frames = batch["fields"][:, : model.context]
         drawn: Batch = {}
         if config.input_noise > 0:
-            drawn["noise"] = jax.random.normal(key, frames.shape)
+            drawn["noise"] = jax.random.normal(_stream(key, "noise"), frames.shape)
         if config.pushforward > 0:
-            stream = jax.random.fold_in(key, zlib.crc32(b"given"))
-            drawn["given"] = jax.random.randint(stream, frames.shape[:1], 0, config.pushforward + 1)
+            drawn["given"] = jax.random.randint(_stream(key, "given"), frames.shape[:1], 0, config.pushforward + 1)
         return drawn | batch
 
     return draw
@@ -131,8 +143,12 @@ def query_points(config: TrainingConfig, task: Task, key: Key[Array, ""]) -> Int
     sampling = config.query_sampling
     if not sampling.enabled or sampling.num_queries is None:
         return None
-    stream = jax.random.fold_in(key, zlib.crc32(b"queries"))
-    return sample_queries(stream, task.points, sampling.num_queries, sampling.strategy, task.shape)
+    return sample_queries(_stream(key, "queries"), task.points, sampling.num_queries, sampling.strategy, task.shape)
+
+
+def _stream(key: Key[Array, ""], name: str) -> Key[Array, ""]:
+    """The key of what is drawn under a name: the step's own key is never drawn from."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def _predict(

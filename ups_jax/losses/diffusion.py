@@ -11,14 +11,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from ups_jax.config import STAGE_NEEDS, Config, TauConfig
-from ups_jax.losses.bundle import Batch, LossBundle, Terms
+from ups_jax.losses.bundle import Batch, StageLoss, Terms
 from ups_jax.losses.residual import draw_states, residual_of
 from ups_jax.models import Simulator, SteadySimulator
 from ups_jax.models.corrector import Corrector, Given, velocity
 from ups_jax.sampling import draw_noise
 
 
-def diffusion_losses(model: Corrector, base: Simulator | SteadySimulator, cfg: Config) -> LossBundle:
+def diffusion_losses(model: Corrector, base: Simulator | SteadySimulator, cfg: Config) -> StageLoss:
     """(params, batch, key, *, parents, scale) -> (loss, terms): the mean square error of the velocity at a random time,
     or of the error itself with the objective `regression`, in units of the error's rms `scale`.
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from ups_jax.config import STAGE_NEEDS, Config
-from ups_jax.losses.bundle import Batch, LossBundle, Terms
+from ups_jax.losses.bundle import Batch, StageLoss, Terms
 from ups_jax.losses.diffusion import draw_flow
 from ups_jax.losses.residual import residual_of
 from ups_jax.models import Simulator, SteadySimulator
@@ -19,7 +19,7 @@ from ups_jax.models.corrector import Corrector, velocity
 from ups_jax.sampling import advance, consistency, flow_times
 
 
-def distillation_losses(model: Corrector, base: Simulator | SteadySimulator, cfg: Config) -> LossBundle:
+def distillation_losses(model: Corrector, base: Simulator | SteadySimulator, cfg: Config) -> StageLoss:
     """(params, batch, key[, epoch], *, parents, scale, target) -> (loss, terms): mean square of f(x_n, t_n) less
     f_target(x_{n+1}, t_{n+1}), where the teacher's own step of its sampler leads from x_n to x_{n+1}.
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from ups_jax.config import PhysicsPriorsConfig
 from ups_jax.losses.boundary import boundary
-from ups_jax.losses.field import forward, h1, nrmse
+from ups_jax.losses.field import forward, h1, nrmse, relative_mse
 from ups_jax.losses.latent import latent_diversity, latent_norm
 from ups_jax.losses.physics import conservation, divergence, positivity, smoothness
 from ups_jax.losses.query import take_points
@@ -32,6 +32,8 @@ def field_terms(
     terms: SampleTerms = {}
     if "relative" in names:
         terms["relative"] = nrmse(some_pred, some_truth, reduction="none")
+    if "relative_mse" in names:
+        terms["relative_mse"] = relative_mse(some_pred, some_truth, reduction="none")
     if "h1" in names:
         terms["h1"] = h1(pred, truth, task.spacing, task.periodic, reduction="none")
     if "forward" in names:

@@ -23,6 +23,7 @@ _PRIORS = (
 # The configuration's key of each term, below `training`.
 KEYS = {
     "relative": "lambda_relative",
+    "relative_mse": "lambda_relative_mse",
     "h1": "lambda_h1",
     "forward": "lambda_forward",
     "rollout": "lambda_rollout",
@@ -36,7 +37,7 @@ INVERSE = ("inverse_encoding", "inverse_decoding")
 LATENT = ("latent_norm", "latent_diversity")
 PHYSICAL = tuple(name for name in _PRIORS if name not in LATENT)
 # Terms that compare a prediction with data point by point, so that any points will do.
-POINTWISE = ("relative", "forward", "rollout", "inverse_encoding")
+POINTWISE = ("relative", "relative_mse", "forward", "rollout", "inverse_encoding")
 # Terms of a step in time or of a latent state, which a steady task has not.
 TRANSIENT = ("rollout", "conservation", *INVERSE, *LATENT)
 
@@ -46,6 +47,7 @@ def term_weights(config: TrainingConfig) -> dict[str, float]:
     priors = config.physics_priors
     weights = {
         "relative": config.lambda_relative,
+        "relative_mse": config.lambda_relative_mse,
         "h1": config.lambda_h1,
         "forward": config.lambda_forward,
         "rollout": config.lambda_rollout,

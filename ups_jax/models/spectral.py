@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -79,10 +80,10 @@ class SpectralMixing(nn.Module):
         others = [_complex_rows(_fourier(size, numbers)) for size, numbers in zip(sizes[1:], waves[1:], strict=True)]
 
         y = jnp.moveaxis(x.astype(jnp.float32), (-2, 0), (0, -2)).reshape(sizes[0], -1)
-        y = _matrix(_real_rows(first)) @ y
+        y = _transform("kn,nr->kr", _real_rows(first), y)
         done = len(waves[0])
         for size, matrix in zip(sizes[1:], others, strict=True):
-            y = jnp.einsum("kn,mnr->mkr", _matrix(matrix), y.reshape(done, 2 * size, -1))
+            y = _transform("kn,mnr->mkr", matrix, y.reshape(done, 2 * size, -1))
             done *= len(matrix) // 2
         present = weights[_present(waves, self.modes)].reshape(done, width, 2 * width)
         product = (y.reshape(done, 2 * batch, width) @ present).reshape(done, 2, batch, 2, width)
@@ -91,15 +92,17 @@ class SpectralMixing(nn.Module):
         y = jnp.stack([real, imag], axis=1)
         for matrix in reversed(others):
             done //= len(matrix) // 2
-            y = jnp.einsum("kn,mkr->mnr", _matrix(matrix), y.reshape(done, len(matrix), -1))
+            y = _transform("kn,mkr->mnr", matrix, y.reshape(done, len(matrix), -1))
         # A real field: each positive wavenumber of the halved axis stands for its conjugate as well.
         once = (waves[0] == 0) | (2 * waves[0] == sizes[0])
-        y = _matrix(_real_rows(first * np.where(once, 1.0, 2.0)[:, None]).T) @ y.reshape(2 * done, -1)
+        y = _transform("nk,kr->nr", _real_rows(first * np.where(once, 1.0, 2.0)[:, None]).T, y.reshape(2 * done, -1))
         return jnp.moveaxis(y.reshape(*sizes, batch, width), (0, -2), (-2, 0)).astype(self.dtype)
 
 
-def _matrix(values: np.ndarray) -> Float[Array, "k n"]:
-    return jnp.asarray(values, jnp.float32)
+def _transform(axes: str, matrix: np.ndarray, x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The product with a matrix of Fourier's, in float32 wherever the device would take fewer bits of its factors: a
+    GPU's TF32 keeps ten, and with them a smooth field's high modes would be those of the round-off."""
+    return jnp.einsum(axes, jnp.asarray(matrix, jnp.float32), x, precision=jax.lax.Precision.HIGHEST)
 
 
 def _fourier(points: int, wavenumbers: np.ndarray) -> np.ndarray:

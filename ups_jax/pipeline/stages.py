@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -9,7 +10,6 @@ from rich.console import Console
 from ups_jax import simulate
 from ups_jax.config import STAGE_NEEDS, Config, digest
 from ups_jax.data import open_dataset
-from ups_jax.errors import ConfigError
 from ups_jax.evaluation.runner import evaluate_run
 from ups_jax.training.build import build_model
 from ups_jax.training.guards import check_resume
@@ -18,16 +18,8 @@ from ups_jax.training.plan import plan_of
 from ups_jax.training.printed import say
 from ups_jax.training.run_directory import RunDirectory
 from ups_jax.training.stage_record import lengths_of
-from ups_jax.training.stages import STAGES
+from ups_jax.training.stages import enabled_stages
 from ups_jax.training.train import train
-
-
-def enabled_stages(cfg: Config) -> list[str]:
-    """The stages with epochs or steps, in the order in which they are trained; ConfigError where there is none."""
-    enabled = [name for name in STAGES if _length(cfg, name) > 0]
-    if not enabled:
-        raise ConfigError("no stage is on; give one of them epochs or steps, such as stages.operator.epochs=12")
-    return enabled
 
 
 def train_all(cfg: Config, path: Path, *, resume: str = "auto", console: Console) -> RunDirectory:
@@ -66,13 +58,7 @@ def is_finished(run: RunDirectory, cfg: Config, stage: str) -> bool:
     return same and own.get("parents", {}) == now
 
 
-def _length(cfg: Config, stage: str) -> float:
-    settings = getattr(cfg.stages, stage)
-    length: float = settings.epochs if settings.steps is None else settings.steps
-    return length
-
-
-def _check_all(cfg: Config, stages: list[str], console: Console) -> None:
+def _check_all(cfg: Config, stages: Sequence[str], console: Console) -> None:
     """What may be wrong with a later stage is told before the first one is trained."""
     with console.status("") as status:
         written = simulate.prepare(cfg, report=status.update)

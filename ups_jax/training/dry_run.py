@@ -1,4 +1,4 @@
-"""What a stage would cost, before it is trained: its parameters, the compiled step, and the time of three real steps.
+"""What stages would cost, before they are trained: parameters, the compiled step, and the time of three real steps.
 
 Nothing is written but generated data, where the configuration's task has none yet.
 """
@@ -6,7 +6,7 @@ Nothing is written but generated data, where the configuration's task has none y
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -16,40 +16,42 @@ from rich.table import Table
 from ups_jax import simulate
 from ups_jax.compilation import compile_ahead, compiling
 from ups_jax.config import Config
-from ups_jax.data import open_dataset, windows_per_step
+from ups_jax.data import Dataset, open_dataset, windows_per_step
 from ups_jax.determinism import require_determinism
 from ups_jax.errors import ConfigError
 from ups_jax.optim.table import parameter_table, render
 from ups_jax.training.build import build_model
-from ups_jax.training.memory import is_out_of_memory
+from ups_jax.training.memory import batch_key, memory_for
 from ups_jax.training.trial import trial
 
 MISSING = "not reported by this backend"
 _STEPS = 3
 
 
-def dry_run(cfg: Config, stage: str, console: Console) -> None:
-    """Print the parameter table of `stage`, FLOPs, bytes and peak memory of its compiled step, and seconds of three
-    steps, on a state that is thrown away. ConfigError where the step does not fit into memory."""
+def dry_run(cfg: Config, stages: Sequence[str], console: Console) -> None:
+    """Print the parameter table of each stage, FLOPs, bytes and peak memory of its compiled step, and seconds of three
+    steps, on a state that is thrown away. ConfigError where a step does not fit into memory."""
     require_determinism(cfg.deterministic)
     simulate.prepare(cfg)
     dataset = open_dataset(cfg)
+    for stage in stages:
+        _dry_run_stage(cfg, stage, dataset, console)
+
+
+def _dry_run_stage(cfg: Config, stage: str, dataset: Dataset, console: Console) -> None:
     model = build_model(cfg, dataset.task, stage)
     settings = getattr(cfg.stages, stage)
-    with compiling(cfg.training.compile), trial(cfg, stage, dataset, model) as tried:
-        state, batch, step = tried.begin(), next(tried.batches), tried.train_step
+    refusal = ConfigError(
+        f"{batch_key(stage)}={settings.batch_size}: so many rows at a time do not fit into the device's memory; "
+        "training would halve them until they do, a higher accum_steps instead makes the same step"
+    )
+    with compiling(cfg.training.compile), memory_for(refusal), trial(cfg, stage, dataset, model) as tried:
+        step, parameters = tried.train_step, jax.eval_shape(tried.begin).params
         console.print(f"parameters  of {stage} on {dataset.task.name}", highlight=False)
-        console.print(render(parameter_table(state.params, settings)))
-        try:
-            costs = step_costs(step, state, batch) if cfg.training.compile else {"compiled in": "not compiled"}
-            seconds = _time_steps(step, state, tried.batches)
-        except jax.errors.JaxRuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-            raise ConfigError(
-                f"stages.{stage}.batch_size={settings.batch_size}: so many rows at a time do not fit into the device's "
-                "memory; training would halve them until they do, a higher accum_steps instead makes the same step"
-            ) from None
+        console.print(render(parameter_table(parameters, settings)))
+        state, batch = tried.begin(), next(tried.batches)
+        costs = step_costs(step, state, batch) if cfg.training.compile else {"compiled in": "not compiled"}
+        seconds = _time_steps(step, state, tried.batches)
     loops = settings.accum_steps > 1 or cfg.training.rollout_horizon > 1 or cfg.training.pushforward > 1
     costs["windows a step"] = f"{windows_per_step(cfg, stage)} ({settings.accum_steps} x {settings.batch_size})"
     costs["seconds a step"] = ", ".join(f"{value:.4g}" for value in seconds)

@@ -69,4 +69,6 @@ def _differences(old: Any, new: Any, where: str) -> list[str]:
             for position, pair in enumerate(zip(old, new, strict=True))
             for line in _differences(*pair, f"{where}.{position}")
         ]
+    # Their product is what was compared.
+    where = where.replace("batch_size", "batch_size * accum_steps")
     return [] if old == new else [f"{where}: {old!r} -> {new!r}"]

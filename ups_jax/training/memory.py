@@ -6,7 +6,8 @@ is the same to round-off.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import jax
@@ -18,7 +19,7 @@ from ups_jax.data import windows_per_step
 from ups_jax.errors import ConfigError
 from ups_jax.losses import Batch
 from ups_jax.training.accumulate import group_size
-from ups_jax.training.stages.spec import Parents, Validate
+from ups_jax.training.stages.spec import Parents
 from ups_jax.training.state import TrainState
 from ups_jax.training.step import Metrics, TrainStep, make_train_step
 
@@ -76,10 +77,7 @@ class FittingStep:
             raise error
         size = group_size(self._rows, self._groups)
         if size == 1:
-            raise ConfigError(
-                f"{self._key}: the device's memory does not hold a training step of one row; set training.remat=full, "
-                "training.precision=bf16, a smaller model or a shorter rollout_horizon"
-            ) from None
+            raise row_too_large(self._key) from None
         self._groups = -(-self._rows // -(-size // 2))
         self._step = self._make(self._groups)
         self._to_compile = self._ahead
@@ -106,9 +104,13 @@ def fitting_step(
     tx: optax.GradientTransformation,
     steps_per_epoch: int,
     parents: Parents | None = None,
+    micro_batches: int | None = None,
     **told: Callable[..., None],
 ) -> FittingStep:
-    """The train step of a stage, which takes fewer rows at a time when memory runs out; it tells `told` of that."""
+    """The train step of a stage, which takes fewer rows at a time when memory runs out; it tells `told` of that.
+
+    It starts with `micro_batches`, by default the stage's `accum_steps`.
+    """
     return FittingStep(
         lambda micro_batches: make_train_step(
             model,
@@ -120,27 +122,35 @@ def fitting_step(
             parents=parents,
         ),
         windows_per_step(cfg, stage),
-        getattr(cfg.stages, stage).accum_steps,
-        key=f"stages.{stage}.batch_size",
+        getattr(cfg.stages, stage).accum_steps if micro_batches is None else micro_batches,
+        key=batch_key(stage),
         ahead=cfg.training.compile,
         **told,
     )
 
 
-def fitting_validation(validate: Validate) -> Validate:
-    """`validate`, which no micro-batch makes smaller: ConfigError where it does not fit into the device's memory."""
+def batch_key(stage: str) -> str:
+    """The key that says how many rows of a stage are in memory at a time."""
+    return f"stages.{stage}.batch_size"
 
-    def checked(params: Any) -> dict[str, float]:
-        try:
-            return validate(params)
-        except jax.errors.JaxRuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-        raise ConfigError(
-            "evaluation.val_trajectories: their rollouts do not fit into the device's memory at once; lower it"
-        )
 
-    return checked
+def row_too_large(key: str) -> ConfigError:
+    """What to say where there is nothing left to halve."""
+    return ConfigError(
+        f"{key}: the device's memory does not hold a training step of one row; set training.remat=full, "
+        "training.precision=bf16, a smaller model or a shorter rollout_horizon"
+    )
+
+
+@contextmanager
+def memory_for(refusal: ConfigError) -> Iterator[None]:
+    """`refusal` where memory runs out inside; every other error is itself."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise refusal from None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -15,6 +15,10 @@ from jaxtyping import Array, Bool, Float
 from ups_jax.config import TrainingConfig
 from ups_jax.errors import ConfigError
 
+# The least spread of a window: a share of its mean, and of a loss of zero this.
+LEAST_SPREAD = 0.01
+ROUND_OFF = 1e-6
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +43,18 @@ def judge(
 ) -> tuple[Bool[Array, ""], SpikeWindow | None]:
     """Whether a step is accepted (which it was up to here, or not), and the window after it.
 
-    Refused: loss > mean + `spike_sigma` standard deviations of the window. Nothing is before the window is full.
+    Refused: loss > mean + `spike_sigma` standard deviations of the window. Nothing is before the window is full. Of
+    losses that hardly differ, `LEAST_SPREAD` times their mean counts for the deviation.
     """
     if config.spike_sigma is None:
         return accepted, window
     if window is None:
         raise ConfigError("training.spike_sigma is set, the state has no window of losses: give init_state `cfg=cfg`")
     known = window.losses
-    limit = known.mean() + config.spike_sigma * known.std()
+    mean = known.mean()
+    # The loss's terms are relative errors or of normalised fields: what is below round-off of 1 is no spread either.
+    spread = jnp.maximum(known.std(), jnp.maximum(LEAST_SPREAD * jnp.abs(mean), ROUND_OFF))
+    limit = mean + config.spike_sigma * spread
     # A mean over a window that is not full is NaN, and no number exceeds that.
     spike = accepted & (loss > limit)
     kept = accepted & ~spike

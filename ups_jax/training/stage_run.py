@@ -27,12 +27,14 @@ from ups_jax.tracking import training_writer
 from ups_jax.training import printed
 from ups_jax.training.build import init_state
 from ups_jax.training.checkpoint import Checkpoints, checkpoint_meta
+from ups_jax.training.fitting_validation import fitting_validation
+from ups_jax.training.halvings import Halving, halving, micro_batches, sizes
 from ups_jax.training.loop import Stage, run_loop
-from ups_jax.training.memory import FittingStep, fitting_step, fitting_validation
+from ups_jax.training.memory import FittingStep, fitting_step
 from ups_jax.training.parents import begun
 from ups_jax.training.plan import Plan
 from ups_jax.training.progress import TrainingProgress
-from ups_jax.training.run_directory import RunDirectory, now
+from ups_jax.training.run_directory import RunDirectory
 from ups_jax.training.signals import stop_flag
 from ups_jax.training.stage_end import tell_diverged, tell_end
 from ups_jax.training.stage_record import StageRecord
@@ -84,7 +86,7 @@ class StageRun:
     @cached_property
     def first(self) -> Batch:
         """The batch that lends its shapes, on the host."""
-        return batch_at(self.dataset, self.cfg, self.stage, 0)
+        return {**batch_at(self.dataset, self.cfg, self.stage, 0)}
 
     def fresh(self, key: Key[Array, ""]) -> TrainState:
         """A state at step 0."""
@@ -141,25 +143,31 @@ def _begin(work: StageRun, checkpoints: Checkpoints, like: TrainState) -> TrainS
 
 
 def _train_step(work: StageRun) -> FittingStep:
-    """The step, which tells the console and the record how long it compiled, and when it was made smaller."""
-    shrunk: list[dict[str, Any]] = []
+    """The step, as small as memory has made it so far; it tells the console and the record how long it compiled, and
+    when it is made smaller."""
+    cfg, stage = work.cfg, work.stage
+    known: list[Halving] = work.record.values.get("out_of_memory", [])
+    groups = micro_batches(cfg, stage, known)
+    if groups > work.settings.accum_steps:
+        work.say(f"memory      ran out on this device before: {sizes(cfg, stage, groups)}, as run.json has it")
 
     def halved(rows: int, groups: int) -> None:
-        work.say(f"memory      ran out: {groups} micro-batches of {rows} rows a step from now on, the step is the same")
-        shrunk.append({"micro_batch": rows, "accum_steps": groups, "time": now()})
-        work.record.note(out_of_memory=shrunk)
+        work.say(f"memory      ran out: {sizes(cfg, stage, groups)} from now on, the step is the same")
+        known.append(halving(cfg, rows, groups))
+        work.record.note(out_of_memory=known)
 
     def compiled(seconds: float) -> None:
         work.say(f"compiled    in {seconds:.3g} s")
         work.record.note(compile_seconds=seconds)
 
     return fitting_step(
-        work.cfg,
-        work.stage,
+        cfg,
+        stage,
         work.model,
         work.tx,
         work.plan.steps_per_epoch,
         work.parents,
+        groups,
         halved=halved,
         compiled=compiled,
     )

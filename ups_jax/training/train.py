@@ -11,25 +11,22 @@ from rich.console import Console
 from ups_jax import simulate
 from ups_jax.compilation import compiling
 from ups_jax.config import Config, digest, to_dict
-from ups_jax.data import Dataset, batch_at, open_dataset, steps_per_epoch
+from ups_jax.data import batch_at, open_dataset
 from ups_jax.determinism import require_determinism
 from ups_jax.errors import Stopped
 from ups_jax.tracking import check_logging
-from ups_jax.training.budget import measure_seconds, measure_seconds_per_step
 from ups_jax.training.build import build_model
 from ups_jax.training.guards import check_needs, check_parents, check_resume
-from ups_jax.training.memory import fitting_step
+from ups_jax.training.measuring import measure_stage
 from ups_jax.training.parents import trained_parents
-from ups_jax.training.plan import eval_steps, plan_and_record, plan_of
+from ups_jax.training.plan import plan_and_record, plan_of
 from ups_jax.training.printed import introduce, say, tell_plan
 from ups_jax.training.reach import check_reach
 from ups_jax.training.run_directory import RunDirectory, environment, newest_step, now
 from ups_jax.training.stage_record import StageRecord, lengths_of
 from ups_jax.training.stage_run import StageRun, train_stage
 from ups_jax.training.stages import stage_of
-from ups_jax.training.stages.spec import Parents, Validate
-from ups_jax.training.state import SpikeMonitor, scale_of
-from ups_jax.training.trial import trial
+from ups_jax.training.state import SpikeMonitor
 from ups_jax.training.weights import Weights, best_weights
 
 
@@ -70,17 +67,19 @@ def train(
         recorded = _record_start(run, cfg, stage)
         try:
             validate = stage_of(stage).validate(model, dataset, cfg, parents.weights)
-            plan, planned = plan_and_record(
-                cfg,
-                dataset,
-                stage,
-                recorded or {},
-                lambda: _seconds_per_step(cfg, stage, dataset, model, parents.weights, validate, console),
-            )
+            known = list((recorded or {}).get("out_of_memory", ()))
+
+            def measure() -> float:
+                measured = measure_stage(cfg, stage, dataset, model, parents.weights, validate, known, console)
+                known.extend(measured.halvings)
+                return measured.seconds_per_step
+
+            plan, planned = plan_and_record(cfg, dataset, stage, recorded or {}, measure)
             tell_plan(console, cfg, stage, plan, planned)
             own = _first_entry(run, weights, init_from) if recorded is None else recorded
             own = {key: value for key, value in own.items() if key not in ("planned_steps", "budget")} | planned
             own |= {"lengths": lengths_of(cfg, stage)}
+            own |= {"out_of_memory": known} if known else {}
             own |= {"parents": parents.checkpoints} if parents.checkpoints else {}
             record = StageRecord(run, stage, own | {"total_steps": plan.total_steps, "finished": None})
             work = StageRun(
@@ -129,20 +128,3 @@ def _first_entry(run: RunDirectory, weights: Weights | None, init_from: Path | N
     before = sum(newest_step(run.checkpoints(name)) for name in run.read()["stages"])
     parent = {} if weights is None else {"parent": {"run": str(init_from), "step": weights.step}}
     return {"started": now(), "steps_before": before} | parent
-
-
-def _seconds_per_step(
-    cfg: Config, stage: str, dataset: Dataset, model: Any, parents: Parents, validate: Validate, console: Console
-) -> float:
-    """Wall time of a compiled step and its share of a validation, on states that are thrown away."""
-    with (
-        compiling(cfg.training.compile),
-        console.status("measuring the step"),
-        trial(cfg, stage, dataset, model, parents) as tried,
-    ):
-        train_step = fitting_step(cfg, stage, model, tried.tx, steps_per_epoch(dataset, cfg, stage), parents)
-        step = train_step.carried_through(lambda: measure_seconds_per_step(train_step, tried.begin(), tried.batches))
-        state = tried.begin()
-        weights = stage_of(stage).weights(state.params, scale_of(state))
-        validation = measure_seconds(lambda: validate(weights))
-    return step + validation / eval_steps(cfg, dataset, stage)

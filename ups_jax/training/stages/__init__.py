@@ -6,7 +6,8 @@ import importlib
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from ups_jax.config import StagesConfig
+from ups_jax.config import Config, StagesConfig
+from ups_jax.errors import ConfigError
 
 if TYPE_CHECKING:
     from ups_jax.training.stages.spec import StageSpec
@@ -20,4 +21,13 @@ def stage_of(name: str) -> StageSpec:
     return importlib.import_module(f"ups_jax.training.stages.{name}").STAGE
 
 
-__all__ = ["STAGES", "stage_of"]
+def enabled_stages(cfg: Config) -> tuple[str, ...]:
+    """The stages with epochs or steps above 0, in their order; ConfigError where there is none."""
+    own = {name: getattr(cfg.stages, name) for name in STAGES}
+    enabled = tuple(name for name, item in own.items() if (item.epochs if item.steps is None else item.steps) > 0)
+    if not enabled:
+        raise ConfigError("no stage is enabled: give one of `stages` epochs or steps, or name one by --stage")
+    return enabled
+
+
+__all__ = ["STAGES", "enabled_stages", "stage_of"]

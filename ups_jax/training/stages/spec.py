@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key
 
 from ups_jax.config import STAGE_NEEDS, Config
 from ups_jax.data import Dataset
-from ups_jax.losses import Batch, LossBundle, scheduled
+from ups_jax.losses import Batch, StageLoss, scheduled
 from ups_jax.losses.weights import term_weights
 from ups_jax.task import Task
 from ups_jax.training.accumulate import Draw
@@ -43,7 +43,7 @@ class StageSpec:
     task_kinds: tuple[str, ...]
     model: Callable[[Config, Task], Any]
     init: Callable[[Any, Key[Array, ""], Batch], Any]
-    losses: Callable[[Any, Config], LossBundle]
+    losses: Callable[[Any, Config], StageLoss]
     draw: Callable[[Any, Config], Draw] = lambda _model, _cfg: lambda batch, _key: batch
     validate: Callable[[Any, Dataset, Config, Parents], Validate]
     selected_by: Callable[[Config], str]
