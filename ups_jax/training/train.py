@@ -93,7 +93,7 @@ def train(
                 validate=validate,
                 plan=plan,
                 console=console,
-                begun=begun,
+                begun=recorded is not None,
                 resume=resume,
                 weights=weights,
             )
