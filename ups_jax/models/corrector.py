@@ -36,10 +36,11 @@ class Given:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class CorrectorWeights:
-    """A trained corrector: the parameters of its network, and the rms of the error by channel, in normalised fields."""
+    """A trained corrector: the parameters of its network, and `scale` (c,), the rms of the error by channel, in
+    normalised fields. Its leaves are arrays, tracers or abstract shapes by turns, as those of a train state."""
 
     params: Any
-    scale: Float[Array, " c"]
+    scale: Any
 
 
 class Corrector(nn.Module):
