@@ -161,6 +161,7 @@ def test_the_digest_knows_the_windows_of_a_step_and_not_their_micro_batches() ->
 
     assert of(32, 1) == of(16, 2) == of(4, 8) != of(16, 1)
     assert of(32, 1) == of(32, 1, "stages.operator.batch_size=8", "stages.operator.accum_steps=4")
+    assert of(32, 1) == of(8, 1, "stages.operator.accum_steps=4")
     assert of(32, 1) != of(32, 1, "stages.operator.batch_size=8")
 
 

@@ -50,7 +50,9 @@ def relevant(values: dict[str, Any], stage: str) -> dict[str, Any]:
     }
     others = [key for key, readers in _READ_BY.items() if stage not in readers]
     training = {key: value for key, value in values["training"].items() if key not in (*_LENGTH, *_MANNER, *others)}
-    training = _windows_per_step(training)
+    # The stage's value is the one that is read; `training` only lends it where the stage has none.
+    training = {key: value for key, value in training.items() if key != "accum_steps"}
+    training |= {"batch_size": stages[stage]["batch_size"]}
     # What selects the best checkpoint is part of the monitor, and with it of the state.
     selection = {key: values["evaluation"][key] for key in ("metric", "val_trajectories")}
     return {
