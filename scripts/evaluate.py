@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from ups_jax import cli
+from ups_jax.config import STAGE_ALIASES
 from ups_jax.training.stages import STAGES
 
 
@@ -14,7 +15,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     parser.add_argument("--run-dir", type=Path, required=True, help="the trained run")
     parser.add_argument(
-        "--stage", choices=STAGES, help="which stage's result (default: the operator, or the run's last)"
+        "--stage",
+        type=lambda name: STAGE_ALIASES.get(name, name),
+        choices=STAGES,
+        help="which stage's result (default: the operator, or the run's last)",
     )
     parser.add_argument(
         "--split", choices=["train", "val", "test"], default="test", help="whose trajectories (default: test)"

@@ -7,14 +7,20 @@ import sys
 from pathlib import Path
 
 from ups_jax import cli
-from ups_jax.config import load
+from ups_jax.config import STAGE_ALIASES, load
 from ups_jax.determinism import require_determinism
+from ups_jax.errors import ConfigError
 from ups_jax.training.stages import STAGES, enabled_stages
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__, config=str(cli.CONFIGS / "burgers1d.yaml"))
-    parser.add_argument("--stage", choices=STAGES, help="what to train (default: operator)")
+    parser.add_argument(
+        "--stage",
+        type=lambda name: STAGE_ALIASES.get(name, name),
+        choices=[*STAGES, "all"],
+        help="what to train (default: operator); all: every stage that has epochs or steps",
+    )
     parser.add_argument("--run-dir", type=Path, help="the run; started again it goes on (default: a new one in runs/)")
     parser.add_argument(
         "--resume",
@@ -32,6 +38,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def train_and_evaluate(args: argparse.Namespace) -> None:
+    if args.stage == "all" and args.init_from is not None:
+        raise ConfigError("--init-from: is of one stage; give --stage the one that it is for")
     cfg = load(args.config, args.overrides)
     require_determinism(cfg.deterministic)
     # Heavy imports after the configuration has been read, so that a typing error answers at once.
@@ -39,6 +47,7 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
 
     from ups_jax.compilation import enable_compilation_cache
     from ups_jax.evaluation.runner import evaluate_run
+    from ups_jax.pipeline.stages import train_all
     from ups_jax.training.dry_run import dry_run
     from ups_jax.training.run_directory import new_run_path
     from ups_jax.training.train import train
@@ -46,14 +55,17 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
     enable_compilation_cache()
     console = Console()
     if args.dry_run:
-        dry_run(cfg, enabled_stages(cfg) if args.stage is None else (args.stage,), console)
+        dry_run(cfg, enabled_stages(cfg) if args.stage in (None, "all") else (args.stage,), console)
         return
     stage = args.stage or "operator"
     path = args.run_dir or new_run_path(Path(cfg.runs), cfg.data.tasks[0].name)
     console.print(f"run         {path}", highlight=False, soft_wrap=True)
-    train(cfg, stage, path, resume=args.resume, init_from=args.init_from, console=console)
-    if cfg.evaluation.enabled:
-        evaluate_run(path, cfg, stage=stage, track=True, console=console)
+    if stage == "all":
+        train_all(cfg, path, resume=args.resume, console=console)
+    else:
+        train(cfg, stage, path, resume=args.resume, init_from=args.init_from, console=console)
+        if cfg.evaluation.enabled:
+            evaluate_run(path, cfg, stage=stage, track=True, console=console)
     console.print(f"run         {path}", highlight=False, soft_wrap=True)
 
 

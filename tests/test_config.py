@@ -125,7 +125,7 @@ def test_a_length_in_both_units_is_refused_once(key: str) -> None:
 
 
 def test_optimizers_and_schedules_have_their_other_names() -> None:
-    other = ["optimizer.name=Muon_Hybrid", "scheduler.name=CosineAnnealingLR"]
+    other = ["optimizer.name=Muon_Hybrid", "scheduler={name: CosineAnnealingLR, warmup: 0.05}"]
     config = load(CONFIGS / "tiny.yaml", other)
     assert digest(config, "operator") == digest(load(CONFIGS / "tiny.yaml"), "operator")
     for name in ("plateau", "reducelr", "ReduceLROnPlateau"):

@@ -39,7 +39,13 @@ def schema_keys(kind: type, where: str = "", seen: tuple[type, ...] = ()) -> Ite
     for field in dataclasses.fields(kind):
         path, hint = f"{where}.{field.name}".lstrip("."), hints[field.name]
         if hint is StagesConfig:
-            yield from schema_keys(typing.get_type_hints(hint)[STAGES[0]], "stages.<stage>", (*seen, *hints.values()))
+            own = typing.get_type_hints(hint)
+            shared = dict(schema_keys_of(own[STAGES[0]], (*seen, *hints.values())))
+            yield from ((f"stages.<stage>.{name}", *rest) for name, rest in shared.items())
+            # What some stages have beyond that.
+            for stage in STAGES[1:]:
+                further = schema_keys_of(own[stage], (*seen, *hints.values()))
+                yield from ((f"stages.{stage}.{name}", *rest) for name, rest in further if name not in shared)
         elif dataclasses.is_dataclass(hint):
             # A stage's optimizer has the keys of the general one.
             if hint not in seen:
@@ -50,6 +56,10 @@ def schema_keys(kind: type, where: str = "", seen: tuple[type, ...] = ()) -> Ite
                 if dataclasses.is_dataclass(nested):
                     entry = f"{path}.{PLACES[path]}" if path in PLACES else path
                     yield from schema_keys(typing.cast(type, nested), entry)
+
+
+def schema_keys_of(kind: type, seen: tuple[type, ...]) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    yield from ((name, (hint, default)) for name, hint, default in schema_keys(kind, "", seen))
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

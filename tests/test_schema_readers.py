@@ -96,6 +96,13 @@ class Package:
         return NONE.union(*(self.attributes.get(kind, {}).get(name, NONE) for kind in kinds))
 
 
+def derived(kinds: Kinds) -> Kinds:
+    """The sections that have all fields of one of these, and more: who reads a field of the one reads theirs."""
+    classes = {name: item for name, item in vars(schema).items() if isinstance(item, type)}
+    bases = tuple(classes[kind] for kind in kinds if kind in classes)
+    return frozenset(name for name, item in classes.items() if issubclass(item, bases) and item not in bases)
+
+
 class Reader(ast.NodeVisitor):
     """Collects the fields of sections that a module reads."""
 
@@ -118,6 +125,7 @@ class Reader(ast.NodeVisitor):
             case ast.Call(func=ast.Name(id="getattr"), args=[value, *_]):
                 fields = (package.attributes.get(kind, {}).values() for kind in self.kinds(value))
                 found = {kinds for values in fields for kinds in values}
+                found = {kinds for kinds in found if not any(kinds == derived(other) for other in found)}
                 return found.pop() if len(found) == 1 else NONE
             case ast.Call(func=ast.Name(id="replace" | "sorted" | "list" | "tuple" | "reversed"), args=[value, *_]):
                 return self.kinds(value)
@@ -217,6 +225,7 @@ def unread(root: type, sources: list[str]) -> set[str]:
     trees = [ast.parse(source) for source in sources]
     package = Package(trees)
     found: set[Access] = set().union(*(Reader(package, tree).found for tree in trees))
+    found |= {(kind, field) for one, field in found for kind in derived(frozenset({one}))}
     found |= {("TrainingConfig", key) for key in files._STAGE_KEYS if ("StageConfig", key) in found}
     found |= {("Config", key) for key in files._STAGE_SECTIONS if ("StageConfig", key) in found}
     return {path for path, access in sections(root) if access not in found}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from jaxtyping import Array, Float
@@ -14,9 +14,14 @@ from ups_jax.task import Task
 
 
 def solve(
-    model: SteadySimulator, params: Any, inputs: Float[Array, "b *s i"], cond: Conditions
+    model: SteadySimulator,
+    params: Any,
+    inputs: Float[Array, "b *s i"],
+    cond: Conditions,
+    correct: Callable[[Array, Array, Conditions], Array] | None = None,
 ) -> Float[Array, "b *s c"]:
-    """The solutions for the given fields, at their own points.
+    """The solutions for the given fields, at their own points; `correct` makes better ones of (given fields, solutions,
+    conditions), all normalised.
 
     A grid that cuts the trained one's cells into whole parts is averaged down to it, solved there, and the solution is
     interpolated at the parts' centres; the outermost of them lie beyond the outermost centres of the trained grid.
@@ -24,7 +29,8 @@ def solve(
     task = model.task
     factors = refinement(task, inputs.shape[1:-1])
     coarse = normalize_inputs(cell_average(inputs, factors), task.inputs)
-    solution = denormalize(steady_field(model, params, coarse, cond), task.statistics)
+    solved = steady_field(model, params, coarse, cond)
+    solution = denormalize(solved if correct is None else correct(coarse, solved, cond), task.statistics)
     if set(factors) == {1}:
         return solution
     lines = cell_lines(task.shape, task.origin, task.spacing, factors)

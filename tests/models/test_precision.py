@@ -71,7 +71,7 @@ def test_the_fourier_transforms_and_the_mode_matrices_are_float32_products(waves
     spec, model = stage_of("operator"), build_model(cfg, waves.task, "operator")
     batch = batch_at(waves, cfg, "operator", 0)
     params = jax.eval_shape(lambda key: spec.init(model, key, batch), jax.random.key(0))
-    losses = spec.losses(model, cfg.training)
+    losses = spec.losses(model, cfg)
     jaxpr = jax.make_jaxpr(losses)(params, batch, jax.random.key(0))
     products = [
         [(variable.aval.dtype, variable.aval.shape) for variable in equation.invars]

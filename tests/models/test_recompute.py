@@ -45,7 +45,7 @@ def test_parameters_keep_their_names_and_shapes_so_that_checkpoints_fit_both(wav
 def gradients(cfg: Config, waves: Dataset, batch: Any) -> Any:
     spec = stage_of("operator")
     model = build_model(cfg, waves.task, "operator")
-    losses = spec.losses(model, cfg.training)
+    losses = spec.losses(model, cfg)
     # The key of the initial values is split by the names of modules, which must be the same as well.
     params = jax.jit(lambda key, batch: spec.init(model, key, batch))(jax.random.key(1), batch)
     moved = jax.tree.map(lambda leaf: leaf + 0.02, params)

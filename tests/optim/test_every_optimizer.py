@@ -35,7 +35,7 @@ def tiny_task(data_root: Any) -> tuple[float, Trained]:
     batches = [batch_at(dataset, cfg, "operator", n) for n in range(STEPS)]
     start = spec.init(model, jax.random.key(0), {name: values[:1] for name, values in batches[0].items()})
     gradient = jax.jit(jax.grad(operator_losses(model, cfg.training), has_aux=True))
-    validate = spec.validate(model, dataset, cfg.evaluation)
+    validate = spec.validate(model, dataset, cfg, {})
 
     def train(stage: StageConfig) -> tuple[float, float]:
         tx = build_optimizer(stage, STEPS, EPOCH)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,13 @@ import optax
 import pytest
 from commands import CONFIGS
 
-from ups_jax.config import Config, OptimizerConfig, SchedulerConfig, StageConfig, from_dict, load
+from ups_jax.config import OptimizerConfig, SchedulerConfig, StageConfig, from_dict, load
 from ups_jax.data import Dataset
 from ups_jax.errors import ConfigError
 from ups_jax.optim import build_optimizer, build_schedule
 from ups_jax.optim.schedules import build_plateau, check_schedule, patience_evaluations
 from ups_jax.training.plan import plan_of
+from ups_jax.training.stages import enabled_stages
 
 
 def rates(schedule: optax.Schedule, steps: Any) -> list[float]:
@@ -140,25 +142,36 @@ def test_a_cosine_that_ends_within_its_warm_up_is_refused_by_name(waves: Dataset
     plan("scheduler.t_max_steps=5", "scheduler.name=constant")
 
 
-# The operator's part of the original's own example; its stages diffusion_residual and consistency_distill belong here
-# as soon as they exist.
-EXAMPLE: dict[str, Any] = {
-    "stages": {
-        "operator": {
-            "epochs": 25,
-            "optimizer": {"name": "adam", "lr": 1e-3},
-            "scheduler": {"name": "cosineannealinglr", "t_max": 25},
-            "patience": 5,
-        },
-        "steady_prior": {"epochs": 0},
-    }
-}
+# The original's own example of stages, as its description prints it.
+EXAMPLE = """\
+stages:
+  operator:
+    epochs: 25
+    optimizer:
+      name: adam
+      lr: 1e-3
+    scheduler:
+      name: cosineannealinglr
+      t_max: 25
+    patience: 5
+  diffusion_residual:
+    epochs: 10
+  consistency_distill:
+    epochs: 5
+  steady_prior:
+    epochs: 0  # Disabled by default
+"""
+REST = """\
+data: {tasks: [{name: burgers1d, periodic: [x]}]}
+optimizer: {weight_decay: 0.03, betas: [0.8, 0.9]}
+"""
 
 
-def test_the_originals_example_loads_as_it_stands_and_gives_its_curve() -> None:
-    data = {"tasks": [{"name": "burgers1d", "periodic": ["x"]}]}
-    general = {"optimizer": {"weight_decay": 0.03, "betas": [0.8, 0.9]}, "scheduler": {"warmup": 0.0}}
-    cfg: Config = from_dict({"data": data, **general, **EXAMPLE})
+def test_the_originals_example_loads_as_it_stands_and_gives_its_curve(tmp_path: Path) -> None:
+    (tmp_path / "example.yaml").write_text(EXAMPLE + REST)
+    cfg = load(tmp_path / "example.yaml")
+    assert [cfg.stages.diffusion_residual.epochs, cfg.stages.consistency_distill.epochs] == [10, 5]
+    assert enabled_stages(cfg) == ("operator", "diffusion_residual", "consistency_distill")
     stage = cfg.stages.operator
     assert (stage.epochs, stage.patience, stage.optimizer.name, stage.optimizer.lr) == (25, 5, "adam", 1e-3)
     # Sections of a stage are merged over the general ones, not put in their place.
@@ -168,6 +181,18 @@ def test_the_originals_example_loads_as_it_stands_and_gives_its_curve() -> None:
     epochs = np.arange(26)
     expected = 1e-3 * (1 + np.cos(np.pi * epochs / 25)) / 2
     np.testing.assert_allclose(rates(curve, 8 * epochs), expected, rtol=1e-4, atol=1e-9)
+
+
+def test_a_named_curve_has_a_warm_up_only_if_it_says_so() -> None:
+    def warmups(**sections: Any) -> tuple[float, float]:
+        cfg = from_dict({"data": {"tasks": [{"name": "a"}]}, **sections})
+        return cfg.stages.operator.scheduler.warmup, cfg.stages.steady_prior.scheduler.warmup
+
+    named, other = {"name": "steplr"}, {"operator": {"scheduler": {"name": "constant"}}}
+    assert warmups() == warmups(scheduler={"eta_min": 1e-6}) == (0.05, 0.05)
+    assert warmups(scheduler=named) == (0.0, 0.0)
+    assert warmups(stages=other) == (0.0, 0.05)
+    assert warmups(scheduler={"warmup": 0.1}, stages=other) == (0.1, 0.1)
 
 
 def test_the_chain_follows_the_schedule() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,16 +21,16 @@ def test_every_stage_of_the_configuration_has_its_file(name: str) -> None:
 
 
 def test_a_missing_prerequisite_names_the_command_that_makes_it(tmp_path: Path) -> None:
-    spec = replace(stage_of("operator"), name="corrector", needs=("operator",))
-    with pytest.raises(CheckpointError, match=r"corrector needs a trained operator; .*--stage operator --run-dir"):
-        check_needs(RunDirectory(tmp_path), spec)
-    (tmp_path / "checkpoints" / "operator").mkdir(parents=True)
-    check_needs(RunDirectory(tmp_path), spec)
+    spec = stage_of("diffusion_residual")
+    for kind, parent in (("transient", "operator"), ("steady", "steady_prior")):
+        with pytest.raises(CheckpointError, match=rf"needs a trained {parent}; .*--stage {parent} --run-dir") as caught:
+            check_needs(RunDirectory(tmp_path), spec, kind)
+        assert caught.value.exit_code == 4
+        (tmp_path / "checkpoints" / parent).mkdir(parents=True)
+        check_needs(RunDirectory(tmp_path), spec, kind)
 
 
-def test_a_refused_stage_leaves_no_directory(tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = replace(stage_of("operator"), needs=("operator",))
-    monkeypatch.setattr(sys.modules["ups_jax.training.stages.operator"], "STAGE", spec)
+def test_a_refused_stage_leaves_no_directory(tiny: Config, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
-        train(tiny, "operator", tmp_path / "run", console=Console(quiet=True))
+        train(tiny, "consistency_distill", tmp_path / "run", console=Console(quiet=True))
     assert not (tmp_path / "run").exists()

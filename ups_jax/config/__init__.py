@@ -4,9 +4,13 @@
 from ups_jax.config.digest import digest, relevant
 from ups_jax.config.files import from_dict, load, merge
 from ups_jax.config.schema import (
+    STAGE_ALIASES,
+    STAGE_NEEDS,
     CheckpointConfig,
     Config,
     DataConfig,
+    DiffusionConfig,
+    DistillConfig,
     EvaluationConfig,
     FilePair,
     LatentConfig,
@@ -24,15 +28,20 @@ from ups_jax.config.schema import (
     StagesConfig,
     SymmetryConfig,
     TaskConfig,
+    TauConfig,
     TrainingConfig,
     WandbConfig,
     to_dict,
 )
 
 __all__ = [
+    "STAGE_ALIASES",
+    "STAGE_NEEDS",
     "CheckpointConfig",
     "Config",
     "DataConfig",
+    "DiffusionConfig",
+    "DistillConfig",
     "EvaluationConfig",
     "FilePair",
     "LatentConfig",
@@ -50,6 +59,7 @@ __all__ = [
     "StagesConfig",
     "SymmetryConfig",
     "TaskConfig",
+    "TauConfig",
     "TrainingConfig",
     "WandbConfig",
     "digest",

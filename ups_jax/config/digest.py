@@ -8,12 +8,17 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from ups_jax.config.schema import Config, DataConfig, TaskConfig, to_dict
+from ups_jax.config.schema import STAGE_NEEDS, Config, DataConfig, TaskConfig, to_dict
 
 # Keys that say how long a run is.
 _LENGTH = ("epochs", "steps", "patience", "patience_steps", "max_seconds")
 # Keys that say how the same numbers are computed, and those that add to the records alone.
 _MANNER = ("remat", "compile", "log_per_task_metrics")
+# Keys of `training` that only some stages read.
+_READ_BY = {
+    "tau_distribution": ("diffusion_residual", "consistency_distill"),
+    "distill_num_taus": ("consistency_distill",),
+}
 # How often defaults have changed their values.
 _DEFAULTS = 1
 _TASK_DEFAULTS = TypeAdapter(TaskConfig).dump_python(TaskConfig(name=""), mode="json")
@@ -26,22 +31,28 @@ def digest(config: Config, stage: str) -> str:
     that changes its value raises `_DEFAULTS`.
     """
     values = relevant(to_dict(config), stage)
-    kept = _without_defaults(values, relevant(to_dict(Config(data=DataConfig(tasks=()))), stage))
+    default = Config(data=DataConfig(tasks=(TaskConfig(name="", kind=config.data.tasks[0].kind),)))
+    kept = _without_defaults(values, relevant(to_dict(default), stage))
     named = [_without_defaults(task, _TASK_DEFAULTS) for task in values["data"]["tasks"]]
     text = json.dumps([_DEFAULTS, kept, named], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def relevant(values: dict[str, Any], stage: str) -> dict[str, Any]:
-    """The part of a resolved configuration that `digest` covers."""
+    """The part of a resolved configuration that `digest` covers: of a stage with parents that of theirs as well."""
     data = {key: value for key, value in values["data"].items() if key not in ("loader", "root")}
     data["tasks"] = [{key: value for key, value in task.items() if key != "path"} for task in data["tasks"]]
-    own = {key: value for key, value in values["stages"][stage].items() if key not in _LENGTH}
-    training = {key: value for key, value in values["training"].items() if key not in (*_LENGTH, *_MANNER)}
-    own = _windows_per_step(own)
+    parents = STAGE_NEEDS[values["data"]["tasks"][0].get("kind", "transient")].get(stage, ())
+    stages = {
+        name: _windows_per_step({key: value for key, value in own.items() if key not in _LENGTH})
+        for name, own in values["stages"].items()
+        if name in (*parents, stage)
+    }
+    others = [key for key, readers in _READ_BY.items() if stage not in readers]
+    training = {key: value for key, value in values["training"].items() if key not in (*_LENGTH, *_MANNER, *others)}
     # The stage's value is the one that is read; `training` only lends it where the stage has none.
     training = {key: value for key, value in training.items() if key != "accum_steps"}
-    training |= {"batch_size": own["batch_size"]}
+    training |= {"batch_size": stages[stage]["batch_size"]}
     # What selects the best checkpoint is part of the monitor, and with it of the state.
     selection = {key: values["evaluation"][key] for key in ("metric", "val_trajectories")}
     return {
@@ -50,9 +61,9 @@ def relevant(values: dict[str, Any], stage: str) -> dict[str, Any]:
         "latent": values["latent"],
         "operator": values["operator"],
         "training": training,
-        "stages": {stage: own},
+        "stages": stages,
         "evaluation": selection,
-    }
+    } | ({"diffusion": values.get("diffusion", {})} if parents else {})
 
 
 def _windows_per_step(section: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import yaml
 from pydantic import ValidationError
 
 from ups_jax.config.former import mend_of
-from ups_jax.config.schema import ADAPTER, Config
+from ups_jax.config.schema import ADAPTER, STAGE_ALIASES, Config
 from ups_jax.errors import ConfigError
 
 # Sections that a stage takes over unless it says otherwise; `training` lends it the keys that both have.
@@ -41,12 +41,17 @@ def merge(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
         key, separator, text = override.partition("=")
         if not separator or not key:
             raise ConfigError(f"override {override!r} is not of the form key=value, such as optimizer.lr=1e-3")
-        _assign(result, key.strip(), _parse(text, f"override {key}"))
+        value = _parse(text, f"override {key}")
+        first, *rest = key.strip().split(".")
+        if first == "stages" and rest:
+            rest[0] = STAGE_ALIASES.get(rest[0], rest[0])
+        _assign(result, ".".join([first, *rest]), _named_stages(value) if key.strip() == "stages" else value)
     return result
 
 
 def from_dict(values: dict[str, Any], origin: str = "configuration") -> Config:
     """Check plain values against the schema; stages inherit from `training`, `optimizer` and `scheduler`."""
+    values = _whole(values, origin)
     problems = list(_unknown_keys(values, Config, ""))
     if problems:
         raise ConfigError(f"{origin}: " + "; ".join(problems))
@@ -128,6 +133,7 @@ def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
         values = {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds a {type(values).__name__}; write `key: value` lines")
+    values = _whole(values, str(path))
     includes = values.pop("include", ())
     result: dict[str, Any] = {}
     for name in (includes,) if isinstance(includes, str) else includes or ():
@@ -135,6 +141,24 @@ def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
             raise ConfigError(f"{path}: include takes a file name or a list of them, not {name!r}")
         result = _merge(result, _read(path.parent / name, (*parents, path.resolve())))
     return _merge(result, values)
+
+
+def _whole(values: dict[str, Any], origin: str) -> dict[str, Any]:
+    """The values with every stage under its own name."""
+    try:
+        return values | {"stages": _named_stages(values["stages"])} if "stages" in values else values
+    except ValueError as error:
+        raise ConfigError(f"{origin}: {error}") from None
+
+
+def _named_stages(stages: Any) -> Any:
+    """A section of stages with former names replaced; ValueError where a stage has both of its names."""
+    if not isinstance(stages, dict):
+        return stages
+    for former, name in STAGE_ALIASES.items():
+        if former in stages and name in stages:
+            raise ValueError(f"stages.{former} and stages.{name} are the same stage; keep one of them")
+    return {STAGE_ALIASES.get(name, name): own for name, own in stages.items()}
 
 
 def _merge(base: Any, update: Any) -> Any:
@@ -246,8 +270,17 @@ def _inherit(values: dict[str, Any]) -> dict[str, Any]:
             return values
         base = {key: training[key] for key in _STAGE_KEYS if key in training}
         base |= {key: values[key] for key in _STAGE_SECTIONS if isinstance(values.get(key), dict)}
-        filled[name] = _merge(_without_twins(base, own), own)
-    return values | {"stages": (stages or {}) | filled}
+        filled[name] = _curve_alone(_merge(_without_twins(base, own), own))
+    return _curve_alone(values) | {"stages": (stages or {}) | filled}
+
+
+def _curve_alone(section: dict[str, Any]) -> dict[str, Any]:
+    """The section with no warm-up where its `scheduler` names a curve and says nothing of one: who names a curve gets
+    that curve from the first step on. The default warm-up belongs to the default curve."""
+    scheduler = section.get("scheduler")
+    if not isinstance(scheduler, dict) or "name" not in scheduler or "warmup" in scheduler:
+        return section
+    return section | {"scheduler": scheduler | {"warmup": 0.0}}
 
 
 def _without_twins(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

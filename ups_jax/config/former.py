@@ -14,8 +14,6 @@ _UNREAD = "nothing ever read it; leave it out"
 _TASK = "describe the task in `data.tasks`"
 _CHANNELS = "write `channels` in an entry of `data.tasks`"
 _POINTS = "not yet: comes with meshes and particles"
-_RESIDUAL = "not yet: comes with the stage diffusion_residual"
-_DISTILL = "not yet: comes with the stage consistency_distill"
 _NO_DROPOUT = "the blocks drop nothing; write `training.input_noise`, or leave it out"
 
 FORMER: dict[str, str] = {
@@ -26,8 +24,11 @@ FORMER: dict[str, str] = {
     "operator.pdet.input_dim": "a token's width follows from `latent.dim` and `latent.patch_size`; leave it out",
     "operator.pdet.drop_path": _NO_DROPOUT,
     "operator.pdet.dropout": _NO_DROPOUT,
-    "diffusion": _RESIDUAL,
-    "ttc": "not yet: comes with test-time conditioning, after the stage diffusion_residual",
+    "diffusion.latent_dim": _UNREAD,
+    "diffusion.num_layers": "write `diffusion.depth`",
+    "diffusion.time_embed_dim": _UNREAD,
+    "diffusion.dropout": _UNREAD,
+    "ttc": "not yet: comes with test-time conditioning, after ensembles",
     "data.task": _TASK,
     "data.kind": f"{_POINTS}; leave it out for grids",
     "data.path": "write `path` in an entry of `data.tasks`",
@@ -53,11 +54,9 @@ FORMER: dict[str, str] = {
     "training.cache_dir": _CACHE,
     "training.seed": "write `seed`, of which every random stream is made",
     "training.dt": "the time step is the data's own; leave it out",
-    "training.tau": _RESIDUAL,
-    "training.tau_distribution": _RESIDUAL,
-    "training.distill_micro_batch": _DISTILL,
-    "training.distill_num_taus": _DISTILL,
-    "training.distill_target_loss": _DISTILL,
+    "training.tau": "samples take all of the noise out: write `diffusion.num_steps`",
+    "training.distill_micro_batch": "write `stages.consistency_distill.batch_size`",
+    "training.distill_target_loss": "write `stages.consistency_distill.target_loss`",
     "training.amp": "write `training.precision: bf16`",
     "training.amp_dtype": "write `training.precision: bf16`",
     "training.compile_mode": f"{_XLA}, or set `training.compile: false` to debug",
@@ -74,9 +73,7 @@ FORMER: dict[str, str] = {
     "training.lightning_profile": "run scripts/profile_step.py",
     "training.dynamo_suppress_errors": _TORCH,
     "training.torch_inductor_disable_cudagraphs": _TORCH,
-    "stages.diffusion_residual": _RESIDUAL,
-    "stages.diff_residual": _RESIDUAL,
-    "stages.consistency_distill": _DISTILL,
+    "stages.consistency_distill.compile": "write `training.compile`, which is of all stages",
     "optimizer.muon_backend": "there is one implementation, jit-compiled; leave it out",
     "optimizer.scheduler": "write `scheduler`, a section beside `optimizer`",
     "scheduler.warmup_steps_ratio": "write `scheduler.warmup`",

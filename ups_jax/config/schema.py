@@ -160,6 +160,26 @@ class OperatorConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class DiffusionConfig:
+    """The corrector of a trained predictor: a model of its error, normalised, given what it saw and what it said.
+
+    `flow` samples the error in `num_steps` steps of an ODE that begins in white noise; the noise that is left falls
+    geometrically to `min_noise` (in the error's own rms) before the last step. `regression` predicts the mean error,
+    with the same network. It is trained on states that the operator has reached in 0 to `own_steps` steps of its own.
+    Without `hidden_dim` its core is as wide as the operator's, without `depth` half as deep.
+    """
+
+    objective: Literal["flow", "regression"] = "flow"
+    hidden_dim: Positive | None = None
+    depth: Positive | None = None
+    num_steps: Positive = 6
+    sampler: Literal["euler", "heun"] = "heun"
+    min_noise: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    own_steps: Count = 1
+    input_noise: Weight = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class OptimizerConfig:
     """`muon` (or `muon_hybrid`) gives hidden matrices Muon with `lr`, the rest AdamW with `lr * adam_lr_ratio`.
 
@@ -244,11 +264,38 @@ class StageConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class DistillConfig(StageConfig):
+    """Distillation: `tau_schedule` gives the levels of noise that a row is compared at, epoch by epoch, the last from
+    then on; it ends as soon as the validation's distance to the teacher is at most `target_loss`.
+    """
+
+    tau_schedule: tuple[Positive, ...] = ()
+    target_loss: Weight = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class StagesConfig:
     """The stages in their order; one with neither epochs nor steps is off."""
 
     operator: StageConfig = field(default_factory=StageConfig)
     steady_prior: StageConfig = field(default_factory=StageConfig)
+    diffusion_residual: StageConfig = field(default_factory=StageConfig)
+    consistency_distill: DistillConfig = field(default_factory=DistillConfig)
+
+
+# Other names of stages, on the command line and in `stages`.
+STAGE_ALIASES = {"diff_residual": "diffusion_residual"}
+# Which stages' results a stage is trained upon, on each kind of task.
+STAGE_NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
+    "transient": {
+        "diffusion_residual": ("operator",),
+        "consistency_distill": ("operator", "diffusion_residual"),
+    },
+    "steady": {
+        "diffusion_residual": ("steady_prior",),
+        "consistency_distill": ("steady_prior", "diffusion_residual"),
+    },
+}
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -286,6 +333,16 @@ class PhysicsPriorsConfig:
     bc_value: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     bc_type: Literal["all", "left", "right", "bottom", "top", "front", "back"] = "all"
     bc_condition: Literal["dirichlet", "neumann", "periodic"] = "dirichlet"
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class TauConfig:
+    """How the corrector's times of the flow, 0 noise and 1 data, are drawn while it is trained: uniformly, or as
+    Beta(`alpha`, `beta`)."""
+
+    type: Literal["uniform", "beta"] = "uniform"
+    alpha: PositiveFloat = 1.0
+    beta: PositiveFloat = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -332,6 +389,8 @@ class TrainingConfig:
     query_sampling: QuerySamplingConfig = field(default_factory=QuerySamplingConfig)
     physics_priors: PhysicsPriorsConfig = field(default_factory=PhysicsPriorsConfig)
     input_noise: Weight = 0.0
+    tau_distribution: TauConfig = field(default_factory=TauConfig)
+    distill_num_taus: Positive = 3
     eval_every: PositiveFloat = 1.0
     max_skips: Positive = 20
     spike_sigma: PositiveFloat | None = None
@@ -402,6 +461,7 @@ class Config:
     data: DataConfig
     latent: LatentConfig = field(default_factory=LatentConfig)
     operator: OperatorConfig = field(default_factory=OperatorConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from ups_jax.config import Config
+from ups_jax.config import STAGE_NEEDS, Config
 from ups_jax.data import windows
 from ups_jax.data.dataset import Dataset
 from ups_jax.errors import ConfigError
@@ -28,8 +28,11 @@ def windows_per_step(cfg: Config, stage: str) -> int:
     return int(settings.batch_size * settings.accum_steps)
 
 
-def window_frames(cfg: Config) -> int:
-    """Frames of a transient task's window: the context, the steps of the pushforward and those that are scored."""
+def window_frames(cfg: Config, stage: str = "operator") -> int:
+    """Frames of a transient task's window: the context, the steps of the pushforward and those that are scored. A stage
+    that is trained upon others scores one step, after the predictor's own."""
+    if stage in STAGE_NEEDS["transient"]:
+        return cfg.data.context + cfg.diffusion.own_steps + 1
     return cfg.data.context + cfg.training.pushforward + cfg.training.rollout_horizon
 
 
@@ -72,13 +75,14 @@ def _plan(dataset: Dataset, cfg: Config, stage: str, process_count: int) -> wind
     if batch_size % process_count:
         raise ConfigError(f"stages.{stage}.batch_size={batch_size} is not a multiple of the {process_count} processes")
     # A steady solution is a window of one frame.
-    length = 1 if task.kind == "steady" else window_frames(cfg)
+    length = 1 if task.kind == "steady" else window_frames(cfg, stage)
     offsets = np.arange(length) * dataset.stride
     starts = dataset.source.frames - int(offsets[-1])
     if starts < 1:
         raise ConfigError(
             f"data.context={data.context}, training.pushforward={cfg.training.pushforward}, "
-            f"training.rollout_horizon={cfg.training.rollout_horizon} and "
+            f"training.rollout_horizon={cfg.training.rollout_horizon} (diffusion.own_steps={cfg.diffusion.own_steps} "
+            "in the corrector's stages) and "
             f"training.time_stride={dataset.stride} need {offsets[-1] + 1} frames, there are {dataset.source.frames}"
         )
     return windows.Plan(

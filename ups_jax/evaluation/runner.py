@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,16 @@ from ups_jax import simulate
 from ups_jax.config import Config, from_dict, merge, to_dict
 from ups_jax.data import Dataset, Split, open_dataset
 from ups_jax.determinism import require_determinism
-from ups_jax.errors import ConfigError
-from ups_jax.evaluation.evaluate import evaluate
+from ups_jax.errors import ConfigError, DataError
+from ups_jax.evaluation.corrected import (
+    VARIANTS,
+    CorrectedPredictor,
+    CorrectedSolver,
+    corrector_of,
+    correctors,
+    predictor_stage_of,
+)
+from ups_jax.evaluation.evaluate import Rollout, evaluate
 from ups_jax.evaluation.plots import write_plots
 from ups_jax.evaluation.printed import print_table
 from ups_jax.evaluation.report import write_report
@@ -28,6 +37,7 @@ from ups_jax.steady import check_cells
 from ups_jax.task import Task
 from ups_jax.tracking import ending, evaluation_writer, read_jsonl
 from ups_jax.training.run_directory import RunDirectory, now
+from ups_jax.training.weights import Weights
 
 # What an evaluation may override: where data lies and how it is read, never what a trained run was trained on.
 _OVERRIDABLE = ("data.tasks", "data.root", "data.loader", "evaluation", "logging")
@@ -63,7 +73,8 @@ def evaluate_run(
     run = RunDirectory(path)
     main = run.main_stage()
     stage = stage or main
-    trained = load_run(path, stage=stage)
+    trained = load_run(path, stage=predictor_stage_of(path, stage))
+    found = {stage: corrector_of(path, stage)} if stage in VARIANTS else correctors(path) if stage == main else {}
     simulate.prepare(cfg)
     dataset = open_dataset(cfg, trained.task)
     way = _way(trained, dataset.task)
@@ -72,10 +83,10 @@ def evaluate_run(
     name = split if stage == main else f"{stage}_{split}"
     if dataset.fingerprint != trained.fingerprint:
         name = f"{name}-{Path(dataset.source.name).stem}"
-    measured = _measure(trained, dataset, split, cfg)
+    measured = _measure(trained, found, stage, dataset, split, cfg)
     data = {"file": dataset.source.name, "fingerprint": dataset.fingerprint, "split": split}
     grid = {"trained": trained.task.shape, "data": dataset.task.shape, "way": way, "meaning": WAYS[way]}
-    values = finite(result([measured], _meta(run, stage, trained) | {"data": data, "grid": grid}))
+    values = finite(result([measured], _meta(run, stage, found.get(stage, trained)) | {"data": data, "grid": grid}))
     written = [run.evaluation / f"{name}.json"]
     write_json(written[0], values)
     if json_path is not None:
@@ -96,23 +107,40 @@ def evaluate_run(
 
 
 def _measure(
-    trained: TrainedRun | SteadyRun, dataset: Dataset, split: Split, cfg: Config
+    trained: TrainedRun | SteadyRun,
+    found: Mapping[str, Weights],
+    stage: str,
+    dataset: Dataset,
+    split: Split,
+    cfg: Config,
 ) -> Evaluation | SteadyEvaluation:
+    """The result of a stage: of a corrector's that of the predictor with it, of the main one that of the predictor
+    alone, with the correctors `found` as variants."""
     held = dataset.trajectories(split)
     if isinstance(trained, SteadyRun):
         mean_field = mean_solution(dataset)
-        return evaluate_steady(
-            trained.solve_arrays, held, dataset.task, cfg.evaluation, mean_field=mean_field, seed=cfg.seed
-        )
-    predictor, _ = predictor_on(trained, dataset.task)
+        solver = CorrectedSolver(trained, stage, found[stage]) if stage in found else trained.solve_arrays
+        return evaluate_steady(solver, held, dataset.task, cfg.evaluation, mean_field=mean_field, seed=cfg.seed)
+    predictor, met = predictor_on(trained, dataset.task)
+    # A corrector acts on the grid that the model steps on.
+    here = {
+        name: CorrectedPredictor(trained.on(dataset.task), name, weights)
+        for name, weights in found.items()
+        if met != "restricted"
+    }
+    if stage in found and stage not in here:
+        raise DataError(f"{dataset.source.name}: {WAYS[met]}; {stage} is evaluated on the trained grid only")
+    variants: dict[str, Rollout] = {}
+    if stage not in here:
+        variants = {"latent": predictor.latent_rollout} | {VARIANTS[name]: way.rollout for name, way in here.items()}
     return evaluate(
-        predictor,
+        here.get(stage, predictor),
         held,
         dataset.task,
         cfg.evaluation,
         context=cfg.data.context,
         seed=cfg.seed,
-        variants={"latent": predictor.latent_rollout},
+        variants=variants,
     )
 
 
@@ -132,12 +160,12 @@ def _grid_notes(trained: TrainedRun | SteadyRun, cfg: Config, dataset: Dataset, 
     return [*notes, different] if different else notes
 
 
-def _meta(run: RunDirectory, stage: str, trained: TrainedRun | SteadyRun) -> dict[str, Any]:
+def _meta(run: RunDirectory, stage: str, trained: TrainedRun | SteadyRun | Weights) -> dict[str, Any]:
     record = run.read()["stages"].get(stage, {})
     return {
         "steps": trained.step,
         "seed": trained.config.seed,
-        "parameters": optax.tree.size(trained.weights),
+        "parameters": optax.tree.size(trained.params if isinstance(trained, Weights) else trained.weights),
         "device": jax.devices()[0].device_kind,
         "seconds_per_step": record.get("seconds_per_step"),
         "checkpoint": f"checkpoints/{stage}/{trained.step}",

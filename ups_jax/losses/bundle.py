@@ -39,6 +39,10 @@ class LossBundle(Protocol):
         ...
 
 
+# The loss of any stage: a `LossBundle`, or one that wants what a stage with parents is told as well, by name.
+StageLoss = Callable[..., tuple[Float[Array, ""], Terms]]
+
+
 def operator_losses(model: Simulator, config: TrainingConfig) -> LossBundle:
     """(params, batch, key[, epoch]) -> (weighted sum, terms by name), over an unrolled `rollout_horizon` that feeds
     back itself. ConfigError where a weighted term cannot be had of the task.

@@ -39,6 +39,20 @@ class ConditionEmbedding(nn.Module):
         return nn.silu(x)
 
 
+class NoiseEmbedding(nn.Module):
+    """The time of a flow, 0 noise and 1 data -> one vector a sample, of waves in the logarithm of signal over noise."""
+
+    features: int = 32
+
+    @nn.compact
+    def __call__(self, time: Float[Array, " b"]) -> Float[Array, "b features"]:
+        # Beyond a ratio of 1000 either way all times are as good as their end.
+        ratio = jnp.log((time + 1e-3) / (1 - time + 1e-3))
+        phases = ratio[:, None] * jnp.asarray([[0.25, 0.5, 1.0, 2.0]], jnp.float32)
+        waves = jnp.concatenate([jnp.sin(phases), jnp.cos(phases)], axis=-1)
+        return nn.silu(nn.Dense(self.features, dtype=jnp.float32, name="waves")(waves))
+
+
 def modulation(
     x: Float[Array, "b *s c"], embedding: Float[Array, "b e"], *, dtype: Any = jnp.float32
 ) -> tuple[Float[Array, "b *s c"], Float[Array, "b *ones c"]]:

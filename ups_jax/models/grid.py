@@ -52,6 +52,13 @@ def bounded(x: Float[Array, "*n"], limit: float) -> Float[Array, "*n"]:
     return x * jax.lax.rsqrt(1 + jnp.square(x / limit))
 
 
+def without_mean(x: Float[Array, "b *s c"], channels: Sequence[int]) -> Float[Array, "b *s c"]:
+    """x less its mean over space in some channels: an increment that keeps their integrals to round-off."""
+    chosen = jnp.asarray([channel in channels for channel in range(x.shape[-1])])
+    mean = x.mean(tuple(range(1, x.ndim - 1)), keepdims=True)
+    return x - jnp.where(chosen.reshape((1,) * (x.ndim - 1) + (-1,)), mean, 0.0)
+
+
 def neighbourhood(x: Float[Array, "b *s c"], taps: int, periodic: Sequence[bool]) -> Float[Array, "b *s k"]:
     """Each point's `taps ** dimensions` neighbours, concatenated on the channel axis in C order."""
     return jnp.concatenate(_shifted(_pad(x, taps // 2, periodic), taps, x.shape[1:-1]), axis=-1)

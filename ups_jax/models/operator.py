@@ -15,7 +15,7 @@ from ups_jax.config import LatentConfig, OperatorConfig
 from ups_jax.models.codec import carried_width
 from ups_jax.models.conditioning import ConditionEmbedding
 from ups_jax.models.dense import Dense
-from ups_jax.models.grid import GridConv, bounded, patch_of, patchify, unpatchify
+from ups_jax.models.grid import GridConv, bounded, patch_of, patchify, unpatchify, without_mean
 from ups_jax.models.latent_state import Conditions
 from ups_jax.models.pdet import PdetStack, PdetUnet
 from ups_jax.models.spectral import SpectralCore
@@ -85,8 +85,4 @@ class FieldExit(nn.Module):
         statistics = self.task.statistics
         scale = [change / std for change, std in zip(statistics.delta_std, statistics.std, strict=True)]
         increment = increment * jnp.asarray(scale, jnp.float32).reshape((1,) * (increment.ndim - 1) + (-1,))
-        axes = tuple(range(1, increment.ndim - 1))
-        kept = jnp.asarray([channel in self.task.conserved for channel in range(increment.shape[-1])])
-        kept = kept.reshape((1,) * (increment.ndim - 1) + (-1,))
-        increment = increment - jnp.where(kept, increment.mean(axes, keepdims=True), 0.0)
-        return patchify(increment, patch)
+        return patchify(without_mean(increment, self.task.conserved), patch)

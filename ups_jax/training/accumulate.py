@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from ups_jax.losses import Batch, LossBundle
+from ups_jax.losses import Batch, StageLoss
 
 # (batch, key) -> the batch with what is random in each of its rows.
 Draw = Callable[[Batch, Key[Array, ""]], Batch]
 
 
-def gradients_of(losses: LossBundle, micro_batches: int = 1, draw: Draw = lambda batch, _: batch) -> Callable[..., Any]:
+def gradients_of(losses: StageLoss, micro_batches: int = 1, draw: Draw = lambda batch, _: batch) -> Callable[..., Any]:
     """(params, batch, key, ...) -> ((loss, terms), gradients), over the rows in `micro_batches` groups, one at a time.
 
     Loss, terms and gradients are the means over the rows that count (`mask`), whatever the groups: each group has the

@@ -39,9 +39,10 @@ def build(
 def build_model(cfg: Config, task: Task, stage: str) -> Any:
     """The model that a stage trains on a task; ConfigError where the stage is not for it or widths do not divide."""
     spec = stage_of(stage)
-    if task.kind != spec.task_kind:
-        others = " or ".join(f"--stage {name}" for name in STAGES if stage_of(name).task_kind == task.kind)
-        raise ConfigError(f"task {task.name} is {task.kind}, stage {stage} is for {spec.task_kind} tasks; use {others}")
+    if task.kind not in spec.task_kinds:
+        others = " or ".join(f"--stage {name}" for name in STAGES if task.kind in stage_of(name).task_kinds)
+        kinds = " and ".join(spec.task_kinds)
+        raise ConfigError(f"task {task.name} is {task.kind}, stage {stage} is for {kinds} tasks; use {others}")
     return spec.model(cfg, task)
 
 
@@ -56,12 +57,15 @@ def init_state(
 ) -> TrainState:
     """A fresh state; `batch` lends its shapes. Deterministic in `key`.
 
-    A configuration that looks for loss spikes has to be given: their window is a part of the state.
+    A configuration that looks for loss spikes has to be given: their window is a part of the state. The state of a
+    stage with parents is then to be begun by them (`training.parents.begun`).
     """
+    spec = stage_of(stage)
 
     def fresh(key: Key[Array, ""], batch: Batch) -> TrainState:
         first: Batch = {name: jnp.asarray(values)[:1] for name, values in batch.items()}
-        return state_of(stage_of(stage).init(model, stream(key, "init"), first), tx, key, cfg)
+        params = spec.init(model, stream(key, "init"), first)
+        return state_of(params, tx, key, cfg, scaled=len(model.task.channels) if spec.scaled else None)
 
     return jax.jit(fresh)(key, batch)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zlib
 from pathlib import Path
@@ -32,6 +33,11 @@ def fault(directory: Path) -> str | None:
         if name not in sealed or sealed[name] != found[name]:
             return f"{name} is not what was written"
     return None
+
+
+def content_digest(directory: Path) -> str:
+    """Twelve hex digits over names, sizes and checksums of a checkpoint's files."""
+    return hashlib.sha256(json.dumps(_measure(directory), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _measure(directory: Path) -> dict[str, list[int]]:

@@ -7,6 +7,7 @@ from typing import Any
 from ups_jax.config import Config, digest, relevant, to_dict
 from ups_jax.errors import CheckpointError, ConfigError
 from ups_jax.training.run_directory import RunDirectory
+from ups_jax.training.stages import stage_of
 from ups_jax.training.stages.spec import StageSpec
 
 
@@ -23,20 +24,34 @@ def check_resume(run: RunDirectory, cfg: Config, stage: str, resume: str) -> Non
     if resume == "never":
         raise ConfigError(f"{run.path}: holds a run already; give a new --run-dir, or --resume auto to go on with it")
     record = run.read()
-    if record["digests"].get(stage, digest(cfg, stage)) != digest(cfg, stage):
-        changed = _differences(relevant(record["config"], stage), relevant(to_dict(cfg), stage), "")
-        raise ConfigError(
-            f"{run.path}: holds a run of another configuration ({'; '.join(changed)}); give a new --run-dir"
-        )
+    for name in (*stage_of(stage).needs(cfg.data.tasks[0].kind), stage):
+        if record["digests"].get(name, digest(cfg, name)) != digest(cfg, name):
+            changed = _differences(relevant(record["config"], name), relevant(to_dict(cfg), name), "")
+            raise ConfigError(
+                f"{run.path}: holds a run of another configuration ({'; '.join(changed)}); give a new --run-dir"
+            )
 
 
-def check_needs(run: RunDirectory, spec: StageSpec) -> None:
-    """Refuse a stage whose prerequisites have no checkpoint in the run."""
-    for name in spec.needs:
+def check_needs(run: RunDirectory, spec: StageSpec, kind: str) -> None:
+    """Refuse a stage whose prerequisites, on a kind of task, have no checkpoint in the run."""
+    for name in spec.needs(kind):
         if not run.checkpoints(name).is_dir():
             raise CheckpointError(
                 f"{run.path}: stage {spec.name} needs a trained {name}; "
                 f"train it with scripts/train.py --stage {name} --run-dir {run.path}"
+            )
+
+
+def check_parents(run: RunDirectory, stage: str, checkpoints: dict[str, Any]) -> None:
+    """Refuse to go on with a stage that was begun on other checkpoints of its parents than those of today."""
+    if not run.checkpoints(stage).is_dir():
+        return
+    recorded = run.read()["stages"].get(stage, {}).get("parents", {})
+    for name, now in checkpoints.items():
+        if name in recorded and recorded[name]["digest"] != now["digest"]:
+            raise ConfigError(
+                f"{run.path}: {stage} was trained on step {recorded[name]['step']} of {name}, whose best checkpoint is "
+                f"step {now['step']} by now; delete {run.checkpoints(stage)} to train it again, or give a new --run-dir"
             )
 
 

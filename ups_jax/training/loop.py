@@ -37,6 +37,8 @@ class Stage:
     """What the loop needs of a stage: its name, length, pure functions, and where its numbers go.
 
     `patience` counts evaluations without a better value; `learning_rate` knows no plateau, which is the state's.
+    The stage ends when the value that it is selected by is `target` or less, where that is above 0. `fault` says what
+    is wrong with the values of a validation in its second half.
     `steps_before` are those of the run's earlier stages; `step_of` knows the saved step of a validation value.
     """
 
@@ -53,6 +55,8 @@ class Stage:
     learning_rate: Callable[[int], float]
     patience: int | None
     plateau: PlateauRule | None = None
+    target: float = 0.0
+    fault: Callable[[dict[str, float]], str | None] = lambda _values: None
 
 
 def run_loop(
@@ -65,7 +69,8 @@ def run_loop(
 ) -> TrainState:
     """Train `state` to the end of the plan or of the patience.
 
-    Raises `Stopped` after saving when a signal came, `DivergedError` when too many steps in a row were not finite.
+    Raises `Stopped` after saving when a signal came, `DivergedError` when too many steps in a row were not finite, or
+    when the second half of the stage or its end has a fault.
     """
     start = step = int(state.step)
     saved_at = time.monotonic()
@@ -84,7 +89,7 @@ def run_loop(
                 numbers = _read(pending, stage, cfg, rate_scale)
                 pending = None
                 if due:
-                    state, validation, measured = _evaluate(stage, state)
+                    state, validation, measured, fault = _evaluate(stage, state)
                     if measured["evaluations_since_best"] == 0:
                         best_step = step
                     if best_step is not None:
@@ -93,6 +98,8 @@ def run_loop(
                     numbers |= measured | clock.read(step)
                     progress.validation(validation)
                     finished = _finished(stage, state, step)
+                    if fault is not None and (finished or 2 * step >= stage.plan.total_steps):
+                        raise DivergedError(f"step {step}: {fault}")
                 if numbers and (due or _its_turn(step, cfg)):
                     _tell(step, numbers, stage, writer, progress)
                 stage.save(state, validation)
@@ -121,6 +128,8 @@ def _its_turn(step: int, cfg: Config) -> bool:
 def _finished(stage: Stage, state: TrainState, step: int) -> bool:
     if step >= stage.plan.total_steps:
         return True
+    if stage.target > 0 and float(state.monitor.best_metric) <= stage.target:
+        return True
     return stage.patience is not None and int(state.monitor.since_best) >= stage.patience
 
 
@@ -130,8 +139,9 @@ def _best_step(stage: Stage, state: TrainState) -> int | None:
     return stage.step_of(best) if math.isfinite(best) else 0
 
 
-def _evaluate(stage: Stage, state: TrainState) -> tuple[TrainState, float, dict[str, float]]:
-    """Measure the averaged parameters on the validation split and let the monitor and the plateau know."""
+def _evaluate(stage: Stage, state: TrainState) -> tuple[TrainState, float, dict[str, float], str | None]:
+    """Measure the averaged parameters on the validation split and let the monitor and the plateau know; the value that
+    selects, all of them, and the stage's fault."""
     values = stage.validate(stage.averaged(state))
     chosen = values[stage.selected_by]
     better = chosen < float(state.monitor.best_metric)
@@ -143,7 +153,7 @@ def _evaluate(stage: Stage, state: TrainState) -> tuple[TrainState, float, dict[
     measured = {f"validation/{name}": value for name, value in values.items()}
     measured |= {"best_metric": float(monitor.best_metric), "evaluations_since_best": float(monitor.since_best)}
     opt_state = observe_in(state.opt_state, chosen, stage.plateau)
-    return replace(state, monitor=monitor, opt_state=opt_state), chosen, measured
+    return replace(state, monitor=monitor, opt_state=opt_state), chosen, measured, stage.fault(values)
 
 
 def _read(pending: Pending, stage: Stage, cfg: Config, rate_scale: float) -> dict[str, float]:

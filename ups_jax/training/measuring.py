@@ -16,7 +16,9 @@ from ups_jax.training.fitting_validation import fitting_validation
 from ups_jax.training.halvings import Halving, halving, micro_batches
 from ups_jax.training.memory import batch_key, fitting_step, memory_for, row_too_large
 from ups_jax.training.plan import eval_steps
-from ups_jax.training.stages.spec import Validate
+from ups_jax.training.stages import stage_of
+from ups_jax.training.stages.spec import Parents, Validate
+from ups_jax.training.state import scale_of
 from ups_jax.training.trial import trial
 
 
@@ -33,6 +35,7 @@ def measure_stage(
     stage: str,
     dataset: Dataset,
     model: Any,
+    parents: Parents,
     validate: Validate,
     known: Sequence[Halving],
     console: Console,
@@ -43,7 +46,7 @@ def measure_stage(
     with (
         compiling(cfg.training.compile),
         console.status("measuring the step"),
-        trial(cfg, stage, dataset, model) as tried,
+        trial(cfg, stage, dataset, model, parents) as tried,
     ):
         train_step = fitting_step(
             cfg,
@@ -51,12 +54,14 @@ def measure_stage(
             model,
             tried.tx,
             steps_per_epoch(dataset, cfg, stage),
+            parents,
             micro_batches(cfg, stage, known),
             halved=lambda rows, groups: new.append(halving(cfg, rows, groups)),
         )
         step = train_step.carried_through(lambda: measure_seconds_per_step(train_step, tried.begin(), tried.batches))
         with memory_for(row_too_large(batch_key(stage))):
-            params = tried.begin().params
+            state = tried.begin()
+            weights = stage_of(stage).weights(state.params, scale_of(state))
         fitting = fitting_validation(validate)
-        validation = measure_seconds(lambda: fitting(params))
+        validation = measure_seconds(lambda: fitting(weights))
     return Measured(seconds_per_step=step + validation / eval_steps(cfg, dataset, stage), halvings=tuple(new))

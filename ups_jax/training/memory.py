@@ -19,6 +19,7 @@ from ups_jax.data import windows_per_step
 from ups_jax.errors import ConfigError
 from ups_jax.losses import Batch
 from ups_jax.training.accumulate import group_size
+from ups_jax.training.stages.spec import Parents
 from ups_jax.training.state import TrainState
 from ups_jax.training.step import Metrics, TrainStep, make_train_step
 
@@ -102,6 +103,7 @@ def fitting_step(
     model: Any,
     tx: optax.GradientTransformation,
     steps_per_epoch: int,
+    parents: Parents | None = None,
     micro_batches: int | None = None,
     **told: Callable[..., None],
 ) -> FittingStep:
@@ -111,7 +113,13 @@ def fitting_step(
     """
     return FittingStep(
         lambda micro_batches: make_train_step(
-            model, tx, cfg, stage=stage, steps_per_epoch=steps_per_epoch, micro_batches=micro_batches
+            model,
+            tx,
+            cfg,
+            stage=stage,
+            steps_per_epoch=steps_per_epoch,
+            micro_batches=micro_batches,
+            parents=parents,
         ),
         windows_per_step(cfg, stage),
         getattr(cfg.stages, stage).accum_steps if micro_batches is None else micro_batches,

@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from ups_jax.config import Config
 from ups_jax.errors import ConfigError
-from ups_jax.losses import Batch, key_of, term_weights
+from ups_jax.losses import Batch, key_of
 from ups_jax.losses.spectral import BANDS
 from ups_jax.models import normalize
 from ups_jax.task import Statistics, Task
@@ -43,8 +43,9 @@ def check_reach(model: Any, cfg: Config, stage: str, batch: Mapping[str, Array |
     The gradient is measured on a few rows of `batch`, at initial parameters with noise on them; one row and one term
     at a time, so that it takes less memory than the smallest step. ConfigError where even that is too much.
     """
-    stage_of(stage).losses(model, cfg.training)
-    in_doubt = [name for name in term_weights(cfg.training) if name not in SURE]
+    spec = stage_of(stage)
+    spec.losses(model, cfg)
+    in_doubt = [name for name in spec.terms(cfg) if name not in SURE]
     if not in_doubt:
         return
     with memory_for(row_too_large(batch_key(stage))):
@@ -66,7 +67,7 @@ def gradient_norms(
     """
     spec = stage_of(stage)
     scaled = model.clone(task=_in_deviations(model.task))
-    losses = spec.losses(scaled, cfg.training)
+    losses = spec.losses(scaled, cfg)
     key = jax.random.key(cfg.seed)
 
     def row(number: int) -> Batch:

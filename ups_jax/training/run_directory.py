@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ups_jax.config import STAGE_NEEDS
 from ups_jax.errors import CheckpointError, ConfigError
 from ups_jax.files import storage_error, write_atomically
 
@@ -47,8 +48,8 @@ class RunDirectory:
         return self.path / "checkpoints" / stage
 
     def main_stage(self) -> str:
-        """The stage whose result stands for the run: its operator, else the stage that was begun last."""
-        stages = list(self.read()["digests"])
+        """The stage whose result stands for the run: its operator, else the one that was begun last and needs none."""
+        stages = [name for name in self.read()["digests"] if name not in STAGE_NEEDS["transient"]]
         return stages[-1] if stages and "operator" not in stages else "operator"
 
     def exists(self) -> bool:

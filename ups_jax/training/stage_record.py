@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from ups_jax.config import Config
 from ups_jax.training.run_directory import RunDirectory
+
+# Keys of a stage that say how long it is trained.
+_LENGTHS = ("epochs", "steps", "max_seconds", "patience", "patience_steps")
+
+
+def lengths_of(cfg: Config, stage: str) -> dict[str, Any]:
+    """How long a configuration trains a stage, as its keys say."""
+    settings = getattr(cfg.stages, stage)
+    return {key: getattr(settings, key) for key in _LENGTHS}
 
 
 class StageRecord:

@@ -30,6 +30,7 @@ from ups_jax.training.fitting_validation import fitting_validation
 from ups_jax.training.halvings import Halving, halving, micro_batches, sizes
 from ups_jax.training.loop import Stage, run_loop
 from ups_jax.training.memory import FittingStep, fitting_step
+from ups_jax.training.parents import begun
 from ups_jax.training.plan import Plan
 from ups_jax.training.progress import TrainingProgress
 from ups_jax.training.run_directory import RunDirectory
@@ -37,8 +38,8 @@ from ups_jax.training.signals import stop_flag
 from ups_jax.training.stage_end import is_told, tell_diverged, tell_end
 from ups_jax.training.stage_record import StageRecord
 from ups_jax.training.stages import stage_of
-from ups_jax.training.stages.spec import Validate
-from ups_jax.training.state import TrainState
+from ups_jax.training.stages.spec import Parents, Validate
+from ups_jax.training.state import TrainState, scale_of
 from ups_jax.training.weights import Weights, fitting
 
 
@@ -47,8 +48,9 @@ class StageRun:
     """What the training of a stage works on: its part of the configuration, data, model and plan, where it is kept,
     and how it starts.
 
-    `record` is the stage's entry in run.json. `begun` says whether the run directory held a run before, `resume` what
-    is wanted of it (`must` insists on a checkpoint), `weights` lends its parameters to a fresh start.
+    `parents` are the weights of the stages that it needs, `record` is its entry in run.json. `begun` says whether the
+    run directory held a run before, `resume` what is wanted of it (`must` insists on a checkpoint), `weights` lends its
+    parameters to a fresh start.
     """
 
     cfg: Config
@@ -57,6 +59,7 @@ class StageRun:
     record: StageRecord
     dataset: Dataset
     model: Any
+    parents: Parents
     validate: Validate
     plan: Plan
     console: Console
@@ -130,6 +133,7 @@ def _begin(work: StageRun, checkpoints: Checkpoints, like: TrainState) -> TrainS
     if work.begun:
         work.say("begun       before, but stopped ahead of its first checkpoint: at step 0 again")
     state = work.fresh(jax.random.key(work.cfg.seed))
+    state = begun(work.cfg, work.stage, work.model, work.dataset, work.parents, state)
     if work.weights is not None:
         # Copies: the step takes its state's buffers, and this may have to begin once more.
         state = replace(state, params=jax.tree.map(jnp.copy, fitting(work.weights, like.params)))
@@ -156,23 +160,37 @@ def _train_step(work: StageRun) -> FittingStep:
         work.record.note(compile_seconds=seconds)
 
     return fitting_step(
-        cfg, stage, work.model, work.tx, work.plan.steps_per_epoch, groups, halved=halved, compiled=compiled
+        cfg,
+        stage,
+        work.model,
+        work.tx,
+        work.plan.steps_per_epoch,
+        work.parents,
+        groups,
+        halved=halved,
+        compiled=compiled,
     )
 
 
 def _loop_stage(work: StageRun, train_step: FittingStep, checkpoints: Checkpoints) -> Stage:
     cfg, stage, settings, plan = work.cfg, work.stage, work.settings, work.plan
     schedule = build_schedule(settings.scheduler, settings.optimizer.lr, *work.lengths)
-    meta = checkpoint_meta(cfg, stage, work.dataset)
+    meta, spec = checkpoint_meta(cfg, stage, work.dataset), stage_of(stage)
+
+    def averaged(state: TrainState) -> Any:
+        return spec.weights(ema_params(state.params, state.ema, settings.ema_decay), scale_of(state))
+
     return Stage(
         name=stage,
         plan=plan,
         steps_before=work.record.values.get("steps_before", 0),
         train_step=train_step,
         batches=partial(training_batches, work.dataset, cfg, stage),
-        averaged=jax.jit(lambda state: ema_params(state.params, state.ema, settings.ema_decay)),
+        averaged=jax.jit(averaged),
         validate=fitting_validation(work.validate),
-        selected_by=stage_of(stage).selected_by(cfg.evaluation),
+        selected_by=spec.selected_by(cfg),
+        target=spec.target(cfg),
+        fault=spec.fault,
         save=lambda state, validation: checkpoints.save(state, meta, validation=validation),
         step_of=checkpoints.step_of,
         learning_rate=lambda step: float(schedule(step)),

@@ -56,6 +56,15 @@ class TrainState:
     monitor: Monitor
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class ScaledState(TrainState):
+    """With the rms by channel of what the stage models, measured before the first step and kept as it is. A type of its
+    own for the sake of older checkpoints, as `SpikeMonitor` is."""
+
+    scale: Leaf
+
+
 def new_monitor(cfg: Config | None = None) -> Monitor:
     """Nothing skipped, nothing measured; with room for what `cfg` has watched."""
     zero = jnp.zeros((), jnp.int32)
@@ -67,10 +76,16 @@ def new_monitor(cfg: Config | None = None) -> Monitor:
 
 
 def state_of(
-    params: Any, tx: optax.GradientTransformation, key: Key[Array, ""], cfg: Config | None = None
+    params: Any,
+    tx: optax.GradientTransformation,
+    key: Key[Array, ""],
+    cfg: Config | None = None,
+    *,
+    scaled: int | None = None,
 ) -> TrainState:
-    """A state at step 0 for given parameters; traced under jit, so that no two leaves share a buffer."""
-    return TrainState(
+    """A state at step 0 for given parameters; traced under jit, so that no two leaves share a buffer. With `scaled`
+    channels it has a scale, of ones until it is measured."""
+    state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=tx.init(params),
@@ -78,6 +93,12 @@ def state_of(
         rng=key,
         monitor=new_monitor(cfg),
     )
+    return state if scaled is None else ScaledState(**vars(state), scale=jnp.ones(scaled, jnp.float32))
+
+
+def scale_of(state: TrainState) -> Leaf:
+    """The scale of a state that has one, else None."""
+    return state.scale if isinstance(state, ScaledState) else None
 
 
 def stream(key: Key[Array, ""], name: str) -> Key[Array, ""]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -13,12 +13,13 @@ from jaxtyping import Array
 
 from ups_jax.compilation import remat_options
 from ups_jax.config import Config, TrainingConfig
-from ups_jax.losses import Batch, per_task_metrics, scheduled
-from ups_jax.optim import ema_update
+from ups_jax.losses import Batch, per_task_metrics
+from ups_jax.optim import ema_params, ema_update
 from ups_jax.training.accumulate import gradients_of
 from ups_jax.training.spikes import judge, spike_metrics
 from ups_jax.training.stages import stage_of
-from ups_jax.training.state import SpikeMonitor, TrainState, stream
+from ups_jax.training.stages.spec import Parents
+from ups_jax.training.state import ScaledState, SpikeMonitor, TrainState, stream
 
 Metrics = dict[str, Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
@@ -32,8 +33,10 @@ def make_train_step(
     stage: str = "operator",
     steps_per_epoch: int | None = None,
     micro_batches: int | None = None,
+    parents: Parents | None = None,
 ) -> TrainStep:
-    """`train_step(state, batch) -> (state, metrics)` of a stage; the old state's buffers are reused.
+    """`train_step(state, batch) -> (state, metrics)` of a stage; the old state's buffers are reused. The `parents` of a
+    stage that needs others are arguments of the compiled program, not constants of it.
 
     `steps_per_epoch` (`Plan.steps_per_epoch`) is needed where a loss's weight depends on the epoch. The batch is one
     optimizer step's; its gradient is taken in `micro_batches` groups of rows, by default the stage's `accum_steps`. A
@@ -42,13 +45,29 @@ def make_train_step(
     """
     spec, settings = stage_of(stage), getattr(cfg.stages, stage)
     gradients = gradients_of(
-        spec.losses(model, cfg.training),
+        spec.losses(model, cfg),
         settings.accum_steps if micro_batches is None else micro_batches,
-        spec.draw(model, cfg.training),
+        spec.draw(model, cfg),
     )
-    an_epoch = steps_per_epoch if scheduled(cfg.training) else None
-    step = step_of(gradients, tx, settings.ema_decay, cfg.training, an_epoch)
-    return jax.jit(step, donate_argnums=0, compiler_options=remat_options(cfg.training.remat))
+    an_epoch = steps_per_epoch if spec.by_epoch(cfg) else None
+    step = step_of(gradients, tx, settings.ema_decay, cfg.training, an_epoch, self_taught=spec.self_taught)
+    compiled = jax.jit(step, donate_argnums=0, compiler_options=remat_options(cfg.training.remat))
+    return compiled if not parents else StepWithParents(compiled, parents)
+
+
+@dataclass(frozen=True)
+class StepWithParents:
+    """A compiled step of (state, batch, parents) as one of (state, batch)."""
+
+    compiled: Any
+    parents: Parents
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        return self.compiled(state, batch, self.parents)
+
+    def lower(self, state: TrainState, batch: Batch) -> Any:
+        """The program, to be compiled ahead of its first call."""
+        return self.compiled.lower(state, batch, self.parents)
 
 
 def step_of(
@@ -57,15 +76,23 @@ def step_of(
     ema_decay: float | None,
     config: TrainingConfig,
     steps_per_epoch: int | None = None,
-) -> TrainStep:
+    *,
+    self_taught: bool = False,
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """The uncompiled step of any stage; `gradients_of_batch` is `gradients_of` its losses. Given `steps_per_epoch`, it
-    tells them the epoch.
+    tells them the epoch; of parents, a scale and an average, it tells those that there are.
     """
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, batch: Batch, parents: Parents | None = None) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(stream(state.rng, "loss"), state.step)
-        epoch = {} if steps_per_epoch is None else {"epoch": state.step / steps_per_epoch}
-        (loss, terms), gradients = gradients_of_batch(state.params, batch, key, **epoch)
+        told: dict[str, Any] = {} if steps_per_epoch is None else {"epoch": state.step / steps_per_epoch}
+        if parents:
+            told["parents"] = parents
+        if isinstance(state, ScaledState):
+            told["scale"] = state.scale
+        if self_taught:
+            told["target"] = ema_params(state.params, state.ema, ema_decay)
+        (loss, terms), gradients = gradients_of_batch(state.params, batch, key, **told)
         with jax.named_scope("optimizer"):
             grad_norm = optax.tree.norm(gradients)
             updates, opt_state = tx.update(gradients, state.opt_state, state.params)

@@ -16,13 +16,14 @@ from ups_jax.determinism import require_determinism
 from ups_jax.errors import Stopped
 from ups_jax.tracking import check_logging
 from ups_jax.training.build import build_model
-from ups_jax.training.guards import check_needs, check_resume
+from ups_jax.training.guards import check_needs, check_parents, check_resume
 from ups_jax.training.measuring import measure_stage
+from ups_jax.training.parents import trained_parents
 from ups_jax.training.plan import plan_and_record, plan_of
 from ups_jax.training.printed import introduce, say, tell_plan
 from ups_jax.training.reach import check_reach
 from ups_jax.training.run_directory import RunDirectory, environment, newest_step, now
-from ups_jax.training.stage_record import StageRecord
+from ups_jax.training.stage_record import StageRecord, lengths_of
 from ups_jax.training.stage_run import StageRun, train_stage
 from ups_jax.training.stages import stage_of
 from ups_jax.training.state import SpikeMonitor
@@ -41,7 +42,7 @@ def train(
     check_logging(cfg.logging)
     run = RunDirectory(path)
     check_resume(run, cfg, stage, resume)
-    check_needs(run, stage_of(stage))
+    check_needs(run, stage_of(stage), cfg.data.tasks[0].kind)
     # All that may be wrong with data, configuration or parent comes before the directory is made.
     with console.status("") as status:
         written = simulate.prepare(cfg, report=status.update)
@@ -57,17 +58,19 @@ def train(
     with run.lock():
         # Again, now that no other process can begin a run here.
         check_resume(run, cfg, stage, resume)
+        parents = trained_parents(run, stage, dataset.task.kind)
         begun = run.exists()
         if not begun:
             run.write({"created": now(), "digests": {}, "stages": {}})
+        check_parents(run, stage, parents.checkpoints)
         introduce(console, dataset)
         recorded = _record_start(run, cfg, stage)
         try:
-            validate = stage_of(stage).validate(model, dataset, cfg.evaluation)
+            validate = stage_of(stage).validate(model, dataset, cfg, parents.weights)
             known = list((recorded or {}).get("out_of_memory", ()))
 
             def measure() -> float:
-                measured = measure_stage(cfg, stage, dataset, model, validate, known, console)
+                measured = measure_stage(cfg, stage, dataset, model, parents.weights, validate, known, console)
                 known.extend(measured.halvings)
                 return measured.seconds_per_step
 
@@ -75,7 +78,9 @@ def train(
             tell_plan(console, cfg, stage, plan, planned)
             own = _first_entry(run, weights, init_from) if recorded is None else recorded
             own = {key: value for key, value in own.items() if key not in ("planned_steps", "budget")} | planned
+            own |= {"lengths": lengths_of(cfg, stage)}
             own |= {"out_of_memory": known} if known else {}
+            own |= {"parents": parents.checkpoints} if parents.checkpoints else {}
             record = StageRecord(run, stage, own | {"total_steps": plan.total_steps, "finished": None})
             work = StageRun(
                 cfg=cfg,
@@ -84,10 +89,11 @@ def train(
                 record=record,
                 dataset=dataset,
                 model=model,
+                parents=parents.weights,
                 validate=validate,
                 plan=plan,
                 console=console,
-                begun=begun,
+                begun=recorded is not None,
                 resume=resume,
                 weights=weights,
             )

@@ -15,6 +15,8 @@ from ups_jax.config import Config
 from ups_jax.data import Dataset, batch_at, steps_per_epoch, training_batches
 from ups_jax.optim import build_optimizer
 from ups_jax.training.build import init_state
+from ups_jax.training.parents import untrained_parents
+from ups_jax.training.stages.spec import Parents
 from ups_jax.training.state import TrainState
 from ups_jax.training.step import TrainStep, make_train_step
 
@@ -30,16 +32,19 @@ class Trial:
 
 
 @contextmanager
-def trial(cfg: Config, stage: str, dataset: Dataset, model: Any) -> Iterator[Trial]:
-    """The step of a stage as training makes it, with batches of its data until the context ends."""
+def trial(cfg: Config, stage: str, dataset: Dataset, model: Any, parents: Parents | None = None) -> Iterator[Trial]:
+    """The step of a stage as training makes it, with batches of its data until the context ends. Parents that are not
+    given are untrained ones, which cost as much."""
     # The length of its schedule has no part in what a step costs.
     epoch = steps_per_epoch(dataset, cfg, stage)
     tx = build_optimizer(getattr(cfg.stages, stage), 1000, epoch)
     first = jax.device_put(batch_at(dataset, cfg, stage, 0))
+    if parents is None:
+        parents = untrained_parents(cfg, dataset.task, stage, first)
     with training_batches(dataset, cfg, stage) as batches:
         yield Trial(
             tx=tx,
-            train_step=make_train_step(model, tx, cfg, stage=stage, steps_per_epoch=epoch),
+            train_step=make_train_step(model, tx, cfg, stage=stage, steps_per_epoch=epoch, parents=parents),
             begin=partial(init_state, model, tx, first, jax.random.key(cfg.seed), stage=stage, cfg=cfg),
             batches=map(jax.device_put, batches),
         )

@@ -16,14 +16,22 @@ from ups_jax.optim import ema_params
 from ups_jax.task import Task
 from ups_jax.training.build import abstract_state
 from ups_jax.training.checkpoint import Checkpoints
+from ups_jax.training.checksums import content_digest
 from ups_jax.training.run_directory import RunDirectory
+from ups_jax.training.stages import stage_of
+from ups_jax.training.state import scale_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Averaged parameters at `step`, the configuration and the task that they were trained with."""
+    """Averaged parameters at `step`, the configuration and the task that they were trained with.
+
+    `weights` is what the functions of the stage take; `digest` names the checkpoint by its content.
+    """
 
     params: Any
+    weights: Any
+    digest: str
     step: int
     config: Config
     task: Task
@@ -46,7 +54,15 @@ def best_weights(path: Path, stage: str) -> Weights:
         config, task = from_dict(meta["config"], str(directory / str(step))), Task.from_dict(meta["task"])
         state = checkpoints.restore(step, abstract_state(config, task, stage))
     params = ema_params(state.params, state.ema, meta["ema_decay"])
-    return Weights(params=params, step=step, config=config, task=task, fingerprint=meta["fingerprint"])
+    return Weights(
+        params=params,
+        weights=stage_of(stage).weights(params, scale_of(state)),
+        digest=content_digest(directory / str(step)),
+        step=step,
+        config=config,
+        task=task,
+        fingerprint=meta["fingerprint"],
+    )
 
 
 def weights_digest(params: Any) -> str:

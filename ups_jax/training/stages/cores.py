@@ -10,16 +10,14 @@ from ups_jax.config import Config, OperatorConfig
 from ups_jax.errors import ConfigError
 
 
-def check_widths(operator: OperatorConfig) -> None:
-    """ConfigError where the widths of the chosen core do not divide."""
+def check_widths(operator: OperatorConfig, section: str = "operator.pdet") -> None:
+    """ConfigError, naming the section, where the widths of the chosen core do not divide."""
     pdet = operator.pdet
     grouped = operator.architecture_type == "pdet_unet" or pdet.attention_type == "channel_separated"
     if operator.architecture_type == "spectral":
         return
     if grouped and pdet.hidden_dim % pdet.group_size:
-        raise ConfigError(
-            f"operator.pdet.hidden_dim {pdet.hidden_dim} is not a multiple of group_size {pdet.group_size}"
-        )
+        raise ConfigError(f"{section}.hidden_dim {pdet.hidden_dim} is not a multiple of group_size {pdet.group_size}")
     heads_in = pdet.group_size if grouped else pdet.hidden_dim
     if heads_in % pdet.num_heads:
         raise ConfigError(f"operator.pdet.num_heads {pdet.num_heads} does not divide the width {heads_in} it splits")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from ups_jax.config import Config, EvaluationConfig
+from ups_jax.config import Config
 from ups_jax.data import Dataset
 from ups_jax.losses import Batch, draw_rows, operator_losses
 from ups_jax.metrics import all_metrics
@@ -17,7 +17,7 @@ from ups_jax.models import Conditions, Simulator
 from ups_jax.rollout import rollout
 from ups_jax.task import Task
 from ups_jax.training.stages.cores import check_widths, compute_dtype, remat
-from ups_jax.training.stages.spec import StageSpec, Validate
+from ups_jax.training.stages.spec import Parents, StageSpec, Validate
 
 
 def _model(cfg: Config, task: Task) -> Simulator:
@@ -31,9 +31,9 @@ def _init(model: Simulator, key: Key[Array, ""], batch: Batch) -> Any:
     return model.init(key, arrays["fields"][:, : model.context], cond)["params"]
 
 
-def _validate(model: Simulator, dataset: Dataset, config: EvaluationConfig) -> Validate:
+def _validate(model: Simulator, dataset: Dataset, cfg: Config, parents: Parents) -> Validate:
     """params -> {"one_step", "rollout"}: mean nRMSE over frames of up to `val_trajectories` validation trajectories."""
-    held = dataset.trajectories("val", limit=config.val_trajectories)
+    held = dataset.trajectories("val", limit=cfg.evaluation.val_trajectories)
     fields = jnp.asarray(held.fields)
     count, frames = fields.shape[:2]
     cond = Conditions(
@@ -63,11 +63,11 @@ def _validate(model: Simulator, dataset: Dataset, config: EvaluationConfig) -> V
 
 STAGE = StageSpec(
     name="operator",
-    task_kind="transient",
+    task_kinds=("transient",),
     model=_model,
     init=_init,
-    losses=operator_losses,
-    draw=draw_rows,
+    losses=lambda model, cfg: operator_losses(model, cfg.training),
+    draw=lambda model, cfg: draw_rows(model, cfg.training),
     validate=_validate,
-    selected_by=lambda config: config.metric,
+    selected_by=lambda cfg: cfg.evaluation.metric,
 )

@@ -2,38 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 
-from ups_jax.config import Config, EvaluationConfig, TrainingConfig
+from ups_jax.config import STAGE_NEEDS, Config
 from ups_jax.data import Dataset
-from ups_jax.losses import Batch, LossBundle
+from ups_jax.losses import Batch, StageLoss, scheduled
+from ups_jax.losses.weights import term_weights
 from ups_jax.task import Task
 from ups_jax.training.accumulate import Draw
+from ups_jax.training.state import TrainState
 
-# Parameters -> validation metrics by name, lower is better.
+# Weights of a stage (`StageSpec.weights`) -> validation metrics by name, lower is better.
 Validate = Callable[[Any], dict[str, float]]
+# The weights of the stages that a stage needs, by name: constants for it, and arguments of its step.
+Parents = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageSpec:
-    """One stage: the tasks it is for, what must be trained before it, its model, loss and validation.
+    """One stage: the kinds of task it is for, its model, loss and validation. What must be trained before it is in
+    `STAGE_NEEDS`.
 
     `model` raises ConfigError where the configuration cannot be built. `init` gives parameters; its batch lends shapes
     and is of one row. `draw` makes what is random in the rows of a batch, for `losses` to find there when the rows are
     split; without it a row has nothing random. `selected_by` names the validation metric that selects the best
-    checkpoint.
+    checkpoint, and `target` the value of it that ends the stage early.
+
+    Of a stage with parents, `losses` takes them as `parents`, the state's `scale` as `scale` where it is `scaled`, and
+    the average of its own parameters so far as `target` where it is `self_taught`. `begin` makes the first state of a
+    fresh one, from the parents and the stage's own batches. `weights` is what its functions take in place of bare
+    parameters. `weighted` says whether the terms of `training.lambda_*` are those of its loss, `by_epoch` whether the
+    loss depends on the epoch. `fault` says what is wrong with the validation metrics of a run that is half done.
     """
 
     name: str
-    task_kind: Literal["transient", "steady"]
-    needs: tuple[str, ...] = ()
+    task_kinds: tuple[str, ...]
     model: Callable[[Config, Task], Any]
     init: Callable[[Any, Key[Array, ""], Batch], Any]
-    losses: Callable[[Any, TrainingConfig], LossBundle]
-    draw: Callable[[Any, TrainingConfig], Draw] = lambda _model, _config: lambda batch, _key: batch
-    validate: Callable[[Any, Dataset, EvaluationConfig], Validate]
-    selected_by: Callable[[EvaluationConfig], str]
+    losses: Callable[[Any, Config], StageLoss]
+    draw: Callable[[Any, Config], Draw] = lambda _model, _cfg: lambda batch, _key: batch
+    validate: Callable[[Any, Dataset, Config, Parents], Validate]
+    selected_by: Callable[[Config], str]
+    target: Callable[[Config], float] = lambda _cfg: 0.0
+    scaled: bool = False
+    self_taught: bool = False
+    begin: Callable[[Any, Config, Parents, TrainState, Iterator[Batch]], TrainState] = (
+        lambda _model, _cfg, _parents, state, _batches: state
+    )
+    weights: Callable[[Any, Float[Array, " c"] | None], Any] = lambda params, _scale: params
+    weighted: bool = True
+    by_epoch: Callable[[Config], bool] = lambda cfg: scheduled(cfg.training)
+    fault: Callable[[Mapping[str, float]], str | None] = lambda _values: None
+
+    def needs(self, kind: str) -> tuple[str, ...]:
+        """The stages that have to be trained before it, on a task of a kind."""
+        return STAGE_NEEDS[kind].get(self.name, ())
+
+    def terms(self, cfg: Config) -> dict[str, float]:
+        """The weights of those terms of its loss that the configuration weighs."""
+        return term_weights(cfg.training) if self.weighted else {}

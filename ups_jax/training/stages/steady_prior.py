@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from ups_jax.config import Config, EvaluationConfig
+from ups_jax.config import Config
 from ups_jax.data import Dataset
 from ups_jax.losses import Batch, steady_losses
 from ups_jax.metrics import all_metrics
@@ -16,7 +16,7 @@ from ups_jax.models import Conditions, SteadySimulator
 from ups_jax.steady import solve
 from ups_jax.task import Task
 from ups_jax.training.stages.cores import check_widths, compute_dtype, remat
-from ups_jax.training.stages.spec import StageSpec, Validate
+from ups_jax.training.stages.spec import Parents, StageSpec, Validate
 
 
 def _model(cfg: Config, task: Task) -> SteadySimulator:
@@ -30,9 +30,9 @@ def _init(model: SteadySimulator, key: Key[Array, ""], batch: Batch) -> Any:
     return model.init(key, arrays["inputs"], cond)["params"]
 
 
-def _validate(model: SteadySimulator, dataset: Dataset, config: EvaluationConfig) -> Validate:
+def _validate(model: SteadySimulator, dataset: Dataset, cfg: Config, parents: Parents) -> Validate:
     """params -> {"steady"}: mean nRMSE of up to `val_trajectories` validation solutions."""
-    held = dataset.trajectories("val", limit=config.val_trajectories)
+    held = dataset.trajectories("val", limit=cfg.evaluation.val_trajectories)
     inputs, truth = jnp.asarray(held.inputs), jnp.asarray(held.fields)
     cond = Conditions(
         dt=jnp.full(len(truth), model.task.dt, jnp.float32),
@@ -50,10 +50,10 @@ def _validate(model: SteadySimulator, dataset: Dataset, config: EvaluationConfig
 
 STAGE = StageSpec(
     name="steady_prior",
-    task_kind="steady",
+    task_kinds=("steady",),
     model=_model,
     init=_init,
-    losses=steady_losses,
+    losses=lambda model, cfg: steady_losses(model, cfg.training),
     validate=_validate,
     selected_by=lambda _: "steady",
 )

@@ -1,0 +1,177 @@
+"""The stages upon a trained operator, in one run: frozen parents, a scale that stays, resuming to the bit, collapse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pytest
+from commands import CONFIGS
+from rich.console import Console
+
+from ups_jax.config import Config, load
+from ups_jax.data import Dataset, batch_at, open_dataset
+from ups_jax.errors import ConfigError, DivergedError
+from ups_jax.evaluation.runner import evaluate_run
+from ups_jax.pipeline.stages import is_finished, train_all
+from ups_jax.training.build import abstract_state, build_model, init_state
+from ups_jax.training.checkpoint import Checkpoints
+from ups_jax.training.run_directory import RunDirectory
+from ups_jax.training.stages import stage_of
+from ups_jax.training.stages.consistency_distill import collapse
+from ups_jax.training.train import train
+from ups_jax.training.weights import best_weights
+
+QUIET = Console(quiet=True)
+# The same rate whatever the length, so that a longer run goes on as the longer one would have begun.
+SETTINGS = [
+    "optimizer={name: adamw, lr: 3e-3}",
+    "scheduler={name: constant}",
+    "training.batch_size=8",
+    "training.eval_every=0.0625",
+    "operator.spectral.depth=1",
+    "diffusion.num_steps=2",
+    "stages.operator.steps=6",
+    "stages.diffusion_residual.steps=4",
+    "stages.consistency_distill={steps: 4, tau_schedule: [2, 1]}",
+    "evaluation={enabled: false, plots: false, bootstrap: 10}",
+]
+CORRECTORS = ("diffusion_residual", "consistency_distill")
+
+
+@pytest.fixture(scope="module")
+def cfg(data_root: Path) -> Config:
+    return load(CONFIGS / "tiny.yaml", [*SETTINGS, f"data.root={data_root}"])
+
+
+@pytest.fixture(scope="module")
+def run(cfg: Config, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    return train_all(cfg, tmp_path_factory.mktemp("runs") / "run", console=QUIET)
+
+
+@pytest.fixture(scope="module")
+def dataset(cfg: Config, run: RunDirectory) -> Dataset:
+    return open_dataset(cfg)
+
+
+def state_of(path: Path, cfg: Config, dataset: Dataset, stage: str, step: int) -> list[Any]:
+    with Checkpoints(RunDirectory(path).checkpoints(stage), read_only=True) as checkpoints:
+        state = checkpoints.restore(step, abstract_state(cfg, dataset.task, stage))
+    keys = jax.tree.map(
+        lambda leaf: jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf,
+        state,
+    )
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(keys)]
+
+
+def test_every_stage_has_its_record_with_its_parents_checkpoints(run: RunDirectory) -> None:
+    stages = run.read()["stages"]
+    assert list(stages) == ["operator", *CORRECTORS]
+    assert all(own["finished"] and own["steps"] == own["total_steps"] for own in stages.values())
+    for stage in CORRECTORS:
+        for parent, then in stages[stage]["parents"].items():
+            assert then == {key: getattr(best_weights(run.path, parent), key) for key in ("step", "digest")}
+    assert list(stages["consistency_distill"]["parents"]) == ["operator", "diffusion_residual"]
+
+
+def test_a_finished_run_is_left_as_it_is(run: RunDirectory, cfg: Config) -> None:
+    before = run.record_path.read_text()
+    train_all(cfg, run.path, console=QUIET)
+    assert run.record_path.read_text() == before
+    longer = load(CONFIGS / "tiny.yaml", [*SETTINGS, "stages.diffusion_residual.steps=5", f"data.root={cfg.data.root}"])
+    assert [is_finished(run, longer, stage) for stage in ("operator", *CORRECTORS)] == [True, False, True]
+
+
+@pytest.mark.parametrize("stage", CORRECTORS)
+def test_two_steps_and_two_more_are_four_to_the_bit(
+    run: RunDirectory, cfg: Config, dataset: Dataset, tmp_path: Path, stage: str
+) -> None:
+    shutil.copytree(run.path, tmp_path / "run")
+    again = RunDirectory(tmp_path / "run")
+    for name in CORRECTORS[CORRECTORS.index(stage) :]:
+        shutil.rmtree(again.checkpoints(name))
+    shorter = load(CONFIGS / "tiny.yaml", [*SETTINGS, f"stages.{stage}.steps=2", f"data.root={cfg.data.root}"])
+    for length in (shorter, cfg):
+        train(length, stage, again.path, console=QUIET)
+    ours, theirs = (state_of(path, cfg, dataset, stage, 4) for path in (again.path, run.path))
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_student_has_its_teachers_scale_and_began_as_the_teacher(
+    run: RunDirectory, cfg: Config, dataset: Dataset
+) -> None:
+    teacher, student = (best_weights(run.path, stage) for stage in CORRECTORS)
+    np.testing.assert_array_equal(teacher.weights.scale, student.weights.scale)
+    assert 0 < float(teacher.weights.scale[0]) < 1
+    spec, model = stage_of("consistency_distill"), build_model(cfg, dataset.task, "consistency_distill")
+    state = init_state(model, optax.sgd(1.0), batch_at(dataset, cfg, spec.name, 0), jax.random.key(0), stage=spec.name)
+    begun = spec.begin(model, cfg, {"diffusion_residual": teacher.weights}, state, iter(()))
+    jax.tree.map(np.testing.assert_array_equal, begun.params, teacher.params)
+
+
+@pytest.mark.parametrize("stage", CORRECTORS)
+def test_the_loss_has_a_gradient_for_every_parameter_and_none_for_parents(
+    run: RunDirectory, cfg: Config, dataset: Dataset, stage: str
+) -> None:
+    spec, model = stage_of(stage), build_model(cfg, dataset.task, stage)
+    parents = {name: best_weights(run.path, name).weights for name in spec.needs("transient")}
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(leaf.dtype),
+                          best_weights(run.path, "diffusion_residual").params)  # fmt: skip
+    scale = best_weights(run.path, "diffusion_residual").weights.scale
+    told = {"scale": scale} | ({"target": params, "epoch": 0.0} if spec.self_taught else {})
+    losses, batch = spec.losses(model, cfg), batch_at(dataset, cfg, stage, 0)
+
+    def loss(params: Any, parents: Any) -> Any:
+        return losses(params, batch, jax.random.key(0), parents=parents, **told)[0]
+
+    own, theirs = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, parents)
+    still = [jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(own) if not leaf.any()]
+    # Where training never varies the time step, the condition has nothing to tell of it.
+    assert all("condition" in name for name in still), still
+    assert not any(leaf.any() for leaf in jax.tree.leaves(theirs["operator"]))
+
+
+def test_a_stage_upon_another_checkpoint_of_its_parent_is_refused(
+    run: RunDirectory, cfg: Config, tmp_path: Path
+) -> None:
+    shutil.copytree(run.path, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    record["stages"]["diffusion_residual"]["parents"]["operator"]["digest"] = "another"
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match=r"was trained on step \d of operator, whose best .* delete .*residual"):
+        train(cfg, "diffusion_residual", tmp_path / "run", console=QUIET)
+
+
+def test_a_student_that_collapses_ends_the_stage(run: RunDirectory, cfg: Config, tmp_path: Path) -> None:
+    assert collapse({"size": 0.9}) is None
+    shutil.copytree(run.path, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "consistency_distill")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    for entries in (record["stages"], record["digests"]):
+        del entries["consistency_distill"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    # A decay that takes the weights out: what the student says goes to zero with them.
+    vanishing = "stages.consistency_distill.optimizer={lr: 1e-6, weight_decay: 9e5}"
+    lost = load(CONFIGS / "tiny.yaml", [*SETTINGS, vanishing, f"data.root={cfg.data.root}"])
+    with pytest.raises(DivergedError, match=r"step \d: the student's samples have .* collapsed"):
+        train(lost, "consistency_distill", tmp_path / "run", console=QUIET)
+    assert RunDirectory(tmp_path / "run").read()["status"] == "failed"
+
+
+def test_an_evaluation_has_the_correctors_as_variants(run: RunDirectory, cfg: Config) -> None:
+    values = evaluate_run(run.path, cfg, console=QUIET)
+    assert list(values["variants"]) == ["latent", "corrector", "distilled"]
+    for name in ("corrector", "distilled"):
+        own = values["variants"][name]["burgers1d"]
+        assert own["rollout"].keys() == values["metrics"]["burgers1d"]["rollout"].keys()
+        assert own["rollout"]["nrmse"] != values["metrics"]["burgers1d"]["rollout"]["nrmse"]
+        assert own["seconds_per_rollout_step"] > 0
+    alone = evaluate_run(run.path, cfg, stage="diffusion_residual", console=QUIET)
+    assert alone["metrics"]["burgers1d"]["rollout"] == values["variants"]["corrector"]["burgers1d"]["rollout"]

@@ -1,0 +1,119 @@
+"""Predictions of a run with its trained corrector, or what was distilled from it: a correction at every step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from ups_jax.config import STAGE_NEEDS
+from ups_jax.correction import Correction, every
+from ups_jax.errors import CheckpointError
+from ups_jax.evaluation.coefficients import conditions
+from ups_jax.evaluation.steady_run import SteadyRun
+from ups_jax.evaluation.trained_run import TrainedRun
+from ups_jax.models.corrector import Corrector, CorrectorWeights
+from ups_jax.rollout import rollout
+from ups_jax.sampling import Sampler, corrected, corrected_solution, sample, sample_distilled
+from ups_jax.steady import solve
+from ups_jax.training.build import build_model
+from ups_jax.training.run_directory import RunDirectory
+from ups_jax.training.weights import Weights, best_weights
+
+# The stages whose result is a corrector, how it is sampled, and the name of the rollout with it in an evaluation.
+SAMPLERS: dict[str, Sampler] = {"diffusion_residual": sample, "consistency_distill": sample_distilled}
+VARIANTS = {"diffusion_residual": "corrector", "consistency_distill": "distilled"}
+
+
+@dataclass(frozen=True)
+class CorrectedPredictor:
+    """The `Predictor` of a run with its corrector, on the run's grid. What it draws is the same at every call."""
+
+    run: TrainedRun
+    stage: str
+    trained: Weights
+
+    def rollout(
+        self, u0: Float[np.ndarray, "b k *s c"], steps: int, cond: np.ndarray, cond_mask: np.ndarray
+    ) -> Float[np.ndarray, "b t *s c"]:
+        """The `steps` frames after the context `u0`; each prediction is corrected, and encoded anew."""
+        given = conditions(self.run.task, cond, cond_mask)
+        fields = jnp.asarray(u0, jnp.float32)
+        return np.asarray(self._compiled(self.run.weights, self.trained.weights, fields, given, steps=steps))
+
+    def reconstruct(
+        self, fields: Float[np.ndarray, "b t *s c"], cond: np.ndarray, cond_mask: np.ndarray
+    ) -> Float[np.ndarray, "b t *s c"]:
+        """decode(encode(fields)), which no corrector has a part in."""
+        return self.run.predictor().reconstruct(fields, cond, cond_mask)
+
+    @cached_property
+    def _compiled(self) -> Any:
+        model: Corrector = build_model(self.trained.config, self.run.task, self.stage)
+        key = jax.random.key(self.trained.config.seed)
+
+        def frames(params: Any, weights: CorrectorWeights, fields: Any, cond: Any, *, steps: int) -> Any:
+            correction = Correction(corrector=corrected(model, weights, SAMPLERS[self.stage]), when=every(1))
+            return rollout(self.run.model, params, fields, cond, steps, correction, key)
+
+        return jax.jit(frames, static_argnames="steps")
+
+
+@dataclass(frozen=True)
+class CorrectedSolver:
+    """Solutions of a steady run with a sample of their error added."""
+
+    run: SteadyRun
+    stage: str
+    trained: Weights
+
+    def __call__(self, inputs: np.ndarray, cond: np.ndarray, cond_mask: np.ndarray) -> Float[np.ndarray, "b *grid c"]:
+        given = conditions(self.run.task, cond, cond_mask)
+        return np.asarray(self._compiled(self.run.weights, self.trained.weights, jnp.asarray(inputs), given))
+
+    @cached_property
+    def _compiled(self) -> Any:
+        task, config = self.run.task, self.trained.config
+        model: Corrector = build_model(config, task, self.stage)
+        base, key = build_model(self.run.config, task, self.run.stage), jax.random.key(config.seed)
+
+        def solutions(params: Any, weights: CorrectorWeights, inputs: Any, cond: Any) -> Any:
+            correct = partial(corrected_solution(model, weights, SAMPLERS[self.stage]), key)
+            return solve(base, params, inputs, cond, correct)
+
+        return jax.jit(solutions)
+
+
+def correctors(path: Path) -> dict[str, Weights]:
+    """The correctors that a run has and that belong to its predictor as it is, by the names of their stages."""
+    run = RunDirectory(path)
+    recorded = run.read()["stages"]
+    trained = [name for name in SAMPLERS if run.checkpoints(name).is_dir() and recorded.get(name, {}).get("finished")]
+    return {name: corrector_of(path, name) for name in trained}
+
+
+def corrector_of(path: Path, stage: str) -> Weights:
+    """The best checkpoint of a corrector's stage; CheckpointError where it was trained on other weights than the run
+    has by now."""
+    weights, record = best_weights(path, stage), RunDirectory(path).read()["stages"].get(stage, {})
+    for parent, then in record.get("parents", {}).items():
+        now = best_weights(path, parent)
+        if now.digest != then["digest"]:
+            raise CheckpointError(
+                f"{path}: {stage} was trained on step {then['step']} of {parent}, whose best checkpoint is step "
+                f"{now.step} by now; delete {RunDirectory(path).checkpoints(stage)} and train it again with "
+                f"scripts/train.py --stage {stage} --run-dir {path}"
+            )
+    return weights
+
+
+def predictor_stage_of(path: Path, stage: str) -> str:
+    """The stage of the predictor that a stage's result is used with: itself, where it is one."""
+    run = RunDirectory(path)
+    return run.main_stage() if stage in STAGE_NEEDS["transient"] else stage

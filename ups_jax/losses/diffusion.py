@@ -1,0 +1,87 @@
+"""The loss of the corrector: flow matching on the normalised error of a frozen predictor, or its mean by regression."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from ups_jax.config import STAGE_NEEDS, Config, TauConfig
+from ups_jax.losses.bundle import Batch, StageLoss, Terms
+from ups_jax.losses.residual import draw_states, residual_of
+from ups_jax.models import Simulator, SteadySimulator
+from ups_jax.models.corrector import Corrector, Given, velocity
+from ups_jax.sampling import draw_noise
+
+
+def diffusion_losses(model: Corrector, base: Simulator | SteadySimulator, cfg: Config) -> StageLoss:
+    """(params, batch, key, *, parents, scale) -> (loss, terms): the mean square error of the velocity at a random time,
+    or of the error itself with the objective `regression`, in units of the error's rms `scale`.
+
+    The velocity is that of a straight line from noise to error (Lipman et al. 2023, Liu et al. 2023); small noise
+    weighs as much as large, as with v-prediction. `parents` holds the parameters of the predictor `base`.
+    """
+    (name,) = STAGE_NEEDS[model.task.kind]["diffusion_residual"]
+    residual = residual_of(base, cfg.diffusion)
+    per_row = {"flow": _velocity_error, "regression": _mean_error}[cfg.diffusion.objective]
+    draw = draw_flow(model, base, cfg)
+
+    def bundle(
+        params: Any, batch: Batch, key: Key[Array, ""], *, parents: Mapping[str, Any], scale: Float[Array, " c"]
+    ) -> tuple[Float[Array, ""], Terms]:
+        rows = draw(batch, key)
+        given, error = residual(parents[name], rows)
+        error = error / scale.reshape((1,) * (error.ndim - 1) + (-1,))
+        squares = per_row(model, params, rows, given, error)
+        mask = jnp.asarray(batch["mask"])
+        loss = jnp.sum(squares * mask) / jnp.maximum(mask.sum(), 1.0)
+        return loss, {cfg.diffusion.objective: loss}
+
+    return bundle
+
+
+def draw_flow(
+    model: Corrector, base: Simulator | SteadySimulator, cfg: Config
+) -> Callable[[Batch, Key[Array, ""]], Batch]:
+    """(batch, key) -> the batch with what its loss draws for each row, where that is not there yet: the state, the
+    noise and the time of the flow."""
+    context = base.context if isinstance(base, Simulator) else 1
+
+    def draw(batch: Batch, key: Key[Array, ""]) -> Batch:
+        shape = (batch["fields"].shape[0], *batch["fields"].shape[2:])
+        drawn: Batch = {
+            "noise": draw_noise(jax.random.fold_in(key, zlib.crc32(b"noise")), shape, model.task),
+            "tau": draw_times(jax.random.fold_in(key, zlib.crc32(b"tau")), shape[0], cfg.training.tau_distribution),
+        }
+        return drawn | draw_states(batch, key, context, cfg.diffusion)
+
+    return draw
+
+
+def draw_times(key: Key[Array, ""], rows: int, config: TauConfig) -> Float[Array, " b"]:
+    """Times of the flow, in (0, 1)."""
+    kinds = {
+        "uniform": lambda: jax.random.uniform(key, (rows,)),
+        "beta": lambda: jax.random.beta(key, config.alpha, config.beta, (rows,)),
+    }
+    return kinds[config.type]()
+
+
+def _velocity_error(
+    model: Corrector, params: Any, rows: Batch, given: Given, error: Float[Array, "b *s c"]
+) -> Float[Array, " b"]:
+    noise, tau = jnp.asarray(rows["noise"]), jnp.asarray(rows["tau"])
+    time = tau.reshape(-1, *(1,) * (error.ndim - 1))
+    found = velocity(model, params, (1 - time) * noise + time * error, tau, given)
+    return jnp.square(found - (error - noise)).mean(tuple(range(1, error.ndim)))
+
+
+def _mean_error(
+    model: Corrector, params: Any, rows: Batch, given: Given, error: Float[Array, "b *s c"]
+) -> Float[Array, " b"]:
+    found = velocity(model, params, jnp.zeros_like(error), jnp.zeros(len(error)), given)
+    return jnp.square(found - error).mean(tuple(range(1, error.ndim)))

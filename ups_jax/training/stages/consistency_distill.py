@@ -1,0 +1,111 @@
+"""The corrector's sampler in one or two steps: a student that begins as the corrector and is taught by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ups_jax.config import Config
+from ups_jax.data import Dataset
+from ups_jax.errors import ConfigError
+from ups_jax.losses import Batch, distillation_losses, draw_levels, level_counts
+from ups_jax.models import Simulator, SteadySimulator
+from ups_jax.models.corrector import Corrector, CorrectorWeights
+from ups_jax.sampling import sample, sample_distilled
+from ups_jax.task import Task
+from ups_jax.training.stages.corrected_validation import Held, corrected_metrics, held_out, predictions
+from ups_jax.training.stages.diffusion_residual import corrector_model, corrector_weights, init_corrector
+from ups_jax.training.stages.predictor import predictor_model, predictor_stage
+from ups_jax.training.stages.spec import Parents, StageSpec, Validate
+from ups_jax.training.state import ScaledState, TrainState
+
+TEACHER = "diffusion_residual"
+# Size of the student's samples, in that of the teacher's, below which the student has collapsed.
+COLLAPSED = 0.5
+
+
+def _model(cfg: Config, task: Task) -> Corrector:
+    if cfg.diffusion.objective == "regression":
+        raise ConfigError(
+            "diffusion.objective is regression, which answers in one step already: there is nothing to distil; "
+            "set it to flow, or leave the stage consistency_distill out"
+        )
+    return corrector_model(cfg, task)
+
+
+def _begin(model: Corrector, cfg: Config, parents: Parents, state: TrainState, batches: Iterator[Batch]) -> TrainState:
+    """The teacher's parameters and scale; copies, as a step uses its state up."""
+    if not isinstance(state, ScaledState):
+        raise TypeError("the state of a distillation has a scale")
+    teacher: CorrectorWeights = parents[TEACHER]
+    return replace(state, params=jax.tree.map(jnp.copy, teacher.params), scale=jnp.copy(teacher.scale))
+
+
+def distances(
+    model: Corrector,
+    weights: CorrectorWeights,
+    teacher: CorrectorWeights,
+    base: Simulator | SteadySimulator,
+    params: Any,
+    held: Held,
+) -> dict[str, Float[Array, ""]]:
+    """`distance`: mean square of the student's one step less the teacher's steps from the same noise, in units of the
+    mean square of these; `size`: root mean square of the one in that of the other. In normalised fields."""
+    given, _ = predictions(base, params, held)
+    theirs = sample(model, teacher, held.key, given)
+    ours = sample_distilled(model, weights, held.key, given)
+    power = jnp.mean(jnp.square(theirs))
+    return {
+        "distance": jnp.mean(jnp.square(ours - theirs)) / power,
+        "size": jnp.sqrt(jnp.mean(jnp.square(ours)) / power),
+    }
+
+
+def _validate(model: Corrector, dataset: Dataset, cfg: Config, parents: Parents) -> Validate:
+    """weights -> distance and size beside the teacher, and the errors with the student in the rollout."""
+    held, base = held_out(dataset, cfg), predictor_model(cfg, model.task)
+
+    @jax.jit
+    def measure(weights: CorrectorWeights, parents: Parents, held: Held) -> dict[str, Array]:
+        params = parents[predictor_stage(model.task.kind)]
+        errors = corrected_metrics(model, weights, base, params, held, sample_distilled)
+        return errors | distances(model, weights, parents[TEACHER], base, params, held)
+
+    return lambda weights: {
+        name: float(value) for name, value in jax.device_get(measure(weights, parents, held)).items()
+    }
+
+
+def collapse(values: Mapping[str, float]) -> str | None:
+    """What is to be told of a student whose samples are far smaller than its teacher's."""
+    if values["size"] >= COLLAPSED:
+        return None
+    return (
+        f"the student's samples have {values['size']:.2g} of the size of its teacher's: it has collapsed; lower "
+        "stages.consistency_distill.optimizer.lr or its weight_decay, or train it for longer, in another run directory"
+    )
+
+
+STAGE = StageSpec(
+    name="consistency_distill",
+    task_kinds=("transient", "steady"),
+    model=_model,
+    init=init_corrector,
+    losses=lambda model, cfg: distillation_losses(model, predictor_model(cfg, model.task), cfg),
+    draw=lambda model, cfg: draw_levels(model, predictor_model(cfg, model.task), cfg),
+    validate=_validate,
+    selected_by=lambda _cfg: "distance",
+    target=lambda cfg: cfg.stages.consistency_distill.target_loss,
+    scaled=True,
+    self_taught=True,
+    begin=_begin,
+    weights=corrector_weights,
+    weighted=False,
+    by_epoch=lambda cfg: len(level_counts(cfg)) > 1,
+    fault=collapse,
+)
