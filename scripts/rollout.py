@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from ups_jax import cli
+from ups_jax.config import STAGE_ALIASES
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,6 +24,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dt", type=float, help="time between frames, to be checked against the run's")
     parser.add_argument("--images", action="store_true", help="a picture (PNG) and a film beside the output")
     parser.add_argument("--film", choices=["mp4", "gif"], default="mp4", help="the kind of film (default: mp4)")
+    parser.add_argument(
+        "--corrector",
+        type=lambda name: STAGE_ALIASES.get(name, name),
+        choices=["diffusion_residual", "consistency_distill"],
+        help="the stage of the run that corrects the operator's steps (default: none does)",
+    )
+    parser.add_argument("--correct-every", type=cli.positive, default=1, metavar="N", help="at each N-th step")
     parser.add_argument("--members", type=cli.positive, default=1, metavar="M", help="size of a corrector's ensemble")
     parser.add_argument("--seed", type=int, default=0, help="of what is random in a corrector (default: 0)")
     parser.add_argument("--limit", type=cli.positive, metavar="N", help="the first N samples of the input only")
@@ -49,6 +57,8 @@ def predict(args: argparse.Namespace) -> None:
         dt=args.dt,
         members=args.members,
         seed=args.seed,
+        corrector=args.corrector,
+        correct_every=args.correct_every,
         limit=args.limit,
         rows=args.batch_size,
         images=["png", args.film] if args.images else (),

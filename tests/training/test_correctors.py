@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import h5py
 import jax
 import numpy as np
 import optax
@@ -17,6 +18,7 @@ from rich.console import Console
 from ups_jax.config import Config, load
 from ups_jax.data import Dataset, batch_at, open_dataset
 from ups_jax.errors import ConfigError, DivergedError
+from ups_jax.evaluation.rollout import Wanted, rollout_run
 from ups_jax.evaluation.runner import evaluate_run
 from ups_jax.pipeline.stages import is_finished, train_all
 from ups_jax.training.build import abstract_state, build_model, init_state
@@ -175,3 +177,24 @@ def test_an_evaluation_has_the_correctors_as_variants(run: RunDirectory, cfg: Co
         assert own["seconds_per_rollout_step"] > 0
     alone = evaluate_run(run.path, cfg, stage="diffusion_residual", console=QUIET)
     assert alone["metrics"]["burgers1d"]["rollout"] == values["variants"]["corrector"]["burgers1d"]["rollout"]
+
+
+@pytest.mark.parametrize("stage", CORRECTORS)
+def test_a_rollout_with_the_corrector_is_an_ensemble_by_seed(
+    run: RunDirectory, cfg: Config, tmp_path: Path, stage: str
+) -> None:
+    def states(name: str, **changes: Any) -> np.ndarray:
+        wanted = Wanted(input="test:0", steps=4, output=tmp_path / name, params={}, corrector=stage, **changes)
+        rollout_run(run.path, cfg, wanted, console=QUIET)
+        with h5py.File(wanted.output) as file:
+            assert file.attrs["corrector"] == f"{stage} every {wanted.correct_every}"
+            return file["tensor"][:, 1:]
+
+    members = states("members.h5", members=3)
+    assert members.shape[:2] == (3, 4) and np.std(members, axis=0).min(axis=0).max() > 0
+    np.testing.assert_array_equal(members, states("again.h5", members=3))
+    assert (members != states("other.h5", members=3, seed=1)).any()
+    # Before the first correction the operator is alone.
+    late = states("late.h5", members=3, correct_every=4)
+    np.testing.assert_array_equal(late[0, :3], late[1, :3])
+    assert (late[0, 3] != late[1, 3]).any()

@@ -15,23 +15,30 @@ from jaxtyping import Float
 from rich.console import Console
 
 from ups_jax.config import Config
-from ups_jax.correction import Correction
+from ups_jax.correction import Correction, every
 from ups_jax.ensemble_metrics import ensemble_summary, ensemble_table
 from ups_jax.errors import ConfigError, DivergedError, Stopped
 from ups_jax.evaluation.coefficients import coefficient_arrays
+from ups_jax.evaluation.corrected import SAMPLERS, corrector_of
 from ups_jax.evaluation.start import Start, read_start
 from ups_jax.evaluation.state_images import write_images
 from ups_jax.evaluation.states import StateFile, names_of
 from ups_jax.evaluation.stepper import Stepper
 from ups_jax.evaluation.tables import measure, rollout_section
 from ups_jax.evaluation.trained_run import TrainedRun, load_run
+from ups_jax.models.corrector import Corrector
+from ups_jax.sampling import corrected
 from ups_jax.task import Task
+from ups_jax.training.build import build_model
 from ups_jax.training.weights import weights_digest
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What a rollout should be. `rows` are the samples at a time, None for the run's `evaluation.batch_size`."""
+    """What a rollout should be. `rows` are the samples at a time, None for the run's `evaluation.batch_size`.
+
+    `corrector` is the stage whose result corrects every `correct_every`-th step, None for the operator alone.
+    """
 
     input: str
     steps: int
@@ -40,6 +47,8 @@ class Wanted:
     dt: float | None = None
     members: int = 1
     seed: int = 0
+    corrector: str | None = None
+    correct_every: int = 1
     limit: int | None = None
     rows: int | None = None
     images: Sequence[str] = ()
@@ -59,9 +68,12 @@ def rollout_run(
             f"{path}: solves the steady task {run.task.name}, which has no time to roll out; use load_run(..).solve or "
             "scripts/export.py"
         )
+    if correction is None and wanted.corrector is not None:
+        correction = _correction(run, wanted.corrector, wanted.correct_every)
     if wanted.members > 1 and correction is None:
         raise ConfigError(
-            f"--members {wanted.members}: {path} has no corrector, and without one all members are equal; leave it out"
+            f"--members {wanted.members}: without a corrector all members are equal; name one with --corrector, or "
+            "leave it out"
         )
     run.check_time_step(run.task.dt if wanted.dt is None else wanted.dt)
     start = read_start(wanted.input, run.task, run.model.context, cfg).first(wanted.limit)
@@ -105,6 +117,13 @@ def rollout_run(
         )
 
 
+def _correction(run: TrainedRun, stage: str, steps: int) -> Correction:
+    """The correction by a stage of the run; CheckpointError, with the command that makes it, where there is none."""
+    trained = corrector_of(run.path, stage)
+    model: Corrector = build_model(trained.config, run.task, stage)
+    return Correction(corrector=corrected(model, trained.weights, SAMPLERS[stage]), when=every(steps))
+
+
 def _conditioned(
     start: Start, task: Task, params: Mapping[str, float], console: Console
 ) -> tuple[Start, np.ndarray, np.ndarray]:
@@ -131,6 +150,7 @@ def _attributes(run: TrainedRun, start: Start, wanted: Wanted) -> dict[str, str 
         "dt": run.task.dt,
         "given_frames": start.fields.shape[1],
         "members": wanted.members,
+        "corrector": f"{wanted.corrector} every {wanted.correct_every}" if wanted.corrector else "none",
         "seed": wanted.seed,
         "input": start.name,
         "version": f"ups_jax {metadata.version('ups_jax')}",
