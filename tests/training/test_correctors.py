@@ -9,6 +9,7 @@ from typing import Any
 
 import h5py
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -127,7 +128,7 @@ def test_the_loss_has_a_gradient_for_every_parameter_and_none_for_parents(
     params = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(leaf.dtype),
                           best_weights(run.path, "diffusion_residual").params)  # fmt: skip
     scale = best_weights(run.path, "diffusion_residual").weights.scale
-    told = {"scale": scale} | ({"target": params, "epoch": 0.0} if spec.self_taught else {})
+    told = {"scale": scale} | ({"target": params, "epoch": jnp.zeros(())} if spec.self_taught else {})
     losses, batch = spec.losses(model, cfg), batch_at(dataset, cfg, stage, 0)
 
     def loss(params: Any, parents: Any) -> Any:
