@@ -64,6 +64,7 @@ def looped(cfg: Config, metrics: list[float], path: Path, lost: tuple[int, ...] 
         validate=lambda step: {"metric": metrics[int(step) // plan.eval_steps - 1]},
         selected_by="metric",
         save=lambda state, validation: None,
+        step_of=lambda validation: None,
         learning_rate=lambda step: float(schedule(step)),
         patience=None,
         plateau=build_plateau(settings, *lengths, plan.eval_steps),
