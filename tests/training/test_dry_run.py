@@ -89,9 +89,10 @@ def test_the_costs_are_the_compiler_s_and_what_it_leaves_out_is_said() -> None:
 def test_without_a_stage_the_enabled_ones_are_shown(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = load(CONFIGS / "tiny_steady.yaml", [f"data.root={data_root}"])
     assert enabled_stages(cfg) == ("steady_prior",)
-    assert enabled_stages(load(CONFIGS / "tiny.yaml", ["stages.steady_prior.epochs=1"])) == ("operator", "steady_prior")
+    correctors = ("diffusion_residual", "consistency_distill")
+    assert enabled_stages(load(CONFIGS / "tiny.yaml")) == ("operator", *correctors)
     # Seconds alone, which `training` gives to every stage, turn none on; steps win over epochs.
-    off = ["training.max_seconds=9", "stages.operator.steps=0"]
+    off = ["training.max_seconds=9", *(f"stages.{stage}.steps=0" for stage in ("operator", *correctors))]
     with pytest.raises(ConfigError, match="no stage is enabled"):
         enabled_stages(load(CONFIGS / "tiny.yaml", off))
     shown: list[Any] = []
