@@ -5,7 +5,8 @@
 | `data/<stage>`, the epoch's number | `seed`, NumPy | the order of an epoch's windows (`data.windows`) |
 | `data/<stage>`, the batch's number | `seed`, NumPy | start frames of batch n, then its augmentation |
 | `init` | `seed`, JAX | fresh parameters of a stage (`training.build`) |
-| `loss`, the step's number, `noise` | `seed`, JAX | the noise on a step's inputs (`losses.bundle`, as the next two) |
+| `loss`, the step's number, `noise` | `seed`, JAX | the noise on a step's inputs (`losses.bundle`, as the next three) |
+| `loss`, the step's number, `noise scale` | `seed`, JAX | how strong it is in each window |
 | `loss`, the step's number, `given` | `seed`, JAX | how many of the steps of the pushforward are the true ones |
 | `loss`, the step's number, `queries` | `seed`, JAX | the points that a step's loss is scored at |
 | `evaluation/bootstrap` | `seed`, NumPy | resamples of the trajectories for intervals (`evaluation.tables`) |

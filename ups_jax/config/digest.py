@@ -19,22 +19,22 @@ _READ_BY = {
     "tau_distribution": ("diffusion_residual", "consistency_distill"),
     "distill_num_taus": ("consistency_distill",),
 }
-# How often defaults have changed their values.
-_DEFAULTS = 1
+# How often a default has changed its value, or a key or a part of the model what it means.
+_MEANINGS = 2
 _TASK_DEFAULTS = TypeAdapter(TaskConfig).dump_python(TaskConfig(name=""), mode="json")
 
 
 def digest(config: Config, stage: str) -> str:
     """Twelve hex digits over everything that shapes the numbers of `stage`: not run length, logging or paths.
 
-    Values at their defaults do not enter, so that a key which a later version adds leaves older runs valid; a default
-    that changes its value raises `_DEFAULTS`.
+    Values at their defaults do not enter, so that a key which a later version adds leaves older runs valid (of those in
+    lists it does not); a default that changes its value, or a meaning that changes, raises `_MEANINGS`.
     """
     values = relevant(to_dict(config), stage)
     default = Config(data=DataConfig(tasks=(TaskConfig(name="", kind=config.data.tasks[0].kind),)))
     kept = _without_defaults(values, relevant(to_dict(default), stage))
     named = [_without_defaults(task, _TASK_DEFAULTS) for task in values["data"]["tasks"]]
-    text = json.dumps([_DEFAULTS, kept, named], sort_keys=True)
+    text = json.dumps([_MEANINGS, kept, named], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ups_jax.config import Config, digest, relevant, to_dict
+from ups_jax.config import Config, digest, from_dict, relevant, to_dict
 from ups_jax.errors import CheckpointError, ConfigError
 from ups_jax.training.run_directory import RunDirectory
 from ups_jax.training.stages import stage_of
@@ -26,10 +26,8 @@ def check_resume(run: RunDirectory, cfg: Config, stage: str, resume: str) -> Non
     record = run.read()
     for name in (*stage_of(stage).needs(cfg.data.tasks[0].kind), stage):
         if record["digests"].get(name, digest(cfg, name)) != digest(cfg, name):
-            changed = _differences(relevant(record["config"], name), relevant(to_dict(cfg), name), "")
-            raise ConfigError(
-                f"{run.path}: holds a run of another configuration ({'; '.join(changed)}); give a new --run-dir"
-            )
+            changed = "; ".join(_changes(record["config"], cfg, name))
+            raise ConfigError(f"{run.path}: holds a run of another configuration ({changed}); give a new --run-dir")
 
 
 def check_needs(run: RunDirectory, spec: StageSpec, kind: str) -> None:
@@ -53,6 +51,16 @@ def check_parents(run: RunDirectory, stage: str, checkpoints: dict[str, Any]) ->
                 f"{run.path}: {stage} was trained on step {recorded[name]['step']} of {name}, whose best checkpoint is "
                 f"step {now['step']} by now; delete {run.checkpoints(stage)} to train it again, or give a new --run-dir"
             )
+
+
+def _changes(recorded: dict[str, Any], cfg: Config, stage: str) -> list[str]:
+    """What a stage's recorded configuration, read as this version reads it, has otherwise."""
+    try:
+        old = to_dict(from_dict(recorded, "run.json"))
+    except ConfigError:
+        return ["of an earlier version, with keys that this one does not have"]
+    found = _differences(relevant(old, stage), relevant(to_dict(cfg), stage), "")
+    return found or ["of an earlier version, to which a key or a part of the model meant something else"]
 
 
 def _differences(old: Any, new: Any, where: str) -> list[str]:
