@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from ups_jax import cli
-from ups_jax.config import STAGE_ALIASES
+from ups_jax.config import STAGE_ALIASES, STAGE_NEEDS
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--corrector",
         type=lambda name: STAGE_ALIASES.get(name, name),
-        choices=["diffusion_residual", "consistency_distill"],
+        choices=list(STAGE_NEEDS["transient"]),
         help="the stage of the run that corrects the operator's steps (default: none does)",
     )
     parser.add_argument("--correct-every", type=cli.positive, default=1, metavar="N", help="at each N-th step")

@@ -49,6 +49,7 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
     from ups_jax.evaluation.runner import evaluate_run
     from ups_jax.pipeline.stages import train_all
     from ups_jax.training.dry_run import dry_run
+    from ups_jax.training.printed import say
     from ups_jax.training.run_directory import new_run_path
     from ups_jax.training.train import train
 
@@ -59,14 +60,14 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
         return
     stage = args.stage or "operator"
     path = args.run_dir or new_run_path(Path(cfg.runs), cfg.data.tasks[0].name)
-    console.print(f"run         {path}", highlight=False, soft_wrap=True)
+    say(console, f"run         {path}")
     if stage == "all":
         train_all(cfg, path, resume=args.resume, console=console)
     else:
         train(cfg, stage, path, resume=args.resume, init_from=args.init_from, console=console)
         if cfg.evaluation.enabled:
             evaluate_run(path, cfg, stage=stage, track=True, console=console)
-    console.print(f"run         {path}", highlight=False, soft_wrap=True)
+    say(console, f"run         {path}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@
 
 A stream is a function of the seed, its name and its numbers alone: drawing more from one leaves all others as they are,
 nothing comes from a clock or a global generator, and a resumed run needs its step only. Streams of JAX are folded into
-the key of the train state (`training.state.stream`), those of NumPy are made here.
+the key of the train state (`ups_jax.streams`), those of NumPy are made here.
 """
 
 from __future__ import annotations

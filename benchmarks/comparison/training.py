@@ -80,6 +80,7 @@ def _run(model: Any, params: Any, cfg: Config, dataset: Dataset, stage: str, ste
         weights=params,
         step=steps,
         fingerprint=dataset.fingerprint,
+        digest="",
     )
 
 

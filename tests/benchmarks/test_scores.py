@@ -51,7 +51,7 @@ def persistent(row: Row, peer: Peer, dataset: Dataset) -> Trained:
     params = jax.tree_util.tree_map_with_path(weights, shapes)
     run = TrainedRun(
         path=Path(), stage="operator", config=cfg, task=dataset.task, model=build_model(cfg, dataset.task, "operator"),
-        weights=params, step=0, fingerprint=dataset.fingerprint,
+        weights=params, step=0, fingerprint=dataset.fingerprint, digest="",
     )  # fmt: skip
     return Trained(run=run, parameters=1, steps=2, cpu_seconds=1.0, compile_seconds=1.0)
 

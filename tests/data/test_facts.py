@@ -101,6 +101,39 @@ def test_a_symmetry_that_cannot_be_tried_is_said(configure):
     assert any("symmetries could not be checked" in note for note in notes)
 
 
+def spreading(shape=(16, 16), anisotropy=1.0):
+    """Heat that spreads over a periodic plane, along the second axis `anisotropy` times as fast."""
+    frames = [np.random.default_rng(5).normal(size=(24, *shape))]
+    for _ in range(8):
+        u = frames[-1]
+        second = [np.roll(u, 1, axis) + np.roll(u, -1, axis) - 2 * u for axis in (1, 2)]
+        frames.append(u + 0.1 * (second[0] + anisotropy * second[1]))
+    return np.stack(frames, axis=1)
+
+
+def on_plane(configure, fields, spacing=(1.0, 1.0), **task):
+    return from_arrays(configure(symmetries=[{"swap": ["x", "y"]}], **task), fields, DT, None, (0.0, 0.0), spacing)
+
+
+def test_a_swap_of_axes_has_to_be_one_of_the_data(configure):
+    assert on_plane(configure, spreading(), periodic=["x", "y"]).task.symmetries[0].swap == (0, 1)
+    with pytest.raises(DataError, match="do not have symmetry 0"):
+        on_plane(configure, spreading(anisotropy=0.1), periodic=["x", "y"])
+
+
+@pytest.mark.parametrize(
+    "fields, given",
+    [
+        (spreading(shape=(16, 12)), dict(periodic=["x", "y"])),
+        (spreading(), dict(periodic=["x", "y"], spacing=(1e-13, 2e-13))),
+        (spreading(), dict(periodic=["x"])),
+    ],
+)
+def test_only_axes_that_are_alike_are_swapped(configure, fields, given):
+    with pytest.raises(ConfigError, match=r"symmetries\.0\.swap`: the axes differ in their points, spacing or"):
+        on_plane(configure, fields, **given)
+
+
 @pytest.mark.parametrize(
     "task, key",
     [

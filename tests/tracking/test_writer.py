@@ -6,10 +6,12 @@ import contextlib
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import pytest
 
 from ups_jax.errors import DivergedError, Stopped, StorageError
 from ups_jax.tracking import JsonlWriter, Tee, Writer, ending, flat, read_jsonl
+from ups_jax.training.memory import StateLost, takes_fewer_rows
 
 CALLS = {
     "scalars": ((1, {"loss": 2.0}, "operator"), {}),
@@ -71,6 +73,19 @@ def test_the_end_of_a_block_tells_its_outcome(error, outcome):
         if error is not None:
             raise error
     assert heard == [outcome]
+
+
+def test_an_error_after_which_a_run_goes_on_has_stopped_it():
+    heard = []
+
+    class Listening(Writer):
+        def close(self, outcome="finished"):
+            heard.append(outcome)
+
+    for error in (StateLost(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED"), jax.errors.JaxRuntimeError("another")):
+        with pytest.raises(type(error)), ending(Listening(), takes_fewer_rows):
+            raise error
+    assert heard == ["stopped", "stopped", "failed"]
 
 
 def test_a_writer_takes_whatever_any_writer_takes(tmp_path):

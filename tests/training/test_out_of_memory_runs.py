@@ -16,7 +16,7 @@ from rich.console import Console
 
 from ups_jax.config import load
 from ups_jax.errors import ConfigError
-from ups_jax.tracking import read_jsonl
+from ups_jax.tracking import JsonlWriter, read_jsonl
 from ups_jax.training import loop, measuring, memory
 from ups_jax.training import train as training
 from ups_jax.training.halvings import halving, micro_batches
@@ -116,8 +116,18 @@ def test_a_run_whose_memory_runs_out_ends_where_an_uninterrupted_one_does(
     groups = watch(monkeypatch, FAILURES[failure])
     if failure == "in reading":
         fail_in_reading(monkeypatch, 6)
+    outcomes: list[str] = []
+    close = JsonlWriter.close
+
+    def told(self: JsonlWriter, outcome: Any = "finished") -> None:
+        outcomes.append(outcome)
+        close(self, outcome)
+
+    monkeypatch.setattr(JsonlWriter, "close", told)
     ended = trained(data_root, tmp_path / "run")
     assert groups == [1, 2]
+    begun_again = failure in ("from a checkpoint", "from the start", "in reading")
+    assert outcomes == ["stopped"] * begun_again + ["finished"]
     same_end(ended, uninterrupted)
     assert [(entry["micro_batch"], entry["accum_steps"]) for entry in ended[2]["out_of_memory"]] == [(4, 2)]
     plain = uninterrupted[2]

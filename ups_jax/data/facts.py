@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -49,11 +50,15 @@ def symmetries(task: TaskConfig, grid: Grid, periodic: Sequence[int]) -> tuple[S
         for name, pair in (("swap", symmetry.swap), ("swap_channels", symmetry.swap_channels)):
             if pair and (len(pair) != 2 or pair[0] == pair[1]):
                 raise ConfigError(f"key `{key}.{name}`: names two to swap, not {list(getattr(item, name))}")
-        sides = {(grid.shape[axis], round(grid.spacing[axis], 12), axis in periodic) for axis in symmetry.swap}
-        if len(sides) > 1:
+        if symmetry.swap and not _alike(grid, periodic, *symmetry.swap):
             raise ConfigError(f"key `{key}.swap`: the axes differ in their points, spacing or periodicity")
         result.append(symmetry)
     return tuple(result)
+
+
+def _alike(grid: Grid, periodic: Sequence[int], first: int, second: int) -> bool:
+    same = grid.shape[first] == grid.shape[second] and (first in periodic) == (second in periodic)
+    return same and math.isclose(grid.spacing[first], grid.spacing[second], rel_tol=1e-5)
 
 
 class Drift:

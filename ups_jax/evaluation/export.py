@@ -24,7 +24,6 @@ from ups_jax.models import Conditions
 from ups_jax.rollout import rollout
 from ups_jax.steady import solve
 from ups_jax.task import Task
-from ups_jax.training.weights import weights_digest
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 _NAME = "model.stablehlo"
@@ -125,7 +124,7 @@ def description(run: TrainedRun | SteadyRun, exported: export.Exported, artifact
         "units": "those of the training data, in and out; nothing has to be normalised",
         "run": str(run.path),
         "checkpoint": f"checkpoints/{run.stage}/{run.step}",
-        "weights_sha256": weights_digest(run.weights),
+        "checkpoint_digest": run.digest,
         "versions": {name: metadata.version(name) for name in ("ups_jax", "jax", "jaxlib")},
     }
 

@@ -30,7 +30,7 @@ from ups_jax.models.corrector import Corrector
 from ups_jax.sampling import corrected
 from ups_jax.task import Task
 from ups_jax.training.build import build_model
-from ups_jax.training.weights import weights_digest
+from ups_jax.training.printed import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +83,8 @@ def rollout_run(
     )
     attributes = _attributes(run, start, wanted)
     file = StateFile(wanted.output, start, run.task, wanted.steps, wanted.members, overwrite=wanted.overwrite)
-    console.print(f"run         {path}, step {run.step} of {run.stage}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"input       {start.name}", highlight=False, markup=False, soft_wrap=True)
+    say(console, f"run         {path}, step {run.step} of {run.stage}")
+    say(console, f"input       {start.name}")
     rows = wanted.rows or cfg.evaluation.batch_size
     done, finite = 0, wanted.steps
     try:
@@ -105,12 +105,12 @@ def rollout_run(
     whole = finite == wanted.steps
     status = "complete" if whole else f"diverged: frame {finite + 1} is not finite"
     file.finish(finite, attributes | {"status": status})
-    console.print(f"output      {wanted.output}", highlight=False, markup=False, soft_wrap=True)
+    say(console, f"output      {wanted.output}")
     if start.truth is not None and finite:
         _tell_error(wanted.output, run.task, start.truth[0], start.fields.shape[1], wanted.members, console)
     truth = None if start.truth is None else np.concatenate([start.fields, start.truth], axis=1)[0]
     for image in write_images(wanted.output, run.task, wanted.images, truth):
-        console.print(f"image       {image}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"image       {image}")
     if not whole:
         raise DivergedError(
             f"{wanted.output}: frame {finite + 1} of {wanted.steps} is not finite; the {finite} before it were kept"
@@ -134,7 +134,7 @@ def _conditioned(
         warnings.simplefilter("always")
         cond, mask = coefficient_arrays(task, given, count)
     for warning in told:
-        console.print(f"note        {warning.message}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"note        {warning.message}")
     return replace(start, coefficients=given), cond, mask
 
 
@@ -143,7 +143,7 @@ def _attributes(run: TrainedRun, start: Start, wanted: Wanted) -> dict[str, str 
         "run": str(run.path),
         "checkpoint": f"checkpoints/{run.stage}/{run.step}",
         "checkpoint_step": run.step,
-        "weights_sha256": weights_digest(run.weights),
+        "checkpoint_digest": run.digest,
         "task": run.task.name,
         "channels": ", ".join(run.task.channels),
         "params": json.dumps({name: np.unique(values).tolist()[:16] for name, values in start.coefficients.items()}),
@@ -175,4 +175,4 @@ def _tell_error(
         summary = ensemble_summary(ensemble_table(fields[:, None], known, task.dt))
         lines |= {name: f"{value:.3g}" for name, value in summary.items()}
     for name, text in lines.items():
-        console.print(f"{name:<11} {text}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"{name:<11} {text}")

@@ -36,6 +36,7 @@ from ups_jax.evaluation.trained_run import TrainedRun, load_run
 from ups_jax.steady import check_cells
 from ups_jax.task import Task
 from ups_jax.tracking import ending, evaluation_writer, read_jsonl
+from ups_jax.training.printed import say
 from ups_jax.training.run_directory import RunDirectory, now
 from ups_jax.training.weights import Weights
 
@@ -79,7 +80,7 @@ def evaluate_run(
     dataset = open_dataset(cfg, trained.task)
     way = _way(trained, dataset.task)
     for note in (*dataset.notes, *_grid_notes(trained, cfg, dataset, way, split)):
-        console.print(f"note        {note}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"note        {note}")
     name = split if stage == main else f"{stage}_{split}"
     if dataset.fingerprint != trained.fingerprint:
         name = f"{name}-{Path(dataset.source.name).stem}"

@@ -53,6 +53,11 @@ class SteadyRun:
         """That of the data that it was trained on."""
         return self.trained.fingerprint
 
+    @property
+    def digest(self) -> str:
+        """That of the checkpoint's files."""
+        return self.trained.digest
+
     def solve(
         self,
         inputs: Float[np.ndarray, "b *grid i"],

@@ -32,7 +32,7 @@ from ups_jax.training.weights import best_weights
 class TrainedRun:
     """Model, averaged parameters and task of a run's best checkpoint. Functions are compiled once a shape.
 
-    `fingerprint` is that of the data that it was trained on.
+    `fingerprint` is that of the data that it was trained on, `digest` that of the checkpoint's files.
     """
 
     path: Path
@@ -43,6 +43,7 @@ class TrainedRun:
     weights: Any
     step: int
     fingerprint: str
+    digest: str
 
     def rollout(
         self,
@@ -163,5 +164,6 @@ def load_run(path: str | Path, *, stage: str | None = None, task: Task | None = 
         weights=weights.params,
         step=weights.step,
         fingerprint=weights.fingerprint,
+        digest=weights.digest,
     )
     return run if task is None else run.on(task)

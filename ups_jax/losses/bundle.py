@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,6 +19,8 @@ from ups_jax.losses.unroll import push_forward, unroll
 from ups_jax.losses.weights import INVERSE, LATENT, PHYSICAL, checked_weights, scheduled
 from ups_jax.models import Conditions, LatentState, Simulator, decode, denormalize, encode, normalize, operate, step
 from ups_jax.models.codec import carried_width
+from ups_jax.models.latent_state import conditions_of
+from ups_jax.streams import stream
 from ups_jax.task import Task
 
 Terms = dict[str, Float[Array, ""]]
@@ -68,7 +69,7 @@ def operator_losses(model: Simulator, config: TrainingConfig) -> LossBundle:
     ) -> tuple[Float[Array, ""], Terms]:
         arrays = {name: jnp.asarray(values) for name, values in batch.items()}
         fields = normalize(arrays["fields"], task.statistics)
-        cond = Conditions(dt=arrays["dt"], coefficients=arrays["cond"], mask=arrays["cond_mask"])
+        cond = conditions_of(arrays)
         start = arrays["fields"][:, model.context - 1].astype(jnp.float32) if physical else None
         queries = query_points(config, task, key)
 
@@ -113,10 +114,10 @@ def draw_rows(model: Simulator, config: TrainingConfig) -> Callable[[Batch, Key[
         frames = batch["fields"][:, : model.context]
         drawn: Batch = {}
         if config.input_noise > 0:
-            scale = jax.random.uniform(_stream(key, "noise scale"), (len(frames), *[1] * (frames.ndim - 1)))
-            drawn["noise"] = scale * jax.random.normal(_stream(key, "noise"), frames.shape)
+            scale = jax.random.uniform(stream(key, "noise scale"), (len(frames), *[1] * (frames.ndim - 1)))
+            drawn["noise"] = scale * jax.random.normal(stream(key, "noise"), frames.shape)
         if config.pushforward > 0:
-            drawn["given"] = jax.random.randint(_stream(key, "given"), frames.shape[:1], 0, config.pushforward + 1)
+            drawn["given"] = jax.random.randint(stream(key, "given"), frames.shape[:1], 0, config.pushforward + 1)
         return drawn | batch
 
     return draw
@@ -145,12 +146,7 @@ def query_points(config: TrainingConfig, task: Task, key: Key[Array, ""]) -> Int
     sampling = config.query_sampling
     if not sampling.enabled or sampling.num_queries is None:
         return None
-    return sample_queries(_stream(key, "queries"), task.points, sampling.num_queries, sampling.strategy, task.shape)
-
-
-def _stream(key: Key[Array, ""], name: str) -> Key[Array, ""]:
-    """The key of what is drawn under a name: the step's own key is never drawn from."""
-    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+    return sample_queries(stream(key, "queries"), task.points, sampling.num_queries, sampling.strategy, task.shape)
 
 
 def _predict(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from ups_jax.losses.residual import draw_states, residual_of
 from ups_jax.models import Simulator, SteadySimulator
 from ups_jax.models.corrector import Corrector, Given, velocity
 from ups_jax.sampling import draw_noise
+from ups_jax.streams import stream
 
 
 def diffusion_losses(model: Corrector, base: Simulator | SteadySimulator, cfg: Config) -> StageLoss:
@@ -54,8 +54,8 @@ def draw_flow(
     def draw(batch: Batch, key: Key[Array, ""]) -> Batch:
         shape = (batch["fields"].shape[0], *batch["fields"].shape[2:])
         drawn: Batch = {
-            "noise": draw_noise(jax.random.fold_in(key, zlib.crc32(b"noise")), shape, model.task),
-            "tau": draw_times(jax.random.fold_in(key, zlib.crc32(b"tau")), shape[0], cfg.training.tau_distribution),
+            "noise": draw_noise(stream(key, "noise"), shape, model.task),
+            "tau": draw_times(stream(key, "tau"), shape[0], cfg.training.tau_distribution),
         }
         return drawn | draw_states(batch, key, context, cfg.diffusion)
 

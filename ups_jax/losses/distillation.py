@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from ups_jax.losses.residual import residual_of
 from ups_jax.models import Simulator, SteadySimulator
 from ups_jax.models.corrector import Corrector, velocity
 from ups_jax.sampling import advance, consistency, flow_times
+from ups_jax.streams import stream
 
 
 def distillation_losses(model: Corrector, base: Simulator | SteadySimulator, cfg: Config) -> StageLoss:
@@ -80,8 +80,8 @@ def draw_levels(
 
     def draw(batch: Batch, key: Key[Array, ""]) -> Batch:
         shape = (batch["fields"].shape[0], most)
-        stream = jax.random.fold_in(key, zlib.crc32(b"levels"))
-        return {"levels": jax.random.randint(stream, shape, 0, cfg.diffusion.num_steps)} | flow(batch, key)
+        levels = jax.random.randint(stream(key, "levels"), shape, 0, cfg.diffusion.num_steps)
+        return {"levels": levels} | flow(batch, key)
 
     return draw
 

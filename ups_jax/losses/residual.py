@@ -6,20 +6,17 @@ reached in some steps of its own, with noise on them where the configuration say
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ups_jax.config import DiffusionConfig
 from ups_jax.losses.bundle import Batch
 from ups_jax.losses.unroll import push_forward
 from ups_jax.models import (
-    Conditions,
     Simulator,
     SteadySimulator,
     normalize,
@@ -28,6 +25,8 @@ from ups_jax.models import (
     step,
 )
 from ups_jax.models.corrector import Given, given_solution, given_step
+from ups_jax.models.latent_state import conditions_of
+from ups_jax.streams import stream
 
 # (the predictor's parameters, a batch with what `draw_states` draws) -> what it is given, and the normalised error.
 Residual = Callable[[Any, Batch], tuple[Given, Float[Array, "b *s c"]]]
@@ -52,17 +51,10 @@ def draw_states(batch: Batch, key: Key[Array, ""], context: int, config: Diffusi
     frames = batch["fields"][:, :context]
     drawn: Batch = {}
     if config.own_steps > 0:
-        stream = jax.random.fold_in(key, zlib.crc32(b"given"))
-        drawn["given"] = jax.random.randint(stream, frames.shape[:1], 0, config.own_steps + 1)
+        drawn["given"] = jax.random.randint(stream(key, "given"), frames.shape[:1], 0, config.own_steps + 1)
     if config.input_noise > 0:
-        drawn["state_noise"] = jax.random.normal(jax.random.fold_in(key, zlib.crc32(b"state")), frames.shape)
+        drawn["state_noise"] = jax.random.normal(stream(key, "state"), frames.shape)
     return drawn | batch
-
-
-def conditions_of(batch: Mapping[str, Array | np.ndarray]) -> Conditions:
-    """The conditions of a batch's rows."""
-    dt, coefficients, mask = (jnp.asarray(batch[name]) for name in ("dt", "cond", "cond_mask"))
-    return Conditions(dt=dt, coefficients=coefficients, mask=mask)
 
 
 def _step_residual(base: Simulator, config: DiffusionConfig) -> Residual:

@@ -14,6 +14,7 @@ from ups_jax.losses.per_task import per_task_terms
 from ups_jax.losses.terms import field_terms, prior_terms
 from ups_jax.losses.weights import PHYSICAL, checked_weights
 from ups_jax.models import Conditions, SteadySimulator, denormalize, normalize, normalize_inputs, steady_field
+from ups_jax.models.latent_state import conditions_of
 
 
 def steady_losses(model: SteadySimulator, config: TrainingConfig) -> LossBundle:
@@ -34,7 +35,7 @@ def steady_losses(model: SteadySimulator, config: TrainingConfig) -> LossBundle:
         params: Any, batch: Batch, key: Key[Array, ""], epoch: Float[Array, ""] | None = None
     ) -> tuple[Float[Array, ""], Terms]:
         arrays = {name: jnp.asarray(values) for name, values in batch.items()}
-        cond = Conditions(dt=arrays["dt"], coefficients=arrays["cond"], mask=arrays["cond_mask"])
+        cond = conditions_of(arrays)
         truth = normalize(arrays["fields"][:, 0], task.statistics)
         pred = solve(params, arrays["inputs"], cond)
         samples = field_terms(names, pred, truth, task, query_points(config, task, key))

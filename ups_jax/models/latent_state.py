@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
@@ -16,6 +19,12 @@ class Conditions:
     dt: Float[Array, " b"]
     coefficients: Float[Array, "b p"]
     mask: Float[Array, "b p"]
+
+
+def conditions_of(batch: Mapping[str, Array | np.ndarray]) -> Conditions:
+    """The conditions of a batch's rows."""
+    dt, coefficients, mask = (jnp.asarray(batch[name]) for name in ("dt", "cond", "cond_mask"))
+    return Conditions(dt=dt, coefficients=coefficients, mask=mask)
 
 
 @jax.tree_util.register_dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -120,14 +120,19 @@ class Tee(Writer):
 
 
 @contextlib.contextmanager
-def ending(writer: Writer) -> Iterator[Writer]:
-    """Close the writer where the block ends, with the outcome that its error tells."""
+def ending(writer: Writer, goes_on: Callable[[Exception], bool] = lambda _error: False) -> Iterator[Writer]:
+    """Close the writer where the block ends, with the outcome that its error tells: stopped by a signal, or by an error
+    after which the run `goes_on`; failed by any other.
+    """
     outcome: Outcome = "failed"
     try:
         yield writer
         outcome = "finished"
     except (Stopped, KeyboardInterrupt):
         outcome = "stopped"
+        raise
+    except Exception as error:
+        outcome = "stopped" if goes_on(error) else "failed"
         raise
     finally:
         writer.close(outcome)

@@ -17,10 +17,11 @@ from ups_jax.determinism import require_determinism
 from ups_jax.errors import ConfigError
 from ups_jax.losses import Batch
 from ups_jax.optim import build_optimizer
+from ups_jax.streams import stream
 from ups_jax.task import Task
 from ups_jax.training.plan import plan_of
 from ups_jax.training.stages import STAGES, stage_of
-from ups_jax.training.state import TrainState, state_of, stream
+from ups_jax.training.state import TrainState, state_of
 
 
 def build(

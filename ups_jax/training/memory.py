@@ -159,6 +159,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower()
 
 
+def takes_fewer_rows(error: Exception) -> bool:
+    """Whether `FittingStep.carried_through` answers an error by beginning again with half of the rows."""
+    return isinstance(error, StateLost) or (isinstance(error, jax.errors.JaxRuntimeError) and is_out_of_memory(error))
+
+
 def is_lost(state: Any) -> bool:
     """Whether a failed step has used up buffers of its state, or what they hold never came about."""
     leaves = [leaf for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array)]

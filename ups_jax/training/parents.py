@@ -12,12 +12,13 @@ import jax.numpy as jnp
 from ups_jax.config import STAGE_NEEDS, Config
 from ups_jax.data import Dataset, batch_at
 from ups_jax.losses import Batch
+from ups_jax.streams import stream
 from ups_jax.task import Task
 from ups_jax.training.build import build_model
 from ups_jax.training.run_directory import RunDirectory
 from ups_jax.training.stages import stage_of
 from ups_jax.training.stages.spec import Parents
-from ups_jax.training.state import TrainState, stream
+from ups_jax.training.state import TrainState
 from ups_jax.training.weights import best_weights
 
 

@@ -18,10 +18,10 @@ from ups_jax.errors import ConfigError
 from ups_jax.losses import Batch, key_of
 from ups_jax.losses.spectral import BANDS
 from ups_jax.models import normalize
+from ups_jax.streams import stream
 from ups_jax.task import Statistics, Task
 from ups_jax.training.memory import batch_key, memory_for, row_too_large
 from ups_jax.training.stages import stage_of
-from ups_jax.training.state import stream
 
 # Rows that are looked at, standard deviation of the noise on the initial parameters (an untrained exit is zero and lets
 # nothing through), and the gradient's norm below which it is round-off.

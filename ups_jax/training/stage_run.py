@@ -29,7 +29,7 @@ from ups_jax.training.checkpoint import Checkpoints, checkpoint_meta
 from ups_jax.training.fitting_validation import fitting_validation
 from ups_jax.training.halvings import Halving, halving, micro_batches, sizes
 from ups_jax.training.loop import Stage, run_loop
-from ups_jax.training.memory import FittingStep, fitting_step
+from ups_jax.training.memory import FittingStep, fitting_step, takes_fewer_rows
 from ups_jax.training.parents import begun
 from ups_jax.training.plan import Plan
 from ups_jax.training.progress import TrainingProgress
@@ -212,7 +212,7 @@ def _train_from(
     start = int(state.step)
     tracked = training_writer(run.path, run.metrics_path, cfg.logging, stage=stage, step=start, run_config=to_dict(cfg))
     with (
-        ending(tracked) as writer,
+        ending(tracked, takes_fewer_rows) as writer,
         TrainingProgress(work.console, stage, total, start, cfg.logging.every_seconds) as progress,
     ):
         writer.tags((stage, work.dataset.task.name))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,8 +98,3 @@ def state_of(
 def scale_of(state: TrainState) -> Leaf:
     """The scale of a state that has one, else None."""
     return state.scale if isinstance(state, ScaledState) else None
-
-
-def stream(key: Key[Array, ""], name: str) -> Key[Array, ""]:
-    """The named random stream of a base key."""
-    return jax.random.fold_in(key, zlib.crc32(name.encode()))

@@ -15,11 +15,12 @@ from ups_jax.compilation import remat_options
 from ups_jax.config import Config, TrainingConfig
 from ups_jax.losses import Batch, per_task_metrics
 from ups_jax.optim import ema_params, ema_update
+from ups_jax.streams import stream
 from ups_jax.training.accumulate import gradients_of
 from ups_jax.training.spikes import judge, spike_metrics
 from ups_jax.training.stages import stage_of
 from ups_jax.training.stages.spec import Parents
-from ups_jax.training.state import ScaledState, SpikeMonitor, TrainState, stream
+from ups_jax.training.state import ScaledState, SpikeMonitor, TrainState
 
 Metrics = dict[str, Array]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from ups_jax.config import Config, from_dict
 from ups_jax.errors import CheckpointError, ConfigError
@@ -63,15 +61,6 @@ def best_weights(path: Path, stage: str) -> Weights:
         task=task,
         fingerprint=meta["fingerprint"],
     )
-
-
-def weights_digest(params: Any) -> str:
-    """SHA-256 over names and bytes of all parameters: what tells one checkpoint's predictions from another's."""
-    digest = hashlib.sha256()
-    for name, leaf in jax.tree_util.tree_leaves_with_path(params):
-        digest.update(jax.tree_util.keystr(name).encode())
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()
 
 
 def fitting(weights: Weights, like: Any) -> Any:

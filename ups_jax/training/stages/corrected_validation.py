@@ -13,7 +13,6 @@ from jaxtyping import Array, Float
 from ups_jax.config import Config
 from ups_jax.correction import Correction, every
 from ups_jax.data import Dataset
-from ups_jax.losses.residual import conditions_of
 from ups_jax.metrics import all_metrics
 from ups_jax.models import (
     Conditions,
@@ -26,6 +25,7 @@ from ups_jax.models import (
     step,
 )
 from ups_jax.models.corrector import Corrector, CorrectorWeights, Given, given_solution, given_step
+from ups_jax.models.latent_state import conditions_of
 from ups_jax.rollout import rollout
 from ups_jax.sampling import Sampler, corrected, sample
 from ups_jax.task import Task

@@ -14,14 +14,15 @@ from jaxtyping import Array, Float, Key
 from ups_jax.config import Config
 from ups_jax.data import Dataset
 from ups_jax.losses import Batch, diffusion_losses, draw_flow, residual_of
-from ups_jax.losses.residual import conditions_of
 from ups_jax.models.corrector import Corrector, CorrectorWeights, Given, corrector_core
+from ups_jax.models.latent_state import conditions_of
+from ups_jax.streams import stream
 from ups_jax.task import Task
 from ups_jax.training.stages.cores import check_widths, compute_dtype, remat
 from ups_jax.training.stages.corrected_validation import corrected_metrics, held_out
 from ups_jax.training.stages.predictor import predictor_model, predictor_stage
 from ups_jax.training.stages.spec import Parents, StageSpec, Validate
-from ups_jax.training.state import ScaledState, TrainState, stream
+from ups_jax.training.state import ScaledState, TrainState
 
 # Batches of the stage that the scale of the error is measured on, and what it is at the least.
 SCALE_BATCHES = 16

@@ -14,6 +14,7 @@ from ups_jax.data import Dataset
 from ups_jax.losses import Batch, draw_rows, operator_losses
 from ups_jax.metrics import all_metrics
 from ups_jax.models import Conditions, Simulator
+from ups_jax.models.latent_state import conditions_of
 from ups_jax.rollout import rollout
 from ups_jax.task import Task
 from ups_jax.training.stages.cores import check_widths, compute_dtype, remat
@@ -26,9 +27,7 @@ def _model(cfg: Config, task: Task) -> Simulator:
 
 
 def _init(model: Simulator, key: Key[Array, ""], batch: Batch) -> Any:
-    arrays = {name: jnp.asarray(values) for name, values in batch.items()}
-    cond = Conditions(dt=arrays["dt"], coefficients=arrays["cond"], mask=arrays["cond_mask"])
-    return model.init(key, arrays["fields"][:, : model.context], cond)["params"]
+    return model.init(key, jnp.asarray(batch["fields"])[:, : model.context], conditions_of(batch))["params"]
 
 
 def _validate(model: Simulator, dataset: Dataset, cfg: Config, parents: Parents) -> Validate:

@@ -13,6 +13,7 @@ from ups_jax.data import Dataset
 from ups_jax.losses import Batch, steady_losses
 from ups_jax.metrics import all_metrics
 from ups_jax.models import Conditions, SteadySimulator
+from ups_jax.models.latent_state import conditions_of
 from ups_jax.steady import solve
 from ups_jax.task import Task
 from ups_jax.training.stages.cores import check_widths, compute_dtype, remat
@@ -25,9 +26,7 @@ def _model(cfg: Config, task: Task) -> SteadySimulator:
 
 
 def _init(model: SteadySimulator, key: Key[Array, ""], batch: Batch) -> Any:
-    arrays = {name: jnp.asarray(values) for name, values in batch.items()}
-    cond = Conditions(dt=arrays["dt"], coefficients=arrays["cond"], mask=arrays["cond_mask"])
-    return model.init(key, arrays["inputs"], cond)["params"]
+    return model.init(key, jnp.asarray(batch["inputs"]), conditions_of(batch))["params"]
 
 
 def _validate(model: SteadySimulator, dataset: Dataset, cfg: Config, parents: Parents) -> Validate:
