@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -176,6 +177,11 @@ def test_an_evaluation_has_the_correctors_as_variants(run: RunDirectory, cfg: Co
         assert own["rollout"].keys() == values["metrics"]["burgers1d"]["rollout"].keys()
         assert own["rollout"]["nrmse"] != values["metrics"]["burgers1d"]["rollout"]["nrmse"]
         assert own["seconds_per_rollout_step"] > 0
+    told = io.StringIO()
+    finer = load(CONFIGS / "tiny.yaml", [*SETTINGS, f"data.root={cfg.data.root}", "data.tasks.0.preset=tiny_double"])
+    on_finer = evaluate_run(run.path, finer, console=Console(file=told, width=200))
+    assert list(on_finer["variants"]) == ["latent"]
+    assert "diffusion_residual: is left out, as it acts on the trained grid only" in told.getvalue()
     alone = evaluate_run(run.path, cfg, stage="diffusion_residual", console=QUIET)
     assert alone["metrics"]["burgers1d"]["rollout"] == values["variants"]["corrector"]["burgers1d"]["rollout"]
 

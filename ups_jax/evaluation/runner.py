@@ -79,7 +79,8 @@ def evaluate_run(
     simulate.prepare(cfg)
     dataset = open_dataset(cfg, trained.task)
     way = _way(trained, dataset.task)
-    for note in (*dataset.notes, *_grid_notes(trained, cfg, dataset, way, split)):
+    left_out = [] if stage in VARIANTS else _left_out(found, trained, way)
+    for note in (*dataset.notes, *_grid_notes(trained, cfg, dataset, way, split), *left_out):
         say(console, f"note        {note}")
     name = split if stage == main else f"{stage}_{split}"
     if dataset.fingerprint != trained.fingerprint:
@@ -159,6 +160,13 @@ def _grid_notes(trained: TrainedRun | SteadyRun, cfg: Config, dataset: Dataset, 
     notes = [f"{dataset.source.name}: {WAYS[way]}"]
     different = other_trajectories(trained, cfg, dataset, split) if way != "native" else None
     return [*notes, different] if different else notes
+
+
+def _left_out(found: Mapping[str, Weights], trained: TrainedRun | SteadyRun, way: str) -> list[str]:
+    """What is to be said of correctors that an evaluation of their predictor has no variants of."""
+    if isinstance(trained, SteadyRun):
+        return [f"{name}: is evaluated by itself, with --stage {name}" for name in found]
+    return [f"{name}: is left out, as it acts on the trained grid only" for name in found if way == "restricted"]
 
 
 def _meta(run: RunDirectory, stage: str, trained: TrainedRun | SteadyRun | Weights) -> dict[str, Any]:
