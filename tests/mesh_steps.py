@@ -1,6 +1,6 @@
 """Ten steps of a stage on eight devices of this process, laid out in several ways: prints what they come to, in JSON.
 
-Arguments: the stage, then overrides of the tiny configuration.
+Arguments: the configuration, the stage, the layouts (comma between them), a folder, then overrides.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from commands import CONFIGS  # noqa: E402
 from ups_jax import batch_at, build, init_state, make_train_step, simulate  # noqa: E402
 from ups_jax.config import Config, ParallelConfig, load  # noqa: E402
 from ups_jax.data import Dataset, open_dataset  # noqa: E402
-from ups_jax.parallel import local_copy, make_mesh, put, put_rows  # noqa: E402
+from ups_jax.parallel import local_copy, make_mesh, placed_like, put, put_rows  # noqa: E402
 from ups_jax.training.checkpoint import Checkpoints  # noqa: E402
 from ups_jax.training.parents import begun, untrained_parents  # noqa: E402
 from ups_jax.training.plan import plan_of  # noqa: E402
@@ -56,13 +56,14 @@ def difference(one, other) -> float:  # type: ignore[no-untyped-def]
 
 
 def main() -> None:
-    stage, folder, *overrides = sys.argv[1:]
-    cfg = load(CONFIGS / "tiny.yaml", overrides)
+    config, stage, layouts, folder, *overrides = sys.argv[1:]
+    cfg = load(CONFIGS / config, overrides)
     simulate.prepare(cfg)
     dataset = open_dataset(cfg)
     told: dict[str, dict[str, object]] = {}
     params = {}
-    for name, (data, fsdp) in LAYOUTS.items():
+    for name in layouts.split(","):
+        data, fsdp = LAYOUTS[name]
         here = replace(cfg, parallel=ParallelConfig(data=data, fsdp=fsdp))
         mesh, state, losses = ten_steps(here, dataset, stage)
         params[name] = jax.device_get(local_copy(mesh, state.params))
@@ -73,8 +74,6 @@ def main() -> None:
             elsewhere = {"one": "both", "both": "one"}.get(name, "one")
             data, fsdp = LAYOUTS[elsewhere]
             other = make_mesh(ParallelConfig(data=data, fsdp=fsdp))
-            from ups_jax.parallel import placed_like
-
             restored = checkpoints.restore(10, placed_like(other, jax.eval_shape(lambda state: state, state)))
             same = difference(params[name], jax.device_get(local_copy(other, restored.params)))
         told[name] = {

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from ups_jax.config import Config, ParallelConfig
+from ups_jax.config import ParallelConfig
 from ups_jax.errors import ConfigError
 
 T = TypeVar("T")
@@ -68,7 +68,7 @@ def _mesh(data: int, fsdp: int) -> Mesh:
         data = len(devices) // fsdp
         if data * fsdp != len(devices):
             raise ConfigError(f"parallel.fsdp={fsdp}: does not divide the {len(devices)} devices; give a divisor")
-    if data * fsdp > len(devices) or (jax.process_count() > 1 and data * fsdp != len(devices)):
+    if data * fsdp > len(devices):
         raise ConfigError(
             f"parallel.data={data} times parallel.fsdp={fsdp} is not the {len(devices)} devices that there are; "
             "parallel.data=-1 takes all of them"
@@ -77,8 +77,13 @@ def _mesh(data: int, fsdp: int) -> Mesh:
     return Mesh(chosen, (_DATA, _FSDP), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
-def check_rows(mesh: Mesh, rows: int, key: str) -> None:
-    """ConfigError where the rows of a step cannot be shared out evenly."""
+def check_rows(mesh: Mesh | AbstractMesh, rows: int, key: str) -> None:
+    """ConfigError where the rows of a step cannot be shared out evenly, or a process has no part in them."""
+    if jax.process_count() > 1 and mesh.size != jax.device_count():
+        raise ConfigError(
+            f"parallel.data and parallel.fsdp: take {mesh.size} devices of {jax.device_count()}, but every process has to "
+            "have its part; parallel.data=-1 takes all of them"
+        )
     if rows % mesh.size:
         raise ConfigError(
             f"{key}: {rows} windows a step cannot be shared by {mesh.size} devices; "
@@ -86,7 +91,7 @@ def check_rows(mesh: Mesh, rows: int, key: str) -> None:
         )
 
 
-def spec_of(mesh: Mesh, shape: tuple[int, ...]) -> PartitionSpec:
+def spec_of(mesh: Mesh | AbstractMesh, shape: tuple[int, ...]) -> PartitionSpec:
     """How an array of a state lies: its largest axis that `fsdp` divides is cut, the last of several; small arrays and
     those without such an axis are whole on every device."""
     pieces = mesh.shape[_FSDP]
@@ -155,12 +160,22 @@ def _added_up(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
 
 def put(mesh: Mesh, tree: Any) -> Any:
     """`tree` brought to where `shardings` has it; every process hands over the same values."""
-    return tree if mesh.size == 1 else jax.device_put(tree, shardings(mesh, tree))
+    return tree if mesh.size == 1 else jax.tree.map(_put, tree, shardings(mesh, tree))
 
 
 def put_everywhere(mesh: Mesh, tree: Any) -> Any:
     """A copy of `tree` on every device."""
-    return jax.device_put(tree) if mesh.size == 1 else jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return jax.device_put(tree) if mesh.size == 1 else jax.tree.map(lambda leaf: _put(leaf, everywhere), tree)
+
+
+def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+        return leaf
+    if sharding.is_fully_addressable:
+        return jax.device_put(leaf, sharding)
+    whole = np.asarray(leaf)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
 def put_rows(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:

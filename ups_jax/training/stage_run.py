@@ -195,7 +195,14 @@ def _loop_stage(work: StageRun, train_step: FittingStep, checkpoints: Checkpoint
         plan=plan,
         steps_before=work.record.values.get("steps_before", 0),
         train_step=train_step,
-        batches=partial(training_batches, work.dataset, cfg, stage, process_index=jax.process_index(), process_count=jax.process_count()),
+        batches=partial(
+            training_batches,
+            work.dataset,
+            cfg,
+            stage,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        ),
         put_rows=partial(put_rows, mesh),
         place=partial(put, mesh),
         # Every process measures all of it by itself; the first one's numbers decide.
