@@ -81,8 +81,8 @@ def check_rows(mesh: Mesh | AbstractMesh, rows: int, key: str) -> None:
     """ConfigError where the rows of a step cannot be shared out evenly, or a process has no part in them."""
     if jax.process_count() > 1 and mesh.size != jax.device_count():
         raise ConfigError(
-            f"parallel.data and parallel.fsdp: take {mesh.size} devices of {jax.device_count()}, but every process has to "
-            "have its part; parallel.data=-1 takes all of them"
+            f"parallel.data and parallel.fsdp: take {mesh.size} devices of {jax.device_count()}, but every process has "
+            "to have its part; parallel.data=-1 takes all of them"
         )
     if rows % mesh.size:
         raise ConfigError(
@@ -125,9 +125,9 @@ def keep_in_place(mesh: Mesh, tree: Any) -> Any:
 def over_rows(mesh: Mesh, summed: Callable[..., Any]) -> Callable[..., Any]:
     """`summed(params, batch, ...)`, a tree of sums over the rows of a batch, with each device at its own rows.
 
-    On several devices a device sees its rows alone, and everything else whole; the sums of all devices are added up, and
-    a large array of them ends in pieces as a state's does. Nothing moves but parameters and sums: the partitioner, left
-    to itself, cuts and moves activations, which are larger.
+    On several devices a device sees its rows alone, and everything else whole; the sums of all devices are added up,
+    and a large array of them ends in pieces as a state's does. Nothing moves but parameters and sums: the partitioner,
+    left to itself, cuts and moves activations, which are larger.
     """
     if mesh.size == 1:
         return summed
@@ -178,10 +178,10 @@ def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
-def put_rows(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+def put_rows(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, Any]:
     """This process's rows of a batch, as its part of the batch that all devices share."""
     if mesh.size == 1:
-        return jax.device_put(batch)  # type: ignore[no-any-return]
+        return jax.device_put(batch)
     sharding = NamedSharding(mesh, _ROWS)
     return {name: jax.make_array_from_process_local_data(sharding, values) for name, values in batch.items()}
 
@@ -200,6 +200,11 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def own_share() -> dict[str, int]:
+    """Which part of every batch this process reads, as readers of batches take it."""
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
+
+
 def agreed(value: T) -> T:
     """The first process's `value` (numbers, strings and what JSON has of them), in every process."""
     if jax.process_count() == 1:
@@ -209,7 +214,7 @@ def agreed(value: T) -> T:
     told = np.frombuffer(json.dumps(value).encode(), np.uint8) if is_first() else np.zeros(0, np.uint8)
     length = int(multihost_utils.broadcast_one_to_all(np.int32(len(told))))
     padded = told if is_first() else np.zeros(length, np.uint8)
-    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).astype(np.uint8).tobytes())  # type: ignore[no-any-return]
+    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).astype(np.uint8).tobytes())
 
 
 def wait_for_all(place: str) -> None:

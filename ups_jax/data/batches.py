@@ -74,8 +74,8 @@ def _plan(dataset: Dataset, cfg: Config, stage: str, process_count: int) -> wind
     rows = windows_per_step(cfg, stage)
     if rows % process_count:
         raise ConfigError(
-            f"stages.{stage}.batch_size: {rows} windows a step cannot be shared by {process_count} processes; make it a "
-            f"multiple of {process_count}"
+            f"stages.{stage}.batch_size: {rows} windows a step cannot be shared by {process_count} processes; "
+            f"make it a multiple of {process_count}"
         )
     # A steady solution is a window of one frame.
     length = 1 if task.kind == "steady" else window_frames(cfg, stage)

@@ -11,6 +11,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -178,7 +179,7 @@ class Checkpoints:
         self._manager.close()
         for step in steps:
             aside = self.directory / f"damaged-{step}"
-            first_does(lambda step=step, aside=aside: (self.directory / str(step)).rename(aside))
+            first_does(partial((self.directory / str(step)).rename, aside))
             report(f"moved to {aside}")
         self._manager = self._open()
 

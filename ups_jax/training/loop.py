@@ -18,7 +18,6 @@ import numpy as np
 
 from ups_jax.config import Config
 from ups_jax.errors import DivergedError, Stopped
-from ups_jax.losses import Batch
 from ups_jax.optim.plateau import PlateauRule, observe_in, plateau_scale
 from ups_jax.parallel import any_wants
 from ups_jax.tracking import Writer
@@ -51,7 +50,7 @@ class Stage:
     train_step: TrainStep
     batches: Batches
     averaged: Callable[[TrainState], Any]
-    put_rows: Callable[[dict[str, np.ndarray]], Batch] = jax.device_put
+    put_rows: Callable[[dict[str, np.ndarray]], dict[str, Any]] = jax.device_put
     place: Callable[[TrainState], TrainState] = lambda state: state
     validate: Validate
     selected_by: str

@@ -78,8 +78,8 @@ class FittingStep:
         if jax.process_count() > 1:
             # The others know nothing of it, and one step cannot be two programs.
             raise ConfigError(
-                f"{self._key}: memory ran out in process {jax.process_index()}; lower it and raise accum_steps, the step is "
-                "the same"
+                f"{self._key}: memory ran out in process {jax.process_index()}; "
+                "lower it and raise accum_steps, the step is the same"
             ) from None
         size = group_size(self._rows, self._groups)
         if size == 1:

@@ -23,8 +23,8 @@ from ups_jax.losses import Batch
 from ups_jax.optim import build_optimizer, build_schedule, ema_params
 from ups_jax.optim.schedules import build_plateau, patience_evaluations
 from ups_jax.optim.table import parameter_table, summary
-from ups_jax.parallel import agreed, is_first, local_copy, make_mesh, placed_like, put, put_rows
-from ups_jax.tracking import Tee, ending, training_writer
+from ups_jax.parallel import agreed, is_first, local_copy, make_mesh, own_share, placed_like, put, put_rows
+from ups_jax.tracking import Tee, Writer, ending, training_writer
 from ups_jax.training import printed
 from ups_jax.training.build import init_state
 from ups_jax.training.checkpoint import Checkpoints, checkpoint_meta
@@ -195,14 +195,7 @@ def _loop_stage(work: StageRun, train_step: FittingStep, checkpoints: Checkpoint
         plan=plan,
         steps_before=work.record.values.get("steps_before", 0),
         train_step=train_step,
-        batches=partial(
-            training_batches,
-            work.dataset,
-            cfg,
-            stage,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-        ),
+        batches=partial(training_batches, work.dataset, cfg, stage, **own_share()),
         put_rows=partial(put_rows, mesh),
         place=partial(put, mesh),
         # Every process measures all of it by itself; the first one's numbers decide.
@@ -230,8 +223,10 @@ def _train_from(
     """Loop from `state` on, with writers and a progress line of its own."""
     cfg, stage, run, total = work.cfg, work.stage, work.run, work.plan.total_steps
     start = int(state.step)
-    about = {"stage": stage, "step": start, "run_config": to_dict(cfg)}
-    tracked = training_writer(run.path, run.metrics_path, cfg.logging, **about) if is_first() else Tee(())
+    tracked: Writer = Tee(())
+    if is_first():
+        about = to_dict(cfg)
+        tracked = training_writer(run.path, run.metrics_path, cfg.logging, stage=stage, step=start, run_config=about)
     with (
         ending(tracked, takes_fewer_rows) as writer,
         TrainingProgress(work.console, stage, total, start, cfg.logging.every_seconds) as progress,

@@ -15,7 +15,7 @@ from ups_jax.config import Config
 from ups_jax.data import Dataset, batch_at, steps_per_epoch, training_batches
 from ups_jax.losses import Batch
 from ups_jax.optim import build_optimizer
-from ups_jax.parallel import make_mesh, put_rows
+from ups_jax.parallel import make_mesh, own_share, put_rows
 from ups_jax.training.build import init_state
 from ups_jax.training.parents import untrained_parents
 from ups_jax.training.stages.spec import Parents
@@ -43,8 +43,8 @@ def trial(cfg: Config, stage: str, dataset: Dataset, model: Any, parents: Parent
     first: Batch = {**batch_at(dataset, cfg, stage, 0)}
     if parents is None:
         parents = untrained_parents(cfg, dataset.task, stage, first)
-    mesh, mine = make_mesh(cfg.parallel), {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    with training_batches(dataset, cfg, stage, **mine) as batches:
+    mesh = make_mesh(cfg.parallel)
+    with training_batches(dataset, cfg, stage, **own_share()) as batches:
         yield Trial(
             tx=tx,
             train_step=make_train_step(model, tx, cfg, stage=stage, steps_per_epoch=epoch, parents=parents),
