@@ -47,26 +47,28 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
 
     from ups_jax.compilation import enable_compilation_cache
     from ups_jax.evaluation.runner import evaluate_run
+    from ups_jax.parallel import agreed, first_does, is_first, start_processes
     from ups_jax.pipeline.stages import train_all
     from ups_jax.training.dry_run import dry_run
     from ups_jax.training.printed import say
     from ups_jax.training.run_directory import new_run_path
     from ups_jax.training.train import train
 
+    start_processes(cfg.parallel)
     enable_compilation_cache()
-    console = Console()
+    console = Console(quiet=not is_first())
     if args.dry_run:
         dry_run(cfg, enabled_stages(cfg) if args.stage in (None, "all") else (args.stage,), console)
         return
     stage = args.stage or "operator"
-    path = args.run_dir or new_run_path(Path(cfg.runs), cfg.data.tasks[0].name)
+    path = args.run_dir or Path(agreed(str(new_run_path(Path(cfg.runs), cfg.data.tasks[0].name))))
     say(console, f"run         {path}")
     if stage == "all":
         train_all(cfg, path, resume=args.resume, console=console)
     else:
         train(cfg, stage, path, resume=args.resume, init_from=args.init_from, console=console)
         if cfg.evaluation.enabled:
-            evaluate_run(path, cfg, stage=stage, track=True, console=console)
+            first_does(lambda: evaluate_run(path, cfg, stage=stage, track=True, console=console))
     say(console, f"run         {path}")
 
 

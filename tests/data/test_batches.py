@@ -65,8 +65,8 @@ def test_the_rows_of_all_hosts_are_the_batch_of_one(opened):
     dataset, cfg = opened()
     whole = batch_at(dataset, cfg, "operator", 5)
     halves = [batch_at(dataset, cfg, "operator", 5, index, 2) for index in range(2)]
-    same({name: np.stack([half[name] for half in halves], 1).reshape(whole[name].shape) for name in whole}, whole)
-    with pytest.raises(ConfigError, match=r"stages.operator.batch_size=8 is not a multiple of the 3 processes"):
+    same({name: np.concatenate([half[name] for half in halves]) for name in whole}, whole)
+    with pytest.raises(ConfigError, match=r"stages.operator.batch_size: 8 windows a step cannot be shared by 3"):
         batch_at(dataset, cfg, "operator", 0, 0, 3)
 
 

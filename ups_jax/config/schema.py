@@ -452,6 +452,32 @@ class LoggingConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class ParallelConfig:
+    """The devices as `data` times `fsdp`: both share the rows of a batch, and `fsdp` the large arrays of the state as
+    well. `data: -1` takes all devices. `multihost` joins the processes of a run, which Slurm, TPU pods, Kubernetes and
+    MPI introduce to each other; elsewhere they need `coordinator` (host:port of process 0), `processes` and `process`.
+    A process that is silent for `timeout_seconds` ends the others.
+    """
+
+    data: Annotated[int, Field(ge=-1)] = -1
+    fsdp: Positive = 1
+    multihost: bool = False
+    coordinator: str | None = None
+    processes: Positive | None = None
+    process: Count | None = None
+    timeout_seconds: Annotated[int, Field(ge=10)] = 100
+
+    @model_validator(mode="after")
+    def _explicit(self) -> ParallelConfig:
+        if self.data == 0:
+            raise ValueError("data: 0 devices; -1 takes all of them")
+        given = [value is not None for value in (self.coordinator, self.processes, self.process)]
+        if any(given) and not (all(given) and self.multihost):
+            raise ValueError("coordinator, processes and process go together, with multihost: true")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Config:
     """The whole configuration of a run. `deterministic` asks XLA for kernels that repeat bit for bit on a GPU."""
 
@@ -465,6 +491,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     stages: StagesConfig = field(default_factory=StagesConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -71,9 +71,12 @@ def training_batches(
 
 def _plan(dataset: Dataset, cfg: Config, stage: str, process_count: int) -> windows.Plan:
     task, data = dataset.task, cfg.data
-    batch_size = getattr(cfg.stages, stage).batch_size
-    if batch_size % process_count:
-        raise ConfigError(f"stages.{stage}.batch_size={batch_size} is not a multiple of the {process_count} processes")
+    rows = windows_per_step(cfg, stage)
+    if rows % process_count:
+        raise ConfigError(
+            f"stages.{stage}.batch_size: {rows} windows a step cannot be shared by {process_count} processes; "
+            f"make it a multiple of {process_count}"
+        )
     # A steady solution is a window of one frame.
     length = 1 if task.kind == "steady" else window_frames(cfg, stage)
     offsets = np.arange(length) * dataset.stride

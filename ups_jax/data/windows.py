@@ -54,10 +54,10 @@ class Draw:
     sources: Int[np.ndarray, "b c"]
 
     def rows(self, process_index: int, process_count: int) -> Draw:
-        """The rows of one host."""
-        return replace(
-            self, **{item.name: getattr(self, item.name)[process_index::process_count] for item in fields(self)}
-        )
+        """The rows of one host: its part of the batch, one after the other as the hosts are."""
+        size = len(self.ids) // process_count
+        own = slice(process_index * size, (process_index + 1) * size)
+        return replace(self, **{item.name: getattr(self, item.name)[own] for item in fields(self)})
 
 
 def start_distribution(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from ups_jax import simulate
 from ups_jax.config import STAGE_NEEDS, Config, digest
 from ups_jax.data import open_dataset
 from ups_jax.evaluation.runner import evaluate_run
+from ups_jax.parallel import agreed, first_does
 from ups_jax.training.build import build_model
 from ups_jax.training.guards import check_resume
 from ups_jax.training.parents import trained_parents
@@ -32,16 +34,16 @@ def train_all(cfg: Config, path: Path, *, resume: str = "auto", console: Console
     _check_all(cfg, stages, console)
     for number, stage in enumerate(stages):
         name = "test" if stage not in STAGE_NEEDS["transient"] else f"{stage}_test"
-        done = is_finished(run, cfg, stage)
+        done = agreed(is_finished(run, cfg, stage))
         if done:
             say(console, f"skipped     {stage}: is finished in this run")
         else:
             train(cfg, stage, path, resume=resume if number == 0 else "auto", console=console)
-        if cfg.evaluation.enabled and not (done and (run.evaluation / f"{name}.json").exists()):
-            evaluate_run(path, cfg, stage=stage, track=True, console=console)
+        if cfg.evaluation.enabled and not (done and agreed((run.evaluation / f"{name}.json").exists())):
+            first_does(partial(evaluate_run, path, cfg, stage=stage, track=True, console=console))
     if cfg.evaluation.enabled and len(stages) > 1 and stages[-1] in STAGE_NEEDS["transient"]:
         # Once more, with the correctors that there are by now as other ways to roll out.
-        evaluate_run(path, cfg, track=True, console=console)
+        first_does(partial(evaluate_run, path, cfg, track=True, console=console))
     return run
 
 
@@ -61,8 +63,8 @@ def is_finished(run: RunDirectory, cfg: Config, stage: str) -> bool:
 def _check_all(cfg: Config, stages: Sequence[str], console: Console) -> None:
     """What may be wrong with a later stage is told before the first one is trained."""
     with console.status("") as status:
-        written = simulate.prepare(cfg, report=status.update)
-    for file in written:
+        written = first_does(lambda: simulate.prepare(cfg, report=status.update))
+    for file in written or ():
         say(console, f"generated   {file}")
     dataset = open_dataset(cfg)
     for stage in stages:

@@ -8,16 +8,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from ups_jax.losses import Batch, StageLoss
+from ups_jax.parallel import over_rows
 
 # (batch, key) -> the batch with what is random in each of its rows.
 Draw = Callable[[Batch, Key[Array, ""]], Batch]
 
 
-def gradients_of(losses: StageLoss, micro_batches: int = 1, draw: Draw = lambda batch, _: batch) -> Callable[..., Any]:
-    """(params, batch, key, ...) -> ((loss, terms), gradients), over the rows in `micro_batches` groups, one at a time.
+def gradients_of(
+    losses: StageLoss,
+    micro_batches: int = 1,
+    draw: Draw = lambda batch, _: batch,
+    mesh: Mesh | None = None,
+) -> Callable[..., Any]:
+    """(params, batch, key, ...) -> ((loss, terms), gradients), over the rows in `micro_batches` groups, one at a time,
+    on each device of `mesh` those of its own rows.
 
     Loss, terms and gradients are the means over the rows that count (`mask`), whatever the groups: each group has the
     weight of its own count, and the last may be filled up with rows that do not count. What is random is that of the
@@ -25,11 +33,12 @@ def gradients_of(losses: StageLoss, micro_batches: int = 1, draw: Draw = lambda 
     batch's gradient to round-off for losses that are means over rows, which those of `ups_jax.losses` are.
     """
     value_and_grad = jax.value_and_grad(losses, has_aux=True)
-    if micro_batches == 1:
+    several = mesh is not None and mesh.size > 1
+    if micro_batches == 1 and not several:
         return value_and_grad
 
-    def gradients(params: Any, batch: Batch, key: Key[Array, ""], *more: Any, **named: Any) -> Any:
-        groups = split(draw(batch, key), micro_batches)
+    def summed(params: Any, batch: Batch, key: Key[Array, ""], more: Any, named: Any) -> Any:
+        groups = split(batch, micro_batches)
 
         def add(total: Any, group: dict[str, Array]) -> tuple[Any, None]:
             rows = jnp.sum(group["mask"])
@@ -39,7 +48,11 @@ def gradients_of(losses: StageLoss, micro_batches: int = 1, draw: Draw = lambda 
         first = {name: values[0] for name, values in groups.items()}
         shapes = jax.eval_shape(value_and_grad, params, first, key, *more, **named)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        total, _ = jax.lax.scan(add, zeros, groups)
+        return jax.lax.scan(add, zeros, groups)[0]
+
+    def gradients(params: Any, batch: Batch, key: Key[Array, ""], *more: Any, **named: Any) -> Any:
+        over = summed if mesh is None else over_rows(mesh, summed)
+        total = over(params, draw(batch, key), key, more, named)
         counted = jnp.maximum(jnp.sum(batch["mask"]), 1.0)
         return jax.tree.map(lambda leaf: leaf / counted, total)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,12 +12,13 @@ import optax
 from jaxtyping import Array, Key
 
 from ups_jax import simulate
-from ups_jax.config import Config
+from ups_jax.config import Config, ParallelConfig
 from ups_jax.data import Dataset, open_dataset
 from ups_jax.determinism import require_determinism
 from ups_jax.errors import ConfigError
 from ups_jax.losses import Batch
 from ups_jax.optim import build_optimizer
+from ups_jax.parallel import keep_in_place, make_mesh
 from ups_jax.streams import stream
 from ups_jax.task import Task
 from ups_jax.training.plan import plan_of
@@ -58,8 +60,9 @@ def init_state(
 ) -> TrainState:
     """A fresh state; `batch` lends its shapes. Deterministic in `key`.
 
-    A configuration that looks for loss spikes has to be given: their window is a part of the state. The state of a
-    stage with parents is then to be begun by them (`training.parents.begun`).
+    A configuration that looks for loss spikes has to be given: their window is a part of the state. With one, the state
+    is made where `ups_jax.parallel` has it, never whole on one of several devices. The state of a stage with parents is
+    then to be begun by them (`training.parents.begun`).
     """
     spec = stage_of(stage)
 
@@ -68,11 +71,15 @@ def init_state(
         params = spec.init(model, stream(key, "init"), first)
         return state_of(params, tx, key, cfg, scaled=len(model.task.channels) if spec.scaled else None)
 
-    return jax.jit(fresh)(key, batch)
+    if cfg is None:
+        return jax.jit(fresh)(key, batch)
+    mesh = make_mesh(cfg.parallel)
+    return jax.jit(lambda key, batch: keep_in_place(mesh, fresh(key, batch)))(key, batch)
 
 
 def abstract_state(config: Config, task: Task, stage: str) -> TrainState:
-    """Shapes of the train state that the configuration makes for a task."""
+    """Shapes of the train state that the configuration makes for a task, on whatever devices."""
+    config = replace(config, parallel=ParallelConfig(data=1))
     frames = 1 if task.kind == "steady" else config.data.context + 1
     width = len(task.coefficients)
     batch = {

@@ -11,6 +11,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,6 +25,7 @@ from ups_jax.config import Config, digest, to_dict
 from ups_jax.data import Dataset
 from ups_jax.errors import CheckpointError
 from ups_jax.files import storage_error
+from ups_jax.parallel import first_does, is_first
 from ups_jax.training import checksums
 from ups_jax.training.state import TrainState
 
@@ -59,6 +61,7 @@ class Checkpoints:
             cleanup_tmp_directories=not self._read_only,
             read_only=self._read_only,
             create=not self._read_only,
+            multiprocessing_options=_alone() if self._read_only else ocp.options.MultiprocessingOptions(),
         )
         try:
             return ocp.CheckpointManager(self.directory, options=options)
@@ -114,7 +117,7 @@ class Checkpoints:
         """Return when the last save is on disk and sealed with its checksums; its errors are raised here."""
         with _storage_errors(self.directory):
             self._manager.wait_until_finished()
-        if not self._read_only:
+        if not self._read_only and is_first():
             for step in self.steps():
                 checksums.seal(self.directory / str(step))
 
@@ -176,7 +179,7 @@ class Checkpoints:
         self._manager.close()
         for step in steps:
             aside = self.directory / f"damaged-{step}"
-            (self.directory / str(step)).rename(aside)
+            first_does(partial((self.directory / str(step)).rename, aside))
             report(f"moved to {aside}")
         self._manager = self._open()
 
@@ -212,6 +215,14 @@ def _drop_abandoned_reads() -> None:
         logging.getLogger("asyncio").disabled = False
 
 
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """A reader waits for no other process."""
+    own = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"reader{own}"
+    )
+
+
 class _storage_errors:
     """Turns a full or read-only disk under a save into `StorageError`."""
 
@@ -232,9 +243,10 @@ class _storage_errors:
 
 
 def _placed(leaf: Any) -> Any:
-    """The leaf as an abstract array on the default device, so that a restore does not depend on where it was saved."""
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device)
+    """The leaf as an abstract array where `like` has it, or else on a device of this process: a restore does not depend
+    on where it was saved."""
+    where = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
 
 
 def first_line(error: BaseException) -> str:

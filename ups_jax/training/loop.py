@@ -19,6 +19,7 @@ import numpy as np
 from ups_jax.config import Config
 from ups_jax.errors import DivergedError, Stopped
 from ups_jax.optim.plateau import PlateauRule, observe_in, plateau_scale
+from ups_jax.parallel import any_wants
 from ups_jax.tracking import Writer
 from ups_jax.training.pace import EpochClock
 from ups_jax.training.plan import Plan
@@ -36,6 +37,7 @@ Batches = Callable[[int], AbstractContextManager[Iterator[dict[str, np.ndarray]]
 class Stage:
     """What the loop needs of a stage: its name, length, pure functions, and where its numbers go.
 
+    `put_rows` brings a batch to the devices, and `place` a state that was changed on the host to where it belongs.
     `patience` counts evaluations without a better value; `learning_rate` knows no plateau, which is the state's.
     The stage ends when the value that it is selected by is `target` or less, where that is above 0. `fault` says what
     is wrong with the values of a validation in its second half.
@@ -48,6 +50,8 @@ class Stage:
     train_step: TrainStep
     batches: Batches
     averaged: Callable[[TrainState], Any]
+    put_rows: Callable[[dict[str, np.ndarray]], dict[str, Any]] = jax.device_put
+    place: Callable[[TrainState], TrainState] = lambda state: state
     validate: Validate
     selected_by: str
     save: Callable[[TrainState, float | None], None]
@@ -82,8 +86,8 @@ def run_loop(
         while True:
             # -- the step just done: evaluate, then save; its numbers are on file before its state is ----------------
             due = step > start and (step % stage.plan.eval_steps == 0 or step == stage.plan.total_steps)
-            finished, stop = _finished(stage, state, step), should_stop()
-            timed = time.monotonic() - saved_at > cfg.checkpoint.every_seconds
+            finished, stop = _finished(stage, state, step), any_wants(should_stop(), step)
+            timed = any_wants(time.monotonic() - saved_at > cfg.checkpoint.every_seconds, step)
             if due or finished or stop or timed:
                 validation = None
                 numbers = _read(pending, stage, cfg, rate_scale)
@@ -110,7 +114,7 @@ def run_loop(
                 raise Stopped(f"stopped at step {step}, which is saved; the same command goes on from there")
 
             # -- the next step: its batch, its dispatch, and meanwhile the numbers of the one before -----------------
-            batch = jax.device_put(next(batches))
+            batch = stage.put_rows(next(batches))
             state, metrics = stage.train_step(state, batch)
             numbers = _read(pending, stage, cfg, rate_scale)
             if numbers and _its_turn(step, cfg):
@@ -153,7 +157,8 @@ def _evaluate(stage: Stage, state: TrainState) -> tuple[TrainState, float, dict[
     measured = {f"validation/{name}": value for name, value in values.items()}
     measured |= {"best_metric": float(monitor.best_metric), "evaluations_since_best": float(monitor.since_best)}
     opt_state = observe_in(state.opt_state, chosen, stage.plateau)
-    return replace(state, monitor=monitor, opt_state=opt_state), chosen, measured, stage.fault(values)
+    state = stage.place(replace(state, monitor=monitor, opt_state=opt_state))
+    return state, chosen, measured, stage.fault(values)
 
 
 def _read(pending: Pending, stage: Stage, cfg: Config, rate_scale: float) -> dict[str, float]:

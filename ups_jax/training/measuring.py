@@ -11,6 +11,7 @@ from rich.console import Console
 from ups_jax.compilation import compiling
 from ups_jax.config import Config
 from ups_jax.data import Dataset, steps_per_epoch
+from ups_jax.parallel import agreed, local_copy, make_mesh
 from ups_jax.training.budget import measure_seconds, measure_seconds_per_step
 from ups_jax.training.fitting_validation import fitting_validation
 from ups_jax.training.halvings import Halving, halving, micro_batches
@@ -61,7 +62,9 @@ def measure_stage(
         step = train_step.carried_through(lambda: measure_seconds_per_step(train_step, tried.begin(), tried.batches))
         with memory_for(row_too_large(batch_key(stage))):
             state = tried.begin()
-            weights = stage_of(stage).weights(state.params, scale_of(state))
+            mesh = make_mesh(cfg.parallel)
+            weights = local_copy(mesh, stage_of(stage).weights(state.params, scale_of(state)))
         fitting = fitting_validation(validate)
         validation = measure_seconds(lambda: fitting(weights))
-    return Measured(seconds_per_step=step + validation / eval_steps(cfg, dataset, stage), halvings=tuple(new))
+    seconds = agreed(step + validation / eval_steps(cfg, dataset, stage))
+    return Measured(seconds_per_step=seconds, halvings=tuple(new))

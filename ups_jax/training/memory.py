@@ -75,6 +75,12 @@ class FittingStep:
         """Take half of the rows at a time from now on; `error` itself is raised where it is about something else."""
         if not is_out_of_memory(error):
             raise error
+        if jax.process_count() > 1:
+            # The others know nothing of it, and one step cannot be two programs.
+            raise ConfigError(
+                f"{self._key}: memory ran out in process {jax.process_index()}; "
+                "lower it and raise accum_steps, the step is the same"
+            ) from None
         size = group_size(self._rows, self._groups)
         if size == 1:
             raise row_too_large(self._key) from None

@@ -18,6 +18,7 @@ from typing import Any
 from ups_jax.config import STAGE_NEEDS
 from ups_jax.errors import CheckpointError, ConfigError
 from ups_jax.files import storage_error, write_atomically
+from ups_jax.parallel import is_first
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "ups_jax")
 
@@ -71,8 +72,9 @@ class RunDirectory:
         return record
 
     def write(self, record: dict[str, Any]) -> None:
-        """Replace the record, atomically."""
-        write_atomically(self.record_path, json.dumps(record, indent=2) + "\n")
+        """Replace the record, atomically; the first process of several does it."""
+        if is_first():
+            write_atomically(self.record_path, json.dumps(record, indent=2) + "\n")
 
     def update(self, **values: Any) -> None:
         """Replace some entries of the record."""
@@ -80,7 +82,11 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run for this process; ConfigError names who holds it otherwise. The lock dies with its process."""
+        """Hold the run for this process, which stands for the others of its run; ConfigError names who holds it
+        otherwise. The lock dies with its process."""
+        if not is_first():
+            yield
+            return
         path = self.path / ".lock"
         try:
             self.path.mkdir(parents=True, exist_ok=True)

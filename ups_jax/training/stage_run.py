@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Key
 from rich.console import Console
 
@@ -22,7 +23,8 @@ from ups_jax.losses import Batch
 from ups_jax.optim import build_optimizer, build_schedule, ema_params
 from ups_jax.optim.schedules import build_plateau, patience_evaluations
 from ups_jax.optim.table import parameter_table, summary
-from ups_jax.tracking import ending, training_writer
+from ups_jax.parallel import agreed, is_first, local_copy, make_mesh, own_share, placed_like, put, put_rows
+from ups_jax.tracking import Tee, Writer, ending, training_writer
 from ups_jax.training import printed
 from ups_jax.training.build import init_state
 from ups_jax.training.checkpoint import Checkpoints, checkpoint_meta
@@ -83,6 +85,10 @@ class StageRun:
         return build_optimizer(self.settings, *self.lengths)
 
     @cached_property
+    def mesh(self) -> Mesh:
+        return make_mesh(self.cfg.parallel)
+
+    @cached_property
     def first(self) -> Batch:
         """The batch that lends its shapes, on the host."""
         return {**batch_at(self.dataset, self.cfg, self.stage, 0)}
@@ -97,7 +103,7 @@ class StageRun:
 
 def train_stage(work: StageRun) -> tuple[TrainState, float | None]:
     """The state at the end of the plan or of the patience, and the seconds that a step took (None: none was done)."""
-    like = jax.eval_shape(work.fresh, jax.random.key(work.cfg.seed))
+    like = placed_like(work.mesh, jax.eval_shape(work.fresh, jax.random.key(work.cfg.seed)))
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(like.params))
     work.say(f"parameters  {parameters:,} (operator {work.cfg.operator.architecture_type})")
     work.say(f"optimizers  {summary(parameter_table(like.params, work.settings))}")
@@ -133,12 +139,13 @@ def _begin(work: StageRun, checkpoints: Checkpoints, like: TrainState) -> TrainS
     if work.begun:
         work.say("begun       before, but stopped ahead of its first checkpoint: at step 0 again")
     state = work.fresh(jax.random.key(work.cfg.seed))
-    state = begun(work.cfg, work.stage, work.model, work.dataset, work.parents, state)
+    own = replace(state, rng=local_copy(work.mesh, state.rng))
+    state = replace(begun(work.cfg, work.stage, work.model, work.dataset, work.parents, own), rng=state.rng)
     if work.weights is not None:
         # Copies: the step takes its state's buffers, and this may have to begin once more.
         state = replace(state, params=jax.tree.map(jnp.copy, fitting(work.weights, like.params)))
         work.say(f"weights     of another run's {work.stage} stage, at its step {work.weights.step}")
-    return state
+    return put(work.mesh, state)
 
 
 def _train_step(work: StageRun) -> FittingStep:
@@ -175,19 +182,25 @@ def _train_step(work: StageRun) -> FittingStep:
 def _loop_stage(work: StageRun, train_step: FittingStep, checkpoints: Checkpoints) -> Stage:
     cfg, stage, settings, plan = work.cfg, work.stage, work.settings, work.plan
     schedule = build_schedule(settings.scheduler, settings.optimizer.lr, *work.lengths)
-    meta, spec = checkpoint_meta(cfg, stage, work.dataset), stage_of(stage)
+    meta, spec, mesh = checkpoint_meta(cfg, stage, work.dataset), stage_of(stage), work.mesh
 
+    @jax.jit
     def averaged(state: TrainState) -> Any:
         return spec.weights(ema_params(state.params, state.ema, settings.ema_decay), scale_of(state))
+
+    validate = fitting_validation(work.validate)
 
     return Stage(
         name=stage,
         plan=plan,
         steps_before=work.record.values.get("steps_before", 0),
         train_step=train_step,
-        batches=partial(training_batches, work.dataset, cfg, stage),
-        averaged=jax.jit(averaged),
-        validate=fitting_validation(work.validate),
+        batches=partial(training_batches, work.dataset, cfg, stage, **own_share()),
+        put_rows=partial(put_rows, mesh),
+        place=partial(put, mesh),
+        # Every process measures all of it by itself; the first one's numbers decide.
+        averaged=lambda state: local_copy(mesh, averaged(state)),
+        validate=lambda weights: agreed(validate(weights)),
         selected_by=spec.selected_by(cfg),
         target=spec.target(cfg),
         fault=spec.fault,
@@ -210,7 +223,10 @@ def _train_from(
     """Loop from `state` on, with writers and a progress line of its own."""
     cfg, stage, run, total = work.cfg, work.stage, work.run, work.plan.total_steps
     start = int(state.step)
-    tracked = training_writer(run.path, run.metrics_path, cfg.logging, stage=stage, step=start, run_config=to_dict(cfg))
+    tracked: Writer = Tee(())
+    if is_first():
+        about = to_dict(cfg)
+        tracked = training_writer(run.path, run.metrics_path, cfg.logging, stage=stage, step=start, run_config=about)
     with (
         ending(tracked, takes_fewer_rows) as writer,
         TrainingProgress(work.console, stage, total, start, cfg.logging.every_seconds) as progress,

@@ -15,6 +15,7 @@ from ups_jax.compilation import remat_options
 from ups_jax.config import Config, TrainingConfig
 from ups_jax.losses import Batch, per_task_metrics
 from ups_jax.optim import ema_params, ema_update
+from ups_jax.parallel import keep_in_place, make_mesh, put_everywhere
 from ups_jax.streams import stream
 from ups_jax.training.accumulate import gradients_of
 from ups_jax.training.spikes import judge, spike_metrics
@@ -42,18 +43,25 @@ def make_train_step(
     `steps_per_epoch` (`Plan.steps_per_epoch`) is needed where a loss's weight depends on the epoch. The batch is one
     optimizer step's; its gradient is taken in `micro_batches` groups of rows, by default the stage's `accum_steps`. A
     non-finite loss or gradient leaves parameters, optimizer and average as they are and counts as skipped; a loss spike
-    does the same and counts as such.
+    does the same and counts as such. On the mesh of `cfg.parallel` the new state lies as `ups_jax.parallel` has it.
     """
     spec, settings = stage_of(stage), getattr(cfg.stages, stage)
+    mesh = make_mesh(cfg.parallel)
     gradients = gradients_of(
         spec.losses(model, cfg),
         settings.accum_steps if micro_batches is None else micro_batches,
         spec.draw(model, cfg),
+        mesh,
     )
     an_epoch = steps_per_epoch if spec.by_epoch(cfg) else None
     step = step_of(gradients, tx, settings.ema_decay, cfg.training, an_epoch, self_taught=spec.self_taught)
-    compiled = jax.jit(step, donate_argnums=0, compiler_options=remat_options(cfg.training.remat))
-    return compiled if not parents else StepWithParents(compiled, parents)
+
+    def in_place(state: TrainState, batch: Batch, *parents: Parents) -> tuple[TrainState, Metrics]:
+        new, metrics = step(state, batch, *parents)
+        return keep_in_place(mesh, new), metrics
+
+    compiled = jax.jit(in_place, donate_argnums=0, compiler_options=remat_options(cfg.training.remat))
+    return compiled if not parents else StepWithParents(compiled, put_everywhere(mesh, parents))
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,15 @@ from rich.console import Console
 from ups_jax import simulate
 from ups_jax.compilation import compiling
 from ups_jax.config import Config, digest, to_dict
-from ups_jax.data import batch_at, open_dataset
+from ups_jax.data import batch_at, open_dataset, windows_per_step
 from ups_jax.determinism import require_determinism
 from ups_jax.errors import Stopped
+from ups_jax.parallel import agreed, check_rows, first_does, is_first, make_mesh, wait_for_all
 from ups_jax.tracking import check_logging
 from ups_jax.training.build import build_model
 from ups_jax.training.guards import check_needs, check_parents, check_resume
 from ups_jax.training.measuring import measure_stage
+from ups_jax.training.memory import batch_key
 from ups_jax.training.parents import trained_parents
 from ups_jax.training.plan import plan_and_record, plan_of
 from ups_jax.training.printed import introduce, say, tell_plan
@@ -45,9 +47,10 @@ def train(
     check_needs(run, stage_of(stage), cfg.data.tasks[0].kind)
     # All that may be wrong with data, configuration or parent comes before the directory is made.
     with console.status("") as status:
-        written = simulate.prepare(cfg, report=status.update)
-    for file in written:
+        written = first_does(lambda: simulate.prepare(cfg, report=status.update))
+    for file in written or ():
         say(console, f"generated   {file}")
+    check_rows(make_mesh(cfg.parallel), windows_per_step(cfg, stage), batch_key(stage))
     dataset = open_dataset(cfg)
     model = build_model(cfg, dataset.task, stage)
     if getattr(cfg.stages, stage).max_seconds is None:
@@ -55,16 +58,20 @@ def train(
     with compiling(cfg.training.compile):
         check_reach(model, cfg, stage, batch_at(dataset, cfg, stage, 0))
     weights = None if init_from is None else best_weights(init_from, stage)
+    # The first process writes what the others read.
+    wait_for_all("checked")
     with run.lock():
         # Again, now that no other process can begin a run here.
-        check_resume(run, cfg, stage, resume)
+        if is_first():
+            check_resume(run, cfg, stage, resume)
         parents = trained_parents(run, stage, dataset.task.kind)
-        begun = run.exists()
+        begun = agreed(run.exists())
         if not begun:
             run.write({"created": now(), "digests": {}, "stages": {}})
+        wait_for_all("recorded")
         check_parents(run, stage, parents.checkpoints)
         introduce(console, dataset)
-        recorded = _record_start(run, cfg, stage)
+        recorded = agreed(_record_start(run, cfg, stage))
         try:
             validate = stage_of(stage).validate(model, dataset, cfg, parents.weights)
             known = list((recorded or {}).get("out_of_memory", ()))
@@ -108,6 +115,7 @@ def train(
         if seconds_per_step is not None:
             done["seconds_per_step"] = seconds_per_step
         record.finish(**done)
+        wait_for_all("finished")
     return run
 
 

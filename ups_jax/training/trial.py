@@ -13,7 +13,9 @@ import optax
 
 from ups_jax.config import Config
 from ups_jax.data import Dataset, batch_at, steps_per_epoch, training_batches
+from ups_jax.losses import Batch
 from ups_jax.optim import build_optimizer
+from ups_jax.parallel import make_mesh, own_share, put_rows
 from ups_jax.training.build import init_state
 from ups_jax.training.parents import untrained_parents
 from ups_jax.training.stages.spec import Parents
@@ -38,13 +40,14 @@ def trial(cfg: Config, stage: str, dataset: Dataset, model: Any, parents: Parent
     # The length of its schedule has no part in what a step costs.
     epoch = steps_per_epoch(dataset, cfg, stage)
     tx = build_optimizer(getattr(cfg.stages, stage), 1000, epoch)
-    first = jax.device_put(batch_at(dataset, cfg, stage, 0))
+    first: Batch = {**batch_at(dataset, cfg, stage, 0)}
     if parents is None:
         parents = untrained_parents(cfg, dataset.task, stage, first)
-    with training_batches(dataset, cfg, stage) as batches:
+    mesh = make_mesh(cfg.parallel)
+    with training_batches(dataset, cfg, stage, **own_share()) as batches:
         yield Trial(
             tx=tx,
             train_step=make_train_step(model, tx, cfg, stage=stage, steps_per_epoch=epoch, parents=parents),
             begin=partial(init_state, model, tx, first, jax.random.key(cfg.seed), stage=stage, cfg=cfg),
-            batches=map(jax.device_put, batches),
+            batches=map(partial(put_rows, mesh), batches),
         )

@@ -1,0 +1,47 @@
+"""Every stage's whole train step lowers for CUDA where there is no GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+import pytest
+from jax import export
+
+from ups_jax import batch_at, build, init_state, make_train_step, simulate
+from ups_jax.config import Config, load
+from ups_jax.data import Dataset, open_dataset
+from ups_jax.training.parents import untrained_parents
+from ups_jax.training.step import StepWithParents
+
+ON = ("training.precision=bf16", "training.remat=block", "training.accum_steps=2", "training.rollout_horizon=2")
+
+
+@pytest.mark.parametrize("stage", ["operator", "diffusion_residual", "consistency_distill"])
+def test_a_transient_step_lowers_for_cuda(waves: Dataset, tiny: Config, stage: str) -> None:
+    lowers_for_cuda(load("configs/tiny.yaml", [*ON, "data.tasks.0.symmetries=[]"]), waves, stage)
+
+
+def test_a_steady_step_lowers_for_cuda(data_root: Path) -> None:
+    cfg = load("configs/tiny_steady.yaml", [f"data.root={data_root}", *ON[:3]])
+    simulate.prepare(cfg)
+    lowers_for_cuda(cfg, open_dataset(cfg), "steady_prior")
+
+
+@pytest.mark.parametrize("architecture", ["pdet_unet", "pdet_stack"])
+def test_the_other_operators_lower_for_cuda(waves: Dataset, architecture: str) -> None:
+    overrides = [*ON, "data.tasks.0.symmetries=[]", f"operator.architecture_type={architecture}"]
+    lowers_for_cuda(load("configs/tiny.yaml", overrides), waves, "operator")
+
+
+def lowers_for_cuda(cfg: Config, dataset: Dataset, stage: str) -> None:
+    model, tx = build(cfg, dataset, stage=stage)
+    batch = batch_at(dataset, cfg, stage, 0)
+    parents = untrained_parents(cfg, dataset.task, stage, batch)
+    state = jax.eval_shape(lambda key: init_state(model, tx, batch, key, stage=stage, cfg=cfg), jax.random.key(0))
+    step = make_train_step(model, tx, cfg, stage=stage, steps_per_epoch=4, parents=parents)
+    program, more = (step.compiled, (parents,)) if isinstance(step, StepWithParents) else (step, ())
+    lowered = export.export(program, platforms=["cuda"])(state, batch, *more)
+    assert lowered.platforms == ("cuda",)
+    # The optimizer's products and the gradient's are in it, not the forward pass alone.
+    assert lowered.mlir_module().count("stablehlo.dot_general") > 20
