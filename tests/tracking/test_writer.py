@@ -49,6 +49,10 @@ def test_tee_hands_on_everything_and_closes_all_even_when_one_raises():
     with pytest.raises(StorageError):
         tee.close("stopped")
     assert calls[-1] == "stopped"
+    for lost in ((), ("alert",)):
+        second.delivered = lambda *kinds, lost=lost: not set(kinds) & set(lost)
+        first.delivered = lambda *kinds: True
+        assert [tee.delivered(kind) for kind in ("alert", "table")] == [not lost, True]
 
 
 @pytest.mark.parametrize(
