@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
@@ -15,7 +14,7 @@ from ups_jax.data.batches import window_frames
 from ups_jax.data.conditions import read_conditions
 from ups_jax.data.dataset import Dataset
 from ups_jax.data.paths import data_path
-from ups_jax.data.sources import DarcySource, Grid, JoinedSource, MemorySource, Source, TensorSource
+from ups_jax.data.sources import Grid, JoinedSource, MemorySource, Source, open_file
 from ups_jax.data.sources.base import AXES
 from ups_jax.data.sources.memory import load
 from ups_jax.data.splits import Splits
@@ -23,8 +22,6 @@ from ups_jax.data.statistics import Moments
 from ups_jax.data.survey import Content, chunks
 from ups_jax.errors import ConfigError, DataError
 from ups_jax.task import Input, Statistics, Task
-
-SOURCES: dict[str, Callable[[str | Path], Source]] = {"transient": TensorSource, "steady": DarcySource}
 
 
 def open_dataset(cfg: Config, task: Task | None = None) -> Dataset:
@@ -46,7 +43,7 @@ def open_source(cfg: Config) -> tuple[Source, Splits]:
     wanted = _only_task(cfg)
     path = data_path(cfg.data, wanted)
     if isinstance(wanted.path, FilePair):
-        first, second = SOURCES[wanted.kind](path), SOURCES[wanted.kind](wanted.path.test)
+        first, second = (open_file(file, wanted.kind, wanted.channels) for file in (path, wanted.path.test))
         joined = JoinedSource((first, second))
         return joined, splits.draw_pair(first.trajectories, second.trajectories, cfg.data.split, joined.name)
     if wanted.path is None and not path.is_file():
@@ -54,7 +51,7 @@ def open_source(cfg: Config) -> tuple[Source, Splits]:
             f"{path}: there is no such file; make it: python scripts/generate_data.py --task {wanted.name} "
             f"--preset {wanted.preset} --out {cfg.data.root}"
         )
-    source = SOURCES[wanted.kind](path)
+    source = open_file(path, wanted.kind, wanted.channels)
     return source, splits.draw(source.trajectories, cfg.data.split, source.name)
 
 
