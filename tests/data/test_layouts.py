@@ -317,5 +317,5 @@ def test_a_steady_file_for_a_task_in_time_says_which_kind_it_is(tmp_path: Path, 
     with h5py.File(tmp_path / "darcy.hdf5", "w") as file:
         file["tensor"], file["nu"] = random(N, 1, 8, 8), random(N, 8, 8)
         file["x-coordinate"] = file["y-coordinate"] = centres(8)
-    with pytest.raises(DataError, match="is a steady file .*set kind: steady"):
+    with pytest.raises(DataError, match=r"is a steady file .*set kind: steady"):
         open_dataset(configure(path=str(tmp_path / "darcy.hdf5")))
