@@ -72,7 +72,6 @@ def compressible(
         "x-coordinate": _centres(preset),
         "t-coordinate": np.arange(preset.steps + 2) * preset.dt,
         "parameters/eta": np.asarray(eta, np.float32),
-        "parameters/zeta": np.asarray(eta, np.float32),
     }
 
 
