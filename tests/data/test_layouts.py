@@ -99,6 +99,20 @@ def test_seed_groups(tmp_path: Path, dims: int, channels: int) -> None:
     assert source.constants() == {"d": 5e-4, "du": 1e-3, "plot.k": 7.0}
 
 
+@pytest.mark.parametrize("said", ["h, u", "h"])
+def test_channels_of_seed_groups_have_names_where_the_file_gives_them(tmp_path: Path, said: str) -> None:
+    path = tmp_path / "basin.h5"
+    fields = write_seeds(path, 2, 2)
+    with h5py.File(path, "a") as file:
+        file.attrs["channels"] = said
+    if said == "h":
+        with pytest.raises(DataError, match="`channels` names 1, `data` has 2"):
+            SeedsSource(path)
+    else:
+        np.testing.assert_array_equal(everything(open_file(path, "transient", ("u",))), fields[..., 1:])
+        assert SeedsSource(path).channel_names == ("h", "u")
+
+
 @pytest.mark.parametrize(("latest", "whole", "frames"), [(T - 1, T, T), (2, T, 3), (T, 3, 3), (None, 4, 4)])
 def test_incompressible_flow_up_to_its_last_whole_frame(
     tmp_path: Path, latest: int | None, whole: int, frames: int

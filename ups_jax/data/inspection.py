@@ -21,8 +21,8 @@ from ups_jax.data.sources.layouts import Layout
 _CHUNK_BYTES = 64 * 2**20
 # Of a larger file as many trajectories as fit in here are looked at, spread over all.
 _LOOK_BYTES = 512 * 2**20
-# A coefficient that spans a decade is told on a logarithmic scale.
-_DECADE = 10.0
+# A coefficient whose largest value is as many times its smallest is told on a logarithmic scale.
+_SPAN = 5.0
 # Names of tasks by what the published files are called; `D` stands for the number of axes.
 _TASKS = (
     ("advection", "advectionDd"),
@@ -102,7 +102,7 @@ def inspect(path: str | Path, *, whole: bool = False) -> Inspection:
         channels=names,
         periodic=_periodic(boundary, source),
         coefficients={
-            name: "log10" if low > 0 and high >= _DECADE * low else "linear"
+            name: "log10" if low > 0 and high >= _SPAN * low else "linear"
             for name, (low, high) in ranges.items()
             if high > low
         },

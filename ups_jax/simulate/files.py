@@ -76,10 +76,13 @@ def compressible(
 
 
 def seeds(
-    preset: VolumePreset, fields: Float[np.ndarray, "n t *s c"], coefficients: Float[np.ndarray, " n"]
+    preset: VolumePreset,
+    fields: Float[np.ndarray, "n t *s c"],
+    coefficients: Float[np.ndarray, " n"],
+    channels: Sequence[str] = ("h", "u", "v"),
 ) -> dict[str, np.ndarray | str]:
-    """Datasets of PDEBench's seed groups, and the simulation's text of each."""
-    content: dict[str, np.ndarray | str] = {}
+    """Datasets of PDEBench's seed groups, the simulation's text of each, and the names of the channels."""
+    content: dict[str, np.ndarray | str] = {"/channels": ", ".join(channels)}
     for index, (values, coefficient) in enumerate(zip(fields, coefficients, strict=True)):
         group = f"{index:04d}"
         content[f"{group}/data"] = np.ascontiguousarray(values, np.float32)
@@ -134,7 +137,7 @@ def _encode(origin: Origin, content: Mapping[str, np.ndarray | str], boundary: s
         for name, values in content.items():
             if isinstance(values, str):
                 group, attribute = name.rsplit("/", 1)
-                file[group].attrs[attribute] = values
+                file[group or "/"].attrs[attribute] = values
             else:
                 file[name] = values
         file.attrs["task"] = origin.task

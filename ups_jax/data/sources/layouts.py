@@ -61,7 +61,7 @@ LAYOUTS = (
     Layout(
         name="pdebench tensor", kind="transient", holds=_datasets("tensor"), open=lambda path, _: TensorSource(path)
     ),
-    Layout(name="pdebench seeds", kind="transient", holds=_groups_of_data, open=lambda path, _: SeedsSource(path)),
+    Layout(name="pdebench seeds", kind="transient", holds=_groups_of_data, open=SeedsSource),
     Layout(
         name="pdebench incompressible",
         kind="transient",

@@ -11,6 +11,7 @@ from jaxtyping import Float, Float32, Int
 
 from ups_jax.data.sources.base import AXES, Grid, uniform
 from ups_jax.data.sources.hdf5 import HDF5File, coordinate, space_axes
+from ups_jax.data.sources.selection import selected
 from ups_jax.data.sources.simulation_text import numbers
 from ups_jax.errors import DataError
 
@@ -22,13 +23,14 @@ _NO_COEFFICIENTS = ("seed",)
 class SeedsSource(HDF5File):
     """A file of seed groups, in the order of their names. Raises `DataError` naming file and group for any defect.
 
-    Coefficients are the numbers in each group's `config`; those that all groups share are found by name only.
+    PDEBench does not name the channels: all are read. Where a root attribute `channels` does ("h, u, v"), those of
+    `names` are. Coefficients are the numbers in each group's `config`; those that all groups share are found by name
+    only.
     """
 
-    channel_names: tuple[str, ...] = ()
     input_channels: tuple[str, ...] = ()
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, names: tuple[str, ...] | None = None) -> None:
         super().__init__(path, _MEND)
         with self.reading() as file:
             self._keys = tuple(sorted(key for key, item in file.items() if isinstance(item, h5py.Group)))
@@ -42,7 +44,10 @@ class SeedsSource(HDF5File):
                         f"{self.name}: `{key}/data` has shape {found}, `{self._keys[0]}/data` has {shape}; "
                         "remove the group, or write its simulation again"
                     )
-        self.trajectories, self.frames, self.channels = len(self._keys), shape[0], shape[-1]
+            found = _names(self.name, file, shape[-1])
+        self.channel_names = selected(self.name, found, names) if found else ()
+        self._places = [found.index(name) for name in self.channel_names] or list(range(shape[-1]))
+        self.trajectories, self.frames, self.channels = len(self._keys), shape[0], len(self._places)
         self._texts: dict[str, Any] | None = None
 
     def windows(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
@@ -51,7 +56,7 @@ class SeedsSource(HDF5File):
         with self.reading() as file:
             for row, (index, times) in enumerate(zip(ids.tolist(), frames.tolist(), strict=True)):
                 step = times[1] - times[0] if len(times) > 1 else 1
-                result[row] = file[self._keys[index]]["data"][times[0] : times[-1] + 1 : step]
+                result[row] = file[self._keys[index]]["data"][times[0] : times[-1] + 1 : step][..., self._places]
         return result
 
     def inputs(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
@@ -87,6 +92,14 @@ class SeedsSource(HDF5File):
                         found.setdefault(name.lower(), np.full(self.trajectories, np.nan))[index] = value
             self._texts = found
         return self._texts
+
+
+def _names(name: str, file: h5py.File, channels: int) -> tuple[str, ...]:
+    said = file.attrs.get("channels", "")
+    names = tuple(part.strip() for part in (said.decode() if isinstance(said, bytes) else str(said)).split(",") if part)
+    if names and len(names) != channels:
+        raise DataError(f"{name}: its attribute `channels` names {len(names)}, `data` has {channels}; correct it")
+    return names
 
 
 def _data(name: str, file: h5py.File, key: str) -> h5py.Dataset:
