@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -40,3 +41,13 @@ def kill_after(run: Path, arguments: list[str], records: int, number: int) -> in
         time.sleep(0.005)
     process.communicate(timeout=120)
     return process.returncode
+
+
+def in_process(name: str, *arguments: object) -> int:
+    """The exit code of a script's `main` in this process, for tests of what it does and not of how it starts."""
+    spec = importlib.util.spec_from_file_location(Path(name).stem, ROOT / "scripts" / name)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    code: int = module.main(list(map(str, arguments)))
+    return code

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import atexit
+import io
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
+import warnings
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from warnings import catch_warnings
 
 import jax
 import numpy as np
 import pytest
-from commands import CONFIGS, command, quiet
+from commands import CONFIGS, command, in_process, quiet
 
 from ups_jax import batch_at, build, init_state, save, simulate
 from ups_jax.config import Config, load
@@ -23,7 +29,10 @@ from ups_jax.data import Dataset, from_arrays, open_dataset
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 # Most of the tests' time is compilation, and unoptimised programs hold the same properties.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false",
+)
 
 # One cache for the workers and the scripts that they start: every program is compiled once a session.
 if "PYTEST_XDIST_WORKER" not in os.environ:
@@ -86,5 +95,29 @@ def script() -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(name: str, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         return subprocess.run(command(name, *arguments), capture_output=True, text=True, timeout=timeout, env=quiet())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def main() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Call a script's `main` in this process, for what it does and says; `script` is for how it starts and ends."""
+
+    def run(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err), pytest.MonkeyPatch.context() as patch, catch_warnings():
+            for variable, value in quiet().items():
+                patch.setenv(variable, value)
+            # As outside of pytest: told on stderr, no errors.
+            warnings.simplefilter("default")
+            patch.setattr(warnings, "showwarning", show)
+            try:
+                code = in_process(name, *arguments)
+            except SystemExit as end:
+                code = int(end.code or 0)
+        return subprocess.CompletedProcess([name], code, out.getvalue(), err.getvalue())
+
+    def show(message: Any, category: type[Warning], filename: str, line: int, *_: Any) -> None:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, line))
 
     return run

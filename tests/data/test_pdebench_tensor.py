@@ -107,7 +107,7 @@ BAD = FIELDS.copy()
 BAD[4, 3, 7] = np.nan
 BAD[9, 0, 0] = np.inf
 DEFECTS = {
-    "no tensor": (dict(tensor=None, density=FIELDS), "no dataset `tensor`.*density"),
+    "no tensor": (dict(tensor=None, density=FIELDS), "no channel 'u'; it has density"),
     "no grid": (dict(x__coordinate=None), "no dataset `x-coordinate`"),
     "no times": (dict(t__coordinate=None), "no dataset `t-coordinate`"),
     "rank without channels": (dict(tensor=FIELDS[..., None]), r"shape \(12, 9, 32, 1\).*must be \(N, T, X\)"),

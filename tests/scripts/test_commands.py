@@ -70,33 +70,33 @@ def test_the_evaluation_keeps_its_contract_and_beats_persistence(trained: Path) 
 
 
 def test_evaluating_again_gives_the_same_numbers_and_another_split_other_ones(
-    script: Script, trained: Path, tmp_path: Path
+    main: Script, trained: Path, tmp_path: Path
 ) -> None:
-    again = script("evaluate.py", "--run-dir", trained, "--json", tmp_path / "again.json")
+    again = main("evaluate.py", "--run-dir", trained, "--json", tmp_path / "again.json")
     assert again.returncode == 0, again.stderr
     first = json.loads((trained / "evaluation" / "test.json").read_text())["metrics"]
     assert json.loads((tmp_path / "again.json").read_text())["metrics"] == first
-    val = script("evaluate.py", "--run-dir", trained, "--split", "val")
+    val = main("evaluate.py", "--run-dir", trained, "--split", "val")
     assert val.returncode == 0, val.stderr
     assert json.loads((trained / "evaluation" / "val.json").read_text())["metrics"] != first
 
 
-def test_evaluating_on_another_file_leaves_the_model_as_it_is(script: Script, trained: Path, tmp_path: Path) -> None:
-    made = script("generate_data.py", "--task", "burgers1d", "--preset", "tiny", "--seed", 3, "--out", tmp_path)
+def test_evaluating_on_another_file_leaves_the_model_as_it_is(main: Script, trained: Path, tmp_path: Path) -> None:
+    made = main("generate_data.py", "--task", "burgers1d", "--preset", "tiny", "--seed", 3, "--out", tmp_path)
     assert made.returncode == 0, made.stderr
     file = made.stdout.strip()
     copy = tmp_path / "copy"
     shutil.copytree(trained, copy)
-    result = script("evaluate.py", "--run-dir", copy, f"data.tasks=[{{name: burgers1d, path: {file}}}]")
+    result = main("evaluate.py", "--run-dir", copy, f"data.tasks=[{{name: burgers1d, path: {file}}}]")
     assert result.returncode == 0, result.stderr
     values = json.loads((copy / "evaluation" / "test.json").read_text())
     assert values["metrics"]["burgers1d"]["one_step"]["nrmse"] < 0.02
 
 
 def test_a_run_is_evaluated_on_twice_its_points_through_its_own_grid(
-    script: Script, trained: Path, data_root: Path
+    main: Script, trained: Path, data_root: Path
 ) -> None:
-    result = script("evaluate.py", "--run-dir", trained, "data.tasks.0.preset=tiny_double", "evaluation.plots=false")
+    result = main("evaluate.py", "--run-dir", trained, "data.tasks.0.preset=tiny_double", "evaluation.plots=false")
     assert result.returncode == 0, result.stderr
     assert "restricted to the trained points" in result.stdout and "may have been trained on" not in result.stdout
     values = json.loads((trained / "evaluation" / "test-burgers1d_tiny_double.json").read_text())
@@ -125,7 +125,7 @@ def put_nan(file: h5py.File) -> None:
 
 
 def test_mistakes_get_one_line_and_their_exit_code(
-    script: Script, trained: Path, data_root: Path, tmp_path: Path
+    main: Script, trained: Path, data_root: Path, tmp_path: Path
 ) -> None:
     bad = damaged_file(tmp_path / "nan.hdf5", data_root, put_nan)
     tiny, run = CONFIGS / "tiny.yaml", tmp_path / "run"
@@ -137,25 +137,26 @@ def test_mistakes_get_one_line_and_their_exit_code(
         (("--config", tiny, "data.tasks.0.name=burgers"), 2, "burgers1d"),
     ]
     for arguments, code, named in cases:
-        result = script("train.py", *arguments, "--run-dir", run)
+        result = main("train.py", *arguments, "--run-dir", run)
         assert (result.returncode, result.stderr.count("\n")) == (code, 1), (arguments, result.stderr)
         assert named in result.stderr and "Traceback" not in result.stderr
-    missing = script("evaluate.py", "--run-dir", tmp_path / "nowhere")
+    missing = main("evaluate.py", "--run-dir", tmp_path / "nowhere")
     assert (missing.returncode, missing.stderr.count("\n")) == (4, 1)
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_a_traceback_is_shown_when_asked_for(script: Script, tmp_path: Path) -> None:
-    result = script("evaluate.py", "--run-dir", tmp_path / "nowhere", "--traceback")
+def test_a_traceback_is_shown_when_asked_for(main: Script, tmp_path: Path) -> None:
+    result = main("evaluate.py", "--run-dir", tmp_path / "nowhere", "--traceback")
     assert result.returncode == 4
     assert "Traceback" in result.stderr
 
 
 @pytest.mark.parametrize(
-    "name", ["train.py", "evaluate.py", "generate_data.py", "profile_step.py", "rollout.py", "export.py"]
+    "name",
+    ["train.py", "evaluate.py", "generate_data.py", "profile_step.py", "rollout.py", "export.py", "inspect_data.py"],
 )
-def test_help_reads(script: Script, name: str) -> None:
-    result = script(name, "--help")
+def test_help_reads(main: Script, name: str) -> None:
+    result = main(name, "--help")
     assert result.returncode == 0
     assert result.stdout.startswith("usage") and "None" not in result.stdout
 

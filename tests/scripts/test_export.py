@@ -153,12 +153,12 @@ def test_steps_with_a_core_of_transformers_and_context_are_exported_as_well(tiny
 
 
 def test_a_platform_that_there_is_not_and_a_run_that_there_is_not_are_one_line(
-    script: Script, saved_run: Path, tmp_path: Path
+    main: Script, saved_run: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match="platforms gpu; there are cpu, cuda, rocm, tpu"):
         export_run(saved_run, tmp_path / "out", ["cpu", "gpu"])
     with pytest.raises(ConfigError, match="another suffix"):
         export_run(saved_run, tmp_path / "out.json", ["cpu"])
     assert not list(tmp_path.iterdir())
-    missing = script("export.py", "--run-dir", tmp_path / "none", "--output", tmp_path / "out")
+    missing = main("export.py", "--run-dir", tmp_path / "none", "--output", tmp_path / "out")
     assert (missing.returncode, missing.stderr.count("\n")) == (4, 1), missing.stderr

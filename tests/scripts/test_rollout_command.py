@@ -31,7 +31,7 @@ def test_a_test_trajectory_is_predicted_compared_and_pictured(
         assert np.isfinite(states["tensor"]).all() and states.attrs["params"] == '{"nu": [0.02]}'
 
 
-def test_mistakes_are_one_line_with_their_exit_code(script: Script, saved_run: Path, tmp_path: Path) -> None:
+def test_mistakes_are_one_line_with_their_exit_code(main: Script, saved_run: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "short.npy", np.zeros((2, 32), np.float32))
     np.save(tmp_path / "u0.npy", np.zeros((2, 64), np.float32))
     fixed = ["--run-dir", saved_run, "--steps", "2", "--output", tmp_path / "out.hdf5", "--params", "nu=0.01"]
@@ -41,14 +41,14 @@ def test_mistakes_are_one_line_with_their_exit_code(script: Script, saved_run: P
         (["--input", tmp_path / "u0.npy", "--run-dir", tmp_path], 4, "holds no run"),
     ]
     for arguments, code, named in cases:
-        result = script("rollout.py", *fixed, *arguments)
+        result = main("rollout.py", *fixed, *arguments)
         assert (result.returncode, result.stderr.count("\n")) == (code, 1), (arguments, result.stderr)
         assert named in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["short.npy", "u0.npy"]
 
 
-def test_params_that_are_no_numbers_are_told_by_name(script: Script, saved_run: Path, tmp_path: Path) -> None:
-    result = script(
+def test_params_that_are_no_numbers_are_told_by_name(main: Script, saved_run: Path, tmp_path: Path) -> None:
+    result = main(
         "rollout.py", "--run-dir", saved_run, "--input", "test:0", "--steps", "1", "--output", tmp_path / "o.hdf5",
         "--params", "nu=small",
     )  # fmt: skip

@@ -94,10 +94,10 @@ def finer_file(path: Path, source: Path, shift: float = 0.0) -> Path:
 
 
 def test_a_finer_file_is_evaluated_on_the_same_test_solutions(
-    script: Script, trained: Path, data_root: Path, tmp_path: Path
+    main: Script, trained: Path, data_root: Path, tmp_path: Path
 ) -> None:
     file = finer_file(tmp_path / "finer.hdf5", data_root / "darcy2d_tiny.hdf5")
-    result = script("evaluate.py", "--run-dir", trained, f"data.tasks.0.path={file}")
+    result = main("evaluate.py", "--run-dir", trained, f"data.tasks.0.path={file}")
     assert result.returncode == 0, result.stderr
     fine = json.loads((trained / "evaluation" / "test-finer.json").read_text())
     own = json.loads((trained / "evaluation" / "test.json").read_text())
@@ -107,7 +107,7 @@ def test_a_finer_file_is_evaluated_on_the_same_test_solutions(
     assert means[0] == pytest.approx(means[1], rel=1e-5)
     assert fine["metrics"]["darcy2d"]["steady"]["nrmse"] < own["metrics"]["darcy2d"]["steady"]["nrmse"] + 0.15
     shifted = finer_file(tmp_path / "shifted.hdf5", data_root / "darcy2d_tiny.hdf5", shift=0.1)
-    refused = script("evaluate.py", "--run-dir", trained, f"data.tasks.0.path={shifted}")
+    refused = main("evaluate.py", "--run-dir", trained, f"data.tasks.0.path={shifted}")
     assert (refused.returncode, refused.stderr.count("\n")) == (3, 1), refused.stderr
     assert "same domain" in refused.stderr
 
@@ -130,13 +130,13 @@ def test_a_program_solves_what_the_evaluation_measured(trained: Path, data_root:
         run.solve(held.inputs, params={"mu": 1.0})
 
 
-def test_a_stage_for_another_kind_of_task_is_one_line(script: Script, data_root: Path, tmp_path: Path) -> None:
+def test_a_stage_for_another_kind_of_task_is_one_line(main: Script, data_root: Path, tmp_path: Path) -> None:
     cases = [
         ("tiny_steady.yaml", "operator", "--stage steady_prior"),
         ("tiny.yaml", "steady_prior", "--stage operator"),
     ]
     for config, stage, mend in cases:
-        result = script(
+        result = main(
             "train.py", "--config", CONFIGS / config, "--stage", stage, f"data.root={data_root}", "--run-dir",
             tmp_path / "run",
         )  # fmt: skip

@@ -34,6 +34,7 @@ class TestLogin:
         with pytest.warns(UserWarning, match="no login was found"):
             writer.scalars(1, {"loss": 1.0}, "operator")
         writer.close()
+        assert not writer.delivered("scalars")
 
 
 def wandb_writer(directory, mode="offline", **kwargs):
@@ -123,6 +124,7 @@ def test_a_run_that_cannot_begin_or_end_is_told_once(monkeypatch, tmp_path, wher
         writer.close()
         writer.scalars(2, {"loss": 0.5}, "operator")
     assert len(told) == 1 and "RuntimeError" in writer.problem
+    assert not writer.delivered("alert")
 
 
 @pytest.mark.parametrize("where", ["define_metric", "log", "alert"])
@@ -137,6 +139,7 @@ def test_an_operation_that_fails_is_left_out_told_once_of_its_kind_and_the_rest_
         writer.close()
     assert len(told) == 1 and writer.problem is None
     assert names(calls).count("summary") == 2 and names(calls)[-1] == "finish"
+    assert writer.delivered("summary", "artifact") and writer.delivered("alert") == (where != "alert")
 
 
 def test_a_kind_that_failed_once_is_not_lost_for_good(monkeypatch, tmp_path):
@@ -318,4 +321,4 @@ def test_an_upload_that_fails_is_told_and_the_run_ends_all_the_same(monkeypatch,
     send(writer, folder)
     with pytest.warns(UserWarning, match="`artifact` failed.*no route to host"):
         writer.close()
-    assert names(calls)[-1] == "finish"
+    assert names(calls)[-1] == "finish" and not writer.delivered("artifact")

@@ -126,11 +126,13 @@ def test_wandb_hears_of_the_stages_start_its_curve_and_its_end(tracked: Path) ->
 
 
 class Recorder(Writer):
-    """Stands in for W&B: what it heard, in order. A `killed` one takes the process with it at that call."""
+    """Stands in for W&B: what it heard, in order. A `killed` one takes the process with it at that call; one that is
+    `off` sends nothing on."""
 
-    def __init__(self, killed: str = "") -> None:
+    def __init__(self, killed: str = "", off: bool = False) -> None:
         self.heard: list[tuple[str, tuple[Any, ...]]] = []
         self.killed = killed
+        self.off = off
 
     def note(self, name: str, *args: Any) -> None:
         if name == self.killed:
@@ -146,25 +148,28 @@ class Recorder(Writer):
     def close(self, outcome: str = "finished") -> None:
         self.note("close", outcome)
 
+    def delivered(self, *kinds: str) -> bool:
+        return not self.off
 
-def test_the_end_of_a_stage_is_told_once_though_its_process_is_killed_before(
+
+def test_the_end_of_a_stage_is_told_once_though_its_process_is_killed_or_cannot_send_before(
     data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ways = [Recorder("close"), Recorder(), Recorder(), Recorder()]
+    ways = [Recorder("close"), Recorder(off=True), Recorder(), Recorder(off=True), Recorder()]
     starts = iter(ways)
     monkeypatch.setattr("ups_jax.tracking.opening._wandb", lambda *args, **kwargs: next(starts))
     on = "logging.wandb.enabled=true"
     with pytest.raises(SystemExit):
         trained(data_root, tmp_path / "run", on)
-    trained(data_root, tmp_path / "run", on)
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["stages"]["operator"]["told"] == 6
-    trained(data_root, tmp_path / "run", on)
+    for told in (None, 6, 6):
+        trained(data_root, tmp_path / "run", on)
+        assert json.loads((tmp_path / "run" / "run.json").read_text())["stages"]["operator"].get("told") == told
     # A longer run has another end.
     trained(data_root, tmp_path / "run", on, "stages.operator.steps=7")
-    _, second, third, longer = ([name for name, _ in way.heard] for way in ways)
+    _, unsent, sent, after, longer = ([name for name, _ in way.heard] for way in ways)
     # The alert first: an upload may take longer than it is waited for.
-    assert second == longer == ["alert", "artifact", "close"] and third == ["close"]
-    assert "6 steps" in ways[1].heard[0][1][1] and "7 steps" in ways[3].heard[0][1][1]
+    assert unsent == sent == longer == ["alert", "artifact", "close"] and after == ["close"]
+    assert "6 steps" in ways[2].heard[0][1][1] and "7 steps" in ways[4].heard[0][1][1]
 
 
 def test_a_run_that_diverges_sends_an_alert_and_no_checkpoint(

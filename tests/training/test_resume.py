@@ -109,34 +109,34 @@ def test_sigterm_saves_the_step_it_is_at_and_goes_on_from_there(
 
 
 def test_a_longer_run_goes_on_from_where_the_shorter_one_stopped(
-    script: Script, arguments: list[str], tmp_path: Path, uninterrupted: Path
+    main: Script, arguments: list[str], tmp_path: Path, uninterrupted: Path
 ) -> None:
     run = tmp_path / "longer"
     subprocess.run(["cp", "-r", str(uninterrupted), str(run)], check=True)
-    result = script("train.py", *arguments, "stages.operator.steps=130", "--run-dir", str(run))
+    result = main("train.py", *arguments, "stages.operator.steps=130", "--run-dir", str(run))
     assert result.returncode == 0, result.stderr
     assert "resumed     at step 120 of 130" in result.stdout
     assert [record["step"] for record in read_jsonl(run / "metrics.jsonl")] == list(range(1, 131))
 
 
 def test_a_finished_run_trains_nothing_and_changes_no_bit(
-    script: Script, arguments: list[str], uninterrupted: Path
+    main: Script, arguments: list[str], uninterrupted: Path
 ) -> None:
     before = final_state(uninterrupted)
-    result = script("train.py", *arguments, "--run-dir", str(uninterrupted))
+    result = main("train.py", *arguments, "--run-dir", str(uninterrupted))
     assert result.returncode == 0, result.stderr
     for one, other in zip(before, final_state(uninterrupted), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_is_used(
-    script: Script, arguments: list[str], uninterrupted: Path, tmp_path: Path
+    main: Script, arguments: list[str], uninterrupted: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "damaged"
     subprocess.run(["cp", "-r", str(uninterrupted), str(run)], check=True)
     for file in (run / "checkpoints" / "operator" / "120" / "state" / "ocdbt.process_0" / "d").iterdir():
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    result = script("train.py", *arguments, "--run-dir", str(run))
+    result = main("train.py", *arguments, "--run-dir", str(run))
     assert result.returncode == 0, result.stderr
     assert "damaged checkpoint" in result.stdout
     assert (run / "checkpoints" / "operator" / "damaged-120").is_dir()
@@ -144,7 +144,7 @@ def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_is_used(
 
 
 def test_when_no_checkpoint_can_be_read_nothing_starts_again_from_scratch(
-    script: Script, arguments: list[str], uninterrupted: Path, tmp_path: Path
+    main: Script, arguments: list[str], uninterrupted: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "lost"
     subprocess.run(["cp", "-r", str(uninterrupted), str(run)], check=True)
@@ -152,33 +152,33 @@ def test_when_no_checkpoint_can_be_read_nothing_starts_again_from_scratch(
         file.write_bytes(b"")
     records = (run / "metrics.jsonl").read_bytes()
     for _ in range(2):
-        result = script("train.py", *arguments, "--run-dir", str(run))
+        result = main("train.py", *arguments, "--run-dir", str(run))
         assert (result.returncode, result.stderr.count("\n")) == (4, 1), result.stderr
     assert (run / "checkpoints" / "operator" / "120").is_dir()
     assert (run / "metrics.jsonl").read_bytes() == records
-    evaluation = script("evaluate.py", "--run-dir", str(run))
+    evaluation = main("evaluate.py", "--run-dir", str(run))
     assert (evaluation.returncode, evaluation.stderr.count("\n")) == (4, 1), evaluation.stderr
 
 
 def test_a_run_directory_of_another_configuration_is_refused_and_left_alone(
-    script: Script, arguments: list[str], uninterrupted: Path
+    main: Script, arguments: list[str], uninterrupted: Path
 ) -> None:
     before = (uninterrupted / "run.json").read_bytes()
-    result = script("train.py", *arguments, "optimizer.lr=5e-3", "--run-dir", str(uninterrupted))
+    result = main("train.py", *arguments, "optimizer.lr=5e-3", "--run-dir", str(uninterrupted))
     assert result.returncode == 2
     assert "stages.operator.optimizer.lr: 0.01 -> 0.005" in result.stderr
     assert result.stderr.count("\n") == 1
     assert (uninterrupted / "run.json").read_bytes() == before
 
 
-def test_a_directory_that_holds_something_else_is_refused(script: Script, arguments: list[str], tmp_path: Path) -> None:
+def test_a_directory_that_holds_something_else_is_refused(main: Script, arguments: list[str], tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
-    result = script("train.py", *arguments, "--run-dir", str(tmp_path))
+    result = main("train.py", *arguments, "--run-dir", str(tmp_path))
     assert (result.returncode, result.stderr.count("\n")) == (2, 1)
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_run_that_another_process_holds_is_refused(script: Script, arguments: list[str], uninterrupted: Path) -> None:
+def test_a_run_that_another_process_holds_is_refused(main: Script, arguments: list[str], uninterrupted: Path) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", "import fcntl, sys, time\nfile = open(sys.argv[1], 'a')\n"
          "fcntl.flock(file, fcntl.LOCK_EX)\nfile.write('process 1 on elsewhere')\nprint('held', flush=True)\n"
@@ -187,7 +187,7 @@ def test_a_run_that_another_process_holds_is_refused(script: Script, arguments: 
     )  # fmt: skip
     try:
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
-        result = script("train.py", *arguments, "--run-dir", str(uninterrupted))
+        result = main("train.py", *arguments, "--run-dir", str(uninterrupted))
         assert result.returncode == 2
         assert "is held by" in result.stderr
     finally:
@@ -196,19 +196,19 @@ def test_a_run_that_another_process_holds_is_refused(script: Script, arguments: 
 
 
 def test_resume_never_and_must_say_what_they_found(
-    script: Script, arguments: list[str], uninterrupted: Path, tmp_path: Path
+    main: Script, arguments: list[str], uninterrupted: Path, tmp_path: Path
 ) -> None:
-    never = script("train.py", *arguments, "--run-dir", str(uninterrupted), "--resume", "never")
-    must = script("train.py", *arguments, "--run-dir", str(tmp_path / "new"), "--resume", "must")
+    never = main("train.py", *arguments, "--run-dir", str(uninterrupted), "--resume", "never")
+    must = main("train.py", *arguments, "--run-dir", str(tmp_path / "new"), "--resume", "must")
     assert (never.returncode, must.returncode) == (2, 4)
     assert not (tmp_path / "new").exists()
 
 
 def test_init_from_takes_the_weights_alone(
-    script: Script, arguments: list[str], uninterrupted: Path, tmp_path: Path
+    main: Script, arguments: list[str], uninterrupted: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "child"
-    result = script(
+    result = main(
         "train.py", *arguments, "stages.operator.steps=1", "--run-dir", str(run), "--init-from", str(uninterrupted)
     )
     assert result.returncode == 0, result.stderr
@@ -219,16 +219,16 @@ def test_init_from_takes_the_weights_alone(
 
 
 def test_other_data_under_the_same_name_is_refused(
-    script: Script, arguments: list[str], uninterrupted: Path, tmp_path: Path
+    main: Script, arguments: list[str], uninterrupted: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "other"
     subprocess.run(["cp", "-r", str(uninterrupted), str(run)], check=True)
-    made = script(
+    made = main(
         "generate_data.py", "--task", "burgers1d", "--preset", "tiny", "--seed", "5", "--out", str(tmp_path / "d")
     )
     assert made.returncode == 0, made.stderr
     file = next((tmp_path / "d").glob("*.hdf5"))
-    result = script("train.py", *arguments, f"data.tasks.0.path={file}", "--run-dir", str(run))
+    result = main("train.py", *arguments, f"data.tasks.0.path={file}", "--run-dir", str(run))
     assert result.returncode == 2
     assert "other data" in result.stderr
 

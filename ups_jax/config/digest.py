@@ -41,6 +41,8 @@ def digest(config: Config, stage: str) -> str:
 def relevant(values: dict[str, Any], stage: str) -> dict[str, Any]:
     """The part of a resolved configuration that `digest` covers: of a stage with parents that of theirs as well."""
     data = {key: value for key, value in values["data"].items() if key not in ("loader", "root")}
+    # The list itself is part of the data's fingerprint.
+    data["split"] = {key: value for key, value in data["split"].items() if key != "path"}
     data["tasks"] = [{key: value for key, value in task.items() if key != "path"} for task in data["tasks"]]
     parents = STAGE_NEEDS[values["data"]["tasks"][0].get("kind", "transient")].get(stage, ())
     stages = {

@@ -300,7 +300,7 @@ def _value(error: Any) -> str:
 
 def _describe(error: Any) -> str:
     # Which alternative of a union was tried is no key of the file.
-    path = ".".join(str(part) for part in error["loc"] if part not in ("str", "FilePair"))
+    path = ".".join(str(part) for part in error["loc"] if part not in ("str", "FilePair", "tuple[str, ...]"))
     if error["type"] in ("missing", "missing_keyword_only_argument"):
         return f"key `{path}` is missing"
     if error["type"] == "value_error":

@@ -39,10 +39,11 @@ def _one_of(section: object, *keys: str) -> None:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class FilePair:
-    """Training and test trajectories in two files; validation is split off the first."""
+    """Training and test trajectories in files of their own, one or several; without `val` it is split off the first."""
 
-    train: str
-    test: str
+    train: str | tuple[str, ...]
+    test: str | tuple[str, ...]
+    val: str | tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -80,11 +81,26 @@ class TaskConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class SplitConfig:
-    """Shares of the trajectories, drawn by `seed`; with a file pair `test` is the second file."""
+    """Which trajectories train, validate and test, where the files do not say it themselves.
 
+    Of `val` and `test`, shares: `random` draws them by `seed`; `pdebench` takes what PDEBench does, the first ones for
+    test (of seed groups the last), and those next to them for validation; `hash` decides by each trajectory's file and
+    number, so that it stays where it is when files are added. `file` and `native` insist that the files say it: a pair
+    of them, or a folder with `train`, `valid` and `test`. `listed` takes the numbers in the JSON file `path`, which
+    every run leaves as `split.json`.
+    """
+
+    method: Literal["random", "pdebench", "hash", "file", "native", "listed"] = "random"
     val: Annotated[float, Field(gt=0, lt=1)] = 0.1
     test: Annotated[float, Field(gt=0, lt=1)] = 0.1
     seed: int = 0
+    path: str | None = None
+
+    @model_validator(mode="after")
+    def _path_of_a_list(self) -> SplitConfig:
+        if (self.method == "listed") != (self.path is not None):
+            raise ValueError("method listed and path, the JSON file of a split, go together")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
-from ups_jax.config import Config, FilePair, TaskConfig
+from ups_jax.config import Config, TaskConfig
 from ups_jax.data import facts, splits, symmetry
 from ups_jax.data.batches import window_frames
 from ups_jax.data.conditions import read_conditions
 from ups_jax.data.dataset import Dataset
-from ups_jax.data.paths import data_path
-from ups_jax.data.sources import DarcySource, Grid, JoinedSource, MemorySource, Source, TensorSource
+from ups_jax.data.disjoint import repeated
+from ups_jax.data.locating import only_task, open_source
+from ups_jax.data.sources import Grid, MemorySource, Source
 from ups_jax.data.sources.base import AXES
 from ups_jax.data.sources.memory import load
 from ups_jax.data.splits import Splits
@@ -24,38 +24,19 @@ from ups_jax.data.survey import Content, chunks
 from ups_jax.errors import ConfigError, DataError
 from ups_jax.task import Input, Statistics, Task
 
-SOURCES: dict[str, Callable[[str | Path], Source]] = {"transient": TensorSource, "steady": DarcySource}
-
 
 def open_dataset(cfg: Config, task: Task | None = None) -> Dataset:
     """The data of the configured task, checked; with `task` (of a trained run) its statistics and facts are kept.
 
     Raises `ConfigError` for names that do not exist, `DataError` for anything wrong with the file.
     """
-    wanted = _only_task(cfg)
+    wanted = only_task(cfg)
     source, parts = open_source(cfg)
     each = source.frames * source.channels + len(source.input_channels)
     size = 4 * source.trajectories * each * int(np.prod(source.grid.shape))
     if size <= cfg.data.loader.memory_gib * 2**30:
         source = load(source, tuple(wanted.coefficients))
     return OPENERS[wanted.kind](cfg, wanted, source, parts, task)
-
-
-def open_source(cfg: Config) -> tuple[Source, Splits]:
-    """The configured task's file, of which the header alone is read, and its splits. Raises `DataError`."""
-    wanted = _only_task(cfg)
-    path = data_path(cfg.data, wanted)
-    if isinstance(wanted.path, FilePair):
-        first, second = SOURCES[wanted.kind](path), SOURCES[wanted.kind](wanted.path.test)
-        joined = JoinedSource((first, second))
-        return joined, splits.draw_pair(first.trajectories, second.trajectories, cfg.data.split, joined.name)
-    if wanted.path is None and not path.is_file():
-        raise DataError(
-            f"{path}: there is no such file; make it: python scripts/generate_data.py --task {wanted.name} "
-            f"--preset {wanted.preset} --out {cfg.data.root}"
-        )
-    source = SOURCES[wanted.kind](path)
-    return source, splits.draw(source.trajectories, cfg.data.split, source.name)
 
 
 def from_arrays(
@@ -69,7 +50,7 @@ def from_arrays(
     task: Task | None = None,
 ) -> Dataset:
     """The same from arrays. `origin` and `spacing` have an entry for each space axis; without a channel axis C is 1."""
-    wanted = _only_task(cfg)
+    wanted = only_task(cfg)
     if wanted.kind != "transient":
         raise ConfigError(f"key `data.tasks.{wanted.name}.kind`: is {wanted.kind}, which is read from files only")
     array = np.asarray(fields, np.float32)
@@ -121,7 +102,7 @@ def _open_transient(cfg: Config, wanted: TaskConfig, source: Source, parts: Spli
                 drift.update(ids[training], fields[training])
                 edges.update(fields[training])
     content.check()
-    notes = [*conditions.notes, *_repeated(content, parts, source, isinstance(wanted.path, FilePair))]
+    notes = [*conditions.notes, *repeated(content, parts, source.name)]
     if task is None:
         statistics = moments.statistics(cfg.data.normalize, wanted.channels)
         found = Task(
@@ -179,7 +160,7 @@ def _open_steady(cfg: Config, wanted: TaskConfig, source: Source, parts: Splits,
             if task is None:
                 edges.update(pairs[training])
     content.check()
-    notes = [*conditions.notes, *_repeated(content, parts, source, isinstance(wanted.path, FilePair))]
+    notes = [*conditions.notes, *repeated(content, parts, source.name)]
     if task is None:
         both = moments.steady_statistics(cfg.data.normalize, channels)
         found = Task(
@@ -222,13 +203,6 @@ def _open_steady(cfg: Config, wanted: TaskConfig, source: Source, parts: Splits,
 OPENERS = {"transient": _open_transient, "steady": _open_steady}
 
 
-def _only_task(cfg: Config) -> TaskConfig:
-    if len(cfg.data.tasks) != 1:
-        names = ", ".join(task.name for task in cfg.data.tasks) or "none"
-        raise ConfigError(f"key `data.tasks`: exactly one task for now, there are {len(cfg.data.tasks)} ({names})")
-    return cfg.data.tasks[0]
-
-
 def _check_shape(cfg: Config, wanted: TaskConfig, source: Source, task: Task | None) -> None:
     channels = wanted.channels if task is None else task.channels
     if source.channels != len(channels):
@@ -257,22 +231,6 @@ def _check_shape(cfg: Config, wanted: TaskConfig, source: Source, task: Task | N
             f"training.rollout_horizon={cfg.training.rollout_horizon}, "
             f"training.time_stride={stride})"
         )
-
-
-def _repeated(content: Content, parts: Splits, source: Source, pair: bool) -> list[str]:
-    """Test trajectories that start as a training one does: an error between two files, a note within one."""
-    first = content.first_frames
-    seen = {first[index]: index for index in parts.train.tolist() if first[index] is not None}
-    again = [index for index in parts.test.tolist() if first[index] in seen]
-    if not again:
-        return []
-    if pair:
-        offset = len(parts.train) + len(parts.val)
-        raise DataError(
-            f"{source.name}: {len(again)} test trajectories start from the same frame as a training one (first: "
-            f"{again[0] - offset} of the test file and {seen[first[again[0]]]} of the training file); remove them"
-        )
-    return [f"{source.name}: {len(again)} test trajectories start from the same frame as a training one"]
 
 
 def _on_grid(task: Task, source: Source, stride: int) -> tuple[Task, list[str]]:

@@ -5,15 +5,45 @@ from __future__ import annotations
 from pathlib import Path
 
 from ups_jax.config import DataConfig, FilePair, TaskConfig
+from ups_jax.errors import DataError
+
+_FOLDERS = {"train": ("train",), "val": ("valid", "val", "validation"), "test": ("test",)}
+_SUFFIXES = (".hdf5", ".h5", ".yaml", ".yml")
 
 
 def data_path(data: DataConfig, task: TaskConfig) -> Path:
-    """The task's (training) file: its `path`, else the file of its preset, which may not have been written yet."""
+    """The task's (first training) file: its `path`, else the file of its preset, which may not have been written."""
+    return next(iter(data_files(data, task).values()))[0]
+
+
+def data_files(data: DataConfig, task: TaskConfig) -> dict[str, tuple[Path, ...]]:
+    """The task's files: `all`, or those of `train`, `val` (where it has its own) and `test`, in this order.
+
+    Raises `DataError` for a folder that does not hold them.
+    """
     if isinstance(task.path, FilePair):
-        return Path(task.path.train)
-    if task.path is not None:
-        return Path(task.path)
-    return embedded_file(data.root, task.name, task.preset)
+        given = {"train": task.path.train, "val": task.path.val, "test": task.path.test}
+        return {
+            role: (Path(paths),) if isinstance(paths, str) else tuple(map(Path, paths))
+            for role, paths in given.items()
+            if paths
+        }
+    if task.path is None:
+        return {"all": (embedded_file(data.root, task.name, task.preset),)}
+    path = Path(task.path)
+    return _in_folder(path) if path.is_dir() else {"all": (path,)}
+
+
+def _in_folder(path: Path) -> dict[str, tuple[Path, ...]]:
+    root = path / "data" if (path / "data" / "train").is_dir() else path
+    found: dict[str, tuple[Path, ...]] = {}
+    for role, names in _FOLDERS.items():
+        files = sorted(file for name in names for file in (root / name).glob("*") if file.suffix in _SUFFIXES)
+        if files:
+            found[role] = tuple(files)
+        elif role != "val":
+            raise DataError(f"{path}: has no data files in a folder `{names[0]}`; give such a folder, or a file")
+    return found
 
 
 def embedded_file(root: str | Path, task: str, preset: str) -> Path:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -16,11 +20,12 @@ Split = Literal["train", "val", "test"]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Splits:
-    """Ascending trajectory ids of each split."""
+    """Ascending trajectory ids of each split; `apart` where those of the test are from files of their own."""
 
     train: Int[np.ndarray, " n"]
     val: Int[np.ndarray, " m"]
     test: Int[np.ndarray, " k"]
+    apart: bool = False
 
     def __post_init__(self) -> None:
         if not (len(self.train) and len(self.val) and len(self.test)):
@@ -35,19 +40,43 @@ class Splits:
 
 
 def draw(trajectories: int, cfg: SplitConfig, name: str) -> Splits:
-    """Shares of one file's trajectories. Raises `DataError` if there are too few for three splits."""
-    val, test = _share(cfg.val, trajectories), _share(cfg.test, trajectories)
-    if trajectories < val + test + 1:
-        raise DataError(
-            f"{name}: holds {trajectories} trajectories, the split needs {val + test + 1} or more "
-            f"(data.split.val={cfg.val}, data.split.test={cfg.test})"
-        )
-    order = _order(trajectories, cfg.seed)
-    return Splits(train=np.sort(order[val + test :]), val=np.sort(order[test : val + test]), test=np.sort(order[:test]))
+    """Shares of one file's trajectories, at random. Raises `DataError` if there are too few for three splits."""
+    val, test = _counts(trajectories, cfg, name)
+    return _cut(_order(trajectories, cfg.seed), val, test)
 
 
-def draw_pair(first: int, second: int, cfg: SplitConfig, name: str) -> Splits:
-    """Validation as a share of the first file's trajectories; test is all of the second file, numbered after them."""
+def by_place(trajectories: int, cfg: SplitConfig, name: str, *, test_last: bool) -> Splits:
+    """The first for test (or the last), the next for validation. Raises `DataError` if there are too few."""
+    val, test = _counts(trajectories, cfg, name)
+    order = np.arange(trajectories)
+    return _cut(order[::-1] if test_last else order, val, test)
+
+
+def by_hash(keys: Sequence[str], cfg: SplitConfig, name: str) -> Splits:
+    """Each trajectory by its own key and the seed alone. Raises `DataError` where a split is left empty."""
+    digests = (hashlib.sha1(f"{cfg.seed}|{key}".encode()).digest()[:8] for key in keys)
+    place = np.array([int.from_bytes(digest, "big") / 2**64 for digest in digests])
+    test, val = place < cfg.test, (cfg.test <= place) & (place < cfg.test + cfg.val)
+    parts = {"train": ~(test | val), "val": val, "test": test}
+    for role, chosen in parts.items():
+        if not chosen.any():
+            raise DataError(
+                f"{name}: none of {len(keys)} trajectories falls into {role} by data.split.method=hash; raise "
+                "data.split.val and test, or use random"
+            )
+    ids = [np.flatnonzero(chosen) for chosen in parts.values()]
+    return Splits(train=ids[0], val=ids[1], test=ids[2])
+
+
+def by_files(sizes: Mapping[str, int], cfg: SplitConfig, name: str) -> Splits:
+    """Files of their own, numbered in the order of `sizes`; without one for validation it is a share of training's."""
+    ends = np.cumsum(list(sizes.values()))
+    ids = {role: np.arange(end - size, end) for (role, size), end in zip(sizes.items(), ends.tolist(), strict=True)}
+    if "val" in ids:
+        if min(sizes.values()) < 1:
+            raise DataError(f"{name}: hold {dict(sizes)} trajectories, each split needs 1 or more")
+        return Splits(train=ids["train"], val=ids["val"], test=ids["test"], apart=True)
+    first, second = sizes["train"], sizes["test"]
     val = _share(cfg.val, first)
     if first < val + 1 or second < 1:
         raise DataError(
@@ -55,7 +84,43 @@ def draw_pair(first: int, second: int, cfg: SplitConfig, name: str) -> Splits:
             f"(data.split.val={cfg.val})"
         )
     order = _order(first, cfg.seed)
-    return Splits(train=np.sort(order[val:]), val=np.sort(order[:val]), test=np.arange(first, first + second))
+    return Splits(train=np.sort(order[val:]), val=np.sort(order[:val]), test=ids["test"], apart=True)
+
+
+def listed(path: str | Path, trajectories: int, name: str) -> Splits:
+    """The split of a JSON file as `as_list` gives it. Raises `DataError` where it does not fit the data."""
+    try:
+        content = json.loads(Path(path).read_text())
+        parts = {role: np.asarray(content[role], np.int64) for role in ("train", "val", "test")}
+        together = np.concatenate(list(parts.values()))
+        count = int(content["trajectories"])
+        found = Splits(train=np.sort(parts["train"]), val=np.sort(parts["val"]), test=np.sort(parts["test"]))
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file; give the split.json of a run") from None
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        raise DataError(f"{path}: is no split ({' '.join(str(error).split())}); give the split.json of a run") from None
+    if count != trajectories or not ((together >= 0) & (together < trajectories)).all():
+        raise DataError(f"{path}: is a split of {count} trajectories, {name} holds {trajectories}; give its own")
+    return found
+
+
+def as_list(parts: Splits, trajectories: int) -> dict[str, Any]:
+    """What a split file holds."""
+    return {"trajectories": trajectories} | {role: getattr(parts, role).tolist() for role in ("train", "val", "test")}
+
+
+def _counts(trajectories: int, cfg: SplitConfig, name: str) -> tuple[int, int]:
+    val, test = _share(cfg.val, trajectories), _share(cfg.test, trajectories)
+    if trajectories < val + test + 1:
+        raise DataError(
+            f"{name}: holds {trajectories} trajectories, the split needs {val + test + 1} or more "
+            f"(data.split.val={cfg.val}, data.split.test={cfg.test})"
+        )
+    return val, test
+
+
+def _cut(order: Int[np.ndarray, " n"], val: int, test: int) -> Splits:
+    return Splits(train=np.sort(order[val + test :]), val=np.sort(order[test : val + test]), test=np.sort(order[:test]))
 
 
 def _share(share: float, trajectories: int) -> int:

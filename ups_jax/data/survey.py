@@ -33,6 +33,7 @@ class Content:
         self._first_bad: tuple[int, int] | None = None
         self._bad = 0
         self.first_frames: list[bytes | None] = []
+        self.trajectories: list[bytes | None] = []
 
     def update(self, ids: Int[np.ndarray, " n"], fields: Float32[np.ndarray, "n t *s c"]) -> bool:
         """Take in a chunk; True while everything has been finite."""
@@ -46,6 +47,10 @@ class Content:
         self.first_frames += [
             None if (frame == frame.flat[0]).all() else hashlib.blake2b(frame.tobytes(), digest_size=16).digest()
             for frame in fields[:, 0]
+        ]
+        self.trajectories += [
+            None if (whole == whole.flat[0]).all() else hashlib.blake2b(whole.tobytes(), digest_size=16).digest()
+            for whole in fields
         ]
         return self._first_bad is None
 

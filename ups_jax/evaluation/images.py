@@ -14,6 +14,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
 
+from ups_jax.data.sources import Grid
 from ups_jax.evaluation.result import Evaluation, Example
 from ups_jax.task import Task
 
@@ -33,7 +34,7 @@ def fields(evaluation: Evaluation, channel: int = 0) -> Figure:
 
 def space_time(
     axis: Axes,
-    task: Task,
+    task: Task | Grid,
     time: Float[np.ndarray, " t"],
     values: Float[np.ndarray, "t x"],
     colours: str,
@@ -54,7 +55,7 @@ def space_time(
     axis.set(xlabel="time t", ylabel=f"position {task.axes[0]}")
 
 
-def snapshot(axis: Axes, task: Task, values: Float[np.ndarray, "x y"], colours: str, norm: Normalize) -> None:
+def snapshot(axis: Axes, task: Task | Grid, values: Float[np.ndarray, "x y"], colours: str, norm: Normalize) -> None:
     """A field of two space axes at one time, the first axis to the right."""
     edges = [
         (origin - 0.5 * step, origin + (size - 0.5) * step)
@@ -78,7 +79,7 @@ def planes(task: Task, example: Example, channel: int) -> list[Float[np.ndarray,
     return [middle_plane(task, values[..., channel]) for values in (example.truth, example.prediction)]
 
 
-def middle_plane(task: Task, values: Float[np.ndarray, "t *s"]) -> Float[np.ndarray, "t *p"]:
+def middle_plane(task: Task | Grid, values: Float[np.ndarray, "t *s"]) -> Float[np.ndarray, "t *p"]:
     """In float64, where the difference of two diverged float32 values does not overflow; one plane of three axes."""
     exact = values.astype(np.float64)
     return exact[..., task.shape[2] // 2] if len(task.shape) == 3 else exact

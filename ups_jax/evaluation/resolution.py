@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from ups_jax.config import Config
 from ups_jax.data import Dataset, Split
-from ups_jax.data.opening import open_source
+from ups_jax.data.locating import open_source
 from ups_jax.errors import DataError
 from ups_jax.evaluation.steady_run import SteadyRun
 from ups_jax.evaluation.trained_run import TrainedPredictor, TrainedRun

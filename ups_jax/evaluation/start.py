@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from ups_jax import simulate
 from ups_jax.config import Config
 from ups_jax.data import open_dataset
-from ups_jax.data.sources import TensorSource
+from ups_jax.data.sources import open_file
 from ups_jax.errors import DataError
 from ups_jax.evaluation.resolution import lines
 from ups_jax.task import Task
@@ -96,11 +96,11 @@ def _of_run(split: Any, number: int, task: Task, context: int, cfg: Config) -> S
 
 
 def _of_hdf5(path: Path, task: Task, context: int) -> Start:
-    source = TensorSource(path)
+    source = open_file(path, "transient", task.channels)
     if len(task.channels) != source.channels:
         raise DataError(
-            f"{path}: `tensor` holds 1 channel, the run has {len(task.channels)} ({', '.join(task.channels)}); give "
-            f"them as the last axis of a .npy file"
+            f"{path}: holds {source.channels} channels, the run has {len(task.channels)} ({', '.join(task.channels)}); "
+            "give a file with a dataset for each by its name, or all as the last axis of a .npy file"
         )
     _check_grid(source.name, source.grid.shape, source.grid.spacing, task)
     stride = round(task.dt / source.grid.dt)

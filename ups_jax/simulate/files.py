@@ -14,7 +14,7 @@ from jaxtyping import Float
 from ups_jax.data.sources.base import AXES
 from ups_jax.errors import DataError
 from ups_jax.files import write_atomically
-from ups_jax.simulate.presets import DarcyPreset, Preset
+from ups_jax.simulate.presets import DarcyPreset, Preset, VolumePreset
 
 # To be raised by whoever changes a number that the solvers write.
 VERSION = "1"
@@ -63,9 +63,45 @@ def steady(
     }
 
 
-def write(path: Path, origin: Origin, datasets: Mapping[str, np.ndarray], boundary: str) -> None:
-    """Write under the final name only what is whole and on the disk. Raises `StorageError`."""
-    write_atomically(path, _encode(origin, datasets, boundary))
+def compressible(
+    preset: VolumePreset, fields: Float[np.ndarray, "n t x 3"], eta: Float[np.ndarray, " n"]
+) -> dict[str, np.ndarray]:
+    """Datasets of PDEBench's compressible layout: one for each channel, and cell centres."""
+    channels = zip(("density", "pressure", "Vx"), np.moveaxis(fields, -1, 0), strict=True)
+    return {name: np.ascontiguousarray(values, np.float32) for name, values in channels} | {
+        "x-coordinate": _centres(preset),
+        "t-coordinate": np.arange(preset.steps + 2) * preset.dt,
+        "parameters/eta": np.asarray(eta, np.float32),
+    }
+
+
+def seeds(
+    preset: VolumePreset,
+    fields: Float[np.ndarray, "n t *s c"],
+    coefficients: Float[np.ndarray, " n"],
+    channels: Sequence[str] = ("h", "u", "v"),
+) -> dict[str, np.ndarray | str]:
+    """Datasets of PDEBench's seed groups, the simulation's text of each, and the names of the channels."""
+    content: dict[str, np.ndarray | str] = {"/channels": ", ".join(channels)}
+    for index, (values, coefficient) in enumerate(zip(fields, coefficients, strict=True)):
+        group = f"{index:04d}"
+        content[f"{group}/data"] = np.ascontiguousarray(values, np.float32)
+        content |= {f"{group}/grid/{axis}": _centres(preset) for axis in AXES[: preset.dimensions]}
+        content[f"{group}/grid/t"] = np.arange(preset.steps + 1) * preset.dt
+        content[f"{group}/config"] = f"sim:\n  {preset.coefficient}: {float(coefficient)!r}\n  seed: {index}\n"
+    return content
+
+
+def _centres(preset: VolumePreset) -> Float[np.ndarray, " x"]:
+    return preset.origin + (np.arange(preset.points) + 0.5) * (preset.extent / preset.points)
+
+
+def write(path: Path, origin: Origin, content: Mapping[str, np.ndarray | str], boundary: str) -> None:
+    """Write under the final name only what is whole and on the disk; a text is an attribute of its group.
+
+    Raises `StorageError`.
+    """
+    write_atomically(path, _encode(origin, content, boundary))
 
 
 def check(path: Path, origin: Origin, what: Sequence[str] = CHECKED) -> None:
@@ -81,7 +117,7 @@ def check(path: Path, origin: Origin, what: Sequence[str] = CHECKED) -> None:
     try:
         with h5py.File(path, "r", locking=False) as file:
             found = {name: file.attrs.get(name) for name in expected if name != "trajectories"}
-            found["trajectories"] = len(file["tensor"])
+            found["trajectories"] = _stored_trajectories(file)
     except (OSError, KeyError) as error:
         raise DataError(f"{path}: is damaged or no data file of this generator ({error}); {mend}") from None
     for name in what:
@@ -89,12 +125,21 @@ def check(path: Path, origin: Origin, what: Sequence[str] = CHECKED) -> None:
             raise DataError(f"{path}: has {name} {found[name]}, not {expected[name]}; {mend}")
 
 
-def _encode(origin: Origin, datasets: Mapping[str, np.ndarray], boundary: str) -> bytes:
+def _stored_trajectories(file: h5py.File) -> int:
+    groups = sum(isinstance(item, h5py.Group) and "data" in item for item in file.values())
+    return groups or len(file["density" if "density" in file else "tensor"])
+
+
+def _encode(origin: Origin, content: Mapping[str, np.ndarray | str], boundary: str) -> bytes:
     # HDF5 answers a full disk in many ways, plain bytes in one.
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
-        for name, values in datasets.items():
-            file[name] = values
+        for name, values in content.items():
+            if isinstance(values, str):
+                group, attribute = name.rsplit("/", 1)
+                file[group or "/"].attrs[attribute] = values
+            else:
+                file[name] = values
         file.attrs["task"] = origin.task
         file.attrs["preset"] = origin.preset
         file.attrs["seed"] = origin.seed

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from ups_jax.config import Config
 from ups_jax.data.paths import data_path
 from ups_jax.errors import ConfigError, DataError
 from ups_jax.simulate import files, presets
-from ups_jax.simulate.presets import DarcyPreset, Preset
+from ups_jax.simulate.presets import DarcyPreset, Preset, VolumePreset
 
 
 def generate(
@@ -41,15 +42,14 @@ def generate(
     if path.exists() and not overwrite:
         files.check(path, origin)
         return False
-    datasets = _solve(task, chosen, seed, report)
-    fields = datasets["tensor"]
+    content, fields = _solve(task, chosen, seed, report)
     bad = int(np.sum(~np.isfinite(fields).all(axis=tuple(range(1, fields.ndim)))))
     if bad:
         raise DataError(
             f"{task}, preset {preset}: {bad} of {len(fields)} solved trajectories are not finite; "
             "the preset needs more substeps or points"
         )
-    files.write(path, origin, datasets, chosen.boundary)
+    files.write(path, origin, content, chosen.boundary)
     return True
 
 
@@ -72,12 +72,23 @@ def prepare(cfg: Config, report: Callable[[str], None] = lambda line: None) -> l
     return written
 
 
-def _solve(task: str, preset: Preset | DarcyPreset, seed: int, report: Callable[[str], None]) -> dict[str, np.ndarray]:
+def _solve(
+    task: str, preset: Preset | VolumePreset | DarcyPreset, seed: int, report: Callable[[str], None]
+) -> tuple[Mapping[str, np.ndarray | str], Float[np.ndarray, "n *d"]]:
+    """What the file holds, and the solution in it."""
     # Imported here: exponax and jax take a second that a run with its data at hand does not need.
     if isinstance(preset, DarcyPreset):
         from ups_jax.simulate import darcy
 
-        return files.steady(preset, *darcy.solve(task, preset, seed, report))
+        permeability, solution = darcy.solve(task, preset, seed, report)
+        return files.steady(preset, permeability, solution), solution
+    if isinstance(preset, VolumePreset):
+        from ups_jax.simulate import finite_volumes
+
+        fields, coefficients = finite_volumes.solve(task, preset, seed, report)
+        layout = files.compressible if preset.dimensions == 1 else files.seeds
+        return layout(preset, fields, coefficients), fields
     from ups_jax.simulate import solvers
 
-    return files.trajectories(preset, *solvers.solve(task, preset, seed, report))
+    fields, coefficients = solvers.solve(task, preset, seed, report)
+    return files.trajectories(preset, fields, coefficients), fields

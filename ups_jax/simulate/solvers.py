@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Key
 
-from ups_jax.errors import ConfigError
+from ups_jax.simulate.coefficient import draw
+from ups_jax.simulate.devices import cpu
 from ups_jax.simulate.presets import Preset
 
 # Trajectories solved together, by the number of space axes.
@@ -25,7 +26,7 @@ def solve(
     task: str, preset: Preset, seed: int, report: Callable[[str], None]
 ) -> tuple[Float32[np.ndarray, "n t *s"], Float32[np.ndarray, " n"]]:
     """Trajectories and their coefficients, in float32. `report` is told how far it is, once a chunk."""
-    with jax.default_device(_cpu()), jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
+    with jax.default_device(cpu()), jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
         key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(task.encode()))
         run = jax.jit(jax.vmap(lambda index: _trajectory(STEPPERS[task], preset, jax.random.fold_in(key, index))))
         fields, coefficients = [], []
@@ -95,7 +96,7 @@ def _trajectory(
     initial_key, coefficient_key = jax.random.split(key)
     series = exponax.ic.RandomTruncatedFourierSeries(preset.dimensions, cutoff=preset.modes, max_one=True)
     initial = preset.amplitude * series(preset.solved_points, key=initial_key)
-    coefficient = _draw(preset, jax.random.uniform(coefficient_key))
+    coefficient = draw(preset, jax.random.uniform(coefficient_key))
     step = exponax.RepeatedStepper(stepper(preset, coefficient), preset.substeps)
     if preset.burn_in:
         initial = exponax.repeat(step, preset.burn_in)(initial)
@@ -121,18 +122,3 @@ def _refined(frames: Float[Array, "t *s"], axis: int, count: int) -> Float[Array
     shifted = [jnp.fft.irfft(spectrum * shift, size, axis=axis) for shift in shifts]
     shape = [count * points if other == axis else points for other, points in enumerate(frames.shape)]
     return jnp.stack([frames, *shifted], axis + 1).reshape(shape)
-
-
-def _draw(preset: Preset, share: Float[Array, ""]) -> Float[Array, ""]:
-    if preset.coefficient is None:
-        return jnp.asarray(preset.low)
-    if preset.scale == "log10":
-        return preset.low * (preset.high / preset.low) ** share
-    return preset.low + (preset.high - preset.low) * share
-
-
-def _cpu() -> jax.Device:
-    try:
-        return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:
-        raise ConfigError("the embedded solvers need the CPU, which JAX_PLATFORMS leaves out; add `,cpu`") from None

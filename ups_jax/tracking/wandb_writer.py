@@ -184,6 +184,10 @@ class WandbWriter(Writer):
                 self._give_up("it did not finish in time; `wandb sync` sends the rest")
         self._tell()
 
+    def delivered(self, *kinds: str) -> bool:
+        """Whether a run began and ended, and nothing of these kinds was left out; offline it waits for `wandb sync`."""
+        return self._begun.is_set() and self.problem is None and self._failed_kinds.isdisjoint(kinds)
+
     def _wait(self) -> None:
         """Until the thread has ended, or its time is over, which begins with the run."""
         begin = told = time.monotonic()

@@ -60,6 +60,10 @@ class Writer(Protocol):
         """Write what is still waiting, and how the run ended; nothing may follow."""
         return None
 
+    def delivered(self, *kinds: str) -> bool:
+        """Of a closed writer: whether all that it was given of these kinds, named as its methods, has gone out."""
+        return True
+
 
 class Tee(Writer):
     """Hands everything to several writers in order."""
@@ -117,6 +121,10 @@ class Tee(Writer):
         with contextlib.ExitStack() as stack:
             for writer in reversed(self.writers):
                 stack.callback(writer.close, outcome)
+
+    def delivered(self, *kinds: str) -> bool:
+        """See `Writer`."""
+        return all(writer.delivered(*kinds) for writer in self.writers)
 
 
 @contextlib.contextmanager

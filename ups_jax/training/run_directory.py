@@ -76,6 +76,11 @@ class RunDirectory:
         if is_first():
             write_atomically(self.record_path, json.dumps(record, indent=2) + "\n")
 
+    def write_split(self, numbers: dict[str, Any]) -> None:
+        """Keep which trajectories train, validate and test, for `data.split.path` of other runs."""
+        if is_first():
+            write_atomically(self.path / "split.json", json.dumps(numbers) + "\n")
+
     def update(self, **values: Any) -> None:
         """Replace some entries of the record."""
         self.write(self.read() | values)

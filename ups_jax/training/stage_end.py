@@ -34,9 +34,14 @@ def tell_end(
 def is_told(run: RunDirectory, stage: str, state: TrainState) -> bool:
     """Whether the end of the stage at this step was sent by an earlier start, as its record says (`told`).
 
-    The record follows the sending, so that who is killed between the two sends it again.
+    The record follows the sending, so that who is killed between the two, or could not send, sends it again.
     """
     return run.read()["stages"][stage].get("told") == int(state.step)
+
+
+def went_out(writer: Writer) -> bool:
+    """Of a closed writer: whether it has sent the end of the stage."""
+    return writer.delivered("summary", "alert", "artifact")
 
 
 def tell_diverged(writer: Writer, run: RunDirectory, stage: str, error: DivergedError) -> None:

@@ -37,7 +37,7 @@ from ups_jax.training.plan import Plan
 from ups_jax.training.progress import TrainingProgress
 from ups_jax.training.run_directory import RunDirectory
 from ups_jax.training.signals import stop_flag
-from ups_jax.training.stage_end import is_told, tell_diverged, tell_end
+from ups_jax.training.stage_end import is_told, tell_diverged, tell_end, went_out
 from ups_jax.training.stage_record import StageRecord
 from ups_jax.training.stages import stage_of
 from ups_jax.training.stages.spec import Parents, Validate
@@ -239,7 +239,9 @@ def _train_from(
             tell_diverged(writer, run, stage, error)
             raise
         checkpoints.wait()
-        if not is_told(run, stage, state):
+        known = is_told(run, stage, state)
+        if not known:
             tell_end(writer, cfg.logging.wandb, run, stage, checkpoints, state)
-    work.record.note(told=int(state.step))
+    if not known and went_out(writer):
+        work.record.note(told=int(state.step))
     return state, progress.seconds_per_step

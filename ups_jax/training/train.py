@@ -12,6 +12,7 @@ from ups_jax import simulate
 from ups_jax.compilation import compiling
 from ups_jax.config import Config, digest, to_dict
 from ups_jax.data import batch_at, open_dataset, windows_per_step
+from ups_jax.data.splits import as_list
 from ups_jax.determinism import require_determinism
 from ups_jax.errors import Stopped
 from ups_jax.parallel import agreed, check_rows, first_does, is_first, make_mesh, wait_for_all
@@ -68,6 +69,7 @@ def train(
         begun = agreed(run.exists())
         if not begun:
             run.write({"created": now(), "digests": {}, "stages": {}})
+            run.write_split(as_list(dataset.splits, dataset.source.trajectories))
         wait_for_all("recorded")
         check_parents(run, stage, parents.checkpoints)
         introduce(console, dataset)

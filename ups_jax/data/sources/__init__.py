@@ -1,9 +1,30 @@
 """File formats. A source hands out windows of trajectories, with their grid, times and coefficients."""
 
 from ups_jax.data.sources.base import Grid, Source
+from ups_jax.data.sources.described import DescribedSource
 from ups_jax.data.sources.joined import JoinedSource
+from ups_jax.data.sources.layouts import LAYOUTS, layout_of, open_file
 from ups_jax.data.sources.memory import MemorySource
+from ups_jax.data.sources.pdebench_cfd import CFDSource
 from ups_jax.data.sources.pdebench_darcy import DarcySource
+from ups_jax.data.sources.pdebench_incompressible import IncompressibleSource
+from ups_jax.data.sources.pdebench_seeds import SeedsSource
 from ups_jax.data.sources.pdebench_tensor import TensorSource
+from ups_jax.data.sources.well import WellSource
 
-__all__ = ["DarcySource", "Grid", "JoinedSource", "MemorySource", "Source", "TensorSource"]
+__all__ = [
+    "LAYOUTS",
+    "CFDSource",
+    "DarcySource",
+    "DescribedSource",
+    "Grid",
+    "IncompressibleSource",
+    "JoinedSource",
+    "MemorySource",
+    "SeedsSource",
+    "Source",
+    "TensorSource",
+    "WellSource",
+    "layout_of",
+    "open_file",
+]

@@ -30,7 +30,6 @@ class Grid:
 
 
 @runtime_checkable
-@runtime_checkable
 class Source(Protocol):
     """Trajectories of one grid. Windows are read by trajectory and frame; nothing else is loaded."""
 
@@ -52,6 +51,11 @@ class Source(Protocol):
     @property
     def channels(self) -> int:
         """Number of channels."""
+        ...
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """Names of the channels as the file has them; none where it has no names for them."""
         ...
 
     @property

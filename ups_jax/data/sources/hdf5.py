@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,10 @@ import h5py
 import numpy as np
 from jaxtyping import Float
 
+from ups_jax.data.sources.base import AXES, Grid, uniform
 from ups_jax.errors import DataError
 
 _NUMBER = r"([0-9]+\.?[0-9]*(?:[eE][-+]?[0-9]+)?)"
-# Names that PDEBench writes into file names; any declared name is looked for there too.
-_KNOWN_IN_NAMES = ("nu", "beta", "rho", "eta", "zeta")
 # Numbers among the root attributes that say how a file was made.
 _NO_COEFFICIENTS = ("seed", "latestIndex", "dt", "members", "given_frames", "checkpoint_step")
 
@@ -30,6 +29,8 @@ class HDF5File:
     """A file of `trajectories` samples, read by several threads and processes; `mend` ends the messages."""
 
     trajectories: int
+    # Names that PDEBench writes into file names; any declared name is looked for there too.
+    known_in_names: tuple[str, ...] = ("nu", "beta", "rho", "eta", "zeta")
 
     def __init__(self, path: str | Path, mend: str) -> None:
         self.path = Path(path)
@@ -51,7 +52,7 @@ class HDF5File:
 
     def found_coefficients(self) -> tuple[str, ...]:
         """Names of what looks like a coefficient."""
-        in_name = (name for name in _KNOWN_IN_NAMES if from_file_name(self.path, name) is not None)
+        in_name = (name.lower() for name in self.known_in_names if from_file_name(self.path, name) is not None)
         return tuple(dict.fromkeys((*self._coefficients, *in_name)))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -81,6 +82,41 @@ def coordinate(name: str, file: h5py.File, dataset: str, lengths: tuple[int, ...
     if values.dtype.kind != "f":
         raise DataError(f"{name}: `{dataset}` holds {values.dtype}, not floating-point numbers; store it as float64")
     return values
+
+
+def grid_of(name: str, file: h5py.File, what: str, shape: tuple[int, ...]) -> Grid:
+    """Grid and times of a dataset `what` of (N, T, *S), from `x-coordinate`, .. and `t-coordinate`. Raises `DataError`.
+
+    PDEBench stores one time more than there are frames, the end of the last step.
+    """
+    axes = [f"{axis}-coordinate" for axis in AXES if f"{axis}-coordinate" in file]
+    if not axes:
+        raise DataError(f"{name}: has no dataset `x-coordinate`; add the grid's coordinates, one for each point")
+    if "t-coordinate" not in file:
+        raise DataError(
+            f"{name}: has no dataset `t-coordinate`; add the times of the frames (for steady data set kind: steady)"
+        )
+    if len(shape) != 2 + len(axes):
+        wanted = ", ".join(["N", "T", "X", "Y", "Z"][: 2 + len(axes)])
+        raise DataError(
+            f"{name}: `{what}` has shape {shape}, with {' and '.join(axes)} it must be ({wanted}); "
+            "reshape it, or add the coordinates of its other axes"
+        )
+    times = coordinate(name, file, "t-coordinate", (shape[1], shape[1] + 1), f"or one more: `{what}` is {shape}")
+    origin, spacing = space_axes(name, file, axes, shape[2:], f"as axis of `{what}` {shape}")
+    start, dt = uniform(times[: shape[1]], f"{name}: `t-coordinate`", "store frames at even times")
+    return Grid(shape=shape[2:], origin=origin, spacing=spacing, start=start, dt=dt)
+
+
+def space_axes(
+    name: str, file: h5py.File, datasets: Sequence[str], shape: tuple[int, ...], why: str
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Origin and spacing of the axes whose coordinates are `datasets`. Raises `DataError`."""
+    ends = []
+    for dataset, points in zip(datasets, shape, strict=True):
+        values = coordinate(name, file, dataset, (points,), why)
+        ends.append(uniform(values, f"{name}: `{dataset}`", "interpolate the fields to a uniform grid"))
+    return tuple(first for first, _ in ends), tuple(step for _, step in ends)
 
 
 def coefficients(name: str, file: h5py.File, trajectories: int) -> Iterator[tuple[str, Any]]:

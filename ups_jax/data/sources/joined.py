@@ -24,6 +24,7 @@ class JoinedSource:
             for what, left, right in (
                 ("frames", first.frames, other.frames),
                 ("channels", first.channels, other.channels),
+                ("space axes", len(first.grid.shape), len(other.grid.shape)),
                 ("input channels", len(first.input_channels), len(other.input_channels)),
                 ("grid points", first.grid.shape, other.grid.shape),
                 ("dt", first.grid.dt, other.grid.dt),
@@ -53,6 +54,11 @@ class JoinedSource:
     def channels(self) -> int:
         """Number of channels."""
         return self.parts[0].channels
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """Names of the channels."""
+        return self.parts[0].channel_names
 
     @property
     def input_channels(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ class MemorySource:
     grid: Grid
     fields: Float32[np.ndarray, "n t *s c"]
     coefficients: Mapping[str, Float[np.ndarray, " n"]] = field(default_factory=dict)
+    channel_names: tuple[str, ...] = ()
     input_channels: tuple[str, ...] = ()
     given: Float32[np.ndarray, "n *s i"] | None = None
 
@@ -69,6 +70,7 @@ def load(source: Source, declared: Sequence[str] = ()) -> MemorySource:
         grid=source.grid,
         fields=fields,
         coefficients=known,
+        channel_names=source.channel_names,
         input_channels=source.input_channels,
         given=given,
     )

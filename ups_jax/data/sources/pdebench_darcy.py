@@ -8,8 +8,8 @@ import h5py
 import numpy as np
 from jaxtyping import Float32, Int
 
-from ups_jax.data.sources.base import Grid, uniform
-from ups_jax.data.sources.hdf5 import HDF5File, coefficients, coordinate
+from ups_jax.data.sources.base import Grid
+from ups_jax.data.sources.hdf5 import HDF5File, coefficients, space_axes
 from ups_jax.errors import DataError
 
 _COORDINATES = ("x-coordinate", "y-coordinate")
@@ -21,6 +21,7 @@ class DarcySource(HDF5File):
 
     channels = 1
     frames = 1
+    channel_names: tuple[str, ...] = ()
     input_channels: tuple[str, ...] = ("nu",)
 
     def __init__(self, path: str | Path) -> None:
@@ -65,11 +66,6 @@ def _header(name: str, file: h5py.File) -> tuple[int, Grid]:
         raise DataError(
             f"{name}: `nu` has shape {file['nu'].shape}, with `tensor` {shape} it must be {given}; reshape it"
         )
-    origin, spacing = [], []
-    for axis, points in zip(_COORDINATES, shape[2:], strict=True):
-        values = coordinate(name, file, axis, (points,), f"as axis of `tensor` {shape}")
-        first, step = uniform(values, f"{name}: `{axis}`", "interpolate the fields to a uniform grid")
-        origin.append(first)
-        spacing.append(step)
+    origin, spacing = space_axes(name, file, _COORDINATES, shape[2:], f"as axis of `tensor` {shape}")
     # A time step of 1 has no meaning, and no effect where its logarithm is a condition.
-    return shape[0], Grid(shape=shape[2:], origin=tuple(origin), spacing=tuple(spacing), start=0.0, dt=1.0)
+    return shape[0], Grid(shape=shape[2:], origin=origin, spacing=spacing, start=0.0, dt=1.0)

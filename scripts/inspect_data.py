@@ -1,0 +1,47 @@
+"""Say what data files hold: layout, grid, times, parameters, numbers and their defects, and how to train on them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ups_jax import cli
+from ups_jax.errors import DataError
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.parser(__doc__)
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="HDF5, or a YAML that describes arrays")
+    parser.add_argument("--all", action="store_true", help="read every trajectory of a large file, not some")
+    parser.add_argument(
+        "--output", type=Path, default=Path(), metavar="DIR", help="folder for the pictures (default: this one)"
+    )
+    parser.add_argument("--no-picture", action="store_true", help="write no picture")
+    return cli.run(parser, inspect, argv)
+
+
+def inspect(args: argparse.Namespace) -> int:
+    from ups_jax.data import inspection
+    from ups_jax.evaluation.inspection_images import write_picture
+
+    code = 0
+    for file in args.files:
+        try:
+            found = inspection.inspect(file, whole=args.all)
+        except DataError as error:
+            print(f"error: {error}", file=sys.stderr)
+            code = error.exit_code
+            continue
+        print("\n".join(inspection.described(found)))
+        if not args.no_picture:
+            picture = args.output / f"{file.stem}.png"
+            write_picture(found, picture)
+            print(f"picture     {picture}")
+        if not found.sane:
+            code = DataError.exit_code
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""What an inspection says of a file is what was written into it, and its configuration opens the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import yaml
+from travelling_waves import waves
+from written_layouts import N, centres, random, write_cfd, write_incompressible, write_seeds, write_well
+
+from ups_jax import config
+from ups_jax.data import open_dataset
+from ups_jax.data.inspection import config_lines, described, inspect
+
+
+def write_darcy(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["tensor"], file["nu"] = random(N, 1, 8, 8), np.abs(random(N, 8, 8, seed=1))
+        file["x-coordinate"] = file["y-coordinate"] = centres(8, 0.0, 1.0)
+        file.attrs["beta"] = 1.0
+
+
+FILES = {
+    "1D_CFD_Rand_Eta1.e-8_Zeta1.e-8_periodic_Train.hdf5": (lambda path: write_cfd(path, 1), "compressible_ns1d"),
+    "2D_CFD_Turb_M1.0_Eta1e-08_Zeta1e-08_periodic_8_Train.hdf5": (lambda path: write_cfd(path, 2), "compressible_ns2d"),
+    "1D_diff-sorp_NA_NA.h5": (lambda path: write_seeds(path, 1, 1), "diffusion_sorption1d"),
+    "2D_diff-react_NA_NA.h5": (lambda path: write_seeds(path, 2, 2), "reaction_diffusion2d"),
+    "2D_rdb_NA_NA.h5": (lambda path: write_seeds(path, 2, 1), "shallow_water2d"),
+    "ns_incom_inhom_2d_512-0.h5": (write_incompressible, "navier_stokes2d"),
+    "2D_DarcyFlow_beta1.0_Train.hdf5": (write_darcy, "darcy2d"),
+    "anything.hdf5": (write_well, "made_up"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_lines_of_a_configuration_open_the_file(tmp_path: Path, name: str) -> None:
+    write, task = FILES[name]
+    write(tmp_path / name)
+    found = inspect(tmp_path / name)
+    assert found.task.name == task and found.sane and found.looked == found.source.trajectories
+    values = yaml.safe_load(config_lines(found))
+    # Random numbers are not periodic, whatever the names of their files say.
+    said = values["data"]["tasks"][0].pop("periodic", [])
+    assert said == (
+        ["x", "y"][: len(found.source.grid.shape)] if "periodic" in name else ["x"] if task == "made_up" else []
+    )
+    dataset = open_dataset(config.from_dict(values))
+    assert dataset.task.channels == found.task.channels
+    assert [item.name for item in dataset.task.coefficients] == list(found.task.coefficients)
+
+
+def test_numbers_parameters_and_boundary_are_those_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "1D_CFD_Shock_Eta1.e-8_Zeta1.e-8_trans_Train.hdf5"
+    written = write_cfd(path, 1)
+    found = inspect(path)
+    for channel in found.channels:
+        values = written[channel.name]
+        ends = (channel.minimum, channel.maximum, channel.std)
+        np.testing.assert_allclose(ends, (values.min(), values.max(), values.std()), rtol=1e-6)
+    assert (found.boundary, found.constants) == ("transmissive", {"eta": 1e-8, "zeta": 1e-8})
+    lines = "\n".join(described(found))
+    assert "layout      pdebench cfd (transient), task compressible_ns1d" in lines
+    assert "4 trajectories of 5 frames, 3 channels" in lines and "dt 0.05" in lines
+    assert "axis x      8 points from -0.875, 0.25 apart" in lines and "parameter   eta 1e-08 throughout" in lines
+
+
+def test_what_varies_over_decades_is_told_on_a_logarithmic_scale_and_what_looks_periodic_is_hinted_at(write) -> None:
+    fields, beta = waves()
+    path = write(fields, parameters_beta=beta, parameters_nu=np.geomspace(1e-3, 1e-1, len(beta)))
+    found = inspect(path)
+    assert found.task.coefficients == {"beta": "linear", "nu": "log10"}
+    assert found.coefficients["nu"] == (pytest.approx(1e-3), pytest.approx(1e-1))
+    assert any("axis x looks periodic" in hint for hint in found.hints)
+    assert any("spatial mean of u is constant" in hint for hint in found.hints)
+
+
+def test_defects_are_counted(tmp_path: Path) -> None:
+    values = random(N, 5, 8)
+    values[1, 2, 3], values[1, 4, 0], values[3] = np.nan, np.inf, 2.0
+    write_cfd(tmp_path / "flow.hdf5", 1, Vx=values)
+    found = inspect(tmp_path / "flow.hdf5")
+    assert not found.sane and [channel.broken for channel in found.channels] == [0, 0, 2]
+    assert [channel.constant for channel in found.channels] == [0, 0, 1]
+    finite = values[np.isfinite(values)]
+    assert found.channels[2].maximum == finite.max() and found.channels[2].std == pytest.approx(finite.std(), rel=1e-6)
+    assert "NaN or Inf in 2 frames" in "\n".join(described(found))
+
+
+def test_of_a_large_file_some_trajectories_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_cfd(tmp_path / "flow.hdf5", 1)
+    monkeypatch.setattr("ups_jax.data.inspection._LOOK_BYTES", 2 * 4 * 5 * 3 * 8)
+    assert inspect(tmp_path / "flow.hdf5").looked == 2
+    assert "looked at   2 trajectories" in "\n".join(described(inspect(tmp_path / "flow.hdf5")))
+    assert inspect(tmp_path / "flow.hdf5", whole=True).looked == N

@@ -1,0 +1,52 @@
+"""`inspect_data.py` goes on after a bad file, leaves a picture of each good one, and its exit code tells of defects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import matplotlib.image
+import numpy as np
+import pytest
+from commands import in_process
+
+Values = np.ndarray
+
+
+def write(path: Path, values: Values, axes: str) -> Path:
+    with h5py.File(path, "w") as file:
+        file["density"], file["Vx"] = values, 2 * values
+        file["t-coordinate"] = np.arange(values.shape[1] + 1.0)
+        for axis, size in zip(axes, values.shape[2:], strict=True):
+            file[f"{axis}-coordinate"] = np.arange(float(size))
+    return path
+
+
+@pytest.mark.parametrize("axes", ["x", "xy", "xyz"])
+def test_a_picture_is_written_and_nothing_else_beside_what_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], axes: str
+) -> None:
+    rng = np.random.default_rng(0)
+    file = write(tmp_path / "flow.hdf5", rng.normal(size=(3, 4, *(6, 5, 4)[: len(axes)])).astype(np.float32), axes)
+    assert in_process("inspect_data.py", file, "--output", tmp_path / "seen") == 0
+    told = capsys.readouterr().out
+    assert f"file        {file}" in told and f"picture     {tmp_path / 'seen' / 'flow.png'}" in told
+    image = matplotlib.image.imread(tmp_path / "seen" / "flow.png")
+    assert min(image.shape[:2]) > 200 and np.ptp(image[..., :3]) > 0.5
+
+
+def test_a_bad_file_is_one_line_and_the_next_one_is_still_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = np.random.default_rng(0).normal(size=(3, 4, 6)).astype(np.float32)
+    good = write(tmp_path / "good.hdf5", values, "x")
+    values[0, 1, 2] = np.nan
+    broken = write(tmp_path / "broken.hdf5", values, "x")
+    (tmp_path / "text.hdf5").write_text("no data")
+    assert in_process("inspect_data.py", tmp_path / "text.hdf5", good, "--output", tmp_path / "seen") == 3
+    told = capsys.readouterr()
+    assert told.err.count("\n") == 1 and "text.hdf5: is not an HDF5 file" in told.err
+    assert f"file        {good}" in told.out
+    assert in_process("inspect_data.py", broken, "--no-picture") == 3
+    assert "NaN or Inf in 1 frames" in capsys.readouterr().out
+    assert in_process("inspect_data.py", good, "--no-picture") == 0

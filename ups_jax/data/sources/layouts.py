@@ -1,0 +1,95 @@
+"""Which layout a file has, told by what it holds and never by its size, and the source that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import h5py
+
+from ups_jax.data.sources.base import Source
+from ups_jax.data.sources.described import DescribedSource
+from ups_jax.data.sources.hdf5 import HDF5File
+from ups_jax.data.sources.pdebench_cfd import CFDSource
+from ups_jax.data.sources.pdebench_darcy import DarcySource
+from ups_jax.data.sources.pdebench_incompressible import IncompressibleSource
+from ups_jax.data.sources.pdebench_seeds import SeedsSource
+from ups_jax.data.sources.pdebench_tensor import TensorSource
+from ups_jax.data.sources.well import WellSource
+from ups_jax.errors import DataError
+
+Kind = Literal["transient", "steady"]
+Names = tuple[str, ...] | None
+_DESCRIPTIONS = (".yaml", ".yml")
+_MEND = "give a file of PDEBench or The Well, or describe it in a YAML file and give that"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """`holds` tells whether an HDF5 file has it; `channels` say which of the named fields are read."""
+
+    name: str
+    kind: Kind
+    holds: Callable[[h5py.File], bool]
+    open: Callable[[str | Path, Names], Source]
+
+
+def _datasets(*names: str) -> Callable[[h5py.File], bool]:
+    return lambda file: all(isinstance(file.get(name), h5py.Dataset) for name in names)
+
+
+def _groups_of_data(file: h5py.File) -> bool:
+    groups = [item for item in file.values() if isinstance(item, h5py.Group)]
+    return any("data" in group and "grid" in group for group in groups)
+
+
+def _well(file: h5py.File) -> bool:
+    return "dimensions" in file and "t0_fields" in file
+
+
+# In this order: the first that a file has is its own.
+LAYOUTS = (
+    Layout(name="well", kind="transient", holds=_well, open=WellSource),
+    Layout(
+        name="pdebench darcy",
+        kind="steady",
+        holds=lambda file: _datasets("tensor", "nu")(file) and file["nu"].ndim == 3,
+        open=lambda path, _: DarcySource(path),
+    ),
+    Layout(
+        name="pdebench tensor", kind="transient", holds=_datasets("tensor"), open=lambda path, _: TensorSource(path)
+    ),
+    Layout(name="pdebench seeds", kind="transient", holds=_groups_of_data, open=SeedsSource),
+    Layout(
+        name="pdebench incompressible",
+        kind="transient",
+        holds=_datasets("velocity", "particles", "t"),
+        open=IncompressibleSource,
+    ),
+    Layout(name="pdebench cfd", kind="transient", holds=_datasets("x-coordinate", "t-coordinate"), open=CFDSource),
+)
+DESCRIBED = Layout(name="described", kind="transient", holds=lambda _: False, open=DescribedSource)
+
+
+def layout_of(path: str | Path) -> Layout:
+    """The layout of a file. Raises `DataError` where it has none of them, or cannot be read."""
+    if Path(path).suffix in _DESCRIPTIONS:
+        return DESCRIBED
+    with HDF5File(path, _MEND).reading() as file:
+        for layout in LAYOUTS:
+            if layout.holds(file):
+                return layout
+        there = ", ".join(list(file)[:6]) or "nothing"
+    raise DataError(f"{path}: is of no known layout (it holds {there}); {_MEND}")
+
+
+def open_file(path: str | Path, kind: Kind, channels: Names = None) -> Source:
+    """The source of a file of this kind of task. Raises `DataError`."""
+    layout = layout_of(path)
+    if layout.kind != kind:
+        raise DataError(
+            f"{path}: is a {layout.kind} file ({layout.name} layout), the task is {kind}; set kind: {layout.kind}"
+        )
+    return layout.open(path, channels)

@@ -1,0 +1,116 @@
+"""PDEBench's incompressible flow files: `velocity` (N, T, X, Y, 2) and the tracer `particles` (N, T, X, Y, 1).
+
+They have times `t` (N, T) but no coordinates: cells of the unit square, or of the `domain_size` in their `config`. The
+steady `force` (N, X, Y, 2) is no channel, as it does not change.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import h5py
+import numpy as np
+from jaxtyping import Float32, Int
+
+from ups_jax.data.sources.base import Grid, uniform
+from ups_jax.data.sources.hdf5 import HDF5File
+from ups_jax.data.sources.selection import selected
+from ups_jax.data.sources.simulation_text import numbers
+from ups_jax.errors import DataError
+
+_PARTS = {"Vx": ("velocity", 0), "Vy": ("velocity", 1), "particles": ("particles", 0)}
+_WIDTHS = {"velocity": 2, "particles": 1}
+_MEND = "give a file of PDEBench's incompressible flow, with `velocity`, `particles` and `t`"
+
+
+class IncompressibleSource(HDF5File):
+    """The channels `names` of Vx, Vy and particles, or all three. Raises `DataError` naming file and dataset.
+
+    Where the simulation stopped early, only the frames up to `latestIndex` are read, and no further than times rise.
+    """
+
+    input_channels: tuple[str, ...] = ()
+
+    def __init__(self, path: str | Path, names: tuple[str, ...] | None = None) -> None:
+        super().__init__(path, _MEND)
+        with self.reading() as file:
+            shape = _check(self.name, file)
+            self.channel_names = selected(self.name, tuple(_PARTS), names)
+            self.trajectories, self.frames = shape[0], _frames(file, shape[1])
+            if self.frames < 2:
+                raise DataError(f"{self.name}: holds {self.frames} complete frames, 2 are the least; write it again")
+            text = file.attrs.get("config")
+            self._coefficients = {} if text is None else _lower(numbers(text, self.name))
+            self.grid = _grid(self.name, file, shape, self.frames, _extent(text))
+        self.channels = len(self.channel_names)
+
+    def windows(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
+        """The given frames of the given trajectories; frames are evenly spaced."""
+        result = np.empty((*frames.shape, *self.grid.shape, self.channels), np.float32)
+        parts = [_PARTS[name] for name in self.channel_names]
+        with self.reading() as file:
+            for dataset in dict.fromkeys(dataset for dataset, _ in parts):
+                places = [place for place, (owner, _) in enumerate(parts) if owner == dataset]
+                for row, (index, times) in enumerate(zip(ids.tolist(), frames.tolist(), strict=True)):
+                    step = times[1] - times[0] if len(times) > 1 else 1
+                    # All components at once: they lie in one compressed chunk.
+                    whole = file[dataset][index, times[0] : times[-1] + 1 : step]
+                    result[row][..., places] = whole[..., [parts[place][1] for place in places]]
+        return result
+
+    def inputs(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
+        """None: the width is 0."""
+        return np.empty((len(ids), *self.grid.shape, 0), np.float32)
+
+    def found_coefficients(self) -> tuple[str, ...]:
+        """None by itself: a file holds one set of numbers, most of them of the solver."""
+        return ()
+
+    def constants(self) -> dict[str, float]:
+        """The numbers of the simulation's `config`."""
+        return dict(self._coefficients)
+
+
+def _check(name: str, file: h5py.File) -> tuple[int, ...]:
+    """The shape (N, T, X, Y) of every dataset."""
+    for dataset, rank in (("velocity", 5), ("particles", 5), ("t", 2)):
+        item = file.get(dataset)
+        if not isinstance(item, h5py.Dataset):
+            raise DataError(f"{name}: has no dataset `{dataset}` (it holds {', '.join(list(file)[:6])}); {_MEND}")
+        if item.ndim != rank or item.dtype.kind != "f":
+            raise DataError(f"{name}: `{dataset}` has shape {item.shape} and type {item.dtype}; {_MEND}")
+    shape: tuple[int, ...] = file["velocity"].shape[:4]
+    for dataset, width in _WIDTHS.items():
+        if file[dataset].shape != (*shape, width):
+            raise DataError(f"{name}: `{dataset}` has shape {file[dataset].shape}, it must be {(*shape, width)}")
+    if file["t"].shape != shape[:2]:
+        raise DataError(f"{name}: `t` has shape {file['t'].shape}, it must be {shape[:2]}")
+    return shape
+
+
+def _frames(file: h5py.File, stored: int) -> int:
+    latest = file.attrs.get("latestIndex")
+    rising = np.diff(np.asarray(file["t"], np.float64), axis=1) > 0
+    complete = 1 + int(np.cumprod(rising.all(axis=0)).sum())
+    return min(complete, stored if latest is None else int(latest) + 1)
+
+
+def _grid(name: str, file: h5py.File, shape: tuple[int, ...], frames: int, extent: tuple[float, float]) -> Grid:
+    times = np.asarray(file["t"][:, :frames])
+    start, dt = uniform(times[0], f"{name}: `t`", "store frames at even times")
+    if not np.allclose(times, times[0], rtol=1e-5, atol=1e-3 * dt):
+        raise DataError(f"{name}: `t` differs between trajectories; give files of one time step")
+    spacing = tuple(length / points for length, points in zip(extent, shape[2:], strict=True))
+    origin = tuple(step / 2 for step in spacing)
+    return Grid(shape=shape[2:], origin=origin, spacing=spacing, start=start, dt=dt)
+
+
+def _extent(text: str | bytes | None) -> tuple[float, float]:
+    plain = text.decode() if isinstance(text, bytes) else str(text or "")
+    found = re.search(r"domain_size:\s*\[?\s*-?\s*([0-9.eE+-]+)\s*[,\n]\s*-?\s*([0-9.eE+-]+)", plain)
+    return (float(found.group(1)), float(found.group(2))) if found else (1.0, 1.0)
+
+
+def _lower(values: dict[str, float]) -> dict[str, float]:
+    return {name.lower(): value for name, value in values.items()}

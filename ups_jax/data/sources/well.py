@@ -1,0 +1,187 @@
+"""The Well's HDF5 files: scalar, vector and tensor fields in the groups `t0_fields`, `t1_fields` and `t2_fields`.
+
+Its package is not needed. Fields that do not change in time are no channels, grids must be Cartesian.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from jaxtyping import Float, Float32, Int
+
+from ups_jax.data.sources.base import AXES, Grid, uniform
+from ups_jax.data.sources.hdf5 import HDF5File
+from ups_jax.data.sources.selection import selected
+from ups_jax.errors import DataError
+
+_GROUPS = ("t0_fields", "t1_fields", "t2_fields")
+_MEND = "give a file of The Well, as its `data/train` holds them"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Channel:
+    """A component of a field: which dataset, and its place in the axes after space."""
+
+    dataset: str
+    component: tuple[int, ...]
+
+
+class WellSource(HDF5File):
+    """The channels `names`, or all fields that change in time. Raises `DataError` naming file and dataset.
+
+    Components are called `velocity_x` and `stress_xy`, after the axes of the file. Coefficients are the scalars that do
+    not change in time, and the numbers among the root attributes.
+    """
+
+    input_channels: tuple[str, ...] = ()
+
+    def __init__(self, path: str | Path, names: tuple[str, ...] | None = None) -> None:
+        super().__init__(path, _MEND)
+        with self.reading() as file:
+            dimensions = _dimensions(self.name, file)
+            self.trajectories = _count(self.name, file)
+            found = _channels(self.name, file, dimensions)
+            self.channel_names = selected(self.name, tuple(found), names)
+            self._channels = [found[name] for name in self.channel_names]
+            self.grid, self.frames = _grid(self.name, file, dimensions, self.trajectories)
+            for channel in self._channels:
+                _check_shape(self.name, file[channel.dataset], self, len(channel.component))
+            self._coefficients = _coefficients(self.name, file, self.trajectories)
+            self.boundary = _boundary(file, dimensions)
+        self.channels = len(self.channel_names)
+
+    def windows(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
+        """The given frames of the given trajectories; frames are evenly spaced."""
+        result = np.empty((*frames.shape, *self.grid.shape, self.channels), np.float32)
+        with self.reading() as file:
+            for place, channel in enumerate(self._channels):
+                dataset = file[channel.dataset]
+                lead = bool(dataset.attrs.get("sample_varying", True))
+                for row, (index, times) in enumerate(zip(ids.tolist(), frames.tolist(), strict=True)):
+                    step = times[1] - times[0] if len(times) > 1 else 1
+                    window = slice(times[0], times[-1] + 1, step)
+                    at = (index, window) if lead else (window,)
+                    # Axes that do not vary have one entry, and spread over the grid here.
+                    result[row, ..., place] = dataset[(*at, ..., *channel.component)]
+        return result
+
+    def inputs(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
+        """None: the width is 0."""
+        return np.empty((len(ids), *self.grid.shape, 0), np.float32)
+
+
+def _dimensions(name: str, file: h5py.File) -> tuple[str, ...]:
+    """Names of the space axes, in the order of the fields' own."""
+    if text(file.attrs.get("grid_type", "cartesian")).lower() != "cartesian":
+        raise DataError(f"{name}: its grid is {text(file.attrs['grid_type'])}; only Cartesian grids can be read")
+    if "dimensions" not in file or "spatial_dims" not in file["dimensions"].attrs:
+        raise DataError(f"{name}: has no group `dimensions` with the attribute `spatial_dims`; {_MEND}")
+    names = tuple(text(value) for value in np.atleast_1d(file["dimensions"].attrs["spatial_dims"]))
+    for axis in (*names, "time"):
+        if axis not in file["dimensions"]:
+            raise DataError(f"{name}: has no dataset `dimensions/{axis}`; {_MEND}")
+    if not 1 <= len(names) <= len(AXES):
+        raise DataError(f"{name}: has {len(names)} space axes; 1 to 3 can be read")
+    return names
+
+
+def _count(name: str, file: h5py.File) -> int:
+    if "n_trajectories" not in file.attrs:
+        raise DataError(f"{name}: has no attribute `n_trajectories`; {_MEND}")
+    return int(np.asarray(file.attrs["n_trajectories"]).item())
+
+
+def _channels(name: str, file: h5py.File, dimensions: tuple[str, ...]) -> dict[str, _Channel]:
+    """Every component of the fields that change in time: scalars, then vectors, then tensors."""
+    found: dict[str, _Channel] = {}
+    for order, group in enumerate(_GROUPS):
+        members = file.get(group, {})
+        listed = members.attrs.get("field_names", list(members)) if members else ()
+        for field in map(text, np.atleast_1d(listed)):
+            if field not in members:
+                raise DataError(f"{name}: `{group}` names a field `{field}` and has no such dataset; {_MEND}")
+            if not members[field].attrs.get("time_varying", True):
+                continue
+            for component in itertools.product(range(len(dimensions)), repeat=order):
+                suffix = "".join(dimensions[index] for index in component)
+                key = f"{field}_{suffix}" if suffix else field
+                found[key] = _Channel(dataset=f"{group}/{field}", component=component)
+    return found
+
+
+def _grid(name: str, file: h5py.File, dimensions: tuple[str, ...], trajectories: int) -> tuple[Grid, int]:
+    ends = []
+    for axis in dimensions:
+        values = _shared(name, file, axis, trajectories)
+        ends.append((len(values), *uniform(values, f"{name}: `dimensions/{axis}`", "give a uniform grid")))
+    times = _shared(name, file, "time", trajectories)
+    start, dt = uniform(times, f"{name}: `dimensions/time`", "store frames at even times")
+    shape, origin, spacing = (tuple(values) for values in zip(*ends, strict=True))
+    return Grid(shape=shape, origin=origin, spacing=spacing, start=start, dt=dt), len(times)
+
+
+def _shared(name: str, file: h5py.File, axis: str, trajectories: int) -> Float[np.ndarray, " n"]:
+    """A coordinate that is the same for all trajectories and at all times."""
+    dataset = file[f"dimensions/{axis}"]
+    values = np.asarray(dataset)
+    if axis != "time" and dataset.attrs.get("time_varying", False):
+        raise DataError(f"{name}: the grid moves (`dimensions/{axis}` is time_varying); only fixed grids can be read")
+    if dataset.attrs.get("sample_varying", False):
+        if values.shape[:1] != (trajectories,) or not np.allclose(values, values[:1], rtol=1e-5):
+            raise DataError(f"{name}: `dimensions/{axis}` differs between trajectories; split the file by it")
+        values = values[0]
+    if values.ndim != 1 or values.dtype.kind != "f":
+        raise DataError(f"{name}: `dimensions/{axis}` has shape {values.shape} and type {values.dtype}; {_MEND}")
+    return values
+
+
+def _check_shape(name: str, dataset: h5py.Dataset, source: WellSource, order: int) -> None:
+    size = len(source.grid.shape)
+    varying = np.atleast_1d(dataset.attrs.get("dim_varying", np.ones(size, bool))).astype(bool)
+    space = tuple(points if varies else 1 for points, varies in zip(source.grid.shape, varying, strict=False))
+    lead = (source.trajectories,) if dataset.attrs.get("sample_varying", True) else ()
+    expected = (*lead, source.frames, *space, *(size,) * order)
+    if len(varying) != size or dataset.shape != expected:
+        raise DataError(
+            f"{name}: `{dataset.name.strip('/')}` has shape {dataset.shape}, by its attributes it must be {expected}"
+        )
+    if dataset.dtype.kind != "f":
+        raise DataError(f"{name}: `{dataset.name.strip('/')}` holds {dataset.dtype}, not floating-point numbers")
+
+
+def _coefficients(name: str, file: h5py.File, trajectories: int) -> dict[str, Any]:
+    named = [text(value) for value in np.atleast_1d(file.attrs.get("simulation_parameters", ()))]
+    found: dict[str, Any] = {}
+    for key in named:
+        value = np.asarray(file.attrs.get(key, "")).ravel()
+        if value.size == 1 and value.dtype.kind in "fiu":
+            found[key.lower()] = float(value[0])
+    for key, dataset in file.get("scalars", {}).items():
+        if dataset.attrs.get("time_varying", False) or dataset.dtype.kind not in "fiu":
+            continue
+        shape = (trajectories,) if dataset.attrs.get("sample_varying", False) else ()
+        if dataset.shape != shape:
+            raise DataError(f"{name}: `scalars/{key}` has shape {dataset.shape}, by its attributes it must be {shape}")
+        found[key.lower()] = np.asarray(dataset, np.float64)
+    return found
+
+
+def _boundary(file: h5py.File, dimensions: tuple[str, ...]) -> dict[str, str]:
+    """The kind of boundary of each axis, by the names that Grids have for them; open where nothing is said."""
+    kinds = dict.fromkeys(AXES[: len(dimensions)], "open")
+    for item in file.get("boundary_conditions", {}).values():
+        kind = text(item.attrs.get("bc_type", "open")).lower()
+        for axis in map(text, np.atleast_1d(item.attrs.get("associated_dims", ()))):
+            if axis in dimensions:
+                kinds[AXES[dimensions.index(axis)]] = kind
+    return kinds
+
+
+def text(value: object) -> str:
+    """A string of an attribute, which may be stored as bytes."""
+    return value.decode() if isinstance(value, bytes) else str(value)
