@@ -2,7 +2,7 @@
 `digest` says which part of it shapes the numbers."""
 
 from ups_jax.config.digest import digest, relevant
-from ups_jax.config.files import from_dict, load, merge
+from ups_jax.config.files import from_dict, load, merge, problems
 from ups_jax.config.schema import (
     STAGE_ALIASES,
     STAGE_NEEDS,
@@ -72,6 +72,7 @@ __all__ = [
     "from_dict",
     "load",
     "merge",
+    "problems",
     "relevant",
     "to_dict",
 ]

@@ -96,7 +96,7 @@ def decide(
 
 def improvement(candidate: float, baseline: float, rules: GatesConfig, key: str) -> float:
     """By how much the candidate is better, positive is better: a share of the baseline, or in the metric's unit."""
-    gain = candidate - baseline if _direction(key, rules) == "higher" else baseline - candidate
+    gain = candidate - baseline if direction(key, rules) == "higher" else baseline - candidate
     if rules.delta == "absolute" or gain == 0:
         return gain
     return gain / abs(baseline) if baseline else math.copysign(math.inf, gain)
@@ -106,7 +106,7 @@ def _delta(
     candidate: Numbers, baseline: Numbers | None, rules: GatesConfig, min_delta: float, interval: Interval | None
 ) -> Gate:
     key = rules.metric
-    parts: dict[str, Any] = {"key": key, "kind": "delta", "direction": _direction(key, rules), "limit": min_delta}
+    parts: dict[str, Any] = {"key": key, "kind": "delta", "direction": direction(key, rules), "limit": min_delta}
     own = _finite(candidate, key)
     if own is None:
         return Gate(**parts, status="missing", message=f"{key}: the candidate's is {_absence(candidate, key)}")
@@ -134,12 +134,12 @@ def _trivial(candidate: Numbers, trivial: Numbers | None, rules: GatesConfig) ->
     # A candidate without the metric fails by its delta gate.
     if not rules.beat_trivial or bound is None or own is None:
         return
-    direction = _direction(key, rules)
-    better = own > bound if direction == "higher" else own < bound
+    way = direction(key, rules)
+    better = own > bound if way == "higher" else own < bound
     yield Gate(
         key=key,
         kind="trivial",
-        direction=direction,
+        direction=way,
         limit=bound,
         candidate=own,
         status="pass" if better else "fail",
@@ -148,8 +148,8 @@ def _trivial(candidate: Numbers, trivial: Numbers | None, rules: GatesConfig) ->
 
 
 def _ratio(key: str, candidate: Numbers, baseline: Numbers | None, rules: GatesConfig) -> Gate:
-    direction = _direction(key, rules)
-    parts: dict[str, Any] = {"key": key, "kind": "ratio", "direction": direction}
+    way = direction(key, rules)
+    parts: dict[str, Any] = {"key": key, "kind": "ratio", "direction": way}
     own, theirs = _finite(candidate, key), _finite(baseline or {}, key)
     if own is None and (key in candidate or key in (baseline or {})):
         said = f"{key}: the candidate's is {_absence(candidate, key)}"
@@ -165,7 +165,7 @@ def _ratio(key: str, candidate: Numbers, baseline: Numbers | None, rules: GatesC
         said = f"{key}: {own:.4g}; the baseline's is {_absence(baseline, key)} and is ignored"
         return Gate(**parts, status="ignored", message=said)
     factor, tolerance = rules.ratios[key], rules.tolerances.get(key, rules.tolerance)
-    if direction == "higher":
+    if way == "higher":
         limit = theirs / factor - tolerance * abs(theirs / factor)
         passed, side = own >= limit, "least"
     else:
@@ -176,25 +176,25 @@ def _ratio(key: str, candidate: Numbers, baseline: Numbers | None, rules: GatesC
 
 
 def _limit(key: str, candidate: Numbers, rules: GatesConfig) -> Gate:
-    direction, limit, own = _direction(key, rules), rules.limits[key], _finite(candidate, key)
-    parts: dict[str, Any] = {"key": key, "kind": "absolute", "direction": direction, "limit": limit}
+    way, limit, own = direction(key, rules), rules.limits[key], _finite(candidate, key)
+    parts: dict[str, Any] = {"key": key, "kind": "absolute", "direction": way, "limit": limit}
     if own is None:
         return Gate(**parts, status="missing", message=f"{key}: the candidate's is {_absence(candidate, key)}")
-    passed = own >= limit if direction == "higher" else own <= limit
-    said = f"{key}: {own:.4g}; at {'least' if direction == 'higher' else 'most'} {limit:.4g} is allowed"
+    passed = own >= limit if way == "higher" else own <= limit
+    said = f"{key}: {own:.4g}; at {'least' if way == 'higher' else 'most'} {limit:.4g} is allowed"
     return Gate(**parts, candidate=own, status="pass" if passed else "fail", message=said)
 
 
 def _required(key: str, candidate: Numbers, rules: GatesConfig) -> Gate:
     own = _finite(candidate, key)
-    parts: dict[str, Any] = {"key": key, "kind": "required", "direction": _direction(key, rules), "candidate": own}
+    parts: dict[str, Any] = {"key": key, "kind": "required", "direction": direction(key, rules), "candidate": own}
     if own is None:
         return Gate(**parts, status="missing", message=f"{key}: the candidate's is {_absence(candidate, key)}")
     return Gate(**parts, status="pass", message=f"{key}: {own:.4g}, as is required")
 
 
-def _direction(key: str, rules: GatesConfig) -> Direction:
-    """Of `rollout/correlation_time` as of `correlation_time`."""
+def direction(key: str, rules: GatesConfig) -> Direction:
+    """Whether a metric should be low or high; of `rollout/correlation_time` as of `correlation_time`."""
     return "higher" if {key, key.rpartition("/")[2]} & set(rules.higher_is_better) else "lower"
 
 
