@@ -45,8 +45,8 @@ def validate(args: argparse.Namespace) -> int:
         for path in paths[1:]:
             found[path].append(check_pair(paths[0], path, args.overrides))
     if sound and args.only != "config":
-        for path in paths:
-            found[path].append(check_data(path, args.overrides))
+        for path, own in check_data(paths, args.overrides).items():
+            found[path].append(own)
     problems = list(dict.fromkeys(line for own in found.values() for item in own for line in item.problems))
     for line in dict.fromkeys(line for own in found.values() for item in own for line in item.notes):
         print(f"note: {line}")

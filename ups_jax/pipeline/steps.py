@@ -18,6 +18,7 @@ from ups_jax.files import storage_error
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 _POLL_SECONDS = 0.1
+_TELL_AGAIN_SECONDS = 10.0
 _SET_PARENT_DEATH_SIGNAL = 1
 
 
@@ -64,7 +65,8 @@ class StepFailed(UserError):
 
 
 def run_step(step: Step, log: Path, lock: int, show: Callable[[str], None]) -> Ended:
-    """Run a step to its end. `Stopped` where this process is told to stop, once the step has saved and ended.
+    """Run a step to its end. `Stopped` where this process is told to stop, once the step has saved and ended; told a
+    second time it does not wait for that.
 
     The step writes into its log itself, so that it can still save what it has when this process is gone.
     """
@@ -87,18 +89,23 @@ def run_step(step: Step, log: Path, lock: int, show: Callable[[str], None]) -> E
             pass_fds=(lock,),
             preexec_fn=_end_with_parent,
         )
-        stopped = False
+        told: float | None = None
         while True:
             try:
                 code, usage = _ended(process)
                 _show(reader, show)
                 if code is not None:
                     break
+                if told is not None and time.monotonic() - told > _TELL_AGAIN_SECONDS:
+                    # A signal that came while the step's interpreter could not take it is lost.
+                    told = time.monotonic()
+                    process.send_signal(signal.SIGTERM)
                 time.sleep(_POLL_SECONDS)
             except KeyboardInterrupt:
-                stopped = True
-                process.send_signal(signal.SIGTERM)
-    if stopped:
+                # Who interrupts twice does not want to wait; what was saved before is kept.
+                process.send_signal(signal.SIGTERM if told is None else signal.SIGKILL)
+                told = time.monotonic()
+    if told is not None:
         raise Stopped("stopped: the same command goes on where this one was")
     said = None if code == 0 else _last_error(log, start)
     peak = None if usage is None else usage / 1024

@@ -51,9 +51,20 @@ def check_pair(train: Path, evaluation: Path, overrides: Sequence[str] = ()) -> 
     return Found(problems=tuple(wrong), exit_code=ConfigError.exit_code if wrong else 0)
 
 
-def check_data(path: Path, overrides: Sequence[str] = ()) -> Found:
-    """The data of a sound configuration, which is generated where it is embedded and not there yet."""
-    cfg = load(path, overrides)
+def check_data(paths: Sequence[Path], overrides: Sequence[str] = ()) -> dict[Path, Found]:
+    """The data of sound configurations, opened once where they name the same."""
+    known: list[tuple[Config, Found]] = []
+    found = {}
+    for path in paths:
+        cfg = load(path, overrides)
+        same = (own for other, own in known if (other.data, other.training) == (cfg.data, cfg.training))
+        found[path] = next(same, None) or _check_data(cfg)
+        known.append((cfg, found[path]))
+    return found
+
+
+def _check_data(cfg: Config) -> Found:
+    """The data of a configuration, which is generated where it is embedded and not there yet."""
     try:
         simulate.prepare(cfg)
         dataset = open_dataset(cfg)

@@ -27,8 +27,7 @@ from ups_jax.optim.table import parameter_table, render
 from ups_jax.training.build import build_model
 from ups_jax.training.checkpoint import Checkpoints, checkpoint_meta
 from ups_jax.training.memory import batch_key, memory_for
-from ups_jax.training.plan import plan_of
-from ups_jax.training.trial import trial
+from ups_jax.training.trial import known_length, trial
 
 MISSING = "not reported by this backend"
 _STEPS = 3
@@ -112,10 +111,9 @@ def _time_steps(stage: str, step: Any, state: Any, batches: Iterator[Any]) -> tu
 
 def _estimate(cfg: Config, stage: str, dataset: Dataset, seconds: float) -> str:
     """How long the stage would train at so many seconds a step, without its validations."""
-    budget = getattr(cfg.stages, stage).max_seconds
-    if budget is not None:
-        return f"{budget:.4g} s, as stages.{stage}.max_seconds says"
-    steps = plan_of(cfg, dataset, stage).total_steps
+    budget, steps = getattr(cfg.stages, stage).max_seconds, known_length(cfg, dataset, stage)
+    if steps is None:
+        return "nothing: it is off" if budget is None else f"{budget:.4g} s, as stages.{stage}.max_seconds says"
     return f"about {steps * seconds:.3g} s ({steps} steps, validations not counted)"
 
 
