@@ -47,6 +47,6 @@ def evaluation(
             "checkpoint_digest": digest,
             "architecture": "arch",
             "wall_clock": "2026-01-01T00:00:00+00:00",
-            "data": {"file": "waves.hdf5", "fingerprint": "f00d", "split": split},
+            "data": {"file": "waves.hdf5", "fingerprint": "f00d", "split": split, "truth": f"{task}-{split}"},
         },
     }

@@ -44,12 +44,6 @@ class Search:
     run_id: str | None = None
 
 
-def is_champion(search: Search, section: str, evaluated: Evaluated) -> bool:
-    """Whether the candidate is the champion that it would be compared with."""
-    champion = search.champions.find(section, evaluated.protocol)
-    return champion is not None and champion["checkpoint"] == evaluated.checkpoint
-
-
 def find_baseline(
     search: Search, section: str, evaluated: Evaluated, candidate: str, rules: GatesConfig
 ) -> Baseline | None:

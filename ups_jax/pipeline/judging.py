@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ups_jax.config import GatesConfig, to_dict
-from ups_jax.pipeline.baseline import Baseline, Search, find_baseline, is_champion, judge, of_champion
+from ups_jax.pipeline.baseline import Baseline, Search, find_baseline, judge, of_champion
 from ups_jax.pipeline.champion import Candidate, Champions
 from ups_jax.pipeline.evaluated import SECTIONS, Evaluated
 from ups_jax.pipeline.gates import improvement
@@ -37,11 +37,12 @@ def decide_on(work: Work, name: str, evaluated: Evaluated) -> dict[str, Any]:
     rules, section = work.resolved.train.gates, SECTIONS[name]
     key = digest_of([asdict(rules), evaluated.protocol, evaluated.checkpoint, work.request.baseline_run_id])
     known = work.summary.values["gates"].get(name, {})
-    if work.resumed and known.get("key") == key:
-        return dict(known)
     search = search_of(work)
+    champion = search.champions.find(section, evaluated.protocol) or {"checkpoint": None, "run_id": None}
+    if known.get("key") == key and (work.resumed or champion["run_id"] == work.run_id):
+        return dict(known)
     decision: dict[str, Any]
-    if is_champion(search, section, evaluated) and work.request.baseline_run_id is None:
+    if champion["checkpoint"] == evaluated.checkpoint and work.request.baseline_run_id is None:
         decision = {"status": "champion", "passed": True, "reasons": [], "gates": [], "baseline": None}
     else:
         baseline = find_baseline(search, section, evaluated, work.run_id, rules)
@@ -70,7 +71,7 @@ def tell(work: Work, name: str, decision: Mapping[str, Any]) -> None:
         "passed": "passed",
         "failed": "failed",
     }[decision["status"]]
-    work.say(f"gates {name:<10}{said}" + (f" against {against['label']} {against['run_id']}" if against else ""))
+    work.say(f"gates {name:<12}{said}" + (f" against {against['label']} {against['run_id']}" if against else ""))
     for gate in decision["gates"]:
         work.say(f"    {gate['status']:<15}{gate['kind']:<9}{gate['message']}")
 

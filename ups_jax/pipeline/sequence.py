@@ -56,7 +56,7 @@ def run_pipeline(request: Request, console: Console, runner: Runner = run_step) 
         )
         work.say(f"run             {directory}" + (" (goes on)" if work.resumed else ""))
         try:
-            _sequence(work)
+            status = _sequence(work)
         except BaseException as error:
             stopped = isinstance(error, Stopped | KeyboardInterrupt)
             refused = isinstance(error, GateError)
@@ -69,7 +69,8 @@ def run_pipeline(request: Request, console: Console, runner: Runner = run_step) 
                 wall_clock=round(time.monotonic() - begin, 3),
             )
             raise
-        summary.update(exit_code=0, wall_clock=round(time.monotonic() - begin, 3))
+        # At once: a run with a status is a run at its end.
+        summary.update(status=status, exit_code=0, wall_clock=round(time.monotonic() - begin, 3))
         work.say(f"run             {directory}: {summary.values['status']}")
         return summary.values
 
@@ -117,7 +118,7 @@ def _files(request: Request) -> list[Path]:
     return [request.train_config, *(path for path in others if path is not None)]
 
 
-def _sequence(work: Work) -> None:
+def _sequence(work: Work) -> str:
     fingerprints = chapters.validate(work)
     trainings = chapters.train(work, fingerprints["train"])
     work.summary.update(trainings=[str(training.path) for training in trainings])
@@ -143,7 +144,7 @@ def _sequence(work: Work) -> None:
     _finish(work, trainings, files, champion)
     if status == "refused":
         raise GateError(f"run {work.run_id} is not promoted: {'; '.join(decision['reasons'])}")
-    work.summary.update(status=status)
+    return status
 
 
 def _promote(

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from ups_jax.errors import Stopped, UserError
 from ups_jax.files import storage_error
@@ -48,10 +47,8 @@ class Ended:
     error: str | None = None
 
 
-class Runner(Protocol):
-    """Runs a step; the lock is what it inherits, `show` gets what it prints."""
-
-    def __call__(self, step: Step, log: Path, lock: int, show: Callable[[str], None]) -> Ended: ...
+# Runs a step: its log, the lock that it inherits, and who gets what it prints.
+Runner = Callable[[Step, Path, int, Callable[[str], None]], Ended]
 
 
 class StepFailed(UserError):
@@ -84,7 +81,7 @@ def run_step(step: Step, log: Path, lock: int, show: Callable[[str], None]) -> E
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"} | dict(step.environment),
+            env=_environment(step),
             start_new_session=True,
             pass_fds=(lock,),
             preexec_fn=_end_with_parent,
@@ -110,6 +107,13 @@ def run_step(step: Step, log: Path, lock: int, show: Callable[[str], None]) -> E
     said = None if code == 0 else _last_error(log, start)
     peak = None if usage is None else usage / 1024
     return Ended(exit_code=code, seconds=time.monotonic() - begin, peak_memory_mib=peak, error=said)
+
+
+def _environment(step: Step) -> dict[str, str]:
+    """The pipeline's own, with the step's; the step imports the code that the keys were made of."""
+    known = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([str(SCRIPTS.parent), *([known] if known else [])])
+    return os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": path} | dict(step.environment)
 
 
 def _ended(process: subprocess.Popen[bytes]) -> tuple[int | None, float | None]:
