@@ -1,4 +1,4 @@
-"""Steps of a pipeline that take no time: they leave the files that the real ones leave, with numbers of our choosing."""
+"""Steps of a pipeline that take no time: they leave the files of the real ones, with numbers of our choosing."""
 
 from __future__ import annotations
 

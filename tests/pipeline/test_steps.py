@@ -1,4 +1,4 @@
-"""Steps as real processes: their codes, logs and cost, and what becomes of them when the pipeline is stopped or killed."""
+"""Steps as real processes: their codes, logs and cost, and what becomes of them when the pipeline is ended."""
 
 from __future__ import annotations
 
@@ -54,9 +54,8 @@ def test_a_step_s_code_output_cost_and_error_are_kept(scripts: Path) -> None:
     assert sorted("".join(shown).split()) == sorted(log.split()) and "one" in log
     # A second start adds to the log and looks for errors in its own part of it.
     (scripts / "prints.py").write_text("import os, sys; sys.exit(int(os.environ['CODE']))")
-    assert run(scripts, "prints.py", shown, CODE="4") == Ended(
-        exit_code=4, seconds=pytest.approx(0, abs=60), peak_memory_mib=pytest.approx(0, abs=1e4), error=None
-    )
+    again = run(scripts, "prints.py", shown, CODE="4")
+    assert (again.exit_code, again.error) == (4, None)
     (scripts / "prints.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     assert run(scripts, "prints.py", shown).exit_code == 128 + signal.SIGKILL
 

@@ -152,7 +152,18 @@ def test_a_traceback_is_shown_when_asked_for(script: Script, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "name", ["train.py", "evaluate.py", "generate_data.py", "profile_step.py", "rollout.py", "export.py"]
+    "name",
+    [
+        "train.py",
+        "evaluate.py",
+        "generate_data.py",
+        "profile_step.py",
+        "rollout.py",
+        "export.py",
+        "validate.py",
+        "leaderboard.py",
+        "run_fast_to_sota.py",
+    ],
 )
 def test_help_reads(script: Script, name: str) -> None:
     result = script(name, "--help")
