@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import CONFIGS
 from fakes import Killed, Place, Steps, killed_at
+from rich.console import Console
 
+from ups_jax.config import load
 from ups_jax.errors import CheckpointError, ConfigError, GateError, Stopped, UserError
+from ups_jax.pipeline.request import config_path, resolve
+from ups_jax.pipeline.sequence import plan_pipeline
 from ups_jax.pipeline.steps import Ended, Step, StepFailed
 
 WHOLE = ["validate_config", "validate_data", "dry_run", "train", "small_eval", "full_eval"]
@@ -314,3 +320,19 @@ def test_a_demoted_champion_gives_way_to_the_one_before(place: Place) -> None:
     with pytest.raises(ConfigError, match="has no champion of waves"):
         place.champions.demote("waves", None, "")
     assert place.run(5, run_id="third")["status"] == "promoted"
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(place: Place) -> None:
+    told = io.StringIO()
+    plan_pipeline(place.request(run_id="run", skip_small_eval=True), Console(file=told, width=200))
+    assert "small_eval      skipped" in told.getvalue() and "promotion" in told.getvalue()
+    assert not list(place.root.iterdir())
+    with pytest.raises(ConfigError, match="'nmse'"):
+        plan_pipeline(place.request(overrides=("gates.metric=nmse",)), Console(quiet=True))
+
+
+def test_resolved_configurations_are_read_back_as_they_are(place: Place, tmp_path: Path) -> None:
+    for path in sorted(CONFIGS.glob("*.yaml")):
+        resolved = resolve(replace(place.request(), train_config=path))
+        resolved.write(tmp_path)
+        assert load(config_path(tmp_path, "train")) == resolved.train

@@ -93,12 +93,19 @@ def _train_seed(work: Work, seed: int, is_first: bool, fingerprint: str) -> Trai
             *(f"seed={seed}", "evaluation.enabled=false"),
             *request.train_extra_args,
         ],
-        environment=work.environment("" if is_first else name),
+        environment=work.environment("" if is_first else f"seed_{seed}"),
         outputs=[own.path / "run.json"],
     )
     work.run(step, key)
     write_info(step.environment)
-    own.record(train_key=key, stage=request.train_stage, config_hash=digest_of(to_dict(cfg)))
+    cost = work.summary.values["steps"][name]
+    own.record(
+        train_key=key,
+        stage=request.train_stage,
+        config_hash=digest_of(to_dict(cfg)),
+        seconds=cost["seconds"],
+        peak_memory_mib=cost["peak_memory_mib"],
+    )
     return own
 
 
@@ -118,8 +125,8 @@ def evaluate(work: Work, name: str, trainings: list[Training], fingerprint: str)
 
 def _evaluate_one(work: Work, name: str, training: Training, number: int, fingerprint: str) -> Path:
     request, section, cfg = work.request, SECTIONS[name], work.config(name)
-    folder = "" if number == 0 else f"train_seed_{work.resolved.train.seed + number}"
-    output = work.directory / folder / "results" if folder else work.directory
+    folder = "" if number == 0 else f"seed_{work.resolved.train.seed + number}"
+    output = work.directory / folder
     step_name = name if number == 0 else f"{name}_{number}"
     file = output / "evaluation" / f"{section}.json"
     checkpoints = training.read()["checkpoints"]
@@ -143,7 +150,7 @@ def _evaluate_one(work: Work, name: str, training: Training, number: int, finger
             *("--run-dir", str(training.path)),
             *("--config", str(work.config_path(name))),
             *("--pipeline", section, "--output-dir", str(output)),
-            *(["--film"] if section == "full" and number == 0 else []),
+            *(["--film"] if number == 0 else []),
         ],
         environment=environment,
         outputs=[file],

@@ -79,7 +79,7 @@ def tell(work: Work, name: str, decision: Mapping[str, Any]) -> None:
 def rows_of(work: Work, evaluations: Mapping[str, Evaluated], files: Mapping[str, Path], label: str = "") -> list[Row]:
     """A row for each evaluation, by the names of their steps; `label` in place of the names."""
     revision = environment()["git"]
-    training = work.summary.values["steps"].get("train", {})
+    training = Training(Path(work.summary.values["trainings"][0])).read()
     rows = []
     for name, evaluated in evaluations.items():
         meta, own = evaluated.meta, work.summary.values["steps"].get(name, {})

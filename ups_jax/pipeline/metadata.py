@@ -37,8 +37,11 @@ class Training:
             return {}
         return values if isinstance(values, dict) and values.get("schema_version") == SCHEMA_VERSION else {}
 
-    def record(self, *, train_key: str, stage: str, config_hash: str) -> None:
-        """Write that it is trained, with the digests of its checkpoints as they are now. Raises `CheckpointError`."""
+    def record(
+        self, *, train_key: str, stage: str, config_hash: str, seconds: float | None, peak_memory_mib: float | None
+    ) -> None:
+        """Write that it is trained, with the digests of its checkpoints as they are now, and what its last start took.
+        Raises `CheckpointError`."""
         checkpoints = checkpoint_digests(self.path)
         if not checkpoints:
             raise CheckpointError(f"{self.path}: holds no checkpoint after its training; look at the log of that step")
@@ -51,6 +54,8 @@ class Training:
                 "stage": stage,
                 "trained": True,
                 "trained_at": now(),
+                "seconds": seconds,
+                "peak_memory_mib": peak_memory_mib,
                 "checkpoints": checkpoints,
                 "arch": None,
                 "last_small_eval": None,

@@ -51,10 +51,10 @@ class Work:
         config: Config = getattr(self.resolved, name)
         return config
 
-    def environment(self, seed_folder: str = "") -> dict[str, str]:
+    def environment(self, folder_of_seed: str = "") -> dict[str, str]:
         """What steps share: one W&B run for all of them (of a further seed its own)."""
         mode = {} if self.request.wandb_mode is None else {"WANDB_MODE": self.request.wandb_mode}
-        folder = self.directory / seed_folder
+        folder = self.directory / folder_of_seed
         return mode | {
             VARIABLE: str((folder / "wandb_context.json").resolve()),
             INFO_VARIABLE: os.environ.get(INFO_VARIABLE, str((folder / "artifacts" / "wandb_run.json").resolve())),
