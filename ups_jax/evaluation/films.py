@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def write_film(path: Path, measured: Measured) -> bool:
         WRITERS["gif"](partial, task, example.time[::stride], panels)
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise storage_error(path, error) from None
     return True
