@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from dataclasses import asdict, replace
 from pathlib import Path
 
 from ups_jax import cli
@@ -62,7 +61,7 @@ def evaluate(args: argparse.Namespace) -> None:
     chosen = Selection(split=args.split, output=args.output_dir, film=args.film)
     if args.pipeline is not None:
         section = {"small": cfg.pipeline.small, "full": cfg.pipeline.full}[args.pipeline]
-        chosen = replace(chosen, **asdict(section), name=args.pipeline)
+        chosen = chosen.of_pipeline(args.pipeline, section)
     evaluate_run(
         args.run_dir, cfg, stage=args.stage, selection=chosen, json_path=args.json, track=track, console=Console()
     )

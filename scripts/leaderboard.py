@@ -25,6 +25,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--compare", nargs=2, metavar="RUN", help="two runs by their ids")
     parser.add_argument("--html", type=Path, metavar="OUT", help="with --compare: a page with both training curves")
     parser.add_argument("--list-champions", action="store_true", help="every champion with its protocol")
+    parser.add_argument(
+        "--label", nargs=2, metavar=("RUN", "LABEL"), help="such as baseline, whom candidates have to beat"
+    )
     parser.add_argument("--demote", metavar="TASK", help="take the champion of a task down; the one before it follows")
     parser.add_argument("--protocol", help="with --demote: of a task with several champions, which")
     parser.add_argument("--reason", default="", help="with --demote: why, for the record")
@@ -47,6 +50,8 @@ def leaderboard(args: argparse.Namespace) -> None:
         publish(args.publish)
     elif args.demote is not None:
         listing.demote(console, board, champions, args.demote, args.protocol, args.reason)
+    elif args.label is not None:
+        listing.label_run(console, board, *args.label)
     elif args.list_champions:
         listing.list_champions(console, champions)
     elif args.compare is not None:

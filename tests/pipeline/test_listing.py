@@ -62,3 +62,15 @@ def test_champions_are_listed_and_taken_down_on_the_leaderboard_too(place: Place
     labels = {row.key: row.label for row in place.board.read()}
     assert labels["second", "full_eval"] == "demoted" and labels["first", "full_eval"] == "champion"
     assert "champion is now none" in printed(listing.demote, place.board, place.champions, "waves", None, "")
+
+
+def test_a_run_that_is_labelled_a_baseline_has_to_be_beaten_where_there_is_no_champion(place: Place) -> None:
+    listing.label_run(Console(quiet=True), place.board, "worse", "baseline")
+    place.champions.demote("waves", None, "")
+    with pytest.raises(GateError, match=r"worse than the baseline's 0\.2"):
+        place.run(4, run_id="third")
+    # Its full evaluation was left out, so that nothing is there to be compared with in full.
+    assert place.run(6, run_id="fourth")["status"] == "promoted"
+    for run_id, label in (("worse", "champion"), ("nobody", "baseline")):
+        with pytest.raises(ConfigError, match=run_id):
+            listing.label_run(Console(quiet=True), place.board, run_id, label)

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from ups_jax.config import load
 from ups_jax.errors import CheckpointError, ConfigError, GateError, Stopped, UserError
+from ups_jax.pipeline import keys
 from ups_jax.pipeline.request import config_path, resolve
 from ups_jax.pipeline.sequence import plan_pipeline
 from ups_jax.pipeline.steps import Ended, Step, StepFailed
@@ -336,3 +337,16 @@ def test_resolved_configurations_are_read_back_as_they_are(place: Place, tmp_pat
         resolved = resolve(replace(place.request(), train_config=path))
         resolved.write(tmp_path)
         assert load(config_path(tmp_path, "train")) == resolved.train
+
+
+def test_other_code_trains_again_and_keeps_what_the_old_one_made(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.run(run_id="first")
+    monkeypatch.setattr(keys, "training_code", lambda: "other")
+    place.run(steps=(steps := Steps()), run_id="first")
+    assert steps.calls == ["validate_data", *WHOLE[2:]]
+    (aside,) = (place.root / "artifacts" / "runs" / "first").glob("train_before_*")
+    assert (aside / "run.json").exists()
+    monkeypatch.undo()
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    place.run(steps=(steps := Steps()), run_id="second")
+    assert steps.calls == CHECKS

@@ -61,8 +61,8 @@ def test_a_dry_run_prints_every_parameter_and_the_costs_and_writes_nothing(
 def test_a_loss_that_is_not_finite_and_a_checkpoint_that_differs_are_told(
     data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(DivergedError, match=r"not finite at step 0; lower stages\.operator\.optimizer\.lr"):
-        shown(data_root, "training.lambda_relative=1e38", "training.lambda_h1=1e38", "operator.spectral.hidden_dim=16")
+    with pytest.raises(DivergedError, match=r"not finite at step [123]; lower stages\.operator\.optimizer\.lr"):
+        shown(data_root, "optimizer.lr=1e30")
 
     def damaged(self: Checkpoints, step: int, like: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf + 1, like)

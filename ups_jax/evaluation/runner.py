@@ -14,7 +14,7 @@ import optax
 from rich.console import Console
 
 from ups_jax import simulate
-from ups_jax.config import Config, from_dict, load, merge, to_dict
+from ups_jax.config import Config, FullEvaluationConfig, from_dict, load, merge, to_dict
 from ups_jax.data import Dataset, Split, open_dataset
 from ups_jax.data.dataset import Trajectories
 from ups_jax.determinism import require_determinism
@@ -61,6 +61,10 @@ class Selection:
     name: str | None = None
     output: Path | None = None
     film: bool = False
+
+    def of_pipeline(self, name: str, section: FullEvaluationConfig) -> Selection:
+        """The same with the trajectories and under the name of a section of `pipeline`."""
+        return replace(self, name=name, split=section.split, trajectories=section.trajectories, horizon=section.horizon)
 
 
 def run_config(path: Path, overrides: list[str], config: Path | None = None) -> Config:

@@ -117,13 +117,13 @@ def _comparable(search: Search, section: str, evaluated: Evaluated, candidate: s
 
 
 def _of_row(row: Row) -> Baseline:
-    file = Path(row.result)
+    files = [Path(name) for name in row.results]
     return Baseline(
         label=row.label,
         run_id=row.run_id,
         checkpoint=row.checkpoint,
         numbers=row.metrics,
-        evaluated=Evaluated.read([file]) if row.result and file.is_file() else None,
+        evaluated=Evaluated.read(files) if files and all(file.is_file() for file in files) else None,
     )
 
 

@@ -37,12 +37,12 @@ def side_of(rows: list[Row], run_id: str) -> Side:
     if not own:
         known = ", ".join(dict.fromkeys(row.run_id for row in rows)) or "none"
         raise ConfigError(f"run {run_id}: is not on the leaderboard; there are {known}")
-    file = Path(own[-1].result)
     try:
+        file = Path(own[-1].results[0])
         result = json.loads(file.read_text(encoding="utf-8"))
         directory = file.parent.parent
         summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, IndexError) as error:
         raise ConfigError(f"run {run_id}: its files are gone ({error}); run it again") from None
     metrics = Path(summary["trainings"][0]) / "metrics.jsonl"
     return Side(

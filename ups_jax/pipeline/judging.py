@@ -76,7 +76,9 @@ def tell(work: Work, name: str, decision: Mapping[str, Any]) -> None:
         work.say(f"    {gate['status']:<15}{gate['kind']:<9}{gate['message']}")
 
 
-def rows_of(work: Work, evaluations: Mapping[str, Evaluated], files: Mapping[str, Path], label: str = "") -> list[Row]:
+def rows_of(
+    work: Work, evaluations: Mapping[str, Evaluated], files: Mapping[str, list[Path]], label: str = ""
+) -> list[Row]:
     """A row for each evaluation, by the names of their steps; `label` in place of the names."""
     revision = environment()["git"]
     training = Training(Path(work.summary.values["trainings"][0])).read()
@@ -106,7 +108,7 @@ def rows_of(work: Work, evaluations: Mapping[str, Evaluated], files: Mapping[str
                 wall_clock_s=training.get("seconds"),
                 peak_mem=training.get("peak_memory_mib"),
                 notes=work.request.notes,
-                result=str(files[name]),
+                results=tuple(map(str, files[name])),
                 tags=dict(work.request.tags),
                 metrics=numbers,
             )

@@ -24,7 +24,8 @@ from ups_jax.files import storage_error, write_atomically
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One evaluation. `timestamp` has its time zone; a metric that was not finite is None; `tags` are the user's."""
+    """One evaluation, of each seed in a file of `results`. `timestamp` has its time zone; a metric that was not finite
+    is None; `tags` are the user's."""
 
     run_id: str
     stage: str
@@ -46,7 +47,7 @@ class Row:
     wall_clock_s: float | None = None
     peak_mem: float | None = None
     notes: str = ""
-    result: str = ""
+    results: tuple[str, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float | None] = field(default_factory=dict)
 
@@ -147,7 +148,7 @@ def table(rows: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
     columns = [*_OWN, *(f"tag:{name}" for name in tags), *(f"metric:{name}" for name in metrics)]
     cells = [
         [
-            *(getattr(row, name) for name in _OWN),
+            *(" ".join(value) if isinstance(value := getattr(row, name), tuple) else value for name in _OWN),
             *(row.tags.get(name) for name in tags),
             *(row.metrics.get(name) for name in metrics),
         ]

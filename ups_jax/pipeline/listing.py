@@ -64,6 +64,16 @@ def compare(console: Console, board: Leaderboard, first: str, second: str, page:
         console.print(f"page        {page}", highlight=False, soft_wrap=True)
 
 
+def label_run(console: Console, board: Leaderboard, run_id: str, label: str) -> None:
+    """Give all rows of a run a label; `champion` is given by a promotion only. Raises `ConfigError`."""
+    rows = [row for row in board.read() if row.run_id == run_id]
+    if not rows or label == "champion":
+        said = "is not on the leaderboard" if not rows else "becomes champion by scripts/run_fast_to_sota.py only"
+        raise ConfigError(f"run {run_id}: {said}; list what there is with scripts/leaderboard.py")
+    board.add([_relabelled(row, label) for row in rows])
+    console.print(f"labelled    {run_id}: {label} ({len(rows)} rows)", highlight=False, soft_wrap=True)
+
+
 def demote(
     console: Console, board: Leaderboard, champions: Champions, task: str, protocol: str | None, reason: str
 ) -> None:

@@ -134,7 +134,7 @@ def _sequence(work: Work) -> str:
             continue
         evaluations[name], files[name] = chapters.evaluate(work, name, trainings, fingerprints[name])
         decision = judging.decide_on(work, name, evaluations[name])
-        rows = judging.rows_of(work, evaluations, {key: value[0] for key, value in files.items()})
+        rows = judging.rows_of(work, evaluations, files)
         judging.search_of(work).board.add(_unless_champion(work, rows))
     champion = None
     if decision["passed"] and "full_eval" in evaluations:
@@ -160,7 +160,7 @@ def _promote(
         champion, held = judging.promote(work, decision, evaluations, files, trainings)
         found.update(champion=champion, decision=held)
         if champion is not None and champion["run_id"] == work.run_id:
-            rows = judging.rows_of(work, evaluations, {key: value[0] for key, value in files.items()})
+            rows = judging.rows_of(work, evaluations, files)
             judging.relabel(work, champion, rows)
 
     work.inside("promotion", str(decision["key"]), promote)
