@@ -62,7 +62,7 @@ def test_a_loss_that_is_not_finite_and_a_checkpoint_that_differs_are_told(
     data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = iter([1.0, 2.0, jnp.nan])
-    with pytest.raises(DivergedError, match=r"not finite at step 2; lower stages\.operator\.optimizer\.lr"):
+    with pytest.raises(DivergedError, match=r"not finite at step 3; lower stages\.operator\.optimizer\.lr"):
         module._time_steps("operator", lambda state, batch: (state, {"loss": next(losses)}), 0, iter([0] * 4))
 
     def damaged(self: Checkpoints, step: int, like: Any) -> Any:
