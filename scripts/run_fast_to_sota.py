@@ -20,7 +20,8 @@ def main(argv: list[str] | None = None) -> int:
 def pipeline(args: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from ups_jax.pipeline.sequence import plan_pipeline, run_pipeline
+    from ups_jax.pipeline.plan import plan_pipeline
+    from ups_jax.pipeline.sequence import run_pipeline
 
     request = request_of(args)
     (plan_pipeline if args.dry_run else run_pipeline)(request, Console())

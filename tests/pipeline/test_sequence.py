@@ -16,8 +16,8 @@ from rich.console import Console
 from ups_jax.config import load
 from ups_jax.errors import CheckpointError, ConfigError, GateError, Stopped, UserError
 from ups_jax.pipeline import keys
+from ups_jax.pipeline.plan import plan_pipeline
 from ups_jax.pipeline.request import config_path, resolve
-from ups_jax.pipeline.sequence import plan_pipeline
 from ups_jax.pipeline.steps import Ended, Step, StepFailed
 
 WHOLE = ["validate_config", "validate_data", "dry_run", "train", "small_eval", "full_eval"]

@@ -19,6 +19,7 @@ from typing import Any
 from ups_jax.errors import CheckpointError, ConfigError
 from ups_jax.files import storage_error, write_atomically
 from ups_jax.pipeline.evaluated import Evaluated
+from ups_jax.pipeline.measures import plain
 from ups_jax.pipeline.metadata import checkpoint_digests
 from ups_jax.training.checksums import fault
 from ups_jax.training.run_directory import now
@@ -115,11 +116,11 @@ class Champions:
                     "split": evaluated.meta["data"]["split"],
                     "horizon": evaluated.meta["horizon"],
                     "files": [f"{copy.name}/{_evaluation_name(section, n)}" for n in range(len(evaluated.results))],
-                    "numbers": _plain(evaluated.numbers),
+                    "numbers": plain(evaluated.numbers),
                 }
                 for section, evaluated in candidate.evaluations.items()
             },
-            "metrics": _plain(full.numbers),
+            "metrics": plain(full.numbers),
             "history": history,
         }
         write_atomically(folder / "champion.json", json.dumps(champion, indent=2) + "\n")
@@ -223,11 +224,6 @@ def _without_history(champion: Mapping[str, Any]) -> dict[str, Any]:
 
 def _evaluation_name(section: str, number: int) -> str:
     return f"evaluation/{section}.json" if number == 0 else f"evaluation/{section}_{number}.json"
-
-
-def _plain(numbers: Mapping[str, float]) -> dict[str, float | None]:
-    """NaN as JSON's null."""
-    return {name: value if value == value and abs(value) != float("inf") else None for name, value in numbers.items()}
 
 
 def _file_name(name: str) -> str:

@@ -11,6 +11,7 @@ from ups_jax.data.paths import data_path
 from ups_jax.errors import CheckpointError, DataError
 from ups_jax.pipeline.evaluated import SECTIONS, Evaluated
 from ups_jax.pipeline.keys import digest_of, evaluation_key, train_key
+from ups_jax.pipeline.measures import plain
 from ups_jax.pipeline.metadata import Training, find_training
 from ups_jax.pipeline.request import NAMES
 from ups_jax.pipeline.steps import Step
@@ -159,12 +160,8 @@ def _evaluate_one(work: Work, name: str, training: Training, number: int, finger
     work.run(step, key)
     write_info(environment)
     evaluated = Evaluated.read([file])
-    training.note_evaluation(section, key, file, _finite(evaluated.numbers), evaluated.meta["architecture"])
+    training.note_evaluation(section, key, file, plain(evaluated.numbers), evaluated.meta["architecture"])
     return file
-
-
-def _finite(numbers: dict[str, float]) -> dict[str, float | None]:
-    return {name: value if abs(value) < float("inf") else None for name, value in numbers.items()}
 
 
 def _unchecked(work: Work, name: str) -> str:

@@ -15,6 +15,7 @@ import yaml
 from ups_jax.config import load, to_dict
 from ups_jax.errors import ConfigError
 from ups_jax.evaluation.report import figure, page
+from ups_jax.files import write_atomically
 from ups_jax.pipeline.leaderboard import Row
 from ups_jax.pipeline.measures import METRICS, measures
 from ups_jax.pipeline.request import config_path
@@ -75,8 +76,6 @@ def metric_table(one: Side, other: Side) -> list[tuple[str, ...]]:
 
 def write_comparison(path: Path, one: Side, other: Side) -> None:
     """A self-contained page of it all. Raises `StorageError`."""
-    from ups_jax.files import write_atomically
-
     head = f"<tr><th></th><th>{escape(one.run_id)}</th><th>{escape(other.run_id)}</th>"
     metrics = "".join(_row(cells) for cells in metric_table(one, other))
     changed = [(key, _text(first), _text(second)) for key, first, second in config_difference(one.config, other.config)]

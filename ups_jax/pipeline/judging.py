@@ -14,7 +14,7 @@ from ups_jax.pipeline.evaluated import SECTIONS, Evaluated
 from ups_jax.pipeline.gates import improvement
 from ups_jax.pipeline.keys import digest_of
 from ups_jax.pipeline.leaderboard import Leaderboard, Row
-from ups_jax.pipeline.measures import measures
+from ups_jax.pipeline.measures import measures, plain
 from ups_jax.pipeline.metadata import Training
 from ups_jax.pipeline.work import Work
 from ups_jax.training.run_directory import environment, now
@@ -85,7 +85,6 @@ def rows_of(
     rows = []
     for name, evaluated in evaluations.items():
         meta, own = evaluated.meta, work.summary.values["steps"].get(name, {})
-        numbers = {key: value if abs(value) < float("inf") else None for key, value in evaluated.numbers.items()}
         rows.append(
             Row(
                 run_id=work.run_id,
@@ -110,7 +109,7 @@ def rows_of(
                 notes=work.request.notes,
                 results=tuple(map(str, files[name])),
                 tags=dict(work.request.tags),
-                metrics=numbers,
+                metrics=plain(evaluated.numbers),
             )
         )
     return rows

@@ -61,6 +61,11 @@ def mean_of(several: Iterable[Mapping[str, float]]) -> dict[str, float]:
     return {name: _mean(values[name] for values in each) for name in shared}
 
 
+def plain(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """For JSON: None for what is not finite."""
+    return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+
+
 def _named(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     found: dict[str, float] = {}
     for section in SECTIONS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def read(path: Path) -> dict[str, Any]:
     return values
 
 
-def unfinished(runs: Path, request: str, is_free: Any) -> str | None:
+def unfinished(runs: Path, request: str, is_free: Callable[[Path], bool]) -> str | None:
     """The latest run of the same request that did not come to its end and that nobody works on."""
     found: list[tuple[str, str]] = []
     for path in runs.glob("*/summary.json"):
@@ -82,8 +82,3 @@ def _readable(path: Path) -> dict[str, Any]:
         return read(path)
     except ConfigError:
         return {}
-
-
-def failed(steps: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
-    """The names of the steps that did not succeed."""
-    return [name for name, own in steps.items() if own.get("status") == "failed"]
