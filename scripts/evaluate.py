@@ -24,6 +24,14 @@ def main(argv: list[str] | None = None) -> int:
         "--split", choices=["train", "val", "test"], default="test", help="whose trajectories (default: test)"
     )
     parser.add_argument(
+        "--pipeline",
+        choices=["small", "full"],
+        help="instead of a split: the trajectories of this section of `pipeline`, under this name",
+    )
+    parser.add_argument("--config", type=Path, help="whose sections on evaluation and data files hold, not the run's")
+    parser.add_argument("--output-dir", type=Path, metavar="DIR", help="where the results go (default: the run)")
+    parser.add_argument("--film", action="store_true", help="a film of the median rollout as well")
+    parser.add_argument(
         "--track",
         action="store_true",
         help="send the result to W&B and TensorBoard where they are on",
@@ -40,18 +48,22 @@ def evaluate(args: argparse.Namespace) -> None:
 
     from ups_jax.compilation import enable_compilation_cache
     from ups_jax.determinism import require_determinism
-    from ups_jax.evaluation.runner import evaluate_run, run_config
+    from ups_jax.evaluation.runner import Selection, evaluate_run, run_config
     from ups_jax.tracking import check_logging, context_path
 
-    cfg = run_config(args.run_dir, args.overrides)
+    cfg = run_config(args.run_dir, args.overrides, args.config)
     require_determinism(cfg.deterministic)
     enable_compilation_cache()
     # A pipeline's evaluation belongs to the pipeline's run.
     track = args.track or context_path() is not None
     if track:
         check_logging(cfg.logging)
+    chosen = Selection(split=args.split, output=args.output_dir, film=args.film)
+    if args.pipeline is not None:
+        section = {"small": cfg.pipeline.small, "full": cfg.pipeline.full}[args.pipeline]
+        chosen = chosen.of_pipeline(args.pipeline, section)
     evaluate_run(
-        args.run_dir, cfg, stage=args.stage, split=args.split, json_path=args.json, track=track, console=Console()
+        args.run_dir, cfg, stage=args.stage, selection=chosen, json_path=args.json, track=track, console=Console()
     )
 
 

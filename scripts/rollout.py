@@ -12,7 +12,13 @@ from ups_jax.config import STAGE_ALIASES, STAGE_NEEDS
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
-    parser.add_argument("--run-dir", type=Path, required=True, metavar="R", help="the trained run")
+    run = parser.add_mutually_exclusive_group(required=True)
+    run.add_argument("--run-dir", type=Path, metavar="R", help="the trained run")
+    run.add_argument("--champion", metavar="TASK", help="the run that scripts/run_fast_to_sota.py promoted last")
+    parser.add_argument(
+        "--champions", type=Path, default=Path("artifacts/champions"), metavar="DIR", help="their folder"
+    )
+    parser.add_argument("--protocol", help="with --champion: of a task with several champions, which")
     parser.add_argument(
         "--input", required=True, metavar="F", help="a .npy, .npz or HDF5 file of fields, or test:3, a test trajectory"
     )
@@ -46,8 +52,10 @@ def predict(args: argparse.Namespace) -> None:
     from ups_jax.compilation import enable_compilation_cache
     from ups_jax.evaluation.rollout import Wanted, rollout_run
     from ups_jax.evaluation.runner import run_config
+    from ups_jax.pipeline.champion import Champions
 
-    cfg = run_config(args.run_dir, args.overrides)
+    run = args.run_dir or Champions(args.champions).run_of(args.champion, args.protocol)
+    cfg = run_config(run, args.overrides)
     enable_compilation_cache()
     wanted = Wanted(
         input=args.input,
@@ -64,7 +72,7 @@ def predict(args: argparse.Namespace) -> None:
         images=["png", args.film] if args.images else (),
         overwrite=args.overwrite,
     )
-    rollout_run(args.run_dir, cfg, wanted, console=Console())
+    rollout_run(run, cfg, wanted, console=Console())
 
 
 if __name__ == "__main__":

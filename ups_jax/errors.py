@@ -36,6 +36,12 @@ class DivergedError(UserError):
     exit_code = 5
 
 
+class GateError(UserError):
+    """A candidate was not good enough to be promoted."""
+
+    exit_code = 6
+
+
 class StorageError(UserError):
     """The disk is full or a directory cannot be written."""
 

@@ -192,7 +192,10 @@ def test_the_json_has_the_contracts_shape_and_null_for_non_finite(tmp_path):
     path = tmp_path / "evaluation" / "test.json"
     write_json(path, result([evaluation, other], {"steps": 7, "seed": 0}))
     values = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    assert set(values) == {"metrics", "baselines", "variants", "intervals", "meta"} and values["variants"] == {}
+    assert (
+        set(values) == {"metrics", "baselines", "variants", "intervals", "per_trajectory", "meta"}
+        and values["variants"] == {}
+    )
     assert set(values["metrics"]) == {"decay", "other"} == set(values["baselines"]["codec"])
     keys = {
         "nrmse", "rmse", "max_error", "vrmse", "conservation_rmse", "boundary_rmse", "fourier_rmse_low",

@@ -153,7 +153,18 @@ def test_a_traceback_is_shown_when_asked_for(main: Script, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "name",
-    ["train.py", "evaluate.py", "generate_data.py", "profile_step.py", "rollout.py", "export.py", "inspect_data.py"],
+    [
+        "train.py",
+        "evaluate.py",
+        "generate_data.py",
+        "profile_step.py",
+        "rollout.py",
+        "export.py",
+        "inspect_data.py",
+        "validate.py",
+        "leaderboard.py",
+        "run_fast_to_sota.py",
+    ],
 )
 def test_help_reads(main: Script, name: str) -> None:
     result = main(name, "--help")

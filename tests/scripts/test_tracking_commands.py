@@ -48,9 +48,9 @@ def test_processes_that_share_a_context_file_are_runs_of_one_group(
     pipeline: tuple[list[OfflineRun], RunContext], root: Path
 ) -> None:
     runs, shared = pipeline
-    assert [run.name for run in runs] == ["first-0", "second-0", "second-test"]
+    assert [run.name for run in runs] == [f"{root.name}-0", f"{root.name}-0", f"{root.name}-test"]
     # Offline nobody can join a run; without the file the later ones would be of the group `second`.
-    assert {run.group for run in runs} == {"first"} == {shared.group}
+    assert {run.group for run in runs} == {root.name} == {shared.group}
     assert shared.run_id == runs[0].id and shared.mode == "offline"
     assert len({run.id for run in runs} | {"same"}) == 4
     assert [run.exit_code for run in runs] == [0, 0, 0]

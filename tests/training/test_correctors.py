@@ -25,6 +25,7 @@ from ups_jax.evaluation.runner import evaluate_run
 from ups_jax.pipeline.stages import is_finished, train_all
 from ups_jax.training.build import abstract_state, build_model, init_state
 from ups_jax.training.checkpoint import Checkpoints
+from ups_jax.training.parents import trained_parents
 from ups_jax.training.run_directory import RunDirectory
 from ups_jax.training.stages import stage_of
 from ups_jax.training.stages.consistency_distill import collapse
@@ -205,3 +206,8 @@ def test_a_rollout_with_the_corrector_is_an_ensemble_by_seed(
     late = states("late.h5", members=3, correct_every=4)
     np.testing.assert_array_equal(late[0, :3], late[1, :3])
     assert (late[0, 3] != late[1, 3]).any()
+
+
+def test_parents_are_not_bound_to_a_device_so_that_a_step_is_compiled_once(run: RunDirectory) -> None:
+    leaves = jax.tree.leaves(trained_parents(run, "consistency_distill", "transient").weights)
+    assert leaves and not any(leaf.committed for leaf in leaves)

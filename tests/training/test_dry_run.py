@@ -20,8 +20,9 @@ from commands import CONFIGS
 from rich.console import Console
 
 from ups_jax.config import load
-from ups_jax.errors import ConfigError
+from ups_jax.errors import CheckpointError, ConfigError, DivergedError
 from ups_jax.training import dry_run as module
+from ups_jax.training.checkpoint import Checkpoints
 from ups_jax.training.dry_run import MISSING, dry_run, peak_bytes, step_costs
 from ups_jax.training.stages import enabled_stages
 from ups_jax.training.trial import trial
@@ -52,7 +53,24 @@ def test_a_dry_run_prints_every_parameter_and_the_costs_and_writes_nothing(
     assert "16 (2 x 8)" in text and "count the body of a loop" in text
     seconds = re.search(r"seconds a step │ ([\d., e-]+)", text)
     assert seconds is not None and len(seconds[1].split(", ")) == 3
+    assert re.search(r"training takes │ about [\d.e+]+ s \(192 steps", text)
+    assert "saved and restored, bit for bit" in text
     assert not list(tmp_path.iterdir())
+
+
+def test_a_loss_that_is_not_finite_and_a_checkpoint_that_differs_are_told(
+    data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([1.0, 2.0, jnp.nan])
+    with pytest.raises(DivergedError, match=r"not finite at step 3; lower stages\.operator\.optimizer\.lr"):
+        module._time_steps("operator", lambda state, batch: (state, {"loss": next(losses)}), 0, iter([0] * 4))
+
+    def damaged(self: Checkpoints, step: int, like: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf + 1, like)
+
+    monkeypatch.setattr(Checkpoints, "restore", damaged)
+    with pytest.raises(CheckpointError, match="not restored as it was saved"):
+        shown(data_root)
 
 
 def test_a_path_that_does_not_fit_is_folded_not_cut(data_root: Path) -> None:

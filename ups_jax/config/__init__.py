@@ -2,7 +2,7 @@
 `digest` says which part of it shapes the numbers."""
 
 from ups_jax.config.digest import digest, relevant
-from ups_jax.config.files import from_dict, load, merge
+from ups_jax.config.files import from_dict, load, merge, problems
 from ups_jax.config.schema import (
     STAGE_ALIASES,
     STAGE_NEEDS,
@@ -13,6 +13,8 @@ from ups_jax.config.schema import (
     DistillConfig,
     EvaluationConfig,
     FilePair,
+    FullEvaluationConfig,
+    GatesConfig,
     LatentConfig,
     LoaderConfig,
     LoggingConfig,
@@ -21,6 +23,7 @@ from ups_jax.config.schema import (
     ParallelConfig,
     PdetConfig,
     PhysicsPriorsConfig,
+    PipelineConfig,
     QuerySamplingConfig,
     SchedulerConfig,
     SpectralConfig,
@@ -45,6 +48,8 @@ __all__ = [
     "DistillConfig",
     "EvaluationConfig",
     "FilePair",
+    "FullEvaluationConfig",
+    "GatesConfig",
     "LatentConfig",
     "LoaderConfig",
     "LoggingConfig",
@@ -53,6 +58,7 @@ __all__ = [
     "ParallelConfig",
     "PdetConfig",
     "PhysicsPriorsConfig",
+    "PipelineConfig",
     "QuerySamplingConfig",
     "SchedulerConfig",
     "SpectralConfig",
@@ -68,6 +74,7 @@ __all__ = [
     "from_dict",
     "load",
     "merge",
+    "problems",
     "relevant",
     "to_dict",
 ]

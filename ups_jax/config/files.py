@@ -34,6 +34,21 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return from_dict(merge(_read(Path(path), ()), overrides), str(path))
 
 
+def problems(path: str | Path, overrides: Sequence[str] = ()) -> list[str]:
+    """All that is wrong with a YAML file and its overrides, a line each: unknown keys and wrong values together."""
+    try:
+        values = _whole(merge(_read(Path(path), ()), overrides), str(path))
+    except ConfigError as error:
+        return [str(error)]
+    found = [f"{path}: {text}" for text in _unknown_keys(values, Config, "")]
+    try:
+        ADAPTER.validate_python(_inherit(_known(values, Config)))
+    except ValidationError as error:
+        told = {(item["msg"], _value(item)): _describe(item) for item in reversed(error.errors())}
+        found += [f"{path}: {text}" for text in reversed(told.values())]
+    return found
+
+
 def merge(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Plain values with `a.b=value` overrides applied."""
     result = copy.deepcopy(values)
@@ -231,6 +246,20 @@ def _unknown_keys(values: Any, schema: Any, where: str) -> Iterator[str]:
             yield from _unknown_keys(value, hints[key], path)
         else:
             yield f"unknown key `{path}`{_suggestion(path, list(hints), where)}"
+
+
+def _known(values: Any, schema: Any) -> Any:
+    """The values without the keys that the schema does not know."""
+    kinds = typing.get_args(schema)
+    if typing.get_origin(schema) is tuple and isinstance(values, list):
+        return [_known(item, kinds[0]) for item in values]
+    if not dataclasses.is_dataclass(schema):
+        nested = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
+        return _known(values, nested[0]) if len(nested) == 1 else values
+    if not isinstance(values, dict):
+        return values
+    hints = typing.get_type_hints(schema)
+    return {key: _known(value, hints[key]) for key, value in values.items() if key in hints}
 
 
 def _suggestion(path: str, siblings: list[str], where: str) -> str:

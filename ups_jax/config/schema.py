@@ -494,6 +494,63 @@ class ParallelConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class GatesConfig:
+    """What a candidate must be before it is promoted, in the names of `ups_jax.pipeline.measures`.
+
+    The improvement of `metric` over the champion is at least `min_small_delta` and `min_full_delta`, as a share of the
+    champion's value (`relative`) or in the metric's unit (`absolute`). Each of `ratios` is at most that many times the
+    champion's value and `tolerance` of it more; what is at most `floor` counts as round-off and passes. `tolerances`
+    and `floors` are those of single metrics. Each of `limits` bounds a metric whatever the champion has. Lower is
+    better but for `higher_is_better`, whose bounds are lower bounds. `required` must be measured and finite. A ratio
+    that only the champion has measured fails, or is told (`on_missing: warn`). With `beat_trivial` the candidate must
+    be better than what needs no training: persistence, or the mean field of a steady task.
+    """
+
+    metric: str = "nrmse"
+    delta: Literal["relative", "absolute"] = "relative"
+    min_small_delta: Annotated[float, Field(allow_inf_nan=False)] = 0.02
+    min_full_delta: Annotated[float, Field(allow_inf_nan=False)] = 0.02
+    ratios: dict[str, PositiveFloat] = field(
+        default_factory=lambda: {"conservation_gap": 1.0, "bc_violation": 1.0, "ece": 1.25, "wall_clock": 1.0}
+    )
+    tolerance: Weight = 0.05
+    tolerances: dict[str, Weight] = field(default_factory=lambda: {"wall_clock": 0.5})
+    floor: Weight = 1e-6
+    floors: dict[str, Weight] = field(default_factory=lambda: {"ece": 0.02, "wall_clock": 1e-3})
+    limits: dict[str, Annotated[float, Field(allow_inf_nan=False)]] = field(default_factory=dict)
+    higher_is_better: tuple[str, ...] = ("correlation_time",)
+    required: tuple[str, ...] = ()
+    on_missing: Literal["fail", "warn"] = "fail"
+    beat_trivial: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class FullEvaluationConfig:
+    """Which trajectories an evaluation of the pipeline takes: of a split the first `trajectories`, and of each the
+    first `horizon` frames after its context."""
+
+    split: Literal["val", "test"] = "test"
+    trajectories: Positive | None = None
+    horizon: Positive | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class SmallEvaluationConfig(FullEvaluationConfig):
+    """The same of the small evaluation, which only has to find a bad candidate soon."""
+
+    split: Literal["val", "test"] = "val"
+    trajectories: Positive | None = 16
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
+class PipelineConfig:
+    """The pipeline's two evaluations."""
+
+    small: SmallEvaluationConfig = field(default_factory=SmallEvaluationConfig)
+    full: FullEvaluationConfig = field(default_factory=FullEvaluationConfig)
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class Config:
     """The whole configuration of a run. `deterministic` asks XLA for kernels that repeat bit for bit on a GPU."""
 
@@ -512,6 +569,8 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
+    gates: GatesConfig = field(default_factory=GatesConfig)
+    pipeline: PipelineConfig = field(default_factory=PipelineConfig)
 
 
 ADAPTER: TypeAdapter[Config] = TypeAdapter(Config)

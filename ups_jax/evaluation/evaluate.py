@@ -143,6 +143,8 @@ def evaluate(
                 "from the last given frame until the correlation with the truth is below 0.8, linear between frames"
             ),
         },
+        ids=[int(number) for number in trajectories.ids],
+        per_trajectory={"one_step": {"nrmse": one_step["nrmse"].mean(1)}, "rollout": {"nrmse": scores}},
         time=trajectories.time[context:],
         rollout_nrmse=scores,
         examples=examples,

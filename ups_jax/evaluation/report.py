@@ -43,26 +43,32 @@ def render(result: Mapping[str, Any], plots: Mapping[str, bytes], run: Mapping[s
     body = [
         f"<h1>{escape(tasks)}</h1>",
         f'<p class="note">{escape(str(result["meta"]["protocol"]))}</p>',
-        *_tables(result),
+        *tables(result),
         "<h2>Plots</h2>" if plots else "",
-        *(_figure(caption, content) for caption, content in plots.items()),
+        *(figure(caption, content) for caption, content in plots.items()),
         "<h2>Evaluation</h2>",
-        _block({key: value for key, value in result["meta"].items() if key != "tasks"}),
+        block({key: value for key, value in result["meta"].items() if key != "tasks"}),
         "<h2>Environment and run</h2>",
-        _block(environment),
+        block(environment),
         "<h2>Configuration</h2>",
-        _block(run["config"]),
+        block(run["config"]),
     ]
+    return page(tasks, body)
+
+
+def page(title: str, body: Sequence[str]) -> str:
+    """A whole page of parts that are HTML already."""
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(tasks)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f'<link rel="icon" href="data:,">\n'
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
         + "\n".join(part for part in body if part)
         + "\n</body>\n</html>\n"
     )
 
 
-def _tables(result: Mapping[str, Any]) -> Iterator[str]:
+def tables(result: Mapping[str, Any]) -> Iterator[str]:
     """For each task and way to predict a table: this run first, its interval below, then the baselines."""
     for task, sections in result["metrics"].items():
         yield f"<h2>{escape(task)}</h2>"
@@ -91,16 +97,18 @@ def _tables(result: Mapping[str, Any]) -> Iterator[str]:
             yield "</table></div>"
 
 
-def _figure(caption: str, content: bytes) -> str:
+def figure(caption: str, content: bytes, kind: str = "png") -> str:
+    """A picture, or a film as GIF, that is part of the page."""
     text = escape(caption, quote=True)
     data = base64.b64encode(content).decode("ascii")
     return (
-        f'<figure><img alt="{text}" src="data:image/png;base64,{data}">'
+        f'<figure><img alt="{text}" src="data:image/{kind};base64,{data}">'
         f"<figcaption>{escape(_legible(caption))}</figcaption></figure>"
     )
 
 
-def _block(values: Any) -> str:
+def block(values: Any) -> str:
+    """JSON values as they are."""
     return f"<pre>{escape(json.dumps(values, indent=2, ensure_ascii=False, default=str))}</pre>"
 
 

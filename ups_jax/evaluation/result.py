@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,10 @@ class Spectra:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What the evaluation of any task has: `metrics` to `meta` for the JSON.
+    """What the evaluation of any task has: all of it for the JSON.
 
-    `variants` are other ways to roll out the same run, by name: a `rollout` section and `seconds_per_rollout_step`.
+    `per_trajectory` has the sections' metrics of each of the trajectories `ids` that two evaluations can be compared
+    by. `variants` are other ways to roll out the same run, by name: a `rollout` section and `seconds_per_rollout_step`.
     """
 
     task: Task
@@ -54,6 +55,8 @@ class Measured:
     variants: Mapping[str, Mapping[str, Any]]
     intervals: Mapping[str, Mapping[str, list[float]]]
     meta: Mapping[str, Any]
+    ids: Sequence[int] = ()
+    per_trajectory: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +105,7 @@ def result(evaluations: Sequence[Measured], meta: Mapping[str, Any]) -> dict[str
             name: {item.task.name: item.variants[name] for item in evaluations} for name in evaluations[0].variants
         },
         "intervals": {item.task.name: dict(item.intervals) for item in evaluations},
+        "per_trajectory": {item.task.name: {"ids": list(item.ids), **item.per_trajectory} for item in evaluations},
         "meta": {
             **meta,
             "trajectories": sum(item["trajectories"] for item in own),

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from rich.console import Console
 
 from ups_jax import simulate
-from ups_jax.config import Config, from_dict, merge, to_dict
+from ups_jax.config import Config, FullEvaluationConfig, from_dict, load, merge, to_dict
 from ups_jax.data import Dataset, Split, open_dataset
+from ups_jax.data.dataset import Trajectories
 from ups_jax.determinism import require_determinism
 from ups_jax.errors import ConfigError, DataError
+from ups_jax.evaluation.architecture import architecture
 from ups_jax.evaluation.corrected import (
     VARIANTS,
     CorrectedPredictor,
@@ -24,6 +29,7 @@ from ups_jax.evaluation.corrected import (
     predictor_stage_of,
 )
 from ups_jax.evaluation.evaluate import Rollout, evaluate
+from ups_jax.evaluation.films import FILM, write_film
 from ups_jax.evaluation.plots import write_plots
 from ups_jax.evaluation.printed import print_table
 from ups_jax.evaluation.report import write_report
@@ -41,18 +47,43 @@ from ups_jax.training.run_directory import RunDirectory, now
 from ups_jax.training.weights import Weights
 
 # What an evaluation may override: where data lies and how it is read, never what a trained run was trained on.
-_OVERRIDABLE = ("data.tasks", "data.root", "data.loader", "evaluation", "logging")
+_OVERRIDABLE = ("data.tasks", "data.root", "data.loader", "evaluation", "logging", "pipeline")
 
 
-def run_config(path: Path, overrides: list[str]) -> Config:
-    """The configuration that a run was trained with, with overrides of data files and evaluation applied."""
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which trajectories are evaluated: the first `trajectories` of a split, and the first `horizon` predicted frames
+    of each. `name`, where there is one, is the evaluation's, and its files go below `output` instead of the run."""
+
+    split: Split = "test"
+    trajectories: int | None = None
+    horizon: int | None = None
+    name: str | None = None
+    output: Path | None = None
+    film: bool = False
+
+    def of_pipeline(self, name: str, section: FullEvaluationConfig) -> Selection:
+        """The same with the trajectories and under the name of a section of `pipeline`."""
+        return replace(self, name=name, split=section.split, trajectories=section.trajectories, horizon=section.horizon)
+
+
+def run_config(path: Path, overrides: list[str], config: Path | None = None) -> Config:
+    """The configuration that a run was trained with, with overrides of data files and evaluation applied.
+
+    Of another `config` that is given the same sections hold instead of the run's own.
+    """
     for override in overrides:
         if not override.startswith(tuple(f"{section}{end}" for section in _OVERRIDABLE for end in ".=")):
             raise ConfigError(
                 f"override {override!r} would change what the run was trained on; an evaluation takes overrides of "
                 f"{', '.join(_OVERRIDABLE)}"
             )
-    return from_dict(merge(RunDirectory(path).read()["config"], overrides), str(path))
+    values = RunDirectory(path).read()["config"]
+    if config is not None:
+        other = to_dict(load(config))
+        values = values | {key: other[key] for key in ("evaluation", "logging", "pipeline")}
+        values["data"] = values["data"] | {key: other["data"][key] for key in ("tasks", "root", "loader")}
+    return from_dict(merge(values, overrides), str(path))
 
 
 def evaluate_run(
@@ -60,15 +91,16 @@ def evaluate_run(
     cfg: Config,
     *,
     stage: str | None = None,
-    split: Split = "test",
+    selection: Selection = Selection(),
     json_path: Path | None = None,
     track: bool = False,
     console: Console,
 ) -> dict[str, Any]:
     """Evaluate the best checkpoint on a split: evaluation/<name>.json, plots and report, and a printed table.
 
-    The name is the split, after the name of a `stage` that is not the run's main one; for other data than the run's
-    own, the data file's name follows. `track` hands the result to W&B and TensorBoard as well, where they are on.
+    Where `selection` gives no name it is the split, after the name of a `stage` that is not the run's main one; for
+    other data than the run's own, the data file's name follows. `track` hands the result to W&B and TensorBoard as
+    well, where they are on.
     """
     require_determinism(cfg.deterministic)
     run = RunDirectory(path)
@@ -80,16 +112,19 @@ def evaluate_run(
     dataset = open_dataset(cfg, trained.task)
     way = _way(trained, dataset.task)
     left_out = [] if stage in VARIANTS else _left_out(found, trained, way)
+    split = selection.split
     for note in (*dataset.notes, *_grid_notes(trained, cfg, dataset, way, split), *left_out):
         say(console, f"note        {note}")
     name = split if stage == main else f"{stage}_{split}"
     if dataset.fingerprint != trained.fingerprint:
         name = f"{name}-{Path(dataset.source.name).stem}"
-    measured = _measure(trained, found, stage, dataset, split, cfg)
-    data = {"file": dataset.source.name, "fingerprint": dataset.fingerprint, "split": split}
+    name, place = selection.name or name, RunDirectory(selection.output or path)
+    held = _held(dataset, selection, cfg.data.context)
+    measured = _measure(trained, found, stage, dataset, held, cfg)
+    data = {"file": dataset.source.name, "fingerprint": dataset.fingerprint, "split": split, "truth": truth_of(held)}
     grid = {"trained": trained.task.shape, "data": dataset.task.shape, "way": way, "meaning": WAYS[way]}
     values = finite(result([measured], _meta(run, stage, found.get(stage, trained)) | {"data": data, "grid": grid}))
-    written = [run.evaluation / f"{name}.json"]
+    written = [place.evaluation / f"{name}.json"]
     write_json(written[0], values)
     if json_path is not None:
         write_json(json_path, values)
@@ -97,12 +132,14 @@ def evaluate_run(
     if cfg.evaluation.plots:
         records = read_jsonl(run.metrics_path) if run.metrics_path.exists() else []
         # The test split of the run's own data is its result; the others get a folder and a report of their own.
-        plots = write_plots(run.plots if name == "test" else run.plots / name, [measured], records)
+        plots = write_plots(place.plots if name == "test" else place.plots / name, [measured], records)
         report = "report.html" if name == "test" else f"report_{name}.html"
-        written.append(run.path / report)
+        written.append(place.path / report)
         write_report(written[-1], values, plots, run.read())
+    if selection.film:
+        write_film(place.plots / name / FILM, measured)
     if track:
-        with ending(evaluation_writer(path, cfg.logging, name=name, run_config=to_dict(cfg))) as writer:
+        with ending(evaluation_writer(place.path, cfg.logging, name=name, run_config=to_dict(cfg))) as writer:
             track_evaluation(writer, name, measured, plots=plots, files=written)
     print_table(console, measured)
     return values
@@ -113,12 +150,11 @@ def _measure(
     found: Mapping[str, Weights],
     stage: str,
     dataset: Dataset,
-    split: Split,
+    held: Trajectories,
     cfg: Config,
 ) -> Evaluation | SteadyEvaluation:
     """The result of a stage: of a corrector's that of the predictor with it, of the main one that of the predictor
     alone, with the correctors `found` as variants."""
-    held = dataset.trajectories(split)
     if isinstance(trained, SteadyRun):
         mean_field = mean_solution(dataset)
         solver = CorrectedSolver(trained, stage, found[stage]) if stage in found else trained.solve_arrays
@@ -146,6 +182,23 @@ def _measure(
     )
 
 
+def _held(dataset: Dataset, selection: Selection, context: int) -> Trajectories:
+    """The trajectories that are evaluated, as long as they are."""
+    held = dataset.trajectories(selection.split, selection.trajectories)
+    if selection.horizon is None or dataset.task.kind == "steady":
+        return held
+    frames = context + selection.horizon
+    return replace(held, fields=held.fields[:, :frames], time=held.time[:frames])
+
+
+def truth_of(held: Trajectories) -> str:
+    """Twelve hex digits over what is to be predicted: two evaluations with the same ones can be compared."""
+    hashed = hashlib.sha256(np.ascontiguousarray(held.fields).data)
+    for values in (held.inputs, held.time, held.ids):
+        hashed.update(np.ascontiguousarray(values).tobytes())
+    return hashed.hexdigest()[:12]
+
+
 def _way(trained: TrainedRun | SteadyRun, task: Task) -> str:
     """How the run meets the grid of the data, one of `WAYS`; DataError where it cannot."""
     if isinstance(trained, TrainedRun):
@@ -171,12 +224,15 @@ def _left_out(found: Mapping[str, Weights], trained: TrainedRun | SteadyRun, way
 
 def _meta(run: RunDirectory, stage: str, trained: TrainedRun | SteadyRun | Weights) -> dict[str, Any]:
     record = run.read()["stages"].get(stage, {})
+    params = trained.params if isinstance(trained, Weights) else trained.weights
     return {
         "steps": trained.step,
         "seed": trained.config.seed,
-        "parameters": optax.tree.size(trained.params if isinstance(trained, Weights) else trained.weights),
+        "parameters": optax.tree.size(params),
+        "architecture": architecture(trained.config, trained.task, stage, params),
         "device": jax.devices()[0].device_kind,
         "seconds_per_step": record.get("seconds_per_step"),
         "checkpoint": f"checkpoints/{stage}/{trained.step}",
+        "checkpoint_digest": trained.digest,
         "wall_clock": now(),
     }

@@ -62,6 +62,8 @@ def evaluate_steady(
                 f"solution, {min(config.batch_size, count)} at a time"
             ),
         },
+        ids=[int(number) for number in held.ids],
+        per_trajectory={"steady": {"nrmse": scores}},
         examples=_examples(held, solutions, task, scores),
     )
 

@@ -59,13 +59,15 @@ def evaluation_writer(directory: Path, logging: LoggingConfig, *, name: str, run
 
 
 def _wandb(directory: Path, logging: LoggingConfig, part: str, run_config: Mapping[str, Any], *, join: bool) -> Writer:
-    group = directory.resolve().name
+    shared = context_path()
+    # A pipeline's processes work in several folders of its own, which is the one that their context lies in.
+    group = (directory if shared is None else shared.parent).resolve().name
     return WandbWriter(
         logging.wandb,
         directory=directory,
         group=group,
         name=f"{group}-{part}",
         run_config=run_config,
-        context=context_path(),
+        context=shared,
         join=join,
     )

@@ -5,11 +5,15 @@ Nothing is written but generated data, where the configuration's task has none y
 
 from __future__ import annotations
 
+import math
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -18,19 +22,21 @@ from ups_jax.compilation import compile_ahead, compiling
 from ups_jax.config import Config
 from ups_jax.data import Dataset, open_dataset, windows_per_step
 from ups_jax.determinism import require_determinism
-from ups_jax.errors import ConfigError
+from ups_jax.errors import CheckpointError, ConfigError, DivergedError
 from ups_jax.optim.table import parameter_table, render
 from ups_jax.training.build import build_model
+from ups_jax.training.checkpoint import Checkpoints, checkpoint_meta
 from ups_jax.training.memory import batch_key, memory_for
-from ups_jax.training.trial import trial
+from ups_jax.training.trial import known_length, trial
 
 MISSING = "not reported by this backend"
 _STEPS = 3
 
 
 def dry_run(cfg: Config, stages: Sequence[str], console: Console) -> None:
-    """Print the parameter table of each stage, FLOPs, bytes and peak memory of its compiled step, and seconds of three
-    steps, on a state that is thrown away. ConfigError where a step does not fit into memory."""
+    """Print the parameter table of each stage, FLOPs, bytes and peak memory of its compiled step, seconds of three
+    steps and of the whole training, on a state that is saved, restored and thrown away. ConfigError where a step does
+    not fit into memory, DivergedError where its loss is not finite."""
     require_determinism(cfg.deterministic)
     simulate.prepare(cfg)
     dataset = open_dataset(cfg)
@@ -51,10 +57,13 @@ def _dry_run_stage(cfg: Config, stage: str, dataset: Dataset, console: Console) 
         console.print(render(parameter_table(parameters, settings)))
         state, batch = tried.begin(), next(tried.batches)
         costs = step_costs(step, state, batch) if cfg.training.compile else {"compiled in": "not compiled"}
-        seconds = _time_steps(step, state, tried.batches)
+        state, seconds = _time_steps(stage, step, state, tried.batches)
+        check_checkpoint(state, cfg, stage, dataset)
     loops = settings.accum_steps > 1 or cfg.training.rollout_horizon > 1 or cfg.training.pushforward > 1
     costs["windows a step"] = f"{windows_per_step(cfg, stage)} ({settings.accum_steps} x {settings.batch_size})"
     costs["seconds a step"] = ", ".join(f"{value:.4g}" for value in seconds)
+    costs["training takes"] = _estimate(cfg, stage, dataset, min(seconds))
+    costs["checkpoint"] = "saved and restored, bit for bit"
     console.print(_two_columns(f"{stage}: one training step", costs))
     if loops and cfg.training.compile:
         console.print(
@@ -83,16 +92,48 @@ def peak_bytes(memory: Any) -> int:
     return int(held + memory.temp_size_in_bytes)
 
 
-def _time_steps(step: Any, state: Any, batches: Iterator[Any]) -> list[float]:
+def _time_steps(stage: str, step: Any, state: Any, batches: Iterator[Any]) -> tuple[Any, list[float]]:
     """Wall time of each step alone, its batch ready, after one that is not counted: the first call looks for what was
     compiled."""
     seconds = []
     for _ in range(1 + _STEPS):
         batch = jax.block_until_ready(next(batches))
         start = time.perf_counter()
-        state, _ = jax.block_until_ready(step(state, batch))
+        state, metrics = jax.block_until_ready(step(state, batch))
         seconds.append(time.perf_counter() - start)
-    return seconds[1:]
+        if not math.isfinite(metrics["loss"]):
+            raise DivergedError(
+                f"the loss of {stage} is not finite at step {len(seconds)}; lower stages.{stage}.optimizer.lr, or look "
+                "at the data with scripts/inspect_data.py"
+            )
+    return state, seconds[1:]
+
+
+def _estimate(cfg: Config, stage: str, dataset: Dataset, seconds: float) -> str:
+    """How long the stage would train at so many seconds a step, without its validations."""
+    budget, steps = getattr(cfg.stages, stage).max_seconds, known_length(cfg, dataset, stage)
+    if steps is None:
+        return "nothing: it is off" if budget is None else f"{budget:.4g} s, as stages.{stage}.max_seconds says"
+    return f"about {steps * seconds:.3g} s ({steps} steps, validations not counted)"
+
+
+def check_checkpoint(state: Any, cfg: Config, stage: str, dataset: Dataset) -> None:
+    """CheckpointError where the state does not come back from a temporary folder as it was saved there."""
+    with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder) / stage) as checkpoints:
+        checkpoints.save(state, checkpoint_meta(cfg, stage, dataset), validation=None)
+        checkpoints.wait()
+        restored = checkpoints.restore(int(state.step), state)
+    pairs = zip(jax.tree.leaves(state), jax.tree.leaves(restored), strict=True)
+    if not all(_same(one, other) for one, other in pairs):
+        raise CheckpointError(
+            f"a checkpoint of {stage} is not restored as it was saved; report this with the configuration"
+        )
+
+
+def _same(one: Any, other: Any) -> bool:
+    if jax.dtypes.issubdtype(one.dtype, jax.dtypes.prng_key):
+        one, other = jax.random.key_data(one), jax.random.key_data(other)
+    return np.asarray(one).tobytes() == np.asarray(other).tobytes()
 
 
 def _number(value: float | None) -> str:

@@ -34,7 +34,9 @@ def trained_parents(run: RunDirectory, stage: str, kind: str) -> Trained:
     """What a run has of them; CheckpointError, with the command that makes it, for one that it has not."""
     found = {name: best_weights(run.path, name) for name in stage_of(stage).needs(kind)}
     return Trained(
-        weights={name: jax.device_put(item.weights) for name, item in found.items()},
+        # By way of the host: restored arrays are bound to their device, others are not, and a step whose arguments are
+        # so mixed is compiled once for its first call and once more for what that call gives back.
+        weights={name: jax.device_put(jax.device_get(item.weights)) for name, item in found.items()},
         checkpoints={name: {"step": item.step, "digest": item.digest} for name, item in found.items()},
     )
 

@@ -18,6 +18,7 @@ from ups_jax.optim import build_optimizer
 from ups_jax.parallel import make_mesh, own_share, put_rows
 from ups_jax.training.build import init_state
 from ups_jax.training.parents import untrained_parents
+from ups_jax.training.plan import plan_of
 from ups_jax.training.stages.spec import Parents
 from ups_jax.training.state import TrainState
 from ups_jax.training.step import TrainStep, make_train_step
@@ -33,13 +34,21 @@ class Trial:
     batches: Iterator[Any]
 
 
+def known_length(cfg: Config, dataset: Dataset, stage: str) -> int | None:
+    """The steps that the stage is trained for; None where they are yet to be measured, or it is off."""
+    settings = getattr(cfg.stages, stage)
+    off = (settings.epochs if settings.steps is None else settings.steps) == 0
+    return None if off or settings.max_seconds is not None else plan_of(cfg, dataset, stage).total_steps
+
+
 @contextmanager
 def trial(cfg: Config, stage: str, dataset: Dataset, model: Any, parents: Parents | None = None) -> Iterator[Trial]:
     """The step of a stage as training makes it, with batches of its data until the context ends. Parents that are not
     given are untrained ones, which cost as much."""
-    # The length of its schedule has no part in what a step costs.
+    # The length of its schedule has no part in what a step costs, but one of training's own length is the same program,
+    # which is then compiled once for both.
     epoch = steps_per_epoch(dataset, cfg, stage)
-    tx = build_optimizer(getattr(cfg.stages, stage), 1000, epoch)
+    tx = build_optimizer(getattr(cfg.stages, stage), known_length(cfg, dataset, stage) or 1000, epoch)
     first: Batch = {**batch_at(dataset, cfg, stage, 0)}
     if parents is None:
         parents = untrained_parents(cfg, dataset.task, stage, first)

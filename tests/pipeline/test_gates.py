@@ -1,0 +1,222 @@
+"""Every rule of the gates, by a table; and that nothing makes a candidate pass whose required number is missing."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ups_jax.config import GatesConfig
+from ups_jax.pipeline.gates import Decision, Interval, decide, improvement
+
+NONE = GatesConfig(ratios={}, beat_trivial=False)
+NAN = math.nan
+
+
+def status(decision: Decision, kind: str, key: str | None = None) -> str:
+    (gate,) = [gate for gate in decision.gates if gate.kind == kind and key in (None, gate.key)]
+    assert gate.message.startswith(f"{gate.key}: ")
+    assert gate.passed or gate.message in decision.reasons
+    return gate.status
+
+
+# What is changed of the rules, the candidate's nrmse, the baseline's, the answer of the delta gate.
+DELTAS: list[tuple[dict[str, Any], Any, Any, str]] = [
+    ({}, 0.97, 1.0, "pass"),
+    ({}, 0.98, 1.0, "pass"),
+    ({}, 0.981, 1.0, "fail"),
+    ({}, 1.0, 1.0, "fail"),
+    ({}, 2.0, 1.0, "fail"),
+    # A share of the baseline, whatever its size.
+    ({}, 0.97e-6, 1e-6, "pass"),
+    ({}, 0.99e-6, 1e-6, "fail"),
+    ({"delta": "absolute"}, 0.97e-6, 1e-6, "fail"),
+    ({"delta": "absolute"}, 0.5, 0.52, "pass"),
+    ({"delta": "absolute"}, 0.5, 0.519, "fail"),
+    ({"higher_is_better": ("nrmse",)}, 1.02, 1.0, "pass"),
+    ({"higher_is_better": ("nrmse",)}, 0.97, 1.0, "fail"),
+    ({"metric": "rollout/correlation_time"}, 1.02, 1.0, "pass"),
+    ({"metric": "rollout/correlation_time"}, 0.9, 1.0, "fail"),
+    # Nothing is better than 0, and 0 is not better than itself.
+    ({}, 0.0, 0.0, "fail"),
+    ({}, 1e-9, 0.0, "fail"),
+    ({}, 0.0, 1e-9, "pass"),
+    ({}, NAN, 1.0, "missing"),
+    ({}, None, 1.0, "missing"),
+    ({}, math.inf, 1.0, "missing"),
+    ({}, -math.inf, 1.0, "missing"),
+    ({}, ..., 1.0, "missing"),
+    ({"on_missing": "warn"}, ..., 1.0, "missing"),
+    ({"on_missing": "warn"}, NAN, 1.0, "missing"),
+    ({}, 0.5, NAN, "ignored"),
+    ({}, 0.5, None, "ignored"),
+    ({}, 0.5, math.inf, "ignored"),
+    ({}, 0.5, ..., "ignored"),
+]
+
+
+@pytest.mark.parametrize(("change", "candidate", "baseline", "expected"), DELTAS)
+def test_improvement(change: dict[str, Any], candidate: Any, baseline: Any, expected: str) -> None:
+    rules = replace(NONE, **change)
+    sides = [{} if value is ... else {rules.metric: value} for value in (candidate, baseline)]
+    decision = decide(sides[0], sides[1], rules, 0.02)
+    assert status(decision, "delta") == expected
+    assert decision.passed == (expected in ("pass", "ignored"))
+
+
+def test_a_first_candidate_is_told_apart_from_one_that_passed() -> None:
+    first = decide({"nrmse": 0.5, "conservation_gap": 1.0}, None, GatesConfig(), 0.02)
+    assert (first.status, first.passed) == ("no_baseline", True)
+    assert status(first, "delta") == status(first, "ratio", "conservation_gap") == "no_baseline"
+    assert status(first, "ratio", "ece") == "not_applicable"
+    assert decide({"nrmse": NAN}, None, GatesConfig(), 0.02).status == "failed"
+    assert decide({}, None, GatesConfig(), 0.02).status == "failed"
+
+
+# What is changed of the rules, the candidate's number, the baseline's, the answer of the ratio gate (factor 1).
+RATIOS: list[tuple[dict[str, Any], Any, Any, str]] = [
+    ({}, 1.0, 1.0, "pass"),
+    ({}, 1.05, 1.0, "pass"),
+    ({}, 1.06, 1.0, "fail"),
+    ({"tolerance": 0.0}, 1.01, 1.0, "fail"),
+    ({"tolerances": {"gap": 0.5}}, 1.5, 1.0, "pass"),
+    ({"ratios": {"gap": 2.0}}, 2.1, 1.0, "pass"),
+    ({"ratios": {"gap": 2.0}}, 2.11, 1.0, "fail"),
+    # Round-off is not compared with round-off.
+    ({}, 9e-7, 1e-9, "pass"),
+    ({}, 2e-6, 1e-9, "fail"),
+    ({}, 2e-6, 0.0, "fail"),
+    ({"floors": {"gap": 1e-5}}, 2e-6, 0.0, "pass"),
+    ({"higher_is_better": ("gap",)}, 0.95, 1.0, "pass"),
+    ({"higher_is_better": ("gap",)}, 0.94, 1.0, "fail"),
+    ({"higher_is_better": ("gap",)}, 3.0, 1.0, "pass"),
+    ({}, ..., ..., "not_applicable"),
+    ({}, ..., 1.0, "missing"),
+    ({}, ..., NAN, "missing"),
+    ({}, NAN, 1.0, "missing"),
+    ({}, None, 1.0, "missing"),
+    ({}, NAN, ..., "missing"),
+    ({}, 1.0, NAN, "ignored"),
+    ({}, 1.0, None, "ignored"),
+    ({}, 1.0, ..., "ignored"),
+    ({"on_missing": "warn"}, ..., 1.0, "warned"),
+    ({"on_missing": "warn"}, NAN, 1.0, "missing"),
+    ({"on_missing": "warn", "required": ("gap",)}, ..., 1.0, "missing"),
+]
+
+
+@pytest.mark.parametrize(("change", "candidate", "baseline", "expected"), RATIOS)
+def test_ratio(change: dict[str, Any], candidate: Any, baseline: Any, expected: str) -> None:
+    rules = replace(NONE, **{"ratios": {"gap": 1.0}} | change)
+    sides = [
+        {"nrmse": value} | ({} if own is ... else {"gap": own}) for value, own in ((0.5, candidate), (1.0, baseline))
+    ]
+    decision = decide(sides[0], sides[1], rules, 0.02)
+    assert status(decision, "ratio") == expected
+    assert decision.passed == (expected not in ("fail", "missing"))
+
+
+LIMITS: list[tuple[dict[str, Any], Any, str]] = [
+    ({}, 0.1, "pass"),
+    ({}, 0.10001, "fail"),
+    ({"higher_is_better": ("gap",)}, 0.1, "pass"),
+    ({"higher_is_better": ("gap",)}, 0.09, "fail"),
+    ({}, NAN, "missing"),
+    ({}, ..., "missing"),
+    ({"on_missing": "warn"}, ..., "missing"),
+]
+
+
+@pytest.mark.parametrize(("change", "candidate", "expected"), LIMITS)
+@pytest.mark.parametrize("baseline", [None, {"nrmse": 1.0}])
+def test_absolute_limit_holds_with_and_without_a_baseline(
+    change: dict[str, Any], candidate: Any, expected: str, baseline: Any
+) -> None:
+    rules = replace(NONE, **{"limits": {"gap": 0.1}} | change)
+    own = {"nrmse": 0.5} | ({} if candidate is ... else {"gap": candidate})
+    decision = decide(own, baseline, rules, 0.02)
+    assert status(decision, "absolute") == expected and decision.passed == (expected == "pass")
+
+
+def test_what_needs_no_training_has_to_be_beaten() -> None:
+    rules = replace(NONE, beat_trivial=True)
+    assert status(decide({"nrmse": 0.9}, None, rules, 0.02, trivial={"nrmse": 1.0}), "trivial") == "pass"
+    same = decide({"nrmse": 1.0}, None, rules, 0.02, trivial={"nrmse": 1.0})
+    assert status(same, "trivial") == "fail" and not same.passed
+    later = replace(rules, metric="correlation_time")
+    assert not decide({"correlation_time": 1.0}, None, later, 0.02, trivial={"correlation_time": 2.0}).passed
+    assert decide({"nrmse": 1.0}, None, NONE, 0.02, trivial={"nrmse": 0.1}).passed
+
+
+def test_with_an_interval_its_lower_bound_counts() -> None:
+    better, baseline = {"nrmse": 0.9}, {"nrmse": 1.0}
+    assert decide(better, baseline, NONE, 0.02, interval=Interval(lower=0.03, upper=0.2)).passed
+    decision = decide(better, baseline, NONE, 0.02, interval=Interval(lower=0.01, upper=0.2))
+    assert status(decision, "delta") == "fail" and "1.00 % by the bootstrap" in decision.reasons[0]
+    assert not decide(better, baseline, NONE, 0.02, interval=Interval(lower=NAN, upper=NAN)).passed
+
+
+def test_each_stage_has_its_delta_and_a_negative_one_lets_a_worse_one_pass() -> None:
+    assert not decide({"nrmse": 0.9}, {"nrmse": 1.0}, NONE, 0.2).passed
+    assert decide({"nrmse": 1.01}, {"nrmse": 1.0}, NONE, -0.02).passed
+
+
+def test_the_defaults_are_the_four_gates_of_the_original() -> None:
+    assert GatesConfig().ratios == {"conservation_gap": 1.0, "bc_violation": 1.0, "ece": 1.25, "wall_clock": 1.0}
+    values = {"nrmse": 1.0, "conservation_gap": 1.0, "bc_violation": 1.0, "ece": 0.1, "wall_clock": 1.0}
+    better = values | {"nrmse": 0.9}
+    assert decide(better, values, GatesConfig(), 0.02).passed
+    for name, limit in {"conservation_gap": 1.05, "bc_violation": 1.05, "ece": 0.125 * 1.05, "wall_clock": 1.5}.items():
+        assert decide(better | {name: 0.999 * limit}, values, GatesConfig(), 0.02).passed
+        refused = decide(better | {name: 1.001 * limit}, values, GatesConfig(), 0.02)
+        assert not refused.passed and [text.split(":")[0] for text in refused.reasons] == [name]
+
+
+names = st.sampled_from(["nrmse", "gap", "ece", "other"])
+numbers = st.none() | st.floats()
+sides = st.dictionaries(names, numbers)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+weights = st.floats(min_value=0, allow_nan=False, allow_infinity=False)
+rules_of_any_kind = st.builds(
+    GatesConfig,
+    metric=names,
+    delta=st.sampled_from(["relative", "absolute"]),
+    ratios=st.dictionaries(names, st.floats(min_value=1e-9, max_value=1e9)),
+    tolerance=weights,
+    floor=weights,
+    tolerances=st.dictionaries(names, weights),
+    floors=st.dictionaries(names, weights),
+    limits=st.dictionaries(names, finite),
+    higher_is_better=st.lists(names).map(tuple),
+    required=st.lists(names).map(tuple),
+    on_missing=st.sampled_from(["fail", "warn"]),
+    beat_trivial=st.booleans(),
+)
+intervals = st.none() | st.builds(Interval, lower=st.floats(), upper=st.floats())
+
+
+@given(sides, st.none() | sides, rules_of_any_kind, finite, st.none() | sides, intervals)
+def test_nothing_makes_a_candidate_pass_whose_required_number_is_missing(
+    candidate: Any, baseline: Any, rules: GatesConfig, min_delta: float, trivial: Any, interval: Any
+) -> None:
+    decision = decide(candidate, baseline, rules, min_delta, trivial=trivial, interval=interval)
+    json.dumps(decision.to_dict(), allow_nan=False)
+    needed = {rules.metric, *rules.required, *rules.limits}
+    measured = {key for key, value in candidate.items() if value is not None and math.isfinite(value)}
+    absent = needed - measured
+    # A ratio's number that was measured and is not finite is never passed over either.
+    broken = rules.ratios.keys() & candidate.keys() - measured
+    if absent or broken:
+        assert not decision.passed and decision.reasons
+    assert (decision.status == "failed") == bool(decision.reasons)
+
+
+@given(finite, finite, rules_of_any_kind)
+def test_an_improvement_is_positive_exactly_for_the_better_one(one: float, other: float, rules: GatesConfig) -> None:
+    gain = improvement(one, other, rules, "x")
+    assert (gain > 0) == (one < other) or abs(gain) < 1e-300

@@ -1,0 +1,52 @@
+"""The interval of an improvement: of the same trajectories on both sides."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from evaluations import evaluation
+
+from ups_jax.config import GatesConfig
+from ups_jax.errors import ConfigError
+from ups_jax.pipeline.bootstrap import paired_interval, scores
+
+RULES = GatesConfig()
+
+
+def keyed(values: np.ndarray) -> dict[tuple[str, int], float]:
+    return {("a", index): float(value) for index, value in enumerate(values)}
+
+
+def test_pairs_of_one_ratio_leave_no_doubt_however_they_differ_among_themselves() -> None:
+    theirs = np.exp(np.random.default_rng(0).normal(size=20))
+    interval = paired_interval(keyed(0.9 * theirs), keyed(theirs), RULES, seed=0)
+    assert interval.lower == pytest.approx(0.1) and interval.upper == pytest.approx(0.1)
+
+
+def test_the_interval_is_that_of_the_normal_distribution() -> None:
+    rng = np.random.default_rng(1)
+    theirs = np.ones(400)
+    own = 0.9 + 0.2 * rng.normal(size=400)
+    interval = paired_interval(keyed(own), keyed(theirs), RULES, seed=0)
+    middle, half = 1 - own.mean(), 1.96 * own.std() / 20
+    assert interval.lower == pytest.approx(middle - half, abs=0.003)
+    assert interval.upper == pytest.approx(middle + half, abs=0.003)
+    assert interval == paired_interval(keyed(own), keyed(theirs), RULES, seed=0)
+
+
+def test_seeds_are_averaged_a_trajectory_and_a_missing_score_is_no_number() -> None:
+    both = [evaluation(scores=[0.1, 0.2]), evaluation(scores=[0.3, 0.2])]
+    found = scores(both, "nrmse")
+    assert found == {("waves", 0): pytest.approx(0.2), ("waves", 1): pytest.approx(0.2)}
+    assert scores(both, "rollout/nrmse") == found
+    assert scores(both, "vrmse") is None
+    assert scores([both[0], evaluation(scores=[0.1])], "nrmse") is None
+    broken = scores([evaluation(scores=[0.1, None])], "nrmse")
+    assert broken is not None and math.isnan(paired_interval(broken, broken, RULES, seed=0).lower)
+
+
+def test_other_trajectories_are_not_compared() -> None:
+    with pytest.raises(ConfigError, match="other trajectories"):
+        paired_interval({("a", 0): 1.0}, {("a", 1): 1.0}, RULES, seed=0)

@@ -1,0 +1,112 @@
+"""What is wrong with configurations and data is told all at once, each with its mend."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from commands import CONFIGS
+
+from ups_jax import simulate
+from ups_jax.config import load
+from ups_jax.pipeline.validation import check_config, check_data, check_pair
+
+TINY = CONFIGS / "tiny.yaml"
+Script = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_configuration_of_the_project_is_sound(path: Path) -> None:
+    stage = "steady_prior" if load(path).data.tasks[0].kind == "steady" else "operator"
+    assert check_config(path, stage).problems == ()
+
+
+def test_unknown_keys_and_wrong_values_are_told_together() -> None:
+    overrides = ["trainin.batch_size=3", "optimizer.lr=-1", "latent.patch_size=a", "data.tasks.0.perodic=[x]"]
+    found = check_config(TINY, "operator", overrides)
+    assert len(found.problems) == 4 and found.exit_code == 2
+    for part in (
+        "did you mean `training",
+        "`optimizer.lr`: input should be greater",
+        "latent.patch_size",
+        "periodic`?",
+    ):
+        assert any(part in line for line in found.problems), part
+    assert all(line.startswith(f"{TINY}: ") and "\n" not in line for line in found.problems)
+
+
+def test_what_keys_mean_together_is_told_together() -> None:
+    overrides = [
+        "data.tasks.0.preset=tinny",
+        "stages.operator.epochs=0",
+        "gates.ratios={conservation_gpa: 1.0}",
+        "gates.metric=nmse",
+    ]
+    lines = check_config(TINY, "all", overrides).problems
+    assert len(lines) == 5, lines
+    for part in ("did you mean 'tiny'", "stages.operator", "'conservation_gpa'", "'nmse'"):
+        assert any(part in line for line in lines), part
+    assert "is outside of" in check_config(TINY, "operator", ["optimizer.lr=3"]).notes[0]
+    assert check_config(CONFIGS / "tiny_steady.yaml", "operator").problems
+
+
+def test_an_evaluation_of_another_task_is_told() -> None:
+    assert check_pair(TINY, TINY).problems == ()
+    assert "name the same tasks" in check_pair(TINY, CONFIGS / "ks1d.yaml").problems[0]
+
+
+@pytest.fixture
+def damaged(data_root: Path, tmp_path: Path) -> Path:
+    """Data with three mistakes: NaN, a declared conservation that does not hold, an axis that does not close."""
+    simulate.prepare(load(TINY, [f"data.root={data_root}"]))
+    path = tmp_path / "damaged.hdf5"
+    shutil.copy(next(data_root.glob("burgers1d_tiny.hdf5")), path)
+    with h5py.File(path, "r+") as file:
+        fields = file["tensor"][:]
+        fields += np.linspace(0, 5, fields.shape[1])[None, :, None] + np.linspace(0, 50, fields.shape[2])
+        fields[7, 3, 5] = np.nan
+        file["tensor"][:] = fields
+    return path
+
+
+def test_every_mistake_of_the_data_is_told(damaged: Path) -> None:
+    overrides = [f"data.tasks.0.path={damaged}"]
+    (found,) = check_data([TINY], overrides).values()
+    assert found.exit_code == 3 and found.fingerprint is None
+    for part in ("NaN or Inf in 1 frames", "declared conserved", "declared periodic"):
+        assert any(part in line for line in found.problems), (part, found.problems)
+    (missing,) = check_data([TINY], ["data.tasks.0.path={train: no1.hdf5, test: no2.hdf5}"]).values()
+    assert [line.split(":")[0] for line in missing.problems] == ["no1.hdf5", "no2.hdf5"]
+
+
+def test_sound_data_is_opened_once_for_equal_configurations(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ups_jax.pipeline import validation
+
+    opened = []
+    whole = validation.open_dataset
+    monkeypatch.setattr(validation, "open_dataset", lambda cfg: opened.append(cfg) or whole(cfg))
+    other = CONFIGS / "burgers1d.yaml"
+    found = check_data([TINY, TINY], [f"data.root={data_root}"])
+    assert len(opened) == 1 and found[TINY].fingerprint is not None and other.exists()
+
+
+def test_the_script_says_it_all_with_the_code_of_its_kind(script: Script, damaged: Path, tmp_path: Path) -> None:
+    wrong = script("validate.py", "--config", TINY, "optimizer.lr=-1", "trainin.x=1")
+    assert wrong.returncode == 2 and wrong.stderr.count("error: ") == wrong.stderr.count("\n") == 2
+    out = tmp_path / "found.json"
+    data = script("validate.py", "--config", TINY, "--json", out, f"data.tasks.0.path={damaged}")
+    assert data.returncode == 3 and data.stderr.count("error: ") == data.stderr.count("\n") >= 3
+    assert len(json.loads(out.read_text())[str(TINY)]["problems"]) == data.stderr.count("\n")
+
+
+def test_the_orchestrator_imports_no_jax() -> None:
+    names = "sequence, arguments, listing, validation, publish"
+    code = f"import sys; from ups_jax.pipeline import {names}; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

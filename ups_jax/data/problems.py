@@ -1,0 +1,95 @@
+"""Everything that is wrong with the data of a configuration, where opening it stops at the first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ups_jax.config import Config, FilePair, TaskConfig
+from ups_jax.data import facts, opening, symmetry
+from ups_jax.data.conditions import read_conditions
+from ups_jax.data.paths import data_path
+from ups_jax.data.sources import Source
+from ups_jax.data.splits import Splits
+from ups_jax.data.statistics import Moments
+from ups_jax.data.survey import Content, chunks
+from ups_jax.errors import UserError
+
+
+def data_problems(cfg: Config) -> list[str]:
+    """A line for each problem of each task, with its mend; none where all data can be opened."""
+    return [line for task in cfg.data.tasks for line in _of_task(replace(cfg, data=replace(cfg.data, tasks=(task,))))]
+
+
+def _of_task(cfg: Config) -> list[str]:
+    wanted, found = cfg.data.tasks[0], []
+
+    def tried(check: Callable[[], object]) -> None:
+        try:
+            check()
+        except UserError as error:
+            if str(error) not in found:
+                found.append(str(error))
+
+    for path in _files(cfg, wanted):
+        tried(lambda path=path: opening.SOURCES[wanted.kind](path))  # type: ignore[misc]
+    if found:
+        return found
+    try:
+        source, parts = opening.open_source(cfg)
+    except UserError as error:
+        return [str(error)]
+    tried(lambda: opening._check_shape(cfg, wanted, source, None))
+    tried(lambda: read_conditions(wanted, source, parts.train, None))
+    axes, key = source.grid.axes, f"data.tasks.{wanted.name}"
+    for name in wanted.periodic:
+        tried(lambda name=name: facts.indices((name,), axes, f"{key}.periodic"))  # type: ignore[misc]
+    for name in wanted.conserved:
+        tried(lambda name=name: facts.indices((name,), wanted.channels, f"{key}.conserved"))  # type: ignore[misc]
+    for item in wanted.symmetries:
+        alone = replace(wanted, symmetries=(item,))
+        tried(lambda alone=alone: facts.symmetries(alone, source.grid, ()))  # type: ignore[misc]
+    if not found and wanted.kind == "transient":
+        _of_values(cfg, wanted, source, parts, tried)
+    if not found:
+        tried(lambda: opening.open_dataset(cfg))
+    return found
+
+
+def _of_values(
+    cfg: Config, wanted: TaskConfig, source: Source, parts: Splits, tried: Callable[[Callable[[], object]], None]
+) -> None:
+    """What is wrong with the numbers, each check by itself; those with NaN or Inf are left out of all but one."""
+    content = Content(source)
+    moments = Moments(source.name, source.frames, source.channels, cfg.training.time_stride)
+    drift, edges = facts.Drift(source.channels), facts.Edges(source.grid.shape, source.channels)
+    for ids, fields in chunks(source):
+        content.update(ids, fields)
+        usable = np.isin(ids, parts.train) & np.isfinite(fields).all(axis=tuple(range(1, fields.ndim)))
+        if usable.any():
+            moments.update(fields[usable])
+            drift.update(ids[usable], fields[usable])
+            edges.update(fields[usable])
+    tried(content.check)
+    tried(lambda: opening._repeated(content, parts, source, isinstance(wanted.path, FilePair)))
+    axes = source.grid.axes
+    periodic = facts.indices(wanted.periodic, axes, "periodic")
+    conserved = facts.indices(wanted.conserved, wanted.channels, "conserved")
+    tried(lambda: moments.statistics(cfg.data.normalize, wanted.channels))
+    tried(lambda: list(drift.check(wanted, source.name, conserved, moments.rms)))
+    for axis in range(len(axes)):
+        own = tuple(index for index in periodic if index == axis)
+        tried(lambda own=own: list(edges.check(wanted, source.name, axes, own)))  # type: ignore[misc]
+    declared = facts.symmetries(wanted, source.grid, periodic)
+    exact = read_conditions(wanted, source, parts.train, None).scaled()
+    closed = tuple(axis in periodic for axis in range(len(axes)))
+    for item in declared:
+        tried(lambda item=item: symmetry.check(wanted, source, (item,), closed, parts.train, exact))  # type: ignore[misc]
+
+
+def _files(cfg: Config, wanted: TaskConfig) -> list[Path]:
+    path = data_path(cfg.data, wanted)
+    return [path, Path(wanted.path.test)] if isinstance(wanted.path, FilePair) else [path]

@@ -1,0 +1,37 @@
+"""What a trained model is, apart from the values of its parameters: a canonical fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import jax
+
+from ups_jax.config import STAGE_NEEDS, Config, to_dict
+from ups_jax.task import Task
+
+
+def architecture(config: Config, task: Task, stage: str, params: Any) -> dict[str, Any]:
+    """The model's and the codec's configuration, hashes of the normaliser and of the parameters' shapes and types,
+    and the `digest` of it all."""
+    values = to_dict(config)
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    shapes = {jax.tree_util.keystr(name): [list(leaf.shape), str(leaf.dtype)] for name, leaf in leaves}
+    facts = task.to_dict()
+    scales = {key: facts[key] for key in ("statistics", "coefficients", "inputs")}
+    found = {
+        "stage": stage,
+        "model": values["operator"] | ({"diffusion": values["diffusion"]} if stage in STAGE_NEEDS["transient"] else {}),
+        "codec": values["latent"],
+        "context": config.data.context,
+        "time_step": task.dt,
+        "channels": list(task.channels),
+        "normalizer": _hash(scales | {"scaling": config.data.normalize}),
+        "parameters": _hash(shapes),
+    }
+    return found | {"digest": _hash(found)}
+
+
+def _hash(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,0 +1,163 @@
+"""The command line of scripts/run_fast_to_sota.py: the original's options by their names, and the request they make."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ups_jax import cli
+from ups_jax.config import STAGE_ALIASES
+from ups_jax.errors import ConfigError
+from ups_jax.pipeline.chapters import PLATFORMS
+from ups_jax.pipeline.measures import canonical
+from ups_jax.pipeline.request import Request
+from ups_jax.training.stages import STAGES
+
+# Options that are another name of a key of the configuration.
+_KEYS = {
+    "min_small_delta": "gates.min_small_delta",
+    "min_full_delta": "gates.min_full_delta",
+    "improvement_metric": "gates.metric",
+    "on_missing_gate": "gates.on_missing",
+    "seed": "seed",
+}
+
+
+def pipeline_parser(description: str) -> argparse.ArgumentParser:
+    """All options, in groups."""
+    parser = cli.parser(description)
+    add = parser.add_argument
+    add("--train-config", type=Path, required=True, metavar="C", help="configuration of the training")
+    add("--small-eval-config", type=Path, metavar="C", help="of the small evaluation (default: the training's)")
+    add("--full-eval-config", type=Path, metavar="C", help="of the full evaluation (default: the training's)")
+    add("--config-override", action="append", default=[], metavar="KEY=VALUE", help="override of all configurations")
+    add("overrides", nargs="*", metavar="key=value", help="the same")
+    add(
+        "--run-id",
+        type=_name,
+        metavar="ID",
+        help="name of the run (default: one that this command left unfinished, or the time)",
+    )
+    add(
+        "--runs-root",
+        type=Path,
+        default=Path("artifacts/runs"),
+        metavar="DIR",
+        help="folder of the runs (default: %(default)s)",
+    )
+    add("--dry-run", action="store_true", help="print what would be done, check the configurations, and do nothing")
+    add("--tag", action="append", default=[], metavar="KEY=VALUE", type=_pair, help="a column of the leaderboard")
+    add("--notes", default="", help="a remark in the leaderboard")
+    add("--wandb-mode", choices=["online", "offline", "disabled"], help="sets WANDB_MODE for all steps")
+    train = parser.add_argument_group("training")
+    train.add_argument(
+        "--train-stage",
+        type=lambda name: STAGE_ALIASES.get(name, name),
+        choices=[*STAGES, "all"],
+        default="all",
+        help="what is trained (default: all)",
+    )
+    train.add_argument(
+        "--train-extra-arg", action="append", default=[], metavar="ARG", help="for scripts/train.py as it is"
+    )
+    train.add_argument("--seed", type=int, help="of the first training (default: the configuration's)")
+    train.add_argument(
+        "--n-seeds", type=cli.positive, default=1, metavar="K", help="train K seeds and judge their mean"
+    )
+    train.add_argument("--force-train", action="store_true", help="train even where the same was trained before")
+    steps = parser.add_argument_group("steps to leave out or do again")
+    for name in ("validation", "data-check", "dry-run", "training", "small-eval", "full-eval", "analysis"):
+        steps.add_argument(f"--skip-{name}", action="store_true")
+    steps.add_argument(
+        "--redo-small-eval", action="store_true", help="evaluate even where the same was evaluated before"
+    )
+    steps.add_argument("--redo-full-eval", action="store_true", help="the same of the full evaluation")
+    steps.add_argument("--force-full-eval", action="store_true", help="do it whatever the small evaluation's gates say")
+    steps.add_argument("--eval-device", choices=["auto", *PLATFORMS], default="auto", help="default: what JAX finds")
+    gates = parser.add_argument_group("gates (also keys of `gates` in the configuration)")
+    gates.add_argument("--min-small-delta", type=float, metavar="D", help="improvement asked of the small evaluation")
+    gates.add_argument("--min-full-delta", type=float, metavar="D", help="improvement asked of the full evaluation")
+    gates.add_argument("--improvement-metric", type=canonical, metavar="NAME", help="the metric that has to improve")
+    gates.add_argument("--metric-direction", choices=["lower", "higher"], help="which way that metric is better")
+    gates.add_argument(
+        "--gate-ratio",
+        action="append",
+        default=[],
+        type=cli.assignment,
+        metavar="KEY=FACTOR",
+        help="allow FACTOR times the champion's",
+    )
+    gates.add_argument("--clear-default-ratio-gates", action="store_true", help="only the ratios that are given here")
+    gates.add_argument(
+        "--on-missing-gate", choices=["fail", "warn"], help="where only the champion has measured a ratio"
+    )
+    gates.add_argument(
+        "--baseline-label",
+        action="append",
+        default=[],
+        metavar="LABEL",
+        help="whom to beat, best first (default: champion, baseline)",
+    )
+    gates.add_argument("--baseline-run-id", metavar="ID", help="this run, and the champion if it is another one")
+    board = parser.add_argument_group("leaderboard")
+    board.add_argument("--champion-label", default="champion", help="label of a promoted run (default: %(default)s)")
+    board.add_argument("--leaderboard-csv", type=Path, default=Path("reports/leaderboard.csv"), metavar="F")
+    board.add_argument("--leaderboard-html", type=Path, metavar="F", help="default: beside the CSV file")
+    return parser
+
+
+def request_of(args: argparse.Namespace) -> Request:
+    """The request of parsed arguments. Raises `ConfigError`."""
+    if args.skip_full_eval and args.force_full_eval:
+        raise ConfigError("--skip-full-eval and --force-full-eval exclude each other; leave one of them out")
+    if args.skip_training and args.force_train:
+        raise ConfigError("--skip-training and --force-train exclude each other; leave one of them out")
+    overrides = [*args.config_override, *args.overrides]
+    overrides += [f"{key}={value}" for option, key in _KEYS.items() if (value := getattr(args, option)) is not None]
+    return Request(
+        train_config=args.train_config,
+        small_eval_config=args.small_eval_config,
+        full_eval_config=args.full_eval_config,
+        overrides=tuple(overrides),
+        metric_direction=args.metric_direction,
+        gate_ratios={canonical(name): factor for name, factor in args.gate_ratio},
+        clear_default_ratio_gates=args.clear_default_ratio_gates,
+        run_id=args.run_id,
+        train_stage=args.train_stage,
+        train_extra_args=tuple(args.train_extra_arg),
+        n_seeds=args.n_seeds,
+        skip_validation=args.skip_validation,
+        skip_data_check=args.skip_data_check,
+        skip_dry_run=args.skip_dry_run,
+        skip_training=args.skip_training,
+        skip_small_eval=args.skip_small_eval,
+        skip_full_eval=args.skip_full_eval,
+        skip_analysis=args.skip_analysis,
+        force_train=args.force_train,
+        force_full_eval=args.force_full_eval,
+        redo_small_eval=args.redo_small_eval,
+        redo_full_eval=args.redo_full_eval,
+        leaderboard_csv=args.leaderboard_csv,
+        leaderboard_html=args.leaderboard_html,
+        baseline_labels=tuple(args.baseline_label) or ("champion", "baseline"),
+        baseline_run_id=args.baseline_run_id,
+        champion_label=args.champion_label,
+        eval_device=args.eval_device,
+        runs_root=args.runs_root,
+        wandb_mode=args.wandb_mode,
+        tags=dict(args.tag),
+        notes=args.notes,
+    )
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return name, value
+
+
+def _name(text: str) -> str:
+    if not text or "/" in text or text.startswith("."):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a folder's name; it is made in --runs-root")
+    return text

@@ -1,0 +1,132 @@
+"""Whom a candidate has to beat: the champion of its protocol, or a row of the leaderboard; never itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ups_jax.config import GatesConfig
+from ups_jax.errors import ConfigError
+from ups_jax.pipeline.bootstrap import paired_interval, scores
+from ups_jax.pipeline.champion import Champions
+from ups_jax.pipeline.evaluated import Evaluated
+from ups_jax.pipeline.gates import Decision, decide, direction
+from ups_jax.pipeline.leaderboard import Leaderboard, Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """An earlier run with comparable numbers. `evaluated` is None where its evaluation's file is not there any more."""
+
+    label: str
+    run_id: str
+    checkpoint: str
+    numbers: Mapping[str, float | None]
+    evaluated: Evaluated | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is kept of it beside a decision."""
+        numbers = {name: value for name, value in self.numbers.items() if value is not None and math.isfinite(value)}
+        return {"label": self.label, "run_id": self.run_id, "checkpoint": self.checkpoint, "numbers": numbers}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """Where baselines are looked for: the labels in the order of preference, or one run by its id."""
+
+    champions: Champions
+    board: Leaderboard
+    labels: tuple[str, ...]
+    champion_label: str
+    run_id: str | None = None
+
+
+def find_baseline(
+    search: Search, section: str, evaluated: Evaluated, candidate: str, rules: GatesConfig
+) -> Baseline | None:
+    """The baseline of a candidate's evaluation, None where nothing is comparable with it."""
+    if search.run_id is not None:
+        return _of_run(search, section, evaluated, candidate)
+    for label in search.labels:
+        if label == search.champion_label:
+            champion = search.champions.find(section, evaluated.protocol)
+            if champion is not None and champion["checkpoint"] != evaluated.checkpoint:
+                return of_champion(search, section, champion)
+            continue
+        rows = [row for row in _comparable(search, section, evaluated, candidate) if row.label == label]
+        known = {row.key: value for row in rows if (value := _value(row, rules.metric)) is not None}
+        if known:
+            best = (max if direction(rules.metric, rules) == "higher" else min)(known, key=lambda key: known[key])
+            return _of_row(next(row for row in rows if row.key == best))
+    return None
+
+
+def of_champion(search: Search, section: str, champion: Mapping[str, Any]) -> Baseline:
+    """A champion as the baseline of an evaluation that it has."""
+    return Baseline(
+        label=search.champion_label,
+        run_id=champion["run_id"],
+        checkpoint=champion["checkpoint"],
+        numbers=champion["evaluations"][section]["numbers"],
+        evaluated=search.champions.evaluated(champion, section),
+    )
+
+
+def judge(
+    evaluated: Evaluated, baseline: Baseline | None, rules: GatesConfig, min_delta: float, *, seeds: int, seed: int
+) -> Decision:
+    """The gates of an evaluation. Of several seeds the improvement's lower bound counts, by a bootstrap over the
+    trajectories; ConfigError where that cannot be had."""
+    interval = None
+    if seeds > 1 and baseline is not None:
+        own = scores(evaluated.results, rules.metric)
+        theirs = None if baseline.evaluated is None else scores(baseline.evaluated.results, rules.metric)
+        if own is None or theirs is None:
+            raise ConfigError(
+                f"gates.metric={rules.metric}: has no value for each trajectory on both sides, which --n-seeds needs; "
+                "use nrmse, and a baseline whose evaluation is still there"
+            )
+        interval = paired_interval(own, theirs, rules, seed=seed)
+    numbers = None if baseline is None else baseline.numbers
+    return decide(evaluated.numbers, numbers, rules, min_delta, trivial=evaluated.trivial, interval=interval)
+
+
+def _of_run(search: Search, section: str, evaluated: Evaluated, candidate: str) -> Baseline:
+    rows = [row for row in _comparable(search, section, evaluated, candidate) if row.run_id == search.run_id]
+    if not rows:
+        raise ConfigError(
+            f"--baseline-run-id {search.run_id}: {search.board.jsonl} has no {section} evaluation of it with the same "
+            "task, split, horizon and data; list what there is with scripts/leaderboard.py"
+        )
+    return _of_row(rows[-1])
+
+
+def _comparable(search: Search, section: str, evaluated: Evaluated, candidate: str) -> list[Row]:
+    """Rows of the same evaluation of other runs and other checkpoints."""
+    return [
+        row
+        for row in search.board.read()
+        if row.stage == f"{section}_eval"
+        and row.protocol == evaluated.protocol
+        and row.run_id != candidate
+        and row.checkpoint != evaluated.checkpoint
+    ]
+
+
+def _of_row(row: Row) -> Baseline:
+    files = [Path(name) for name in row.results]
+    return Baseline(
+        label=row.label,
+        run_id=row.run_id,
+        checkpoint=row.checkpoint,
+        numbers=row.metrics,
+        evaluated=Evaluated.read(files) if files and all(file.is_file() for file in files) else None,
+    )
+
+
+def _value(row: Row, metric: str) -> float | None:
+    value = row.metrics.get(metric)
+    return value if value is not None and math.isfinite(value) else None

@@ -1,0 +1,145 @@
+"""Everything that is wrong with configurations and their data, all at once, each with its mend. Imports no jax but to
+generate data that is not there yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ups_jax import simulate
+from ups_jax.config import STAGE_NEEDS, Config, load, problems
+from ups_jax.data import open_dataset
+from ups_jax.data.problems import data_problems
+from ups_jax.errors import ConfigError, UserError
+from ups_jax.pipeline.measures import NAMES
+from ups_jax.simulate import presets
+from ups_jax.training.stages import STAGES, enabled_stages
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a check found: `problems` that forbid a training, `notes` to read, and of sound data its `fingerprint`."""
+
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    fingerprint: str | None = None
+    exit_code: int = 0
+
+
+def check_config(path: Path, stage: str, overrides: Sequence[str] = ()) -> Found:
+    """A configuration alone: its keys and values, then what they mean together."""
+    wrong = problems(path, overrides)
+    if wrong:
+        return Found(problems=tuple(wrong), exit_code=ConfigError.exit_code)
+    cfg = load(path, overrides)
+    wrong = [f"{path}: {text}" for check in _CHECKS for text in check(cfg, stage)]
+    notes = [f"{path}: {text}" for text in _unusual(cfg, stage)]
+    return Found(problems=tuple(wrong), notes=tuple(notes), exit_code=ConfigError.exit_code if wrong else 0)
+
+
+def check_pair(train: Path, evaluation: Path, overrides: Sequence[str] = ()) -> Found:
+    """An evaluation's configuration beside that of the training, both sound by themselves."""
+    one, other = load(train, overrides), load(evaluation, overrides)
+    names = [[(task.name, task.kind) for task in cfg.data.tasks] for cfg in (one, other)]
+    wrong = []
+    if names[0] != names[1]:
+        wrong.append(
+            f"{evaluation}: key `data.tasks`: evaluates {names[1]}, the training is of {names[0]}; name the same tasks"
+        )
+    return Found(problems=tuple(wrong), exit_code=ConfigError.exit_code if wrong else 0)
+
+
+def check_data(paths: Sequence[Path], overrides: Sequence[str] = ()) -> dict[Path, Found]:
+    """The data of sound configurations, opened once where they name the same."""
+    known: list[tuple[Config, Found]] = []
+    found = {}
+    for path in paths:
+        cfg = load(path, overrides)
+        same = (own for other, own in known if (other.data, other.training) == (cfg.data, cfg.training))
+        found[path] = next(same, None) or _check_data(cfg)
+        known.append((cfg, found[path]))
+    return found
+
+
+def _check_data(cfg: Config) -> Found:
+    """The data of a configuration, which is generated where it is embedded and not there yet."""
+    try:
+        simulate.prepare(cfg)
+        dataset = open_dataset(cfg)
+    except UserError as error:
+        listed = data_problems(cfg) or [str(error)]
+        return Found(problems=tuple(listed), exit_code=error.exit_code)
+    return Found(notes=dataset.notes, fingerprint=dataset.fingerprint)
+
+
+def _stages(cfg: Config, stage: str) -> list[str]:
+    try:
+        chosen = enabled_stages(cfg) if stage == "all" else (stage,)
+    except ConfigError as error:
+        return [str(error)]
+    found = []
+    for name in chosen:
+        settings = getattr(cfg.stages, name)
+        if settings.max_seconds is None and (settings.epochs if settings.steps is None else settings.steps) == 0:
+            found.append(f"key `stages.{name}`: is off; give it epochs, steps or max_seconds")
+        needs = STAGE_NEEDS[cfg.data.tasks[0].kind].get(name, ()) if cfg.data.tasks else ()
+        for parent in needs:
+            if parent not in chosen:
+                found.append(
+                    f"key `stages.{parent}`: is off, and {name} needs it; give it epochs or steps, and --stage all"
+                )
+    return found
+
+
+def _tasks(cfg: Config, stage: str) -> list[str]:
+    found = []
+    for task in cfg.data.tasks:
+        if task.path is None:
+            try:
+                presets.find(task.name, task.preset)
+            except ConfigError as error:
+                found.append(str(error))
+        wrong_kind = {"steady": ("operator",), "transient": ()}[task.kind]
+        if stage in wrong_kind:
+            found.append(f"task {task.name} is {task.kind}, stage {stage} is for transient tasks; use steady_prior")
+    return found
+
+
+def _gates(cfg: Config, stage: str) -> list[str]:
+    rules = cfg.gates
+    named = {
+        "gates.metric": (rules.metric,),
+        "gates.ratios": rules.ratios,
+        "gates.tolerances": rules.tolerances,
+        "gates.floors": rules.floors,
+        "gates.limits": rules.limits,
+        "gates.required": rules.required,
+        "gates.higher_is_better": rules.higher_is_better,
+    }
+    return [
+        f"key `{key}`: no evaluation measures {name!r}; there are {', '.join(NAMES[:14])}, and the first ten as "
+        "one_step/NAME"
+        for key, names in named.items()
+        for name in names
+        if name not in NAMES
+    ]
+
+
+_CHECKS: tuple[Callable[[Config, str], list[str]], ...] = (_stages, _tasks, _gates)
+
+# The ranges outside of which a value is more often a mistake than a choice.
+_USUAL: dict[str, tuple[float, float]] = {"optimizer.lr": (1e-6, 5e-2), "optimizer.weight_decay": (0.0, 0.5)}
+
+
+def _unusual(cfg: Config, stage: str) -> list[str]:
+    found = []
+    for name in STAGES if stage == "all" else (stage,):
+        settings: Any = getattr(cfg.stages, name)
+        for key, (low, high) in _USUAL.items():
+            section, field = key.split(".")
+            value = getattr(getattr(settings, section), field)
+            if not low <= value <= high:
+                found.append(f"key `stages.{name}.{key}`: {value:g} is outside of {low:g} to {high:g}")
+    return found

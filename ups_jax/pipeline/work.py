@@ -1,0 +1,154 @@
+"""A pipeline run at work: its folder, its summary, and how one of its steps is done or found done."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from ups_jax.config import Config
+from ups_jax.errors import Stopped, StorageError, UserError
+from ups_jax.files import storage_error
+from ups_jax.pipeline.request import Request, Resolved, config_path
+from ups_jax.pipeline.steps import Runner, Step, StepFailed
+from ups_jax.pipeline.summary import Summary
+from ups_jax.tracking.context import VARIABLE
+from ups_jax.training.run_directory import now
+
+INFO_VARIABLE = "FAST_TO_SOTA_WANDB_INFO"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What the chapters of the sequence work on. `resumed`: an earlier start of this run did not come to its end."""
+
+    request: Request
+    resolved: Resolved
+    directory: Path
+    summary: Summary
+    console: Console
+    runner: Runner
+    lock: int
+    resumed: bool
+
+    @property
+    def run_id(self) -> str:
+        return self.directory.name
+
+    def say(self, line: str) -> None:
+        """Print a line as it is."""
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def config_path(self, name: str) -> Path:
+        return config_path(self.directory, name)
+
+    def config(self, name: str) -> Config:
+        config: Config = getattr(self.resolved, name)
+        return config
+
+    def environment(self, folder_of_seed: str = "") -> dict[str, str]:
+        """What steps share: one W&B run for all of them (of a further seed its own)."""
+        mode = {} if self.request.wandb_mode is None else {"WANDB_MODE": self.request.wandb_mode}
+        folder = self.directory / folder_of_seed
+        return mode | {
+            VARIABLE: str((folder / "wandb_context.json").resolve()),
+            INFO_VARIABLE: os.environ.get(INFO_VARIABLE, str((folder / "artifacts" / "wandb_run.json").resolve())),
+        }
+
+    def log(self, name: str) -> Path:
+        return self.directory / "logs" / f"{name}.log"
+
+    def done(self, name: str, key: str, outputs: Sequence[Path] = ()) -> bool:
+        """Whether an earlier start of this run has done the step and its outputs are there; then it says so."""
+        if not self.summary.is_done(name, key) or not all(path.exists() for path in outputs):
+            return False
+        self.say(f"{name:<16}done before")
+        return True
+
+    def reused(self, name: str, key: str, source: Path) -> None:
+        """Another run has done the step."""
+        self.say(f"{name:<16}reused from {source}")
+        self.summary.step(name, status="reused", key=key, reused_from=str(source), seconds=0.0, ended=now())
+
+    def skipped(self, name: str, reason: str) -> None:
+        """The step is not done at all."""
+        self.say(f"{name:<16}skipped: {reason}")
+        self.summary.step(name, status="skipped", reason=reason)
+
+    def run(self, step: Step, key: str) -> None:
+        """Run a step as a process. Raises `StepFailed` with its exit code, `Stopped`."""
+        log = self.log(step.name)
+        tries = self.summary.values["steps"].get(step.name, {}).get("tries", 0)
+        self.say(f"{step.name:<16}{' '.join(step.command[1:])}")
+        self.summary.step(
+            step.name, status="running", key=key, started=now(), command=step.command, log=str(log), tries=tries + 1
+        )
+        try:
+            ended = self.runner(step, log, self.lock, self._show)
+        except Stopped:
+            self.summary.step(step.name, status="stopped", ended=now(), exit_code=Stopped.exit_code)
+            raise
+        told = {
+            "ended": now(),
+            "seconds": round(ended.seconds, 3),
+            "exit_code": ended.exit_code,
+            "peak_memory_mib": ended.peak_memory_mib,
+        }
+        if ended.exit_code == Stopped.exit_code:
+            self.summary.step(step.name, status="stopped", **told)
+            raise Stopped(f"step {step.name} was stopped after saving; the same command goes on")
+        missing = [path for path in step.outputs if not path.exists()]
+        if ended.exit_code != 0 or missing:
+            self.summary.step(step.name, status="failed", error=ended.error, **told)
+            if ended.exit_code == 0:
+                raise UserError(f"step {step.name}: has not written {missing[0]}; its log is {log}")
+            raise StepFailed(step.name, ended, log)
+        self.summary.step(step.name, status="done", error=None, **told)
+        self.say(f"{step.name:<16}took {ended.seconds:.1f} s")
+
+    def inside(self, name: str, key: str, work: Callable[[], None]) -> None:
+        """Do a step in this process: one that only reads and writes small files."""
+        self.summary.step(name, status="running", key=key, started=now())
+        begin = time.monotonic()
+        try:
+            work()
+        except BaseException as error:
+            self.summary.step(name, status="failed", ended=now(), error=str(error))
+            raise
+        self.summary.step(name, status="done", ended=now(), seconds=round(time.monotonic() - begin, 3), error=None)
+
+    def _show(self, text: str) -> None:
+        for line in text.rstrip("\n").split("\n"):
+            self.say(f"    {line}")
+
+
+def copy_evaluation(source: Path, target: Path) -> None:
+    """Copy an evaluation's JSON with its plots and its report from one folder of results to another. Raises
+    `StorageError`."""
+    section, old, new = source.stem, source.parent.parent, target.parent.parent
+    pairs = [(old / "plots" / section, new / "plots" / section)]
+    pairs += [(old / f"report_{section}.html", new / f"report_{section}.html"), (source, target)]
+    try:
+        for one, other in pairs:
+            other.parent.mkdir(parents=True, exist_ok=True)
+            if one.is_dir():
+                shutil.copytree(one, other, dirs_exist_ok=True)
+            elif one.exists():
+                shutil.copy2(one, other)
+    except OSError as error:
+        raise storage_error(target, error) from None
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename a folder that is made anew, so that nothing is lost. Raises `StorageError`."""
+    aside = folder.with_name(f"{folder.name}_before_{now().replace(':', '').replace('+0000', 'Z')}")
+    try:
+        folder.rename(aside)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be renamed ({error.strerror}); give another --run-id") from None
+    return aside
