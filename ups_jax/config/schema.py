@@ -413,13 +413,16 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class EvaluationConfig:
-    """`metric` selects the best checkpoint on the validation split; `val_trajectories` bounds its cost."""
+    """`metric` selects the best checkpoint on the validation split; `val_trajectories` bounds its cost. Where there is
+    a corrector, an ensemble of `members` is scored as well; with fewer than two there is none.
+    """
 
     enabled: bool = True
     metric: Literal["one_step", "rollout"] = "rollout"
     val_trajectories: Positive = 32
     batch_size: Positive = 64
     bootstrap: Positive = 1000
+    members: Count = 8
     plots: bool = True
 
 

@@ -33,19 +33,37 @@ VARIANTS = {"diffusion_residual": "corrector", "consistency_distill": "distilled
 
 @dataclass(frozen=True)
 class CorrectedPredictor:
-    """The `Predictor` of a run with its corrector, on the run's grid. What it draws is the same at every call."""
+    """The `Predictor` of a run with its corrector at each `steps_apart`-th step, on the run's grid.
+
+    What it draws is the same at every call. `sampler_steps` are those of the corrector's sampler, None for its own.
+    """
 
     run: TrainedRun
     stage: str
     trained: Weights
+    steps_apart: int = 1
+    sampler_steps: int | None = None
 
     def rollout(
         self, u0: Float[np.ndarray, "b k *s c"], steps: int, cond: np.ndarray, cond_mask: np.ndarray
     ) -> Float[np.ndarray, "b t *s c"]:
         """The `steps` frames after the context `u0`; each prediction is corrected, and encoded anew."""
+        return self.members(u0, steps, cond, cond_mask, members=1)[0]
+
+    def members(
+        self, u0: Float[np.ndarray, "b k *s c"], steps: int, cond: np.ndarray, cond_mask: np.ndarray, *, members: int
+    ) -> Float[np.ndarray, "m b t *s c"]:
+        """So many of these rollouts, one after the other; the first is that of `rollout`."""
         given = conditions(self.run.task, cond, cond_mask)
         fields = jnp.asarray(u0, jnp.float32)
-        return np.asarray(self._compiled(self.run.weights, self.trained.weights, fields, given, steps=steps))
+        key, weights = jax.random.key(self.trained.config.seed), (self.run.weights, self.trained.weights)
+        keys = [jax.random.fold_in(key, number) for number in range(members)]
+        return np.stack([np.asarray(self._compiled(*weights, fields, given, key, steps=steps)) for key in keys])
+
+    @property
+    def random(self) -> bool:
+        """Whether two of its rollouts differ."""
+        return self.trained.config.diffusion.objective != "regression"
 
     def reconstruct(
         self, fields: Float[np.ndarray, "b t *s c"], cond: np.ndarray, cond_mask: np.ndarray
@@ -56,10 +74,11 @@ class CorrectedPredictor:
     @cached_property
     def _compiled(self) -> Any:
         model: Corrector = build_model(self.trained.config, self.run.task, self.stage)
-        key = jax.random.key(self.trained.config.seed)
+        own = SAMPLERS[self.stage]
+        sampler = own if self.sampler_steps is None else partial(own, steps=self.sampler_steps)  # type: ignore[call-arg]
 
-        def frames(params: Any, weights: CorrectorWeights, fields: Any, cond: Any, *, steps: int) -> Any:
-            correction = Correction(corrector=corrected(model, weights, SAMPLERS[self.stage]), when=every(1))
+        def frames(params: Any, weights: CorrectorWeights, fields: Any, cond: Any, key: Any, *, steps: int) -> Any:
+            correction = Correction(corrector=corrected(model, weights, sampler), when=every(self.steps_apart))
             return rollout(self.run.model, params, fields, cond, steps, correction, key)
 
         return jax.jit(frames, static_argnames="steps")

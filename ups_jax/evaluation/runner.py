@@ -88,7 +88,10 @@ def evaluate_run(
     measured = _measure(trained, found, stage, dataset, split, cfg)
     data = {"file": dataset.source.name, "fingerprint": dataset.fingerprint, "split": split}
     grid = {"trained": trained.task.shape, "data": dataset.task.shape, "way": way, "meaning": WAYS[way]}
-    values = finite(result([measured], _meta(run, stage, found.get(stage, trained)) | {"data": data, "grid": grid}))
+    meta = _meta(run, stage, found.get(stage, trained)) | {"data": data, "grid": grid}
+    if "ensemble" in measured.variants:
+        meta |= {"ensemble_of": stage if stage in found else next(reversed(found))}
+    values = finite(result([measured], meta))
     written = [run.evaluation / f"{name}.json"]
     write_json(written[0], values)
     if json_path is not None:
@@ -133,6 +136,9 @@ def _measure(
     if stage in found and stage not in here:
         raise DataError(f"{dataset.source.name}: {WAYS[met]}; {stage} is evaluated on the trained grid only")
     variants: dict[str, Rollout] = {}
+    # Of the corrector that is evaluated, or of the run's last one.
+    last = here.get(stage, next(reversed(here.values()), None))
+    ensembles = {"ensemble": last.members} if last and last.random and cfg.evaluation.members > 1 else {}
     if stage not in here:
         variants = {"latent": predictor.latent_rollout} | {VARIANTS[name]: way.rollout for name, way in here.items()}
     return evaluate(
@@ -143,6 +149,7 @@ def _measure(
         context=cfg.data.context,
         seed=cfg.seed,
         variants=variants,
+        ensembles=ensembles,
     )
 
 
