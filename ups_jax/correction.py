@@ -58,6 +58,15 @@ def beyond(residual: Residual, threshold: float) -> When:
     return due
 
 
+def both(one: When, other: When) -> When:
+    """Where both say so."""
+
+    def due(number: Int[Array, ""], window: Window, pred: Frame, cond: Conditions) -> Bool[Array, " b"]:
+        return one(number, window, pred, cond) & other(number, window, pred, cond)
+
+    return due
+
+
 def corrected(
     correction: Correction,
     key: Key[Array, ""],

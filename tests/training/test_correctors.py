@@ -19,6 +19,7 @@ from rich.console import Console
 
 from ups_jax.config import Config, load
 from ups_jax.data import Dataset, batch_at, open_dataset
+from ups_jax.ensemble_metrics import ENSEMBLE_METRICS
 from ups_jax.errors import ConfigError, DivergedError
 from ups_jax.evaluation.rollout import Wanted, rollout_run
 from ups_jax.evaluation.runner import evaluate_run
@@ -171,7 +172,11 @@ def test_a_student_that_collapses_ends_the_stage(run: RunDirectory, cfg: Config,
 
 def test_an_evaluation_has_the_correctors_as_variants(run: RunDirectory, cfg: Config) -> None:
     values = evaluate_run(run.path, cfg, console=QUIET)
-    assert list(values["variants"]) == ["latent", "corrector", "distilled"]
+    assert list(values["variants"]) == ["latent", "corrector", "distilled", "ensemble"]
+    ensemble = values["variants"]["ensemble"]["burgers1d"]
+    assert values["meta"]["ensemble_of"] == "consistency_distill" and ensemble["members"] == cfg.evaluation.members
+    assert ensemble["rollout"].keys() - values["metrics"]["burgers1d"]["rollout"].keys() == {*ENSEMBLE_METRICS}
+    assert 0 < ensemble["rollout"]["crps"] < 1 and ensemble["rollout"]["spread_skill"] > 0
     for name in ("corrector", "distilled"):
         own = values["variants"][name]["burgers1d"]
         assert own["rollout"].keys() == values["metrics"]["burgers1d"]["rollout"].keys()
@@ -184,6 +189,7 @@ def test_an_evaluation_has_the_correctors_as_variants(run: RunDirectory, cfg: Co
     assert "diffusion_residual: is left out, as it acts on the trained grid only" in told.getvalue()
     alone = evaluate_run(run.path, cfg, stage="diffusion_residual", console=QUIET)
     assert alone["metrics"]["burgers1d"]["rollout"] == values["variants"]["corrector"]["burgers1d"]["rollout"]
+    assert list(alone["variants"]) == ["ensemble"] and alone["meta"]["ensemble_of"] == "diffusion_residual"
 
 
 @pytest.mark.parametrize("stage", CORRECTORS)
@@ -205,3 +211,18 @@ def test_a_rollout_with_the_corrector_is_an_ensemble_by_seed(
     late = states("late.h5", members=3, correct_every=4)
     np.testing.assert_array_equal(late[0, :3], late[1, :3])
     assert (late[0, 3] != late[1, 3]).any()
+
+
+def test_where_no_error_is_expected_the_operator_is_alone(run: RunDirectory, cfg: Config, tmp_path: Path) -> None:
+    def states(name: str, **changes: Any) -> np.ndarray:
+        wanted = Wanted(input="test:0", steps=3, output=tmp_path / name, params={}, **changes)
+        rollout_run(run.path, cfg, wanted, console=QUIET)
+        with h5py.File(wanted.output) as file:
+            return file["tensor"][:]
+
+    alone, corrected = states("alone.h5"), states("all.h5", corrector="diffusion_residual")
+    assert (alone != corrected).any()
+    np.testing.assert_array_equal(alone, states("none.h5", corrector="diffusion_residual", correct_above=1e3))
+    np.testing.assert_array_equal(corrected, states("any.h5", corrector="diffusion_residual", correct_above=-1.0))
+    with pytest.raises(ConfigError, match="--correct-above: without a corrector"):
+        states("never.h5", correct_above=0.1)

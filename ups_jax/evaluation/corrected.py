@@ -31,6 +31,18 @@ SAMPLERS: dict[str, Sampler] = {"diffusion_residual": sample, "consistency_disti
 VARIANTS = {"diffusion_residual": "corrector", "consistency_distill": "distilled"}
 
 
+def sampler_of(stage: str, steps: int | None) -> Sampler:
+    """How a stage's corrector is sampled, in its own number of steps or in `steps`."""
+    own: Any = SAMPLERS[stage]
+    return own if steps is None else partial(own, steps=steps)
+
+
+def member_keys(trained: Weights, members: int) -> list[Any]:
+    """A key for each member, by the seed of the configuration."""
+    key = jax.random.key(trained.config.seed)
+    return [jax.random.fold_in(key, number) for number in range(members)]
+
+
 @dataclass(frozen=True)
 class CorrectedPredictor:
     """The `Predictor` of a run with its corrector at each `steps_apart`-th step, on the run's grid.
@@ -56,8 +68,7 @@ class CorrectedPredictor:
         """So many of these rollouts, one after the other; the first is that of `rollout`."""
         given = conditions(self.run.task, cond, cond_mask)
         fields = jnp.asarray(u0, jnp.float32)
-        key, weights = jax.random.key(self.trained.config.seed), (self.run.weights, self.trained.weights)
-        keys = [jax.random.fold_in(key, number) for number in range(members)]
+        weights, keys = (self.run.weights, self.trained.weights), member_keys(self.trained, members)
         return np.stack([np.asarray(self._compiled(*weights, fields, given, key, steps=steps)) for key in keys])
 
     @property
@@ -74,8 +85,7 @@ class CorrectedPredictor:
     @cached_property
     def _compiled(self) -> Any:
         model: Corrector = build_model(self.trained.config, self.run.task, self.stage)
-        own = SAMPLERS[self.stage]
-        sampler = own if self.sampler_steps is None else partial(own, steps=self.sampler_steps)  # type: ignore[call-arg]
+        sampler = sampler_of(self.stage, self.sampler_steps)
 
         def frames(params: Any, weights: CorrectorWeights, fields: Any, cond: Any, key: Any, *, steps: int) -> Any:
             correction = Correction(corrector=corrected(model, weights, sampler), when=every(self.steps_apart))
@@ -86,24 +96,41 @@ class CorrectedPredictor:
 
 @dataclass(frozen=True)
 class CorrectedSolver:
-    """Solutions of a steady run with a sample of their error added."""
+    """Solutions of a steady run with a sample of their error added, the same at every call.
+
+    `sampler_steps` are those of the corrector's sampler, None for its own.
+    """
 
     run: SteadyRun
     stage: str
     trained: Weights
+    sampler_steps: int | None = None
 
     def __call__(self, inputs: np.ndarray, cond: np.ndarray, cond_mask: np.ndarray) -> Float[np.ndarray, "b *grid c"]:
-        given = conditions(self.run.task, cond, cond_mask)
-        return np.asarray(self._compiled(self.run.weights, self.trained.weights, jnp.asarray(inputs), given))
+        return self.members(inputs, cond, cond_mask, members=1)[0]
+
+    def members(
+        self, inputs: np.ndarray, cond: np.ndarray, cond_mask: np.ndarray, *, members: int
+    ) -> Float[np.ndarray, "m b *grid c"]:
+        """So many samples of the solutions; the first is that of a call."""
+        given, fields = conditions(self.run.task, cond, cond_mask), jnp.asarray(inputs)
+        weights = (self.run.weights, self.trained.weights)
+        keys = member_keys(self.trained, members)
+        return np.stack([np.asarray(self._compiled(*weights, fields, given, key)) for key in keys])
+
+    @property
+    def random(self) -> bool:
+        """Whether two of its samples differ."""
+        return self.trained.config.diffusion.objective != "regression"
 
     @cached_property
     def _compiled(self) -> Any:
         task, config = self.run.task, self.trained.config
         model: Corrector = build_model(config, task, self.stage)
-        base, key = build_model(self.run.config, task, self.run.stage), jax.random.key(config.seed)
+        base, sampler = build_model(self.run.config, task, self.run.stage), sampler_of(self.stage, self.sampler_steps)
 
-        def solutions(params: Any, weights: CorrectorWeights, inputs: Any, cond: Any) -> Any:
-            correct = partial(corrected_solution(model, weights, SAMPLERS[self.stage]), key)
+        def solutions(params: Any, weights: CorrectorWeights, inputs: Any, cond: Any, key: Any) -> Any:
+            correct = partial(corrected_solution(model, weights, sampler), key)
             return solve(base, params, inputs, cond, correct)
 
         return jax.jit(solutions)

@@ -9,10 +9,11 @@ import numpy as np
 from jaxtyping import Float
 
 from ups_jax.ensemble_metrics import ensemble_summary, ensemble_table
-from ups_jax.evaluation.tables import Table, chunks, join, measure, rollout_section
+from ups_jax.evaluation.tables import Table, chunks, join, measure, rollout_section, steady_section
 from ups_jax.task import Task
 
 if TYPE_CHECKING:
+    from ups_jax.data.dataset import Trajectories as SteadyFields
     from ups_jax.evaluation.evaluate import Trajectories
 
 
@@ -29,6 +30,34 @@ class Members(Protocol):
         *,
         members: int,
     ) -> Float[np.ndarray, "m b steps *s c"]: ...
+
+
+class Solutions(Protocol):
+    """`members` samples of the steady solutions for given fields."""
+
+    def __call__(
+        self,
+        inputs: Float[np.ndarray, "b *s i"],
+        cond: Float[np.ndarray, "b p"],
+        cond_mask: Float[np.ndarray, "b p"],
+        *,
+        members: int,
+    ) -> Float[np.ndarray, "m b *s c"]: ...
+
+
+def steady_ensemble(way: Solutions, held: SteadyFields, task: Task, *, batch_size: int, members: int) -> dict[str, Any]:
+    """The `steady` section of the mean of sampled solutions with the scores of their distribution beside it, and the
+    number of members. Time has no part in it; ValueError below two members."""
+    means: list[Table] = []
+    tables: list[Table] = []
+    for rows, kept in chunks(len(held.fields), batch_size):
+        drawn = way(held.inputs[rows], held.cond[rows], held.cond_mask[rows], members=members)[:, :, None]
+        means.append(measure(drawn.mean(0), held.fields[rows], task, kept))
+        scores = ensemble_table(drawn, held.fields[rows], 1.0)
+        tables.append({name: np.asarray(value)[:kept] for name, value in scores.items()})
+    scored = ensemble_summary(join(tables))
+    del scored["decorrelation_time"]
+    return {"steady": steady_section(join(means)) | scored, "members": members}
 
 
 def ensemble_variant(

@@ -102,9 +102,10 @@ def _ensembles(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     alone = _number(rows["this run"]["mae"])
     yield f'<p class="note">Of this run alone the CRPS is its mean absolute error, {alone}.</p>'
     yield '<div class="wide"><table>'
-    yield "<tr><th></th>" + "".join(f"<th>{escape(_legible(name))}</th>" for name in ENSEMBLE_METRICS) + "</tr>"
+    metrics = [name for name in ENSEMBLE_METRICS if any(name in row for row in ensembles.values())]
+    yield "<tr><th></th>" + "".join(f"<th>{escape(_legible(name))}</th>" for name in metrics) + "</tr>"
     for name, row in ensembles.items():
-        cells = "".join(f"<td>{_number(row[metric])}</td>" for metric in ENSEMBLE_METRICS)
+        cells = "".join(f"<td>{_number(row[metric])}</td>" for metric in metrics)
         yield f'<tr class="model"><td>{escape(name)}</td>{cells}</tr>'
     yield "</table></div>"
 

@@ -79,7 +79,7 @@ def evaluate_run(
     simulate.prepare(cfg)
     dataset = open_dataset(cfg, trained.task)
     way = _way(trained, dataset.task)
-    left_out = [] if stage in VARIANTS else _left_out(found, trained, way)
+    left_out = [] if stage in VARIANTS else _left_out(found, way)
     for note in (*dataset.notes, *_grid_notes(trained, cfg, dataset, way, split), *left_out):
         say(console, f"note        {note}")
     name = split if stage == main else f"{stage}_{split}"
@@ -124,8 +124,17 @@ def _measure(
     held = dataset.trajectories(split)
     if isinstance(trained, SteadyRun):
         mean_field = mean_solution(dataset)
-        solver = CorrectedSolver(trained, stage, found[stage]) if stage in found else trained.solve_arrays
-        return evaluate_steady(solver, held, dataset.task, cfg.evaluation, mean_field=mean_field, seed=cfg.seed)
+        samplers = {name: CorrectedSolver(trained, name, weights) for name, weights in found.items()}
+        return evaluate_steady(
+            samplers.get(stage, trained.solve_arrays),
+            held,
+            dataset.task,
+            cfg.evaluation,
+            mean_field=mean_field,
+            seed=cfg.seed,
+            variants={} if stage in found else {VARIANTS[name]: way for name, way in samplers.items()},
+            ensembles=_ensemble(samplers, stage, cfg),
+        )
     predictor, met = predictor_on(trained, dataset.task)
     # A corrector acts on the grid that the model steps on.
     here = {
@@ -136,9 +145,6 @@ def _measure(
     if stage in found and stage not in here:
         raise DataError(f"{dataset.source.name}: {WAYS[met]}; {stage} is evaluated on the trained grid only")
     variants: dict[str, Rollout] = {}
-    # Of the corrector that is evaluated, or of the run's last one.
-    last = here.get(stage, next(reversed(here.values()), None))
-    ensembles = {"ensemble": last.members} if last and last.random and cfg.evaluation.members > 1 else {}
     if stage not in here:
         variants = {"latent": predictor.latent_rollout} | {VARIANTS[name]: way.rollout for name, way in here.items()}
     return evaluate(
@@ -149,8 +155,16 @@ def _measure(
         context=cfg.data.context,
         seed=cfg.seed,
         variants=variants,
-        ensembles=ensembles,
+        ensembles=_ensemble(here, stage, cfg),
     )
+
+
+def _ensemble(here: Mapping[str, Any], stage: str, cfg: Config) -> dict[str, Any]:
+    """That of the corrector that is evaluated, or of the run's last one, where it draws anything."""
+    if not here or cfg.evaluation.members < 2:
+        return {}
+    last = here.get(stage, list(here.values())[-1])
+    return {"ensemble": last.members} if last.random else {}
 
 
 def _way(trained: TrainedRun | SteadyRun, task: Task) -> str:
@@ -169,10 +183,8 @@ def _grid_notes(trained: TrainedRun | SteadyRun, cfg: Config, dataset: Dataset, 
     return [*notes, different] if different else notes
 
 
-def _left_out(found: Mapping[str, Weights], trained: TrainedRun | SteadyRun, way: str) -> list[str]:
+def _left_out(found: Mapping[str, Weights], way: str) -> list[str]:
     """What is to be said of correctors that an evaluation of their predictor has no variants of."""
-    if isinstance(trained, SteadyRun):
-        return [f"{name}: is evaluated by itself, with --stage {name}" for name in found]
     return [f"{name}: is left out, as it acts on the trained grid only" for name in found if way == "restricted"]
 
 

@@ -56,6 +56,11 @@ def rollout_section(table: Table, dt: float) -> dict[str, Any]:
     }
 
 
+def steady_section(table: Table) -> dict[str, Any]:
+    """The section of steady solutions: also their mean absolute error."""
+    return {**section(table), **summary({"mae": table["mae"]})}
+
+
 def correlation_times(table: Table, dt: float) -> Float[np.ndarray, " n"]:
     """The correlation time of each rollout of frames `dt` apart."""
     return np.asarray(correlation_time(table["correlation"], dt), np.float64)
