@@ -136,6 +136,11 @@ def test_a_trained_corrector_samples_the_errors_of_its_predictor(teacher: Correc
     assert 0.9 * SPREAD < found.std(0).mean() < 1.35 * SPREAD
 
 
+def test_the_error_that_a_trained_corrector_expects_is_the_mean_of_its_samples(teacher: CorrectorWeights) -> None:
+    found = sampling.expected(MODEL, teacher, KEY, given(1))
+    np.testing.assert_allclose(found[0], 0.5 * np.asarray(given(1).fields[0, :, :1]), atol=0.1)
+
+
 def test_a_student_does_in_one_step_what_its_teacher_does_in_four(teacher: CorrectorWeights) -> None:
     parents = {
         "operator": BASE.init(KEY, jnp.zeros((1, 1, POINTS, 1)), conditions(1))["params"],
@@ -193,3 +198,5 @@ def test_the_error_that_is_expected_is_the_mean_velocity_from_no_noise(monkeypat
     found = sampling.expected_error(MODEL, weights, window, window[:, 0], conditions(2))
     # The root mean square of a sine is 1 / sqrt(2).
     np.testing.assert_allclose(found, 2 * 0.25 * np.sqrt(0.5) * np.asarray([1.0, 3.0]), rtol=1e-5)
+    error = sampling.expected(MODEL, weights, KEY, given(2))
+    np.testing.assert_allclose(error, 2 * 0.25 * given(2).fields[..., :1], atol=1e-6)

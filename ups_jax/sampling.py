@@ -63,6 +63,16 @@ def sample(
     return _sample_flow(model, weights, key, given, config.num_steps if steps is None else steps)
 
 
+def expected(model: Corrector, weights: CorrectorWeights, key: Key[Array, ""], given: Given) -> Float[Array, "b *s c"]:
+    """The error that is expected, whatever the key; one evaluation of the network, with either objective.
+
+    At time 0 the state x is noise alone, which tells nothing of the error r: v(x, 0) = E[r] - x, and from the mean of
+    the noise, x = 0, the velocity is the mean error. Of a consistency function it is where the flow from x = 0 ends,
+    the mean error too where that is Gaussian.
+    """
+    return _mean_error(model, weights, given)
+
+
 def sample_distilled(
     model: Corrector, weights: CorrectorWeights, key: Key[Array, ""], given: Given, steps: int = 1
 ) -> Float[Array, "b *s c"]:
@@ -97,13 +107,8 @@ def expected_error(
     pred: Float[Array, "b *s c"],
     cond: Conditions,
 ) -> Float[Array, " b"]:
-    """Root mean square over space and channels of the error that is expected of each prediction, normalised.
-
-    One evaluation of the network: at time 0 the state is noise alone, which tells nothing of the error, so that from
-    the mean of the noise, x = 0, the velocity is the mean error.
-    """
-    given = given_step(model.task, window, pred, cond)
-    mean = _mean_error(model, weights, given)
+    """Root mean square over space and channels of the error that is `expected` of each prediction, normalised."""
+    mean = _mean_error(model, weights, given_step(model.task, window, pred, cond))
     return jnp.sqrt(jnp.mean(jnp.square(mean), tuple(range(1, mean.ndim))))
 
 

@@ -24,6 +24,7 @@ COLUMNS = (
     Column(heading="in 90 %", path=("ensemble", "coverage_90")),
     Column(heading="s/rollout step", path=("seconds_per_rollout_step",), form=".2e", cost=True),
     Column(heading="x operator", path=("times_operator",), cost=True),
+    Column(heading="a member x", path=("member_times_operator",), cost=True),
     Column(heading="parameters", path=("parameters",), form=",.0f", cost=True),
     Column(heading="steps", path=("steps",), form=".0f", cost=True),
     Column(heading="train s", path=("cpu_seconds",), form=".3g", cost=True),
@@ -80,4 +81,8 @@ def notes(rows: Sequence[StageRow], groups: Mapping[tuple[str, str], Sequence[Va
 def _related(values: Values, operator: Values | None) -> dict[str, float]:
     if operator is None:
         return {}
-    return {"times_operator": values["seconds_per_rollout_step"] / operator["seconds_per_rollout_step"]}
+    alone = operator["seconds_per_rollout_step"]
+    related = {"times_operator": values["seconds_per_rollout_step"] / alone}
+    if "seconds_per_sampled_step" in values:
+        related["member_times_operator"] = values["seconds_per_sampled_step"] / alone
+    return related

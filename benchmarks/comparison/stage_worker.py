@@ -58,13 +58,24 @@ def run(row: StageRow) -> dict[str, Any]:
             "one_step": whole.metrics["one_step"],
             "rollout": scored.metrics["rollout"],
             "whole_rollout": whole.metrics["rollout"],
-            "ensemble": scored.variants["ensemble"]["rollout"] if ensembles else None,
+            **_ensemble(scored.variants),
             **correlation(row, predictor, whole, dataset),
             "trajectories": scored.meta["trajectories"],
             "frames": scored.meta["horizon"],
             "seconds_per_rollout_step": whole.meta["seconds_per_rollout_step"],
         }
     )
+
+
+def _ensemble(variants: Any) -> dict[str, Any]:
+    if "ensemble" not in variants:
+        return {"ensemble": None}
+    own = variants["ensemble"]
+    return {
+        "ensemble": own["rollout"],
+        "members": own["members"],
+        "seconds_per_sampled_step": own["seconds_per_rollout_step"] / own["members"],
+    }
 
 
 def _trained(row: StageRow) -> Path:

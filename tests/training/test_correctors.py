@@ -206,6 +206,8 @@ def test_a_rollout_with_the_corrector_is_an_ensemble_by_seed(
     members = states("members.h5", members=3)
     assert members.shape[:2] == (3, 4) and np.std(members, axis=0).min(axis=0).max() > 0
     np.testing.assert_array_equal(members, states("again.h5", members=3))
+    # One alone has the expected error taken out: nothing of it is drawn.
+    np.testing.assert_array_equal(states("one.h5"), states("other_seed.h5", seed=5))
     assert (members != states("other.h5", members=3, seed=1)).any()
     # Before the first correction the operator is alone.
     late = states("late.h5", members=3, correct_every=4)

@@ -20,7 +20,7 @@ from ups_jax.evaluation.steady_run import SteadyRun
 from ups_jax.evaluation.trained_run import TrainedRun
 from ups_jax.models.corrector import Corrector, CorrectorWeights
 from ups_jax.rollout import rollout
-from ups_jax.sampling import Sampler, corrected, corrected_solution, sample, sample_distilled
+from ups_jax.sampling import Sampler, corrected, corrected_solution, expected, sample, sample_distilled
 from ups_jax.steady import solve
 from ups_jax.training.build import build_model
 from ups_jax.training.run_directory import RunDirectory
@@ -47,7 +47,8 @@ def member_keys(trained: Weights, members: int) -> list[Any]:
 class CorrectedPredictor:
     """The `Predictor` of a run with its corrector at each `steps_apart`-th step, on the run's grid.
 
-    What it draws is the same at every call. `sampler_steps` are those of the corrector's sampler, None for its own.
+    `rollout` takes the expected error out, `members` draw theirs, the same ones at every call; `sampler_steps` are those
+    of the sampler, None for its own.
     """
 
     run: TrainedRun
@@ -60,16 +61,18 @@ class CorrectedPredictor:
         self, u0: Float[np.ndarray, "b k *s c"], steps: int, cond: np.ndarray, cond_mask: np.ndarray
     ) -> Float[np.ndarray, "b t *s c"]:
         """The `steps` frames after the context `u0`; each prediction is corrected, and encoded anew."""
-        return self.members(u0, steps, cond, cond_mask, members=1)[0]
+        given = conditions(self.run.task, cond, cond_mask)
+        fields = jnp.asarray(u0, jnp.float32)
+        return np.asarray(self._expected(self.run.weights, self.trained.weights, fields, given, steps=steps))
 
     def members(
         self, u0: Float[np.ndarray, "b k *s c"], steps: int, cond: np.ndarray, cond_mask: np.ndarray, *, members: int
     ) -> Float[np.ndarray, "m b t *s c"]:
-        """So many of these rollouts, one after the other; the first is that of `rollout`."""
+        """So many rollouts with sampled corrections, made one after the other."""
         given = conditions(self.run.task, cond, cond_mask)
         fields = jnp.asarray(u0, jnp.float32)
         weights, keys = (self.run.weights, self.trained.weights), member_keys(self.trained, members)
-        return np.stack([np.asarray(self._compiled(*weights, fields, given, key, steps=steps)) for key in keys])
+        return np.stack([np.asarray(self._sampled(*weights, fields, given, key=key, steps=steps)) for key in keys])
 
     @property
     def random(self) -> bool:
@@ -83,12 +86,19 @@ class CorrectedPredictor:
         return self.run.predictor().reconstruct(fields, cond, cond_mask)
 
     @cached_property
-    def _compiled(self) -> Any:
-        model: Corrector = build_model(self.trained.config, self.run.task, self.stage)
-        sampler = sampler_of(self.stage, self.sampler_steps)
+    def _sampled(self) -> Any:
+        return self._compiled(sampler_of(self.stage, self.sampler_steps))
 
-        def frames(params: Any, weights: CorrectorWeights, fields: Any, cond: Any, key: Any, *, steps: int) -> Any:
-            correction = Correction(corrector=corrected(model, weights, sampler), when=every(self.steps_apart))
+    @cached_property
+    def _expected(self) -> Any:
+        return partial(self._compiled(expected), key=jax.random.key(0))
+
+    def _compiled(self, sampler: Sampler) -> Any:
+        model: Corrector = build_model(self.trained.config, self.run.task, self.stage)
+        when, held = every(self.steps_apart), self.trained.config.diffusion.held_noise
+
+        def frames(params: Any, weights: CorrectorWeights, fields: Any, cond: Any, *, key: Any, steps: int) -> Any:
+            correction = Correction(corrector=corrected(model, weights, sampler), when=when, held=held)
             return rollout(self.run.model, params, fields, cond, steps, correction, key)
 
         return jax.jit(frames, static_argnames="steps")
@@ -96,7 +106,7 @@ class CorrectedPredictor:
 
 @dataclass(frozen=True)
 class CorrectedSolver:
-    """Solutions of a steady run with a sample of their error added, the same at every call.
+    """Solutions of a steady run with their expected error added, or samples of it, the same ones at every call.
 
     `sampler_steps` are those of the corrector's sampler, None for its own.
     """
@@ -107,16 +117,17 @@ class CorrectedSolver:
     sampler_steps: int | None = None
 
     def __call__(self, inputs: np.ndarray, cond: np.ndarray, cond_mask: np.ndarray) -> Float[np.ndarray, "b *grid c"]:
-        return self.members(inputs, cond, cond_mask, members=1)[0]
+        given = conditions(self.run.task, cond, cond_mask)
+        return np.asarray(self._expected(self.run.weights, self.trained.weights, jnp.asarray(inputs), given))
 
     def members(
         self, inputs: np.ndarray, cond: np.ndarray, cond_mask: np.ndarray, *, members: int
     ) -> Float[np.ndarray, "m b *grid c"]:
-        """So many samples of the solutions; the first is that of a call."""
+        """So many samples of the solutions."""
         given, fields = conditions(self.run.task, cond, cond_mask), jnp.asarray(inputs)
         weights = (self.run.weights, self.trained.weights)
         keys = member_keys(self.trained, members)
-        return np.stack([np.asarray(self._compiled(*weights, fields, given, key)) for key in keys])
+        return np.stack([np.asarray(self._sampled(*weights, fields, given, key=key)) for key in keys])
 
     @property
     def random(self) -> bool:
@@ -124,12 +135,19 @@ class CorrectedSolver:
         return self.trained.config.diffusion.objective != "regression"
 
     @cached_property
-    def _compiled(self) -> Any:
+    def _sampled(self) -> Any:
+        return self._compiled(sampler_of(self.stage, self.sampler_steps))
+
+    @cached_property
+    def _expected(self) -> Any:
+        return partial(self._compiled(expected), key=jax.random.key(0))
+
+    def _compiled(self, sampler: Sampler) -> Any:
         task, config = self.run.task, self.trained.config
         model: Corrector = build_model(config, task, self.stage)
-        base, sampler = build_model(self.run.config, task, self.run.stage), sampler_of(self.stage, self.sampler_steps)
+        base = build_model(self.run.config, task, self.run.stage)
 
-        def solutions(params: Any, weights: CorrectorWeights, inputs: Any, cond: Any, key: Any) -> Any:
+        def solutions(params: Any, weights: CorrectorWeights, inputs: Any, cond: Any, *, key: Any) -> Any:
             correct = partial(corrected_solution(model, weights, sampler), key)
             return solve(base, params, inputs, cond, correct)
 

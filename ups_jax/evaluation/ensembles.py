@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
+from ups_jax.data.dataset import Trajectories as SteadyFields
 from ups_jax.ensemble_metrics import ensemble_summary, ensemble_table
 from ups_jax.evaluation.tables import Table, chunks, join, measure, rollout_section, steady_section
 from ups_jax.task import Task
 
 if TYPE_CHECKING:
-    from ups_jax.data.dataset import Trajectories as SteadyFields
     from ups_jax.evaluation.evaluate import Trajectories
 
 
@@ -32,6 +32,7 @@ class Members(Protocol):
     ) -> Float[np.ndarray, "m b steps *s c"]: ...
 
 
+@runtime_checkable
 class Solutions(Protocol):
     """`members` samples of the steady solutions for given fields."""
 

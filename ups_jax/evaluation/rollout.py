@@ -28,7 +28,7 @@ from ups_jax.evaluation.stepper import Stepper
 from ups_jax.evaluation.tables import measure, rollout_section
 from ups_jax.evaluation.trained_run import TrainedRun, load_run
 from ups_jax.models.corrector import Corrector
-from ups_jax.sampling import corrected, expected_error
+from ups_jax.sampling import corrected, expected, expected_error
 from ups_jax.task import Task
 from ups_jax.training.build import build_model
 from ups_jax.training.printed import say
@@ -36,7 +36,8 @@ from ups_jax.training.printed import say
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What a rollout should be. `rows` are the samples at a time, None for the run's `evaluation.batch_size`.
+    """What a rollout should be. `rows` are the samples at a time, None for the run's `evaluation.batch_size`. Of several
+    `members` each has samples of the corrector's errors, drawn by `seed`; a single one has the expected error.
 
     `corrector` is the stage whose result corrects every `correct_every`-th step, None for the operator alone. With
     `correct_above` it corrects of these only where it expects an error above that, in standard deviations of the field.
@@ -129,7 +130,9 @@ def _correction(run: TrainedRun, stage: str, wanted: Wanted) -> Correction:
     when = every(wanted.correct_every)
     if wanted.correct_above is not None:
         when = both(when, beyond(partial(expected_error, model, trained.weights), wanted.correct_above))
-    return Correction(corrector=corrected(model, trained.weights, SAMPLERS[stage]), when=when)
+    sampler = SAMPLERS[stage] if wanted.members > 1 else expected
+    held = trained.config.diffusion.held_noise
+    return Correction(corrector=corrected(model, trained.weights, sampler), when=when, held=held)
 
 
 def _conditioned(
