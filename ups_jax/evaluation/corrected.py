@@ -47,8 +47,8 @@ def member_keys(trained: Weights, members: int) -> list[Any]:
 class CorrectedPredictor:
     """The `Predictor` of a run with its corrector at each `steps_apart`-th step, on the run's grid.
 
-    `rollout` takes the expected error out, `members` draw theirs, the same ones at every call; `sampler_steps` are those
-    of the sampler, None for its own.
+    `rollout` takes the expected error out, `members` draw theirs, the same ones at every call; `sampler_steps` are
+    those of the sampler, None for its own.
     """
 
     run: TrainedRun

@@ -36,8 +36,8 @@ from ups_jax.training.printed import say
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What a rollout should be. `rows` are the samples at a time, None for the run's `evaluation.batch_size`. Of several
-    `members` each has samples of the corrector's errors, drawn by `seed`; a single one has the expected error.
+    """What a rollout should be. `rows` are the samples at a time, None for the run's `evaluation.batch_size`. Of
+    several `members` each has samples of the corrector's errors, drawn by `seed`; a single one has the expected error.
 
     `corrector` is the stage whose result corrects every `correct_every`-th step, None for the operator alone. With
     `correct_above` it corrects of these only where it expects an error above that, in standard deviations of the field.
