@@ -189,6 +189,11 @@ def test_an_evaluation_has_the_correctors_as_variants(run: RunDirectory, cfg: Co
     assert "diffusion_residual: is left out, as it acts on the trained grid only" in told.getvalue()
     alone = evaluate_run(run.path, cfg, stage="diffusion_residual", console=QUIET)
     assert alone["metrics"]["burgers1d"]["rollout"] == values["variants"]["corrector"]["burgers1d"]["rollout"]
+    conditioned = load(CONFIGS / "tiny.yaml", [*SETTINGS, f"data.root={cfg.data.root}", "evaluation.candidates=2"])
+    chosen = evaluate_run(run.path, conditioned, stage="consistency_distill", console=QUIET)
+    ways = ["one", "random", "mean", "chosen", "oracle"]
+    assert list(chosen["variants"]) == ["ensemble", *(f"candidates_{way}" for way in ways)]
+    assert chosen["meta"]["tasks"]["burgers1d"]["candidates_scored_by"] == "equation residual"
     assert list(alone["variants"]) == ["ensemble"] and alone["meta"]["ensemble_of"] == "diffusion_residual"
 
 

@@ -417,7 +417,9 @@ class CheckpointConfig:
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class EvaluationConfig:
     """`metric` selects the best checkpoint on the validation split; `val_trajectories` bounds its cost. Where there is
-    a corrector, an ensemble of `members` is scored as well; with fewer than two there is none.
+    a corrector, an ensemble of `members` is scored as well; with fewer than two there is none. With two `candidates` or
+    more for each step of its rollout, those that known physics chooses are scored beside one, a random one, their mean
+    and the best.
     """
 
     enabled: bool = True
@@ -426,6 +428,7 @@ class EvaluationConfig:
     batch_size: Positive = 64
     bootstrap: Positive = 1000
     members: Count = 8
+    candidates: Count = 0
     plots: bool = True
 
 

@@ -86,6 +86,12 @@ class CorrectedPredictor:
         return self.run.predictor().reconstruct(fields, cond, cond_mask)
 
     @cached_property
+    def model(self) -> Corrector:
+        """The corrector itself."""
+        model: Corrector = build_model(self.trained.config, self.run.task, self.stage)
+        return model
+
+    @cached_property
     def _sampled(self) -> Any:
         return self._compiled(sampler_of(self.stage, self.sampler_steps))
 
@@ -94,11 +100,10 @@ class CorrectedPredictor:
         return partial(self._compiled(expected), key=jax.random.key(0))
 
     def _compiled(self, sampler: Sampler) -> Any:
-        model: Corrector = build_model(self.trained.config, self.run.task, self.stage)
         when, held = every(self.steps_apart), self.trained.config.diffusion.held_noise
 
         def frames(params: Any, weights: CorrectorWeights, fields: Any, cond: Any, *, key: Any, steps: int) -> Any:
-            correction = Correction(corrector=corrected(model, weights, sampler), when=when, held=held)
+            correction = Correction(corrector=corrected(self.model, weights, sampler), when=when, held=held)
             return rollout(self.run.model, params, fields, cond, steps, correction, key)
 
         return jax.jit(frames, static_argnames="steps")

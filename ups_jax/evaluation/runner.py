@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from ups_jax.config import Config, from_dict, merge, to_dict
 from ups_jax.data import Dataset, Split, open_dataset
 from ups_jax.determinism import require_determinism
 from ups_jax.errors import ConfigError, DataError
+from ups_jax.evaluation.candidates import candidate_variants, score_of
 from ups_jax.evaluation.corrected import (
+    SAMPLERS,
     VARIANTS,
     CorrectedPredictor,
     CorrectedSolver,
@@ -147,7 +150,7 @@ def _measure(
     variants: dict[str, Rollout] = {}
     if stage not in here:
         variants = {"latent": predictor.latent_rollout} | {VARIANTS[name]: way.rollout for name, way in here.items()}
-    return evaluate(
+    measured = evaluate(
         here.get(stage, predictor),
         held,
         dataset.task,
@@ -157,6 +160,25 @@ def _measure(
         variants=variants,
         ensembles=_ensemble(here, stage, cfg),
     )
+    if cfg.evaluation.candidates < 2 or not _ensemble(here, stage, cfg):
+        return measured
+    last = here.get(stage, list(here.values())[-1])
+    name, score = score_of(cfg.data.tasks[0], last.run.task)
+    chosen = candidate_variants(
+        last.run.model,
+        last.run.weights,
+        last.model,
+        last.trained.weights,
+        SAMPLERS[last.stage],
+        score,
+        held,
+        candidates=cfg.evaluation.candidates,
+        batch_size=cfg.evaluation.batch_size,
+        context=cfg.data.context,
+        seed=cfg.seed,
+    )
+    scored = {"candidates": cfg.evaluation.candidates, "candidates_scored_by": name}
+    return replace(measured, variants=dict(measured.variants) | chosen, meta=dict(measured.meta) | scored)
 
 
 def _ensemble(here: Mapping[str, Any], stage: str, cfg: Config) -> dict[str, Any]:
