@@ -35,8 +35,8 @@ Choice = Callable[[Key[Array, ""], Array, Array, Array], Array]
 
 
 def score_of(settings: TaskConfig, task: Task) -> tuple[str, Score]:
-    """What candidates of a task are scored by, and its name: the equation where the embedded generator knows it, or else
-    how far the integrals of the declared conserved channels move; ConfigError where there is neither."""
+    """What candidates of a task are scored by, and its name: the equation where the embedded generator knows it, or
+    else how far the integrals of the declared conserved channels move; ConfigError where there is neither."""
     known = settings.path is None and settings.name in EQUATIONS and all(task.periodic)
     if known:
         return "equation residual", _equation_score(settings, task)
@@ -72,14 +72,8 @@ def candidate_variants(
         for rows, kept in chunks(len(fields), batch_size):
             truth = fields[rows, context:]
             cond = conditions(task, trajectories.cond[rows], trajectories.cond_mask[rows])
-            told = (
-                params,
-                weights,
-                jnp.asarray(fields[rows, :context]),
-                jnp.asarray(truth),
-                cond,
-                jax.random.key(seed),
-            )
+            given = jnp.asarray(fields[rows, :context])
+            told = (params, weights, given, jnp.asarray(truth), cond, jax.random.key(seed))
             parts.append(measure(np.asarray(run(*told)), truth, task, kept))
         begin = time.perf_counter()
         jax.block_until_ready(run(*told))

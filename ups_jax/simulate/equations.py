@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -94,5 +95,6 @@ def _forth(u: Float[Array, "b *s"]) -> Complex[Array, "b *k"]:
     return jnp.fft.rfftn(u, axes=tuple(range(1, u.ndim)))
 
 
-def _back(transform: Complex[Array, "b *k"], like: Float[Array, "b *s"]) -> Float[Array, "b *s"]:
+def _back(transform: Any, like: Float[Array, "b *s"]) -> Float[Array, "b *s"]:
+    """The real field of a transform (b, *k), on the grid of another."""
     return jnp.fft.irfftn(transform, like.shape[1:], axes=tuple(range(1, like.ndim)))
