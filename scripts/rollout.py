@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         "--corrector",
         type=lambda name: STAGE_ALIASES.get(name, name),
         choices=list(STAGE_NEEDS["transient"]),
-        help="the stage of the run that corrects the operator's steps (default: none does)",
+        help="the stage of the run that corrects the operator's steps: by its expected error, or in members by samples",
     )
     parser.add_argument("--correct-every", type=cli.positive, default=1, metavar="N", help="at each N-th step")
     parser.add_argument(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,27 @@ def test_a_finished_run_is_left_as_it_is(run: RunDirectory, cfg: Config) -> None
     assert run.record_path.read_text() == before
     longer = load(CONFIGS / "tiny.yaml", [*SETTINGS, "stages.diffusion_residual.steps=5", f"data.root={cfg.data.root}"])
     assert [is_finished(run, longer, stage) for stage in ("operator", *CORRECTORS)] == [True, False, True]
+
+
+def test_the_command_for_all_stages_evaluates_each_and_goes_on_with_what_is_missing(
+    script: Callable[..., subprocess.CompletedProcess[str]], run: RunDirectory, cfg: Config, tmp_path: Path
+) -> None:
+    again = RunDirectory(shutil.copytree(run.path, tmp_path / "run"))
+    shutil.rmtree(again.checkpoints("consistency_distill"))
+    before = {stage: run.read()["stages"][stage] for stage in ("operator", "diffusion_residual")}
+    result = script(
+        "train.py", "--config", CONFIGS / "tiny.yaml", "--stage", "all", "--run-dir", again.path, *SETTINGS,
+        f"data.root={cfg.data.root}", "evaluation.enabled=true",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "skipped     operator" in result.stdout and "skipped     diffusion_residual" in result.stdout
+    assert "skipped     consistency_distill" not in result.stdout and is_finished(again, cfg, "consistency_distill")
+    assert {stage: again.read()["stages"][stage] for stage in before} == before
+    names = {"test", "diffusion_residual_test", "consistency_distill_test"}
+    assert {path.stem for path in again.evaluation.iterdir()} == names
+    # The operator's is made once more at the end, with the correctors that there are by then.
+    last = json.loads((again.evaluation / "test.json").read_text())
+    assert list(last["variants"]) == ["latent", "corrector", "distilled", "ensemble"]
 
 
 @pytest.mark.parametrize("stage", CORRECTORS)
