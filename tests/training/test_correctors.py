@@ -173,6 +173,7 @@ def test_a_stage_upon_another_checkpoint_of_its_parent_is_refused(
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     record["stages"]["diffusion_residual"]["parents"]["operator"]["digest"] = "another"
     (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    assert not is_finished(RunDirectory(tmp_path / "run"), cfg, "diffusion_residual")
     with pytest.raises(ConfigError, match=r"was trained on step \d of operator, whose best .* delete .*residual"):
         train(cfg, "diffusion_residual", tmp_path / "run", console=QUIET)
 
