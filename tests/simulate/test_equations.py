@@ -49,17 +49,18 @@ def test_the_residual_of_a_solved_step_falls_with_the_third_power_of_it(name: st
         PRESETS[name]["default"], trajectories=1, points=64, solved_points=64, steps=4, modes=3, burn_in=0, substeps=20,
         dt=0.02, amplitude=1.0, low=0.05 if name != "ks1d" else 1.0, high=0.05 if name != "ks1d" else 1.0,
     )  # fmt: skip
-    fields, values = solve(name, preset, 0, lambda _: None)
+    solved, values = solve(name, preset, 0, lambda _: None)
+    fields = jnp.asarray(solved)
     extent, coefficient = (preset.extent,) * preset.dimensions, jnp.full(1, values[0])
     left = [
         float(residual(EQUATIONS[name], fields[:, 0], fields[:, far], far * preset.dt, coefficient, extent)[0])
         for far in (2, 4)
     ]
-    size = float(np.sqrt(np.square(fields[:, 4] - fields[:, 0]).mean()))
+    size = float(jnp.sqrt(jnp.square(fields[:, 4] - fields[:, 0]).mean()))
     assert left[1] < 0.1 * size, (left, size)
     # Float32 keeps the smaller of them from falling as far where there is next to no error.
     assert left[1] > 4 * left[0] or left[1] < 1e-5, left
-    noise = 0.1 * size * np.random.default_rng(0).normal(size=fields[:, 4].shape).astype(np.float32)
+    noise = jnp.asarray(0.1 * size * np.random.default_rng(0).normal(size=fields[:, 4].shape), jnp.float32)
     worse = residual(EQUATIONS[name], fields[:, 0], fields[:, 4] + noise, 4 * preset.dt, coefficient, extent)
     assert float(worse[0]) > left[1]
 

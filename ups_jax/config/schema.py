@@ -166,7 +166,8 @@ class DiffusionConfig:
     `flow` samples the error in `num_steps` steps of an ODE that begins in white noise; the noise that is left falls
     geometrically to `min_noise` (in the error's own rms) before the last step. `regression` predicts the mean error,
     with the same network. It is trained on states that the operator has reached in 0 to `own_steps` steps of its own.
-    A single prediction is corrected by the expected error, in one evaluation of the network; the members of an ensemble
+    A single prediction is corrected by the expected error, in one evaluation of the network, which a share
+    `expected_share` of the rows teaches; the members of an ensemble
     by samples, each with noise of its own that it keeps for its whole rollout where that is `held_noise`.
     Without `hidden_dim` its core is as wide as the operator's, without `depth` half as deep.
     """
@@ -180,6 +181,7 @@ class DiffusionConfig:
     own_steps: Count = 1
     input_noise: Weight = 0.0
     held_noise: bool = True
+    expected_share: Fraction = 0.25
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -105,7 +105,9 @@ def chosen_rollout(
         own = jax.random.fold_in(key, number)
         pred = step(model, params, window, cond)
         given = given_step(model.task, window, pred, cond)
-        drawn = pred + jax.vmap(lambda k: sampler(corrector, weights, k, given))(jax.random.split(own, candidates))
+        drawn = pred[None] + jax.vmap(lambda k: sampler(corrector, weights, k, given))(
+            jax.random.split(own, candidates)
+        )
         before = denormalize(window[:, -1], statistics)
         scores = jax.vmap(lambda frame: score(before, denormalize(frame, statistics), cond))(drawn)
         frame = choose(jax.random.fold_in(own, candidates), scores, drawn, target)
@@ -136,7 +138,7 @@ CHOICES: Mapping[str, Choice] = {
 
 
 def _conserved_score(task: Task) -> Score:
-    channels, std = list(task.conserved), np.asarray(task.statistics.std, np.float32)
+    channels, std = list(task.conserved), np.asarray(task.statistics.std, np.float32)[None]
 
     def drift(before: Array, after: Array, cond: Conditions) -> Array:
         moved = (after - before).mean(tuple(range(1, after.ndim - 1))) / std

@@ -21,7 +21,7 @@ Waves = list[Float[np.ndarray, "..."]]
 class Equation:
     """u_t = linear u + nonlinear(u), periodic; `linear` is the factor of each mode for coefficients of (b, 1, ..)."""
 
-    linear: Callable[[Waves, Float[Array, "b ..."]], Array]
+    linear: Callable[[Waves, Float[Array, "b ..."]], Array | np.ndarray]
     nonlinear: Callable[[Float[Array, "b *s"], Waves], Float[Array, "b *s"]]
 
 
@@ -88,7 +88,7 @@ def _symbols(
         numbers = np.fft.rfftfreq(size, 1 / size) if axis == axes - 1 else np.fft.fftfreq(size, 1 / size)
         shape = [-1 if other == axis else 1 for other in range(axes)]
         waves.append((2 * np.pi / length * numbers).astype(np.float32).reshape(1, *shape))
-    return waves, equation.linear(waves, coefficient.reshape(-1, *(1,) * axes))
+    return waves, jnp.asarray(equation.linear(waves, coefficient.reshape(-1, *(1,) * axes)))
 
 
 def _forth(u: Float[Array, "b *s"]) -> Complex[Array, "b *k"]:
