@@ -32,11 +32,11 @@ _QUICK = {
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
-    parser.add_argument("--budget", type=_seconds, help="CPU-seconds of training a row (default: 60)")
+    parser.add_argument("--budget", type=seconds, help="CPU-seconds of training a row (default: 60)")
     parser.add_argument("--tasks", nargs="+", choices=[*TASKS], metavar="TASK", help=f"of {', '.join(TASKS)}")
     parser.add_argument("--models", nargs="+", choices=[*MODELS], metavar="MODEL", help=f"of {', '.join(MODELS)}")
-    parser.add_argument("--seeds", type=_count, help="seeds 0, 1, .. of each model (default: 3)")
-    parser.add_argument("--jobs", type=_count, help="rows side by side, each on a core of its own (default: 1)")
+    parser.add_argument("--seeds", type=count, help="seeds 0, 1, .. of each model (default: 3)")
+    parser.add_argument("--jobs", type=count, help="rows side by side, each on a core of its own (default: 1)")
     parser.add_argument(
         "--out",
         type=Path,
@@ -89,13 +89,15 @@ def _store_path(args: argparse.Namespace) -> Path:
     return _RESULTS / f"accuracy{kind}.json"
 
 
-def _count(text: str) -> int:
+def count(text: str) -> int:
+    """A whole number of a command line, 1 or more."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """A positive number of a command line."""
     try:
         value = float(text)
     except ValueError:

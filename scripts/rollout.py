@@ -34,9 +34,12 @@ def main(argv: list[str] | None = None) -> int:
         "--corrector",
         type=lambda name: STAGE_ALIASES.get(name, name),
         choices=list(STAGE_NEEDS["transient"]),
-        help="the stage of the run that corrects the operator's steps (default: none does)",
+        help="the stage of the run that corrects the operator's steps: by its expected error, or in members by samples",
     )
     parser.add_argument("--correct-every", type=cli.positive, default=1, metavar="N", help="at each N-th step")
+    parser.add_argument(
+        "--correct-above", type=float, metavar="X", help="of these only where it expects an rms error above X stds"
+    )
     parser.add_argument("--members", type=cli.positive, default=1, metavar="M", help="size of a corrector's ensemble")
     parser.add_argument("--seed", type=int, default=0, help="of what is random in a corrector (default: 0)")
     parser.add_argument("--limit", type=cli.positive, metavar="N", help="the first N samples of the input only")
@@ -67,6 +70,7 @@ def predict(args: argparse.Namespace) -> None:
         seed=args.seed,
         corrector=args.corrector,
         correct_every=args.correct_every,
+        correct_above=args.correct_above,
         limit=args.limit,
         rows=args.batch_size,
         images=["png", args.film] if args.images else (),

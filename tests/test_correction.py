@@ -78,6 +78,14 @@ def test_a_residual_that_is_not_a_number_is_beyond_any_threshold(case: Case) -> 
     np.testing.assert_allclose(frames, case.fields[:, -1:] + TASK.statistics.std[0], atol=1e-5)
 
 
+def test_held_noise_is_drawn_once_and_adds_up(case: Case) -> None:
+    frames = rolled(case, Correction(corrector=add_noise, when=every(1), held=True))
+    noise = np.diff(np.concatenate([case.fields[:, -1:], frames], 1), axis=1)
+    np.testing.assert_allclose(noise, np.repeat(noise[:, :1], STEPS, 1), atol=1e-5)
+    assert np.abs(rolled(case, Correction(corrector=add_noise, when=every(1), held=True), jax.random.key(1))
+                  - frames).max() > 0.1  # fmt: skip
+
+
 def test_each_step_draws_anew_and_the_same_key_draws_the_same(case: Case) -> None:
     correction = Correction(corrector=add_noise, when=every(1))
     frames = rolled(case, correction)

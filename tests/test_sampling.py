@@ -136,6 +136,11 @@ def test_a_trained_corrector_samples_the_errors_of_its_predictor(teacher: Correc
     assert 0.9 * SPREAD < found.std(0).mean() < 1.35 * SPREAD
 
 
+def test_the_error_that_a_trained_corrector_expects_is_the_mean_of_its_samples(teacher: CorrectorWeights) -> None:
+    found = sampling.expected(MODEL, teacher, KEY, given(1))
+    np.testing.assert_allclose(found[0], 0.5 * np.asarray(given(1).fields[0, :, :1]), atol=0.1)
+
+
 def test_a_student_does_in_one_step_what_its_teacher_does_in_four(teacher: CorrectorWeights) -> None:
     parents = {
         "operator": BASE.init(KEY, jnp.zeros((1, 1, POINTS, 1)), conditions(1))["params"],
@@ -153,3 +158,45 @@ def test_a_student_does_in_one_step_what_its_teacher_does_in_four(teacher: Corre
         return float(jnp.sqrt(jnp.mean((ours - theirs) ** 2) / jnp.var(theirs, axis=0).mean()))
 
     assert apart(params) < 0.3 < apart(teacher.params)
+    weights = CorrectorWeights(params=params, scale=jnp.ones(1))
+    once, twice = (sample_distilled(MODEL, weights, KEY, given(500), steps=steps) for steps in (1, 2))
+    # The second step draws anew below the noise that it adds, and keeps what the first has found above it.
+    assert 0.3 * SPREAD < float(jnp.std(twice - once)) < 1.5 * SPREAD
+    np.testing.assert_allclose(twice.mean(0), theirs.mean(0), atol=0.1)
+    np.testing.assert_allclose(twice.std(0).mean(), theirs.std(0).mean(), rtol=0.25)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_the_steps_of_a_perfect_student_all_have_the_spread_of_the_error(
+    monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """The consistency function of a Gaussian of mean m and deviation S is m + S (x - t m) / sqrt(t^2 S^2 + (1-t)^2)."""
+    mean, seen = 0.7, []
+
+    def exact(model: Any, params: Any, x: Any, time: Any, given: Any) -> Any:
+        t = time.reshape(-1, 1, 1)
+        seen.append(float(time[0]))
+        return mean + SPREAD * (x - t * mean) / jnp.sqrt(t**2 * SPREAD**2 + (1 - t) ** 2)
+
+    monkeypatch.setattr(sampling, "consistency", exact)
+    found = sample_distilled(MODEL, CorrectorWeights(params={}, scale=jnp.full(1, 2.0)), KEY, given(2000), steps=steps)
+    np.testing.assert_allclose(found.mean(), 2 * mean, atol=0.02)
+    np.testing.assert_allclose(found.std(), 2 * SPREAD, rtol=0.03)
+    # From noise alone on at later and later times of the teacher's.
+    assert seen[0] == 0 and seen == sorted(seen) and len(set(seen)) == steps
+    times = flow_times(CFG.diffusion.num_steps, CFG.diffusion.min_noise)
+    assert all(np.isclose(times, time, atol=1e-6).any() for time in seen)
+
+
+def test_the_error_that_is_expected_is_the_mean_velocity_from_no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exact(model: Any, params: Any, x: Any, time: Any, given: Any) -> Any:
+        return 0.25 * given.fields[..., :1] - x + time.reshape(-1, 1, 1)
+
+    monkeypatch.setattr(sampling, "velocity", exact)
+    window = given(2).fields[:, None, :, :1] * jnp.asarray([1.0, 3.0])[:, None, None, None]
+    weights = CorrectorWeights(params={}, scale=jnp.full(1, 2.0))
+    found = sampling.expected_error(MODEL, weights, window, window[:, 0], conditions(2))
+    # The root mean square of a sine is 1 / sqrt(2).
+    np.testing.assert_allclose(found, 2 * 0.25 * np.sqrt(0.5) * np.asarray([1.0, 3.0]), rtol=1e-5)
+    error = sampling.expected(MODEL, weights, KEY, given(2))
+    np.testing.assert_allclose(error, 2 * 0.25 * given(2).fields[..., :1], atol=1e-6)

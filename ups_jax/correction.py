@@ -32,10 +32,15 @@ class Corrector(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Correction:
-    """A corrector and the steps at which it acts. Compared by identity: two of them are two compilations."""
+    """A corrector and the steps at which it acts. Compared by identity: two of them are two compilations.
+
+    With `held` it is given the same key at all steps of a rollout, so that what it draws is drawn once: errors of a
+    model that is wrong in the same way at every step add up, and fresh noise would average out.
+    """
 
     corrector: Corrector
     when: When
+    held: bool = False
 
 
 def every(steps: int) -> When:
@@ -58,6 +63,15 @@ def beyond(residual: Residual, threshold: float) -> When:
     return due
 
 
+def both(one: When, other: When) -> When:
+    """Where both say so."""
+
+    def due(number: Int[Array, ""], window: Window, pred: Frame, cond: Conditions) -> Bool[Array, " b"]:
+        return one(number, window, pred, cond) & other(number, window, pred, cond)
+
+    return due
+
+
 def corrected(
     correction: Correction,
     key: Key[Array, ""],
@@ -66,14 +80,16 @@ def corrected(
     pred: Float[Array, "b *s c"],
     cond: Conditions,
 ) -> Float[Array, "b *s c"]:
-    """The prediction of step `number`, corrected for the samples that are due; the step's own key is folded from `key`.
+    """The prediction of step `number`, corrected for the samples that are due; unless it is held the step's own key is
+    folded from `key`.
 
     Where no sample is due the corrector is not run, unless `when` differs between the members of a vmapped ensemble.
     """
     due = correction.when(number, window, pred, cond)
 
     def act(pred: Frame) -> Frame:
-        better = correction.corrector(jax.random.fold_in(key, number), window, pred, cond)
+        own = key if correction.held else jax.random.fold_in(key, number)
+        better = correction.corrector(own, window, pred, cond)
         return jnp.where(due.reshape(-1, *(1,) * (pred.ndim - 1)), better, pred)
 
     return jax.lax.cond(due.any(), act, lambda pred: pred, pred)

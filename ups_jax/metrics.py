@@ -109,6 +109,11 @@ def rmse(pred: Fields, target: Fields) -> PerFrame:
     return jnp.sqrt(jnp.mean(jnp.square(_channel_rmse(pred, target)), -1))
 
 
+def mae(pred: Fields, target: Fields) -> PerFrame:
+    """Mean absolute error over space and channels: the CRPS of a prediction without a distribution."""
+    return jnp.mean(jnp.abs(_error(pred, target)), tuple(range(2, target.ndim)))
+
+
 def max_error(pred: Fields, target: Fields) -> PerFrame:
     """Largest absolute error over space and channels."""
     error = _error(pred, target)

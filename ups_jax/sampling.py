@@ -58,8 +58,19 @@ def sample(
     With the objective `regression` it is the mean error, whatever the key.
     """
     config = model.diffusion
-    kind = {"flow": _sample_flow, "regression": _mean_error}[config.objective]
-    return kind(model, weights, key, given, config.num_steps if steps is None else steps)
+    if config.objective == "regression":
+        return _mean_error(model, weights, given)
+    return _sample_flow(model, weights, key, given, config.num_steps if steps is None else steps)
+
+
+def expected(model: Corrector, weights: CorrectorWeights, key: Key[Array, ""], given: Given) -> Float[Array, "b *s c"]:
+    """The error that is expected, whatever the key; one evaluation of the network, with either objective.
+
+    At time 0 the state x is noise alone, which tells nothing of the error r: v(x, 0) = E[r] - x, and from the mean of
+    the noise, x = 0, the velocity is the mean error. Of a consistency function it is where the flow from x = 0 ends,
+    the mean error too where that is Gaussian.
+    """
+    return _mean_error(model, weights, given)
 
 
 def sample_distilled(
@@ -87,6 +98,18 @@ def consistency(
     parameters, and with the corrector's own it is one step of Euler's: where a distillation begins.
     """
     return x + (1 - _columns(time, x)) * velocity(model, params, x, time, given)
+
+
+def expected_error(
+    model: Corrector,
+    weights: CorrectorWeights,
+    window: Float[Array, "b k *s c"],
+    pred: Float[Array, "b *s c"],
+    cond: Conditions,
+) -> Float[Array, " b"]:
+    """Root mean square over space and channels of the error that is `expected` of each prediction, normalised."""
+    mean = _mean_error(model, weights, given_step(model.task, window, pred, cond))
+    return jnp.sqrt(jnp.mean(jnp.square(mean), tuple(range(1, mean.ndim))))
 
 
 def corrected(model: Corrector, weights: CorrectorWeights, sampler: Sampler = sample) -> Correct:
@@ -129,10 +152,8 @@ def _sample_flow(
     return x * _last(weights.scale, x)
 
 
-def _mean_error(
-    model: Corrector, weights: CorrectorWeights, key: Key[Array, ""], given: Given, steps: int
-) -> Float[Array, "b *s c"]:
-    x = jnp.zeros_like(_noise(model, key, given))
+def _mean_error(model: Corrector, weights: CorrectorWeights, given: Given) -> Float[Array, "b *s c"]:
+    x = jnp.zeros((*given.fields.shape[:-1], len(model.task.channels)))
     return velocity(model, weights.params, x, _rows(0.0, x), given) * _last(weights.scale, x)
 
 

@@ -9,11 +9,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from comparison.row import Row
+from comparison.stage_row import StageRow
 from comparison.store import Store
 from ups_jax.cli import CONFIGS
 
@@ -21,9 +22,13 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEX
 _FOLDER = Path(__file__).resolve().parent.parent
 
 
+# Both kinds name their worker's module and say of themselves how they are run.
+AnyRow = Row | StageRow
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    row: Row
+    row: AnyRow
     process: subprocess.Popen[str]
     output: IO[str]
     messages: IO[str]
@@ -31,7 +36,7 @@ class _Job:
     began: float
 
 
-def run_rows(rows: Sequence[Row], store: Store, jobs: int) -> list[Row]:
+def run_rows(rows: Sequence[AnyRow], store: Store, jobs: int) -> list[AnyRow]:
     """Run the rows that the store does not hold yet; those that failed, whose output has been shown."""
     waiting = [row for row in rows if not store.finished(row)]
     kept = len(rows) - len(waiting)
@@ -40,14 +45,12 @@ def run_rows(rows: Sequence[Row], store: Store, jobs: int) -> list[Row]:
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(jobs))
     free = [cores[index % len(cores)] for index in range(jobs)]
     running: list[_Job] = []
-    failed: list[Row] = []
+    failed: list[AnyRow] = []
     try:
         while waiting or running:
             while waiting and free:
                 row = waiting.pop(0)
-                running.append(
-                    _start(replace(row, steps=row.fixed_steps or store.steps(row)), free.pop(0), pin=jobs > 1)
-                )
+                running.append(_start(row.prepared(store), free.pop(0), pin=jobs > 1))
             for job in [job for job in running if job.process.poll() is not None]:
                 running.remove(job)
                 free.append(job.core)
@@ -69,10 +72,10 @@ def environment() -> dict[str, str]:
     return os.environ | dict.fromkeys(_THREADS, "1") | own
 
 
-def _start(row: Row, core: int, *, pin: bool) -> _Job:
+def _start(row: AnyRow, core: int, *, pin: bool) -> _Job:
     # Files, not pipes: nobody reads while the worker writes. Two, so that a warning at its end is no part of the row.
     output, messages = (tempfile.TemporaryFile("w+") for _ in range(2))  # noqa: SIM115
-    command = [sys.executable, "-m", "comparison.worker", row.to_json(), *([str(core)] if pin else [])]
+    command = [sys.executable, "-m", row.worker, row.to_json(), *([str(core)] if pin else [])]
     process = subprocess.Popen(command, stdout=output, stderr=messages, text=True, env=environment())
     return _Job(row=row, process=process, output=output, messages=messages, core=core, began=time.monotonic())
 

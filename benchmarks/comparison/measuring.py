@@ -10,9 +10,11 @@ import numpy as np
 
 from comparison.models import MODELS
 from comparison.row import Row
+from comparison.stage_row import StageRow
 from comparison.tasks import TASKS
 from comparison.training import Trained
 from ups_jax.data import Dataset, Trajectories, open_dataset
+from ups_jax.evaluation.ensembles import Members
 from ups_jax.evaluation.evaluate import Rollout, evaluate
 from ups_jax.evaluation.resolution import FinerPredictor
 from ups_jax.evaluation.result import Evaluation, SteadyEvaluation
@@ -45,14 +47,14 @@ def transient_scores(row: Row, trained: Trained, dataset: Dataset) -> Values:
     latent = {"latent": predictor.latent_rollout} if MODELS[row.model].has_tokens else {}
     held = dataset.trajectories(row.split)  # type: ignore[arg-type]
     if frames is None:
-        measured = scored = _evaluation(row, predictor, held, dataset, latent)
+        measured = scored = evaluation(row, predictor, held, dataset, latent)
     else:
-        measured = _evaluation(row, predictor, held, dataset)
-        scored = _evaluation(row, predictor, _first(held, frames), dataset, latent)
+        measured = evaluation(row, predictor, held, dataset)
+        scored = evaluation(row, predictor, first_frames(held, frames), dataset, latent)
     values = {
         "one_step": measured.metrics["one_step"],
         "rollout": scored.metrics["rollout"],
-        **_correlation(row, predictor, measured, dataset),
+        **correlation(row, predictor, measured, dataset),
         "latent_rollout": scored.variants["latent"]["rollout"] if latent else None,
         "trajectories": measured.meta["trajectories"],
         "frames": scored.meta["horizon"],
@@ -63,9 +65,9 @@ def transient_scores(row: Row, trained: Trained, dataset: Dataset) -> Values:
     if not row.double:
         return values
     finer = _finer(row, dataset)
-    held = _first(finer.trajectories(row.split), scored.meta["horizon"])  # type: ignore[arg-type]
+    held = first_frames(finer.trajectories(row.split), scored.meta["horizon"])  # type: ignore[arg-type]
     trivial = isinstance(predictor, Persistence)
-    double = _evaluation(row, predictor if trivial else FinerPredictor(trained.run, finer.task), held, finer)
+    double = evaluation(row, predictor if trivial else FinerPredictor(trained.run, finer.task), held, finer)
     return values | {"double_resolution": double.metrics["rollout"]}
 
 
@@ -115,21 +117,27 @@ def _steady_evaluation(row: Row, run: Any, dataset: Dataset) -> SteadyEvaluation
     return evaluate_steady(solve, held, dataset.task, cfg.evaluation, mean_field=mean_field, seed=cfg.seed)
 
 
-def _evaluation(
-    row: Row, predictor: Any, held: Trajectories, dataset: Dataset, variants: Mapping[str, Rollout] | None = None
+def evaluation(
+    row: Row | StageRow,
+    predictor: Any,
+    held: Trajectories,
+    dataset: Dataset,
+    variants: Mapping[str, Rollout] | None = None,
+    ensembles: Mapping[str, Members] | None = None,
 ) -> Evaluation:
+    """The library's own evaluation, with the settings of the row."""
     cfg = row.config()
-    settings = {"context": 1, "seed": cfg.seed, "variants": variants or {}}
+    settings = {"context": 1, "seed": cfg.seed, "variants": variants or {}, "ensembles": ensembles or {}}
     return evaluate(predictor, held, dataset.task, cfg.evaluation, **settings)
 
 
-def _correlation(row: Row, predictor: Any, measured: Evaluation, dataset: Dataset) -> Values:
+def correlation(row: Row | StageRow, predictor: Any, measured: Evaluation, dataset: Dataset) -> Values:
     """Until when the rollout is correlated with the truth, and over how many trajectories and frames that was taken."""
     config = row.long_config()
     if config is not None and row.split == "test":
         # No model has been trained on any of this file: its largest part is measured.
         longer = open_dataset(config, dataset.task)
-        measured = _evaluation(row, predictor, longer.trajectories("train"), longer)
+        measured = evaluation(row, predictor, longer.trajectories("train"), longer)
     return {
         "correlation_time": measured.metrics["rollout"]["correlation_time"],
         "correlation_trajectories": measured.meta["trajectories"],
@@ -137,7 +145,10 @@ def _correlation(row: Row, predictor: Any, measured: Evaluation, dataset: Datase
     }
 
 
-def _first(held: Trajectories, steps: int) -> Trajectories:
+def first_frames(held: Trajectories, steps: int | None) -> Trajectories:
+    """The same with `steps` frames after the first, or all of them."""
+    if steps is None:
+        return held
     return replace(held, fields=held.fields[:, : steps + 1], time=held.time[: steps + 1])
 
 

@@ -7,12 +7,15 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from comparison.models import MODELS
 from comparison.tasks import TASKS
 from ups_jax.cli import CONFIGS
 from ups_jax.config import Config, LatentConfig, OperatorConfig, SpectralConfig, digest, load, to_dict
+
+if TYPE_CHECKING:
+    from comparison.store import Store
 
 _KEY = re.compile(
     r"(?P<task>\w+)/(?P<model>\w+)/seed(?P<seed>\d+)/(?P<length>[\d.e+-]+)(?P<unit>s|steps)(?P<val>/val)?"
@@ -27,6 +30,8 @@ class Row:
     trained whatever the budget. `double` measures on the finer data too; with `needs_double` a row on file that lacks
     it is run again.
     """
+
+    worker: ClassVar[str] = "comparison.worker"
 
     task: str
     model: str
@@ -97,6 +102,10 @@ class Row:
         if preset is None or self.files():
             return None
         return self.config(f"data.tasks.0.preset={preset}")
+
+    def prepared(self, store: Store) -> Row:
+        """The same with the number of steps to train, where that is known without measuring."""
+        return replace(self, steps=self.fixed_steps or store.steps(self))
 
     def complete(self, values: Mapping[str, Any]) -> bool:
         """Is a row on file what is asked for: of these settings, and with the scores that it needs?"""

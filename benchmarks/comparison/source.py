@@ -28,7 +28,7 @@ _LIBRARY_ASIDE = (
         )
     ),
 )
-_OWN_ASIDE = ("table.py", "notes.py", "report.py", "store.py", "jobs.py", "runs.py", "source.py")
+_OWN_ASIDE = ("table.py", "stage_table.py", "notes.py", "report.py", "store.py", "jobs.py", "runs.py", "source.py")
 
 
 def source_files() -> Iterator[Path]:

@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comparison.row import Row
 from comparison.source import source_digest
 from ups_jax.errors import ConfigError
 from ups_jax.evaluation.result import write_json
+
+if TYPE_CHECKING:
+    from comparison.stage_row import StageRow
 
 _CLOSE = 0.1
 
@@ -33,7 +36,7 @@ class Store:
         """What was tried and failed since it last succeeded: its digest and the `reason`, by key."""
         return self._read().get("failed", {})
 
-    def finished(self, row: Row) -> bool:
+    def finished(self, row: Row | StageRow) -> bool:
         """Is there a row made with these settings, with all the scores that are asked for?"""
         values = self.rows().get(row.key)
         return values is not None and row.complete(values)
@@ -57,7 +60,7 @@ class Store:
             failed = {other: why for other, why in self.failures().items() if other != key}
             self._write(self.rows() | {key: values}, failed)
 
-    def fail(self, row: Row, reason: str) -> None:
+    def fail(self, row: Row | StageRow, reason: str) -> None:
         """Keep why a row failed, until it succeeds."""
         with self._lock():
             why = {"digest": row.digest(), "reason": reason}

@@ -76,7 +76,7 @@ def tabulate(groups: Mapping[str, Sequence[Values]]) -> tuple[list[str], list[li
     columns = [
         column
         for column in (_STEADY_COLUMNS if steady else _ROLLOUT_COLUMNS)
-        if column.heading == score or any(_given(rows, column) for rows in groups.values())
+        if column.heading == score or any(given(rows, column) for rows in groups.values())
     ]
     headings = [column.heading for column in columns]
     place = headings.index(score)
@@ -84,7 +84,7 @@ def tabulate(groups: Mapping[str, Sequence[Values]]) -> tuple[list[str], list[li
     fno = min((value for model, value in means.items() if model.startswith("fno")), default=math.inf)
     body = []
     for model in sorted(groups, key=lambda model: means[model]):
-        cells = [_cell(groups[model], column) for column in columns]
+        cells = [cell(groups[model], column) for column in columns]
         related = math.isfinite(fno) and math.isfinite(means[model])
         cells.insert(place + 1, f"{means[model] / fno:.2f}" if related else "-")
         body.append([model, *cells])
@@ -134,7 +134,7 @@ def markdown(heading: str, headings: Sequence[str], body: Sequence[Sequence[str]
 
 def mean(rows: Sequence[Values], column: Column) -> float:
     """Mean over the rows that have the number; infinite where one of them is not finite, or none has it."""
-    values = _given(rows, column)
+    values = given(rows, column)
     return statistics.fmean(values) if values and None not in values else math.inf
 
 
@@ -147,22 +147,23 @@ def value_at(row: Any, path: Sequence[str | int]) -> Any:
     return row
 
 
-def _cell(rows: Sequence[Values], column: Column) -> str:
-    given = _given(rows, column)
-    values = [value for value in given if value is not None]
-    if not given:
+def cell(rows: Sequence[Values], column: Column) -> str:
+    """The text of a column for the rows of all seeds."""
+    found = given(rows, column)
+    values = [value for value in found if value is not None]
+    if not found:
         return "-"
     if not values:
         return "not finite"
-    if len(values) < len(given):
-        return f"not finite in {len(given) - len(values)} of {len(given)}"
+    if len(values) < len(found):
+        return f"not finite in {len(found) - len(values)} of {len(found)}"
     text = format(column.over_seeds(values), column.form)
     if column.spread and len(values) > 1:
         text += f" ± {statistics.stdev(values):.1g}"
-    return text if len(given) == len(rows) else f"{text} ({len(given)} of {len(rows)})"
+    return text if len(found) == len(rows) else f"{text} ({len(found)} of {len(rows)})"
 
 
-def _given(rows: Sequence[Values], column: Column) -> list[float | None]:
+def given(rows: Sequence[Values], column: Column) -> list[float | None]:
     """The numbers of the rows that have one, None where it is not finite."""
     values = [value_at(row, column.path) for row in rows]
     return [value for value in values if value is not MISSING and not (column.cost and value is None)]

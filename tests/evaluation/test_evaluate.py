@@ -14,7 +14,7 @@ from ups_jax.config import EvaluationConfig
 from ups_jax.errors import DataError, StorageError
 from ups_jax.evaluation.evaluate import evaluate
 from ups_jax.evaluation.result import result, write_json
-from ups_jax.evaluation.tables import bootstrap_interval
+from ups_jax.evaluation.tables import ROLLOUT_METRICS, bootstrap_interval
 from ups_jax.task import Coefficient, Statistics, Task
 
 TASK = Task(
@@ -203,7 +203,7 @@ def test_the_json_has_the_contracts_shape_and_null_for_non_finite(tmp_path):
     }  # fmt: skip
     for tables in (values["metrics"], values["baselines"]["persistence"], values["baselines"]["codec"]):
         assert set(tables["decay"]["one_step"]) == keys
-        assert set(tables["decay"]["rollout"]) == keys | {"nrmse_by_time", "correlation_time"}
+        assert set(tables["decay"]["rollout"]) == keys | {"nrmse_by_time", "correlation_time", *ROLLOUT_METRICS}
     assert values["metrics"]["decay"]["rollout"]["nrmse"] is None
     assert values["intervals"]["decay"]["rollout"]["nrmse"] == [None, None]
     assert values["meta"]["steps"] == 7 and values["meta"]["trajectories"] == 10

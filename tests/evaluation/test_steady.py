@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from ups_jax.config import EvaluationConfig
 from ups_jax.data.dataset import Trajectories
 from ups_jax.evaluation.plots import write_plots
+from ups_jax.evaluation.printed import print_table
 from ups_jax.evaluation.report import render
 from ups_jax.evaluation.result import SteadyEvaluation, finite, result, write_json
 from ups_jax.evaluation.steady import evaluate_steady
@@ -68,6 +72,34 @@ def test_the_batch_size_changes_no_number(count: int) -> None:
         assert chunked.metrics["steady"][name] == pytest.approx(value, rel=1e-5, abs=1e-7)
 
 
+def test_samples_are_scored_by_their_distribution_and_a_variant_by_its_own_error() -> None:
+    """The truth is a sample too: a field times i + 1 and white noise of deviation 0.2, as are the members."""
+    rng, held = np.random.default_rng(3), solutions(8)
+    noisy = replace(held, fields=held.fields + 0.2 * rng.normal(size=held.fields.shape).astype(np.float32))
+
+    def centre(inputs: np.ndarray, cond: np.ndarray, cond_mask: np.ndarray) -> np.ndarray:
+        return inputs * held.fields[:1, 0]
+
+    def drawn(inputs: np.ndarray, cond: np.ndarray, cond_mask: np.ndarray, *, members: int) -> np.ndarray:
+        alone = centre(inputs, cond, cond_mask)
+        return (alone + 0.2 * rng.normal(size=(members, *alone.shape))).astype(np.float32)
+
+    measured = evaluate_steady(
+        centre, noisy, TASK, EvaluationConfig(batch_size=3, bootstrap=5, members=12), mean_field=held.fields[2, 0],
+        seed=0, variants={"corrector": lambda *given: drawn(*given, members=1)[0]}, ensembles={"ensemble": drawn},
+    )  # fmt: skip
+    own, one = measured.variants["ensemble"], measured.variants["corrector"]
+    assert own["members"] == 12 and "decorrelation_time" not in own["steady"]
+    assert own["steady"]["spread_skill"] == pytest.approx(1, abs=0.1)
+    assert own["steady"]["crps"] == pytest.approx(0.2 / np.sqrt(np.pi), rel=0.1)
+    assert one["steady"]["rmse"] == pytest.approx(np.sqrt(2) * measured.metrics["steady"]["rmse"], rel=0.1)
+    assert one["seconds_per_rollout_step"] > 0
+    page = render(finite(result([measured], {})), {}, {"config": {}})
+    assert "Ensembles" in page and "decorrelation" not in page
+    print_table(Console(file=(told := io.StringIO()), width=120), measured)
+    assert "corrector solution" in told.getvalue() and "ensemble of 12: CRPS 0.1" in told.getvalue()
+
+
 def test_a_solution_that_is_not_finite_anywhere_is_drawn_with_holes(tmp_path: Path) -> None:
     assert len(write_plots(tmp_path, [evaluation({3: np.nan})], [])) == 1
 
@@ -77,7 +109,7 @@ def test_the_json_has_one_section_with_the_contracts_keys(tmp_path: Path) -> Non
     values = json.loads((tmp_path / "test.json").read_text())
     keys = {
         "nrmse", "rmse", "max_error", "vrmse", "conservation_rmse", "boundary_rmse", "fourier_rmse_low",
-        "fourier_rmse_mid", "fourier_rmse_high", "nonfinite",
+        "fourier_rmse_mid", "fourier_rmse_high", "nonfinite", "mae",
     }  # fmt: skip
     assert set(values["metrics"]["plates"]) == {"steady"} == set(values["baselines"]["mean_field"]["plates"])
     assert set(values["metrics"]["plates"]["steady"]) == keys

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from rich.console import Console
 
 from ups_jax.config import Config, load
 from ups_jax.data import Dataset, batch_at, open_dataset
+from ups_jax.ensemble_metrics import ENSEMBLE_METRICS
 from ups_jax.errors import ConfigError, DivergedError
 from ups_jax.evaluation.rollout import Wanted, rollout_run
 from ups_jax.evaluation.runner import evaluate_run
@@ -92,6 +95,27 @@ def test_a_finished_run_is_left_as_it_is(run: RunDirectory, cfg: Config) -> None
     assert [is_finished(run, longer, stage) for stage in ("operator", *CORRECTORS)] == [True, False, True]
 
 
+def test_the_command_for_all_stages_evaluates_each_and_goes_on_with_what_is_missing(
+    script: Callable[..., subprocess.CompletedProcess[str]], run: RunDirectory, cfg: Config, tmp_path: Path
+) -> None:
+    again = RunDirectory(shutil.copytree(run.path, tmp_path / "run"))
+    shutil.rmtree(again.checkpoints("consistency_distill"))
+    before = {stage: run.read()["stages"][stage] for stage in ("operator", "diffusion_residual")}
+    result = script(
+        "train.py", "--config", CONFIGS / "tiny.yaml", "--stage", "all", "--run-dir", again.path, *SETTINGS,
+        f"data.root={cfg.data.root}", "evaluation.enabled=true",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "skipped     operator" in result.stdout and "skipped     diffusion_residual" in result.stdout
+    assert "skipped     consistency_distill" not in result.stdout and is_finished(again, cfg, "consistency_distill")
+    assert {stage: again.read()["stages"][stage] for stage in before} == before
+    names = {"test", "diffusion_residual_test", "consistency_distill_test"}
+    assert {path.stem for path in again.evaluation.iterdir()} == names
+    # The operator's is made once more at the end, with the correctors that there are by then.
+    last = json.loads((again.evaluation / "test.json").read_text())
+    assert list(last["variants"]) == ["latent", "corrector", "distilled", "ensemble"]
+
+
 @pytest.mark.parametrize("stage", CORRECTORS)
 def test_two_steps_and_two_more_are_four_to_the_bit(
     run: RunDirectory, cfg: Config, dataset: Dataset, tmp_path: Path, stage: str
@@ -150,6 +174,7 @@ def test_a_stage_upon_another_checkpoint_of_its_parent_is_refused(
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     record["stages"]["diffusion_residual"]["parents"]["operator"]["digest"] = "another"
     (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    assert not is_finished(RunDirectory(tmp_path / "run"), cfg, "diffusion_residual")
     with pytest.raises(ConfigError, match=r"was trained on step \d of operator, whose best .* delete .*residual"):
         train(cfg, "diffusion_residual", tmp_path / "run", console=QUIET)
 
@@ -172,7 +197,11 @@ def test_a_student_that_collapses_ends_the_stage(run: RunDirectory, cfg: Config,
 
 def test_an_evaluation_has_the_correctors_as_variants(run: RunDirectory, cfg: Config) -> None:
     values = evaluate_run(run.path, cfg, console=QUIET)
-    assert list(values["variants"]) == ["latent", "corrector", "distilled"]
+    assert list(values["variants"]) == ["latent", "corrector", "distilled", "ensemble"]
+    ensemble = values["variants"]["ensemble"]["burgers1d"]
+    assert values["meta"]["ensemble_of"] == "consistency_distill" and ensemble["members"] == cfg.evaluation.members
+    assert ensemble["rollout"].keys() - values["metrics"]["burgers1d"]["rollout"].keys() == {*ENSEMBLE_METRICS}
+    assert 0 < ensemble["rollout"]["crps"] < 1 and ensemble["rollout"]["spread_skill"] > 0
     for name in ("corrector", "distilled"):
         own = values["variants"][name]["burgers1d"]
         assert own["rollout"].keys() == values["metrics"]["burgers1d"]["rollout"].keys()
@@ -185,6 +214,12 @@ def test_an_evaluation_has_the_correctors_as_variants(run: RunDirectory, cfg: Co
     assert "diffusion_residual: is left out, as it acts on the trained grid only" in told.getvalue()
     alone = evaluate_run(run.path, cfg, stage="diffusion_residual", console=QUIET)
     assert alone["metrics"]["burgers1d"]["rollout"] == values["variants"]["corrector"]["burgers1d"]["rollout"]
+    conditioned = load(CONFIGS / "tiny.yaml", [*SETTINGS, f"data.root={cfg.data.root}", "evaluation.candidates=2"])
+    chosen = evaluate_run(run.path, conditioned, stage="consistency_distill", console=QUIET)
+    ways = ["one", "random", "mean", "chosen", "oracle"]
+    assert list(chosen["variants"]) == ["ensemble", *(f"candidates_{way}" for way in ways)]
+    assert chosen["meta"]["tasks"]["burgers1d"]["candidates_scored_by"] == "equation residual"
+    assert list(alone["variants"]) == ["ensemble"] and alone["meta"]["ensemble_of"] == "diffusion_residual"
 
 
 @pytest.mark.parametrize("stage", CORRECTORS)
@@ -201,6 +236,8 @@ def test_a_rollout_with_the_corrector_is_an_ensemble_by_seed(
     members = states("members.h5", members=3)
     assert members.shape[:2] == (3, 4) and np.std(members, axis=0).min(axis=0).max() > 0
     np.testing.assert_array_equal(members, states("again.h5", members=3))
+    # One alone has the expected error taken out: nothing of it is drawn.
+    np.testing.assert_array_equal(states("one.h5"), states("other_seed.h5", seed=5))
     assert (members != states("other.h5", members=3, seed=1)).any()
     # Before the first correction the operator is alone.
     late = states("late.h5", members=3, correct_every=4)
@@ -211,3 +248,18 @@ def test_a_rollout_with_the_corrector_is_an_ensemble_by_seed(
 def test_parents_are_not_bound_to_a_device_so_that_a_step_is_compiled_once(run: RunDirectory) -> None:
     leaves = jax.tree.leaves(trained_parents(run, "consistency_distill", "transient").weights)
     assert leaves and not any(leaf.committed for leaf in leaves)
+
+
+def test_where_no_error_is_expected_the_operator_is_alone(run: RunDirectory, cfg: Config, tmp_path: Path) -> None:
+    def states(name: str, **changes: Any) -> np.ndarray:
+        wanted = Wanted(input="test:0", steps=3, output=tmp_path / name, params={}, **changes)
+        rollout_run(run.path, cfg, wanted, console=QUIET)
+        with h5py.File(wanted.output) as file:
+            return file["tensor"][:]
+
+    alone, corrected = states("alone.h5"), states("all.h5", corrector="diffusion_residual")
+    assert (alone != corrected).any()
+    np.testing.assert_array_equal(alone, states("none.h5", corrector="diffusion_residual", correct_above=1e3))
+    np.testing.assert_array_equal(corrected, states("any.h5", corrector="diffusion_residual", correct_above=-1.0))
+    with pytest.raises(ConfigError, match="--correct-above: without a corrector"):
+        states("never.h5", correct_above=0.1)

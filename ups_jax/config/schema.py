@@ -182,6 +182,9 @@ class DiffusionConfig:
     `flow` samples the error in `num_steps` steps of an ODE that begins in white noise; the noise that is left falls
     geometrically to `min_noise` (in the error's own rms) before the last step. `regression` predicts the mean error,
     with the same network. It is trained on states that the operator has reached in 0 to `own_steps` steps of its own.
+    A single prediction is corrected by the expected error, in one evaluation of the network, which a share
+    `expected_share` of the rows teaches; the members of an ensemble
+    by samples, each with noise of its own that it keeps for its whole rollout where that is `held_noise`.
     Without `hidden_dim` its core is as wide as the operator's, without `depth` half as deep.
     """
 
@@ -193,6 +196,8 @@ class DiffusionConfig:
     min_noise: Annotated[float, Field(gt=0, lt=1)] = 0.05
     own_steps: Count = 1
     input_noise: Weight = 0.0
+    held_noise: bool = True
+    expected_share: Fraction = 0.25
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -429,13 +434,19 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class EvaluationConfig:
-    """`metric` selects the best checkpoint on the validation split; `val_trajectories` bounds its cost."""
+    """`metric` selects the best checkpoint on the validation split; `val_trajectories` bounds its cost. Where there is
+    a corrector, an ensemble of `members` is scored as well; with fewer than two there is none. With two `candidates` or
+    more for each step of its rollout, those that known physics chooses are scored beside one, a random one, their mean
+    and the best.
+    """
 
     enabled: bool = True
     metric: Literal["one_step", "rollout"] = "rollout"
     val_trajectories: Positive = 32
     batch_size: Positive = 64
     bootstrap: Positive = 1000
+    members: Count = 8
+    candidates: Count = 0
     plots: bool = True
 
 

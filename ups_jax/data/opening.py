@@ -84,7 +84,7 @@ def from_arrays(
 
 def _open_transient(cfg: Config, wanted: TaskConfig, source: Source, parts: Splits, task: Task | None) -> Dataset:
     stride = cfg.training.time_stride
-    _check_shape(cfg, wanted, source, task)
+    check_shape(cfg, wanted, source, task)
     axes = source.grid.axes
     periodic = facts.indices(wanted.periodic, axes, f"data.tasks.{wanted.name}.periodic")
     conserved = facts.indices(wanted.conserved, wanted.channels, f"data.tasks.{wanted.name}.conserved")
@@ -141,7 +141,7 @@ def _open_transient(cfg: Config, wanted: TaskConfig, source: Source, parts: Spli
 
 
 def _open_steady(cfg: Config, wanted: TaskConfig, source: Source, parts: Splits, task: Task | None) -> Dataset:
-    _check_shape(cfg, wanted, source, task)
+    check_shape(cfg, wanted, source, task)
     axes, inputs = source.grid.axes, source.input_channels
     periodic = facts.indices(wanted.periodic, axes, f"data.tasks.{wanted.name}.periodic")
     if wanted.conserved:
@@ -203,7 +203,7 @@ def _open_steady(cfg: Config, wanted: TaskConfig, source: Source, parts: Splits,
 OPENERS = {"transient": _open_transient, "steady": _open_steady}
 
 
-def _check_shape(cfg: Config, wanted: TaskConfig, source: Source, task: Task | None) -> None:
+def check_shape(cfg: Config, wanted: TaskConfig, source: Source, task: Task | None) -> None:
     channels = wanted.channels if task is None else task.channels
     if source.channels != len(channels):
         raise DataError(

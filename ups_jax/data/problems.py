@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
-from ups_jax.config import Config, FilePair, TaskConfig
+from ups_jax.config import Config, TaskConfig
 from ups_jax.data import facts, opening, symmetry
 from ups_jax.data.conditions import read_conditions
-from ups_jax.data.paths import data_path
-from ups_jax.data.sources import Source
+from ups_jax.data.disjoint import repeated
+from ups_jax.data.locating import open_source
+from ups_jax.data.paths import data_files
+from ups_jax.data.sources import Source, open_file
 from ups_jax.data.splits import Splits
 from ups_jax.data.statistics import Moments
 from ups_jax.data.survey import Content, chunks
@@ -34,15 +35,19 @@ def _of_task(cfg: Config) -> list[str]:
             if str(error) not in found:
                 found.append(str(error))
 
-    for path in _files(cfg, wanted):
-        tried(lambda path=path: opening.SOURCES[wanted.kind](path))  # type: ignore[misc]
+    try:
+        files = data_files(cfg.data, wanted)
+    except UserError as error:
+        return [str(error)]
+    for path in (path for paths in files.values() for path in paths):
+        tried(lambda path=path: open_file(path, wanted.kind, wanted.channels))  # type: ignore[misc]
     if found:
         return found
     try:
-        source, parts = opening.open_source(cfg)
+        source, parts = open_source(cfg)
     except UserError as error:
         return [str(error)]
-    tried(lambda: opening._check_shape(cfg, wanted, source, None))
+    tried(lambda: opening.check_shape(cfg, wanted, source, None))
     tried(lambda: read_conditions(wanted, source, parts.train, None))
     axes, key = source.grid.axes, f"data.tasks.{wanted.name}"
     for name in wanted.periodic:
@@ -74,7 +79,7 @@ def _of_values(
             drift.update(ids[usable], fields[usable])
             edges.update(fields[usable])
     tried(content.check)
-    tried(lambda: opening._repeated(content, parts, source, isinstance(wanted.path, FilePair)))
+    tried(lambda: repeated(content, parts, source.name))
     axes = source.grid.axes
     periodic = facts.indices(wanted.periodic, axes, "periodic")
     conserved = facts.indices(wanted.conserved, wanted.channels, "conserved")
@@ -88,8 +93,3 @@ def _of_values(
     closed = tuple(axis in periodic for axis in range(len(axes)))
     for item in declared:
         tried(lambda item=item: symmetry.check(wanted, source, (item,), closed, parts.train, exact))  # type: ignore[misc]
-
-
-def _files(cfg: Config, wanted: TaskConfig) -> list[Path]:
-    path = data_path(cfg.data, wanted)
-    return [path, Path(wanted.path.test)] if isinstance(wanted.path, FilePair) else [path]

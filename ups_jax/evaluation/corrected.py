@@ -20,7 +20,7 @@ from ups_jax.evaluation.steady_run import SteadyRun
 from ups_jax.evaluation.trained_run import TrainedRun
 from ups_jax.models.corrector import Corrector, CorrectorWeights
 from ups_jax.rollout import rollout
-from ups_jax.sampling import Sampler, corrected, corrected_solution, sample, sample_distilled
+from ups_jax.sampling import Sampler, corrected, corrected_solution, expected, sample, sample_distilled
 from ups_jax.steady import solve
 from ups_jax.training.build import build_model
 from ups_jax.training.run_directory import RunDirectory
@@ -31,13 +31,31 @@ SAMPLERS: dict[str, Sampler] = {"diffusion_residual": sample, "consistency_disti
 VARIANTS = {"diffusion_residual": "corrector", "consistency_distill": "distilled"}
 
 
+def sampler_of(stage: str, steps: int | None) -> Sampler:
+    """How a stage's corrector is sampled, in its own number of steps or in `steps`."""
+    own: Any = SAMPLERS[stage]
+    return own if steps is None else partial(own, steps=steps)
+
+
+def member_keys(trained: Weights, members: int) -> list[Any]:
+    """A key for each member, by the seed of the configuration."""
+    key = jax.random.key(trained.config.seed)
+    return [jax.random.fold_in(key, number) for number in range(members)]
+
+
 @dataclass(frozen=True)
 class CorrectedPredictor:
-    """The `Predictor` of a run with its corrector, on the run's grid. What it draws is the same at every call."""
+    """The `Predictor` of a run with its corrector at each `steps_apart`-th step, on the run's grid.
+
+    `rollout` takes the expected error out, `members` draw theirs, the same ones at every call; `sampler_steps` are
+    those of the sampler, None for its own.
+    """
 
     run: TrainedRun
     stage: str
     trained: Weights
+    steps_apart: int = 1
+    sampler_steps: int | None = None
 
     def rollout(
         self, u0: Float[np.ndarray, "b k *s c"], steps: int, cond: np.ndarray, cond_mask: np.ndarray
@@ -45,7 +63,21 @@ class CorrectedPredictor:
         """The `steps` frames after the context `u0`; each prediction is corrected, and encoded anew."""
         given = conditions(self.run.task, cond, cond_mask)
         fields = jnp.asarray(u0, jnp.float32)
-        return np.asarray(self._compiled(self.run.weights, self.trained.weights, fields, given, steps=steps))
+        return np.asarray(self._expected(self.run.weights, self.trained.weights, fields, given, steps=steps))
+
+    def members(
+        self, u0: Float[np.ndarray, "b k *s c"], steps: int, cond: np.ndarray, cond_mask: np.ndarray, *, members: int
+    ) -> Float[np.ndarray, "m b t *s c"]:
+        """So many rollouts with sampled corrections, made one after the other."""
+        given = conditions(self.run.task, cond, cond_mask)
+        fields = jnp.asarray(u0, jnp.float32)
+        weights, keys = (self.run.weights, self.trained.weights), member_keys(self.trained, members)
+        return np.stack([np.asarray(self._sampled(*weights, fields, given, key=key, steps=steps)) for key in keys])
+
+    @property
+    def random(self) -> bool:
+        """Whether two of its rollouts differ."""
+        return self.trained.config.diffusion.objective != "regression"
 
     def reconstruct(
         self, fields: Float[np.ndarray, "b t *s c"], cond: np.ndarray, cond_mask: np.ndarray
@@ -54,12 +86,24 @@ class CorrectedPredictor:
         return self.run.predictor().reconstruct(fields, cond, cond_mask)
 
     @cached_property
-    def _compiled(self) -> Any:
+    def model(self) -> Corrector:
+        """The corrector itself."""
         model: Corrector = build_model(self.trained.config, self.run.task, self.stage)
-        key = jax.random.key(self.trained.config.seed)
+        return model
 
-        def frames(params: Any, weights: CorrectorWeights, fields: Any, cond: Any, *, steps: int) -> Any:
-            correction = Correction(corrector=corrected(model, weights, SAMPLERS[self.stage]), when=every(1))
+    @cached_property
+    def _sampled(self) -> Any:
+        return self._compiled(sampler_of(self.stage, self.sampler_steps))
+
+    @cached_property
+    def _expected(self) -> Any:
+        return partial(self._compiled(expected), key=jax.random.key(0))
+
+    def _compiled(self, sampler: Sampler) -> Any:
+        when, held = every(self.steps_apart), self.trained.config.diffusion.held_noise
+
+        def frames(params: Any, weights: CorrectorWeights, fields: Any, cond: Any, *, key: Any, steps: int) -> Any:
+            correction = Correction(corrector=corrected(self.model, weights, sampler), when=when, held=held)
             return rollout(self.run.model, params, fields, cond, steps, correction, key)
 
         return jax.jit(frames, static_argnames="steps")
@@ -67,24 +111,49 @@ class CorrectedPredictor:
 
 @dataclass(frozen=True)
 class CorrectedSolver:
-    """Solutions of a steady run with a sample of their error added."""
+    """Solutions of a steady run with their expected error added, or samples of it, the same ones at every call.
+
+    `sampler_steps` are those of the corrector's sampler, None for its own.
+    """
 
     run: SteadyRun
     stage: str
     trained: Weights
+    sampler_steps: int | None = None
 
     def __call__(self, inputs: np.ndarray, cond: np.ndarray, cond_mask: np.ndarray) -> Float[np.ndarray, "b *grid c"]:
         given = conditions(self.run.task, cond, cond_mask)
-        return np.asarray(self._compiled(self.run.weights, self.trained.weights, jnp.asarray(inputs), given))
+        return np.asarray(self._expected(self.run.weights, self.trained.weights, jnp.asarray(inputs), given))
+
+    def members(
+        self, inputs: np.ndarray, cond: np.ndarray, cond_mask: np.ndarray, *, members: int
+    ) -> Float[np.ndarray, "m b *grid c"]:
+        """So many samples of the solutions."""
+        given, fields = conditions(self.run.task, cond, cond_mask), jnp.asarray(inputs)
+        weights = (self.run.weights, self.trained.weights)
+        keys = member_keys(self.trained, members)
+        return np.stack([np.asarray(self._sampled(*weights, fields, given, key=key)) for key in keys])
+
+    @property
+    def random(self) -> bool:
+        """Whether two of its samples differ."""
+        return self.trained.config.diffusion.objective != "regression"
 
     @cached_property
-    def _compiled(self) -> Any:
+    def _sampled(self) -> Any:
+        return self._compiled(sampler_of(self.stage, self.sampler_steps))
+
+    @cached_property
+    def _expected(self) -> Any:
+        return partial(self._compiled(expected), key=jax.random.key(0))
+
+    def _compiled(self, sampler: Sampler) -> Any:
         task, config = self.run.task, self.trained.config
         model: Corrector = build_model(config, task, self.stage)
-        base, key = build_model(self.run.config, task, self.run.stage), jax.random.key(config.seed)
+        base = build_model(self.run.config, task, self.run.stage)
 
-        def solutions(params: Any, weights: CorrectorWeights, inputs: Any, cond: Any) -> Any:
-            correct = partial(corrected_solution(model, weights, SAMPLERS[self.stage]), key)
+        def solutions(params: Any, weights: CorrectorWeights, inputs: Any, cond: Any, *, key: Any) -> Any:
+            correct = partial(corrected_solution(model, weights, sampler), key)
             return solve(base, params, inputs, cond, correct)
 
         return jax.jit(solutions)

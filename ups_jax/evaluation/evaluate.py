@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 
 from ups_jax.config import EvaluationConfig
 from ups_jax.errors import DataError
+from ups_jax.evaluation.ensembles import Members, ensemble_variant
 from ups_jax.evaluation.result import Evaluation, Example, Spectra
 from ups_jax.evaluation.tables import (
     Table,
@@ -93,10 +94,13 @@ def evaluate(
     context: int,
     seed: int,
     variants: Mapping[str, Rollout] = MappingProxyType({}),
+    ensembles: Mapping[str, Members] = MappingProxyType({}),
 ) -> Evaluation:
     """One-step errors of every window, the rollout from the first `context` frames to the last, and both baselines.
 
     `variants` are other ways to roll out the same run, by name; each gets a `rollout` section and its own seconds.
+    `ensembles` are such with chance in them: the section is of the mean of `evaluation.members` rollouts, and has the
+    scores of their distribution as well.
     Raises `DataError` where the trajectories are too short. A prediction that is not finite makes the mean metrics
     non-finite and counts in `nonfinite`, the number of (trajectory, time) frames without a finite error.
     """
@@ -122,8 +126,12 @@ def evaluate(
             # The codec sees the true frame at every time, so its floor is the same for one step and for the rollout.
             "codec": {"one_step": section(codec), "rollout": rollout_section(codec, task.dt)},
         },
-        variants={
-            name: _variant(way, trajectories, task, config.batch_size, context) for name, way in variants.items()
+        variants={name: _variant(way, trajectories, task, config.batch_size, context) for name, way in variants.items()}
+        | {
+            name: ensemble_variant(
+                way, trajectories, task, batch_size=config.batch_size, context=context, members=config.members
+            )
+            for name, way in ensembles.items()
         },
         intervals={
             way: {name: bootstrap_interval(values, config.bootstrap, seed) for name, values in per_trajectory.items()}

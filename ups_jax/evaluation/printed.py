@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from ups_jax.ensemble_metrics import ENSEMBLE_METRICS
 from ups_jax.evaluation.result import Measured
 
 # Headline columns by the section that a kind of task has: the section that each is taken from, and its number.
@@ -25,11 +26,14 @@ _HEADLINES: Mapping[str, Mapping[str, tuple[str, Callable[[Mapping[str, Any]], f
     },
 }
 _BANDS = ("low", "mid", "high")
+# What the columns of an ensemble's line are called.
+_ENSEMBLE = dict(zip(ENSEMBLE_METRICS, ("CRPS", "spread/skill", "in 50 %", "in 90 %", "correlated for"), strict=True))
 
 
 def named_sections(measured: Measured) -> dict[str, Mapping[str, Any]]:
     """The sections of the model, its variants and each baseline, by the name that a table gives them."""
-    variants = {f"{name} rollout": sections for name, sections in measured.variants.items()}
+    kind = "rollout" if "rollout" in measured.metrics else "solution"
+    variants = {f"{name} {kind}": sections for name, sections in measured.variants.items()}
     return {"this model": measured.metrics, **variants, **measured.baselines}
 
 
@@ -63,3 +67,11 @@ def print_table(console: Console, measured: Measured) -> None:
             name, *("" if value is None else f"{value:{form}}" for value, form in zip(numbers, digits, strict=True))
         )
     console.print(table)
+    section = next(name for name in _HEADLINES if name in measured.metrics)
+    for name, sections in measured.variants.items():
+        own = sections[section]
+        if ENSEMBLE_METRICS[0] in own:
+            known = {metric: title for metric, title in _ENSEMBLE.items() if metric in own}
+            scores = ", ".join(f"{title} {own[metric]:.3g}" for metric, title in known.items())
+            alone = f"mean absolute error of this model {measured.metrics[section]['mae']:.3g}"
+            console.print(f"{name} of {sections['members']}: {scores}; {alone}", highlight=False)

@@ -12,6 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ups_jax.ensemble_metrics import ENSEMBLE_METRICS
 from ups_jax.files import write_atomically
 
 _STYLE = """
@@ -95,6 +96,24 @@ def tables(result: Mapping[str, Any]) -> Iterator[str]:
                     cells = "".join(f"<td>{_range(interval.get(metric))}</td>" for metric in metrics)
                     yield f"<tr><td>95 % interval</td>{cells}</tr>"
             yield "</table></div>"
+            yield from _ensembles(rows)
+
+
+def _ensembles(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """The scores of distributions, where there are such, beside the absolute error of the prediction alone."""
+    ensembles = {name: row for name, row in rows.items() if ENSEMBLE_METRICS[0] in row}
+    if not ensembles:
+        return
+    yield "<h3>Ensembles</h3>"
+    alone = _number(rows["this run"]["mae"])
+    yield f'<p class="note">Of this run alone the CRPS is its mean absolute error, {alone}.</p>'
+    yield '<div class="wide"><table>'
+    metrics = [name for name in ENSEMBLE_METRICS if any(name in row for row in ensembles.values())]
+    yield "<tr><th></th>" + "".join(f"<th>{escape(_legible(name))}</th>" for name in metrics) + "</tr>"
+    for name, row in ensembles.items():
+        cells = "".join(f"<td>{_number(row[metric])}</td>" for metric in metrics)
+        yield f'<tr class="model"><td>{escape(name)}</td>{cells}</tr>'
+    yield "</table></div>"
 
 
 def figure(caption: str, content: bytes, kind: str = "png") -> str:

@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from jaxtyping import Float
 from rich.console import Console
 
 from ups_jax.config import Config
-from ups_jax.correction import Correction, every
+from ups_jax.correction import Correction, beyond, both, every
 from ups_jax.ensemble_metrics import ensemble_summary, ensemble_table
 from ups_jax.errors import ConfigError, DivergedError, Stopped
 from ups_jax.evaluation.coefficients import coefficient_arrays
@@ -27,7 +28,7 @@ from ups_jax.evaluation.stepper import Stepper
 from ups_jax.evaluation.tables import measure, rollout_section
 from ups_jax.evaluation.trained_run import TrainedRun, load_run
 from ups_jax.models.corrector import Corrector
-from ups_jax.sampling import corrected
+from ups_jax.sampling import corrected, expected, expected_error
 from ups_jax.task import Task
 from ups_jax.training.build import build_model
 from ups_jax.training.printed import say
@@ -35,9 +36,11 @@ from ups_jax.training.printed import say
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What a rollout should be. `rows` are the samples at a time, None for the run's `evaluation.batch_size`.
+    """What a rollout should be. `rows` are the samples at a time, None for the run's `evaluation.batch_size`. Of
+    several `members` each has samples of the corrector's errors, drawn by `seed`; a single one has the expected error.
 
-    `corrector` is the stage whose result corrects every `correct_every`-th step, None for the operator alone.
+    `corrector` is the stage whose result corrects every `correct_every`-th step, None for the operator alone. With
+    `correct_above` it corrects of these only where it expects an error above that, in standard deviations of the field.
     """
 
     input: str
@@ -49,6 +52,7 @@ class Wanted:
     seed: int = 0
     corrector: str | None = None
     correct_every: int = 1
+    correct_above: float | None = None
     limit: int | None = None
     rows: int | None = None
     images: Sequence[str] = ()
@@ -69,7 +73,9 @@ def rollout_run(
             "scripts/export.py"
         )
     if correction is None and wanted.corrector is not None:
-        correction = _correction(run, wanted.corrector, wanted.correct_every)
+        correction = _correction(run, wanted.corrector, wanted)
+    if wanted.correct_above is not None and correction is None:
+        raise ConfigError("--correct-above: without a corrector there is none to hold back; name one with --corrector")
     if wanted.members > 1 and correction is None:
         raise ConfigError(
             f"--members {wanted.members}: without a corrector all members are equal; name one with --corrector, or "
@@ -117,11 +123,16 @@ def rollout_run(
         )
 
 
-def _correction(run: TrainedRun, stage: str, steps: int) -> Correction:
+def _correction(run: TrainedRun, stage: str, wanted: Wanted) -> Correction:
     """The correction by a stage of the run; CheckpointError, with the command that makes it, where there is none."""
     trained = corrector_of(run.path, stage)
     model: Corrector = build_model(trained.config, run.task, stage)
-    return Correction(corrector=corrected(model, trained.weights, SAMPLERS[stage]), when=every(steps))
+    when = every(wanted.correct_every)
+    if wanted.correct_above is not None:
+        when = both(when, beyond(partial(expected_error, model, trained.weights), wanted.correct_above))
+    sampler = SAMPLERS[stage] if wanted.members > 1 else expected
+    held = trained.config.diffusion.held_noise
+    return Correction(corrector=corrected(model, trained.weights, sampler), when=when, held=held)
 
 
 def _conditioned(
@@ -150,11 +161,19 @@ def _attributes(run: TrainedRun, start: Start, wanted: Wanted) -> dict[str, str 
         "dt": run.task.dt,
         "given_frames": start.fields.shape[1],
         "members": wanted.members,
-        "corrector": f"{wanted.corrector} every {wanted.correct_every}" if wanted.corrector else "none",
+        "corrector": _named(wanted),
         "seed": wanted.seed,
         "input": start.name,
         "version": f"ups_jax {metadata.version('ups_jax')}",
     }
+
+
+def _named(wanted: Wanted) -> str:
+    """Which corrector acts when, in words."""
+    if wanted.corrector is None:
+        return "none"
+    above = "" if wanted.correct_above is None else f" above {wanted.correct_above:g}"
+    return f"{wanted.corrector} every {wanted.correct_every}{above}"
 
 
 def _tell_error(

@@ -20,7 +20,9 @@ from ups_jax.data.dataset import Trajectories
 from ups_jax.determinism import require_determinism
 from ups_jax.errors import ConfigError, DataError
 from ups_jax.evaluation.architecture import architecture
+from ups_jax.evaluation.candidates import candidate_variants, score_of
 from ups_jax.evaluation.corrected import (
+    SAMPLERS,
     VARIANTS,
     CorrectedPredictor,
     CorrectedSolver,
@@ -111,7 +113,7 @@ def evaluate_run(
     simulate.prepare(cfg)
     dataset = open_dataset(cfg, trained.task)
     way = _way(trained, dataset.task)
-    left_out = [] if stage in VARIANTS else _left_out(found, trained, way)
+    left_out = [] if stage in VARIANTS else _left_out(found, way)
     split = selection.split
     for note in (*dataset.notes, *_grid_notes(trained, cfg, dataset, way, split), *left_out):
         say(console, f"note        {note}")
@@ -123,7 +125,10 @@ def evaluate_run(
     measured = _measure(trained, found, stage, dataset, held, cfg)
     data = {"file": dataset.source.name, "fingerprint": dataset.fingerprint, "split": split, "truth": truth_of(held)}
     grid = {"trained": trained.task.shape, "data": dataset.task.shape, "way": way, "meaning": WAYS[way]}
-    values = finite(result([measured], _meta(run, stage, found.get(stage, trained)) | {"data": data, "grid": grid}))
+    meta = _meta(run, stage, found.get(stage, trained)) | {"data": data, "grid": grid}
+    if "ensemble" in measured.variants:
+        meta |= {"ensemble_of": stage if stage in found else next(reversed(found))}
+    values = finite(result([measured], meta))
     written = [place.evaluation / f"{name}.json"]
     write_json(written[0], values)
     if json_path is not None:
@@ -157,8 +162,17 @@ def _measure(
     alone, with the correctors `found` as variants."""
     if isinstance(trained, SteadyRun):
         mean_field = mean_solution(dataset)
-        solver = CorrectedSolver(trained, stage, found[stage]) if stage in found else trained.solve_arrays
-        return evaluate_steady(solver, held, dataset.task, cfg.evaluation, mean_field=mean_field, seed=cfg.seed)
+        samplers = {name: CorrectedSolver(trained, name, weights) for name, weights in found.items()}
+        return evaluate_steady(
+            samplers.get(stage, trained.solve_arrays),
+            held,
+            dataset.task,
+            cfg.evaluation,
+            mean_field=mean_field,
+            seed=cfg.seed,
+            variants={} if stage in found else {VARIANTS[name]: way for name, way in samplers.items()},
+            ensembles=_ensemble(samplers, stage, cfg),
+        )
     predictor, met = predictor_on(trained, dataset.task)
     # A corrector acts on the grid that the model steps on.
     here = {
@@ -171,7 +185,7 @@ def _measure(
     variants: dict[str, Rollout] = {}
     if stage not in here:
         variants = {"latent": predictor.latent_rollout} | {VARIANTS[name]: way.rollout for name, way in here.items()}
-    return evaluate(
+    measured = evaluate(
         here.get(stage, predictor),
         held,
         dataset.task,
@@ -179,7 +193,35 @@ def _measure(
         context=cfg.data.context,
         seed=cfg.seed,
         variants=variants,
+        ensembles=_ensemble(here, stage, cfg),
     )
+    if cfg.evaluation.candidates < 2 or not _ensemble(here, stage, cfg):
+        return measured
+    last = here.get(stage, list(here.values())[-1])
+    name, score = score_of(cfg.data.tasks[0], last.run.task)
+    chosen = candidate_variants(
+        last.run.model,
+        last.run.weights,
+        last.model,
+        last.trained.weights,
+        SAMPLERS[last.stage],
+        score,
+        held,
+        candidates=cfg.evaluation.candidates,
+        batch_size=cfg.evaluation.batch_size,
+        context=cfg.data.context,
+        seed=cfg.seed,
+    )
+    scored = {"candidates": cfg.evaluation.candidates, "candidates_scored_by": name}
+    return replace(measured, variants=dict(measured.variants) | chosen, meta=dict(measured.meta) | scored)
+
+
+def _ensemble(here: Mapping[str, Any], stage: str, cfg: Config) -> dict[str, Any]:
+    """That of the corrector that is evaluated, or of the run's last one, where it draws anything."""
+    if not here or cfg.evaluation.members < 2:
+        return {}
+    last = here.get(stage, list(here.values())[-1])
+    return {"ensemble": last.members} if last.random else {}
 
 
 def _held(dataset: Dataset, selection: Selection, context: int) -> Trajectories:
@@ -215,10 +257,8 @@ def _grid_notes(trained: TrainedRun | SteadyRun, cfg: Config, dataset: Dataset, 
     return [*notes, different] if different else notes
 
 
-def _left_out(found: Mapping[str, Weights], trained: TrainedRun | SteadyRun, way: str) -> list[str]:
+def _left_out(found: Mapping[str, Weights], way: str) -> list[str]:
     """What is to be said of correctors that an evaluation of their predictor has no variants of."""
-    if isinstance(trained, SteadyRun):
-        return [f"{name}: is evaluated by itself, with --stage {name}" for name in found]
     return [f"{name}: is left out, as it acts on the trained grid only" for name in found if way == "restricted"]
 
 

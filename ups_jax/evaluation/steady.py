@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -13,8 +15,9 @@ from ups_jax.data import Dataset
 from ups_jax.data.dataset import Trajectories
 from ups_jax.data.sources.base import read_all
 from ups_jax.errors import DataError
+from ups_jax.evaluation.ensembles import Solutions, steady_ensemble
 from ups_jax.evaluation.result import SteadyEvaluation, SteadyExample
-from ups_jax.evaluation.tables import bootstrap_interval, chunks, join, measure, section
+from ups_jax.evaluation.tables import bootstrap_interval, chunks, join, measure, steady_section
 from ups_jax.task import Task
 
 # Given fields, coefficients and their presence -> solutions.
@@ -29,8 +32,13 @@ def evaluate_steady(
     *,
     mean_field: Float[np.ndarray, "*s c"],
     seed: int,
+    variants: Mapping[str, Solve] = MappingProxyType({}),
+    ensembles: Mapping[str, Solutions] = MappingProxyType({}),
 ) -> SteadyEvaluation:
     """Errors of the solutions, beside those of the mean field, which needs no given field at all.
+
+    `variants` are other ways to solve, by name, such as one sample of a corrector; `ensembles` are scored by their
+    distribution as well, of `evaluation.members` samples.
 
     `task` is on the grid of the data. A solution that is not finite makes the mean metrics non-finite and counts in
     `nonfinite`.
@@ -48,9 +56,13 @@ def evaluate_steady(
     scores = table["nrmse"].mean(1)
     return SteadyEvaluation(
         task=task,
-        metrics={"steady": section(table)},
-        baselines={"mean_field": {"steady": section(join(means))}},
-        variants={},
+        metrics={"steady": steady_section(table)},
+        baselines={"mean_field": {"steady": steady_section(join(means))}},
+        variants={name: _variant(way, held, task, config.batch_size) for name, way in variants.items()}
+        | {
+            name: steady_ensemble(way, held, task, batch_size=config.batch_size, members=config.members)
+            for name, way in ensembles.items()
+        },
         intervals={"steady": {"nrmse": bootstrap_interval(scores, config.bootstrap, seed)}},
         meta={
             "trajectories": count,
@@ -85,6 +97,15 @@ def _solutions(solve: Solve, held: Trajectories, batch_size: int) -> tuple[Float
     begin = time.perf_counter()
     solve(held.inputs[rows], held.cond[rows], held.cond_mask[rows])
     return np.concatenate(solved), (time.perf_counter() - begin) / len(rows)
+
+
+def _variant(solve: Solve, held: Trajectories, task: Task, batch_size: int) -> dict[str, Any]:
+    solutions, seconds = _solutions(solve, held, batch_size)
+    parts = [
+        measure(solutions[rows][:, None], held.fields[rows], task, kept)
+        for rows, kept in chunks(len(held.fields), batch_size)
+    ]
+    return {"steady": steady_section(join(parts)), "seconds_per_rollout_step": seconds}
 
 
 def _examples(

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ups_jax.metrics import METRICS, all_metrics, correlation, correlation_time, summary
+from ups_jax.metrics import METRICS, all_metrics, correlation, correlation_time, mae, spectrum_error, summary
 from ups_jax.seeding import generator, stream_key
 from ups_jax.task import Task
 
 Table = dict[str, np.ndarray]
+
+# What a rollout is scored by besides `METRICS`.
+ROLLOUT_METRICS = ("mae", *(f"spectrum_error_{band}" for band in ("low", "mid", "high")))
 
 
 def chunks(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
@@ -25,8 +28,9 @@ def chunks(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def measure(pred: np.ndarray, truth: np.ndarray, task: Task, kept: int) -> Table:
-    """Every metric of the first `kept` rows, and their correlation with the truth."""
-    values = all_metrics(pred, truth, task) | {"correlation": correlation(pred, truth)}
+    """Every metric of the first `kept` rows, those of rollouts among them, and their correlation with the truth."""
+    values = all_metrics(pred, truth, task) | spectrum_error(pred, truth)
+    values |= {"mae": mae(pred, truth), "correlation": correlation(pred, truth)}
     return {name: np.asarray(value)[:kept] for name, value in values.items()}
 
 
@@ -42,11 +46,19 @@ def section(table: Table) -> dict[str, Any]:
 
 
 def rollout_section(table: Table, dt: float) -> dict[str, Any]:
-    """The section of a rollout of frames `dt` apart: also the mean correlation time, and the errors by time."""
-    return section(table) | {
+    """The section of a rollout of frames `dt` apart: also `ROLLOUT_METRICS`, the mean correlation time, and the errors
+    by time."""
+    return {
+        **section(table),
+        **summary({name: table[name] for name in ROLLOUT_METRICS}),
         "correlation_time": float(correlation_times(table, dt).mean()),
         "nrmse_by_time": [float(value) for value in table["nrmse"].astype(np.float64).mean(0)],
     }
+
+
+def steady_section(table: Table) -> dict[str, Any]:
+    """The section of steady solutions: also their mean absolute error."""
+    return {**section(table), **summary({"mae": table["mae"]})}
 
 
 def correlation_times(table: Table, dt: float) -> Float[np.ndarray, " n"]:

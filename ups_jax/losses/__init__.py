@@ -5,7 +5,7 @@ All take `reduction="mean" | "sum" | "none"` (`none`: one value a sample) and a 
 
 from ups_jax.losses.boundary import boundary
 from ups_jax.losses.bundle import Batch, LossBundle, StageLoss, draw_rows, operator_losses
-from ups_jax.losses.diffusion import diffusion_losses, draw_flow
+from ups_jax.losses.diffusion import diffusion_losses, draw_bare, draw_flow
 from ups_jax.losses.distillation import distillation_losses, draw_levels, level_counts
 from ups_jax.losses.field import forward, h1, nrmse, relative_mse, rollout
 from ups_jax.losses.inverse import inverse_decoding, inverse_encoding, inverse_weight
@@ -27,6 +27,7 @@ __all__ = [
     "diffusion_losses",
     "distillation_losses",
     "divergence",
+    "draw_bare",
     "draw_flow",
     "draw_levels",
     "draw_rows",

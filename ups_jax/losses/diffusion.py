@@ -23,12 +23,14 @@ def diffusion_losses(model: Corrector, base: Simulator | SteadySimulator, cfg: C
     or of the error itself with the objective `regression`, in units of the error's rms `scale`.
 
     The velocity is that of a straight line from noise to error (Lipman et al. 2023, Liu et al. 2023); small noise
-    weighs as much as large, as with v-prediction. `parents` holds the parameters of the predictor `base`.
+    weighs as much as large, as with v-prediction. `parents` holds the parameters of the predictor `base`. A share
+    `diffusion.expected_share` of the rows is at time 0 with no noise at all, where the velocity is the error: what
+    `sampling.expected` asks for is learned by regression, as noise that is nearly 0 everywhere is never drawn.
     """
     (name,) = STAGE_NEEDS[model.task.kind]["diffusion_residual"]
     residual = residual_of(base, cfg.diffusion)
     per_row = {"flow": _velocity_error, "regression": _mean_error}[cfg.diffusion.objective]
-    draw = draw_flow(model, base, cfg)
+    draw = draw_bare(model, base, cfg)
 
     def bundle(
         params: Any, batch: Batch, key: Key[Array, ""], *, parents: Mapping[str, Any], scale: Float[Array, " c"]
@@ -42,6 +44,19 @@ def diffusion_losses(model: Corrector, base: Simulator | SteadySimulator, cfg: C
         return loss, {cfg.diffusion.objective: loss}
 
     return bundle
+
+
+def draw_bare(
+    model: Corrector, base: Simulator | SteadySimulator, cfg: Config
+) -> Callable[[Batch, Key[Array, ""]], Batch]:
+    """`draw_flow`, and which rows are asked for the expected error, `bare`."""
+    flow, share = draw_flow(model, base, cfg), cfg.diffusion.expected_share
+
+    def draw(batch: Batch, key: Key[Array, ""]) -> Batch:
+        rows = batch["fields"].shape[:1]
+        return {"bare": jax.random.bernoulli(stream(key, "bare"), share, rows)} | flow(batch, key)
+
+    return draw
 
 
 def draw_flow(
@@ -74,7 +89,9 @@ def draw_times(key: Key[Array, ""], rows: int, config: TauConfig) -> Float[Array
 def _velocity_error(
     model: Corrector, params: Any, rows: Batch, given: Given, error: Float[Array, "b *s c"]
 ) -> Float[Array, " b"]:
-    noise, tau = jnp.asarray(rows["noise"]), jnp.asarray(rows["tau"])
+    drawn = 1.0 - jnp.asarray(rows["bare"], jnp.float32)
+    noise, tau = jnp.asarray(rows["noise"]), jnp.asarray(rows["tau"]) * drawn
+    noise = noise * drawn.reshape(-1, *(1,) * (error.ndim - 1))
     time = tau.reshape(-1, *(1,) * (error.ndim - 1))
     found = velocity(model, params, (1 - time) * noise + time * error, tau, given)
     return jnp.square(found - (error - noise)).mean(tuple(range(1, error.ndim)))

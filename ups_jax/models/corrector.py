@@ -48,8 +48,9 @@ class Corrector(nn.Module):
 
     v = (2 t - 1) / n^2 x + F(x / n, t, given) / n with n^2 = t^2 + (1 - t)^2: what is written out is the answer for
     errors that are white noise, and what is left for the network F is of variance 1 at all times (the preconditioning
-    of Karras et al. 2022, at the times of a rectified flow). F starts at zero: then one step of
-    Euler's from any noise is the error 0. Channels that are conserved have no mean in F.
+    of Karras et al. 2022, at the times of a rectified flow). What F has to say is ((1 - t) r - t e) / n, minus the v of
+    v-prediction (Salimans & Ho 2022): both are one network, in losses that differ by 1 / n^2. F starts at zero: then
+    one step of Euler's from any noise is the error 0. Channels that are conserved have no mean in F.
     """
 
     task: Task

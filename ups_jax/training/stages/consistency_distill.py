@@ -73,7 +73,7 @@ def _validate(model: Corrector, dataset: Dataset, cfg: Config, parents: Parents)
     @jax.jit
     def measure(weights: CorrectorWeights, parents: Parents, held: Held) -> dict[str, Array]:
         params = parents[predictor_stage(model.task.kind)]
-        errors = corrected_metrics(model, weights, base, params, held, sample_distilled)
+        errors = corrected_metrics(model, weights, base, params, held)
         return errors | distances(model, weights, parents[TEACHER], base, params, held)
 
     return lambda weights: {

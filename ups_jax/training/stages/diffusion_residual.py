@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key
 
 from ups_jax.config import Config
 from ups_jax.data import Dataset
-from ups_jax.losses import Batch, diffusion_losses, draw_flow, residual_of
+from ups_jax.losses import Batch, diffusion_losses, draw_bare, draw_flow, residual_of
 from ups_jax.models.corrector import Corrector, CorrectorWeights, Given, corrector_core
 from ups_jax.models.latent_state import conditions_of
 from ups_jax.streams import stream
@@ -102,7 +102,7 @@ STAGE = StageSpec(
     model=corrector_model,
     init=init_corrector,
     losses=lambda model, cfg: diffusion_losses(model, predictor_model(cfg, model.task), cfg),
-    draw=lambda model, cfg: draw_flow(model, predictor_model(cfg, model.task), cfg),
+    draw=lambda model, cfg: draw_bare(model, predictor_model(cfg, model.task), cfg),
     validate=_validate,
     selected_by=selected_by,
     scaled=True,

@@ -1,0 +1,104 @@
+"""The process of one row of stages: train what its run still lacks, measure, print the numbers as one line of JSON.
+
+python -m comparison.stage_worker '{"task": ..}'
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import optax
+from rich.console import Console
+
+from comparison.measuring import correlation, evaluation, first_frames
+from comparison.source import source_digest
+from comparison.stage_row import WAYS, StageRow
+from comparison.tasks import TASKS
+from ups_jax.compilation import enable_compilation_cache
+from ups_jax.data import open_dataset
+from ups_jax.errors import UserError
+from ups_jax.evaluation.corrected import CorrectedPredictor, corrector_of
+from ups_jax.evaluation.result import finite
+from ups_jax.evaluation.trained_run import TrainedRun, load_run
+from ups_jax.training.run_directory import RunDirectory
+from ups_jax.training.train import train
+
+
+def run(row: StageRow) -> dict[str, Any]:
+    """Everything that the table needs of one row."""
+    path = _trained(row)
+    dataset, trained = open_dataset(row.config()), load_run(path)
+    assert isinstance(trained, TrainedRun)
+    way, held = WAYS[row.way], dataset.trajectories(row.split)  # type: ignore[arg-type]
+    predictor: Any = trained.predictor()
+    ensembles, parameters = {}, optax.tree.size(trained.weights)
+    if len(way.stages) > 1:
+        weights = corrector_of(path, way.stages[-1])
+        predictor = CorrectedPredictor(trained, way.stages[-1], weights, sampler_steps=way.sampler_steps)
+        parameters += optax.tree.size(weights.params)
+        ensembles = {"ensemble": predictor.members} if predictor.random else {}
+    whole = evaluation(row, predictor, held, dataset)
+    scored = evaluation(row, predictor, first_frames(held, TASKS[row.task].scored_frames), dataset, ensembles=ensembles)
+    stages = RunDirectory(path).read()["stages"]
+    return finite(
+        {
+            "digest": row.digest(),
+            "seed": row.seed,
+            "source": source_digest(),
+            "data": dataset.fingerprint,
+            "parameters": parameters,
+            "steps": sum(stages[stage]["steps"] for stage in way.stages),
+            "stage_steps": {stage: stages[stage]["steps"] for stage in way.stages},
+            "cpu_seconds": sum(stages[stage]["steps"] * stages[stage]["seconds_per_step"] for stage in way.stages),
+            "one_step": whole.metrics["one_step"],
+            "rollout": scored.metrics["rollout"],
+            "whole_rollout": whole.metrics["rollout"],
+            **_ensemble(scored.variants),
+            **correlation(row, predictor, whole, dataset),
+            "trajectories": scored.meta["trajectories"],
+            "frames": scored.meta["horizon"],
+            "seconds_per_rollout_step": whole.meta["seconds_per_rollout_step"],
+        }
+    )
+
+
+def _ensemble(variants: Any) -> dict[str, Any]:
+    if "ensemble" not in variants:
+        return {"ensemble": None}
+    own = variants["ensemble"]
+    return {
+        "ensemble": own["rollout"],
+        "members": own["members"],
+        "seconds_per_sampled_step": own["seconds_per_rollout_step"] / own["members"],
+    }
+
+
+def _trained(row: StageRow) -> Path:
+    """The row's run with all of its stages: each begins in a copy of the run of those before it."""
+    for count, stage in enumerate(WAYS[row.way].stages, 1):
+        path, partial = row.run_path(count), row.run_path(count).with_suffix(".partial")
+        if count > 1 and not path.exists():
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(row.run_path(count - 1), partial)
+            os.replace(partial, path)
+        if not path.exists() or not RunDirectory(path).read()["stages"].get(stage, {}).get("finished"):
+            train(row.config(), stage, path, console=Console(stderr=True))
+    return path
+
+
+if __name__ == "__main__":
+    # Before the first array: threads inherit the core that this one is bound to.
+    if len(sys.argv) > 2 and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {int(sys.argv[2])})
+    enable_compilation_cache()
+    try:
+        values = run(StageRow.from_json(sys.argv[1]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    print(json.dumps(values, allow_nan=False))
