@@ -47,8 +47,8 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
 
     from ups_jax.compilation import enable_compilation_cache
     from ups_jax.evaluation.runner import evaluate_run
-    from ups_jax.parallel import agreed, first_does, is_first, start_processes
     from ups_jax.pipeline.stages import train_all
+    from ups_jax.processes import agreed, first_does, is_first, start_processes
     from ups_jax.training.dry_run import dry_run
     from ups_jax.training.printed import say
     from ups_jax.training.run_directory import new_run_path

@@ -17,7 +17,8 @@ from jax.sharding import AbstractMesh, PartitionSpec
 from ups_jax.config import Config, load
 from ups_jax.data import Dataset, batch_at
 from ups_jax.errors import ConfigError
-from ups_jax.parallel import agreed, any_wants, check_rows, first_does, make_mesh, put, put_rows, spec_of
+from ups_jax.parallel import check_rows, make_mesh, put, put_rows, spec_of
+from ups_jax.processes import agreed, any_wants, first_does
 
 SMALL = ("latent.dim=8", "operator.spectral.hidden_dim=16", "operator.spectral.depth=1")
 

@@ -1,4 +1,4 @@
-"""Many devices as one mesh, and many processes as one run: what lies where, and what all of them agree on.
+"""Many devices as one mesh: what lies where on them.
 
 The rows of a batch lie on all devices of the mesh, and each large array of a state in pieces along `fsdp`; everything
 else is on every device. A gradient is a sum over rows, so each device takes that of its own rows and they are added up;
@@ -10,50 +10,19 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ups_jax.config import ParallelConfig
 from ups_jax.errors import ConfigError
 
-T = TypeVar("T")
-
 _DATA, _FSDP = "data", "fsdp"
 _ROWS = PartitionSpec((_DATA, _FSDP))
 # Smaller arrays are on every device: to collect their pieces would cost more than they do.
 _LEAST_SIZE = 1024
-# Steps between two questions whether anybody wants to save or stop: each is a round over the network.
-_AGREE_EVERY = 8
-
-
-def start_processes(config: ParallelConfig) -> None:
-    """Join the other processes of the run, where there are to be others; before anything asks for a device.
-
-    Slurm, TPU pods, Kubernetes and MPI are recognised by JAX; elsewhere `coordinator`, `processes` and `process` say
-    who is who. ConfigError where neither does, or the others do not come.
-    """
-    if not config.multihost:
-        return
-    # A signal is answered by the loop of whoever gets it, and agreed on there; JAX's own service would take it away.
-    jax.config.update("jax_enable_preemption_service", False)
-    try:
-        jax.distributed.initialize(
-            config.coordinator,
-            config.processes,
-            config.process,
-            initialization_timeout=config.timeout_seconds,
-            heartbeat_timeout_seconds=config.timeout_seconds,
-        )
-    except (ValueError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(
-            f"parallel.multihost: the processes of the run could not be brought together ({reason}); give "
-            "parallel.coordinator=HOST:PORT parallel.processes=N parallel.process=I to each of them"
-        ) from None
 
 
 def make_mesh(config: ParallelConfig) -> Mesh:
@@ -193,45 +162,3 @@ def local_copy(mesh: Mesh, tree: Any) -> Any:
     everywhere = NamedSharding(mesh, PartitionSpec())
     whole = jax.jit(lambda tree: tree, out_shardings=everywhere)(tree)
     return jax.tree.map(lambda leaf: leaf.addressable_data(0), whole)
-
-
-def is_first() -> bool:
-    """Whether this process is the one that writes: logs, records, evaluations."""
-    return jax.process_index() == 0
-
-
-def own_share() -> dict[str, int]:
-    """Which part of every batch this process reads, as readers of batches take it."""
-    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
-
-
-def agreed(value: T) -> T:
-    """The first process's `value` (numbers, strings and what JSON has of them), in every process."""
-    if jax.process_count() == 1:
-        return value
-    import json
-
-    told = np.frombuffer(json.dumps(value).encode(), np.uint8) if is_first() else np.zeros(0, np.uint8)
-    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(told))))
-    padded = told if is_first() else np.zeros(length, np.uint8)
-    return json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).astype(np.uint8).tobytes())
-
-
-def wait_for_all(place: str) -> None:
-    """Return when every process has come to this place."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(place)
-
-
-def first_does(work: Callable[[], T]) -> T | None:
-    """`work()` in the first process, while the others wait for its end: they get None."""
-    result = work() if is_first() else None
-    wait_for_all("first_does")
-    return result
-
-
-def any_wants(wish: bool, step: int) -> bool:
-    """Whether any process has the wish; several are asked together, at every eighth step alone."""
-    if jax.process_count() == 1:
-        return wish
-    return step % _AGREE_EVERY == 0 and bool(multihost_utils.process_allgather(np.array(wish)).any())

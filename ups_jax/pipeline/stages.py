@@ -12,7 +12,7 @@ from ups_jax import simulate
 from ups_jax.config import STAGE_NEEDS, Config, digest
 from ups_jax.data import open_dataset
 from ups_jax.evaluation.runner import evaluate_run
-from ups_jax.parallel import agreed, first_does
+from ups_jax.processes import agreed, first_does
 from ups_jax.training.build import build_model
 from ups_jax.training.guards import check_resume
 from ups_jax.training.parents import trained_parents

@@ -25,7 +25,7 @@ from ups_jax.config import Config, digest, to_dict
 from ups_jax.data import Dataset
 from ups_jax.errors import CheckpointError
 from ups_jax.files import storage_error
-from ups_jax.parallel import first_does, is_first
+from ups_jax.processes import first_does, is_first
 from ups_jax.training import checksums
 from ups_jax.training.state import TrainState
 

@@ -19,7 +19,7 @@ import numpy as np
 from ups_jax.config import Config
 from ups_jax.errors import DivergedError, Stopped
 from ups_jax.optim.plateau import PlateauRule, observe_in, plateau_scale
-from ups_jax.parallel import any_wants
+from ups_jax.processes import any_wants
 from ups_jax.tracking import Writer
 from ups_jax.training.pace import EpochClock
 from ups_jax.training.plan import Plan

@@ -11,7 +11,8 @@ from rich.console import Console
 from ups_jax.compilation import compiling
 from ups_jax.config import Config
 from ups_jax.data import Dataset, steps_per_epoch
-from ups_jax.parallel import agreed, local_copy, make_mesh
+from ups_jax.parallel import local_copy, make_mesh
+from ups_jax.processes import agreed
 from ups_jax.training.budget import measure_seconds, measure_seconds_per_step
 from ups_jax.training.fitting_validation import fitting_validation
 from ups_jax.training.halvings import Halving, halving, micro_batches

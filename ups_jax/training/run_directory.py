@@ -18,7 +18,7 @@ from typing import Any
 from ups_jax.config import STAGE_NEEDS
 from ups_jax.errors import CheckpointError, ConfigError
 from ups_jax.files import storage_error, write_atomically
-from ups_jax.parallel import is_first
+from ups_jax.processes import is_first
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "ups_jax")
 

@@ -23,7 +23,8 @@ from ups_jax.losses import Batch
 from ups_jax.optim import build_optimizer, build_schedule, ema_params
 from ups_jax.optim.schedules import build_plateau, patience_evaluations
 from ups_jax.optim.table import parameter_table, summary
-from ups_jax.parallel import agreed, is_first, local_copy, make_mesh, own_share, placed_like, put, put_rows
+from ups_jax.parallel import local_copy, make_mesh, placed_like, put, put_rows
+from ups_jax.processes import agreed, is_first, own_share
 from ups_jax.tracking import Tee, Writer, ending, training_writer
 from ups_jax.training import printed
 from ups_jax.training.build import init_state

@@ -15,7 +15,8 @@ from ups_jax.data import batch_at, open_dataset, windows_per_step
 from ups_jax.data.splits import as_list
 from ups_jax.determinism import require_determinism
 from ups_jax.errors import Stopped
-from ups_jax.parallel import agreed, check_rows, first_does, is_first, make_mesh, wait_for_all
+from ups_jax.parallel import check_rows, make_mesh
+from ups_jax.processes import agreed, first_does, is_first, wait_for_all
 from ups_jax.tracking import check_logging
 from ups_jax.training.build import build_model
 from ups_jax.training.guards import check_needs, check_parents, check_resume

@@ -15,7 +15,8 @@ from ups_jax.config import Config
 from ups_jax.data import Dataset, batch_at, steps_per_epoch, training_batches
 from ups_jax.losses import Batch
 from ups_jax.optim import build_optimizer
-from ups_jax.parallel import make_mesh, own_share, put_rows
+from ups_jax.parallel import make_mesh, put_rows
+from ups_jax.processes import own_share
 from ups_jax.training.build import init_state
 from ups_jax.training.parents import untrained_parents
 from ups_jax.training.plan import plan_of
