@@ -14,13 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ups_jax.metric_names import ENSEMBLE_METRICS
 from ups_jax.metrics import FLOOR, LOST, correlation, correlation_time
 
 Members = Float[Array | np.ndarray, "m b t *s c"]
 Truth = Float[Array | np.ndarray, "b t *s c"]
 PerFrame = Float[Array, "b t"]
-
-ENSEMBLE_METRICS = ("crps", "spread_skill", "coverage_50", "coverage_90", "decorrelation_time")
 
 
 def ensemble_table(members: Members, truth: Truth, dt: float) -> dict[str, Array]:

@@ -9,8 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ups_jax.ensemble_metrics import ENSEMBLE_METRICS
 from ups_jax.evaluation.result import Measured
+from ups_jax.metric_names import ENSEMBLE_METRICS
 
 # Headline columns by the section that a kind of task has: the section that each is taken from, and its number.
 _HEADLINES: Mapping[str, Mapping[str, tuple[str, Callable[[Mapping[str, Any]], float]]]] = {

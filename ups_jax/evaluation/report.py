@@ -12,8 +12,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ups_jax.ensemble_metrics import ENSEMBLE_METRICS
 from ups_jax.files import write_atomically
+from ups_jax.metric_names import ENSEMBLE_METRICS
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #c8c8c8; --soft: #f3f3f3; --accent: #0072b2; }
