@@ -21,10 +21,10 @@ from rich.console import Console
 
 from ups_jax.config import Config, load
 from ups_jax.data import Dataset, batch_at, open_dataset
-from ups_jax.ensemble_metrics import ENSEMBLE_METRICS
 from ups_jax.errors import ConfigError, DivergedError
 from ups_jax.evaluation.rollout import Wanted, rollout_run
 from ups_jax.evaluation.runner import evaluate_run
+from ups_jax.metric_names import ENSEMBLE_METRICS
 from ups_jax.pipeline.stages import is_finished, train_all
 from ups_jax.training.build import abstract_state, build_model, init_state
 from ups_jax.training.checkpoint import Checkpoints
