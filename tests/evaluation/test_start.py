@@ -115,7 +115,7 @@ NAN = np.where(np.arange(6) == 2, np.nan, FIELDS[:, 0, ..., 0])
         (lambda path: hdf5(path, FIELDS[:, :, :4]), 1, TASK, "4 x 6 points.*8 x 6 points"),
         (lambda path: hdf5(path, FIELDS), 5, TASK, "4 frames.*takes 5"),
         (lambda path: hdf5(path, FIELDS, dt=0.3), 2, TASK, "0.3 apart.*whole multiple"),
-        (lambda path: hdf5(path, FIELDS), 1, PAIR, "1 channel, the run has 2"),
+        (lambda path: hdf5(path, FIELDS), 1, PAIR, "holds 1 channels, the run has 2"),
         (lambda path: path, 1, TASK, "no such file"),
         (bad_bytes(".hdf5"), 1, TASK, "not an HDF5 file"),
     ],

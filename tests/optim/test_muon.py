@@ -71,7 +71,7 @@ def test_a_stack_is_its_matrices_each_by_itself() -> None:
     for index in range(3):
         alone = run(scale_by_muon(), [{"one": step["stack"][index]} for step in steps])
         for update, single in zip(whole, alone, strict=True):
-            np.testing.assert_allclose(update["stack"][index], single["one"], rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(update["stack"][index], single["one"], rtol=1e-4, atol=5e-6)
 
 
 def test_optax_makes_the_same_steps_once_its_momentum_is_unbiased() -> None:
