@@ -132,7 +132,7 @@ def test_the_champion_predicts_by_its_task_s_name(root: Path, data_root: Path) -
     assert isinstance(run, TrainedRun) and digest == run.digest
     with h5py.File(next(data_root.glob("burgers1d_tiny.hdf5"))) as file:
         row = next(n for n, fields in enumerate(file["tensor"]) if (fields[0] == predicted[0]).all())
-        u0, nu = file["tensor"][row : row + 1, 0, :, None], file["parameters/nu"][row]
+        u0, nu = file["tensor"][row : row + 1, 0][..., None], file["parameters/nu"][row]
     np.testing.assert_allclose(run.rollout(u0, 3, {"nu": nu})[0, ..., 0], predicted[1:4], rtol=1e-4, atol=1e-5)
     nobody = rollout("ks1d")
     assert nobody.returncode == 2 and nobody.stderr.count("\n") == 1 and "burgers1d" in nobody.stderr

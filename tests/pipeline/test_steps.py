@@ -31,6 +31,10 @@ time.sleep(60)
 """
 
 
+# The orchestrator forks without jax, which a process of tests may have.
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
+
+
 @pytest.fixture
 def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(steps, "SCRIPTS", tmp_path)

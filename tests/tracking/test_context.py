@@ -140,7 +140,7 @@ def test_a_file_that_is_damaged_after_the_start_is_a_line_and_the_run_its_own(mo
         writer.summary({"nrmse": 1.0})
         writer.close()
     assert len(told) == 2
-    assert [init["group"] for _, init in asked(calls, "init")] == ["run", "run"]
+    assert [init["group"] for _, init in asked(calls, "init")] == [tmp_path.name, tmp_path.name]
     assert len(asked(calls, "log")) == len(asked(calls, "summary")) == 1
     # Whoever finds it should see what it was.
     assert path.read_text() == "{"

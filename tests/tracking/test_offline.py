@@ -136,9 +136,9 @@ def test_attempts_are_one_curve_in_the_jsonl_and_runs_of_one_group_on_wandb(tmp_
     assert [record["step"] for record in read_jsonl(run / "metrics.jsonl")] == [1, 2, 3, 4]
     runs = offline_runs(run)
     assert [[item["training/operator/step"] for item in item.history] for item in runs] == [[1, 2, 3], [3, 4]]
-    assert [item.group for item in runs] == ["my run", "my run"]
-    assert [item.name for item in runs] == ["my run-0", "my run-2"]
-    assert first is not None and (first.run_id, first.group, first.mode) == (runs[0].id, "my run", "offline")
+    assert [item.group for item in runs] == ["pipeline", "pipeline"]
+    assert [item.name for item in runs] == ["pipeline-0", "pipeline-2"]
+    assert first is not None and (first.run_id, first.group, first.mode) == (runs[0].id, "pipeline", "offline")
     # Whoever comes next belongs to the attempt that got further.
     newest = read_context(context)
     assert newest is not None and newest.run_id == runs[1].id != runs[0].id
