@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ups_jax.metric_names import METRICS
 from ups_jax.task import Task
 
 Fields = Float[Array | np.ndarray, "b t *s c"]
@@ -31,18 +32,6 @@ MID_BAND = (5, 12)
 
 # Correlation with the truth below which a rollout counts as lost.
 LOST = 0.8
-
-METRICS = (
-    "nrmse",
-    "rmse",
-    "max_error",
-    "vrmse",
-    "conservation_rmse",
-    "boundary_rmse",
-    "fourier_rmse_low",
-    "fourier_rmse_mid",
-    "fourier_rmse_high",
-)
 
 
 def all_metrics(pred: Fields, target: Fields, task: Task) -> dict[str, PerFrame]:

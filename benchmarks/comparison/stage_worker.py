@@ -5,23 +5,20 @@ python -m comparison.stage_worker '{"task": ..}'
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import optax
 from rich.console import Console
 
+from comparison.answering import answer
 from comparison.measuring import correlation, evaluation, first_frames
 from comparison.source import source_digest
 from comparison.stage_row import WAYS, StageRow
 from comparison.tasks import TASKS
-from ups_jax.compilation import enable_compilation_cache
 from ups_jax.data import open_dataset
-from ups_jax.errors import UserError
 from ups_jax.evaluation.corrected import CorrectedPredictor, corrector_of
 from ups_jax.evaluation.result import finite
 from ups_jax.evaluation.trained_run import TrainedRun, load_run
@@ -92,13 +89,4 @@ def _trained(row: StageRow) -> Path:
 
 
 if __name__ == "__main__":
-    # Before the first array: threads inherit the core that this one is bound to.
-    if len(sys.argv) > 2 and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {int(sys.argv[2])})
-    enable_compilation_cache()
-    try:
-        values = run(StageRow.from_json(sys.argv[1]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    print(json.dumps(values, allow_nan=False))
+    answer(lambda text: run(StageRow.from_json(text)))

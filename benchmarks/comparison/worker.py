@@ -5,20 +5,17 @@ python -m comparison.worker '{"task": ..}'
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 from typing import Any
 
+from comparison.answering import answer
 from comparison.measuring import SCORES, Persistence
 from comparison.models import MODELS
 from comparison.row import Row
 from comparison.source import source_digest
 from comparison.tasks import TASKS
 from comparison.training import Trained, train
-from ups_jax.compilation import enable_compilation_cache
 from ups_jax.data import Dataset, open_dataset
-from ups_jax.errors import ConfigError, UserError
+from ups_jax.errors import ConfigError
 from ups_jax.evaluation.result import finite
 
 
@@ -59,13 +56,4 @@ def _train(row: Row, dataset: Dataset) -> Trained:
 
 
 if __name__ == "__main__":
-    # Before the first array: threads inherit the core that this one is bound to.
-    if len(sys.argv) > 2 and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {int(sys.argv[2])})
-    enable_compilation_cache()
-    try:
-        values = run(Row.from_json(sys.argv[1]))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    print(json.dumps(values, allow_nan=False))
+    answer(lambda text: run(Row.from_json(text)))

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ups_jax.metrics import METRICS, all_metrics, correlation, correlation_time, mae, spectrum_error, summary
+from ups_jax.metric_names import METRICS
+from ups_jax.metrics import all_metrics, correlation, correlation_time, mae, spectrum_error, summary
 from ups_jax.seeding import generator, stream_key
 from ups_jax.task import Task
 

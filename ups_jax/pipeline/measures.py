@@ -10,22 +10,13 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ups_jax import metric_names
+
 # Raised whenever a metric's formula changes, so that numbers of two versions are never compared.
 METRIC_VERSION = "1"
 SECTIONS = ("one_step", "rollout", "steady")
 HEADLINES = ("rollout", "steady")
-METRICS = (
-    "nrmse",
-    "rmse",
-    "max_error",
-    "vrmse",
-    "conservation_rmse",
-    "boundary_rmse",
-    "fourier_rmse_low",
-    "fourier_rmse_mid",
-    "fourier_rmse_high",
-    "correlation_time",
-)
+METRICS = (*metric_names.METRICS, "correlation_time")
 _RENAMED = {"conservation_gap": "conservation_rmse", "bc_violation": "boundary_rmse"}
 GATE_NAMES = (*_RENAMED, "ece", "wall_clock")
 NAMES = (*METRICS, *GATE_NAMES, *(f"{section}/{metric}" for section in SECTIONS for metric in METRICS))
