@@ -76,16 +76,18 @@ def decide(
     *,
     trivial: Numbers | None = None,
     interval: Interval | None = None,
+    incomparable: Mapping[str, str] = {},
 ) -> Decision:
     """Hold a candidate's numbers against the rules and the champion's (`baseline`, None where there is none).
 
     `trivial` are the numbers of persistence or the mean field on the same data. With `interval`, of the improvement
-    over the baseline, its lower bound has to reach `min_delta` instead of the improvement itself.
+    over the baseline, its lower bound has to reach `min_delta` instead of the improvement itself. `incomparable` are
+    numbers that both sides have and that say nothing side by side, with the reason.
     """
     gates = (
-        _delta(candidate, baseline, rules, min_delta, interval),
+        _delta(candidate, baseline, rules, min_delta, interval, incomparable),
         *_trivial(candidate, trivial, rules),
-        *(_ratio(key, candidate, baseline, rules) for key in sorted(rules.ratios)),
+        *(_ratio(key, candidate, baseline, rules, incomparable) for key in sorted(rules.ratios)),
         *(_limit(key, candidate, rules) for key in sorted(rules.limits)),
         *(_required(key, candidate, rules) for key in rules.required),
     )
@@ -103,7 +105,12 @@ def improvement(candidate: float, baseline: float, rules: GatesConfig, key: str)
 
 
 def _delta(
-    candidate: Numbers, baseline: Numbers | None, rules: GatesConfig, min_delta: float, interval: Interval | None
+    candidate: Numbers,
+    baseline: Numbers | None,
+    rules: GatesConfig,
+    min_delta: float,
+    interval: Interval | None,
+    incomparable: Mapping[str, str],
 ) -> Gate:
     key = rules.metric
     parts: dict[str, Any] = {"key": key, "kind": "delta", "direction": direction(key, rules), "limit": min_delta}
@@ -114,9 +121,9 @@ def _delta(
     if baseline is None:
         return Gate(**parts, status="no_baseline", message=f"{key}: {own:.4g}; nothing comparable was promoted yet")
     theirs = _finite(baseline, key)
-    if theirs is None:
-        said = f"{key}: {own:.4g}; the baseline's is {_absence(baseline, key)} and is ignored"
-        return Gate(**parts, status="ignored", message=said)
+    if theirs is None or key in incomparable:
+        said = incomparable.get(key, f"the baseline's is {_absence(baseline, key)}")
+        return Gate(**parts, status="ignored", message=f"{key}: {own:.4g}; {said} and is ignored")
     gain = improvement(own, theirs, rules, key)
     reached = gain if interval is None else interval.lower
     passed = reached >= min_delta or math.isclose(reached, min_delta, rel_tol=1e-9, abs_tol=1e-12)
@@ -147,7 +154,9 @@ def _trivial(candidate: Numbers, trivial: Numbers | None, rules: GatesConfig) ->
     )
 
 
-def _ratio(key: str, candidate: Numbers, baseline: Numbers | None, rules: GatesConfig) -> Gate:
+def _ratio(
+    key: str, candidate: Numbers, baseline: Numbers | None, rules: GatesConfig, incomparable: Mapping[str, str]
+) -> Gate:
     way = direction(key, rules)
     parts: dict[str, Any] = {"key": key, "kind": "ratio", "direction": way}
     own, theirs = _finite(candidate, key), _finite(baseline or {}, key)
@@ -161,9 +170,9 @@ def _ratio(key: str, candidate: Numbers, baseline: Numbers | None, rules: GatesC
     parts |= {"candidate": own}
     if baseline is None:
         return Gate(**parts, status="no_baseline", message=f"{key}: {own:.4g}; nothing comparable was promoted yet")
-    if theirs is None:
-        said = f"{key}: {own:.4g}; the baseline's is {_absence(baseline, key)} and is ignored"
-        return Gate(**parts, status="ignored", message=said)
+    if theirs is None or key in incomparable:
+        said = incomparable.get(key, f"the baseline's is {_absence(baseline, key)}")
+        return Gate(**parts, status="ignored", message=f"{key}: {own:.4g}; {said} and is ignored")
     factor, tolerance = rules.ratios[key], rules.tolerances.get(key, rules.tolerance)
     if way == "higher":
         limit = theirs / factor - tolerance * abs(theirs / factor)
