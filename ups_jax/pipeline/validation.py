@@ -88,7 +88,7 @@ def _stages(cfg: Config, stage: str) -> list[str]:
         for parent in needs:
             if parent not in chosen:
                 found.append(
-                    f"stage {name}: needs the stage of `stages.{parent}` trained before it; use --stage all, with both enabled"
+                    f"stage {name}: needs `stages.{parent}` trained before it; use --stage all, with both enabled"
                 )
     return found
 
