@@ -46,10 +46,12 @@ def batch_at(
     return _Batches.of(data, cfg, stage, process_count).read(n, process_index, process_count)
 
 
-def first_batches(data: Dataset | Mixture, cfg: Config, stage: str) -> list[dict[str, np.ndarray]]:
-    """Each task's own first batch, whatever its share of the steps."""
-    batches = _Batches.of(data, cfg, stage, 1)
-    return [batches.read_own(task, 0, 0, 1) for task in range(len(batches.datasets))]
+def first_batches(
+    data: Dataset | Mixture, cfg: Config, stage: str, process_index: int = 0, process_count: int = 1
+) -> list[dict[str, np.ndarray]]:
+    """This host's rows of each task's own first batch, whatever its share of the steps."""
+    batches = _Batches.of(data, cfg, stage, process_count)
+    return [batches.read_own(task, 0, process_index, process_count) for task in range(len(batches.datasets))]
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 
 from ups_jax import simulate
 from ups_jax.config import STAGE_NEEDS, Config, load, problems
-from ups_jax.data import open_dataset
+from ups_jax.data import open_mixture
 from ups_jax.data.problems import data_problems
 from ups_jax.errors import ConfigError, UserError
 from ups_jax.pipeline.measures import NAMES
@@ -67,11 +67,12 @@ def _check_data(cfg: Config) -> Found:
     """The data of a configuration, which is generated where it is embedded and not there yet."""
     try:
         simulate.prepare(cfg)
-        dataset = open_dataset(cfg)
+        data = open_mixture(cfg)
     except UserError as error:
         listed = data_problems(cfg) or [str(error)]
         return Found(problems=tuple(listed), exit_code=error.exit_code)
-    return Found(notes=dataset.notes, fingerprint=dataset.fingerprint)
+    notes = tuple(note for dataset in data.datasets for note in dataset.notes)
+    return Found(notes=notes, fingerprint=data.fingerprint)
 
 
 def _stages(cfg: Config, stage: str) -> list[str]:
