@@ -9,7 +9,6 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-
 # What a side of the grid may be; its number is its code in a batch. The model has room for `BOUNDARY_ROOM` of them.
 BOUNDARIES = ("none", "open", "periodic")
 BOUNDARY_ROOM = 8
@@ -63,7 +62,7 @@ class Task:
     A steady task maps the fields of `inputs` to those of `channels`; its `dt` is 1 and its `delta_std` the std.
 
     Of several tasks that one model is trained on, `siblings` names all, this one included; `coefficients` are those of
-    all, and `dt_unit` is the time step that they have in common to measure theirs by.
+    all, `foreign` the names of those that are others' alone, and `dt_unit` is what their time steps are measured by.
     """
 
     name: str
@@ -81,6 +80,7 @@ class Task:
     kind: Literal["transient", "steady"] = "transient"
     inputs: tuple[Input, ...] = ()
     siblings: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
     dt_unit: float | None = None
 
     def __post_init__(self) -> None:
@@ -97,6 +97,11 @@ class Task:
     def points(self) -> int:
         """Number of grid points."""
         return math.prod(self.shape)
+
+    @property
+    def own_coefficients(self) -> tuple[Coefficient, ...]:
+        """The coefficients of its own equation."""
+        return tuple(item for item in self.coefficients if item.name not in self.foreign)
 
     @property
     def boundary(self) -> tuple[tuple[int, int], ...]:

@@ -41,17 +41,20 @@ def open_mixture(cfg: Config) -> Mixture:
     tasks = all_tasks(cfg)
     datasets = _opened(cfg, [None] * len(tasks))
     if len(datasets) > 1:
-        datasets = related(datasets)
+        datasets = _related(cfg, datasets)
     return Mixture(datasets=tuple(datasets))
 
 
-def related(datasets: Sequence[Dataset]) -> list[Dataset]:
+def _related(cfg: Config, datasets: Sequence[Dataset]) -> list[Dataset]:
     """The data sets of tasks that one model is trained on, each of which knows of the others."""
     names = tuple(dataset.task.name for dataset in datasets)
     unit = float(np.exp(np.mean([np.log(dataset.task.dt) for dataset in datasets])))
-    return [
-        replace(dataset, task=replace(dataset.task, siblings=names, dt_unit=unit)) for dataset in datasets
-    ]
+    found = []
+    for wanted, dataset in zip(cfg.data.tasks, datasets, strict=True):
+        foreign = tuple(item.name for item in dataset.task.coefficients if item.name not in wanted.coefficients)
+        task = replace(dataset.task, siblings=names, foreign=foreign, dt_unit=unit)
+        found.append(replace(dataset, task=task))
+    return found
 
 
 def _opened(cfg: Config, tasks: Sequence[Task | None]) -> list[Dataset]:

@@ -47,10 +47,25 @@ class Sharing:
             joint = {place: flat[path] for path, place in places.items()} | joint
         return unflatten_dict(joint)
 
-    def foreign(self, number: int) -> frozenset[Path]:
-        """Where those parameters of the joint tree lie that a task's model has no use for."""
+    def part(self, number: int) -> Part:
+        """Which parameters of the joint tree a task's model has."""
         used = [self.first, *(frozenset(places.values()) for places in self.places)]
-        return frozenset().union(*used) - used[number]
+        return Part(used=used[number], foreign=frozenset().union(*used) - used[number])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The places of the joint tree that a task's model has a use for, and those of other tasks alone."""
+
+    used: frozenset[Path] = frozenset()
+    foreign: frozenset[Path] = frozenset()
+
+    def lacks(self, path: tuple[Any, ...]) -> bool:
+        """Whether a leaf of a tree that holds joint trees, such as an optimizer's state, is of a foreign parameter."""
+        names = tuple(jax.tree_util.keystr((part,), simple=True) for part in path)
+        # The longest end that is a place: the first task's places are ends of the others'.
+        ends = (names[start:] for start in range(len(names)))
+        return next((end in self.foreign for end in ends if end in self.foreign or end in self.used), False)
 
 
 def sharing_of(names: Sequence[str], trees: Sequence[Any]) -> Sharing:
@@ -73,9 +88,3 @@ def sharing_of(names: Sequence[str], trees: Sequence[Any]) -> Sharing:
             }
         )
     return Sharing(places=tuple(lying[1:]), first=frozenset(shapes[0]))
-
-
-def ends_in(path: tuple[Any, ...], places: frozenset[Path]) -> bool:
-    """Whether a leaf of a tree that holds parameters, such as an optimizer's state, is of a parameter at `places`."""
-    names = tuple(jax.tree_util.keystr((part,), simple=True) for part in path)
-    return any(names[start:] in places for start in range(len(names)))

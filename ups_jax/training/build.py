@@ -71,9 +71,7 @@ def build_joint(cfg: Config, tasks: Sequence[Task], stage: str) -> JointModel:
         )
     examples = tuple(example(task, frames_of(cfg, task)) for task in tasks)
     key = jax.random.key(0)
-    trees = [
-        jax.eval_shape(partial(spec.init, model), key, row) for model, row in zip(models, examples, strict=True)
-    ]
+    trees = [jax.eval_shape(partial(spec.init, model), key, row) for model, row in zip(models, examples, strict=True)]
     return JointModel(models, sharing_of([task.name for task in tasks], trees), examples)
 
 

@@ -1,9 +1,9 @@
-"""The models of all tasks of a training as one: which parameters of a joint tree each has, and what it makes of them."""
+"""The models of all tasks of a training as one: which parameters of a joint tree each has, and its loss of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jaxtyping import Array, Key
 from ups_jax.config import Config
 from ups_jax.data import Dataset, Mixture, mixture_of
 from ups_jax.losses import Batch, StageLoss
-from ups_jax.models.sharing import Path, Sharing
+from ups_jax.models.sharing import Part, Sharing
 from ups_jax.task import Task
 from ups_jax.training.stages.spec import Parents, StageSpec, Validate
 
@@ -24,7 +24,7 @@ class JointModel:
     shapes are lent by whoever makes its parameters."""
 
     models: tuple[Any, ...]
-    sharing: Sharing = Sharing()
+    sharing: Sharing = field(default_factory=Sharing)
     examples: tuple[Batch, ...] = ()
 
     @property
@@ -47,9 +47,9 @@ class JointModel:
         """Each task's loss, of the joint parameters."""
         return [self._viewed(spec.losses(model, cfg), number) for number, model in enumerate(self.models)]
 
-    def foreign(self) -> list[frozenset[Path]]:
-        """For each task where the parameters lie that it has no use for."""
-        return [self.sharing.foreign(number) for number in range(len(self.models))]
+    def parts(self) -> list[Part]:
+        """Which parameters each task's model has."""
+        return [self.sharing.part(number) for number in range(len(self.models))]
 
     def _viewed(self, losses: StageLoss, number: int) -> StageLoss:
         def of_task(params: Any, *rest: Any, **named: Any) -> Any:
@@ -83,9 +83,7 @@ def joint_validation(
 
 def named_by_task(tasks: Sequence[Task], found: Sequence[dict[str, float]]) -> dict[str, float]:
     """`{task}/{metric}` of each task."""
-    return {
-        f"{task.name}/{name}": value for task, own in zip(tasks, found, strict=True) for name, value in own.items()
-    }
+    return {f"{task.name}/{name}": value for task, own in zip(tasks, found, strict=True) for name, value in own.items()}
 
 
 def example(task: Task, frames: int) -> Batch:

@@ -15,7 +15,7 @@ from ups_jax.compilation import remat_options
 from ups_jax.config import Config, TrainingConfig
 from ups_jax.data.tagged import task_number
 from ups_jax.losses import Batch, per_task_metrics
-from ups_jax.models.sharing import Path, ends_in
+from ups_jax.models.sharing import Part
 from ups_jax.optim import ema_params, ema_update
 from ups_jax.parallel import keep_in_place, make_mesh, put_everywhere
 from ups_jax.streams import stream
@@ -64,7 +64,7 @@ def make_train_step(
         cfg.training,
         an_epoch,
         self_taught=spec.self_taught,
-        foreign=whole.foreign(),
+        parts=whole.parts(),
     )
 
     def in_place(state: TrainState, batch: Batch, *parents: Parents) -> tuple[TrainState, Metrics]:
@@ -98,12 +98,12 @@ def step_of(
     steps_per_epoch: int | None = None,
     *,
     self_taught: bool = False,
-    foreign: Sequence[frozenset[Path]] = (frozenset(),),
+    parts: Sequence[Part] = (Part(),),
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """The uncompiled step of any stage; `gradients_of_batch` is `gradients_of` its losses. Given `steps_per_epoch`, it
-    tells them the epoch; of parents, a scale and an average, it tells those that there are. What is `foreign` to the
-    task of the batch, with its part of the optimizer's state, stays as it is: it has no gradient, and momentum alone
-    would move it.
+    tells them the epoch; of parents, a scale and an average, it tells those that there are. What is foreign to the task
+    of the batch by its entry of `parts`, optimizer's state included, stays as it is: it has no gradient, and momentum
+    alone would move it.
     """
 
     def train_step(state: TrainState, batch: Batch, parents: Parents | None = None) -> tuple[TrainState, Metrics]:
@@ -120,8 +120,8 @@ def step_of(
             grad_norm = optax.tree.norm(gradients)
             updates, opt_state = tx.update(gradients, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
-            others = foreign[task_number(batch)]
-            params, opt_state = _without(others, (params, opt_state), (state.params, state.opt_state))
+            part = parts[task_number(batch)]
+            params, opt_state = _own(part, (params, opt_state), (state.params, state.opt_state))
         with jax.named_scope("average"):
             ema = ema_update(params, state.ema, ema_decay)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
@@ -150,13 +150,11 @@ def step_of(
     return train_step
 
 
-def _without(foreign: frozenset[Path], new: Any, old: Any) -> Any:
+def _own(part: Part, new: Any, old: Any) -> Any:
     """`new`, with the leaves of foreign parameters as they were."""
-    if not foreign:
+    if not part.foreign:
         return new
-    return jax.tree_util.tree_map_with_path(
-        lambda path, fresh, stale: stale if ends_in(path, foreign) else fresh, new, old
-    )
+    return jax.tree_util.tree_map_with_path(lambda path, fresh, stale: stale if part.lacks(path) else fresh, new, old)
 
 
 def _keep(accept: Array, new: Any, old: Any) -> Any:
