@@ -44,7 +44,7 @@ def read_conditions(wanted: TaskConfig, source: Source, train: Int[np.ndarray, "
 
 
 def conditions_of_all(
-    opened: Sequence[tuple[TaskConfig, Source, Int[np.ndarray, " m"]]], tasks: Sequence[Task | None]
+    opened: Sequence[tuple[TaskConfig, Source, Int[np.ndarray, " _"]]], tasks: Sequence[Task | None]
 ) -> list[Conditions]:
     """The same for several tasks that one model is trained on: all have a column for each coefficient of any, by its
     name, and a coefficient's statistics are those of all training trajectories that know it.
@@ -112,7 +112,7 @@ def _look_up(wanted: TaskConfig, source: Source, scales: Mapping[str, str]) -> _
 
 
 def _fitted(
-    scales: Mapping[str, str], found: Sequence[_Found], trains: Sequence[Int[np.ndarray, " m"]]
+    scales: Mapping[str, str], found: Sequence[_Found], trains: Sequence[Int[np.ndarray, " _"]]
 ) -> tuple[Coefficient, ...]:
     """Mean and std of each coefficient over the training trajectories of all tasks."""
     fitted = []
