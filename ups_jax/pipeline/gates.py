@@ -147,9 +147,11 @@ def _delta(
 
 
 def _each(rule: str, *sides: Numbers | None) -> list[str]:
-    """The numbers that a rule is for: those of each of several tasks, where there are such, else its own."""
-    found = {key for side in sides for key in side or () if "@" in key and without_task(key) == rule}
-    return sorted(found) or [rule]
+    """The numbers that a rule is for: those of each of several tasks, where any task has one, else its own."""
+    keys = {key for side in sides for key in side or () if without_task(key) != key}
+    if not any(without_task(key) == rule for key in keys):
+        return [rule]
+    return [f"{rule}@{task}" for task in sorted({key.partition("@")[2] for key in keys})]
 
 
 def _trivial(key: str, candidate: Numbers, trivial: Numbers | None, rules: GatesConfig) -> Iterator[Gate]:
