@@ -9,6 +9,7 @@ from typing import Any
 
 import h5py
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands import CONFIGS
@@ -19,10 +20,10 @@ from ups_jax.config import Config, load, of_task
 from ups_jax.data import Mixture, first_batches, open_dataset, open_mixture
 from ups_jax.data.tagged import task_number
 from ups_jax.errors import ConfigError, DataError
+from ups_jax.evaluation.coefficients import conditions
 from ups_jax.evaluation.runner import evaluate_run
 from ups_jax.evaluation.trained_run import TaskRuns
 from ups_jax.losses import operator_losses
-from ups_jax.models import Conditions
 from ups_jax.models.latent_state import conditions_of
 from ups_jax.rollout import rollout
 from ups_jax.tracking import read_jsonl
@@ -154,8 +155,8 @@ def test_untrained_every_task_is_persistence(cfg: Config, data: Mixture) -> None
     params = init_state(model, tx, first_batches(data, cfg, "operator")[0], jax.random.key(1)).params
     for number, (own, dataset) in enumerate(zip(joint.models, data.datasets, strict=True)):
         held = dataset.trajectories("val", limit=1)
-        cond = Conditions(dt=np.full(1, dataset.task.dt, np.float32), coefficients=held.cond, mask=held.cond_mask)
-        frames = rollout(own, joint.sharing.view(params, number), held.fields[:, :1], cond, 3)
+        cond = conditions(dataset.task, held.cond, held.cond_mask)
+        frames = rollout(own, joint.sharing.view(params, number), jnp.asarray(held.fields[:, :1]), cond, 3)
         np.testing.assert_allclose(frames, np.repeat(held.fields[:, :1], 3, axis=1), atol=1e-6)
 
 
@@ -163,7 +164,7 @@ def test_each_task_feels_its_place_its_boundaries_and_its_time_step(cfg: Config,
     """With another mark, unit of time or coefficient the same parameters make another step."""
     own = data.datasets[0].task
     model = build_joint(cfg, data.tasks, "operator").models[0]
-    batch = {name: np.asarray(values) for name, values in first_batches(data, cfg, "operator")[0].items()}
+    batch = {name: jnp.asarray(values) for name, values in first_batches(data, cfg, "operator")[0].items()}
     params = operator_params(model, batch)
 
     def loss(task: Any, **changes: Any) -> float:
