@@ -10,6 +10,7 @@ from travelling_waves import waves
 
 from ups_jax import config
 from ups_jax.data import batch_at, first_batches, open_dataset, open_mixture, steps_per_epoch, training_batches
+from ups_jax.data.conditions import declared_scales
 from ups_jax.data.tagged import task_number
 from ups_jax.errors import ConfigError
 from ups_jax.task import Task
@@ -60,6 +61,28 @@ def test_a_coefficient_has_one_column_and_the_statistics_of_all_training_traject
 def test_one_scale_for_a_coefficient(together):
     with pytest.raises(ConfigError, match=r"data\.tasks\.b\.coefficients.*beta is log10 here and linear"):
         together(scale="log10")
+    tasks = [{"name": name, "coefficients": {"beta": scale}} for name, scale in (("a", "linear"), ("b", "log10"))]
+    cfg = config.from_dict({"data": {"tasks": tasks}})
+    with pytest.raises(ConfigError, match="one model reads it on one scale"):
+        declared_scales(cfg.data.tasks)
+
+
+@pytest.mark.parametrize(
+    "tasks, told",
+    [
+        ([{"name": "a"}, {"name": "a"}], "two of the tasks have the same name"),
+        ([{"name": "a"}, {"name": "b", "kind": "steady"}], "transient and steady tasks are mixed"),
+    ],
+)
+def test_tasks_that_cannot_be_together_are_refused(tasks, told):
+    with pytest.raises(ConfigError, match=told):
+        config.from_dict({"data": {"tasks": tasks}})
+
+
+@pytest.mark.parametrize("mixing", [{"method": "temperature"}, {"temperature": 2}, {"weights": {"a": 1}}])
+def test_a_mixing_method_and_its_numbers_go_together(mixing):
+    with pytest.raises(ConfigError, match="go together"):
+        config.from_dict({"data": {"tasks": [{"name": "a"}], "mixing": mixing}})
 
 
 def test_tasks_know_of_each_other_and_survive_json(together):

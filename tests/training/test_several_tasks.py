@@ -266,6 +266,18 @@ def test_a_rollout_names_its_task(run: Any, data: Mixture) -> None:
     assert loaded.rollout(plane.fields[:, 0], 2, task="plane").shape == (1, 2, 12, 12, 1)
 
 
+def test_scripts_take_the_task_s_name(run: Any, main: Any, tmp_path: Path) -> None:
+    command = ("rollout.py", "--run-dir", str(run[0]), "--input", "test:0", "--steps", "2", "--output")
+    refused = main(*command, str(tmp_path / "out.hdf5"))
+    assert refused.returncode == 2 and "waves, pair, plane: give one" in refused.stderr
+    done = main(*command, str(tmp_path / "out.hdf5"), "--task", "pair")
+    assert done.returncode == 0, done.stderr
+    # What only others have is not missed.
+    assert "training mean" not in done.stdout
+    with h5py.File(tmp_path / "out.hdf5") as file:
+        assert file["density"].shape[-1] == 24 and file.attrs["task"] == "pair"
+
+
 def test_a_run_on_one_task_is_not_evaluated_on_several(run: Any, saved_run: Path, cfg: Config) -> None:
     with pytest.raises(ConfigError, match="one task is wanted here, there are 3"):
         evaluate_run(saved_run, cfg, console=Console(quiet=True))
