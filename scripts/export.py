@@ -23,6 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--stage", choices=STAGES, help="which stage's model (default: the operator, or the run's last)"
     )
+    parser.add_argument("--task", metavar="NAME", help="of a run on several tasks, whose model")
     parser.add_argument(
         "--platforms",
         nargs="+",
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 def write(args: argparse.Namespace) -> None:
     from ups_jax.evaluation.export import export_run
 
-    for path in export_run(args.run_dir, args.output, args.platforms, stage=args.stage):
+    for path in export_run(args.run_dir, args.output, args.platforms, stage=args.stage, task=args.task):
         print(path)
 
 

@@ -31,15 +31,15 @@ def profile(args: argparse.Namespace) -> None:
 
     from ups_jax import simulate
     from ups_jax.compilation import enable_compilation_cache
-    from ups_jax.data import open_dataset
-    from ups_jax.training.build import build_model
+    from ups_jax.data import open_mixture
+    from ups_jax.training.build import build_joint
     from ups_jax.training.profile import profile_step
     from ups_jax.training.trial import trial
 
     enable_compilation_cache()
     simulate.prepare(cfg)
-    dataset = open_dataset(cfg)
-    with trial(cfg, args.stage, dataset, build_model(cfg, dataset.task, args.stage)) as tried:
+    data = open_mixture(cfg)
+    with trial(cfg, args.stage, data, build_joint(cfg, data.tasks, args.stage)) as tried:
         settings = {"steps": args.steps, "depth": args.depth}
         result = profile_step(tried.train_step, tried.begin(), tried.batches, args.out, **settings)
     table = Table(title=f"a step of {args.stage} on {jax.devices()[0].device_kind}", title_justify="left")

@@ -27,6 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--params", nargs="+", default=[], type=cli.assignment, metavar="NAME=VALUE", help="PDE coefficients: nu=0.01"
     )
+    parser.add_argument("--task", metavar="NAME", help="of a run on several tasks, which")
     parser.add_argument("--dt", type=float, help="time between frames, to be checked against the run's")
     parser.add_argument("--images", action="store_true", help="a picture (PNG) and a film beside the output")
     parser.add_argument("--film", choices=["mp4", "gif"], default="mp4", help="the kind of film (default: mp4)")
@@ -66,6 +67,7 @@ def predict(args: argparse.Namespace) -> None:
         output=args.output,
         params=dict(args.params),
         dt=args.dt,
+        task=args.task,
         members=args.members,
         seed=args.seed,
         corrector=args.corrector,

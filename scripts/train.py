@@ -61,7 +61,8 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
         dry_run(cfg, enabled_stages(cfg) if args.stage in (None, "all") else (args.stage,), console)
         return
     stage = args.stage or "operator"
-    path = args.run_dir or Path(agreed(str(new_run_path(Path(cfg.runs), cfg.data.tasks[0].name))))
+    names = "+".join(task.name for task in cfg.data.tasks)
+    path = args.run_dir or Path(agreed(str(new_run_path(Path(cfg.runs), names))))
     say(console, f"run         {path}")
     if stage == "all":
         train_all(cfg, path, resume=args.resume, console=console)

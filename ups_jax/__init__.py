@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ups_jax.config import load as load_config
-    from ups_jax.data import batch_at, from_arrays, open_dataset, training_batches
+    from ups_jax.data import batch_at, from_arrays, open_dataset, open_mixture, training_batches
     from ups_jax.evaluation.trained_run import load_run
     from ups_jax.training.build import build, init_state
     from ups_jax.training.save import restore, save
@@ -22,6 +22,7 @@ _HOME = {
     "load_run": ("ups_jax.evaluation.trained_run", "load_run"),
     "make_train_step": ("ups_jax.training.step", "make_train_step"),
     "open_dataset": ("ups_jax.data", "open_dataset"),
+    "open_mixture": ("ups_jax.data", "open_mixture"),
     "restore": ("ups_jax.training.save", "restore"),
     "save": ("ups_jax.training.save", "save"),
     "training_batches": ("ups_jax.data", "training_batches"),
@@ -36,6 +37,7 @@ __all__ = [
     "load_run",
     "make_train_step",
     "open_dataset",
+    "open_mixture",
     "restore",
     "save",
     "training_batches",

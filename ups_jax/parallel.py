@@ -17,12 +17,23 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ups_jax.config import ParallelConfig
+from ups_jax.data.tagged import TaggedBatch
 from ups_jax.errors import ConfigError
 
 _DATA, _FSDP = "data", "fsdp"
 _ROWS = PartitionSpec((_DATA, _FSDP))
 # Smaller arrays are on every device: to collect their pieces would cost more than they do.
 _LEAST_SIZE = 1024
+
+
+def _parts(batch: TaggedBatch) -> tuple[list[tuple[jax.tree_util.DictKey, Any]], tuple[tuple[str, ...], int]]:
+    names = tuple(sorted(batch))
+    return [(jax.tree_util.DictKey(name), batch[name]) for name in names], (names, batch.task)
+
+
+jax.tree_util.register_pytree_with_keys(
+    TaggedBatch, _parts, lambda about, values: TaggedBatch(dict(zip(about[0], values, strict=True)), about[1])
+)
 
 
 def make_mesh(config: ParallelConfig) -> Mesh:
@@ -152,7 +163,7 @@ def put_rows(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, Any]:
     if mesh.size == 1:
         return jax.device_put(batch)
     sharding = NamedSharding(mesh, _ROWS)
-    return {name: jax.make_array_from_process_local_data(sharding, values) for name, values in batch.items()}
+    return jax.tree.map(lambda values: jax.make_array_from_process_local_data(sharding, values), batch)
 
 
 def local_copy(mesh: Mesh, tree: Any) -> Any:

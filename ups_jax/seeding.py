@@ -4,6 +4,8 @@
 |---|---|---|
 | `data/<stage>`, the epoch's number | `seed`, NumPy | the order of an epoch's windows (`data.windows`) |
 | `data/<stage>`, the batch's number | `seed`, NumPy | start frames of batch n, then its augmentation |
+| `data/<stage>/<task>`, the same numbers | `seed`, NumPy | the same of every task after the first |
+| `mixing/<stage>`, the number of a block of steps | `seed`, NumPy | which task each step is of (`data.mixing`) |
 | `init` | `seed`, JAX | fresh parameters of a stage (`training.build`) |
 | `loss`, the step's number, `noise` | `seed`, JAX | the noise on a step's inputs (`losses.bundle`, as the next three) |
 | `loss`, the step's number, `noise scale` | `seed`, JAX | how strong it is in each window |

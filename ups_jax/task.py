@@ -9,6 +9,11 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+# What a side of the grid may be; its number is its code in a batch. The model has room for `BOUNDARY_ROOM` of them.
+BOUNDARIES = ("none", "open", "periodic")
+BOUNDARY_ROOM = 8
+_MOST_AXES = 3
+
 
 @dataclass(frozen=True, kw_only=True)
 class Symmetry:
@@ -55,6 +60,9 @@ class Task:
     """Facts of one task. `dt` is the physical time between two frames that the model sees (stride included).
 
     A steady task maps the fields of `inputs` to those of `channels`; its `dt` is 1 and its `delta_std` the std.
+
+    Of several tasks that one model is trained on, `siblings` names all, this one included; `coefficients` are those of
+    all, `foreign` the names of those that are others' alone, and `dt_unit` is what their time steps are measured by.
     """
 
     name: str
@@ -71,6 +79,9 @@ class Task:
     statistics: Statistics
     kind: Literal["transient", "steady"] = "transient"
     inputs: tuple[Input, ...] = ()
+    siblings: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
+    dt_unit: float | None = None
 
     def __post_init__(self) -> None:
         axes = {len(self.axes), len(self.shape), len(self.origin), len(self.spacing), len(self.periodic)}
@@ -79,11 +90,35 @@ class Task:
             raise ValueError(f"task {self.name}: lengths of the per-axis or per-channel facts differ")
         if (self.kind == "steady") != bool(self.inputs):
             raise ValueError(f"task {self.name}: is {self.kind} with {len(self.inputs)} input channels")
+        if self.siblings and self.name not in self.siblings:
+            raise ValueError(f"task {self.name}: is not among its siblings")
 
     @property
     def points(self) -> int:
         """Number of grid points."""
         return math.prod(self.shape)
+
+    @property
+    def own_coefficients(self) -> tuple[Coefficient, ...]:
+        """The coefficients of its own equation."""
+        return tuple(item for item in self.coefficients if item.name not in self.foreign)
+
+    @property
+    def boundary(self) -> tuple[tuple[int, int], ...]:
+        """The codes, by `BOUNDARIES`, of the two sides of each axis."""
+        codes = (BOUNDARIES.index("periodic" if wraps else "open") for wraps in self.periodic)
+        return tuple((code, code) for code in codes)
+
+    @property
+    def marks(self) -> tuple[float, ...]:
+        """What tells it from its siblings: a one for its own place among them, and a one for the boundary type of each
+        side of three axes. None of a task that is alone, which is told from nothing."""
+        if not self.siblings:
+            return ()
+        own = [float(name == self.name) for name in self.siblings]
+        sides = [code for axis in self.boundary for code in axis]
+        sides += [BOUNDARIES.index("none")] * (2 * _MOST_AXES - len(sides))
+        return (*own, *(float(kind == code) for code in sides for kind in range(BOUNDARY_ROOM)))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form; `Task.from_dict` is its inverse."""

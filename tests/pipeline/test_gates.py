@@ -220,3 +220,58 @@ def test_nothing_makes_a_candidate_pass_whose_required_number_is_missing(
 def test_an_improvement_is_positive_exactly_for_the_better_one(one: float, other: float, rules: GatesConfig) -> None:
     gain = improvement(one, other, rules, "x")
     assert (gain > 0) == (one < other) or abs(gain) < 1e-300
+
+
+# Two tasks: the mean of each number, and each task's own.
+BOTH = {"nrmse": 1.0, "nrmse@a": 0.5, "nrmse@b": 1.5, "conservation_gap": 0.1, "conservation_gap@a": 0.0,
+        "conservation_gap@b": 0.2, "wall_clock": 1.0}  # fmt: skip
+
+
+def statuses(decision: Decision) -> dict[tuple[str, str], str]:
+    return {(gate.kind, gate.key): gate.status for gate in decision.gates}
+
+
+def test_every_rule_is_one_for_each_of_several_tasks() -> None:
+    rules = GatesConfig(
+        ratios={"conservation_gap": 1.0, "wall_clock": 2.0},
+        limits={"nrmse": 1.0, "nrmse@a": 0.3},
+        required=("bc_violation",),
+    )
+    candidate = BOTH | {
+        "nrmse": 0.8,
+        "nrmse@a": 0.1,
+        "conservation_gap@b": 0.3,
+        "bc_violation@a": 0.0,
+        "bc_violation": 0.0,
+    }
+    found = statuses(decide(candidate, BOTH, rules, 0.02, trivial={"nrmse": 9.0, "nrmse@a": 0.05, "nrmse@b": 2.0}))
+    assert found == {
+        ("delta", "nrmse"): "pass",
+        ("trivial", "nrmse@a"): "fail",
+        ("trivial", "nrmse@b"): "pass",
+        ("ratio", "conservation_gap@a"): "pass",
+        ("ratio", "conservation_gap@b"): "fail",
+        ("ratio", "wall_clock"): "pass",
+        ("ratio", "nrmse@a"): "pass",
+        ("ratio", "nrmse@b"): "pass",
+        ("absolute", "nrmse@a"): "pass",
+        ("absolute", "nrmse@b"): "fail",
+        ("required", "bc_violation@a"): "pass",
+        ("required", "bc_violation@b"): "missing",
+    }
+
+
+@pytest.mark.parametrize("worse, passed", [(1.5, True), (1.57, True), (1.6, False)])
+def test_the_mean_does_not_improve_at_one_task_s_cost(worse: float, passed: bool) -> None:
+    """A task may be worse by the tolerance, 5 %, whatever the mean gains."""
+    candidate = BOTH | {"nrmse": 0.7, "nrmse@a": 0.1, "nrmse@b": worse}
+    decision = decide(candidate, BOTH, GatesConfig(ratios={}), 0.02)
+    assert decision.passed is passed
+    if not passed:
+        assert [gate.key for gate in decision.gates if not gate.passed] == ["nrmse@b"]
+
+
+def test_a_task_s_number_that_is_missing_fails() -> None:
+    candidate = {key: value for key, value in BOTH.items() if key != "conservation_gap@b"} | {"nrmse": 0.5}
+    found = statuses(decide(candidate, BOTH, GatesConfig(ratios={"conservation_gap": 1.0}), 0.02))
+    assert found["ratio", "conservation_gap@b"] == "missing"

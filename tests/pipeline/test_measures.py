@@ -45,8 +45,10 @@ def test_several_tasks_count_alike() -> None:
     found = measures(values)
     assert found["nrmse"] == pytest.approx(0.2) and found["ece"] == pytest.approx(0.1)
     assert math.isnan(found["wall_clock"])
+    assert (found["nrmse@a"], found["rollout/nrmse@b"], found["bc_violation@b"]) == (0.1, 0.3, 1.0)
+    assert trivial(values)["nrmse@b"] == 0.1
     other["rollout"].pop("boundary_rmse")
-    assert "bc_violation" not in measures(values)
+    assert "bc_violation" not in measures(values) and measures(values)["bc_violation@a"] == 1.0
 
 
 def test_a_steady_task_has_its_own_section_and_baseline() -> None:

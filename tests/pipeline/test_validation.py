@@ -90,8 +90,8 @@ def test_sound_data_is_opened_once_for_equal_configurations(data_root: Path, mon
     from ups_jax.pipeline import validation
 
     opened = []
-    whole = validation.open_dataset
-    monkeypatch.setattr(validation, "open_dataset", lambda cfg: opened.append(cfg) or whole(cfg))
+    whole = validation.open_mixture
+    monkeypatch.setattr(validation, "open_mixture", lambda cfg: opened.append(cfg) or whole(cfg))
     other = CONFIGS / "burgers1d.yaml"
     found = check_data([TINY, TINY], [f"data.root={data_root}"])
     assert len(opened) == 1 and found[TINY].fingerprint is not None and other.exists()

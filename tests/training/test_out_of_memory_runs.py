@@ -194,7 +194,7 @@ def test_a_validation_that_does_not_fit_is_one_line_when_it_is_measured(
     def full(_: Any) -> Any:
         raise FULL
 
-    monkeypatch.setattr(measuring, "measure_seconds_per_step", lambda *_: 1.0)
+    monkeypatch.setattr(measuring, "measure_seconds_per_step", lambda *_, **__: 1.0)
     monkeypatch.setattr(measuring, "measure_seconds", lambda call: call() and 1.0)
     validation = training.stage_of("operator").validate
     monkeypatch.setattr(

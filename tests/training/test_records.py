@@ -17,10 +17,9 @@ from wandb_files import offline_runs
 
 from ups_jax.config import digest, from_dict, load
 from ups_jax.errors import DivergedError
-from ups_jax.task import Task
 from ups_jax.tracking import Writer, read_jsonl
 from ups_jax.training.build import abstract_state
-from ups_jax.training.checkpoint import Checkpoints
+from ups_jax.training.checkpoint import Checkpoints, tasks_of
 from ups_jax.training.train import train
 
 SMALL = ["stages.operator.steps=6", "training.eval_every=0.25", "logging.every_steps=1"]
@@ -56,7 +55,7 @@ def tracked(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def leaves(run: Path) -> list[np.ndarray]:
     with Checkpoints(run / "checkpoints" / "operator", read_only=True) as checkpoints:
         meta = checkpoints.meta(6)
-        like = abstract_state(from_dict(meta["config"]), Task.from_dict(meta["task"]), "operator")
+        like = abstract_state(from_dict(meta["config"]), tasks_of(meta), "operator")
         state = checkpoints.restore(6, like)
     plain = (state.params, state.opt_state, state.ema, jax.random.key_data(state.rng))
     return [np.asarray(leaf) for leaf in jax.tree.leaves(plain)]

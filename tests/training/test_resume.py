@@ -18,10 +18,9 @@ from commands import CONFIGS, kill_after
 
 from ups_jax.config import from_dict, load
 from ups_jax.data import open_dataset
-from ups_jax.task import Task
 from ups_jax.tracking import read_jsonl
 from ups_jax.training.build import abstract_state
-from ups_jax.training.checkpoint import Checkpoints
+from ups_jax.training.checkpoint import Checkpoints, tasks_of
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -47,7 +46,7 @@ def final_state(run: Path) -> list[np.ndarray]:
     with Checkpoints(run / "checkpoints" / "operator", read_only=True) as checkpoints:
         step = checkpoints.steps()[-1]
         meta = checkpoints.meta(step)
-        like = abstract_state(from_dict(meta["config"]), Task.from_dict(meta["task"]), meta["stage"])
+        like = abstract_state(from_dict(meta["config"]), tasks_of(meta), meta["stage"])
         state = checkpoints.restore(step, like)
     plain = jax.tree.map(
         lambda leaf: jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf,

@@ -18,6 +18,7 @@ from ups_jax.config.schema import (
     LatentConfig,
     LoaderConfig,
     LoggingConfig,
+    MixingConfig,
     OperatorConfig,
     OptimizerConfig,
     ParallelConfig,
@@ -35,6 +36,7 @@ from ups_jax.config.schema import (
     TauConfig,
     TrainingConfig,
     WandbConfig,
+    of_task,
     to_dict,
 )
 
@@ -53,6 +55,7 @@ __all__ = [
     "LatentConfig",
     "LoaderConfig",
     "LoggingConfig",
+    "MixingConfig",
     "OperatorConfig",
     "OptimizerConfig",
     "ParallelConfig",
@@ -74,6 +77,7 @@ __all__ = [
     "from_dict",
     "load",
     "merge",
+    "of_task",
     "problems",
     "relevant",
     "to_dict",

@@ -42,7 +42,7 @@ FORMER: dict[str, str] = {
     "data.supernodes": _POINTS,
     "data.use_coords": _POINTS,
     "data.download": "fetch the files yourself and give their `path` in an entry of `data.tasks`",
-    "data.task_sampling": "not yet: comes with several tasks in a run",
+    "data.task_sampling": "write `data.mixing`, such as {method: uniform}",
     "training.num_workers": "write `data.loader.threads`",
     "training.prefetch_factor": "write `data.loader.buffer`",
     "training.pin_memory": _TORCH,

@@ -5,7 +5,7 @@ Reading YAML files and overrides into it is `files`; every default of the system
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, model_validator
@@ -64,14 +64,15 @@ class SymmetryConfig:
 class TaskConfig:
     """One task: where its data is and what is known about it. The facts are checked on the data at load.
 
-    Without `path` the embedded generator writes the task's `preset` under `data.root` and reads it from there.
+    Without `path` the embedded generator writes the task's `preset` under `data.root` and reads it from there. Several
+    files of one grid, of other coefficients each, are a list.
     A `steady` task has solutions for given fields instead of trajectories, in PDEBench's Darcy layout.
     """
 
     name: str
     kind: Literal["transient", "steady"] = "transient"
     preset: str = "default"
-    path: str | FilePair | None = None
+    path: str | tuple[str, ...] | FilePair | None = None
     channels: tuple[str, ...] = ("u",)
     periodic: tuple[str, ...] = ()
     symmetries: tuple[SymmetryConfig, ...] = ()
@@ -113,6 +114,27 @@ class LoaderConfig:
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
+class MixingConfig:
+    """Which of several tasks a training step is of: each has a share of the steps, drawn by the seed.
+
+    `uniform` gives all the same; `proportional` by the numbers of training trajectories; `temperature` by these to the
+    power 1 / `temperature` (1 is proportional, a high one uniform); `weights` as given, by the names of the tasks.
+    """
+
+    method: Literal["uniform", "proportional", "temperature", "weights"] = "uniform"
+    temperature: PositiveFloat | None = None
+    weights: dict[str, PositiveFloat] = field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _own_numbers(self) -> MixingConfig:
+        if (self.method == "temperature") != (self.temperature is not None):
+            raise ValueError("method temperature and a temperature go together")
+        if (self.method == "weights") != bool(self.weights):
+            raise ValueError("method weights and weights, a number for each task, go together")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT)
 class DataConfig:
     """The tasks and how windows of `context` + horizon frames are drawn from their trajectories.
 
@@ -121,6 +143,7 @@ class DataConfig:
     """
 
     tasks: tuple[TaskConfig, ...]
+    mixing: MixingConfig = field(default_factory=MixingConfig)
     root: str = "data"
     context: Positive = 1
     windows_per_trajectory: Positive = 8
@@ -129,6 +152,16 @@ class DataConfig:
     normalize: Literal["zscore", "rms", "none"] = "zscore"
     split: SplitConfig = field(default_factory=SplitConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
+
+    @model_validator(mode="after")
+    def _names(self) -> DataConfig:
+        names = [task.name for task in self.tasks]
+        if len(set(names)) < len(names):
+            raise ValueError("two of the tasks have the same name; give each its own (and its path)")
+        kinds = {task.kind for task in self.tasks}
+        if len(kinds) > 1:
+            raise ValueError("transient and steady tasks are mixed; a stage trains one kind, give the others a run")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
@@ -585,6 +618,14 @@ class Config:
 
 
 ADAPTER: TypeAdapter[Config] = TypeAdapter(Config)
+
+
+def of_task(config: Config, name: str) -> Config:
+    """The configuration of a task alone, one of several; as it is where it has one."""
+    if len(config.data.tasks) == 1:
+        return config
+    own = tuple(task for task in config.data.tasks if task.name == name)
+    return replace(config, data=replace(config.data, tasks=own, mixing=MixingConfig()))
 
 
 def to_dict(config: Config) -> dict[str, Any]:

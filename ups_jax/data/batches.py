@@ -1,25 +1,28 @@
-"""Batches of one stage: `batch_at` is batch n of a data set, `training_batches` prepares them in the background."""
+"""Batches of one stage: `batch_at` is batch n of a data set or of several mixed, each batch being of one of them;
+`training_batches` prepares them in the background."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 
 from ups_jax.config import STAGE_NEEDS, Config
 from ups_jax.data import windows
 from ups_jax.data.dataset import Dataset
+from ups_jax.data.mixing import Schedule, shares
+from ups_jax.data.mixture import Mixture, mixture_of
+from ups_jax.data.tagged import tagged
 from ups_jax.errors import ConfigError
 from ups_jax.seeding import stream_key
 
-PERIODIC, OPEN = 2, 1
 
-
-def steps_per_epoch(dataset: Dataset, cfg: Config, stage: str) -> int:
+def steps_per_epoch(data: Dataset | Mixture, cfg: Config, stage: str) -> int:
     """Whole batches in an epoch (`windows_per_trajectory` windows of every training trajectory), 1 at the least."""
-    total = len(dataset.splits.train) * cfg.data.windows_per_trajectory
-    return max(1, total // windows_per_step(cfg, stage))
+    trajectories = sum(len(dataset.splits.train) for dataset in mixture_of(data).datasets)
+    return max(1, trajectories * cfg.data.windows_per_trajectory // windows_per_step(cfg, stage))
 
 
 def windows_per_step(cfg: Config, stage: str) -> int:
@@ -37,15 +40,23 @@ def window_frames(cfg: Config, stage: str = "operator") -> int:
 
 
 def batch_at(
-    dataset: Dataset, cfg: Config, stage: str, n: int, process_index: int = 0, process_count: int = 1
+    data: Dataset | Mixture, cfg: Config, stage: str, n: int, process_index: int = 0, process_count: int = 1
 ) -> dict[str, np.ndarray]:
     """This host's rows of batch n, in physical units: a pure function of the arguments and `cfg.seed`."""
-    return _read(dataset, _plan(dataset, cfg, stage, process_count), n, process_index, process_count)
+    return _Batches.of(data, cfg, stage, process_count).read(n, process_index, process_count)
+
+
+def first_batches(
+    data: Dataset | Mixture, cfg: Config, stage: str, process_index: int = 0, process_count: int = 1
+) -> list[dict[str, np.ndarray]]:
+    """This host's rows of each task's own first batch, whatever its share of the steps."""
+    batches = _Batches.of(data, cfg, stage, process_count)
+    return [batches.read_own(task, 0, process_index, process_count) for task in range(len(batches.datasets))]
 
 
 @contextmanager
 def training_batches(
-    dataset: Dataset, cfg: Config, stage: str, start: int = 0, process_index: int = 0, process_count: int = 1
+    data: Dataset | Mixture, cfg: Config, stage: str, start: int = 0, process_index: int = 0, process_count: int = 1
 ) -> Iterator[Iterator[dict[str, np.ndarray]]]:
     """Endless batches `start`, `start + 1`, ... as `batch_at` gives them, read ahead by `data.loader.threads`.
 
@@ -54,11 +65,11 @@ def training_batches(
     # Imported here: grain imports jax, which a reader of data files has no use for.
     import grain
 
-    plan = _plan(dataset, cfg, stage, process_count)
+    planned = _Batches.of(data, cfg, stage, process_count)
     loader = cfg.data.loader
     batches = iter(
         grain.MapDataset.range(2**40)
-        .map(lambda n: _read(dataset, plan, int(n), process_index, process_count))[start:]
+        .map(lambda n: planned.read(int(n), process_index, process_count))[start:]
         .to_iter_dataset(
             grain.ReadOptions(num_threads=min(loader.threads, loader.buffer), prefetch_buffer_size=loader.buffer)
         )
@@ -69,7 +80,36 @@ def training_batches(
         batches.close()
 
 
-def _plan(dataset: Dataset, cfg: Config, stage: str, process_count: int) -> windows.Plan:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Batches:
+    """All that the batches of a stage depend on: each task's own windows, and whose turn it is."""
+
+    datasets: tuple[Dataset, ...]
+    plans: tuple[windows.Plan, ...]
+    schedule: Schedule
+
+    @staticmethod
+    def of(data: Dataset | Mixture, cfg: Config, stage: str, process_count: int) -> _Batches:
+        datasets = mixture_of(data).datasets
+        sizes = {dataset.task.name: len(dataset.splits.train) for dataset in datasets}
+        return _Batches(
+            datasets=datasets,
+            plans=tuple(_plan(dataset, cfg, stage, process_count, task) for task, dataset in enumerate(datasets)),
+            schedule=Schedule(stream_key(cfg.seed, f"mixing/{stage}"), shares(cfg.data.mixing, sizes)),
+        )
+
+    def read(self, n: int, process_index: int, process_count: int) -> dict[str, np.ndarray]:
+        """A host's rows of batch n."""
+        return self.read_own(*self.schedule.at(n), process_index, process_count)
+
+    def read_own(self, task: int, n: int, process_index: int, process_count: int) -> dict[str, np.ndarray]:
+        """A host's rows of the n-th batch of a task."""
+        batch = _read(self.datasets[task], self.plans[task], n, process_index, process_count)
+        batch["task_id"] = np.full(len(batch["mask"]), task, np.int32)
+        return tagged(batch, task)
+
+
+def _plan(dataset: Dataset, cfg: Config, stage: str, process_count: int, number: int) -> windows.Plan:
     task, data = dataset.task, cfg.data
     rows = windows_per_step(cfg, stage)
     if rows % process_count:
@@ -88,8 +128,10 @@ def _plan(dataset: Dataset, cfg: Config, stage: str, process_count: int) -> wind
             "in the corrector's stages) and "
             f"training.time_stride={dataset.stride} need {offsets[-1] + 1} frames, there are {dataset.source.frames}"
         )
+    # The windows of two tasks are drawn apart; those of the first are what they are without the others.
+    stream = f"data/{stage}" + (f"/{task.name}" if number else "")
     return windows.Plan(
-        key=stream_key(cfg.seed, f"data/{stage}"),
+        key=stream_key(cfg.seed, stream),
         train=dataset.splits.train,
         per_trajectory=data.windows_per_trajectory,
         batch_size=windows_per_step(cfg, stage),
@@ -109,7 +151,6 @@ def _read(
 ) -> dict[str, np.ndarray]:
     drawn = windows.draw(plan, n).rows(process_index, process_count)
     task, count = dataset.task, len(drawn.ids)
-    sides = np.where(np.array(task.periodic), PERIODIC, OPEN).astype(np.int32)
     batch = {
         "fields": windows.augment(dataset.source.windows(drawn.ids, drawn.frames), drawn),
         "mask": np.ones(count, np.float32),
@@ -117,8 +158,7 @@ def _read(
         "dt": np.full(count, task.dt, np.float32),
         "cond": dataset.conditions[drawn.ids],
         "cond_mask": dataset.condition_mask[drawn.ids],
-        "bc": np.tile(sides[:, None], (count, 1, 2)),
-        "task_id": np.zeros(count, np.int32),
+        "bc": np.tile(np.array(task.boundary, np.int32), (count, 1, 1)),
         "trajectory_id": drawn.ids.astype(np.int32),
     }
     if task.inputs:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int
@@ -10,7 +12,7 @@ from jaxtyping import Float32, Float64, Int
 from ups_jax.config import TaskConfig
 from ups_jax.data.sources.base import Source
 from ups_jax.data.statistics import coefficient_moments
-from ups_jax.errors import DataError
+from ups_jax.errors import ConfigError, DataError
 from ups_jax.task import Coefficient, Task
 
 
@@ -38,10 +40,53 @@ def read_conditions(wanted: TaskConfig, source: Source, train: Int[np.ndarray, "
 
     Raises `DataError` for a value that is not finite or not positive on a log10 scale.
     """
-    scales = wanted.coefficients if task is None else {item.name: item.scale for item in task.coefficients}
+    return conditions_of_all([(wanted, source, train)], [task])[0]
+
+
+def conditions_of_all(
+    opened: Sequence[tuple[TaskConfig, Source, Int[np.ndarray, " _"]]], tasks: Sequence[Task | None]
+) -> list[Conditions]:
+    """The same for several tasks that one model is trained on: all have a column for each coefficient of any, by its
+    name, and a coefficient's statistics are those of all training trajectories that know it.
+
+    ConfigError where two tasks declare a coefficient on different scales.
+    """
+    scales = declared_scales([wanted for wanted, _, _ in opened])
+    found = [
+        _look_up(wanted, source, scales if task is None else {item.name: item.scale for item in task.coefficients})
+        for (wanted, source, _), task in zip(opened, tasks, strict=True)
+    ]
+    result = []
+    for own, task in zip(found, tasks, strict=True):
+        kept = task.coefficients if task is not None else _fitted(scales, found, [train for _, _, train in opened])
+        result.append(Conditions(coefficients=kept, values=own.values, mask=own.mask, notes=own.notes))
+    return result
+
+
+def declared_scales(tasks: Sequence[TaskConfig]) -> dict[str, Literal["linear", "log10"]]:
+    """The scale of each coefficient of any task. ConfigError where two tasks have it on different ones."""
+    scales: dict[str, Literal["linear", "log10"]] = {}
+    for task in tasks:
+        for name, scale in task.coefficients.items():
+            if scales.setdefault(name, scale) != scale:
+                raise ConfigError(
+                    f"key `data.tasks.{task.name}.coefficients`: {name} is {scale} here and {scales[name]} in another "
+                    "task; one model reads it on one scale, so write the same"
+                )
+    return scales
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Found:
+    values: Float32[np.ndarray, "n p"]
+    mask: Float32[np.ndarray, "n p"]
+    notes: tuple[str, ...]
+
+
+def _look_up(wanted: TaskConfig, source: Source, scales: Mapping[str, str]) -> _Found:
     values = np.zeros((source.trajectories, len(scales)), np.float32)
     mask = np.zeros_like(values)
-    coefficients, notes = [], []
+    notes = []
     for column, (name, scale) in enumerate(scales.items()):
         found = source.coefficient(name)
         known = np.zeros(source.trajectories, bool) if found is None else ~np.isnan(found)
@@ -49,14 +94,13 @@ def read_conditions(wanted: TaskConfig, source: Source, train: Int[np.ndarray, "
             _check(source.name, name, scale, found[known])
             values[known, column] = found[known]
             mask[known, column] = 1.0
-        if not known.all():
+        # What another task declares this one need not have.
+        if not known.all() and name in wanted.coefficients:
             which = "every trajectory" if not known.any() else f"{int((~known).sum())} of {len(known)} trajectories"
             notes.append(
                 f"{source.name}: coefficient {name} is unknown for {which} and masked out; store it as dataset "
                 f"`parameters/{name}`, as root attribute, or in the file name ({name}0.01)"
             )
-        mean, std = coefficient_moments(values[train, column][known[train]], scale)
-        coefficients.append(Coefficient(name=name, scale=scale, mean=mean, std=std))
     declared = {name.lower() for name in scales}
     for name in source.found_coefficients():
         if name.lower() not in declared:
@@ -64,8 +108,21 @@ def read_conditions(wanted: TaskConfig, source: Source, train: Int[np.ndarray, "
                 f"{source.name}: holds a coefficient {name} that the model is not told; if it is one of the equation, "
                 f"add data.tasks.{wanted.name}.coefficients={{{name}: linear}} (or log10)"
             )
-    kept = tuple(coefficients) if task is None else task.coefficients
-    return Conditions(coefficients=kept, values=values, mask=mask, notes=tuple(notes))
+    return _Found(values=values, mask=mask, notes=tuple(notes))
+
+
+def _fitted(
+    scales: Mapping[str, str], found: Sequence[_Found], trains: Sequence[Int[np.ndarray, " _"]]
+) -> tuple[Coefficient, ...]:
+    """Mean and std of each coefficient over the training trajectories of all tasks."""
+    fitted = []
+    for column, (name, scale) in enumerate(scales.items()):
+        known = [
+            own.values[train, column][own.mask[train, column] > 0] for own, train in zip(found, trains, strict=True)
+        ]
+        mean, std = coefficient_moments(np.concatenate(known), scale)
+        fitted.append(Coefficient(name=name, scale=scale, mean=mean, std=std))
+    return tuple(fitted)
 
 
 def _check(source: str, name: str, scale: str, values: Float64[np.ndarray, " n"]) -> None:

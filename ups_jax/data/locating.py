@@ -13,9 +13,8 @@ from ups_jax.data.splits import Splits
 from ups_jax.errors import ConfigError, DataError
 
 
-def open_source(cfg: Config) -> tuple[Source, Splits]:
-    """The configured task's file, of which the header alone is read, and its splits. Raises `DataError`."""
-    wanted = only_task(cfg)
+def open_source(cfg: Config, wanted: TaskConfig) -> tuple[Source, Splits]:
+    """A configured task's files, of which the headers alone are read, and its splits. Raises `DataError`."""
     files = data_files(cfg.data, wanted)
     if wanted.path is None and not files["all"][0].is_file():
         raise DataError(
@@ -31,7 +30,7 @@ def open_source(cfg: Config) -> tuple[Source, Splits]:
 def _split(cfg: SplitConfig, wanted: TaskConfig, opened: Mapping[str, Sequence[Source]], source: Source) -> Splits:
     key, count, by_role = f"data.tasks.{wanted.name}.path", source.trajectories, "all" not in opened
     if cfg.method == "listed" and cfg.path is not None:
-        return splits.listed(cfg.path, count, source.name)
+        return splits.listed(cfg.path, count, source.name, wanted.name)
     native = by_role and not isinstance(wanted.path, FilePair)
     if (cfg.method == "file" and (native or not by_role)) or (cfg.method == "native" and not native):
         given = {"file": "{train: FILE, test: FILE}", "native": "a folder with train, valid and test"}[cfg.method]
@@ -41,16 +40,30 @@ def _split(cfg: SplitConfig, wanted: TaskConfig, opened: Mapping[str, Sequence[S
             raise ConfigError(f"key `data.split.method`: is {cfg.method}, but `{key}` names the files of each split")
         sizes = {role: sum(part.trajectories for part in own) for role, own in opened.items()}
         return splits.by_files(sizes, cfg, source.name)
+    parts = opened["all"]
     if cfg.method == "pdebench":
-        last = isinstance(source, SeedsSource)
-        return splits.by_place(count, cfg, source.name, test_last=last)
+        # Of each file its own: the first of several may be all of one coefficient.
+        each = [
+            splits.by_place(part.trajectories, cfg, part.name, test_last=isinstance(part, SeedsSource))
+            for part in parts
+        ]
+        return splits.one_after_another(each, [part.trajectories for part in parts])
     if cfg.method == "hash":
-        return splits.by_hash([f"{Path(source.name).name}|{n}" for n in range(count)], cfg, source.name)
+        keys = [f"{Path(part.name).name}|{n}" for part in parts for n in range(part.trajectories)]
+        return splits.by_hash(keys, cfg, source.name)
     return splits.draw(count, cfg, source.name)
 
 
 def only_task(cfg: Config) -> TaskConfig:
+    """The task of a configuration that has one. Raises `ConfigError`."""
     if len(cfg.data.tasks) != 1:
         names = ", ".join(task.name for task in cfg.data.tasks) or "none"
-        raise ConfigError(f"key `data.tasks`: exactly one task for now, there are {len(cfg.data.tasks)} ({names})")
+        raise ConfigError(f"key `data.tasks`: one task is wanted here, there are {len(cfg.data.tasks)} ({names})")
     return cfg.data.tasks[0]
+
+
+def all_tasks(cfg: Config) -> tuple[TaskConfig, ...]:
+    """The tasks of a configuration, one at the least. Raises `ConfigError`."""
+    if not cfg.data.tasks:
+        raise ConfigError("key `data.tasks`: names no task; give one, such as [{name: burgers1d}]")
+    return cfg.data.tasks

@@ -11,10 +11,11 @@ from jaxtyping import Float
 from ups_jax.config import Config, TaskConfig
 from ups_jax.data import facts, splits, symmetry
 from ups_jax.data.batches import window_frames
-from ups_jax.data.conditions import read_conditions
+from ups_jax.data.conditions import Conditions, conditions_of_all, read_conditions
 from ups_jax.data.dataset import Dataset
 from ups_jax.data.disjoint import repeated
-from ups_jax.data.locating import only_task, open_source
+from ups_jax.data.locating import all_tasks, only_task, open_source
+from ups_jax.data.mixture import Mixture
 from ups_jax.data.sources import Grid, MemorySource, Source
 from ups_jax.data.sources.base import AXES
 from ups_jax.data.sources.memory import load
@@ -26,17 +27,56 @@ from ups_jax.task import Input, Statistics, Task
 
 
 def open_dataset(cfg: Config, task: Task | None = None) -> Dataset:
-    """The data of the configured task, checked; with `task` (of a trained run) its statistics and facts are kept.
+    """The data of the one configured task, checked; with `task` (of a trained run) its statistics and facts are kept.
 
     Raises `ConfigError` for names that do not exist, `DataError` for anything wrong with the file.
     """
-    wanted = only_task(cfg)
-    source, parts = open_source(cfg)
-    each = source.frames * source.channels + len(source.input_channels)
-    size = 4 * source.trajectories * each * int(np.prod(source.grid.shape))
-    if size <= cfg.data.loader.memory_gib * 2**30:
-        source = load(source, tuple(wanted.coefficients))
-    return OPENERS[wanted.kind](cfg, wanted, source, parts, task)
+    only_task(cfg)
+    return _opened(cfg, [task])[0]
+
+
+def open_mixture(cfg: Config) -> Mixture:
+    """The data of all configured tasks, for one training. Raises as `open_dataset`, and `ConfigError` where tasks
+    contradict each other."""
+    tasks = all_tasks(cfg)
+    datasets = _opened(cfg, [None] * len(tasks))
+    if len(datasets) > 1:
+        datasets = _related(cfg, datasets)
+    return Mixture(datasets=tuple(datasets))
+
+
+def _related(cfg: Config, datasets: Sequence[Dataset]) -> list[Dataset]:
+    """The data sets of tasks that one model is trained on, each of which knows of the others."""
+    names = tuple(dataset.task.name for dataset in datasets)
+    unit = float(np.exp(np.mean([np.log(dataset.task.dt) for dataset in datasets])))
+    found = []
+    for wanted, dataset in zip(cfg.data.tasks, datasets, strict=True):
+        foreign = tuple(item.name for item in dataset.task.coefficients if item.name not in wanted.coefficients)
+        task = replace(dataset.task, siblings=names, foreign=foreign, dt_unit=unit)
+        found.append(replace(dataset, task=task))
+    return found
+
+
+def _opened(cfg: Config, tasks: Sequence[Task | None]) -> list[Dataset]:
+    """A data set for each configured task; `tasks` are those of a trained run that are kept."""
+    room = cfg.data.loader.memory_gib * 2**30
+    found: list[tuple[TaskConfig, Source, Splits]] = []
+    for wanted, task in zip(all_tasks(cfg), tasks, strict=True):
+        source, parts = open_source(cfg, wanted)
+        each = source.frames * source.channels + len(source.input_channels)
+        size = 4 * source.trajectories * each * int(np.prod(source.grid.shape))
+        if size <= room:
+            room -= size
+            names = wanted.coefficients if task is None else [item.name for item in task.coefficients]
+            source = load(source, tuple(names))
+        # What is wrong with the file itself is told before what several have in common.
+        check_shape(cfg, wanted, source, task)
+        found.append((wanted, source, parts))
+    conditions = conditions_of_all([(wanted, source, parts.train) for wanted, source, parts in found], tasks)
+    return [
+        OPENERS[wanted.kind](cfg, wanted, source, parts, task, own)
+        for (wanted, source, parts), task, own in zip(found, tasks, conditions, strict=True)
+    ]
 
 
 def from_arrays(
@@ -79,17 +119,18 @@ def from_arrays(
     known = {name: np.asarray(values, np.float64) for name, values in (coefficients or {}).items()}
     source = MemorySource(name="arrays", grid=grid, fields=array, coefficients=known)
     parts = splits.draw(len(array), cfg.data.split, source.name)
-    return _open_transient(cfg, wanted, source, parts, task)
-
-
-def _open_transient(cfg: Config, wanted: TaskConfig, source: Source, parts: Splits, task: Task | None) -> Dataset:
-    stride = cfg.training.time_stride
     check_shape(cfg, wanted, source, task)
+    return _open_transient(cfg, wanted, source, parts, task, read_conditions(wanted, source, parts.train, task))
+
+
+def _open_transient(
+    cfg: Config, wanted: TaskConfig, source: Source, parts: Splits, task: Task | None, conditions: Conditions
+) -> Dataset:
+    stride = cfg.training.time_stride
     axes = source.grid.axes
     periodic = facts.indices(wanted.periodic, axes, f"data.tasks.{wanted.name}.periodic")
     conserved = facts.indices(wanted.conserved, wanted.channels, f"data.tasks.{wanted.name}.conserved")
     declared = facts.symmetries(wanted, source.grid, periodic)
-    conditions = read_conditions(wanted, source, parts.train, task)
     content = Content(source)
     moments = Moments(source.name, source.frames, source.channels, stride)
     drift = facts.Drift(source.channels)
@@ -140,14 +181,14 @@ def _open_transient(cfg: Config, wanted: TaskConfig, source: Source, parts: Spli
     )
 
 
-def _open_steady(cfg: Config, wanted: TaskConfig, source: Source, parts: Splits, task: Task | None) -> Dataset:
-    check_shape(cfg, wanted, source, task)
+def _open_steady(
+    cfg: Config, wanted: TaskConfig, source: Source, parts: Splits, task: Task | None, conditions: Conditions
+) -> Dataset:
     axes, inputs = source.grid.axes, source.input_channels
     periodic = facts.indices(wanted.periodic, axes, f"data.tasks.{wanted.name}.periodic")
     if wanted.conserved:
         raise ConfigError(f"key `data.tasks.{wanted.name}.conserved`: a steady solution has no time to be conserved in")
     declared = facts.symmetries(wanted, source.grid, periodic)
-    conditions = read_conditions(wanted, source, parts.train, task)
     content = Content(source)
     channels = (*inputs, *wanted.channels)
     moments = Moments(source.name, source.frames, len(channels), 1)

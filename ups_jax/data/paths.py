@@ -30,6 +30,8 @@ def data_files(data: DataConfig, task: TaskConfig) -> dict[str, tuple[Path, ...]
         }
     if task.path is None:
         return {"all": (embedded_file(data.root, task.name, task.preset),)}
+    if isinstance(task.path, tuple):
+        return {"all": tuple(map(Path, task.path))}
     path = Path(task.path)
     return _in_folder(path) if path.is_dir() else {"all": (path,)}
 

@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from ups_jax.config import Config, TaskConfig
+from ups_jax.config import Config, TaskConfig, of_task
 from ups_jax.data import facts, opening, symmetry
-from ups_jax.data.conditions import read_conditions
+from ups_jax.data.conditions import declared_scales, read_conditions
 from ups_jax.data.disjoint import repeated
 from ups_jax.data.locating import open_source
+from ups_jax.data.mixing import shares
 from ups_jax.data.paths import data_files
 from ups_jax.data.sources import Source, open_file
 from ups_jax.data.splits import Splits
@@ -22,7 +23,15 @@ from ups_jax.errors import UserError
 
 def data_problems(cfg: Config) -> list[str]:
     """A line for each problem of each task, with its mend; none where all data can be opened."""
-    return [line for task in cfg.data.tasks for line in _of_task(replace(cfg, data=replace(cfg.data, tasks=(task,))))]
+    found = [line for task in cfg.data.tasks for line in _of_task(of_task(cfg, task.name))]
+    if not found:
+        try:
+            # What all tasks have in common, once each is sound.
+            declared_scales(cfg.data.tasks)
+            shares(cfg.data.mixing, {task.name: 1 for task in cfg.data.tasks})
+        except UserError as error:
+            found.append(str(error))
+    return found
 
 
 def _of_task(cfg: Config) -> list[str]:
@@ -44,7 +53,7 @@ def _of_task(cfg: Config) -> list[str]:
     if found:
         return found
     try:
-        source, parts = open_source(cfg)
+        source, parts = open_source(cfg, wanted)
     except UserError as error:
         return [str(error)]
     tried(lambda: opening.check_shape(cfg, wanted, source, None))

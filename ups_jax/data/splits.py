@@ -16,6 +16,7 @@ from ups_jax.config import SplitConfig
 from ups_jax.errors import DataError
 
 Split = Literal["train", "val", "test"]
+_ROLES: tuple[Split, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -87,17 +88,29 @@ def by_files(sizes: Mapping[str, int], cfg: SplitConfig, name: str) -> Splits:
     return Splits(train=np.sort(order[val:]), val=np.sort(order[:val]), test=ids["test"], apart=True)
 
 
-def listed(path: str | Path, trajectories: int, name: str) -> Splits:
-    """The split of a JSON file as `as_list` gives it. Raises `DataError` where it does not fit the data."""
+def one_after_another(each: Sequence[Splits], sizes: Sequence[int]) -> Splits:
+    """The splits of several files of so many trajectories as one, of all their trajectories in this order."""
+    starts = np.cumsum([0, *sizes[:-1]])
+    roles = {
+        role: np.concatenate([own.ids(role) + start for own, start in zip(each, starts, strict=True)])
+        for role in _ROLES
+    }
+    return Splits(train=roles["train"], val=roles["val"], test=roles["test"])
+
+
+def listed(path: str | Path, trajectories: int, name: str, task: str) -> Splits:
+    """The split of a JSON file as `as_list` gives it, or under the task's name such ones of several tasks. Raises
+    `DataError` where it does not fit the data."""
     try:
         content = json.loads(Path(path).read_text())
+        content = content.get(task, content)
         parts = {role: np.asarray(content[role], np.int64) for role in ("train", "val", "test")}
         together = np.concatenate(list(parts.values()))
         count = int(content["trajectories"])
         found = Splits(train=np.sort(parts["train"]), val=np.sort(parts["val"]), test=np.sort(parts["test"]))
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file; give the split.json of a run") from None
-    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise DataError(f"{path}: is no split ({' '.join(str(error).split())}); give the split.json of a run") from None
     if count != trajectories or not ((together >= 0) & (together < trajectories)).all():
         raise DataError(f"{path}: is a split of {count} trajectories, {name} holds {trajectories}; give its own")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -31,6 +32,14 @@ def architecture(config: Config, task: Task, stage: str, params: Any) -> dict[st
         "parameters": _hash(shapes),
     }
     return found | {"digest": _hash(found)}
+
+
+def architecture_of_all(each: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """That of the models of several tasks, by their names, and a `digest` of them all; of one as it is."""
+    if len(each) == 1:
+        return dict(next(iter(each.values())))
+    found = {"tasks": {name: dict(values) for name, values in each.items()}}
+    return found | {"digest": _hash([[name, values["digest"]] for name, values in each.items()])}
 
 
 def _hash(values: Any) -> str:

@@ -22,14 +22,16 @@ def coefficient_arrays(
 
     DataError for a name that the task does not know or a value that cannot be.
     """
-    names = [coefficient.name for coefficient in task.coefficients]
+    names = [coefficient.name for coefficient in task.own_coefficients]
     unknown = set(params) - set(names)
     if unknown:
         raise DataError(
             f"the run knows no coefficient {', '.join(sorted(unknown))}; it has {', '.join(names) or 'none'}"
         )
-    values, mask = np.zeros((batch, len(names)), np.float32), np.zeros((batch, len(names)), np.float32)
+    values, mask = np.zeros((2, batch, len(task.coefficients)), np.float32)
     for column, coefficient in enumerate(task.coefficients):
+        if coefficient.name in task.foreign:
+            continue
         if coefficient.name not in params:
             warnings.warn(f"coefficient {coefficient.name} is not given; its training mean is taken", stacklevel=3)
         else:

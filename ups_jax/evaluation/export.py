@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from ups_jax.errors import ConfigError
 from ups_jax.evaluation.steady_run import SteadyRun
-from ups_jax.evaluation.trained_run import TrainedRun, load_run
+from ups_jax.evaluation.trained_run import TrainedRun, load_task_run
 from ups_jax.files import write_atomically
 from ups_jax.models import Conditions
 from ups_jax.rollout import rollout
@@ -30,9 +30,14 @@ _NAME = "model.stablehlo"
 
 
 def export_run(
-    path: Path, output: Path, platforms: Sequence[str] = ("cpu", "cuda"), *, stage: str | None = None
+    path: Path,
+    output: Path,
+    platforms: Sequence[str] = ("cpu", "cuda"),
+    *,
+    stage: str | None = None,
+    task: str | None = None,
 ) -> tuple[Path, Path]:
-    """Write artifact and JSON, of the run's main stage or another one; their paths.
+    """Write artifact and JSON, of the run's main stage or another one, of its task or the named one; their paths.
 
     `output` with a suffix is the artifact, otherwise a folder for `model.stablehlo` and `model.json`. Nothing of a
     platform has to be there to export for it. CheckpointError, ConfigError or StorageError as they apply.
@@ -44,7 +49,7 @@ def export_run(
     described = artifact.with_suffix(".json")
     if described == artifact:
         raise ConfigError(f"--output {output}: its JSON would be itself; give it another suffix, such as .stablehlo")
-    run = load_run(path, stage=stage)
+    run = load_task_run(path, task, stage=stage)
     exported = exported_solver(run, platforms) if isinstance(run, SteadyRun) else exported_rollout(run, platforms)
     write_atomically(artifact, bytes(exported.serialize()))
     write_atomically(described, json.dumps(description(run, exported, artifact.name), indent=2) + "\n")

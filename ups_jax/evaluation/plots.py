@@ -5,6 +5,7 @@ Every function returns a matplotlib `Figure` of its own and leaves pyplot alone.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -161,10 +162,12 @@ def training_curves(records: Sequence[Mapping[str, Any]]) -> Figure:
         validation = sorted({key for record in own for key in record if key.startswith("validation/")})
         panels = (("loss", ["loss"]), ("learning rate", ["lr"]), ("validation nRMSE", validation))
         for axis, (title, names) in zip(row, panels, strict=True):
-            for name, colour in zip(names, (BLUE, RED, GREEN, ORANGE), strict=False):
+            # Of several tasks there are more curves than colours: the next round of them is of other markers.
+            styles = itertools.product(("o-", "s--", "^:", "v-."), (BLUE, RED, GREEN, ORANGE))
+            for name, (dots, colour) in zip(names, styles, strict=False):
                 points = [(record["step"], record[name]) for record in own if record.get(name) is not None]
                 steps, values = np.array(points, float).reshape(-1, 2).T
-                marker = "o-" if name in validation else "-"
+                marker = dots if name in validation else "-"
                 axis.plot(steps, values, marker, markersize=3, color=colour, lw=1.3, label=_legible(name))
                 if name == "loss" and len(values) > 50:
                     axis.lines[-1].set_alpha(0.35)

@@ -127,7 +127,8 @@ def other_trajectories(run: TrainedRun | SteadyRun, cfg: Config, dataset: Datase
     """
     name = dataset.source.name
     try:
-        source, parts = open_source(replace(run.config, data=replace(run.config.data, root=cfg.data.root)))
+        known = replace(run.config, data=replace(run.config.data, root=cfg.data.root))
+        source, parts = open_source(known, known.data.tasks[0])
     except DataError as error:
         return f"{name}: cannot be compared with the data that the run was trained on ({error})"
     ids = dataset.splits.ids(split)

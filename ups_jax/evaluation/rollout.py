@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from rich.console import Console
 
-from ups_jax.config import Config
+from ups_jax.config import Config, of_task
 from ups_jax.correction import Correction, beyond, both, every
 from ups_jax.ensemble_metrics import ensemble_summary, ensemble_table
 from ups_jax.errors import ConfigError, DivergedError, Stopped
@@ -26,7 +26,7 @@ from ups_jax.evaluation.state_images import write_images
 from ups_jax.evaluation.states import StateFile, names_of
 from ups_jax.evaluation.stepper import Stepper
 from ups_jax.evaluation.tables import measure, rollout_section
-from ups_jax.evaluation.trained_run import TrainedRun, load_run
+from ups_jax.evaluation.trained_run import TrainedRun, load_task_run
 from ups_jax.models.corrector import Corrector
 from ups_jax.sampling import corrected, expected, expected_error
 from ups_jax.task import Task
@@ -41,6 +41,7 @@ class Wanted:
 
     `corrector` is the stage whose result corrects every `correct_every`-th step, None for the operator alone. With
     `correct_above` it corrects of these only where it expects an error above that, in standard deviations of the field.
+    `task` names one of several that the run was trained on.
     """
 
     input: str
@@ -53,6 +54,7 @@ class Wanted:
     corrector: str | None = None
     correct_every: int = 1
     correct_above: float | None = None
+    task: str | None = None
     limit: int | None = None
     rows: int | None = None
     images: Sequence[str] = ()
@@ -66,7 +68,7 @@ def rollout_run(
 
     DivergedError where a frame is not finite, after the finite ones have been kept; Stopped where it is interrupted.
     """
-    run = load_run(path)
+    run = load_task_run(path, wanted.task)
     if not isinstance(run, TrainedRun):
         raise ConfigError(
             f"{path}: solves the steady task {run.task.name}, which has no time to roll out; use load_run(..).solve or "
@@ -82,7 +84,7 @@ def rollout_run(
             "leave it out"
         )
     run.check_time_step(run.task.dt if wanted.dt is None else wanted.dt)
-    start = read_start(wanted.input, run.task, run.model.context, cfg).first(wanted.limit)
+    start = read_start(wanted.input, run.task, run.model.context, of_task(cfg, run.task.name)).first(wanted.limit)
     start, cond, mask = _conditioned(start, run.task, wanted.params, console)
     stepper = Stepper(
         model=run.model, weights=run.weights, correction=correction, members=wanted.members, seed=wanted.seed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ import optax
 from rich.console import Console
 
 from ups_jax import simulate
-from ups_jax.config import Config, FullEvaluationConfig, from_dict, load, merge, to_dict
+from ups_jax.config import Config, FullEvaluationConfig, from_dict, load, merge, of_task, to_dict
 from ups_jax.data import Dataset, Split, open_dataset
 from ups_jax.data.dataset import Trajectories
+from ups_jax.data.locating import all_tasks, only_task
 from ups_jax.determinism import require_determinism
 from ups_jax.errors import ConfigError, DataError
-from ups_jax.evaluation.architecture import architecture
+from ups_jax.evaluation.architecture import architecture, architecture_of_all
 from ups_jax.evaluation.candidates import candidate_variants, score_of
 from ups_jax.evaluation.corrected import (
     SAMPLERS,
@@ -40,13 +41,13 @@ from ups_jax.evaluation.result import Evaluation, SteadyEvaluation, finite, resu
 from ups_jax.evaluation.steady import evaluate_steady, mean_solution
 from ups_jax.evaluation.steady_run import SteadyRun
 from ups_jax.evaluation.tracked import track_evaluation
-from ups_jax.evaluation.trained_run import TrainedRun, load_run
+from ups_jax.evaluation.trained_run import TrainedRun, run_of
 from ups_jax.steady import check_cells
 from ups_jax.task import Task
 from ups_jax.tracking import ending, evaluation_writer, read_jsonl
 from ups_jax.training.printed import say
 from ups_jax.training.run_directory import RunDirectory, now
-from ups_jax.training.weights import Weights
+from ups_jax.training.weights import Weights, best_weights
 
 # What an evaluation may override: where data lies and how it is read, never what a trained run was trained on.
 _OVERRIDABLE = ("data.tasks", "data.root", "data.loader", "evaluation", "logging", "pipeline")
@@ -108,27 +109,14 @@ def evaluate_run(
     run = RunDirectory(path)
     main = run.main_stage()
     stage = stage or main
-    trained = load_run(path, stage=predictor_stage_of(path, stage))
-    found = {stage: corrector_of(path, stage)} if stage in VARIANTS else correctors(path) if stage == main else {}
     simulate.prepare(cfg)
-    dataset = open_dataset(cfg, trained.task)
-    way = _way(trained, dataset.task)
-    left_out = [] if stage in VARIANTS else _left_out(found, way)
+    each = _of_tasks(path, cfg, stage, main, selection, console)
     split = selection.split
-    for note in (*dataset.notes, *_grid_notes(trained, cfg, dataset, way, split), *left_out):
-        say(console, f"note        {note}")
     name = split if stage == main else f"{stage}_{split}"
-    if dataset.fingerprint != trained.fingerprint:
-        name = f"{name}-{Path(dataset.source.name).stem}"
-    name, place = selection.name or name, RunDirectory(selection.output or path)
-    held = _held(dataset, selection, cfg.data.context)
-    measured = _measure(trained, found, stage, dataset, held, cfg)
-    data = {"file": dataset.source.name, "fingerprint": dataset.fingerprint, "split": split, "truth": truth_of(held)}
-    grid = {"trained": trained.task.shape, "data": dataset.task.shape, "way": way, "meaning": WAYS[way]}
-    meta = _meta(run, stage, found.get(stage, trained)) | {"data": data, "grid": grid}
-    if "ensemble" in measured.variants:
-        meta |= {"ensemble_of": stage if stage in found else next(reversed(found))}
-    values = finite(result([measured], meta))
+    foreign = [Path(own.dataset.source.name).stem for own in each if own.dataset.fingerprint != own.trained.fingerprint]
+    name, place = selection.name or "-".join([name, *foreign]), RunDirectory(selection.output or path)
+    evaluations = [own.measured for own in each]
+    values = finite(result(evaluations, _meta(run, stage, each, split)))
     written = [place.evaluation / f"{name}.json"]
     write_json(written[0], values)
     if json_path is not None:
@@ -137,17 +125,77 @@ def evaluate_run(
     if cfg.evaluation.plots:
         records = read_jsonl(run.metrics_path) if run.metrics_path.exists() else []
         # The test split of the run's own data is its result; the others get a folder and a report of their own.
-        plots = write_plots(place.plots if name == "test" else place.plots / name, [measured], records)
+        plots = write_plots(place.plots if name == "test" else place.plots / name, evaluations, records)
         report = "report.html" if name == "test" else f"report_{name}.html"
         written.append(place.path / report)
         write_report(written[-1], values, plots, run.read())
+    names = _names(name, evaluations)
     if selection.film:
-        write_film(place.plots / name / FILM, measured)
+        for film, measured in zip(names, evaluations, strict=True):
+            write_film(place.plots / film / FILM, measured)
     if track:
         with ending(evaluation_writer(place.path, cfg.logging, name=name, run_config=to_dict(cfg))) as writer:
-            track_evaluation(writer, name, measured, plots=plots, files=written)
-    print_table(console, measured)
+            for number, (own, measured) in enumerate(zip(names, evaluations, strict=True)):
+                # Pictures and files are of all tasks.
+                first = {"plots": plots, "files": written} if number == 0 else {"plots": (), "files": ()}
+                track_evaluation(writer, own, measured, **first)
+    for measured in evaluations:
+        print_table(console, measured)
     return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OfTask:
+    """What a run makes of the data of one of its tasks; `weights` are those of the evaluated stage, `random` the stage
+    whose ensemble is scored."""
+
+    trained: TrainedRun | SteadyRun
+    weights: TrainedRun | SteadyRun | Weights
+    dataset: Dataset
+    measured: Evaluation | SteadyEvaluation
+    way: str
+    truth: str
+    random: str | None
+
+
+def _of_tasks(path: Path, cfg: Config, stage: str, main: str, selection: Selection, console: Console) -> list[_OfTask]:
+    """Every task of the configuration; ConfigError where the run was not trained on one of them."""
+    predictor = predictor_stage_of(path, stage)
+    weights = best_weights(path, predictor)
+    if len(weights.tasks) == 1:
+        only_task(cfg)
+    found = {stage: corrector_of(path, stage)} if stage in VARIANTS else correctors(path) if stage == main else {}
+    result = []
+    for task in all_tasks(cfg):
+        own = of_task(cfg, task.name)
+        trained = run_of(path, predictor, weights.of(task.name, predictor))
+        dataset = open_dataset(own, trained.task)
+        way = _way(trained, dataset.task)
+        left_out = [] if stage in VARIANTS else _left_out(found, way)
+        for note in (*dataset.notes, *_grid_notes(trained, own, dataset, way, selection.split), *left_out):
+            say(console, f"note        {note}")
+        held = _held(dataset, selection, cfg.data.context)
+        measured = _measure(trained, found, stage, dataset, held, own)
+        drawn = (stage if stage in found else next(reversed(found))) if "ensemble" in measured.variants else None
+        result.append(
+            _OfTask(
+                trained=trained,
+                weights=found.get(stage, trained),
+                dataset=dataset,
+                measured=measured,
+                way=way,
+                truth=truth_of(held),
+                random=drawn,
+            )
+        )
+    return result
+
+
+def _names(name: str, evaluations: Sequence[Evaluation | SteadyEvaluation]) -> list[str]:
+    """What the result of each task is called by writers: as the evaluation, of several with the task's name."""
+    if len(evaluations) == 1:
+        return [name]
+    return [f"{name}/{measured.task.name}" for measured in evaluations]
 
 
 def _measure(
@@ -262,17 +310,43 @@ def _left_out(found: Mapping[str, Weights], way: str) -> list[str]:
     return [f"{name}: is left out, as it acts on the trained grid only" for name in found if way == "restricted"]
 
 
-def _meta(run: RunDirectory, stage: str, trained: TrainedRun | SteadyRun | Weights) -> dict[str, Any]:
-    record = run.read()["stages"].get(stage, {})
-    params = trained.params if isinstance(trained, Weights) else trained.weights
+def _meta(run: RunDirectory, stage: str, each: Sequence[_OfTask], split: str) -> dict[str, Any]:
+    record, first = run.read()["stages"].get(stage, {}), each[0]
+    trained = first.weights
+    data = {
+        "file": " + ".join(own.dataset.source.name for own in each),
+        "fingerprint": "+".join(own.dataset.fingerprint for own in each),
+        "split": split,
+        "truth": "+".join(own.truth for own in each),
+    }
+    grids = {
+        own.trained.task.name: {
+            "trained": own.trained.task.shape,
+            "data": own.dataset.task.shape,
+            "way": own.way,
+            "meaning": WAYS[own.way],
+        }
+        for own in each
+    }
+    whole = best_weights(run.path, stage).params if len(each) > 1 else _params(trained)
+    found = {
+        own.trained.task.name: architecture(own.weights.config, own.trained.task, stage, _params(own.weights))
+        for own in each
+    }
     return {
         "steps": trained.step,
         "seed": trained.config.seed,
-        "parameters": optax.tree.size(params),
-        "architecture": architecture(trained.config, trained.task, stage, params),
+        "parameters": optax.tree.size(whole),
+        "architecture": architecture_of_all(found),
         "device": jax.devices()[0].device_kind,
         "seconds_per_step": record.get("seconds_per_step"),
         "checkpoint": f"checkpoints/{stage}/{trained.step}",
         "checkpoint_digest": trained.digest,
         "wall_clock": now(),
-    }
+        "data": data,
+        "grid": next(iter(grids.values())) if len(grids) == 1 else grids,
+    } | ({} if first.random is None else {"ensemble_of": first.random})
+
+
+def _params(trained: TrainedRun | SteadyRun | Weights) -> Any:
+    return trained.params if isinstance(trained, Weights) else trained.weights

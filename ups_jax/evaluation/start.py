@@ -115,7 +115,7 @@ def _of_hdf5(path: Path, task: Task, context: int) -> Start:
             f"{path}: holds {source.frames} frames a trajectory, the run takes {context} frames {task.dt:g} apart"
         )
     ids = np.arange(source.trajectories)
-    found = {item.name: source.coefficient(item.name) for item in task.coefficients}
+    found = {item.name: source.coefficient(item.name) for item in task.own_coefficients}
     return Start(
         name=str(path),
         fields=source.windows(ids, np.broadcast_to(frames, (len(ids), context))),
@@ -131,7 +131,7 @@ def _of_hdf5(path: Path, task: Task, context: int) -> Start:
 
 def _of_numpy(path: Path, task: Task, context: int) -> Start:
     arrays = _load(path)
-    names = [item.name for item in task.coefficients]
+    names = [item.name for item in task.own_coefficients]
     fields = {name: values for name, values in arrays.items() if name not in names}
     if len(fields) != 1:
         raise DataError(

@@ -25,7 +25,7 @@ from ups_jax.steady import check_cells
 from ups_jax.task import Task
 from ups_jax.training.build import build_model
 from ups_jax.training.run_directory import RunDirectory
-from ups_jax.training.weights import best_weights
+from ups_jax.training.weights import Weights, best_weights
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,16 @@ class TrainedRun:
         steps: int,
         params: Mapping[str, float | np.floating | Float[np.ndarray, " b"]] | None = None,
         dt: float | None = None,
+        task: str | None = None,
     ) -> Float[np.ndarray, "b t *s c"]:
         """The `steps` frames after `u0`, in physical units; compiled once for any number of steps.
 
         `u0` is one frame a sample `(b, *grid, channels)`, or with the run's context `(b, context, *grid, channels)`.
         `params` gives PDE coefficients by name, one for all or one a sample; one that is left out counts as its
-        training mean, with a warning. `dt` is the physical time between frames, which must be the training data's.
-        DataError where shapes, names or the time step are not the run's.
+        training mean, with a warning. `dt` is the physical time between frames, which must be the training data's, and
+        `task` the name of the task. DataError where shapes, names or the time step are not the run's.
         """
+        check_name(self.task, task)
         fields = np.asarray(u0, np.float32)
         frame = (*self.task.shape, len(self.task.channels))
         if fields.ndim == len(frame) + 1 and self.model.context == 1:
@@ -142,21 +144,63 @@ class TrainedPredictor:
         return np.asarray(compiled(self.run.weights, jnp.asarray(u0, jnp.float32), given, steps=steps))
 
 
-def load_run(path: str | Path, *, stage: str | None = None, task: Task | None = None) -> TrainedRun | SteadyRun:
-    """The best checkpoint of a run, with averaged parameters; CheckpointError where there is none.
+@dataclass(frozen=True)
+class TaskRuns:
+    """The runs of all tasks of one training, by their names."""
 
-    Without `stage` it is the operator, or in a run without one the last stage. Of a transient task comes a `TrainedRun`
-    that rolls out, of a steady one a `SteadyRun` that solves. `task` is of the data to predict: a transient run's
-    parameters are put on its grid. DataError where its time step is another or its grid does not fit the trained one.
-    """
-    stage = stage or RunDirectory(Path(path)).main_stage()
-    weights = best_weights(Path(path), stage)
+    runs: Mapping[str, TrainedRun | SteadyRun]
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """Their tasks."""
+        return tuple(run.task for run in self.runs.values())
+
+    def of(self, task: str | None) -> TrainedRun | SteadyRun:
+        """The run of a task; DataError where none of them is named."""
+        if task is None or task not in self.runs:
+            said = "name one: task=..." if task is None else f"{task} is none of them"
+            raise DataError(f"the run has the tasks {', '.join(self.runs)}; {said}")
+        return self.runs[task]
+
+    def rollout(
+        self,
+        u0: Float[np.ndarray, "b *history c"],
+        steps: int,
+        params: Mapping[str, float | np.floating | Float[np.ndarray, " b"]] | None = None,
+        dt: float | None = None,
+        task: str | None = None,
+    ) -> Float[np.ndarray, "b t *s c"]:
+        """`TrainedRun.rollout` of the task that is named."""
+        run = self.of(task)
+        if isinstance(run, SteadyRun):
+            raise DataError(f"task {task} is steady and has no time to roll out; use solve")
+        return run.rollout(u0, steps, params, dt)
+
+    def solve(
+        self,
+        inputs: Float[np.ndarray, "b *grid i"],
+        params: Mapping[str, float | np.floating | Float[np.ndarray, " b"]] | None = None,
+        task: str | None = None,
+    ) -> Float[np.ndarray, "b *grid c"]:
+        """`SteadyRun.solve` of the task that is named."""
+        run = self.of(task)
+        if isinstance(run, TrainedRun):
+            raise DataError(f"task {task} is of trajectories; use rollout")
+        return run.solve(inputs, params)
+
+
+def check_name(task: Task, name: str | None) -> None:
+    """DataError where a name is given that is not the task's."""
+    if name not in (None, task.name):
+        raise DataError(f"the run knows no task {name}; it has {task.name}")
+
+
+def run_of(path: Path, stage: str, weights: Weights) -> TrainedRun | SteadyRun:
+    """The run of the weights of one task."""
     if weights.task.kind == "steady":
-        if task is not None:
-            check_cells(weights.task, task)
-        return SteadyRun(Path(path), stage, weights)
-    run = TrainedRun(
-        path=Path(path),
+        return SteadyRun(path, stage, weights)
+    return TrainedRun(
+        path=path,
         stage=stage,
         config=weights.config,
         task=weights.task,
@@ -166,4 +210,32 @@ def load_run(path: str | Path, *, stage: str | None = None, task: Task | None = 
         fingerprint=weights.fingerprint,
         digest=weights.digest,
     )
-    return run if task is None else run.on(task)
+
+
+def load_task_run(path: Path, task: str | None = None, *, stage: str | None = None) -> TrainedRun | SteadyRun:
+    """The run of one of its tasks, which has to be named where there are several; as `load_run`."""
+    stage = stage or RunDirectory(path).main_stage()
+    return run_of(path, stage, best_weights(path, stage).of(task, stage))
+
+
+def load_run(
+    path: str | Path, *, stage: str | None = None, task: Task | None = None
+) -> TrainedRun | SteadyRun | TaskRuns:
+    """The best checkpoint of a run, with averaged parameters; CheckpointError where there is none.
+
+    Without `stage` it is the operator, or in a run without one the last stage. Of a transient task comes a `TrainedRun`
+    that rolls out, of a steady one a `SteadyRun` that solves, of several tasks `TaskRuns`, which is told by name which.
+    `task` is of the data to predict: a transient run's parameters are put on its grid. DataError where its time step is
+    another or its grid does not fit the trained one.
+    """
+    stage = stage or RunDirectory(Path(path)).main_stage()
+    weights = best_weights(Path(path), stage)
+    if len(weights.tasks) > 1 and task is None:
+        return TaskRuns({own.name: run_of(Path(path), stage, weights.of(own.name, stage)) for own in weights.tasks})
+    run = run_of(Path(path), stage, weights.of(None if task is None else task.name, stage))
+    if task is None:
+        return run
+    if isinstance(run, TrainedRun):
+        return run.on(task)
+    check_cells(run.task, task)
+    return run

@@ -95,9 +95,9 @@ def operator_losses(model: Simulator, config: TrainingConfig) -> LossBundle:
         rows = arrays["mask"] / jnp.maximum(arrays["mask"].sum(), 1.0)
         terms = {name: jnp.sum(values * rows) for name, values in samples.items()}
         total = weighted_sum(weights, terms, config, epoch)
-        if config.log_per_task_metrics:
+        if config.log_per_task_metrics or task.siblings:
             per_sample = weighted_sum(weights, samples, config, epoch)
-            terms |= per_task_terms((task.name,), per_sample, arrays["mask"], arrays.get("task_id"))
+            terms |= per_task_terms((task.name,), per_sample, arrays["mask"])
         return total, terms
 
     return bundle

@@ -15,7 +15,8 @@ from ups_jax.task import Coefficient, Task
 class ConditionEmbedding(nn.Module):
     """Time step and coefficients -> one vector a sample. An unknown coefficient counts as its training mean.
 
-    Time step and absence start without effect: where training never varies them, they never get one.
+    Time step and absence start without effect: where training never varies them, they never get one. Of several tasks
+    each adds what marks it: its place among them and its boundaries, constants of the program that is its own.
     """
 
     task: Task
@@ -28,7 +29,7 @@ class ConditionEmbedding(nn.Module):
             standardize(cond.coefficients[:, index], coefficient) * known[:, index]
             for index, coefficient in enumerate(self.task.coefficients)
         ]
-        others = [jnp.log(cond.dt / self.task.dt), *(1 - known).T]
+        others = [jnp.log(cond.dt / (self.task.dt_unit or self.task.dt)), *(1 - known).T]
         x = nn.Dense(self.features, kernel_init=nn.initializers.zeros, dtype=jnp.float32, name="others")(
             jnp.stack(others, axis=-1)
         )
@@ -36,6 +37,9 @@ class ConditionEmbedding(nn.Module):
             x = x + nn.Dense(self.features, use_bias=False, dtype=jnp.float32, name="values")(
                 jnp.stack(values, axis=-1)
             )
+        if self.task.marks:
+            marks = jnp.asarray(self.task.marks, jnp.float32)[None]
+            x = x + nn.Dense(self.features, use_bias=False, dtype=jnp.float32, name="marks")(marks)
         return nn.silu(x)
 
 

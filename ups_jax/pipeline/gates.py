@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from ups_jax.config import GatesConfig
+from ups_jax.pipeline.measures import without_task
 
 Numbers = Mapping[str, float | None]
 Kind = Literal["delta", "ratio", "absolute", "trivial", "required"]
@@ -83,13 +84,30 @@ def decide(
     `trivial` are the numbers of persistence or the mean field on the same data. With `interval`, of the improvement
     over the baseline, its lower bound has to reach `min_delta` instead of the improvement itself. `incomparable` are
     numbers that both sides have and that say nothing side by side, with the reason.
+
+    Of several tasks the mean has to improve, no task's `metric` may be worse than the baseline's by more than its
+    tolerance, and every other rule is one for each task's own number.
     """
     gates = (
         _delta(candidate, baseline, rules, min_delta, interval, incomparable),
-        *_trivial(candidate, trivial, rules),
-        *(_ratio(key, candidate, baseline, rules, incomparable) for key in sorted(rules.ratios)),
-        *(_limit(key, candidate, rules) for key in sorted(rules.limits)),
-        *(_required(key, candidate, rules) for key in rules.required),
+        *(gate for key in _each(rules.metric, candidate) for gate in _trivial(key, candidate, trivial, rules)),
+        *(
+            _ratio(key, rules.ratios[rule], candidate, baseline, rules, incomparable)
+            for rule in sorted(rules.ratios)
+            for key in _each(rule, candidate, baseline)
+        ),
+        # That the mean improves is not to be one task's gain at another's cost.
+        *(
+            _ratio(key, 1.0, candidate, baseline, rules, incomparable)
+            for key in _each(rules.metric, candidate, baseline)
+            if key != rules.metric and rules.metric not in rules.ratios
+        ),
+        *(
+            _limit(key, rules.limits[rule], candidate, rules)
+            for rule in sorted(rules.limits)
+            for key in _each(rule, candidate)
+        ),
+        *(_required(key, candidate, rules) for rule in rules.required for key in _each(rule, candidate)),
     )
     if not all(gate.passed for gate in gates):
         return Decision(status="failed", gates=gates)
@@ -135,8 +153,15 @@ def _delta(
     return Gate(**parts, baseline=theirs, status="pass" if passed else "fail", message=said)
 
 
-def _trivial(candidate: Numbers, trivial: Numbers | None, rules: GatesConfig) -> Iterator[Gate]:
-    key = rules.metric
+def _each(rule: str, *sides: Numbers | None) -> list[str]:
+    """The numbers that a rule is for: those of each of several tasks, where any task has one, else its own."""
+    keys = {key for side in sides for key in side or () if without_task(key) != key}
+    if not any(without_task(key) == rule for key in keys):
+        return [rule]
+    return [f"{rule}@{task}" for task in sorted({key.partition("@")[2] for key in keys})]
+
+
+def _trivial(key: str, candidate: Numbers, trivial: Numbers | None, rules: GatesConfig) -> Iterator[Gate]:
     bound, own = _finite(trivial or {}, key), _finite(candidate, key)
     # A candidate without the metric fails by its delta gate.
     if not rules.beat_trivial or bound is None or own is None:
@@ -155,7 +180,12 @@ def _trivial(candidate: Numbers, trivial: Numbers | None, rules: GatesConfig) ->
 
 
 def _ratio(
-    key: str, candidate: Numbers, baseline: Numbers | None, rules: GatesConfig, incomparable: Mapping[str, str]
+    key: str,
+    factor: float,
+    candidate: Numbers,
+    baseline: Numbers | None,
+    rules: GatesConfig,
+    incomparable: Mapping[str, str],
 ) -> Gate:
     way = direction(key, rules)
     parts: dict[str, Any] = {"key": key, "kind": "ratio", "direction": way}
@@ -163,7 +193,9 @@ def _ratio(
     if own is None and (key in candidate or key in (baseline or {})):
         said = f"{key}: the candidate's is {_absence(candidate, key)}"
         # What was measured and is not a number is never only told.
-        warned = rules.on_missing == "warn" and key not in candidate and key not in rules.required
+        warned = (
+            rules.on_missing == "warn" and key not in candidate and not {key, without_task(key)} & set(rules.required)
+        )
         return Gate(**parts, baseline=theirs, status="warned" if warned else "missing", message=said)
     if own is None:
         return Gate(**parts, status="not_applicable", message=f"{key}: neither side has it")
@@ -173,19 +205,24 @@ def _ratio(
     if theirs is None or key in incomparable:
         said = incomparable.get(key, f"the baseline's is {_absence(baseline, key)}")
         return Gate(**parts, status="ignored", message=f"{key}: {own:.4g}; {said} and is ignored")
-    factor, tolerance = rules.ratios[key], rules.tolerances.get(key, rules.tolerance)
+    tolerance = _of_key(rules.tolerances, key, rules.tolerance)
     if way == "higher":
         limit = theirs / factor - tolerance * abs(theirs / factor)
         passed, side = own >= limit, "least"
     else:
-        limit = max(factor * theirs + tolerance * abs(factor * theirs), rules.floors.get(key, rules.floor))
+        limit = max(factor * theirs + tolerance * abs(factor * theirs), _of_key(rules.floors, key, rules.floor))
         passed, side = own <= limit, "most"
     said = f"{key}: {own:.4g} against the baseline's {theirs:.4g}; at {side} {limit:.4g} is allowed"
     return Gate(**parts, baseline=theirs, limit=limit, status="pass" if passed else "fail", message=said)
 
 
-def _limit(key: str, candidate: Numbers, rules: GatesConfig) -> Gate:
-    way, limit, own = direction(key, rules), rules.limits[key], _finite(candidate, key)
+def _of_key(values: Mapping[str, float], key: str, default: float) -> float:
+    """A setting of a number, or of the one of all tasks."""
+    return values.get(key, values.get(without_task(key), default))
+
+
+def _limit(key: str, limit: float, candidate: Numbers, rules: GatesConfig) -> Gate:
+    way, own = direction(key, rules), _finite(candidate, key)
     parts: dict[str, Any] = {"key": key, "kind": "absolute", "direction": way, "limit": limit}
     if own is None:
         return Gate(**parts, status="missing", message=f"{key}: the candidate's is {_absence(candidate, key)}")
@@ -204,7 +241,8 @@ def _required(key: str, candidate: Numbers, rules: GatesConfig) -> Gate:
 
 def direction(key: str, rules: GatesConfig) -> Direction:
     """Whether a metric should be low or high; of `rollout/correlation_time` as of `correlation_time`."""
-    return "higher" if {key, key.rpartition("/")[2]} & set(rules.higher_is_better) else "lower"
+    name = without_task(key)
+    return "higher" if {key, name, name.rpartition("/")[2]} & set(rules.higher_is_better) else "lower"
 
 
 def _finite(numbers: Numbers, key: str) -> float | None:

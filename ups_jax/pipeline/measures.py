@@ -1,7 +1,8 @@
 """The numbers of an evaluation by the names that gates and leaderboard use; pure, on the evaluation's JSON.
 
 A name is that of a metric of the headline section (`rollout`, of a steady task `steady`), `section/metric` for any
-section, or one of the gates' own: `conservation_gap`, `bc_violation`, `ece`, `wall_clock`.
+section, or one of the gates' own: `conservation_gap`, `bc_violation`, `ece`, `wall_clock`. Of several tasks a name is
+of the mean, and with `@` and a task behind it (`nrmse@burgers1d`) of that task.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ METRIC_VERSION = "1"
 SECTIONS = ("one_step", "rollout", "steady")
 HEADLINES = ("rollout", "steady")
 METRICS = (*metric_names.METRICS, "correlation_time")
-_RENAMED = {"conservation_gap": "conservation_rmse", "bc_violation": "boundary_rmse"}
-GATE_NAMES = (*_RENAMED, "ece", "wall_clock")
+RENAMED = {"conservation_gap": "conservation_rmse", "bc_violation": "boundary_rmse"}
+GATE_NAMES = (*RENAMED, "ece", "wall_clock")
 NAMES = (*METRICS, *GATE_NAMES, *(f"{section}/{metric}" for section in SECTIONS for metric in METRICS))
 
 
@@ -27,9 +28,20 @@ def canonical(name: str) -> str:
     return name.removeprefix("metric:")
 
 
+def of_task(name: str, task: str) -> str:
+    """What a number of one of several tasks is called."""
+    return f"{name}@{task}"
+
+
+def without_task(name: str) -> str:
+    """The name of the same number of all tasks."""
+    return name.partition("@")[0]
+
+
 def measures(result: Mapping[str, Any]) -> dict[str, float]:
-    """Every measured number of an evaluation; of several tasks the mean. What is not finite is NaN, not left out."""
-    found = _named(result["metrics"])
+    """Every measured number of an evaluation; of several tasks the mean, and each task's. What is not finite is NaN,
+    not left out."""
+    found = _by_task(result["metrics"])
     ensembles = result["variants"].get("ensemble", {})
     coverage = [values.get("rollout", {}).get("coverage_90", ...) for values in ensembles.values()]
     if coverage and ... not in coverage:
@@ -42,7 +54,7 @@ def measures(result: Mapping[str, Any]) -> dict[str, float]:
 def trivial(result: Mapping[str, Any]) -> dict[str, float]:
     """The same numbers of what needs no training: persistence, or the mean field of a steady task."""
     baselines = result["baselines"]
-    return _named(baselines["persistence"] if "persistence" in baselines else baselines["mean_field"])
+    return _by_task(baselines["persistence"] if "persistence" in baselines else baselines["mean_field"])
 
 
 def mean_of(several: Iterable[Mapping[str, float]]) -> dict[str, float]:
@@ -57,6 +69,13 @@ def plain(numbers: Mapping[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
 
 
+def _by_task(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    found = _named(tasks)
+    for task, sections in tasks.items() if len(tasks) > 1 else ():
+        found |= {of_task(name, task): value for name, value in _named({task: sections}).items()}
+    return found
+
+
 def _named(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     found: dict[str, float] = {}
     for section in SECTIONS:
@@ -68,7 +87,7 @@ def _named(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
                 found[f"{section}/{metric}"] = _mean(_number(values[metric]) for values in own)
     for section in HEADLINES:
         found |= {metric: found[f"{section}/{metric}"] for metric in METRICS if f"{section}/{metric}" in found}
-    return found | {name: found[metric] for name, metric in _RENAMED.items() if metric in found}
+    return found | {name: found[metric] for name, metric in RENAMED.items() if metric in found}
 
 
 def _mean(values: Iterable[float]) -> float:

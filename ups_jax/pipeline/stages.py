@@ -10,10 +10,10 @@ from rich.console import Console
 
 from ups_jax import simulate
 from ups_jax.config import STAGE_NEEDS, Config, digest
-from ups_jax.data import open_dataset
+from ups_jax.data import open_mixture
 from ups_jax.evaluation.runner import evaluate_run
 from ups_jax.processes import agreed, first_does
-from ups_jax.training.build import build_model
+from ups_jax.training.build import build_joint
 from ups_jax.training.guards import check_resume
 from ups_jax.training.parents import trained_parents
 from ups_jax.training.plan import plan_of
@@ -66,8 +66,8 @@ def _check_all(cfg: Config, stages: Sequence[str], console: Console) -> None:
         written = first_does(lambda: simulate.prepare(cfg, report=status.update))
     for file in written or ():
         say(console, f"generated   {file}")
-    dataset = open_dataset(cfg)
+    data = open_mixture(cfg)
     for stage in stages:
-        build_model(cfg, dataset.task, stage)
+        build_joint(cfg, data.tasks, stage)
         if getattr(cfg.stages, stage).max_seconds is None:
-            plan_of(cfg, dataset, stage)
+            plan_of(cfg, data, stage)

@@ -10,10 +10,10 @@ from typing import Any
 
 from ups_jax import simulate
 from ups_jax.config import STAGE_NEEDS, Config, load, problems
-from ups_jax.data import open_dataset
+from ups_jax.data import open_mixture
 from ups_jax.data.problems import data_problems
 from ups_jax.errors import ConfigError, UserError
-from ups_jax.pipeline.measures import NAMES
+from ups_jax.pipeline.measures import METRICS, NAMES, RENAMED, SECTIONS, of_task
 from ups_jax.simulate import presets
 from ups_jax.training.stages import STAGES, enabled_stages
 
@@ -67,11 +67,12 @@ def _check_data(cfg: Config) -> Found:
     """The data of a configuration, which is generated where it is embedded and not there yet."""
     try:
         simulate.prepare(cfg)
-        dataset = open_dataset(cfg)
+        data = open_mixture(cfg)
     except UserError as error:
         listed = data_problems(cfg) or [str(error)]
         return Found(problems=tuple(listed), exit_code=error.exit_code)
-    return Found(notes=dataset.notes, fingerprint=dataset.fingerprint)
+    notes = tuple(note for dataset in data.datasets for note in dataset.notes)
+    return Found(notes=notes, fingerprint=data.fingerprint)
 
 
 def _stages(cfg: Config, stage: str) -> list[str]:
@@ -119,12 +120,16 @@ def _gates(cfg: Config, stage: str) -> list[str]:
         "gates.required": rules.required,
         "gates.higher_is_better": rules.higher_is_better,
     }
+    tasks = [task.name for task in cfg.data.tasks]
+    # Numbers of one of several tasks.
+    single = (*METRICS, *RENAMED, *(f"{section}/{metric}" for section in SECTIONS for metric in METRICS))
+    own = {of_task(name, task) for name in single for task in tasks if len(tasks) > 1}
     return [
         f"key `{key}`: no evaluation measures {name!r}; there are {', '.join(NAMES[:14])}, and the first ten as "
-        "one_step/NAME"
+        "one_step/NAME" + (f"; of one task as NAME@{tasks[0]}" if len(tasks) > 1 else "")
         for key, names in named.items()
         for name in names
-        if name not in NAMES
+        if name not in NAMES and name not in own
     ]
 
 

@@ -22,10 +22,11 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from ups_jax.config import Config, digest, to_dict
-from ups_jax.data import Dataset
+from ups_jax.data import Dataset, Mixture, mixture_of
 from ups_jax.errors import CheckpointError
 from ups_jax.files import storage_error
 from ups_jax.processes import first_does, is_first
+from ups_jax.task import Task
 from ups_jax.training import checksums
 from ups_jax.training.state import TrainState
 
@@ -191,16 +192,22 @@ class Checkpoints:
             self._manager.close()
 
 
-def checkpoint_meta(cfg: Config, stage: str, dataset: Dataset) -> dict[str, Any]:
+def checkpoint_meta(cfg: Config, stage: str, data: Dataset | Mixture) -> dict[str, Any]:
     """What a checkpoint says of itself: enough to rebuild model and normaliser, and to refuse another run or data."""
+    mixture = mixture_of(data)
     return {
         "stage": stage,
         "digest": digest(cfg, stage),
-        "fingerprint": dataset.fingerprint,
-        "task": dataset.task.to_dict(),
+        "fingerprint": mixture.fingerprint,
+        "tasks": [task.to_dict() for task in mixture.tasks],
         "ema_decay": getattr(cfg.stages, stage).ema_decay,
         "config": to_dict(cfg),
     }
+
+
+def tasks_of(meta: dict[str, Any]) -> tuple[Task, ...]:
+    """The tasks that a checkpoint is of; one of before there could be several has its only one by itself."""
+    return tuple(map(Task.from_dict, meta["tasks"] if "tasks" in meta else [meta["task"]]))
 
 
 def _drop_abandoned_reads() -> None:

@@ -9,6 +9,7 @@ import math
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ from rich.table import Table
 from ups_jax import simulate
 from ups_jax.compilation import compile_ahead, compiling
 from ups_jax.config import Config
-from ups_jax.data import Dataset, open_dataset, windows_per_step
+from ups_jax.data import Dataset, Mixture, open_mixture, windows_per_step
 from ups_jax.determinism import require_determinism
 from ups_jax.errors import CheckpointError, ConfigError, DivergedError
 from ups_jax.optim.table import parameter_table, render
-from ups_jax.training.build import build_model
+from ups_jax.training.build import build_joint
 from ups_jax.training.checkpoint import Checkpoints, checkpoint_meta
 from ups_jax.training.memory import batch_key, memory_for
 from ups_jax.training.trial import known_length, trial
@@ -39,30 +40,33 @@ def dry_run(cfg: Config, stages: Sequence[str], console: Console) -> None:
     not fit into memory, DivergedError where its loss is not finite."""
     require_determinism(cfg.deterministic)
     simulate.prepare(cfg)
-    dataset = open_dataset(cfg)
+    data = open_mixture(cfg)
     for stage in stages:
-        _dry_run_stage(cfg, stage, dataset, console)
+        _dry_run_stage(cfg, stage, data, console)
 
 
-def _dry_run_stage(cfg: Config, stage: str, dataset: Dataset, console: Console) -> None:
-    model = build_model(cfg, dataset.task, stage)
+def _dry_run_stage(cfg: Config, stage: str, data: Mixture, console: Console) -> None:
+    model = build_joint(cfg, data.tasks, stage)
     settings = getattr(cfg.stages, stage)
     refusal = ConfigError(
         f"{batch_key(stage)}={settings.batch_size}: so many rows at a time do not fit into the device's memory; "
         "training would halve them until they do, a higher accum_steps instead makes the same step"
     )
-    with compiling(cfg.training.compile), memory_for(refusal), trial(cfg, stage, dataset, model) as tried:
+    with compiling(cfg.training.compile), memory_for(refusal), trial(cfg, stage, data, model) as tried:
         step, parameters = tried.train_step, jax.eval_shape(tried.begin).params
-        console.print(f"parameters  of {stage} on {dataset.task.name}", highlight=False)
+        console.print(f"parameters  of {stage} on {data.name}", highlight=False)
         console.print(render(parameter_table(parameters, settings)))
-        state, batch = tried.begin(), next(tried.batches)
-        costs = step_costs(step, state, batch) if cfg.training.compile else {"compiled in": "not compiled"}
+        state = tried.begin()
+        costs: dict[str, str] = {} if cfg.training.compile else {"compiled in": "not compiled"}
+        for task, batch in zip(data.tasks, islice(tried.batches, tried.first), strict=True):
+            own = step_costs(step, state, batch) if cfg.training.compile else {}
+            costs |= {f"{name}, {task.name}" if task.siblings else name: value for name, value in own.items()}
         state, seconds = _time_steps(stage, step, state, tried.batches)
-        check_checkpoint(state, cfg, stage, dataset)
+        check_checkpoint(state, cfg, stage, data)
     loops = settings.accum_steps > 1 or cfg.training.rollout_horizon > 1 or cfg.training.pushforward > 1
     costs["windows a step"] = f"{windows_per_step(cfg, stage)} ({settings.accum_steps} x {settings.batch_size})"
     costs["seconds a step"] = ", ".join(f"{value:.4g}" for value in seconds)
-    costs["training takes"] = _estimate(cfg, stage, dataset, min(seconds))
+    costs["training takes"] = _estimate(cfg, stage, data, min(seconds))
     costs["checkpoint"] = "saved and restored, bit for bit"
     console.print(_two_columns(f"{stage}: one training step", costs))
     if loops and cfg.training.compile:
@@ -109,18 +113,18 @@ def _time_steps(stage: str, step: Any, state: Any, batches: Iterator[Any]) -> tu
     return state, seconds[1:]
 
 
-def _estimate(cfg: Config, stage: str, dataset: Dataset, seconds: float) -> str:
+def _estimate(cfg: Config, stage: str, data: Mixture, seconds: float) -> str:
     """How long the stage would train at so many seconds a step, without its validations."""
-    budget, steps = getattr(cfg.stages, stage).max_seconds, known_length(cfg, dataset, stage)
+    budget, steps = getattr(cfg.stages, stage).max_seconds, known_length(cfg, data, stage)
     if steps is None:
         return "nothing: it is off" if budget is None else f"{budget:.4g} s, as stages.{stage}.max_seconds says"
     return f"about {steps * seconds:.3g} s ({steps} steps, validations not counted)"
 
 
-def check_checkpoint(state: Any, cfg: Config, stage: str, dataset: Dataset) -> None:
+def check_checkpoint(state: Any, cfg: Config, stage: str, data: Dataset | Mixture) -> None:
     """CheckpointError where the state does not come back from a temporary folder as it was saved there."""
     with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder) / stage) as checkpoints:
-        checkpoints.save(state, checkpoint_meta(cfg, stage, dataset), validation=None)
+        checkpoints.save(state, checkpoint_meta(cfg, stage, data), validation=None)
         checkpoints.wait()
         restored = checkpoints.restore(int(state.step), state)
     pairs = zip(jax.tree.leaves(state), jax.tree.leaves(restored), strict=True)

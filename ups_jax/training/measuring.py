@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ups_jax.compilation import compiling
 from ups_jax.config import Config
-from ups_jax.data import Dataset, steps_per_epoch
+from ups_jax.data import Dataset, Mixture, steps_per_epoch
 from ups_jax.parallel import local_copy, make_mesh
 from ups_jax.processes import agreed
 from ups_jax.training.budget import measure_seconds, measure_seconds_per_step
@@ -35,7 +35,7 @@ class Measured:
 def measure_stage(
     cfg: Config,
     stage: str,
-    dataset: Dataset,
+    data: Dataset | Mixture,
     model: Any,
     parents: Parents,
     validate: Validate,
@@ -48,24 +48,28 @@ def measure_stage(
     with (
         compiling(cfg.training.compile),
         console.status("measuring the step"),
-        trial(cfg, stage, dataset, model, parents) as tried,
+        trial(cfg, stage, data, model, parents) as tried,
     ):
         train_step = fitting_step(
             cfg,
             stage,
             model,
             tried.tx,
-            steps_per_epoch(dataset, cfg, stage),
+            steps_per_epoch(data, cfg, stage),
             parents,
             micro_batches(cfg, stage, known),
             halved=lambda rows, groups: new.append(halving(cfg, rows, groups)),
         )
-        step = train_step.carried_through(lambda: measure_seconds_per_step(train_step, tried.begin(), tried.batches))
+        # The steps that compile come first, one of each task.
+        warmup = tried.first + 2
+        step = train_step.carried_through(
+            lambda: measure_seconds_per_step(train_step, tried.begin(), tried.batches, warmup=warmup)
+        )
         with memory_for(row_too_large(batch_key(stage))):
             state = tried.begin()
             mesh = make_mesh(cfg.parallel)
             weights = local_copy(mesh, stage_of(stage).weights(state.params, scale_of(state)))
         fitting = fitting_validation(validate)
         validation = measure_seconds(lambda: fitting(weights))
-    seconds = agreed(step + validation / eval_steps(cfg, dataset, stage))
+    seconds = agreed(step + validation / eval_steps(cfg, data, stage))
     return Measured(seconds_per_step=seconds, halvings=tuple(new))

@@ -51,7 +51,7 @@ class FittingStep:
         self._make, self._rows, self._key = make, rows, key
         self._groups = micro_batches
         self._step = make(micro_batches)
-        self._ahead = self._to_compile = ahead
+        self._ahead, self._known = ahead, set[Any]()
         self._halved, self._compiled = halved, compiled
         self.compile_seconds = 0.0
 
@@ -60,9 +60,10 @@ class FittingStep:
         not fit."""
         while True:
             try:
-                if self._to_compile:
+                # A batch of another task is of another structure, and its step another program.
+                if self._ahead and (structure := jax.tree.structure(batch)) not in self._known:
                     self.compile_seconds += compile_ahead(self._step, state, batch)
-                    self._to_compile = False
+                    self._known.add(structure)
                     self._compiled(self.compile_seconds)
                 return self._step(state, batch)
             except jax.errors.JaxRuntimeError as error:
@@ -86,7 +87,7 @@ class FittingStep:
             raise row_too_large(self._key) from None
         self._groups = -(-self._rows // -(-size // 2))
         self._step = self._make(self._groups)
-        self._to_compile = self._ahead
+        self._known.clear()
         self._halved(group_size(self._rows, self._groups), self._groups)
 
     def carried_through(self, call: Callable[[], T]) -> T:

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from ups_jax.config import STAGE_NEEDS, Config
-from ups_jax.data import Dataset, batch_at
+from ups_jax.data import Dataset, Mixture, batch_at
 from ups_jax.losses import Batch
 from ups_jax.streams import stream
 from ups_jax.task import Task
 from ups_jax.training.build import build_model
+from ups_jax.training.joint import joint
 from ups_jax.training.run_directory import RunDirectory
 from ups_jax.training.stages import stage_of
 from ups_jax.training.stages.spec import Parents
@@ -54,7 +55,12 @@ def untrained_parents(cfg: Config, task: Task, stage: str, batch: Batch) -> Pare
     return {name: jax.jit(fresh, static_argnums=0)(name) for name in STAGE_NEEDS[task.kind].get(stage, ())}
 
 
-def begun(cfg: Config, stage: str, model: Any, dataset: Dataset, parents: Parents, state: TrainState) -> TrainState:
-    """The first state of a stage: what `init_state` made, with what its parents give it."""
-    batches = (dict[str, Any](batch_at(dataset, cfg, stage, number)) for number in itertools.count())
-    return stage_of(stage).begin(model, cfg, parents, state, batches)
+def begun(
+    cfg: Config, stage: str, model: Any, data: Dataset | Mixture, parents: Parents, state: TrainState
+) -> TrainState:
+    """The first state of a stage: what `init_state` made, with what its parents give it. A stage with parents is of one
+    task."""
+    if not parents:
+        return state
+    batches = (dict[str, Any](batch_at(data, cfg, stage, number)) for number in itertools.count())
+    return stage_of(stage).begin(joint(model).models[0], cfg, parents, state, batches)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ups_jax.config import Config
-from ups_jax.data import Dataset, steps_per_epoch
+from ups_jax.data import Dataset, Mixture, steps_per_epoch
 from ups_jax.errors import ConfigError
 from ups_jax.optim.schedules import check_schedule
 from ups_jax.training.budget import steps_within
@@ -31,10 +31,10 @@ class Budget:
     seconds_per_step: float
 
 
-def plan_of(cfg: Config, dataset: Dataset, stage: str, steps: int | None = None) -> Plan:
+def plan_of(cfg: Config, data: Dataset | Mixture, stage: str, steps: int | None = None) -> Plan:
     """`steps` if they are given, else the stage's own `steps`, else its `epochs`; ConfigError where it has none."""
     settings = getattr(cfg.stages, stage)
-    an_epoch = steps_per_epoch(dataset, cfg, stage)
+    an_epoch = steps_per_epoch(data, cfg, stage)
     if steps is None and settings.max_seconds is not None:
         raise ConfigError(
             f"key `stages.{stage}.max_seconds`: only scripts/train.py measures how many steps that is; "
@@ -45,16 +45,16 @@ def plan_of(cfg: Config, dataset: Dataset, stage: str, steps: int | None = None)
     if steps == 0:
         raise ConfigError(f"stages.{stage} is off (epochs: 0); give it epochs, steps or max_seconds")
     check_schedule(settings.scheduler, settings.optimizer.lr, steps, an_epoch, f"stages.{stage}.scheduler")
-    return Plan(total_steps=steps, steps_per_epoch=an_epoch, eval_steps=eval_steps(cfg, dataset, stage))
+    return Plan(total_steps=steps, steps_per_epoch=an_epoch, eval_steps=eval_steps(cfg, data, stage))
 
 
-def eval_steps(cfg: Config, dataset: Dataset, stage: str) -> int:
+def eval_steps(cfg: Config, data: Dataset | Mixture, stage: str) -> int:
     """Steps between two evaluations: `training.eval_every` epochs."""
-    return max(1, round(cfg.training.eval_every * steps_per_epoch(dataset, cfg, stage)))
+    return max(1, round(cfg.training.eval_every * steps_per_epoch(data, cfg, stage)))
 
 
 def plan_and_record(
-    cfg: Config, dataset: Dataset, stage: str, recorded: dict[str, Any], measure: Callable[[], float]
+    cfg: Config, data: Dataset | Mixture, stage: str, recorded: dict[str, Any], measure: Callable[[], float]
 ) -> tuple[Plan, dict[str, Any]]:
     """The plan, and what the stage's record has to say of it for a resume: nothing, or `planned_steps` and `budget`.
 
@@ -64,7 +64,7 @@ def plan_and_record(
     """
     seconds = getattr(cfg.stages, stage).max_seconds
     if seconds is None:
-        return plan_of(cfg, dataset, stage), {}
+        return plan_of(cfg, data, stage), {}
     if "budget" not in recorded:
         budget = Budget(max_seconds=seconds, seconds_per_step=measure())
     else:
@@ -73,4 +73,4 @@ def plan_and_record(
         steps = recorded["planned_steps"]
     else:
         steps = steps_within(seconds, budget.seconds_per_step)
-    return plan_of(cfg, dataset, stage, steps), {"planned_steps": steps, "budget": asdict(budget)}
+    return plan_of(cfg, data, stage, steps), {"planned_steps": steps, "budget": asdict(budget)}

@@ -8,8 +8,10 @@ import jax
 from rich.console import Console
 
 from ups_jax.config import Config
-from ups_jax.data import Dataset
+from ups_jax.data import Mixture
+from ups_jax.data.mixing import shares
 from ups_jax.training.plan import Plan
+from ups_jax.training.stages import stage_of
 
 
 def say(console: Console, line: str) -> None:
@@ -17,21 +19,31 @@ def say(console: Console, line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def introduce(console: Console, dataset: Dataset) -> None:
+def introduce(console: Console, cfg: Config, stage: str, data: Mixture) -> None:
     """Print the device, the data, and what there is to say of it."""
     device = jax.devices()[0]
     say(console, f"device      {device.device_kind} ({device.platform}, {jax.device_count()} in use)")
     if device.platform == "cpu":
         say(console, "            no accelerator was found: this runs on the CPU")
-    sizes, task = dataset.sizes, dataset.task
-    given = f"dt {task.dt:g}" if task.kind == "transient" else f"steady, given {', '.join(i.name for i in task.inputs)}"
-    say(
-        console,
-        f"data        {task.name}: {sizes['train']}/{sizes['val']}/{sizes['test']} trajectories, "
-        f"{' x '.join(map(str, task.shape))} points, {given}, channels {', '.join(task.channels)}",
-    )
-    for note in dataset.notes:
+    for dataset in data.datasets:
+        sizes, task = dataset.sizes, dataset.task
+        given = (
+            f"dt {task.dt:g}" if task.kind == "transient" else f"steady, given {', '.join(i.name for i in task.inputs)}"
+        )
+        say(
+            console,
+            f"data        {task.name}: {sizes['train']}/{sizes['val']}/{sizes['test']} trajectories, "
+            f"{' x '.join(map(str, task.shape))} points, {given}, channels {', '.join(task.channels)}",
+        )
+    for note in (note for dataset in data.datasets for note in dataset.notes):
         say(console, f"note        {note}")
+    if len(data.tasks) > 1:
+        sizes = {dataset.task.name: dataset.sizes["train"] for dataset in data.datasets}
+        parts = zip(sizes, shares(cfg.data.mixing, sizes), strict=True)
+        told = ", ".join(f"{name} {100 * share:.3g} %" for name, share in parts)
+        say(console, f"mixing      {cfg.data.mixing.method}: of the steps {told}")
+        chosen = stage_of(stage).selected_by(cfg)
+        say(console, f"selected    by the mean over the tasks of validation/{chosen}")
 
 
 def tell_plan(console: Console, cfg: Config, stage: str, plan: Plan, planned: dict[str, Any]) -> None:

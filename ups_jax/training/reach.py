@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from ups_jax.losses.spectral import BANDS
 from ups_jax.models import normalize
 from ups_jax.streams import stream
 from ups_jax.task import Statistics, Task
+from ups_jax.training.joint import JointModel
 from ups_jax.training.memory import batch_key, memory_for, row_too_large
 from ups_jax.training.stages import stage_of
 
@@ -35,6 +36,12 @@ WHY = {
     "inverse_decoding": "this codec carries the field in its tokens, so encoding the decoded field gives them back",
     "conservation": "the model keeps the integrals of the task's conserved channels by itself",
 }
+
+
+def check_reach_of_all(model: JointModel, cfg: Config, stage: str, batches: Sequence[Batch]) -> None:
+    """`check_reach` of each task's model, with a batch of it."""
+    for own, batch in zip(model.models, batches, strict=True):
+        check_reach(own, cfg, stage, batch)
 
 
 def check_reach(model: Any, cfg: Config, stage: str, batch: Mapping[str, Array | np.ndarray]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ups_jax.config import Config, digest, to_dict
-from ups_jax.data import Dataset
+from ups_jax.data import Dataset, Mixture
 from ups_jax.errors import CheckpointError, ConfigError
 from ups_jax.training.checkpoint import Checkpoints, checkpoint_meta
 from ups_jax.training.run_directory import RunDirectory, environment, now
@@ -16,7 +16,7 @@ def save(
     path: str | Path,
     state: TrainState,
     cfg: Config,
-    dataset: Dataset,
+    dataset: Dataset | Mixture,
     *,
     validation: float | None = None,
     stage: str = "operator",

@@ -17,7 +17,7 @@ from jaxtyping import Array, Key
 from rich.console import Console
 
 from ups_jax.config import Config, StageConfig, to_dict
-from ups_jax.data import Dataset, batch_at, training_batches
+from ups_jax.data import Mixture, first_batches, training_batches
 from ups_jax.errors import CheckpointError, ConfigError, DivergedError
 from ups_jax.losses import Batch
 from ups_jax.optim import build_optimizer, build_schedule, ema_params
@@ -60,7 +60,7 @@ class StageRun:
     stage: str
     run: RunDirectory
     record: StageRecord
-    dataset: Dataset
+    data: Mixture
     model: Any
     parents: Parents
     validate: Validate
@@ -91,8 +91,8 @@ class StageRun:
 
     @cached_property
     def first(self) -> Batch:
-        """The batch that lends its shapes, on the host."""
-        return {**batch_at(self.dataset, self.cfg, self.stage, 0)}
+        """A batch of the first task, which lends its shapes, on the host."""
+        return {**first_batches(self.data, self.cfg, self.stage)[0]}
 
     def fresh(self, key: Key[Array, ""]) -> TrainState:
         """A state at step 0."""
@@ -124,7 +124,7 @@ def _begin(work: StageRun, checkpoints: Checkpoints, like: TrainState) -> TrainS
     """The newest checkpoint's state, or a fresh one, with the weights that were given."""
 
     def same_data(saved: dict[str, Any]) -> None:
-        if saved["fingerprint"] != work.dataset.fingerprint:
+        if saved["fingerprint"] != work.data.fingerprint:
             raise ConfigError(
                 f"{work.run.path}: was trained on other data than the configuration names; give a new --run-dir"
             )
@@ -141,7 +141,7 @@ def _begin(work: StageRun, checkpoints: Checkpoints, like: TrainState) -> TrainS
         work.say("begun       before, but stopped ahead of its first checkpoint: at step 0 again")
     state = work.fresh(jax.random.key(work.cfg.seed))
     own = replace(state, rng=local_copy(work.mesh, state.rng))
-    state = replace(begun(work.cfg, work.stage, work.model, work.dataset, work.parents, own), rng=state.rng)
+    state = replace(begun(work.cfg, work.stage, work.model, work.data, work.parents, own), rng=state.rng)
     if work.weights is not None:
         # Copies: the step takes its state's buffers, and this may have to begin once more.
         state = replace(state, params=jax.tree.map(jnp.copy, fitting(work.weights, like.params)))
@@ -183,7 +183,7 @@ def _train_step(work: StageRun) -> FittingStep:
 def _loop_stage(work: StageRun, train_step: FittingStep, checkpoints: Checkpoints) -> Stage:
     cfg, stage, settings, plan = work.cfg, work.stage, work.settings, work.plan
     schedule = build_schedule(settings.scheduler, settings.optimizer.lr, *work.lengths)
-    meta, spec, mesh = checkpoint_meta(cfg, stage, work.dataset), stage_of(stage), work.mesh
+    meta, spec, mesh = checkpoint_meta(cfg, stage, work.data), stage_of(stage), work.mesh
 
     @jax.jit
     def averaged(state: TrainState) -> Any:
@@ -196,7 +196,7 @@ def _loop_stage(work: StageRun, train_step: FittingStep, checkpoints: Checkpoint
         plan=plan,
         steps_before=work.record.values.get("steps_before", 0),
         train_step=train_step,
-        batches=partial(training_batches, work.dataset, cfg, stage, **own_share()),
+        batches=partial(training_batches, work.data, cfg, stage, **own_share()),
         put_rows=partial(put_rows, mesh),
         place=partial(put, mesh),
         # Every process measures all of it by itself; the first one's numbers decide.
@@ -232,7 +232,7 @@ def _train_from(
         ending(tracked, takes_fewer_rows) as writer,
         TrainingProgress(work.console, stage, total, start, cfg.logging.every_seconds) as progress,
     ):
-        writer.tags((stage, work.dataset.task.name))
+        writer.tags((stage, *(task.name for task in work.data.tasks)))
         writer.config({f"{stage}/parameters": parameters, f"{stage}/total_steps": total})
         try:
             state = run_loop(loop_stage, state, cfg, writer, progress, should_stop)

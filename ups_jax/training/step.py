@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,11 +13,14 @@ from jaxtyping import Array
 
 from ups_jax.compilation import remat_options
 from ups_jax.config import Config, TrainingConfig
+from ups_jax.data.tagged import task_number
 from ups_jax.losses import Batch, per_task_metrics
+from ups_jax.models.sharing import Part
 from ups_jax.optim import ema_params, ema_update
 from ups_jax.parallel import keep_in_place, make_mesh, put_everywhere
 from ups_jax.streams import stream
 from ups_jax.training.accumulate import gradients_of
+from ups_jax.training.joint import joint
 from ups_jax.training.spikes import judge, spike_metrics
 from ups_jax.training.stages import stage_of
 from ups_jax.training.stages.spec import Parents
@@ -41,20 +44,28 @@ def make_train_step(
     stage that needs others are arguments of the compiled program, not constants of it.
 
     `steps_per_epoch` (`Plan.steps_per_epoch`) is needed where a loss's weight depends on the epoch. The batch is one
-    optimizer step's; its gradient is taken in `micro_batches` groups of rows, by default the stage's `accum_steps`. A
+    optimizer step's; its gradient is taken in `micro_batches` groups of rows, by default the stage's `accum_steps`. Of
+    a `JointModel` it is of one task, for which the step is compiled apart, and what that task has no use for stays. A
     non-finite loss or gradient leaves parameters, optimizer and average as they are and counts as skipped; a loss spike
     does the same and counts as such. On the mesh of `cfg.parallel` the new state lies as `ups_jax.parallel` has it.
     """
-    spec, settings = stage_of(stage), getattr(cfg.stages, stage)
+    spec, settings, whole = stage_of(stage), getattr(cfg.stages, stage), joint(model)
     mesh = make_mesh(cfg.parallel)
-    gradients = gradients_of(
-        spec.losses(model, cfg),
-        settings.accum_steps if micro_batches is None else micro_batches,
-        spec.draw(model, cfg),
-        mesh,
-    )
+    groups = settings.accum_steps if micro_batches is None else micro_batches
+    each = [
+        gradients_of(losses, groups, spec.draw(own, cfg), mesh)
+        for losses, own in zip(whole.losses(spec, cfg), whole.models, strict=True)
+    ]
     an_epoch = steps_per_epoch if spec.by_epoch(cfg) else None
-    step = step_of(gradients, tx, settings.ema_decay, cfg.training, an_epoch, self_taught=spec.self_taught)
+    step = step_of(
+        lambda params, batch, *rest, **told: each[task_number(batch)](params, batch, *rest, **told),
+        tx,
+        settings.ema_decay,
+        cfg.training,
+        an_epoch,
+        self_taught=spec.self_taught,
+        parts=whole.parts(),
+    )
 
     def in_place(state: TrainState, batch: Batch, *parents: Parents) -> tuple[TrainState, Metrics]:
         new, metrics = step(state, batch, *parents)
@@ -87,9 +98,12 @@ def step_of(
     steps_per_epoch: int | None = None,
     *,
     self_taught: bool = False,
+    parts: Sequence[Part] = (Part(),),
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """The uncompiled step of any stage; `gradients_of_batch` is `gradients_of` its losses. Given `steps_per_epoch`, it
-    tells them the epoch; of parents, a scale and an average, it tells those that there are.
+    tells them the epoch; of parents, a scale and an average, it tells those that there are. What is foreign to the task
+    of the batch by its entry of `parts`, optimizer's state included, stays as it is: it has no gradient, and momentum
+    alone would move it.
     """
 
     def train_step(state: TrainState, batch: Batch, parents: Parents | None = None) -> tuple[TrainState, Metrics]:
@@ -106,6 +120,8 @@ def step_of(
             grad_norm = optax.tree.norm(gradients)
             updates, opt_state = tx.update(gradients, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
+            part = parts[task_number(batch)]
+            params, opt_state = _own(part, (params, opt_state), (state.params, state.opt_state))
         with jax.named_scope("average"):
             ema = ema_update(params, state.ema, ema_decay)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
@@ -132,6 +148,13 @@ def step_of(
         return new, metrics
 
     return train_step
+
+
+def _own(part: Part, new: Any, old: Any) -> Any:
+    """`new`, with the leaves of foreign parameters as they were."""
+    if not part.foreign:
+        return new
+    return jax.tree_util.tree_map_with_path(lambda path, fresh, stale: stale if part.lacks(path) else fresh, new, old)
 
 
 def _keep(accept: Array, new: Any, old: Any) -> Any:

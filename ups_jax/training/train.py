@@ -11,21 +11,21 @@ from rich.console import Console
 from ups_jax import simulate
 from ups_jax.compilation import compiling
 from ups_jax.config import Config, digest, to_dict
-from ups_jax.data import batch_at, open_dataset, windows_per_step
-from ups_jax.data.splits import as_list
+from ups_jax.data import first_batches, open_mixture, windows_per_step
 from ups_jax.determinism import require_determinism
 from ups_jax.errors import Stopped
 from ups_jax.parallel import check_rows, make_mesh
 from ups_jax.processes import agreed, first_does, is_first, wait_for_all
 from ups_jax.tracking import check_logging
-from ups_jax.training.build import build_model
+from ups_jax.training.build import build_joint
 from ups_jax.training.guards import check_needs, check_parents, check_resume
+from ups_jax.training.joint import joint_validation
 from ups_jax.training.measuring import measure_stage
 from ups_jax.training.memory import batch_key
 from ups_jax.training.parents import trained_parents
 from ups_jax.training.plan import plan_and_record, plan_of
 from ups_jax.training.printed import introduce, say, tell_plan
-from ups_jax.training.reach import check_reach
+from ups_jax.training.reach import check_reach_of_all
 from ups_jax.training.run_directory import RunDirectory, environment, newest_step, now
 from ups_jax.training.stage_record import StageRecord, lengths_of
 from ups_jax.training.stage_run import StageRun, train_stage
@@ -53,12 +53,12 @@ def train(
     for file in written or ():
         say(console, f"generated   {file}")
     check_rows(make_mesh(cfg.parallel), windows_per_step(cfg, stage), batch_key(stage))
-    dataset = open_dataset(cfg)
-    model = build_model(cfg, dataset.task, stage)
+    data = open_mixture(cfg)
+    model = build_joint(cfg, data.tasks, stage)
     if getattr(cfg.stages, stage).max_seconds is None:
-        plan_of(cfg, dataset, stage)
+        plan_of(cfg, data, stage)
     with compiling(cfg.training.compile):
-        check_reach(model, cfg, stage, batch_at(dataset, cfg, stage, 0))
+        check_reach_of_all(model, cfg, stage, [{**batch} for batch in first_batches(data, cfg, stage)])
     weights = None if init_from is None else best_weights(init_from, stage)
     # The first process writes what the others read.
     wait_for_all("checked")
@@ -66,25 +66,25 @@ def train(
         # Again, now that no other process can begin a run here.
         if is_first():
             check_resume(run, cfg, stage, resume)
-        parents = trained_parents(run, stage, dataset.task.kind)
+        parents = trained_parents(run, stage, data.kind)
         begun = agreed(run.exists())
         if not begun:
             run.write({"created": now(), "digests": {}, "stages": {}})
-            run.write_split(as_list(dataset.splits, dataset.source.trajectories))
+            run.write_split(data.split())
         wait_for_all("recorded")
         check_parents(run, stage, parents.checkpoints)
-        introduce(console, dataset)
+        introduce(console, cfg, stage, data)
         recorded = agreed(_record_start(run, cfg, stage))
         try:
-            validate = stage_of(stage).validate(model, dataset, cfg, parents.weights)
+            validate = joint_validation(model, stage_of(stage), data, cfg, parents.weights)
             known = list((recorded or {}).get("out_of_memory", ()))
 
             def measure() -> float:
-                measured = measure_stage(cfg, stage, dataset, model, parents.weights, validate, known, console)
+                measured = measure_stage(cfg, stage, data, model, parents.weights, validate, known, console)
                 known.extend(measured.halvings)
                 return measured.seconds_per_step
 
-            plan, planned = plan_and_record(cfg, dataset, stage, recorded or {}, measure)
+            plan, planned = plan_and_record(cfg, data, stage, recorded or {}, measure)
             tell_plan(console, cfg, stage, plan, planned)
             own = _first_entry(run, weights, init_from) if recorded is None else recorded
             own = {key: value for key, value in own.items() if key not in ("planned_steps", "budget")} | planned
@@ -97,7 +97,7 @@ def train(
                 stage=stage,
                 run=run,
                 record=record,
-                dataset=dataset,
+                data=data,
                 model=model,
                 parents=parents.weights,
                 validate=validate,

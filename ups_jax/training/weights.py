@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from ups_jax.config import Config, from_dict
+from ups_jax.config import Config, from_dict, of_task
 from ups_jax.errors import CheckpointError, ConfigError
 from ups_jax.optim import ema_params
 from ups_jax.task import Task
-from ups_jax.training.build import abstract_state
-from ups_jax.training.checkpoint import Checkpoints
+from ups_jax.training.build import abstract_state, build_joint
+from ups_jax.training.checkpoint import Checkpoints, tasks_of
 from ups_jax.training.checksums import content_digest
 from ups_jax.training.run_directory import RunDirectory
 from ups_jax.training.stages import stage_of
@@ -22,7 +22,7 @@ from ups_jax.training.state import scale_of
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Averaged parameters at `step`, the configuration and the task that they were trained with.
+    """Averaged parameters at `step`, the configuration and the tasks that they were trained with.
 
     `weights` is what the functions of the stage take; `digest` names the checkpoint by its content.
     """
@@ -32,8 +32,34 @@ class Weights:
     digest: str
     step: int
     config: Config
-    task: Task
+    tasks: tuple[Task, ...]
     fingerprint: str
+
+    @property
+    def task(self) -> Task:
+        """The task of weights of one."""
+        (only,) = self.tasks
+        return only
+
+    def of(self, task: str | None, stage: str) -> Weights:
+        """The weights of a task alone, which only has to be named where there are several; ConfigError for a name that
+        is none of them."""
+        names = [own.name for own in self.tasks]
+        if len(names) == 1:
+            return self
+        if task not in names:
+            said = "give one" if task is None else f"{task} is none of them"
+            raise ConfigError(f"the run was trained on the tasks {', '.join(names)}: {said}")
+        number = names.index(task)
+        sharing = build_joint(self.config, self.tasks, stage).sharing
+        return replace(
+            self,
+            params=sharing.view(self.params, number),
+            weights=sharing.view(self.weights, number),
+            config=of_task(self.config, task),
+            tasks=(self.tasks[number],),
+            fingerprint=self.fingerprint.split("+")[number],
+        )
 
 
 def best_weights(path: Path, stage: str) -> Weights:
@@ -49,8 +75,8 @@ def best_weights(path: Path, stage: str) -> Weights:
         if step is None:
             raise CheckpointError(f"{directory}: holds no checkpoint; {mend}")
         meta = checkpoints.meta(step)
-        config, task = from_dict(meta["config"], str(directory / str(step))), Task.from_dict(meta["task"])
-        state = checkpoints.restore(step, abstract_state(config, task, stage))
+        config, tasks = from_dict(meta["config"], str(directory / str(step))), tasks_of(meta)
+        state = checkpoints.restore(step, abstract_state(config, tasks, stage))
     params = ema_params(state.params, state.ema, meta["ema_decay"])
     return Weights(
         params=params,
@@ -58,7 +84,7 @@ def best_weights(path: Path, stage: str) -> Weights:
         digest=content_digest(directory / str(step)),
         step=step,
         config=config,
-        task=task,
+        tasks=tasks,
         fingerprint=meta["fingerprint"],
     )
 
