@@ -42,10 +42,10 @@ def _split(cfg: SplitConfig, wanted: TaskConfig, opened: Mapping[str, Sequence[S
         sizes = {role: sum(part.trajectories for part in own) for role, own in opened.items()}
         return splits.by_files(sizes, cfg, source.name)
     if cfg.method == "pdebench":
-        last = isinstance(source, SeedsSource)
+        last = isinstance(source, SeedsSource) or getattr(source, "layout", "") == "pdebench seeds"
         return splits.by_place(count, cfg, source.name, test_last=last)
     if cfg.method == "hash":
-        return splits.by_hash([f"{Path(source.name).name}|{n}" for n in range(count)], cfg, source.name)
+        return splits.by_hash([f"{getattr(source, 'original', Path(source.name).name)}|{n}" for n in range(count)], cfg, source.name)
     return splits.draw(count, cfg, source.name)
 
 
