@@ -8,10 +8,9 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32
 
 from ups_jax.data.sources import ShardsSource, Source, layout_of
-from ups_jax.data.sources.base import uniform
 from ups_jax.data.sources.layouts import TEXTS, attribute
 from ups_jax.data.sources.pdebench_cfd import ordered
 from ups_jax.errors import DataError
@@ -43,9 +42,11 @@ def write_hdf5(
                     if text := attribute(path, name):
                         file.attrs[name] = text
                 _WRITERS[layout](file, source, report)
-        except (OSError, RuntimeError) as error:
+        except Exception:
             # HDF5 answers a full disk in many ways; what the disk said is known here.
-            raise handle.failure or error from None
+            if handle.failure is not None:
+                raise handle.failure from None
+            raise
     return layout
 
 
@@ -72,7 +73,7 @@ def _darcy(file: h5py.File, source: Source, report: Callable[[str], None]) -> No
     for trajectory, _, fields in _pieces(source, report):
         solved[trajectory] = fields[..., 0]
         given[trajectory] = source.inputs(np.array([trajectory]))[0, ..., 0]
-    _axes(file, source, times=False)
+    _axes(file, source, "", "-coordinate", 0)
     _parameters(file, source)
 
 
@@ -84,15 +85,14 @@ def _channels(file: h5py.File, source: Source, report: Callable[[str], None]) ->
     _write_channels(file, source, source.channel_names, report)
 
 
-def _write_channels(
-    file: h5py.File, source: Source, names: tuple[str, ...], report: Callable[[str], None]
-) -> None:
+def _write_channels(file: h5py.File, source: Source, names: tuple[str, ...], report: Callable[[str], None]) -> None:
     shape = (source.trajectories, source.frames, *source.grid.shape)
     datasets = [file.create_dataset(name, shape, np.float32) for name in names]
     for trajectory, start, fields in _pieces(source, report):
         for channel, dataset in enumerate(datasets):
             dataset[trajectory, start : start + len(fields)] = fields[..., channel]
-    _axes(file, source, times=True)
+    # PDEBench stores one time more than there are frames.
+    _axes(file, source, "", "-coordinate", source.frames + 1)
     _parameters(file, source)
 
 
@@ -101,15 +101,11 @@ def _seeds(file: h5py.File, source: Source, report: Callable[[str], None]) -> No
         file.attrs["channels"] = ", ".join(source.channel_names)
     known = _coefficients(source)
     width = max(4, len(str(source.trajectories - 1)))
-    lines = _lines(source)
-    times = coordinates(source.grid.start, source.grid.dt, source.frames)
     for trajectory, start, fields in _pieces(source, report):
         key = f"{trajectory:0{width}d}"
         if start == 0:
             data = file.create_dataset(f"{key}/data", (source.frames, *fields.shape[1:]), np.float32)
-            for axis, values in lines.items():
-                file[f"{key}/grid/{axis}"] = values
-            file[f"{key}/grid/t"] = times
+            _axes(file, source, f"{key}/grid/", "", source.frames)
             own = {name: values[trajectory] for name, values in known.items() if not np.isnan(values[trajectory])}
             if own:
                 file[key].attrs["config"] = "".join(f"{name}: {float(value)!r}\n" for name, value in own.items())
@@ -124,9 +120,7 @@ _WRITERS = {
 }
 
 
-def _pieces(
-    source: Source, report: Callable[[str], None]
-) -> Iterator[tuple[int, int, Float32[np.ndarray, "t *s c"]]]:
+def _pieces(source: Source, report: Callable[[str], None]) -> Iterator[tuple[int, int, Float32[np.ndarray, "t *s c"]]]:
     """All fields in their order, some frames at a time: trajectory, first frame, values."""
     step = max(1, _READ_BYTES // (4 * source.channels * int(np.prod(source.grid.shape))))
     if isinstance(source, ShardsSource):
@@ -140,39 +134,13 @@ def _pieces(
             yield trajectory, start, source.windows(np.array([trajectory]), frames[None])[0]
 
 
-def _axes(file: h5py.File, source: Source, *, times: bool) -> None:
-    for axis, values in _lines(source).items():
-        file[f"{axis}-coordinate"] = values
-    if times:
-        values = coordinates(source.grid.start, source.grid.dt, source.frames)
-        # PDEBench stores one time more than there are frames.
-        file["t-coordinate"] = np.append(values, values[-1] + values.dtype.type(source.grid.dt))
-
-
-def _lines(source: Source) -> dict[str, np.ndarray]:
+def _axes(file: h5py.File, source: Source, prefix: str, suffix: str, times: int) -> None:
+    """Coordinates with `times` of the frames, each with the start and step that reading takes to the last bit."""
     grid = source.grid
-    ends = zip(grid.axes, grid.origin, grid.spacing, grid.shape, strict=True)
-    return {axis: coordinates(first, step, points) for axis, first, step, points in ends}
-
-
-def coordinates(first: float, step: float, points: int) -> Float64[np.ndarray, " n"] | Float32[np.ndarray, " n"]:
-    """Evenly spaced numbers from which reading gives `first` and `step` back to the last bit, where there are such."""
-    values = first + step * np.arange(points)
-    for wanted in (0, 1, -1, 2, -2, 3, -3, 4, -4):
-        moved = values.copy()
-        for _ in range(abs(wanted)):
-            moved[-1] = np.nextafter(moved[-1], np.copysign(np.inf, wanted))
-        for candidate in (moved, moved.astype(np.float32)):
-            if _read_back(candidate) == (first, step):
-                return candidate
-    return values
-
-
-def _read_back(values: np.ndarray) -> tuple[float, float] | None:
-    try:
-        return uniform(values, "", "")
-    except DataError:
-        return None
+    ends = [*zip(grid.axes, grid.origin, grid.spacing, grid.shape, strict=True), ("t", grid.start, grid.dt, times)]
+    for axis, start, step, points in ends[: None if times else -1]:
+        file[f"{prefix}{axis}{suffix}"] = start + step * np.arange(points)
+        file[f"{prefix}{axis}{suffix}"].attrs.update({"start": start, "step": step})
 
 
 def _parameters(file: h5py.File, source: Source) -> None:

@@ -24,7 +24,6 @@ from ups_jax.files import storage_error, write_atomically
 _READ_BYTES = 64 * 2**20
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
     """How data is cut: records of at most `record_kib` (a frame at the least), shards of about `shard_mib` (a

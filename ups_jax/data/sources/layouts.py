@@ -75,10 +75,7 @@ LAYOUTS = (
     Layout(name="pdebench cfd", kind="transient", holds=_datasets("x-coordinate", "t-coordinate"), open=CFDSource),
 )
 DESCRIBED = Layout(name="described", kind="transient", holds=lambda _: False, open=DescribedSource)
-SHARDS = {
-    kind: Layout(name="shards", kind=kind, holds=lambda _: False, open=ShardsSource)
-    for kind in get_args(Kind)
-}
+SHARDS = {kind: Layout(name="shards", kind=kind, holds=lambda _: False, open=ShardsSource) for kind in get_args(Kind)}
 
 
 def layout_of(path: str | Path) -> Layout:
