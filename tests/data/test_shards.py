@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -394,3 +395,17 @@ def test_grid_and_times_are_read_back_to_the_last_bit(tmp_path: Path, first: flo
         # Numbers that do not fit their attributes are the ones that count.
         file["x-coordinate"][...] = np.arange(41)
     assert open_file(tmp_path / "a.hdf5", "transient").grid.spacing == (1.0,)
+
+
+def test_several_threads_read_at_once(tmp_path: Path, write) -> None:
+    path = three_shards(tmp_path, write)
+    convert(path, tmp_path / "shards", Sizes(record_kib=16, shard_mib=1))
+    source, whole = ShardsSource(tmp_path / "shards"), read_all(open_file(path, "transient"), np.arange(6))
+
+    def same(seed: int) -> bool:
+        rng = np.random.default_rng(seed)
+        ids, frames = rng.integers(0, 6, 8), rng.integers(0, 126, 8)[:, None] + np.arange(3)
+        return bool((source.windows(ids, frames) == whole[ids[:, None], frames]).all())
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(same, range(64)))
