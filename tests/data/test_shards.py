@@ -172,20 +172,19 @@ def test_a_folder_of_splits_is_converted_file_by_file(tmp_path: Path, configure,
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="counts bytes as Linux does")
 def test_a_window_costs_its_records_and_no_more(tmp_path: Path, write) -> None:
-    path = write(random(3, 400, 256))
+    path = write(random(8, 400, 256))
     convert(path, tmp_path / "shards", Sizes(record_kib=16))
     source = ShardsSource(tmp_path / "shards")
-    window = np.array([[48, 49, 50]])
-    source.windows(np.array([1]), window)
+    source.windows(np.array([0]), np.array([[0, 1, 2]]))
 
     def read() -> int:
         return int(Path("/proc/self/io").read_text().split()[1])
 
-    nothing = -read() + read()
-    before = read()
-    source.windows(np.array([2]), window)
-    # Frames 48 to 63 are one record of 16 KiB; the trajectory has 400 KiB.
-    assert 16 * 1024 <= read() - before - nothing < 20 * 1024
+    rng, before = np.random.default_rng(0), read()
+    for _ in range(40):
+        # Within frames 16 k to 16 k + 15, which are a record of 16 KiB; a trajectory has 400 KiB.
+        source.windows(rng.integers(0, 8, 1), 16 * rng.integers(0, 25) + np.array([[3, 8, 13]]))
+    assert 40 * 16 * 1024 <= read() - before < 40 * 17 * 1024
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, trajectory: int) -> None:

@@ -45,9 +45,8 @@ def _split(cfg: SplitConfig, wanted: TaskConfig, opened: Mapping[str, Sequence[S
         last = isinstance(source, SeedsSource) or getattr(source, "layout", "") == "pdebench seeds"
         return splits.by_place(count, cfg, source.name, test_last=last)
     if cfg.method == "hash":
-        return splits.by_hash(
-            [f"{getattr(source, 'original', Path(source.name).name)}|{n}" for n in range(count)], cfg, source.name
-        )
+        file = getattr(source, "original", Path(source.name).name)
+        return splits.by_hash([f"{file}|{n}" for n in range(count)], cfg, source.name)
     return splits.draw(count, cfg, source.name)
 
 

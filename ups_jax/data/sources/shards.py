@@ -19,7 +19,7 @@ from ups_jax.data.sources.hdf5 import from_file_name
 from ups_jax.data.sources.selection import selected
 from ups_jax.errors import DataError
 
-# Without these a record costs the readahead around it as well.
+# For random access: nothing is read ahead, and no threads are kept for it.
 _OPTIONS = "readahead_buffer_size:0,max_parallelism:1"
 
 
@@ -136,7 +136,7 @@ class ShardsSource:
             if self._process != os.getpid():
                 self._readers, self._process = {}, os.getpid()
             if shard not in self._readers:
-                reader = ArrayRecordReader(str(file), _OPTIONS, file_reader_buffer_size=0)
+                reader = ArrayRecordReader(str(file), _OPTIONS)
                 if not reader.ok():
                     raise _damaged(file, "it is no ArrayRecord file, or it is truncated")
                 self._readers[shard] = reader
