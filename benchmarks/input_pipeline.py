@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import sys
@@ -61,9 +62,11 @@ def measure(args: argparse.Namespace) -> None:
         table.add_column(heading, justify="right", no_wrap=True)
     for way, row in rows.items():
         table.add_row(way, *_cells(row["wall"]), *_cells(row["processor"]))
-    Console().print(table)
+    Console(width=None if Console().is_terminal else 120).print(table)
     about = {"config": Path(config).stem, "overrides": args.overrides, "rounds": rounds, "steps": steps}
     about |= {"device": jax.devices()[0].device_kind, "processor": platform.processor() or platform.machine()}
+    # Above the number of processors the wall times are those of a machine that does other things as well.
+    about |= {"processors": os.cpu_count(), "load": os.getloadavg()[0]}
     out = args.out or (_RESULTS.with_stem("input_pipeline_quick") if args.quick else _RESULTS)
     write_atomically(out, json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
 
