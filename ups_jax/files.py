@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from ups_jax.errors import StorageError
@@ -13,19 +14,29 @@ from ups_jax.errors import StorageError
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write under the final name only what is whole and on the disk; makes the directory. Raises `StorageError`."""
-    data = content.encode() if isinstance(content, str) else content
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """An empty file beside `path` that takes its place at the end, once it is on the disk; makes the directory.
+
+    Whatever ends the block early leaves `path` as it was. An `OSError` in it is one of writing: `StorageError`.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        temporary = Path(name)
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
+            os.close(handle)
+            yield temporary
+            with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise storage_error(path, error) from None

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import numpy as np
 import yaml
 from jaxtyping import Float32, Float64, Int
@@ -16,7 +15,7 @@ from ups_jax.config import TaskConfig
 from ups_jax.data import facts
 from ups_jax.data.sources import Source, layout_of
 from ups_jax.data.sources.base import read_all
-from ups_jax.data.sources.layouts import Layout
+from ups_jax.data.sources.layouts import Layout, attribute, original
 
 _CHUNK_BYTES = 64 * 2**20
 # Of a larger file as many trajectories as fit in here are looked at, spread over all.
@@ -230,14 +229,14 @@ def _plain_names(layout: Layout, path: Path, channels: int) -> tuple[str, ...]:
 
 
 def _task_name(layout: Layout, path: Path, dims: int) -> str:
-    for attribute in ("task", "dataset_name"):
-        value = _attribute(path, attribute)
-        if value:
-            return value
+    for said in (attribute(path, "task"), attribute(path, "dataset_name")):
+        if said:
+            return said
+    file = original(path)
     for part, name in _TASKS:
-        if part in path.name.lower():
+        if part in file.name.lower():
             return name.replace("Dd", f"{dims}d")
-    return re.sub(r"[^A-Za-z0-9_]+", "_", path.stem).strip("_") or "mine"
+    return re.sub(r"[^A-Za-z0-9_]+", "_", file.stem).strip("_") or "mine"
 
 
 def _boundary(path: Path, source: Source) -> str:
@@ -245,10 +244,10 @@ def _boundary(path: Path, source: Source) -> str:
     by_axis: dict[str, str] = getattr(source, "boundary", {})
     if by_axis:
         return ", ".join(f"{axis} {kind}" for axis, kind in by_axis.items())
-    told = _attribute(path, "boundary")
+    told = attribute(path, "boundary")
     if told:
         return told
-    found = re.search(r"(?<![a-z])(periodic|trans)(?![a-z])", path.stem.lower())
+    found = re.search(r"(?<![a-z])(periodic|trans)(?![a-z])", original(path).stem.lower())
     return "" if found is None else {"periodic": "periodic", "trans": "transmissive"}[found.group(1)]
 
 
@@ -257,11 +256,3 @@ def _periodic(boundary: str, source: Source) -> tuple[str, ...]:
         return source.grid.axes
     by_axis: dict[str, str] = getattr(source, "boundary", {})
     return tuple(axis for axis, kind in by_axis.items() if kind == "periodic")
-
-
-def _attribute(path: Path, name: str) -> str:
-    if not h5py.is_hdf5(path):
-        return ""
-    with h5py.File(path, "r", locking=False) as file:
-        value = file.attrs.get(name, "")
-    return value.decode() if isinstance(value, bytes) else str(value)

@@ -8,7 +8,7 @@ from pathlib import Path
 from ups_jax.config import Config, FilePair, SplitConfig, TaskConfig
 from ups_jax.data import splits
 from ups_jax.data.paths import data_files
-from ups_jax.data.sources import JoinedSource, SeedsSource, Source, open_file
+from ups_jax.data.sources import JoinedSource, SeedsSource, ShardsSource, Source, open_file
 from ups_jax.data.splits import Splits
 from ups_jax.errors import ConfigError, DataError
 
@@ -43,15 +43,22 @@ def _split(cfg: SplitConfig, wanted: TaskConfig, opened: Mapping[str, Sequence[S
     parts = opened["all"]
     if cfg.method == "pdebench":
         # Of each file its own: the first of several may be all of one coefficient.
-        each = [
-            splits.by_place(part.trajectories, cfg, part.name, test_last=isinstance(part, SeedsSource))
-            for part in parts
-        ]
+        each = [splits.by_place(part.trajectories, cfg, part.name, test_last=_by_seeds(part)) for part in parts]
         return splits.one_after_another(each, [part.trajectories for part in parts])
     if cfg.method == "hash":
-        keys = [f"{Path(part.name).name}|{n}" for part in parts for n in range(part.trajectories)]
+        keys = [f"{_file_name(part)}|{n}" for part in parts for n in range(part.trajectories)]
         return splits.by_hash(keys, cfg, source.name)
     return splits.draw(count, cfg, source.name)
+
+
+def _by_seeds(part: Source) -> bool:
+    """Whether a file is of groups by seed, of which PDEBench tests on the last, or was converted from one."""
+    return isinstance(part, SeedsSource) or (isinstance(part, ShardsSource) and part.layout == "pdebench seeds")
+
+
+def _file_name(part: Source) -> str:
+    """The name of a file, or of the one that it was converted from: shards are split as it was."""
+    return part.original if isinstance(part, ShardsSource) else Path(part.name).name
 
 
 def only_task(cfg: Config) -> TaskConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ups_jax.config import DataConfig, FilePair, TaskConfig
+from ups_jax.data.shards.manifest import is_converted
 from ups_jax.errors import DataError
 
 _FOLDERS = {"train": ("train",), "val": ("valid", "val", "validation"), "test": ("test",)}
@@ -33,14 +34,16 @@ def data_files(data: DataConfig, task: TaskConfig) -> dict[str, tuple[Path, ...]
     if isinstance(task.path, tuple):
         return {"all": tuple(map(Path, task.path))}
     path = Path(task.path)
-    return _in_folder(path) if path.is_dir() else {"all": (path,)}
+    return files_in_folder(path) if path.is_dir() and not is_converted(path) else {"all": (path,)}
 
 
-def _in_folder(path: Path) -> dict[str, tuple[Path, ...]]:
+def files_in_folder(path: Path) -> dict[str, tuple[Path, ...]]:
+    """The data files of a folder with `train`, `test` and perhaps `valid`, as The Well has it. Raises `DataError`."""
     root = path / "data" if (path / "data" / "train").is_dir() else path
     found: dict[str, tuple[Path, ...]] = {}
     for role, names in _FOLDERS.items():
-        files = sorted(file for name in names for file in (root / name).glob("*") if file.suffix in _SUFFIXES)
+        inside = sorted(file for name in names for file in (root / name).glob("*"))
+        files = [file for file in inside if file.suffix in _SUFFIXES or is_converted(file)]
         if files:
             found[role] = tuple(files)
         elif role != "val":

@@ -104,7 +104,7 @@ def grid_of(name: str, file: h5py.File, what: str, shape: tuple[int, ...]) -> Gr
         )
     times = coordinate(name, file, "t-coordinate", (shape[1], shape[1] + 1), f"or one more: `{what}` is {shape}")
     origin, spacing = space_axes(name, file, axes, shape[2:], f"as axis of `{what}` {shape}")
-    start, dt = uniform(times[: shape[1]], f"{name}: `t-coordinate`", "store frames at even times")
+    start, dt = line(file["t-coordinate"], times[: shape[1]], f"{name}: `t-coordinate`", "store frames at even times")
     return Grid(shape=shape[2:], origin=origin, spacing=spacing, start=start, dt=dt)
 
 
@@ -115,8 +115,21 @@ def space_axes(
     ends = []
     for dataset, points in zip(datasets, shape, strict=True):
         values = coordinate(name, file, dataset, (points,), why)
-        ends.append(uniform(values, f"{name}: `{dataset}`", "interpolate the fields to a uniform grid"))
+        ends.append(line(file[dataset], values, f"{name}: `{dataset}`", "interpolate the fields to a uniform grid"))
     return tuple(first for first, _ in ends), tuple(step for _, step in ends)
+
+
+def line(dataset: h5py.Dataset, values: Float[np.ndarray, " n"], what: str, mend: str) -> tuple[float, float]:
+    """First value and spacing of a dataset's `values`: to the last bit where its attributes say them.
+
+    Differences of rounded coordinates give the spacing back to some digits only.
+    """
+    found = uniform(values, what, mend)
+    if "start" in dataset.attrs and "step" in dataset.attrs:
+        told = float(dataset.attrs["start"]), float(dataset.attrs["step"])
+        if np.allclose(told, found, rtol=1e-6, atol=1e-6 * found[1]):
+            return told
+    return found
 
 
 def coefficients(name: str, file: h5py.File, trajectories: int) -> Iterator[tuple[str, Any]]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import h5py
 
+from ups_jax.data.shards.manifest import is_converted, read_manifest
 from ups_jax.data.sources.base import Source
 from ups_jax.data.sources.described import DescribedSource
 from ups_jax.data.sources.hdf5 import HDF5File
@@ -17,12 +18,15 @@ from ups_jax.data.sources.pdebench_darcy import DarcySource
 from ups_jax.data.sources.pdebench_incompressible import IncompressibleSource
 from ups_jax.data.sources.pdebench_seeds import SeedsSource
 from ups_jax.data.sources.pdebench_tensor import TensorSource
+from ups_jax.data.sources.shards import ShardsSource
 from ups_jax.data.sources.well import WellSource
 from ups_jax.errors import DataError
 
 Kind = Literal["transient", "steady"]
 Names = tuple[str, ...] | None
 _DESCRIPTIONS = (".yaml", ".yml")
+# Root attributes that say what the data is.
+TEXTS = ("task", "dataset_name", "boundary")
 _MEND = "give a file of PDEBench or The Well, or describe it in a YAML file and give that"
 
 
@@ -71,10 +75,13 @@ LAYOUTS = (
     Layout(name="pdebench cfd", kind="transient", holds=_datasets("x-coordinate", "t-coordinate"), open=CFDSource),
 )
 DESCRIBED = Layout(name="described", kind="transient", holds=lambda _: False, open=DescribedSource)
+SHARDS = {kind: Layout(name="shards", kind=kind, holds=lambda _: False, open=ShardsSource) for kind in get_args(Kind)}
 
 
 def layout_of(path: str | Path) -> Layout:
-    """The layout of a file. Raises `DataError` where it has none of them, or cannot be read."""
+    """The layout of a file, or a folder of shards. Raises `DataError` where it has none, or cannot be read."""
+    if is_converted(path):
+        return SHARDS[read_manifest(path).kind]
     if Path(path).suffix in _DESCRIPTIONS:
         return DESCRIBED
     with HDF5File(path, _MEND).reading() as file:
@@ -93,3 +100,19 @@ def open_file(path: str | Path, kind: Kind, channels: Names = None) -> Source:
             f"{path}: is a {layout.kind} file ({layout.name} layout), the task is {kind}; set kind: {layout.kind}"
         )
     return layout.open(path, channels)
+
+
+def attribute(path: str | Path, name: str) -> str:
+    """A text among the root attributes of a data file, empty where there is none."""
+    if is_converted(path):
+        return read_manifest(path).attributes.get(name, "")
+    if not h5py.is_hdf5(path):
+        return ""
+    with h5py.File(path, "r", locking=False) as file:
+        value = file.attrs.get(name, "")
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def original(path: Path) -> Path:
+    """The file itself, or the one that a folder of shards was converted from, which need not be there any more."""
+    return Path(read_manifest(path).origin.name) if is_converted(path) else path

@@ -5,6 +5,7 @@ So are files of any other named fields, such as the predictions of `scripts/roll
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import h5py
@@ -65,5 +66,9 @@ class CFDSource(HDF5File):
 
 def fields_of(file: h5py.File) -> tuple[str, ...]:
     """Names of the datasets with trajectories, frames and space, in PDEBench's order."""
-    found = [name for name, item in file.items() if isinstance(item, h5py.Dataset) and item.ndim >= 3]
-    return tuple(sorted(found, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER)))
+    return ordered(name for name, item in file.items() if isinstance(item, h5py.Dataset) and item.ndim >= 3)
+
+
+def ordered(names: Iterable[str]) -> tuple[str, ...]:
+    """Names in PDEBench's order, all others in the alphabet's, which is that of an HDF5 file."""
+    return tuple(sorted(names, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name)))

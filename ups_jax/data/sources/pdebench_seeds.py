@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from ups_jax.data.sources.base import AXES, Grid, uniform
-from ups_jax.data.sources.hdf5 import HDF5File, coordinate, space_axes
+from ups_jax.data.sources.base import AXES, Grid
+from ups_jax.data.sources.hdf5 import HDF5File, coordinate, line, space_axes
 from ups_jax.data.sources.selection import selected
 from ups_jax.data.sources.simulation_text import numbers
 from ups_jax.errors import DataError
@@ -127,5 +127,5 @@ def _header(name: str, file: h5py.File, key: str) -> tuple[tuple[int, ...], Grid
     times = coordinate(name, file, f"{key}/grid/t", (shape[0], shape[0] + 1), f"or one more: `data` is {shape}")
     datasets = [f"{key}/grid/{axis}" for axis in axes]
     origin, spacing = space_axes(name, file, datasets, shape[1:-1], f"as axis of `data` {shape}")
-    start, dt = uniform(times[: shape[0]], f"{name}: `{key}/grid/t`", "store frames at even times")
+    start, dt = line(file[f"{key}/grid/t"], times[: shape[0]], f"{name}: `{key}/grid/t`", "store frames at even times")
     return shape, Grid(shape=shape[1:-1], origin=origin, spacing=spacing, start=start, dt=dt)

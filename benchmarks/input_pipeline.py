@@ -1,0 +1,145 @@
+"""Does reading hold the step back? Time per step of training from HDF5, from shards and from a file that was read into
+memory, each beside the same step on one batch that stays in memory; all in turns, in one process.
+
+Wall time is what counts where the machine is free; the processor's time of all threads is what others cannot disturb.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from ups_jax import cli
+
+_RESULTS = Path(__file__).resolve().parent / "results" / "input_pipeline.json"
+# Seconds a step of each run, by what was measured.
+Runs = dict[str, list[float]]
+_HELD = "held batch"
+_WAYS = {
+    "read into memory": ("hdf5", "data.loader.memory_gib=64"),
+    "HDF5": ("hdf5", "data.loader.memory_gib=0"),
+    "shards": ("shards", "data.loader.memory_gib=0"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.parser(__doc__, config="configs/burgers1d.yaml")
+    parser.add_argument("--rounds", type=cli.positive, help="paired runs (default: 21)")
+    parser.add_argument("--steps", type=cli.positive, help="steps of a run (default: 60)")
+    parser.add_argument("--quick", action="store_true", help="the tiny task, 5 runs of 40 steps")
+    parser.add_argument("--out", type=Path, help="JSON (default: benchmarks/results/input_pipeline[_quick].json)")
+    return cli.run(parser, measure, argv)
+
+
+def measure(args: argparse.Namespace) -> None:
+    import jax
+    from rich.console import Console
+    from rich.table import Table
+
+    from ups_jax.files import write_atomically
+
+    rounds, steps = (args.rounds or 5, args.steps or 40) if args.quick else (args.rounds or 21, args.steps or 60)
+    config = str(cli.CONFIGS / "tiny.yaml") if args.quick else args.config
+    with tempfile.TemporaryDirectory() as folder:
+        seconds = in_turns(config, args.overrides, Path(folder), rounds, steps)
+    rows = {
+        way: {what: _row(runs[what], seconds[_HELD][what]) for what in ("wall", "processor")}
+        for way, runs in seconds.items()
+    }
+    table = Table(title=f"{Path(config).stem}: {rounds} runs of {steps} steps each, in turns", title_justify="left")
+    table.add_column("batches from", no_wrap=True)
+    for heading in ("ms a step", "to the held batch", "processor ms", "to the held batch"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for way, row in rows.items():
+        table.add_row(way, *_cells(row["wall"]), *_cells(row["processor"]))
+    Console(width=None if Console().is_terminal else 120).print(table)
+    about = {"config": Path(config).stem, "overrides": args.overrides, "rounds": rounds, "steps": steps}
+    about |= {"device": jax.devices()[0].device_kind, "processor": platform.processor() or platform.machine()}
+    # Above the number of processors the wall times are those of a machine that does other things as well.
+    about |= {"processors": os.cpu_count(), "load": os.getloadavg()[0]}
+    out = args.out or (_RESULTS.with_stem("input_pipeline_quick") if args.quick else _RESULTS)
+    write_atomically(out, json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+
+
+def in_turns(config: str, overrides: list[str], folder: Path, rounds: int, steps: int) -> dict[str, Runs]:
+    """Seconds a step of every run of every way, `wall` and `processor`, the ways one after the other in each round."""
+    from ups_jax import simulate
+    from ups_jax.compilation import enable_compilation_cache
+    from ups_jax.config import load
+    from ups_jax.data import data_path, open_dataset, training_batches
+    from ups_jax.data.shards.writing import Sizes, convert
+    from ups_jax.training.build import build_model
+    from ups_jax.training.trial import trial
+
+    enable_compilation_cache()
+    cfg = load(config, overrides)
+    simulate.prepare(cfg)
+    file = data_path(cfg.data, cfg.data.tasks[0])
+    convert(file, folder / "shards", Sizes())
+    paths = {"hdf5": file, "shards": folder / "shards"}
+    seconds: dict[str, Runs] = {way: {"wall": [], "processor": []} for way in (_HELD, *_WAYS)}
+    with ExitStack() as stack:
+        batches: dict[str, Iterator[Any]] = {}
+        for way, (kind, key) in _WAYS.items():
+            own = load(config, [*overrides, f"data.tasks.0.path={paths[kind]}", key])
+            dataset = open_dataset(own)
+            batches[way] = stack.enter_context(training_batches(dataset, own, "operator"))
+        held = next(batches["HDF5"])
+        batches[_HELD] = iter(lambda: held, None)
+        tried = stack.enter_context(trial(cfg, "operator", dataset, build_model(cfg, dataset.task, "operator")))
+        # A reader has read ahead while the others ran; that is used up before the clock starts.
+        ahead = cfg.data.loader.buffer + 2
+        state = tried.begin()
+        for number in range(-1, rounds):
+            ways = [*batches]
+            for way in ways[number % len(ways) :] + ways[: number % len(ways)]:
+                state = _run(tried.train_step, state, batches[way], ahead)
+                start = time.perf_counter(), time.process_time()
+                state = _run(tried.train_step, state, batches[way], steps)
+                if number >= 0:
+                    seconds[way]["wall"].append((time.perf_counter() - start[0]) / steps)
+                    seconds[way]["processor"].append((time.process_time() - start[1]) / steps)
+    return seconds
+
+
+def _run(train_step: Any, state: Any, batches: Iterator[Any], steps: int) -> Any:
+    """The training loop's way: a batch is fetched and its step dispatched before the step before is waited for."""
+    import jax
+
+    before = None
+    for _ in range(steps):
+        state, metrics = train_step(state, jax.device_put(next(batches)))
+        if before is not None:
+            jax.device_get(before)
+        before = metrics
+    return jax.block_until_ready(state)
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, str]:
+    low, high = row["quartiles"]
+    return f"{row['milliseconds']:.2f}", f"{row['ratio']:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _row(taken: list[float], held: list[float]) -> dict[str, Any]:
+    ratios = [one / other for one, other in zip(taken, held, strict=True)]
+    quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else [ratios[0]] * 3
+    return {
+        "milliseconds": 1e3 * statistics.median(taken),
+        "ratio": statistics.median(ratios),
+        "quartiles": [quartiles[0], quartiles[2]],
+        "seconds": taken,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
