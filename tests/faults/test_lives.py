@@ -1,0 +1,30 @@
+"""Whatever a run meets has its defined answer, and in the end the run has the bits of one that met nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lives
+import pytest
+from answers import LIVES
+from end_state import differences, end_state
+
+pytestmark = pytest.mark.multiprocess
+
+
+@pytest.fixture(scope="module")
+def expected(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    run = tmp_path_factory.mktemp("lives") / "whole"
+    lives.whole(run, data_root)
+    return end_state(run)
+
+
+@pytest.mark.parametrize("life", LIVES)
+def test_every_fault_of_a_life_has_its_answer_and_costs_no_bit(
+    data_root: Path, tmp_path: Path, expected: dict[str, Any], life: str
+) -> None:
+    seen = lives.live(tmp_path / "run", data_root, LIVES[life])
+    assert [line for item in seen for line in item.not_as_defined] == []
+    assert list(differences(expected, end_state(tmp_path / "run"))) == []
+    assert [path.name for path in (tmp_path / "run").glob(".*") if path.name != ".lock"] == []
