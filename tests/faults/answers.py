@@ -6,6 +6,7 @@ run ends in the bits of one that met none.
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
 from collections.abc import Callable
@@ -179,13 +180,6 @@ STORAGE = (
         inject=lambda run: [{"do": "read_only", "folder": str(run)}],
         again=0,
     ),
-    Fault(
-        name="out of the device's memory once",
-        code=KILLED,
-        says="memory      ran out: 2 x 2 windows|memory      ran out",
-        inject=lambda run: [*at("ups_jax.training.memory:compile_ahead", "out_of_memory")(run), *_ON(run)],
-        again=2 * EVERY,
-    ),
 )
 FILES = (
     Fault(name="first steps", code=KILLED, inject=kill(_RECORD, 14), again=2 * EVERY),
@@ -237,5 +231,34 @@ FILES = (
         again=2 * EVERY,
     ),
     Fault(name="all files are of tomorrow", code=KILLED, damage=damage.in_the_future, inject=_ON, again=2 * EVERY),
+)
+
+
+def filled(free: int) -> Callable[[Path], None]:
+    """Leave so many bytes of a run's file system, which is its own; none taken where `free` is all there is."""
+
+    def fill(run: Path) -> None:
+        filler = run.parent / "filler"
+        filler.unlink(missing_ok=True)
+        left = os.statvfs(run.parent)
+        filler.write_bytes(bytes(max(0, left.f_bavail * left.f_frsize - free)))
+
+    return fill
+
+
+# On a small file system: Python, orbax and tensorstore come to the end of it, each in its own way.
+FULL = (
+    Fault(name="first steps, room enough", code=KILLED, inject=kill(_RECORD, 10), again=2 * EVERY),
+    *(
+        Fault(
+            name=f"disk full, {free >> 10} KiB left",
+            code=7,
+            says="cannot be written.*free space",
+            damage=filled(free),
+            again=3 * EVERY,
+        )
+        for free in (0, 16 << 10, 64 << 10, 112 << 10, 160 << 10, 224 << 10, 300 << 10)
+    ),
+    Fault(name="room again", code=KILLED, damage=filled(1 << 40), inject=_ON, again=2 * EVERY),
 )
 LIVES = {"kills": KILLS, "stops": STOPS, "storage": STORAGE, "files": FILES}

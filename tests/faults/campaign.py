@@ -12,7 +12,6 @@ Interrupted, it goes on with --out: finished trials stay in that file.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import math
 import os
@@ -77,7 +76,7 @@ class Moment:
         if math.isinf(self.step):
             return spent >= self.cpu_seconds
         # The curve of the start before is not this one's.
-        return spent >= self.cpu_seconds or (_begun(process, run) and runs.reached(run, stage) >= self.step)
+        return spent >= self.cpu_seconds or (runs.begun(process, run) and runs.reached(run, stage) >= self.step)
 
     def __str__(self) -> str:
         if math.isinf(self.step):
@@ -177,14 +176,6 @@ def summed(trials: list[dict[str, Any]]) -> str:
         f"{max((number for number in again if number is not None), default=0)} steps done again "
         f"(a save every {runs.EVERY})"
     )
-
-
-def _begun(process: subprocess.Popen[str], run: Path) -> bool:
-    """Whether the curve's file is open for writing in the process."""
-    curve = str((run / "metrics.jsonl").resolve())
-    with contextlib.suppress(OSError):
-        return any(os.readlink(item) == curve for item in Path(f"/proc/{process.pid}/fd").iterdir())
-    return False
 
 
 def _cpu_of(process: subprocess.Popen[str]) -> float:

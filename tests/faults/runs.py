@@ -6,6 +6,7 @@ losses for spikes, input noise and two reading threads. XLA's flags are those of
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -133,3 +134,11 @@ def reached(run: Path, stage: str) -> int:
         return 0
     found = re.findall(rf'^{{"stage": "{stage}", "step": (\d+),.*}}$', path.read_text(errors="replace"), re.MULTILINE)
     return max(map(int, found), default=0)
+
+
+def begun(process: subprocess.Popen[str], run: Path) -> bool:
+    """Whether the curve's file is open for writing in the process."""
+    curve = str((run / "metrics.jsonl").resolve())
+    with contextlib.suppress(OSError):
+        return any(os.readlink(item) == curve for item in Path(f"/proc/{process.pid}/fd").iterdir())
+    return False

@@ -107,6 +107,17 @@ def nan_for_good(place: Place) -> Row:
     return Row(fault="NaN from step 6 on", answer=row.answer, code=5)
 
 
+def out_of_memory(place: Place) -> Row:
+    """The device's memory runs out once: half the rows at a time from then on, and the same run to round-off."""
+    run = place.folder / "run"
+    result = runs.run(place.line(run), at("ups_jax.training.memory:compile_ahead", "out_of_memory")(run))
+    assert result.code == 0, result.err
+    told = next(line for line in result.out.splitlines() if line.startswith("memory"))
+    losses = [[record["loss"] for record in read_jsonl(path / "metrics.jsonl")] for path in (place.whole, run)]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
+    return Row(fault="out of the device's memory", answer=told, code=0, again=0)
+
+
 def all_checkpoints_damaged(place: Place) -> Row:
     """Never a fresh start, however often it is tried."""
     run = place.copy()
@@ -262,6 +273,7 @@ FAST: dict[str, Callable[[Place], Row]] = {
     "nan_batches": nan_batches,
     "nan_gradients": nan_gradients,
     "nan_for_good": nan_for_good,
+    "out_of_memory": out_of_memory,
     "all_checkpoints_damaged": all_checkpoints_damaged,
     "all_checkpoints_gone": all_checkpoints_gone,
     "newest_checkpoint_gone": newest_checkpoint_gone,
