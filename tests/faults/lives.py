@@ -9,6 +9,7 @@ from pathlib import Path
 
 import runs
 from answers import Fault
+from rows import Row
 
 # Long enough for every fault of a life to strike.
 LONG = ("stages.operator.steps=100", "evaluation.enabled=false")
@@ -23,6 +24,16 @@ class Seen:
     said: str
     one_line: bool
     again: int
+
+    @property
+    def row(self) -> Row:
+        """Its line of the table: the first line on stderr; of a killed start, which has none, what it had found."""
+        if self.code >= 0:
+            answer = self.said.strip().splitlines()[0]
+        else:
+            found = re.search(f".*({self.fault.says}).*", self.said) if self.fault.says else None
+            answer = found[0] if found else "goes on from the newest save"
+        return Row(fault=self.fault.name, answer=answer, code=self.code, again=self.again)
 
     @property
     def not_as_defined(self) -> list[str]:

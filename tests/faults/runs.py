@@ -111,7 +111,7 @@ def start(
     )
 
 
-def ended(process: subprocess.Popen[str], timeout: float = 400) -> Ended:
+def ended(process: subprocess.Popen[str], timeout: float = 1500) -> Ended:
     """Wait for its end; it is killed where that does not come."""
     try:
         out, err = process.communicate(timeout=timeout)

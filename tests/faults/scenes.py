@@ -21,6 +21,7 @@ import runs
 from answers import at, kill
 from commands import command
 from end_state import differences, end_state
+from rows import Row
 from wandb_server import server
 
 from ups_jax.tracking import read_jsonl
@@ -29,16 +30,6 @@ from ups_jax.training.weights import best_weights
 _RECORD = "ups_jax.tracking.jsonl:JsonlWriter.scalars"
 _READ = "ups_jax.data.batches:_read"
 SHORT = ("stages.operator.steps=12", "evaluation.enabled=false")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A line of the table: `again` are steps done again, None where the question does not arise."""
-
-    fault: str
-    answer: str
-    code: int
-    again: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

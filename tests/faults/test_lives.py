@@ -13,6 +13,7 @@ import lives
 import pytest
 from answers import FULL, LIVES
 from end_state import differences, end_state
+from rows import note
 
 pytestmark = pytest.mark.multiprocess
 
@@ -29,6 +30,8 @@ def test_every_fault_of_a_life_has_its_answer_and_costs_no_bit(
     data_root: Path, tmp_path: Path, expected: dict[str, Any], life: str
 ) -> None:
     seen = lives.live(tmp_path / "run", data_root, LIVES[life])
+    for item in seen:
+        note(item.row, tmp_path)
     assert [line for item in seen for line in item.not_as_defined] == []
     assert list(differences(expected, end_state(tmp_path / "run"))) == []
     assert [path.name for path in (tmp_path / "run").glob(".*") if path.name != ".lock"] == []
@@ -45,6 +48,8 @@ def test_a_file_system_that_is_full_has_its_answer_and_costs_no_bit(
         pytest.skip(f"a small file system cannot be mounted: {mounted.stderr.decode().strip()}")
     try:
         seen = lives.live(small / "run", data_root, FULL)
+        for item in seen:
+            note(item.row, small)
         assert [line for item in seen for line in item.not_as_defined] == []
         assert list(differences(expected, end_state(small / "run"))) == []
     finally:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import runs
+from rows import note
 from scenes import FAST, SHORT, SLOW, Place
 
 pytestmark = pytest.mark.multiprocess
@@ -26,3 +27,4 @@ def whole(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_fault_from_outside_has_its_answer(name: str, data_root: Path, whole: Path, tmp_path: Path) -> None:
     row = (FAST | SLOW)[name](Place(folder=tmp_path, data_root=data_root, whole=whole))
     assert row.answer
+    note(row, tmp_path)
