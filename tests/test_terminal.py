@@ -60,8 +60,7 @@ sys.exit(cli.run(cli.parser('.'), main, []))
 
 def test_streams_that_are_closed_at_the_start_do_not_become_files() -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", CLOSED],
-        preexec_fn=lambda: os.closerange(0, 3),
+        ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", CLOSED],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     assert process.wait(timeout=60) == 0

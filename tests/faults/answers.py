@@ -7,7 +7,6 @@ run ends in the bits of one that met none.
 from __future__ import annotations
 
 import os
-import resource
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ class Fault:
     """A fault and its answer.
 
     `damage` is done to the run directory ahead of the start, `inject` are the faults inside of it (`sitecustomize`),
-    `before` runs in the child. `code` is its exit code, `says` a pattern of its output, `again` how many steps the next
+    `code` is its exit code, `says` a pattern of its output, `again` how many steps the next
     start does again at most.
     """
 
@@ -41,7 +40,6 @@ class Fault:
     again: int = EVERY
     damage: Callable[[Path], None] = _nothing
     inject: Callable[[Path], list[dict[str, Any]]] = lambda _: []
-    before: Callable[[], None] | None = None
     overrides: tuple[str, ...] = ()
 
 
@@ -56,10 +54,6 @@ def kill(where: str, call: int = 1) -> Callable[[Path], list[dict[str, Any]]]:
 
 def _signalled(where: str, number: int, call: int = 1, **more: Any) -> Callable[[Path], list[dict[str, Any]]]:
     return at(where, "signal", call, signal=number, **more)
-
-
-def _limit_files() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE_LIMIT, _FILE_LIMIT))
 
 
 def _at_newest(change: Callable[[Path], None], name: str | None = None) -> Callable[[Path], None]:
@@ -156,7 +150,7 @@ STORAGE = (
         name="disk full in a save (limit of a file's size)",
         code=7,
         says="checkpoints/operator.*cannot be written.*free space",
-        before=_limit_files,
+        inject=lambda _: [{"do": "limit_files", "bytes": _FILE_LIMIT}],
         again=EVERY,
     ),
     Fault(

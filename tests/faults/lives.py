@@ -61,7 +61,7 @@ def live(run: Path, data_root: Path, faults: Sequence[Fault]) -> list[Seen]:
     ends = []
     for fault in faults:
         fault.damage(run)
-        result = runs.run(_line(run, data_root, *fault.overrides), fault.inject(run), before=fault.before)
+        result = runs.run(_line(run, data_root, *fault.overrides), fault.inject(run))
         ends.append((fault, result, runs.reached(run, "operator")))
     last = runs.run(_line(run, data_root))
     assert last.code == 0, last.err

@@ -12,7 +12,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,18 +96,16 @@ def start(
     line: Sequence[str],
     faults: Sequence[Mapping[str, Any]] = (),
     *,
-    before: Callable[[], None] | None = None,
     stdout: Any = subprocess.PIPE,
     **variables: str,
 ) -> subprocess.Popen[str]:
-    """Start a command; `before` runs in the child, ahead of it."""
+    """Start a command."""
     return subprocess.Popen(
         line,
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
         env=environment(faults, **variables),
-        preexec_fn=before,
     )
 
 

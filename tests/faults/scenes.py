@@ -29,6 +29,8 @@ from ups_jax.training.weights import best_weights
 
 _RECORD = "ups_jax.tracking.jsonl:JsonlWriter.scalars"
 _READ = "ups_jax.data.batches:_read"
+# Becomes the command behind it, without stdin, stdout and stderr.
+CLOSED = ["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh"]
 SHORT = ("stages.operator.steps=12", "evaluation.enabled=false")
 
 
@@ -198,10 +200,7 @@ def output_closed(place: Place) -> Row:
     """Started without stdin, stdout and stderr, as by a daemon."""
     run = place.folder / "run"
 
-    def close() -> None:
-        os.closerange(0, 3)
-
-    process = subprocess.Popen(place.line(run), env=runs.environment(), preexec_fn=close)
+    process = subprocess.Popen(CLOSED + place.line(run), env=runs.environment())
     assert process.wait(timeout=300) == 0
     place.same(run)
     assert (run / ".lock").read_text() == f"process {process.pid} on {os.uname().nodename}"

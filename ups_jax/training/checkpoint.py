@@ -6,8 +6,11 @@ A save is asynchronous and commits by one atomic rename; what a killed process l
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 import math
+import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -187,7 +190,7 @@ class Checkpoints:
             return
         self._manager.close()
         for step in steps:
-            aside = self.directory / f"damaged-{step}"
+            aside = _free(self.directory / f"damaged-{step}")
             first_does(partial((self.directory / str(step)).rename, aside))
             report(f"moved to {aside}")
         self._manager = self._open()
@@ -210,6 +213,15 @@ def checkpoint_meta(cfg: Config, stage: str, dataset: Dataset) -> dict[str, Any]
         "ema_decay": getattr(cfg.stages, stage).ema_decay,
         "config": to_dict(cfg),
     }
+
+
+def _free(path: Path) -> Path:
+    """The path, or the first of those with a number behind that nothing has: a step can be damaged twice."""
+    if not path.exists():
+        return path
+    return next(
+        other for number in itertools.count(2) if not (other := path.with_name(f"{path.name}-{number}")).exists()
+    )
 
 
 def _drop_abandoned_reads() -> None:
@@ -248,6 +260,11 @@ class _storage_errors:
         while cause is not None:
             if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
                 raise storage_error(self._directory, cause) from error
+            # What tensorstore, which writes the arrays, makes of an error of the system.
+            found = re.search(r"os_error_code='(\d+)'", str(cause))
+            if found is not None:
+                number = int(found[1])
+                raise storage_error(self._directory, OSError(number, os.strerror(number))) from error
             cause = cause.__cause__ or cause.__context__
 
 

@@ -13,6 +13,7 @@ import importlib.abc
 import importlib.util
 import json
 import os
+import resource
 import sys
 import threading
 import time
@@ -177,3 +178,5 @@ if "UPS_FAULTS" in os.environ:
     for _fault in _all:
         if _fault["do"] == "read_only":
             _forbid_writing(_fault["folder"])
+        elif _fault["do"] == "limit_files":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (_fault["bytes"], _fault["bytes"]))
