@@ -14,6 +14,7 @@ import pytest
 from commands import ROOT
 
 from ups_jax import cli
+from ups_jax.errors import StorageError
 from ups_jax.terminal import LastingStream, hang_up
 
 
@@ -25,8 +26,11 @@ def test_what_nobody_reads_is_dropped_and_a_full_disk_is_an_error() -> None:
         for _ in range(2):
             assert stream.write("line\n") == 5
             stream.flush()
-    with pytest.raises(OSError), Path("/dev/full").open("w") as full:
-        LastingStream(full).write("line\n" * 10_000)
+    with Path("/dev/full").open("w") as full:
+        stream = LastingStream(full)
+        stream.write("line\n")
+        with pytest.raises(StorageError, match=r"^/dev/full: cannot be written \(No space left"):
+            stream.flush()
 
 
 @pytest.fixture

@@ -8,7 +8,10 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+from ups_jax.files import storage_error
 
 # Nobody reads the pipe any more; the terminal hung up.
 _GONE = (errno.EPIPE, errno.EIO)
@@ -38,8 +41,8 @@ def lasting_output() -> Iterator[None]:
 
 
 class LastingStream:
-    """A text stream that drops what it is given once its reader is gone; its other errors are raised, a full disk's
-    among them."""
+    """A text stream that drops what it is given once its reader is gone. `StorageError` where it is a file on a disk
+    that is full."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -60,7 +63,7 @@ class LastingStream:
         try:
             call()
         except OSError as error:
-            if error.errno not in _GONE:
-                raise
             # What still waits in the stream's buffer goes there too, now and when the program ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            if error.errno not in _GONE:
+                raise storage_error(Path(self._stream.name), error) from None
