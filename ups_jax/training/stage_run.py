@@ -152,7 +152,7 @@ def _begin(work: StageRun, checkpoints: Checkpoints, like: TrainState) -> TrainS
     if work.resume == "must":
         raise CheckpointError(f"{work.run.path}: holds no checkpoint of {work.stage}; leave out --resume must")
     if work.begun:
-        work.say("begun       before, but stopped ahead of its first checkpoint: at step 0 again")
+        work.say("begun       before, but there is no checkpoint of it: at step 0 again")
     state = work.fresh(jax.random.key(work.cfg.seed))
     own = replace(state, rng=local_copy(work.mesh, state.rng))
     state = replace(begun(work.cfg, work.stage, work.model, work.dataset, work.parents, own), rng=state.rng)

@@ -74,6 +74,8 @@ def train(
         wait_for_all("recorded")
         check_parents(run, stage, parents.checkpoints)
         introduce(console, dataset)
+        # Who deletes the folder of a stage wants it trained again; one whose checkpoints are gone has lost them.
+        deleted = agreed(not run.checkpoints(stage).is_dir())
         recorded = agreed(_record_start(run, cfg, stage))
         try:
             validate = stage_of(stage).validate(model, dataset, cfg, parents.weights)
@@ -87,7 +89,8 @@ def train(
             plan, planned = plan_and_record(cfg, dataset, stage, recorded or {}, measure)
             tell_plan(console, cfg, stage, plan, planned)
             own = _first_entry(run, weights, init_from) if recorded is None else recorded
-            own = {key: value for key, value in own.items() if key not in ("planned_steps", "budget")} | planned
+            left = ("planned_steps", "budget", *(["saved"] if deleted else []))
+            own = {key: value for key, value in own.items() if key not in left} | planned
             own |= {"lengths": lengths_of(cfg, stage)}
             own |= {"out_of_memory": known} if known else {}
             own |= {"parents": parents.checkpoints} if parents.checkpoints else {}
