@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ups_jax.config import Config, digest, to_dict
 from ups_jax.data import batch_at, open_dataset, windows_per_step
 from ups_jax.data.splits import as_list
 from ups_jax.determinism import require_determinism
-from ups_jax.errors import Stopped
+from ups_jax.errors import Stopped, StorageError
 from ups_jax.parallel import check_rows, make_mesh
 from ups_jax.processes import agreed, first_does, is_first, wait_for_all
 from ups_jax.tracking import check_logging
@@ -113,7 +114,9 @@ def train(
             with compiling(cfg.training.compile):
                 state, seconds_per_step = train_stage(work)
         except BaseException as error:
-            run.update(status="stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed")
+            # Where the disk is full this fails as well, and `error` is the one to be told.
+            with contextlib.suppress(StorageError):
+                run.update(status="stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed")
             raise
         done = {"steps": int(state.step), "finished": now(), "skipped": int(state.monitor.skipped)}
         if isinstance(state.monitor, SpikeMonitor):
