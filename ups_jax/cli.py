@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 import threading
@@ -14,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from ups_jax.errors import Stopped, UserError
+from ups_jax.terminal import hang_up, lasting_output
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -54,29 +54,34 @@ def run(
 ) -> int:
     """Parse, call, and answer with an exit code: 0, or the code of the error that is told in one line."""
     args = arguments.parse_intermixed_args(argv)
-    # Outside the training loop, which has its own way to stop, SIGTERM ends a script the way Ctrl-C does.
-    previous = signal.signal(signal.SIGTERM, _interrupt) if _in_main_thread() else None
+    # Outside the training loop, which has its own way to stop, these end a script the way Ctrl-C does.
+    numbers = (signal.SIGTERM, *hang_up()) if _in_main_thread() else ()
+    previous = {number: signal.signal(number, _interrupt) for number in numbers}
     form = warnings.formatwarning
     if not args.traceback:
         warnings.formatwarning = _in_one_line
+    try:
+        with lasting_output():
+            return _answered(main, args)
+    finally:
+        warnings.formatwarning = form
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _answered(main: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
+    """The exit code of `main`, whatever it raises that a user can mend."""
     try:
         return main(args) or 0
     except KeyboardInterrupt:
         print("stopped: the same command starts again where it can go on", file=sys.stderr)
         return Stopped.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except UserError as error:
         if args.traceback:
             traceback.print_exc()
         else:
             print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    finally:
-        warnings.formatwarning = form
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
 
 
 def _in_one_line(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -40,6 +41,12 @@ def whole_file(path: Path) -> Iterator[Path]:
             raise
     except OSError as error:
         raise storage_error(path, error) from None
+
+
+def free_name(path: Path) -> Path:
+    """The path, or the first of those with a number behind that nothing has."""
+    each = (path if count == 1 else path.with_name(f"{path.name}-{count}") for count in itertools.count(1))
+    return next(item for item in each if not item.exists())
 
 
 def folder_size(path: Path) -> int:

@@ -162,6 +162,7 @@ def test_a_traceback_is_shown_when_asked_for(main: Script, tmp_path: Path) -> No
         "export.py",
         "inspect_data.py",
         "validate.py",
+        "verify_run.py",
         "leaderboard.py",
         "run_fast_to_sota.py",
     ],

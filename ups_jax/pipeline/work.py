@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
 import time
@@ -14,7 +13,7 @@ from rich.console import Console
 
 from ups_jax.config import Config
 from ups_jax.errors import Stopped, StorageError, UserError
-from ups_jax.files import storage_error, write_atomically
+from ups_jax.files import free_name, storage_error, write_atomically
 from ups_jax.pipeline.request import Request, Resolved, config_path
 from ups_jax.pipeline.steps import Runner, Step, StepFailed
 from ups_jax.pipeline.summary import Summary
@@ -153,8 +152,7 @@ def copy_evaluation(source: Path, target: Path) -> None:
 def set_aside(folder: Path) -> Path:
     """Rename a folder that is made anew, so that nothing is lost. Raises `StorageError`."""
     stem = f"{folder.name}_before_{now().replace(':', '').replace('+0000', 'Z')}"
-    names = (stem if count == 0 else f"{stem}_{count}" for count in itertools.count())
-    aside = next(path for name in names if not (path := folder.with_name(name)).exists())
+    aside = free_name(folder.with_name(stem))
     try:
         folder.rename(aside)
     except OSError as error:

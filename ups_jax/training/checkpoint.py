@@ -8,6 +8,8 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -24,7 +26,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from ups_jax.config import Config, digest, to_dict
 from ups_jax.data import Dataset, Mixture, mixture_of
 from ups_jax.errors import CheckpointError
-from ups_jax.files import storage_error
+from ups_jax.files import free_name, storage_error
 from ups_jax.processes import first_does, is_first
 from ups_jax.task import Task
 from ups_jax.training import checksums
@@ -41,6 +43,7 @@ class Checkpoints:
         self.directory = directory.absolute()
         self._keep = keep
         self._read_only = read_only
+        self._sound: set[int] = set()
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
@@ -127,9 +130,7 @@ class Checkpoints:
 
         Raises CheckpointError, whatever the reader of a damaged file raises.
         """
-        reason = checksums.fault(self.directory / str(step))
-        if reason is not None:
-            raise CheckpointError(f"{self.directory / str(step)}: {reason}")
+        self._check(step)
         arguments = ocp.args.Composite(state=ocp.args.StandardRestore(jax.tree.map(_placed, like)))
         try:
             return self._manager.restore(step, args=arguments)["state"]
@@ -140,12 +141,22 @@ class Checkpoints:
 
     def meta(self, step: int) -> dict[str, Any]:
         """The JSON metadata saved at `step`."""
+        self._check(step)
         try:
             return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
         except Exception as error:
             raise CheckpointError(
                 f"{self.directory / str(step)}: metadata cannot be read ({first_line(error)})"
             ) from None
+
+    def _check(self, step: int) -> None:
+        """CheckpointError where a file is not what was written; each step is read through once."""
+        if step in self._sound:
+            return
+        reason = checksums.fault(self.directory / str(step))
+        if reason is not None:
+            raise CheckpointError(f"{self.directory / str(step)}: {reason}")
+        self._sound.add(step)
 
     def restore_latest(
         self, like: TrainState, check: Callable[[dict[str, Any]], None], report: Callable[[str], None]
@@ -179,7 +190,7 @@ class Checkpoints:
             return
         self._manager.close()
         for step in steps:
-            aside = self.directory / f"damaged-{step}"
+            aside = free_name(self.directory / f"damaged-{step}")
             first_does(partial((self.directory / str(step)).rename, aside))
             report(f"moved to {aside}")
         self._manager = self._open()
@@ -246,6 +257,11 @@ class _storage_errors:
         while cause is not None:
             if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
                 raise storage_error(self._directory, cause) from error
+            # What tensorstore, which writes the arrays, makes of an error of the system.
+            found = re.search(r"os_error_code='(\d+)'", str(cause))
+            if found is not None:
+                number = int(found[1])
+                raise storage_error(self._directory, OSError(number, os.strerror(number))) from error
             cause = cause.__cause__ or cause.__context__
 
 

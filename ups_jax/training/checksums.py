@@ -14,8 +14,13 @@ _SEAL = "checksums.json"
 
 def seal(directory: Path) -> None:
     """Write the seal of a checkpoint that is complete; one that has a seal keeps it."""
-    if not (directory / _SEAL).exists():
+    if not is_sealed(directory):
         write_atomically(directory / _SEAL, json.dumps(_measure(directory), indent=1))
+
+
+def is_sealed(directory: Path) -> bool:
+    """Whether a checkpoint has a seal."""
+    return (directory / _SEAL).exists()
 
 
 def fault(directory: Path) -> str | None:
@@ -26,6 +31,8 @@ def fault(directory: Path) -> str | None:
         return None
     except ValueError:
         return f"{_SEAL} is not JSON"
+    if not isinstance(sealed, dict):
+        return f"{_SEAL} is not what was written"
     found = _measure(directory)
     for name in sorted(sealed.keys() | found.keys()):
         if name not in found:

@@ -18,7 +18,7 @@ def check_resume(run: RunDirectory, cfg: Config, stage: str, resume: str) -> Non
     if not run.exists():
         if resume == "must":
             raise CheckpointError(f"{run.path}: holds no run to go on with; leave out --resume must to start one")
-        if run.path.exists() and any(entry.name != ".lock" for entry in run.path.iterdir()):
+        if run.holds_something_else():
             raise ConfigError(f"{run.path}: is not empty and holds no run; give a new directory")
         return
     if resume == "never":

@@ -21,6 +21,7 @@ from ups_jax.files import storage_error, write_atomically
 from ups_jax.processes import is_first
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "ups_jax")
+_SPLIT = "split.json"
 
 
 class RunDirectory:
@@ -79,7 +80,7 @@ class RunDirectory:
     def write_split(self, numbers: dict[str, Any]) -> None:
         """Keep which trajectories train, validate and test, for `data.split.path` of other runs."""
         if is_first():
-            write_atomically(self.path / "split.json", json.dumps(numbers) + "\n")
+            write_atomically(self.path / _SPLIT, json.dumps(numbers) + "\n")
 
     def update(self, **values: Any) -> None:
         """Replace some entries of the record."""
@@ -109,7 +110,22 @@ class RunDirectory:
             handle.truncate(0)
             handle.write(f"process {os.getpid()} on {socket.gethostname()}")
             handle.flush()
+            self._sweep()
             yield
+
+    def holds_something_else(self) -> bool:
+        """Whether a directory without a run's record holds more than a start that was killed leaves there."""
+        known = {".lock", *(left.name for left in self._left_over())}
+        return self.path.exists() and any(entry.name not in known for entry in self.path.iterdir())
+
+    def _sweep(self) -> None:
+        """Take away the half-written files of a process that was killed; whoever holds the lock is alone with them."""
+        for left in self._left_over():
+            left.unlink(missing_ok=True)
+
+    def _left_over(self) -> list[Path]:
+        names = (self.record_path.name, _SPLIT, self.metrics_path.name)
+        return [left for name in names for left in self.path.glob(f".{name}.*")]
 
 
 def new_run_path(root: Path, task: str) -> Path:

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a flag that the loop polls, so that a stop always falls between two steps."""
+"""SIGTERM, Ctrl-C and the hang-up of a terminal as a flag that the loop polls: a stop falls between two steps."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from ups_jax.terminal import hang_up
 
 
 @contextmanager
@@ -22,7 +24,8 @@ def stop_flag() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         received.append(number)
 
-    previous = {number: signal.signal(number, remember) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = [signal.SIGTERM, signal.SIGINT, *hang_up()]
+    previous = {number: signal.signal(number, remember) for number in numbers}
     try:
         yield lambda: bool(received)
     finally:

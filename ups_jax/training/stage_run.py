@@ -18,13 +18,13 @@ from rich.console import Console
 
 from ups_jax.config import Config, StageConfig, to_dict
 from ups_jax.data import Mixture, first_batches, training_batches
-from ups_jax.errors import CheckpointError, ConfigError, DivergedError
+from ups_jax.errors import CheckpointError, ConfigError, DivergedError, Stopped
 from ups_jax.losses import Batch
 from ups_jax.optim import build_optimizer, build_schedule, ema_params
 from ups_jax.optim.schedules import build_plateau, patience_evaluations
 from ups_jax.optim.table import parameter_table, summary
 from ups_jax.parallel import local_copy, make_mesh, placed_like, put, put_rows
-from ups_jax.processes import agreed, is_first, own_share
+from ups_jax.processes import agreed, any_wants, is_first, own_share
 from ups_jax.tracking import Tee, Writer, ending, training_writer
 from ups_jax.training import printed
 from ups_jax.training.build import init_state
@@ -117,7 +117,13 @@ def train_stage(work: StageRun) -> tuple[TrainState, float | None]:
             return _train_from(work, loop_stage, _begin(work, checkpoints, like), checkpoints, parameters, should_stop)
 
         with stop_flag() as should_stop:
-            return train_step.carried_through(lambda: attempt(should_stop))
+            result = train_step.carried_through(lambda: attempt(should_stop))
+            # A signal after the last step: nothing is left to save, but whoever sent it wants an end.
+            if any_wants(should_stop(), 0):
+                raise Stopped(
+                    f"stopped at the end of {work.stage}, which is saved; the same command goes on from there"
+                )
+            return result
 
 
 def _begin(work: StageRun, checkpoints: Checkpoints, like: TrainState) -> TrainState:
@@ -129,16 +135,24 @@ def _begin(work: StageRun, checkpoints: Checkpoints, like: TrainState) -> TrainS
                 f"{work.run.path}: was trained on other data than the configuration names; give a new --run-dir"
             )
 
+    saved = work.record.values.get("saved", 0)
     state: TrainState | None = checkpoints.restore_latest(like, same_data, work.say)
     if state is not None:
         work.say(f"resumed     at step {int(state.step)} of {work.plan.total_steps}")
+        if saved > int(state.step):
+            work.say(f"lost        step {saved}, which was saved and is not there or damaged by now: it is done again")
         if work.weights is not None:
             work.say("weights     of --init-from are not used: this run has its own by now")
         return state
+    if saved > 0:
+        raise CheckpointError(
+            f"{checkpoints.directory}: the checkpoints are gone, of which step {saved} was the last; "
+            "bring one back from a copy, or train in another run directory"
+        )
     if work.resume == "must":
         raise CheckpointError(f"{work.run.path}: holds no checkpoint of {work.stage}; leave out --resume must")
     if work.begun:
-        work.say("begun       before, but stopped ahead of its first checkpoint: at step 0 again")
+        work.say("begun       before, but there is no checkpoint of it: at step 0 again")
     state = work.fresh(jax.random.key(work.cfg.seed))
     own = replace(state, rng=local_copy(work.mesh, state.rng))
     state = replace(begun(work.cfg, work.stage, work.model, work.data, work.parents, own), rng=state.rng)
@@ -191,6 +205,11 @@ def _loop_stage(work: StageRun, train_step: FittingStep, checkpoints: Checkpoint
 
     validate = fitting_validation(work.validate)
 
+    def save(state: TrainState, validation: float | None) -> None:
+        checkpoints.wait()
+        _note_saved(work, checkpoints)
+        checkpoints.save(state, meta, validation=validation)
+
     return Stage(
         name=stage,
         plan=plan,
@@ -205,12 +224,19 @@ def _loop_stage(work: StageRun, train_step: FittingStep, checkpoints: Checkpoint
         selected_by=spec.selected_by(cfg),
         target=spec.target(cfg),
         fault=spec.fault,
-        save=lambda state, validation: checkpoints.save(state, meta, validation=validation),
+        save=save,
         step_of=checkpoints.step_of,
         learning_rate=lambda step: float(schedule(step)),
         patience=patience_evaluations(settings, plan.steps_per_epoch, plan.eval_steps),
         plateau=build_plateau(settings, *work.lengths, plan.eval_steps),
     )
+
+
+def _note_saved(work: StageRun, checkpoints: Checkpoints) -> None:
+    """Keep in the record which step is on disk, so that a start knows when its checkpoints have been lost."""
+    steps = checkpoints.steps()
+    if steps and work.record.values.get("saved") != steps[-1]:
+        work.record.note(saved=steps[-1])
 
 
 def _train_from(
@@ -239,7 +265,13 @@ def _train_from(
         except DivergedError as error:
             tell_diverged(writer, run, stage, error)
             raise
+        except Stopped:
+            # On the disk before the next signal can come, as long as signals only raise a flag.
+            checkpoints.wait()
+            _note_saved(work, checkpoints)
+            raise
         checkpoints.wait()
+        _note_saved(work, checkpoints)
         known = is_told(run, stage, state)
         if not known:
             tell_end(writer, cfg.logging.wandb, run, stage, checkpoints, state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from ups_jax.compilation import compiling
 from ups_jax.config import Config, digest, to_dict
 from ups_jax.data import first_batches, open_mixture, windows_per_step
 from ups_jax.determinism import require_determinism
-from ups_jax.errors import Stopped
+from ups_jax.errors import Stopped, StorageError
 from ups_jax.parallel import check_rows, make_mesh
 from ups_jax.processes import agreed, first_does, is_first, wait_for_all
 from ups_jax.tracking import check_logging
@@ -74,6 +75,8 @@ def train(
         wait_for_all("recorded")
         check_parents(run, stage, parents.checkpoints)
         introduce(console, cfg, stage, data)
+        # Who deletes the folder of a stage wants it trained again; one whose checkpoints are gone has lost them.
+        deleted = agreed(not run.checkpoints(stage).is_dir())
         recorded = agreed(_record_start(run, cfg, stage))
         try:
             validate = joint_validation(model, stage_of(stage), data, cfg, parents.weights)
@@ -87,7 +90,8 @@ def train(
             plan, planned = plan_and_record(cfg, data, stage, recorded or {}, measure)
             tell_plan(console, cfg, stage, plan, planned)
             own = _first_entry(run, weights, init_from) if recorded is None else recorded
-            own = {key: value for key, value in own.items() if key not in ("planned_steps", "budget")} | planned
+            left = ("planned_steps", "budget", *(["saved"] if deleted else []))
+            own = {key: value for key, value in own.items() if key not in left} | planned
             own |= {"lengths": lengths_of(cfg, stage)}
             own |= {"out_of_memory": known} if known else {}
             own |= {"parents": parents.checkpoints} if parents.checkpoints else {}
@@ -110,7 +114,9 @@ def train(
             with compiling(cfg.training.compile):
                 state, seconds_per_step = train_stage(work)
         except BaseException as error:
-            run.update(status="stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed")
+            # Where the disk is full this fails as well, and `error` is the one to be told.
+            with contextlib.suppress(StorageError):
+                run.update(status="stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed")
             raise
         done = {"steps": int(state.step), "finished": now(), "skipped": int(state.monitor.skipped)}
         if isinstance(state.monitor, SpikeMonitor):

@@ -1,0 +1,81 @@
+"""A run that meets faults one after the other: what each was answered, and what the run came to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import runs
+from answers import Fault
+from rows import Row
+
+# Long enough for every fault of a life to strike.
+LONG = ("stages.operator.steps=100", "evaluation.enabled=false")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What a fault was answered; `again` are the steps that the next start did again."""
+
+    fault: Fault
+    code: int
+    said: str
+    one_line: bool
+    again: int
+
+    @property
+    def row(self) -> Row:
+        """Its line of the table: the first line on stderr; of a killed start, which has none, what it had found."""
+        if self.code >= 0:
+            answer = self.said.strip().splitlines()[0]
+        else:
+            found = re.search(f".*({self.fault.says}).*", self.said) if self.fault.says else None
+            answer = found[0] if found else "goes on from the newest save"
+        return Row(fault=self.fault.name, answer=answer, code=self.code, again=self.again)
+
+    @property
+    def not_as_defined(self) -> list[str]:
+        """What is not as the fault's answer says."""
+        found = []
+        if self.code != self.fault.code:
+            found.append(f"exit code {self.code}, not {self.fault.code}")
+        if not re.search(self.fault.says, self.said, re.DOTALL):
+            found.append(f"does not say {self.fault.says!r}")
+        if self.again > self.fault.again:
+            found.append(f"{self.again} steps done again, more than {self.fault.again}")
+        if not self.one_line:
+            found.append("more than two lines on stderr")
+        return [f"{self.fault.name}: {line}: {self.said[-1500:]}" for line in found]
+
+
+def whole(run: Path, data_root: Path) -> None:
+    """The run that meets no fault."""
+    result = runs.run(_line(run, data_root))
+    assert result.code == 0, result.err
+
+
+def live(run: Path, data_root: Path, faults: Sequence[Fault]) -> list[Seen]:
+    """Meet the faults, then end in peace."""
+    ends = []
+    for fault in faults:
+        fault.damage(run)
+        result = runs.run(_line(run, data_root, *fault.overrides), fault.inject(run))
+        ends.append((fault, result, runs.reached(run, "operator")))
+    last = runs.run(_line(run, data_root))
+    assert last.code == 0, last.err
+    following = [*(result for _, result, _ in ends[1:]), last]
+    seen, before = [], 0
+    for (fault, result, reached), after in zip(ends, following, strict=True):
+        before = max(reached, before if result.resumed is None else 0)
+        # Whoever ends ahead of the loop leaves the question to the next one.
+        again = 0 if after.resumed is None else max(before - after.resumed, 0)
+        said = result.err + result.out
+        lines = len(result.err.strip().splitlines())
+        seen.append(Seen(fault=fault, code=result.code, said=said, one_line=lines <= 2, again=again))
+    return seen
+
+
+def _line(run: Path, data_root: Path, *overrides: str) -> list[str]:
+    return runs.training("operator", run, data_root, *LONG, *overrides)

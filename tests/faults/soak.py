@@ -1,0 +1,167 @@
+"""Train for a while under random faults, and watch what it costs and whether anything grows.
+
+    python tests/faults/soak.py --minutes 30
+
+One run of the operator, started again after every fault: `kill -9`, SIGTERM, a full disk, NaN batches, memory that runs
+out. Prints a line every start, then the steps and the time that were lost, and how resident memory and open files of
+the longest-lived processes have grown from their first tenth of samples to their last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import runs
+from answers import at
+
+_RECORD = "ups_jax.tracking.jsonl:JsonlWriter.scalars"
+_STEPS = 10_000_000
+
+
+@dataclass(kw_only=True)
+class Life:
+    """One start: the fault that ended it, seconds before its first step and in all, its samples, and its steps."""
+
+    fault: str
+    code: int = 0
+    seconds: float = 0.0
+    until_first_step: float = 0.0
+    resumed: int = 0
+    reached: int = 0
+    megabytes: list[float] = field(default_factory=list)
+    files: list[int] = field(default_factory=list)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--longest", type=float, default=300.0, help="seconds of a start at most (default: 300)")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    rng, lives = random.Random(args.seed), list[Life]()
+    end = time.monotonic() + 60 * args.minutes
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "programs"))
+        (folder / "token").touch()
+        while time.monotonic() < end:
+            fault = rng.choice(list(FAULTS))
+            seconds = min(rng.uniform(0.2, 1.0) * args.longest, end - time.monotonic())
+            lives.append(lived(folder, fault, seconds, lives[-1].reached if lives else 0))
+            print(told(lives[-1]), flush=True)
+    print(summed(lives))
+
+
+def _none(_: Path, __: int) -> list[dict[str, Any]]:
+    return []
+
+
+def _disk_full(folder: Path, _: int) -> list[dict[str, Any]]:
+    return at(_RECORD, "full_file", 40)(folder)
+
+
+def _nan_batches(folder: Path, step: int) -> list[dict[str, Any]]:
+    return at("ups_jax.data.batches:_read", "nan_fields", batches=[step + 9, step + 30])(folder)
+
+
+def _out_of_memory(folder: Path, _: int) -> list[dict[str, Any]]:
+    """Once in all, or one row would soon be too much."""
+    token = str(folder / "token")
+    return at("ups_jax.training.memory:compile_ahead", "out_of_memory", token=token)(folder)
+
+
+FAULTS: dict[str, Callable[[Path, int], list[dict[str, Any]]]] = {
+    "kill -9": _none,
+    "SIGTERM": _none,
+    "disk full": _disk_full,
+    "NaN batches": _nan_batches,
+    "out of memory": _out_of_memory,
+}
+
+
+def lived(folder: Path, fault: str, seconds: float, before: int) -> Life:
+    """One start in the run of `folder`, which its fault or the end of its time ends."""
+    run, life = folder / "run", Life(fault=fault)
+    given = (f"stages.operator.steps={_STEPS}", "logging.every_steps=10", "scheduler.name=constant")
+    line = runs.training("operator", run, folder / "data", "training.eval_every=1", *given)
+    begin = time.monotonic()
+    with tempfile.TemporaryFile("w+") as out:
+        process = runs.start(line, FAULTS[fault](folder, before), stdout=out)
+        curve = run / "metrics.jsonl"
+        while process.poll() is None and time.monotonic() - begin < seconds:
+            time.sleep(0.5)
+            if not life.until_first_step:
+                if curve.exists() and curve.stat().st_mtime > time.time() - 1 and runs.begun(process, run):
+                    life.until_first_step = time.monotonic() - begin
+                continue
+            sample(process, life)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL if fault == "kill -9" else signal.SIGTERM)
+        _, err = process.communicate()
+        out.seek(0)
+        ended = runs.Ended(code=process.returncode, out=out.read(), err=err)
+    life.code, life.seconds = ended.code, time.monotonic() - begin
+    life.resumed, life.reached = ended.resumed or 0, runs.reached(run, "operator")
+    if life.code not in (-signal.SIGKILL, 75, 7):
+        raise SystemExit(f"{fault}: exit code {life.code}: {ended.err}")
+    return life
+
+
+def sample(process: subprocess.Popen[str], life: Life) -> None:
+    """Resident memory and open files of a living process."""
+    try:
+        pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+        files = len(os.listdir(f"/proc/{process.pid}/fd"))
+    except OSError:
+        return
+    life.megabytes.append(pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
+    life.files.append(files)
+
+
+def told(life: Life) -> str:
+    memory = f"{life.megabytes[0]:.0f} to {life.megabytes[-1]:.0f} MB" if life.megabytes else "not measured"
+    steps = f"from step {life.resumed} to {life.reached}"
+    return f"{life.fault:<14} {life.seconds:5.0f} s, {steps}, exit {life.code}, {memory}"
+
+
+def summed(lives: list[Life]) -> str:
+    lost = [max(life.reached - after.resumed, 0) for life, after in itertools.pairwise(lives)]
+    seconds = sum(life.seconds for life in lives)
+    waiting = sum(life.until_first_step or life.seconds for life in lives)
+    long = [life for life in lives if len(life.megabytes) >= 40]
+    lines = [
+        f"{len(lives)} starts in {seconds / 60:.1f} minutes, {lives[-1].reached} steps",
+        f"steps lost: {sum(lost)} in all, {max(lost, default=0)} at once (a save every 64 steps); "
+        f"time before a first step: {waiting:.0f} s in all, {waiting / len(lives):.0f} s a start",
+    ]
+    if long:
+        memory = [growth(life.megabytes) for life in long]
+        files = [growth([float(count) for count in life.files]) for life in long]
+        lines.append(
+            f"of {len(long)} starts of 20 s and more: memory grew by {max(memory):.1f} MB at most, median "
+            f"{statistics.median(memory):.1f}; open files by {max(files):.0f} at most"
+        )
+    return "\n".join(lines)
+
+
+def growth(samples: list[float]) -> float:
+    """From the second tenth of the samples, after what is made once, to the last."""
+    tenth = max(1, len(samples) // 10)
+    return statistics.median(samples[-tenth:]) - statistics.median(samples[tenth : 2 * tenth])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
