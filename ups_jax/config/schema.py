@@ -66,7 +66,9 @@ class TaskConfig:
 
     Without `path` the embedded generator writes the task's `preset` under `data.root` and reads it from there. Several
     files of one grid, of other coefficients each, are a list.
-    A `steady` task has solutions for given fields instead of trajectories, in PDEBench's Darcy layout.
+    A `steady` task has solutions for given fields instead of trajectories, in PDEBench's Darcy layout; with `solution:
+    last_frame` they are the fixed points that trajectories come to from their first frames, at which the last two
+    frames differ by at most `settled` of the first one's deviation.
     """
 
     name: str
@@ -78,6 +80,18 @@ class TaskConfig:
     symmetries: tuple[SymmetryConfig, ...] = ()
     conserved: tuple[str, ...] = ()
     coefficients: dict[str, Literal["linear", "log10"]] = field(default_factory=dict)
+    solution: Literal["stored", "last_frame"] = "stored"
+    settled: PositiveFloat = 1e-2
+
+    @model_validator(mode="after")
+    def _fixed_points(self) -> TaskConfig:
+        if self.solution == "last_frame" and self.kind != "steady":
+            raise ValueError("solution last_frame is of a steady task; set kind: steady")
+        if self.solution == "last_frame" and any(item.negate or item.swap_channels for item in self.symmetries):
+            raise ValueError(
+                "symmetries that change channels would act on the last frames alone, not on the first ones"
+            )
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

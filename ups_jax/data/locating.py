@@ -8,7 +8,7 @@ from pathlib import Path
 from ups_jax.config import Config, FilePair, SplitConfig, TaskConfig
 from ups_jax.data import splits
 from ups_jax.data.paths import data_files
-from ups_jax.data.sources import JoinedSource, SeedsSource, ShardsSource, Source, open_file
+from ups_jax.data.sources import JoinedSource, SeedsSource, SettledSource, ShardsSource, Source, open_file
 from ups_jax.data.splits import Splits
 from ups_jax.errors import ConfigError, DataError
 
@@ -21,10 +21,17 @@ def open_source(cfg: Config, wanted: TaskConfig) -> tuple[Source, Splits]:
             f"{files['all'][0]}: there is no such file; make it: python scripts/generate_data.py --task {wanted.name} "
             f"--preset {wanted.preset} --out {cfg.data.root}"
         )
-    opened = {role: [open_file(path, wanted.kind, wanted.channels) for path in own] for role, own in files.items()}
+    opened = {role: [open_task_file(path, wanted) for path in own] for role, own in files.items()}
     every = [part for own in opened.values() for part in own]
     source = every[0] if len(every) == 1 else JoinedSource(tuple(every))
     return source, _split(cfg.data.split, wanted, opened, source)
+
+
+def open_task_file(path: Path, wanted: TaskConfig) -> Source:
+    """One of a task's files. Raises `DataError`."""
+    if wanted.solution == "last_frame":
+        return SettledSource(open_file(path, "transient", wanted.channels), wanted.channels, wanted.settled)
+    return open_file(path, wanted.kind, wanted.channels)
 
 
 def _split(cfg: SplitConfig, wanted: TaskConfig, opened: Mapping[str, Sequence[Source]], source: Source) -> Splits:
@@ -53,11 +60,13 @@ def _split(cfg: SplitConfig, wanted: TaskConfig, opened: Mapping[str, Sequence[S
 
 def _by_seeds(part: Source) -> bool:
     """Whether a file is of groups by seed, of which PDEBench tests on the last, or was converted from one."""
+    part = part.trajectories_source if isinstance(part, SettledSource) else part
     return isinstance(part, SeedsSource) or (isinstance(part, ShardsSource) and part.layout == "pdebench seeds")
 
 
 def _file_name(part: Source) -> str:
     """The name of a file, or of the one that it was converted from: shards are split as it was."""
+    part = part.trajectories_source if isinstance(part, SettledSource) else part
     return part.original if isinstance(part, ShardsSource) else Path(part.name).name
 
 

@@ -11,10 +11,10 @@ from ups_jax.config import Config, TaskConfig, of_task
 from ups_jax.data import facts, opening, symmetry
 from ups_jax.data.conditions import declared_scales, read_conditions
 from ups_jax.data.disjoint import repeated
-from ups_jax.data.locating import open_source
+from ups_jax.data.locating import open_source, open_task_file
 from ups_jax.data.mixing import shares
 from ups_jax.data.paths import data_files
-from ups_jax.data.sources import Source, open_file
+from ups_jax.data.sources import Source
 from ups_jax.data.splits import Splits
 from ups_jax.data.statistics import Moments
 from ups_jax.data.survey import Content, chunks
@@ -49,7 +49,7 @@ def _of_task(cfg: Config) -> list[str]:
     except UserError as error:
         return [str(error)]
     for path in (path for paths in files.values() for path in paths):
-        tried(lambda path=path: open_file(path, wanted.kind, wanted.channels))  # type: ignore[misc]
+        tried(lambda path=path: open_task_file(path, wanted))  # type: ignore[misc]
     if found:
         return found
     try:
