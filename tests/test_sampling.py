@@ -200,3 +200,18 @@ def test_the_error_that_is_expected_is_the_mean_velocity_from_no_noise(monkeypat
     np.testing.assert_allclose(found, 2 * 0.25 * np.sqrt(0.5) * np.asarray([1.0, 3.0]), rtol=1e-5)
     error = sampling.expected(MODEL, weights, KEY, given(2))
     np.testing.assert_allclose(error, 2 * 0.25 * given(2).fields[..., :1], atol=1e-6)
+
+
+def test_a_regression_answers_the_error_in_its_own_size_whatever_the_key_and_the_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def exact(model: Any, params: Any, x: Any, time: Any, given: Any) -> Any:
+        # Any noise or later time in what the network is asked would show.
+        return 0.25 * given.fields[..., :1] + x + time.reshape(-1, 1, 1)
+
+    monkeypatch.setattr(sampling, "velocity", exact)
+    model = replace(MODEL, diffusion=replace(CFG.diffusion, objective="regression"))
+    weights = CorrectorWeights(params={}, scale=jnp.full(1, 2.0))
+    for key, steps in ((KEY, None), (jax.random.key(1), 3)):
+        found = sample(model, weights, key, given(2), steps)
+        np.testing.assert_allclose(found, 2 * 0.25 * given(2).fields[..., :1], atol=1e-6)

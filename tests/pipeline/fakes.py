@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from commands import CONFIGS
-from evaluations import evaluation
+from evaluations import evaluation, section
 from rich.console import Console
 
 from ups_jax.config import load
@@ -30,12 +30,16 @@ class Steps:
     """A runner. A model that is trained for E epochs with seed 17 has an nrmse of 1 / E, as `error` says.
 
     `calls` are the names of the steps that were run; `exits` the exit codes of those that fail; `values` go into the
-    evaluations' rollout sections.
+    evaluations' rollout sections, `small` into the small one's alone, `meta` into their facts; `ensemble` is the
+    coverage of 90 % where there is an ensemble.
     """
 
     calls: list[str] = field(default_factory=list)
     exits: dict[str, int] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
+    small: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+    ensemble: float | None = None
     before: Callable[[Step], None] = lambda step: None
     error: Callable[[Any], float] = lambda cfg: 1 / cfg.stages.operator.epochs
 
@@ -63,16 +67,22 @@ class Steps:
         write_atomically(path / "metrics.jsonl", '{"stage": "operator", "step": 10, "loss": 1.0}\n')
 
     def _evaluate(self, step: Step) -> None:
-        (path,), (section,) = map(Path, options(step, "--run-dir")), options(step, "--pipeline")
+        (path,), (name,) = map(Path, options(step, "--run-dir")), options(step, "--pipeline")
         (output,) = map(Path, options(step, "--output-dir"))
         error = json.loads((path / "run.json").read_text())["error"]
-        split = "val" if section == "small" else "test"
+        split = "val" if name == "small" else "test"
         digest = checkpoint_digests(path)["operator/10"]
         scores = [error * share for share in (0.5, 1.0, 1.5)]
-        result = evaluation(**{"nrmse": error, "split": split, "digest": digest, "scores": scores} | self.values)
-        (output / "plots" / section).mkdir(parents=True, exist_ok=True)
-        write_atomically(output / "plots" / section / "curve.png", b"PNG")
-        write_atomically(output / "evaluation" / f"{section}.json", json.dumps(result))
+        own = self.values | (self.small if name == "small" else {})
+        result = evaluation(**{"nrmse": error, "split": split, "digest": digest, "scores": scores} | own)
+        result["meta"] |= self.meta
+        if self.ensemble is not None:
+            result["variants"] = {
+                "ensemble": {"waves": {"rollout": section(error, coverage_90=self.ensemble, correlation_time=1.0)}}
+            }
+        (output / "plots" / name).mkdir(parents=True, exist_ok=True)
+        write_atomically(output / "plots" / name / "curve.png", b"PNG")
+        write_atomically(output / "evaluation" / f"{name}.json", json.dumps(result))
 
 
 def options(step: Step, name: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from ups_jax.evaluation.trained_run import TrainedRun, load_run
 from ups_jax.tracking import read_context
 
 SHORT = [
-    *("stages.operator.steps=24", "operator.spectral.depth=1", "evaluation.bootstrap=10", "evaluation.plots=false"),
+    *("stages.operator.steps=24", "operator.spectral.depth=1", "evaluation.bootstrap=10"),
     *("logging.wandb.enabled=true", "gates.tolerances={wall_clock: 1000}", "gates.floors={wall_clock: 1.0}"),
 ]
 
@@ -108,6 +109,8 @@ def test_wandb_has_training_evaluations_and_gates_in_one_group(root: Path) -> No
     assert shared is not None and {item.group for item in runs} == {"first"} == {shared.group}
     assert json.loads((run / "artifacts" / "wandb_run.json").read_text())["id"] == shared.run_id == runs[0].id
     _, small, full, gates = runs
+    for name in ("small", "full"):
+        assert list(run.glob(f"wandb/offline-run-*/files/media/images/eval/{name}/*.png")), name
     assert "eval/small/burgers1d/rollout/nrmse" in small.summary and "eval/full/burgers1d/rollout/nrmse" in full.summary
     summary = json.loads((run / "summary.json").read_text())
     for name in ("small_eval", "full_eval"):
@@ -157,6 +160,10 @@ def test_the_report_is_one_file_with_gates_film_and_numbers(root: Path) -> None:
     page = Page()
     page.feed(text)
     assert page.outside == ["data:,"] and any(item.startswith("data:image/gif") for item in page.pictures)
+    plots = root / "artifacts" / "runs" / "first" / "plots" / "full"
+    for name in ("burgers1d_spectrum", "burgers1d_showcase", "training"):
+        shown = base64.b64encode((plots / f"{name}.png").read_bytes()).decode()
+        assert any(shown in item for item in page.pictures), name
     for part in (
         "is the champion now",
         "persistence",

@@ -96,9 +96,10 @@ def pipeline_parser(description: str) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="LABEL",
-        help="whom to beat, best first (default: champion, baseline)",
+        help="whom to beat, best first (default: --champion-label, baseline)",
     )
     gates.add_argument("--baseline-run-id", metavar="ID", help="this run, and the champion if it is another one")
+    gates.add_argument("--promote-demoted", action="store_true", help="also a checkpoint that was taken down once")
     board = parser.add_argument_group("leaderboard")
     board.add_argument("--champion-label", default="champion", help="label of a promoted run (default: %(default)s)")
     board.add_argument("--leaderboard-csv", type=Path, default=Path("reports/leaderboard.csv"), metavar="F")
@@ -139,8 +140,9 @@ def request_of(args: argparse.Namespace) -> Request:
         redo_full_eval=args.redo_full_eval,
         leaderboard_csv=args.leaderboard_csv,
         leaderboard_html=args.leaderboard_html,
-        baseline_labels=tuple(args.baseline_label) or ("champion", "baseline"),
+        baseline_labels=tuple(args.baseline_label) or (args.champion_label, "baseline"),
         baseline_run_id=args.baseline_run_id,
+        promote_demoted=args.promote_demoted,
         champion_label=args.champion_label,
         eval_device=args.eval_device,
         runs_root=args.runs_root,

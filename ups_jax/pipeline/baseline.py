@@ -19,13 +19,14 @@ from ups_jax.pipeline.leaderboard import Leaderboard, Row
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """An earlier run with comparable numbers. `evaluated` is None where its evaluation's file is not there any more."""
+    """An earlier run with comparable numbers. `files` are its evaluations, which may not be there any more."""
 
     label: str
     run_id: str
     checkpoint: str
     numbers: Mapping[str, float | None]
-    evaluated: Evaluated | None
+    device: str
+    files: tuple[Path, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """What is kept of it beside a decision."""
@@ -35,13 +36,20 @@ class Baseline:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """Where baselines are looked for: the labels in the order of preference, or one run by its id."""
+    """Where baselines are looked for: the labels in the order of preference, or one run by its id. `scope` is of the
+    full evaluation: a small one is held only against champions of the same."""
 
     champions: Champions
     board: Leaderboard
     labels: tuple[str, ...]
     champion_label: str
+    scope: str
     run_id: str | None = None
+
+    def champion(self, section: str, evaluated: Evaluated) -> dict[str, Any] | None:
+        """The champion that an evaluation is to be held against, which may be the candidate itself."""
+        scope = self.scope if section == "small" else None
+        return self.champions.find(section, evaluated.task, evaluated.protocol, scope)
 
 
 def find_baseline(
@@ -52,8 +60,8 @@ def find_baseline(
         return _of_run(search, section, evaluated, candidate)
     for label in search.labels:
         if label == search.champion_label:
-            champion = search.champions.find(section, evaluated.protocol)
-            if champion is not None and champion["checkpoint"] != evaluated.checkpoint:
+            champion = search.champion(section, evaluated)
+            if champion is not None and not is_same(champion, evaluated):
                 return of_champion(search, section, champion)
             continue
         rows = [row for row in _comparable(search, section, evaluated, candidate) if row.label == label]
@@ -71,8 +79,14 @@ def of_champion(search: Search, section: str, champion: Mapping[str, Any]) -> Ba
         run_id=champion["run_id"],
         checkpoint=champion["checkpoint"],
         numbers=champion["evaluations"][section]["numbers"],
-        evaluated=search.champions.evaluated(champion, section),
+        device=champion["evaluations"][section]["device"],
+        files=search.champions.files(champion, section),
     )
+
+
+def is_same(champion: Mapping[str, Any], evaluated: Evaluated) -> bool:
+    """Whether the candidate and a champion share a checkpoint, of whichever seed: nobody is better than himself."""
+    return not evaluated.checkpoints.isdisjoint(champion["seeds"])
 
 
 def judge(
@@ -83,15 +97,28 @@ def judge(
     interval = None
     if seeds > 1 and baseline is not None:
         own = scores(evaluated.results, rules.metric)
-        theirs = None if baseline.evaluated is None else scores(baseline.evaluated.results, rules.metric)
+        files = baseline.files if all(file.is_file() for file in baseline.files) else ()
+        theirs = scores(Evaluated.read(files).results, rules.metric) if files else None
         if own is None or theirs is None:
             raise ConfigError(
                 f"gates.metric={rules.metric}: has no value for each trajectory on both sides, which --n-seeds needs; "
                 "use nrmse, and a baseline whose evaluation is still there"
             )
         interval = paired_interval(own, theirs, rules, seed=seed)
-    numbers = None if baseline is None else baseline.numbers
-    return decide(evaluated.numbers, numbers, rules, min_delta, trivial=evaluated.trivial, interval=interval)
+    if baseline is None:
+        return decide(evaluated.numbers, None, rules, min_delta, trivial=evaluated.trivial)
+    other = {}
+    if baseline.device != evaluated.device:
+        other = {"wall_clock": f"the baseline's was measured on {baseline.device}, not on {evaluated.device}"}
+    return decide(
+        evaluated.numbers,
+        baseline.numbers,
+        rules,
+        min_delta,
+        trivial=evaluated.trivial,
+        interval=interval,
+        incomparable=other,
+    )
 
 
 def _of_run(search: Search, section: str, evaluated: Evaluated, candidate: str) -> Baseline:
@@ -112,18 +139,18 @@ def _comparable(search: Search, section: str, evaluated: Evaluated, candidate: s
         if row.stage == f"{section}_eval"
         and row.protocol == evaluated.protocol
         and row.run_id != candidate
-        and row.checkpoint != evaluated.checkpoint
+        and evaluated.checkpoints.isdisjoint(row.checkpoints or (row.checkpoint,))
     ]
 
 
 def _of_row(row: Row) -> Baseline:
-    files = [Path(name) for name in row.results]
     return Baseline(
         label=row.label,
         run_id=row.run_id,
         checkpoint=row.checkpoint,
         numbers=row.metrics,
-        evaluated=Evaluated.read(files) if files and all(file.is_file() for file in files) else None,
+        device=row.device,
+        files=tuple(Path(name) for name in row.results),
     )
 
 

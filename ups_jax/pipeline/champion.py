@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,20 +24,26 @@ from ups_jax.pipeline.metadata import checkpoint_digests
 from ups_jax.training.checksums import fault
 from ups_jax.training.run_directory import now
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # What of a training run is copied: all that is needed to predict with it and to go on with it.
 _COPIED = ("run.json", "metrics.jsonl", "checkpoints")
+# In place of `champion.json` after the last champion was taken down: his record, with all before him.
+_VACANT = "vacant.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """What is promoted: a training of the run `run_id`, its configuration, and its evaluations by section with the
-    files that they were read from."""
+    """What is promoted: a training of the run `run_id` with the digests of its checkpoints as they were evaluated, its
+    configuration, and its evaluations by section with the files that they were read from. `label` is what the
+    leaderboard calls it, `scope` a digest over what a full evaluation is of."""
 
     run_id: str
     run_dir: Path
     training: Path
+    checkpoints: Mapping[str, str]
     config: Mapping[str, Any]
+    label: str
+    scope: str
     evaluations: Mapping[str, Evaluated]
     files: Mapping[str, Sequence[Path]]
 
@@ -69,19 +75,24 @@ class Champions:
         found = [_read(path) for path in self.root.glob("*/*/champion.json")]
         return sorted(found, key=lambda item: str(item["promoted_at"]), reverse=True)
 
-    def find(self, section: str, protocol: str) -> dict[str, Any] | None:
-        """The champion that was evaluated by a protocol."""
-        known = (item for item in self.all() if item["evaluations"].get(section, {}).get("protocol") == protocol)
-        return next(known, None)
+    def find(self, section: str, task: str, protocol: str, scope: str | None = None) -> dict[str, Any] | None:
+        """The champion of a task that was evaluated by a protocol, with `scope` one of that scope. Those of other tasks
+        are not looked at."""
+        known = [_read(path) for path in self.root.glob(f"{_file_name(task)}/*/champion.json")]
+        known = [item for item in known if item["evaluations"].get(section, {}).get("protocol") == protocol]
+        known = [item for item in known if scope in (None, item["scope"])]
+        return max(known, key=lambda item: str(item["promoted_at"]), default=None)
 
-    def of_checkpoint(self, checkpoint: str) -> dict[str, Any] | None:
-        """The champion that is this checkpoint."""
-        return next((item for item in self.all() if item["checkpoint"] == checkpoint), None)
+    def demoted(self, task: str, protocol: str, checkpoints: Set[str]) -> dict[str, Any] | None:
+        """The record of a champion that was taken down and has one of these checkpoints."""
+        history = self._history(self.folder(task, protocol))
+        known = [item for item in history if "demoted_at" in item and not checkpoints.isdisjoint(item["seeds"])]
+        return known[-1] if known else None
 
-    def evaluated(self, champion: Mapping[str, Any], section: str) -> Evaluated:
-        """An evaluation of a champion, from its copy."""
+    def files(self, champion: Mapping[str, Any], section: str) -> tuple[Path, ...]:
+        """A champion's evaluation in its copy, of each seed."""
         folder = self.folder(champion["task"], champion["protocol"])
-        return Evaluated.read([folder / name for name in champion["evaluations"][section]["files"]])
+        return tuple(folder / name for name in champion["evaluations"][section]["files"])
 
     def folder(self, task: str, protocol: str) -> Path:
         return self.root / _file_name(task) / protocol
@@ -89,16 +100,15 @@ class Champions:
     def promote(self, candidate: Candidate) -> dict[str, Any]:
         """Make the candidate the champion of its protocol, in place of whoever is; to be called under the lock.
 
-        The copy of the run is verified against its digests before it counts. Raises `CheckpointError`, `StorageError`.
+        The copy of the run is verified against the evaluated digests before it counts. Raises `CheckpointError`,
+        `StorageError`.
         """
-        full = candidate.full
+        full, digests = candidate.full, dict(candidate.checkpoints)
         folder = self.folder(full.task, full.protocol)
         copy = folder / f"{_file_name(candidate.run_id)}-{full.checkpoint}"
-        digests = checkpoint_digests(candidate.training)
         if not _is_whole(copy, digests):
             _copy(candidate, copy, digests)
-        former = _read(folder / "champion.json") if (folder / "champion.json").exists() else None
-        history = [] if former is None else [*former["history"], _without_history(former)]
+        _copy_evaluations(candidate, copy)
         champion = {
             "schema_version": SCHEMA_VERSION,
             "task": full.task,
@@ -106,7 +116,10 @@ class Champions:
             "run_id": candidate.run_id,
             "run_dir": str(candidate.run_dir),
             "promoted_at": now(),
+            "label": candidate.label,
+            "scope": candidate.scope,
             "checkpoint": full.checkpoint,
+            "seeds": sorted(full.checkpoints),
             "checkpoints": digests,
             "copy": copy.name,
             "config": dict(candidate.config),
@@ -115,35 +128,42 @@ class Champions:
                     "protocol": evaluated.protocol,
                     "split": evaluated.meta["data"]["split"],
                     "horizon": evaluated.meta["horizon"],
+                    "device": evaluated.device,
                     "files": [f"{copy.name}/{_evaluation_name(section, n)}" for n in range(len(evaluated.results))],
                     "numbers": plain(evaluated.numbers),
                 }
                 for section, evaluated in candidate.evaluations.items()
             },
             "metrics": plain(full.numbers),
-            "history": history,
+            "history": self._history(folder),
         }
         write_atomically(folder / "champion.json", json.dumps(champion, indent=2) + "\n")
         return champion
 
+    def _history(self, folder: Path) -> list[dict[str, Any]]:
+        """Who was champion here, the present one last; where the last one was taken down, he."""
+        for path in (folder / "champion.json", folder / _VACANT):
+            if path.exists():
+                last = _read(path)
+                return [*last["history"], _without_history(last)]
+        return []
+
     def demote(self, task: str, protocol: str | None, reason: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """Take the champion of a task down: the one before it is champion again where its copy verifies, else none is.
-        Gives both. ConfigError where there is no such champion."""
-        with self.locked():
-            champion = self.champion(task, protocol)
-            folder = self.folder(champion["task"], champion["protocol"])
-            demoted = _without_history(champion) | {"demoted_at": now(), "reason": reason}
-            earlier = [item for item in champion["history"] if "demoted_at" not in item]
-            successor = next((item for item in reversed(earlier) if _is_champion(folder, item)), None)
-            if successor is None:
-                gone = folder / f"demoted-{_file_name(champion['run_id'])}.json"
-                write_atomically(gone, json.dumps(demoted, indent=2) + "\n")
-                (folder / "champion.json").unlink()
-                return champion, None
-            kept = [item for item in champion["history"] if item != successor]
-            restored = successor | {"promoted_at": now(), "history": [*kept, demoted]}
-            write_atomically(folder / "champion.json", json.dumps(restored, indent=2) + "\n")
-            return champion, restored
+        Gives both; to be called under the lock. ConfigError where there is no such champion."""
+        champion = self.champion(task, protocol)
+        folder = self.folder(champion["task"], champion["protocol"])
+        demoted = champion | {"demoted_at": now(), "reason": reason}
+        earlier = [item for item in champion["history"] if "demoted_at" not in item]
+        successor = next((item for item in reversed(earlier) if _is_champion(folder, item)), None)
+        if successor is None:
+            write_atomically(folder / _VACANT, json.dumps(demoted, indent=2) + "\n")
+            (folder / "champion.json").unlink()
+            return champion, None
+        kept = [item for item in champion["history"] if item != successor]
+        restored = successor | {"promoted_at": now(), "history": [*kept, _without_history(demoted)]}
+        write_atomically(folder / "champion.json", json.dumps(restored, indent=2) + "\n")
+        return champion, restored
 
     def champion(self, task: str, protocol: str | None = None) -> dict[str, Any]:
         """The champion of a task; ConfigError where there is none, or several and `protocol` does not say which."""
@@ -184,17 +204,26 @@ def _copy(candidate: Candidate, copy: Path, digests: Mapping[str, str]) -> None:
                 shutil.copytree(source, partial / name)
             elif source.exists():
                 shutil.copy2(source, partial / name)
-        for section, files in candidate.files.items():
-            for number, file in enumerate(files):
-                target = partial / _evaluation_name(section, number)
-                target.parent.mkdir(exist_ok=True)
-                shutil.copy2(file, target)
         if not _is_whole(partial, digests):
-            raise CheckpointError(f"{partial}: is not what {candidate.training} holds; start the same command again")
+            raise CheckpointError(
+                f"{candidate.training}: its checkpoints are not those that were evaluated; start the same command again"
+            )
         os.replace(partial, copy)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise storage_error(copy, error) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _copy_evaluations(candidate: Candidate, copy: Path) -> None:
+    """Also into a copy that was there already, whose evaluations may be others."""
+    for section, files in candidate.files.items():
+        for number, file in enumerate(files):
+            try:
+                text = file.read_text(encoding="utf-8")
+            except OSError as error:
+                raise storage_error(file, error) from None
+            write_atomically(copy / _evaluation_name(section, number), text)
 
 
 def _is_whole(copy: Path, digests: Mapping[str, str]) -> bool:

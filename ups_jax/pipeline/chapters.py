@@ -4,20 +4,20 @@ is found again and its checkpoints verify, in this run or in any other."""
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from ups_jax.config import to_dict
-from ups_jax.data.paths import data_path
+from ups_jax.data.paths import data_files
 from ups_jax.errors import CheckpointError, DataError
 from ups_jax.pipeline.evaluated import SECTIONS, Evaluated
 from ups_jax.pipeline.keys import digest_of, evaluation_key, train_key
 from ups_jax.pipeline.measures import plain
-from ups_jax.pipeline.metadata import Training, find_training
+from ups_jax.pipeline.metadata import Training, checkpoint_digests, find_training
 from ups_jax.pipeline.request import NAMES
 from ups_jax.pipeline.steps import Step
 from ups_jax.pipeline.wandb_info import write_info
 from ups_jax.pipeline.work import Work, copy_evaluation, set_aside
-from ups_jax.simulate.files import VERSION
 
 # JAX's names of the devices that an evaluation may ask for.
 PLATFORMS = {"cpu": "cpu", "cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}
@@ -63,7 +63,7 @@ def _train_seed(work: Work, seed: int, is_first: bool, fingerprint: str) -> Trai
     name = "train" if is_first else f"train_seed_{seed}"
     own, key = (
         Training(work.directory / name),
-        train_key(cfg, request.train_stage, fingerprint, request.train_extra_args),
+        train_key(cfg, request.train_stage, fingerprint, _identified(request.train_arguments)),
     )
     forced = request.force_train and not (work.resumed and name in work.summary.values.get("forced", []))
     if not forced:
@@ -78,7 +78,8 @@ def _train_seed(work: Work, seed: int, is_first: bool, fingerprint: str) -> Trai
             "no finished training of this configuration, data and code was found, or its checkpoints are damaged; "
             "leave out --skip-training"
         )
-    if own.path.exists() and (forced or own.read()):
+    unlike = work.summary.values["steps"].get(name, {}).get("key") != key
+    if own.path.exists() and (forced or own.read() or unlike):
         work.say(f"{name:<16}the former one is kept in {set_aside(own.path)}")
     if forced:
         work.summary.update(forced=[*work.summary.values.get("forced", []), name])
@@ -92,7 +93,7 @@ def _train_seed(work: Work, seed: int, is_first: bool, fingerprint: str) -> Trai
             *("--stage", request.train_stage),
             *("--run-dir", str(own.path)),
             *(f"seed={seed}", "evaluation.enabled=false"),
-            *request.train_extra_args,
+            *request.train_arguments,
         ],
         environment=work.environment("" if is_first else f"seed_{seed}"),
         outputs=[own.path / "run.json"],
@@ -133,7 +134,7 @@ def _evaluate_one(work: Work, name: str, training: Training, number: int, finger
     checkpoints = training.read()["checkpoints"]
     key = evaluation_key(checkpoints, cfg, section, fingerprint, request.eval_device)
     redo = request.redo_small_eval if section == "small" else request.redo_full_eval
-    again = redo and not (work.resumed and work.summary.is_done(step_name, key))
+    again = redo and not (work.resumed and step_name in work.summary.values.get("redone", []))
     known = None if again else training.evaluation(key)
     if known is not None:
         if known.resolve() == file.resolve() and work.done(step_name, key):
@@ -151,7 +152,7 @@ def _evaluate_one(work: Work, name: str, training: Training, number: int, finger
             *("--run-dir", str(training.path)),
             *("--config", str(work.config_path(name))),
             *("--pipeline", section, "--output-dir", str(output)),
-            *(["--film"] if number == 0 else []),
+            "--film",
         ],
         environment=environment,
         outputs=[file],
@@ -159,19 +160,40 @@ def _evaluate_one(work: Work, name: str, training: Training, number: int, finger
     file.unlink(missing_ok=True)
     work.run(step, key)
     write_info(environment)
+    if redo:
+        work.summary.update(redone=[*work.summary.values.get("redone", []), step_name])
     evaluated = Evaluated.read([file])
     training.note_evaluation(section, key, file, plain(evaluated.numbers), evaluated.meta["architecture"])
     return file
 
 
 def _unchecked(work: Work, name: str) -> str:
-    """What stands for the fingerprint where the data is not read: its files by size and time, or the generator's."""
+    """What stands for the fingerprint where the data is not read: all of its files by size and time."""
     cfg = work.config(name)
-    known = []
-    for task in cfg.data.tasks:
-        path = data_path(cfg.data, task)
-        exists = path.exists()
-        known.append(
-            [task.name, task.preset, VERSION] if task.path is None else [str(path), exists and path.stat().st_mtime_ns]
-        )
+    files = [path for task in cfg.data.tasks for own in data_files(cfg.data, task).values() for path in own]
+    known = [[str(path), *_size_and_time(path)] for path in files]
     return f"unchecked-{digest_of(known)}"
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns
+
+
+def _identified(arguments: tuple[str, ...]) -> list[str]:
+    """Arguments of the training; a run that it starts from by the content of its checkpoints."""
+    found = []
+    for before, text in zip(("", *arguments), arguments, strict=False):
+        option, _, value = text.partition("=")
+        run = value if option == "--init-from" else text if before == "--init-from" else None
+        found.append(text if run in (None, "") else digest_of(checkpoint_digests(Path(str(run)))))
+    return found
+
+
+def full_scope(work: Work, fingerprint: str) -> str:
+    """A digest over what the full evaluation is of, known before it was made."""
+    section = work.config("full_eval").pipeline.full
+    return digest_of([asdict(section), [task.name for task in work.config("full_eval").data.tasks], fingerprint])[:12]

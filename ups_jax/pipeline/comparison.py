@@ -13,43 +13,53 @@ from typing import Any
 import yaml
 
 from ups_jax.config import load, to_dict
-from ups_jax.errors import ConfigError
+from ups_jax.errors import ConfigError, DataError
 from ups_jax.evaluation.report import figure, page
 from ups_jax.files import write_atomically
+from ups_jax.pipeline.evaluated import Evaluated
 from ups_jax.pipeline.leaderboard import Row
-from ups_jax.pipeline.measures import METRICS, measures
+from ups_jax.pipeline.measures import METRICS
 from ups_jax.pipeline.request import config_path
 from ups_jax.tracking import read_jsonl
 
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One of two runs: its configuration, its last evaluation, the records of its training."""
+    """One of two runs: its configuration, the evaluation that is compared, the records of its training."""
 
     run_id: str
     config: Mapping[str, Any]
-    result: Mapping[str, Any]
+    evaluated: Evaluated
     records: list[dict[str, Any]]
 
 
-def side_of(rows: list[Row], run_id: str) -> Side:
-    """A run by its id, from the files that its rows name; ConfigError where it has none."""
-    own = [row for row in rows if row.run_id == run_id]
-    if not own:
-        known = ", ".join(dict.fromkeys(row.run_id for row in rows)) or "none"
-        raise ConfigError(f"run {run_id}: is not on the leaderboard; there are {known}")
+def sides_of(rows: list[Row], first: str, second: str) -> tuple[Side, Side]:
+    """Two runs by their ids, by the last evaluation that both have by one protocol, from the files that their rows
+    name; ConfigError where there are none."""
+    each = [{row.protocol: row for row in rows if row.run_id == run_id} for run_id in (first, second)]
+    for run_id, own in zip((first, second), each, strict=True):
+        if not own:
+            known = ", ".join(dict.fromkeys(row.run_id for row in rows)) or "none"
+            raise ConfigError(f"run {run_id}: is not on the leaderboard; there are {known}")
+    shared = [protocol for protocol in each[0] if protocol in each[1]]
+    if not shared:
+        raise ConfigError(f"runs {first}, {second}: have no evaluation of the same data, split and horizon to compare")
+    one, other = (_side(own[shared[-1]]) for own in each)
+    return one, other
+
+
+def _side(row: Row) -> Side:
     try:
-        file = Path(own[-1].results[0])
-        result = json.loads(file.read_text(encoding="utf-8"))
-        directory = file.parent.parent
+        directory = Path(row.results[0]).parent.parent
         summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, IndexError) as error:
-        raise ConfigError(f"run {run_id}: its files are gone ({error}); run it again") from None
+        evaluated = Evaluated.read([Path(name) for name in row.results])
+    except (OSError, ValueError, IndexError, DataError) as error:
+        raise ConfigError(f"run {row.run_id}: its files are gone ({error}); run it again") from None
     metrics = Path(summary["trainings"][0]) / "metrics.jsonl"
     return Side(
-        run_id=run_id,
+        run_id=row.run_id,
         config=to_dict(load(config_path(directory, "train"))),
-        result=result,
+        evaluated=evaluated,
         records=read_jsonl(metrics) if metrics.exists() else [],
     )
 
@@ -63,13 +73,13 @@ def config_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[
 
 def metric_table(one: Side, other: Side) -> list[tuple[str, ...]]:
     """Name, both values with their intervals where they have any, and the change in percent."""
-    numbers = [measures(side.result) for side in (one, other)]
+    numbers = [side.evaluated.numbers for side in (one, other)]
     rows = []
     for name in (*METRICS, *(f"one_step/{metric}" for metric in METRICS), "wall_clock", "ece"):
         if name in numbers[0] and name in numbers[1]:
             first, second = (values[name] for values in numbers)
             change = f"{100 * (second / first - 1):+.1f} %" if first else ""
-            cells = [_with_interval(side.result, name, value) for side, value in ((one, first), (other, second))]
+            cells = [_with_interval(side.evaluated, name, value) for side, value in ((one, first), (other, second))]
             rows.append((name, *cells, change))
     return rows
 
@@ -113,7 +123,10 @@ def curves(one: Side, other: Side) -> bytes:
     return buffer.getvalue()
 
 
-def _with_interval(result: Mapping[str, Any], name: str, value: float) -> str:
+def _with_interval(evaluated: Evaluated, name: str, value: float) -> str:
+    if len(evaluated.results) > 1:
+        return f"{value:.4g} (mean of {len(evaluated.results)} seeds)"
+    (result,) = evaluated.results
     section, _, metric = name.rpartition("/")
     for own in result["intervals"].values():
         bounds = own.get(section or ("rollout" if "rollout" in own else "steady"), {}).get(metric)
@@ -140,4 +153,4 @@ def _text(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip()
 
 
-__all__ = ["Side", "config_difference", "curves", "metric_table", "side_of", "write_comparison"]
+__all__ = ["Side", "config_difference", "curves", "metric_table", "sides_of", "write_comparison"]

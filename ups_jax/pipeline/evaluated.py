@@ -66,6 +66,15 @@ class Evaluated:
         digests = [str(result["meta"]["checkpoint_digest"]) for result in self.results]
         return digests[0] if len(digests) == 1 else digest_of(sorted(digests))
 
+    @property
+    def checkpoints(self) -> frozenset[str]:
+        """The digests of the evaluated checkpoints, one of each seed."""
+        return frozenset(str(result["meta"]["checkpoint_digest"]) for result in self.results)
+
+    @property
+    def device(self) -> str:
+        return str(self.meta["device"])
+
 
 def protocol(result: Mapping[str, Any]) -> str:
     """Twelve hex digits over what decides whether two evaluations may be compared: the tasks, the split, what is to be

@@ -77,26 +77,28 @@ def decide(
     *,
     trivial: Numbers | None = None,
     interval: Interval | None = None,
+    incomparable: Mapping[str, str] = {},
 ) -> Decision:
     """Hold a candidate's numbers against the rules and the champion's (`baseline`, None where there is none).
 
     `trivial` are the numbers of persistence or the mean field on the same data. With `interval`, of the improvement
-    over the baseline, its lower bound has to reach `min_delta` instead of the improvement itself.
+    over the baseline, its lower bound has to reach `min_delta` instead of the improvement itself. `incomparable` are
+    numbers that both sides have and that say nothing side by side, with the reason.
 
     Of several tasks the mean has to improve, no task's `metric` may be worse than the baseline's by more than its
     tolerance, and every other rule is one for each task's own number.
     """
     gates = (
-        _delta(candidate, baseline, rules, min_delta, interval),
+        _delta(candidate, baseline, rules, min_delta, interval, incomparable),
         *(gate for key in _each(rules.metric, candidate) for gate in _trivial(key, candidate, trivial, rules)),
         *(
-            _ratio(key, rules.ratios[rule], candidate, baseline, rules)
+            _ratio(key, rules.ratios[rule], candidate, baseline, rules, incomparable)
             for rule in sorted(rules.ratios)
             for key in _each(rule, candidate, baseline)
         ),
         # That the mean improves is not to be one task's gain at another's cost.
         *(
-            _ratio(key, 1.0, candidate, baseline, rules)
+            _ratio(key, 1.0, candidate, baseline, rules, incomparable)
             for key in _each(rules.metric, candidate, baseline)
             if key != rules.metric and rules.metric not in rules.ratios
         ),
@@ -121,7 +123,12 @@ def improvement(candidate: float, baseline: float, rules: GatesConfig, key: str)
 
 
 def _delta(
-    candidate: Numbers, baseline: Numbers | None, rules: GatesConfig, min_delta: float, interval: Interval | None
+    candidate: Numbers,
+    baseline: Numbers | None,
+    rules: GatesConfig,
+    min_delta: float,
+    interval: Interval | None,
+    incomparable: Mapping[str, str],
 ) -> Gate:
     key = rules.metric
     parts: dict[str, Any] = {"key": key, "kind": "delta", "direction": direction(key, rules), "limit": min_delta}
@@ -132,9 +139,9 @@ def _delta(
     if baseline is None:
         return Gate(**parts, status="no_baseline", message=f"{key}: {own:.4g}; nothing comparable was promoted yet")
     theirs = _finite(baseline, key)
-    if theirs is None:
-        said = f"{key}: {own:.4g}; the baseline's is {_absence(baseline, key)} and is ignored"
-        return Gate(**parts, status="ignored", message=said)
+    if theirs is None or key in incomparable:
+        said = incomparable.get(key, f"the baseline's is {_absence(baseline, key)}")
+        return Gate(**parts, status="ignored", message=f"{key}: {own:.4g}; {said} and is ignored")
     gain = improvement(own, theirs, rules, key)
     reached = gain if interval is None else interval.lower
     passed = reached >= min_delta or math.isclose(reached, min_delta, rel_tol=1e-9, abs_tol=1e-12)
@@ -172,7 +179,14 @@ def _trivial(key: str, candidate: Numbers, trivial: Numbers | None, rules: Gates
     )
 
 
-def _ratio(key: str, factor: float, candidate: Numbers, baseline: Numbers | None, rules: GatesConfig) -> Gate:
+def _ratio(
+    key: str,
+    factor: float,
+    candidate: Numbers,
+    baseline: Numbers | None,
+    rules: GatesConfig,
+    incomparable: Mapping[str, str],
+) -> Gate:
     way = direction(key, rules)
     parts: dict[str, Any] = {"key": key, "kind": "ratio", "direction": way}
     own, theirs = _finite(candidate, key), _finite(baseline or {}, key)
@@ -188,9 +202,9 @@ def _ratio(key: str, factor: float, candidate: Numbers, baseline: Numbers | None
     parts |= {"candidate": own}
     if baseline is None:
         return Gate(**parts, status="no_baseline", message=f"{key}: {own:.4g}; nothing comparable was promoted yet")
-    if theirs is None:
-        said = f"{key}: {own:.4g}; the baseline's is {_absence(baseline, key)} and is ignored"
-        return Gate(**parts, status="ignored", message=said)
+    if theirs is None or key in incomparable:
+        said = incomparable.get(key, f"the baseline's is {_absence(baseline, key)}")
+        return Gate(**parts, status="ignored", message=f"{key}: {own:.4g}; {said} and is ignored")
     tolerance = _of_key(rules.tolerances, key, rules.tolerance)
     if way == "higher":
         limit = theirs / factor - tolerance * abs(theirs / factor)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ups_jax.config import GatesConfig, to_dict
-from ups_jax.pipeline.baseline import Baseline, Search, find_baseline, judge, of_champion
+from ups_jax.pipeline.baseline import Baseline, Search, find_baseline, is_same, judge, of_champion
 from ups_jax.pipeline.champion import Candidate, Champions
 from ups_jax.pipeline.evaluated import SECTIONS, Evaluated
 from ups_jax.pipeline.gates import improvement
@@ -17,32 +17,40 @@ from ups_jax.pipeline.leaderboard import Leaderboard, Row
 from ups_jax.pipeline.measures import measures, plain
 from ups_jax.pipeline.metadata import Training
 from ups_jax.pipeline.work import Work
-from ups_jax.training.run_directory import environment, now
+from ups_jax.training.run_directory import now
 
 
-def search_of(work: Work) -> Search:
-    """Where this run's baselines are looked for."""
+def search_of(work: Work, scope: str) -> Search:
+    """Where this run's baselines are looked for; `scope` is what its full evaluation is of."""
     request = work.request
     return Search(
         champions=Champions(request.champions_root),
-        board=Leaderboard.at(request.leaderboard_csv, request.leaderboard_html),
+        board=board_of(work),
         labels=request.baseline_labels,
         champion_label=request.champion_label,
+        scope=scope,
         run_id=request.baseline_run_id,
     )
 
 
-def decide_on(work: Work, name: str, evaluated: Evaluated) -> dict[str, Any]:
+def board_of(work: Work) -> Leaderboard:
+    """The leaderboard of a run."""
+    return Leaderboard.at(work.request.leaderboard_csv, work.request.leaderboard_html)
+
+
+def decide_on(work: Work, name: str, evaluated: Evaluated, search: Search) -> dict[str, Any]:
     """The gates' decision on an evaluation, kept in the summary and told. A resumed run keeps its own."""
-    rules, section = work.resolved.train.gates, SECTIONS[name]
-    key = digest_of([asdict(rules), evaluated.protocol, evaluated.checkpoint, work.request.baseline_run_id])
-    known = work.summary.values["gates"].get(name, {})
-    search = search_of(work)
-    champion = search.champions.find(section, evaluated.protocol) or {"checkpoint": None, "run_id": None}
-    if known.get("key") == key and (work.resumed or champion["run_id"] == work.run_id):
+    rules, section, request = work.resolved.train.gates, SECTIONS[name], work.request
+    judged = [asdict(rules), evaluated.protocol, evaluated.checkpoint, plain(evaluated.numbers)]
+    key = digest_of([judged, request.n_seeds, request.baseline_labels, request.baseline_run_id])
+    known = work.summary.former_gates.get(name, {})
+    champion = search.champion(section, evaluated)
+    is_champion = champion is not None and is_same(champion, evaluated)
+    if known.get("key") == key and (work.resumed or (champion is not None and champion["run_id"] == work.run_id)):
+        work.summary.gate(name, known)
         return dict(known)
     decision: dict[str, Any]
-    if champion["checkpoint"] == evaluated.checkpoint and work.request.baseline_run_id is None:
+    if is_champion and request.baseline_run_id is None:
         decision = {"status": "champion", "passed": True, "reasons": [], "gates": [], "baseline": None}
     else:
         baseline = find_baseline(search, section, evaluated, work.run_id, rules)
@@ -80,8 +88,8 @@ def rows_of(
     work: Work, evaluations: Mapping[str, Evaluated], files: Mapping[str, list[Path]], label: str = ""
 ) -> list[Row]:
     """A row for each evaluation, by the names of their steps; `label` in place of the names."""
-    revision = environment()["git"]
-    training = Training(Path(work.summary.values["trainings"][0])).read()
+    first = Training(Path(work.summary.values["trainings"][0]))
+    training, revision = first.read(), first.revision()
     rows = []
     for name, evaluated in evaluations.items():
         meta, own = evaluated.meta, work.summary.values["steps"].get(name, {})
@@ -97,6 +105,7 @@ def rows_of(
                 config_hash=digest_of(to_dict(work.resolved.train)),
                 eval_key=str(own.get("key", "")),
                 checkpoint=evaluated.checkpoint,
+                checkpoints=tuple(sorted(evaluated.checkpoints)),
                 protocol=evaluated.protocol,
                 task=evaluated.task,
                 split=meta["data"]["split"],
@@ -121,47 +130,78 @@ def promote(
     evaluations: Mapping[str, Evaluated],
     files: Mapping[str, list[Path]],
     trainings: list[Training],
+    search: Search,
 ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """The champion that the candidate has become, None where it may not, and the decision that holds.
 
     Whatever the baseline was, nobody takes a champion's place without being held against it: one that the gates were
-    not asked about, as it was promoted since, is judged against under the champions' lock.
+    not asked about, as it was promoted since, is judged against under the champions' lock. The leaderboard says who is
+    champion under the same lock.
     """
-    search, full = search_of(work), evaluations["full_eval"]
+    full = evaluations["full_eval"]
     with search.champions.locked():
-        held = search.champions.find("full", full.protocol)
-        if held is not None and held["checkpoint"] == full.checkpoint:
+        held = search.champion("full", full)
+        if held is not None and is_same(held, full):
+            if held["run_id"] == work.run_id:
+                _relabel(work, held, rows_of(work, evaluations, files))
             return held, dict(decision)
         if held is not None and held["checkpoint"] != (decision.get("baseline") or {}).get("checkpoint"):
             baseline = of_champion(search, "full", held)
-            again = dict(decision) | _judged(work, "full", full, baseline, work.resolved.train.gates)
-            work.summary.gate("full_eval", again)
-            tell(work, "full_eval", again)
-            if not again["passed"]:
-                return None, again
-            decision = again
-        chosen = _chosen(work, evaluations)
+            decision = dict(decision) | _judged(work, "full", full, baseline, work.resolved.train.gates)
+            tell(work, "full_eval", decision)
+        demoted = search.champions.demoted(full.task, full.protocol, full.checkpoints)
+        against = _objections(work, decision, held, demoted)
+        if decision["passed"] and against:
+            decision = dict(decision) | {"status": "failed", "passed": False, "reasons": against}
+        work.summary.gate("full_eval", decision)
+        if not decision["passed"]:
+            board_of(work).add(rows_of(work, evaluations, files))
+            return None, dict(decision)
+        training = trainings[_chosen(work, evaluations)]
         champion = search.champions.promote(
             Candidate(
                 run_id=work.run_id,
                 run_dir=work.directory,
-                training=trainings[chosen].path,
+                training=training.path,
+                checkpoints=training.read()["checkpoints"],
                 config=to_dict(work.resolved.train),
+                label=work.request.champion_label,
+                scope=search.scope,
                 evaluations={SECTIONS[name]: evaluated for name, evaluated in evaluations.items()},
                 files={SECTIONS[name]: own for name, own in files.items()},
             )
         )
+        _relabel(work, champion, rows_of(work, evaluations, files))
     return champion, dict(decision)
 
 
-def relabel(work: Work, champion: Mapping[str, Any], rows: list[Row]) -> None:
+def _objections(
+    work: Work, decision: Mapping[str, Any], held: Mapping[str, Any] | None, demoted: Mapping[str, Any] | None
+) -> list[str]:
+    """What forbids a promotion that the gates allow."""
+    found = []
+    if held is not None and any(gate["kind"] == "delta" and gate["status"] == "ignored" for gate in decision["gates"]):
+        metric = work.resolved.train.gates.metric
+        found.append(
+            f"{metric}: cannot be compared with that of the champion {held['run_id']}, so that nothing says that this "
+            "run is better; ask for another gates.metric, or demote that champion"
+        )
+    if demoted is not None and not work.request.promote_demoted:
+        found.append(
+            f"this checkpoint was demoted at {demoted['demoted_at']} ({demoted['reason'] or 'without a reason'}); "
+            "--promote-demoted takes it again"
+        )
+    return found
+
+
+def _relabel(work: Work, champion: Mapping[str, Any], rows: list[Row]) -> None:
     """The leaderboard says who is champion now, and who was."""
-    search = search_of(work)
-    former = {item["run_id"] for item in champion["history"]} - {champion["run_id"]}
-    label = work.request.champion_label
-    old = [row for row in search.board.read() if row.run_id in former and row.label == label]
-    old = [replace(row, label=f"former_{label}") for row in old if row.task == champion["task"]]
-    search.board.add([*old, *(replace(row, label=label) for row in rows)])
+    board, label = board_of(work), work.request.champion_label
+    former = {item["run_id"]: f"former_{item['label']}" for item in champion["history"] if "demoted_at" not in item}
+    former.pop(champion["run_id"], None)
+    labels = {item["label"] for item in champion["history"]}
+    old = [row for row in board.read() if row.run_id in former and row.label in labels and row.task == champion["task"]]
+    board.add([*(replace(row, label=former[row.run_id]) for row in old), *(replace(row, label=label) for row in rows)])
 
 
 def _chosen(work: Work, evaluations: Mapping[str, Evaluated]) -> int:

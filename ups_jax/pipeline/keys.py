@@ -13,9 +13,11 @@ from typing import Any
 from ups_jax.config import Config, to_dict
 
 _ROOT = Path(__file__).resolve().parents[1]
-# The rooms whose code makes the numbers of a training; an evaluation has one more.
+# The rooms whose code makes the numbers of a training; an evaluation has one more. The scripts are beside the package
+# in a checkout.
 _TRAINING = ("config", "data", "losses", "models", "optim", "simulate", "training")
 _EVALUATION = (*_TRAINING, "evaluation")
+_FILES = ("pipeline/stages.py", "../scripts/train.py", "../scripts/evaluate.py")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "exponax")
 # What says how a run is kept, told and judged, not what it computes.
 _NO_NUMBERS = ("logging", "runs", "gates", "pipeline", "checkpoint")
@@ -58,8 +60,9 @@ def evaluation_code() -> str:
 def _code(rooms: tuple[str, ...]) -> str:
     hashed = hashlib.sha256()
     files = [*_ROOT.glob("*.py"), *(path for room in rooms for path in (_ROOT / room).rglob("*.py"))]
+    files += [path for name in _FILES if (path := (_ROOT / name).resolve()).is_file()]
     for path in sorted(files):
-        hashed.update(str(path.relative_to(_ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
+        hashed.update(str(path.relative_to(_ROOT.parent)).encode() + b"\0" + path.read_bytes() + b"\0")
     hashed.update(repr([(name, metadata.version(name)) for name in _PACKAGES]).encode())
     return hashed.hexdigest()[:16]
 

@@ -24,8 +24,8 @@ from ups_jax.files import storage_error, write_atomically
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One evaluation, of each seed in a file of `results`. `timestamp` has its time zone; a metric that was not finite
-    is None; `tags` are the user's."""
+    """One evaluation, of each seed in a file of `results` and of one of `checkpoints`, whose common digest `checkpoint`
+    is. `timestamp` has its time zone; a metric that was not finite is None; `tags` are the user's."""
 
     run_id: str
     stage: str
@@ -37,6 +37,7 @@ class Row:
     config_hash: str = ""
     eval_key: str = ""
     checkpoint: str = ""
+    checkpoints: tuple[str, ...] = ()
     protocol: str = ""
     task: str = ""
     split: str = ""

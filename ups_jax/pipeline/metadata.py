@@ -64,6 +64,12 @@ class Training:
             }
         )
 
+    def revision(self) -> str | None:
+        """The version of the code that trained it, as git describes it."""
+        run = RunDirectory(self.path)
+        revision = run.read().get("git") if run.exists() else None
+        return None if revision is None else str(revision)
+
     def fault(self) -> str | None:
         """Why the training cannot be used, None where its checkpoints are those that were recorded."""
         known = self.read().get("checkpoints")

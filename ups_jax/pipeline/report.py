@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -11,9 +10,8 @@ from typing import Any
 from ups_jax.config import to_dict
 from ups_jax.evaluation.report import block, figure, page, tables
 from ups_jax.files import write_atomically
-from ups_jax.pipeline.evaluated import SECTIONS
-from ups_jax.pipeline.measures import METRICS, measures
-from ups_jax.pipeline.metadata import Training
+from ups_jax.pipeline.evaluated import SECTIONS, Evaluated
+from ups_jax.pipeline.measures import METRICS
 from ups_jax.pipeline.work import Work
 
 _TITLES = {
@@ -28,29 +26,29 @@ _PASSING = ("pass", "not_applicable", "no_baseline")
 def write_report(
     path: Path,
     work: Work,
-    trainings: Sequence[Training],
     files: Mapping[str, Sequence[Path]],
     champion: Mapping[str, Any] | None,
 ) -> None:
     """Write the page. Raises `StorageError`."""
-    results = {name: json.loads(own[0].read_text(encoding="utf-8")) for name, own in files.items()}
+    results = {name: Evaluated.read(own) for name, own in files.items()}
     pictures = {
         item.name: item.read_bytes()
         for name in results
         for item in sorted(_plots(files[name][0]).glob("*.*"))
         if name == list(results)[-1]
     }
-    write_atomically(path, render(work.summary.values, results, pictures, to_dict(work.resolved.train)))
+    write_atomically(path, render(work.summary.values, results, pictures, to_dict(work.resolved.train), champion))
 
 
 def render(
     summary: Mapping[str, Any],
-    results: Mapping[str, Mapping[str, Any]],
+    results: Mapping[str, Evaluated],
     pictures: Mapping[str, bytes],
     config: Mapping[str, Any],
+    champion: Mapping[str, Any] | None = None,
 ) -> str:
-    """The page as a string: `results` are the evaluations by the names of their steps, `pictures` PNG and GIF files by
-    name."""
+    """The page as a string: `results` are the evaluations by the names of their steps, of several seeds the first one's
+    with the means in what is compared; `pictures` PNG and GIF files by name."""
     body = [
         f"<h1>Run {escape(str(summary['run_id']))} {_TITLES[summary['outcome']]}</h1>",
         *(f'<p class="bad">{escape(text)}</p>' for text in _reasons(summary)),
@@ -58,11 +56,15 @@ def render(
     for name in SECTIONS:
         if name in summary["gates"]:
             body += _gates(name, summary["gates"][name], results.get(name))
+    if champion is not None and champion["run_id"] != summary["run_id"] and "full_eval" in results:
+        numbers = champion["evaluations"]["full"]["numbers"]
+        body += [f"<h2>{escape('Beside the champion ' + champion['run_id'])}</h2>"]
+        body += [_beside(results["full_eval"].numbers, numbers, "champion")]
     for name, result in reversed(list(results.items())):
-        title = (
-            f"{_legible(name)}: {result['meta']['data']['split']} split, {result['meta']['trajectories']} trajectories"
-        )
-        body += [f"<h2>{escape(title)}</h2>", *tables(result)]
+        meta, seeds = result.meta, len(result.results)
+        title = f"{_legible(name)}: {meta['data']['split']} split, {meta['trajectories']} trajectories"
+        title += f", the first of {seeds} seeds" if seeds > 1 else ""
+        body += [f"<h2>{escape(title)}</h2>", *tables(result.results[0])]
     films = [item for item in pictures if item.endswith(".gif")]
     if films:
         body += ["<h2>Rollout</h2>", *(figure(_caption(item), pictures[item], "gif") for item in films)]
@@ -70,17 +72,18 @@ def render(
     body += [figure(_caption(item), content) for item, content in pictures.items() if item.endswith(".png")]
     body += ["<h2>Steps</h2>", _steps(summary["steps"]), "<h2>Environment</h2>", block(summary["environment"])]
     for name, result in results.items():
-        body += [f"<h2>{escape(_legible(name))}: facts</h2>", block(_facts(result["meta"]))]
+        body += [f"<h2>{escape(_legible(name))}: facts</h2>", block(_facts(result.meta))]
     body += ["<h2>Configuration</h2>", block(config)]
     return page(f"Run {summary['run_id']}", body)
 
 
 def _reasons(summary: Mapping[str, Any]) -> list[str]:
-    gates = summary["gates"]
-    return [reason for name in SECTIONS for reason in gates.get(name, {}).get("reasons", ())]
+    """Why it is not promoted, by the gates that were asked last: those of the full evaluation overrule."""
+    gates = [summary["gates"][name] for name in SECTIONS if name in summary["gates"]]
+    return list(gates[-1].get("reasons", ())) if gates else []
 
 
-def _gates(name: str, decision: Mapping[str, Any], result: Mapping[str, Any] | None) -> Iterator[str]:
+def _gates(name: str, decision: Mapping[str, Any], result: Evaluated | None) -> Iterator[str]:
     """The gates' answers with their numbers, and the candidate beside what it was held against."""
     baseline = decision.get("baseline")
     against = f" against {baseline['label']} {baseline['run_id']}" if baseline else ""
@@ -95,17 +98,19 @@ def _gates(name: str, decision: Mapping[str, Any], result: Mapping[str, Any] | N
             yield f"<tr>{''.join(f'<td{kind}>{escape(cell)}</td>' for cell in cells)}</tr>"
         yield "</table></div>"
     if baseline and result is not None:
-        yield _beside(measures(result), baseline["numbers"])
+        yield _beside(result.numbers, baseline["numbers"], "baseline")
 
 
-def _beside(own: Mapping[str, float], theirs: Mapping[str, float]) -> str:
-    names = [name for name in (*METRICS, "wall_clock", "ece") if name in own and name in theirs]
+def _beside(own: Mapping[str, float], theirs: Mapping[str, float | None], whose: str) -> str:
     rows = []
-    for name in names:
-        change = f"{100 * (own[name] / theirs[name] - 1):+.1f} %" if theirs[name] else ""
-        cells = [_legible(name), _number(own[name]), _number(theirs[name]), change]
+    for name in (*METRICS, "wall_clock", "ece"):
+        if name not in own or name not in theirs:
+            continue
+        number = theirs[name]
+        change = f"{100 * (own[name] / number - 1):+.1f} %" if number else ""
+        cells = [_legible(name), _number(own[name]), _number(number), change]
         rows.append(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
-    head = "<tr><th></th><th>this run</th><th>baseline</th><th>change</th></tr>"
+    head = f"<tr><th></th><th>this run</th><th>{whose}</th><th>change</th></tr>"
     return f'<div class="wide"><table>{head}{"".join(rows)}</table></div>'
 
 

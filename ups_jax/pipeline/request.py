@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +48,23 @@ class Request:
     leaderboard_html: Path | None = None
     baseline_labels: tuple[str, ...] = ("champion", "baseline")
     baseline_run_id: str | None = None
+    promote_demoted: bool = False
     champion_label: str = "champion"
     eval_device: str = "auto"
     runs_root: Path = Path("artifacts/runs")
     wandb_mode: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     notes: str = ""
+
+    @property
+    def train_overrides(self) -> tuple[str, ...]:
+        """The further arguments of the training that are overrides of its configuration."""
+        return tuple(text for text in self.train_extra_args if "=" in text and not text.startswith("-"))
+
+    @property
+    def train_arguments(self) -> tuple[str, ...]:
+        """The other further arguments of the training."""
+        return tuple(text for text in self.train_extra_args if text not in self.train_overrides)
 
     @property
     def champions_root(self) -> Path:
@@ -95,13 +106,16 @@ def config_path(directory: Path, name: str) -> Path:
 
 
 def resolve(request: Request) -> Resolved:
-    """Read the three configurations; the overrides are of all of them. Raises `ConfigError`."""
+    """Read the three configurations; the overrides are of all of them, those among the training's further arguments
+    of the training's alone. Raises `ConfigError`."""
     files = {
         "train": request.train_config,
         "small_eval": request.small_eval_config or request.train_config,
         "full_eval": request.full_eval_config or request.train_config,
     }
-    return Resolved(**{name: _judged(load(file, request.overrides), request) for name, file in files.items()})
+    own = {"train": request.train_overrides}
+    loaded = {name: load(file, [*request.overrides, *own.get(name, ())]) for name, file in files.items()}
+    return Resolved(**{name: _judged(cfg, request) for name, cfg in loaded.items()})
 
 
 def _judged(cfg: Config, request: Request) -> Config:
@@ -110,8 +124,11 @@ def _judged(cfg: Config, request: Request) -> Config:
     ratios = ({} if request.clear_default_ratio_gates else rules.ratios) | dict(request.gate_ratios)
     higher = set(rules.higher_is_better)
     if request.metric_direction is not None:
-        higher = higher | {rules.metric} if request.metric_direction == "higher" else higher - {rules.metric}
-    return replace(cfg, gates=replace(rules, ratios=ratios, higher_is_better=tuple(sorted(higher))))
+        names = {rules.metric, rules.metric.rpartition("/")[2]}
+        higher = higher | {rules.metric} if request.metric_direction == "higher" else higher - names
+    asked = to_dict(cfg)
+    asked["gates"] |= {"ratios": ratios, "higher_is_better": sorted(higher)}
+    return from_dict(asked, "--gate-ratio")
 
 
 def load_overridden(cfg: Config, overrides: Sequence[str]) -> Config:

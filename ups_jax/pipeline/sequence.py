@@ -14,8 +14,10 @@ from typing import Any
 
 from rich.console import Console
 
-from ups_jax.errors import GateError, Stopped, UserError
+from ups_jax.errors import GateError, Stopped, StorageError, UserError
+from ups_jax.files import storage_error
 from ups_jax.pipeline import chapters, judging
+from ups_jax.pipeline.baseline import Search
 from ups_jax.pipeline.evaluated import Evaluated
 from ups_jax.pipeline.keys import digest_of
 from ups_jax.pipeline.lock import hold, is_free
@@ -78,6 +80,7 @@ def _sequence(work: Work) -> str:
     fingerprints = chapters.validate(work)
     trainings = chapters.train(work, fingerprints["train"])
     work.summary.update(trainings=[str(training.path) for training in trainings])
+    search = judging.search_of(work, chapters.full_scope(work, fingerprints["full_eval"]))
     evaluations: dict[str, Evaluated] = {}
     files: dict[str, list[Path]] = {}
     decision: Mapping[str, Any] = {"status": "skipped", "passed": True, "reasons": []}
@@ -89,15 +92,17 @@ def _sequence(work: Work) -> str:
             work.skipped(name, "the small evaluation's gates refuse the candidate; --force-full-eval does it anyway")
             continue
         evaluations[name], files[name] = chapters.evaluate(work, name, trainings, fingerprints[name])
-        decision = judging.decide_on(work, name, evaluations[name])
+        decision = judging.decide_on(work, name, evaluations[name], search)
         rows = judging.rows_of(work, evaluations, files)
-        judging.search_of(work).board.add(_unless_champion(work, rows))
+        judging.board_of(work).add(_unless_champion(work, rows))
     champion = None
     if decision["passed"] and "full_eval" in evaluations:
-        champion, decision = _promote(work, decision, evaluations, files, trainings)
+        champion, decision = _promote(work, decision, evaluations, files, trainings, search)
+    else:
+        work.skipped("promotion", "no full evaluation" if decision["passed"] else "the gates refuse the candidate")
     status = _status(work, decision, champion)
     work.summary.update(promoted=champion is not None, champion=_named(champion), outcome=status)
-    _finish(work, trainings, files, champion)
+    _finish(work, files, champion)
     if status == "refused":
         raise GateError(f"run {work.run_id} is not promoted: {'; '.join(decision['reasons'])}")
     return status
@@ -109,15 +114,13 @@ def _promote(
     evaluations: Mapping[str, Evaluated],
     files: Mapping[str, list[Path]],
     trainings: list[Training],
+    search: Search,
 ) -> tuple[dict[str, Any] | None, Mapping[str, Any]]:
     found: dict[str, Any] = {}
 
     def promote() -> None:
-        champion, held = judging.promote(work, decision, evaluations, files, trainings)
+        champion, held = judging.promote(work, decision, evaluations, files, trainings, search)
         found.update(champion=champion, decision=held)
-        if champion is not None and champion["run_id"] == work.run_id:
-            rows = judging.rows_of(work, evaluations, files)
-            judging.relabel(work, champion, rows)
 
     work.inside("promotion", str(decision["key"]), promote)
     champion = found["champion"]
@@ -136,15 +139,13 @@ def _status(work: Work, decision: Mapping[str, Any], champion: Mapping[str, Any]
     return "promoted" if champion["run_id"] == work.run_id else "champion"
 
 
-def _finish(
-    work: Work, trainings: list[Training], files: Mapping[str, list[Path]], champion: Mapping[str, Any] | None
-) -> None:
+def _finish(work: Work, files: Mapping[str, list[Path]], champion: Mapping[str, Any] | None) -> None:
     """The report, and what W&B and TensorBoard hear of the gates."""
     if work.request.skip_analysis:
         work.skipped("report", "--skip-analysis")
     else:
         page = work.directory / "analysis" / "report.html"
-        work.inside("report", work.run_id, lambda: write_report(page, work, trainings, files, champion))
+        work.inside("report", work.run_id, lambda: write_report(page, work, files, champion))
         work.say(f"report          {page}")
     logging = work.resolved.train.logging
     key = digest_of(work.summary.values["gates"])
@@ -161,7 +162,7 @@ def _finish(
 def _unless_champion(work: Work, rows: list[Any]) -> list[Any]:
     """A resumed run that is champion already keeps its label."""
     label = work.request.champion_label
-    kept = {row.key for row in judging.search_of(work).board.read() if row.label == label}
+    kept = {row.key for row in judging.board_of(work).read() if row.label == label}
     return [row for row in rows if row.key not in kept]
 
 
@@ -182,14 +183,23 @@ def _sources(request: Request) -> dict[str, str]:
 
 
 def _current(summary: Summary) -> str | None:
-    """The step that an error came from: the one that was begun last and is not done."""
-    steps = summary.values["steps"]
-    open_steps = [name for name, own in steps.items() if own.get("status") in ("running", "failed", "stopped")]
-    return open_steps[-1] if open_steps else None
+    """The step that an error came from: the one that was begun last, where it is not done."""
+    name = summary.values.get("current_step")
+    status = summary.values["steps"].get(name, {}).get("status")
+    return name if status in ("running", "failed", "stopped") else None
 
 
 def _new_id(runs: Path) -> str:
     """A name of its own, with a counter where two runs start in one second."""
     stem = f"run_{datetime.now(UTC):%Y%m%d_%H%M%S}"
-    names = (stem if count == 0 else f"{stem}_{count}" for count in range(10_000))
-    return next(name for name in names if not (runs / name).exists())
+    for count in range(10_000):
+        name = stem if count == 0 else f"{stem}_{count}"
+        try:
+            # Made at once, so that two starts cannot take the same.
+            (runs / name).mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise storage_error(runs / name, error) from None
+        return name
+    raise StorageError(f"{runs}: holds ten thousand runs of this second; give --run-id")

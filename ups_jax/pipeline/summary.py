@@ -21,10 +21,15 @@ class Summary:
     def __init__(self, directory: Path) -> None:
         self.path = directory / "summary.json"
         self.values: dict[str, Any] = {}
+        self.former_gates: dict[str, Any] = {}
 
     def begin(self, **about: Any) -> None:
-        """Start, or go on with what an earlier start has written. Raises `ConfigError` where that is no summary."""
+        """Start, or go on with what an earlier start has written: what a run that came to its end was judged is kept in
+        `former_gates` alone. Raises `ConfigError` where that is no summary."""
         self.values = read(self.path)
+        self.former_gates = dict(self.values.get("gates", {}))
+        if self.values.get("status") not in UNFINISHED:
+            self.values = {key: value for key, value in self.values.items() if key not in ("gates", "promoted")}
         first: dict[str, Any] = {"started": now(), "starts": 0, "steps": {}, "gates": {}, "promoted": False}
         self.values = first | self.values | about
         self.values |= {"status": "running", "starts": self.values["starts"] + 1}
@@ -40,6 +45,11 @@ class Summary:
         """Replace some values of a step."""
         steps = self.values["steps"]
         self.update(steps=steps | {name: steps.get(name, {}) | values})
+
+    def begin_step(self, name: str, **values: Any) -> None:
+        """Note that a step runs, which is the one that an error comes from."""
+        self.values["current_step"] = name
+        self.step(name, status="running", started=now(), **values)
 
     def gate(self, name: str, decision: Mapping[str, Any]) -> None:
         """Keep what the gates of an evaluation said."""

@@ -89,7 +89,7 @@ def _stages(cfg: Config, stage: str) -> list[str]:
         for parent in needs:
             if parent not in chosen:
                 found.append(
-                    f"key `stages.{parent}`: is off, and {name} needs it; give it epochs or steps, and --stage all"
+                    f"stage {name}: needs `stages.{parent}` trained before it; use --stage all, with both enabled"
                 )
     return found
 
@@ -102,9 +102,10 @@ def _tasks(cfg: Config, stage: str) -> list[str]:
                 presets.find(task.name, task.preset)
             except ConfigError as error:
                 found.append(str(error))
-        wrong_kind = {"steady": ("operator",), "transient": ()}[task.kind]
-        if stage in wrong_kind:
-            found.append(f"task {task.name} is {task.kind}, stage {stage} is for transient tasks; use steady_prior")
+        other = {"steady": "operator", "transient": "steady_prior"}[task.kind]
+        if stage == other:
+            own = {"steady": "steady_prior", "transient": "operator"}[task.kind]
+            found.append(f"task {task.name} is {task.kind}, stage {stage} is for tasks of the other kind; use {own}")
     return found
 
 

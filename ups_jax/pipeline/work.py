@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import time
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from ups_jax.config import Config
 from ups_jax.errors import Stopped, StorageError, UserError
-from ups_jax.files import storage_error
+from ups_jax.files import storage_error, write_atomically
 from ups_jax.pipeline.request import Request, Resolved, config_path
 from ups_jax.pipeline.steps import Runner, Step, StepFailed
 from ups_jax.pipeline.summary import Summary
@@ -57,7 +58,7 @@ class Work:
         folder = self.directory / folder_of_seed
         return mode | {
             VARIABLE: str((folder / "wandb_context.json").resolve()),
-            INFO_VARIABLE: os.environ.get(INFO_VARIABLE, str((folder / "artifacts" / "wandb_run.json").resolve())),
+            INFO_VARIABLE: _info_path(folder / "artifacts" / "wandb_run.json", is_first=not folder_of_seed),
         }
 
     def log(self, name: str) -> Path:
@@ -85,9 +86,7 @@ class Work:
         log = self.log(step.name)
         tries = self.summary.values["steps"].get(step.name, {}).get("tries", 0)
         self.say(f"{step.name:<16}{' '.join(step.command[1:])}")
-        self.summary.step(
-            step.name, status="running", key=key, started=now(), command=step.command, log=str(log), tries=tries + 1
-        )
+        self.summary.begin_step(step.name, key=key, command=step.command, log=str(log), tries=tries + 1)
         try:
             ended = self.runner(step, log, self.lock, self._show)
         except Stopped:
@@ -113,7 +112,7 @@ class Work:
 
     def inside(self, name: str, key: str, work: Callable[[], None]) -> None:
         """Do a step in this process: one that only reads and writes small files."""
-        self.summary.step(name, status="running", key=key, started=now())
+        self.summary.begin_step(name, key=key)
         begin = time.monotonic()
         try:
             work()
@@ -127,26 +126,35 @@ class Work:
             self.say(f"    {line}")
 
 
+def _info_path(own: Path, is_first: bool) -> str:
+    """Where the W&B run is told: of the first seed where the environment says."""
+    return os.environ.get(INFO_VARIABLE, str(own.resolve())) if is_first else str(own.resolve())
+
+
 def copy_evaluation(source: Path, target: Path) -> None:
-    """Copy an evaluation's JSON with its plots and its report from one folder of results to another. Raises
-    `StorageError`."""
+    """Copy an evaluation's JSON with its plots and its report from one folder of results to another, in place of what
+    is there, the JSON last and at once. Raises `StorageError`."""
     section, old, new = source.stem, source.parent.parent, target.parent.parent
     pairs = [(old / "plots" / section, new / "plots" / section)]
     pairs += [(old / f"report_{section}.html", new / f"report_{section}.html"), (source, target)]
     try:
+        target.unlink(missing_ok=True)
         for one, other in pairs:
             other.parent.mkdir(parents=True, exist_ok=True)
             if one.is_dir():
-                shutil.copytree(one, other, dirs_exist_ok=True)
+                shutil.rmtree(other, ignore_errors=True)
+                shutil.copytree(one, other)
             elif one.exists():
-                shutil.copy2(one, other)
+                write_atomically(other, one.read_text(encoding="utf-8"))
     except OSError as error:
         raise storage_error(target, error) from None
 
 
 def set_aside(folder: Path) -> Path:
     """Rename a folder that is made anew, so that nothing is lost. Raises `StorageError`."""
-    aside = folder.with_name(f"{folder.name}_before_{now().replace(':', '').replace('+0000', 'Z')}")
+    stem = f"{folder.name}_before_{now().replace(':', '').replace('+0000', 'Z')}"
+    names = (stem if count == 0 else f"{stem}_{count}" for count in itertools.count())
+    aside = next(path for name in names if not (path := folder.with_name(name)).exists())
     try:
         folder.rename(aside)
     except OSError as error:
