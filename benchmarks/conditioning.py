@@ -93,7 +93,7 @@ def compare(args: argparse.Namespace) -> None:
         "rollout_nrmse": {name: float(values.mean()) for name, values in errors.items()},
         "told_is_better_on": float((errors["told"] < errors["not told"]).mean()),
         "falls_with_nu": {
-            name: bool((np.diff([row[f"{quantity} {name}"] for row in response]) < 0).all())
+            f"{quantity} {name}": bool((np.diff([row[f"{quantity} {name}"] for row in response]) < 0).all())
             for name in ("solver", "told")
             for quantity in ("energy", "gradient")
         },
@@ -140,7 +140,9 @@ def tell(console: Any, result: dict[str, Any]) -> None:
     told = ", ".join(f"{name} {value:.3g}" for name, value in result["rollout_nrmse"].items())
     console.print(f"rollout nRMSE of {result['trajectories']} test trajectories after {result['steps']} steps: {told}")
     console.print(f"told is better on {100 * result['told_is_better_on']:.0f} % of them")
-    columns = [name for name in result["response"][0]]
+    falls = all(result["falls_with_nu"].values())
+    console.print(f"energy and gradients fall with the viscosity, as the solver's: {'yes' if falls else 'no'}")
+    columns = list(result["response"][0])
     table = Table(*columns, title="the same initial fields at other viscosities, last frame")
     for row in result["response"]:
         table.add_row(*(f"{row[name]:.3g}" for name in columns))

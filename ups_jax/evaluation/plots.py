@@ -48,7 +48,7 @@ def write_plots(
     """
     figures: dict[str, Figure] = {}
     for evaluation in evaluations:
-        prefix = _file_name(evaluation.task.name)
+        prefix = file_name(evaluation.task.name)
         for name, figure in FIGURES[type(evaluation)](evaluation).items():
             figures[f"{prefix}_{name}"] = figure
     if records:
@@ -67,7 +67,7 @@ def write_plots(
 
 def _of_rollouts(evaluation: Evaluation) -> dict[str, Figure]:
     channels = {
-        f"fields_{_file_name(channel)}": fields(evaluation, index)
+        f"fields_{file_name(channel)}": fields(evaluation, index)
         for index, channel in enumerate(evaluation.task.channels)
     }
     return {
@@ -80,7 +80,7 @@ def _of_rollouts(evaluation: Evaluation) -> dict[str, Figure]:
 
 def _of_solutions(evaluation: SteadyEvaluation) -> dict[str, Figure]:
     return {
-        f"fields_{_file_name(channel)}": solutions(evaluation, index)
+        f"fields_{file_name(channel)}": solutions(evaluation, index)
         for index, channel in enumerate(evaluation.task.channels)
     }
 
@@ -231,7 +231,7 @@ def _start(evaluation: Evaluation) -> str:
     return f"t = {_median(evaluation).time[0]:.3g}"
 
 
-def _file_name(name: str) -> str:
+def file_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
 
 

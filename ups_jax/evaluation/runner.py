@@ -33,7 +33,7 @@ from ups_jax.evaluation.corrected import (
 )
 from ups_jax.evaluation.evaluate import Rollout, evaluate
 from ups_jax.evaluation.films import FILM, write_film
-from ups_jax.evaluation.plots import write_plots
+from ups_jax.evaluation.plots import file_name, write_plots
 from ups_jax.evaluation.printed import print_table
 from ups_jax.evaluation.report import write_report
 from ups_jax.evaluation.resolution import WAYS, other_trajectories, predictor_on
@@ -131,8 +131,9 @@ def evaluate_run(
         write_report(written[-1], values, plots, run.read())
     names = _names(name, evaluations)
     if selection.film:
-        for film, measured in zip(names, evaluations, strict=True):
-            write_film(place.plots / film / FILM, measured)
+        for measured in evaluations:
+            film = FILM if len(evaluations) == 1 else f"{file_name(measured.task.name)}_{FILM}"
+            write_film(place.plots / name / film, measured)
     if track:
         with ending(evaluation_writer(place.path, cfg.logging, name=name, run_config=to_dict(cfg))) as writer:
             for number, (own, measured) in enumerate(zip(names, evaluations, strict=True)):
