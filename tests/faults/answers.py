@@ -151,7 +151,8 @@ STORAGE = (
         code=7,
         says="checkpoints/operator.*cannot be written.*free space",
         inject=lambda _: [{"do": "limit_files", "bytes": _FILE_LIMIT}],
-        again=EVERY,
+        # It is heard of at the next one.
+        again=2 * EVERY,
     ),
     Fault(
         name="disk full in a record",

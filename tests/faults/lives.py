@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import runs
@@ -65,15 +65,24 @@ def live(run: Path, data_root: Path, faults: Sequence[Fault]) -> list[Seen]:
         ends.append((fault, result, runs.reached(run, "operator")))
     last = runs.run(_line(run, data_root))
     assert last.code == 0, last.err
-    following = [*(result for _, result, _ in ends[1:]), last]
-    seen, before = [], 0
-    for (fault, result, reached), after in zip(ends, following, strict=True):
-        before = max(reached, before if result.resumed is None else 0)
-        # Whoever ends ahead of the loop leaves the question to the next one.
-        again = 0 if after.resumed is None else max(before - after.resumed, 0)
-        said = result.err + result.out
-        lines = len(result.err.strip().splitlines())
-        seen.append(Seen(fault=fault, code=result.code, said=said, one_line=lines <= 2, again=again))
+    seen, trained, before = list[Seen](), -1, 0
+    for number, (result, reached) in enumerate([*((result, reached) for _, result, reached in ends), (last, 0)]):
+        # Whoever ended ahead of the loop has done no steps, nor lost any: they are those of the last one that trained.
+        if result.resumed is not None and trained >= 0:
+            seen[trained] = replace(seen[trained], again=max(before - result.resumed, 0))
+        if result.resumed is not None or reached > before:
+            trained, before = number, reached
+        if number < len(ends):
+            said = [line for line in result.err.splitlines() if not line.startswith("warning: ")]
+            seen.append(
+                Seen(
+                    fault=ends[number][0],
+                    code=result.code,
+                    said="\n".join([*said, result.out]),
+                    one_line=len(said) <= 2,
+                    again=0,
+                )
+            )
     return seen
 
 

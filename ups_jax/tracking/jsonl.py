@@ -47,8 +47,9 @@ class JsonlWriter(Writer):
             )
 
     def close(self, outcome: Outcome = "finished") -> None:
-        """Close the file; how a run ended is in its record."""
-        self._file.close()
+        """Close the file; how a run ended is in its record. What could not be written before is tried again here."""
+        with _storage(self.path):
+            self._file.close()
 
     def _replace(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Rewrite the file without the half line that a killed process leaves, and open it for more."""
