@@ -146,7 +146,7 @@ def newest_checkpoint_gone(place: Place) -> Row:
 def a_second_writer(place: Place) -> Row:
     """It is refused by name, and the first one does not notice; who was killed holds nothing any more."""
     run = place.folder / "run"
-    first = runs.start(place.line(run), at(_RECORD, "sleep", 5, seconds=600)(run))
+    first = runs.start(place.line(run), at(_RECORD, "sleep", 5, seconds=3000)(run))
     try:
         _wait(lambda: runs.reached(run, "operator") >= 4, first)
         row = refused(runs.run(place.line(run)), 2, rf"held by process {first.pid} on {os.uname().nodename}")
@@ -192,7 +192,7 @@ def reader_of_the_output_gone(place: Place) -> Row:
     process.stdout.close()
     assert process.stderr is not None
     err = process.stderr.read()
-    assert (process.wait(timeout=300), err) == (0, "")
+    assert (process.wait(timeout=1500), err) == (0, "")
     place.same(run)
     return Row(fault="stdout: its reader goes away", answer="goes on, silently", code=0, again=0)
 
@@ -202,7 +202,7 @@ def output_closed(place: Place) -> Row:
     run = place.folder / "run"
 
     process = subprocess.Popen(CLOSED + place.line(run), env=runs.environment())
-    assert process.wait(timeout=300) == 0
+    assert process.wait(timeout=1500) == 0
     place.same(run)
     assert (run / ".lock").read_text() == f"process {process.pid} on {os.uname().nodename}"
     return Row(fault="stdin, stdout and stderr closed", answer="goes on, silently", code=0, again=0)
@@ -297,7 +297,7 @@ def _arrays(path: Path) -> dict[str, bytes]:
     return found
 
 
-def _wait(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 300) -> None:
+def _wait(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 1500) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline
