@@ -150,7 +150,7 @@ STORAGE = (
         name="disk full in a save (limit of a file's size)",
         code=7,
         says="checkpoints/operator.*cannot be written.*free space",
-        inject=lambda _: [{"do": "limit_files", "bytes": _FILE_LIMIT}],
+        inject=at(_SAVE, "limit_files", bytes=_FILE_LIMIT),
         # It is heard of at the next one.
         again=2 * EVERY,
     ),
