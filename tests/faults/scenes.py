@@ -253,8 +253,9 @@ def wandb(kind: str) -> Callable[[Place], Row]:
         with server(kind) as login:
             result = runs.run(place.line(run, "logging.wandb.enabled=true"), faults, **homes, **login)
         assert result.code == 0, result.err
-        lines = result.err.strip().splitlines()
-        assert 1 <= len(lines) <= 3 and all(line.startswith("warning: wandb: ") for line in lines), result.err
+        # Beside it wandb's own telemetry may complain.
+        lines = [line for line in result.err.splitlines() if line.startswith("warning: wandb: ")]
+        assert 1 <= len(lines) <= 3 and "Traceback" not in result.err, result.err
         place.same(run)
         return Row(fault=f"a W&B server that {kind}", answer=lines[0], code=0, again=0)
 
