@@ -38,6 +38,8 @@ class Fault:
     code: int
     says: str = ""
     again: int = EVERY
+    # What orbax's thread prints ahead of the answer, a traceback, is not ours to keep quiet.
+    noisy: bool = False
     damage: Callable[[Path], None] = _nothing
     inject: Callable[[Path], list[dict[str, Any]]] = lambda _: []
     overrides: tuple[str, ...] = ()
@@ -150,7 +152,8 @@ STORAGE = (
         name="disk full in a save (limit of a file's size)",
         code=7,
         says="checkpoints/operator.*cannot be written.*free space",
-        inject=lambda _: [{"do": "limit_files", "bytes": _FILE_LIMIT}],
+        inject=at(_SAVE, "limit_files", bytes=_FILE_LIMIT),
+        noisy=True,
         # It is heard of at the next one.
         again=2 * EVERY,
     ),
@@ -251,6 +254,7 @@ FULL = (
             says="cannot be written.*free space",
             damage=filled(free),
             again=3 * EVERY,
+            noisy=True,
         )
         for free in (0, 16 << 10, 64 << 10, 112 << 10, 160 << 10, 224 << 10, 300 << 10)
     ),

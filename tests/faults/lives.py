@@ -29,7 +29,8 @@ class Seen:
     def row(self) -> Row:
         """Its line of the table: the first line on stderr; of a killed start, which has none, what it had found."""
         if self.code >= 0:
-            answer = self.said.strip().splitlines()[0]
+            lines = self.said.strip().splitlines()
+            answer = next((line for line in lines if line.startswith("error: ")), lines[0])
         else:
             found = re.search(f".*({self.fault.says}).*", self.said) if self.fault.says else None
             answer = found[0] if found else "goes on from the newest save"
@@ -45,7 +46,7 @@ class Seen:
             found.append(f"does not say {self.fault.says!r}")
         if self.again > self.fault.again:
             found.append(f"{self.again} steps done again, more than {self.fault.again}")
-        if not self.one_line:
+        if not (self.one_line or self.fault.noisy):
             found.append("more than two lines on stderr")
         return [f"{self.fault.name}: {line}: {self.said[-1500:]}" for line in found]
 

@@ -58,7 +58,8 @@ class Place:
 def refused(result: runs.Ended, code: int, says: str) -> Row:
     """One line, no more, with its exit code."""
     assert result.code == code, (result.code, result.err)
-    assert result.err.count("\n") <= 2 and re.search(says, result.err), result.err
+    told = [line for line in result.err.splitlines() if not line.startswith("warning: ")]
+    assert len(told) <= 2 and re.search(says, result.err), result.err
     return Row(fault="", answer=result.last_line, code=code)
 
 
@@ -146,7 +147,7 @@ def newest_checkpoint_gone(place: Place) -> Row:
 def a_second_writer(place: Place) -> Row:
     """It is refused by name, and the first one does not notice; who was killed holds nothing any more."""
     run = place.folder / "run"
-    first = runs.start(place.line(run), at(_RECORD, "sleep", 5, seconds=600)(run))
+    first = runs.start(place.line(run), at(_RECORD, "sleep", 5, seconds=3000)(run))
     try:
         _wait(lambda: runs.reached(run, "operator") >= 4, first)
         row = refused(runs.run(place.line(run)), 2, rf"held by process {first.pid} on {os.uname().nodename}")
@@ -192,7 +193,8 @@ def reader_of_the_output_gone(place: Place) -> Row:
     process.stdout.close()
     assert process.stderr is not None
     err = process.stderr.read()
-    assert (process.wait(timeout=300), err) == (0, "")
+    assert process.wait(timeout=1500) == 0, err
+    assert all(line.startswith("warning: ") for line in err.splitlines()), err
     place.same(run)
     return Row(fault="stdout: its reader goes away", answer="goes on, silently", code=0, again=0)
 
@@ -202,7 +204,7 @@ def output_closed(place: Place) -> Row:
     run = place.folder / "run"
 
     process = subprocess.Popen(CLOSED + place.line(run), env=runs.environment())
-    assert process.wait(timeout=300) == 0
+    assert process.wait(timeout=1500) == 0
     place.same(run)
     assert (run / ".lock").read_text() == f"process {process.pid} on {os.uname().nodename}"
     return Row(fault="stdin, stdout and stderr closed", answer="goes on, silently", code=0, again=0)
@@ -252,8 +254,9 @@ def wandb(kind: str) -> Callable[[Place], Row]:
         with server(kind) as login:
             result = runs.run(place.line(run, "logging.wandb.enabled=true"), faults, **homes, **login)
         assert result.code == 0, result.err
-        lines = result.err.strip().splitlines()
-        assert 1 <= len(lines) <= 3 and all(line.startswith("warning: wandb: ") for line in lines), result.err
+        # Beside it wandb's own telemetry may complain.
+        lines = [line for line in result.err.splitlines() if line.startswith("warning: wandb: ")]
+        assert 1 <= len(lines) <= 3 and "Traceback" not in result.err, result.err
         place.same(run)
         return Row(fault=f"a W&B server that {kind}", answer=lines[0], code=0, again=0)
 
@@ -297,7 +300,7 @@ def _arrays(path: Path) -> dict[str, bytes]:
     return found
 
 
-def _wait(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 300) -> None:
+def _wait(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 1500) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None and time.monotonic() < deadline

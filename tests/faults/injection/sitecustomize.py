@@ -47,6 +47,11 @@ def _jump(fault: dict[str, Any], _: tuple[Any, ...]) -> None:
     time.time = lambda: now() - seconds
 
 
+def _limit_files(fault: dict[str, Any], _: tuple[Any, ...]) -> None:
+    """No file may grow beyond `bytes` from now on; compiled programs are kept by then."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (fault["bytes"], fault["bytes"]))
+
+
 def _full_file(_: dict[str, Any], arguments: tuple[Any, ...]) -> None:
     """The file that a writer appends to lies on a disk that is full."""
     full = os.open("/dev/full", os.O_WRONLY)
@@ -62,6 +67,7 @@ ACTIONS = {
     "out_of_memory": _out_of_memory,
     "jump": _jump,
     "full_file": _full_file,
+    "limit_files": _limit_files,
 }
 
 
@@ -178,5 +184,3 @@ if "UPS_FAULTS" in os.environ:
     for _fault in _all:
         if _fault["do"] == "read_only":
             _forbid_writing(_fault["folder"])
-        elif _fault["do"] == "limit_files":
-            resource.setrlimit(resource.RLIMIT_FSIZE, (_fault["bytes"], _fault["bytes"]))
