@@ -1,6 +1,6 @@
 """Whatever a run meets has its defined answer, and in the end the run has the bits of one that met nothing.
 
-The slow ones: `pytest -n0 -m slow tests/faults/test_lives.py`, two minutes; the last one needs a user who may mount.
+The slow ones: `pytest -n0 -m slow tests/faults/test_lives.py`, four minutes; the last one needs a user who may mount.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ def expected(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return end_state(run)
 
 
-@pytest.mark.parametrize("life", ["kills", "stops", "files", pytest.param("storage", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "life", ["kills", *(pytest.param(name, marks=pytest.mark.slow) for name in ("stops", "files", "storage"))]
+)
 def test_every_fault_of_a_life_has_its_answer_and_costs_no_bit(
     data_root: Path, tmp_path: Path, expected: dict[str, Any], life: str
 ) -> None:

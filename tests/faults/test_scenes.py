@@ -1,6 +1,6 @@
 """Faults that come from outside of a run, one scene each.
 
-The slow ones: `pytest -n0 -m slow tests/faults/test_scenes.py`, three minutes.
+The slow ones: `pytest -n0 -m slow tests/faults/test_scenes.py`, six minutes.
 """
 
 from __future__ import annotations
