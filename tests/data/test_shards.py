@@ -261,6 +261,8 @@ def test_a_second_writer_is_refused(tmp_path: Path, write, main) -> None:
     assert convert(path, out, SMALL)
 
 
+# The command is started with a limit, for which Python forks; a process of tests may have jax.
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 @pytest.mark.parametrize("out", ["shards", "back.hdf5"])
 def test_a_full_disk_is_told_and_leaves_nothing_half(tmp_path: Path, write, out: str) -> None:
     path = write(random(4, 64, 256))

@@ -16,7 +16,7 @@ from ups_jax.config import from_dict
 from ups_jax.task import Task
 from ups_jax.tracking import read_jsonl
 from ups_jax.training.build import abstract_state
-from ups_jax.training.checkpoint import Checkpoints
+from ups_jax.training.checkpoint import Checkpoints, tasks_of
 
 # Of a record, of an evaluation's `meta`, and of any part of an evaluation.
 _CLOCK = ("epoch_time_sec", "wall_clock", "seconds_per_step", "seconds_per_rollout_step", "checkpoint_digest")
@@ -62,7 +62,7 @@ def _digest(checkpoints: Checkpoints, step: int | None) -> str:
     """Over names, types and bytes of every array of a state."""
     assert step is not None
     meta = checkpoints.meta(step)
-    state = checkpoints.restore(step, _abstract(json.dumps(meta["config"]), json.dumps(meta["task"]), meta["stage"]))
+    state = checkpoints.restore(step, _abstract(json.dumps(meta["config"]), tasks_of(meta), meta["stage"]))
     hashed = hashlib.sha256()
     for name, leaf in jax.tree_util.tree_leaves_with_path(state):
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -73,8 +73,8 @@ def _digest(checkpoints: Checkpoints, step: int | None) -> str:
 
 
 @functools.lru_cache
-def _abstract(config: str, task: str, stage: str) -> Any:
-    return abstract_state(from_dict(json.loads(config)), Task.from_dict(json.loads(task)), stage)
+def _abstract(config: str, tasks: tuple[Task, ...], stage: str) -> Any:
+    return abstract_state(from_dict(json.loads(config)), tasks, stage)
 
 
 def _json(path: Path) -> Any:
