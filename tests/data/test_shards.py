@@ -251,10 +251,10 @@ def test_a_second_writer_is_refused(tmp_path: Path, write, main) -> None:
     path, out = write(random(2, 5, 8)), tmp_path / "shards"
     out.mkdir()
     with (out / ".lock").open("a+") as handle:
-        handle.write("4711")
+        handle.write("process 4711 on a host")
         handle.flush()
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with pytest.raises(ConfigError, match="process 4711 writes there"):
+        with pytest.raises(ConfigError, match="is held by process 4711"):
             convert(path, out, SMALL)
         result = main("convert_data.py", str(path), str(out))
         assert result.returncode == 2 and result.stderr.count("\n") == 1

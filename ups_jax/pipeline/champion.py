@@ -5,19 +5,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence, Set
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ups_jax.errors import CheckpointError, ConfigError
 from ups_jax.files import storage_error, write_atomically
+from ups_jax.locks import in_turn
 from ups_jax.pipeline.evaluated import Evaluated
 from ups_jax.pipeline.measures import plain
 from ups_jax.pipeline.metadata import checkpoint_digests
@@ -58,17 +58,9 @@ class Champions:
 
     root: Path
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Hold all champions for a comparison with a promotion; others wait."""
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            handle = (self.root / ".lock").open("a")
-        except OSError as error:
-            raise storage_error(self.root, error) from None
-        with handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
+        return in_turn(self.root / ".lock")
 
     def all(self) -> list[dict[str, Any]]:
         """Every champion, the one that was promoted last first. Raises `CheckpointError` for a damaged record."""

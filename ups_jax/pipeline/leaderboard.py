@@ -6,11 +6,10 @@ A row is one evaluation of one run; a later record of the same run and stage tak
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields
 from html import escape
 from pathlib import Path
@@ -20,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ups_jax.errors import DataError
 from ups_jax.files import storage_error, write_atomically
+from ups_jax.locks import in_turn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,17 +129,8 @@ class Leaderboard:
         except OSError as error:
             raise storage_error(self.jsonl, error) from None
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        path = self.jsonl.with_name(f".{self.jsonl.name}.lock")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle = path.open("a")
-        except OSError as error:
-            raise storage_error(path, error) from None
-        with handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
+    def _locked(self) -> AbstractContextManager[None]:
+        return in_turn(self.jsonl.with_name(f".{self.jsonl.name}.lock"))
 
 
 def table(rows: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import platform
-import socket
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -16,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ups_jax.config import STAGE_NEEDS
-from ups_jax.errors import CheckpointError, ConfigError
-from ups_jax.files import storage_error, write_atomically
+from ups_jax.errors import CheckpointError
+from ups_jax.files import write_atomically
+from ups_jax.locks import held
 from ups_jax.processes import is_first
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "ups_jax")
@@ -93,23 +91,7 @@ class RunDirectory:
         if not is_first():
             yield
             return
-        path = self.path / ".lock"
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            handle = path.open("a+", encoding="utf-8")
-        except OSError as error:
-            raise storage_error(self.path, error) from None
-        with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                handle.seek(0)
-                raise ConfigError(
-                    f"{self.path}: is held by {handle.read().strip() or 'another process'}; wait for it or stop it"
-                ) from None
-            handle.truncate(0)
-            handle.write(f"process {os.getpid()} on {socket.gethostname()}")
-            handle.flush()
+        with held(self.path, "wait for it or stop it"):
             self._sweep()
             yield
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -18,8 +17,9 @@ from ups_jax.data.shards import manifest as manifests
 from ups_jax.data.shards.manifest import HEADER, MANIFEST, UNFINISHED, Manifest, Origin, Shard, Spread
 from ups_jax.data.sources import ShardsSource, Source, layout_of
 from ups_jax.data.sources.layouts import TEXTS, Layout, attribute
-from ups_jax.errors import ConfigError, DataError, StorageError
+from ups_jax.errors import DataError, StorageError
 from ups_jax.files import storage_error, write_atomically
+from ups_jax.locks import held
 
 _READ_BYTES = 64 * 2**20
 
@@ -122,24 +122,12 @@ def _origin(path: Path, layout: Layout, source: Source) -> Origin:
 def _held(out: Path) -> Iterator[None]:
     """Hold the folder for this process; the lock dies with it."""
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        strange = [item.name for item in out.iterdir() if not item.name.startswith(".")]
-        if strange and not manifests.is_converted(out) and not all(name.startswith("data-") for name in strange):
-            raise DataError(f"{out}: holds other files ({', '.join(sorted(strange)[:3])}); give a new folder")
-        handle = (out / ".lock").open("a+", encoding="utf-8")
+        strange = [item.name for item in out.iterdir() if not item.name.startswith(".")] if out.is_dir() else []
     except OSError as error:
         raise storage_error(out, error) from None
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            raise ConfigError(
-                f"{out}: process {handle.read().strip() or 'unknown'} writes there; wait for it, or give another folder"
-            ) from None
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
+    if strange and not manifests.is_converted(out) and not all(name.startswith("data-") for name in strange):
+        raise DataError(f"{out}: holds other files ({', '.join(sorted(strange)[:3])}); give a new folder")
+    with held(out, "wait for it, or give another folder"):
         yield
 
 
