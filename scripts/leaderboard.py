@@ -42,7 +42,9 @@ def leaderboard(args: argparse.Namespace) -> None:
     from ups_jax.pipeline.champion import Champions
     from ups_jax.pipeline.leaderboard import Leaderboard
 
-    console, board = Console(), Leaderboard.at(args.leaderboard_csv)
+    # A table has more columns than the eighty of a file or a pipe.
+    console = Console() if Console().is_terminal else Console(width=220)
+    board = Leaderboard.at(args.leaderboard_csv)
     champions = Champions(args.champions)
     if args.publish is not None:
         from ups_jax.pipeline.publish import publish
