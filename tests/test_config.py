@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from commands import CONFIGS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ups_jax.config import digest, from_dict, load, to_dict
+from ups_jax.config import TaskConfig, digest, from_dict, load, to_dict
+from ups_jax.config.digest import relevant
 from ups_jax.errors import ConfigError
 
 MINIMAL = "data: {tasks: [{name: burgers1d, periodic: [x], conserved: [u]}]}\n"
@@ -183,3 +185,13 @@ def test_any_override_is_read_or_refused_in_one_line(text: str) -> None:
         load(CONFIGS / "tiny.yaml", [text])
     except ConfigError as error:
         assert "\n" not in str(error)
+
+
+def test_keys_of_a_task_that_came_later_leave_older_runs_their_digest() -> None:
+    cfg = load(CONFIGS / "tiny_steady.yaml")
+    (entry,) = relevant(to_dict(cfg), "steady_prior")["data"]["tasks"]
+    assert not {"solution", "settled"} & set(entry)
+    schema = {field.name: field.default for field in dataclasses.fields(TaskConfig)}
+    assert schema["solution"] == "stored" and schema["settled"] == 0.01
+    other = load(CONFIGS / "tiny_steady.yaml", ["data.tasks.0.settled=0.02"])
+    assert digest(other, "steady_prior") != digest(cfg, "steady_prior")

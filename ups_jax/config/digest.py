@@ -21,14 +21,16 @@ _READ_BY = {
 }
 # How often a default has changed its value, or a key or a part of the model what it means.
 _MEANINGS = 2
+# Keys of a task that were added when runs were there already, which is why they do not enter at their defaults.
+_LATER = {"solution": "stored", "settled": 0.01}
 _TASK_DEFAULTS = TypeAdapter(TaskConfig).dump_python(TaskConfig(name=""), mode="json")
 
 
 def digest(config: Config, stage: str) -> str:
     """Twelve hex digits over everything that shapes the numbers of `stage`: not run length, logging or paths.
 
-    Values at their defaults do not enter, so that a key which a later version adds leaves older runs valid (of those in
-    lists it does not); a default that changes its value, or a meaning that changes, raises `_MEANINGS`.
+    Values at their defaults do not enter, so that a key which a later version adds leaves older runs valid (of a
+    task, where `_LATER` has it); a default that changes its value, or a meaning that changes, raises `_MEANINGS`.
     """
     values = relevant(to_dict(config), stage)
     default = Config(data=DataConfig(tasks=(TaskConfig(name="", kind=config.data.tasks[0].kind),)))
@@ -43,7 +45,10 @@ def relevant(values: dict[str, Any], stage: str) -> dict[str, Any]:
     data = {key: value for key, value in values["data"].items() if key not in ("loader", "root")}
     # The list itself is part of the data's fingerprint.
     data["split"] = {key: value for key, value in data["split"].items() if key != "path"}
-    data["tasks"] = [{key: value for key, value in task.items() if key != "path"} for task in data["tasks"]]
+    data["tasks"] = [
+        {key: value for key, value in task.items() if key != "path" and not (key in _LATER and value == _LATER[key])}
+        for task in data["tasks"]
+    ]
     parents = STAGE_NEEDS[values["data"]["tasks"][0].get("kind", "transient")].get(stage, ())
     stages = {
         name: _windows_per_step({key: value for key, value in own.items() if key not in _LENGTH})
