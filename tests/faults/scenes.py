@@ -192,7 +192,8 @@ def reader_of_the_output_gone(place: Place) -> Row:
     assert process.stdout.readline().startswith("run ")
     process.stdout.close()
     assert process.stderr is not None
-    err = process.stderr.read()
+    with process.stderr:
+        err = process.stderr.read()
     assert process.wait(timeout=1500) == 0, err
     assert all(line.startswith("warning: ") for line in err.splitlines()), err
     place.same(run)
