@@ -62,6 +62,20 @@ def test_what_has_not_come_to_rest_is_refused_with_the_number_that_would_pass(tm
     assert len(data_problems(config(path))) == 1
 
 
+def test_a_start_without_structure_is_held_against_its_way(tmp_path: Path) -> None:
+    write(path := tmp_path / "growing.hdf5")
+    with h5py.File(path, "a") as file:
+        shape = file["tensor"].shape
+        file["tensor"][:] = np.linspace(0, 1, shape[1])[None, :, None] * np.ones(shape)
+    with pytest.raises(DataError, match=r"trajectory \d+ has not come to rest: its last frame differs by 0\.0909 "):
+        open_dataset(config(path))
+    with h5py.File(path, "a") as file:
+        # Away and back again: the last frame is the first one, and moves.
+        file["tensor"][:, -1] = 0
+    with pytest.raises(DataError, match="differs by inf"):
+        open_dataset(config(path))
+
+
 @pytest.mark.parametrize(
     ("task", "message"),
     [

@@ -14,8 +14,9 @@ from ups_jax.errors import DataError
 @dataclass(frozen=True, eq=False)
 class SettledSource:
     """The fixed points of a source's trajectories. `limit` is the most that a last frame may differ from the one before
-    it, as rms over space by channel in the rms of the trajectory's first frame about its mean; where one differs by
-    more whoever reads it gets a `DataError`. `names` are of channels that the source has no names for.
+    it, as rms over space by channel in the rms of the trajectory's first frame about its mean, or in that of the whole
+    way from first to last frame where it is more; where one differs by more whoever reads it gets a `DataError`.
+    `names` are of channels that the source has no names for.
     """
 
     trajectories_source: Source
@@ -91,13 +92,15 @@ class SettledSource:
     ) -> None:
         space = tuple(range(1, first.ndim - 1))
         moved = np.sqrt(np.square(ends[:, 1] - ends[:, 0]).mean(space))
-        size = np.sqrt(np.square(first - first.mean(space, keepdims=True)).mean(space))
+        own = np.sqrt(np.square(first - first.mean(space, keepdims=True)).mean(space))
         # A start without structure has no size of its own.
-        share = (moved / np.where(size > 0, size, np.inf)).max(-1)
+        size = np.maximum(own, np.sqrt(np.square(ends[:, 1] - first).mean(space)))
+        # What has no size at all came back to where it was: at rest it is only if it did not move.
+        share = np.divide(moved, size, out=np.where(moved > 0, np.inf, 0.0), where=size > 0).max(-1)
         if (share > self.limit).any():
             worst = int(share.argmax())
             raise DataError(
                 f"{self.name}: trajectory {int(ids[worst])} has not come to rest: its last frame differs by "
-                f"{share[worst]:.3g} of its first one's deviation from the one before, `settled` of its task allows "
+                f"{share[worst]:.3g} of its first one's size or way from the one before, `settled` of its task allows "
                 f"{self.limit:g}; simulate for longer, or raise that"
             )
