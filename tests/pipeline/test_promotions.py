@@ -51,9 +51,15 @@ def test_a_seed_of_the_champion_is_the_champion_itself(place: Place) -> None:
     assert alone["status"] == "champion" and place.champion() == "both"
 
 
-def test_small_gates_ask_the_champion_of_the_same_full_evaluation(place: Place) -> None:
+def test_small_gates_ask_the_champion_of_the_same_full_evaluation(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The other one is the later: two of one second could stand in either order.
+    times = iter(range(100, 200))
+    monkeypatch.setattr("ups_jax.pipeline.champion.now", lambda: f"2026-01-01T00:00:00.{next(times)}")
     place.run(10, run_id="long")
-    place.run(40, Steps(values={"horizon": 4}), run_id="short", overrides=("pipeline.full.horizon=4",))
+    shorter = Steps(values={"horizon": 4}, small={"horizon": 8})
+    place.run(40, shorter, run_id="short", overrides=("pipeline.full.horizon=4",))
     better = place.run(20, run_id="better")
     assert better["status"] == "promoted"
     assert better["gates"]["small_eval"]["baseline"]["run_id"] == "long"
