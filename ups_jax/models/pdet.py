@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ups_jax.config import PdetConfig
+from ups_jax.models.attention import attention
 from ups_jax.models.conditioning import modulation
 from ups_jax.models.dense import Dense
 from ups_jax.models.recompute import recomputed
@@ -122,7 +123,7 @@ class TokenAttention(nn.Module):
                 for name, part in (("query", query), ("key", key))
             )
         flat = (batch, -1, self.groups * self.num_heads, group // self.num_heads)
-        mixed = jax.nn.dot_product_attention(query.reshape(flat), key.reshape(flat), value.reshape(flat))
+        mixed = attention(query.reshape(flat), key.reshape(flat), value.reshape(flat))
         return Dense(group, name="out", dtype=self.dtype)(mixed.reshape(y.shape)).reshape(x.shape)
 
 

@@ -1,0 +1,68 @@
+"""Attention by chunks: the same function and gradient as the plain formula, in less memory, and only on a CPU."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ups_jax.models.attention import attention
+
+
+def _parts(batch: int, tokens: int, heads: int, width: int, dtype: type = jnp.float32) -> list[jax.Array]:
+    rng = np.random.default_rng(0)
+    return [jnp.asarray(rng.normal(size=(batch, tokens, heads, width)), dtype) for _ in range(4)]
+
+
+def _formula(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> jax.Array:
+    scores = jnp.einsum("bqad,bkad->baqk", query, key) / np.sqrt(query.shape[-1])
+    return jnp.einsum("baqk,bkad->bqad", jax.nn.softmax(scores, axis=-1), value)
+
+
+@pytest.mark.parametrize("shape", [(3, 7, 5, 2), (2, 32, 6, 8), (1, 400, 1, 16), (11, 1, 13, 4)], ids=str)
+def test_values_and_gradients_are_those_of_the_formula(shape: tuple[int, ...]) -> None:
+    query, key, value, change = _parts(*shape)
+    out, pull = jax.vjp(jax.jit(attention), query, key, value)
+    with jax.enable_x64(True):
+        exact = [np.asarray(part, np.float64) for part in (query, key, value, change)]
+        expected, expected_pull = jax.vjp(_formula, *exact[:3])
+        gradients = [np.asarray(part) for part in expected_pull(exact[3])]
+    np.testing.assert_allclose(out, np.asarray(expected), atol=2e-6)
+    for found, gradient in zip(pull(change), gradients, strict=True):
+        np.testing.assert_allclose(found, gradient, atol=1e-5)
+
+
+def test_large_scores_neither_overflow_nor_vanish() -> None:
+    query, key, value, change = _parts(2, 9, 3, 4)
+    out, pull = jax.vjp(attention, 60 * query, 60 * key, value)
+    np.testing.assert_allclose(out, _formula(60 * query, 60 * key, value), atol=1e-4)
+    assert all(np.isfinite(gradient).all() for gradient in pull(change))
+
+
+def test_bfloat16_comes_back_as_bfloat16() -> None:
+    query, key, value, _ = _parts(2, 9, 3, 4, jnp.bfloat16)
+    out = attention(query, key, value)
+    assert out.dtype == jnp.bfloat16
+    exact = _formula(*(np.asarray(part, np.float32) for part in (query, key, value)))
+    np.testing.assert_allclose(np.asarray(out, np.float32), exact, atol=2e-2)
+
+
+def test_scores_are_never_held_at_once() -> None:
+    query, key, value, _ = _parts(8, 256, 8, 2)
+
+    def held(function: object) -> int:
+        gradient = jax.jit(jax.grad(lambda *parts: jnp.sum(function(*parts) ** 2), argnums=(0, 1, 2)))  # type: ignore[operator]
+        return gradient.lower(query, key, value).compile().memory_analysis().temp_size_in_bytes
+
+    assert held(attention) < held(_formula) / 4
+
+
+def test_a_gpu_takes_the_plain_way() -> None:
+    query, key, value, _ = _parts(8, 64, 8, 2)
+    programs = {
+        platform: jax.export.export(jax.jit(attention), platforms=[platform])(query, key, value).mlir_module()
+        for platform in ("cpu", "cuda")
+    }
+    assert "stablehlo.while" in programs["cpu"]
+    assert "stablehlo.while" not in programs["cuda"]
