@@ -118,7 +118,7 @@ def _chunk_of(query: Float[Array, "b n a d"]) -> int:
 
 def _rows(x: Float[Array, "b n a d"], chunk: int) -> Float[Array, "c g n d"]:
     """Chunks of (sample, head) pairs in float32: a CPU's products are no faster in fewer bits."""
-    batch, tokens, heads, width = x.shape
+    tokens, width = x.shape[1], x.shape[3]
     return jnp.swapaxes(x, 1, 2).astype(jnp.float32).reshape(-1, chunk, tokens, width)
 
 
