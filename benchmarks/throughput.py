@@ -1,0 +1,250 @@
+"""How close to the hardware are training steps? Each row has two numbers first, the least operations and the least
+bytes of its step, then its time beside this machine's ceilings, measured in the same run.
+
+The golden row is UPS's published shape, beside PyTorch eager where the `bench` extra is installed. The others are the
+whole step of training (augmentation, losses, clipping, optimizer, average) on random fields. A process a row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from ups_jax import cli
+
+_RESULTS = Path(__file__).resolve().parent / "results" / "throughput.json"
+_LARGE = ["optimizer.name=adamw", "data.tasks.0.symmetries=[]"]
+_PDET = ["operator.architecture_type=pdet_stack", "operator.pdet={hidden_dim: 512, depth: 8, num_heads: 8}"]
+# Name: (configuration, points along each axis, overrides).
+_CASES: dict[str, tuple[str, int, list[str]]] = {
+    "default": ("burgers1d", 128, []),
+    "default 2D": ("ns2d", 64, []),
+    "width 256": (
+        "burgers1d",
+        1024,
+        [*_LARGE, "operator.spectral={hidden_dim: 256, depth: 6}", "training.batch_size=32"],
+    ),
+    "2D width 256": (
+        "ns2d",
+        128,
+        [*_LARGE, "operator.spectral={hidden_dim: 256, depth: 6}", "training.batch_size=16"],
+    ),
+    "attention": ("burgers1d", 1024, [*_LARGE, *_PDET, "training.batch_size=32"]),
+}
+_ON_CPU = ("golden", "default", "default 2D")
+_QUICK = ("golden", "default")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.parser(__doc__)
+    names = ["golden", *_CASES]
+    parser.add_argument("--cases", nargs="+", choices=names, metavar="CASE", help=f"of {', '.join(names)}")
+    parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], help="on a GPU both, on a CPU fp32")
+    parser.add_argument("--runs", type=cli.positive, default=15, help="timed runs, in turns (default: 15)")
+    parser.add_argument("--quick", action="store_true", help="the golden and the default case, 3 runs")
+    parser.add_argument("--out", type=Path, help="JSON (default: benchmarks/results/throughput[_quick].json)")
+    parser.add_argument("--row", type=json.loads, help=argparse.SUPPRESS)
+    return cli.run(parser, compare, argv)
+
+
+def compare(args: argparse.Namespace) -> None:
+    if args.row is not None:
+        print(json.dumps(_ROWS.get(args.row["case"], _step_row)(**args.row)))
+        return
+    from rich.console import Console
+
+    from ups_jax.files import write_atomically
+
+    runs = 3 if args.quick else args.runs
+    about = _in_process({"case": "ceilings"})
+    accelerated = about["platform"] != "cpu"
+    cases = args.cases or (_QUICK if args.quick else ["golden", *_CASES] if accelerated else _ON_CPU)
+    precisions = args.precision or (["fp32", "bf16"] if accelerated else ["fp32"])
+    rows = []
+    for case in cases:
+        for precision in ["fp32"] if case == "golden" else precisions:
+            rows.append(_in_process({"case": case, "precision": precision, "runs": runs}))
+            print(json.dumps({name: value for name, value in rows[-1].items() if name != "seconds"}), flush=True)
+    Console(width=None if Console().is_terminal else 140).print(_table(about, rows))
+    out = args.out or (_RESULTS.with_stem("throughput_quick") if args.quick else _RESULTS)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+
+
+def _in_process(row: dict[str, Any]) -> dict[str, Any]:
+    root = Path(__file__).resolve().parents[1]
+    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
+    with tempfile.TemporaryDirectory() as cache:
+        own = {"PYTHONPATH": path, "JAX_COMPILATION_CACHE_DIR": cache, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        command = [sys.executable, __file__, "--row", json.dumps(row)]
+        result = subprocess.run(command, capture_output=True, text=True, env=os.environ | own)
+    if result.returncode:
+        return row | {"failed": result.stderr.strip().splitlines()[-1] if result.stderr.strip() else "no word"}
+    return row | json.loads(result.stdout.splitlines()[-1])
+
+
+def _ceilings_row(**_row: Any) -> dict[str, Any]:
+    import jax
+    from speed.ceilings import matrix_rates, memory_rate
+
+    device = jax.devices()[0]
+    return {
+        "platform": device.platform,
+        "device": device.device_kind,
+        "devices": jax.device_count(),
+        "processors": len(os.sched_getaffinity(0)),
+        "load": os.getloadavg()[0],
+        "jax": jax.__version__,
+        "matrix": matrix_rates(),
+        "memory": memory_rate(),
+    }
+
+
+def _golden_row(*, runs: int, **_row: Any) -> dict[str, Any]:
+    """Ours and PyTorch's, in turns; a pause lets the other's threads come to rest."""
+    import jax
+    from speed.counts import least_bytes
+    from speed.golden import BATCH, golden_step, latents
+
+    begin = time.perf_counter()
+    ours, operations, params = golden_step()
+    jax.block_until_ready(ours())
+    found = {"compile_seconds": time.perf_counter() - begin, "rows": BATCH, "operations": 3 * operations}
+    found["bytes"] = least_bytes(params, latents())
+    steps = {"seconds": lambda: jax.block_until_ready(ours())}
+    try:
+        import torch
+        from speed.torch_golden import torch_step
+
+        steps["peer_seconds"] = torch_step("cuda" if jax.default_backend() == "gpu" else "cpu")
+        found["peer"] = f"PyTorch {torch.__version__}, eager, {torch.get_num_threads()} threads"
+    except ModuleNotFoundError as error:
+        print(f"no peer: {error.name} is not installed (pip install 'ups_jax[bench]')", file=sys.stderr)
+    return found | _in_turns(steps, runs)
+
+
+def _in_turns(steps: dict[str, Any], runs: int) -> dict[str, list[float]]:
+    """Seconds a call of each step, in `runs` rounds of calls that take about a fifth of a second."""
+    calls = {}
+    for name, step in steps.items():
+        step()
+        begin = time.perf_counter()
+        step()
+        calls[name] = max(1, round(0.2 / (time.perf_counter() - begin)))
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(runs):
+        for name, step in steps.items():
+            time.sleep(0.1)
+            begin = time.perf_counter()
+            for _ in range(calls[name]):
+                step()
+            seconds[name].append((time.perf_counter() - begin) / calls[name])
+    return seconds
+
+
+def _step_row(*, case: str, precision: str, runs: int) -> dict[str, Any]:
+    import jax
+    from speed.counts import least_bytes, product_operations
+    from speed.random_task import random_step
+
+    from ups_jax.training.dry_run import peak_bytes
+
+    config, points, overrides = _CASES[case]
+    made = random_step(config, points, [*overrides, f"training.precision={precision}"])
+    begin = time.perf_counter()
+    compiled = made.train_step.lower(made.state, made.batch).compile()
+    cold = time.perf_counter() - begin
+    jax.clear_caches()
+    begin = time.perf_counter()
+    made.train_step.lower(made.state, made.batch).compile()
+    cached = time.perf_counter() - begin
+    memory = compiled.memory_analysis()
+    found = {
+        "rows": made.rows,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(made.state.params)),
+        "operations": product_operations(made.train_step, made.state, made.batch),
+        "bytes": least_bytes(made.state.params, made.batch),
+        "compile_seconds": cold,
+        "compile_cached_seconds": cached,
+        "peak_bytes": peak_bytes(memory) if memory is not None else None,
+    }
+    held = [made.state]
+
+    def many(count: int) -> float:
+        """Steps dispatched one after the other, each metric read a step late, as the loop of training does."""
+        begin, before = time.perf_counter(), None
+        for _ in range(count):
+            held[0], metrics = compiled(held[0], made.batch)
+            if before is not None:
+                jax.device_get(before)
+            before = metrics
+        jax.block_until_ready(held[0])
+        return (time.perf_counter() - begin) / count
+
+    many(2)
+    count = max(2, round(0.3 / many(2)))
+    found["seconds"] = [many(count) for _ in range(runs)]
+    stats = jax.devices()[0].memory_stats()
+    return found | {"device_peak_bytes": stats["peak_bytes_in_use"] if stats else None}
+
+
+_ROWS: dict[str, Any] = {"ceilings": _ceilings_row, "golden": _golden_row}
+
+
+def _table(about: dict[str, Any], rows: list[dict[str, Any]]) -> Any:
+    import statistics
+
+    from rich.table import Table
+
+    rates = ", ".join(f"{kind} {rate / 1e12:.3g} TFLOP/s" for kind, rate in about["matrix"].items())
+    table = Table(
+        title=f"{about['device']}, {about['processors']} processors: products {rates}; copy {about['memory'] / 1e9:.3g} "
+        "GB/s"
+    )
+    for column in ("case", "", "GFLOP", "least MB", "compile s", "cached s", "peak MB", "ms", "rows/s", "of products"):
+        table.add_column(column, justify="right")
+    table.add_column("floor ms", justify="right")
+    table.add_column("to PyTorch", justify="right")
+    for row in rows:
+        if "failed" in row:
+            table.add_row(row["case"], row["precision"], f"failed: {row['failed'][:90]}")
+            continue
+        seconds = statistics.median(row["seconds"])
+        kind = "bfloat16" if row["precision"] == "bf16" and "bfloat16" in about["matrix"] else "float32"
+        if kind == "float32" and "float32 as is" in about["matrix"]:
+            kind = "float32 as is"
+        least = max(row["operations"] / about["matrix"][kind], row["bytes"] / about["memory"])
+        peer = row.get("peer_seconds")
+        ratio = (
+            statistics.median(a / b for a, b in zip(row["seconds"], peer, strict=True)) if peer is not None else None
+        )
+        table.add_row(
+            row["case"],
+            row["precision"],
+            f"{row['operations'] / 1e9:.4g}",
+            f"{row['bytes'] / 1e6:.4g}",
+            f"{row['compile_seconds']:.3g}",
+            _or_dash(row.get("compile_cached_seconds"), 1),
+            _or_dash(row.get("device_peak_bytes") or row.get("peak_bytes"), 1e-6),
+            f"{1e3 * seconds:.4g}",
+            f"{row['rows'] / seconds:.4g}",
+            f"{row['operations'] / seconds / about['matrix'][kind]:.1%}",
+            f"{1e3 * least:.3g}",
+            "-" if ratio is None else f"{ratio:.3f} ({1e3 * statistics.median(peer):.4g} ms)",
+        )
+    return table
+
+
+def _or_dash(value: float | None, factor: float) -> str:
+    return "-" if value is None else f"{factor * value:.4g}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
