@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -38,13 +39,15 @@ _CASES: dict[str, tuple[str, int, list[str]]] = {
     ),
     "attention": ("burgers1d", 1024, [*_LARGE, *_PDET, "training.batch_size=32"]),
 }
-_ON_CPU = ("golden", "default", "default 2D")
+# XLA shares few of a CPU's operations among its cores; as devices each takes its rows of the batch.
+_BY_CORE = "golden, a device a core"
+_ON_CPU = ("golden", _BY_CORE, "default", "default 2D")
 _QUICK = ("golden", "default")
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
-    names = ["golden", *_CASES]
+    names = ["golden", _BY_CORE, *_CASES]
     parser.add_argument("--cases", nargs="+", choices=names, metavar="CASE", help=f"of {', '.join(names)}")
     parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], help="on a GPU both, on a CPU fp32")
     parser.add_argument("--runs", type=cli.positive, default=15, help="timed runs, in turns (default: 15)")
@@ -63,19 +66,23 @@ def compare(args: argparse.Namespace) -> None:
     from ups_jax.files import write_atomically
 
     runs = 3 if args.quick else args.runs
+    out = args.out or (_RESULTS.with_stem("throughput_quick") if args.quick else _RESULTS)
+    out.parent.mkdir(parents=True, exist_ok=True)
     about = _in_process({"case": "ceilings"})
     accelerated = about["platform"] != "cpu"
     cases = args.cases or (_QUICK if args.quick else ["golden", *_CASES] if accelerated else _ON_CPU)
     precisions = args.precision or (["fp32", "bf16"] if accelerated else ["fp32"])
     rows = []
     for case in cases:
-        for precision in ["fp32"] if case == "golden" else precisions:
+        for precision in ["fp32"] if case.startswith("golden") else precisions:
             rows.append(_in_process({"case": case, "precision": precision, "runs": runs}))
-            print(json.dumps({name: value for name, value in rows[-1].items() if name != "seconds"}), flush=True)
+            write_atomically(out, json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+            print(f"done        {case} {precision}: {_milliseconds(rows[-1])}", flush=True)
     Console(width=None if Console().is_terminal else 140).print(_table(about, rows))
-    out = args.out or (_RESULTS.with_stem("throughput_quick") if args.quick else _RESULTS)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+
+
+def _milliseconds(row: dict[str, Any]) -> str:
+    return f"failed, {row['failed']}" if "failed" in row else f"{1e3 * statistics.median(row['seconds']):.4g} ms"
 
 
 def _in_process(row: dict[str, Any]) -> dict[str, Any]:
@@ -83,6 +90,9 @@ def _in_process(row: dict[str, Any]) -> dict[str, Any]:
     path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     with tempfile.TemporaryDirectory() as cache:
         own = {"PYTHONPATH": path, "JAX_COMPILATION_CACHE_DIR": cache, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        if row["case"] == _BY_CORE:
+            cores = len(os.sched_getaffinity(0))
+            own["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={cores}"
         command = [sys.executable, __file__, "--row", json.dumps(row)]
         result = subprocess.run(command, capture_output=True, text=True, env=os.environ | own)
     if result.returncode:
@@ -195,18 +205,16 @@ def _step_row(*, case: str, precision: str, runs: int) -> dict[str, Any]:
     return found | {"device_peak_bytes": stats["peak_bytes_in_use"] if stats else None}
 
 
-_ROWS: dict[str, Any] = {"ceilings": _ceilings_row, "golden": _golden_row}
+_ROWS: dict[str, Any] = {"ceilings": _ceilings_row, "golden": _golden_row, _BY_CORE: _golden_row}
 
 
 def _table(about: dict[str, Any], rows: list[dict[str, Any]]) -> Any:
-    import statistics
-
     from rich.table import Table
 
     rates = ", ".join(f"{kind} {rate / 1e12:.3g} TFLOP/s" for kind, rate in about["matrix"].items())
     table = Table(
-        title=f"{about['device']}, {about['processors']} processors: products {rates}; copy {about['memory'] / 1e9:.3g} "
-        "GB/s"
+        title=f"{about['device']}, {about['processors']} processors: products {rates}; "
+        f"copy {about['memory'] / 1e9:.3g} GB/s"
     )
     for column in ("case", "", "GFLOP", "least MB", "compile s", "cached s", "peak MB", "ms", "rows/s", "of products"):
         table.add_column(column, justify="right")

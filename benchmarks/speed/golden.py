@@ -1,4 +1,4 @@
-"""The step of UPS's published training shape, by ups_jax's layers: batch 256, 32 tokens of 32, three levels of width 96.
+"""The step of UPS's published training shape by ups_jax's layers: batch 256, 32 tokens of 32, three levels of width 96.
 
 The blocks here are conditioned, which the original's are not; that work is ours alone.
 """
@@ -14,11 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float
-from speed.counts import product_operations
 
-from ups_jax.config import OperatorConfig, PdetConfig
+from speed.counts import product_operations
+from ups_jax.config import OperatorConfig, ParallelConfig, PdetConfig
 from ups_jax.models.dense import Dense
 from ups_jax.models.operator import core_of
+from ups_jax.parallel import make_mesh, over_rows, put_everywhere, put_rows
 
 BATCH, TOKENS, LATENT = 256, 32, 32
 WIDTH, DEPTHS, GROUP, HEADS, RATIO = 96, (1, 1, 1), 12, 6, 2.0
@@ -48,29 +49,34 @@ def latents() -> tuple[np.ndarray, np.ndarray]:
 
 
 def golden_step() -> tuple[Step, int, Any]:
-    """The jitted step as training has it (state donated), operations of its loss's products, and its parameters."""
+    """The jitted step as training has it (state donated, rows shared by all devices), operations of its loss's
+    products, and its parameters."""
     pdet = PdetConfig(hidden_dim=WIDTH, depths=DEPTHS, group_size=GROUP, num_heads=HEADS, mlp_ratio=RATIO)
     model = GoldenOperator(OperatorConfig(architecture_type="pdet_unet", pdet=pdet))
-    before, after = map(jnp.asarray, latents())
-    dt = jnp.full((BATCH, 1), 0.1, jnp.float32)
-    params = model.init(jax.random.key(0), before, dt)["params"]
+    before, after = latents()
+    host = {"before": before, "after": after, "dt": np.full((BATCH, 1), 0.1, np.float32)}
+    mesh = make_mesh(ParallelConfig())
+    batch = put_rows(mesh, host)
+    params = model.init(jax.random.key(0), *map(jnp.asarray, (before, host["dt"])))["params"]
     tx = optax.chain(optax.clip_by_global_norm(CLIP), optax.adamw(RATE, weight_decay=DECAY))
 
-    def loss(params: Any) -> Array:
-        return jnp.mean((model.apply({"params": params}, before, dt) - after) ** 2)
+    def loss(params: Any, batch: Any) -> Array:
+        change = model.apply({"params": params}, batch["before"], batch["dt"]) - batch["after"]
+        return jnp.sum(change**2) / after.size
 
-    def step(state: tuple[Any, Any]) -> tuple[tuple[Any, Any], Array]:
+    gradients = over_rows(mesh, jax.value_and_grad(loss))
+
+    def step(state: tuple[Any, Any], batch: Any) -> tuple[tuple[Any, Any], Array]:
         params, opt_state = state
-        value, gradient = jax.value_and_grad(loss)(params)
+        value, gradient = gradients(params, batch)
         updates, opt_state = tx.update(gradient, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), value
 
     compiled = jax.jit(step, donate_argnums=0)
-    held = [(jax.tree.map(jnp.copy, params), tx.init(params))]
+    held = [put_everywhere(mesh, (jax.tree.map(jnp.copy, params), tx.init(params)))]
 
     def run() -> Any:
-        held[0], value = compiled(held[0])
+        held[0], value = compiled(held[0], batch)
         return held[0], value
 
-    return run, product_operations(loss, params), params
-
+    return run, product_operations(loss, params, host), params

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from speed import golden
 from torch import nn
 from torch.nn import functional
+
+from speed import golden
 
 
 class Attention(nn.Module):
