@@ -90,7 +90,8 @@ def run_loop(
             timed = any_wants(time.monotonic() - saved_at > cfg.checkpoint.every_seconds, step)
             if due or finished or stop or timed:
                 validation = None
-                numbers = _read(pending, stage, cfg, rate_scale)
+                told = due or _its_turn(step, cfg)
+                numbers = _read(pending, stage, cfg, rate_scale, told)
                 pending = None
                 if due:
                     state, validation, measured, fault = _evaluate(stage, state)
@@ -104,7 +105,7 @@ def run_loop(
                     finished = _finished(stage, state, step)
                     if fault is not None and (finished or 2 * step >= stage.plan.total_steps):
                         raise DivergedError(f"step {step}: {fault}")
-                if numbers and (due or _its_turn(step, cfg)):
+                if numbers and told:
                     _tell(step, numbers, stage, writer, progress)
                 stage.save(state, validation)
                 saved_at = time.monotonic()
@@ -116,8 +117,9 @@ def run_loop(
             # -- the next step: its batch, its dispatch, and meanwhile the numbers of the one before -----------------
             batch = stage.put_rows(next(batches))
             state, metrics = stage.train_step(state, batch)
-            numbers = _read(pending, stage, cfg, rate_scale)
-            if numbers and _its_turn(step, cfg):
+            told = _its_turn(step, cfg)
+            numbers = _read(pending, stage, cfg, rate_scale, told)
+            if numbers and told:
                 _tell(step, numbers, stage, writer, progress)
             step += 1
             pending = (step, metrics)
@@ -161,8 +163,9 @@ def _evaluate(stage: Stage, state: TrainState) -> tuple[TrainState, float, dict[
     return state, chosen, measured, stage.fault(values)
 
 
-def _read(pending: Pending, stage: Stage, cfg: Config, rate_scale: float) -> dict[str, float]:
-    """The numbers of a dispatched step; raises when the run has diverged."""
+def _read(pending: Pending, stage: Stage, cfg: Config, rate_scale: float, told: bool) -> dict[str, float]:
+    """The numbers of a dispatched step, with its place and learning rate where they are `told`: a schedule is a dozen
+    operations of JAX, a tenth of a small model's step. Raises when the run has diverged."""
     if pending is None:
         return {}
     step, metrics = pending
@@ -178,6 +181,8 @@ def _read(pending: Pending, stage: Stage, cfg: Config, rate_scale: float) -> dic
             f"ones for {values['spikes_in_row']:.0f} steps in a row, up to step {step}; raise that or lower "
             "optimizer.lr, in another run directory"
         )
+    if not told:
+        return values
     # A step that is left out moves the optimizer's schedule as little as its parameters.
     left_out = int(values["skipped"] + values.get("spikes", 0.0))
     done = {"epoch": step / stage.plan.steps_per_epoch, "global_step": stage.steps_before + step}
