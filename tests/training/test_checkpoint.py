@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from ups_jax.config import Config, load
 from ups_jax.data import Dataset, batch_at
 from ups_jax.errors import ConfigError, DataError
 from ups_jax.training.checkpoint import Checkpoints
+from ups_jax.training.checksums import fault
 from ups_jax.training.state import TrainState
 
 
@@ -50,6 +53,20 @@ def test_the_best_and_the_latest_stay(
         known = validations[best]
         assert known is not None and checkpoints.step_of(float(np.float32(known))) == best
         assert checkpoints.step_of(0.75) is None
+
+
+def test_a_save_is_sealed_when_it_is_committed(state: TrainState, tmp_path: Path) -> None:
+    """Nobody has to wait for it or save again: a process that is killed at once leaves a sealed checkpoint."""
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(at(state, 3), {}, validation=0.5)
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "c" / "3").exists() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        shutil.copytree(tmp_path / "c", tmp_path / "killed")
+    assert fault(tmp_path / "killed" / "3") is None
+    arrays = next((tmp_path / "killed" / "3" / "state" / "ocdbt.process_0" / "d").glob("*"))
+    arrays.write_bytes(arrays.read_bytes()[:-1])
+    assert str(fault(tmp_path / "killed" / "3")).endswith("is not what was written")
 
 
 def test_a_saved_run_comes_back_and_is_not_written_over(

@@ -1,6 +1,7 @@
 """Checkpoints of one stage: the full train state with its JSON metadata. The only file that imports orbax.
 
-A save is asynchronous and commits by one atomic rename; what a killed process leaves half written is swept away.
+A save is asynchronous and commits by one atomic rename, of files that are sealed with their checksums by then; what a
+killed process leaves half written is swept away.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
+from orbax.checkpoint.path import atomicity
 
 from ups_jax.config import Config, digest, to_dict
 from ups_jax.data import Dataset, Mixture, mixture_of
@@ -44,6 +46,7 @@ class Checkpoints:
         self._keep = keep
         self._read_only = read_only
         self._sound: set[int] = set()
+        self._saving = -1
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
@@ -66,6 +69,9 @@ class Checkpoints:
             read_only=self._read_only,
             create=not self._read_only,
             multiprocessing_options=_alone() if self._read_only else ocp.options.MultiprocessingOptions(),
+            async_options=ocp.options.AsyncOptions(
+                post_finalization_callback=None if self._read_only else self._seal_ahead
+            ),
         )
         try:
             return ocp.CheckpointManager(self.directory, options=options)
@@ -111,6 +117,7 @@ class Checkpoints:
             data=ocp.args.JsonSave({"next_batch": step}),
             meta=ocp.args.JsonSave(meta),
         )
+        self._saving = step
         known = validation is not None and math.isfinite(validation)
         with _storage_errors(self.directory):
             saved = self._manager.save(step, args=arguments, metrics={"validation": validation} if known else None)
@@ -118,12 +125,16 @@ class Checkpoints:
             raise CheckpointError(f"{self.directory}: step {step} was not saved; a later step is there already")
 
     def wait(self) -> None:
-        """Return when the last save is on disk and sealed with its checksums; its errors are raised here."""
+        """Return when the last save is on disk and its seal is complete; its errors are raised here."""
         with _storage_errors(self.directory):
             self._manager.wait_until_finished()
         if not self._read_only and is_first():
             for step in self.steps():
                 checksums.seal(self.directory / str(step))
+
+    def _seal_ahead(self) -> None:
+        """The first process's thread that writes comes here when all files are whole, and commits them next."""
+        checksums.seal_ahead(self.directory / f"{self._saving}{atomicity.TMP_DIR_SUFFIX}")
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state saved at `step`, in the structure and placement of the (abstract) state `like`.
