@@ -30,7 +30,7 @@ def inspect(args: argparse.Namespace) -> int:
         try:
             found = inspection.inspect(file, whole=args.all)
         except DataError as error:
-            print(f"error: {error}", file=sys.stderr)
+            cli.tell(error)
             code = error.exit_code
             continue
         print("\n".join(inspection.described(found)))

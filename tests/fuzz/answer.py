@@ -53,7 +53,9 @@ def answer(case: Case, folder: Path, bases: Mapping[str, Path]) -> Answer:
     """Start the script in the folder, which is empty."""
     case.lay(folder, bases)
     before = _files(folder)
-    out, err = io.StringIO(), io.StringIO()
+    # As strict as the streams of a process are.
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+    err = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="backslashreplace", write_through=True)
     code, raised = None, None
     with contextlib.chdir(folder), _bounded(), _captured(out, err), _stopped_at(case.stop):
         try:
@@ -66,7 +68,7 @@ def answer(case: Case, folder: Path, bases: Mapping[str, Path]) -> Answer:
             raised = _told(error)
     after = _files(folder)
     changed = tuple(sorted(name for name, state in after.items() if before.get(name) != state))
-    return Answer(code=code, out=out.getvalue(), err=err.getvalue(), raised=raised, changed=changed)
+    return Answer(code=code, out=_text(out), err=_text(err), raised=raised, changed=changed)
 
 
 def fault(case: Case, given: Answer) -> str | None:
@@ -75,7 +77,7 @@ def fault(case: Case, given: Answer) -> str | None:
         return given.raised
     if given.code not in case.codes:
         return f"exit code {given.code}, not one of {case.codes}: {given.err[-500:]}"
-    lines = [line for line in given.err.splitlines() if not line.startswith("warning: ")]
+    lines = [line for line in given.err.split("\n") if line and not line.startswith("warning: ")]
     if "Traceback (most recent call last)" in given.err:
         return f"a traceback: {given.err[-800:]}"
     if given.code == 0:
@@ -88,7 +90,7 @@ def fault(case: Case, given: Answer) -> str | None:
     if len(lines) > 2 and case.script not in ("validate.py", "inspect_data.py"):
         return f"{len(lines)} lines: {given.err[-800:]}"
     if max(map(len, lines)) > _LINE:
-        return f"a line of {max(map(len, lines))} characters: {max(lines, key=len)[:300]}"
+        return f"a line too long: {len(max(lines, key=len))} characters: {max(lines, key=len)[:300]}"
     left = [name for name in given.changed if not _MAY_STAY.search(name)]
     return f"exit code {given.code} and left {left}: {lines[0][:300]}" if left else None
 
@@ -110,6 +112,12 @@ def _files(folder: Path) -> dict[str, tuple[int, int]]:
             state = path.stat()
             found[str(path.relative_to(folder))] = (state.st_size, state.st_mtime_ns)
     return found
+
+
+def _text(stream: io.TextIOWrapper) -> str:
+    buffer = stream.buffer
+    assert isinstance(buffer, io.BytesIO)
+    return buffer.getvalue().decode()
 
 
 def _told(error: BaseException) -> str:
@@ -142,7 +150,7 @@ def _bounded() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _captured(out: io.StringIO, err: io.StringIO) -> Iterator[None]:
+def _captured(out: io.TextIOWrapper, err: io.TextIOWrapper) -> Iterator[None]:
     """Warnings are told on stderr, as outside of tests."""
 
     def show(message: Any, category: type[Warning], filename: str, line: int, *_: Any) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -120,6 +123,14 @@ class Bases(Mapping[str, Path]):
         return len(_MAKERS)
 
 
+@functools.cache
+def shared() -> Bases:
+    """Those of this process, which go with it."""
+    folder = tempfile.mkdtemp(prefix="ups_jax-fuzz-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Bases(Path(folder))
+
+
 def _run() -> None:
     """`run`, a saved run at step 3, and `data`, what it was trained on."""
     import jax
@@ -144,6 +155,7 @@ def _run() -> None:
 def _board() -> None:
     """A leaderboard of three runs, of which the best is champion and the one before it was."""
     from fakes import Steps
+
     from ups_jax.pipeline.request import Request
     from ups_jax.pipeline.sequence import run_pipeline
 

@@ -48,7 +48,9 @@ def _any_value() -> st.SearchStrategy[Any]:
     leaves = mutation.ODD
     return st.recursive(
         leaves,
-        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_WORDS) | st.text(max_size=3), inner),
+        lambda inner: (
+            st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_WORDS) | st.text(max_size=3), inner)
+        ),
         max_leaves=8,
     )
 
@@ -77,7 +79,9 @@ def override(draw: mutation.Draw) -> str:
     key = draw(st.sampled_from(keys()) | st.sampled_from(keys()).flatmap(lambda name: mutation.text(name, 1)))
     value = draw(
         st.one_of(
-            st.sampled_from(["1", "0", "-1", "null", "nan", "[]", "{}", "[1, 2]", "{a: 1}", "[{name: a}]", "x", "", "~"]),
+            st.sampled_from(
+                ["1", "0", "-1", "null", "nan", "[]", "{}", "[1, 2]", "{a: 1}", "[{name: a}]", "x", "", "~"]
+            ),
             mutation.ODD.map(str),
             _any_value().map(lambda item: yaml.safe_dump(item, default_flow_style=True)),
             mutation.text("{name: burgers1d, path: [a, b]}"),

@@ -14,7 +14,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import targets
 from answer import answer, fault
-from bases import Bases
+from bases import shared
 from case import Case
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
@@ -37,7 +37,7 @@ class Found:
     failed: dict[str, Case] = field(default_factory=dict)
 
 
-def fuzz(target: str, count: int, number: int, bases: Mapping[str, Path]) -> Found:
+def fuzz(target: str, count: int, number: int) -> Found:
     """`count` inputs of a target; `number` decides which. Of inputs that fail alike the smallest is kept."""
     found, start = Found(), time.monotonic()
 
@@ -51,7 +51,7 @@ def fuzz(target: str, count: int, number: int, bases: Mapping[str, Path]) -> Fou
     )
     @given(targets.TARGETS[target])
     def each(case: Case) -> None:
-        wrong, code = check(case, bases)
+        wrong, code = check(case)
         found.inputs += 1
         found.codes[code] += 1
         if wrong is not None:
@@ -65,10 +65,10 @@ def fuzz(target: str, count: int, number: int, bases: Mapping[str, Path]) -> Fou
     return found
 
 
-def check(case: Case, bases: Mapping[str, Path]) -> tuple[str | None, int | None]:
+def check(case: Case) -> tuple[str | None, int | None]:
     """What is wrong with the answer to a case, and its exit code."""
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
-        given_answer = answer(case, Path(folder), bases)
+        given_answer = answer(case, Path(folder), shared())
         wrong = fault(case, given_answer) or targets.wrong_result(case, given_answer, Path(folder))
     return wrong, given_answer.code
 
@@ -100,24 +100,24 @@ def main() -> int:
     # A crash of a library is told with the lines that led to it.
     faulthandler.enable()
     found = {name: Found() for name in targets.SHARES}
-    with tempfile.TemporaryDirectory(prefix="fuzz-bases-") as folder:
-        bases = Bases(Path(folder))
-        for name, size, number in rounds(args.count):
-            part = fuzz(name, size, 1000 * args.seed + number, bases)
-            own = found[name]
-            own.inputs, own.seconds = own.inputs + part.inputs, own.seconds + part.seconds
-            own.codes += part.codes
-            for kind, case in part.failed.items():
-                if kind not in own.failed:
-                    own.failed[kind] = case
-                    args.failed.mkdir(parents=True, exist_ok=True)
-                    path = args.failed / f"{name}-{hashlib.sha256(kind.encode()).hexdigest()[:8]}.json"
-                    path.write_text(case.to_json())
-                    print(f"{name}: {kind} ({path})", flush=True)
-            if args.out is not None:
-                args.out.write_text(json.dumps({key: _row(value) for key, value in found.items()}, indent=1) + "\n")
+    for name, size, number in rounds(args.count):
+        part = fuzz(name, size, 1000 * args.seed + number)
+        own = found[name]
+        own.inputs, own.seconds = own.inputs + part.inputs, own.seconds + part.seconds
+        own.codes += part.codes
+        for kind, case in part.failed.items():
+            if kind not in own.failed:
+                own.failed[kind] = case
+                args.failed.mkdir(parents=True, exist_ok=True)
+                path = args.failed / f"{name}-{hashlib.sha256(kind.encode()).hexdigest()[:8]}.json"
+                path.write_text(case.to_json())
+                print(f"{name}: {kind} ({path})", flush=True)
+        if args.out is not None:
+            args.out.write_text(json.dumps({key: _row(value) for key, value in found.items()}, indent=1) + "\n")
     for name, own in found.items():
-        print(f"{name:<12} {own.inputs:>6} inputs  {own.seconds:>7.1f} s  {_row(own)['codes']}  {len(own.failed)} failed")
+        print(
+            f"{name:<12} {own.inputs:>6} inputs  {own.seconds:>7.1f} s  {_row(own)['codes']}  {len(own.failed)} failed"
+        )
     print(f"{'all':<12} {sum(own.inputs for own in found.values()):>6} inputs")
     return 1 if any(own.failed for own in found.values()) else 0
 

@@ -5,11 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 
 import configurations
+import data_files
+import run_folders
 from answer import Answer
 from case import Case
 
-TARGETS = {**configurations.TARGETS}
-SHARES = {"config": 30, "overrides": 20, "training": 2}
+TARGETS = {**configurations.TARGETS, **data_files.TARGETS, **run_folders.TARGETS}
+# Those that are cheap have more: thousands of them take minutes.
+SHARES = {
+    "config": 12,
+    "overrides": 12,
+    "inspection": 14,
+    "opening": 10,
+    "described": 12,
+    "shards": 8,
+    "conversion": 8,
+    "verification": 10,
+    "board": 10,
+    "training": 2,
+    "resuming": 1,
+    "evaluation": 1,
+    "rollout": 2,
+    "generation": 2,
+}
 
 
 def wrong_result(case: Case, given: Answer, folder: Path) -> str | None:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from jaxtyping import Float, Float32, Int
 
+from ups_jax.config import yaml_text
 from ups_jax.data.sources.arrays import ArrayFile, open_arrays
 from ups_jax.data.sources.base import AXES, Grid, uniform
 from ups_jax.data.sources.selection import selected
@@ -82,10 +82,10 @@ class DescribedSource:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        said = yaml.safe_load(path.read_text())
+        said = yaml_text.parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file; write the description of your arrays there") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())}); correct it") from None
     if not isinstance(said, dict):
         raise DataError(f"{path}: is no description; write the keys {', '.join(_KEYS)}")

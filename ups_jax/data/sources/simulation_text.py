@@ -35,5 +35,5 @@ def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...]
     elif path and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             yield path, float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             return
