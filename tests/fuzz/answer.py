@@ -22,7 +22,7 @@ from typing import Any
 
 from case import Case
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+_ROOT = Path(__file__).resolve().parents[2]
 # Bounds of one input: seconds of the processor and of the clock, bytes more than at its start, characters of a line.
 _CPU_SECONDS, _SECONDS, _MEMORY, _LINE = 20.0, 300.0, 4 << 30, 2000
 # What may stay after an error: a lock file, and a folder that was made for it.
@@ -59,7 +59,8 @@ def answer(case: Case, folder: Path, bases: Mapping[str, Path]) -> Answer:
     code, raised = None, None
     with contextlib.chdir(folder), _bounded(), _captured(out, err), _stopped_at(case.stop):
         try:
-            code = _script(case.script).main(list(case.arguments))
+            given = [str(_ROOT / text) if text.startswith("configs/") else text for text in case.arguments]
+            code = _script(case.script).main(given)
         except Accepted:
             code = 0
         except SystemExit as end:
@@ -97,7 +98,7 @@ def fault(case: Case, given: Answer) -> str | None:
 
 @functools.cache
 def _script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"fuzzed_{Path(name).stem}", SCRIPTS / name)
+    spec = importlib.util.spec_from_file_location(f"fuzzed_{Path(name).stem}", _ROOT / "scripts" / name)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

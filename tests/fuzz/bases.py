@@ -1,4 +1,4 @@
-"""Sound material that is then changed: data in every layout, a saved run with its data, a leaderboard with champions."""
+"""Sound material that is then changed: data in every layout, a saved run with its data, champions on a leaderboard."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ import numpy as np
 from rich.console import Console
 
 _TESTS = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(_TESTS / name) for name in ("", "data", "pipeline")]
+sys.path.insert(0, str(_TESTS))
+sys.path.insert(0, str(_TESTS / "data"))
+sys.path.insert(0, str(_TESTS / "pipeline"))
 
 from commands import CONFIGS
 from written_layouts import centres, random, write_cfd, write_incompressible, write_seeds, write_well

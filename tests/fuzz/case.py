@@ -14,7 +14,8 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """`script` is started with `arguments` in a folder that holds `files`; all names are relative to it.
+    """`script` is started with `arguments` in a folder that holds `files`; all names are relative to it, but for
+    `configs/..`, which are the shipped configurations.
 
     `base` names the sound folder (of `bases`) that the files are laid over; one of them that is None is taken away
     from it. `codes` are the exit codes that are right, `stop` the function (module:name) at which the script has

@@ -197,11 +197,11 @@ def opening(draw: mutation.Draw) -> Case:
     task |= {key: draw(_FACTS[key]) for key in sorted(chosen)}
     data: dict[str, Any] = {"tasks": [task]}
     files: dict[str, bytes | None] = {name: given}
+    stage = "steady_prior" if task.get("kind") == "steady" else "operator"
     if draw(st.integers(0, 3)) == 0:
         data["split"] = {"path": "split.json"}
         files["split.json"] = draw(split())
-    files["c.yaml"] = yaml.safe_dump({"data": data}).encode()
-    stage = "steady_prior" if task.get("kind") == "steady" else "operator"
+    files["c.yaml"] = yaml.safe_dump({"data": data, "stages": {stage: {"steps": 1}}}).encode()
     arguments = ("--config", "c.yaml", "--stage", stage)
     return Case(target="opening", script="validate.py", arguments=arguments, files=files)
 

@@ -35,6 +35,7 @@ class Found:
     seconds: float = 0.0
     codes: collections.Counter[int | None] = field(default_factory=collections.Counter)
     failed: dict[str, Case] = field(default_factory=dict)
+    told: dict[str, str] = field(default_factory=dict)
 
 
 def fuzz(target: str, count: int, number: int) -> Found:
@@ -58,7 +59,7 @@ def fuzz(target: str, count: int, number: int) -> Found:
             kind = wrong.split(": ")[0]
             known = found.failed.get(kind)
             if known is None or len(case.to_json()) < len(known.to_json()):
-                found.failed[kind] = case
+                found.failed[kind], found.told[kind] = case, wrong
 
     each()
     found.seconds = time.monotonic() - start

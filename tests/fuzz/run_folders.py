@@ -68,7 +68,7 @@ def resuming(draw: mutation.Draw) -> Case:
     name = draw(st.sampled_from([*_RECORDS[:2], f"{_CHECKPOINT}/meta/metadata", "run/run.json", "run/run.json"]))
     files: dict[str, bytes | None] = {name: draw(changed(known[name]))}
     overrides = [*bases.OVERRIDES, "evaluation.enabled=false"]
-    arguments = ("--config", str(bases.CONFIGS / "tiny.yaml"), "--run-dir", "run", *overrides)
+    arguments = ("--config", "configs/tiny.yaml", "--run-dir", "run", *overrides)
     return Case(
         target="resuming",
         script="train.py",

@@ -27,7 +27,7 @@ from orbax.checkpoint.path import atomicity
 
 from ups_jax.config import Config, digest, to_dict
 from ups_jax.data import Dataset, Mixture, mixture_of
-from ups_jax.errors import CheckpointError
+from ups_jax.errors import CheckpointError, first_line
 from ups_jax.files import free_name, storage_error
 from ups_jax.processes import first_does, is_first
 from ups_jax.task import Task
@@ -281,8 +281,3 @@ def _placed(leaf: Any) -> Any:
     on where it was saved."""
     where = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its name where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

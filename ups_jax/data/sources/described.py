@@ -165,7 +165,7 @@ def _line(name: str, axis: str, value: Any, file: ArrayFile, points: int) -> tup
         return uniform(values[:points], f"{name}: `{value}`", "give arrays on even times and a uniform grid")
     try:
         start, step = (float(item) for item in value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise DataError(f"{name}: key `{axis}` is {value}; give [start, step], or the array of coordinates") from None
     if not (np.isfinite([start, step]).all() and step > 0):
         raise DataError(f"{name}: key `{axis}` is {value}; the step must be a positive number")
@@ -176,12 +176,17 @@ def _coefficients(
     name: str, said: Mapping[str, Any], file: ArrayFile, trajectories: int
 ) -> dict[str, Float[np.ndarray, " n"]]:
     found = {}
-    for key, value in (said.get("coefficients") or {}).items():
+    given = said.get("coefficients") or {}
+    if not isinstance(given, dict):
+        raise DataError(f"{name}: key `coefficients` is name: array, or name: number, for each of them")
+    for key, value in given.items():
         try:
             values = np.asarray(float(value))
-        except ValueError:
-            values = np.asarray(file.read(str(value), ()), np.float64)
+        except (TypeError, ValueError, OverflowError):
+            values = np.asarray(file.read(str(value), ()))
+            if values.dtype.kind not in "fiu":
+                raise DataError(f"{name}: coefficient {key} is `{value}`, which holds no numbers") from None
         if values.shape not in ((), (trajectories,)):
             raise DataError(f"{name}: coefficient {key} has shape {values.shape}, it must be ({trajectories},)")
-        found[str(key)] = np.broadcast_to(values, (trajectories,))
+        found[str(key)] = np.broadcast_to(values.astype(np.float64), (trajectories,))
     return found
