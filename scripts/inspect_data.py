@@ -39,6 +39,7 @@ def inspect(args: argparse.Namespace) -> int:
             write_picture(found, picture)
             print(f"picture     {picture}")
         if not found.sane:
+            cli.tell(f"{file}: holds NaN or Inf, or a channel that is the same everywhere; see above, and correct it")
             code = DataError.exit_code
     return code
 

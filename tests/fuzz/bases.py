@@ -16,10 +16,9 @@ import h5py
 import numpy as np
 from rich.console import Console
 
-_TESTS = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(_TESTS))
-sys.path.insert(0, str(_TESTS / "data"))
-sys.path.insert(0, str(_TESTS / "pipeline"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "data"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "pipeline"))
 
 from commands import CONFIGS
 from written_layouts import centres, random, write_cfd, write_incompressible, write_seeds, write_well

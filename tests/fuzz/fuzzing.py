@@ -112,7 +112,7 @@ def main() -> int:
                 args.failed.mkdir(parents=True, exist_ok=True)
                 path = args.failed / f"{name}-{hashlib.sha256(kind.encode()).hexdigest()[:8]}.json"
                 path.write_text(case.to_json())
-                print(f"{name}: {kind} ({path})", flush=True)
+                print(f"{name}: {part.told[kind]} ({path})", flush=True)
         if args.out is not None:
             args.out.write_text(json.dumps({key: _row(value) for key, value in found.items()}, indent=1) + "\n")
     for name, own in found.items():
