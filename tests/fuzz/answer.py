@@ -24,7 +24,9 @@ from case import Case
 
 _ROOT = Path(__file__).resolve().parents[2]
 # Bounds of one input: seconds of the processor and of the clock, bytes more than at its start, characters of a line.
-_CPU_SECONDS, _SECONDS, _MEMORY, _LINE = 20.0, 300.0, 4 << 30, 2000
+_CPU_SECONDS, _SECONDS, _MEMORY, _LINE = 15.0, 300.0, 4 << 30, 2000
+# A library that does not come back to Python by then is killed, with the process.
+_HARD_SECONDS = 30
 # What may stay after an error: a lock file, and a folder that was made for it.
 _MAY_STAY = re.compile(r"(^|/)\.([^/]*\.)?lock$")
 
@@ -137,6 +139,9 @@ def _bounded() -> Iterator[None]:
     numbers = ((signal.SIGPROF, signal.ITIMER_PROF, _CPU_SECONDS), (signal.SIGALRM, signal.ITIMER_REAL, _SECONDS))
     handlers = {number: signal.signal(number, late) for number, _, _ in numbers}
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    cpu_soft, cpu_hard = resource.getrlimit(resource.RLIMIT_CPU)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + _HARD_SECONDS, cpu_hard))
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * os.sysconf("SC_PAGE_SIZE") + _MEMORY, hard))
     try:
@@ -148,6 +153,7 @@ def _bounded() -> Iterator[None]:
             signal.setitimer(timer, 0.0)
             signal.signal(number, handlers[number])
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu_soft, cpu_hard))
 
 
 @contextlib.contextmanager

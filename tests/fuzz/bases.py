@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import functools
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -126,7 +127,9 @@ class Bases(Mapping[str, Path]):
 
 @functools.cache
 def shared() -> Bases:
-    """Those of this process, which go with it."""
+    """Those of this process, which go with it, or those in the folder FUZZ_BASES."""
+    if "FUZZ_BASES" in os.environ:
+        return Bases(Path(os.environ["FUZZ_BASES"]))
     folder = tempfile.mkdtemp(prefix="ups_jax-fuzz-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Bases(Path(folder))

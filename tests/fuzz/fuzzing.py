@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import argparse
 import collections
-import faulthandler
 import hashlib
 import json
+import os
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -38,8 +40,9 @@ class Found:
     told: dict[str, str] = field(default_factory=dict)
 
 
-def fuzz(target: str, count: int, number: int) -> Found:
-    """`count` inputs of a target; `number` decides which. Of inputs that fail alike the smallest is kept."""
+def fuzz(target: str, count: int, number: int, journal: Path | None = None) -> Found:
+    """`count` inputs of a target; `number` decides which. Of inputs that fail alike the smallest is kept; the `journal`
+    says what was found up to the input that is at work."""
     found, start = Found(), time.monotonic()
 
     @seed(number)
@@ -52,8 +55,10 @@ def fuzz(target: str, count: int, number: int) -> Found:
     )
     @given(targets.TARGETS[target])
     def each(case: Case) -> None:
-        wrong, code = check(case)
         found.inputs += 1
+        if journal is not None:
+            journal.write_text(json.dumps(_told(found, case.to_json())))
+        wrong, code = check(case)
         found.codes[code] += 1
         if wrong is not None:
             kind = wrong.split(": ")[0]
@@ -74,10 +79,10 @@ def check(case: Case) -> tuple[str | None, int | None]:
     return wrong, given_answer.code
 
 
-def rounds(count: int, each: int = 200) -> Iterator[tuple[str, int, int]]:
-    """Target, number of inputs and seed of each part, until there are `count` inputs in the shares of `SHARES`."""
-    total = sum(targets.SHARES.values())
-    left = {name: round(count * share / total) for name, share in targets.SHARES.items()}
+def rounds(count: int, shares: Mapping[str, int], each: int = 200) -> Iterator[tuple[str, int, int]]:
+    """Target, number of inputs and seed of each part, until there are `count` inputs in these shares."""
+    total = sum(shares.values())
+    left = {name: round(count * share / total) for name, share in shares.items()}
     number = 0
     while any(left.values()):
         for name in left:
@@ -95,32 +100,58 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=list(targets.SHARES), help="of these targets (default: all)")
     parser.add_argument("--out", type=Path, help="write the counts here")
     parser.add_argument("--failed", type=Path, default=Path("fuzz-failed"), help="folder of what failed")
+    parser.add_argument("--part", nargs=3, metavar=("TARGET", "COUNT", "NUMBER"), help=argparse.SUPPRESS)
+    parser.add_argument("--journal", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.only:
-        targets.SHARES = {name: targets.SHARES[name] for name in args.only}
-    # A crash of a library is told with the lines that led to it.
-    faulthandler.enable()
-    found = {name: Found() for name in targets.SHARES}
-    for name, size, number in rounds(args.count):
-        part = fuzz(name, size, 1000 * args.seed + number)
-        own = found[name]
-        own.inputs, own.seconds = own.inputs + part.inputs, own.seconds + part.seconds
-        own.codes += part.codes
-        for kind, case in part.failed.items():
-            if kind not in own.failed:
-                own.failed[kind] = case
-                args.failed.mkdir(parents=True, exist_ok=True)
-                path = args.failed / f"{name}-{hashlib.sha256(kind.encode()).hexdigest()[:8]}.json"
-                path.write_text(case.to_json())
-                print(f"{name}: {part.told[kind]} ({path})", flush=True)
-        if args.out is not None:
-            args.out.write_text(json.dumps({key: _row(value) for key, value in found.items()}, indent=1) + "\n")
+    if args.part:
+        part = fuzz(args.part[0], int(args.part[1]), int(args.part[2]), args.journal)
+        args.journal.write_text(json.dumps({"done": True} | _told(part)))
+        return 0
+    shares = {name: share for name, share in targets.SHARES.items() if not args.only or name in args.only}
+    found = {name: Found() for name in shares}
+    with tempfile.TemporaryDirectory(prefix="ups_jax-fuzz-") as folder:
+        for name, size, number in rounds(args.count, shares):
+            own, part = found[name], _in_a_process(name, size, 1000 * args.seed + number, Path(folder))
+            own.inputs, own.seconds = own.inputs + part.inputs, own.seconds + part.seconds
+            own.codes += part.codes
+            for kind, case in part.failed.items():
+                if kind not in own.failed:
+                    own.failed[kind] = case
+                    args.failed.mkdir(parents=True, exist_ok=True)
+                    path = args.failed / f"{name}-{hashlib.sha256(kind.encode()).hexdigest()[:8]}.json"
+                    path.write_text(case.to_json())
+                    print(f"{name}: {part.told[kind]} ({path})", flush=True)
+            if args.out is not None:
+                args.out.write_text(json.dumps({key: _row(value) for key, value in found.items()}, indent=1) + "\n")
     for name, own in found.items():
         print(
             f"{name:<12} {own.inputs:>6} inputs  {own.seconds:>7.1f} s  {_row(own)['codes']}  {len(own.failed)} failed"
         )
     print(f"{'all':<12} {sum(own.inputs for own in found.values()):>6} inputs")
     return 1 if any(own.failed for own in found.values()) else 0
+
+
+def _in_a_process(name: str, size: int, number: int, folder: Path) -> Found:
+    """A part in a process of its own, which a library may take with it: its journal says at which input."""
+    journal, start = folder / "journal.json", time.monotonic()
+    line = [sys.executable, __file__, "--part", name, str(size), str(number), "--journal", str(journal)]
+    environment = os.environ | {"FUZZ_BASES": str(folder / "bases")}
+    ended = subprocess.run(line, env=environment, capture_output=True, text=True)
+    said = json.loads(journal.read_text())
+    failed = {kind: Case.from_json(text) for kind, text in said["failed"].items()}
+    codes = collections.Counter({None if code == "None" else int(code): n for code, n in said["codes"].items()})
+    part = Found(inputs=said["inputs"], codes=codes, failed=failed, told=said["told"])
+    if "done" not in said:
+        kind = f"a library ended the process with {ended.returncode}"
+        part.failed[kind], part.told[kind] = Case.from_json(said["now"]), f"{kind}: {ended.stderr[-300:]}"
+    part.seconds = time.monotonic() - start
+    return part
+
+
+def _told(found: Found, now: str = "") -> dict[str, Any]:
+    codes = {str(code): count for code, count in found.codes.items()}
+    failed = {kind: case.to_json() for kind, case in found.failed.items()}
+    return {"inputs": found.inputs, "codes": codes, "failed": failed, "told": found.told, "now": now}
 
 
 def _row(own: Found) -> dict[str, object]:

@@ -45,7 +45,7 @@ def test_some_random_inputs_have_clear_answers(target: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("target", targets.SHARES)
 def test_many_random_inputs_have_clear_answers(target: str) -> None:
-    for name, size, number in rounds(int(os.environ.get("FUZZ_COUNT", "2000"))):
+    for name, size, number in rounds(int(os.environ.get("FUZZ_COUNT", "2000")), targets.SHARES):
         if name == target:
             found = fuzz(target, size, number)
             assert {kind: case.to_json()[:2000] for kind, case in found.failed.items()} == {}

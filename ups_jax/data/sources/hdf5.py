@@ -81,7 +81,7 @@ def dataset_of(name: str, file: h5py.Group, key: str, mend: str) -> h5py.Dataset
     """A dataset that there is, with a shape. Raises `DataError`."""
     found = file.get(key)
     if not isinstance(found, h5py.Dataset) or found.shape is None:
-        raise DataError(f"{name}: has no dataset `{key}` of numbers; {mend}")
+        raise DataError(f"{name}: has no dataset `{key}`; {mend}")
     return found
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from ups_jax.data.sources.base import AXES, Grid
-from ups_jax.data.sources.hdf5 import HDF5File, coordinate, dataset_of, line, space_axes, text_of
+from ups_jax.data.sources.hdf5 import HDF5File, coordinate, line, space_axes, text_of
 from ups_jax.data.sources.selection import selected
 from ups_jax.data.sources.simulation_text import numbers
 from ups_jax.errors import DataError
@@ -102,7 +102,9 @@ def _names(name: str, file: h5py.File, channels: int) -> tuple[str, ...]:
 
 
 def _data(name: str, file: h5py.File, key: str) -> h5py.Dataset:
-    data = dataset_of(name, file, f"{key}/data", "remove the group, or write it again")
+    data = file[key].get("data")
+    if not isinstance(data, h5py.Dataset) or data.shape is None:
+        raise DataError(f"{name}: group `{key}` has no dataset `data`; remove the group, or write it again")
     if data.dtype.kind != "f":
         raise DataError(f"{name}: `{key}/data` holds {data.dtype}, not floating-point numbers; {_MEND}")
     return data
@@ -114,7 +116,8 @@ def _header(name: str, file: h5py.File, key: str) -> tuple[tuple[int, ...], Grid
     grid = file[key].get("grid")
     axes = [axis for axis in AXES if isinstance(grid, h5py.Group) and axis in grid]
     for axis in ("x", "t"):
-        dataset_of(name, file, f"{key}/grid/{axis}", "add the coordinates")
+        if not isinstance(grid, h5py.Group) or axis not in grid:
+            raise DataError(f"{name}: group `{key}` has no dataset `grid/{axis}`; add the coordinates")
     if len(shape) != 2 + len(axes):
         wanted = ", ".join(["T", *"XYZ"[: len(axes)], "C"])
         raise DataError(
