@@ -15,7 +15,7 @@ import pytest
 from ups_jax import build, init_state, load_run, restore, save
 from ups_jax.config import Config, load
 from ups_jax.data import Dataset, batch_at
-from ups_jax.errors import ConfigError, DataError
+from ups_jax.errors import CheckpointError, ConfigError, DataError
 from ups_jax.training.checkpoint import Checkpoints
 from ups_jax.training.checksums import fault
 from ups_jax.training.state import TrainState
@@ -67,6 +67,28 @@ def test_a_save_is_sealed_when_it_is_committed(state: TrainState, tmp_path: Path
     arrays = next((tmp_path / "killed" / "3" / "state" / "ocdbt.process_0" / "d").glob("*"))
     arrays.write_bytes(arrays.read_bytes()[:-1])
     assert str(fault(tmp_path / "killed" / "3")).endswith("is not what was written")
+
+
+@pytest.mark.parametrize("content", [b"", b"true"])
+def test_a_commit_that_cannot_be_read_is_set_aside_where_there_is_another(
+    state: TrainState, tmp_path: Path, content: bytes
+) -> None:
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        for step in (3, 4):
+            checkpoints.save(at(state, step), {}, validation=0.5)
+    (tmp_path / "c" / "4" / "_CHECKPOINT_METADATA").write_bytes(content)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        Checkpoints(tmp_path / "c", read_only=True)
+    told: list[str] = []
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        assert checkpoints.steps() == [3]
+        found = checkpoints.restore_latest(state, lambda meta: None, told.append)
+    assert found is not None and int(found.step) == 3
+    assert any(line.endswith("damaged-4") for line in told) and (tmp_path / "c" / "damaged-4").is_dir()
+    (tmp_path / "c" / "3" / "_CHECKPOINT_METADATA").write_bytes(content)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        Checkpoints(tmp_path / "c")
+    assert (tmp_path / "c" / "3").is_dir()
 
 
 def test_a_saved_run_comes_back_and_is_not_written_over(

@@ -29,13 +29,13 @@ from ups_jax.config import Config, digest, to_dict
 from ups_jax.data import Dataset, Mixture, mixture_of
 from ups_jax.errors import CheckpointError, first_line
 from ups_jax.files import free_name, storage_error
-from ups_jax.processes import first_does, is_first
+from ups_jax.processes import agreed, first_does, is_first
 from ups_jax.task import Task
 from ups_jax.training import checksums
 from ups_jax.training.state import TrainState
 
-# orbax tells every save and restore at warning level through absl; its errors still arrive as exceptions.
-logging.getLogger("absl").setLevel(logging.ERROR)
+# orbax tells every save and restore through absl, and prints tracebacks of what arrives as an exception as well.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 class Checkpoints:
@@ -47,7 +47,14 @@ class Checkpoints:
         self._read_only = read_only
         self._sound: set[int] = set()
         self._saving = -1
+        self._moved = [] if read_only else self._move_unopenable()
         self._manager = self._open()
+
+    def _move_unopenable(self) -> list[str]:
+        """Rename the checkpoints that keep orbax from opening the folder, where there are others; what is to be told."""
+        every = agreed(sorted(int(item.name) for item in self.directory.glob("*") if item.name.isdecimal()))
+        damaged = agreed([step for step in every if not checksums.is_committed(self.directory / str(step))])
+        return [] if len(damaged) == len(every) else [self._rename(step) for step in damaged]
 
     def _open(self) -> ocp.CheckpointManager:
         policy = preservation_policy.AnyPreservationPolicy(
@@ -77,6 +84,10 @@ class Checkpoints:
             return ocp.CheckpointManager(self.directory, options=options)
         except OSError as error:
             raise storage_error(self.directory, error) from None
+        except Exception as error:
+            raise CheckpointError(
+                f"{self.directory}: cannot be read ({first_line(error)}); bring the checkpoints back from a copy"
+            ) from None
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -178,6 +189,8 @@ class Checkpoints:
         has proved readable, renamed out of the way, never deleted. CheckpointError if none can be read.
         """
         unreadable: list[int] = []
+        for line in self._moved:
+            report(line)
         for step in reversed(self.steps()):
             try:
                 meta = self.meta(step)
@@ -201,10 +214,14 @@ class Checkpoints:
             return
         self._manager.close()
         for step in steps:
-            aside = free_name(self.directory / f"damaged-{step}")
-            first_does(partial((self.directory / str(step)).rename, aside))
-            report(f"moved to {aside}")
+            report(self._rename(step))
         self._manager = self._open()
+
+    def _rename(self, step: int) -> str:
+        """Set a damaged checkpoint aside; what is to be told of it."""
+        aside = free_name(self.directory / f"damaged-{step}")
+        first_does(partial((self.directory / str(step)).rename, aside))
+        return f"damaged checkpoint {self.directory / str(step)}: moved to {aside}"
 
     def close(self) -> None:
         """Wait for the last save and let go."""

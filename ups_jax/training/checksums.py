@@ -59,6 +59,16 @@ def fault(directory: Path) -> str | None:
     return None
 
 
+def is_committed(directory: Path) -> bool:
+    """Whether what the commit wrote of the checkpoint can be read; orbax opens no folder that holds another."""
+    try:
+        return isinstance(json.loads((directory / _OF_THE_COMMIT[0]).read_text(encoding="utf-8")), dict)
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError, RecursionError):
+        return False
+
+
 def content_digest(directory: Path) -> str:
     """Twelve hex digits over names, sizes and checksums of a checkpoint's files."""
     return hashlib.sha256(json.dumps(_measure(directory), sort_keys=True).encode()).hexdigest()[:12]

@@ -72,7 +72,7 @@ class HDF5File:
                 yield self._handle
             except Exception as error:
                 # HDF5 answers a damaged file in many ways: OSError, RuntimeError, KeyError, ValueError.
-                if not (isinstance(error, OSError) or _is_of_h5py(error)):
+                if not is_of_hdf5(error):
                     raise
                 raise DataError(f"{self.path}: {_reason(self.path, error, self._mend)}") from None
 
@@ -178,8 +178,10 @@ def from_file_name(path: Path, name: str) -> float | None:
     return float(found.group(1)) if found else None
 
 
-def _is_of_h5py(error: BaseException) -> bool:
-    """Whether h5py raised it."""
+def is_of_hdf5(error: BaseException) -> bool:
+    """Whether the system or h5py raised it, which says that the file is damaged in more than one way."""
+    if isinstance(error, OSError):
+        return True
     trace = error.__traceback__
     names = []
     while trace is not None:
