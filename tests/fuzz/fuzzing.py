@@ -43,6 +43,7 @@ class Found:
 def fuzz(target: str, count: int, number: int, journal: Path | None = None) -> Found:
     """`count` inputs of a target; `number` decides which. Of inputs that fail alike the smallest is kept; the `journal`
     says what was found up to the input that is at work."""
+    targets.prepare(target)
     found, start = Found(), time.monotonic()
 
     @seed(number)

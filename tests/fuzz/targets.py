@@ -8,26 +8,45 @@ import configurations
 import data_files
 import run_folders
 from answer import Answer
+from bases import shared
 from case import Case
 
 TARGETS = {**configurations.TARGETS, **data_files.TARGETS, **run_folders.TARGETS}
+# What their inputs start from.
+BASES = {
+    "shards": "shards",
+    "verification": "run",
+    "resuming": "run",
+    "evaluation": "run",
+    "rollout": "run",
+    "generation": "run",
+    "training": "run",
+    "board": "board",
+}
 # Those that are cheap have more: thousands of them take minutes.
 SHARES = {
-    "config": 12,
+    "config": 14,
     "overrides": 12,
-    "inspection": 14,
-    "opening": 10,
-    "described": 12,
-    "shards": 8,
-    "conversion": 8,
-    "verification": 10,
-    "board": 10,
+    "inspection": 18,
+    "opening": 14,
+    "described": 16,
+    "shards": 12,
+    "conversion": 12,
+    "verification": 5,
+    "board": 6,
     "training": 2,
     "resuming": 1,
     "evaluation": 1,
     "rollout": 2,
-    "generation": 2,
+    "generation": 3,
 }
+
+
+def prepare(target: str) -> None:
+    """Make what inputs are drawn from, which is not to be made while one is drawn."""
+    configurations.keys()
+    if target in BASES:
+        shared()[BASES[target]]
 
 
 def wrong_result(case: Case, given: Answer, folder: Path) -> str | None:

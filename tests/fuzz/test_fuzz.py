@@ -18,11 +18,11 @@ from fuzzing import check, fuzz, rounds
 CORPUS = sorted((Path(__file__).resolve().parent / "corpus").glob("*.json"))
 # Those that need no model, and no seconds each; the slow part has all.
 QUICK = {
-    "config": 40,
-    "overrides": 40,
-    "inspection": 80,
-    "opening": 40,
-    "described": 80,
+    "config": 30,
+    "overrides": 25,
+    "inspection": 60,
+    "opening": 30,
+    "described": 60,
     "shards": 40,
     "conversion": 40,
 }

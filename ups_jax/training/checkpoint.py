@@ -51,7 +51,7 @@ class Checkpoints:
         self._manager = self._open()
 
     def _move_unopenable(self) -> list[str]:
-        """Rename the checkpoints that keep orbax from opening the folder, where there are others; what is to be told."""
+        """Rename the checkpoints that keep orbax from opening the folder, where there are others; what to tell."""
         every = agreed(sorted(int(item.name) for item in self.directory.glob("*") if item.name.isdecimal()))
         damaged = agreed([step for step in every if not checksums.is_committed(self.directory / str(step))])
         return [] if len(damaged) == len(every) else [self._rename(step) for step in damaged]
