@@ -49,11 +49,14 @@ def _change(draw: Draw, tree: Any, node: Any, key: Any, odd: st.SearchStrategy[A
         kinds += ["drop", "twice", "rename"]
     kind = draw(st.sampled_from(kinds))
     if kind == "odd":
-        node[key] = draw(odd)
+        # A copy: it may be changed next.
+        node[key] = copy.deepcopy(draw(odd))
     elif kind == "number":
         old = node[key]
         number = isinstance(old, int | float) and not isinstance(old, bool)
-        node[key] = draw(st.sampled_from([-old, old * 10, old + 1, old / 2, str(old)])) if number else draw(odd)
+        node[key] = (
+            draw(st.sampled_from([-old, old * 10, old + 1, old / 2, str(old)])) if number else copy.deepcopy(draw(odd))
+        )
     elif kind == "wrap":
         node[key] = draw(st.sampled_from([[node[key]], {"a": node[key]}, str(node[key])]))
     elif kind == "swap":
