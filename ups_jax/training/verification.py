@@ -97,6 +97,8 @@ def _curve(run: RunDirectory) -> Iterator[Finding]:
         records = read_jsonl(run.metrics_path)
         steps: dict[str, list[int]] = {}
         for record in records:
+            if not isinstance(record["step"], int):
+                raise DataError(f"a record has {record['step']!r} as its step")
             steps.setdefault(record["stage"], []).append(record["step"])
     except (DataError, OSError, KeyError, TypeError) as error:
         yield Finding(part=part, state=DAMAGED, text=str(error))
