@@ -39,14 +39,17 @@ def test_the_next_write_takes_away_what_a_killed_one_left_and_nothing_else(tmp_p
     others = [tmp_path / f".{name}.hidden", tmp_path / ".another.hdf5.abcdefgh.tmp", tmp_path / f"{name}.abcdefgh.tmp"]
     for other in others:
         other.write_text("mine")
-    with killed, live:
+    try:
         killed.send_signal(signal.SIGKILL)
         killed.wait()
         assert left.exists() and held.exists() and not path.exists()
         write_atomically(path, "whole")
         assert sorted(tmp_path.iterdir()) == sorted([path, held, *others])
         assert path.read_text() == "whole" and held.read_text() == "half"
-        live.kill()
+    finally:
+        for process in (killed, live):
+            process.kill()
+            process.communicate()
     write_atomically(path, "again")
     assert sorted(tmp_path.iterdir()) == sorted([path, *others])
 
