@@ -39,7 +39,7 @@ def test_what_once_had_no_clear_answer_has_one(path: Path) -> None:
 def test_some_random_inputs_have_clear_answers(target: str) -> None:
     found = fuzz(target, QUICK[target], 0)
     assert {kind: case.to_json()[:2000] for kind, case in found.failed.items()} == {}
-    assert found.inputs >= QUICK[target] // 2 and len(found.codes) > 1
+    assert found.inputs >= QUICK[target] // 2
 
 
 @pytest.mark.slow
