@@ -30,7 +30,7 @@ def inspect(args: argparse.Namespace) -> int:
         try:
             found = inspection.inspect(file, whole=args.all)
         except DataError as error:
-            print(f"error: {error}", file=sys.stderr)
+            cli.tell(error)
             code = error.exit_code
             continue
         print("\n".join(inspection.described(found)))
@@ -39,6 +39,7 @@ def inspect(args: argparse.Namespace) -> int:
             write_picture(found, picture)
             print(f"picture     {picture}")
         if not found.sane:
+            cli.tell(f"{file}: holds NaN or Inf, or a channel that is the same everywhere; see above, and correct it")
             code = DataError.exit_code
     return code
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from ups_jax.errors import Stopped, UserError
-from ups_jax.terminal import hang_up, lasting_output
+from ups_jax.terminal import hang_up, lasting_output, one_line
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -45,6 +45,11 @@ def assignment(text: str) -> tuple[str, float]:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not name=number, such as nu=0.01; overrides stand before --params"
         ) from None
+
+
+def tell(error: object) -> None:
+    """An error, or its text, as a line on stderr."""
+    print(f"error: {one_line(error)}", file=sys.stderr)
 
 
 def run(
@@ -80,14 +85,14 @@ def _answered(main: Callable[[argparse.Namespace], int | None], args: argparse.N
         if args.traceback:
             traceback.print_exc()
         else:
-            print(f"error: {error}", file=sys.stderr)
+            tell(error)
         return error.exit_code
 
 
 def _in_one_line(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    return f"warning: {message}\n"
+    return f"warning: {one_line(message)}\n"
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -6,6 +6,11 @@ One line says what is wrong, where, and how to mend it; `ups_jax.cli` prints it 
 from __future__ import annotations
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its name where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
 class UserError(Exception):
     """An error that the user can mend; `exit_code` is what a script ends with."""
 

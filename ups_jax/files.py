@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import glob
 import itertools
 import os
 import tempfile
@@ -11,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ups_jax.errors import StorageError
+
+_SUFFIX = ".tmp"
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -23,14 +27,14 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 def whole_file(path: Path) -> Iterator[Path]:
     """An empty file beside `path` that takes its place at the end, once it is on the disk; makes the directory.
 
-    Whatever ends the block early leaves `path` as it was. An `OSError` in it is one of writing: `StorageError`.
+    Whatever ends the block early leaves `path` as it was. An `OSError` in it is one of writing: `StorageError`. What
+    processes that were killed left of theirs for `path` is taken away; a live one's is not.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        temporary = Path(name)
+        _sweep(path)
+        temporary, lock = _own_temporary(path)
         try:
-            os.close(handle)
             yield temporary
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
@@ -39,6 +43,8 @@ def whole_file(path: Path) -> Iterator[Path]:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+        finally:
+            os.close(lock)
     except OSError as error:
         raise storage_error(path, error) from None
 
@@ -63,6 +69,27 @@ def storage_error(path: Path, error: OSError) -> StorageError:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     mend = "free space, then start the same command again" if full else "give a directory that can be written"
     return StorageError(f"{path}: cannot be written ({error.strerror or error}); {mend}")
+
+
+def _own_temporary(path: Path) -> tuple[Path, int]:
+    """A new file beside `path`, and the handle whose shared lock says that its process lives: readers may share it."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_SUFFIX)
+        # Where a file system knows no locks, nobody takes a file for left behind.
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_SH)
+        if os.fstat(handle).st_nlink:
+            return Path(name), handle
+        # Taken away as left behind, in the moment before it was locked.
+        os.close(handle)
+
+
+def _sweep(path: Path) -> None:
+    """Take away the temporary files of `path` that no process holds."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.????????{_SUFFIX}"):
+        with contextlib.suppress(OSError), left.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
 
 
 def _umask() -> int:

@@ -15,6 +15,8 @@ from ups_jax.files import storage_error
 
 # Nobody reads the pipe any more; the terminal hung up.
 _GONE = (errno.EPIPE, errno.EIO)
+# Characters of a message.
+_LONGEST = 1600
 
 
 def hang_up() -> tuple[signal.Signals, ...]:
@@ -38,6 +40,13 @@ def lasting_output() -> Iterator[None]:
         yield
     finally:
         sys.stdout, sys.stderr = streams
+
+
+def one_line(text: object) -> str:
+    """What a message says in one line of bounded length: what would move the cursor or speak to the terminal is
+    written out, as texts in files that were received may hold it, and the middle of a very long line is left out."""
+    shown = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in str(text))
+    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST * 3 // 4]} ... {shown[-_LONGEST // 4 :]}"
 
 
 class LastingStream:

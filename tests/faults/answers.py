@@ -7,6 +7,7 @@ run ends in the bits of one that met none.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,8 +31,8 @@ class Fault:
     """A fault and its answer.
 
     `damage` is done to the run directory ahead of the start, `inject` are the faults inside of it (`sitecustomize`),
-    `code` is its exit code, `says` a pattern of its output, `again` how many steps the next
-    start does again at most.
+    `code` is its exit code, `says` a pattern of its output, `again` how many steps it costs at most: those that the
+    start goes back because of the damage, and those done again after its end.
     """
 
     name: str
@@ -83,9 +84,9 @@ KILLS = (
         again=2 * EVERY,
     ),
     Fault(
-        name="kill -9 after a save, before its checksums",
+        name="kill -9 when a save is written, before its checksums",
         code=KILLED,
-        inject=kill("ups_jax.training.checksums:seal", 1),
+        inject=kill("ups_jax.training.checksums:seal_ahead"),
         again=2 * EVERY,
     ),
     Fault(name="kill -9 in a validation", code=KILLED, inject=kill(_VALIDATION, 2), again=EVERY + 1),
@@ -187,7 +188,7 @@ FILES = (
         says="damaged checkpoint .*is not what was written",
         damage=_at_newest(damage.truncate),
         inject=_ON,
-        again=2 * EVERY,
+        again=3 * EVERY,
     ),
     Fault(
         name="a bit of the newest checkpoint flipped",
@@ -195,7 +196,7 @@ FILES = (
         says="damaged checkpoint .*is not what was written",
         damage=_at_newest(damage.flip),
         inject=_ON,
-        again=2 * EVERY,
+        again=3 * EVERY,
     ),
     Fault(
         name="a bit of its metadata flipped",
@@ -203,7 +204,7 @@ FILES = (
         says="damaged checkpoint .*is not what was written",
         damage=_at_newest(damage.flip, "meta/metadata"),
         inject=_ON,
-        again=2 * EVERY,
+        again=3 * EVERY,
     ),
     Fault(
         name="a bit of its validation metric flipped",
@@ -211,7 +212,7 @@ FILES = (
         says="damaged checkpoint .*is not what was written",
         damage=_at_newest(damage.flip, "metrics/metrics"),
         inject=_ON,
-        again=2 * EVERY,
+        again=3 * EVERY,
     ),
     Fault(
         name="a file of the newest checkpoint missing",
@@ -219,7 +220,7 @@ FILES = (
         says="damaged checkpoint .*is missing",
         damage=_at_newest(Path.unlink),
         inject=_ON,
-        again=2 * EVERY,
+        again=3 * EVERY,
     ),
     Fault(
         name="half a line at the end of the curve",
@@ -232,14 +233,20 @@ FILES = (
 )
 
 
-def filled(free: int) -> Callable[[Path], None]:
-    """Leave so many bytes of a run's file system, which is its own; none taken where `free` is all there is."""
+def filled(share: float | None) -> Callable[[Path], None]:
+    """Leave that share of what a save takes of a run's file system, which is its own; all of it for None."""
 
     def fill(run: Path) -> None:
         filler = run.parent / "filler"
         filler.unlink(missing_ok=True)
+        if share is None:
+            return
+        # What the next start would sweep away makes room that is not meant here.
+        for half in (run / "checkpoints").glob("*/*.orbax-checkpoint-tmp"):
+            shutil.rmtree(half)
         left = os.statvfs(run.parent)
-        filler.write_bytes(bytes(max(0, left.f_bavail * left.f_frsize - free)))
+        room = int(share * damage.room(damage.newest(run, _STAGE)))
+        filler.write_bytes(bytes(max(0, left.f_bavail * left.f_frsize - room)))
 
     return fill
 
@@ -249,15 +256,15 @@ FULL = (
     Fault(name="first steps, room enough", code=KILLED, inject=kill(_RECORD, 10), again=2 * EVERY),
     *(
         Fault(
-            name=f"disk full, {free >> 10} KiB left",
+            name=f"disk full, {share:.0%} of a save's room left",
             code=7,
             says="cannot be written.*free space",
-            damage=filled(free),
+            damage=filled(share),
             again=3 * EVERY,
             noisy=True,
         )
-        for free in (0, 16 << 10, 64 << 10, 112 << 10, 160 << 10, 224 << 10, 300 << 10)
+        for share in (0.0, 0.1, 0.25, 0.4, 0.6, 0.8, 0.95)
     ),
-    Fault(name="room again", code=KILLED, damage=filled(1 << 40), inject=_ON, again=2 * EVERY),
+    Fault(name="room again", code=KILLED, damage=filled(None), inject=_ON, again=2 * EVERY),
 )
 LIVES = {"kills": KILLS, "stops": STOPS, "storage": STORAGE, "files": FILES}

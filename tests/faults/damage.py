@@ -9,13 +9,22 @@ from pathlib import Path
 
 def newest(run: Path, stage: str) -> Path:
     """The folder of the newest checkpoint."""
-    steps = [path for path in (run / "checkpoints" / stage).iterdir() if path.name.isdecimal()]
-    return max(steps, key=lambda path: int(path.name))
+    return max(_steps(run, stage), key=lambda path: int(path.name))
+
+
+def newest_step(run: Path, stage: str) -> int:
+    """The newest step that is saved, 0 where none is."""
+    return max((int(path.name) for path in _steps(run, stage)), default=0)
 
 
 def largest(folder: Path) -> Path:
     """The file that holds most of a checkpoint."""
     return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: (path.stat().st_size, path))
+
+
+def room(folder: Path) -> int:
+    """Bytes that the files of a folder take of their file system."""
+    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
 
 
 def truncate(path: Path) -> None:
@@ -43,3 +52,7 @@ def in_the_future(run: Path, seconds: float = 86_400.0) -> None:
     moment = time.time() + seconds
     for path in [run, *run.rglob("*")]:
         os.utime(path, (moment, moment))
+
+
+def _steps(run: Path, stage: str) -> list[Path]:
+    return [path for path in (run / "checkpoints" / stage).glob("*") if path.name.isdecimal()]

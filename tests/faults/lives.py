@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import damage
 import runs
 from answers import Fault
 from rows import Row
@@ -17,7 +18,7 @@ LONG = ("stages.operator.steps=100", "evaluation.enabled=false")
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What a fault was answered; `again` are the steps that the next start did again."""
+    """What a fault was answered; `again` are the steps that its damage and its end cost."""
 
     fault: Fault
     code: int
@@ -59,32 +60,36 @@ def whole(run: Path, data_root: Path) -> None:
 
 def live(run: Path, data_root: Path, faults: Sequence[Fault]) -> list[Seen]:
     """Meet the faults, then end in peace."""
-    ends = []
-    for fault in faults:
-        fault.damage(run)
-        result = runs.run(_line(run, data_root, *fault.overrides), fault.inject(run))
-        ends.append((fault, result, runs.reached(run, "operator")))
-    last = runs.run(_line(run, data_root))
-    assert last.code == 0, last.err
     seen, trained, before = list[Seen](), -1, 0
-    for number, (result, reached) in enumerate([*((result, reached) for _, result, reached in ends), (last, 0)]):
+    for number, fault in enumerate([*faults, None]):
+        # What is saved now is what the ends so far have left; what of it is not found after the damage is the damage's.
+        saved = damage.newest_step(run, "operator")
+        if fault is None:
+            result = runs.run(_line(run, data_root))
+            assert result.code == 0, result.err
+        else:
+            fault.damage(run)
+            result = runs.run(_line(run, data_root, *fault.overrides), fault.inject(run))
+            seen.append(_seen(fault, result))
         # Whoever ended ahead of the loop has done no steps, nor lost any: they are those of the last one that trained.
         if result.resumed is not None and trained >= 0:
-            seen[trained] = replace(seen[trained], again=max(before - result.resumed, 0))
+            _cost(seen, trained, before - max(saved, result.resumed))
+            _cost(seen, number, saved - result.resumed)
+        reached = runs.reached(run, "operator")
         if result.resumed is not None or reached > before:
             trained, before = number, reached
-        if number < len(ends):
-            said = [line for line in result.err.splitlines() if not line.startswith("warning: ")]
-            seen.append(
-                Seen(
-                    fault=ends[number][0],
-                    code=result.code,
-                    said="\n".join([*said, result.out]),
-                    one_line=len(said) <= 2,
-                    again=0,
-                )
-            )
     return seen
+
+
+def _seen(fault: Fault, result: runs.Ended) -> Seen:
+    said = [line for line in result.err.splitlines() if not line.startswith("warning: ")]
+    told = "\n".join([*said, result.out])
+    return Seen(fault=fault, code=result.code, said=told, one_line=len(said) <= 2, again=0)
+
+
+def _cost(seen: list[Seen], number: int, steps: int) -> None:
+    if number < len(seen):
+        seen[number] = replace(seen[number], again=seen[number].again + max(steps, 0))
 
 
 def _line(run: Path, data_root: Path, *overrides: str) -> list[str]:

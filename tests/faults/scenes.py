@@ -181,6 +181,7 @@ def killed_while_generating(place: Place) -> Row:
         assert not file.exists()
     assert runs.run(line).code == 0
     assert _arrays(file) == _arrays(place.data_root / file.name)
+    assert list(file.parent.iterdir()) == [file]
     return Row(fault="kill -9 while data is generated", answer="no file; the same command writes it", code=-9, again=0)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +15,9 @@ import pytest
 from ups_jax import build, init_state, load_run, restore, save
 from ups_jax.config import Config, load
 from ups_jax.data import Dataset, batch_at
-from ups_jax.errors import ConfigError, DataError
+from ups_jax.errors import CheckpointError, ConfigError, DataError
 from ups_jax.training.checkpoint import Checkpoints
+from ups_jax.training.checksums import fault
 from ups_jax.training.state import TrainState
 
 
@@ -50,6 +53,42 @@ def test_the_best_and_the_latest_stay(
         known = validations[best]
         assert known is not None and checkpoints.step_of(float(np.float32(known))) == best
         assert checkpoints.step_of(0.75) is None
+
+
+def test_a_save_is_sealed_when_it_is_committed(state: TrainState, tmp_path: Path) -> None:
+    """Nobody has to wait for it or save again: a process that is killed at once leaves a sealed checkpoint."""
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(at(state, 3), {}, validation=0.5)
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "c" / "3").exists() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        shutil.copytree(tmp_path / "c", tmp_path / "killed")
+    assert fault(tmp_path / "killed" / "3") is None
+    arrays = next((tmp_path / "killed" / "3" / "state" / "ocdbt.process_0" / "d").glob("*"))
+    arrays.write_bytes(arrays.read_bytes()[:-1])
+    assert str(fault(tmp_path / "killed" / "3")).endswith("is not what was written")
+
+
+@pytest.mark.parametrize("content", [b"", b"true"])
+def test_a_commit_that_cannot_be_read_is_set_aside_where_there_is_another(
+    state: TrainState, tmp_path: Path, content: bytes
+) -> None:
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        for step in (3, 4):
+            checkpoints.save(at(state, step), {}, validation=0.5)
+    (tmp_path / "c" / "4" / "_CHECKPOINT_METADATA").write_bytes(content)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        Checkpoints(tmp_path / "c", read_only=True)
+    told: list[str] = []
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        assert checkpoints.steps() == [3]
+        found = checkpoints.restore_latest(state, lambda meta: None, told.append)
+    assert found is not None and int(found.step) == 3
+    assert any(line.endswith("damaged-4") for line in told) and (tmp_path / "c" / "damaged-4").is_dir()
+    (tmp_path / "c" / "3" / "_CHECKPOINT_METADATA").write_bytes(content)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        Checkpoints(tmp_path / "c")
+    assert (tmp_path / "c" / "3").is_dir()
 
 
 def test_a_saved_run_comes_back_and_is_not_written_over(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ups_jax.training.checksums import fault, seal
+from ups_jax.training.checksums import fault, seal, seal_ahead
 
 
 @pytest.fixture
@@ -38,6 +38,27 @@ def test_an_untouched_checkpoint_is_sound_and_keeps_its_seal(sealed: Path) -> No
 def test_every_damage_is_seen(sealed: Path, damage: Callable[[Path], object]) -> None:
     damage(sealed / "state" / "a")
     assert str(fault(sealed)).startswith("state/")
+
+
+def test_what_the_commit_adds_is_sealed_once_it_is_there(tmp_path: Path) -> None:
+    (tmp_path / "meta").write_bytes(b"{}")
+    (tmp_path / "_CHECKPOINT_METADATA").write_bytes(b"not yet")
+    seal_ahead(tmp_path)
+    (tmp_path / "_CHECKPOINT_METADATA").write_bytes(b"committed")
+    (tmp_path / "commit_success.txt").write_bytes(b"yes")
+    assert fault(tmp_path) is None
+    seal(tmp_path)
+    assert fault(tmp_path) is None
+    (tmp_path / "_CHECKPOINT_METADATA").write_bytes(b"committee")
+    assert fault(tmp_path) == "_CHECKPOINT_METADATA is not what was written"
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"[]", b"{}", b'{"meta": null}'])
+def test_a_damaged_seal_is_seen_and_stays(sealed: Path, content: bytes) -> None:
+    (sealed / "checksums.json").write_bytes(content)
+    seal(sealed)
+    assert fault(sealed) is not None
+    assert (sealed / "checksums.json").read_bytes() == content
 
 
 def test_a_checkpoint_without_a_seal_is_not_judged(tmp_path: Path) -> None:

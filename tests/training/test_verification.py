@@ -82,6 +82,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
         "metrics.jsonl",
         DAMAGED,
     ),
+    "a step that is no number": (
+        lambda run: (run / "metrics.jsonl").write_text('{"stage": "operator", "step": "1"}\n' * 2),
+        "metrics.jsonl",
+        DAMAGED,
+    ),
     "a step twice": (
         lambda run: (run / "metrics.jsonl").write_text('{"stage": "operator", "step": 1}\n' * 2),
         "metrics.jsonl",

@@ -1,22 +1,19 @@
-"""YAML files and dotted overrides become a `Config`, or one line that names the wrong key and the nearest right one.
-
-YAML is read by the 1.2 core rules: `1e-3` is a number, `on` and `no` are strings, a key may stand only once.
-"""
+"""YAML files and dotted overrides become a `Config`, or one line that names the wrong key and the nearest right one."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import difflib
-import re
+import reprlib
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
+from ups_jax.config import yaml_text
 from ups_jax.config.former import mend_of
 from ups_jax.config.schema import ADAPTER, STAGE_ALIASES, Config
 from ups_jax.errors import ConfigError
@@ -78,58 +75,11 @@ def from_dict(values: dict[str, Any], origin: str = "configuration") -> Config:
         raise ConfigError(f"{origin}: " + "; ".join(reversed(told.values()))) from None
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML with the scalar rules of YAML 1.2's core schema and no repeated keys."""
-
-
-_Loader.yaml_implicit_resolvers = {}
-for _tag, _pattern, _first in (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("int", r"[-+]?[0-9]+", "-+0123456789"),
-    (
-        "float",
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        "-+.0123456789",
-    ),
-    ("null", r"~|null|Null|NULL|", "~nN\0"),
-):
-    _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), [*_first, ""] if _tag == "null" else list(_first)
-    )
-
-
-def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    return int(loader.construct_scalar(node))
-
-
-def _construct_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)
-    return {key: loader.construct_object(value, deep=True) for key, (_, value) in zip(keys, node.value, strict=True)}
-
-
-def _refuse_include_tag(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
-    raise yaml.constructor.ConstructorError(
-        None, None, "write `include: FILE` as a key of the file instead of the tag !include", node.start_mark
-    )
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
-_Loader.add_constructor("tag:yaml.org,2002:map", _construct_mapping)
-_Loader.add_constructor("!include", _refuse_include_tag)
-
-
 def _parse(text: str, origin: str) -> Any:
     try:
-        loader = _Loader(text)
-        try:
-            return loader.get_single_data()
-        finally:
-            loader.dispose()
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from None
+        return yaml_text.parse(text)
+    except ValueError as error:
+        raise ConfigError(f"{origin}: not valid YAML: {error}") from None
 
 
 def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
@@ -149,11 +99,12 @@ def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds a {type(values).__name__}; write `key: value` lines")
     values = _whole(values, str(path))
-    includes = values.pop("include", ())
+    includes = values.pop("include", None)
+    names = includes if isinstance(includes, list) else [] if includes is None else [includes]
     result: dict[str, Any] = {}
-    for name in (includes,) if isinstance(includes, str) else includes or ():
+    for name in names:
         if not isinstance(name, str):
-            raise ConfigError(f"{path}: include takes a file name or a list of them, not {name!r}")
+            raise ConfigError(f"{path}: include takes a file name or a list of them, not {_short(name)}")
         result = _merge(result, _read(path.parent / name, (*parents, path.resolve())))
     return _merge(result, values)
 
@@ -210,7 +161,7 @@ def _child(node: Any, part: str, where: str) -> Any:
     if child is None:
         child = node[part] = {}
     if not isinstance(child, dict | list):
-        raise ConfigError(f"override {where}: is the value {child!r}, which has no keys")
+        raise ConfigError(f"override {where}: is the value {_short(child)}, which has no keys")
     return child
 
 
@@ -241,7 +192,7 @@ def _unknown_keys(values: Any, schema: Any, where: str) -> Iterator[str]:
     for key, value in values.items():
         path = f"{where}.{key}".lstrip(".")
         if key in hints and not isinstance(value, dict | None) and (mend := mend_of(path)) is not None:
-            yield f"key `{path}` holds {value!r} (of the original system): {mend}"
+            yield f"key `{path}` holds {_short(value)} (of the original system): {mend}"
         elif key in hints:
             yield from _unknown_keys(value, hints[key], path)
         else:
@@ -324,7 +275,15 @@ def _without_twins(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
 
 def _value(error: Any) -> str:
     """The wrong value, none where it is a whole section."""
-    return "" if error["type"] == "value_error" else repr(error["input"])
+    return "" if error["type"] == "value_error" else _short(error["input"])
+
+
+def _short(value: Any) -> str:
+    """The value as Python writes it, of a large one the beginning."""
+    shown = reprlib.Repr()
+    shown.maxlist = shown.maxdict = shown.maxtuple = 12
+    shown.maxstring = shown.maxother = 120
+    return shown.repr(value)
 
 
 def _describe(error: Any) -> str:
@@ -334,4 +293,4 @@ def _describe(error: Any) -> str:
         return f"key `{path}` is missing"
     if error["type"] == "value_error":
         return f"key `{path}`: {error['ctx']['error']}"
-    return f"key `{path}`: {error['msg'][0].lower()}{error['msg'][1:]}, got {error['input']!r}"
+    return f"key `{path}`: {error['msg'][0].lower()}{error['msg'][1:]}, got {_short(error['input'])}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +16,8 @@ from ups_jax import simulate
 from ups_jax.config import Config
 from ups_jax.data import open_dataset
 from ups_jax.data.sources import open_file
-from ups_jax.errors import DataError
+from ups_jax.data.sources.arrays import NUMPY_ERRORS
+from ups_jax.errors import DataError, first_line
 from ups_jax.evaluation.resolution import lines
 from ups_jax.task import Task
 
@@ -157,8 +157,8 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     try:
         loaded = np.load(path, allow_pickle=False)
         arrays = {"fields": loaded} if isinstance(loaded, np.ndarray) else {key: loaded[key] for key in loaded}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: is not a NumPy file of plain numbers ({str(error).splitlines()[0]})") from None
+    except NUMPY_ERRORS as error:
+        raise DataError(f"{path}: is not a NumPy file of plain numbers ({first_line(error)})") from None
     for name, values in arrays.items():
         if values.dtype.kind not in "fiu":
             raise DataError(f"{path}: {name} holds {values.dtype}, not real numbers")

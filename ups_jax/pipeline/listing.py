@@ -90,8 +90,9 @@ def demote(
 ) -> None:
     """Take a champion down, and say so on the leaderboard. Raises `ConfigError`."""
     with champions.locked():
-        former, successor = champions.demote(task, protocol, reason)
+        # A leaderboard that cannot be read is told before anything is changed.
         rows = [row for row in board.read() if row.task == task]
+        former, successor = champions.demote(task, protocol, reason)
         changed = [_relabelled(row, "demoted") for row in rows if row.run_id == former["run_id"]]
         if successor is not None:
             label = successor["label"]

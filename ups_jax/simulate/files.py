@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ups_jax.data.sources.base import AXES
-from ups_jax.errors import DataError
+from ups_jax.data.sources.hdf5 import is_of_hdf5
+from ups_jax.errors import DataError, first_line
 from ups_jax.files import write_atomically
 from ups_jax.simulate.presets import DarcyPreset, Preset, VolumePreset
 
@@ -118,8 +119,10 @@ def check(path: Path, origin: Origin, what: Sequence[str] = CHECKED) -> None:
         with h5py.File(path, "r", locking=False) as file:
             found = {name: file.attrs.get(name) for name in expected if name != "trajectories"}
             found["trajectories"] = _stored_trajectories(file)
-    except (OSError, KeyError) as error:
-        raise DataError(f"{path}: is damaged or no data file of this generator ({error}); {mend}") from None
+    except Exception as error:
+        if not (isinstance(error, KeyError | TypeError) or is_of_hdf5(error)):
+            raise
+        raise DataError(f"{path}: is damaged or no data file of this generator ({first_line(error)}); {mend}") from None
     for name in what:
         if found[name] != expected[name]:
             raise DataError(f"{path}: has {name} {found[name]}, not {expected[name]}; {mend}")

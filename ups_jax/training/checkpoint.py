@@ -1,6 +1,7 @@
 """Checkpoints of one stage: the full train state with its JSON metadata. The only file that imports orbax.
 
-A save is asynchronous and commits by one atomic rename; what a killed process leaves half written is swept away.
+A save is asynchronous and commits by one atomic rename, of files that are sealed with their checksums by then; what a
+killed process leaves half written is swept away.
 """
 
 from __future__ import annotations
@@ -22,18 +23,19 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
+from orbax.checkpoint.path import atomicity
 
 from ups_jax.config import Config, digest, to_dict
 from ups_jax.data import Dataset, Mixture, mixture_of
-from ups_jax.errors import CheckpointError
+from ups_jax.errors import CheckpointError, first_line
 from ups_jax.files import free_name, storage_error
-from ups_jax.processes import first_does, is_first
+from ups_jax.processes import agreed, first_does, is_first
 from ups_jax.task import Task
 from ups_jax.training import checksums
 from ups_jax.training.state import TrainState
 
-# orbax tells every save and restore at warning level through absl; its errors still arrive as exceptions.
-logging.getLogger("absl").setLevel(logging.ERROR)
+# orbax tells every save and restore through absl, and prints tracebacks of what arrives as an exception as well.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 class Checkpoints:
@@ -44,7 +46,15 @@ class Checkpoints:
         self._keep = keep
         self._read_only = read_only
         self._sound: set[int] = set()
+        self._saving = -1
+        self._moved = [] if read_only else self._move_unopenable()
         self._manager = self._open()
+
+    def _move_unopenable(self) -> list[str]:
+        """Rename the checkpoints that keep orbax from opening the folder, where there are others; what to tell."""
+        every = agreed(sorted(int(item.name) for item in self.directory.glob("*") if item.name.isdecimal()))
+        damaged = agreed([step for step in every if not checksums.is_committed(self.directory / str(step))])
+        return [] if len(damaged) == len(every) else [self._rename(step) for step in damaged]
 
     def _open(self) -> ocp.CheckpointManager:
         policy = preservation_policy.AnyPreservationPolicy(
@@ -66,11 +76,18 @@ class Checkpoints:
             read_only=self._read_only,
             create=not self._read_only,
             multiprocessing_options=_alone() if self._read_only else ocp.options.MultiprocessingOptions(),
+            async_options=ocp.options.AsyncOptions(
+                post_finalization_callback=None if self._read_only else self._seal_ahead
+            ),
         )
         try:
             return ocp.CheckpointManager(self.directory, options=options)
         except OSError as error:
             raise storage_error(self.directory, error) from None
+        except Exception as error:
+            raise CheckpointError(
+                f"{self.directory}: cannot be read ({first_line(error)}); bring the checkpoints back from a copy"
+            ) from None
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -111,6 +128,7 @@ class Checkpoints:
             data=ocp.args.JsonSave({"next_batch": step}),
             meta=ocp.args.JsonSave(meta),
         )
+        self._saving = step
         known = validation is not None and math.isfinite(validation)
         with _storage_errors(self.directory):
             saved = self._manager.save(step, args=arguments, metrics={"validation": validation} if known else None)
@@ -118,12 +136,16 @@ class Checkpoints:
             raise CheckpointError(f"{self.directory}: step {step} was not saved; a later step is there already")
 
     def wait(self) -> None:
-        """Return when the last save is on disk and sealed with its checksums; its errors are raised here."""
+        """Return when the last save is on disk and its seal is complete; its errors are raised here."""
         with _storage_errors(self.directory):
             self._manager.wait_until_finished()
         if not self._read_only and is_first():
             for step in self.steps():
                 checksums.seal(self.directory / str(step))
+
+    def _seal_ahead(self) -> None:
+        """The first process's thread that writes comes here when all files are whole, and commits them next."""
+        checksums.seal_ahead(self.directory / f"{self._saving}{atomicity.TMP_DIR_SUFFIX}")
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state saved at `step`, in the structure and placement of the (abstract) state `like`.
@@ -167,6 +189,8 @@ class Checkpoints:
         has proved readable, renamed out of the way, never deleted. CheckpointError if none can be read.
         """
         unreadable: list[int] = []
+        for line in self._moved:
+            report(line)
         for step in reversed(self.steps()):
             try:
                 meta = self.meta(step)
@@ -190,10 +214,14 @@ class Checkpoints:
             return
         self._manager.close()
         for step in steps:
-            aside = free_name(self.directory / f"damaged-{step}")
-            first_does(partial((self.directory / str(step)).rename, aside))
-            report(f"moved to {aside}")
+            report(self._rename(step))
         self._manager = self._open()
+
+    def _rename(self, step: int) -> str:
+        """Set a damaged checkpoint aside; what is to be told of it."""
+        aside = free_name(self.directory / f"damaged-{step}")
+        first_does(partial((self.directory / str(step)).rename, aside))
+        return f"damaged checkpoint {self.directory / str(step)}: moved to {aside}"
 
     def close(self) -> None:
         """Wait for the last save and let go."""
@@ -270,8 +298,3 @@ def _placed(leaf: Any) -> Any:
     on where it was saved."""
     where = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its name where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

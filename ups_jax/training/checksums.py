@@ -1,4 +1,4 @@
-"""Sealing a finished checkpoint with the sizes and checksums of its files, so that damage is seen before it is read."""
+"""Sealing a checkpoint with the sizes and checksums of its files, so that damage is seen before it is read."""
 
 from __future__ import annotations
 
@@ -6,16 +6,32 @@ import hashlib
 import json
 import zlib
 from pathlib import Path
+from typing import Any
 
 from ups_jax.files import write_atomically
 
 _SEAL = "checksums.json"
+# What orbax's commit itself writes, after the files of the state are whole and sealed.
+_OF_THE_COMMIT = ("_CHECKPOINT_METADATA", "commit_success.txt")
+_CHUNK = 1 << 24
+
+
+def seal_ahead(directory: Path) -> None:
+    """Write the seal of a checkpoint whose files are whole, ahead of its commit, which adds the last of them."""
+    found = {name: own for name, own in _measure(directory).items() if name not in _OF_THE_COMMIT}
+    _write(directory, found)
 
 
 def seal(directory: Path) -> None:
-    """Write the seal of a checkpoint that is complete; one that has a seal keeps it."""
+    """Complete the seal of a checkpoint that is committed; what it says by now, it keeps saying."""
     if not is_sealed(directory):
-        write_atomically(directory / _SEAL, json.dumps(_measure(directory), indent=1))
+        _write(directory, _measure(directory))
+        return
+    sealed = _read(directory)
+    if isinstance(sealed, dict):
+        late = [name for name in _OF_THE_COMMIT if name not in sealed and (directory / name).is_file()]
+        if late:
+            _write(directory, sealed | {name: _size_and_crc(directory / name) for name in late})
 
 
 def is_sealed(directory: Path) -> bool:
@@ -24,12 +40,11 @@ def is_sealed(directory: Path) -> bool:
 
 
 def fault(directory: Path) -> str | None:
-    """What is wrong with a sealed checkpoint, None where nothing is or where a killed run left no seal."""
-    try:
-        sealed = json.loads((directory / _SEAL).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    """What is wrong with a sealed checkpoint, None where nothing is or where it has no seal (of an earlier version)."""
+    if not is_sealed(directory):
         return None
-    except ValueError:
+    sealed = _read(directory)
+    if sealed is None:
         return f"{_SEAL} is not JSON"
     if not isinstance(sealed, dict):
         return f"{_SEAL} is not what was written"
@@ -37,14 +52,38 @@ def fault(directory: Path) -> str | None:
     for name in sorted(sealed.keys() | found.keys()):
         if name not in found:
             return f"{name} is missing"
-        if name not in sealed or sealed[name] != found[name]:
+        # A process that was killed at once after the commit did not come to add these.
+        unsealed = name in _OF_THE_COMMIT and name not in sealed
+        if not unsealed and sealed.get(name) != found[name]:
             return f"{name} is not what was written"
     return None
+
+
+def is_committed(directory: Path) -> bool:
+    """Whether what the commit wrote of the checkpoint can be read; orbax opens no folder that holds another."""
+    try:
+        return isinstance(json.loads((directory / _OF_THE_COMMIT[0]).read_text(encoding="utf-8")), dict)
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError, RecursionError):
+        return False
 
 
 def content_digest(directory: Path) -> str:
     """Twelve hex digits over names, sizes and checksums of a checkpoint's files."""
     return hashlib.sha256(json.dumps(_measure(directory), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _read(directory: Path) -> Any:
+    """What a seal says, None where it is not JSON."""
+    try:
+        return json.loads((directory / _SEAL).read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+
+
+def _write(directory: Path, measured: dict[str, Any]) -> None:
+    write_atomically(directory / _SEAL, json.dumps(measured, indent=1))
 
 
 def _measure(directory: Path) -> dict[str, list[int]]:
@@ -54,5 +93,8 @@ def _measure(directory: Path) -> dict[str, list[int]]:
 
 
 def _size_and_crc(path: Path) -> list[int]:
-    content = path.read_bytes()
-    return [len(content), zlib.crc32(content)]
+    size = crc = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            size, crc = size + len(chunk), zlib.crc32(chunk, crc)
+    return [size, crc]

@@ -32,7 +32,7 @@ class Finding:
 def verify(path: Path) -> list[Finding]:
     """Every part of a run, in the order of its directory; CheckpointError where there is no run at all.
 
-    A checkpoint is compared with its checksums; one that has none, as after a `kill -9`, is read instead.
+    A checkpoint is compared with its checksums; one that has none, as an earlier version left it, is read instead.
     """
     run = RunDirectory(path)
     record = run.read()
@@ -71,7 +71,7 @@ def _checkpoint(folder: Path, step: int) -> Finding:
     part = f"checkpoints/{folder.name}/{step}"
     reason = checksums.fault(folder / str(step))
     if reason is None and not checksums.is_sealed(folder / str(step)):
-        reason, text = _unreadable(folder, step), "can be read; was killed ahead of its checksums"
+        reason, text = _unreadable(folder, step), "can be read; has no checksums"
     else:
         text = "as it was written"
     return Finding(part=part, state=SOUND if reason is None else DAMAGED, text=reason or text)
@@ -97,6 +97,8 @@ def _curve(run: RunDirectory) -> Iterator[Finding]:
         records = read_jsonl(run.metrics_path)
         steps: dict[str, list[int]] = {}
         for record in records:
+            if not isinstance(record["step"], int):
+                raise DataError(f"a record has {record['step']!r} as its step")
             steps.setdefault(record["stage"], []).append(record["step"])
     except (DataError, OSError, KeyError, TypeError) as error:
         yield Finding(part=part, state=DAMAGED, text=str(error))

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import yaml
 from jaxtyping import Float32
 
+from ups_jax.config import yaml_text
 from ups_jax.data.shards import manifest as manifests
 from ups_jax.data.shards.manifest import HEADER, MANIFEST, UNFINISHED, Manifest, Origin, Shard, Spread
 from ups_jax.data.sources import ShardsSource, Source, layout_of
@@ -112,7 +112,7 @@ def _origin(path: Path, layout: Layout, source: Source) -> Origin:
         return source.manifest.origin
     files = [path]
     if layout.name == "described":
-        files.append(path.parent / str(yaml.safe_load(path.read_text())["file"]))
+        files.append(path.parent / str(yaml_text.parse(path.read_text(encoding="utf-8"))["file"]))
     states = {file.name: file.stat() for file in files}
     told = {name: (state.st_size, state.st_mtime_ns) for name, state in states.items()}
     return Origin(name=path.name, layout=layout.name, files=told)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import struct
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,9 +14,14 @@ import h5py
 import numpy as np
 
 from ups_jax.data.sources.hdf5 import HDF5File
-from ups_jax.errors import DataError
+from ups_jax.errors import DataError, first_line
 
 _MEND = "give an .npz, .npy or HDF5 file"
+# What NumPy, zipfile and zlib raise at a damaged file, or one that claims more than there is memory.
+NUMPY_ERRORS = (
+    *(OSError, ValueError, EOFError, KeyError, SyntaxError, OverflowError, MemoryError, RuntimeError),
+    *(struct.error, zlib.error, tokenize.TokenError, zipfile.BadZipFile),
+)
 
 
 @runtime_checkable
@@ -113,9 +122,10 @@ class NumpyFile:
                     self._arrays = _members(self.path)
             except FileNotFoundError:
                 raise DataError(f"{self.path}: there is no such file; {_MEND}") from None
-            except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-                line = " ".join(str(error).split())
-                raise DataError(f"{self.path}: cannot be read ({line}); write it again with np.savez") from None
+            except NUMPY_ERRORS as error:
+                raise DataError(
+                    f"{self.path}: cannot be read ({first_line(error)}); write it again with np.savez"
+                ) from None
         return self._arrays
 
 
@@ -138,7 +148,7 @@ def _members(path: Path) -> dict[str, np.ndarray]:
                     raise ValueError(f"{name} holds Python objects")
                 header = member.tell()
             start = _start(path, info) + header
-            if start + dtype.itemsize * int(np.prod(shape)) > path.stat().st_size:
+            if start + dtype.itemsize * math.prod(shape) > path.stat().st_size:
                 raise ValueError(f"{name} is truncated")
             arrays[name] = _mapped(path, start, dtype, shape, fortran)
     return arrays

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from jaxtyping import Float, Float32, Int
 
+from ups_jax.config import yaml_text
 from ups_jax.data.sources.arrays import ArrayFile, open_arrays
 from ups_jax.data.sources.base import AXES, Grid, uniform
 from ups_jax.data.sources.selection import selected
@@ -82,10 +82,10 @@ class DescribedSource:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        said = yaml.safe_load(path.read_text())
+        said = yaml_text.parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file; write the description of your arrays there") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())}); correct it") from None
     if not isinstance(said, dict):
         raise DataError(f"{path}: is no description; write the keys {', '.join(_KEYS)}")
@@ -165,7 +165,7 @@ def _line(name: str, axis: str, value: Any, file: ArrayFile, points: int) -> tup
         return uniform(values[:points], f"{name}: `{value}`", "give arrays on even times and a uniform grid")
     try:
         start, step = (float(item) for item in value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise DataError(f"{name}: key `{axis}` is {value}; give [start, step], or the array of coordinates") from None
     if not (np.isfinite([start, step]).all() and step > 0):
         raise DataError(f"{name}: key `{axis}` is {value}; the step must be a positive number")
@@ -176,12 +176,17 @@ def _coefficients(
     name: str, said: Mapping[str, Any], file: ArrayFile, trajectories: int
 ) -> dict[str, Float[np.ndarray, " n"]]:
     found = {}
-    for key, value in (said.get("coefficients") or {}).items():
+    given = said.get("coefficients") or {}
+    if not isinstance(given, dict):
+        raise DataError(f"{name}: key `coefficients` is name: array, or name: number, for each of them")
+    for key, value in given.items():
         try:
             values = np.asarray(float(value))
-        except ValueError:
-            values = np.asarray(file.read(str(value), ()), np.float64)
+        except (TypeError, ValueError, OverflowError):
+            values = np.asarray(file.read(str(value), ()))
+            if values.dtype.kind not in "fiu":
+                raise DataError(f"{name}: coefficient {key} is `{value}`, which holds no numbers") from None
         if values.shape not in ((), (trajectories,)):
             raise DataError(f"{name}: coefficient {key} has shape {values.shape}, it must be ({trajectories},)")
-        found[str(key)] = np.broadcast_to(values, (trajectories,))
+        found[str(key)] = np.broadcast_to(values.astype(np.float64), (trajectories,))
     return found

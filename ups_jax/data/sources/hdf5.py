@@ -70,18 +70,42 @@ class HDF5File:
                 if self._handle is None or self._process != os.getpid():
                     self._handle, self._process = h5py.File(self.path, "r", locking=False), os.getpid()
                 yield self._handle
-            except OSError as error:
+            except Exception as error:
+                # HDF5 answers a damaged file in many ways: OSError, RuntimeError, KeyError, ValueError.
+                if not is_of_hdf5(error):
+                    raise
                 raise DataError(f"{self.path}: {_reason(self.path, error, self._mend)}") from None
+
+
+def dataset_of(name: str, file: h5py.Group, key: str, mend: str) -> h5py.Dataset:
+    """A dataset that there is, with a shape. Raises `DataError`."""
+    found = file.get(key)
+    if not isinstance(found, h5py.Dataset) or found.shape is None:
+        raise DataError(f"{name}: has no dataset `{key}`; {mend}")
+    return found
+
+
+def number_of(attributes: h5py.AttributeManager, key: str) -> float | None:
+    """A finite number among attributes, None where there is none of that name, or something else."""
+    value = np.asarray(attributes.get(key, ""))
+    usable = value.size == 1 and value.dtype.kind in "fiub" and bool(np.isfinite(value).all())
+    return float(value.item()) if usable else None
+
+
+def text_of(attributes: h5py.AttributeManager, key: str, default: str = "") -> str:
+    """An attribute as text, which may be stored as bytes."""
+    value = attributes.get(key, default)
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def coordinate(name: str, file: h5py.File, dataset: str, lengths: tuple[int, ...], why: str) -> Float[np.ndarray, " n"]:
     """A coordinate's values. Raises `DataError` unless it has one of `lengths` and floating-point numbers."""
-    values = np.asarray(file[dataset])
-    if values.ndim != 1 or len(values) not in lengths:
-        raise DataError(f"{name}: `{dataset}` has shape {values.shape}, it must have {lengths[0]} entries ({why})")
-    if values.dtype.kind != "f":
-        raise DataError(f"{name}: `{dataset}` holds {values.dtype}, not floating-point numbers; store it as float64")
-    return values
+    found = dataset_of(name, file, dataset, "add the coordinates")
+    if found.ndim != 1 or len(found) not in lengths:
+        raise DataError(f"{name}: `{dataset}` has shape {found.shape}, it must have {lengths[0]} entries ({why})")
+    if found.dtype.kind != "f":
+        raise DataError(f"{name}: `{dataset}` holds {found.dtype}, not floating-point numbers; store it as float64")
+    return np.asarray(found)
 
 
 def grid_of(name: str, file: h5py.File, what: str, shape: tuple[int, ...]) -> Grid:
@@ -125,11 +149,10 @@ def line(dataset: h5py.Dataset, values: Float[np.ndarray, " n"], what: str, mend
     Differences of rounded coordinates give the spacing back to some digits only.
     """
     found = uniform(values, what, mend)
-    if "start" in dataset.attrs and "step" in dataset.attrs:
-        told = float(dataset.attrs["start"]), float(dataset.attrs["step"])
-        if np.allclose(told, found, rtol=1e-6, atol=1e-6 * found[1]):
-            return told
-    return found
+    start, step = number_of(dataset.attrs, "start"), number_of(dataset.attrs, "step")
+    if start is None or step is None or not np.allclose((start, step), found, rtol=1e-6, atol=1e-6 * found[1]):
+        return found
+    return start, step
 
 
 def coefficients(name: str, file: h5py.File, trajectories: int) -> Iterator[tuple[str, Any]]:
@@ -138,7 +161,7 @@ def coefficients(name: str, file: h5py.File, trajectories: int) -> Iterator[tupl
         if np.size(value) == 1 and np.asarray(value).dtype.kind in "fiu" and key not in _NO_COEFFICIENTS:
             yield key.lower(), float(np.asarray(value).item())
     for group in (file, file.get("parameters", {})):
-        for key, item in group.items():
+        for key, item in group.items() if isinstance(group, h5py.Group) else ():
             reserved = key == "tensor" or key.endswith("-coordinate")
             if not reserved and isinstance(item, h5py.Dataset) and item.dtype.kind in "fiu":
                 if item.shape == (trajectories,):
@@ -155,7 +178,19 @@ def from_file_name(path: Path, name: str) -> float | None:
     return float(found.group(1)) if found else None
 
 
-def _reason(path: Path, error: OSError, mend: str) -> str:
+def is_of_hdf5(error: BaseException) -> bool:
+    """Whether the system or h5py raised it, which says that the file is damaged in more than one way."""
+    if isinstance(error, OSError):
+        return True
+    trace = error.__traceback__
+    names = []
+    while trace is not None:
+        names.append(trace.tb_frame.f_code.co_filename)
+        trace = trace.tb_next
+    return "h5py" in names[-1]
+
+
+def _reason(path: Path, error: Exception, mend: str) -> str:
     text = " ".join(str(error).split())
     if isinstance(error, PermissionError) or "Permission denied" in text:
         return "may not be read by this user; change its permissions"

@@ -12,7 +12,7 @@ import h5py
 from ups_jax.data.shards.manifest import is_converted, read_manifest
 from ups_jax.data.sources.base import Source
 from ups_jax.data.sources.described import DescribedSource
-from ups_jax.data.sources.hdf5 import HDF5File
+from ups_jax.data.sources.hdf5 import HDF5File, text_of
 from ups_jax.data.sources.pdebench_cfd import CFDSource
 from ups_jax.data.sources.pdebench_darcy import DarcySource
 from ups_jax.data.sources.pdebench_incompressible import IncompressibleSource
@@ -108,9 +108,8 @@ def attribute(path: str | Path, name: str) -> str:
         return read_manifest(path).attributes.get(name, "")
     if not h5py.is_hdf5(path):
         return ""
-    with h5py.File(path, "r", locking=False) as file:
-        value = file.attrs.get(name, "")
-    return value.decode() if isinstance(value, bytes) else str(value)
+    with HDF5File(path, _MEND).reading() as file:
+        return text_of(file.attrs, name)
 
 
 def original(path: Path) -> Path:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from ups_jax.data.sources.base import Grid
-from ups_jax.data.sources.hdf5 import HDF5File, coefficients, space_axes
+from ups_jax.data.sources.hdf5 import HDF5File, coefficients, dataset_of, space_axes
 from ups_jax.errors import DataError
 
 _COORDINATES = ("x-coordinate", "y-coordinate")
@@ -49,9 +49,7 @@ class DarcySource(HDF5File):
 
 def _header(name: str, file: h5py.File) -> tuple[int, Grid]:
     for dataset in ("tensor", "nu", *_COORDINATES):
-        if not isinstance(file.get(dataset), h5py.Dataset):
-            there = ", ".join(list(file)[:6]) or "nothing"
-            raise DataError(f"{name}: has no dataset `{dataset}` (it holds {there}); {_MEND}")
+        dataset_of(name, file, dataset, f"it holds {', '.join(list(file)[:6]) or 'nothing'}; {_MEND}")
     for dataset in ("tensor", "nu"):
         if file[dataset].dtype.kind != "f":
             raise DataError(f"{name}: `{dataset}` holds {file[dataset].dtype}, not floating-point numbers; {_MEND}")

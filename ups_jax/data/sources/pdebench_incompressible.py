@@ -6,6 +6,7 @@ steady `force` (N, X, Y, 2) is no channel, as it does not change.
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from ups_jax.data.sources.base import Grid, uniform
-from ups_jax.data.sources.hdf5 import HDF5File
+from ups_jax.data.sources.hdf5 import HDF5File, dataset_of, number_of, text_of
 from ups_jax.data.sources.selection import selected
 from ups_jax.data.sources.simulation_text import numbers
 from ups_jax.errors import DataError
@@ -40,9 +41,9 @@ class IncompressibleSource(HDF5File):
             self.trajectories, self.frames = shape[0], _frames(file, shape[1])
             if self.frames < 2:
                 raise DataError(f"{self.name}: holds {self.frames} complete frames, 2 are the least; write it again")
-            text = file.attrs.get("config")
-            self._coefficients = {} if text is None else _lower(numbers(text, self.name))
-            self.grid = _grid(self.name, file, shape, self.frames, _extent(text))
+            text = text_of(file.attrs, "config")
+            self._coefficients = _lower(numbers(text, self.name))
+            self.grid = _grid(self.name, file, shape, self.frames, _extent(text, self.name))
         self.channels = len(self.channel_names)
 
     def windows(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
@@ -75,9 +76,7 @@ class IncompressibleSource(HDF5File):
 def _check(name: str, file: h5py.File) -> tuple[int, ...]:
     """The shape (N, T, X, Y) of every dataset."""
     for dataset, rank in (("velocity", 5), ("particles", 5), ("t", 2)):
-        item = file.get(dataset)
-        if not isinstance(item, h5py.Dataset):
-            raise DataError(f"{name}: has no dataset `{dataset}` (it holds {', '.join(list(file)[:6])}); {_MEND}")
+        item = dataset_of(name, file, dataset, f"it holds {', '.join(list(file)[:6])}; {_MEND}")
         if item.ndim != rank or item.dtype.kind != "f":
             raise DataError(f"{name}: `{dataset}` has shape {item.shape} and type {item.dtype}; {_MEND}")
     shape: tuple[int, ...] = file["velocity"].shape[:4]
@@ -90,7 +89,7 @@ def _check(name: str, file: h5py.File) -> tuple[int, ...]:
 
 
 def _frames(file: h5py.File, stored: int) -> int:
-    latest = file.attrs.get("latestIndex")
+    latest = number_of(file.attrs, "latestIndex")
     rising = np.diff(np.asarray(file["t"], np.float64), axis=1) > 0
     complete = 1 + int(np.cumprod(rising.all(axis=0)).sum())
     return min(complete, stored if latest is None else int(latest) + 1)
@@ -106,10 +105,17 @@ def _grid(name: str, file: h5py.File, shape: tuple[int, ...], frames: int, exten
     return Grid(shape=shape[2:], origin=origin, spacing=spacing, start=start, dt=dt)
 
 
-def _extent(text: str | bytes | None) -> tuple[float, float]:
-    plain = text.decode() if isinstance(text, bytes) else str(text or "")
-    found = re.search(r"domain_size:\s*\[?\s*-?\s*([0-9.eE+-]+)\s*[,\n]\s*-?\s*([0-9.eE+-]+)", plain)
-    return (float(found.group(1)), float(found.group(2))) if found else (1.0, 1.0)
+def _extent(text: str, name: str) -> tuple[float, float]:
+    found = re.search(r"domain_size:\s*\[?\s*-?\s*([0-9.eE+-]+)\s*[,\n]\s*-?\s*([0-9.eE+-]+)", text)
+    if found is None:
+        return 1.0, 1.0
+    try:
+        sizes = float(found[1]), float(found[2])
+    except ValueError:
+        sizes = 0.0, 0.0
+    if not 0 < min(sizes) <= max(sizes) < math.inf:
+        raise DataError(f"{name}: its attribute `config` has {' '.join(found[0].split())}; give two positive numbers")
+    return sizes
 
 
 def _lower(values: dict[str, float]) -> dict[str, float]:

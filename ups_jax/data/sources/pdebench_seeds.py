@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from ups_jax.data.sources.base import AXES, Grid
-from ups_jax.data.sources.hdf5 import HDF5File, coordinate, line, space_axes
+from ups_jax.data.sources.hdf5 import HDF5File, coordinate, line, space_axes, text_of
 from ups_jax.data.sources.selection import selected
 from ups_jax.data.sources.simulation_text import numbers
 from ups_jax.errors import DataError
@@ -87,16 +87,15 @@ class SeedsSource(HDF5File):
             found: dict[str, Float[np.ndarray, " n"]] = {}
             with self.reading() as file:
                 for index, key in enumerate(self._keys):
-                    text = file[key].attrs.get("config")
-                    for name, value in {} if text is None else numbers(text, f"{self.name}: group {key}").items():
+                    text = text_of(file[key].attrs, "config")
+                    for name, value in numbers(text, f"{self.name}: group {key}").items():
                         found.setdefault(name.lower(), np.full(self.trajectories, np.nan))[index] = value
             self._texts = found
         return self._texts
 
 
 def _names(name: str, file: h5py.File, channels: int) -> tuple[str, ...]:
-    said = file.attrs.get("channels", "")
-    names = tuple(part.strip() for part in (said.decode() if isinstance(said, bytes) else str(said)).split(",") if part)
+    names = tuple(part.strip() for part in text_of(file.attrs, "channels").split(",") if part)
     if names and len(names) != channels:
         raise DataError(f"{name}: its attribute `channels` names {len(names)}, `data` has {channels}; correct it")
     return names
@@ -104,7 +103,7 @@ def _names(name: str, file: h5py.File, channels: int) -> tuple[str, ...]:
 
 def _data(name: str, file: h5py.File, key: str) -> h5py.Dataset:
     data = file[key].get("data")
-    if not isinstance(data, h5py.Dataset):
+    if not isinstance(data, h5py.Dataset) or data.shape is None:
         raise DataError(f"{name}: group `{key}` has no dataset `data`; remove the group, or write it again")
     if data.dtype.kind != "f":
         raise DataError(f"{name}: `{key}/data` holds {data.dtype}, not floating-point numbers; {_MEND}")
@@ -114,10 +113,10 @@ def _data(name: str, file: h5py.File, key: str) -> h5py.Dataset:
 def _header(name: str, file: h5py.File, key: str) -> tuple[tuple[int, ...], Grid]:
     """Shape of a trajectory, and the grid that all share."""
     shape = _data(name, file, key).shape
-    grid = file[key].get("grid", {})
-    axes = [axis for axis in AXES if axis in grid]
+    grid = file[key].get("grid")
+    axes = [axis for axis in AXES if isinstance(grid, h5py.Group) and axis in grid]
     for axis in ("x", "t"):
-        if axis not in grid:
+        if not isinstance(grid, h5py.Group) or axis not in grid:
             raise DataError(f"{name}: group `{key}` has no dataset `grid/{axis}`; add the coordinates")
     if len(shape) != 2 + len(axes):
         wanted = ", ".join(["T", *"XYZ"[: len(axes)], "C"])

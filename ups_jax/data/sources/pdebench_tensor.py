@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from ups_jax.data.sources.base import Grid
-from ups_jax.data.sources.hdf5 import HDF5File, coefficients, grid_of
+from ups_jax.data.sources.hdf5 import HDF5File, coefficients, dataset_of, grid_of
 from ups_jax.errors import DataError
 
 _MEND = "give a file in PDEBench's tensor layout, such as scripts/generate_data.py writes"
@@ -45,10 +45,8 @@ class TensorSource(HDF5File):
 
 
 def _header(name: str, file: h5py.File) -> tuple[tuple[int, ...], Grid]:
-    if not isinstance(file.get("tensor"), h5py.Dataset):
-        there = ", ".join(list(file)[:6]) or "nothing"
-        raise DataError(f"{name}: has no dataset `tensor` (it holds {there}); {_MEND}")
-    shape = file["tensor"].shape
-    if file["tensor"].dtype.kind != "f":
-        raise DataError(f"{name}: `tensor` holds {file['tensor'].dtype}, not floating-point numbers; {_MEND}")
+    tensor = dataset_of(name, file, "tensor", f"it holds {', '.join(list(file)[:6]) or 'nothing'}; {_MEND}")
+    shape = tensor.shape
+    if tensor.dtype.kind != "f":
+        raise DataError(f"{name}: `tensor` holds {tensor.dtype}, not floating-point numbers; {_MEND}")
     return shape, grid_of(name, file, "tensor", shape)

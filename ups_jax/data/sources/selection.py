@@ -14,6 +14,8 @@ def selected(file: str, found: Sequence[str], wanted: Sequence[str] | None) -> t
         raise DataError(f"{file}: holds no fields that change in time; give another file")
     if wanted is None:
         return tuple(found)
+    if not wanted or len(set(map(str.lower, wanted))) < len(wanted):
+        raise DataError(f"{file}: `channels` are {', '.join(wanted) or 'none'}; name one or more, each once")
     spelled = {name.lower(): name for name in found}
     for name in wanted:
         if name.lower() not in spelled:

@@ -13,14 +13,14 @@ from ups_jax.errors import DataError
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def numbers(text: str | bytes, where: str) -> dict[str, float]:
+def numbers(text: str, where: str) -> dict[str, float]:
     """Every number in it by its key: the last part alone where no other has that one, else the whole dotted key.
 
     Also numbers that YAML takes for words, such as `1e-3` and `1.e-8`. Raises `DataError` naming `where`.
     """
     try:
         values = yaml.load(text, Loader=_LOADER)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         line = " ".join(str(error).split())
         raise DataError(f"{where}: its attribute `config` is no YAML ({line}); write the file again") from None
     found = dict(_leaves(values, ()))
@@ -35,5 +35,5 @@ def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...]
     elif path and isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             yield path, float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             return

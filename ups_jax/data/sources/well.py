@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from ups_jax.data.sources.base import AXES, Grid, uniform
-from ups_jax.data.sources.hdf5 import HDF5File
+from ups_jax.data.sources.hdf5 import HDF5File, dataset_of, number_of, text_of
 from ups_jax.data.sources.selection import selected
 from ups_jax.errors import DataError
 
@@ -61,7 +61,7 @@ class WellSource(HDF5File):
         with self.reading() as file:
             for place, channel in enumerate(self._channels):
                 dataset = file[channel.dataset]
-                lead = bool(dataset.attrs.get("sample_varying", True))
+                lead = _flag(dataset, "sample_varying", True)
                 for row, (index, times) in enumerate(zip(ids.tolist(), frames.tolist(), strict=True)):
                     step = times[1] - times[0] if len(times) > 1 else 1
                     window = slice(times[0], times[-1] + 1, step)
@@ -77,35 +77,35 @@ class WellSource(HDF5File):
 
 def _dimensions(name: str, file: h5py.File) -> tuple[str, ...]:
     """Names of the space axes, in the order of the fields' own."""
-    if text(file.attrs.get("grid_type", "cartesian")).lower() != "cartesian":
-        raise DataError(f"{name}: its grid is {text(file.attrs['grid_type'])}; only Cartesian grids can be read")
-    if "dimensions" not in file or "spatial_dims" not in file["dimensions"].attrs:
-        raise DataError(f"{name}: has no group `dimensions` with the attribute `spatial_dims`; {_MEND}")
-    names = tuple(text(value) for value in np.atleast_1d(file["dimensions"].attrs["spatial_dims"]))
+    kind = text_of(file.attrs, "grid_type", "cartesian")
+    if kind.lower() != "cartesian":
+        raise DataError(f"{name}: its grid is {kind}; only Cartesian grids can be read")
+    names = _texts(_group(file, "dimensions"), "spatial_dims")
+    if not 1 <= len(set(names)) == len(names) <= len(AXES):
+        raise DataError(
+            f"{name}: its group `dimensions` has the space axes {', '.join(names) or 'none'} (attribute "
+            f"`spatial_dims`); 1 to 3 of different names can be read"
+        )
     for axis in (*names, "time"):
-        if axis not in file["dimensions"]:
-            raise DataError(f"{name}: has no dataset `dimensions/{axis}`; {_MEND}")
-    if not 1 <= len(names) <= len(AXES):
-        raise DataError(f"{name}: has {len(names)} space axes; 1 to 3 can be read")
+        dataset_of(name, file, f"dimensions/{axis}", _MEND)
     return names
 
 
 def _count(name: str, file: h5py.File) -> int:
-    if "n_trajectories" not in file.attrs:
-        raise DataError(f"{name}: has no attribute `n_trajectories`; {_MEND}")
-    return int(np.asarray(file.attrs["n_trajectories"]).item())
+    count = number_of(file.attrs, "n_trajectories")
+    if count is None or count < 1:
+        raise DataError(f"{name}: has no number of trajectories as attribute `n_trajectories`; {_MEND}")
+    return int(count)
 
 
 def _channels(name: str, file: h5py.File, dimensions: tuple[str, ...]) -> dict[str, _Channel]:
     """Every component of the fields that change in time: scalars, then vectors, then tensors."""
     found: dict[str, _Channel] = {}
     for order, group in enumerate(_GROUPS):
-        members = file.get(group, {})
-        listed = members.attrs.get("field_names", list(members)) if members else ()
-        for field in map(text, np.atleast_1d(listed)):
-            if field not in members:
-                raise DataError(f"{name}: `{group}` names a field `{field}` and has no such dataset; {_MEND}")
-            if not members[field].attrs.get("time_varying", True):
+        members = _group(file, group)
+        listed = () if members is None else _texts(members, "field_names") or tuple(members)
+        for field in listed:
+            if not _flag(dataset_of(name, file, f"{group}/{field}", _MEND), "time_varying", True):
                 continue
             for component in itertools.product(range(len(dimensions)), repeat=order):
                 suffix = "".join(dimensions[index] for index in component)
@@ -128,23 +128,28 @@ def _grid(name: str, file: h5py.File, dimensions: tuple[str, ...], trajectories:
 def _shared(name: str, file: h5py.File, axis: str, trajectories: int) -> Float[np.ndarray, " n"]:
     """A coordinate that is the same for all trajectories and at all times."""
     dataset = file[f"dimensions/{axis}"]
-    values = np.asarray(dataset)
-    if axis != "time" and dataset.attrs.get("time_varying", False):
+    varies = _flag(dataset, "sample_varying", False)
+    if axis != "time" and _flag(dataset, "time_varying", False):
         raise DataError(f"{name}: the grid moves (`dimensions/{axis}` is time_varying); only fixed grids can be read")
-    if dataset.attrs.get("sample_varying", False):
-        if values.shape[:1] != (trajectories,) or not np.allclose(values, values[:1], rtol=1e-5):
+    if dataset.ndim != 1 + varies or dataset.dtype.kind != "f":
+        raise DataError(f"{name}: `dimensions/{axis}` has shape {dataset.shape} and type {dataset.dtype}; {_MEND}")
+    values = np.asarray(dataset)
+    if varies:
+        if len(values) != trajectories or not np.allclose(values, values[:1], rtol=1e-5):
             raise DataError(f"{name}: `dimensions/{axis}` differs between trajectories; split the file by it")
         values = values[0]
-    if values.ndim != 1 or values.dtype.kind != "f":
-        raise DataError(f"{name}: `dimensions/{axis}` has shape {values.shape} and type {values.dtype}; {_MEND}")
     return values
 
 
 def _check_shape(name: str, dataset: h5py.Dataset, source: WellSource, order: int) -> None:
     size = len(source.grid.shape)
-    varying = np.atleast_1d(dataset.attrs.get("dim_varying", np.ones(size, bool))).astype(bool)
+    varying = np.atleast_1d(dataset.attrs.get("dim_varying", np.ones(size, bool)))
+    if varying.dtype.kind not in "biu":
+        raise DataError(
+            f"{name}: `{dataset.name.strip('/')}` has an attribute `dim_varying` of {varying.dtype}; {_MEND}"
+        )
     space = tuple(points if varies else 1 for points, varies in zip(source.grid.shape, varying, strict=False))
-    lead = (source.trajectories,) if dataset.attrs.get("sample_varying", True) else ()
+    lead = (source.trajectories,) if _flag(dataset, "sample_varying", True) else ()
     expected = (*lead, source.frames, *space, *(size,) * order)
     if len(varying) != size or dataset.shape != expected:
         raise DataError(
@@ -155,16 +160,13 @@ def _check_shape(name: str, dataset: h5py.Dataset, source: WellSource, order: in
 
 
 def _coefficients(name: str, file: h5py.File, trajectories: int) -> dict[str, Any]:
-    named = [text(value) for value in np.atleast_1d(file.attrs.get("simulation_parameters", ()))]
-    found: dict[str, Any] = {}
-    for key in named:
-        value = np.asarray(file.attrs.get(key, "")).ravel()
-        if value.size == 1 and value.dtype.kind in "fiu":
-            found[key.lower()] = float(value[0])
-    for key, dataset in file.get("scalars", {}).items():
-        if dataset.attrs.get("time_varying", False) or dataset.dtype.kind not in "fiu":
+    named = {key: number_of(file.attrs, key) for key in _texts(file, "simulation_parameters")}
+    found: dict[str, Any] = {key.lower(): value for key, value in named.items() if value is not None}
+    for key in _group(file, "scalars") or ():
+        dataset = dataset_of(name, file, f"scalars/{key}", _MEND)
+        if _flag(dataset, "time_varying", False) or dataset.dtype.kind not in "fiu":
             continue
-        shape = (trajectories,) if dataset.attrs.get("sample_varying", False) else ()
+        shape = (trajectories,) if _flag(dataset, "sample_varying", False) else ()
         if dataset.shape != shape:
             raise DataError(f"{name}: `scalars/{key}` has shape {dataset.shape}, by its attributes it must be {shape}")
         found[key.lower()] = np.asarray(dataset, np.float64)
@@ -174,14 +176,26 @@ def _coefficients(name: str, file: h5py.File, trajectories: int) -> dict[str, An
 def _boundary(file: h5py.File, dimensions: tuple[str, ...]) -> dict[str, str]:
     """The kind of boundary of each axis, by the names that Grids have for them; open where nothing is said."""
     kinds = dict.fromkeys(AXES[: len(dimensions)], "open")
-    for item in file.get("boundary_conditions", {}).values():
-        kind = text(item.attrs.get("bc_type", "open")).lower()
-        for axis in map(text, np.atleast_1d(item.attrs.get("associated_dims", ()))):
+    sides = _group(file, "boundary_conditions")
+    for item in () if sides is None else filter(None, sides.values()):
+        for axis in _texts(item, "associated_dims"):
             if axis in dimensions:
-                kinds[AXES[dimensions.index(axis)]] = kind
+                kinds[AXES[dimensions.index(axis)]] = text_of(item.attrs, "bc_type", "open").lower()
     return kinds
 
 
-def text(value: object) -> str:
-    """A string of an attribute, which may be stored as bytes."""
-    return value.decode() if isinstance(value, bytes) else str(value)
+def _group(file: h5py.File, name: str) -> h5py.Group | None:
+    found = file.get(name)
+    return found if isinstance(found, h5py.Group) else None
+
+
+def _texts(item: h5py.HLObject | None, key: str) -> tuple[str, ...]:
+    """The strings of an attribute, none where it is not there."""
+    values = () if item is None else np.atleast_1d(item.attrs.get(key, ())).ravel()
+    return tuple(value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in values)
+
+
+def _flag(dataset: h5py.Dataset, key: str, default: bool) -> bool:
+    """A truth value among a dataset's attributes."""
+    value = number_of(dataset.attrs, key)
+    return default if value is None else bool(value)

@@ -1,0 +1,96 @@
+"""Plain values from YAML text, by the 1.2 core rules: `1e-3` is a number, `on` and `no` are strings, a key may stand
+only once. Nothing but mappings, lists, texts, numbers, booleans and null comes out of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import yaml
+from yaml.constructor import ConstructorError
+
+
+def parse(text: str) -> Any:
+    """The value that the text says. ValueError, of one line, where it is not valid."""
+    try:
+        loader = _Loader(text)
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """The reader; its rules are set below."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9]+", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+    ("null", r"~|null|Null|NULL|", "~nN\0"),
+):
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), [*_first, ""] if _tag == "null" else list(_first)
+    )
+
+
+def _number(kind: str, convert: Callable[[yaml.SafeLoader, yaml.ScalarNode], Any]) -> Callable[..., Any]:
+    """The constructor of a scalar, which a tag may put where it does not belong."""
+
+    def construct(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
+        try:
+            return convert(loader, node)
+        except (ValueError, KeyError, IndexError):
+            raise ConstructorError(None, None, f"{str(node.value)[:40]!r} is no {kind}", node.start_mark) from None
+
+    return construct
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    found: dict[Any, Any] = {}
+    if not isinstance(node, yaml.MappingNode):
+        raise ConstructorError(None, None, "this is no mapping", node.start_mark)
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, Hashable):
+            raise ConstructorError(None, None, "a key must be a word or a number", key_node.start_mark)
+        if key in found:
+            raise ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)
+        found[key] = loader.construct_object(value_node, deep=True)
+    return found
+
+
+def _list(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> list[Any]:
+    """At once and to its depth: a list that holds itself is refused."""
+    return loader.construct_sequence(node, deep=True)
+
+
+def _include(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+    raise ConstructorError(
+        None, None, "write `include: FILE` as a key of the file instead of the tag !include", node.start_mark
+    )
+
+
+# Dates, sets, binary and whatever else YAML knows are no values here.
+_Loader.yaml_constructors = {
+    "tag:yaml.org,2002:null": yaml.SafeLoader.construct_yaml_null,
+    "tag:yaml.org,2002:bool": _number("boolean", yaml.SafeLoader.construct_yaml_bool),
+    "tag:yaml.org,2002:int": _number("whole number", lambda loader, node: int(loader.construct_scalar(node))),
+    "tag:yaml.org,2002:float": _number("number", yaml.SafeLoader.construct_yaml_float),
+    "tag:yaml.org,2002:str": yaml.SafeLoader.construct_yaml_str,
+    "tag:yaml.org,2002:seq": _list,
+    "tag:yaml.org,2002:map": _mapping,
+    "!include": _include,
+    None: yaml.SafeLoader.construct_undefined,
+}
