@@ -1,6 +1,6 @@
-"""What only a GPU can show; the other tests run on one as they stand, with JAX left to choose it:
+"""What only a GPU can show: `python -m pytest -n0 -m gpu tests/test_on_gpu.py`.
 
-XLA_FLAGS=--xla_gpu_deterministic_ops=true python -m pytest -n 4 tests/training/test_resume.py tests/training/test_step.py
+The other tests run on one as they stand: `XLA_FLAGS=--xla_gpu_deterministic_ops=true python -m pytest -n 4 tests/training`.
 """
 
 from __future__ import annotations
