@@ -1,6 +1,6 @@
 """What only a GPU can show: `python -m pytest -n0 -m gpu tests/test_on_gpu.py`.
 
-The other tests run on one as they stand: `XLA_FLAGS=--xla_gpu_deterministic_ops=true python -m pytest -n 4 tests/training`.
+The other tests run on one as they stand, with `XLA_FLAGS=--xla_gpu_deterministic_ops=true` in the environment.
 """
 
 from __future__ import annotations
