@@ -17,7 +17,10 @@ _CHUNK = 1 << 24
 
 
 def seal_ahead(directory: Path) -> None:
-    """Write the seal of a checkpoint whose files are whole, ahead of its commit, which adds the last of them."""
+    """Write the seal of a checkpoint whose files are whole, ahead of its commit, which adds the last of them; one that
+    is committed already is sealed by `seal`."""
+    if not directory.is_dir():
+        return
     found = {name: own for name, own in _measure(directory).items() if name not in _OF_THE_COMMIT}
     _write(directory, found)
 
