@@ -34,6 +34,19 @@ def test_the_other_operators_lower_for_cuda(waves: Dataset, architecture: str) -
     lowers_for_cuda(load("configs/tiny.yaml", overrides), waves, "operator")
 
 
+@pytest.mark.parametrize(("precision", "exact"), [("fp32", True), ("tf32", False)])
+def test_products_have_all_bits_unless_fewer_are_asked_for(waves: Dataset, precision: str, exact: bool) -> None:
+    overrides = ["data.tasks.0.symmetries=[]", "optimizer.name=adamw", f"training.precision={precision}"]
+    cfg = load("configs/tiny.yaml", overrides)
+    model, tx = build(cfg, waves)
+    batch = batch_at(waves, cfg, "operator", 0)
+    state = jax.eval_shape(lambda key: init_state(model, tx, batch, key, cfg=cfg), jax.random.key(0))
+    lowered = export.export(make_train_step(model, tx, cfg), platforms=["cuda"])(state, batch).mlir_module()
+    products = [line for line in lowered.splitlines() if "stablehlo.dot_general" in line]
+    least = sum("HIGHEST" in line for line in products) / len(products)
+    assert least == 1 if exact else least < 0.6, f"{least:.0%} of {len(products)} products"
+
+
 def lowers_for_cuda(cfg: Config, dataset: Dataset, stage: str) -> None:
     model, tx = build(cfg, dataset, stage=stage)
     batch = batch_at(dataset, cfg, stage, 0)

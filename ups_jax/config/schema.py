@@ -426,7 +426,7 @@ class TrainingConfig:
     memory. A step whose loss exceeds the mean of the last `spike_window` accepted ones by `spike_sigma` of their
     standard deviations (1 % of the mean at the least) is skipped. `compile: false` runs every operation apart.
     `precision: bf16` is that of the core between entrance and exit; parameters, residuals, norms and transforms of
-    Fourier stay in float32.
+    Fourier stay in float32. `fp32` is that on every device; `tf32` leaves it to a GPU to take ten bits of the factors.
     """
 
     batch_size: Positive = 32
@@ -440,7 +440,7 @@ class TrainingConfig:
     grad_clip: PositiveFloat | None = 1.0
     ema_decay: Fraction | None = None
     max_seconds: PositiveFloat | None = None
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     remat: Literal["none", "block", "full"] = "none"
     compile: bool = True
     lambda_relative: Weight = 1.0

@@ -21,6 +21,7 @@ from ups_jax.models.dense import Dense
 from ups_jax.models.grid import patch_of, patchify, unpatchify
 from ups_jax.models.latent_state import Conditions
 from ups_jax.models.operator import FieldExit, core_of
+from ups_jax.models.products import apply
 from ups_jax.task import Statistics, Task
 
 
@@ -60,6 +61,7 @@ class Corrector(nn.Module):
     context: int = 1
     dtype: Any = jnp.float32
     remat: bool = False
+    products: str = "highest"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *s c"], time: Float[Array, " b"], given: Given) -> Float[Array, "b *s c"]:
@@ -80,7 +82,7 @@ def velocity(
     model: Corrector, params: Any, x: Float[Array, "b *s c"], time: Float[Array, " b"], given: Given
 ) -> Float[Array, "b *s c"]:
     """The corrector as a pure function of its parameters."""
-    return cast(Array, model.apply({"params": params}, x, time, given))
+    return cast(Array, apply(model, params, x, time, given))
 
 
 def given_step(task: Task, window: Float[Array, "b k *s c"], pred: Float[Array, "b *s c"], cond: Conditions) -> Given:

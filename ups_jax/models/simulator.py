@@ -28,7 +28,8 @@ class Simulator(nn.Module):
     """encode, operate, decode; calling it makes one step of the field. Untrained, a step is exactly persistence.
 
     `context` is the number of frames that one step sees. `dtype` is what the operator's core computes in, between
-    float32 entrance and exit; with `remat` its blocks are computed again for the gradient instead of kept.
+    float32 entrance and exit; with `remat` its blocks are computed again for the gradient instead of kept. `products`
+    is for `ups_jax.models.products.apply`.
     """
 
     task: Task
@@ -37,6 +38,7 @@ class Simulator(nn.Module):
     context: int = 1
     dtype: Any = jnp.float32
     remat: bool = False
+    products: str = "highest"
 
     def setup(self) -> None:
         self.features = PatchFeatures(self.task, self.latent)

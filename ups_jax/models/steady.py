@@ -30,6 +30,7 @@ class SteadySimulator(nn.Module):
     operator_config: OperatorConfig
     dtype: Any = jnp.float32
     remat: bool = False
+    products: str = "highest"
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "b *s i"], cond: Conditions) -> Float[Array, "b *s c"]:

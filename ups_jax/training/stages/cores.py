@@ -25,7 +25,12 @@ def check_widths(operator: OperatorConfig, section: str = "operator.pdet") -> No
 
 def compute_dtype(cfg: Config) -> Any:
     """The type that `training.precision` computes in."""
-    return {"fp32": jnp.float32, "bf16": jnp.bfloat16}[cfg.training.precision]
+    return jnp.bfloat16 if cfg.training.precision == "bf16" else jnp.float32
+
+
+def products(cfg: Config) -> str:
+    """How exact float32 products are (`ups_jax.models.products`): with `tf32` as the device likes them."""
+    return "default" if cfg.training.precision == "tf32" else "highest"
 
 
 def remat(cfg: Config) -> bool:

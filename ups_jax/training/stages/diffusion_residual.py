@@ -18,7 +18,7 @@ from ups_jax.models.corrector import Corrector, CorrectorWeights, Given, correct
 from ups_jax.models.latent_state import conditions_of
 from ups_jax.streams import stream
 from ups_jax.task import Task
-from ups_jax.training.stages.cores import check_widths, compute_dtype, remat
+from ups_jax.training.stages.cores import check_widths, compute_dtype, products, remat
 from ups_jax.training.stages.corrected_validation import corrected_metrics, held_out
 from ups_jax.training.stages.predictor import predictor_model, predictor_stage
 from ups_jax.training.stages.spec import Parents, StageSpec, Validate
@@ -34,7 +34,7 @@ def corrector_model(cfg: Config, task: Task) -> Corrector:
     core = corrector_core(cfg.operator, cfg.diffusion)
     check_widths(core, "diffusion")
     context = cfg.data.context if task.kind == "transient" else 1
-    return Corrector(task, cfg.latent, core, cfg.diffusion, context, compute_dtype(cfg), remat(cfg))
+    return Corrector(task, cfg.latent, core, cfg.diffusion, context, compute_dtype(cfg), remat(cfg), products(cfg))
 
 
 def init_corrector(model: Corrector, key: Key[Array, ""], batch: Batch) -> Any:

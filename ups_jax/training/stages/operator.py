@@ -17,13 +17,13 @@ from ups_jax.models import Conditions, Simulator
 from ups_jax.models.latent_state import conditions_of
 from ups_jax.rollout import rollout
 from ups_jax.task import Task
-from ups_jax.training.stages.cores import check_widths, compute_dtype, remat
+from ups_jax.training.stages.cores import check_widths, compute_dtype, products, remat
 from ups_jax.training.stages.spec import Parents, StageSpec, Validate
 
 
 def _model(cfg: Config, task: Task) -> Simulator:
     check_widths(cfg.operator)
-    return Simulator(task, cfg.latent, cfg.operator, cfg.data.context, compute_dtype(cfg), remat(cfg))
+    return Simulator(task, cfg.latent, cfg.operator, cfg.data.context, compute_dtype(cfg), remat(cfg), products(cfg))
 
 
 def _init(model: Simulator, key: Key[Array, ""], batch: Batch) -> Any:

@@ -16,13 +16,13 @@ from ups_jax.models import Conditions, SteadySimulator
 from ups_jax.models.latent_state import conditions_of
 from ups_jax.steady import solve
 from ups_jax.task import Task
-from ups_jax.training.stages.cores import check_widths, compute_dtype, remat
+from ups_jax.training.stages.cores import check_widths, compute_dtype, products, remat
 from ups_jax.training.stages.spec import Parents, StageSpec, Validate
 
 
 def _model(cfg: Config, task: Task) -> SteadySimulator:
     check_widths(cfg.operator)
-    return SteadySimulator(task, cfg.latent, cfg.operator, compute_dtype(cfg), remat(cfg))
+    return SteadySimulator(task, cfg.latent, cfg.operator, compute_dtype(cfg), remat(cfg), products(cfg))
 
 
 def _init(model: SteadySimulator, key: Key[Array, ""], batch: Batch) -> Any:
