@@ -18,6 +18,7 @@ from ups_jax.data.sources.pdebench_darcy import DarcySource
 from ups_jax.data.sources.pdebench_incompressible import IncompressibleSource
 from ups_jax.data.sources.pdebench_seeds import SeedsSource
 from ups_jax.data.sources.pdebench_tensor import TensorSource
+from ups_jax.data.sources.points import PointsSource, is_points
 from ups_jax.data.sources.shards import ShardsSource
 from ups_jax.data.sources.well import WellSource
 from ups_jax.errors import DataError
@@ -55,6 +56,7 @@ def _well(file: h5py.File) -> bool:
 
 # In this order: the first that a file has is its own.
 LAYOUTS = (
+    Layout(name="points", kind="transient", holds=is_points, open=PointsSource),
     Layout(name="well", kind="transient", holds=_well, open=WellSource),
     Layout(
         name="pdebench darcy",
