@@ -34,11 +34,17 @@ MID_BAND = (5, 12)
 LOST = 0.8
 
 
-def all_metrics(pred: Fields, target: Fields, task: Task) -> dict[str, PerFrame]:
-    """Every metric of the evaluation contract, `METRICS`, in physical units; relative ones have the task's floor."""
-    values = _all_metrics(pred, target, task)
+Points = Float[Array | np.ndarray, "b p"] | None
+
+
+def all_metrics(pred: Fields, target: Fields, task: Task, points: Points = None) -> dict[str, PerFrame]:
+    """Every metric of the evaluation contract, `METRICS`, in physical units; relative ones have the task's floor.
+
+    Of a set of points those that need no grid, over the points that the mask `points` has.
+    """
+    values = _all_metrics(pred, target, task) if points is None else _point_metrics(pred, target, task, points)
     # A compiled function gives its dict back sorted; tables show the headline first.
-    return {name: values[name] for name in METRICS}
+    return {name: values[name] for name in METRICS if name in values}
 
 
 def summary(values: Mapping[str, Float[Array | np.ndarray, "b t"]]) -> dict[str, float]:
@@ -172,6 +178,30 @@ def energy_spectrum(fields: Fields) -> Float[Array, "b t k"]:
     transform = jnp.fft.fftn(jnp.asarray(fields, jnp.float32), axes=axes, norm="forward")
     power = jnp.sum(jnp.square(transform.real) + jnp.square(transform.imag), -1).reshape(*fields.shape[:2], -1)
     return jnp.zeros((*fields.shape[:2], int(shell.max()) + 1), jnp.float32).at[..., shell].add(0.5 * power)
+
+
+@partial(jax.jit, static_argnames="task")
+def _point_metrics(
+    pred: Fields, target: Fields, task: Task, points: Float[Array | np.ndarray, "b p"]
+) -> dict[str, PerFrame]:
+    """`nrmse`, `rmse`, `max_error` and `vrmse` over the points that are there."""
+    weights = jnp.asarray(points)[:, None, :, None]
+    share = weights / jnp.maximum(weights.sum(2, keepdims=True), 1.0)
+    # Where no point is both are 0, whatever a prediction has there.
+    error, truth = _error(pred, target) * weights, jnp.asarray(target) * weights
+    mse = jnp.sum(share * jnp.square(error), 2)
+    mean = jnp.sum(share * truth, 2, keepdims=True)
+    floor = jnp.asarray([RELATIVE_FLOOR * std for std in task.statistics.std], mse.dtype).reshape(1, 1, -1)
+
+    def relative(squares: Float[Array, "b t c"]) -> PerFrame:
+        return jnp.mean(jnp.sqrt(mse) / jnp.maximum(jnp.sqrt(squares), floor), -1)
+
+    return {
+        "nrmse": relative(jnp.sum(share * jnp.square(truth), 2)),
+        "rmse": jnp.sqrt(jnp.mean(mse, -1)),
+        "max_error": jnp.max(jnp.abs(error), (2, 3)),
+        "vrmse": relative(jnp.sum(share * jnp.square(truth - mean), 2)),
+    }
 
 
 @partial(jax.jit, static_argnames="task")

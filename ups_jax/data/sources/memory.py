@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from ups_jax.data.places import Places, Scattered
+from ups_jax.data.sources.places import Places, Scattered
 from ups_jax.data.sources.base import Grid, Source, read_all
 
 

@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from ups_jax.data.places import Cloud, Places, spacing_of
+from ups_jax.data.sources.places import Cloud, Places, spacing_of
 from ups_jax.data.sources.base import AXES, uniform
 from ups_jax.data.sources.hdf5 import HDF5File, coefficients
 from ups_jax.data.sources.selection import selected

@@ -1,0 +1,124 @@
+"""Messages between points anywhere in a box and the nodes of a regular grid in it, by a kernel of bounded support.
+
+The kernel is the product over the axes of quadratic B-splines, which reach one and a half nodes; a message is weighted
+with it and, in further copies, with it times the relative position along each axis. So a point speaks to the nodes of
+its neighbourhood alone, the sums do not depend on the order of the points, and with all of them as products of matrices
+no list of neighbours has to be kept where the points move.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+# Below this share of a whole point's weight a node has no points around it.
+_EMPTY = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nodes:
+    """The nodes of a grid in a box: the centres of `shape` equal cells."""
+
+    shape: tuple[int, ...]
+    origin: tuple[float, ...]
+    box: tuple[float, ...]
+    periodic: tuple[bool, ...]
+
+    @property
+    def copies(self) -> int:
+        """How many times the channels of a message are those of the points: plain, and with each relative position."""
+        return 1 + len(self.shape)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Weights:
+    """Of each axis the kernel's values between points and nodes, and those times the relative position in nodes."""
+
+    plain: tuple[Float[Array, "b p n"], ...]
+    tilted: tuple[Float[Array, "b p n"], ...]
+
+
+def nodes_of(
+    tokens: int, origin: Sequence[float], box: Sequence[float], periodic: Sequence[bool]
+) -> Nodes:
+    """About `tokens` nodes, equally far apart along all axes as far as whole numbers allow, three an axis at least."""
+    side = (math.prod(box) / tokens) ** (1 / len(box))
+    shape = tuple(max(3, round(length / side)) for length in box)
+    return Nodes(shape=shape, origin=tuple(origin), box=tuple(box), periodic=tuple(periodic))
+
+
+def weights_of(nodes: Nodes, coords: Float[Array, "b p d"], mask: Float[Array, "b p"]) -> Weights:
+    """Between points at physical `coords` and the nodes; a point that is not there has none. One that has left a box
+    with walls counts as on them."""
+    plain, tilted = [], []
+    axes = zip(nodes.shape, nodes.origin, nodes.box, nodes.periodic, strict=True)
+    for axis, (count, origin, length, wraps) in enumerate(axes):
+        place = (coords[..., axis] - origin) * (count / length) - 0.5
+        if not wraps:
+            place = jnp.clip(place, -0.5, count - 0.5)
+        offset = place[..., None] - jnp.arange(count, dtype=place.dtype).reshape(1, 1, -1)
+        if wraps:
+            offset = (offset + count / 2) % count - count / 2
+        kernel = _spline(offset)
+        if axis == 0:
+            kernel = kernel * mask[..., None]
+        plain.append(kernel)
+        tilted.append(kernel * offset)
+    return Weights(plain=tuple(plain), tilted=tuple(tilted))
+
+
+def to_nodes(weights: Weights, messages: Float[Array, "b p c"]) -> tuple[Float[Array, "b *n k"], Float[Array, "b *n 1"]]:
+    """The mean messages that arrive at each node, in all copies, and the weight of the points around it; 0 where there
+    are none."""
+    ones = jnp.ones_like(messages[..., :1])
+    density = _scatter(weights.plain, ones)
+    sums = [_scatter(factors, messages) for factors in _copies(weights)]
+    mean = jnp.concatenate(sums, axis=-1) / jnp.maximum(density, _EMPTY)
+    return jnp.where(density > _EMPTY, mean, 0.0), density
+
+
+def to_points(weights: Weights, values: Float[Array, "b *n c"]) -> Float[Array, "b p k"]:
+    """The mean of the nodes around each point, in all copies; 0 at a point that is not there."""
+    total = jnp.ones_like(weights.plain[0][..., 0])
+    for factor in weights.plain:
+        total = total * factor.sum(axis=-1)
+    gathered = [_gather(factors, values) for factors in _copies(weights)]
+    return jnp.concatenate(gathered, axis=-1) / jnp.maximum(total, _EMPTY)[..., None]
+
+
+def _spline(offset: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The quadratic B-spline: 3/4 - r^2 up to 1/2, (3/2 - |r|)^2 / 2 up to 3/2, 0 beyond."""
+    distance = jnp.abs(offset)
+    outer = 0.5 * jnp.square(jnp.maximum(1.5 - distance, 0.0))
+    return jnp.where(distance < 0.5, 0.75 - jnp.square(offset), outer)
+
+
+def _copies(weights: Weights) -> list[tuple[Float[Array, "b p n"], ...]]:
+    """The factors of the plain copy, and of that with the relative position along each axis."""
+    axes = range(len(weights.plain))
+    tilts = [tuple(weights.tilted[j] if j == axis else weights.plain[j] for j in axes) for axis in axes]
+    return [weights.plain, *tilts]
+
+
+def _scatter(factors: Sequence[Float[Array, "b p n"]], messages: Float[Array, "b p c"]) -> Float[Array, "b *n c"]:
+    batch, points, channels = messages.shape
+    result = messages
+    for factor in reversed(factors[1:]):
+        result = (factor[..., None] * result.reshape(batch, points, 1, -1)).reshape(batch, points, -1)
+    summed = jnp.einsum("bpn,bpc->bnc", factors[0], result)
+    return summed.reshape(batch, *(factor.shape[-1] for factor in factors), channels)
+
+
+def _gather(factors: Sequence[Float[Array, "b p n"]], values: Float[Array, "b *n c"]) -> Float[Array, "b p c"]:
+    batch, first, channels = values.shape[0], values.shape[1], values.shape[-1]
+    result = jnp.einsum("bpn,bnc->bpc", factors[0], values.reshape(batch, first, -1))
+    for factor in factors[1:]:
+        result = result.reshape(*result.shape[:2], factor.shape[-1], -1)
+        result = (factor[..., None] * result).sum(axis=2)
+    return result.reshape(*result.shape[:2], channels)
