@@ -14,7 +14,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ups_jax.metric_names import METRICS
 from ups_jax.task import Task
@@ -73,8 +73,12 @@ def vrmse(pred: Fields, target: Fields, floor: float | Sequence[float] = FLOOR) 
     return jnp.mean(_channel_rmse(pred, target) / jnp.maximum(scale, _per_channel(floor, scale)), -1)
 
 
-def correlation(pred: Fields, target: Fields) -> PerFrame:
+def correlation(pred: Fields, target: Fields, points: Points = None) -> PerFrame:
     """Pearson correlation over space, per channel, then the mean over channels; 0 where either field is constant."""
+    if points is not None:
+        ours, theirs = (field - _mean_of(field, points) for field in (jnp.asarray(pred), jnp.asarray(target)))
+        both, *own = (_mean_of(product, points)[:, :, 0] for product in (ours * theirs, ours**2, theirs**2))
+        return jnp.mean(both / jnp.maximum(jnp.sqrt(own[0] * own[1]), FLOOR**2), -1)
     axes = _space(target)
     pred, target = (jnp.asarray(field) - jnp.mean(jnp.asarray(field), axes, keepdims=True) for field in (pred, target))
     norms = jnp.sqrt(jnp.mean(jnp.square(pred), axes)) * jnp.sqrt(jnp.mean(jnp.square(target), axes))
@@ -104,8 +108,10 @@ def rmse(pred: Fields, target: Fields) -> PerFrame:
     return jnp.sqrt(jnp.mean(jnp.square(_channel_rmse(pred, target)), -1))
 
 
-def mae(pred: Fields, target: Fields) -> PerFrame:
+def mae(pred: Fields, target: Fields, points: Points = None) -> PerFrame:
     """Mean absolute error over space and channels: the CRPS of a prediction without a distribution."""
+    if points is not None:
+        return jnp.mean(_mean_of(jnp.abs(_error(pred, target)), points), (2, 3))
     return jnp.mean(jnp.abs(_error(pred, target)), tuple(range(2, target.ndim)))
 
 
@@ -185,23 +191,31 @@ def _point_metrics(
     pred: Fields, target: Fields, task: Task, points: Float[Array | np.ndarray, "b p"]
 ) -> dict[str, PerFrame]:
     """`nrmse`, `rmse`, `max_error` and `vrmse` over the points that are there."""
-    weights = jnp.asarray(points)[:, None, :, None]
-    share = weights / jnp.maximum(weights.sum(2, keepdims=True), 1.0)
-    # Where no point is both are 0, whatever a prediction has there.
-    error, truth = _error(pred, target) * weights, jnp.asarray(target) * weights
-    mse = jnp.sum(share * jnp.square(error), 2)
-    mean = jnp.sum(share * truth, 2, keepdims=True)
+    error, truth = _error(pred, target), jnp.asarray(target)
+    mse = _mean_of(jnp.square(error), points)[:, :, 0]
+    mean = _mean_of(truth, points)
     floor = jnp.asarray([RELATIVE_FLOOR * std for std in task.statistics.std], mse.dtype).reshape(1, 1, -1)
 
     def relative(squares: Float[Array, "b t c"]) -> PerFrame:
         return jnp.mean(jnp.sqrt(mse) / jnp.maximum(jnp.sqrt(squares), floor), -1)
 
     return {
-        "nrmse": relative(jnp.sum(share * jnp.square(truth), 2)),
+        "nrmse": relative(_mean_of(jnp.square(truth), points)[:, :, 0]),
         "rmse": jnp.sqrt(jnp.mean(mse, -1)),
-        "max_error": jnp.max(jnp.abs(error), (2, 3)),
-        "vrmse": relative(jnp.sum(share * jnp.square(truth - mean), 2)),
+        "max_error": jnp.max(jnp.where(_there(points), jnp.abs(error), 0.0), (2, 3)),
+        "vrmse": relative(_mean_of(jnp.square(truth - mean), points)[:, :, 0]),
     }
+
+
+def _mean_of(values: Fields, points: Float[Array | np.ndarray, "b p"]) -> Float[Array, "b t 1 c"]:
+    """The mean over the points that are there, whatever stands at the others."""
+    there = _there(points)
+    total = jnp.sum(jnp.where(there, values, 0.0), 2, keepdims=True)
+    return total / jnp.maximum(jnp.sum(there, 2, keepdims=True), 1)
+
+
+def _there(points: Float[Array | np.ndarray, "b p"]) -> Bool[Array, "b 1 p 1"]:
+    return (jnp.asarray(points) > 0)[:, None, :, None]
 
 
 @partial(jax.jit, static_argnames="task")
