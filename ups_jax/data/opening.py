@@ -17,10 +17,10 @@ from ups_jax.data.disjoint import repeated
 from ups_jax.data.locating import all_tasks, only_task, open_source
 from ups_jax.data.mixture import Mixture
 from ups_jax.data.opening_points import open_points
-from ups_jax.data.sources.places import Cloud
 from ups_jax.data.sources import Grid, MemorySource, Source
 from ups_jax.data.sources.base import AXES
 from ups_jax.data.sources.memory import load
+from ups_jax.data.sources.places import Cloud
 from ups_jax.data.splits import Splits
 from ups_jax.data.statistics import Moments
 from ups_jax.data.survey import Content, chunks
@@ -76,9 +76,7 @@ def _opened(cfg: Config, tasks: Sequence[Task | None]) -> list[Dataset]:
         found.append((wanted, source, parts))
     conditions = conditions_of_all([(wanted, source, parts.train) for wanted, source, parts in found], tasks)
     return [
-        (open_points if isinstance(source.grid, Cloud) else OPENERS[wanted.kind])(
-            cfg, wanted, source, parts, task, own
-        )
+        (open_points if isinstance(source.grid, Cloud) else OPENERS[wanted.kind])(cfg, wanted, source, parts, task, own)
         for (wanted, source, parts), task, own in zip(found, tasks, conditions, strict=True)
     ]
 

@@ -11,8 +11,8 @@ from ups_jax.data import facts
 from ups_jax.data.conditions import Conditions
 from ups_jax.data.dataset import Dataset
 from ups_jax.data.disjoint import repeated
-from ups_jax.data.sources.places import Cloud, Places, Scattered
 from ups_jax.data.sources.base import Source
+from ups_jax.data.sources.places import Cloud, Places, Scattered
 from ups_jax.data.splits import Splits
 from ups_jax.data.statistics import Moments
 from ups_jax.data.survey import Content, chunks
@@ -100,9 +100,7 @@ def _inputs(names: tuple[str, ...], givens: Moments) -> tuple[Input, ...]:
         return ()
     mean, std = givens.mean, givens.spread
     scales = np.where(std > 1e-6 * np.maximum(givens.rms, 1e-30), std, 1.0)
-    return tuple(
-        Input(name=name, mean=float(m), std=float(s)) for name, m, s in zip(names, mean, scales, strict=True)
-    )
+    return tuple(Input(name=name, mean=float(m), std=float(s)) for name, m, s in zip(names, mean, scales, strict=True))
 
 
 def _inside(name: str, places: Places, box: Cloud | Task, periodic: tuple[int, ...]) -> None:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from ups_jax.evaluation.images import ERROR_MAP, FIELD_MAP, MISSING, colour_bar, describe, error_limits, field_limits
+from ups_jax.evaluation.images import ERROR_MAP, FIELD_MAP, colour_bar, describe, error_limits, field_limits
 from ups_jax.evaluation.result import PointEvaluation
 from ups_jax.task import Task
 
@@ -53,8 +53,7 @@ def dots(
     colours: str,
     norm: Normalize,
 ) -> None:
-    """A field at points; on one axis its values are the height of the dots."""
-    axis.set_facecolor(MISSING)
+    """A field at points, those left out where it is not finite; on one axis its values are the height of the dots."""
     known = np.where(np.isfinite(values), values, np.nan)
     size = max(1.0, min(14.0, 4000 / max(1, len(values))))
     height = places[:, 1] if places.shape[1] > 1 else known

@@ -57,7 +57,8 @@ class Stepper:
     ) -> Iterator[Piece]:
         """The `steps` frames after `fields`, physical units, `rows` samples at a time: all samples, then later frames.
 
-        `places` are a set of points' entries of a batch. What is random depends on the seed, the number of members and `rows`, not on `steps`.
+        `places` are a set of points' entries of a batch. What is random depends on the seed, the number of members and
+        `rows`, not on `steps`.
         """
         parts = list(chunks(len(fields), rows))
         given = [

@@ -40,13 +40,11 @@ class Nodes:
 class Weights:
     """Of each axis the kernel's values between points and nodes, and those times the relative position in nodes."""
 
-    plain: tuple[Float[Array, "b p n"], ...]
-    tilted: tuple[Float[Array, "b p n"], ...]
+    plain: tuple[Float[Array, "b p _"], ...]
+    tilted: tuple[Float[Array, "b p _"], ...]
 
 
-def nodes_of(
-    tokens: int, origin: Sequence[float], box: Sequence[float], periodic: Sequence[bool]
-) -> Nodes:
+def nodes_of(tokens: int, origin: Sequence[float], box: Sequence[float], periodic: Sequence[bool]) -> Nodes:
     """About `tokens` nodes, equally far apart along all axes as far as whole numbers allow, three an axis at least."""
     side = (math.prod(box) / tokens) ** (1 / len(box))
     shape = tuple(max(3, round(length / side)) for length in box)
@@ -73,7 +71,9 @@ def weights_of(nodes: Nodes, coords: Float[Array, "b p d"], mask: Float[Array, "
     return Weights(plain=tuple(plain), tilted=tuple(tilted))
 
 
-def to_nodes(weights: Weights, messages: Float[Array, "b p c"]) -> tuple[Float[Array, "b *n k"], Float[Array, "b *n 1"]]:
+def to_nodes(
+    weights: Weights, messages: Float[Array, "b p c"]
+) -> tuple[Float[Array, "b *n k"], Float[Array, "b *n 1"]]:
     """The mean messages that arrive at each node, in all copies, and the weight of the points around it; 0 where there
     are none."""
     ones = jnp.ones_like(messages[..., :1])
@@ -99,14 +99,14 @@ def _spline(offset: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(distance < 0.5, 0.75 - jnp.square(offset), outer)
 
 
-def _copies(weights: Weights) -> list[tuple[Float[Array, "b p n"], ...]]:
+def _copies(weights: Weights) -> list[tuple[Float[Array, "b p _"], ...]]:
     """The factors of the plain copy, and of that with the relative position along each axis."""
     axes = range(len(weights.plain))
     tilts = [tuple(weights.tilted[j] if j == axis else weights.plain[j] for j in axes) for axis in axes]
     return [weights.plain, *tilts]
 
 
-def _scatter(factors: Sequence[Float[Array, "b p n"]], messages: Float[Array, "b p c"]) -> Float[Array, "b *n c"]:
+def _scatter(factors: Sequence[Float[Array, "b p _"]], messages: Float[Array, "b p c"]) -> Float[Array, "b *n c"]:
     batch, points, channels = messages.shape
     result = messages
     for factor in reversed(factors[1:]):
@@ -115,7 +115,7 @@ def _scatter(factors: Sequence[Float[Array, "b p n"]], messages: Float[Array, "b
     return summed.reshape(batch, *(factor.shape[-1] for factor in factors), channels)
 
 
-def _gather(factors: Sequence[Float[Array, "b p n"]], values: Float[Array, "b *n c"]) -> Float[Array, "b p c"]:
+def _gather(factors: Sequence[Float[Array, "b p _"]], values: Float[Array, "b *n c"]) -> Float[Array, "b p c"]:
     batch, first, channels = values.shape[0], values.shape[1], values.shape[-1]
     result = jnp.einsum("bpn,bnc->bpc", factors[0], values.reshape(batch, first, -1))
     for factor in factors[1:]:

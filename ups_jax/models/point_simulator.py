@@ -114,7 +114,8 @@ class PointFeatures(nn.Module):
         if task.moving:
             change = jnp.asarray([task.statistics.delta_std[c] / task.statistics.std[c] for c in task.moving])
             moved = fields[..., list(task.moving)]
-            columns += [(moved[:, -1] - moved[:, -1 - back]) / change.reshape(1, 1, -1) for back in range(1, moved.shape[1])]
+            earlier = [moved[:, -1 - back] for back in range(1, moved.shape[1])]
+            columns += [(moved[:, -1] - before) / change.reshape(1, 1, -1) for before in earlier]
         x = jnp.concatenate(columns, axis=-1) * geometry.mask[..., None]
         return nn.silu(Dense(self.dim, name="own")(x)) * geometry.mask[..., None]
 

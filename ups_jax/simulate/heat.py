@@ -14,7 +14,7 @@ from scipy.sparse.linalg import splu
 from ups_jax.simulate.presets import MeshPreset
 from ups_jax.simulate.triangles import HeatedPlate, Mesh, matrices, plate
 
-# Numbers of bumps of an initial field and of a source, their widths, and the variance that rounds them off at the sides.
+# How many bumps an initial field or a source has, how wide, and the squared length that they are rounded off over.
 _BUMPS, _WIDTHS, _ROUNDING = 4, (0.06, 0.2), 5e-4
 _STREAM = 0x4EA7
 

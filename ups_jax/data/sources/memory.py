@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from ups_jax.data.sources.places import Places, Scattered
 from ups_jax.data.sources.base import Grid, Source, read_all
+from ups_jax.data.sources.places import Places, Scattered
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -1,15 +1,15 @@
 """The layout of points, an HDF5 file of this project: fields on a mesh, or on particles that move.
 
-    layout                 root attribute, "points"
-    points                 (P, D), or (N, P, D) where every trajectory has a mesh of its own
-    positions              (N, T, P, D) in its place where the points move; beyond a periodic box they go on
-    mask                   (P,) or (N, P), 0 for what only fills a row up; without it all points are there
-    fields/NAME            (N, T, P), a channel each; `positions` are the channels x, y, z
-    inputs/NAME            (P,) or (N, P), given fields that do not change: a source, the points of a side
-    time                   (T,)
-    parameters/NAME        (N,), the coefficients
-    box                    (2, D), two corners; without it that of the points
-    cells                  (M, K) or (N, M, K), the points of each cell, -1 where there is none: for pictures
+layout                 root attribute, "points"
+points                 (P, D), or (N, P, D) where every trajectory has a mesh of its own
+positions              (N, T, P, D) in its place where the points move; beyond a periodic box they go on
+mask                   (P,) or (N, P), 0 for what only fills a row up; without it all points are there
+fields/NAME            (N, T, P), a channel each; `positions` are the channels x, y, z
+inputs/NAME            (P,) or (N, P), given fields that do not change: a source, the points of a side
+time                   (T,)
+parameters/NAME        (N,), the coefficients
+box                    (2, D), two corners; without it that of the points
+cells                  (M, K) or (N, M, K), the points of each cell, -1 where there is none: for pictures
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import h5py
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from ups_jax.data.sources.places import Cloud, Places, spacing_of
 from ups_jax.data.sources.base import AXES, uniform
 from ups_jax.data.sources.hdf5 import HDF5File, coefficients
+from ups_jax.data.sources.places import Cloud, Places, spacing_of
 from ups_jax.data.sources.selection import selected
 from ups_jax.errors import DataError
 
