@@ -20,8 +20,8 @@ from ups_jax.data.sources.base import read_all
 from ups_jax.errors import ConfigError, DataError
 
 
-def configured(path: Path, **task: object) -> config.Config:
-    entry = {"name": "mine", "path": str(path), "channels": ["p", "T"], **task}
+def configured(file: Path, **task: object) -> config.Config:
+    entry = {"name": "mine", "path": str(file), "channels": ["p", "T"], **task}
     values = {"data": {"tasks": [entry], "split": {"val": 0.2, "test": 0.2}}, "training": {"lambda_h1": 0}}
     return config.from_dict(values)
 
@@ -65,12 +65,9 @@ def test_particles_are_read_as_they_were_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("in_memory", [False, True])
 def test_statistics_and_batches_are_of_the_points_that_are_there(tmp_path: Path, in_memory: bool) -> None:
     written = write_mesh(tmp_path / "mesh.h5", each=True)
-    cfg = config.from_dict(
-        config.to_dict(configured(tmp_path / "mesh.h5", coefficients={"kappa": "linear"}))
-        | {"training": {"lambda_h1": 0, "batch_size": 3}}
-    )
-    values = config.to_dict(cfg)
+    values = config.to_dict(configured(tmp_path / "mesh.h5", coefficients={"kappa": "linear"}))
     values["data"]["loader"]["memory_gib"] = 1.0 if in_memory else 0.0
+    values["stages"]["operator"]["batch_size"] = 3
     cfg = config.from_dict(values)
     dataset = open_dataset(cfg)
     task, train = dataset.task, dataset.splits.train
@@ -182,7 +179,8 @@ def test_several_files_of_points_and_shards_of_them_are_refused(tmp_path: Path) 
     for name in ("one.h5", "two.h5"):
         write_mesh(tmp_path / name)
     with pytest.raises(DataError, match="one file a task"):
-        open_dataset(configured(tmp_path / "one.h5", path=[str(tmp_path / "one.h5"), str(tmp_path / "two.h5")]))
+        both = {"path": [str(tmp_path / "one.h5"), str(tmp_path / "two.h5")]}
+        open_dataset(configured(tmp_path / "one.h5", **both))
     with pytest.raises(DataError, match="shards are of grids"):
         convert(tmp_path / "one.h5", tmp_path / "shards", Sizes())
 

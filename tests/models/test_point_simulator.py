@@ -9,7 +9,7 @@ import pytest
 from point_tasks import conditions, still_task, swarm_task
 
 from ups_jax.config import LatentConfig, OperatorConfig, PdetConfig, SpectralConfig
-from ups_jax.models import PointSimulator, step
+from ups_jax.models import LatentState, PointSimulator, step
 from ups_jax.models.kernels import nodes_of, to_nodes, to_points, weights_of
 
 LATENT = LatentConfig(dim=6, nodes=16)
@@ -133,3 +133,35 @@ def test_other_numbers_of_axes(axes: int) -> None:
     fields, cond = example(task)
     assert np.array_equal(step(model, fresh, fields, cond), fields[:, -1])
     assert np.isfinite(step(model, moved, fields, cond)).all()
+
+
+def test_any_points_are_decoded_and_the_own_ones_as_the_step_has_them() -> None:
+    task = still_task()
+    model, fresh, params = model_and_params(task, context=2)
+    fields, cond = example(task, context=2)
+
+    def at(weights, query):
+        def both(module):
+            state = LatentState(z=module.encode(fields, cond), t=jnp.zeros(2), cond=cond)
+            return module.decode(module.operate(state).z, fields, cond, query)
+
+        return model.apply({"params": weights}, method=both)
+
+    where = cond.geometry.coords
+    np.testing.assert_allclose(at(params, where), step(model, params, fields, cond), atol=1e-3)
+    between = 0.5 * (where[:, :1] + where[:, 1:2])
+    assert at(params, between).shape == (2, 1, 1)
+    # Untrained it is the field as it was, between the values of the points.
+    plain = np.asarray(at(fresh, between))
+    newest = np.asarray(fields[:, -1])
+    assert ((newest.min(1) < plain[:, 0]) & (plain[:, 0] < newest.max(1))).all()
+    near = np.asarray(at(fresh, where + 1e-3))
+    np.testing.assert_allclose(near, newest, atol=0.05)
+
+
+def test_particles_have_no_field_elsewhere() -> None:
+    task = swarm_task()
+    model, params, _ = model_and_params(task)
+    fields, cond = example(task)
+    with pytest.raises(ValueError, match="points that move"):
+        model.apply({"params": params}, jnp.zeros((2, 18, 8)), fields, cond, jnp.zeros((2, 3, 2)), method="decode")

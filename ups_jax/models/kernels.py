@@ -92,6 +92,25 @@ def to_points(weights: Weights, values: Float[Array, "b *n c"]) -> Float[Array, 
     return jnp.concatenate(gathered, axis=-1) / jnp.maximum(total, _EMPTY)[..., None]
 
 
+def between(
+    nodes: Nodes,
+    values: Float[Array, "b p c"],
+    coords: Float[Array, "b p d"],
+    mask: Float[Array, "b p"],
+    query: Float[Array, "b q d"],
+) -> Float[Array, "b q c"]:
+    """Values at points, at any others: means weighted with the distance to the power -2 (D + 1) (Shepard 1968), which
+    are a point's own values where it lies."""
+    offset = query[:, :, None] - coords[:, None]
+    box = jnp.asarray(nodes.box, offset.dtype).reshape(1, 1, 1, -1)
+    wraps = jnp.asarray(nodes.periodic).reshape(1, 1, 1, -1)
+    offset = jnp.where(wraps, (offset / box + 0.5) % 1 * box - 0.5 * box, offset)
+    squares = jnp.where(mask[:, None] > 0, jnp.square(offset).sum(-1), jnp.inf) + 1e-12 * math.prod(nodes.box)
+    nearest = squares.min(-1, keepdims=True)
+    weights = (nearest / squares) ** (len(nodes.box) + 1)
+    return jnp.einsum("bqp,bpc->bqc", weights / weights.sum(-1, keepdims=True), values)
+
+
 def _spline(offset: Float[Array, "..."]) -> Float[Array, "..."]:
     """The quadratic B-spline: 3/4 - r^2 up to 1/2, (3/2 - |r|)^2 / 2 up to 3/2, 0 beyond."""
     distance = jnp.abs(offset)

@@ -67,11 +67,21 @@ class PointSimulator(nn.Module):
         return replace(state, z=z, t=state.t + state.cond.dt)
 
     def decode(
-        self, z: Float[Array, "b n d"], fields: Float[Array, "b k p c"], cond: Conditions
-    ) -> Float[Array, "b p c"]:
-        """The values at the points one step after the newest of `fields`, by the advanced tokens."""
-        geometry = self._geometry(cond)
-        weights = weights_of(self.nodes, self._coords(fields, cond), geometry.mask)
+        self,
+        z: Float[Array, "b n d"],
+        fields: Float[Array, "b k p c"],
+        cond: Conditions,
+        query: Float[Array, "b q axes"] | None = None,
+    ) -> Float[Array, "b p c"] | Float[Array, "b q c"]:
+        """The values one step after the newest of `fields`, by the advanced tokens: at the points, or at any `query`
+        points in physical coordinates, for which the fields are interpolated. ValueError for these where points move:
+        the values are those of particles then, and of no place.
+        """
+        geometry, coords = self._geometry(cond), self._coords(fields, cond)
+        if query is not None:
+            fields, geometry = self._at(query, fields, geometry)
+            coords = query
+        weights = weights_of(self.nodes, coords, geometry.mask)
         around = to_points(weights, z.reshape(z.shape[0], *self.nodes.shape, -1))
         increment = self.field_exit(around, self.features(fields, geometry))
         return fields[:, -1] + increment * geometry.mask[..., None]
@@ -80,6 +90,20 @@ class PointSimulator(nn.Module):
         """The frame after the newest."""
         state = LatentState(z=self.encode(fields, cond), t=jnp.zeros_like(cond.dt), cond=cond)
         return self.decode(self.operate(state).z, fields, cond)
+
+    def _at(
+        self, query: Float[Array, "b q axes"], fields: Float[Array, "b k p c"], geometry: Geometry
+    ) -> tuple[Float[Array, "b k q c"], Geometry]:
+        """Fields and given fields at other points, as if they had been there."""
+        if self.task.moving:
+            raise ValueError(f"task {self.task.name} is of points that move; there is no field at other places")
+        batch, frames, points, channels = fields.shape
+        flat = jnp.moveaxis(fields, 1, 2).reshape(batch, points, frames * channels)
+        values = jnp.concatenate([flat, geometry.given], axis=-1)
+        found = between(self.nodes, values, geometry.coords, geometry.mask, query)
+        moved = found[..., : frames * channels].reshape(batch, -1, frames, channels)
+        there = Geometry(coords=query, mask=jnp.ones(query.shape[:2]), given=found[..., frames * channels :])
+        return jnp.moveaxis(moved, 2, 1), there
 
     def _geometry(self, cond: Conditions) -> Geometry:
         if cond.geometry is None:

@@ -22,9 +22,9 @@ class PointTrajectory:
 
     name: str
     places: Float[np.ndarray, "*t p d"]
-    fields: Mapping[str, Float[np.ndarray, "t p"]]
-    times: Float[np.ndarray, " t"]
-    inputs: Mapping[str, Float[np.ndarray, " p"]] = field(default_factory=dict)
+    fields: Mapping[str, Float[np.ndarray, "_ _"]]
+    times: Float[np.ndarray, " _"]
+    inputs: Mapping[str, Float[np.ndarray, " _"]] = field(default_factory=dict)
     coefficients: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -85,7 +85,7 @@ def gathered(name: str, trajectories: Sequence[PointTrajectory], names: Sequence
     )
 
 
-def flat(places: Float[np.ndarray, "*t p 3"]) -> Float[np.ndarray, "*t p d"]:
+def flat(places: Float[np.ndarray, "*t p a"]) -> Float[np.ndarray, "*t p d"]:
     """Places without the last axes, along which all points are at 0: formats of three axes hold planes as well."""
     axes = places.shape[-1]
     while axes > 1 and (places[..., axes - 1] == 0).all():

@@ -85,11 +85,11 @@ class PointsSource(HDF5File):
                 if not (self._mask > 0).any(axis=-1).all():
                     raise DataError(f"{path}: `mask` leaves a trajectory without points")
                 self._mask = (self._mask > 0).astype(np.float32)
+            if not self._moves and not np.isfinite(np.asarray(file["points"])).all():
+                raise DataError(f"{path}: `points` holds NaN or Inf; set the points that only fill up to 0")
             self.grid = _cloud(self.name, file, shape, moving, self._place_axes, self._mask)
             found = coefficients(self.name, file, self.trajectories)
             self._coefficients = {key: value for key, value in found if key not in _NO_COEFFICIENTS}
-            if not self._moves and not np.isfinite(np.asarray(file["points"])[..., : self._points, :]).all():
-                raise DataError(f"{path}: `points` holds NaN or Inf; set the points that only fill up to 0")
         self.channels = len(self.channel_names)
 
     def windows(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t p c"]:
