@@ -24,7 +24,7 @@ def swarm_task(points: int = 11) -> Task:
     return Task(
         name="swarm", channels=("x", "y", "u", "v"), axes=("x", "y"), shape=(points,), origin=(0.0, 0.0),
         spacing=(0.3, 0.3), periodic=(True, True), dt=0.1, coefficients=(Coefficient(name="nu"),),
-        statistics=Statistics(mean=(0.5, 1.0, 0, 0), std=(0.3, 0.6, 1, 1), delta_std=(0.1, 0.1, 0.2, 0.2)),
+        statistics=Statistics(mean=(0.5, 1.0, 0.0, 0.0), std=(0.3, 0.6, 1.0, 1.0), delta_std=(0.1, 0.1, 0.2, 0.2)),
         box=(1.0, 2.0), moving=(0, 1),
     )  # fmt: skip
 

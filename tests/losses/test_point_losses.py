@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from point_tasks import still_task
@@ -51,7 +52,7 @@ def test_points_that_are_not_there_leave_loss_and_gradient_as_they_are() -> None
         "fields": np.where(there[:, None, :, None], given["fields"], 1e3),
         "coords": np.where(there[..., None], given["coords"], 0.7),
     }
-    params = MODEL.init(jax.random.key(0), given["fields"][:, :1], conditions_of(given))["params"]
+    params = jax.jit(MODEL.init)(jax.random.key(0), jnp.asarray(given["fields"])[:, :1], conditions_of(given))["params"]
     params = jax.tree.map(lambda leaf: leaf + 0.1, params)
     value_and_grad = jax.jit(jax.value_and_grad(losses, has_aux=True))
     both = [value_and_grad(params, values, jax.random.key(1)) for values in (given, other)]

@@ -19,7 +19,7 @@ from ups_jax.config import LatentConfig, OperatorConfig
 from ups_jax.models.conditioning import ConditionEmbedding
 from ups_jax.models.dense import Dense
 from ups_jax.models.grid import bounded
-from ups_jax.models.kernels import Nodes, nodes_of, to_nodes, to_points, weights_of
+from ups_jax.models.kernels import Nodes, between, nodes_of, to_nodes, to_points, weights_of
 from ups_jax.models.latent_state import Conditions, Geometry, LatentState
 from ups_jax.models.normalizer import normalize_inputs
 from ups_jax.models.operator import INCREMENT_LIMIT, core_of
