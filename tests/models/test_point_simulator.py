@@ -128,6 +128,24 @@ def test_kernels_hand_over_constants_and_the_slope_that_a_message_has() -> None:
     np.testing.assert_allclose(told[:, 0], np.asarray(coords[0, inside, 0]) * 6 - 0.5, atol=1e-5)
 
 
+def test_many_points_in_blocks_are_the_same_sums_and_gradients() -> None:
+    nodes = nodes_of(9, (0.0, 0.0), (1.0, 1.0), (False, True))
+    rng = np.random.default_rng(0)
+    coords, said = (
+        jnp.asarray(rng.random((2, 25, 2)), jnp.float32),
+        jnp.asarray(rng.normal(size=(2, 25, 3)), jnp.float32),
+    )
+    weights = weights_of(nodes, coords, jnp.asarray(rng.random((2, 25)) > 0.3, jnp.float32))
+
+    def told(said, block):
+        means, density = to_nodes(weights, said, block)
+        return to_points(weights, jnp.concatenate([means, density], -1), block)
+
+    np.testing.assert_allclose(told(said, 8), told(said, 25), atol=1e-5)
+    slopes = [jax.grad(lambda said, block=block: jnp.sum(told(said, block) ** 2))(said) for block in (8, 25)]
+    np.testing.assert_allclose(slopes[0], slopes[1], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(("box", "shape"), [((1.0,), (9,)), ((4.0, 1.0), (6, 3)), ((1.0, 1.0, 1.0), (3, 3, 3))])
 def test_nodes_are_as_many_as_wanted_and_evenly_spaced(box: tuple[float, ...], shape: tuple[int, ...]) -> None:
     assert nodes_of(9, (0.0,) * len(box), box, (True,) * len(box)).shape == shape

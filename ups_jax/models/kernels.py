@@ -8,14 +8,18 @@ no list of neighbours has to be kept where the points move.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+# Points whose messages are held at a time: 20 MiB for each row with 256 nodes and 32 features.
+BLOCK = 8192
 # Below this share of a whole point's weight a node has no points around it.
 _EMPTY = 1e-3
 
@@ -72,24 +76,34 @@ def weights_of(nodes: Nodes, coords: Float[Array, "b p d"], mask: Float[Array, "
 
 
 def to_nodes(
-    weights: Weights, messages: Float[Array, "b p c"]
+    weights: Weights, messages: Float[Array, "b p c"], block: int = BLOCK
 ) -> tuple[Float[Array, "b *n k"], Float[Array, "b *n 1"]]:
     """The mean messages that arrive at each node, in all copies, and the weight of the points around it; 0 where there
-    are none."""
-    ones = jnp.ones_like(messages[..., :1])
-    density = _scatter(weights.plain, ones)
-    sums = [_scatter(factors, messages) for factors in _copies(weights)]
-    mean = jnp.concatenate(sums, axis=-1) / jnp.maximum(density, _EMPTY)
-    return jnp.where(density > _EMPTY, mean, 0.0), density
+    are none. Of more than `block` points as many are held at a time."""
+
+    def sums(part: tuple[Weights, Array]) -> tuple[Array, Array]:
+        own, said = part
+        density = _scatter(own.plain, jnp.ones_like(said[..., :1]))
+        return jnp.concatenate([_scatter(factors, said) for factors in _copies(own)], axis=-1), density
+
+    total, density = _over_blocks(sums, (weights, messages), block)
+    return jnp.where(density > _EMPTY, total / jnp.maximum(density, _EMPTY), 0.0), density
 
 
-def to_points(weights: Weights, values: Float[Array, "b *n c"]) -> Float[Array, "b p k"]:
+def to_points(weights: Weights, values: Float[Array, "b *n c"], block: int = BLOCK) -> Float[Array, "b p k"]:
     """The mean of the nodes around each point, in all copies; 0 at a point that is not there."""
-    total = jnp.ones_like(weights.plain[0][..., 0])
-    for factor in weights.plain:
-        total = total * factor.sum(axis=-1)
-    gathered = [_gather(factors, values) for factors in _copies(weights)]
-    return jnp.concatenate(gathered, axis=-1) / jnp.maximum(total, _EMPTY)[..., None]
+
+    def gathered(own: Weights) -> Array:
+        share = functools.reduce(jnp.multiply, [factor.sum(axis=-1) for factor in own.plain])
+        every = [_gather(factors, values) for factors in _copies(own)]
+        return jnp.concatenate(every, axis=-1) / jnp.maximum(share, _EMPTY)[..., None]
+
+    points = weights.plain[0].shape[1]
+    if points <= block:
+        return gathered(weights)
+    # Made again for the gradient: what is held at a time is the point of it.
+    parts = jax.lax.map(jax.checkpoint(gathered), _blocks(weights, block))
+    return jnp.moveaxis(parts, 0, 1).reshape(parts.shape[1], -1, parts.shape[-1])[:, :points]
 
 
 def between(
@@ -105,10 +119,32 @@ def between(
     box = jnp.asarray(nodes.box, offset.dtype).reshape(1, 1, 1, -1)
     wraps = jnp.asarray(nodes.periodic).reshape(1, 1, 1, -1)
     offset = jnp.where(wraps, (offset / box + 0.5) % 1 * box - 0.5 * box, offset)
-    squares = jnp.where(mask[:, None] > 0, jnp.square(offset).sum(-1), jnp.inf) + 1e-12 * math.prod(nodes.box)
+    squares = jnp.where(mask[:, None] > 0, jnp.square(offset).sum(-1), jnp.inf) + 1e-12 * max(nodes.box) ** 2
     nearest = squares.min(-1, keepdims=True)
     weights = (nearest / squares) ** (len(nodes.box) + 1)
     return jnp.einsum("bqp,bpc->bqc", weights / weights.sum(-1, keepdims=True), values)
+
+
+def _over_blocks(sums: Any, arrays: Any, block: int) -> Any:
+    """The sum of `sums` over blocks of points."""
+    if arrays[1].shape[1] <= block:
+        return sums(arrays)
+    parts = _blocks(arrays, block)
+    first = jax.tree.map(lambda leaf: leaf[0], parts)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(sums, first))
+    again = jax.checkpoint(sums)
+    return jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, again(part)), None), zeros, parts)[0]
+
+
+def _blocks(arrays: Any, block: int) -> Any:
+    """Arrays (b, p, ..) as (blocks, b, block, ..), the last filled up with zeros, which weigh nothing."""
+
+    def cut(x: Array) -> Array:
+        count = -(-x.shape[1] // block)
+        filled = jnp.pad(x, [(0, 0), (0, count * block - x.shape[1]), *[(0, 0)] * (x.ndim - 2)])
+        return jnp.moveaxis(filled.reshape(x.shape[0], count, block, *x.shape[2:]), 1, 0)
+
+    return jax.tree.map(cut, arrays)
 
 
 def _spline(offset: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -36,8 +36,8 @@ def plate(
     spacing: float, generator: np.random.Generator, hole: float = 0.0, centre: tuple[float, float] = (0.5, 0.5)
 ) -> Mesh:
     """The unit square less a disc of radius `hole`, in triangles of about that edge; the inside is irregular."""
-    around = np.linspace(0, 2 * np.pi, max(6, round(2 * np.pi * hole / spacing)), endpoint=False) if hole else []
-    circle = np.asarray(centre) + hole * np.stack([np.cos(around), np.sin(around)], axis=-1).reshape(-1, 2)
+    around = np.linspace(0, 2 * np.pi, max(6, round(2 * np.pi * hole / spacing)) if hole else 0, endpoint=False)
+    circle = np.asarray(centre) + hole * np.stack([np.cos(around), np.sin(around)], axis=-1)
     count = round(1 / spacing)
     side = np.arange(count) / count
     zero, one = np.zeros(count), np.ones(count)
