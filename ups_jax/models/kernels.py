@@ -44,8 +44,8 @@ class Nodes:
 class Weights:
     """Of each axis the kernel's values between points and nodes, and those times the relative position in nodes."""
 
-    plain: tuple[Float[Array, "b p _"], ...]
-    tilted: tuple[Float[Array, "b p _"], ...]
+    plain: tuple[Float[Array, "*blocks b p _"], ...]
+    tilted: tuple[Float[Array, "*blocks b p _"], ...]
 
 
 def nodes_of(tokens: int, origin: Sequence[float], box: Sequence[float], periodic: Sequence[bool]) -> Nodes:
