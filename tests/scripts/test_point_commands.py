@@ -22,7 +22,8 @@ Main = Callable[..., subprocess.CompletedProcess[str]]
 
 SMALL = [
     "latent.dim=8", "latent.nodes=16", "operator.spectral.hidden_dim=8", "operator.spectral.depth=1",
-    "operator.spectral.modes=3", "training.eval_every=4", "logging.wandb.enabled=false",
+    "operator.spectral.modes=3", "training.eval_every=4", "logging.wandb.enabled=false", "optimizer.name=adamw",
+    "evaluation.bootstrap=10",
 ]  # fmt: skip
 
 
