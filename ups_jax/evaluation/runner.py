@@ -254,7 +254,7 @@ def _measure(
     last = here.get(stage, list(here.values())[-1])
     name, score = score_of(cfg.data.tasks[0], last.run.task)
     chosen = candidate_variants(
-        last.run.model,
+        last.run.grid_model,
         last.run.weights,
         last.model,
         last.trained.weights,

@@ -109,6 +109,13 @@ class TrainedRun:
         if not abs(dt / self.task.dt - 1) < 1e-3:
             raise DataError(f"the time step is {dt:g}, and this run was trained on frames {self.task.dt:g} apart only")
 
+    @property
+    def grid_model(self) -> Simulator:
+        """The model, for what only those of grids can; DataError of one of points."""
+        if isinstance(self.model, PointSimulator):
+            raise DataError(f"{self.path}: the task {self.task.name} is of points, and has neither codec nor corrector")
+        return self.model
+
     @cached_property
     def _stepper(self) -> Stepper:
         return Stepper(model=self.model, weights=self.weights)
@@ -119,11 +126,11 @@ class TrainedRun:
 
     @cached_property
     def _compiled_latent(self) -> Any:
-        return jax.jit(partial(latent_rollout, self.model), static_argnames="steps")
+        return jax.jit(partial(latent_rollout, self.grid_model), static_argnames="steps")
 
     @cached_property
     def _compiled_codec(self) -> Any:
-        return jax.jit(partial(reconstruct, self.model))
+        return jax.jit(partial(reconstruct, self.grid_model))
 
 
 @dataclass(frozen=True)

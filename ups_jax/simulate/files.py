@@ -111,8 +111,14 @@ def mesh(preset: MeshPreset, trajectories: Sequence[HeatedPlate]) -> dict[str, n
         if row < meshes:
             place[row, :size], mask[row, :size], edge[row, :size] = item.mesh.points, 1, item.mesh.boundary
             triangles[row, : len(item.mesh.cells)] = item.mesh.cells
-    shared = {"points": place, "mask": mask, "cells": triangles, "inputs/boundary": edge.astype(np.float32)}
-    return {name: values[0] if one else values for name, values in shared.items()} | {
+    shared: dict[str, np.ndarray] = {
+        "points": place,
+        "mask": mask,
+        "cells": triangles,
+        "inputs/boundary": edge.astype(np.float32),
+    }
+    content: dict[str, np.ndarray | str] = {name: values[0] if one else values for name, values in shared.items()}
+    return content | {
         "fields/u": fields,
         "inputs/source": source,
         "time": np.arange(frames) * preset.dt,

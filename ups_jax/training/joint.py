@@ -88,7 +88,8 @@ def named_by_task(tasks: Sequence[Task], found: Sequence[dict[str, float]]) -> d
 
 def example(task: Task, frames: int) -> Batch:
     """A row of a task's batch, for its shapes."""
-    width, places = len(task.coefficients), {}
+    width = len(task.coefficients)
+    places: Batch = {}
     if task.scattered:
         axes = 0 if task.moving else len(task.axes)
         places = {"coords": jnp.zeros((1, task.points, axes)), "point_mask": jnp.ones((1, task.points))}

@@ -113,7 +113,7 @@ def _alike(item: PointTrajectory, first: PointTrajectory) -> None:
         ("axes of space", item.places.shape[-1], first.places.shape[-1]),
         ("times", item.times.tolist(), first.times.tolist()),
     ):
-        same = len(own) == len(other) and np.allclose(own, other) if what == "times" else own == other  # type: ignore[arg-type]
+        same = len(own) == len(other) and np.allclose(own, other) if what == "times" else own == other
         if not same:
             raise DataError(f"{item.name}: has {what} {own}, {first.name} has {other}; give trajectories alike")
     shape = (len(item.times), item.places.shape[-2])

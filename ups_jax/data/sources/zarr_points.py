@@ -71,6 +71,7 @@ def _trajectory(name: str, group: Any) -> PointTrajectory:
         else:
             fields |= components(key, values, axes)
     frames = len(places) if moves else len(next(iter(fields.values()), ()))
+    times: np.ndarray
     if "time" in group:
         times = np.asarray(group["time"][...], np.float64)
     elif "dt" in group.attrs:
