@@ -14,7 +14,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ups_jax.metric_names import METRICS
 from ups_jax.task import Task
@@ -34,11 +34,17 @@ MID_BAND = (5, 12)
 LOST = 0.8
 
 
-def all_metrics(pred: Fields, target: Fields, task: Task) -> dict[str, PerFrame]:
-    """Every metric of the evaluation contract, `METRICS`, in physical units; relative ones have the task's floor."""
-    values = _all_metrics(pred, target, task)
+Points = Float[Array | np.ndarray, "b p"] | None
+
+
+def all_metrics(pred: Fields, target: Fields, task: Task, points: Points = None) -> dict[str, PerFrame]:
+    """Every metric of the evaluation contract, `METRICS`, in physical units; relative ones have the task's floor.
+
+    Of a set of points those that need no grid, over the points that the mask `points` has.
+    """
+    values = _all_metrics(pred, target, task) if points is None else _point_metrics(pred, target, task, points)
     # A compiled function gives its dict back sorted; tables show the headline first.
-    return {name: values[name] for name in METRICS}
+    return {name: values[name] for name in METRICS if name in values}
 
 
 def summary(values: Mapping[str, Float[Array | np.ndarray, "b t"]]) -> dict[str, float]:
@@ -67,8 +73,12 @@ def vrmse(pred: Fields, target: Fields, floor: float | Sequence[float] = FLOOR) 
     return jnp.mean(_channel_rmse(pred, target) / jnp.maximum(scale, _per_channel(floor, scale)), -1)
 
 
-def correlation(pred: Fields, target: Fields) -> PerFrame:
+def correlation(pred: Fields, target: Fields, points: Points = None) -> PerFrame:
     """Pearson correlation over space, per channel, then the mean over channels; 0 where either field is constant."""
+    if points is not None:
+        ours, theirs = (field - _mean_of(field, points) for field in (jnp.asarray(pred), jnp.asarray(target)))
+        both, *own = (_mean_of(product, points)[:, :, 0] for product in (ours * theirs, ours**2, theirs**2))
+        return jnp.mean(both / jnp.maximum(jnp.sqrt(own[0] * own[1]), FLOOR**2), -1)
     axes = _space(target)
     pred, target = (jnp.asarray(field) - jnp.mean(jnp.asarray(field), axes, keepdims=True) for field in (pred, target))
     norms = jnp.sqrt(jnp.mean(jnp.square(pred), axes)) * jnp.sqrt(jnp.mean(jnp.square(target), axes))
@@ -98,8 +108,10 @@ def rmse(pred: Fields, target: Fields) -> PerFrame:
     return jnp.sqrt(jnp.mean(jnp.square(_channel_rmse(pred, target)), -1))
 
 
-def mae(pred: Fields, target: Fields) -> PerFrame:
+def mae(pred: Fields, target: Fields, points: Points = None) -> PerFrame:
     """Mean absolute error over space and channels: the CRPS of a prediction without a distribution."""
+    if points is not None:
+        return jnp.mean(_mean_of(jnp.abs(_error(pred, target)), points), (2, 3))
     return jnp.mean(jnp.abs(_error(pred, target)), tuple(range(2, target.ndim)))
 
 
@@ -172,6 +184,38 @@ def energy_spectrum(fields: Fields) -> Float[Array, "b t k"]:
     transform = jnp.fft.fftn(jnp.asarray(fields, jnp.float32), axes=axes, norm="forward")
     power = jnp.sum(jnp.square(transform.real) + jnp.square(transform.imag), -1).reshape(*fields.shape[:2], -1)
     return jnp.zeros((*fields.shape[:2], int(shell.max()) + 1), jnp.float32).at[..., shell].add(0.5 * power)
+
+
+@partial(jax.jit, static_argnames="task")
+def _point_metrics(
+    pred: Fields, target: Fields, task: Task, points: Float[Array | np.ndarray, "b p"]
+) -> dict[str, PerFrame]:
+    """`nrmse`, `rmse`, `max_error` and `vrmse` over the points that are there."""
+    error, truth = _error(pred, target), jnp.asarray(target)
+    mse = _mean_of(jnp.square(error), points)[:, :, 0]
+    mean = _mean_of(truth, points)
+    floor = jnp.asarray([RELATIVE_FLOOR * std for std in task.statistics.std], mse.dtype).reshape(1, 1, -1)
+
+    def relative(squares: Float[Array, "b t c"]) -> PerFrame:
+        return jnp.mean(jnp.sqrt(mse) / jnp.maximum(jnp.sqrt(squares), floor), -1)
+
+    return {
+        "nrmse": relative(_mean_of(jnp.square(truth), points)[:, :, 0]),
+        "rmse": jnp.sqrt(jnp.mean(mse, -1)),
+        "max_error": jnp.max(jnp.where(_there(points), jnp.abs(error), 0.0), (2, 3)),
+        "vrmse": relative(_mean_of(jnp.square(truth - mean), points)[:, :, 0]),
+    }
+
+
+def _mean_of(values: Fields, points: Float[Array | np.ndarray, "b p"]) -> Float[Array, "b t 1 c"]:
+    """The mean over the points that are there, whatever stands at the others."""
+    there = _there(points)
+    total = jnp.sum(jnp.where(there, values, 0.0), 2, keepdims=True)
+    return total / jnp.maximum(jnp.sum(there, 2, keepdims=True), 1)
+
+
+def _there(points: Float[Array | np.ndarray, "b p"]) -> Bool[Array, "b 1 p 1"]:
+    return (jnp.asarray(points) > 0)[:, None, :, None]
 
 
 @partial(jax.jit, static_argnames="task")

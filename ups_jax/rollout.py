@@ -10,14 +10,25 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from ups_jax.correction import Correction, corrected
-from ups_jax.models import Conditions, LatentState, Simulator, decode, denormalize, encode, normalize, operate, step
+from ups_jax.models import (
+    Conditions,
+    LatentState,
+    PointSimulator,
+    Simulator,
+    decode,
+    denormalize,
+    encode,
+    normalize,
+    operate,
+    step,
+)
 
 # A number, or the symbolic dimension of an export.
 Steps = Any
 
 
 def rollout(
-    model: Simulator,
+    model: Simulator | PointSimulator,
     params: Any,
     fields: Float[Array, "b k *s c"],
     cond: Conditions,
@@ -49,7 +60,7 @@ def ensemble_rollout(
 
 
 def advance(
-    model: Simulator,
+    model: Simulator | PointSimulator,
     params: Any,
     window: Float[Array, "b k *s c"],
     cond: Conditions,
@@ -97,7 +108,11 @@ def reconstruct(model: Simulator, params: Any, fields: Float[Array, "b t *s c"])
 
 
 def _one_step(
-    model: Simulator, params: Any, cond: Conditions, correction: Correction | None, key: Key[Array, ""] | None
+    model: Simulator | PointSimulator,
+    params: Any,
+    cond: Conditions,
+    correction: Correction | None,
+    key: Key[Array, ""] | None,
 ) -> Callable[[Array, Array], tuple[Array, Array]]:
     """(window, number of the step) -> (window one frame later, that frame), in model units."""
     if correction is not None and key is None:

@@ -63,6 +63,10 @@ class Task:
 
     Of several tasks that one model is trained on, `siblings` names all, this one included; `coefficients` are those of
     all, `foreign` the names of those that are others' alone, and `dt_unit` is what their time steps are measured by.
+
+    Of a set of points instead of a grid, `shape` is the one number of points that a row has room for, and `box` the
+    sides of the box that `origin` is the lower corner of; it may be given `inputs`. `moving` are the channels that are
+    the coordinates of points that move.
     """
 
     name: str
@@ -82,21 +86,29 @@ class Task:
     siblings: tuple[str, ...] = ()
     foreign: tuple[str, ...] = ()
     dt_unit: float | None = None
+    box: tuple[float, ...] = ()
+    moving: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        axes = {len(self.axes), len(self.shape), len(self.origin), len(self.spacing), len(self.periodic)}
+        sides = self.box if self.scattered else self.shape
+        axes = {len(self.axes), len(sides), len(self.origin), len(self.spacing), len(self.periodic)}
         channels = {len(self.channels), *(len(values) for values in asdict(self.statistics).values())}
         if len(axes) != 1 or len(channels) != 1:
             raise ValueError(f"task {self.name}: lengths of the per-axis or per-channel facts differ")
-        if (self.kind == "steady") != bool(self.inputs):
+        if (self.kind == "steady") != bool(self.inputs) and not (self.scattered and self.kind == "transient"):
             raise ValueError(f"task {self.name}: is {self.kind} with {len(self.inputs)} input channels")
         if self.siblings and self.name not in self.siblings:
             raise ValueError(f"task {self.name}: is not among its siblings")
 
     @property
     def points(self) -> int:
-        """Number of grid points."""
+        """Number of grid points, or of a set's."""
         return math.prod(self.shape)
+
+    @property
+    def scattered(self) -> bool:
+        """Whether its fields are on a set of points and on no grid."""
+        return bool(self.box)
 
     @property
     def own_coefficients(self) -> tuple[Coefficient, ...]:

@@ -183,10 +183,13 @@ class LatentConfig:
     """The codec: one token a patch of `patch_size` points an axis (its largest divisor of the grid up to that).
 
     A token carries its patch of the field and `dim` learned features of the patch and its neighbours.
+    Of a set of points there are about `nodes` tokens, on a regular grid in its box; each has the mean of `dim` features
+    of the points around it.
     """
 
     dim: Positive = 48
     patch_size: Positive = 4
+    nodes: Positive = 256
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -11,9 +11,10 @@ import numpy as np
 
 from ups_jax.config import STAGE_NEEDS, Config
 from ups_jax.data import windows
-from ups_jax.data.dataset import Dataset
+from ups_jax.data.dataset import Dataset, place_arrays
 from ups_jax.data.mixing import Schedule, shares
 from ups_jax.data.mixture import Mixture, mixture_of
+from ups_jax.data.sources.places import Scattered
 from ups_jax.data.tagged import tagged
 from ups_jax.errors import ConfigError
 from ups_jax.seeding import stream_key
@@ -140,7 +141,7 @@ def _plan(dataset: Dataset, cfg: Config, stage: str, process_count: int, number:
             dataset.change, starts, (data.context - 1) * dataset.stride, data.change_sampling
         ),
         shape=task.shape,
-        rolled=task.periodic if data.augment else (False,) * len(task.shape),
+        rolled=task.periodic if data.augment and not task.scattered else (False,) * len(task.shape),
         channels=len(task.channels),
         symmetries=task.symmetries if data.augment else (),
     )
@@ -161,6 +162,8 @@ def _read(
         "bc": np.tile(np.array(task.boundary, np.int32), (count, 1, 1)),
         "trajectory_id": drawn.ids.astype(np.int32),
     }
-    if task.inputs:
+    if isinstance(dataset.source, Scattered):
+        batch |= place_arrays(dataset.source.places(drawn.ids), dataset.source.inputs(drawn.ids))
+    elif task.inputs:
         batch["inputs"] = windows.augment_inputs(dataset.source.inputs(drawn.ids), drawn)
     return batch

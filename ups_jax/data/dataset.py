@@ -9,6 +9,7 @@ from jaxtyping import Float32, Float64, Int
 
 from ups_jax.data.sources import Source
 from ups_jax.data.sources.base import read_all
+from ups_jax.data.sources.places import Places, Scattered
 from ups_jax.data.splits import Split, Splits
 from ups_jax.task import Task
 
@@ -17,7 +18,8 @@ from ups_jax.task import Task
 class Trajectories:
     """Whole trajectories at the frames that the model sees, in physical units; a steady solution is one frame.
 
-    `inputs` are the given fields of steady solutions, with I = 0 for trajectories.
+    `inputs` are the given fields of steady solutions or of sets of points, with I = 0 for others. `places` are of sets
+    of points.
     """
 
     fields: Float32[np.ndarray, "n t *s c"]
@@ -26,6 +28,17 @@ class Trajectories:
     cond_mask: Float32[np.ndarray, "n p"]
     time: Float64[np.ndarray, " t"]
     ids: Int[np.ndarray, " n"]
+    places: Places | None = None
+
+    @property
+    def place_arrays(self) -> dict[str, np.ndarray]:
+        """What a batch has of places, by its names; nothing of a grid."""
+        return {} if self.places is None else place_arrays(self.places, self.inputs)
+
+
+def place_arrays(places: Places, inputs: Float32[np.ndarray, "n p i"]) -> dict[str, np.ndarray]:
+    """The entries of a batch that only sets of points have."""
+    return {"coords": places.coords, "point_mask": places.mask, "inputs": inputs}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -62,4 +75,5 @@ class Dataset:
             cond_mask=self.condition_mask[ids],
             time=self.times[:: self.stride],
             ids=ids,
+            places=self.source.places(ids) if isinstance(self.source, Scattered) else None,
         )

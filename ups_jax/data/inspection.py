@@ -13,9 +13,10 @@ from jaxtyping import Float32, Float64, Int
 
 from ups_jax.config import TaskConfig
 from ups_jax.data import facts
-from ups_jax.data.sources import Source, layout_of
+from ups_jax.data.sources import Grid, Source, layout_of
 from ups_jax.data.sources.base import read_all
 from ups_jax.data.sources.layouts import Layout, attribute, original
+from ups_jax.data.sources.places import Cloud, Scattered
 
 _CHUNK_BYTES = 64 * 2**20
 # Of a larger file as many trajectories as fit in here are looked at, spread over all.
@@ -82,6 +83,7 @@ def inspect(path: str | Path, *, whole: bool = False) -> Inspection:
     names = source.channel_names or _plain_names(layout, Path(path), source.channels)
     seen, given = _Extremes(source.channels), _Extremes(len(source.input_channels))
     drift, edges = facts.Drift(source.channels), facts.Edges(source.grid.shape, source.channels)
+    scattered = isinstance(source, Scattered)
     ids = _chosen(source, whole)
     for some, fields in _chunks(source, ids):
         seen.update(fields)
@@ -95,7 +97,7 @@ def inspect(path: str | Path, *, whole: bool = False) -> Inspection:
     ranges = {name: (float(found.min()), float(found.max())) for name, found in known.items() if found.size}
     boundary = _boundary(Path(path), source)
     task = TaskConfig(
-        name=_task_name(layout, Path(path), len(source.grid.shape)),
+        name=_task_name(layout, Path(path), len(source.grid.axes)),
         kind=layout.kind,
         path=str(path),
         channels=names,
@@ -107,7 +109,7 @@ def inspect(path: str | Path, *, whole: bool = False) -> Inspection:
         },
     )
     hints: list[str] = []
-    if layout.kind == "transient" and seen.rms().all():
+    if layout.kind == "transient" and seen.rms().all() and not scattered:
         hints += drift.check(task, str(path), (), seen.rms())
         hints += edges.check(TaskConfig(name=task.name), str(path), source.grid.axes, ()) if not task.periodic else ()
     constants = {name: low for name, (low, high) in ranges.items() if low == high}
@@ -134,8 +136,7 @@ def described(found: Inspection) -> Iterator[str]:
     yield f"holds       {source.trajectories} trajectories of {source.frames} frames, {source.channels} channels"
     if found.looked < source.trajectories:
         yield f"looked at   {found.looked} trajectories, spread over all; --all reads every one"
-    for axis, points, first, step in zip(grid.axes, grid.shape, grid.origin, grid.spacing, strict=True):
-        yield f"axis {axis}      {points} points from {first:g}, {step:g} apart"
+    yield from _of_points(source, grid) if isinstance(grid, Cloud) else _of_grid(grid)
     if found.layout.kind == "transient":
         yield f"time        from {grid.start:g}, dt {grid.dt:g}"
     yield f"boundary    {found.boundary or 'not told by the file'}"
@@ -157,6 +158,21 @@ def described(found: Inspection) -> Iterator[str]:
     yield from (f"  {line}" for line in config_lines(found).splitlines())
 
 
+def _of_grid(grid: Grid) -> Iterator[str]:
+    for axis, points, first, step in zip(grid.axes, grid.shape, grid.origin, grid.spacing, strict=True):
+        yield f"axis {axis}      {points} points from {first:g}, {step:g} apart"
+
+
+def _of_points(source: Source, cloud: Cloud) -> Iterator[str]:
+    counts = [cloud.shape[0]]
+    if isinstance(source, Scattered):
+        counts = source.places(np.arange(source.trajectories)).mask.sum(axis=1).astype(int).tolist()
+    few, many = min(counts), max(counts)
+    yield f"points      {few if few == many else f'{few} to {many}'}, {'they move' if cloud.moving else 'at rest'}"
+    for axis, first, length in zip(cloud.axes, cloud.origin, cloud.box, strict=True):
+        yield f"box {axis}       from {first:g} to {first + length:g}"
+
+
 def config_lines(found: Inspection) -> str:
     """YAML of `data.tasks` that trains on the file."""
     task = found.task
@@ -166,7 +182,11 @@ def config_lines(found: Inspection) -> str:
     entry["channels"] = list(task.channels)
     entry |= {"periodic": list(task.periodic)} if task.periodic else {}
     entry |= {"coefficients": dict(task.coefficients)} if task.coefficients else {}
-    return yaml.safe_dump({"data": {"tasks": [entry]}}, sort_keys=False, default_flow_style=None, width=1000)
+    values: dict[str, object] = {"data": {"tasks": [entry]}}
+    if isinstance(found.source, Scattered):
+        # Differences along axes, which a default weighs, are of grids.
+        values["training"] = {"lambda_h1": 0}
+    return yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=1000)
 
 
 class _Extremes:

@@ -16,9 +16,11 @@ from ups_jax.data.dataset import Dataset
 from ups_jax.data.disjoint import repeated
 from ups_jax.data.locating import all_tasks, only_task, open_source
 from ups_jax.data.mixture import Mixture
+from ups_jax.data.opening_points import open_points
 from ups_jax.data.sources import Grid, MemorySource, Source
 from ups_jax.data.sources.base import AXES
 from ups_jax.data.sources.memory import load
+from ups_jax.data.sources.places import Cloud
 from ups_jax.data.splits import Splits
 from ups_jax.data.statistics import Moments
 from ups_jax.data.survey import Content, chunks
@@ -74,7 +76,7 @@ def _opened(cfg: Config, tasks: Sequence[Task | None]) -> list[Dataset]:
         found.append((wanted, source, parts))
     conditions = conditions_of_all([(wanted, source, parts.train) for wanted, source, parts in found], tasks)
     return [
-        OPENERS[wanted.kind](cfg, wanted, source, parts, task, own)
+        (open_points if isinstance(source.grid, Cloud) else OPENERS[wanted.kind])(cfg, wanted, source, parts, task, own)
         for (wanted, source, parts), task, own in zip(found, tasks, conditions, strict=True)
     ]
 
@@ -251,10 +253,16 @@ def check_shape(cfg: Config, wanted: TaskConfig, source: Source, task: Task | No
             f"{source.name}: holds {source.channels} channels, the task has {len(channels)} ({', '.join(channels)}); "
             f"set data.tasks.{wanted.name}.channels"
         )
-    if task is not None and len(source.grid.shape) != len(task.shape):
+    if task is not None and task.scattered != isinstance(source.grid, Cloud):
+        kinds = {True: "points", False: "a grid"}
         raise DataError(
-            f"{source.name}: has {len(source.grid.shape)} space axes, the trained model's task {task.name} has "
-            f"{len(task.shape)}; give data of that kind"
+            f"{source.name}: is of {kinds[not task.scattered]}, the trained model's task {task.name} of "
+            f"{kinds[task.scattered]}; give data of that kind"
+        )
+    if task is not None and len(source.grid.axes) != len(task.axes):
+        raise DataError(
+            f"{source.name}: has {len(source.grid.axes)} space axes, the trained model's task {task.name} has "
+            f"{len(task.axes)}; give data of that kind"
         )
     if task is not None and task.kind != wanted.kind:
         raise ConfigError(

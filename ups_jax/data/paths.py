@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ups_jax.config import DataConfig, FilePair, TaskConfig
 from ups_jax.data.shards.manifest import is_converted
+from ups_jax.data.sources.layouts import is_whole
 from ups_jax.errors import DataError
 
 _FOLDERS = {"train": ("train",), "val": ("valid", "val", "validation"), "test": ("test",)}
@@ -34,7 +35,7 @@ def data_files(data: DataConfig, task: TaskConfig) -> dict[str, tuple[Path, ...]
     if isinstance(task.path, tuple):
         return {"all": tuple(map(Path, task.path))}
     path = Path(task.path)
-    return files_in_folder(path) if path.is_dir() and not is_converted(path) else {"all": (path,)}
+    return files_in_folder(path) if path.is_dir() and not is_whole(path) else {"all": (path,)}
 
 
 def files_in_folder(path: Path) -> dict[str, tuple[Path, ...]]:

@@ -15,6 +15,7 @@ from ups_jax.data.locating import open_source, open_task_file
 from ups_jax.data.mixing import shares
 from ups_jax.data.paths import data_files
 from ups_jax.data.sources import Source
+from ups_jax.data.sources.places import Scattered
 from ups_jax.data.splits import Splits
 from ups_jax.data.statistics import Moments
 from ups_jax.data.survey import Content, chunks
@@ -66,7 +67,7 @@ def _of_task(cfg: Config) -> list[str]:
     for item in wanted.symmetries:
         alone = replace(wanted, symmetries=(item,))
         tried(lambda alone=alone: facts.symmetries(alone, source.grid, ()))  # type: ignore[misc]
-    if not found and wanted.kind == "transient":
+    if not found and wanted.kind == "transient" and not isinstance(source, Scattered):
         _of_values(cfg, wanted, source, parts, tried)
     if not found:
         tried(lambda: opening.open_dataset(cfg))

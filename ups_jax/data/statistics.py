@@ -25,13 +25,13 @@ class Moments:
         self._sum, self._squares, self._delta_squares = np.zeros((3, channels))
         self._change = np.zeros(max(0, frames - stride))
 
-    def update(self, fields: Float[np.ndarray, "n t *s c"]) -> None:
-        """Take in training trajectories."""
+    def update(self, fields: Float[np.ndarray, "n t *s c"], mask: Float[np.ndarray, "n *s"] | None = None) -> None:
+        """Take in training trajectories; where a mask is given, fields are 0 at the points that it leaves out."""
         exact = fields.astype(np.float64)
         space = tuple(range(2, exact.ndim - 1))
         delta = exact[:, self._stride :] - exact[:, : -self._stride]
         squares, delta_squares = (exact**2).sum(axis=space), (delta**2).sum(axis=space)
-        self._count += exact[..., 0].size
+        self._count += exact[..., 0].size if mask is None else int(mask.sum()) * exact.shape[1]
         self._trajectories += len(exact)
         self._sum += exact.sum(axis=tuple(range(exact.ndim - 1)))
         self._squares += squares.sum(axis=(0, 1))
@@ -44,6 +44,16 @@ class Moments:
     def rms(self) -> Float64[np.ndarray, " c"]:
         """Root mean square of each channel."""
         return np.sqrt(self._squares / self._count)
+
+    @property
+    def mean(self) -> Float64[np.ndarray, " c"]:
+        """Mean of each channel."""
+        return self._sum / self._count
+
+    @property
+    def spread(self) -> Float64[np.ndarray, " c"]:
+        """Standard deviation of each channel."""
+        return self._spread()
 
     @property
     def change(self) -> Float64[np.ndarray, " t"]:

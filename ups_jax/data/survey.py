@@ -54,6 +54,10 @@ class Content:
         ]
         return self._first_bad is None
 
+    def add(self, values: Float32[np.ndarray, "..."]) -> None:
+        """Hash what belongs to the content besides fields."""
+        self._hash.update(np.ascontiguousarray(values).data)
+
     def check(self) -> None:
         """Raise `DataError` naming the first frame that is not finite, and how many there are."""
         if self._first_bad is not None:

@@ -24,7 +24,8 @@ def architecture(config: Config, task: Task, stage: str, params: Any) -> dict[st
     found = {
         "stage": stage,
         "model": values["operator"] | ({"diffusion": values["diffusion"]} if stage in STAGE_NEEDS["transient"] else {}),
-        "codec": values["latent"],
+        # The nodes are of sets of points alone.
+        "codec": {key: value for key, value in values["latent"].items() if key != "nodes" or task.scattered},
         "context": config.data.context,
         "time_step": task.dt,
         "channels": list(task.channels),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from jaxtyping import Float32
 
 from ups_jax.errors import DataError
 from ups_jax.models import Conditions
+from ups_jax.models.latent_state import geometry_of
 from ups_jax.task import Task
 
 
@@ -43,10 +45,13 @@ def coefficient_arrays(
     return values, mask
 
 
-def conditions(task: Task, values: np.ndarray, mask: np.ndarray) -> Conditions:
-    """The conditions of a batch at the task's time step."""
+def conditions(
+    task: Task, values: np.ndarray, mask: np.ndarray, places: Mapping[str, np.ndarray] = MappingProxyType({})
+) -> Conditions:
+    """The conditions of a batch at the task's time step; `places` are a set of points' entries of a batch."""
     return Conditions(
         dt=jnp.full(len(values), task.dt, jnp.float32),
         coefficients=jnp.asarray(values, jnp.float32),
         mask=jnp.asarray(mask, jnp.float32),
+        geometry=geometry_of(places),
     )

@@ -17,7 +17,8 @@ from jaxtyping import Float, Int
 from ups_jax.config import EvaluationConfig
 from ups_jax.errors import DataError
 from ups_jax.evaluation.ensembles import Members, ensemble_variant
-from ups_jax.evaluation.result import Evaluation, Example, Spectra
+from ups_jax.evaluation.given import given, place_arrays, points_of
+from ups_jax.evaluation.result import Evaluation, Example, PointEvaluation, Spectra
 from ups_jax.evaluation.tables import (
     Table,
     bootstrap_interval,
@@ -115,7 +116,8 @@ def evaluate(
     rollout, codec = tables["rollout"], tables["codec"]
     scores = rollout["nrmse"].mean(1)
     examples, seconds = _examples(predictor, trajectories, task, config.batch_size, context, scores)
-    return Evaluation(
+    kind = PointEvaluation if task.scattered else Evaluation
+    return kind(
         task=task,
         metrics={"one_step": section(one_step), "rollout": rollout_section(rollout, task.dt)},
         baselines={
@@ -169,16 +171,17 @@ def _one_step(predictor: Predictor, trajectories: Trajectories, task: Task, batc
     for rows, kept in chunks(windows, batch_size):
         owner, start = rows // steps, rows % steps
         window = fields[owner[:, None], start[:, None] + np.arange(context + 1)]
-        pred = predictor.rollout(window[:, :context], 1, trajectories.cond[owner], trajectories.cond_mask[owner])
-        parts.append(measure(pred, window[:, context:], task, kept))
+        pred = predictor.rollout(window[:, :context], 1, *given(trajectories, owner))
+        parts.append(measure(pred, window[:, context:], task, kept, points_of(trajectories, owner)))
     return {name: value.reshape(count, steps) for name, value in join(parts).items()}
 
 
 def _rollouts(
     predictor: Predictor, trajectories: Trajectories, task: Task, batch_size: int, context: int
-) -> tuple[dict[str, Table], Spectra]:
-    """Metrics `(n, steps)` of the rollout, of persistence in both ways and of the codec; spectra of the rollout."""
-    fields, cond, mask = trajectories.fields, trajectories.cond, trajectories.cond_mask
+) -> tuple[dict[str, Table], Spectra | None]:
+    """Metrics `(n, steps)` of the rollout, of persistence in both ways and of the codec; spectra of the rollout, which
+    a set of points has none of."""
+    fields = trajectories.fields
     steps = fields.shape[1] - context
     picks = np.unique(np.linspace(0, steps - 1, _SPECTRUM_TIMES).round().astype(int))
     parts: list[dict[str, Table]] = []
@@ -186,32 +189,36 @@ def _rollouts(
     for rows, kept in chunks(fields.shape[0], batch_size):
         chunk = fields[rows]
         truth = chunk[:, context:]
-        pred = predictor.rollout(chunk[:, :context], steps, cond[rows], mask[rows])
+        pred = predictor.rollout(chunk[:, :context], steps, *given(trajectories, rows))
         guesses = {
             "rollout": pred,
             "persistence_one_step": chunk[:, context - 1 : -1],
             "persistence_rollout": np.repeat(chunk[:, context - 1 : context], steps, 1),
-            "codec": predictor.reconstruct(truth, cond[rows], mask[rows]),
+            "codec": predictor.reconstruct(truth, *given(trajectories, rows)),
         }
-        parts.append({name: measure(guess, truth, task, kept) for name, guess in guesses.items()})
-        spectra.append((_spectrum(truth[:, picks], kept), _spectrum(pred[:, picks], kept)))
+        there = points_of(trajectories, rows)
+        parts.append({name: measure(guess, truth, task, kept, there) for name, guess in guesses.items()})
+        if not task.scattered:
+            spectra.append((_spectrum(truth[:, picks], kept), _spectrum(pred[:, picks], kept)))
+    tables = {name: join([part[name] for part in parts]) for name in parts[0]}
+    if not spectra:
+        return tables, None
     truth_spectra, pred_spectra = (np.concatenate(part).mean(0) for part in zip(*spectra, strict=True))
     times = trajectories.time[context:][picks]
-    tables = {name: join([part[name] for part in parts]) for name in parts[0]}
     return tables, Spectra(time=times, truth=truth_spectra, prediction=pred_spectra)
 
 
 def _variant(rollout: Rollout, trajectories: Trajectories, task: Task, batch_size: int, context: int) -> dict[str, Any]:
     """The `rollout` section of another way to predict, and its warm seconds per trajectory and step."""
-    fields, cond, mask = trajectories.fields, trajectories.cond, trajectories.cond_mask
+    fields = trajectories.fields
     steps = fields.shape[1] - context
     parts: list[Table] = []
     for rows, kept in chunks(fields.shape[0], batch_size):
-        pred = rollout(fields[rows, :context], steps, cond[rows], mask[rows])
-        parts.append(measure(pred, fields[rows, context:], task, kept))
+        pred = rollout(fields[rows, :context], steps, *given(trajectories, rows))
+        parts.append(measure(pred, fields[rows, context:], task, kept, points_of(trajectories, rows)))
     # The last chunk once more: by now its shape is compiled.
     begin = time.perf_counter()
-    rollout(fields[rows, :context], steps, cond[rows], mask[rows])
+    rollout(fields[rows, :context], steps, *given(trajectories, rows))
     seconds = (time.perf_counter() - begin) / (steps * len(rows))
     return {"rollout": rollout_section(join(parts), task.dt), "seconds_per_rollout_step": seconds}
 
@@ -237,7 +244,7 @@ def _examples(
     begin = time.perf_counter()
     preds = np.concatenate(
         [
-            predictor.rollout(fields[part][:, :context], steps, cond[part], mask[part])
+            predictor.rollout(fields[part][:, :context], steps, *given(trajectories, part))
             for part in padded.reshape(-1, size)
         ]
     )
@@ -253,6 +260,7 @@ def _examples(
             time=trajectories.time[context - 1 :],
             truth=fields[row, context - 1 :],
             prediction=np.concatenate([fields[row, context - 1 : context], pred]),
+            places={name: values[row] for name, values in place_arrays(trajectories).items()},
         )
         for label, row, pred in zip(("best", "median", "worst"), rows, preds, strict=False)
     ]

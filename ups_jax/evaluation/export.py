@@ -50,6 +50,8 @@ def export_run(
     if described == artifact:
         raise ConfigError(f"--output {output}: its JSON would be itself; give it another suffix, such as .stablehlo")
     run = load_task_run(path, task, stage=stage)
+    if run.task.scattered:
+        raise ConfigError(f"{path}: the task {run.task.name} is of points, and only grids are exported; use load_run")
     exported = exported_solver(run, platforms) if isinstance(run, SteadyRun) else exported_rollout(run, platforms)
     write_atomically(artifact, bytes(exported.serialize()))
     write_atomically(described, json.dumps(description(run, exported, artifact.name), indent=2) + "\n")

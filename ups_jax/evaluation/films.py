@@ -17,8 +17,9 @@ _MOST_FRAMES = 60
 
 
 def write_film(path: Path, measured: Measured) -> bool:
-    """A GIF of the median test trajectory's first channel; False for a task without time. Raises `StorageError`."""
-    if not isinstance(measured, Evaluation):
+    """A GIF of the median test trajectory's first channel; False for a task without time, or of points. Raises
+    `StorageError`."""
+    if not isinstance(measured, Evaluation) or measured.task.scattered:
         return False
     task = measured.task
     example = next(item for item in measured.examples if item.label == "median")

@@ -9,7 +9,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ups_jax.data.inspection import Inspection
+from ups_jax.data.sources.places import Scattered
 from ups_jax.evaluation.images import FIELD_MAP, colour_bar, field_limits, middle_plane, snapshot, space_time
+from ups_jax.evaluation.point_images import dots
 from ups_jax.files import storage_error
 
 _SNAPSHOTS = 5
@@ -21,6 +23,9 @@ def write_picture(found: Inspection, path: Path) -> None:
     The given fields of a steady solution come first. Raises StorageError where the picture cannot be written.
     """
     source, grid = found.source, found.source.grid
+    if isinstance(source, Scattered):
+        _save(_dots(found, source), path)
+        return
     frames = np.arange(source.frames)
     if len(grid.shape) > 1:
         frames = np.unique(np.linspace(0, source.frames - 1, _SNAPSHOTS).astype(np.int64))
@@ -43,6 +48,32 @@ def write_picture(found: Inspection, path: Path) -> None:
                 snapshot(axis, grid, image, FIELD_MAP, limits)
                 axis.set_title(f"{name}, t = {grid.start + grid.dt * frame:g}" if source.frames > 1 else name)
         colour_bar(figure, row.tolist(), FIELD_MAP, limits, name)
+    _save(figure, path)
+
+
+def _dots(found: Inspection, source: Scattered) -> Figure:
+    """The points of the first trajectory at some times; on one axis of space a curve of dots."""
+    first = np.zeros(1, int)
+    frames = np.unique(np.linspace(0, found.source.frames - 1, _SNAPSHOTS).astype(np.int64))
+    fields = np.concatenate([found.source.windows(first, np.array([[frame]]))[0] for frame in frames])
+    places = source.places(first)
+    there, names = places.mask[0] > 0, [channel.name for channel in found.channels]
+    grid = found.source.grid
+    moving = [names.index(name) for name in grid.axes if name in names] if not places.coords.shape[-1] else []
+    figure = Figure(figsize=(max(6.0, 3.2 * len(frames)), 2.8 * len(names)), layout="constrained")
+    rows = figure.subplots(len(names), len(frames), squeeze=False)
+    for row, name, channel in zip(rows, names, np.moveaxis(fields, -1, 0), strict=True):
+        finite = channel[:, there][np.isfinite(channel[:, there])]
+        limits = field_limits(finite if finite.size else np.zeros(1))
+        for axis, number, frame in zip(row, range(len(frames)), frames, strict=True):
+            where = fields[number][:, moving] if moving else places.coords[0]
+            dots(axis, where[there], channel[number, there], FIELD_MAP, limits)
+            axis.set_title(f"{name}, t = {grid.start + grid.dt * frame:g}")
+        colour_bar(figure, row.tolist(), FIELD_MAP, limits, name)
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,8 @@ from ups_jax.evaluation.images import (
     snapshot,
     space_time,
 )
-from ups_jax.evaluation.result import Evaluation, Example, SteadyEvaluation
+from ups_jax.evaluation.point_images import points
+from ups_jax.evaluation.result import Evaluation, Example, PointEvaluation, SteadyEvaluation
 from ups_jax.evaluation.solution_images import solutions
 
 # Okabe and Ito's colours, which people with any colour vision tell apart.
@@ -78,6 +79,14 @@ def _of_rollouts(evaluation: Evaluation) -> dict[str, Figure]:
     }
 
 
+def _of_points(evaluation: PointEvaluation) -> dict[str, Figure]:
+    channels = {
+        f"fields_{file_name(channel)}": points(evaluation, index)
+        for index, channel in enumerate(evaluation.task.channels)
+    }
+    return {"nrmse": nrmse_over_time(evaluation), **channels}
+
+
 def _of_solutions(evaluation: SteadyEvaluation) -> dict[str, Figure]:
     return {
         f"fields_{file_name(channel)}": solutions(evaluation, index)
@@ -86,7 +95,11 @@ def _of_solutions(evaluation: SteadyEvaluation) -> dict[str, Figure]:
 
 
 # The figures of an evaluation by file name, for each kind of task.
-FIGURES: dict[type, Callable[[Any], dict[str, Figure]]] = {Evaluation: _of_rollouts, SteadyEvaluation: _of_solutions}
+FIGURES: dict[type, Callable[[Any], dict[str, Figure]]] = {
+    Evaluation: _of_rollouts,
+    PointEvaluation: _of_points,
+    SteadyEvaluation: _of_solutions,
+}
 
 
 def showcase(evaluation: Evaluation, channel: int = 0) -> Figure:
@@ -130,6 +143,8 @@ def nrmse_over_time(evaluation: Evaluation) -> Figure:
 def spectrum(evaluation: Evaluation) -> Figure:
     """Energy spectra of truth (lines) and prediction (dots) at several times, averaged over the trajectories."""
     task, spectra = evaluation.task, evaluation.spectra
+    if spectra is None:
+        raise ValueError(f"the evaluation of {task.name} has no spectra")
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axis = figure.add_subplot()
     # Shells beyond half the shortest axis are incomplete.

@@ -40,31 +40,33 @@ def named_sections(measured: Measured) -> dict[str, Mapping[str, Any]]:
 def headlines(measured: Measured) -> tuple[list[str], dict[str, list[float | None]]]:
     """Columns and rows of the headline table: the model, its variants and each baseline; None where a row has none."""
     section = next(name for name in _HEADLINES if name in measured.metrics)
+    bands = [band for band in _BANDS if f"fourier_rmse_{band}" in measured.metrics[section]]
     rows: dict[str, list[float | None]] = {}
     for name, sections in named_sections(measured).items():
         # A variant differs from the model's own rollout from the second step on, and has no one-step section.
         own = [number(sections[own]) if own in sections else None for own, number in _HEADLINES[section].values()]
-        rows[name] = [*own, *(sections[section][f"fourier_rmse_{band}"] for band in _BANDS)]
-    return [*_HEADLINES[section], *_BANDS], rows
+        rows[name] = [*own, *(sections[section][f"fourier_rmse_{band}"] for band in bands)]
+    return [*_HEADLINES[section], *bands], rows
 
 
 def print_table(console: Console, measured: Measured) -> None:
     """nRMSE, and fRMSE in three bands, of this model, its variants and each baseline."""
+    columns, rows = headlines(measured)
+    numbers = "nRMSE and fRMSE" if _BANDS[0] in columns else "nRMSE"
     table = Table(
-        title=f"nRMSE and fRMSE of {measured.task.name}, {measured.meta['trajectories']} trajectories",
+        title=f"{numbers} of {measured.task.name}, {measured.meta['trajectories']} trajectories",
         title_justify="left",
         # A terminal of 80 columns holds it.
         show_edge=False,
         pad_edge=False,
     )
     table.add_column("", no_wrap=True)
-    columns, rows = headlines(measured)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     digits = [".1e" if column in _BANDS else ".3g" for column in columns]
-    for name, numbers in rows.items():
+    for name, cells in rows.items():
         table.add_row(
-            name, *("" if value is None else f"{value:{form}}" for value, form in zip(numbers, digits, strict=True))
+            name, *("" if value is None else f"{value:{form}}" for value, form in zip(cells, digits, strict=True))
         )
     console.print(table)
     section = next(name for name in _HEADLINES if name in measured.metrics)

@@ -104,6 +104,9 @@ def predictor_on(run: TrainedRun, task: Task) -> tuple[TrainedPredictor | FinerP
 
     Raises DataError where the time step is another, or the grid neither refines the trained one nor can be cut.
     """
+    if run.task.scattered:
+        run.check_time_step(task.dt)
+        return run.on(task).predictor(), "own"
     if task.shape == run.task.shape and np.allclose(task.spacing, run.task.spacing, rtol=1e-3, atol=0):
         return run.on(task).predictor(), "own"
     if refines(task, run.task):

@@ -21,7 +21,9 @@ from ups_jax.task import Task
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One test trajectory from the last context frame on; the first frame of `prediction` is that frame itself."""
+    """One test trajectory from the last context frame on; the first frame of `prediction` is that frame itself.
+
+    `places` are a set of points' entries of a batch."""
 
     label: str
     id: str
@@ -30,6 +32,7 @@ class Example:
     time: Float[np.ndarray, " t"]
     truth: Float[np.ndarray, "t *s c"]
     prediction: Float[np.ndarray, "t *s c"]
+    places: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,12 @@ class Evaluation(Measured):
     time: Float[np.ndarray, " steps"]
     rollout_nrmse: Float[np.ndarray, " n"]
     examples: Sequence[Example]
-    spectra: Spectra
+    spectra: Spectra | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PointEvaluation(Evaluation):
+    """The result of a transient task on a set of points, which has no spectra."""
 
 
 @dataclass(frozen=True, kw_only=True)

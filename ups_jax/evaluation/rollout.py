@@ -17,13 +17,16 @@ from rich.console import Console
 
 from ups_jax.config import Config, of_task
 from ups_jax.correction import Correction, beyond, both, every
+from ups_jax.data.sources import open_file
+from ups_jax.data.sources.base import read_all
 from ups_jax.ensemble_metrics import ensemble_summary, ensemble_table
 from ups_jax.errors import ConfigError, DivergedError, Stopped
 from ups_jax.evaluation.coefficients import coefficient_arrays
 from ups_jax.evaluation.corrected import SAMPLERS, corrector_of
+from ups_jax.evaluation.given import points_of
 from ups_jax.evaluation.start import Start, read_start
 from ups_jax.evaluation.state_images import write_images
-from ups_jax.evaluation.states import StateFile, names_of
+from ups_jax.evaluation.states import PointStateFile, StateFile, names_of
 from ups_jax.evaluation.stepper import Stepper
 from ups_jax.evaluation.tables import measure, rollout_section
 from ups_jax.evaluation.trained_run import TrainedRun, load_task_run
@@ -83,6 +86,8 @@ def rollout_run(
             f"--members {wanted.members}: without a corrector all members are equal; name one with --corrector, or "
             "leave it out"
         )
+    if run.task.scattered and wanted.images:
+        raise ConfigError(f"--images: task {run.task.name} is of points, there are pictures and films of grids only")
     run.check_time_step(run.task.dt if wanted.dt is None else wanted.dt)
     start = read_start(wanted.input, run.task, run.model.context, of_task(cfg, run.task.name)).first(wanted.limit)
     start, cond, mask = _conditioned(start, run.task, wanted.params, console)
@@ -90,13 +95,14 @@ def rollout_run(
         model=run.model, weights=run.weights, correction=correction, members=wanted.members, seed=wanted.seed
     )
     attributes = _attributes(run, start, wanted)
-    file = StateFile(wanted.output, start, run.task, wanted.steps, wanted.members, overwrite=wanted.overwrite)
+    kind = PointStateFile if run.task.scattered else StateFile
+    file = kind(wanted.output, start, run.task, wanted.steps, wanted.members, overwrite=wanted.overwrite)
     say(console, f"run         {path}, step {run.step} of {run.stage}")
     say(console, f"input       {start.name}")
     rows = wanted.rows or cfg.evaluation.batch_size
     done, finite = 0, wanted.steps
     try:
-        for piece in stepper.pieces(start.fields, cond, mask, wanted.steps, rows):
+        for piece in stepper.pieces(start.fields, cond, mask, wanted.steps, rows, start.place_arrays):
             if piece.first >= finite:
                 break
             good = np.isfinite(piece.frames).reshape(*piece.frames.shape[:3], -1).all((0, 1, 3))
@@ -115,7 +121,7 @@ def rollout_run(
     file.finish(finite, attributes | {"status": status})
     say(console, f"output      {wanted.output}")
     if start.truth is not None and finite:
-        _tell_error(wanted.output, run.task, start.truth[0], start.fields.shape[1], wanted.members, console)
+        _tell_error(wanted.output, run.task, start, wanted.members, console)
     truth = None if start.truth is None else np.concatenate([start.fields, start.truth], axis=1)[0]
     for image in write_images(wanted.output, run.task, wanted.images, truth):
         say(console, f"image       {image}")
@@ -178,14 +184,14 @@ def _named(wanted: Wanted) -> str:
     return f"{wanted.corrector} every {wanted.correct_every}{above}"
 
 
-def _tell_error(
-    output: Path, task: Task, truth: Float[np.ndarray, "t *s c"], given: int, members: int, console: Console
-) -> None:
+def _tell_error(output: Path, task: Task, start: Start, members: int, console: Console) -> None:
     """The error of the only sample against its truth, as far as that goes."""
-    with h5py.File(output, "r", locking=False) as file:
-        fields = np.stack([file[name][:, given : given + len(truth)] for name in names_of(task)], axis=-1)
-    known = truth[None, : fields.shape[1]]
-    values = rollout_section(measure(fields.mean(0, keepdims=True), known, task, 1), task.dt)
+    if start.truth is None:
+        return
+    given, truth = start.fields.shape[1], start.truth[0]
+    fields = (_at_points if task.scattered else _on_grid)(output, task)[:, given : given + len(truth)]
+    known, there = truth[None, : fields.shape[1]], points_of(start, slice(1))
+    values = rollout_section(measure(fields.mean(0, keepdims=True), known, task, 1, there), task.dt)
     of = "mean of the members" if members > 1 else "prediction"
     lines = {
         "nrmse": f"{values['nrmse']:.3g} of the {of}, mean of {fields.shape[1]} frames",
@@ -197,3 +203,13 @@ def _tell_error(
         lines |= {name: f"{value:.3g}" for name, value in summary.items()}
     for name, text in lines.items():
         say(console, f"{name:<11} {text}")
+
+
+def _on_grid(output: Path, task: Task) -> Float[np.ndarray, "r t *s c"]:
+    with h5py.File(output, "r", locking=False) as file:
+        return np.stack([file[name][:] for name in names_of(task)], axis=-1)
+
+
+def _at_points(output: Path, task: Task) -> Float[np.ndarray, "r t p c"]:
+    source = open_file(output, "transient", task.channels)
+    return read_all(source, np.arange(source.trajectories))

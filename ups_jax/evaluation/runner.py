@@ -131,6 +131,9 @@ def evaluate_run(
         write_report(written[-1], values, plots, run.read())
     names = _names(name, evaluations)
     if selection.film:
+        scattered = [measured.task.name for measured in evaluations if measured.task.scattered]
+        if scattered:
+            say(console, f"note        {', '.join(scattered)}: is of points, there is no film of it")
         for measured in evaluations:
             film = FILM if len(evaluations) == 1 else f"{file_name(measured.task.name)}_{FILM}"
             write_film(place.plots / name / film, measured)
@@ -233,7 +236,9 @@ def _measure(
         raise DataError(f"{dataset.source.name}: {WAYS[met]}; {stage} is evaluated on the trained grid only")
     variants: dict[str, Rollout] = {}
     if stage not in here:
-        variants = {"latent": predictor.latent_rollout} | {VARIANTS[name]: way.rollout for name, way in here.items()}
+        # Points are encoded anew at each step: their own values are no part of the tokens.
+        latent = {} if dataset.task.scattered else {"latent": predictor.latent_rollout}
+        variants = latent | {VARIANTS[name]: way.rollout for name, way in here.items()}
     measured = evaluate(
         here.get(stage, predictor),
         held,
@@ -249,7 +254,7 @@ def _measure(
     last = here.get(stage, list(here.values())[-1])
     name, score = score_of(cfg.data.tasks[0], last.run.task)
     chosen = candidate_variants(
-        last.run.model,
+        last.run.grid_model,
         last.run.weights,
         last.model,
         last.trained.weights,
@@ -285,7 +290,7 @@ def _held(dataset: Dataset, selection: Selection, context: int) -> Trajectories:
 def truth_of(held: Trajectories) -> str:
     """Twelve hex digits over what is to be predicted: two evaluations with the same ones can be compared."""
     hashed = hashlib.sha256(np.ascontiguousarray(held.fields).data)
-    for values in (held.inputs, held.time, held.ids):
+    for values in (held.inputs, held.time, held.ids, *held.place_arrays.values()):
         hashed.update(np.ascontiguousarray(values).tobytes())
     return hashed.hexdigest()[:12]
 

@@ -15,8 +15,10 @@ from jaxtyping import Float, Int
 from ups_jax import simulate
 from ups_jax.config import Config
 from ups_jax.data import open_dataset
+from ups_jax.data.dataset import place_arrays
 from ups_jax.data.sources import open_file
 from ups_jax.data.sources.arrays import NUMPY_ERRORS
+from ups_jax.data.sources.places import Scattered
 from ups_jax.errors import DataError, first_line
 from ups_jax.evaluation.resolution import lines
 from ups_jax.task import Task
@@ -27,7 +29,8 @@ class Start:
     """Given frames of some samples, with what is known of them.
 
     `numbers` are the samples' in their file, `time` that of the first given frame, `coordinates` an array a space axis.
-    `truth` are the frames that follow, where the input is a trajectory of the run's data.
+    `truth` are the frames that follow, where the input is a trajectory of the run's data. `place_arrays` are what a
+    batch has of a set of points alone, which has no coordinates by axis.
     """
 
     name: str
@@ -37,11 +40,19 @@ class Start:
     time: float = 0.0
     coefficients: Mapping[str, Float[np.ndarray, " n"]] = field(default_factory=dict)
     truth: Float[np.ndarray, "n t *s c"] | None = None
+    place_arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def first(self, count: int | None) -> Start:
         """The first `count` samples."""
         coefficients = {name: values[:count] for name, values in self.coefficients.items()}
-        return replace(self, fields=self.fields[:count], numbers=self.numbers[:count], coefficients=coefficients)
+        places = {name: values[:count] for name, values in self.place_arrays.items()}
+        return replace(
+            self,
+            fields=self.fields[:count],
+            numbers=self.numbers[:count],
+            coefficients=coefficients,
+            place_arrays=places,
+        )
 
 
 def read_start(text: str, task: Task, context: int, cfg: Config) -> Start:
@@ -58,6 +69,8 @@ def read_start(text: str, task: Task, context: int, cfg: Config) -> Start:
         raise DataError(
             f"{text}: there is no such file; give a .npy, .npz or HDF5 file, or test:0 for a test trajectory"
         )
+    elif task.scattered:
+        start = _of_points(path, task, context)
     elif path.suffix in (".npy", ".npz"):
         start = _of_numpy(path, task, context)
     else:
@@ -71,7 +84,8 @@ def _of_run(split: Any, number: int, task: Task, context: int, cfg: Config) -> S
     simulate.prepare(cfg)
     dataset = open_dataset(cfg, task)
     name = dataset.source.name
-    _check_grid(name, dataset.task.shape, dataset.task.spacing, task)
+    if not task.scattered:
+        _check_grid(name, dataset.task.shape, dataset.task.spacing, task)
     if not math.isclose(dataset.task.dt, task.dt, rel_tol=1e-3):
         raise DataError(f"{name}: its frames are {dataset.task.dt:g} apart, the run was trained on {task.dt:g}")
     ids = dataset.splits.ids(split)
@@ -88,10 +102,11 @@ def _of_run(split: Any, number: int, task: Task, context: int, cfg: Config) -> S
         name=f"{name}, {split} trajectory {number} (id {held.ids[number]})",
         fields=held.fields[number:, :context],
         numbers=held.ids[number:],
-        coordinates=tuple(lines(dataset.task)),
+        coordinates=() if task.scattered else tuple(lines(dataset.task)),
         time=float(held.time[0]),
         coefficients=coefficients,
         truth=held.fields[number:, context:],
+        place_arrays={name: values[number:] for name, values in held.place_arrays.items()},
     )
 
 
@@ -102,7 +117,8 @@ def _of_hdf5(path: Path, task: Task, context: int) -> Start:
             f"{path}: holds {source.channels} channels, the run has {len(task.channels)} ({', '.join(task.channels)}); "
             "give a file with a dataset for each by its name, or all as the last axis of a .npy file"
         )
-    _check_grid(source.name, source.grid.shape, source.grid.spacing, task)
+    if not isinstance(source, Scattered):
+        _check_grid(source.name, source.grid.shape, source.grid.spacing, task)
     stride = round(task.dt / source.grid.dt)
     if context > 1 and not (stride >= 1 and math.isclose(stride * source.grid.dt, task.dt, rel_tol=1e-3)):
         raise DataError(
@@ -116,17 +132,40 @@ def _of_hdf5(path: Path, task: Task, context: int) -> Start:
         )
     ids = np.arange(source.trajectories)
     found = {item.name: source.coefficient(item.name) for item in task.own_coefficients}
+    scattered = isinstance(source, Scattered)
     return Start(
         name=str(path),
         fields=source.windows(ids, np.broadcast_to(frames, (len(ids), context))),
         numbers=ids,
-        coordinates=tuple(
+        coordinates=()
+        if scattered
+        else tuple(
             origin + step * np.arange(points)
             for origin, step, points in zip(source.grid.origin, source.grid.spacing, source.grid.shape, strict=True)
         ),
         time=source.grid.start,
         coefficients={name: values for name, values in found.items() if values is not None},
+        place_arrays=place_arrays(source.places(ids), source.inputs(ids)) if isinstance(source, Scattered) else {},
     )
+
+
+def _of_points(path: Path, task: Task, context: int) -> Start:
+    if path.suffix in (".npy", ".npz"):
+        raise DataError(
+            f"{path}: does not say where its points are; give a file in the layout of points, or test:0 for a test "
+            "trajectory"
+        )
+    start = _of_hdf5(path, task, context)
+    if not start.place_arrays:
+        raise DataError(f"{path}: is of a grid, the run was trained on points; give a file in the layout of points")
+    names = tuple(item.name for item in task.inputs)
+    found = open_file(path, "transient", task.channels).input_channels
+    if found != names:
+        raise DataError(
+            f"{path}: gives the fields {', '.join(found) or 'none'}, the run was trained with "
+            f"{', '.join(names) or 'none'}; write those as `inputs`"
+        )
+    return start
 
 
 def _of_numpy(path: Path, task: Task, context: int) -> Start:

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 from jaxtyping import Float
 
+from ups_jax.data.sources.points import LAYOUT
 from ups_jax.errors import ConfigError
 from ups_jax.evaluation.start import Start
 from ups_jax.files import storage_error
@@ -35,7 +36,7 @@ class StateFile:
             raise ConfigError(f"{path}: is there already; give another --output, or replace it with --overwrite")
         self.given = start.fields.shape[1]
         self._members, self._dt, self._start = members, task.dt, start.time
-        self._names = names_of(task)
+        self._names = self.names(task)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._disk = _Disk(self.partial, "w+")
@@ -45,6 +46,13 @@ class StateFile:
             self._file = h5py.File(self._disk, "w")
             self._lay_out(start, task, self.given + steps)
             self._put(slice(None), 0, np.repeat(start.fields, members, axis=0))
+
+    # The dataset of the times.
+    clock = _TIME
+
+    def names(self, task: Task) -> tuple[str, ...]:
+        """The dataset of each channel."""
+        return names_of(task)
 
     def write(self, rows: slice, first: int, frames: Float[np.ndarray, "m b t *s c"]) -> None:
         """Frames `first`, .. after the given ones of the samples `rows`, of every member."""
@@ -64,8 +72,8 @@ class StateFile:
     def leave(self, frames: int, attributes: Mapping[str, str | int | float]) -> None:
         """Close the file with `frames` predicted ones under its temporary name."""
         with self._storage_errors():
-            for name in (*self._names, _TIME):
-                axis = 0 if name == _TIME else 1
+            for name in dict.fromkeys((*self._names, self.clock)):
+                axis = 0 if name == self.clock else 1
                 self._file[name].resize(self.given + frames, axis=axis)
             self._file.attrs.update(attributes)
             self._file.close()
@@ -117,6 +125,49 @@ class StateFile:
                 self._file.close()
             cause = error if isinstance(error, OSError) else OSError(str(error))
             raise storage_error(self.partial, cause) from None
+
+
+class PointStateFile(StateFile):
+    """The same of a set of points, in the layout of points, which `ups_jax.data.sources.points` reads again."""
+
+    clock = "time"
+
+    def names(self, task: Task) -> tuple[str, ...]:
+        """The dataset of each channel; those that are coordinates share one."""
+        moving = {task.channels[channel] for channel in task.moving}
+        return tuple("positions" if name in moving else f"fields/{name.replace('/', '_')}" for name in task.channels)
+
+    def _lay_out(self, start: Start, task: Task, frames: int) -> None:
+        count, points = len(start.fields), start.fields.shape[2]
+        self._file.attrs["layout"] = LAYOUT
+        self._file.create_dataset("time", data=start.time + task.dt * np.arange(frames), maxshape=(None,))
+        for name in dict.fromkeys(self._names):
+            last = (len(task.moving),) if name == "positions" else ()
+            self._file.create_dataset(
+                name,
+                shape=(count, frames, points, *last),
+                maxshape=(count, None, points, *last),
+                chunks=(1, min(frames, 16), points, *last),
+                dtype=np.float32,
+                fillvalue=np.float32(np.nan),
+            )
+        if not task.moving:
+            self._file["points"] = start.place_arrays["coords"]
+        self._file["mask"] = start.place_arrays["point_mask"].astype(np.uint8)
+        for place, item in enumerate(task.inputs):
+            self._file[f"inputs/{item.name}"] = start.place_arrays["inputs"][..., place]
+        self._file["box"] = np.stack([task.origin, np.add(task.origin, task.box)])
+        for name, values in start.coefficients.items():
+            self._file[f"parameters/{name}"] = values
+
+    def _put(self, rows: slice, first: int, frames: Float[np.ndarray, "r t *s c"]) -> None:
+        for channel, name in enumerate(self._names):
+            place = (rows, slice(first, first + frames.shape[1]))
+            if name == "positions":
+                axis = self._names[:channel].count(name)
+                self._file[name][(*place, slice(None), axis)] = frames[..., channel]
+            else:
+                self._file[name][place] = frames[..., channel]
 
 
 class _Disk(io.FileIO):

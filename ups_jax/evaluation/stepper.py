@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 from ups_jax.correction import Correction
 from ups_jax.evaluation.coefficients import conditions
 from ups_jax.evaluation.tables import chunks
-from ups_jax.models import Conditions, Simulator, normalize
+from ups_jax.models import Conditions, PointSimulator, Simulator, normalize
 from ups_jax.rollout import advance
 
 # Frames a piece: many enough that leaving and entering the device costs little, few enough to be held.
@@ -35,7 +36,7 @@ class Piece:
 class Stepper:
     """A simulator and its parameters. With a `correction` it gives `members` rollouts of each sample, by `seed`."""
 
-    model: Simulator
+    model: Simulator | PointSimulator
     weights: Any
     correction: Correction | None = None
     members: int = 1
@@ -52,13 +53,20 @@ class Stepper:
         cond_mask: Float[np.ndarray, "b p"],
         steps: int,
         rows: int,
+        places: Mapping[str, np.ndarray] = MappingProxyType({}),
     ) -> Iterator[Piece]:
         """The `steps` frames after `fields`, physical units, `rows` samples at a time: all samples, then later frames.
 
-        What is random depends on the seed, the number of members and `rows`, not on `steps`.
+        `places` are a set of points' entries of a batch. What is random depends on the seed, the number of members and
+        `rows`, not on `steps`.
         """
         parts = list(chunks(len(fields), rows))
-        given = [conditions(self.model.task, cond[part], cond_mask[part]) for part, _ in parts]
+        given = [
+            conditions(
+                self.model.task, cond[part], cond_mask[part], {name: values[part] for name, values in places.items()}
+            )
+            for part, _ in parts
+        ]
         # Restored weights are bound to their device, as is what they make; a window that is not would compile anew.
         device = jax.devices()[0]
         windows = [jax.device_put(self._start(jnp.asarray(fields[part], jnp.float32)), device) for part, _ in parts]

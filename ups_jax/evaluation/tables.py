@@ -28,10 +28,17 @@ def chunks(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
         yield np.minimum(rows, count - 1), min(size, count - start)
 
 
-def measure(pred: np.ndarray, truth: np.ndarray, task: Task, kept: int) -> Table:
-    """Every metric of the first `kept` rows, those of rollouts among them, and their correlation with the truth."""
-    values = all_metrics(pred, truth, task) | spectrum_error(pred, truth)
-    values |= {"mae": mae(pred, truth), "correlation": correlation(pred, truth)}
+def measure(
+    pred: np.ndarray,
+    truth: np.ndarray,
+    task: Task,
+    kept: int,
+    points: Float[np.ndarray, "b p"] | None = None,
+) -> Table:
+    """Every metric of the first `kept` rows, those of rollouts among them, and their correlation with the truth; of a
+    set of points, with their mask, those that need no grid."""
+    values = all_metrics(pred, truth, task, points) | (spectrum_error(pred, truth) if points is None else {})
+    values |= {"mae": mae(pred, truth, points), "correlation": correlation(pred, truth, points)}
     return {name: np.asarray(value)[:kept] for name, value in values.items()}
 
 
@@ -42,7 +49,7 @@ def join(parts: Sequence[Table]) -> Table:
 
 def section(table: Table) -> dict[str, Any]:
     """A section of the evaluation JSON: means over all rows, the count of non-finite ones."""
-    means = summary({name: table[name] for name in METRICS})
+    means = summary({name: table[name] for name in METRICS if name in table})
     return {**means, "nonfinite": int((~np.isfinite(table["rmse"])).sum())}
 
 
@@ -51,7 +58,7 @@ def rollout_section(table: Table, dt: float) -> dict[str, Any]:
     by time."""
     return {
         **section(table),
-        **summary({name: table[name] for name in ROLLOUT_METRICS}),
+        **summary({name: table[name] for name in ROLLOUT_METRICS if name in table}),
         "correlation_time": float(correlation_times(table, dt).mean()),
         "nrmse_by_time": [float(value) for value in table["nrmse"].astype(np.float64).mean(0)],
     }

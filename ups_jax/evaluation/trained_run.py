@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -16,9 +17,10 @@ from jaxtyping import Float
 from ups_jax.config import Config
 from ups_jax.errors import DataError
 from ups_jax.evaluation.coefficients import coefficient_arrays, conditions
+from ups_jax.evaluation.given import PlaceArrays, checked_places
 from ups_jax.evaluation.steady_run import SteadyRun
 from ups_jax.evaluation.stepper import Stepper
-from ups_jax.models import Simulator
+from ups_jax.models import PointSimulator, Simulator
 from ups_jax.models.grid import patch_of
 from ups_jax.rollout import latent_rollout, reconstruct, rollout
 from ups_jax.steady import check_cells
@@ -39,7 +41,7 @@ class TrainedRun:
     stage: str
     config: Config
     task: Task
-    model: Simulator
+    model: Simulator | PointSimulator
     weights: Any
     step: int
     fingerprint: str
@@ -52,17 +54,23 @@ class TrainedRun:
         params: Mapping[str, float | np.floating | Float[np.ndarray, " b"]] | None = None,
         dt: float | None = None,
         task: str | None = None,
+        places: PlaceArrays | None = None,
     ) -> Float[np.ndarray, "b t *s c"]:
         """The `steps` frames after `u0`, in physical units; compiled once for any number of steps.
 
         `u0` is one frame a sample `(b, *grid, channels)`, or with the run's context `(b, context, *grid, channels)`.
         `params` gives PDE coefficients by name, one for all or one a sample; one that is left out counts as its
         training mean, with a warning. `dt` is the physical time between frames, which must be the training data's, and
-        `task` the name of the task. DataError where shapes, names or the time step are not the run's.
+        `task` the name of the task. A run on points takes any number of them, and `places`: `coords` (points, axes)
+        unless they move, `inputs` (points, given fields) where it was trained with such, `point_mask` (points,) where
+        some only fill up; each with samples before that where they differ. DataError where shapes, names or the time
+        step are not the run's.
         """
         check_name(self.task, task)
         fields = np.asarray(u0, np.float32)
         frame = (*self.task.shape, len(self.task.channels))
+        if self.task.scattered and fields.ndim >= 3:
+            frame = (fields.shape[-2], frame[-1])
         if fields.ndim == len(frame) + 1 and self.model.context == 1:
             fields = fields[:, None]
         if fields.shape[1:] != (self.model.context, *frame):
@@ -72,7 +80,8 @@ class TrainedRun:
             raise DataError("u0 holds NaN or Inf")
         self.check_time_step(self.task.dt if dt is None else dt)
         known = coefficient_arrays(self.task, params or {}, len(fields))
-        pieces = self._stepper.pieces(fields, *known, steps, len(fields))
+        where = checked_places(self.task, places, len(fields), frame[0])
+        pieces = self._stepper.pieces(fields, *known, steps, len(fields), where)
         return np.concatenate([piece.frames[0] for piece in pieces], axis=1)
 
     def predictor(self) -> TrainedPredictor:
@@ -83,6 +92,10 @@ class TrainedRun:
         """The same parameters on the grid of `task`; DataError where its time step is another or it cannot be cut."""
         self.check_time_step(task.dt)
         own, patch_size = self.task, self.config.latent.patch_size
+        if own.scattered:
+            # The latent tokens lie where they lay; any number of points speaks to them.
+            placed = replace(own, shape=task.shape)
+            return replace(self, task=placed, model=build_model(self.config, placed, self.stage))
         if patch_of(task.shape, patch_size) != patch_of(own.shape, patch_size):
             raise DataError(
                 f"{self.path}: was trained on a grid of {own.shape} points and cuts it into patches of "
@@ -96,6 +109,13 @@ class TrainedRun:
         if not abs(dt / self.task.dt - 1) < 1e-3:
             raise DataError(f"the time step is {dt:g}, and this run was trained on frames {self.task.dt:g} apart only")
 
+    @property
+    def grid_model(self) -> Simulator:
+        """The model, for what only those of grids can; DataError of one of points."""
+        if isinstance(self.model, PointSimulator):
+            raise DataError(f"{self.path}: the task {self.task.name} is of points, and has neither codec nor corrector")
+        return self.model
+
     @cached_property
     def _stepper(self) -> Stepper:
         return Stepper(model=self.model, weights=self.weights)
@@ -106,11 +126,11 @@ class TrainedRun:
 
     @cached_property
     def _compiled_latent(self) -> Any:
-        return jax.jit(partial(latent_rollout, self.model), static_argnames="steps")
+        return jax.jit(partial(latent_rollout, self.grid_model), static_argnames="steps")
 
     @cached_property
     def _compiled_codec(self) -> Any:
-        return jax.jit(partial(reconstruct, self.model))
+        return jax.jit(partial(reconstruct, self.grid_model))
 
 
 @dataclass(frozen=True)
@@ -120,10 +140,15 @@ class TrainedPredictor:
     run: TrainedRun
 
     def rollout(
-        self, u0: Float[np.ndarray, "b k *s c"], steps: int, cond: np.ndarray, cond_mask: np.ndarray
+        self,
+        u0: Float[np.ndarray, "b k *s c"],
+        steps: int,
+        cond: np.ndarray,
+        cond_mask: np.ndarray,
+        places: PlaceArrays = MappingProxyType({}),
     ) -> Float[np.ndarray, "b t *s c"]:
         """The `steps` frames after the context `u0`; each prediction is encoded anew."""
-        return self._frames(self.run._compiled, u0, steps, cond, cond_mask)
+        return self._frames(self.run._compiled, u0, steps, cond, cond_mask, places)
 
     def latent_rollout(
         self, u0: Float[np.ndarray, "b k *s c"], steps: int, cond: np.ndarray, cond_mask: np.ndarray
@@ -132,15 +157,27 @@ class TrainedPredictor:
         return self._frames(self.run._compiled_latent, u0, steps, cond, cond_mask)
 
     def reconstruct(
-        self, fields: Float[np.ndarray, "b t *s c"], cond: np.ndarray, cond_mask: np.ndarray
+        self,
+        fields: Float[np.ndarray, "b t *s c"],
+        cond: np.ndarray,
+        cond_mask: np.ndarray,
+        places: PlaceArrays = MappingProxyType({}),
     ) -> Float[np.ndarray, "b t *s c"]:
-        """decode(encode(fields))."""
+        """decode(encode(fields)); points keep their own values beside the tokens."""
+        if self.run.task.scattered:
+            return fields
         return np.asarray(self.run._compiled_codec(self.run.weights, jnp.asarray(fields, jnp.float32)))
 
     def _frames(
-        self, compiled: Any, u0: np.ndarray, steps: int, cond: np.ndarray, cond_mask: np.ndarray
+        self,
+        compiled: Any,
+        u0: np.ndarray,
+        steps: int,
+        cond: np.ndarray,
+        cond_mask: np.ndarray,
+        places: PlaceArrays = MappingProxyType({}),
     ) -> Float[np.ndarray, "b t *s c"]:
-        given = conditions(self.run.task, cond, cond_mask)
+        given = conditions(self.run.task, cond, cond_mask, places)
         return np.asarray(compiled(self.run.weights, jnp.asarray(u0, jnp.float32), given, steps=steps))
 
 

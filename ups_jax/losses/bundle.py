@@ -17,7 +17,18 @@ from ups_jax.losses.query import sample_queries, take_points
 from ups_jax.losses.terms import SampleTerms, field_terms, latent_terms, prior_terms
 from ups_jax.losses.unroll import push_forward, unroll
 from ups_jax.losses.weights import INVERSE, LATENT, PHYSICAL, checked_weights, scheduled
-from ups_jax.models import Conditions, LatentState, Simulator, decode, denormalize, encode, normalize, operate, step
+from ups_jax.models import (
+    Conditions,
+    LatentState,
+    PointSimulator,
+    Simulator,
+    decode,
+    denormalize,
+    encode,
+    normalize,
+    operate,
+    step,
+)
 from ups_jax.models.codec import carried_width
 from ups_jax.models.latent_state import conditions_of
 from ups_jax.streams import stream
@@ -44,7 +55,7 @@ class LossBundle(Protocol):
 StageLoss = Callable[..., tuple[Float[Array, ""], Terms]]
 
 
-def operator_losses(model: Simulator, config: TrainingConfig) -> LossBundle:
+def operator_losses(model: Simulator | PointSimulator, config: TrainingConfig) -> LossBundle:
     """(params, batch, key[, epoch]) -> (weighted sum, terms by name), over an unrolled `rollout_horizon` that feeds
     back itself. ConfigError where a weighted term cannot be had of the task.
 
@@ -76,7 +87,7 @@ def operator_losses(model: Simulator, config: TrainingConfig) -> LossBundle:
         def advance(window: Float[Array, "b k *s c"], truth: Float[Array, "b *s c"]) -> tuple[Array, SampleTerms]:
             pred, terms = _predict(names, model, params, window, cond)
             next_window = jnp.concatenate([window[:, 1:], pred[:, None]], axis=1)
-            terms |= field_terms(names, pred, truth, task, queries)
+            terms |= field_terms(names, pred, truth, task, queries, cond.points)
             if start is not None:
                 terms |= prior_terms(names, denormalize(pred, task.statistics), start, task, config.physics_priors)
             return next_window, terms
@@ -103,7 +114,7 @@ def operator_losses(model: Simulator, config: TrainingConfig) -> LossBundle:
     return bundle
 
 
-def draw_rows(model: Simulator, config: TrainingConfig) -> Callable[[Batch, Key[Array, ""]], Batch]:
+def draw_rows(model: Simulator | PointSimulator, config: TrainingConfig) -> Callable[[Batch, Key[Array, ""]], Batch]:
     """(batch, key) -> the batch with what its loss would draw for each row, where that is not there yet: drawn for all
     rows before they are split, it does not depend on how they are. `noise` has a standard deviation of its own in each
     row, uniform in [0, 1]: a step that knows clean frames as well as noisy ones loses nothing on the clean. `given`
@@ -150,10 +161,10 @@ def query_points(config: TrainingConfig, task: Task, key: Key[Array, ""]) -> Int
 
 
 def _predict(
-    names: set[str], model: Simulator, params: Any, window: Float[Array, "b k *s c"], cond: Conditions
+    names: set[str], model: Simulator | PointSimulator, params: Any, window: Float[Array, "b k *s c"], cond: Conditions
 ) -> tuple[Float[Array, "b *s c"], SampleTerms]:
     """The next frame, and the terms of the tokens it is decoded from."""
-    if not any(name in LATENT for name in names):
+    if isinstance(model, PointSimulator) or not any(name in LATENT for name in names):
         return step(model, params, window, cond), {}
     state = LatentState(z=encode(model, params, window), t=jnp.zeros_like(cond.dt), cond=cond)
     z = operate(model, params, state).z
@@ -173,12 +184,12 @@ def _over_steps(weights: dict[str, float], steps: dict[str, Float[Array, "t b"]]
 
 def _inverse_terms(
     weights: dict[str, float],
-    model: Simulator,
+    model: Simulator | PointSimulator,
     params: Any,
     fields: Float[Array, "b t *s c"],
     queries: Int[Array, " q"] | None,
 ) -> SampleTerms:
-    if not any(name in INVERSE for name in weights):
+    if isinstance(model, PointSimulator) or not any(name in INVERSE for name in weights):
         return {}
     window = fields[:, : model.context]
     z = encode(model, params, window)

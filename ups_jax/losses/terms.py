@@ -26,18 +26,21 @@ def field_terms(
     truth: Float[Array, "b *s c"],
     task: Task,
     queries: Int[Array, " q"] | None = None,
+    points: Float[Array, "b *s"] | None = None,
 ) -> SampleTerms:
-    """Errors of a normalised prediction. The pointwise ones are scored at `queries`, where there are any."""
+    """Errors of a normalised prediction. The pointwise ones are scored at `queries`, where there are any; of a set of
+    points at those that are there, which the mask `points` says."""
     some_pred, some_truth = (x if queries is None else take_points(x, queries) for x in (pred, truth))
+    mask = points if points is None or queries is None else points[:, queries]
     terms: SampleTerms = {}
     if "relative" in names:
-        terms["relative"] = nrmse(some_pred, some_truth, reduction="none")
+        terms["relative"] = nrmse(some_pred, some_truth, reduction="none", mask=mask)
     if "relative_mse" in names:
-        terms["relative_mse"] = relative_mse(some_pred, some_truth, reduction="none")
+        terms["relative_mse"] = relative_mse(some_pred, some_truth, reduction="none", mask=mask)
     if "h1" in names:
         terms["h1"] = h1(pred, truth, task.spacing, task.periodic, reduction="none")
     if "forward" in names:
-        terms["forward"] = forward(some_pred, some_truth, reduction="none")
+        terms["forward"] = forward(some_pred, some_truth, reduction="none", mask=mask)
     if "spectral" in names:
         axes = range(1, pred.ndim - 1)
         energies = [spectral_energy(pred, truth, axis, reduction="none") for axis in axes]

@@ -38,6 +38,8 @@ LATENT = ("latent_norm", "latent_diversity")
 PHYSICAL = tuple(name for name in _PRIORS if name not in LATENT)
 # Terms that compare a prediction with data point by point, so that any points will do.
 POINTWISE = ("relative", "relative_mse", "forward", "rollout", "inverse_encoding")
+# Those that a set of points can have.
+SCATTERED = ("relative", "relative_mse", "forward", "rollout")
 # Terms of a step in time or of a latent state, which a steady task has not.
 TRANSIENT = ("rollout", "conservation", *INVERSE, *LATENT)
 
@@ -78,6 +80,8 @@ def checked_weights(config: TrainingConfig, task: Task) -> dict[str, float]:
         for name in weights:
             if name in TRANSIENT:
                 raise ConfigError(f"{key_of(name)} is of tasks in time, and {task.name} is steady; set it to 0")
+    if task.scattered:
+        _check_points(weights, config, task)
     if "rollout" in weights and config.rollout_horizon == 1:
         raise ConfigError(
             "training.lambda_rollout weighs the steps after the first, and training.rollout_horizon is 1; "
@@ -108,6 +112,16 @@ def channels_of(names: tuple[str, ...], key: str, task: Task) -> tuple[int, ...]
             f"it has {_listed(task.channels)}"
         )
     return tuple(task.channels.index(name) for name in names or task.channels)
+
+
+def _check_points(weights: dict[str, float], config: TrainingConfig, task: Task) -> None:
+    """ConfigError for a term that a set of points has no grid for."""
+    of_grids = [name for name in weights if name not in SCATTERED]
+    if of_grids:
+        keys = _listed(dict.fromkeys(key_of(name) for name in of_grids))
+        raise ConfigError(f"{keys}: needs a grid, and task {task.name} is of points; set it to 0")
+    if config.query_sampling.enabled and config.query_sampling.strategy != "uniform":
+        raise ConfigError(f"training.query_sampling.strategy: task {task.name} is of points; set it to uniform")
 
 
 def _check_bands(weights: dict[str, float], task: Task) -> None:

@@ -7,6 +7,7 @@ from typing import Any, cast
 from jaxtyping import Array, Float
 
 from ups_jax.models.latent_state import Conditions, LatentState
+from ups_jax.models.point_simulator import PointSimulator
 from ups_jax.models.products import apply
 from ups_jax.models.simulator import Simulator
 from ups_jax.models.steady import SteadySimulator
@@ -29,7 +30,9 @@ def decode(
     return cast(Array, apply(model, params, z, query, method="decode"))
 
 
-def step(model: Simulator, params: Any, fields: Float[Array, "b k *s c"], cond: Conditions) -> Float[Array, "b *s c"]:
+def step(
+    model: Simulator | PointSimulator, params: Any, fields: Float[Array, "b k *s c"], cond: Conditions
+) -> Float[Array, "b *s c"]:
     """The frame after the newest: decode(operate(encode(fields)))."""
     return cast(Array, apply(model, params, fields, cond))
 

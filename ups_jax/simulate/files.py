@@ -13,9 +13,11 @@ from jaxtyping import Float
 
 from ups_jax.data.sources.base import AXES
 from ups_jax.data.sources.hdf5 import is_of_hdf5
+from ups_jax.data.sources.points import LAYOUT
 from ups_jax.errors import DataError, first_line
 from ups_jax.files import write_atomically
-from ups_jax.simulate.presets import DarcyPreset, Preset, VolumePreset
+from ups_jax.simulate.presets import DarcyPreset, MeshPreset, ParticlePreset, Preset, VolumePreset
+from ups_jax.simulate.triangles import HeatedPlate
 
 # To be raised by whoever changes a number that the solvers write.
 VERSION = "1"
@@ -93,6 +95,58 @@ def seeds(
     return content
 
 
+def mesh(preset: MeshPreset, trajectories: Sequence[HeatedPlate]) -> dict[str, np.ndarray | str]:
+    """Datasets of the layout of points: one mesh, or one for each trajectory, filled up to the largest."""
+    one = preset.meshes == "one"
+    points = max(len(item.mesh.points) for item in trajectories)
+    cells = max(len(item.mesh.cells) for item in trajectories)
+    count, frames = len(trajectories), preset.steps + 1
+    fields = np.zeros((count, frames, points), np.float32)
+    source = np.zeros((count, points), np.float32)
+    meshes = 1 if one else count
+    place, mask, edge = np.zeros((meshes, points, 2)), np.zeros((meshes, points), np.uint8), np.zeros((meshes, points))
+    triangles = np.full((meshes, cells, 3), -1, np.int32)
+    for row, item in enumerate(trajectories):
+        size = len(item.mesh.points)
+        fields[row, :, :size], source[row, :size] = item.fields, item.source
+        if row < meshes:
+            place[row, :size], mask[row, :size], edge[row, :size] = item.mesh.points, 1, item.mesh.boundary
+            triangles[row, : len(item.mesh.cells)] = item.mesh.cells
+    shared: dict[str, np.ndarray] = {
+        "points": place,
+        "mask": mask,
+        "cells": triangles,
+        "inputs/boundary": edge.astype(np.float32),
+    }
+    content: dict[str, np.ndarray | str] = {name: values[0] if one else values for name, values in shared.items()}
+    return content | {
+        "fields/u": fields,
+        "inputs/source": source,
+        "time": np.arange(frames) * preset.dt,
+        "box": np.array([[0.0, 0.0], [1.0, 1.0]]),
+        "parameters/kappa": np.array([item.diffusivity for item in trajectories], np.float32),
+        "/layout": LAYOUT,
+    }
+
+
+def particles(
+    preset: ParticlePreset,
+    positions: Float[np.ndarray, "n t p d"],
+    velocities: Float[np.ndarray, "n t p d"],
+    viscosity: Float[np.ndarray, " n"],
+) -> dict[str, np.ndarray | str]:
+    """Datasets of the layout of points that move; positions go on beyond the periodic box."""
+    named = dict(zip("uvw", np.moveaxis(velocities, -1, 0), strict=False))
+    return {
+        "positions": positions.astype(np.float32),
+        **{f"fields/{name}": values.astype(np.float32) for name, values in named.items()},
+        "time": np.arange(preset.steps + 1) * preset.dt,
+        "box": np.array([[0.0, 0.0], [2 * np.pi, 2 * np.pi]]),
+        "parameters/nu": viscosity.astype(np.float32),
+        "/layout": LAYOUT,
+    }
+
+
 def _centres(preset: VolumePreset) -> Float[np.ndarray, " x"]:
     return preset.origin + (np.arange(preset.points) + 0.5) * (preset.extent / preset.points)
 
@@ -129,6 +183,8 @@ def check(path: Path, origin: Origin, what: Sequence[str] = CHECKED) -> None:
 
 
 def _stored_trajectories(file: h5py.File) -> int:
+    if file.attrs.get("layout") == LAYOUT:
+        return len(file["fields/u"])
     groups = sum(isinstance(item, h5py.Group) and "data" in item for item in file.values())
     return groups or len(file["density" if "density" in file else "tensor"])
 

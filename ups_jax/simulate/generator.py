@@ -13,7 +13,7 @@ from ups_jax.config import Config
 from ups_jax.data.paths import data_path
 from ups_jax.errors import ConfigError, DataError
 from ups_jax.simulate import files, presets
-from ups_jax.simulate.presets import DarcyPreset, Preset, VolumePreset
+from ups_jax.simulate.presets import AnyPreset, DarcyPreset, MeshPreset, ParticlePreset, VolumePreset
 
 
 def generate(
@@ -73,7 +73,7 @@ def prepare(cfg: Config, report: Callable[[str], None] = lambda line: None) -> l
 
 
 def _solve(
-    task: str, preset: Preset | VolumePreset | DarcyPreset, seed: int, report: Callable[[str], None]
+    task: str, preset: AnyPreset, seed: int, report: Callable[[str], None]
 ) -> tuple[Mapping[str, np.ndarray | str], Float[np.ndarray, "n *d"]]:
     """What the file holds, and the solution in it."""
     # Imported here: exponax and jax take a second that a run with its data at hand does not need.
@@ -88,6 +88,16 @@ def _solve(
         fields, coefficients = finite_volumes.solve(task, preset, seed, report)
         layout = files.compressible if preset.dimensions == 1 else files.seeds
         return layout(preset, fields, coefficients), fields
+    if isinstance(preset, MeshPreset):
+        from ups_jax.simulate import heat
+
+        trajectories = heat.solve(preset, seed, report)
+        return files.mesh(preset, trajectories), np.concatenate([item.fields.ravel() for item in trajectories])[None]
+    if isinstance(preset, ParticlePreset):
+        from ups_jax.simulate import taylor_green
+
+        positions, velocities, viscosity = taylor_green.solve(preset, seed, report)
+        return files.particles(preset, positions, velocities, viscosity), velocities
     from ups_jax.simulate import solvers
 
     fields, coefficients = solvers.solve(task, preset, seed, report)

@@ -83,6 +83,51 @@ class VolumePreset:
     extent: float = 2.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class MeshPreset:
+    """Heat on triangles of edge `spacing`: the unit square without a disc of radius `hole`, at 0 on all sides.
+
+    The mesh is one for all trajectories; where `meshes` is `each`, every trajectory has a hole at a place of its own.
+    Each of the `steps` frames after the first takes `substeps` implicit steps. The diffusivity `kappa` is drawn between
+    `low` and `high`, and so is a source of heat that does not change in time, up to `source`.
+    """
+
+    trajectories: int
+    spacing: float
+    steps: int
+    dt: float
+    substeps: int
+    meshes: Literal["one", "each"] = "one"
+    hole: float = 0.15
+    source: float = 1.0
+    low: float = 0.01
+    high: float = 0.05
+    scale: Literal["linear", "log10"] = "log10"
+    boundary: ClassVar[str] = "dirichlet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParticlePreset:
+    """`points` particles in a periodic box of length 2 pi that a Taylor-Green flow carries.
+
+    The flow's speed is drawn between `slow` and `fast` and its viscosity `nu` between `low` and `high`; a mean flow of
+    up to `drift` an axis is laid on it. Each of the `steps` frames after the first takes `substeps` steps.
+    """
+
+    trajectories: int
+    points: int
+    steps: int
+    dt: float
+    substeps: int
+    slow: float = 0.5
+    fast: float = 1.5
+    drift: float = 0.3
+    low: float = 0.005
+    high: float = 0.05
+    scale: Literal["linear", "log10"] = "log10"
+    boundary: ClassVar[str] = "periodic"
+
+
 # Worst relative error of a frame at the smallest viscosities, against 2048 points and 50 substeps: 8.6e-6 at 10
 # substeps (1.9e-5 at 8, 1.3e-5 on 512 points), and 8e-8 after 40 steps. In float32 round-off makes that 1.5e-5.
 _BURGERS = Preset(
@@ -224,7 +269,11 @@ _VOLUMES = {
     },
 }
 
-PRESETS: dict[str, dict[str, Preset | VolumePreset | DarcyPreset]] = {
+_HEAT = MeshPreset(trajectories=200, spacing=0.05, steps=20, dt=0.05, substeps=4)
+_PARTICLES = ParticlePreset(trajectories=200, points=256, steps=20, dt=0.1, substeps=4)
+AnyPreset = Preset | VolumePreset | DarcyPreset | MeshPreset | ParticlePreset
+
+PRESETS: dict[str, dict[str, AnyPreset]] = {
     **{task: dict(_with_doubles(presets)) for task, presets in _TRANSIENT.items()},
     **{task: dict(_with_doubles(presets)) for task, presets in _VOLUMES.items()},
     # Of one seed the fields are the same: `fine` holds those of `default` on twice the points an axis. Corners of
@@ -235,10 +284,20 @@ PRESETS: dict[str, dict[str, Preset | VolumePreset | DarcyPreset]] = {
         "tiny": DarcyPreset(trajectories=40, points=16, solved_points=32),
         "tiny_fine": DarcyPreset(trajectories=40, points=32, solved_points=32),
     },
+    "heat_mesh": {
+        "default": _HEAT,
+        "varied": replace(_HEAT, meshes="each"),
+        "tiny": replace(_HEAT, trajectories=20, spacing=0.12, steps=6),
+        "tiny_varied": replace(_HEAT, trajectories=20, spacing=0.12, steps=6, meshes="each"),
+    },
+    "particles": {
+        "default": _PARTICLES,
+        "tiny": replace(_PARTICLES, trajectories=20, points=48, steps=6),
+    },
 }
 
 
-def find(task: str, preset: str) -> Preset | VolumePreset | DarcyPreset:
+def find(task: str, preset: str) -> AnyPreset:
     """The preset of a task. Raises `ConfigError` that names what there is."""
     if task not in PRESETS:
         raise ConfigError(

@@ -13,7 +13,7 @@ Level = Literal["INFO", "WARN", "ERROR"]
 # How whatever wrote came to its end: by itself, by a signal that it may be started again after, or by an error.
 Outcome = Literal["finished", "stopped", "failed"]
 # A number, a word, or nothing where a row has no such column.
-Cell = float | str | None
+Cell = float | int | str | None
 
 
 @runtime_checkable

@@ -53,6 +53,8 @@ def build_model(cfg: Config, task: Task, stage: str) -> Any:
         others = " or ".join(f"--stage {name}" for name in STAGES if task.kind in stage_of(name).task_kinds)
         kinds = " and ".join(spec.task_kinds)
         raise ConfigError(f"task {task.name} is {task.kind}, stage {stage} is for {kinds} tasks; use {others}")
+    if task.scattered and not spec.scattered:
+        raise ConfigError(f"task {task.name} is of points, stage {stage} is for grids; use --stage operator")
     return spec.model(cfg, task)
 
 

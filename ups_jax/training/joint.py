@@ -89,7 +89,11 @@ def named_by_task(tasks: Sequence[Task], found: Sequence[dict[str, float]]) -> d
 def example(task: Task, frames: int) -> Batch:
     """A row of a task's batch, for its shapes."""
     width = len(task.coefficients)
-    return {
+    places: Batch = {}
+    if task.scattered:
+        axes = 0 if task.moving else len(task.axes)
+        places = {"coords": jnp.zeros((1, task.points, axes)), "point_mask": jnp.ones((1, task.points))}
+    return places | {
         "fields": jnp.zeros((1, frames, *task.shape, len(task.channels))),
         "inputs": jnp.zeros((1, *task.shape, len(task.inputs))),
         "dt": jnp.ones(1),

@@ -17,6 +17,7 @@ from ups_jax.data.shards import manifest as manifests
 from ups_jax.data.shards.manifest import HEADER, MANIFEST, UNFINISHED, Manifest, Origin, Shard, Spread
 from ups_jax.data.sources import ShardsSource, Source, layout_of
 from ups_jax.data.sources.layouts import TEXTS, Layout, attribute
+from ups_jax.data.sources.places import Scattered
 from ups_jax.errors import DataError, StorageError
 from ups_jax.files import storage_error, write_atomically
 from ups_jax.locks import held
@@ -50,6 +51,8 @@ def convert(
     """
     layout = layout_of(path)
     source = layout.open(path, channels)
+    if isinstance(source, Scattered):
+        raise DataError(f"{path}: is of points, and shards are of grids; train on the file as it is")
     plan = _plan(path, layout, source, sizes)
     with _held(out):
         if overwrite:

@@ -10,6 +10,7 @@ from ups_jax.data.sources.pdebench_darcy import DarcySource
 from ups_jax.data.sources.pdebench_incompressible import IncompressibleSource
 from ups_jax.data.sources.pdebench_seeds import SeedsSource
 from ups_jax.data.sources.pdebench_tensor import TensorSource
+from ups_jax.data.sources.points import PointsSource
 from ups_jax.data.sources.settled import SettledSource
 from ups_jax.data.sources.shards import ShardsSource
 from ups_jax.data.sources.well import WellSource
@@ -23,6 +24,7 @@ __all__ = [
     "IncompressibleSource",
     "JoinedSource",
     "MemorySource",
+    "PointsSource",
     "SeedsSource",
     "SettledSource",
     "ShardsSource",

@@ -18,8 +18,11 @@ from ups_jax.data.sources.pdebench_darcy import DarcySource
 from ups_jax.data.sources.pdebench_incompressible import IncompressibleSource
 from ups_jax.data.sources.pdebench_seeds import SeedsSource
 from ups_jax.data.sources.pdebench_tensor import TensorSource
+from ups_jax.data.sources.points import PointsSource, is_points
 from ups_jax.data.sources.shards import ShardsSource
+from ups_jax.data.sources.vtk_series import is_series, open_series
 from ups_jax.data.sources.well import WellSource
+from ups_jax.data.sources.zarr_points import is_zarr, open_zarr
 from ups_jax.errors import DataError
 
 Kind = Literal["transient", "steady"]
@@ -55,6 +58,7 @@ def _well(file: h5py.File) -> bool:
 
 # In this order: the first that a file has is its own.
 LAYOUTS = (
+    Layout(name="points", kind="transient", holds=is_points, open=PointsSource),
     Layout(name="well", kind="transient", holds=_well, open=WellSource),
     Layout(
         name="pdebench darcy",
@@ -74,6 +78,8 @@ LAYOUTS = (
     ),
     Layout(name="pdebench cfd", kind="transient", holds=_datasets("x-coordinate", "t-coordinate"), open=CFDSource),
 )
+ZARR = Layout(name="zarr points", kind="transient", holds=lambda _: False, open=open_zarr)
+SERIES = Layout(name="vtk series", kind="transient", holds=lambda _: False, open=open_series)
 DESCRIBED = Layout(name="described", kind="transient", holds=lambda _: False, open=DescribedSource)
 SHARDS = {kind: Layout(name="shards", kind=kind, holds=lambda _: False, open=ShardsSource) for kind in get_args(Kind)}
 
@@ -84,6 +90,10 @@ def layout_of(path: str | Path) -> Layout:
         return SHARDS[read_manifest(path).kind]
     if Path(path).suffix in _DESCRIPTIONS:
         return DESCRIBED
+    if is_zarr(Path(path)):
+        return ZARR
+    if is_series(Path(path)):
+        return SERIES
     with HDF5File(path, _MEND).reading() as file:
         for layout in LAYOUTS:
             if layout.holds(file):
@@ -102,11 +112,16 @@ def open_file(path: str | Path, kind: Kind, channels: Names = None) -> Source:
     return layout.open(path, channels)
 
 
+def is_whole(path: Path) -> bool:
+    """Whether a folder is data by itself, and not one of files for each split."""
+    return is_converted(path) or is_zarr(path) or is_series(path)
+
+
 def attribute(path: str | Path, name: str) -> str:
     """A text among the root attributes of a data file, empty where there is none."""
     if is_converted(path):
         return read_manifest(path).attributes.get(name, "")
-    if not h5py.is_hdf5(path):
+    if not Path(path).is_file() or not h5py.is_hdf5(path):
         return ""
     with HDF5File(path, _MEND).reading() as file:
         return text_of(file.attrs, name)

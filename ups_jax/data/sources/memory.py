@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from ups_jax.data.sources.base import Grid, Source, read_all
+from ups_jax.data.sources.places import Places, Scattered
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -55,6 +56,17 @@ class MemorySource:
         return tuple(self.coefficients)
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ScatteredMemory(MemorySource):
+    """The same of points, with the places of all trajectories."""
+
+    everywhere: Places
+
+    def places(self, ids: Int[np.ndarray, " b"]) -> Places:
+        """Where the points of some trajectories lie."""
+        return self.everywhere.rows(ids)
+
+
 def load(source: Source, declared: Sequence[str] = ()) -> MemorySource:
     """The same source with all its fields in memory, and the coefficients that it has or that are `declared`."""
     fields = np.empty((source.trajectories, source.frames, *source.grid.shape, source.channels), np.float32)
@@ -65,7 +77,7 @@ def load(source: Source, declared: Sequence[str] = ()) -> MemorySource:
         given[ids] = source.inputs(ids)
     coefficients = {name: source.coefficient(name) for name in (*source.found_coefficients(), *declared)}
     known = {name: values for name, values in coefficients.items() if values is not None}
-    return MemorySource(
+    loaded = MemorySource(
         name=source.name,
         grid=source.grid,
         fields=fields,
@@ -74,3 +86,6 @@ def load(source: Source, declared: Sequence[str] = ()) -> MemorySource:
         input_channels=source.input_channels,
         given=given,
     )
+    if isinstance(source, Scattered):
+        return ScatteredMemory(**vars(loaded), everywhere=source.places(np.arange(source.trajectories)))
+    return loaded

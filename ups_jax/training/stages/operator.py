@@ -13,7 +13,7 @@ from ups_jax.config import Config
 from ups_jax.data import Dataset
 from ups_jax.losses import Batch, draw_rows, operator_losses
 from ups_jax.metrics import all_metrics
-from ups_jax.models import Conditions, Simulator
+from ups_jax.models import PointSimulator, Simulator
 from ups_jax.models.latent_state import conditions_of
 from ups_jax.rollout import rollout
 from ups_jax.task import Task
@@ -21,24 +21,24 @@ from ups_jax.training.stages.cores import check_widths, compute_dtype, products,
 from ups_jax.training.stages.spec import Parents, StageSpec, Validate
 
 
-def _model(cfg: Config, task: Task) -> Simulator:
+def _model(cfg: Config, task: Task) -> Simulator | PointSimulator:
     check_widths(cfg.operator)
-    return Simulator(task, cfg.latent, cfg.operator, cfg.data.context, compute_dtype(cfg), remat(cfg), products(cfg))
+    kind = PointSimulator if task.scattered else Simulator
+    return kind(task, cfg.latent, cfg.operator, cfg.data.context, compute_dtype(cfg), remat(cfg), products(cfg))
 
 
-def _init(model: Simulator, key: Key[Array, ""], batch: Batch) -> Any:
+def _init(model: Simulator | PointSimulator, key: Key[Array, ""], batch: Batch) -> Any:
     return model.init(key, jnp.asarray(batch["fields"])[:, : model.context], conditions_of(batch))["params"]
 
 
-def _validate(model: Simulator, dataset: Dataset, cfg: Config, parents: Parents) -> Validate:
+def _validate(model: Simulator | PointSimulator, dataset: Dataset, cfg: Config, parents: Parents) -> Validate:
     """params -> {"one_step", "rollout"}: mean nRMSE over frames of up to `val_trajectories` validation trajectories."""
     held = dataset.trajectories("val", limit=cfg.evaluation.val_trajectories)
     fields = jnp.asarray(held.fields)
     count, frames = fields.shape[:2]
-    cond = Conditions(
-        dt=jnp.full(count, model.task.dt, jnp.float32),
-        coefficients=jnp.asarray(held.cond),
-        mask=jnp.asarray(held.cond_mask, jnp.float32),
+    cond = conditions_of(
+        {"dt": np.full(count, model.task.dt, np.float32), "cond": held.cond, "cond_mask": held.cond_mask}
+        | held.place_arrays
     )
     starts = np.arange(frames - model.context)
 
@@ -53,8 +53,8 @@ def _validate(model: Simulator, dataset: Dataset, cfg: Config, parents: Parents)
 
         stepped = jnp.moveaxis(jax.lax.map(from_start, jnp.asarray(starts)), 0, 1)
         return {
-            "one_step": all_metrics(stepped, truth, model.task)["nrmse"].mean(),
-            "rollout": all_metrics(rolled, truth, model.task)["nrmse"].mean(),
+            "one_step": all_metrics(stepped, truth, model.task, cond.points)["nrmse"].mean(),
+            "rollout": all_metrics(rolled, truth, model.task, cond.points)["nrmse"].mean(),
         }
 
     return lambda params: {name: float(value) for name, value in jax.device_get(measure(params)).items()}
@@ -63,6 +63,7 @@ def _validate(model: Simulator, dataset: Dataset, cfg: Config, parents: Parents)
 STAGE = StageSpec(
     name="operator",
     task_kinds=("transient",),
+    scattered=True,
     model=_model,
     init=_init,
     losses=lambda model, cfg: operator_losses(model, cfg.training),

@@ -25,7 +25,7 @@ Parents = Mapping[str, Any]
 @dataclass(frozen=True, kw_only=True)
 class StageSpec:
     """One stage: the kinds of task it is for, its model, loss and validation. What must be trained before it is in
-    `STAGE_NEEDS`.
+    `STAGE_NEEDS`. It is for sets of points, and not for grids alone, where it is `scattered`.
 
     `model` raises ConfigError where the configuration cannot be built. `init` gives parameters; its batch lends shapes
     and is of one row. `draw` makes what is random in the rows of a batch, for `losses` to find there when the rows are
@@ -41,6 +41,7 @@ class StageSpec:
 
     name: str
     task_kinds: tuple[str, ...]
+    scattered: bool = False
     model: Callable[[Config, Task], Any]
     init: Callable[[Any, Key[Array, ""], Batch], Any]
     losses: Callable[[Any, Config], StageLoss]

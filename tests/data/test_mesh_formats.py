@@ -1,0 +1,152 @@
+"""Zarr files and VTK series of points load to what was written; without the extra `mesh` a line says what to do.
+
+Those that need the extra: `pip install -e '.[dev,mesh]' && pytest -n0 tests/data/test_mesh_formats.py`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from point_files import random
+
+from ups_jax import config
+from ups_jax.data import open_dataset
+from ups_jax.data.sources import open_file
+from ups_jax.data.sources.base import read_all
+from ups_jax.data.sources.gathered import PointTrajectory, gathered
+from ups_jax.data.sources.vtk_series import frames_of
+from ups_jax.errors import DataError
+
+T, TIMES = 4, 0.1 * np.arange(4)
+
+
+def trajectory(points: int, seed: int, **changed: object) -> PointTrajectory:
+    values = {
+        "name": f"number {seed}",
+        "places": np.random.default_rng(seed).random((points, 2)),
+        "fields": {"u": random(T, points, seed=seed)},
+        "times": TIMES,
+        "inputs": {"f": random(points, seed=seed + 50)},
+        "coefficients": {"nu": float(seed)},
+    }
+    return PointTrajectory(**(values | changed))
+
+
+def test_trajectories_of_different_meshes_become_one_source() -> None:
+    each = [trajectory(5, 0), trajectory(8, 1), trajectory(6, 2)]
+    source = gathered("all", each, None)
+    assert (source.trajectories, source.frames, source.grid.shape) == (3, T, (8,))
+    places = source.places(np.arange(3))
+    for row, item in enumerate(each):
+        size = item.places.shape[0]
+        assert places.mask[row].tolist() == [1.0] * size + [0.0] * (8 - size)
+        assert np.array_equal(places.coords[row, :size], item.places.astype(np.float32))
+        assert np.array_equal(read_all(source, np.array([row]))[0, :, :size, 0], item.fields["u"])
+        assert not read_all(source, np.array([row]))[0, :, size:].any()
+        assert np.array_equal(source.inputs(np.array([row]))[0, :size, 0], item.inputs["f"])
+    assert source.coefficient("nu").tolist() == [0.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"fields": {"v": random(T, 5)}}, "has fields"),
+        ({"times": TIMES + 0.01}, "has times"),
+        ({"fields": {"u": random(T, 4)}}, "field u has shape"),
+        ({"places": np.zeros((5, 3))}, "axes of space"),
+    ],
+)
+def test_trajectories_that_differ_are_refused(changed: dict[str, object], told: str) -> None:
+    with pytest.raises(DataError, match=told):
+        gathered("all", [trajectory(5, 0), trajectory(5, 1, **changed)], None)
+
+
+@pytest.mark.parametrize(("module", "name"), [("zarr", "mine.zarr"), ("meshio", "mine.pvd")])
+def test_without_the_extra_a_line_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, name: str
+) -> None:
+    path = tmp_path / name
+    if module == "zarr":
+        path.mkdir()
+        (path / "zarr.json").write_text("{}")
+    else:
+        path.write_text("<VTKFile/>")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
+    with pytest.raises(DataError, match=rf"{name}: is read with {module}.*pip install 'ups_jax\[mesh\]'"):
+        open_file(path, "transient")
+
+
+@pytest.mark.parametrize("text", ["no XML", "<VTKFile/>", '<VTKFile><DataSet file="a.vtu"/></VTKFile>'])
+def test_a_series_without_frames_is_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / "mine.pvd").write_text(text)
+    with pytest.raises(DataError, match=r"mine.pvd"):
+        frames_of(tmp_path / "mine.pvd")
+
+
+def test_particles_of_a_zarr_file(tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+    positions, velocities = random(3, T, 6, 3).cumsum(1), random(3, T, 6, 3, seed=1)
+    root = zarr.open_group(str(tmp_path / "particles_train.zarr"), mode="w").create_group("particles_advect")
+    for index in range(3):
+        group = root.create_group(f"sample_{index:05d}")
+        group.create_array("positions", data=positions[index])
+        group.create_array("velocities", data=velocities[index])
+        group.attrs.update({"radius": 0.2, "dt": 0.05})
+    source = open_file(tmp_path / "particles_train.zarr", "transient")
+    assert source.channel_names == ("x", "y", "z", "u", "v", "w") and source.grid.dt == pytest.approx(0.05)
+    assert np.array_equal(read_all(source, np.arange(3)), np.concatenate([positions, velocities], -1))
+    with pytest.raises(DataError, match="among the channels"):
+        open_file(tmp_path / "particles_train.zarr", "transient", ("u", "v"))
+
+
+def test_meshes_and_grids_of_a_zarr_file(tmp_path: Path) -> None:
+    zarr = pytest.importorskip("zarr")
+    root = zarr.open_group(str(tmp_path / "mesh.zarr"), mode="w")
+    written = random(2, T, 3, 4, 2)
+    for index in range(2):
+        group = root.create_group(f"sample_{index}")
+        y, x = np.meshgrid(np.arange(3.0), np.arange(4.0), indexing="ij")
+        group.create_array("coords", data=np.stack([x.ravel(), y.ravel()], -1))
+        group.create_array("time", data=TIMES)
+        group.create_group("fields").create_array("v", data=written[index])
+    source = open_file(tmp_path / "mesh.zarr", "transient")
+    assert source.channel_names == ("v_x", "v_y")
+    assert np.array_equal(read_all(source, np.arange(2)), written.reshape(2, T, 12, 2))
+    zarr.open_group(str(tmp_path / "poisson.zarr"), mode="w").create_group("s").create_array("coords", data=np.ones(3))
+    with pytest.raises(DataError, match="nothing in it that changes in time"):
+        open_file(tmp_path / "poisson.zarr", "transient")
+
+
+def test_a_folder_of_vtk_series_trains(tmp_path: Path) -> None:
+    meshio = pytest.importorskip("meshio")
+    points = np.concatenate([np.random.default_rng(0).random((7, 2)), np.zeros((7, 1))], axis=1)
+    written = random(5, T, 7)
+    for index in range(5):
+        lines = []
+        for frame in range(T):
+            name = f"run{index}_{frame}.vtu"
+            flow = np.stack([written[index, frame], -written[index, frame], 0 * written[index, frame]], -1)
+            data = {"T": written[index, frame], "flow": flow}
+            meshio.Mesh(points, [("triangle", np.array([[0, 1, 2]]))], point_data=data).write(tmp_path / name)
+            lines.append(f'<DataSet timestep="{TIMES[frame]}" part="0" file="{name}"/>')
+        (tmp_path / f"run{index}.pvd").write_text(f"<VTKFile><Collection>{''.join(lines)}</Collection></VTKFile>")
+    source = open_file(tmp_path, "transient")
+    assert source.channel_names == ("T", "flow_x", "flow_y") and source.grid.axes == ("x", "y")
+    np.testing.assert_allclose(read_all(source, np.arange(5))[..., 0], written, rtol=1e-6)
+    np.testing.assert_allclose(read_all(source, np.arange(5))[..., 2], -written, rtol=1e-6)
+    values = {
+        "data": {
+            "tasks": [{"name": "mine", "path": str(tmp_path), "channels": ["T"]}],
+            "split": {"val": 0.2, "test": 0.2},
+        }
+    }
+    dataset = open_dataset(config.from_dict(values))
+    assert dataset.task.scattered and dataset.task.dt == pytest.approx(0.1)
+    (tmp_path / "run9.pvd").write_text(
+        '<VTKFile><DataSet timestep="0" file="none.vtu"/><DataSet timestep="1" file="n"/></VTKFile>'
+    )
+    with pytest.raises(DataError, match="cannot be read by meshio"):
+        open_file(tmp_path, "transient")
