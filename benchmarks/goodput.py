@@ -101,7 +101,7 @@ def bare_seconds(config: str, overrides: list[str], seconds: float) -> float:
 def loop_seconds(config: str, overrides: list[str], seconds: float, every: float) -> dict[str, Any]:
     """Wall seconds of a step of the real loop, from its records as they are written, over `seconds`; then it is stopped
     with a signal."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as messages:
         run = Path(folder) / "run"
         script = Path(__file__).resolve().parents[1] / "scripts" / "train.py"
         arguments = ["--stage", "operator", "--config", config, "--run-dir", str(run), *overrides]
@@ -113,26 +113,27 @@ def loop_seconds(config: str, overrides: list[str], seconds: float, every: float
         process = subprocess.Popen(
             [sys.executable, str(script), *arguments],
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
+            stderr=messages,
             env=os.environ | {"WANDB_MODE": "offline"},
         )
         records, first, last = run / "metrics.jsonl", None, None
+        saved: set[str] = set()
         while process.poll() is None and (first is None or last is None or last[1] - first[1] < seconds):
             time.sleep(0.01)
             step = _newest_step(records)
             if step >= _WARM_STEPS and (last is None or step > last[0]):
                 last = step, time.perf_counter()
                 first = first or last
+                saved |= {entry.name for entry in (run / "checkpoints" / "operator").glob("*") if entry.name.isdigit()}
         process.terminate()
-        _, messages = process.communicate(timeout=120)
+        process.wait(timeout=120)
         if first is None or last is None or first == last:
-            sys.exit(messages)
-        saves = len([entry for entry in (run / "checkpoints" / "operator").iterdir() if entry.name.isdigit()])
+            messages.seek(0)
+            sys.exit(messages.read())
     return {
         "seconds_per_step": (last[1] - first[1]) / (last[0] - first[0]),
         "steps": last[0] - first[0],
-        "saves": saves,
+        "saves": len(saved),
     }
 
 

@@ -226,8 +226,6 @@ def _table(about: dict[str, Any], rows: list[dict[str, Any]]) -> Any:
             continue
         seconds = statistics.median(row["seconds"])
         kind = "bfloat16" if row["precision"] == "bf16" and "bfloat16" in about["matrix"] else "float32"
-        if kind == "float32" and "float32 as is" in about["matrix"]:
-            kind = "float32 as is"
         least = max(row["operations"] / about["matrix"][kind], row["bytes"] / about["memory"])
         peer = row.get("peer_seconds")
         ratio = (

@@ -54,18 +54,16 @@ def losses(data_root: Path, stage: str, *overrides: str) -> list[float]:
 
 @pytest.mark.parametrize("stage", [*TRANSIENT, *STEADY])
 def test_a_gpu_trains_as_a_cpu_does(data_root: Path, stage: str) -> None:
-    with jax.default_matmul_precision("highest"):
-        with jax.default_device(jax.devices("gpu")[0]):
-            ours = losses(data_root, stage)
-        with jax.default_device(jax.devices("cpu")[0]):
-            expected = losses(data_root, stage)
+    with jax.default_device(jax.devices("gpu")[0]):
+        ours = losses(data_root, stage)
+    with jax.default_device(jax.devices("cpu")[0]):
+        expected = losses(data_root, stage)
     np.testing.assert_allclose(ours, expected, rtol=1e-3)
 
 
 def test_tensor_float_32_trains_like_float32(data_root: Path) -> None:
-    quick = losses(data_root, "operator")
-    with jax.default_matmul_precision("highest"):
-        exact = losses(data_root, "operator")
+    quick = losses(data_root, "operator", "training.precision=tf32")
+    exact = losses(data_root, "operator")
     np.testing.assert_allclose(quick, exact, rtol=2e-2)
 
 

@@ -11,8 +11,9 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 
 def product_operations(function: Callable[..., Any], *arguments: Any) -> int:
-    """Multiplications and additions of the matrix products and convolutions of `function`, each pass of a loop counted;
-    of a choice the dearest branch. A training step does three times those of its loss (Kaplan et al. 2020)."""
+    """Multiplications and additions of the matrix products and convolutions of `function`, each pass of a scan counted,
+    of other loops one; of a choice the cheapest branch. A kernel of cuDNN's counts nothing. A training step does three
+    times those of its loss (Kaplan et al. 2020)."""
     return _of(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
@@ -39,7 +40,7 @@ def _of(jaxpr: Jaxpr) -> int:
         elif name == "scan":
             total += params["length"] * sum(inner)
         elif name == "cond":
-            total += max(inner)
+            total += min(inner)
         else:
             total += sum(inner)
     return total

@@ -76,7 +76,8 @@ def golden_step() -> tuple[Step, int, Any]:
     held = [put_everywhere(mesh, (jax.tree.map(jnp.copy, params), tx.init(params)))]
 
     def run() -> Any:
-        held[0], value = compiled(held[0], batch)
+        with jax.default_matmul_precision("highest"):
+            held[0], value = compiled(held[0], batch)
         return held[0], value
 
     return run, product_operations(loss, params, host), params

@@ -39,7 +39,7 @@ def write_mesh(path: Path, *, each: bool = False) -> dict[str, np.ndarray]:
 def write_particles(path: Path) -> dict[str, np.ndarray]:
     """Particles with one carried field; what was written."""
     written = {
-        "positions": random(N, T, P, 2).cumsum(axis=1),
+        "positions": 0.1 * random(N, T, P, 2).cumsum(axis=1),
         "fields/c": random(N, T, P, seed=4),
         "time": TIMES,
         "box": np.array([[-1.0, -2.0], [1.0, 2.0]]),

@@ -16,7 +16,7 @@ from ups_jax import config
 from ups_jax.data import open_dataset
 from ups_jax.data.sources import open_file
 from ups_jax.data.sources.base import read_all
-from ups_jax.data.sources.gathered import PointTrajectory, gathered
+from ups_jax.data.sources.gathered import PointTrajectory, components, gathered
 from ups_jax.data.sources.vtk_series import frames_of
 from ups_jax.errors import DataError
 
@@ -33,6 +33,22 @@ def trajectory(points: int, seed: int, **changed: object) -> PointTrajectory:
         "coefficients": {"nu": float(seed)},
     }
     return PointTrajectory(**(values | changed))
+
+
+def test_a_field_of_particles_is_not_called_as_a_position() -> None:
+    swarm = trajectory(5, 0, places=np.random.default_rng(0).random((T, 5, 2)), fields={"x": random(T, 5)})
+    with pytest.raises(DataError, match="the field x has the name of a position's channel"):
+        gathered("all", [swarm], None)
+
+
+def test_a_vector_has_a_component_for_each_axis() -> None:
+    flow = random(T, 5, 3)
+    assert list(components("v", flow, 3)) == ["v_x", "v_y", "v_z"]
+    flow[..., 2] = 0
+    assert list(components("v", flow, 2)) == ["v_x", "v_y"]
+    for wrong in (random(T, 5, 9), random(T, 5, 3)):
+        with pytest.raises(DataError, match="write each as a field of its own"):
+            components("v", wrong, 2)
 
 
 def test_trajectories_of_different_meshes_become_one_source() -> None:

@@ -158,6 +158,20 @@ def test_a_defect_is_told_with_file_and_dataset(tmp_path: Path, name: str) -> No
     assert DEFECTS[name] in str(told.value) and str(path) in str(told.value) and "\n" not in str(told.value)
 
 
+def test_a_period_needs_a_box(tmp_path: Path) -> None:
+    write_mesh(tmp_path / "mesh.h5")
+    with pytest.raises(DataError, match=r"says nothing of its box, so that the period of x is not known"):
+        open_dataset(configured(tmp_path / "mesh.h5", periodic=["x"]))
+
+
+def test_positions_that_jump_back_by_a_period_are_told(tmp_path: Path) -> None:
+    write_particles(tmp_path / "swarm.h5")
+    with h5py.File(tmp_path / "swarm.h5", "r+") as file:
+        file["positions"][1, 3:, 2, 0] -= 2
+    with pytest.raises(DataError, match=r"point 2 jumps by more than half of the box along x after frame 2"):
+        open_dataset(configured(tmp_path / "swarm.h5", channels=["x", "y", "c"], periodic=["x", "y"]))
+
+
 def test_channels_of_points_that_move_hold_their_positions(tmp_path: Path) -> None:
     write_particles(tmp_path / "swarm.h5")
     with pytest.raises(DataError, match="positions x, y must be among the channels"):

@@ -61,6 +61,11 @@ def test_a_damaged_seal_is_seen_and_stays(sealed: Path, content: bytes) -> None:
     assert (sealed / "checksums.json").read_bytes() == content
 
 
+def test_what_a_kill_leaves_of_a_seal_is_no_damage(sealed: Path) -> None:
+    (sealed / ".checksums.json.abcdefgh.tmp").write_text("{")
+    assert fault(sealed) is None
+
+
 def test_a_checkpoint_without_a_seal_is_not_judged(tmp_path: Path) -> None:
     (tmp_path / "state").write_bytes(b"x")
     assert fault(tmp_path) is None

@@ -35,8 +35,12 @@ def test_the_other_operators_lower_for_cuda(waves: Dataset, architecture: str) -
 
 
 @pytest.mark.parametrize(("precision", "exact"), [("fp32", True), ("tf32", False)])
-def test_products_have_all_bits_unless_fewer_are_asked_for(waves: Dataset, precision: str, exact: bool) -> None:
+@pytest.mark.parametrize("core", ["spectral", "pdet_stack"])
+def test_products_have_all_bits_unless_fewer_are_asked_for(
+    waves: Dataset, precision: str, exact: bool, core: str
+) -> None:
     overrides = ["data.tasks.0.symmetries=[]", "optimizer.name=adamw", f"training.precision={precision}"]
+    overrides += [f"operator.architecture_type={core}", "operator.pdet={hidden_dim: 16, depth: 1, num_heads: 2}"]
     cfg = load("configs/tiny.yaml", overrides)
     model, tx = build(cfg, waves)
     batch = batch_at(waves, cfg, "operator", 0)

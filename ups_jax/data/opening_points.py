@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,11 @@ def open_points(
             raise ConfigError(f"key `data.tasks.{wanted.name}.{key}`: is of grids, {why}; leave it out")
     periodic = facts.indices(wanted.periodic, cloud.axes, f"data.tasks.{wanted.name}.periodic")
     moving = facts.indices(cloud.moving, source.channel_names, "channels")
+    if periodic and cloud.measured and task is None:
+        raise DataError(
+            f"{source.name}: says nothing of its box, so that the period of {', '.join(wanted.periodic)} is not known; "
+            "write the file in the layout of points with a `box`"
+        )
     content = Content(source)
     moments = Moments(source.name, source.frames, source.channels, stride)
     givens = Moments(source.name, 2, max(1, len(source.input_channels)), 1)
@@ -48,8 +54,10 @@ def open_points(
         places, inputs = source.places(ids), source.inputs(ids)
         if not np.isfinite(inputs).all():
             raise DataError(f"{source.name}: `inputs` holds NaN or Inf; correct them")
-        if not moving:
-            _inside(source.name, places, cloud if task is None else task, periodic)
+        if moving:
+            _unwrapped(source, fields, places, cloud if task is None else task, periodic)
+        else:
+            check_inside(source.name, places, cloud if task is None else task, periodic)
         for values in (places.coords, places.mask, inputs):
             content.add(values)
         training = np.isin(ids, parts.train)
@@ -103,7 +111,7 @@ def _inputs(names: tuple[str, ...], givens: Moments) -> tuple[Input, ...]:
     return tuple(Input(name=name, mean=float(m), std=float(s)) for name, m, s in zip(names, mean, scales, strict=True))
 
 
-def _inside(name: str, places: Places, box: Cloud | Task, periodic: tuple[int, ...]) -> None:
+def check_inside(name: str, places: Places, box: Cloud | Task, periodic: tuple[int, ...]) -> None:
     """DataError for a point outside the box that the latent tokens lie in; beyond a periodic side there is more."""
     low = np.asarray(box.origin)
     outside = (places.coords < low - 1e-4 * np.asarray(box.box)) | (places.coords > low + 1.0001 * np.asarray(box.box))
@@ -115,6 +123,20 @@ def _inside(name: str, places: Places, box: Cloud | Task, periodic: tuple[int, .
             f"{name}: point {point} of a trajectory lies at {places.coords[row, point].tolist()}, outside the box from "
             f"{list(box.origin)} with sides {list(box.box)}; write a `box` that holds all points"
         )
+
+
+def _unwrapped(source: Source, fields: Any, places: Places, box: Cloud | Task, periodic: tuple[int, ...]) -> None:
+    """DataError where a position jumps back by a period: a step would be taken for one through the whole box."""
+    there = places.mask[:, None] > 0
+    for axis in periodic:
+        channel = source.channel_names.index(source.grid.axes[axis])
+        jumps = (np.abs(np.diff(fields[..., channel], axis=1)) > box.box[axis] / 2) & there
+        if jumps.any():
+            _, frame, point = (int(values[0]) for values in np.nonzero(jumps))
+            raise DataError(
+                f"{source.name}: point {point} jumps by more than half of the box along {source.grid.axes[axis]} after "
+                f"frame {frame} of a trajectory; write positions that go on beyond a periodic side"
+            )
 
 
 def _trained(task: Task, source: Source, stride: int) -> Task:

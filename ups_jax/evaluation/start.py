@@ -16,9 +16,10 @@ from ups_jax import simulate
 from ups_jax.config import Config
 from ups_jax.data import open_dataset
 from ups_jax.data.dataset import place_arrays
+from ups_jax.data.opening_points import check_inside
 from ups_jax.data.sources import open_file
 from ups_jax.data.sources.arrays import NUMPY_ERRORS
-from ups_jax.data.sources.places import Scattered
+from ups_jax.data.sources.places import Places, Scattered
 from ups_jax.errors import DataError, first_line
 from ups_jax.evaluation.resolution import lines
 from ups_jax.task import Task
@@ -158,8 +159,19 @@ def _of_points(path: Path, task: Task, context: int) -> Start:
     start = _of_hdf5(path, task, context)
     if not start.place_arrays:
         raise DataError(f"{path}: is of a grid, the run was trained on points; give a file in the layout of points")
+    source = open_file(path, "transient", task.channels)
+    moving = tuple(task.channels[channel] for channel in task.moving)
+    if source.grid.axes != task.axes or source.grid.moving != moving:
+        own, trained = ("move" if names else "rest" for names in (source.grid.moving, moving))
+        raise DataError(
+            f"{path}: has the axes {', '.join(source.grid.axes)} and points that {own}; the run was trained on "
+            f"{', '.join(task.axes)} and points that {trained}"
+        )
+    if not moving:
+        places = Places(coords=start.place_arrays["coords"], mask=start.place_arrays["point_mask"])
+        check_inside(str(path), places, task, tuple(axis for axis, wraps in enumerate(task.periodic) if wraps))
     names = tuple(item.name for item in task.inputs)
-    found = open_file(path, "transient", task.channels).input_channels
+    found = source.input_channels
     if found != names:
         raise DataError(
             f"{path}: gives the fields {', '.join(found) or 'none'}, the run was trained with "

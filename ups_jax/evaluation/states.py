@@ -139,6 +139,8 @@ class PointStateFile(StateFile):
 
     def _lay_out(self, start: Start, task: Task, frames: int) -> None:
         count, points = len(start.fields), start.fields.shape[2]
+        # Positions lie by axis in a file, whatever the channels' order.
+        self._axes = {channel: AXES.index(task.channels[channel]) for channel in task.moving}
         self._file.attrs["layout"] = LAYOUT
         self._file.create_dataset("time", data=start.time + task.dt * np.arange(frames), maxshape=(None,))
         for name in dict.fromkeys(self._names):
@@ -164,8 +166,7 @@ class PointStateFile(StateFile):
         for channel, name in enumerate(self._names):
             place = (rows, slice(first, first + frames.shape[1]))
             if name == "positions":
-                axis = self._names[:channel].count(name)
-                self._file[name][(*place, slice(None), axis)] = frames[..., channel]
+                self._file[name][(*place, slice(None), self._axes[channel])] = frames[..., channel]
             else:
                 self._file[name][place] = frames[..., channel]
 

@@ -32,21 +32,24 @@ def attention(
         return jax.nn.dot_product_attention(query, key, value)
     if jax.default_backend() == "gpu" and query.dtype in _FUSED_TYPES and query.shape[-1] in _FUSED_WIDTHS:
         return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
-    return _by_device(query, key, value)
+    return _by_device(jax.config.jax_default_matmul_precision, query, key, value)
 
 
-@jax.custom_vjp
-def _by_device(query: Any, key: Any, value: Any) -> Any:
-    return _forward(query, key, value)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _by_device(products: str | None, query: Any, key: Any, value: Any) -> Any:
+    return _forward(products, query, key, value)[0]
 
 
-def _forward(query: Any, key: Any, value: Any) -> Any:
-    out, logarithm = jax.lax.platform_dependent(query, key, value, cpu=_chunked, default=_plain)
+def _forward(products: str | None, query: Any, key: Any, value: Any) -> Any:
+    with jax.default_matmul_precision(products):
+        out, logarithm = jax.lax.platform_dependent(query, key, value, cpu=_chunked, default=_plain)
     return out, (query, key, value, out, logarithm)
 
 
-def _backward(kept: Any, gradient: Any) -> Any:
-    return jax.lax.platform_dependent(*kept, gradient, cpu=_chunked_gradient, default=_plain_gradient)
+def _backward(products: str | None, kept: Any, gradient: Any) -> Any:
+    # It is traced when the gradient is taken, where the forward pass's precision does not hold any more.
+    with jax.default_matmul_precision(products):
+        return jax.lax.platform_dependent(*kept, gradient, cpu=_chunked_gradient, default=_plain_gradient)
 
 
 _by_device.defvjp(_forward, _backward)

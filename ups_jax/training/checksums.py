@@ -81,7 +81,7 @@ def _read(directory: Path) -> Any:
     """What a seal says, None where it is not JSON."""
     try:
         return json.loads((directory / _SEAL).read_text(encoding="utf-8"))
-    except ValueError:
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -90,8 +90,9 @@ def _write(directory: Path, measured: dict[str, Any]) -> None:
 
 
 def _measure(directory: Path) -> dict[str, list[int]]:
-    """Size and CRC-32 of every file but the seal."""
-    files = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != _SEAL)
+    """Size and CRC-32 of every file but the seal, and what a killed process left of one."""
+    own = (_SEAL, f".{_SEAL}.")
+    files = sorted(path for path in directory.rglob("*") if path.is_file() and not path.name.startswith(own))
     return {str(path.relative_to(directory)): _size_and_crc(path) for path in files}
 
 

@@ -34,6 +34,11 @@ def gathered(name: str, trajectories: Sequence[PointTrajectory], names: Sequence
     first = trajectories[0]
     moves, axes = first.places.ndim == 3, first.places.shape[-1]
     found = (*(AXES[:axes] if moves else ()), *first.fields)
+    taken = set(AXES[:axes]) & set(first.fields) if moves else set()
+    if taken:
+        raise DataError(
+            f"{name}: the field {min(taken)} has the name of a position's channel; call it otherwise in the file"
+        )
     channels = selected(name, found, names)
     if moves and not set(AXES[:axes]) <= set(channels):
         raise DataError(f"{name}: its points move: name their positions {', '.join(AXES[:axes])} among the channels")
@@ -70,6 +75,7 @@ def gathered(name: str, trajectories: Sequence[PointTrajectory], names: Sequence
         start=start,
         dt=dt,
         box=box,
+        measured=True,
         moving=AXES[:axes] if moves else (),
     )
     keys = dict.fromkeys(key for item in trajectories for key in item.coefficients)
@@ -97,6 +103,10 @@ def components(name: str, values: Float[np.ndarray, "t p *k"], axes: int) -> dic
     """A scalar as it is, of a vector a channel an axis: NAME_x, NAME_y, .. as far as the places have axes."""
     if values.ndim == 2:
         return {name: values.astype(np.float32)}
+    if values.shape[-1] not in (axes, len(AXES)) or values[..., axes:].any():
+        raise DataError(
+            f"{name}: has {values.shape[-1]} components at points of {axes} axes; write each as a field of its own"
+        )
     return {f"{name}_{axis}": values[..., i].astype(np.float32) for i, axis in enumerate(AXES[:axes])}
 
 

@@ -31,10 +31,11 @@ class Cloud(Grid):
     """The times of a set of at most `shape[0]` points in a box with its lower corner at `origin` and sides `box`.
 
     `spacing` is what a regular grid of as many points would have. Where the points move, `moving` are the names of the
-    channels that are their coordinates.
+    channels that are their coordinates. `measured` is a box that the data do not state: that of their points.
     """
 
     box: tuple[float, ...]
+    measured: bool = False
     moving: tuple[str, ...] = ()
 
     @property

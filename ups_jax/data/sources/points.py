@@ -187,5 +187,6 @@ def _cloud(
         start=start,
         dt=dt,
         box=box,
+        measured="box" not in file,
         moving=moving,
     )
