@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -19,7 +19,7 @@ from ups_jax.data.dataset import place_arrays
 from ups_jax.data.opening_points import check_inside
 from ups_jax.data.sources import open_file
 from ups_jax.data.sources.arrays import NUMPY_ERRORS
-from ups_jax.data.sources.places import Places, Scattered
+from ups_jax.data.sources.places import Cloud, Places, Scattered
 from ups_jax.errors import DataError, first_line
 from ups_jax.evaluation.resolution import lines
 from ups_jax.task import Task
@@ -160,11 +160,12 @@ def _of_points(path: Path, task: Task, context: int) -> Start:
     if not start.place_arrays:
         raise DataError(f"{path}: is of a grid, the run was trained on points; give a file in the layout of points")
     source = open_file(path, "transient", task.channels)
+    cloud = cast(Cloud, source.grid)
     moving = tuple(task.channels[channel] for channel in task.moving)
-    if source.grid.axes != task.axes or source.grid.moving != moving:
-        own, trained = ("move" if names else "rest" for names in (source.grid.moving, moving))
+    if cloud.axes != task.axes or cloud.moving != moving:
+        own, trained = ("move" if names else "rest" for names in (cloud.moving, moving))
         raise DataError(
-            f"{path}: has the axes {', '.join(source.grid.axes)} and points that {own}; the run was trained on "
+            f"{path}: has the axes {', '.join(cloud.axes)} and points that {own}; the run was trained on "
             f"{', '.join(task.axes)} and points that {trained}"
         )
     if not moving:

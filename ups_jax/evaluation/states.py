@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 from jaxtyping import Float
 
+from ups_jax.data.sources.base import AXES
 from ups_jax.data.sources.points import LAYOUT
 from ups_jax.errors import ConfigError
 from ups_jax.evaluation.start import Start

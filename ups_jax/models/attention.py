@@ -32,7 +32,7 @@ def attention(
         return jax.nn.dot_product_attention(query, key, value)
     if jax.default_backend() == "gpu" and query.dtype in _FUSED_TYPES and query.shape[-1] in _FUSED_WIDTHS:
         return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
-    return _by_device(jax.config.jax_default_matmul_precision, query, key, value)
+    return _by_device(jax.config.jax_default_matmul_precision, query, key, value)  # type: ignore[attr-defined]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
