@@ -77,8 +77,9 @@ def test_a_commit_that_cannot_be_read_is_set_aside_where_there_is_another(
         for step in (3, 4):
             checkpoints.save(at(state, step), {}, validation=0.5)
     (tmp_path / "c" / "4" / "_CHECKPOINT_METADATA").write_bytes(content)
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        Checkpoints(tmp_path / "c", read_only=True)
+    # orbax refuses the folder, or the seal the step: which, depends on what is damaged.
+    with pytest.raises(CheckpointError), Checkpoints(tmp_path / "c", read_only=True) as checkpoints:
+        checkpoints.restore(4, state)
     told: list[str] = []
     with Checkpoints(tmp_path / "c") as checkpoints:
         assert checkpoints.steps() == [3]
@@ -86,8 +87,8 @@ def test_a_commit_that_cannot_be_read_is_set_aside_where_there_is_another(
     assert found is not None and int(found.step) == 3
     assert any(line.endswith("damaged-4") for line in told) and (tmp_path / "c" / "damaged-4").is_dir()
     (tmp_path / "c" / "3" / "_CHECKPOINT_METADATA").write_bytes(content)
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        Checkpoints(tmp_path / "c")
+    with pytest.raises(CheckpointError), Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.restore_latest(state, lambda meta: None, told.append)
     assert (tmp_path / "c" / "3").is_dir()
 
 

@@ -89,4 +89,4 @@ def rounded(mesh: Mesh, field: Float[np.ndarray, " p"]) -> Float[np.ndarray, " p
 
 
 def _generator(seed: int, index: int) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence([_STREAM, abs(seed), index]))
+    return np.random.default_rng([_STREAM, abs(seed), index])

@@ -63,7 +63,7 @@ def carried(
 def _trajectory(
     preset: ParticlePreset, seed: int, index: int
 ) -> tuple[Float[np.ndarray, "t p 2"], Float[np.ndarray, "t p 2"], float]:
-    generator = np.random.default_rng(np.random.SeedSequence([_STREAM, abs(seed), index]))
+    generator = np.random.default_rng([_STREAM, abs(seed), index])
     share = generator.random()
     viscosity = (
         preset.low * (preset.high / preset.low) ** share
