@@ -5,7 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import jax
+
 import ups_jax
+from ups_jax.versions import version
 
 
 def fresh(code: str) -> str:
@@ -24,3 +27,8 @@ def test_the_public_names_exist_and_touch_no_device() -> None:
     )
     assert fresh(code) == "False"
     assert set(ups_jax.__all__) == set(dir(ups_jax))
+
+
+def test_a_package_that_runs_from_its_folder_has_a_version_to_tell() -> None:
+    assert version("jax") == jax.__version__
+    assert version("no-such-package") == "not installed"

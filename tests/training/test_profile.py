@@ -19,6 +19,7 @@ from ups_jax.training.profile import operation_paths, part_of, profile_step, sel
         ("jit(s)/transpose(jvp(Model))/core/Block_2/local/conv", ("core/Block/local", "backward")),
         ("jit(s)/transpose(jvp())/Model/Model.operate/core/Block_0/dot_general", ("core/Block", "backward")),
         ("jit(s)/Model/Model.operate/core/jit(silu)/mul", ("core", "forward")),
+        ("jit(s)/transpose(jvp(eval_jaxpr))/Model/core/Block_1/dot_general", ("core/Block", "backward")),
         ("jit(s)/jvp(jit(_normal))/mul", ("loss and feeding", "forward")),
         ("jit(s)/optimizer/dot_general", ("optimizer", "-")),
         ("jit(s)/add", ("rest of the step", "-")),

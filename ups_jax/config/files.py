@@ -138,7 +138,9 @@ def _merge(base: Any, update: Any) -> Any:
 
 
 def _named(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, dict) and "name" in item for item in value)
+    return isinstance(value, list) and all(
+        isinstance(item, dict) and isinstance(item.get("name"), str) for item in value
+    )
 
 
 def _assign(values: dict[str, Any], key: str, value: Any) -> None:

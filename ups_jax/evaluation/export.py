@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from ups_jax.models import Conditions
 from ups_jax.rollout import rollout
 from ups_jax.steady import solve
 from ups_jax.task import Task
+from ups_jax.versions import version
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 _NAME = "model.stablehlo"
@@ -132,7 +132,7 @@ def description(run: TrainedRun | SteadyRun, exported: export.Exported, artifact
         "run": str(run.path),
         "checkpoint": f"checkpoints/{run.stage}/{run.step}",
         "checkpoint_digest": run.digest,
-        "versions": {name: metadata.version(name) for name in ("ups_jax", "jax", "jaxlib")},
+        "versions": {name: version(name) for name in ("ups_jax", "jax", "jaxlib")},
     }
 
 

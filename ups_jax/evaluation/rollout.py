@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 
 import h5py
@@ -35,6 +34,7 @@ from ups_jax.sampling import corrected, expected, expected_error
 from ups_jax.task import Task
 from ups_jax.training.build import build_model
 from ups_jax.training.printed import say
+from ups_jax.versions import version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +172,7 @@ def _attributes(run: TrainedRun, start: Start, wanted: Wanted) -> dict[str, str 
         "corrector": _named(wanted),
         "seed": wanted.seed,
         "input": start.name,
-        "version": f"ups_jax {metadata.version('ups_jax')}",
+        "version": f"ups_jax {version('ups_jax')}",
     }
 
 

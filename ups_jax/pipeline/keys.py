@@ -6,11 +6,11 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ups_jax.config import Config, to_dict
+from ups_jax.versions import version
 
 _ROOT = Path(__file__).resolve().parents[1]
 # The rooms whose code makes the numbers of a training; an evaluation has one more. The scripts are beside the package
@@ -63,7 +63,7 @@ def _code(rooms: tuple[str, ...]) -> str:
     files += [path for name in _FILES if (path := (_ROOT / name).resolve()).is_file()]
     for path in sorted(files):
         hashed.update(str(path.relative_to(_ROOT.parent)).encode() + b"\0" + path.read_bytes() + b"\0")
-    hashed.update(repr([(name, metadata.version(name)) for name in _PACKAGES]).encode())
+    hashed.update(repr([(name, version(name)) for name in _PACKAGES]).encode())
     return hashed.hexdigest()[:16]
 
 

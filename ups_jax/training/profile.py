@@ -29,7 +29,7 @@ _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 # flow, and the methods of a module.
 _AROUND = re.compile(r"\b(?:transpose|jvp|vmap|checkpoint)\(")
 _BETWEEN = re.compile(
-    r"jit\(.*|while|body|cond|closed_call|branch_\d+_fun|checkpoint|rematted_computation|[A-Z]\w*\.\w+|"
+    r"jit\(.*|while|body|cond|closed_call|branch_\d+_fun|checkpoint|eval_jaxpr|rematted_computation|[A-Z]\w*\.\w+|"
 )
 
 

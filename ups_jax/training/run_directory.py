@@ -8,7 +8,6 @@ import platform
 import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from ups_jax.errors import CheckpointError
 from ups_jax.files import write_atomically
 from ups_jax.locks import held
 from ups_jax.processes import is_first
+from ups_jax.versions import version
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "ups_jax")
 _SPLIT = "split.json"
@@ -66,7 +66,9 @@ class RunDirectory:
             ) from None
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{self.record_path}: cannot be read ({error}); restore it from a copy") from None
-        if not isinstance(record, dict):
+        if not (
+            isinstance(record, dict) and _of_dicts(record.get("stages")) and isinstance(record.get("digests"), dict)
+        ):
             raise CheckpointError(f"{self.record_path}: is not a run's record; restore it from a copy")
         return record
 
@@ -110,6 +112,10 @@ class RunDirectory:
         return [left for name in names for left in self.path.glob(f".{name}.*")]
 
 
+def _of_dicts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(own, dict) for own in value.values())
+
+
 def new_run_path(root: Path, task: str) -> Path:
     """A fresh directory name: task and time, with a counter where two runs start in one second."""
     stem = f"{task}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
@@ -119,10 +125,7 @@ def new_run_path(root: Path, task: str) -> Path:
 
 def environment() -> dict[str, Any]:
     """Versions, git revision and host of this process, without touching a device."""
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
+    versions = {"python": platform.python_version()} | {package: version(package) for package in _PACKAGES}
     return {"versions": versions, "git": _git_revision(), "platform": platform.platform()}
 
 

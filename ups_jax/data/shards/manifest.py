@@ -135,6 +135,8 @@ def read_manifest(path: str | Path, name: str = MANIFEST) -> Manifest:
         raise DataError(f"{file}: cannot be read ({reason}); {_MEND}") from None
     if found.version != VERSION:
         raise DataError(f"{file}: is of version {found.version}, this program reads {VERSION}; {_MEND}")
+    if len(set(found.channels)) < len(found.channels) or len(found.channels) not in (0, found.channel_count):
+        raise DataError(f"{file}: names {len(found.channels)} channels of {found.channel_count}, or one twice; {_MEND}")
     if told != found.digest:
         raise DataError(f"{file}: was changed after it was written; {_MEND}")
     return found
