@@ -23,7 +23,7 @@ from ups_jax.losses import Batch
 from ups_jax.optim import build_optimizer, build_schedule, ema_params
 from ups_jax.optim.schedules import build_plateau, patience_evaluations
 from ups_jax.optim.table import parameter_table, summary
-from ups_jax.parallel import local_copy, make_mesh, placed_like, put, put_rows
+from ups_jax.parallel import fed_rows, local_copy, make_mesh, placed_like, put
 from ups_jax.processes import agreed, any_wants, is_first, own_share
 from ups_jax.tracking import Tee, Writer, ending, training_writer
 from ups_jax.training import printed
@@ -216,7 +216,7 @@ def _loop_stage(work: StageRun, train_step: FittingStep, checkpoints: Checkpoint
         steps_before=work.record.values.get("steps_before", 0),
         train_step=train_step,
         batches=partial(training_batches, work.data, cfg, stage, **own_share()),
-        put_rows=partial(put_rows, mesh),
+        put_rows=partial(fed_rows, mesh),
         place=partial(put, mesh),
         # Every process measures all of it by itself; the first one's numbers decide.
         averaged=lambda state: local_copy(mesh, averaged(state)),
