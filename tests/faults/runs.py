@@ -54,6 +54,11 @@ _ALIKE = (
 )
 # An epoch is 64 steps of a transient task, and 32 of the steady one.
 _OWN = {"tiny.yaml": ("training.eval_every=0.0625",), "tiny_steady.yaml": ("training.eval_every=0.125",)}
+TWO_TASKS = (
+    "data.tasks=[{name: burgers1d, preset: tiny, periodic: [x], conserved: [u], coefficients: {nu: log10}}, "
+    "{name: advection1d, preset: tiny, periodic: [x], conserved: [u], coefficients: {beta: linear}}]",
+    "data.mixing.method=proportional",
+)
 _STEADY = ("stages.operator.steps=0", "stages.diffusion_residual.steps=0", "stages.consistency_distill.steps=0")
 
 

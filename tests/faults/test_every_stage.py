@@ -38,18 +38,28 @@ WAYS: dict[str, list[tuple[str, Any, int]]] = {
         ("in a validation", kill("ups_jax.training.loop:_evaluate", 2), -9),
         ("in its evaluation", kill("ups_jax.evaluation.result:write_atomically"), -9),
     ],
+    "two tasks": [
+        ("between two steps", kill(_RECORD, 6), -9),
+        ("stopped", _STOP, 75),
+        ("in a save", at(_SAVE, "signal_later", 2, signal=signal.SIGKILL, seconds=0.02), -9),
+        ("in a validation", kill("ups_jax.training.loop:_evaluate", 2), -9),
+    ],
 }
+# The command's stage, and what else it is given.
+GIVEN: dict[str, tuple[str, ...]] = {"two tasks": ("operator", *runs.TWO_TASKS)}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["all", "steady_prior"])
-def test_a_run_that_is_killed_in_every_stage_ends_in_the_same_bits(stage: str, data_root: Path, tmp_path: Path) -> None:
-    assert runs.run(runs.training(stage, tmp_path / "whole", data_root)).code == 0
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_that_is_killed_in_every_stage_ends_in_the_same_bits(way: str, data_root: Path, tmp_path: Path) -> None:
+    stage, *given = GIVEN.get(way, (way,))
+    whole = runs.run(runs.training(stage, tmp_path / "whole", data_root, *given))
+    assert whole.code == 0, whole.err
     run = tmp_path / "run"
-    for where, fault, code in WAYS[stage]:
-        result = runs.run(runs.training(stage, run, data_root), fault(run))
+    for where, fault, code in WAYS[way]:
+        result = runs.run(runs.training(stage, run, data_root, *given), fault(run))
         assert result.code == code, (where, result.err, result.out[-2000:])
-    result = runs.run(runs.training(stage, run, data_root))
+    result = runs.run(runs.training(stage, run, data_root, *given))
     assert result.code == 0, result.err
     expected = end_state(tmp_path / "whole")
     assert len(expected["states"]) == (3 if stage == "all" else 1) and "test" in expected["evaluation"]
