@@ -1,0 +1,164 @@
+"""Is every kind of data learned in three minutes? Each shipped configuration through `scripts/train.py` as a user
+starts it, on one core, with its evaluation; the error of the test beside persistence's (the mean field's if steady).
+
+Data is made before. Finished rows are kept: an interrupted table goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ups_jax import cli
+
+_RESULTS = Path(__file__).resolve().parent / "results" / "every_task.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Case:
+    """A configuration of configs/, whose stage is trained, and what kind of data it is."""
+
+    config: str
+    kind: str
+    stage: str = "operator"
+
+
+CASES = {
+    "cfd1d": _Case(config="cfd1d", kind="1D compressible flow, three channels"),
+    "swe2d": _Case(config="swe2d", kind="2D shallow water, walls"),
+    "swe2d_well": _Case(config="swe2d_well", kind="the same as a file of The Well"),
+    "darcy2d": _Case(config="darcy2d", kind="Darcy, steady", stage="steady_prior"),
+    "advection_burgers": _Case(config="advection_burgers", kind="two tasks, one model"),
+    "particles": _Case(config="particles", kind="particles in a flow"),
+    "heat_mesh": _Case(config="heat_mesh", kind="heat on triangles"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = cli.parser(__doc__)
+    parser.add_argument("--tasks", nargs="+", choices=CASES, default=[*CASES], metavar="TASK", help=", ".join(CASES))
+    parser.add_argument("--seconds", type=cli.positive, default=90, help="of training at most (default: 90)")
+    parser.add_argument("--data-root", default="data", metavar="DIR", help="embedded data (default: data)")
+    parser.add_argument("--out", type=Path, default=_RESULTS, help="JSON (default: benchmarks/results/every_task.json)")
+    parser.add_argument("--again", action="store_true", help="measure finished rows again")
+    return cli.run(parser, compare, argv)
+
+
+def compare(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from ups_jax.files import write_atomically
+
+    rows: dict[str, Any] = json.loads(args.out.read_text()) if args.out.is_file() else {}
+    wanted = [name for name in args.tasks if args.again or name not in rows]
+    failed = 0
+    for name in wanted:
+        row = measured(name, args.seconds, args.data_root)
+        if row is None:
+            failed += 1
+            continue
+        rows[name] = row
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(args.out, json.dumps(rows, indent=1) + "\n")
+    Console(width=None if Console().is_terminal else 160).print(_table({name: rows[name] for name in rows}))
+    return 1 if failed else 0
+
+
+def measured(name: str, seconds: float, data_root: str) -> dict[str, Any] | None:
+    """The whole command from start to its evaluation: what it took and what it came to; None where it failed."""
+    from comparison.jobs import environment
+
+    case = CASES[name]
+    given = [f"data.root={data_root}", f"stages.{case.stage}.max_seconds={seconds}", *_file_of(name, data_root)]
+    _prepare(case, given)
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        script, config = (
+            Path(__file__).resolve().parents[1] / "scripts" / "train.py",
+            cli.CONFIGS / f"{case.config}.yaml",
+        )
+        line = [sys.executable, str(script), "--config", str(config), "--stage", case.stage, "--run-dir", str(run)]
+        begin, before = time.monotonic(), _cpu_of_children()
+        own = {"JAX_COMPILATION_CACHE_DIR": str(Path(folder) / "cache"), "WANDB_MODE": "offline"}
+        result = subprocess.run([*line, *given], capture_output=True, text=True, env=environment() | own)
+        wall, cpu = time.monotonic() - begin, _cpu_of_children() - before
+        if result.returncode:
+            print(f"failed      {name}: {result.stderr.strip().splitlines()[-1]}", file=sys.stderr, flush=True)
+            return None
+        evaluation = json.loads((run / "evaluation" / "test.json").read_text())
+        steps = json.loads((run / "run.json").read_text())["stages"][case.stage]["steps"]
+    baseline = next(iter(evaluation["baselines"]))
+    errors = {
+        task: (_error(sections), _error(evaluation["baselines"][baseline][task]))
+        for task, sections in evaluation["metrics"].items()
+    }
+    row = {"steps": steps, "wall": wall, "cpu": cpu, "baseline": baseline, "errors": errors}
+    told = ", ".join(f"{task} {own:.3g} / {other:.3g}" for task, (own, other) in errors.items())
+    print(f"done        {name}: {told} in {cpu:.0f} CPU-s, {wall:.0f} s", flush=True)
+    return row
+
+
+def _error(sections: dict[str, Any]) -> float:
+    return float(sections["rollout" if "rollout" in sections else "steady"]["nrmse"])
+
+
+def _file_of(name: str, data_root: str) -> list[str]:
+    """What is to be given for data that is not the generator's own."""
+    if name != "swe2d_well":
+        return []
+    return [f"data.tasks.0.path={Path(data_root) / 'swe2d_well.hdf5'}"]
+
+
+def _prepare(case: _Case, given: list[str]) -> None:
+    from comparison.well_file import write_well
+
+    from ups_jax import simulate
+    from ups_jax.config import load
+    from ups_jax.data import data_path
+
+    cfg = load(cli.CONFIGS / f"{case.config}.yaml", given)
+    wanted = cfg.data.tasks[0].path
+    if case.config == "swe2d_well" and not Path(str(wanted)).exists():
+        embedded = load(cli.CONFIGS / "swe2d.yaml", given[:1])
+        simulate.prepare(embedded)
+        write_well(data_path(embedded.data, embedded.data.tasks[0]), Path(str(wanted)))
+    simulate.prepare(cfg)
+
+
+def _cpu_of_children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _table(rows: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    table = Table(title=f"one of {os.cpu_count()} cores, start-up, compilation and evaluation included")
+    for column in ("configuration", "data", "steps", "CPU-s", "s", "task", "error", "baseline", "ratio"):
+        table.add_column(column, justify="left" if column in ("configuration", "data", "task") else "right")
+    for name, row in rows.items():
+        for task, (own, other) in row["errors"].items():
+            numbers = [str(row["steps"]), f"{row['cpu']:.0f}", f"{row['wall']:.0f}"]
+            table.add_row(
+                name,
+                CASES[name].kind,
+                *numbers,
+                task,
+                f"{own:.3g}",
+                f"{other:.3g} ({row['baseline']})",
+                f"{own / other:.3f}",
+            )
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())
