@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,17 +104,22 @@ def test_a_library_user_is_told_that_seconds_are_the_script_s(waves: Dataset) ->
         build(load(CONFIGS / "tiny.yaml", ["training.max_seconds=10"]), waves)
 
 
+@pytest.mark.parametrize("stage", ["operator", "diffusion_residual", "steady_prior"])
 def test_the_plan_is_on_file_before_the_first_step(
-    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: str, saved_run: Path, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(stage_run, "run_loop", stopped)
-    cfg: Config = load(CONFIGS / "tiny.yaml", [f"data.root={data_root}", "training.max_seconds=1"])
+    run = tmp_path / "run"
+    if stage == "diffusion_residual":
+        shutil.copytree(saved_run, run)
+    config = "tiny_steady.yaml" if stage == "steady_prior" else "tiny.yaml"
+    cfg: Config = load(CONFIGS / config, [f"data.root={data_root}", "training.max_seconds=1"])
     with pytest.raises(KeyboardInterrupt):
-        training.train(cfg, "operator", tmp_path / "run", console=Console(quiet=True))
-    stage = json.loads((tmp_path / "run" / "run.json").read_text())["stages"]["operator"]
-    assert stage["planned_steps"] == stage["total_steps"] > 1
-    assert stage["budget"]["max_seconds"] == 1
-    assert not (tmp_path / "run" / "metrics.jsonl").exists() or not (tmp_path / "run" / "metrics.jsonl").read_text()
+        training.train(cfg, stage, run, console=Console(quiet=True))
+    own = json.loads((run / "run.json").read_text())["stages"][stage]
+    assert own["planned_steps"] == own["total_steps"] > 1
+    assert own["budget"]["max_seconds"] == 1
+    assert not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text()
