@@ -46,13 +46,14 @@ def main() -> int:
     trials: list[dict[str, Any]] = json.loads(args.out.read_text()) if args.out.exists() else []
     with tempfile.TemporaryDirectory() as folder:
         place = Place(Path(folder))
-        while sum(len(trial["kills"]) for trial in trials) < args.kills:
+        while killed(trials) < args.kills:
             number = len(trials)
             trials.append(place.trial(STAGES[number % len(STAGES)], args.each, random.Random(f"{args.seed}/{number}")))
             write_atomically(args.out, json.dumps(trials, indent=1) + "\n")
             print(told(trials[-1]), flush=True)
     print(summed(trials))
-    return 0 if all(not trial["differences"] and trial["code"] == 0 for trial in trials) else 1
+    bad = [trial for trial in trials if trial["differences"] or trial["code"] or refused(trial) or lost(trial)]
+    return 1 if bad else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,17 +165,32 @@ def told(trial: dict[str, Any]) -> str:
     return f"{trial['stage']:<20} killed at {moments}: exit {trial['code']}, {end}"
 
 
+def killed(trials: list[dict[str, Any]]) -> int:
+    """Kills that met a process: a start that had ended before is none."""
+    return sum(kill["code"] == -signal.SIGKILL for trial in trials for kill in trial["kills"])
+
+
+def refused(trial: dict[str, Any]) -> int:
+    """Starts after a kill that ended in anything but their work or the next kill."""
+    return sum(kill["code"] not in (0, -signal.SIGKILL) for kill in trial["kills"]) + (trial["code"] != 0)
+
+
+def lost(trial: dict[str, Any]) -> int:
+    """Steps that were done again though a save held them."""
+    following = [*(kill["again"] for kill in trial["kills"][1:]), trial["again"]]
+    pairs = zip(trial["kills"], following, strict=True)
+    return sum(max(0, again - max(kill["reached"] - kill["saved"], 0)) for kill, again in pairs if again is not None)
+
+
 def summed(trials: list[dict[str, Any]]) -> str:
-    kills = [kill for trial in trials for kill in trial["kills"]]
-    real = sum(kill["code"] == -signal.SIGKILL for kill in kills)
+    starts, real = sum(len(trial["kills"]) for trial in trials), killed(trials)
     again = [number for trial in trials for number in (trial["again"], *(kill["again"] for kill in trial["kills"]))]
-    failed = sum(trial["code"] != 0 for trial in trials) + sum(kill["code"] not in (0, -9) for kill in kills)
     return (
-        f"{real} kills in {len(trials)} runs (of {len(kills)} starts that were to be killed {len(kills) - real} had "
-        f"ended before): {real + len(trials) - len(trials) - failed} resumes, {failed} refused, "
-        f"{sum(bool(trial['differences']) for trial in trials)} runs that differ by a bit, at most "
-        f"{max((number for number in again if number is not None), default=0)} steps done again "
-        f"(a save every {runs.EVERY})"
+        f"{real} kills in {len(trials)} runs (of {starts} starts that were to be killed {starts - real} had ended "
+        f"before): {sum(refused(trial) for trial in trials)} starts refused, "
+        f"{sum(bool(trial['differences']) for trial in trials)} runs that differ by a bit, "
+        f"{sum(lost(trial) for trial in trials)} steps done again that were saved, at most "
+        f"{max((number for number in again if number is not None), default=0)} in all (a save every {runs.EVERY})"
     )
 
 

@@ -4,7 +4,8 @@
 
 One run of the operator, started again after every fault: `kill -9`, SIGTERM, a full disk, NaN batches, memory that runs
 out. Prints a line every start, then the steps and the time that were lost, and how resident memory and open files of
-the longest-lived processes have grown from their first tenth of samples to their last.
+the longest-lived processes have grown from the second tenth of their samples, after what is made once, to the last.
+Exit code 1 where a start lost more than a save apart, or the processes grew.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from answers import at
 
 _RECORD = "ups_jax.tracking.jsonl:JsonlWriter.scalars"
 _STEPS = 10_000_000
+# Steps between two saves, and what may come and go within a process: buffers of logs, a checkpoint on its way.
+_EVERY, _MEGABYTES, _FILES = 64, 25.0, 4.0
 
 
 @dataclass(kw_only=True)
@@ -45,7 +48,7 @@ class Life:
     files: list[int] = field(default_factory=list)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--longest", type=float, default=300.0, help="seconds of a start at most (default: 300)")
@@ -63,6 +66,9 @@ def main() -> None:
             lives.append(lived(folder, fault, seconds, lives[-1].reached if lives else 0))
             print(told(lives[-1]), flush=True)
     print(summed(lives))
+    for line in (found := complaints(lives)):
+        print(f"error: {line}", file=sys.stderr)
+    return 1 if found else 0
 
 
 def _none(_: Path, __: int) -> list[dict[str, Any]]:
@@ -137,21 +143,45 @@ def told(life: Life) -> str:
     return f"{life.fault:<14} {life.seconds:5.0f} s, {steps}, exit {life.code}, {memory}"
 
 
+def lost_steps(lives: list[Life]) -> list[int]:
+    """Steps that each start but the last did and the next one did again."""
+    return [max(life.reached - after.resumed, 0) for life, after in itertools.pairwise(lives)]
+
+
+def growths(lives: list[Life]) -> tuple[list[float], list[float]]:
+    """By how many megabytes and open files each start of 20 s and more has grown."""
+    long = [life for life in lives if len(life.megabytes) >= 40]
+    return [growth(life.megabytes) for life in long], [growth([float(count) for count in life.files]) for life in long]
+
+
+def complaints(lives: list[Life]) -> list[str]:
+    """What a soak must not show. One start may grow by what its time falls on; the median of them is a leak."""
+    memory, files = growths(lives)
+    found = []
+    if (most := max(lost_steps(lives), default=0)) > _EVERY:
+        found.append(f"{most} steps were lost at once, with a save every {_EVERY}")
+    if not memory:
+        found.append("no start lived for 20 s: give it more --minutes, or a longer --longest")
+    elif (grown := statistics.median(memory)) > _MEGABYTES:
+        found.append(f"memory grew by {grown:.0f} MB in the median start")
+    elif (grown := statistics.median(files)) > _FILES:
+        found.append(f"open files grew by {grown:.0f} in the median start")
+    return found
+
+
 def summed(lives: list[Life]) -> str:
-    lost = [max(life.reached - after.resumed, 0) for life, after in itertools.pairwise(lives)]
+    lost = lost_steps(lives)
     seconds = sum(life.seconds for life in lives)
     waiting = sum(life.until_first_step or life.seconds for life in lives)
-    long = [life for life in lives if len(life.megabytes) >= 40]
     lines = [
         f"{len(lives)} starts in {seconds / 60:.1f} minutes, {lives[-1].reached} steps",
-        f"steps lost: {sum(lost)} in all, {max(lost, default=0)} at once (a save every 64 steps); "
+        f"steps lost: {sum(lost)} in all, {max(lost, default=0)} at once (a save every {_EVERY} steps); "
         f"time before a first step: {waiting:.0f} s in all, {waiting / len(lives):.0f} s a start",
     ]
-    if long:
-        memory = [growth(life.megabytes) for life in long]
-        files = [growth([float(count) for count in life.files]) for life in long]
+    memory, files = growths(lives)
+    if memory:
         lines.append(
-            f"of {len(long)} starts of 20 s and more: memory grew by {max(memory):.1f} MB at most, median "
+            f"of {len(memory)} starts of 20 s and more: memory grew by {max(memory):.1f} MB at most, median "
             f"{statistics.median(memory):.1f}; open files by {max(files):.0f} at most"
         )
     return "\n".join(lines)

@@ -1,0 +1,39 @@
+"""What a soak complains of, by lives that are made up."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from soak import Life, complaints, summed
+
+FLAT = Life(
+    fault="SIGTERM",
+    code=75,
+    seconds=60.0,
+    until_first_step=8.0,
+    resumed=0,
+    reached=640,
+    megabytes=[500.0] * 100,
+    files=[30] * 100,
+)
+NEXT = replace(FLAT, resumed=600, reached=900)
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        (NEXT, None),
+        (replace(NEXT, resumed=500), "140 steps were lost"),
+        (replace(NEXT, megabytes=[500.0 + number for number in range(100)]), "memory grew"),
+        (replace(NEXT, files=[30 + number // 10 for number in range(100)]), "open files grew"),
+    ],
+)
+def test_what_a_soak_must_not_show(second: Life, said: str | None) -> None:
+    found = complaints([replace(second, resumed=0, reached=640), second])
+    assert found == [] if said is None else said in found[0]
+    assert "2 starts" in summed([FLAT, second])
+
+
+def test_a_soak_without_a_long_life_shows_nothing() -> None:
+    assert "no start lived" in complaints([replace(FLAT, megabytes=[], files=[])])[0]
