@@ -195,3 +195,10 @@ def test_keys_of_a_task_that_came_later_leave_older_runs_their_digest() -> None:
     assert schema["solution"] == "stored" and schema["settled"] == 0.01
     other = load(CONFIGS / "tiny_steady.yaml", ["data.tasks.0.settled=0.02"])
     assert digest(other, "steady_prior") != digest(cfg, "steady_prior")
+
+
+def test_the_original_s_name_of_a_stage_is_the_same_stage() -> None:
+    cfg = load(CONFIGS / "tiny.yaml", ["stages.diff_residual.epochs=3"])
+    assert cfg.stages.diffusion_residual.epochs == 3
+    with pytest.raises(ConfigError, match=r"stages\.diff_residual and stages\.diffusion_residual are the same"):
+        load(CONFIGS / "tiny.yaml", ["stages={diff_residual: {epochs: 3}, diffusion_residual: {epochs: 4}}"])

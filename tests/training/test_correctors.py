@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,14 @@ import pytest
 from commands import CONFIGS
 from rich.console import Console
 
-from ups_jax.config import Config, load
+from ups_jax import make_train_step
+from ups_jax.config import Config, TauConfig, load
 from ups_jax.data import Dataset, batch_at, open_dataset
 from ups_jax.errors import ConfigError, DivergedError
 from ups_jax.evaluation.rollout import Wanted, rollout_run
 from ups_jax.evaluation.runner import evaluate_run
+from ups_jax.losses.diffusion import draw_times
+from ups_jax.losses.distillation import count_at
 from ups_jax.metric_names import ENSEMBLE_METRICS
 from ups_jax.pipeline.stages import is_finished, train_all
 from ups_jax.training.build import abstract_state, build_model, init_state
@@ -179,20 +183,84 @@ def test_a_stage_upon_another_checkpoint_of_its_parent_is_refused(
         train(cfg, "diffusion_residual", tmp_path / "run", console=QUIET)
 
 
-def test_a_student_that_collapses_ends_the_stage(run: RunDirectory, cfg: Config, tmp_path: Path) -> None:
-    assert collapse({"size": 0.9}) is None
-    shutil.copytree(run.path, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "checkpoints" / "consistency_distill")
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
+def without_student(run: RunDirectory, path: Path) -> Path:
+    """A copy of a run that has not begun to distil."""
+    shutil.copytree(run.path, path)
+    shutil.rmtree(path / "checkpoints" / "consistency_distill")
+    record = json.loads((path / "run.json").read_text())
     for entries in (record["stages"], record["digests"]):
         del entries["consistency_distill"]
-    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    (path / "run.json").write_text(json.dumps(record))
+    return path
+
+
+def test_a_student_that_collapses_ends_the_stage(run: RunDirectory, cfg: Config, tmp_path: Path) -> None:
+    assert collapse({"size": 0.9}) is None
+    again = without_student(run, tmp_path / "run")
     # A decay that takes the weights out: what the student says goes to zero with them.
     vanishing = "stages.consistency_distill.optimizer={lr: 1e-6, weight_decay: 9e5}"
     lost = load(CONFIGS / "tiny.yaml", [*SETTINGS, vanishing, f"data.root={cfg.data.root}"])
     with pytest.raises(DivergedError, match=r"step \d: the student's samples have .* collapsed"):
-        train(lost, "consistency_distill", tmp_path / "run", console=QUIET)
-    assert RunDirectory(tmp_path / "run").read()["status"] == "failed"
+        train(lost, "consistency_distill", again, console=QUIET)
+    assert RunDirectory(again).read()["status"] == "failed"
+
+
+def test_a_student_that_is_near_enough_ends_its_stage(run: RunDirectory, cfg: Config, tmp_path: Path) -> None:
+    again = without_student(run, tmp_path / "run")
+    near = "stages.consistency_distill.target_loss=1e6"
+    train(
+        load(CONFIGS / "tiny.yaml", [*SETTINGS, near, f"data.root={cfg.data.root}"]),
+        CORRECTORS[1],
+        again,
+        console=QUIET,
+    )
+    done, whole = (RunDirectory(path).read()["stages"]["consistency_distill"] for path in (again, run.path))
+    assert 0 < done["steps"] < whole["steps"] == 4
+
+
+@pytest.mark.parametrize("stage", CORRECTORS)
+def test_micro_batches_of_a_corrector_are_one_batch(
+    run: RunDirectory, cfg: Config, dataset: Dataset, stage: str
+) -> None:
+    model, tx = build_model(cfg, dataset.task, stage), optax.sgd(1e-2)
+    parents = trained_parents(run, stage, "transient").weights
+    batch, found = batch_at(dataset, cfg, stage, 0), []
+    for groups in (1, 4):
+        state = init_state(model, tx, batch, jax.random.key(0), stage=stage, cfg=cfg)
+        step = make_train_step(model, tx, cfg, stage=stage, steps_per_epoch=4, micro_batches=groups, parents=parents)
+        found.append(step(state, batch)[1])
+    for name in ("loss", "grad_norm"):
+        assert float(found[0][name]) > 0
+        np.testing.assert_allclose(found[0][name], found[1][name], rtol=1e-5)
+
+
+def test_a_student_is_taught_by_its_own_average(run: RunDirectory, cfg: Config, dataset: Dataset) -> None:
+    stage = "consistency_distill"
+    model, tx = build_model(cfg, dataset.task, stage), optax.sgd(1e-2)
+    parents, batch = trained_parents(run, stage, "transient").weights, batch_at(dataset, cfg, stage, 0)
+    step = make_train_step(model, tx, cfg, stage=stage, steps_per_epoch=4, parents=parents)
+    losses = []
+    for shift in (0.0, 0.1):
+        state = init_state(model, tx, batch, jax.random.key(0), stage=stage, cfg=cfg)
+        ema = jax.tree.map(lambda leaf, by=shift: leaf + by if leaf.ndim else leaf + 1, state.ema)
+        losses.append(float(step(replace(state, ema=ema, step=state.step + 9), batch)[1]["loss"]))
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize(("epoch", "count"), [(0.0, 4), (0.9, 4), (1.0, 3), (1.9, 3), (2.5, 1), (9.0, 1)])
+def test_the_levels_of_an_epoch_are_those_of_the_schedule_and_then_its_last(epoch: float, count: int) -> None:
+    assert int(count_at((4, 3, 1), jnp.asarray(epoch))) == count
+    assert int(count_at((2,), None)) == 2
+    with pytest.raises(ValueError, match="epoch"):
+        count_at((4, 3), None)
+
+
+def test_times_of_the_flow_are_drawn_as_configured() -> None:
+    key = jax.random.key(0)
+    early = draw_times(key, 4000, TauConfig(type="beta", alpha=1.0, beta=3.0))
+    even = draw_times(key, 4000, TauConfig(type="uniform"))
+    np.testing.assert_allclose([early.mean(), even.mean()], [0.25, 0.5], atol=0.02)
+    np.testing.assert_allclose(early.var(), 3 / 80, rtol=0.1)
 
 
 def test_an_evaluation_has_the_correctors_as_variants(run: RunDirectory, cfg: Config) -> None:
