@@ -57,7 +57,9 @@ def merge(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
         first, *rest = key.strip().split(".")
         if first == "stages" and rest:
             rest[0] = STAGE_ALIASES.get(rest[0], rest[0])
-        _assign(result, ".".join([first, *rest]), _named_stages(value) if key.strip() == "stages" else value)
+        if key.strip() == "stages":
+            value = _whole({"stages": value}, f"override {key}")["stages"]
+        _assign(result, ".".join([first, *rest]), value)
     return result
 
 
