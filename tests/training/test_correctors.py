@@ -29,7 +29,9 @@ from ups_jax.evaluation.runner import evaluate_run
 from ups_jax.losses.diffusion import draw_times
 from ups_jax.losses.distillation import count_at
 from ups_jax.metric_names import ENSEMBLE_METRICS
+from ups_jax.pipeline import stages
 from ups_jax.pipeline.stages import is_finished, train_all
+from ups_jax.tracking import context_path
 from ups_jax.training.build import abstract_state, build_model, init_state
 from ups_jax.training.checkpoint import Checkpoints
 from ups_jax.training.parents import trained_parents
@@ -89,6 +91,18 @@ def test_every_stage_has_its_record_with_its_parents_checkpoints(run: RunDirecto
         for parent, then in stages[stage]["parents"].items():
             assert then == {key: getattr(best_weights(run.path, parent), key) for key in ("step", "digest")}
     assert list(stages["consistency_distill"]["parents"]) == ["operator", "diffusion_residual"]
+
+
+def test_all_stages_are_told_of_one_run_to_join(cfg: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, Path | None]] = []
+    monkeypatch.setattr(stages, "train", lambda _cfg, stage, *_, **__: told.append((stage, context_path())))
+    monkeypatch.delenv("WANDB_CONTEXT_FILE", raising=False)
+    train_all(cfg, tmp_path / "run", console=QUIET)
+    assert told == [(stage, tmp_path / "run" / "wandb-context.json") for stage in ("operator", *CORRECTORS)]
+    assert context_path() is None
+    monkeypatch.setenv("WANDB_CONTEXT_FILE", str(tmp_path / "of a pipeline"))
+    train_all(cfg, tmp_path / "run", console=QUIET)
+    assert told[-1][1] == tmp_path / "of a pipeline" == context_path()
 
 
 def test_a_finished_run_is_left_as_it_is(run: RunDirectory, cfg: Config) -> None:

@@ -13,6 +13,7 @@ from ups_jax.config import STAGE_NEEDS, Config, digest
 from ups_jax.data import open_mixture
 from ups_jax.evaluation.runner import evaluate_run
 from ups_jax.processes import agreed, first_does
+from ups_jax.tracking import shared_in
 from ups_jax.training.build import build_joint
 from ups_jax.training.guards import check_resume
 from ups_jax.training.parents import trained_parents
@@ -28,23 +29,29 @@ def train_all(cfg: Config, path: Path, *, resume: str = "auto", console: Console
     """Train and evaluate every enabled stage in the run directory `path`, but for those that are finished already.
 
     A stage counts as finished when its record says so for the same configuration, length and parents' checkpoints.
+    Online all are one W&B run; offline, which wandb cannot go on with, each is one of the run directory's group.
     """
     stages, run = enabled_stages(cfg), RunDirectory(path)
     check_resume(run, cfg, stages[0], resume)
     _check_all(cfg, stages, console)
+    with shared_in(run.path):
+        _train_each(cfg, run, stages, resume, console)
+    return run
+
+
+def _train_each(cfg: Config, run: RunDirectory, stages: Sequence[str], resume: str, console: Console) -> None:
     for number, stage in enumerate(stages):
         name = "test" if stage not in STAGE_NEEDS["transient"] else f"{stage}_test"
         done = agreed(is_finished(run, cfg, stage))
         if done:
             say(console, f"skipped     {stage}: is finished in this run")
         else:
-            train(cfg, stage, path, resume=resume if number == 0 else "auto", console=console)
+            train(cfg, stage, run.path, resume=resume if number == 0 else "auto", console=console)
         if cfg.evaluation.enabled and not (done and agreed((run.evaluation / f"{name}.json").exists())):
-            first_does(partial(evaluate_run, path, cfg, stage=stage, track=True, console=console))
+            first_does(partial(evaluate_run, run.path, cfg, stage=stage, track=True, console=console))
     if cfg.evaluation.enabled and len(stages) > 1 and stages[-1] in STAGE_NEEDS["transient"]:
         # Once more, with the correctors that there are by now as other ways to roll out.
-        first_does(partial(evaluate_run, path, cfg, track=True, console=console))
-    return run
+        first_does(partial(evaluate_run, run.path, cfg, track=True, console=console))
 
 
 def is_finished(run: RunDirectory, cfg: Config, stage: str) -> bool:

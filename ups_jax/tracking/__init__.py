@@ -3,7 +3,7 @@
 A failing disk stops training (`StorageError`); a failing wandb never does.
 """
 
-from ups_jax.tracking.context import RunContext, context_path, read_context, write_context
+from ups_jax.tracking.context import RunContext, context_path, read_context, shared_in, write_context
 from ups_jax.tracking.jsonl import JsonlWriter, read_jsonl
 from ups_jax.tracking.opening import check_logging, evaluation_writer, training_writer
 from ups_jax.tracking.tensorboard import TensorboardWriter
@@ -26,6 +26,7 @@ __all__ = [
     "login_found",
     "read_context",
     "read_jsonl",
+    "shared_in",
     "training_writer",
     "wandb_mode",
     "write_context",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -35,6 +37,19 @@ def context_path() -> Path | None:
     """The file that the environment names, None where it names none."""
     name = os.environ.get(VARIABLE)
     return Path(name) if name else None
+
+
+@contextlib.contextmanager
+def shared_in(folder: Path) -> Iterator[None]:
+    """What is begun inside is one W&B run, by a file in `folder` where the environment names none."""
+    if context_path() is not None:
+        yield
+        return
+    os.environ[VARIABLE] = str(folder / "wandb-context.json")
+    try:
+        yield
+    finally:
+        del os.environ[VARIABLE]
 
 
 def read_context(path: Path) -> RunContext | None:
