@@ -42,6 +42,12 @@ def main(argv: list[str] | None = None) -> int:
         "--correct-above", type=float, metavar="X", help="of these only where it expects an rms error above X stds"
     )
     parser.add_argument("--members", type=cli.positive, default=1, metavar="M", help="size of a corrector's ensemble")
+    parser.add_argument(
+        "--sampler-steps",
+        type=cli.positive,
+        metavar="K",
+        help="of each member's samples (default: the corrector's own)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of what is random in a corrector (default: 0)")
     parser.add_argument("--limit", type=cli.positive, metavar="N", help="the first N samples of the input only")
     parser.add_argument("--batch-size", type=cli.positive, metavar="B", help="samples at a time")
@@ -73,6 +79,7 @@ def predict(args: argparse.Namespace) -> None:
         corrector=args.corrector,
         correct_every=args.correct_every,
         correct_above=args.correct_above,
+        sampler_steps=args.sampler_steps,
         limit=args.limit,
         rows=args.batch_size,
         images=["png", args.film] if args.images else (),

@@ -312,7 +312,8 @@ def test_a_rollout_with_the_corrector_is_an_ensemble_by_seed(
         wanted = Wanted(input="test:0", steps=4, output=tmp_path / name, params={}, corrector=stage, **changes)
         rollout_run(run.path, cfg, wanted, console=QUIET)
         with h5py.File(wanted.output) as file:
-            assert file.attrs["corrector"] == f"{stage} every {wanted.correct_every}"
+            steps = f", {wanted.sampler_steps} sampler steps" if wanted.sampler_steps else ""
+            assert file.attrs["corrector"] == f"{stage} every {wanted.correct_every}{steps}"
             return file["tensor"][:, 1:]
 
     members = states("members.h5", members=3)
@@ -321,6 +322,9 @@ def test_a_rollout_with_the_corrector_is_an_ensemble_by_seed(
     # One alone has the expected error taken out: nothing of it is drawn.
     np.testing.assert_array_equal(states("one.h5"), states("other_seed.h5", seed=5))
     assert (members != states("other.h5", members=3, seed=1)).any()
+    assert (members != states("more.h5", members=3, sampler_steps=3)).any()
+    with pytest.raises(ConfigError, match="--sampler-steps: one rollout takes out the expected error"):
+        states("single.h5", sampler_steps=3)
     # Before the first correction the operator is alone.
     late = states("late.h5", members=3, correct_every=4)
     np.testing.assert_array_equal(late[0, :3], late[1, :3])

@@ -21,7 +21,7 @@ from ups_jax.data.sources.base import read_all
 from ups_jax.ensemble_metrics import ensemble_summary, ensemble_table
 from ups_jax.errors import ConfigError, DivergedError, Stopped
 from ups_jax.evaluation.coefficients import coefficient_arrays
-from ups_jax.evaluation.corrected import SAMPLERS, corrector_of
+from ups_jax.evaluation.corrected import corrector_of, sampler_of
 from ups_jax.evaluation.given import points_of
 from ups_jax.evaluation.start import Start, read_start
 from ups_jax.evaluation.state_images import write_images
@@ -44,6 +44,7 @@ class Wanted:
 
     `corrector` is the stage whose result corrects every `correct_every`-th step, None for the operator alone. With
     `correct_above` it corrects of these only where it expects an error above that, in standard deviations of the field.
+    `sampler_steps` are those of the members' sampler, None for its own number: one of a distilled corrector.
     `task` names one of several that the run was trained on.
     """
 
@@ -57,6 +58,7 @@ class Wanted:
     corrector: str | None = None
     correct_every: int = 1
     correct_above: float | None = None
+    sampler_steps: int | None = None
     task: str | None = None
     limit: int | None = None
     rows: int | None = None
@@ -86,6 +88,8 @@ def rollout_run(
             f"--members {wanted.members}: without a corrector all members are equal; name one with --corrector, or "
             "leave it out"
         )
+    if wanted.sampler_steps is not None and wanted.members == 1:
+        raise ConfigError("--sampler-steps: one rollout takes out the expected error, drawn are --members 2 and more")
     if run.task.scattered and wanted.images:
         raise ConfigError(f"--images: task {run.task.name} is of points, there are pictures and films of grids only")
     run.check_time_step(run.task.dt if wanted.dt is None else wanted.dt)
@@ -138,7 +142,7 @@ def _correction(run: TrainedRun, stage: str, wanted: Wanted) -> Correction:
     when = every(wanted.correct_every)
     if wanted.correct_above is not None:
         when = both(when, beyond(partial(expected_error, model, trained.weights), wanted.correct_above))
-    sampler = SAMPLERS[stage] if wanted.members > 1 else expected
+    sampler = sampler_of(stage, wanted.sampler_steps) if wanted.members > 1 else expected
     held = trained.config.diffusion.held_noise
     return Correction(corrector=corrected(model, trained.weights, sampler), when=when, held=held)
 
@@ -181,7 +185,8 @@ def _named(wanted: Wanted) -> str:
     if wanted.corrector is None:
         return "none"
     above = "" if wanted.correct_above is None else f" above {wanted.correct_above:g}"
-    return f"{wanted.corrector} every {wanted.correct_every}{above}"
+    steps = "" if wanted.sampler_steps is None else f", {wanted.sampler_steps} sampler steps"
+    return f"{wanted.corrector} every {wanted.correct_every}{above}{steps}"
 
 
 def _tell_error(output: Path, task: Task, start: Start, members: int, console: Console) -> None:
