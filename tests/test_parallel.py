@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from jax.sharding import AbstractMesh, PartitionSpec
 from ups_jax.config import Config, load
 from ups_jax.data import Dataset, batch_at
 from ups_jax.errors import ConfigError
-from ups_jax.parallel import check_rows, make_mesh, put, put_rows, spec_of
+from ups_jax.parallel import check_rows, make_mesh, placed_like, put, put_rows, spec_of
 from ups_jax.processes import agreed, any_wants, first_does
 
 SMALL = ("latent.dim=8", "operator.spectral.hidden_dim=16", "operator.spectral.depth=1")
@@ -127,6 +128,13 @@ def test_one_device_changes_nothing(waves: Dataset, tiny: Config) -> None:
     assert agreed({"steps": 3}) == {"steps": 3}
     assert any_wants(True, 5) and not any_wants(False, 8)
     assert first_does(lambda: "done") == "done"
+
+
+def test_a_state_that_is_read_on_one_device_lies_where_a_new_one_does(tiny: Config) -> None:
+    """Arrays on a mesh of one device are another program's, and its last bits may be others."""
+    mesh, new = make_mesh(tiny.parallel), {"kernel": jnp.ones((64, 64)), "step": jnp.zeros((), jnp.int32)}
+    like = placed_like(mesh, jax.eval_shape(lambda: new))
+    assert jax.tree.map(lambda leaf: leaf.sharding, like) == jax.tree.map(lambda leaf: leaf.sharding, new)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from ups_jax.config import ParallelConfig
 from ups_jax.data.tagged import TaggedBatch
@@ -89,9 +89,14 @@ def shardings(mesh: Mesh, tree: Any) -> Any:
 
 
 def placed_like(mesh: Mesh, tree: Any) -> Any:
-    """The abstract arrays of `tree`, where a state has them on the mesh."""
+    """The abstract arrays of `tree`, where a state has them on the mesh.
+
+    On one device that is the device itself: a step of arrays on a mesh of one is compiled as another program, and its
+    last bits may be others.
+    """
+    alone = SingleDeviceSharding(mesh.devices.item()) if mesh.size == 1 else None
     return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=alone or sharding),
         tree,
         shardings(mesh, tree),
     )

@@ -12,9 +12,11 @@ import pytest
 from point_tasks import still_task
 from pydantic import TypeAdapter
 
-from ups_jax.config import LatentConfig, OperatorConfig, SpectralConfig, TrainingConfig
+from ups_jax.config import LatentConfig, OperatorConfig, QuerySamplingConfig, SpectralConfig, TrainingConfig
 from ups_jax.errors import ConfigError
 from ups_jax.losses import operator_losses
+from ups_jax.losses.bundle import query_points
+from ups_jax.losses.terms import field_terms
 from ups_jax.losses.weights import SCATTERED, checked_weights
 from ups_jax.metrics import all_metrics, correlation, mae
 from ups_jax.models import PointSimulator
@@ -61,6 +63,34 @@ def test_points_that_are_not_there_leave_loss_and_gradient_as_they_are() -> None
     np.testing.assert_allclose(both[1][0][0], first, rtol=1e-6)
     jax.tree.map(lambda one, two: np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-6), gradient, both[1][1])
     assert max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(gradient)) > 1e-3
+
+
+def test_every_row_is_scored_at_as_many_of_its_points_as_queries_ask_for() -> None:
+    """Of the same error at each point that is there, and another where none is, any draw makes the same loss."""
+    sampled = replace(SETTINGS, query_sampling=QuerySamplingConfig(enabled=True, num_queries=4))
+    mask = jnp.asarray(batch()["point_mask"])
+    truth = jnp.ones((3, TASK.points, 1))
+    error = jnp.where(mask[..., None] > 0, 0.5, 7.0)
+    for key in jax.random.split(jax.random.key(0), 8):
+        queries = query_points(sampled, TASK, key, mask)
+        assert queries is not None
+        assert np.take_along_axis(np.asarray(mask), np.asarray(queries), axis=1).all()
+        terms = field_terms(("forward",), truth + error, truth, TASK, queries, mask)
+        np.testing.assert_allclose(terms["forward"], 0.25, rtol=1e-6)
+
+
+def test_as_many_queries_as_there_are_points_leave_the_loss_as_it_is() -> None:
+    given = batch()
+    given["point_mask"] = np.tile(np.arange(TASK.points) % 2 == 0, (3, 1)).astype(np.float32)
+    plain = TrainingConfig(lambda_h1=0)
+    count = int(given["point_mask"][0].sum())
+    sampled = replace(plain, query_sampling=QuerySamplingConfig(enabled=True, num_queries=count))
+    params = jax.jit(MODEL.init)(jax.random.key(0), jnp.asarray(given["fields"])[:, :1], conditions_of(given))["params"]
+    params = jax.tree.map(lambda leaf: leaf + 0.1, params)
+    one, other = (
+        jax.jit(operator_losses(MODEL, settings))(params, given, jax.random.key(3))[0] for settings in (plain, sampled)
+    )
+    np.testing.assert_allclose(other, one, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ups_jax.losses import sample_queries, take_points
+from ups_jax.losses import sample_present, sample_queries, take_points
 
 KEY = jax.random.key(0)
 
@@ -86,3 +86,35 @@ def test_bad_requests_are_refused() -> None:
         sample_queries(KEY, 16, 4, "stratified", (3, 5))
     with pytest.raises(ValueError, match="at least one"):
         sample_queries(KEY, 16, 0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    mask=st.lists(st.lists(st.booleans(), min_size=9, max_size=9), min_size=1, max_size=4), queries=st.integers(1, 12)
+)
+def test_queries_of_a_set_fall_on_points_that_are_there(mask: list[list[bool]], queries: int) -> None:
+    present = np.array(mask, np.float32)
+    found = np.asarray(sample_present(KEY, jnp.asarray(present), queries))
+    assert found.shape == (len(mask), min(queries, 9))
+    for row, there in zip(found, present, strict=True):
+        assert len(set(row.tolist())) == len(row)
+        # All of the points that are there come before those that are not.
+        scored = there[row]
+        assert scored.sum() == min(queries, there.sum()) and (np.diff(scored) <= 0).all()
+
+
+def test_the_points_of_a_set_are_drawn_evenly_and_a_row_s_whatever_its_company() -> None:
+    present = jnp.asarray([[1, 1, 0, 1, 1, 0, 1, 1], [1, 0, 1, 1, 1, 1, 1, 1]], jnp.float32)
+    drawn = np.asarray(jax.vmap(lambda key: sample_present(key, present, 3))(jax.random.split(KEY, 2000)))
+    counts = np.bincount(drawn[:, 0].ravel(), minlength=8)
+    assert (counts[[2, 5]] == 0).all()
+    np.testing.assert_allclose(counts[np.asarray(present[0]) > 0], 1000, rtol=0.15)
+    alone = sample_present(KEY, present[1:], 3)
+    np.testing.assert_array_equal(alone[0], sample_present(KEY, present, 3)[1])
+
+
+def test_queries_of_each_row_cut_a_set_to_its_points() -> None:
+    values = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
+    queries = np.array([[4, 0], [2, 3]])
+    found = take_points(jnp.asarray(values), jnp.asarray(queries))
+    np.testing.assert_array_equal(found, np.stack([values[0, [4, 0]], values[1, [2, 3]]]))

@@ -68,9 +68,9 @@ def smooth(count: int, seed: int = 0) -> np.ndarray:
 
 
 def test_a_rollout_elsewhere_is_the_runs_own_for_any_batch_and_number_of_steps(
-    script: Script, saved_run: Path, tmp_path: Path
+    main: Script, saved_run: Path, tmp_path: Path
 ) -> None:
-    result = script("export.py", "--run-dir", saved_run, "--output", tmp_path / "out")
+    result = main("export.py", "--run-dir", saved_run, "--output", tmp_path / "out")
     assert result.returncode == 0, result.stderr
     artifact, described = (Path(line) for line in result.stdout.splitlines())
     told = json.loads(described.read_text())

@@ -14,10 +14,10 @@ Script = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def test_a_test_trajectory_is_predicted_compared_and_pictured(
-    script: Script, saved_run: Path, data_root: Path, tmp_path: Path
+    main: Script, saved_run: Path, data_root: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "new" / "out.hdf5"
-    result = script(
+    result = main(
         "rollout.py", "--run-dir", saved_run, "--input", "test:3", "--steps", "18", "--output", out, "--images",
         "--dt", "0.05", f"data.root={data_root}", "--params", "nu=0.02",
     )  # fmt: skip

@@ -79,7 +79,12 @@ def test_a_generated_file_is_the_layout_and_opens_with_its_facts(tmp_path):
 
 @pytest.mark.parametrize(
     "name, sizes, shape",
-    [("ks1d", (32, 4, 4), (64,)), ("ns2d", (15, 2, 3), (32, 32)), ("burgers1d_fine", (32, 4, 4), (64,))],
+    [
+        ("ks1d", (32, 4, 4), (64,)),
+        ("ns2d", (15, 2, 3), (32, 32)),
+        ("burgers1d_fine", (32, 4, 4), (64,)),
+        ("advection_diffusion3d", (16, 2, 2), (8, 8, 8)),
+    ],
 )
 def test_a_shipped_configuration_declares_what_its_data_keep(tmp_path, name, sizes, shape):
     cfg = config.load(ROOT / "configs" / f"{name}.yaml", [f"data.root={tmp_path}", "data.tasks.0.preset=tiny"])

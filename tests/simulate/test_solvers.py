@@ -16,7 +16,7 @@ from ups_jax import config
 from ups_jax.data.symmetry import mirrored
 from ups_jax.errors import ConfigError
 from ups_jax.simulate import PRESETS
-from ups_jax.simulate.presets import DarcyPreset, MeshPreset, ParticlePreset, find
+from ups_jax.simulate.presets import DarcyPreset, MeshPreset, ParticlePreset, TransportPreset, find
 from ups_jax.simulate.solvers import STEPPERS, solve
 from ups_jax.task import Symmetry
 
@@ -250,6 +250,9 @@ def test_every_preset_of_a_grid_stores_a_whole_fraction_or_multiple_of_the_solve
     for presets in PRESETS.values():
         for preset in presets.values():
             if isinstance(preset, MeshPreset | ParticlePreset):
+                continue
+            if isinstance(preset, TransportPreset):
+                assert preset.points > 2 * preset.modes
                 continue
             assert max(preset.solved_points, preset.points) % min(preset.solved_points, preset.points) == 0
             assert isinstance(preset, DarcyPreset) or preset.points > 2 * preset.modes

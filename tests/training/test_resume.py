@@ -34,9 +34,9 @@ def arguments(data_root: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(script: Script, arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(main: Script, arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "whole"
-    result = script("train.py", *arguments, "--run-dir", str(run))
+    result = main("train.py", *arguments, "--run-dir", str(run))
     assert result.returncode == 0, result.stderr
     return run
 
@@ -66,6 +66,8 @@ def assert_same(first: Path, second: Path) -> None:
     assert [record["loss"] for record in curves[0]] == [record["loss"] for record in curves[1]]
 
 
+# The seven kills of `tests/faults/test_lives.py` show the same in every run of the tests.
+@pytest.mark.slow
 def test_kill_9_and_again_ends_in_the_same_bits(
     script: Script, arguments: list[str], uninterrupted: Path, tmp_path: Path
 ) -> None:
@@ -79,7 +81,7 @@ def test_kill_9_and_again_ends_in_the_same_bits(
 
 
 def test_a_run_by_seconds_that_is_killed_ends_in_the_bits_of_one_by_as_many_steps(
-    script: Script, arguments: list[str], tmp_path: Path
+    script: Script, main: Script, arguments: list[str], tmp_path: Path
 ) -> None:
     run, by_steps = tmp_path / "seconds", tmp_path / "steps"
     seconds = [*arguments, "training.max_seconds=1.5"]
@@ -90,7 +92,7 @@ def test_a_run_by_seconds_that_is_killed_ends_in_the_bits_of_one_by_as_many_step
     assert re.search(rf"resumed     at step \d+ of {planned}\n", result.stdout)
     record = json.loads((run / "run.json").read_text())["stages"]["operator"]
     assert record["planned_steps"] == record["steps"] == planned
-    result = script("train.py", *arguments, f"stages.operator.steps={planned}", "--run-dir", str(by_steps))
+    result = main("train.py", *arguments, f"stages.operator.steps={planned}", "--run-dir", str(by_steps))
     assert result.returncode == 0, result.stderr
     assert_same(run, by_steps)
 

@@ -120,9 +120,10 @@ class SplitConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class LoaderConfig:
-    """Background reading: `threads` prepare up to `buffer` batches ahead; smaller files are held in memory."""
+    """Background reading: `threads` prepare up to `buffer` batches ahead, with 0 each is read when it is asked for;
+    smaller files are held in memory."""
 
-    threads: Positive = 1
+    threads: Count = 1
     buffer: Positive = 4
     memory_gib: Weight = 4.0
 

@@ -59,7 +59,8 @@ def first_batches(
 def training_batches(
     data: Dataset | Mixture, cfg: Config, stage: str, start: int = 0, process_index: int = 0, process_count: int = 1
 ) -> Iterator[Iterator[dict[str, np.ndarray]]]:
-    """Endless batches `start`, `start + 1`, ... as `batch_at` gives them, read ahead by `data.loader.threads`.
+    """Endless batches `start`, `start + 1`, ... as `batch_at` gives them, read ahead by `data.loader.threads`,
+    without any in the caller's own.
 
     A resumed run needs nothing but its step. Leaving the context stops the reading.
     """
@@ -68,12 +69,11 @@ def training_batches(
 
     planned = _Batches.of(data, cfg, stage, process_count)
     loader = cfg.data.loader
+    buffer = loader.buffer if loader.threads else 0
     batches = iter(
         grain.MapDataset.range(2**40)
         .map(lambda n: planned.read(int(n), process_index, process_count))[start:]
-        .to_iter_dataset(
-            grain.ReadOptions(num_threads=min(loader.threads, loader.buffer), prefetch_buffer_size=loader.buffer)
-        )
+        .to_iter_dataset(grain.ReadOptions(num_threads=min(loader.threads, buffer), prefetch_buffer_size=buffer))
     )
     try:
         yield batches

@@ -206,12 +206,13 @@ class TaskRuns:
         params: Mapping[str, float | np.floating | Float[np.ndarray, " b"]] | None = None,
         dt: float | None = None,
         task: str | None = None,
+        places: PlaceArrays | None = None,
     ) -> Float[np.ndarray, "b t *s c"]:
         """`TrainedRun.rollout` of the task that is named."""
         run = self.of(task)
         if isinstance(run, SteadyRun):
             raise DataError(f"task {task} is steady and has no time to roll out; use solve")
-        return run.rollout(u0, steps, params, dt)
+        return run.rollout(u0, steps, params, dt, places=places)
 
     def solve(
         self,

@@ -12,7 +12,7 @@ from ups_jax.losses.inverse import inverse_decoding, inverse_encoding, inverse_w
 from ups_jax.losses.latent import latent_diversity, latent_norm
 from ups_jax.losses.per_task import per_task_metrics, per_task_terms
 from ups_jax.losses.physics import conservation, divergence, positivity, smoothness
-from ups_jax.losses.query import sample_queries, take_points
+from ups_jax.losses.query import sample_present, sample_queries, take_points
 from ups_jax.losses.residual import residual_of
 from ups_jax.losses.spectral import spectral_band, spectral_energy
 from ups_jax.losses.steady import steady_losses
@@ -48,6 +48,7 @@ __all__ = [
     "relative_mse",
     "residual_of",
     "rollout",
+    "sample_present",
     "sample_queries",
     "scheduled",
     "smoothness",

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 from ups_jax.config import TrainingConfig
 from ups_jax.losses.inverse import inverse_decoding, inverse_encoding, inverse_weight
 from ups_jax.losses.per_task import per_task_terms
-from ups_jax.losses.query import sample_queries, take_points
+from ups_jax.losses.query import sample_present, sample_queries, take_points
 from ups_jax.losses.terms import SampleTerms, field_terms, latent_terms, prior_terms
 from ups_jax.losses.unroll import push_forward, unroll
 from ups_jax.losses.weights import INVERSE, LATENT, PHYSICAL, checked_weights, scheduled
@@ -82,7 +82,7 @@ def operator_losses(model: Simulator | PointSimulator, config: TrainingConfig) -
         fields = normalize(arrays["fields"], task.statistics)
         cond = conditions_of(arrays)
         start = arrays["fields"][:, model.context - 1].astype(jnp.float32) if physical else None
-        queries = query_points(config, task, key)
+        queries = query_points(config, task, key, cond.points)
 
         def advance(window: Float[Array, "b k *s c"], truth: Float[Array, "b *s c"]) -> tuple[Array, SampleTerms]:
             pred, terms = _predict(names, model, params, window, cond)
@@ -152,11 +152,16 @@ def weighted_sum(
     return sum((weight(name) * value for name, value in terms.items()), jnp.zeros(()))
 
 
-def query_points(config: TrainingConfig, task: Task, key: Key[Array, ""]) -> Int[Array, " q"] | None:
-    """The points that a step's pointwise terms are scored at, or None for all of them."""
+def query_points(
+    config: TrainingConfig, task: Task, key: Key[Array, ""], present: Float[Array, "b p"] | None = None
+) -> Int[Array, " q"] | Int[Array, "b q"] | None:
+    """The points that a step's pointwise terms are scored at, or None for all of them; of a set of points, whose mask
+    is `present`, each row's own."""
     sampling = config.query_sampling
     if not sampling.enabled or sampling.num_queries is None:
         return None
+    if present is not None:
+        return sample_present(stream(key, "queries"), present, sampling.num_queries)
     return sample_queries(stream(key, "queries"), task.points, sampling.num_queries, sampling.strategy, task.shape)
 
 
@@ -187,7 +192,7 @@ def _inverse_terms(
     model: Simulator | PointSimulator,
     params: Any,
     fields: Float[Array, "b t *s c"],
-    queries: Int[Array, " q"] | None,
+    queries: Int[Array, " q"] | Int[Array, "b q"] | None,
 ) -> SampleTerms:
     if isinstance(model, PointSimulator) or not any(name in INVERSE for name in weights):
         return {}

@@ -49,9 +49,23 @@ def sample_queries(
     return jnp.lexsort((jax.random.uniform(between, (points,)), turn))[:queries]
 
 
-def take_points(values: Shaped[Array, "b *s c"], queries: Int[Array, " q"]) -> Shaped[Array, "b q c"]:
-    """Values at the points of `queries`, which count the grid's points in C order."""
-    return values.reshape(values.shape[0], -1, values.shape[-1])[:, queries]
+def sample_present(key: Key[Array, ""], present: Shaped[Array, "b p"], queries: int) -> Int[Array, "b q"]:
+    """Indices of `queries` different points of each row of a set, uniform among those that are `present` in it. Where a
+    row has fewer they all come first, and those after them are not there.
+
+    One draw for all rows: rows of the same points get the same ones, in whatever company they are.
+    """
+    order = jax.random.permutation(key, present.shape[1])
+    first = jnp.argsort(present[:, order] == 0, axis=1, stable=True)
+    return order[first[:, :queries]]
+
+
+def take_points(
+    values: Shaped[Array, "b *s c"], queries: Int[Array, " q"] | Int[Array, "b q"]
+) -> Shaped[Array, "b q c"]:
+    """Values at the points of `queries`, those of all rows or of each, which count the grid's points in C order."""
+    flat = values.reshape(values.shape[0], -1, values.shape[-1])
+    return flat[:, queries] if queries.ndim == 1 else jnp.take_along_axis(flat, queries[..., None], axis=1)
 
 
 def _blocks(grid_shape: Sequence[int], queries: int) -> Int[np.ndarray, " n"]:

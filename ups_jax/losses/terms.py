@@ -25,13 +25,13 @@ def field_terms(
     pred: Float[Array, "b *s c"],
     truth: Float[Array, "b *s c"],
     task: Task,
-    queries: Int[Array, " q"] | None = None,
+    queries: Int[Array, " q"] | Int[Array, "b q"] | None = None,
     points: Float[Array, "b *s"] | None = None,
 ) -> SampleTerms:
     """Errors of a normalised prediction. The pointwise ones are scored at `queries`, where there are any; of a set of
     points at those that are there, which the mask `points` says."""
     some_pred, some_truth = (x if queries is None else take_points(x, queries) for x in (pred, truth))
-    mask = points if points is None or queries is None else points[:, queries]
+    mask = points if points is None or queries is None else take_points(points[..., None], queries)[..., 0]
     terms: SampleTerms = {}
     if "relative" in names:
         terms["relative"] = nrmse(some_pred, some_truth, reduction="none", mask=mask)

@@ -16,7 +16,7 @@ from ups_jax.data.sources.hdf5 import is_of_hdf5
 from ups_jax.data.sources.points import LAYOUT
 from ups_jax.errors import DataError, first_line
 from ups_jax.files import write_atomically
-from ups_jax.simulate.presets import DarcyPreset, MeshPreset, ParticlePreset, Preset, VolumePreset
+from ups_jax.simulate.presets import DarcyPreset, MeshPreset, ParticlePreset, Preset, TransportPreset, VolumePreset
 from ups_jax.simulate.triangles import HeatedPlate
 
 # To be raised by whoever changes a number that the solvers write.
@@ -43,14 +43,21 @@ def trajectories(
     preset: Preset, fields: Float[np.ndarray, "n t *s"], coefficients: Float[np.ndarray, " n"]
 ) -> dict[str, np.ndarray]:
     """Datasets of PDEBench's tensor layout."""
+    return tensor(preset, fields, {} if preset.coefficient is None else {preset.coefficient: coefficients})
+
+
+def tensor(
+    preset: Preset | TransportPreset,
+    fields: Float[np.ndarray, "n t *s"],
+    parameters: Mapping[str, Float[np.ndarray, " n"]],
+) -> dict[str, np.ndarray]:
+    """Datasets of PDEBench's tensor layout with any number of parameters a trajectory."""
     points = preset.origin + np.arange(preset.points) * (preset.extent / preset.points)
     datasets = {"tensor": np.ascontiguousarray(fields, np.float32)}
-    datasets |= {f"{axis}-coordinate": points for axis in AXES[: preset.dimensions]}
+    datasets |= {f"{axis}-coordinate": points for axis in AXES[: fields.ndim - 2]}
     # PDEBench stores one time more than there are frames.
     datasets["t-coordinate"] = np.arange(preset.steps + 2) * preset.dt
-    if preset.coefficient is not None:
-        datasets[f"parameters/{preset.coefficient}"] = np.asarray(coefficients, np.float32)
-    return datasets
+    return datasets | {f"parameters/{name}": np.asarray(values, np.float32) for name, values in parameters.items()}
 
 
 def steady(

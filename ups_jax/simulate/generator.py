@@ -13,7 +13,7 @@ from ups_jax.config import Config
 from ups_jax.data.paths import data_path
 from ups_jax.errors import ConfigError, DataError
 from ups_jax.simulate import files, presets
-from ups_jax.simulate.presets import AnyPreset, DarcyPreset, MeshPreset, ParticlePreset, VolumePreset
+from ups_jax.simulate.presets import AnyPreset, DarcyPreset, MeshPreset, ParticlePreset, TransportPreset, VolumePreset
 
 
 def generate(
@@ -98,6 +98,11 @@ def _solve(
 
         positions, velocities, viscosity = taylor_green.solve(preset, seed, report)
         return files.particles(preset, positions, velocities, viscosity), velocities
+    if isinstance(preset, TransportPreset):
+        from ups_jax.simulate import transport
+
+        fields, parameters = transport.solve(preset, seed, report)
+        return files.tensor(preset, fields, parameters), fields
     from ups_jax.simulate import solvers
 
     fields, coefficients = solvers.solve(task, preset, seed, report)

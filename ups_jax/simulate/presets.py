@@ -128,6 +128,27 @@ class ParticlePreset:
     boundary: ClassVar[str] = "periodic"
 
 
+@dataclass(frozen=True, kw_only=True)
+class TransportPreset:
+    """Fields on a periodic grid of three axes, `points` an axis, that a uniform flow carries while they spread.
+
+    They hold `modes` Fourier modes an axis. Each trajectory has a diffusivity `nu` between `low` and `high`, on a scale
+    of powers of ten, and a velocity `beta` of up to `speed` along each axis. The solution is exact at any `dt`.
+    """
+
+    trajectories: int
+    points: int
+    steps: int
+    dt: float
+    modes: int
+    speed: float = 1.0
+    low: float = 0.005
+    high: float = 0.05
+    origin: float = -1.0
+    extent: float = 2.0
+    boundary: ClassVar[str] = "periodic"
+
+
 # Worst relative error of a frame at the smallest viscosities, against 2048 points and 50 substeps: 8.6e-6 at 10
 # substeps (1.9e-5 at 8, 1.3e-5 on 512 points), and 8e-8 after 40 steps. In float32 round-off makes that 1.5e-5.
 _BURGERS = Preset(
@@ -179,7 +200,7 @@ _NAVIER_STOKES = Preset(
     extent=2 * math.pi,
 )
 
-P = TypeVar("P", "Preset", "VolumePreset")
+P = TypeVar("P", "Preset", "VolumePreset", "TransportPreset")
 
 _TRANSIENT: dict[str, dict[str, Preset]] = {
     "burgers1d": {
@@ -269,13 +290,22 @@ _VOLUMES = {
     },
 }
 
+_ADVECTION_DIFFUSION = TransportPreset(trajectories=200, points=16, steps=20, dt=0.05, modes=3)
+_TRANSPORTS = {
+    "advection_diffusion3d": {
+        "default": _ADVECTION_DIFFUSION,
+        "tiny": replace(_ADVECTION_DIFFUSION, trajectories=20, points=8, steps=8, modes=2),
+    }
+}
+
 _HEAT = MeshPreset(trajectories=200, spacing=0.05, steps=20, dt=0.05, substeps=4)
 _PARTICLES = ParticlePreset(trajectories=200, points=256, steps=20, dt=0.1, substeps=4)
-AnyPreset = Preset | VolumePreset | DarcyPreset | MeshPreset | ParticlePreset
+AnyPreset = Preset | VolumePreset | TransportPreset | DarcyPreset | MeshPreset | ParticlePreset
 
 PRESETS: dict[str, dict[str, AnyPreset]] = {
     **{task: dict(_with_doubles(presets)) for task, presets in _TRANSIENT.items()},
     **{task: dict(_with_doubles(presets)) for task, presets in _VOLUMES.items()},
+    **{task: dict(_with_doubles(presets)) for task, presets in _TRANSPORTS.items()},
     # Of one seed the fields are the same: `fine` holds those of `default` on twice the points an axis. Corners of
     # regions leave 2.1e-3 against a grid four times finer under the same permeability (5.6e-3 when solved on 64 cells).
     "darcy2d": {
