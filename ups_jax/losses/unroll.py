@@ -16,15 +16,21 @@ from jaxtyping import Array, Float, Int
 Advance = Callable[[Any, Any], tuple[Any, Any]]
 
 
+def next_window(window: Float[Array, "b k *s c"], newest: Float[Array, "b *s c"]) -> Float[Array, "b k *s c"]:
+    """The frames that the step after sees."""
+    return jnp.concatenate([window[:, 1:], newest[:, None]], axis=1)
+
+
 def push_forward(
-    step: Callable[[Any, Float[Array, "b k *s c"]], Float[Array, "b *s c"]],
+    step: Callable[[Any, Any], Array],
     params: Any,
-    window: Float[Array, "b k *s c"],
-    truth: Float[Array, "t b *s c"],
+    window: Float[Array, "b *k"],
+    truth: Float[Array, "t b *s"],
     given: Int[Array, " b"],
-) -> Float[Array, "b k *s c"]:
+    follow: Callable[[Any, Any], Array] = next_window,
+) -> Float[Array, "b *k"]:
     """The window after the steps of `truth`, as a constant: no gradient reaches what led there. The first `given` steps
-    of a row are the true ones, the others the model's own.
+    of a row are the true ones, the others the model's own. `follow(window, newest)` is what the step after sees.
 
     The pushforward trick of Brandstetter et al. (2022, section 3.1): what is scored starts from the errors that the
     model makes, and only the scored steps are taught to live with them. Rows that start from the truth have to be among
@@ -34,11 +40,11 @@ def push_forward(
         return window
     fixed = jax.lax.stop_gradient(params)
 
-    def advance(window: Float[Array, "b k *s c"], numbered: tuple[Array, Array]) -> tuple[Any, None]:
+    def advance(window: Float[Array, "b *k"], numbered: tuple[Array, Array]) -> tuple[Any, None]:
         number, true = numbered
         is_given = (number < given).reshape(-1, *(1,) * (true.ndim - 1))
         newest = jnp.where(is_given, true, step(fixed, window))
-        return jnp.concatenate([window[:, 1:], newest[:, None]], axis=1), None
+        return follow(window, newest), None
 
     walked, _ = jax.lax.scan(advance, jax.lax.stop_gradient(window), (jnp.arange(len(truth)), truth))
     return jax.lax.stop_gradient(walked)

@@ -20,7 +20,7 @@ from ups_jax.config import Config, StageConfig, to_dict
 from ups_jax.data import Mixture, first_batches, training_batches
 from ups_jax.errors import CheckpointError, ConfigError, DivergedError, Stopped
 from ups_jax.losses import Batch
-from ups_jax.optim import build_optimizer, build_schedule, ema_params
+from ups_jax.optim import build_optimizer, build_schedule
 from ups_jax.optim.schedules import build_plateau, patience_evaluations
 from ups_jax.optim.table import parameter_table, summary
 from ups_jax.parallel import local_copy, make_mesh, placed_like, put, put_rows
@@ -31,6 +31,7 @@ from ups_jax.training.build import init_state
 from ups_jax.training.checkpoint import Checkpoints, checkpoint_meta
 from ups_jax.training.fitting_validation import fitting_validation
 from ups_jax.training.halvings import Halving, halving, micro_batches, sizes
+from ups_jax.training.held_codec import averaged, holds_codec
 from ups_jax.training.loop import Stage, run_loop
 from ups_jax.training.memory import FittingStep, fitting_step, takes_fewer_rows
 from ups_jax.training.parents import begun
@@ -151,6 +152,8 @@ def _begin(work: StageRun, checkpoints: Checkpoints, like: TrainState) -> TrainS
         )
     if work.resume == "must":
         raise CheckpointError(f"{work.run.path}: holds no checkpoint of {work.stage}; leave out --resume must")
+    if holds_codec(work.cfg, work.stage) and work.weights is None:
+        raise CheckpointError(f"{work.run.path}: has no checkpoint whose codec could be held; give --init-from RUN")
     if work.begun:
         work.say("begun       before, but there is no checkpoint of it: at step 0 again")
     state = work.fresh(jax.random.key(work.cfg.seed))
@@ -200,8 +203,8 @@ def _loop_stage(work: StageRun, train_step: FittingStep, checkpoints: Checkpoint
     meta, spec, mesh = checkpoint_meta(cfg, stage, work.data), stage_of(stage), work.mesh
 
     @jax.jit
-    def averaged(state: TrainState) -> Any:
-        return spec.weights(ema_params(state.params, state.ema, settings.ema_decay), scale_of(state))
+    def averaged_weights(state: TrainState) -> Any:
+        return spec.weights(averaged(cfg, stage, state, settings.ema_decay), scale_of(state))
 
     validate = fitting_validation(work.validate)
 
@@ -219,7 +222,7 @@ def _loop_stage(work: StageRun, train_step: FittingStep, checkpoints: Checkpoint
         put_rows=partial(put_rows, mesh),
         place=partial(put, mesh),
         # Every process measures all of it by itself; the first one's numbers decide.
-        averaged=lambda state: local_copy(mesh, averaged(state)),
+        averaged=lambda state: local_copy(mesh, averaged_weights(state)),
         validate=lambda weights: agreed(validate(weights)),
         selected_by=spec.selected_by(cfg),
         target=spec.target(cfg),

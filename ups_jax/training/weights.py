@@ -10,11 +10,11 @@ import jax
 
 from ups_jax.config import Config, from_dict, of_task
 from ups_jax.errors import CheckpointError, ConfigError
-from ups_jax.optim import ema_params
 from ups_jax.task import Task
 from ups_jax.training.build import abstract_state, build_joint
 from ups_jax.training.checkpoint import Checkpoints, tasks_of
 from ups_jax.training.checksums import content_digest
+from ups_jax.training.held_codec import averaged
 from ups_jax.training.run_directory import RunDirectory
 from ups_jax.training.stages import stage_of
 from ups_jax.training.state import scale_of
@@ -77,7 +77,7 @@ def best_weights(path: Path, stage: str) -> Weights:
         meta = checkpoints.meta(step)
         config, tasks = from_dict(meta["config"], str(directory / str(step))), tasks_of(meta)
         state = checkpoints.restore(step, abstract_state(config, tasks, stage))
-    params = ema_params(state.params, state.ema, meta["ema_decay"])
+    params = averaged(config, stage, state, meta["ema_decay"])
     return Weights(
         params=params,
         weights=stage_of(stage).weights(params, scale_of(state)),
