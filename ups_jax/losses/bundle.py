@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -16,7 +17,7 @@ from ups_jax.losses.inverse import inverse_decoding, inverse_encoding, inverse_w
 from ups_jax.losses.per_task import per_task_terms
 from ups_jax.losses.query import sample_queries, take_points
 from ups_jax.losses.terms import SampleTerms, field_terms, prior_terms
-from ups_jax.losses.unroll import unroll
+from ups_jax.losses.unroll import unroll, unroll_to_the_end
 from ups_jax.losses.walks import Walk, on_fields, on_latents
 from ups_jax.losses.weights import INVERSE, PHYSICAL, checked_weights, key_of, scheduled
 from ups_jax.models import PointSimulator, Simulator, decode, denormalize, encode
@@ -94,12 +95,23 @@ def _walked(walk_on: Callable[..., Walk], model: Any, config: TrainingConfig) ->
 
         def advance(seen: Any, truth: Float[Array, "b *s c"]) -> tuple[Any, SampleTerms]:
             seen, pred, terms = walk.advance(seen)
+            return seen, scored(pred, terms, truth)
+
+        def ended(end: Any, seen: Any, truth: Float[Array, "b *s c"]) -> tuple[Any, SampleTerms]:
+            pred, terms = end(seen)
+            return seen, scored(pred, terms, truth)
+
+        def scored(pred: Float[Array, "b *s c"], terms: SampleTerms, truth: Float[Array, "b *s c"]) -> SampleTerms:
             terms |= field_terms(names, pred, truth, task, queries, cond.points)
             if physical:
                 terms |= prior_terms(names, denormalize(pred, task.statistics), walk.start, task, config.physics_priors)
-            return seen, terms
+            return terms
 
-        steps = unroll(advance, walk.seen, walk.targets, truncate=config.truncate, recompute=config.remat == "full")
+        options: dict[str, Any] = {"truncate": config.truncate, "recompute": config.remat == "full"}
+        if walk.end is None:
+            steps = unroll(advance, walk.seen, walk.targets, **options)
+        else:
+            steps = unroll_to_the_end(advance, partial(ended, walk.end), walk.seen, walk.targets, **options)
         samples = _over_steps(weights, steps) | _inverse_terms(weights, model, params, walk.context, queries)
         rows = arrays["mask"] / jnp.maximum(arrays["mask"].sum(), 1.0)
         terms = {name: jnp.sum(values * rows) for name, values in samples.items()}

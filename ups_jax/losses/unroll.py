@@ -52,7 +52,7 @@ def push_forward(
 
 def unroll(
     advance: Advance,
-    window: Float[Array, "b k *s c"],
+    window: Float[Array, "b *k"],
     targets: Float[Array, "t b *s c"],
     *,
     truncate: int | None = None,
@@ -64,7 +64,32 @@ def unroll(
     back-propagation through time); values stay the same. With `recompute` a step keeps its window alone for the
     backward pass, and is made again there.
     """
+    body, over = _body(advance, targets, truncate, recompute)
+    return jax.lax.scan(body, window, over)[1]
 
+
+def unroll_to_the_end(
+    advance: Advance,
+    end: Advance,
+    window: Float[Array, "b *k"],
+    targets: Float[Array, "t b *s c"],
+    *,
+    truncate: int | None = None,
+    recompute: bool = False,
+) -> Any:
+    """The same with `end` for the last step, after which there is none, so that it need not make a window for one. Of
+    a single step there is no scan."""
+    body, over = _body(advance, targets, truncate, recompute)
+    before, last = jax.tree.map(lambda each: each[:-1], over), jax.tree.map(lambda each: each[-1], over)
+    ended, _ = _body(end, targets, truncate, recompute)
+    if len(targets) == 1:
+        return jax.tree.map(lambda value: value[None], ended(window, last)[1])
+    window, values = jax.lax.scan(body, window, before)
+    return jax.tree.map(lambda each, value: jnp.concatenate([each, value[None]]), values, ended(window, last)[1])
+
+
+def _body(advance: Advance, targets: Any, truncate: int | None, recompute: bool) -> tuple[Advance, Any]:
+    """The step of a scan, and what it goes over."""
     every = len(targets) if truncate is None else truncate
 
     def cut(window: Any, numbered: tuple[Array, Any]) -> tuple[Any, Any]:
@@ -74,7 +99,5 @@ def unroll(
 
     body: Advance = advance if truncate is None else cut
     over: Any = targets if truncate is None else (jnp.arange(len(targets)), targets)
-    if recompute:
-        # Inside a scan nothing can be merged with the forward pass, so that no barrier is needed against it.
-        body = jax.checkpoint(body, prevent_cse=False)
-    return jax.lax.scan(body, window, over)[1]
+    # Inside a scan nothing can be merged with the forward pass, so that no barrier is needed against it.
+    return (jax.checkpoint(body, prevent_cse=False) if recompute else body), over

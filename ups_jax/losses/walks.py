@@ -24,6 +24,7 @@ from ups_jax.models import (
     decode,
     denormalize,
     encode,
+    next_field,
     normalize,
     operate,
     step,
@@ -34,7 +35,8 @@ from ups_jax.models.codec import CODEC, carried_width
 @dataclass(frozen=True)
 class Walk:
     """`advance(seen)` is what the step after sees, the predicted frame, and the terms of its tokens; `seen` is what the
-    first scored step sees, and `targets` are the true frames, normalised.
+    first scored step sees, and `targets` are the true frames, normalised. `end` is the last step, where that can be had
+    for less.
 
     `start` is the newest frame of the context in physical units, `context` its frames, normalised and without noise,
     where the walk knows them.
@@ -45,6 +47,7 @@ class Walk:
     advance: Callable[[Any], tuple[Any, Float[Array, "b *s c"], SampleTerms]]
     start: Float[Array, "b *s c"]
     context: Float[Array, "b k *s c"] | None = None
+    end: Callable[[Any], tuple[Float[Array, "b *s c"], SampleTerms]] | None = None
 
 
 def on_fields(
@@ -85,8 +88,8 @@ def on_latents(
 ) -> Walk:
     """On latent states, which the operator carries on; the codec has no gradient.
 
-    An advanced state is what the codec would make of its field, so that the walk is the one on fields. The first step
-    needs no encoder, each later one has the features of the predicted field made by the operator's own step.
+    An advanced state is what the codec would make of its field, so that the walk is the one on fields. A single step
+    evaluates no encoder; of more, each but the last makes the features of the field that it predicts.
     """
     if "latents" not in arrays:
         raise ConfigError("data.source=latents: these batches are of fields; use data.source=fields")
@@ -94,17 +97,28 @@ def on_latents(
     states, later = (_sequences(arrays[name]) for name in ("latents", "targets"))
     targets = jax.vmap(partial(decode, model, held))(later)
 
-    def operated(params: Any, z: Float[Array, "b n d"]) -> Array:
-        return operate(model, params, LatentState(z=z, t=jnp.zeros_like(cond.dt), cond=cond)).z
+    def state_of(z: Float[Array, "b n d"]) -> LatentState:
+        return LatentState(z=z, t=jnp.zeros_like(cond.dt), cond=cond)
 
     def advance(z: Float[Array, "b n d"]) -> tuple[Array, Array, SampleTerms]:
-        new = operated(held, z)
+        new = operate(model, held, state_of(z)).z
         return new, decode(model, held, new), _token_terms(names, model, new)
+
+    def end(z: Float[Array, "b n d"]) -> tuple[Array, SampleTerms]:
+        if any(name in LATENT for name in names):
+            return advance(z)[1:]
+        return next_field(model, held, state_of(z)), {}
 
     first = z = states[0]
     if config.pushforward > 0:
-        z = push_forward(operated, held, z, states[1:], jnp.asarray(random["given"]), lambda _, newest: newest)
-    return Walk(z, targets, advance, denormalize(decode(model, held, first), model.task.statistics))
+        given = jnp.asarray(random["given"])
+        z = push_forward(lambda params, z: operate(model, params, state_of(z)).z, held, z, states[1:], given, _newest)
+    start = denormalize(decode(model, held, first), model.task.statistics)
+    return Walk(z, targets, advance, start, end=end)
+
+
+def _newest(_: Any, newest: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    return newest
 
 
 def _sequences(tokens: Float[Array, "b t *n d"]) -> Float[Array, "t b n d"]:

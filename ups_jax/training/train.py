@@ -60,6 +60,8 @@ def train(
     model = build_joint(cfg, data.tasks, stage)
     if getattr(cfg.stages, stage).max_seconds is None:
         plan_of(cfg, data, stage)
+    # What latents cannot give is told before a term is looked at, on fields, for the parameters that it reaches.
+    model.losses(stage_of(stage), cfg)
     with compiling(cfg.training.compile):
         check_reach_of_all(model, on_fields(cfg), stage, [{**batch} for batch in first_batches(data, cfg, stage)])
     weights = None if init_from is None else best_weights(init_from, stage)
