@@ -35,6 +35,7 @@ from ups_jax.training.weights import Weights, best_weights
 
 KEY = jax.random.key(5)
 QUIET = Console(quiet=True)
+SMALL = ["operator.spectral.depth=1", "operator.spectral.hidden_dim=8"]
 Main = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -187,18 +188,35 @@ def test_training_leaves_the_codec_as_it_was_to_the_bit(
     after = trained(cfg, tmp_path / "run", saved_run)
     assert same_bits(after[CODEC], before[CODEC])
     assert not same_bits(after["operator"], before["operator"])
-    # What it trained has a codec of the same key: its latents are the same.
-    again = trained(cfg, tmp_path / "again", tmp_path / "run")
-    assert same_bits(again[CODEC], before[CODEC])
+    # The latents are those of the new run as well.
+    weights = best_weights(tmp_path / "run", "operator")
+    assert with_latents(cfg, "operator", open_mixture(cfg), None, weights, None).datasets[0].latents is not None
+
+
+def test_another_operator_starts_fresh_on_the_same_codec(
+    main: Main, saved_run: Path, data_root: Path, encoded: Path, tmp_path: Path
+) -> None:
+    given = ["--config", str(CONFIGS / "tiny.yaml"), "--init-from", str(saved_run), "--run-dir", str(tmp_path / "run")]
+    given += [f"data.root={data_root}", "data.source=latents", f"data.latents={encoded}", "training.input_noise=0"]
+    given += ["stages.operator.steps=2", "evaluation.enabled=false", *SMALL]
+    result = main("train.py", *given)
+    assert result.returncode == 0, result.stderr
+    assert (
+        "weights     of the codec alone (this operator has other shapes and starts fresh), of another" in result.stdout
+    )
+    codecs = [best_weights(run, "operator").params[CODEC] for run in (saved_run, tmp_path / "run")]
+    assert same_bits(*codecs)
+    other = main("train.py", *given[:5], str(tmp_path / "other"), *given[6:], "latent.dim=5")
+    assert other.returncode == 3 and "of other encoder config than" in other.stderr
 
 
 def test_an_interrupted_training_ends_in_the_same_bits(
     saved_run: Path, data_root: Path, encoded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # From the disk what the uninterrupted one has from memory.
-    cfg = on_latents(data_root, encoded)
+    cfg = on_latents(data_root, encoded, *SMALL)
     whole = trained(cfg, tmp_path / "whole", saved_run)
-    lazy = on_latents(data_root, encoded, "data.loader.memory_gib=0")
+    lazy = on_latents(data_root, encoded, *SMALL, "data.loader.memory_gib=0")
     with monkeypatch.context() as patch:
         patch.setattr(stage_run, "stop_flag", lambda: contextlib.nullcontext(iter([False] * 5 + [True] * 99).__next__))
         with pytest.raises(Exception, match="stopped at step 5"):
@@ -235,11 +253,11 @@ def test_latents_of_anything_else_are_refused_by_name(
 
 def test_a_run_goes_on_with_its_own_latents_alone(saved_run: Path, data_root: Path, tmp_path: Path) -> None:
     weights = best_weights(saved_run, "operator")
-    cfg = on_latents(data_root, tmp_path / "latents", "stages.operator.steps=2")
+    cfg = on_latents(data_root, tmp_path / "latents", "stages.operator.steps=2", *SMALL)
     dataset = open_mixture(cfg).datasets[0]
     encode_dataset(weights, cfg, dataset, tmp_path / "latents")
     trained(cfg, tmp_path / "run", saved_run)
-    longer = on_latents(data_root, tmp_path / "latents", "stages.operator.steps=4")
+    longer = on_latents(data_root, tmp_path / "latents", "stages.operator.steps=4", *SMALL)
     encode_dataset(weights, cfg, dataset, tmp_path / "latents", "bfloat16", overwrite=True)
     with pytest.raises(DataError, match=r"are of other dtype than .* --dtype float32 --overwrite"):
         trained(longer, tmp_path / "run", None)
@@ -336,9 +354,11 @@ def test_the_commands_print_and_end_as_they_should(
     given += [f"data.root={data_root}", "data.source=latents", f"data.latents={out}", "training.input_noise=0"]
     result = main("train.py", *given, "stages.operator.steps=2", "evaluation.enabled=false")
     assert result.returncode == 0, result.stderr
+    assert "weights     of another run's operator stage, at its step 0" in result.stdout
     assert f"latents     {out}: 32 tokens of 18, float16, 0.923 MiB, in memory; the codec is held" in result.stdout
     assert "note        the symmetries are of fields and not applied to latents" in result.stdout
-    dry = main("train.py", *given, "--dry-run")
+    dry = main("train.py", *given, *SMALL, "--dry-run")
     assert dry.returncode == 0, dry.stderr
+    assert "saved and restored, bit for bit" in dry.stdout
     stale = main("train.py", *given[:4], *given[6:], "data.normalize=rms")
     assert stale.returncode == 3 and stale.stderr.count("\n") == 1 and "of other normaliser than" in stale.stderr

@@ -20,6 +20,7 @@ from ups_jax.config import Config, StageConfig, to_dict
 from ups_jax.data import Mixture, first_batches, training_batches
 from ups_jax.errors import CheckpointError, ConfigError, DivergedError, Stopped
 from ups_jax.losses import Batch
+from ups_jax.models.codec import CODEC
 from ups_jax.optim import build_optimizer, build_schedule
 from ups_jax.optim.schedules import build_plateau, patience_evaluations
 from ups_jax.optim.table import parameter_table, summary
@@ -44,7 +45,7 @@ from ups_jax.training.stage_record import StageRecord
 from ups_jax.training.stages import stage_of
 from ups_jax.training.stages.spec import Parents, Validate
 from ups_jax.training.state import TrainState, scale_of
-from ups_jax.training.weights import Weights, fitting
+from ups_jax.training.weights import Weights, difference, fitting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,9 +161,13 @@ def _begin(work: StageRun, checkpoints: Checkpoints, like: TrainState) -> TrainS
     own = replace(state, rng=local_copy(work.mesh, state.rng))
     state = replace(begun(work.cfg, work.stage, work.model, work.data, work.parents, own), rng=state.rng)
     if work.weights is not None:
+        weights, told = work.weights, "weights     "
+        if holds_codec(work.cfg, work.stage) and difference(weights.params, like.params) is not None:
+            weights = replace(weights, params={**state.params, CODEC: weights.params[CODEC]})
+            told += "of the codec alone (this operator has other shapes and starts fresh), "
         # Copies: the step takes its state's buffers, and this may have to begin once more.
-        state = replace(state, params=jax.tree.map(jnp.copy, fitting(work.weights, like.params)))
-        work.say(f"weights     of another run's {work.stage} stage, at its step {work.weights.step}")
+        state = replace(state, params=jax.tree.map(jnp.copy, fitting(weights, like.params)))
+        work.say(f"{told}of another run's {work.stage} stage, at its step {weights.step}")
     return put(work.mesh, state)
 
 

@@ -91,15 +91,23 @@ def best_weights(path: Path, stage: str) -> Weights:
 
 def fitting(weights: Weights, like: Any) -> Any:
     """The parameters, if they have the shapes of `like`; ConfigError naming the first that differs otherwise."""
+    differing = difference(weights.params, like)
+    if differing is not None:
+        raise ConfigError(
+            f"--init-from: that run's model differs from this configuration's: {differing}; use the same latent and "
+            "operator sections and the same grid"
+        )
+    return weights.params
+
+
+def difference(there: Any, here: Any) -> str | None:
+    """The first parameter, by name, whose shapes differ in two trees, with both; None where all are the same."""
     shapes = [
         {jax.tree_util.keystr(name): leaf.shape for name, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-        for tree in (weights.params, like)
+        for tree in (there, here)
     ]
     for name in sorted(shapes[0].keys() | shapes[1].keys()):
         theirs, ours = (shape.get(name, "nothing") for shape in shapes)
         if theirs != ours:
-            raise ConfigError(
-                f"--init-from: that run's model differs from this configuration's: {name} is {theirs} there and {ours} "
-                "here; use the same latent and operator sections and the same grid"
-            )
-    return weights.params
+            return f"{name} is {theirs} there and {ours} here"
+    return None
