@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
     parser.add_argument("--run-dir", type=Path, required=True, metavar="RUN", help="the run whose codec encodes")
-    parser.add_argument("--config", help="the configuration of the training to come (default: the run's own)")
+    parser.add_argument("--config", help="the configuration of the training to come (default: the run's)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     parser.add_argument(
         "--dtype",
@@ -50,8 +50,7 @@ def encode(args: argparse.Namespace) -> None:
     cfg = encoding_config(weights, args.config, args.overrides)
     simulate.prepare(cfg)
     (dataset,) = open_mixture(cfg).datasets
-    console = Console()
-    options = {"chunk": args.chunk, "overwrite": args.overwrite}
+    console, options = Console(), {"chunk": args.chunk, "overwrite": args.overwrite}
     report = progress(dataset.source.trajectories, dataset.source.frames, console)
     written = encode_dataset(weights, cfg, dataset, args.out, args.dtype, report=report, **options)
     found = read_manifest(args.out)
@@ -65,16 +64,14 @@ def encode(args: argparse.Namespace) -> None:
 
 def progress(trajectories: int, frames: int, console: Console, seconds: float = 5.0) -> Callable[[int], None]:
     """What prints a line for the first trajectories that are done, every few seconds, and for the last."""
-    started, told = time.monotonic(), [0.0]
-    begun: list[int] = []
+    started, first, told = time.monotonic(), -1, 0.0
 
     def report(done: int) -> None:
-        begun.append(done)
-        now = time.monotonic()
-        if done < trajectories and now - told[0] < seconds:
+        nonlocal first, told
+        now, first = time.monotonic(), done if first < 0 else first
+        if done < trajectories and now - told < seconds:
             return
-        told[0] = now
-        rate = (done - begun[0]) * frames / max(now - started, 1e-9)
+        told, rate = now, (done - first) * frames / max(now - started, 1e-9)
         console.print(f"encoded     {done} of {trajectories} trajectories, {rate:.0f} frames/s", highlight=False)
 
     return report
