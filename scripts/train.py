@@ -58,7 +58,7 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
     enable_compilation_cache()
     console = Console(quiet=not is_first())
     if args.dry_run:
-        dry_run(cfg, enabled_stages(cfg) if args.stage in (None, "all") else (args.stage,), console)
+        dry_run(cfg, enabled_stages(cfg) if args.stage in (None, "all") else (args.stage,), console, args.init_from)
         return
     stage = args.stage or "operator"
     names = "+".join(task.name for task in cfg.data.tasks)

@@ -9,6 +9,7 @@ import glob
 import itertools
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +63,15 @@ def folder_size(path: Path) -> int:
         with contextlib.suppress(OSError):
             total += item.stat().st_size if item.is_file() else 0
     return total
+
+
+def crc32(path: Path) -> int:
+    """CRC-32 of a file's bytes."""
+    value = 0
+    with path.open("rb") as handle:
+        while block := handle.read(2**22):
+            value = zlib.crc32(block, value)
+    return value
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:

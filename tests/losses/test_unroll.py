@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jaxtyping import Array
 
-from ups_jax.losses.unroll import push_forward, unroll
+from ups_jax.losses.unroll import push_forward, unroll, unroll_to_the_end
 
 # u_n+1 = a u_n, scored by (u_n+1 - y_n)^2: every gradient is known.
 TARGETS = jnp.asarray([0.3, -0.2, 0.5, 0.1, 0.4], jnp.float32).reshape(5, 1, 1, 1)
@@ -55,6 +55,27 @@ def test_what_is_computed_again_has_the_same_values_and_gradients(truncate: int 
         return jax.value_and_grad(lambda a: scored(a, truncate=truncate, recompute=recompute))(A)
 
     np.testing.assert_allclose(value_and_grad(True), value_and_grad(False), rtol=1e-6)
+
+
+@pytest.mark.parametrize("truncate", [None, 2])
+@pytest.mark.parametrize("steps", [1, 5])
+def test_the_last_step_alone_is_the_ending_one(truncate: int | None, steps: int) -> None:
+    def values(a: Any, sign: float) -> Array:
+        def advance(window: Array, target: Array) -> tuple[Array, Array]:
+            new = a * window[:, -1]
+            return new[:, None], jnp.sum((new - target) ** 2)
+
+        def end(window: Array, target: Array) -> tuple[Array, Array]:
+            return window, sign * advance(window, target)[1]
+
+        return unroll_to_the_end(advance, end, START, TARGETS[:steps], truncate=truncate)
+
+    np.testing.assert_allclose(values(A, -1.0)[:-1], values(A, 1.0)[:-1])
+    np.testing.assert_allclose(values(A, -1.0)[-1], -values(A, 1.0)[-1])
+    if steps == len(TARGETS):
+        np.testing.assert_allclose(values(A, 1.0).sum(), scored(A), rtol=1e-6)
+        gradient = jax.grad(lambda a: values(a, 1.0).sum())(A)
+        np.testing.assert_allclose(gradient, hand_made_gradient(truncate or 100), rtol=1e-5)
 
 
 def test_a_pushforward_starts_from_the_model_s_own_state_and_lets_no_gradient_through() -> None:

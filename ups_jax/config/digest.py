@@ -42,7 +42,7 @@ def digest(config: Config, stage: str) -> str:
 
 def relevant(values: dict[str, Any], stage: str) -> dict[str, Any]:
     """The part of a resolved configuration that `digest` covers: of a stage with parents that of theirs as well."""
-    data = {key: value for key, value in values["data"].items() if key not in ("loader", "root")}
+    data = {key: value for key, value in values["data"].items() if key not in ("loader", "root", "latents")}
     # The list itself is part of the data's fingerprint.
     data["split"] = {key: value for key, value in data["split"].items() if key != "path"}
     data["tasks"] = [

@@ -9,7 +9,7 @@ import re
 
 _XLA = "XLA does this by itself; leave it out"
 _TORCH = "it belongs to PyTorch; leave it out"
-_CACHE = "fields are encoded while training, as the encoder is trained too; leave it out"
+_CACHE = "write `data.source: latents` and `data.latents`, the folder of scripts/encode_latents.py"
 _UNREAD = "nothing ever read it; leave it out"
 _TASK = "describe the task in `data.tasks`"
 _CHANNELS = "write `channels` in an entry of `data.tasks`"
@@ -47,10 +47,10 @@ FORMER: dict[str, str] = {
     "training.prefetch_factor": "write `data.loader.buffer`",
     "training.pin_memory": _TORCH,
     "training.persistent_workers": _TORCH,
-    "training.use_parallel_encoding": _CACHE,
+    "training.use_parallel_encoding": "scripts/encode_latents.py encodes in batches; leave it out",
     "training.use_preloaded_cache": "files up to `data.loader.memory_gib` are held in memory",
     "training.latent_cache_dir": _CACHE,
-    "training.latent_cache_dtype": _CACHE,
+    "training.latent_cache_dtype": "give scripts/encode_latents.py `--dtype`",
     "training.cache_dir": _CACHE,
     "training.seed": "write `seed`, of which every random stream is made",
     "training.dt": "the time step is the data's own; leave it out",

@@ -155,6 +155,8 @@ class DataConfig:
 
     A share `change_sampling` of the windows starts at frames drawn in proportion to the mean relative change of the
     field there (the early, rough frames of a decaying field), the rest uniformly.
+    With `source: latents` the operator is trained on what scripts/encode_latents.py wrote into the folder `latents`,
+    and the codec that made them is held; everything else still reads fields.
     """
 
     tasks: tuple[TaskConfig, ...]
@@ -165,6 +167,8 @@ class DataConfig:
     change_sampling: Annotated[float, Field(ge=0, le=1)] = 0.5
     augment: bool = True
     normalize: Literal["zscore", "rms", "none"] = "zscore"
+    source: Literal["fields", "latents"] = "fields"
+    latents: str | None = None
     split: SplitConfig = field(default_factory=SplitConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
 
@@ -173,6 +177,8 @@ class DataConfig:
         names = [task.name for task in self.tasks]
         if len(set(names)) < len(names):
             raise ValueError("two of the tasks have the same name; give each its own (and its path)")
+        if (self.source == "latents") != (self.latents is not None):
+            raise ValueError("source latents and latents, the folder that scripts/encode_latents.py wrote, go together")
         kinds = {task.kind for task in self.tasks}
         if len(kinds) > 1:
             raise ValueError("transient and steady tasks are mixed; a stage trains one kind, give the others a run")

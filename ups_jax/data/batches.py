@@ -131,7 +131,7 @@ def _plan(dataset: Dataset, cfg: Config, stage: str, process_count: int, number:
         )
     # The windows of two tasks are drawn apart; those of the first are what they are without the others.
     stream = f"data/{stage}" + (f"/{task.name}" if number else "")
-    return windows.Plan(
+    plan = windows.Plan(
         key=stream_key(cfg.seed, stream),
         train=dataset.splits.train,
         per_trajectory=data.windows_per_trajectory,
@@ -145,6 +145,7 @@ def _plan(dataset: Dataset, cfg: Config, stage: str, process_count: int, number:
         channels=len(task.channels),
         symmetries=task.symmetries if data.augment else (),
     )
+    return plan if dataset.latents is None else dataset.latents.plan(plan)
 
 
 def _read(
@@ -152,8 +153,11 @@ def _read(
 ) -> dict[str, np.ndarray]:
     drawn = windows.draw(plan, n).rows(process_index, process_count)
     task, count = dataset.task, len(drawn.ids)
-    batch = {
-        "fields": windows.augment(dataset.source.windows(drawn.ids, drawn.frames), drawn),
+    if dataset.latents is None:
+        batch = {"fields": windows.augment(dataset.source.windows(drawn.ids, drawn.frames), drawn)}
+    else:
+        batch = dataset.latents.read(drawn)
+    batch |= {
         "mask": np.ones(count, np.float32),
         "time": dataset.times[drawn.frames].astype(np.float32),
         "dt": np.full(count, task.dt, np.float32),

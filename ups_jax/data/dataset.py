@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Float64, Int
 
+from ups_jax.data.latents.windows import LatentWindows
 from ups_jax.data.sources import Source
 from ups_jax.data.sources.base import read_all
 from ups_jax.data.sources.places import Places, Scattered
@@ -46,7 +47,8 @@ class Dataset:
     """One task's trajectories with what is known about them.
 
     `conditions` and `condition_mask` are of every trajectory, `times` of every stored frame, `change` is the mean
-    relative change from each frame to the one `stride` later. `notes` are for the user to read.
+    relative change from each frame to the one `stride` later. `notes` are for the user to read. Where there are
+    `latents`, batches have those in place of fields; whole trajectories are always fields.
     """
 
     task: Task
@@ -59,6 +61,7 @@ class Dataset:
     conditions: Float32[np.ndarray, "n p"]
     condition_mask: Float32[np.ndarray, "n p"]
     change: Float64[np.ndarray, " r"]
+    latents: LatentWindows | None = None
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -61,7 +61,8 @@ def _related(cfg: Config, datasets: Sequence[Dataset]) -> list[Dataset]:
 
 def _opened(cfg: Config, tasks: Sequence[Task | None]) -> list[Dataset]:
     """A data set for each configured task; `tasks` are those of a trained run that are kept."""
-    room = cfg.data.loader.memory_gib * 2**30
+    # Whoever trains on latents reads fields to check and validate alone, and leaves the memory to the latents.
+    room = 0.0 if cfg.data.source == "latents" else cfg.data.loader.memory_gib * 2**30
     found: list[tuple[TaskConfig, Source, Splits]] = []
     for wanted, task in zip(all_tasks(cfg), tasks, strict=True):
         source, parts = open_source(cfg, wanted)

@@ -4,7 +4,7 @@ All take `reduction="mean" | "sum" | "none"` (`none`: one value a sample) and a 
 """
 
 from ups_jax.losses.boundary import boundary
-from ups_jax.losses.bundle import Batch, LossBundle, StageLoss, draw_rows, operator_losses
+from ups_jax.losses.bundle import Batch, LossBundle, StageLoss, draw_rows, latent_losses, operator_losses
 from ups_jax.losses.diffusion import diffusion_losses, draw_bare, draw_flow
 from ups_jax.losses.distillation import distillation_losses, draw_levels, level_counts
 from ups_jax.losses.field import forward, h1, nrmse, relative_mse, rollout
@@ -38,6 +38,7 @@ __all__ = [
     "inverse_weight",
     "key_of",
     "latent_diversity",
+    "latent_losses",
     "latent_norm",
     "level_counts",
     "nrmse",

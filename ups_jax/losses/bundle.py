@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -11,25 +12,15 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from ups_jax.config import TrainingConfig
+from ups_jax.errors import ConfigError
 from ups_jax.losses.inverse import inverse_decoding, inverse_encoding, inverse_weight
 from ups_jax.losses.per_task import per_task_terms
 from ups_jax.losses.query import sample_present, sample_queries, take_points
-from ups_jax.losses.terms import SampleTerms, field_terms, latent_terms, prior_terms
-from ups_jax.losses.unroll import push_forward, unroll
-from ups_jax.losses.weights import INVERSE, LATENT, PHYSICAL, checked_weights, scheduled
-from ups_jax.models import (
-    Conditions,
-    LatentState,
-    PointSimulator,
-    Simulator,
-    decode,
-    denormalize,
-    encode,
-    normalize,
-    operate,
-    step,
-)
-from ups_jax.models.codec import carried_width
+from ups_jax.losses.terms import SampleTerms, field_terms, prior_terms
+from ups_jax.losses.unroll import unroll, unroll_to_the_end
+from ups_jax.losses.walks import Walk, on_fields, on_latents
+from ups_jax.losses.weights import INVERSE, PHYSICAL, checked_weights, key_of, scheduled
+from ups_jax.models import PointSimulator, Simulator, decode, denormalize, encode
 from ups_jax.models.latent_state import conditions_of
 from ups_jax.streams import stream
 from ups_jax.task import Task
@@ -67,6 +58,25 @@ def operator_losses(model: Simulator | PointSimulator, config: TrainingConfig) -
     take small-scale errors out instead of letting them grow (Sanchez-Gonzalez et al. 2020). The frames after the
     context are those of the `pushforward`, which start the horizon without a gradient, and the horizon's.
     """
+    return _walked(on_fields, model, config)
+
+
+def latent_losses(model: Simulator, config: TrainingConfig) -> LossBundle:
+    """The same of a batch of latents, which the frames of the context were encoded to; the codec learns nothing. The
+    targets are what the latents of the later frames carry. ConfigError where a term or noise is of the codec."""
+    for name in checked_weights(config, model.task):
+        if name in INVERSE:
+            raise ConfigError(f"{key_of(name)}: is a loss of the codec, which data.source=latents holds; set it to 0")
+    if config.input_noise > 0:
+        raise ConfigError(
+            f"training.input_noise={config.input_noise:g}: is laid on fields before they are encoded, which "
+            "data.source=latents has done; set it to 0"
+        )
+    return _walked(on_latents, model, config)
+
+
+def _walked(walk_on: Callable[..., Walk], model: Any, config: TrainingConfig) -> LossBundle:
+    """The bundle of either walk."""
     task = model.task
     weights = checked_weights(config, task)
     # Both are the mean square error, of different steps.
@@ -79,30 +89,30 @@ def operator_losses(model: Simulator | PointSimulator, config: TrainingConfig) -
         params: Any, batch: Batch, key: Key[Array, ""], epoch: Float[Array, ""] | None = None
     ) -> tuple[Float[Array, ""], Terms]:
         arrays = {name: jnp.asarray(values) for name, values in batch.items()}
-        fields = normalize(arrays["fields"], task.statistics)
         cond = conditions_of(arrays)
-        start = arrays["fields"][:, model.context - 1].astype(jnp.float32) if physical else None
         queries = query_points(config, task, key, cond.points)
+        walk = walk_on(names, model, params, arrays, cond, config, draw(batch, key))
 
-        def advance(window: Float[Array, "b k *s c"], truth: Float[Array, "b *s c"]) -> tuple[Array, SampleTerms]:
-            pred, terms = _predict(names, model, params, window, cond)
-            next_window = jnp.concatenate([window[:, 1:], pred[:, None]], axis=1)
+        def advance(seen: Any, truth: Float[Array, "b *s c"]) -> tuple[Any, SampleTerms]:
+            seen, pred, terms = walk.advance(seen)
+            return seen, scored(pred, terms, truth)
+
+        def ended(end: Any, seen: Any, truth: Float[Array, "b *s c"]) -> tuple[Any, SampleTerms]:
+            pred, terms = end(seen)
+            return seen, scored(pred, terms, truth)
+
+        def scored(pred: Float[Array, "b *s c"], terms: SampleTerms, truth: Float[Array, "b *s c"]) -> SampleTerms:
             terms |= field_terms(names, pred, truth, task, queries, cond.points)
-            if start is not None:
-                terms |= prior_terms(names, denormalize(pred, task.statistics), start, task, config.physics_priors)
-            return next_window, terms
+            if physical:
+                terms |= prior_terms(names, denormalize(pred, task.statistics), walk.start, task, config.physics_priors)
+            return terms
 
-        random = draw(batch, key)
-        window = fields[:, : model.context]
-        if config.input_noise > 0:
-            window = window + config.input_noise * random["noise"]
-        later = jnp.moveaxis(fields[:, model.context :], 1, 0)
-        if config.pushforward > 0:
-            pushed, given = later[: config.pushforward], jnp.asarray(random["given"])
-            window = push_forward(lambda params, w: step(model, params, w, cond), params, window, pushed, given)
-        targets = later[config.pushforward :]
-        steps = unroll(advance, window, targets, truncate=config.truncate, recompute=config.remat == "full")
-        samples = _over_steps(weights, steps) | _inverse_terms(weights, model, params, fields, queries)
+        options: dict[str, Any] = {"truncate": config.truncate, "recompute": config.remat == "full"}
+        if walk.end is None:
+            steps = unroll(advance, walk.seen, walk.targets, **options)
+        else:
+            steps = unroll_to_the_end(advance, partial(ended, walk.end), walk.seen, walk.targets, **options)
+        samples = _over_steps(weights, steps) | _inverse_terms(weights, model, params, walk.context, queries)
         rows = arrays["mask"] / jnp.maximum(arrays["mask"].sum(), 1.0)
         terms = {name: jnp.sum(values * rows) for name, values in samples.items()}
         total = weighted_sum(weights, terms, config, epoch)
@@ -122,13 +132,13 @@ def draw_rows(model: Simulator | PointSimulator, config: TrainingConfig) -> Call
     """
 
     def draw(batch: Batch, key: Key[Array, ""]) -> Batch:
-        frames = batch["fields"][:, : model.context]
         drawn: Batch = {}
         if config.input_noise > 0:
+            frames = batch["fields"][:, : model.context]
             scale = jax.random.uniform(stream(key, "noise scale"), (len(frames), *[1] * (frames.ndim - 1)))
             drawn["noise"] = scale * jax.random.normal(stream(key, "noise"), frames.shape)
         if config.pushforward > 0:
-            drawn["given"] = jax.random.randint(stream(key, "given"), frames.shape[:1], 0, config.pushforward + 1)
+            drawn["given"] = jax.random.randint(stream(key, "given"), batch["mask"].shape, 0, config.pushforward + 1)
         return drawn | batch
 
     return draw
@@ -165,19 +175,6 @@ def query_points(
     return sample_queries(stream(key, "queries"), task.points, sampling.num_queries, sampling.strategy, task.shape)
 
 
-def _predict(
-    names: set[str], model: Simulator | PointSimulator, params: Any, window: Float[Array, "b k *s c"], cond: Conditions
-) -> tuple[Float[Array, "b *s c"], SampleTerms]:
-    """The next frame, and the terms of the tokens it is decoded from."""
-    if isinstance(model, PointSimulator) or not any(name in LATENT for name in names):
-        return step(model, params, window, cond), {}
-    state = LatentState(z=encode(model, params, window), t=jnp.zeros_like(cond.dt), cond=cond)
-    z = operate(model, params, state).z
-    # What stands before the features is the field itself, whose size is not the codec's to choose.
-    features = z[..., carried_width(model.task, model.latent) * model.context :]
-    return decode(model, params, z), latent_terms(names, features)
-
-
 def _over_steps(weights: dict[str, float], steps: dict[str, Float[Array, "t b"]]) -> SampleTerms:
     samples = {name: values.mean(0) for name, values in steps.items() if name != "forward"}
     if "forward" in weights:
@@ -191,12 +188,11 @@ def _inverse_terms(
     weights: dict[str, float],
     model: Simulator | PointSimulator,
     params: Any,
-    fields: Float[Array, "b t *s c"],
+    window: Float[Array, "b k *s c"] | None,
     queries: Int[Array, " q"] | Int[Array, "b q"] | None,
 ) -> SampleTerms:
-    if isinstance(model, PointSimulator) or not any(name in INVERSE for name in weights):
+    if window is None or isinstance(model, PointSimulator) or not any(name in INVERSE for name in weights):
         return {}
-    window = fields[:, : model.context]
     z = encode(model, params, window)
 
     def at_queries(x: Float[Array, "b *s c"]) -> Float[Array, "b *q c"]:

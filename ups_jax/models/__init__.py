@@ -1,6 +1,6 @@
 """Neural simulators as flax.linen modules: codec, latent operator and its cores. No optimizer, no IO."""
 
-from ups_jax.models.functions import decode, encode, operate, steady_field, step
+from ups_jax.models.functions import decode, encode, next_field, operate, steady_field, step
 from ups_jax.models.latent_state import Conditions, Geometry, LatentState
 from ups_jax.models.normalizer import denormalize, normalize, normalize_inputs
 from ups_jax.models.point_simulator import PointSimulator
@@ -17,6 +17,7 @@ __all__ = [
     "decode",
     "denormalize",
     "encode",
+    "next_field",
     "normalize",
     "normalize_inputs",
     "operate",

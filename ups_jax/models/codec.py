@@ -17,6 +17,9 @@ from ups_jax.config import LatentConfig
 from ups_jax.models.grid import GridConv, interpolate, patch_of, patchify, unpatchify
 from ups_jax.task import Task
 
+# Below this name of a simulator's parameters lie those of its codec.
+CODEC = "features"
+
 
 class PatchFeatures(nn.Module):
     """`dim` features of each token's patches and their neighbours, which know where between the walls they lie."""

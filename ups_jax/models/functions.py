@@ -23,6 +23,11 @@ def operate(model: Simulator, params: Any, state: LatentState) -> LatentState:
     return cast(LatentState, apply(model, params, state, method="operate"))
 
 
+def next_field(model: Simulator, params: Any, state: LatentState) -> Float[Array, "b *s c"]:
+    """The field of the latent state one time step later."""
+    return cast(Array, apply(model, params, state, method="next_field"))
+
+
 def decode(
     model: Simulator, params: Any, z: Float[Array, "b n d"], query: Float[Array, "b q axes"] | None = None
 ) -> Float[Array, "b *s c"] | Float[Array, "b q c"]:

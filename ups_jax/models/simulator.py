@@ -53,9 +53,18 @@ class Simulator(nn.Module):
         """One time step of the latent state; its features are those of the field that it arrives at."""
         tokens = to_grid(state.z, self.task, self.latent)
         own = carried_width(self.task, self.latent)
-        newest = tokens[..., :own] + self.operator(tokens, state.cond)
+        newest = self._newest(tokens, state.cond)
         patches = jnp.concatenate([newest, tokens[..., : own * (self.context - 1)]], axis=-1)
         return replace(state, z=to_tokens(patches, self.features(patches)), t=state.t + state.cond.dt)
+
+    def next_field(self, state: LatentState) -> Float[Array, "b *s c"]:
+        """The field one time step later, without the features that a further step would need."""
+        newest = self._newest(to_grid(state.z, self.task, self.latent), state.cond)
+        return self.decode(newest.reshape(len(newest), -1, newest.shape[-1]))
+
+    def _newest(self, tokens: Float[Array, "b *n d"], cond: Conditions) -> Float[Array, "b *n k"]:
+        """The patches of the newest frame after a time step."""
+        return tokens[..., : carried_width(self.task, self.latent)] + self.operator(tokens, cond)
 
     def decode(
         self, z: Float[Array, "b n d"], query: Float[Array, "b q axes"] | None = None

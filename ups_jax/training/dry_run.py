@@ -27,22 +27,27 @@ from ups_jax.errors import CheckpointError, ConfigError, DivergedError
 from ups_jax.optim.table import parameter_table, render
 from ups_jax.training.build import build_joint
 from ups_jax.training.checkpoint import Checkpoints, checkpoint_meta
+from ups_jax.training.held_codec import holds_codec
+from ups_jax.training.latents import check_source, with_latents
 from ups_jax.training.memory import batch_key, memory_for
 from ups_jax.training.trial import known_length, trial
+from ups_jax.training.weights import best_weights
 
 MISSING = "not reported by this backend"
 _STEPS = 3
 
 
-def dry_run(cfg: Config, stages: Sequence[str], console: Console) -> None:
+def dry_run(cfg: Config, stages: Sequence[str], console: Console, init_from: Path | None = None) -> None:
     """Print the parameter table of each stage, FLOPs, bytes and peak memory of its compiled step, seconds of three
     steps and of the whole training, on a state that is saved, restored and thrown away. ConfigError where a step does
-    not fit into memory, DivergedError where its loss is not finite."""
+    not fit into memory, DivergedError where its loss is not finite. Latents are those of the codec of `init_from`."""
     require_determinism(cfg.deterministic)
     simulate.prepare(cfg)
     data = open_mixture(cfg)
     for stage in stages:
-        _dry_run_stage(cfg, stage, data, console)
+        check_source(cfg, stage)
+        weights = best_weights(init_from, stage) if init_from is not None and holds_codec(cfg, stage) else None
+        _dry_run_stage(cfg, stage, with_latents(cfg, stage, data, None, weights, init_from), console)
 
 
 def _dry_run_stage(cfg: Config, stage: str, data: Mixture, console: Console) -> None:

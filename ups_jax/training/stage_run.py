@@ -20,7 +20,8 @@ from ups_jax.config import Config, StageConfig, to_dict
 from ups_jax.data import Mixture, first_batches, training_batches
 from ups_jax.errors import CheckpointError, ConfigError, DivergedError, Stopped
 from ups_jax.losses import Batch
-from ups_jax.optim import build_optimizer, build_schedule, ema_params
+from ups_jax.models.codec import CODEC
+from ups_jax.optim import build_optimizer, build_schedule
 from ups_jax.optim.schedules import build_plateau, patience_evaluations
 from ups_jax.optim.table import parameter_table, summary
 from ups_jax.parallel import fed_rows, local_copy, make_mesh, placed_like, put
@@ -31,6 +32,7 @@ from ups_jax.training.build import init_state
 from ups_jax.training.checkpoint import Checkpoints, checkpoint_meta
 from ups_jax.training.fitting_validation import fitting_validation
 from ups_jax.training.halvings import Halving, halving, micro_batches, sizes
+from ups_jax.training.held_codec import averaged, holds_codec
 from ups_jax.training.loop import Stage, run_loop
 from ups_jax.training.memory import FittingStep, fitting_step, takes_fewer_rows
 from ups_jax.training.parents import begun
@@ -43,7 +45,7 @@ from ups_jax.training.stage_record import StageRecord
 from ups_jax.training.stages import stage_of
 from ups_jax.training.stages.spec import Parents, Validate
 from ups_jax.training.state import TrainState, scale_of
-from ups_jax.training.weights import Weights, fitting
+from ups_jax.training.weights import Weights, difference, fitting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,15 +153,21 @@ def _begin(work: StageRun, checkpoints: Checkpoints, like: TrainState) -> TrainS
         )
     if work.resume == "must":
         raise CheckpointError(f"{work.run.path}: holds no checkpoint of {work.stage}; leave out --resume must")
+    if holds_codec(work.cfg, work.stage) and work.weights is None:
+        raise CheckpointError(f"{work.run.path}: has no checkpoint whose codec could be held; give --init-from RUN")
     if work.begun:
         work.say("begun       before, but there is no checkpoint of it: at step 0 again")
     state = work.fresh(jax.random.key(work.cfg.seed))
     own = replace(state, rng=local_copy(work.mesh, state.rng))
     state = replace(begun(work.cfg, work.stage, work.model, work.data, work.parents, own), rng=state.rng)
     if work.weights is not None:
+        weights, told = work.weights, "weights     "
+        if holds_codec(work.cfg, work.stage) and difference(weights.params, like.params) is not None:
+            weights = replace(weights, params={**state.params, CODEC: weights.params[CODEC]})
+            told += "of the codec alone (this operator has other shapes and starts fresh), "
         # Copies: the step takes its state's buffers, and this may have to begin once more.
-        state = replace(state, params=jax.tree.map(jnp.copy, fitting(work.weights, like.params)))
-        work.say(f"weights     of another run's {work.stage} stage, at its step {work.weights.step}")
+        state = replace(state, params=jax.tree.map(jnp.copy, fitting(weights, like.params)))
+        work.say(f"{told}of another run's {work.stage} stage, at its step {weights.step}")
     return put(work.mesh, state)
 
 
@@ -200,8 +208,8 @@ def _loop_stage(work: StageRun, train_step: FittingStep, checkpoints: Checkpoint
     meta, spec, mesh = checkpoint_meta(cfg, stage, work.data), stage_of(stage), work.mesh
 
     @jax.jit
-    def averaged(state: TrainState) -> Any:
-        return spec.weights(ema_params(state.params, state.ema, settings.ema_decay), scale_of(state))
+    def averaged_weights(state: TrainState) -> Any:
+        return spec.weights(averaged(cfg, stage, state, settings.ema_decay), scale_of(state))
 
     validate = fitting_validation(work.validate)
 
@@ -219,7 +227,7 @@ def _loop_stage(work: StageRun, train_step: FittingStep, checkpoints: Checkpoint
         put_rows=partial(fed_rows, mesh),
         place=partial(put, mesh),
         # Every process measures all of it by itself; the first one's numbers decide.
-        averaged=lambda state: local_copy(mesh, averaged(state)),
+        averaged=lambda state: local_copy(mesh, averaged_weights(state)),
         validate=lambda weights: agreed(validate(weights)),
         selected_by=spec.selected_by(cfg),
         target=spec.target(cfg),

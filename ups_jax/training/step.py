@@ -20,6 +20,7 @@ from ups_jax.optim import ema_params, ema_update
 from ups_jax.parallel import keep_in_place, make_mesh, put_everywhere
 from ups_jax.streams import stream
 from ups_jax.training.accumulate import gradients_of
+from ups_jax.training.held_codec import all_but_codec, holds_codec
 from ups_jax.training.joint import joint
 from ups_jax.training.spikes import judge, spike_metrics
 from ups_jax.training.stages import stage_of
@@ -45,7 +46,8 @@ def make_train_step(
 
     `steps_per_epoch` (`Plan.steps_per_epoch`) is needed where a loss's weight depends on the epoch. The batch is one
     optimizer step's; its gradient is taken in `micro_batches` groups of rows, by default the stage's `accum_steps`. Of
-    a `JointModel` it is of one task, for which the step is compiled apart, and what that task has no use for stays. A
+    a `JointModel` it is of one task, for which the step is compiled apart, and what that task has no use for stays; so
+    does the codec of a stage that is trained on latents. A
     non-finite loss or gradient leaves parameters, optimizer and average as they are and counts as skipped; a loss spike
     does the same and counts as such. On the mesh of `cfg.parallel` the new state lies as `ups_jax.parallel` has it.
     """
@@ -64,7 +66,7 @@ def make_train_step(
         cfg.training,
         an_epoch,
         self_taught=spec.self_taught,
-        parts=whole.parts(),
+        parts=[all_but_codec(spec, whole.models[0], cfg)] if holds_codec(cfg, stage) else whole.parts(),
     )
 
     def in_place(state: TrainState, batch: Batch, *parents: Parents) -> tuple[TrainState, Metrics]:

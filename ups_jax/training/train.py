@@ -21,6 +21,7 @@ from ups_jax.tracking import check_logging
 from ups_jax.training.build import build_joint
 from ups_jax.training.guards import check_needs, check_parents, check_resume
 from ups_jax.training.joint import joint_validation
+from ups_jax.training.latents import check_source, lines_of, on_fields, record_of, with_latents
 from ups_jax.training.measuring import measure_stage
 from ups_jax.training.memory import batch_key
 from ups_jax.training.parents import trained_parents
@@ -48,6 +49,7 @@ def train(
     run = RunDirectory(path)
     check_resume(run, cfg, stage, resume)
     check_needs(run, stage_of(stage), cfg.data.tasks[0].kind)
+    check_source(cfg, stage)
     # All that may be wrong with data, configuration or parent comes before the directory is made.
     with console.status("") as status:
         written = first_does(lambda: simulate.prepare(cfg, report=status.update))
@@ -58,9 +60,12 @@ def train(
     model = build_joint(cfg, data.tasks, stage)
     if getattr(cfg.stages, stage).max_seconds is None:
         plan_of(cfg, data, stage)
+    # What latents cannot give is told before a term is looked at, on fields, for the parameters that it reaches.
+    model.losses(stage_of(stage), cfg)
     with compiling(cfg.training.compile):
-        check_reach_of_all(model, cfg, stage, [{**batch} for batch in first_batches(data, cfg, stage)])
+        check_reach_of_all(model, on_fields(cfg), stage, [{**batch} for batch in first_batches(data, cfg, stage)])
     weights = None if init_from is None else best_weights(init_from, stage)
+    data = with_latents(cfg, stage, data, run, weights, init_from)
     # The first process writes what the others read.
     wait_for_all("checked")
     with run.lock():
@@ -75,6 +80,8 @@ def train(
         wait_for_all("recorded")
         check_parents(run, stage, parents.checkpoints)
         introduce(console, cfg, stage, data)
+        for line in lines_of(cfg, stage, data):
+            say(console, line)
         # Who deletes the folder of a stage wants it trained again; one whose checkpoints are gone has lost them.
         deleted = agreed(not run.checkpoints(stage).is_dir())
         recorded = agreed(_record_start(run, cfg, stage))
@@ -92,7 +99,7 @@ def train(
             own = _first_entry(run, weights, init_from) if recorded is None else recorded
             left = ("planned_steps", "budget", *(["saved"] if deleted else []))
             own = {key: value for key, value in own.items() if key not in left} | planned
-            own |= {"lengths": lengths_of(cfg, stage)}
+            own |= {"lengths": lengths_of(cfg, stage)} | record_of(data)
             own |= {"out_of_memory": known} if known else {}
             own |= {"parents": parents.checkpoints} if parents.checkpoints else {}
             record = StageRecord(run, stage, own | {"total_steps": plan.total_steps, "finished": None})

@@ -10,11 +10,11 @@ import jax
 
 from ups_jax.config import Config, from_dict, of_task
 from ups_jax.errors import CheckpointError, ConfigError
-from ups_jax.optim import ema_params
 from ups_jax.task import Task
 from ups_jax.training.build import abstract_state, build_joint
 from ups_jax.training.checkpoint import Checkpoints, tasks_of
 from ups_jax.training.checksums import content_digest
+from ups_jax.training.held_codec import averaged
 from ups_jax.training.run_directory import RunDirectory
 from ups_jax.training.stages import stage_of
 from ups_jax.training.state import scale_of
@@ -77,7 +77,7 @@ def best_weights(path: Path, stage: str) -> Weights:
         meta = checkpoints.meta(step)
         config, tasks = from_dict(meta["config"], str(directory / str(step))), tasks_of(meta)
         state = checkpoints.restore(step, abstract_state(config, tasks, stage))
-    params = ema_params(state.params, state.ema, meta["ema_decay"])
+    params = averaged(config, stage, state, meta["ema_decay"])
     return Weights(
         params=params,
         weights=stage_of(stage).weights(params, scale_of(state)),
@@ -91,15 +91,23 @@ def best_weights(path: Path, stage: str) -> Weights:
 
 def fitting(weights: Weights, like: Any) -> Any:
     """The parameters, if they have the shapes of `like`; ConfigError naming the first that differs otherwise."""
+    differing = difference(weights.params, like)
+    if differing is not None:
+        raise ConfigError(
+            f"--init-from: that run's model differs from this configuration's: {differing}; use the same latent and "
+            "operator sections and the same grid"
+        )
+    return weights.params
+
+
+def difference(there: Any, here: Any) -> str | None:
+    """The first parameter, by name, whose shapes differ in two trees, with both; None where all are the same."""
     shapes = [
         {jax.tree_util.keystr(name): leaf.shape for name, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-        for tree in (weights.params, like)
+        for tree in (there, here)
     ]
     for name in sorted(shapes[0].keys() | shapes[1].keys()):
         theirs, ours = (shape.get(name, "nothing") for shape in shapes)
         if theirs != ours:
-            raise ConfigError(
-                f"--init-from: that run's model differs from this configuration's: {name} is {theirs} there and {ours} "
-                "here; use the same latent and operator sections and the same grid"
-            )
-    return weights.params
+            return f"{name} is {theirs} there and {ours} here"
+    return None

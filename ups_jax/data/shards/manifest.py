@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ups_jax.data.sources.base import Grid
 from ups_jax.errors import DataError
+from ups_jax.files import crc32
 
 MANIFEST, UNFINISHED = "manifest.json", "unfinished.json"
 VERSION = 1
@@ -152,15 +153,6 @@ def check_sizes(path: str | Path, shards: Sequence[Shard]) -> None:
             raise DataError(f"{file}: cannot be read ({error.strerror}); copy it again, or {_MEND}") from None
         if size != shard.bytes:
             raise DataError(f"{file}: has {size} bytes, {shard.bytes} were written; copy it again, or {_MEND}")
-
-
-def crc32(file: Path) -> int:
-    """CRC-32 of a file's bytes."""
-    value = 0
-    with file.open("rb") as handle:
-        while block := handle.read(2**22):
-            value = zlib.crc32(block, value)
-    return value
 
 
 def verify(path: str | Path, manifest: Manifest) -> None:

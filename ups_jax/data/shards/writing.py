@@ -19,7 +19,7 @@ from ups_jax.data.sources import ShardsSource, Source, layout_of
 from ups_jax.data.sources.layouts import TEXTS, Layout, attribute
 from ups_jax.data.sources.places import Scattered
 from ups_jax.errors import DataError, StorageError
-from ups_jax.files import storage_error, write_atomically
+from ups_jax.files import crc32, storage_error, write_atomically
 from ups_jax.locks import held
 
 _READ_BYTES = 64 * 2**20
@@ -157,7 +157,7 @@ def _begun(out: Path, plan: Manifest) -> tuple[Shard, ...]:
     whole: list[Shard] = []
     for shard in found.shards:
         file = out / shard.file
-        if not file.is_file() or file.stat().st_size != shard.bytes or manifests.crc32(file) != shard.crc32:
+        if not file.is_file() or file.stat().st_size != shard.bytes or crc32(file) != shard.crc32:
             break
         whole.append(shard)
     return tuple(whole)
@@ -180,7 +180,7 @@ def _write_shard(out: Path, source: Source, plan: Manifest, first: int) -> Shard
                         parts[column + channel].append(_spread(values[..., channel]))
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
-        checksum, size = manifests.crc32(temporary), temporary.stat().st_size
+        checksum, size = crc32(temporary), temporary.stat().st_size
         os.replace(temporary, file)
     except OSError as error:
         raise storage_error(file, error) from None

@@ -11,7 +11,7 @@ from jaxtyping import Array, Key
 
 from ups_jax.config import Config
 from ups_jax.data import Dataset
-from ups_jax.losses import Batch, draw_rows, operator_losses
+from ups_jax.losses import Batch, draw_rows, latent_losses, operator_losses
 from ups_jax.metrics import all_metrics
 from ups_jax.models import PointSimulator, Simulator
 from ups_jax.models.latent_state import conditions_of
@@ -28,7 +28,9 @@ def _model(cfg: Config, task: Task) -> Simulator | PointSimulator:
 
 
 def _init(model: Simulator | PointSimulator, key: Key[Array, ""], batch: Batch) -> Any:
-    return model.init(key, jnp.asarray(batch["fields"])[:, : model.context], conditions_of(batch))["params"]
+    # A batch of latents has no fields, and parameters know shapes alone.
+    fields = jnp.zeros((1, model.context, *model.task.shape, len(model.task.channels)))
+    return model.init(key, fields, conditions_of(batch))["params"]
 
 
 def _validate(model: Simulator | PointSimulator, dataset: Dataset, cfg: Config, parents: Parents) -> Validate:
@@ -60,13 +62,16 @@ def _validate(model: Simulator | PointSimulator, dataset: Dataset, cfg: Config, 
     return lambda params: {name: float(value) for name, value in jax.device_get(measure(params)).items()}
 
 
+# By `data.source`.
+_LOSSES = {"fields": operator_losses, "latents": latent_losses}
+
 STAGE = StageSpec(
     name="operator",
     task_kinds=("transient",),
     scattered=True,
     model=_model,
     init=_init,
-    losses=lambda model, cfg: operator_losses(model, cfg.training),
+    losses=lambda model, cfg: _LOSSES[cfg.data.source](model, cfg.training),
     draw=lambda model, cfg: draw_rows(model, cfg.training),
     validate=_validate,
     selected_by=lambda cfg: cfg.evaluation.metric,
