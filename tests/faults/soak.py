@@ -101,7 +101,13 @@ FAULTS: dict[str, Callable[[Path, int], list[dict[str, Any]]]] = {
 def lived(folder: Path, fault: str, seconds: float, before: int) -> Life:
     """One start in the run of `folder`, which its fault or the end of its time ends."""
     run, life = folder / "run", Life(fault=fault)
-    given = (f"stages.operator.steps={_STEPS}", "logging.every_steps=10", "scheduler.name=constant")
+    # A window of five losses holds for the tens of steps of the other faults, not for thousands at a constant rate.
+    given = (
+        f"stages.operator.steps={_STEPS}",
+        "logging.every_steps=10",
+        "scheduler.name=constant",
+        "training.spike_sigma=null",
+    )
     line = runs.training("operator", run, folder / "data", "training.eval_every=1", *given)
     begin = time.monotonic()
     with tempfile.TemporaryFile("w+") as out:
