@@ -104,6 +104,8 @@ def curves(one: Side, other: Side) -> bytes:
     """Loss and validation error of both over their steps, a row a stage, as PNG."""
     from matplotlib.figure import Figure
 
+    from ups_jax.evaluation.images import literal
+
     stages = list(dict.fromkeys(record["stage"] for side in (one, other) for record in side.records)) or ["operator"]
     drawn = Figure(figsize=(11, 3.4 * len(stages)), layout="constrained")
     for row, stage in zip(drawn.subplots(len(stages), 2, squeeze=False), stages, strict=True):
@@ -113,19 +115,15 @@ def curves(one: Side, other: Side) -> bytes:
                     (item["step"], item[title]) for item in side.records if item["stage"] == stage and item.get(title)
                 ]
                 if points:
-                    axis.plot(*zip(*points, strict=True), style, label=_drawn(side.run_id))
+                    axis.plot(*zip(*points, strict=True), style, label=side.run_id)
                     axis.set_yscale("log")
                     axis.legend(frameon=False, fontsize=8)
-            axis.set(title=_drawn(f"{stage}: {title}"), xlabel="step")
+            axis.set(title=f"{stage}: {title}", xlabel="step")
             axis.grid(alpha=0.25)
     buffer = io.BytesIO()
+    literal(drawn)
     drawn.savefig(buffer, dpi=110, format="png")
     return buffer.getvalue()
-
-
-def _drawn(text: str) -> str:
-    """The text as matplotlib draws it as it is, without taking what stands between two dollars for a formula."""
-    return text.replace("$", r"\$")
 
 
 def _with_interval(evaluated: Evaluated, name: str, value: float) -> str:
