@@ -1,6 +1,6 @@
 """Zarr files and VTK series of points load to what was written; without the extra `mesh` a line says what to do.
 
-Those that need the extra: `pip install -e '.[dev,mesh]' && pytest -n0 tests/data/test_mesh_formats.py`.
+What reads the formats comes with the extra `dev` as well.
 """
 
 from __future__ import annotations
