@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from ups_jax import cli
+from ups_jax.config import STAGE_ALIASES
 from ups_jax.training.stages import STAGES
 
 
@@ -21,7 +22,10 @@ def main(argv: list[str] | None = None) -> int:
         help="a folder for model.stablehlo and model.json, or the file itself, with a suffix",
     )
     parser.add_argument(
-        "--stage", choices=STAGES, help="which stage's model (default: the operator, or the run's last)"
+        "--stage",
+        type=lambda name: STAGE_ALIASES.get(name, name),
+        choices=STAGES,
+        help="which stage's model (default: the operator, or the run's last); a corrector is none by itself",
     )
     parser.add_argument("--task", metavar="NAME", help="of a run on several tasks, whose model")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all, and names of files within a folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ups_jax.errors import StorageError
+from ups_jax.errors import StorageError, UserError
 
 _SUFFIX = ".tmp"
 
@@ -54,6 +54,21 @@ def free_name(path: Path) -> Path:
     """The path, or the first of those with a number behind that nothing has."""
     each = (path if count == 1 else path.with_name(f"{path.name}-{count}") for count in itertools.count(1))
     return next(item for item in each if not item.exists())
+
+
+def inside(file: Path, entry: str, name: object, kind: type[UserError]) -> Path:
+    """The path that `entry` of `file` names, in the file's own folder or below. Raises `kind` for one that leads out.
+
+    It is the name that is compared, before links are followed: a name comes with the file, from whoever wrote it, a
+    link lies on the user's own disk, as a data folder that is a link does, or every file of a download's cache.
+    """
+    text = os.path.normpath(str(name))
+    if os.path.isabs(text) or text.split(os.sep)[0] == os.pardir or "\0" in text:
+        raise kind(
+            f"{file}: `{entry}` names {str(name)!r:.200}, which is not in the folder of this file; move it there, or "
+            "put a link to it there"
+        )
+    return file.parent / text
 
 
 def folder_size(path: Path) -> int:

@@ -1,6 +1,6 @@
 """Zarr files and VTK series of points load to what was written; without the extra `mesh` a line says what to do.
 
-Those that need the extra: `pip install -e '.[dev,mesh]' && pytest -n0 tests/data/test_mesh_formats.py`.
+What reads the formats comes with the extra `dev` as well.
 """
 
 from __future__ import annotations
@@ -100,6 +100,15 @@ def test_a_series_without_frames_is_told(tmp_path: Path, text: str) -> None:
     (tmp_path / "mine.pvd").write_text(text)
     with pytest.raises(DataError, match=r"mine.pvd"):
         frames_of(tmp_path / "mine.pvd")
+
+
+def test_a_frame_of_a_format_that_names_files_of_its_own_is_not_opened(tmp_path: Path) -> None:
+    pytest.importorskip("meshio")
+    (tmp_path / "a.xdmf").write_text("<Xdmf/>")
+    frames = "".join(f'<DataSet timestep="{time}" file="a.xdmf"/>' for time in range(2))
+    (tmp_path / "mine.pvd").write_text(f"<VTKFile>{frames}</VTKFile>")
+    with pytest.raises(DataError, match=r"a.xdmf: is no frame of a series; write .vtu or .vtk files"):
+        open_file(tmp_path / "mine.pvd", "transient")
 
 
 def test_particles_of_a_zarr_file(tmp_path: Path) -> None:

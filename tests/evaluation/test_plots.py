@@ -8,9 +8,12 @@ import sys
 import numpy as np
 import pytest
 from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from ups_jax.errors import StorageError
 from ups_jax.evaluation import plots
+from ups_jax.evaluation.films import write_film
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -116,3 +119,19 @@ def test_a_directory_that_cannot_be_made_is_a_storage_error(tmp_path, evaluation
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="showcase"):
         plots.write_plots(tmp_path / "file" / "plots", [evaluation_1d], [])
+
+
+@pytest.mark.parametrize("name", ["evaluation_1d", "evaluation_2d"])
+def test_names_between_dollars_are_drawn_as_they_are_and_ticks_stay_formulas(request, tmp_path, monkeypatch, name):
+    evaluation = request.getfixturevalue(name)
+    odd = "$\\frac$"
+    task = dataclasses.replace(evaluation.task, name=odd, channels=(odd,) * len(evaluation.task.channels))
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *given, **named: (figures.append(self), save(self, *given)))
+    paths = plots.write_plots(tmp_path, [dataclasses.replace(evaluation, task=task)], [])
+    assert len(paths) >= 3 and write_film(tmp_path / "film.gif", dataclasses.replace(evaluation, task=task))
+    texts = [text for figure in figures for text in figure.findobj(Text) if "$" in text.get_text()]
+    assert any(odd in text.get_text() for text in texts)
+    assert all(text.get_parse_math() == (odd not in text.get_text()) for text in texts)
+    assert any(text.get_parse_math() for text in texts)

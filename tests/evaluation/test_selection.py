@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from ups_jax.errors import ConfigError
 from ups_jax.evaluation.runner import Selection, evaluate_run, run_config
 
 QUIET = Console(quiet=True)
+FEW = ["evaluation.plots=false", "evaluation.bootstrap=10"]
 
 
 def test_a_selection_bounds_trajectories_and_frames_and_has_its_own_files(saved_run: Path, tmp_path: Path) -> None:
-    cfg = run_config(saved_run, ["evaluation.plots=false", "evaluation.bootstrap=10"])
+    cfg = run_config(saved_run, FEW)
     before = sorted(saved_run.rglob("*"))
     chosen = Selection(split="val", trajectories=2, horizon=5, name="small", output=tmp_path)
     values = evaluate_run(saved_run, cfg, selection=chosen, console=QUIET)
@@ -27,9 +29,10 @@ def test_a_selection_bounds_trajectories_and_frames_and_has_its_own_files(saved_
     assert sum(own["rollout"]["nrmse"]) / 2 == pytest.approx(mean, rel=1e-6)
     assert json.loads((tmp_path / "evaluation" / "small.json").read_text()) == values
     assert sorted(saved_run.rglob("*")) == before
-    longer = evaluate_run(
-        saved_run, cfg, selection=Selection(split="val", trajectories=2, name="full", output=tmp_path), console=QUIET
-    )
+    asked, told = run_config(saved_run, [*FEW, "evaluation.candidates=2"]), io.StringIO()
+    full = Selection(split="val", trajectories=2, name="full", output=tmp_path)
+    longer = evaluate_run(saved_run, asked, selection=full, console=Console(file=told, width=200))
+    assert told.getvalue().count("evaluation.candidates: are left out, as no corrector acts on this data") == 1
     assert longer["meta"]["data"]["truth"] != values["meta"]["data"]["truth"]
     assert longer["meta"]["checkpoint_digest"] == values["meta"]["checkpoint_digest"]
     assert longer["meta"]["architecture"] == values["meta"]["architecture"]

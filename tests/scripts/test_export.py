@@ -162,3 +162,16 @@ def test_a_platform_that_there_is_not_and_a_run_that_there_is_not_are_one_line(
     assert not list(tmp_path.iterdir())
     missing = main("export.py", "--run-dir", tmp_path / "none", "--output", tmp_path / "out")
     assert (missing.returncode, missing.stderr.count("\n")) == (4, 1), missing.stderr
+
+
+@pytest.mark.parametrize("stage", ["diffusion_residual", "diff_residual", "consistency_distill"])
+def test_a_corrector_is_no_model_by_itself(main: Script, saved_run: Path, tmp_path: Path, stage: str) -> None:
+    result = main("export.py", "--run-dir", saved_run, "--output", tmp_path / "out", "--stage", stage)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
+    name = "consistency_distill" if stage.startswith("cons") else "diffusion_residual"
+    assert f"{name} is no model by itself; export or load operator or steady_prior; {name} is used by" in result.stderr
+    with pytest.raises(ConfigError, match=f"{name} is no model by itself"):
+        load_run(saved_run, stage=stage)
+    with pytest.raises(ConfigError, match=r"other is no model by itself; export or load operator or steady_prior$"):
+        load_run(saved_run, stage="other")
+    assert not list(tmp_path.iterdir())

@@ -50,3 +50,11 @@ def test_a_bad_file_is_one_line_and_the_next_one_is_still_looked_at(
     assert in_process("inspect_data.py", broken, "--no-picture") == 3
     assert "NaN or Inf in 1 frames" in capsys.readouterr().out
     assert in_process("inspect_data.py", good, "--no-picture") == 0
+
+
+def test_a_name_that_is_half_a_formula_is_drawn_as_it_is(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "flow.hdf5", "w") as file:
+        file["$\\frac$"] = np.random.default_rng(0).normal(size=(3, 4, 6)).astype(np.float32)
+        file["t-coordinate"], file["x-coordinate"] = np.arange(5.0), np.arange(6.0)
+    assert in_process("inspect_data.py", tmp_path / "flow.hdf5", "--output", tmp_path / "seen") == 0
+    assert (tmp_path / "seen" / "flow.png").exists()

@@ -24,6 +24,7 @@ from ups_jax import make_train_step
 from ups_jax.config import Config, TauConfig, load
 from ups_jax.data import Dataset, batch_at, open_dataset
 from ups_jax.errors import ConfigError, DivergedError
+from ups_jax.evaluation.corrected import corrector_of
 from ups_jax.evaluation.rollout import Wanted, rollout_run
 from ups_jax.evaluation.runner import evaluate_run
 from ups_jax.losses.diffusion import draw_times
@@ -39,7 +40,7 @@ from ups_jax.training.run_directory import RunDirectory
 from ups_jax.training.stages import stage_of
 from ups_jax.training.stages.consistency_distill import collapse
 from ups_jax.training.train import train
-from ups_jax.training.weights import best_weights
+from ups_jax.training.weights import Weights, best_weights
 
 QUIET = Console(quiet=True)
 # The same rate whatever the length, so that a longer run goes on as the longer one would have begun.
@@ -302,6 +303,26 @@ def test_an_evaluation_has_the_correctors_as_variants(run: RunDirectory, cfg: Co
     assert list(chosen["variants"]) == ["ensemble", *(f"candidates_{way}" for way in ways)]
     assert chosen["meta"]["tasks"]["burgers1d"]["candidates_scored_by"] == "equation residual"
     assert list(alone["variants"]) == ["ensemble"] and alone["meta"]["ensemble_of"] == "diffusion_residual"
+
+
+def test_candidates_that_are_asked_for_and_not_drawn_are_told_of(
+    run: RunDirectory, cfg: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def regressions(path: Path) -> dict[str, Weights]:
+        weights = corrector_of(path, "diffusion_residual")
+        diffusion = replace(weights.config.diffusion, objective="regression")
+        return {"diffusion_residual": replace(weights, config=replace(weights.config, diffusion=diffusion))}
+
+    asked = replace(cfg, evaluation=replace(cfg.evaluation, candidates=2, members=0))
+    values = evaluate_run(run.path, asked, console=QUIET)
+    assert "candidates_chosen" in values["variants"] and "ensemble" not in values["variants"]
+    told = "evaluation.candidates: are left out, as a corrector with diffusion.objective: regression has one answer"
+    for wanted, count in ((asked, 1), (cfg, 0)):
+        output = io.StringIO()
+        with monkeypatch.context() as changed:
+            changed.setattr("ups_jax.evaluation.runner.correctors", regressions)
+            values = evaluate_run(run.path, wanted, console=Console(file=output, width=200))
+        assert list(values["variants"]) == ["latent", "corrector"] and output.getvalue().count(told) == count
 
 
 @pytest.mark.parametrize("stage", CORRECTORS)

@@ -48,6 +48,18 @@ def score_of(settings: TaskConfig, task: Task) -> tuple[str, Score]:
     )
 
 
+def not_drawn(steady: bool, objective: str | None) -> str | None:
+    """Why there are no candidates to choose among, None where there are: `objective` is what the corrector of this data
+    was trained for, None where there is none."""
+    if steady:
+        return "a steady solution has no steps to choose at"
+    if objective is None:
+        return "no corrector acts on this data; train one with scripts/train.py --stage diffusion_residual"
+    if objective == "regression":
+        return "a corrector with diffusion.objective: regression has one answer only"
+    return None
+
+
 def candidate_variants(
     model: Simulator,
     params: Any,

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.text import Text
 
 from ups_jax.data.sources import Grid
 from ups_jax.evaluation.result import Evaluation, Example
@@ -65,6 +66,14 @@ def snapshot(axis: Axes, task: Task | Grid, values: Float[np.ndarray, "x y"], co
     image = np.ma.masked_invalid(values.T)
     axis.imshow(image, origin="lower", extent=(*edges[0], *edges[1]), cmap=colours, norm=norm, interpolation="nearest")
     axis.set(xlabel=task.axes[0], ylabel=task.axes[1])
+
+
+def literal(figure: Figure) -> None:
+    """Have names drawn as they are, to be called ahead of the first drawing: matplotlib takes what stands between two
+    dollars for a formula, and refuses one that it cannot read. The labels of ticks, which are formulas, come later."""
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and "$" in text.get_text():
+            text.set_parse_math(False)
 
 
 def colour_bar(figure: Figure | SubFigure, axes: Any, colours: str, norm: Normalize, label: str) -> None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from ups_jax.data.inspection import Inspection
 from ups_jax.data.sources.places import Scattered
-from ups_jax.evaluation.images import FIELD_MAP, colour_bar, field_limits, middle_plane, snapshot, space_time
+from ups_jax.evaluation.images import FIELD_MAP, colour_bar, field_limits, literal, middle_plane, snapshot, space_time
 from ups_jax.evaluation.point_images import dots
 from ups_jax.files import storage_error
 
@@ -75,6 +75,7 @@ def _dots(found: Inspection, source: Scattered) -> Figure:
 
 def _save(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
+    literal(figure)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=100)

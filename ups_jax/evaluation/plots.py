@@ -27,6 +27,7 @@ from ups_jax.evaluation.images import (
     error_limits,
     field_limits,
     fields,
+    literal,
     planes,
     snapshot,
     space_time,
@@ -59,6 +60,7 @@ def write_plots(
         path = directory / f"{name}.png"
         try:
             directory.mkdir(parents=True, exist_ok=True)
+            literal(figure)
             figure.savefig(path, dpi=_DPI)
         except OSError as error:
             raise StorageError(f"{path}: cannot be written ({error.strerror}); free space") from None

@@ -21,7 +21,7 @@ from ups_jax.data.locating import all_tasks, only_task
 from ups_jax.determinism import require_determinism
 from ups_jax.errors import ConfigError, DataError
 from ups_jax.evaluation.architecture import architecture, architecture_of_all
-from ups_jax.evaluation.candidates import candidate_variants, score_of
+from ups_jax.evaluation.candidates import candidate_variants, not_drawn, score_of
 from ups_jax.evaluation.corrected import (
     SAMPLERS,
     VARIANTS,
@@ -176,6 +176,7 @@ def _of_tasks(path: Path, cfg: Config, stage: str, main: str, selection: Selecti
         dataset = open_dataset(own, trained.task)
         way = _way(trained, dataset.task)
         left_out = [] if stage in VARIANTS else _left_out(found, way)
+        left_out += _no_candidates(trained, {} if way == "restricted" else found, stage, own)
         for note in (*dataset.notes, *_grid_notes(trained, own, dataset, way, selection.split), *left_out):
             say(console, f"note        {note}")
         held = _held(dataset, selection, cfg.data.context)
@@ -249,9 +250,9 @@ def _measure(
         variants=variants,
         ensembles=_ensemble(here, stage, cfg),
     )
-    if cfg.evaluation.candidates < 2 or not _ensemble(here, stage, cfg):
+    last = _last(here, stage)
+    if cfg.evaluation.candidates < 2 or last is None or not last.random:
         return measured
-    last = here.get(stage, list(here.values())[-1])
     name, score = score_of(cfg.data.tasks[0], last.run.task)
     chosen = candidate_variants(
         last.run.grid_model,
@@ -272,10 +273,13 @@ def _measure(
 
 def _ensemble(here: Mapping[str, Any], stage: str, cfg: Config) -> dict[str, Any]:
     """That of the corrector that is evaluated, or of the run's last one, where it draws anything."""
-    if not here or cfg.evaluation.members < 2:
-        return {}
-    last = here.get(stage, list(here.values())[-1])
-    return {"ensemble": last.members} if last.random else {}
+    last = _last(here, stage)
+    return {"ensemble": last.members} if last is not None and last.random and cfg.evaluation.members >= 2 else {}
+
+
+def _last(of: Mapping[str, Any], stage: str) -> Any:
+    """What belongs to the corrector that is evaluated, or to the run's last one; None where there is none."""
+    return of.get(stage, list(of.values())[-1]) if of else None
 
 
 def _held(dataset: Dataset, selection: Selection, context: int) -> Trajectories:
@@ -314,6 +318,14 @@ def _grid_notes(trained: TrainedRun | SteadyRun, cfg: Config, dataset: Dataset, 
 def _left_out(found: Mapping[str, Weights], way: str) -> list[str]:
     """What is to be said of correctors that an evaluation of their predictor has no variants of."""
     return [f"{name}: is left out, as it acts on the trained grid only" for name in found if way == "restricted"]
+
+
+def _no_candidates(trained: TrainedRun | SteadyRun, found: Mapping[str, Weights], stage: str, cfg: Config) -> list[str]:
+    """What is to be said where candidates are asked for and there are none."""
+    last = _last(found, stage)
+    objective = None if last is None else last.config.diffusion.objective
+    reason = not_drawn(isinstance(trained, SteadyRun), objective) if cfg.evaluation.candidates >= 2 else None
+    return [] if reason is None else [f"evaluation.candidates: are left out, as {reason}"]
 
 
 def _meta(run: RunDirectory, stage: str, each: Sequence[_OfTask], split: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from ups_jax.evaluation.images import (
     colour_bar,
     error_limits,
     field_limits,
+    literal,
     middle_plane,
     snapshot,
     space_time,
@@ -133,6 +134,8 @@ def film(
     for index, moment in enumerate(time):
         show(index)
         figure.suptitle(f"{task.name}, t = {moment:.3g}", fontsize=11)
+        if index == 0:
+            literal(figure)
         canvas.draw()
         yield np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
@@ -173,7 +176,9 @@ def _snapshots(task: Task, panels: Sequence[Panel]) -> tuple[Figure, Callable[[i
 
 
 def _png(path: Path, task: Task, time: Float[np.ndarray, " t"], panels: Sequence[Panel]) -> None:
-    picture(task, time, panels).savefig(path, dpi=150)
+    drawn = picture(task, time, panels)
+    literal(drawn)
+    drawn.savefig(path, dpi=150)
 
 
 def _gif(path: Path, task: Task, time: Float[np.ndarray, " t"], panels: Sequence[Panel]) -> None:

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ups_jax.config import Config
-from ups_jax.errors import DataError
+from ups_jax.config import STAGE_ALIASES, STAGE_NEEDS, Config
+from ups_jax.errors import ConfigError, DataError
 from ups_jax.evaluation.coefficients import coefficient_arrays, conditions
 from ups_jax.evaluation.given import PlaceArrays, checked_places
 from ups_jax.evaluation.steady_run import SteadyRun
@@ -27,6 +27,7 @@ from ups_jax.steady import check_cells
 from ups_jax.task import Task
 from ups_jax.training.build import build_model
 from ups_jax.training.run_directory import RunDirectory
+from ups_jax.training.stages import STAGES
 from ups_jax.training.weights import Weights, best_weights
 
 
@@ -252,7 +253,7 @@ def run_of(path: Path, stage: str, weights: Weights) -> TrainedRun | SteadyRun:
 
 def load_task_run(path: Path, task: str | None = None, *, stage: str | None = None) -> TrainedRun | SteadyRun:
     """The run of one of its tasks, which has to be named where there are several; as `load_run`."""
-    stage = stage or RunDirectory(path).main_stage()
+    stage = _model_stage(path, stage)
     return run_of(path, stage, best_weights(path, stage).of(task, stage))
 
 
@@ -261,12 +262,13 @@ def load_run(
 ) -> TrainedRun | SteadyRun | TaskRuns:
     """The best checkpoint of a run, with averaged parameters; CheckpointError where there is none.
 
-    Without `stage` it is the operator, or in a run without one the last stage. Of a transient task comes a `TrainedRun`
-    that rolls out, of a steady one a `SteadyRun` that solves, of several tasks `TaskRuns`, which is told by name which.
+    Without `stage` it is the operator, or in a run without one the last stage; ConfigError for a corrector. Of a
+    transient task comes a `TrainedRun` that rolls out, of a steady one a `SteadyRun` that solves, of several tasks
+    `TaskRuns`, which is told by name which.
     `task` is of the data to predict: a transient run's parameters are put on its grid. DataError where its time step is
     another or its grid does not fit the trained one.
     """
-    stage = stage or RunDirectory(Path(path)).main_stage()
+    stage = _model_stage(Path(path), stage)
     weights = best_weights(Path(path), stage)
     if len(weights.tasks) > 1 and task is None:
         return TaskRuns({own.name: run_of(Path(path), stage, weights.of(own.name, stage)) for own in weights.tasks})
@@ -277,3 +279,15 @@ def load_run(
         return run.on(task)
     check_cells(run.task, task)
     return run
+
+
+def _model_stage(path: Path, stage: str | None) -> str:
+    """The stage whose model is meant, the run's main one for None; ConfigError for one that only corrects another's."""
+    if stage is None:
+        return RunDirectory(path).main_stage()
+    name = STAGE_ALIASES.get(stage, stage)
+    alone = [other for other in STAGES if other not in STAGE_NEEDS["transient"]]
+    if name not in alone:
+        use = f"; {name} is used by scripts/rollout.py --corrector {name}" if name in STAGES else ""
+        raise ConfigError(f"{path}: {name} is no model by itself; export or load {' or '.join(alone)}{use}")
+    return name

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ups_jax.errors import CheckpointError, ConfigError
-from ups_jax.files import storage_error, write_atomically
+from ups_jax.errors import CheckpointError, ConfigError, first_line
+from ups_jax.files import inside, storage_error, write_atomically
 from ups_jax.locks import in_turn
 from ups_jax.pipeline.evaluated import Evaluated
 from ups_jax.pipeline.measures import plain
@@ -236,7 +236,25 @@ def _read(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: cannot be read ({error}); restore it from a copy, or delete it") from None
     if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
         raise CheckpointError(f"{path}: is not a champion of this version; restore it from a copy, or delete it")
+    _check_paths(path, values)
     return values
+
+
+def _check_paths(path: Path, champion: dict[str, Any]) -> None:
+    """Raise `CheckpointError` for a record by which a champion, or one before him, is not in the record's folder."""
+    try:
+        for item in (champion, *champion["history"]):
+            inside(path, "copy", item["copy"], CheckpointError)
+            for section in item["evaluations"].values():
+                for name in section["files"]:
+                    inside(path, "files", name, CheckpointError)
+            if (_file_name(item["task"]), item["protocol"]) != (path.parent.parent.name, path.parent.name):
+                told = f"protocol {item['protocol']!r:.200} of task {item['task']!r:.200}"
+                raise CheckpointError(f"{path}: is of {told}, and lies in the folder of another; move it there")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path}: is not a champion's record ({first_line(error)}); restore it from a copy, or delete it"
+        ) from None
 
 
 def _without_history(champion: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,4 +266,6 @@ def _evaluation_name(section: str, number: int) -> str:
 
 
 def _file_name(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.+-]", "_", name)
+    """The name with nothing in it that parts folders, and never that of the folder above."""
+    plain = re.sub(r"[^A-Za-z0-9_.+-]", "_", name)
+    return plain.replace(".", "_") if set(plain) <= {"."} else plain

@@ -104,6 +104,8 @@ def curves(one: Side, other: Side) -> bytes:
     """Loss and validation error of both over their steps, a row a stage, as PNG."""
     from matplotlib.figure import Figure
 
+    from ups_jax.evaluation.images import literal
+
     stages = list(dict.fromkeys(record["stage"] for side in (one, other) for record in side.records)) or ["operator"]
     drawn = Figure(figsize=(11, 3.4 * len(stages)), layout="constrained")
     for row, stage in zip(drawn.subplots(len(stages), 2, squeeze=False), stages, strict=True):
@@ -119,6 +121,7 @@ def curves(one: Side, other: Side) -> bytes:
             axis.set(title=f"{stage}: {title}", xlabel="step")
             axis.grid(alpha=0.25)
     buffer = io.BytesIO()
+    literal(drawn)
     drawn.savefig(buffer, dpi=110, format="png")
     return buffer.getvalue()
 

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ups_jax.data.sources.base import Grid
 from ups_jax.errors import DataError
-from ups_jax.files import crc32
+from ups_jax.files import crc32, inside
 
 MANIFEST, UNFINISHED = "manifest.json", "unfinished.json"
 VERSION = 1
@@ -138,6 +138,8 @@ def read_manifest(path: str | Path, name: str = MANIFEST) -> Manifest:
         raise DataError(f"{file}: is of version {found.version}, this program reads {VERSION}; {_MEND}")
     if len(set(found.channels)) < len(found.channels) or len(found.channels) not in (0, found.channel_count):
         raise DataError(f"{file}: names {len(found.channels)} channels of {found.channel_count}, or one twice; {_MEND}")
+    for shard in found.shards:
+        inside(file, "shards.file", shard.file, DataError)
     if told != found.digest:
         raise DataError(f"{file}: was changed after it was written; {_MEND}")
     return found

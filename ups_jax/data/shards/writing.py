@@ -16,6 +16,7 @@ from ups_jax.config import yaml_text
 from ups_jax.data.shards import manifest as manifests
 from ups_jax.data.shards.manifest import HEADER, MANIFEST, UNFINISHED, Manifest, Origin, Shard, Spread
 from ups_jax.data.sources import ShardsSource, Source, layout_of
+from ups_jax.data.sources.described import file_of
 from ups_jax.data.sources.layouts import TEXTS, Layout, attribute
 from ups_jax.data.sources.places import Scattered
 from ups_jax.errors import DataError, StorageError
@@ -115,7 +116,7 @@ def _origin(path: Path, layout: Layout, source: Source) -> Origin:
         return source.manifest.origin
     files = [path]
     if layout.name == "described":
-        files.append(path.parent / str(yaml_text.parse(path.read_text(encoding="utf-8"))["file"]))
+        files.append(file_of(path, yaml_text.parse(path.read_text(encoding="utf-8"))))
     states = {file.name: file.stat() for file in files}
     told = {name: (state.st_size, state.st_mtime_ns) for name, state in states.items()}
     return Origin(name=path.name, layout=layout.name, files=told)

@@ -1,6 +1,6 @@
 """Arrays of any layout, as a few lines of YAML describe them: what a user writes for a file of their own.
 
-file: mine.npz                              # or .npy, or .hdf5; relative to this file
+file: mine.npz                              # or .npy, or .hdf5; in the folder of this file, or below
 fields: {u: velocity, p: flow/pressure}     # channel: array; or one array, of which `axes` names the channels
 axes: [trajectory, time, x, y]              # of each array, in its order
 time: [0, 0.05]                             # start and step, or the array with the times
@@ -22,6 +22,7 @@ from ups_jax.data.sources.arrays import ArrayFile, open_arrays
 from ups_jax.data.sources.base import AXES, Grid, uniform
 from ups_jax.data.sources.selection import selected
 from ups_jax.errors import DataError
+from ups_jax.files import inside
 
 _KEYS = ("file", "fields", "axes", "time", *AXES, "coefficients", "channels")
 
@@ -35,7 +36,7 @@ class DescribedSource:
         self.name = str(path)
         self.path = Path(path)
         said = _read(self.path)
-        self._file = open_arrays(self.path.parent / str(said["file"]))
+        self._file = open_arrays(file_of(self.path, said))
         self._axes = _axes(self.name, said)
         self._fields, found = _fields(self.name, said, self._axes)
         self.channel_names = selected(self.name, found, names)
@@ -78,6 +79,11 @@ class DescribedSource:
     def found_coefficients(self) -> tuple[str, ...]:
         """Names of those that are described."""
         return tuple(self._coefficients)
+
+
+def file_of(path: Path, said: Mapping[str, Any]) -> Path:
+    """The file with the arrays, of what a description says. Raises `DataError` for one that is not in its folder."""
+    return inside(path, "file", said["file"], DataError)
 
 
 def _read(path: Path) -> Mapping[str, Any]:

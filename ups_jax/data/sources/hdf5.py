@@ -38,6 +38,7 @@ class HDF5File:
         self._mend = mend
         self._handle: h5py.File | None = None
         self._process = -1
+        self._is_own = False
         self._lock = threading.Lock()
         self._coefficients: dict[str, Any] = {}
         if not self.path.is_file():
@@ -68,7 +69,12 @@ class HDF5File:
             try:
                 # An HDF5 handle that came through a fork shares its file position with the parent.
                 if self._handle is None or self._process != os.getpid():
-                    self._handle, self._process = h5py.File(self.path, "r", locking=False), os.getpid()
+                    handle = h5py.File(self.path, "r", locking=False)
+                    if not self._is_own:
+                        _check_own(self.path, handle)
+                        # Once for a file with many groups, not in each process again.
+                        self._is_own = True
+                    self._handle, self._process = handle, os.getpid()
                 yield self._handle
             except Exception as error:
                 # HDF5 answers a damaged file in many ways: OSError, RuntimeError, KeyError, ValueError.
@@ -171,6 +177,34 @@ def coefficients(name: str, file: h5py.File, trajectories: int) -> Iterator[tupl
                         f"{name}: `parameters/{key}` has shape {item.shape}, "
                         f"it must be ({trajectories},): one value for each trajectory"
                     )
+
+
+def _check_own(path: Path, file: h5py.File) -> None:
+    """Raise `DataError` where something in a file lies in another one, which HDF5 would open by its name."""
+
+    def elsewhere(name: bytes, link: Any) -> str | None:
+        if link.type == h5py.h5l.TYPE_SOFT:
+            # Leads to another name in this file.
+            return None
+        told = f"`{name.decode(errors='replace')}`"
+        if link.type != h5py.h5l.TYPE_HARD:
+            return f"{told} is a link to another file"
+        item = h5py.h5o.open(file.id, name)
+        if not isinstance(item, h5py.h5d.DatasetID):
+            return None
+        made = item.get_create_plist()
+        if made.get_external_count():
+            return f"{told} has its values in another file"
+        # "." is the file itself.
+        is_virtual = made.get_layout() == h5py.h5d.VIRTUAL
+        if is_virtual and any(made.get_virtual_filename(i) != "." for i in range(made.get_virtual_count())):
+            return f"{told} is put together of other files"
+        return None
+
+    found = file.id.links.visit(elsewhere, info=True)
+    if found is not None:
+        file.close()
+        raise DataError(f"{path}: {found}, which is not opened; copy the values into this file")
 
 
 def from_file_name(path: Path, name: str) -> float | None:

@@ -14,6 +14,9 @@ import numpy as np
 from ups_jax.data.sources.gathered import PointTrajectory, components, flat, gathered, require
 from ups_jax.data.sources.memory import ScatteredMemory
 from ups_jax.errors import DataError
+from ups_jax.files import inside
+
+_SUFFIXES = (".vtu", ".vtk")
 
 
 def is_series(path: Path) -> bool:
@@ -32,11 +35,12 @@ def frames_of(path: Path) -> list[tuple[float, Path]]:
     """Time and file of each frame, in the order of time. Raises `DataError`."""
     try:
         listed = list(ElementTree.parse(path).iter("DataSet"))
-        frames = [(float(item.attrib["timestep"]), path.parent / item.attrib["file"]) for item in listed]
+        named = [(float(item.attrib["timestep"]), item.attrib["file"]) for item in listed]
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file; give a .pvd file or a folder of such") from None
     except (OSError, ElementTree.ParseError, KeyError, ValueError) as error:
         raise DataError(f"{path}: lists no frames ({error}); write DataSet timestep=.. file=.. for each") from None
+    frames = [(time, inside(path, "file", name, DataError)) for time, name in named]
     if len(frames) < 2:
         raise DataError(f"{path}: lists {len(frames)} frames, a trajectory has 2 at the least")
     return sorted(frames)
@@ -48,6 +52,9 @@ def _trajectory(path: Path) -> PointTrajectory:
     frames = frames_of(path)
     meshes = []
     for _, file in frames:
+        # meshio goes by the suffix, and knows formats that name files of their own.
+        if file.suffix not in _SUFFIXES:
+            raise DataError(f"{file}: is no frame of a series; write {' or '.join(_SUFFIXES)} files")
         try:
             meshes.append(meshio.read(file))
         except (OSError, ValueError, KeyError, IndexError, meshio.ReadError, SystemExit) as error:

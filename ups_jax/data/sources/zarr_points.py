@@ -2,7 +2,8 @@
 
 Particles have `positions` and `velocities` (T, N, 3); the fields of a mesh, `fields/NAME` (T, N), are at `coords`
 (N, 2), and those of its grids, (T, H, W, C), are taken as points too. Times are a dataset `time` (T,) or the attribute
-`dt` of the group. They are read with zarr (the extra `mesh`), as a whole.
+`dt` of the group. They are read with zarr (the extra `mesh`), as a whole, after `zarr_metadata`
+has looked at their codecs.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ import numpy as np
 
 from ups_jax.data.sources.gathered import PointTrajectory, components, flat, gathered, require
 from ups_jax.data.sources.memory import ScatteredMemory
+from ups_jax.data.sources.zarr_metadata import check_metadata
 from ups_jax.errors import DataError
 
 _VELOCITIES = ("u", "v", "w")
+# What zarr, numcodecs and NumPy raise at metadata or chunks of other content than they claim.
+_ZARR_ERRORS = (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, MemoryError, RuntimeError)
 
 
 def is_zarr(path: Path) -> bool:
@@ -28,12 +32,13 @@ def is_zarr(path: Path) -> bool:
 def open_zarr(path: str | Path, names: tuple[str, ...] | None = None) -> ScatteredMemory:
     """All trajectories of a file. Raises `DataError` for one that cannot be read, or has none."""
     require("zarr", str(path))
+    check_metadata(Path(path))
     import zarr
 
     try:
         root = zarr.open_group(str(path), mode="r")
         found = [_trajectory(f"{path}: group {key}", group) for key, group in _samples(root, "")]
-    except (OSError, ValueError, KeyError) as error:
+    except _ZARR_ERRORS as error:
         raise DataError(f"{path}: is no readable Zarr file ({' '.join(str(error).split())})") from None
     if not found:
         raise DataError(

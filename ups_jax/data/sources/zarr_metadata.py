@@ -1,0 +1,122 @@
+"""What the metadata of a Zarr hierarchy says of its arrays, read as JSON before zarr reads any of it.
+
+zarr-python decodes a chunk with whatever codec the metadata names, and numcodecs has one that unpickles. Only numbers,
+through codecs that turn bytes into bytes, get as far as zarr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import reprlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ups_jax.errors import DataError, first_line
+
+# Ids of numcodecs that compress bytes, add a checksum or map numbers to numbers. Not `pickle`, nor those that make
+# Python objects: `json2`, `msgpack2`, `vlen-*`, `categorize`.
+_FILTERS = frozenset(
+    {
+        *("blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd"),
+        *("adler32", "crc32", "crc32c", "fletcher32", "jenkins_lookup3"),
+        *("bitround", "delta", "fixedscaleoffset", "quantize", "shuffle"),
+    }
+)
+_CODECS = frozenset({"blosc", "bytes", "crc32c", "gzip", "transpose", "zstd", *(f"numcodecs.{id}" for id in _FILTERS)})
+_SHARDING = "sharding_indexed"
+_NUMBERS_2 = re.compile(r"[<>|]?(b1|[iu][1248]|f[248])")
+_NUMBERS_3 = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64)")
+
+
+def check_metadata(path: Path) -> None:
+    """Raise `DataError` for a Zarr folder in which an array holds anything but numbers, or has a codec that is not
+    known to be plain; also for what cannot be read as JSON."""
+    for file in _metadata_files(path):
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            reason = next(_faults(file.name, content), None)
+        except (OSError, ValueError, RecursionError) as error:
+            raise DataError(f"{file}: cannot be read as JSON ({first_line(error)}); write it again") from None
+        if reason:
+            raise DataError(f"{file}: {reason}; write it with numbers, and zstd, blosc or gzip")
+
+
+def _metadata_files(path: Path) -> Iterator[Path]:
+    """All files that describe arrays, also behind links to folders, in an order of their own."""
+    seen: set[str] = set()
+    for folder, folders, files in os.walk(path, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            raise DataError(f"{folder}: is in the hierarchy twice, by a link; take the link out")
+        seen.add(real)
+        folders.sort()
+        yield from (Path(folder, name) for name in (".zarray", ".zmetadata", "zarr.json") if name in files)
+
+
+def _faults(name: str, content: Any) -> Iterator[str]:
+    """What is wrong with the content of a metadata file, or of the same within consolidated metadata."""
+    if not isinstance(content, dict):
+        yield "holds no JSON object"
+    elif name == ".zarray":
+        yield from _faults_2(content)
+    elif name == ".zmetadata":
+        for key, inner in _entries(content):
+            if key.rsplit("/", 1)[-1] == ".zarray":
+                yield from (f"`{key}` {reason}" for reason in _faults(".zarray", inner))
+    elif content.get("node_type") == "group":
+        for key, inner in _entries(content.get("consolidated_metadata")):
+            yield from (f"`{key}` {reason}" for reason in _faults("zarr.json", inner))
+    else:
+        yield from _faults_3(content)
+
+
+def _entries(consolidated: Any) -> Iterator[tuple[str, Any]]:
+    entries = consolidated.get("metadata") if isinstance(consolidated, dict) else None
+    yield from entries.items() if isinstance(entries, dict) else ()
+
+
+def _faults_2(array: dict[str, Any]) -> Iterator[str]:
+    if not _matches(_NUMBERS_2, array.get("dtype")):
+        yield f"is an array of {_short(array.get('dtype'))}, not of numbers"
+    filters = array.get("filters")
+    for codec in (*(filters if isinstance(filters, list) else [filters]), array.get("compressor")):
+        if codec is not None and _name(codec, "id") not in _FILTERS:
+            yield f"has a codec {_short(_name(codec, 'id'))}, which is not known to be plain"
+
+
+def _faults_3(array: dict[str, Any]) -> Iterator[str]:
+    if not _matches(_NUMBERS_3, array.get("data_type")):
+        yield f"is an array of {_short(array.get('data_type'))}, not of numbers"
+    if array.get("storage_transformers"):
+        yield "has storage transformers, which are not known to be plain"
+    yield from _plain(array.get("codecs"))
+
+
+def _plain(codecs: Any) -> Iterator[str]:
+    for codec in codecs if isinstance(codecs, list) else [codecs]:
+        name = _name(codec, "name")
+        if name == _SHARDING:
+            inner = codec.get("configuration") if isinstance(codec, dict) else None
+            for key in ("codecs", "index_codecs"):
+                # What is left out has the defaults of zarr, which are plain.
+                if isinstance(inner, dict) and key in inner:
+                    yield from _plain(inner[key])
+        elif name not in _CODECS:
+            yield f"has a codec {_short(name)}, which is not known to be plain"
+
+
+def _name(codec: Any, key: str) -> Any:
+    """The name of a codec, as a string that can be looked up; anything else as the text of it."""
+    name = codec.get(key) if isinstance(codec, dict) else codec
+    return name if isinstance(name, str) else repr(name)
+
+
+def _matches(pattern: re.Pattern[str], value: Any) -> bool:
+    return isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+def _short(value: Any) -> str:
+    return reprlib.repr(value)
