@@ -31,7 +31,7 @@ from answers import at
 _RECORD = "ups_jax.tracking.jsonl:JsonlWriter.scalars"
 _STEPS = 10_000_000
 # Steps between two saves, and what may come and go within a process: buffers of logs, a checkpoint on its way.
-_EVERY, _MEGABYTES, _FILES = 64, 25.0, 4.0
+_EVERY, _MEGABYTES, _FILES = 1024, 25.0, 4.0
 
 
 @dataclass(kw_only=True)
@@ -108,7 +108,7 @@ def lived(folder: Path, fault: str, seconds: float, before: int) -> Life:
         "scheduler.name=constant",
         "training.spike_sigma=null",
     )
-    line = runs.training("operator", run, folder / "data", "training.eval_every=1", *given)
+    line = runs.training("operator", run, folder / "data", "training.eval_every=16", *given)
     begin = time.monotonic()
     with tempfile.TemporaryFile("w+") as out:
         process = runs.start(line, FAULTS[fault](folder, before), stdout=out)

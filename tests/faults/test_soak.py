@@ -13,24 +13,24 @@ FLAT = Life(
     seconds=60.0,
     until_first_step=8.0,
     resumed=0,
-    reached=640,
+    reached=6400,
     megabytes=[500.0] * 100,
     files=[30] * 100,
 )
-NEXT = replace(FLAT, resumed=600, reached=900)
+NEXT = replace(FLAT, resumed=6000, reached=9000)
 
 
 @pytest.mark.parametrize(
     ("second", "said"),
     [
         (NEXT, None),
-        (replace(NEXT, resumed=500), "140 steps were lost"),
+        (replace(NEXT, resumed=5000), "1400 steps were lost"),
         (replace(NEXT, megabytes=[500.0 + number for number in range(100)]), "memory grew"),
         (replace(NEXT, files=[30 + number // 10 for number in range(100)]), "open files grew"),
     ],
 )
 def test_what_a_soak_must_not_show(second: Life, said: str | None) -> None:
-    found = complaints([replace(second, resumed=0, reached=640), second])
+    found = complaints([replace(second, resumed=0, reached=6400), second])
     assert found == [] if said is None else said in found[0]
     assert "2 starts" in summed([FLAT, second])
 
