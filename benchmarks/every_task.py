@@ -60,7 +60,7 @@ def compare(args: argparse.Namespace) -> int:
     from ups_jax.files import write_atomically
 
     rows: dict[str, Any] = json.loads(args.out.read_text()) if args.out.is_file() else {}
-    wanted = [name for name in args.tasks if args.again or name not in rows]
+    wanted = [name for name in args.tasks if args.again or rows.get(name, {}).get("seconds") != args.seconds]
     failed = 0
     for name in wanted:
         row = measured(name, args.seconds, args.data_root)
@@ -93,7 +93,8 @@ def measured(name: str, seconds: float, data_root: str) -> dict[str, Any] | None
         result = subprocess.run([*line, *given], capture_output=True, text=True, env=environment() | own)
         wall, cpu = time.monotonic() - begin, _cpu_of_children() - before
         if result.returncode:
-            print(f"failed      {name}: {result.stderr.strip().splitlines()[-1]}", file=sys.stderr, flush=True)
+            said = [f"exit code {result.returncode}", *result.stderr.strip().splitlines()]
+            print(f"failed      {name}: {said[-1]}", file=sys.stderr, flush=True)
             return None
         evaluation = json.loads((run / "evaluation" / "test.json").read_text())
         steps = json.loads((run / "run.json").read_text())["stages"][case.stage]["steps"]
@@ -102,7 +103,7 @@ def measured(name: str, seconds: float, data_root: str) -> dict[str, Any] | None
         task: (_error(sections), _error(evaluation["baselines"][baseline][task]))
         for task, sections in evaluation["metrics"].items()
     }
-    row = {"steps": steps, "wall": wall, "cpu": cpu, "baseline": baseline, "errors": errors}
+    row = {"seconds": seconds, "steps": steps, "wall": wall, "cpu": cpu, "baseline": baseline, "errors": errors}
     told = ", ".join(f"{task} {own:.3g} / {other:.3g}" for task, (own, other) in errors.items())
     print(f"done        {name}: {told} in {cpu:.0f} CPU-s, {wall:.0f} s", flush=True)
     return row

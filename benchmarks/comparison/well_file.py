@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from ups_jax.data.sources import open_file
+from ups_jax.files import whole_file
 
 _AXES = ("x", "y")
 
@@ -20,8 +20,7 @@ def write_well(source: Path, out: Path) -> None:
     """
     given = open_file(source, "transient")
     count, frames, shape = given.trajectories, given.frames, given.grid.shape
-    partial = out.with_name(f".{out.name}.partial")
-    with h5py.File(partial, "w") as file:
+    with whole_file(out) as partial, h5py.File(partial, "w") as file:
         file.attrs.update({"dataset_name": "shallow_water", "grid_type": "cartesian", "n_spatial_dims": len(shape)})
         file.attrs.update({"n_trajectories": count, "simulation_parameters": np.array([b"gravity"])})
         dimensions = file.create_group("dimensions")
@@ -47,4 +46,3 @@ def write_well(source: Path, out: Path) -> None:
         for axis in _AXES:
             wall = file.create_group(f"boundary_conditions/{axis}_boundary")
             wall.attrs.update({"bc_type": "WALL", "associated_dims": np.array([axis.encode()])})
-    os.replace(partial, out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from ups_jax.data import windows
 from ups_jax.data.latents.cache import LatentCache
 from ups_jax.data.latents.key import Key, weights_digest
-from ups_jax.data.latents.manifest import MANIFEST, UNFINISHED, Manifest
+from ups_jax.data.latents.manifest import MANIFEST, UNFINISHED, Manifest, read_manifest, text_of
 from ups_jax.data.latents.windows import LatentWindows
 from ups_jax.data.latents.writing import write_latents
 from ups_jax.errors import ConfigError, DataError
@@ -119,6 +120,25 @@ def test_a_shard_that_was_damaged_meanwhile_is_made_again(tmp_path: Path) -> Non
     np.testing.assert_array_equal(
         LatentCache(tmp_path).windows(np.arange(5), np.tile(np.arange(2, 6), (5, 1))), LATENTS
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda own: {"shards": own.shards[:-1]}, r"has shards of \[2, 2\] trajectories, not all of 5"),
+        (lambda own: {"shard_trajectories": 0}, "has shards of"),
+        (
+            lambda own: {"shards": tuple(replace(shard, file="../stolen.npy") for shard in own.shards)},
+            "`shards.file` names '../stolen.npy', which is not in the folder",
+        ),
+    ],
+)
+def test_a_manifest_that_does_not_add_up_or_leads_out_is_refused(tmp_path: Path, change: Any, said: str) -> None:
+    write(tmp_path)
+    known = read_manifest(tmp_path)
+    (tmp_path / MANIFEST).write_text(text_of(replace(known, **change(known))))
+    with pytest.raises(DataError, match=said):
+        LatentCache(tmp_path)
 
 
 def damage(file: Path) -> None:

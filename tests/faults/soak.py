@@ -11,7 +11,6 @@ Exit code 1 where a start lost more than a save apart, or the processes grew.
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import random
 import signal
@@ -29,20 +28,21 @@ import runs
 from answers import at
 
 _RECORD = "ups_jax.tracking.jsonl:JsonlWriter.scalars"
-_STEPS = 10_000_000
+_STEPS, _SHORTEST = 10_000_000, 30.0
 # Steps between two saves, and what may come and go within a process: buffers of logs, a checkpoint on its way.
 _EVERY, _MEGABYTES, _FILES = 1024, 25.0, 4.0
 
 
 @dataclass(kw_only=True)
 class Life:
-    """One start: the fault that ended it, seconds before its first step and in all, its samples, and its steps."""
+    """One start: the fault that ended it, seconds before its first step and in all, its samples, and its steps;
+    `resumed` is None where it began or ended ahead of its loop."""
 
     fault: str
     code: int = 0
     seconds: float = 0.0
     until_first_step: float = 0.0
-    resumed: int = 0
+    resumed: int | None = None
     reached: int = 0
     megabytes: list[float] = field(default_factory=list)
     files: list[int] = field(default_factory=list)
@@ -60,7 +60,8 @@ def main() -> int:
         folder = Path(name)
         os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "programs"))
         (folder / "token").touch()
-        while time.monotonic() < end:
+        # A start of less is stopped before it can be told how.
+        while time.monotonic() < end - _SHORTEST:
             fault = rng.choice(list(FAULTS))
             seconds = min(rng.uniform(0.2, 1.0) * args.longest, end - time.monotonic())
             lives.append(lived(folder, fault, seconds, lives[-1].reached if lives else 0))
@@ -126,7 +127,7 @@ def lived(folder: Path, fault: str, seconds: float, before: int) -> Life:
         out.seek(0)
         ended = runs.Ended(code=process.returncode, out=out.read(), err=err)
     life.code, life.seconds = ended.code, time.monotonic() - begin
-    life.resumed, life.reached = ended.resumed or 0, runs.reached(run, "operator")
+    life.resumed, life.reached = ended.resumed, runs.reached(run, "operator")
     if life.code not in (-signal.SIGKILL, 75, 7):
         raise SystemExit(f"{fault}: exit code {life.code}: {ended.err}")
     return life
@@ -145,13 +146,18 @@ def sample(process: subprocess.Popen[str], life: Life) -> None:
 
 def told(life: Life) -> str:
     memory = f"{life.megabytes[0]:.0f} to {life.megabytes[-1]:.0f} MB" if life.megabytes else "not measured"
-    steps = f"from step {life.resumed} to {life.reached}"
+    steps = f"from step {life.resumed or 0} to {life.reached}"
     return f"{life.fault:<14} {life.seconds:5.0f} s, {steps}, exit {life.code}, {memory}"
 
 
 def lost_steps(lives: list[Life]) -> list[int]:
-    """Steps that each start but the last did and the next one did again."""
-    return [max(life.reached - after.resumed, 0) for life, after in itertools.pairwise(lives)]
+    """Steps that were done again by each start that went on."""
+    found, before = list[int](), 0
+    for life in lives:
+        if life.resumed is not None:
+            found.append(max(before - life.resumed, 0))
+        before = life.reached
+    return found
 
 
 def growths(lives: list[Life]) -> tuple[list[float], list[float]]:

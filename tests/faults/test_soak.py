@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from soak import Life, complaints, summed
+from soak import Life, complaints, lost_steps, summed
 
 FLAT = Life(
     fault="SIGTERM",
@@ -33,6 +33,11 @@ def test_what_a_soak_must_not_show(second: Life, said: str | None) -> None:
     found = complaints([replace(second, resumed=0, reached=6400), second])
     assert found == [] if said is None else said in found[0]
     assert "2 starts" in summed([FLAT, second])
+
+
+def test_a_start_that_ends_ahead_of_its_loop_has_lost_nothing() -> None:
+    early = replace(FLAT, resumed=None, reached=FLAT.reached, megabytes=[], files=[])
+    assert lost_steps([FLAT, early, replace(NEXT, resumed=6300)]) == [0, 100]
 
 
 def test_a_soak_without_a_long_life_shows_nothing() -> None:

@@ -264,7 +264,9 @@ def test_a_run_goes_on_with_its_own_latents_alone(saved_run: Path, data_root: Pa
         trained(longer, tmp_path / "run", None)
     encode_dataset(weights, cfg, dataset, tmp_path / "latents", overwrite=True)
     trained(longer, tmp_path / "run", None)
-    with pytest.raises(ConfigError, match="needs the codec that made them; give --init-from RUN"):
+    with pytest.raises(
+        ConfigError, match="needs the codec that made them; train the operator first, with --stage operator --init"
+    ):
         trained(longer, tmp_path / "other", None)
     assert not (tmp_path / "other").exists()
 
@@ -328,6 +330,9 @@ def test_a_configuration_with_another_codec_is_told_before_anything_is_encoded(s
         encoding_config(weights, None, ["latent.dim=5"])
     with pytest.raises(ConfigError, match="latents are of one task in time, not of darcy2d"):
         encoding_config(weights, None, ["data.tasks=[{name: darcy2d, kind: steady}]"])
+    cfg = encoding_config(weights, None, ["data.tasks.0.periodic=[]", "data.tasks.0.symmetries=[]"])
+    with pytest.raises(ConfigError, match="its periodic are False, the run's codec was trained with True; give data"):
+        encode_dataset(weights, cfg, open_mixture(cfg).datasets[0], saved_run / "latents")
 
 
 def test_the_commands_print_and_end_as_they_should(

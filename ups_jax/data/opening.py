@@ -61,7 +61,8 @@ def _related(cfg: Config, datasets: Sequence[Dataset]) -> list[Dataset]:
 
 def _opened(cfg: Config, tasks: Sequence[Task | None]) -> list[Dataset]:
     """A data set for each configured task; `tasks` are those of a trained run that are kept."""
-    # Whoever trains on latents reads fields to check and validate alone, and leaves the memory to the latents.
+    # The memory is left to the latents: whoever trains on them reads fields to check and to validate alone. All else
+    # that is done with such a configuration reads its fields from the disk.
     room = 0.0 if cfg.data.source == "latents" else cfg.data.loader.memory_gib * 2**30
     found: list[tuple[TaskConfig, Source, Splits]] = []
     for wanted, task in zip(all_tasks(cfg), tasks, strict=True):

@@ -68,5 +68,5 @@ def _code(rooms: tuple[str, ...]) -> str:
 
 
 def _without_paths(data: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in data.items() if key not in ("root", "loader")}
+    kept = {key: value for key, value in data.items() if key not in ("root", "loader", "latents")}
     return kept | {"tasks": [{key: value for key, value in task.items() if key != "path"} for task in data["tasks"]]}

@@ -19,6 +19,7 @@ from ups_jax.errors import ConfigError, DivergedError
 from ups_jax.models import Simulator, encode, normalize
 from ups_jax.models.codec import carried_width
 from ups_jax.models.grid import patch_of
+from ups_jax.task import Task
 from ups_jax.training.build import build_model
 from ups_jax.training.latents import check_on_grid, codec_digest, key_of
 from ups_jax.training.weights import Weights
@@ -46,6 +47,7 @@ def encode_dataset(
     `write_latents` raises.
     """
     check_on_grid(dataset.task)
+    check_same_fields(weights.tasks[0], dataset.task)
     model = build_model(cfg, dataset.task, "operator")
     plan = _plan(weights, cfg, dataset, dtype, shard_bytes)
     encoded = _encoder(model, weights.params, dtype)
@@ -92,6 +94,17 @@ def check_codec(weights: Weights, cfg: Config) -> None:
     for key, (trained, wanted) in pairs.items():
         if trained != wanted:
             raise ConfigError(f"{key}={wanted}: the run's codec was trained with {trained}; set it to that")
+
+
+def check_same_fields(trained: Task, wanted: Task) -> None:
+    """ConfigError where the data are not of the channels, axes and periods that the run's codec was trained on."""
+    for what in ("channels", "axes", "periodic"):
+        theirs, ours = (", ".join(map(str, getattr(task, what))) for task in (trained, wanted))
+        if theirs != ours:
+            raise ConfigError(
+                f"data.tasks.{wanted.name}: its {what} are {ours}, the run's codec was trained with {theirs}; give "
+                "data of these, or train a run on this task"
+            )
 
 
 def _plan(weights: Weights, cfg: Config, dataset: Dataset, dtype: str, shard_bytes: int) -> Manifest:

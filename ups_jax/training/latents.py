@@ -86,7 +86,10 @@ def with_latents(
     if recorded is None and run is not None and newest_step(run.checkpoints(stage)) > 0:
         weights, parent = best_weights(run.path, stage), run.path
     if recorded is None and weights is None:
-        raise ConfigError("data.source=latents: needs the codec that made them; give --init-from RUN")
+        raise ConfigError(
+            "data.source=latents: needs the codec that made them; train the operator first, with --stage operator "
+            "--init-from RUN"
+        )
     cache = LatentCache(str(cfg.data.latents), cfg.data.loader.memory_gib * 2**30)
     found = cache.manifest.key
     own = codec_digest(weights.params) if recorded is None and weights is not None else str((recorded or {})["weights"])

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ups_jax.data.latents.key import Key
 from ups_jax.errors import DataError, first_line
-from ups_jax.files import crc32
+from ups_jax.files import crc32, inside
 
 MANIFEST, UNFINISHED = "latents.json", "unfinished.json"
 # How each type lies on the disk: NumPy has no bfloat16, whose bits are the upper half of a float32's.
@@ -57,6 +57,12 @@ class Manifest:
         return (self.frames, *self.tokens, self.width)
 
     @property
+    def counts(self) -> list[int]:
+        """The trajectories of each shard, once all are written."""
+        each = self.shard_trajectories
+        return [min(each, self.trajectories - first) for first in range(0, self.trajectories, each)]
+
+    @property
     def bytes(self) -> int:
         """Size of all shards."""
         return sum(shard.bytes for shard in self.shards)
@@ -88,6 +94,11 @@ def read_manifest(path: Path, name: str = MANIFEST) -> Manifest:
         raise DataError(f"{file}: cannot be read ({first_line(error)}); {MEND}") from None
     if told != found.digest or found.key.dtype not in STORED:
         raise DataError(f"{file}: was changed after it was written; {MEND}")
+    for shard in found.shards:
+        inside(file, "shards.file", shard.file, DataError)
+    counts = [shard.trajectories for shard in found.shards]
+    if found.shard_trajectories < 1 or (name == MANIFEST and counts != found.counts):
+        raise DataError(f"{file}: has shards of {counts} trajectories, not all of {found.trajectories}; {MEND}")
     return found
 
 

@@ -84,7 +84,10 @@ def _held(out: Path) -> Iterator[None]:
 def _clear(out: Path) -> None:
     for pattern in (MANIFEST, UNFINISHED, "latents-*.npy"):
         for file in out.glob(pattern):
-            file.unlink()
+            try:
+                file.unlink()
+            except OSError as error:
+                raise storage_error(file, error) from None
 
 
 def _same(out: Path, found: Manifest, plan: Manifest) -> None:
