@@ -29,8 +29,9 @@ def _model(cfg: Config, task: Task) -> Simulator | PointSimulator:
 
 def _init(model: Simulator | PointSimulator, key: Key[Array, ""], batch: Batch) -> Any:
     # A batch of latents has no fields, and parameters know shapes alone.
-    fields = jnp.zeros((1, model.context, *model.task.shape, len(model.task.channels)))
-    return model.init(key, fields, conditions_of(batch))["params"]
+    cond = conditions_of(batch)
+    fields = jnp.zeros((len(cond.dt), model.context, *model.task.shape, len(model.task.channels)))
+    return model.init(key, fields, cond)["params"]
 
 
 def _validate(model: Simulator | PointSimulator, dataset: Dataset, cfg: Config, parents: Parents) -> Validate:
