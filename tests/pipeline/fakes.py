@@ -62,7 +62,9 @@ class Steps:
         (config,), (path,) = options(step, "--config"), map(Path, options(step, "--run-dir"))
         cfg = load(config, [text for text in step.arguments if "=" in text])
         known = path / "checkpoints" / "operator" / "10" / "params"
-        write_atomically(path / "run.json", json.dumps({"error": self.error(cfg), "stages": {}, "digests": {}}))
+        write_atomically(
+            path / "run.json", json.dumps({"error": self.error(cfg), "config": {}, "stages": {}, "digests": {}})
+        )
         write_atomically(known, f"{self.error(cfg)}")
         write_atomically(path / "metrics.jsonl", '{"stage": "operator", "step": 10, "loss": 1.0}\n')
 

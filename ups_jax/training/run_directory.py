@@ -66,9 +66,8 @@ class RunDirectory:
             ) from None
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{self.record_path}: cannot be read ({error}); restore it from a copy") from None
-        if not (
-            isinstance(record, dict) and _of_dicts(record.get("stages")) and isinstance(record.get("digests"), dict)
-        ):
+        whole = isinstance(record, dict) and all(isinstance(record.get(part), dict) for part in ("config", "digests"))
+        if not (whole and _of_dicts(record.get("stages"))):
             raise CheckpointError(f"{self.record_path}: is not a run's record; restore it from a copy")
         return record
 

@@ -75,7 +75,7 @@ def train(
         parents = trained_parents(run, stage, data.kind)
         begun = agreed(run.exists())
         if not begun:
-            run.write({"created": now(), "digests": {}, "stages": {}})
+            run.write({"created": now(), "config": to_dict(cfg), "digests": {}, "stages": {}})
             run.write_split(data.split())
         wait_for_all("recorded")
         check_parents(run, stage, parents.checkpoints)

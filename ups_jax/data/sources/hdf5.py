@@ -20,6 +20,8 @@ from jaxtyping import Float
 from ups_jax.data.sources.base import AXES, Grid, uniform
 from ups_jax.errors import DataError
 
+# What is to be done about values in other files.
+_COPY = "which is not opened; copy the values into this file"
 _NUMBER = r"([0-9]+\.?[0-9]*(?:[eE][-+]?[0-9]+)?)"
 # Numbers among the root attributes that say how a file was made.
 _NO_COEFFICIENTS = ("seed", "latestIndex", "dt", "members", "given_frames", "checkpoint_step")
@@ -180,31 +182,42 @@ def coefficients(name: str, file: h5py.File, trajectories: int) -> Iterator[tupl
 
 
 def _check_own(path: Path, file: h5py.File) -> None:
-    """Raise `DataError` where something in a file lies in another one, which HDF5 would open by its name."""
+    """Raise `DataError` where something in a file lies in another one, which HDF5 would open by its name, or has a
+    name that is no text, which h5py would give as bytes."""
 
     def elsewhere(name: bytes, link: Any) -> str | None:
+        if not _is_text(name):
+            return f"{name!r:.200} is no name in UTF-8; write the file again with another one"
         if link.type == h5py.h5l.TYPE_SOFT:
             # Leads to another name in this file.
             return None
-        told = f"`{name.decode(errors='replace')}`"
+        told = f"`{name.decode()}`"
         if link.type != h5py.h5l.TYPE_HARD:
-            return f"{told} is a link to another file"
+            return f"{told} is a link to another file, {_COPY}"
         item = h5py.h5o.open(file.id, name)
         if not isinstance(item, h5py.h5d.DatasetID):
             return None
         made = item.get_create_plist()
         if made.get_external_count():
-            return f"{told} has its values in another file"
+            return f"{told} has its values in another file, {_COPY}"
         # "." is the file itself.
         is_virtual = made.get_layout() == h5py.h5d.VIRTUAL
         if is_virtual and any(made.get_virtual_filename(i) != "." for i in range(made.get_virtual_count())):
-            return f"{told} is put together of other files"
+            return f"{told} is put together of other files, {_COPY}"
         return None
 
     found = file.id.links.visit(elsewhere, info=True)
     if found is not None:
         file.close()
-        raise DataError(f"{path}: {found}, which is not opened; copy the values into this file")
+        raise DataError(f"{path}: {found}")
+
+
+def _is_text(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def from_file_name(path: Path, name: str) -> float | None:
