@@ -119,7 +119,8 @@ def loop_seconds(config: str, overrides: list[str], seconds: float, every: float
         records, first, last = run / "metrics.jsonl", None, None
         saved: set[str] = set()
         while process.poll() is None and (first is None or last is None or last[1] - first[1] < seconds):
-            time.sleep(0.01)
+            # A look costs the loop's cores something too.
+            time.sleep(0.1)
             step = _newest_step(records)
             if step >= _WARM_STEPS and (last is None or step > last[0]):
                 last = step, time.perf_counter()

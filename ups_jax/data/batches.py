@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
@@ -166,8 +167,9 @@ def _read(
         "bc": np.tile(np.array(task.boundary, np.int32), (count, 1, 1)),
         "trajectory_id": drawn.ids.astype(np.int32),
     }
-    if isinstance(dataset.source, Scattered):
-        batch |= place_arrays(dataset.source.places(drawn.ids), dataset.source.inputs(drawn.ids))
+    if task.scattered:
+        places = cast(Scattered, dataset.source).places(drawn.ids)
+        batch |= place_arrays(places, dataset.source.inputs(drawn.ids))
     elif task.inputs:
         batch["inputs"] = windows.augment_inputs(dataset.source.inputs(drawn.ids), drawn)
     return batch

@@ -6,7 +6,7 @@ The whole batch is drawn for all hosts; a host keeps its rows.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int
@@ -36,6 +36,11 @@ class Plan:
     def epoch_windows(self) -> int:
         """Windows in an epoch: `per_trajectory` of every training trajectory."""
         return len(self.train) * self.per_trajectory
+
+    @cached_property
+    def cumulative(self) -> Float64[np.ndarray, " s"]:
+        """The distribution function of the first frames."""
+        return np.cumsum(self.starts)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -82,7 +87,7 @@ def draw(plan: Plan, n: int) -> Draw:
     order = np.concatenate([_order(plan.key, epoch, plan.epoch_windows) for epoch in epochs])
     offset = first - epochs.start * plan.epoch_windows
     ids = plan.train[order[offset : offset + size] % len(plan.train)]
-    cumulative = np.cumsum(plan.starts)
+    cumulative = plan.cumulative
     start = np.searchsorted(cumulative, generator.random(size) * cumulative[-1], side="right")
     frames = np.minimum(start, len(plan.starts) - 1)[:, None] + plan.offsets
     shifts = np.where(plan.rolled, generator.integers(0, plan.shape, (size, len(plan.shape))), 0)

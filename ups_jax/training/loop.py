@@ -82,11 +82,13 @@ def run_loop(
     pending: Pending = None
     rate_scale = plateau_scale(state.opt_state)
     best_step = _best_step(stage, state)
+    # Only an evaluation changes it: to ask the state at every step would wait for the step.
+    ended = _ended(stage, state)
     with stage.batches(start) as batches:
         while True:
             # -- the step just done: evaluate, then save; its numbers are on file before its state is ----------------
             due = step > start and (step % stage.plan.eval_steps == 0 or step == stage.plan.total_steps)
-            finished, stop = _finished(stage, state, step), any_wants(should_stop(), step)
+            finished, stop = ended or step >= stage.plan.total_steps, any_wants(should_stop(), step)
             timed = any_wants(time.monotonic() - saved_at > cfg.checkpoint.every_seconds, step)
             if due or finished or stop or timed:
                 validation = None
@@ -102,7 +104,8 @@ def run_loop(
                     rate_scale = plateau_scale(state.opt_state)
                     numbers |= measured | clock.read(step)
                     progress.validation(validation)
-                    finished = _finished(stage, state, step)
+                    ended = _ended(stage, state)
+                    finished = finished or ended
                     if fault is not None and (finished or 2 * step >= stage.plan.total_steps):
                         raise DivergedError(f"step {step}: {fault}")
                 if numbers and told:
@@ -131,9 +134,8 @@ def _its_turn(step: int, cfg: Config) -> bool:
     return step % cfg.logging.every_steps == 0
 
 
-def _finished(stage: Stage, state: TrainState, step: int) -> bool:
-    if step >= stage.plan.total_steps:
-        return True
+def _ended(stage: Stage, state: TrainState) -> bool:
+    """By its target or its patience, whatever its length."""
     if stage.target > 0 and float(state.monitor.best_metric) <= stage.target:
         return True
     return stage.patience is not None and int(state.monitor.since_best) >= stage.patience
