@@ -39,15 +39,20 @@ _CASES: dict[str, tuple[str, int, list[str]]] = {
     ),
     "attention": ("burgers1d", 1024, [*_LARGE, *_PDET, "training.batch_size=32"]),
 }
-# XLA shares few of a CPU's operations among its cores; as devices each takes its rows of the batch.
-_BY_CORE = "golden, a device a core"
-_ON_CPU = ("golden", _BY_CORE, "default", "default 2D")
+# XLA shares few of a CPU's operations among its cores; as devices each takes its rows of the batch, as many at a time
+# as its own cache holds the activations of. By name: is a core a device, and the micro-batches of a device.
+_GOLDEN = {
+    "golden": (False, 1),
+    "golden, a device a core": (True, 1),
+    "golden, a device a core, 8 micro-batches": (True, 8),
+}
+_ON_CPU = (*_GOLDEN, "default", "default 2D")
 _QUICK = ("golden", "default")
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__)
-    names = ["golden", _BY_CORE, *_CASES]
+    names = [*_GOLDEN, *_CASES]
     parser.add_argument("--cases", nargs="+", choices=names, metavar="CASE", help=f"of {', '.join(names)}")
     parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], help="on a GPU both, on a CPU fp32")
     parser.add_argument("--runs", type=cli.positive, default=15, help="timed runs, in turns (default: 15)")
@@ -59,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def compare(args: argparse.Namespace) -> None:
     if args.row is not None:
-        print(json.dumps(_ROWS.get(args.row["case"], _step_row)(**args.row)))
+        print(json.dumps(_made(**args.row)))
         return
     from rich.console import Console
 
@@ -74,7 +79,7 @@ def compare(args: argparse.Namespace) -> None:
     precisions = args.precision or (["fp32", "bf16"] if accelerated else ["fp32"])
     rows = []
     for case in cases:
-        for precision in ["fp32"] if case.startswith("golden") else precisions:
+        for precision in ["fp32"] if case in _GOLDEN else precisions:
             rows.append(_in_process({"case": case, "precision": precision, "runs": runs}))
             write_atomically(out, json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
             print(f"done        {case} {precision}: {_milliseconds(rows[-1])}", flush=True)
@@ -90,7 +95,7 @@ def _in_process(row: dict[str, Any]) -> dict[str, Any]:
     path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     with tempfile.TemporaryDirectory() as cache:
         own = {"PYTHONPATH": path, "JAX_COMPILATION_CACHE_DIR": cache, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-        if row["case"] == _BY_CORE:
+        if _GOLDEN.get(row["case"], (False, 1))[0]:
             cores = len(os.sched_getaffinity(0))
             own["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={cores}"
         command = [sys.executable, __file__, "--row", json.dumps(row)]
@@ -100,7 +105,13 @@ def _in_process(row: dict[str, Any]) -> dict[str, Any]:
     return row | json.loads(result.stdout.splitlines()[-1])
 
 
-def _ceilings_row(**_row: Any) -> dict[str, Any]:
+def _made(*, case: str, **row: Any) -> dict[str, Any]:
+    if case == "ceilings":
+        return _ceilings_row()
+    return _golden_row(_GOLDEN[case][1], **row) if case in _GOLDEN else _step_row(case=case, **row)
+
+
+def _ceilings_row() -> dict[str, Any]:
     import jax
     from speed.ceilings import matrix_rates, memory_rate
 
@@ -117,14 +128,14 @@ def _ceilings_row(**_row: Any) -> dict[str, Any]:
     }
 
 
-def _golden_row(*, runs: int, **_row: Any) -> dict[str, Any]:
+def _golden_row(micro_batches: int, *, runs: int, **_row: Any) -> dict[str, Any]:
     """Ours and PyTorch's, in turns; a pause lets the other's threads come to rest."""
     import jax
     from speed.counts import least_bytes
     from speed.golden import BATCH, golden_step, latents
 
     begin = time.perf_counter()
-    ours, operations, params = golden_step()
+    ours, operations, params = golden_step(micro_batches)
     jax.block_until_ready(ours())
     found = {"compile_seconds": time.perf_counter() - begin, "rows": BATCH, "operations": 3 * operations}
     found["bytes"] = least_bytes(params, latents())
@@ -203,9 +214,6 @@ def _step_row(*, case: str, precision: str, runs: int) -> dict[str, Any]:
     found["seconds"] = [many(count) for _ in range(runs)]
     stats = jax.devices()[0].memory_stats()
     return found | {"device_peak_bytes": stats["peak_bytes_in_use"] if stats else None}
-
-
-_ROWS: dict[str, Any] = {"ceilings": _ceilings_row, "golden": _golden_row, _BY_CORE: _golden_row}
 
 
 def _table(about: dict[str, Any], rows: list[dict[str, Any]]) -> Any:

@@ -19,7 +19,8 @@ from speed.counts import product_operations
 from ups_jax.config import OperatorConfig, ParallelConfig, PdetConfig
 from ups_jax.models.dense import Dense
 from ups_jax.models.operator import core_of
-from ups_jax.parallel import make_mesh, over_rows, put_everywhere, put_rows
+from ups_jax.parallel import make_mesh, put_everywhere, put_rows
+from ups_jax.training.accumulate import gradients_of
 
 BATCH, TOKENS, LATENT = 256, 32, 32
 WIDTH, DEPTHS, GROUP, HEADS, RATIO = 96, (1, 1, 1), 12, 6, 2.0
@@ -48,27 +49,28 @@ def latents() -> tuple[np.ndarray, np.ndarray]:
     return before, before + 0.1 * rng.normal(size=before.shape).astype(np.float32)
 
 
-def golden_step() -> tuple[Step, int, Any]:
-    """The jitted step as training has it (state donated, rows shared by all devices), operations of its loss's
-    products, and its parameters."""
+def golden_step(micro_batches: int = 1) -> tuple[Step, int, Any]:
+    """The jitted step as training has it (state donated, rows shared by all devices, and on each taken in so many
+    groups), operations of its loss's products, and its parameters."""
     pdet = PdetConfig(hidden_dim=WIDTH, depths=DEPTHS, group_size=GROUP, num_heads=HEADS, mlp_ratio=RATIO)
     model = GoldenOperator(OperatorConfig(architecture_type="pdet_unet", pdet=pdet))
     before, after = latents()
     host = {"before": before, "after": after, "dt": np.full((BATCH, 1), 0.1, np.float32)}
+    host["mask"] = np.ones(BATCH, np.float32)
     mesh = make_mesh(ParallelConfig())
     batch = put_rows(mesh, host)
     params = model.init(jax.random.key(0), *map(jnp.asarray, (before, host["dt"])))["params"]
     tx = optax.chain(optax.clip_by_global_norm(CLIP), optax.adamw(RATE, weight_decay=DECAY))
 
-    def loss(params: Any, batch: Any) -> Array:
+    def loss(params: Any, batch: Any, _key: Any) -> tuple[Array, dict[str, Array]]:
         change = model.apply({"params": params}, batch["before"], batch["dt"]) - batch["after"]
-        return jnp.sum(change**2) / after.size
+        return jnp.mean(change**2), {}
 
-    gradients = over_rows(mesh, jax.value_and_grad(loss))
+    gradients, key = gradients_of(loss, micro_batches, mesh=mesh), jax.random.key(0)
 
     def step(state: tuple[Any, Any], batch: Any) -> tuple[tuple[Any, Any], Array]:
         params, opt_state = state
-        value, gradient = gradients(params, batch)
+        (value, _), gradient = gradients(params, batch, key)
         updates, opt_state = tx.update(gradient, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), value
 
@@ -80,4 +82,4 @@ def golden_step() -> tuple[Step, int, Any]:
             held[0], value = compiled(held[0], batch)
         return held[0], value
 
-    return run, product_operations(loss, params, host), params
+    return run, product_operations(loss, params, host, key), params
