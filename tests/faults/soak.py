@@ -4,7 +4,8 @@
 
 One run of the operator, started again after every fault: `kill -9`, SIGTERM, a full disk, NaN batches, memory that runs
 out. Prints a line every start, then the steps and the time that were lost, and how resident memory and open files of
-the longest-lived processes have grown from the second tenth of their samples, after what is made once, to the last.
+the longest-lived processes have grown from the first tenth of their samples, taken once the saves, validations and
+programs that are made once lie behind, to the last.
 Exit code 1 where a start lost more than a save apart, or the processes grew.
 """
 
@@ -31,6 +32,8 @@ _RECORD = "ups_jax.tracking.jsonl:JsonlWriter.scalars"
 _STEPS, _SHORTEST = 10_000_000, 30.0
 # Steps between two saves, and what may come and go within a process: buffers of logs, a checkpoint on its way.
 _EVERY, _MEGABYTES, _FILES = 1024, 25.0, 4.0
+# Saves of a start before its first sample: on a busy machine they come late.
+_WARM_SAVES = 3
 
 
 @dataclass(kw_only=True)
@@ -111,6 +114,7 @@ def lived(folder: Path, fault: str, seconds: float, before: int) -> Life:
     )
     line = runs.training("operator", run, folder / "data", "training.eval_every=16", *given)
     begin = time.monotonic()
+    seen, saves = saved(run), 0
     with tempfile.TemporaryFile("w+") as out:
         process = runs.start(line, FAULTS[fault](folder, before), stdout=out)
         curve = run / "metrics.jsonl"
@@ -120,7 +124,10 @@ def lived(folder: Path, fault: str, seconds: float, before: int) -> Life:
                 if curve.exists() and curve.stat().st_mtime > time.time() - 1 and runs.begun(process, run):
                     life.until_first_step = time.monotonic() - begin
                 continue
-            sample(process, life)
+            if (now := saved(run)) - seen:
+                seen, saves = now, saves + 1
+            if saves >= _WARM_SAVES:
+                sample(process, life)
         if process.poll() is None:
             process.send_signal(signal.SIGKILL if fault == "kill -9" else signal.SIGTERM)
         _, err = process.communicate()
@@ -131,6 +138,11 @@ def lived(folder: Path, fault: str, seconds: float, before: int) -> Life:
     if life.code not in (-signal.SIGKILL, 75, 7):
         raise SystemExit(f"{fault}: exit code {life.code}: {ended.err}")
     return life
+
+
+def saved(run: Path) -> set[str]:
+    """The checkpoints of the operator that are there."""
+    return {item.name for item in (run / "checkpoints" / "operator").glob("*") if item.name.isdigit()}
 
 
 def sample(process: subprocess.Popen[str], life: Life) -> None:
@@ -173,7 +185,7 @@ def complaints(lives: list[Life]) -> list[str]:
     if (most := max(lost_steps(lives), default=0)) > _EVERY:
         found.append(f"{most} steps were lost at once, with a save every {_EVERY}")
     if not memory:
-        found.append("no start lived for 20 s: give it more --minutes, or a longer --longest")
+        found.append(f"no start lived for {_WARM_SAVES} saves and 20 s: give it more --minutes, or a longer --longest")
     elif (grown := statistics.median(memory)) > _MEGABYTES:
         found.append(f"memory grew by {grown:.0f} MB in the median start")
     elif (grown := statistics.median(files)) > _FILES:
@@ -193,16 +205,16 @@ def summed(lives: list[Life]) -> str:
     memory, files = growths(lives)
     if memory:
         lines.append(
-            f"of {len(memory)} starts of 20 s and more: memory grew by {max(memory):.1f} MB at most, median "
+            f"of {len(memory)} starts with 20 s after {_WARM_SAVES} saves: memory grew by {max(memory):.1f} MB at most, median "
             f"{statistics.median(memory):.1f}; open files by {max(files):.0f} at most"
         )
     return "\n".join(lines)
 
 
 def growth(samples: list[float]) -> float:
-    """From the second tenth of the samples, after what is made once, to the last."""
+    """From the first tenth of the samples to the last."""
     tenth = max(1, len(samples) // 10)
-    return statistics.median(samples[-tenth:]) - statistics.median(samples[tenth : 2 * tenth])
+    return statistics.median(samples[-tenth:]) - statistics.median(samples[:tenth])
 
 
 if __name__ == "__main__":
