@@ -173,7 +173,7 @@ def lost_steps(lives: list[Life]) -> list[int]:
 
 
 def growths(lives: list[Life]) -> tuple[list[float], list[float]]:
-    """By how many megabytes and open files each start of 20 s and more has grown."""
+    """By how many megabytes and open files each start with 20 s of samples has grown."""
     long = [life for life in lives if len(life.megabytes) >= 40]
     return [growth(life.megabytes) for life in long], [growth([float(count) for count in life.files]) for life in long]
 
@@ -205,8 +205,8 @@ def summed(lives: list[Life]) -> str:
     memory, files = growths(lives)
     if memory:
         lines.append(
-            f"of {len(memory)} starts with 20 s after {_WARM_SAVES} saves: memory grew by {max(memory):.1f} MB at most, median "
-            f"{statistics.median(memory):.1f}; open files by {max(files):.0f} at most"
+            f"of {len(memory)} starts with 20 s after {_WARM_SAVES} saves: memory grew by {max(memory):.1f} MB at "
+            f"most, median {statistics.median(memory):.1f}; open files by {max(files):.0f} at most"
         )
     return "\n".join(lines)
 
