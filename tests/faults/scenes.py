@@ -144,6 +144,28 @@ def newest_checkpoint_gone(place: Place) -> Row:
     return Row(fault="newest checkpoint deleted", answer=told, code=0, again=12 - result.resumed)
 
 
+def best_checkpoint_damaged(place: Place) -> Row:
+    """The newest one is sound: an evaluation says which step stands for the best and measures that one; the training
+    sets it aside, and whoever reads later is told again."""
+    run = place.copy()
+    steps = sorted(int(folder.name) for folder in (run / "checkpoints" / "operator").iterdir())
+    best, others = steps[0], steps[1:]
+    for number, step in enumerate([best, *reversed(others)]):
+        damage.validated(run / "checkpoints" / "operator" / str(step), 0.1 * (number + 1))
+    damage.flip(damage.largest(run / "checkpoints" / "operator" / str(best)))
+    evaluation = command("evaluate.py", "--run-dir", str(run), "evaluation.plots=false")
+    for told in (f"operator/{best}: .* is not what was written", f"step {best} was found damaged and set aside"):
+        seen = runs.run(evaluation)
+        assert seen.code == 0 and seen.err.count("\n") == 1, seen.err
+        assert re.search(f"^warning: .*{told}.*step {others[-1]}, is used in its place", seen.err), seen.err
+        meta = json.loads((run / "evaluation" / "test.json").read_text())["meta"]
+        assert (meta["steps"], meta["checkpoint"]) == (others[-1], f"checkpoints/operator/{others[-1]}")
+        result = runs.run(place.line(run))
+        assert result.code == 0, result.err
+        assert (run / "checkpoints" / "operator" / f"damaged-{best}").is_dir()
+    return Row(fault="best checkpoint damaged, the newest sound", answer=seen.last_line, code=0, again=0)
+
+
 def a_second_writer(place: Place) -> Row:
     """It is refused by name, and the first one does not notice; who was killed holds nothing any more."""
     run = place.folder / "run"
@@ -272,6 +294,7 @@ FAST: dict[str, Callable[[Place], Row]] = {
     "half_a_data_file": half_a_data_file,
 }
 SLOW: dict[str, Callable[[Place], Row]] = {
+    "best_checkpoint_damaged": best_checkpoint_damaged,
     "nan_gradients": nan_gradients,
     "out_of_memory": out_of_memory,
     "a_second_writer": a_second_writer,
