@@ -27,7 +27,7 @@ from ups_jax.files import free_name, storage_error
 from ups_jax.processes import agreed, first_does, is_first
 from ups_jax.task import Task
 from ups_jax.training import checksums, ranking
-from ups_jax.training.orbax_errors import drop_abandoned_reads, storage_errors
+from ups_jax.training.orbax_errors import drop_abandoned_reads, is_of_memory, storage_errors
 from ups_jax.training.state import TrainState
 
 # orbax tells every save and restore through absl, and prints tracebacks of what arrives as an exception as well.
@@ -171,13 +171,15 @@ class Checkpoints:
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state saved at `step`, in the structure and placement of the (abstract) state `like`.
 
-        Raises CheckpointError, whatever the reader of a damaged file raises.
+        Raises CheckpointError, whatever the reader of a damaged file raises; memory that runs out is no damage.
         """
         self._check(step)
         arguments = ocp.args.Composite(state=ocp.args.StandardRestore(jax.tree.map(_placed, like)))
         try:
             return self._manager.restore(step, args=arguments)["state"]
         except Exception as error:
+            if is_of_memory(error):
+                raise
             reason = first_line(error)
         drop_abandoned_reads()
         raise CheckpointError(f"{self.directory / str(step)}: cannot be read ({reason})")
@@ -188,6 +190,8 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
         except Exception as error:
+            if is_of_memory(error):
+                raise
             raise CheckpointError(
                 f"{self.directory / str(step)}: metadata cannot be read ({first_line(error)})"
             ) from None

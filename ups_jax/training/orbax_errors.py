@@ -11,6 +11,8 @@ import warnings
 from pathlib import Path
 from types import TracebackType
 
+import jax
+
 from ups_jax.files import storage_error
 
 
@@ -24,6 +26,12 @@ def drop_abandoned_reads() -> None:
     finally:
         sys.unraisablehook = complain
         logging.getLogger("asyncio").disabled = False
+
+
+def is_of_memory(error: Exception) -> bool:
+    """Whether a checkpoint could not be read because memory ran out, which says nothing of the checkpoint."""
+    of_device = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    return of_device or isinstance(error, MemoryError)
 
 
 class storage_errors:
