@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from ups_jax.data.sources.base import AXES, uniform
-from ups_jax.data.sources.hdf5 import HDF5File, coefficients
+from ups_jax.data.sources.hdf5 import HDF5File, coefficients, text_of
 from ups_jax.data.sources.places import Cloud, Places, spacing_of
 from ups_jax.data.sources.selection import selected
 from ups_jax.errors import DataError
@@ -33,8 +33,7 @@ _NO_COEFFICIENTS = ("time", "mask")
 
 def is_points(file: h5py.File) -> bool:
     """Whether a file says that it has this layout."""
-    value = file.attrs.get("layout", "")
-    return (value.decode() if isinstance(value, bytes) else value) == LAYOUT
+    return text_of(file.attrs, "layout") == LAYOUT
 
 
 class PointsSource(HDF5File):
