@@ -119,8 +119,8 @@ def test_a_share_is_a_share(opened, share):
         opened(share)
 
 
-def test_tasks_that_no_corrector_is_for_are_refused_in_one_line(opened, write, tmp_path):
-    _, cfg = opened()
+def test_tasks_that_no_corrector_is_for_are_refused_in_one_line(opened, tmp_path):
+    opened()
     tasks = [{"name": name, "path": str(tmp_path / "waves.hdf5"), "periodic": ["x"]} for name in "ab"]
     several = config.from_dict({"data": {"tasks": tasks}, "diffusion": {"fold": 0.25}})
     with pytest.raises(ConfigError, match=r"`diffusion\.fold`: task a is one of several, .* set it to 0"):

@@ -108,7 +108,7 @@ class _Batches:
     @staticmethod
     def of(data: Dataset | Mixture, cfg: Config, stage: str, process_count: int) -> _Batches:
         datasets = mixture_of(data).datasets
-        sizes = {dataset.task.name: len(trained_on(dataset, cfg, stage)) for dataset in datasets}
+        sizes = {dataset.task.name: len(dataset.splits.train) for dataset in datasets}
         return _Batches(
             datasets=datasets,
             plans=tuple(_plan(dataset, cfg, stage, process_count, task) for task, dataset in enumerate(datasets)),
