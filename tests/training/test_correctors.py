@@ -331,7 +331,7 @@ def test_a_regression_is_trained_evaluated_and_rolled_out_and_draws_nothing(
 ) -> None:
     again = without_student(run, tmp_path / "run", "diffusion_residual")
     regression = [*SETTINGS, "diffusion.objective=regression", f"data.root={cfg.data.root}"]
-    own = load(CONFIGS / "tiny.yaml", [*regression, "stages.diffusion_residual.steps=2", "training.eval_every=1"])
+    own = load(CONFIGS / "tiny.yaml", [*regression, "stages.diffusion_residual.steps=2"])
     train(own, "diffusion_residual", again, console=QUIET)
     values = evaluate_run(again, own, console=QUIET)
     assert list(values["variants"]) == ["latent", "corrector"] and "ensemble_of" not in values["meta"]
