@@ -142,8 +142,10 @@ def _correction(run: TrainedRun, stage: str, wanted: Wanted) -> Correction:
     """The correction by a stage of the run; CheckpointError, with the command that makes it, where there is none."""
     trained = corrector_of(run.path, stage)
     model: Corrector = build_model(trained.config, run.task, stage)
-    if wanted.sampler_steps is not None and trained.config.diffusion.objective == "regression":
-        raise ConfigError("--sampler-steps: this corrector is a regression, which draws nothing; leave it out")
+    if trained.config.diffusion.objective == "regression":
+        for option, given in {"sampler-steps": wanted.sampler_steps is not None, "members": wanted.members > 1}.items():
+            if given:
+                raise ConfigError(f"--{option}: this corrector is a regression, which draws nothing; leave it out")
     when = every(wanted.correct_every)
     if wanted.correct_above is not None:
         when = both(when, beyond(partial(expected_error, model, trained.weights), wanted.correct_above))
