@@ -9,6 +9,7 @@ import sys
 import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ups_jax import cli, errors
@@ -22,6 +23,7 @@ from ups_jax import cli, errors
         (errors.CheckpointError, 4),
         (errors.DivergedError, 5),
         (errors.StorageError, 7),
+        (errors.HostMemoryError, 7),
         (errors.Stopped, 75),
     ],
 )
@@ -33,6 +35,23 @@ def test_each_error_is_one_line_and_its_own_exit_code(
 
     assert cli.run(cli.parser("x"), fail, []) == code
     assert capsys.readouterr().err == "error: what, where, how to mend\n"
+
+
+@pytest.mark.parametrize("bytes_wanted", [0, 2**59])
+def test_memory_that_runs_out_is_one_line_that_says_what_to_do(
+    capsys: pytest.CaptureFixture[str], bytes_wanted: int
+) -> None:
+    """As Python says it, with no word, and as NumPy does."""
+
+    def fail(args: argparse.Namespace) -> None:
+        if bytes_wanted:
+            np.empty(bytes_wanted)
+        raise MemoryError
+
+    assert cli.run(cli.parser("x"), fail, []) == 7
+    (line,) = capsys.readouterr().err.splitlines()
+    said = "Unable to allocate 4.00 EiB" if bytes_wanted else "MemoryError"
+    assert line.startswith(f"error: the memory of this machine has run out ({said}") and "same command again" in line
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from ups_jax import sampling
-from ups_jax.config import DiffusionConfig, LatentConfig, OperatorConfig, SpectralConfig, from_dict
+from ups_jax.config import DiffusionConfig, LatentConfig, OperatorConfig, PdetConfig, SpectralConfig, from_dict
 from ups_jax.losses import diffusion_losses, distillation_losses
 from ups_jax.models import Conditions, Simulator
 from ups_jax.models.corrector import Corrector, CorrectorWeights, Given, given_step
@@ -182,6 +182,32 @@ def test_a_student_is_asked_for_the_error_that_its_teacher_expects(teacher: Corr
         for params in (teacher.params, other)
     )
     np.testing.assert_allclose(apart, jnp.mean((theirs - ours) ** 2), rtol=1e-4)
+
+
+def test_a_corrector_with_a_core_of_attention_is_trained_sampled_and_distilled() -> None:
+    pdet = PdetConfig(hidden_dim=16, num_heads=2, group_size=8, depth=1)
+    core = OperatorConfig(architecture_type="pdet_stack", pdet=pdet)
+    model = Corrector(TASK, LATENT, core, CFG.diffusion)
+    fresh = jax.jit(model.init)(KEY, jnp.zeros((1, POINTS, 1)), jnp.zeros(1), given(1))["params"]
+    assert "attention" in str(jax.tree_util.tree_structure(fresh))
+    parents: dict[str, Any] = {"operator": BASE.init(KEY, jnp.zeros((1, 1, POINTS, 1)), conditions(1))["params"]}
+    told = {"parents": parents, "scale": jnp.ones(1)}
+    losses, rows = diffusion_losses(model, BASE, CFG), batch(jax.random.key(1), 256)
+    params = trained(losses, fresh, 60, lambda _: told)
+    scored = jax.jit(lambda own: losses(own, rows, KEY, **told)[0])
+    assert float(scored(params)) < 0.8 * float(scored(fresh))
+    teacher = CorrectorWeights(params=params, scale=jnp.ones(1))
+    samples = np.asarray(jax.jit(lambda own: sample(model, own, KEY, given(200)))(teacher))
+    assert np.isfinite(samples).all() and samples.std(0).min() > 0
+    parents["diffusion_residual"] = teacher
+    student = trained(distillation_losses(model, BASE, CFG), params, 60, lambda own: told | {"target": own})
+
+    @jax.jit
+    def apart(params: Any) -> Any:
+        ours = sample_distilled(model, CorrectorWeights(params=params, scale=jnp.ones(1)), KEY, given(200))
+        return jnp.sqrt(jnp.mean((ours - samples) ** 2))
+
+    assert apart(student) < 0.9 * apart(params)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from ups_jax.errors import Stopped, UserError
+from ups_jax.errors import HostMemoryError, Stopped, UserError, first_line
 from ups_jax.terminal import hang_up, lasting_output, one_line
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -81,12 +81,20 @@ def _answered(main: Callable[[argparse.Namespace], int | None], args: argparse.N
     except KeyboardInterrupt:
         print("stopped: the same command starts again where it can go on", file=sys.stderr)
         return Stopped.exit_code
-    except UserError as error:
+    except (UserError, MemoryError) as error:
+        known = error if isinstance(error, UserError) else _out_of_memory(error)
         if args.traceback:
             traceback.print_exc()
         else:
-            tell(error)
-        return error.exit_code
+            tell(known)
+        return known.exit_code
+
+
+def _out_of_memory(error: MemoryError) -> HostMemoryError:
+    return HostMemoryError(
+        f"the memory of this machine has run out ({first_line(error)}); close other programs, or read and hold less at "
+        "a time (data.loader.buffer, data.loader.memory_gib, batch sizes), then start the same command again"
+    )
 
 
 def _in_one_line(

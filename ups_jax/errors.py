@@ -53,6 +53,12 @@ class StorageError(UserError):
     exit_code = 7
 
 
+class HostMemoryError(UserError):
+    """The memory of the host has run out: as with a full disk, the same command goes on once there is room."""
+
+    exit_code = 7
+
+
 class Stopped(UserError):
     """Stopped by a signal after the state was saved; the same command goes on."""
 

@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from ups_jax.errors import ConfigError
 from ups_jax.files import storage_error
@@ -25,15 +26,30 @@ def held(folder: Path, mend: str) -> Iterator[None]:
     except OSError as error:
         raise storage_error(folder, error) from None
     with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            handle.seek(0)
-            raise ConfigError(f"{folder}: is held by {handle.read().strip() or 'another process'}; {mend}") from None
-        handle.truncate(0)
-        handle.write(f"process {os.getpid()} on {socket.gethostname()}")
-        handle.flush()
+        _take(handle, folder, mend)
         yield
+
+
+@contextlib.contextmanager
+def alone(path: Path, mend: str) -> Iterator[None]:
+    """Be the only one that writes a file, whose folder is made where it is not there; errors as of `held`. The lock's
+    own file, beside it, goes with the lock."""
+    lock = path.with_name(f".{path.name}.lock")
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = lock.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise storage_error(path, error) from None
+        with handle:
+            _take(handle, path, mend)
+            # Else whoever held it before has taken it away between the two lines above.
+            if os.fstat(handle.fileno()).st_nlink:
+                try:
+                    yield
+                finally:
+                    lock.unlink(missing_ok=True)
+                return
 
 
 @contextlib.contextmanager
@@ -47,3 +63,15 @@ def in_turn(path: Path) -> Iterator[None]:
     with handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+
+
+def _take(handle: TextIO, what: Path, mend: str) -> None:
+    """Lock an open file and write into it who holds it; `ConfigError` with what it says where another process does."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        handle.seek(0)
+        raise ConfigError(f"{what}: is held by {handle.read().strip() or 'another process'}; {mend}") from None
+    handle.truncate(0)
+    handle.write(f"process {os.getpid()} on {socket.gethostname()}")
+    handle.flush()

@@ -13,6 +13,7 @@
 | `loss`, the step's number, `queries` | `seed`, JAX | the points that a step's loss is scored at |
 | `evaluation/bootstrap` | `seed`, NumPy | resamples of the trajectories for intervals (`evaluation.tables`) |
 | none | `data.split.seed`, NumPy | which trajectories train, validate and test: runs of several seeds share them |
+| `fold` | `data.split.seed`, NumPy | which training trajectories are the corrector's alone (`data.splits`) |
 | the task's name | the data file's seed | initial fields and coefficients of embedded data (`simulate`) |
 
 A stream is a function of the seed, its name and its numbers alone: drawing more from one leaves all others as they are,

@@ -149,7 +149,11 @@ def damage(file: Path) -> None:
 
 def test_the_same_again_is_there_already_and_another_key_is_refused_by_name(tmp_path: Path) -> None:
     write(tmp_path)
+    before = sorted(item.name for item in tmp_path.iterdir())
+    # As one leaves it that was killed with the manifest written.
+    (tmp_path / UNFINISHED).write_text((tmp_path / MANIFEST).read_text())
     assert not write(tmp_path)
+    assert sorted(item.name for item in tmp_path.iterdir()) == before
     with pytest.raises(DataError, match=r"of other dtype; .*--overwrite"):
         write(tmp_path, plan_of("float16"), LATENTS.astype(np.float16))
     other = replace(PLAN, key=replace(KEY, weights="v", data="e"))

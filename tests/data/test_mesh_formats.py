@@ -6,6 +6,7 @@ What reads the formats comes with the extra `dev` as well.
 from __future__ import annotations
 
 import importlib.util
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,7 @@ def test_trajectories_of_different_meshes_become_one_source() -> None:
         ({"times": TIMES + 0.01}, "has times"),
         ({"fields": {"u": random(T, 4)}}, "field u has shape"),
         ({"places": np.zeros((5, 3))}, "axes of space"),
+        ({"places": np.random.default_rng(0).random((T, 5, 2))}, "its points move, unlike those of number 0"),
     ],
 )
 def test_trajectories_that_differ_are_refused(changed: dict[str, object], told: str) -> None:
@@ -125,6 +127,36 @@ def test_particles_of_a_zarr_file(tmp_path: Path) -> None:
     assert np.array_equal(read_all(source, np.arange(3)), np.concatenate([positions, velocities], -1))
     with pytest.raises(DataError, match="among the channels"):
         open_file(tmp_path / "particles_train.zarr", "transient", ("u", "v"))
+
+
+def test_what_zarr_leaves_behind_where_it_fails_is_not_printed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("zarr")
+    (tmp_path / "zarr.json").write_text('{"node_type": "group", "zarr_format": 9}')
+    with pytest.raises(DataError, match="is no readable Zarr file"):
+        open_file(tmp_path, "transient")
+    logging.getLogger("asyncio").error("Task exception was never retrieved\nfuture: <Task finished>")
+    logging.getLogger("asyncio").error("another")
+    assert [record.getMessage() for record in caplog.records] == ["another"]
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "told"),
+    [
+        ("places", np.zeros(5), "has places of shape"),
+        ("places", np.zeros((0, 2)), "has places of shape"),
+        ("places", np.random.default_rng(0).random((5, 4)), "has places of shape"),
+        ("times", np.zeros((T, 2)), "has times of shape"),
+        ("places", np.random.default_rng(0).random((T + 1, 5, 2)), "has times of shape"),
+    ],
+)
+def test_a_trajectory_of_other_shapes_than_one_has_is_refused(key: str, values: np.ndarray, told: str) -> None:
+    item = trajectory(5, 0)
+    # As files give them to users, whose shapes nobody checks.
+    object.__setattr__(item, key, values)
+    with pytest.raises(DataError, match=told):
+        gathered("all", [item], None)
 
 
 def test_meshes_and_grids_of_a_zarr_file(tmp_path: Path) -> None:

@@ -227,6 +227,15 @@ def test_an_interrupted_conversion_goes_on(tmp_path: Path, write, monkeypatch, d
     assert not (out / "unfinished.json").exists()
 
 
+def test_who_was_killed_with_the_manifest_written_leaves_what_an_undisturbed_one_does(tmp_path: Path, write) -> None:
+    path, out = write(random(4, 5, 8), "short.hdf5"), tmp_path / "shards"
+    assert convert(path, out, SMALL)
+    before = sorted(item.name for item in out.iterdir())
+    (out / "unfinished.json").write_text((out / "manifest.json").read_text())
+    assert not convert(path, out, SMALL)
+    assert sorted(item.name for item in out.iterdir()) == before
+
+
 def test_another_file_or_other_settings_are_refused(tmp_path: Path, write, monkeypatch) -> None:
     path, out = three_shards(tmp_path, write), tmp_path / "shards"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

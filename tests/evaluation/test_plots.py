@@ -121,6 +121,21 @@ def test_a_directory_that_cannot_be_made_is_a_storage_error(tmp_path, evaluation
         plots.write_plots(tmp_path / "file" / "plots", [evaluation_1d], [])
 
 
+def test_a_picture_is_whole_or_the_one_before(tmp_path, evaluation_1d, monkeypatch):
+    """Also where two evaluations write it at once."""
+    (first, *_) = plots.write_plots(tmp_path, [evaluation_1d], [])
+    before, names = first.read_bytes(), sorted(path.name for path in tmp_path.iterdir())
+
+    def half(figure, path, **kwargs):
+        path.write_bytes(PNG)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", half)
+    with pytest.raises(StorageError, match="free space"):
+        plots.write_plots(tmp_path, [evaluation_1d], [])
+    assert first.read_bytes() == before and sorted(path.name for path in tmp_path.iterdir()) == names
+
+
 @pytest.mark.parametrize("name", ["evaluation_1d", "evaluation_2d"])
 def test_names_between_dollars_are_drawn_as_they_are_and_ticks_stay_formulas(request, tmp_path, monkeypatch, name):
     evaluation = request.getfixturevalue(name)

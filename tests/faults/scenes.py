@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import damage
@@ -144,6 +145,28 @@ def newest_checkpoint_gone(place: Place) -> Row:
     return Row(fault="newest checkpoint deleted", answer=told, code=0, again=12 - result.resumed)
 
 
+def best_checkpoint_damaged(place: Place) -> Row:
+    """The newest one is sound: an evaluation says which step stands for the best and measures that one; the training
+    sets it aside, and whoever reads later is told again."""
+    run = place.copy()
+    steps = sorted(int(folder.name) for folder in (run / "checkpoints" / "operator").iterdir())
+    best, others = steps[0], steps[1:]
+    for number, step in enumerate([best, *reversed(others)]):
+        damage.validated(run / "checkpoints" / "operator" / str(step), 0.1 * (number + 1))
+    damage.flip(damage.largest(run / "checkpoints" / "operator" / str(best)))
+    evaluation = command("evaluate.py", "--run-dir", str(run), "evaluation.plots=false")
+    for told in (f"operator/{best}: .* is not what was written", f"step {best} was found damaged and set aside"):
+        seen = runs.run(evaluation)
+        assert seen.code == 0 and seen.err.count("\n") == 1, seen.err
+        assert re.search(f"^warning: .*{told}.*step {others[-1]}, is used in its place", seen.err), seen.err
+        meta = json.loads((run / "evaluation" / "test.json").read_text())["meta"]
+        assert (meta["steps"], meta["checkpoint"]) == (others[-1], f"checkpoints/operator/{others[-1]}")
+        result = runs.run(place.line(run))
+        assert result.code == 0, result.err
+        assert (run / "checkpoints" / "operator" / f"damaged-{best}").is_dir()
+    return Row(fault="best checkpoint damaged, the newest sound", answer=seen.last_line, code=0, again=0)
+
+
 def a_second_writer(place: Place) -> Row:
     """It is refused by name, and the first one does not notice; who was killed holds nothing any more."""
     run = place.folder / "run"
@@ -183,6 +206,87 @@ def killed_while_generating(place: Place) -> Row:
     assert _arrays(file) == _arrays(place.data_root / file.name)
     assert list(file.parent.iterdir()) == [file]
     return Row(fault="kill -9 while data is generated", answer="no file; the same command writes it", code=-9, again=0)
+
+
+def killed_while_converting(place: Place) -> Row:
+    """In the middle of a shard, before and after each of the renames: in the end the same folder, byte for byte."""
+    source, whole = place.folder / "waves.hdf5", place.folder / "whole"
+    with h5py.File(source, "w") as file:
+        file["tensor"] = np.random.default_rng(0).normal(size=(9, 21, 4096)).astype(np.float32)
+        file["x-coordinate"] = (np.arange(4096, dtype=np.float32) + 0.5) / 4096
+        file["t-coordinate"] = np.linspace(0, 1, 21, dtype=np.float32)
+
+    def line(out: Path) -> list[str]:
+        return command("convert_data.py", str(source), str(out), "--shard-mib", "1", "--record-kib", "64")
+
+    assert runs.run(line(whole)).code == 0
+    files = {path.name: path.read_bytes() for path in whole.iterdir() if path.name != ".lock"}
+    shards = sum(name.startswith("data-") for name in files)
+    assert shards == 3 and len(files) == 4, sorted(files)
+    rename, write = "ups_jax.data.shards.writing:os.replace", "ups_jax.data.shards.writing:write_atomically"
+    kills = [
+        # A record is 4 of 21 frames: of three trajectories 18, of which this is in the second shard.
+        kill("ups_jax.data.shards.writing:_spread", 25),
+        kill("ups_jax.data.shards.writing:os.fsync", 3),
+        # What renames a shard renames its note as well, and the manifest at the end.
+        *(at(rename, "signal", call, signal=signal.SIGKILL) for call in range(1, 2 * shards + 2)),
+        at(rename, "signal", 2 * shards + 1, signal=signal.SIGKILL, after=True),
+        at(write, "signal", shards + 1, signal=signal.SIGKILL, after=True),
+    ]
+    for number, fault in enumerate(kills):
+        out = place.folder / f"out-{number}"
+        assert runs.run(line(out), fault(out)).code == -signal.SIGKILL
+        found = {path.name: path.read_bytes() for path in out.iterdir() if not path.name.startswith(".")}
+        # Whatever has its name by then is whole.
+        assert all(files.get(name, content) == content for name, content in found.items()), number
+        result = runs.run(line(out))
+        assert result.code == 0, result.err
+        assert {path.name: path.read_bytes() for path in out.iterdir() if path.name != ".lock"} == files, number
+        shutil.rmtree(out)
+    return Row(fault="kill -9 while data is converted", answer="the same command goes on", code=-9, again=0)
+
+
+def clock_that_jumps(place: Place) -> Row:
+    """Back by a day, for all that tells the time of the day: the run has odd dates, and is the same."""
+    run = place.folder / "run"
+    result = runs.run(place.line(run), at(_RECORD, "jump", 3, seconds=86_400)(run))
+    assert result.code == 0 and result.err == "", result.err
+    place.same(run)
+    record = json.loads((run / "run.json").read_text())
+    begun, end = (
+        datetime.fromisoformat(text) for text in (record["created"], record["stages"]["operator"]["finished"])
+    )
+    assert timedelta(days=-1) < end - begun < timedelta(days=-0.9), (begun, end)
+    assert all(record.get("epoch_time_sec", 1) > 0 for record in read_jsonl(run / "metrics.jsonl"))
+    return Row(fault="the clock jumps back by a day", answer="dates in records are odd", code=0, again=0)
+
+
+def host_memory_gone(place: Place) -> Row:
+    """In the reader of batches and at the opening of the data: one line, and the same command goes on."""
+    run, says = place.folder / "run", "the memory of this machine has run out .*start the same command again"
+    refused(runs.run(place.line(run), at("ups_jax.data.statistics:Moments.update", "memory_error")(run)), 7, says)
+    assert not run.exists()
+    row = refused(runs.run(place.line(run), at(_READ, "memory_error", 12)(run)), 7, says)
+    assert json.loads((run / "run.json").read_text())["status"] == "failed"
+    before, last = runs.reached(run, "operator"), runs.run(place.line(run))
+    assert last.code == 0 and last.resumed is not None, last.err
+    place.same(run)
+    return Row(fault="out of the host's memory", answer=row.answer, code=7, again=before - last.resumed)
+
+
+def limited_memory(place: Place) -> Row:
+    """A file of which a trajectory does not fit: the system itself refuses the memory, to who may have 3 GiB."""
+    file = place.folder / "large.hdf5"
+    with h5py.File(file, "w") as handle:
+        # Never written: it is read as zeros.
+        handle.create_dataset("tensor", (4, 2000, 2**20), np.float32)
+        handle["x-coordinate"], handle["t-coordinate"] = np.arange(2.0**20), np.linspace(0, 1, 2000)
+    line = command("inspect_data.py", str(file), "--no-picture")
+    limited = ["/bin/sh", "-c", 'ulimit -v 3145728; exec "$@"', "sh", *line]
+    row = refused(
+        runs.run(limited, OPENBLAS_NUM_THREADS="1"), 7, "the memory of this machine has run out .*Unable to allocate"
+    )
+    return Row(fault="a limit of memory (`ulimit -v`)", answer=row.answer, code=7)
 
 
 def reader_of_the_output_gone(place: Place) -> Row:
@@ -272,10 +376,15 @@ FAST: dict[str, Callable[[Place], Row]] = {
     "half_a_data_file": half_a_data_file,
 }
 SLOW: dict[str, Callable[[Place], Row]] = {
+    "best_checkpoint_damaged": best_checkpoint_damaged,
     "nan_gradients": nan_gradients,
     "out_of_memory": out_of_memory,
     "a_second_writer": a_second_writer,
     "killed_while_generating": killed_while_generating,
+    "killed_while_converting": killed_while_converting,
+    "clock_that_jumps": clock_that_jumps,
+    "host_memory_gone": host_memory_gone,
+    "limited_memory": limited_memory,
     "reader_of_the_output_gone": reader_of_the_output_gone,
     "stopped_in_the_evaluation": stopped_in_the_evaluation,
     "nan_for_good": nan_for_good,

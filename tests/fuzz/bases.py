@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import io
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "data"))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "pipeline"))
 
 from commands import CONFIGS
+from point_files import write_mesh, write_particles
 from written_layouts import centres, random, write_cfd, write_incompressible, write_seeds, write_well
 
 OVERRIDES = (
@@ -61,6 +63,76 @@ def _waves(path: Path) -> None:
         file["x-coordinate"], file["t-coordinate"], file["parameters/beta"] = x, times, beta
 
 
+def _zarr_particles(path: Path) -> None:
+    """The older of Zarr's two formats, of which the newer is `_zarr_mesh`."""
+    import zarr
+
+    root = zarr.open_group(str(path), mode="w", zarr_format=2)
+    for number in range(4):
+        group = root.create_group(f"sample_{number}")
+        group.create_array("positions", data=random(5, 6, 3, seed=number).cumsum(axis=0))
+        group.create_array("velocities", data=random(5, 6, 3, seed=number + 10))
+        group.attrs.update({"radius": 0.2, "dt": 0.05})
+
+
+def _zarr_mesh(path: Path) -> None:
+    import zarr
+
+    root = zarr.open_group(str(path), mode="w").create_group("mesh")
+    for number in range(4):
+        group = root.create_group(f"sample_{number}")
+        group.create_array("coords", data=np.random.default_rng(number).random((6, 2)))
+        group.create_array("time", data=0.1 * np.arange(5))
+        group.create_group("fields").create_array("v", data=random(5, 6, 2, seed=number))
+        group["fields"].create_array("p", data=random(5, 6, seed=number + 10))
+
+
+def _series(folder: Path) -> None:
+    """Four series of five frames: of triangles in VTU and, the last two, in VTK as binary and as text."""
+    import meshio
+
+    folder.mkdir()
+    cells = [("triangle", np.array([[0, 1, 2], [1, 2, 3]]))]
+    for number in range(4):
+        places = np.concatenate([np.random.default_rng(number).random((6, 2)), np.zeros((6, 1))], axis=1)
+        suffix = ".vtu" if number < 2 else ".vtk"
+        frames = []
+        for frame in range(5):
+            data = {"p": random(6, seed=frame), "v": random(6, 3, seed=frame + 5) * [1, 1, 0]}
+            name = f"{number}_{frame}{suffix}"
+            binary = {} if number < 2 else {"binary": number == 2}
+            # It warns of the frames as text.
+            with contextlib.redirect_stderr(io.StringIO()):
+                meshio.write(folder / name, meshio.Mesh(places, cells, point_data=data), **binary)
+            frames.append(f'<DataSet timestep="{0.1 * frame}" file="{name}"/>')
+        text = f'<?xml version="1.0"?><VTKFile type="Collection"><Collection>{"".join(frames)}</Collection></VTKFile>'
+        (folder / f"{number}.pvd").write_text(text)
+
+
+# Folders of points, by names that say what they are.
+FOLDERS: dict[str, Callable[[Path], None]] = {
+    "particles.zarr": _zarr_particles,
+    "mesh.zarr": _zarr_mesh,
+    "series": _series,
+}
+
+
+def folders() -> dict[str, dict[str, bytes]]:
+    """The files of each folder of points, by their paths in it."""
+    found = {}
+    with tempfile.TemporaryDirectory() as place:
+        for name, write in FOLDERS.items():
+            write(Path(place) / name)
+            files = sorted(path for path in (Path(place) / name).rglob("*") if path.is_file())
+            found[name] = {str(path.relative_to(place)): path.read_bytes() for path in files}
+    return found
+
+
+POINTS: dict[str, Callable[[Path], object]] = {
+    "mesh.hdf5": write_mesh,
+    "meshes.hdf5": lambda path: write_mesh(path, each=True),
+    "particles.hdf5": write_particles,
+}
 LAYOUTS: dict[str, Callable[[Path], object]] = {
     "advection_beta0.4.hdf5": _tensor,
     "darcy_beta1.0.hdf5": _darcy,
@@ -95,10 +167,19 @@ def arrays(suffix: str, compressed: bool = False) -> bytes:
 
 
 def layouts() -> dict[str, bytes]:
-    """A small file in every layout, by a name that says what it is."""
+    """A small file in every layout of grids, by a name that says what it is."""
+    return _written(LAYOUTS)
+
+
+def points() -> dict[str, bytes]:
+    """Small files in the layout of points."""
+    return _written(POINTS)
+
+
+def _written(layouts: Mapping[str, Callable[[Path], object]]) -> dict[str, bytes]:
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, write in LAYOUTS.items():
+        for name, write in layouts.items():
             write(Path(folder) / name)
             found[name] = (Path(folder) / name).read_bytes()
     return found

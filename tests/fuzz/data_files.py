@@ -69,11 +69,21 @@ def _layouts() -> dict[str, bytes]:
     return bases.layouts()
 
 
+@functools.cache
+def _points() -> dict[str, bytes]:
+    return bases.points()
+
+
+@functools.cache
+def _folders() -> dict[str, dict[str, bytes]]:
+    return bases.folders()
+
+
 @st.composite
-def hdf5(draw: mutation.Draw) -> tuple[str, bytes]:
+def hdf5(draw: mutation.Draw, files: Callable[[], dict[str, bytes]] = _layouts) -> tuple[str, bytes]:
     """A file's name and its bytes: of a sound one, changed as HDF5 or as bytes."""
-    name = draw(st.sampled_from(list(_layouts())))
-    given = _layouts()[name]
+    name = draw(st.sampled_from(list(files())))
+    given = files()[name]
     if draw(st.booleans()):
         given = _rewritten(draw, given)
     if draw(st.integers(0, 2)) == 0:
@@ -304,7 +314,66 @@ def conversion(draw: mutation.Draw) -> Case:
     return Case(target="conversion", script="convert_data.py", arguments=(name, out, *options), files={name: given})
 
 
+@st.composite
+def points(draw: mutation.Draw) -> Case:
+    """A mesh or particles that `inspect_data.py` reads, or `validate.py` opens as the training does: HDF5, Zarr, or a
+    series of VTK files."""
+    kind = draw(st.sampled_from(["hdf5", "hdf5", *_folders()]))
+    files: dict[str, bytes | None]
+    if kind == "hdf5":
+        name, given = draw(hdf5(_points))
+        files = {name: given}
+    else:
+        name, files = kind, {**_folders()[kind]}
+        for _ in range(draw(st.integers(1, 2))):
+            _change_file(draw, files)
+        if kind == "series":
+            name = draw(st.sampled_from(["series", "series/0.pvd", "series/2.pvd"]))
+    if draw(st.booleans()):
+        arguments = (name, "--no-picture", *draw(st.sampled_from([(), ("--all",)])))
+        return Case(target="points", script="inspect_data.py", arguments=arguments, files=files)
+    task: dict[str, Any] = {"name": "mine", "path": name}
+    chosen = draw(st.sets(st.sampled_from(sorted(_FACTS_OF_POINTS)), max_size=2))
+    task |= {key: draw(_FACTS_OF_POINTS[key]) for key in sorted(chosen)}
+    files["c.yaml"] = yaml.safe_dump({"data": {"tasks": [task]}, "stages": {"operator": {"steps": 1}}}).encode()
+    return Case(target="points", script="validate.py", arguments=("--config", "c.yaml"), files=files)
+
+
+_FACTS_OF_POINTS = {
+    "channels": st.sampled_from([["p"], ["x", "y"], ["x", "y", "c"], ["x", "y", "z", "u"], ["v_x", "v_y"], ["q"], []]),
+    "periodic": st.sampled_from([["x"], ["x", "y"], ["q"], []]),
+    "coefficients": st.sampled_from([{"kappa": "linear"}, {"kappa": "log10"}, {"radius": "linear"}, {"q": "linear"}]),
+    "conserved": st.sampled_from([["p"], ["q"]]),
+    "kind": st.sampled_from(["transient", "steady"]),
+}
+
+
+def _change_file(draw: mutation.Draw, files: dict[str, bytes | None]) -> None:
+    """One file of a folder is gone, another's, or changed: as values where it is JSON, else as text or bytes."""
+    name = draw(st.sampled_from(sorted(files)))
+    given = files[name] or b""
+    what = draw(st.sampled_from(["content", "content", "values", "values", "text", "gone", "other"]))
+    if what == "gone":
+        del files[name]
+        return
+    if what == "other":
+        files[name] = files[draw(st.sampled_from(sorted(files)))]
+        return
+    try:
+        text = given.decode()
+        values = json.loads(text)
+    except ValueError:
+        values = None
+    if what == "values" and values is not None:
+        files[name] = json.dumps(draw(mutation.value(values))).encode()
+    elif what == "text" and given.isascii():
+        files[name] = mutation.utf8(draw(mutation.text(given.decode())))
+    else:
+        files[name] = draw(mutation.content(given))
+
+
 TARGETS = {
+    "points": points(),
     "inspection": inspection(),
     "opening": opening(),
     "described": described(),

@@ -32,6 +32,7 @@ SHARES = {
     "described": 16,
     "shards": 12,
     "conversion": 12,
+    "points": 16,
     "verification": 5,
     "board": 6,
     "training": 2,

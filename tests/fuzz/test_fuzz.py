@@ -25,6 +25,7 @@ QUICK = {
     "described": 60,
     "shards": 40,
     "conversion": 40,
+    "points": 60,
 }
 
 

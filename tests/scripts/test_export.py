@@ -18,6 +18,7 @@ from ups_jax import batch_at, build, init_state, load_config, load_run, open_dat
 from ups_jax.config import Config
 from ups_jax.errors import ConfigError
 from ups_jax.evaluation.export import export_run
+from ups_jax.locks import alone
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -162,6 +163,12 @@ def test_a_platform_that_there_is_not_and_a_run_that_there_is_not_are_one_line(
     assert not list(tmp_path.iterdir())
     missing = main("export.py", "--run-dir", tmp_path / "none", "--output", tmp_path / "out")
     assert (missing.returncode, missing.stderr.count("\n")) == (4, 1), missing.stderr
+
+
+def test_two_exports_do_not_mix(saved_run: Path, tmp_path: Path) -> None:
+    with alone(tmp_path / "model.stablehlo", "wait"), pytest.raises(ConfigError, match="held by process"):
+        export_run(saved_run, tmp_path, ["cpu"])
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("stage", ["diffusion_residual", "diff_residual", "consistency_distill"])

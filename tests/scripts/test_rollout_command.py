@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,9 @@ from pathlib import Path
 import numpy as np
 import xarray
 from commands import command, quiet
+
+from ups_jax.locks import alone
+from ups_jax.training.run_directory import RunDirectory
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -45,6 +49,23 @@ def test_mistakes_are_one_line_with_their_exit_code(main: Script, saved_run: Pat
         assert (result.returncode, result.stderr.count("\n")) == (code, 1), (arguments, result.stderr)
         assert named in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["short.npy", "u0.npy"]
+
+
+def test_a_second_writer_of_an_output_is_refused_and_the_reader_of_a_run_that_trains_is_not(
+    main: Script, saved_run: Path, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "u0.npy", np.zeros((1, 64), np.float32))
+    given = ["--run-dir", saved_run, "--input", tmp_path / "u0.npy", "--steps", "2", "--params", "nu=0.01"]
+    line = ["rollout.py", *given, "--output", tmp_path / "out.hdf5"]
+    with alone(tmp_path / "out.hdf5", "wait"):
+        result = main(*line)
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
+    assert f"out.hdf5: is held by process {os.getpid()} on {os.uname().nodename}" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["u0.npy"]
+    with RunDirectory(saved_run).lock():
+        result = main(*line)
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.hdf5", "u0.npy"]
 
 
 def test_params_that_are_no_numbers_are_told_by_name(main: Script, saved_run: Path, tmp_path: Path) -> None:

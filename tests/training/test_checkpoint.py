@@ -92,6 +92,26 @@ def test_a_commit_that_cannot_be_read_is_set_aside_where_there_is_another(
     assert (tmp_path / "c" / "3").is_dir()
 
 
+@pytest.mark.parametrize("error", [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")])
+def test_memory_that_runs_out_says_nothing_of_a_checkpoint(
+    state: TrainState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """It is not set aside as a damaged one would be."""
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise error
+
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        for step in (3, 4):
+            checkpoints.save(at(state, step), {}, validation=0.5)
+        checkpoints.wait()
+        with monkeypatch.context() as patch, pytest.raises(type(error)):
+            patch.setattr(checkpoints._manager, "restore", fail)
+            checkpoints.restore_latest(state, lambda meta: None, lambda line: None)
+        found = checkpoints.restore_latest(state, lambda meta: None, lambda line: None)
+    assert found is not None and int(found.step) == 4 and not list((tmp_path / "c").glob("damaged-*"))
+
+
 def test_a_saved_run_comes_back_and_is_not_written_over(
     state: TrainState, tiny: Config, waves: Dataset, tmp_path: Path
 ) -> None:

@@ -198,13 +198,14 @@ def test_a_stage_upon_another_checkpoint_of_its_parent_is_refused(
         train(cfg, "diffusion_residual", tmp_path / "run", console=QUIET)
 
 
-def without_student(run: RunDirectory, path: Path) -> Path:
-    """A copy of a run that has not begun to distil."""
+def without_student(run: RunDirectory, path: Path, *others: str) -> Path:
+    """A copy of a run that has not begun to distil, nor the other stages that are named."""
     shutil.copytree(run.path, path)
-    shutil.rmtree(path / "checkpoints" / "consistency_distill")
     record = json.loads((path / "run.json").read_text())
-    for entries in (record["stages"], record["digests"]):
-        del entries["consistency_distill"]
+    for stage in ("consistency_distill", *others):
+        shutil.rmtree(path / "checkpoints" / stage)
+        for entries in (record["stages"], record["digests"]):
+            del entries[stage]
     (path / "run.json").write_text(json.dumps(record))
     return path
 
@@ -323,6 +324,29 @@ def test_candidates_that_are_asked_for_and_not_drawn_are_told_of(
             changed.setattr("ups_jax.evaluation.runner.correctors", regressions)
             values = evaluate_run(run.path, wanted, console=Console(file=output, width=200))
         assert list(values["variants"]) == ["latent", "corrector"] and output.getvalue().count(told) == count
+
+
+def test_a_regression_is_trained_evaluated_and_rolled_out_and_draws_nothing(
+    run: RunDirectory, cfg: Config, tmp_path: Path
+) -> None:
+    again = without_student(run, tmp_path / "run", "diffusion_residual")
+    regression = [*SETTINGS, "diffusion.objective=regression", f"data.root={cfg.data.root}"]
+    own = load(CONFIGS / "tiny.yaml", [*regression, "stages.diffusion_residual.steps=2"])
+    train(own, "diffusion_residual", again, console=QUIET)
+    values = evaluate_run(again, own, console=QUIET)
+    assert list(values["variants"]) == ["latent", "corrector"] and "ensemble_of" not in values["meta"]
+    errors = [part["burgers1d"]["rollout"]["nrmse"] for part in (values["variants"]["corrector"], values["metrics"])]
+    assert np.isfinite(errors).all() and errors[0] != errors[1]
+    wanted = Wanted(input="test:0", steps=2, output=tmp_path / "one.h5", params={}, corrector="diffusion_residual")
+    rollout_run(again, own, wanted, console=QUIET)
+    with h5py.File(wanted.output) as file:
+        assert np.isfinite(file["tensor"][:]).all() and file["tensor"].shape[:2] == (1, 3)
+    for option, changes in {"members": {"members": 2}, "sampler-steps": {"sampler_steps": 2, "members": 2}}.items():
+        drawn = replace(wanted, output=tmp_path / "drawn.h5", **changes)
+        with pytest.raises(ConfigError, match=f"--{option}: this corrector is a regression, which draws nothing"):
+            rollout_run(again, own, drawn, console=QUIET)
+    with pytest.raises(ConfigError, match=r"diffusion\.objective is regression, .* nothing to distil"):
+        train(own, "consistency_distill", again, console=QUIET)
 
 
 @pytest.mark.parametrize("stage", CORRECTORS)

@@ -60,6 +60,7 @@ def relevant(values: dict[str, Any], stage: str) -> dict[str, Any]:
     # The stage's value is the one that is read; `training` only lends it where the stage has none.
     training = {key: value for key, value in training.items() if key != "accum_steps"}
     training |= {"batch_size": stages[stage]["batch_size"]}
+    diffusion = values.get("diffusion", {})
     # What selects the best checkpoint is part of the monitor, and with it of the state.
     selection = {key: values["evaluation"][key] for key in ("metric", "val_trajectories")}
     return {
@@ -70,7 +71,12 @@ def relevant(values: dict[str, Any], stage: str) -> dict[str, Any]:
         "training": training,
         "stages": stages,
         "evaluation": selection,
-    } | ({"diffusion": values.get("diffusion", {})} if parents else {})
+    } | ({"diffusion": diffusion} if parents else _held_out(diffusion))
+
+
+def _held_out(diffusion: dict[str, Any]) -> dict[str, Any]:
+    """Which trajectories are held out of a predictor's training; nothing where none are, as in runs that are older."""
+    return {"diffusion.fold": diffusion["fold"]} if diffusion.get("fold") else {}
 
 
 def _windows_per_step(section: dict[str, Any]) -> dict[str, Any]:

@@ -242,6 +242,8 @@ class DiffusionConfig:
     A single prediction is corrected by the expected error, in one evaluation of the network, which a share
     `expected_share` of the rows teaches; the members of an ensemble
     by samples, each with noise of its own that it keeps for its whole rollout where that is `held_noise`.
+    A share `fold` of the training trajectories is left out by the predictor, and is all that the corrector is trained
+    on: errors of states that were never fitted.
     Without `hidden_dim` its core is as wide as the operator's, without `depth` half as deep.
     """
 
@@ -253,6 +255,7 @@ class DiffusionConfig:
     min_noise: Annotated[float, Field(gt=0, lt=1)] = 0.05
     own_steps: Count = 1
     input_noise: Weight = 0.0
+    fold: Fraction = 0.0
     held_noise: bool = True
     expected_share: Fraction = 0.25
 

@@ -1,6 +1,13 @@
 """Trajectories from files or arrays: checked, split, and handed out as batches of windows. Never imports jax."""
 
-from ups_jax.data.batches import batch_at, first_batches, steps_per_epoch, training_batches, windows_per_step
+from ups_jax.data.batches import (
+    batch_at,
+    first_batches,
+    steps_per_epoch,
+    trained_on,
+    training_batches,
+    windows_per_step,
+)
 from ups_jax.data.dataset import Dataset, Trajectories
 from ups_jax.data.mixture import Mixture, mixture_of
 from ups_jax.data.opening import from_arrays, open_dataset, open_mixture
@@ -21,6 +28,7 @@ __all__ = [
     "open_dataset",
     "open_mixture",
     "steps_per_epoch",
+    "trained_on",
     "training_batches",
     "windows_per_step",
 ]

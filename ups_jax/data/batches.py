@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
+from jaxtyping import Int
 
 from ups_jax.config import STAGE_NEEDS, Config
-from ups_jax.data import windows
+from ups_jax.data import splits, windows
 from ups_jax.data.dataset import Dataset, place_arrays
 from ups_jax.data.mixing import Schedule, shares
 from ups_jax.data.mixture import Mixture, mixture_of
@@ -22,8 +23,9 @@ from ups_jax.seeding import stream_key
 
 
 def steps_per_epoch(data: Dataset | Mixture, cfg: Config, stage: str) -> int:
-    """Whole batches in an epoch (`windows_per_trajectory` windows of every training trajectory), 1 at the least."""
-    trajectories = sum(len(dataset.splits.train) for dataset in mixture_of(data).datasets)
+    """Whole batches in an epoch (`windows_per_trajectory` windows of each of the stage's trajectories), 1 at the
+    least."""
+    trajectories = sum(len(trained_on(dataset, cfg, stage)) for dataset in mixture_of(data).datasets)
     return max(1, trajectories * cfg.data.windows_per_trajectory // windows_per_step(cfg, stage))
 
 
@@ -31,6 +33,20 @@ def windows_per_step(cfg: Config, stage: str) -> int:
     """Windows of one optimizer step: `accum_steps` micro-batches of `batch_size`, drawn as one batch."""
     settings = getattr(cfg.stages, stage)
     return int(settings.batch_size * settings.accum_steps)
+
+
+def trained_on(dataset: Dataset, cfg: Config, stage: str) -> Int[np.ndarray, " n"]:
+    """The trajectories that a stage draws its windows from: those of the training split, of which `diffusion.fold`
+    keeps a share for the stages that are trained upon a predictor, which has the others. ConfigError where no such
+    stage is for the task."""
+    train, task = dataset.splits.train, dataset.task
+    if not cfg.diffusion.fold:
+        return train
+    if task.scattered or task.siblings:
+        why = "is of points" if task.scattered else "is one of several"
+        raise ConfigError(f"key `diffusion.fold`: task {task.name} {why}, and no corrector is for such; set it to 0")
+    own, held = splits.fold(train, cfg.diffusion.fold, cfg.data.split.seed, dataset.source.name)
+    return held if stage in STAGE_NEEDS[task.kind] else own
 
 
 def window_frames(cfg: Config, stage: str = "operator") -> int:
@@ -134,7 +150,7 @@ def _plan(dataset: Dataset, cfg: Config, stage: str, process_count: int, number:
     stream = f"data/{stage}" + (f"/{task.name}" if number else "")
     plan = windows.Plan(
         key=stream_key(cfg.seed, stream),
-        train=dataset.splits.train,
+        train=trained_on(dataset, cfg, stage),
         per_trajectory=data.windows_per_trajectory,
         batch_size=windows_per_step(cfg, stage),
         offsets=offsets,

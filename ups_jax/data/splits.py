@@ -14,6 +14,7 @@ from jaxtyping import Int
 
 from ups_jax.config import SplitConfig
 from ups_jax.errors import DataError
+from ups_jax.seeding import generator, stream_key
 
 Split = Literal["train", "val", "test"]
 _ROLES: tuple[Split, ...] = ("train", "val", "test")
@@ -115,6 +116,19 @@ def listed(path: str | Path, trajectories: int, name: str, task: str) -> Splits:
     if count != trajectories or not ((together >= 0) & (together < trajectories)).all():
         raise DataError(f"{path}: is a split of {count} trajectories, {name} holds {trajectories}; give its own")
     return found
+
+
+def fold(train: Int[np.ndarray, " n"], share: float, seed: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Training trajectories that a predictor is trained on, and the share that is held out for its corrector. Raises
+    `DataError` where none is left for the predictor."""
+    held = _share(share, len(train))
+    if held >= len(train):
+        raise DataError(
+            f"{name}: of {len(train)} training trajectories diffusion.fold={share:g} leaves the predictor none; lower "
+            "it, or give more of them"
+        )
+    order = generator(stream_key(seed, "fold")).permutation(len(train))
+    return train[np.sort(order[held:])], train[np.sort(order[:held])]
 
 
 def as_list(parts: Splits, trajectories: int) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from ups_jax.errors import ConfigError
 from ups_jax.evaluation.steady_run import SteadyRun
 from ups_jax.evaluation.trained_run import TrainedRun, load_task_run
 from ups_jax.files import write_atomically
+from ups_jax.locks import alone
 from ups_jax.models import Conditions
 from ups_jax.rollout import rollout
 from ups_jax.steady import solve
@@ -53,8 +54,10 @@ def export_run(
     if run.task.scattered:
         raise ConfigError(f"{path}: the task {run.task.name} is of points, and only grids are exported; use load_run")
     exported = exported_solver(run, platforms) if isinstance(run, SteadyRun) else exported_rollout(run, platforms)
-    write_atomically(artifact, bytes(exported.serialize()))
-    write_atomically(described, json.dumps(description(run, exported, artifact.name), indent=2) + "\n")
+    # The two belong together.
+    with alone(artifact, "wait for it, or give another --output"):
+        write_atomically(artifact, bytes(exported.serialize()))
+        write_atomically(described, json.dumps(description(run, exported, artifact.name), indent=2) + "\n")
     return artifact, described
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 
 from ups_jax.evaluation.images import ERROR_MAP, FIELD_MAP, error_limits, field_limits, planes
 from ups_jax.evaluation.result import Evaluation, Measured
 from ups_jax.evaluation.state_images import WRITERS, Panel
-from ups_jax.files import storage_error
+from ups_jax.files import whole_file
 
 # Its name in the folder of an evaluation's plots.
 FILM = "film.gif"
@@ -37,13 +35,6 @@ def write_film(path: Path, measured: Measured) -> bool:
             norm=error_limits(truth, prediction),
         ),
     ]
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as partial:
         WRITERS["gif"](partial, task, example.time[::stride], panels)
-        os.replace(partial, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise storage_error(path, error) from None
     return True

@@ -12,7 +12,7 @@ from ups_jax.data.inspection import Inspection
 from ups_jax.data.sources.places import Scattered
 from ups_jax.evaluation.images import FIELD_MAP, colour_bar, field_limits, literal, middle_plane, snapshot, space_time
 from ups_jax.evaluation.point_images import dots
-from ups_jax.files import storage_error
+from ups_jax.files import whole_file
 
 _SNAPSHOTS = 5
 
@@ -76,8 +76,5 @@ def _dots(found: Inspection, source: Scattered) -> Figure:
 def _save(figure: Figure, path: Path) -> None:
     FigureCanvasAgg(figure)
     literal(figure)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=100)
-    except OSError as error:
-        raise storage_error(path, error) from None
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=100, format="png")

@@ -18,7 +18,6 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from ups_jax.errors import StorageError
 from ups_jax.evaluation.images import (
     ERROR_MAP,
     FIELD_MAP,
@@ -35,6 +34,7 @@ from ups_jax.evaluation.images import (
 from ups_jax.evaluation.point_images import points
 from ups_jax.evaluation.result import Evaluation, Example, PointEvaluation, SteadyEvaluation
 from ups_jax.evaluation.solution_images import solutions
+from ups_jax.files import whole_file
 
 # Okabe and Ito's colours, which people with any colour vision tell apart.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6E6E6E"
@@ -58,12 +58,9 @@ def write_plots(
     paths = []
     for name, figure in figures.items():
         path = directory / f"{name}.png"
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            literal(figure)
-            figure.savefig(path, dpi=_DPI)
-        except OSError as error:
-            raise StorageError(f"{path}: cannot be written ({error.strerror}); free space") from None
+        literal(figure)
+        with whole_file(path) as partial:
+            figure.savefig(partial, dpi=_DPI, format="png")
         paths.append(path)
     return paths
 

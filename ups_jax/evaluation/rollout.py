@@ -29,6 +29,7 @@ from ups_jax.evaluation.states import PointStateFile, StateFile, names_of
 from ups_jax.evaluation.stepper import Stepper
 from ups_jax.evaluation.tables import measure, rollout_section
 from ups_jax.evaluation.trained_run import TrainedRun, load_task_run
+from ups_jax.locks import alone
 from ups_jax.models.corrector import Corrector
 from ups_jax.sampling import corrected, expected, expected_error
 from ups_jax.task import Task
@@ -71,7 +72,8 @@ def rollout_run(
 ) -> None:
     """Write the `steps` frames after the given ones to `output` and tell what was done; `cfg` says where data lies.
 
-    DivergedError where a frame is not finite, after the finite ones have been kept; Stopped where it is interrupted.
+    DivergedError where a frame is not finite, after the finite ones have been kept; Stopped where it is interrupted;
+    ConfigError where another process writes there.
     """
     run = load_task_run(path, wanted.task)
     if not isinstance(run, TrainedRun):
@@ -100,47 +102,50 @@ def rollout_run(
     )
     attributes = _attributes(run, start, wanted)
     kind = PointStateFile if run.task.scattered else StateFile
-    file = kind(wanted.output, start, run.task, wanted.steps, wanted.members, overwrite=wanted.overwrite)
-    say(console, f"run         {path}, step {run.step} of {run.stage}")
-    say(console, f"input       {start.name}")
-    rows = wanted.rows or cfg.evaluation.batch_size
-    done, finite = 0, wanted.steps
-    try:
-        for piece in stepper.pieces(start.fields, cond, mask, wanted.steps, rows, start.place_arrays):
-            if piece.first >= finite:
-                break
-            good = np.isfinite(piece.frames).reshape(*piece.frames.shape[:3], -1).all((0, 1, 3))
-            if not good.all():
-                finite = min(finite, piece.first + int(good.argmin()))
-            file.write(piece.rows, piece.first, piece.frames)
-            # Every sample has the frames before this piece's.
-            done = piece.first
-    except KeyboardInterrupt:
-        file.leave(done, attributes | {"status": f"stopped after {done} of {wanted.steps} frames"})
-        raise Stopped(
-            f"stopped: {file.partial} holds the first {done} of {wanted.steps} frames; the same command starts anew"
-        ) from None
-    whole = finite == wanted.steps
-    status = "complete" if whole else f"diverged: frame {finite + 1} is not finite"
-    file.finish(finite, attributes | {"status": status})
-    say(console, f"output      {wanted.output}")
-    if start.truth is not None and finite:
-        _tell_error(wanted.output, run.task, start, wanted.members, console)
-    truth = None if start.truth is None else np.concatenate([start.fields, start.truth], axis=1)[0]
-    for image in write_images(wanted.output, run.task, wanted.images, truth):
-        say(console, f"image       {image}")
-    if not whole:
-        raise DivergedError(
-            f"{wanted.output}: frame {finite + 1} of {wanted.steps} is not finite; the {finite} before it were kept"
-        )
+    with alone(wanted.output, "wait for it, or give another --output"):
+        file = kind(wanted.output, start, run.task, wanted.steps, wanted.members, overwrite=wanted.overwrite)
+        say(console, f"run         {path}, step {run.step} of {run.stage}")
+        say(console, f"input       {start.name}")
+        rows = wanted.rows or cfg.evaluation.batch_size
+        done, finite = 0, wanted.steps
+        try:
+            for piece in stepper.pieces(start.fields, cond, mask, wanted.steps, rows, start.place_arrays):
+                if piece.first >= finite:
+                    break
+                good = np.isfinite(piece.frames).reshape(*piece.frames.shape[:3], -1).all((0, 1, 3))
+                if not good.all():
+                    finite = min(finite, piece.first + int(good.argmin()))
+                file.write(piece.rows, piece.first, piece.frames)
+                # Every sample has the frames before this piece's.
+                done = piece.first
+        except KeyboardInterrupt:
+            file.leave(done, attributes | {"status": f"stopped after {done} of {wanted.steps} frames"})
+            raise Stopped(
+                f"stopped: {file.partial} holds the first {done} of {wanted.steps} frames; the same command starts anew"
+            ) from None
+        whole = finite == wanted.steps
+        status = "complete" if whole else f"diverged: frame {finite + 1} is not finite"
+        file.finish(finite, attributes | {"status": status})
+        say(console, f"output      {wanted.output}")
+        if start.truth is not None and finite:
+            _tell_error(wanted.output, run.task, start, wanted.members, console)
+        truth = None if start.truth is None else np.concatenate([start.fields, start.truth], axis=1)[0]
+        for image in write_images(wanted.output, run.task, wanted.images, truth):
+            say(console, f"image       {image}")
+        if not whole:
+            raise DivergedError(
+                f"{wanted.output}: frame {finite + 1} of {wanted.steps} is not finite; the {finite} before it were kept"
+            )
 
 
 def _correction(run: TrainedRun, stage: str, wanted: Wanted) -> Correction:
     """The correction by a stage of the run; CheckpointError, with the command that makes it, where there is none."""
     trained = corrector_of(run.path, stage)
     model: Corrector = build_model(trained.config, run.task, stage)
-    if wanted.sampler_steps is not None and trained.config.diffusion.objective == "regression":
-        raise ConfigError("--sampler-steps: this corrector is a regression, which draws nothing; leave it out")
+    if trained.config.diffusion.objective == "regression":
+        for option, given in {"sampler-steps": wanted.sampler_steps is not None, "members": wanted.members > 1}.items():
+            if given:
+                raise ConfigError(f"--{option}: this corrector is a regression, which draws nothing; leave it out")
     when = every(wanted.correct_every)
     if wanted.correct_above is not None:
         when = both(when, beyond(partial(expected_error, model, trained.weights), wanted.correct_above))

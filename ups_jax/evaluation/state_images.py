@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from ups_jax.evaluation.images import (
     space_time,
 )
 from ups_jax.evaluation.states import names_of
-from ups_jax.files import storage_error
+from ups_jax.files import whole_file
 from ups_jax.task import Task
 
 _SNAPSHOTS = 5
@@ -61,13 +60,8 @@ def write_images(
             path = states.with_name(f"{states.stem}{end}.{kind}")
             most = _MOST_COLUMNS if kind == "png" else _MOST_FRAMES
             time, panels = read_panels(states, task, channel, most, truth)
-            partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-            try:
+            with whole_file(path) as partial:
                 WRITERS[kind](partial, task, time, panels)
-                os.replace(partial, path)
-            except OSError as error:
-                partial.unlink(missing_ok=True)
-                raise storage_error(path, error) from None
             written.append(path)
     return written
 
@@ -178,11 +172,11 @@ def _snapshots(task: Task, panels: Sequence[Panel]) -> tuple[Figure, Callable[[i
 def _png(path: Path, task: Task, time: Float[np.ndarray, " t"], panels: Sequence[Panel]) -> None:
     drawn = picture(task, time, panels)
     literal(drawn)
-    drawn.savefig(path, dpi=150)
+    drawn.savefig(path, dpi=150, format="png")
 
 
 def _gif(path: Path, task: Task, time: Float[np.ndarray, " t"], panels: Sequence[Panel]) -> None:
-    iio.imwrite(path, np.stack(list(film(task, time, panels))), duration=1000 / _RATE, loop=0)
+    iio.imwrite(path, np.stack(list(film(task, time, panels))), extension=".gif", duration=1000 / _RATE, loop=0)
 
 
 def _mp4(path: Path, task: Task, time: Float[np.ndarray, " t"], panels: Sequence[Panel]) -> None:
@@ -190,7 +184,8 @@ def _mp4(path: Path, task: Task, time: Float[np.ndarray, " t"], panels: Sequence
     with warnings.catch_warnings():
         # The encoder is a program of its own, which a fork only starts: no thread of JAX is missed there.
         warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
-        iio.imwrite(path, frames, fps=_RATE)
+        # The encoder goes by the file's name, which is another one until the film is whole.
+        iio.imwrite(path, frames, extension=".mp4", fps=_RATE, output_params=["-f", "mp4"])
 
 
 WRITERS: dict[str, Callable[[Path, Task, np.ndarray, Sequence[Panel]], Any]] = {"png": _png, "gif": _gif, "mp4": _mp4}

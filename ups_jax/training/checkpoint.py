@@ -6,13 +6,8 @@ killed process leaves half written is swept away.
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
-import os
-import re
-import sys
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -31,7 +26,8 @@ from ups_jax.errors import CheckpointError, first_line
 from ups_jax.files import free_name, storage_error
 from ups_jax.processes import agreed, first_does, is_first
 from ups_jax.task import Task
-from ups_jax.training import checksums
+from ups_jax.training import checksums, ranking
+from ups_jax.training.orbax_errors import drop_abandoned_reads, is_of_memory, storage_errors
 from ups_jax.training.state import TrainState
 
 # orbax tells every save and restore through absl, and prints tracebacks of what arrives as an exception as well.
@@ -39,7 +35,10 @@ logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 class Checkpoints:
-    """Saves and restores in `directory/<step>/`; keeps the `keep` latest and the one with the lowest metric."""
+    """Saves and restores in `directory/<step>/`; keeps the `keep` latest and the one with the lowest metric.
+
+    `set_aside` are the damaged steps that were found here, with the folders that they were renamed to.
+    """
 
     def __init__(self, directory: Path, *, keep: int = 2, read_only: bool = False) -> None:
         self.directory = directory.absolute()
@@ -47,21 +46,34 @@ class Checkpoints:
         self._read_only = read_only
         self._sound: set[int] = set()
         self._saving = -1
+        self.set_aside: dict[int, Path] = {}
         self._moved = [] if read_only else self._move_unopenable()
         self._manager = self._open()
 
     def _move_unopenable(self) -> list[str]:
-        """Rename the checkpoints that keep orbax from opening the folder, where there are others; what to tell."""
-        every = agreed(sorted(int(item.name) for item in self.directory.glob("*") if item.name.isdecimal()))
-        damaged = agreed([step for step in every if not checksums.is_committed(self.directory / str(step))])
-        return [] if len(damaged) == len(every) else [self._rename(step) for step in damaged]
+        """Rename the checkpoints that keep orbax from listing the folder, where there is a sound one; what to tell."""
+        every = sorted(int(item.name) for item in self.directory.glob("*") if item.name.isdecimal())
+        reasons = {step: reason for step in every if (reason := self._why_unlisted(step)) is not None}
+        sound = reasons and any(
+            checksums.fault(self.directory / str(step)) is None for step in every if step not in reasons
+        )
+        damaged = agreed(list(reasons.items()) if sound else [])
+        return [f"damaged checkpoint {reason}; {self._rename(step)}" for step, reason in damaged]
+
+    def _why_unlisted(self, step: int) -> str | None:
+        folder = self.directory / str(step)
+        try:
+            ranking.validation_of(folder)
+        except CheckpointError as error:
+            return str(error)
+        return None if checksums.is_committed(folder) else f"{folder}: its commit is not what was written"
 
     def _open(self) -> ocp.CheckpointManager:
         policy = preservation_policy.AnyPreservationPolicy(
             [
                 preservation_policy.LatestN(self._keep),
                 preservation_policy.BestN(
-                    get_metric_fn=lambda metrics: metrics["validation"],
+                    get_metric_fn=_validation,
                     reverse=True,
                     n=1,
                     keep_checkpoints_without_metrics=False,
@@ -70,10 +82,12 @@ class Checkpoints:
         )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy,
-            best_fn=lambda metrics: metrics["validation"],
+            best_fn=_validation,
             best_mode="min",
             cleanup_tmp_directories=not self._read_only,
             read_only=self._read_only,
+            # A reader comes past the metrics that cannot be read.
+            lightweight_initialize=self._read_only,
             create=not self._read_only,
             multiprocessing_options=_alone() if self._read_only else ocp.options.MultiprocessingOptions(),
             async_options=ocp.options.AsyncOptions(
@@ -103,14 +117,21 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The saved step with the lowest validation metric; the latest where none has one."""
-        best = self._manager.best_step()
-        return self._manager.latest_step() if best is None else best
+        return next(iter(self.ranked()), None)
+
+    def ranked(self) -> list[int]:
+        """The saved steps, the best first; ahead of it what may have been the best, were its metric not damaged."""
+        return ranking.ranked(self.directory, self._manager.all_steps())
+
+    def validation(self, step: int) -> float | None:
+        """The validation metric that a step was saved with, None for none."""
+        return ranking.validation_of(self.directory / str(step))
 
     def step_of(self, validation: float) -> int | None:
         """The first saved step whose validation metric is this one in float32; None where none on disk has it."""
         for step in self.steps():
-            metrics = self._manager.metrics(step)
-            if metrics is not None and np.float32(metrics["validation"]) == np.float32(validation):
+            own = self.validation(step)
+            if own is not None and np.float32(own) == np.float32(validation):
                 return step
         return None
 
@@ -130,14 +151,14 @@ class Checkpoints:
         )
         self._saving = step
         known = validation is not None and math.isfinite(validation)
-        with _storage_errors(self.directory):
+        with storage_errors(self.directory):
             saved = self._manager.save(step, args=arguments, metrics={"validation": validation} if known else None)
         if not saved:
             raise CheckpointError(f"{self.directory}: step {step} was not saved; a later step is there already")
 
     def wait(self) -> None:
         """Return when the last save is on disk and its seal is complete; its errors are raised here."""
-        with _storage_errors(self.directory):
+        with storage_errors(self.directory):
             self._manager.wait_until_finished()
         if not self._read_only and is_first():
             for step in self.steps():
@@ -150,15 +171,17 @@ class Checkpoints:
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state saved at `step`, in the structure and placement of the (abstract) state `like`.
 
-        Raises CheckpointError, whatever the reader of a damaged file raises.
+        Raises CheckpointError, whatever the reader of a damaged file raises; memory that runs out is no damage.
         """
         self._check(step)
         arguments = ocp.args.Composite(state=ocp.args.StandardRestore(jax.tree.map(_placed, like)))
         try:
             return self._manager.restore(step, args=arguments)["state"]
         except Exception as error:
+            if is_of_memory(error):
+                raise
             reason = first_line(error)
-        _drop_abandoned_reads()
+        drop_abandoned_reads()
         raise CheckpointError(f"{self.directory / str(step)}: cannot be read ({reason})")
 
     def meta(self, step: int) -> dict[str, Any]:
@@ -167,6 +190,8 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
         except Exception as error:
+            if is_of_memory(error):
+                raise
             raise CheckpointError(
                 f"{self.directory / str(step)}: metadata cannot be read ({first_line(error)})"
             ) from None
@@ -185,8 +210,8 @@ class Checkpoints:
     ) -> TrainState | None:
         """The newest state that can be read, None if none was ever saved.
 
-        `check` sees a checkpoint's metadata first. Newer ones that cannot be read are reported and, once an older one
-        has proved readable, renamed out of the way, never deleted. CheckpointError if none can be read.
+        `check` sees a checkpoint's metadata first. Once one has proved readable, the others that are damaged are
+        reported and renamed out of the way, never deleted: `set_aside` says where. CheckpointError if none can be read.
         """
         unreadable: list[int] = []
         for line in self._moved:
@@ -200,7 +225,7 @@ class Checkpoints:
                 report(f"damaged checkpoint {error}")
                 unreadable.append(step)
             else:
-                self._set_aside(unreadable, report)
+                self._set_aside(unreadable + self._damaged_before(step, report), report)
                 return state
         if unreadable:
             raise CheckpointError(
@@ -209,19 +234,28 @@ class Checkpoints:
             )
         return None
 
+    def _damaged_before(self, step: int, report: Callable[[str], None]) -> list[int]:
+        """The steps below one whose files are not what was written: one of them may be the best."""
+        reasons = [(own, checksums.fault(self.directory / str(own))) for own in self.steps() if own < step]
+        found = agreed([own for own in reasons if own[1] is not None])
+        for own, reason in found:
+            report(f"damaged checkpoint {self.directory / str(own)}: {reason}")
+        return [own for own, _ in found]
+
     def _set_aside(self, steps: list[int], report: Callable[[str], None]) -> None:
         if not steps:
             return
         self._manager.close()
         for step in steps:
-            report(self._rename(step))
+            report(f"damaged checkpoint {self.directory / str(step)}: {self._rename(step)}")
         self._manager = self._open()
 
     def _rename(self, step: int) -> str:
         """Set a damaged checkpoint aside; what is to be told of it."""
         aside = free_name(self.directory / f"damaged-{step}")
         first_does(partial((self.directory / str(step)).rename, aside))
-        return f"damaged checkpoint {self.directory / str(step)}: moved to {aside}"
+        self.set_aside[step] = aside
+        return f"moved to {aside}"
 
     def close(self) -> None:
         """Wait for the last save and let go."""
@@ -249,16 +283,10 @@ def tasks_of(meta: dict[str, Any]) -> tuple[Task, ...]:
     return tuple(map(Task.from_dict, meta["tasks"] if "tasks" in meta else [meta["task"]]))
 
 
-def _drop_abandoned_reads() -> None:
-    """Collect the coroutines that a failed restore leaves behind, or each would complain when the program ends."""
-    complain, sys.unraisablehook = sys.unraisablehook, lambda _: None
-    logging.getLogger("asyncio").disabled = True
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            gc.collect()
-    finally:
-        sys.unraisablehook = complain
-        logging.getLogger("asyncio").disabled = False
+def _validation(metrics: Any) -> float:
+    """What orbax ranks by; a metric that is damaged beyond that is never the best of those that it keeps."""
+    value = metrics.get("validation") if isinstance(metrics, dict) else None
+    return value if isinstance(value, float | int) else math.inf
 
 
 def _alone() -> ocp.options.MultiprocessingOptions:
@@ -267,30 +295,6 @@ def _alone() -> ocp.options.MultiprocessingOptions:
     return ocp.options.MultiprocessingOptions(
         primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"reader{own}"
     )
-
-
-class _storage_errors:
-    """Turns a full or read-only disk under a save into `StorageError`."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        cause = error
-        while cause is not None:
-            if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
-                raise storage_error(self._directory, cause) from error
-            # What tensorstore, which writes the arrays, makes of an error of the system.
-            found = re.search(r"os_error_code='(\d+)'", str(cause))
-            if found is not None:
-                number = int(found[1])
-                raise storage_error(self._directory, OSError(number, os.strerror(number))) from error
-            cause = cause.__cause__ or cause.__context__
 
 
 def _placed(leaf: Any) -> Any:

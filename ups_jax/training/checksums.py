@@ -62,6 +62,20 @@ def fault(directory: Path) -> str | None:
     return None
 
 
+def has(directory: Path, name: str) -> bool:
+    """Whether a file belongs to a sealed checkpoint, there or not."""
+    sealed = _read(directory)
+    return isinstance(sealed, dict) and name in sealed
+
+
+def is_as_written(directory: Path, name: str) -> bool:
+    """Whether one file of a checkpoint is what the seal says; of one without a seal it is taken for that."""
+    if not is_sealed(directory):
+        return True
+    sealed, file = _read(directory), directory / name
+    return isinstance(sealed, dict) and file.is_file() and sealed.get(name) == _size_and_crc(file)
+
+
 def is_committed(directory: Path) -> bool:
     """Whether what the commit wrote of the checkpoint can be read; orbax opens no folder that holds another."""
     try:

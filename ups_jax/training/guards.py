@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ups_jax.config import Config, digest, from_dict, relevant, to_dict
@@ -9,6 +10,7 @@ from ups_jax.errors import CheckpointError, ConfigError
 from ups_jax.training.run_directory import RunDirectory
 from ups_jax.training.stages import stage_of
 from ups_jax.training.stages.spec import StageSpec
+from ups_jax.training.weights import Weights
 
 
 def check_resume(run: RunDirectory, cfg: Config, stage: str, resume: str) -> None:
@@ -51,6 +53,28 @@ def check_parents(run: RunDirectory, stage: str, checkpoints: dict[str, Any]) ->
                 f"{run.path}: {stage} was trained on step {recorded[name]['step']} of {name}, whose best checkpoint is "
                 f"step {now['step']} by now; delete {run.checkpoints(stage)} to train it again, or give a new --run-dir"
             )
+
+
+def check_fold(run: RunDirectory, cfg: Config, fingerprint: str, parents: Mapping[str, str]) -> None:
+    """Refuse a stage that is trained on a fold of other data than its parents, by their fingerprints: they may have
+    been fitted to what it holds."""
+    others = [name for name, own in parents.items() if own != fingerprint]
+    if cfg.diffusion.fold and others:
+        raise ConfigError(
+            f"{run.path}: diffusion.fold holds trajectories out of the data by now, {others[0]} was trained on other "
+            "data; bring those back, or give a new --run-dir"
+        )
+
+
+def check_init_fold(cfg: Config, fingerprint: str, weights: Weights) -> None:
+    """Refuse weights of another run that was trained on the same data, and may have been fitted to what is held out."""
+    theirs, ours = ((own.diffusion.fold, own.data.split.seed) for own in (weights.config, cfg))
+    if cfg.diffusion.fold and weights.fingerprint == fingerprint and theirs != ours:
+        raise ConfigError(
+            f"--init-from: that run was trained on these data with diffusion.fold={theirs[0]:g} and data.split.seed="
+            f"{theirs[1]}, and may know what is held out here; train that one with diffusion.fold={ours[0]:g} and seed "
+            f"{ours[1]} as well"
+        )
 
 
 def _changes(recorded: dict[str, Any], cfg: Config, stage: str) -> list[str]:

@@ -25,10 +25,12 @@ from ups_jax.training.weights import best_weights
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """`weights` of the stages that were needed, and for the record the step and the digest of their checkpoints."""
+    """`weights` of the stages that were needed, and for the record the step and the digest of their checkpoints;
+    `fingerprints` of the data that they were trained on."""
 
     weights: Parents
     checkpoints: dict[str, dict[str, Any]]
+    fingerprints: dict[str, str]
 
 
 def trained_parents(run: RunDirectory, stage: str, kind: str) -> Trained:
@@ -39,6 +41,7 @@ def trained_parents(run: RunDirectory, stage: str, kind: str) -> Trained:
         # so mixed is compiled once for its first call and once more for what that call gives back.
         weights={name: jax.device_put(jax.device_get(item.weights)) for name, item in found.items()},
         checkpoints={name: {"step": item.step, "digest": item.digest} for name, item in found.items()},
+        fingerprints={name: item.fingerprint for name, item in found.items()},
     )
 
 

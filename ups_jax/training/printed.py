@@ -8,7 +8,7 @@ import jax
 from rich.console import Console
 
 from ups_jax.config import Config
-from ups_jax.data import Mixture
+from ups_jax.data import Mixture, trained_on
 from ups_jax.data.mixing import shares
 from ups_jax.training.plan import Plan
 from ups_jax.training.stages import stage_of
@@ -35,6 +35,10 @@ def introduce(console: Console, cfg: Config, stage: str, data: Mixture) -> None:
             f"data        {task.name}: {sizes['train']}/{sizes['val']}/{sizes['test']} trajectories, "
             f"{' x '.join(map(str, task.shape))} points, {given}, channels {', '.join(task.channels)}",
         )
+    if cfg.diffusion.fold:
+        (dataset,) = data.datasets
+        count, whole = len(trained_on(dataset, cfg, stage)), dataset.sizes["train"]
+        say(console, f"fold        {stage} is trained on {count} of the {whole}, diffusion.fold={cfg.diffusion.fold:g}")
     for note in (note for dataset in data.datasets for note in dataset.notes):
         say(console, f"note        {note}")
     if len(data.tasks) > 1:

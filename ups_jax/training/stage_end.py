@@ -17,8 +17,11 @@ def tell_end(
     writer: Writer, config: WandbConfig, run: RunDirectory, stage: str, checkpoints: Checkpoints, state: TrainState
 ) -> None:
     """Send what the finished stage came to; its best checkpoint is on disk, and its upload the last that is sent."""
-    best, value, steps = checkpoints.best_step(), float(state.monitor.best_metric), int(state.step)
-    about = {"steps": steps, "best_step": best, "best_metric": value if math.isfinite(value) else None}
+    best, steps = checkpoints.best_step(), int(state.step)
+    # Of what is on disk, which is not the monitor's best where that one was damaged.
+    measured = None if best is None else checkpoints.validation(best)
+    value = math.inf if measured is None else measured
+    about = {"steps": steps, "best_step": best, "best_metric": measured}
     writer.summary({"training": {stage: about}})
     writer.alert(f"{stage} has ended", f"{run.path}: {steps} steps, best validation {value:.4g} at step {best}")
     if best is not None and config.upload_checkpoints:

@@ -38,6 +38,7 @@ from ups_jax.training.memory import FittingStep, fitting_step, takes_fewer_rows
 from ups_jax.training.parents import begun
 from ups_jax.training.plan import Plan
 from ups_jax.training.progress import TrainingProgress
+from ups_jax.training.ranking import validation_of
 from ups_jax.training.run_directory import RunDirectory
 from ups_jax.training.several_steps import as_given, steps_at_once
 from ups_jax.training.signals import stop_flag
@@ -146,6 +147,7 @@ def _begin(work: StageRun, checkpoints: Checkpoints, like: TrainState) -> TrainS
     saved = work.record.values.get("saved", 0)
     state: TrainState | None = checkpoints.restore_latest(like, same_data, work.say)
     if state is not None:
+        _note_set_aside(work, checkpoints, int(state.step))
         work.say(f"resumed     at step {int(state.step)} of {work.plan.total_steps}")
         if saved > int(state.step):
             work.say(f"lost        step {saved}, which was saved and is not there or damaged by now: it is done again")
@@ -253,6 +255,21 @@ def _note_saved(work: StageRun, checkpoints: Checkpoints) -> None:
     steps = checkpoints.steps()
     if steps and work.record.values.get("saved") != steps[-1]:
         work.record.note(saved=steps[-1])
+
+
+def _note_set_aside(work: StageRun, checkpoints: Checkpoints, resumed: int) -> None:
+    """Keep in the record which steps were found damaged that are not done again, and what they were validated with
+    (None where that is damaged as well): one of them may have been the best."""
+    found: dict[str, float | None] = {}
+    for step, folder in checkpoints.set_aside.items():
+        try:
+            value = validation_of(folder)
+        except CheckpointError:
+            found |= {str(step): None} if step < resumed else {}
+        else:
+            found |= {str(step): value} if step < resumed and value is not None else {}
+    if found:
+        work.record.note(set_aside=work.record.values.get("set_aside", {}) | found)
 
 
 def _train_from(

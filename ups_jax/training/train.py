@@ -19,7 +19,7 @@ from ups_jax.parallel import check_rows, make_mesh
 from ups_jax.processes import agreed, first_does, is_first, wait_for_all
 from ups_jax.tracking import check_logging
 from ups_jax.training.build import build_joint
-from ups_jax.training.guards import check_needs, check_parents, check_resume
+from ups_jax.training.guards import check_fold, check_init_fold, check_needs, check_parents, check_resume
 from ups_jax.training.joint import joint_validation
 from ups_jax.training.latents import check_source, lines_of, on_fields, record_of, with_latents
 from ups_jax.training.measuring import measure_stage
@@ -65,6 +65,8 @@ def train(
     with compiling(cfg.training.compile):
         check_reach_of_all(model, on_fields(cfg), stage, [{**batch} for batch in first_batches(data, cfg, stage)])
     weights = None if init_from is None else best_weights(init_from, stage)
+    if weights is not None:
+        check_init_fold(cfg, data.fingerprint, weights)
     data = with_latents(cfg, stage, data, run, weights, init_from)
     # The first process writes what the others read.
     wait_for_all("checked")
@@ -73,6 +75,7 @@ def train(
         if is_first():
             check_resume(run, cfg, stage, resume)
         parents = trained_parents(run, stage, data.kind)
+        check_fold(run, cfg, data.fingerprint, parents.fingerprints)
         begun = agreed(run.exists())
         if not begun:
             run.write({"created": now(), "config": to_dict(cfg), "digests": {}, "stages": {}})

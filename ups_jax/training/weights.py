@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ups_jax.training.build import abstract_state, build_joint
 from ups_jax.training.checkpoint import Checkpoints, tasks_of
 from ups_jax.training.checksums import content_digest
 from ups_jax.training.held_codec import averaged
+from ups_jax.training.ranking import validation_of
 from ups_jax.training.run_directory import RunDirectory
 from ups_jax.training.stages import stage_of
 from ups_jax.training.state import scale_of
@@ -63,30 +65,75 @@ class Weights:
 
 
 def best_weights(path: Path, stage: str) -> Weights:
-    """The best checkpoint of a stage of a run; CheckpointError where there is none that can be read."""
+    """The best checkpoint of a stage of a run; where that is damaged the best of the others, with a warning that names
+    both. CheckpointError where there is none that can be read."""
     run = RunDirectory(path)
-    run.read()
+    record = run.read()
     directory = run.checkpoints(stage)
     mend = f"train it with scripts/train.py --stage {stage} --run-dir {path}"
     if not directory.is_dir():
         raise CheckpointError(f"{path}: has no checkpoint of {stage}; {mend}")
-    with Checkpoints(directory, read_only=True) as checkpoints:
-        step = checkpoints.best_step()
-        if step is None:
-            raise CheckpointError(f"{directory}: holds no checkpoint; {mend}")
-        meta = checkpoints.meta(step)
-        config, tasks = from_dict(meta["config"], str(directory / str(step))), tasks_of(meta)
-        state = checkpoints.restore(step, abstract_state(config, tasks, stage))
-    params = averaged(config, stage, state, meta["ema_decay"])
-    return Weights(
-        params=params,
-        weights=stage_of(stage).weights(params, scale_of(state)),
-        digest=content_digest(directory / str(step)),
-        step=step,
-        config=config,
-        tasks=tasks,
-        fingerprint=meta["fingerprint"],
-    )
+    steps: list[int] = []
+    while True:
+        listed = steps
+        with Checkpoints(directory, read_only=True) as checkpoints:
+            steps = checkpoints.steps()
+            if not steps:
+                raise CheckpointError(f"{directory}: holds no checkpoint; {mend}")
+            found, reasons = _best_sound(checkpoints, directory, stage)
+        # A run that trains at this moment takes away the step that was its best when it has saved a better one.
+        if not reasons or steps == listed:
+            break
+    if found is None:
+        raise CheckpointError(
+            f"{directory}: none of the checkpoints {steps} can be read ({next(iter(reasons.values()))}); "
+            "bring one back from a copy, or train in another run directory"
+        )
+    set_aside = record["stages"].get(stage, {}).get("set_aside")
+    _tell_missed(directory, found.step, reasons, set_aside if isinstance(set_aside, dict) else {})
+    return found
+
+
+def _best_sound(checkpoints: Checkpoints, directory: Path, stage: str) -> tuple[Weights | None, dict[int, str]]:
+    """The best checkpoint that can be read, and why those before it cannot."""
+    reasons: dict[int, str] = {}
+    for step in checkpoints.ranked():
+        try:
+            meta = checkpoints.meta(step)
+            config, tasks = from_dict(meta["config"], str(directory / str(step))), tasks_of(meta)
+            state = checkpoints.restore(step, abstract_state(config, tasks, stage))
+        except CheckpointError as error:
+            reasons[step] = str(error)
+            continue
+        params = averaged(config, stage, state, meta["ema_decay"])
+        found = Weights(
+            params=params,
+            weights=stage_of(stage).weights(params, scale_of(state)),
+            digest=content_digest(directory / str(step)),
+            step=step,
+            config=config,
+            tasks=tasks,
+            fingerprint=meta["fingerprint"],
+        )
+        return found, reasons
+    return None, reasons
+
+
+def _tell_missed(directory: Path, step: int, damaged: dict[int, str], set_aside: dict[str, Any]) -> None:
+    """Warn of the steps in whose place another one is used: those that are damaged and those that a start of the
+    training has set aside, as the run's record says."""
+    own = validation_of(directory / str(step))
+    better = [
+        number
+        for number, value in set_aside.items()
+        if own is None or not isinstance(value, float | int) or value < own
+    ]
+    lines = [*damaged.values(), *(f"{directory}: step {number} was found damaged and set aside" for number in better)]
+    if lines:
+        warnings.warn(
+            f"{'; '.join(lines)}: the best checkpoint of the others, step {step}, is used in its place",
+            stacklevel=3,
+        )
 
 
 def fitting(weights: Weights, like: Any) -> Any:

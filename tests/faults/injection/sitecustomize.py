@@ -1,12 +1,14 @@
 """Faults inside a script that is started as ever: Python imports this file by itself where its folder is on the path.
 
 UPS_FAULTS is a JSON list of faults. Each names a function (`at`, as module:Class.function), the number of its call that
-it strikes (`call`, the first by default) and what happens there (`do`, a key of `ACTIONS`). A fault with a `token`
-strikes only while that file exists, and takes it away: one strike over all starts of a run.
+it strikes (`call`, the first by default) and what happens there (`do`, a key of `ACTIONS`), ahead of the call or, with
+`after`, when it has done. A fault with a `token` strikes only while that file exists, and takes it away: one strike
+over all starts of a run.
 """
 
 from __future__ import annotations
 
+import datetime
 import errno
 import functools
 import importlib.abc
@@ -42,14 +44,54 @@ def _out_of_memory(_: dict[str, Any], __: tuple[Any, ...]) -> None:
 
 
 def _jump(fault: dict[str, Any], _: tuple[Any, ...]) -> None:
-    """The clock of the day stands `seconds` earlier from now on; the monotonic one does not know."""
-    now, seconds = time.time, fault["seconds"]
+    """Whatever tells the time of the day is `seconds` earlier from now on; the monotonic clocks do not know."""
+    seconds, true = fault["seconds"], datetime.datetime
+    earlier = datetime.timedelta(seconds=seconds)
+    now, now_ns, clock, clock_ns = time.time, time.time_ns, time.clock_gettime, time.clock_gettime_ns
     time.time = lambda: now() - seconds
+    time.time_ns = lambda: now_ns() - int(seconds * 1e9)
+    time.clock_gettime = lambda kind: clock(kind) - (seconds if kind == time.CLOCK_REALTIME else 0)
+    time.clock_gettime_ns = lambda kind: clock_ns(kind) - (int(seconds * 1e9) if kind == time.CLOCK_REALTIME else 0)
+    for name in ("gmtime", "localtime", "ctime"):
+        told = getattr(time, name)
+        setattr(time, name, lambda moment=None, told=told: told(time.time() if moment is None else moment))
+    form = time.strftime
+    time.strftime = lambda text, moment=None: form(text, time.localtime() if moment is None else moment)
+
+    class Kind(type):
+        def __instancecheck__(cls, item: object) -> bool:
+            return isinstance(item, true)
+
+    class Jumped(true, metaclass=Kind):  # type: ignore[misc, valid-type]
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return true.now(tz) - earlier
+
+        @classmethod
+        def utcnow(cls) -> Any:
+            return true.now(datetime.UTC).replace(tzinfo=None) - earlier
+
+        @classmethod
+        def today(cls) -> Any:
+            return true.today() - earlier
+
+    # Modules hold the class itself, which lets nothing be set on it.
+    for module in [*sys.modules.values()]:
+        for name, value in [*getattr(module, "__dict__", {}).items()]:
+            if value is true:
+                setattr(module, name, Jumped)
 
 
 def _limit_files(fault: dict[str, Any], _: tuple[Any, ...]) -> None:
     """No file may grow beyond `bytes` from now on; compiled programs are kept by then."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (fault["bytes"], fault["bytes"]))
+
+
+def _memory_error(_: dict[str, Any], __: tuple[Any, ...]) -> None:
+    """What NumPy says of more bytes than a machine has."""
+    import numpy as np
+
+    np.empty(2**59)
 
 
 def _full_file(_: dict[str, Any], arguments: tuple[Any, ...]) -> None:
@@ -65,6 +107,7 @@ ACTIONS = {
     "sleep": lambda fault, _: time.sleep(fault["seconds"]),
     "os_error": _os_error,
     "out_of_memory": _out_of_memory,
+    "memory_error": _memory_error,
     "jump": _jump,
     "full_file": _full_file,
     "limit_files": _limit_files,
@@ -103,7 +146,7 @@ CHANGES = {"nan_fields": _nan_fields, "mark": _mark, "nan_gradients": _nan_gradi
 
 
 def _faulty(function: Any, fault: dict[str, Any]) -> Any:
-    """The function with the fault before it, or in what it gives back."""
+    """The function with the fault before it, behind it, or in what it gives back."""
     calls = 0
 
     @functools.wraps(function)
@@ -112,9 +155,13 @@ def _faulty(function: Any, fault: dict[str, Any]) -> Any:
         calls += 1
         if fault["do"] in CHANGES:
             return CHANGES[fault["do"]](fault, function(*arguments, **named), arguments)
-        if calls == fault.get("call", 1) and _strikes(fault):
+        struck, after = calls == fault.get("call", 1) and _strikes(fault), fault.get("after", False)
+        if struck and not after:
             ACTIONS[fault["do"]](fault, arguments)
-        return function(*arguments, **named)
+        result = function(*arguments, **named)
+        if struck and after:
+            ACTIONS[fault["do"]](fault, arguments)
+        return result
 
     return wrapped
 

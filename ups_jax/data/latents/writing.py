@@ -51,6 +51,8 @@ def write_latents(
             found = read_manifest(out)
             _same(out, found, plan)
             verify(out, found)
+            # Of whoever was killed between the manifest and its end.
+            (out / UNFINISHED).unlink(missing_ok=True)
             return False
         done = _begun(out, plan)
         for first in range(sum(shard.trajectories for shard in done), plan.trajectories, plan.shard_trajectories):

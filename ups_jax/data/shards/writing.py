@@ -61,6 +61,8 @@ def convert(
         if (out / MANIFEST).is_file():
             _same(out, manifests.read_manifest(out), plan)
             manifests.verify(out, manifests.read_manifest(out))
+            # Of whoever was killed between the manifest and its end.
+            (out / UNFINISHED).unlink(missing_ok=True)
             return False
         done = _begun(out, plan)
         for shard in done:

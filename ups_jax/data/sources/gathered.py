@@ -32,6 +32,7 @@ def gathered(name: str, trajectories: Sequence[PointTrajectory], names: Sequence
     """One source of them all, rows filled up to the largest; the channels `names` of it, or all. Raises `DataError`
     where they differ in more than their points, or hold no numbers of one shape."""
     first = trajectories[0]
+    _alike(first, first)
     moves, axes = first.places.ndim == 3, first.places.shape[-1]
     found = (*(AXES[:axes] if moves else ()), *first.fields)
     taken = set(AXES[:axes]) & set(first.fields) if moves else set()
@@ -117,6 +118,20 @@ def require(module: str, what: str) -> None:
 
 
 def _alike(item: PointTrajectory, first: PointTrajectory) -> None:
+    where = item.places.shape
+    if len(where) not in (2, 3) or not all(where) or where[-1] > len(AXES):
+        raise DataError(
+            f"{item.name}: has places of shape {where}, they must be (points, axes), or (times, points, axes) where "
+            "they move"
+        )
+    if len(where) != first.places.ndim:
+        raise DataError(
+            f"{item.name}: its points {'move' if len(where) == 3 else 'rest'}, unlike those of {first.name}"
+        )
+    if item.times.ndim != 1 or (len(where) == 3 and where[0] != len(item.times)):
+        raise DataError(
+            f"{item.name}: has times of shape {item.times.shape}, places of {where}; give each frame a time"
+        )
     for what, own, other in (
         ("fields", tuple(item.fields), tuple(first.fields)),
         ("given fields", tuple(item.inputs), tuple(first.inputs)),

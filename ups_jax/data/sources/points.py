@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from ups_jax.data.sources.base import AXES, uniform
-from ups_jax.data.sources.hdf5 import HDF5File, coefficients
+from ups_jax.data.sources.hdf5 import HDF5File, coefficients, dataset_of, text_of
 from ups_jax.data.sources.places import Cloud, Places, spacing_of
 from ups_jax.data.sources.selection import selected
 from ups_jax.errors import DataError
@@ -33,8 +33,7 @@ _NO_COEFFICIENTS = ("time", "mask")
 
 def is_points(file: h5py.File) -> bool:
     """Whether a file says that it has this layout."""
-    value = file.attrs.get("layout", "")
-    return (value.decode() if isinstance(value, bytes) else value) == LAYOUT
+    return text_of(file.attrs, "layout") == LAYOUT
 
 
 class PointsSource(HDF5File):
@@ -46,22 +45,23 @@ class PointsSource(HDF5File):
         super().__init__(path, _MEND)
         with self.reading() as file:
             self._moves = "positions" in file
-            fields = tuple(f"fields/{name}" for name in file.get("fields", {}))
+            fields = tuple(f"fields/{name}" for name in _names_in(self.name, file, "fields"))
             first = "positions" if self._moves else next(iter(fields), "")
             if not first or ("points" in file) == self._moves:
                 raise DataError(
                     f"{path}: holds {', '.join(file) or 'nothing'}; a file of points has a group `fields`, and either "
                     "`points` or, where they move, `positions`"
                 )
-            shape = file[first].shape[:3]
-            if file[first].ndim != 3 + self._moves or not all(shape):
+            whole = _numbers(self.name, file, first).shape
+            shape = whole[:3]
+            if len(whole) != 3 + self._moves or not all(shape):
                 raise DataError(
-                    f"{path}: `{first}` has shape {file[first].shape}, it must be (trajectories, times, points"
+                    f"{path}: `{first}` has shape {whole}, it must be (trajectories, times, points"
                     f"{', axes' if self._moves else ''})"
                 )
             self.trajectories, self.frames, self._points = shape
             self._place_axes = _axes(self.name, file, shape, moves=self._moves)
-            self._where = {name: f"fields/{name}" for name in file.get("fields", {})}
+            self._where = {name: f"fields/{name}" for name in _names_in(self.name, file, "fields")}
             for name, dataset in self._where.items():
                 _check(self.name, file, dataset, (shape,), "(trajectories, times, points)")
                 if name in AXES and self._moves:
@@ -75,7 +75,7 @@ class PointsSource(HDF5File):
                     f"({', '.join(self.channel_names)})"
                 )
             every, each = (self._points,), (self.trajectories, self._points)
-            self.input_channels = tuple(file.get("inputs", {}))
+            self.input_channels = _names_in(self.name, file, "inputs")
             for name in self.input_channels:
                 _check(self.name, file, f"inputs/{name}", (every, each), "(points,) or (trajectories, points)")
             self._mask = np.ones(every, np.float32)
@@ -130,7 +130,10 @@ class PointsSource(HDF5File):
         with self.reading() as file:
             if "cells" not in file:
                 return None
-            cells = np.asarray(file["cells"][index] if file["cells"].ndim == 3 else file["cells"])
+            found = _numbers(self.name, file, "cells", "iu")
+            if found.ndim not in (2, 3) or (found.ndim == 3 and len(found) != self.trajectories):
+                raise DataError(f"{self.path}: `cells` has shape {found.shape}, it must be (cells, corners); {_MEND}")
+            cells = np.asarray(found[index] if found.ndim == 3 else found)
         return cells[(cells >= 0).all(axis=-1)]
 
     def _rows(self, values: Float[np.ndarray, "... p"], ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b p"]:
@@ -142,7 +145,7 @@ class PointsSource(HDF5File):
 def _axes(name: str, file: h5py.File, shape: tuple[int, ...], *, moves: bool) -> int:
     """The number of axes of space."""
     where = "positions" if moves else "points"
-    places = file[where].shape
+    places = _numbers(name, file, where).shape
     allowed = [shape] if moves else [shape[2:], (shape[0], shape[2])]
     if places[:-1] not in [tuple(item) for item in allowed] or not 1 <= places[-1] <= len(AXES):
         raise DataError(
@@ -152,12 +155,26 @@ def _axes(name: str, file: h5py.File, shape: tuple[int, ...], *, moves: bool) ->
     return int(places[-1])
 
 
+def _names_in(name: str, file: h5py.File, group: str) -> tuple[str, ...]:
+    """The names in a group, none where there is no such group. Raises `DataError` where it is something else."""
+    found = file.get(group, {})
+    if isinstance(found, h5py.Dataset):
+        raise DataError(f"{name}: `{group}` is no group; {_MEND}")
+    return tuple(found)
+
+
+def _numbers(name: str, file: h5py.File, dataset: str, kinds: str = "fiu") -> h5py.Dataset:
+    found = dataset_of(name, file, dataset, _MEND)
+    if found.dtype.kind not in kinds:
+        of = "floating-point numbers" if kinds == "f" else "numbers of the right kind"
+        raise DataError(f"{name}: `{dataset}` holds no {of}, but {found.dtype}; {_MEND}")
+    return found
+
+
 def _check(
     name: str, file: h5py.File, dataset: str, shapes: tuple[tuple[int, ...], ...], wanted: str, kinds: str = "f"
 ) -> None:
-    item = file[dataset]
-    if not isinstance(item, h5py.Dataset) or item.dtype.kind not in kinds:
-        raise DataError(f"{name}: `{dataset}` holds no floating-point numbers; {_MEND}")
+    item = _numbers(name, file, dataset, kinds)
     if item.shape not in shapes:
         right = " or ".join(map(str, shapes))
         raise DataError(f"{name}: `{dataset}` has shape {item.shape}, it must be {right}: {wanted}")
@@ -166,11 +183,11 @@ def _check(
 def _cloud(
     name: str, file: h5py.File, shape: tuple[int, ...], moving: tuple[str, ...], axes: int, mask: np.ndarray
 ) -> Cloud:
-    if "time" not in file or file["time"].shape != (shape[1],) or file["time"].dtype.kind != "f":
+    if _numbers(name, file, "time", "f").shape != (shape[1],):
         raise DataError(f"{name}: `time` must have {shape[1]} floating-point entries, the times of the frames")
     start, dt = uniform(np.asarray(file["time"]), f"{name}: `time`", "store frames at even times")
     if "box" in file:
-        corners = np.asarray(file["box"], np.float64)
+        corners = np.asarray(_numbers(name, file, "box"), np.float64)
         if corners.shape != (2, axes) or not (np.isfinite(corners).all() and (corners[1] > corners[0]).all()):
             raise DataError(f"{name}: `box` must be (2, {axes}), the lower corner and the upper one")
     else:

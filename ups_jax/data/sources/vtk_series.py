@@ -6,17 +6,20 @@ at its points, read with meshio (the extra `mesh`), as a whole.
 
 from __future__ import annotations
 
+import contextlib
+import io
+import warnings
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 
 from ups_jax.data.sources.gathered import PointTrajectory, components, flat, gathered, require
 from ups_jax.data.sources.memory import ScatteredMemory
-from ups_jax.errors import DataError
+from ups_jax.errors import DataError, first_line
 from ups_jax.files import inside
-
-_SUFFIXES = (".vtu", ".vtk")
+from ups_jax.terminal import one_line
 
 
 def is_series(path: Path) -> bool:
@@ -47,18 +50,8 @@ def frames_of(path: Path) -> list[tuple[float, Path]]:
 
 
 def _trajectory(path: Path) -> PointTrajectory:
-    import meshio
-
     frames = frames_of(path)
-    meshes = []
-    for _, file in frames:
-        # meshio goes by the suffix, and knows formats that name files of their own.
-        if file.suffix not in _SUFFIXES:
-            raise DataError(f"{file}: is no frame of a series; write {' or '.join(_SUFFIXES)} files")
-        try:
-            meshes.append(meshio.read(file))
-        except (OSError, ValueError, KeyError, IndexError, meshio.ReadError, SystemExit) as error:
-            raise DataError(f"{file}: cannot be read by meshio ({' '.join(str(error).split())})") from None
+    meshes = [_mesh(file) for _, file in frames]
     first = meshes[0]
     places = flat(np.asarray(first.points, np.float64))
     if not first.point_data:
@@ -74,3 +67,24 @@ def _trajectory(path: Path) -> PointTrajectory:
     return PointTrajectory(
         name=str(path), places=places, fields=fields, times=np.array([time for time, _ in frames], np.float64)
     )
+
+
+def _mesh(file: Path) -> Any:
+    """A frame as meshio has it, whose complaints on stderr are warnings here. Raises `DataError`."""
+    import meshio
+
+    # meshio itself would go by the suffix too, but ends the program where it fails, and knows formats that name files
+    # of their own.
+    readers = {".vtu": meshio.vtu.read, ".vtk": meshio.vtk.read}
+    if file.suffix not in readers:
+        raise DataError(f"{file}: is no frame of a series; write {' or '.join(readers)} files")
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(told):
+            mesh = readers[file.suffix](file)
+    # It checks little of what a file claims: NumPy, struct, zlib and the XML reader raise what they come upon.
+    except Exception as error:
+        raise DataError(f"{file}: cannot be read by meshio ({first_line(error)})") from None
+    if told.getvalue():
+        warnings.warn(f"{file}: {one_line(told.getvalue())}", stacklevel=2)
+    return mesh

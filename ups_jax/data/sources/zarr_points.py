@@ -8,6 +8,7 @@ has looked at their codecs.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,9 @@ import numpy as np
 from ups_jax.data.sources.gathered import PointTrajectory, components, flat, gathered, require
 from ups_jax.data.sources.memory import ScatteredMemory
 from ups_jax.data.sources.zarr_metadata import check_metadata
-from ups_jax.errors import DataError
+from ups_jax.errors import DataError, first_line
 
 _VELOCITIES = ("u", "v", "w")
-# What zarr, numcodecs and NumPy raise at metadata or chunks of other content than they claim.
-_ZARR_ERRORS = (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, MemoryError, RuntimeError)
 
 
 def is_zarr(path: Path) -> bool:
@@ -33,18 +32,28 @@ def open_zarr(path: str | Path, names: tuple[str, ...] | None = None) -> Scatter
     """All trajectories of a file. Raises `DataError` for one that cannot be read, or has none."""
     require("zarr", str(path))
     check_metadata(Path(path))
+    # Of the files that zarr reads at once and that cannot be read one is told, here; asyncio would print the others.
+    logging.getLogger("asyncio").addFilter(_is_retrieved)
     import zarr
 
     try:
         root = zarr.open_group(str(path), mode="r")
         found = [_trajectory(f"{path}: group {key}", group) for key, group in _samples(root, "")]
-    except _ZARR_ERRORS as error:
-        raise DataError(f"{path}: is no readable Zarr file ({' '.join(str(error).split())})") from None
+    except DataError:
+        raise
+    # zarr, the codecs and NumPy raise whatever they come upon, down to SystemError, where metadata or chunks are of
+    # other content than they claim.
+    except Exception as error:
+        raise DataError(f"{path}: is no readable Zarr file ({first_line(error)})") from None
     if not found:
         raise DataError(
             f"{path}: no group has `positions`, or `coords` and `fields`: there is nothing in it that changes in time"
         )
     return gathered(str(path), found, names)
+
+
+def _is_retrieved(record: logging.LogRecord) -> bool:
+    return "was never retrieved" not in record.getMessage()
 
 
 def _samples(group: Any, key: str) -> Iterator[tuple[str, Any]]:
