@@ -54,6 +54,15 @@ def test_memory_that_runs_out_is_one_line_that_says_what_to_do(
     assert line.startswith(f"error: the memory of this machine has run out ({said}") and "same command again" in line
 
 
+def test_a_name_that_no_file_system_takes_is_one_line_and_other_faults_are_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.run(cli.parser("x"), lambda args: os.stat("x" * 300).st_size, []) == 2
+    assert "is too long for the name of a file" in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError):
+        cli.run(cli.parser("x"), lambda args: os.stat("there is no such file").st_size, [])
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_outside_training_ends_a_script_with_75(number: int, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted(args: argparse.Namespace) -> None:

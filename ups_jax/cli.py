@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import signal
 import sys
 import threading
@@ -12,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from ups_jax.errors import HostMemoryError, Stopped, UserError, first_line
+from ups_jax.errors import ConfigError, HostMemoryError, Stopped, UserError, first_line
 from ups_jax.terminal import hang_up, lasting_output, one_line
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -81,13 +82,26 @@ def _answered(main: Callable[[argparse.Namespace], int | None], args: argparse.N
     except KeyboardInterrupt:
         print("stopped: the same command starts again where it can go on", file=sys.stderr)
         return Stopped.exit_code
-    except (UserError, MemoryError) as error:
-        known = error if isinstance(error, UserError) else _out_of_memory(error)
+    except (UserError, MemoryError, OSError) as error:
+        known = _known(error)
+        if known is None:
+            raise
         if args.traceback:
             traceback.print_exc()
         else:
             tell(known)
         return known.exit_code
+
+
+def _known(error: UserError | MemoryError | OSError) -> UserError | None:
+    """What a user can mend about an error; None where it is a fault of the program."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, MemoryError):
+        return _out_of_memory(error)
+    if error.errno == errno.ENAMETOOLONG:
+        return ConfigError(f"{error.filename!s:.60}..: is too long for the name of a file; give a shorter one")
+    return None
 
 
 def _out_of_memory(error: MemoryError) -> HostMemoryError:

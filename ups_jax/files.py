@@ -16,6 +16,8 @@ from pathlib import Path
 from ups_jax.errors import StorageError, UserError
 
 _SUFFIX = ".tmp"
+# Bytes of a part of a path, on all file systems that matter.
+_LONGEST_NAME = 255
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -68,6 +70,8 @@ def inside(file: Path, entry: str, name: object, kind: type[UserError]) -> Path:
             f"{file}: `{entry}` names {str(name)!r:.200}, which is not in the folder of this file; move it there, or "
             "put a link to it there"
         )
+    if any(len(os.fsencode(part)) > _LONGEST_NAME for part in text.split(os.sep)):
+        raise kind(f"{file}: `{entry}` names {text!r:.60}.., which is too long for the name of a file; shorten it")
     return file.parent / text
 
 

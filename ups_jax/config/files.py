@@ -160,10 +160,11 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
 
 def _child(node: Any, part: str, where: str) -> Any:
     if isinstance(node, list):
-        return node[_position(node, part, where)]
-    child = node.setdefault(part, {})
-    if child is None:
-        child = node[part] = {}
+        child = node[_position(node, part, where)]
+    else:
+        child = node.setdefault(part, {})
+        if child is None:
+            child = node[part] = {}
     if not isinstance(child, dict | list):
         raise ConfigError(f"override {where}: is the value {_short(child)}, which has no keys")
     return child
