@@ -22,6 +22,7 @@ from ups_jax.data import open_dataset
 from ups_jax.evaluation.corrected import CorrectedPredictor, corrector_of
 from ups_jax.evaluation.result import finite
 from ups_jax.evaluation.trained_run import TrainedRun, load_run
+from ups_jax.pipeline.stages import is_finished
 from ups_jax.training.run_directory import RunDirectory
 from ups_jax.training.train import train
 
@@ -83,7 +84,7 @@ def _trained(row: StageRow) -> Path:
             shutil.rmtree(partial, ignore_errors=True)
             shutil.copytree(row.run_path(count - 1), partial)
             os.replace(partial, path)
-        if not path.exists() or not RunDirectory(path).read()["stages"].get(stage, {}).get("finished"):
+        if not is_finished(RunDirectory(path), row.config(), stage):
             train(row.config(), stage, path, console=Console(stderr=True))
     return path
 

@@ -24,6 +24,8 @@ NEXT = replace(FLAT, resumed=6000, reached=9000)
     ("second", "said"),
     [
         (NEXT, None),
+        # A heap that is made once and stays.
+        (replace(NEXT, megabytes=[460.0] * 20 + [515.0] * 80), None),
         (replace(NEXT, resumed=5000), "1400 steps were lost"),
         (replace(NEXT, megabytes=[500.0 + number for number in range(100)]), "memory grew"),
         (replace(NEXT, files=[30 + number // 10 for number in range(100)]), "open files grew"),

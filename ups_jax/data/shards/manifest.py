@@ -136,6 +136,9 @@ def read_manifest(path: str | Path, name: str = MANIFEST) -> Manifest:
         raise DataError(f"{file}: cannot be read ({reason}); {_MEND}") from None
     if found.version != VERSION:
         raise DataError(f"{file}: is of version {found.version}, this program reads {VERSION}; {_MEND}")
+    counts = (found.trajectories, found.frames, found.record_frames, found.shard_trajectories, found.channel_count)
+    if not all(0 < count < 2**31 for count in (*counts, *found.grid.shape)):
+        raise DataError(f"{file}: names a size that no data has (they are 1 to 2^31 - 1); {_MEND}")
     if len(set(found.channels)) < len(found.channels) or len(found.channels) not in (0, found.channel_count):
         raise DataError(f"{file}: names {len(found.channels)} channels of {found.channel_count}, or one twice; {_MEND}")
     for shard in found.shards:
