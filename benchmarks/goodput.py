@@ -69,7 +69,7 @@ def _bare(args: argparse.Namespace, seconds: float) -> float:
 
 
 def bare_seconds(config: str, overrides: list[str], seconds: float) -> float:
-    """Wall seconds of a step on a batch that stays on the device, dispatched as the loop does, over `seconds`."""
+    """Wall seconds of a step on batches that stay as they are, called as the loop does, over `seconds`."""
     import jax
 
     from ups_jax import simulate
@@ -87,13 +87,13 @@ def bare_seconds(config: str, overrides: list[str], seconds: float) -> float:
         state, batch = tried.begin(), next(tried.batches)
     begin, steps, before = 0.0, -_WARM_STEPS, None
     while steps < 1 or time.perf_counter() - begin < seconds:
-        if steps == 0:
+        if steps >= 0 and not begin:
             jax.block_until_ready(state)
-            begin = time.perf_counter()
+            begin, steps = time.perf_counter(), 0
         state, metrics = tried.train_step(state, batch)
         if before is not None:
             jax.device_get(before)
-        before, steps = metrics, steps + 1
+        before, steps = metrics, steps + tried.at_once
     jax.block_until_ready(state)
     return (time.perf_counter() - begin) / steps
 

@@ -17,9 +17,12 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ups_jax import cli
+
+if TYPE_CHECKING:
+    from ups_jax.training.trial import Trial
 
 _RESULTS = Path(__file__).resolve().parent / "results" / "input_pipeline.json"
 # Seconds a step of each run, by what was measured.
@@ -98,27 +101,32 @@ def in_turns(config: str, overrides: list[str], folder: Path, rounds: int, steps
         batches[_HELD] = iter(lambda: held, None)
         tried = stack.enter_context(trial(cfg, "operator", dataset, build_model(cfg, dataset.task, "operator")))
         # A reader has read ahead while the others ran; that is used up before the clock starts.
-        ahead = cfg.data.loader.buffer + 2
+        ahead = cfg.data.loader.buffer + 2 * tried.at_once
+        steps = -(-steps // tried.at_once) * tried.at_once
         state = tried.begin()
         for number in range(-1, rounds):
             ways = [*batches]
             for way in ways[number % len(ways) :] + ways[: number % len(ways)]:
-                state = _run(tried.train_step, state, batches[way], ahead)
+                state = _run(tried, state, batches[way], ahead)
                 start = time.perf_counter(), time.process_time()
-                state = _run(tried.train_step, state, batches[way], steps)
+                state = _run(tried, state, batches[way], steps)
                 if number >= 0:
                     seconds[way]["wall"].append((time.perf_counter() - start[0]) / steps)
                     seconds[way]["processor"].append((time.process_time() - start[1]) / steps)
     return seconds
 
 
-def _run(train_step: Any, state: Any, batches: Iterator[Any], steps: int) -> Any:
-    """The training loop's way: a batch is fetched and its step dispatched before the step before is waited for."""
+def _run(tried: Trial, state: Any, batches: Iterator[Any], steps: int) -> Any:
+    """The training loop's way: batches are fetched and their call dispatched before the call before is waited for."""
     import jax
 
-    before = None
-    for _ in range(steps):
-        state, metrics = train_step(state, jax.device_put(next(batches)))
+    from ups_jax.config import ParallelConfig
+    from ups_jax.parallel import make_mesh
+    from ups_jax.training.several_steps import as_given
+
+    give, before = as_given(make_mesh(ParallelConfig()), tried.at_once), None
+    for _ in range(steps // tried.at_once):
+        state, metrics = tried.train_step(state, give([next(batches) for _ in range(tried.at_once)]))
         if before is not None:
             jax.device_get(before)
         before = metrics

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from commands import CONFIGS
 from rich.console import Console
@@ -25,7 +26,7 @@ from ups_jax.training import dry_run as module
 from ups_jax.training.checkpoint import Checkpoints
 from ups_jax.training.dry_run import MISSING, dry_run, peak_bytes, step_costs
 from ups_jax.training.stages import enabled_stages
-from ups_jax.training.trial import trial
+from ups_jax.training.trial import Trial, trial
 
 SMALL = ["operator.spectral.depth=1", "operator.spectral.hidden_dim=8", "latent.dim=4", "training.batch_size=8",
          "optimizer.name=adamw", "training.input_noise=0"]  # fmt: skip
@@ -63,7 +64,15 @@ def test_a_loss_that_is_not_finite_and_a_checkpoint_that_differs_are_told(
 ) -> None:
     losses = iter([1.0, 2.0, jnp.nan])
     with pytest.raises(DivergedError, match=r"not finite at step 3; lower stages\.operator\.optimizer\.lr"):
-        module._time_steps("operator", lambda state, batch: (state, {"loss": next(losses)}), 0, iter([0] * 4))
+        made = Trial(
+            tx=optax.identity(),
+            train_step=lambda state, batch: (state, {"loss": next(losses)}),
+            begin=lambda: pytest.fail("no state is wanted"),
+            batches=iter([0] * 4),
+            first=1,
+            at_once=1,
+        )
+        module._time_steps("operator", made, 0)
 
     def damaged(self: Checkpoints, step: int, like: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf + 1, like)

@@ -31,6 +31,7 @@ from ups_jax.training import stage_run
 from ups_jax.training.build import build_model, init_state
 from ups_jax.training.encoding import encode_dataset, encoding_config
 from ups_jax.training.latents import check_on_grid, lines_of, with_latents
+from ups_jax.training.pace import CallPace
 from ups_jax.training.train import train
 from ups_jax.training.weights import Weights, best_weights
 
@@ -219,6 +220,8 @@ def test_an_interrupted_training_ends_in_the_same_bits(
     whole = trained(cfg, tmp_path / "whole", saved_run)
     lazy = on_latents(data_root, encoded, *SMALL, "data.loader.memory_gib=0")
     with monkeypatch.context() as patch:
+        # A step a call, of each of which the flag is asked.
+        patch.setattr(CallPace, "begin", lambda self, at_most: 1)
         patch.setattr(stage_run, "stop_flag", lambda: contextlib.nullcontext(iter([False] * 5 + [True] * 99).__next__))
         with pytest.raises(Exception, match="stopped at step 5"):
             trained(lazy, tmp_path / "halves", saved_run)

@@ -20,6 +20,7 @@ from ups_jax.tracking import JsonlWriter, read_jsonl
 from ups_jax.training import loop, measuring, memory
 from ups_jax.training import train as training
 from ups_jax.training.halvings import halving, micro_batches
+from ups_jax.training.pace import CallPace
 from ups_jax.training.stages import stage_of
 from ups_jax.training.weights import best_weights
 
@@ -45,6 +46,12 @@ def trained(
 def uninterrupted(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     path = tmp_path_factory.mktemp("runs") / "whole"
     return *trained(data_root, path), path
+
+
+@pytest.fixture(autouse=True)
+def one_step_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The failures below are those of calls by number."""
+    monkeypatch.setattr(CallPace, "begin", lambda self, at_most: 1)
 
 
 class FailingOnce:
@@ -91,11 +98,11 @@ def fail_in_reading(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     """The numbers of step `at` cannot be read, once."""
     read, failures = loop._read, iter([FULL])
 
-    def reading(pending: Any, *arguments: Any) -> Any:
+    def reading(pending: Any, *arguments: Any, **named: Any) -> Any:
         if pending is not None and pending[0] == at:
             for failure in failures:
                 raise failure
-        return read(pending, *arguments)
+        return read(pending, *arguments, **named)
 
     monkeypatch.setattr(loop, "_read", reading)
 

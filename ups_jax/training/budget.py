@@ -26,11 +26,12 @@ def measure_seconds_per_step(
     group: int = 5,
     groups: int = 21,
     enough: float = 5.0,
+    at_once: int = 1,
 ) -> float:
-    """Seconds of `clock` a step, its batch included: the median over `groups` of `group` steps, so that a pause of the
-    machine does not count.
+    """Seconds of `clock` a step, its batch included: the median over `groups` of `group` calls of `at_once` steps, so
+    that a pause of the machine does not count.
 
-    `state` is used up; hand over one that nobody needs. The first `warmup` steps, which compile, are left out. Slow
+    `state` is used up; hand over one that nobody needs. The first `warmup` calls, which compile, are left out. Slow
     steps are measured for about `enough` seconds, in three groups at the least.
     """
     for _ in range(warmup):
@@ -44,7 +45,7 @@ def measure_seconds_per_step(
             state, metrics = train_step(state, next(batches))
         # As in the loop, steps are dispatched one after the other and waited for later.
         jax.block_until_ready((state, metrics))
-        seconds.append((clock() - start) / group)
+        seconds.append((clock() - start) / (group * at_once))
     return statistics.median(seconds)
 
 

@@ -5,10 +5,9 @@ Nothing is written but generated data, where the configuration's task has none y
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from ups_jax.training.checkpoint import Checkpoints, checkpoint_meta
 from ups_jax.training.held_codec import holds_codec
 from ups_jax.training.latents import check_source, with_latents
 from ups_jax.training.memory import batch_key, memory_for
-from ups_jax.training.trial import known_length, trial
+from ups_jax.training.trial import Trial, known_length, trial
 from ups_jax.training.weights import best_weights
 
 MISSING = "not reported by this backend"
@@ -66,7 +65,7 @@ def _dry_run_stage(cfg: Config, stage: str, data: Mixture, console: Console) -> 
         for task, batch in zip(data.tasks, islice(tried.batches, tried.first), strict=True):
             own = step_costs(step, state, batch) if cfg.training.compile else {}
             costs |= {f"{name}, {task.name}" if task.siblings else name: value for name, value in own.items()}
-        state, seconds = _time_steps(stage, step, state, tried.batches)
+        state, seconds = _time_steps(stage, tried, state)
         check_checkpoint(state, cfg, stage, data)
     loops = settings.accum_steps > 1 or cfg.training.rollout_horizon > 1 or cfg.training.pushforward > 1
     costs["windows a step"] = f"{windows_per_step(cfg, stage)} ({settings.accum_steps} x {settings.batch_size})"
@@ -101,16 +100,16 @@ def peak_bytes(memory: Any) -> int:
     return int(held + memory.temp_size_in_bytes)
 
 
-def _time_steps(stage: str, step: Any, state: Any, batches: Iterator[Any]) -> tuple[Any, list[float]]:
-    """Wall time of each step alone, its batch ready, after one that is not counted: the first call looks for what was
-    compiled."""
+def _time_steps(stage: str, tried: Trial, state: Any) -> tuple[Any, list[float]]:
+    """Wall time of a step in each call alone, its batch ready, after one that is not counted: the first call looks for
+    what was compiled."""
     seconds = []
     for _ in range(1 + _STEPS):
-        batch = jax.block_until_ready(next(batches))
+        batch = jax.block_until_ready(next(tried.batches))
         start = time.perf_counter()
-        state, metrics = jax.block_until_ready(step(state, batch))
-        seconds.append(time.perf_counter() - start)
-        if not math.isfinite(metrics["loss"]):
+        state, metrics = jax.block_until_ready(tried.train_step(state, batch))
+        seconds.append((time.perf_counter() - start) / tried.at_once)
+        if not np.isfinite(metrics["loss"]).all():
             raise DivergedError(
                 f"the loss of {stage} is not finite at step {len(seconds)}; lower stages.{stage}.optimizer.lr, or look "
                 "at the data with scripts/inspect_data.py"

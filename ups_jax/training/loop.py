@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -21,15 +20,16 @@ from ups_jax.errors import DivergedError, Stopped
 from ups_jax.optim.plateau import PlateauRule, observe_in, plateau_scale
 from ups_jax.processes import any_wants
 from ups_jax.tracking import Writer
-from ups_jax.training.pace import EpochClock
+from ups_jax.training.pace import CallPace, EpochClock
 from ups_jax.training.plan import Plan
 from ups_jax.training.progress import TrainingProgress
+from ups_jax.training.several_steps import each_of
 from ups_jax.training.stages.spec import Validate
 from ups_jax.training.state import TrainState
 from ups_jax.training.step import TrainStep
 
-# A dispatched step and its metrics, still on the device.
-Pending = tuple[int, dict[str, Any]] | None
+# The first and the last one of the steps of a call, and their metrics, still on the device.
+Pending = tuple[int, int, dict[str, Any]] | None
 Batches = Callable[[int], AbstractContextManager[Iterator[dict[str, np.ndarray]]]]
 
 
@@ -37,7 +37,8 @@ Batches = Callable[[int], AbstractContextManager[Iterator[dict[str, np.ndarray]]
 class Stage:
     """What the loop needs of a stage: its name, length, pure functions, and where its numbers go.
 
-    `put_rows` brings a batch to the devices, and `place` a state that was changed on the host to where it belongs.
+    A call of `train_step` makes up to `at_once` steps, of batches that `put_rows` brings to the devices; `place` brings
+    a state that was changed on the host to where it belongs.
     `patience` counts evaluations without a better value; `learning_rate` knows no plateau, which is the state's.
     The stage ends when the value that it is selected by is `target` or less, where that is above 0. `fault` says what
     is wrong with the values of a validation in its second half.
@@ -50,7 +51,8 @@ class Stage:
     train_step: TrainStep
     batches: Batches
     averaged: Callable[[TrainState], Any]
-    put_rows: Callable[[dict[str, np.ndarray]], dict[str, Any]] = jax.device_put
+    put_rows: Callable[[Sequence[dict[str, np.ndarray]]], Any] = lambda batches: batches[0]
+    at_once: int = 1
     place: Callable[[TrainState], TrainState] = lambda state: state
     validate: Validate
     selected_by: str
@@ -78,7 +80,7 @@ def run_loop(
     """
     start = step = int(state.step)
     saved_at = time.monotonic()
-    clock = EpochClock(stage.plan.steps_per_epoch)
+    clock, pace = EpochClock(stage.plan.steps_per_epoch), CallPace(stage.at_once)
     pending: Pending = None
     rate_scale = plateau_scale(state.opt_state)
     best_step = _best_step(stage, state)
@@ -91,9 +93,8 @@ def run_loop(
             finished, stop = ended or step >= stage.plan.total_steps, any_wants(should_stop(), step)
             timed = any_wants(time.monotonic() - saved_at > cfg.checkpoint.every_seconds, step)
             if due or finished or stop or timed:
-                validation = None
-                told = due or _its_turn(step, cfg)
-                numbers = _read(pending, stage, cfg, rate_scale, told)
+                validation, fault = None, None
+                records = _read(pending, stage, cfg, rate_scale, last=due)
                 pending = None
                 if due:
                     state, validation, measured, fault = _evaluate(stage, state)
@@ -102,32 +103,33 @@ def run_loop(
                     if best_step is not None:
                         measured["epochs_since_best"] = (step - best_step) / stage.plan.steps_per_epoch
                     rate_scale = plateau_scale(state.opt_state)
-                    numbers |= measured | clock.read(step)
+                    records[step] |= measured | clock.read(step)
                     progress.validation(validation)
                     ended = _ended(stage, state)
                     finished = finished or ended
-                    if fault is not None and (finished or 2 * step >= stage.plan.total_steps):
-                        raise DivergedError(f"step {step}: {fault}")
-                if numbers and told:
-                    _tell(step, numbers, stage, writer, progress)
+                _tell(records, stage, cfg, writer, progress)
+                if fault is not None and (finished or 2 * step >= stage.plan.total_steps):
+                    raise DivergedError(f"step {step}: {fault}")
                 stage.save(state, validation)
                 saved_at = time.monotonic()
+                pace.interrupt()
             if finished:
                 return state
             if stop:
                 raise Stopped(f"stopped at step {step}, which is saved; the same command goes on from there")
 
-            # -- the next step: its batch, its dispatch, and meanwhile the numbers of the one before -----------------
-            batch = stage.put_rows(next(batches))
-            state, metrics = stage.train_step(state, batch)
-            told = _its_turn(step, cfg)
-            numbers = _read(pending, stage, cfg, rate_scale, told)
-            if numbers and told:
-                _tell(step, numbers, stage, writer, progress)
-            step += 1
-            pending = (step, metrics)
+            # -- the next steps: their batches, their call, and meanwhile the numbers of those before ----------------
+            count = pace.begin(min(stage.plan.total_steps - step, _until_evaluation(stage, step)))
+            state, metrics = stage.train_step(state, stage.put_rows([next(batches) for _ in range(count)]))
+            _tell(_read(pending, stage, cfg, rate_scale), stage, cfg, writer, progress)
+            pending = step + 1, step + count, metrics
+            step += count
             progress.step(step)
             clock.step(step)
+
+
+def _until_evaluation(stage: Stage, step: int) -> int:
+    return stage.plan.eval_steps - step % stage.plan.eval_steps
 
 
 def _its_turn(step: int, cfg: Config) -> bool:
@@ -165,13 +167,27 @@ def _evaluate(stage: Stage, state: TrainState) -> tuple[TrainState, float, dict[
     return state, chosen, measured, stage.fault(values)
 
 
-def _read(pending: Pending, stage: Stage, cfg: Config, rate_scale: float, told: bool) -> dict[str, float]:
-    """The numbers of a dispatched step, with its place and learning rate where they are `told`: a schedule is a dozen
-    operations of JAX, a tenth of a small model's step. Raises when the run has diverged."""
+def _read(
+    pending: Pending, stage: Stage, cfg: Config, rate_scale: float, *, last: bool = False
+) -> dict[int, dict[str, float]]:
+    """The numbers of a call's steps. Those whose turn it is to be told, the `last` in any case, have their place and
+    learning rate with them: a schedule is a dozen operations of JAX, a tenth of a small model's step."""
     if pending is None:
         return {}
-    step, metrics = pending
-    values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+    first, newest, metrics = pending
+    records = dict(enumerate(each_of(metrics, newest - first + 1), first))
+    for step, values in records.items():
+        if _its_turn(step, cfg) or (last and step == newest):
+            # A step that is left out moves the optimizer's schedule as little as its parameters.
+            left_out = int(values["skipped"] + values.get("spikes", 0.0))
+            values["lr"] = stage.learning_rate(max(step - 1 - left_out, 0)) * rate_scale
+            values["epoch"] = step / stage.plan.steps_per_epoch
+            values["global_step"] = stage.steps_before + step
+    return records
+
+
+def _check(step: int, values: dict[str, float], cfg: Config) -> None:
+    """DivergedError where too many steps in a row have been left out."""
     if values["skipped_in_row"] >= cfg.training.max_skips:
         raise DivergedError(
             f"loss or gradient was not finite for {values['skipped_in_row']:.0f} steps in a row, up to step {step}; "
@@ -183,14 +199,14 @@ def _read(pending: Pending, stage: Stage, cfg: Config, rate_scale: float, told: 
             f"ones for {values['spikes_in_row']:.0f} steps in a row, up to step {step}; raise that or lower "
             "optimizer.lr, in another run directory"
         )
-    if not told:
-        return values
-    # A step that is left out moves the optimizer's schedule as little as its parameters.
-    left_out = int(values["skipped"] + values.get("spikes", 0.0))
-    done = {"epoch": step / stage.plan.steps_per_epoch, "global_step": stage.steps_before + step}
-    return values | {"lr": stage.learning_rate(max(step - 1 - left_out, 0)) * rate_scale} | done
 
 
-def _tell(step: int, numbers: dict[str, float], stage: Stage, writer: Writer, progress: TrainingProgress) -> None:
-    progress.loss(numbers["loss"])
-    writer.scalars(step, numbers, stage.name)
+def _tell(
+    records: dict[int, dict[str, float]], stage: Stage, cfg: Config, writer: Writer, progress: TrainingProgress
+) -> None:
+    """Write what is to be told, up to where the run has diverged, if it has: DivergedError."""
+    for step, numbers in records.items():
+        _check(step, numbers, cfg)
+        if "lr" in numbers:
+            progress.loss(numbers["loss"])
+            writer.scalars(step, numbers, stage.name)

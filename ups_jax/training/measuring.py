@@ -58,12 +58,15 @@ def measure_stage(
             steps_per_epoch(data, cfg, stage),
             parents,
             micro_batches(cfg, stage, known),
+            tried.at_once,
             halved=lambda rows, groups: new.append(halving(cfg, rows, groups)),
         )
         # The steps that compile come first, one of each task.
         warmup = tried.first + 2
         step = train_step.carried_through(
-            lambda: measure_seconds_per_step(train_step, tried.begin(), tried.batches, warmup=warmup)
+            lambda: measure_seconds_per_step(
+                train_step, tried.begin(), tried.batches, warmup=warmup, at_once=tried.at_once
+            )
         )
         with memory_for(row_too_large(batch_key(stage))):
             state = tried.begin()

@@ -19,6 +19,7 @@ from ups_jax.data import windows_per_step
 from ups_jax.errors import ConfigError
 from ups_jax.losses import Batch
 from ups_jax.training.accumulate import group_size
+from ups_jax.training.several_steps import Batches
 from ups_jax.training.stages.spec import Parents
 from ups_jax.training.state import TrainState
 from ups_jax.training.step import Metrics, TrainStep, make_train_step
@@ -55,7 +56,7 @@ class FittingStep:
         self._halved, self._compiled = halved, compiled
         self.compile_seconds = 0.0
 
-    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def __call__(self, state: TrainState, batch: Batch | Batches) -> tuple[TrainState, Metrics]:
         """The step; raises `StateLost` where it has to be done again from another state, ConfigError where one row does
         not fit."""
         while True:
@@ -112,11 +113,12 @@ def fitting_step(
     steps_per_epoch: int,
     parents: Parents | None = None,
     micro_batches: int | None = None,
+    at_once: int = 1,
     **told: Callable[..., None],
 ) -> FittingStep:
     """The train step of a stage, which takes fewer rows at a time when memory runs out; it tells `told` of that.
 
-    It starts with `micro_batches`, by default the stage's `accum_steps`.
+    It starts with `micro_batches`, by default the stage's `accum_steps`, and makes up to `at_once` steps a call.
     """
     return FittingStep(
         lambda micro_batches: make_train_step(
@@ -127,6 +129,7 @@ def fitting_step(
             steps_per_epoch=steps_per_epoch,
             micro_batches=micro_batches,
             parents=parents,
+            at_once=at_once,
         ),
         windows_per_step(cfg, stage),
         getattr(cfg.stages, stage).accum_steps if micro_batches is None else micro_batches,

@@ -1,4 +1,4 @@
-"""How long an epoch takes, for the records of metrics.jsonl."""
+"""How long epochs take, for the records of metrics.jsonl, and calls, for how many steps the next one makes."""
 
 from __future__ import annotations
 
@@ -27,3 +27,28 @@ class EpochClock:
         begin, moment = self._since
         self._since = step, time.monotonic()
         return {"epoch_time_sec": (self._since[1] - moment) / (step - begin) * self._steps_per_epoch}
+
+
+class CallPace:
+    """How many steps a call makes: one after the other as many as take `seconds`, and `most` at the most, so that a
+    signal and a save need not wait for long."""
+
+    def __init__(self, most: int, seconds: float = 0.5) -> None:
+        self._most, self._seconds = most, seconds
+        self._steps = 1
+        self._call: tuple[float, int] | None = None
+
+    def begin(self, at_most: int) -> int:
+        """A call begins: how many steps it makes, of those that there are until something else is to be done."""
+        moment = time.monotonic()
+        if self._call is not None:
+            since, steps = self._call
+            each = max(moment - since, 1e-9) / steps
+            self._steps = min(self._most, max(1, int(self._seconds / each)))
+        count = min(self._steps, at_most)
+        self._call = moment, count
+        return count
+
+    def interrupt(self) -> None:
+        """Something else was done since the last call, whose time tells nothing."""
+        self._call = None

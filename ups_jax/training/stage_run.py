@@ -24,7 +24,7 @@ from ups_jax.models.codec import CODEC
 from ups_jax.optim import build_optimizer, build_schedule
 from ups_jax.optim.schedules import build_plateau, patience_evaluations
 from ups_jax.optim.table import parameter_table, summary
-from ups_jax.parallel import fed_rows, local_copy, make_mesh, placed_like, put
+from ups_jax.parallel import local_copy, make_mesh, placed_like, put
 from ups_jax.processes import agreed, any_wants, is_first, own_share
 from ups_jax.tracking import Tee, Writer, ending, training_writer
 from ups_jax.training import printed
@@ -40,6 +40,7 @@ from ups_jax.training.plan import Plan
 from ups_jax.training.progress import TrainingProgress
 from ups_jax.training.ranking import validation_of
 from ups_jax.training.run_directory import RunDirectory
+from ups_jax.training.several_steps import as_given, steps_at_once
 from ups_jax.training.signals import stop_flag
 from ups_jax.training.stage_end import is_told, tell_diverged, tell_end, went_out
 from ups_jax.training.stage_record import StageRecord
@@ -96,6 +97,11 @@ class StageRun:
     def first(self) -> Batch:
         """A batch of the first task, which lends its shapes, on the host."""
         return {**first_batches(self.data, self.cfg, self.stage)[0]}
+
+    @cached_property
+    def at_once(self) -> int:
+        """The most steps that a call of the train step makes."""
+        return steps_at_once(self.data, self.first, self.mesh)
 
     def fresh(self, key: Key[Array, ""]) -> TrainState:
         """A state at step 0."""
@@ -199,6 +205,7 @@ def _train_step(work: StageRun) -> FittingStep:
         work.plan.steps_per_epoch,
         work.parents,
         groups,
+        work.at_once,
         halved=halved,
         compiled=compiled,
     )
@@ -206,7 +213,8 @@ def _train_step(work: StageRun) -> FittingStep:
 
 def _loop_stage(work: StageRun, train_step: FittingStep, checkpoints: Checkpoints) -> Stage:
     cfg, stage, settings, plan = work.cfg, work.stage, work.settings, work.plan
-    schedule = build_schedule(settings.scheduler, settings.optimizer.lr, *work.lengths)
+    # One call for what is a dozen operations.
+    schedule = jax.jit(build_schedule(settings.scheduler, settings.optimizer.lr, *work.lengths))
     meta, spec, mesh = checkpoint_meta(cfg, stage, work.data), stage_of(stage), work.mesh
 
     @jax.jit
@@ -226,7 +234,8 @@ def _loop_stage(work: StageRun, train_step: FittingStep, checkpoints: Checkpoint
         steps_before=work.record.values.get("steps_before", 0),
         train_step=train_step,
         batches=partial(training_batches, work.data, cfg, stage, **own_share()),
-        put_rows=partial(fed_rows, mesh),
+        at_once=work.at_once,
+        put_rows=as_given(mesh, work.at_once),
         place=partial(put, mesh),
         # Every process measures all of it by itself; the first one's numbers decide.
         averaged=lambda state: local_copy(mesh, averaged_weights(state)),

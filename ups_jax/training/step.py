@@ -22,13 +22,15 @@ from ups_jax.streams import stream
 from ups_jax.training.accumulate import gradients_of
 from ups_jax.training.held_codec import all_but_codec, holds_codec
 from ups_jax.training.joint import joint
+from ups_jax.training.several_steps import Batches, several
 from ups_jax.training.spikes import judge, spike_metrics
 from ups_jax.training.stages import stage_of
 from ups_jax.training.stages.spec import Parents
 from ups_jax.training.state import ScaledState, SpikeMonitor, TrainState
 
 Metrics = dict[str, Array]
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+# Of one batch, or of those of several steps.
+TrainStep = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
 
 
 def make_train_step(
@@ -40,6 +42,7 @@ def make_train_step(
     steps_per_epoch: int | None = None,
     micro_batches: int | None = None,
     parents: Parents | None = None,
+    at_once: int = 1,
 ) -> TrainStep:
     """`train_step(state, batch) -> (state, metrics)` of a stage; the old state's buffers are reused. The `parents` of a
     stage that needs others are arguments of the compiled program, not constants of it.
@@ -50,6 +53,7 @@ def make_train_step(
     does the codec of a stage that is trained on latents. A
     non-finite loss or gradient leaves parameters, optimizer and average as they are and counts as skipped; a loss spike
     does the same and counts as such. On the mesh of `cfg.parallel` the new state lies as `ups_jax.parallel` has it.
+    With `at_once` more than 1 it makes up to so many steps, of batches as `several_steps.together` has them.
     """
     spec, settings, whole = stage_of(stage), getattr(cfg.stages, stage), joint(model)
     mesh = make_mesh(cfg.parallel)
@@ -73,7 +77,8 @@ def make_train_step(
         new, metrics = step(state, batch, *parents)
         return keep_in_place(mesh, new), metrics
 
-    compiled = jax.jit(in_place, donate_argnums=0, compiler_options=remat_options(cfg.training.remat))
+    made = in_place if at_once == 1 else several(in_place, at_once)
+    compiled = jax.jit(made, donate_argnums=0, compiler_options=remat_options(cfg.training.remat))
     return compiled if not parents else StepWithParents(compiled, put_everywhere(mesh, parents))
 
 
@@ -84,10 +89,10 @@ class StepWithParents:
     compiled: Any
     parents: Parents
 
-    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def __call__(self, state: TrainState, batch: Batch | Batches) -> tuple[TrainState, Metrics]:
         return self.compiled(state, batch, self.parents)
 
-    def lower(self, state: TrainState, batch: Batch) -> Any:
+    def lower(self, state: TrainState, batch: Batch | Batches) -> Any:
         """The program, to be compiled ahead of its first call."""
         return self.compiled.lower(state, batch, self.parents)
 

@@ -10,18 +10,22 @@ from itertools import chain
 from typing import Any
 
 import jax
+import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from ups_jax.config import Config
 from ups_jax.data import Dataset, Mixture, first_batches, steps_per_epoch, training_batches
+from ups_jax.data.mixture import mixture_of
 from ups_jax.losses import Batch
 from ups_jax.optim import build_optimizer
-from ups_jax.parallel import make_mesh, put_rows
+from ups_jax.parallel import make_mesh
 from ups_jax.processes import own_share
 from ups_jax.training.build import init_state
 from ups_jax.training.joint import joint
 from ups_jax.training.parents import untrained_parents
 from ups_jax.training.plan import plan_of
+from ups_jax.training.several_steps import as_given, steps_at_once
 from ups_jax.training.stages.spec import Parents
 from ups_jax.training.state import TrainState
 from ups_jax.training.step import TrainStep, make_train_step
@@ -29,14 +33,15 @@ from ups_jax.training.step import TrainStep, make_train_step
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """`train_step` uses its state up; `begin` makes another one. The batches are on the device, the `first` of them one
-    of each task."""
+    """`train_step` uses its state up; `begin` makes another one. The batches are as it takes them, of `at_once` steps
+    each; the `first` of them are one of each task."""
 
     tx: optax.GradientTransformation
     train_step: TrainStep
     begin: Callable[[], TrainState]
     batches: Iterator[Any]
     first: int
+    at_once: int
 
 
 def known_length(cfg: Config, data: Dataset | Mixture, stage: str) -> int | None:
@@ -48,10 +53,15 @@ def known_length(cfg: Config, data: Dataset | Mixture, stage: str) -> int | None
 
 @contextmanager
 def trial(
-    cfg: Config, stage: str, data: Dataset | Mixture, model: Any, parents: Parents | None = None
+    cfg: Config,
+    stage: str,
+    data: Dataset | Mixture,
+    model: Any,
+    parents: Parents | None = None,
+    at_once: int | None = None,
 ) -> Iterator[Trial]:
     """The step of a stage as training makes it, with batches of its data until the context ends. Parents that are not
-    given are untrained ones, which cost as much."""
+    given are untrained ones, which cost as much. A call makes as many steps as in training, or `at_once`."""
     # The length of its schedule has no part in what a step costs, but one of training's own length is the same program,
     # which is then compiled once for both.
     epoch = steps_per_epoch(data, cfg, stage)
@@ -61,11 +71,21 @@ def trial(
     if parents is None:
         parents = untrained_parents(cfg, joint(model).tasks[0], stage, first)
     mesh = make_mesh(cfg.parallel)
+    most = at_once or steps_at_once(mixture_of(data), first, mesh)
+    make = partial(make_train_step, stage=stage, steps_per_epoch=epoch, parents=parents, at_once=most)
     with training_batches(data, cfg, stage, **own_share()) as batches:
         yield Trial(
             tx=tx,
-            train_step=make_train_step(model, tx, cfg, stage=stage, steps_per_epoch=epoch, parents=parents),
+            train_step=make(model, tx, cfg),
             begin=partial(init_state, model, tx, first, jax.random.key(cfg.seed), stage=stage, cfg=cfg),
-            batches=map(partial(put_rows, mesh), chain(each, batches)),
+            batches=_calls(chain(each, batches), most, mesh),
             first=len(each),
+            at_once=most,
         )
+
+
+def _calls(batches: Iterator[dict[str, np.ndarray]], most: int, mesh: Mesh) -> Iterator[Any]:
+    """What the step takes at each call."""
+    give = as_given(mesh, most)
+    while True:
+        yield give([next(batches) for _ in range(most)])

@@ -1,0 +1,120 @@
+"""Several steps by one call are the steps one by one, to the bit, however they are shared out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from commands import CONFIGS
+from rich.console import Console
+
+from ups_jax import batch_at, build, init_state, make_train_step
+from ups_jax.config import Config, load
+from ups_jax.data import open_mixture
+from ups_jax.parallel import make_mesh
+from ups_jax.tracking import read_jsonl
+from ups_jax.training import pace, several_steps
+from ups_jax.training.pace import CallPace
+from ups_jax.training.several_steps import each_of, steps_at_once, together
+from ups_jax.training.train import train
+
+
+@pytest.fixture
+def cfg(data_root: Path) -> Config:
+    return load(CONFIGS / "tiny.yaml", [f"data.root={data_root}", "logging.wandb.enabled=false"])
+
+
+def test_the_steps_are_the_same_however_they_are_shared_out_among_calls(cfg: Config) -> None:
+    data = open_mixture(cfg)
+    dataset = data.datasets[0]
+    model, tx = build(cfg, dataset.task)
+    step = make_train_step(model, tx, cfg, at_once=4)
+    batches = [batch_at(data, cfg, "operator", number) for number in range(6)]
+
+    def trained(*counts: int) -> tuple[Any, list[float]]:
+        state, losses, left = init_state(model, tx, batches[0], jax.random.key(0), cfg=cfg), list[float](), [*batches]
+        for count in counts:
+            state, metrics = step(state, together([left.pop(0) for _ in range(count)], 4))
+            losses += [values["loss"] for values in each_of(metrics, count)]
+        return state, losses
+
+    state, losses = trained(1, 1, 1, 1, 1, 1)
+    assert int(state.step) == 6 and len(set(losses)) == 6
+    for counts in ((4, 2), (1, 3, 2), (3, 3)):
+        other, others = trained(*counts)
+        assert others == losses
+        assert all(
+            np.array_equal(one, two)
+            for one, two in zip(jax.tree.leaves(state.params), jax.tree.leaves(other.params), strict=True)
+        )
+    # One call, one step: the same numbers to round-off, by another program.
+    single = make_train_step(model, tx, cfg)
+    _, metrics = single(init_state(model, tx, batches[0], jax.random.key(0), cfg=cfg), batches[0])
+    np.testing.assert_allclose(float(metrics["loss"]), losses[0], rtol=1e-5)
+
+
+def test_every_step_of_a_call_is_on_file_and_a_run_of_single_steps_has_the_same_curve(
+    cfg: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = load(
+        CONFIGS / "tiny.yaml",
+        [
+            f"data.root={cfg.data.root}",
+            "logging.wandb.enabled=false",
+            "logging.every_steps=1",
+            "stages.operator.steps=22",
+            "training.eval_every=0.625",
+            "evaluation.enabled=false",
+        ],
+    )
+    counts: list[int] = []
+    begin = CallPace.begin
+
+    def counted(self: CallPace, at_most: int) -> int:
+        counts.append(begin(self, at_most))
+        return counts[-1]
+
+    monkeypatch.setattr(CallPace, "begin", counted)
+    train(small, "operator", tmp_path / "several", console=Console(quiet=True))
+    # An evaluation every ten steps and the end, which no call goes over.
+    assert sum(counts) == 22 and max(counts) > 1
+    assert {10, 20} <= set(np.cumsum(counts).tolist())
+    monkeypatch.setattr(CallPace, "begin", lambda self, at_most: 1)
+    train(small, "operator", tmp_path / "single", console=Console(quiet=True))
+    curves = [
+        [(record["step"], record["loss"], record["lr"]) for record in read_jsonl(tmp_path / name / "metrics.jsonl")]
+        for name in ("several", "single")
+    ]
+    assert curves[0] == curves[1] and [step for step, *_ in curves[0]] == [*range(1, 23)]
+
+
+def test_calls_are_as_long_as_their_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(pace.time, "monotonic", lambda: now[0])
+    calls = CallPace(8, seconds=1.0)
+
+    def call(seconds_each: float, left: int = 100) -> int:
+        count = calls.begin(left)
+        now[0] += seconds_each * count
+        return count
+
+    # The first waits for the compiler; then a call is as long as the one before it allows.
+    assert [call(20.0), call(0.01), call(0.01), call(0.3), call(0.3), call(5.0), call(5.0)] == [1, 1, 8, 8, 3, 3, 1]
+    assert call(0.01) == 1 and call(0.01, left=5) == 5
+    calls.interrupt()
+    now[0] += 60
+    assert call(0.01) == 8
+
+
+def test_who_makes_several_steps_at_once(cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, mesh = open_mixture(cfg), make_mesh(cfg.parallel)
+    first = batch_at(data, cfg, "operator", 0)
+    assert steps_at_once(data, first, mesh) == 8
+    size = sum(values.nbytes for values in first.values())
+    monkeypatch.setattr(several_steps, "_MOST_BYTES", 3 * size)
+    assert steps_at_once(data, first, mesh) == 3
+    monkeypatch.setattr(several_steps, "_MOST_BYTES", size - 1)
+    assert steps_at_once(data, first, mesh) == 1
