@@ -28,12 +28,13 @@ def measure_seconds_per_step(
     enough: float = 5.0,
     at_once: int = 1,
 ) -> float:
-    """Seconds of `clock` a step, its batch included: the median over `groups` of `group` calls of `at_once` steps, so
-    that a pause of the machine does not count.
+    """Seconds of `clock` a step, its batch included: the median over `groups` of `group` steps or a few more, as a call
+    makes `at_once`, so that a pause of the machine does not count.
 
     `state` is used up; hand over one that nobody needs. The first `warmup` calls, which compile, are left out. Slow
     steps are measured for about `enough` seconds, in three groups at the least.
     """
+    calls = math.ceil(group / at_once)
     for _ in range(warmup):
         state, metrics = train_step(state, next(batches))
         jax.block_until_ready((state, metrics))
@@ -41,11 +42,11 @@ def measure_seconds_per_step(
     begin = clock()
     while len(seconds) < groups and (len(seconds) < 3 or clock() - begin < enough):
         start = clock()
-        for _ in range(group):
+        for _ in range(calls):
             state, metrics = train_step(state, next(batches))
         # As in the loop, steps are dispatched one after the other and waited for later.
         jax.block_until_ready((state, metrics))
-        seconds.append((clock() - start) / (group * at_once))
+        seconds.append((clock() - start) / (calls * at_once))
     return statistics.median(seconds)
 
 
