@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ups_jax.evaluation.trained_run import load_run
     from ups_jax.training.build import build, init_state
     from ups_jax.training.save import restore, save
+    from ups_jax.training.several_steps import together
     from ups_jax.training.step import make_train_step
 
 _HOME = {
@@ -25,6 +26,7 @@ _HOME = {
     "open_mixture": ("ups_jax.data", "open_mixture"),
     "restore": ("ups_jax.training.save", "restore"),
     "save": ("ups_jax.training.save", "save"),
+    "together": ("ups_jax.training.several_steps", "together"),
     "training_batches": ("ups_jax.data", "training_batches"),
 }
 
@@ -40,6 +42,7 @@ __all__ = [
     "open_mixture",
     "restore",
     "save",
+    "together",
     "training_batches",
 ]
 

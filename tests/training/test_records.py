@@ -44,7 +44,9 @@ def tracked(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("runs")
     run = root / "tracked"
     (run / "checkpoints" / "steady_prior" / str(EARLIER)).mkdir(parents=True)
-    (run / "run.json").write_text(json.dumps({"created": "", "digests": {}, "stages": {"steady_prior": {}}}))
+    (run / "run.json").write_text(
+        json.dumps({"config": {}, "created": "", "digests": {}, "stages": {"steady_prior": {}}})
+    )
     with pytest.MonkeyPatch.context() as patch:
         for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
             patch.setenv(name, str(root / "home"))

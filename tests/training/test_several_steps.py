@@ -11,7 +11,7 @@ import pytest
 from commands import CONFIGS
 from rich.console import Console
 
-from ups_jax import batch_at, build, init_state, make_train_step
+from ups_jax import batch_at, build, init_state, make_train_step, simulate
 from ups_jax.config import Config, load
 from ups_jax.data import open_mixture
 from ups_jax.parallel import make_mesh
@@ -24,13 +24,15 @@ from ups_jax.training.train import train
 
 @pytest.fixture
 def cfg(data_root: Path) -> Config:
-    return load(CONFIGS / "tiny.yaml", [f"data.root={data_root}", "logging.wandb.enabled=false"])
+    cfg = load(CONFIGS / "tiny.yaml", [f"data.root={data_root}", "logging.wandb.enabled=false"])
+    simulate.prepare(cfg)
+    return cfg
 
 
 def test_the_steps_are_the_same_however_they_are_shared_out_among_calls(cfg: Config) -> None:
     data = open_mixture(cfg)
     dataset = data.datasets[0]
-    model, tx = build(cfg, dataset.task)
+    model, tx = build(cfg, dataset)
     step = make_train_step(model, tx, cfg, at_once=4)
     batches = [batch_at(data, cfg, "operator", number) for number in range(6)]
 
