@@ -91,9 +91,17 @@ def compare(args: argparse.Namespace) -> None:
         for name, seconds in timed.items():
             rates[name][batch] = batch * truth.shape[1] / seconds
     tell(errors, rates, args.batches)
+    from ups_jax.evaluation.result import finite
+
     rows = [{"way": way.name, "nrmse": errors[way.name], "frames_per_second": rates[way.name]} for way in ways]
-    about = {"task": run.task.name, "trajectories": len(held.fields), "frames": truth.shape[1], "repeats": args.repeats}
-    write_atomically(args.out, json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+    about = {
+        "task": run.task.name,
+        "trajectories": len(held.fields),
+        "frames": truth.shape[1],
+        "repeats": args.repeats,
+        "step": run.step,
+    }
+    write_atomically(args.out, json.dumps(finite({"about": about, "rows": rows}), indent=1) + "\n")
 
 
 def _solver(task: str, preset: Any, points: int, substeps: int, steps: int) -> Any:

@@ -97,14 +97,14 @@ def _known(error: UserError | MemoryError | OSError) -> UserError | None:
     """What a user can mend about an error; None where it is a fault of the program."""
     if isinstance(error, UserError):
         return error
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or error.errno == errno.ENOMEM:
         return _out_of_memory(error)
     if error.errno == errno.ENAMETOOLONG:
         return ConfigError(f"{error.filename!s:.60}..: is too long for the name of a file; give a shorter one")
     return None
 
 
-def _out_of_memory(error: MemoryError) -> HostMemoryError:
+def _out_of_memory(error: MemoryError | OSError) -> HostMemoryError:
     return HostMemoryError(
         f"the memory of this machine has run out ({first_line(error)}); close other programs, or read and hold less at "
         "a time (data.loader.buffer, data.loader.memory_gib, batch sizes), then start the same command again"

@@ -31,7 +31,7 @@ from answers import at
 _RECORD = "ups_jax.tracking.jsonl:JsonlWriter.scalars"
 _STEPS, _SHORTEST = 10_000_000, 30.0
 # Steps between two saves, and what may come and go within a process: buffers of logs, a checkpoint on its way.
-_EVERY, _MEGABYTES, _FILES = 1024, 25.0, 4.0
+_EVERY, _MEGABYTES, _FILES = 1024, 12.5, 2.0
 # Saves of a start before its first sample: on a busy machine they come late.
 _WARM_SAVES = 3
 

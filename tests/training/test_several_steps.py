@@ -98,25 +98,34 @@ def test_calls_are_as_long_as_their_seconds(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(pace.time, "monotonic", lambda: now[0])
     calls = CallPace(8, seconds=1.0)
 
-    def call(seconds_each: float, left: int = 100) -> int:
-        count = calls.begin(left)
-        now[0] += seconds_each * count
-        return count
+    before: list[int] = []
 
-    # The first waits for the compiler; then a call is as long as the one before it allows.
-    assert [call(20.0), call(0.01), call(0.01), call(0.3), call(0.3), call(5.0), call(5.0)] == [1, 1, 8, 8, 3, 3, 1]
+    def call(seconds_each: float, left: int = 100) -> int:
+        """A call begins, and the one before it is waited for."""
+        before.append(calls.begin(left))
+        now[0] += seconds_each * before[-2] if len(before) > 1 else 0.0
+        return before[-1]
+
+    # The first call is waited for in the second, which the third knows of.
+    assert [call(0.01) for _ in range(4)] == [1, 1, 8, 8]
+    assert [call(0.3) for _ in range(4)] == [8, 3, 3, 3]
+    assert [call(5.0) for _ in range(3)] == [3, 1, 1]
     assert call(0.01) == 1 and call(0.01, left=5) == 5
+    # What came between says nothing of a call, and neither does the dispatch of the first one after it.
     calls.interrupt()
+    before.clear()
     now[0] += 60
-    assert call(0.01) == 8
+    assert [call(5.0) for _ in range(4)] == [8, 8, 1, 1]
 
 
 def test_who_makes_several_steps_at_once(cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     data, mesh = open_mixture(cfg), make_mesh(cfg.parallel)
     first = batch_at(data, cfg, "operator", 0)
-    assert steps_at_once(data, first, mesh) == 8
+    assert steps_at_once(cfg, data, first, mesh) == 8
+    by_hand = load(CONFIGS / "tiny.yaml", [f"data.root={cfg.data.root}", "training.compile=false"])
+    assert steps_at_once(by_hand, data, first, mesh) == 1
     size = sum(values.nbytes for values in first.values())
     monkeypatch.setattr(several_steps, "_MOST_BYTES", 3 * size)
-    assert steps_at_once(data, first, mesh) == 3
+    assert steps_at_once(cfg, data, first, mesh) == 3
     monkeypatch.setattr(several_steps, "_MOST_BYTES", size - 1)
-    assert steps_at_once(data, first, mesh) == 1
+    assert steps_at_once(cfg, data, first, mesh) == 1

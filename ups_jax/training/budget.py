@@ -28,13 +28,14 @@ def measure_seconds_per_step(
     enough: float = 5.0,
     at_once: int = 1,
 ) -> float:
-    """Seconds of `clock` a step, its batch included: the median over `groups` of `group` steps or a few more, as a call
-    makes `at_once`, so that a pause of the machine does not count.
+    """Seconds of `clock` a step, its batch included: the median over `groups` of `group` steps, or of three calls
+    where each makes `at_once`, so that a pause of the machine does not count.
 
     `state` is used up; hand over one that nobody needs. The first `warmup` calls, which compile, are left out. Slow
     steps are measured for about `enough` seconds, in three groups at the least.
     """
-    calls = math.ceil(group / at_once)
+    # A call is waited for while the next one is under way: of one alone nothing is hidden.
+    calls = math.ceil(group / at_once) if at_once == 1 else max(3, math.ceil(group / at_once))
     for _ in range(warmup):
         state, metrics = train_step(state, next(batches))
         jax.block_until_ready((state, metrics))

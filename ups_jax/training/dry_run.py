@@ -109,9 +109,11 @@ def _time_steps(stage: str, tried: Trial, state: Any) -> tuple[Any, list[float]]
         start = time.perf_counter()
         state, metrics = jax.block_until_ready(tried.train_step(state, batch))
         seconds.append((time.perf_counter() - start) / tried.at_once)
-        if not np.isfinite(metrics["loss"]).all():
+        finite = np.isfinite(np.reshape(metrics["loss"], -1))
+        if not finite.all():
+            step = (len(seconds) - 1) * tried.at_once + int(finite.argmin()) + 1
             raise DivergedError(
-                f"the loss of {stage} is not finite at step {len(seconds)}; lower stages.{stage}.optimizer.lr, or look "
+                f"the loss of {stage} is not finite at step {step}; lower stages.{stage}.optimizer.lr, or look "
                 "at the data with scripts/inspect_data.py"
             )
     return state, seconds[1:]

@@ -30,25 +30,27 @@ class EpochClock:
 
 
 class CallPace:
-    """How many steps a call makes: one after the other as many as take `seconds`, and `most` at the most, so that a
-    signal and a save need not wait for long."""
+    """How many steps a call makes: as many as take `seconds`, and `most` at the most, so that a signal and a save need
+    not wait for long. A call is waited for while the next one is under way."""
 
     def __init__(self, most: int, seconds: float = 0.5) -> None:
         self._most, self._seconds = most, seconds
         self._steps = 1
-        self._call: tuple[float, int] | None = None
+        self._begun: float | None = None
+        # Of the call that began last, and of the one before it, for which the time since then was spent.
+        self._newest: int | None = None
+        self._waited: int | None = None
 
     def begin(self, at_most: int) -> int:
         """A call begins: how many steps it makes, of those that there are until something else is to be done."""
         moment = time.monotonic()
-        if self._call is not None:
-            since, steps = self._call
-            each = max(moment - since, 1e-9) / steps
+        if self._begun is not None and self._waited is not None:
+            each = max(moment - self._begun, 1e-9) / self._waited
             self._steps = min(self._most, max(1, int(self._seconds / each)))
         count = min(self._steps, at_most)
-        self._call = moment, count
+        self._begun, self._waited, self._newest = moment, self._newest, count
         return count
 
     def interrupt(self) -> None:
         """Something else was done since the last call, whose time tells nothing."""
-        self._call = None
+        self._begun = self._newest = self._waited = None

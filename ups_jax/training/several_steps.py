@@ -15,23 +15,25 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from ups_jax.config import Config
 from ups_jax.data import Mixture
 from ups_jax.losses import Batch
 from ups_jax.parallel import fed_rows
 
 # Of a call, and the bytes of its batches, which wait side by side.
-_MOST_STEPS, _MOST_BYTES = 8, 2**24
+_MOST_STEPS, _MOST_BYTES = 8, 2**20
 # The batches of a call, one behind the other on a new first axis, and how many of them count.
 Batches = tuple[Batch, np.int32]
 
 
-def steps_at_once(data: Mixture, first: Batch, mesh: Mesh) -> int:
+def steps_at_once(cfg: Config, data: Mixture, first: Batch, mesh: Mesh) -> int:
     """The most steps that one call makes: on one CPU, of one task with small batches, 8; elsewhere 1.
 
     A GPU waits for its host at every turn of such a loop, several devices or tasks have batches of their own kinds,
     and large batches belong to steps beside which a call costs nothing.
     """
-    if mesh.size > 1 or mesh.devices.item().platform != "cpu" or len(data.tasks) > 1:
+    # What is not compiled has no calls that cost anything, and is to be looked into step by step.
+    if not cfg.training.compile or mesh.size > 1 or mesh.devices.item().platform != "cpu" or len(data.tasks) > 1:
         return 1
     size = sum(np.asarray(values).nbytes for values in first.values())
     return max(1, min(_MOST_STEPS, _MOST_BYTES // size))

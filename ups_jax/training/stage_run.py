@@ -34,7 +34,7 @@ from ups_jax.training.fitting_validation import fitting_validation
 from ups_jax.training.halvings import Halving, halving, micro_batches, sizes
 from ups_jax.training.held_codec import averaged, holds_codec
 from ups_jax.training.loop import Stage, run_loop
-from ups_jax.training.memory import FittingStep, fitting_step, takes_fewer_rows
+from ups_jax.training.memory import FittingStep, fitting_step, memory_for, takes_fewer_rows
 from ups_jax.training.parents import begun
 from ups_jax.training.plan import Plan
 from ups_jax.training.progress import TrainingProgress
@@ -101,7 +101,7 @@ class StageRun:
     @cached_property
     def at_once(self) -> int:
         """The most steps that a call of the train step makes."""
-        return steps_at_once(self.data, self.first, self.mesh)
+        return steps_at_once(self.cfg, self.data, self.first, self.mesh)
 
     def fresh(self, key: Key[Array, ""]) -> TrainState:
         """A state at step 0."""
@@ -145,7 +145,11 @@ def _begin(work: StageRun, checkpoints: Checkpoints, like: TrainState) -> TrainS
             )
 
     saved = work.record.values.get("saved", 0)
-    state: TrainState | None = checkpoints.restore_latest(like, same_data, work.say)
+    full = ConfigError(
+        f"{work.run.path}: the device's memory does not hold the state of a checkpoint; free it, or use more"
+    )
+    with memory_for(full):
+        state: TrainState | None = checkpoints.restore_latest(like, same_data, work.say)
     if state is not None:
         _note_set_aside(work, checkpoints, int(state.step))
         work.say(f"resumed     at step {int(state.step)} of {work.plan.total_steps}")

@@ -71,7 +71,7 @@ def trial(
     if parents is None:
         parents = untrained_parents(cfg, joint(model).tasks[0], stage, first)
     mesh = make_mesh(cfg.parallel)
-    most = at_once or steps_at_once(mixture_of(data), first, mesh)
+    most = at_once or steps_at_once(cfg, mixture_of(data), first, mesh)
     make = partial(make_train_step, stage=stage, steps_per_epoch=epoch, parents=parents, at_once=most)
     with training_batches(data, cfg, stage, **own_share()) as batches:
         yield Trial(

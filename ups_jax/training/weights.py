@@ -21,6 +21,9 @@ from ups_jax.training.run_directory import RunDirectory
 from ups_jax.training.stages import stage_of
 from ups_jax.training.state import scale_of
 
+# Times that a run which is saving meanwhile is looked at before what is damaged counts as damaged.
+_LOOKS = 5
+
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
@@ -74,7 +77,7 @@ def best_weights(path: Path, stage: str) -> Weights:
     if not directory.is_dir():
         raise CheckpointError(f"{path}: has no checkpoint of {stage}; {mend}")
     steps: list[int] = []
-    while True:
+    for _ in range(_LOOKS):
         listed = steps
         with Checkpoints(directory, read_only=True) as checkpoints:
             steps = checkpoints.steps()
