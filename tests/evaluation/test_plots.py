@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,10 +144,12 @@ def test_names_between_dollars_are_drawn_as_they_are_and_ticks_stay_formulas(req
     task = dataclasses.replace(evaluation.task, name=odd, channels=(odd,) * len(evaluation.task.channels))
     figures = []
     save = Figure.savefig
-    draw_coarsely = {"format": "png"}
-    monkeypatch.setattr(
-        Figure, "savefig", lambda self, *given, **named: (figures.append(self), save(self, *given, **draw_coarsely))
-    )
+
+    def coarsely(self: Figure, path: Any, **_: Any) -> None:
+        figures.append(self)
+        save(self, path, format="png")
+
+    monkeypatch.setattr(Figure, "savefig", coarsely)
     paths = plots.write_plots(tmp_path, [dataclasses.replace(evaluation, task=task)], [])
     assert len(paths) >= 3 and write_film(tmp_path / "film.gif", dataclasses.replace(evaluation, task=task))
     texts = [text for figure in figures for text in figure.findobj(Text) if "$" in text.get_text()]

@@ -267,12 +267,14 @@ def _note_set_aside(work: StageRun, checkpoints: Checkpoints, resumed: int) -> N
     (None where that is damaged as well): one of them may have been the best."""
     found: dict[str, float | None] = {}
     for step, folder in checkpoints.set_aside.items():
+        if step >= resumed:
+            continue
         try:
             value = validation_of(folder)
         except CheckpointError:
-            found |= {str(step): None} if step < resumed else {}
+            found[str(step)] = None
         else:
-            found |= {str(step): value} if step < resumed and value is not None else {}
+            found |= {} if value is None else {str(step): value}
     if found:
         work.record.note(set_aside=work.record.values.get("set_aside", {}) | found)
 
