@@ -166,22 +166,22 @@ def test_a_student_does_in_one_step_what_its_teacher_does_in_four(teacher: Corre
     np.testing.assert_allclose(twice.std(0).mean(), theirs.std(0).mean(), rtol=0.25)
 
 
-def test_a_student_is_asked_for_the_error_that_its_teacher_expects(teacher: CorrectorWeights) -> None:
-    base = BASE.init(KEY, jnp.zeros((1, 1, POINTS, 1)), conditions(1))["params"]
-    told = {"parents": {"operator": base, "diffusion_residual": teacher}, "scale": jnp.ones(1)}
+def test_a_student_draws_its_own_samples_and_leaves_the_expected_error_to_its_teacher(
+    teacher: CorrectorWeights,
+) -> None:
     other = jax.tree.map(lambda leaf: leaf + 0.1, teacher.params)
-    rows = batch(KEY, 8) | {"bare": jnp.ones(8, bool)}
-    losses = distillation_losses(MODEL, BASE, CFG)
-    seen = losses(teacher.params, rows, KEY, **told, target=other)[0]
-    np.testing.assert_allclose(seen, 0.0, atol=1e-10)
-    apart = losses(other, rows, KEY, **told, target=other)[0]
-    start = rows["fields"][:, 0]
-    asked = given_step(TASK, start[:, None], start, conditions(8))
-    theirs, ours = (
-        sampling.expected(MODEL, CorrectorWeights(params=params, scale=jnp.ones(1)), KEY, asked)
+    student = CorrectorWeights(params=other, scale=jnp.full(1, 2.0), teacher=teacher.params)
+    theirs, own = (
+        sampling.expected(MODEL, CorrectorWeights(params=params, scale=jnp.full(1, 2.0)), KEY, given(3))
         for params in (teacher.params, other)
     )
-    np.testing.assert_allclose(apart, jnp.mean((theirs - ours) ** 2), rtol=1e-4)
+    found = sampling.expected(MODEL, student, KEY, given(3))
+    np.testing.assert_array_equal(found, theirs)
+    assert float(jnp.abs(found - own).max()) > 0.01
+    drawn, alone = (
+        sample_distilled(MODEL, weights, KEY, given(3)) for weights in (student, replace(student, teacher=None))
+    )
+    np.testing.assert_array_equal(drawn, alone)
 
 
 def test_a_corrector_with_a_core_of_attention_is_trained_sampled_and_distilled() -> None:

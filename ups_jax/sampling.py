@@ -67,8 +67,8 @@ def expected(model: Corrector, weights: CorrectorWeights, key: Key[Array, ""], g
     """The error that is expected, whatever the key; one evaluation of the network, with either objective.
 
     At time 0 the state x is noise alone, which tells nothing of the error r: v(x, 0) = E[r] - x, and from the mean of
-    the noise, x = 0, the velocity is the mean error. Of a consistency function it is where the flow from x = 0 ends,
-    the mean error too where that is Gaussian.
+    the noise, x = 0, the velocity is the mean error. A consistency function says where the flow from x = 0 ends, which
+    is another error: a distilled corrector leaves the answer to its teacher, `weights.teacher`, at the same cost.
     """
     return _mean_error(model, weights, given)
 
@@ -154,7 +154,8 @@ def _sample_flow(
 
 def _mean_error(model: Corrector, weights: CorrectorWeights, given: Given) -> Float[Array, "b *s c"]:
     x = jnp.zeros((*given.fields.shape[:-1], len(model.task.channels)))
-    return velocity(model, weights.params, x, _rows(0.0, x), given) * _last(weights.scale, x)
+    params = weights.params if weights.teacher is None else weights.teacher
+    return velocity(model, params, x, _rows(0.0, x), given) * _last(weights.scale, x)
 
 
 def _euler(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -141,3 +142,13 @@ def test_a_trajectory_that_the_split_does_not_have_is_told_with_those_it_has(tin
 
     with pytest.raises(DataError, match="has 4 test trajectories; give test:0 to test:3"):
         read_start("test:4", load_run(saved_run).task, 1, tiny)
+
+
+def test_a_damaged_npz_is_not_left_open(tmp_path: Path) -> None:
+    np.savez(tmp_path / "u0.npz", u0=FIELDS[:, 0])
+    (tmp_path / "u0.npz").write_bytes((tmp_path / "u0.npz").read_bytes()[:-30])
+    opened = sorted(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        with pytest.raises(DataError, match=r"u0\.npz: is not a NumPy file"):
+            read(tmp_path / "u0.npz")
+    assert sorted(os.listdir("/proc/self/fd")) == opened

@@ -157,6 +157,8 @@ def test_the_student_has_its_teachers_scale_and_began_as_the_teacher(
     teacher, student = (best_weights(run.path, stage) for stage in CORRECTORS)
     np.testing.assert_array_equal(teacher.weights.scale, student.weights.scale)
     assert 0 < float(teacher.weights.scale[0]) < 1
+    jax.tree.map(np.testing.assert_array_equal, corrector_of(run.path, "consistency_distill").weights.teacher,
+                 teacher.params)  # fmt: skip
     spec, model = stage_of("consistency_distill"), build_model(cfg, dataset.task, "consistency_distill")
     state = init_state(model, optax.sgd(1.0), batch_at(dataset, cfg, spec.name, 0), jax.random.key(0), stage=spec.name)
     begun = spec.begin(model, cfg, {"diffusion_residual": teacher.weights}, state, iter(()))
@@ -296,6 +298,9 @@ def test_an_evaluation_has_the_correctors_as_variants(run: RunDirectory, cfg: Co
     on_finer = evaluate_run(run.path, finer, console=Console(file=told, width=200))
     assert list(on_finer["variants"]) == ["latent"]
     assert "diffusion_residual: is left out, as it acts on the trained grid only" in told.getvalue()
+    # Alone it is the teacher's expected error that is taken out.
+    single = (values["variants"][name]["burgers1d"]["rollout"]["nrmse"] for name in ("corrector", "distilled"))
+    assert len({*single}) == 1
     alone = evaluate_run(run.path, cfg, stage="diffusion_residual", console=QUIET)
     assert alone["metrics"]["burgers1d"]["rollout"] == values["variants"]["corrector"]["burgers1d"]["rollout"]
     conditioned = load(CONFIGS / "tiny.yaml", [*SETTINGS, f"data.root={cfg.data.root}", "evaluation.candidates=2"])

@@ -240,8 +240,8 @@ class DiffusionConfig:
     geometrically to `min_noise` (in the error's own rms) before the last step. `regression` predicts the mean error,
     with the same network. It is trained on states that the operator has reached in 0 to `own_steps` steps of its own.
     A single prediction is corrected by the expected error, in one evaluation of the network, which a share
-    `expected_share` of the rows teaches; the members of an ensemble
-    by samples, each with noise of its own that it keeps for its whole rollout where that is `held_noise`.
+    `expected_share` of the rows teaches, and after a distillation its teacher; the members of an ensemble by samples,
+    each with noise of its own that it keeps for its whole rollout where that is `held_noise`.
     A share `fold` of the training trajectories is left out by the predictor, and is all that the corrector is trained
     on: errors of states that were never fitted.
     Without `hidden_dim` its core is as wide as the operator's, without `depth` half as deep.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from ups_jax.sampling import Sampler, corrected, corrected_solution, expected, s
 from ups_jax.steady import solve
 from ups_jax.training.build import build_model
 from ups_jax.training.run_directory import RunDirectory
+from ups_jax.training.stages.consistency_distill import TEACHER
 from ups_jax.training.weights import Weights, best_weights
 
 # The stages whose result is a corrector, how it is sampled, and the name of the rollout with it in an evaluation.
@@ -47,8 +48,8 @@ def member_keys(trained: Weights, members: int) -> list[Any]:
 class CorrectedPredictor:
     """The `Predictor` of a run with its corrector at each `steps_apart`-th step, on the run's grid.
 
-    `rollout` takes the expected error out, `members` draw theirs, the same ones at every call; `sampler_steps` are
-    those of the sampler, None for its own.
+    `rollout` takes the expected error out, which a distilled corrector's teacher says; `members` draw theirs, the same
+    ones at every call; `sampler_steps` are those of the sampler, None for its own.
     """
 
     run: TrainedRun
@@ -168,18 +169,21 @@ def correctors(path: Path) -> dict[str, Weights]:
 
 
 def corrector_of(path: Path, stage: str) -> Weights:
-    """The best checkpoint of a corrector's stage; CheckpointError where it was trained on other weights than the run
-    has by now."""
-    weights, record = best_weights(path, stage), RunDirectory(path).read()["stages"].get(stage, {})
-    for parent, then in record.get("parents", {}).items():
-        now = best_weights(path, parent)
+    """The best checkpoint of a corrector's stage, with its teacher's parameters where it was distilled; CheckpointError
+    where it was trained on other weights than the run has by now."""
+    trained, record = best_weights(path, stage), RunDirectory(path).read()["stages"].get(stage, {})
+    parents = {parent: best_weights(path, parent) for parent in record.get("parents", {})}
+    for parent, now in parents.items():
+        then = record["parents"][parent]
         if now.digest != then["digest"]:
             raise CheckpointError(
                 f"{path}: {stage} was trained on step {then['step']} of {parent}, whose best checkpoint is step "
                 f"{now.step} by now; delete {RunDirectory(path).checkpoints(stage)} and train it again with "
                 f"scripts/train.py --stage {stage} --run-dir {path}"
             )
-    return weights
+    if TEACHER not in parents:
+        return trained
+    return replace(trained, weights=replace(trained.weights, teacher=parents[TEACHER].params))
 
 
 def predictor_stage_of(path: Path, stage: str) -> str:

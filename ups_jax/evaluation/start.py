@@ -207,8 +207,10 @@ def _of_numpy(path: Path, task: Task, context: int) -> Start:
 
 def _load(path: Path) -> dict[str, np.ndarray]:
     try:
-        loaded = np.load(path, allow_pickle=False)
-        arrays = {"fields": loaded} if isinstance(loaded, np.ndarray) else {key: loaded[key] for key in loaded}
+        # Opened here, as NumPy leaves one that it cannot read open.
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            arrays = {"fields": loaded} if isinstance(loaded, np.ndarray) else {key: loaded[key] for key in loaded}
     except NUMPY_ERRORS as error:
         raise DataError(f"{path}: is not a NumPy file of plain numbers ({first_line(error)})") from None
     for name, values in arrays.items():

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from ups_jax.config import STAGE_NEEDS, Config
 from ups_jax.losses.bundle import Batch, StageLoss, Terms
-from ups_jax.losses.diffusion import draw_bare
+from ups_jax.losses.diffusion import draw_flow
 from ups_jax.losses.residual import residual_of
 from ups_jax.models import Simulator, SteadySimulator
 from ups_jax.models.corrector import Corrector, velocity
@@ -26,8 +26,7 @@ def distillation_losses(model: Corrector, base: Simulator | SteadySimulator, cfg
     Consistency distillation (Song et al. 2023, algorithm 2) on the times of the teacher's sampler, so that the fixed
     point is that sampler, not an ODE solved better. `target` is the average of the student so far; at t = 1 every f is
     the identity. Each row is compared at so many of the times as the epoch's entry of `tau_schedule` says, or at
-    `training.distill_num_taus`. A share `diffusion.expected_share` of the rows begins in no noise at all, where the
-    student keeps the error that its teacher expects, `sampling.expected`; the flow through there ends elsewhere.
+    `training.distill_num_taus`. What its teacher expects, `sampling.expected`, is not the student's to learn.
     """
     predictor, corrector = STAGE_NEEDS[model.task.kind]["consistency_distill"]
     residual, draw = residual_of(base, cfg.diffusion), draw_levels(model, base, cfg)
@@ -48,17 +47,14 @@ def distillation_losses(model: Corrector, base: Simulator | SteadySimulator, cfg
         given, error = residual(parents[predictor], rows)
         error = error / scale.reshape((1,) * (error.ndim - 1) + (-1,))
         noise, teacher = jnp.asarray(rows["noise"]), parents[corrector].params
-        bare, count = jnp.asarray(rows["bare"]), count_at(schedule, epoch)
-        nowhere = bare.reshape(-1, *(1,) * (error.ndim - 1))
-        expected = velocity(model, teacher, jnp.zeros_like(error), jnp.zeros(len(error)), given)
+        count = count_at(schedule, epoch)
 
         def apart(levels: Int[Array, " b"]) -> Float[Array, " b"]:
-            levels = jnp.where(bare, 0, levels)
             now, later = times[levels], times[levels + 1]
             time = now.reshape(-1, *(1,) * (error.ndim - 1))
-            x = jnp.where(nowhere, 0.0, (1 - time) * noise + time * error)
+            x = (1 - time) * noise + time * error
             moved = advance(lambda y, t: velocity(model, teacher, y, t, given), x, now, later, cfg.diffusion.sampler)
-            aim = jnp.where(nowhere, expected, consistency(model, target, moved, later, given))
+            aim = consistency(model, target, moved, later, given)
             squares = jnp.square(consistency(model, params, x, now, given) - jax.lax.stop_gradient(aim))
             return squares.mean(tuple(range(1, squares.ndim)))
 
@@ -79,13 +75,13 @@ def distillation_losses(model: Corrector, base: Simulator | SteadySimulator, cfg
 def draw_levels(
     model: Corrector, base: Simulator | SteadySimulator, cfg: Config
 ) -> Callable[[Batch, Key[Array, ""]], Batch]:
-    """`draw_bare`, and the numbers of the teacher's steps that each row is compared at, `levels`."""
-    bare, most = draw_bare(model, base, cfg), max(level_counts(cfg))
+    """`draw_flow`, and the numbers of the teacher's steps that each row is compared at, `levels`."""
+    flow, most = draw_flow(model, base, cfg), max(level_counts(cfg))
 
     def draw(batch: Batch, key: Key[Array, ""]) -> Batch:
         shape = (batch["fields"].shape[0], most)
         levels = jax.random.randint(stream(key, "levels"), shape, 0, cfg.diffusion.num_steps)
-        return {"levels": levels} | bare(batch, key)
+        return {"levels": levels} | flow(batch, key)
 
     return draw
 

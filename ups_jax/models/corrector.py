@@ -38,10 +38,15 @@ class Given:
 @dataclass(frozen=True, kw_only=True)
 class CorrectorWeights:
     """A trained corrector: the parameters of its network, and `scale` (c,), the rms of the error by channel, in
-    normalised fields. Its leaves are arrays, tracers or abstract shapes by turns, as those of a train state."""
+    normalised fields. Its leaves are arrays, tracers or abstract shapes by turns, as those of a train state.
+
+    `teacher` are the parameters of what a distilled corrector was taught by, which are asked for the expected error;
+    None where the corrector's own are.
+    """
 
     params: Any
     scale: Any
+    teacher: Any = None
 
 
 class Corrector(nn.Module):

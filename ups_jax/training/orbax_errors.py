@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -16,15 +17,28 @@ import jax
 from ups_jax.files import storage_error
 
 
+class _AllButLateReads:
+    """A hook for errors that nobody can catch, `sys.unraisablehook`: passes all on but those of reads that end when the
+    event loop that asked for them is closed."""
+
+    def __init__(self, told: Callable[[sys.UnraisableHookArgs], object]) -> None:
+        self._told = told
+
+    def __call__(self, unraisable: sys.UnraisableHookArgs) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            self._told(unraisable)
+
+
 def drop_abandoned_reads() -> None:
-    """Collect the coroutines that a failed restore leaves behind, or each would complain when the program ends."""
+    """Collect the coroutines that a failed restore leaves behind, or each would complain when the program ends; reads
+    that are still under way then say nothing, as long as the process lives."""
     complain, sys.unraisablehook = sys.unraisablehook, lambda _: None
     logging.getLogger("asyncio").disabled = True
     try:
         with warnings.catch_warnings(action="ignore"):
             gc.collect()
     finally:
-        sys.unraisablehook = complain
+        sys.unraisablehook = complain if isinstance(complain, _AllButLateReads) else _AllButLateReads(complain)
         logging.getLogger("asyncio").disabled = False
 
 

@@ -67,14 +67,18 @@ def distances(
 
 
 def _validate(model: Corrector, dataset: Dataset, cfg: Config, parents: Parents) -> Validate:
-    """weights -> distance and size beside the teacher, and the errors with the student in the rollout."""
+    """weights -> distance and size beside the teacher, and the errors of one rollout with samples of the student's at
+    every step; as `teacher/...` those with the teacher's."""
     held, base = held_out(dataset, cfg), predictor_model(cfg, model.task)
 
     @jax.jit
     def measure(weights: CorrectorWeights, parents: Parents, held: Held) -> dict[str, Array]:
         params = parents[predictor_stage(model.task.kind)]
-        errors = corrected_metrics(model, weights, base, params, held)
-        return errors | distances(model, weights, parents[TEACHER], base, params, held)
+        teacher = parents[TEACHER]
+        theirs = corrected_metrics(model, teacher, base, params, held, sample)
+        found = {f"teacher/{name}": value for name, value in theirs.items() if not name.startswith("alone/")}
+        found |= corrected_metrics(model, weights, base, params, held, sample_distilled)
+        return found | distances(model, weights, teacher, base, params, held)
 
     return lambda weights: {
         name: float(value) for name, value in jax.device_get(measure(weights, parents, held)).items()

@@ -27,7 +27,7 @@ from ups_jax.models import (
 from ups_jax.models.corrector import Corrector, CorrectorWeights, Given, given_solution, given_step
 from ups_jax.models.latent_state import conditions_of
 from ups_jax.rollout import rollout
-from ups_jax.sampling import corrected, expected
+from ups_jax.sampling import Sampler, corrected, expected
 from ups_jax.task import Task
 
 # A validation trajectory is met at so many of its frames, and followed from each for so many steps.
@@ -80,18 +80,20 @@ def corrected_metrics(
     base: Simulator | SteadySimulator,
     params: Any,
     held: Held,
+    sampler: Sampler = expected,
 ) -> dict[str, Float[Array, ""]]:
     """`one_step` and `rollout` nRMSE and `fourier_high` of short rollouts with the expected error taken out at every
-    step, of steady solutions `steady`; the same of the predictor alone, as `alone/...`."""
+    step, or what another `sampler` says; of steady solutions `steady`. The same of the predictor alone, as `alone/...`.
+    """
     if isinstance(base, SteadySimulator):
         given, pred = predictions(base, params, held)
-        found = {"": pred + expected(model, weights, held.key, given), "alone/": pred}
+        found = {"": pred + sampler(model, weights, held.key, given), "alone/": pred}
         frames = {kind: denormalize(field, base.task.statistics)[:, None] for kind, field in found.items()}
         return {
             f"{kind}steady": all_metrics(field, held.truth, base.task)["nrmse"].mean() for kind, field in frames.items()
         }
     steps = held.truth.shape[1]
-    correction = Correction(corrector=corrected(model, weights, expected), when=every(1))
+    correction = Correction(corrector=corrected(model, weights, sampler), when=every(1))
     rolled = {
         "": rollout(base, params, held.seen, held.cond, steps, correction, held.key),
         "alone/": rollout(base, params, held.seen, held.cond, steps),
