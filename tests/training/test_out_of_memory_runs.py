@@ -141,6 +141,25 @@ def test_a_run_whose_memory_runs_out_ends_where_an_uninterrupted_one_does(
     assert "out_of_memory" not in plain and plain["compile_seconds"] > 0 and plain["finished"]
 
 
+@pytest.mark.parametrize("deleted", [False, True], ids=["state alive", "from the start"])
+def test_a_call_of_several_steps_that_runs_out_of_memory_is_made_again(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Any, deleted: bool
+) -> None:
+    counts: list[int] = []
+
+    def begin(self: CallPace, at_most: int) -> int:
+        counts.append(min(3, at_most))
+        return counts[-1]
+
+    monkeypatch.setattr(CallPace, "begin", begin)
+    groups = watch(monkeypatch, lambda step: FailingOnce(step, 2, deleted))
+    ended = trained(data_root, tmp_path / "run", "training.eval_every=100")
+    assert groups == [1, 2]
+    # The second call is made again, by itself or with the first one before it.
+    assert counts == ([3, 3, 3, 3, 2] if deleted else [3, 3, 2])
+    same_end(ended, uninterrupted)
+
+
 def same_end(ended: Any, uninterrupted: Any) -> None:
     """Two runs have the same weights to 1e-6, and records of the same steps and losses."""
     (params, records, record), (expected, expected_records, plain, _) = ended, uninterrupted

@@ -14,6 +14,7 @@ from rich.console import Console
 from ups_jax import batch_at, build, init_state, make_train_step, simulate
 from ups_jax.config import Config, load
 from ups_jax.data import open_mixture
+from ups_jax.errors import DivergedError
 from ups_jax.parallel import make_mesh
 from ups_jax.tracking import read_jsonl
 from ups_jax.training import pace, several_steps
@@ -91,6 +92,33 @@ def test_every_step_of_a_call_is_on_file_and_a_run_of_single_steps_has_the_same_
         for name in ("several", "single")
     ]
     assert curves[0] == curves[1] and [step for step, *_ in curves[0]] == [*range(1, 23)]
+
+
+def test_a_run_that_diverges_within_a_call_ends_as_one_of_single_steps(
+    cfg: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diverging = load(
+        CONFIGS / "tiny.yaml",
+        [
+            f"data.root={cfg.data.root}",
+            "logging.wandb.enabled=false",
+            "logging.every_steps=1",
+            "optimizer.lr=1e30",
+            "training.max_skips=3",
+            "stages.operator.grad_clip=null",
+            "evaluation.enabled=false",
+        ],
+    )
+    said, curves = [], []
+    for most in (1, 4):
+        monkeypatch.setattr(CallPace, "begin", lambda self, at_most, most=most: min(most, at_most))
+        with pytest.raises(DivergedError) as error:
+            train(diverging, "operator", tmp_path / str(most), console=Console(quiet=True))
+        said.append(str(error.value))
+        records = read_jsonl(tmp_path / str(most) / "metrics.jsonl")
+        curves.append([(record["step"], record["skipped_in_row"]) for record in records if "loss" in record])
+    assert said[0] == said[1] and "3 steps in a row, up to step" in said[0]
+    assert curves[0] == curves[1] and curves[0][-1][1] == 2
 
 
 def test_calls_are_as_long_as_their_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
