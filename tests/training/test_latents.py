@@ -232,6 +232,46 @@ def test_an_interrupted_training_ends_in_the_same_bits(
     assert losses[0] == losses[1] and len(losses[0]) == 8
 
 
+SGD = ("training.batch_size=8", "optimizer.name=sgd", "optimizer.lr=0.1", "optimizer.weight_decay=0")
+
+
+def same_numbers(one: Any, other: Any, start: Any) -> None:
+    """Parameters agree to 1e-6, and have been trained."""
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), one, other)
+    assert max(float(np.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (one, start)), strict=True)) > 1e-4
+
+
+def test_micro_batches_of_latents_are_one_batch(
+    saved_run: Path, data_root: Path, encoded: Path, tmp_path: Path
+) -> None:
+    start = best_weights(saved_run, "operator").params
+    whole = trained(on_latents(data_root, encoded, *SGD), tmp_path / "whole", saved_run)
+    parts = ("training.batch_size=2", "stages.operator.accum_steps=4")
+    split = trained(on_latents(data_root, encoded, *SGD, *parts), tmp_path / "split", saved_run)
+    same_numbers(split, whole, start)
+
+
+@pytest.mark.multiprocess
+def test_several_devices_train_on_latents_as_one_does(
+    script: Main,
+    saved_run: Path,
+    data_root: Path,
+    encoded: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = ["--config", str(CONFIGS / "tiny.yaml"), "--init-from", str(saved_run)]
+    given += [f"data.root={data_root}", "data.source=latents", f"data.latents={encoded}", "training.input_noise=0"]
+    given += ["stages.operator.steps=8", "evaluation.enabled=false", *SGD]
+    for devices in (1, 4):
+        monkeypatch.setenv("XLA_FLAGS", f"--xla_force_host_platform_device_count={devices}")
+        ended = script("train.py", *given[:4], "--run-dir", str(tmp_path / str(devices)), *given[4:])
+        assert ended.returncode == 0, ended.stderr
+        assert f"{devices} in use" in ended.stdout
+    one, four = (best_weights(tmp_path / name, "operator").params for name in ("1", "4"))
+    same_numbers(four, one, best_weights(saved_run, "operator").params)
+
+
 def test_latents_of_anything_else_are_refused_by_name(
     saved_run: Path, data_root: Path, encoded: Path, tmp_path: Path
 ) -> None:
