@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from ups_jax.errors import StorageError
-from ups_jax.files import whole_file, write_atomically
+from ups_jax.files import read_json, whole_file, write_atomically
 
 _WRITER = """
 import sys, time
 from pathlib import Path
-from ups_jax.files import whole_file
+from ups_jax.files import read_json, whole_file
 with whole_file(Path(sys.argv[1])) as temporary:
     temporary.write_text("half")
     print(temporary, flush=True)
@@ -52,6 +52,16 @@ def test_the_next_write_takes_away_what_a_killed_one_left_and_nothing_else(tmp_p
             process.communicate()
     write_atomically(path, "again")
     assert sorted(tmp_path.iterdir()) == sorted([path, *others])
+
+
+def test_json_that_cannot_be_read_is_a_value_error(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    for text in ("{", "[" * 100_000):
+        path.write_text(text)
+        with pytest.raises(ValueError):
+            read_json(path)
+    path.write_text('{"a": [1]}')
+    assert read_json(path) == {"a": [1]}
 
 
 def test_what_fails_leaves_the_file_as_it_was_and_nothing_beside_it(tmp_path: Path) -> None:

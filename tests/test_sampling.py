@@ -12,8 +12,8 @@ import optax
 import pytest
 
 from ups_jax import sampling
-from ups_jax.config import DiffusionConfig, LatentConfig, OperatorConfig, PdetConfig, SpectralConfig, from_dict
-from ups_jax.losses import diffusion_losses, distillation_losses
+from ups_jax.config import Config, DiffusionConfig, LatentConfig, OperatorConfig, PdetConfig, SpectralConfig, from_dict
+from ups_jax.losses import diffusion_losses, distillation_losses, draw_levels
 from ups_jax.models import Conditions, Simulator
 from ups_jax.models.corrector import Corrector, CorrectorWeights, Given, given_step
 from ups_jax.sampling import consistency, draw_noise, flow_times, sample, sample_distilled
@@ -141,7 +141,36 @@ def test_the_error_that_a_trained_corrector_expects_is_the_mean_of_its_samples(t
     np.testing.assert_allclose(found[0], 0.5 * np.asarray(given(1).fields[0, :, :1]), atol=0.1)
 
 
-def test_a_student_does_in_one_step_what_its_teacher_does_in_four(teacher: CorrectorWeights) -> None:
+def aiming_at(aim: str, taus: int = 4) -> Config:
+    stage = replace(CFG.stages.consistency_distill, aim=aim)
+    return replace(
+        CFG,
+        training=replace(CFG.training, distill_num_taus=taus),
+        stages=replace(CFG.stages, consistency_distill=stage),
+    )
+
+
+def test_the_loss_is_what_lies_between_one_step_and_the_end_of_the_teachers(teacher: CorrectorWeights) -> None:
+    rows = batch(KEY, 8)
+    start = rows["fields"][:, 0]
+    asked = given_step(TASK, start[:, None], start, conditions(8))
+    rows |= {"noise": draw_noise(KEY, (8, POINTS, 1), TASK)}
+    base = BASE.init(KEY, jnp.zeros((1, 1, POINTS, 1)), conditions(1))["params"]
+    told = {"parents": {"operator": base, "diffusion_residual": teacher}, "scale": jnp.ones(1), "target": fresh()}
+    params = jax.tree.map(lambda leaf: leaf + 0.01, teacher.params)
+    theirs = sample(MODEL, teacher, KEY, asked)
+    ours = sample_distilled(MODEL, CorrectorWeights(params=params, scale=jnp.ones(1)), KEY, asked)
+    found = distillation_losses(MODEL, BASE, aiming_at("teacher", 1))(params, rows, KEY, **told)[0]
+    np.testing.assert_allclose(found, jnp.mean((ours - theirs) ** 2), rtol=1e-4)
+    # Later times are on the path as well: at all of them, and at the end of it the student is right by itself.
+    levels = draw_levels(MODEL, BASE, aiming_at("teacher", 4))(batch(KEY, 64), KEY)["levels"]
+    assert (levels[:, 0] == 0).all() and set(np.unique(levels[:, 1:])) == {0, 1, 2, 3}
+    levels = draw_levels(MODEL, BASE, aiming_at("average", 4))(batch(KEY, 64), KEY)["levels"]
+    assert set(np.unique(levels[:, 0])) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("aim", ["teacher", "average"])
+def test_a_student_does_in_one_step_what_its_teacher_does_in_four(teacher: CorrectorWeights, aim: str) -> None:
     parents = {
         "operator": BASE.init(KEY, jnp.zeros((1, 1, POINTS, 1)), conditions(1))["params"],
         "diffusion_residual": teacher,
@@ -150,7 +179,7 @@ def test_a_student_does_in_one_step_what_its_teacher_does_in_four(teacher: Corre
     def told(params: Any) -> dict[str, Any]:
         return {"parents": parents, "scale": jnp.ones(1), "target": params}
 
-    params = trained(distillation_losses(MODEL, BASE, CFG), teacher.params, 600, told)
+    params = trained(distillation_losses(MODEL, BASE, aiming_at(aim)), teacher.params, 600, told)
     theirs = sample(MODEL, teacher, KEY, given(500))
 
     def apart(params: Any) -> float:

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and names of files within a folder."""
+"""Writing files whole or not at all, reading JSON, and names of files within a folder."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import errno
 import fcntl
 import glob
 import itertools
+import json
 import os
 import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ups_jax.errors import StorageError, UserError
 
@@ -24,6 +26,14 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Write under the final name only what is whole and on the disk; makes the directory. Raises `StorageError`."""
     with whole_file(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds. Raises OSError, or ValueError where it is no JSON, or nested deeper than can be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 @contextlib.contextmanager

@@ -256,7 +256,8 @@ def test_a_student_is_taught_by_its_own_average(run: RunDirectory, cfg: Config, 
     stage = "consistency_distill"
     model, tx = build_model(cfg, dataset.task, stage), optax.sgd(1e-2)
     parents, batch = trained_parents(run, stage, "transient").weights, batch_at(dataset, cfg, stage, 0)
-    step = make_train_step(model, tx, cfg, stage=stage, steps_per_epoch=4, parents=parents)
+    own = load(CONFIGS / "tiny.yaml", [*SETTINGS, f"stages.{stage}.aim=average"])
+    step = make_train_step(model, tx, own, stage=stage, steps_per_epoch=4, parents=parents)
     losses = []
     for shift in (0.0, 0.1):
         state = init_state(model, tx, batch, jax.random.key(0), stage=stage, cfg=cfg)

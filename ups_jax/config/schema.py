@@ -347,9 +347,11 @@ class StageConfig:
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class DistillConfig(StageConfig):
     """Distillation: `tau_schedule` gives the levels of noise that a row is compared at, epoch by epoch, the last from
-    then on; it ends as soon as the validation's distance to the teacher is at most `target_loss`.
+    then on; it ends as soon as the validation's distance to the teacher is at most `target_loss`. `aim` is what the
+    student is compared with: where the teacher's own steps end, or the average of the student at the next time.
     """
 
+    aim: Literal["teacher", "average"] = "teacher"
     tau_schedule: tuple[Positive, ...] = ()
     target_loss: Weight = 0.0
 

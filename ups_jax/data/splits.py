@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from jaxtyping import Int
 
 from ups_jax.config import SplitConfig
 from ups_jax.errors import DataError
+from ups_jax.files import read_json
 from ups_jax.seeding import generator, stream_key
 
 Split = Literal["train", "val", "test"]
@@ -103,7 +103,7 @@ def listed(path: str | Path, trajectories: int, name: str, task: str) -> Splits:
     """The split of a JSON file as `as_list` gives it, or under the task's name such ones of several tasks. Raises
     `DataError` where it does not fit the data."""
     try:
-        content = json.loads(Path(path).read_text())
+        content = read_json(Path(path))
         content = content.get(task, content)
         parts = {role: np.asarray(content[role], np.int64) for role in ("train", "val", "test")}
         together = np.concatenate(list(parts.values()))

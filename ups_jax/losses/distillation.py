@@ -20,18 +20,21 @@ from ups_jax.streams import stream
 
 
 def distillation_losses(model: Corrector, base: Simulator | SteadySimulator, cfg: Config) -> StageLoss:
-    """(params, batch, key[, epoch], *, parents, scale, target) -> (loss, terms): mean square of f(x_n, t_n) less
-    f_target(x_{n+1}, t_{n+1}), where the teacher's own step of its sampler leads from x_n to x_{n+1}.
+    """(params, batch, key[, epoch], *, parents, scale, target) -> (loss, terms): mean square of f(x_n, t_n) less what
+    it should be, at the times of the teacher's sampler: the fixed point is that sampler, not an ODE solved better.
 
-    Consistency distillation (Song et al. 2023, algorithm 2) on the times of the teacher's sampler, so that the fixed
-    point is that sampler, not an ODE solved better. `target` is the average of the student so far; at t = 1 every f is
-    the identity. Each row is compared at so many of the times as the epoch's entry of `tau_schedule` says, or at
-    `training.distill_num_taus`. What its teacher expects, `sampling.expected`, is not the student's to learn.
+    With the aim `teacher`, x_n lies on the path of the teacher's sampler from noise, and f should be where that ends
+    (Luhman & Luhman 2021, at all times of the path): at n = 0, which one step asks for, and at times that are drawn.
+    With `average` it should be f_target(x_{n+1}, t_{n+1}), where the teacher's step leads from x_n, the true error with
+    noise, to x_{n+1} and `target` is the average of the student so far (consistency distillation, Song et al. 2023,
+    algorithm 2); what f misses at one time is handed on to all before it. At t = 1 every f is the identity. Each row is
+    compared at so many of the times as the epoch's entry of `tau_schedule` says, or at `training.distill_num_taus`.
+    What its teacher expects, `sampling.expected`, is not the student's to learn.
     """
     predictor, corrector = STAGE_NEEDS[model.task.kind]["consistency_distill"]
     residual, draw = residual_of(base, cfg.diffusion), draw_levels(model, base, cfg)
     times = jnp.asarray(flow_times(cfg.diffusion.num_steps, cfg.diffusion.min_noise), jnp.float32)
-    schedule = level_counts(cfg)
+    own, schedule = cfg.stages.consistency_distill, level_counts(cfg)
 
     def bundle(
         params: Any,
@@ -49,13 +52,24 @@ def distillation_losses(model: Corrector, base: Simulator | SteadySimulator, cfg
         noise, teacher = jnp.asarray(rows["noise"]), parents[corrector].params
         count = count_at(schedule, epoch)
 
-        def apart(levels: Int[Array, " b"]) -> Float[Array, " b"]:
+        def onward(x: Array, now: Float[Array, " b"], later: Float[Array, " b"]) -> Array:
+            return advance(lambda y, t: velocity(model, teacher, y, t, given), x, now, later, cfg.diffusion.sampler)
+
+        if own.aim == "teacher":
+            path = _path(onward, noise, times)
+
+        def pair(levels: Int[Array, " b"]) -> tuple[Array, Array]:
+            """x_n of each row, and what f should be there."""
+            if own.aim == "teacher":
+                return path[levels, jnp.arange(len(levels))], path[-1]
             now, later = times[levels], times[levels + 1]
             time = now.reshape(-1, *(1,) * (error.ndim - 1))
             x = (1 - time) * noise + time * error
-            moved = advance(lambda y, t: velocity(model, teacher, y, t, given), x, now, later, cfg.diffusion.sampler)
-            aim = consistency(model, target, moved, later, given)
-            squares = jnp.square(consistency(model, params, x, now, given) - jax.lax.stop_gradient(aim))
+            return x, consistency(model, target, onward(x, now, later), later, given)
+
+        def apart(levels: Int[Array, " b"]) -> Float[Array, " b"]:
+            x, aim = pair(levels)
+            squares = jnp.square(consistency(model, params, x, times[levels], given) - jax.lax.stop_gradient(aim))
             return squares.mean(tuple(range(1, squares.ndim)))
 
         def add(total: Float[Array, " b"], numbered: tuple[Array, Array]) -> tuple[Array, None]:
@@ -75,15 +89,30 @@ def distillation_losses(model: Corrector, base: Simulator | SteadySimulator, cfg
 def draw_levels(
     model: Corrector, base: Simulator | SteadySimulator, cfg: Config
 ) -> Callable[[Batch, Key[Array, ""]], Batch]:
-    """`draw_flow`, and the numbers of the teacher's steps that each row is compared at, `levels`."""
+    """`draw_flow`, and the numbers of the teacher's steps that each row is compared at, `levels`; the first is 0 with
+    the aim `teacher`."""
     flow, most = draw_flow(model, base, cfg), max(level_counts(cfg))
 
     def draw(batch: Batch, key: Key[Array, ""]) -> Batch:
         shape = (batch["fields"].shape[0], most)
         levels = jax.random.randint(stream(key, "levels"), shape, 0, cfg.diffusion.num_steps)
+        if cfg.stages.consistency_distill.aim == "teacher":
+            levels = levels.at[:, 0].set(0)
         return {"levels": levels} | flow(batch, key)
 
     return draw
+
+
+def _path(onward: Callable[[Any, Any, Any], Array], noise: Float[Array, "b *s c"], times: Float[Array, " n"]) -> Array:
+    """The states of the teacher's sampler from noise to its end, one behind the other on a new first axis."""
+    rows = len(noise)
+
+    def one(x: Array, ends: Float[Array, "2"]) -> tuple[Array, Array]:
+        moved = onward(x, jnp.full(rows, ends[0]), jnp.full(rows, ends[1]))
+        return moved, moved
+
+    states = jax.lax.scan(one, noise, jnp.stack([times[:-1], times[1:]], axis=-1))[1]
+    return jax.lax.stop_gradient(jnp.concatenate([noise[None], states]))
 
 
 def level_counts(cfg: Config) -> tuple[int, ...]:

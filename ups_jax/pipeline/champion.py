@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ups_jax.errors import CheckpointError, ConfigError, first_line
-from ups_jax.files import inside, storage_error, write_atomically
+from ups_jax.files import inside, read_json, storage_error, write_atomically
 from ups_jax.locks import in_turn
 from ups_jax.pipeline.evaluated import Evaluated
 from ups_jax.pipeline.measures import plain
@@ -231,7 +231,7 @@ def _is_champion(folder: Path, champion: Mapping[str, Any]) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); restore it from a copy, or delete it") from None
     if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:

@@ -3,13 +3,13 @@ is found again and its checkpoints verify, in this run or in any other."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 from ups_jax.config import to_dict
 from ups_jax.data.paths import data_files
 from ups_jax.errors import CheckpointError, DataError
+from ups_jax.files import read_json
 from ups_jax.pipeline.evaluated import SECTIONS, Evaluated
 from ups_jax.pipeline.keys import digest_of, evaluation_key, train_key
 from ups_jax.pipeline.measures import plain
@@ -45,7 +45,7 @@ def validate(work: Work) -> dict[str, str]:
     # Always: files may have changed since, and who trains on damaged data waits for nothing.
     work.run(step, key)
     try:
-        values = json.loads(found.read_text(encoding="utf-8"))
+        values = read_json(found)
         return {name: str(values[str(work.config_path(name))]["fingerprint"]) for name in NAMES}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{found}: does not hold what the data check writes ({error!r}); start again") from None

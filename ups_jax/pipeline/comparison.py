@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
@@ -15,7 +14,7 @@ import yaml
 from ups_jax.config import load, to_dict
 from ups_jax.errors import ConfigError, DataError
 from ups_jax.evaluation.report import figure, page
-from ups_jax.files import write_atomically
+from ups_jax.files import read_json, write_atomically
 from ups_jax.pipeline.evaluated import Evaluated
 from ups_jax.pipeline.leaderboard import Row
 from ups_jax.pipeline.measures import METRICS
@@ -51,7 +50,7 @@ def sides_of(rows: list[Row], first: str, second: str) -> tuple[Side, Side]:
 def _side(row: Row) -> Side:
     try:
         directory = Path(row.results[0]).parent.parent
-        summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+        summary = read_json(directory / "summary.json")
         evaluated = Evaluated.read([Path(name) for name in row.results])
     except (OSError, ValueError, IndexError, DataError) as error:
         raise ConfigError(f"run {row.run_id}: its files are gone ({error}); run it again") from None

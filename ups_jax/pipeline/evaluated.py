@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ups_jax.errors import DataError
+from ups_jax.files import read_json
 from ups_jax.pipeline.keys import digest_of
 from ups_jax.pipeline.measures import METRIC_VERSION, mean_of, measures, trivial
 
@@ -27,7 +27,7 @@ class Evaluated:
     def read(files: Sequence[Path]) -> Evaluated:
         """From files; DataError where one cannot be read or its seeds were not measured on the same trajectories."""
         try:
-            results = tuple(json.loads(file.read_text(encoding="utf-8")) for file in files)
+            results = tuple(read_json(file) for file in files)
             found = Evaluated(results)
             protocols = {protocol(result) for result in results}
             # Worked out and kept here, where a file that lacks them can be named.

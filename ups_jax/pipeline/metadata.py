@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ups_jax.errors import CheckpointError
-from ups_jax.files import write_atomically
+from ups_jax.files import read_json, write_atomically
 from ups_jax.training.checksums import content_digest, fault
 from ups_jax.training.run_directory import RunDirectory, now
 
@@ -32,7 +32,7 @@ class Training:
     def read(self) -> dict[str, Any]:
         """The record; empty where there is none that can be read, which verifies nothing."""
         try:
-            values = json.loads(self.record_path.read_text(encoding="utf-8"))
+            values = read_json(self.record_path)
         except (OSError, ValueError):
             return {}
         return values if isinstance(values, dict) and values.get("schema_version") == SCHEMA_VERSION else {}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ups_jax.config import load, to_dict
 from ups_jax.errors import ConfigError
+from ups_jax.files import read_json
 from ups_jax.pipeline.request import config_path
 from ups_jax.tracking import Writer, ending, evaluation_writer
 
@@ -18,7 +18,7 @@ COLUMNS = ("key", "kind", "status", "candidate", "baseline", "limit", "message")
 def publish(directory: Path) -> None:
     """Send the decisions of a run directory of the pipeline to the writers of its configuration."""
     try:
-        summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+        summary = read_json(directory / "summary.json")
     except (OSError, ValueError) as error:
         raise ConfigError(f"{directory}: holds no pipeline run ({error}); give a folder of artifacts/runs") from None
     cfg = load(config_path(directory, "train"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ups_jax.errors import ConfigError
-from ups_jax.files import write_atomically
+from ups_jax.files import read_json, write_atomically
 from ups_jax.training.run_directory import now
 
 # How a run stands that the same command goes on with.
@@ -67,7 +67,7 @@ class Summary:
 def read(path: Path) -> dict[str, Any]:
     """A summary; empty where there is none. Raises `ConfigError` where it cannot be understood."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

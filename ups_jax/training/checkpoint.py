@@ -188,7 +188,10 @@ class Checkpoints:
         """The JSON metadata saved at `step`."""
         self._check(step)
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+            found = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+            if not isinstance(found, dict):
+                raise TypeError(f"it is of type {type(found).__name__}")
+            return found
         except Exception as error:
             if is_of_memory(error):
                 raise

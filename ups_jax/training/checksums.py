@@ -8,7 +8,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from ups_jax.files import write_atomically
+from ups_jax.files import read_json, write_atomically
 
 _SEAL = "checksums.json"
 # What orbax's commit itself writes, after the files of the state are whole and sealed.
@@ -79,10 +79,10 @@ def is_as_written(directory: Path, name: str) -> bool:
 def is_committed(directory: Path) -> bool:
     """Whether what the commit wrote of the checkpoint can be read; orbax opens no folder that holds another."""
     try:
-        return isinstance(json.loads((directory / _OF_THE_COMMIT[0]).read_text(encoding="utf-8")), dict)
+        return isinstance(read_json(directory / _OF_THE_COMMIT[0]), dict)
     except FileNotFoundError:
         return True
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         return False
 
 
@@ -94,8 +94,8 @@ def content_digest(directory: Path) -> str:
 def _read(directory: Path) -> Any:
     """What a seal says, None where it is not JSON."""
     try:
-        return json.loads((directory / _SEAL).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json(directory / _SEAL)
+    except (OSError, ValueError):
         return None
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
 from ups_jax.errors import CheckpointError
+from ups_jax.files import read_json
 from ups_jax.training import checksums
 
 # Where orbax keeps the metrics of a step.
@@ -18,8 +18,8 @@ def validation_of(folder: Path) -> float | None:
     if not (folder / _FILE).exists() and not checksums.has(folder, _FILE):
         return None
     try:
-        value = json.loads((folder / _FILE).read_text(encoding="utf-8"))["validation"]
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        value = read_json(folder / _FILE)["validation"]
+    except (OSError, ValueError, KeyError, TypeError):
         value = None
     if not isinstance(value, float | int) or not checksums.is_as_written(folder, _FILE):
         raise CheckpointError(f"{folder}: {_FILE} is not what was written")

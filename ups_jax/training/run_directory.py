@@ -13,7 +13,7 @@ from typing import Any
 
 from ups_jax.config import STAGE_NEEDS
 from ups_jax.errors import CheckpointError
-from ups_jax.files import write_atomically
+from ups_jax.files import read_json, write_atomically
 from ups_jax.locks import held
 from ups_jax.processes import is_first
 from ups_jax.versions import version
@@ -59,7 +59,7 @@ class RunDirectory:
     def read(self) -> dict[str, Any]:
         """The record of the run; CheckpointError where there is none."""
         try:
-            record = json.loads(self.record_path.read_text(encoding="utf-8"))
+            record = read_json(self.record_path)
         except FileNotFoundError:
             raise CheckpointError(
                 f"{self.path}: holds no run (no run.json); train one with scripts/train.py --run-dir {self.path}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from ups_jax.config import from_dict
 from ups_jax.errors import CheckpointError, DataError, UserError
+from ups_jax.files import read_json
 from ups_jax.tracking import read_jsonl
 from ups_jax.training import checksums
 from ups_jax.training.build import abstract_state
@@ -119,7 +119,7 @@ def _results(run: RunDirectory) -> Iterator[Finding]:
     for file in sorted(run.evaluation.glob("*.json")):
         part = f"{run.evaluation.name}/{file.name}"
         try:
-            json.loads(file.read_text(encoding="utf-8"))["metrics"]
+            read_json(file)["metrics"]
         except (OSError, ValueError, KeyError, TypeError):
             yield Finding(part=part, state=DAMAGED, text="is not an evaluation; scripts/evaluate.py makes it again")
         else:

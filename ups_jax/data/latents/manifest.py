@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ups_jax.data.latents.key import Key
 from ups_jax.errors import DataError, first_line
-from ups_jax.files import crc32, inside
+from ups_jax.files import crc32, inside, read_json
 
 MANIFEST, UNFINISHED = "latents.json", "unfinished.json"
 # How each type lies on the disk: NumPy has no bfloat16, whose bits are the upper half of a float32's.
@@ -83,7 +83,7 @@ def read_manifest(path: Path, name: str = MANIFEST) -> Manifest:
     """The manifest of a folder. Raises `DataError` where there is none, or it is not what was written."""
     file = path / name
     try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_json(file)
         told = content.pop("digest")
         found = TypeAdapter(Manifest).validate_python(content)
     except FileNotFoundError:

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ups_jax.data.sources.base import Grid
 from ups_jax.errors import DataError
-from ups_jax.files import crc32, inside
+from ups_jax.files import crc32, inside, read_json
 
 MANIFEST, UNFINISHED = "manifest.json", "unfinished.json"
 VERSION = 1
@@ -124,7 +124,7 @@ def read_manifest(path: str | Path, name: str = MANIFEST) -> Manifest:
     """The manifest of a folder. Raises `DataError` where there is none, or it is not what was written."""
     file = Path(path) / name
     try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_json(file)
         told = content.pop("digest")
         found = TypeAdapter(Manifest).validate_python(content)
     except FileNotFoundError:

@@ -6,7 +6,6 @@ through codecs that turn bytes into bytes, get as far as zarr.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import reprlib
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ups_jax.errors import DataError, first_line
+from ups_jax.files import read_json
 
 # Ids of numcodecs that compress bytes, add a checksum or map numbers to numbers. Not `pickle`, nor those that make
 # Python objects: `json2`, `msgpack2`, `vlen-*`, `categorize`.
@@ -36,9 +36,9 @@ def check_metadata(path: Path) -> None:
     known to be plain; also for what cannot be read as JSON."""
     for file in _metadata_files(path):
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = read_json(file)
             reason = next(_faults(file.name, content), None)
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             raise DataError(f"{file}: cannot be read as JSON ({first_line(error)}); write it again") from None
         if reason:
             raise DataError(f"{file}: {reason}; write it with numbers, and zstd, blosc or gzip")
