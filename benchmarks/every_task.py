@@ -38,6 +38,7 @@ CASES = {
     "swe2d_well": _Case(config="swe2d_well", kind="the same as a file of The Well"),
     "darcy2d": _Case(config="darcy2d", kind="Darcy, steady", stage="steady_prior"),
     "advection_burgers": _Case(config="advection_burgers", kind="two tasks, one model"),
+    "line_and_plane": _Case(config="line_and_plane", kind="1D and 2D, one model"),
     "advection_diffusion3d": _Case(config="advection_diffusion3d", kind="3D, 16 x 16 x 16"),
     "particles": _Case(config="particles", kind="particles in a flow"),
     "heat_mesh": _Case(config="heat_mesh", kind="heat on triangles"),
