@@ -34,9 +34,9 @@ class Neighbours:
     The weights of a point add up to one, or are all 0 where it has no neighbours.
     """
 
-    index: Int[Array, "b p k"]
-    offset: Float[Array, "b p k d"]
-    weight: Float[Array, "b p k"]
+    index: Int[Array, "*blocks b p k"]
+    offset: Float[Array, "*blocks b p k d"]
+    weight: Float[Array, "*blocks b p k"]
 
 
 def neighbours_of(
