@@ -59,7 +59,8 @@ def test_an_untrained_step_is_persistence_and_every_parameter_is_heard_later(kin
         for path, leaf in jax.tree_util.tree_leaves_with_path(slopes(moved))
         if not (np.isfinite(leaf).all() and np.abs(leaf).max() > 1e-7)
     }
-    assert silent <= {"['condition']['others']['kernel']"} | {name for name in silent if "'key']['bias'" in name}
+    # There is one time step, and a softmax does not hear what all scores have in common.
+    assert silent <= {"['condition']['others']['kernel']"} | {name for name in silent if "key']['bias']" in name}
 
 
 @pytest.mark.parametrize(("kind", "option"), EVERY)
