@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 
 from ups_jax.models import Conditions, Geometry
 from ups_jax.task import Coefficient, Input, Statistics, Task
@@ -45,3 +46,10 @@ def conditions(task: Task, rng, batch: int = 2, geometry: Geometry | None = None
         mask=jnp.ones((batch, 1)),
         geometry=where,
     )
+
+
+def example(task: Task, context: int = 1, seed: int = 0):
+    """Random frames of two samples and their conditions."""
+    rng = np.random.default_rng(seed)
+    fields = rng.normal(size=(2, context, task.points, len(task.channels))).astype(np.float32)
+    return jnp.asarray(fields), conditions(task, rng)

@@ -197,6 +197,24 @@ def test_keys_of_a_task_that_came_later_leave_older_runs_their_digest() -> None:
     assert digest(other, "steady_prior") != digest(cfg, "steady_prior")
 
 
+def test_how_points_are_pooled_is_part_of_the_digest_where_it_is_said() -> None:
+    def of(*overrides: str) -> str:
+        return digest(load(CONFIGS / "heat_mesh.yaml", overrides), "operator")
+
+    plain = ["latent.pooling=nodes", "latent.neighbours=0", "latent.radius=null", "latent.rounds=1"]
+    other = ["latent.pooling=queries", "latent.neighbours=4", "latent={neighbours: 4, rounds: 2}",
+             "latent={neighbours: 4, radius: 0.5}"]  # fmt: skip
+    assert {of(override) for override in plain} == {of()}
+    assert len({of(override) for override in other} | {of()}) == len(other) + 1
+
+
+@pytest.mark.parametrize("key", ["radius=0.1", "rounds=2"])
+def test_what_messages_between_points_need_is_asked_for(key: str) -> None:
+    with pytest.raises(ConfigError, match=r"key `latent`: .*set neighbours") as error:
+        load(CONFIGS / "heat_mesh.yaml", [f"latent.{key}"])
+    assert "\n" not in str(error.value)
+
+
 def test_the_original_s_name_of_a_stage_is_the_same_stage() -> None:
     cfg = load(CONFIGS / "tiny.yaml", ["stages.diff_residual.epochs=3"])
     assert cfg.stages.diffusion_residual.epochs == 3

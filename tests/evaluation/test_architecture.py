@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import jax
 import pytest
+from point_tasks import still_task
 
 from ups_jax import batch_at, build, init_state
 from ups_jax.config import Config
@@ -38,3 +39,15 @@ def test_another_normaliser_is_another_model(tiny: Config, waves: Dataset, name:
     one = architecture(tiny, waves.task, "operator", params)
     other = architecture(tiny, replace(waves.task, statistics=statistics), "operator", params)
     assert one["digest"] != other["digest"] and one["model"] == other["model"]
+
+
+def test_how_points_are_pooled_marks_models_of_points_where_it_is_not_as_it_always_was(
+    tiny: Config, waves: Dataset
+) -> None:
+    other = replace(tiny, latent=replace(tiny.latent, neighbours=4))
+    grid, points = waves.task, still_task()
+    one, same = (architecture(cfg, grid, "operator", {}) for cfg in (tiny, other))
+    assert one == same and one["codec"].keys() == {"dim", "patch_size"}
+    one, another = (architecture(cfg, points, "operator", {}) for cfg in (tiny, other))
+    assert one["codec"].keys() == {"dim", "patch_size", "nodes"}
+    assert another["codec"] == one["codec"] | {"neighbours": 4} and another["digest"] != one["digest"]

@@ -33,6 +33,17 @@ def test_values_and_gradients_are_those_of_the_formula(shape: tuple[int, ...]) -
         np.testing.assert_allclose(found, gradient, atol=1e-5)
 
 
+@pytest.mark.parametrize(("tokens", "heard"), [(400, 9), (9, 400)])
+def test_others_than_the_tokens_themselves_are_attended_to(tokens: int, heard: int) -> None:
+    query, change = _parts(3, tokens, 5, 2)[::3]
+    key, value = _parts(3, heard, 5, 2)[1:3]
+    out, pull = jax.vjp(jax.jit(attention), query, key, value)
+    expected, expected_pull = jax.vjp(_formula, query, key, value)
+    np.testing.assert_allclose(out, expected, atol=2e-6)
+    for found, gradient in zip(pull(change), expected_pull(change), strict=True):
+        np.testing.assert_allclose(found, gradient, atol=2e-5)
+
+
 def test_large_scores_neither_overflow_nor_vanish() -> None:
     query, key, value, change = _parts(2, 9, 3, 4)
     out, pull = jax.vjp(attention, 60 * query, 60 * key, value)

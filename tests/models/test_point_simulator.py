@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from point_tasks import conditions, still_task, swarm_task
+from point_tasks import conditions, example, still_task, swarm_task
 
 from ups_jax.config import LatentConfig, OperatorConfig, PdetConfig, SpectralConfig
 from ups_jax.models import LatentState, PointSimulator, step
@@ -36,12 +36,6 @@ def model_and_params(task, core="spectral", context=1):
 def compiled(model):
     """The step."""
     return jax.jit(lambda params, fields, cond: step(model, params, fields, cond))
-
-
-def example(task, context=1, seed=0):
-    rng = np.random.default_rng(seed)
-    fields = rng.normal(size=(2, context, task.points, len(task.channels))).astype(np.float32)
-    return jnp.asarray(fields), conditions(task, rng)
 
 
 @pytest.mark.parametrize(("kind", "core"), [("still", "spectral"), ("swarm", "spectral"), ("still", "pdet_stack")])

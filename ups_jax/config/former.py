@@ -13,7 +13,6 @@ _CACHE = "write `data.source: latents` and `data.latents`, the folder of scripts
 _UNREAD = "nothing ever read it; leave it out"
 _TASK = "describe the task in `data.tasks`"
 _CHANNELS = "write `channels` in an entry of `data.tasks`"
-_POINTS = "not yet: comes with meshes and particles"
 _NO_DROPOUT = "the blocks drop nothing; write `training.input_noise`, or leave it out"
 
 FORMER: dict[str, str] = {
@@ -30,17 +29,17 @@ FORMER: dict[str, str] = {
     "diffusion.dropout": _UNREAD,
     "ttc": "not yet: comes with test-time conditioning, after ensembles",
     "data.task": _TASK,
-    "data.kind": f"{_POINTS}; leave it out for grids",
+    "data.kind": "a file says itself whether it is of a grid or of points; leave it out",
     "data.path": "write `path` in an entry of `data.tasks`",
-    "data.group": _POINTS,
+    "data.group": "a hierarchy is read as a whole; leave it out",
     "data.split": "train.py trains on train, evaluate.py takes `--split`; write the shares, such as `data.split.val`",
     "data.field_name": _CHANNELS,
     "data.field_channels": _CHANNELS,
     "data.patch_size": "write `latent.patch_size`",
-    "data.hidden_dim": _POINTS,
-    "data.message_passing_steps": _POINTS,
-    "data.supernodes": _POINTS,
-    "data.use_coords": _POINTS,
+    "data.hidden_dim": "write `latent.dim`",
+    "data.message_passing_steps": "write `latent.rounds`, and `latent.neighbours` for how many points a point hears",
+    "data.supernodes": "write `latent.nodes`",
+    "data.use_coords": "places always enter, relative to each other and to the walls; leave it out",
     "data.download": "fetch the files yourself and give their `path` in an entry of `data.tasks`",
     "data.task_sampling": "write `data.mixing`, such as {method: uniform}",
     "training.num_workers": "write `data.loader.threads`",

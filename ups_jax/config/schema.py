@@ -190,13 +190,24 @@ class LatentConfig:
     """The codec: one token a patch of `patch_size` points an axis (its largest divisor of the grid up to that).
 
     A token carries its patch of the field and `dim` learned features of the patch and its neighbours.
-    Of a set of points there are about `nodes` tokens, on a regular grid in its box; each has the mean of `dim` features
-    of the points around it.
+    Of a set of points there are `nodes` tokens, each with means of `dim` features of points: about so many on a regular
+    grid in its box, which hear the points around them, or as many learned `queries`, which attend to all points.
+    Before that the points hear each their nearest `neighbours`, within `radius`, in some `rounds`; not where that is 0.
     """
 
     dim: Positive = 48
     patch_size: Positive = 4
     nodes: Positive = 256
+    pooling: Literal["nodes", "queries"] = "nodes"
+    neighbours: Count = 0
+    radius: PositiveFloat | None = None
+    rounds: Positive = 1
+
+    @model_validator(mode="after")
+    def _of_messages(self) -> LatentConfig:
+        if not self.neighbours and (self.radius is not None or self.rounds > 1):
+            raise ValueError("radius and rounds are of messages between points; set neighbours, such as 8")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)

@@ -24,8 +24,7 @@ def architecture(config: Config, task: Task, stage: str, params: Any) -> dict[st
     found = {
         "stage": stage,
         "model": values["operator"] | ({"diffusion": values["diffusion"]} if stage in STAGE_NEEDS["transient"] else {}),
-        # The nodes are of sets of points alone.
-        "codec": {key: value for key, value in values["latent"].items() if key != "nodes" or task.scattered},
+        "codec": _codec(values["latent"], task),
         "context": config.data.context,
         "time_step": task.dt,
         "channels": list(task.channels),
@@ -33,6 +32,15 @@ def architecture(config: Config, task: Task, stage: str, params: Any) -> dict[st
         "parameters": _hash(shapes),
     }
     return found | {"digest": _hash(found)}
+
+
+def _codec(latent: dict[str, Any], task: Task) -> dict[str, Any]:
+    """What the codec's configuration has for a task: of sets of points alone the nodes, and what came later than the
+    fingerprints of older models, where it has another value than theirs."""
+    older = {"pooling": "nodes", "neighbours": 0, "radius": None, "rounds": 1}
+    if not task.scattered:
+        return {key: value for key, value in latent.items() if key != "nodes" and key not in older}
+    return {key: value for key, value in latent.items() if key not in older or value != older[key]}
 
 
 def architecture_of_all(each: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

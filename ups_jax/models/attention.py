@@ -22,9 +22,9 @@ _FUSED_WIDTHS = range(8, 129, 8)
 
 
 def attention(
-    query: Float[Array, "b n a d"], key: Float[Array, "b n a d"], value: Float[Array, "b n a d"]
+    query: Float[Array, "b n a d"], key: Float[Array, "b m a d"], value: Float[Array, "b m a d"]
 ) -> Float[Array, "b n a d"]:
-    """softmax(query key^T / sqrt(d)) value over the n tokens, for each of the `a` heads of width d.
+    """softmax(query key^T / sqrt(d)) value over the m tokens, for each of the `a` heads of width d.
 
     A batch whose size is a symbol, as in an exported program, has no chunks and takes XLA's way.
     """
@@ -68,7 +68,7 @@ def _plain_gradient(query: Any, key: Any, value: Any, out: Any, logarithm: Any, 
 
 def _chunked(query: Any, key: Any, value: Any) -> tuple[Any, Any]:
     """Attention and the logarithm of each row's sum of exponentials, (b a, n, 1) in float32."""
-    rows = functools.partial(_rows, chunk=_chunk_of(query))
+    rows = functools.partial(_rows, chunk=_chunk_of(query, key))
     parts = jax.lax.map(_attend, (rows(query), rows(key), rows(value)))
     return _tokens(parts[0], query), parts[1].reshape(-1, *parts[1].shape[2:])
 
@@ -85,10 +85,10 @@ def _attend(parts: tuple[Any, Any, Any]) -> tuple[Any, Any]:
 def _chunked_gradient(
     query: Any, key: Any, value: Any, out: Any, logarithm: Any, gradient: Any
 ) -> tuple[Any, Any, Any]:
-    chunk = _chunk_of(query)
+    chunk = _chunk_of(query, key)
     parts = [_rows(part, chunk) for part in (query, key, value, out, gradient)]
     gradients = jax.lax.map(_attend_gradient, (*parts, logarithm.reshape(-1, chunk, *logarithm.shape[1:])))
-    return tuple(_tokens(part, query) for part in gradients)  # type: ignore[return-value]
+    return tuple(_tokens(part, like) for part, like in zip(gradients, (query, key, value), strict=True))  # type: ignore[return-value]
 
 
 def _attend_gradient(parts: tuple[Any, ...]) -> tuple[Any, Any, Any]:
@@ -111,10 +111,10 @@ def _weighted(weights: Float[Array, "g q k"], rows: Float[Array, "g k d"]) -> Fl
     return jnp.einsum("gqk,gkd->gqd", weights, rows)
 
 
-def _chunk_of(query: Float[Array, "b n a d"]) -> int:
+def _chunk_of(query: Float[Array, "b n a d"], key: Float[Array, "b m a d"]) -> int:
     """How many (sample, head) pairs a chunk has: a divisor of their number."""
     batch, tokens, heads, _ = query.shape
-    most = max(1, _CHUNK_BYTES // (4 * tokens * tokens))
+    most = max(1, _CHUNK_BYTES // (4 * tokens * key.shape[1]))
     pairs = batch * heads
     return max(size for size in range(1, min(most, pairs) + 1) if pairs % size == 0)
 

@@ -12,14 +12,13 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# Points whose messages are held at a time: 20 MiB for each row with 256 nodes and 32 features.
-BLOCK = 8192
+from ups_jax.models.blocks import BLOCK, by_blocks, over_blocks
+
 # Below this share of a whole point's weight a node has no points around it.
 _EMPTY = 1e-3
 
@@ -86,7 +85,7 @@ def to_nodes(
         density = _scatter(own.plain, jnp.ones_like(said[..., :1]))
         return jnp.concatenate([_scatter(factors, said) for factors in _copies(own)], axis=-1), density
 
-    total, density = _over_blocks(sums, (weights, messages), block)
+    total, density = over_blocks(sums, (weights, messages), block)
     return jnp.where(density > _EMPTY, total / jnp.maximum(density, _EMPTY), 0.0), density
 
 
@@ -98,53 +97,27 @@ def to_points(weights: Weights, values: Float[Array, "b *n c"], block: int = BLO
         every = [_gather(factors, values) for factors in _copies(own)]
         return jnp.concatenate(every, axis=-1) / jnp.maximum(share, _EMPTY)[..., None]
 
-    points = weights.plain[0].shape[1]
-    if points <= block:
-        return gathered(weights)
-    # Made again for the gradient: what is held at a time is the point of it.
-    parts = jax.lax.map(jax.checkpoint(gathered), _blocks(weights, block))
-    return jnp.moveaxis(parts, 0, 1).reshape(parts.shape[1], -1, parts.shape[-1])[:, :points]
+    return by_blocks(gathered, weights, block)
 
 
 def between(
-    nodes: Nodes,
+    sides: Sequence[float],
+    periodic: Sequence[bool],
     values: Float[Array, "b p c"],
     coords: Float[Array, "b p d"],
     mask: Float[Array, "b p"],
     query: Float[Array, "b q d"],
 ) -> Float[Array, "b q c"]:
-    """Values at points, at any others: means weighted with the distance to the power -2 (D + 1) (Shepard 1968), which
-    are a point's own values where it lies."""
+    """Values at points in a box with such `sides`, at any others: means weighted with the distance to the power
+    -2 (D + 1) (Shepard 1968), which are a point's own values where it lies."""
     offset = query[:, :, None] - coords[:, None]
-    box = jnp.asarray(nodes.box, offset.dtype).reshape(1, 1, 1, -1)
-    wraps = jnp.asarray(nodes.periodic).reshape(1, 1, 1, -1)
+    box = jnp.asarray(sides, offset.dtype).reshape(1, 1, 1, -1)
+    wraps = jnp.asarray(periodic).reshape(1, 1, 1, -1)
     offset = jnp.where(wraps, (offset / box + 0.5) % 1 * box - 0.5 * box, offset)
-    squares = jnp.where(mask[:, None] > 0, jnp.square(offset).sum(-1), jnp.inf) + 1e-12 * max(nodes.box) ** 2
+    squares = jnp.where(mask[:, None] > 0, jnp.square(offset).sum(-1), jnp.inf) + 1e-12 * max(sides) ** 2
     nearest = squares.min(-1, keepdims=True)
-    weights = (nearest / squares) ** (len(nodes.box) + 1)
+    weights = (nearest / squares) ** (len(sides) + 1)
     return jnp.einsum("bqp,bpc->bqc", weights / weights.sum(-1, keepdims=True), values)
-
-
-def _over_blocks(sums: Any, arrays: Any, block: int) -> Any:
-    """The sum of `sums` over blocks of points."""
-    if arrays[1].shape[1] <= block:
-        return sums(arrays)
-    parts = _blocks(arrays, block)
-    first = jax.tree.map(lambda leaf: leaf[0], parts)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(sums, first))
-    again = jax.checkpoint(sums)
-    return jax.lax.scan(lambda total, part: (jax.tree.map(jnp.add, total, again(part)), None), zeros, parts)[0]
-
-
-def _blocks(arrays: Any, block: int) -> Any:
-    """Arrays (b, p, ..) as (blocks, b, block, ..), the last filled up with zeros, which weigh nothing."""
-
-    def cut(x: Array) -> Array:
-        count = -(-x.shape[1] // block)
-        filled = jnp.pad(x, [(0, 0), (0, count * block - x.shape[1]), *[(0, 0)] * (x.ndim - 2)])
-        return jnp.moveaxis(filled.reshape(x.shape[0], count, block, *x.shape[2:]), 1, 0)
-
-    return jax.tree.map(cut, arrays)
 
 
 def _spline(offset: Float[Array, "..."]) -> Float[Array, "..."]:

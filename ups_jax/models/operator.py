@@ -44,15 +44,20 @@ class LatentOperator(nn.Module):
 
 
 def core_of(
-    config: OperatorConfig, periodic: tuple[bool, ...], dtype: Any, remat: bool = False
+    config: OperatorConfig, periodic: tuple[bool, ...] | None, dtype: Any, remat: bool = False
 ) -> tuple[nn.Module, int]:
-    """The core that advances tokens on their grid, and its width.
+    """The core that advances tokens on their grid, and its width; without a grid `periodic` is None, and ValueError is
+    raised for a core that needs one.
 
     Products are in `dtype`; what comes in, the residuals and what goes out are float32, because a step changes the
     field by little and bfloat16 knows three digits. With `remat` its blocks are computed again for the gradient.
     Call it inside a compact module: it makes one module named `core`.
     """
     pdet, spectral = config.pdet, config.spectral
+    if periodic is None:
+        if config.architecture_type != "pdet_stack":
+            raise ValueError(f"{config.architecture_type} needs a grid, and the tokens have none")
+        return PdetStack(pdet, None, dtype, remat, name="core"), pdet.hidden_dim
     make = {
         "spectral": lambda: (SpectralCore(spectral, periodic, dtype, remat, name="core"), spectral.hidden_dim),
         "pdet_unet": lambda: (PdetUnet(pdet, periodic, dtype, remat, name="core"), pdet.hidden_dim),

@@ -45,16 +45,18 @@ class PdetUnet(nn.Module):
 
 
 class PdetStack(nn.Module):
-    """`depth` transformer layers at one resolution."""
+    """`depth` transformer layers at one resolution; of tokens without a grid `periodic` is None, and their positions,
+    if they have any, are in what comes in."""
 
     config: PdetConfig
-    periodic: tuple[bool, ...]
+    periodic: tuple[bool, ...] | None
     dtype: Any = jnp.float32
     remat: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *n h"], embedding: Float[Array, "b e"]) -> Float[Array, "b *n h"]:
-        x = x + Positions(self.periodic, self.dtype)(x)
+        if self.periodic is not None:
+            x = x + Positions(self.periodic, self.dtype)(x)
         x = _layers(self, self.config.depth, x, embedding, self.config.attention_type)
         return nn.LayerNorm(epsilon=1e-5, dtype=jnp.float32)(x)
 

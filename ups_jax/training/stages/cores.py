@@ -23,6 +23,16 @@ def check_widths(operator: OperatorConfig, section: str = "operator.pdet") -> No
         raise ConfigError(f"operator.pdet.num_heads {pdet.num_heads} does not divide the width {heads_in} it splits")
 
 
+def check_pooling(cfg: Config) -> None:
+    """ConfigError where the tokens of points have no grid and the core needs one."""
+    core = cfg.operator.architecture_type
+    if cfg.latent.pooling == "queries" and core != "pdet_stack":
+        raise ConfigError(
+            f"latent.pooling queries makes tokens without a grid, which operator.architecture_type {core} needs; write "
+            "operator.architecture_type: pdet_stack"
+        )
+
+
 def compute_dtype(cfg: Config) -> Any:
     """The type that `training.precision` computes in."""
     return jnp.bfloat16 if cfg.training.precision == "bf16" else jnp.float32

@@ -17,12 +17,14 @@ from ups_jax.models import PointSimulator, Simulator
 from ups_jax.models.latent_state import conditions_of
 from ups_jax.rollout import rollout
 from ups_jax.task import Task
-from ups_jax.training.stages.cores import check_widths, compute_dtype, products, remat
+from ups_jax.training.stages.cores import check_pooling, check_widths, compute_dtype, products, remat
 from ups_jax.training.stages.spec import Parents, StageSpec, Validate
 
 
 def _model(cfg: Config, task: Task) -> Simulator | PointSimulator:
     check_widths(cfg.operator)
+    if task.scattered:
+        check_pooling(cfg)
     kind = PointSimulator if task.scattered else Simulator
     return kind(task, cfg.latent, cfg.operator, cfg.data.context, compute_dtype(cfg), remat(cfg), products(cfg))
 
