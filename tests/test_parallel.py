@@ -96,6 +96,22 @@ def test_every_stage_and_optimizer_steps_alike_on_every_layout(
     agrees(told, 1e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.parametrize(
+    "options",
+    [(), ("latent.neighbours=4", "latent.radius=0.3"),
+     ("latent.neighbours=4", "latent.pooling=queries", "operator.architecture_type=pdet_stack",
+      "operator.pdet={hidden_dim: 16, num_heads: 2, depth: 1}")],
+    ids=["nodes", "neighbours", "queries"],
+)  # fmt: skip
+def test_points_step_alike_on_every_layout(data_root: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
+    small = ("data.tasks.0.preset=tiny_varied", "latent={dim: 8, nodes: 16}", "training.batch_size=8")
+    core = ("operator.spectral={hidden_dim: 16, depth: 1, modes: 3}", "optimizer.name=sgd", "optimizer.lr=0.01")
+    given = (f"data.root={data_root}", *small, *core, *options)
+    agrees(on_eight("operator", "one,data,both", tmp_path, *given, config="heat_mesh.yaml"), 1e-5)
+
+
 @pytest.mark.parametrize(
     ("shape", "spec"),
     [

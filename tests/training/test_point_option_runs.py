@@ -15,7 +15,10 @@ from rich.console import Console
 from ups_jax import batch_at, build, init_state, load_run, make_train_step, simulate
 from ups_jax.config import load
 from ups_jax.data import open_mixture, windows_per_step
+from ups_jax.data.sources import open_file
+from ups_jax.data.sources.base import read_all
 from ups_jax.errors import ConfigError
+from ups_jax.evaluation.rollout import Wanted, rollout_run
 from ups_jax.evaluation.runner import evaluate_run
 from ups_jax.training.build import abstract_state, build_model
 from ups_jax.training.dry_run import dry_run
@@ -53,24 +56,30 @@ def test_a_run_beats_persistence_and_rolls_out(option: str, data_root: Path, tmp
         places = {"coords": rng.random((points, 2)), "inputs": np.zeros((points, 2))}
         frames = run.rollout(rng.normal(size=(2, points, 1)), 3, {"kappa": 0.02}, places=places)
         assert frames.shape == (2, 3, points, 1) and np.isfinite(frames).all()
+    wanted = Wanted(input="test:0", steps=3, output=tmp_path / "states.h5", params={})
+    rollout_run(tmp_path / "run", cfg, wanted, console=QUIET)
+    source = open_file(wanted.output, "transient", ("u",))
+    states = read_all(source, np.zeros(1, int))
+    assert states.shape[1] == 4 and np.isfinite(states).all() and np.ptp(states) > 0
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_micro_batches_are_one_batch_also_in_bfloat16(option: str, data_root: Path) -> None:
+def test_micro_batches_are_one_batch_and_bfloat16_is_near(option: str, data_root: Path) -> None:
     results = []
-    for rows, groups in ((4, 1), (2, 2)):
+    for rows, groups, precision in ((4, 1, "fp32"), (2, 2, "fp32"), (4, 1, "bf16")):
         cfg = config(
             data_root, option, f"training.batch_size={rows}", f"training.accum_steps={groups}",
             "data.tasks.0={name: particles, preset: tiny, channels: [x, y, u, v], periodic: [x, y], "
-            "coefficients: {nu: log10}}", "training.remat=block", task="particles",
+            "coefficients: {nu: log10}}", "training.remat=block", f"training.precision={precision}", task="particles",
         )  # fmt: skip
         (dataset,) = open_mixture(cfg).datasets
         model, tx = build(cfg, dataset)
         batch = batch_at(dataset, cfg, "operator", 0)
         assert len(batch["fields"]) == windows_per_step(cfg, "operator") == 4
         state = init_state(model, tx, batch, jax.random.key(0), cfg=cfg)
-        results.append(make_train_step(model, tx, cfg)(state, batch)[1]["loss"])
+        results.append(float(make_train_step(model, tx, cfg)(state, batch)[1]["loss"]))
     np.testing.assert_allclose(results[1], results[0], rtol=1e-4)
+    np.testing.assert_allclose(results[2], results[0], rtol=0.1)
 
 
 def test_a_dry_run_costs_a_step(data_root: Path) -> None:
