@@ -23,7 +23,7 @@ from rich.console import Console
 from ups_jax import make_train_step
 from ups_jax.config import Config, TauConfig, load
 from ups_jax.data import Dataset, batch_at, open_dataset
-from ups_jax.errors import ConfigError, DivergedError
+from ups_jax.errors import CheckpointError, ConfigError, DivergedError
 from ups_jax.evaluation.corrected import corrector_of
 from ups_jax.evaluation.rollout import Wanted, rollout_run
 from ups_jax.evaluation.runner import evaluate_run
@@ -32,6 +32,7 @@ from ups_jax.losses.distillation import count_at
 from ups_jax.metric_names import ENSEMBLE_METRICS
 from ups_jax.pipeline import stages
 from ups_jax.pipeline.stages import is_finished, train_all
+from ups_jax.sampling import sample, sample_distilled
 from ups_jax.tracking import context_path
 from ups_jax.training.build import abstract_state, build_model, init_state
 from ups_jax.training.checkpoint import Checkpoints
@@ -39,6 +40,7 @@ from ups_jax.training.parents import trained_parents
 from ups_jax.training.run_directory import RunDirectory
 from ups_jax.training.stages import stage_of
 from ups_jax.training.stages.consistency_distill import collapse
+from ups_jax.training.stages.corrected_validation import corrected_metrics, held_out
 from ups_jax.training.train import train
 from ups_jax.training.weights import Weights, best_weights
 
@@ -210,6 +212,49 @@ def without_student(run: RunDirectory, path: Path, *others: str) -> Path:
             del entries[stage]
     (path / "run.json").write_text(json.dumps(record))
     return path
+
+
+def test_a_validation_has_the_samples_of_the_student_beside_those_of_its_teacher(
+    run: RunDirectory, cfg: Config, dataset: Dataset
+) -> None:
+    model, spec = build_model(cfg, dataset.task, "consistency_distill"), stage_of("consistency_distill")
+    parents = trained_parents(run, "consistency_distill", "transient").weights
+    teacher, student = parents["diffusion_residual"], best_weights(run.path, "consistency_distill").weights
+    held, base = held_out(dataset, cfg), build_model(cfg, dataset.task, "operator")
+    theirs, ours = (
+        corrected_metrics(model, weights, base, parents["operator"], held, sampler)
+        for weights, sampler in ((teacher, sample), (student, sample_distilled))
+    )
+    validate = spec.validate(model, dataset, cfg, parents)
+    for _ in range(2):
+        found = validate(student)
+        for name in ("one_step", "rollout", "fourier_high"):
+            np.testing.assert_allclose(found[name], ours[name], rtol=1e-4)
+            np.testing.assert_allclose(found[f"teacher/{name}"], theirs[name], rtol=1e-4)
+            np.testing.assert_allclose(found[f"alone/{name}"], ours[f"alone/{name}"], rtol=1e-4)
+    assert found["rollout"] != found["teacher/rollout"] and found["distance"] > 0
+
+
+def test_single_rollouts_of_a_student_are_its_teachers(run: RunDirectory, cfg: Config, tmp_path: Path) -> None:
+    def states(corrector: str, **changes: Any) -> np.ndarray:
+        name = f"{corrector}{len(changes)}.h5"
+        wanted = Wanted(input="test:0", steps=3, output=tmp_path / name, params={}, corrector=corrector, **changes)
+        rollout_run(run.path, cfg, wanted, console=QUIET)
+        with h5py.File(wanted.output) as file:
+            return file["tensor"][:]
+
+    for changes in ({}, {"correct_above": 1e-4}):
+        theirs, ours = (states(corrector, **changes) for corrector in CORRECTORS)
+        np.testing.assert_array_equal(theirs, ours)
+
+
+def test_a_student_whose_teacher_is_not_known_is_refused(run: RunDirectory, tmp_path: Path) -> None:
+    shutil.copytree(run.path, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    del record["stages"]["consistency_distill"]["parents"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match=r"which diffusion_residual consistency_distill was taught by"):
+        corrector_of(tmp_path / "run", "consistency_distill")
 
 
 def test_a_student_that_collapses_ends_the_stage(run: RunDirectory, cfg: Config, tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ def digest(config: Config, stage: str) -> str:
     """Twelve hex digits over everything that shapes the numbers of `stage`: not run length, logging or paths.
 
     Values at their defaults do not enter, so that a key which a later version adds leaves older runs valid (of a
-    task, where `_LATER` has it); a default that changes its value, or a meaning that changes, raises `_MEANINGS`.
+    task, where `_LATER` has it); a default that changes its value, or a meaning that changes, raises `_MEANINGS`. What
+    a student is compared with has changed without: that would have been at the cost of every other stage.
     """
     values = relevant(to_dict(config), stage)
     default = Config(data=DataConfig(tasks=(TaskConfig(name="", kind=config.data.tasks[0].kind),)))

@@ -181,8 +181,10 @@ def corrector_of(path: Path, stage: str) -> Weights:
                 f"{now.step} by now; delete {RunDirectory(path).checkpoints(stage)} and train it again with "
                 f"scripts/train.py --stage {stage} --run-dir {path}"
             )
-    if TEACHER not in parents:
+    if stage != "consistency_distill":
         return trained
+    if TEACHER not in parents:
+        raise CheckpointError(f"{path}: run.json does not say which {TEACHER} {stage} was taught by; train it again")
     return replace(trained, weights=replace(trained.weights, teacher=parents[TEACHER].params))
 
 

@@ -18,6 +18,10 @@ from ups_jax.models.corrector import Corrector, velocity
 from ups_jax.sampling import advance, consistency, flow_times
 from ups_jax.streams import stream
 
+# (x, from, to) -> x moved on by the teacher's step, and (levels) -> x_n of each row and what f should be there.
+Onward = Callable[[Any, Any, Any], Array]
+Pair = Callable[[Any], tuple[Array, Array]]
+
 
 def distillation_losses(model: Corrector, base: Simulator | SteadySimulator, cfg: Config) -> StageLoss:
     """(params, batch, key[, epoch], *, parents, scale, target) -> (loss, terms): mean square of f(x_n, t_n) less what
@@ -34,7 +38,7 @@ def distillation_losses(model: Corrector, base: Simulator | SteadySimulator, cfg
     predictor, corrector = STAGE_NEEDS[model.task.kind]["consistency_distill"]
     residual, draw = residual_of(base, cfg.diffusion), draw_levels(model, base, cfg)
     times = jnp.asarray(flow_times(cfg.diffusion.num_steps, cfg.diffusion.min_noise), jnp.float32)
-    own, schedule = cfg.stages.consistency_distill, level_counts(cfg)
+    schedule, aimed = level_counts(cfg), {"teacher": _at_teacher, "average": _at_average}[_aim(cfg)]
 
     def bundle(
         params: Any,
@@ -55,17 +59,10 @@ def distillation_losses(model: Corrector, base: Simulator | SteadySimulator, cfg
         def onward(x: Array, now: Float[Array, " b"], later: Float[Array, " b"]) -> Array:
             return advance(lambda y, t: velocity(model, teacher, y, t, given), x, now, later, cfg.diffusion.sampler)
 
-        if own.aim == "teacher":
-            path = _path(onward, noise, times)
+        def averaged(x: Array, time: Float[Array, " b"]) -> Array:
+            return consistency(model, target, x, time, given)
 
-        def pair(levels: Int[Array, " b"]) -> tuple[Array, Array]:
-            """x_n of each row, and what f should be there."""
-            if own.aim == "teacher":
-                return path[levels, jnp.arange(len(levels))], path[-1]
-            now, later = times[levels], times[levels + 1]
-            time = now.reshape(-1, *(1,) * (error.ndim - 1))
-            x = (1 - time) * noise + time * error
-            return x, consistency(model, target, onward(x, now, later), later, given)
+        pair = aimed(noise, error, times, onward, averaged)
 
         def apart(levels: Int[Array, " b"]) -> Float[Array, " b"]:
             x, aim = pair(levels)
@@ -96,14 +93,36 @@ def draw_levels(
     def draw(batch: Batch, key: Key[Array, ""]) -> Batch:
         shape = (batch["fields"].shape[0], most)
         levels = jax.random.randint(stream(key, "levels"), shape, 0, cfg.diffusion.num_steps)
-        if cfg.stages.consistency_distill.aim == "teacher":
+        if _aim(cfg) == "teacher":
             levels = levels.at[:, 0].set(0)
         return {"levels": levels} | flow(batch, key)
 
     return draw
 
 
-def _path(onward: Callable[[Any, Any, Any], Array], noise: Float[Array, "b *s c"], times: Float[Array, " n"]) -> Array:
+def _aim(cfg: Config) -> str:
+    return cfg.stages.consistency_distill.aim
+
+
+def _at_teacher(noise: Array, error: Array, times: Float[Array, " n"], onward: Onward, averaged: Any) -> Pair:
+    """States of the teacher's sampler from noise, and where it ends."""
+    path = _path(onward, noise, times)
+    return lambda levels: (path[levels, jnp.arange(len(levels))], path[-1])
+
+
+def _at_average(noise: Array, error: Array, times: Float[Array, " n"], onward: Onward, averaged: Any) -> Pair:
+    """The error with noise, and where the student's average says that the flow ends, a step of the teacher's later."""
+
+    def pair(levels: Int[Array, " b"]) -> tuple[Array, Array]:
+        now, later = times[levels], times[levels + 1]
+        time = now.reshape(-1, *(1,) * (error.ndim - 1))
+        x = (1 - time) * noise + time * error
+        return x, averaged(onward(x, now, later), later)
+
+    return pair
+
+
+def _path(onward: Onward, noise: Float[Array, "b *s c"], times: Float[Array, " n"]) -> Array:
     """The states of the teacher's sampler from noise to its end, one behind the other on a new first axis."""
     rows = len(noise)
 

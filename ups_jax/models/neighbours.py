@@ -22,8 +22,8 @@ from ups_jax.models.recompute import recomputed
 # Distances, and features of messages, that are held at a time for each row.
 _DISTANCES = 2**22
 _FEATURES = 2**21
-# Below this sum of weights a point has no neighbours.
-_EMPTY = 1e-3
+# The weight of silence in a point's mean: a last neighbour that leaves is heard less and less.
+_SILENCE = 0.1
 
 
 @jax.tree_util.register_dataclass
@@ -31,7 +31,7 @@ _EMPTY = 1e-3
 class Neighbours:
     """Of each point up to k others: which they are, where they lie relative to it, physical, and the weight of each.
 
-    The weights of a point add up to one, or are all 0 where it has no neighbours.
+    The weights of a point add up to less than one, as silence counts as well, and are all 0 where it has no neighbours.
     """
 
     index: Int[Array, "*blocks b p k"]
@@ -78,7 +78,7 @@ def neighbours_of(
         reach = jnp.minimum(reach, jnp.where(present, squares, jnp.inf)[..., count:])
         index, offset, squares, present = (x[:, :, :count] for x in (index, offset, squares, present))
     weight = jnp.maximum(1 - squares / jnp.maximum(reach, 1e-12 * max(sides) ** 2), 0.0) * present
-    return Neighbours(index=index, offset=offset, weight=weight / jnp.maximum(weight.sum(-1, keepdims=True), _EMPTY))
+    return Neighbours(index=index, offset=offset, weight=weight / (weight.sum(-1, keepdims=True) + _SILENCE))
 
 
 class NeighbourMessages(nn.Module):
@@ -137,25 +137,19 @@ def _squares(
     offset: Float[Array, "b q p d"], sides: Sequence[float], periodic: Sequence[bool]
 ) -> Float[Array, "b q p"]:
     """Squared distances, axis by axis: the axes are too few to be worked on at once."""
-    parts = (
-        jnp.square(_image(offset[..., axis], side) if wraps else offset[..., axis])
-        for axis, (side, wraps) in enumerate(zip(sides, periodic, strict=True))
-    )
-    return sum(parts, start=jnp.zeros((), offset.dtype))
+    return sum(map(jnp.square, _images(offset, sides, periodic)), start=jnp.zeros((), offset.dtype))
 
 
 def _nearest_image(
     offset: Float[Array, "b p k d"], sides: Sequence[float], periodic: Sequence[bool]
 ) -> Float[Array, "b p k d"]:
-    parts = [
-        _image(offset[..., axis], side) if wraps else offset[..., axis]
-        for axis, (side, wraps) in enumerate(zip(sides, periodic, strict=True))
-    ]
-    return jnp.stack(parts, axis=-1)
+    return jnp.stack(_images(offset, sides, periodic), axis=-1)
 
 
-def _image(offset: Float[Array, "..."], side: float) -> Float[Array, "..."]:
-    return offset - side * jnp.round(offset / side)
+def _images(offset: Float[Array, "*b d"], sides: Sequence[float], periodic: Sequence[bool]) -> list[Float[Array, "*b"]]:
+    """The way to the nearest image along each axis."""
+    axes = zip(jnp.moveaxis(offset, -1, 0), sides, periodic, strict=True)
+    return [way - side * jnp.round(way / side) if wraps else way for way, side, wraps in axes]
 
 
 def _of(values: Float[Array, "b p *c"], index: Int[Array, "b q k"]) -> Float[Array, "b q k *c"]:

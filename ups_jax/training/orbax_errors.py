@@ -25,7 +25,7 @@ class _AllButLateReads:
         self._told = told
 
     def __call__(self, unraisable: sys.UnraisableHookArgs) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
+        if unraisable.exc_type is not RuntimeError or str(unraisable.exc_value) != "Event loop is closed":
             self._told(unraisable)
 
 

@@ -70,19 +70,31 @@ def _validate(model: Corrector, dataset: Dataset, cfg: Config, parents: Parents)
     """weights -> distance and size beside the teacher, and the errors of one rollout with samples of the student's at
     every step; as `teacher/...` those with the teacher's."""
     held, base = held_out(dataset, cfg), predictor_model(cfg, model.task)
+    predictor = predictor_stage(model.task.kind)
 
     @jax.jit
-    def measure(weights: CorrectorWeights, parents: Parents, held: Held) -> dict[str, Array]:
-        params = parents[predictor_stage(model.task.kind)]
-        teacher = parents[TEACHER]
-        theirs = corrected_metrics(model, teacher, base, params, held, sample)
-        found = {f"teacher/{name}": value for name, value in theirs.items() if not name.startswith("alone/")}
-        found |= corrected_metrics(model, weights, base, params, held, sample_distilled)
-        return found | distances(model, weights, teacher, base, params, held)
+    def teachers(parents: Parents, held: Held) -> dict[str, Array]:
+        theirs = corrected_metrics(model, parents[TEACHER], base, parents[predictor], held, sample)
+        return {name if name.startswith("alone/") else f"teacher/{name}": value for name, value in theirs.items()}
 
-    return lambda weights: {
-        name: float(value) for name, value in jax.device_get(measure(weights, parents, held)).items()
-    }
+    @jax.jit
+    def students(weights: CorrectorWeights, parents: Parents, held: Held) -> dict[str, Array]:
+        params = parents[predictor]
+        own = corrected_metrics(model, weights, base, params, held, sample_distilled)
+        return {name: own[name] for name in own if not name.startswith("alone/")} | distances(
+            model, weights, parents[TEACHER], base, params, held
+        )
+
+    # The teacher stays as it is.
+    known: dict[str, Array] = {}
+
+    def validate(weights: CorrectorWeights) -> dict[str, float]:
+        if not known:
+            known.update(teachers(parents, held))
+        found = known | students(weights, parents, held)
+        return {name: float(value) for name, value in jax.device_get(found).items()}
+
+    return validate
 
 
 def collapse(values: Mapping[str, float]) -> str | None:
