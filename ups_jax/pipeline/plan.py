@@ -15,7 +15,7 @@ from ups_jax.pipeline.validation import check_config
 _STEPS = {
     "validate_config": "all keys and values of the three configurations",
     "validate_data": "the data of all three; embedded data is generated where it is not there",
-    "dry_run": "compile, three steps, memory, time, a checkpoint saved and restored; unless it was trained before",
+    "dry_run": "compile, a few steps, memory, time, a checkpoint saved and restored; unless it was trained before",
     "train": "scripts/train.py, for each seed; unless the same was trained before",
     "small_eval": "the trajectories of pipeline.small, then the gates",
     "full_eval": "the trajectories of pipeline.full, then the gates; unless the first gates refuse",
