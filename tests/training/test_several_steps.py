@@ -30,6 +30,12 @@ def cfg(data_root: Path) -> Config:
     return cfg
 
 
+def every_step_told(cfg: Config, *overrides: str) -> Config:
+    """The tiny configuration on the same data, with a record of every step and no evaluation at the end."""
+    own = [f"data.root={cfg.data.root}", "logging.wandb.enabled=false", "logging.every_steps=1"]
+    return load(CONFIGS / "tiny.yaml", [*own, "evaluation.enabled=false", *overrides])
+
+
 def test_the_steps_are_the_same_however_they_are_shared_out_among_calls(cfg: Config) -> None:
     data = open_mixture(cfg)
     dataset = data.datasets[0]
@@ -62,17 +68,7 @@ def test_the_steps_are_the_same_however_they_are_shared_out_among_calls(cfg: Con
 def test_every_step_of_a_call_is_on_file_and_a_run_of_single_steps_has_the_same_curve(
     cfg: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = load(
-        CONFIGS / "tiny.yaml",
-        [
-            f"data.root={cfg.data.root}",
-            "logging.wandb.enabled=false",
-            "logging.every_steps=1",
-            "stages.operator.steps=22",
-            "training.eval_every=0.625",
-            "evaluation.enabled=false",
-        ],
-    )
+    small = every_step_told(cfg, "stages.operator.steps=22", "training.eval_every=0.625")
     counts: list[int] = []
     begin = CallPace.begin
 
@@ -97,18 +93,7 @@ def test_every_step_of_a_call_is_on_file_and_a_run_of_single_steps_has_the_same_
 def test_a_run_that_diverges_within_a_call_ends_as_one_of_single_steps(
     cfg: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    diverging = load(
-        CONFIGS / "tiny.yaml",
-        [
-            f"data.root={cfg.data.root}",
-            "logging.wandb.enabled=false",
-            "logging.every_steps=1",
-            "optimizer.lr=1e30",
-            "training.max_skips=3",
-            "stages.operator.grad_clip=null",
-            "evaluation.enabled=false",
-        ],
-    )
+    diverging = every_step_told(cfg, "optimizer.lr=1e30", "training.max_skips=3", "stages.operator.grad_clip=null")
     said, curves = [], []
     for most in (1, 4):
         monkeypatch.setattr(CallPace, "begin", lambda self, at_most, most=most: min(most, at_most))
