@@ -69,10 +69,13 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
+            if not isinstance(record, dict):
+                raise ValueError("a record is an object")
+            records.append(record)
         except (ValueError, RecursionError):
             if number < len(lines):
-                raise DataError(f"{path}: line {number} is not JSON; delete that line") from None
+                raise DataError(f"{path}: line {number} is no record in JSON; delete that line") from None
     return records
 
 
