@@ -1,4 +1,5 @@
-"""Attention by chunks: the same function and gradient as the plain formula, in less memory, and only on a CPU."""
+"""Attention by chunks and of narrow heads: the same function and gradient as the plain formula, in less memory, and
+only on a CPU."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from ups_jax.models.attention import attention
+from ups_jax.models.narrow_attention import rows_at_a_time
 
 
 def _parts(batch: int, tokens: int, heads: int, width: int, dtype: type = jnp.float32) -> list[jax.Array]:
@@ -20,7 +22,9 @@ def _formula(query: np.ndarray, key: np.ndarray, value: np.ndarray) -> jax.Array
     return jnp.einsum("baqk,bkad->bqad", jax.nn.softmax(scores, axis=-1), value)
 
 
-@pytest.mark.parametrize("shape", [(3, 7, 5, 2), (2, 32, 6, 8), (1, 400, 1, 16), (11, 1, 13, 4)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(3, 7, 5, 2), (4, 32, 48, 2), (6, 9, 10, 1), (2, 32, 6, 8), (1, 400, 1, 16), (11, 1, 13, 4)], ids=str
+)
 def test_values_and_gradients_are_those_of_the_formula(shape: tuple[int, ...]) -> None:
     query, key, value, change = _parts(*shape)
     out, pull = jax.vjp(jax.jit(attention), query, key, value)
@@ -33,10 +37,11 @@ def test_values_and_gradients_are_those_of_the_formula(shape: tuple[int, ...]) -
         np.testing.assert_allclose(found, gradient, atol=1e-5)
 
 
+@pytest.mark.parametrize("heads", [5, 16])
 @pytest.mark.parametrize(("tokens", "heard"), [(400, 9), (9, 400)])
-def test_others_than_the_tokens_themselves_are_attended_to(tokens: int, heard: int) -> None:
-    query, change = _parts(3, tokens, 5, 2)[::3]
-    key, value = _parts(3, heard, 5, 2)[1:3]
+def test_others_than_the_tokens_themselves_are_attended_to(tokens: int, heard: int, heads: int) -> None:
+    query, change = _parts(3, tokens, heads, 2)[::3]
+    key, value = _parts(3, heard, heads, 2)[1:3]
     out, pull = jax.vjp(jax.jit(attention), query, key, value)
     expected, expected_pull = jax.vjp(_formula, query, key, value)
     np.testing.assert_allclose(out, expected, atol=2e-6)
@@ -44,15 +49,17 @@ def test_others_than_the_tokens_themselves_are_attended_to(tokens: int, heard: i
         np.testing.assert_allclose(found, gradient, atol=2e-5)
 
 
-def test_large_scores_neither_overflow_nor_vanish() -> None:
-    query, key, value, change = _parts(2, 9, 3, 4)
+@pytest.mark.parametrize("shape", [(2, 9, 3, 4), (2, 9, 24, 2)], ids=str)
+def test_large_scores_neither_overflow_nor_vanish(shape: tuple[int, ...]) -> None:
+    query, key, value, change = _parts(*shape)
     out, pull = jax.vjp(attention, 60 * query, 60 * key, value)
     np.testing.assert_allclose(out, _formula(60 * query, 60 * key, value), atol=1e-4)
     assert all(np.isfinite(gradient).all() for gradient in pull(change))
 
 
-def test_bfloat16_comes_back_as_bfloat16() -> None:
-    query, key, value, _ = _parts(2, 9, 3, 4, jnp.bfloat16)
+@pytest.mark.parametrize("shape", [(2, 9, 3, 4), (2, 9, 24, 2)], ids=str)
+def test_bfloat16_comes_back_as_bfloat16(shape: tuple[int, ...]) -> None:
+    query, key, value, _ = _parts(*shape, jnp.bfloat16)
     out = attention(query, key, value)
     assert out.dtype == jnp.bfloat16
     exact = _formula(*(np.asarray(part, np.float32) for part in (query, key, value)))
@@ -77,3 +84,17 @@ def test_a_gpu_takes_the_plain_way() -> None:
     }
     assert "stablehlo.while" in programs["cpu"]
     assert "stablehlo.while" not in programs["cuda"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows"),
+    [((16, 32, 48, 2), 2), ((6, 32, 48, 1), 2), ((16, 64, 6, 2), 16), ((3, 32, 48, 3), None), ((2, 32, 6, 2), None)],
+    ids=str,
+)
+def test_only_many_narrow_heads_go_without_products(shape: tuple[int, ...], rows: int | None) -> None:
+    query, key, *_ = _parts(*shape)
+    assert rows_at_a_time(query, key) == rows
+    products = str(jax.make_jaxpr(attention)(query, key, key).jaxpr).count("dot_general")
+    # Those of the way for other devices are in every program.
+    other = str(jax.make_jaxpr(jax.nn.dot_product_attention)(query, key, key).jaxpr).count("dot_general")
+    assert (products == other) == (rows is not None)

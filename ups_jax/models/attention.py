@@ -1,8 +1,9 @@
 """Softmax attention over all tokens, each device in the way that is fast there.
 
-On a CPU the scores of many narrow heads would be written to memory and read again several times. There they are made
-chunk by chunk, small enough for a core's cache, and made again for the gradient (the recomputation of Dao et al. 2022,
-FlashAttention, without its tiles). A GPU takes XLA's way, or cuDNN's fused kernel where that takes the type and width.
+On a CPU the scores of many heads would be written to memory and read again several times. There they are made chunk by
+chunk, small enough for a core's cache, and made again for the gradient (the recomputation of Dao et al. 2022,
+FlashAttention, without its tiles); the narrowest heads go by `narrow_attention`. A GPU takes XLA's way, or cuDNN's
+fused kernel where that takes the type and width.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from ups_jax.models import narrow_attention
 
 # Bytes of a chunk's scores: with those of their gradient they stay in a core's second cache.
 _CHUNK_BYTES = 2**19
@@ -42,14 +45,14 @@ def _by_device(products: str | None, query: Any, key: Any, value: Any) -> Any:
 
 def _forward(products: str | None, query: Any, key: Any, value: Any) -> Any:
     with jax.default_matmul_precision(products):
-        out, logarithm = jax.lax.platform_dependent(query, key, value, cpu=_chunked, default=_plain)
+        out, logarithm = jax.lax.platform_dependent(query, key, value, cpu=_on_cpu, default=_plain)
     return out, (query, key, value, out, logarithm)
 
 
 def _backward(products: str | None, kept: Any, gradient: Any) -> Any:
     # It is traced when the gradient is taken, where the forward pass's precision does not hold any more.
     with jax.default_matmul_precision(products):
-        return jax.lax.platform_dependent(*kept, gradient, cpu=_chunked_gradient, default=_plain_gradient)
+        return jax.lax.platform_dependent(*kept, gradient, cpu=_gradient_on_cpu, default=_plain_gradient)
 
 
 _by_device.defvjp(_forward, _backward)
@@ -57,13 +60,25 @@ _by_device.defvjp(_forward, _backward)
 
 def _plain(query: Any, key: Any, value: Any) -> tuple[Any, Any]:
     """XLA's attention; the logarithm of the sums is not known of it, nor wanted by its gradient."""
-    batch, tokens, heads, _ = query.shape
-    unknown = jnp.zeros((batch * heads, tokens, 1), jnp.float32)
-    return jax.nn.dot_product_attention(query, key, value), unknown
+    like = jax.eval_shape(_on_cpu, query, key, value)[1]
+    return jax.nn.dot_product_attention(query, key, value), jnp.zeros(like.shape, like.dtype)
 
 
 def _plain_gradient(query: Any, key: Any, value: Any, out: Any, logarithm: Any, gradient: Any) -> tuple[Any, Any, Any]:
     return jax.vjp(jax.nn.dot_product_attention, query, key, value)[1](gradient)
+
+
+def _on_cpu(query: Any, key: Any, value: Any) -> tuple[Any, Any]:
+    """Attention and the logarithm of each row's sum of exponentials, as `_gradient_on_cpu` takes it."""
+    rows = narrow_attention.rows_at_a_time(query, key)
+    return _chunked(query, key, value) if rows is None else narrow_attention.attend(query, key, value, rows)
+
+
+def _gradient_on_cpu(query: Any, key: Any, value: Any, out: Any, logarithm: Any, gradient: Any) -> tuple[Any, Any, Any]:
+    rows = narrow_attention.rows_at_a_time(query, key)
+    if rows is None:
+        return _chunked_gradient(query, key, value, out, logarithm, gradient)
+    return narrow_attention.attend_gradient(query, key, value, out, logarithm, gradient, rows)
 
 
 def _chunked(query: Any, key: Any, value: Any) -> tuple[Any, Any]:
