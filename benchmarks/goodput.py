@@ -1,5 +1,6 @@
 """How much of the time does training spend in its step? The loop of `scripts/train.py` (reading HDF5, logging, W&B
-offline, an asynchronous checkpoint every 30 seconds) beside the bare step on one batch, in turns, a process each.
+offline, an asynchronous checkpoint every 30 seconds) beside the bare step on one batch: two processes take turns of a
+few seconds, in which the other one is stopped.
 
 Validations are left out: what they cost is for the user to choose, with `training.eval_every`.
 """
@@ -7,15 +8,18 @@ Validations are left out: what they cost is for the user to choose, with `traini
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 from ups_jax import cli
 
@@ -26,11 +30,11 @@ _WARM_STEPS = 200
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__, config="configs/burgers1d.yaml")
-    parser.add_argument("--rounds", type=cli.positive, default=3, help="pairs of runs (default: 3)")
-    parser.add_argument("--seconds", type=cli.positive, default=70, help="of a run of the loop (default: 70)")
-    parser.add_argument("--quick", action="store_true", help="one pair of 8 seconds, a checkpoint every 3")
+    parser.add_argument("--rounds", type=cli.positive, default=3, help="pairs of processes (default: 3)")
+    parser.add_argument("--seconds", type=cli.positive, default=100, help="of each of a pair (default: 100)")
+    parser.add_argument("--quick", action="store_true", help="one pair, 8 seconds each, a checkpoint every 3")
     parser.add_argument("--out", type=Path, help="JSON (default: benchmarks/results/goodput[_quick].json)")
-    parser.add_argument("--bare", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
     return cli.run(parser, measure, argv)
 
 
@@ -38,38 +42,102 @@ def measure(args: argparse.Namespace) -> None:
     from ups_jax.files import write_atomically
 
     if args.bare is not None:
-        print(json.dumps(bare_seconds(args.config, args.overrides, args.bare)))
-        return
-    rounds, seconds, every = (1, 8, 3) if args.quick else (args.rounds, args.seconds, 30)
+        run_bare(args.config, args.overrides, args.bare)
+    rounds, seconds, slice_seconds, every = (1, 8, 1, 3) if args.quick else (args.rounds, args.seconds, 4, 30)
     rows = []
     for number in range(rounds):
-        before = _bare(args, seconds / 4)
-        loop = loop_seconds(args.config, args.overrides, seconds, every)
-        after = _bare(args, seconds / 4)
-        share = (before + after) / 2 / loop["seconds_per_step"]
-        rows.append(loop | {"bare": [before, after], "goodput": share})
+        rows.append(in_turns(args.config, args.overrides, seconds, slice_seconds, every))
+        loop, bare = rows[-1]["loop"], rows[-1]["bare"]
         print(
-            f"round {number + 1}     {1e3 * loop['seconds_per_step']:.3f} ms a step with {loop['saves']} saves, bare "
-            f"{1e3 * before:.3f} before and {1e3 * after:.3f} after: goodput {share:.1%}",
+            f"round {number + 1}     {1e3 * loop:.3f} ms a step with {rows[-1]['saves']} saves, bare {1e3 * bare:.3f}: "
+            f"goodput {bare / loop:.1%}",
             flush=True,
         )
-    print(f"goodput     {statistics.median(row['goodput'] for row in rows):.1%} (median of {rounds})")
+    print(f"goodput     {statistics.median(row['bare'] / row['loop'] for row in rows):.1%} (median of {rounds})")
     about = {"config": Path(args.config).stem, "overrides": args.overrides, "processors": len(os.sched_getaffinity(0))}
     about |= {"load": os.getloadavg()[0]}
     out = args.out or (_RESULTS.with_stem("goodput_quick") if args.quick else _RESULTS)
     write_atomically(out, json.dumps({"about": about, "rounds": rows}, indent=1) + "\n")
 
 
-def _bare(args: argparse.Namespace, seconds: float) -> float:
-    command = [sys.executable, __file__, "--config", args.config, "--bare", str(seconds), *args.overrides]
-    result = subprocess.run(command, capture_output=True, text=True)
-    if result.returncode:
-        sys.exit(result.stderr)
-    return float(json.loads(result.stdout.splitlines()[-1]))
+def in_turns(
+    config: str, overrides: list[str], seconds: float, slice_seconds: float, every: float
+) -> dict[str, float | int]:
+    """Seconds of a step of the loop and of the bare one, both processes alive at once and one of them stopped: whatever
+    else the machine does falls on both. `seconds` and `every`, of the saves, are of a process's own time."""
+    script = Path(__file__).resolve().parents[1] / "scripts" / "train.py"
+    with tempfile.TemporaryDirectory() as folder:
+        run, counted = Path(folder) / "run", Path(folder) / "bare.jsonl"
+        loop_command = [str(script), "--stage", "operator", "--config", config, "--run-dir", str(run), *overrides]
+        # Half of the time on the wall it stands still.
+        loop_command += [f"checkpoint.every_seconds={2 * every}"]
+        loop_command += ["stages.operator.steps=1000000", "training.eval_every=100000"]
+        bare_command = [__file__, "--config", config, "--bare", str(counted), *overrides]
+        with _process(loop_command) as loop, _process(bare_command) as bare:
+            turns = {"loop": _Turn(loop, run / "metrics.jsonl"), "bare": _Turn(bare, counted)}
+            for turn in turns.values():
+                turn.until_warm()
+            saved: set[str] = set()
+            for _ in range(max(1, round(seconds / slice_seconds))):
+                for turn in turns.values():
+                    turn.go(slice_seconds)
+                saved |= {entry.name for entry in (run / "checkpoints/operator").glob("*") if entry.name.isdigit()}
+        measured = {name: turn.seconds / (turn.newest - turn.first) for name, turn in turns.items()}
+    return measured | {"saves": len(saved), "steps": turns["loop"].newest - turns["loop"].first}
 
 
-def bare_seconds(config: str, overrides: list[str], seconds: float) -> float:
-    """Wall seconds of a step on batches that stay as they are, called as the loop does, over `seconds`."""
+class _Turn:
+    """A process that is stopped but for its turns, and how far it has come by the records it writes."""
+
+    def __init__(self, process: subprocess.Popen[bytes], records: Path) -> None:
+        self.process, self.records = process, records
+        self.first = self.newest = 0
+        self.seconds = 0.0
+
+    def until_warm(self) -> None:
+        while (step := _newest_step(self.records)) < _WARM_STEPS:
+            self._alive()
+            time.sleep(0.1)
+        self._signal(signal.SIGSTOP)
+        self.first = self.newest = step
+
+    def go(self, seconds: float) -> None:
+        begin = time.perf_counter()
+        self._signal(signal.SIGCONT)
+        time.sleep(seconds)
+        self._signal(signal.SIGSTOP)
+        self.seconds += time.perf_counter() - begin
+        self._alive()
+        self.newest = _newest_step(self.records)
+
+    def _alive(self) -> None:
+        if self.process.poll() is not None:
+            sys.exit("a measured process ended before its time")
+
+    def _signal(self, number: signal.Signals) -> None:
+        os.killpg(self.process.pid, number)
+
+
+@contextlib.contextmanager
+def _process(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A Python process in a group of its own, which what it starts belongs to; killed at the end."""
+    process = subprocess.Popen(
+        [sys.executable, *command],
+        stdout=subprocess.DEVNULL,
+        env=os.environ | {"WANDB_MODE": "offline"},
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def run_bare(config: str, overrides: list[str], counted: Path) -> NoReturn:
+    """Steps on batches that stay as they are, called as the loop does, until it is killed; tells its step as the loop
+    does, in a file."""
     import jax
 
     from ups_jax import simulate
@@ -85,57 +153,14 @@ def bare_seconds(config: str, overrides: list[str], seconds: float) -> float:
     dataset = open_dataset(cfg)
     with trial(cfg, "operator", dataset, build_model(cfg, dataset.task, "operator")) as tried:
         state, batch = tried.begin(), next(tried.batches)
-    begin, steps, before = 0.0, -_WARM_STEPS, None
-    while steps < 1 or time.perf_counter() - begin < seconds:
-        if steps >= 0 and not begin:
-            jax.block_until_ready(state)
-            begin, steps = time.perf_counter(), 0
-        state, metrics = tried.train_step(state, batch)
-        if before is not None:
-            jax.device_get(before)
-        before, steps = metrics, steps + tried.at_once
-    jax.block_until_ready(state)
-    return (time.perf_counter() - begin) / steps
-
-
-def loop_seconds(config: str, overrides: list[str], seconds: float, every: float) -> dict[str, Any]:
-    """Wall seconds of a step of the real loop, from its records as they are written, over `seconds`; then it is stopped
-    with a signal."""
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as messages:
-        run = Path(folder) / "run"
-        script = Path(__file__).resolve().parents[1] / "scripts" / "train.py"
-        arguments = ["--stage", "operator", "--config", config, "--run-dir", str(run), *overrides]
-        arguments += [
-            f"checkpoint.every_seconds={every}",
-            "stages.operator.steps=1000000",
-            "training.eval_every=100000",
-        ]
-        process = subprocess.Popen(
-            [sys.executable, str(script), *arguments],
-            stdout=subprocess.DEVNULL,
-            stderr=messages,
-            env=os.environ | {"WANDB_MODE": "offline"},
-        )
-        records, first, last = run / "metrics.jsonl", None, None
-        saved: set[str] = set()
-        while process.poll() is None and (first is None or last is None or last[1] - first[1] < seconds):
-            # A look costs the loop's cores something too.
-            time.sleep(0.1)
-            step = _newest_step(records)
-            if step >= _WARM_STEPS and (last is None or step > last[0]):
-                last = step, time.perf_counter()
-                first = first or last
-                saved |= {entry.name for entry in (run / "checkpoints" / "operator").glob("*") if entry.name.isdigit()}
-        process.terminate()
-        process.wait(timeout=120)
-        if first is None or last is None or first == last:
-            messages.seek(0)
-            sys.exit(messages.read())
-    return {
-        "seconds_per_step": (last[1] - first[1]) / (last[0] - first[0]),
-        "steps": last[0] - first[0],
-        "saves": len(saved),
-    }
+    step, before = 0, None
+    with counted.open("a", buffering=1) as file:
+        while True:
+            state, metrics = tried.train_step(state, batch)
+            if before is not None:
+                jax.device_get(before)
+                file.write(json.dumps({"step": step}) + "\n")
+            before, step = metrics, step + tried.at_once
 
 
 def _newest_step(records: Path) -> int:

@@ -16,7 +16,7 @@ from ups_jax.config import OptimizerConfig, SchedulerConfig, StageConfig, from_d
 from ups_jax.data import Dataset
 from ups_jax.errors import ConfigError
 from ups_jax.optim import build_optimizer, build_schedule
-from ups_jax.optim.schedules import build_plateau, check_schedule, patience_evaluations
+from ups_jax.optim.schedules import build_plateau, check_schedule, patience_evaluations, told_rates
 from ups_jax.training.plan import plan_of
 from ups_jax.training.stages import enabled_stages
 
@@ -31,6 +31,20 @@ def test_cosine_rises_over_the_warm_up_and_ends_at_its_floor() -> None:
     half = 10 + 45
     np.testing.assert_allclose(schedule(half), 1e-5 + (1e-2 - 1e-5) / 2, rtol=1e-5)
     np.testing.assert_allclose(schedule(100), 1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["constant", "steplr", "cosineannealinglr", "reducelronplateau"])
+def test_rates_are_told_as_they_act_without_asking_for_each(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ups_jax.optim.schedules._TOLD_AT_ONCE", 8)
+    schedule, asked = build_schedule(SchedulerConfig(name=name, warmup=0.1), 1e-2, 40, 10), []  # type: ignore[arg-type]
+
+    def counted(steps: Any) -> Any:
+        asked.append(steps)
+        return schedule(steps)
+
+    told = told_rates(counted)
+    np.testing.assert_allclose([told(step) for step in range(45)], rates(schedule, range(45)), rtol=1e-5)
+    assert len(asked) == 1, "traced once, and a table from then on"
 
 
 def test_constant_stays_after_the_warm_up_and_no_warm_up_starts_at_full_rate() -> None:

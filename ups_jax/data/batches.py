@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from ups_jax.data.sources.places import Scattered
 from ups_jax.data.tagged import tagged
 from ups_jax.errors import ConfigError
 from ups_jax.seeding import stream_key
+
+# Of batches that are read as one.
+_MOST_TOGETHER, _MOST_BYTES = 8, 2**20
 
 
 def steps_per_epoch(data: Dataset | Mixture, cfg: Config, stage: str) -> int:
@@ -61,7 +65,7 @@ def batch_at(
     data: Dataset | Mixture, cfg: Config, stage: str, n: int, process_index: int = 0, process_count: int = 1
 ) -> dict[str, np.ndarray]:
     """This host's rows of batch n, in physical units: a pure function of the arguments and `cfg.seed`."""
-    return _Batches.of(data, cfg, stage, process_count).read(n, process_index, process_count)
+    return _Batches.of(data, cfg, stage, process_count).read(n, 1, process_index, process_count)[0]
 
 
 def first_batches(
@@ -69,7 +73,7 @@ def first_batches(
 ) -> list[dict[str, np.ndarray]]:
     """This host's rows of each task's own first batch, whatever its share of the steps."""
     batches = _Batches.of(data, cfg, stage, process_count)
-    return [batches.read_own(task, 0, process_index, process_count) for task in range(len(batches.datasets))]
+    return [batches.read_own(task, 0, 1, process_index, process_count)[0] for task in range(len(batches.datasets))]
 
 
 @contextmanager
@@ -86,16 +90,17 @@ def training_batches(
 
     planned = _Batches.of(data, cfg, stage, process_count)
     loader = cfg.data.loader
-    buffer = loader.buffer if loader.threads else 0
-    batches = iter(
+    together = planned.together if loader.threads else 1
+    buffer = math.ceil(loader.buffer / together) if loader.threads else 0
+    groups = iter(
         grain.MapDataset.range(2**40)
-        .map(lambda n: planned.read(int(n), process_index, process_count))[start:]
+        .map(lambda n: planned.read(start + int(n) * together, together, process_index, process_count))
         .to_iter_dataset(grain.ReadOptions(num_threads=min(loader.threads, buffer), prefetch_buffer_size=buffer))
     )
     try:
-        yield batches
+        yield (batch for group in groups for batch in group)
     finally:
-        batches.close()
+        groups.close()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -116,15 +121,26 @@ class _Batches:
             schedule=Schedule(stream_key(cfg.seed, f"mixing/{stage}"), shares(cfg.data.mixing, sizes)),
         )
 
-    def read(self, n: int, process_index: int, process_count: int) -> dict[str, np.ndarray]:
-        """A host's rows of batch n."""
-        return self.read_own(*self.schedule.at(n), process_index, process_count)
+    @property
+    def together(self) -> int:
+        """How many small batches of one task are read as one: most of what one takes is for calls of NumPy."""
+        if len(self.datasets) > 1:
+            return 1
+        return max(1, min(_MOST_TOGETHER, _MOST_BYTES // self.plans[0].batch_bytes))
 
-    def read_own(self, task: int, n: int, process_index: int, process_count: int) -> dict[str, np.ndarray]:
-        """A host's rows of the n-th batch of a task."""
-        batch = _read(self.datasets[task], self.plans[task], n, process_index, process_count)
-        batch["task_id"] = np.full(len(batch["mask"]), task, np.int32)
-        return tagged(batch, task)
+    def read(self, n: int, count: int, process_index: int, process_count: int) -> list[dict[str, np.ndarray]]:
+        """A host's rows of batches n, n + 1, ...; one at a time of several tasks."""
+        task, number = self.schedule.at(n) if len(self.datasets) > 1 else (0, n)
+        return self.read_own(task, number, count, process_index, process_count)
+
+    def read_own(
+        self, task: int, n: int, count: int, process_index: int, process_count: int
+    ) -> list[dict[str, np.ndarray]]:
+        """A host's rows of `count` batches of a task, from the n-th on."""
+        rows = _read(self.datasets[task], self.plans[task], n, count, process_index, process_count)
+        rows["task_id"] = np.full(len(rows["mask"]), task, np.int32)
+        parts = zip(*(values.reshape(count, -1, *values.shape[1:]) for values in rows.values()), strict=True)
+        return [tagged(dict(zip(rows, part, strict=True)), task) for part in parts]
 
 
 def _plan(dataset: Dataset, cfg: Config, stage: str, process_count: int, number: int) -> windows.Plan:
@@ -166,9 +182,9 @@ def _plan(dataset: Dataset, cfg: Config, stage: str, process_count: int, number:
 
 
 def _read(
-    dataset: Dataset, plan: windows.Plan, n: int, process_index: int, process_count: int
+    dataset: Dataset, plan: windows.Plan, n: int, batches: int, process_index: int, process_count: int
 ) -> dict[str, np.ndarray]:
-    drawn = windows.draw(plan, n).rows(process_index, process_count)
+    drawn = windows.draw(plan, n, batches).rows(process_index, process_count, batches)
     task, count = dataset.task, len(drawn.ids)
     if dataset.latents is None:
         batch = {"fields": windows.augment(dataset.source.windows(drawn.ids, drawn.frames), drawn)}

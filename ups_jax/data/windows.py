@@ -5,6 +5,7 @@ The whole batch is drawn for all hosts; a host keeps its rows.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 
@@ -37,6 +38,11 @@ class Plan:
         """Windows in an epoch: `per_trajectory` of every training trajectory."""
         return len(self.train) * self.per_trajectory
 
+    @property
+    def batch_bytes(self) -> int:
+        """What the fields of a batch take in float32."""
+        return 4 * self.batch_size * len(self.offsets) * math.prod(self.shape) * self.channels
+
     @cached_property
     def cumulative(self) -> Float64[np.ndarray, " s"]:
         """The distribution function of the first frames."""
@@ -59,12 +65,11 @@ class Draw:
     axes: Int[np.ndarray, "b d"]
     sources: Int[np.ndarray, "b c"]
 
-    def rows(self, process_index: int, process_count: int) -> Draw:
-        """The rows of one host: its part of the batch, one after the other as the hosts are."""
+    def rows(self, process_index: int, process_count: int, batches: int = 1) -> Draw:
+        """The rows of one host: its part of each of the batches, one after the other as the hosts are."""
         if process_count == 1:
             return self
-        size = len(self.ids) // process_count
-        own = slice(process_index * size, (process_index + 1) * size)
+        own = np.arange(len(self.ids)).reshape(batches, process_count, -1)[:, process_index].ravel()
         return replace(self, **{item.name: getattr(self, item.name)[own] for item in fields(self)})
 
 
@@ -78,21 +83,27 @@ def start_distribution(
     return (1.0 - share) * uniform + share * weights / total if total > 0 else uniform
 
 
-def draw(plan: Plan, n: int) -> Draw:
-    """The global batch n."""
-    size = plan.batch_size
-    generator = _generator(plan, _BATCH, n)
-    first = n * size
-    epochs = range(first // plan.epoch_windows, (first + size - 1) // plan.epoch_windows + 1)
-    order = np.concatenate([_order(plan.key, epoch, plan.epoch_windows) for epoch in epochs])
-    offset = first - epochs.start * plan.epoch_windows
-    ids = plan.train[order[offset : offset + size] % len(plan.train)]
+def draw(plan: Plan, n: int, count: int = 1) -> Draw:
+    """The global batch n, or `count` batches from it on, the rows of one behind those of the other."""
+    size, epoch = plan.batch_size, plan.epoch_windows
+    first, end = n * size, (n + count) * size
+    epochs = range(first // epoch, (end - 1) // epoch + 1)
+    order = np.concatenate([_order(plan.key, number, epoch) for number in epochs])
+    ids = plan.train[order[first - epochs.start * epoch : end - epochs.start * epoch] % len(plan.train)]
+    drawn = [_numbers(plan, number) for number in range(n, n + count)]
+    place, shifts, chosen = (np.concatenate(parts, axis=-1) for parts in zip(*drawn, strict=True))
     cumulative = plan.cumulative
-    start = np.searchsorted(cumulative, generator.random(size) * cumulative[-1], side="right")
+    start = np.searchsorted(cumulative, place * cumulative[-1], side="right")
     frames = np.minimum(start, len(plan.starts) - 1)[:, None] + plan.offsets
-    shifts = np.where(plan.rolled, generator.integers(0, plan.shape, (size, len(plan.shape))), 0)
-    chosen = generator.random((len(plan.symmetries), size)) < 0.5
-    return Draw(ids=ids, frames=frames, shifts=shifts, **_composed(plan, chosen))
+    return Draw(ids=ids, frames=frames, shifts=np.where(plan.rolled, shifts.T, 0), **_composed(plan, chosen))
+
+
+def _numbers(plan: Plan, n: int) -> tuple[Float64[np.ndarray, " b"], Int[np.ndarray, "d b"], Bool[np.ndarray, "k b"]]:
+    """All that is drawn for batch n: where in their distribution its windows start, shifts, and which symmetries."""
+    size, generator = plan.batch_size, _generator(plan, _BATCH, n)
+    place = generator.random(size)
+    shifts = generator.integers(0, plan.shape, (size, len(plan.shape))).T
+    return place, shifts, generator.random((len(plan.symmetries), size)) < 0.5
 
 
 def _composed(plan: Plan, chosen: Bool[np.ndarray, "k b"]) -> dict[str, np.ndarray]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from ups_jax.config import SchedulerConfig, StageConfig
 from ups_jax.errors import ConfigError
@@ -14,6 +19,7 @@ from ups_jax.optim.plateau import PlateauRule
 # What a length means where neither epochs nor steps are given, as a share of the run.
 _STEP_SIZE_SHARE = 1 / 3
 _PATIENCE_SHARE = 1 / 10
+_TOLD_AT_ONCE = 4096
 
 
 def build_schedule(
@@ -53,6 +59,21 @@ def build_schedule(
     # The first step must move: the ramp counts from 1/warmup, not from 0.
     ramp = optax.linear_schedule(learning_rate / warmup, learning_rate, warmup - 1 or 1)
     return optax.join_schedules([ramp, curve], [warmup])
+
+
+def told_rates(schedule: optax.Schedule) -> Callable[[int], float]:
+    """Step -> learning rate for a host that does not wait: JAX answers a question for one number after the training
+    steps that are under way, so it is asked for thousands at once."""
+
+    @jax.jit
+    def from_step(first: Int[Array, ""]) -> Float[Array, " n"]:
+        return jax.vmap(lambda step: jnp.asarray(schedule(step), jnp.float32))(first + jnp.arange(_TOLD_AT_ONCE))
+
+    @functools.lru_cache(maxsize=2)
+    def block(number: int) -> np.ndarray:
+        return np.asarray(from_step(number * _TOLD_AT_ONCE))
+
+    return lambda step: float(block(step // _TOLD_AT_ONCE)[step % _TOLD_AT_ONCE])
 
 
 def build_plateau(config: StageConfig, total_steps: int, steps_per_epoch: int, eval_steps: int) -> PlateauRule | None:

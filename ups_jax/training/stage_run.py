@@ -22,7 +22,7 @@ from ups_jax.errors import CheckpointError, ConfigError, DivergedError, Stopped
 from ups_jax.losses import Batch
 from ups_jax.models.codec import CODEC
 from ups_jax.optim import build_optimizer, build_schedule
-from ups_jax.optim.schedules import build_plateau, patience_evaluations
+from ups_jax.optim.schedules import build_plateau, patience_evaluations, told_rates
 from ups_jax.optim.table import parameter_table, summary
 from ups_jax.parallel import local_copy, make_mesh, placed_like, put
 from ups_jax.processes import agreed, any_wants, is_first, own_share
@@ -218,7 +218,7 @@ def _train_step(work: StageRun) -> FittingStep:
 def _loop_stage(work: StageRun, train_step: FittingStep, checkpoints: Checkpoints) -> Stage:
     cfg, stage, settings, plan = work.cfg, work.stage, work.settings, work.plan
     # One call for what is a dozen operations.
-    schedule = jax.jit(build_schedule(settings.scheduler, settings.optimizer.lr, *work.lengths))
+    schedule = build_schedule(settings.scheduler, settings.optimizer.lr, *work.lengths)
     meta, spec, mesh = checkpoint_meta(cfg, stage, work.data), stage_of(stage), work.mesh
 
     @jax.jit
@@ -249,7 +249,7 @@ def _loop_stage(work: StageRun, train_step: FittingStep, checkpoints: Checkpoint
         fault=spec.fault,
         save=save,
         step_of=checkpoints.step_of,
-        learning_rate=lambda step: float(schedule(step)),
+        learning_rate=told_rates(schedule),
         patience=patience_evaluations(settings, plan.steps_per_epoch, plan.eval_steps),
         plateau=build_plateau(settings, *work.lengths, plan.eval_steps),
     )
