@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from commands import CONFIGS
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ups_jax.config import TaskConfig, digest, from_dict, load, to_dict
@@ -180,6 +180,8 @@ def test_a_missing_file_names_itself(tmp_path: Path) -> None:
 
 
 @given(st.text())
+@example("\n=\t")
+@example("0\n0=")
 def test_any_override_is_read_or_refused_in_one_line(text: str) -> None:
     try:
         load(CONFIGS / "tiny.yaml", [text])

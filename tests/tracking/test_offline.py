@@ -118,7 +118,7 @@ def test_a_server_that_does_not_answer_costs_no_record(tmp_path):
 def test_attempts_are_one_curve_in_the_jsonl_and_runs_of_one_group_on_wandb(tmp_path, monkeypatch):
     context = tmp_path / "pipeline" / "context.json"
     monkeypatch.setenv("WANDB_CONTEXT_FILE", str(context))
-    logging = LoggingConfig(wandb=WandbConfig(mode="offline"))
+    logging = LoggingConfig(wandb=WandbConfig(mode="offline", every_seconds=0))
     run = tmp_path / "my run"
 
     def attempt(start, steps):

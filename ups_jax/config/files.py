@@ -51,7 +51,7 @@ def merge(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     result = copy.deepcopy(values)
     for override in overrides:
         key, separator, text = override.partition("=")
-        if not separator or not key:
+        if not separator or not key or not key.isprintable():
             raise ConfigError(f"override {override!r} is not of the form key=value, such as optimizer.lr=1e-3")
         value = _parse(text, f"override {key}")
         first, *rest = key.strip().split(".")

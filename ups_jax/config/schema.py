@@ -527,7 +527,8 @@ class EvaluationConfig:
 class WandbConfig:
     """Weights & Biases beside the JSONL. `mode: auto` is online where a login is found and offline elsewhere.
 
-    At the end of a stage its best checkpoint goes there with `upload_checkpoints`.
+    It gets a training record every `every_seconds` at the most, each validation, and at the end of a stage its best
+    checkpoint with `upload_checkpoints`.
     """
 
     enabled: bool = True
@@ -535,6 +536,7 @@ class WandbConfig:
     project: str = "ups_jax"
     entity: str | None = None
     tags: tuple[str, ...] = ()
+    every_seconds: Weight = 0.5
     upload_checkpoints: bool = True
 
 

@@ -23,7 +23,7 @@ from ups_jax.errors import ConfigError
 from ups_jax.seeding import stream_key
 
 # Of batches that are read as one.
-_MOST_TOGETHER, _MOST_BYTES = 8, 2**20
+_MOST_TOGETHER, _MOST_BYTES = 32, 2**20
 
 
 def steps_per_epoch(data: Dataset | Mixture, cfg: Config, stage: str) -> int:

@@ -11,6 +11,7 @@ from ups_jax.config import LoggingConfig
 from ups_jax.tracking.context import context_path, read_context
 from ups_jax.tracking.jsonl import JsonlWriter, read_jsonl
 from ups_jax.tracking.tensorboard import TensorboardWriter, check_tensorboard
+from ups_jax.tracking.thinned import Thinned
 from ups_jax.tracking.wandb_writer import WandbWriter
 from ups_jax.tracking.writer import Tee, Writer
 
@@ -62,7 +63,7 @@ def _wandb(directory: Path, logging: LoggingConfig, part: str, run_config: Mappi
     shared = context_path()
     # A pipeline's processes work in several folders of its own, which is the one that their context lies in.
     group = (directory if shared is None else shared.parent).resolve().name
-    return WandbWriter(
+    writer = WandbWriter(
         logging.wandb,
         directory=directory,
         group=group,
@@ -71,3 +72,4 @@ def _wandb(directory: Path, logging: LoggingConfig, part: str, run_config: Mappi
         context=shared,
         join=join,
     )
+    return Thinned(writer, logging.wandb.every_seconds)
