@@ -70,17 +70,22 @@ def test_the_rows_of_all_hosts_are_the_batch_of_one(opened):
         batch_at(dataset, cfg, "operator", 0, 0, 3)
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_a_resumed_stream_goes_on_with_the_batch_of_its_step(opened, threads):
-    dataset, cfg = opened(data={"loader": {"threads": threads, "buffer": 4}})
+@pytest.mark.parametrize(("threads", "coefficients"), [(1, {"beta": "linear"}), (3, {})])
+def test_a_resumed_stream_goes_on_with_the_batch_of_its_step(opened, threads, coefficients):
+    dataset, cfg = opened(data={"loader": {"threads": threads, "buffer": 4}}, coefficients=coefficients)
+    # Small batches are read many as one, in several epochs.
     with training_batches(dataset, cfg, "operator") as batches:
-        first = [next(batches) for _ in range(9)]
+        first = [next(batches) for _ in range(40)]
     with training_batches(dataset, cfg, "operator", start=7) as batches:
         resumed = [next(batches) for _ in range(2)]
+    with training_batches(dataset, cfg, "operator", 3, process_index=1, process_count=2) as batches:
+        of_a_host = [next(batches) for _ in range(12)]
     for n, batch in enumerate(first):
         same(batch, batch_at(dataset, cfg, "operator", n))
     same(resumed[0], first[7])
     same(resumed[1], first[8])
+    for n, batch in enumerate(of_a_host, 3):
+        same(batch, batch_at(dataset, cfg, "operator", n, 1, 2))
 
 
 def test_memory_and_file_give_the_same_batches(opened):

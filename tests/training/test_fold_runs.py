@@ -56,8 +56,8 @@ def recorded(cfg: Config, patch: pytest.MonkeyPatch) -> dict[str, set[int]]:
     names = {stream_key(cfg.seed, f"data/{stage}"): stage for stage in (*PREDICTORS.values(), *CORRECTORS)}
     draw = windows.draw
 
-    def told(plan: windows.Plan, n: int) -> windows.Draw:
-        drawn = draw(plan, n)
+    def told(plan: windows.Plan, n: int, count: int = 1) -> windows.Draw:
+        drawn = draw(plan, n, count)
         found[names[plan.key]] |= set(drawn.ids.tolist())
         return drawn
 

@@ -139,8 +139,11 @@ class _Batches:
         """A host's rows of `count` batches of a task, from the n-th on."""
         rows = _read(self.datasets[task], self.plans[task], n, count, process_index, process_count)
         rows["task_id"] = np.full(len(rows["mask"]), task, np.int32)
-        parts = zip(*(values.reshape(count, -1, *values.shape[1:]) for values in rows.values()), strict=True)
-        return [tagged(dict(zip(rows, part, strict=True)), task) for part in parts]
+        size = len(rows["mask"]) // count
+        return [
+            tagged({name: values[first : first + size] for name, values in rows.items()}, task)
+            for first in range(0, count * size, size)
+        ]
 
 
 def _plan(dataset: Dataset, cfg: Config, stage: str, process_count: int, number: int) -> windows.Plan:
