@@ -41,6 +41,8 @@ def main(argv: list[str] | None = None) -> int:
 def measure(args: argparse.Namespace) -> None:
     from ups_jax.files import write_atomically
 
+    # Both processes are killed on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     if args.bare is not None:
         run_bare(args.config, args.overrides, args.bare)
     rounds, seconds, slice_seconds, every = (1, 8, 1, 3) if args.quick else (args.rounds, args.seconds, 4, 30)
@@ -78,11 +80,12 @@ def in_turns(
             for turn in turns.values():
                 turn.until_warm()
             saved: set[str] = set()
-            for _ in range(max(1, round(seconds / slice_seconds))):
-                for turn in turns.values():
+            for number in range(max(1, round(seconds / slice_seconds))):
+                # What one leaves to the kernel, such as a checkpoint's blocks, is written in the other's next turn.
+                for turn in [*turns.values()][:: -1 if number % 2 else 1]:
                     turn.go(slice_seconds)
                 saved |= {entry.name for entry in (run / "checkpoints/operator").glob("*") if entry.name.isdigit()}
-        measured = {name: turn.seconds / (turn.newest - turn.first) for name, turn in turns.items()}
+        measured = {name: turn.seconds_per_step() for name, turn in turns.items()}
     return measured | {"saves": len(saved), "steps": turns["loop"].newest - turns["loop"].first}
 
 
@@ -110,29 +113,46 @@ class _Turn:
         self._alive()
         self.newest = _newest_step(self.records)
 
+    def seconds_per_step(self) -> float:
+        """Over all turns so far."""
+        if self.newest == self.first:
+            sys.exit(f"{self.records.name}: no step was made in the time; give more with --seconds")
+        return self.seconds / (self.newest - self.first)
+
     def _alive(self) -> None:
         if self.process.poll() is not None:
             sys.exit("a measured process ended before its time")
 
     def _signal(self, number: signal.Signals) -> None:
-        os.killpg(self.process.pid, number)
+        _signal_all(self.process.pid, number)
 
 
 @contextlib.contextmanager
 def _process(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A Python process in a group of its own, which what it starts belongs to; killed at the end."""
+    """A Python process, which is killed at the end with all that it has started."""
     process = subprocess.Popen(
-        [sys.executable, *command],
-        stdout=subprocess.DEVNULL,
-        env=os.environ | {"WANDB_MODE": "offline"},
-        start_new_session=True,
+        [sys.executable, *command], stdout=subprocess.DEVNULL, env=os.environ | {"WANDB_MODE": "offline"}
     )
     try:
         yield process
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        _signal_all(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def _signal_all(process: int, number: signal.Signals) -> None:
+    """To the process and its descendants; W&B's service is a group of its own."""
+    for own in [process, *_descendants(process)]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(own, number)
+
+
+def _descendants(process: int) -> list[int]:
+    found: list[int] = []
+    for listed in Path(f"/proc/{process}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += map(int, listed.read_text().split())
+    return [*found, *(below for child in found for below in _descendants(child))]
 
 
 def run_bare(config: str, overrides: list[str], counted: Path) -> NoReturn:

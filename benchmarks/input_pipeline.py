@@ -38,7 +38,7 @@ _WAYS = {
 def main(argv: list[str] | None = None) -> int:
     parser = cli.parser(__doc__, config="configs/burgers1d.yaml")
     parser.add_argument("--rounds", type=cli.positive, help="paired runs (default: 21)")
-    parser.add_argument("--steps", type=cli.positive, help="steps of a run (default: 60)")
+    parser.add_argument("--steps", type=cli.positive, help="steps of a run (default: 256)")
     parser.add_argument("--quick", action="store_true", help="the tiny task, 5 runs of 40 steps")
     parser.add_argument("--out", type=Path, help="JSON (default: benchmarks/results/input_pipeline[_quick].json)")
     return cli.run(parser, measure, argv)
@@ -51,7 +51,7 @@ def measure(args: argparse.Namespace) -> None:
 
     from ups_jax.files import write_atomically
 
-    rounds, steps = (args.rounds or 5, args.steps or 40) if args.quick else (args.rounds or 21, args.steps or 60)
+    rounds, steps = (args.rounds or 5, args.steps or 40) if args.quick else (args.rounds or 21, args.steps or 256)
     config = str(cli.CONFIGS / "tiny.yaml") if args.quick else args.config
     with tempfile.TemporaryDirectory() as folder:
         seconds = in_turns(config, args.overrides, Path(folder), rounds, steps)
@@ -80,6 +80,7 @@ def in_turns(config: str, overrides: list[str], folder: Path, rounds: int, steps
     from ups_jax.compilation import enable_compilation_cache
     from ups_jax.config import load
     from ups_jax.data import data_path, open_dataset, training_batches
+    from ups_jax.data.batches import MOST_TOGETHER
     from ups_jax.data.shards.writing import Sizes, convert
     from ups_jax.training.build import build_model
     from ups_jax.training.trial import trial
@@ -101,7 +102,7 @@ def in_turns(config: str, overrides: list[str], folder: Path, rounds: int, steps
         batches[_HELD] = iter(lambda: held, None)
         tried = stack.enter_context(trial(cfg, "operator", dataset, build_model(cfg, dataset.task, "operator")))
         # A reader has read ahead while the others ran; that is used up before the clock starts.
-        ahead = cfg.data.loader.buffer + 2 * tried.at_once
+        ahead = cfg.data.loader.buffer + 2 * MOST_TOGETHER + 2 * tried.at_once
         steps = -(-steps // tried.at_once) * tried.at_once
         state = tried.begin()
         for number in range(-1, rounds):

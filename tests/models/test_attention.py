@@ -59,11 +59,23 @@ def test_large_scores_neither_overflow_nor_vanish(shape: tuple[int, ...]) -> Non
 
 @pytest.mark.parametrize("shape", [(2, 9, 3, 4), (2, 9, 24, 2)], ids=str)
 def test_bfloat16_comes_back_as_bfloat16(shape: tuple[int, ...]) -> None:
-    query, key, value, _ = _parts(*shape, jnp.bfloat16)
-    out = attention(query, key, value)
-    assert out.dtype == jnp.bfloat16
-    exact = _formula(*(np.asarray(part, np.float32) for part in (query, key, value)))
-    np.testing.assert_allclose(np.asarray(out, np.float32), exact, atol=2e-2)
+    query, key, value, change = _parts(*shape, jnp.bfloat16)
+    out, pull = jax.vjp(attention, query, key, value)
+    exact, exact_pull = jax.vjp(_formula, *(np.asarray(part, np.float32) for part in (query, key, value)))
+    expected = [exact, *exact_pull(jnp.asarray(change, jnp.float32))]
+    for found, number in zip([out, *pull(change)], expected, strict=True):
+        assert found.dtype == jnp.bfloat16
+        np.testing.assert_allclose(np.asarray(found, np.float32), number, atol=3e-2)
+
+
+def test_many_at_once_are_each_by_itself() -> None:
+    """As members of an ensemble are rolled out."""
+    parts = [jnp.stack([part, 2 * part]) for part in _parts(2, 9, 24, 2)[:3]]
+    together = jax.vmap(jax.grad(lambda *parts: jnp.sum(attention(*parts) ** 2), argnums=(0, 1, 2)))(*parts)
+    for number in range(2):
+        own = jax.grad(lambda *parts: jnp.sum(_formula(*parts) ** 2), argnums=(0, 1, 2))(*(x[number] for x in parts))
+        for found, expected in zip(together, own, strict=True):
+            np.testing.assert_allclose(found[number], expected, atol=1e-4)
 
 
 def test_scores_are_never_held_at_once() -> None:

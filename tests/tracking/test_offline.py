@@ -115,6 +115,18 @@ def test_a_server_that_does_not_answer_costs_no_record(tmp_path):
     assert run.alerts == [("ended", "well", "INFO")]
 
 
+def test_wandb_is_told_less_often_than_the_jsonl(tmp_path):
+    logging = LoggingConfig(wandb=WandbConfig(mode="offline", every_seconds=1e9))
+    run = tmp_path / "run"
+    writer = training_writer(run, run / "metrics.jsonl", logging, stage="operator", step=0, run_config={"seed": 17})
+    with closing(writer):
+        for step in range(1, 10):
+            writer.scalars(step, {"loss": 1.0} | ({"validation/nrmse": 0.5} if step == 4 else {}), "operator")
+    assert [record["step"] for record in read_jsonl(run / "metrics.jsonl")] == list(range(1, 10))
+    (told,) = offline_runs(run)
+    assert [item["training/operator/step"] for item in told.history] == [1, 4, 9]
+
+
 def test_attempts_are_one_curve_in_the_jsonl_and_runs_of_one_group_on_wandb(tmp_path, monkeypatch):
     context = tmp_path / "pipeline" / "context.json"
     monkeypatch.setenv("WANDB_CONTEXT_FILE", str(context))

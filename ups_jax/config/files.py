@@ -51,8 +51,10 @@ def merge(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     result = copy.deepcopy(values)
     for override in overrides:
         key, separator, text = override.partition("=")
-        if not separator or not key or not key.isprintable():
+        if not separator or not key:
             raise ConfigError(f"override {override!r} is not of the form key=value, such as optimizer.lr=1e-3")
+        if not key.isprintable():
+            raise ConfigError(f"override {override!r}: its key has characters that cannot be printed; leave them out")
         value = _parse(text, f"override {key}")
         first, *rest = key.strip().split(".")
         if first == "stages" and rest:

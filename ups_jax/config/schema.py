@@ -120,8 +120,8 @@ class SplitConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class LoaderConfig:
-    """Background reading: `threads` prepare up to `buffer` batches ahead, with 0 each is read when it is asked for;
-    smaller files are held in memory."""
+    """Background reading: `threads` prepare up to `buffer` batches ahead, or as many groups of small ones as there are
+    threads; with 0 each is read when it is asked for. Smaller files are held in memory."""
 
     threads: Count = 1
     buffer: Positive = 4

@@ -5,7 +5,6 @@ The whole batch is drawn for all hosts; a host keeps its rows.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 
@@ -38,11 +37,6 @@ class Plan:
         """Windows in an epoch: `per_trajectory` of every training trajectory."""
         return len(self.train) * self.per_trajectory
 
-    @property
-    def batch_bytes(self) -> int:
-        """What the fields of a batch take in float32."""
-        return 4 * self.batch_size * len(self.offsets) * math.prod(self.shape) * self.channels
-
     @cached_property
     def cumulative(self) -> Float64[np.ndarray, " s"]:
         """The distribution function of the first frames."""
@@ -65,11 +59,11 @@ class Draw:
     axes: Int[np.ndarray, "b d"]
     sources: Int[np.ndarray, "b c"]
 
-    def rows(self, process_index: int, process_count: int, batches: int = 1) -> Draw:
-        """The rows of one host: its part of each of the batches, one after the other as the hosts are."""
+    def rows(self, process_index: int, process_count: int, count: int = 1) -> Draw:
+        """The rows of one host: its part of each of `count` batches, one after the other as the hosts are."""
         if process_count == 1:
             return self
-        own = np.arange(len(self.ids)).reshape(batches, process_count, -1)[:, process_index].ravel()
+        own = np.arange(len(self.ids)).reshape(count, process_count, -1)[:, process_index].ravel()
         return replace(self, **{item.name: getattr(self, item.name)[own] for item in fields(self)})
 
 

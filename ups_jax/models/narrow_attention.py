@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-# Wider heads are as fast, or faster, as products of matrices.
+# Forward and backward at 32 tokens, ms on a core, as products / so: width 2 69 / 44, width 4 74 / 83, width 8 96 / 293.
 _MOST_WIDTH = 2
 # Pairs at a time: whole vectors, and few enough for the sums of all their queries to stay in a core's second cache.
 _LEAST_PAIRS, _MOST_PAIRS = 16, 128
 _MOST_NUMBERS = 2**14
 
 # The numbers of each channel of a head, an array (groups, tokens, pairs) a channel, or (tokens, pairs) within a group.
+# As one array of all channels they are five times slower: XLA does not make vectors of it.
 Lanes = tuple[Array, ...]
 
 

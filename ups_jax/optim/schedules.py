@@ -19,6 +19,7 @@ from ups_jax.optim.plateau import PlateauRule
 # What a length means where neither epochs nor steps are given, as a share of the run.
 _STEP_SIZE_SHARE = 1 / 3
 _PATIENCE_SHARE = 1 / 10
+# 16 KB of rates; asked for once in minutes even where steps are short.
 _TOLD_AT_ONCE = 4096
 
 
@@ -66,7 +67,7 @@ def told_rates(schedule: optax.Schedule) -> Callable[[int], float]:
     steps that are under way, so it is asked for thousands at once."""
 
     @jax.jit
-    def from_step(first: Int[Array, ""]) -> Float[Array, " n"]:
+    def from_step(first: Int[Array, ""] | int) -> Float[Array, " n"]:
         return jax.vmap(lambda step: jnp.asarray(schedule(step), jnp.float32))(first + jnp.arange(_TOLD_AT_ONCE))
 
     @functools.lru_cache(maxsize=2)

@@ -28,7 +28,9 @@ class Thinned(Tee):
         super().scalars(step, values, stage)
 
     def close(self, outcome: Outcome = "finished") -> None:
-        """Hand on what is held, then close."""
-        if self._held is not None:
-            super().scalars(*self._held)
-        super().close(outcome)
+        """Hand on what is held, then close, also after an error of that."""
+        try:
+            if self._held is not None:
+                super().scalars(*self._held)
+        finally:
+            super().close(outcome)

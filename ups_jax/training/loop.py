@@ -171,7 +171,7 @@ def _read(
     pending: Pending, stage: Stage, cfg: Config, rate_scale: float, *, last: bool = False
 ) -> dict[int, dict[str, float]]:
     """The numbers of a call's steps. Those whose turn it is to be told, the `last` in any case, have their place and
-    learning rate with them: a schedule is a dozen operations of JAX, a tenth of a small model's step."""
+    learning rate with them."""
     if pending is None:
         return {}
     first, newest, metrics = pending

@@ -217,7 +217,6 @@ def _train_step(work: StageRun) -> FittingStep:
 
 def _loop_stage(work: StageRun, train_step: FittingStep, checkpoints: Checkpoints) -> Stage:
     cfg, stage, settings, plan = work.cfg, work.stage, work.settings, work.plan
-    # One call for what is a dozen operations.
     schedule = build_schedule(settings.scheduler, settings.optimizer.lr, *work.lengths)
     meta, spec, mesh = checkpoint_meta(cfg, stage, work.data), stage_of(stage), work.mesh
 

@@ -116,16 +116,23 @@ ACTIONS = {
 
 def _nan_fields(fault: dict[str, Any], result: Any, arguments: tuple[Any, ...]) -> Any:
     """Batches of the numbers `batches` hold NaN."""
-    if arguments[2] in fault["batches"]:
-        result["fields"][:] = float("nan")
+    for rows in _rows_of(fault["batches"], result, arguments):
+        result["fields"][rows] = float("nan")
     return result
 
 
 def _mark(fault: dict[str, Any], result: Any, arguments: tuple[Any, ...]) -> Any:
     """Batches of the numbers `batches` bear a trajectory that there is not, by which `nan_gradients` knows them."""
-    if arguments[2] in fault["batches"]:
-        result["trajectory_id"][:] = -1
+    for rows in _rows_of(fault["batches"], result, arguments):
+        result["trajectory_id"][rows] = -1
     return result
+
+
+def _rows_of(wanted: list[int], result: Any, arguments: tuple[Any, ...]) -> list[slice]:
+    """Where the batches of these numbers lie among those that were read as one."""
+    first, count = arguments[2:4]
+    size = len(result["mask"]) // count
+    return [slice((n - first) * size, (n - first + 1) * size) for n in wanted if first <= n < first + count]
 
 
 def _nan_gradients(_: dict[str, Any], result: Any, arguments: tuple[Any, ...]) -> Any:
