@@ -1,11 +1,13 @@
 """Ten steps of a stage on eight devices of this process, laid out in several ways: prints what they come to, in JSON.
 
-Arguments: the configuration, the stage, the layouts (comma between them), a folder, then overrides.
+Arguments: the configuration, the stage, the layouts (comma between them), a folder, then overrides. With FLOATS=64 in
+the environment all that is float32 elsewhere is float64.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,10 @@ from pathlib import Path
 import jax
 
 jax.config.update("jax_num_cpu_devices", 8)
+if os.environ.get("FLOATS") == "64":
+    jax.config.update("jax_enable_x64", True)
+    # Before flax and the library take it for the type of what they make.
+    jax.numpy.float32 = jax.numpy.float64
 
 from commands import CONFIGS  # noqa: E402
 
