@@ -51,7 +51,8 @@ def tracked(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
             patch.setenv(name, str(root / "home"))
         patch.setenv("WANDB_MODE", "offline")
-        return trained(data_root, run, "training.log_per_task_metrics=true", "logging.wandb.enabled=true")
+        everything = ("logging.wandb.enabled=true", "logging.wandb.every_seconds=0")
+        return trained(data_root, run, "training.log_per_task_metrics=true", *everything)
 
 
 def leaves(run: Path) -> list[np.ndarray]:
