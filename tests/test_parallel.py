@@ -21,7 +21,12 @@ from ups_jax.errors import ConfigError
 from ups_jax.parallel import check_rows, make_mesh, placed_like, put, put_rows, spec_of
 from ups_jax.processes import agreed, any_wants, first_does
 
-SMALL = ("latent.dim=8", "operator.spectral.hidden_dim=16", "operator.spectral.depth=1")
+
+def small(stage: str, optimizer: str) -> tuple[str, ...]:
+    """A model of one block, and rows for eight devices."""
+    model = ("latent.dim=8", "operator.spectral.hidden_dim=16", "operator.spectral.depth=1")
+    own = (f"stages.{stage}.optimizer.name={optimizer}", f"stages.{stage}.optimizer.lr=1e-3")
+    return *model, "training.batch_size=8", *own
 
 
 def paths() -> dict[str, str]:
@@ -92,8 +97,8 @@ def test_ten_steps_are_the_same_on_every_layout_and_each_holds_its_part(data_roo
 def test_every_stage_and_optimizer_steps_alike_on_every_layout(
     data_root: Path, tmp_path: Path, config: str, stage: str, optimizer: str
 ) -> None:
-    rows = ("training.batch_size=8", f"stages.{stage}.optimizer.name={optimizer}", f"stages.{stage}.optimizer.lr=1e-3")
-    told = on_eight(stage, "one,data,fsdp,both", tmp_path, f"data.root={data_root}", *SMALL, *rows, config=config)
+    given = (f"data.root={data_root}", *small(stage, optimizer))
+    told = on_eight(stage, "one,data,fsdp,both", tmp_path, *given, config=config)
     # What an optimizer divides by its own size may turn round-off into a step: ten of them are 1e-2.
     agrees(told, 1e-3)
 
@@ -111,10 +116,9 @@ def test_every_stage_and_optimizer_steps_alike_on_every_layout(
 def test_in_float64_no_layout_is_told_from_another(
     data_root: Path, tmp_path: Path, config: str, stage: str, optimizer: str
 ) -> None:
-    rows = ("training.batch_size=8", f"stages.{stage}.optimizer.name={optimizer}", f"stages.{stage}.optimizer.lr=1e-3")
     # Optax makes curves of rates in float32, and two programs round them apart.
     flat = f"stages.{stage}.scheduler={{name: constant, warmup: 0}}"
-    given = (f"data.root={data_root}", *SMALL, *rows, flat)
+    given = (f"data.root={data_root}", *small(stage, optimizer), flat)
     agrees(on_eight(stage, "one,data,fsdp,both", tmp_path, *given, config=config, floats=64), 1e-10, 1e-10)
 
 
