@@ -19,7 +19,7 @@ from ups_jax.optim.plateau import PlateauRule
 # What a length means where neither epochs nor steps are given, as a share of the run.
 _STEP_SIZE_SHARE = 1 / 3
 _PATIENCE_SHARE = 1 / 10
-# 16 KB of rates; asked for once in minutes even where steps are short.
+# 16 KB of rates: half a minute of the shortest steps.
 _TOLD_AT_ONCE = 4096
 
 
