@@ -14,8 +14,8 @@ from pathlib import Path
 from comparison.models import MODELS
 from comparison.tasks import DEFAULT_TASKS, TASKS
 
-from ups_jax import cli
-from ups_jax.errors import ConfigError
+from ups_jax.cli import runner
+from ups_jax.core.errors import ConfigError
 
 _RESULTS = Path(__file__).resolve().parent / "results"
 _FULL = {"budget": 60.0, "tasks": DEFAULT_TASKS, "models": tuple(MODELS), "seeds": 3, "jobs": 1, "fixed_steps": None}
@@ -31,7 +31,7 @@ _QUICK = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.parser(__doc__)
+    parser = runner.parser(__doc__)
     parser.add_argument("--budget", type=seconds, help="CPU-seconds of training a row (default: 60)")
     parser.add_argument("--tasks", nargs="+", choices=[*TASKS], metavar="TASK", help=f"of {', '.join(TASKS)}")
     parser.add_argument("--models", nargs="+", choices=[*MODELS], metavar="MODEL", help=f"of {', '.join(MODELS)}")
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         "--set", nargs="+", default=[], metavar="key=value", help="overrides, such as optimizer.lr=1e-3; need --out"
     )
     parser.set_defaults(fixed_steps=None)
-    return cli.run(parser, compare, argv)
+    return runner.run(parser, compare, argv)
 
 
 def compare(args: argparse.Namespace) -> int:

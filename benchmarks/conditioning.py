@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ups_jax import cli
+from ups_jax.cli import runner
 
 _RESULTS = Path(__file__).resolve().parent / "results" / "conditioning.json"
 _FULL = {"config": "burgers1d", "preset": "default", "steps": 3000, "samples": 32}
@@ -24,13 +24,13 @@ _MODELS = {"told": "{nu: log10}", "not told": "{}"}
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.parser(__doc__)
-    parser.add_argument("--steps", type=cli.positive, help="of each training (default: 3000)")
+    parser = runner.parser(__doc__)
+    parser.add_argument("--steps", type=runner.positive, help="of each training (default: 3000)")
     parser.add_argument("--data-root", default="data", metavar="DIR", help="embedded data (default: data)")
     parser.add_argument("--work", type=Path, default=Path("runs/conditioning"), metavar="DIR", help="the two runs")
     parser.add_argument("--out", type=Path, help="JSON (default: benchmarks/results/conditioning[_quick].json)")
     parser.add_argument("--quick", action="store_true", help="300 steps of a small model on tiny data")
-    return cli.run(parser, compare, argv)
+    return runner.run(parser, compare, argv)
 
 
 def compare(args: argparse.Namespace) -> None:
@@ -39,9 +39,9 @@ def compare(args: argparse.Namespace) -> None:
     from ups_jax import simulate
     from ups_jax.config import load
     from ups_jax.data import open_dataset
-    from ups_jax.evaluation.trained_run import TrainedRun, load_task_run
+    from ups_jax.inference.trained_model import TrainedRun, load_task_run
     from ups_jax.simulate.presets import Preset, find
-    from ups_jax.training.train import train
+    from ups_jax.trainer.train import train
 
     chosen = _QUICK if args.quick else _FULL
     steps = args.steps or int(str(chosen["steps"]))
@@ -55,7 +55,7 @@ def compare(args: argparse.Namespace) -> None:
             f"stages.operator.steps={steps}",
             "logging.wandb.enabled=false",
         ]
-        cfg = load(cli.CONFIGS / f"{chosen['config']}.yaml", overrides)
+        cfg = load(runner.CONFIGS / f"{chosen['config']}.yaml", overrides)
         simulate.prepare(cfg)
         path = args.work / f"{chosen['preset']}_{steps}_{name.replace(' ', '_')}"
         train(cfg, "operator", path, console=Console(quiet=True))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ups_jax import cli
+from ups_jax.cli import runner
 
 _RESULTS = Path(__file__).resolve().parent / "results" / "every_task.json"
 
@@ -46,19 +46,19 @@ CASES = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.parser(__doc__)
+    parser = runner.parser(__doc__)
     parser.add_argument("--tasks", nargs="+", choices=CASES, default=[*CASES], metavar="TASK", help=", ".join(CASES))
-    parser.add_argument("--seconds", type=cli.positive, default=90, help="of training at most (default: 90)")
+    parser.add_argument("--seconds", type=runner.positive, default=90, help="of training at most (default: 90)")
     parser.add_argument("--data-root", default="data", metavar="DIR", help="embedded data (default: data)")
     parser.add_argument("--out", type=Path, default=_RESULTS, help="JSON (default: benchmarks/results/every_task.json)")
     parser.add_argument("--again", action="store_true", help="measure finished rows again")
-    return cli.run(parser, compare, argv)
+    return runner.run(parser, compare, argv)
 
 
 def compare(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from ups_jax.files import write_atomically
+    from ups_jax.core.files import write_atomically
 
     rows: dict[str, Any] = json.loads(args.out.read_text()) if args.out.is_file() else {}
     wanted = [name for name in args.tasks if args.again or rows.get(name, {}).get("seconds") != args.seconds]
@@ -86,7 +86,7 @@ def measured(name: str, seconds: float, data_root: str) -> dict[str, Any] | None
         run = Path(folder) / "run"
         script, config = (
             Path(__file__).resolve().parents[1] / "scripts" / "train.py",
-            cli.CONFIGS / f"{case.config}.yaml",
+            runner.CONFIGS / f"{case.config}.yaml",
         )
         line = [sys.executable, str(script), "--config", str(config), "--stage", case.stage, "--run-dir", str(run)]
         begin, before = time.monotonic(), _cpu_of_children()
@@ -128,10 +128,10 @@ def _prepare(case: _Case, given: list[str]) -> None:
     from ups_jax.config import load
     from ups_jax.data import data_path
 
-    cfg = load(cli.CONFIGS / f"{case.config}.yaml", given)
+    cfg = load(runner.CONFIGS / f"{case.config}.yaml", given)
     wanted = cfg.data.tasks[0].path
     if case.config == "swe2d_well" and not Path(str(wanted)).exists():
-        embedded = load(cli.CONFIGS / "swe2d.yaml", given[:1])
+        embedded = load(runner.CONFIGS / "swe2d.yaml", given[:1])
         simulate.prepare(embedded)
         write_well(data_path(embedded.data, embedded.data.tasks[0]), Path(str(wanted)))
     simulate.prepare(cfg)

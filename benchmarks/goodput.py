@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
-from ups_jax import cli
+from ups_jax.cli import runner
 
 _RESULTS = Path(__file__).resolve().parent / "results" / "goodput.json"
 # The first save is due after them, and what is read, compiled and looked up at first lies before.
@@ -29,17 +29,17 @@ _WARM_STEPS = 200
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.parser(__doc__, config="configs/burgers1d.yaml")
-    parser.add_argument("--rounds", type=cli.positive, default=3, help="pairs of processes (default: 3)")
-    parser.add_argument("--seconds", type=cli.positive, default=100, help="of each of a pair (default: 100)")
+    parser = runner.parser(__doc__, config="configs/burgers1d.yaml")
+    parser.add_argument("--rounds", type=runner.positive, default=3, help="pairs of processes (default: 3)")
+    parser.add_argument("--seconds", type=runner.positive, default=100, help="of each of a pair (default: 100)")
     parser.add_argument("--quick", action="store_true", help="one pair, 8 seconds each, a checkpoint every 3")
     parser.add_argument("--out", type=Path, help="JSON (default: benchmarks/results/goodput[_quick].json)")
     parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
-    return cli.run(parser, measure, argv)
+    return runner.run(parser, measure, argv)
 
 
 def measure(args: argparse.Namespace) -> None:
-    from ups_jax.files import write_atomically
+    from ups_jax.core.files import write_atomically
 
     # Both processes are killed on the way out.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -161,11 +161,11 @@ def run_bare(config: str, overrides: list[str], counted: Path) -> NoReturn:
     import jax
 
     from ups_jax import simulate
-    from ups_jax.compilation import enable_compilation_cache
     from ups_jax.config import load
+    from ups_jax.core.xla import enable_compilation_cache
     from ups_jax.data import open_dataset
+    from ups_jax.trainer.timing import trial
     from ups_jax.training.build import build_model
-    from ups_jax.training.trial import trial
 
     enable_compilation_cache()
     cfg = load(config, overrides)

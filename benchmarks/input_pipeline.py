@@ -19,10 +19,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ups_jax import cli
+from ups_jax.cli import runner
 
 if TYPE_CHECKING:
-    from ups_jax.training.trial import Trial
+    from ups_jax.trainer.timing import Trial
 
 _RESULTS = Path(__file__).resolve().parent / "results" / "input_pipeline.json"
 # Seconds a step of each run, by what was measured.
@@ -36,12 +36,12 @@ _WAYS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.parser(__doc__, config="configs/burgers1d.yaml")
-    parser.add_argument("--rounds", type=cli.positive, help="paired runs (default: 21)")
-    parser.add_argument("--steps", type=cli.positive, help="steps of a run (default: 256)")
+    parser = runner.parser(__doc__, config="configs/burgers1d.yaml")
+    parser.add_argument("--rounds", type=runner.positive, help="paired runs (default: 21)")
+    parser.add_argument("--steps", type=runner.positive, help="steps of a run (default: 256)")
     parser.add_argument("--quick", action="store_true", help="the tiny task, 5 runs of 40 steps")
     parser.add_argument("--out", type=Path, help="JSON (default: benchmarks/results/input_pipeline[_quick].json)")
-    return cli.run(parser, measure, argv)
+    return runner.run(parser, measure, argv)
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -49,10 +49,10 @@ def measure(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ups_jax.files import write_atomically
+    from ups_jax.core.files import write_atomically
 
     rounds, steps = (args.rounds or 5, args.steps or 40) if args.quick else (args.rounds or 21, args.steps or 256)
-    config = str(cli.CONFIGS / "tiny.yaml") if args.quick else args.config
+    config = str(runner.CONFIGS / "tiny.yaml") if args.quick else args.config
     with tempfile.TemporaryDirectory() as folder:
         seconds = in_turns(config, args.overrides, Path(folder), rounds, steps)
     rows = {
@@ -77,13 +77,13 @@ def measure(args: argparse.Namespace) -> None:
 def in_turns(config: str, overrides: list[str], folder: Path, rounds: int, steps: int) -> dict[str, Runs]:
     """Seconds a step of every run of every way, `wall` and `processor`, the ways one after the other in each round."""
     from ups_jax import simulate
-    from ups_jax.compilation import enable_compilation_cache
     from ups_jax.config import load
+    from ups_jax.core.xla import enable_compilation_cache
     from ups_jax.data import data_path, open_dataset, training_batches
     from ups_jax.data.batches import MOST_TOGETHER
-    from ups_jax.data.shards.writing import Sizes, convert
+    from ups_jax.data.shards.writer import Sizes, convert
+    from ups_jax.trainer.timing import trial
     from ups_jax.training.build import build_model
-    from ups_jax.training.trial import trial
 
     enable_compilation_cache()
     cfg = load(config, overrides)
@@ -122,8 +122,8 @@ def _run(tried: Trial, state: Any, batches: Iterator[Any], steps: int) -> Any:
     import jax
 
     from ups_jax.config import ParallelConfig
-    from ups_jax.parallel import make_mesh
-    from ups_jax.training.several_steps import as_given
+    from ups_jax.distributed.mesh import make_mesh
+    from ups_jax.training.multi_step import as_given
 
     give, before = as_given(make_mesh(ParallelConfig()), tried.at_once), None
     for _ in range(steps // tried.at_once):

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ups_jax import cli
+from ups_jax.cli import runner
 
 _RESULTS = Path(__file__).resolve().parent / "results" / "rollout.json"
 # Of the data's own: points of the stored grid, which the solver needs not have, and substeps.
@@ -36,24 +36,24 @@ class Way:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.parser(__doc__)
+    parser = runner.parser(__doc__)
     parser.add_argument(
         "run", type=Path, metavar="RUN", help="a run of a spectral task with a coefficient, such as burgers1d"
     )
-    parser.add_argument("--batches", type=cli.positive, nargs="+", default=[1, 64], help="(default: 1 64)")
-    parser.add_argument("--repeats", type=cli.positive, default=9, help="timings of each, in turns (default: 9)")
+    parser.add_argument("--batches", type=runner.positive, nargs="+", default=[1, 64], help="(default: 1 64)")
+    parser.add_argument("--repeats", type=runner.positive, default=9, help="timings of each, in turns (default: 9)")
     parser.add_argument("--data-root", metavar="DIR", help="embedded data (default: that of the run)")
     parser.add_argument("--out", type=Path, default=_RESULTS, help="JSON (default: benchmarks/results/rollout.json)")
-    return cli.run(parser, compare, argv)
+    return runner.run(parser, compare, argv)
 
 
 def compare(args: argparse.Namespace) -> None:
+    from ups_jax.core.errors import ConfigError
+    from ups_jax.core.files import write_atomically
     from ups_jax.data import open_dataset
-    from ups_jax.errors import ConfigError
-    from ups_jax.evaluation.runner import run_config
-    from ups_jax.evaluation.trained_run import TrainedRun, load_task_run
-    from ups_jax.files import write_atomically
-    from ups_jax.metrics import nrmse
+    from ups_jax.evaluation.evaluate_run import run_config
+    from ups_jax.inference.trained_model import TrainedRun, load_task_run
+    from ups_jax.metrics.field import nrmse
     from ups_jax.simulate.presets import Preset, find
     from ups_jax.simulate.solvers import STEPPERS
 

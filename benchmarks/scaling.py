@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ups_jax import cli
+from ups_jax.cli import runner
 
 _RESULTS = Path(__file__).resolve().parent / "results" / "scaling.json"
 # What is varied: (name, points, width, depth, batch, devices along data, along fsdp). The default model but for that.
@@ -34,7 +34,7 @@ _BYTES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1}
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.parser(__doc__)
+    parser = runner.parser(__doc__)
     parser.add_argument(
         "--studies", nargs="+", choices=[*_STUDY], default=[*_STUDY], help="what to vary (default: all)"
     )
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="three small rows")
     parser.add_argument("--out", type=Path, help="JSON of the rows (default: benchmarks/results/scaling[_quick].json)")
     parser.add_argument("--row", type=json.loads, help=argparse.SUPPRESS)
-    return cli.run(parser, study, argv)
+    return runner.run(parser, study, argv)
 
 
 def study(args: argparse.Namespace) -> None:
@@ -88,10 +88,10 @@ def measured(row: dict[str, Any]) -> dict[str, Any]:
     from ups_jax import batch_at, build, init_state, make_train_step
     from ups_jax.config import load
     from ups_jax.data import from_arrays
-    from ups_jax.parallel import make_mesh, placed_like, put_rows
+    from ups_jax.distributed.mesh import make_mesh, placed_like, put_rows
 
     cfg = load(
-        cli.CONFIGS / "burgers1d.yaml",
+        runner.CONFIGS / "burgers1d.yaml",
         [
             f"operator.spectral.hidden_dim={row['width']}",
             f"operator.spectral.depth={row['depth']}",

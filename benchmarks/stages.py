@@ -14,8 +14,8 @@ from accuracy import count, seconds
 from comparison.stage_row import WAYS, StageRow
 from comparison.tasks import TASKS
 
-from ups_jax import cli
-from ups_jax.errors import ConfigError
+from ups_jax.cli import runner
+from ups_jax.core.errors import ConfigError
 
 _RESULTS = Path(__file__).resolve().parent / "results"
 _TASKS = tuple(name for name, task in TASKS.items() if task.kind == "transient")
@@ -25,7 +25,7 @@ _QUICK = {"budget": 3.0, "tasks": ("tiny",), "seeds": 1, "fixed_steps": 100}
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.parser(__doc__)
+    parser = runner.parser(__doc__)
     parser.add_argument("--budget", type=seconds, help="seconds of training a stage (default: 300)")
     parser.add_argument("--tasks", nargs="+", choices=_TASKS, metavar="TASK", help=f"of {', '.join(_TASKS)}")
     parser.add_argument("--ways", nargs="+", choices=[*WAYS], default=[*WAYS], help=f"of {', '.join(WAYS)}")
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         "--set", nargs="+", default=[], metavar="key=value", help="overrides, such as diffusion.own_steps=0; need --out"
     )
     parser.set_defaults(fixed_steps=None)
-    return cli.run(parser, compare, argv)
+    return runner.run(parser, compare, argv)
 
 
 def compare(args: argparse.Namespace) -> int:
@@ -53,7 +53,7 @@ def compare(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from ups_jax import simulate
-    from ups_jax.files import write_atomically
+    from ups_jax.core.files import write_atomically
 
     for name, value in (_QUICK if args.quick else _FULL).items():
         if getattr(args, name) is None:

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ups_jax import cli
+from ups_jax.cli import runner
 
 _RESULTS = Path(__file__).resolve().parent / "results" / "throughput.json"
 _LARGE = ["optimizer.name=adamw", "data.tasks.0.symmetries=[]"]
@@ -51,15 +51,15 @@ _QUICK = ("golden", "default")
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.parser(__doc__)
+    parser = runner.parser(__doc__)
     names = [*_GOLDEN, *_CASES]
     parser.add_argument("--cases", nargs="+", choices=names, metavar="CASE", help=f"of {', '.join(names)}")
     parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], help="on a GPU both, on a CPU fp32")
-    parser.add_argument("--runs", type=cli.positive, default=15, help="timed runs, in turns (default: 15)")
+    parser.add_argument("--runs", type=runner.positive, default=15, help="timed runs, in turns (default: 15)")
     parser.add_argument("--quick", action="store_true", help="the golden and the default case, 3 runs")
     parser.add_argument("--out", type=Path, help="JSON (default: benchmarks/results/throughput[_quick].json)")
     parser.add_argument("--row", type=json.loads, help=argparse.SUPPRESS)
-    return cli.run(parser, compare, argv)
+    return runner.run(parser, compare, argv)
 
 
 def compare(args: argparse.Namespace) -> None:
@@ -68,7 +68,7 @@ def compare(args: argparse.Namespace) -> None:
         return
     from rich.console import Console
 
-    from ups_jax.files import write_atomically
+    from ups_jax.core.files import write_atomically
 
     runs = 3 if args.quick else args.runs
     out = args.out or (_RESULTS.with_stem("throughput_quick") if args.quick else _RESULTS)
@@ -175,7 +175,7 @@ def _step_row(*, case: str, precision: str, runs: int) -> dict[str, Any]:
     from speed.counts import least_bytes, product_operations
     from speed.random_task import random_step
 
-    from ups_jax.training.dry_run import peak_bytes
+    from ups_jax.trainer.dry_run import peak_bytes
 
     config, points, overrides = _CASES[case]
     made = random_step(config, points, [*overrides, f"training.precision={precision}"])

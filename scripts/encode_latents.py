@@ -12,14 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ups_jax import cli
+from ups_jax.cli import runner
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.parser(__doc__)
+    parser = runner.parser(__doc__)
     parser.add_argument("--run-dir", type=Path, required=True, metavar="RUN", help="the run whose codec encodes")
     parser.add_argument("--config", help="the configuration of the training to come (default: the run's)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
@@ -29,21 +29,23 @@ def main(argv: list[str] | None = None) -> int:
         default="float32",
         help="how the latents are stored (default: %(default)s; the fields that they carry are rounded by the others)",
     )
-    parser.add_argument("--chunk", type=cli.positive, default=64, help="frames at a time on the device (%(default)s)")
+    parser.add_argument(
+        "--chunk", type=runner.positive, default=64, help="frames at a time on the device (%(default)s)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace what is there")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, as the training will have them")
-    return cli.run(parser, encode, argv)
+    return runner.run(parser, encode, argv)
 
 
 def encode(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from ups_jax import simulate
-    from ups_jax.compilation import enable_compilation_cache
+    from ups_jax.core.xla import enable_compilation_cache
     from ups_jax.data import open_mixture
-    from ups_jax.data.latents.manifest import read_manifest
-    from ups_jax.training.encoding import encode_dataset, encoding_config
-    from ups_jax.training.weights import best_weights
+    from ups_jax.data.latent_cache.manifest import read_manifest
+    from ups_jax.runs.best_weights import best_weights
+    from ups_jax.trainer.encode_latents import encode_dataset, encoding_config
 
     enable_compilation_cache()
     weights = best_weights(args.run_dir, "operator")

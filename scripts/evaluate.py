@@ -6,13 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from ups_jax import cli
+from ups_jax.cli import runner
 from ups_jax.config import STAGE_ALIASES
 from ups_jax.training.stages import STAGES
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.parser(__doc__)
+    parser = runner.parser(__doc__)
     parser.add_argument("--run-dir", type=Path, required=True, help="the trained run")
     parser.add_argument(
         "--stage",
@@ -40,15 +40,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="such as data.tasks.0.path=FILE, data.tasks.0.preset=fine"
     )
-    return cli.run(parser, evaluate, argv)
+    return runner.run(parser, evaluate, argv)
 
 
 def evaluate(args: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from ups_jax.compilation import enable_compilation_cache
-    from ups_jax.determinism import require_determinism
-    from ups_jax.evaluation.runner import Selection, evaluate_run, run_config
+    from ups_jax.core.xla import enable_compilation_cache, require_determinism
+    from ups_jax.evaluation.evaluate_run import Selection, evaluate_run, run_config
     from ups_jax.tracking import check_logging, context_path
 
     cfg = run_config(args.run_dir, args.overrides, args.config)

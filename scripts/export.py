@@ -6,13 +6,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from ups_jax import cli
+from ups_jax.cli import runner
 from ups_jax.config import STAGE_ALIASES
 from ups_jax.training.stages import STAGES
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.parser(__doc__)
+    parser = runner.parser(__doc__)
     parser.add_argument("--run-dir", type=Path, required=True, metavar="R", help="the trained run")
     parser.add_argument(
         "--output",
@@ -35,11 +35,11 @@ def main(argv: list[str] | None = None) -> int:
         metavar="P",
         help="cpu, cuda, rocm, tpu: where it will run; none has to be here (default: cpu cuda)",
     )
-    return cli.run(parser, write, argv)
+    return runner.run(parser, write, argv)
 
 
 def write(args: argparse.Namespace) -> None:
-    from ups_jax.evaluation.export import export_run
+    from ups_jax.inference.export import export_run
 
     for path in export_run(args.run_dir, args.output, args.platforms, stage=args.stage, task=args.task):
         print(path)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ups_jax import cli, simulate
-from ups_jax.data.paths import embedded_file
+from ups_jax import simulate
+from ups_jax.cli import runner
+from ups_jax.data.files import embedded_file
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.parser(__doc__)
+    parser = runner.parser(__doc__)
     parser.add_argument("--task", required=True, help=f"one of {', '.join(simulate.PRESETS)}")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for TASK_PRESET.hdf5")
     parser.add_argument(
@@ -19,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="seed of initial fields and coefficients (default: 0)")
     parser.add_argument("--trajectories", type=int, metavar="N", help="instead of the preset's number")
     parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
-    return cli.run(parser, generate, argv)
+    return runner.run(parser, generate, argv)
 
 
 def generate(args: argparse.Namespace) -> None:

@@ -6,31 +6,31 @@ import argparse
 import sys
 from pathlib import Path
 
-from ups_jax import cli
-from ups_jax.errors import DataError
+from ups_jax.cli import runner
+from ups_jax.core.errors import DataError
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.parser(__doc__)
+    parser = runner.parser(__doc__)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="HDF5, or a YAML that describes arrays")
     parser.add_argument("--all", action="store_true", help="read every trajectory of a large file, not some")
     parser.add_argument(
         "--output", type=Path, default=Path(), metavar="DIR", help="folder for the pictures (default: this one)"
     )
     parser.add_argument("--no-picture", action="store_true", help="write no picture")
-    return cli.run(parser, inspect, argv)
+    return runner.run(parser, inspect, argv)
 
 
 def inspect(args: argparse.Namespace) -> int:
     from ups_jax.data import inspection
-    from ups_jax.evaluation.inspection_images import write_picture
+    from ups_jax.evaluation.plots.inspection import write_picture
 
     code = 0
     for file in args.files:
         try:
             found = inspection.inspect(file, whole=args.all)
         except DataError as error:
-            cli.tell(error)
+            runner.tell(error)
             code = error.exit_code
             continue
         print("\n".join(inspection.described(found)))
@@ -39,7 +39,9 @@ def inspect(args: argparse.Namespace) -> int:
             write_picture(found, picture)
             print(f"picture     {picture}")
         if not found.sane:
-            cli.tell(f"{file}: holds NaN or Inf, or a channel that is the same everywhere; see above, and correct it")
+            runner.tell(
+                f"{file}: holds NaN or Inf, or a channel that is the same everywhere; see above, and correct it"
+            )
             code = DataError.exit_code
     return code
 

@@ -6,11 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from ups_jax import cli
+from ups_jax.cli import runner
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.parser(__doc__)
+    parser = runner.parser(__doc__)
     parser.add_argument("--leaderboard-csv", type=Path, default=Path("reports/leaderboard.csv"), metavar="F")
     parser.add_argument("--champions", type=Path, default=Path("artifacts/champions"), metavar="DIR")
     parser.add_argument(
@@ -32,14 +32,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--protocol", help="with --demote: of a task with several champions, which")
     parser.add_argument("--reason", default="", help="with --demote: why, for the record")
     parser.add_argument("--publish", type=Path, metavar="RUN_DIR", help="send a run's decisions to W&B and TensorBoard")
-    return cli.run(parser, leaderboard, argv)
+    return runner.run(parser, leaderboard, argv)
 
 
 def leaderboard(args: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from ups_jax.pipeline import listing
-    from ups_jax.pipeline.champion import Champions
+    from ups_jax.cli import leaderboard as listing
+    from ups_jax.pipeline.champions import Champions
     from ups_jax.pipeline.leaderboard import Leaderboard
 
     # A table has more columns than the eighty of a file or a pipe.
@@ -47,7 +47,7 @@ def leaderboard(args: argparse.Namespace) -> None:
     board = Leaderboard.at(args.leaderboard_csv)
     champions = Champions(args.champions)
     if args.publish is not None:
-        from ups_jax.pipeline.publish import publish
+        from ups_jax.pipeline.wandb import publish
 
         publish(args.publish)
     elif args.demote is not None:

@@ -6,22 +6,22 @@ import argparse
 import sys
 from pathlib import Path
 
-from ups_jax import cli
+from ups_jax.cli import runner
 from ups_jax.config import load
 from ups_jax.training.stages import STAGES
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.parser(__doc__, config=str(cli.CONFIGS / "burgers1d.yaml"))
+    parser = runner.parser(__doc__, config=str(runner.CONFIGS / "burgers1d.yaml"))
     parser.add_argument("--stage", choices=STAGES, default="operator", help="whose step (default: operator)")
-    parser.add_argument("--steps", type=cli.positive, default=10, help="steps to trace (default: 10)")
-    parser.add_argument("--depth", type=cli.positive, default=3, help="module names that a part keeps (default: 3)")
+    parser.add_argument("--steps", type=runner.positive, default=10, help="steps to trace (default: 10)")
+    parser.add_argument("--depth", type=runner.positive, default=3, help="module names that a part keeps (default: 3)")
     parser.add_argument("--out", type=Path, default=Path("profile"), metavar="DIR", help="the trace (default: profile)")
-    return cli.run(parser, profile, argv)
+    return runner.run(parser, profile, argv)
 
 
 def profile(args: argparse.Namespace) -> None:
-    from ups_jax.determinism import require_determinism
+    from ups_jax.core.xla import require_determinism
 
     cfg = load(args.config, args.overrides)
     require_determinism(cfg.deterministic)
@@ -30,11 +30,11 @@ def profile(args: argparse.Namespace) -> None:
     from rich.table import Table
 
     from ups_jax import simulate
-    from ups_jax.compilation import enable_compilation_cache
+    from ups_jax.core.xla import enable_compilation_cache
     from ups_jax.data import open_mixture
+    from ups_jax.trainer.profile import profile_step
+    from ups_jax.trainer.timing import trial
     from ups_jax.training.build import build_joint
-    from ups_jax.training.profile import profile_step
-    from ups_jax.training.trial import trial
 
     enable_compilation_cache()
     simulate.prepare(cfg)

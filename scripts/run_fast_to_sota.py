@@ -9,19 +9,19 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ups_jax import cli
-from ups_jax.pipeline.arguments import pipeline_parser, request_of
+from ups_jax.cli import runner
+from ups_jax.cli.pipeline_args import pipeline_parser, request_of
 
 
 def main(argv: list[str] | None = None) -> int:
-    return cli.run(pipeline_parser(str(__doc__)), pipeline, argv)
+    return runner.run(pipeline_parser(str(__doc__)), pipeline, argv)
 
 
 def pipeline(args: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from ups_jax.pipeline.plan import plan_pipeline
-    from ups_jax.pipeline.sequence import run_pipeline
+    from ups_jax.cli.pipeline_args import plan_pipeline
+    from ups_jax.pipeline.run import run_pipeline
 
     request = request_of(args)
     (plan_pipeline if args.dry_run else run_pipeline)(request, Console())

@@ -6,15 +6,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from ups_jax import cli
+from ups_jax.cli import runner
 from ups_jax.config import STAGE_ALIASES, load
-from ups_jax.determinism import require_determinism
-from ups_jax.errors import ConfigError
+from ups_jax.core.errors import ConfigError
+from ups_jax.core.xla import require_determinism
 from ups_jax.training.stages import STAGES, enabled_stages
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.parser(__doc__, config=str(cli.CONFIGS / "burgers1d.yaml"))
+    parser = runner.parser(__doc__, config=str(runner.CONFIGS / "burgers1d.yaml"))
     parser.add_argument(
         "--stage",
         type=lambda name: STAGE_ALIASES.get(name, name),
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         action="store_true",
         help="print parameters, cost and time of a step of --stage, or of all that are enabled, and train nothing",
     )
-    return cli.run(parser, train_and_evaluate, argv)
+    return runner.run(parser, train_and_evaluate, argv)
 
 
 def train_and_evaluate(args: argparse.Namespace) -> None:
@@ -45,14 +45,14 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
     # Heavy imports after the configuration has been read, so that a typing error answers at once.
     from rich.console import Console
 
-    from ups_jax.compilation import enable_compilation_cache
-    from ups_jax.evaluation.runner import evaluate_run
-    from ups_jax.pipeline.stages import train_all
-    from ups_jax.processes import agreed, first_does, is_first, start_processes
-    from ups_jax.training.dry_run import dry_run
-    from ups_jax.training.printed import say
-    from ups_jax.training.run_directory import new_run_path
-    from ups_jax.training.train import train
+    from ups_jax.core.xla import enable_compilation_cache
+    from ups_jax.distributed.processes import agreed, first_does, is_first, start_processes
+    from ups_jax.evaluation.evaluate_run import evaluate_run
+    from ups_jax.pipeline.train_all_stages import train_all
+    from ups_jax.runs.directory import new_run_path
+    from ups_jax.trainer.console import say
+    from ups_jax.trainer.dry_run import dry_run
+    from ups_jax.trainer.train import train
 
     start_processes(cfg.parallel)
     enable_compilation_cache()

@@ -7,13 +7,13 @@ import json
 import sys
 from pathlib import Path
 
-from ups_jax import cli
+from ups_jax.cli import runner
 from ups_jax.config import STAGE_ALIASES
 from ups_jax.training.stages import STAGES
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.parser(__doc__)
+    parser = runner.parser(__doc__)
     parser.add_argument(
         "--config",
         type=Path,
@@ -31,14 +31,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", choices=["config", "data"], help="check one of the two (default: both)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write what was found")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of all configurations")
-    return cli.run(parser, validate, argv)
+    return runner.run(parser, validate, argv)
 
 
 def validate(args: argparse.Namespace) -> int:
-    from ups_jax.files import write_atomically
+    from ups_jax.core.files import write_atomically
     from ups_jax.pipeline.validation import Found, check_config, check_data, check_pair
 
-    paths: list[Path] = args.config or [cli.CONFIGS / "burgers1d.yaml"]
+    paths: list[Path] = args.config or [runner.CONFIGS / "burgers1d.yaml"]
     found: dict[Path, list[Found]] = {path: [check_config(path, args.stage, args.overrides)] for path in paths}
     sound = not any(item.problems for own in found.values() for item in own)
     if sound:
@@ -51,7 +51,7 @@ def validate(args: argparse.Namespace) -> int:
     for line in dict.fromkeys(line for own in found.values() for item in own for line in item.notes):
         print(f"note: {line}")
     for line in problems:
-        cli.tell(line)
+        runner.tell(line)
     if args.json is not None:
         values = {
             str(path): {

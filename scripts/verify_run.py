@@ -6,18 +6,18 @@ import argparse
 import sys
 from pathlib import Path
 
-from ups_jax import cli
-from ups_jax.errors import CheckpointError
+from ups_jax.cli import runner
+from ups_jax.core.errors import CheckpointError
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = cli.parser(__doc__)
+    parser = runner.parser(__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="the run directory; nothing in it is changed")
-    return cli.run(parser, verify_run, argv)
+    return runner.run(parser, verify_run, argv)
 
 
 def verify_run(args: argparse.Namespace) -> None:
-    from ups_jax.training.verification import DAMAGED, verify
+    from ups_jax.runs.verify import DAMAGED, verify
 
     findings = verify(args.run)
     width = max(len(finding.part) for finding in findings)

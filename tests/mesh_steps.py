@@ -25,10 +25,10 @@ from commands import CONFIGS  # noqa: E402
 from ups_jax import batch_at, build, init_state, make_train_step, simulate  # noqa: E402
 from ups_jax.config import Config, ParallelConfig, load  # noqa: E402
 from ups_jax.data import Dataset, open_dataset  # noqa: E402
-from ups_jax.parallel import local_copy, make_mesh, placed_like, put, put_rows  # noqa: E402
-from ups_jax.training.checkpoint import Checkpoints  # noqa: E402
-from ups_jax.training.parents import begun, untrained_parents  # noqa: E402
-from ups_jax.training.plan import plan_of  # noqa: E402
+from ups_jax.distributed.mesh import local_copy, make_mesh, placed_like, put, put_rows  # noqa: E402
+from ups_jax.runs.checkpoint import Checkpoints  # noqa: E402
+from ups_jax.trainer.parents import begun, untrained_parents  # noqa: E402
+from ups_jax.training.run_length import plan_of  # noqa: E402
 
 LAYOUTS = {"one": (1, 1), "data": (8, 1), "fsdp": (1, 8), "both": (2, 4)}
 

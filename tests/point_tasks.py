@@ -5,8 +5,8 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 
+from ups_jax.core.task import Coefficient, Input, Statistics, Task
 from ups_jax.models import Conditions, Geometry
-from ups_jax.task import Coefficient, Input, Statistics, Task
 
 
 def still_task(points: int = 11, axes: int = 2) -> Task:

@@ -23,8 +23,8 @@ from ups_jax import batch_at, build, init_state, make_train_step, simulate
 from ups_jax.config import load
 from ups_jax.data import open_dataset
 from ups_jax.models.attention import attention
-from ups_jax.training.parents import untrained_parents
-from ups_jax.training.profile import profile_step
+from ups_jax.trainer.parents import untrained_parents
+from ups_jax.trainer.profile import profile_step
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 

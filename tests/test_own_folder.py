@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from commands import in_process
 
-from ups_jax.data.shards import manifest
-from ups_jax.data.shards.writing import Sizes, convert
+from ups_jax.core.errors import CheckpointError, DataError, UserError
+from ups_jax.core.files import inside
+from ups_jax.data.shards.writer import Sizes, convert
 from ups_jax.data.sources import open_file
-from ups_jax.data.sources.described import file_of
-from ups_jax.data.sources.vtk_series import frames_of
-from ups_jax.errors import CheckpointError, DataError, UserError
-from ups_jax.files import inside
-from ups_jax.pipeline.champion import SCHEMA_VERSION, Champions
+from ups_jax.data.sources import shards as manifest
+from ups_jax.data.sources.described_arrays import file_of
+from ups_jax.data.sources.vtk import frames_of
+from ups_jax.pipeline.champions import SCHEMA_VERSION, Champions
 
 OUTSIDE = ("../secret.npz", "a/../../secret.npz", "..", "/etc/passwd", "/", "\0")
 Reader = Callable[[], object]

@@ -8,7 +8,7 @@ import sys
 import jax
 
 import ups_jax
-from ups_jax.versions import version
+from ups_jax.core.files import version
 
 
 def fresh(code: str) -> str:

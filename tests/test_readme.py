@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from commands import CONFIGS, ROOT
 
-from ups_jax.data.paths import embedded_file
-from ups_jax.training.checkpoint import Checkpoints
+from ups_jax.data.files import embedded_file
+from ups_jax.runs.checkpoint import Checkpoints
 
 
 def test_the_library_example_is_bit_equal_to_the_script(

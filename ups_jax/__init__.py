@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ups_jax.config import load as load_config
     from ups_jax.data import batch_at, from_arrays, open_dataset, open_mixture, training_batches
-    from ups_jax.evaluation.trained_run import load_run
+    from ups_jax.inference.trained_model import load_run
+    from ups_jax.runs.api import restore, save
     from ups_jax.training.build import build, init_state
-    from ups_jax.training.save import restore, save
-    from ups_jax.training.several_steps import together
+    from ups_jax.training.multi_step import together
     from ups_jax.training.step import make_train_step
 
 _HOME = {
@@ -20,13 +20,13 @@ _HOME = {
     "from_arrays": ("ups_jax.data", "from_arrays"),
     "init_state": ("ups_jax.training.build", "init_state"),
     "load_config": ("ups_jax.config", "load"),
-    "load_run": ("ups_jax.evaluation.trained_run", "load_run"),
+    "load_run": ("ups_jax.inference.trained_model", "load_run"),
     "make_train_step": ("ups_jax.training.step", "make_train_step"),
     "open_dataset": ("ups_jax.data", "open_dataset"),
     "open_mixture": ("ups_jax.data", "open_mixture"),
-    "restore": ("ups_jax.training.save", "restore"),
-    "save": ("ups_jax.training.save", "save"),
-    "together": ("ups_jax.training.several_steps", "together"),
+    "restore": ("ups_jax.runs.api", "restore"),
+    "save": ("ups_jax.runs.api", "save"),
+    "together": ("ups_jax.training.multi_step", "together"),
     "training_batches": ("ups_jax.data", "training_batches"),
 }
 

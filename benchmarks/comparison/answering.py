@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from ups_jax.compilation import enable_compilation_cache
-from ups_jax.errors import UserError
+from ups_jax.core.errors import UserError
+from ups_jax.core.xla import enable_compilation_cache
 
 
 def answer(run: Callable[[str], dict[str, Any]]) -> None:

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ups_jax.models.dense import Dense
+from ups_jax.models.layers import Dense
 
 
 class DilatedNet(nn.Module):

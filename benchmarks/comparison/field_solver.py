@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from comparison.field_simulator import constant_channels
-from ups_jax.evaluation.coefficients import conditions
+from ups_jax.core.task import Task
+from ups_jax.inference.inputs import conditions
 from ups_jax.models import Conditions, SteadySimulator
-from ups_jax.steady import solve
-from ups_jax.task import Task
+from ups_jax.rollout.steady import solve
 
 
 class FieldSolver(SteadySimulator):

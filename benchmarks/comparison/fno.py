@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ups_jax.models.dense import Dense
 from ups_jax.models.grid import GridConv
+from ups_jax.models.layers import Dense
 from ups_jax.models.spectral import SpectralMixing
 
 

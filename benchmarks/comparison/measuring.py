@@ -14,11 +14,10 @@ from comparison.stage_row import StageRow
 from comparison.tasks import TASKS
 from comparison.training import Trained
 from ups_jax.data import Dataset, Trajectories, open_dataset
-from ups_jax.evaluation.ensembles import Members
-from ups_jax.evaluation.evaluate import Rollout, evaluate
-from ups_jax.evaluation.resolution import FinerPredictor
+from ups_jax.evaluation.evaluate import Members, Rollout, evaluate
 from ups_jax.evaluation.result import Evaluation, SteadyEvaluation
 from ups_jax.evaluation.steady import evaluate_steady, mean_solution
+from ups_jax.inference.resolution import FinerPredictor
 
 Values = dict[str, Any]
 

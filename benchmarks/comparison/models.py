@@ -18,7 +18,7 @@ from typing import Any, Literal
 import flax.linen as nn
 
 from ups_jax.config import Config
-from ups_jax.task import Task
+from ups_jax.core.task import Task
 
 Numbers = dict[str, Any]
 # A task's number of dimensions, or "steady".

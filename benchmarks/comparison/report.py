@@ -13,7 +13,7 @@ from comparison.source import source_digest
 from comparison.store import Store
 from comparison.table import markdown, show, tabulate, title
 from comparison.tasks import TASKS
-from ups_jax.files import write_atomically
+from ups_jax.core.files import write_atomically
 
 # What one table is of: task, split, and how long its rows were trained.
 Kind = tuple[str, str, str]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from comparison.models import MODELS
 from comparison.tasks import TASKS
-from ups_jax.cli import CONFIGS
+from ups_jax.cli.runner import CONFIGS
 from ups_jax.config import Config, LatentConfig, OperatorConfig, SpectralConfig, digest, load, to_dict
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from comparison.row import Row
 from comparison.tasks import TASKS
 from ups_jax import simulate
 from ups_jax.config import Config
-from ups_jax.data.paths import data_path
-from ups_jax.errors import ConfigError
+from ups_jax.core.errors import ConfigError
+from ups_jax.data.files import data_path
 
 
 def rows_of(args: argparse.Namespace) -> list[Row]:

@@ -7,26 +7,14 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
-from ups_jax.cli import CONFIGS
+from ups_jax.cli.runner import CONFIGS
 
 _HERE = Path(__file__).resolve().parent
 # What shows, stores, drives or describes a run, and has no part in a number of it.
 _LIBRARY_ASIDE = (
-    "tracking/*",
-    "determinism.py",
-    "cli.py",
-    "pipeline*",
-    *(
-        f"evaluation/{name}.py"
-        for name in ("plots", "images", "solution_images", "report", "printed", "runner", "tracked")
-    ),
-    *(
-        f"training/{name}.py"
-        for name in (
-            *("train", "loop", "save", "checkpoint", "checksums", "progress", "run_directory", "signals"),
-            *("pace", "stage_end"),
-        )
-    ),
+    *("cli/*", "pipeline/*", "runs/*", "tracking/*", "evaluation/plots/*"),
+    *("evaluation/console.py", "evaluation/evaluate_run.py"),
+    *("trainer/train.py", "trainer/loop.py", "trainer/console.py"),
 )
 _OWN_ASIDE = ("table.py", "stage_table.py", "notes.py", "report.py", "store.py", "jobs.py", "runs.py", "source.py")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from comparison.tasks import TASKS
-from ups_jax.cli import CONFIGS
+from ups_jax.cli.runner import CONFIGS
 from ups_jax.config import Config, digest, load
 
 if TYPE_CHECKING:

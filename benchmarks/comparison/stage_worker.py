@@ -19,12 +19,12 @@ from comparison.source import source_digest
 from comparison.stage_row import WAYS, StageRow
 from comparison.tasks import TASKS
 from ups_jax.data import open_dataset
-from ups_jax.evaluation.corrected import CorrectedPredictor, corrector_of
 from ups_jax.evaluation.result import finite
-from ups_jax.evaluation.trained_run import TrainedRun, load_run
-from ups_jax.pipeline.stages import is_finished
-from ups_jax.training.run_directory import RunDirectory
-from ups_jax.training.train import train
+from ups_jax.inference.corrected import CorrectedPredictor, corrector_of
+from ups_jax.inference.trained_model import TrainedRun, load_run
+from ups_jax.pipeline.train_all_stages import is_finished
+from ups_jax.runs.directory import RunDirectory
+from ups_jax.trainer.train import train
 
 
 def run(row: StageRow) -> dict[str, Any]:

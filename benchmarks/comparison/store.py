@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from comparison.row import Row
 from comparison.source import source_digest
-from ups_jax.errors import ConfigError
+from ups_jax.core.errors import ConfigError
 from ups_jax.evaluation.result import write_json
 
 if TYPE_CHECKING:

@@ -22,11 +22,11 @@ from comparison.row import Row
 from comparison.tasks import TASKS
 from comparison.training import MEASURED_SECONDS, Trained
 from ups_jax.config import Config
+from ups_jax.core.task import Task
 from ups_jax.data import Dataset, training_batches
 from ups_jax.models.grid import cell_average, cell_lines, interpolate_lines
-from ups_jax.steady import refinement
-from ups_jax.task import Task
-from ups_jax.training.budget import measure_seconds_per_step, steps_within
+from ups_jax.rollout.steady import refinement
+from ups_jax.training.run_length import measure_seconds_per_step, steps_within
 
 _WEIGHT_DECAY = 1e-4
 
@@ -138,7 +138,7 @@ class TorchSimulator:
 
 @dataclass(frozen=True)
 class TorchSolver:
-    """Solves in physical units; on a finer grid than that of `task` as `ups_jax.steady.solve` does."""
+    """Solves in physical units; on a finer grid than that of `task` as `ups_jax.rollout.steady.solve` does."""
 
     model: FNO
     task: Task

@@ -18,10 +18,10 @@ from comparison.row import Row
 from comparison.tasks import TASKS
 from ups_jax.config import Config
 from ups_jax.data import Dataset, batch_at, steps_per_epoch, training_batches
-from ups_jax.evaluation.trained_run import TrainedRun
+from ups_jax.inference.trained_model import TrainedRun
 from ups_jax.optim import build_optimizer, ema_params
-from ups_jax.training.budget import measure_seconds_per_step, steps_within
 from ups_jax.training.build import init_state
+from ups_jax.training.run_length import measure_seconds_per_step, steps_within
 from ups_jax.training.state import TrainState
 from ups_jax.training.step import TrainStep, make_train_step
 

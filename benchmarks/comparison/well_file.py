@@ -7,8 +7,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from ups_jax.core.files import whole_file
 from ups_jax.data.sources import open_file
-from ups_jax.files import whole_file
 
 _AXES = ("x", "y")
 

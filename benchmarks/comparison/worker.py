@@ -14,8 +14,8 @@ from comparison.row import Row
 from comparison.source import source_digest
 from comparison.tasks import TASKS
 from comparison.training import Trained, train
+from ups_jax.core.errors import ConfigError
 from ups_jax.data import Dataset, open_dataset
-from ups_jax.errors import ConfigError
 from ups_jax.evaluation.result import finite
 
 

@@ -17,10 +17,10 @@ from jaxtyping import Array, Float
 
 from speed.counts import product_operations
 from ups_jax.config import OperatorConfig, ParallelConfig, PdetConfig
-from ups_jax.models.dense import Dense
+from ups_jax.distributed.mesh import make_mesh, put_everywhere, put_rows
+from ups_jax.models.layers import Dense
 from ups_jax.models.operator import core_of
-from ups_jax.parallel import make_mesh, put_everywhere, put_rows
-from ups_jax.training.accumulate import gradients_of
+from ups_jax.training.gradients import gradients_of
 
 BATCH, TOKENS, LATENT = 256, 32, 32
 WIDTH, DEPTHS, GROUP, HEADS, RATIO = 96, (1, 1, 1), 12, 6, 2.0

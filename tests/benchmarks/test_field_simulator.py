@@ -20,7 +20,7 @@ from ups_jax.data import Dataset, batch_at
 from ups_jax.models import Conditions
 from ups_jax.models.grid import neighbourhood
 from ups_jax.optim import build_optimizer
-from ups_jax.rollout import rollout
+from ups_jax.rollout.autoregressive import rollout
 from ups_jax.training.build import init_state
 from ups_jax.training.step import make_train_step
 

@@ -15,8 +15,8 @@ from comparison.field_solver import FieldSolver, SolverRun, walls
 from comparison.fno import FNO
 
 from ups_jax.config import LatentConfig, OperatorConfig
+from ups_jax.core.task import Input, Statistics, Task
 from ups_jax.models.grid import cell_average
-from ups_jax.task import Input, Statistics, Task
 
 SHAPE = (6, 8)
 

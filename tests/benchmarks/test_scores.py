@@ -20,7 +20,7 @@ from comparison.tasks import TASKS
 from comparison.training import Trained
 
 from ups_jax.data import Dataset
-from ups_jax.evaluation.trained_run import TrainedRun
+from ups_jax.inference.trained_model import TrainedRun
 from ups_jax.training.build import abstract_state, build_model
 
 # So little is learned that a model is still what it starts as.

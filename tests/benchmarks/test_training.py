@@ -13,10 +13,10 @@ from comparison.field_simulator import constant_channels
 from comparison.models import MODELS
 from comparison.row import Row
 
+from ups_jax.core.task import Coefficient
 from ups_jax.data import Dataset, batch_at
 from ups_jax.models import Conditions
 from ups_jax.optim import build_optimizer, ema_params
-from ups_jax.task import Coefficient
 from ups_jax.training.build import build_model, init_state
 from ups_jax.training.step import make_train_step
 

@@ -15,13 +15,11 @@ from commands import CONFIGS
 
 from ups_jax import simulate
 from ups_jax.config import Config, load
+from ups_jax.core.errors import DataError
 from ups_jax.data import Dataset, Mixture, batch_at, batches, from_arrays, open_dataset, training_batches
-from ups_jax.data.latents.cache import LatentCache
-from ups_jax.data.latents.key import Key
-from ups_jax.data.latents.manifest import Manifest
-from ups_jax.data.latents.windows import LatentWindows
-from ups_jax.data.latents.writing import write_latents
-from ups_jax.errors import DataError
+from ups_jax.data.latent_cache.cache import LatentCache, LatentWindows
+from ups_jax.data.latent_cache.manifest import Key, Manifest
+from ups_jax.data.latent_cache.writer import write_latents
 
 Opened = tuple[Dataset | Mixture, Config, str]
 

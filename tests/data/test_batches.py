@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from travelling_waves import DT, waves
 
+from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.data import batch_at, open_dataset, steps_per_epoch, training_batches, windows_per_step
-from ups_jax.errors import ConfigError, DataError
 
 
 def same(left, right):

@@ -12,15 +12,15 @@ import pytest
 from travelling_waves import DT, SPACING, waves
 
 from ups_jax import config
+from ups_jax.core.errors import ConfigError, DataError
+from ups_jax.core.task import Task
 from ups_jax.data import data_path, from_arrays, open_dataset
-from ups_jax.errors import ConfigError, DataError
-from ups_jax.task import Task
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_reading_data_never_imports_jax():
-    code = "import sys, ups_jax.data, ups_jax.data.survey; sys.exit('jax' in sys.modules)"
+    code = "import sys, ups_jax.data, ups_jax.data.scan; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 

@@ -13,8 +13,8 @@ from travelling_waves import waves
 
 from ups_jax import config
 from ups_jax.config import digest, relevant, to_dict
+from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.data import batch_at, open_dataset, open_mixture, splits, steps_per_epoch, trained_on, training_batches
-from ups_jax.errors import ConfigError, DataError
 
 CORRECTORS = ("diffusion_residual", "consistency_distill")
 

@@ -13,7 +13,7 @@ from travelling_waves import DT, waves
 
 from ups_jax import config
 from ups_jax.data import batch_at, open_mixture, training_batches
-from ups_jax.data.tagged import task_number
+from ups_jax.data.mixture import task_number
 
 BOTH = ("lines", "short")
 

@@ -10,13 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.data import windows
-from ups_jax.data.latents.cache import LatentCache
-from ups_jax.data.latents.key import Key, weights_digest
-from ups_jax.data.latents.manifest import MANIFEST, UNFINISHED, Manifest, read_manifest, text_of
-from ups_jax.data.latents.windows import LatentWindows
-from ups_jax.data.latents.writing import write_latents
-from ups_jax.errors import ConfigError, DataError
+from ups_jax.data.latent_cache.cache import LatentCache, LatentWindows
+from ups_jax.data.latent_cache.manifest import (
+    MANIFEST,
+    UNFINISHED,
+    Key,
+    Manifest,
+    read_manifest,
+    text_of,
+    weights_digest,
+)
+from ups_jax.data.latent_cache.writer import write_latents
 
 KEY = Key(weights="w", encoder={"dim": 3}, normaliser={"mean": [0.5]}, data="d", dtype="float32")
 # Five trajectories of four latents of 2 x 3 tokens, the first of them of stored frame 2; two trajectories a shard.

@@ -8,32 +8,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from written_layouts import (
-    CFD,
-    SIZES,
-    N,
-    T,
-    centres,
-    random,
-    write_cfd,
-    write_incompressible,
-    write_seeds,
-    write_well,
-)
+from written_layouts import CFD, SIZES, N, T, centres, random, write_cfd, write_incompressible, write_seeds, write_well
 
+from ups_jax.core.errors import DataError
 from ups_jax.data import open_dataset
-from ups_jax.data.sources import (
-    CFDSource,
-    IncompressibleSource,
-    SeedsSource,
-    Source,
-    WellSource,
-    layout_of,
-    open_file,
-)
+from ups_jax.data.sources import CFDSource, IncompressibleSource, SeedsSource, Source, WellSource, layout_of, open_file
 from ups_jax.data.sources.base import read_all
-from ups_jax.data.sources.simulation_text import numbers
-from ups_jax.errors import DataError
+from ups_jax.data.sources.pdebench_incompressible import numbers
 
 
 def everything(source: Source) -> np.ndarray:

@@ -14,12 +14,12 @@ import pytest
 from point_files import random
 
 from ups_jax import config
+from ups_jax.core.errors import DataError
 from ups_jax.data import open_dataset
 from ups_jax.data.sources import open_file
 from ups_jax.data.sources.base import read_all
-from ups_jax.data.sources.gathered import PointTrajectory, components, gathered
-from ups_jax.data.sources.vtk_series import frames_of
-from ups_jax.errors import DataError
+from ups_jax.data.sources.point_trajectories import PointTrajectory, components, gathered
+from ups_jax.data.sources.vtk import frames_of
 
 T, TIMES = 4, 0.1 * np.arange(4)
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ups_jax.config import MixingConfig
-from ups_jax.data.mixing import BLOCK, Schedule, shares
-from ups_jax.errors import ConfigError
-from ups_jax.seeding import stream_key
+from ups_jax.core.errors import ConfigError
+from ups_jax.core.rng import stream_key
+from ups_jax.data.mixture import BLOCK, Schedule, shares
 
 SIZES = {"a": 100, "b": 25, "c": 400}
 

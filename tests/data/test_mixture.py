@@ -9,11 +9,11 @@ import pytest
 from travelling_waves import waves
 
 from ups_jax import config
+from ups_jax.core.errors import ConfigError
+from ups_jax.core.task import Task
 from ups_jax.data import batch_at, first_batches, open_dataset, open_mixture, steps_per_epoch, training_batches
-from ups_jax.data.conditions import declared_scales
-from ups_jax.data.tagged import task_number
-from ups_jax.errors import ConfigError
-from ups_jax.task import Task
+from ups_jax.data.coefficients import declared_scales
+from ups_jax.data.mixture import task_number
 
 
 @pytest.fixture

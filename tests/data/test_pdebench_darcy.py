@@ -9,10 +9,10 @@ import h5py
 import numpy as np
 import pytest
 
+from ups_jax.core.errors import ConfigError, DataError
+from ups_jax.core.task import Input, Task
 from ups_jax.data import batch_at, from_arrays, open_dataset, training_batches
 from ups_jax.data.sources import DarcySource
-from ups_jax.errors import ConfigError, DataError
-from ups_jax.task import Input, Task
 
 X, Y = 8, 6
 

@@ -12,12 +12,12 @@ import yaml
 from point_files import TIMES, N, P, T, write_mesh, write_particles
 
 from ups_jax import config
+from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.data import batch_at, open_dataset
 from ups_jax.data.inspection import config_lines, described, inspect
-from ups_jax.data.shards.writing import Sizes, convert
+from ups_jax.data.shards.writer import Sizes, convert
 from ups_jax.data.sources import open_file
 from ups_jax.data.sources.base import read_all
-from ups_jax.errors import ConfigError, DataError
 
 
 def configured(file: Path, **task: object) -> config.Config:

@@ -20,15 +20,15 @@ from commands import command, quiet
 from travelling_waves import waves
 from written_layouts import centres, random, write_cfd, write_incompressible, write_seeds, write_well
 
+from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.data import batch_at, open_dataset
 from ups_jax.data.inspection import config_lines, inspect
-from ups_jax.data.shards import writing
-from ups_jax.data.shards.hdf5_files import write_hdf5
-from ups_jax.data.shards.manifest import read_manifest, verify
-from ups_jax.data.shards.writing import Sizes, convert
+from ups_jax.data.shards import writer
+from ups_jax.data.shards.hdf5_writer import write_hdf5
+from ups_jax.data.shards.writer import Sizes, convert
 from ups_jax.data.sources import ShardsSource, Source, layout_of, open_file
 from ups_jax.data.sources.base import read_all
-from ups_jax.errors import ConfigError, DataError
+from ups_jax.data.sources.shards import read_manifest, verify
 
 # A record holds two frames of the smallest grid, and a shard one trajectory of the largest.
 SMALL = Sizes(record_kib=1, shard_mib=1)
@@ -188,14 +188,14 @@ def test_a_window_costs_its_records_and_no_more(tmp_path: Path, write) -> None:
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, trajectory: int) -> None:
-    whole = writing._pieces
+    whole = writer._pieces
 
     def pieces(source: Source, plan: object, at: int) -> Iterator:
         if at == trajectory:
             raise KeyboardInterrupt
         return whole(source, plan, at)
 
-    monkeypatch.setattr(writing, "_pieces", pieces)
+    monkeypatch.setattr(writer, "_pieces", pieces)
 
 
 def three_shards(tmp_path: Path, write) -> Path:

@@ -12,8 +12,8 @@ from travelling_waves import waves
 from written_layouts import write_seeds
 
 from ups_jax.config import SplitConfig
+from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.data import open_dataset, splits
-from ups_jax.errors import ConfigError, DataError
 
 SHARES = st.floats(min_value=0.01, max_value=0.4)
 

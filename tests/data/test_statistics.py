@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from travelling_waves import DT, SPACING, waves
 
-from ups_jax.data import from_arrays, survey
-from ups_jax.errors import DataError
+from ups_jax.core.errors import DataError
+from ups_jax.data import from_arrays, scan
 
 TWO_CHANNELS = np.stack([waves()[0] + 3, 50 * waves(seed=5)[0]], axis=-1)
 
@@ -20,7 +20,7 @@ def dataset_of(configure, fields, **options):
 @pytest.mark.parametrize("stride", [1, 3])
 @pytest.mark.parametrize("normalize", ["zscore", "rms", "none"])
 def test_statistics_are_those_of_the_training_trajectories(configure, monkeypatch, stride, normalize):
-    monkeypatch.setattr(survey, "_CHUNK_BYTES", 5 * 9 * 32 * 2 * 4)
+    monkeypatch.setattr(scan, "_CHUNK_BYTES", 5 * 9 * 32 * 2 * 4)
     dataset = dataset_of(configure, TWO_CHANNELS, data={"normalize": normalize}, training={"time_stride": stride})
     train = TWO_CHANNELS[dataset.splits.train].astype(np.float64)
     everything = (0, 1, 2)

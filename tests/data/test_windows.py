@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ups_jax.core.rng import stream_key
+from ups_jax.core.task import Symmetry
 from ups_jax.data import windows
-from ups_jax.data.symmetry import mirrored
-from ups_jax.seeding import stream_key
-from ups_jax.task import Symmetry
+from ups_jax.data.symmetry_check import mirrored
 
 
 def plan(trajectories=7, per_trajectory=3, batch_size=5, seed=0, name="data/operator", **changes):

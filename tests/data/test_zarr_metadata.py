@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from commands import in_process
 
+from ups_jax.core.errors import DataError
 from ups_jax.data.sources import open_file
-from ups_jax.data.sources.zarr_metadata import check_metadata
-from ups_jax.errors import DataError
+from ups_jax.data.sources.zarr import check_metadata
 
 V2 = {"zarr_format": 2, "shape": [2, 2, 2], "chunks": [2, 2, 2], "dtype": "<f8", "fill_value": 0, "order": "C"}
 V3 = {"zarr_format": 3, "node_type": "array", "shape": [2], "data_type": "float32"}

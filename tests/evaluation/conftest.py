@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ups_jax.config import EvaluationConfig
+from ups_jax.core.task import Coefficient, Statistics, Task
 from ups_jax.evaluation.evaluate import evaluate
-from ups_jax.task import Coefficient, Statistics, Task
 
 
 def advance(u0, steps, speed, damping):

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from ups_jax.config import EvaluationConfig
+from ups_jax.core.task import Statistics, Task
+from ups_jax.evaluation.console import print_table
 from ups_jax.evaluation.evaluate import evaluate
-from ups_jax.evaluation.printed import print_table
-from ups_jax.evaluation.report import render
+from ups_jax.evaluation.plots.html_report import render
 from ups_jax.evaluation.result import result
-from ups_jax.task import Statistics, Task
 
 TASK = Task(
     name="still", channels=("u",), axes=("x",), shape=(16,), origin=(0.0,), spacing=(1 / 16,), periodic=(True,), dt=0.5,

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from ups_jax.config import EvaluationConfig
-from ups_jax.errors import DataError, StorageError
+from ups_jax.core.errors import DataError, StorageError
+from ups_jax.core.task import Coefficient, Statistics, Task
 from ups_jax.evaluation.evaluate import evaluate
 from ups_jax.evaluation.result import result, write_json
-from ups_jax.evaluation.tables import ROLLOUT_METRICS, bootstrap_interval
-from ups_jax.task import Coefficient, Statistics, Task
+from ups_jax.metrics.aggregate import ROLLOUT_METRICS, bootstrap_interval
 
 TASK = Task(
     name="decay", channels=("u",), axes=("x",), shape=(16,), origin=(0.0,), spacing=(1 / 16,), periodic=(True,), dt=0.5,

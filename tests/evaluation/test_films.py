@@ -5,8 +5,8 @@ from __future__ import annotations
 import imageio.v3 as iio
 import pytest
 
-from ups_jax.errors import StorageError
-from ups_jax.evaluation.films import write_film
+from ups_jax.core.errors import StorageError
+from ups_jax.evaluation.plots.films import write_film
 from ups_jax.evaluation.result import Evaluation, SteadyEvaluation
 
 

@@ -12,9 +12,9 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from ups_jax.errors import StorageError
-from ups_jax.evaluation import plots
-from ups_jax.evaluation.films import write_film
+from ups_jax.core.errors import StorageError
+from ups_jax.evaluation.plots import figures as plots
+from ups_jax.evaluation.plots.films import write_film
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from ups_jax.errors import StorageError
-from ups_jax.evaluation.report import render, write_report
+from ups_jax.core.errors import StorageError
+from ups_jax.evaluation.plots.html_report import render, write_report
 from ups_jax.evaluation.result import finite, result
 
 VOID = {"meta", "img", "br", "link"}

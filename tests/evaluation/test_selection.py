@@ -10,8 +10,8 @@ import pytest
 from commands import CONFIGS
 from rich.console import Console
 
-from ups_jax.errors import ConfigError
-from ups_jax.evaluation.runner import Selection, evaluate_run, run_config
+from ups_jax.core.errors import ConfigError
+from ups_jax.evaluation.evaluate_run import Selection, evaluate_run, run_config
 
 QUIET = Console(quiet=True)
 FEW = ["evaluation.plots=false", "evaluation.bootstrap=10"]

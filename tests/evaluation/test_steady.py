@@ -12,13 +12,13 @@ import pytest
 from rich.console import Console
 
 from ups_jax.config import EvaluationConfig
+from ups_jax.core.task import Input, Statistics, Task
 from ups_jax.data.dataset import Trajectories
-from ups_jax.evaluation.plots import write_plots
-from ups_jax.evaluation.printed import print_table
-from ups_jax.evaluation.report import render
+from ups_jax.evaluation.console import print_table
+from ups_jax.evaluation.plots.figures import write_plots
+from ups_jax.evaluation.plots.html_report import render
 from ups_jax.evaluation.result import SteadyEvaluation, finite, result, write_json
 from ups_jax.evaluation.steady import evaluate_steady
-from ups_jax.task import Input, Statistics, Task
 
 SHAPE = (6, 8)
 TASK = Task(

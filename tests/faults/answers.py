@@ -67,15 +67,17 @@ def _at_newest(change: Callable[[Path], None], name: str | None = None) -> Calla
     return damaged
 
 
-_SAVE = "ups_jax.training.checkpoint:Checkpoints.save"
+_SAVE = "ups_jax.runs.checkpoint:Checkpoints.save"
 _RECORD = "ups_jax.tracking.jsonl:JsonlWriter.scalars"
-_VALIDATION = "ups_jax.training.loop:_evaluate"
+_VALIDATION = "ups_jax.trainer.loop:_evaluate"
 _STOPS = "which is saved; the same command goes on"
 # A start that is to show what it does with damaged files is killed a few steps on.
 _ON = kill(_RECORD, 7)
 
 KILLS = (
-    Fault(name="kill -9 before the record of the run", code=KILLED, inject=kill("ups_jax.files:os.fsync"), again=0),
+    Fault(
+        name="kill -9 before the record of the run", code=KILLED, inject=kill("ups_jax.core.files:os.fsync"), again=0
+    ),
     Fault(name="kill -9 before the first save", code=KILLED, inject=kill(_VALIDATION), again=EVERY),
     Fault(
         name="kill -9 in the middle of a save",
@@ -86,7 +88,7 @@ KILLS = (
     Fault(
         name="kill -9 when a save is written, before its checksums",
         code=KILLED,
-        inject=kill("ups_jax.training.checksums:seal_ahead"),
+        inject=kill("ups_jax.runs.checksums:seal_ahead"),
         again=2 * EVERY,
     ),
     Fault(name="kill -9 in a validation", code=KILLED, inject=kill(_VALIDATION, 2), again=EVERY + 1),
@@ -118,7 +120,7 @@ STOPS = (
         name="SIGTERM while it compiles",
         code=TERMINATED,
         says=_STOPS,
-        inject=_signalled("ups_jax.training.memory:compile_ahead", signal.SIGTERM),
+        inject=_signalled("ups_jax.trainer.oom:compile_ahead", signal.SIGTERM),
         again=0,
     ),
     Fault(
@@ -127,7 +129,7 @@ STOPS = (
         says=_STOPS,
         inject=lambda run: [
             *_signalled(_RECORD, signal.SIGTERM, 2)(run),
-            *at("ups_jax.training.checkpoint:Checkpoints.wait", "signal_later", 3, signal=signal.SIGTERM, seconds=0.01)(
+            *at("ups_jax.runs.checkpoint:Checkpoints.wait", "signal_later", 3, signal=signal.SIGTERM, seconds=0.01)(
                 run
             ),
         ],
@@ -144,7 +146,7 @@ STOPS = (
         name="SIGTERM after the last step",
         code=TERMINATED,
         says="stopped",
-        inject=_signalled("ups_jax.training.stage_run:tell_end", signal.SIGTERM),
+        inject=_signalled("ups_jax.trainer.stage_run:tell_end", signal.SIGTERM),
         again=0,
     ),
 )
@@ -169,7 +171,7 @@ STORAGE = (
         name="disk full in run.json",
         code=7,
         says="run.json: cannot be written.*free space",
-        inject=at("ups_jax.files:os.fsync", "os_error", 2, errno="ENOSPC"),
+        inject=at("ups_jax.core.files:os.fsync", "os_error", 2, errno="ENOSPC"),
         again=0,
     ),
     Fault(

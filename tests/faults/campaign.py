@@ -29,8 +29,8 @@ from typing import Any
 import runs
 from end_state import differences, end_state
 
-from ups_jax.files import write_atomically
-from ups_jax.training.run_directory import newest_step
+from ups_jax.core.files import write_atomically
+from ups_jax.runs.directory import newest_step
 
 STAGES = ("operator", "diffusion_residual", "consistency_distill", "steady_prior")
 PARENTS = {"diffusion_residual": ("operator",), "consistency_distill": ("operator", "diffusion_residual")}

@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from ups_jax.training.checksums import seal
+from ups_jax.runs.checksums import seal
 
 
 def newest(run: Path, stage: str) -> Path:

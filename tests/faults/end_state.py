@@ -13,10 +13,10 @@ import jax
 import numpy as np
 
 from ups_jax.config import from_dict
-from ups_jax.task import Task
+from ups_jax.core.task import Task
+from ups_jax.runs.checkpoint import Checkpoints, tasks_of
 from ups_jax.tracking import read_jsonl
 from ups_jax.training.build import abstract_state
-from ups_jax.training.checkpoint import Checkpoints, tasks_of
 
 # Of a record, of an evaluation's `meta`, and of any part of an evaluation.
 _CLOCK = ("epoch_time_sec", "wall_clock", "seconds_per_step", "seconds_per_rollout_step", "checkpoint_digest")

@@ -25,8 +25,8 @@ from end_state import differences, end_state
 from rows import Row
 from wandb_server import server
 
+from ups_jax.runs.best_weights import best_weights
 from ups_jax.tracking import read_jsonl
-from ups_jax.training.weights import best_weights
 
 _RECORD = "ups_jax.tracking.jsonl:JsonlWriter.scalars"
 _READ = "ups_jax.data.batches:_read"
@@ -105,7 +105,7 @@ def nan_for_good(place: Place) -> Row:
 def out_of_memory(place: Place) -> Row:
     """The device's memory runs out once: half the rows at a time from then on, and the same run to round-off."""
     run = place.folder / "run"
-    result = runs.run(place.line(run), at("ups_jax.training.memory:compile_ahead", "out_of_memory")(run))
+    result = runs.run(place.line(run), at("ups_jax.trainer.oom:compile_ahead", "out_of_memory")(run))
     assert result.code == 0, result.err
     told = next(line for line in result.out.splitlines() if line.startswith("memory"))
     losses = [[record["loss"] for record in read_jsonl(path / "metrics.jsonl")] for path in (place.whole, run)]
@@ -199,7 +199,7 @@ def killed_while_generating(place: Place) -> Row:
     """The file is whole or not there, and in the end the same, byte for byte."""
     file = place.folder / "data" / "burgers1d_tiny.hdf5"
     line = command("generate_data.py", "--task", "burgers1d", "--preset", "tiny", "--out", str(file.parent))
-    for where in ("ups_jax.simulate.solvers:solve", "ups_jax.files:os.fsync"):
+    for where in ("ups_jax.simulate.solvers:solve", "ups_jax.core.files:os.fsync"):
         assert runs.run(line, kill(where)(file)).code == -signal.SIGKILL
         assert not file.exists()
     assert runs.run(line).code == 0
@@ -223,11 +223,11 @@ def killed_while_converting(place: Place) -> Row:
     files = {path.name: path.read_bytes() for path in whole.iterdir() if path.name != ".lock"}
     shards = sum(name.startswith("data-") for name in files)
     assert shards == 3 and len(files) == 4, sorted(files)
-    rename, write = "ups_jax.data.shards.writing:os.replace", "ups_jax.data.shards.writing:write_atomically"
+    rename, write = "ups_jax.data.shards.writer:os.replace", "ups_jax.data.shards.writer:write_atomically"
     kills = [
         # A record is 4 of 21 frames: of three trajectories 18, of which this is in the second shard.
-        kill("ups_jax.data.shards.writing:_spread", 25),
-        kill("ups_jax.data.shards.writing:os.fsync", 3),
+        kill("ups_jax.data.shards.writer:_spread", 25),
+        kill("ups_jax.data.shards.writer:os.fsync", 3),
         # What renames a shard renames its note as well, and the manifest at the end.
         *(at(rename, "signal", call, signal=signal.SIGKILL) for call in range(1, 2 * shards + 2)),
         at(rename, "signal", 2 * shards + 1, signal=signal.SIGKILL, after=True),
@@ -329,7 +329,7 @@ def stopped_in_the_evaluation(place: Place) -> Row:
     run = place.folder / "run"
     shutil.copytree(place.whole, run)
     line = place.line(run, "evaluation.enabled=true")
-    faults = at("ups_jax.evaluation.runner:evaluate", "signal", signal=signal.SIGTERM)(run)
+    faults = at("ups_jax.evaluation.evaluate_run:evaluate", "signal", signal=signal.SIGTERM)(run)
     row = refused(runs.run(line, faults), 75, "the same command starts again")
     assert not list((run / "evaluation").glob("*"))
     assert runs.run(line, kill("ups_jax.evaluation.result:write_atomically")(run)).code == -signal.SIGKILL

@@ -90,7 +90,7 @@ def _nan_batches(folder: Path, step: int) -> list[dict[str, Any]]:
 def _out_of_memory(folder: Path, _: int) -> list[dict[str, Any]]:
     """Once in all, or one row would soon be too much."""
     token = str(folder / "token")
-    return at("ups_jax.training.memory:compile_ahead", "out_of_memory", token=token)(folder)
+    return at("ups_jax.trainer.oom:compile_ahead", "out_of_memory", token=token)(folder)
 
 
 FAULTS: dict[str, Callable[[Path, int], list[dict[str, Any]]]] = {

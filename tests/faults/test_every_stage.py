@@ -21,28 +21,28 @@ from ups_jax.tracking import read_jsonl
 pytestmark = pytest.mark.multiprocess
 
 _RECORD = "ups_jax.tracking.jsonl:JsonlWriter.scalars"
-_SAVE = "ups_jax.training.checkpoint:Checkpoints.save"
+_SAVE = "ups_jax.runs.checkpoint:Checkpoints.save"
 _STOP = at(_RECORD, "signal", 6, signal=signal.SIGTERM)
 # Each start goes on from the one before: what strikes is counted from there.
 WAYS: dict[str, list[tuple[str, Any, int]]] = {
     "all": [
         ("between two steps of the operator", kill(_RECORD, 10), -9),
-        ("between the operator and its evaluation", kill("ups_jax.pipeline.stages:evaluate_run"), -9),
+        ("between the operator and its evaluation", kill("ups_jax.pipeline.train_all_stages:evaluate_run"), -9),
         ("stopped in the corrector", _STOP, 75),
         ("in a save of the distillation", at(_SAVE, "signal_later", 5, signal=signal.SIGKILL, seconds=0.02), -9),
-        ("ahead of the last evaluation", kill("ups_jax.pipeline.stages:evaluate_run", 2), -9),
+        ("ahead of the last evaluation", kill("ups_jax.pipeline.train_all_stages:evaluate_run", 2), -9),
     ],
     "steady_prior": [
         ("between two steps", kill(_RECORD, 10), -9),
         ("stopped", _STOP, 75),
-        ("in a validation", kill("ups_jax.training.loop:_evaluate", 2), -9),
+        ("in a validation", kill("ups_jax.trainer.loop:_evaluate", 2), -9),
         ("in its evaluation", kill("ups_jax.evaluation.result:write_atomically"), -9),
     ],
     "two tasks": [
         ("between two steps", kill(_RECORD, 6), -9),
         ("stopped", _STOP, 75),
         ("in a save", at(_SAVE, "signal_later", 2, signal=signal.SIGKILL, seconds=0.02), -9),
-        ("in a validation", kill("ups_jax.training.loop:_evaluate", 2), -9),
+        ("in a validation", kill("ups_jax.trainer.loop:_evaluate", 2), -9),
     ],
 }
 # The command's stage, and what else it is given.

@@ -242,7 +242,7 @@ def _board() -> None:
     from fakes import Steps
 
     from ups_jax.pipeline.request import Request
-    from ups_jax.pipeline.sequence import run_pipeline
+    from ups_jax.pipeline.run import run_pipeline
 
     for name, epochs in (("one", 2), ("two", 4), ("three", 3)):
         request = Request(
@@ -260,7 +260,7 @@ def _board() -> None:
 
 def _shards() -> None:
     """`shards`, two of them, and `source.hdf5`, from which they were made."""
-    from ups_jax.data.shards.writing import Sizes, convert
+    from ups_jax.data.shards.writer import Sizes, convert
 
     write_cfd(Path("source.hdf5"), 1)
     convert(Path("source.hdf5"), Path("shards"), Sizes(record_kib=1))

@@ -121,7 +121,7 @@ def training(draw: mutation.Draw) -> Case:
         files={"c.yaml": _yaml(values)},
         base="run",
         codes=(0, 2, 3, 4),
-        stop="ups_jax.training.train:build_joint",
+        stop="ups_jax.trainer.train:build_joint",
     )
 
 

@@ -18,7 +18,7 @@ from case import Case
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from ups_jax.data.shards import manifest
+from ups_jax.data.sources import shards as manifest
 
 _NAMES = st.sampled_from(
     [

@@ -76,7 +76,7 @@ def resuming(draw: mutation.Draw) -> Case:
         files=files,
         base="run",
         codes=(0, 2, 3, 4),
-        stop="ups_jax.training.train:train_stage",
+        stop="ups_jax.trainer.train:train_stage",
     )
 
 
@@ -93,8 +93,8 @@ def evaluation(draw: mutation.Draw) -> Case:
     script, arguments, stop = draw(
         st.sampled_from(
             [
-                ("evaluate.py", ("--run-dir", "run"), "ups_jax.evaluation.runner:_measure"),
-                ("export.py", ("--run-dir", "run", "--output", "out"), "ups_jax.evaluation.export:_export"),
+                ("evaluate.py", ("--run-dir", "run"), "ups_jax.evaluation.evaluate_run:_measure"),
+                ("export.py", ("--run-dir", "run", "--output", "out"), "ups_jax.inference.export:_export"),
             ]
         )
     )
@@ -125,7 +125,7 @@ def rollout(draw: mutation.Draw) -> Case:
         files={f"u{suffix}": given},
         base="run",
         codes=(0, 2, 3, 4),
-        stop="ups_jax.evaluation.rollout:StateFile",
+        stop="ups_jax.cli.predict:StateFile",
     )
 
 

@@ -13,14 +13,14 @@ from point_tasks import still_task
 from pydantic import TypeAdapter
 
 from ups_jax.config import LatentConfig, OperatorConfig, QuerySamplingConfig, SpectralConfig, TrainingConfig
-from ups_jax.errors import ConfigError
+from ups_jax.core.errors import ConfigError
 from ups_jax.losses import operator_losses
-from ups_jax.losses.bundle import query_points
+from ups_jax.losses.operator import query_points
 from ups_jax.losses.terms import field_terms
 from ups_jax.losses.weights import SCATTERED, checked_weights
-from ups_jax.metrics import all_metrics, correlation, mae
+from ups_jax.metrics.field import all_metrics, correlation, mae
 from ups_jax.models import PointSimulator
-from ups_jax.models.latent_state import conditions_of
+from ups_jax.models.conditioning import conditions_of
 
 TASK = still_task()
 CORE = OperatorConfig(spectral=SpectralConfig(hidden_dim=4, depth=1, modes=2))

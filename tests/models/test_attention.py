@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ups_jax.models.attention import attention
-from ups_jax.models.narrow_attention import rows_at_a_time
+from ups_jax.models.cpu_attention import rows_at_a_time
 
 
 def _parts(batch: int, tokens: int, heads: int, width: int, dtype: type = jnp.float32) -> list[jax.Array]:

@@ -8,15 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ups_jax.models.grid import (
-    GridConv,
-    interpolate,
-    interpolate_lines,
-    neighbourhood,
-    patch_of,
-    patchify,
-    unpatchify,
-)
+from ups_jax.models.grid import GridConv, interpolate, interpolate_lines, neighbourhood, patch_of, patchify, unpatchify
 from ups_jax.models.spectral import SpectralMixing
 
 

@@ -13,7 +13,7 @@ from point_tasks import conditions, example, still_task, swarm_task
 
 from ups_jax.config import LatentConfig, OperatorConfig, PdetConfig, SpectralConfig
 from ups_jax.models import Geometry, LatentState, PointSimulator, step
-from ups_jax.models import point_simulator as simulators
+from ups_jax.models.points import simulator as simulators
 
 SPECTRAL = OperatorConfig(spectral=SpectralConfig(hidden_dim=8, depth=1, modes=2))
 STACK = OperatorConfig(architecture_type="pdet_stack", pdet=PdetConfig(hidden_dim=16, num_heads=2, depth=1))

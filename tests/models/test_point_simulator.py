@@ -12,7 +12,7 @@ from point_tasks import conditions, example, still_task, swarm_task
 
 from ups_jax.config import LatentConfig, OperatorConfig, PdetConfig, SpectralConfig
 from ups_jax.models import LatentState, PointSimulator, step
-from ups_jax.models.kernels import nodes_of, to_nodes, to_points, weights_of
+from ups_jax.models.points.node_pooling import nodes_of, to_nodes, to_points, weights_of
 
 LATENT = LatentConfig(dim=6, nodes=16)
 CORES = {

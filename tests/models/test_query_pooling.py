@@ -13,7 +13,7 @@ from point_tasks import example, still_task, swarm_task
 from ups_jax.config import LatentConfig, OperatorConfig
 from ups_jax.models import PointSimulator
 from ups_jax.models.operator import core_of
-from ups_jax.models.query_pooling import QueryPooling, evenly_spread, pooled, waves_of
+from ups_jax.models.points.query_pooling import QueryPooling, evenly_spread, pooled, waves_of
 
 
 def parts(points: int = 21) -> tuple[Any, Any, Any, Any]:

@@ -10,8 +10,8 @@ import optax
 import pytest
 
 from ups_jax import batch_at, init_state, make_train_step
-from ups_jax.compilation import remat_options
 from ups_jax.config import Config, load
+from ups_jax.core.xla import remat_options
 from ups_jax.data import Dataset
 from ups_jax.training.build import abstract_state, build_model
 from ups_jax.training.stages import stage_of

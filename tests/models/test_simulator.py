@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from ups_jax.config import LatentConfig, OperatorConfig, PdetConfig, SpectralConfig
+from ups_jax.core.task import Coefficient, Statistics, Task
 from ups_jax.models import Conditions, LatentState, Simulator
-from ups_jax.task import Coefficient, Statistics, Task
 
 CORES = ["spectral", "pdet_unet", "pdet_stack"]
 GRIDS = [((32,), (True,)), ((30,), (False,)), ((13,), (True,)), ((8, 12), (True, True)), ((12, 9), (True, False))]

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from ups_jax.config import LatentConfig, OperatorConfig, PdetConfig, SpectralConfig
-from ups_jax.errors import DataError
+from ups_jax.core.errors import DataError
+from ups_jax.core.task import Coefficient, Input, Statistics, Task
 from ups_jax.models import Conditions, SteadySimulator, steady_field
 from ups_jax.models.grid import cell_average, cell_lines, interpolate, interpolate_lines
-from ups_jax.steady import check_cells, refinement, solve
-from ups_jax.task import Coefficient, Input, Statistics, Task
+from ups_jax.rollout.steady import check_cells, refinement, solve
 
 SHAPE = (8, 12)
 

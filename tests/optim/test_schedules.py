@@ -14,11 +14,11 @@ import pytest
 from commands import CONFIGS
 
 from ups_jax.config import OptimizerConfig, SchedulerConfig, StageConfig, from_dict, load
+from ups_jax.core.errors import ConfigError
 from ups_jax.data import Dataset
-from ups_jax.errors import ConfigError
 from ups_jax.optim import build_optimizer, build_schedule
 from ups_jax.optim.schedules import build_plateau, check_schedule, patience_evaluations, told_rates
-from ups_jax.training.plan import plan_of
+from ups_jax.training.run_length import plan_of
 from ups_jax.training.stages import enabled_stages
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ups_jax.metrics import METRICS
+from ups_jax.metrics.field import METRICS
 
 
 def section(nrmse: float | None, **values: Any) -> dict[str, Any]:

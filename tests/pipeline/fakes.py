@@ -16,13 +16,13 @@ from evaluations import evaluation, section
 from rich.console import Console
 
 from ups_jax.config import load
-from ups_jax.files import write_atomically
-from ups_jax.pipeline.champion import Champions
+from ups_jax.core.files import write_atomically
+from ups_jax.pipeline.champions import Champions
 from ups_jax.pipeline.leaderboard import Leaderboard
-from ups_jax.pipeline.metadata import checkpoint_digests
 from ups_jax.pipeline.request import Request
-from ups_jax.pipeline.sequence import run_pipeline
-from ups_jax.pipeline.steps import Ended, Runner, Step
+from ups_jax.pipeline.run import run_pipeline
+from ups_jax.pipeline.subprocess_step import Ended, Runner, Step
+from ups_jax.pipeline.training_record import checkpoint_digests
 
 
 @dataclass

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ups_jax.errors import DataError, StorageError
+from ups_jax.core.errors import DataError, StorageError
 from ups_jax.pipeline.leaderboard import Leaderboard, Row
 
 ROW = Row(run_id="a", stage="full_eval", timestamp="2026-01-01T00:00:00+00:00", label="full_eval")

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from evaluations import evaluation, section
 
-from ups_jax.pipeline.comparison import Side, write_comparison
-from ups_jax.pipeline.evaluated import Evaluated
-from ups_jax.pipeline.report import render
+from ups_jax.pipeline.html_report import render
+from ups_jax.pipeline.run_comparison import Side, write_comparison
+from ups_jax.pipeline.scores import Evaluated
 
 ODD = 'a<b>&"|,\nc'
 QUOTED = '"><img src=x onerror=alert(1)>'

@@ -9,8 +9,8 @@ import pytest
 from evaluations import evaluation
 
 from ups_jax.config import GatesConfig
-from ups_jax.errors import ConfigError
-from ups_jax.pipeline.bootstrap import paired_interval, scores
+from ups_jax.core.errors import ConfigError
+from ups_jax.pipeline.baseline import paired_interval, scores
 
 RULES = GatesConfig()
 

@@ -20,7 +20,7 @@ import pytest
 from commands import CONFIGS, command, quiet
 from wandb_files import offline_runs
 
-from ups_jax.evaluation.trained_run import TrainedRun, load_run
+from ups_jax.inference.trained_model import TrainedRun, load_run
 from ups_jax.tracking import read_context
 
 SHORT = [

@@ -12,8 +12,9 @@ import pytest
 from fakes import Place, Steps
 from rich.console import Console
 
-from ups_jax.errors import CheckpointError, ConfigError, GateError, StorageError
-from ups_jax.pipeline import chapters, judging, keys, listing
+from ups_jax.cli import leaderboard
+from ups_jax.core.errors import CheckpointError, ConfigError, GateError, StorageError
+from ups_jax.pipeline import cache_keys, compute_steps, decision_steps
 
 
 @pytest.fixture
@@ -29,12 +30,12 @@ def labels(place: Place) -> dict[tuple[str, str], str]:
 def test_a_decision_on_other_numbers_is_made_anew(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.run(10, run_id="first")
     with monkeypatch.context() as broken:
-        broken.setattr("ups_jax.pipeline.champion.Champions.promote", full_disk)
+        broken.setattr("ups_jax.pipeline.champions.Champions.promote", full_disk)
         with pytest.raises(StorageError):
             place.run(20, run_id="run")
     assert place.summary("run")["gates"]["full_eval"]["passed"]
-    monkeypatch.setattr(keys, "evaluation_code", lambda: "mended")
-    monkeypatch.setattr(chapters, "evaluation_key", keys.evaluation_key)
+    monkeypatch.setattr(cache_keys, "evaluation_code", lambda: "mended")
+    monkeypatch.setattr(compute_steps, "evaluation_key", cache_keys.evaluation_key)
     with pytest.raises(GateError, match=r"nrmse: 0.7 is 600.00 % worse than the baseline's 0.1"):
         place.run(20, Steps(values={"nrmse": 0.7, "scores": [0.7]}), run_id="run")
     assert place.champion() == "first"
@@ -56,7 +57,7 @@ def test_small_gates_ask_the_champion_of_the_same_full_evaluation(
 ) -> None:
     # The other one is the later: two of one second could stand in either order.
     times = iter(range(100, 200))
-    monkeypatch.setattr("ups_jax.pipeline.champion.now", lambda: f"2026-01-01T00:00:00.{next(times)}")
+    monkeypatch.setattr("ups_jax.pipeline.champions.now", lambda: f"2026-01-01T00:00:00.{next(times)}")
     place.run(10, run_id="long")
     shorter = Steps(values={"horizon": 4}, small={"horizon": 8})
     place.run(40, shorter, run_id="short", overrides=("pipeline.full.horizon=4",))
@@ -86,7 +87,7 @@ def test_a_copy_that_is_there_gets_the_evaluations_that_count(place: Place) -> N
 
 
 def demote(place: Place, reason: str = "a leak") -> None:
-    listing.demote(Console(quiet=True), place.board, place.champions, "waves", None, reason)
+    leaderboard.demote(Console(quiet=True), place.board, place.champions, "waves", None, reason)
 
 
 def test_checkpoints_that_changed_since_they_were_evaluated_are_not_promoted(place: Place) -> None:
@@ -95,9 +96,9 @@ def test_checkpoints_that_changed_since_they_were_evaluated_are_not_promoted(pla
         params.write_text("0.5")
         return found(*arguments)
 
-    found = judging._chosen
+    found = decision_steps._chosen
     with pytest.MonkeyPatch.context() as late, pytest.raises(CheckpointError, match="not those that were evaluated"):
-        late.setattr(judging, "_chosen", damage)
+        late.setattr(decision_steps, "_chosen", damage)
         place.run(10, run_id="run")
     assert place.champion() is None
 
@@ -158,7 +159,7 @@ def test_half_a_training_of_other_code_is_set_aside(place: Place, monkeypatch: p
     assert not list(folder.glob("train_before_*"))
     with pytest.raises(KeyboardInterrupt):
         place.run(11, Half(), run_id="other")
-    monkeypatch.setattr(keys, "training_code", lambda: "changed")
+    monkeypatch.setattr(cache_keys, "training_code", lambda: "changed")
     place.run(11, run_id="other")
     assert len(list((folder.parent / "other").glob("train_before_*"))) == 1
 
@@ -189,13 +190,13 @@ def test_a_training_from_other_weights_is_another_one(place: Place) -> None:
 
 
 def test_the_scripts_and_the_order_of_stages_are_part_of_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = {(keys._ROOT / name).resolve() for name in keys._FILES}
+    names = {(cache_keys._ROOT / name).resolve() for name in cache_keys._FILES}
     assert all(path.is_file() for path in names)
     seen: set[Path] = set()
     read = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: (seen.add(path), read(path))[1])
-    keys._code.cache_clear()
-    keys.training_code()
+    cache_keys._code.cache_clear()
+    cache_keys.training_code()
     assert names <= seen
 
 
@@ -222,7 +223,7 @@ def test_an_evaluation_is_done_again_in_a_run_that_goes_on(place: Place) -> None
 
 def test_labels_change_while_the_champions_are_held(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.run(10, run_id="first")
-    relabel, held = judging._relabel, []
+    relabel, held = decision_steps._relabel, []
 
     def watched(work: Any, champion: Any, rows: Any) -> None:
         import fcntl
@@ -234,7 +235,7 @@ def test_labels_change_while_the_champions_are_held(place: Place, monkeypatch: p
                 held.append(True)
         relabel(work, champion, rows)
 
-    monkeypatch.setattr(judging, "_relabel", watched)
+    monkeypatch.setattr(decision_steps, "_relabel", watched)
     place.run(20, run_id="second")
     assert held == [True]
     assert labels(place)["first", "full_eval"] == "former_champion"
@@ -268,7 +269,7 @@ def test_what_an_earlier_start_was_judged_is_gone_from_the_summary(place: Place)
 
 
 def test_runs_are_compared_by_an_evaluation_that_both_have(place: Place) -> None:
-    from ups_jax.pipeline.comparison import metric_table, sides_of
+    from ups_jax.pipeline.run_comparison import metric_table, sides_of
 
     place.run(10, run_id="first")
     with pytest.raises(GateError):
@@ -332,12 +333,12 @@ def test_filters_know_tags_and_columns_apart(place: Place) -> None:
         assert f"{count} rows" in shown(place, text), text
     assert "[b]" in shown(place)
     with pytest.raises(ConfigError, match="nmse: is no metric"):
-        listing.list_rows(Console(quiet=True), place.board, [], "nmse", [])
+        leaderboard.list_rows(Console(quiet=True), place.board, [], "nmse", [])
 
 
 def shown(place: Place, *filters: str) -> str:
     console = Console(file=(told := io.StringIO()), width=300)
-    listing.list_rows(console, place.board, filters, "correlation_time", ["nrmse"])
+    leaderboard.list_rows(console, place.board, filters, "correlation_time", ["nrmse"])
     return " ".join(told.getvalue().split())
 
 

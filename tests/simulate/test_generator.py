@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from ups_jax import config, simulate
+from ups_jax.core.errors import ConfigError, DataError, StorageError
 from ups_jax.data import open_dataset
-from ups_jax.errors import ConfigError, DataError, StorageError
 from ups_jax.simulate import solvers
 
 ROOT = Path(__file__).resolve().parents[2]

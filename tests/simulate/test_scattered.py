@@ -11,9 +11,9 @@ import pytest
 from scipy.integrate import solve_ivp
 
 from ups_jax import simulate
+from ups_jax.core.errors import DataError
 from ups_jax.data.sources import open_file
 from ups_jax.data.sources.base import read_all
-from ups_jax.errors import DataError
 from ups_jax.simulate import heat, taylor_green
 from ups_jax.simulate.presets import PRESETS
 from ups_jax.simulate.triangles import matrices, plate

@@ -13,12 +13,12 @@ import pytest
 from scipy.integrate import solve_ivp
 
 from ups_jax import config
-from ups_jax.data.symmetry import mirrored
-from ups_jax.errors import ConfigError
+from ups_jax.core.errors import ConfigError
+from ups_jax.core.task import Symmetry
+from ups_jax.data.symmetry_check import mirrored
 from ups_jax.simulate import PRESETS
 from ups_jax.simulate.presets import DarcyPreset, MeshPreset, ParticlePreset, TransportPreset, find
 from ups_jax.simulate.solvers import STEPPERS, solve
-from ups_jax.task import Symmetry
 
 EXTENT = 2.0
 ROOT = Path(__file__).resolve().parents[2]

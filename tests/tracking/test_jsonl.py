@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ups_jax.errors import DataError, StorageError
+from ups_jax.core.errors import DataError, StorageError
 from ups_jax.tracking import JsonlWriter, read_jsonl
 
 

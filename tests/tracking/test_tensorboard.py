@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ups_jax.config import LoggingConfig, WandbConfig
-from ups_jax.errors import ConfigError, StorageError
+from ups_jax.core.errors import ConfigError, StorageError
 from ups_jax.tracking import TensorboardWriter, check_logging, training_writer
 
 OFF = WandbConfig(enabled=False)

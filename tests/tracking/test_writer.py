@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from ups_jax.errors import DivergedError, Stopped, StorageError
+from ups_jax.core.errors import DivergedError, Stopped, StorageError
 from ups_jax.tracking import JsonlWriter, Tee, Writer, ending, flat, read_jsonl
-from ups_jax.training.memory import StateLost, takes_fewer_rows
+from ups_jax.trainer.oom import StateLost, takes_fewer_rows
 
 CALLS = {
     "scalars": ((1, {"loss": 2.0}, "operator"), {}),

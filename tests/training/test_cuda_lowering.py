@@ -11,7 +11,7 @@ from jax import export
 from ups_jax import batch_at, build, init_state, make_train_step, simulate
 from ups_jax.config import Config, load
 from ups_jax.data import Dataset, open_dataset
-from ups_jax.training.parents import untrained_parents
+from ups_jax.trainer.parents import untrained_parents
 from ups_jax.training.step import StepWithParents
 
 ON = ("training.precision=bf16", "training.remat=block", "training.accum_steps=2", "training.rollout_horizon=2")

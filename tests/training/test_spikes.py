@@ -12,12 +12,11 @@ import pytest
 
 from ups_jax import batch_at, build, init_state, make_train_step
 from ups_jax.config import TrainingConfig, load
+from ups_jax.core.errors import ConfigError
 from ups_jax.data import Dataset
-from ups_jax.errors import ConfigError
+from ups_jax.runs.checkpoint import Checkpoints
 from ups_jax.training.build import abstract_state, build_model
-from ups_jax.training.checkpoint import Checkpoints
-from ups_jax.training.spikes import judge, new_window
-from ups_jax.training.state import SpikeMonitor
+from ups_jax.training.state import SpikeMonitor, judge, new_window
 
 RULE = TrainingConfig(spike_sigma=3.0, spike_window=4)
 

@@ -8,11 +8,11 @@ import pytest
 from rich.console import Console
 
 from ups_jax.config import Config
-from ups_jax.errors import CheckpointError
-from ups_jax.training.guards import check_needs
-from ups_jax.training.run_directory import RunDirectory
+from ups_jax.core.errors import CheckpointError
+from ups_jax.runs.directory import RunDirectory
+from ups_jax.trainer.preflight import check_needs
+from ups_jax.trainer.train import train
 from ups_jax.training.stages import STAGES, stage_of
-from ups_jax.training.train import train
 
 
 @pytest.mark.parametrize("name", STAGES)

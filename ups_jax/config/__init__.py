@@ -2,7 +2,7 @@
 `digest` says which part of it shapes the numbers."""
 
 from ups_jax.config.digest import digest, relevant
-from ups_jax.config.files import from_dict, load, merge, problems
+from ups_jax.config.loading import from_dict, load, merge, problems
 from ups_jax.config.schema import (
     STAGE_ALIASES,
     STAGE_NEEDS,

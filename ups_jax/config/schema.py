@@ -581,7 +581,7 @@ class ParallelConfig:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT)
 class GatesConfig:
-    """What a candidate must be before it is promoted, in the names of `ups_jax.pipeline.measures`.
+    """What a candidate must be before it is promoted, in the names of `ups_jax.pipeline.scores`.
 
     The improvement of `metric` over the champion is at least `min_small_delta` and `min_full_delta`, as a share of the
     champion's value (`relative`) or in the metric's unit (`absolute`). Each of `ratios` is at most that many times the

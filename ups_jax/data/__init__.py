@@ -9,9 +9,9 @@ from ups_jax.data.batches import (
     windows_per_step,
 )
 from ups_jax.data.dataset import Dataset, Trajectories
+from ups_jax.data.files import data_path
 from ups_jax.data.mixture import Mixture, mixture_of
-from ups_jax.data.opening import from_arrays, open_dataset, open_mixture
-from ups_jax.data.paths import data_path
+from ups_jax.data.open import from_arrays, open_dataset, open_mixture
 from ups_jax.data.splits import Split, Splits
 
 __all__ = [

@@ -13,14 +13,12 @@ import numpy as np
 from jaxtyping import Int
 
 from ups_jax.config import STAGE_NEEDS, Config
+from ups_jax.core.errors import ConfigError, DataError
+from ups_jax.core.rng import stream_key
 from ups_jax.data import splits, windows
 from ups_jax.data.dataset import Dataset, place_arrays
-from ups_jax.data.mixing import Schedule, shares
-from ups_jax.data.mixture import Mixture, mixture_of
-from ups_jax.data.sources.places import Scattered
-from ups_jax.data.tagged import tagged
-from ups_jax.errors import ConfigError, DataError
-from ups_jax.seeding import stream_key
+from ups_jax.data.mixture import Mixture, Schedule, mixture_of, shares, tagged
+from ups_jax.data.sources.points import Scattered
 
 # Batches that are read as one. A batch is some 190 calls of NumPy, which are all that a small one takes: 0.35 ms, and
 # 0.1 where many share them.

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Float64, Int
 
-from ups_jax.data.latents.windows import LatentWindows
+from ups_jax.core.task import Task
+from ups_jax.data.latent_cache.cache import LatentWindows
 from ups_jax.data.sources import Source
 from ups_jax.data.sources.base import read_all
-from ups_jax.data.sources.places import Places, Scattered
+from ups_jax.data.sources.points import Places, Scattered
 from ups_jax.data.splits import Split, Splits
-from ups_jax.task import Task
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -12,11 +12,11 @@ import yaml
 from jaxtyping import Float32, Float64, Int
 
 from ups_jax.config import TaskConfig
-from ups_jax.data import facts
+from ups_jax.data import declared_properties
 from ups_jax.data.sources import Grid, Source, layout_of
 from ups_jax.data.sources.base import read_all
-from ups_jax.data.sources.layouts import Layout, attribute, original
-from ups_jax.data.sources.places import Cloud, Scattered
+from ups_jax.data.sources.detect import Layout, attribute, original
+from ups_jax.data.sources.points import Cloud, Scattered
 
 _CHUNK_BYTES = 64 * 2**20
 # Of a larger file as many trajectories as fit in here are looked at, spread over all.
@@ -82,7 +82,10 @@ def inspect(path: str | Path, *, whole: bool = False) -> Inspection:
     source = layout.open(path, None)
     names = source.channel_names or _plain_names(layout, Path(path), source.channels)
     seen, given = _Extremes(source.channels), _Extremes(len(source.input_channels))
-    drift, edges = facts.Drift(source.channels), facts.Edges(source.grid.shape, source.channels)
+    drift, edges = (
+        declared_properties.Drift(source.channels),
+        declared_properties.Edges(source.grid.shape, source.channels),
+    )
     scattered = isinstance(source, Scattered)
     ids = _chosen(source, whole)
     for some, fields in _chunks(source, ids):

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
+from jaxtyping import Int
+
+from ups_jax.config import MixingConfig
+from ups_jax.core.errors import ConfigError
+from ups_jax.core.rng import generator
+from ups_jax.core.task import Task
 from ups_jax.data.dataset import Dataset
 from ups_jax.data.splits import as_list
-from ups_jax.task import Task
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -45,3 +53,87 @@ class Mixture:
 def mixture_of(data: Dataset | Mixture) -> Mixture:
     """A mixture, also of one data set."""
     return data if isinstance(data, Mixture) else Mixture(datasets=(data,))
+
+
+# Steps of a block: in each the tasks have their shares to within one step.
+BLOCK = 64
+
+
+def shares(mixing: MixingConfig, trajectories: Mapping[str, int]) -> tuple[float, ...]:
+    """The share of the steps that each task has, of tasks with so many training trajectories. ConfigError where the
+    weights are of other tasks."""
+    counts = np.array(list(trajectories.values()), float)
+    if mixing.method == "weights":
+        if set(mixing.weights) != set(trajectories):
+            raise ConfigError(
+                f"key `data.mixing.weights`: is of {', '.join(mixing.weights)}, the tasks are "
+                f"{', '.join(trajectories)}; give each a number"
+            )
+        parts = np.array([mixing.weights[name] for name in trajectories])
+    else:
+        power = {"uniform": 0.0, "proportional": 1.0, "temperature": 1.0 / (mixing.temperature or 1.0)}[mixing.method]
+        parts = (counts / counts.max()) ** power
+    return tuple((parts / parts.sum()).tolist())
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The tasks of the steps: in blocks, each with the tasks by their shares in an order of its own."""
+
+    key: tuple[int, int]
+    shares: tuple[float, ...]
+
+    def at(self, n: int) -> tuple[int, int]:
+        """The task of step n, by number, and how many steps before it were of the same one."""
+        block, place = divmod(n, BLOCK)
+        order = _order(self.key, self.shares, block)
+        task = int(order[place])
+        return task, int(_counts_before(self.key, self.shares, block)[task] + np.sum(order[:place] == task))
+
+
+@lru_cache(maxsize=256)
+def _order(key: tuple[int, int], shares: tuple[float, ...], block: int) -> Int[np.ndarray, " n"]:
+    drawn = generator(key, (0, block))
+    # Evenly spaced points with one random offset: a share that is not a whole number of steps is met on average.
+    points = (np.arange(BLOCK) + drawn.random()) / BLOCK
+    tasks = np.searchsorted(np.cumsum(shares)[:-1], points, side="right")
+    return drawn.permutation(tasks)
+
+
+def _counts_before(key: tuple[int, int], shares: tuple[float, ...], block: int) -> Int[np.ndarray, " t"]:
+    """Steps of each task in all blocks before one, by runs of blocks whose lengths are powers of two."""
+    counts, start = np.zeros(len(shares), int), 0
+    for power in reversed(range(block.bit_length())):
+        if block >> power & 1:
+            counts = counts + _counts(key, shares, start, power)
+            start += 1 << power
+    return counts
+
+
+@lru_cache(maxsize=8192)
+def _counts(key: tuple[int, int], shares: tuple[float, ...], start: int, power: int) -> Int[np.ndarray, " t"]:
+    """Steps of each task in `2**power` blocks."""
+    if power == 0:
+        return np.bincount(_order(key, shares, start), minlength=len(shares))
+    half = 1 << (power - 1)
+    return _counts(key, shares, start, power - 1) + _counts(key, shares, start + half, power - 1)
+
+
+class TaggedBatch(dict[str, Any]):
+    """The batch of a task other than the first, whose batches are plain dictionaries.
+
+    `ups_jax.distributed.mesh` registers it with jax."""
+
+    def __init__(self, values: Mapping[str, Any], task: int) -> None:
+        super().__init__(values)
+        self.task = task
+
+
+def tagged(values: dict[str, Any], task: int) -> dict[str, Any]:
+    """The values as a batch of a task, by its number."""
+    return values if task == 0 else TaggedBatch(values, task)
+
+
+def task_number(batch: Mapping[str, Any]) -> int:
+    """The task of a batch."""
+    return batch.task if isinstance(batch, TaggedBatch) else 0

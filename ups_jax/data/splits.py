@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Int
 
 from ups_jax.config import SplitConfig
-from ups_jax.errors import DataError
-from ups_jax.files import read_json
-from ups_jax.seeding import generator, stream_key
+from ups_jax.core.errors import DataError
+from ups_jax.core.files import read_json
+from ups_jax.core.rng import generator, stream_key
 
 Split = Literal["train", "val", "test"]
 _ROLES: tuple[Split, ...] = ("train", "val", "test")

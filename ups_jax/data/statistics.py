@@ -7,8 +7,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Float32, Float64
 
-from ups_jax.errors import DataError
-from ups_jax.task import Statistics
+from ups_jax.core.errors import DataError
+from ups_jax.core.task import Statistics
 
 # Below this share of its rms a float32 channel varies by rounding only.
 _CONSTANT = 1e-6

@@ -11,8 +11,8 @@ from functools import cached_property, lru_cache
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int
 
-from ups_jax import seeding
-from ups_jax.task import Symmetry
+from ups_jax.core import rng
+from ups_jax.core.task import Symmetry
 
 _EPOCH, _BATCH = 0, 1
 
@@ -160,10 +160,10 @@ def augment_inputs(inputs: Float32[np.ndarray, "b *s i"], drawn: Draw) -> Float3
 @lru_cache(maxsize=4)
 def _order(key: tuple[int, int], epoch: int, count: int) -> Int[np.ndarray, " n"]:
     """The order of an epoch's windows, kept for its next batch: drawing it anew was a fifth of a batch's time."""
-    order = seeding.generator(key, (_EPOCH, epoch)).permutation(count)
+    order = rng.generator(key, (_EPOCH, epoch)).permutation(count)
     order.flags.writeable = False
     return order
 
 
 def _generator(plan: Plan, purpose: int, index: int) -> np.random.Generator:
-    return seeding.generator(plan.key, (purpose, index))
+    return rng.generator(plan.key, (purpose, index))

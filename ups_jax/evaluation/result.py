@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ups_jax.files import write_atomically
-from ups_jax.task import Task
+from ups_jax.core.files import write_atomically
+from ups_jax.core.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)

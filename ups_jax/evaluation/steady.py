@@ -11,14 +11,14 @@ import numpy as np
 from jaxtyping import Float
 
 from ups_jax.config import EvaluationConfig
+from ups_jax.core.errors import DataError
+from ups_jax.core.task import Task
 from ups_jax.data import Dataset
 from ups_jax.data.dataset import Trajectories
 from ups_jax.data.sources.base import read_all
-from ups_jax.errors import DataError
-from ups_jax.evaluation.ensembles import Solutions, steady_ensemble
+from ups_jax.evaluation.evaluate import Solutions, steady_ensemble
 from ups_jax.evaluation.result import SteadyEvaluation, SteadyExample
-from ups_jax.evaluation.tables import bootstrap_interval, chunks, join, measure, steady_section
-from ups_jax.task import Task
+from ups_jax.metrics.aggregate import bootstrap_interval, chunks, join, measure, steady_section
 
 # Given fields, coefficients and their presence -> solutions.
 Solve = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]

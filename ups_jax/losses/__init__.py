@@ -4,18 +4,23 @@ All take `reduction="mean" | "sum" | "none"` (`none`: one value a sample) and a 
 """
 
 from ups_jax.losses.boundary import boundary
-from ups_jax.losses.bundle import Batch, LossBundle, StageLoss, draw_rows, latent_losses, operator_losses
-from ups_jax.losses.diffusion import diffusion_losses, draw_bare, draw_flow
+from ups_jax.losses.diffusion import diffusion_losses, draw_bare, draw_flow, residual_of
 from ups_jax.losses.distillation import distillation_losses, draw_levels, level_counts
 from ups_jax.losses.field import forward, h1, nrmse, relative_mse, rollout
-from ups_jax.losses.inverse import inverse_decoding, inverse_encoding, inverse_weight
-from ups_jax.losses.latent import latent_diversity, latent_norm
-from ups_jax.losses.per_task import per_task_metrics, per_task_terms
+from ups_jax.losses.latent import inverse_decoding, inverse_encoding, inverse_weight, latent_diversity, latent_norm
+from ups_jax.losses.operator import (
+    Batch,
+    LossBundle,
+    StageLoss,
+    draw_rows,
+    latent_losses,
+    operator_losses,
+    steady_losses,
+)
 from ups_jax.losses.physics import conservation, divergence, positivity, smoothness
-from ups_jax.losses.query import sample_present, sample_queries, take_points
-from ups_jax.losses.residual import residual_of
+from ups_jax.losses.reduction import per_task_metrics, per_task_terms
 from ups_jax.losses.spectral import spectral_band, spectral_energy
-from ups_jax.losses.steady import steady_losses
+from ups_jax.losses.terms import sample_present, sample_queries, take_points
 from ups_jax.losses.weights import key_of, scheduled, term_weights
 
 __all__ = [

@@ -10,13 +10,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from ups_jax.config import STAGE_NEEDS, Config
-from ups_jax.losses.bundle import Batch, StageLoss, Terms
-from ups_jax.losses.diffusion import draw_flow
-from ups_jax.losses.residual import residual_of
+from ups_jax.core.rng import stream
+from ups_jax.losses.diffusion import draw_flow, residual_of
+from ups_jax.losses.operator import Batch, StageLoss, Terms
 from ups_jax.models import Simulator, SteadySimulator
 from ups_jax.models.corrector import Corrector, velocity
-from ups_jax.sampling import advance, consistency, flow_times
-from ups_jax.streams import stream
+from ups_jax.rollout.flow_sampler import advance, consistency, flow_times
 
 # (x, from, to) -> x moved on by the teacher's step, and (levels) -> x_n of each row and what f should be there.
 Onward = Callable[[Any, Any, Any], Array]

@@ -37,7 +37,7 @@ def nrmse(
     """sqrt(mean e^2 / (mean target^2 + eps)), e = pred - target; means over ALL samples, points and channels together.
 
     `none` gives the same ratio of each sample, `sum` the sum of those; so `mean` is not the mean of `none`. The metric
-    of a trajectory is `ups_jax.metrics.nrmse`. Source: UPS.
+    of a trajectory is `ups_jax.metrics.field.nrmse`. Source: UPS.
     """
     same_shape(pred, target)
     error, size = _mean_squares(pred, target, mask)

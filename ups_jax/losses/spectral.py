@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ups_jax.losses.reduction import Mask, Number, Reduction, magnitude, pooled, reduced, root, rows_of, same_shape
-from ups_jax.metrics import LOW_BAND, MID_BAND, energy_spectrum
+from ups_jax.metrics.field import LOW_BAND, MID_BAND, energy_spectrum
 
 Fields = Float[Array | np.ndarray, "b *_s c"]
 

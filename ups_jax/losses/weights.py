@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterable
 
 from ups_jax.config import TrainingConfig
-from ups_jax.errors import ConfigError
+from ups_jax.core.errors import ConfigError
+from ups_jax.core.task import Task
 from ups_jax.losses.boundary import walls_of
 from ups_jax.losses.spectral import BANDS
-from ups_jax.task import Task
 
 _PRIORS = (
     "divergence",

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ups_jax.models import narrow_attention
+from ups_jax.models import cpu_attention
 
 # Bytes of a chunk's scores: with those of their gradient they stay in a core's second cache.
 _CHUNK_BYTES = 2**19
@@ -70,15 +70,15 @@ def _plain_gradient(query: Any, key: Any, value: Any, out: Any, logarithm: Any, 
 
 def _on_cpu(query: Any, key: Any, value: Any) -> tuple[Any, Any]:
     """Attention and the logarithm of each row's sum of exponentials, as `_gradient_on_cpu` takes it."""
-    rows = narrow_attention.rows_at_a_time(query, key)
-    return _chunked(query, key, value) if rows is None else narrow_attention.attend(query, key, value, rows)
+    rows = cpu_attention.rows_at_a_time(query, key)
+    return _chunked(query, key, value) if rows is None else cpu_attention.attend(query, key, value, rows)
 
 
 def _gradient_on_cpu(query: Any, key: Any, value: Any, out: Any, logarithm: Any, gradient: Any) -> tuple[Any, Any, Any]:
-    rows = narrow_attention.rows_at_a_time(query, key)
+    rows = cpu_attention.rows_at_a_time(query, key)
     if rows is None:
         return _chunked_gradient(query, key, value, out, logarithm, gradient)
-    return narrow_attention.attend_gradient(query, key, value, out, logarithm, gradient, rows)
+    return cpu_attention.attend_gradient(query, key, value, out, logarithm, gradient, rows)
 
 
 def _chunked(query: Any, key: Any, value: Any) -> tuple[Any, Any]:

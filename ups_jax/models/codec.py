@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ups_jax.config import LatentConfig
+from ups_jax.core.task import Task
 from ups_jax.models.grid import GridConv, interpolate, patch_of, patchify, unpatchify
-from ups_jax.task import Task
 
 # Below this name of a simulator's parameters lie those of its codec.
 CODEC = "features"

@@ -1,7 +1,7 @@
 """The corrector: a conditional generative model of a frozen predictor's error, on normalised fields.
 
 It is the velocity of a flow that carries white noise to errors in units of their own rms; integrating it is
-`ups_jax.sampling`. A predictor is a time step of a simulator, or a steady simulator.
+`ups_jax.rollout.flow_sampler`. A predictor is a time step of a simulator, or a steady simulator.
 """
 
 from __future__ import annotations
@@ -15,14 +15,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ups_jax.config import DiffusionConfig, LatentConfig, OperatorConfig
+from ups_jax.core.task import Statistics, Task
 from ups_jax.models.codec import PatchFeatures
-from ups_jax.models.conditioning import ConditionEmbedding, NoiseEmbedding
-from ups_jax.models.dense import Dense
+from ups_jax.models.conditioning import ConditionEmbedding, Conditions, NoiseEmbedding
 from ups_jax.models.grid import patch_of, patchify, unpatchify
-from ups_jax.models.latent_state import Conditions
+from ups_jax.models.layers import Dense, apply
 from ups_jax.models.operator import FieldExit, core_of
-from ups_jax.models.products import apply
-from ups_jax.task import Statistics, Task
 
 
 @jax.tree_util.register_dataclass

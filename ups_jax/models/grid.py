@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ups_jax.models.dense import add_bias, matmul_rows
+from ups_jax.models.layers import add_bias, matmul_rows
 
 
 class GridConv(nn.Module):

@@ -12,14 +12,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ups_jax.config import LatentConfig, OperatorConfig
+from ups_jax.core.task import Task
 from ups_jax.models.codec import carried_width
-from ups_jax.models.conditioning import ConditionEmbedding
-from ups_jax.models.dense import Dense
+from ups_jax.models.conditioning import ConditionEmbedding, Conditions
 from ups_jax.models.grid import GridConv, bounded, patch_of, patchify, unpatchify, without_mean
-from ups_jax.models.latent_state import Conditions
+from ups_jax.models.layers import Dense
 from ups_jax.models.pdet import PdetStack, PdetUnet
 from ups_jax.models.spectral import SpectralCore
-from ups_jax.task import Task
 
 # In standard deviations of a frame's change: no frame of any data set changes by as much, no rollout gone astray may.
 INCREMENT_LIMIT = 30.0

@@ -15,8 +15,7 @@ from jaxtyping import Array, Float
 from ups_jax.config import PdetConfig
 from ups_jax.models.attention import attention
 from ups_jax.models.conditioning import modulation
-from ups_jax.models.dense import Dense
-from ups_jax.models.recompute import recomputed
+from ups_jax.models.layers import Dense, recomputed
 
 
 class PdetUnet(nn.Module):

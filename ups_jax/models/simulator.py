@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ups_jax.config import LatentConfig, OperatorConfig
+from ups_jax.core.task import Task
 from ups_jax.models.codec import (
     PatchFeatures,
     carried_width,
@@ -19,9 +20,11 @@ from ups_jax.models.codec import (
     to_grid,
     to_tokens,
 )
-from ups_jax.models.latent_state import Conditions, LatentState
+from ups_jax.models.conditioning import Conditions, LatentState
+from ups_jax.models.layers import apply
 from ups_jax.models.operator import LatentOperator
-from ups_jax.task import Task
+from ups_jax.models.points.simulator import PointSimulator
+from ups_jax.models.steady import SteadySimulator
 
 
 class Simulator(nn.Module):
@@ -29,7 +32,7 @@ class Simulator(nn.Module):
 
     `context` is the number of frames that one step sees. `dtype` is what the operator's core computes in, between
     float32 entrance and exit; with `remat` its blocks are computed again for the gradient instead of kept. `products`
-    is for `ups_jax.models.products.apply`.
+    is for `ups_jax.models.layers.apply`.
     """
 
     task: Task
@@ -78,3 +81,39 @@ class Simulator(nn.Module):
         """The frame after the newest."""
         state = LatentState(z=self.encode(fields), t=jnp.zeros_like(cond.dt), cond=cond)
         return self.decode(self.operate(state).z)
+
+
+def encode(model: Simulator, params: Any, fields: Float[Array, "b k *s c"]) -> Float[Array, "b n d"]:
+    """Tokens of the newest of `k` frames of context."""
+    return cast(Array, apply(model, params, fields, method="encode"))
+
+
+def operate(model: Simulator, params: Any, state: LatentState) -> LatentState:
+    """The latent state one time step later."""
+    return cast(LatentState, apply(model, params, state, method="operate"))
+
+
+def next_field(model: Simulator, params: Any, state: LatentState) -> Float[Array, "b *s c"]:
+    """The field of the latent state one time step later."""
+    return cast(Array, apply(model, params, state, method="next_field"))
+
+
+def decode(
+    model: Simulator, params: Any, z: Float[Array, "b n d"], query: Float[Array, "b q axes"] | None = None
+) -> Float[Array, "b *s c"] | Float[Array, "b q c"]:
+    """The field on the grid, or at `query` points in physical coordinates."""
+    return cast(Array, apply(model, params, z, query, method="decode"))
+
+
+def step(
+    model: Simulator | PointSimulator, params: Any, fields: Float[Array, "b k *s c"], cond: Conditions
+) -> Float[Array, "b *s c"]:
+    """The frame after the newest: decode(operate(encode(fields)))."""
+    return cast(Array, apply(model, params, fields, cond))
+
+
+def steady_field(
+    model: SteadySimulator, params: Any, inputs: Float[Array, "b *s i"], cond: Conditions
+) -> Float[Array, "b *s c"]:
+    """The steady field that belongs to the given fields."""
+    return cast(Array, apply(model, params, inputs, cond))

@@ -15,9 +15,8 @@ from jaxtyping import Array, Float
 
 from ups_jax.config import SpectralConfig
 from ups_jax.models.conditioning import modulation
-from ups_jax.models.dense import Dense
 from ups_jax.models.grid import GridConv, bounded
-from ups_jax.models.recompute import recomputed
+from ups_jax.models.layers import Dense, recomputed
 
 
 class SpectralCore(nn.Module):

@@ -9,13 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ups_jax.config import LatentConfig, OperatorConfig
+from ups_jax.core.task import Task
 from ups_jax.models.codec import PatchFeatures
-from ups_jax.models.conditioning import ConditionEmbedding
-from ups_jax.models.dense import Dense
+from ups_jax.models.conditioning import ConditionEmbedding, Conditions
 from ups_jax.models.grid import patch_of, patchify, unpatchify
-from ups_jax.models.latent_state import Conditions
+from ups_jax.models.layers import Dense
 from ups_jax.models.operator import FieldExit, core_of
-from ups_jax.task import Task
 
 
 class SteadySimulator(nn.Module):

@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from ups_jax.config import SchedulerConfig, StageConfig
-from ups_jax.errors import ConfigError
+from ups_jax.core.errors import ConfigError
 from ups_jax.optim.plateau import PlateauRule
 
 # What a length means where neither epochs nor steps are given, as a share of the run.

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from ups_jax.config import GatesConfig
-from ups_jax.pipeline.measures import without_task
+from ups_jax.pipeline.scores import without_task
 
 Numbers = Mapping[str, float | None]
 Kind = Literal["delta", "ratio", "absolute", "trivial", "required"]

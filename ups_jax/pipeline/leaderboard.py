@@ -17,9 +17,9 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from ups_jax.errors import DataError
-from ups_jax.files import storage_error, write_atomically
-from ups_jax.locks import in_turn
+from ups_jax.core.errors import DataError
+from ups_jax.core.files import storage_error, write_atomically
+from ups_jax.core.locks import in_turn
 
 
 @dataclass(frozen=True, kw_only=True)

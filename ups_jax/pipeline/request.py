@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 from ups_jax.config import Config, from_dict, load, merge, to_dict
-from ups_jax.errors import ConfigError
-from ups_jax.files import write_atomically
-from ups_jax.pipeline.keys import digest_of
+from ups_jax.core.errors import ConfigError
+from ups_jax.core.files import write_atomically
+from ups_jax.pipeline.cache_keys import digest_of
 
 # The configurations by the names of their files in `configs/`.
 NAMES = ("train", "small_eval", "full_eval")

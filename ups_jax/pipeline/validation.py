@@ -10,10 +10,10 @@ from typing import Any
 
 from ups_jax import simulate
 from ups_jax.config import STAGE_NEEDS, Config, load, problems
+from ups_jax.core.errors import ConfigError, UserError
 from ups_jax.data import open_mixture
-from ups_jax.data.problems import data_problems
-from ups_jax.errors import ConfigError, UserError
-from ups_jax.pipeline.measures import METRICS, NAMES, RENAMED, SECTIONS, of_task
+from ups_jax.data.validation import data_problems
+from ups_jax.pipeline.scores import METRIC_SECTIONS, METRICS, NAMES, RENAMED, of_task
 from ups_jax.simulate import presets
 from ups_jax.training.stages import STAGES, enabled_stages
 
@@ -122,7 +122,7 @@ def _gates(cfg: Config, stage: str) -> list[str]:
     }
     tasks = [task.name for task in cfg.data.tasks]
     # Numbers of one of several tasks.
-    single = (*METRICS, *RENAMED, *(f"{section}/{metric}" for section in SECTIONS for metric in METRICS))
+    single = (*METRICS, *RENAMED, *(f"{section}/{metric}" for section in METRIC_SECTIONS for metric in METRICS))
     own = {of_task(name, task) for name in single for task in tasks if len(tasks) > 1}
     return [
         f"key `{key}`: no evaluation measures {name!r}; there are {', '.join(NAMES[:14])}, and the first ten as "

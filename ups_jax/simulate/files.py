@@ -11,11 +11,11 @@ import h5py
 import numpy as np
 from jaxtyping import Float
 
+from ups_jax.core.errors import DataError, first_line
+from ups_jax.core.files import write_atomically
 from ups_jax.data.sources.base import AXES
 from ups_jax.data.sources.hdf5 import is_of_hdf5
 from ups_jax.data.sources.points import LAYOUT
-from ups_jax.errors import DataError, first_line
-from ups_jax.files import write_atomically
 from ups_jax.simulate.presets import DarcyPreset, MeshPreset, ParticlePreset, Preset, TransportPreset, VolumePreset
 from ups_jax.simulate.triangles import HeatedPlate
 

@@ -16,8 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Key
 
 from ups_jax.simulate import compressible, shallow_water
-from ups_jax.simulate.coefficient import draw
-from ups_jax.simulate.devices import cpu
+from ups_jax.simulate.common import cpu, draw
 from ups_jax.simulate.presets import VolumePreset
 
 # Trajectories solved together, by the number of space axes.

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ups_jax.config import Config
-from ups_jax.data.paths import data_path
-from ups_jax.errors import ConfigError, DataError
+from ups_jax.core.errors import ConfigError, DataError
+from ups_jax.data.files import data_path
 from ups_jax.simulate import files, presets
 from ups_jax.simulate.presets import AnyPreset, DarcyPreset, MeshPreset, ParticlePreset, TransportPreset, VolumePreset
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, TypeVar
 
-from ups_jax.errors import ConfigError
+from ups_jax.core.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)

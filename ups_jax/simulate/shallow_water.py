@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ups_jax.simulate.faces import GHOSTS, Values, face_values, hll
+from ups_jax.simulate.common import GHOSTS, Values, face_values, hll
 from ups_jax.simulate.presets import VolumePreset
 
 CHANNELS = ("h", "u", "v")

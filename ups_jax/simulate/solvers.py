@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Key
 
-from ups_jax.simulate.coefficient import draw
-from ups_jax.simulate.devices import cpu
+from ups_jax.simulate.common import cpu, draw
 from ups_jax.simulate.presets import Preset
 
 # Trajectories solved together, by the number of space axes.

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ups_jax.errors import DataError, StorageError
+from ups_jax.core.errors import DataError, StorageError
 from ups_jax.tracking.writer import Outcome, Writer
 
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ups_jax.errors import ConfigError
-from ups_jax.files import storage_error
+from ups_jax.core.errors import ConfigError
+from ups_jax.core.files import storage_error
 from ups_jax.tracking.writer import Cell, Outcome, Writer, flat
 
 # A flush waits for the disk, which a step need not.

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import netrc
+import os
 import secrets
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import TypeAdapter, ValidationError
 
 from ups_jax.config import WandbConfig
-from ups_jax.errors import Stopped, UserError
-from ups_jax.tracking.context import RunContext, write_context
+from ups_jax.core.errors import ConfigError, Stopped, UserError
+from ups_jax.core.files import write_atomically
 from ups_jax.tracking.writer import Outcome
 
 _EXIT_CODES: Mapping[Outcome, int] = {"finished": 0, "stopped": Stopped.exit_code, "failed": 1}
@@ -125,3 +132,79 @@ def end(run: Any, outcome: Outcome) -> None:
 def described(error: BaseException) -> str:
     """An error in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def wandb_mode(configured: str) -> str:
+    """online, offline or disabled: the environment's WANDB_MODE, else the configured mode, `auto` resolved."""
+    mode = os.environ.get("WANDB_MODE") or configured
+    if mode == "auto":
+        return "online" if login_found() else "offline"
+    return mode
+
+
+def login_found() -> bool:
+    """Whether wandb can log in without asking: a key or token in the environment, or an entry in the netrc file."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
+    try:
+        entries = netrc.netrc(os.environ.get("NETRC") or Path.home() / ".netrc")
+    except (OSError, netrc.NetrcParseError):
+        return False
+    return entries.authenticators(host) is not None
+
+
+# Names the file; the pipeline sets it for every process that it starts.
+VARIABLE = "WANDB_CONTEXT_FILE"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunContext:
+    """A W&B run that others may join; `mode` is that of the process which began it, `url` is known online only."""
+
+    run_id: str
+    project: str
+    entity: str | None
+    group: str
+    mode: str
+    url: str | None = None
+
+
+_ADAPTER = TypeAdapter(RunContext)
+
+
+def context_path() -> Path | None:
+    """The file that the environment names, None where it names none."""
+    name = os.environ.get(VARIABLE)
+    return Path(name) if name else None
+
+
+@contextlib.contextmanager
+def shared_in(folder: Path) -> Iterator[None]:
+    """What is begun inside is one W&B run, by a file in `folder` where the environment names none."""
+    if context_path() is not None:
+        yield
+        return
+    os.environ[VARIABLE] = str(folder / "wandb-context.json")
+    try:
+        yield
+    finally:
+        del os.environ[VARIABLE]
+
+
+def read_context(path: Path) -> RunContext | None:
+    """The run that the file names, None where no process has begun one. ConfigError where it cannot be understood."""
+    try:
+        return _ADAPTER.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error.strerror
+        raise ConfigError(
+            f"{path}: is not the context of a W&B run ({reason}); delete it, or set {VARIABLE} to another file"
+        ) from None
+
+
+def write_context(path: Path, context: RunContext) -> None:
+    """Tell the processes that come later; atomic. Raises `StorageError`."""
+    write_atomically(path, json.dumps(asdict(context), indent=2) + "\n")

@@ -13,11 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from ups_jax.config import WandbConfig
-from ups_jax.errors import ConfigError
-from ups_jax.files import folder_size
-from ups_jax.tracking.context import RunContext, read_context
-from ups_jax.tracking.wandb_login import login_found, wandb_mode
-from ups_jax.tracking.wandb_run import Beginning, begin, described, end
+from ups_jax.core.errors import ConfigError
+from ups_jax.core.files import folder_size
+from ups_jax.tracking.wandb_run import (
+    Beginning,
+    RunContext,
+    begin,
+    described,
+    end,
+    login_found,
+    read_context,
+    wandb_mode,
+)
 from ups_jax.tracking.writer import Cell, Level, Outcome, Writer, flat
 
 # Records that wait for a slow wandb; more of them means that it hangs.

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Key
 
 from ups_jax import simulate
 from ups_jax.config import Config, ParallelConfig
+from ups_jax.core.errors import ConfigError
+from ups_jax.core.rng import stream
+from ups_jax.core.task import Task
+from ups_jax.core.xla import require_determinism
 from ups_jax.data import Dataset, Mixture, mixture_of, open_mixture
-from ups_jax.determinism import require_determinism
-from ups_jax.errors import ConfigError
-from ups_jax.losses import Batch
-from ups_jax.models.sharing import sharing_of
-from ups_jax.optim import build_optimizer
-from ups_jax.parallel import keep_in_place, make_mesh
-from ups_jax.streams import stream
-from ups_jax.task import Task
-from ups_jax.training.joint import JointModel, example, joint
-from ups_jax.training.plan import plan_of
+from ups_jax.distributed.mesh import keep_in_place, make_mesh
+from ups_jax.losses import Batch, StageLoss
+from ups_jax.models.codec import CODEC
+from ups_jax.models.parameter_sharing import Part, Sharing, sharing_of
+from ups_jax.optim import build_optimizer, ema_params
+from ups_jax.training.run_length import plan_of
 from ups_jax.training.stages import STAGES, stage_of
+from ups_jax.training.stages.spec import Parents, StageSpec, Validate
 from ups_jax.training.state import TrainState, state_of
 
 
@@ -94,8 +97,8 @@ def init_state(
     """A fresh state; `batch`, of several tasks one of the first, lends its shapes. Deterministic in `key`.
 
     A configuration that looks for loss spikes has to be given: their window is a part of the state. With one, the state
-    is made where `ups_jax.parallel` has it, never whole on one of several devices. The state of a stage with parents is
-    then to be begun by them (`training.parents.begun`).
+    is made with its sharding (`ups_jax.distributed.mesh`), never whole on one of several devices. The state of a stage
+    with parents is then to be begun by them (`trainer.parents.begun`).
     """
     spec, whole = stage_of(stage), joint(model)
 
@@ -118,3 +121,106 @@ def abstract_state(config: Config, task: Task | Sequence[Task], stage: str) -> T
     tx = build_optimizer(getattr(config.stages, stage), 1, 1)
     fresh = partial(init_state, build_joint(config, tasks, stage), tx, stage=stage, cfg=config)
     return jax.eval_shape(fresh, example(tasks[0], frames_of(config, tasks[0])), jax.random.key(0))
+
+
+@dataclass(frozen=True)
+class JointModel:
+    """A model for each task. `examples` lend the shapes of a row of each; of a model that is alone there are none, its
+    shapes are lent by whoever makes its parameters."""
+
+    models: tuple[Any, ...]
+    sharing: Sharing = field(default_factory=Sharing)
+    examples: tuple[Batch, ...] = ()
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """Their tasks."""
+        return tuple(model.task for model in self.models)
+
+    @property
+    def task(self) -> Task:
+        """The task of a model that is alone."""
+        (only,) = self.tasks
+        return only
+
+    def init(self, spec: StageSpec, key: Key[Array, ""], first: Batch) -> Any:
+        """Fresh parameters; `first` is a row of the first task."""
+        rows = [first, *self.examples[1:]]
+        return self.sharing.join([spec.init(model, key, row) for model, row in zip(self.models, rows, strict=True)])
+
+    def losses(self, spec: StageSpec, cfg: Config) -> list[StageLoss]:
+        """Each task's loss, of the joint parameters."""
+        return [self._viewed(spec.losses(model, cfg), number) for number, model in enumerate(self.models)]
+
+    def parts(self) -> list[Part]:
+        """Which parameters each task's model has."""
+        return [self.sharing.part(number) for number in range(len(self.models))]
+
+    def _viewed(self, losses: StageLoss, number: int) -> StageLoss:
+        def of_task(params: Any, *rest: Any, **named: Any) -> Any:
+            return losses(self.sharing.view(params, number), *rest, **named)
+
+        return of_task
+
+
+def joint(model: Any) -> JointModel:
+    """A joint model, also of one model."""
+    return model if isinstance(model, JointModel) else JointModel((model,))
+
+
+def joint_validation(
+    model: JointModel, spec: StageSpec, data: Dataset | Mixture, cfg: Config, parents: Parents
+) -> Validate:
+    """Weights -> the mean over the tasks of every validation metric, and where there are several tasks each one's own
+    as `{task}/{metric}`."""
+    each = [
+        spec.validate(own, dataset, cfg, parents)
+        for own, dataset in zip(model.models, mixture_of(data).datasets, strict=True)
+    ]
+
+    def validate(weights: Any) -> dict[str, float]:
+        found = [own(model.sharing.view(weights, number)) for number, own in enumerate(each)]
+        means = {name: float(np.mean([values[name] for values in found])) for name in found[0]}
+        return means | named_by_task(model.tasks, found)
+
+    return each[0] if len(each) == 1 else validate
+
+
+def named_by_task(tasks: Sequence[Task], found: Sequence[dict[str, float]]) -> dict[str, float]:
+    """`{task}/{metric}` of each task."""
+    return {f"{task.name}/{name}": value for task, own in zip(tasks, found, strict=True) for name, value in own.items()}
+
+
+def example(task: Task, frames: int) -> Batch:
+    """A row of a task's batch, for its shapes."""
+    width = len(task.coefficients)
+    places: Batch = {}
+    if task.scattered:
+        axes = 0 if task.moving else len(task.axes)
+        places = {"coords": jnp.zeros((1, task.points, axes)), "point_mask": jnp.ones((1, task.points))}
+    return places | {
+        "fields": jnp.zeros((1, frames, *task.shape, len(task.channels))),
+        "inputs": jnp.zeros((1, *task.shape, len(task.inputs))),
+        "dt": jnp.ones(1),
+        "cond": jnp.zeros((1, width)),
+        "cond_mask": jnp.zeros((1, width)),
+    }
+
+
+def holds_codec(cfg: Config, stage: str) -> bool:
+    """Whether a stage is trained on latents."""
+    return stage == "operator" and cfg.data.source == "latents"
+
+
+def all_but_codec(spec: StageSpec, model: Any, cfg: Config) -> Part:
+    """The parameters that training on latents moves, as a part of the whole; the codec's are foreign to it."""
+    first = example(model.task, frames_of(cfg, model.task))
+    paths = frozenset(flatten_dict(jax.eval_shape(partial(spec.init, model), jax.random.key(0), first)))
+    codec = frozenset(path for path in paths if path[0] == CODEC)
+    return Part(used=paths - codec, foreign=codec)
+
+
+def averaged(cfg: Config, stage: str, state: TrainState, decay: float | None) -> Any:
+    """The averaged parameters of a state; of a held codec its own, whose average differs from it by round-off."""
+    average = ema_params(state.params, state.ema, decay)
+    return {**average, CODEC: state.params[CODEC]} if holds_codec(cfg, stage) else average

@@ -11,22 +11,20 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from ups_jax.compilation import remat_options
 from ups_jax.config import Config, TrainingConfig
-from ups_jax.data.tagged import task_number
+from ups_jax.core.rng import stream
+from ups_jax.core.xla import remat_options
+from ups_jax.data.mixture import task_number
+from ups_jax.distributed.mesh import keep_in_place, make_mesh, put_everywhere
 from ups_jax.losses import Batch, per_task_metrics
-from ups_jax.models.sharing import Part
+from ups_jax.models.parameter_sharing import Part
 from ups_jax.optim import ema_params, ema_update
-from ups_jax.parallel import keep_in_place, make_mesh, put_everywhere
-from ups_jax.streams import stream
-from ups_jax.training.accumulate import gradients_of
-from ups_jax.training.held_codec import all_but_codec, holds_codec
-from ups_jax.training.joint import joint
-from ups_jax.training.several_steps import Batches, several
-from ups_jax.training.spikes import judge, spike_metrics
+from ups_jax.training.build import all_but_codec, holds_codec, joint
+from ups_jax.training.gradients import gradients_of
+from ups_jax.training.multi_step import Batches, several
 from ups_jax.training.stages import stage_of
 from ups_jax.training.stages.spec import Parents
-from ups_jax.training.state import ScaledState, SpikeMonitor, TrainState
+from ups_jax.training.state import ScaledState, SpikeMonitor, TrainState, judge, spike_metrics
 
 Metrics = dict[str, Array]
 # Of one batch, or of those of several steps.
@@ -52,7 +50,7 @@ def make_train_step(
     a `JointModel` it is of one task, for which the step is compiled apart, and what that task has no use for stays; so
     does the codec of a stage that is trained on latents. A
     non-finite loss or gradient leaves parameters, optimizer and average as they are and counts as skipped; a loss spike
-    does the same and counts as such. On the mesh of `cfg.parallel` the new state lies as `ups_jax.parallel` has it.
+    does the same and counts as such. The new state is sharded on the mesh of `cfg.parallel`.
     With `at_once` more than 1 it makes up to so many steps, of batches as `several_steps.together` has them.
     """
     spec, settings, whole = stage_of(stage), getattr(cfg.stages, stage), joint(model)

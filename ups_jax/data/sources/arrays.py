@@ -13,8 +13,8 @@ from typing import Any, Protocol, runtime_checkable
 import h5py
 import numpy as np
 
+from ups_jax.core.errors import DataError, first_line
 from ups_jax.data.sources.hdf5 import HDF5File
-from ups_jax.errors import DataError, first_line
 
 _MEND = "give an .npz, .npy or HDF5 file"
 # What NumPy, zipfile and zlib raise at a damaged file, or one that claims more than there is memory.

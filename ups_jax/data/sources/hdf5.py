@@ -17,8 +17,8 @@ import h5py
 import numpy as np
 from jaxtyping import Float
 
+from ups_jax.core.errors import DataError
 from ups_jax.data.sources.base import AXES, Grid, uniform
-from ups_jax.errors import DataError
 
 # What is to be done about values in other files.
 _COPY = "which is not opened; copy the values into this file"

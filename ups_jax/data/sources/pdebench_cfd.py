@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 from jaxtyping import Float32, Int
 
+from ups_jax.core.errors import DataError
+from ups_jax.data.sources.base import selected
 from ups_jax.data.sources.hdf5 import HDF5File, coefficients, grid_of
-from ups_jax.data.sources.selection import selected
-from ups_jax.errors import DataError
 
 # The order in which PDEBench lists them; any other name follows in that of the file.
 _ORDER = ("density", "pressure", "Vx", "Vy", "Vz")

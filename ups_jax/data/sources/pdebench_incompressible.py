@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
+import yaml
 from jaxtyping import Float32, Int
 
-from ups_jax.data.sources.base import Grid, uniform
+from ups_jax.core.errors import DataError
+from ups_jax.data.sources.base import Grid, selected, uniform
 from ups_jax.data.sources.hdf5 import HDF5File, dataset_of, number_of, text_of
-from ups_jax.data.sources.selection import selected
-from ups_jax.data.sources.simulation_text import numbers
-from ups_jax.errors import DataError
 
 _PARTS = {"Vx": ("velocity", 0), "Vy": ("velocity", 1), "particles": ("particles", 0)}
 _WIDTHS = {"velocity": 2, "particles": 1}
@@ -120,3 +121,33 @@ def _extent(text: str, name: str) -> tuple[float, float]:
 
 def _lower(values: dict[str, float]) -> dict[str, float]:
     return {name.lower(): value for name, value in values.items()}
+
+
+# libyaml's, where PyYAML has it: a file may hold ten thousand of these texts.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def numbers(text: str, where: str) -> dict[str, float]:
+    """Every number in it by its key: the last part alone where no other has that one, else the whole dotted key.
+
+    Also numbers that YAML takes for words, such as `1e-3` and `1.e-8`. Raises `DataError` naming `where`.
+    """
+    try:
+        values = yaml.load(text, Loader=_LOADER)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        line = " ".join(str(error).split())
+        raise DataError(f"{where}: its attribute `config` is no YAML ({line}); write the file again") from None
+    found = dict(_leaves(values, ()))
+    short = [path[-1] for path in found]
+    return {path[-1] if short.count(path[-1]) == 1 else ".".join(path): value for path, value in found.items()}
+
+
+def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], float]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _leaves(item, (*path, str(key)))
+    elif path and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            yield path, float(value)
+        except (ValueError, OverflowError):
+            return

@@ -9,11 +9,10 @@ import h5py
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from ups_jax.data.sources.base import AXES, Grid
+from ups_jax.core.errors import DataError
+from ups_jax.data.sources.base import AXES, Grid, selected
 from ups_jax.data.sources.hdf5 import HDF5File, coordinate, line, space_axes, text_of
-from ups_jax.data.sources.selection import selected
-from ups_jax.data.sources.simulation_text import numbers
-from ups_jax.errors import DataError
+from ups_jax.data.sources.pdebench_incompressible import numbers
 
 _MEND = "give a file with a group for each trajectory, of `data` (T, X, .., C) and `grid`"
 # Numbers of a simulation's text that are its own and no coefficients.

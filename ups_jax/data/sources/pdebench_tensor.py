@@ -8,9 +8,9 @@ import h5py
 import numpy as np
 from jaxtyping import Float32, Int
 
+from ups_jax.core.errors import DataError
 from ups_jax.data.sources.base import Grid
-from ups_jax.data.sources.hdf5 import HDF5File, coefficients, dataset_of, grid_of
-from ups_jax.errors import DataError
+from ups_jax.data.sources.hdf5 import HDF5File, coefficients, dataset_of, grid_of, space_axes
 
 _MEND = "give a file in PDEBench's tensor layout, such as scripts/generate_data.py writes"
 
@@ -50,3 +50,62 @@ def _header(name: str, file: h5py.File) -> tuple[tuple[int, ...], Grid]:
     if tensor.dtype.kind != "f":
         raise DataError(f"{name}: `tensor` holds {tensor.dtype}, not floating-point numbers; {_MEND}")
     return shape, grid_of(name, file, "tensor", shape)
+
+
+_COORDINATES = ("x-coordinate", "y-coordinate")
+_DARCY_HINT = "give a file in PDEBench's Darcy layout, such as scripts/generate_data.py --task darcy2d writes"
+
+
+class DarcySource(HDF5File):
+    """A steady file: one frame with `nu` as input. Raises `DataError` naming file and dataset for any defect."""
+
+    channels = 1
+    frames = 1
+    channel_names: tuple[str, ...] = ()
+    input_channels: tuple[str, ...] = ("nu",)
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path, _DARCY_HINT)
+        with self.reading() as file:
+            self.trajectories, self.grid = _darcy_header(self.name, file)
+            self._coefficients = dict(coefficients(self.name, file, self.trajectories))
+
+    def windows(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
+        """The given solutions; the only frame is 0."""
+        return self._read("tensor", ids).reshape(*frames.shape, *self.grid.shape, 1)
+
+    def inputs(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
+        """Their permeabilities."""
+        return self._read("nu", ids)[..., None]
+
+    def _read(self, name: str, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *d"]:
+        with self.reading() as file:
+            dataset = file[name]
+            result = np.empty((len(ids), *dataset.shape[1:]), np.float32)
+            for row, index in enumerate(ids.tolist()):
+                result[row] = dataset[index]
+        return result
+
+
+def _darcy_header(name: str, file: h5py.File) -> tuple[int, Grid]:
+    for dataset in ("tensor", "nu", *_COORDINATES):
+        dataset_of(name, file, dataset, f"it holds {', '.join(list(file)[:6]) or 'nothing'}; {_DARCY_HINT}")
+    for dataset in ("tensor", "nu"):
+        if file[dataset].dtype.kind != "f":
+            raise DataError(
+                f"{name}: `{dataset}` holds {file[dataset].dtype}, not floating-point numbers; {_DARCY_HINT}"
+            )
+    shape = file["tensor"].shape
+    if len(shape) != 4 or shape[1] != 1:
+        raise DataError(
+            f"{name}: `tensor` has shape {shape}, of steady solutions it must be (N, 1, X, Y); "
+            "reshape it, or set kind: transient if its second axis is time"
+        )
+    given = (shape[0], *shape[2:])
+    if file["nu"].shape != given:
+        raise DataError(
+            f"{name}: `nu` has shape {file['nu'].shape}, with `tensor` {shape} it must be {given}; reshape it"
+        )
+    origin, spacing = space_axes(name, file, _COORDINATES, shape[2:], f"as axis of `tensor` {shape}")
+    # A time step of 1 has no meaning, and no effect where its logarithm is a condition.
+    return shape[0], Grid(shape=shape[2:], origin=origin, spacing=spacing, start=0.0, dt=1.0)

@@ -14,10 +14,9 @@ import h5py
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from ups_jax.data.sources.base import AXES, Grid, uniform
+from ups_jax.core.errors import DataError
+from ups_jax.data.sources.base import AXES, Grid, selected, uniform
 from ups_jax.data.sources.hdf5 import HDF5File, dataset_of, number_of, text_of
-from ups_jax.data.sources.selection import selected
-from ups_jax.errors import DataError
 
 _GROUPS = ("t0_fields", "t1_fields", "t2_fields")
 _MEND = "give a file of The Well, as its `data/train` holds them"

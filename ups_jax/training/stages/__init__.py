@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from ups_jax.config import Config, StagesConfig
-from ups_jax.errors import ConfigError
+from ups_jax.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from ups_jax.training.stages.spec import StageSpec

@@ -11,16 +11,22 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ups_jax.config import Config
+from ups_jax.core.errors import ConfigError
+from ups_jax.core.task import Task
 from ups_jax.data import Dataset
-from ups_jax.errors import ConfigError
 from ups_jax.losses import Batch, distillation_losses, draw_levels, level_counts
 from ups_jax.models import Simulator, SteadySimulator
 from ups_jax.models.corrector import Corrector, CorrectorWeights
-from ups_jax.sampling import sample, sample_distilled
-from ups_jax.task import Task
-from ups_jax.training.stages.corrected_validation import Held, corrected_metrics, held_out, predictions
+from ups_jax.rollout.flow_sampler import sample, sample_distilled
+from ups_jax.training.stages.corrector_validation import (
+    Held,
+    corrected_metrics,
+    held_out,
+    predictions,
+    predictor_model,
+    predictor_stage,
+)
 from ups_jax.training.stages.diffusion_residual import corrector_model, corrector_weights, init_corrector
-from ups_jax.training.stages.predictor import predictor_model, predictor_stage
 from ups_jax.training.stages.spec import Parents, StageSpec, Validate
 from ups_jax.training.state import ScaledState, TrainState
 

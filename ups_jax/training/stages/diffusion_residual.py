@@ -12,15 +12,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from ups_jax.config import Config
+from ups_jax.core.rng import stream
+from ups_jax.core.task import Task
 from ups_jax.data import Dataset
 from ups_jax.losses import Batch, diffusion_losses, draw_bare, draw_flow, residual_of
+from ups_jax.models.conditioning import conditions_of
 from ups_jax.models.corrector import Corrector, CorrectorWeights, Given, corrector_core
-from ups_jax.models.latent_state import conditions_of
-from ups_jax.streams import stream
-from ups_jax.task import Task
-from ups_jax.training.stages.cores import check_widths, compute_dtype, products, remat
-from ups_jax.training.stages.corrected_validation import corrected_metrics, held_out
-from ups_jax.training.stages.predictor import predictor_model, predictor_stage
+from ups_jax.training.stages.corrector_validation import corrected_metrics, held_out, predictor_model, predictor_stage
+from ups_jax.training.stages.options import check_widths, compute_dtype, products, remat
 from ups_jax.training.stages.spec import Parents, StageSpec, Validate
 from ups_jax.training.state import ScaledState, TrainState
 

@@ -10,14 +10,14 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from ups_jax.config import Config
+from ups_jax.core.task import Task
 from ups_jax.data import Dataset
 from ups_jax.losses import Batch, draw_rows, latent_losses, operator_losses
-from ups_jax.metrics import all_metrics
+from ups_jax.metrics.field import all_metrics
 from ups_jax.models import PointSimulator, Simulator
-from ups_jax.models.latent_state import conditions_of
-from ups_jax.rollout import rollout
-from ups_jax.task import Task
-from ups_jax.training.stages.cores import check_pooling, check_widths, compute_dtype, products, remat
+from ups_jax.models.conditioning import conditions_of
+from ups_jax.rollout.autoregressive import rollout
+from ups_jax.training.stages.options import check_pooling, check_widths, compute_dtype, products, remat
 from ups_jax.training.stages.spec import Parents, StageSpec, Validate
 
 

@@ -9,11 +9,11 @@ from typing import Any
 from jaxtyping import Array, Float, Key
 
 from ups_jax.config import STAGE_NEEDS, Config
+from ups_jax.core.task import Task
 from ups_jax.data import Dataset
 from ups_jax.losses import Batch, StageLoss, scheduled
 from ups_jax.losses.weights import term_weights
-from ups_jax.task import Task
-from ups_jax.training.accumulate import Draw
+from ups_jax.training.gradients import Draw
 from ups_jax.training.state import TrainState
 
 # Weights of a stage (`StageSpec.weights`) -> validation metrics by name, lower is better.

@@ -1,0 +1,208 @@
+"""The same run on one device, on many, and in several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from commands import CONFIGS, ROOT, quiet
+from jax.sharding import AbstractMesh, PartitionSpec
+
+from ups_jax.config import Config, load
+from ups_jax.core.errors import ConfigError
+from ups_jax.data import Dataset, batch_at
+from ups_jax.distributed.mesh import check_rows, make_mesh, placed_like, put, put_rows, spec_of
+from ups_jax.distributed.processes import agreed, any_wants, first_does
+
+
+def small(stage: str, optimizer: str) -> tuple[str, ...]:
+    """A model of one block, and rows for eight devices."""
+    model = ("latent.dim=8", "operator.spectral.hidden_dim=16", "operator.spectral.depth=1")
+    own = (f"stages.{stage}.optimizer.name={optimizer}", f"stages.{stage}.optimizer.lr=1e-3")
+    return *model, "training.batch_size=8", *own
+
+
+def paths() -> dict[str, str]:
+    folders = [str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return quiet() | {"PYTHONPATH": os.pathsep.join(folders)}
+
+
+def on_eight(
+    stage: str, layouts: str, folder: Path, *overrides: str, config: str = "tiny.yaml", floats: int = 32
+) -> dict[str, dict]:
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "tests" / "mesh_steps.py"), config, stage, layouts, str(folder), *overrides],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env=paths() | {"FLOATS": str(floats)},
+    )
+    assert result.returncode == 0, result.stderr
+    told: dict[str, dict] = json.loads(result.stdout)
+    return told
+
+
+def agrees(told: dict[str, dict], parameters: float, losses: float = 1e-5) -> None:
+    """Ten losses and the parameters, on every layout; checkpoints are read bit for bit on another one."""
+    one = told["one"]
+    assert np.ptp(one["losses"]) > 0
+    for name, other in told.items():
+        np.testing.assert_allclose(other["losses"], one["losses"], rtol=losses, err_msg=name)
+        assert other["difference"] <= parameters, name
+        assert other["restored"] == 0.0, name
+
+
+@pytest.mark.multiprocess
+def test_ten_steps_are_the_same_on_every_layout_and_each_holds_its_part(data_root: Path, tmp_path: Path) -> None:
+    # One round of micro-batches on each device, and noise that belongs to rows.
+    told = on_eight(
+        "operator",
+        "one,data,both",
+        tmp_path,
+        f"data.root={data_root}",
+        "optimizer.name=sgd",
+        "optimizer.lr=0.1",
+        "operator.spectral.hidden_dim=32",
+        "operator.spectral.depth=1",
+        "training.batch_size=8",
+        "training.accum_steps=2",
+        "training.input_noise=0.01",
+    )
+    agrees(told, 1e-6)
+    assert told["data"]["bytes"] == told["one"]["bytes"]
+    # Four devices share the large arrays; what is too small to be shared is a seventh here.
+    assert 0.25 <= told["both"]["bytes"] / told["one"]["bytes"] < 0.4
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.parametrize(
+    ("config", "stage", "optimizer"),
+    [
+        ("tiny.yaml", "operator", "muon"),
+        ("tiny.yaml", "operator", "adam"),
+        ("tiny.yaml", "diffusion_residual", "adamw"),
+        ("tiny.yaml", "consistency_distill", "muon"),
+        ("tiny_steady.yaml", "steady_prior", "adamw"),
+        ("tiny_steady.yaml", "steady_prior", "sgd"),
+    ],
+)
+def test_every_stage_and_optimizer_steps_alike_on_every_layout(
+    data_root: Path, tmp_path: Path, config: str, stage: str, optimizer: str
+) -> None:
+    given = (f"data.root={data_root}", *small(stage, optimizer))
+    told = on_eight(stage, "one,data,fsdp,both", tmp_path, *given, config=config)
+    # What an optimizer divides by its own size may turn round-off into a step: ten of them are 1e-2.
+    agrees(told, 1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.parametrize(
+    ("config", "stage", "optimizer"),
+    [
+        *(("tiny.yaml", "operator", name) for name in ("muon", "adam", "adamw", "sgd")),
+        *(("tiny.yaml", stage, "muon") for stage in ("diffusion_residual", "consistency_distill")),
+        ("tiny_steady.yaml", "steady_prior", "muon"),
+    ],
+)
+def test_in_float64_no_layout_is_told_from_another(
+    data_root: Path, tmp_path: Path, config: str, stage: str, optimizer: str
+) -> None:
+    # Optax makes curves of rates in float32, and two programs round them apart.
+    flat = f"stages.{stage}.scheduler={{name: constant, warmup: 0}}"
+    given = (f"data.root={data_root}", *small(stage, optimizer), flat)
+    agrees(on_eight(stage, "one,data,fsdp,both", tmp_path, *given, config=config, floats=64), 1e-10, 1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.multiprocess
+@pytest.mark.parametrize(
+    "options",
+    [(), ("latent.neighbours=4", "latent.radius=0.3"),
+     ("latent.neighbours=4", "latent.pooling=queries", "operator.architecture_type=pdet_stack",
+      "operator.pdet={hidden_dim: 16, num_heads: 2, depth: 1}")],
+    ids=["nodes", "neighbours", "queries"],
+)  # fmt: skip
+def test_points_step_alike_on_every_layout(data_root: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
+    small = ("data.tasks.0.preset=tiny_varied", "latent={dim: 8, nodes: 16}", "training.batch_size=8")
+    core = ("operator.spectral={hidden_dim: 16, depth: 1, modes: 3}", "optimizer.name=sgd", "optimizer.lr=0.01")
+    given = (f"data.root={data_root}", *small, *core, *options)
+    agrees(on_eight("operator", "one,data,both", tmp_path, *given, config="heat_mesh.yaml"), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "spec"),
+    [
+        ((64, 128), PartitionSpec(None, "fsdp")),
+        ((128, 64), PartitionSpec("fsdp")),
+        ((64, 64), PartitionSpec(None, "fsdp")),
+        ((5, 9, 48, 96), PartitionSpec(None, None, None, "fsdp")),
+        # Seven divides nothing, and a bias is too small.
+        ((35, 49), PartitionSpec()),
+        ((64,), PartitionSpec()),
+        ((), PartitionSpec()),
+    ],
+)
+def test_the_largest_axis_that_divides_is_cut(shape: tuple[int, ...], spec: PartitionSpec) -> None:
+    assert spec_of(AbstractMesh((2, 8), ("data", "fsdp")), shape) == spec
+
+
+def test_without_fsdp_everything_is_whole() -> None:
+    assert spec_of(AbstractMesh((8, 1), ("data", "fsdp")), (64, 128)) == PartitionSpec()
+
+
+def test_one_device_changes_nothing(waves: Dataset, tiny: Config) -> None:
+    mesh = make_mesh(tiny.parallel)
+    assert mesh.size == 1
+    state = {"step": jnp.zeros(()), "kernel": jnp.ones((64, 64))}
+    assert put(mesh, state) is state
+    batch = batch_at(waves, tiny, "operator", 0)
+    for name, values in put_rows(mesh, batch).items():
+        np.testing.assert_array_equal(values, batch[name])
+    assert agreed({"steps": 3}) == {"steps": 3}
+    assert any_wants(True, 5) and not any_wants(False, 8)
+    assert first_does(lambda: "done") == "done"
+
+
+def test_a_state_that_is_read_on_one_device_lies_where_a_new_one_does(tiny: Config) -> None:
+    """Arrays on a mesh of one device are another program's, and its last bits may be others."""
+    mesh, new = make_mesh(tiny.parallel), {"kernel": jnp.ones((64, 64)), "step": jnp.zeros((), jnp.int32)}
+    like = placed_like(mesh, jax.eval_shape(lambda: new))
+    assert jax.tree.map(lambda leaf: leaf.sharding, like) == jax.tree.map(lambda leaf: leaf.sharding, new)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["parallel.fsdp=2"], "does not divide the 1 devices"),
+        (["parallel.data=4"], "is not the 1 devices"),
+    ],
+)
+def test_more_devices_than_there_are_is_one_line(overrides: list[str], says: str) -> None:
+    cfg = load(CONFIGS / "tiny.yaml", overrides)
+    with pytest.raises(ConfigError, match=says):
+        make_mesh(cfg.parallel)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [["parallel.data=0"], ["parallel.processes=2"], ["parallel.multihost=true", "parallel.coordinator=localhost:1"]],
+)
+def test_half_a_description_of_the_devices_is_refused(overrides: list[str]) -> None:
+    with pytest.raises(ConfigError, match="parallel"):
+        load(CONFIGS / "tiny.yaml", overrides)
+
+
+def test_rows_that_devices_cannot_share_are_refused() -> None:
+    mesh = AbstractMesh((4, 2), ("data", "fsdp"))
+    check_rows(mesh, 16, "key")
+    with pytest.raises(ConfigError, match="12 windows a step cannot be shared by 8 devices"):
+        check_rows(mesh, 12, "stages.operator.batch_size")

@@ -1,0 +1,142 @@
+"""What a corrector is trained on: the predictor's error on states that it has reached itself, by hand; no gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ups_jax.config import DiffusionConfig, LatentConfig, OperatorConfig, SpectralConfig
+from ups_jax.core.task import Input, Statistics, Task
+from ups_jax.losses import diffusion as residuals
+from ups_jax.losses.diffusion import draw_states, residual_of
+from ups_jax.models import Conditions, Simulator, SteadySimulator
+
+POINTS, CONTEXT, ROWS = 8, 2, 6
+MEAN, STD, DELTA = 0.5, 2.0, 0.25
+# The frame after (u, v), with u the older one, is A v + B u.
+PARAMS = {"a": jnp.asarray(0.9), "b": jnp.asarray(-0.3)}
+CORE = OperatorConfig(spectral=SpectralConfig(hidden_dim=8, depth=1, modes=3))
+LATENT = LatentConfig(dim=4, patch_size=2)
+KEY = jax.random.key(0)
+
+
+def task(**changes: Any) -> Task:
+    known: dict[str, Any] = dict(
+        name="toy",
+        channels=("u",),
+        axes=("x",),
+        shape=(POINTS,),
+        origin=(0.0,),
+        spacing=(1 / POINTS,),
+        periodic=(True,),
+        dt=1.0,
+        statistics=Statistics(mean=(MEAN,), std=(STD,), delta_std=(DELTA,)),
+    )
+    return Task(**known | changes)
+
+
+BASE = Simulator(task(), LATENT, CORE, CONTEXT)
+SOLVER = SteadySimulator(
+    task(kind="steady", inputs=(Input(name="nu", mean=1.0, std=4.0),)), LATENT, CORE, jnp.float32, False, "highest"
+)
+
+
+def batch(frames: int, **more: Any) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    fixed = {"dt": np.ones(ROWS, np.float32), "cond": np.zeros((ROWS, 0)), "cond_mask": np.zeros((ROWS, 0))}
+    return {"fields": rng.normal(size=(ROWS, frames, POINTS, 1)).astype(np.float32), **fixed} | more
+
+
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Predictors whose answers can be made by hand."""
+
+    def step(model: Any, params: Mapping[str, Any], window: Any, cond: Conditions) -> Any:
+        return params["a"] * window[:, -1] + params["b"] * window[:, -2]
+
+    monkeypatch.setattr(residuals, "step", step)
+    monkeypatch.setattr(residuals, "steady_field", lambda model, params, inputs, cond: params["a"] * inputs + 0.1)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+@pytest.mark.parametrize("own_steps", [0, 1, 3])
+def test_the_error_of_a_step_is_that_after_the_predictor_s_own_ones(known: None, own_steps: int, noise: float) -> None:
+    config = DiffusionConfig(own_steps=own_steps, input_noise=noise)
+    rows = draw_states(batch(CONTEXT + own_steps + 1), KEY, CONTEXT, config)
+    given, error = residual_of(BASE, config)(PARAMS, rows)
+    for row in range(ROWS):
+        fields = (rows["fields"][row, ..., 0] - MEAN) / STD
+        window = [frame.copy() for frame in fields[:CONTEXT]]
+        if noise:
+            window = [frame + noise * np.asarray(rows["state_noise"][row, n, :, 0]) for n, frame in enumerate(window)]
+        for n in range(own_steps):
+            own = 0.9 * window[-1] - 0.3 * window[-2]
+            window.append(fields[CONTEXT + n] if n < int(rows["given"][row]) else own)
+        pred = 0.9 * window[-1] - 0.3 * window[-2]
+        np.testing.assert_allclose(error[row, :, 0], fields[-1] - pred, atol=1e-5)
+        # The frames that were seen, newest first, and the change in units of one-step differences.
+        seen = np.stack([window[-1], window[-2], (pred - window[-1]) * STD / DELTA], axis=-1)
+        np.testing.assert_allclose(given.fields[row], seen, rtol=1e-4, atol=1e-4)
+
+
+def test_the_error_of_a_solution_is_what_its_given_fields_leave(known: None) -> None:
+    rows = batch(1, inputs=np.random.default_rng(1).normal(size=(ROWS, POINTS, 1)).astype(np.float32))
+    given, error = residual_of(SOLVER, DiffusionConfig())(PARAMS, rows)
+    inputs = (rows["inputs"] - 1.0) / 4.0
+    pred = 0.9 * inputs + 0.1
+    np.testing.assert_allclose(error, (rows["fields"][:, 0] - MEAN) / STD - pred, atol=1e-5)
+    np.testing.assert_allclose(given.fields, np.concatenate([inputs, pred], axis=-1), atol=1e-5)
+
+
+def test_states_begin_with_each_number_of_own_steps_equally_often_and_in_white_noise() -> None:
+    rows = {"fields": jnp.zeros((3000, 6, POINTS, 1))}
+    drawn = draw_states(rows, KEY, CONTEXT, DiffusionConfig(own_steps=3, input_noise=0.1))
+    np.testing.assert_allclose(np.bincount(drawn["given"]) / 3000, np.full(4, 0.25), atol=0.03)
+    noise = np.asarray(drawn["state_noise"])
+    # Of the frames that are given alone; its size is the configuration's, given where it is added.
+    assert noise.shape == (3000, CONTEXT, POINTS, 1)
+    np.testing.assert_allclose([noise.mean(), noise.std()], [0.0, 1.0], atol=0.02)
+    assert abs(np.corrcoef(noise[:, 0].ravel(), noise[:, 1].ravel())[0, 1]) < 0.03
+
+
+def test_states_are_drawn_by_the_key_apart_and_only_where_they_are_wanted_and_not_there_yet() -> None:
+    rows = {"fields": jnp.zeros((50, 4, POINTS, 1))}
+    both, other = (draw_states(rows, jax.random.key(n), CONTEXT, DiffusionConfig(input_noise=1.0)) for n in (0, 1))
+    assert (both["given"] != other["given"]).any() and (both["state_noise"] != other["state_noise"]).all()
+    alone = draw_states(rows, KEY, CONTEXT, DiffusionConfig(own_steps=0, input_noise=0.2))
+    assert set(alone) == {"fields", "state_noise"}
+    np.testing.assert_array_equal(alone["state_noise"], both["state_noise"])
+    steps = draw_states(rows, KEY, CONTEXT, DiffusionConfig())
+    assert set(steps) == {"fields", "given"}
+    np.testing.assert_array_equal(steps["given"], both["given"])
+    assert set(draw_states(rows, KEY, CONTEXT, DiffusionConfig(own_steps=0))) == {"fields"}
+    # What the rows of a whole batch have drawn is found by its micro-batches.
+    there = rows | {"given": jnp.full(50, 7), "state_noise": jnp.ones(3)}
+    found = draw_states(there, KEY, CONTEXT, DiffusionConfig(input_noise=1.0))
+    assert found["given"] is there["given"] and found["state_noise"] is there["state_noise"]
+
+
+@pytest.mark.parametrize("kind", ["transient", "steady"])
+def test_no_gradient_reaches_the_predictor(kind: str) -> None:
+    config = DiffusionConfig(own_steps=1, input_noise=0.1)
+    base: Any = BASE if kind == "transient" else SOLVER
+    cond = Conditions(dt=jnp.ones(1), coefficients=jnp.zeros((1, 0)), mask=jnp.zeros((1, 0)))
+    shape = (1, CONTEXT, POINTS, 1) if kind == "transient" else (1, POINTS, 1)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, base.init(KEY, jnp.zeros(shape), cond)["params"])
+    rows = draw_states(batch(CONTEXT + 2, inputs=np.ones((ROWS, POINTS, 1), np.float32)), KEY, CONTEXT, config)
+    open_ = {"transient": residuals._step_residual, "steady": residuals._solution_residual}[kind](base, config)
+
+    def reached(residual: Any) -> bool:
+        def total(params: Any) -> Any:
+            given, error = residual(params, rows)
+            return jnp.square(given.fields).sum() + jnp.square(error).sum()
+
+        return any(leaf.any() for leaf in jax.tree.leaves(jax.jit(jax.grad(total))(params)))
+
+    assert not reached(residual_of(base, config))
+    assert reached(open_)

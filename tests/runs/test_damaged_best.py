@@ -1,0 +1,208 @@
+"""A best checkpoint that is damaged while the newest is sound: who trains sets it aside, who reads is told what stands
+for it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from rich.console import Console
+
+from ups_jax import build, init_state, load_run, save, simulate
+from ups_jax.config import Config, load
+from ups_jax.core.errors import CheckpointError
+from ups_jax.data import Dataset, batch_at, open_dataset
+from ups_jax.evaluation.evaluate_run import evaluate_run
+from ups_jax.runs.best_weights import best_weights
+from ups_jax.runs.checkpoint import Checkpoints
+from ups_jax.tracking import Writer
+from ups_jax.trainer.console import tell_end
+from ups_jax.trainer.train import train
+
+# Step 4 is the best, step 5 the best of the others.
+VALIDATIONS = {4: 0.1, 5: 0.2, 6: 0.4}
+METRICS = Path("metrics") / "metrics"
+
+
+def largest(folder: Path) -> Path:
+    return max((folder / "state").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+
+
+def flipped(folder: Path) -> None:
+    content = bytearray(largest(folder).read_bytes())
+    content[len(content) // 2] ^= 1
+    largest(folder).write_bytes(content)
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "flipped": flipped,
+    "truncated": lambda folder: largest(folder).write_bytes(b""),
+    "missing": lambda folder: largest(folder).unlink(),
+    "metric missing": lambda folder: (folder / METRICS).unlink(),
+    "metric is no JSON": lambda folder: (folder / METRICS).write_bytes(b"\xff{"),
+    "metric is a list": lambda folder: (folder / METRICS).write_text("[1]"),
+    "metric is a text": lambda folder: (folder / METRICS).write_text('{"validation": "a"}'),
+    "metric of another name": lambda folder: (folder / METRICS).write_text('{"v": 0.1}'),
+    "metric is worse": lambda folder: (folder / METRICS).write_text('{"validation": 0.9}'),
+    "commit": lambda folder: (folder / "_CHECKPOINT_METADATA").write_bytes(b"true"),
+}
+
+
+@pytest.fixture(scope="module")
+def cfg(data_root: Path) -> Config:
+    short = ["stages.operator.steps=6", "evaluation.plots=false", "evaluation.bootstrap=2"]
+    return load("configs/tiny.yaml", [f"data.root={data_root}", *short])
+
+
+def saved(cfg: Config, run: Path, validations: dict[int, float]) -> None:
+    simulate.prepare(cfg)
+    dataset: Dataset = open_dataset(cfg)
+    model, tx = build(cfg, dataset)
+    state = init_state(model, tx, batch_at(dataset, cfg, "operator", 0), jax.random.key(0))
+    for step, validation in validations.items():
+        save(run, replace(state, step=jnp.int32(step)), cfg, dataset, validation=validation)
+
+
+@pytest.fixture(scope="module")
+def whole(cfg: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    saved(cfg, run, VALIDATIONS)
+    return run
+
+
+@pytest.fixture
+def run(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "run"))
+
+
+def folder(run: Path, step: int | str) -> Path:
+    return run / "checkpoints" / "operator" / str(step)
+
+
+def trained(cfg: Config, run: Path) -> str:
+    out = StringIO()
+    train(cfg, "operator", run, console=Console(file=out, width=1000))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_who_reads_takes_the_best_of_the_others_and_says_so(run: Path, damage: str) -> None:
+    assert best_weights(run, "operator").step == 4
+    DAMAGES[damage](folder(run, 4))
+    with pytest.warns(UserWarning, match=r"4: .*step 5, is used in its place"):
+        assert best_weights(run, "operator").step == 5
+    assert folder(run, 4).is_dir()
+
+
+@pytest.mark.parametrize("damage", ["flipped", "missing", "metric is no JSON", "metric is worse"])
+def test_who_trains_sets_it_aside_and_who_reads_is_told_ever_after(cfg: Config, run: Path, damage: str) -> None:
+    DAMAGES[damage](folder(run, 4))
+    bytes_before = {path: path.read_bytes() for path in folder(run, 4).rglob("*") if path.is_file()}
+    told = trained(cfg, run)
+    assert f"damaged checkpoint {folder(run, 4)}" in told and "resumed     at step 6 of 6" in told
+    assert not folder(run, 4).exists()
+    aside = folder(run, "damaged-4")
+    assert {aside / path.relative_to(folder(run, 4)): own for path, own in bytes_before.items()} == {
+        path: path.read_bytes() for path in aside.rglob("*") if path.is_file()
+    }
+    # Told once by the training, and ever after by whoever uses the weights.
+    assert "damaged" not in trained(cfg, run)
+    with pytest.warns(UserWarning, match=r"step 4 was found damaged and set aside.*step 5, is used in its place"):
+        assert best_weights(run, "operator").step == 5
+
+
+def test_the_record_of_an_evaluation_is_of_the_step_that_was_measured(cfg: Config, run: Path) -> None:
+    flipped(folder(run, 4))
+    with pytest.warns(UserWarning, match="step 5, is used in its place"):
+        values = evaluate_run(run, cfg, console=Console(quiet=True))
+    with pytest.warns(UserWarning, match="step 5, is used in its place"):
+        assert values["meta"]["checkpoint_digest"] == load_run(run).digest
+    assert values["meta"]["steps"] == 5 and values["meta"]["checkpoint"] == "checkpoints/operator/5"
+
+
+def test_a_better_one_that_is_saved_later_ends_the_warning(cfg: Config, run: Path) -> None:
+    flipped(folder(run, 4))
+    trained(cfg, run)
+    record = json.loads((run / "run.json").read_text())
+    assert record["stages"]["operator"]["set_aside"] == {"4": 0.1}
+    saved(cfg, run, {7: 0.05})
+    with warnings.catch_warnings(action="error"):
+        assert best_weights(run, "operator").step == 7
+
+
+@pytest.mark.parametrize("step", [5, 6])
+def test_another_one_that_is_damaged_is_no_matter_to_who_reads(cfg: Config, run: Path, step: int) -> None:
+    flipped(folder(run, step))
+    with warnings.catch_warnings(action="error"):
+        assert best_weights(run, "operator").step == 4
+    told = trained(cfg, run)
+    assert f"damaged checkpoint {folder(run, step)}" in told and folder(run, f"damaged-{step}").is_dir()
+    with warnings.catch_warnings(action="error"):
+        assert best_weights(run, "operator").step == 4
+
+
+def test_where_none_is_sound_it_is_one_error_and_nothing_is_moved(cfg: Config, run: Path) -> None:
+    (folder(run, 4) / METRICS).write_text("[1]")
+    for step in (5, 6):
+        flipped(folder(run, step))
+    with pytest.raises(CheckpointError, match=r"none of the checkpoints \[4, 5, 6\] can be read .*from a copy"):
+        best_weights(run, "operator")
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=r"none of the checkpoints"):
+            trained(cfg, run)
+    assert all(folder(run, step).is_dir() for step in VALIDATIONS)
+
+
+def test_a_best_one_that_a_training_takes_away_meanwhile_is_not_told_as_damaged(
+    run: Path, cfg: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a reader has listed is gone when it comes to read it, as a better one was saved."""
+    meta, calls = Checkpoints.meta, [0]
+
+    def late(checkpoints: Checkpoints, step: int) -> dict:
+        calls[0] += 1
+        if calls[0] == 1:
+            shutil.rmtree(folder(run, 4))
+            saved(cfg, run, {7: 0.05})
+        return meta(checkpoints, step)
+
+    monkeypatch.setattr(Checkpoints, "meta", late)
+    with warnings.catch_warnings(action="error"):
+        assert best_weights(run, "operator").step == 7
+
+
+class Heard(Writer):
+    """What is told of the end of a stage."""
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        self.values = values
+
+    def alert(self, title: str, text: str, level: str = "INFO") -> None:
+        self.text = text
+
+
+def test_the_end_of_a_stage_is_told_of_the_best_one_on_disk(
+    cfg: Config, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not the metric of one step beside the number of another."""
+    flipped(folder(run, 4))
+    heard = Heard()
+
+    def told(writer, config, run, stage, checkpoints, state) -> None:  # type: ignore[no-untyped-def]
+        best = replace(state.monitor, best_metric=jnp.float32(0.1))
+        tell_end(heard, config, run, stage, checkpoints, replace(state, monitor=best))
+
+    monkeypatch.setattr("ups_jax.trainer.stage_run.tell_end", told)
+    trained(cfg, run)
+    about = heard.values["training"]["operator"]
+    assert (about["best_step"], about["best_metric"]) == (5, 0.2)
+    assert "best validation 0.2 at step 5" in heard.text

@@ -1,0 +1,450 @@
+"""The stages upon a trained operator, in one run: frozen parents, a scale that stays, resuming to the bit, collapse."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from commands import CONFIGS
+from rich.console import Console
+
+from ups_jax import make_train_step
+from ups_jax.cli.predict import Wanted, rollout_run
+from ups_jax.config import Config, TauConfig, load
+from ups_jax.core.errors import CheckpointError, ConfigError, DivergedError
+from ups_jax.data import Dataset, batch_at, open_dataset
+from ups_jax.evaluation.evaluate_run import evaluate_run
+from ups_jax.inference.corrected import corrector_of
+from ups_jax.losses.diffusion import draw_times
+from ups_jax.losses.distillation import count_at
+from ups_jax.metrics.names import ENSEMBLE_METRICS
+from ups_jax.pipeline import train_all_stages
+from ups_jax.pipeline.train_all_stages import is_finished, train_all
+from ups_jax.rollout.flow_sampler import sample, sample_distilled
+from ups_jax.runs.best_weights import Weights, best_weights
+from ups_jax.runs.checkpoint import Checkpoints
+from ups_jax.runs.directory import RunDirectory
+from ups_jax.tracking import context_path
+from ups_jax.trainer.parents import trained_parents
+from ups_jax.trainer.train import train
+from ups_jax.training.build import abstract_state, build_model, init_state
+from ups_jax.training.stages import stage_of
+from ups_jax.training.stages.consistency_distill import collapse
+from ups_jax.training.stages.corrector_validation import corrected_metrics, held_out
+
+QUIET = Console(quiet=True)
+# The same rate whatever the length, so that a longer run goes on as the longer one would have begun.
+SETTINGS = [
+    "optimizer={name: adamw, lr: 3e-3}",
+    "scheduler={name: constant}",
+    "training.batch_size=8",
+    "training.eval_every=0.0625",
+    "operator.spectral.depth=1",
+    "diffusion.num_steps=2",
+    "stages.operator.steps=6",
+    "stages.diffusion_residual.steps=4",
+    "stages.consistency_distill={steps: 4, tau_schedule: [2, 1]}",
+    "evaluation={enabled: false, plots: false, bootstrap: 10}",
+]
+CORRECTORS = ("diffusion_residual", "consistency_distill")
+
+
+@pytest.fixture(scope="module")
+def cfg(data_root: Path) -> Config:
+    return load(CONFIGS / "tiny.yaml", [*SETTINGS, f"data.root={data_root}"])
+
+
+@pytest.fixture(scope="module")
+def run(cfg: Config, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    return train_all(cfg, tmp_path_factory.mktemp("runs") / "run", console=QUIET)
+
+
+@pytest.fixture(scope="module")
+def dataset(cfg: Config, run: RunDirectory) -> Dataset:
+    return open_dataset(cfg)
+
+
+def state_of(path: Path, cfg: Config, dataset: Dataset, stage: str, step: int) -> list[Any]:
+    with Checkpoints(RunDirectory(path).checkpoints(stage), read_only=True) as checkpoints:
+        state = checkpoints.restore(step, abstract_state(cfg, dataset.task, stage))
+    keys = jax.tree.map(
+        lambda leaf: jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf,
+        state,
+    )
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(keys)]
+
+
+def test_every_stage_has_its_record_with_its_parents_checkpoints(run: RunDirectory) -> None:
+    train_all_stages = run.read()["stages"]
+    assert list(train_all_stages) == ["operator", *CORRECTORS]
+    assert all(own["finished"] and own["steps"] == own["total_steps"] for own in train_all_stages.values())
+    for stage in CORRECTORS:
+        for parent, then in train_all_stages[stage]["parents"].items():
+            assert then == {key: getattr(best_weights(run.path, parent), key) for key in ("step", "digest")}
+    assert list(train_all_stages["consistency_distill"]["parents"]) == ["operator", "diffusion_residual"]
+
+
+def test_all_stages_are_told_of_one_run_to_join(cfg: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, Path | None]] = []
+    monkeypatch.setattr(train_all_stages, "train", lambda _cfg, stage, *_, **__: told.append((stage, context_path())))
+    monkeypatch.delenv("WANDB_CONTEXT_FILE", raising=False)
+    train_all(cfg, tmp_path / "run", console=QUIET)
+    assert told == [(stage, tmp_path / "run" / "wandb-context.json") for stage in ("operator", *CORRECTORS)]
+    assert context_path() is None
+    monkeypatch.setenv("WANDB_CONTEXT_FILE", str(tmp_path / "of a pipeline"))
+    train_all(cfg, tmp_path / "run", console=QUIET)
+    assert told[-1][1] == tmp_path / "of a pipeline" == context_path()
+
+
+def test_a_finished_run_is_left_as_it_is(run: RunDirectory, cfg: Config) -> None:
+    before = run.record_path.read_text()
+    train_all(cfg, run.path, console=QUIET)
+    assert run.record_path.read_text() == before
+    longer = load(CONFIGS / "tiny.yaml", [*SETTINGS, "stages.diffusion_residual.steps=5", f"data.root={cfg.data.root}"])
+    assert [is_finished(run, longer, stage) for stage in ("operator", *CORRECTORS)] == [True, False, True]
+
+
+def test_the_command_for_all_stages_evaluates_each_and_goes_on_with_what_is_missing(
+    script: Callable[..., subprocess.CompletedProcess[str]], run: RunDirectory, cfg: Config, tmp_path: Path
+) -> None:
+    again = RunDirectory(shutil.copytree(run.path, tmp_path / "run"))
+    shutil.rmtree(again.checkpoints("consistency_distill"))
+    before = {stage: run.read()["stages"][stage] for stage in ("operator", "diffusion_residual")}
+    result = script(
+        "train.py", "--config", CONFIGS / "tiny.yaml", "--stage", "all", "--run-dir", again.path, *SETTINGS,
+        f"data.root={cfg.data.root}", "evaluation.enabled=true",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "skipped     operator" in result.stdout and "skipped     diffusion_residual" in result.stdout
+    assert "skipped     consistency_distill" not in result.stdout and is_finished(again, cfg, "consistency_distill")
+    assert {stage: again.read()["stages"][stage] for stage in before} == before
+    names = {"test", "diffusion_residual_test", "consistency_distill_test"}
+    assert {path.stem for path in again.evaluation.iterdir()} == names
+    # The operator's is made once more at the end, with the correctors that there are by then.
+    last = json.loads((again.evaluation / "test.json").read_text())
+    assert list(last["variants"]) == ["latent", "corrector", "distilled", "ensemble"]
+
+
+@pytest.mark.parametrize("stage", CORRECTORS)
+def test_two_steps_and_two_more_are_four_to_the_bit(
+    run: RunDirectory, cfg: Config, dataset: Dataset, tmp_path: Path, stage: str
+) -> None:
+    shutil.copytree(run.path, tmp_path / "run")
+    again = RunDirectory(tmp_path / "run")
+    for name in CORRECTORS[CORRECTORS.index(stage) :]:
+        shutil.rmtree(again.checkpoints(name))
+    shorter = load(CONFIGS / "tiny.yaml", [*SETTINGS, f"stages.{stage}.steps=2", f"data.root={cfg.data.root}"])
+    for length in (shorter, cfg):
+        train(length, stage, again.path, console=QUIET)
+    ours, theirs = (state_of(path, cfg, dataset, stage, 4) for path in (again.path, run.path))
+    for one, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_student_has_its_teachers_scale_and_began_as_the_teacher(
+    run: RunDirectory, cfg: Config, dataset: Dataset
+) -> None:
+    teacher, student = (best_weights(run.path, stage) for stage in CORRECTORS)
+    np.testing.assert_array_equal(teacher.weights.scale, student.weights.scale)
+    assert 0 < float(teacher.weights.scale[0]) < 1
+    jax.tree.map(np.testing.assert_array_equal, corrector_of(run.path, "consistency_distill").weights.teacher,
+                 teacher.params)  # fmt: skip
+    spec, model = stage_of("consistency_distill"), build_model(cfg, dataset.task, "consistency_distill")
+    state = init_state(model, optax.sgd(1.0), batch_at(dataset, cfg, spec.name, 0), jax.random.key(0), stage=spec.name)
+    begun = spec.begin(model, cfg, {"diffusion_residual": teacher.weights}, state, iter(()))
+    jax.tree.map(np.testing.assert_array_equal, begun.params, teacher.params)
+
+
+@pytest.mark.parametrize("stage", CORRECTORS)
+def test_the_loss_has_a_gradient_for_every_parameter_and_none_for_parents(
+    run: RunDirectory, cfg: Config, dataset: Dataset, stage: str
+) -> None:
+    spec, model = stage_of(stage), build_model(cfg, dataset.task, stage)
+    parents = {name: best_weights(run.path, name).weights for name in spec.needs("transient")}
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(leaf.dtype),
+                          best_weights(run.path, "diffusion_residual").params)  # fmt: skip
+    scale = best_weights(run.path, "diffusion_residual").weights.scale
+    told = {"scale": scale} | ({"target": params, "epoch": jnp.zeros(())} if spec.self_taught else {})
+    losses, batch = spec.losses(model, cfg), batch_at(dataset, cfg, stage, 0)
+
+    def loss(params: Any, parents: Any) -> Any:
+        return losses(params, batch, jax.random.key(0), parents=parents, **told)[0]
+
+    own, theirs = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, parents)
+    still = [jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(own) if not leaf.any()]
+    # Where training never varies the time step, the condition has nothing to tell of it.
+    assert all("condition" in name for name in still), still
+    assert not any(leaf.any() for leaf in jax.tree.leaves(theirs["operator"]))
+
+
+def test_a_stage_upon_another_checkpoint_of_its_parent_is_refused(
+    run: RunDirectory, cfg: Config, tmp_path: Path
+) -> None:
+    shutil.copytree(run.path, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    record["stages"]["diffusion_residual"]["parents"]["operator"]["digest"] = "another"
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    assert not is_finished(RunDirectory(tmp_path / "run"), cfg, "diffusion_residual")
+    with pytest.raises(ConfigError, match=r"was trained on step \d of operator, whose best .* delete .*residual"):
+        train(cfg, "diffusion_residual", tmp_path / "run", console=QUIET)
+
+
+def without_student(run: RunDirectory, path: Path, *others: str) -> Path:
+    """A copy of a run that has not begun to distil, nor the other stages that are named."""
+    shutil.copytree(run.path, path)
+    record = json.loads((path / "run.json").read_text())
+    for stage in ("consistency_distill", *others):
+        shutil.rmtree(path / "checkpoints" / stage)
+        for entries in (record["stages"], record["digests"]):
+            del entries[stage]
+    (path / "run.json").write_text(json.dumps(record))
+    return path
+
+
+def test_a_validation_has_the_samples_of_the_student_beside_those_of_its_teacher(
+    run: RunDirectory, cfg: Config, dataset: Dataset
+) -> None:
+    model, spec = build_model(cfg, dataset.task, "consistency_distill"), stage_of("consistency_distill")
+    parents = trained_parents(run, "consistency_distill", "transient").weights
+    teacher, student = parents["diffusion_residual"], best_weights(run.path, "consistency_distill").weights
+    held, base = held_out(dataset, cfg), build_model(cfg, dataset.task, "operator")
+    theirs, ours = (
+        corrected_metrics(model, weights, base, parents["operator"], held, sampler)
+        for weights, sampler in ((teacher, sample), (student, sample_distilled))
+    )
+    validate = spec.validate(model, dataset, cfg, parents)
+    for _ in range(2):
+        found = validate(student)
+        for name in ("one_step", "rollout", "fourier_high"):
+            np.testing.assert_allclose(found[name], ours[name], rtol=1e-4)
+            np.testing.assert_allclose(found[f"teacher/{name}"], theirs[name], rtol=1e-4)
+            np.testing.assert_allclose(found[f"alone/{name}"], ours[f"alone/{name}"], rtol=1e-4)
+    assert found["rollout"] != found["teacher/rollout"] and found["distance"] > 0
+
+
+def test_single_rollouts_of_a_student_are_its_teachers(run: RunDirectory, cfg: Config, tmp_path: Path) -> None:
+    def states(corrector: str, **changes: Any) -> np.ndarray:
+        name = f"{corrector}{len(changes)}.h5"
+        wanted = Wanted(input="test:0", steps=3, output=tmp_path / name, params={}, corrector=corrector, **changes)
+        rollout_run(run.path, cfg, wanted, console=QUIET)
+        with h5py.File(wanted.output) as file:
+            return file["tensor"][:]
+
+    for changes in ({}, {"correct_above": 1e-4}):
+        theirs, ours = (states(corrector, **changes) for corrector in CORRECTORS)
+        np.testing.assert_array_equal(theirs, ours)
+
+
+def test_a_student_whose_teacher_is_not_known_is_refused(run: RunDirectory, tmp_path: Path) -> None:
+    shutil.copytree(run.path, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    del record["stages"]["consistency_distill"]["parents"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match=r"which diffusion_residual consistency_distill was taught by"):
+        corrector_of(tmp_path / "run", "consistency_distill")
+
+
+def test_a_student_that_collapses_ends_the_stage(run: RunDirectory, cfg: Config, tmp_path: Path) -> None:
+    assert collapse({"size": 0.9}) is None
+    again = without_student(run, tmp_path / "run")
+    # A decay that takes the weights out: what the student says goes to zero with them.
+    vanishing = "stages.consistency_distill.optimizer={lr: 1e-6, weight_decay: 9e5}"
+    lost = load(CONFIGS / "tiny.yaml", [*SETTINGS, vanishing, f"data.root={cfg.data.root}"])
+    with pytest.raises(DivergedError, match=r"step \d: the student's samples have .* collapsed"):
+        train(lost, "consistency_distill", again, console=QUIET)
+    assert RunDirectory(again).read()["status"] == "failed"
+
+
+def test_a_student_that_is_near_enough_ends_its_stage(run: RunDirectory, cfg: Config, tmp_path: Path) -> None:
+    again = without_student(run, tmp_path / "run")
+    near = "stages.consistency_distill.target_loss=1e6"
+    train(
+        load(CONFIGS / "tiny.yaml", [*SETTINGS, near, f"data.root={cfg.data.root}"]),
+        CORRECTORS[1],
+        again,
+        console=QUIET,
+    )
+    done, whole = (RunDirectory(path).read()["stages"]["consistency_distill"] for path in (again, run.path))
+    assert 0 < done["steps"] < whole["steps"] == 4
+
+
+@pytest.mark.parametrize("stage", CORRECTORS)
+def test_micro_batches_of_a_corrector_are_one_batch(
+    run: RunDirectory, cfg: Config, dataset: Dataset, stage: str
+) -> None:
+    model, tx = build_model(cfg, dataset.task, stage), optax.sgd(1e-2)
+    parents = trained_parents(run, stage, "transient").weights
+    batch, found = batch_at(dataset, cfg, stage, 0), []
+    for groups in (1, 4):
+        state = init_state(model, tx, batch, jax.random.key(0), stage=stage, cfg=cfg)
+        step = make_train_step(model, tx, cfg, stage=stage, steps_per_epoch=4, micro_batches=groups, parents=parents)
+        found.append(step(state, batch)[1])
+    for name in ("loss", "grad_norm"):
+        assert float(found[0][name]) > 0
+        np.testing.assert_allclose(found[0][name], found[1][name], rtol=1e-5)
+
+
+def test_a_student_is_taught_by_its_own_average(run: RunDirectory, cfg: Config, dataset: Dataset) -> None:
+    stage = "consistency_distill"
+    model, tx = build_model(cfg, dataset.task, stage), optax.sgd(1e-2)
+    parents, batch = trained_parents(run, stage, "transient").weights, batch_at(dataset, cfg, stage, 0)
+    own = load(CONFIGS / "tiny.yaml", [*SETTINGS, f"stages.{stage}.aim=average"])
+    step = make_train_step(model, tx, own, stage=stage, steps_per_epoch=4, parents=parents)
+    losses = []
+    for shift in (0.0, 0.1):
+        state = init_state(model, tx, batch, jax.random.key(0), stage=stage, cfg=cfg)
+        ema = jax.tree.map(lambda leaf, by=shift: leaf + by if leaf.ndim else leaf + 1, state.ema)
+        losses.append(float(step(replace(state, ema=ema, step=state.step + 9), batch)[1]["loss"]))
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize(("epoch", "count"), [(0.0, 4), (0.9, 4), (1.0, 3), (1.9, 3), (2.5, 1), (9.0, 1)])
+def test_the_levels_of_an_epoch_are_those_of_the_schedule_and_then_its_last(epoch: float, count: int) -> None:
+    assert int(count_at((4, 3, 1), jnp.asarray(epoch))) == count
+    assert int(count_at((2,), None)) == 2
+    with pytest.raises(ValueError, match="epoch"):
+        count_at((4, 3), None)
+
+
+def test_times_of_the_flow_are_drawn_as_configured() -> None:
+    key = jax.random.key(0)
+    early = draw_times(key, 4000, TauConfig(type="beta", alpha=1.0, beta=3.0))
+    even = draw_times(key, 4000, TauConfig(type="uniform"))
+    np.testing.assert_allclose([early.mean(), even.mean()], [0.25, 0.5], atol=0.02)
+    np.testing.assert_allclose(early.var(), 3 / 80, rtol=0.1)
+
+
+def test_an_evaluation_has_the_correctors_as_variants(run: RunDirectory, cfg: Config) -> None:
+    values = evaluate_run(run.path, cfg, console=QUIET)
+    assert list(values["variants"]) == ["latent", "corrector", "distilled", "ensemble"]
+    ensemble = values["variants"]["ensemble"]["burgers1d"]
+    assert values["meta"]["ensemble_of"] == "consistency_distill" and ensemble["members"] == cfg.evaluation.members
+    assert ensemble["rollout"].keys() - values["metrics"]["burgers1d"]["rollout"].keys() == {*ENSEMBLE_METRICS}
+    assert 0 < ensemble["rollout"]["crps"] < 1 and ensemble["rollout"]["spread_skill"] > 0
+    for name in ("corrector", "distilled"):
+        own = values["variants"][name]["burgers1d"]
+        assert own["rollout"].keys() == values["metrics"]["burgers1d"]["rollout"].keys()
+        assert own["rollout"]["nrmse"] != values["metrics"]["burgers1d"]["rollout"]["nrmse"]
+        assert own["seconds_per_rollout_step"] > 0
+    told = io.StringIO()
+    finer = load(CONFIGS / "tiny.yaml", [*SETTINGS, f"data.root={cfg.data.root}", "data.tasks.0.preset=tiny_double"])
+    on_finer = evaluate_run(run.path, finer, console=Console(file=told, width=200))
+    assert list(on_finer["variants"]) == ["latent"]
+    assert "diffusion_residual: is left out, as it acts on the trained grid only" in told.getvalue()
+    # Alone it is the teacher's expected error that is taken out.
+    single = (values["variants"][name]["burgers1d"]["rollout"]["nrmse"] for name in ("corrector", "distilled"))
+    assert len({*single}) == 1
+    alone = evaluate_run(run.path, cfg, stage="diffusion_residual", console=QUIET)
+    assert alone["metrics"]["burgers1d"]["rollout"] == values["variants"]["corrector"]["burgers1d"]["rollout"]
+    conditioned = load(CONFIGS / "tiny.yaml", [*SETTINGS, f"data.root={cfg.data.root}", "evaluation.candidates=2"])
+    chosen = evaluate_run(run.path, conditioned, stage="consistency_distill", console=QUIET)
+    ways = ["one", "random", "mean", "chosen", "oracle"]
+    assert list(chosen["variants"]) == ["ensemble", *(f"candidates_{way}" for way in ways)]
+    assert chosen["meta"]["tasks"]["burgers1d"]["candidates_scored_by"] == "equation residual"
+    assert list(alone["variants"]) == ["ensemble"] and alone["meta"]["ensemble_of"] == "diffusion_residual"
+
+
+def test_candidates_that_are_asked_for_and_not_drawn_are_told_of(
+    run: RunDirectory, cfg: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def regressions(path: Path) -> dict[str, Weights]:
+        weights = corrector_of(path, "diffusion_residual")
+        diffusion = replace(weights.config.diffusion, objective="regression")
+        return {"diffusion_residual": replace(weights, config=replace(weights.config, diffusion=diffusion))}
+
+    asked = replace(cfg, evaluation=replace(cfg.evaluation, candidates=2, members=0))
+    values = evaluate_run(run.path, asked, console=QUIET)
+    assert "candidates_chosen" in values["variants"] and "ensemble" not in values["variants"]
+    told = "evaluation.candidates: are left out, as a corrector with diffusion.objective: regression has one answer"
+    for wanted, count in ((asked, 1), (cfg, 0)):
+        output = io.StringIO()
+        with monkeypatch.context() as changed:
+            changed.setattr("ups_jax.evaluation.evaluate_run.correctors", regressions)
+            values = evaluate_run(run.path, wanted, console=Console(file=output, width=200))
+        assert list(values["variants"]) == ["latent", "corrector"] and output.getvalue().count(told) == count
+
+
+def test_a_regression_is_trained_evaluated_and_rolled_out_and_draws_nothing(
+    run: RunDirectory, cfg: Config, tmp_path: Path
+) -> None:
+    again = without_student(run, tmp_path / "run", "diffusion_residual")
+    regression = [*SETTINGS, "diffusion.objective=regression", f"data.root={cfg.data.root}"]
+    own = load(CONFIGS / "tiny.yaml", [*regression, "stages.diffusion_residual.steps=2"])
+    train(own, "diffusion_residual", again, console=QUIET)
+    values = evaluate_run(again, own, console=QUIET)
+    assert list(values["variants"]) == ["latent", "corrector"] and "ensemble_of" not in values["meta"]
+    errors = [part["burgers1d"]["rollout"]["nrmse"] for part in (values["variants"]["corrector"], values["metrics"])]
+    assert np.isfinite(errors).all() and errors[0] != errors[1]
+    wanted = Wanted(input="test:0", steps=2, output=tmp_path / "one.h5", params={}, corrector="diffusion_residual")
+    rollout_run(again, own, wanted, console=QUIET)
+    with h5py.File(wanted.output) as file:
+        assert np.isfinite(file["tensor"][:]).all() and file["tensor"].shape[:2] == (1, 3)
+    for option, changes in {"members": {"members": 2}, "sampler-steps": {"sampler_steps": 2, "members": 2}}.items():
+        drawn = replace(wanted, output=tmp_path / "drawn.h5", **changes)
+        with pytest.raises(ConfigError, match=f"--{option}: this corrector is a regression, which draws nothing"):
+            rollout_run(again, own, drawn, console=QUIET)
+    with pytest.raises(ConfigError, match=r"diffusion\.objective is regression, .* nothing to distil"):
+        train(own, "consistency_distill", again, console=QUIET)
+
+
+@pytest.mark.parametrize("stage", CORRECTORS)
+def test_a_rollout_with_the_corrector_is_an_ensemble_by_seed(
+    run: RunDirectory, cfg: Config, tmp_path: Path, stage: str
+) -> None:
+    def states(name: str, **changes: Any) -> np.ndarray:
+        wanted = Wanted(input="test:0", steps=4, output=tmp_path / name, params={}, corrector=stage, **changes)
+        rollout_run(run.path, cfg, wanted, console=QUIET)
+        with h5py.File(wanted.output) as file:
+            steps = f", {wanted.sampler_steps} sampler steps" if wanted.sampler_steps else ""
+            assert file.attrs["corrector"] == f"{stage} every {wanted.correct_every}{steps}"
+            return file["tensor"][:, 1:]
+
+    members = states("members.h5", members=3)
+    assert members.shape[:2] == (3, 4) and np.std(members, axis=0).min(axis=0).max() > 0
+    np.testing.assert_array_equal(members, states("again.h5", members=3))
+    # One alone has the expected error taken out: nothing of it is drawn.
+    np.testing.assert_array_equal(states("one.h5"), states("other_seed.h5", seed=5))
+    assert (members != states("other.h5", members=3, seed=1)).any()
+    assert (members != states("more.h5", members=3, sampler_steps=3)).any()
+    with pytest.raises(ConfigError, match="--sampler-steps: one rollout takes out the expected error"):
+        states("single.h5", sampler_steps=3)
+    # Before the first correction the operator is alone.
+    late = states("late.h5", members=3, correct_every=4)
+    np.testing.assert_array_equal(late[0, :3], late[1, :3])
+    assert (late[0, 3] != late[1, 3]).any()
+
+
+def test_parents_are_not_bound_to_a_device_so_that_a_step_is_compiled_once(run: RunDirectory) -> None:
+    leaves = jax.tree.leaves(trained_parents(run, "consistency_distill", "transient").weights)
+    assert leaves and not any(leaf.committed for leaf in leaves)
+
+
+def test_where_no_error_is_expected_the_operator_is_alone(run: RunDirectory, cfg: Config, tmp_path: Path) -> None:
+    def states(name: str, **changes: Any) -> np.ndarray:
+        wanted = Wanted(input="test:0", steps=3, output=tmp_path / name, params={}, **changes)
+        rollout_run(run.path, cfg, wanted, console=QUIET)
+        with h5py.File(wanted.output) as file:
+            return file["tensor"][:]
+
+    alone, corrected = states("alone.h5"), states("all.h5", corrector="diffusion_residual")
+    assert (alone != corrected).any()
+    none = states("none.h5", corrector="diffusion_residual", correct_above=1e3)
+    np.testing.assert_allclose(none, alone, atol=1e-6)
+    every = states("any.h5", corrector="diffusion_residual", correct_above=-1.0)
+    np.testing.assert_allclose(every, corrected, atol=1e-6)
+    assert np.abs(corrected - alone).max() > 1e-5
+    with pytest.raises(ConfigError, match="--correct-above: without a corrector"):
+        states("never.h5", correct_above=0.1)

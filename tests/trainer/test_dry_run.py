@@ -1,0 +1,150 @@
+"""A dry run: the table and the costs of a stage, and nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import runpy
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from commands import CONFIGS
+from rich.console import Console
+
+from ups_jax.config import load
+from ups_jax.core.errors import CheckpointError, ConfigError, DivergedError
+from ups_jax.runs.checkpoint import Checkpoints
+from ups_jax.trainer import dry_run as module
+from ups_jax.trainer.dry_run import MISSING, dry_run, peak_bytes, step_costs
+from ups_jax.trainer.timing import Trial, trial
+from ups_jax.training.stages import enabled_stages
+
+SMALL = ["operator.spectral.depth=1", "operator.spectral.hidden_dim=8", "latent.dim=4", "training.batch_size=8",
+         "optimizer.name=adamw", "training.input_noise=0"]  # fmt: skip
+
+
+def shown(data_root: Path, *overrides: str, width: int = 200) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
+    dry_run(load(CONFIGS / "tiny.yaml", [f"data.root={data_root}", *SMALL, *overrides]), ["operator"], console)
+    return console.export_text()
+
+
+def test_a_dry_run_prints_every_parameter_and_the_costs_and_writes_nothing(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = shown(data_root, "stages.operator.accum_steps=2")
+    rows = re.findall(r"(\S+/\S+)\s+│ ([\dx ]+?)\s+│\s+([\d,]+) │ (\w+)", text)
+    counts = {path: int(count.replace(",", "")) for path, _, count, _ in rows}
+    assert {optimizer for *_, optimizer in rows} == {"adamw"}
+    assert counts["operator/core/SpectralBlock_0/spectral/spectrum"] == 8 * 8 * 16
+    total = re.search(r"adamw \d+ arrays, ([\d,]+) numbers", text)
+    assert total is not None and int(total[1].replace(",", "")) == sum(counts.values())
+    for name in ("compiled in", "FLOPs", "bytes accessed", "peak memory"):
+        assert re.search(rf"{name}\s+│ [\d.]+", text), name
+    assert "16 (2 x 8)" in text and "count the body of a loop" in text
+    seconds = re.search(r"seconds a step │ ([\d., e-]+)", text)
+    assert seconds is not None and len(seconds[1].split(", ")) == 3
+    assert re.search(r"training takes │ about [\d.e+]+ s \(192 steps", text)
+    assert "saved and restored, bit for bit" in text
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_loss_that_is_not_finite_and_a_checkpoint_that_differs_are_told(
+    data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([1.0, 2.0, jnp.nan])
+    with pytest.raises(DivergedError, match=r"not finite at step 3; lower stages\.operator\.optimizer\.lr"):
+        made = Trial(
+            tx=optax.identity(),
+            train_step=lambda state, batch: (state, {"loss": next(losses)}),
+            begin=lambda: pytest.fail("no state is wanted"),
+            batches=iter([0] * 4),
+            first=1,
+            at_once=1,
+        )
+        module._time_steps("operator", made, 0)
+
+    def damaged(self: Checkpoints, step: int, like: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf + 1, like)
+
+    monkeypatch.setattr(Checkpoints, "restore", damaged)
+    with pytest.raises(CheckpointError, match="not restored as it was saved"):
+        shown(data_root)
+
+
+def test_a_path_that_does_not_fit_is_folded_not_cut(data_root: Path) -> None:
+    text = shown(data_root, width=80)
+    assert "…" not in text
+    first = "".join(re.findall(r"^│ (\S+)", text, re.MULTILINE))
+    assert "operator/core/SpectralBlock_0/spectral/spectrum" in first
+
+
+def test_the_costs_are_the_compiler_s_and_what_it_leaves_out_is_said() -> None:
+    def multiply(a: jax.Array, b: jax.Array) -> jax.Array:
+        return a @ b
+
+    a, b = jnp.ones((8, 16)), jnp.ones((16, 4))
+    costs = step_costs(jax.jit(multiply), a, b)
+    assert float(costs["FLOPs"]) == pytest.approx(2 * 8 * 16 * 4, rel=0.1)
+    held = 4 * (8 * 16 + 16 * 4 + 8 * 4) / 2**20
+    np.testing.assert_allclose(float(costs["peak memory"].split()[0]), held, rtol=0.01)
+
+    class Silent:
+        def lower(self, *_: object) -> Silent:
+            return self
+
+        compile = lower
+        cost_analysis = memory_analysis = lambda self: None
+
+    assert list(step_costs(Silent(), a, b).values())[1:] == [MISSING] * 3
+    reused = SimpleNamespace(
+        argument_size_in_bytes=10, output_size_in_bytes=7, alias_size_in_bytes=6, temp_size_in_bytes=3
+    )
+    assert peak_bytes(reused) == 14
+
+
+def test_without_a_stage_the_enabled_ones_are_shown(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = load(CONFIGS / "tiny_steady.yaml", [f"data.root={data_root}"])
+    assert enabled_stages(cfg) == ("steady_prior",)
+    correctors = ("diffusion_residual", "consistency_distill")
+    assert enabled_stages(load(CONFIGS / "tiny.yaml")) == ("operator", *correctors)
+    # Seconds alone, which `training` gives to every stage, turn none on; steps win over epochs.
+    off = ["training.max_seconds=9", *(f"stages.{stage}.steps=0" for stage in ("operator", *correctors))]
+    with pytest.raises(ConfigError, match="no stage is enabled"):
+        enabled_stages(load(CONFIGS / "tiny.yaml", off))
+    shown: list[Any] = []
+    monkeypatch.setattr(module, "_dry_run_stage", lambda cfg, stage, *_: shown.append((stage, cfg.data.root)))
+    arguments = ["--config", str(CONFIGS / "tiny_steady.yaml"), "--dry-run", f"data.root={data_root}"]
+    assert runpy.run_path(str(CONFIGS.parent / "scripts" / "train.py"))["main"](arguments) == 0
+    assert shown == [("steady_prior", str(data_root))]
+
+
+@pytest.mark.parametrize("where", ["state", "batch", "step"])
+def test_a_step_that_does_not_fit_is_one_line(data_root: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    def full(*_: object) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    @contextlib.contextmanager
+    def tried(*arguments: Any) -> Iterator[Any]:
+        with trial(*arguments) as whole:
+            calls = iter([whole.begin, full])
+            begin = {"begin": lambda: next(calls)()} if where == "state" else {}
+            batches = {"batches": map(full, [0])} if where == "batch" else {}
+            yield replace(whole, **begin, **batches)
+
+    if where == "step":
+        monkeypatch.setattr(module, "step_costs", full)
+    monkeypatch.setattr(module, "trial", tried)
+    with pytest.raises(ConfigError, match=r"stages\.operator\.batch_size=8: .*higher accum_steps") as error:
+        shown(data_root)
+    assert "\n" not in str(error.value)

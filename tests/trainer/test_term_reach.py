@@ -1,0 +1,70 @@
+"""A weighted term that no trained parameter can change is an error before the start, and no other one is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import pytest
+from commands import CONFIGS
+
+from ups_jax.config import load
+from ups_jax.core.errors import ConfigError
+from ups_jax.data import Dataset, batch_at
+from ups_jax.trainer import preflight
+from ups_jax.trainer.preflight import check_reach
+from ups_jax.training.build import build
+from ups_jax.training.stages import stage_of
+
+SMALL = ["operator.spectral.depth=1", "operator.spectral.hidden_dim=8", "latent.dim=4", "training.batch_size=4"]
+
+
+def checked(waves: Dataset, *overrides: str) -> None:
+    cfg = load(CONFIGS / "tiny.yaml", [*SMALL, *overrides])
+    model, _ = build(cfg, waves)
+    check_reach(model, cfg, "operator", batch_at(waves, cfg, "operator", 0))
+
+
+@pytest.mark.parametrize(
+    ("override", "why"),
+    [
+        ("training.lambda_inv_enc=1", r"training\.lambda_inv_enc: .*carries the field"),
+        ("training.lambda_inv_dec=1", r"training\.lambda_inv_dec: .*carries the field"),
+    ],
+)
+def test_a_term_that_is_met_by_construction_is_refused(waves: Dataset, override: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        checked(waves, override)
+
+
+def test_one_row_is_looked_at_a_time_and_one_that_does_not_fit_is_one_line(
+    waves: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, rows = stage_of("operator"), []
+
+    def watched(model: Any, config: Any) -> Any:
+        losses = spec.losses(model, config)
+
+        def bundle(params: Any, batch: Any, *more: Any) -> Any:
+            rows.append({len(values) for values in batch.values()})
+            return losses(params, batch, *more)
+
+        return bundle
+
+    monkeypatch.setattr(preflight, "stage_of", lambda _: replace(spec, losses=watched))
+    weighed = "training.physics_priors={lambda_smoothness: 1, lambda_latent_norm: 1}"
+    checked(waves, weighed)
+    assert rows and all(sizes == {1} for sizes in rows)
+
+    def full(*_: object) -> None:
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(preflight, "gradient_norms", full)
+    with pytest.raises(ConfigError, match=r"^stages\.operator\.batch_size: .* one row; set training\.remat=full"):
+        checked(waves, weighed)
+
+
+def test_terms_that_reach_a_parameter_pass(waves: Dataset) -> None:
+    priors = "lambda_smoothness: 1, lambda_positivity: 1, lambda_latent_norm: 1, lambda_latent_diversity: 1"
+    checked(waves, f"training.physics_priors={{{priors}}}")

@@ -1,0 +1,145 @@
+"""Several steps by one call are the steps one by one, to the bit, however they are shared out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from commands import CONFIGS
+from rich.console import Console
+
+from ups_jax import batch_at, build, init_state, make_train_step, simulate
+from ups_jax.config import Config, load
+from ups_jax.core.errors import DivergedError
+from ups_jax.data import open_mixture
+from ups_jax.distributed.mesh import make_mesh
+from ups_jax.tracking import read_jsonl
+from ups_jax.trainer import loop
+from ups_jax.trainer.loop import CallPace
+from ups_jax.trainer.train import train
+from ups_jax.training import multi_step
+from ups_jax.training.multi_step import each_of, steps_at_once, together
+
+
+@pytest.fixture
+def cfg(data_root: Path) -> Config:
+    cfg = load(CONFIGS / "tiny.yaml", [f"data.root={data_root}", "logging.wandb.enabled=false"])
+    simulate.prepare(cfg)
+    return cfg
+
+
+def every_step_told(cfg: Config, *overrides: str) -> Config:
+    """The tiny configuration on the same data, with a record of every step and no evaluation at the end."""
+    own = [f"data.root={cfg.data.root}", "logging.wandb.enabled=false", "logging.every_steps=1"]
+    return load(CONFIGS / "tiny.yaml", [*own, "evaluation.enabled=false", *overrides])
+
+
+def test_the_steps_are_the_same_however_they_are_shared_out_among_calls(cfg: Config) -> None:
+    data = open_mixture(cfg)
+    dataset = data.datasets[0]
+    model, tx = build(cfg, dataset)
+    step = make_train_step(model, tx, cfg, at_once=4)
+    batches = [batch_at(data, cfg, "operator", number) for number in range(6)]
+
+    def trained(*counts: int) -> tuple[Any, list[float]]:
+        state, losses, left = init_state(model, tx, batches[0], jax.random.key(0), cfg=cfg), list[float](), [*batches]
+        for count in counts:
+            state, metrics = step(state, together([left.pop(0) for _ in range(count)], 4))
+            losses += [values["loss"] for values in each_of(metrics, count)]
+        return state, losses
+
+    state, losses = trained(1, 1, 1, 1, 1, 1)
+    assert int(state.step) == 6 and len(set(losses)) == 6
+    for counts in ((4, 2), (1, 3, 2), (3, 3)):
+        other, others = trained(*counts)
+        assert others == losses
+        assert all(
+            np.array_equal(one, two)
+            for one, two in zip(jax.tree.leaves(state.params), jax.tree.leaves(other.params), strict=True)
+        )
+    # One call, one step: the same numbers to round-off, by another program.
+    single = make_train_step(model, tx, cfg)
+    _, metrics = single(init_state(model, tx, batches[0], jax.random.key(0), cfg=cfg), batches[0])
+    np.testing.assert_allclose(float(metrics["loss"]), losses[0], rtol=1e-5)
+
+
+def test_every_step_of_a_call_is_on_file_and_a_run_of_single_steps_has_the_same_curve(
+    cfg: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = every_step_told(cfg, "stages.operator.steps=22", "training.eval_every=0.625")
+    counts: list[int] = []
+    begin = CallPace.begin
+
+    def counted(self: CallPace, at_most: int) -> int:
+        counts.append(begin(self, at_most))
+        return counts[-1]
+
+    monkeypatch.setattr(CallPace, "begin", counted)
+    train(small, "operator", tmp_path / "several", console=Console(quiet=True))
+    # An evaluation every ten steps and the end, which no call goes over.
+    assert sum(counts) == 22 and max(counts) > 1
+    assert {10, 20} <= set(np.cumsum(counts).tolist())
+    monkeypatch.setattr(CallPace, "begin", lambda self, at_most: 1)
+    train(small, "operator", tmp_path / "single", console=Console(quiet=True))
+    curves = [
+        [(record["step"], record["loss"], record["lr"]) for record in read_jsonl(tmp_path / name / "metrics.jsonl")]
+        for name in ("several", "single")
+    ]
+    assert curves[0] == curves[1] and [step for step, *_ in curves[0]] == [*range(1, 23)]
+
+
+def test_a_run_that_diverges_within_a_call_ends_as_one_of_single_steps(
+    cfg: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    diverging = every_step_told(cfg, "optimizer.lr=1e30", "training.max_skips=3", "stages.operator.grad_clip=null")
+    said, curves = [], []
+    for most in (1, 4):
+        monkeypatch.setattr(CallPace, "begin", lambda self, at_most, most=most: min(most, at_most))
+        with pytest.raises(DivergedError) as error:
+            train(diverging, "operator", tmp_path / str(most), console=Console(quiet=True))
+        said.append(str(error.value))
+        records = read_jsonl(tmp_path / str(most) / "metrics.jsonl")
+        curves.append([(record["step"], record["skipped_in_row"]) for record in records if "loss" in record])
+    assert said[0] == said[1] and "3 steps in a row, up to step" in said[0]
+    assert curves[0] == curves[1] and curves[0][-1][1] == 2
+
+
+def test_calls_are_as_long_as_their_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    calls = CallPace(8, seconds=1.0)
+
+    before: list[int] = []
+
+    def call(seconds_each: float, left: int = 100) -> int:
+        """A call begins, and the one before it is waited for."""
+        before.append(calls.begin(left))
+        now[0] += seconds_each * before[-2] if len(before) > 1 else 0.0
+        return before[-1]
+
+    # The first call is waited for in the second, which the third knows of.
+    assert [call(0.01) for _ in range(4)] == [1, 1, 8, 8]
+    assert [call(0.3) for _ in range(4)] == [8, 3, 3, 3]
+    assert [call(5.0) for _ in range(3)] == [3, 1, 1]
+    assert call(0.01) == 1 and call(0.01, left=5) == 5
+    # What came between says nothing of a call, and neither does the dispatch of the first one after it.
+    calls.interrupt()
+    before.clear()
+    now[0] += 60
+    assert [call(5.0) for _ in range(4)] == [8, 8, 1, 1]
+
+
+def test_who_makes_several_steps_at_once(cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, mesh = open_mixture(cfg), make_mesh(cfg.parallel)
+    first = batch_at(data, cfg, "operator", 0)
+    assert steps_at_once(cfg, data, first, mesh) == 8
+    by_hand = load(CONFIGS / "tiny.yaml", [f"data.root={cfg.data.root}", "training.compile=false"])
+    assert steps_at_once(by_hand, data, first, mesh) == 1
+    size = sum(values.nbytes for values in first.values())
+    monkeypatch.setattr(multi_step, "_MOST_BYTES", 3 * size)
+    assert steps_at_once(cfg, data, first, mesh) == 3
+    monkeypatch.setattr(multi_step, "_MOST_BYTES", size - 1)
+    assert steps_at_once(cfg, data, first, mesh) == 1

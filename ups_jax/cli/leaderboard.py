@@ -1,0 +1,127 @@
+"""What scripts/leaderboard.py prints: rows, champions, two runs side by side, and a champion that is taken down."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ups_jax.config import GatesConfig
+from ups_jax.core.errors import ConfigError
+from ups_jax.pipeline.champions import Champions
+from ups_jax.pipeline.gates import direction
+from ups_jax.pipeline.leaderboard import Leaderboard, Row
+from ups_jax.pipeline.run_comparison import config_difference, metric_table, sides_of, write_comparison
+from ups_jax.pipeline.scores import NAMES
+
+_COLUMNS = ("run_id", "stage", "label", "status", "task", "split", "protocol")
+
+
+def list_rows(console: Console, board: Leaderboard, filters: Sequence[str], sort: str, metrics: Sequence[str]) -> None:
+    """The rows that all filters let through, by a metric, those without it last. Raises `ConfigError`."""
+    every = board.read()
+    for name in (sort, *metrics):
+        if name not in NAMES:
+            raise ConfigError(f"{name}: is no metric; there are {', '.join(NAMES)}")
+    wanted = [_condition(every, text) for text in filters]
+    rows = [row for row in every if all(_cells(row).get(name) == value for name, value in wanted)]
+    sign = -1 if direction(sort, GatesConfig()) == "higher" else 1
+    rows.sort(key=lambda row: sign * value if (value := row.metrics.get(sort)) is not None else math.inf)
+    table = Table(title=escape(f"{board.jsonl}: {len(rows)} rows by {sort}"), title_justify="left", show_edge=False)
+    for name in (*_COLUMNS, *metrics):
+        table.add_column(name, overflow="fold", justify="right" if name in metrics else "left")
+    for row in rows:
+        numbers = ["" if row.metrics.get(name) is None else f"{row.metrics[name]:.4g}" for name in metrics]
+        table.add_row(*(escape(str(getattr(row, name))) for name in _COLUMNS), *numbers)
+    console.print(table)
+
+
+def list_champions(console: Console, champions: Champions) -> None:
+    """Every champion, the latest first."""
+    for item in champions.all():
+        console.print(
+            f"{item['task']}  protocol {item['protocol']}  run {item['run_id']}  promoted {item['promoted_at']}  "
+            f"nrmse {item['metrics'].get('nrmse')}  {champions.folder(item['task'], item['protocol']) / item['copy']}",
+            highlight=False,
+            soft_wrap=True,
+            markup=False,
+        )
+
+
+def compare(console: Console, board: Leaderboard, first: str, second: str, page: Path | None) -> None:
+    """Two runs: what differs in their configurations, their numbers with intervals, and a page of it. Raises
+    `ConfigError`, `StorageError`."""
+    rows = board.read()
+    one, other = sides_of(rows, first, second)
+    table = Table(title="configuration", title_justify="left", show_edge=False)
+    for name in ("key", first, second):
+        table.add_column(escape(name), overflow="fold")
+    for key, *values in config_difference(one.config, other.config):
+        table.add_row(key, *(escape(str(value)) for value in values))
+    console.print(table if table.row_count else "configuration: the same")
+    numbers = Table(title="metrics, 95 % interval over the trajectories", title_justify="left", show_edge=False)
+    for name in ("metric", first, second, "change"):
+        numbers.add_column(escape(name), overflow="fold")
+    for cells in metric_table(one, other):
+        numbers.add_row(*cells)
+    console.print(numbers)
+    if page is not None:
+        write_comparison(page, one, other)
+        console.print(f"page        {page}", highlight=False, soft_wrap=True)
+
+
+def label_run(console: Console, board: Leaderboard, run_id: str, label: str) -> None:
+    """Give all rows of a run a label; `champion` is given by a promotion only. Raises `ConfigError`."""
+    rows = [row for row in board.read() if row.run_id == run_id]
+    if not rows or label == "champion":
+        said = "is not on the leaderboard" if not rows else "becomes champion by scripts/run_fast_to_sota.py only"
+        raise ConfigError(f"run {run_id}: {said}; list what there is with scripts/leaderboard.py")
+    board.add([_relabelled(row, label) for row in rows])
+    console.print(f"labelled    {run_id}: {label} ({len(rows)} rows)", highlight=False, soft_wrap=True, markup=False)
+
+
+def demote(
+    console: Console, board: Leaderboard, champions: Champions, task: str, protocol: str | None, reason: str
+) -> None:
+    """Take a champion down, and say so on the leaderboard. Raises `ConfigError`."""
+    with champions.locked():
+        # A leaderboard that cannot be read is told before anything is changed.
+        rows = [row for row in board.read() if row.task == task]
+        former, successor = champions.demote(task, protocol, reason)
+        changed = [_relabelled(row, "demoted") for row in rows if row.run_id == former["run_id"]]
+        if successor is not None:
+            label = successor["label"]
+            changed += [_relabelled(row, label) for row in rows if row.run_id == successor["run_id"]]
+        board.add(changed)
+    console.print(
+        f"demoted     {task}: run {former['run_id']}; champion is now "
+        f"{'none' if successor is None else 'run ' + successor['run_id']}",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def _relabelled(row: Row, label: str) -> Row:
+    return replace(row, label=label)
+
+
+def _condition(rows: Sequence[Row], text: str) -> tuple[str, str]:
+    """Column and value of a filter. Raises `ConfigError` for a column that no row has."""
+    name, separator, value = text.partition("=")
+    known = list(dict.fromkeys(column for row in rows for column in _cells(row))) or [item.name for item in fields(Row)]
+    if not separator or name not in known:
+        names = ", ".join(known)
+        raise ConfigError(f"--filter {text}: give COLUMN=VALUE, such as task=burgers1d; columns are {names}")
+    return name, value
+
+
+def _cells(row: Row) -> dict[str, str]:
+    """A row's columns; a tag is `tag:NAME`, and NAME where no column is called so."""
+    columns = {item.name: str(getattr(row, item.name)) for item in fields(row)}
+    return columns | {f"tag:{name}": value for name, value in row.tags.items()} | dict(row.tags) | columns

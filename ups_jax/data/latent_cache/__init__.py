@@ -1,0 +1,1 @@
+"""Cached latents of a frozen codec: their manifest, writer and windows."""

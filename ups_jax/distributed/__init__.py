@@ -1,0 +1,1 @@
+"""Device meshes and several processes: sharding, gathering, and agreement between hosts."""

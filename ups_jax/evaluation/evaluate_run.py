@@ -1,0 +1,368 @@
+"""A run directory in; its evaluation JSON, plots and report out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from rich.console import Console
+
+from ups_jax import simulate
+from ups_jax.config import Config, FullEvaluationConfig, from_dict, load, merge, of_task, to_dict
+from ups_jax.core.errors import ConfigError, DataError
+from ups_jax.core.task import Task
+from ups_jax.core.xla import require_determinism
+from ups_jax.data import Dataset, Split, open_dataset
+from ups_jax.data.dataset import Trajectories
+from ups_jax.data.files import all_tasks, only_task
+from ups_jax.evaluation.best_of_n import candidate_variants, not_drawn, score_of
+from ups_jax.evaluation.console import print_table, track_evaluation
+from ups_jax.evaluation.evaluate import Rollout, evaluate
+from ups_jax.evaluation.model_fingerprint import architecture, architecture_of_all
+from ups_jax.evaluation.plots.figures import file_name, write_plots
+from ups_jax.evaluation.plots.films import FILM, write_film
+from ups_jax.evaluation.plots.html_report import write_report
+from ups_jax.evaluation.result import Evaluation, SteadyEvaluation, finite, result, write_json
+from ups_jax.evaluation.steady import evaluate_steady, mean_solution
+from ups_jax.inference.corrected import (
+    SAMPLERS,
+    VARIANTS,
+    CorrectedPredictor,
+    CorrectedSolver,
+    corrector_of,
+    correctors,
+    predictor_stage_of,
+)
+from ups_jax.inference.resolution import WAYS, other_trajectories, predictor_on
+from ups_jax.inference.trained_model import SteadyRun, TrainedRun, run_of
+from ups_jax.rollout.steady import check_cells
+from ups_jax.runs.best_weights import Weights, best_weights
+from ups_jax.runs.directory import RunDirectory, now
+from ups_jax.tracking import ending, evaluation_writer, read_jsonl
+from ups_jax.trainer.console import say
+
+# What an evaluation may override: where data lies and how it is read, never what a trained run was trained on.
+_OVERRIDABLE = ("data.tasks", "data.root", "data.loader", "evaluation", "logging", "pipeline")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Which trajectories are evaluated: the first `trajectories` of a split, and the first `horizon` predicted frames
+    of each. `name`, where there is one, is the evaluation's, and its files go below `output` instead of the run."""
+
+    split: Split = "test"
+    trajectories: int | None = None
+    horizon: int | None = None
+    name: str | None = None
+    output: Path | None = None
+    film: bool = False
+
+    def of_pipeline(self, name: str, section: FullEvaluationConfig) -> Selection:
+        """The same with the trajectories and under the name of a section of `pipeline`."""
+        return replace(self, name=name, split=section.split, trajectories=section.trajectories, horizon=section.horizon)
+
+
+def run_config(path: Path, overrides: list[str], config: Path | None = None) -> Config:
+    """The configuration that a run was trained with, with overrides of data files and evaluation applied.
+
+    Of another `config` that is given the same sections hold instead of the run's own.
+    """
+    for override in overrides:
+        if not override.startswith(tuple(f"{section}{end}" for section in _OVERRIDABLE for end in ".=")):
+            raise ConfigError(
+                f"override {override!r} would change what the run was trained on; an evaluation takes overrides of "
+                f"{', '.join(_OVERRIDABLE)}"
+            )
+    values = RunDirectory(path).read()["config"]
+    if config is not None:
+        other = to_dict(load(config))
+        values = values | {key: other[key] for key in ("evaluation", "logging", "pipeline")}
+        values["data"] = values["data"] | {key: other["data"][key] for key in ("tasks", "root", "loader")}
+    return from_dict(merge(values, overrides), str(path))
+
+
+def evaluate_run(
+    path: Path,
+    cfg: Config,
+    *,
+    stage: str | None = None,
+    selection: Selection = Selection(),
+    json_path: Path | None = None,
+    track: bool = False,
+    console: Console,
+) -> dict[str, Any]:
+    """Evaluate the best checkpoint on a split: evaluation/<name>.json, plots and report, and a printed table.
+
+    Where `selection` gives no name it is the split, after the name of a `stage` that is not the run's main one; for
+    other data than the run's own, the data file's name follows. `track` hands the result to W&B and TensorBoard as
+    well, where they are on.
+    """
+    require_determinism(cfg.deterministic)
+    run = RunDirectory(path)
+    main = run.main_stage()
+    stage = stage or main
+    simulate.prepare(cfg)
+    each = _of_tasks(path, cfg, stage, main, selection, console)
+    split = selection.split
+    name = split if stage == main else f"{stage}_{split}"
+    foreign = [Path(own.dataset.source.name).stem for own in each if own.dataset.fingerprint != own.trained.fingerprint]
+    name, place = selection.name or "-".join([name, *foreign]), RunDirectory(selection.output or path)
+    evaluations = [own.measured for own in each]
+    values = finite(result(evaluations, _meta(run, stage, each, split)))
+    written = [place.evaluation / f"{name}.json"]
+    write_json(written[0], values)
+    if json_path is not None:
+        write_json(json_path, values)
+    plots: list[Path] = []
+    if cfg.evaluation.plots:
+        records = read_jsonl(run.metrics_path) if run.metrics_path.exists() else []
+        # The test split of the run's own data is its result; the others get a folder and a report of their own.
+        plots = write_plots(place.plots if name == "test" else place.plots / name, evaluations, records)
+        report = "report.html" if name == "test" else f"report_{name}.html"
+        written.append(place.path / report)
+        write_report(written[-1], values, plots, run.read())
+    names = _names(name, evaluations)
+    if selection.film:
+        scattered = [measured.task.name for measured in evaluations if measured.task.scattered]
+        if scattered:
+            say(console, f"note        {', '.join(scattered)}: is of points, there is no film of it")
+        for measured in evaluations:
+            film = FILM if len(evaluations) == 1 else f"{file_name(measured.task.name)}_{FILM}"
+            write_film(place.plots / name / film, measured)
+    if track:
+        with ending(evaluation_writer(place.path, cfg.logging, name=name, run_config=to_dict(cfg))) as writer:
+            for number, (own, measured) in enumerate(zip(names, evaluations, strict=True)):
+                # Pictures and files are of all tasks.
+                first = {"plots": plots, "files": written} if number == 0 else {"plots": (), "files": ()}
+                track_evaluation(writer, own, measured, **first)
+    for measured in evaluations:
+        print_table(console, measured)
+    return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OfTask:
+    """What a run makes of the data of one of its tasks; `weights` are those of the evaluated stage, `random` the stage
+    whose ensemble is scored."""
+
+    trained: TrainedRun | SteadyRun
+    weights: TrainedRun | SteadyRun | Weights
+    dataset: Dataset
+    measured: Evaluation | SteadyEvaluation
+    way: str
+    truth: str
+    random: str | None
+
+
+def _of_tasks(path: Path, cfg: Config, stage: str, main: str, selection: Selection, console: Console) -> list[_OfTask]:
+    """Every task of the configuration; ConfigError where the run was not trained on one of them."""
+    predictor = predictor_stage_of(path, stage)
+    weights = best_weights(path, predictor)
+    if len(weights.tasks) == 1:
+        only_task(cfg)
+    found = {stage: corrector_of(path, stage)} if stage in VARIANTS else correctors(path) if stage == main else {}
+    result = []
+    for task in all_tasks(cfg):
+        own = of_task(cfg, task.name)
+        trained = run_of(path, predictor, weights.of(task.name, predictor))
+        dataset = open_dataset(own, trained.task)
+        way = _way(trained, dataset.task)
+        left_out = [] if stage in VARIANTS else _left_out(found, way)
+        left_out += _no_candidates(trained, {} if way == "restricted" else found, stage, own)
+        for note in (*dataset.notes, *_grid_notes(trained, own, dataset, way, selection.split), *left_out):
+            say(console, f"note        {note}")
+        held = _held(dataset, selection, cfg.data.context)
+        measured = _measure(trained, found, stage, dataset, held, own)
+        drawn = (stage if stage in found else next(reversed(found))) if "ensemble" in measured.variants else None
+        result.append(
+            _OfTask(
+                trained=trained,
+                weights=found.get(stage, trained),
+                dataset=dataset,
+                measured=measured,
+                way=way,
+                truth=truth_of(held),
+                random=drawn,
+            )
+        )
+    return result
+
+
+def _names(name: str, evaluations: Sequence[Evaluation | SteadyEvaluation]) -> list[str]:
+    """What the result of each task is called by writers: as the evaluation, of several with the task's name."""
+    if len(evaluations) == 1:
+        return [name]
+    return [f"{name}/{measured.task.name}" for measured in evaluations]
+
+
+def _measure(
+    trained: TrainedRun | SteadyRun,
+    found: Mapping[str, Weights],
+    stage: str,
+    dataset: Dataset,
+    held: Trajectories,
+    cfg: Config,
+) -> Evaluation | SteadyEvaluation:
+    """The result of a stage: of a corrector's that of the predictor with it, of the main one that of the predictor
+    alone, with the correctors `found` as variants."""
+    if isinstance(trained, SteadyRun):
+        mean_field = mean_solution(dataset)
+        samplers = {name: CorrectedSolver(trained, name, weights) for name, weights in found.items()}
+        return evaluate_steady(
+            samplers.get(stage, trained.solve_arrays),
+            held,
+            dataset.task,
+            cfg.evaluation,
+            mean_field=mean_field,
+            seed=cfg.seed,
+            variants={} if stage in found else {VARIANTS[name]: way for name, way in samplers.items()},
+            ensembles=_ensemble(samplers, stage, cfg),
+        )
+    predictor, met = predictor_on(trained, dataset.task)
+    # A corrector acts on the grid that the model steps on.
+    here = {
+        name: CorrectedPredictor(trained.on(dataset.task), name, weights)
+        for name, weights in found.items()
+        if met != "restricted"
+    }
+    if stage in found and stage not in here:
+        raise DataError(f"{dataset.source.name}: {WAYS[met]}; {stage} is evaluated on the trained grid only")
+    variants: dict[str, Rollout] = {}
+    if stage not in here:
+        # Points are encoded anew at each step: their own values are no part of the tokens.
+        latent = {} if dataset.task.scattered else {"latent": predictor.latent_rollout}
+        variants = latent | {VARIANTS[name]: way.rollout for name, way in here.items()}
+    measured = evaluate(
+        here.get(stage, predictor),
+        held,
+        dataset.task,
+        cfg.evaluation,
+        context=cfg.data.context,
+        seed=cfg.seed,
+        variants=variants,
+        ensembles=_ensemble(here, stage, cfg),
+    )
+    last = _last(here, stage)
+    if cfg.evaluation.candidates < 2 or last is None or not last.random:
+        return measured
+    name, score = score_of(cfg.data.tasks[0], last.run.task)
+    chosen = candidate_variants(
+        last.run.grid_model,
+        last.run.weights,
+        last.model,
+        last.trained.weights,
+        SAMPLERS[last.stage],
+        score,
+        held,
+        candidates=cfg.evaluation.candidates,
+        batch_size=cfg.evaluation.batch_size,
+        context=cfg.data.context,
+        seed=cfg.seed,
+    )
+    scored = {"candidates": cfg.evaluation.candidates, "candidates_scored_by": name}
+    return replace(measured, variants=dict(measured.variants) | chosen, meta=dict(measured.meta) | scored)
+
+
+def _ensemble(here: Mapping[str, Any], stage: str, cfg: Config) -> dict[str, Any]:
+    """That of the corrector that is evaluated, or of the run's last one, where it draws anything."""
+    last = _last(here, stage)
+    return {"ensemble": last.members} if last is not None and last.random and cfg.evaluation.members >= 2 else {}
+
+
+def _last(of: Mapping[str, Any], stage: str) -> Any:
+    """What belongs to the corrector that is evaluated, or to the run's last one; None where there is none."""
+    return of.get(stage, list(of.values())[-1]) if of else None
+
+
+def _held(dataset: Dataset, selection: Selection, context: int) -> Trajectories:
+    """The trajectories that are evaluated, as long as they are."""
+    held = dataset.trajectories(selection.split, selection.trajectories)
+    if selection.horizon is None or dataset.task.kind == "steady":
+        return held
+    frames = context + selection.horizon
+    return replace(held, fields=held.fields[:, :frames], time=held.time[:frames])
+
+
+def truth_of(held: Trajectories) -> str:
+    """Twelve hex digits over what is to be predicted: two evaluations with the same ones can be compared."""
+    hashed = hashlib.sha256(np.ascontiguousarray(held.fields).data)
+    for values in (held.inputs, held.time, held.ids, *held.place_arrays.values()):
+        hashed.update(np.ascontiguousarray(values).tobytes())
+    return hashed.hexdigest()[:12]
+
+
+def _way(trained: TrainedRun | SteadyRun, task: Task) -> str:
+    """How the run meets the grid of the data, one of `WAYS`; DataError where it cannot."""
+    if isinstance(trained, TrainedRun):
+        return predictor_on(trained, task)[1]
+    check_cells(trained.task, task)
+    return "own" if task.shape == trained.task.shape else "averaged"
+
+
+def _grid_notes(trained: TrainedRun | SteadyRun, cfg: Config, dataset: Dataset, way: str, split: Split) -> list[str]:
+    if way == "own":
+        return []
+    notes = [f"{dataset.source.name}: {WAYS[way]}"]
+    different = other_trajectories(trained, cfg, dataset, split) if way != "native" else None
+    return [*notes, different] if different else notes
+
+
+def _left_out(found: Mapping[str, Weights], way: str) -> list[str]:
+    """What is to be said of correctors that an evaluation of their predictor has no variants of."""
+    return [f"{name}: is left out, as it acts on the trained grid only" for name in found if way == "restricted"]
+
+
+def _no_candidates(trained: TrainedRun | SteadyRun, found: Mapping[str, Weights], stage: str, cfg: Config) -> list[str]:
+    """What is to be said where candidates are asked for and there are none."""
+    last = _last(found, stage)
+    objective = None if last is None else last.config.diffusion.objective
+    reason = not_drawn(isinstance(trained, SteadyRun), objective) if cfg.evaluation.candidates >= 2 else None
+    return [] if reason is None else [f"evaluation.candidates: are left out, as {reason}"]
+
+
+def _meta(run: RunDirectory, stage: str, each: Sequence[_OfTask], split: str) -> dict[str, Any]:
+    record, first = run.read()["stages"].get(stage, {}), each[0]
+    trained = first.weights
+    data = {
+        "file": " + ".join(own.dataset.source.name for own in each),
+        "fingerprint": "+".join(own.dataset.fingerprint for own in each),
+        "split": split,
+        "truth": "+".join(own.truth for own in each),
+    }
+    grids = {
+        own.trained.task.name: {
+            "trained": own.trained.task.shape,
+            "data": own.dataset.task.shape,
+            "way": own.way,
+            "meaning": WAYS[own.way],
+        }
+        for own in each
+    }
+    whole = best_weights(run.path, stage).params if len(each) > 1 else _params(trained)
+    found = {
+        own.trained.task.name: architecture(own.weights.config, own.trained.task, stage, _params(own.weights))
+        for own in each
+    }
+    return {
+        "steps": trained.step,
+        "seed": trained.config.seed,
+        "parameters": optax.tree.size(whole),
+        "architecture": architecture_of_all(found),
+        "device": jax.devices()[0].device_kind,
+        "seconds_per_step": record.get("seconds_per_step"),
+        "checkpoint": f"checkpoints/{stage}/{trained.step}",
+        "checkpoint_digest": trained.digest,
+        "wall_clock": now(),
+        "data": data,
+        "grid": next(iter(grids.values())) if len(grids) == 1 else grids,
+    } | ({} if first.random is None else {"ensemble_of": first.random})
+
+
+def _params(trained: TrainedRun | SteadyRun | Weights) -> Any:
+    return trained.params if isinstance(trained, Weights) else trained.weights

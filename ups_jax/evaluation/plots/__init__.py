@@ -1,0 +1,1 @@
+"""Figures, films and the HTML report of an evaluation."""

@@ -1,0 +1,1 @@
+"""Metrics of decoded physical fields and their aggregation over trajectories, as pure functions."""

@@ -1,0 +1,1 @@
+"""Models of fields at points (meshes and particles)."""

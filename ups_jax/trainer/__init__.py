@@ -1,0 +1,1 @@
+"""Training a stage with disk and console: preflight checks, the loop, resuming, and memory that runs out."""

@@ -1,0 +1,349 @@
+"""The training of one stage in its run directory: begin or go on, loop, and again from the newest checkpoint where
+memory ran out."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from types import FrameType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Key
+from rich.console import Console
+
+from ups_jax.config import Config, StageConfig, to_dict
+from ups_jax.core.errors import CheckpointError, ConfigError, DivergedError, Stopped
+from ups_jax.core.terminal import hang_up
+from ups_jax.data import Mixture, first_batches, training_batches
+from ups_jax.distributed.mesh import local_copy, make_mesh, placed_like, put
+from ups_jax.distributed.processes import agreed, any_wants, is_first, own_share
+from ups_jax.losses import Batch
+from ups_jax.models.codec import CODEC
+from ups_jax.optim import build_optimizer, build_schedule
+from ups_jax.optim.parameter_groups import parameter_table, summary
+from ups_jax.optim.schedules import build_plateau, patience_evaluations, told_rates
+from ups_jax.runs.best_weights import Weights, difference, fitting
+from ups_jax.runs.checkpoint import Checkpoints, checkpoint_meta, validation_of
+from ups_jax.runs.directory import RunDirectory, StageRecord
+from ups_jax.tracking import Tee, Writer, ending, training_writer
+from ups_jax.trainer import console as printed
+from ups_jax.trainer.console import TrainingProgress, is_told, tell_diverged, tell_end, went_out
+from ups_jax.trainer.loop import Stage, run_loop
+from ups_jax.trainer.oom import (
+    FittingStep,
+    Halving,
+    fitting_step,
+    fitting_validation,
+    halving,
+    memory_for,
+    micro_batches,
+    sizes,
+    takes_fewer_rows,
+)
+from ups_jax.trainer.parents import begun
+from ups_jax.training.build import averaged, holds_codec, init_state
+from ups_jax.training.multi_step import as_given, steps_at_once
+from ups_jax.training.run_length import Plan
+from ups_jax.training.stages import stage_of
+from ups_jax.training.stages.spec import Parents, Validate
+from ups_jax.training.state import TrainState, scale_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRun:
+    """What the training of a stage works on: its part of the configuration, data, model and plan, where it is kept,
+    and how it starts.
+
+    `parents` are the weights of the stages that it needs, `record` is its entry in run.json. `begun` says whether the
+    run directory held a run before, `resume` what is wanted of it (`must` insists on a checkpoint), `weights` lends its
+    parameters to a fresh start.
+    """
+
+    cfg: Config
+    stage: str
+    run: RunDirectory
+    record: StageRecord
+    data: Mixture
+    model: Any
+    parents: Parents
+    validate: Validate
+    plan: Plan
+    console: Console
+    begun: bool = False
+    resume: str = "auto"
+    weights: Weights | None = None
+
+    @property
+    def settings(self) -> StageConfig:
+        """The stage's own section."""
+        settings: StageConfig = getattr(self.cfg.stages, self.stage)
+        return settings
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Steps in all and steps of an epoch, as optimizer and schedule take them."""
+        return self.plan.total_steps, self.plan.steps_per_epoch
+
+    @cached_property
+    def tx(self) -> optax.GradientTransformation:
+        return build_optimizer(self.settings, *self.lengths)
+
+    @cached_property
+    def mesh(self) -> Mesh:
+        return make_mesh(self.cfg.parallel)
+
+    @cached_property
+    def first(self) -> Batch:
+        """A batch of the first task, which lends its shapes, on the host."""
+        return {**first_batches(self.data, self.cfg, self.stage)[0]}
+
+    @cached_property
+    def at_once(self) -> int:
+        """The most steps that a call of the train step makes."""
+        return steps_at_once(self.cfg, self.data, self.first, self.mesh)
+
+    def fresh(self, key: Key[Array, ""]) -> TrainState:
+        """A state at step 0."""
+        return init_state(self.model, self.tx, self.first, key, stage=self.stage, cfg=self.cfg)
+
+    def say(self, line: str) -> None:
+        printed.say(self.console, line)
+
+
+def train_stage(work: StageRun) -> tuple[TrainState, float | None]:
+    """The state at the end of the plan or of the patience, and the seconds that a step took (None: none was done)."""
+    like = placed_like(work.mesh, jax.eval_shape(work.fresh, jax.random.key(work.cfg.seed)))
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(like.params))
+    work.say(f"parameters  {parameters:,} (operator {work.cfg.operator.architecture_type})")
+    work.say(f"optimizers  {summary(parameter_table(like.params, work.settings))}")
+    train_step = _train_step(work)
+    with Checkpoints(work.run.checkpoints(work.stage), keep=work.cfg.checkpoint.keep) as checkpoints:
+        loop_stage = _loop_stage(work, train_step, checkpoints)
+
+        def attempt(should_stop: Callable[[], bool]) -> tuple[TrainState, float | None]:
+            checkpoints.wait()
+            return _train_from(work, loop_stage, _begin(work, checkpoints, like), checkpoints, parameters, should_stop)
+
+        with stop_flag() as should_stop:
+            result = train_step.carried_through(lambda: attempt(should_stop))
+            # A signal after the last step: nothing is left to save, but whoever sent it wants an end.
+            if any_wants(should_stop(), 0):
+                raise Stopped(
+                    f"stopped at the end of {work.stage}, which is saved; the same command goes on from there"
+                )
+            return result
+
+
+def _begin(work: StageRun, checkpoints: Checkpoints, like: TrainState) -> TrainState:
+    """The newest checkpoint's state, or a fresh one, with the weights that were given."""
+
+    def same_data(saved: dict[str, Any]) -> None:
+        if saved["fingerprint"] != work.data.fingerprint:
+            raise ConfigError(
+                f"{work.run.path}: was trained on other data than the configuration names; give a new --run-dir"
+            )
+
+    saved = work.record.values.get("saved", 0)
+    full = ConfigError(
+        f"{work.run.path}: the device's memory does not hold the state of a checkpoint; free it, or use more"
+    )
+    with memory_for(full):
+        state: TrainState | None = checkpoints.restore_latest(like, same_data, work.say)
+    if state is not None:
+        _note_set_aside(work, checkpoints, int(state.step))
+        work.say(f"resumed     at step {int(state.step)} of {work.plan.total_steps}")
+        if saved > int(state.step):
+            work.say(f"lost        step {saved}, which was saved and is not there or damaged by now: it is done again")
+        if work.weights is not None:
+            work.say("weights     of --init-from are not used: this run has its own by now")
+        return state
+    if saved > 0:
+        raise CheckpointError(
+            f"{checkpoints.directory}: the checkpoints are gone, of which step {saved} was the last; "
+            "bring one back from a copy, or train in another run directory"
+        )
+    if work.resume == "must":
+        raise CheckpointError(f"{work.run.path}: holds no checkpoint of {work.stage}; leave out --resume must")
+    if holds_codec(work.cfg, work.stage) and work.weights is None:
+        raise CheckpointError(f"{work.run.path}: has no checkpoint whose codec could be held; give --init-from RUN")
+    if work.begun:
+        work.say("begun       before, but there is no checkpoint of it: at step 0 again")
+    state = work.fresh(jax.random.key(work.cfg.seed))
+    own = replace(state, rng=local_copy(work.mesh, state.rng))
+    state = replace(begun(work.cfg, work.stage, work.model, work.data, work.parents, own), rng=state.rng)
+    if work.weights is not None:
+        weights, told = work.weights, "weights     "
+        if holds_codec(work.cfg, work.stage) and difference(weights.params, like.params) is not None:
+            weights = replace(weights, params={**state.params, CODEC: weights.params[CODEC]})
+            told += "of the codec alone (this operator has other shapes and starts fresh), "
+        # Copies: the step takes its state's buffers, and this may have to begin once more.
+        state = replace(state, params=jax.tree.map(jnp.copy, fitting(weights, like.params)))
+        work.say(f"{told}of another run's {work.stage} stage, at its step {weights.step}")
+    return put(work.mesh, state)
+
+
+def _train_step(work: StageRun) -> FittingStep:
+    """The step, as small as memory has made it so far; it tells the console and the record how long it compiled, and
+    when it is made smaller."""
+    cfg, stage = work.cfg, work.stage
+    known: list[Halving] = work.record.values.get("out_of_memory", [])
+    groups = micro_batches(cfg, stage, known)
+    if groups > work.settings.accum_steps:
+        work.say(f"memory      ran out on this device before: {sizes(cfg, stage, groups)}, as run.json has it")
+
+    def halved(rows: int, groups: int) -> None:
+        work.say(f"memory      ran out: {sizes(cfg, stage, groups)} from now on, the step is the same")
+        known.append(halving(cfg, rows, groups))
+        work.record.note(out_of_memory=known)
+
+    def compiled(seconds: float) -> None:
+        work.say(f"compiled    in {seconds:.3g} s")
+        work.record.note(compile_seconds=seconds)
+
+    return fitting_step(
+        cfg,
+        stage,
+        work.model,
+        work.tx,
+        work.plan.steps_per_epoch,
+        work.parents,
+        groups,
+        work.at_once,
+        halved=halved,
+        compiled=compiled,
+    )
+
+
+def _loop_stage(work: StageRun, train_step: FittingStep, checkpoints: Checkpoints) -> Stage:
+    cfg, stage, settings, plan = work.cfg, work.stage, work.settings, work.plan
+    schedule = build_schedule(settings.scheduler, settings.optimizer.lr, *work.lengths)
+    meta, spec, mesh = checkpoint_meta(cfg, stage, work.data), stage_of(stage), work.mesh
+
+    @jax.jit
+    def averaged_weights(state: TrainState) -> Any:
+        return spec.weights(averaged(cfg, stage, state, settings.ema_decay), scale_of(state))
+
+    validate = fitting_validation(work.validate)
+
+    def save(state: TrainState, validation: float | None) -> None:
+        checkpoints.wait()
+        _note_saved(work, checkpoints)
+        checkpoints.save(state, meta, validation=validation)
+
+    return Stage(
+        name=stage,
+        plan=plan,
+        steps_before=work.record.values.get("steps_before", 0),
+        train_step=train_step,
+        batches=partial(training_batches, work.data, cfg, stage, **own_share()),
+        at_once=work.at_once,
+        put_rows=as_given(mesh, work.at_once),
+        place=partial(put, mesh),
+        # Every process measures all of it by itself; the first one's numbers decide.
+        averaged=lambda state: local_copy(mesh, averaged_weights(state)),
+        validate=lambda weights: agreed(validate(weights)),
+        selected_by=spec.selected_by(cfg),
+        target=spec.target(cfg),
+        fault=spec.fault,
+        save=save,
+        step_of=checkpoints.step_of,
+        learning_rate=told_rates(schedule),
+        patience=patience_evaluations(settings, plan.steps_per_epoch, plan.eval_steps),
+        plateau=build_plateau(settings, *work.lengths, plan.eval_steps),
+    )
+
+
+def _note_saved(work: StageRun, checkpoints: Checkpoints) -> None:
+    """Keep in the record which step is on disk, so that a start knows when its checkpoints have been lost."""
+    steps = checkpoints.steps()
+    if steps and work.record.values.get("saved") != steps[-1]:
+        work.record.note(saved=steps[-1])
+
+
+def _note_set_aside(work: StageRun, checkpoints: Checkpoints, resumed: int) -> None:
+    """Keep in the record which steps were found damaged that are not done again, and what they were validated with
+    (None where that is damaged as well): one of them may have been the best."""
+    found: dict[str, float | None] = {}
+    for step, folder in checkpoints.set_aside.items():
+        if step >= resumed:
+            continue
+        try:
+            value = validation_of(folder)
+        except CheckpointError:
+            found[str(step)] = None
+        else:
+            found |= {} if value is None else {str(step): value}
+    if found:
+        work.record.note(set_aside=work.record.values.get("set_aside", {}) | found)
+
+
+def _train_from(
+    work: StageRun,
+    loop_stage: Stage,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    parameters: int,
+    should_stop: Callable[[], bool],
+) -> tuple[TrainState, float | None]:
+    """Loop from `state` on, with writers and a progress line of its own."""
+    cfg, stage, run, total = work.cfg, work.stage, work.run, work.plan.total_steps
+    start = int(state.step)
+    tracked: Writer = Tee(())
+    if is_first():
+        about = to_dict(cfg)
+        tracked = training_writer(run.path, run.metrics_path, cfg.logging, stage=stage, step=start, run_config=about)
+    with (
+        ending(tracked, takes_fewer_rows) as writer,
+        TrainingProgress(work.console, stage, total, start, cfg.logging.every_seconds) as progress,
+    ):
+        writer.tags((stage, *(task.name for task in work.data.tasks)))
+        writer.config({f"{stage}/parameters": parameters, f"{stage}/total_steps": total})
+        try:
+            state = run_loop(loop_stage, state, cfg, writer, progress, should_stop)
+        except DivergedError as error:
+            tell_diverged(writer, run, stage, error)
+            raise
+        except Stopped:
+            # On the disk before the next signal can come, as long as signals only raise a flag.
+            checkpoints.wait()
+            _note_saved(work, checkpoints)
+            raise
+        checkpoints.wait()
+        _note_saved(work, checkpoints)
+        known = is_told(run, stage, state)
+        if not known:
+            tell_end(writer, cfg.logging.wandb, run, stage, checkpoints, state)
+    if not known and went_out(writer):
+        work.record.note(told=int(state.step))
+    return state, progress.seconds_per_step
+
+
+@contextmanager
+def stop_flag() -> Iterator[Callable[[], bool]]:
+    """A function that answers whether to stop; a second Ctrl-C interrupts at once."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+
+    def remember(number: int, _: FrameType | None) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    numbers = [signal.SIGTERM, signal.SIGINT, *hang_up()]
+    previous = {number: signal.signal(number, remember) for number in numbers}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
