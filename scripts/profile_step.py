@@ -1,64 +1,6 @@
-"""Trace a few training steps with jax's profiler and print where the time of a step goes, part by part."""
+"""`ups_jax.cli.profile` as a script."""
 
-from __future__ import annotations
-
-import argparse
-import sys
-from pathlib import Path
-
-from ups_jax.cli import runner
-from ups_jax.config import load
-from ups_jax.training.stages import STAGES
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = runner.parser(__doc__, config=str(runner.CONFIGS / "burgers1d.yaml"))
-    parser.add_argument("--stage", choices=STAGES, default="operator", help="whose step (default: operator)")
-    parser.add_argument("--steps", type=runner.positive, default=10, help="steps to trace (default: 10)")
-    parser.add_argument("--depth", type=runner.positive, default=3, help="module names that a part keeps (default: 3)")
-    parser.add_argument("--out", type=Path, default=Path("profile"), metavar="DIR", help="the trace (default: profile)")
-    return runner.run(parser, profile, argv)
-
-
-def profile(args: argparse.Namespace) -> None:
-    from ups_jax.core.xla import require_determinism
-
-    cfg = load(args.config, args.overrides)
-    require_determinism(cfg.deterministic)
-    import jax
-    from rich.console import Console
-    from rich.table import Table
-
-    from ups_jax import simulate
-    from ups_jax.core.xla import enable_compilation_cache
-    from ups_jax.data import open_mixture
-    from ups_jax.trainer.profile import profile_step
-    from ups_jax.trainer.timing import trial
-    from ups_jax.training.build import build_joint
-
-    enable_compilation_cache()
-    simulate.prepare(cfg)
-    data = open_mixture(cfg)
-    with trial(cfg, args.stage, data, build_joint(cfg, data.tasks, args.stage), at_once=1) as tried:
-        settings = {"steps": args.steps, "depth": args.depth}
-        result = profile_step(tried.train_step, tried.begin(), tried.batches, args.out, **settings)
-    table = Table(title=f"a step of {args.stage} on {jax.devices()[0].device_kind}", title_justify="left")
-    for heading in ("part", "direction"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("ms a step", "share", "operations"):
-        table.add_column(heading, justify="right")
-    for part in result.parts:
-        milliseconds = f"{1e3 * part.seconds_per_step:.3f}"
-        table.add_row(part.part, part.direction, milliseconds, f"{part.share:.1%}", str(part.operations))
-    console = Console()
-    console.print(table)
-    busy = sum(part.seconds_per_step for part in result.parts)
-    wall = 1e3 * result.seconds_per_step
-    console.print(f"wall        {wall:.2f} ms a step, traced; {1e3 * busy:.2f} ms busy over all threads and streams")
-    console.print(
-        f"trace       {result.trace.parent} (perfetto_trace.json.gz opens in ui.perfetto.dev)", soft_wrap=True
-    )
-
+from ups_jax.cli.profile import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -1,7 +1,8 @@
-"""What scripts/leaderboard.py prints: rows, champions, two runs side by side, and a champion that is taken down."""
+"""The leaderboard of scripts/run_fast_to_sota.py: list and filter it, compare two runs, see and demote champions."""
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ups_jax.cli import runner
 from ups_jax.config import GatesConfig
 from ups_jax.core.errors import ConfigError
 from ups_jax.pipeline.champions import Champions
@@ -20,6 +22,53 @@ from ups_jax.pipeline.run_comparison import config_difference, metric_table, sid
 from ups_jax.pipeline.scores import NAMES
 
 _COLUMNS = ("run_id", "stage", "label", "status", "task", "split", "protocol")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = runner.parser(__doc__)
+    parser.add_argument("--leaderboard-csv", type=Path, default=Path("reports/leaderboard.csv"), metavar="F")
+    parser.add_argument("--champions", type=Path, default=Path("artifacts/champions"), metavar="DIR")
+    parser.add_argument(
+        "--filter", action="append", default=[], metavar="COLUMN=VALUE", help="only rows with this value"
+    )
+    parser.add_argument(
+        "--sort", default="nrmse", metavar="METRIC", help="the metric to sort by (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--metrics", default="nrmse,conservation_gap,bc_violation,wall_clock", help="columns, by commas"
+    )
+    parser.add_argument("--compare", nargs=2, metavar="RUN", help="two runs by their ids")
+    parser.add_argument("--html", type=Path, metavar="OUT", help="with --compare: a page with both training curves")
+    parser.add_argument("--list-champions", action="store_true", help="every champion with its protocol")
+    parser.add_argument(
+        "--label", nargs=2, metavar=("RUN", "LABEL"), help="such as baseline, whom candidates have to beat"
+    )
+    parser.add_argument("--demote", metavar="TASK", help="take the champion of a task down; the one before it follows")
+    parser.add_argument("--protocol", help="with --demote: of a task with several champions, which")
+    parser.add_argument("--reason", default="", help="with --demote: why, for the record")
+    parser.add_argument("--publish", type=Path, metavar="RUN_DIR", help="send a run's decisions to W&B and TensorBoard")
+    return runner.run(parser, print_leaderboard, argv)
+
+
+def print_leaderboard(args: argparse.Namespace) -> None:
+    # A table has more columns than the eighty of a file or a pipe.
+    console = Console() if Console().is_terminal else Console(width=220)
+    board = Leaderboard.at(args.leaderboard_csv)
+    champions = Champions(args.champions)
+    if args.publish is not None:
+        from ups_jax.pipeline.wandb import publish
+
+        publish(args.publish)
+    elif args.demote is not None:
+        demote(console, board, champions, args.demote, args.protocol, args.reason)
+    elif args.label is not None:
+        label_run(console, board, *args.label)
+    elif args.list_champions:
+        list_champions(console, champions)
+    elif args.compare is not None:
+        compare(console, board, args.compare[0], args.compare[1], args.html)
+    else:
+        list_rows(console, board, args.filter, args.sort, args.metrics.split(","))
 
 
 def list_rows(console: Console, board: Leaderboard, filters: Sequence[str], sort: str, metrics: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ _TRAINING = (
     *("rollout", "runs", "simulate", "trainer", "training"),
 )
 _EVALUATION = (*_TRAINING, "inference", "evaluation")
-_FILES = ("pipeline/train_all_stages.py", "../scripts/train.py", "../scripts/evaluate.py")
+_FILES = ("pipeline/train_all_stages.py", "cli/train.py", "cli/evaluate.py")
 # What says how a run is kept, told and judged, not what it computes.
 _NO_NUMBERS = ("logging", "runs", "gates", "pipeline", "checkpoint")
 _SELECTION = ("metric", "val_trajectories")

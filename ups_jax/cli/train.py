@@ -1,0 +1,72 @@
+"""Train a stage of a neural PDE simulator, evaluate it on the test split, draw it, and print where it all lies."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ups_jax.cli import runner
+from ups_jax.config import STAGE_ALIASES, load
+from ups_jax.core.errors import ConfigError
+from ups_jax.core.xla import require_determinism
+from ups_jax.training.stages import STAGES, enabled_stages
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = runner.parser(__doc__, config=str(runner.CONFIGS / "burgers1d.yaml"))
+    parser.add_argument(
+        "--stage",
+        type=lambda name: STAGE_ALIASES.get(name, name),
+        choices=[*STAGES, "all"],
+        help="what to train (default: operator); all: every stage that has epochs or steps",
+    )
+    parser.add_argument("--run-dir", type=Path, help="the run; started again it goes on (default: a new one in runs/)")
+    parser.add_argument(
+        "--resume",
+        choices=["auto", "must", "never"],
+        default="auto",
+        help="go on with what --run-dir holds: where there is something (auto, the default), or insist, or refuse",
+    )
+    parser.add_argument("--init-from", type=Path, metavar="RUN", help="start with the weights of another run")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print parameters, cost and time of a step of --stage, or of all that are enabled, and train nothing",
+    )
+    return runner.run(parser, train_and_evaluate, argv)
+
+
+def train_and_evaluate(args: argparse.Namespace) -> None:
+    if args.stage == "all" and args.init_from is not None:
+        raise ConfigError("--init-from: is of one stage; give --stage the one that it is for")
+    cfg = load(args.config, args.overrides)
+    require_determinism(cfg.deterministic)
+    # Heavy imports after the configuration has been read, so that a typing error answers at once.
+    from rich.console import Console
+
+    from ups_jax.core.xla import enable_compilation_cache
+    from ups_jax.distributed.processes import agreed, first_does, is_first, start_processes
+    from ups_jax.evaluation.evaluate_run import evaluate_run
+    from ups_jax.pipeline.train_all_stages import train_all
+    from ups_jax.runs.directory import new_run_path
+    from ups_jax.trainer.console import say
+    from ups_jax.trainer.dry_run import dry_run
+    from ups_jax.trainer.train import train
+
+    start_processes(cfg.parallel)
+    enable_compilation_cache()
+    console = Console(quiet=not is_first())
+    if args.dry_run:
+        dry_run(cfg, enabled_stages(cfg) if args.stage in (None, "all") else (args.stage,), console, args.init_from)
+        return
+    stage = args.stage or "operator"
+    names = "+".join(task.name for task in cfg.data.tasks)
+    path = args.run_dir or Path(agreed(str(new_run_path(Path(cfg.runs), names))))
+    say(console, f"run         {path}")
+    if stage == "all":
+        train_all(cfg, path, resume=args.resume, console=console)
+    else:
+        train(cfg, stage, path, resume=args.resume, init_from=args.init_from, console=console)
+        if cfg.evaluation.enabled:
+            first_does(lambda: evaluate_run(path, cfg, stage=stage, track=True, console=console))
+    say(console, f"run         {path}")
