@@ -112,7 +112,7 @@ def measured(row: dict[str, Any]) -> dict[str, Any]:
     like = placed_like(mesh, jax.eval_shape(lambda key: init_state(model, tx, batch, key, cfg=cfg), key))
     step = make_train_step(model, tx, cfg)
     placed = put_rows(mesh, batch)
-    compiled = step.lower(like, placed).compile()  # type: ignore[attr-defined]
+    compiled = step.lower(like, placed).compile()
     memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
     held = (like.params, like.opt_state, like.ema)
     found = {

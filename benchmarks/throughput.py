@@ -180,13 +180,13 @@ def _step_row(*, case: str, precision: str, runs: int) -> dict[str, Any]:
     config, points, overrides = _CASES[case]
     made = random_step(config, points, [*overrides, f"training.precision={precision}"])
     begin = time.perf_counter()
-    compiled = made.train_step.lower(made.state, made.batch).compile()
+    compiled = made.train_step.compile(made.state, made.batch)
     cold = time.perf_counter() - begin
     jax.clear_caches()
     begin = time.perf_counter()
     made.train_step.lower(made.state, made.batch).compile()
     cached = time.perf_counter() - begin
-    memory = compiled.memory_analysis()
+    memory = compiled.compiled.memory_analysis()
     found = {
         "rows": made.rows,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(made.state.params)),

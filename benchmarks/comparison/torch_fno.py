@@ -24,6 +24,7 @@ from comparison.training import MEASURED_SECONDS, Trained
 from ups_jax.config import Config
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset, training_batches
+from ups_jax.data.batch import Batch
 from ups_jax.models.grid import cell_average, cell_lines, interpolate_lines
 from ups_jax.rollout.steady import refinement
 from ups_jax.training.run_length import measure_seconds_per_step, steps_within
@@ -56,9 +57,9 @@ def train(row: Row, sizes: dict[str, int], dataset: Dataset) -> Trained:
         optimizer = torch.optim.AdamW(model.parameters(), lr=settings.optimizer.lr, weight_decay=_WEIGHT_DECAY)
         rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: _rate(n, total, settings.scheduler.warmup))
 
-        def step(batch: dict[str, np.ndarray]) -> None:
+        def step(batch: Batch) -> None:
             given, target = pair(batch, task)
-            pred = model(_with_coefficients(given, batch["cond"], batch["cond_mask"], task))
+            pred = model(_with_coefficients(given, batch.cond, batch.cond_mask, task))
             loss = _relative_l2(pred, target).mean()
             optimizer.zero_grad()
             loss.backward()
@@ -100,13 +101,13 @@ def _seconds_per_step(step: Callable[[Any], None], dataset: Dataset, cfg: Config
         )
 
 
-def _step_pair(batch: dict[str, np.ndarray], task: Task) -> tuple[torch.Tensor, torch.Tensor]:
-    frames = _normalized(batch["fields"], task)
+def _step_pair(batch: Batch, task: Task) -> tuple[torch.Tensor, torch.Tensor]:
+    frames = _normalized(batch.fields, task)
     return frames[:, -2], frames[:, -1]
 
 
-def _solution_pair(batch: dict[str, np.ndarray], task: Task) -> tuple[torch.Tensor, torch.Tensor]:
-    return _normalized_inputs(batch["inputs"], task), _normalized(batch["fields"], task)[:, 0]
+def _solution_pair(batch: Batch, task: Task) -> tuple[torch.Tensor, torch.Tensor]:
+    return _normalized_inputs(batch.inputs, task), _normalized(batch.fields, task)[:, 0]
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from jaxtyping import Array, Float
 from speed.counts import product_operations
 from ups_jax.config import OperatorConfig, ParallelConfig, PdetConfig
 from ups_jax.distributed.mesh import make_mesh, put_everywhere, put_rows
+from ups_jax.losses import StepContext
+from ups_jax.models.batch import Batch
 from ups_jax.models.layers import Dense
 from ups_jax.models.operator import core_of
 from ups_jax.training.gradients import gradients_of
@@ -55,22 +57,21 @@ def golden_step(micro_batches: int = 1) -> tuple[Step, int, Any]:
     pdet = PdetConfig(hidden_dim=WIDTH, depths=DEPTHS, group_size=GROUP, num_heads=HEADS, mlp_ratio=RATIO)
     model = GoldenOperator(OperatorConfig(architecture_type="pdet_unet", pdet=pdet))
     before, after = latents()
-    host = {"before": before, "after": after, "dt": np.full((BATCH, 1), 0.1, np.float32)}
-    host["mask"] = np.ones(BATCH, np.float32)
+    host = Batch(inputs=before, fields=after, dt=np.full((BATCH, 1), 0.1, np.float32), mask=np.ones(BATCH, np.float32))
     mesh = make_mesh(ParallelConfig())
     batch = put_rows(mesh, host)
-    params = model.init(jax.random.key(0), *map(jnp.asarray, (before, host["dt"])))["params"]
+    params = model.init(jax.random.key(0), *map(jnp.asarray, (before, host.dt)))["params"]
     tx = optax.chain(optax.clip_by_global_norm(CLIP), optax.adamw(RATE, weight_decay=DECAY))
 
-    def loss(params: Any, batch: Any, _key: Any) -> tuple[Array, dict[str, Array]]:
-        change = model.apply({"params": params}, batch["before"], batch["dt"]) - batch["after"]
+    def loss(params: Any, batch: Batch, _key: Any, _context: StepContext) -> tuple[Array, dict[str, Array]]:
+        change = model.apply({"params": params}, batch.inputs, batch.dt) - batch.fields
         return jnp.mean(change**2), {}
 
     gradients, key = gradients_of(loss, micro_batches, mesh=mesh), jax.random.key(0)
 
     def step(state: tuple[Any, Any], batch: Any) -> tuple[tuple[Any, Any], Array]:
         params, opt_state = state
-        (value, _), gradient = gradients(params, batch, key)
+        (value, _), gradient = gradients(params, batch, key, StepContext())
         updates, opt_state = tx.update(gradient, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), value
 
@@ -82,4 +83,4 @@ def golden_step(micro_batches: int = 1) -> tuple[Step, int, Any]:
             held[0], value = compiled(held[0], batch)
         return held[0], value
 
-    return run, product_operations(loss, params, host, key), params
+    return run, product_operations(loss, params, host, key, StepContext()), params

@@ -18,6 +18,8 @@ from comparison.fno import FNO
 from ups_jax.config import Config, load
 from ups_jax.data import Dataset, batch_at
 from ups_jax.models import Conditions
+from ups_jax.models.batch import Batch
+from ups_jax.models.conditioning import conditions_of
 from ups_jax.models.grid import neighbourhood
 from ups_jax.optim import build_optimizer
 from ups_jax.rollout.autoregressive import rollout
@@ -75,9 +77,6 @@ def test_dilation_one_is_the_plain_neighbourhood() -> None:
     np.testing.assert_array_equal(far[..., :3], jnp.roll(x[:, :, 0], 2, axis=1))
 
 
-def _rolled(model: FieldSimulator, params: Any, batch: dict[str, np.ndarray]) -> jax.Array:
-    fields = jnp.asarray(batch["fields"][:, :1])
-    cond = Conditions(
-        dt=jnp.asarray(batch["dt"]), coefficients=jnp.asarray(batch["cond"]), mask=jnp.asarray(batch["cond_mask"])
-    )
-    return rollout(model, params, fields, cond, 3)
+def _rolled(model: FieldSimulator, params: Any, batch: Batch) -> jax.Array:
+    fields = jnp.asarray(batch.fields[:, :1])
+    return rollout(model, params, fields, conditions_of(batch), 3)

@@ -78,9 +78,9 @@ def test_a_batch_of_a_group_is_the_batch_by_itself(
         with training_batches(data, cfg, stage, 2, *host) as stream:
             for n, found in enumerate(islice(stream, 10), 2):
                 expected = batch_at(data, cfg, stage, n, *host)
-                assert found.keys() == expected.keys()
-                for name, values in expected.items():
-                    np.testing.assert_array_equal(found[name], values, err_msg=f"{name} of batch {n}")
+                assert found.arrays.keys() == expected.arrays.keys()
+                for name, values in expected.arrays.items():
+                    np.testing.assert_array_equal(found.arrays[name], values, err_msg=f"{name} of batch {n}")
 
 
 def test_what_cannot_be_read_is_told_when_it_is_asked_for(
@@ -98,8 +98,8 @@ def test_what_cannot_be_read_is_told_when_it_is_asked_for(
         whole = [next(stream) for _ in range(5)]
         with pytest.raises(DataError, match="batch 5 is damaged"):
             next(stream)
-    assert [list(batch["trajectory_id"]) for batch in whole] == [
-        list(batch_at(waves, tiny, "operator", n)["trajectory_id"]) for n in range(5)
+    assert [list(batch.trajectory_id) for batch in whole] == [
+        list(batch_at(waves, tiny, "operator", n).trajectory_id) for n in range(5)
     ]
 
 
@@ -111,7 +111,7 @@ def test_a_stream_that_was_left_gives_no_more(waves: Dataset, tiny: Config) -> N
 
 def test_groups_are_of_small_batches_alone(waves: Dataset, tiny: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     planned = batches._Batches.of(waves, tiny, "operator", 1)
-    one = sum(values.nbytes for values in batch_at(waves, tiny, "operator", 0).values())
+    one = batch_at(waves, tiny, "operator", 0).nbytes
     sizes = []
     for most in (40 * one, 7 * one, one, one - 1):
         monkeypatch.setattr(batches, "_MOST_BYTES", most)

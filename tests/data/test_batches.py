@@ -8,12 +8,13 @@ from travelling_waves import DT, waves
 
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.data import batch_at, open_dataset, steps_per_epoch, training_batches, windows_per_step
+from ups_jax.data.batch import Batch
 
 
 def same(left, right):
-    assert left.keys() == right.keys()
-    for name in left:
-        np.testing.assert_array_equal(left[name], right[name])
+    assert left.task == right.task and left.arrays.keys() == right.arrays.keys()
+    for name, values in left.arrays.items():
+        np.testing.assert_array_equal(values, right.arrays[name])
 
 
 @pytest.fixture
@@ -36,36 +37,38 @@ def test_a_batch_holds_what_the_contract_says(opened):
     )
     batch = batch_at(dataset, cfg, "operator", 1)
     fields, beta = waves(trajectories=15)
-    ids, start = batch["trajectory_id"], np.rint(batch["time"][:, 0] / DT).astype(int)
+    ids, start = batch.trajectory_id, np.rint(batch.time[:, 0] / DT).astype(int)
     frames = start[:, None] + 2 * np.arange(4)
-    assert batch["fields"].shape == (6, 4, 32, 1) and batch["fields"].dtype == np.float32
-    np.testing.assert_array_equal(batch["fields"][..., 0], fields[ids[:, None], frames])
-    np.testing.assert_allclose(batch["time"], DT * frames, rtol=1e-6)
-    np.testing.assert_allclose(batch["dt"], 2 * DT, rtol=1e-6)
-    np.testing.assert_array_equal(batch["cond"][:, 0], beta[ids].astype(np.float32))
+    assert batch.fields.shape == (6, 4, 32, 1) and batch.fields.dtype == np.float32
+    np.testing.assert_array_equal(batch.fields[..., 0], fields[ids[:, None], frames])
+    np.testing.assert_allclose(batch.time, DT * frames, rtol=1e-6)
+    np.testing.assert_allclose(batch.dt, 2 * DT, rtol=1e-6)
+    np.testing.assert_array_equal(batch.cond[:, 0], beta[ids].astype(np.float32))
     for name, value, shape, dtype in (
         ("mask", 1, (6,), np.float32),
         ("cond_mask", 1, (6, 1), np.float32),
         ("bc", 2, (6, 1, 2), np.int32),
         ("task_id", 0, (6,), np.int32),
     ):
-        assert (batch[name] == value).all() and batch[name].shape == shape and batch[name].dtype == dtype
+        values = batch.arrays[name]
+        assert (values == value).all() and values.shape == shape and values.dtype == dtype
     assert np.isin(ids, dataset.splits.train).all()
 
 
 def test_open_sides_are_marked_and_never_rolled(opened):
     dataset, cfg = opened(periodic=[], symmetries=[])
     batch = batch_at(dataset, cfg, "operator", 0)
-    assert (batch["bc"] == 1).all()
-    start = np.rint(batch["time"] / DT).astype(int)
-    np.testing.assert_array_equal(batch["fields"][..., 0], waves(15)[0][batch["trajectory_id"][:, None], start])
+    assert (batch.bc == 1).all()
+    start = np.rint(batch.time / DT).astype(int)
+    np.testing.assert_array_equal(batch.fields[..., 0], waves(15)[0][batch.trajectory_id[:, None], start])
 
 
 def test_the_rows_of_all_hosts_are_the_batch_of_one(opened):
     dataset, cfg = opened()
     whole = batch_at(dataset, cfg, "operator", 5)
     halves = [batch_at(dataset, cfg, "operator", 5, index, 2) for index in range(2)]
-    same({name: np.concatenate([half[name] for half in halves]) for name in whole}, whole)
+    joined = {name: np.concatenate([half.arrays[name] for half in halves]) for name in whole.arrays}
+    same(Batch(**joined), whole)
     with pytest.raises(ConfigError, match=r"stages.operator.batch_size: 8 windows a step cannot be shared by 3"):
         batch_at(dataset, cfg, "operator", 0, 0, 3)
 
@@ -101,7 +104,7 @@ def test_the_seed_of_the_run_moves_the_stream_and_numpys_does_not(opened):
     dataset, cfg = opened()
     _, other = opened(seed=18)
     one, two = batch_at(dataset, cfg, "operator", 0), batch_at(dataset, other, "operator", 0)
-    assert not np.array_equal(one["trajectory_id"], two["trajectory_id"])
+    assert not np.array_equal(one.trajectory_id, two.trajectory_id)
     np.random.seed(3)
     same(batch_at(dataset, cfg, "operator", 0), one)
 
@@ -122,6 +125,6 @@ def test_accumulated_micro_batches_are_one_batch_and_one_step_of_an_epoch(opened
 
 def test_a_window_holds_the_frames_of_the_pushforward_and_of_the_horizon(opened):
     dataset, cfg = opened(training={"rollout_horizon": 2, "pushforward": 3}, data={"context": 2})
-    assert batch_at(dataset, cfg, "operator", 0)["fields"].shape[1] == 7
+    assert batch_at(dataset, cfg, "operator", 0).fields.shape[1] == 7
     with pytest.raises(DataError, match=r"9 frames a trajectory, 10 are needed .*training.pushforward=7"):
         opened(training={"rollout_horizon": 2, "pushforward": 7})

@@ -36,7 +36,7 @@ def opened(write, tmp_path):
 def drawn(dataset, cfg, stage, batches=20):
     """The trajectories of the first batches."""
     with training_batches(dataset, cfg, stage) as found:
-        return set(np.concatenate([batch["trajectory_id"] for batch in islice(found, batches)]).tolist())
+        return set(np.concatenate([batch.trajectory_id for batch in islice(found, batches)]).tolist())
 
 
 def test_the_operator_never_draws_of_the_fold_and_correctors_draw_of_nothing_else(opened):
@@ -83,9 +83,9 @@ def test_the_batches_of_hosts_and_of_a_resume_are_of_the_same_fold(opened):
         halves = [batch_at(dataset, cfg, stage, 5, index, 2) for index in range(2)]
         with training_batches(dataset, cfg, stage, start=5) as batches:
             resumed = next(batches)
-        for name in whole:
-            np.testing.assert_array_equal(np.concatenate([half[name] for half in halves]), whole[name])
-            np.testing.assert_array_equal(resumed[name], whole[name])
+        for name, values in whole.arrays.items():
+            np.testing.assert_array_equal(np.concatenate([half.arrays[name] for half in halves]), values)
+            np.testing.assert_array_equal(resumed.arrays[name], values)
 
 
 def test_statistics_are_of_the_whole_training_split_and_an_epoch_of_a_stage_s_own(opened):

@@ -13,7 +13,6 @@ from travelling_waves import DT, waves
 
 from ups_jax import config
 from ups_jax.data import batch_at, open_mixture, training_batches
-from ups_jax.data.mixture import task_number
 
 BOTH = ("lines", "short")
 
@@ -66,23 +65,24 @@ def drawn(data, cfg, hosts, start, steps):
 def test_hosts_draw_together_what_one_draws_from_any_step(opened, names, threads, hosts):
     data, cfg = opened(names, threads)
     whole = [batch_at(data, cfg, "operator", n) for n in range(11)]
-    assert {task_number(batch) for batch in whole} == set(range(len(names)))
+    assert {batch.task for batch in whole} == set(range(len(names)))
     # A run of these hosts, and those that go on from its steps 3 and 7 with other numbers of hosts.
     for start, count in ((0, hosts), (3, {1: 2, 2: 4, 4: 1}[hosts]), (7, {1: 4, 2: 1, 4: 2}[hosts])):
         steps = drawn(data, cfg, count, start, 4)
         assert len(steps) == 4
         for n, rows in enumerate(steps, start):
-            assert [task_number(own) for own in rows] == [task_number(whole[n])] * count
-            assert [len(own["mask"]) for own in rows] == [8 // count] * count
-            for name, values in whole[n].items():
-                np.testing.assert_array_equal(np.concatenate([own[name] for own in rows]), values, err_msg=name)
+            assert [own.task for own in rows] == [whole[n].task] * count
+            assert [len(own.mask) for own in rows] == [8 // count] * count
+            for name, values in whole[n].arrays.items():
+                joined = np.concatenate([own.arrays[name] for own in rows])
+                np.testing.assert_array_equal(joined, values, err_msg=name)
 
 
 def test_no_two_hosts_and_no_two_steps_draw_the_same_windows(opened):
     data, cfg = opened(BOTH[:1], 0)
     first, second = (drawn(data, cfg, 2, start, 1)[0] for start in (3, 4))
     for left, right in ((first[0], first[1]), (first[0], second[0])):
-        assert not np.array_equal(left["fields"], right["fields"])
+        assert not np.array_equal(left.fields, right.fields)
 
 
 def test_without_threads_nothing_is_read_before_it_is_asked_for(opened, monkeypatch):

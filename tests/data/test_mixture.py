@@ -13,7 +13,6 @@ from ups_jax.core.errors import ConfigError
 from ups_jax.core.task import Task
 from ups_jax.data import batch_at, first_batches, open_dataset, open_mixture, steps_per_epoch, training_batches
 from ups_jax.data.coefficients import declared_scales
-from ups_jax.data.mixture import task_number
 
 
 @pytest.fixture
@@ -108,12 +107,12 @@ def test_each_batch_is_of_one_task_and_hosts_share_it(together):
     for n in range(24):
         whole = batch_at(data, cfg, "operator", n)
         hosts = [batch_at(data, cfg, "operator", n, index, 2) for index in range(2)]
-        task = task_number(whole)
+        task = whole.task
         tasks.append(task)
-        assert whole["fields"].shape == (8, 2, points[task], 1) and (whole["task_id"] == task).all()
-        assert [task_number(own) for own in hosts] == [task, task]
-        for name in whole:
-            np.testing.assert_array_equal(np.concatenate([own[name] for own in hosts]), whole[name])
+        assert whole.fields.shape == (8, 2, points[task], 1) and (whole.task_id == task).all()
+        assert [own.task for own in hosts] == [task, task]
+        for name, values in whole.arrays.items():
+            np.testing.assert_array_equal(np.concatenate([own.arrays[name] for own in hosts]), values)
     assert 12 <= tasks.count(1) <= 20
 
 
@@ -122,14 +121,14 @@ def test_a_task_s_own_batches_follow_one_another_whatever_the_mixing(together):
     for method in ("uniform", "proportional"):
         data, cfg = together(mixing={"method": method})
         batches = (batch_at(data, cfg, "operator", n) for n in range(60))
-        drawn[method] = [batch["trajectory_id"] for batch in batches if task_number(batch) == 1]
+        drawn[method] = [batch.trajectory_id for batch in batches if batch.task == 1]
     fewest = min(map(len, drawn.values()))
     assert fewest > 5 and len(drawn["uniform"]) > len(drawn["proportional"])
     np.testing.assert_array_equal(drawn["uniform"][:fewest], drawn["proportional"][:fewest])
     # The first task's windows are those that it has alone.
     alone = open_dataset(config.of_task(cfg, "a"))
     np.testing.assert_array_equal(
-        first_batches(data, cfg, "operator")[0]["fields"], batch_at(alone, cfg, "operator", 0)["fields"]
+        first_batches(data, cfg, "operator")[0].fields, batch_at(alone, cfg, "operator", 0).fields
     )
 
 
@@ -138,8 +137,8 @@ def test_a_resumed_run_draws_what_the_whole_one_does(together):
     with training_batches(data, cfg, "operator", start=5) as batches:
         for n, batch in enumerate(islice(batches, 6), start=5):
             expected = batch_at(data, cfg, "operator", n)
-            assert task_number(batch) == task_number(expected)
-            np.testing.assert_array_equal(batch["fields"], expected["fields"])
+            assert batch.task == expected.task
+            np.testing.assert_array_equal(batch.fields, expected.fields)
 
 
 def test_an_epoch_is_of_all_trajectories(together):

@@ -106,24 +106,24 @@ def test_solutions_and_given_fields_are_mirrored_together(write_steady, configur
     dataset = open_dataset(cfg)
     assert any("are not checked" in note for note in dataset.notes)
     batch = batch_at(dataset, cfg, "operator", 3)
-    assert batch["fields"].shape == (64, 1, X, Y, 1) and batch["inputs"].shape == (64, X, Y, 1)
-    assert batch["inputs"].dtype == np.float32 and (batch["dt"] == 1).all() and (batch["time"] == 0).all()
+    assert batch.fields.shape == (64, 1, X, Y, 1) and batch.inputs.shape == (64, X, Y, 1)
+    assert batch.inputs.dtype == np.float32 and (batch.dt == 1).all() and (batch.time == 0).all()
     mirrored = 0
-    for index, field, given in zip(batch["trajectory_id"], batch["fields"], batch["inputs"], strict=True):
+    for index, field, given in zip(batch.trajectory_id, batch.fields, batch.inputs, strict=True):
         flipped = not np.array_equal(given[..., 0], nu[index])
         mirrored += flipped
         np.testing.assert_array_equal(given[..., 0], nu[index][::-1] if flipped else nu[index])
         np.testing.assert_array_equal(field[0, ..., 0], -u[index][::-1] if flipped else u[index])
     assert 16 < mirrored < 48
     with training_batches(dataset, cfg, "operator", start=3) as batches:
-        np.testing.assert_array_equal(next(batches)["inputs"], batch["inputs"])
+        np.testing.assert_array_equal(next(batches).inputs, batch.inputs)
 
 
 def test_batches_of_trajectories_have_no_given_fields(configure):
     fields = np.random.default_rng(0).normal(size=(12, 4, 8))
     cfg = configure()
     dataset = from_arrays(cfg, fields, 0.1)
-    assert "inputs" not in batch_at(dataset, cfg, "operator", 0) and dataset.trajectories("val").inputs.shape == (
+    assert batch_at(dataset, cfg, "operator", 0).inputs is None and dataset.trajectories("val").inputs.shape == (
         1,
         8,
         0,

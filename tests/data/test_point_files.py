@@ -83,12 +83,12 @@ def test_statistics_and_batches_are_of_the_points_that_are_there(tmp_path: Path,
     np.testing.assert_allclose((task.inputs[0].mean, task.inputs[0].std), (given.mean(), given.std()), rtol=1e-5)
     assert task.scattered and task.shape == (P,) and task.points == P
     batch = batch_at(dataset, cfg, "operator", 0)
-    ids = batch["trajectory_id"]
-    assert np.array_equal(batch["point_mask"], written["mask"][ids])
-    assert batch["coords"].shape == (3, P, 2) and batch["inputs"].shape == (3, P, 1) and batch["mask"].shape == (3,)
-    starts = np.rint((batch["time"][:, 0] - TIMES[0]) / 0.5).astype(int)
+    ids = batch.trajectory_id
+    assert np.array_equal(batch.point_mask, written["mask"][ids])
+    assert batch.coords.shape == (3, P, 2) and batch.inputs.shape == (3, P, 1) and batch.mask.shape == (3,)
+    starts = np.rint((batch.time[:, 0] - TIMES[0]) / 0.5).astype(int)
     first = written["fields/p"][ids, starts] * written["mask"][ids]
-    assert np.array_equal(batch["fields"][:, 0, :, 0], first)
+    assert np.array_equal(batch.fields[:, 0, :, 0], first)
 
 
 def test_places_belong_to_the_fingerprint(tmp_path: Path) -> None:

@@ -165,8 +165,8 @@ def test_one_device_changes_nothing(waves: Dataset, tiny: Config) -> None:
     state = {"step": jnp.zeros(()), "kernel": jnp.ones((64, 64))}
     assert put(mesh, state) is state
     batch = batch_at(waves, tiny, "operator", 0)
-    for name, values in put_rows(mesh, batch).items():
-        np.testing.assert_array_equal(values, batch[name])
+    for name, values in put_rows(mesh, batch).arrays.items():
+        np.testing.assert_array_equal(values, batch.arrays[name])
     assert agreed({"steps": 3}) == {"steps": 3}
     assert any_wants(True, 5) and not any_wants(False, 8)
     assert first_does(lambda: "done") == "done"

@@ -15,6 +15,7 @@ from ups_jax.core.task import Input, Statistics, Task
 from ups_jax.losses import diffusion as residuals
 from ups_jax.losses.diffusion import draw_states, residual_of
 from ups_jax.models import Conditions, Simulator, SteadySimulator
+from ups_jax.models.batch import Batch, with_draws
 
 POINTS, CONTEXT, ROWS = 8, 2, 6
 MEAN, STD, DELTA = 0.5, 2.0, 0.25
@@ -46,10 +47,10 @@ SOLVER = SteadySimulator(
 )
 
 
-def batch(frames: int, **more: Any) -> dict[str, Any]:
+def batch(frames: int, **more: Any) -> Batch:
     rng = np.random.default_rng(0)
     fixed = {"dt": np.ones(ROWS, np.float32), "cond": np.zeros((ROWS, 0)), "cond_mask": np.zeros((ROWS, 0))}
-    return {"fields": rng.normal(size=(ROWS, frames, POINTS, 1)).astype(np.float32), **fixed} | more
+    return Batch(fields=rng.normal(size=(ROWS, frames, POINTS, 1)).astype(np.float32), **fixed, **more)
 
 
 @pytest.fixture
@@ -70,13 +71,14 @@ def test_the_error_of_a_step_is_that_after_the_predictor_s_own_ones(known: None,
     rows = draw_states(batch(CONTEXT + own_steps + 1), KEY, CONTEXT, config)
     given, error = residual_of(BASE, config)(PARAMS, rows)
     for row in range(ROWS):
-        fields = (rows["fields"][row, ..., 0] - MEAN) / STD
+        fields = (rows.fields[row, ..., 0] - MEAN) / STD
         window = [frame.copy() for frame in fields[:CONTEXT]]
         if noise:
-            window = [frame + noise * np.asarray(rows["state_noise"][row, n, :, 0]) for n, frame in enumerate(window)]
+            drawn = np.asarray(rows.draws["state_noise"])[row, :, :, 0]
+            window = [frame + noise * drawn[n] for n, frame in enumerate(window)]
         for n in range(own_steps):
             own = 0.9 * window[-1] - 0.3 * window[-2]
-            window.append(fields[CONTEXT + n] if n < int(rows["given"][row]) else own)
+            window.append(fields[CONTEXT + n] if n < int(rows.draws["given"][row]) else own)
         pred = 0.9 * window[-1] - 0.3 * window[-2]
         np.testing.assert_allclose(error[row, :, 0], fields[-1] - pred, atol=1e-5)
         # The frames that were seen, newest first, and the change in units of one-step differences.
@@ -87,15 +89,15 @@ def test_the_error_of_a_step_is_that_after_the_predictor_s_own_ones(known: None,
 def test_the_error_of_a_solution_is_what_its_given_fields_leave(known: None) -> None:
     rows = batch(1, inputs=np.random.default_rng(1).normal(size=(ROWS, POINTS, 1)).astype(np.float32))
     given, error = residual_of(SOLVER, DiffusionConfig())(PARAMS, rows)
-    inputs = (rows["inputs"] - 1.0) / 4.0
+    inputs = (rows.inputs - 1.0) / 4.0
     pred = 0.9 * inputs + 0.1
-    np.testing.assert_allclose(error, (rows["fields"][:, 0] - MEAN) / STD - pred, atol=1e-5)
+    np.testing.assert_allclose(error, (rows.fields[:, 0] - MEAN) / STD - pred, atol=1e-5)
     np.testing.assert_allclose(given.fields, np.concatenate([inputs, pred], axis=-1), atol=1e-5)
 
 
 def test_states_begin_with_each_number_of_own_steps_equally_often_and_in_white_noise() -> None:
-    rows = {"fields": jnp.zeros((3000, 6, POINTS, 1))}
-    drawn = draw_states(rows, KEY, CONTEXT, DiffusionConfig(own_steps=3, input_noise=0.1))
+    rows = Batch(fields=jnp.zeros((3000, 6, POINTS, 1)))
+    drawn = draw_states(rows, KEY, CONTEXT, DiffusionConfig(own_steps=3, input_noise=0.1)).draws
     np.testing.assert_allclose(np.bincount(drawn["given"]) / 3000, np.full(4, 0.25), atol=0.03)
     noise = np.asarray(drawn["state_noise"])
     # Of the frames that are given alone; its size is the configuration's, given where it is added.
@@ -105,19 +107,20 @@ def test_states_begin_with_each_number_of_own_steps_equally_often_and_in_white_n
 
 
 def test_states_are_drawn_by_the_key_apart_and_only_where_they_are_wanted_and_not_there_yet() -> None:
-    rows = {"fields": jnp.zeros((50, 4, POINTS, 1))}
-    both, other = (draw_states(rows, jax.random.key(n), CONTEXT, DiffusionConfig(input_noise=1.0)) for n in (0, 1))
+    rows = Batch(fields=jnp.zeros((50, 4, POINTS, 1)))
+    config = DiffusionConfig(input_noise=1.0)
+    both, other = (draw_states(rows, jax.random.key(n), CONTEXT, config).draws for n in (0, 1))
     assert (both["given"] != other["given"]).any() and (both["state_noise"] != other["state_noise"]).all()
-    alone = draw_states(rows, KEY, CONTEXT, DiffusionConfig(own_steps=0, input_noise=0.2))
-    assert set(alone) == {"fields", "state_noise"}
+    alone = draw_states(rows, KEY, CONTEXT, DiffusionConfig(own_steps=0, input_noise=0.2)).draws
+    assert set(alone) == {"state_noise"}
     np.testing.assert_array_equal(alone["state_noise"], both["state_noise"])
-    steps = draw_states(rows, KEY, CONTEXT, DiffusionConfig())
-    assert set(steps) == {"fields", "given"}
+    steps = draw_states(rows, KEY, CONTEXT, DiffusionConfig()).draws
+    assert set(steps) == {"given"}
     np.testing.assert_array_equal(steps["given"], both["given"])
-    assert set(draw_states(rows, KEY, CONTEXT, DiffusionConfig(own_steps=0))) == {"fields"}
+    assert not draw_states(rows, KEY, CONTEXT, DiffusionConfig(own_steps=0)).draws
     # What the rows of a whole batch have drawn is found by its micro-batches.
-    there = rows | {"given": jnp.full(50, 7), "state_noise": jnp.ones(3)}
-    found = draw_states(there, KEY, CONTEXT, DiffusionConfig(input_noise=1.0))
+    there = {"given": jnp.full(50, 7), "state_noise": jnp.ones(3)}
+    found = draw_states(with_draws(rows, there), KEY, CONTEXT, DiffusionConfig(input_noise=1.0)).draws
     assert found["given"] is there["given"] and found["state_noise"] is there["state_noise"]
 
 

@@ -58,8 +58,8 @@ def test_terms_are_the_public_functions_of_the_predictions_and_their_weighted_su
     np.testing.assert_allclose(total, expected, rtol=1e-5)
 
     task = model.task
-    fields = normalize(jnp.asarray(batch["fields"]), task.statistics)
-    dt, values, known = (jnp.asarray(batch[name]) for name in ("dt", "cond", "cond_mask"))
+    fields = normalize(jnp.asarray(batch.fields), task.statistics)
+    dt, values, known = (jnp.asarray(values) for values in (batch.dt, batch.cond, batch.cond_mask))
     cond = Conditions(dt=dt, coefficients=values, mask=known)
     one = step(model, params, fields[:, :1], cond)
     two = step(model, params, one[:, None], cond)
@@ -84,15 +84,15 @@ def test_every_term_has_a_gradient_and_rows_that_do_not_count_have_none(waves: D
     bundle = operator_losses(model, cfg.training)
     names = sorted(WEIGHTS)
     mask = np.array([1, 1, 0, 1], np.float32)
-    others = batch["fields"].copy()
+    others = batch.fields.copy()
     others[2] *= 5.0
 
     @jax.jit
     def jacobian(fields: Any) -> Any:
-        rows = batch | {"mask": mask, "fields": fields}
+        rows = replace(batch, mask=mask, fields=fields)
         return jax.jacrev(lambda p: jnp.stack([bundle(p, rows, KEY)[1][name] for name in names]))(params)
 
-    first, second = jacobian(batch["fields"]), jacobian(others)
+    first, second = jacobian(batch.fields), jacobian(others)
     sizes = sum(jnp.square(leaf).reshape(len(names), -1).sum(1) for leaf in jax.tree.leaves(first))
     assert dict(zip(names, np.asarray(sizes) > 0, strict=True)) == dict.fromkeys(names, True)
     for left, right in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):

@@ -20,6 +20,7 @@ from ups_jax.losses.terms import field_terms
 from ups_jax.losses.weights import SCATTERED, checked_weights
 from ups_jax.metrics.field import all_metrics, correlation, mae
 from ups_jax.models import PointSimulator
+from ups_jax.models.batch import Batch
 from ups_jax.models.conditioning import conditions_of
 
 TASK = still_task()
@@ -30,31 +31,32 @@ SETTINGS = TrainingConfig(
 )
 
 
-def batch(seed: int = 0) -> dict[str, np.ndarray]:
+def batch(seed: int = 0, point_mask: np.ndarray | None = None) -> Batch:
     rng = np.random.default_rng(seed)
     mask = np.ones((3, TASK.points), np.float32)
     mask[0, 6:], mask[2, :2] = 0, 0
-    return {
-        "fields": rng.normal(size=(3, 3, TASK.points, 1)).astype(np.float32),
-        "mask": np.ones(3, np.float32),
-        "dt": np.full(3, TASK.dt, np.float32),
-        "cond": rng.normal(size=(3, 1)).astype(np.float32),
-        "cond_mask": np.ones((3, 1), np.float32),
-        "coords": rng.random((3, TASK.points, 2)).astype(np.float32),
-        "point_mask": mask,
-        "inputs": rng.normal(size=(3, TASK.points, 1)).astype(np.float32),
-    }
+    return Batch(
+        fields=rng.normal(size=(3, 3, TASK.points, 1)).astype(np.float32),
+        mask=np.ones(3, np.float32),
+        dt=np.full(3, TASK.dt, np.float32),
+        cond=rng.normal(size=(3, 1)).astype(np.float32),
+        cond_mask=np.ones((3, 1), np.float32),
+        coords=rng.random((3, TASK.points, 2)).astype(np.float32),
+        point_mask=mask if point_mask is None else point_mask,
+        inputs=rng.normal(size=(3, TASK.points, 1)).astype(np.float32),
+    )
 
 
 def test_points_that_are_not_there_leave_loss_and_gradient_as_they_are() -> None:
     losses = operator_losses(MODEL, SETTINGS)
     given = batch()
-    there = given["point_mask"] > 0
-    other = given | {
-        "fields": np.where(there[:, None, :, None], given["fields"], 1e3),
-        "coords": np.where(there[..., None], given["coords"], 0.7),
-    }
-    params = jax.jit(MODEL.init)(jax.random.key(0), jnp.asarray(given["fields"])[:, :1], conditions_of(given))["params"]
+    there = given.point_mask > 0
+    other = replace(
+        given,
+        fields=np.where(there[:, None, :, None], given.fields, 1e3),
+        coords=np.where(there[..., None], given.coords, 0.7),
+    )
+    params = jax.jit(MODEL.init)(jax.random.key(0), jnp.asarray(given.fields)[:, :1], conditions_of(given))["params"]
     params = jax.tree.map(lambda leaf: leaf + 0.1, params)
     value_and_grad = jax.jit(jax.value_and_grad(losses, has_aux=True))
     both = [value_and_grad(params, values, jax.random.key(1)) for values in (given, other)]
@@ -68,7 +70,7 @@ def test_points_that_are_not_there_leave_loss_and_gradient_as_they_are() -> None
 def test_every_row_is_scored_at_as_many_of_its_points_as_queries_ask_for() -> None:
     """Of the same error at each point that is there, and another where none is, any draw makes the same loss."""
     sampled = replace(SETTINGS, query_sampling=QuerySamplingConfig(enabled=True, num_queries=4))
-    mask = jnp.asarray(batch()["point_mask"])
+    mask = jnp.asarray(batch().point_mask)
     truth = jnp.ones((3, TASK.points, 1))
     error = jnp.where(mask[..., None] > 0, 0.5, 7.0)
     for key in jax.random.split(jax.random.key(0), 8):
@@ -80,12 +82,11 @@ def test_every_row_is_scored_at_as_many_of_its_points_as_queries_ask_for() -> No
 
 
 def test_as_many_queries_as_there_are_points_leave_the_loss_as_it_is() -> None:
-    given = batch()
-    given["point_mask"] = np.tile(np.arange(TASK.points) % 2 == 0, (3, 1)).astype(np.float32)
+    given = batch(point_mask=np.tile(np.arange(TASK.points) % 2 == 0, (3, 1)).astype(np.float32))
     plain = TrainingConfig(lambda_h1=0)
-    count = int(given["point_mask"][0].sum())
+    count = int(given.point_mask[0].sum())
     sampled = replace(plain, query_sampling=QuerySamplingConfig(enabled=True, num_queries=count))
-    params = jax.jit(MODEL.init)(jax.random.key(0), jnp.asarray(given["fields"])[:, :1], conditions_of(given))["params"]
+    params = jax.jit(MODEL.init)(jax.random.key(0), jnp.asarray(given.fields)[:, :1], conditions_of(given))["params"]
     params = jax.tree.map(lambda leaf: leaf + 0.1, params)
     one, other = (
         jax.jit(operator_losses(MODEL, settings))(params, given, jax.random.key(3))[0] for settings in (plain, sampled)

@@ -13,7 +13,7 @@ import pytest
 from ups_jax import batch_at, build, init_state, make_train_step
 from ups_jax.config import Config, load
 from ups_jax.data import Dataset
-from ups_jax.models import Conditions
+from ups_jax.models.conditioning import conditions_of
 from ups_jax.models.spectral import SpectralMixing
 from ups_jax.training.build import build_model
 from ups_jax.training.stages import stage_of
@@ -28,8 +28,8 @@ CORES = ("spectral", "pdet_stack", "pdet_unet")
 def outputs(cfg: Config, waves: Dataset) -> dict[str, Any]:
     """The type that every module gives, by its path."""
     model = build_model(cfg, waves.task, "operator")
-    batch = {name: jnp.asarray(values) for name, values in batch_at(waves, cfg, "operator", 0).items()}
-    cond = Conditions(dt=batch["dt"], coefficients=batch["cond"], mask=batch["cond_mask"])
+    batch = batch_at(waves, cfg, "operator", 0)
+    cond = conditions_of(batch)
     types: dict[str, Any] = {}
 
     def watch(call: Any, arguments: Any, options: Any, context: nn.module.InterceptorContext) -> Any:
@@ -41,7 +41,7 @@ def outputs(cfg: Config, waves: Dataset) -> dict[str, Any]:
 
     def run(key: Any) -> Any:
         with nn.intercept_methods(watch):
-            return model.init(key, batch["fields"][:, :1], cond)
+            return model.init(key, batch.fields[:, :1], cond)
 
     jax.eval_shape(run, jax.random.key(0))
     return types

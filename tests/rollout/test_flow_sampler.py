@@ -13,8 +13,9 @@ import pytest
 
 from ups_jax.config import Config, DiffusionConfig, LatentConfig, OperatorConfig, PdetConfig, SpectralConfig, from_dict
 from ups_jax.core.task import Statistics, Task
-from ups_jax.losses import diffusion_losses, distillation_losses, draw_levels
+from ups_jax.losses import StepContext, diffusion_losses, distillation_losses, draw_levels
 from ups_jax.models import Conditions, Simulator
+from ups_jax.models.batch import Batch, with_draws
 from ups_jax.models.corrector import Corrector, CorrectorWeights, Given, given_step
 from ups_jax.rollout import flow_sampler
 from ups_jax.rollout.flow_sampler import consistency, draw_noise, flow_times, sample, sample_distilled
@@ -58,13 +59,13 @@ def fresh() -> Any:
     return MODEL.init(KEY, jnp.zeros((1, POINTS, 1)), jnp.zeros(1), given(1))["params"]
 
 
-def batch(key: Any, rows: int) -> dict[str, Any]:
+def batch(key: Any, rows: int) -> Batch:
     """Windows of a persistent predictor whose error is half of the field, and white noise of deviation `SPREAD`."""
     size, noise = jax.random.split(key)
     first = given(rows).fields[..., :1] * jax.random.normal(size, (rows, 1, 1))
     second = 1.5 * first + SPREAD * jax.random.normal(noise, first.shape)
     fixed = {"dt": jnp.ones(rows), "cond": jnp.zeros((rows, 0)), "cond_mask": jnp.zeros((rows, 0))}
-    return {"fields": jnp.stack([first, second], axis=1), "mask": jnp.ones(rows), **fixed}
+    return Batch(fields=jnp.stack([first, second], axis=1), mask=jnp.ones(rows), **fixed)
 
 
 def trained(losses: Any, params: Any, steps: int, told: Any) -> Any:
@@ -73,7 +74,7 @@ def trained(losses: Any, params: Any, steps: int, told: Any) -> Any:
     def step(carry: Any, number: Any) -> tuple[Any, None]:
         params, state = carry
         key = jax.random.fold_in(KEY, number)
-        own = jax.grad(lambda own: losses(own, batch(key, 64), key, **told(params))[0])(params)
+        own = jax.grad(lambda own: losses(own, batch(key, 64), key, StepContext(**told(params)))[0])(params)
         updates, state = tx.update(own, state, params)
         return (optax.apply_updates(params, updates), state), None
 
@@ -152,20 +153,20 @@ def aiming_at(aim: str, taus: int = 4) -> Config:
 
 def test_the_loss_is_what_lies_between_one_step_and_the_end_of_the_teachers(teacher: CorrectorWeights) -> None:
     rows = batch(KEY, 8)
-    start = rows["fields"][:, 0]
+    start = rows.fields[:, 0]
     asked = given_step(TASK, start[:, None], start, conditions(8))
-    rows |= {"noise": draw_noise(KEY, (8, POINTS, 1), TASK)}
+    rows = with_draws(rows, {"noise": draw_noise(KEY, (8, POINTS, 1), TASK)})
     base = BASE.init(KEY, jnp.zeros((1, 1, POINTS, 1)), conditions(1))["params"]
     told = {"parents": {"operator": base, "diffusion_residual": teacher}, "scale": jnp.ones(1), "target": fresh()}
     params = jax.tree.map(lambda leaf: leaf + 0.01, teacher.params)
     theirs = sample(MODEL, teacher, KEY, asked)
     ours = sample_distilled(MODEL, CorrectorWeights(params=params, scale=jnp.ones(1)), KEY, asked)
-    found = distillation_losses(MODEL, BASE, aiming_at("teacher", 1))(params, rows, KEY, **told)[0]
+    found = distillation_losses(MODEL, BASE, aiming_at("teacher", 1))(params, rows, KEY, StepContext(**told))[0]
     np.testing.assert_allclose(found, jnp.mean((ours - theirs) ** 2), rtol=1e-4)
     # Later times are on the path as well: at all of them, and at the end of it the student is right by itself.
-    levels = draw_levels(MODEL, BASE, aiming_at("teacher", 4))(batch(KEY, 64), KEY)["levels"]
+    levels = draw_levels(MODEL, BASE, aiming_at("teacher", 4))(batch(KEY, 64), KEY).draws["levels"]
     assert (levels[:, 0] == 0).all() and set(np.unique(levels[:, 1:])) == {0, 1, 2, 3}
-    levels = draw_levels(MODEL, BASE, aiming_at("average", 4))(batch(KEY, 64), KEY)["levels"]
+    levels = draw_levels(MODEL, BASE, aiming_at("average", 4))(batch(KEY, 64), KEY).draws["levels"]
     assert set(np.unique(levels[:, 0])) == {0, 1, 2, 3}
 
 
@@ -223,7 +224,7 @@ def test_a_corrector_with_a_core_of_attention_is_trained_sampled_and_distilled()
     told = {"parents": parents, "scale": jnp.ones(1)}
     losses, rows = diffusion_losses(model, BASE, CFG), batch(jax.random.key(1), 256)
     params = trained(losses, fresh, 60, lambda _: told)
-    scored = jax.jit(lambda own: losses(own, rows, KEY, **told)[0])
+    scored = jax.jit(lambda own: losses(own, rows, KEY, StepContext(**told))[0])
     assert float(scored(params)) < 0.8 * float(scored(fresh))
     teacher = CorrectorWeights(params=params, scale=jnp.ones(1))
     samples = np.asarray(jax.jit(lambda own: sample(model, own, KEY, given(200)))(teacher))

@@ -139,11 +139,11 @@ def test_a_loss_on_latents_is_the_one_on_fields_with_its_codec_held(walked: Any,
 def test_latents_are_rolled_as_their_fields_would_be(walked: Any) -> None:
     model, params, cfg, data = walked()
     batch = batch_at(data["latents"], cfg, "operator", 0)
-    z = jnp.asarray(batch["latents"].reshape(4, -1, batch["latents"].shape[-1]))
+    z = jnp.asarray(batch.latents.reshape(4, -1, batch.latents.shape[-1]))
     frames = model.apply({"params": params}, z, method="decode")
     np.testing.assert_allclose(encode(model, params, frames[:, None]), z, rtol=1e-5, atol=1e-5)
     plain = batch_at(data["latents"], replace(cfg, data=replace(cfg.data, augment=False)), "operator", 0)
-    assert (batch["trajectory_id"] == plain["trajectory_id"]).all() and (batch["latents"] != plain["latents"]).any()
+    assert (batch.trajectory_id == plain.trajectory_id).all() and (batch.latents != plain.latents).any()
 
 
 def test_a_single_step_evaluates_no_encoder(walked: Any) -> None:

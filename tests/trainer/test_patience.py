@@ -16,6 +16,8 @@ from commands import CONFIGS
 from rich.console import Console
 
 from ups_jax.config import Config, load
+from ups_jax.models.batch import Batch
+from ups_jax.models.parameter_sharing import Part
 from ups_jax.optim import build_optimizer, build_schedule
 from ups_jax.optim.schedules import build_plateau
 from ups_jax.runs.checkpoint import Checkpoints
@@ -24,7 +26,7 @@ from ups_jax.trainer.console import TrainingProgress
 from ups_jax.trainer.loop import Stage, run_loop
 from ups_jax.training.run_length import Plan
 from ups_jax.training.state import state_of
-from ups_jax.training.step import step_of
+from ups_jax.training.step import Update
 
 
 def looped(cfg: Config, metrics: list[float], path: Path, lost: tuple[int, ...] = ()) -> list[dict[str, Any]]:
@@ -36,16 +38,16 @@ def looped(cfg: Config, metrics: list[float], path: Path, lost: tuple[int, ...] 
     tx = build_optimizer(settings, *lengths)
     schedule = build_schedule(settings.scheduler, settings.optimizer.lr, *lengths)
 
-    def gradients(params: Any, batch: Any, key: Any) -> Any:
-        return (jnp.sum(params["w"] * batch["x"]), {}), {"w": jnp.asarray(batch["x"])}
+    update = Update(tx, 0.5, cfg.training, Part())
 
-    step = step_of(gradients, tx, 0.5, cfg.training)
+    def step(state: Any, batch: Batch) -> Any:
+        return update.apply(state, jnp.sum(state.params["w"] * batch.fields), {"w": jnp.asarray(batch.fields)})
 
     def batches(start: int) -> Any:
-        def ones() -> Iterator[dict[str, np.ndarray]]:
+        def ones() -> Iterator[Batch]:
             for number in itertools.count(start + 1):
                 value = np.nan if number in lost else 1.0
-                yield {"x": np.full(2, value, np.float32), "mask": np.ones(1, np.float32)}
+                yield Batch(fields=np.full(2, value, np.float32))
 
         return nullcontext(ones())
 

@@ -77,7 +77,7 @@ def test_micro_batches_are_one_batch_and_bfloat16_is_near(option: str, data_root
         (dataset,) = open_mixture(cfg).datasets
         model, tx = build(cfg, dataset)
         batch = batch_at(dataset, cfg, "operator", 0)
-        assert len(batch["fields"]) == windows_per_step(cfg, "operator") == 4
+        assert len(batch.fields) == windows_per_step(cfg, "operator") == 4
         state, rng = init_state(model, tx, batch, jax.random.key(0), cfg=cfg), np.random.default_rng(1)
         # A fresh model says nothing, whatever it hears.
         moved = jax.tree.map(

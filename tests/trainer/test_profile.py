@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
+from ups_jax.models.batch import Batch
 from ups_jax.trainer.profile import operation_paths, part_of, profile_step, self_times
+from ups_jax.training.state import state_of
+from ups_jax.training.step import TrainStep
 
 
 @pytest.mark.parametrize(
@@ -51,17 +56,19 @@ def test_a_fusion_has_the_path_of_what_it_computes() -> None:
 
 
 def test_the_profile_of_a_step_names_its_scopes_and_counts_its_steps(tmp_path: Path) -> None:
-    def step(state: Any, batch: Any) -> tuple[Any, Any]:
+    def step(state: Any, batch: Batch, parents: Any) -> tuple[Any, Any]:
         def loss(weights: Any) -> Any:
             with jax.named_scope("layer"):
-                return jnp.sum(jnp.tanh(batch @ weights) ** 2)
+                return jnp.sum(jnp.tanh(batch.inputs @ weights) ** 2)
 
-        value, gradient = jax.value_and_grad(loss)(state)
+        value, gradient = jax.value_and_grad(loss)(state.params)
         with jax.named_scope("optimizer"):
-            return state - 0.1 * jnp.linalg.matrix_power(gradient, 3), {"loss": value}
+            params = state.params - 0.1 * jnp.linalg.matrix_power(gradient, 3)
+            return replace(state, params=params), {"loss": value}
 
-    batches = iter(lambda: jnp.ones((64, 64)), None)
-    result = profile_step(jax.jit(step), jnp.ones((64, 64)), batches, tmp_path, steps=3)
+    state = state_of(jnp.ones((64, 64)), optax.identity(), jax.random.key(0))
+    batches = iter(lambda: Batch(inputs=jnp.ones((64, 64))), None)
+    result = profile_step(TrainStep(jax.jit(step), {}), state, batches, tmp_path, steps=3)
     parts = {(part.part, part.direction): part for part in result.parts}
     assert {("layer", "forward"), ("layer", "backward"), ("optimizer", "-")} <= parts.keys()
     assert parts["optimizer", "-"].operations >= 2

@@ -19,7 +19,6 @@ from ups_jax import batch_at, build, init_state, load_run, make_train_step
 from ups_jax.config import Config, load, of_task
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.data import Mixture, first_batches, open_dataset, open_mixture
-from ups_jax.data.mixture import task_number
 from ups_jax.evaluation.evaluate_run import evaluate_run
 from ups_jax.inference.inputs import conditions
 from ups_jax.inference.trained_model import TaskRuns
@@ -102,8 +101,8 @@ def stepped(cfg: Config, data: Mixture) -> tuple[TrainStep, list[tuple[int, Numb
         batch = batch_at(data, cfg, "operator", n)
         before = numbers((state.params, state.opt_state))
         state, metrics = step(state, batch)
-        moves.append((task_number(batch), before, numbers((state.params, state.opt_state))))
-        assert f"{NAMES[task_number(batch)]}/loss" in metrics and np.isfinite(metrics["loss"])
+        moves.append((batch.task, before, numbers((state.params, state.opt_state))))
+        assert f"{NAMES[batch.task]}/loss" in metrics and np.isfinite(metrics["loss"])
     return step, moves
 
 
@@ -164,12 +163,12 @@ def test_each_task_feels_its_place_its_boundaries_and_its_time_step(cfg: Config,
     """With another mark, unit of time or coefficient the same parameters make another step."""
     own = data.datasets[0].task
     model = build_joint(cfg, data.tasks, "operator").models[0]
-    batch = {name: jnp.asarray(values) for name, values in first_batches(data, cfg, "operator")[0].items()}
+    batch = first_batches(data, cfg, "operator")[0]
     params = operator_params(model, batch)
 
     def loss(task: Any, **changes: Any) -> float:
         changed = operator_losses(model.clone(task=task), cfg.training)
-        return float(changed(params, batch | changes, jax.random.key(0))[0])
+        return float(changed(params, replace(batch, **changes), jax.random.key(0))[0])
 
     plain = loss(own)
     for changed in (
@@ -177,12 +176,12 @@ def test_each_task_feels_its_place_its_boundaries_and_its_time_step(cfg: Config,
         replace(own, dt_unit=2 * own.dt_unit),
     ):
         assert abs(loss(changed) / plain - 1) > 1e-5
-    assert abs(loss(own, cond=batch["cond"] + 0.3) / plain - 1) > 1e-5
-    assert abs(loss(own, cond_mask=0 * batch["cond_mask"]) / plain - 1) > 1e-5
+    assert abs(loss(own, cond=batch.cond + 0.3) / plain - 1) > 1e-5
+    assert abs(loss(own, cond_mask=0 * batch.cond_mask) / plain - 1) > 1e-5
 
 
 def operator_params(model: Any, batch: Any) -> Any:
-    params = model.init(jax.random.key(0), batch["fields"][:, :1], conditions_of(batch))["params"]
+    params = model.init(jax.random.key(0), batch.fields[:, :1], conditions_of(batch))["params"]
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32), params)
 

@@ -47,7 +47,7 @@ def test_one_row_is_looked_at_a_time_and_one_that_does_not_fit_is_one_line(
         losses = spec.losses(model, config)
 
         def bundle(params: Any, batch: Any, *more: Any) -> Any:
-            rows.append({len(values) for values in batch.values()})
+            rows.append({len(values) for values in batch.arrays.values()})
             return losses(params, batch, *more)
 
         return bundle

@@ -12,7 +12,6 @@ from ups_jax import batch_at, build, init_state, make_train_step, simulate
 from ups_jax.config import Config, load
 from ups_jax.data import Dataset, open_dataset
 from ups_jax.trainer.parents import untrained_parents
-from ups_jax.training.step import StepWithParents
 
 ON = ("training.precision=bf16", "training.remat=block", "training.accum_steps=2", "training.rollout_horizon=2")
 
@@ -45,7 +44,8 @@ def test_products_have_all_bits_unless_fewer_are_asked_for(
     model, tx = build(cfg, waves)
     batch = batch_at(waves, cfg, "operator", 0)
     state = jax.eval_shape(lambda key: init_state(model, tx, batch, key, cfg=cfg), jax.random.key(0))
-    lowered = export.export(make_train_step(model, tx, cfg), platforms=["cuda"])(state, batch).mlir_module()
+    program = make_train_step(model, tx, cfg).compiled
+    lowered = export.export(program, platforms=["cuda"])(state, batch, {}).mlir_module()
     products = [line for line in lowered.splitlines() if "stablehlo.dot_general" in line]
     least = sum("HIGHEST" in line for line in products) / len(products)
     assert least == 1 if exact else least < 0.6, f"{least:.0%} of {len(products)} products"
@@ -57,8 +57,7 @@ def lowers_for_cuda(cfg: Config, dataset: Dataset, stage: str) -> None:
     parents = untrained_parents(cfg, dataset.task, stage, batch)
     state = jax.eval_shape(lambda key: init_state(model, tx, batch, key, stage=stage, cfg=cfg), jax.random.key(0))
     step = make_train_step(model, tx, cfg, stage=stage, steps_per_epoch=4, parents=parents)
-    program, more = (step.compiled, (parents,)) if isinstance(step, StepWithParents) else (step, ())
-    lowered = export.export(program, platforms=["cuda"])(state, batch, *more)
+    lowered = export.export(step.compiled, platforms=["cuda"])(state, batch, parents)
     assert lowered.platforms == ("cuda",)
     # The optimizer's products and the gradient's are in it, not the forward pass alone.
     assert lowered.mlir_module().count("stablehlo.dot_general") > 20

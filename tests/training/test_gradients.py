@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -14,6 +15,8 @@ from jaxtyping import Array
 from ups_jax import batch_at, init_state, make_train_step
 from ups_jax.config import Config, load
 from ups_jax.data import Dataset, steps_per_epoch
+from ups_jax.losses import StepContext
+from ups_jax.models.batch import Batch, with_draws
 from ups_jax.training.build import build_model
 from ups_jax.training.gradients import gradients_of, split
 
@@ -21,22 +24,22 @@ SMALL = ["operator.spectral.depth=1", "operator.spectral.hidden_dim=8", "latent.
 KEY = jax.random.key(3)
 
 
-def losses(params: Array, batch: Any, key: Any) -> tuple[Array, dict[str, Array]]:
+def losses(params: Array, batch: Batch, key: Any, context: StepContext) -> tuple[Array, dict[str, Array]]:
     """A mean over the rows that count, with noise in each row."""
-    rows = batch["mask"] / jnp.maximum(batch["mask"].sum(), 1.0)
-    error = (batch["x"] @ params + batch["noise"] - batch["y"]) ** 2
-    return jnp.sum(rows * error), {"size": jnp.sum(rows * jnp.abs(batch["y"]))}
+    rows = batch.mask / jnp.maximum(batch.mask.sum(), 1.0)
+    error = (batch.inputs @ params + batch.draws["noise"] - batch.fields) ** 2
+    return jnp.sum(rows * error), {"size": jnp.sum(rows * jnp.abs(batch.fields))}
 
 
-def draw(batch: Any, key: Any) -> Any:
-    return batch | {"noise": jax.random.normal(key, (len(batch["mask"]),))}
+def draw(batch: Batch, key: Any) -> Batch:
+    return with_draws(batch, {"noise": jax.random.normal(key, (batch.rows,))})
 
 
-def problem(rows: int, counted: int) -> tuple[Array, dict[str, np.ndarray]]:
+def problem(rows: int, counted: int) -> tuple[Array, Batch]:
     rng = np.random.default_rng(rows)
     mask = np.arange(rows) < counted
-    batch = {"x": rng.normal(size=(rows, 3)), "y": rng.normal(size=rows), "mask": mask}
-    return jnp.asarray([0.3, -0.7, 0.2]), {name: values.astype(np.float32) for name, values in batch.items()}
+    batch = Batch(inputs=rng.normal(size=(rows, 3)), fields=rng.normal(size=rows), mask=mask)
+    return jnp.asarray([0.3, -0.7, 0.2]), jax.tree.map(lambda values: values.astype(np.float32), batch)
 
 
 @pytest.mark.parametrize(
@@ -44,11 +47,11 @@ def problem(rows: int, counted: int) -> tuple[Array, dict[str, np.ndarray]]:
 )
 def test_k_micro_batches_are_one_batch_of_the_rows_that_count(rows: int, micro_batches: int, counted: int) -> None:
     params, batch = problem(rows, counted)
-    noise = np.asarray(draw(batch, KEY)["noise"])[:counted]
-    x, y = batch["x"][:counted], batch["y"][:counted]
+    noise = np.asarray(draw(batch, KEY).draws["noise"])[:counted]
+    x, y = batch.inputs[:counted], batch.fields[:counted]
     residual = x @ np.asarray(params) + noise - y
     count = max(counted, 1)
-    (loss, terms), gradient = gradients_of(losses, micro_batches, draw)(params, batch, KEY)
+    (loss, terms), gradient = gradients_of(losses, micro_batches, draw)(params, batch, KEY, StepContext())
     np.testing.assert_allclose(loss, np.sum(residual**2) / count, rtol=1e-6)
     np.testing.assert_allclose(terms["size"], np.sum(np.abs(y)) / count, rtol=1e-6)
     np.testing.assert_allclose(gradient, 2 * x.T @ residual / count, rtol=2e-6, atol=1e-6)
@@ -57,10 +60,10 @@ def test_k_micro_batches_are_one_batch_of_the_rows_that_count(rows: int, micro_b
 def test_a_last_group_is_filled_with_rows_that_do_not_count() -> None:
     _, batch = problem(7, 7)
     groups = split(batch, 3)
-    assert groups["x"].shape == (3, 3, 3)
-    np.testing.assert_array_equal(groups["mask"], [[1, 1, 1], [1, 1, 1], [1, 0, 0]])
-    assert np.isfinite(groups["x"]).all()
-    np.testing.assert_array_equal(groups["x"].reshape(9, 3)[:7], batch["x"])
+    assert groups.inputs.shape == (3, 3, 3)
+    np.testing.assert_array_equal(groups.mask, [[1, 1, 1], [1, 1, 1], [1, 0, 0]])
+    assert np.isfinite(groups.inputs).all()
+    np.testing.assert_array_equal(groups.inputs.reshape(9, 3)[:7], batch.inputs)
 
 
 def stepped(cfg: Config, dataset: Dataset, batch: Any) -> tuple[Any, Any]:
@@ -87,7 +90,7 @@ def whole(waves: Dataset) -> dict[int, Any]:
     """Steps of eight rows at once, of which so many count."""
     cfg = load("configs/tiny.yaml", NOISY)
     batch = batch_at(waves, cfg, "operator", 3)
-    counts = {counted: batch | {"mask": (np.arange(8) < counted).astype(np.float32)} for counted in (8, 5)}
+    counts = {counted: replace(batch, mask=(np.arange(8) < counted).astype(np.float32)) for counted in (8, 5)}
     return {counted: (rows, stepped(cfg, waves, rows)) for counted, rows in counts.items()}
 
 

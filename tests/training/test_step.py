@@ -33,7 +33,7 @@ def started(cfg: Config, waves: Dataset):  # type: ignore[no-untyped-def]
 def test_the_metrics_of_the_first_step_are_those_of_persistence(quiet: Config, waves: Dataset) -> None:
     model, tx, batch, state = started(quiet, waves)
     state, metrics = make_train_step(model, tx, quiet)(state, batch)
-    fields = np.asarray(normalize(jnp.asarray(batch["fields"]), waves.task.statistics), np.float64)
+    fields = np.asarray(normalize(jnp.asarray(batch.fields), waves.task.statistics), np.float64)
     error, target = fields[:, 0] - fields[:, 1], fields[:, 1]
     slope = np.roll(error, -1, 1) - error, np.roll(target, -1, 1) - target
     relative = np.sqrt((error**2).mean((1, 2)) / (target**2).mean((1, 2))).mean()
@@ -85,7 +85,7 @@ def test_a_batch_that_is_not_finite_moves_nothing_but_the_counters(tiny: Config,
     step = make_train_step(model, tx, tiny)
     state, _ = step(state, batch)
     before = jax.device_get((state.params, state.opt_state, state.ema))
-    broken = batch | {"fields": np.where(np.arange(32)[None, None, :, None] == 3, np.nan, batch["fields"])}
+    broken = replace(batch, fields=np.where(np.arange(32)[None, None, :, None] == 3, np.nan, batch.fields))
     for count in (1, 2):
         state, metrics = step(state, broken)
         assert (int(metrics["skipped"]), int(metrics["skipped_in_row"])) == (count, count)
@@ -97,8 +97,8 @@ def test_a_batch_that_is_not_finite_moves_nothing_but_the_counters(tiny: Config,
 def test_rows_that_are_masked_out_do_not_count(quiet: Config, waves: Dataset) -> None:
     model, _, batch, state = started(quiet, waves)
     losses = jax.jit(lambda params, batch: operator_losses(model, quiet.training)(params, batch, KEY)[0])
-    half = {name: values[:8] for name, values in batch.items()}
-    padded = batch | {"mask": np.repeat(np.array([1, 0], np.float32), 8)}
+    half = jax.tree.map(lambda values: values[:8], batch)
+    padded = replace(batch, mask=np.repeat(np.array([1, 0], np.float32), 8))
     np.testing.assert_allclose(losses(state.params, padded), losses(state.params, half), rtol=1e-6)
 
 
@@ -107,10 +107,8 @@ def test_a_horizon_feeds_predictions_back(waves: Dataset) -> None:
     model, _, batch, state = started(cfg, waves)
     moved = jax.tree.map(lambda leaf: leaf + 0.01, state.params)
     value = jax.jit(lambda params: operator_losses(model, cfg.training)(params, batch, KEY)[0])(moved)
-    fields = normalize(jnp.asarray(batch["fields"]), waves.task.statistics)
-    cond = Conditions(
-        dt=jnp.asarray(batch["dt"]), coefficients=jnp.asarray(batch["cond"]), mask=jnp.asarray(batch["cond_mask"])
-    )
+    fields = normalize(jnp.asarray(batch.fields), waves.task.statistics)
+    cond = Conditions(dt=jnp.asarray(batch.dt), coefficients=jnp.asarray(batch.cond), mask=jnp.asarray(batch.cond_mask))
     frame, errors = fields[:, :1], []
     step = jax.jit(model.apply)
     for count in range(3):
@@ -136,12 +134,12 @@ def test_input_noise_reaches_the_context_alone_and_is_new_at_every_step(tiny: Co
     cfg = load(CONFIG, ["training.input_noise=0.05", "training.lambda_h1=0"])
     model, _, batch, state = started(cfg, waves)
     losses = jax.jit(operator_losses(model, cfg.training))
-    fields = normalize(jnp.asarray(batch["fields"]), waves.task.statistics)
+    fields = normalize(jnp.asarray(batch.fields), waves.task.statistics)
     draw = draw_rows(model, cfg.training)
     values = [float(losses(state.params, batch, jax.random.key(seed))[0]) for seed in range(8)]
     # Persistence of a noisy frame: the noise is in its error, and the target has none of it.
     for seed, value in enumerate(values):
-        noisy = fields[:, 0] + 0.05 * draw(batch, jax.random.key(seed))["noise"][:, 0]
+        noisy = fields[:, 0] + 0.05 * draw(batch, jax.random.key(seed)).draws["noise"][:, 0]
         expected = np.sqrt(((noisy - fields[:, 1]) ** 2).mean((1, 2)) / (fields[:, 1] ** 2).mean((1, 2))).mean()
         np.testing.assert_allclose(value, expected, rtol=1e-5)
     assert len(set(values)) == 8
@@ -155,8 +153,8 @@ def test_input_noise_reaches_the_context_alone_and_is_new_at_every_step(tiny: Co
 def test_each_window_draws_how_strong_its_noise_is(waves: Dataset) -> None:
     cfg = load(CONFIG, ["training.input_noise=0.05"])
     model, _, batch, _ = started(cfg, waves)
-    rows = {**batch, "fields": np.tile(batch["fields"], (32, 1, 1, 1))}
-    scales = draw_rows(model, cfg.training)(rows, KEY)["noise"].std((1, 2, 3))
+    rows = replace(batch, fields=np.tile(batch.fields, (32, 1, 1, 1)))
+    scales = draw_rows(model, cfg.training)(rows, KEY).draws["noise"].std((1, 2, 3))
     # Uniform from 0 to 1.
     np.testing.assert_allclose(np.quantile(scales, [0.1, 0.25, 0.5, 0.75, 0.9]), [0.1, 0.25, 0.5, 0.75, 0.9], atol=0.06)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import h5py
 import numpy as np
@@ -140,7 +141,7 @@ def rollout_run(
 def _correction(run: TrainedRun, stage: str, wanted: Wanted) -> Correction:
     """The correction by a stage of the run; CheckpointError, with the command that makes it, where there is none."""
     trained = corrector_of(run.path, stage)
-    model: Corrector = build_model(trained.config, run.task, stage)
+    model = cast(Corrector, build_model(trained.config, run.task, stage))
     if trained.config.diffusion.objective == "regression":
         for option, given in {"sampler-steps": wanted.sampler_steps is not None, "members": wanted.members > 1}.items():
             if given:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Int
@@ -16,8 +16,9 @@ from ups_jax.config import STAGE_NEEDS, Config
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.core.rng import stream_key
 from ups_jax.data import splits, windows
+from ups_jax.data.batch import Batch
 from ups_jax.data.dataset import Dataset, place_arrays
-from ups_jax.data.mixture import Mixture, Schedule, mixture_of, shares, tagged
+from ups_jax.data.mixture import Mixture, Schedule, mixture_of, shares
 from ups_jax.data.sources.points import Scattered
 
 # Batches that are read as one. A batch is some 190 calls of NumPy, which are all that a small one takes: 0.35 ms, and
@@ -62,14 +63,14 @@ def window_frames(cfg: Config, stage: str = "operator") -> int:
 
 def batch_at(
     data: Dataset | Mixture, cfg: Config, stage: str, n: int, process_index: int = 0, process_count: int = 1
-) -> dict[str, np.ndarray]:
+) -> Batch:
     """This host's rows of batch n, in physical units: a pure function of the arguments and `cfg.seed`."""
     return _Batches.of(data, cfg, stage, process_count).read(n, 1, process_index, process_count)[0]
 
 
 def first_batches(
     data: Dataset | Mixture, cfg: Config, stage: str, process_index: int = 0, process_count: int = 1
-) -> list[dict[str, np.ndarray]]:
+) -> list[Batch]:
     """This host's rows of each task's own first batch, whatever its share of the steps."""
     batches = _Batches.of(data, cfg, stage, process_count)
     return [batches.read_own(task, 0, 1, process_index, process_count)[0] for task in range(len(batches.datasets))]
@@ -78,7 +79,7 @@ def first_batches(
 @contextmanager
 def training_batches(
     data: Dataset | Mixture, cfg: Config, stage: str, start: int = 0, process_index: int = 0, process_count: int = 1
-) -> Iterator[Iterator[dict[str, np.ndarray]]]:
+) -> Iterator[Iterator[Batch]]:
     """Endless batches `start`, `start + 1`, ... as `batch_at` gives them, read ahead by `data.loader.threads`,
     without any in the caller's own.
 
@@ -98,7 +99,7 @@ def training_batches(
         .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer))
     )
 
-    def each() -> Generator[dict[str, np.ndarray], None, None]:
+    def each() -> Generator[Batch, None, None]:
         for number, group in enumerate(groups):
             first = start + number * size
             # What is wrong with a batch is told when it is asked for, and not ahead of those before it.
@@ -139,9 +140,9 @@ class _Batches:
         except DataError:
             # It may be one that is never asked for.
             return 1
-        return max(1, min(MOST_TOGETHER, _MOST_BYTES // sum(values.nbytes for values in batch.values())))
+        return max(1, min(MOST_TOGETHER, _MOST_BYTES // batch.nbytes))
 
-    def group(self, n: int, count: int, process_index: int, process_count: int) -> list[dict[str, np.ndarray]]:
+    def group(self, n: int, count: int, process_index: int, process_count: int) -> list[Batch]:
         """A host's rows of batches n, n + 1, ...; none where several are read and one of them cannot be."""
         try:
             return self.read(n, count, process_index, process_count)
@@ -151,20 +152,18 @@ class _Batches:
             # Grain leaves out what is None.
             return []
 
-    def read(self, n: int, count: int, process_index: int, process_count: int) -> list[dict[str, np.ndarray]]:
+    def read(self, n: int, count: int, process_index: int, process_count: int) -> list[Batch]:
         """A host's rows of batches n, n + 1, ...; one at a time of several tasks."""
         task, number = self.schedule.at(n) if len(self.datasets) > 1 else (0, n)
         return self.read_own(task, number, count, process_index, process_count)
 
-    def read_own(
-        self, task: int, n: int, count: int, process_index: int, process_count: int
-    ) -> list[dict[str, np.ndarray]]:
+    def read_own(self, task: int, n: int, count: int, process_index: int, process_count: int) -> list[Batch]:
         """A host's rows of `count` batches of a task, from the n-th on."""
         rows = _read(self.datasets[task], self.plans[task], n, count, process_index, process_count)
         rows["task_id"] = np.full(len(rows["mask"]), task, np.int32)
         size = len(rows["mask"]) // count
         return [
-            tagged({name: values[first : first + size] for name, values in rows.items()}, task)
+            Batch(**{name: values[first : first + size] for name, values in rows.items()}, task=task)
             for first in range(0, count * size, size)
         ]
 
@@ -209,13 +208,13 @@ def _plan(dataset: Dataset, cfg: Config, stage: str, process_count: int, number:
 
 def _read(
     dataset: Dataset, plan: windows.Plan, n: int, count: int, process_index: int, process_count: int
-) -> dict[str, np.ndarray]:
+) -> dict[str, Any]:
     drawn = windows.draw(plan, n, count).rows(process_index, process_count, count)
     task, rows = dataset.task, len(drawn.ids)
     if dataset.latents is None:
-        batch = {"fields": windows.augment(dataset.source.windows(drawn.ids, drawn.frames), drawn)}
+        batch: dict[str, Any] = {"fields": windows.augment(dataset.source.windows(drawn.ids, drawn.frames), drawn)}
     else:
-        batch = dataset.latents.read(drawn)
+        batch = dict(dataset.latents.read(drawn))
     batch |= {
         "mask": np.ones(rows, np.float32),
         "time": dataset.times[drawn.frames].astype(np.float32),

@@ -117,23 +117,3 @@ def _counts(key: tuple[int, int], shares: tuple[float, ...], start: int, power: 
         return np.bincount(_order(key, shares, start), minlength=len(shares))
     half = 1 << (power - 1)
     return _counts(key, shares, start, power - 1) + _counts(key, shares, start + half, power - 1)
-
-
-class TaggedBatch(dict[str, Any]):
-    """The batch of a task other than the first, whose batches are plain dictionaries.
-
-    `ups_jax.distributed.mesh` registers it with jax."""
-
-    def __init__(self, values: Mapping[str, Any], task: int) -> None:
-        super().__init__(values)
-        self.task = task
-
-
-def tagged(values: dict[str, Any], task: int) -> dict[str, Any]:
-    """The values as a batch of a task, by its number."""
-    return values if task == 0 else TaggedBatch(values, task)
-
-
-def task_number(batch: Mapping[str, Any]) -> int:
-    """The task of a batch."""
-    return batch.task if isinstance(batch, TaggedBatch) else 0

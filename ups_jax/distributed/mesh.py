@@ -18,22 +18,12 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from ups_jax.config import ParallelConfig
 from ups_jax.core.errors import ConfigError
-from ups_jax.data.mixture import TaggedBatch
+from ups_jax.models.batch import Batch
 
 _DATA, _FSDP = "data", "fsdp"
 _ROWS = PartitionSpec((_DATA, _FSDP))
 # Smaller arrays are on every device: to collect their pieces would cost more than they do.
 _LEAST_SIZE = 1024
-
-
-def _parts(batch: TaggedBatch) -> tuple[list[tuple[jax.tree_util.DictKey, Any]], tuple[tuple[str, ...], int]]:
-    names = tuple(sorted(batch))
-    return [(jax.tree_util.DictKey(name), batch[name]) for name in names], (names, batch.task)
-
-
-jax.tree_util.register_pytree_with_keys(
-    TaggedBatch, _parts, lambda about, values: TaggedBatch(dict(zip(about[0], values, strict=True)), about[1])
-)
 
 
 def make_mesh(config: ParallelConfig) -> Mesh:
@@ -118,10 +108,9 @@ def over_rows(mesh: Mesh, summed: Callable[..., Any]) -> Callable[..., Any]:
         return summed
 
     def shared(params: Any, batch: Any, *rest: Any) -> Any:
-        rows = {name: values.shape[0] // mesh.size for name, values in batch.items()}
-        local = {
-            name: jax.ShapeDtypeStruct((rows[name], *values.shape[1:]), values.dtype) for name, values in batch.items()
-        }
+        local = jax.tree.map(
+            lambda rows: jax.ShapeDtypeStruct((rows.shape[0] // mesh.size, *rows.shape[1:]), rows.dtype), batch
+        )
         specs = jax.tree.map(lambda leaf: spec_of(mesh, leaf.shape), jax.eval_shape(summed, params, local, *rest))
 
         def of_device(params: Any, batch: Any, *rest: Any) -> Any:
@@ -163,7 +152,7 @@ def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
-def put_rows(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+def put_rows(mesh: Mesh, batch: Batch) -> Batch:
     """This process's rows of a batch, as its part of the batch that all devices share."""
     if mesh.size == 1:
         return jax.device_put(batch)
@@ -171,7 +160,7 @@ def put_rows(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, Any]:
     return jax.tree.map(lambda values: jax.make_array_from_process_local_data(sharding, values), batch)
 
 
-def fed_rows(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+def fed_rows(mesh: Mesh, batch: Batch) -> Batch:
     """The same for a jitted step: one device takes arrays as they are, a fifteenth of the cost of a `device_put`."""
     return batch if mesh.size == 1 else put_rows(mesh, batch)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from ups_jax.config import STAGE_NEEDS
 from ups_jax.core.errors import CheckpointError
 from ups_jax.inference.inputs import conditions
 from ups_jax.inference.trained_model import SteadyRun, TrainedRun
+from ups_jax.models import SteadySimulator
 from ups_jax.models.corrector import Corrector, CorrectorWeights
 from ups_jax.rollout.autoregressive import rollout
 from ups_jax.rollout.correction import Correction, every
@@ -88,7 +89,7 @@ class CorrectedPredictor:
     @cached_property
     def model(self) -> Corrector:
         """The corrector itself."""
-        model: Corrector = build_model(self.trained.config, self.run.task, self.stage)
+        model = cast(Corrector, build_model(self.trained.config, self.run.task, self.stage))
         return model
 
     @cached_property
@@ -149,8 +150,8 @@ class CorrectedSolver:
 
     def _compiled(self, sampler: Sampler) -> Any:
         task, config = self.run.task, self.trained.config
-        model: Corrector = build_model(config, task, self.stage)
-        base = build_model(self.run.config, task, self.run.stage)
+        model = cast(Corrector, build_model(config, task, self.stage))
+        base = cast(SteadySimulator, build_model(self.run.config, task, self.run.stage))
 
         def solutions(params: Any, weights: CorrectorWeights, inputs: Any, cond: Any, *, key: Any) -> Any:
             correct = partial(corrected_solution(model, weights, sampler), key)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -94,14 +94,14 @@ class TrainedRun:
         if own.scattered:
             # The latent tokens lie where they lay; any number of points speaks to them.
             placed = replace(own, shape=task.shape)
-            return replace(self, task=placed, model=build_model(self.config, placed, self.stage))
+            return replace(self, task=placed, model=cast(Simulator, build_model(self.config, placed, self.stage)))
         if patch_of(task.shape, patch_size) != patch_of(own.shape, patch_size):
             raise DataError(
                 f"{self.path}: was trained on a grid of {own.shape} points and cuts it into patches of "
                 f"{patch_of(own.shape, patch_size)}, which a grid of {task.shape} does not divide into"
             )
         placed = replace(own, shape=task.shape, origin=task.origin, spacing=task.spacing)
-        return replace(self, task=placed, model=build_model(self.config, placed, self.stage))
+        return replace(self, task=placed, model=cast(Simulator, build_model(self.config, placed, self.stage)))
 
     def check_time_step(self, dt: float) -> None:
         """Refuse what the model cannot know: it has seen one time step only."""
@@ -241,7 +241,7 @@ def run_of(path: Path, stage: str, weights: Weights) -> TrainedRun | SteadyRun:
         stage=stage,
         config=weights.config,
         task=weights.task,
-        model=build_model(weights.config, weights.task, stage),
+        model=cast(Simulator, build_model(weights.config, weights.task, stage)),
         weights=weights.params,
         step=weights.step,
         fingerprint=weights.fingerprint,
@@ -360,7 +360,7 @@ class SteadyRun:
 
     @cached_property
     def model(self) -> SteadySimulator:
-        return build_model(self.config, self.task, self.stage)
+        return cast(SteadySimulator, build_model(self.config, self.task, self.stage))
 
     @cached_property
     def _compiled(self) -> Any:

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 
 from ups_jax.config import STAGE_NEEDS, Config, DiffusionConfig, TauConfig
 from ups_jax.core.rng import stream
-from ups_jax.losses.operator import Batch, StageLoss, Terms
+from ups_jax.losses.step_context import Draw, StageLoss, StepContext, Terms
 from ups_jax.losses.unroll import push_forward
 from ups_jax.models import Simulator, SteadySimulator, normalize, normalize_inputs, steady_field, step
+from ups_jax.models.batch import Batch, with_draws
 from ups_jax.models.conditioning import conditions_of
 from ups_jax.models.corrector import Corrector, Given, given_solution, given_step, velocity
 from ups_jax.rollout.flow_sampler import draw_noise
 
 
 def diffusion_losses(model: Corrector, base: Simulator | SteadySimulator, cfg: Config) -> StageLoss:
-    """(params, batch, key, *, parents, scale) -> (loss, terms): the mean square error of the velocity at a random time,
-    or of the error itself with the objective `regression`, in units of the error's rms `scale`.
+    """(params, batch, key, context) -> (loss, terms): the mean square error of the velocity at a random time,
+    or of the error itself with the objective `regression`, in units of the error's rms `context.scale`.
 
     The velocity is that of a straight line from noise to error (Lipman et al. 2023, Liu et al. 2023); small noise
-    weighs as much as large, as with v-prediction. `parents` holds the parameters of the predictor `base`. A share
-    `diffusion.expected_share` of the rows is at time 0 with no noise at all, where the velocity is the error: what
-    `sampling.expected` asks for is learned by regression, as noise that is nearly 0 everywhere is never drawn.
+    weighs as much as large, as with v-prediction. `context.parents` holds the parameters of the predictor `base`. A
+    share `diffusion.expected_share` of the rows is at time 0 with no noise at all, where the velocity is the error:
+    what `sampling.expected` asks for is learned by regression, as noise that is nearly 0 everywhere is never drawn.
     """
     (name,) = STAGE_NEEDS[model.task.kind]["diffusion_residual"]
     residual = residual_of(base, cfg.diffusion)
@@ -34,46 +35,42 @@ def diffusion_losses(model: Corrector, base: Simulator | SteadySimulator, cfg: C
     draw = draw_bare(model, base, cfg)
 
     def bundle(
-        params: Any, batch: Batch, key: Key[Array, ""], *, parents: Mapping[str, Any], scale: Float[Array, " c"]
+        params: PyTree, batch: Batch, key: Key[Array, ""], context: StepContext
     ) -> tuple[Float[Array, ""], Terms]:
         rows = draw(batch, key)
-        given, error = residual(parents[name], rows)
-        error = error / scale.reshape((1,) * (error.ndim - 1) + (-1,))
+        given, error = residual(context.parents[name], rows)
+        error = error / context.error_scale.reshape((1,) * (error.ndim - 1) + (-1,))
         squares = per_row(model, params, rows, given, error)
-        mask = jnp.asarray(batch["mask"])
+        mask = jnp.asarray(batch.mask)
         loss = jnp.sum(squares * mask) / jnp.maximum(mask.sum(), 1.0)
         return loss, {cfg.diffusion.objective: loss}
 
     return bundle
 
 
-def draw_bare(
-    model: Corrector, base: Simulator | SteadySimulator, cfg: Config
-) -> Callable[[Batch, Key[Array, ""]], Batch]:
+def draw_bare(model: Corrector, base: Simulator | SteadySimulator, cfg: Config) -> Draw:
     """`draw_flow`, and which rows are asked for the expected error, `bare`."""
     flow, share = draw_flow(model, base, cfg), cfg.diffusion.expected_share
 
     def draw(batch: Batch, key: Key[Array, ""]) -> Batch:
-        rows = batch["fields"].shape[:1]
-        return {"bare": jax.random.bernoulli(stream(key, "bare"), share, rows)} | flow(batch, key)
+        bare = jax.random.bernoulli(stream(key, "bare"), share, batch.fields.shape[:1])
+        return with_draws(flow(batch, key), {"bare": bare})
 
     return draw
 
 
-def draw_flow(
-    model: Corrector, base: Simulator | SteadySimulator, cfg: Config
-) -> Callable[[Batch, Key[Array, ""]], Batch]:
+def draw_flow(model: Corrector, base: Simulator | SteadySimulator, cfg: Config) -> Draw:
     """(batch, key) -> the batch with what its loss draws for each row, where that is not there yet: the state, the
     noise and the time of the flow."""
     context = base.context if isinstance(base, Simulator) else 1
 
     def draw(batch: Batch, key: Key[Array, ""]) -> Batch:
-        shape = (batch["fields"].shape[0], *batch["fields"].shape[2:])
-        drawn: Batch = {
+        shape = (batch.fields.shape[0], *batch.fields.shape[2:])
+        drawn = {
             "noise": draw_noise(stream(key, "noise"), shape, model.task),
             "tau": draw_times(stream(key, "tau"), shape[0], cfg.training.tau_distribution),
         }
-        return drawn | draw_states(batch, key, context, cfg.diffusion)
+        return with_draws(draw_states(batch, key, context, cfg.diffusion), drawn)
 
     return draw
 
@@ -90,8 +87,8 @@ def draw_times(key: Key[Array, ""], rows: int, config: TauConfig) -> Float[Array
 def _velocity_error(
     model: Corrector, params: Any, rows: Batch, given: Given, error: Float[Array, "b *s c"]
 ) -> Float[Array, " b"]:
-    drawn = 1.0 - jnp.asarray(rows["bare"], jnp.float32)
-    noise, tau = jnp.asarray(rows["noise"]), jnp.asarray(rows["tau"]) * drawn
+    drawn = 1.0 - jnp.asarray(rows.draws["bare"], jnp.float32)
+    noise, tau = jnp.asarray(rows.draws["noise"]), jnp.asarray(rows.draws["tau"]) * drawn
     noise = noise * drawn.reshape(-1, *(1,) * (error.ndim - 1))
     time = tau.reshape(-1, *(1,) * (error.ndim - 1))
     found = velocity(model, params, (1 - time) * noise + time * error, tau, given)
@@ -125,25 +122,25 @@ def residual_of(base: Simulator | SteadySimulator, config: DiffusionConfig) -> R
 def draw_states(batch: Batch, key: Key[Array, ""], context: int, config: DiffusionConfig) -> Batch:
     """What is random in the states of a batch's rows, where it is not there yet: how many of the `own_steps` start from
     the true ones, each number equally often, and the noise on the frames that are given."""
-    frames = batch["fields"][:, :context]
-    drawn: Batch = {}
+    frames = batch.fields[:, :context]
+    drawn: dict[str, Array] = {}
     if config.own_steps > 0:
         drawn["given"] = jax.random.randint(stream(key, "given"), frames.shape[:1], 0, config.own_steps + 1)
     if config.input_noise > 0:
         drawn["state_noise"] = jax.random.normal(stream(key, "state"), frames.shape)
-    return drawn | batch
+    return with_draws(batch, drawn)
 
 
 def _step_residual(base: Simulator, config: DiffusionConfig) -> Residual:
     task = base.task
 
     def residual(params: Any, batch: Batch) -> tuple[Given, Float[Array, "b *s c"]]:
-        fields, cond = normalize(jnp.asarray(batch["fields"]), task.statistics), conditions_of(batch)
+        fields, cond = normalize(jnp.asarray(batch.fields), task.statistics), conditions_of(batch)
         window, later = fields[:, : base.context], jnp.moveaxis(fields[:, base.context :], 1, 0)
         if config.input_noise > 0:
-            window = window + config.input_noise * jnp.asarray(batch["state_noise"])
+            window = window + config.input_noise * jnp.asarray(batch.draws["state_noise"])
         if config.own_steps > 0:
-            own, given = later[: config.own_steps], jnp.asarray(batch["given"])
+            own, given = later[: config.own_steps], jnp.asarray(batch.draws["given"])
             window = push_forward(lambda params, w: step(base, params, w, cond), params, window, own, given)
         pred = step(base, params, window, cond)
         return given_step(task, window, pred, cond), later[config.own_steps] - pred
@@ -155,9 +152,9 @@ def _solution_residual(base: SteadySimulator, config: DiffusionConfig) -> Residu
     task = base.task
 
     def residual(params: Any, batch: Batch) -> tuple[Given, Float[Array, "b *s c"]]:
-        inputs = normalize_inputs(jnp.asarray(batch["inputs"]), task.inputs)
+        inputs = normalize_inputs(jnp.asarray(batch.inputs), task.inputs)
         cond = conditions_of(batch)
         pred = steady_field(base, params, inputs, cond)
-        return given_solution(inputs, pred, cond), normalize(jnp.asarray(batch["fields"])[:, 0], task.statistics) - pred
+        return given_solution(inputs, pred, cond), normalize(jnp.asarray(batch.fields)[:, 0], task.statistics) - pred
 
     return residual

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from ups_jax.config import STAGE_NEEDS, Config
 from ups_jax.core.rng import stream
 from ups_jax.losses.diffusion import draw_flow, residual_of
-from ups_jax.losses.operator import Batch, StageLoss, Terms
+from ups_jax.losses.step_context import Draw, StageLoss, StepContext, Terms
 from ups_jax.models import Simulator, SteadySimulator
+from ups_jax.models.batch import Batch, with_draws
 from ups_jax.models.corrector import Corrector, velocity
 from ups_jax.rollout.flow_sampler import advance, consistency, flow_times
 
@@ -23,16 +24,16 @@ Pair = Callable[[Any], tuple[Array, Array]]
 
 
 def distillation_losses(model: Corrector, base: Simulator | SteadySimulator, cfg: Config) -> StageLoss:
-    """(params, batch, key[, epoch], *, parents, scale, target) -> (loss, terms): mean square of f(x_n, t_n) less what
+    """(params, batch, key, context) -> (loss, terms): mean square of f(x_n, t_n) less what
     it should be, at the times of the teacher's sampler: the fixed point is that sampler, not an ODE solved better.
 
     With the aim `teacher`, x_n lies on the path of the teacher's sampler from noise, and f should be where that ends
     (Luhman & Luhman 2021, at all times of the path): at n = 0, which one step asks for, and at times that are drawn.
     With `average` it should be f_target(x_{n+1}, t_{n+1}), where the teacher's step leads from x_n, the true error with
-    noise, to x_{n+1} and `target` is the average of the student so far (consistency distillation, Song et al. 2023,
-    algorithm 2); what f misses at one time is handed on to all before it. At t = 1 every f is the identity. Each row is
-    compared at so many of the times as the epoch's entry of `tau_schedule` says, or at `training.distill_num_taus`.
-    What its teacher expects, `sampling.expected`, is not the student's to learn.
+    noise, to x_{n+1} and `context.target` is the average of the student so far (consistency distillation, Song et al.
+    2023, algorithm 2); what f misses at one time is handed on to all before it. At t = 1 every f is the identity. Each
+    row is compared at so many of the times as the epoch's entry of `tau_schedule` says, or at
+    `training.distill_num_taus`. What its teacher expects, `sampling.expected`, is not the student's to learn.
     """
     predictor, corrector = STAGE_NEEDS[model.task.kind]["consistency_distill"]
     residual, draw = residual_of(base, cfg.diffusion), draw_levels(model, base, cfg)
@@ -40,26 +41,19 @@ def distillation_losses(model: Corrector, base: Simulator | SteadySimulator, cfg
     schedule, aimed = level_counts(cfg), {"teacher": _at_teacher, "average": _at_average}[_aim(cfg)]
 
     def bundle(
-        params: Any,
-        batch: Batch,
-        key: Key[Array, ""],
-        epoch: Float[Array, ""] | None = None,
-        *,
-        parents: Mapping[str, Any],
-        scale: Float[Array, " c"],
-        target: Any,
+        params: PyTree, batch: Batch, key: Key[Array, ""], context: StepContext
     ) -> tuple[Float[Array, ""], Terms]:
         rows = draw(batch, key)
-        given, error = residual(parents[predictor], rows)
-        error = error / scale.reshape((1,) * (error.ndim - 1) + (-1,))
-        noise, teacher = jnp.asarray(rows["noise"]), parents[corrector].params
-        count = count_at(schedule, epoch)
+        given, error = residual(context.parents[predictor], rows)
+        error = error / context.error_scale.reshape((1,) * (error.ndim - 1) + (-1,))
+        noise, teacher = jnp.asarray(rows.draws["noise"]), context.parents[corrector].params
+        count = count_at(schedule, context.epoch)
 
         def onward(x: Array, now: Float[Array, " b"], later: Float[Array, " b"]) -> Array:
             return advance(lambda y, t: velocity(model, teacher, y, t, given), x, now, later, cfg.diffusion.sampler)
 
         def averaged(x: Array, time: Float[Array, " b"]) -> Array:
-            return consistency(model, target, x, time, given)
+            return consistency(model, context.target, x, time, given)
 
         pair = aimed(noise, error, times, onward, averaged)
 
@@ -73,28 +67,26 @@ def distillation_losses(model: Corrector, base: Simulator | SteadySimulator, cfg
             # What the epoch does not ask for is not computed.
             return total + jax.lax.cond(number < count, apart, lambda rows: jnp.zeros(rows.shape), levels), None
 
-        levels = jnp.asarray(rows["levels"]).T
+        levels = jnp.asarray(rows.draws["levels"]).T
         squares, _ = jax.lax.scan(add, jnp.zeros(len(error)), (jnp.arange(len(levels)), levels))
-        mask = jnp.asarray(batch["mask"])
+        mask = jnp.asarray(batch.mask)
         loss = jnp.sum(squares / count * mask) / jnp.maximum(mask.sum(), 1.0)
         return loss, {"consistency": loss}
 
     return bundle
 
 
-def draw_levels(
-    model: Corrector, base: Simulator | SteadySimulator, cfg: Config
-) -> Callable[[Batch, Key[Array, ""]], Batch]:
+def draw_levels(model: Corrector, base: Simulator | SteadySimulator, cfg: Config) -> Draw:
     """`draw_flow`, and the numbers of the teacher's steps that each row is compared at, `levels`; the first is 0 with
     the aim `teacher`."""
     flow, most = draw_flow(model, base, cfg), max(level_counts(cfg))
 
     def draw(batch: Batch, key: Key[Array, ""]) -> Batch:
-        shape = (batch["fields"].shape[0], most)
+        shape = (batch.fields.shape[0], most)
         levels = jax.random.randint(stream(key, "levels"), shape, 0, cfg.diffusion.num_steps)
         if _aim(cfg) == "teacher":
             levels = levels.at[:, 0].set(0)
-        return {"levels": levels} | flow(batch, key)
+        return with_draws(flow(batch, key), {"levels": levels})
 
     return draw
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from ups_jax.config import TrainingConfig
 from ups_jax.core.errors import ConfigError
@@ -17,6 +16,7 @@ from ups_jax.core.rng import stream
 from ups_jax.core.task import Task
 from ups_jax.losses.latent import inverse_decoding, inverse_encoding, inverse_weight
 from ups_jax.losses.reduction import per_task_terms
+from ups_jax.losses.step_context import EMPTY, Draw, StageLoss, StepContext, Terms
 from ups_jax.losses.terms import SampleTerms, field_terms, prior_terms, sample_present, sample_queries, take_points
 from ups_jax.losses.unroll import Walk, on_fields, on_latents, unroll, unroll_to_the_end
 from ups_jax.losses.weights import INVERSE, PHYSICAL, checked_weights, key_of, scheduled
@@ -32,31 +32,12 @@ from ups_jax.models import (
     normalize_inputs,
     steady_field,
 )
+from ups_jax.models.batch import Batch, on_device, with_draws
 from ups_jax.models.conditioning import conditions_of
 
-Terms = dict[str, Float[Array, ""]]
-# A batch of windows as `ups_jax.data` makes it: on the host, on the device, or traced.
-Batch = dict[str, Array | np.ndarray]
 
-
-@runtime_checkable
-class LossBundle(Protocol):
-    """The loss of a stage, a mean over the rows that count."""
-
-    def __call__(
-        self, params: Any, batch: Batch, key: Key[Array, ""], epoch: Float[Array, ""] | None = None
-    ) -> tuple[Float[Array, ""], Terms]:
-        """The weighted sum, and the terms by name without their weights. `key` is for what is random; the epoch, a
-        number with its fraction, is needed where `scheduled(config)`."""
-        ...
-
-
-# The loss of any stage: a `LossBundle`, or one that wants what a stage with parents is told as well, by name.
-StageLoss = Callable[..., tuple[Float[Array, ""], Terms]]
-
-
-def operator_losses(model: Simulator | PointSimulator, config: TrainingConfig) -> LossBundle:
-    """(params, batch, key[, epoch]) -> (weighted sum, terms by name), over an unrolled `rollout_horizon` that feeds
+def operator_losses(model: Simulator | PointSimulator, config: TrainingConfig) -> StageLoss:
+    """(params, batch, key, context) -> (weighted sum, terms by name), over an unrolled `rollout_horizon` that feeds
     back itself. ConfigError where a weighted term cannot be had of the task.
 
     Errors are of normalised fields, priors of the prediction in physical units. `forward` scores the first step,
@@ -70,7 +51,7 @@ def operator_losses(model: Simulator | PointSimulator, config: TrainingConfig) -
     return _walked(on_fields, model, config)
 
 
-def latent_losses(model: Simulator, config: TrainingConfig) -> LossBundle:
+def latent_losses(model: Simulator, config: TrainingConfig) -> StageLoss:
     """The same of a batch of latents, which the frames of the context were encoded to; the codec learns nothing. The
     targets are what the latents of the later frames carry. ConfigError where a term or noise is of the codec."""
     for name in checked_weights(config, model.task):
@@ -84,7 +65,7 @@ def latent_losses(model: Simulator, config: TrainingConfig) -> LossBundle:
     return _walked(on_latents, model, config)
 
 
-def _walked(walk_on: Callable[..., Walk], model: Any, config: TrainingConfig) -> LossBundle:
+def _walked(walk_on: Callable[..., Walk], model: Any, config: TrainingConfig) -> StageLoss:
     """The bundle of either walk."""
     task = model.task
     weights = checked_weights(config, task)
@@ -95,12 +76,12 @@ def _walked(walk_on: Callable[..., Walk], model: Any, config: TrainingConfig) ->
     draw = draw_rows(model, config)
 
     def bundle(
-        params: Any, batch: Batch, key: Key[Array, ""], epoch: Float[Array, ""] | None = None
+        params: PyTree, batch: Batch, key: Key[Array, ""], context: StepContext = EMPTY
     ) -> tuple[Float[Array, ""], Terms]:
-        arrays = {name: jnp.asarray(values) for name, values in batch.items()}
-        cond = conditions_of(arrays)
+        batch = on_device(batch)
+        cond = conditions_of(batch)
         queries = query_points(config, task, key, cond.points)
-        walk = walk_on(names, model, params, arrays, cond, config, draw(batch, key))
+        walk = walk_on(names, model, params, draw(batch, key), cond, config)
 
         def advance(seen: Any, truth: Float[Array, "b *s c"]) -> tuple[Any, SampleTerms]:
             seen, pred, terms = walk.advance(seen)
@@ -122,18 +103,18 @@ def _walked(walk_on: Callable[..., Walk], model: Any, config: TrainingConfig) ->
         else:
             steps = unroll_to_the_end(advance, partial(ended, walk.end), walk.seen, walk.targets, **options)
         samples = _over_steps(weights, steps) | _inverse_terms(weights, model, params, walk.context, queries)
-        rows = arrays["mask"] / jnp.maximum(arrays["mask"].sum(), 1.0)
+        rows = batch.mask / jnp.maximum(batch.mask.sum(), 1.0)
         terms = {name: jnp.sum(values * rows) for name, values in samples.items()}
-        total = weighted_sum(weights, terms, config, epoch)
+        total = weighted_sum(weights, terms, config, context.epoch)
         if config.log_per_task_metrics or task.siblings:
-            per_sample = weighted_sum(weights, samples, config, epoch)
-            terms |= per_task_terms((task.name,), per_sample, arrays["mask"])
+            per_sample = weighted_sum(weights, samples, config, context.epoch)
+            terms |= per_task_terms((task.name,), per_sample, batch.mask)
         return total, terms
 
     return bundle
 
 
-def draw_rows(model: Simulator | PointSimulator, config: TrainingConfig) -> Callable[[Batch, Key[Array, ""]], Batch]:
+def draw_rows(model: Simulator | PointSimulator, config: TrainingConfig) -> Draw:
     """(batch, key) -> the batch with what its loss would draw for each row, where that is not there yet: drawn for all
     rows before they are split, it does not depend on how they are. `noise` has a standard deviation of its own in each
     row, uniform in [0, 1]: a step that knows clean frames as well as noisy ones loses nothing on the clean. `given`
@@ -141,14 +122,14 @@ def draw_rows(model: Simulator | PointSimulator, config: TrainingConfig) -> Call
     """
 
     def draw(batch: Batch, key: Key[Array, ""]) -> Batch:
-        drawn: Batch = {}
+        drawn: dict[str, Array] = {}
         if config.input_noise > 0:
-            frames = batch["fields"][:, : model.context]
+            frames = batch.fields[:, : model.context]
             scale = jax.random.uniform(stream(key, "noise scale"), (len(frames), *[1] * (frames.ndim - 1)))
             drawn["noise"] = scale * jax.random.normal(stream(key, "noise"), frames.shape)
         if config.pushforward > 0:
-            drawn["given"] = jax.random.randint(stream(key, "given"), batch["mask"].shape, 0, config.pushforward + 1)
-        return drawn | batch
+            drawn["given"] = jax.random.randint(stream(key, "given"), batch.mask.shape, 0, config.pushforward + 1)
+        return with_draws(batch, drawn)
 
     return draw
 
@@ -222,8 +203,8 @@ def _inverse_terms(
     return terms
 
 
-def steady_losses(model: SteadySimulator, config: TrainingConfig) -> LossBundle:
-    """(params, batch, key[, epoch]) -> (weighted sum, terms by name); ConfigError for a weighted term of time steps or
+def steady_losses(model: SteadySimulator, config: TrainingConfig) -> StageLoss:
+    """(params, batch, key, context) -> (weighted sum, terms by name); ConfigError for a weighted term of time steps or
     of latent states. Errors are of the normalised solution, priors of the one in physical units; `input_noise` is of
     time steps.
     """
@@ -237,21 +218,21 @@ def steady_losses(model: SteadySimulator, config: TrainingConfig) -> LossBundle:
     solve = jax.checkpoint(solve_batch) if config.remat == "full" else solve_batch
 
     def bundle(
-        params: Any, batch: Batch, key: Key[Array, ""], epoch: Float[Array, ""] | None = None
+        params: PyTree, batch: Batch, key: Key[Array, ""], context: StepContext = EMPTY
     ) -> tuple[Float[Array, ""], Terms]:
-        arrays = {name: jnp.asarray(values) for name, values in batch.items()}
-        cond = conditions_of(arrays)
-        truth = normalize(arrays["fields"][:, 0], task.statistics)
-        pred = solve(params, arrays["inputs"], cond)
+        batch = on_device(batch)
+        cond = conditions_of(batch)
+        truth = normalize(batch.fields[:, 0], task.statistics)
+        pred = solve(params, batch.inputs, cond)
         samples = field_terms(names, pred, truth, task, query_points(config, task, key))
         if any(name in PHYSICAL for name in names):
             samples |= prior_terms(names, denormalize(pred, task.statistics), None, task, config.physics_priors)
-        rows = arrays["mask"] / jnp.maximum(arrays["mask"].sum(), 1.0)
+        rows = batch.mask / jnp.maximum(batch.mask.sum(), 1.0)
         terms = {name: jnp.sum(values * rows) for name, values in samples.items()}
-        total = weighted_sum(weights, terms, config, epoch)
+        total = weighted_sum(weights, terms, config, context.epoch)
         if config.log_per_task_metrics or task.siblings:
-            per_sample = weighted_sum(weights, samples, config, epoch)
-            terms |= per_task_terms((task.name,), per_sample, arrays["mask"])
+            per_sample = weighted_sum(weights, samples, config, context.epoch)
+            terms |= per_task_terms((task.name,), per_sample, batch.mask)
         return total, terms
 
     return bundle

@@ -31,6 +31,7 @@ from ups_jax.models import (
     operate,
     step,
 )
+from ups_jax.models.batch import Batch
 from ups_jax.models.codec import CODEC, carried_width
 
 # The window that the next step sees, and what this step is worth by name.
@@ -146,26 +147,25 @@ def on_fields(
     names: Collection[str],
     model: Simulator | PointSimulator,
     params: Any,
-    arrays: dict[str, Array],
+    batch: Batch,
     cond: Conditions,
     config: TrainingConfig,
-    random: Any,
 ) -> Walk:
-    """On windows of frames; the context has the noise of `random`."""
-    fields = normalize(arrays["fields"], model.task.statistics)
+    """On windows of frames; the context has the batch's drawn noise."""
+    fields = normalize(batch.fields, model.task.statistics)
     context = window = fields[:, : model.context]
     if config.input_noise > 0:
-        window = window + config.input_noise * random["noise"]
+        window = window + config.input_noise * batch.draws["noise"]
     later = jnp.moveaxis(fields[:, model.context :], 1, 0)
     if config.pushforward > 0:
-        pushed, given = later[: config.pushforward], jnp.asarray(random["given"])
+        pushed, given = later[: config.pushforward], jnp.asarray(batch.draws["given"])
         window = push_forward(lambda params, w: step(model, params, w, cond), params, window, pushed, given)
 
     def advance(window: Float[Array, "b k *s c"]) -> tuple[Array, Array, SampleTerms]:
         pred, terms = _predicted(names, model, params, window, cond)
         return next_window(window, pred), pred, terms
 
-    start = arrays["fields"][:, model.context - 1].astype(jnp.float32)
+    start = batch.fields[:, model.context - 1].astype(jnp.float32)
     return Walk(window, later[config.pushforward :], advance, start, context)
 
 
@@ -173,20 +173,19 @@ def on_latents(
     names: Collection[str],
     model: Simulator,
     params: Any,
-    arrays: dict[str, Array],
+    batch: Batch,
     cond: Conditions,
     config: TrainingConfig,
-    random: Any,
 ) -> Walk:
     """On latent states, which the operator carries on; the codec has no gradient.
 
     An advanced state is what the codec would make of its field, so that the walk is the one on fields. A single step
     evaluates no encoder; of more, each but the last makes the features of the field that it predicts.
     """
-    if "latents" not in arrays:
+    if batch.latents is None:
         raise ConfigError("data.source=latents: these batches are of fields; use data.source=fields")
     held = {**params, CODEC: jax.lax.stop_gradient(params[CODEC])}
-    states, later = (_sequences(arrays[name]) for name in ("latents", "targets"))
+    states, later = (_sequences(tokens) for tokens in (batch.latents, batch.targets))
     targets = jax.vmap(partial(decode, model, held))(later)
 
     def state_of(z: Float[Array, "b n d"]) -> LatentState:
@@ -203,7 +202,7 @@ def on_latents(
 
     first = z = states[0]
     if config.pushforward > 0:
-        given = jnp.asarray(random["given"])
+        given = jnp.asarray(batch.draws["given"])
         z = push_forward(lambda params, z: operate(model, params, state_of(z)).z, held, z, states[1:], given, _newest)
     start = denormalize(decode(model, held, first), model.task.statistics)
     return Walk(z, targets, advance, start, end=end)

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ups_jax.core.task import Coefficient, Task
+from ups_jax.models.batch import Batch
 
 
 class ConditionEmbedding(nn.Module):
@@ -110,10 +111,10 @@ class Conditions:
         return None if self.geometry is None else self.geometry.mask
 
 
-def conditions_of(batch: Mapping[str, Array | np.ndarray]) -> Conditions:
+def conditions_of(batch: Batch) -> Conditions:
     """The conditions of a batch's rows."""
-    dt, coefficients, mask = (jnp.asarray(batch[name]) for name in ("dt", "cond", "cond_mask"))
-    return Conditions(dt=dt, coefficients=coefficients, mask=mask, geometry=geometry_of(batch))
+    dt, coefficients, mask = (jnp.asarray(values) for values in (batch.dt, batch.cond, batch.cond_mask))
+    return Conditions(dt=dt, coefficients=coefficients, mask=mask, geometry=geometry_of(batch.arrays))
 
 
 def geometry_of(batch: Mapping[str, Array | np.ndarray]) -> Geometry | None:

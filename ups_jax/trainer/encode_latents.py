@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -48,7 +48,7 @@ def encode_dataset(
     """
     check_on_grid(dataset.task)
     check_same_fields(weights.tasks[0], dataset.task)
-    model = build_model(cfg, dataset.task, "operator")
+    model = cast(Simulator, build_model(cfg, dataset.task, "operator"))
     plan = _plan(weights, cfg, dataset, dtype, shard_bytes)
     encoded = _encoder(model, weights.params, dtype)
 

@@ -13,23 +13,24 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from ups_jax.config import Config
 from ups_jax.core.errors import DivergedError, Stopped
 from ups_jax.distributed.processes import any_wants
+from ups_jax.models.batch import Batch
 from ups_jax.optim.plateau import PlateauRule, observe_in, plateau_scale
 from ups_jax.tracking import Writer
 from ups_jax.trainer.console import TrainingProgress
+from ups_jax.training.multi_step import Batches as StackedBatches
 from ups_jax.training.multi_step import each_of
 from ups_jax.training.run_length import Plan
 from ups_jax.training.stages.spec import Validate
 from ups_jax.training.state import TrainState
-from ups_jax.training.step import TrainStep
+from ups_jax.training.step import Metrics
 
 # The first and the last one of the steps of a call, and their metrics, still on the device.
 Pending = tuple[int, int, dict[str, Any]] | None
-Batches = Callable[[int], AbstractContextManager[Iterator[dict[str, np.ndarray]]]]
+Batches = Callable[[int], AbstractContextManager[Iterator[Batch]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +48,10 @@ class Stage:
     name: str
     plan: Plan
     steps_before: int
-    train_step: TrainStep
+    train_step: Callable[[TrainState, Batch | StackedBatches], tuple[TrainState, Metrics]]
     batches: Batches
     averaged: Callable[[TrainState], Any]
-    put_rows: Callable[[Sequence[dict[str, np.ndarray]]], Any] = lambda batches: batches[0]
+    put_rows: Callable[[Sequence[Batch]], Batch | StackedBatches] = lambda batches: batches[0]
     at_once: int = 1
     place: Callable[[TrainState], TrainState] = lambda state: state
     validate: Validate

@@ -17,7 +17,7 @@ from ups_jax.config import Config
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.xla import compile_ahead
 from ups_jax.data import windows_per_step
-from ups_jax.losses import Batch
+from ups_jax.models.batch import Batch
 from ups_jax.runs.directory import now
 from ups_jax.training.gradients import group_size
 from ups_jax.training.multi_step import Batches

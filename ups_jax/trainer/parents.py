@@ -13,7 +13,7 @@ from ups_jax.config import STAGE_NEEDS, Config
 from ups_jax.core.rng import stream
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset, Mixture, batch_at
-from ups_jax.losses import Batch
+from ups_jax.models.batch import Batch, first_row
 from ups_jax.runs.best_weights import best_weights
 from ups_jax.runs.directory import RunDirectory
 from ups_jax.training.build import build_model, joint
@@ -46,7 +46,7 @@ def trained_parents(run: RunDirectory, stage: str, kind: str) -> Trained:
 
 def untrained_parents(cfg: Config, task: Task, stage: str, batch: Batch) -> Parents:
     """Weights of their shapes, for a step that is only measured."""
-    first: Batch = {name: jnp.asarray(values)[:1] for name, values in batch.items()}
+    first = first_row(batch)
     key = jax.random.key(cfg.seed)
 
     def fresh(name: str) -> Any:
@@ -64,5 +64,5 @@ def begun(
     task."""
     if not parents:
         return state
-    batches = (dict[str, Any](batch_at(data, cfg, stage, number)) for number in itertools.count())
+    batches = (batch_at(data, cfg, stage, number) for number in itertools.count())
     return stage_of(stage).begin(joint(model).models[0], cfg, parents, state, batches)

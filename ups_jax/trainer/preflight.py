@@ -11,15 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array
 
 from ups_jax.config import Config, digest, from_dict, relevant, to_dict
 from ups_jax.core.errors import CheckpointError, ConfigError
 from ups_jax.core.rng import stream
 from ups_jax.core.task import Statistics, Task
-from ups_jax.losses import Batch, key_of
+from ups_jax.losses import StepContext, key_of
 from ups_jax.losses.spectral import BANDS
 from ups_jax.models import normalize
+from ups_jax.models.batch import Batch
 from ups_jax.runs.best_weights import Weights
 from ups_jax.runs.directory import RunDirectory
 from ups_jax.trainer.oom import batch_key, memory_for, row_too_large
@@ -141,7 +141,7 @@ def check_reach_of_all(model: JointModel, cfg: Config, stage: str, batches: Sequ
         check_reach(own, cfg, stage, batch)
 
 
-def check_reach(model: Any, cfg: Config, stage: str, batch: Mapping[str, Array | np.ndarray]) -> None:
+def check_reach(model: Any, cfg: Config, stage: str, batch: Batch) -> None:
     """ConfigError where a weighted term cannot be had of the task, or has no gradient for any parameter of the stage.
 
     The gradient is measured on a few rows of `batch`, at initial parameters with noise on them; one row and one term
@@ -160,9 +160,7 @@ def check_reach(model: Any, cfg: Config, stage: str, batch: Mapping[str, Array |
             raise ConfigError(f"{key_of(name)}: the term {name} reaches no trained parameter ({why}); set it to 0")
 
 
-def gradient_norms(
-    model: Any, cfg: Config, stage: str, batch: Mapping[str, Array | np.ndarray], names: list[str]
-) -> dict[str, float]:
+def gradient_norms(model: Any, cfg: Config, stage: str, batch: Batch, names: list[str]) -> dict[str, float]:
     """Norm of the gradients of each term, without its weight, for the parameters of a stage: root mean square of those
     of single rows.
 
@@ -175,11 +173,8 @@ def gradient_norms(
     key = jax.random.key(cfg.seed)
 
     def row(number: int) -> Batch:
-        own: Batch = {name: jnp.asarray(values[number : number + 1]) for name, values in batch.items()}
-        return own | {
-            "fields": normalize(jnp.asarray(own["fields"]), model.task.statistics),
-            "mask": jnp.ones(1),
-        }
+        rows: Batch = jax.tree.map(lambda values: jnp.asarray(values[number : number + 1]), batch)
+        return replace(rows, fields=normalize(rows.fields, model.task.statistics), mask=jnp.ones(1))
 
     @jax.jit
     def noisy(key: Any, first: Batch) -> Any:
@@ -197,13 +192,13 @@ def gradient_norms(
         """The squared norm of the gradient of a term, which is told by a one among zeros."""
 
         def terms(params: Any) -> Any:
-            values = losses(params, row, stream(key, "loss"), jnp.zeros(()))[1]
+            values = losses(params, row, stream(key, "loss"), StepContext(epoch=jnp.zeros(())))[1]
             return jnp.stack([values[name] for name in names])
 
         _, pull = jax.vjp(terms, params)
         return jnp.square(optax.tree.norm(pull(which)[0]))
 
-    params, rows = noisy(key, row(0)), min(ROWS, len(batch["mask"]))
+    params, rows = noisy(key, row(0)), min(ROWS, batch.rows)
     totals = [
         sum(float(squares(params, row(number), one)) for number in range(rows))
         for one in np.eye(len(names), dtype=np.float32)

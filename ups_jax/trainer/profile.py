@@ -15,8 +15,10 @@ from typing import Any
 
 import jax
 from jax.profiler import ProfileData
+from jaxtyping import PyTree
 
 from ups_jax.core.errors import UserError
+from ups_jax.training.step import TrainStep
 
 # Name, start and duration in nanoseconds of one executed operation.
 Operation = tuple[str, float, float]
@@ -54,9 +56,9 @@ class StepProfile:
 
 
 def profile_step(
-    train_step: Any,
-    state: Any,
-    batches: Iterator[Any],
+    train_step: TrainStep,
+    state: PyTree,
+    batches: Iterator[PyTree],
     directory: Path,
     *,
     steps: int = 10,
@@ -68,7 +70,7 @@ def profile_step(
     """
     # A GPU would run many operations as one recorded graph, whose parts a trace cannot tell.
     apart = {"xla_gpu_enable_command_buffer": ""} if jax.default_backend() == "gpu" else None
-    compiled = train_step.lower(state, next(batches)).compile(apart)
+    compiled = train_step.compile(state, next(batches), apart)
     for _ in range(2):
         state, metrics = compiled(state, next(batches))
     jax.block_until_ready((state, metrics))
@@ -80,7 +82,7 @@ def profile_step(
                 state, metrics = compiled(state, batch)
                 jax.block_until_ready((state, metrics))
         seconds = (time.perf_counter() - start) / steps
-    hlo = compiled.as_text()
+    hlo = compiled.text
     trace = max(directory.rglob("*.xplane.pb"), key=lambda file: file.stat().st_mtime)
     lines = list(operations_of(ProfileData.from_file(str(trace)), module_of(hlo)))
     if not any(lines):

@@ -26,7 +26,7 @@ from ups_jax.core.terminal import hang_up
 from ups_jax.data import Mixture, first_batches, training_batches
 from ups_jax.distributed.mesh import local_copy, make_mesh, placed_like, put
 from ups_jax.distributed.processes import agreed, any_wants, is_first, own_share
-from ups_jax.losses import Batch
+from ups_jax.models.batch import Batch
 from ups_jax.models.codec import CODEC
 from ups_jax.optim import build_optimizer, build_schedule
 from ups_jax.optim.parameter_groups import parameter_table, summary
@@ -104,7 +104,7 @@ class StageRun:
     @cached_property
     def first(self) -> Batch:
         """A batch of the first task, which lends its shapes, on the host."""
-        return {**first_batches(self.data, self.cfg, self.stage)[0]}
+        return first_batches(self.data, self.cfg, self.stage)[0]
 
     @cached_property
     def at_once(self) -> int:

@@ -10,7 +10,6 @@ from itertools import chain
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 from jax.sharding import Mesh
 from rich.console import Console
@@ -21,7 +20,7 @@ from ups_jax.data import Dataset, Mixture, first_batches, steps_per_epoch, train
 from ups_jax.data.mixture import mixture_of
 from ups_jax.distributed.mesh import local_copy, make_mesh
 from ups_jax.distributed.processes import agreed, own_share
-from ups_jax.losses import Batch
+from ups_jax.models.batch import Batch
 from ups_jax.optim import build_optimizer
 from ups_jax.trainer.oom import (
     Halving,
@@ -35,7 +34,7 @@ from ups_jax.trainer.oom import (
 )
 from ups_jax.trainer.parents import untrained_parents
 from ups_jax.training.build import init_state, joint
-from ups_jax.training.multi_step import as_given, steps_at_once
+from ups_jax.training.multi_step import Batches, as_given, steps_at_once
 from ups_jax.training.run_length import eval_steps, measure_seconds, measure_seconds_per_step, plan_of
 from ups_jax.training.stages import stage_of
 from ups_jax.training.stages.spec import Parents, Validate
@@ -105,7 +104,7 @@ class Trial:
     tx: optax.GradientTransformation
     train_step: TrainStep
     begin: Callable[[], TrainState]
-    batches: Iterator[Any]
+    batches: Iterator[Batch | Batches]
     first: int
     at_once: int
 
@@ -133,7 +132,7 @@ def trial(
     epoch = steps_per_epoch(data, cfg, stage)
     tx = build_optimizer(getattr(cfg.stages, stage), known_length(cfg, data, stage) or 1000, epoch)
     each = first_batches(data, cfg, stage, **own_share())
-    first: Batch = {**each[0]}
+    first = each[0]
     if parents is None:
         parents = untrained_parents(cfg, joint(model).tasks[0], stage, first)
     mesh = make_mesh(cfg.parallel)
@@ -150,7 +149,7 @@ def trial(
         )
 
 
-def _calls(batches: Iterator[dict[str, np.ndarray]], most: int, mesh: Mesh) -> Iterator[Any]:
+def _calls(batches: Iterator[Batch], most: int, mesh: Mesh) -> Iterator[Batch | Batches]:
     """What the step takes at each call."""
     give = as_given(mesh, most)
     while True:

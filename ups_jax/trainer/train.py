@@ -66,7 +66,7 @@ def train(
     # What latents cannot give is told before a term is looked at, on fields, for the parameters that it reaches.
     model.losses(stage_of(stage), cfg)
     with compiling(cfg.training.compile):
-        check_reach_of_all(model, on_fields(cfg), stage, [{**batch} for batch in first_batches(data, cfg, stage)])
+        check_reach_of_all(model, on_fields(cfg), stage, first_batches(data, cfg, stage))
     weights = None if init_from is None else best_weights(init_from, stage)
     if weights is not None:
         check_init_fold(cfg, data.fingerprint, weights)

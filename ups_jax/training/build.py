@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax.traverse_util import flatten_dict
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key, PyTree
 
 from ups_jax import simulate
 from ups_jax.config import Config, ParallelConfig
@@ -22,8 +22,11 @@ from ups_jax.core.task import Task
 from ups_jax.core.xla import require_determinism
 from ups_jax.data import Dataset, Mixture, mixture_of, open_mixture
 from ups_jax.distributed.mesh import keep_in_place, make_mesh
-from ups_jax.losses import Batch, StageLoss
+from ups_jax.losses import StageLoss, StepContext, Terms
+from ups_jax.models import PointSimulator, Simulator, SteadySimulator
+from ups_jax.models.batch import Batch, first_row
 from ups_jax.models.codec import CODEC
+from ups_jax.models.corrector import Corrector
 from ups_jax.models.parameter_sharing import Part, Sharing, sharing_of
 from ups_jax.optim import build_optimizer, ema_params
 from ups_jax.training.run_length import plan_of
@@ -34,7 +37,7 @@ from ups_jax.training.state import TrainState, state_of
 
 def build(
     cfg: Config, dataset: Dataset | Mixture | None = None, *, stage: str = "operator"
-) -> tuple[Any, optax.GradientTransformation]:
+) -> tuple[StageModel | JointModel, optax.GradientTransformation]:
     """Model and optimizer of a stage; without `dataset` the data of the configuration is opened. Of several tasks the
     model is a `JointModel`."""
     require_determinism(cfg.deterministic)
@@ -49,7 +52,7 @@ def build(
     return model.models[0] if len(model.models) == 1 else model, tx
 
 
-def build_model(cfg: Config, task: Task, stage: str) -> Any:
+def build_model(cfg: Config, task: Task, stage: str) -> StageModel:
     """The model that a stage trains on a task; ConfigError where the stage is not for it or widths do not divide."""
     spec = stage_of(stage)
     if task.kind not in spec.task_kinds:
@@ -86,7 +89,7 @@ def frames_of(cfg: Config, task: Task) -> int:
 
 
 def init_state(
-    model: Any,
+    model: StageModel | JointModel,
     tx: optax.GradientTransformation,
     batch: Batch,
     key: Key[Array, ""],
@@ -103,8 +106,7 @@ def init_state(
     spec, whole = stage_of(stage), joint(model)
 
     def fresh(key: Key[Array, ""], batch: Batch) -> TrainState:
-        first: Batch = {name: jnp.asarray(values)[:1] for name, values in batch.items()}
-        params = whole.init(spec, stream(key, "init"), first)
+        params = whole.init(spec, stream(key, "init"), first_row(batch))
         return state_of(params, tx, key, cfg, scaled=len(whole.task.channels) if spec.scaled else None)
 
     if cfg is None:
@@ -123,12 +125,16 @@ def abstract_state(config: Config, task: Task | Sequence[Task], stage: str) -> T
     return jax.eval_shape(fresh, example(tasks[0], frames_of(config, tasks[0])), jax.random.key(0))
 
 
+# The model of one task, in any stage.
+StageModel = Simulator | PointSimulator | SteadySimulator | Corrector
+
+
 @dataclass(frozen=True)
 class JointModel:
     """A model for each task. `examples` lend the shapes of a row of each; of a model that is alone there are none, its
     shapes are lent by whoever makes its parameters."""
 
-    models: tuple[Any, ...]
+    models: tuple[StageModel, ...]
     sharing: Sharing = field(default_factory=Sharing)
     examples: tuple[Batch, ...] = ()
 
@@ -143,7 +149,7 @@ class JointModel:
         (only,) = self.tasks
         return only
 
-    def init(self, spec: StageSpec, key: Key[Array, ""], first: Batch) -> Any:
+    def init(self, spec: StageSpec, key: Key[Array, ""], first: Batch) -> PyTree:
         """Fresh parameters; `first` is a row of the first task."""
         rows = [first, *self.examples[1:]]
         return self.sharing.join([spec.init(model, key, row) for model, row in zip(self.models, rows, strict=True)])
@@ -157,13 +163,15 @@ class JointModel:
         return [self.sharing.part(number) for number in range(len(self.models))]
 
     def _viewed(self, losses: StageLoss, number: int) -> StageLoss:
-        def of_task(params: Any, *rest: Any, **named: Any) -> Any:
-            return losses(self.sharing.view(params, number), *rest, **named)
+        def of_task(
+            params: PyTree, batch: Batch, key: Key[Array, ""], context: StepContext
+        ) -> tuple[Float[Array, ""], Terms]:
+            return losses(self.sharing.view(params, number), batch, key, context)
 
         return of_task
 
 
-def joint(model: Any) -> JointModel:
+def joint(model: StageModel | JointModel) -> JointModel:
     """A joint model, also of one model."""
     return model if isinstance(model, JointModel) else JointModel((model,))
 
@@ -178,7 +186,7 @@ def joint_validation(
         for own, dataset in zip(model.models, mixture_of(data).datasets, strict=True)
     ]
 
-    def validate(weights: Any) -> dict[str, float]:
+    def validate(weights: PyTree) -> dict[str, float]:
         found = [own(model.sharing.view(weights, number)) for number, own in enumerate(each)]
         means = {name: float(np.mean([values[name] for values in found])) for name in found[0]}
         return means | named_by_task(model.tasks, found)
@@ -194,17 +202,18 @@ def named_by_task(tasks: Sequence[Task], found: Sequence[dict[str, float]]) -> d
 def example(task: Task, frames: int) -> Batch:
     """A row of a task's batch, for its shapes."""
     width = len(task.coefficients)
-    places: Batch = {}
+    places: dict[str, Any] = {}
     if task.scattered:
         axes = 0 if task.moving else len(task.axes)
         places = {"coords": jnp.zeros((1, task.points, axes)), "point_mask": jnp.ones((1, task.points))}
-    return places | {
-        "fields": jnp.zeros((1, frames, *task.shape, len(task.channels))),
-        "inputs": jnp.zeros((1, *task.shape, len(task.inputs))),
-        "dt": jnp.ones(1),
-        "cond": jnp.zeros((1, width)),
-        "cond_mask": jnp.zeros((1, width)),
-    }
+    return Batch(
+        fields=jnp.zeros((1, frames, *task.shape, len(task.channels))),
+        inputs=jnp.zeros((1, *task.shape, len(task.inputs))),
+        dt=jnp.ones(1),
+        cond=jnp.zeros((1, width)),
+        cond_mask=jnp.zeros((1, width)),
+        **places,
+    )
 
 
 def holds_codec(cfg: Config, stage: str) -> bool:
@@ -212,7 +221,7 @@ def holds_codec(cfg: Config, stage: str) -> bool:
     return stage == "operator" and cfg.data.source == "latents"
 
 
-def all_but_codec(spec: StageSpec, model: Any, cfg: Config) -> Part:
+def all_but_codec(spec: StageSpec, model: StageModel, cfg: Config) -> Part:
     """The parameters that training on latents moves, as a part of the whole; the codec's are foreign to it."""
     first = example(model.task, frames_of(cfg, model.task))
     paths = frozenset(flatten_dict(jax.eval_shape(partial(spec.init, model), jax.random.key(0), first)))
@@ -220,7 +229,7 @@ def all_but_codec(spec: StageSpec, model: Any, cfg: Config) -> Part:
     return Part(used=paths - codec, foreign=codec)
 
 
-def averaged(cfg: Config, stage: str, state: TrainState, decay: float | None) -> Any:
+def averaged(cfg: Config, stage: str, state: TrainState, decay: float | None) -> PyTree:
     """The averaged parameters of a state; of a held codec its own, whose average differs from it by round-off."""
     average = ema_params(state.params, state.ema, decay)
     return {**average, CODEC: state.params[CODEC]} if holds_codec(cfg, stage) else average

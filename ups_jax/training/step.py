@@ -2,37 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Float, PyTree
 
 from ups_jax.config import Config, TrainingConfig
 from ups_jax.core.rng import stream
 from ups_jax.core.xla import remat_options
-from ups_jax.data.mixture import task_number
 from ups_jax.distributed.mesh import keep_in_place, make_mesh, put_everywhere
-from ups_jax.losses import Batch, per_task_metrics
+from ups_jax.losses import StageLoss, StepContext, per_task_metrics
+from ups_jax.models.batch import Batch
 from ups_jax.models.parameter_sharing import Part
 from ups_jax.optim import ema_params, ema_update
-from ups_jax.training.build import all_but_codec, holds_codec, joint
+from ups_jax.training.build import JointModel, StageModel, all_but_codec, holds_codec, joint
 from ups_jax.training.gradients import gradients_of
 from ups_jax.training.multi_step import Batches, several
 from ups_jax.training.stages import stage_of
 from ups_jax.training.stages.spec import Parents
-from ups_jax.training.state import ScaledState, SpikeMonitor, TrainState, judge, spike_metrics
+from ups_jax.training.state import SpikeMonitor, TrainState, judge, scale_of, spike_metrics
 
 Metrics = dict[str, Array]
-# Of one batch, or of those of several steps.
-TrainStep = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """The compiled train step of a stage: `step(state, batch) -> (state, metrics)`.
+
+    Attributes:
+        compiled: The jitted function of (state, batch, parents), which donates the state.
+        parents: Weights of the stages that this stage needs: arguments of the program, not constants of it.
+    """
+
+    compiled: jax.stages.Wrapped | jax.stages.Compiled
+    parents: Parents
+
+    def __call__(self, state: TrainState, batch: Batch | Batches) -> tuple[TrainState, Metrics]:
+        """Return the next state and the metrics of the step; the buffers of `state` are used up."""
+        return self.compiled(state, batch, self.parents)
+
+    def lower(self, state: PyTree, batch: PyTree) -> jax.stages.Lowered:
+        """Return the program for arguments of these shapes, to be compiled ahead of its first call."""
+        if not isinstance(self.compiled, jax.stages.Wrapped):
+            raise TypeError("the step is compiled for its shapes already")
+        return self.compiled.lower(state, batch, self.parents)
+
+    def compile(self, state: PyTree, batch: PyTree, options: Mapping[str, str | bool] | None = None) -> TrainStep:
+        """Return the step compiled for arguments of these shapes, with further compiler options."""
+        return replace(self, compiled=self.lower(state, batch).compile(dict(options or {})))
+
+    @property
+    def text(self) -> str:
+        """The compiled program of a step that `compile` returned, as XLA prints it."""
+        if not isinstance(self.compiled, jax.stages.Compiled):
+            raise TypeError("the step is not compiled yet; call `compile` first")
+        return str(self.compiled.as_text())
 
 
 def make_train_step(
-    model: Any,
+    model: StageModel | JointModel,
     tx: optax.GradientTransformation,
     cfg: Config,
     *,
@@ -40,99 +71,93 @@ def make_train_step(
     steps_per_epoch: int | None = None,
     micro_batches: int | None = None,
     parents: Parents | None = None,
+    losses: Sequence[StageLoss] | None = None,
     at_once: int = 1,
 ) -> TrainStep:
-    """`train_step(state, batch) -> (state, metrics)` of a stage; the old state's buffers are reused. The `parents` of a
-    stage that needs others are arguments of the compiled program, not constants of it.
+    """Return the train step of a stage, jitted, with the state donated.
 
-    `steps_per_epoch` (`Plan.steps_per_epoch`) is needed where a loss's weight depends on the epoch. The batch is one
-    optimizer step's; its gradient is taken in `micro_batches` groups of rows, by default the stage's `accum_steps`. Of
-    a `JointModel` it is of one task, for which the step is compiled apart, and what that task has no use for stays; so
-    does the codec of a stage that is trained on latents. A
-    non-finite loss or gradient leaves parameters, optimizer and average as they are and counts as skipped; a loss spike
-    does the same and counts as such. The new state is sharded on the mesh of `cfg.parallel`.
-    With `at_once` more than 1 it makes up to so many steps, of batches as `several_steps.together` has them.
+    A non-finite loss or gradient leaves parameters, optimizer and average as they are and counts as skipped; a loss
+    spike does the same and counts as such. The new state is sharded on the mesh of `cfg.parallel`.
+
+    Args:
+        model: Model of the stage; of several tasks a `JointModel`, whose step is compiled once per task. Parameters
+            that a task does not use stay as they are in a step of that task, and so does a frozen codec.
+        tx: Optimizer of the stage.
+        cfg: Configuration.
+        stage: Name of the stage.
+        steps_per_epoch: Needed where the weight of a loss depends on the epoch.
+        micro_batches: Groups of rows that the gradient is accumulated over; `accum_steps` of the stage by default.
+        parents: Weights of the stages that this stage needs, by stage.
+        losses: Loss of each task's model, where the caller has built them: `joint(model).losses(...)`.
+        at_once: With more than 1, a call makes up to so many steps, on batches that `together` has stacked.
     """
     spec, settings, whole = stage_of(stage), getattr(cfg.stages, stage), joint(model)
     mesh = make_mesh(cfg.parallel)
     groups = settings.accum_steps if micro_batches is None else micro_batches
-    each = [
-        gradients_of(losses, groups, spec.draw(own, cfg), mesh)
-        for losses, own in zip(whole.losses(spec, cfg), whole.models, strict=True)
+    gradients = [
+        gradients_of(loss, groups, spec.draw(task_model, cfg), mesh)
+        for loss, task_model in zip(losses or whole.losses(spec, cfg), whole.models, strict=True)
     ]
-    an_epoch = steps_per_epoch if spec.by_epoch(cfg) else None
-    step = step_of(
-        lambda params, batch, *rest, **told: each[task_number(batch)](params, batch, *rest, **told),
-        tx,
-        settings.ema_decay,
-        cfg.training,
-        an_epoch,
-        self_taught=spec.self_taught,
-        parts=[all_but_codec(spec, whole.models[0], cfg)] if holds_codec(cfg, stage) else whole.parts(),
+    parts = [all_but_codec(spec, whole.models[0], cfg)] if holds_codec(cfg, stage) else whole.parts()
+    uses_epoch = steps_per_epoch is not None and spec.by_epoch(cfg)
+
+    def train_step(state: TrainState, batch: Batch, parents: Parents) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(stream(state.rng, "loss"), state.step)
+        context = StepContext(
+            epoch=state.step / steps_per_epoch if uses_epoch else None,
+            parents=parents,
+            scale=scale_of(state),
+            target=ema_params(state.params, state.ema, settings.ema_decay) if spec.self_taught else None,
+        )
+        (loss, terms), gradient = gradients[batch.task](state.params, batch, key, context)
+        update = Update(tx, settings.ema_decay, cfg.training, parts[batch.task])
+        state, metrics = update.apply(state, loss, gradient)
+        return keep_in_place(mesh, state), metrics | per_task_metrics(terms, jnp.sum(batch.mask))
+
+    return TrainStep(
+        jax.jit(
+            train_step if at_once == 1 else several(train_step, at_once),
+            donate_argnums=0,
+            compiler_options=remat_options(cfg.training.remat),
+        ),
+        put_everywhere(mesh, parents or {}),
     )
-
-    def in_place(state: TrainState, batch: Batch, *parents: Parents) -> tuple[TrainState, Metrics]:
-        new, metrics = step(state, batch, *parents)
-        return keep_in_place(mesh, new), metrics
-
-    made = in_place if at_once == 1 else several(in_place, at_once)
-    compiled = jax.jit(made, donate_argnums=0, compiler_options=remat_options(cfg.training.remat))
-    return compiled if not parents else StepWithParents(compiled, put_everywhere(mesh, parents))
 
 
 @dataclass(frozen=True)
-class StepWithParents:
-    """A compiled step of (state, batch, parents) as one of (state, batch)."""
+class Update:
+    """What a step does with its gradient.
 
-    compiled: Any
-    parents: Parents
-
-    def __call__(self, state: TrainState, batch: Batch | Batches) -> tuple[TrainState, Metrics]:
-        return self.compiled(state, batch, self.parents)
-
-    def lower(self, state: TrainState, batch: Batch | Batches) -> Any:
-        """The program, to be compiled ahead of its first call."""
-        return self.compiled.lower(state, batch, self.parents)
-
-
-def step_of(
-    gradients_of_batch: Callable[..., Any],
-    tx: optax.GradientTransformation,
-    ema_decay: float | None,
-    config: TrainingConfig,
-    steps_per_epoch: int | None = None,
-    *,
-    self_taught: bool = False,
-    parts: Sequence[Part] = (Part(),),
-) -> Callable[..., tuple[TrainState, Metrics]]:
-    """The uncompiled step of any stage; `gradients_of_batch` is `gradients_of` its losses. Given `steps_per_epoch`, it
-    tells them the epoch; of parents, a scale and an average, it tells those that there are. What is foreign to the task
-    of the batch by its entry of `parts`, optimizer's state included, stays as it is: it has no gradient, and momentum
-    alone would move it.
+    Attributes:
+        tx: Optimizer.
+        ema_decay: Decay of the average, None for the power-function average.
+        training: Which steps are left out.
+        part: Parameters that the task of the batch uses; the others and their optimizer state stay as they are, since
+            momentum alone would move them.
     """
 
-    def train_step(state: TrainState, batch: Batch, parents: Parents | None = None) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(stream(state.rng, "loss"), state.step)
-        told: dict[str, Any] = {} if steps_per_epoch is None else {"epoch": state.step / steps_per_epoch}
-        if parents:
-            told["parents"] = parents
-        if isinstance(state, ScaledState):
-            told["scale"] = state.scale
-        if self_taught:
-            told["target"] = ema_params(state.params, state.ema, ema_decay)
-        (loss, terms), gradients = gradients_of_batch(state.params, batch, key, **told)
+    tx: optax.GradientTransformation
+    ema_decay: float | None
+    training: TrainingConfig
+    part: Part
+
+    def apply(self, state: TrainState, loss: Float[Array, ""], gradient: PyTree) -> tuple[TrainState, Metrics]:
+        """Return the state after an optimizer step and its metrics; a step that is left out only counts."""
         with jax.named_scope("optimizer"):
-            grad_norm = optax.tree.norm(gradients)
-            updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+            grad_norm = optax.tree.norm(gradient)
+            updates, opt_state = self.tx.update(gradient, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
-            part = parts[task_number(batch)]
-            params, opt_state = _own(part, (params, opt_state), (state.params, state.opt_state))
+            params, opt_state = self._unless_foreign((params, opt_state), (state.params, state.opt_state))
         with jax.named_scope("average"):
-            ema = ema_update(params, state.ema, ema_decay)
+            ema = ema_update(params, state.ema, self.ema_decay)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         window = state.monitor.spikes if isinstance(state.monitor, SpikeMonitor) else None
-        accepted, window = judge(window, loss, finite, config)
-        kept = _keep(accepted, (params, opt_state, ema), (state.params, state.opt_state, state.ema))
+        accepted, window = judge(window, loss, finite, self.training)
+        params, opt_state, ema = jax.tree.map(
+            lambda new, old: jnp.where(accepted, new, old),
+            (params, opt_state, ema),
+            (state.params, state.opt_state, state.ema),
+        )
         skip = jnp.where(finite, 0, 1).astype(jnp.int32)
         monitor = replace(
             state.monitor,
@@ -142,25 +167,19 @@ def step_of(
         )
         metrics = {
             "loss": loss,
-            **per_task_metrics(terms, jnp.sum(batch["mask"])),
             "grad_norm": grad_norm,
             "skipped": monitor.skipped,
             "skipped_in_row": monitor.skipped_in_row,
             **spike_metrics(window),
         }
-        params, opt_state, ema = kept
-        new = replace(state, step=state.step + 1, params=params, opt_state=opt_state, ema=ema, monitor=monitor)
-        return new, metrics
+        return replace(
+            state, step=state.step + 1, params=params, opt_state=opt_state, ema=ema, monitor=monitor
+        ), metrics
 
-    return train_step
-
-
-def _own(part: Part, new: Any, old: Any) -> Any:
-    """`new`, with the leaves of foreign parameters as they were."""
-    if not part.foreign:
-        return new
-    return jax.tree_util.tree_map_with_path(lambda path, fresh, stale: stale if part.lacks(path) else fresh, new, old)
-
-
-def _keep(accept: Array, new: Any, old: Any) -> Any:
-    return jax.tree.map(lambda fresh, stale: jnp.where(accept, fresh, stale), new, old)
+    def _unless_foreign(self, new: PyTree, old: PyTree) -> PyTree:
+        """Return `new`, with the leaves of foreign parameters as they are in `old`."""
+        if not self.part.foreign:
+            return new
+        return jax.tree_util.tree_map_with_path(
+            lambda path, fresh, stale: stale if self.part.lacks(path) else fresh, new, old
+        )

@@ -143,7 +143,7 @@ def _nan_gradients(_: dict[str, Any], result: Any, arguments: tuple[Any, ...]) -
         import jax.numpy as jnp
 
         value, found = result(params, batch, *more, **named)
-        factor = jnp.where(jnp.any(batch["trajectory_id"] == -1), jnp.nan, 1.0)
+        factor = jnp.where(jnp.any(batch.trajectory_id == -1), jnp.nan, 1.0)
         return value, jax.tree.map(lambda leaf: leaf * factor, found)
 
     return gradients

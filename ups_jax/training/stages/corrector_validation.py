@@ -24,6 +24,7 @@ from ups_jax.models import (
     steady_field,
     step,
 )
+from ups_jax.models.batch import Batch
 from ups_jax.models.conditioning import conditions_of
 from ups_jax.models.corrector import Corrector, CorrectorWeights, Given, given_solution, given_step
 from ups_jax.rollout.autoregressive import rollout
@@ -62,11 +63,11 @@ def held_out(dataset: Dataset, cfg: Config) -> Held:
         starts = np.unique(np.linspace(0, frames - context - steps, STARTS).round().astype(int))
         pieces = np.concatenate([fields[:, start : start + context + steps] for start in starts])
         seen, truth, repeats = pieces[:, :context], pieces[:, context:], len(starts)
-    rows = {
-        "dt": np.full(repeats * len(fields), task.dt, np.float32),
-        "cond": np.tile(held.cond, (repeats, 1)),
-        "cond_mask": np.tile(held.cond_mask, (repeats, 1)).astype(np.float32),
-    }
+    rows = Batch(
+        dt=np.full(repeats * len(fields), task.dt, np.float32),
+        cond=np.tile(held.cond, (repeats, 1)),
+        cond_mask=np.tile(held.cond_mask, (repeats, 1)).astype(np.float32),
+    )
     return Held(
         seen=jnp.asarray(seen),
         truth=jnp.asarray(truth),

@@ -15,7 +15,8 @@ from ups_jax.config import Config
 from ups_jax.core.rng import stream
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset
-from ups_jax.losses import Batch, diffusion_losses, draw_bare, draw_flow, residual_of
+from ups_jax.losses import diffusion_losses, draw_bare, draw_flow, residual_of
+from ups_jax.models.batch import Batch
 from ups_jax.models.conditioning import conditions_of
 from ups_jax.models.corrector import Corrector, CorrectorWeights, Given, corrector_core
 from ups_jax.training.stages.corrector_validation import corrected_metrics, held_out, predictor_model, predictor_stage
@@ -39,7 +40,7 @@ def corrector_model(cfg: Config, task: Task) -> Corrector:
 def init_corrector(model: Corrector, key: Key[Array, ""], batch: Batch) -> Any:
     """Fresh parameters: the network says nothing yet."""
     task = model.task
-    rows, shape = len(batch["dt"]), task.shape
+    rows, shape = batch.rows, task.shape
     # The frames that a step sees and its change, or the given fields of a solution and that.
     seen = len(task.inputs) or model.context * len(task.channels)
     given = Given(fields=jnp.zeros((rows, *shape, seen + len(task.channels))), cond=conditions_of(batch))

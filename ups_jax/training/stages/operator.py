@@ -12,9 +12,10 @@ from jaxtyping import Array, Key
 from ups_jax.config import Config
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset
-from ups_jax.losses import Batch, draw_rows, latent_losses, operator_losses
+from ups_jax.losses import draw_rows, latent_losses, operator_losses
 from ups_jax.metrics.field import all_metrics
 from ups_jax.models import PointSimulator, Simulator
+from ups_jax.models.batch import Batch
 from ups_jax.models.conditioning import conditions_of
 from ups_jax.rollout.autoregressive import rollout
 from ups_jax.training.stages.options import check_pooling, check_widths, compute_dtype, products, remat
@@ -41,9 +42,9 @@ def _validate(model: Simulator | PointSimulator, dataset: Dataset, cfg: Config, 
     held = dataset.trajectories("val", limit=cfg.evaluation.val_trajectories)
     fields = jnp.asarray(held.fields)
     count, frames = fields.shape[:2]
+    places: dict[str, Any] = dict(held.place_arrays)
     cond = conditions_of(
-        {"dt": np.full(count, model.task.dt, np.float32), "cond": held.cond, "cond_mask": held.cond_mask}
-        | held.place_arrays
+        Batch(dt=np.full(count, model.task.dt, np.float32), cond=held.cond, cond_mask=held.cond_mask, **places)
     )
     starts = np.arange(frames - model.context)
 

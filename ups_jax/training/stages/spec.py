@@ -11,9 +11,9 @@ from jaxtyping import Array, Float, Key
 from ups_jax.config import STAGE_NEEDS, Config
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset
-from ups_jax.losses import Batch, StageLoss, scheduled
+from ups_jax.losses import Draw, StageLoss, scheduled
 from ups_jax.losses.weights import term_weights
-from ups_jax.training.gradients import Draw
+from ups_jax.models.batch import Batch
 from ups_jax.training.state import TrainState
 
 # Weights of a stage (`StageSpec.weights`) -> validation metrics by name, lower is better.
@@ -32,8 +32,8 @@ class StageSpec:
     split; without it a row has nothing random. `selected_by` names the validation metric that selects the best
     checkpoint, and `target` the value of it that ends the stage early.
 
-    Of a stage with parents, `losses` takes them as `parents`, the state's `scale` as `scale` where it is `scaled`, and
-    the average of its own parameters so far as `target` where it is `self_taught`. `begin` makes the first state of a
+    The `StepContext` of `losses` holds the state's `scale` where the stage is `scaled`, and the average of its own
+    parameters so far as `target` where it is `self_taught`. `begin` makes the first state of a
     fresh one, from the parents and the stage's own batches. `weights` is what its functions take in place of bare
     parameters. `weighted` says whether the terms of `training.lambda_*` are those of its loss, `by_epoch` whether the
     loss depends on the epoch. `fault` says what is wrong with the validation metrics of a run that is half done.

@@ -11,9 +11,10 @@ from jaxtyping import Array, Key
 from ups_jax.config import Config
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset
-from ups_jax.losses import Batch, steady_losses
+from ups_jax.losses import steady_losses
 from ups_jax.metrics.field import all_metrics
 from ups_jax.models import Conditions, SteadySimulator
+from ups_jax.models.batch import Batch
 from ups_jax.models.conditioning import conditions_of
 from ups_jax.rollout.steady import solve
 from ups_jax.training.stages.options import check_widths, compute_dtype, products, remat
@@ -26,7 +27,7 @@ def _model(cfg: Config, task: Task) -> SteadySimulator:
 
 
 def _init(model: SteadySimulator, key: Key[Array, ""], batch: Batch) -> Any:
-    return model.init(key, jnp.asarray(batch["inputs"]), conditions_of(batch))["params"]
+    return model.init(key, jnp.asarray(batch.inputs), conditions_of(batch))["params"]
 
 
 def _validate(model: SteadySimulator, dataset: Dataset, cfg: Config, parents: Parents) -> Validate:
