@@ -28,7 +28,7 @@ SMALL = ["data.tasks.0.preset=tiny", "operator.spectral={hidden_dim: 8, depth: 1
 @pytest.mark.parametrize("name", ["cfd1d", "swe2d"])
 def test_three_channels_are_trained_evaluated_and_rolled_out(data_root: Path, tmp_path: Path, name: str) -> None:
     cfg = load(CONFIGS / f"{name}.yaml", [f"data.root={data_root}", *SMALL])
-    run = train(cfg, "operator", tmp_path / "run", console=QUIET).path
+    run = train(cfg, "operator", tmp_path / "run", console=QUIET).run.path
     values = evaluate_run(run, cfg, console=QUIET)
     for section in ("one_step", "rollout"):
         assert np.isfinite(values["metrics"][name][section]["nrmse"])

@@ -66,7 +66,7 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
     if stage == "all":
         train_all(cfg, path, resume=args.resume, console=console)
     else:
-        train(cfg, stage, path, resume=args.resume, init_from=args.init_from, console=console)
+        trained = train(cfg, stage, path, resume=args.resume, init_from=args.init_from, console=console)
         if cfg.evaluation.enabled:
-            first_does(lambda: evaluate_run(path, cfg, stage=stage, track=True, console=console))
+            first_does(lambda: evaluate_run(path, cfg, stage=stage, track=True, data=trained.data, console=console))
     say(console, f"run         {path}")

@@ -18,7 +18,7 @@ from ups_jax.config import Config, FullEvaluationConfig, from_dict, load, merge,
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.core.task import Task
 from ups_jax.core.xla import require_determinism
-from ups_jax.data import Dataset, Split, open_dataset
+from ups_jax.data import Dataset, Mixture, Split, open_dataset
 from ups_jax.data.dataset import Trajectories
 from ups_jax.data.files import all_tasks, only_task
 from ups_jax.evaluation.best_of_n import candidate_variants, not_drawn, score_of
@@ -95,20 +95,22 @@ def evaluate_run(
     selection: Selection = Selection(),
     json_path: Path | None = None,
     track: bool = False,
+    data: Mixture | None = None,
     console: Console,
 ) -> dict[str, Any]:
     """Evaluate the best checkpoint on a split: evaluation/<name>.json, plots and report, and a printed table.
 
     Where `selection` gives no name it is the split, after the name of a `stage` that is not the run's main one; for
     other data than the run's own, the data file's name follows. `track` hands the result to W&B and TensorBoard as
-    well, where they are on.
+    well, where they are on. `data` is the configuration's data, where the caller has opened it to train the run.
     """
     require_determinism(cfg.deterministic)
     run = RunDirectory(path)
     main = run.main_stage()
     stage = stage or main
-    simulate.prepare(cfg)
-    each = _of_tasks(path, cfg, stage, main, selection, console)
+    if data is None:
+        simulate.prepare(cfg)
+    each = _of_tasks(path, cfg, stage, main, selection, data, console)
     split = selection.split
     name = split if stage == main else f"{stage}_{split}"
     foreign = [Path(own.dataset.source.name).stem for own in each if own.dataset.fingerprint != own.trained.fingerprint]
@@ -160,7 +162,9 @@ class _OfTask:
     random: str | None
 
 
-def _of_tasks(path: Path, cfg: Config, stage: str, main: str, selection: Selection, console: Console) -> list[_OfTask]:
+def _of_tasks(
+    path: Path, cfg: Config, stage: str, main: str, selection: Selection, data: Mixture | None, console: Console
+) -> list[_OfTask]:
     """Every task of the configuration; ConfigError where the run was not trained on one of them."""
     predictor = predictor_stage_of(path, stage)
     weights = best_weights(path, predictor)
@@ -171,11 +175,14 @@ def _of_tasks(path: Path, cfg: Config, stage: str, main: str, selection: Selecti
     for task in all_tasks(cfg):
         own = of_task(cfg, task.name)
         trained = run_of(path, predictor, weights.of(task.name, predictor))
-        dataset = open_dataset(own, trained.task)
+        opened = _opened(data, trained)
+        dataset = opened or open_dataset(own, trained.task)
         way = _way(trained, dataset.task)
         left_out = [] if stage in VARIANTS else _left_out(found, way)
         left_out += _no_candidates(trained, {} if way == "restricted" else found, stage, own)
-        for note in (*dataset.notes, *_grid_notes(trained, own, dataset, way, selection.split), *left_out):
+        # Those of data that was opened for the training are printed before its first step.
+        notes = () if opened else dataset.notes
+        for note in (*notes, *_grid_notes(trained, own, dataset, way, selection.split), *left_out):
             say(console, f"note        {note}")
         held = _held(dataset, selection, cfg.data.context)
         measured = _measure(trained, found, stage, dataset, held, own)
@@ -192,6 +199,13 @@ def _of_tasks(path: Path, cfg: Config, stage: str, main: str, selection: Selecti
             )
         )
     return result
+
+
+def _opened(data: Mixture | None, trained: TrainedRun | SteadyRun) -> Dataset | None:
+    """Return the data set of `data` that the run was trained on, None where there is none."""
+    datasets = () if data is None else data.datasets
+    found = (item for item in datasets if (item.task, item.fingerprint) == (trained.task, trained.fingerprint))
+    return next(found, None)
 
 
 def _names(name: str, evaluations: Sequence[Evaluation | SteadyEvaluation]) -> list[str]:

@@ -8,16 +8,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ups_jax import simulate
 from ups_jax.config import STAGE_NEEDS, Config, digest
-from ups_jax.data import open_mixture
+from ups_jax.data import Mixture, open_mixture
 from ups_jax.distributed.processes import agreed, first_does
 from ups_jax.evaluation.evaluate_run import evaluate_run
 from ups_jax.runs.directory import RunDirectory, lengths_of
 from ups_jax.tracking import shared_in
 from ups_jax.trainer.console import say
 from ups_jax.trainer.parents import trained_parents
-from ups_jax.trainer.preflight import check_resume
+from ups_jax.trainer.preflight import check_resume, prepare_data
 from ups_jax.trainer.train import train
 from ups_jax.training.build import build_joint
 from ups_jax.training.run_length import plan_of
@@ -32,25 +31,27 @@ def train_all(cfg: Config, path: Path, *, resume: str = "auto", console: Console
     """
     stages, run = enabled_stages(cfg), RunDirectory(path)
     check_resume(run, cfg, stages[0], resume)
-    _check_all(cfg, stages, console)
+    data = _check_all(cfg, stages, console)
     with shared_in(run.path):
-        _train_each(cfg, run, stages, resume, console)
+        _train_each(cfg, run, stages, resume, data, console)
     return run
 
 
-def _train_each(cfg: Config, run: RunDirectory, stages: Sequence[str], resume: str, console: Console) -> None:
+def _train_each(
+    cfg: Config, run: RunDirectory, stages: Sequence[str], resume: str, data: Mixture, console: Console
+) -> None:
     for number, stage in enumerate(stages):
         name = "test" if stage not in STAGE_NEEDS["transient"] else f"{stage}_test"
         done = agreed(is_finished(run, cfg, stage))
         if done:
             say(console, f"skipped     {stage}: is finished in this run")
         else:
-            train(cfg, stage, run.path, resume=resume if number == 0 else "auto", console=console)
+            train(cfg, stage, run.path, resume=resume if number == 0 else "auto", data=data, console=console)
         if cfg.evaluation.enabled and not (done and agreed((run.evaluation / f"{name}.json").exists())):
-            first_does(partial(evaluate_run, run.path, cfg, stage=stage, track=True, console=console))
+            first_does(partial(evaluate_run, run.path, cfg, stage=stage, track=True, data=data, console=console))
     if cfg.evaluation.enabled and len(stages) > 1 and stages[-1] in STAGE_NEEDS["transient"]:
         # Once more, with the correctors that there are by now as other ways to roll out.
-        first_does(partial(evaluate_run, run.path, cfg, track=True, console=console))
+        first_does(partial(evaluate_run, run.path, cfg, track=True, data=data, console=console))
 
 
 def is_finished(run: RunDirectory, cfg: Config, stage: str) -> bool:
@@ -66,14 +67,12 @@ def is_finished(run: RunDirectory, cfg: Config, stage: str) -> bool:
     return same and own.get("parents", {}) == now
 
 
-def _check_all(cfg: Config, stages: Sequence[str], console: Console) -> None:
-    """What may be wrong with a later stage is told before the first one is trained."""
-    with console.status("") as status:
-        written = first_does(lambda: simulate.prepare(cfg, report=status.update))
-    for file in written or ():
-        say(console, f"generated   {file}")
+def _check_all(cfg: Config, stages: Sequence[str], console: Console) -> Mixture:
+    """Open the data and report what is wrong with a later stage before the first one is trained."""
+    prepare_data(cfg, console)
     data = open_mixture(cfg)
     for stage in stages:
         build_joint(cfg, data.tasks, stage)
         if getattr(cfg.stages, stage).max_seconds is None:
             plan_of(cfg, data, stage)
+    return data

@@ -34,8 +34,8 @@ Batches = Callable[[int], AbstractContextManager[Iterator[Batch]]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
-    """What the loop needs of a stage: its name, length, pure functions, and where its numbers go.
+class Loop:
+    """What the loop of a stage calls: its pure functions, its batches, and where state and numbers go.
 
     A call of `train_step` makes up to `at_once` steps, of batches that `put_rows` brings to the devices; `place` brings
     a state that was changed on the host to where it belongs.
@@ -45,7 +45,7 @@ class Stage:
     `steps_before` are those of the run's earlier stages; `step_of` knows the saved step of a validation value.
     """
 
-    name: str
+    stage: str
     plan: Plan
     steps_before: int
     train_step: Callable[[TrainState, Batch | StackedBatches], tuple[TrainState, Metrics]]
@@ -66,7 +66,7 @@ class Stage:
 
 
 def run_loop(
-    stage: Stage,
+    loop: Loop,
     state: TrainState,
     cfg: Config,
     writer: Writer,
@@ -80,37 +80,37 @@ def run_loop(
     """
     start = step = int(state.step)
     saved_at = time.monotonic()
-    clock, pace = EpochClock(stage.plan.steps_per_epoch), CallPace(stage.at_once)
+    clock, pace = EpochClock(loop.plan.steps_per_epoch), CallPace(loop.at_once)
     pending: Pending = None
     rate_scale = plateau_scale(state.opt_state)
-    best_step = _best_step(stage, state)
+    best_step = _best_step(loop, state)
     # Only an evaluation changes it: to ask the state at every step would wait for the step.
-    ended = _ended(stage, state)
-    with stage.batches(start) as batches:
+    ended = _ended(loop, state)
+    with loop.batches(start) as batches:
         while True:
             # -- the step just done: evaluate, then save; its numbers are on file before its state is ----------------
-            due = step > start and (step % stage.plan.eval_steps == 0 or step == stage.plan.total_steps)
-            finished, stop = ended or step >= stage.plan.total_steps, any_wants(should_stop(), step)
+            due = step > start and (step % loop.plan.eval_steps == 0 or step == loop.plan.total_steps)
+            finished, stop = ended or step >= loop.plan.total_steps, any_wants(should_stop(), step)
             timed = any_wants(time.monotonic() - saved_at > cfg.checkpoint.every_seconds, step)
             if due or finished or stop or timed:
                 validation, fault = None, None
-                records = _read(pending, stage, cfg, rate_scale, last=due)
+                records = _read(pending, loop, cfg, rate_scale, last=due)
                 pending = None
                 if due:
-                    state, validation, measured, fault = _evaluate(stage, state)
+                    state, validation, measured, fault = _evaluate(loop, state)
                     if measured["evaluations_since_best"] == 0:
                         best_step = step
                     if best_step is not None:
-                        measured["epochs_since_best"] = (step - best_step) / stage.plan.steps_per_epoch
+                        measured["epochs_since_best"] = (step - best_step) / loop.plan.steps_per_epoch
                     rate_scale = plateau_scale(state.opt_state)
                     records[step] |= measured | clock.read(step)
                     progress.validation(validation)
-                    ended = _ended(stage, state)
+                    ended = _ended(loop, state)
                     finished = finished or ended
-                _tell(records, stage, cfg, writer, progress)
-                if fault is not None and (finished or 2 * step >= stage.plan.total_steps):
+                _tell(records, loop, cfg, writer, progress)
+                if fault is not None and (finished or 2 * step >= loop.plan.total_steps):
                     raise DivergedError(f"step {step}: {fault}")
-                stage.save(state, validation)
+                loop.save(state, validation)
                 saved_at = time.monotonic()
                 pace.interrupt()
             if finished:
@@ -119,41 +119,41 @@ def run_loop(
                 raise Stopped(f"stopped at step {step}, which is saved; the same command goes on from there")
 
             # -- the next steps: their batches, their call, and meanwhile the numbers of those before ----------------
-            count = pace.begin(min(stage.plan.total_steps - step, _until_evaluation(stage, step)))
-            state, metrics = stage.train_step(state, stage.put_rows([next(batches) for _ in range(count)]))
-            _tell(_read(pending, stage, cfg, rate_scale), stage, cfg, writer, progress)
+            count = pace.begin(min(loop.plan.total_steps - step, _until_evaluation(loop, step)))
+            state, metrics = loop.train_step(state, loop.put_rows([next(batches) for _ in range(count)]))
+            _tell(_read(pending, loop, cfg, rate_scale), loop, cfg, writer, progress)
             pending = step + 1, step + count, metrics
             step += count
             progress.step(step)
             clock.step(step)
 
 
-def _until_evaluation(stage: Stage, step: int) -> int:
-    return stage.plan.eval_steps - step % stage.plan.eval_steps
+def _until_evaluation(loop: Loop, step: int) -> int:
+    return loop.plan.eval_steps - step % loop.plan.eval_steps
 
 
 def _its_turn(step: int, cfg: Config) -> bool:
     return step % cfg.logging.every_steps == 0
 
 
-def _ended(stage: Stage, state: TrainState) -> bool:
+def _ended(loop: Loop, state: TrainState) -> bool:
     """By its target or its patience, whatever its length."""
-    if stage.target > 0 and float(state.monitor.best_metric) <= stage.target:
+    if loop.target > 0 and float(state.monitor.best_metric) <= loop.target:
         return True
-    return stage.patience is not None and int(state.monitor.since_best) >= stage.patience
+    return loop.patience is not None and int(state.monitor.since_best) >= loop.patience
 
 
-def _best_step(stage: Stage, state: TrainState) -> int | None:
+def _best_step(loop: Loop, state: TrainState) -> int | None:
     """The step of the monitor's best value: 0 where it has none, None where its checkpoint is gone."""
     best = float(state.monitor.best_metric)
-    return stage.step_of(best) if math.isfinite(best) else 0
+    return loop.step_of(best) if math.isfinite(best) else 0
 
 
-def _evaluate(stage: Stage, state: TrainState) -> tuple[TrainState, float, dict[str, float], str | None]:
+def _evaluate(loop: Loop, state: TrainState) -> tuple[TrainState, float, dict[str, float], str | None]:
     """Measure the averaged parameters on the validation split and let the monitor and the plateau know; the value that
     selects, all of them, and the stage's fault."""
-    values = stage.validate(stage.averaged(state))
-    chosen = values[stage.selected_by]
+    values = loop.validate(loop.averaged(state))
+    chosen = values[loop.selected_by]
     better = chosen < float(state.monitor.best_metric)
     monitor = replace(
         state.monitor,
@@ -162,13 +162,13 @@ def _evaluate(stage: Stage, state: TrainState) -> tuple[TrainState, float, dict[
     )
     measured = {f"validation/{name}": value for name, value in values.items()}
     measured |= {"best_metric": float(monitor.best_metric), "evaluations_since_best": float(monitor.since_best)}
-    opt_state = observe_in(state.opt_state, chosen, stage.plateau)
-    state = stage.place(replace(state, monitor=monitor, opt_state=opt_state))
-    return state, chosen, measured, stage.fault(values)
+    opt_state = observe_in(state.opt_state, chosen, loop.plateau)
+    state = loop.place(replace(state, monitor=monitor, opt_state=opt_state))
+    return state, chosen, measured, loop.fault(values)
 
 
 def _read(
-    pending: Pending, stage: Stage, cfg: Config, rate_scale: float, *, last: bool = False
+    pending: Pending, loop: Loop, cfg: Config, rate_scale: float, *, last: bool = False
 ) -> dict[int, dict[str, float]]:
     """The numbers of a call's steps. Those whose turn it is to be told, the `last` in any case, have their place and
     learning rate with them."""
@@ -180,9 +180,9 @@ def _read(
         if _its_turn(step, cfg) or (last and step == newest):
             # A step that is left out moves the optimizer's schedule as little as its parameters.
             left_out = int(values["skipped"] + values.get("spikes", 0.0))
-            values["lr"] = stage.learning_rate(max(step - 1 - left_out, 0)) * rate_scale
-            values["epoch"] = step / stage.plan.steps_per_epoch
-            values["global_step"] = stage.steps_before + step
+            values["lr"] = loop.learning_rate(max(step - 1 - left_out, 0)) * rate_scale
+            values["epoch"] = step / loop.plan.steps_per_epoch
+            values["global_step"] = loop.steps_before + step
     return records
 
 
@@ -202,14 +202,14 @@ def _check(step: int, values: dict[str, float], cfg: Config) -> None:
 
 
 def _tell(
-    records: dict[int, dict[str, float]], stage: Stage, cfg: Config, writer: Writer, progress: TrainingProgress
+    records: dict[int, dict[str, float]], loop: Loop, cfg: Config, writer: Writer, progress: TrainingProgress
 ) -> None:
     """Write what is to be told, up to where the run has diverged, if it has: DivergedError."""
     for step, numbers in records.items():
         _check(step, numbers, cfg)
         if "lr" in numbers:
             progress.loss(numbers["loss"])
-            writer.scalars(step, numbers, stage.name)
+            writer.scalars(step, numbers, loop.stage)
 
 
 class EpochClock:

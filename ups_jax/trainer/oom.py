@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import jax
-import optax
 
 from ups_jax.config import Config
 from ups_jax.core.errors import ConfigError
@@ -21,9 +20,9 @@ from ups_jax.models.batch import Batch
 from ups_jax.runs.directory import now
 from ups_jax.training.gradients import group_size
 from ups_jax.training.multi_step import Batches
-from ups_jax.training.stages.spec import Parents, Validate
+from ups_jax.training.stages.spec import Validate
 from ups_jax.training.state import TrainState
-from ups_jax.training.step import Metrics, TrainStep, make_train_step
+from ups_jax.training.step import Metrics, TrainStep
 
 T = TypeVar("T")
 
@@ -35,25 +34,24 @@ class StateLost(RuntimeError):
 class FittingStep:
     """A train step in as many micro-batches as the device's memory needs: more of them each time that it runs out.
 
-    `make(micro_batches)` gives the step of `rows` rows in that many groups. `halved(rows of a group, groups)` is told
-    of every change, `compiled(seconds)` of the seconds that all compilations have taken so far.
+    `make(micro_batches)` returns the stage's step in that many groups of rows. `halved(rows of a group, groups)` is
+    called at every change, `compiled(seconds)` with the seconds that all compilations have taken so far.
     """
 
     def __init__(
         self,
+        cfg: Config,
+        stage: str,
         make: Callable[[int], TrainStep],
-        rows: int,
         micro_batches: int,
         *,
-        key: str,
-        ahead: bool = True,
         halved: Callable[[int, int], None] = lambda rows, groups: None,
         compiled: Callable[[float], None] = lambda seconds: None,
     ) -> None:
-        self._make, self._rows, self._key = make, rows, key
+        self._make, self._rows, self._key = make, windows_per_step(cfg, stage), batch_key(stage)
         self._groups = micro_batches
         self._step = make(micro_batches)
-        self._ahead, self._known = ahead, set[Any]()
+        self._ahead, self._known = cfg.training.compile, set[Any]()
         self._halved, self._compiled = halved, compiled
         self.compile_seconds = 0.0
 
@@ -104,40 +102,6 @@ class FittingStep:
                 pass
             except jax.errors.JaxRuntimeError as error:
                 self.halve(error)
-
-
-def fitting_step(
-    cfg: Config,
-    stage: str,
-    model: Any,
-    tx: optax.GradientTransformation,
-    steps_per_epoch: int,
-    parents: Parents | None = None,
-    micro_batches: int | None = None,
-    at_once: int = 1,
-    **told: Callable[..., None],
-) -> FittingStep:
-    """The train step of a stage, which takes fewer rows at a time when memory runs out; it tells `told` of that.
-
-    It starts with `micro_batches`, by default the stage's `accum_steps`, and makes up to `at_once` steps a call.
-    """
-    return FittingStep(
-        lambda micro_batches: make_train_step(
-            model,
-            tx,
-            cfg,
-            stage=stage,
-            steps_per_epoch=steps_per_epoch,
-            micro_batches=micro_batches,
-            parents=parents,
-            at_once=at_once,
-        ),
-        windows_per_step(cfg, stage),
-        getattr(cfg.stages, stage).accum_steps if micro_batches is None else micro_batches,
-        key=batch_key(stage),
-        ahead=cfg.training.compile,
-        **told,
-    )
 
 
 def batch_key(stage: str) -> str:

@@ -1,31 +1,105 @@
-"""What a command may not do in a run directory, told before anything is written there."""
+"""All checks before a stage is trained, in one function that returns the data, model, plan and losses it has built.
+
+A command that may not go on in a run directory is refused before anything is written there.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from rich.console import Console
 
+from ups_jax import simulate
 from ups_jax.config import Config, digest, from_dict, relevant, to_dict
 from ups_jax.core.errors import CheckpointError, ConfigError
 from ups_jax.core.rng import stream
 from ups_jax.core.task import Statistics, Task
-from ups_jax.losses import StepContext, key_of
+from ups_jax.core.xla import compiling, require_determinism
+from ups_jax.data import Mixture, first_batches, open_mixture, windows_per_step
+from ups_jax.distributed.mesh import check_rows, make_mesh
+from ups_jax.distributed.processes import first_does
+from ups_jax.losses import StageLoss, StepContext, key_of
 from ups_jax.losses.spectral import BANDS
 from ups_jax.models import normalize
 from ups_jax.models.batch import Batch
-from ups_jax.runs.best_weights import Weights
+from ups_jax.runs.best_weights import Weights, best_weights
 from ups_jax.runs.directory import RunDirectory
+from ups_jax.tracking import check_logging
+from ups_jax.trainer.console import say
+from ups_jax.trainer.frozen_codec import check_source, on_fields, with_latents
 from ups_jax.trainer.oom import batch_key, memory_for, row_too_large
-from ups_jax.training.build import JointModel
+from ups_jax.training.build import JointModel, build_joint
+from ups_jax.training.run_length import Plan, plan_of
 from ups_jax.training.stages import stage_of
 from ups_jax.training.stages.spec import StageSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preflight:
+    """What a stage is trained on, opened, built and checked.
+
+    Attributes:
+        losses: The loss of each task's model.
+        plan: The length of the stage; None where `max_seconds` has it measured later.
+        weights: Weights of the run that `--init-from` names, for a fresh start.
+    """
+
+    data: Mixture
+    model: JointModel
+    losses: Sequence[StageLoss]
+    plan: Plan | None
+    weights: Weights | None
+
+
+def preflight(
+    cfg: Config,
+    stage: str,
+    run: RunDirectory,
+    *,
+    resume: str = "auto",
+    init_from: Path | None = None,
+    data: Mixture | None = None,
+    console: Console,
+) -> Preflight:
+    """Open the data, build model, plan and losses, and check all that may be wrong. Nothing but embedded data is
+    written. Raises ConfigError, DataError or CheckpointError."""
+    spec = stage_of(stage)
+    require_determinism(cfg.deterministic)
+    check_logging(cfg.logging)
+    check_resume(run, cfg, stage, resume)
+    check_needs(run, spec, cfg.data.tasks[0].kind)
+    check_source(cfg, stage)
+    if data is None:
+        prepare_data(cfg, console)
+    check_rows(make_mesh(cfg.parallel), windows_per_step(cfg, stage), batch_key(stage))
+    data = open_mixture(cfg) if data is None else data
+    model = build_joint(cfg, data.tasks, stage)
+    plan = plan_of(cfg, data, stage) if getattr(cfg.stages, stage).max_seconds is None else None
+    losses = model.losses(spec, cfg)
+    with compiling(cfg.training.compile):
+        # On fields, for the parameters that a term reaches, before latents are opened.
+        check_reach_of_all(model, on_fields(cfg), stage, first_batches(data, cfg, stage))
+    weights = None if init_from is None else best_weights(init_from, stage)
+    if weights is not None:
+        check_init_fold(cfg, data.fingerprint, weights)
+    data = with_latents(cfg, stage, data, run, weights, init_from)
+    return Preflight(data=data, model=model, losses=losses, plan=plan, weights=weights)
+
+
+def prepare_data(cfg: Config, console: Console) -> None:
+    """Generate the embedded data that is missing, in the first process, and print the files."""
+    with console.status("") as status:
+        written = first_does(lambda: simulate.prepare(cfg, report=status.update))
+    for file in written or ():
+        say(console, f"generated   {file}")
 
 
 def check_resume(run: RunDirectory, cfg: Config, stage: str, resume: str) -> None:

@@ -1,12 +1,14 @@
-"""The training of one stage in its run directory: begin or go on, loop, and again from the newest checkpoint where
-memory ran out."""
+"""The parts of one stage's training: its state, built or restored, its train step, its loop, and its writers.
+
+`train` puts them together.
+"""
 
 from __future__ import annotations
 
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -25,7 +27,8 @@ from ups_jax.core.errors import CheckpointError, ConfigError, DivergedError, Sto
 from ups_jax.core.terminal import hang_up
 from ups_jax.data import Mixture, first_batches, training_batches
 from ups_jax.distributed.mesh import local_copy, make_mesh, placed_like, put
-from ups_jax.distributed.processes import agreed, any_wants, is_first, own_share
+from ups_jax.distributed.processes import agreed, is_first, own_share
+from ups_jax.losses import StageLoss
 from ups_jax.models.batch import Batch
 from ups_jax.models.codec import CODEC
 from ups_jax.optim import build_optimizer, build_schedule
@@ -35,13 +38,12 @@ from ups_jax.runs.best_weights import Weights, difference, fitting
 from ups_jax.runs.checkpoint import Checkpoints, checkpoint_meta, validation_of
 from ups_jax.runs.directory import RunDirectory, StageRecord
 from ups_jax.tracking import Tee, Writer, ending, training_writer
-from ups_jax.trainer import console as printed
+from ups_jax.trainer import console
 from ups_jax.trainer.console import TrainingProgress, is_told, tell_diverged, tell_end, went_out
-from ups_jax.trainer.loop import Stage, run_loop
+from ups_jax.trainer.loop import Loop, run_loop
 from ups_jax.trainer.oom import (
     FittingStep,
     Halving,
-    fitting_step,
     fitting_validation,
     halving,
     memory_for,
@@ -50,22 +52,26 @@ from ups_jax.trainer.oom import (
     takes_fewer_rows,
 )
 from ups_jax.trainer.parents import begun
-from ups_jax.training.build import averaged, holds_codec, init_state
+from ups_jax.training.build import JointModel, averaged, holds_codec, init_state
 from ups_jax.training.multi_step import as_given, steps_at_once
 from ups_jax.training.run_length import Plan
 from ups_jax.training.stages import stage_of
 from ups_jax.training.stages.spec import Parents, Validate
 from ups_jax.training.state import TrainState, scale_of
+from ups_jax.training.step import TrainStep, make_train_step
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageRun:
-    """What the training of a stage works on: its part of the configuration, data, model and plan, where it is kept,
-    and how it starts.
+class TrainingRun:
+    """What the training of one stage in a run directory works on.
 
-    `parents` are the weights of the stages that it needs, `record` is its entry in run.json. `begun` says whether the
-    run directory held a run before, `resume` what is wanted of it (`must` insists on a checkpoint), `weights` lends its
-    parameters to a fresh start.
+    Attributes:
+        record: The stage's entry in run.json.
+        losses: The loss of each task's model.
+        parents: Weights of the stages that this stage needs.
+        started_before: Whether the run directory held this stage before.
+        resume: `must` insists on a checkpoint to resume.
+        weights: Weights of another run that a fresh start takes.
     """
 
     cfg: Config
@@ -73,18 +79,19 @@ class StageRun:
     run: RunDirectory
     record: StageRecord
     data: Mixture
-    model: Any
+    model: JointModel
+    losses: Sequence[StageLoss]
     parents: Parents
     validate: Validate
     plan: Plan
     console: Console
-    begun: bool = False
+    started_before: bool = False
     resume: str = "auto"
     weights: Weights | None = None
 
     @property
     def settings(self) -> StageConfig:
-        """The stage's own section."""
+        """The stage's section of the configuration."""
         settings: StageConfig = getattr(self.cfg.stages, self.stage)
         return settings
 
@@ -102,49 +109,75 @@ class StageRun:
         return make_mesh(self.cfg.parallel)
 
     @cached_property
-    def first(self) -> Batch:
-        """A batch of the first task, which lends its shapes, on the host."""
+    def example_batch(self) -> Batch:
+        """A batch of the first task on the host, for its shapes."""
         return first_batches(self.data, self.cfg, self.stage)[0]
 
     @cached_property
-    def at_once(self) -> int:
+    def steps_per_call(self) -> int:
         """The most steps that a call of the train step makes."""
-        return steps_at_once(self.cfg, self.data, self.first, self.mesh)
+        return steps_at_once(self.cfg, self.data, self.example_batch, self.mesh)
+
+    @cached_property
+    def abstract_state(self) -> TrainState:
+        """Shapes and shardings of the state."""
+        abstract: TrainState = placed_like(self.mesh, jax.eval_shape(self.fresh, jax.random.key(self.cfg.seed)))
+        return abstract
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters."""
+        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.abstract_state.params))
 
     def fresh(self, key: Key[Array, ""]) -> TrainState:
-        """A state at step 0."""
-        return init_state(self.model, self.tx, self.first, key, stage=self.stage, cfg=self.cfg)
+        """Return a state at step 0."""
+        return init_state(self.model, self.tx, self.example_batch, key, stage=self.stage, cfg=self.cfg)
 
     def say(self, line: str) -> None:
-        printed.say(self.console, line)
+        console.say(self.console, line)
+
+    def introduce(self) -> None:
+        """Print the number of parameters and the optimizer of each."""
+        self.say(f"parameters  {self.parameters:,} (operator {self.cfg.operator.architecture_type})")
+        self.say(f"optimizers  {summary(parameter_table(self.abstract_state.params, self.settings))}")
+
+    def train_step(self) -> FittingStep:
+        """Return the train step, in as many micro-batches as memory has needed so far. Compilations and further
+        halvings are printed and recorded."""
+        cfg, stage = self.cfg, self.stage
+        known: list[Halving] = self.record.values.get("out_of_memory", [])
+        groups = micro_batches(cfg, stage, known)
+        if groups > self.settings.accum_steps:
+            self.say(f"memory      ran out on this device before: {sizes(cfg, stage, groups)}, as run.json has it")
+
+        def halved(rows: int, groups: int) -> None:
+            self.say(f"memory      ran out: {sizes(cfg, stage, groups)} from now on, the step is the same")
+            known.append(halving(cfg, rows, groups))
+            self.record.note(out_of_memory=known)
+
+        def compiled(seconds: float) -> None:
+            self.say(f"compiled    in {seconds:.3g} s")
+            self.record.note(compile_seconds=seconds)
+
+        def make(micro_batches: int) -> TrainStep:
+            return make_train_step(
+                self.model,
+                self.tx,
+                cfg,
+                stage=stage,
+                steps_per_epoch=self.plan.steps_per_epoch,
+                micro_batches=micro_batches,
+                parents=self.parents,
+                losses=self.losses,
+                at_once=self.steps_per_call,
+            )
+
+        return FittingStep(cfg, stage, make, groups, halved=halved, compiled=compiled)
 
 
-def train_stage(work: StageRun) -> tuple[TrainState, float | None]:
-    """The state at the end of the plan or of the patience, and the seconds that a step took (None: none was done)."""
-    like = placed_like(work.mesh, jax.eval_shape(work.fresh, jax.random.key(work.cfg.seed)))
-    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(like.params))
-    work.say(f"parameters  {parameters:,} (operator {work.cfg.operator.architecture_type})")
-    work.say(f"optimizers  {summary(parameter_table(like.params, work.settings))}")
-    train_step = _train_step(work)
-    with Checkpoints(work.run.checkpoints(work.stage), keep=work.cfg.checkpoint.keep) as checkpoints:
-        loop_stage = _loop_stage(work, train_step, checkpoints)
-
-        def attempt(should_stop: Callable[[], bool]) -> tuple[TrainState, float | None]:
-            checkpoints.wait()
-            return _train_from(work, loop_stage, _begin(work, checkpoints, like), checkpoints, parameters, should_stop)
-
-        with stop_flag() as should_stop:
-            result = train_step.carried_through(lambda: attempt(should_stop))
-            # A signal after the last step: nothing is left to save, but whoever sent it wants an end.
-            if any_wants(should_stop(), 0):
-                raise Stopped(
-                    f"stopped at the end of {work.stage}, which is saved; the same command goes on from there"
-                )
-            return result
-
-
-def _begin(work: StageRun, checkpoints: Checkpoints, like: TrainState) -> TrainState:
-    """The newest checkpoint's state, or a fresh one, with the weights that were given."""
+def restore_or_start(work: TrainingRun, checkpoints: Checkpoints) -> TrainState:
+    """Return the state of the newest sound checkpoint, or a fresh one with the weights of `--init-from`."""
+    like = work.abstract_state
 
     def same_data(saved: dict[str, Any]) -> None:
         if saved["fingerprint"] != work.data.fingerprint:
@@ -175,7 +208,7 @@ def _begin(work: StageRun, checkpoints: Checkpoints, like: TrainState) -> TrainS
         raise CheckpointError(f"{work.run.path}: holds no checkpoint of {work.stage}; leave out --resume must")
     if holds_codec(work.cfg, work.stage) and work.weights is None:
         raise CheckpointError(f"{work.run.path}: has no checkpoint whose codec could be held; give --init-from RUN")
-    if work.begun:
+    if work.started_before:
         work.say("begun       before, but there is no checkpoint of it: at step 0 again")
     state = work.fresh(jax.random.key(work.cfg.seed))
     own = replace(state, rng=local_copy(work.mesh, state.rng))
@@ -191,39 +224,8 @@ def _begin(work: StageRun, checkpoints: Checkpoints, like: TrainState) -> TrainS
     return put(work.mesh, state)
 
 
-def _train_step(work: StageRun) -> FittingStep:
-    """The step, as small as memory has made it so far; it tells the console and the record how long it compiled, and
-    when it is made smaller."""
-    cfg, stage = work.cfg, work.stage
-    known: list[Halving] = work.record.values.get("out_of_memory", [])
-    groups = micro_batches(cfg, stage, known)
-    if groups > work.settings.accum_steps:
-        work.say(f"memory      ran out on this device before: {sizes(cfg, stage, groups)}, as run.json has it")
-
-    def halved(rows: int, groups: int) -> None:
-        work.say(f"memory      ran out: {sizes(cfg, stage, groups)} from now on, the step is the same")
-        known.append(halving(cfg, rows, groups))
-        work.record.note(out_of_memory=known)
-
-    def compiled(seconds: float) -> None:
-        work.say(f"compiled    in {seconds:.3g} s")
-        work.record.note(compile_seconds=seconds)
-
-    return fitting_step(
-        cfg,
-        stage,
-        work.model,
-        work.tx,
-        work.plan.steps_per_epoch,
-        work.parents,
-        groups,
-        work.at_once,
-        halved=halved,
-        compiled=compiled,
-    )
-
-
-def _loop_stage(work: StageRun, train_step: FittingStep, checkpoints: Checkpoints) -> Stage:
+def make_loop(work: TrainingRun, train_step: FittingStep, checkpoints: Checkpoints) -> Loop:
+    """Return the loop of a stage: its functions, its data and where its state goes."""
     cfg, stage, settings, plan = work.cfg, work.stage, work.settings, work.plan
     schedule = build_schedule(settings.scheduler, settings.optimizer.lr, *work.lengths)
     meta, spec, mesh = checkpoint_meta(cfg, stage, work.data), stage_of(stage), work.mesh
@@ -239,14 +241,14 @@ def _loop_stage(work: StageRun, train_step: FittingStep, checkpoints: Checkpoint
         _note_saved(work, checkpoints)
         checkpoints.save(state, meta, validation=validation)
 
-    return Stage(
-        name=stage,
+    return Loop(
+        stage=stage,
         plan=plan,
         steps_before=work.record.values.get("steps_before", 0),
         train_step=train_step,
         batches=partial(training_batches, work.data, cfg, stage, **own_share()),
-        at_once=work.at_once,
-        put_rows=as_given(mesh, work.at_once),
+        at_once=work.steps_per_call,
+        put_rows=as_given(mesh, work.steps_per_call),
         place=partial(put, mesh),
         # Every process measures all of it by itself; the first one's numbers decide.
         averaged=lambda state: local_copy(mesh, averaged_weights(state)),
@@ -262,14 +264,14 @@ def _loop_stage(work: StageRun, train_step: FittingStep, checkpoints: Checkpoint
     )
 
 
-def _note_saved(work: StageRun, checkpoints: Checkpoints) -> None:
+def _note_saved(work: TrainingRun, checkpoints: Checkpoints) -> None:
     """Keep in the record which step is on disk, so that a start knows when its checkpoints have been lost."""
     steps = checkpoints.steps()
     if steps and work.record.values.get("saved") != steps[-1]:
         work.record.note(saved=steps[-1])
 
 
-def _note_set_aside(work: StageRun, checkpoints: Checkpoints, resumed: int) -> None:
+def _note_set_aside(work: TrainingRun, checkpoints: Checkpoints, resumed: int) -> None:
     """Keep in the record which steps were found damaged that are not done again, and what they were validated with
     (None where that is damaged as well): one of them may have been the best."""
     found: dict[str, float | None] = {}
@@ -286,15 +288,18 @@ def _note_set_aside(work: StageRun, checkpoints: Checkpoints, resumed: int) -> N
         work.record.note(set_aside=work.record.values.get("set_aside", {}) | found)
 
 
-def _train_from(
-    work: StageRun,
-    loop_stage: Stage,
+def run_with_writers(
+    work: TrainingRun,
+    loop: Loop,
     state: TrainState,
     checkpoints: Checkpoints,
-    parameters: int,
     should_stop: Callable[[], bool],
 ) -> tuple[TrainState, float | None]:
-    """Loop from `state` on, with writers and a progress line of its own."""
+    """Run the loop from `state` on, with writers and a progress bar.
+
+    Returns:
+        The state at the end, and the seconds per step, None where no step was made.
+    """
     cfg, stage, run, total = work.cfg, work.stage, work.run, work.plan.total_steps
     start = int(state.step)
     tracked: Writer = Tee(())
@@ -306,9 +311,9 @@ def _train_from(
         TrainingProgress(work.console, stage, total, start, cfg.logging.every_seconds) as progress,
     ):
         writer.tags((stage, *(task.name for task in work.data.tasks)))
-        writer.config({f"{stage}/parameters": parameters, f"{stage}/total_steps": total})
+        writer.config({f"{stage}/parameters": work.parameters, f"{stage}/total_steps": total})
         try:
-            state = run_loop(loop_stage, state, cfg, writer, progress, should_stop)
+            state = run_loop(loop, state, cfg, writer, progress, should_stop)
         except DivergedError as error:
             tell_diverged(writer, run, stage, error)
             raise

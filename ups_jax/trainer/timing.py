@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain
 from typing import Any
 
 import jax
-import optax
 from jax.sharding import Mesh
 from rich.console import Console
 
@@ -23,9 +22,9 @@ from ups_jax.distributed.processes import agreed, own_share
 from ups_jax.models.batch import Batch
 from ups_jax.optim import build_optimizer
 from ups_jax.trainer.oom import (
+    FittingStep,
     Halving,
     batch_key,
-    fitting_step,
     fitting_validation,
     halving,
     memory_for,
@@ -68,15 +67,11 @@ def measure_stage(
         console.status("measuring the step"),
         trial(cfg, stage, data, model, parents) as tried,
     ):
-        train_step = fitting_step(
+        train_step = FittingStep(
             cfg,
             stage,
-            model,
-            tried.tx,
-            steps_per_epoch(data, cfg, stage),
-            parents,
+            tried.make,
             micro_batches(cfg, stage, known),
-            tried.at_once,
             halved=lambda rows, groups: new.append(halving(cfg, rows, groups)),
         )
         # The steps that compile come first, one of each task.
@@ -98,15 +93,19 @@ def measure_stage(
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """`train_step` uses its state up; `begin` makes another one. The batches are as it takes them, of `at_once` steps
-    each; the `first` of them are one of each task."""
+    """The step that `make(micro_batches)` returns uses its state up; `begin` makes another one. The batches are as it
+    takes them, of `at_once` steps each; the `first` of them are one of each task."""
 
-    tx: optax.GradientTransformation
-    train_step: TrainStep
+    make: Callable[[int | None], TrainStep]
     begin: Callable[[], TrainState]
     batches: Iterator[Batch | Batches]
     first: int
     at_once: int
+
+    @cached_property
+    def train_step(self) -> TrainStep:
+        """The step in the micro-batches of the configuration."""
+        return self.make(None)
 
 
 def known_length(cfg: Config, data: Dataset | Mixture, stage: str) -> int | None:
@@ -137,11 +136,22 @@ def trial(
         parents = untrained_parents(cfg, joint(model).tasks[0], stage, first)
     mesh = make_mesh(cfg.parallel)
     most = at_once or steps_at_once(cfg, mixture_of(data), first, mesh)
-    make = partial(make_train_step, stage=stage, steps_per_epoch=epoch, parents=parents, at_once=most)
+
+    def make(micro_batches: int | None = None) -> TrainStep:
+        return make_train_step(
+            model,
+            tx,
+            cfg,
+            stage=stage,
+            steps_per_epoch=epoch,
+            micro_batches=micro_batches,
+            parents=parents,
+            at_once=most,
+        )
+
     with training_batches(data, cfg, stage, **own_share()) as batches:
         yield Trial(
-            tx=tx,
-            train_step=make(model, tx, cfg),
+            make=make,
             begin=partial(init_state, model, tx, first, jax.random.key(cfg.seed), stage=stage, cfg=cfg),
             batches=_calls(chain(each, batches), most, mesh),
             first=len(each),

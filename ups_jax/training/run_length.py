@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -57,17 +57,23 @@ def eval_steps(cfg: Config, data: Dataset | Mixture, stage: str) -> int:
 
 
 def plan_and_record(
-    cfg: Config, data: Dataset | Mixture, stage: str, recorded: dict[str, Any], measure: Callable[[], float]
+    cfg: Config,
+    data: Dataset | Mixture,
+    stage: str,
+    recorded: Mapping[str, Any],
+    measure: Callable[[], float],
+    plan: Plan | None = None,
 ) -> tuple[Plan, dict[str, Any]]:
     """The plan, and what the stage's record has to say of it for a resume: nothing, or `planned_steps` and `budget`.
 
     With `max_seconds` the steps are planned once, with the seconds a step that `measure` finds, and kept as long as
     `max_seconds` is. Another `max_seconds` gives as many steps as those seconds a step allow, the ones already done
-    counted in. Without `max_seconds` the steps or epochs of the configuration hold, and a plan that was recorded ends.
+    counted in. Without `max_seconds` the steps or epochs of the configuration hold, `plan` where the caller has it, and
+    a plan that was recorded ends.
     """
     seconds = getattr(cfg.stages, stage).max_seconds
     if seconds is None:
-        return plan_of(cfg, data, stage), {}
+        return plan or plan_of(cfg, data, stage), {}
     if "budget" not in recorded:
         budget = Budget(max_seconds=seconds, seconds_per_step=measure())
     else:
