@@ -1,7 +1,7 @@
 """The configuration of a run: typed, frozen, and checked when it is read.
 
-`schema` has every key with its default and meaning, `loading` reads YAML files and overrides, `digest` covers what
-shapes a run's numbers, and `reference` writes docs/config.md from the schema.
+`schema` has every key with its default and meaning, `loading` reads YAML files and overrides, and `digest` covers what
+shapes a run's numbers. tools/config_reference.py writes docs/config.md from the schema.
 """
 
 from ups_jax.config.digest import digest as digest

@@ -1,6 +1,6 @@
-"""Keys of the original system: `FORMER` are refused, `CHANGED` have another meaning or default here.
+"""Keys of the original system that are refused, each with what to write instead: the end of an error message.
 
-docs/config.md lists both. Names in backticks are keys of this system, their values, or options of a script.
+docs/config.md lists them. Names in backticks are keys of this system, their values, or options of a script.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ _TASK = "describe the task in `data.tasks`"
 _CHANNELS = "write `channels` in an entry of `data.tasks`"
 _NO_DROPOUT = "the blocks drop nothing; write `training.input_noise`, or leave it out"
 
-# Refused keys, each with the end of the error message.
 FORMER: dict[str, str] = {
     "benchmark": f"{_XLA}, or set `deterministic: true` for reproducible kernels",
     "precision": "write `training.precision`",
@@ -85,56 +84,6 @@ FORMER: dict[str, str] = {
     "logging.wandb.run_name": "runs are named after the run directory: give `--run-dir`",
     "logging.wandb.group": "runs are grouped by the run directory: give `--run-dir`",
     "logging.wandb.notes": "leave it out, or write `logging.wandb.tags`",
-}
-
-
-# Kept keys with another meaning or default, for docs/config.md only.
-CHANGED: dict[str, str] = {
-    "seed": "Does not seed the split, which has `data.split.seed`.",
-    "data.root": "Folder of generated data only; data of other origin has a `path`.",
-    "latent.dim": "Learned features, in addition to the patch that a token carries. Original: 32.",
-    "operator.architecture_type": "Original: `pdet_unet`, which exists here as well.",
-    "operator.pdet.hidden_dim": "Original: twice `latent.dim`.",
-    "operator.pdet.mlp_ratio": "Original: 4 for `pdet_stack`.",
-    "operator.pdet.qk_norm": "Applies to channel-separated attention as well.",
-    "diffusion.hidden_dim": "The operator's width. Original: twice `latent.dim`.",
-    "optimizer.name": "Original: `adam`, which exists here as well.",
-    "optimizer.weight_decay": "Does not apply to biases and norm scales.",
-    "optimizer.betas": "Used by `adamw` as well.",
-    "optimizer.eps": "Used by `adamw` as well.",
-    "scheduler.name": "Original: no schedule, which is `constant` here.",
-    "scheduler.t_max": "Original: 10, and the rate rises again after it.",
-    "scheduler.step_size": "Original: 1.",
-    "scheduler.gamma": "Original: 0.5.",
-    "scheduler.factor": "Original: 0.5.",
-    "scheduler.patience": "Counts the validation metric. Original: 3, of the training loss.",
-    "scheduler.threshold": "Original: 0.001.",
-    "training.batch_size": "Counts windows. Original: 16 whole trajectories.",
-    "training.accum_steps": "Used by every stage.",
-    "training.patience": "Counts the validation metric. Original: the training loss.",
-    "training.grad_clip": "Original: `null`.",
-    "training.ema_decay": "`null` is an average over a growing window, which evaluations use. Original: no average.",
-    "training.rollout_horizon": "Every loss term scores all steps; `lambda_rollout` adds a term of the later ones.",
-    "training.compile": "Original: `false`.",
-    "training.lambda_relative": "The main loss term. Original: 0, and without effect on the operator.",
-    "training.lambda_forward": "Of decoded fields, in addition to `lambda_relative`. Original: 1, of latent tokens.",
-    "training.lambda_rollout": "Of decoded fields.",
-    "training.lambda_spectral": "One formula in all stages, in float32, along the spatial axes.",
-    "training.lambda_inv_enc": "The present codec carries the field, so that the term is 0 and a weight is refused.",
-    "training.lambda_inv_dec": "The present codec carries the field, so that the term is 0 and a weight is refused.",
-    "training.inverse_loss_warmup_epochs": "May be a fraction.",
-    "training.query_sampling.strategy": "`stratified` draws no point twice.",
-    "training.physics_priors.enabled": "Original: `false`; the weights are 0 in both.",
-    "training.physics_priors.lambda_divergence": "Of the channels of `velocity`, with the grid's spacing.",
-    "training.physics_priors.lambda_boundary": "On walls only; a periodic axis has none.",
-    "training.physics_priors.lambda_positivity": "Of `positivity_channels`, whatever their names.",
-    "training.physics_priors.bc_type": "Accepts `front` and `back` as well.",
-    "training.tau_distribution.type": "Any other name is an error.",
-    "training.log_per_task_metrics": "The loss of each task. Original: the loss of the whole batch.",
-    "stages.<stage>.epochs": "Original: 1 for a stage that is called by name.",
-    "stages.<stage>.grad_clip": "Used by `steady_prior` as well.",
-    "stages.<stage>.ema_decay": "Used by `steady_prior` as well.",
-    "stages.consistency_distill.target_loss": "Of the validation distance to the teacher. Original: the training loss.",
 }
 
 

@@ -1,7 +1,7 @@
 """Types and checks that the sections of the configuration share.
 
 A section is a frozen pydantic dataclass. The string below a field is its meaning: one or two sentences with units,
-which `ups_jax.config.reference` copies into docs/config.md.
+which `tools/config_reference.py` copies into docs/config.md.
 """
 
 from __future__ import annotations
