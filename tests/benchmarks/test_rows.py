@@ -76,10 +76,10 @@ def test_the_source_is_all_that_makes_a_number_and_nothing_that_shows_one() -> N
         "data/statistics.py",
         "training/state.py",
         "metrics/aggregate.py",
-        "ups_jax/core/task.py",
+        "core/task.py",
     }
-    assert made | {"comparison/torch_fno.py", "comparison/measuring.py", "config/schema.py"} <= names
-    assert not names & {"tracking/jsonl.py", "ups_jax/cli/runner.py", "plots/figures.py", "comparison/table.py"}
+    assert made | {"comparison/torch_fno.py", "comparison/measuring.py", "schema/training.py"} <= names
+    assert not names & {"tracking/jsonl.py", "cli/runner.py", "plots/figures.py", "comparison/table.py"}
 
 
 @pytest.mark.parametrize(

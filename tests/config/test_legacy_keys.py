@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from ups_jax.config import Config, from_dict
 from ups_jax.config.legacy_keys import FORMER
-from ups_jax.config.loading import from_dict
+from ups_jax.config.loading import key_paths
 from ups_jax.core.errors import ConfigError
 
 TASK = {"data": {"tasks": [{"name": "a"}]}}
@@ -21,7 +22,7 @@ def nested(path: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", FORMER)
-def test_a_former_key_is_refused_with_its_mend(path: str) -> None:
+def test_a_former_key_is_refused_with_a_hint(path: str) -> None:
     with pytest.raises(ConfigError, match="of the original system") as caught:
         from_dict(nested(path))
     assert f"`{path}`" in str(caught.value) and FORMER[path] in str(caught.value)
@@ -32,12 +33,9 @@ def test_a_former_key_of_an_optimizer_is_refused_in_a_stage_too() -> None:
         from_dict(TASK | nested("stages.operator.optimizer.muon_backend"))
 
 
-def test_what_a_mend_names_is_a_key() -> None:
-    from ups_jax.config.loading import _paths
-    from ups_jax.config.schema import Config
-
-    known = {path.replace("data.tasks.", "") for path in _paths(Config, "")}
-    for path, mend in FORMER.items():
-        for quoted in mend.split("`")[1::2]:
+def test_the_keys_that_a_hint_names_exist() -> None:
+    known = {path.replace("data.tasks.", "") for path in key_paths(Config)}
+    for path, hint in FORMER.items():
+        for quoted in hint.split("`")[1::2]:
             key = quoted.split(":")[0]
             assert key.startswith("--") or key in known, f"{path}: {key}"

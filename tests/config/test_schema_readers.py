@@ -21,17 +21,16 @@ import dataclasses
 import re
 import typing
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from commands import ROOT
 
-from ups_jax.config import loading, schema
-from ups_jax.config.schema import Config
+from ups_jax.config import Config, StageDefaults, schema
 
 # Names of classes: all that an expression can be an instance of.
 Kinds = frozenset[str]
 NONE: Kinds = frozenset()
+SCHEMA = ROOT / "ups_jax" / "config" / "schema"
 # (section's class, field)
 Access = tuple[str, str]
 SOURCES = [
@@ -59,9 +58,9 @@ class Package:
         self.attributes: dict[str, dict[str, Kinds]] = {}
         self.returns: dict[str, Kinds] = {}
         self.callables: dict[tuple[str, str], list[Kinds]] = {}
-        schema_tree, files_tree = (ast.parse(Path(str(module.__file__)).read_text()) for module in (schema, loading))
-        self.sections = {node.name for node in schema_tree.body if isinstance(node, ast.ClassDef)}
-        trees = [schema_tree, files_tree, *trees]
+        schema_trees = [ast.parse(path.read_text()) for path in SCHEMA.glob("*.py")]
+        self.sections = {node.name for tree in schema_trees for node in tree.body if isinstance(node, ast.ClassDef)}
+        trees = [*schema_trees, ast.parse((SCHEMA.parent / "loading.py").read_text()), *trees]
         classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
         self.known = {node.name for node in classes}
         for node in classes:
@@ -226,8 +225,10 @@ def unread(root: type, sources: list[str]) -> set[str]:
     package = Package(trees)
     found: set[Access] = set().union(*(Reader(package, tree).found for tree in trees))
     found |= {(kind, field) for one, field in found for kind in derived(frozenset({one}))}
-    found |= {("TrainingConfig", key) for key in loading._STAGE_KEYS if ("StageConfig", key) in found}
-    found |= {("Config", key) for key in loading._STAGE_SECTIONS if ("StageConfig", key) in found}
+    # A stage inherits these from `training` and from the sections of the same name.
+    shared = [field.name for field in dataclasses.fields(StageDefaults)]
+    found |= {("TrainingConfig", key) for key in shared if ("StageConfig", key) in found}
+    found |= {("Config", key) for key in ("optimizer", "scheduler") if ("StageConfig", key) in found}
     return {path for path, access in sections(root) if access not in found}
 
 

@@ -1,84 +1,13 @@
-"""Frozen typed configuration: `schema` holds every key and default, `files` reads YAML and overrides into it,
-`digest` says which part of it shapes the numbers."""
+"""The configuration of a run: typed, frozen, and checked when it is read.
 
-from ups_jax.config.digest import digest, relevant
-from ups_jax.config.loading import from_dict, load, merge, problems
-from ups_jax.config.schema import (
-    STAGE_ALIASES,
-    STAGE_NEEDS,
-    CheckpointConfig,
-    Config,
-    DataConfig,
-    DiffusionConfig,
-    DistillConfig,
-    EvaluationConfig,
-    FilePair,
-    FullEvaluationConfig,
-    GatesConfig,
-    LatentConfig,
-    LoaderConfig,
-    LoggingConfig,
-    MixingConfig,
-    OperatorConfig,
-    OptimizerConfig,
-    ParallelConfig,
-    PdetConfig,
-    PhysicsPriorsConfig,
-    PipelineConfig,
-    QuerySamplingConfig,
-    SchedulerConfig,
-    SpectralConfig,
-    SplitConfig,
-    StageConfig,
-    StagesConfig,
-    SymmetryConfig,
-    TaskConfig,
-    TauConfig,
-    TrainingConfig,
-    WandbConfig,
-    of_task,
-    to_dict,
-)
+`schema` has every key with its default and meaning, `loading` reads YAML files and overrides, and `digest` covers what
+shapes a run's numbers. tools/config_reference.py writes docs/config.md from the schema.
+"""
 
-__all__ = [
-    "STAGE_ALIASES",
-    "STAGE_NEEDS",
-    "CheckpointConfig",
-    "Config",
-    "DataConfig",
-    "DiffusionConfig",
-    "DistillConfig",
-    "EvaluationConfig",
-    "FilePair",
-    "FullEvaluationConfig",
-    "GatesConfig",
-    "LatentConfig",
-    "LoaderConfig",
-    "LoggingConfig",
-    "MixingConfig",
-    "OperatorConfig",
-    "OptimizerConfig",
-    "ParallelConfig",
-    "PdetConfig",
-    "PhysicsPriorsConfig",
-    "PipelineConfig",
-    "QuerySamplingConfig",
-    "SchedulerConfig",
-    "SpectralConfig",
-    "SplitConfig",
-    "StageConfig",
-    "StagesConfig",
-    "SymmetryConfig",
-    "TaskConfig",
-    "TauConfig",
-    "TrainingConfig",
-    "WandbConfig",
-    "digest",
-    "from_dict",
-    "load",
-    "merge",
-    "of_task",
-    "problems",
-    "relevant",
-    "to_dict",
-]
+from ups_jax.config.digest import digest as digest
+from ups_jax.config.digest import relevant as relevant
+from ups_jax.config.loading import from_dict as from_dict
+from ups_jax.config.loading import load as load
+from ups_jax.config.loading import merge as merge
+from ups_jax.config.loading import problems as problems
+from ups_jax.config.schema import *  # noqa: F403

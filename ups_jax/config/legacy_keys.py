@@ -1,6 +1,6 @@
-"""Keys of the original system that are no keys here, each with what to write instead: the end of an error's line.
+"""Keys of the original system that are refused, each with what to write instead: the end of an error message.
 
-`docs/config.md` lists them beside the keys that were kept. Names in backticks are keys of today or options of a script.
+docs/config.md lists them. Names in backticks are keys of this system, their values, or options of a script.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ FORMER: dict[str, str] = {
 }
 
 
-def mend_of(path: str) -> str | None:
-    """What to write instead of a former key, or None. Of a dropped section the section itself is the key."""
+def hint_for(path: str) -> str | None:
+    """Return what to write instead of a refused key, or None for any other path; a refused section is such a key."""
     # A stage takes the sections of the top level: `stages.operator.optimizer.x` is `optimizer.x`.
     return FORMER.get(re.sub(r"^stages\.\w+\.(optimizer|scheduler)\b", r"\1", path))

@@ -14,19 +14,18 @@ from typing import Any
 from pydantic import ValidationError
 
 from ups_jax.config import yaml
-from ups_jax.config.legacy_keys import mend_of
-from ups_jax.config.schema import ADAPTER, STAGE_ALIASES, Config
+from ups_jax.config.legacy_keys import hint_for
+from ups_jax.config.schema import ADAPTER, STAGE_ALIASES, Config, StageDefaults
 from ups_jax.core.errors import ConfigError
 
-# Sections that a stage takes over unless it says otherwise; `training` lends it the keys that both have.
+# Sections that a stage inherits key by key, beside the keys of `StageDefaults`, which it inherits from `training`.
 _STAGE_SECTIONS = ("optimizer", "scheduler")
-_STAGE_KEYS = ("batch_size", "accum_steps", "patience", "patience_steps", "grad_clip", "ema_decay", "max_seconds")
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The configuration of a YAML file with its includes and `a.b=value` overrides.
 
-    Raises `ConfigError` naming file or key, and the mend. Paths of data files are relative to the working directory.
+    Raises `ConfigError` naming file or key, and the fix. Paths of data files are relative to the working directory.
     """
     return from_dict(merge(_read(Path(path), ()), overrides), str(path))
 
@@ -198,8 +197,8 @@ def _unknown_keys(values: Any, schema: Any, where: str) -> Iterator[str]:
     hints = typing.get_type_hints(schema)
     for key, value in values.items():
         path = f"{where}.{key}".lstrip(".")
-        if key in hints and not isinstance(value, dict | None) and (mend := mend_of(path)) is not None:
-            yield f"key `{path}` holds {_short(value)} (of the original system): {mend}"
+        if key in hints and not isinstance(value, dict | None) and (hint := hint_for(path)) is not None:
+            yield f"key `{path}` holds {_short(value)} (of the original system): {hint}"
         elif key in hints:
             yield from _unknown_keys(value, hints[key], path)
         else:
@@ -221,26 +220,27 @@ def _known(values: Any, schema: Any) -> Any:
 
 
 def _suggestion(path: str, siblings: list[str], where: str) -> str:
-    if (mend := mend_of(path)) is not None:
-        return f" (of the original system): {mend}"
+    if (hint := hint_for(path)) is not None:
+        return f" (of the original system): {hint}"
     prefix = f"{where}." if where else ""
     key = path.removeprefix(prefix)
     near = difflib.get_close_matches(key, siblings, n=1, cutoff=0.6)
     if near:
         return f", did you mean `{prefix}{near[0]}`?"
-    paths = list(_paths(Config, ""))
+    paths = list(key_paths(Config))
     by_key = [candidate for candidate in paths if candidate.rsplit(".", 1)[-1] == key]
     near = by_key[:1] or difflib.get_close_matches(path, paths, n=1, cutoff=0.0)
     return f", did you mean `{near[0]}`?"
 
 
-def _paths(schema: Any, where: str) -> Iterator[str]:
+def key_paths(schema: type, where: str = "") -> Iterator[str]:
+    """Yield the path of every key and section of a schema class, below the path `where`."""
     for key, hint in typing.get_type_hints(schema).items():
         path = f"{where}.{key}".lstrip(".")
         yield path
         for kind in (hint, *typing.get_args(hint)):
             if dataclasses.is_dataclass(kind):
-                yield from _paths(kind, path)
+                yield from key_paths(typing.cast(type, kind), path)
 
 
 def _inherit(values: dict[str, Any]) -> dict[str, Any]:
@@ -250,12 +250,13 @@ def _inherit(values: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(stages, dict | None):
         return values
     training = values.get("training") or {}
+    inherited = [field.name for field in dataclasses.fields(StageDefaults)]
     filled = {}
     for name in hints:
         own = (stages or {}).get(name) or {}
         if not isinstance(own, dict) or not isinstance(training, dict):
             return values
-        base = {key: training[key] for key in _STAGE_KEYS if key in training}
+        base = {key: training[key] for key in inherited if key in training}
         base |= {key: values[key] for key in _STAGE_SECTIONS if isinstance(values.get(key), dict)}
         filled[name] = _curve_alone(_merge(_without_twins(base, own), own))
     return _curve_alone(values) | {"stages": (stages or {}) | filled}

@@ -1,0 +1,227 @@
+"""Sections of the configuration about data: tasks, files, splits, windows and the loader."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+from pydantic.dataclasses import dataclass
+
+from ups_jax.config.schema.fields import STRICT, Count, OpenFraction, Positive, PositiveFloat, Weight
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class FilePair:
+    """A `path` with separate files for training and test."""
+
+    train: str | tuple[str, ...]
+    """File with the training trajectories, or a list of files."""
+
+    test: str | tuple[str, ...]
+    """File with the test trajectories, or a list of files."""
+
+    val: str | tuple[str, ...] | None = None
+    """File with the validation trajectories, or a list of files; `null` takes a share of the training trajectories."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class SymmetryConfig:
+    """A map of the field that commutes with the dynamics.
+
+    The map reflects axes and negates channels, then swaps two axes and two channels. Burgers' equation has
+    u(x) -> -u(-x): `{reflect: [x], negate: [u]}`. The vorticity equation has w(x, y) -> -w(y, x):
+    `{swap: [x, y], negate: [w]}`.
+    """
+
+    reflect: tuple[str, ...] = ()
+    """Axes that are reflected."""
+
+    negate: tuple[str, ...] = ()
+    """Channels whose sign changes."""
+
+    swap: tuple[str, ...] = ()
+    """Two axes that are swapped; they need equal points, spacing and periodicity."""
+
+    swap_channels: tuple[str, ...] = ()
+    """Two channels that are swapped with the axes, such as the components of a velocity."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class TaskConfig:
+    """One task: where its data is, and properties of its equation, which are checked against the data."""
+
+    name: str
+    """Name of the task; the name of an embedded task also selects the solver that generates its data."""
+
+    kind: Literal["transient", "steady"] = "transient"
+    """`transient`: trajectories in time. `steady`: a solution for given input fields, as in PDEBench's Darcy flow."""
+
+    preset: str = "default"
+    """Preset of an embedded task that is generated when there is no `path`."""
+
+    path: str | tuple[str, ...] | FilePair | None = None
+    """A file in a layout of PDEBench or The Well, a list of such files on one grid (each may have other coefficients),
+    a YAML file that describes arrays, a folder of [shards](your_data.md#large-data-on-slow-disks), a folder with
+    `train`, `valid` and `test`, or separate files as below. Relative to the working directory. `null` generates an
+    embedded task."""
+
+    channels: tuple[str, ...] = ("u",)
+    """Names of the channels. A file that names its channels is read for these; otherwise they name all of its channels,
+    in the file's order."""
+
+    periodic: tuple[str, ...] = ()
+    """Periodic axes (`x`, `y`, `z`); checked against transient data."""
+
+    symmetries: tuple[SymmetryConfig, ...] = ()
+    """Symmetries of the dynamics, used for augmentation; checked against transient data."""
+
+    conserved: tuple[str, ...] = ()
+    """Channels whose integral over space is constant in time, which the model then enforces exactly; checked against
+    transient data."""
+
+    coefficients: dict[str, Literal["linear", "log10"]] = field(default_factory=dict)
+    """PDE coefficients that condition the model, each with the scale on which it is standardized: `linear` or `log10`.
+    Their values come from the file."""
+
+    solution: Literal["stored", "last_frame"] = "stored"
+    """Solution of a steady task: `stored` in the file, or the `last_frame` of each trajectory of a transient file, as
+    the fixed point that its first frame evolves to."""
+
+    settled: PositiveFloat = 1e-2
+    """Tolerance for `last_frame`: largest difference between the last two frames, relative to the standard deviation of
+    the first frame, or to the distance between the first and the last frame if that is larger."""
+
+    @model_validator(mode="after")
+    def _fixed_points(self) -> TaskConfig:
+        if self.solution == "last_frame" and self.kind != "steady":
+            raise ValueError("solution last_frame is of a steady task; set kind: steady")
+        if self.solution == "last_frame" and any(item.negate or item.swap_channels for item in self.symmetries):
+            raise ValueError(
+                "symmetries that change channels would act on the last frames alone, not on the first ones"
+            )
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class SplitConfig:
+    """Which trajectories are used for training, validation and test."""
+
+    method: Literal["random", "pdebench", "hash", "file", "native", "listed"] = "random"
+    """How trajectories are divided where the files do not say. `random`: drawn with `seed`. `pdebench`: the first ones
+    are the test set (of seed groups, the last), those next to them the validation set. `hash`: by file and number, so
+    that adding files moves no trajectory. `file` (a pair of files) and `native` (a folder with `train`, `valid` and
+    `test`) require that the files say it. `listed`: the numbers in the file `path`."""
+
+    val: OpenFraction = 0.1
+    """Share of the trajectories for validation; with separate files and no `val` file, share of the training files."""
+
+    test: OpenFraction = 0.1
+    """Share of the trajectories for test; unused if the files contain a test set."""
+
+    seed: int = 0
+    """Random seed of the division, independent of the run's `seed`."""
+
+    path: str | None = None
+    """JSON file with the trajectory numbers of each split, for `listed`; every run writes one, `split.json`."""
+
+    @model_validator(mode="after")
+    def _path_of_a_list(self) -> SplitConfig:
+        if (self.method == "listed") != (self.path is not None):
+            raise ValueError("method listed and path, the JSON file of a split, go together")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class LoaderConfig:
+    """Background reading of batches."""
+
+    threads: Count = 1
+    """Threads that read batches ahead; with 0, each batch is read in the main thread at its step."""
+
+    buffer: Positive = 4
+    """Batches that are read ahead. Small batches are read in groups of up to 32 batches and 1 MiB, one group for each
+    thread."""
+
+    memory_gib: Weight = 4.0
+    """Data up to this size in GiB is kept in memory; larger data is read from the file batch by batch."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class MixingConfig:
+    """How training steps are divided among several tasks.
+
+    Each step takes its windows from one task, which is drawn with `seed` and is the same on every host.
+    """
+
+    method: Literal["uniform", "proportional", "temperature", "weights"] = "uniform"
+    """Share of the steps of each task: `uniform`, equal; `proportional` to its number n of training trajectories;
+    `temperature`, proportional to n^(1 / temperature); `weights`, proportional to `weights`."""
+
+    temperature: PositiveFloat | None = None
+    """Temperature of `temperature`: 1 is proportional, a large value is nearly uniform."""
+
+    weights: dict[str, PositiveFloat] = field(default_factory=dict)
+    """A positive number for each task name, for `weights`, such as `{burgers1d: 3, advection1d: 1}`."""
+
+    @model_validator(mode="after")
+    def _method_parameters(self) -> MixingConfig:
+        if (self.method == "temperature") != (self.temperature is not None):
+            raise ValueError("method temperature and a temperature go together")
+        if (self.method == "weights") != bool(self.weights):
+            raise ValueError("method weights and weights, a number for each task, go together")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class DataConfig:
+    """The tasks, and how windows are drawn from their trajectories.
+
+    A window is `context` frames and the frames of the horizon after them.
+    """
+
+    tasks: tuple[TaskConfig, ...]
+    """List of tasks, all of one kind; one model is trained on all of them."""
+
+    mixing: MixingConfig = field(default_factory=MixingConfig)
+    root: str = "data"
+    """Folder of generated data."""
+
+    context: Positive = 1
+    """Frames that are the input of a time step."""
+
+    windows_per_trajectory: Positive = 8
+    """Windows that are drawn from each training trajectory in an epoch."""
+
+    change_sampling: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the windows whose first frame is drawn in proportion to the mean relative change of the field there,
+    which favours the early, rough frames of a decaying field; the other windows are drawn uniformly."""
+
+    augment: bool = True
+    """Shift windows along periodic axes and apply the declared symmetries at random."""
+
+    normalize: Literal["zscore", "rms", "none"] = "zscore"
+    """Normalization of fields by statistics of the training split: `zscore` by mean and standard deviation, `rms` by
+    the root mean square alone, `none` not at all."""
+
+    source: Literal["fields", "latents"] = "fields"
+    """Input of operator training: `fields`, encoded in every step, or `latents`, encoded once by
+    [scripts/encode_latents.py](latents.md). With `latents` the codec is frozen; other stages still read fields."""
+
+    latents: str | None = None
+    """Folder that scripts/encode_latents.py wrote, for `source: latents`."""
+
+    split: SplitConfig = field(default_factory=SplitConfig)
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+
+    @model_validator(mode="after")
+    def _names(self) -> DataConfig:
+        names = [task.name for task in self.tasks]
+        if len(set(names)) < len(names):
+            raise ValueError("two of the tasks have the same name; give each its own (and its path)")
+        if (self.source == "latents") != (self.latents is not None):
+            raise ValueError("source latents and latents, the folder that scripts/encode_latents.py wrote, go together")
+        kinds = {task.kind for task in self.tasks}
+        if len(kinds) > 1:
+            raise ValueError("transient and steady tasks are mixed; a stage trains one kind, give the others a run")
+        return self

@@ -1,0 +1,103 @@
+"""Sections of the configuration about what a run measures, logs and keeps."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Literal
+
+from pydantic.dataclasses import dataclass
+
+from ups_jax.config.schema.fields import STRICT, Count, Positive, PositiveFloat, Weight
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class CheckpointConfig:
+    """Checkpoints of a run; each validation saves one."""
+
+    keep: Positive = 2
+    """Latest checkpoints that stay on disk, in addition to the best one."""
+
+    every_seconds: PositiveFloat = 60.0
+    """Seconds between two saves."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class EvaluationConfig:
+    """Evaluation of a trained model, and validation during training."""
+
+    enabled: bool = True
+    """Evaluate on the test split at the end of `scripts/train.py`."""
+
+    metric: Literal["one_step", "rollout"] = "rollout"
+    """Validation nRMSE that selects the best checkpoint and that patience and plateau watch: of `one_step`, or of a
+    whole `rollout`."""
+
+    val_trajectories: Positive = 32
+    """Largest number of validation trajectories."""
+
+    batch_size: Positive = 64
+    """Trajectories in a batch of rollouts."""
+
+    bootstrap: Positive = 1000
+    """Bootstrap resamples of each 95 % interval."""
+
+    members: Count = 8
+    """Members of a corrector's ensemble, `variants.ensemble`; fewer than 2 turn it off."""
+
+    candidates: Count = 0
+    """Candidates that a corrector draws in each step; the residual of the equation (or declared conservation) selects
+    one. Reported as `variants.candidates_chosen`, beside `_one`, `_random`, `_mean` and `_oracle`; fewer than 2 turn
+    them off. There are none for steady tasks, with `diffusion.objective: regression` or without a corrector; a note in
+    the result says so."""
+
+    plots: bool = True
+    """Draw plots in addition to the JSON and the report."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class WandbConfig:
+    """Weights & Biases, in addition to `metrics.jsonl`.
+
+    Every start of a run is a W&B run in the group of the run directory; WANDB_RUN_ID and WANDB_RESUME are overruled.
+    Processes share a W&B run through the file that WANDB_CONTEXT_FILE names.
+    """
+
+    enabled: bool = True
+    """Log to Weights & Biases."""
+
+    mode: Literal["auto", "online", "offline"] = "auto"
+    """`online`, `offline`, or `auto`: online if a login exists. The environment variable WANDB_MODE wins. A run is
+    written offline if W&B does not respond within 90 seconds."""
+
+    project: str = "ups_jax"
+    """Project on Weights & Biases."""
+
+    entity: str | None = None
+    """User or team on Weights & Biases; `null` is the login's default."""
+
+    tags: tuple[str, ...] = ()
+    """Tags of the runs."""
+
+    every_seconds: Weight = 0.5
+    """Shortest time between two training records, in seconds; 0 sends every record. Validations are sent at once, and
+    metrics.jsonl has all records."""
+
+    upload_checkpoints: bool = True
+    """Upload the best checkpoint at the end of a stage, which waits 1 second for every megabyte, at most 300
+    seconds."""
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT)
+class LoggingConfig:
+    """Records and console lines during training."""
+
+    every_steps: Positive = 10
+    """Optimizer steps between two records in `metrics.jsonl`."""
+
+    every_seconds: PositiveFloat = 10.0
+    """Seconds between two printed lines if the output is not a terminal."""
+
+    tensorboard: bool = False
+    """Write TensorBoard event files as well; needs the extra `tensorboard`."""
+
+    wandb: WandbConfig = field(default_factory=WandbConfig)
