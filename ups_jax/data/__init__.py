@@ -13,22 +13,3 @@ from ups_jax.data.files import data_path
 from ups_jax.data.mixture import Mixture, mixture_of
 from ups_jax.data.open import from_arrays, open_dataset, open_mixture
 from ups_jax.data.splits import Split, Splits
-
-__all__ = [
-    "Dataset",
-    "Mixture",
-    "Split",
-    "Splits",
-    "Trajectories",
-    "batch_at",
-    "data_path",
-    "first_batches",
-    "from_arrays",
-    "mixture_of",
-    "open_dataset",
-    "open_mixture",
-    "steps_per_epoch",
-    "trained_on",
-    "training_batches",
-    "windows_per_step",
-]

@@ -103,13 +103,7 @@ def _walked(walk_on: Callable[..., Walk], model: Any, config: TrainingConfig) ->
         else:
             steps = unroll_to_the_end(advance, partial(ended, walk.end), walk.seen, walk.targets, **options)
         samples = _over_steps(weights, steps) | _inverse_terms(weights, model, params, walk.context, queries)
-        rows = batch.mask / jnp.maximum(batch.mask.sum(), 1.0)
-        terms = {name: jnp.sum(values * rows) for name, values in samples.items()}
-        total = weighted_sum(weights, terms, config, context.epoch)
-        if config.log_per_task_metrics or task.siblings:
-            per_sample = weighted_sum(weights, samples, config, context.epoch)
-            terms |= per_task_terms((task.name,), per_sample, batch.mask)
-        return total, terms
+        return _total(weights, samples, config, task, batch, context)
 
     return bundle
 
@@ -132,6 +126,24 @@ def draw_rows(model: Simulator | PointSimulator, config: TrainingConfig) -> Draw
         return with_draws(batch, drawn)
 
     return draw
+
+
+def _total(
+    weights: dict[str, float],
+    samples: SampleTerms,
+    config: TrainingConfig,
+    task: Task,
+    batch: Batch,
+    context: StepContext,
+) -> tuple[Float[Array, ""], Terms]:
+    """Return the weighted sum of the terms of each sample, and the terms, as means over the rows that count."""
+    rows = batch.mask / jnp.maximum(batch.mask.sum(), 1.0)
+    terms = {name: jnp.sum(values * rows) for name, values in samples.items()}
+    total = weighted_sum(weights, terms, config, context.epoch)
+    if config.log_per_task_metrics or task.siblings:
+        per_sample = weighted_sum(weights, samples, config, context.epoch)
+        terms |= per_task_terms((task.name,), per_sample, batch.mask)
+    return total, terms
 
 
 def weighted_sum(
@@ -227,12 +239,6 @@ def steady_losses(model: SteadySimulator, config: TrainingConfig) -> StageLoss:
         samples = field_terms(names, pred, truth, task, query_points(config, task, key))
         if any(name in PHYSICAL for name in names):
             samples |= prior_terms(names, denormalize(pred, task.statistics), None, task, config.physics_priors)
-        rows = batch.mask / jnp.maximum(batch.mask.sum(), 1.0)
-        terms = {name: jnp.sum(values * rows) for name, values in samples.items()}
-        total = weighted_sum(weights, terms, config, context.epoch)
-        if config.log_per_task_metrics or task.siblings:
-            per_sample = weighted_sum(weights, samples, config, context.epoch)
-            terms |= per_task_terms((task.name,), per_sample, batch.mask)
-        return total, terms
+        return _total(weights, samples, config, task, batch, context)
 
     return bundle

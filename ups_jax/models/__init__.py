@@ -5,21 +5,3 @@ from ups_jax.models.layers import denormalize, normalize, normalize_inputs
 from ups_jax.models.points.simulator import PointSimulator
 from ups_jax.models.simulator import Simulator, decode, encode, next_field, operate, steady_field, step
 from ups_jax.models.steady import SteadySimulator
-
-__all__ = [
-    "Conditions",
-    "Geometry",
-    "LatentState",
-    "PointSimulator",
-    "Simulator",
-    "SteadySimulator",
-    "decode",
-    "denormalize",
-    "encode",
-    "next_field",
-    "normalize",
-    "normalize_inputs",
-    "operate",
-    "steady_field",
-    "step",
-]

@@ -13,8 +13,6 @@ from ups_jax.optim.parameter_groups import add_decayed_weights, muon_labels, par
 from ups_jax.optim.plateau import scale_by_plateau
 from ups_jax.optim.schedules import build_schedule
 
-__all__ = ["build_optimizer", "build_schedule", "ema_init", "ema_params", "ema_update", "parameter_table"]
-
 
 def build_optimizer(config: StageConfig, total_steps: int, steps_per_epoch: int) -> optax.GradientTransformation:
     """The chain that `config` describes for a run of `total_steps` optimizer steps, `steps_per_epoch` an epoch."""

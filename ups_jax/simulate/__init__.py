@@ -2,5 +2,3 @@
 
 from ups_jax.simulate.generator import generate, prepare
 from ups_jax.simulate.presets import PRESETS, Preset
-
-__all__ = ["PRESETS", "Preset", "generate", "prepare"]

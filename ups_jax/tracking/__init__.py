@@ -25,27 +25,6 @@ from ups_jax.tracking.wandb_run import (
 from ups_jax.tracking.wandb_writer import WandbWriter
 from ups_jax.tracking.writer import Tee, Thinned, Writer, ending, flat
 
-__all__ = [
-    "JsonlWriter",
-    "RunContext",
-    "Tee",
-    "TensorboardWriter",
-    "WandbWriter",
-    "Writer",
-    "check_logging",
-    "context_path",
-    "ending",
-    "evaluation_writer",
-    "flat",
-    "login_found",
-    "read_context",
-    "read_jsonl",
-    "shared_in",
-    "training_writer",
-    "wandb_mode",
-    "write_context",
-]
-
 
 def check_logging(logging: LoggingConfig) -> None:
     """ConfigError for what would keep a writer from being opened, before anything is trained or written."""

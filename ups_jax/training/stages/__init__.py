@@ -28,6 +28,3 @@ def enabled_stages(cfg: Config) -> tuple[str, ...]:
     if not enabled:
         raise ConfigError("no stage is enabled: give one of `stages` epochs or steps, or name one by --stage")
     return enabled
-
-
-__all__ = ["STAGES", "enabled_stages", "stage_of"]
