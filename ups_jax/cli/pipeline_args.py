@@ -10,7 +10,6 @@ from rich.console import Console
 from ups_jax.cli import runner
 from ups_jax.config import STAGE_ALIASES
 from ups_jax.core.errors import ConfigError
-from ups_jax.core.locks import is_free
 from ups_jax.pipeline.compute_steps import PLATFORMS
 from ups_jax.pipeline.context import unfinished
 from ups_jax.pipeline.request import Request, resolve
@@ -199,7 +198,7 @@ def plan_pipeline(request: Request, console: Console) -> None:
         found = check_config(path, request.train_stage, request.overrides)
         if found.problems:
             raise ConfigError("; ".join(found.problems))
-    name = request.run_id or unfinished(request.runs_root, request.digest(resolved), is_free)
+    name = request.run_id or unfinished(request.runs_root, request.digest(resolved))
     skipped = {step: getattr(request, f"skip_{option}") for step, option in _OPTIONS.items()}
     lines = [f"run             {request.runs_root / (name or 'run_TIME')}" + (" (goes on)" if name else "")]
     for step, what in _STEPS.items():

@@ -17,7 +17,7 @@ from typing import Any
 
 from ups_jax.core.errors import CheckpointError, ConfigError, first_line
 from ups_jax.core.files import inside, read_json, storage_error, write_atomically
-from ups_jax.core.locks import in_turn
+from ups_jax.core.locks import wait_for_lock
 from ups_jax.pipeline.scores import Evaluated, plain
 from ups_jax.pipeline.training_record import checkpoint_digests
 from ups_jax.runs.checksums import fault
@@ -59,7 +59,7 @@ class Champions:
 
     def locked(self) -> AbstractContextManager[None]:
         """Hold all champions for a comparison with a promotion; others wait."""
-        return in_turn(self.root / ".lock")
+        return wait_for_lock(self.root / ".lock")
 
     def all(self) -> list[dict[str, Any]]:
         """Every champion, the one that was promoted last first. Raises `CheckpointError` for a damaged record."""

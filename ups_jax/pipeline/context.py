@@ -16,6 +16,7 @@ from rich.console import Console
 from ups_jax.config import Config
 from ups_jax.core.errors import ConfigError, Stopped, StorageError, UserError
 from ups_jax.core.files import free_name, read_json, storage_error, write_atomically
+from ups_jax.core.locks import is_free
 from ups_jax.pipeline.request import Request, Resolved, config_path
 from ups_jax.pipeline.subprocess_step import Runner, Step, StepFailed
 from ups_jax.runs.directory import now
@@ -227,7 +228,7 @@ def read(path: Path) -> dict[str, Any]:
     return values
 
 
-def unfinished(runs: Path, request: str, is_free: Callable[[Path], bool]) -> str | None:
+def unfinished(runs: Path, request: str) -> str | None:
     """The latest run of the same request that did not come to its end and that nobody works on."""
     found: list[tuple[str, str]] = []
     for path in runs.glob("*/summary.json"):

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from ups_jax.core.errors import GateError, Stopped, StorageError, UserError
 from ups_jax.core.files import storage_error
-from ups_jax.core.locks import hold, is_free
+from ups_jax.core.locks import lock_directory
 from ups_jax.pipeline import compute_steps, decision_steps
 from ups_jax.pipeline.baseline import Search
 from ups_jax.pipeline.cache_keys import digest_of
@@ -29,6 +29,9 @@ from ups_jax.pipeline.training_record import Training
 from ups_jax.runs.directory import environment
 
 EVALUATIONS = ("small_eval", "full_eval")
+_HINT = "wait for it or stop it, or give another --run-id"
+# Seconds that a step may take to save and end after its pipeline has ended.
+_PATIENCE = 60.0
 
 
 def run_pipeline(request: Request, console: Console, runner: Runner = run_step) -> dict[str, Any]:
@@ -36,9 +39,9 @@ def run_pipeline(request: Request, console: Console, runner: Runner = run_step) 
     and the error of whatever step failed; the summary is written before either."""
     resolved = resolve(request)
     asked, begin = request.digest(resolved), time.monotonic()
-    name = request.run_id or unfinished(request.runs_root, asked, is_free) or _new_id(request.runs_root)
+    name = request.run_id or unfinished(request.runs_root, asked) or _new_id(request.runs_root)
     directory = request.runs_root / name
-    with hold(directory) as lock:
+    with lock_directory(directory, _HINT, _PATIENCE) as lock:
         check_same(directory, resolved)
         before = read(directory / "summary.json").get("status")
         summary = Summary(directory)

@@ -12,7 +12,7 @@ from jaxtyping import Int
 
 from ups_jax.core.errors import DataError
 from ups_jax.core.files import crc32, storage_error, whole_file, write_atomically
-from ups_jax.core.locks import held
+from ups_jax.core.locks import lock_directory
 from ups_jax.data.latent_cache.manifest import (
     MANIFEST,
     STORED,
@@ -79,7 +79,7 @@ def _held(out: Path) -> Iterator[None]:
     strange = [name for name in names if name not in (MANIFEST, UNFINISHED) and not name.startswith("latents-")]
     if strange:
         raise DataError(f"{out}: holds other files ({', '.join(strange[:3])}); give a new folder")
-    with held(out, "wait for it, or give another folder"):
+    with lock_directory(out, "wait for it, or give another folder"):
         yield
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Float32
 from ups_jax.config import yaml
 from ups_jax.core.errors import DataError, StorageError
 from ups_jax.core.files import crc32, storage_error, write_atomically
-from ups_jax.core.locks import held
+from ups_jax.core.locks import lock_directory
 from ups_jax.data.sources import ShardsSource, Source, layout_of
 from ups_jax.data.sources import shards as manifests
 from ups_jax.data.sources.described_arrays import file_of
@@ -133,7 +133,7 @@ def _held(out: Path) -> Iterator[None]:
         raise storage_error(out, error) from None
     if strange and not manifests.is_converted(out) and not all(name.startswith("data-") for name in strange):
         raise DataError(f"{out}: holds other files ({', '.join(sorted(strange)[:3])}); give a new folder")
-    with held(out, "wait for it, or give another folder"):
+    with lock_directory(out, "wait for it, or give another folder"):
         yield
 
 
