@@ -118,10 +118,11 @@ def _dry_run(work: Work, key: str) -> None:
         work.run(Step(name="dry_run", script="train.py", arguments=arguments), key)
 
 
-def evaluate(work: Work, name: str, trainings: list[Training], fingerprint: str) -> tuple[Evaluated, list[Path]]:
-    """The evaluation `small_eval` or `full_eval` of every training, and the files that it is in."""
-    files = [_evaluate_one(work, name, training, number, fingerprint) for number, training in enumerate(trainings)]
-    return Evaluated.read(files), files
+def evaluate(work: Work, name: str, trainings: list[Training], fingerprint: str) -> Evaluated:
+    """The evaluation `small_eval` or `full_eval` of every training."""
+    return Evaluated.read(
+        [_evaluate_one(work, name, training, number, fingerprint) for number, training in enumerate(trainings)]
+    )
 
 
 def _evaluate_one(work: Work, name: str, training: Training, number: int, fingerprint: str) -> Path:

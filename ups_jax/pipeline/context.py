@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 
@@ -22,6 +22,7 @@ from ups_jax.pipeline.subprocess_step import Runner, Step, StepFailed
 from ups_jax.runs.directory import now
 from ups_jax.tracking.wandb_run import VARIABLE
 
+T = TypeVar("T")
 INFO_VARIABLE = "FAST_TO_SOTA_WANDB_INFO"
 
 
@@ -111,16 +112,17 @@ class Work:
         self.summary.step(step.name, status="done", error=None, **told)
         self.say(f"{step.name:<16}took {ended.seconds:.1f} s")
 
-    def inside(self, name: str, key: str, work: Callable[[], None]) -> None:
-        """Do a step in this process: one that only reads and writes small files."""
+    def inside(self, name: str, key: str, work: Callable[[], T]) -> T:
+        """Do a step in this process, one that only reads and writes small files, and return its result."""
         self.summary.begin_step(name, key=key)
         begin = time.monotonic()
         try:
-            work()
+            result = work()
         except BaseException as error:
             self.summary.step(name, status="failed", ended=now(), error=str(error))
             raise
         self.summary.step(name, status="done", ended=now(), seconds=round(time.monotonic() - begin, 3), error=None)
+        return result
 
     def _show(self, text: str) -> None:
         for line in text.rstrip("\n").split("\n"):

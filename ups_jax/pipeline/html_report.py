@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -25,17 +25,12 @@ _PASSING = ("pass", "not_applicable", "no_baseline")
 def write_report(
     path: Path,
     work: Work,
-    files: Mapping[str, Sequence[Path]],
+    results: Mapping[str, Evaluated],
     champion: Mapping[str, Any] | None,
 ) -> None:
     """Write the page. Raises `StorageError`."""
-    results = {name: Evaluated.read(own) for name, own in files.items()}
-    pictures = {
-        item.name: item.read_bytes()
-        for name in results
-        for item in sorted(_plots(files[name][0]).glob("*.*"))
-        if name == list(results)[-1]
-    }
+    last = list(results.values())[-1:]
+    pictures = {item.name: item.read_bytes() for result in last for item in sorted(_plots(result.files[0]).glob("*.*"))}
     write_atomically(path, render(work.summary.values, results, pictures, to_dict(work.resolved.train), champion))
 
 

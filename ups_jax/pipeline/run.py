@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,12 @@ from ups_jax.core.errors import GateError, Stopped, StorageError, UserError
 from ups_jax.core.files import storage_error
 from ups_jax.core.locks import lock_directory
 from ups_jax.pipeline import compute_steps, decision_steps
-from ups_jax.pipeline.baseline import Search
 from ups_jax.pipeline.cache_keys import digest_of
 from ups_jax.pipeline.context import UNFINISHED, Summary, Work, read, unfinished
 from ups_jax.pipeline.html_report import write_report
 from ups_jax.pipeline.request import Request, check_same, resolve
 from ups_jax.pipeline.scores import Evaluated
 from ups_jax.pipeline.subprocess_step import Runner, Step, run_step
-from ups_jax.pipeline.training_record import Training
 from ups_jax.runs.directory import environment
 
 EVALUATIONS = ("small_eval", "full_eval")
@@ -84,7 +83,6 @@ def _sequence(work: Work) -> str:
     work.summary.update(trainings=[str(training.path) for training in trainings])
     search = decision_steps.search_of(work, compute_steps.full_scope(work, fingerprints["full_eval"]))
     evaluations: dict[str, Evaluated] = {}
-    files: dict[str, list[Path]] = {}
     decision: Mapping[str, Any] = {"status": "skipped", "passed": True, "reasons": []}
     for name in EVALUATIONS:
         if getattr(work.request, f"skip_{name}"):
@@ -93,42 +91,25 @@ def _sequence(work: Work) -> str:
         if not decision["passed"] and not work.request.force_full_eval:
             work.skipped(name, "the small evaluation's gates refuse the candidate; --force-full-eval does it anyway")
             continue
-        evaluations[name], files[name] = compute_steps.evaluate(work, name, trainings, fingerprints[name])
+        evaluations[name] = compute_steps.evaluate(work, name, trainings, fingerprints[name])
         decision = decision_steps.decide_on(work, name, evaluations[name], search)
-        rows = decision_steps.rows_of(work, evaluations, files)
+        rows = decision_steps.rows_of(work, evaluations)
         decision_steps.board_of(work).add(_unless_champion(work, rows))
     champion = None
     if decision["passed"] and "full_eval" in evaluations:
-        champion, decision = _promote(work, decision, evaluations, files, trainings, search)
+        promote = partial(decision_steps.promote, work, decision, evaluations, trainings, search)
+        champion, decision = work.inside("promotion", str(decision["key"]), promote)
+        if champion is not None:
+            of = f"of {champion['task']} by protocol {champion['protocol']}"
+            work.say(f"champion        {of}: run {champion['run_id']}")
     else:
         work.skipped("promotion", "no full evaluation" if decision["passed"] else "the gates refuse the candidate")
     status = _status(work, decision, champion)
     work.summary.update(promoted=champion is not None, champion=_named(champion), outcome=status)
-    _finish(work, files, champion)
+    _finish(work, evaluations, champion)
     if status == "refused":
         raise GateError(f"run {work.run_id} is not promoted: {'; '.join(decision['reasons'])}")
     return status
-
-
-def _promote(
-    work: Work,
-    decision: Mapping[str, Any],
-    evaluations: Mapping[str, Evaluated],
-    files: Mapping[str, list[Path]],
-    trainings: list[Training],
-    search: Search,
-) -> tuple[dict[str, Any] | None, Mapping[str, Any]]:
-    found: dict[str, Any] = {}
-
-    def promote() -> None:
-        champion, held = decision_steps.promote(work, decision, evaluations, files, trainings, search)
-        found.update(champion=champion, decision=held)
-
-    work.inside("promotion", str(decision["key"]), promote)
-    champion = found["champion"]
-    if champion is not None:
-        work.say(f"champion        of {champion['task']} by protocol {champion['protocol']}: run {champion['run_id']}")
-    return champion, found["decision"]
 
 
 def _status(work: Work, decision: Mapping[str, Any], champion: Mapping[str, Any] | None) -> str:
@@ -141,13 +122,13 @@ def _status(work: Work, decision: Mapping[str, Any], champion: Mapping[str, Any]
     return "promoted" if champion["run_id"] == work.run_id else "champion"
 
 
-def _finish(work: Work, files: Mapping[str, list[Path]], champion: Mapping[str, Any] | None) -> None:
+def _finish(work: Work, evaluations: Mapping[str, Evaluated], champion: Mapping[str, Any] | None) -> None:
     """The report, and what W&B and TensorBoard hear of the gates."""
     if work.request.skip_analysis:
         work.skipped("report", "--skip-analysis")
     else:
         page = work.directory / "analysis" / "report.html"
-        work.inside("report", work.run_id, lambda: write_report(page, work, files, champion))
+        work.inside("report", work.run_id, lambda: write_report(page, work, evaluations, champion))
         work.say(f"report          {page}")
     logging = work.resolved.train.logging
     key = digest_of(work.summary.values["gates"])

@@ -20,16 +20,17 @@ SECTIONS = {"small_eval": "small", "full_eval": "full"}
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The evaluation JSON of one or more seeds of one configuration."""
+    """The evaluation JSON of one or more seeds of one configuration, and the files that it was read from."""
 
     results: tuple[Mapping[str, Any], ...]
+    files: tuple[Path, ...] = ()
 
     @staticmethod
     def read(files: Sequence[Path]) -> Evaluated:
         """From files; DataError where one cannot be read or its seeds were not measured on the same trajectories."""
         try:
             results = tuple(read_json(file) for file in files)
-            found = Evaluated(results)
+            found = Evaluated(results, tuple(files))
             protocols = {protocol(result) for result in results}
             # Worked out and kept here, where a file that lacks them can be named.
             _ = found.numbers, found.trivial
