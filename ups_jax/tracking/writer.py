@@ -147,12 +147,12 @@ def ending(writer: Writer, goes_on: Callable[[Exception], bool] = lambda _error:
         writer.close(outcome)
 
 
-def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+def flat(values: Mapping[str, Any], separator: str = "/") -> dict[str, Any]:
     """Nested sections as one level: `{"eval": {"nrmse": 1}}` is `{"eval/nrmse": 1}`."""
     result: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            result |= {f"{name}/{inner}": item for inner, item in flat(value).items()}
+            result |= {f"{name}{separator}{inner}": item for inner, item in flat(value, separator).items()}
         else:
             result[name] = value
     return result

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ups_jax.core.files import whole_file
 from ups_jax.data.inspection import Inspection
 from ups_jax.data.sources.points import Scattered
 from ups_jax.evaluation.plots.fields import (
@@ -16,13 +14,13 @@ from ups_jax.evaluation.plots.fields import (
     colour_bar,
     dots,
     field_limits,
-    literal,
     middle_plane,
+    save_png,
     snapshot,
     space_time,
 )
 
-_SNAPSHOTS = 5
+_SNAPSHOTS, _DPI = 5, 100
 
 
 def write_picture(found: Inspection, path: Path) -> None:
@@ -32,7 +30,7 @@ def write_picture(found: Inspection, path: Path) -> None:
     """
     source, grid = found.source, found.source.grid
     if isinstance(source, Scattered):
-        _save(_dots(found, source), path)
+        save_png(_dots(found, source), path, _DPI)
         return
     frames = np.arange(source.frames)
     if len(grid.shape) > 1:
@@ -56,7 +54,7 @@ def write_picture(found: Inspection, path: Path) -> None:
                 snapshot(axis, grid, image, FIELD_MAP, limits)
                 axis.set_title(f"{name}, t = {grid.start + grid.dt * frame:g}" if source.frames > 1 else name)
         colour_bar(figure, row.tolist(), FIELD_MAP, limits, name)
-    _save(figure, path)
+    save_png(figure, path, _DPI)
 
 
 def _dots(found: Inspection, source: Scattered) -> Figure:
@@ -79,10 +77,3 @@ def _dots(found: Inspection, source: Scattered) -> Figure:
             axis.set_title(f"{name}, t = {grid.start + grid.dt * frame:g}")
         colour_bar(figure, row.tolist(), FIELD_MAP, limits, name)
     return figure
-
-
-def _save(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure)
-    literal(figure)
-    with whole_file(path) as partial:
-        figure.savefig(partial, dpi=100, format="png")
