@@ -23,8 +23,8 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from ups_jax.core.errors import DataError
-from ups_jax.data.sources.base import AXES, Grid, selected, uniform
-from ups_jax.data.sources.hdf5 import HDF5File, coefficients, dataset_of, text_of
+from ups_jax.data.sources.base import AXES, Grid, selected, uniform, windows_of
+from ups_jax.data.sources.hdf5 import HDF5Source, coefficients, dataset_of, text_of
 
 LAYOUT = "points"
 _MEND = "write it as ups_jax/data/sources/points.py says"
@@ -36,7 +36,7 @@ def is_points(file: h5py.File) -> bool:
     return text_of(file.attrs, "layout") == LAYOUT
 
 
-class PointsSource(HDF5File):
+class PointsSource(HDF5Source):
     """The channels `names` of such a file, or all. Raises `DataError` naming file and dataset for any defect."""
 
     known_in_names: tuple[str, ...] = ()
@@ -96,9 +96,8 @@ class PointsSource(HDF5File):
         """The given frames of the given trajectories, 0 where no point is; frames are evenly spaced."""
         result = np.empty((*frames.shape, self._points, self.channels), np.float32)
         with self.reading() as file:
-            for row, (index, times) in enumerate(zip(ids.tolist(), frames.tolist(), strict=True)):
-                step = times[1] - times[0] if len(times) > 1 else 1
-                part = (index, slice(times[0], times[-1] + 1, step))
+            for row, index, times in windows_of(ids, frames):
+                part = (index, times)
                 for channel, name in enumerate(self.channel_names):
                     if name in self._where:
                         result[row, ..., channel] = file[self._where[name]][part]
@@ -140,6 +139,53 @@ class PointsSource(HDF5File):
         """Values of the points, the same or their own in each trajectory, of some trajectories."""
         own = values[ids] if values.ndim == 2 else np.broadcast_to(values, (len(ids), len(values)))
         return own.astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Places:
+    """Physical coordinates, and 1 for each point that is there; the others fill a row up.
+
+    Points that move have no coordinates here (D = 0): theirs are channels of the fields.
+    """
+
+    coords: Float32[np.ndarray, "b p d"]
+    mask: Float32[np.ndarray, "b p"]
+
+    def rows(self, rows: Int[np.ndarray, " r"] | slice) -> Places:
+        """Those of some rows."""
+        return Places(coords=self.coords[rows], mask=self.mask[rows])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cloud(Grid):
+    """The times of a set of at most `shape[0]` points in a box with its lower corner at `origin` and sides `box`.
+
+    `spacing` is what a regular grid of as many points would have. Where the points move, `moving` are the names of the
+    channels that are their coordinates. `measured` is a box that the data do not state: that of their points.
+    """
+
+    box: tuple[float, ...]
+    measured: bool = False
+    moving: tuple[str, ...] = ()
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of the axes of the box."""
+        return AXES[: len(self.box)]
+
+
+@runtime_checkable
+class Scattered(Protocol):
+    """A source whose grid is a `Cloud`."""
+
+    def places(self, ids: Int[np.ndarray, " b"]) -> Places:
+        """Where the points of some trajectories lie."""
+        ...
+
+
+def spacing_of(box: tuple[float, ...], points: int) -> tuple[float, ...]:
+    """The distance of neighbours on a regular grid of so many points, the same on every axis."""
+    return (float(np.prod(box) / points) ** (1 / len(box)),) * len(box)
 
 
 def _axes(name: str, file: h5py.File, shape: tuple[int, ...], *, moves: bool) -> int:
@@ -207,50 +253,3 @@ def _cloud(
         measured="box" not in file,
         moving=moving,
     )
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Places:
-    """Physical coordinates, and 1 for each point that is there; the others fill a row up.
-
-    Points that move have no coordinates here (D = 0): theirs are channels of the fields.
-    """
-
-    coords: Float32[np.ndarray, "b p d"]
-    mask: Float32[np.ndarray, "b p"]
-
-    def rows(self, rows: Int[np.ndarray, " r"] | slice) -> Places:
-        """Those of some rows."""
-        return Places(coords=self.coords[rows], mask=self.mask[rows])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cloud(Grid):
-    """The times of a set of at most `shape[0]` points in a box with its lower corner at `origin` and sides `box`.
-
-    `spacing` is what a regular grid of as many points would have. Where the points move, `moving` are the names of the
-    channels that are their coordinates. `measured` is a box that the data do not state: that of their points.
-    """
-
-    box: tuple[float, ...]
-    measured: bool = False
-    moving: tuple[str, ...] = ()
-
-    @property
-    def axes(self) -> tuple[str, ...]:
-        """Names of the axes of the box."""
-        return AXES[: len(self.box)]
-
-
-@runtime_checkable
-class Scattered(Protocol):
-    """A source whose grid is a `Cloud`."""
-
-    def places(self, ids: Int[np.ndarray, " b"]) -> Places:
-        """Where the points of some trajectories lie."""
-        ...
-
-
-def spacing_of(box: tuple[float, ...], points: int) -> tuple[float, ...]:
-    """The distance of neighbours on a regular grid of so many points, the same on every axis."""
-    return (float(np.prod(box) / points) ** (1 / len(box)),) * len(box)
