@@ -6,19 +6,13 @@ import argparse
 from pathlib import Path
 
 from ups_jax.cli import runner
-from ups_jax.config import STAGE_ALIASES
 from ups_jax.training.stages import STAGES
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = runner.parser(__doc__)
     parser.add_argument("--run-dir", type=Path, required=True, help="the trained run")
-    parser.add_argument(
-        "--stage",
-        type=lambda name: STAGE_ALIASES.get(name, name),
-        choices=STAGES,
-        help="which stage's result (default: the operator, or the run's last)",
-    )
+    runner.add_stage(parser, STAGES, "which stage's result (default: the operator, or the run's last)")
     parser.add_argument(
         "--split", choices=["train", "val", "test"], default="test", help="whose trajectories (default: test)"
     )

@@ -15,6 +15,7 @@ from rich.table import Table
 from ups_jax.cli import runner
 from ups_jax.config import GatesConfig
 from ups_jax.core.errors import ConfigError
+from ups_jax.core.terminal import say
 from ups_jax.pipeline.champions import Champions
 from ups_jax.pipeline.gates import direction
 from ups_jax.pipeline.leaderboard import Leaderboard, Row
@@ -93,12 +94,11 @@ def list_rows(console: Console, board: Leaderboard, filters: Sequence[str], sort
 def list_champions(console: Console, champions: Champions) -> None:
     """Every champion, the latest first."""
     for item in champions.all():
-        console.print(
+        copy = champions.folder(item["task"], item["protocol"]) / item["copy"]
+        say(
+            console,
             f"{item['task']}  protocol {item['protocol']}  run {item['run_id']}  promoted {item['promoted_at']}  "
-            f"nrmse {item['metrics'].get('nrmse')}  {champions.folder(item['task'], item['protocol']) / item['copy']}",
-            highlight=False,
-            soft_wrap=True,
-            markup=False,
+            f"nrmse {item['metrics'].get('nrmse')}  {copy}",
         )
 
 
@@ -121,7 +121,7 @@ def compare(console: Console, board: Leaderboard, first: str, second: str, page:
     console.print(numbers)
     if page is not None:
         write_comparison(page, one, other)
-        console.print(f"page        {page}", highlight=False, soft_wrap=True)
+        say(console, f"page        {page}")
 
 
 def label_run(console: Console, board: Leaderboard, run_id: str, label: str) -> None:
@@ -130,8 +130,8 @@ def label_run(console: Console, board: Leaderboard, run_id: str, label: str) -> 
     if not rows or label == "champion":
         said = "is not on the leaderboard" if not rows else "becomes champion by scripts/run_fast_to_sota.py only"
         raise ConfigError(f"run {run_id}: {said}; list what there is with scripts/leaderboard.py")
-    board.add([_relabelled(row, label) for row in rows])
-    console.print(f"labelled    {run_id}: {label} ({len(rows)} rows)", highlight=False, soft_wrap=True, markup=False)
+    board.add([replace(row, label=label) for row in rows])
+    say(console, f"labelled    {run_id}: {label} ({len(rows)} rows)")
 
 
 def demote(
@@ -142,22 +142,13 @@ def demote(
         # A leaderboard that cannot be read is told before anything is changed.
         rows = [row for row in board.read() if row.task == task]
         former, successor = champions.demote(task, protocol, reason)
-        changed = [_relabelled(row, "demoted") for row in rows if row.run_id == former["run_id"]]
+        changed = [replace(row, label="demoted") for row in rows if row.run_id == former["run_id"]]
         if successor is not None:
             label = successor["label"]
-            changed += [_relabelled(row, label) for row in rows if row.run_id == successor["run_id"]]
+            changed += [replace(row, label=label) for row in rows if row.run_id == successor["run_id"]]
         board.add(changed)
-    console.print(
-        f"demoted     {task}: run {former['run_id']}; champion is now "
-        f"{'none' if successor is None else 'run ' + successor['run_id']}",
-        highlight=False,
-        soft_wrap=True,
-        markup=False,
-    )
-
-
-def _relabelled(row: Row, label: str) -> Row:
-    return replace(row, label=label)
+    now = "none" if successor is None else f"run {successor['run_id']}"
+    say(console, f"demoted     {task}: run {former['run_id']}; champion is now {now}")
 
 
 def _condition(rows: Sequence[Row], text: str) -> tuple[str, str]:

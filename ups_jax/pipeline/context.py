@@ -1,4 +1,4 @@
-"""A pipeline run at work: its folder, its summary, and how one of its steps is done or found done."""
+"""A pipeline run in progress: its folder, its summary on file, and how a step is run, reused or skipped."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ups_jax.config import Config
 from ups_jax.core.errors import ConfigError, Stopped, StorageError, UserError
 from ups_jax.core.files import free_name, read_json, storage_error, write_atomically
 from ups_jax.core.locks import is_free
+from ups_jax.core.terminal import say
 from ups_jax.pipeline.request import Request, Resolved, config_path
 from ups_jax.pipeline.subprocess_step import Runner, Step, StepFailed
 from ups_jax.runs.directory import now
@@ -24,6 +25,8 @@ from ups_jax.tracking.wandb_run import VARIABLE
 
 T = TypeVar("T")
 INFO_VARIABLE = "FAST_TO_SOTA_WANDB_INFO"
+# How a run stands that the same command goes on with.
+UNFINISHED = ("running", "stopped", "failed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +48,7 @@ class Work:
 
     def say(self, line: str) -> None:
         """Print a line as it is."""
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(self.console, line)
 
     def config_path(self, name: str) -> Path:
         return config_path(self.directory, name)
@@ -129,11 +132,6 @@ class Work:
             self.say(f"    {line}")
 
 
-def _info_path(own: Path, is_first: bool) -> str:
-    """Where the W&B run is told: of the first seed where the environment says."""
-    return os.environ.get(INFO_VARIABLE, str(own.resolve())) if is_first else str(own.resolve())
-
-
 def copy_evaluation(source: Path, target: Path) -> None:
     """Copy an evaluation's JSON with its plots and its report from one folder of results to another, in place of what
     is there, the JSON last and at once. Raises `StorageError`."""
@@ -162,10 +160,6 @@ def set_aside(folder: Path) -> Path:
     except OSError as error:
         raise StorageError(f"{folder}: cannot be renamed ({error.strerror}); give another --run-id") from None
     return aside
-
-
-# How a run stands that the same command goes on with.
-UNFINISHED = ("running", "stopped", "failed")
 
 
 class Summary:
@@ -238,6 +232,11 @@ def unfinished(runs: Path, request: str) -> str | None:
         if values.get("request") == request and values.get("status") in UNFINISHED and is_free(path.parent):
             found.append((str(values["started"]), path.parent.name))
     return max(found)[1] if found else None
+
+
+def _info_path(own: Path, is_first: bool) -> str:
+    """Where the W&B run is told: of the first seed where the environment says."""
+    return os.environ.get(INFO_VARIABLE, str(own.resolve())) if is_first else str(own.resolve())
 
 
 def _readable(path: Path) -> dict[str, Any]:

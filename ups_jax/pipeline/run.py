@@ -44,7 +44,9 @@ def run_pipeline(request: Request, console: Console, runner: Runner = run_step) 
         check_same(directory, resolved)
         before = read(directory / "summary.json").get("status")
         summary = Summary(directory)
-        summary.begin(run_id=name, request=asked, environment=environment(), configs=_sources(request))
+        sources = {name: str(path) for name, path in request.configs.items()}
+        sources["overrides"] = " ".join(request.overrides)
+        summary.begin(run_id=name, request=asked, environment=environment(), configs=sources)
         resolved.write(directory)
         work = Work(
             request=request,
@@ -152,17 +154,6 @@ def _unless_champion(work: Work, rows: list[Any]) -> list[Any]:
 def _named(champion: Mapping[str, Any] | None) -> dict[str, Any] | None:
     keys = ("task", "protocol", "run_id", "checkpoint", "promoted_at")
     return None if champion is None else {key: champion[key] for key in keys}
-
-
-def _sources(request: Request) -> dict[str, str]:
-    """Where the configurations came from."""
-    train = request.train_config
-    return {
-        "train": str(train),
-        "small_eval": str(request.small_eval_config or train),
-        "full_eval": str(request.full_eval_config or train),
-        "overrides": " ".join(request.overrides),
-    }
 
 
 def _current(summary: Summary) -> str | None:
