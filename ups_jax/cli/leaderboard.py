@@ -82,9 +82,9 @@ def list_rows(console: Console, board: Leaderboard, filters: Sequence[str], sort
     rows = [row for row in every if all(_cells(row).get(name) == value for name, value in wanted)]
     sign = -1 if direction(sort, GatesConfig()) == "higher" else 1
     rows.sort(key=lambda row: sign * value if (value := row.metrics.get(sort)) is not None else math.inf)
-    table = Table(title=escape(f"{board.jsonl}: {len(rows)} rows by {sort}"), title_justify="left", show_edge=False)
-    for name in (*_COLUMNS, *metrics):
-        table.add_column(name, overflow="fold", justify="right" if name in metrics else "left")
+    table = _table(f"{board.jsonl}: {len(rows)} rows by {sort}", _COLUMNS)
+    for name in metrics:
+        table.add_column(name, overflow="fold", justify="right")
     for row in rows:
         numbers = ["" if row.metrics.get(name) is None else f"{row.metrics[name]:.4g}" for name in metrics]
         table.add_row(*(escape(str(getattr(row, name))) for name in _COLUMNS), *numbers)
@@ -107,15 +107,11 @@ def compare(console: Console, board: Leaderboard, first: str, second: str, page:
     `ConfigError`, `StorageError`."""
     rows = board.read()
     one, other = sides_of(rows, first, second)
-    table = Table(title="configuration", title_justify="left", show_edge=False)
-    for name in ("key", first, second):
-        table.add_column(escape(name), overflow="fold")
+    table = _table("configuration", ("key", first, second))
     for key, *values in config_difference(one.config, other.config):
         table.add_row(key, *(escape(str(value)) for value in values))
     console.print(table if table.row_count else "configuration: the same")
-    numbers = Table(title="metrics, 95 % interval over the trajectories", title_justify="left", show_edge=False)
-    for name in ("metric", first, second, "change"):
-        numbers.add_column(escape(name), overflow="fold")
+    numbers = _table("metrics, 95 % interval over the trajectories", ("metric", first, second, "change"))
     for cells in metric_table(one, other):
         numbers.add_row(*cells)
     console.print(numbers)
@@ -149,6 +145,13 @@ def demote(
         board.add(changed)
     now = "none" if successor is None else f"run {successor['run_id']}"
     say(console, f"demoted     {task}: run {former['run_id']}; champion is now {now}")
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=escape(title), title_justify="left", show_edge=False)
+    for name in columns:
+        table.add_column(escape(name), overflow="fold")
+    return table
 
 
 def _condition(rows: Sequence[Row], text: str) -> tuple[str, str]:
