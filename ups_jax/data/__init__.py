@@ -12,13 +12,12 @@ from ups_jax.data.dataset import Dataset, Trajectories
 from ups_jax.data.files import data_path
 from ups_jax.data.mixture import Mixture, mixture_of
 from ups_jax.data.open import from_arrays, open_dataset, open_mixture
-from ups_jax.data.splits import Split, Splits
+from ups_jax.data.splits import Split
 
 __all__ = [
     "Dataset",
     "Mixture",
     "Split",
-    "Splits",
     "Trajectories",
     "batch_at",
     "data_path",

@@ -106,6 +106,12 @@ def dataset_of(name: str, file: h5py.Group, key: str, mend: str) -> h5py.Dataset
     return found
 
 
+def check_float(name: str, label: str, dataset: h5py.Dataset, mend: str) -> None:
+    """Raise `DataError` for a dataset of other than floating-point numbers."""
+    if dataset.dtype.kind != "f":
+        raise DataError(f"{name}: `{label}` holds {dataset.dtype}, not floating-point numbers; {mend}")
+
+
 def number_of(attributes: h5py.AttributeManager, key: str) -> float | None:
     """A finite number among attributes, None where there is none of that name, or something else."""
     value = np.asarray(attributes.get(key, ""))
@@ -124,8 +130,7 @@ def coordinate(name: str, file: h5py.File, dataset: str, lengths: tuple[int, ...
     found = dataset_of(name, file, dataset, "add the coordinates")
     if found.ndim != 1 or len(found) not in lengths:
         raise DataError(f"{name}: `{dataset}` has shape {found.shape}, it must have {lengths[0]} entries ({why})")
-    if found.dtype.kind != "f":
-        raise DataError(f"{name}: `{dataset}` holds {found.dtype}, not floating-point numbers; store it as float64")
+    check_float(name, dataset, found, "store it as float64")
     return np.asarray(found)
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Float32, Int
 
 from ups_jax.core.errors import DataError
 from ups_jax.data.sources.base import selected, windows_of
-from ups_jax.data.sources.hdf5 import HDF5Source, coefficients, grid_of
+from ups_jax.data.sources.hdf5 import HDF5Source, check_float, coefficients, grid_of
 
 # The order in which PDEBench lists them; any other name follows in that of the file.
 _ORDER = ("density", "pressure", "Vx", "Vy", "Vz")
@@ -38,10 +38,7 @@ class CFDSource(HDF5Source):
                         f"{self.name}: `{channel}` has shape {file[channel].shape}, `{first}` has {shape}; "
                         "give channels of one grid and time, or leave one out of `channels`"
                     )
-                if file[channel].dtype.kind != "f":
-                    raise DataError(
-                        f"{self.name}: `{channel}` holds {file[channel].dtype}, not floating-point numbers; {_MEND}"
-                    )
+                check_float(self.name, channel, file[channel], _MEND)
             self.grid = grid_of(self.name, file, first, shape)
             self._coefficients = dict(coefficients(self.name, file, shape[0]))
         self.trajectories, self.frames = shape[:2]

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32, Int
 
 from ups_jax.core.errors import DataError
 from ups_jax.data.sources.base import AXES, Grid, selected, windows_of
-from ups_jax.data.sources.hdf5 import HDF5Source, coordinate, line, space_axes, text_of
+from ups_jax.data.sources.hdf5 import HDF5Source, check_float, coordinate, line, space_axes, text_of
 from ups_jax.data.sources.pdebench_incompressible import numbers
 
 _MEND = "give a file with a group for each trajectory, of `data` (T, X, .., C) and `grid`"
@@ -97,8 +97,7 @@ def _data(name: str, file: h5py.File, key: str) -> h5py.Dataset:
     data = file[key].get("data")
     if not isinstance(data, h5py.Dataset) or data.shape is None:
         raise DataError(f"{name}: group `{key}` has no dataset `data`; remove the group, or write it again")
-    if data.dtype.kind != "f":
-        raise DataError(f"{name}: `{key}/data` holds {data.dtype}, not floating-point numbers; {_MEND}")
+    check_float(name, f"{key}/data", data, _MEND)
     return data
 
 

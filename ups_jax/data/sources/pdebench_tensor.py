@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int
 
 from ups_jax.core.errors import DataError
 from ups_jax.data.sources.base import Grid, windows_of
-from ups_jax.data.sources.hdf5 import HDF5Source, coefficients, dataset_of, grid_of, space_axes
+from ups_jax.data.sources.hdf5 import HDF5Source, check_float, coefficients, dataset_of, grid_of, space_axes
 
 _MEND = "give a file in PDEBench's tensor layout, such as scripts/generate_data.py writes"
 _COORDINATES = ("x-coordinate", "y-coordinate")
@@ -77,8 +77,7 @@ class DarcySource(HDF5Source):
 def _header(name: str, file: h5py.File) -> tuple[tuple[int, ...], Grid]:
     tensor = dataset_of(name, file, "tensor", f"it holds {', '.join(list(file)[:6]) or 'nothing'}; {_MEND}")
     shape = tensor.shape
-    if tensor.dtype.kind != "f":
-        raise DataError(f"{name}: `tensor` holds {tensor.dtype}, not floating-point numbers; {_MEND}")
+    check_float(name, "tensor", tensor, _MEND)
     return shape, grid_of(name, file, "tensor", shape)
 
 
@@ -86,10 +85,7 @@ def _darcy_header(name: str, file: h5py.File) -> tuple[int, Grid]:
     for dataset in ("tensor", "nu", *_COORDINATES):
         dataset_of(name, file, dataset, f"it holds {', '.join(list(file)[:6]) or 'nothing'}; {_DARCY_HINT}")
     for dataset in ("tensor", "nu"):
-        if file[dataset].dtype.kind != "f":
-            raise DataError(
-                f"{name}: `{dataset}` holds {file[dataset].dtype}, not floating-point numbers; {_DARCY_HINT}"
-            )
+        check_float(name, dataset, file[dataset], _DARCY_HINT)
     shape = file["tensor"].shape
     if len(shape) != 4 or shape[1] != 1:
         raise DataError(

@@ -168,6 +168,28 @@ class Cloud(Grid):
     measured: bool = False
     moving: tuple[str, ...] = ()
 
+    @staticmethod
+    def between(
+        corners: Float[np.ndarray, "2 d"],
+        points: int,
+        times: tuple[float, float],
+        *,
+        measured: bool,
+        moving: tuple[str, ...],
+    ) -> Cloud:
+        """So many points in the box between two corners, at times from a start and with a step."""
+        box = tuple((corners[1] - corners[0]).tolist())
+        return Cloud(
+            shape=(points,),
+            origin=tuple(corners[0].tolist()),
+            spacing=(float(np.prod(box) / points) ** (1 / len(box)),) * len(box),
+            start=times[0],
+            dt=times[1],
+            box=box,
+            measured=measured,
+            moving=moving,
+        )
+
     @property
     def axes(self) -> tuple[str, ...]:
         """Names of the axes of the box."""
@@ -183,9 +205,12 @@ class Scattered(Protocol):
         ...
 
 
-def spacing_of(box: tuple[float, ...], points: int) -> tuple[float, ...]:
-    """The distance of neighbours on a regular grid of so many points, the same on every axis."""
-    return (float(np.prod(box) / points) ** (1 / len(box)),) * len(box)
+def corners_of(name: str, points: Float[np.ndarray, "p d"]) -> Float[np.ndarray, "2 d"]:
+    """The lower and the upper corner of the box of all points. Raises `DataError` for points in a plane."""
+    corners = np.stack([points.min(axis=0), points.max(axis=0)])
+    if not (corners[1] > corners[0]).all():
+        raise DataError(f"{name}: its points lie in a plane or at one place; leave an axis out")
+    return corners
 
 
 def _axes(name: str, file: h5py.File, shape: tuple[int, ...], *, moves: bool) -> int:
@@ -239,17 +264,5 @@ def _cloud(
     else:
         places = np.asarray(file["positions" if moving else "points"], np.float64)
         there = np.broadcast_to(mask[:, None] if moving and mask.ndim == 2 else mask, places.shape[:-1]) > 0
-        corners = np.stack([places[there].min(axis=0), places[there].max(axis=0)])
-        if not (corners[1] > corners[0]).all():
-            raise DataError(f"{name}: the points lie in a plane or at one place; leave an axis out")
-    box = tuple((corners[1] - corners[0]).tolist())
-    return Cloud(
-        shape=(shape[2],),
-        origin=tuple(corners[0].tolist()),
-        spacing=spacing_of(box, shape[2]),
-        start=start,
-        dt=dt,
-        box=box,
-        measured="box" not in file,
-        moving=moving,
-    )
+        corners = corners_of(name, places[there])
+    return Cloud.between(corners, shape[2], (start, dt), measured="box" not in file, moving=moving)
