@@ -7,7 +7,7 @@
 | `data/<stage>/<task>`, the same numbers | `seed`, NumPy | the same of every task after the first |
 | `mixing/<stage>`, the number of a block of steps | `seed`, NumPy | which task each step is of (`data.mixture`) |
 | `init` | `seed`, JAX | fresh parameters of a stage (`training.build`) |
-| `loss`, the step's number, `noise` | `seed`, JAX | the noise on a step's inputs (`losses.operator`, as the next three) |
+| `loss`, the step's number, `noise` | `seed`, JAX | noise on a step's inputs (`losses.operator`, as the next three) |
 | `loss`, the step's number, `noise scale` | `seed`, JAX | how strong it is in each window |
 | `loss`, the step's number, `given` | `seed`, JAX | how many of the steps of the pushforward are the true ones |
 | `loss`, the step's number, `queries` | `seed`, JAX | the points that a step's loss is scored at |
