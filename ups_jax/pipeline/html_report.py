@@ -22,12 +22,7 @@ _TITLES = {
 _PASSING = ("pass", "not_applicable", "no_baseline")
 
 
-def write_report(
-    path: Path,
-    work: Work,
-    results: Mapping[str, Evaluated],
-    champion: Mapping[str, Any] | None,
-) -> None:
+def write_report(path: Path, work: Work, results: Mapping[str, Evaluated], champion: Mapping[str, Any] | None) -> None:
     """Write the page. Raises `StorageError`."""
     last = list(results.values())[-1:]
     pictures = {item.name: item.read_bytes() for result in last for item in sorted(_plots(result.files[0]).glob("*.*"))}

@@ -72,14 +72,14 @@ def _of_channels(draw: Callable[[Any, int], Figure], evaluation: Evaluation | St
     return {f"fields_{file_name(channel)}": draw(evaluation, index) for index, channel in channels}
 
 
-def showcase(evaluation: Evaluation, channel: int = 0) -> Figure:
-    """The median test trajectory: truth, prediction, error and its nRMSE beside persistence, in one row."""
+def showcase(evaluation: Evaluation) -> Figure:
+    """The median test trajectory, first channel: truth, prediction, error and nRMSE beside persistence, in one row."""
     task, example = evaluation.task, _median(evaluation)
     figure = Figure(figsize=(13.5, 3.6), layout=ConstrainedLayoutEngine(wspace=0.05))
     grid = figure.add_gridspec(1, 4, width_ratios=(1, 1, 1, 1.15))
     axes = [figure.add_subplot(grid[0, column]) for column in range(4)]
-    panels = comparison(*planes(task, example, channel))
-    space_time_row(figure, axes[:3], task, example.time, panels, task.channels[channel], title_size=12)
+    panels = comparison(*planes(task, example, 0))
+    space_time_row(figure, axes[:3], task, example.time, panels, task.channels[0], title_size=12)
     _error_curves(axes[3], evaluation)
     figure.suptitle(
         f"{task.name}: {evaluation.meta['horizon']} steps from {_start(evaluation)}, {describe(example)}", fontsize=12
