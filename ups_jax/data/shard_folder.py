@@ -12,6 +12,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -66,7 +67,7 @@ def is_whole(path: Path, shard: Shard) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardFolder(Generic[M]):
-    """A kind of folder: the type and name of its manifest, and how the names of its shards start.
+    """A kind of folder: the type and name of its manifest, and the pattern of its shards' names.
 
     `activity` is what fills the folder, and `hint` how to make it again: both end up in messages. `check` raises
     `DataError` for a manifest whose values no folder has; its arguments are the file and the manifest.
@@ -74,7 +75,7 @@ class ShardFolder(Generic[M]):
 
     manifest: type[M]
     name: str
-    prefix: str
+    pattern: str
     activity: str
     hint: str
     check: Callable[[Path, M], None]
@@ -118,11 +119,11 @@ class ShardFolder(Generic[M]):
             names = sorted(item.name for item in path.iterdir()) if path.is_dir() else []
         except OSError as error:
             raise storage_error(path, error) from None
-        others = [name for name in names if name not in known and not name.startswith((".", self.prefix))]
+        others = [name for name in names if name[0] != "." and name not in known and not fnmatch(name, self.pattern)]
         if others and not self.is_there(path):
             raise DataError(f"{path}: holds other files ({', '.join(others[:3])}); give a new folder")
         with lock_directory(path, "wait for it, or give another folder"):
-            for pattern in (*known, f"{self.prefix}*", f".{self.prefix}*.tmp") if overwrite else ():
+            for pattern in (*known, self.pattern, f".{self.pattern}.tmp") if overwrite else ():
                 for file in path.glob(pattern):
                     try:
                         file.unlink()

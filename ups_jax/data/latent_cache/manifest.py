@@ -99,7 +99,9 @@ def _check(file: Path, manifest: Manifest) -> None:
         raise DataError(f"{file}: has shards of {counts} trajectories, not all of {manifest.trajectories}; {MEND}")
 
 
-FOLDER = ShardFolder(manifest=Manifest, name=MANIFEST, prefix="latents-", activity="encoding", hint=MEND, check=_check)
+FOLDER = ShardFolder(
+    manifest=Manifest, name=MANIFEST, pattern="latents-*.npy", activity="encoding", hint=MEND, check=_check
+)
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -119,7 +119,9 @@ def _check(file: Path, manifest: Manifest) -> None:
         raise DataError(f"{file}: names {len(names)} channels of {channels}, or one twice; {_MEND}")
 
 
-FOLDER = ShardFolder(manifest=Manifest, name=MANIFEST, prefix="data-", activity="conversion", hint=_MEND, check=_check)
+FOLDER = ShardFolder(
+    manifest=Manifest, name=MANIFEST, pattern="data-*.array_record", activity="conversion", hint=_MEND, check=_check
+)
 
 
 def is_converted(path: str | Path) -> bool:
