@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -76,7 +76,7 @@ def shards(folder: Path, name: str) -> Reader:
     convert(folder / "mine.yaml", folder / "shards", Sizes())
     known = manifest.read_manifest(folder / "shards")
     changed = replace(known, shards=tuple(replace(shard, file=name) for shard in known.shards))
-    (folder / "shards" / manifest.MANIFEST).write_text(json.dumps({"digest": changed.digest, **asdict(changed)}))
+    (folder / "shards" / manifest.MANIFEST).write_text(changed.text)
     return lambda: open_file(folder / "shards", "transient")
 
 

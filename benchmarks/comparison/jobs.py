@@ -21,8 +21,7 @@ from ups_jax.cli.runner import CONFIGS
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _FOLDER = Path(__file__).resolve().parent.parent
 
-
-# Both kinds name their worker's module and say of themselves how they are run.
+# Both kinds name their worker's module.
 AnyRow = Row | StageRow
 
 
@@ -50,7 +49,8 @@ def run_rows(rows: Sequence[AnyRow], store: Store, jobs: int) -> list[AnyRow]:
         while waiting or running:
             while waiting and free:
                 row = waiting.pop(0)
-                running.append(_start(row.prepared(store), free.pop(0), pin=jobs > 1))
+                row = store.with_steps(row) if isinstance(row, Row) else row
+                running.append(_start(row, free.pop(0), pin=jobs > 1))
             for job in [job for job in running if job.process.poll() is not None]:
                 running.remove(job)
                 free.append(job.core)

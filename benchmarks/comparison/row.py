@@ -7,15 +7,12 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from comparison.models import MODELS
 from comparison.tasks import TASKS
 from ups_jax.cli.runner import CONFIGS
 from ups_jax.config import Config, LatentConfig, OperatorConfig, SpectralConfig, digest, load, to_dict
-
-if TYPE_CHECKING:
-    from comparison.store import Store
 
 _KEY = re.compile(
     r"(?P<task>\w+)/(?P<model>\w+)/seed(?P<seed>\d+)/(?P<length>[\d.e+-]+)(?P<unit>s|steps)(?P<val>/val)?"
@@ -102,10 +99,6 @@ class Row:
         if preset is None or self.files():
             return None
         return self.config(f"data.tasks.0.preset={preset}")
-
-    def prepared(self, store: Store) -> Row:
-        """The same with the number of steps to train, where that is known without measuring."""
-        return replace(self, steps=self.fixed_steps or store.steps(self))
 
     def complete(self, values: Mapping[str, Any]) -> bool:
         """Is a row on file what is asked for: of these settings, and with the scores that it needs?"""

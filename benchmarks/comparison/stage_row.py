@@ -7,14 +7,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from comparison.tasks import TASKS
 from ups_jax.cli.runner import CONFIGS
 from ups_jax.config import Config, digest, load
-
-if TYPE_CHECKING:
-    from comparison.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,10 +98,6 @@ class StageRow:
         values = [digest(config, stage) for stage in way.stages]
         text = json.dumps([values, way.lengths, way.sampler_steps, task.scored_frames, config.evaluation.members])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-    def prepared(self, store: Store) -> StageRow:
-        """Ready to be run: nothing of it hangs on other rows."""
-        return self
 
     def to_json(self) -> str:
         """For the command line of a worker."""

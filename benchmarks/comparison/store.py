@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from comparison.row import Row
 from comparison.source import source_digest
+from comparison.stage_row import StageRow
 from ups_jax.core.errors import ConfigError
+from ups_jax.core.locks import wait_for_lock
 from ups_jax.evaluation.result import write_json
-
-if TYPE_CHECKING:
-    from comparison.stage_row import StageRow
 
 _CLOSE = 0.1
 
@@ -27,6 +23,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock = path.with_name(f".{path.name}.lock")
 
     def rows(self) -> dict[str, dict[str, Any]]:
         """All rows on file, stale ones included; none where there is no file."""
@@ -40,6 +37,10 @@ class Store:
         """Is there a row made with these settings, with all the scores that are asked for?"""
         values = self.rows().get(row.key)
         return values is not None and row.complete(values)
+
+    def with_steps(self, row: Row) -> Row:
+        """The row with the number of steps to train, where that is known without measuring."""
+        return replace(row, steps=row.fixed_steps or self.steps(row))
 
     def steps(self, row: Row) -> int | None:
         """The steps that another seed's row of the same settings made, if they took the budget to a tenth.
@@ -56,13 +57,13 @@ class Store:
 
     def add(self, key: str, values: dict[str, Any]) -> None:
         """Write one more row; what another process added meanwhile stays."""
-        with self._lock():
+        with wait_for_lock(self._lock):
             failed = {other: why for other, why in self.failures().items() if other != key}
             self._write(self.rows() | {key: values}, failed)
 
     def fail(self, row: Row | StageRow, reason: str) -> None:
         """Keep why a row failed, until it succeeds."""
-        with self._lock():
+        with wait_for_lock(self._lock):
             why = {"digest": row.digest(), "reason": reason}
             self._write(self.rows(), self.failures() | {row.key: why})
 
@@ -80,10 +81,3 @@ class Store:
     def _write(self, rows: dict[str, Any], failed: dict[str, Any]) -> None:
         content = {"rows": dict(sorted(rows.items()))}
         write_json(self.path, content | ({"failed": dict(sorted(failed.items()))} if failed else {}))
-
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path.with_name(f".{self.path.name}.lock"), "w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield

@@ -17,7 +17,7 @@ from commands import CONFIGS, quiet
 from ups_jax import batch_at, build, init_state, load_config, load_run, open_dataset, save, simulate
 from ups_jax.config import Config
 from ups_jax.core.errors import ConfigError
-from ups_jax.core.locks import alone
+from ups_jax.core.locks import lock_file
 from ups_jax.inference.export import export_run
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
@@ -166,7 +166,7 @@ def test_a_platform_that_there_is_not_and_a_run_that_there_is_not_are_one_line(
 
 
 def test_two_exports_do_not_mix(saved_run: Path, tmp_path: Path) -> None:
-    with alone(tmp_path / "model.stablehlo", "wait"), pytest.raises(ConfigError, match="held by process"):
+    with lock_file(tmp_path / "model.stablehlo", "wait"), pytest.raises(ConfigError, match="held by process"):
         export_run(saved_run, tmp_path, ["cpu"])
     assert list(tmp_path.iterdir()) == []
 

@@ -11,7 +11,7 @@ import numpy as np
 import xarray
 from commands import command, quiet
 
-from ups_jax.core.locks import alone
+from ups_jax.core.locks import lock_file
 from ups_jax.runs.directory import RunDirectory
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
@@ -57,7 +57,7 @@ def test_a_second_writer_of_an_output_is_refused_and_the_reader_of_a_run_that_tr
     np.save(tmp_path / "u0.npy", np.zeros((1, 64), np.float32))
     given = ["--run-dir", saved_run, "--input", tmp_path / "u0.npy", "--steps", "2", "--params", "nu=0.01"]
     line = ["rollout.py", *given, "--output", tmp_path / "out.hdf5"]
-    with alone(tmp_path / "out.hdf5", "wait"):
+    with lock_file(tmp_path / "out.hdf5", "wait"):
         result = main(*line)
     assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
     assert f"out.hdf5: is held by process {os.getpid()} on {os.uname().nodename}" in result.stderr

@@ -110,4 +110,4 @@ def test_a_warning_is_one_line_unless_the_traceback_is_wanted(capsys: pytest.Cap
     assert capsys.readouterr().err == "warning: wandb: offline\n"
     assert warnings.formatwarning is form
     runner.run(runner.parser("x"), warn, ["--traceback"])
-    assert "test_cli.py" in capsys.readouterr().err
+    assert "test_runner.py" in capsys.readouterr().err

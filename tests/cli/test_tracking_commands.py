@@ -12,7 +12,7 @@ import pytest
 from commands import CONFIGS, command, quiet
 from wandb_files import OfflineRun, offline_runs
 
-from ups_jax.tracking import RunContext, read_context
+from ups_jax.tracking.wandb_run import RunContext, read_context
 
 SHORT = ["stages.operator.steps=4", "logging.wandb.enabled=true", "evaluation.enabled=false", "evaluation.bootstrap=10"]
 

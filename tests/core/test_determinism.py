@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from commands import CONFIGS, ROOT
 
-from ups_jax.core import xla
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.xla import require_determinism
 
@@ -38,7 +37,7 @@ jax.numpy.zeros(3) + 1
 @pytest.fixture
 def flags(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
-    monkeypatch.setattr(xla, "_started", lambda: False)
+    monkeypatch.setattr("jax._src.xla_bridge.backends_are_initialized", lambda: False)
     return monkeypatch
 
 
@@ -49,17 +48,17 @@ def test_other_flags_stay_and_it_is_set_once(flags: pytest.MonkeyPatch) -> None:
         require_determinism(True)
         assert os.environ["XLA_FLAGS"] == f"--xla_backend_optimization_level=0 {FLAG}=true"
     # By now the backend may run: it has read the flag.
-    flags.setattr(xla, "_started", lambda: True)
-    flags.setattr(xla, "_platform", lambda: "gpu")
+    flags.setattr("jax._src.xla_bridge.backends_are_initialized", lambda: True)
+    flags.setattr("jax.default_backend", lambda: "gpu")
     require_determinism(True)
 
 
 def test_too_late_is_an_error_on_a_gpu_and_nothing_on_a_cpu(flags: pytest.MonkeyPatch) -> None:
-    flags.setattr(xla, "_started", lambda: True)
-    flags.setattr(xla, "_platform", lambda: "gpu")
+    flags.setattr("jax._src.xla_bridge.backends_are_initialized", lambda: True)
+    flags.setattr("jax.default_backend", lambda: "gpu")
     with pytest.raises(ConfigError, match=f"`deterministic`.*XLA_FLAGS={FLAG}=true"):
         require_determinism(True)
-    flags.setattr(xla, "_platform", lambda: "cpu")
+    flags.setattr("jax.default_backend", lambda: "cpu")
     require_determinism(True)
     assert FLAG not in os.environ["XLA_FLAGS"]
 

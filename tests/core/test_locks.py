@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 from commands import quiet
 
-from ups_jax.core import locks
 from ups_jax.core.errors import ConfigError, StorageError
-from ups_jax.core.locks import alone
+from ups_jax.core.locks import lock_file
 
 HOLDS = """
 import sys, time
 from pathlib import Path
-from ups_jax.locks import alone
+from ups_jax.core.locks import lock_file
 
-with alone(Path(sys.argv[1]), "wait"):
+with lock_file(Path(sys.argv[1]), "wait"):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -33,14 +34,18 @@ def test_a_second_one_is_refused_by_name_and_a_dead_one_holds_nothing(tmp_path: 
         assert first.stdout is not None and first.stdout.readline() == b"held\n"
         with (
             pytest.raises(ConfigError, match=rf"out: is held by process {first.pid} on .*; wait") as told,
-            alone(file, "wait"),
+            lock_file(file, "wait"),
         ):
             pass
         assert os.uname().nodename in str(told.value)
     finally:
         first.send_signal(signal.SIGKILL)
         first.communicate()
-    with alone(file, "wait"), pytest.raises(ConfigError, match=f"held by process {os.getpid()}"), alone(file, "wait"):
+    with (
+        lock_file(file, "wait"),
+        pytest.raises(ConfigError, match=f"held by process {os.getpid()}"),
+        lock_file(file, "wait"),
+    ):
         pass
     assert list(file.parent.iterdir()) == []
 
@@ -48,22 +53,22 @@ def test_a_second_one_is_refused_by_name_and_a_dead_one_holds_nothing(tmp_path: 
 def test_a_lock_that_its_last_holder_took_away_meanwhile_is_taken_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take, calls = locks._take, [0]
+    take, calls = fcntl.flock, [0]
 
-    def late(*arguments: object) -> None:
+    def late(handle: TextIO, operation: int) -> None:
         calls[0] += 1
         if calls[0] == 1:
             (tmp_path / ".out.lock").unlink()
-        take(*arguments)  # type: ignore[arg-type]
+        take(handle, operation)
 
-    monkeypatch.setattr(locks, "_take", late)
-    with alone(tmp_path / "out", "wait"):
+    monkeypatch.setattr(fcntl, "flock", late)
+    with lock_file(tmp_path / "out", "wait"):
         assert calls[0] == 2
-        with pytest.raises(ConfigError), alone(tmp_path / "out", "wait"):
+        with pytest.raises(ConfigError), lock_file(tmp_path / "out", "wait"):
             pass
 
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError), alone(tmp_path / "file" / "out", "wait"):
+    with pytest.raises(StorageError), lock_file(tmp_path / "file" / "out", "wait"):
         pass

@@ -15,14 +15,13 @@ from ups_jax.data import windows
 from ups_jax.data.latent_cache.cache import LatentCache, LatentWindows
 from ups_jax.data.latent_cache.manifest import (
     MANIFEST,
-    UNFINISHED,
     Key,
     Manifest,
     read_manifest,
-    text_of,
     weights_digest,
 )
 from ups_jax.data.latent_cache.writer import write_latents
+from ups_jax.data.shard_folder import UNFINISHED
 
 KEY = Key(weights="w", encoder={"dim": 3}, normaliser={"mean": [0.5]}, data="d", dtype="float32")
 # Five trajectories of four latents of 2 x 3 tokens, the first of them of stored frame 2; two trajectories a shard.
@@ -142,7 +141,7 @@ def test_a_shard_that_was_damaged_meanwhile_is_made_again(tmp_path: Path) -> Non
 def test_a_manifest_that_does_not_add_up_or_leads_out_is_refused(tmp_path: Path, change: Any, said: str) -> None:
     write(tmp_path)
     known = read_manifest(tmp_path)
-    (tmp_path / MANIFEST).write_text(text_of(replace(known, **change(known))))
+    (tmp_path / MANIFEST).write_text(replace(known, **change(known)).text)
     with pytest.raises(DataError, match=said):
         LatentCache(tmp_path)
 

@@ -12,9 +12,11 @@ from written_layouts import CFD, SIZES, N, T, centres, random, write_cfd, write_
 
 from ups_jax.core.errors import DataError
 from ups_jax.data import open_dataset
-from ups_jax.data.sources import CFDSource, IncompressibleSource, SeedsSource, Source, WellSource, layout_of, open_file
+from ups_jax.data.sources import SeedsSource, Source, layout_of, open_file
 from ups_jax.data.sources.base import read_all
-from ups_jax.data.sources.pdebench_incompressible import numbers
+from ups_jax.data.sources.pdebench_cfd import CFDSource
+from ups_jax.data.sources.pdebench_incompressible import IncompressibleSource, numbers
+from ups_jax.data.sources.well import WellSource
 
 
 def everything(source: Source) -> np.ndarray:

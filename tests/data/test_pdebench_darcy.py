@@ -12,7 +12,7 @@ import pytest
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.core.task import Input, Task
 from ups_jax.data import batch_at, from_arrays, open_dataset, training_batches
-from ups_jax.data.sources import DarcySource
+from ups_jax.data.sources.pdebench_tensor import DarcySource
 
 X, Y = 8, 6
 

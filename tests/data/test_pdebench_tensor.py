@@ -15,8 +15,9 @@ from travelling_waves import DT, SPACING, waves
 
 from ups_jax.core.errors import DataError
 from ups_jax.data import open_dataset
-from ups_jax.data.sources import JoinedSource, TensorSource
+from ups_jax.data.sources import JoinedSource
 from ups_jax.data.sources.hdf5 import from_file_name
+from ups_jax.data.sources.pdebench_tensor import TensorSource
 
 
 @pytest.mark.parametrize("extra_times", [0, 1])

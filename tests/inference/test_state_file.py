@@ -24,7 +24,7 @@ from ups_jax.cli.predict import Wanted, rollout_run
 from ups_jax.config import Config
 from ups_jax.core.errors import ConfigError, DataError, DivergedError, Stopped
 from ups_jax.core.task import Statistics, Task
-from ups_jax.data.sources import TensorSource
+from ups_jax.data.sources.pdebench_tensor import TensorSource
 from ups_jax.evaluation.evaluate_run import run_config
 from ups_jax.evaluation.plots.films import write_images
 from ups_jax.inference.chunked_rollout import Stepper

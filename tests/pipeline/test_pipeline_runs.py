@@ -21,7 +21,7 @@ from commands import CONFIGS, command, quiet
 from wandb_files import offline_runs
 
 from ups_jax.inference.trained_model import TrainedRun, load_run
-from ups_jax.tracking import read_context
+from ups_jax.tracking.wandb_run import read_context
 
 SHORT = [
     *("stages.operator.steps=24", "operator.spectral.depth=1", "evaluation.bootstrap=10"),

@@ -13,7 +13,7 @@ import pytest
 from commands import ROOT
 
 from ups_jax.core.errors import ConfigError, Stopped
-from ups_jax.core.locks import hold, is_free
+from ups_jax.core.locks import is_free, lock_directory
 from ups_jax.pipeline import subprocess_step
 from ups_jax.pipeline.subprocess_step import Ended, Step, run_step
 
@@ -45,7 +45,7 @@ def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(folder: Path, script: str, shown: list[str], **environment: str) -> Ended:
     step = Step(name="step", script=script, arguments=[str(folder)], environment=environment)
-    with hold(folder / "run") as lock:
+    with lock_directory(folder / "run", "wait") as lock:
         return run_step(step, folder / "logs" / "step.log", lock, shown.append)
 
 
@@ -74,17 +74,17 @@ def wait_for(path: Path) -> None:
 PARENT = """
 import sys
 from pathlib import Path
-from ups_jax.errors import Stopped
-from ups_jax.pipeline import steps
-from ups_jax.pipeline.lock import hold
-from ups_jax import cli
+from ups_jax.cli import runner
+from ups_jax.core.locks import lock_directory
+from ups_jax.pipeline import subprocess_step
 folder = Path(sys.argv[1])
-steps.SCRIPTS = folder
+subprocess_step.SCRIPTS = folder
+step = subprocess_step.Step(name="s", script="waits.py", arguments=[str(folder)])
 def main(args):
-    with hold(folder / "run") as lock:
-        steps.run_step(steps.Step(name="s", script="waits.py", arguments=[str(folder)]), folder / "log", lock, print)
+    with lock_directory(folder / "run", "wait") as lock:
+        subprocess_step.run_step(step, folder / "log", lock, print)
 sys.argv = sys.argv[:1]
-sys.exit(cli.run(cli.parser("test"), main))
+sys.exit(runner.run(runner.parser("test"), main))
 """
 
 
@@ -101,7 +101,7 @@ def test_a_pipeline_that_is_ended_takes_its_step_with_it_which_saves_first(scrip
     if number == signal.SIGKILL:
         # The step is still saving, and holds the run as long: it is waited for, not taken for somebody at work.
         assert is_free(scripts / "run")
-        with hold(scripts / "run"):
+        with lock_directory(scripts / "run", "wait", patience=60.0):
             assert (scripts / "saved").exists()
     else:
         assert parent.returncode == Stopped.exit_code and (scripts / "saved").exists()
@@ -109,10 +109,13 @@ def test_a_pipeline_that_is_ended_takes_its_step_with_it_which_saves_first(scrip
 
 
 def test_a_run_that_a_living_process_holds_is_refused_at_once(tmp_path: Path) -> None:
-    with hold(tmp_path):
+    with lock_directory(tmp_path, "wait"):
         assert not is_free(tmp_path)
-        with pytest.raises(ConfigError, match=f"held by process {os.getpid()}; wait for it"), hold(tmp_path):
+        with (
+            pytest.raises(ConfigError, match=f"process {os.getpid()} "),
+            lock_directory(tmp_path, "wait", patience=60.0),
+        ):
             pass
     assert is_free(tmp_path)
-    with hold(tmp_path):
+    with lock_directory(tmp_path, "wait"):
         pass

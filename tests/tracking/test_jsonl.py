@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ups_jax.core.errors import DataError, StorageError
-from ups_jax.tracking import JsonlWriter, read_jsonl
+from ups_jax.tracking import read_jsonl
+from ups_jax.tracking.jsonl import JsonlWriter
 
 
 def steps_of(path, stage="operator"):

@@ -15,7 +15,9 @@ import pytest
 from wandb_files import offline_runs
 
 from ups_jax.config import LoggingConfig, WandbConfig
-from ups_jax.tracking import WandbWriter, read_context, read_jsonl, training_writer
+from ups_jax.tracking import read_jsonl, training_writer
+from ups_jax.tracking.wandb_run import read_context
+from ups_jax.tracking.wandb_writer import WandbWriter
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,8 @@ import pytest
 
 from ups_jax.config import LoggingConfig, WandbConfig
 from ups_jax.core.errors import ConfigError, StorageError
-from ups_jax.tracking import TensorboardWriter, check_logging, training_writer
+from ups_jax.tracking import check_logging, training_writer
+from ups_jax.tracking.tensorboard import TensorboardWriter
 
 OFF = WandbConfig(enabled=False)
 

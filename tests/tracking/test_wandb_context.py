@@ -7,16 +7,9 @@ from test_wandb_writer import fake_wandb, refusing_online, wandb_writer
 
 from ups_jax.config import LoggingConfig, WandbConfig
 from ups_jax.core.errors import ConfigError, StorageError
-from ups_jax.tracking import (
-    RunContext,
-    WandbWriter,
-    check_logging,
-    context_path,
-    evaluation_writer,
-    read_context,
-    training_writer,
-    write_context,
-)
+from ups_jax.tracking import check_logging, context_path, evaluation_writer, training_writer
+from ups_jax.tracking.wandb_run import RunContext, read_context, write_context
+from ups_jax.tracking.wandb_writer import WandbWriter
 
 SHARED = RunContext(run_id="id-0", project="theirs", entity="team", group="pipeline", mode="online", url="https://w/0")
 

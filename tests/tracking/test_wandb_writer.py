@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from ups_jax.config import WandbConfig
-from ups_jax.tracking import WandbWriter, login_found, wandb_mode
+from ups_jax.tracking.wandb_run import login_found, wandb_mode
+from ups_jax.tracking.wandb_writer import WandbWriter
 
 
 class TestLogin:

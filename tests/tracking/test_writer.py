@@ -10,7 +10,8 @@ import jax
 import pytest
 
 from ups_jax.core.errors import DivergedError, Stopped, StorageError
-from ups_jax.tracking import JsonlWriter, Tee, Writer, ending, flat, read_jsonl
+from ups_jax.tracking import Tee, Writer, ending, flat, read_jsonl
+from ups_jax.tracking.jsonl import JsonlWriter
 from ups_jax.trainer.oom import StateLost, takes_fewer_rows
 
 CALLS = {

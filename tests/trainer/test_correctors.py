@@ -29,7 +29,7 @@ from ups_jax.evaluation.evaluate_run import evaluate_run
 from ups_jax.inference.corrected import corrector_of
 from ups_jax.losses.diffusion import draw_times
 from ups_jax.losses.distillation import count_at
-from ups_jax.metrics.names import ENSEMBLE_METRICS
+from ups_jax.metrics import ENSEMBLE_METRICS
 from ups_jax.pipeline import train_all_stages
 from ups_jax.pipeline.train_all_stages import is_finished, train_all
 from ups_jax.rollout.flow_sampler import sample, sample_distilled

@@ -17,7 +17,8 @@ from rich.console import Console
 from ups_jax.config import load
 from ups_jax.core.errors import ConfigError
 from ups_jax.runs.best_weights import best_weights
-from ups_jax.tracking import JsonlWriter, read_jsonl
+from ups_jax.tracking import read_jsonl
+from ups_jax.tracking.jsonl import JsonlWriter
 from ups_jax.trainer import loop, oom, timing
 from ups_jax.trainer import train as training
 from ups_jax.trainer.loop import CallPace

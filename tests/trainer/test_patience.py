@@ -21,7 +21,8 @@ from ups_jax.models.parameter_sharing import Part
 from ups_jax.optim import build_optimizer, build_schedule
 from ups_jax.optim.schedules import build_plateau
 from ups_jax.runs.checkpoint import Checkpoints
-from ups_jax.tracking import JsonlWriter, read_jsonl
+from ups_jax.tracking import read_jsonl
+from ups_jax.tracking.jsonl import JsonlWriter
 from ups_jax.trainer.console import TrainingProgress
 from ups_jax.trainer.loop import Stage, run_loop
 from ups_jax.training.run_length import Plan

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ups_jax.cli import runner
+from ups_jax.core.terminal import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,12 +56,8 @@ def encode(args: argparse.Namespace) -> None:
     report = progress(dataset.source.trajectories, dataset.source.frames, console)
     written = encode_dataset(weights, cfg, dataset, args.out, args.dtype, report=report, **options)
     found = read_manifest(args.out)
-    console.print(
-        f"{args.out}: {found.trajectories} trajectories of {found.frames} latents, {found.key.dtype}, "
-        f"{found.bytes / 2**20:.3g} MiB" + ("" if written else " (was there already)"),
-        highlight=False,
-        soft_wrap=True,
-    )
+    size = f"{found.bytes / 2**20:.3g} MiB" + ("" if written else " (was there already)")
+    say(console, f"{args.out}: {found.trajectories} trajectories of {found.frames} latents, {found.key.dtype}, {size}")
 
 
 def progress(trajectories: int, frames: int, console: Console, seconds: float = 5.0) -> Callable[[int], None]:

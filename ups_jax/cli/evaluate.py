@@ -6,19 +6,13 @@ import argparse
 from pathlib import Path
 
 from ups_jax.cli import runner
-from ups_jax.config import STAGE_ALIASES
 from ups_jax.training.stages import STAGES
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = runner.parser(__doc__)
     parser.add_argument("--run-dir", type=Path, required=True, help="the trained run")
-    parser.add_argument(
-        "--stage",
-        type=lambda name: STAGE_ALIASES.get(name, name),
-        choices=STAGES,
-        help="which stage's result (default: the operator, or the run's last)",
-    )
+    runner.add_stage(parser, STAGES, "which stage's result (default: the operator, or the run's last)")
     parser.add_argument(
         "--split", choices=["train", "val", "test"], default="test", help="whose trajectories (default: test)"
     )
@@ -30,11 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, help="whose sections on evaluation and data files hold, not the run's")
     parser.add_argument("--output-dir", type=Path, metavar="DIR", help="where the results go (default: the run)")
     parser.add_argument("--film", action="store_true", help="a film of the median rollout as well")
-    parser.add_argument(
-        "--track",
-        action="store_true",
-        help="send the result to W&B and TensorBoard where they are on",
-    )
+    parser.add_argument("--track", action="store_true", help="send the result to W&B and TensorBoard where they are on")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the result here as well")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="such as data.tasks.0.path=FILE, data.tasks.0.preset=fine"

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from ups_jax.cli import runner
-from ups_jax.config import STAGE_ALIASES
 from ups_jax.training.stages import STAGES
 
 
@@ -20,12 +19,8 @@ def main(argv: list[str] | None = None) -> int:
         metavar="O",
         help="a folder for model.stablehlo and model.json, or the file itself, with a suffix",
     )
-    parser.add_argument(
-        "--stage",
-        type=lambda name: STAGE_ALIASES.get(name, name),
-        choices=STAGES,
-        help="which stage's model (default: the operator, or the run's last); a corrector is none by itself",
-    )
+    which = "which stage's model (default: the operator, or the run's last); a corrector is none by itself"
+    runner.add_stage(parser, STAGES, which)
     parser.add_argument("--task", metavar="NAME", help="of a run on several tasks, whose model")
     parser.add_argument(
         "--platforms",

@@ -15,6 +15,7 @@ from rich.table import Table
 from ups_jax.cli import runner
 from ups_jax.config import GatesConfig
 from ups_jax.core.errors import ConfigError
+from ups_jax.core.terminal import say
 from ups_jax.pipeline.champions import Champions
 from ups_jax.pipeline.gates import direction
 from ups_jax.pipeline.leaderboard import Leaderboard, Row
@@ -81,9 +82,9 @@ def list_rows(console: Console, board: Leaderboard, filters: Sequence[str], sort
     rows = [row for row in every if all(_cells(row).get(name) == value for name, value in wanted)]
     sign = -1 if direction(sort, GatesConfig()) == "higher" else 1
     rows.sort(key=lambda row: sign * value if (value := row.metrics.get(sort)) is not None else math.inf)
-    table = Table(title=escape(f"{board.jsonl}: {len(rows)} rows by {sort}"), title_justify="left", show_edge=False)
-    for name in (*_COLUMNS, *metrics):
-        table.add_column(name, overflow="fold", justify="right" if name in metrics else "left")
+    table = _table(f"{board.jsonl}: {len(rows)} rows by {sort}", _COLUMNS)
+    for name in metrics:
+        table.add_column(name, overflow="fold", justify="right")
     for row in rows:
         numbers = ["" if row.metrics.get(name) is None else f"{row.metrics[name]:.4g}" for name in metrics]
         table.add_row(*(escape(str(getattr(row, name))) for name in _COLUMNS), *numbers)
@@ -93,12 +94,11 @@ def list_rows(console: Console, board: Leaderboard, filters: Sequence[str], sort
 def list_champions(console: Console, champions: Champions) -> None:
     """Every champion, the latest first."""
     for item in champions.all():
-        console.print(
+        copy = champions.folder(item["task"], item["protocol"]) / item["copy"]
+        say(
+            console,
             f"{item['task']}  protocol {item['protocol']}  run {item['run_id']}  promoted {item['promoted_at']}  "
-            f"nrmse {item['metrics'].get('nrmse')}  {champions.folder(item['task'], item['protocol']) / item['copy']}",
-            highlight=False,
-            soft_wrap=True,
-            markup=False,
+            f"nrmse {item['metrics'].get('nrmse')}  {copy}",
         )
 
 
@@ -107,21 +107,17 @@ def compare(console: Console, board: Leaderboard, first: str, second: str, page:
     `ConfigError`, `StorageError`."""
     rows = board.read()
     one, other = sides_of(rows, first, second)
-    table = Table(title="configuration", title_justify="left", show_edge=False)
-    for name in ("key", first, second):
-        table.add_column(escape(name), overflow="fold")
+    table = _table("configuration", ("key", first, second))
     for key, *values in config_difference(one.config, other.config):
         table.add_row(key, *(escape(str(value)) for value in values))
     console.print(table if table.row_count else "configuration: the same")
-    numbers = Table(title="metrics, 95 % interval over the trajectories", title_justify="left", show_edge=False)
-    for name in ("metric", first, second, "change"):
-        numbers.add_column(escape(name), overflow="fold")
+    numbers = _table("metrics, 95 % interval over the trajectories", ("metric", first, second, "change"))
     for cells in metric_table(one, other):
         numbers.add_row(*cells)
     console.print(numbers)
     if page is not None:
         write_comparison(page, one, other)
-        console.print(f"page        {page}", highlight=False, soft_wrap=True)
+        say(console, f"page        {page}")
 
 
 def label_run(console: Console, board: Leaderboard, run_id: str, label: str) -> None:
@@ -130,8 +126,8 @@ def label_run(console: Console, board: Leaderboard, run_id: str, label: str) -> 
     if not rows or label == "champion":
         said = "is not on the leaderboard" if not rows else "becomes champion by scripts/run_fast_to_sota.py only"
         raise ConfigError(f"run {run_id}: {said}; list what there is with scripts/leaderboard.py")
-    board.add([_relabelled(row, label) for row in rows])
-    console.print(f"labelled    {run_id}: {label} ({len(rows)} rows)", highlight=False, soft_wrap=True, markup=False)
+    board.add([replace(row, label=label) for row in rows])
+    say(console, f"labelled    {run_id}: {label} ({len(rows)} rows)")
 
 
 def demote(
@@ -142,22 +138,20 @@ def demote(
         # A leaderboard that cannot be read is told before anything is changed.
         rows = [row for row in board.read() if row.task == task]
         former, successor = champions.demote(task, protocol, reason)
-        changed = [_relabelled(row, "demoted") for row in rows if row.run_id == former["run_id"]]
+        changed = [replace(row, label="demoted") for row in rows if row.run_id == former["run_id"]]
         if successor is not None:
             label = successor["label"]
-            changed += [_relabelled(row, label) for row in rows if row.run_id == successor["run_id"]]
+            changed += [replace(row, label=label) for row in rows if row.run_id == successor["run_id"]]
         board.add(changed)
-    console.print(
-        f"demoted     {task}: run {former['run_id']}; champion is now "
-        f"{'none' if successor is None else 'run ' + successor['run_id']}",
-        highlight=False,
-        soft_wrap=True,
-        markup=False,
-    )
+    now = "none" if successor is None else f"run {successor['run_id']}"
+    say(console, f"demoted     {task}: run {former['run_id']}; champion is now {now}")
 
 
-def _relabelled(row: Row, label: str) -> Row:
-    return replace(row, label=label)
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=escape(title), title_justify="left", show_edge=False)
+    for name in columns:
+        table.add_column(escape(name), overflow="fold")
+    return table
 
 
 def _condition(rows: Sequence[Row], text: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""The command line of scripts/run_fast_to_sota.py: the original's options by their names, and the request they make."""
+"""The command line of scripts/run_fast_to_sota.py: its options, the request they make, and what a dry run prints."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from pathlib import Path
 from rich.console import Console
 
 from ups_jax.cli import runner
-from ups_jax.config import STAGE_ALIASES
 from ups_jax.core.errors import ConfigError
-from ups_jax.core.locks import is_free
+from ups_jax.core.terminal import say
 from ups_jax.pipeline.compute_steps import PLATFORMS
 from ups_jax.pipeline.context import unfinished
 from ups_jax.pipeline.request import Request, resolve
@@ -26,6 +25,21 @@ _KEYS = {
     "on_missing_gate": "gates.on_missing",
     "seed": "seed",
 }
+# Each step of the pipeline, the option `skip_..` that leaves it out, and what it does.
+_STEPS = (
+    ("validate_config", "validation", "all keys and values of the three configurations"),
+    ("validate_data", "data_check", "the data of all three; embedded data is generated where it is not there"),
+    (
+        "dry_run",
+        "dry_run",
+        "compile, a few steps, memory, time, a checkpoint saved and restored; unless it was trained before",
+    ),
+    ("train", "training", "scripts/train.py, for each seed; unless the same was trained before"),
+    ("small_eval", "small_eval", "the trajectories of pipeline.small, then the gates"),
+    ("full_eval", "full_eval", "the trajectories of pipeline.full, then the gates; unless the first gates refuse"),
+    ("promotion", "full_eval", "if the gates pass: the checkpoint is copied and is the champion"),
+    ("report", "analysis", "analysis/report.html"),
+)
 
 
 def pipeline_parser(description: str) -> argparse.ArgumentParser:
@@ -55,13 +69,7 @@ def pipeline_parser(description: str) -> argparse.ArgumentParser:
     add("--notes", default="", help="a remark in the leaderboard")
     add("--wandb-mode", choices=["online", "offline", "disabled"], help="sets WANDB_MODE for all steps")
     train = parser.add_argument_group("training")
-    train.add_argument(
-        "--train-stage",
-        type=lambda name: STAGE_ALIASES.get(name, name),
-        choices=[*STAGES, "all"],
-        default="all",
-        help="what is trained (default: all)",
-    )
+    runner.add_stage(train, [*STAGES, "all"], "what is trained (default: all)", name="--train-stage", default="all")
     train.add_argument(
         "--train-extra-arg", action="append", default=[], metavar="ARG", help="for scripts/train.py as it is"
     )
@@ -120,41 +128,30 @@ def request_of(args: argparse.Namespace) -> Request:
         raise ConfigError("--skip-training and --force-train exclude each other; leave one of them out")
     overrides = [*args.config_override, *args.overrides]
     overrides += [f"{key}={value}" for option, key in _KEYS.items() if (value := getattr(args, option)) is not None]
-    return Request(
-        train_config=args.train_config,
-        small_eval_config=args.small_eval_config,
-        full_eval_config=args.full_eval_config,
+    return runner.from_arguments(
+        Request,
+        args,
         overrides=tuple(overrides),
-        metric_direction=args.metric_direction,
         gate_ratios={canonical(name): factor for name, factor in args.gate_ratio},
-        clear_default_ratio_gates=args.clear_default_ratio_gates,
-        run_id=args.run_id,
-        train_stage=args.train_stage,
         train_extra_args=tuple(args.train_extra_arg),
-        n_seeds=args.n_seeds,
-        skip_validation=args.skip_validation,
-        skip_data_check=args.skip_data_check,
-        skip_dry_run=args.skip_dry_run,
-        skip_training=args.skip_training,
-        skip_small_eval=args.skip_small_eval,
-        skip_full_eval=args.skip_full_eval,
-        skip_analysis=args.skip_analysis,
-        force_train=args.force_train,
-        force_full_eval=args.force_full_eval,
-        redo_small_eval=args.redo_small_eval,
-        redo_full_eval=args.redo_full_eval,
-        leaderboard_csv=args.leaderboard_csv,
-        leaderboard_html=args.leaderboard_html,
         baseline_labels=tuple(args.baseline_label) or (args.champion_label, "baseline"),
-        baseline_run_id=args.baseline_run_id,
-        promote_demoted=args.promote_demoted,
-        champion_label=args.champion_label,
-        eval_device=args.eval_device,
-        runs_root=args.runs_root,
-        wandb_mode=args.wandb_mode,
         tags=dict(args.tag),
-        notes=args.notes,
     )
+
+
+def plan_pipeline(request: Request, console: Console) -> None:
+    """Say what a request would do, check its configurations, and do nothing. Raises `ConfigError`."""
+    resolved = resolve(request)
+    for path in {*request.configs.values()}:
+        found = check_config(path, request.train_stage, request.overrides)
+        if found.problems:
+            raise ConfigError("; ".join(found.problems))
+    name = request.run_id or unfinished(request.runs_root, request.digest(resolved))
+    lines = [f"run             {request.runs_root / (name or 'run_TIME')}" + (" (goes on)" if name else "")]
+    for step, option, what in _STEPS:
+        lines.append(f"{step:<16}{'skipped' if getattr(request, f'skip_{option}') else what}")
+    for line in lines:
+        say(console, line)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -168,46 +165,3 @@ def _name(text: str) -> str:
     if not text or "/" in text or text.startswith("."):
         raise argparse.ArgumentTypeError(f"{text!r} is not a folder's name; it is made in --runs-root")
     return text
-
-
-_STEPS = {
-    "validate_config": "all keys and values of the three configurations",
-    "validate_data": "the data of all three; embedded data is generated where it is not there",
-    "dry_run": "compile, a few steps, memory, time, a checkpoint saved and restored; unless it was trained before",
-    "train": "scripts/train.py, for each seed; unless the same was trained before",
-    "small_eval": "the trajectories of pipeline.small, then the gates",
-    "full_eval": "the trajectories of pipeline.full, then the gates; unless the first gates refuse",
-    "promotion": "if the gates pass: the checkpoint is copied and is the champion",
-    "report": "analysis/report.html",
-}
-_OPTIONS = {
-    "validate_config": "validation",
-    "validate_data": "data_check",
-    "dry_run": "dry_run",
-    "train": "training",
-    "small_eval": "small_eval",
-    "full_eval": "full_eval",
-    "promotion": "full_eval",
-    "report": "analysis",
-}
-
-
-def plan_pipeline(request: Request, console: Console) -> None:
-    """Say what a request would do, check its configurations, and do nothing. Raises `ConfigError`."""
-    resolved = resolve(request)
-    for path in {*_files(request)}:
-        found = check_config(path, request.train_stage, request.overrides)
-        if found.problems:
-            raise ConfigError("; ".join(found.problems))
-    name = request.run_id or unfinished(request.runs_root, request.digest(resolved), is_free)
-    skipped = {step: getattr(request, f"skip_{option}") for step, option in _OPTIONS.items()}
-    lines = [f"run             {request.runs_root / (name or 'run_TIME')}" + (" (goes on)" if name else "")]
-    for step, what in _STEPS.items():
-        lines.append(f"{step:<16}{'skipped' if skipped.get(step) else what}")
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _files(request: Request) -> list[Path]:
-    others = (request.small_eval_config, request.full_eval_config)
-    return [request.train_config, *(path for path in others if path is not None)]

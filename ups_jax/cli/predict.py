@@ -18,7 +18,7 @@ from rich.console import Console
 from ups_jax.config import Config, of_task
 from ups_jax.core.errors import ConfigError, DivergedError, Stopped
 from ups_jax.core.files import version
-from ups_jax.core.locks import alone
+from ups_jax.core.locks import lock_file
 from ups_jax.core.task import Task
 from ups_jax.data.sources import open_file
 from ups_jax.data.sources.base import read_all
@@ -102,7 +102,7 @@ def rollout_run(
     )
     attributes = _attributes(run, start, wanted)
     kind = PointStateFile if run.task.scattered else StateFile
-    with alone(wanted.output, "wait for it, or give another --output"):
+    with lock_file(wanted.output, "wait for it, or give another --output"):
         file = kind(wanted.output, start, run.task, wanted.steps, wanted.members, overwrite=wanted.overwrite)
         say(console, f"run         {path}, step {run.step} of {run.stage}")
         say(console, f"input       {start.name}")

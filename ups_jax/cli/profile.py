@@ -20,21 +20,19 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def profile(args: argparse.Namespace) -> None:
-    from ups_jax.core.xla import require_determinism
-
     cfg = load(args.config, args.overrides)
-    require_determinism(cfg.deterministic)
     import jax
     from rich.console import Console
     from rich.table import Table
 
     from ups_jax import simulate
-    from ups_jax.core.xla import enable_compilation_cache
+    from ups_jax.core.xla import enable_compilation_cache, require_determinism
     from ups_jax.data import open_mixture
     from ups_jax.trainer.profile import profile_step
     from ups_jax.trainer.timing import trial
     from ups_jax.training.build import build_joint
 
+    require_determinism(cfg.deterministic)
     enable_compilation_cache()
     simulate.prepare(cfg)
     data = open_mixture(cfg)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ups_jax.cli import runner
-from ups_jax.config import STAGE_ALIASES, STAGE_NEEDS
+from ups_jax.config import STAGE_NEEDS
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,12 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dt", type=float, help="time between frames, to be checked against the run's")
     parser.add_argument("--images", action="store_true", help="a picture (PNG) and a film beside the output")
     parser.add_argument("--film", choices=["mp4", "gif"], default="mp4", help="the kind of film (default: mp4)")
-    parser.add_argument(
-        "--corrector",
-        type=lambda name: STAGE_ALIASES.get(name, name),
-        choices=list(STAGE_NEEDS["transient"]),
-        help="the stage of the run that corrects the operator's steps: by its expected error, or in members by samples",
-    )
+    how = "the stage of the run that corrects the operator's steps: by its expected error, or in members by samples"
+    runner.add_stage(parser, STAGE_NEEDS["transient"], how, name="--corrector")
     parser.add_argument("--correct-every", type=runner.positive, default=1, metavar="N", help="at each N-th step")
     parser.add_argument(
         "--correct-above", type=float, metavar="X", help="of these only where it expects an rms error above X stds"
@@ -73,22 +69,11 @@ def predict(args: argparse.Namespace) -> None:
     run = args.run_dir or Champions(args.champions).run_of(args.champion, args.protocol)
     cfg = run_config(run, args.overrides)
     enable_compilation_cache()
-    wanted = Wanted(
-        input=args.input,
-        steps=args.steps,
-        output=args.output,
+    wanted = runner.from_arguments(
+        Wanted,
+        args,
         params=dict(args.params),
-        dt=args.dt,
-        task=args.task,
-        members=args.members,
-        seed=args.seed,
-        corrector=args.corrector,
-        correct_every=args.correct_every,
-        correct_above=args.correct_above,
-        sampler_steps=args.sampler_steps,
-        limit=args.limit,
         rows=args.batch_size,
         images=["png", args.film] if args.images else (),
-        overwrite=args.overwrite,
     )
     rollout_run(run, cfg, wanted, console=Console())

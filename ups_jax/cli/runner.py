@@ -1,21 +1,24 @@
-"""What every script shares: the common arguments, and errors turned into one line and an exit code."""
+"""What every command shares: the common arguments, and errors turned into one line and an exit code."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import errno
 import signal
 import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any, TypeVar
 
 from ups_jax.core.errors import ConfigError, HostMemoryError, Stopped, UserError, first_line
 from ups_jax.core.terminal import hang_up, lasting_output, one_line
 
+T = TypeVar("T")
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
@@ -46,6 +49,29 @@ def assignment(text: str) -> tuple[str, float]:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not name=number, such as nu=0.01; overrides stand before --params"
         ) from None
+
+
+def add_stage(
+    arguments: argparse.ArgumentParser | argparse._ArgumentGroup,
+    choices: Iterable[str],
+    help: str,
+    *,
+    name: str = "--stage",
+    default: str | None = None,
+) -> None:
+    """Add an argument that names a stage, also by a former name."""
+    # Here, since not every command reads a configuration, whose import takes a third of a second.
+    from ups_jax.config import STAGE_ALIASES
+
+    arguments.add_argument(
+        name, type=lambda text: STAGE_ALIASES.get(text, text), choices=list(choices), default=default, help=help
+    )
+
+
+def from_arguments(kind: Callable[..., T], args: argparse.Namespace, **others: Any) -> T:
+    """Return the dataclass `kind` of the arguments that are called as its fields are, and of `others`."""
+    names = [item.name for item in dataclasses.fields(kind) if hasattr(args, item.name)]  # type: ignore[arg-type]
+    return kind(**{name: getattr(args, name) for name in names} | others)
 
 
 def tell(error: object) -> None:

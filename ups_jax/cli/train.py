@@ -6,20 +6,15 @@ import argparse
 from pathlib import Path
 
 from ups_jax.cli import runner
-from ups_jax.config import STAGE_ALIASES, load
+from ups_jax.config import load
 from ups_jax.core.errors import ConfigError
-from ups_jax.core.xla import require_determinism
 from ups_jax.training.stages import STAGES, enabled_stages
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = runner.parser(__doc__, config=str(runner.CONFIGS / "burgers1d.yaml"))
-    parser.add_argument(
-        "--stage",
-        type=lambda name: STAGE_ALIASES.get(name, name),
-        choices=[*STAGES, "all"],
-        help="what to train (default: operator); all: every stage that has epochs or steps",
-    )
+    what = "what to train (default: operator); all: every stage that has epochs or steps"
+    runner.add_stage(parser, [*STAGES, "all"], what)
     parser.add_argument("--run-dir", type=Path, help="the run; started again it goes on (default: a new one in runs/)")
     parser.add_argument(
         "--resume",
@@ -40,11 +35,10 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
     if args.stage == "all" and args.init_from is not None:
         raise ConfigError("--init-from: is of one stage; give --stage the one that it is for")
     cfg = load(args.config, args.overrides)
-    require_determinism(cfg.deterministic)
     # Heavy imports after the configuration has been read, so that a typing error answers at once.
     from rich.console import Console
 
-    from ups_jax.core.xla import enable_compilation_cache
+    from ups_jax.core.xla import enable_compilation_cache, require_determinism
     from ups_jax.distributed.processes import agreed, first_does, is_first, start_processes
     from ups_jax.evaluation.evaluate_run import evaluate_run
     from ups_jax.pipeline.train_all_stages import train_all
@@ -53,6 +47,7 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
     from ups_jax.trainer.dry_run import dry_run
     from ups_jax.trainer.train import train
 
+    require_determinism(cfg.deterministic)
     start_processes(cfg.parallel)
     enable_compilation_cache()
     console = Console(quiet=not is_first())

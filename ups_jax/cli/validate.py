@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 from ups_jax.cli import runner
-from ups_jax.config import STAGE_ALIASES
 from ups_jax.training.stages import STAGES
 
 
@@ -20,13 +19,7 @@ def main(argv: list[str] | None = None) -> int:
         metavar="FILE",
         help="YAML configuration; of several the first is the training's (default: configs/burgers1d.yaml)",
     )
-    parser.add_argument(
-        "--stage",
-        type=lambda name: STAGE_ALIASES.get(name, name),
-        choices=[*STAGES, "all"],
-        default="operator",
-        help="what is to be trained (default: operator)",
-    )
+    runner.add_stage(parser, [*STAGES, "all"], "what is to be trained (default: operator)", default="operator")
     parser.add_argument("--only", choices=["config", "data"], help="check one of the two (default: both)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write what was found")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of all configurations")

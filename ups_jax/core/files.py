@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, reading JSON, and names of files within a folder."""
+"""Writing files whole or not at all, reading JSON, names of files within a folder, and versions of packages."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from ups_jax.core.errors import StorageError, UserError
 _SUFFIX = ".tmp"
 # Bytes of a part of a path, on all file systems that matter.
 _LONGEST_NAME = 255
+# The packages whose versions may change the numbers of a run; run records and the pipeline's reuse keys hold them.
+RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "exponax")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -111,6 +113,14 @@ def storage_error(path: Path, error: OSError) -> StorageError:
     return StorageError(f"{path}: cannot be written ({error.strerror or error}); {mend}")
 
 
+def version(package: str) -> str:
+    """That of an installed package. `ups_jax` runs from its folder too, and is then "not installed"."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
 def _own_temporary(path: Path) -> tuple[Path, int]:
     """A new file beside `path`, and the handle whose shared lock says that its process lives: readers may share it."""
     while True:
@@ -136,15 +146,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-# The packages whose versions may change the numbers of a run; run records and the pipeline's reuse keys hold them.
-RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "exponax")
-
-
-def version(package: str) -> str:
-    """That of an installed package. `ups_jax` runs from its folder too, and is then "not installed"."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"

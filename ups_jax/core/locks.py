@@ -1,51 +1,59 @@
-"""Locks on files, which die with the process that holds them."""
+"""Advisory locks on files. A lock ends with the process that holds it, and its file says which process that is."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.files import storage_error
 
-NAME = ".lock"
+_NAME = ".lock"
+_POLL_SECONDS = 0.2
 
 
 @contextlib.contextmanager
-def held(folder: Path, mend: str) -> Iterator[None]:
-    """Hold a folder, which is made where it is not there, for this process. `ConfigError` that names who holds it
-    otherwise, with the `mend`."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / NAME).open("a+", encoding="utf-8")
-    except OSError as error:
-        raise storage_error(folder, error) from None
-    with handle:
-        _take(handle, folder, mend)
-        yield
+def lock_directory(directory: Path, hint: str, patience: float = 0.0) -> Iterator[int]:
+    """Lock a directory, which is created if needed, and yield the lock's file descriptor.
+
+    A child process that inherits the descriptor keeps the lock after this process has ended.
+
+    Args:
+        directory: The directory, locked by its file `.lock`.
+        hint: How to resolve a conflict; the end of the error's message.
+        patience: Seconds to wait for a child of a process that has ended; a living process is never waited for.
+
+    Raises:
+        ConfigError: Another process has the lock; the message names it.
+        StorageError: The directory cannot be written.
+    """
+    with _locked(directory / _NAME, directory, hint, patience) as handle:
+        yield handle.fileno()
 
 
 @contextlib.contextmanager
-def alone(path: Path, mend: str) -> Iterator[None]:
-    """Be the only one that writes a file, whose folder is made where it is not there; errors as of `held`. The lock's
-    own file, beside it, goes with the lock."""
+def lock_file(path: Path, hint: str) -> Iterator[None]:
+    """Lock the name of a file that is to be written. The lock file beside it is deleted at the end.
+
+    Args:
+        path: The file, whose directory is created if needed.
+        hint: How to resolve a conflict; the end of the error's message.
+
+    Raises:
+        ConfigError: Another process has the lock; the message names it.
+        StorageError: The directory cannot be written.
+    """
     lock = path.with_name(f".{path.name}.lock")
     while True:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle = lock.open("a+", encoding="utf-8")
-        except OSError as error:
-            raise storage_error(path, error) from None
-        with handle:
-            _take(handle, path, mend)
-            # Else whoever held it before has taken it away between the two lines above.
+        with _locked(lock, path, hint) as handle:
+            # The previous process may have deleted the file after it was opened here and before it was locked.
             if os.fstat(handle.fileno()).st_nlink:
                 try:
                     yield
@@ -55,90 +63,64 @@ def alone(path: Path, mend: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def in_turn(path: Path) -> Iterator[None]:
-    """Hold a lock file, which is made where it is not there, once whoever holds it has done. Raises `StorageError`."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = path.open("a")
-    except OSError as error:
-        raise storage_error(path, error) from None
-    with handle:
+def wait_for_lock(path: Path) -> Iterator[None]:
+    """Lock a lock file, which is created if needed, as soon as no other process has it. Raises `StorageError`."""
+    with _open(path, path) as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
-def _take(handle: TextIO, what: Path, mend: str) -> None:
-    """Lock an open file and write into it who holds it; `ConfigError` with what it says where another process does."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        handle.seek(0)
-        raise ConfigError(f"{what}: is held by {handle.read().strip() or 'another process'}; {mend}") from None
-    handle.truncate(0)
-    handle.write(f"process {os.getpid()} on {socket.gethostname()}")
-    handle.flush()
-
-
-_NAME = ".lock"
-# How long a step may take to save and end after the process is gone that had started it.
-_PATIENCE = 60.0
-
-
-@contextmanager
-def hold(directory: Path, patience: float = _PATIENCE) -> Iterator[int]:
-    """Hold the run for this process; gives the file descriptor that steps inherit. ConfigError where it is held.
-
-    A lock whose process is gone is that of a step which still saves its state: it is waited for.
-    """
-    path = directory / _NAME
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        handle = path.open("a+", encoding="utf-8")
-    except OSError as error:
-        raise storage_error(directory, error) from None
-    with handle:
-        deadline = time.monotonic() + patience
-        while not _taken(handle.fileno()):
-            handle.seek(0)
-            owner = handle.read().strip()
-            if _lives(owner) or time.monotonic() > deadline:
-                raise ConfigError(
-                    f"{directory}: is held by process {owner or 'unknown'}; wait for it or stop it, or give another "
-                    "--run-id"
-                )
-            time.sleep(0.2)
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
-        yield handle.fileno()
-
-
 def is_free(directory: Path) -> bool:
-    """Whether no living pipeline works on the run; a step that outlives its pipeline does not count."""
+    """Return whether no living process has locked a directory; a child that outlives its parent does not count."""
     try:
         with (directory / _NAME).open("r", encoding="utf-8") as handle:
-            if _taken(handle.fileno()):
-                return True
-            return not _lives(handle.read().strip())
+            return _try_lock(handle) or not _is_alive(handle.read().strip())
     except FileNotFoundError:
         return True
 
 
-def _taken(descriptor: int) -> bool:
+@contextlib.contextmanager
+def _locked(lock: Path, subject: Path, hint: str, patience: float = 0.0) -> Iterator[TextIO]:
+    """Lock a file, write into it which process has it, and yield it open."""
+    with _open(lock, subject) as handle:
+        deadline = time.monotonic() + patience
+        while not _try_lock(handle):
+            handle.seek(0)
+            holder = handle.read().strip()
+            if time.monotonic() >= deadline or _is_alive(holder):
+                raise ConfigError(f"{subject}: is held by {holder or 'another process'}; {hint}")
+            time.sleep(_POLL_SECONDS)
+        handle.truncate(0)
+        handle.write(f"process {os.getpid()} on {socket.gethostname()}")
+        handle.flush()
+        yield handle
+
+
+def _open(lock: Path, subject: Path) -> TextIO:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        return lock.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise storage_error(subject, error) from None
+
+
+def _try_lock(handle: TextIO) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return False
     return True
 
 
-def _lives(owner: str) -> bool:
-    if not owner.isdecimal():
+def _is_alive(holder: str) -> bool:
+    """Return whether the process that a lock file names may be running; one on another host may."""
+    named = re.fullmatch(r"process (\d+) on (.*)", holder)
+    if named is None or named[2] != socket.gethostname():
         return True
     try:
-        os.kill(int(owner), 0)
+        os.kill(int(named[1]), 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        pass
     return True

@@ -5,20 +5,20 @@
 | `data/<stage>`, the epoch's number | `seed`, NumPy | the order of an epoch's windows (`data.windows`) |
 | `data/<stage>`, the batch's number | `seed`, NumPy | start frames of batch n, then its augmentation |
 | `data/<stage>/<task>`, the same numbers | `seed`, NumPy | the same of every task after the first |
-| `mixing/<stage>`, the number of a block of steps | `seed`, NumPy | which task each step is of (`data.mixing`) |
+| `mixing/<stage>`, the number of a block of steps | `seed`, NumPy | which task each step is of (`data.mixture`) |
 | `init` | `seed`, JAX | fresh parameters of a stage (`training.build`) |
-| `loss`, the step's number, `noise` | `seed`, JAX | the noise on a step's inputs (`losses.bundle`, as the next three) |
+| `loss`, the step's number, `noise` | `seed`, JAX | noise on a step's inputs (`losses.operator`, as the next three) |
 | `loss`, the step's number, `noise scale` | `seed`, JAX | how strong it is in each window |
 | `loss`, the step's number, `given` | `seed`, JAX | how many of the steps of the pushforward are the true ones |
 | `loss`, the step's number, `queries` | `seed`, JAX | the points that a step's loss is scored at |
-| `evaluation/bootstrap` | `seed`, NumPy | resamples of the trajectories for intervals (`evaluation.tables`) |
+| `evaluation/bootstrap` | `seed`, NumPy | resamples of the trajectories for intervals (`metrics.aggregate`) |
 | none | `data.split.seed`, NumPy | which trajectories train, validate and test: runs of several seeds share them |
 | `fold` | `data.split.seed`, NumPy | which training trajectories are the corrector's alone (`data.splits`) |
 | the task's name | the data file's seed | initial fields and coefficients of embedded data (`simulate`) |
 
 A stream is a function of the seed, its name and its numbers alone: drawing more from one leaves all others as they are,
 nothing comes from a clock or a global generator, and a resumed run needs its step only. Streams of JAX are folded into
-the key of the train state (`ups_jax.core.rng`), those of NumPy are made here.
+the key of the train state.
 """
 
 from __future__ import annotations

@@ -9,9 +9,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ups_jax.core.files import storage_error
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # Nobody reads the pipe any more; the terminal hung up.
 _GONE = (errno.EPIPE, errno.EIO)
@@ -40,6 +43,11 @@ def lasting_output() -> Iterator[None]:
         yield
     finally:
         sys.stdout, sys.stderr = streams
+
+
+def say(console: Console, line: str) -> None:
+    """Print a line as it is: not folded, without markup."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def one_line(text: object) -> str:

@@ -1,17 +1,20 @@
-"""How programs are compiled: kept on disk, timed apart from running, or not at all, to look into them."""
+"""How XLA compiles programs: kept on disk, timed apart from running, deterministic, or not compiled at all."""
 
 from __future__ import annotations
 
 import os
-import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import jax
+from jax._src import xla_bridge
 
 from ups_jax.core.errors import ConfigError
+
+# "Guarantees run-to-run determinism on GPU": it leaves out such operations, and turns autotuning off.
+_FLAG = "--xla_gpu_deterministic_ops"
 
 
 def enable_compilation_cache() -> None:
@@ -51,10 +54,6 @@ def remat_options(remat: str) -> dict[str, str | bool] | None:
     return {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
-# "Guarantees run-to-run determinism on GPU": it leaves out such operations, and turns autotuning off.
-_FLAG = "--xla_gpu_deterministic_ops"
-
-
 def require_determinism(deterministic: bool) -> None:
     """Ask XLA for it if `deterministic`; ConfigError where that comes too late, or XLA_FLAGS say the opposite.
 
@@ -68,25 +67,10 @@ def require_determinism(deterministic: bool) -> None:
             raise ConfigError(
                 f"key `deterministic`: is true, and XLA_FLAGS say {given[-1]}; take that out of XLA_FLAGS"
             )
-    elif not _started():
+    elif not xla_bridge.backends_are_initialized():
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=true".strip()
-    elif _platform() != "cpu":
+    elif jax.default_backend() != "cpu":
         raise ConfigError(
             "key `deterministic`: is true, but JAX has started its GPU already; "
             f"start Python with XLA_FLAGS={_FLAG}=true in the environment"
         )
-
-
-def _started() -> bool:
-    # Asking for it must not import JAX: the flags may still be set then.
-    if "jax" not in sys.modules:
-        return False
-    from jax._src import xla_bridge
-
-    return xla_bridge.backends_are_initialized()
-
-
-def _platform() -> str:
-    import jax
-
-    return jax.default_backend()

@@ -1,4 +1,4 @@
-"""A task's files, opened, and which of their trajectories train, validate and test."""
+"""A task's data files: their paths, the sources that read them, and which of their trajectories train and test."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from ups_jax.data.sources import JoinedSource, SeedsSource, SettledSource, Shard
 from ups_jax.data.sources.detect import is_whole
 from ups_jax.data.sources.shards import is_converted
 from ups_jax.data.splits import Splits
+
+_FOLDERS = {"train": ("train",), "val": ("valid", "val", "validation"), "test": ("test",)}
+_SUFFIXES = (".hdf5", ".h5", ".yaml", ".yml")
 
 
 def open_source(cfg: Config, wanted: TaskConfig) -> tuple[Source, Splits]:
@@ -35,42 +38,6 @@ def open_task_file(path: Path, wanted: TaskConfig) -> Source:
     return open_file(path, wanted.kind, wanted.channels)
 
 
-def _split(cfg: SplitConfig, wanted: TaskConfig, opened: Mapping[str, Sequence[Source]], source: Source) -> Splits:
-    key, count, by_role = f"data.tasks.{wanted.name}.path", source.trajectories, "all" not in opened
-    if cfg.method == "listed" and cfg.path is not None:
-        return splits.listed(cfg.path, count, source.name, wanted.name)
-    native = by_role and not isinstance(wanted.path, FilePair)
-    if (cfg.method == "file" and (native or not by_role)) or (cfg.method == "native" and not native):
-        given = {"file": "{train: FILE, test: FILE}", "native": "a folder with train, valid and test"}[cfg.method]
-        raise ConfigError(f"key `data.split.method`: {cfg.method} needs `{key}` to be {given}")
-    if by_role:
-        if cfg.method in ("pdebench", "hash"):
-            raise ConfigError(f"key `data.split.method`: is {cfg.method}, but `{key}` names the files of each split")
-        sizes = {role: sum(part.trajectories for part in own) for role, own in opened.items()}
-        return splits.by_files(sizes, cfg, source.name)
-    parts = opened["all"]
-    if cfg.method == "pdebench":
-        # Of each file its own: the first of several may be all of one coefficient.
-        each = [splits.by_place(part.trajectories, cfg, part.name, test_last=_by_seeds(part)) for part in parts]
-        return splits.one_after_another(each, [part.trajectories for part in parts])
-    if cfg.method == "hash":
-        keys = [f"{_file_name(part)}|{n}" for part in parts for n in range(part.trajectories)]
-        return splits.by_hash(keys, cfg, source.name)
-    return splits.draw(count, cfg, source.name)
-
-
-def _by_seeds(part: Source) -> bool:
-    """Whether a file is of groups by seed, of which PDEBench tests on the last, or was converted from one."""
-    part = part.trajectories_source if isinstance(part, SettledSource) else part
-    return isinstance(part, SeedsSource) or (isinstance(part, ShardsSource) and part.layout == "pdebench seeds")
-
-
-def _file_name(part: Source) -> str:
-    """The name of a file, or of the one that it was converted from: shards are split as it was."""
-    part = part.trajectories_source if isinstance(part, SettledSource) else part
-    return part.original if isinstance(part, ShardsSource) else Path(part.name).name
-
-
 def only_task(cfg: Config) -> TaskConfig:
     """The task of a configuration that has one. Raises `ConfigError`."""
     if len(cfg.data.tasks) != 1:
@@ -84,10 +51,6 @@ def all_tasks(cfg: Config) -> tuple[TaskConfig, ...]:
     if not cfg.data.tasks:
         raise ConfigError("key `data.tasks`: names no task; give one, such as [{name: burgers1d}]")
     return cfg.data.tasks
-
-
-_FOLDERS = {"train": ("train",), "val": ("valid", "val", "validation"), "test": ("test",)}
-_SUFFIXES = (".hdf5", ".h5", ".yaml", ".yml")
 
 
 def data_path(data: DataConfig, task: TaskConfig) -> Path:
@@ -132,3 +95,39 @@ def files_in_folder(path: Path) -> dict[str, tuple[Path, ...]]:
 def embedded_file(root: str | Path, task: str, preset: str) -> Path:
     """The file that the embedded generator writes for a preset of a task."""
     return Path(root) / f"{task}_{preset}.hdf5"
+
+
+def _split(cfg: SplitConfig, wanted: TaskConfig, opened: Mapping[str, Sequence[Source]], source: Source) -> Splits:
+    key, count, by_role = f"data.tasks.{wanted.name}.path", source.trajectories, "all" not in opened
+    if cfg.method == "listed" and cfg.path is not None:
+        return splits.listed(cfg.path, count, source.name, wanted.name)
+    native = by_role and not isinstance(wanted.path, FilePair)
+    if (cfg.method == "file" and (native or not by_role)) or (cfg.method == "native" and not native):
+        given = {"file": "{train: FILE, test: FILE}", "native": "a folder with train, valid and test"}[cfg.method]
+        raise ConfigError(f"key `data.split.method`: {cfg.method} needs `{key}` to be {given}")
+    if by_role:
+        if cfg.method in ("pdebench", "hash"):
+            raise ConfigError(f"key `data.split.method`: is {cfg.method}, but `{key}` names the files of each split")
+        sizes = {role: sum(part.trajectories for part in own) for role, own in opened.items()}
+        return splits.by_files(sizes, cfg, source.name)
+    parts = opened["all"]
+    if cfg.method == "pdebench":
+        # Of each file its own: the first of several may be all of one coefficient.
+        each = [splits.by_place(part.trajectories, cfg, part.name, test_last=_by_seeds(part)) for part in parts]
+        return splits.one_after_another(each, [part.trajectories for part in parts])
+    if cfg.method == "hash":
+        keys = [f"{_file_name(part)}|{n}" for part in parts for n in range(part.trajectories)]
+        return splits.by_hash(keys, cfg, source.name)
+    return splits.draw(count, cfg, source.name)
+
+
+def _by_seeds(part: Source) -> bool:
+    """Whether a file is of groups by seed, of which PDEBench tests on the last, or was converted from one."""
+    part = part.trajectories_source if isinstance(part, SettledSource) else part
+    return isinstance(part, SeedsSource) or (isinstance(part, ShardsSource) and part.layout == "pdebench seeds")
+
+
+def _file_name(part: Source) -> str:
+    """The name of a file, or of the one that it was converted from: shards are split as it was."""
+    part = part.trajectories_source if isinstance(part, SettledSource) else part
+    return part.original if isinstance(part, ShardsSource) else Path(part.name).name

@@ -13,12 +13,11 @@ from jaxtyping import Float32, Float64, Int
 
 from ups_jax.config import TaskConfig
 from ups_jax.data import declared_properties
+from ups_jax.data.scan import bytes_each, chunks
 from ups_jax.data.sources import Grid, Source, layout_of
-from ups_jax.data.sources.base import read_all
 from ups_jax.data.sources.detect import Layout, attribute, original
 from ups_jax.data.sources.points import Cloud, Scattered
 
-_CHUNK_BYTES = 64 * 2**20
 # Of a larger file as many trajectories as fit in here are looked at, spread over all.
 _LOOK_BYTES = 512 * 2**20
 # A coefficient whose largest value is as many times its smallest is told on a logarithmic scale.
@@ -82,13 +81,11 @@ def inspect(path: str | Path, *, whole: bool = False) -> Inspection:
     source = layout.open(path, None)
     names = source.channel_names or _plain_names(layout, Path(path), source.channels)
     seen, given = _Extremes(source.channels), _Extremes(len(source.input_channels))
-    drift, edges = (
-        declared_properties.Drift(source.channels),
-        declared_properties.Edges(source.grid.shape, source.channels),
-    )
+    drift = declared_properties.Drift(source.channels)
+    edges = declared_properties.Edges(source.grid.shape, source.channels)
     scattered = isinstance(source, Scattered)
     ids = _chosen(source, whole)
-    for some, fields in _chunks(source, ids):
+    for some, fields in chunks(source, ids):
         seen.update(fields)
         given.update(source.inputs(some)[:, None])
         finite = np.isfinite(fields).all(axis=tuple(range(1, fields.ndim)))
@@ -228,20 +225,8 @@ class _Extremes:
 
 
 def _chosen(source: Source, whole: bool) -> Int[np.ndarray, " n"]:
-    count = source.trajectories if whole else max(1, _LOOK_BYTES // _bytes_each(source))
+    count = source.trajectories if whole else max(1, _LOOK_BYTES // bytes_each(source))
     return np.unique(np.linspace(0, source.trajectories - 1, min(count, source.trajectories)).astype(np.int64))
-
-
-def _chunks(
-    source: Source, ids: Int[np.ndarray, " n"]
-) -> Iterator[tuple[Int[np.ndarray, " m"], Float32[np.ndarray, "m t *s c"]]]:
-    step = max(1, _CHUNK_BYTES // _bytes_each(source))
-    for start in range(0, len(ids), step):
-        yield ids[start : start + step], read_all(source, ids[start : start + step])
-
-
-def _bytes_each(source: Source) -> int:
-    return 4 * source.frames * source.channels * int(np.prod(source.grid.shape))
 
 
 def _plain_names(layout: Layout, path: Path, channels: int) -> tuple[str, ...]:

@@ -1,13 +1,13 @@
-"""A task's data is opened: one pass checks it, takes statistics and facts, and gives a frozen `Dataset`."""
+"""Open a task's data: one pass over the file checks it and takes statistics, and the result is a frozen `Dataset`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 
 from ups_jax.config import Config, TaskConfig
 from ups_jax.core.errors import ConfigError, DataError
@@ -25,6 +25,12 @@ from ups_jax.data.sources.in_memory import load
 from ups_jax.data.sources.points import Cloud, Places, Scattered
 from ups_jax.data.splits import Splits
 from ups_jax.data.statistics import Moments
+
+# What a task of a grid may declare, and why a set of points has none of it.
+_OF_GRIDS = {
+    "symmetries": "they map a grid onto itself",
+    "conserved": "a mean over points is no integral",
+}
 
 
 def open_dataset(cfg: Config, task: Task | None = None) -> Dataset:
@@ -46,42 +52,6 @@ def open_mixture(cfg: Config) -> Mixture:
     return Mixture(datasets=tuple(datasets))
 
 
-def _related(cfg: Config, datasets: Sequence[Dataset]) -> list[Dataset]:
-    """The data sets of tasks that one model is trained on, each of which knows of the others."""
-    names = tuple(dataset.task.name for dataset in datasets)
-    unit = float(np.exp(np.mean([np.log(dataset.task.dt) for dataset in datasets])))
-    found = []
-    for wanted, dataset in zip(cfg.data.tasks, datasets, strict=True):
-        foreign = tuple(item.name for item in dataset.task.coefficients if item.name not in wanted.coefficients)
-        task = replace(dataset.task, siblings=names, foreign=foreign, dt_unit=unit)
-        found.append(replace(dataset, task=task))
-    return found
-
-
-def _opened(cfg: Config, tasks: Sequence[Task | None]) -> list[Dataset]:
-    """A data set for each configured task; `tasks` are those of a trained run that are kept."""
-    # The memory is left to the latents: whoever trains on them reads fields to check and to validate alone. All else
-    # that is done with such a configuration reads its fields from the disk.
-    room = 0.0 if cfg.data.source == "latents" else cfg.data.loader.memory_gib * 2**30
-    found: list[tuple[TaskConfig, Source, Splits]] = []
-    for wanted, task in zip(all_tasks(cfg), tasks, strict=True):
-        source, parts = open_source(cfg, wanted)
-        each = source.frames * source.channels + len(source.input_channels)
-        size = 4 * source.trajectories * each * int(np.prod(source.grid.shape))
-        if size <= room:
-            room -= size
-            names = wanted.coefficients if task is None else [item.name for item in task.coefficients]
-            source = load(source, tuple(names))
-        # What is wrong with the file itself is told before what several have in common.
-        check_shape(cfg, wanted, source, task)
-        found.append((wanted, source, parts))
-    conditions = conditions_of_all([(wanted, source, parts.train) for wanted, source, parts in found], tasks)
-    return [
-        (open_points if isinstance(source.grid, Cloud) else OPENERS[wanted.kind])(cfg, wanted, source, parts, task, own)
-        for (wanted, source, parts), task, own in zip(found, tasks, conditions, strict=True)
-    ]
-
-
 def from_arrays(
     cfg: Config,
     fields: Float[np.ndarray, "n t *s"] | Float[np.ndarray, "n t *s c"],
@@ -92,7 +62,10 @@ def from_arrays(
     *,
     task: Task | None = None,
 ) -> Dataset:
-    """The same from arrays. `origin` and `spacing` have an entry for each space axis; without a channel axis C is 1."""
+    """The data of the one configured task from arrays, checked as those of a file are.
+
+    `origin` and `spacing` have an entry for each space axis; without a channel axis C is 1.
+    """
     wanted = only_task(cfg)
     if wanted.kind != "transient":
         raise ConfigError(f"key `data.tasks.{wanted.name}.kind`: is {wanted.kind}, which is read from files only")
@@ -123,131 +96,12 @@ def from_arrays(
     source = MemorySource(name="arrays", grid=grid, fields=array, coefficients=known)
     parts = splits.draw(len(array), cfg.data.split, source.name)
     check_shape(cfg, wanted, source, task)
-    return _open_transient(cfg, wanted, source, parts, task, read_conditions(wanted, source, parts.train, task))
-
-
-def _open_transient(
-    cfg: Config, wanted: TaskConfig, source: Source, parts: Splits, task: Task | None, conditions: Conditions
-) -> Dataset:
-    stride = cfg.training.time_stride
-    axes = source.grid.axes
-    periodic = declared_properties.indices(wanted.periodic, axes, f"data.tasks.{wanted.name}.periodic")
-    conserved = declared_properties.indices(wanted.conserved, wanted.channels, f"data.tasks.{wanted.name}.conserved")
-    declared = declared_properties.symmetries(wanted, source.grid, periodic)
-    content = Content(source)
-    moments = Moments(source.name, source.frames, source.channels, stride)
-    drift = declared_properties.Drift(source.channels)
-    edges = declared_properties.Edges(source.grid.shape, source.channels)
-    for ids, fields in chunks(source):
-        training = np.isin(ids, parts.train)
-        if content.update(ids, fields) and training.any():
-            moments.update(fields[training])
-            if task is None:
-                drift.update(ids[training], fields[training])
-                edges.update(fields[training])
-    content.check()
-    notes = [*conditions.notes, *repeated(content, parts, source.name)]
-    if task is None:
-        statistics = moments.statistics(cfg.data.normalize, wanted.channels)
-        found = Task(
-            name=wanted.name,
-            channels=wanted.channels,
-            axes=axes,
-            shape=source.grid.shape,
-            origin=source.grid.origin,
-            spacing=source.grid.spacing,
-            periodic=tuple(axis in periodic for axis in range(len(axes))),
-            dt=source.grid.dt * stride,
-            coefficients=conditions.coefficients,
-            conserved=conserved,
-            symmetries=declared,
-            statistics=statistics,
-        )
-        notes += drift.check(wanted, source.name, conserved, moments.rms)
-        notes += edges.check(wanted, source.name, axes, periodic)
-        exact = conditions.scaled()
-        notes += symmetry_check.check(wanted, source, declared, found.periodic, parts.train, exact)
-    else:
-        found, changes = _on_grid(task, source, stride)
-        notes += changes
-    return Dataset(
-        task=found,
-        splits=parts,
-        fingerprint=content.fingerprint(conditions.values, conditions.mask, parts),
-        notes=tuple(notes),
-        source=source,
-        stride=stride,
-        times=source.grid.start + source.grid.dt * np.arange(source.frames),
-        conditions=conditions.values,
-        condition_mask=conditions.mask,
-        change=moments.change,
-    )
-
-
-def _open_steady(
-    cfg: Config, wanted: TaskConfig, source: Source, parts: Splits, task: Task | None, conditions: Conditions
-) -> Dataset:
-    axes, inputs = source.grid.axes, source.input_channels
-    periodic = declared_properties.indices(wanted.periodic, axes, f"data.tasks.{wanted.name}.periodic")
-    if wanted.conserved:
-        raise ConfigError(f"key `data.tasks.{wanted.name}.conserved`: a steady solution has no time to be conserved in")
-    declared = declared_properties.symmetries(wanted, source.grid, periodic)
-    content = Content(source)
-    channels = (*inputs, *wanted.channels)
-    moments = Moments(source.name, source.frames, len(channels), 1)
-    edges = declared_properties.Edges(source.grid.shape, len(channels))
-    for ids, fields in chunks(source):
-        training = np.isin(ids, parts.train)
-        pairs = np.concatenate([source.inputs(ids)[:, None], fields], axis=-1)
-        if content.update(ids, pairs) and training.any():
-            moments.update(pairs[training])
-            if task is None:
-                edges.update(pairs[training])
-    content.check()
-    notes = [*conditions.notes, *repeated(content, parts, source.name)]
-    if task is None:
-        both = moments.steady_statistics(cfg.data.normalize, channels)
-        found = Task(
-            name=wanted.name,
-            kind="steady",
-            channels=wanted.channels,
-            inputs=tuple(Input(name=n, mean=m, std=s) for n, m, s in zip(inputs, both.mean, both.std, strict=False)),
-            axes=axes,
-            shape=source.grid.shape,
-            origin=source.grid.origin,
-            spacing=source.grid.spacing,
-            periodic=tuple(axis in periodic for axis in range(len(axes))),
-            dt=source.grid.dt,
-            coefficients=conditions.coefficients,
-            symmetries=declared,
-            statistics=Statistics(
-                mean=both.mean[len(inputs) :], std=both.std[len(inputs) :], delta_std=both.delta_std[len(inputs) :]
-            ),
-        )
-        notes += edges.check(wanted, source.name, axes, periodic)
-        if declared:
-            notes.append(f"{wanted.name}: the symmetries of a steady task are not checked on the data")
-    else:
-        found, changes = _on_grid(task, source, 1)
-        notes += changes
-    return Dataset(
-        task=found,
-        splits=parts,
-        fingerprint=content.fingerprint(conditions.values, conditions.mask, parts),
-        notes=tuple(notes),
-        source=source,
-        stride=1,
-        times=np.zeros(1),
-        conditions=conditions.values,
-        condition_mask=conditions.mask,
-        change=moments.change,
-    )
-
-
-OPENERS = {"transient": _open_transient, "steady": _open_steady}
+    own = read_conditions(wanted, source, parts.train, task)
+    return _scanned(_Opening(cfg=cfg, wanted=wanted, source=source, splits=parts, task=task, conditions=own))
 
 
 def check_shape(cfg: Config, wanted: TaskConfig, source: Source, task: Task | None) -> None:
+    """Raise `DataError` or `ConfigError` where a source has not the channels, axes, kind or frames of its task."""
     channels = wanted.channels if task is None else task.channels
     if source.channels != len(channels):
         raise DataError(
@@ -283,111 +137,6 @@ def check_shape(cfg: Config, wanted: TaskConfig, source: Source, task: Task | No
         )
 
 
-def _on_grid(task: Task, source: Source, stride: int) -> tuple[Task, list[str]]:
-    """A trained run's task on this source's grid and time step, and what differs."""
-    grid, dt = source.grid, source.grid.dt * stride
-    notes = []
-    if not np.isclose(dt, task.dt, rtol=1e-5, atol=0):
-        notes.append(
-            f"{source.name}: a step is {dt:g} long (frames {grid.dt:g} apart, training.time_stride={stride}), "
-            f"the model was trained on {task.dt:g}"
-        )
-    if grid.shape != task.shape:
-        notes.append(f"{source.name}: has {grid.shape} grid points, the model was trained on {task.shape}")
-    return replace(task, shape=grid.shape, origin=grid.origin, spacing=grid.spacing, dt=dt), notes
-
-
-# What a task of a grid may declare, and why a set of points has none of it.
-_OF_GRIDS = {
-    "symmetries": "they map a grid onto itself",
-    "conserved": "a mean over points is no integral",
-}
-
-
-def open_points(
-    cfg: Config, wanted: TaskConfig, source: Source, parts: Splits, task: Task | None, conditions: Conditions
-) -> Dataset:
-    """The checked data; raises `ConfigError` for what a set of points cannot have, `DataError` for a bad file."""
-    cloud, stride = source.grid, cfg.training.time_stride
-    if not isinstance(source, Scattered) or not isinstance(cloud, Cloud):
-        raise DataError(
-            f"{source.name}: points are read from one file a task, with trajectories in time; give data.tasks."
-            f"{wanted.name}.path one file"
-        )
-    for key, why in _OF_GRIDS.items():
-        if getattr(wanted, key):
-            raise ConfigError(f"key `data.tasks.{wanted.name}.{key}`: is of grids, {why}; leave it out")
-    periodic = declared_properties.indices(wanted.periodic, cloud.axes, f"data.tasks.{wanted.name}.periodic")
-    moving = declared_properties.indices(cloud.moving, source.channel_names, "channels")
-    if periodic and cloud.measured and task is None:
-        raise DataError(
-            f"{source.name}: says nothing of its box, so that the period of {', '.join(wanted.periodic)} is not known; "
-            "write the file in the layout of points with a `box`"
-        )
-    content = Content(source)
-    moments = Moments(source.name, source.frames, source.channels, stride)
-    givens = Moments(source.name, 2, max(1, len(source.input_channels)), 1)
-    for ids, fields in chunks(source):
-        places, inputs = source.places(ids), source.inputs(ids)
-        if not np.isfinite(inputs).all():
-            raise DataError(f"{source.name}: `inputs` holds NaN or Inf; correct them")
-        if moving:
-            _unwrapped(source, fields, places, cloud if task is None else task, periodic)
-        else:
-            check_inside(source.name, places, cloud if task is None else task, periodic)
-        for values in (places.coords, places.mask, inputs):
-            content.add(values)
-        training = np.isin(ids, parts.train)
-        if content.update(ids, fields) and training.any():
-            moments.update(fields[training], places.mask[training])
-            if source.input_channels:
-                # Two equal frames: given fields do not change.
-                givens.update(np.repeat(inputs[training, None], 2, axis=1), places.mask[training])
-    content.check()
-    notes = [*conditions.notes, *repeated(content, parts, source.name)]
-    if task is None:
-        found = Task(
-            name=wanted.name,
-            channels=wanted.channels,
-            axes=cloud.axes,
-            shape=cloud.shape,
-            origin=cloud.origin,
-            spacing=cloud.spacing,
-            periodic=tuple(axis in periodic for axis in range(len(cloud.axes))),
-            dt=cloud.dt * stride,
-            coefficients=conditions.coefficients,
-            statistics=moments.statistics(cfg.data.normalize, wanted.channels),
-            inputs=_inputs(source.input_channels, givens),
-            box=cloud.box,
-            moving=moving,
-        )
-    else:
-        found = _trained(task, source, stride)
-        if found.dt != task.dt:
-            notes.append(f"{source.name}: a step is {found.dt:g} long, the model was trained on {task.dt:g}")
-    return Dataset(
-        task=found,
-        splits=parts,
-        fingerprint=content.fingerprint(conditions.values, conditions.mask, parts),
-        notes=tuple(notes),
-        source=source,
-        stride=stride,
-        times=cloud.start + cloud.dt * np.arange(source.frames),
-        conditions=conditions.values,
-        condition_mask=conditions.mask,
-        change=moments.change,
-    )
-
-
-def _inputs(names: tuple[str, ...], givens: Moments) -> tuple[Input, ...]:
-    """The given fields with their scale; one that is the same everywhere, such as no source at all, has scale 1."""
-    if not names:
-        return ()
-    mean, std = givens.mean, givens.spread
-    scales = np.where(std > 1e-6 * np.maximum(givens.rms, 1e-30), std, 1.0)
-    return tuple(Input(name=name, mean=float(m), std=float(s)) for name, m, s in zip(names, mean, scales, strict=True))
-
-
 def check_inside(name: str, places: Places, box: Cloud | Task, periodic: tuple[int, ...]) -> None:
     """DataError for a point outside the box that the latent tokens lie in; beyond a periodic side there is more."""
     low = np.asarray(box.origin)
@@ -402,7 +151,265 @@ def check_inside(name: str, places: Places, box: Cloud | Task, periodic: tuple[i
         )
 
 
-def _unwrapped(source: Source, fields: Any, places: Places, box: Cloud | Task, periodic: tuple[int, ...]) -> None:
+def _related(cfg: Config, datasets: Sequence[Dataset]) -> list[Dataset]:
+    """The data sets of tasks that one model is trained on, each of which knows of the others."""
+    names = tuple(dataset.task.name for dataset in datasets)
+    unit = float(np.exp(np.mean([np.log(dataset.task.dt) for dataset in datasets])))
+    found = []
+    for wanted, dataset in zip(cfg.data.tasks, datasets, strict=True):
+        foreign = tuple(item.name for item in dataset.task.coefficients if item.name not in wanted.coefficients)
+        task = replace(dataset.task, siblings=names, foreign=foreign, dt_unit=unit)
+        found.append(replace(dataset, task=task))
+    return found
+
+
+def _opened(cfg: Config, tasks: Sequence[Task | None]) -> list[Dataset]:
+    """A data set for each configured task; `tasks` are those of a trained run that are kept."""
+    # The memory is left to the latents: whoever trains on them reads fields to check and to validate alone. All else
+    # that is done with such a configuration reads its fields from the disk.
+    room = 0.0 if cfg.data.source == "latents" else cfg.data.loader.memory_gib * 2**30
+    found: list[tuple[TaskConfig, Source, Splits]] = []
+    for wanted, task in zip(all_tasks(cfg), tasks, strict=True):
+        source, parts = open_source(cfg, wanted)
+        each = source.frames * source.channels + len(source.input_channels)
+        size = 4 * source.trajectories * each * int(np.prod(source.grid.shape))
+        if size <= room:
+            room -= size
+            names = wanted.coefficients if task is None else [item.name for item in task.coefficients]
+            source = load(source, tuple(names))
+        # What is wrong with the file itself is told before what several have in common.
+        check_shape(cfg, wanted, source, task)
+        found.append((wanted, source, parts))
+    conditions = conditions_of_all([(wanted, source, parts.train) for wanted, source, parts in found], tasks)
+    return [
+        _scanned(_Opening(cfg=cfg, wanted=wanted, source=source, splits=parts, task=task, conditions=own))
+        for (wanted, source, parts), task, own in zip(found, tasks, conditions, strict=True)
+    ]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Opening:
+    """A task's source before the pass over it. `task` is that of a trained run, whose statistics are kept."""
+
+    cfg: Config
+    wanted: TaskConfig
+    source: Source
+    splits: Splits
+    task: Task | None
+    conditions: Conditions
+
+    @property
+    def stride(self) -> int:
+        """Stored frames between two that the model sees."""
+        return 1 if self.wanted.kind == "steady" else self.cfg.training.time_stride
+
+    @property
+    def periodic(self) -> tuple[int, ...]:
+        """The periodic axes by number. Raises `ConfigError` for an unknown one."""
+        key = f"data.tasks.{self.wanted.name}.periodic"
+        return declared_properties.indices(self.wanted.periodic, self.source.grid.axes, key)
+
+    def notes(self, content: Content) -> list[str]:
+        """What coefficients and splits have to tell. Raises `DataError` for data that is not finite."""
+        content.check()
+        return [*self.conditions.notes, *repeated(content, self.splits, self.source.name)]
+
+    def new_task(self, statistics: Statistics, **properties: Any) -> Task:
+        """The task that the data define, with the properties of its kind."""
+        grid, periodic = self.source.grid, self.periodic
+        return Task(
+            name=self.wanted.name,
+            kind=self.wanted.kind,
+            channels=self.wanted.channels,
+            axes=grid.axes,
+            shape=grid.shape,
+            origin=grid.origin,
+            spacing=grid.spacing,
+            periodic=tuple(axis in periodic for axis in range(len(grid.axes))),
+            dt=grid.dt * self.stride,
+            coefficients=self.conditions.coefficients,
+            statistics=statistics,
+            **properties,
+        )
+
+    def dataset(self, task: Task, content: Content, notes: Sequence[str], change: Float64[np.ndarray, " r"]) -> Dataset:
+        """The opened data."""
+        grid, conditions = self.source.grid, self.conditions
+        return Dataset(
+            task=task,
+            splits=self.splits,
+            fingerprint=content.fingerprint(conditions.values, conditions.mask, self.splits),
+            notes=tuple(notes),
+            source=self.source,
+            stride=self.stride,
+            times=grid.start + grid.dt * np.arange(self.source.frames),
+            conditions=conditions.values,
+            condition_mask=conditions.mask,
+            change=change,
+        )
+
+
+def _scanned(opening: _Opening) -> Dataset:
+    """Check all of a task's data in one pass. Raises `ConfigError`, `DataError`."""
+    if isinstance(opening.source.grid, Cloud):
+        return _scan_points(opening, opening.source.grid)
+    return (_scan_steady if opening.wanted.kind == "steady" else _scan_transient)(opening)
+
+
+def _scan_transient(opening: _Opening) -> Dataset:
+    wanted, source, parts, task = opening.wanted, opening.source, opening.splits, opening.task
+    axes, periodic = source.grid.axes, opening.periodic
+    conserved = declared_properties.indices(wanted.conserved, wanted.channels, f"data.tasks.{wanted.name}.conserved")
+    declared = declared_properties.symmetries(wanted, source.grid, periodic)
+    content = Content(source)
+    moments = Moments(source.name, source.frames, source.channels, opening.stride)
+    drift = declared_properties.Drift(source.channels)
+    edges = declared_properties.Edges(source.grid.shape, source.channels)
+    for ids, fields in chunks(source):
+        training = np.isin(ids, parts.train)
+        if content.update(ids, fields) and training.any():
+            moments.update(fields[training])
+            if task is None:
+                drift.update(ids[training], fields[training])
+                edges.update(fields[training])
+    notes = opening.notes(content)
+    if task is None:
+        statistics = moments.statistics(opening.cfg.data.normalize, wanted.channels)
+        found = opening.new_task(statistics, conserved=conserved, symmetries=declared)
+        notes += drift.check(wanted, source.name, conserved, moments.rms)
+        notes += edges.check(wanted, source.name, axes, periodic)
+        exact = opening.conditions.scaled()
+        notes += symmetry_check.check(wanted, source, declared, found.periodic, parts.train, exact)
+    else:
+        found, changes = _on_grid(task, source, opening.stride)
+        notes += changes
+    return opening.dataset(found, content, notes, moments.change)
+
+
+def _scan_steady(opening: _Opening) -> Dataset:
+    wanted, source = opening.wanted, opening.source
+    periodic, inputs = opening.periodic, source.input_channels
+    if wanted.conserved:
+        raise ConfigError(f"key `data.tasks.{wanted.name}.conserved`: a steady solution has no time to be conserved in")
+    declared = declared_properties.symmetries(wanted, source.grid, periodic)
+    content = Content(source)
+    channels = (*inputs, *wanted.channels)
+    moments = Moments(source.name, source.frames, len(channels), 1)
+    edges = declared_properties.Edges(source.grid.shape, len(channels))
+    for ids, fields in chunks(source):
+        training = np.isin(ids, opening.splits.train)
+        pairs = np.concatenate([source.inputs(ids)[:, None], fields], axis=-1)
+        if content.update(ids, pairs) and training.any():
+            moments.update(pairs[training])
+            if opening.task is None:
+                edges.update(pairs[training])
+    notes = opening.notes(content)
+    if opening.task is None:
+        both = moments.steady_statistics(opening.cfg.data.normalize, channels)
+        given = zip(inputs, both.mean, both.std, strict=False)
+        own = slice(len(inputs), None)
+        found = opening.new_task(
+            Statistics(mean=both.mean[own], std=both.std[own], delta_std=both.delta_std[own]),
+            inputs=tuple(Input(name=name, mean=mean, std=std) for name, mean, std in given),
+            symmetries=declared,
+        )
+        notes += edges.check(wanted, source.name, source.grid.axes, periodic)
+        if declared:
+            notes.append(f"{wanted.name}: the symmetries of a steady task are not checked on the data")
+    else:
+        found, changes = _on_grid(opening.task, source, 1)
+        notes += changes
+    return opening.dataset(found, content, notes, moments.change)
+
+
+def _scan_points(opening: _Opening, cloud: Cloud) -> Dataset:
+    wanted, source, task = opening.wanted, opening.source, opening.task
+    if not isinstance(source, Scattered):
+        raise DataError(
+            f"{source.name}: points are read from one file a task, with trajectories in time; give data.tasks."
+            f"{wanted.name}.path one file"
+        )
+    for key, why in _OF_GRIDS.items():
+        if getattr(wanted, key):
+            raise ConfigError(f"key `data.tasks.{wanted.name}.{key}`: is of grids, {why}; leave it out")
+    periodic = opening.periodic
+    moving = declared_properties.indices(cloud.moving, source.channel_names, "channels")
+    if periodic and cloud.measured and task is None:
+        raise DataError(
+            f"{source.name}: says nothing of its box, so that the period of {', '.join(wanted.periodic)} is not known; "
+            "write the file in the layout of points with a `box`"
+        )
+    content = Content(source)
+    moments = Moments(source.name, source.frames, source.channels, opening.stride)
+    givens = Moments(source.name, 2, max(1, len(source.input_channels)), 1)
+    for ids, fields in chunks(source):
+        places, inputs = source.places(ids), source.inputs(ids)
+        if not np.isfinite(inputs).all():
+            raise DataError(f"{source.name}: `inputs` holds NaN or Inf; correct them")
+        if moving:
+            _check_unwrapped(source, fields, places, cloud if task is None else task, periodic)
+        else:
+            check_inside(source.name, places, cloud if task is None else task, periodic)
+        for values in (places.coords, places.mask, inputs):
+            content.add(values)
+        training = np.isin(ids, opening.splits.train)
+        if content.update(ids, fields) and training.any():
+            moments.update(fields[training], places.mask[training])
+            if source.input_channels:
+                # Two equal frames: given fields do not change.
+                givens.update(np.repeat(inputs[training, None], 2, axis=1), places.mask[training])
+    notes = opening.notes(content)
+    if task is None:
+        statistics = moments.statistics(opening.cfg.data.normalize, wanted.channels)
+        given = _inputs(source.input_channels, givens)
+        found = opening.new_task(statistics, inputs=given, box=cloud.box, moving=moving)
+    else:
+        found, changes = _on_points(task, source, opening.stride)
+        notes += changes
+    return opening.dataset(found, content, notes, moments.change)
+
+
+def _on_grid(task: Task, source: Source, stride: int) -> tuple[Task, list[str]]:
+    """A trained run's task on this source's grid and time step, and what differs."""
+    grid, dt = source.grid, source.grid.dt * stride
+    notes = []
+    if not np.isclose(dt, task.dt, rtol=1e-5, atol=0):
+        notes.append(
+            f"{source.name}: a step is {dt:g} long (frames {grid.dt:g} apart, training.time_stride={stride}), "
+            f"the model was trained on {task.dt:g}"
+        )
+    if grid.shape != task.shape:
+        notes.append(f"{source.name}: has {grid.shape} grid points, the model was trained on {task.shape}")
+    return replace(task, shape=grid.shape, origin=grid.origin, spacing=grid.spacing, dt=dt), notes
+
+
+def _on_points(task: Task, source: Source, stride: int) -> tuple[Task, list[str]]:
+    """A trained run's task on the points of this source, and what differs."""
+    names = tuple(item.name for item in task.inputs)
+    if names != source.input_channels:
+        raise DataError(
+            f"{source.name}: gives the fields {', '.join(source.input_channels) or 'none'}, the run was trained with "
+            f"{', '.join(names) or 'none'}; write those as `inputs`"
+        )
+    dt = source.grid.dt * stride
+    if np.isclose(dt, task.dt, rtol=1e-5, atol=0):
+        return replace(task, shape=source.grid.shape), []
+    note = f"{source.name}: a step is {dt:g} long, the model was trained on {task.dt:g}"
+    return replace(task, shape=source.grid.shape, dt=dt), [note]
+
+
+def _inputs(names: tuple[str, ...], givens: Moments) -> tuple[Input, ...]:
+    """The given fields with their scale; one that is the same everywhere, such as no source at all, has scale 1."""
+    if not names:
+        return ()
+    mean, std = givens.mean, givens.spread
+    scales = np.where(std > 1e-6 * np.maximum(givens.rms, 1e-30), std, 1.0)
+    return tuple(Input(name=name, mean=float(m), std=float(s)) for name, m, s in zip(names, mean, scales, strict=True))
+
+
+def _check_unwrapped(
+    source: Source, fields: Float[np.ndarray, "n t p c"], places: Places, box: Cloud | Task, periodic: tuple[int, ...]
+) -> None:
     """DataError where a position jumps back by a period: a step would be taken for one through the whole box."""
     there = places.mask[:, None] > 0
     for axis in periodic:
@@ -414,15 +421,3 @@ def _unwrapped(source: Source, fields: Any, places: Places, box: Cloud | Task, p
                 f"{source.name}: point {point} jumps by more than half of the box along {source.grid.axes[axis]} after "
                 f"frame {frame} of a trajectory; write positions that go on beyond a periodic side"
             )
-
-
-def _trained(task: Task, source: Source, stride: int) -> Task:
-    """A trained run's task on the points of this source."""
-    names = tuple(item.name for item in task.inputs)
-    if names != source.input_channels:
-        raise DataError(
-            f"{source.name}: gives the fields {', '.join(source.input_channels) or 'none'}, the run was trained with "
-            f"{', '.join(names) or 'none'}; write those as `inputs`"
-        )
-    dt = source.grid.dt * stride
-    return replace(task, shape=source.grid.shape, dt=task.dt if np.isclose(dt, task.dt, rtol=1e-5, atol=0) else dt)

@@ -1,4 +1,5 @@
-"""The one pass over all of a source when it is opened: every number finite, and a fingerprint of the content."""
+"""The one pass over all of a source when it is opened: every number finite, a fingerprint of the content, and no
+trajectory in two splits."""
 
 from __future__ import annotations
 
@@ -15,13 +16,20 @@ from ups_jax.data.splits import Splits
 _CHUNK_BYTES = 64 * 2**20
 
 
-def chunks(source: Source) -> Iterator[tuple[Int[np.ndarray, " n"], Float32[np.ndarray, "n t *s c"]]]:
-    """All trajectories in their order, some at a time, with their ids."""
-    bytes_each = 4 * source.frames * source.channels * int(np.prod(source.grid.shape))
-    step = max(1, _CHUNK_BYTES // bytes_each)
-    for start in range(0, source.trajectories, step):
-        ids = np.arange(start, min(start + step, source.trajectories))
-        yield ids, read_all(source, ids)
+def bytes_each(source: Source) -> int:
+    """Size of a trajectory in memory."""
+    return 4 * source.frames * source.channels * int(np.prod(source.grid.shape))
+
+
+def chunks(
+    source: Source, ids: Int[np.ndarray, " n"] | None = None
+) -> Iterator[tuple[Int[np.ndarray, " m"], Float32[np.ndarray, "m t *s c"]]]:
+    """The trajectories `ids` in their order, or all, some at a time, with their ids."""
+    step = max(1, _CHUNK_BYTES // bytes_each(source))
+    wanted = np.arange(source.trajectories) if ids is None else ids
+    for start in range(0, len(wanted), step):
+        some = wanted[start : start + step]
+        yield some, read_all(source, some)
 
 
 class Content:

@@ -78,10 +78,8 @@ def _of_values(
     """What is wrong with the numbers, each check by itself; those with NaN or Inf are left out of all but one."""
     content = Content(source)
     moments = Moments(source.name, source.frames, source.channels, cfg.training.time_stride)
-    drift, edges = (
-        declared_properties.Drift(source.channels),
-        declared_properties.Edges(source.grid.shape, source.channels),
-    )
+    drift = declared_properties.Drift(source.channels)
+    edges = declared_properties.Edges(source.grid.shape, source.channels)
     for ids, fields in chunks(source):
         content.update(ids, fields)
         usable = np.isin(ids, parts.train) & np.isfinite(fields).all(axis=tuple(range(1, fields.ndim)))

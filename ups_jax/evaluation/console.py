@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ups_jax.evaluation.result import Measured, finite
-from ups_jax.metrics.names import ENSEMBLE_METRICS
+from ups_jax.metrics import ENSEMBLE_METRICS
 from ups_jax.tracking import Writer, flat
 
 # Headline columns by the section that a kind of task has: the section that each is taken from, and its number.

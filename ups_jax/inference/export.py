@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.files import version, write_atomically
-from ups_jax.core.locks import alone
+from ups_jax.core.locks import lock_file
 from ups_jax.core.task import Task
 from ups_jax.inference.trained_model import SteadyRun, TrainedRun, load_task_run
 from ups_jax.models import Conditions
@@ -53,7 +53,7 @@ def export_run(
         raise ConfigError(f"{path}: the task {run.task.name} is of points, and only grids are exported; use load_run")
     exported = exported_solver(run, platforms) if isinstance(run, SteadyRun) else exported_rollout(run, platforms)
     # The two belong together.
-    with alone(artifact, "wait for it, or give another --output"):
+    with lock_file(artifact, "wait for it, or give another --output"):
         write_atomically(artifact, bytes(exported.serialize()))
         write_atomically(described, json.dumps(description(run, exported, artifact.name), indent=2) + "\n")
     return artifact, described

@@ -11,8 +11,8 @@ from jaxtyping import Float
 
 from ups_jax.core.rng import generator, stream_key
 from ups_jax.core.task import Task
+from ups_jax.metrics import METRICS
 from ups_jax.metrics.field import all_metrics, correlation, correlation_time, mae, spectrum_error, summary
-from ups_jax.metrics.names import METRICS
 
 Table = dict[str, np.ndarray]
 

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ups_jax.metrics import ENSEMBLE_METRICS
 from ups_jax.metrics.field import FLOOR, LOST, correlation, correlation_time
-from ups_jax.metrics.names import ENSEMBLE_METRICS
 
 Members = Float[Array | np.ndarray, "m b t *s c"]
 Truth = Float[Array | np.ndarray, "b t *s c"]

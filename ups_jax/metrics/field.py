@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from ups_jax.core.task import Task
-from ups_jax.metrics.names import METRICS
+from ups_jax.metrics import METRICS
 
 Fields = Float[Array | np.ndarray, "b t *s c"]
 PerFrame = Float[Array, "b t"]

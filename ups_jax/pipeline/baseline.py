@@ -1,4 +1,8 @@
-"""Whom a candidate has to beat: the champion of its protocol, or a row of the leaderboard; never itself."""
+"""The baseline that a candidate has to beat, and by how much it does.
+
+A baseline is the champion of the candidate's protocol or a row of the leaderboard, never the candidate itself. Over
+several seeds the improvement has an interval, by a paired bootstrap over the trajectories.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,8 @@ from ups_jax.pipeline.champions import Champions
 from ups_jax.pipeline.gates import Decision, Interval, decide, direction, improvement
 from ups_jax.pipeline.leaderboard import Leaderboard, Row
 from ups_jax.pipeline.scores import Evaluated
+
+RESAMPLES = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,47 +129,6 @@ def judge(
     )
 
 
-def _of_run(search: Search, section: str, evaluated: Evaluated, candidate: str) -> Baseline:
-    rows = [row for row in _comparable(search, section, evaluated, candidate) if row.run_id == search.run_id]
-    if not rows:
-        raise ConfigError(
-            f"--baseline-run-id {search.run_id}: {search.board.jsonl} has no {section} evaluation of it with the same "
-            "task, split, horizon and data; list what there is with scripts/leaderboard.py"
-        )
-    return _of_row(rows[-1])
-
-
-def _comparable(search: Search, section: str, evaluated: Evaluated, candidate: str) -> list[Row]:
-    """Rows of the same evaluation of other runs and other checkpoints."""
-    return [
-        row
-        for row in search.board.read()
-        if row.stage == f"{section}_eval"
-        and row.protocol == evaluated.protocol
-        and row.run_id != candidate
-        and evaluated.checkpoints.isdisjoint(row.checkpoints or (row.checkpoint,))
-    ]
-
-
-def _of_row(row: Row) -> Baseline:
-    return Baseline(
-        label=row.label,
-        run_id=row.run_id,
-        checkpoint=row.checkpoint,
-        numbers=row.metrics,
-        device=row.device,
-        files=tuple(Path(name) for name in row.results),
-    )
-
-
-def _value(row: Row, metric: str) -> float | None:
-    value = row.metrics.get(metric)
-    return value if value is not None and math.isfinite(value) else None
-
-
-RESAMPLES = 2000
-
-
 def scores(results: Sequence[Mapping[str, Any]], metric: str) -> Mapping[tuple[str, int], float] | None:
     """The metric of each trajectory (task, id), mean over the seeds; None where an evaluation has none of them."""
     names = [metric] if "/" in metric else [f"rollout/{metric}", f"steady/{metric}"]
@@ -200,6 +165,44 @@ def paired_interval(
         return Interval(lower=float("nan"), upper=float("nan"))
     lower, upper = np.quantile(gains, (0.025, 0.975))
     return Interval(lower=float(lower), upper=float(upper))
+
+
+def _of_run(search: Search, section: str, evaluated: Evaluated, candidate: str) -> Baseline:
+    rows = [row for row in _comparable(search, section, evaluated, candidate) if row.run_id == search.run_id]
+    if not rows:
+        raise ConfigError(
+            f"--baseline-run-id {search.run_id}: {search.board.jsonl} has no {section} evaluation of it with the same "
+            "task, split, horizon and data; list what there is with scripts/leaderboard.py"
+        )
+    return _of_row(rows[-1])
+
+
+def _comparable(search: Search, section: str, evaluated: Evaluated, candidate: str) -> list[Row]:
+    """Rows of the same evaluation of other runs and other checkpoints."""
+    return [
+        row
+        for row in search.board.read()
+        if row.stage == f"{section}_eval"
+        and row.protocol == evaluated.protocol
+        and row.run_id != candidate
+        and evaluated.checkpoints.isdisjoint(row.checkpoints or (row.checkpoint,))
+    ]
+
+
+def _of_row(row: Row) -> Baseline:
+    return Baseline(
+        label=row.label,
+        run_id=row.run_id,
+        checkpoint=row.checkpoint,
+        numbers=row.metrics,
+        device=row.device,
+        files=tuple(Path(name) for name in row.results),
+    )
+
+
+def _value(row: Row, metric: str) -> float | None:
+    value = row.metrics.get(metric)
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _resampled(

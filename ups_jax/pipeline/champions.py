@@ -9,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 from ups_jax.core.errors import CheckpointError, ConfigError, first_line
 from ups_jax.core.files import inside, read_json, storage_error, write_atomically
-from ups_jax.core.locks import in_turn
+from ups_jax.core.locks import wait_for_lock
 from ups_jax.pipeline.scores import Evaluated, plain
 from ups_jax.pipeline.training_record import checkpoint_digests
 from ups_jax.runs.checksums import fault
@@ -33,8 +33,8 @@ _VACANT = "vacant.json"
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
     """What is promoted: a training of the run `run_id` with the digests of its checkpoints as they were evaluated, its
-    configuration, and its evaluations by section with the files that they were read from. `label` is what the
-    leaderboard calls it, `scope` a digest over what a full evaluation is of."""
+    configuration, and its evaluations by section. `label` is what the leaderboard calls it, `scope` a digest over what
+    a full evaluation is of."""
 
     run_id: str
     run_dir: Path
@@ -44,7 +44,6 @@ class Candidate:
     label: str
     scope: str
     evaluations: Mapping[str, Evaluated]
-    files: Mapping[str, Sequence[Path]]
 
     @property
     def full(self) -> Evaluated:
@@ -59,7 +58,7 @@ class Champions:
 
     def locked(self) -> AbstractContextManager[None]:
         """Hold all champions for a comparison with a promotion; others wait."""
-        return in_turn(self.root / ".lock")
+        return wait_for_lock(self.root / ".lock")
 
     def all(self) -> list[dict[str, Any]]:
         """Every champion, the one that was promoted last first. Raises `CheckpointError` for a damaged record."""
@@ -208,8 +207,8 @@ def _copy(candidate: Candidate, copy: Path, digests: Mapping[str, str]) -> None:
 
 def _copy_evaluations(candidate: Candidate, copy: Path) -> None:
     """Also into a copy that was there already, whose evaluations may be others."""
-    for section, files in candidate.files.items():
-        for number, file in enumerate(files):
+    for section, evaluated in candidate.evaluations.items():
+        for number, file in enumerate(evaluated.files):
             try:
                 text = file.read_text(encoding="utf-8")
             except OSError as error:

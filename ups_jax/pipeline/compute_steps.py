@@ -60,10 +60,8 @@ def train(work: Work, fingerprint: str) -> list[Training]:
 def _train_seed(work: Work, seed: int, is_first: bool, fingerprint: str) -> Training:
     request, cfg = work.request, work.resolved.of_seed(seed)
     name = "train" if is_first else f"train_seed_{seed}"
-    own, key = (
-        Training(work.directory / name),
-        train_key(cfg, request.train_stage, fingerprint, _identified(request.train_arguments)),
-    )
+    own = Training(work.directory / name)
+    key = train_key(cfg, request.train_stage, fingerprint, _identified(request.train_arguments))
     forced = request.force_train and not (work.resumed and name in work.summary.values.get("forced", []))
     if not forced:
         if own.read().get("train_key") == key and own.fault() is None and work.done(name, key):
@@ -118,10 +116,11 @@ def _dry_run(work: Work, key: str) -> None:
         work.run(Step(name="dry_run", script="train.py", arguments=arguments), key)
 
 
-def evaluate(work: Work, name: str, trainings: list[Training], fingerprint: str) -> tuple[Evaluated, list[Path]]:
-    """The evaluation `small_eval` or `full_eval` of every training, and the files that it is in."""
-    files = [_evaluate_one(work, name, training, number, fingerprint) for number, training in enumerate(trainings)]
-    return Evaluated.read(files), files
+def evaluate(work: Work, name: str, trainings: list[Training], fingerprint: str) -> Evaluated:
+    """The evaluation `small_eval` or `full_eval` of every training."""
+    return Evaluated.read(
+        [_evaluate_one(work, name, training, number, fingerprint) for number, training in enumerate(trainings)]
+    )
 
 
 def _evaluate_one(work: Work, name: str, training: Training, number: int, fingerprint: str) -> Path:

@@ -1,4 +1,4 @@
-"""A pipeline run at work: its folder, its summary, and how one of its steps is done or found done."""
+"""A pipeline run in progress: its folder, its summary on file, and how a step is run, reused or skipped."""
 
 from __future__ import annotations
 
@@ -6,22 +6,27 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 
 from ups_jax.config import Config
 from ups_jax.core.errors import ConfigError, Stopped, StorageError, UserError
 from ups_jax.core.files import free_name, read_json, storage_error, write_atomically
+from ups_jax.core.locks import is_free
+from ups_jax.core.terminal import say
 from ups_jax.pipeline.request import Request, Resolved, config_path
 from ups_jax.pipeline.subprocess_step import Runner, Step, StepFailed
 from ups_jax.runs.directory import now
 from ups_jax.tracking.wandb_run import VARIABLE
 
+T = TypeVar("T")
 INFO_VARIABLE = "FAST_TO_SOTA_WANDB_INFO"
+# How a run stands that the same command goes on with.
+UNFINISHED = ("running", "stopped", "failed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +48,7 @@ class Work:
 
     def say(self, line: str) -> None:
         """Print a line as it is."""
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(self.console, line)
 
     def config_path(self, name: str) -> Path:
         return config_path(self.directory, name)
@@ -64,9 +69,9 @@ class Work:
     def log(self, name: str) -> Path:
         return self.directory / "logs" / f"{name}.log"
 
-    def done(self, name: str, key: str, outputs: Sequence[Path] = ()) -> bool:
-        """Whether an earlier start of this run has done the step and its outputs are there; then it says so."""
-        if not self.summary.is_done(name, key) or not all(path.exists() for path in outputs):
+    def done(self, name: str, key: str) -> bool:
+        """Whether an earlier start of this run has done the step; then it says so."""
+        if not self.summary.is_done(name, key):
             return False
         self.say(f"{name:<16}done before")
         return True
@@ -110,25 +115,21 @@ class Work:
         self.summary.step(step.name, status="done", error=None, **told)
         self.say(f"{step.name:<16}took {ended.seconds:.1f} s")
 
-    def inside(self, name: str, key: str, work: Callable[[], None]) -> None:
-        """Do a step in this process: one that only reads and writes small files."""
+    def inside(self, name: str, key: str, work: Callable[[], T]) -> T:
+        """Do a step in this process, one that only reads and writes small files, and return its result."""
         self.summary.begin_step(name, key=key)
         begin = time.monotonic()
         try:
-            work()
+            result = work()
         except BaseException as error:
             self.summary.step(name, status="failed", ended=now(), error=str(error))
             raise
         self.summary.step(name, status="done", ended=now(), seconds=round(time.monotonic() - begin, 3), error=None)
+        return result
 
     def _show(self, text: str) -> None:
         for line in text.rstrip("\n").split("\n"):
             self.say(f"    {line}")
-
-
-def _info_path(own: Path, is_first: bool) -> str:
-    """Where the W&B run is told: of the first seed where the environment says."""
-    return os.environ.get(INFO_VARIABLE, str(own.resolve())) if is_first else str(own.resolve())
 
 
 def copy_evaluation(source: Path, target: Path) -> None:
@@ -159,10 +160,6 @@ def set_aside(folder: Path) -> Path:
     except OSError as error:
         raise StorageError(f"{folder}: cannot be renamed ({error.strerror}); give another --run-id") from None
     return aside
-
-
-# How a run stands that the same command goes on with.
-UNFINISHED = ("running", "stopped", "failed")
 
 
 class Summary:
@@ -227,7 +224,7 @@ def read(path: Path) -> dict[str, Any]:
     return values
 
 
-def unfinished(runs: Path, request: str, is_free: Callable[[Path], bool]) -> str | None:
+def unfinished(runs: Path, request: str) -> str | None:
     """The latest run of the same request that did not come to its end and that nobody works on."""
     found: list[tuple[str, str]] = []
     for path in runs.glob("*/summary.json"):
@@ -235,6 +232,11 @@ def unfinished(runs: Path, request: str, is_free: Callable[[Path], bool]) -> str
         if values.get("request") == request and values.get("status") in UNFINISHED and is_free(path.parent):
             found.append((str(values["started"]), path.parent.name))
     return max(found)[1] if found else None
+
+
+def _info_path(own: Path, is_first: bool) -> str:
+    """Where the W&B run is told: of the first seed where the environment says."""
+    return os.environ.get(INFO_VARIABLE, str(own.resolve())) if is_first else str(own.resolve())
 
 
 def _readable(path: Path) -> dict[str, Any]:

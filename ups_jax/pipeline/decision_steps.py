@@ -83,10 +83,8 @@ def tell(work: Work, name: str, decision: Mapping[str, Any]) -> None:
         work.say(f"    {gate['status']:<15}{gate['kind']:<9}{gate['message']}")
 
 
-def rows_of(
-    work: Work, evaluations: Mapping[str, Evaluated], files: Mapping[str, list[Path]], label: str = ""
-) -> list[Row]:
-    """A row for each evaluation, by the names of their steps; `label` in place of the names."""
+def rows_of(work: Work, evaluations: Mapping[str, Evaluated]) -> list[Row]:
+    """A row of the leaderboard for each evaluation, by the names of their steps."""
     first = Training(Path(work.summary.values["trainings"][0]))
     training, revision = first.read(), first.revision()
     rows = []
@@ -97,7 +95,7 @@ def rows_of(
                 run_id=work.run_id,
                 stage=name,
                 timestamp=str(own.get("ended") or now()),
-                label=label or name,
+                label=name,
                 status=str(work.summary.values["gates"].get(name, {}).get("status", "")),
                 commit=None if revision is None else revision.removesuffix("-dirty"),
                 dirty=None if revision is None else revision.endswith("-dirty"),
@@ -115,7 +113,7 @@ def rows_of(
                 wall_clock_s=training.get("seconds"),
                 peak_mem=training.get("peak_memory_mib"),
                 notes=work.request.notes,
-                results=tuple(map(str, files[name])),
+                results=tuple(map(str, evaluated.files)),
                 tags=dict(work.request.tags),
                 metrics=plain(evaluated.numbers),
             )
@@ -127,7 +125,6 @@ def promote(
     work: Work,
     decision: Mapping[str, Any],
     evaluations: Mapping[str, Evaluated],
-    files: Mapping[str, list[Path]],
     trainings: list[Training],
     search: Search,
 ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
@@ -142,7 +139,7 @@ def promote(
         held = search.champion("full", full)
         if held is not None and is_same(held, full):
             if held["run_id"] == work.run_id:
-                _relabel(work, held, rows_of(work, evaluations, files))
+                _relabel(work, held, rows_of(work, evaluations))
             return held, dict(decision)
         if held is not None and held["checkpoint"] != (decision.get("baseline") or {}).get("checkpoint"):
             baseline = of_champion(search, "full", held)
@@ -154,7 +151,7 @@ def promote(
             decision = dict(decision) | {"status": "failed", "passed": False, "reasons": against}
         work.summary.gate("full_eval", decision)
         if not decision["passed"]:
-            board_of(work).add(rows_of(work, evaluations, files))
+            board_of(work).add(rows_of(work, evaluations))
             return None, dict(decision)
         training = trainings[_chosen(work, evaluations)]
         champion = search.champions.promote(
@@ -167,10 +164,9 @@ def promote(
                 label=work.request.champion_label,
                 scope=search.scope,
                 evaluations={SECTIONS[name]: evaluated for name, evaluated in evaluations.items()},
-                files={SECTIONS[name]: own for name, own in files.items()},
             )
         )
-        _relabel(work, champion, rows_of(work, evaluations, files))
+        _relabel(work, champion, rows_of(work, evaluations))
     return champion, dict(decision)
 
 

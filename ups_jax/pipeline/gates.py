@@ -134,14 +134,11 @@ def _delta(
     parts: dict[str, Any] = {"key": key, "kind": "delta", "direction": direction(key, rules), "limit": min_delta}
     own = _finite(candidate, key)
     if own is None:
-        return Gate(**parts, status="missing", message=f"{key}: the candidate's is {_absence(candidate, key)}")
+        return _missing(parts, candidate)
     parts |= {"candidate": own}
-    if baseline is None:
-        return Gate(**parts, status="no_baseline", message=f"{key}: {own:.4g}; nothing comparable was promoted yet")
-    theirs = _finite(baseline, key)
-    if theirs is None or key in incomparable:
-        said = incomparable.get(key, f"the baseline's is {_absence(baseline, key)}")
-        return Gate(**parts, status="ignored", message=f"{key}: {own:.4g}; {said} and is ignored")
+    theirs = _comparable(parts, baseline, incomparable)
+    if isinstance(theirs, Gate):
+        return theirs
     gain = improvement(own, theirs, rules, key)
     reached = gain if interval is None else interval.lower
     passed = reached >= min_delta or math.isclose(reached, min_delta, rel_tol=1e-9, abs_tol=1e-12)
@@ -189,22 +186,20 @@ def _ratio(
 ) -> Gate:
     way = direction(key, rules)
     parts: dict[str, Any] = {"key": key, "kind": "ratio", "direction": way}
-    own, theirs = _finite(candidate, key), _finite(baseline or {}, key)
+    own = _finite(candidate, key)
     if own is None and (key in candidate or key in (baseline or {})):
-        said = f"{key}: the candidate's is {_absence(candidate, key)}"
         # What was measured and is not a number is never only told.
         warned = (
             rules.on_missing == "warn" and key not in candidate and not {key, without_task(key)} & set(rules.required)
         )
-        return Gate(**parts, baseline=theirs, status="warned" if warned else "missing", message=said)
+        parts |= {"baseline": _finite(baseline or {}, key)}
+        return _missing(parts, candidate, "warned" if warned else "missing")
     if own is None:
         return Gate(**parts, status="not_applicable", message=f"{key}: neither side has it")
     parts |= {"candidate": own}
-    if baseline is None:
-        return Gate(**parts, status="no_baseline", message=f"{key}: {own:.4g}; nothing comparable was promoted yet")
-    if theirs is None or key in incomparable:
-        said = incomparable.get(key, f"the baseline's is {_absence(baseline, key)}")
-        return Gate(**parts, status="ignored", message=f"{key}: {own:.4g}; {said} and is ignored")
+    theirs = _comparable(parts, baseline, incomparable)
+    if isinstance(theirs, Gate):
+        return theirs
     tolerance = _of_key(rules.tolerances, key, rules.tolerance)
     if way == "higher":
         limit = theirs / factor - tolerance * abs(theirs / factor)
@@ -216,6 +211,23 @@ def _ratio(
     return Gate(**parts, baseline=theirs, limit=limit, status="pass" if passed else "fail", message=said)
 
 
+def _missing(parts: Mapping[str, Any], candidate: Numbers, status: Status = "missing") -> Gate:
+    key = parts["key"]
+    return Gate(**parts, status=status, message=f"{key}: the candidate's is {_absence(candidate, key)}")
+
+
+def _comparable(parts: Mapping[str, Any], baseline: Numbers | None, incomparable: Mapping[str, str]) -> float | Gate:
+    """The baseline's number, or the answer where there is none to compare the candidate's with."""
+    key, said = parts["key"], f"{parts['key']}: {parts['candidate']:.4g}"
+    if baseline is None:
+        return Gate(**parts, status="no_baseline", message=f"{said}; nothing comparable was promoted yet")
+    theirs = _finite(baseline, key)
+    if theirs is None or key in incomparable:
+        why = incomparable.get(key, f"the baseline's is {_absence(baseline, key)}")
+        return Gate(**parts, status="ignored", message=f"{said}; {why} and is ignored")
+    return theirs
+
+
 def _of_key(values: Mapping[str, float], key: str, default: float) -> float:
     """A setting of a number, or of the one of all tasks."""
     return values.get(key, values.get(without_task(key), default))
@@ -225,7 +237,7 @@ def _limit(key: str, limit: float, candidate: Numbers, rules: GatesConfig) -> Ga
     way, own = direction(key, rules), _finite(candidate, key)
     parts: dict[str, Any] = {"key": key, "kind": "absolute", "direction": way, "limit": limit}
     if own is None:
-        return Gate(**parts, status="missing", message=f"{key}: the candidate's is {_absence(candidate, key)}")
+        return _missing(parts, candidate)
     passed = own >= limit if way == "higher" else own <= limit
     said = f"{key}: {own:.4g}; at {'least' if way == 'higher' else 'most'} {limit:.4g} is allowed"
     return Gate(**parts, candidate=own, status="pass" if passed else "fail", message=said)
@@ -235,7 +247,7 @@ def _required(key: str, candidate: Numbers, rules: GatesConfig) -> Gate:
     own = _finite(candidate, key)
     parts: dict[str, Any] = {"key": key, "kind": "required", "direction": direction(key, rules), "candidate": own}
     if own is None:
-        return Gate(**parts, status="missing", message=f"{key}: the candidate's is {_absence(candidate, key)}")
+        return _missing(parts, candidate)
     return Gate(**parts, status="pass", message=f"{key}: {own:.4g}, as is required")
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from ups_jax.config import to_dict
 from ups_jax.core.files import write_atomically
-from ups_jax.evaluation.plots.html_report import block, figure, page, tables
+from ups_jax.evaluation.plots.html_report import block, figure, legible, page, table, table_row, tables
 from ups_jax.pipeline.context import Work
 from ups_jax.pipeline.scores import METRICS, SECTIONS, Evaluated
 
@@ -22,20 +22,10 @@ _TITLES = {
 _PASSING = ("pass", "not_applicable", "no_baseline")
 
 
-def write_report(
-    path: Path,
-    work: Work,
-    files: Mapping[str, Sequence[Path]],
-    champion: Mapping[str, Any] | None,
-) -> None:
+def write_report(path: Path, work: Work, results: Mapping[str, Evaluated], champion: Mapping[str, Any] | None) -> None:
     """Write the page. Raises `StorageError`."""
-    results = {name: Evaluated.read(own) for name, own in files.items()}
-    pictures = {
-        item.name: item.read_bytes()
-        for name in results
-        for item in sorted(_plots(files[name][0]).glob("*.*"))
-        if name == list(results)[-1]
-    }
+    last = list(results.values())[-1:]
+    pictures = {item.name: item.read_bytes() for result in last for item in sorted(_plots(result.files[0]).glob("*.*"))}
     write_atomically(path, render(work.summary.values, results, pictures, to_dict(work.resolved.train), champion))
 
 
@@ -61,17 +51,18 @@ def render(
         body += [_beside(results["full_eval"].numbers, numbers, "champion")]
     for name, result in reversed(list(results.items())):
         meta, seeds = result.meta, len(result.results)
-        title = f"{_legible(name)}: {meta['data']['split']} split, {meta['trajectories']} trajectories"
+        title = f"{legible(name)}: {meta['data']['split']} split, {meta['trajectories']} trajectories"
         title += f", the first of {seeds} seeds" if seeds > 1 else ""
         body += [f"<h2>{escape(title)}</h2>", *tables(result.results[0])]
     films = [item for item in pictures if item.endswith(".gif")]
     if films:
-        body += ["<h2>Rollout</h2>", *(figure(_caption(item), pictures[item], "gif") for item in films)]
+        body += ["<h2>Rollout</h2>", *(figure(Path(item).stem, pictures[item], "gif") for item in films)]
     body += ["<h2>Plots</h2>"] if len(films) < len(pictures) else []
-    body += [figure(_caption(item), content) for item, content in pictures.items() if item.endswith(".png")]
+    body += [figure(Path(item).stem, content) for item, content in pictures.items() if item.endswith(".png")]
     body += ["<h2>Steps</h2>", _steps(summary["steps"]), "<h2>Environment</h2>", block(summary["environment"])]
     for name, result in results.items():
-        body += [f"<h2>{escape(_legible(name))}: facts</h2>", block(_facts(result.meta))]
+        facts = {key: value for key, value in result.meta.items() if key != "tasks"}
+        body += [f"<h2>{escape(legible(name))}: facts</h2>", block(facts)]
     body += ["<h2>Configuration</h2>", block(config)]
     return page(f"Run {summary['run_id']}", body)
 
@@ -86,16 +77,14 @@ def _gates(name: str, decision: Mapping[str, Any], result: Evaluated | None) -> 
     """The gates' answers with their numbers, and the candidate beside what it was held against."""
     baseline = decision.get("baseline")
     against = f" against {baseline['label']} {baseline['run_id']}" if baseline else ""
-    yield f"<h2>{escape(f'Gates of the {_legible(name)}: ' + _legible(decision['status']) + against)}</h2>"
+    yield f"<h2>{escape(f'Gates of the {legible(name)}: ' + legible(decision['status']) + against)}</h2>"
     if decision["gates"]:
-        yield '<div class="wide"><table><tr><th>gate</th><th>kind</th><th>answer</th><th>candidate</th>'
-        yield "<th>baseline</th><th>limit</th><th>in words</th></tr>"
+        rows = []
         for gate in decision["gates"]:
-            kind = "" if gate["status"] in _PASSING else ' class="bad"'
-            cells = [gate["key"], gate["kind"], _legible(gate["status"])]
+            cells = [gate["key"], gate["kind"], legible(gate["status"])]
             cells += [_number(gate[key]) for key in ("candidate", "baseline", "limit")] + [gate["message"]]
-            yield f"<tr>{''.join(f'<td{kind}>{escape(cell)}</td>' for cell in cells)}</tr>"
-        yield "</table></div>"
+            rows.append(table_row(map(escape, cells), "" if gate["status"] in _PASSING else "bad"))
+        yield table(("gate", "kind", "answer", "candidate", "baseline", "limit", "in words"), rows)
     if baseline and result is not None:
         yield _beside(result.numbers, baseline["numbers"], "baseline")
 
@@ -107,10 +96,9 @@ def _beside(own: Mapping[str, float], theirs: Mapping[str, float | None], whose:
             continue
         number = theirs[name]
         change = f"{100 * (own[name] / number - 1):+.1f} %" if number else ""
-        cells = [_legible(name), _number(own[name]), _number(number), change]
-        rows.append(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
-    head = f"<tr><th></th><th>this run</th><th>{whose}</th><th>change</th></tr>"
-    return f'<div class="wide"><table>{head}{"".join(rows)}</table></div>'
+        cells = [legible(name), _number(own[name]), _number(number), change]
+        rows.append(table_row(map(escape, cells)))
+    return table(("", "this run", whose, "change"), rows)
 
 
 def _steps(steps: Mapping[str, Mapping[str, Any]]) -> str:
@@ -118,19 +106,14 @@ def _steps(steps: Mapping[str, Mapping[str, Any]]) -> str:
     for name, own in steps.items():
         memory = own.get("peak_memory_mib")
         cells = [
-            _legible(name),
+            legible(name),
             str(own.get("status", "")),
             "" if own.get("seconds") is None else f"{own['seconds']:.1f} s",
             "" if memory is None else f"{memory:.0f} MiB",
             str(own.get("reused_from") or own.get("reason") or ""),
         ]
-        rows.append(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
-    head = "<tr><th>step</th><th>status</th><th>wall time</th><th>peak memory</th><th></th></tr>"
-    return f'<div class="wide"><table>{head}{"".join(rows)}</table></div>'
-
-
-def _facts(meta: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in meta.items() if key != "tasks"}
+        rows.append(table_row(map(escape, cells)))
+    return table(("step", "status", "wall time", "peak memory", ""), rows)
 
 
 def _plots(evaluation: Path) -> Path:
@@ -138,13 +121,5 @@ def _plots(evaluation: Path) -> Path:
     return evaluation.parent.parent / "plots" / evaluation.stem
 
 
-def _caption(file: str) -> str:
-    return Path(file).stem
-
-
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
-
-
-def _legible(name: str) -> str:
-    return str(name).replace("_", " ")

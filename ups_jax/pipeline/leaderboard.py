@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ups_jax.core.errors import DataError
 from ups_jax.core.files import storage_error, write_atomically
-from ups_jax.core.locks import in_turn
+from ups_jax.core.locks import wait_for_lock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ class Leaderboard:
             raise storage_error(self.jsonl, error) from None
 
     def _locked(self) -> AbstractContextManager[None]:
-        return in_turn(self.jsonl.with_name(f".{self.jsonl.name}.lock"))
+        return wait_for_lock(self.jsonl.with_name(f".{self.jsonl.name}.lock"))
 
 
 def table(rows: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:

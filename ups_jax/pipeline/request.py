@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,12 @@ class Request:
     notes: str = ""
 
     @property
+    def configs(self) -> dict[str, Path]:
+        """The files of the three configurations by their names."""
+        train = self.train_config
+        return dict(zip(NAMES, (train, self.small_eval_config or train, self.full_eval_config or train), strict=True))
+
+    @property
     def train_overrides(self) -> tuple[str, ...]:
         """The further arguments of the training that are overrides of its configuration."""
         return tuple(text for text in self.train_extra_args if "=" in text and not text.startswith("-"))
@@ -97,7 +103,7 @@ class Resolved:
 
     def of_seed(self, seed: int) -> Config:
         """The training configuration with another seed."""
-        return load_overridden(self.train, [f"seed={seed}"])
+        return from_dict(merge(to_dict(self.train), [f"seed={seed}"]))
 
 
 def config_path(directory: Path, name: str) -> Path:
@@ -108,13 +114,8 @@ def config_path(directory: Path, name: str) -> Path:
 def resolve(request: Request) -> Resolved:
     """Read the three configurations; the overrides are of all of them, those among the training's further arguments
     of the training's alone. Raises `ConfigError`."""
-    files = {
-        "train": request.train_config,
-        "small_eval": request.small_eval_config or request.train_config,
-        "full_eval": request.full_eval_config or request.train_config,
-    }
     own = {"train": request.train_overrides}
-    loaded = {name: load(file, [*request.overrides, *own.get(name, ())]) for name, file in files.items()}
+    loaded = {name: load(file, [*request.overrides, *own.get(name, ())]) for name, file in request.configs.items()}
     return Resolved(**{name: _judged(cfg, request) for name, cfg in loaded.items()})
 
 
@@ -129,11 +130,6 @@ def _judged(cfg: Config, request: Request) -> Config:
     asked = to_dict(cfg)
     asked["gates"] |= {"ratios": ratios, "higher_is_better": sorted(higher)}
     return from_dict(asked, "--gate-ratio")
-
-
-def load_overridden(cfg: Config, overrides: Sequence[str]) -> Config:
-    """A configuration with overrides applied."""
-    return from_dict(merge(to_dict(cfg), overrides))
 
 
 def check_same(directory: Path, resolved: Resolved) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,20 @@ from rich.console import Console
 
 from ups_jax.core.errors import GateError, Stopped, StorageError, UserError
 from ups_jax.core.files import storage_error
-from ups_jax.core.locks import hold, is_free
+from ups_jax.core.locks import lock_directory
 from ups_jax.pipeline import compute_steps, decision_steps
-from ups_jax.pipeline.baseline import Search
 from ups_jax.pipeline.cache_keys import digest_of
 from ups_jax.pipeline.context import UNFINISHED, Summary, Work, read, unfinished
 from ups_jax.pipeline.html_report import write_report
 from ups_jax.pipeline.request import Request, check_same, resolve
 from ups_jax.pipeline.scores import Evaluated
 from ups_jax.pipeline.subprocess_step import Runner, Step, run_step
-from ups_jax.pipeline.training_record import Training
 from ups_jax.runs.directory import environment
 
 EVALUATIONS = ("small_eval", "full_eval")
+_HINT = "wait for it or stop it, or give another --run-id"
+# Seconds that a step may take to save and end after its pipeline has ended.
+_PATIENCE = 60.0
 
 
 def run_pipeline(request: Request, console: Console, runner: Runner = run_step) -> dict[str, Any]:
@@ -36,13 +38,15 @@ def run_pipeline(request: Request, console: Console, runner: Runner = run_step) 
     and the error of whatever step failed; the summary is written before either."""
     resolved = resolve(request)
     asked, begin = request.digest(resolved), time.monotonic()
-    name = request.run_id or unfinished(request.runs_root, asked, is_free) or _new_id(request.runs_root)
+    name = request.run_id or unfinished(request.runs_root, asked) or _new_id(request.runs_root)
     directory = request.runs_root / name
-    with hold(directory) as lock:
+    with lock_directory(directory, _HINT, _PATIENCE) as lock:
         check_same(directory, resolved)
         before = read(directory / "summary.json").get("status")
         summary = Summary(directory)
-        summary.begin(run_id=name, request=asked, environment=environment(), configs=_sources(request))
+        sources = {name: str(path) for name, path in request.configs.items()}
+        sources["overrides"] = " ".join(request.overrides)
+        summary.begin(run_id=name, request=asked, environment=environment(), configs=sources)
         resolved.write(directory)
         work = Work(
             request=request,
@@ -81,7 +85,6 @@ def _sequence(work: Work) -> str:
     work.summary.update(trainings=[str(training.path) for training in trainings])
     search = decision_steps.search_of(work, compute_steps.full_scope(work, fingerprints["full_eval"]))
     evaluations: dict[str, Evaluated] = {}
-    files: dict[str, list[Path]] = {}
     decision: Mapping[str, Any] = {"status": "skipped", "passed": True, "reasons": []}
     for name in EVALUATIONS:
         if getattr(work.request, f"skip_{name}"):
@@ -90,42 +93,25 @@ def _sequence(work: Work) -> str:
         if not decision["passed"] and not work.request.force_full_eval:
             work.skipped(name, "the small evaluation's gates refuse the candidate; --force-full-eval does it anyway")
             continue
-        evaluations[name], files[name] = compute_steps.evaluate(work, name, trainings, fingerprints[name])
+        evaluations[name] = compute_steps.evaluate(work, name, trainings, fingerprints[name])
         decision = decision_steps.decide_on(work, name, evaluations[name], search)
-        rows = decision_steps.rows_of(work, evaluations, files)
+        rows = decision_steps.rows_of(work, evaluations)
         decision_steps.board_of(work).add(_unless_champion(work, rows))
     champion = None
     if decision["passed"] and "full_eval" in evaluations:
-        champion, decision = _promote(work, decision, evaluations, files, trainings, search)
+        promote = partial(decision_steps.promote, work, decision, evaluations, trainings, search)
+        champion, decision = work.inside("promotion", str(decision["key"]), promote)
+        if champion is not None:
+            of = f"of {champion['task']} by protocol {champion['protocol']}"
+            work.say(f"champion        {of}: run {champion['run_id']}")
     else:
         work.skipped("promotion", "no full evaluation" if decision["passed"] else "the gates refuse the candidate")
     status = _status(work, decision, champion)
     work.summary.update(promoted=champion is not None, champion=_named(champion), outcome=status)
-    _finish(work, files, champion)
+    _finish(work, evaluations, champion)
     if status == "refused":
         raise GateError(f"run {work.run_id} is not promoted: {'; '.join(decision['reasons'])}")
     return status
-
-
-def _promote(
-    work: Work,
-    decision: Mapping[str, Any],
-    evaluations: Mapping[str, Evaluated],
-    files: Mapping[str, list[Path]],
-    trainings: list[Training],
-    search: Search,
-) -> tuple[dict[str, Any] | None, Mapping[str, Any]]:
-    found: dict[str, Any] = {}
-
-    def promote() -> None:
-        champion, held = decision_steps.promote(work, decision, evaluations, files, trainings, search)
-        found.update(champion=champion, decision=held)
-
-    work.inside("promotion", str(decision["key"]), promote)
-    champion = found["champion"]
-    if champion is not None:
-        work.say(f"champion        of {champion['task']} by protocol {champion['protocol']}: run {champion['run_id']}")
-    return champion, found["decision"]
 
 
 def _status(work: Work, decision: Mapping[str, Any], champion: Mapping[str, Any] | None) -> str:
@@ -138,13 +124,13 @@ def _status(work: Work, decision: Mapping[str, Any], champion: Mapping[str, Any]
     return "promoted" if champion["run_id"] == work.run_id else "champion"
 
 
-def _finish(work: Work, files: Mapping[str, list[Path]], champion: Mapping[str, Any] | None) -> None:
+def _finish(work: Work, evaluations: Mapping[str, Evaluated], champion: Mapping[str, Any] | None) -> None:
     """The report, and what W&B and TensorBoard hear of the gates."""
     if work.request.skip_analysis:
         work.skipped("report", "--skip-analysis")
     else:
         page = work.directory / "analysis" / "report.html"
-        work.inside("report", work.run_id, lambda: write_report(page, work, files, champion))
+        work.inside("report", work.run_id, lambda: write_report(page, work, evaluations, champion))
         work.say(f"report          {page}")
     logging = work.resolved.train.logging
     key = digest_of(work.summary.values["gates"])
@@ -168,17 +154,6 @@ def _unless_champion(work: Work, rows: list[Any]) -> list[Any]:
 def _named(champion: Mapping[str, Any] | None) -> dict[str, Any] | None:
     keys = ("task", "protocol", "run_id", "checkpoint", "promoted_at")
     return None if champion is None else {key: champion[key] for key in keys}
-
-
-def _sources(request: Request) -> dict[str, str]:
-    """Where the configurations came from."""
-    train = request.train_config
-    return {
-        "train": str(train),
-        "small_eval": str(request.small_eval_config or train),
-        "full_eval": str(request.full_eval_config or train),
-        "overrides": " ".join(request.overrides),
-    }
 
 
 def _current(summary: Summary) -> str | None:

@@ -14,11 +14,11 @@ import yaml
 from ups_jax.config import load, to_dict
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.core.files import read_json, write_atomically
-from ups_jax.evaluation.plots.html_report import figure, page
+from ups_jax.evaluation.plots.html_report import figure, page, table, table_row
 from ups_jax.pipeline.leaderboard import Row
 from ups_jax.pipeline.request import config_path
 from ups_jax.pipeline.scores import METRICS, Evaluated
-from ups_jax.tracking import read_jsonl
+from ups_jax.tracking import flat, read_jsonl
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def _side(row: Row) -> Side:
 
 def config_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Dotted keys whose values differ, with both."""
-    flat_one, flat_other = _flat(one), _flat(other)
+    flat_one, flat_other = (flat(config, separator=".") for config in (one, other))
     keys = [*flat_one, *(key for key in flat_other if key not in flat_one)]
     return [(key, flat_one.get(key), flat_other.get(key)) for key in keys if flat_one.get(key) != flat_other.get(key)]
 
@@ -84,14 +84,14 @@ def metric_table(one: Side, other: Side) -> list[tuple[str, ...]]:
 
 def write_comparison(path: Path, one: Side, other: Side) -> None:
     """A self-contained page of it all. Raises `StorageError`."""
-    head = f"<tr><th></th><th>{escape(one.run_id)}</th><th>{escape(other.run_id)}</th>"
-    metrics = "".join(_row(cells) for cells in metric_table(one, other))
+    head = ("", one.run_id, other.run_id)
+    metrics = [table_row(map(escape, cells)) for cells in metric_table(one, other)]
     changed = [(key, _text(first), _text(second)) for key, first, second in config_difference(one.config, other.config)]
     body = [
         f"<h1>{escape(one.run_id)} and {escape(other.run_id)}</h1>",
-        f'<div class="wide"><table>{head}<th>change</th></tr>{metrics}</table></div>',
+        table((*head, "change"), metrics),
         "<h2>Configuration</h2>",
-        f"<table>{head}</tr>{''.join(_row(cells) for cells in changed)}</table>" if changed else "<p>the same</p>",
+        table(head, [table_row(map(escape, cells)) for cells in changed]) if changed else "<p>the same</p>",
         "<h2>Curves</h2>",
         figure("curves", curves(one, other)),
     ]
@@ -136,22 +136,5 @@ def _with_interval(evaluated: Evaluated, name: str, value: float) -> str:
     return f"{value:.4g}"
 
 
-def _flat(values: Any, where: str = "") -> dict[str, Any]:
-    if isinstance(values, Mapping) and values:
-        return {
-            key: value
-            for name, own in values.items()
-            for key, value in _flat(own, f"{where}.{name}".lstrip(".")).items()
-        }
-    return {where: values}
-
-
-def _row(cells: tuple[str, ...]) -> str:
-    return f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
-
-
 def _text(value: Any) -> str:
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip()
-
-
-__all__ = ["Side", "config_difference", "curves", "metric_table", "sides_of", "write_comparison"]

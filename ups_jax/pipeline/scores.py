@@ -1,4 +1,4 @@
-"""A candidate's evaluation as the gates see it: its numbers, over the seeds, and what it may be compared with."""
+"""A candidate's evaluation as the gates see it: numbers by name, over the seeds, and what they may be compared with."""
 
 from __future__ import annotations
 
@@ -9,27 +9,36 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ups_jax import metrics
 from ups_jax.core.errors import DataError
 from ups_jax.core.files import read_json
-from ups_jax.metrics import names
 from ups_jax.pipeline.cache_keys import digest_of
 
 # The two evaluations, by the names of their steps and of their sections in `pipeline`.
 SECTIONS = {"small_eval": "small", "full_eval": "full"}
+# Raised whenever a metric's formula changes, so that numbers of two versions are never compared.
+METRIC_VERSION = "1"
+METRIC_SECTIONS = ("one_step", "rollout", "steady")
+HEADLINES = ("rollout", "steady")
+METRICS = (*metrics.METRICS, "correlation_time")
+RENAMED = {"conservation_gap": "conservation_rmse", "bc_violation": "boundary_rmse"}
+GATE_NAMES = (*RENAMED, "ece", "wall_clock")
+NAMES = (*METRICS, *GATE_NAMES, *(f"{section}/{metric}" for section in METRIC_SECTIONS for metric in METRICS))
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The evaluation JSON of one or more seeds of one configuration."""
+    """The evaluation JSON of one or more seeds of one configuration, and the files that it was read from."""
 
     results: tuple[Mapping[str, Any], ...]
+    files: tuple[Path, ...] = ()
 
     @staticmethod
     def read(files: Sequence[Path]) -> Evaluated:
         """From files; DataError where one cannot be read or its seeds were not measured on the same trajectories."""
         try:
             results = tuple(read_json(file) for file in files)
-            found = Evaluated(results)
+            found = Evaluated(results, tuple(files))
             protocols = {protocol(result) for result in results}
             # Worked out and kept here, where a file that lacks them can be named.
             _ = found.numbers, found.trivial
@@ -86,16 +95,6 @@ def protocol(result: Mapping[str, Any]) -> str:
     data = meta["data"]
     facts = [sorted(result["metrics"]), data["split"], data["truth"], meta["horizon"], METRIC_VERSION]
     return digest_of(facts)[:12]
-
-
-# Raised whenever a metric's formula changes, so that numbers of two versions are never compared.
-METRIC_VERSION = "1"
-METRIC_SECTIONS = ("one_step", "rollout", "steady")
-HEADLINES = ("rollout", "steady")
-METRICS = (*names.METRICS, "correlation_time")
-RENAMED = {"conservation_gap": "conservation_rmse", "bc_violation": "boundary_rmse"}
-GATE_NAMES = (*RENAMED, "ece", "wall_clock")
-NAMES = (*METRICS, *GATE_NAMES, *(f"{section}/{metric}" for section in METRIC_SECTIONS for metric in METRICS))
 
 
 def canonical(name: str) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,14 +118,10 @@ def checkpoint_digests(path: Path) -> dict[str, str]:
 
 def find_training(runs: Path, key: str) -> Training | None:
     """A training of any run with this key whose checkpoints verify, the latest first."""
-    known = [item for item in _trainings(runs) if item.read().get("train_key") == key]
+    trainings = (Training(record.parent) for record in runs.glob("*/train*/metadata.json"))
+    known = [item for item in trainings if item.read().get("train_key") == key]
     known.sort(key=lambda item: str(item.read()["trained_at"]), reverse=True)
     return next((item for item in known if item.fault() is None), None)
-
-
-def _trainings(runs: Path) -> Iterator[Training]:
-    for record in runs.glob("*/train*/metadata.json"):
-        yield Training(record.parent)
 
 
 def _sha256(file: Path) -> str:

@@ -43,12 +43,10 @@ def check_pair(train: Path, evaluation: Path, overrides: Sequence[str] = ()) -> 
     """An evaluation's configuration beside that of the training, both sound by themselves."""
     one, other = load(train, overrides), load(evaluation, overrides)
     names = [[(task.name, task.kind) for task in cfg.data.tasks] for cfg in (one, other)]
-    wrong = []
-    if names[0] != names[1]:
-        wrong.append(
-            f"{evaluation}: key `data.tasks`: evaluates {names[1]}, the training is of {names[0]}; name the same tasks"
-        )
-    return Found(problems=tuple(wrong), exit_code=ConfigError.exit_code if wrong else 0)
+    if names[0] == names[1]:
+        return Found()
+    wrong = f"{evaluation}: key `data.tasks`: evaluates {names[1]}, the training is of {names[0]}; name the same tasks"
+    return Found(problems=(wrong,), exit_code=ConfigError.exit_code)
 
 
 def check_data(paths: Sequence[Path], overrides: Sequence[str] = ()) -> dict[Path, Found]:

@@ -1,4 +1,4 @@
-"""What W&B and TensorBoard hear of a pipeline run beside its training and evaluations: decisions, and the report."""
+"""What a pipeline run logs to W&B and TensorBoard beside its training and evaluations: the decisions and the report."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from typing import Any
 from ups_jax.config import STAGE_NEEDS, Config
 from ups_jax.core.errors import CheckpointError
 from ups_jax.core.files import RECORDED_PACKAGES, read_json, version, write_atomically
-from ups_jax.core.locks import held
+from ups_jax.core.locks import lock_directory
 from ups_jax.distributed.processes import is_first
 
 _SPLIT = "split.json"
@@ -90,7 +90,7 @@ class RunDirectory:
         if not is_first():
             yield
             return
-        with held(self.path, "wait for it or stop it"):
+        with lock_directory(self.path, "wait for it or stop it"):
             self._sweep()
             yield
 

@@ -1,4 +1,4 @@
-"""The device that embedded data is solved on."""
+"""What the embedded solvers share: their device, the drawing of a coefficient, and fluxes between cells."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from jaxtyping import Array, Float
 
 from ups_jax.core.errors import ConfigError
 from ups_jax.simulate.presets import Preset, VolumePreset
+
+# Cells beyond each end that the reconstruction looks at.
+GHOSTS = 2
+Values = Float[Array, "c *s"]
 
 
 def cpu() -> jax.Device:
@@ -27,11 +31,6 @@ def draw(preset: Preset | VolumePreset, share: Float[Array, ""]) -> Float[Array,
     if preset.scale == "log10":
         return preset.low * (preset.high / preset.low) ** share
     return preset.low + (preset.high - preset.low) * share
-
-
-# Cells beyond each end that the reconstruction looks at.
-GHOSTS = 2
-Values = Float[Array, "c *s"]
 
 
 def face_values(padded: Float[Array, "c n *s"]) -> tuple[Float[Array, "c f *s"], Float[Array, "c f *s"]]:

@@ -14,7 +14,6 @@ from ups_jax.simulate.common import GHOSTS, Values, face_values, hll
 from ups_jax.simulate.presets import VolumePreset
 
 GAMMA = 5 / 3
-CHANNELS = ("density", "pressure", "Vx")
 # Largest deviation of density and pressure from 1; the velocity is up to the preset's amplitude.
 _SPREAD = 0.3
 

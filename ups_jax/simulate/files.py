@@ -34,6 +34,11 @@ class Origin:
     trajectories: int
 
     @property
+    def attributes(self) -> dict[str, str | int]:
+        """What a file says of itself."""
+        return {"task": self.task, "preset": self.preset, "seed": self.seed, "generator_version": VERSION}
+
+    @property
     def command(self) -> str:
         """The command line that writes this file again, without its folder."""
         return f"python scripts/generate_data.py --task {self.task} --preset {self.preset} --seed {self.seed}"
@@ -154,10 +159,6 @@ def particles(
     }
 
 
-def _centres(preset: VolumePreset) -> Float[np.ndarray, " x"]:
-    return preset.origin + (np.arange(preset.points) + 0.5) * (preset.extent / preset.points)
-
-
 def write(path: Path, origin: Origin, content: Mapping[str, np.ndarray | str], boundary: str) -> None:
     """Write under the final name only what is whole and on the disk; a text is an attribute of its group.
 
@@ -169,16 +170,10 @@ def write(path: Path, origin: Origin, content: Mapping[str, np.ndarray | str], b
 def check(path: Path, origin: Origin, what: Sequence[str] = CHECKED) -> None:
     """Refuse a file of another origin or version in `what`. Raises `DataError` with the command that replaces it."""
     mend = f"replace it: {origin.command} --out {path.parent} --overwrite"
-    expected = {
-        "task": origin.task,
-        "preset": origin.preset,
-        "seed": origin.seed,
-        "generator_version": VERSION,
-        "trajectories": origin.trajectories,
-    }
+    expected = origin.attributes | {"trajectories": origin.trajectories}
     try:
         with h5py.File(path, "r", locking=False) as file:
-            found = {name: file.attrs.get(name) for name in expected if name != "trajectories"}
+            found = {name: file.attrs.get(name) for name in origin.attributes}
             found["trajectories"] = _stored_trajectories(file)
     except Exception as error:
         if not (isinstance(error, KeyError | TypeError) or is_of_hdf5(error)):
@@ -187,6 +182,10 @@ def check(path: Path, origin: Origin, what: Sequence[str] = CHECKED) -> None:
     for name in what:
         if found[name] != expected[name]:
             raise DataError(f"{path}: has {name} {found[name]}, not {expected[name]}; {mend}")
+
+
+def _centres(preset: VolumePreset) -> Float[np.ndarray, " x"]:
+    return preset.origin + (np.arange(preset.points) + 0.5) * (preset.extent / preset.points)
 
 
 def _stored_trajectories(file: h5py.File) -> int:
@@ -206,9 +205,6 @@ def _encode(origin: Origin, content: Mapping[str, np.ndarray | str], boundary: s
                 file[group or "/"].attrs[attribute] = values
             else:
                 file[name] = values
-        file.attrs["task"] = origin.task
-        file.attrs["preset"] = origin.preset
-        file.attrs["seed"] = origin.seed
-        file.attrs["generator_version"] = VERSION
-        file.attrs["boundary"] = boundary
+        for name, value in (origin.attributes | {"boundary": boundary}).items():
+            file.attrs[name] = value
     return buffer.getvalue()

@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, Key
 from ups_jax.simulate.common import GHOSTS, Values, face_values, hll
 from ups_jax.simulate.presets import VolumePreset
 
-CHANNELS = ("h", "u", "v")
 # Radii of the columns as PDEBench draws its dam, and over how much of a length their edge rises.
 _RADII, _EDGE = (0.3, 0.7), 0.1
 _COLUMNS = 3

@@ -42,38 +42,23 @@ def solve(
 
 def burgers(preset: Preset, nu: Float[Array, ""]) -> exponax.BaseStepper:
     """One substep of u_t + (u²/2)_x = nu u_xx. Order 4 because order 2 needs 5 times the substeps for 1e-5."""
-    return exponax.stepper.Burgers(
-        1,
-        preset.extent,
-        preset.solved_points,
-        preset.dt / preset.substeps,
-        diffusivity=nu,
-        order=4,
-        conservative=True,
-    )
+    return exponax.stepper.Burgers(*_domain(preset), diffusivity=nu, order=4, conservative=True)
 
 
 def advection(preset: Preset, beta: Float[Array, ""]) -> exponax.BaseStepper:
     """One substep of u_t + beta u_x = 0, exact on the grid's modes."""
-    return exponax.stepper.Advection(
-        1, preset.extent, preset.solved_points, preset.dt / preset.substeps, velocity=beta[None]
-    )
+    return exponax.stepper.Advection(*_domain(preset), velocity=beta[None])
 
 
 def kuramoto_sivashinsky(preset: Preset, convection: Float[Array, ""]) -> exponax.BaseStepper:
     """One substep of u_t + convection (u²/2)_x + u_xx + u_xxxx = 0, in the form that keeps the mean."""
-    return exponax.stepper.KuramotoSivashinskyConservative(
-        1, preset.extent, preset.solved_points, preset.dt / preset.substeps, convection_scale=convection, order=4
-    )
+    return exponax.stepper.KuramotoSivashinskyConservative(*_domain(preset), convection_scale=convection, order=4)
 
 
 def navier_stokes(preset: Preset, nu: Float[Array, ""]) -> exponax.BaseStepper:
     """One substep of w_t + v . grad w = nu Laplace(w), with v the velocity whose curl is w."""
     return exponax.stepper.NavierStokesVorticity(
-        2,
-        preset.extent,
-        preset.solved_points,
-        preset.dt / preset.substeps,
+        *_domain(preset),
         diffusivity=nu,
         # exponax takes psi = +1 / Laplace(w) for (psi_y, -psi_x), whose curl is -w.
         vorticity_convection_scale=-1.0,
@@ -87,6 +72,11 @@ STEPPERS: dict[str, Callable[[Preset, Float[Array, ""]], exponax.BaseStepper]] =
     "ks1d": kuramoto_sivashinsky,
     "ns2d": navier_stokes,
 }
+
+
+def _domain(preset: Preset) -> tuple[int, float, int, float]:
+    """Space axes, extent, points of an axis and substep, the first arguments of every stepper."""
+    return preset.dimensions, preset.extent, preset.solved_points, preset.dt / preset.substeps
 
 
 def _trajectory(

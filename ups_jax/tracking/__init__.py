@@ -13,15 +13,7 @@ from typing import Any
 from ups_jax.config import LoggingConfig
 from ups_jax.tracking.jsonl import JsonlWriter, read_jsonl
 from ups_jax.tracking.tensorboard import TensorboardWriter, check_tensorboard
-from ups_jax.tracking.wandb_run import (
-    RunContext,
-    context_path,
-    login_found,
-    read_context,
-    shared_in,
-    wandb_mode,
-    write_context,
-)
+from ups_jax.tracking.wandb_run import context_path, read_context, shared_in
 from ups_jax.tracking.wandb_writer import WandbWriter
 from ups_jax.tracking.writer import Tee, Thinned, Writer, ending, flat
 
@@ -41,7 +33,7 @@ def training_writer(
     """A run's JSONL `metrics`, cut back to the step that `stage` is restored at, and what is on beside it.
 
     On W&B every start is a run of its own, in the group of the run directory. The first start of a stage joins the run
-    of its pipeline instead, if there is one (`context`); a later one would write its steps into it a second time.
+    of its pipeline instead, if there is one (`wandb_run`); a later one would write its steps into it twice.
     """
     with ExitStack() as opened:
         jsonl = JsonlWriter(metrics)

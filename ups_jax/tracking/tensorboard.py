@@ -95,13 +95,10 @@ class TensorboardWriter(Writer):
     def _add(self, folder: str, summary: Any, step: int) -> None:
         from tensorboardX.proto.event_pb2 import Event
 
-        self._write(folder, Event(wall_time=time.time(), step=step, summary=summary))
-
-    def _write(self, folder: str, event: Any) -> None:
         try:
             if folder not in self._files:
                 self._files[folder] = self._open(folder)
-            self._files[folder].write_event(event)
+            self._files[folder].write_event(Event(wall_time=time.time(), step=step, summary=summary))
         except OSError as error:
             raise storage_error(self.directory / folder, error) from None
 

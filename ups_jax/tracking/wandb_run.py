@@ -1,4 +1,7 @@
-"""How a process begins and ends its wandb run: under which id, in whose group, offline where W&B does not answer."""
+"""How a process begins and ends its W&B run: login, id, group, and the file by which several processes share one run.
+
+A run is offline where W&B does not answer.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,8 @@ from ups_jax.core.files import write_atomically
 from ups_jax.tracking.writer import Outcome
 
 _EXIT_CODES: Mapping[Outcome, int] = {"finished": 0, "stopped": Stopped.exit_code, "failed": 1}
+# Names the file; the pipeline sets it for every process that it starts.
+VARIABLE = "WANDB_CONTEXT_FILE"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,10 +157,6 @@ def login_found() -> bool:
     except (OSError, netrc.NetrcParseError):
         return False
     return entries.authenticators(host) is not None
-
-
-# Names the file; the pipeline sets it for every process that it starts.
-VARIABLE = "WANDB_CONTEXT_FILE"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, runtime_checkable
 
 from ups_jax.core.errors import Stopped
 
+P = ParamSpec("P")
 Level = Literal["INFO", "WARN", "ERROR"]
 # How whatever wrote came to its end: by itself, by a signal that it may be started again after, or by an error.
 Outcome = Literal["finished", "stopped", "failed"]
@@ -66,56 +68,32 @@ class Writer(Protocol):
         return True
 
 
+def _to_all(method: Callable[Concatenate[Writer, P], None]) -> Callable[Concatenate[Tee, P], None]:
+    """A method of `Writer` that calls those of several writers."""
+
+    @functools.wraps(method)
+    def call(self: Tee, *args: P.args, **kwargs: P.kwargs) -> None:
+        for writer in self.writers:
+            getattr(writer, method.__name__)(*args, **kwargs)
+
+    return call
+
+
 class Tee(Writer):
     """Hands everything to several writers in order."""
 
     def __init__(self, writers: Sequence[Writer]) -> None:
         self.writers = tuple(writers)
 
-    def scalars(self, step: int, values: Mapping[str, float], stage: str) -> None:
-        """See `Writer`."""
-        for writer in self.writers:
-            writer.scalars(step, values, stage)
-
-    def summary(self, values: Mapping[str, Any]) -> None:
-        """See `Writer`."""
-        for writer in self.writers:
-            writer.summary(values)
-
-    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-        """See `Writer`."""
-        for writer in self.writers:
-            writer.table(name, columns, rows)
-
-    def image(self, name: str, path: Path) -> None:
-        """See `Writer`."""
-        for writer in self.writers:
-            writer.image(name, path)
-
-    def file(self, path: Path) -> None:
-        """See `Writer`."""
-        for writer in self.writers:
-            writer.file(path)
-
-    def artifact(self, path: Path, name: str, *, kind: str, labels: Sequence[str], about: Mapping[str, Any]) -> None:
-        """See `Writer`."""
-        for writer in self.writers:
-            writer.artifact(path, name, kind=kind, labels=labels, about=about)
-
-    def config(self, values: Mapping[str, Any]) -> None:
-        """See `Writer`."""
-        for writer in self.writers:
-            writer.config(values)
-
-    def tags(self, names: Sequence[str]) -> None:
-        """See `Writer`."""
-        for writer in self.writers:
-            writer.tags(names)
-
-    def alert(self, title: str, text: str, level: Level = "INFO") -> None:
-        """See `Writer`."""
-        for writer in self.writers:
-            writer.alert(title, text, level)
+    scalars = _to_all(Writer.scalars)
+    summary = _to_all(Writer.summary)
+    table = _to_all(Writer.table)
+    image = _to_all(Writer.image)
+    file = _to_all(Writer.file)
+    artifact = _to_all(Writer.artifact)
+    config = _to_all(Writer.config)
+    tags = _to_all(Writer.tags)
+    alert = _to_all(Writer.alert)
 
     def close(self, outcome: Outcome = "finished") -> None:
         """Close every writer, also after one of them raised."""
@@ -147,12 +125,12 @@ def ending(writer: Writer, goes_on: Callable[[Exception], bool] = lambda _error:
         writer.close(outcome)
 
 
-def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+def flat(values: Mapping[str, Any], separator: str = "/") -> dict[str, Any]:
     """Nested sections as one level: `{"eval": {"nrmse": 1}}` is `{"eval/nrmse": 1}`."""
     result: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            result |= {f"{name}/{inner}": item for inner, item in flat(value).items()}
+            result |= {f"{name}{separator}{inner}": item for inner, item in flat(value, separator).items()}
         else:
             result[name] = value
     return result

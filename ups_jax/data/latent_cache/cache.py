@@ -1,4 +1,4 @@
-"""A folder of latents, opened: in memory where it fits, else read window by window through memory maps."""
+"""A folder of latents, in memory where it fits and otherwise read through memory maps, and its windows for training."""
 
 from __future__ import annotations
 

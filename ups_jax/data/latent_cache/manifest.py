@@ -1,4 +1,4 @@
-"""What a folder of latents holds, as its `latents.json` says it. Reading them is `cache`, writing them `writing`.
+"""The manifest of a folder of latents, and the key that says which encoder made them of which data.
 
 A shard is a `.npy` file (trajectories, latents in time, *tokens, width) of whole trajectories. The latents of a window
 are a few rows of it, of which the targets need the first numbers alone: a memory map reads just these.
@@ -14,108 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
-from ups_jax.core.errors import DataError, first_line
-from ups_jax.core.files import crc32, inside, read_json
+from ups_jax.core.errors import DataError
+from ups_jax.data.shard_folder import Shard, ShardFolder, ShardManifest, is_whole
 
-MANIFEST, UNFINISHED = "latents.json", "unfinished.json"
+MANIFEST = "latents.json"
 # How each type lies on the disk: NumPy has no bfloat16, whose bits are the upper half of a float32's.
 STORED = {"float32": "<f4", "bfloat16": "<u2", "float16": "<f2"}
 MEND = "make it again with scripts/encode_latents.py"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shard:
-    """A file of so many trajectories; the CRC-32 is of all its bytes."""
-
-    file: str
-    trajectories: int
-    bytes: int
-    crc32: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """A folder of latents. The first latent of a trajectory is that of its stored frame `first`, which is the newest of
-    the first context. Of a token's `width` numbers the first `carried` are its patch of the newest frame.
-    """
-
-    key: Key
-    task: str
-    trajectories: int
-    frames: int
-    first: int
-    tokens: tuple[int, ...]
-    width: int
-    carried: int
-    shard_trajectories: int
-    shards: tuple[Shard, ...] = ()
-
-    @property
-    def each(self) -> tuple[int, ...]:
-        """The shape of one trajectory's latents."""
-        return (self.frames, *self.tokens, self.width)
-
-    @property
-    def counts(self) -> list[int]:
-        """The trajectories of each shard, once all are written."""
-        each = self.shard_trajectories
-        return [min(each, self.trajectories - first) for first in range(0, self.trajectories, each)]
-
-    @property
-    def bytes(self) -> int:
-        """Size of all shards."""
-        return sum(shard.bytes for shard in self.shards)
-
-    @property
-    def digest(self) -> str:
-        """32 hex digits over all that the manifest says, with the checksums of the shards."""
-        text = json.dumps(asdict(self), sort_keys=True).encode()
-        return hashlib.blake2b(text, digest_size=16).hexdigest()
-
-
-def text_of(manifest: Manifest) -> str:
-    """The JSON text of a manifest."""
-    return json.dumps({"digest": manifest.digest, **asdict(manifest)}, indent=1) + "\n"
-
-
-def read_manifest(path: Path, name: str = MANIFEST) -> Manifest:
-    """The manifest of a folder. Raises `DataError` where there is none, or it is not what was written."""
-    file = path / name
-    try:
-        content: dict[str, Any] = read_json(file)
-        told = content.pop("digest")
-        found = TypeAdapter(Manifest).validate_python(content)
-    except FileNotFoundError:
-        if (path / UNFINISHED).is_file():
-            raise DataError(f"{path}: its encoding did not end; start the same command again to go on") from None
-        raise DataError(f"{path}: has no {name}; {MEND}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
-        raise DataError(f"{file}: cannot be read ({first_line(error)}); {MEND}") from None
-    if told != found.digest or found.key.dtype not in STORED:
-        raise DataError(f"{file}: was changed after it was written; {MEND}")
-    for shard in found.shards:
-        inside(file, "shards.file", shard.file, DataError)
-    counts = [shard.trajectories for shard in found.shards]
-    if found.shard_trajectories < 1 or (name == MANIFEST and counts != found.counts):
-        raise DataError(f"{file}: has shards of {counts} trajectories, not all of {found.trajectories}; {MEND}")
-    return found
-
-
-def is_whole(path: Path, shard: Shard) -> bool:
-    """Whether every byte of a shard is what was written."""
-    file = path / shard.file
-    return file.is_file() and file.stat().st_size == shard.bytes and crc32(file) == shard.crc32
-
-
-def verify(path: Path, manifest: Manifest) -> None:
-    """Read every byte of every shard. Raises `DataError` for the first that is not what was written."""
-    for shard in manifest.shards:
-        if not is_whole(path, shard):
-            raise DataError(f"{path / shard.file}: is missing or damaged (its checksum is another); {MEND}")
-
-
 # Raised whenever the same parts give other numbers, or the numbers are stored in another way.
 VERSION = 1
 # What a message calls the parts.
@@ -149,6 +55,65 @@ class Key:
     def differences(self, other: Key) -> tuple[str, ...]:
         """The parts that are not the same, by the names that a message has for them."""
         return tuple(name for part, name in _NAMES.items() if getattr(self, part) != getattr(other, part))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest(ShardManifest):
+    """A folder of latents. The first latent of a trajectory is that of its stored frame `first`, which is the newest of
+    the first context. Of a token's `width` numbers the first `carried` are its patch of the newest frame.
+    """
+
+    key: Key
+    task: str
+    trajectories: int
+    frames: int
+    first: int
+    tokens: tuple[int, ...]
+    width: int
+    carried: int
+    shard_trajectories: int
+    shards: tuple[Shard, ...] = ()
+
+    @property
+    def each(self) -> tuple[int, ...]:
+        """The shape of one trajectory's latents."""
+        return (self.frames, *self.tokens, self.width)
+
+    @property
+    def counts(self) -> list[int]:
+        """The trajectories of each shard, once all are written."""
+        each = self.shard_trajectories
+        return [min(each, self.trajectories - first) for first in range(0, self.trajectories, each)]
+
+    @property
+    def bytes(self) -> int:
+        """Size of all shards."""
+        return sum(shard.bytes for shard in self.shards)
+
+
+def _check(file: Path, manifest: Manifest) -> None:
+    if manifest.key.dtype not in STORED:
+        raise DataError(f"{file}: was changed after it was written; {MEND}")
+    counts = [shard.trajectories for shard in manifest.shards]
+    if manifest.shard_trajectories < 1 or (file.name == MANIFEST and counts != manifest.counts):
+        raise DataError(f"{file}: has shards of {counts} trajectories, not all of {manifest.trajectories}; {MEND}")
+
+
+FOLDER = ShardFolder(
+    manifest=Manifest, name=MANIFEST, pattern="latents-*.npy", activity="encoding", hint=MEND, check=_check
+)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Return the manifest of a folder. Raises `DataError` where there is none, or it is not what was written."""
+    return FOLDER.read(path)
+
+
+def verify(path: Path, manifest: Manifest) -> None:
+    """Read every byte of every shard. Raises `DataError` for the first that is not what was written."""
+    for shard in manifest.shards:
+        if not is_whole(path, shard):
+            raise DataError(f"{path / shard.file}: is missing or damaged (its checksum is another); {MEND}")
 
 
 def weights_digest(parameters: Mapping[str, np.ndarray]) -> str:

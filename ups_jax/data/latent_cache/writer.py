@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
 
 from ups_jax.core.errors import DataError
-from ups_jax.core.files import crc32, storage_error, whole_file, write_atomically
-from ups_jax.core.locks import held
-from ups_jax.data.latent_cache.manifest import (
-    MANIFEST,
-    STORED,
-    UNFINISHED,
-    Manifest,
-    Shard,
-    is_whole,
-    read_manifest,
-    text_of,
-    verify,
-)
+from ups_jax.core.files import crc32, whole_file
+from ups_jax.data.latent_cache.manifest import FOLDER, MANIFEST, STORED, Manifest, verify
+from ups_jax.data.shard_folder import Shard
 
 # Trajectory numbers -> their latents (n, frames, *tokens, width), as they are stored.
 Encode = Callable[[Int[np.ndarray, " n"]], np.ndarray]
@@ -44,23 +34,20 @@ def write_latents(
     Raises `DataError` where the folder holds anything else, `ConfigError` where another process writes there,
     `StorageError` where the disk is full.
     """
-    with _held(out):
-        if overwrite:
-            _clear(out)
+    check_same = partial(_check_same, out, plan)
+    with FOLDER.lock(out, overwrite=overwrite):
         if (out / MANIFEST).is_file():
-            found = read_manifest(out)
-            _same(out, found, plan)
+            found = FOLDER.read(out)
+            check_same(found)
             verify(out, found)
-            # Of whoever was killed between the manifest and its end.
-            (out / UNFINISHED).unlink(missing_ok=True)
+            FOLDER.clear_progress(out)
             return False
-        done = _begun(out, plan)
-        for first in range(sum(shard.trajectories for shard in done), plan.trajectories, plan.shard_trajectories):
+
+        def write_shard(first: int) -> Shard:
             report(first)
-            done = (*done, _write_shard(out, plan, first, encode, together, report))
-            write_atomically(out / UNFINISHED, text_of(replace(plan, shards=done)))
-        write_atomically(out / MANIFEST, text_of(replace(plan, shards=done)))
-        (out / UNFINISHED).unlink(missing_ok=True)
+            return _write_shard(out, plan, first, encode, together, report)
+
+        FOLDER.write(out, plan, FOLDER.completed(out, check_same), write_shard)
     return True
 
 
@@ -69,47 +56,10 @@ def shard_trajectories(each: tuple[int, ...], dtype: str, shard_bytes: int) -> i
     return max(1, shard_bytes // (int(np.prod(each)) * np.dtype(STORED[dtype]).itemsize))
 
 
-@contextlib.contextmanager
-def _held(out: Path) -> Iterator[None]:
-    """Hold the folder for this process, which may hold nothing but latents."""
-    try:
-        names = sorted(item.name for item in out.iterdir() if not item.name.startswith(".")) if out.is_dir() else []
-    except OSError as error:
-        raise storage_error(out, error) from None
-    strange = [name for name in names if name not in (MANIFEST, UNFINISHED) and not name.startswith("latents-")]
-    if strange:
-        raise DataError(f"{out}: holds other files ({', '.join(strange[:3])}); give a new folder")
-    with held(out, "wait for it, or give another folder"):
-        yield
-
-
-def _clear(out: Path) -> None:
-    for pattern in (MANIFEST, UNFINISHED, "latents-*.npy"):
-        for file in out.glob(pattern):
-            try:
-                file.unlink()
-            except OSError as error:
-                raise storage_error(file, error) from None
-
-
-def _same(out: Path, found: Manifest, plan: Manifest) -> None:
+def _check_same(out: Path, plan: Manifest, found: Manifest) -> None:
     if replace(found, shards=()) != plan:
         parts = ", ".join(found.key.differences(plan.key)) or "settings"
         raise DataError(f"{out}: holds latents of other {parts}; give another folder, or replace them with --overwrite")
-
-
-def _begun(out: Path, plan: Manifest) -> tuple[Shard, ...]:
-    """The shards that an interrupted encoding finished, up to the first that is not what was written."""
-    if not (out / UNFINISHED).is_file():
-        return ()
-    found = read_manifest(out, UNFINISHED)
-    _same(out, found, plan)
-    whole: list[Shard] = []
-    for shard in found.shards:
-        if not is_whole(out, shard):
-            break
-        whole.append(shard)
-    return tuple(whole)
 
 
 def _write_shard(

@@ -13,6 +13,7 @@ from jaxtyping import Float32
 from ups_jax.core.errors import DataError
 from ups_jax.core.files import whole_file
 from ups_jax.data.sources import ShardsSource, Source, layout_of
+from ups_jax.data.sources.base import all_coefficients
 from ups_jax.data.sources.detect import TEXTS, attribute
 from ups_jax.data.sources.pdebench_cfd import ordered
 
@@ -77,17 +78,9 @@ def _darcy(file: h5py.File, source: Source, report: Callable[[str], None]) -> No
     _parameters(file, source)
 
 
-def _tensor(file: h5py.File, source: Source, report: Callable[[str], None]) -> None:
-    _write_channels(file, source, ("tensor",), report)
-
-
 def _channels(file: h5py.File, source: Source, report: Callable[[str], None]) -> None:
-    _write_channels(file, source, source.channel_names, report)
-
-
-def _write_channels(file: h5py.File, source: Source, names: tuple[str, ...], report: Callable[[str], None]) -> None:
     shape = (source.trajectories, source.frames, *source.grid.shape)
-    datasets = [file.create_dataset(name, shape, np.float32) for name in names]
+    datasets = [file.create_dataset(name, shape, np.float32) for name in source.channel_names or ("tensor",)]
     for trajectory, start, fields in _pieces(source, report):
         for channel, dataset in enumerate(datasets):
             dataset[trajectory, start : start + len(fields)] = fields[..., channel]
@@ -99,7 +92,7 @@ def _write_channels(file: h5py.File, source: Source, names: tuple[str, ...], rep
 def _seeds(file: h5py.File, source: Source, report: Callable[[str], None]) -> None:
     if source.channel_names:
         file.attrs["channels"] = ", ".join(source.channel_names)
-    known = _coefficients(source)
+    known = all_coefficients(source)
     width = max(4, len(str(source.trajectories - 1)))
     for trajectory, start, fields in _pieces(source, report):
         key = f"{trajectory:0{width}d}"
@@ -114,7 +107,7 @@ def _seeds(file: h5py.File, source: Source, report: Callable[[str], None]) -> No
 
 _WRITERS = {
     "pdebench darcy": _darcy,
-    "pdebench tensor": _tensor,
+    "pdebench tensor": _channels,
     "pdebench cfd": _channels,
     "pdebench seeds": _seeds,
 }
@@ -144,14 +137,8 @@ def _axes(file: h5py.File, source: Source, prefix: str, suffix: str, times: int)
 
 
 def _parameters(file: h5py.File, source: Source) -> None:
-    for name, values in _coefficients(source).items():
+    for name, values in all_coefficients(source).items():
         file[f"parameters/{name}"] = np.asarray(values, np.float64)
-
-
-def _coefficients(source: Source) -> dict[str, np.ndarray]:
-    constants: dict[str, float] = getattr(source, "constants", dict)()
-    found = {name: source.coefficient(name) for name in (*source.found_coefficients(), *constants)}
-    return {name: values for name, values in found.items() if values is not None}
 
 
 class _Watched(io.FileIO):

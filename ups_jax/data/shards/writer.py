@@ -7,6 +7,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,24 @@ from jaxtyping import Float32
 
 from ups_jax.config import yaml
 from ups_jax.core.errors import DataError, StorageError
-from ups_jax.core.files import crc32, storage_error, write_atomically
-from ups_jax.core.locks import held
+from ups_jax.core.files import crc32, storage_error
 from ups_jax.data.sources import ShardsSource, Source, layout_of
-from ups_jax.data.sources import shards as manifests
+from ups_jax.data.sources.base import all_coefficients
 from ups_jax.data.sources.described_arrays import file_of
 from ups_jax.data.sources.detect import TEXTS, Layout, attribute
 from ups_jax.data.sources.points import Scattered
-from ups_jax.data.sources.shards import HEADER, MANIFEST, UNFINISHED, Manifest, Origin, Shard, Spread
+from ups_jax.data.sources.shards import (
+    FOLDER,
+    HEADER,
+    MANIFEST,
+    Manifest,
+    Origin,
+    Shard,
+    Spread,
+    merged,
+    read_manifest,
+    verify,
+)
 
 _READ_BYTES = 64 * 2**20
 
@@ -55,37 +66,35 @@ def convert(
     if isinstance(source, Scattered):
         raise DataError(f"{path}: is of points, and shards are of grids; train on the file as it is")
     plan = _plan(path, layout, source, sizes)
-    with _held(out):
-        if overwrite:
-            _clear(out)
+    check_same = partial(_check_same, out, plan)
+    with FOLDER.lock(out, overwrite=overwrite):
         if (out / MANIFEST).is_file():
-            _same(out, manifests.read_manifest(out), plan)
-            manifests.verify(out, manifests.read_manifest(out))
-            # Of whoever was killed between the manifest and its end.
-            (out / UNFINISHED).unlink(missing_ok=True)
+            found = read_manifest(out)
+            check_same(found)
+            verify(out, found)
+            FOLDER.clear_progress(out)
             return False
-        done = _begun(out, plan)
+        done = FOLDER.completed(out, check_same)
         for shard in done:
             report(f"{out}: {shard.file} was there already")
-        for first in range(sum(shard.trajectories for shard in done), plan.trajectories, plan.shard_trajectories):
+
+        def write_shard(first: int) -> Shard:
             report(f"{out}: trajectory {first} of {plan.trajectories}")
-            done = (*done, _write_shard(out, source, plan, first))
-            write_atomically(out / UNFINISHED, manifests.text_of(replace(plan, shards=done)))
-        columns = zip(*(shard.statistics for shard in done), strict=True)
-        whole = replace(plan, shards=done, statistics=tuple(manifests.merged(parts) for parts in columns))
-        write_atomically(out / MANIFEST, manifests.text_of(whole))
-        (out / UNFINISHED).unlink()
+            return _write_shard(out, source, plan, first)
+
+        FOLDER.write(out, plan, done, write_shard, _with_statistics)
     return True
+
+
+def _with_statistics(manifest: Manifest) -> Manifest:
+    columns = zip(*(shard.statistics for shard in manifest.shards), strict=True)
+    return replace(manifest, statistics=tuple(map(merged, columns)))
 
 
 def _plan(path: Path, layout: Layout, source: Source, sizes: Sizes) -> Manifest:
     """What the folder's manifest will say, still without shards."""
     frame = 4 * int(np.prod(source.grid.shape)) * source.channels
     given = 4 * int(np.prod(source.grid.shape)) * len(source.input_channels)
-    constants: dict[str, float] = getattr(source, "constants", dict)()
-    names = dict.fromkeys((*source.found_coefficients(), *constants))
-    values = {name: source.coefficient(name) for name in names}
-    coefficients = {name: _told(found) for name, found in values.items() if found is not None}
     return Manifest(
         origin=_origin(path, layout, source),
         kind=layout.kind,
@@ -98,9 +107,9 @@ def _plan(path: Path, layout: Layout, source: Source, sizes: Sizes) -> Manifest:
         channel_count=source.channels,
         channels=source.channel_names,
         inputs=source.input_channels,
-        coefficients=coefficients,
+        coefficients={name: _told(found) for name, found in all_coefficients(source).items()},
         found=source.found_coefficients(),
-        constants=constants,
+        constants=getattr(source, "constants", dict)(),
         attributes={name: value for name in TEXTS if (value := attribute(path, name))},
         boundary=getattr(source, "boundary", {}),
     )
@@ -124,46 +133,12 @@ def _origin(path: Path, layout: Layout, source: Source) -> Origin:
     return Origin(name=path.name, layout=layout.name, files=told)
 
 
-@contextlib.contextmanager
-def _held(out: Path) -> Iterator[None]:
-    """Hold the folder for this process; the lock dies with it."""
-    try:
-        strange = [item.name for item in out.iterdir() if not item.name.startswith(".")] if out.is_dir() else []
-    except OSError as error:
-        raise storage_error(out, error) from None
-    if strange and not manifests.is_converted(out) and not all(name.startswith("data-") for name in strange):
-        raise DataError(f"{out}: holds other files ({', '.join(sorted(strange)[:3])}); give a new folder")
-    with held(out, "wait for it, or give another folder"):
-        yield
-
-
-def _clear(out: Path) -> None:
-    for pattern in (MANIFEST, UNFINISHED, "data-*.array_record", ".data-*.tmp"):
-        for file in out.glob(pattern):
-            file.unlink()
-
-
-def _same(out: Path, found: Manifest, plan: Manifest) -> None:
+def _check_same(out: Path, plan: Manifest, found: Manifest) -> None:
     if replace(found, shards=(), statistics=()) != plan:
         raise DataError(
             f"{out}: was converted from another file than {plan.origin.name} as it is now, or with other settings; "
             "give another folder, or replace it with --overwrite"
         )
-
-
-def _begun(out: Path, plan: Manifest) -> tuple[Shard, ...]:
-    """The shards that an interrupted conversion finished, up to the first that is not what was written."""
-    if not (out / UNFINISHED).is_file():
-        return ()
-    found = manifests.read_manifest(out, UNFINISHED)
-    _same(out, found, plan)
-    whole: list[Shard] = []
-    for shard in found.shards:
-        file = out / shard.file
-        if not file.is_file() or file.stat().st_size != shard.bytes or crc32(file) != shard.crc32:
-            break
-        whole.append(shard)
-    return tuple(whole)
 
 
 def _write_shard(out: Path, source: Source, plan: Manifest, first: int) -> Shard:
@@ -195,7 +170,7 @@ def _write_shard(out: Path, source: Source, plan: Manifest, first: int) -> Shard
         trajectories=last - first,
         bytes=size,
         crc32=checksum,
-        statistics=tuple(map(manifests.merged, parts)),
+        statistics=tuple(map(merged, parts)),
     )
 
 

@@ -49,8 +49,6 @@ def open_arrays(path: Path) -> ArrayFile:
 class HDF5Arrays(HDF5File):
     """The datasets of an HDF5 file."""
 
-    trajectories = 0
-
     def __init__(self, path: Path) -> None:
         super().__init__(path, _MEND)
         with self.reading():

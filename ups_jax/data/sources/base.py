@@ -1,9 +1,9 @@
-"""What every source offers, and the checks of coordinates that all of them share."""
+"""What every source offers, and what all of them share: checks of coordinates and channels, windows of frames."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -87,6 +87,13 @@ class Source(Protocol):
         ...
 
 
+def all_coefficients(source: Source) -> dict[str, Float[np.ndarray, " n"]]:
+    """The coefficients that a source seems to hold, and the numbers that all of its trajectories share, by name."""
+    constants: dict[str, float] = getattr(source, "constants", dict)()
+    found = {name: source.coefficient(name) for name in (*source.found_coefficients(), *constants)}
+    return {name: values for name, values in found.items() if values is not None}
+
+
 def uniform(values: Float[np.ndarray, " n"], what: str, mend: str) -> tuple[float, float]:
     """First value and spacing of evenly spaced coordinates. `what` names file and dataset in the `DataError`."""
     if len(values) < 2:
@@ -108,6 +115,12 @@ def uniform(values: Float[np.ndarray, " n"], what: str, mend: str) -> tuple[floa
         return float(exact[0]), float(step)
     # 0.05 that was stored as float32 is meant, not 0.05000000074.
     return float(f"{exact[0]:.7g}"), float(f"{step:.7g}")
+
+
+def windows_of(ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Iterator[tuple[int, int, slice]]:
+    """Row, trajectory and evenly spaced frames of each window."""
+    for row, (index, times) in enumerate(zip(ids.tolist(), frames.tolist(), strict=True)):
+        yield row, index, slice(times[0], times[-1] + 1, times[1] - times[0] if len(times) > 1 else 1)
 
 
 def read_all(source: Source, ids: Int[np.ndarray, " n"], stride: int = 1) -> Float32[np.ndarray, "n t *s c"]:

@@ -21,7 +21,7 @@ from ups_jax.config import yaml
 from ups_jax.core.errors import DataError
 from ups_jax.core.files import inside
 from ups_jax.data.sources.arrays import ArrayFile, open_arrays
-from ups_jax.data.sources.base import AXES, Grid, selected, uniform
+from ups_jax.data.sources.base import AXES, Grid, selected, uniform, windows_of
 
 _KEYS = ("file", "fields", "axes", "time", *AXES, "coefficients", "channels")
 
@@ -52,11 +52,10 @@ class DescribedSource:
         """The given frames of the given trajectories; frames are evenly spaced."""
         result = np.empty((*frames.shape, *self.grid.shape, self.channels), np.float32)
         order = [axis for axis in ("time", *self.grid.axes, "channel") if axis in self._axes]
-        for row, (index, times) in enumerate(zip(ids.tolist(), frames.tolist(), strict=True)):
-            step = times[1] - times[0] if len(times) > 1 else 1
-            at = {"trajectory": index, "time": slice(times[0], times[-1] + 1, step)}
-            kept = [axis for axis in self._axes if axis != "trajectory"]
-            places = [kept.index(axis) for axis in order]
+        kept = [axis for axis in self._axes if axis != "trajectory"]
+        places = [kept.index(axis) for axis in order]
+        for row, index, times in windows_of(ids, frames):
+            at: dict[str, int | slice] = {"trajectory": index, "time": times}
             key = tuple(at.get(axis, slice(None)) for axis in self._axes)
             if "channel" in self._axes:
                 whole = self._file.read(self._fields[0], key).transpose(places)

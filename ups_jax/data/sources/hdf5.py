@@ -15,7 +15,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float32, Int
 
 from ups_jax.core.errors import DataError
 from ups_jax.data.sources.base import AXES, Grid, uniform
@@ -28,11 +28,7 @@ _NO_COEFFICIENTS = ("seed", "latestIndex", "dt", "members", "given_frames", "che
 
 
 class HDF5File:
-    """A file of `trajectories` samples, read by several threads and processes; `mend` ends the messages."""
-
-    trajectories: int
-    # Names that PDEBench writes into file names; any declared name is looked for there too.
-    known_in_names: tuple[str, ...] = ("nu", "beta", "rho", "eta", "zeta")
+    """A file that several threads and processes read; `mend` ends the messages."""
 
     def __init__(self, path: str | Path, mend: str) -> None:
         self.path = Path(path)
@@ -42,21 +38,8 @@ class HDF5File:
         self._process = -1
         self._is_own = False
         self._lock = threading.Lock()
-        self._coefficients: dict[str, Any] = {}
         if not self.path.is_file():
             raise DataError(f"{path}: there is no such file; {mend}")
-
-    def coefficient(self, name: str) -> Float[np.ndarray, " n"] | None:
-        """Looked up as dataset, then root attribute, then number after the name in the file name; any case."""
-        found = self._coefficients.get(name.lower())
-        if found is None:
-            found = from_file_name(self.path, name)
-        return None if found is None else np.broadcast_to(np.asarray(found, np.float64), (self.trajectories,))
-
-    def found_coefficients(self) -> tuple[str, ...]:
-        """Names of what looks like a coefficient."""
-        in_name = (name.lower() for name in self.known_in_names if from_file_name(self.path, name) is not None)
-        return tuple(dict.fromkeys((*self._coefficients, *in_name)))
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_handle": None, "_process": -1, "_lock": None}
@@ -85,12 +68,48 @@ class HDF5File:
                 raise DataError(f"{self.path}: {_reason(self.path, error, self._mend)}") from None
 
 
+class HDF5Source(HDF5File):
+    """What the sources of HDF5 files share; without further ado they have no given fields."""
+
+    trajectories: int
+    grid: Grid
+    input_channels: tuple[str, ...] = ()
+    # Names that PDEBench writes into file names; any declared name is looked for there too.
+    known_in_names: tuple[str, ...] = ("nu", "beta", "rho", "eta", "zeta")
+
+    def __init__(self, path: str | Path, mend: str) -> None:
+        super().__init__(path, mend)
+        self._coefficients: dict[str, Any] = {}
+
+    def inputs(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
+        """The given fields of the given solutions; none here, so that the width is 0."""
+        return np.empty((len(ids), *self.grid.shape, 0), np.float32)
+
+    def coefficient(self, name: str) -> Float[np.ndarray, " n"] | None:
+        """Looked up as dataset, then root attribute, then number after the name in the file name; any case."""
+        found = self._coefficients.get(name.lower())
+        if found is None:
+            found = from_file_name(self.path, name)
+        return None if found is None else np.broadcast_to(np.asarray(found, np.float64), (self.trajectories,))
+
+    def found_coefficients(self) -> tuple[str, ...]:
+        """Names of what looks like a coefficient."""
+        in_name = (name.lower() for name in self.known_in_names if from_file_name(self.path, name) is not None)
+        return tuple(dict.fromkeys((*self._coefficients, *in_name)))
+
+
 def dataset_of(name: str, file: h5py.Group, key: str, mend: str) -> h5py.Dataset:
     """A dataset that there is, with a shape. Raises `DataError`."""
     found = file.get(key)
     if not isinstance(found, h5py.Dataset) or found.shape is None:
         raise DataError(f"{name}: has no dataset `{key}`; {mend}")
     return found
+
+
+def check_float(name: str, label: str, dataset: h5py.Dataset, mend: str) -> None:
+    """Raise `DataError` for a dataset of other than floating-point numbers."""
+    if dataset.dtype.kind != "f":
+        raise DataError(f"{name}: `{label}` holds {dataset.dtype}, not floating-point numbers; {mend}")
 
 
 def number_of(attributes: h5py.AttributeManager, key: str) -> float | None:
@@ -111,8 +130,7 @@ def coordinate(name: str, file: h5py.File, dataset: str, lengths: tuple[int, ...
     found = dataset_of(name, file, dataset, "add the coordinates")
     if found.ndim != 1 or len(found) not in lengths:
         raise DataError(f"{name}: `{dataset}` has shape {found.shape}, it must have {lengths[0]} entries ({why})")
-    if found.dtype.kind != "f":
-        raise DataError(f"{name}: `{dataset}` holds {found.dtype}, not floating-point numbers; store it as float64")
+    check_float(name, dataset, found, "store it as float64")
     return np.asarray(found)
 
 

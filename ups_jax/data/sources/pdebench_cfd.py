@@ -13,19 +13,18 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from ups_jax.core.errors import DataError
-from ups_jax.data.sources.base import selected
-from ups_jax.data.sources.hdf5 import HDF5File, coefficients, grid_of
+from ups_jax.data.sources.base import selected, windows_of
+from ups_jax.data.sources.hdf5 import HDF5Source, check_float, coefficients, grid_of
 
 # The order in which PDEBench lists them; any other name follows in that of the file.
 _ORDER = ("density", "pressure", "Vx", "Vy", "Vz")
 _MEND = "give a file with a dataset (N, T, X, ..) for each channel, and its coordinates"
 
 
-class CFDSource(HDF5File):
+class CFDSource(HDF5Source):
     """The datasets `names`, or all that there are, as channels. Raises `DataError` naming file and dataset."""
 
     known_in_names = ("eta", "zeta", "M")
-    input_channels: tuple[str, ...] = ()
 
     def __init__(self, path: str | Path, names: tuple[str, ...] | None = None) -> None:
         super().__init__(path, _MEND)
@@ -39,10 +38,7 @@ class CFDSource(HDF5File):
                         f"{self.name}: `{channel}` has shape {file[channel].shape}, `{first}` has {shape}; "
                         "give channels of one grid and time, or leave one out of `channels`"
                     )
-                if file[channel].dtype.kind != "f":
-                    raise DataError(
-                        f"{self.name}: `{channel}` holds {file[channel].dtype}, not floating-point numbers; {_MEND}"
-                    )
+                check_float(self.name, channel, file[channel], _MEND)
             self.grid = grid_of(self.name, file, first, shape)
             self._coefficients = dict(coefficients(self.name, file, shape[0]))
         self.trajectories, self.frames = shape[:2]
@@ -54,14 +50,9 @@ class CFDSource(HDF5File):
         with self.reading() as file:
             for channel, name in enumerate(self.channel_names):
                 dataset = file[name]
-                for row, (index, times) in enumerate(zip(ids.tolist(), frames.tolist(), strict=True)):
-                    step = times[1] - times[0] if len(times) > 1 else 1
-                    result[row, ..., channel] = dataset[index, times[0] : times[-1] + 1 : step]
+                for row, index, times in windows_of(ids, frames):
+                    result[row, ..., channel] = dataset[index, times]
         return result
-
-    def inputs(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
-        """None: the width is 0."""
-        return np.empty((len(ids), *self.grid.shape, 0), np.float32)
 
 
 def fields_of(file: h5py.File) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """PDEBench's incompressible flow files: `velocity` (N, T, X, Y, 2) and the tracer `particles` (N, T, X, Y, 1).
 
 They have times `t` (N, T) but no coordinates: cells of the unit square, or of the `domain_size` in their `config`. The
-steady `force` (N, X, Y, 2) is no channel, as it does not change.
+steady `force` (N, X, Y, 2) is no channel, as it does not change. Seed groups have such `config` texts too.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ import yaml
 from jaxtyping import Float32, Int
 
 from ups_jax.core.errors import DataError
-from ups_jax.data.sources.base import Grid, selected, uniform
-from ups_jax.data.sources.hdf5 import HDF5File, dataset_of, number_of, text_of
+from ups_jax.data.sources.base import Grid, selected, uniform, windows_of
+from ups_jax.data.sources.hdf5 import HDF5Source, dataset_of, number_of, text_of
 
 _PARTS = {"Vx": ("velocity", 0), "Vy": ("velocity", 1), "particles": ("particles", 0)}
 _WIDTHS = {"velocity": 2, "particles": 1}
 _MEND = "give a file of PDEBench's incompressible flow, with `velocity`, `particles` and `t`"
+# libyaml's, where PyYAML has it: a file may hold ten thousand of these texts.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class IncompressibleSource(HDF5File):
+class IncompressibleSource(HDF5Source):
     """The channels `names` of Vx, Vy and particles, or all three. Raises `DataError` naming file and dataset.
 
     Where the simulation stopped early, only the frames up to `latestIndex` are read, and no further than times rise.
     """
-
-    input_channels: tuple[str, ...] = ()
 
     def __init__(self, path: str | Path, names: tuple[str, ...] | None = None) -> None:
         super().__init__(path, _MEND)
@@ -54,16 +54,11 @@ class IncompressibleSource(HDF5File):
         with self.reading() as file:
             for dataset in dict.fromkeys(dataset for dataset, _ in parts):
                 places = [place for place, (owner, _) in enumerate(parts) if owner == dataset]
-                for row, (index, times) in enumerate(zip(ids.tolist(), frames.tolist(), strict=True)):
-                    step = times[1] - times[0] if len(times) > 1 else 1
+                for row, index, times in windows_of(ids, frames):
                     # All components at once: they lie in one compressed chunk.
-                    whole = file[dataset][index, times[0] : times[-1] + 1 : step]
+                    whole = file[dataset][index, times]
                     result[row][..., places] = whole[..., [parts[place][1] for place in places]]
         return result
-
-    def inputs(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
-        """None: the width is 0."""
-        return np.empty((len(ids), *self.grid.shape, 0), np.float32)
 
     def found_coefficients(self) -> tuple[str, ...]:
         """None by itself: a file holds one set of numbers, most of them of the solver."""
@@ -72,6 +67,21 @@ class IncompressibleSource(HDF5File):
     def constants(self) -> dict[str, float]:
         """The numbers of the simulation's `config`."""
         return dict(self._coefficients)
+
+
+def numbers(text: str, where: str) -> dict[str, float]:
+    """Every number in it by its key: the last part alone where no other has that one, else the whole dotted key.
+
+    Also numbers that YAML takes for words, such as `1e-3` and `1.e-8`. Raises `DataError` naming `where`.
+    """
+    try:
+        values = yaml.load(text, Loader=_LOADER)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        line = " ".join(str(error).split())
+        raise DataError(f"{where}: its attribute `config` is no YAML ({line}); write the file again") from None
+    found = dict(_leaves(values, ()))
+    short = [path[-1] for path in found]
+    return {path[-1] if short.count(path[-1]) == 1 else ".".join(path): value for path, value in found.items()}
 
 
 def _check(name: str, file: h5py.File) -> tuple[int, ...]:
@@ -121,25 +131,6 @@ def _extent(text: str, name: str) -> tuple[float, float]:
 
 def _lower(values: dict[str, float]) -> dict[str, float]:
     return {name.lower(): value for name, value in values.items()}
-
-
-# libyaml's, where PyYAML has it: a file may hold ten thousand of these texts.
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-def numbers(text: str, where: str) -> dict[str, float]:
-    """Every number in it by its key: the last part alone where no other has that one, else the whole dotted key.
-
-    Also numbers that YAML takes for words, such as `1e-3` and `1.e-8`. Raises `DataError` naming `where`.
-    """
-    try:
-        values = yaml.load(text, Loader=_LOADER)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        line = " ".join(str(error).split())
-        raise DataError(f"{where}: its attribute `config` is no YAML ({line}); write the file again") from None
-    found = dict(_leaves(values, ()))
-    short = [path[-1] for path in found]
-    return {path[-1] if short.count(path[-1]) == 1 else ".".join(path): value for path, value in found.items()}
 
 
 def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], float]]:

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from ups_jax.core.errors import DataError
-from ups_jax.data.sources.base import AXES, Grid, selected
-from ups_jax.data.sources.hdf5 import HDF5File, coordinate, line, space_axes, text_of
+from ups_jax.data.sources.base import AXES, Grid, selected, windows_of
+from ups_jax.data.sources.hdf5 import HDF5Source, check_float, coordinate, line, space_axes, text_of
 from ups_jax.data.sources.pdebench_incompressible import numbers
 
 _MEND = "give a file with a group for each trajectory, of `data` (T, X, .., C) and `grid`"
@@ -19,15 +19,13 @@ _MEND = "give a file with a group for each trajectory, of `data` (T, X, .., C) a
 _NO_COEFFICIENTS = ("seed",)
 
 
-class SeedsSource(HDF5File):
+class SeedsSource(HDF5Source):
     """A file of seed groups, in the order of their names. Raises `DataError` naming file and group for any defect.
 
     PDEBench does not name the channels: all are read. Where a root attribute `channels` does ("h, u, v"), those of
     `names` are. Coefficients are the numbers in each group's `config`; those that all groups share are found by name
     only.
     """
-
-    input_channels: tuple[str, ...] = ()
 
     def __init__(self, path: str | Path, names: tuple[str, ...] | None = None) -> None:
         super().__init__(path, _MEND)
@@ -53,14 +51,9 @@ class SeedsSource(HDF5File):
         """The given frames of the given trajectories; frames are evenly spaced."""
         result = np.empty((*frames.shape, *self.grid.shape, self.channels), np.float32)
         with self.reading() as file:
-            for row, (index, times) in enumerate(zip(ids.tolist(), frames.tolist(), strict=True)):
-                step = times[1] - times[0] if len(times) > 1 else 1
-                result[row] = file[self._keys[index]]["data"][times[0] : times[-1] + 1 : step][..., self._places]
+            for row, index, times in windows_of(ids, frames):
+                result[row] = file[self._keys[index]]["data"][times][..., self._places]
         return result
-
-    def inputs(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
-        """None: the width is 0."""
-        return np.empty((len(ids), *self.grid.shape, 0), np.float32)
 
     def coefficient(self, name: str) -> Float[np.ndarray, " n"] | None:
         """From each group's `config`, NaN where it has none of that name; else as the other layouts do."""
@@ -104,8 +97,7 @@ def _data(name: str, file: h5py.File, key: str) -> h5py.Dataset:
     data = file[key].get("data")
     if not isinstance(data, h5py.Dataset) or data.shape is None:
         raise DataError(f"{name}: group `{key}` has no dataset `data`; remove the group, or write it again")
-    if data.dtype.kind != "f":
-        raise DataError(f"{name}: `{key}/data` holds {data.dtype}, not floating-point numbers; {_MEND}")
+    check_float(name, f"{key}/data", data, _MEND)
     return data
 
 

@@ -1,4 +1,7 @@
-"""PDEBench's `tensor` files: one scalar field (N, T, X[, Y[, Z]]) on a uniform grid, with coordinates."""
+"""PDEBench's `tensor` files: one scalar field (N, T, X[, Y[, Z]]) on a uniform grid, with coordinates.
+
+Its Darcy files have steady solutions under the same name, (N, 1, X, Y), and the permeabilities `nu`.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,19 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from ups_jax.core.errors import DataError
-from ups_jax.data.sources.base import Grid
-from ups_jax.data.sources.hdf5 import HDF5File, coefficients, dataset_of, grid_of, space_axes
+from ups_jax.data.sources.base import Grid, windows_of
+from ups_jax.data.sources.hdf5 import HDF5Source, check_float, coefficients, dataset_of, grid_of, space_axes
 
 _MEND = "give a file in PDEBench's tensor layout, such as scripts/generate_data.py writes"
+_COORDINATES = ("x-coordinate", "y-coordinate")
+_DARCY_HINT = "give a file in PDEBench's Darcy layout, such as scripts/generate_data.py --task darcy2d writes"
 
 
-class TensorSource(HDF5File):
+class TensorSource(HDF5Source):
     """A `tensor` file, read window by window. Raises `DataError` naming file and dataset for any defect."""
 
     channels = 1
     channel_names: tuple[str, ...] = ()
-    input_channels: tuple[str, ...] = ()
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path, _MEND)
@@ -34,29 +38,12 @@ class TensorSource(HDF5File):
         result = np.empty((*frames.shape, *self.grid.shape), np.float32)
         with self.reading() as file:
             tensor = file["tensor"]
-            for row, (index, times) in enumerate(zip(ids.tolist(), frames.tolist(), strict=True)):
-                step = times[1] - times[0] if len(times) > 1 else 1
-                result[row] = tensor[index, times[0] : times[-1] + 1 : step]
+            for row, index, times in windows_of(ids, frames):
+                result[row] = tensor[index, times]
         return result[..., None]
 
-    def inputs(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
-        """None: the width is 0."""
-        return np.empty((len(ids), *self.grid.shape, 0), np.float32)
 
-
-def _header(name: str, file: h5py.File) -> tuple[tuple[int, ...], Grid]:
-    tensor = dataset_of(name, file, "tensor", f"it holds {', '.join(list(file)[:6]) or 'nothing'}; {_MEND}")
-    shape = tensor.shape
-    if tensor.dtype.kind != "f":
-        raise DataError(f"{name}: `tensor` holds {tensor.dtype}, not floating-point numbers; {_MEND}")
-    return shape, grid_of(name, file, "tensor", shape)
-
-
-_COORDINATES = ("x-coordinate", "y-coordinate")
-_DARCY_HINT = "give a file in PDEBench's Darcy layout, such as scripts/generate_data.py --task darcy2d writes"
-
-
-class DarcySource(HDF5File):
+class DarcySource(HDF5Source):
     """A steady file: one frame with `nu` as input. Raises `DataError` naming file and dataset for any defect."""
 
     channels = 1
@@ -87,14 +74,18 @@ class DarcySource(HDF5File):
         return result
 
 
+def _header(name: str, file: h5py.File) -> tuple[tuple[int, ...], Grid]:
+    tensor = dataset_of(name, file, "tensor", f"it holds {', '.join(list(file)[:6]) or 'nothing'}; {_MEND}")
+    shape = tensor.shape
+    check_float(name, "tensor", tensor, _MEND)
+    return shape, grid_of(name, file, "tensor", shape)
+
+
 def _darcy_header(name: str, file: h5py.File) -> tuple[int, Grid]:
     for dataset in ("tensor", "nu", *_COORDINATES):
         dataset_of(name, file, dataset, f"it holds {', '.join(list(file)[:6]) or 'nothing'}; {_DARCY_HINT}")
     for dataset in ("tensor", "nu"):
-        if file[dataset].dtype.kind != "f":
-            raise DataError(
-                f"{name}: `{dataset}` holds {file[dataset].dtype}, not floating-point numbers; {_DARCY_HINT}"
-            )
+        check_float(name, dataset, file[dataset], _DARCY_HINT)
     shape = file["tensor"].shape
     if len(shape) != 4 or shape[1] != 1:
         raise DataError(

@@ -12,7 +12,7 @@ from jaxtyping import Float, Float32
 from ups_jax.core.errors import DataError
 from ups_jax.data.sources.base import AXES, selected, uniform
 from ups_jax.data.sources.in_memory import ScatteredMemory
-from ups_jax.data.sources.points import Cloud, Places, spacing_of
+from ups_jax.data.sources.points import Cloud, Places, corners_of
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -63,21 +63,9 @@ def gathered(name: str, trajectories: Sequence[PointTrajectory], names: Sequence
     every = np.concatenate([item.places.reshape(-1, axes) for item in trajectories]).astype(np.float64)
     if not np.isfinite(every).all():
         raise DataError(f"{name}: the places of its points hold NaN or Inf")
-    low, high = every.min(axis=0), every.max(axis=0)
-    if not (high > low).all():
-        raise DataError(f"{name}: its points lie in a plane or at one place; leave an axis out")
-    start, dt = uniform(first.times, f"{name}: its times", "write frames at even times")
-    box = tuple((high - low).tolist())
-    cloud = Cloud(
-        shape=(points,),
-        origin=tuple(low.tolist()),
-        spacing=spacing_of(box, points),
-        start=start,
-        dt=dt,
-        box=box,
-        measured=True,
-        moving=AXES[:axes] if moves else (),
-    )
+    corners = corners_of(name, every)
+    times = uniform(first.times, f"{name}: its times", "write frames at even times")
+    cloud = Cloud.between(corners, points, times, measured=True, moving=AXES[:axes] if moves else ())
     keys = dict.fromkeys(key for item in trajectories for key in item.coefficients)
     return ScatteredMemory(
         name=name,

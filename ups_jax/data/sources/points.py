@@ -23,8 +23,8 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from ups_jax.core.errors import DataError
-from ups_jax.data.sources.base import AXES, Grid, selected, uniform
-from ups_jax.data.sources.hdf5 import HDF5File, coefficients, dataset_of, text_of
+from ups_jax.data.sources.base import AXES, Grid, selected, uniform, windows_of
+from ups_jax.data.sources.hdf5 import HDF5Source, coefficients, dataset_of, text_of
 
 LAYOUT = "points"
 _MEND = "write it as ups_jax/data/sources/points.py says"
@@ -36,7 +36,7 @@ def is_points(file: h5py.File) -> bool:
     return text_of(file.attrs, "layout") == LAYOUT
 
 
-class PointsSource(HDF5File):
+class PointsSource(HDF5Source):
     """The channels `names` of such a file, or all. Raises `DataError` naming file and dataset for any defect."""
 
     known_in_names: tuple[str, ...] = ()
@@ -96,9 +96,8 @@ class PointsSource(HDF5File):
         """The given frames of the given trajectories, 0 where no point is; frames are evenly spaced."""
         result = np.empty((*frames.shape, self._points, self.channels), np.float32)
         with self.reading() as file:
-            for row, (index, times) in enumerate(zip(ids.tolist(), frames.tolist(), strict=True)):
-                step = times[1] - times[0] if len(times) > 1 else 1
-                part = (index, slice(times[0], times[-1] + 1, step))
+            for row, index, times in windows_of(ids, frames):
+                part = (index, times)
                 for channel, name in enumerate(self.channel_names):
                     if name in self._where:
                         result[row, ..., channel] = file[self._where[name]][part]
@@ -140,6 +139,78 @@ class PointsSource(HDF5File):
         """Values of the points, the same or their own in each trajectory, of some trajectories."""
         own = values[ids] if values.ndim == 2 else np.broadcast_to(values, (len(ids), len(values)))
         return own.astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Places:
+    """Physical coordinates, and 1 for each point that is there; the others fill a row up.
+
+    Points that move have no coordinates here (D = 0): theirs are channels of the fields.
+    """
+
+    coords: Float32[np.ndarray, "b p d"]
+    mask: Float32[np.ndarray, "b p"]
+
+    def rows(self, rows: Int[np.ndarray, " r"] | slice) -> Places:
+        """Those of some rows."""
+        return Places(coords=self.coords[rows], mask=self.mask[rows])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cloud(Grid):
+    """The times of a set of at most `shape[0]` points in a box with its lower corner at `origin` and sides `box`.
+
+    `spacing` is what a regular grid of as many points would have. Where the points move, `moving` are the names of the
+    channels that are their coordinates. `measured` is a box that the data do not state: that of their points.
+    """
+
+    box: tuple[float, ...]
+    measured: bool = False
+    moving: tuple[str, ...] = ()
+
+    @staticmethod
+    def between(
+        corners: Float[np.ndarray, "2 d"],
+        points: int,
+        times: tuple[float, float],
+        *,
+        measured: bool,
+        moving: tuple[str, ...],
+    ) -> Cloud:
+        """So many points in the box between two corners, at times from a start and with a step."""
+        box = tuple((corners[1] - corners[0]).tolist())
+        return Cloud(
+            shape=(points,),
+            origin=tuple(corners[0].tolist()),
+            spacing=(float(np.prod(box) / points) ** (1 / len(box)),) * len(box),
+            start=times[0],
+            dt=times[1],
+            box=box,
+            measured=measured,
+            moving=moving,
+        )
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """Names of the axes of the box."""
+        return AXES[: len(self.box)]
+
+
+@runtime_checkable
+class Scattered(Protocol):
+    """A source whose grid is a `Cloud`."""
+
+    def places(self, ids: Int[np.ndarray, " b"]) -> Places:
+        """Where the points of some trajectories lie."""
+        ...
+
+
+def corners_of(name: str, points: Float[np.ndarray, "p d"]) -> Float[np.ndarray, "2 d"]:
+    """The lower and the upper corner of the box of all points. Raises `DataError` for points in a plane."""
+    corners = np.stack([points.min(axis=0), points.max(axis=0)])
+    if not (corners[1] > corners[0]).all():
+        raise DataError(f"{name}: its points lie in a plane or at one place; leave an axis out")
+    return corners
 
 
 def _axes(name: str, file: h5py.File, shape: tuple[int, ...], *, moves: bool) -> int:
@@ -193,64 +264,5 @@ def _cloud(
     else:
         places = np.asarray(file["positions" if moving else "points"], np.float64)
         there = np.broadcast_to(mask[:, None] if moving and mask.ndim == 2 else mask, places.shape[:-1]) > 0
-        corners = np.stack([places[there].min(axis=0), places[there].max(axis=0)])
-        if not (corners[1] > corners[0]).all():
-            raise DataError(f"{name}: the points lie in a plane or at one place; leave an axis out")
-    box = tuple((corners[1] - corners[0]).tolist())
-    return Cloud(
-        shape=(shape[2],),
-        origin=tuple(corners[0].tolist()),
-        spacing=spacing_of(box, shape[2]),
-        start=start,
-        dt=dt,
-        box=box,
-        measured="box" not in file,
-        moving=moving,
-    )
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Places:
-    """Physical coordinates, and 1 for each point that is there; the others fill a row up.
-
-    Points that move have no coordinates here (D = 0): theirs are channels of the fields.
-    """
-
-    coords: Float32[np.ndarray, "b p d"]
-    mask: Float32[np.ndarray, "b p"]
-
-    def rows(self, rows: Int[np.ndarray, " r"] | slice) -> Places:
-        """Those of some rows."""
-        return Places(coords=self.coords[rows], mask=self.mask[rows])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cloud(Grid):
-    """The times of a set of at most `shape[0]` points in a box with its lower corner at `origin` and sides `box`.
-
-    `spacing` is what a regular grid of as many points would have. Where the points move, `moving` are the names of the
-    channels that are their coordinates. `measured` is a box that the data do not state: that of their points.
-    """
-
-    box: tuple[float, ...]
-    measured: bool = False
-    moving: tuple[str, ...] = ()
-
-    @property
-    def axes(self) -> tuple[str, ...]:
-        """Names of the axes of the box."""
-        return AXES[: len(self.box)]
-
-
-@runtime_checkable
-class Scattered(Protocol):
-    """A source whose grid is a `Cloud`."""
-
-    def places(self, ids: Int[np.ndarray, " b"]) -> Places:
-        """Where the points of some trajectories lie."""
-        ...
-
-
-def spacing_of(box: tuple[float, ...], points: int) -> tuple[float, ...]:
-    """The distance of neighbours on a regular grid of so many points, the same on every axis."""
-    return (float(np.prod(box) / points) ** (1 / len(box)),) * len(box)
+        corners = corners_of(name, places[there])
+    return Cloud.between(corners, shape[2], (start, dt), measured="box" not in file, moving=moving)

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from ups_jax.core.errors import DataError
-from ups_jax.data.sources.base import AXES, Grid, selected, uniform
-from ups_jax.data.sources.hdf5 import HDF5File, dataset_of, number_of, text_of
+from ups_jax.data.sources.base import AXES, Grid, selected, uniform, windows_of
+from ups_jax.data.sources.hdf5 import HDF5Source, dataset_of, number_of, text_of
 
 _GROUPS = ("t0_fields", "t1_fields", "t2_fields")
 _MEND = "give a file of The Well, as its `data/train` holds them"
@@ -30,14 +30,12 @@ class _Channel:
     component: tuple[int, ...]
 
 
-class WellSource(HDF5File):
+class WellSource(HDF5Source):
     """The channels `names`, or all fields that change in time. Raises `DataError` naming file and dataset.
 
     Components are called `velocity_x` and `stress_xy`, after the axes of the file. Coefficients are the scalars that do
     not change in time, and the numbers among the root attributes.
     """
-
-    input_channels: tuple[str, ...] = ()
 
     def __init__(self, path: str | Path, names: tuple[str, ...] | None = None) -> None:
         super().__init__(path, _MEND)
@@ -61,17 +59,11 @@ class WellSource(HDF5File):
             for place, channel in enumerate(self._channels):
                 dataset = file[channel.dataset]
                 lead = _flag(dataset, "sample_varying", True)
-                for row, (index, times) in enumerate(zip(ids.tolist(), frames.tolist(), strict=True)):
-                    step = times[1] - times[0] if len(times) > 1 else 1
-                    window = slice(times[0], times[-1] + 1, step)
-                    at = (index, window) if lead else (window,)
+                for row, index, times in windows_of(ids, frames):
+                    at = (index, times) if lead else (times,)
                     # Axes that do not vary have one entry, and spread over the grid here.
                     result[row, ..., place] = dataset[(*at, ..., *channel.component)]
         return result
-
-    def inputs(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
-        """None: the width is 0."""
-        return np.empty((len(ids), *self.grid.shape, 0), np.float32)
 
 
 def _dimensions(name: str, file: h5py.File) -> tuple[str, ...]:

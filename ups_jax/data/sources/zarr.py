@@ -2,8 +2,8 @@
 
 Particles have `positions` and `velocities` (T, N, 3); the fields of a mesh, `fields/NAME` (T, N), are at `coords`
 (N, 2), and those of its grids, (T, H, W, C), are taken as points too. Times are a dataset `time` (T,) or the attribute
-`dt` of the group. They are read with zarr (the extra `mesh`), as a whole, after `zarr_metadata`
-has looked at their codecs.
+`dt` of the group. Files are read as a whole with zarr (the extra `mesh`), after a check that their metadata names plain
+codecs only.
 """
 
 from __future__ import annotations
@@ -24,6 +24,19 @@ from ups_jax.data.sources.in_memory import ScatteredMemory
 from ups_jax.data.sources.point_trajectories import PointTrajectory, components, flat, gathered, require
 
 _VELOCITIES = ("u", "v", "w")
+# Ids of numcodecs that compress bytes, add a checksum or map numbers to numbers. Not `pickle`, nor those that make
+# Python objects: `json2`, `msgpack2`, `vlen-*`, `categorize`.
+_FILTERS = frozenset(
+    {
+        *("blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd"),
+        *("adler32", "crc32", "crc32c", "fletcher32", "jenkins_lookup3"),
+        *("bitround", "delta", "fixedscaleoffset", "quantize", "shuffle"),
+    }
+)
+_CODECS = frozenset({"blosc", "bytes", "crc32c", "gzip", "transpose", "zstd", *(f"numcodecs.{id}" for id in _FILTERS)})
+_SHARDING = "sharding_indexed"
+_NUMBERS_2 = re.compile(r"[<>|]?(b1|[iu][1248]|f[248])")
+_NUMBERS_3 = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64)")
 
 
 def is_zarr(path: Path) -> bool:
@@ -53,6 +66,19 @@ def open_zarr(path: str | Path, names: tuple[str, ...] | None = None) -> Scatter
             f"{path}: no group has `positions`, or `coords` and `fields`: there is nothing in it that changes in time"
         )
     return gathered(str(path), found, names)
+
+
+def check_metadata(path: Path) -> None:
+    """Raise `DataError` for a Zarr folder in which an array holds anything but numbers, or has a codec that is not
+    known to be plain; also for what cannot be read as JSON."""
+    for file in _metadata_files(path):
+        try:
+            content = read_json(file)
+            reason = next(_faults(file.name, content), None)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{file}: cannot be read as JSON ({first_line(error)}); write it again") from None
+        if reason:
+            raise DataError(f"{file}: {reason}; write it with numbers, and zstd, blosc or gzip")
 
 
 def _is_retrieved(record: logging.LogRecord) -> bool:
@@ -96,34 +122,6 @@ def _trajectory(name: str, group: Any) -> PointTrajectory:
     else:
         raise DataError(f"{name}: has neither `time` nor an attribute `dt`; the times of the frames must be told")
     return PointTrajectory(name=name, places=places, fields=fields, times=times)
-
-
-# Ids of numcodecs that compress bytes, add a checksum or map numbers to numbers. Not `pickle`, nor those that make
-# Python objects: `json2`, `msgpack2`, `vlen-*`, `categorize`.
-_FILTERS = frozenset(
-    {
-        *("blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd"),
-        *("adler32", "crc32", "crc32c", "fletcher32", "jenkins_lookup3"),
-        *("bitround", "delta", "fixedscaleoffset", "quantize", "shuffle"),
-    }
-)
-_CODECS = frozenset({"blosc", "bytes", "crc32c", "gzip", "transpose", "zstd", *(f"numcodecs.{id}" for id in _FILTERS)})
-_SHARDING = "sharding_indexed"
-_NUMBERS_2 = re.compile(r"[<>|]?(b1|[iu][1248]|f[248])")
-_NUMBERS_3 = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64)")
-
-
-def check_metadata(path: Path) -> None:
-    """Raise `DataError` for a Zarr folder in which an array holds anything but numbers, or has a codec that is not
-    known to be plain; also for what cannot be read as JSON."""
-    for file in _metadata_files(path):
-        try:
-            content = read_json(file)
-            reason = next(_faults(file.name, content), None)
-        except (OSError, ValueError) as error:
-            raise DataError(f"{file}: cannot be read as JSON ({first_line(error)}); write it again") from None
-        if reason:
-            raise DataError(f"{file}: {reason}; write it with numbers, and zstd, blosc or gzip")
 
 
 def _metadata_files(path: Path) -> Iterator[Path]:

@@ -1,11 +1,14 @@
-"""Pictures of fields: truth, prediction and error of a trajectory over time and space.
+"""Pictures of fields on grids and at points: truth, prediction and error over time and space.
 
-`plots` puts them into files; curves over time, wavenumber and training step are there.
+The parts that all pictures share are here too: colours and their limits, colour bars, saving. `figures` decides which
+pictures an evaluation has, `films` draws files of predicted states.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +19,24 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.text import Text
 
+from ups_jax.core.files import whole_file
 from ups_jax.core.task import Task
 from ups_jax.data.sources import Grid
 from ups_jax.evaluation.result import Evaluation, Example, PointEvaluation, SteadyEvaluation, SteadyExample
 
 # Sequential and diverging maps that people with any colour vision can read; grey where a value is not finite.
-FIELD_MAP, ERROR_MAP, MISSING = "viridis", "RdBu_r", "#BBBBBB"
+FIELD_MAP, INPUT_MAP, ERROR_MAP, MISSING = "viridis", "cividis", "RdBu_r", "#BBBBBB"
 _SNAPSHOTS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """A field with its colours, over time where the first axis of `values` is time."""
+
+    title: str
+    values: Float[np.ndarray, "*p"]
+    colours: str
+    norm: Normalize
 
 
 def fields(evaluation: Evaluation, channel: int = 0) -> Figure:
@@ -31,7 +45,111 @@ def fields(evaluation: Evaluation, channel: int = 0) -> Figure:
     In one space dimension as images over time and space, otherwise as snapshots (of three axes the middle plane).
     Truth and prediction share their colour limits; the error has symmetric ones.
     """
-    return (_fields_1d if len(evaluation.task.shape) == 1 else _fields_2d)(evaluation, channel)
+    task = evaluation.task
+
+    def draw(axis: Axes, panel: Panel, frame: int) -> None:
+        snapshot(axis, task, panel.values[frame], panel.colours, panel.norm)
+        axis.label_outer()
+
+    figure = Figure(figsize=(11, 8.6) if len(task.shape) == 1 else (11.5, 20), layout="constrained")
+    blocks = figure.subfigures(len(evaluation.examples), 1, squeeze=False).ravel()
+    for block, example in zip(blocks, evaluation.examples, strict=True):
+        panels = comparison(*planes(task, example, channel))
+        if len(task.shape) == 1:
+            space_time_row(block, block.subplots(1, 3).tolist(), task, example.time, panels, task.channels[channel])
+        else:
+            _snapshot_rows(block, example.time, panels, task.channels[channel], draw)
+        block.suptitle(f"{task.name}, {describe(example)}", fontsize=11)
+    return figure
+
+
+def points(evaluation: PointEvaluation, channel: int = 0) -> Figure:
+    """Snapshots of truth, prediction and error of the median trajectory; points that move are drawn where they truly
+    are, of three axes along the last."""
+    task = evaluation.task
+    example = next(item for item in evaluation.examples if item.label == "median")
+    there = example.places["point_mask"] > 0
+    truth, prediction = (values[:, there, channel].astype(np.float64) for values in (example.truth, example.prediction))
+    where = _places(task, example.places, example.truth)[:, there]
+
+    def draw(axis: Axes, panel: Panel, frame: int) -> None:
+        dots(axis, where[frame], panel.values[frame], panel.colours, panel.norm)
+
+    figure = Figure(figsize=(2.6 * len(picks(len(truth))) + 1, 7.8), layout="constrained")
+    _snapshot_rows(figure, example.time, comparison(truth, prediction), task.channels[channel], draw)
+    figure.suptitle(f"{task.name}, {describe(example)}", fontsize=11)
+    return figure
+
+
+def solutions(evaluation: SteadyEvaluation, channel: int = 0) -> Figure:
+    """Given fields, truth, prediction and error of the best, median and worst solution, a row each.
+
+    Truth and prediction share their colour limits; the error has symmetric ones. Of three space axes the middle plane.
+    """
+    task, name = evaluation.task, evaluation.task.channels[channel]
+    columns = len(task.inputs) + 3
+    figure = Figure(figsize=(3.5 * columns, 3.6 * len(evaluation.examples)), layout="constrained")
+    blocks = figure.subfigures(len(evaluation.examples), 1, squeeze=False).ravel()
+    for block, example in zip(blocks, evaluation.examples, strict=True):
+        given = [middle_plane(task, example.inputs[..., index]) for index in range(len(task.inputs))]
+        panels = [
+            *(
+                Panel(title=item.name, values=field, colours=INPUT_MAP, norm=field_limits(field))
+                for item, field in zip(task.inputs, given, strict=True)
+            ),
+            *comparison(*planes(task, example, channel)),
+        ]
+        # Truth and prediction share a colour bar.
+        labels = [*(item.name for item in task.inputs), None, name, f"error of {name}"]
+        for axis, panel, label in zip(block.subplots(1, columns), panels, labels, strict=True):
+            _panel(axis, task, panel)
+            axis.set_title(panel.title, fontsize=10)
+            if label is not None:
+                colour_bar(block, axis, panel.colours, panel.norm, label)
+        block.suptitle(f"{task.name}, {describe(example)}", fontsize=11)
+    return figure
+
+
+def comparison(
+    truth: Float[np.ndarray, "known *p"],
+    prediction: Float[np.ndarray, "t *p"],
+    titles: Sequence[str] = ("truth", "prediction"),
+) -> tuple[Panel, Panel, Panel]:
+    """Truth and prediction with the same colour limits, and their difference with symmetric ones.
+
+    A truth that ends before the prediction is continued by NaN.
+    """
+    known = np.full_like(prediction, np.nan)
+    known[: len(truth)] = truth
+    limits, bounds = field_limits(truth), error_limits(truth, prediction[: len(truth)])
+    return (
+        Panel(title=titles[0], values=known, colours=FIELD_MAP, norm=limits),
+        Panel(title=titles[1], values=prediction, colours=FIELD_MAP, norm=limits),
+        Panel(title="prediction − truth", values=prediction - known, colours=ERROR_MAP, norm=bounds),
+    )
+
+
+def space_time_row(
+    figure: Figure | SubFigure,
+    axes: Sequence[Axes],
+    task: Task,
+    time: Float[np.ndarray, " t"],
+    panels: Sequence[Panel],
+    name: str,
+    title_size: int = 10,
+) -> None:
+    """Truth, prediction and error of a channel side by side: over time, or of more space axes at the last time."""
+    for axis, panel in zip(axes, panels, strict=True):
+        title = panel.title
+        if len(task.shape) == 1:
+            space_time(axis, task, time, panel.values, panel.colours, panel.norm)
+        else:
+            snapshot(axis, task, panel.values[-1], panel.colours, panel.norm)
+            title = f"{title}, t = {time[-1]:.3g}"
+        axis.set_title(title, fontsize=title_size)
+    for axis in axes[1:]:
+        axis.set_ylabel("")
+    _colour_bars(figure, axes[1], axes[2], panels, name)
 
 
 def space_time(
@@ -84,12 +202,14 @@ def colour_bar(figure: Figure | SubFigure, axes: Any, colours: str, norm: Normal
     bar.ax.tick_params(labelsize=8)
 
 
-def planes(task: Task, example: Example, channel: int) -> list[Float[np.ndarray, "t ..."]]:
+def planes(
+    task: Task, example: Example | SteadyExample, channel: int
+) -> tuple[Float[np.ndarray, "t *p"], Float[np.ndarray, "t *p"]]:
     """Truth and prediction of a channel; of three space axes the middle plane of the last."""
-    return [middle_plane(task, values[..., channel]) for values in (example.truth, example.prediction)]
+    return middle_plane(task, example.truth[..., channel]), middle_plane(task, example.prediction[..., channel])
 
 
-def middle_plane(task: Task | Grid, values: Float[np.ndarray, "t *s"]) -> Float[np.ndarray, "t *p"]:
+def middle_plane(task: Task | Grid, values: Float[np.ndarray, "... *s"]) -> Float[np.ndarray, "... *p"]:
     """In float64, where the difference of two diverged float32 values does not overflow; one plane of three axes."""
     exact = values.astype(np.float64)
     return exact[..., task.shape[2] // 2] if len(task.shape) == 3 else exact
@@ -107,88 +227,24 @@ def error_limits(truth: np.ndarray, prediction: np.ndarray) -> Normalize:
     return Normalize(-bound, bound)
 
 
-def describe(example: Example) -> str:
-    """Which trajectory this is, its coefficients in physical units, its error."""
-    parts = [f"{example.label} test trajectory (id {example.id})"]
+def describe(example: Example | SteadyExample) -> str:
+    """Which trajectory or solution this is, its coefficients in physical units, its error."""
+    kind, metric = ("solution", "nRMSE") if isinstance(example, SteadyExample) else ("trajectory", "rollout nRMSE")
+    parts = [f"{example.label} test {kind} (id {example.id})"]
     parts += [f"{name} = {value:.3g}" for name, value in example.coefficients.items()]
-    return ", ".join([*parts, f"rollout nRMSE {example.nrmse:.3g}"])
+    return ", ".join([*parts, f"{metric} {example.nrmse:.3g}"])
 
 
-def _fields_1d(evaluation: Evaluation, channel: int) -> Figure:
-    task = evaluation.task
-    figure = Figure(figsize=(11, 8.6), layout="constrained")
-    blocks = figure.subfigures(len(evaluation.examples), 1, squeeze=False).ravel()
-    for block, example in zip(blocks, evaluation.examples, strict=True):
-        truth, prediction = planes(task, example, channel)
-        limits, bounds = field_limits(truth), error_limits(truth, prediction)
-        axes = block.subplots(1, 3)
-        space_time(axes[0], task, example.time, truth, FIELD_MAP, limits)
-        space_time(axes[1], task, example.time, prediction, FIELD_MAP, limits)
-        space_time(axes[2], task, example.time, prediction - truth, ERROR_MAP, bounds)
-        for axis, title in zip(axes, ("truth", "prediction", "prediction − truth"), strict=True):
-            axis.set_title(title, fontsize=10)
-        for axis in axes[1:]:
-            axis.set_ylabel("")
-        colour_bar(block, axes[1], FIELD_MAP, limits, task.channels[channel])
-        colour_bar(block, axes[2], ERROR_MAP, bounds, f"error of {task.channels[channel]}")
-        block.suptitle(f"{task.name}, {describe(example)}", fontsize=11)
-    return figure
+def picks(frames: int) -> list[int]:
+    """At most five frames, evenly spaced from the first to the last."""
+    return [int(frame) for frame in np.unique(np.linspace(0, frames - 1, _SNAPSHOTS).round())]
 
 
-def _fields_2d(evaluation: Evaluation, channel: int) -> Figure:
-    task = evaluation.task
-    figure = Figure(figsize=(11.5, 20), layout="constrained")
-    blocks = figure.subfigures(len(evaluation.examples), 1, squeeze=False).ravel()
-    for block, example in zip(blocks, evaluation.examples, strict=True):
-        truth, prediction = planes(task, example, channel)
-        limits, bounds = field_limits(truth), error_limits(truth, prediction)
-        picks = np.unique(np.linspace(0, len(truth) - 1, _SNAPSHOTS).round().astype(int))
-        axes = block.subplots(3, len(picks), sharex=True, sharey=True, squeeze=False)
-        rows = (
-            ("truth", truth, FIELD_MAP, limits),
-            ("prediction", prediction, FIELD_MAP, limits),
-            ("error", prediction - truth, ERROR_MAP, bounds),
-        )
-        for row, (name, values, colours, norm) in zip(axes, rows, strict=True):
-            for axis, pick in zip(row, picks, strict=True):
-                snapshot(axis, task, values[pick], colours, norm)
-                axis.label_outer()
-            row[0].set_ylabel(f"{name}\n{task.axes[1]}")
-        for axis, pick in zip(axes[0], picks, strict=True):
-            axis.set_title(f"t = {example.time[pick]:.3g}", fontsize=10)
-        colour_bar(block, list(axes[:2].ravel()), FIELD_MAP, limits, task.channels[channel])
-        colour_bar(block, list(axes[2]), ERROR_MAP, bounds, f"error of {task.channels[channel]}")
-        block.suptitle(f"{task.name}, {describe(example)}", fontsize=11)
-    return figure
-
-
-def points(evaluation: PointEvaluation, channel: int = 0) -> Figure:
-    """Snapshots of truth, prediction and error of the median trajectory; points that move are drawn where they truly
-    are, of three axes along the last."""
-    task = evaluation.task
-    example = next(item for item in evaluation.examples if item.label == "median")
-    there = example.places["point_mask"] > 0
-    truth, prediction = (values[:, there, channel].astype(np.float64) for values in (example.truth, example.prediction))
-    where = _places(task, example.places, example.truth)[:, there]
-    picks = np.unique(np.linspace(0, len(truth) - 1, _SNAPSHOTS).round().astype(int))
-    figure = Figure(figsize=(2.6 * len(picks) + 1, 7.8), layout="constrained")
-    axes = figure.subplots(3, len(picks), sharex=True, sharey=True, squeeze=False)
-    limits, bounds = field_limits(truth), error_limits(truth, prediction)
-    rows = (
-        ("truth", truth, FIELD_MAP, limits),
-        ("prediction", prediction, FIELD_MAP, limits),
-        ("error", prediction - truth, ERROR_MAP, bounds),
-    )
-    for row, (name, values, colours, norm) in zip(axes, rows, strict=True):
-        for axis, pick in zip(row, picks, strict=True):
-            dots(axis, where[pick], values[pick], colours, norm)
-        row[0].set_ylabel(name)
-    for axis, pick in zip(axes[0], picks, strict=True):
-        axis.set_title(f"t = {example.time[pick]:.3g}", fontsize=10)
-    colour_bar(figure, list(axes[:2].ravel()), FIELD_MAP, limits, task.channels[channel])
-    colour_bar(figure, list(axes[2]), ERROR_MAP, bounds, f"error of {task.channels[channel]}")
-    figure.suptitle(f"{task.name}, {describe(example)}", fontsize=11)
-    return figure
+def save_png(figure: Figure, path: Path, dpi: int) -> None:
+    """Write a figure, whole or not at all. Raises `StorageError`."""
+    literal(figure)
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=dpi, format="png")
 
 
 def dots(
@@ -207,6 +263,41 @@ def dots(
         axis.set_aspect("equal")
 
 
+def _snapshot_rows(
+    figure: Figure | SubFigure,
+    time: Float[np.ndarray, " t"],
+    panels: Sequence[Panel],
+    name: str,
+    draw: Callable[[Axes, Panel, int], None],
+) -> None:
+    """A row of snapshots each of truth, prediction and error of the channel `name`."""
+    frames = picks(len(time))
+    axes = figure.subplots(3, len(frames), sharex=True, sharey=True, squeeze=False)
+    for row, panel, title in zip(axes, panels, ("truth", "prediction", "error"), strict=True):
+        for axis, frame in zip(row, frames, strict=True):
+            draw(axis, panel, frame)
+        row[0].set_ylabel(f"{title}\n{row[0].get_ylabel()}".rstrip())
+    for axis, frame in zip(axes[0], frames, strict=True):
+        axis.set_title(f"t = {time[frame]:.3g}", fontsize=10)
+    _colour_bars(figure, list(axes[:2].ravel()), list(axes[2]), panels, name)
+
+
+def _colour_bars(figure: Figure | SubFigure, values: Any, errors: Any, panels: Sequence[Panel], name: str) -> None:
+    """A colour bar for truth and prediction, another for the error."""
+    colour_bar(figure, values, panels[1].colours, panels[1].norm, name)
+    colour_bar(figure, errors, panels[2].colours, panels[2].norm, f"error of {name}")
+
+
+def _panel(axis: Axes, task: Task, panel: Panel) -> None:
+    if panel.values.ndim == 2:
+        snapshot(axis, task, panel.values, panel.colours, panel.norm)
+        return
+    centres = task.origin[0] + task.spacing[0] * np.arange(task.shape[0])
+    axis.set_facecolor(MISSING if not np.isfinite(panel.values).all() else "white")
+    axis.plot(centres, panel.values)
+    axis.set(xlabel=task.axes[0], ylim=(panel.norm.vmin, panel.norm.vmax))
+
+
 def _places(
     task: Task, places: Mapping[str, np.ndarray], truth: Float[np.ndarray, "t p c"]
 ) -> Float[np.ndarray, "t p d"]:
@@ -218,61 +309,3 @@ def _places(
         if wraps:
             found[..., axis] = task.origin[axis] + (found[..., axis] - task.origin[axis]) % task.box[axis]
     return found
-
-
-INPUT_MAP = "cividis"
-
-
-def solutions(evaluation: SteadyEvaluation, channel: int = 0) -> Figure:
-    """Given fields, truth, prediction and error of the best, median and worst solution, a row each.
-
-    Truth and prediction share their colour limits; the error has symmetric ones. Of three space axes the middle plane.
-    """
-    task = evaluation.task
-    columns = len(task.inputs) + 3
-    figure = Figure(figsize=(3.5 * columns, 3.6 * len(evaluation.examples)), layout="constrained")
-    blocks = figure.subfigures(len(evaluation.examples), 1, squeeze=False).ravel()
-    for block, example in zip(blocks, evaluation.examples, strict=True):
-        axes = block.subplots(1, columns)
-        given = [_plane(task, example.inputs[..., index]) for index in range(len(task.inputs))]
-        truth, prediction = (_plane(task, values[..., channel]) for values in (example.truth, example.prediction))
-        limits, bounds = field_limits(truth), error_limits(truth, prediction)
-        name = task.channels[channel]
-        # Title, values, colours, limits, and the label of the colour bar; truth and prediction share one.
-        panels = [
-            *(
-                (item.name, field, INPUT_MAP, field_limits(field), item.name)
-                for item, field in zip(task.inputs, given, strict=True)
-            ),
-            ("truth", truth, FIELD_MAP, limits, None),
-            ("prediction", prediction, FIELD_MAP, limits, name),
-            ("prediction − truth", prediction - truth, ERROR_MAP, bounds, f"error of {name}"),
-        ]
-        for axis, (title, values, colours, norm, label) in zip(axes, panels, strict=True):
-            _panel(axis, task, values, colours, norm)
-            axis.set_title(title, fontsize=10)
-            if label is not None:
-                colour_bar(block, axis, colours, norm, label)
-        block.suptitle(f"{task.name}, {_describe(example)}", fontsize=11)
-    return figure
-
-
-def _panel(axis: Axes, task: Task, values: Float[np.ndarray, "*p"], colours: str, norm: Normalize) -> None:
-    if values.ndim == 2:
-        snapshot(axis, task, values, colours, norm)
-        return
-    centres = task.origin[0] + task.spacing[0] * np.arange(task.shape[0])
-    axis.set_facecolor(MISSING if not np.isfinite(values).all() else "white")
-    axis.plot(centres, values)
-    axis.set(xlabel=task.axes[0], ylim=(norm.vmin, norm.vmax))
-
-
-def _plane(task: Task, values: Float[np.ndarray, "*s"]) -> Float[np.ndarray, "*p"]:
-    exact = values.astype(np.float64)
-    return exact[:, :, task.shape[2] // 2] if len(task.shape) == 3 else exact
-
-
-def _describe(example: SteadyExample) -> str:
-    parts = [f"{example.label} test solution (id {example.id})"]
-    parts += [f"{name} = {value:.3g}" for name, value in example.coefficients.items()]
-    return ", ".join([*parts, f"nRMSE {example.nrmse:.3g}"])

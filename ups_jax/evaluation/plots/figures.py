@@ -1,6 +1,6 @@
 """Figures of an evaluation: the showcase, error over time, spectra, training curves; `write_plots` saves them all.
 
-Every function returns a matplotlib `Figure` of its own and leaves pyplot alone. Pictures of fields are `images`.
+Every function returns a new matplotlib `Figure` and leaves pyplot alone. Pictures of fields are in `fields`.
 """
 
 from __future__ import annotations
@@ -18,21 +18,15 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from ups_jax.core.files import whole_file
 from ups_jax.evaluation.plots.fields import (
-    ERROR_MAP,
-    FIELD_MAP,
-    colour_bar,
+    comparison,
     describe,
-    error_limits,
-    field_limits,
     fields,
-    literal,
     planes,
     points,
-    snapshot,
+    save_png,
     solutions,
-    space_time,
+    space_time_row,
 )
 from ups_jax.evaluation.result import Evaluation, Example, PointEvaluation, SteadyEvaluation
 
@@ -51,78 +45,41 @@ def write_plots(
     figures: dict[str, Figure] = {}
     for evaluation in evaluations:
         prefix = file_name(evaluation.task.name)
-        for name, figure in FIGURES[type(evaluation)](evaluation).items():
+        for name, figure in _figures(evaluation).items():
             figures[f"{prefix}_{name}"] = figure
     if records:
         figures["training"] = training_curves(records)
     paths = []
     for name, figure in figures.items():
-        path = directory / f"{name}.png"
-        literal(figure)
-        with whole_file(path) as partial:
-            figure.savefig(partial, dpi=_DPI, format="png")
-        paths.append(path)
+        paths.append(directory / f"{name}.png")
+        save_png(figure, paths[-1], _DPI)
     return paths
 
 
-def _of_rollouts(evaluation: Evaluation) -> dict[str, Figure]:
-    channels = {
-        f"fields_{file_name(channel)}": fields(evaluation, index)
-        for index, channel in enumerate(evaluation.task.channels)
-    }
-    return {
-        "showcase": showcase(evaluation),
-        "nrmse": nrmse_over_time(evaluation),
-        **channels,
-        "spectrum": spectrum(evaluation),
-    }
+def _figures(evaluation: Evaluation | SteadyEvaluation) -> dict[str, Figure]:
+    """The figures of an evaluation by file name, those of its kind of task."""
+    if isinstance(evaluation, SteadyEvaluation):
+        return _of_channels(solutions, evaluation)
+    curves = {"nrmse": nrmse_over_time(evaluation)}
+    if isinstance(evaluation, PointEvaluation):
+        return curves | _of_channels(points, evaluation)
+    pictures = _of_channels(fields, evaluation)
+    return {"showcase": showcase(evaluation)} | curves | pictures | {"spectrum": spectrum(evaluation)}
 
 
-def _of_points(evaluation: PointEvaluation) -> dict[str, Figure]:
-    channels = {
-        f"fields_{file_name(channel)}": points(evaluation, index)
-        for index, channel in enumerate(evaluation.task.channels)
-    }
-    return {"nrmse": nrmse_over_time(evaluation), **channels}
+def _of_channels(draw: Callable[[Any, int], Figure], evaluation: Evaluation | SteadyEvaluation) -> dict[str, Figure]:
+    channels = enumerate(evaluation.task.channels)
+    return {f"fields_{file_name(channel)}": draw(evaluation, index) for index, channel in channels}
 
 
-def _of_solutions(evaluation: SteadyEvaluation) -> dict[str, Figure]:
-    return {
-        f"fields_{file_name(channel)}": solutions(evaluation, index)
-        for index, channel in enumerate(evaluation.task.channels)
-    }
-
-
-# The figures of an evaluation by file name, for each kind of task.
-FIGURES: dict[type, Callable[[Any], dict[str, Figure]]] = {
-    Evaluation: _of_rollouts,
-    PointEvaluation: _of_points,
-    SteadyEvaluation: _of_solutions,
-}
-
-
-def showcase(evaluation: Evaluation, channel: int = 0) -> Figure:
-    """The median test trajectory: truth, prediction, error and its nRMSE beside persistence, in one row."""
+def showcase(evaluation: Evaluation) -> Figure:
+    """The median test trajectory, first channel: truth, prediction, error and nRMSE beside persistence, in one row."""
     task, example = evaluation.task, _median(evaluation)
     figure = Figure(figsize=(13.5, 3.6), layout=ConstrainedLayoutEngine(wspace=0.05))
     grid = figure.add_gridspec(1, 4, width_ratios=(1, 1, 1, 1.15))
     axes = [figure.add_subplot(grid[0, column]) for column in range(4)]
-    truth, prediction = planes(task, example, channel)
-    limits, bounds = field_limits(truth), error_limits(truth, prediction)
-    panels = (("truth", truth, FIELD_MAP, limits), ("prediction", prediction, FIELD_MAP, limits))
-    for axis, (title, values, colours, norm) in zip(
-        axes, (*panels, ("prediction − truth", prediction - truth, ERROR_MAP, bounds)), strict=False
-    ):
-        if len(task.shape) == 1:
-            space_time(axis, task, example.time, values, colours, norm)
-        else:
-            snapshot(axis, task, values[-1], colours, norm)
-            title = f"{title}, t = {example.time[-1]:.3g}"
-        axis.set_title(title)
-    for axis in axes[1:3]:
-        axis.set_ylabel("")
-    colour_bar(figure, axes[1], FIELD_MAP, limits, task.channels[channel])
-    colour_bar(figure, axes[2], ERROR_MAP, bounds, f"error of {task.channels[channel]}")
+    panels = comparison(*planes(task, example, 0))
+    space_time_row(figure, axes[:3], task, example.time, panels, task.channels[0], title_size=12)
     _error_curves(axes[3], evaluation)
     figure.suptitle(
         f"{task.name}: {evaluation.meta['horizon']} steps from {_start(evaluation)}, {describe(example)}", fontsize=12

@@ -1,10 +1,12 @@
-"""Pictures and films of a file of predicted states: its first row, beside the truth where that is known."""
+"""Pictures and films of a file of predicted states, and the film of an evaluation.
+
+Of a file the first row is drawn, beside the truth where that is known; of an evaluation the median trajectory.
+"""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +15,19 @@ import imageio.v3 as iio
 import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from ups_jax.core.files import whole_file
 from ups_jax.core.task import Task
 from ups_jax.evaluation.plots.fields import (
-    ERROR_MAP,
     FIELD_MAP,
+    Panel,
     colour_bar,
-    error_limits,
+    comparison,
     field_limits,
     literal,
     middle_plane,
+    picks,
     planes,
     snapshot,
     space_time,
@@ -33,19 +35,11 @@ from ups_jax.evaluation.plots.fields import (
 from ups_jax.evaluation.result import Evaluation, Measured
 from ups_jax.inference.state_file import names_of
 
-_SNAPSHOTS = 5
 # A picture has no more columns, and a film of ten seconds no more frames.
 _MOST_COLUMNS, _MOST_FRAMES, _RATE = 1000, 200, 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Panel:
-    """One field over time, with its colours."""
-
-    title: str
-    values: Float[np.ndarray, "t *p"]
-    colours: str
-    norm: Normalize
+# Its name in the folder of an evaluation's plots.
+FILM = "film.gif"
+_EVALUATION_FRAMES = 60
 
 
 def write_images(
@@ -80,20 +74,7 @@ def read_panels(
     name = task.channels[channel]
     if truth is None:
         return time, [Panel(title=name, values=prediction, colours=FIELD_MAP, norm=field_limits(prediction))]
-    known = np.full_like(prediction, np.nan)
-    shown = middle_plane(task, truth[::stride, ..., channel])[: len(time)]
-    known[: len(shown)] = shown
-    limits = field_limits(shown)
-    return time, [
-        Panel(title=f"{name}, predicted", values=prediction, colours=FIELD_MAP, norm=limits),
-        Panel(title=f"{name}, truth", values=known, colours=FIELD_MAP, norm=limits),
-        Panel(
-            title="prediction − truth",
-            values=prediction - known,
-            colours=ERROR_MAP,
-            norm=error_limits(shown, prediction[: len(shown)]),
-        ),
-    ]
+    return time, _beside(name, middle_plane(task, truth[::stride, ..., channel])[: len(time)], prediction)
 
 
 def picture(task: Task, time: Float[np.ndarray, " t"], panels: Sequence[Panel]) -> Figure:
@@ -105,16 +86,16 @@ def picture(task: Task, time: Float[np.ndarray, " t"], panels: Sequence[Panel]) 
             axis.set_title(panel.title, fontsize=10)
             colour_bar(figure, axis, panel.colours, panel.norm, "")
         return figure
-    picks = np.unique(np.linspace(0, len(time) - 1, _SNAPSHOTS).round().astype(int))
-    figure = Figure(figsize=(2.5 * len(picks) + 1, 2.6 * len(panels)), layout="constrained")
-    grid = figure.subplots(len(panels), len(picks), sharex=True, sharey=True, squeeze=False)
+    frames = picks(len(time))
+    figure = Figure(figsize=(2.5 * len(frames) + 1, 2.6 * len(panels)), layout="constrained")
+    grid = figure.subplots(len(panels), len(frames), sharex=True, sharey=True, squeeze=False)
     for row, panel in zip(grid, panels, strict=True):
-        for axis, pick in zip(row, picks, strict=True):
-            snapshot(axis, task, panel.values[pick], panel.colours, panel.norm)
+        for axis, frame in zip(row, frames, strict=True):
+            snapshot(axis, task, panel.values[frame], panel.colours, panel.norm)
             axis.label_outer()
         colour_bar(figure, list(row), panel.colours, panel.norm, panel.title)
-    for axis, pick in zip(grid[0], picks, strict=True):
-        axis.set_title(f"t = {time[pick]:.3g}", fontsize=10)
+    for axis, frame in zip(grid[0], frames, strict=True):
+        axis.set_title(f"t = {time[frame]:.3g}", fontsize=10)
     return figure
 
 
@@ -134,6 +115,26 @@ def film(
             literal(figure)
         canvas.draw()
         yield np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def write_film(path: Path, measured: Measured) -> bool:
+    """A GIF of the median test trajectory's first channel; False for a task without time, or of points. Raises
+    `StorageError`."""
+    if not isinstance(measured, Evaluation) or measured.task.scattered:
+        return False
+    task = measured.task
+    example = next(item for item in measured.examples if item.label == "median")
+    truth, prediction = planes(task, example, 0)
+    stride = -(-len(truth) // _EVALUATION_FRAMES)
+    panels = _beside(task.channels[0], truth[::stride], prediction[::stride])
+    with whole_file(path) as partial:
+        _gif(partial, task, example.time[::stride], panels)
+    return True
+
+
+def _beside(name: str, truth: Float[np.ndarray, "known *p"], prediction: Float[np.ndarray, "t *p"]) -> list[Panel]:
+    known, predicted, error = comparison(truth, prediction, (f"{name}, truth", f"{name}, predicted"))
+    return [predicted, known, error]
 
 
 def _curves(task: Task, panels: Sequence[Panel]) -> tuple[Figure, Callable[[int], None]]:
@@ -191,34 +192,3 @@ def _mp4(path: Path, task: Task, time: Float[np.ndarray, " t"], panels: Sequence
 
 
 WRITERS: dict[str, Callable[[Path, Task, np.ndarray, Sequence[Panel]], Any]] = {"png": _png, "gif": _gif, "mp4": _mp4}
-
-
-# Its name in the folder of an evaluation's plots.
-FILM = "film.gif"
-_EVALUATION_FRAMES = 60
-
-
-def write_film(path: Path, measured: Measured) -> bool:
-    """A GIF of the median test trajectory's first channel; False for a task without time, or of points. Raises
-    `StorageError`."""
-    if not isinstance(measured, Evaluation) or measured.task.scattered:
-        return False
-    task = measured.task
-    example = next(item for item in measured.examples if item.label == "median")
-    truth, prediction = planes(task, example, 0)
-    stride = -(-len(truth) // _EVALUATION_FRAMES)
-    truth, prediction = truth[::stride], prediction[::stride]
-    limits, name = field_limits(truth), task.channels[0]
-    panels = [
-        Panel(title=f"{name}, predicted", values=prediction, colours=FIELD_MAP, norm=limits),
-        Panel(title=f"{name}, truth", values=truth, colours=FIELD_MAP, norm=limits),
-        Panel(
-            title="prediction − truth",
-            values=prediction - truth,
-            colours=ERROR_MAP,
-            norm=error_limits(truth, prediction),
-        ),
-    ]
-    with whole_file(path) as partial:
-        WRITERS["gif"](partial, task, example.time[::stride], panels)
-    return True

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from ups_jax.core.files import write_atomically
-from ups_jax.metrics.names import ENSEMBLE_METRICS
+from ups_jax.metrics import ENSEMBLE_METRICS
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #c8c8c8; --soft: #f3f3f3; --accent: #0072b2; }
@@ -86,16 +86,13 @@ def tables(result: Mapping[str, Any]) -> Iterator[str]:
             yield f"<h3>{escape(_SECTIONS.get(section, section))}</h3>"
             if values["nonfinite"]:
                 yield f'<p class="bad">{int(values["nonfinite"])} predicted frames are not finite.</p>'
-            yield '<div class="wide"><table>'
-            yield "<tr><th></th>" + "".join(f"<th>{escape(_legible(name))}</th>" for name in metrics) + "</tr>"
+            lines = []
             for name, row in rows.items():
-                cells = "".join(f"<td>{_number(row[metric])}</td>" for metric in metrics)
                 kind = "model" if name == "this run" else "baseline"
-                yield f'<tr class="{kind}"><td>{escape(name)}</td>{cells}</tr>'
+                lines.append(table_row([escape(name), *(_number(row[metric]) for metric in metrics)], kind))
                 if name == "this run" and interval:
-                    cells = "".join(f"<td>{_range(interval.get(metric))}</td>" for metric in metrics)
-                    yield f"<tr><td>95 % interval</td>{cells}</tr>"
-            yield "</table></div>"
+                    lines.append(table_row(["95 % interval", *(_range(interval.get(metric)) for metric in metrics)]))
+            yield table(["", *map(legible, metrics)], lines)
             yield from _ensembles(rows)
 
 
@@ -107,13 +104,24 @@ def _ensembles(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     yield "<h3>Ensembles</h3>"
     alone = _number(rows["this run"]["mae"])
     yield f'<p class="note">Of this run alone the CRPS is its mean absolute error, {alone}.</p>'
-    yield '<div class="wide"><table>'
     metrics = [name for name in ENSEMBLE_METRICS if any(name in row for row in ensembles.values())]
-    yield "<tr><th></th>" + "".join(f"<th>{escape(_legible(name))}</th>" for name in metrics) + "</tr>"
-    for name, row in ensembles.items():
-        cells = "".join(f"<td>{_number(row[metric])}</td>" for metric in metrics)
-        yield f'<tr class="model"><td>{escape(name)}</td>{cells}</tr>'
-    yield "</table></div>"
+    lines = [
+        table_row([escape(name), *(_number(row[metric]) for metric in metrics)], "model")
+        for name, row in ensembles.items()
+    ]
+    yield table(["", *map(legible, metrics)], lines)
+
+
+def table(head: Sequence[str], rows: Sequence[str]) -> str:
+    """A table with a line of plain text at its head and rows that are HTML already."""
+    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
+    return f'<div class="wide"><table><tr>{cells}</tr>{"".join(rows)}</table></div>'
+
+
+def table_row(cells: Iterable[str], kind: str = "") -> str:
+    """A row of cells that are HTML already; `kind` is its class in the style sheet."""
+    start = f'<tr class="{kind}">' if kind else "<tr>"
+    return start + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
 def figure(caption: str, content: bytes, kind: str = "png") -> str:
@@ -122,7 +130,7 @@ def figure(caption: str, content: bytes, kind: str = "png") -> str:
     data = base64.b64encode(content).decode("ascii")
     return (
         f'<figure><img alt="{text}" src="data:image/{kind};base64,{data}">'
-        f"<figcaption>{escape(_legible(caption))}</figcaption></figure>"
+        f"<figcaption>{escape(legible(caption))}</figcaption></figure>"
     )
 
 
@@ -139,5 +147,6 @@ def _range(bounds: Sequence[float | None] | None) -> str:
     return "" if bounds is None else " to ".join(_number(bound) for bound in bounds)
 
 
-def _legible(name: str) -> str:
+def legible(name: str) -> str:
+    """A name with spaces in place of underscores."""
     return name.replace("_", " ")

@@ -2,87 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from ups_jax.core.files import whole_file
 from ups_jax.data.inspection import Inspection
+from ups_jax.data.sources import Grid
 from ups_jax.data.sources.points import Scattered
 from ups_jax.evaluation.plots.fields import (
     FIELD_MAP,
     colour_bar,
     dots,
     field_limits,
-    literal,
     middle_plane,
+    save_png,
     snapshot,
     space_time,
 )
 
-_SNAPSHOTS = 5
+_SNAPSHOTS, _DPI = 5, 100
 
 
 def write_picture(found: Inspection, path: Path) -> None:
     """Write the first trajectory of the file as a PNG: with one space axis over time, else some frames of it.
 
-    The given fields of a steady solution come first. Raises StorageError where the picture cannot be written.
+    The given fields of a steady solution come first; points are dots. Raises StorageError where the picture cannot be
+    written.
     """
-    source, grid = found.source, found.source.grid
-    if isinstance(source, Scattered):
-        _save(_dots(found, source), path)
-        return
+    source, grid, first = found.source, found.source.grid, np.zeros(1, int)
+    over_time = len(grid.shape) == 1 and not isinstance(source, Scattered)
     frames = np.arange(source.frames)
-    if len(grid.shape) > 1:
+    if not over_time:
         frames = np.unique(np.linspace(0, source.frames - 1, _SNAPSHOTS).astype(np.int64))
     # One by one: windows are of evenly spaced frames.
-    fields = np.concatenate([source.windows(np.zeros(1, int), np.array([[frame]]))[0] for frame in frames])
-    given = np.repeat(source.inputs(np.zeros(1, int)), len(fields), axis=0)
-    values = np.concatenate([given, fields], axis=-1)
-    names = [channel.name for channel in (*found.inputs, *found.channels)]
-    across = 1 if len(grid.shape) == 1 else len(frames)
+    values = np.concatenate([source.windows(first, np.array([[frame]]))[0] for frame in frames])
+    names = [channel.name for channel in found.channels]
+    if isinstance(source, Scattered):
+        where, values = _places(source, grid, names, values)
+    else:
+        values = np.concatenate([np.repeat(source.inputs(first), len(values), axis=0), values], axis=-1)
+        names = [*(channel.name for channel in found.inputs), *names]
+    across = 1 if over_time else len(frames)
     figure = Figure(figsize=(max(6.0, 3.2 * across), 2.8 * len(names)), layout="constrained")
     rows = figure.subplots(len(names), across, squeeze=False)
     for row, name, channel in zip(rows, names, np.moveaxis(values, -1, 0), strict=True):
-        plane = middle_plane(grid, channel)
-        limits = field_limits(plane[np.isfinite(plane)] if np.isfinite(plane).any() else np.zeros(1))
-        if len(grid.shape) == 1:
-            space_time(row[0], grid, grid.start + grid.dt * frames, plane, FIELD_MAP, limits)
-            row[0].set_title(f"{name}, trajectory 0")
-        else:
-            for axis, frame, image in zip(row, frames, plane, strict=True):
-                snapshot(axis, grid, image, FIELD_MAP, limits)
-                axis.set_title(f"{name}, t = {grid.start + grid.dt * frame:g}" if source.frames > 1 else name)
-        colour_bar(figure, row.tolist(), FIELD_MAP, limits, name)
-    _save(figure, path)
-
-
-def _dots(found: Inspection, source: Scattered) -> Figure:
-    """The points of the first trajectory at some times; on one axis of space a curve of dots."""
-    first = np.zeros(1, int)
-    frames = np.unique(np.linspace(0, found.source.frames - 1, _SNAPSHOTS).astype(np.int64))
-    fields = np.concatenate([found.source.windows(first, np.array([[frame]]))[0] for frame in frames])
-    places = source.places(first)
-    there, names = places.mask[0] > 0, [channel.name for channel in found.channels]
-    grid = found.source.grid
-    moving = [names.index(name) for name in grid.axes if name in names] if not places.coords.shape[-1] else []
-    figure = Figure(figsize=(max(6.0, 3.2 * len(frames)), 2.8 * len(names)), layout="constrained")
-    rows = figure.subplots(len(names), len(frames), squeeze=False)
-    for row, name, channel in zip(rows, names, np.moveaxis(fields, -1, 0), strict=True):
-        finite = channel[:, there][np.isfinite(channel[:, there])]
+        shown = channel if isinstance(source, Scattered) else middle_plane(grid, channel)
+        finite = shown[np.isfinite(shown)]
         limits = field_limits(finite if finite.size else np.zeros(1))
-        for axis, number, frame in zip(row, range(len(frames)), frames, strict=True):
-            where = fields[number][:, moving] if moving else places.coords[0]
-            dots(axis, where[there], channel[number, there], FIELD_MAP, limits)
-            axis.set_title(f"{name}, t = {grid.start + grid.dt * frame:g}")
+        if over_time:
+            space_time(row[0], grid, grid.start + grid.dt * frames, shown, FIELD_MAP, limits)
+            row[0].set_title(f"{name}, trajectory 0")
+        for number, axis in enumerate(() if over_time else row):
+            if isinstance(source, Scattered):
+                dots(axis, where[number], shown[number], FIELD_MAP, limits)
+            else:
+                snapshot(axis, grid, shown[number], FIELD_MAP, limits)
+            axis.set_title(f"{name}, t = {grid.start + grid.dt * frames[number]:g}" if source.frames > 1 else name)
         colour_bar(figure, row.tolist(), FIELD_MAP, limits, name)
-    return figure
+    save_png(figure, path, _DPI)
 
 
-def _save(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure)
-    literal(figure)
-    with whole_file(path) as partial:
-        figure.savefig(partial, dpi=100, format="png")
+def _places(
+    source: Scattered, grid: Grid, names: Sequence[str], fields: Float[np.ndarray, "t p c"]
+) -> tuple[Float[np.ndarray, "t q d"], Float[np.ndarray, "t q c"]]:
+    """Where the points of the first trajectory are at each time, and its fields there, without rows' fillings."""
+    places = source.places(np.zeros(1, int))
+    there = places.mask[0] > 0
+    if places.coords.shape[-1]:
+        return np.broadcast_to(places.coords[0, there], (len(fields), *places.coords[0, there].shape)), fields[:, there]
+    moving = [names.index(name) for name in grid.axes if name in names]
+    return fields[:, there][..., moving], fields[:, there]
