@@ -40,7 +40,7 @@ def test_untrained_it_is_persistence_and_trained_it_conserves(name: str, waves: 
     tx = build_optimizer(cfg.stages.operator, 4, 4)
     batches = [batch_at(waves, cfg, "operator", n) for n in range(4)]
     state = init_state(model, tx, batches[0], jax.random.key(0))
-    start = jnp.asarray(batches[0]["fields"][:, :1])
+    start = jnp.asarray(batches[0].fields[:, :1])
     np.testing.assert_allclose(_rolled(model, state.params, batches[0]), jnp.repeat(start, 3, axis=1), atol=1e-6)
 
     train_step = make_train_step(model, tx, cfg)

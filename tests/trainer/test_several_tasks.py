@@ -23,6 +23,7 @@ from ups_jax.evaluation.evaluate_run import evaluate_run
 from ups_jax.inference.inputs import conditions
 from ups_jax.inference.trained_model import TaskRuns
 from ups_jax.losses import operator_losses
+from ups_jax.models.batch import on_device
 from ups_jax.models.conditioning import conditions_of
 from ups_jax.rollout.autoregressive import rollout
 from ups_jax.runs.checkpoint import Checkpoints, tasks_of
@@ -145,7 +146,7 @@ def test_one_dimension_shares_its_spectrum_and_another_has_its_own(stepped: Any)
 
 
 def test_the_step_is_compiled_once_for_each_task(stepped: Any) -> None:
-    assert stepped[0]._cache_size() == 3
+    assert stepped[0].compiled._cache_size() == 3
 
 
 def test_untrained_every_task_is_persistence(cfg: Config, data: Mixture) -> None:
@@ -163,7 +164,7 @@ def test_each_task_feels_its_place_its_boundaries_and_its_time_step(cfg: Config,
     """With another mark, unit of time or coefficient the same parameters make another step."""
     own = data.datasets[0].task
     model = build_joint(cfg, data.tasks, "operator").models[0]
-    batch = first_batches(data, cfg, "operator")[0]
+    batch = on_device(first_batches(data, cfg, "operator")[0])
     params = operator_params(model, batch)
 
     def loss(task: Any, **changes: Any) -> float:
