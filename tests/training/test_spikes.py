@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pathlib import Path
 
 import jax
@@ -81,7 +83,7 @@ def test_a_step_with_a_spike_moves_nothing_and_a_restored_run_sees_it_too(waves:
     cfg = load("configs/tiny.yaml", OPTIONS)
     model, tx = build_model(cfg, waves.task, "operator"), optax.adam(1e-3)
     batches = [batch_at(waves, cfg, "operator", n) for n in range(4)]
-    spike = batches[3] | {"fields": batches[3]["fields"] * np.asarray([1, -50], np.float32).reshape(1, 2, 1, 1)}
+    spike = replace(batches[3], fields=batches[3].fields * np.asarray([1, -50], np.float32).reshape(1, 2, 1, 1))
     state = init_state(model, tx, batches[0], jax.random.key(0), cfg=cfg)
     step = make_train_step(model, tx, cfg)
     for batch in batches[:3]:
