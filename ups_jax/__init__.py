@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ups_jax.config import load as load_config
     from ups_jax.data import batch_at, from_arrays, open_dataset, open_mixture, training_batches
-    from ups_jax.inference.trained_model import load_run
+    from ups_jax.inference.trained_model import TrainedModel, load_run
     from ups_jax.runs.api import restore, save
     from ups_jax.training.build import build, init_state
     from ups_jax.training.multi_step import together
     from ups_jax.training.step import make_train_step
 
 _HOME = {
+    "TrainedModel": ("ups_jax.inference.trained_model", "TrainedModel"),
     "batch_at": ("ups_jax.data", "batch_at"),
     "build": ("ups_jax.training.build", "build"),
     "from_arrays": ("ups_jax.data", "from_arrays"),
@@ -31,6 +32,7 @@ _HOME = {
 }
 
 __all__ = [
+    "TrainedModel",
     "batch_at",
     "build",
     "from_arrays",
