@@ -39,7 +39,7 @@ def compare(args: argparse.Namespace) -> None:
     from ups_jax import simulate
     from ups_jax.config import load
     from ups_jax.data import open_dataset
-    from ups_jax.inference.trained_model import TrainedRun, load_task_run
+    from ups_jax.inference.trained_model import load_task_run
     from ups_jax.simulate.presets import Preset, find
     from ups_jax.trainer.train import train
 
@@ -62,7 +62,7 @@ def compare(args: argparse.Namespace) -> None:
         runs[name] = load_task_run(path)
     told, untold = (runs[name] for name in _MODELS)
     preset = find("burgers1d", str(chosen["preset"]))
-    if not (isinstance(told, TrainedRun) and isinstance(untold, TrainedRun) and isinstance(preset, Preset)):
+    if not isinstance(preset, Preset):
         raise TypeError("Burgers' equation is a transient task of the spectral solver")
     dataset = open_dataset(told.config, told.task)
     held = dataset.trajectories("test")

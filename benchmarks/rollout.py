@@ -52,7 +52,7 @@ def compare(args: argparse.Namespace) -> None:
     from ups_jax.core.files import write_atomically
     from ups_jax.data import open_dataset
     from ups_jax.evaluation.evaluate_run import run_config
-    from ups_jax.inference.trained_model import TrainedRun, load_task_run
+    from ups_jax.inference.trained_model import load_task_run
     from ups_jax.metrics.field import nrmse
     from ups_jax.simulate.presets import Preset, find
     from ups_jax.simulate.solvers import STEPPERS
@@ -61,14 +61,13 @@ def compare(args: argparse.Namespace) -> None:
     cfg = run_config(args.run, [] if args.data_root is None else [f"data.root={args.data_root}"])
     task = cfg.data.tasks[0]
     preset = find(task.name, task.preset) if task.name in STEPPERS else None
-    if not (isinstance(run, TrainedRun) and isinstance(preset, Preset)) or preset.coefficient is None:
+    if run.task.kind == "steady" or not isinstance(preset, Preset) or preset.coefficient is None:
         raise ConfigError(f"{args.run}: {run.task.name} is no task of the spectral solver with a coefficient")
     held = open_dataset(cfg, run.task).trajectories("test")
     steps, truth = held.fields.shape[1] - 1, held.fields[:, run.model.context :]
-    predictor = run.predictor()
 
     def model(rows: np.ndarray) -> Frames:
-        return predictor.rollout(
+        return run.rollout_arrays(
             held.fields[rows, : run.model.context], truth.shape[1], held.cond[rows], held.cond_mask[rows]
         )
 
@@ -99,7 +98,7 @@ def compare(args: argparse.Namespace) -> None:
         "trajectories": len(held.fields),
         "frames": truth.shape[1],
         "repeats": args.repeats,
-        "step": run.step,
+        "step": run.checkpoint.step,
     }
     write_atomically(args.out, json.dumps(finite({"about": about, "rows": rows}), indent=1) + "\n")
 

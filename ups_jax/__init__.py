@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ups_jax.config import load as load_config
     from ups_jax.data import batch_at, from_arrays, open_dataset, open_mixture, training_batches
-    from ups_jax.inference.trained_model import load_run
+    from ups_jax.inference.trained_model import TrainedModel, load_run
     from ups_jax.models.batch import Batch
     from ups_jax.runs.api import restore, save
     from ups_jax.training.build import build, init_state
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "ups_jax.config": ("load_config",),
     "ups_jax.data": ("batch_at", "from_arrays", "open_dataset", "open_mixture", "training_batches"),
-    "ups_jax.inference.trained_model": ("load_run",),
+    "ups_jax.inference.trained_model": ("TrainedModel", "load_run"),
     "ups_jax.models.batch": ("Batch",),
     "ups_jax.runs.api": ("restore", "save"),
     "ups_jax.training.build": ("build", "init_state"),

@@ -16,7 +16,7 @@ from comparison.field_simulator import constant_channels
 from ups_jax.core.task import Task
 from ups_jax.inference.inputs import conditions
 from ups_jax.models import Conditions, SteadySimulator
-from ups_jax.rollout.steady import solve
+from ups_jax.rollout.steady import steady_rollout
 
 
 class FieldSolver(SteadySimulator):
@@ -58,10 +58,11 @@ class SolverRun:
         """The same parameters, which solve on the grid of `task` itself."""
         return SolverRun(self.model.clone(task=task), self.weights, task)
 
-    def solve_arrays(self, inputs: np.ndarray, cond: np.ndarray, cond_mask: np.ndarray) -> np.ndarray:
-        """Solutions at the points of the given fields, as `ups_jax.evaluation.steady` wants them."""
-        return np.asarray(self._compiled(self.weights, jnp.asarray(inputs), conditions(self.task, cond, cond_mask)))
+    def rollout_arrays(self, inputs: np.ndarray, steps: int, cond: np.ndarray, cond_mask: np.ndarray) -> np.ndarray:
+        """Return the solutions at the points of the given fields, at `steps` times."""
+        given = conditions(self.task, cond, cond_mask)
+        return np.asarray(self._compiled(self.weights, jnp.asarray(inputs), given, steps=steps))
 
     @cached_property
     def _compiled(self) -> Any:
-        return jax.jit(partial(solve, self.model))
+        return jax.jit(partial(steady_rollout, self.model), static_argnames="steps")

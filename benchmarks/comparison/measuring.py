@@ -25,11 +25,7 @@ Values = dict[str, Any]
 class Persistence:
     """Every later frame is the last one given."""
 
-    def predictor(self) -> Persistence:
-        """Itself: what a trained run has as well."""
-        return self
-
-    def rollout(self, u0: np.ndarray, steps: int, cond: np.ndarray, cond_mask: np.ndarray) -> np.ndarray:
+    def rollout_arrays(self, u0: np.ndarray, steps: int, cond: np.ndarray, cond_mask: np.ndarray) -> np.ndarray:
         """The `steps` frames after the context `u0`."""
         return np.repeat(u0[:, -1:], steps, axis=1)
 
@@ -42,7 +38,7 @@ def transient_scores(row: Row, trained: Trained, dataset: Dataset) -> Values:
     """One-step and rollout metrics, the latter over the scored frames only; times and correlation over all, or, on the
     test split, over the task's longer trajectories where it has such."""
     frames = TASKS[row.task].scored_frames
-    predictor = trained.run.predictor()
+    predictor = trained.run
     latent = {"latent": predictor.latent_rollout} if MODELS[row.model].has_tokens else {}
     held = dataset.trajectories(row.split)  # type: ignore[arg-type]
     if frames is None:
@@ -109,10 +105,10 @@ def _steady_evaluation(row: Row, run: Any, dataset: Dataset) -> SteadyEvaluation
     cfg, mean_field = row.config(), mean_solution(dataset)
     held = dataset.trajectories(row.split)  # type: ignore[arg-type]
 
-    def trivial(inputs: np.ndarray, cond: np.ndarray, cond_mask: np.ndarray) -> np.ndarray:
-        return np.repeat(mean_field[None], len(inputs), axis=0)
+    def trivial(inputs: np.ndarray, steps: int, cond: np.ndarray, cond_mask: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(mean_field, (len(inputs), steps, *mean_field.shape))
 
-    solve = trivial if run is None else run.solve_arrays
+    solve = trivial if run is None else run.rollout_arrays
     return evaluate_steady(solve, held, dataset.task, cfg.evaluation, mean_field=mean_field, seed=cfg.seed)
 
 

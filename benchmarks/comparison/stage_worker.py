@@ -20,8 +20,8 @@ from comparison.stage_row import WAYS, StageRow
 from comparison.tasks import TASKS
 from ups_jax.data import open_dataset
 from ups_jax.evaluation.result import finite
-from ups_jax.inference.corrected import CorrectedPredictor, corrector_of
-from ups_jax.inference.trained_model import TrainedRun, load_run
+from ups_jax.inference.corrected import CorrectedModel, corrector_of
+from ups_jax.inference.trained_model import load_run
 from ups_jax.pipeline.train_all_stages import is_finished
 from ups_jax.runs.directory import RunDirectory
 from ups_jax.trainer.train import train
@@ -31,13 +31,12 @@ def run(row: StageRow) -> dict[str, Any]:
     """Everything that the table needs of one row."""
     path = _trained(row)
     dataset, trained = open_dataset(row.config()), load_run(path)
-    assert isinstance(trained, TrainedRun)
     way, held = WAYS[row.way], dataset.trajectories(row.split)  # type: ignore[arg-type]
-    predictor: Any = trained.predictor()
+    predictor: Any = trained
     ensembles, parameters = {}, optax.tree.size(trained.weights)
     if len(way.stages) > 1:
         weights = corrector_of(path, way.stages[-1])
-        predictor = CorrectedPredictor(trained, way.stages[-1], weights, sampler_steps=way.sampler_steps)
+        predictor = CorrectedModel(trained, way.stages[-1], weights, sampler_steps=way.sampler_steps)
         parameters += optax.tree.size(weights.params)
         ensembles = {"ensemble": predictor.members} if predictor.random else {}
     whole = evaluation(row, predictor, held, dataset)

@@ -117,11 +117,7 @@ class TorchSimulator:
     model: FNO
     task: Task
 
-    def predictor(self) -> TorchSimulator:
-        """Itself: what a trained run of the library has as well."""
-        return self
-
-    def rollout(self, u0: np.ndarray, steps: int, cond: np.ndarray, cond_mask: np.ndarray) -> np.ndarray:
+    def rollout_arrays(self, u0: np.ndarray, steps: int, cond: np.ndarray, cond_mask: np.ndarray) -> np.ndarray:
         """The `steps` frames after the context `u0`."""
         frame = _normalized(np.asarray(u0)[:, -1:], self.task)[:, 0]
         frames = []
@@ -148,8 +144,11 @@ class TorchSolver:
         """The same model, which solves on the grid of `task` itself."""
         return TorchSolver(self.model, task)
 
-    def solve_arrays(self, inputs: np.ndarray, cond: np.ndarray, cond_mask: np.ndarray) -> np.ndarray:
-        """Solutions at the points of the given fields, as `ups_jax.evaluation.steady` wants them."""
+    def rollout_arrays(self, inputs: np.ndarray, steps: int, cond: np.ndarray, cond_mask: np.ndarray) -> np.ndarray:
+        """Return the solutions at the points of the given fields, at `steps` times."""
+        return np.repeat(self._solutions(inputs, cond, cond_mask)[:, None], steps, axis=1)
+
+    def _solutions(self, inputs: np.ndarray, cond: np.ndarray, cond_mask: np.ndarray) -> np.ndarray:
         factors = refinement(self.task, inputs.shape[1:-1])
         coarse = np.asarray(cell_average(jnp.asarray(inputs), factors))
         with torch.no_grad():

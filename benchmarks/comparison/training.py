@@ -18,9 +18,10 @@ from comparison.row import Row
 from comparison.tasks import TASKS
 from ups_jax.config import Config
 from ups_jax.data import Dataset, batch_at, steps_per_epoch, training_batches
-from ups_jax.inference.trained_model import TrainedRun
+from ups_jax.inference.trained_model import TrainedModel
 from ups_jax.optim import build_optimizer, ema_params
-from ups_jax.training.build import init_state
+from ups_jax.runs.best_weights import Weights
+from ups_jax.training.build import init_state, joint
 from ups_jax.training.run_length import measure_seconds_per_step, steps_within
 from ups_jax.training.state import TrainState
 from ups_jax.training.step import TrainStep, make_train_step
@@ -68,20 +69,19 @@ def train(row: Row, peer: Peer, dataset: Dataset) -> Trained:
     )
 
 
-def _run(model: Any, params: Any, cfg: Config, dataset: Dataset, stage: str, steps: int) -> SolverRun | TrainedRun:
+def _run(model: Any, params: Any, cfg: Config, dataset: Dataset, stage: str, steps: int) -> SolverRun | TrainedModel:
     if dataset.task.kind == "steady":
         return SolverRun(model, params, dataset.task)
-    return TrainedRun(
-        path=Path(),
-        stage=stage,
-        config=cfg,
-        task=dataset.task,
-        model=model,
+    weights = Weights(
+        params=params,
         weights=params,
-        step=steps,
-        fingerprint=dataset.fingerprint,
         digest="",
+        step=steps,
+        config=cfg,
+        tasks=(dataset.task,),
+        fingerprint=dataset.fingerprint,
     )
+    return TrainedModel(path=Path(), stage=stage, checkpoint=weights, models=joint(model))
 
 
 def _seconds_per_step(model: Any, cfg: Config, dataset: Dataset, stage: str) -> float:

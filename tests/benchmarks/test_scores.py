@@ -20,8 +20,9 @@ from comparison.tasks import TASKS
 from comparison.training import Trained
 
 from ups_jax.data import Dataset
-from ups_jax.inference.trained_model import TrainedRun
-from ups_jax.training.build import abstract_state, build_model
+from ups_jax.inference.trained_model import TrainedModel
+from ups_jax.runs.best_weights import Weights
+from ups_jax.training.build import abstract_state, build_model, joint
 
 # So little is learned that a model is still what it starts as.
 SMALL = ("optimizer.name=adamw", "optimizer.lr=1e-6", "evaluation.bootstrap=5", "data.split.test=0.1")
@@ -49,10 +50,12 @@ def persistent(row: Row, peer: Peer, dataset: Dataset) -> Trained:
         return (scale * rng.normal(size=leaf.shape)).astype(np.float32)
 
     params = jax.tree_util.tree_map_with_path(weights, shapes)
-    run = TrainedRun(
-        path=Path(), stage="operator", config=cfg, task=dataset.task, model=build_model(cfg, dataset.task, "operator"),
-        weights=params, step=0, fingerprint=dataset.fingerprint, digest="",
+    weights = Weights(
+        params=params, weights=params, digest="", step=0, config=cfg, tasks=(dataset.task,),
+        fingerprint=dataset.fingerprint,
     )  # fmt: skip
+    model = joint(build_model(cfg, dataset.task, "operator"))
+    run = TrainedModel(path=Path(), stage="operator", checkpoint=weights, models=model)
     return Trained(run=run, parameters=1, steps=2, cpu_seconds=1.0, compile_seconds=1.0)
 
 

@@ -95,7 +95,7 @@ def test_a_rollout_is_a_file_of_points_that_starts_another(
     if not trained.task.moving:
         where["coords"] = places.coords[0]
     name = trained.task.coefficients[0].name
-    again = trained.rollout(states[:, :1], 9, {name: source.coefficient(name)}, places=where)
+    again = trained.rollout(states[:, :1], 9, {name: source.coefficient(name)}, input_fields=where)
     np.testing.assert_allclose(again, states[:, 1:], rtol=1e-4, atol=1e-5)
 
 
@@ -103,7 +103,7 @@ def test_other_points_of_the_same_box_are_stepped_as_well(plate: Path) -> None:
     run = load_run(plate)
     rng = np.random.default_rng(0)
     places = {"coords": rng.random((30, 2)), "inputs": np.zeros((30, 2))}
-    frames = run.rollout(rng.normal(size=(2, 30, 1)), 3, {"kappa": 0.02}, places=places)
+    frames = run.rollout(rng.normal(size=(2, 30, 1)), 3, {"kappa": 0.02}, input_fields=places)
     assert frames.shape == (2, 3, 30, 1) and np.isfinite(frames).all()
     for wrong, told in (
         ({"coords": places["coords"]}, "has no inputs"),
@@ -112,7 +112,7 @@ def test_other_points_of_the_same_box_are_stepped_as_well(plate: Path) -> None:
         (places | {"coords": np.full((30, 2), np.nan)}, "NaN"),
     ):
         with pytest.raises(DataError, match=told):
-            run.rollout(rng.normal(size=(2, 30, 1)), 3, {"kappa": 0.02}, places=wrong)
+            run.rollout(rng.normal(size=(2, 30, 1)), 3, {"kappa": 0.02}, input_fields=wrong)
 
 
 def refused(result: subprocess.CompletedProcess[str], code: int, told: str) -> None:

@@ -114,19 +114,19 @@ def test_a_finer_file_is_evaluated_on_the_same_test_solutions(
 def test_a_program_solves_what_the_evaluation_measured(trained: Path, data_root: Path) -> None:
     run = load_run(trained)
     held = open_dataset(load(CONFIGS / "tiny_steady.yaml", [f"data.root={data_root}"])).trajectories("test")
-    solved = run.solve(held.inputs)
+    solved = run.step(held.inputs)
     errors = np.sqrt(((solved - held.fields[:, 0]) ** 2).mean((1, 2, 3)) / (held.fields[:, 0] ** 2).mean((1, 2, 3)))
     values = json.loads((trained / "evaluation" / "test.json").read_text())
     assert errors.mean() == pytest.approx(values["metrics"]["darcy2d"]["steady"]["nrmse"], rel=1e-5)
     finer = np.repeat(np.repeat(held.inputs, 3, axis=1), 3, axis=2)
     np.testing.assert_allclose(
-        cell_average(jnp.asarray(run.solve(finer)), (3, 3)), solved, atol=0.1 * np.abs(solved).max()
+        cell_average(jnp.asarray(run.step(finer)), (3, 3)), solved, atol=0.1 * np.abs(solved).max()
     )
     for wrong, named in ((held.inputs[:, ::2, ::2], "whole multiple"), (held.inputs[..., 0], "shape")):
         with pytest.raises(DataError, match=named):
-            run.solve(wrong)
+            run.step(wrong)
     with pytest.raises(DataError, match="no coefficient mu"):
-        run.solve(held.inputs, params={"mu": 1.0})
+        run.step(held.inputs, params={"mu": 1.0})
 
 
 def test_a_stage_for_another_kind_of_task_is_one_line(main: Script, data_root: Path, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def synthetic_evaluation(shape, frames=9, count=4, channels=("u",), broken=False
             first[row] += np.sin(2 * np.pi * k * sum(x)[..., None] + phase) / k**1.5
 
     class Slow:
-        def rollout(self, u0, steps, cond, cond_mask):
+        def rollout_arrays(self, u0, steps, cond, cond_mask):
             pred = advance(u0[:, -1], steps, 0.0194, 0.0012)
             if broken:
                 pred[cond[:, 0] < 0.011, -1] = np.nan
@@ -55,7 +55,7 @@ def synthetic_evaluation(shape, frames=9, count=4, channels=("u",), broken=False
         ids=np.arange(40, 40 + count),
     )
     predictor, config = Slow(), EvaluationConfig(batch_size=4, bootstrap=20)
-    variants = {"latent": lambda *given: 1.01 * predictor.rollout(*given)}
+    variants = {"latent": lambda *given: 1.01 * predictor.rollout_arrays(*given)}
     return evaluate(predictor, trajectories, task, config, context=1, seed=0, variants=variants)
 
 

@@ -24,7 +24,7 @@ ROWS, FRAMES, MEMBERS = 6, 5, 16
 class Still:
     """Stands still, as the truth does."""
 
-    def rollout(self, u0, steps, cond, cond_mask):
+    def rollout_arrays(self, u0, steps, cond, cond_mask):
         return np.repeat(u0[:, -1:], steps, axis=1)
 
     def reconstruct(self, fields, cond, cond_mask):

@@ -50,7 +50,7 @@ class Scaler:
     def __post_init__(self):
         self.shapes = []
 
-    def rollout(self, u0, steps, cond, cond_mask):
+    def rollout_arrays(self, u0, steps, cond, cond_mask):
         self.shapes.append((u0.shape, steps))
         factors = (self.factor ** np.arange(1, steps + 1)).astype(np.float32)
         pred = u0[:, -1:] * factors[None, :, None, None]
@@ -116,9 +116,11 @@ def test_a_non_finite_trajectory_shows_in_every_number_and_is_counted():
 
 def test_examples_are_the_best_median_and_worst_trajectory():
     class Uneven(Scaler):
-        def rollout(self, u0, steps, cond, cond_mask):
+        def rollout_arrays(self, u0, steps, cond, cond_mask):
             order = np.array([3, 0, 4, 1, 2])[cond[:, 0].astype(int)]
-            return super().rollout(u0, steps, cond, cond_mask) * (1 + order.astype(np.float32))[:, None, None, None]
+            return (
+                super().rollout_arrays(u0, steps, cond, cond_mask) * (1 + order.astype(np.float32))[:, None, None, None]
+            )
 
     evaluation = run(Uneven())
     assert [example.id for example in evaluation.examples] == ["101", "104", "102"]
@@ -132,7 +134,7 @@ def test_examples_are_the_best_median_and_worst_trajectory():
 
 def test_another_way_to_roll_out_is_measured_beside_the_models_own():
     other = Scaler(factor=0.88)
-    evaluation = run(Scaler(), variants={"other": other.rollout})
+    evaluation = run(Scaler(), variants={"other": other.rollout_arrays})
     assert evaluation.metrics["rollout"]["nrmse"] == pytest.approx(0, abs=1e-6)
     variant = evaluation.variants["other"]
     assert variant["rollout"]["nrmse_by_time"] == pytest.approx([1.1**k - 1 for k in range(1, 6)], rel=1e-4)
@@ -148,7 +150,7 @@ def test_correlation_time_is_the_horizon_of_what_keeps_its_shape_and_less_of_wha
     class Turning(Scaler):
         """A wave that runs ahead by 30 degrees a step: its correlation with the standing truth is cos(30 k)."""
 
-        def rollout(self, u0, steps, cond, cond_mask):
+        def rollout_arrays(self, u0, steps, cond, cond_mask):
             turned = [np.roll(u0[:, -1], -4 * k, 1) for k in range(1, steps + 1)]
             return np.stack(turned, 1)
 

@@ -46,9 +46,9 @@ def evaluation(wrong: dict[int, float] | None = None, count: int = 5, batch_size
     """Of a solver that is right but for a relative error of some solutions, beside solution 3 as mean field."""
     held = solutions(count)
 
-    def solve(inputs: np.ndarray, cond: np.ndarray, cond_mask: np.ndarray) -> np.ndarray:
+    def solve(inputs: np.ndarray, steps: int, cond: np.ndarray, cond_mask: np.ndarray) -> np.ndarray:
         factors = np.array([1 + (wrong or {}).get(int(number), 0.0) for number in inputs[:, 0, 0, 0]], np.float32)
-        return inputs * held.fields[:1, 0] * factors[:, None, None, None]
+        return (inputs * held.fields[:1, 0] * factors[:, None, None, None])[:, None]
 
     config = EvaluationConfig(batch_size=batch_size, bootstrap=50)
     return evaluate_steady(solve, held, TASK, config, mean_field=held.fields[min(2, count - 1), 0], seed=0)
@@ -77,11 +77,11 @@ def test_samples_are_scored_by_their_distribution_and_a_variant_by_its_own_error
     rng, held = np.random.default_rng(3), solutions(8)
     noisy = replace(held, fields=held.fields + 0.2 * rng.normal(size=held.fields.shape).astype(np.float32))
 
-    def centre(inputs: np.ndarray, cond: np.ndarray, cond_mask: np.ndarray) -> np.ndarray:
-        return inputs * held.fields[:1, 0]
+    def centre(inputs: np.ndarray, steps: int, cond: np.ndarray, cond_mask: np.ndarray) -> np.ndarray:
+        return (inputs * held.fields[:1, 0])[:, None]
 
-    def drawn(inputs: np.ndarray, cond: np.ndarray, cond_mask: np.ndarray, *, members: int) -> np.ndarray:
-        alone = centre(inputs, cond, cond_mask)
+    def drawn(inputs: np.ndarray, steps: int, cond: np.ndarray, cond_mask: np.ndarray, *, members: int) -> np.ndarray:
+        alone = centre(inputs, steps, cond, cond_mask)
         return (alone + 0.2 * rng.normal(size=(members, *alone.shape))).astype(np.float32)
 
     measured = evaluate_steady(

@@ -17,7 +17,7 @@ from ups_jax.core.task import Statistics, Task
 from ups_jax.data import open_dataset
 from ups_jax.evaluation.evaluate import Predictor, evaluate
 from ups_jax.inference.resolution import FinerPredictor, lines, moved, other_trajectories, predictor_on, refines
-from ups_jax.inference.trained_model import TrainedPredictor, TrainedRun
+from ups_jax.inference.trained_model import TrainedModel
 from ups_jax.simulate import files, presets
 
 SPEED, DT, STEPS = 0.3, 0.05, 5
@@ -40,13 +40,18 @@ def waves(task: Task, times: np.ndarray) -> np.ndarray:
     return np.stack([np.sin(phase) + 0.3 * np.cos(3 * phase + k) for k in (0, 1)])[..., None].astype(np.float32)
 
 
-class Shift(TrainedPredictor):
-    """Moves a field on its own grid by SPEED * DT a step, in Fourier space: exact for what the grid resolves."""
+class Shift(TrainedModel):
+    """Moves a field on its grid by SPEED * DT a step, in Fourier space: exact for what the grid resolves."""
 
-    def __init__(self, task: Task) -> None:
-        object.__setattr__(self, "task", task)
+    task, config = None, None
 
-    def rollout(self, u0, steps, cond, cond_mask):
+    def __init__(self, task: Task, config: Config | None = None) -> None:
+        vars(self).update(task=task, config=config)
+
+    def on(self, task):
+        return Shift(task, self.config)
+
+    def rollout_arrays(self, u0, steps, cond, cond_mask):
         assert u0.shape[2:-1] == self.task.shape
         k = 2 * np.pi * np.fft.fftfreq(u0.shape[2], self.task.spacing[0]).reshape(-1, *[1] * (u0.ndim - 3))
         spectrum = np.fft.fft(u0[:, -1], axis=1)
@@ -54,28 +59,14 @@ class Shift(TrainedPredictor):
         frames = [np.fft.ifft(spectrum * np.exp(-1j * k * SPEED * t), axis=1).real for t in times]
         return np.stack(frames, 1).astype(np.float32)
 
-    latent_rollout = rollout
+    latent_rollout = rollout_arrays
 
     def reconstruct(self, fields, cond, cond_mask):
         return fields
 
 
-class Run(TrainedRun):
-    """A run whose model is `Shift`."""
-
-    def __init__(self, task: Task, config: Config | None = None) -> None:
-        object.__setattr__(self, "task", task)
-        object.__setattr__(self, "config", config)
-
-    def predictor(self):
-        return Shift(self.task)
-
-    def on(self, task):
-        return Run(task, self.config)
-
-
 def finer(trained: Task, task: Task) -> FinerPredictor:
-    return FinerPredictor(Run(trained), task)
+    return FinerPredictor(Shift(trained), task)
 
 
 @pytest.mark.parametrize(
@@ -134,14 +125,14 @@ def test_only_the_same_extent_on_a_multiple_of_the_points_refines() -> None:
 
 def test_another_time_step_is_refused_on_a_finer_grid_as_well() -> None:
     trained, task = task_on(16), task_on(32)
-    assert predictor_on(Run(trained), task)[1] == "restricted"
+    assert predictor_on(Shift(trained), task)[1] == "restricted"
     with pytest.raises(DataError, match=r"time step is 0\.1, .* 0\.05 apart only"):
-        predictor_on(Run(trained), replace(task, dt=0.1))
+        predictor_on(Shift(trained), replace(task, dt=0.1))
 
 
 @pytest.mark.parametrize(("extent", "way"), [(2.0, "own"), (2.0005, "own"), (2.01, "native"), (4.0, "native")])
 def test_as_many_points_are_the_trained_grid_only_with_its_spacing(extent: float, way: str) -> None:
-    assert predictor_on(Run(task_on(16, 12)), task_on(16, 12, extent=extent))[1] == way
+    assert predictor_on(Shift(task_on(16, 12)), task_on(16, 12, extent=extent))[1] == way
 
 
 def store(root: Path, preset: str, count: int, seed: int = 0) -> Config:
@@ -158,7 +149,7 @@ def store(root: Path, preset: str, count: int, seed: int = 0) -> Config:
 
 def test_finer_data_of_other_trajectories_than_the_runs_own_is_noticed(tmp_path: Path) -> None:
     cfg = store(tmp_path, "tiny", 20)
-    run = Run(task_on(64), replace(cfg, data=replace(cfg.data, root="elsewhere")))
+    run = Shift(task_on(64), replace(cfg, data=replace(cfg.data, root="elsewhere")))
 
     def note(count: int, seed: int) -> str | None:
         fine = store(tmp_path, "tiny_double", count, seed)

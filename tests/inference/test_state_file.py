@@ -30,17 +30,15 @@ from ups_jax.evaluation.plots.films import write_images
 from ups_jax.inference.chunked_rollout import Stepper
 from ups_jax.inference.initial_state import Start
 from ups_jax.inference.state_file import StateFile
-from ups_jax.inference.trained_model import TrainedRun
+from ups_jax.inference.trained_model import TrainedModel
 from ups_jax.rollout.correction import Correction, every
 
 NU = 0.01
 
 
 @pytest.fixture(scope="module")
-def run(saved_run: Path) -> TrainedRun:
-    loaded = load_run(saved_run)
-    assert isinstance(loaded, TrainedRun)
-    return loaded
+def run(saved_run: Path) -> TrainedModel:
+    return load_run(saved_run)
 
 
 @pytest.fixture
@@ -83,7 +81,7 @@ def tensor(path: Path) -> np.ndarray:
 
 
 def test_the_file_holds_the_given_frames_and_the_runs_own_rollout_whatever_the_batch(
-    predict: Predict, run: TrainedRun, initial: np.ndarray, tmp_path: Path
+    predict: Predict, run: TrainedModel, initial: np.ndarray, tmp_path: Path
 ) -> None:
     predict()
     states = tensor(tmp_path / "out.hdf5")
@@ -96,7 +94,7 @@ def test_the_file_holds_the_given_frames_and_the_runs_own_rollout_whatever_the_b
     np.testing.assert_allclose(tensor(tmp_path / "out.hdf5")[:, :21], states, atol=2e-5)
 
 
-def test_any_number_of_steps_and_samples_is_one_compilation(run: TrainedRun, initial: np.ndarray) -> None:
+def test_any_number_of_steps_and_samples_is_one_compilation(run: TrainedModel, initial: np.ndarray) -> None:
     stepper = Stepper(model=run.model, weights=run.weights)
     whole = run.rollout(initial[..., None], 40, params={"nu": NU})
     for count, steps in ((2, 3), (5, 40), (3, 17)):
@@ -122,7 +120,7 @@ def test_xarray_opens_it_with_coordinates_that_select(predict: Predict, tmp_path
 
 
 def test_the_file_says_where_it_comes_from_and_is_data_again(
-    predict: Predict, run: TrainedRun, saved_run: Path, tmp_path: Path
+    predict: Predict, run: TrainedModel, saved_run: Path, tmp_path: Path
 ) -> None:
     predict()
     with h5py.File(tmp_path / "out.hdf5") as file:
@@ -152,7 +150,7 @@ def test_another_coefficient_gives_other_states_and_one_that_is_missing_is_told(
 
 
 def test_a_test_trajectory_is_known_with_its_coefficient_and_its_error_is_told(
-    predict: Predict, run: TrainedRun, cfg: Config, tmp_path: Path
+    predict: Predict, run: TrainedModel, cfg: Config, tmp_path: Path
 ) -> None:
     from ups_jax.data import open_dataset
 
@@ -195,7 +193,7 @@ def test_an_ensemble_has_a_row_a_member_and_the_seed_decides(predict: Predict, t
         assert file["member-coordinate"][:].tolist() == [0, 1] * 5
 
 
-def test_members_without_a_corrector_are_refused(predict: Predict, run: TrainedRun, tmp_path: Path) -> None:
+def test_members_without_a_corrector_are_refused(predict: Predict, run: TrainedModel, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--members 4"):
         predict(members=4)
     assert not (tmp_path / "out.hdf5").exists()

@@ -56,7 +56,7 @@ def test_a_run_beats_persistence_and_rolls_out(option: str, data_root: Path, tmp
     run, rng = load_run(tmp_path / "run"), np.random.default_rng(0)
     for points in (30, 3):
         places = {"coords": rng.random((points, 2)), "inputs": np.zeros((points, 2))}
-        frames = run.rollout(rng.normal(size=(2, points, 1)), 3, {"kappa": 0.02}, places=places)
+        frames = run.rollout(rng.normal(size=(2, points, 1)), 3, {"kappa": 0.02}, input_fields=places)
         assert frames.shape == (2, 3, points, 1) and np.isfinite(frames).all()
     wanted = Wanted(input="test:0", steps=3, output=tmp_path / "states.h5", params={})
     rollout_run(tmp_path / "run", cfg, wanted, console=QUIET)

@@ -18,7 +18,6 @@ from ups_jax import load_run, simulate
 from ups_jax.config import Config, load
 from ups_jax.data import open_mixture
 from ups_jax.evaluation.evaluate_run import evaluate_run
-from ups_jax.inference.trained_model import TaskRuns
 from ups_jax.runs.checkpoint import Checkpoints, tasks_of
 from ups_jax.tracking import read_jsonl
 from ups_jax.trainer.train import train
@@ -86,12 +85,11 @@ def test_both_learn_and_are_evaluated_and_rolled_out_by_their_names(run: Any, cf
     assert values["metrics"].keys() == values["baselines"]["persistence"].keys() == set(NAMES)
     assert json.loads((run[0] / "evaluation" / "test.json").read_text())["metrics"].keys() == set(NAMES)
     loaded = load_run(run[0])
-    assert isinstance(loaded, TaskRuns)
     for dataset, known in zip(open_mixture(cfg).datasets, ({"kappa": 0.02}, {"nu": 0.02}), strict=True):
         held = dataset.trajectories("test", limit=1)
         assert held.places is not None
         places = {"point_mask": held.places.mask[0], "inputs": held.inputs[0]}
         if not dataset.task.moving:
             places["coords"] = held.places.coords[0]
-        frames = loaded.rollout(held.fields[:, :1], 2, params=known, task=dataset.task.name, places=places)
+        frames = loaded.rollout(held.fields[:, :1], 2, params=known, task=dataset.task.name, input_fields=places)
         assert frames.shape == (1, 2, *dataset.task.shape, len(dataset.task.channels)) and np.isfinite(frames).all()

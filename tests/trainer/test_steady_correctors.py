@@ -14,8 +14,8 @@ from rich.console import Console
 from ups_jax.config import Config, load
 from ups_jax.data import open_dataset
 from ups_jax.evaluation.evaluate_run import evaluate_run
-from ups_jax.inference.corrected import CorrectedSolver, corrector_of
-from ups_jax.inference.trained_model import SteadyRun, load_run
+from ups_jax.inference.corrected import CorrectedModel, corrector_of
+from ups_jax.inference.trained_model import load_run
 from ups_jax.pipeline.train_all_stages import is_finished, train_all
 from ups_jax.runs.directory import RunDirectory
 
@@ -65,13 +65,12 @@ def test_the_evaluation_has_the_expected_error_of_each_taken_out_and_an_ensemble
 @pytest.mark.parametrize("stage", CORRECTORS)
 def test_samples_differ_by_member_and_by_the_steps_of_their_sampler(run: RunDirectory, cfg: Config, stage: str) -> None:
     steady, held = load_run(run.path), open_dataset(cfg).trajectories("test")
-    assert isinstance(steady, SteadyRun)
-    given = held.inputs, held.cond, held.cond_mask
+    given = held.inputs, 1, held.cond, held.cond_mask
     weights = corrector_of(run.path, stage)
-    solver = CorrectedSolver(steady, stage, weights)
+    solver = CorrectedModel(steady, stage, weights)
     members = solver.members(*given, members=2)
     np.testing.assert_array_equal(members, solver.members(*given, members=2))
-    assert np.abs(members[0] - members[1]).max() > 0 and np.abs(solver(*given) - members).max() > 0
-    other = CorrectedSolver(steady, stage, weights, sampler_steps=1 if stage == "diffusion_residual" else 2)
-    np.testing.assert_array_equal(other(*given), solver(*given))
+    assert np.abs(members[0] - members[1]).max() > 0 and np.abs(solver.rollout_arrays(*given) - members).max() > 0
+    other = CorrectedModel(steady, stage, weights, sampler_steps=1 if stage == "diffusion_residual" else 2)
+    np.testing.assert_array_equal(other.rollout_arrays(*given), solver.rollout_arrays(*given))
     assert np.abs(other.members(*given, members=1) - members[0]).max() > 0

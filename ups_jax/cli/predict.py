@@ -28,7 +28,7 @@ from ups_jax.inference.corrected import corrector_of, sampler_of
 from ups_jax.inference.initial_state import Start, read_start
 from ups_jax.inference.inputs import coefficient_arrays, points_of
 from ups_jax.inference.state_file import PointStateFile, StateFile, names_of
-from ups_jax.inference.trained_model import TrainedRun, load_task_run
+from ups_jax.inference.trained_model import TrainedModel, load_task_run
 from ups_jax.metrics.aggregate import measure, rollout_section
 from ups_jax.metrics.ensemble import ensemble_summary, ensemble_table
 from ups_jax.models.corrector import Corrector
@@ -76,9 +76,9 @@ def rollout_run(
     ConfigError where another process writes there.
     """
     run = load_task_run(path, wanted.task)
-    if not isinstance(run, TrainedRun):
+    if run.task.kind == "steady":
         raise ConfigError(
-            f"{path}: solves the steady task {run.task.name}, which has no time to roll out; use load_run(..).solve or "
+            f"{path}: solves the steady task {run.task.name}, which has no time to roll out; use load_run(..).step or "
             "scripts/export.py"
         )
     if correction is None and wanted.corrector is not None:
@@ -104,7 +104,7 @@ def rollout_run(
     kind = PointStateFile if run.task.scattered else StateFile
     with lock_file(wanted.output, "wait for it, or give another --output"):
         file = kind(wanted.output, start, run.task, wanted.steps, wanted.members, overwrite=wanted.overwrite)
-        say(console, f"run         {path}, step {run.step} of {run.stage}")
+        say(console, f"run         {path}, step {run.checkpoint.step} of {run.stage}")
         say(console, f"input       {start.name}")
         rows = wanted.rows or cfg.evaluation.batch_size
         done, finite = 0, wanted.steps
@@ -138,7 +138,7 @@ def rollout_run(
             )
 
 
-def _correction(run: TrainedRun, stage: str, wanted: Wanted) -> Correction:
+def _correction(run: TrainedModel, stage: str, wanted: Wanted) -> Correction:
     """The correction by a stage of the run; CheckpointError, with the command that makes it, where there is none."""
     trained = corrector_of(run.path, stage)
     model = cast(Corrector, build_model(trained.config, run.task, stage))
@@ -165,14 +165,14 @@ def _conditioned(
         cond, mask = coefficient_arrays(task, given, count)
     for warning in told:
         say(console, f"note        {warning.message}")
-    return replace(start, coefficients=given), cond, mask
+    return replace(start, coefficients=given), np.asarray(cond), mask
 
 
-def _attributes(run: TrainedRun, start: Start, wanted: Wanted) -> dict[str, str | int | float]:
+def _attributes(run: TrainedModel, start: Start, wanted: Wanted) -> dict[str, str | int | float]:
     return {
         "run": str(run.path),
-        "checkpoint": f"checkpoints/{run.stage}/{run.step}",
-        "checkpoint_step": run.step,
+        "checkpoint": f"checkpoints/{run.stage}/{run.checkpoint.step}",
+        "checkpoint_step": run.checkpoint.step,
         "checkpoint_digest": run.digest,
         "task": run.task.name,
         "channels": ", ".join(run.task.channels),

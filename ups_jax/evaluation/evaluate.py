@@ -39,7 +39,7 @@ _SPECTRUM_TIMES = 4
 
 @runtime_checkable
 class Rollout(Protocol):
-    """A way to predict: the `steps` frames after the context `u0`."""
+    """A way to predict: the `steps` frames after the context `u0`, of a steady task the solution for given fields."""
 
     def __call__(
         self,
@@ -54,7 +54,7 @@ class Rollout(Protocol):
 class Predictor(Protocol):
     """What is evaluated: physical fields in, physical fields out."""
 
-    def rollout(
+    def rollout_arrays(
         self,
         u0: Float[np.ndarray, "b k *s c"],
         steps: int,
@@ -173,7 +173,7 @@ def _one_step(predictor: Predictor, trajectories: Trajectories, task: Task, batc
     for rows, kept in chunks(windows, batch_size):
         owner, start = rows // steps, rows % steps
         window = fields[owner[:, None], start[:, None] + np.arange(context + 1)]
-        pred = predictor.rollout(window[:, :context], 1, *given(trajectories, owner))
+        pred = predictor.rollout_arrays(window[:, :context], 1, *given(trajectories, owner))
         parts.append(measure(pred, window[:, context:], task, kept, points_of(trajectories, owner)))
     return {name: value.reshape(count, steps) for name, value in join(parts).items()}
 
@@ -191,7 +191,7 @@ def _rollouts(
     for rows, kept in chunks(fields.shape[0], batch_size):
         chunk = fields[rows]
         truth = chunk[:, context:]
-        pred = predictor.rollout(chunk[:, :context], steps, *given(trajectories, rows))
+        pred = predictor.rollout_arrays(chunk[:, :context], steps, *given(trajectories, rows))
         guesses = {
             "rollout": pred,
             "persistence_one_step": chunk[:, context - 1 : -1],
@@ -246,7 +246,7 @@ def _examples(
     begin = time.perf_counter()
     preds = np.concatenate(
         [
-            predictor.rollout(fields[part][:, :context], steps, *given(trajectories, part))
+            predictor.rollout_arrays(fields[part][:, :context], steps, *given(trajectories, part))
             for part in padded.reshape(-1, size)
         ]
     )
@@ -288,27 +288,13 @@ class Members(Protocol):
     ) -> Float[np.ndarray, "m b steps *s c"]: ...
 
 
-@runtime_checkable
-class Solutions(Protocol):
-    """`members` samples of the steady solutions for given fields."""
-
-    def __call__(
-        self,
-        inputs: Float[np.ndarray, "b *s i"],
-        cond: Float[np.ndarray, "b p"],
-        cond_mask: Float[np.ndarray, "b p"],
-        *,
-        members: int,
-    ) -> Float[np.ndarray, "m b *s c"]: ...
-
-
-def steady_ensemble(way: Solutions, held: SteadyFields, task: Task, *, batch_size: int, members: int) -> dict[str, Any]:
+def steady_ensemble(way: Members, held: SteadyFields, task: Task, *, batch_size: int, members: int) -> dict[str, Any]:
     """The `steady` section of the mean of sampled solutions with the scores of their distribution beside it, and the
     number of members. Time has no part in it; ValueError below two members."""
     means: list[Table] = []
     tables: list[Table] = []
     for rows, kept in chunks(len(held.fields), batch_size):
-        drawn = way(held.inputs[rows], held.cond[rows], held.cond_mask[rows], members=members)[:, :, None]
+        drawn = way(held.inputs[rows], 1, held.cond[rows], held.cond_mask[rows], members=members)
         means.append(measure(drawn.mean(0), held.fields[rows], task, kept))
         scores = ensemble_table(drawn, held.fields[rows], 1.0)
         tables.append({name: np.asarray(value)[:kept] for name, value in scores.items()})

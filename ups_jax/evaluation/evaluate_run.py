@@ -16,7 +16,6 @@ from rich.console import Console
 from ups_jax import simulate
 from ups_jax.config import Config, FullEvaluationConfig, from_dict, load, merge, of_task, to_dict
 from ups_jax.core.errors import ConfigError, DataError
-from ups_jax.core.task import Task
 from ups_jax.core.xla import require_determinism
 from ups_jax.data import Dataset, Mixture, Split, open_dataset
 from ups_jax.data.dataset import Trajectories
@@ -33,15 +32,13 @@ from ups_jax.evaluation.steady import evaluate_steady, mean_solution
 from ups_jax.inference.corrected import (
     SAMPLERS,
     VARIANTS,
-    CorrectedPredictor,
-    CorrectedSolver,
+    CorrectedModel,
     corrector_of,
     correctors,
     predictor_stage_of,
 )
 from ups_jax.inference.resolution import WAYS, other_trajectories, predictor_on
-from ups_jax.inference.trained_model import SteadyRun, TrainedRun, run_of
-from ups_jax.rollout.steady import check_cells
+from ups_jax.inference.trained_model import TrainedModel, model_of, named_task
 from ups_jax.runs.best_weights import Weights, best_weights
 from ups_jax.runs.directory import RunDirectory, now
 from ups_jax.tracking import ending, evaluation_writer, read_jsonl
@@ -110,13 +107,19 @@ def evaluate_run(
     stage = stage or main
     if data is None:
         simulate.prepare(cfg)
-    each = _of_tasks(path, cfg, stage, main, selection, data, console)
+    predictor = predictor_stage_of(path, stage)
+    whole = model_of(path, predictor, best_weights(path, predictor))
+    each = _of_tasks(whole, cfg, stage, main, selection, data, console)
     split = selection.split
     name = split if stage == main else f"{stage}_{split}"
-    foreign = [Path(own.dataset.source.name).stem for own in each if own.dataset.fingerprint != own.trained.fingerprint]
+    foreign = [
+        Path(own.dataset.source.name).stem
+        for own in each
+        if own.dataset.fingerprint != own.trained.checkpoint.fingerprint
+    ]
     name, place = selection.name or "-".join([name, *foreign]), RunDirectory(selection.output or path)
     evaluations = [own.measured for own in each]
-    values = finite(result(evaluations, _meta(run, stage, each, split)))
+    values = finite(result(evaluations, _meta(run, stage, whole.checkpoint, each, split)))
     written = [place.evaluation / f"{name}.json"]
     write_json(written[0], values)
     if json_path is not None:
@@ -153,8 +156,8 @@ class _OfTask:
     """What a run makes of the data of one of its tasks; `weights` are those of the evaluated stage, `random` the stage
     whose ensemble is scored."""
 
-    trained: TrainedRun | SteadyRun
-    weights: TrainedRun | SteadyRun | Weights
+    trained: TrainedModel
+    weights: Weights
     dataset: Dataset
     measured: Evaluation | SteadyEvaluation
     way: str
@@ -163,21 +166,26 @@ class _OfTask:
 
 
 def _of_tasks(
-    path: Path, cfg: Config, stage: str, main: str, selection: Selection, data: Mixture | None, console: Console
+    whole: TrainedModel,
+    cfg: Config,
+    stage: str,
+    main: str,
+    selection: Selection,
+    data: Mixture | None,
+    console: Console,
 ) -> list[_OfTask]:
     """Every task of the configuration; ConfigError where the run was not trained on one of them."""
-    predictor = predictor_stage_of(path, stage)
-    weights = best_weights(path, predictor)
-    if len(weights.tasks) == 1:
+    path, several = whole.path, len(whole.tasks) > 1
+    if not several:
         only_task(cfg)
     found = {stage: corrector_of(path, stage)} if stage in VARIANTS else correctors(path) if stage == main else {}
     result = []
     for task in all_tasks(cfg):
         own = of_task(cfg, task.name)
-        trained = run_of(path, predictor, weights.of(task.name, predictor))
+        trained = named_task(whole, task.name if several else None)
         opened = _opened(data, trained)
         dataset = opened or open_dataset(own, trained.task)
-        way = _way(trained, dataset.task)
+        way = predictor_on(trained, dataset.task)[1]
         left_out = [] if stage in VARIANTS else _left_out(found, way)
         left_out += _no_candidates(trained, {} if way == "restricted" else found, stage, own)
         # Those of data that was opened for the training are printed before its first step.
@@ -190,7 +198,7 @@ def _of_tasks(
         result.append(
             _OfTask(
                 trained=trained,
-                weights=found.get(stage, trained),
+                weights=found.get(stage, trained.checkpoint),
                 dataset=dataset,
                 measured=measured,
                 way=way,
@@ -201,10 +209,11 @@ def _of_tasks(
     return result
 
 
-def _opened(data: Mixture | None, trained: TrainedRun | SteadyRun) -> Dataset | None:
+def _opened(data: Mixture | None, trained: TrainedModel) -> Dataset | None:
     """Return the data set of `data` that the run was trained on, None where there is none."""
     datasets = () if data is None else data.datasets
-    found = (item for item in datasets if (item.task, item.fingerprint) == (trained.task, trained.fingerprint))
+    identity = (trained.task, trained.checkpoint.fingerprint)
+    found = (item for item in datasets if (item.task, item.fingerprint) == identity)
     return next(found, None)
 
 
@@ -216,7 +225,7 @@ def _names(name: str, evaluations: Sequence[Evaluation | SteadyEvaluation]) -> l
 
 
 def _measure(
-    trained: TrainedRun | SteadyRun,
+    trained: TrainedModel,
     found: Mapping[str, Weights],
     stage: str,
     dataset: Dataset,
@@ -225,23 +234,23 @@ def _measure(
 ) -> Evaluation | SteadyEvaluation:
     """The result of a stage: of a corrector's that of the predictor with it, of the main one that of the predictor
     alone, with the correctors `found` as variants."""
-    if isinstance(trained, SteadyRun):
+    if trained.task.kind == "steady":
         mean_field = mean_solution(dataset)
-        samplers = {name: CorrectedSolver(trained, name, weights) for name, weights in found.items()}
+        solvers = {name: CorrectedModel(trained, name, weights) for name, weights in found.items()}
         return evaluate_steady(
-            samplers.get(stage, trained.solve_arrays),
+            solvers.get(stage, trained).rollout_arrays,
             held,
             dataset.task,
             cfg.evaluation,
             mean_field=mean_field,
             seed=cfg.seed,
-            variants={} if stage in found else {VARIANTS[name]: way for name, way in samplers.items()},
-            ensembles=_ensemble(samplers, stage, cfg),
+            variants={} if stage in found else {VARIANTS[name]: way.rollout_arrays for name, way in solvers.items()},
+            ensembles=_ensemble(solvers, stage, cfg),
         )
     predictor, met = predictor_on(trained, dataset.task)
     # A corrector acts on the grid that the model steps on.
     here = {
-        name: CorrectedPredictor(trained.on(dataset.task), name, weights)
+        name: CorrectedModel(trained.on(dataset.task), name, weights)
         for name, weights in found.items()
         if met != "restricted"
     }
@@ -251,7 +260,7 @@ def _measure(
     if stage not in here:
         # Points are encoded anew at each step: their own values are no part of the tokens.
         latent = {} if dataset.task.scattered else {"latent": predictor.latent_rollout}
-        variants = latent | {VARIANTS[name]: way.rollout for name, way in here.items()}
+        variants = latent | {VARIANTS[name]: way.rollout_arrays for name, way in here.items()}
     measured = evaluate(
         here.get(stage, predictor),
         held,
@@ -267,7 +276,7 @@ def _measure(
         return measured
     name, score = score_of(cfg.data.tasks[0], last.run.task)
     chosen = candidate_variants(
-        last.run.grid_model,
+        last.run.model,
         last.run.weights,
         last.model,
         last.trained.weights,
@@ -311,15 +320,7 @@ def truth_of(held: Trajectories) -> str:
     return hashed.hexdigest()[:12]
 
 
-def _way(trained: TrainedRun | SteadyRun, task: Task) -> str:
-    """How the run meets the grid of the data, one of `WAYS`; DataError where it cannot."""
-    if isinstance(trained, TrainedRun):
-        return predictor_on(trained, task)[1]
-    check_cells(trained.task, task)
-    return "own" if task.shape == trained.task.shape else "averaged"
-
-
-def _grid_notes(trained: TrainedRun | SteadyRun, cfg: Config, dataset: Dataset, way: str, split: Split) -> list[str]:
+def _grid_notes(trained: TrainedModel, cfg: Config, dataset: Dataset, way: str, split: Split) -> list[str]:
     if way == "own":
         return []
     notes = [f"{dataset.source.name}: {WAYS[way]}"]
@@ -332,15 +333,15 @@ def _left_out(found: Mapping[str, Weights], way: str) -> list[str]:
     return [f"{name}: is left out, as it acts on the trained grid only" for name in found if way == "restricted"]
 
 
-def _no_candidates(trained: TrainedRun | SteadyRun, found: Mapping[str, Weights], stage: str, cfg: Config) -> list[str]:
+def _no_candidates(trained: TrainedModel, found: Mapping[str, Weights], stage: str, cfg: Config) -> list[str]:
     """What is to be said where candidates are asked for and there are none."""
     last = _last(found, stage)
     objective = None if last is None else last.config.diffusion.objective
-    reason = not_drawn(isinstance(trained, SteadyRun), objective) if cfg.evaluation.candidates >= 2 else None
+    reason = not_drawn(trained.task.kind == "steady", objective) if cfg.evaluation.candidates >= 2 else None
     return [] if reason is None else [f"evaluation.candidates: are left out, as {reason}"]
 
 
-def _meta(run: RunDirectory, stage: str, each: Sequence[_OfTask], split: str) -> dict[str, Any]:
+def _meta(run: RunDirectory, stage: str, whole: Weights, each: Sequence[_OfTask], split: str) -> dict[str, Any]:
     record, first = run.read()["stages"].get(stage, {}), each[0]
     trained = first.weights
     data = {
@@ -358,15 +359,14 @@ def _meta(run: RunDirectory, stage: str, each: Sequence[_OfTask], split: str) ->
         }
         for own in each
     }
-    whole = best_weights(run.path, stage).params if len(each) > 1 else _params(trained)
     found = {
-        own.trained.task.name: architecture(own.weights.config, own.trained.task, stage, _params(own.weights))
+        own.trained.task.name: architecture(own.weights.config, own.trained.task, stage, own.weights.params)
         for own in each
     }
     return {
         "steps": trained.step,
         "seed": trained.config.seed,
-        "parameters": optax.tree.size(whole),
+        "parameters": optax.tree.size(trained.params if len(each) == 1 else whole.params),
         "architecture": architecture_of_all(found),
         "device": jax.devices()[0].device_kind,
         "seconds_per_step": record.get("seconds_per_step"),
@@ -376,7 +376,3 @@ def _meta(run: RunDirectory, stage: str, each: Sequence[_OfTask], split: str) ->
         "data": data,
         "grid": next(iter(grids.values())) if len(grids) == 1 else grids,
     } | ({} if first.random is None else {"ensemble_of": first.random})
-
-
-def _params(trained: TrainedRun | SteadyRun | Weights) -> Any:
-    return trained.params if isinstance(trained, Weights) else trained.weights

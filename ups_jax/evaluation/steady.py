@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -16,24 +16,21 @@ from ups_jax.core.task import Task
 from ups_jax.data import Dataset
 from ups_jax.data.dataset import Trajectories
 from ups_jax.data.sources.base import read_all
-from ups_jax.evaluation.evaluate import Solutions, steady_ensemble
+from ups_jax.evaluation.evaluate import Members, Rollout, steady_ensemble
 from ups_jax.evaluation.result import SteadyEvaluation, SteadyExample
 from ups_jax.metrics.aggregate import bootstrap_interval, chunks, join, measure, steady_section
 
-# Given fields, coefficients and their presence -> solutions.
-Solve = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
-
 
 def evaluate_steady(
-    solve: Solve,
+    solve: Rollout,
     held: Trajectories,
     task: Task,
     config: EvaluationConfig,
     *,
     mean_field: Float[np.ndarray, "*s c"],
     seed: int,
-    variants: Mapping[str, Solve] = MappingProxyType({}),
-    ensembles: Mapping[str, Solutions] = MappingProxyType({}),
+    variants: Mapping[str, Rollout] = MappingProxyType({}),
+    ensembles: Mapping[str, Members] = MappingProxyType({}),
 ) -> SteadyEvaluation:
     """Errors of the solutions, beside those of the mean field, which needs no given field at all.
 
@@ -50,7 +47,7 @@ def evaluate_steady(
     parts, means = [], []
     for rows, kept in chunks(count, config.batch_size):
         truth = held.fields[rows]
-        parts.append(measure(solutions[rows][:, None], truth, task, kept))
+        parts.append(measure(solutions[rows], truth, task, kept))
         means.append(measure(np.broadcast_to(mean_field, truth.shape), truth, task, kept))
     table = join(parts)
     scores = table["nrmse"].mean(1)
@@ -89,27 +86,26 @@ def mean_solution(dataset: Dataset) -> Float[np.ndarray, "*s c"]:
     return (total / len(train)).astype(np.float32)
 
 
-def _solutions(solve: Solve, held: Trajectories, batch_size: int) -> tuple[Float[np.ndarray, "n *s c"], float]:
+def _solutions(solve: Rollout, held: Trajectories, batch_size: int) -> tuple[Float[np.ndarray, "n 1 *s c"], float]:
     """All solutions, and the seconds a solution of the first batch once more, when it is compiled."""
     batches = list(chunks(len(held.fields), batch_size))
-    solved = [solve(held.inputs[rows], held.cond[rows], held.cond_mask[rows])[:kept] for rows, kept in batches]
+    solved = [solve(held.inputs[rows], 1, held.cond[rows], held.cond_mask[rows])[:kept] for rows, kept in batches]
     rows, _ = batches[0]
     begin = time.perf_counter()
-    solve(held.inputs[rows], held.cond[rows], held.cond_mask[rows])
+    solve(held.inputs[rows], 1, held.cond[rows], held.cond_mask[rows])
     return np.concatenate(solved), (time.perf_counter() - begin) / len(rows)
 
 
-def _variant(solve: Solve, held: Trajectories, task: Task, batch_size: int) -> dict[str, Any]:
+def _variant(solve: Rollout, held: Trajectories, task: Task, batch_size: int) -> dict[str, Any]:
     solutions, seconds = _solutions(solve, held, batch_size)
     parts = [
-        measure(solutions[rows][:, None], held.fields[rows], task, kept)
-        for rows, kept in chunks(len(held.fields), batch_size)
+        measure(solutions[rows], held.fields[rows], task, kept) for rows, kept in chunks(len(held.fields), batch_size)
     ]
     return {"steady": steady_section(join(parts)), "seconds_per_rollout_step": seconds}
 
 
 def _examples(
-    held: Trajectories, solutions: Float[np.ndarray, "n *s c"], task: Task, scores: Float[np.ndarray, " n"]
+    held: Trajectories, solutions: Float[np.ndarray, "n 1 *s c"], task: Task, scores: Float[np.ndarray, " n"]
 ) -> list[SteadyExample]:
     """Best, median and worst solution."""
     order = np.argsort(np.where(np.isfinite(scores), scores, np.inf), kind="stable")
@@ -126,7 +122,7 @@ def _examples(
             },
             inputs=held.inputs[row],
             truth=held.fields[row, 0],
-            prediction=solutions[row],
+            prediction=solutions[row, 0],
         )
         for label, row in zip(("best", "median", "worst"), rows, strict=True)
     ]

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ups_jax.inference.inputs import conditions
+from ups_jax.inference.inputs import array_dtype, conditions
 from ups_jax.metrics.aggregate import chunks
 from ups_jax.models import Conditions, PointSimulator, Simulator, normalize
 from ups_jax.rollout.autoregressive import advance
@@ -54,12 +54,14 @@ class Stepper:
         steps: int,
         rows: int,
         places: Mapping[str, np.ndarray] = MappingProxyType({}),
+        weights: Any = None,
     ) -> Iterator[Piece]:
         """The `steps` frames after `fields`, physical units, `rows` samples at a time: all samples, then later frames.
 
-        `places` are a set of points' entries of a batch. What is random depends on the seed, the number of members and
-        `rows`, not on `steps`.
+        `places` are a set of points' entries of a batch; `weights` take the place of the stepper's. What is random
+        depends on the seed, the number of members and `rows`, not on `steps`.
         """
+        weights, dtype = self.weights if weights is None else weights, array_dtype(fields)
         parts = list(chunks(len(fields), rows))
         given = [
             conditions(
@@ -69,13 +71,13 @@ class Stepper:
         ]
         # Restored weights are bound to their device, as is what they make; a window that is not would compile anew.
         device = jax.devices()[0]
-        windows = [jax.device_put(self._start(jnp.asarray(fields[part], jnp.float32)), device) for part, _ in parts]
+        windows = [jax.device_put(self._start(jnp.asarray(fields[part], dtype)), device) for part, _ in parts]
         keys = [self._keys(int(part[0])) for part, _ in parts]
         for first in range(0, steps, LENGTH):
             count = min(LENGTH, steps - first)
             for index, (part, kept) in enumerate(parts):
                 windows[index], frames = self._advance(
-                    self.weights, windows[index], given[index], keys[index], jnp.asarray(first), jnp.asarray(count)
+                    weights, windows[index], given[index], keys[index], jnp.asarray(first), jnp.asarray(count)
                 )
                 where = slice(int(part[0]), int(part[0]) + kept)
                 yield Piece(rows=where, first=first, frames=np.asarray(frames)[:, :kept, :count])

@@ -15,13 +15,12 @@ from jaxtyping import Float
 from ups_jax.config import STAGE_NEEDS
 from ups_jax.core.errors import CheckpointError
 from ups_jax.inference.inputs import conditions
-from ups_jax.inference.trained_model import SteadyRun, TrainedRun
-from ups_jax.models import SteadySimulator
+from ups_jax.inference.trained_model import TrainedModel
 from ups_jax.models.corrector import Corrector, CorrectorWeights
 from ups_jax.rollout.autoregressive import rollout
 from ups_jax.rollout.correction import Correction, every
 from ups_jax.rollout.flow_sampler import Sampler, corrected, corrected_solution, expected, sample, sample_distilled
-from ups_jax.rollout.steady import solve
+from ups_jax.rollout.steady import steady_rollout
 from ups_jax.runs.best_weights import Weights, best_weights
 from ups_jax.runs.directory import RunDirectory
 from ups_jax.training.build import build_model
@@ -44,53 +43,50 @@ def member_keys(trained: Weights, members: int) -> list[Any]:
     return [jax.random.fold_in(key, number) for number in range(members)]
 
 
-@dataclass(frozen=True)
-class CorrectedPredictor:
-    """The `Predictor` of a run with its corrector at each `steps_apart`-th step, on the run's grid.
+@dataclass(frozen=True, eq=False)
+class CorrectedModel:
+    """The `Predictor` of a trained model with its corrector at each `steps_apart`-th step, on the model's grid; or its
+    solutions, corrected.
 
-    `rollout` takes the expected error out, which a distilled corrector's teacher says; `members` draw theirs, the same
-    ones at every call; `sampler_steps` are those of the sampler, None for its own.
+    The expected error is taken out, which a distilled corrector's teacher says; `members` draw theirs, the same ones at
+    every call. `sampler_steps` are those of the sampler, None for its default.
     """
 
-    run: TrainedRun
+    run: TrainedModel
     stage: str
     trained: Weights
     steps_apart: int = 1
     sampler_steps: int | None = None
 
-    def rollout(
+    def rollout_arrays(
         self, u0: Float[np.ndarray, "b k *s c"], steps: int, cond: np.ndarray, cond_mask: np.ndarray
     ) -> Float[np.ndarray, "b t *s c"]:
-        """The `steps` frames after the context `u0`; each prediction is corrected, and encoded anew."""
-        given = conditions(self.run.task, cond, cond_mask)
-        fields = jnp.asarray(u0, jnp.float32)
-        return np.asarray(self._expected(self.run.weights, self.trained.weights, fields, given, steps=steps))
+        """Return the `steps` frames after the context `u0`; each prediction is corrected, and encoded anew. Of a
+        steady task `u0` are the given fields."""
+        return self._frames(self._expected, u0, steps, cond, cond_mask, jax.random.key(0))
 
     def members(
         self, u0: Float[np.ndarray, "b k *s c"], steps: int, cond: np.ndarray, cond_mask: np.ndarray, *, members: int
     ) -> Float[np.ndarray, "m b t *s c"]:
-        """So many rollouts with sampled corrections, made one after the other."""
-        given = conditions(self.run.task, cond, cond_mask)
-        fields = jnp.asarray(u0, jnp.float32)
-        weights, keys = (self.run.weights, self.trained.weights), member_keys(self.trained, members)
-        return np.stack([np.asarray(self._sampled(*weights, fields, given, key=key, steps=steps)) for key in keys])
+        """Return so many rollouts with sampled corrections, made one after the other."""
+        keys = member_keys(self.trained, members)
+        return np.stack([self._frames(self._sampled, u0, steps, cond, cond_mask, key) for key in keys])
 
     @property
     def random(self) -> bool:
-        """Whether two of its rollouts differ."""
+        """Whether two of its members differ."""
         return self.trained.config.diffusion.objective != "regression"
 
     def reconstruct(
         self, fields: Float[np.ndarray, "b t *s c"], cond: np.ndarray, cond_mask: np.ndarray
     ) -> Float[np.ndarray, "b t *s c"]:
-        """decode(encode(fields)), which no corrector has a part in."""
-        return self.run.predictor().reconstruct(fields, cond, cond_mask)
+        """Return decode(encode(fields)), which no corrector has a part in."""
+        return self.run.reconstruct(fields, cond, cond_mask)
 
     @cached_property
     def model(self) -> Corrector:
-        """The corrector itself."""
-        model = cast(Corrector, build_model(self.trained.config, self.run.task, self.stage))
-        return model
+        """The flax module of the corrector."""
+        return cast(Corrector, build_model(self.trained.config, self.run.task, self.stage))
 
     @cached_property
     def _sampled(self) -> Any:
@@ -98,66 +94,26 @@ class CorrectedPredictor:
 
     @cached_property
     def _expected(self) -> Any:
-        return partial(self._compiled(expected), key=jax.random.key(0))
+        return self._compiled(expected)
+
+    def _frames(
+        self, frames: Any, u0: np.ndarray, steps: int, cond: np.ndarray, cond_mask: np.ndarray, key: Any
+    ) -> np.ndarray:
+        given, fields = conditions(self.run.task, cond, cond_mask), jnp.asarray(u0, jnp.float32)
+        return np.asarray(frames(self.run.weights, self.trained.weights, fields, given, key=key, steps=steps))
 
     def _compiled(self, sampler: Sampler) -> Any:
-        when, held = every(self.steps_apart), self.trained.config.diffusion.held_noise
+        base, model, fixed_noise = self.run.model, self.model, self.trained.config.diffusion.held_noise
 
         def frames(params: Any, weights: CorrectorWeights, fields: Any, cond: Any, *, key: Any, steps: int) -> Any:
-            correction = Correction(corrector=corrected(self.model, weights, sampler), when=when, held=held)
-            return rollout(self.run.model, params, fields, cond, steps, correction, key)
+            if base.task.kind == "steady":
+                correct = partial(corrected_solution(model, weights, sampler), key)
+                return steady_rollout(base, params, fields, cond, steps, correct)
+            corrector = corrected(model, weights, sampler)
+            correction = Correction(corrector=corrector, when=every(self.steps_apart), held=fixed_noise)
+            return rollout(base, params, fields, cond, steps, correction, key)
 
         return jax.jit(frames, static_argnames="steps")
-
-
-@dataclass(frozen=True)
-class CorrectedSolver:
-    """Solutions of a steady run with their expected error added, or samples of it, the same ones at every call.
-
-    `sampler_steps` are those of the corrector's sampler, None for its own.
-    """
-
-    run: SteadyRun
-    stage: str
-    trained: Weights
-    sampler_steps: int | None = None
-
-    def __call__(self, inputs: np.ndarray, cond: np.ndarray, cond_mask: np.ndarray) -> Float[np.ndarray, "b *grid c"]:
-        given = conditions(self.run.task, cond, cond_mask)
-        return np.asarray(self._expected(self.run.weights, self.trained.weights, jnp.asarray(inputs), given))
-
-    def members(
-        self, inputs: np.ndarray, cond: np.ndarray, cond_mask: np.ndarray, *, members: int
-    ) -> Float[np.ndarray, "m b *grid c"]:
-        """So many samples of the solutions."""
-        given, fields = conditions(self.run.task, cond, cond_mask), jnp.asarray(inputs)
-        weights = (self.run.weights, self.trained.weights)
-        keys = member_keys(self.trained, members)
-        return np.stack([np.asarray(self._sampled(*weights, fields, given, key=key)) for key in keys])
-
-    @property
-    def random(self) -> bool:
-        """Whether two of its samples differ."""
-        return self.trained.config.diffusion.objective != "regression"
-
-    @cached_property
-    def _sampled(self) -> Any:
-        return self._compiled(sampler_of(self.stage, self.sampler_steps))
-
-    @cached_property
-    def _expected(self) -> Any:
-        return partial(self._compiled(expected), key=jax.random.key(0))
-
-    def _compiled(self, sampler: Sampler) -> Any:
-        task, config = self.run.task, self.trained.config
-        model = cast(Corrector, build_model(config, task, self.stage))
-        base = cast(SteadySimulator, build_model(self.run.config, task, self.run.stage))
-
-        def solutions(params: Any, weights: CorrectorWeights, inputs: Any, cond: Any, *, key: Any) -> Any:
-            correct = partial(corrected_solution(model, weights, sampler), key)
-            return solve(base, params, inputs, cond, correct)
-
-        return jax.jit(solutions)
 
 
 def correctors(path: Path) -> dict[str, Weights]:

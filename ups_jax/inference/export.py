@@ -18,8 +18,7 @@ from jaxtyping import Array, Float, Int
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.files import version, write_atomically
 from ups_jax.core.locks import lock_file
-from ups_jax.core.task import Task
-from ups_jax.inference.trained_model import SteadyRun, TrainedRun, load_task_run
+from ups_jax.inference.trained_model import TrainedModel, load_task_run
 from ups_jax.models import Conditions
 from ups_jax.rollout.autoregressive import rollout
 from ups_jax.rollout.steady import solve
@@ -51,7 +50,7 @@ def export_run(
     run = load_task_run(path, task, stage=stage)
     if run.task.scattered:
         raise ConfigError(f"{path}: the task {run.task.name} is of points, and only grids are exported; use load_run")
-    exported = exported_solver(run, platforms) if isinstance(run, SteadyRun) else exported_rollout(run, platforms)
+    exported = exported_model(run, platforms)
     # The two belong together.
     with lock_file(artifact, "wait for it, or give another --output"):
         write_atomically(artifact, bytes(exported.serialize()))
@@ -59,44 +58,39 @@ def export_run(
     return artifact, described
 
 
-def exported_rollout(run: TrainedRun, platforms: Sequence[str]) -> export.Exported:
+def exported_model(run: TrainedModel, platforms: Sequence[str]) -> export.Exported:
     """(fields, coefficients, known, count) -> frames, physical units; batch and number of steps are symbolic.
 
-    `count` (t,) int32 lends its length alone, the number of steps: a shape is what a program can be compiled for.
+    `count` (t,) int32 lends its length alone, the number of steps: a shape is what a program can be compiled for. Of a
+    steady task there is none, the fields are the given ones, and what comes are the solutions on the trained grid.
     """
-    task, width = run.task, len(run.task.coefficients)
+    task, steady = run.task, run.task.kind == "steady"
 
     def predict(
-        fields: Float[Array, "b k *s c"],
+        fields: Float[Array, "b *k i"],
         coefficients: Float[Array, "b p"],
         known: Float[Array, "b p"],
-        count: Int[Array, " t"],
-    ) -> Float[Array, "b t *s c"]:
-        cond = _conditions(task, fields, coefficients, known)
-        return rollout(run.model, run.weights, fields, cond, count.shape[0])
+        *count: Int[Array, " t"],
+    ) -> Float[Array, "b *t c"]:
+        dt = jnp.full(fields.shape[:1], task.dt, jnp.float32)
+        cond = Conditions(dt=dt, coefficients=coefficients, mask=known)
+        if steady:
+            return solve(run.model, run.weights, fields, cond)
+        return rollout(run.model, run.weights, fields, cond, count[0].shape[0])
 
     batch, steps = export.symbolic_shape("b, t")
-    shape = (batch, run.model.context, *task.shape, len(task.channels))
-    return _export(predict, platforms, shape, (batch, width), (batch, width), steps)
+    fields = (*task.shape, len(task.inputs)) if steady else (run.model.context, *task.shape, len(task.channels))
+    coefficients = jax.ShapeDtypeStruct((batch, len(task.coefficients)), jnp.float32)
+    arguments = [jax.ShapeDtypeStruct((batch, *fields), jnp.float32), coefficients, coefficients]
+    if not steady:
+        arguments.append(jax.ShapeDtypeStruct((steps,), jnp.int32))
+    return export.export(jax.jit(predict), platforms=tuple(platforms))(*arguments)
 
 
-def exported_solver(run: SteadyRun, platforms: Sequence[str]) -> export.Exported:
-    """(inputs, coefficients, known) -> solutions on the trained grid, physical units; the batch is symbolic."""
-    task, width = run.task, len(run.task.coefficients)
-
-    def predict(
-        inputs: Float[Array, "b *s i"], coefficients: Float[Array, "b p"], known: Float[Array, "b p"]
-    ) -> Float[Array, "b *s c"]:
-        return solve(run.model, run.weights, inputs, _conditions(task, inputs, coefficients, known))
-
-    (batch,) = export.symbolic_shape("b")
-    return _export(predict, platforms, (batch, *task.shape, len(task.inputs)), (batch, width), (batch, width))
-
-
-def description(run: TrainedRun | SteadyRun, exported: export.Exported, artifact: str) -> dict[str, Any]:
+def description(run: TrainedModel, exported: export.Exported, artifact: str) -> dict[str, Any]:
     """What a program has to know to call the artifact; plain JSON."""
     task = run.task
-    steady = isinstance(run, SteadyRun)
+    steady = task.kind == "steady"
     given = f"{'inputs' if steady else 'fields'} {_shape(exported.in_avals[0].shape)} float32, physical units"
     arguments = [
         given,
@@ -131,26 +125,10 @@ def description(run: TrainedRun | SteadyRun, exported: export.Exported, artifact
         "coefficients": [{"name": item.name, "scale": item.scale} for item in task.coefficients],
         "units": "those of the training data, in and out; nothing has to be normalised",
         "run": str(run.path),
-        "checkpoint": f"checkpoints/{run.stage}/{run.step}",
+        "checkpoint": f"checkpoints/{run.stage}/{run.checkpoint.step}",
         "checkpoint_digest": run.digest,
         "versions": {name: version(name) for name in ("ups_jax", "jax", "jaxlib")},
     }
-
-
-def _conditions(
-    task: Task, fields: Float[Array, "b *s c"], coefficients: Float[Array, "b p"], known: Float[Array, "b p"]
-) -> Conditions:
-    return Conditions(dt=jnp.full(fields.shape[:1], task.dt, jnp.float32), coefficients=coefficients, mask=known)
-
-
-def _export(function: Any, platforms: Sequence[str], *shapes: Any) -> export.Exported:
-    """The last of four shapes is that of `count`."""
-    kinds = (jnp.float32, jnp.float32, jnp.float32, jnp.int32)
-    abstract = [
-        jax.ShapeDtypeStruct(shape if isinstance(shape, tuple) else (shape,), kind)
-        for shape, kind in zip(shapes, kinds, strict=False)
-    ]
-    return export.export(jax.jit(function), platforms=tuple(platforms))(*abstract)
 
 
 def _shape(shape: Sequence[Any]) -> str:

@@ -19,7 +19,7 @@ from ups_jax.core.errors import DataError
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset, Split
 from ups_jax.data.files import open_source
-from ups_jax.inference.trained_model import SteadyRun, TrainedPredictor, TrainedRun
+from ups_jax.inference.trained_model import TrainedModel
 from ups_jax.models.grid import interpolate_lines
 
 
@@ -30,30 +30,26 @@ class FinerPredictor:
     What is given is restricted to the trained points, stepped there, and decoded at the finer ones.
     """
 
-    run: TrainedRun
+    run: TrainedModel
     task: Task
 
-    def rollout(
+    def rollout_arrays(
         self, u0: Float[np.ndarray, "b k *f c"], steps: int, cond: np.ndarray, cond_mask: np.ndarray
     ) -> Float[np.ndarray, "b t *f c"]:
         """The `steps` frames after the context `u0`; each prediction is encoded anew on the trained grid."""
-        return self._decoded(self._trained.rollout(self._restricted(u0), steps, cond, cond_mask))
+        return self._decoded(self.run.rollout_arrays(self._restricted(u0), steps, cond, cond_mask))
 
     def latent_rollout(
         self, u0: Float[np.ndarray, "b k *f c"], steps: int, cond: np.ndarray, cond_mask: np.ndarray
     ) -> Float[np.ndarray, "b t *f c"]:
         """The `steps` frames after the context `u0`, which is encoded once."""
-        return self._decoded(self._trained.latent_rollout(self._restricted(u0), steps, cond, cond_mask))
+        return self._decoded(self.run.latent_rollout(self._restricted(u0), steps, cond, cond_mask))
 
     def reconstruct(
         self, fields: Float[np.ndarray, "b t *f c"], cond: np.ndarray, cond_mask: np.ndarray
     ) -> Float[np.ndarray, "b t *f c"]:
         """decode(encode(fields)): what the trained grid and the codec cannot represent."""
-        return self._decoded(self._trained.reconstruct(self._restricted(fields), cond, cond_mask))
-
-    @cached_property
-    def _trained(self) -> TrainedPredictor:
-        return self.run.predictor()
+        return self._decoded(self.run.reconstruct(self._restricted(fields), cond, cond_mask))
 
     def _restricted(self, fields: Float[np.ndarray, "b t *f c"]) -> Float[np.ndarray, "b t *s c"]:
         return np.asarray(self._restrict(jnp.asarray(fields, jnp.float32)))
@@ -98,20 +94,21 @@ def refines(fine: Task, trained: Task) -> bool:
     )
 
 
-def predictor_on(run: TrainedRun, task: Task) -> tuple[TrainedPredictor | FinerPredictor, str]:
+def predictor_on(run: TrainedModel, task: Task) -> tuple[TrainedModel | FinerPredictor, str]:
     """The predictor of a run for the data of a task, and its way, one of `WAYS`.
 
     Raises DataError where the time step is another, or the grid neither refines the trained one nor can be cut.
     """
-    if run.task.scattered:
-        run.check_time_step(task.dt)
-        return run.on(task).predictor(), "own"
-    if task.shape == run.task.shape and np.allclose(task.spacing, run.task.spacing, rtol=1e-3, atol=0):
-        return run.on(task).predictor(), "own"
+    if run.task.kind == "steady":
+        return run.on(task), "own" if task.shape == run.task.shape else "averaged"
+    if run.task.scattered or (
+        task.shape == run.task.shape and np.allclose(task.spacing, run.task.spacing, rtol=1e-3, atol=0)
+    ):
+        return run.on(task), "own"
     if refines(task, run.task):
         run.check_time_step(task.dt)
         return FinerPredictor(run, task), "restricted"
-    return run.on(task).predictor(), "native"
+    return run.on(task), "native"
 
 
 WAYS = {
@@ -122,7 +119,7 @@ WAYS = {
 }
 
 
-def other_trajectories(run: TrainedRun | SteadyRun, cfg: Config, dataset: Dataset, split: Split) -> str | None:
+def other_trajectories(run: TrainedModel, cfg: Config, dataset: Dataset, split: Split) -> str | None:
     """A note where finer data may hold other trajectories in a split than the run's own data; None where it does not.
 
     The same ones have the same numbers and start from the same frame at the trained points; a solution is a frame.

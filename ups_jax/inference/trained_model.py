@@ -1,144 +1,207 @@
-"""A trained run, loaded from its directory: physical fields in, physical fields out."""
+"""A trained model, loaded from its run directory: physical fields in, physical fields out."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ups_jax.config import STAGE_ALIASES, STAGE_NEEDS, Config
+from ups_jax.config import STAGE_ALIASES, STAGE_NEEDS, Config, of_task
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.core.task import Task
 from ups_jax.inference.chunked_rollout import Stepper
-from ups_jax.inference.inputs import PlaceArrays, checked_places, coefficient_arrays, conditions
-from ups_jax.models import PointSimulator, Simulator, SteadySimulator
+from ups_jax.inference.inputs import (
+    AnyArray,
+    Coefficients,
+    PlaceArrays,
+    array_dtype,
+    checked_frames,
+    checked_inputs,
+    checked_places,
+    coefficient_arrays,
+    conditions,
+    has_jax,
+    is_traced,
+)
 from ups_jax.models.grid import patch_of
 from ups_jax.rollout.autoregressive import latent_rollout, reconstruct, rollout
-from ups_jax.rollout.steady import check_cells, refinement, solve
-from ups_jax.runs.best_weights import Weights, best_weights
+from ups_jax.rollout.steady import check_cells, steady_rollout
+from ups_jax.runs.best_weights import Weights, best_weights, difference
 from ups_jax.runs.directory import RunDirectory
-from ups_jax.training.build import build_model
+from ups_jax.training.build import JointModel, build_joint, build_model
 from ups_jax.training.stages import STAGES
 
+# The given fields of a steady task, or by name what a batch of points has beside its values.
+InputFields = Float[AnyArray, "b *cells i"] | PlaceArrays
 
-@dataclass(frozen=True)
-class TrainedRun:
-    """Model, averaged parameters and task of a run's best checkpoint. Functions are compiled once a shape.
 
-    `fingerprint` is that of the data that it was trained on, `digest` that of the checkpoint's files.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TrainedModel:
+    """The averaged parameters of a run's best checkpoint and the model of each of its tasks.
+
+    `step` and `rollout` are pure functions in physical units. Of NumPy arrays they give NumPy arrays; of arrays of JAX
+    they give such, and can be differentiated, vmapped, scanned and compiled. They compute in float64 where JAX has it
+    enabled and fields or weights are of that type, in float32 otherwise. Each shape is compiled once.
     """
 
     path: Path
     stage: str
-    config: Config
-    task: Task
-    model: Simulator | PointSimulator
-    weights: Any
-    step: int
-    fingerprint: str
-    digest: str
+    checkpoint: Weights
+    models: JointModel
 
-    def rollout(
+    def step(
         self,
-        u0: Float[np.ndarray, "b *history c"],
-        steps: int,
-        params: Mapping[str, float | np.floating | Float[np.ndarray, " b"]] | None = None,
+        u: Float[AnyArray, "b *start"] | None,
+        params: Coefficients | None = None,
+        input_fields: InputFields | None = None,
+        weights: Any = None,
+        *,
         dt: float | None = None,
         task: str | None = None,
         places: PlaceArrays | None = None,
-    ) -> Float[np.ndarray, "b t *s c"]:
-        """The `steps` frames after `u0`, in physical units; compiled once for any number of steps.
+    ) -> Float[AnyArray, "b *s c"]:
+        """Return the frame after `u`, or the solution of a steady task.
 
-        `u0` is one frame a sample `(b, *grid, channels)`, or with the run's context `(b, context, *grid, channels)`.
-        `params` gives PDE coefficients by name, one for all or one a sample; one that is left out counts as its
-        training mean, with a warning. `dt` is the physical time between frames, which must be the training data's, and
-        `task` the name of the task. A run on points takes any number of them, and `places`: `coords` (points, axes)
-        unless they move, `inputs` (points, given fields) where it was trained with such, `point_mask` (points,) where
-        some only fill up; each with samples before that where they differ. DataError where shapes, names or the time
-        step are not the run's.
+        Args:
+            u: One frame a sample (b, *grid, c), or with the run's context (b, context, *grid, c). Of a steady task the
+                given fields, or with `input_fields` a state, which has no influence, or None.
+            params: PDE coefficients by name, one for all samples or (b,). One that is left out counts as its training
+                mean, with a warning.
+            input_fields: Of a steady task the given fields (b, *grid, i), on the trained grid or on one that cuts its
+                cells into whole parts. Of a task on points, any number of them, a mapping: `coords` (points, axes)
+                unless they move, `inputs` (points, i) where it was trained with such, `point_mask` (points,) where some
+                only fill up; each with samples before that where they differ.
+            weights: A tree like `weights` to use in its place.
+            dt: Time between frames, which must be that of the training data.
+            task: The name of the task, which a model of several needs.
+
+        Returns:
+            The frame or solution, (b, *grid, c).
+
+        Raises:
+            DataError: Shapes, names, the time step or the tree of weights are not the run's, or a concrete value is
+                not finite or cannot be.
         """
-        check_name(self.task, task)
-        fields = np.asarray(u0, np.float32)
-        frame = (*self.task.shape, len(self.task.channels))
-        if self.task.scattered and fields.ndim >= 3:
-            frame = (fields.shape[-2], frame[-1])
-        if fields.ndim == len(frame) + 1 and self.model.context == 1:
-            fields = fields[:, None]
-        if fields.shape[1:] != (self.model.context, *frame):
-            expected = " x ".join(map(str, ("b", *((self.model.context,) if self.model.context > 1 else ()), *frame)))
-            raise DataError(f"u0 has shape {np.shape(u0)}; this run takes {expected} (samples, grid, channels)")
-        if not np.isfinite(fields).all():
-            raise DataError("u0 holds NaN or Inf")
-        self.check_time_step(self.task.dt if dt is None else dt)
-        known = coefficient_arrays(self.task, params or {}, len(fields))
-        where = checked_places(self.task, places, len(fields), frame[0])
-        pieces = self._stepper.pieces(fields, *known, steps, len(fields), where)
+        model, weights = self._for_call(task, weights)
+        input_fields = _without_places(input_fields, places)
+        fields, *arrays = model._checked(u, params, input_fields, weights, dt)
+        result = model._frames(weights, jnp.asarray(fields), conditions(model.task, *arrays), steps=1)[:, 0]
+        return result if has_jax(fields, arrays) or is_traced(weights) else np.asarray(result)
+
+    def rollout(
+        self,
+        u0: Float[AnyArray, "b *start"] | None,
+        steps: int,
+        params: Coefficients | None = None,
+        input_fields: InputFields | None = None,
+        weights: Any = None,
+        *,
+        dt: float | None = None,
+        task: str | None = None,
+        places: PlaceArrays | None = None,
+    ) -> Float[AnyArray, "b t *s c"]:
+        """Return the `steps` frames after `u0`, (b, steps, *grid, c); a steady solution stays as it is.
+
+        NumPy arrays are rolled out in pieces, so that any number of steps is one compilation. Arguments and errors are
+        those of `step`.
+        """
+        model, weights = self._for_call(task, weights)
+        input_fields = _without_places(input_fields, places)
+        if model.task.kind == "steady":
+            solution = model.step(u0, params, input_fields, weights, dt=dt)
+            return (np if isinstance(solution, np.ndarray) else jnp).repeat(solution[:, None], steps, axis=1)
+        fields, *arrays = model._checked(u0, params, input_fields, weights, dt)
+        if has_jax(fields, arrays) or is_traced(weights):
+            return model._frames(weights, jnp.asarray(fields), conditions(model.task, *arrays), steps=steps)
+        values, mask, where = arrays
+        pieces = model._stepper.pieces(fields, values, mask, steps, len(fields), where, weights)
         return np.concatenate([piece.frames[0] for piece in pieces], axis=1)
 
-    def predictor(self) -> TrainedPredictor:
-        """The same run with coefficients as arrays, as the evaluation wants it."""
-        return TrainedPredictor(self)
+    def solve(
+        self, inputs: Float[AnyArray, "b *s i"], params: Coefficients | None = None, task: str | None = None
+    ) -> Float[AnyArray, "b *s c"]:
+        """Return `step` of a steady task, by its former name."""
+        _deprecated("TrainedModel.solve(inputs, params)", "step(inputs, params)")
+        return self.step(inputs, params, task=task)
 
-    def on(self, task: Task) -> TrainedRun:
-        """The same parameters on the grid of `task`; DataError where its time step is another or it cannot be cut."""
+    @property
+    def weights(self) -> Any:
+        """The parameters as a pytree, which `step` and `rollout` take back scaled or differentiated."""
+        return self.checkpoint.params
+
+    @property
+    def config(self) -> Config:
+        """The configuration that the run was trained with."""
+        return self.checkpoint.config
+
+    @property
+    def digest(self) -> str:
+        """The digest of the checkpoint's files."""
+        return self.checkpoint.digest
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks, on the grids that the model steps on."""
+        return self.models.tasks
+
+    @property
+    def task(self) -> Task:
+        """The task of a model of one; DataError that names those of several."""
+        return self.for_task().models.task
+
+    @property
+    def model(self) -> Any:
+        """The flax module of the only task; DataError that names several."""
+        return self.for_task().models.models[0]
+
+    def for_task(self, name: str | None = None) -> TrainedModel:
+        """Return the model of a task; DataError where it is none of the run's, or is not named among several."""
+        names = list(self._by_name)
+        if name is None and len(names) == 1:
+            return self
+        if name not in names:
+            said = "name one of them: task=..." if name is None else f"{name} is none of them"
+            raise DataError(f"the run has the tasks {', '.join(names)}; {said}")
+        return self._by_name[name]
+
+    def on(self, task: Task) -> TrainedModel:
+        """Return the model with the same parameters on the grid of `task`; a steady one averages and interpolates.
+
+        Raises:
+            DataError: The time step is another, or the grid does not divide into the patches or cells trained on.
+        """
+        trained, patch_size = self.task, self.config.latent.patch_size
+        if trained.kind == "steady":
+            check_cells(trained, task)
+            return self
         self.check_time_step(task.dt)
-        own, patch_size = self.task, self.config.latent.patch_size
-        if own.scattered:
-            # The latent tokens lie where they lay; any number of points speaks to them.
-            placed = replace(own, shape=task.shape)
-            return replace(self, task=placed, model=cast(Simulator, build_model(self.config, placed, self.stage)))
-        if patch_of(task.shape, patch_size) != patch_of(own.shape, patch_size):
+        if trained.scattered:
+            # The latent tokens stay where they are; any number of points speaks to them.
+            moved = replace(trained, shape=task.shape)
+        elif patch_of(task.shape, patch_size) != patch_of(trained.shape, patch_size):
             raise DataError(
-                f"{self.path}: was trained on a grid of {own.shape} points and cuts it into patches of "
-                f"{patch_of(own.shape, patch_size)}, which a grid of {task.shape} does not divide into"
+                f"{self.path}: was trained on a grid of {trained.shape} points and cuts it into patches of "
+                f"{patch_of(trained.shape, patch_size)}, which a grid of {task.shape} does not divide into"
             )
-        placed = replace(own, shape=task.shape, origin=task.origin, spacing=task.spacing)
-        return replace(self, task=placed, model=cast(Simulator, build_model(self.config, placed, self.stage)))
+        else:
+            moved = replace(trained, shape=task.shape, origin=task.origin, spacing=task.spacing)
+        return replace(self, models=JointModel((build_model(self.config, moved, self.stage),)))
 
     def check_time_step(self, dt: float) -> None:
-        """Refuse what the model cannot know: it has seen one time step only."""
+        """Refuse a time step other than that of the training data, the only one that the model has seen."""
         if not abs(dt / self.task.dt - 1) < 1e-3:
             raise DataError(f"the time step is {dt:g}, and this run was trained on frames {self.task.dt:g} apart only")
 
-    @property
-    def grid_model(self) -> Simulator:
-        """The model, for what only those of grids can; DataError of one of points."""
-        if isinstance(self.model, PointSimulator):
-            raise DataError(f"{self.path}: the task {self.task.name} is of points, and has neither codec nor corrector")
-        return self.model
-
-    @cached_property
-    def _stepper(self) -> Stepper:
-        return Stepper(model=self.model, weights=self.weights)
-
-    @cached_property
-    def _compiled(self) -> Any:
-        return jax.jit(partial(rollout, self.model), static_argnames="steps")
-
-    @cached_property
-    def _compiled_latent(self) -> Any:
-        return jax.jit(partial(latent_rollout, self.grid_model), static_argnames="steps")
-
-    @cached_property
-    def _compiled_codec(self) -> Any:
-        return jax.jit(partial(reconstruct, self.grid_model))
-
-
-@dataclass(frozen=True)
-class TrainedPredictor:
-    """The `Predictor` of a trained run."""
-
-    run: TrainedRun
-
-    def rollout(
+    def rollout_arrays(
         self,
         u0: Float[np.ndarray, "b k *s c"],
         steps: int,
@@ -146,14 +209,15 @@ class TrainedPredictor:
         cond_mask: np.ndarray,
         places: PlaceArrays = MappingProxyType({}),
     ) -> Float[np.ndarray, "b t *s c"]:
-        """The `steps` frames after the context `u0`; each prediction is encoded anew."""
-        return self._frames(self.run._compiled, u0, steps, cond, cond_mask, places)
+        """Return the `steps` frames after the context `u0`, or the solutions for given fields, with coefficients as
+        arrays; each prediction is encoded anew."""
+        return self._of_arrays(self._frames, u0, steps, cond, cond_mask, places)
 
     def latent_rollout(
         self, u0: Float[np.ndarray, "b k *s c"], steps: int, cond: np.ndarray, cond_mask: np.ndarray
     ) -> Float[np.ndarray, "b t *s c"]:
-        """The `steps` frames after the context `u0`, which is encoded once."""
-        return self._frames(self.run._compiled_latent, u0, steps, cond, cond_mask)
+        """Return the `steps` frames after the context `u0`, which is encoded once."""
+        return self._of_arrays(self._latent_frames, u0, steps, cond, cond_mask)
 
     def reconstruct(
         self,
@@ -162,121 +226,117 @@ class TrainedPredictor:
         cond_mask: np.ndarray,
         places: PlaceArrays = MappingProxyType({}),
     ) -> Float[np.ndarray, "b t *s c"]:
-        """decode(encode(fields)); points keep their own values beside the tokens."""
-        if self.run.task.scattered:
+        """Return decode(encode(fields)); points keep their values beside the tokens."""
+        if self.task.scattered:
             return fields
-        return np.asarray(self.run._compiled_codec(self.run.weights, jnp.asarray(fields, jnp.float32)))
+        return np.asarray(self._reconstruct(self.weights, jnp.asarray(fields, array_dtype(fields))))
 
-    def _frames(
+    def _for_call(self, task: str | None, weights: Any) -> tuple[TrainedModel, Any]:
+        """Return the model of the task that is called, and its part of the weights."""
+        model = self.for_task(task)
+        if weights is None:
+            return model, model.weights
+        differing = difference(weights, self.weights)
+        if differing is not None:
+            raise DataError(f"weights: is no tree like model.weights: {differing}")
+        names = [each.name for each in self.tasks]
+        return model, self.models.sharing.view(weights, names.index(model.task.name))
+
+    def _checked(self, u: Any, params: Any, input_fields: Any, weights: Any, dt: float | None) -> tuple[Any, ...]:
+        """Return fields, coefficients with their presence, and the places of points."""
+        task, dtype = self.task, array_dtype(u, input_fields, weights)
+        self.check_time_step(task.dt if dt is None else dt)
+        if task.kind == "steady":
+            fields, places = checked_inputs(task, u, input_fields, dtype), {}
+        else:
+            fields = checked_frames(task, self.model.context, u, dtype)
+            places = checked_places(task, input_fields, len(fields), fields.shape[-2], dtype)
+        return fields, *coefficient_arrays(task, dict(params or {}), len(fields), dtype), places
+
+    def _of_arrays(
         self,
-        compiled: Any,
+        frames: Any,
         u0: np.ndarray,
         steps: int,
         cond: np.ndarray,
         cond_mask: np.ndarray,
         places: PlaceArrays = MappingProxyType({}),
-    ) -> Float[np.ndarray, "b t *s c"]:
-        given = conditions(self.run.task, cond, cond_mask, places)
-        return np.asarray(compiled(self.run.weights, jnp.asarray(u0, jnp.float32), given, steps=steps))
+    ) -> np.ndarray:
+        given = conditions(self.task, cond, cond_mask, places)
+        return np.asarray(frames(self.weights, jnp.asarray(u0, array_dtype(u0)), given, steps=steps))
+
+    @cached_property
+    def _by_name(self) -> Mapping[str, TrainedModel]:
+        if len(self.tasks) == 1:
+            return {self.models.task.name: self}
+        result, whole = {}, self.checkpoint
+        for number, (task, part) in enumerate(zip(self.tasks, whole.fingerprint.split("+"), strict=True)):
+            checkpoint = replace(
+                whole,
+                params=self.models.sharing.view(whole.params, number),
+                weights=self.models.sharing.view(whole.weights, number),
+                config=of_task(whole.config, task.name),
+                tasks=(task,),
+                fingerprint=part,
+            )
+            models = JointModel((self.models.models[number],))
+            result[task.name] = replace(self, checkpoint=checkpoint, models=models)
+        return result
+
+    @cached_property
+    def _stepper(self) -> Stepper:
+        return Stepper(model=self.model, weights=self.weights)
+
+    @cached_property
+    def _frames(self) -> Any:
+        frames = steady_rollout if self.task.kind == "steady" else rollout
+        return jax.jit(partial(frames, self.model), static_argnames="steps")
+
+    @cached_property
+    def _latent_frames(self) -> Any:
+        return jax.jit(partial(latent_rollout, self.model), static_argnames="steps")
+
+    @cached_property
+    def _reconstruct(self) -> Any:
+        return jax.jit(partial(reconstruct, self.model))
 
 
-@dataclass(frozen=True)
-class TaskRuns:
-    """The runs of all tasks of one training, by their names."""
+def load_run(path: str | Path, *, stage: str | None = None, task: Task | None = None) -> TrainedModel:
+    """Return the best checkpoint of a run, with averaged parameters.
 
-    runs: Mapping[str, TrainedRun | SteadyRun]
+    Args:
+        path: The run directory.
+        stage: The stage whose model it is; by default the operator, or in a run without one the last stage.
+        task: The task of the data to predict: the model is put on its grid.
 
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        """Their tasks."""
-        return tuple(run.task for run in self.runs.values())
-
-    def of(self, task: str | None) -> TrainedRun | SteadyRun:
-        """The run of a task; DataError where none of them is named."""
-        if task is None or task not in self.runs:
-            said = "name one: task=..." if task is None else f"{task} is none of them"
-            raise DataError(f"the run has the tasks {', '.join(self.runs)}; {said}")
-        return self.runs[task]
-
-    def rollout(
-        self,
-        u0: Float[np.ndarray, "b *history c"],
-        steps: int,
-        params: Mapping[str, float | np.floating | Float[np.ndarray, " b"]] | None = None,
-        dt: float | None = None,
-        task: str | None = None,
-        places: PlaceArrays | None = None,
-    ) -> Float[np.ndarray, "b t *s c"]:
-        """`TrainedRun.rollout` of the task that is named."""
-        run = self.of(task)
-        if isinstance(run, SteadyRun):
-            raise DataError(f"task {task} is steady and has no time to roll out; use solve")
-        return run.rollout(u0, steps, params, dt, places=places)
-
-    def solve(
-        self,
-        inputs: Float[np.ndarray, "b *grid i"],
-        params: Mapping[str, float | np.floating | Float[np.ndarray, " b"]] | None = None,
-        task: str | None = None,
-    ) -> Float[np.ndarray, "b *grid c"]:
-        """`SteadyRun.solve` of the task that is named."""
-        run = self.of(task)
-        if isinstance(run, TrainedRun):
-            raise DataError(f"task {task} is of trajectories; use rollout")
-        return run.solve(inputs, params)
-
-
-def check_name(task: Task, name: str | None) -> None:
-    """DataError where a name is given that is not the task's."""
-    if name not in (None, task.name):
-        raise DataError(f"the run knows no task {name}; it has {task.name}")
-
-
-def run_of(path: Path, stage: str, weights: Weights) -> TrainedRun | SteadyRun:
-    """The run of the weights of one task."""
-    if weights.task.kind == "steady":
-        return SteadyRun(path, stage, weights)
-    return TrainedRun(
-        path=path,
-        stage=stage,
-        config=weights.config,
-        task=weights.task,
-        model=cast(Simulator, build_model(weights.config, weights.task, stage)),
-        weights=weights.params,
-        step=weights.step,
-        fingerprint=weights.fingerprint,
-        digest=weights.digest,
-    )
-
-
-def load_task_run(path: Path, task: str | None = None, *, stage: str | None = None) -> TrainedRun | SteadyRun:
-    """The run of one of its tasks, which has to be named where there are several; as `load_run`."""
-    stage = _model_stage(path, stage)
-    return run_of(path, stage, best_weights(path, stage).of(task, stage))
-
-
-def load_run(
-    path: str | Path, *, stage: str | None = None, task: Task | None = None
-) -> TrainedRun | SteadyRun | TaskRuns:
-    """The best checkpoint of a run, with averaged parameters; CheckpointError where there is none.
-
-    Without `stage` it is the operator, or in a run without one the last stage; ConfigError for a corrector. Of a
-    transient task comes a `TrainedRun` that rolls out, of a steady one a `SteadyRun` that solves, of several tasks
-    `TaskRuns`, which is told by name which.
-    `task` is of the data to predict: a transient run's parameters are put on its grid. DataError where its time step is
-    another or its grid does not fit the trained one.
+    Raises:
+        CheckpointError: There is no checkpoint.
+        ConfigError: The stage is a corrector.
+        DataError: The time step of `task` is another, or its grid does not fit the trained one.
     """
-    stage = _model_stage(Path(path), stage)
-    weights = best_weights(Path(path), stage)
-    if len(weights.tasks) > 1 and task is None:
-        return TaskRuns({own.name: run_of(Path(path), stage, weights.of(own.name, stage)) for own in weights.tasks})
-    run = run_of(Path(path), stage, weights.of(None if task is None else task.name, stage))
-    if task is None:
-        return run
-    if isinstance(run, TrainedRun):
-        return run.on(task)
-    check_cells(run.task, task)
-    return run
+    path = Path(path)
+    stage = _model_stage(path, stage)
+    model = model_of(path, stage, best_weights(path, stage))
+    return model if task is None else named_task(model, task.name if len(model.tasks) > 1 else None).on(task)
+
+
+def load_task_run(path: Path, task: str | None = None, *, stage: str | None = None) -> TrainedModel:
+    """Return the model of one task of a run as `load_run` does; ConfigError where several need a name."""
+    return named_task(load_run(path, stage=stage), task)
+
+
+def model_of(path: Path, stage: str, weights: Weights) -> TrainedModel:
+    """Return the model that weights belong to."""
+    models = build_joint(weights.config, weights.tasks, stage)
+    return TrainedModel(path=path, stage=stage, checkpoint=weights, models=models)
+
+
+def named_task(model: TrainedModel, task: str | None) -> TrainedModel:
+    """Return the model of a task that a command line or a configuration names, with a ConfigError for a wrong name."""
+    try:
+        return model.for_task(task)
+    except DataError as error:
+        raise ConfigError(f"{model.path}: {error}") from None
 
 
 def _model_stage(path: Path, stage: str | None) -> str:
@@ -291,77 +351,19 @@ def _model_stage(path: Path, stage: str | None) -> str:
     return name
 
 
-@dataclass(frozen=True)
-class SteadyRun:
-    """Model, averaged parameters and task of a run's best checkpoint. Functions are compiled once a shape."""
+def _without_places(input_fields: Any, places: Any) -> Any:
+    if places is None:
+        return input_fields
+    _deprecated("places=", "input_fields=", stacklevel=4)
+    return places
 
-    path: Path
-    stage: str
-    trained: Weights
 
-    @property
-    def config(self) -> Config:
-        return self.trained.config
+def _deprecated(former: str, name: str, *, stacklevel: int = 3) -> None:
+    warnings.warn(f"{former} is now {name}", DeprecationWarning, stacklevel=stacklevel)
 
-    @property
-    def task(self) -> Task:
-        """The task on the grid that was trained on."""
-        return self.trained.task
 
-    @property
-    def weights(self) -> Any:
-        return self.trained.params
-
-    @property
-    def step(self) -> int:
-        return self.trained.step
-
-    @property
-    def fingerprint(self) -> str:
-        """That of the data that it was trained on."""
-        return self.trained.fingerprint
-
-    @property
-    def digest(self) -> str:
-        """That of the checkpoint's files."""
-        return self.trained.digest
-
-    def solve(
-        self,
-        inputs: Float[np.ndarray, "b *grid i"],
-        params: Mapping[str, float | np.floating | Float[np.ndarray, " b"]] | None = None,
-    ) -> Float[np.ndarray, "b *grid c"]:
-        """The solutions for given fields `(b, *grid, inputs)`, in physical units, at the points of the given fields.
-
-        The grid is the trained one, or cuts its cells into whole parts. `params` gives PDE coefficients by name, one
-        for all or one a sample; one that is left out counts as its training mean, with a warning. DataError where
-        shapes or names are not the run's.
-        """
-        fields = np.asarray(inputs, np.float32)
-        names = [item.name for item in self.task.inputs]
-        if fields.ndim != len(self.task.shape) + 2 or fields.shape[-1] != len(names):
-            raise DataError(
-                f"inputs have shape {np.shape(inputs)}; this run takes (samples, {', '.join(self.task.axes)}, "
-                f"{len(names)}), the last axis being {', '.join(names)}"
-            )
-        refinement(self.task, fields.shape[1:-1])
-        if not np.isfinite(fields).all():
-            raise DataError("inputs hold NaN or Inf")
-        return self.solve_arrays(fields, *coefficient_arrays(self.task, params or {}, len(fields)))
-
-    def solve_arrays(
-        self,
-        inputs: Float[np.ndarray, "b *grid i"],
-        cond: Float[np.ndarray, "b p"],
-        cond_mask: Float[np.ndarray, "b p"],
-    ) -> Float[np.ndarray, "b *grid c"]:
-        """The same with coefficients as arrays, as the evaluation wants it."""
-        return np.asarray(self._compiled(self.weights, jnp.asarray(inputs), conditions(self.task, cond, cond_mask)))
-
-    @cached_property
-    def model(self) -> SteadySimulator:
-        return cast(SteadySimulator, build_model(self.config, self.task, self.stage))
-
-    @cached_property
-    def _compiled(self) -> Any:
-        return jax.jit(partial(solve, self.model))
+def __getattr__(name: str) -> Any:
+    if name not in ("TrainedRun", "SteadyRun", "TaskRuns"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    _deprecated(name, "TrainedModel, of all kinds of task")
+    return TrainedModel

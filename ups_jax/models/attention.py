@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ups_jax.models import cpu_attention
+from ups_jax.models.layers import layer_dtype
 
 # Bytes of a chunk's scores: with those of their gradient they stay in a core's second cache.
 _CHUNK_BYTES = 2**19
@@ -135,9 +136,9 @@ def _chunk_of(query: Float[Array, "b n a d"], key: Float[Array, "b m a d"]) -> i
 
 
 def _rows(x: Float[Array, "b n a d"], chunk: int) -> Float[Array, "c g n d"]:
-    """Chunks of (sample, head) pairs in float32: a CPU's products are no faster in fewer bits."""
+    """Chunks of (sample, head) pairs in float32 at least: a CPU's products are no faster in fewer bits."""
     tokens, width = x.shape[1], x.shape[3]
-    return jnp.swapaxes(x, 1, 2).astype(jnp.float32).reshape(-1, chunk, tokens, width)
+    return jnp.swapaxes(x, 1, 2).astype(layer_dtype(jnp.float32, x)).reshape(-1, chunk, tokens, width)
 
 
 def _tokens(x: Float[Array, "c g n d"], like: Float[Array, "b n a d"]) -> Float[Array, "b n a d"]:

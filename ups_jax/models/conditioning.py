@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from ups_jax.core.task import Coefficient, Task
 from ups_jax.models.batch import Batch
+from ups_jax.models.layers import layer_dtype
 
 
 class ConditionEmbedding(nn.Module):
@@ -28,22 +29,21 @@ class ConditionEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, cond: Conditions) -> Float[Array, "b features"]:
-        known = cond.mask.astype(jnp.float32)
+        dtype = layer_dtype(jnp.float32, cond.dt)
+        known = cond.mask.astype(dtype)
         values = [
             standardize(cond.coefficients[:, index], coefficient) * known[:, index]
             for index, coefficient in enumerate(self.task.coefficients)
         ]
         others = [jnp.log(cond.dt / (self.task.dt_unit or self.task.dt)), *(1 - known).T]
-        x = nn.Dense(self.features, kernel_init=nn.initializers.zeros, dtype=jnp.float32, name="others")(
+        x = nn.Dense(self.features, kernel_init=nn.initializers.zeros, dtype=dtype, name="others")(
             jnp.stack(others, axis=-1)
         )
         if values:
-            x = x + nn.Dense(self.features, use_bias=False, dtype=jnp.float32, name="values")(
-                jnp.stack(values, axis=-1)
-            )
+            x = x + nn.Dense(self.features, use_bias=False, dtype=dtype, name="values")(jnp.stack(values, axis=-1))
         if self.task.marks:
-            marks = jnp.asarray(self.task.marks, jnp.float32)[None]
-            x = x + nn.Dense(self.features, use_bias=False, dtype=jnp.float32, name="marks")(marks)
+            marks = jnp.asarray(self.task.marks, dtype)[None]
+            x = x + nn.Dense(self.features, use_bias=False, dtype=dtype, name="marks")(marks)
         return nn.silu(x)
 
 
@@ -69,7 +69,10 @@ def modulation(
     Call it inside a compact module: it makes one Dense layer named `modulation`.
     """
     width = x.shape[-1]
-    values = nn.Dense(3 * width, kernel_init=nn.initializers.zeros, dtype=dtype, name="modulation")(embedding)
+    dense = nn.Dense(
+        3 * width, kernel_init=nn.initializers.zeros, dtype=layer_dtype(dtype, embedding), name="modulation"
+    )
+    values = dense(embedding)
     values = values.reshape(values.shape[0], *(1,) * (x.ndim - 2), 3 * width).astype(x.dtype)
     scale, shift, gate = jnp.split(values, 3, axis=-1)
     return x * (1 + scale) + shift, 1 + gate

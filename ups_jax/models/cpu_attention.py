@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ups_jax.models.layers import layer_dtype
+
 # Forward and backward at 32 tokens, ms on a core, as products / so: width 2 69 / 44, width 4 74 / 83, width 8 96 / 293.
 _MOST_WIDTH = 2
 # Pairs at a time: whole vectors, and few enough for the sums of all their queries to stay in a core's second cache.
@@ -119,9 +121,9 @@ def _one_by_one(lanes: Lanes) -> Lanes:
 
 
 def _lanes(x: Float[Array, "b n a d"], rows: int) -> Lanes:
-    """In float32: a CPU's vectors are no faster in fewer bits."""
+    """In float32 at least: a CPU's vectors are no faster in fewer bits."""
     batch, tokens, heads, width = x.shape
-    grouped = x.astype(jnp.float32).reshape(batch // rows, rows, tokens, heads, width)
+    grouped = x.astype(layer_dtype(jnp.float32, x)).reshape(batch // rows, rows, tokens, heads, width)
     turned = (jnp.swapaxes(grouped[..., channel], 1, 2) for channel in range(width))
     return tuple(part.reshape(batch // rows, tokens, rows * heads) for part in turned)
 

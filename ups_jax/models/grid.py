@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ups_jax.models.layers import add_bias, matmul_rows
+from ups_jax.models.layers import add_bias, layer_dtype, matmul_rows
 
 
 class GridConv(nn.Module):
@@ -35,9 +35,10 @@ class GridConv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b *s c"]) -> Float[Array, "b *s features"]:
         points, inputs = self.taps ** len(self.periodic), x.shape[-1]
-        kernel = self.param("kernel", self.kernel_init, (points * inputs, self.features)).astype(self.dtype)
+        dtype = layer_dtype(self.dtype, x)
+        kernel = self.param("kernel", self.kernel_init, (points * inputs, self.features)).astype(dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        x = x.astype(self.dtype)
+        x = x.astype(dtype)
         if points * self.features > inputs:
             return add_bias(matmul_rows(neighbourhood(x, self.taps, self.periodic), kernel), bias)
         by_tap = kernel.reshape(points, inputs, self.features).swapaxes(0, 1).reshape(inputs, points * self.features)
@@ -143,7 +144,8 @@ def interpolate_lines(
     for axis, line in enumerate(lines):
         position = (np.asarray(line, np.float64) - origin[axis]) / spacing[axis]
         weights = (_trigonometric if periodic[axis] else _cubic)(position[None], fields.shape[1 + axis])[0]
-        moved = jnp.tensordot(jnp.asarray(weights, jnp.float32), result, ((1,), (axis + 1,)), precision="highest")
+        matrix = jnp.asarray(weights, layer_dtype(jnp.float32, result))
+        moved = jnp.tensordot(matrix, result, ((1,), (axis + 1,)), precision="highest")
         result = jnp.moveaxis(moved, 0, axis + 1)
     return result
 

@@ -13,6 +13,11 @@ from jaxtyping import Array, Float
 from ups_jax.core.task import Input, Statistics
 
 
+def layer_dtype(dtype: Any, x: Array) -> Any:
+    """Return the type that a layer computes in: float64 for a float64 array, `dtype` for any other."""
+    return jnp.float64 if x.dtype == jnp.float64 else dtype
+
+
 class Dense(nn.Module):
     """x @ kernel + bias as flax's layer computes it, with the product of `matmul_rows`."""
 
@@ -24,7 +29,8 @@ class Dense(nn.Module):
     def __call__(self, x: Float[Array, "b *n c"]) -> Float[Array, "b *n o"]:
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return add_bias(matmul_rows(x.astype(self.dtype), kernel.astype(self.dtype)), bias)
+        dtype = layer_dtype(self.dtype, x)
+        return add_bias(matmul_rows(x.astype(dtype), kernel.astype(dtype)), bias)
 
 
 def matmul_rows(x: Float[Array, "b *n c"], kernel: Float[Array, "c o"]) -> Float[Array, "b *n o"]:
@@ -58,23 +64,23 @@ def apply(model: nn.Module, params: Any, *inputs: Any, method: str | None = None
 
 
 def normalize(fields: Float[Array, "... c"], statistics: Statistics) -> Float[Array, "... c"]:
-    """(u - mean) / std per channel, float32."""
-    mean, std = (jnp.asarray(values, jnp.float32) for values in (statistics.mean, statistics.std))
-    return (fields.astype(jnp.float32) - _last(mean, fields)) / _last(std, fields)
+    """Return (u - mean) / std per channel, in float64 for float64 fields and in float32 for any other."""
+    fields = fields.astype(layer_dtype(jnp.float32, fields))
+    return (fields - _last(statistics.mean, fields)) / _last(statistics.std, fields)
 
 
 def normalize_inputs(inputs: Float[Array, "... i"], channels: Sequence[Input]) -> Float[Array, "... i"]:
-    """The same for the given fields of a steady task."""
-    mean = jnp.asarray([channel.mean for channel in channels], jnp.float32)
-    std = jnp.asarray([channel.std for channel in channels], jnp.float32)
-    return (inputs.astype(jnp.float32) - _last(mean, inputs)) / _last(std, inputs)
+    """Return the given fields of a steady task, normalised as `normalize` does."""
+    inputs = inputs.astype(layer_dtype(jnp.float32, inputs))
+    mean, std = ([getattr(channel, name) for channel in channels] for name in ("mean", "std"))
+    return (inputs - _last(mean, inputs)) / _last(std, inputs)
 
 
 def denormalize(fields: Float[Array, "... c"], statistics: Statistics) -> Float[Array, "... c"]:
     """Inverse of `normalize`: physical units."""
-    mean, std = (jnp.asarray(values, jnp.float32) for values in (statistics.mean, statistics.std))
-    return fields * _last(std, fields) + _last(mean, fields)
+    return fields * _last(statistics.std, fields) + _last(statistics.mean, fields)
 
 
-def _last(values: Float[Array, " c"], like: Float[Array, "... c"]) -> Float[Array, "... c"]:
-    return values.reshape((1,) * (like.ndim - 1) + (-1,))
+def _last(values: Sequence[float], like: Float[Array, "... c"]) -> Float[Array, "*ones c"]:
+    """Return one value per channel in a shape that broadcasts with `like`."""
+    return jnp.asarray(values, layer_dtype(jnp.float32, like)).reshape((1,) * (like.ndim - 1) + (-1,))

@@ -88,5 +88,5 @@ class FieldExit(nn.Module):
         increment = bounded(unpatchify(write(both), patch), INCREMENT_LIMIT)
         statistics = self.task.statistics
         scale = [change / std for change, std in zip(statistics.delta_std, statistics.std, strict=True)]
-        increment = increment * jnp.asarray(scale, jnp.float32).reshape((1,) * (increment.ndim - 1) + (-1,))
+        increment = increment * jnp.asarray(scale, increment.dtype).reshape((1,) * (increment.ndim - 1) + (-1,))
         return patchify(without_mean(increment, self.task.conserved), patch)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from ups_jax.config import PdetConfig
 from ups_jax.models.attention import attention
 from ups_jax.models.conditioning import modulation
-from ups_jax.models.layers import Dense, recomputed
+from ups_jax.models.layers import Dense, layer_dtype, recomputed
 
 
 class PdetUnet(nn.Module):
@@ -40,7 +40,7 @@ class PdetUnet(nn.Module):
             x = jax.image.resize(x, skip.shape, "linear", antialias=False)
             x = x + Dense(width, dtype=self.dtype)(skip)
             x = _layers(self, depth, x, embedding, "channel_separated")
-        return nn.LayerNorm(epsilon=1e-5, dtype=jnp.float32)(x)
+        return nn.LayerNorm(epsilon=1e-5, dtype=layer_dtype(jnp.float32, x))(x)
 
 
 class PdetStack(nn.Module):
@@ -57,7 +57,7 @@ class PdetStack(nn.Module):
         if self.periodic is not None:
             x = x + Positions(self.periodic, self.dtype)(x)
         x = _layers(self, self.config.depth, x, embedding, self.config.attention_type)
-        return nn.LayerNorm(epsilon=1e-5, dtype=jnp.float32)(x)
+        return nn.LayerNorm(epsilon=1e-5, dtype=layer_dtype(jnp.float32, x))(x)
 
 
 class PdetLayer(nn.Module):
@@ -83,7 +83,8 @@ class Residual(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *n h"], embedding: Float[Array, "b e"]) -> Float[Array, "b *n h"]:
-        norm = nn.LayerNorm(epsilon=1e-5, use_bias=False, use_scale=False, dtype=jnp.float32)
+        dtype = layer_dtype(jnp.float32, x)
+        norm = nn.LayerNorm(epsilon=1e-5, use_bias=False, use_scale=False, dtype=dtype)
         y, gate = modulation(norm(x), embedding, dtype=self.dtype)
         return x + gate * self.branch(y)
 
@@ -120,7 +121,7 @@ class TokenAttention(nn.Module):
         )
         if self.qk_norm:
             query, key = (
-                nn.RMSNorm(epsilon=1e-6, dtype=self.dtype, name=f"{name}_norm")(part)
+                nn.RMSNorm(epsilon=1e-6, dtype=layer_dtype(self.dtype, part), name=f"{name}_norm")(part)
                 for name, part in (("query", query), ("key", key))
             )
         flat = (batch, -1, self.groups * self.num_heads, group // self.num_heads)
@@ -145,7 +146,8 @@ class Positions(nn.Module):
             wave = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
             shape = [size if other == axis else 1 for other in range(len(sizes))]
             waves.append(jnp.broadcast_to(wave.reshape(1, *shape, -1), (1, *sizes, wave.shape[-1])))
-        return Dense(x.shape[-1], dtype=self.dtype)(jnp.concatenate(waves, axis=-1).astype(self.dtype))
+        dtype = layer_dtype(self.dtype, x)
+        return Dense(x.shape[-1], dtype=dtype)(jnp.concatenate(waves, axis=-1).astype(dtype))
 
 
 def _layers(

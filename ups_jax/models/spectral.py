@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from ups_jax.config import SpectralConfig
 from ups_jax.models.conditioning import modulation
 from ups_jax.models.grid import GridConv, bounded
-from ups_jax.models.layers import Dense, recomputed
+from ups_jax.models.layers import Dense, layer_dtype, recomputed
 
 
 class SpectralCore(nn.Module):
@@ -78,7 +78,7 @@ class SpectralMixing(nn.Module):
         first = _fourier(sizes[0], waves[0])
         others = [_complex_rows(_fourier(size, numbers)) for size, numbers in zip(sizes[1:], waves[1:], strict=True)]
 
-        y = jnp.moveaxis(x.astype(jnp.float32), (-2, 0), (0, -2)).reshape(sizes[0], -1)
+        y = jnp.moveaxis(x.astype(layer_dtype(jnp.float32, x)), (-2, 0), (0, -2)).reshape(sizes[0], -1)
         y = _transform("kn,nr->kr", _real_rows(first), y)
         done = len(waves[0])
         for size, matrix in zip(sizes[1:], others, strict=True):
@@ -95,13 +95,13 @@ class SpectralMixing(nn.Module):
         # A real field: each positive wavenumber of the halved axis stands for its conjugate as well.
         once = (waves[0] == 0) | (2 * waves[0] == sizes[0])
         y = _transform("nk,kr->nr", _real_rows(first * np.where(once, 1.0, 2.0)[:, None]).T, y.reshape(2 * done, -1))
-        return jnp.moveaxis(y.reshape(*sizes, batch, width), (0, -2), (-2, 0)).astype(self.dtype)
+        return jnp.moveaxis(y.reshape(*sizes, batch, width), (0, -2), (-2, 0)).astype(layer_dtype(self.dtype, y))
 
 
 def _transform(axes: str, matrix: np.ndarray, x: Float[Array, "..."]) -> Float[Array, "..."]:
     """The product with a matrix of Fourier's, in float32 wherever the device would take fewer bits of its factors: a
     GPU's TF32 keeps ten, and with them a smooth field's high modes would be those of the round-off."""
-    return jnp.einsum(axes, jnp.asarray(matrix, jnp.float32), x, precision=jax.lax.Precision.HIGHEST)
+    return jnp.einsum(axes, jnp.asarray(matrix, x.dtype), x, precision=jax.lax.Precision.HIGHEST)
 
 
 def _fourier(points: int, wavenumbers: np.ndarray) -> np.ndarray:

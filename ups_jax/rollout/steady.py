@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ups_jax.core.errors import DataError
@@ -35,6 +36,18 @@ def solve(
         return solution
     lines = cell_lines(task.shape, task.origin, task.spacing, factors)
     return interpolate_lines(solution, lines, task.origin, task.spacing, task.periodic)
+
+
+def steady_rollout(
+    model: SteadySimulator,
+    params: Any,
+    inputs: Float[Array, "b *s i"],
+    cond: Conditions,
+    steps: int,
+    correct: Callable[[Array, Array, Conditions], Array] | None = None,
+) -> Float[Array, "b t *s c"]:
+    """Return the solutions of `solve` at `steps` times, at all of which they are the same."""
+    return jnp.repeat(solve(model, params, inputs, cond, correct)[:, None], steps, axis=1)
 
 
 def refinement(task: Task, shape: Sequence[int]) -> tuple[int, ...]:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from ups_jax.config import Config, from_dict, of_task
+from ups_jax.config import Config, from_dict
 from ups_jax.core.errors import CheckpointError, ConfigError
 from ups_jax.core.task import Task
 from ups_jax.runs.checkpoint import Checkpoints, tasks_of, validation_of
 from ups_jax.runs.checksums import content_digest
 from ups_jax.runs.directory import RunDirectory
-from ups_jax.training.build import abstract_state, averaged, build_joint
+from ups_jax.training.build import abstract_state, averaged
 from ups_jax.training.stages import stage_of
 from ups_jax.training.state import scale_of
 
@@ -37,32 +37,6 @@ class Weights:
     config: Config
     tasks: tuple[Task, ...]
     fingerprint: str
-
-    @property
-    def task(self) -> Task:
-        """The task of weights of one."""
-        (only,) = self.tasks
-        return only
-
-    def of(self, task: str | None, stage: str) -> Weights:
-        """The weights of a task alone, which only has to be named where there are several; ConfigError for a name that
-        is none of them."""
-        names = [own.name for own in self.tasks]
-        if len(names) == 1:
-            return self
-        if task not in names:
-            said = "give one" if task is None else f"{task} is none of them"
-            raise ConfigError(f"the run was trained on the tasks {', '.join(names)}: {said}")
-        number = names.index(task)
-        sharing = build_joint(self.config, self.tasks, stage).sharing
-        return replace(
-            self,
-            params=sharing.view(self.params, number),
-            weights=sharing.view(self.weights, number),
-            config=of_task(self.config, task),
-            tasks=(self.tasks[number],),
-            fingerprint=self.fingerprint.split("+")[number],
-        )
 
 
 def best_weights(path: Path, stage: str) -> Weights:
@@ -102,7 +76,7 @@ def _best_sound(checkpoints: Checkpoints, directory: Path, stage: str) -> tuple[
         try:
             meta = checkpoints.meta(step)
             config, tasks = from_dict(meta["config"], str(directory / str(step))), tasks_of(meta)
-            state = checkpoints.restore(step, abstract_state(config, tasks, stage))
+            state = checkpoints.restore_weights(step, abstract_state(config, tasks, stage))
         except CheckpointError as error:
             reasons[step] = str(error)
             continue

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -173,10 +174,21 @@ class Checkpoints:
 
         Raises CheckpointError, whatever the reader of a damaged file raises; memory that runs out is no damage.
         """
+        return self._restored(step, ocp.args.StandardRestore(jax.tree.map(_placed, like)))
+
+    def restore_weights(self, step: int, like: TrainState) -> TrainState:
+        """Return the (abstract) state `like` with the saved step, parameters, average and scale; the optimizer's state
+        is not read and stays abstract. One object reads states either so or by `restore`. Errors are those of that."""
+        parts = {name: part for name, part in vars(like).items() if name in ("step", "params", "ema", "scale")}
+        parts = jax.tree.map(_placed, parts)
+        wanted = ocp.checkpoint_utils.construct_restore_args(parts)
+        arguments = ocp.args.PyTreeRestore(item=parts, restore_args=wanted, partial_restore=True)
+        return replace(like, **self._restored(step, arguments))
+
+    def _restored(self, step: int, arguments: Any) -> Any:
         self._check(step)
-        arguments = ocp.args.Composite(state=ocp.args.StandardRestore(jax.tree.map(_placed, like)))
         try:
-            return self._manager.restore(step, args=arguments)["state"]
+            return self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
         except Exception as error:
             if is_of_memory(error):
                 raise

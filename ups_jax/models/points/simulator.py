@@ -161,10 +161,11 @@ class PointFeatures(nn.Module):
             if not wraps:
                 columns.append(2 * (coords[..., axis : axis + 1] - task.origin[axis]) / task.box[axis] - 1)
         if task.moving:
-            change = jnp.asarray([task.statistics.delta_std[c] / task.statistics.std[c] for c in task.moving])
+            ratios = [task.statistics.delta_std[c] / task.statistics.std[c] for c in task.moving]
+            change = jnp.asarray(ratios, fields.dtype).reshape(1, 1, -1)
             moved = fields[..., list(task.moving)]
             earlier = [moved[:, -1 - back] for back in range(1, moved.shape[1])]
-            columns += [(moved[:, -1] - before) / change.reshape(1, 1, -1) for before in earlier]
+            columns += [(moved[:, -1] - before) / change for before in earlier]
         x = jnp.concatenate(columns, axis=-1) * geometry.mask[..., None]
         return nn.silu(Dense(self.dim, name="own")(x)) * geometry.mask[..., None]
 
@@ -188,13 +189,13 @@ class PointExit(nn.Module):
         increment = bounded(Dense(channels, kernel_init=nn.initializers.zeros, name="write")(seen), INCREMENT_LIMIT)
         statistics = self.task.statistics
         scale = [change / std for change, std in zip(statistics.delta_std, statistics.std, strict=True)]
-        return increment * jnp.asarray(scale, jnp.float32).reshape(1, 1, -1)
+        return increment * jnp.asarray(scale, increment.dtype).reshape(1, 1, -1)
 
 
 def physical(frame: Float[Array, "b p c"], task: Task) -> Float[Array, "b p d"]:
     """The coordinates that the moving channels of a normalised frame stand for."""
     mean, std = (
-        jnp.asarray([values[channel] for channel in task.moving], jnp.float32).reshape(1, 1, -1)
+        jnp.asarray([values[channel] for channel in task.moving], frame.dtype).reshape(1, 1, -1)
         for values in (task.statistics.mean, task.statistics.std)
     )
     return frame[..., list(task.moving)] * std + mean
