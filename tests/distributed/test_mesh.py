@@ -38,7 +38,7 @@ def on_eight(
     stage: str, layouts: str, folder: Path, *overrides: str, config: str = "tiny.yaml", floats: int = 32
 ) -> dict[str, dict]:
     result = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "mesh_steps.py"), config, stage, layouts, str(folder), *overrides],
+        [sys.executable, str(ROOT / "tests/helpers/mesh_steps.py"), config, stage, layouts, str(folder), *overrides],
         capture_output=True,
         text=True,
         timeout=400,

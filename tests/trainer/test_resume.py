@@ -66,7 +66,7 @@ def assert_same(first: Path, second: Path) -> None:
     assert [record["loss"] for record in curves[0]] == [record["loss"] for record in curves[1]]
 
 
-# The seven kills of `tests/faults/test_lives.py` show the same in every run of the tests.
+# The seven kills of `tests/reliability/test_crash_sequences.py` show the same in every run of the tests.
 @pytest.mark.slow
 def test_kill_9_and_again_ends_in_the_same_bits(
     script: Script, arguments: list[str], uninterrupted: Path, tmp_path: Path
