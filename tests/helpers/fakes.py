@@ -48,15 +48,15 @@ class Steps:
         self.before(step)
         if step.name in self.exits:
             return Ended(exit_code=self.exits[step.name], seconds=0.1, error="it was told to fail")
-        {"validate.py": self._validate, "train.py": self._train, "evaluate.py": self._evaluate}[step.script](step)
+        {"validate.py": self.validate, "train.py": self.train, "evaluate.py": self.evaluate}[step.script](step)
         return Ended(exit_code=0, seconds=0.1, peak_memory_mib=10.0)
 
-    def _validate(self, step: Step) -> None:
+    def validate(self, step: Step) -> None:
         if "data" in step.arguments:
             found = {path: {"fingerprint": "f00d"} for path in options(step, "--config")}
             write_atomically(Path(options(step, "--json")[0]), json.dumps(found))
 
-    def _train(self, step: Step) -> None:
+    def train(self, step: Step) -> None:
         if "--dry-run" in step.arguments:
             return
         (config,), (path,) = options(step, "--config"), map(Path, options(step, "--run-dir"))
@@ -68,7 +68,7 @@ class Steps:
         write_atomically(known, f"{self.error(cfg)}")
         write_atomically(path / "metrics.jsonl", '{"stage": "operator", "step": 10, "loss": 1.0}\n')
 
-    def _evaluate(self, step: Step) -> None:
+    def evaluate(self, step: Step) -> None:
         (path,), (name,) = map(Path, options(step, "--run-dir")), options(step, "--pipeline")
         (output,) = map(Path, options(step, "--output-dir"))
         error = json.loads((path / "run.json").read_text())["error"]

@@ -6,6 +6,7 @@ run ends in the bits of one that met none.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -68,7 +69,9 @@ def _at_newest(change: Callable[[Path], None], name: str | None = None) -> Calla
     return damaged
 
 
-_STOPS = "which is saved; the same command goes on"
+_STOPS = r"stopped.*step \d+"
+_FULL, _READ_ONLY = os.strerror(errno.ENOSPC), os.strerror(errno.EROFS)
+_DAMAGED = r"damaged.*checkpoints/operator/\d+"
 # A start that is to show what it does with damaged files is killed a few steps on.
 _ON = kill(places.RECORD, 7)
 
@@ -148,7 +151,7 @@ STORAGE = (
     Fault(
         name="disk full in a save (limit of a file's size)",
         code=7,
-        says="checkpoints/operator.*cannot be written.*free space",
+        says=f"checkpoints/operator.*{os.strerror(errno.EFBIG)}",
         inject=at(places.SAVE, "limit_files", bytes=_FILE_LIMIT),
         noisy=True,
         # It is heard of at the next one.
@@ -157,21 +160,21 @@ STORAGE = (
     Fault(
         name="disk full in a record",
         code=7,
-        says="metrics.jsonl: cannot be written.*free space",
+        says=rf"metrics\.jsonl.*{_FULL}",
         inject=at(places.RECORD, "full_file", 7),
         again=2 * EVERY,
     ),
     Fault(
         name="disk full in run.json",
         code=7,
-        says="run.json: cannot be written.*free space",
+        says=rf"run\.json.*{_FULL}",
         inject=at(places.FLUSH, "os_error", 2, errno="ENOSPC"),
         again=0,
     ),
     Fault(
         name="file system turned read-only",
         code=7,
-        says="cannot be written.*Read-only file system",
+        says=_READ_ONLY,
         inject=lambda run: [{"do": "read_only", "folder": str(run)}],
         again=0,
     ),
@@ -181,7 +184,7 @@ FILES = (
     Fault(
         name="newest checkpoint truncated",
         code=KILLED,
-        says="damaged checkpoint .*is not what was written",
+        says=_DAMAGED,
         damage=_at_newest(damage.truncate),
         inject=_ON,
         again=3 * EVERY,
@@ -189,7 +192,7 @@ FILES = (
     Fault(
         name="a bit of the newest checkpoint flipped",
         code=KILLED,
-        says="damaged checkpoint .*is not what was written",
+        says=_DAMAGED,
         damage=_at_newest(damage.flip),
         inject=_ON,
         again=3 * EVERY,
@@ -197,7 +200,7 @@ FILES = (
     Fault(
         name="a bit of its metadata flipped",
         code=KILLED,
-        says="damaged checkpoint .*is not what was written",
+        says=_DAMAGED,
         damage=_at_newest(damage.flip, "meta/metadata"),
         inject=_ON,
         again=3 * EVERY,
@@ -205,7 +208,7 @@ FILES = (
     Fault(
         name="a bit of its validation metric flipped",
         code=KILLED,
-        says="damaged checkpoint .*is not what was written",
+        says=_DAMAGED,
         damage=_at_newest(damage.flip, "metrics/metrics"),
         inject=_ON,
         again=3 * EVERY,
@@ -213,7 +216,7 @@ FILES = (
     Fault(
         name="a file of the newest checkpoint missing",
         code=KILLED,
-        says="damaged checkpoint .*is missing",
+        says=_DAMAGED,
         damage=_at_newest(Path.unlink),
         inject=_ON,
         again=3 * EVERY,
@@ -254,7 +257,7 @@ FULL = (
         Fault(
             name=f"disk full, {share:.0%} of a save's room left",
             code=7,
-            says="cannot be written.*free space",
+            says=_FULL,
             damage=filled(share),
             again=3 * EVERY,
             noisy=True,

@@ -16,7 +16,7 @@ COMPILATION = "ups_jax.trainer.oom:compile_ahead"
 STAGE_END = "ups_jax.trainer.stage_run:tell_end"
 GRADIENTS = "ups_jax.training.step:gradients_of"
 # Several batches are read at once: the second argument after the data and the plan is their number.
-READ_BATCHES = "ups_jax.data.batches:_read"
+READ_BATCHES = "ups_jax.data.batches:read_rows"
 OPEN_DATA = "ups_jax.data.statistics:Moments.update"
 # The flush of a file that is written beside its place.
 FLUSH = "ups_jax.core.files:os.fsync"
@@ -33,8 +33,8 @@ WANDB = "ups_jax.tracking.wandb_writer:WandbWriter.__init__"
 
 # Where a fuzzed script has accepted its input, by the name that a case has for it.
 STOPS = {
-    "build": "ups_jax.trainer.train:build_joint",
-    "train": "ups_jax.trainer.train:train_stage",
+    "build": "ups_jax.trainer.preflight:build_joint",
+    "train": "ups_jax.trainer.train:TrainingRun",
     "evaluate": EVALUATION,
     "export": "ups_jax.inference.export:exported_rollout",
     "rollout": "ups_jax.cli.predict:StateFile",

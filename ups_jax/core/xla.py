@@ -68,25 +68,22 @@ def require_determinism(deterministic: bool) -> None:
             raise ConfigError(
                 f"key `deterministic`: is true, and XLA_FLAGS say {given[-1]}; take that out of XLA_FLAGS"
             )
-    elif not _started():
+    elif not backend_started():
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=true".strip()
-    elif _platform() != "cpu":
-        raise ConfigError(
-            "key `deterministic`: is true, but JAX has started its GPU already; "
-            f"start Python with XLA_FLAGS={_FLAG}=true in the environment"
-        )
+    else:
+        import jax
+
+        if jax.default_backend() != "cpu":
+            raise ConfigError(
+                "key `deterministic`: is true, but JAX has started its GPU already; "
+                f"start Python with XLA_FLAGS={_FLAG}=true in the environment"
+            )
 
 
-def _started() -> bool:
-    # Asking for it must not import JAX: the flags may still be set then.
+def backend_started() -> bool:
+    """Return whether JAX has started its backend; JAX is not imported for it, as the flags may still be set then."""
     if "jax" not in sys.modules:
         return False
     from jax._src import xla_bridge
 
     return xla_bridge.backends_are_initialized()
-
-
-def _platform() -> str:
-    import jax
-
-    return jax.default_backend()
