@@ -24,7 +24,7 @@ from ups_jax.training.state import TrainState
 # Of a call, and the bytes of its batches, which wait side by side.
 _MOST_STEPS, _MOST_BYTES = 8, 2**20
 # The batches of a call, one behind the other on a new first axis, and how many of them count.
-Batches = tuple[Batch, np.int32]
+Batches = tuple[Batch, np.int32 | Array]
 Step = Callable[[TrainState, Batch, PyTree], tuple[TrainState, dict[str, Array]]]
 StackedStep = Callable[[TrainState, Batches, PyTree], tuple[TrainState, dict[str, Array]]]
 
