@@ -108,7 +108,7 @@ def test_a_finer_file_is_evaluated_on_the_same_test_solutions(
     shifted = finer_file(tmp_path / "shifted.hdf5", data_root / "darcy2d_tiny.hdf5", shift=0.1)
     refused = main("evaluate.py", "--run-dir", trained, f"data.tasks.0.path={shifted}")
     assert (refused.returncode, refused.stderr.count("\n")) == (3, 1), refused.stderr
-    assert "shifted.hdf5" in refused.stderr
+    assert "0.115625" in refused.stderr
 
 
 def test_a_program_solves_what_the_evaluation_measured(trained: Path, data_root: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_program_solves_what_the_evaluation_measured(trained: Path, data_root:
     np.testing.assert_allclose(
         cell_average(jnp.asarray(run.solve(finer)), (3, 3)), solved, atol=0.1 * np.abs(solved).max()
     )
-    for wrong, named in ((held.inputs[:, ::2, ::2], "12 x 12"), (held.inputs[..., 0], "shape")):
+    for wrong, named in ((held.inputs[:, ::2, ::2], "8 x 8.*16 x 16"), (held.inputs[..., 0], "shape")):
         with pytest.raises(DataError, match=named):
             run.solve(wrong)
     with pytest.raises(DataError, match="mu"):

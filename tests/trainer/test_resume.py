@@ -190,7 +190,7 @@ def test_a_run_that_another_process_holds_is_refused(main: Script, arguments: li
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
         result = main("train.py", *arguments, "--run-dir", str(uninterrupted))
         assert result.returncode == 2
-        assert "process 1 on elsewhere" in result.stderr
+        assert str(holder.pid) in result.stderr
     finally:
         os.kill(holder.pid, signal.SIGKILL)
         holder.communicate()
