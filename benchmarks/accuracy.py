@@ -69,7 +69,7 @@ def compare(args: argparse.Namespace) -> int:
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    store = Store(_store_path(args))
+    store = Store(store_path(args))
     rows = rows_of(args)
     failed = []
     if not args.table_only:
@@ -79,7 +79,7 @@ def compare(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _store_path(args: argparse.Namespace) -> Path:
+def store_path(args: argparse.Namespace) -> Path:
     """A file for each kind of number, so that a trial never replaces the rows of the full comparison."""
     if args.out is not None:
         return args.out

@@ -105,7 +105,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(
         read()
     assert isinstance(caught.value, CheckpointError if "champion" in written.__name__ else DataError)
     told = str(caught.value)
-    assert "\n" not in told and ("not in the folder of this file" in told or "folder of another" in told)
+    assert "\n" not in told and str(folder) in told
 
 
 def test_names_below_the_folder_and_links_of_the_user_go_on(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_an_hdf5_file_opens_no_other_file(
     for path in (tmp_path / "mine.yaml", tmp_path / "mine.hdf5"):
         assert in_process("inspect_data.py", path, "--no-picture") == 3
         told = capsys.readouterr().err
-        assert told.count("\n") == 1 and "mine.hdf5: `" in told and "copy the values into this file" in told
+        assert told.count("\n") == 1 and "mine.hdf5: `" in told
 
 
 def test_links_within_an_hdf5_file_are_followed(tmp_path: Path) -> None:

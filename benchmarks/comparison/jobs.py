@@ -26,7 +26,7 @@ AnyRow = Row | StageRow
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Job:
+class Job:
     row: AnyRow
     process: subprocess.Popen[str]
     output: IO[str]
@@ -43,7 +43,7 @@ def run_rows(rows: Sequence[AnyRow], store: Store, jobs: int) -> list[AnyRow]:
         print(f"kept        {kept} of {len(rows)} rows from {store.path}")
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(jobs))
     free = [cores[index % len(cores)] for index in range(jobs)]
-    running: list[_Job] = []
+    running: list[Job] = []
     failed: list[AnyRow] = []
     try:
         while waiting or running:
@@ -54,7 +54,7 @@ def run_rows(rows: Sequence[AnyRow], store: Store, jobs: int) -> list[AnyRow]:
             for job in [job for job in running if job.process.poll() is not None]:
                 running.remove(job)
                 free.append(job.core)
-                if not _finish(job, store):
+                if not finish(job, store):
                     failed.append(job.row)
             time.sleep(0.1)
     finally:
@@ -72,15 +72,15 @@ def environment() -> dict[str, str]:
     return os.environ | dict.fromkeys(_THREADS, "1") | own
 
 
-def _start(row: AnyRow, core: int, *, pin: bool) -> _Job:
+def _start(row: AnyRow, core: int, *, pin: bool) -> Job:
     # Files, not pipes: nobody reads while the worker writes. Two, so that a warning at its end is no part of the row.
     output, messages = (tempfile.TemporaryFile("w+") for _ in range(2))  # noqa: SIM115
     command = [sys.executable, "-m", row.worker, row.to_json(), *([str(core)] if pin else [])]
     process = subprocess.Popen(command, stdout=output, stderr=messages, text=True, env=environment())
-    return _Job(row=row, process=process, output=output, messages=messages, core=core, began=time.monotonic())
+    return Job(row=row, process=process, output=output, messages=messages, core=core, began=time.monotonic())
 
 
-def _finish(job: _Job, store: Store) -> bool:
+def finish(job: Job, store: Store) -> bool:
     printed, messages = _lines(job.output), _lines(job.messages)
     result = next((line for line in reversed(printed) if line.startswith("{")), None)
     if job.process.returncode != 0 or result is None:

@@ -59,7 +59,7 @@ def train(row: Row, sizes: dict[str, int], dataset: Dataset) -> Trained:
 
         def step(batch: Batch) -> None:
             given, target = pair(batch, task)
-            pred = model(_with_coefficients(given, batch.cond, batch.cond_mask, task))
+            pred = model(with_coefficients(given, batch.cond, batch.cond_mask, task))
             loss = _relative_l2(pred, target).mean()
             optimizer.zero_grad()
             loss.backward()
@@ -123,7 +123,7 @@ class TorchSimulator:
         frames = []
         with torch.no_grad():
             for _ in range(steps):
-                frame = self.model(_with_coefficients(frame, cond, cond_mask, self.task))
+                frame = self.model(with_coefficients(frame, cond, cond_mask, self.task))
                 frames.append(frame.movedim(1, -1).numpy())
         mean, std = _moments(self.task)
         return np.stack(frames, axis=1) * std + mean
@@ -152,7 +152,7 @@ class TorchSolver:
         factors = refinement(self.task, inputs.shape[1:-1])
         coarse = np.asarray(cell_average(jnp.asarray(inputs), factors))
         with torch.no_grad():
-            given = _with_coefficients(_normalized_inputs(coarse, self.task), cond, cond_mask, self.task)
+            given = with_coefficients(_normalized_inputs(coarse, self.task), cond, cond_mask, self.task)
             solution = self.model(given).movedim(1, -1).numpy()
         mean, std = _moments(self.task)
         solution = solution * std + mean
@@ -179,7 +179,7 @@ def _moments(task: Task) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(task.statistics.mean, np.float32), np.asarray(task.statistics.std, np.float32)
 
 
-def _with_coefficients(frame: torch.Tensor, cond: np.ndarray, mask: np.ndarray, task: Task) -> torch.Tensor:
+def with_coefficients(frame: torch.Tensor, cond: np.ndarray, mask: np.ndarray, task: Task) -> torch.Tensor:
     columns = [frame]
     for index, coefficient in enumerate(task.coefficients):
         values = np.log10(cond[:, index]) if coefficient.scale == "log10" else cond[:, index]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,14 +33,14 @@ def test_a_finished_row_is_kept_and_a_changed_setting_is_run_again(tmp_path: Pat
     common = ["--tasks", "tiny", "--models", "persistence", "--data-root", str(data_root), "--out", str(out)]
     first = run(*common)
     assert first.returncode == 0, first.stderr
-    assert "done        tiny/persistence/seed0" in first.stdout
+    assert re.search("done +tiny/persistence/seed0", first.stdout)
     written = out.stat().st_mtime_ns
     again = run(*common)
-    assert "kept        1 of 1 rows" in again.stdout
+    assert "1 of 1 rows" in again.stdout
     assert "done" not in again.stdout
     assert out.stat().st_mtime_ns == written
     changed = run(*common, "--set", "data.split.test=0.2")
-    assert "done        tiny/persistence/seed0" in changed.stdout
+    assert re.search("done +tiny/persistence/seed0", changed.stdout)
     assert len(json.loads(out.read_text())["rows"]) == 1
     stale = run(*common, "--table-only")
     assert "no finished row" in stale.stdout
@@ -95,4 +96,4 @@ def test_torch_peers_are_left_out_with_a_line_where_torch_is_not_installed(tmp_p
     arguments = ["--tasks", "tiny", "--models", "persistence", "fno_package", "--data-root", str(data_root)]
     result = run(*arguments, "--out", str(tmp_path / "rows.json"), path=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "left out    fno_package: needs torch, neuralop" in result.stdout
+    assert re.search("fno_package.*torch, neuralop", result.stdout)

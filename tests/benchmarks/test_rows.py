@@ -30,7 +30,7 @@ def test_a_worker_runs_on_one_thread_of_the_cpu(monkeypatch: pytest.MonkeyPatch)
 def finish(store: Store, printed: str, messages: str, code: int) -> bool:
     process: Any = SimpleNamespace(returncode=code)
     output, errors = io.StringIO(printed), io.StringIO(messages)
-    return jobs._finish(jobs._Job(row=ROW, process=process, output=output, messages=errors, core=0, began=0.0), store)
+    return jobs.finish(jobs.Job(row=ROW, process=process, output=output, messages=errors, core=0, began=0.0), store)
 
 
 def test_a_warning_does_not_lose_the_row_and_a_failure_keeps_its_reason(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_file_of_the_callers_own_is_another_row_and_has_no_finer_data() -> Non
         set=list(own.overrides), double=False, quick=False, fixed_steps=None,
     )  # fmt: skip
     assert [row.double for row in rows_of(asked)] == [False]
-    with pytest.raises(accuracy.ConfigError, match=r"mine\.hdf5: .* leave --double out"):
+    with pytest.raises(accuracy.ConfigError, match=r"mine\.hdf5.*--double"):
         rows_of(argparse.Namespace(**(vars(asked) | {"double": True})))
 
 
@@ -85,10 +85,10 @@ def test_the_source_is_all_that_makes_a_number_and_nothing_that_shows_one() -> N
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--jobs", "0"], "'0' is not a whole number of 1 or more"),
-        (["--seeds", "-1"], "'-1' is not a whole number of 1 or more"),
-        (["--budget", "nan"], "'nan' is not a positive number of seconds"),
-        (["--set", "optimizer.lr=1"], "give them a file of their own with --out"),
+        (["--jobs", "0"], "'0'"),
+        (["--seeds", "-1"], "'-1'"),
+        (["--budget", "nan"], "'nan'"),
+        (["--set", "optimizer.lr=1"], "--out"),
     ],
 )
 def test_wrong_arguments_are_one_line(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,7 +102,7 @@ def test_wrong_arguments_are_one_line(arguments: list[str], told: str, capsys: p
 
 def test_validation_rows_go_to_a_file_of_their_own() -> None:
     def path(**given: Any) -> str:
-        return accuracy._store_path(argparse.Namespace(**({"out": None, "set": [], "quick": False} | given))).name
+        return accuracy.store_path(argparse.Namespace(**({"out": None, "set": [], "quick": False} | given))).name
 
     assert path(split="test") == "accuracy.json"
     assert path(split="val") == "accuracy_val.json"

@@ -52,7 +52,7 @@ def test_the_same_number_of_steps_gives_the_bits_of_the_librarys_own(waves: Data
 def test_the_packages_fno_sees_the_coefficients_that_the_other_peers_see() -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("neuralop.models")
-    from comparison.torch_fno import _with_coefficients
+    from comparison.torch_fno import with_coefficients
 
     coefficients = (
         Coefficient(name="nu", scale="log10", mean=-2.0, std=0.5),
@@ -64,7 +64,7 @@ def test_the_packages_fno_sees_the_coefficients_that_the_other_peers_see() -> No
     frame = np.random.default_rng(0).normal(size=(3, 5, 4, 1)).astype(np.float32)
     given = Conditions(dt=jnp.full(3, 0.1), coefficients=jnp.asarray(cond), mask=jnp.asarray(mask))
     own = constant_channels(given, task, jnp.asarray(frame))
-    theirs = _with_coefficients(torch.from_numpy(frame).movedim(-1, 1), cond, mask, task)
+    theirs = with_coefficients(torch.from_numpy(frame).movedim(-1, 1), cond, mask, task)
     assert np.ptp(own[..., 0]) > 1
     np.testing.assert_allclose(theirs[:, 1:].movedim(1, -1).numpy(), own, atol=1e-5)
     np.testing.assert_array_equal(theirs[:, :1].movedim(1, -1).numpy(), frame)

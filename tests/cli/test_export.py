@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -156,9 +158,9 @@ def test_steps_with_a_core_of_transformers_and_context_are_exported_as_well(tiny
 def test_a_platform_that_there_is_not_and_a_run_that_there_is_not_are_one_line(
     main: Script, saved_run: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="platforms gpu; there are cpu, cuda, rocm, tpu"):
+    with pytest.raises(ConfigError, match=r"gpu.*cpu, cuda, rocm, tpu"):
         export_run(saved_run, tmp_path / "out", ["cpu", "gpu"])
-    with pytest.raises(ConfigError, match="another suffix"):
+    with pytest.raises(ConfigError, match="suffix"):
         export_run(saved_run, tmp_path / "out.json", ["cpu"])
     assert not list(tmp_path.iterdir())
     missing = main("export.py", "--run-dir", tmp_path / "none", "--output", tmp_path / "out")
@@ -166,7 +168,7 @@ def test_a_platform_that_there_is_not_and_a_run_that_there_is_not_are_one_line(
 
 
 def test_two_exports_do_not_mix(saved_run: Path, tmp_path: Path) -> None:
-    with lock_file(tmp_path / "model.stablehlo", "wait"), pytest.raises(ConfigError, match="held by process"):
+    with lock_file(tmp_path / "model.stablehlo", "wait"), pytest.raises(ConfigError, match=str(os.getpid())):
         export_run(saved_run, tmp_path, ["cpu"])
     assert list(tmp_path.iterdir()) == []
 
@@ -176,9 +178,9 @@ def test_a_corrector_is_no_model_by_itself(main: Script, saved_run: Path, tmp_pa
     result = main("export.py", "--run-dir", saved_run, "--output", tmp_path / "out", "--stage", stage)
     assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
     name = "consistency_distill" if stage.startswith("cons") else "diffusion_residual"
-    assert f"{name} is no model by itself; export or load operator or steady_prior; {name} is used by" in result.stderr
-    with pytest.raises(ConfigError, match=f"{name} is no model by itself"):
+    assert re.search(f"{name}.*operator or steady_prior.*{name}", result.stderr)
+    with pytest.raises(ConfigError, match=f"{name}.*steady_prior"):
         load_run(saved_run, stage=stage)
-    with pytest.raises(ConfigError, match=r"other is no model by itself; export or load operator or steady_prior$"):
+    with pytest.raises(ConfigError, match=r"other.*operator or steady_prior$"):
         load_run(saved_run, stage="other")
     assert not list(tmp_path.iterdir())

@@ -106,9 +106,9 @@ def test_other_points_of_the_same_box_are_stepped_as_well(plate: Path) -> None:
     frames = run.rollout(rng.normal(size=(2, 30, 1)), 3, {"kappa": 0.02}, input_fields=places)
     assert frames.shape == (2, 3, 30, 1) and np.isfinite(frames).all()
     for wrong, told in (
-        ({"coords": places["coords"]}, "has no inputs"),
-        (places | {"coords": np.zeros((30, 3))}, "coords has shape"),
-        (places | {"cells": np.zeros(3)}, "cells is none of"),
+        ({"coords": places["coords"]}, "inputs"),
+        (places | {"coords": np.zeros((30, 3))}, "coords"),
+        (places | {"cells": np.zeros(3)}, "cells"),
         (places | {"coords": np.full((30, 2), np.nan)}, "NaN"),
     ):
         with pytest.raises(DataError, match=told):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,7 @@ def test_a_test_trajectory_is_predicted_compared_and_pictured(
     assert (result.returncode, result.stderr) == (0, ""), result.stderr
     told = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
     assert list(told) == ["run", "input", "output", "nrmse", "last", "correlated", "image"]
-    assert "test trajectory 3 (id " in told["input"] and told["output"] == str(out)
+    assert "test trajectory 3" in told["input"] and told["output"] == str(out)
     assert sorted(path.name for path in out.parent.iterdir()) == ["out.hdf5", "out.mp4", "out.png"]
     with xarray.open_dataset(out, engine="h5netcdf") as states:
         assert dict(states.sizes) == {"trajectory-coordinate": 1, "t-coordinate": 19, "x-coordinate": 64}
@@ -40,9 +41,9 @@ def test_mistakes_are_one_line_with_their_exit_code(main: Script, saved_run: Pat
     np.save(tmp_path / "u0.npy", np.zeros((2, 64), np.float32))
     fixed = ["--run-dir", saved_run, "--steps", "2", "--output", tmp_path / "out.hdf5", "--params", "nu=0.01"]
     cases = [
-        (["--input", tmp_path / "short.npy"], 3, "this run takes (samples, frames=1, x=64, channels=1 (u))"),
+        (["--input", tmp_path / "short.npy"], 3, "x=64"),
         (["--input", tmp_path / "u0.npy", "--members", "4"], 2, "--members 4"),
-        (["--input", tmp_path / "u0.npy", "--run-dir", tmp_path], 4, "holds no run"),
+        (["--input", tmp_path / "u0.npy", "--run-dir", tmp_path], 4, str(tmp_path)),
     ]
     for arguments, code, named in cases:
         result = main("rollout.py", *fixed, *arguments)
@@ -60,7 +61,7 @@ def test_a_second_writer_of_an_output_is_refused_and_the_reader_of_a_run_that_tr
     with lock_file(tmp_path / "out.hdf5", "wait"):
         result = main(*line)
     assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
-    assert f"out.hdf5: is held by process {os.getpid()} on {os.uname().nodename}" in result.stderr
+    assert re.search(rf"out\.hdf5.*{os.getpid()}.*{os.uname().nodename}", result.stderr)
     assert [path.name for path in tmp_path.iterdir()] == ["u0.npy"]
     with RunDirectory(saved_run).lock():
         result = main(*line)
@@ -73,7 +74,7 @@ def test_params_that_are_no_numbers_are_told_by_name(main: Script, saved_run: Pa
         "rollout.py", "--run-dir", saved_run, "--input", "test:0", "--steps", "1", "--output", tmp_path / "o.hdf5",
         "--params", "nu=small",
     )  # fmt: skip
-    assert result.returncode == 2 and "'nu=small' is not name=number" in result.stderr
+    assert result.returncode == 2 and "'nu=small'" in result.stderr
 
 
 def test_a_full_disk_is_one_line(saved_run: Path, tmp_path: Path) -> None:
@@ -86,5 +87,5 @@ def test_a_full_disk_is_one_line(saved_run: Path, tmp_path: Path) -> None:
         capture_output=True, text=True, timeout=200, env=quiet(),
     )  # fmt: skip
     assert (result.returncode, result.stderr.count("\n")) == (7, 1), result.stderr
-    assert "out.hdf5.partial: cannot be written" in result.stderr and "free space" in result.stderr
+    assert "out.hdf5.partial" in result.stderr
     assert not (tmp_path / "out.hdf5").exists()

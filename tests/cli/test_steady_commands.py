@@ -39,7 +39,7 @@ def trained(script: Script, arguments: list[str], tmp_path_factory: pytest.TempP
     run = tmp_path_factory.mktemp("runs") / "steady"
     result = script("train.py", *arguments, "--run-dir", str(run))
     assert result.returncode == 0, result.stderr
-    assert "steady, given nu" in result.stdout and "mean_field" in result.stdout
+    assert "steady" in result.stdout and "mean_field" in result.stdout
     return run
 
 
@@ -73,7 +73,7 @@ def test_kill_9_and_again_ends_in_the_same_bits(
     assert kill_after(run, [*arguments, "evaluation.enabled=false"], 50, signal.SIGKILL) == -signal.SIGKILL
     result = script("train.py", *arguments, "evaluation.enabled=false", "--run-dir", str(run))
     assert result.returncode == 0, result.stderr
-    assert "resumed     at step" in result.stdout
+    assert "resumed" in result.stdout
     (ours, losses), (theirs, true_losses) = newest(run), newest(trained)
     assert losses == true_losses
     for one, other in zip(ours, theirs, strict=True):
@@ -108,7 +108,7 @@ def test_a_finer_file_is_evaluated_on_the_same_test_solutions(
     shifted = finer_file(tmp_path / "shifted.hdf5", data_root / "darcy2d_tiny.hdf5", shift=0.1)
     refused = main("evaluate.py", "--run-dir", trained, f"data.tasks.0.path={shifted}")
     assert (refused.returncode, refused.stderr.count("\n")) == (3, 1), refused.stderr
-    assert "same domain" in refused.stderr
+    assert "0.115625" in refused.stderr
 
 
 def test_a_program_solves_what_the_evaluation_measured(trained: Path, data_root: Path) -> None:
@@ -122,10 +122,10 @@ def test_a_program_solves_what_the_evaluation_measured(trained: Path, data_root:
     np.testing.assert_allclose(
         cell_average(jnp.asarray(run.step(finer)), (3, 3)), solved, atol=0.1 * np.abs(solved).max()
     )
-    for wrong, named in ((held.inputs[:, ::2, ::2], "whole multiple"), (held.inputs[..., 0], "shape")):
+    for wrong, named in ((held.inputs[:, ::2, ::2], "8 x 8.*16 x 16"), (held.inputs[..., 0], "shape")):
         with pytest.raises(DataError, match=named):
             run.step(wrong)
-    with pytest.raises(DataError, match="no coefficient mu"):
+    with pytest.raises(DataError, match="mu"):
         run.step(held.inputs, params={"mu": 1.0})
 
 

@@ -86,14 +86,14 @@ def test_a_batch_of_a_group_is_the_batch_by_itself(
 def test_what_cannot_be_read_is_told_when_it_is_asked_for(
     waves: Dataset, tiny: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = batches._read
+    read = batches.read_rows
 
     def failing(dataset: Dataset, plan: Any, n: int, count: int, *host: int) -> dict[str, np.ndarray]:
         if n <= 5 < n + count:
             raise DataError("batch 5 is damaged")
         return read(dataset, plan, n, count, *host)
 
-    monkeypatch.setattr(batches, "_read", failing)
+    monkeypatch.setattr(batches, "read_rows", failing)
     with training_batches(waves, tiny, "operator") as stream:
         whole = [next(stream) for _ in range(5)]
         with pytest.raises(DataError, match="batch 5 is damaged"):
@@ -109,11 +109,8 @@ def test_a_stream_that_was_left_gives_no_more(waves: Dataset, tiny: Config) -> N
     assert next(stream, None) is None
 
 
-def test_groups_are_of_small_batches_alone(waves: Dataset, tiny: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    planned = batches._Batches.of(waves, tiny, "operator", 1)
+def test_groups_are_of_small_batches_alone(waves: Dataset, tiny: Config) -> None:
+    planned = batches.StageBatches.of(waves, tiny, "operator", 1)
     one = batch_at(waves, tiny, "operator", 0).nbytes
-    sizes = []
-    for most in (40 * one, 7 * one, one, one - 1):
-        monkeypatch.setattr(batches, "_MOST_BYTES", most)
-        sizes.append(planned.group_size(0, 1))
+    sizes = [planned.group_size(0, 1, most) for most in (40 * one, 7 * one, one, one - 1)]
     assert sizes == [32, 7, 1, 1]

@@ -69,7 +69,7 @@ def test_the_rows_of_all_hosts_are_the_batch_of_one(opened):
     halves = [batch_at(dataset, cfg, "operator", 5, index, 2) for index in range(2)]
     joined = {name: np.concatenate([half.arrays[name] for half in halves]) for name in whole.arrays}
     same(Batch(**joined), whole)
-    with pytest.raises(ConfigError, match=r"stages.operator.batch_size: 8 windows a step cannot be shared by 3"):
+    with pytest.raises(ConfigError, match=r"stages\.operator\.batch_size.*8.*3"):
         batch_at(dataset, cfg, "operator", 0, 0, 3)
 
 
@@ -126,5 +126,5 @@ def test_accumulated_micro_batches_are_one_batch_and_one_step_of_an_epoch(opened
 def test_a_window_holds_the_frames_of_the_pushforward_and_of_the_horizon(opened):
     dataset, cfg = opened(training={"rollout_horizon": 2, "pushforward": 3}, data={"context": 2})
     assert batch_at(dataset, cfg, "operator", 0).fields.shape[1] == 7
-    with pytest.raises(DataError, match=r"9 frames a trajectory, 10 are needed .*training.pushforward=7"):
+    with pytest.raises(DataError, match=r"9.*10.*training\.pushforward=7"):
         opened(training={"rollout_horizon": 2, "pushforward": 7})

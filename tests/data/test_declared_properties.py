@@ -34,13 +34,13 @@ def test_periodic_fields_pass(configure, fields):
 
 
 def test_a_jump_over_the_ends_is_not_periodic(configure):
-    with pytest.raises(DataError, match=r"axis x is declared periodic, .* take it out of data.tasks.waves.periodic"):
+    with pytest.raises(DataError, match=r"axis x.*data\.tasks\.waves\.periodic"):
         opened(configure, ramps(), periodic=["x"])
 
 
 def test_a_grid_that_holds_both_ends_is_not_periodic(configure):
     fields = waves()[0]
-    with pytest.raises(DataError, match="first point at both ends"):
+    with pytest.raises(DataError, match="axis x"):
         opened(configure, np.concatenate([fields, fields[..., :1]], axis=-1), periodic=["x"])
 
 
@@ -57,7 +57,7 @@ def test_conserved_means_are_checked(configure):
     fields = waves()[0]
     assert opened(configure, fields, conserved=["u"]).task.conserved == (0,)
     growing = fields + 0.01 * np.arange(9)[:, None]
-    with pytest.raises(DataError, match=r"u is declared conserved, but its spatial mean drifts by 0\.0\d+ of its rms"):
+    with pytest.raises(DataError, match=r"\bu\b.*conserved.*0\.0\d+"):
         opened(configure, growing, conserved=["u"])
 
 
@@ -77,7 +77,7 @@ def test_advection_may_change_sign_but_not_direction(configure, with_speed):
     task = opened(configure, fields, speeds, symmetries=[{"negate": ["u"]}], **given).task
     assert task.symmetries[0].negate == (0,)
     for broken in ({"reflect": ["x"]}, {"reflect": ["x"], "negate": ["u"]}):
-        with pytest.raises(DataError, match=r"do not have symmetry 1 of data.tasks.waves.symmetries"):
+        with pytest.raises(DataError, match=r"1.*data\.tasks\.waves\.symmetries"):
             opened(configure, fields, speeds, symmetries=[{"negate": ["u"]}, broken], **given)
 
 
@@ -91,14 +91,14 @@ def test_burgers_mirrors_with_its_sign(configure):
     fields = np.stack(fields[::3], axis=1)
     opened(configure, fields, periodic=["x"], symmetries=[{"reflect": ["x"], "negate": ["u"]}])
     for broken in ({"reflect": ["x"]}, {"negate": ["u"]}):
-        with pytest.raises(DataError, match="do not have symmetry 0"):
+        with pytest.raises(DataError, match=r"0.*data\.tasks\.waves\.symmetries"):
             opened(configure, fields, periodic=["x"], symmetries=[broken])
 
 
 def test_a_symmetry_that_cannot_be_tried_is_said(configure):
     noise = np.random.default_rng(0).normal(size=(12, 9, 32))
     notes = opened(configure, noise, symmetries=[{"negate": ["u"]}]).notes
-    assert any("symmetries could not be checked" in note for note in notes)
+    assert any("symmetries" in note for note in notes)
 
 
 def spreading(shape=(16, 16), anisotropy=1.0):
@@ -117,7 +117,7 @@ def on_plane(configure, fields, spacing=(1.0, 1.0), **task):
 
 def test_a_swap_of_axes_has_to_be_one_of_the_data(configure):
     assert on_plane(configure, spreading(), periodic=["x", "y"]).task.symmetries[0].swap == (0, 1)
-    with pytest.raises(DataError, match="do not have symmetry 0"):
+    with pytest.raises(DataError, match=r"0.*data\.tasks\.waves\.symmetries"):
         on_plane(configure, spreading(anisotropy=0.1), periodic=["x", "y"])
 
 
@@ -130,7 +130,7 @@ def test_a_swap_of_axes_has_to_be_one_of_the_data(configure):
     ],
 )
 def test_only_axes_that_are_alike_are_swapped(configure, fields, given):
-    with pytest.raises(ConfigError, match=r"symmetries\.0\.swap`: the axes differ in their points, spacing or"):
+    with pytest.raises(ConfigError, match=r"symmetries\.0\.swap`"):
         on_plane(configure, fields, **given)
 
 
@@ -146,5 +146,5 @@ def test_only_axes_that_are_alike_are_swapped(configure, fields, given):
     ],
 )
 def test_names_that_do_not_exist_are_configuration_errors(configure, task, key):
-    with pytest.raises(ConfigError, match=f"key `{key}`"):
+    with pytest.raises(ConfigError, match=f"`{key}`"):
         opened(configure, waves()[0], **task)

@@ -55,7 +55,7 @@ def test_given_are_first_frames_and_sought_are_last_ones(tmp_path: Path) -> None
 
 def test_what_has_not_come_to_rest_is_refused_with_the_number_that_would_pass(tmp_path: Path) -> None:
     write(path := tmp_path / "decay.hdf5", rate=0.05)
-    with pytest.raises(DataError, match=r"trajectory \d+ has not come to rest.*`settled`.* allows 0\.01"):
+    with pytest.raises(DataError, match=r"trajectory \d+.*`settled`.*0\.01"):
         open_dataset(config(path))
     assert open_dataset(config(path, settled=0.1)).source.trajectories == 120
     assert len(data_problems(config(path))) == 1
@@ -66,20 +66,20 @@ def test_a_start_without_structure_is_held_against_its_way(tmp_path: Path) -> No
     with h5py.File(path, "a") as file:
         shape = file["tensor"].shape
         file["tensor"][:] = np.linspace(0, 1, shape[1])[None, :, None] * np.ones(shape)
-    with pytest.raises(DataError, match=r"trajectory \d+ has not come to rest: its last frame differs by 0\.0909 "):
+    with pytest.raises(DataError, match=r"trajectory \d+.*0\.0909"):
         open_dataset(config(path))
     with h5py.File(path, "a") as file:
         # Away and back again: the last frame is the first one, and moves.
         file["tensor"][:, -1] = 0
-    with pytest.raises(DataError, match="differs by inf"):
+    with pytest.raises(DataError, match="inf"):
         open_dataset(config(path))
 
 
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ({"kind": "transient"}, "is of a steady task"),
-        ({"symmetries": "[{reflect: [x], negate: [u]}]"}, "would act on the last frames alone"),
+        ({"kind": "transient"}, "kind|steady"),
+        ({"symmetries": "[{reflect: [x], negate: [u]}]"}, "symmetries"),
     ],
 )
 def test_facts_that_cannot_be_are_refused(tmp_path: Path, task: dict[str, str], message: str) -> None:
@@ -93,7 +93,7 @@ def test_two_frames_have_no_fixed_point(tmp_path: Path) -> None:
         fields = file["tensor"][:, :2]
         del file["tensor"], file["t-coordinate"]
         file["tensor"], file["t-coordinate"] = fields, 0.1 * np.arange(3)
-    with pytest.raises(DataError, match="has 2 frames a trajectory"):
+    with pytest.raises(DataError, match="2 frames"):
         open_dataset(config(path))
 
 

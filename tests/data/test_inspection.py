@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import h5py
@@ -62,9 +63,9 @@ def test_numbers_parameters_and_boundary_are_those_of_the_file(tmp_path: Path) -
         np.testing.assert_allclose(ends, (values.min(), values.max(), values.std()), rtol=1e-6)
     assert (found.boundary, found.constants) == ("transmissive", {"eta": 1e-8, "zeta": 1e-8})
     lines = "\n".join(described(found))
-    assert "layout      pdebench cfd (transient), task compressible_ns1d" in lines
+    assert re.search(r"pdebench cfd \(transient\).*compressible_ns1d", lines)
     assert "4 trajectories of 5 frames, 3 channels" in lines and "dt 0.05" in lines
-    assert "axis x      8 points from -0.875, 0.25 apart" in lines and "parameter   eta 1e-08 throughout" in lines
+    assert re.search(r"axis x +8 points.*-0\.875.*0\.25", lines) and re.search("parameter +eta 1e-08", lines)
 
 
 def test_what_varies_over_decades_is_told_on_a_logarithmic_scale_and_what_looks_periodic_is_hinted_at(write) -> None:
@@ -89,9 +90,9 @@ def test_defects_are_counted(tmp_path: Path) -> None:
     assert "NaN or Inf in 2 frames" in "\n".join(described(found))
 
 
-def test_of_a_large_file_some_trajectories_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_large_file_some_trajectories_are_looked_at(tmp_path: Path) -> None:
     write_cfd(tmp_path / "flow.hdf5", 1)
-    monkeypatch.setattr("ups_jax.data.inspection._LOOK_BYTES", 2 * 4 * 5 * 3 * 8)
-    assert inspect(tmp_path / "flow.hdf5").looked == 2
-    assert "looked at   2 trajectories" in "\n".join(described(inspect(tmp_path / "flow.hdf5")))
+    some = inspect(tmp_path / "flow.hdf5", look_bytes=2 * 4 * 5 * 3 * 8)
+    assert some.looked == 2
+    assert "2 trajectories" in "\n".join(described(some))
     assert inspect(tmp_path / "flow.hdf5", whole=True).looked == N

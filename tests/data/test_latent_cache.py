@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def test_an_interrupted_encoding_goes_on_and_ends_in_the_same_bytes(tmp_path: Pa
 
     with pytest.raises(KeyboardInterrupt):
         write_latents(broken, PLAN, until(2))
-    with pytest.raises(DataError, match="did not end"):
+    with pytest.raises(DataError, match=broken.name):
         LatentCache(broken)
     # Trajectory 2 was done, in a shard that was not.
     asked.clear()
@@ -130,11 +131,11 @@ def test_a_shard_that_was_damaged_meanwhile_is_made_again(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda own: {"shards": own.shards[:-1]}, r"has shards of \[2, 2\] trajectories, not all of 5"),
-        (lambda own: {"shard_trajectories": 0}, "has shards of"),
+        (lambda own: {"shards": own.shards[:-1]}, r"\[2, 2\].*5"),
+        (lambda own: {"shard_trajectories": 0}, "shards"),
         (
             lambda own: {"shards": tuple(replace(shard, file="../stolen.npy") for shard in own.shards)},
-            "`shards.file` names '../stolen.npy', which is not in the folder",
+            r"`shards\.file`.*'\.\./stolen\.npy'",
         ),
     ],
 )
@@ -159,39 +160,39 @@ def test_the_same_again_is_there_already_and_another_key_is_refused_by_name(tmp_
     (tmp_path / UNFINISHED).write_text((tmp_path / MANIFEST).read_text())
     assert not write(tmp_path)
     assert sorted(item.name for item in tmp_path.iterdir()) == before
-    with pytest.raises(DataError, match=r"of other dtype; .*--overwrite"):
+    with pytest.raises(DataError, match=r"dtype.*--overwrite"):
         write(tmp_path, plan_of("float16"), LATENTS.astype(np.float16))
     other = replace(PLAN, key=replace(KEY, weights="v", data="e"))
-    with pytest.raises(DataError, match="of other encoder weights, data or split;"):
+    with pytest.raises(DataError, match="encoder weights, data or split"):
         write(tmp_path, other)
     assert write(tmp_path, other, 2 * LATENTS, overwrite=True)
     assert LatentCache(tmp_path).manifest.key == other.key
 
 
 def test_what_is_broken_is_one_line_that_names_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"has no latents\.json; make it again with scripts/encode_latents\.py"):
+    with pytest.raises(DataError, match=r"latents\.json.*scripts/encode_latents\.py"):
         LatentCache(tmp_path)
     write(tmp_path)
     text = (tmp_path / MANIFEST).read_text()
-    for broken, message in ((text.replace('"first": 2', '"first": 1'), "changed after"), (text[:-9], "cannot be read")):
+    for broken in (text.replace('"first": 2', '"first": 1'), text[:-9]):
         (tmp_path / MANIFEST).write_text(broken)
-        with pytest.raises(DataError, match=message) as caught:
+        with pytest.raises(DataError, match=MANIFEST) as caught:
             LatentCache(tmp_path)
         assert "\n" not in str(caught.value)
     (tmp_path / MANIFEST).write_text(text)
     damage(tmp_path / "latents-00002-of-00003.npy")
-    with pytest.raises(DataError, match=r"latents-00002-of-00003\.npy: is missing or damaged"):
+    with pytest.raises(DataError, match=r"latents-00002-of-00003\.npy"):
         LatentCache(tmp_path)
-    with pytest.raises(DataError, match="missing or damaged"):
+    with pytest.raises(DataError, match=r"latents-0000\d-of-00003\.npy"):
         write(tmp_path)
     (tmp_path / "latents-00002-of-00003.npy").unlink()
-    with pytest.raises(DataError, match="missing or damaged"):
+    with pytest.raises(DataError, match=r"latents-0000\d-of-00003\.npy"):
         LatentCache(tmp_path)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("all of it")
-    with pytest.raises(DataError, match=r"holds other files \(thesis.tex\)"):
+    with pytest.raises(DataError, match=r"thesis\.tex"):
         write(tmp_path, overwrite=True)
     assert [item.name for item in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -201,7 +202,7 @@ def test_one_process_at_a_time_writes(tmp_path: Path) -> None:
         write(tmp_path)
         return LATENTS[ids]
 
-    with pytest.raises(ConfigError, match="is held by process"):
+    with pytest.raises(ConfigError, match=str(os.getpid())):
         write_latents(tmp_path, PLAN, encode)
 
 

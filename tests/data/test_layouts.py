@@ -60,7 +60,7 @@ def test_channels_are_chosen_by_name_in_the_order_of_the_configuration(tmp_path:
     np.testing.assert_array_equal(
         read_all(dataset.source, np.arange(N)), np.stack([written["Vx"], written["density"]], -1)
     )
-    with pytest.raises(DataError, match=r"no channel 'presure', did you mean 'pressure'.*density, pressure, Vx"):
+    with pytest.raises(DataError, match=r"'presure'.*'pressure'.*density, pressure, Vx"):
         open_dataset(configure(path=str(path), channels=["presure"]))
 
 
@@ -89,7 +89,7 @@ def test_channels_of_seed_groups_have_names_where_the_file_gives_them(tmp_path: 
     with h5py.File(path, "a") as file:
         file.attrs["channels"] = said
     if said == "h":
-        with pytest.raises(DataError, match="`channels` names 1, `data` has 2"):
+        with pytest.raises(DataError, match=r"`channels`.*1.*`data`.*2"):
             SeedsSource(path)
     else:
         np.testing.assert_array_equal(everything(open_file(path, "transient", ("u",))), fields[..., 1:])
@@ -171,8 +171,8 @@ def test_arrays_that_five_lines_describe(tmp_path: Path, kind: str) -> None:
     np.testing.assert_array_equal(source.coefficient("NU"), arrays["viscosity"])
     np.testing.assert_array_equal(source.coefficient("rho"), np.full(N, 1.2))
     if kind == "npz":
-        # Nothing but a map of the file is held.
-        assert isinstance(source._file._arrays["velocity"], np.memmap)
+        # The arrays are a map of the file, not a copy.
+        assert str(data) in Path("/proc/self/maps").read_text()
 
 
 def test_an_array_with_its_axes_in_another_order_and_a_channel_axis(tmp_path: Path) -> None:
@@ -250,22 +250,22 @@ def anything_else(path: Path) -> None:
 
 
 DEFECTS = {
-    "other grid": (lambda path: write_cfd(path, 1, pressure=random(N, T, 4)), r"`pressure` has shape \(4, 5, 4\)"),
-    "rank": (lambda path: write_cfd(path, 1, y__coordinate=centres(6)), r"must be \(N, T, X, Y\)"),
+    "other grid": (lambda path: write_cfd(path, 1, pressure=random(N, T, 4)), r"`pressure`.*\(4, 5, 4\)"),
+    "rank": (lambda path: write_cfd(path, 1, y__coordinate=centres(6)), r"\(N, T, X, Y\)"),
     "not a number": (lambda path: write_cfd(path, 1, Vx=bad(random(N, T, 8))), "frame 2 of trajectory 1"),
-    "integers": (lambda path: write_cfd(path, 1, Vx=np.ones((N, T, 8), int)), "`Vx` holds int64"),
-    "no fields": (lambda path: write_cfd(path, 1, density=None, pressure=None, Vx=None), "holds no fields"),
-    "times": (lambda path: write_cfd(path, 1, t__coordinate=np.arange(T + 3.0)), "`t-coordinate` has shape"),
-    "truncated": (truncated, "is truncated"),
-    "unequal seeds": (damaged_seeds, "`0002/data` has shape"),
-    "seeds without times": (seeds_without_times, "group `0000` has no dataset `grid/t`"),
-    "empty seed": (empty_seed, "group `0010` has no dataset `data`"),
-    "seeds without channels": (wide_seeds, r"must be \(T, X, C\)"),
-    "velocity": (flat_velocity, "`velocity` has shape"),
-    "one frame": (lambda path: write_incompressible(path, 0), "holds 1 complete frames"),
-    "field of another size": (short_well, "`t0_fields/density` has shape"),
-    "sphere": (lambda path: write_well(path, grid_type="spherical"), "its grid is spherical"),
-    "nothing known": (anything_else, "is of no known layout .it holds picture.*describe it in a YAML file"),
+    "integers": (lambda path: write_cfd(path, 1, Vx=np.ones((N, T, 8), int)), "`Vx`.*int64"),
+    "no fields": (lambda path: write_cfd(path, 1, density=None, pressure=None, Vx=None), "fields"),
+    "times": (lambda path: write_cfd(path, 1, t__coordinate=np.arange(T + 3.0)), "`t-coordinate`"),
+    "truncated": (truncated, "truncated"),
+    "unequal seeds": (damaged_seeds, "`0002/data`"),
+    "seeds without times": (seeds_without_times, "`0000`.*`grid/t`"),
+    "empty seed": (empty_seed, "`0010`.*`data`"),
+    "seeds without channels": (wide_seeds, r"\(T, X, C\)"),
+    "velocity": (flat_velocity, "`velocity`"),
+    "one frame": (lambda path: write_incompressible(path, 0), "1 complete"),
+    "field of another size": (short_well, "`t0_fields/density`"),
+    "sphere": (lambda path: write_well(path, grid_type="spherical"), "spherical"),
+    "nothing known": (anything_else, "picture.*YAML"),
 }
 
 
@@ -291,16 +291,16 @@ def layout_name(path: Path) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file: none.npz\nfields: u\naxes: [trajectory, time, x]\ntime: [0, 1]\n", "none.npz: there is no such file"),
-        ("file: mine.npz\nfields: u\naxes: [trajectory, x]\ntime: [0, 1]\n", "key `axes`"),
-        ("file: mine.npz\nfields: w\naxes: [trajectory, time, x]\ntime: [0, 1]\nx: [0, 1]\n", "has no array `w`"),
-        ("file: mine.npz\nfields: u\naxes: [trajectory, time, x]\ntime: [0, 1]\n", "key `x` must be there"),
-        ("file: mine.npz\nfields: u\naxes: [trajectory, time, x]\ntime: [0, 0]\nx: [0, 1]\n", "key `time` is"),
-        ("file: mine.npz\nfields: u\naxes: [trajectory, time, x, y]\ntime: [0, 1]\n", r"has shape \(4, 5, 8\)"),
-        ("file: mine.npz\nfield: u\n", "key `field` is none of"),
-        ("file: [", "cannot be read as YAML"),
-        ("- 3", "is no description"),
-        ("file: mine.npz\nfields: n\naxes: [trajectory, time, x]\ntime: [0, 1]\nx: [0, 1]\n", "floating-point"),
+        ("file: none.npz\nfields: u\naxes: [trajectory, time, x]\ntime: [0, 1]\n", r"none\.npz"),
+        ("file: mine.npz\nfields: u\naxes: [trajectory, x]\ntime: [0, 1]\n", "`axes`"),
+        ("file: mine.npz\nfields: w\naxes: [trajectory, time, x]\ntime: [0, 1]\nx: [0, 1]\n", "`w`"),
+        ("file: mine.npz\nfields: u\naxes: [trajectory, time, x]\ntime: [0, 1]\n", "`x`"),
+        ("file: mine.npz\nfields: u\naxes: [trajectory, time, x]\ntime: [0, 0]\nx: [0, 1]\n", "`time`"),
+        ("file: mine.npz\nfields: u\naxes: [trajectory, time, x, y]\ntime: [0, 1]\n", r"\(4, 5, 8\)"),
+        ("file: mine.npz\nfield: u\n", "`field`"),
+        ("file: [", "YAML"),
+        ("- 3", r"mine\.yaml"),
+        ("file: mine.npz\nfields: n\naxes: [trajectory, time, x]\ntime: [0, 1]\nx: [0, 1]\n", "`n`.*float32"),
     ],
 )
 def test_a_description_that_does_not_fit_is_one_line(tmp_path: Path, text: str, message: str) -> None:
@@ -314,5 +314,5 @@ def test_a_steady_file_for_a_task_in_time_says_which_kind_it_is(tmp_path: Path, 
     with h5py.File(tmp_path / "darcy.hdf5", "w") as file:
         file["tensor"], file["nu"] = random(N, 1, 8, 8), random(N, 8, 8)
         file["x-coordinate"] = file["y-coordinate"] = centres(8)
-    with pytest.raises(DataError, match=r"is a steady file .*set kind: steady"):
+    with pytest.raises(DataError, match="kind: steady"):
         open_dataset(configure(path=str(tmp_path / "darcy.hdf5")))

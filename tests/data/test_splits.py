@@ -48,15 +48,13 @@ def test_a_pair_of_files_keeps_the_second_for_test(write, configure):
 def test_a_test_file_that_repeats_training_trajectories_is_refused(write, configure):
     fields = waves(seed=1)[0]
     train, test = write(fields, "train.hdf5"), write(np.concatenate([waves(seed=2)[0], fields]), "test.hdf5")
-    with pytest.raises(
-        DataError, match=r"11 test trajectories are the same as a training one .first: 12 of the test files and 0 of"
-    ):
+    with pytest.raises(DataError, match=r"11.*12.*0"):
         open_dataset(configure(path={"train": str(train), "test": str(test)}))
 
 
 def test_files_of_different_grids_do_not_make_a_pair(write, configure):
     train, test = write(waves()[0], "train.hdf5"), write(waves(points=16, seed=2)[0], "test.hdf5")
-    with pytest.raises(DataError, match=r"test.hdf5: has grid points \(16,\)"):
+    with pytest.raises(DataError, match=r"test\.hdf5.*\(16,\)"):
         open_dataset(configure(path={"train": str(train), "test": str(test)}))
 
 
@@ -86,7 +84,7 @@ def test_a_hashed_trajectory_stays_where_it_is_when_others_are_added():
     assert 20 < len(more.test) < 42 and 42 < len(more.val) < 80
     other = splits.by_hash(keys, SplitConfig(method="hash", val=0.2, test=0.1, seed=1), "a")
     assert not np.array_equal(other.test, more.test)
-    with pytest.raises(DataError, match=r"falls into .* by data.split.method=hash"):
+    with pytest.raises(DataError, match=r"data\.split\.method=hash"):
         splits.by_hash(keys[:3], cfg, "a")
 
 
@@ -102,14 +100,14 @@ def test_a_folder_says_its_own_split_and_held_out_files_are_the_test(write, conf
     files = [str(folder / role / f"beta0.{number}.hdf5") for number, role in enumerate(("train", "train", "valid"), 1)]
     held_out = opened(configure, {"train": files[:2], "test": files[2:]}, method="file")
     assert held_out.sizes == {"train": 6, "val": 1, "test": 5}
-    with pytest.raises(DataError, match="no data files in a folder `test`"):
+    with pytest.raises(DataError, match="`test`"):
         (folder / "test" / "beta0.4.hdf5").unlink()
         opened(configure, str(tmp_path / "set"))
 
 
 @pytest.mark.parametrize(
     ("method", "pair", "named"),
-    [("file", False, "file needs"), ("native", True, "native needs"), ("hash", True, "names the files of each split")],
+    [("file", False, "file"), ("native", True, "native"), ("hash", True, "hash")],
 )
 def test_a_method_that_the_files_do_not_go_with_is_refused(write, configure, method, pair, named):
     path = str(write(waves()[0]))
@@ -127,21 +125,21 @@ def test_a_listed_split_is_the_one_that_another_run_left(write, configure, tmp_p
         np.testing.assert_array_equal(first.splits.ids(name), again.splits.ids(name))
     assert first.fingerprint == again.fingerprint
     shorter = str(write(waves(trajectories=12)[0], "shorter.hdf5"))
-    with pytest.raises(DataError, match=r"is a split of 20 trajectories, .*shorter.hdf5 holds 12"):
+    with pytest.raises(DataError, match=r"20.*shorter\.hdf5.*12"):
         opened(configure, shorter, method="listed", path=str(file))
     content = splits.as_list(first.splits, 20)
     for wrong in ("[", "{}", json.dumps(content | {"val": content["test"]}), json.dumps(content | {"val": [99]})):
         file.write_text(wrong)
-        with pytest.raises(DataError, match=r"split.json: is (no|a) split"):
+        with pytest.raises(DataError, match=r"split\.json"):
             opened(configure, path, method="listed", path=str(file))
-    with pytest.raises(ConfigError, match="go together"):
+    with pytest.raises(ConfigError, match=r"data\.split"):
         opened(configure, path, path=str(file))
 
 
 def test_the_same_trajectory_in_two_splits_of_one_file_is_refused(write, configure):
     fields = waves(trajectories=20)[0]
     fields[7] = fields[0]
-    with pytest.raises(DataError, match=r"1 test trajectories are the same as a training one .first: 0 of it and 7"):
+    with pytest.raises(DataError, match=r"1.*0.*7"):
         opened(configure, str(write(fields)), method="pdebench")
     # Trajectories that only start alike may be meant.
     fields[7, 1:] *= 0.5

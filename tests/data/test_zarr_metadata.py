@@ -62,33 +62,33 @@ def test_a_pickle_in_a_zarr_file_is_refused_and_not_run(
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        (".zarray", {**V2, "filters": [{"id": "delta", "dtype": "<f8"}, {"id": "pickle"}]}, "codec 'pickle'"),
-        (".zarray", {**V2, "filters": {"id": "pickle"}}, "codec 'pickle'"),
-        (".zarray", {**V2, "filters": None, "compressor": {"id": "json2"}}, "codec 'json2'"),
+        (".zarray", {**V2, "filters": [{"id": "delta", "dtype": "<f8"}, {"id": "pickle"}]}, "'pickle'"),
+        (".zarray", {**V2, "filters": {"id": "pickle"}}, "'pickle'"),
+        (".zarray", {**V2, "filters": None, "compressor": {"id": "json2"}}, "'json2'"),
         (".zarray", {**V2, "filters": [{"id": ["pickle"]}]}, "codec"),
-        (".zarray", {**V2, "filters": ["pickle"]}, "codec 'pickle'"),
-        (".zarray", {**V2, "dtype": "|O"}, r"array of '\|O'"),
+        (".zarray", {**V2, "filters": ["pickle"]}, "'pickle'"),
+        (".zarray", {**V2, "dtype": "|O"}, r"'\|O'"),
         (".zarray", {**V2, "dtype": [["a", "|O"]]}, "not of numbers"),
         (".zarray", {**V2, "dtype": "<U8"}, "not of numbers"),
         (".zarray", {**V2, "dtype": "<c16"}, "not of numbers"),
-        ("zarr.json", {**V3, "codecs": [BYTES, {"name": "numcodecs.pickle"}]}, "codec 'numcodecs.pickle'"),
-        ("zarr.json", {**V3, "codecs": ["vlen-utf8"]}, "codec 'vlen-utf8'"),
-        ("zarr.json", {**V3, "codecs": [sharded({"name": "pickle"})]}, "codec 'pickle'"),
-        ("zarr.json", {**V3, "codecs": [sharded(sharded("pickle"))]}, "codec 'pickle'"),
+        ("zarr.json", {**V3, "codecs": [BYTES, {"name": "numcodecs.pickle"}]}, r"'numcodecs\.pickle'"),
+        ("zarr.json", {**V3, "codecs": ["vlen-utf8"]}, "'vlen-utf8'"),
+        ("zarr.json", {**V3, "codecs": [sharded({"name": "pickle"})]}, "'pickle'"),
+        ("zarr.json", {**V3, "codecs": [sharded(sharded("pickle"))]}, "'pickle'"),
         ("zarr.json", {**V3, "codecs": None}, "codec"),
-        ("zarr.json", {**V3, "data_type": "string", "codecs": [BYTES]}, "array of 'string'"),
+        ("zarr.json", {**V3, "data_type": "string", "codecs": [BYTES]}, "'string'"),
         ("zarr.json", {**V3, "data_type": {"name": "struct"}, "codecs": [BYTES]}, "not of numbers"),
-        ("zarr.json", {**V3, "node_type": "other", "codecs": ["pickle"]}, "codec 'pickle'"),
-        ("zarr.json", {**V3, "codecs": [BYTES], "storage_transformers": [{"name": "x"}]}, "storage transformers"),
+        ("zarr.json", {**V3, "node_type": "other", "codecs": ["pickle"]}, "'pickle'"),
+        ("zarr.json", {**V3, "codecs": [BYTES], "storage_transformers": [{"name": "x"}]}, "storage.transformers"),
         (
             "zarr.json",
             {"node_type": "group", "consolidated_metadata": {"metadata": {"a/b": {**V3, "codecs": ["pickle"]}}}},
-            "`a/b` has a codec 'pickle'",
+            "`a/b`.*'pickle'",
         ),
-        (".zmetadata", {"metadata": {"a/.zarray": {**V2, "filters": [{"id": "pickle"}]}}}, "`a/.zarray` has a codec"),
-        (".zarray", "[]", "no JSON object"),
-        (".zarray", "{", "cannot be read as JSON"),
-        (".zarray", "[" * 200000, "cannot be read as JSON"),
+        (".zmetadata", {"metadata": {"a/.zarray": {**V2, "filters": [{"id": "pickle"}]}}}, r"`a/\.zarray`"),
+        (".zarray", "[]", "JSON"),
+        (".zarray", "{", "JSON"),
+        (".zarray", "[" * 200000, "JSON"),
     ],
 )
 def test_what_is_not_numbers_through_plain_codecs_is_told(tmp_path: Path, name: str, content: Any, told: str) -> None:
@@ -113,11 +113,11 @@ def test_what_lies_behind_links_is_looked_at_and_a_loop_of_links_ends(tmp_path: 
     write(tmp_path / "elsewhere", ".zarray", {**V2, "filters": [{"id": "pickle"}]})
     (tmp_path / "whole.zarr").mkdir()
     (tmp_path / "whole.zarr" / "positions").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(DataError, match="codec 'pickle'"):
+    with pytest.raises(DataError, match="'pickle'"):
         check_metadata(tmp_path / "whole.zarr")
     (tmp_path / "loop.zarr").mkdir()
     (tmp_path / "loop.zarr" / "again").symlink_to(tmp_path / "loop.zarr")
-    with pytest.raises(DataError, match="in the hierarchy twice"):
+    with pytest.raises(DataError, match="twice"):
         check_metadata(tmp_path / "loop.zarr")
 
 
@@ -138,6 +138,6 @@ def test_a_zarr_file_of_nonsense_is_one_line(tmp_path: Path, wrong: dict[str, An
     group = write(tmp_path / "particles.zarr", ".zgroup", {"zarr_format": 2})
     array = write(group / "positions", ".zarray", {**V2, "filters": None, "compressor": None, **wrong})
     (array / "0.0.0").write_bytes(b"short")
-    with pytest.raises(DataError, match=r"particles.zarr: is no readable Zarr file") as caught:
+    with pytest.raises(DataError, match=r"particles\.zarr") as caught:
         open_file(group, "transient")
     assert "\n" not in str(caught.value)

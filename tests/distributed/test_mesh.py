@@ -38,7 +38,7 @@ def on_eight(
     stage: str, layouts: str, folder: Path, *overrides: str, config: str = "tiny.yaml", floats: int = 32
 ) -> dict[str, dict]:
     result = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "mesh_steps.py"), config, stage, layouts, str(folder), *overrides],
+        [sys.executable, str(ROOT / "tests/helpers/mesh_steps.py"), config, stage, layouts, str(folder), *overrides],
         capture_output=True,
         text=True,
         timeout=400,
@@ -182,8 +182,8 @@ def test_a_state_that_is_read_on_one_device_lies_where_a_new_one_does(tiny: Conf
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["parallel.fsdp=2"], "does not divide the 1 devices"),
-        (["parallel.data=4"], "is not the 1 devices"),
+        (["parallel.fsdp=2"], "fsdp.*1 devices"),
+        (["parallel.data=4"], "data.*1 devices"),
     ],
 )
 def test_more_devices_than_there_are_is_one_line(overrides: list[str], says: str) -> None:
@@ -204,5 +204,5 @@ def test_half_a_description_of_the_devices_is_refused(overrides: list[str]) -> N
 def test_rows_that_devices_cannot_share_are_refused() -> None:
     mesh = AbstractMesh((4, 2), ("data", "fsdp"))
     check_rows(mesh, 16, "key")
-    with pytest.raises(ConfigError, match="12 windows a step cannot be shared by 8 devices"):
+    with pytest.raises(ConfigError, match=r"12.*8 devices"):
         check_rows(mesh, 12, "stages.operator.batch_size")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 import sys
 from typing import Any
 
@@ -132,7 +134,7 @@ def test_a_picture_is_whole_or_the_one_before(tmp_path, evaluation_1d, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Figure, "savefig", half)
-    with pytest.raises(StorageError, match="free space"):
+    with pytest.raises(StorageError, match=os.strerror(errno.ENOSPC)):
         plots.write_plots(tmp_path, [evaluation_1d], [])
     assert first.read_bytes() == before and sorted(path.name for path in tmp_path.iterdir()) == names
 

@@ -107,18 +107,18 @@ NAN = np.where(np.arange(6) == 2, np.nan, FIELDS[:, 0, ..., 0])
         (bad_array(FIELDS[:, 0]), 1, PAIR, r"channels=2 \(u, v\)"),
         (bad_array(FIELDS[:, 0, ..., 0]), 1, PAIR, "channels=2"),
         (bad_array(FIELDS[None]), 1, TASK, "shape"),
-        (bad_array(FIELDS[:, :1]), 2, TASK, r"1 frame\(s\) of 3 sample\(s\); this run takes 2"),
+        (bad_array(FIELDS[:, :1]), 2, TASK, r"1 frame.*3 sample.*2"),
         (bad_array(FIELDS[:0, :1]), 1, TASK, r"0 sample"),
         (bad_array(NAN), 1, TASK, "NaN"),
-        (bad_array(np.array(["text"])), 1, TASK, "not real numbers"),
-        (bad_bytes(".npy"), 1, TASK, "NumPy file"),
-        (lambda path: hdf5(path, FIELDS, spacing=0.3), 1, TASK, "0.3 and 0.2 apart.*0.1 and 0.2 apart"),
-        (lambda path: hdf5(path, FIELDS[:, :, :4]), 1, TASK, "4 x 6 points.*8 x 6 points"),
-        (lambda path: hdf5(path, FIELDS), 5, TASK, "4 frames.*takes 5"),
-        (lambda path: hdf5(path, FIELDS, dt=0.3), 2, TASK, "0.3 apart.*whole multiple"),
-        (lambda path: hdf5(path, FIELDS), 1, PAIR, "holds 1 channels, the run has 2"),
-        (lambda path: path, 1, TASK, "no such file"),
-        (bad_bytes(".hdf5"), 1, TASK, "not an HDF5 file"),
+        (bad_array(np.array(["text"])), 1, TASK, "<U4"),
+        (bad_bytes(".npy"), 1, TASK, r"u0\.npy"),
+        (lambda path: hdf5(path, FIELDS, spacing=0.3), 1, TASK, r"0\.3 and 0\.2.*0\.1 and 0\.2"),
+        (lambda path: hdf5(path, FIELDS[:, :, :4]), 1, TASK, "4 x 6.*8 x 6"),
+        (lambda path: hdf5(path, FIELDS), 5, TASK, "4 frames.*5"),
+        (lambda path: hdf5(path, FIELDS, dt=0.3), 2, TASK, r"0\.3"),
+        (lambda path: hdf5(path, FIELDS), 1, PAIR, "1 channels.*2"),
+        (lambda path: path, 1, TASK, r"u0\.hdf5"),
+        (bad_bytes(".hdf5"), 1, TASK, "HDF5"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_one_line(make: Make, context: int, task: Task, named: str, tmp_path: Path) -> None:
@@ -130,17 +130,17 @@ def test_what_does_not_fit_is_one_line(make: Make, context: int, task: Task, nam
 
 def test_arrays_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "two.npz", u0=FIELDS[:, 0], u1=FIELDS[:, 0])
-    with pytest.raises(DataError, match="u0, u1; give one array"):
+    with pytest.raises(DataError, match="u0, u1"):
         read(tmp_path / "two.npz")
     np.savez(tmp_path / "nu.npz", u0=FIELDS[:, 0], nu=[0.1, 0.2])
-    with pytest.raises(DataError, match=r"nu has shape \(2,\)"):
+    with pytest.raises(DataError, match=r"nu.*\(2,\)"):
         read(tmp_path / "nu.npz")
 
 
 def test_a_trajectory_that_the_split_does_not_have_is_told_with_those_it_has(tiny: Config, saved_run: Path) -> None:
     from ups_jax import load_run
 
-    with pytest.raises(DataError, match="has 4 test trajectories; give test:0 to test:3"):
+    with pytest.raises(DataError, match=r"4.*test:0.*test:3"):
         read_start("test:4", load_run(saved_run).task, 1, tiny)
 
 
@@ -149,6 +149,6 @@ def test_a_damaged_npz_is_not_left_open(tmp_path: Path) -> None:
     (tmp_path / "u0.npz").write_bytes((tmp_path / "u0.npz").read_bytes()[:-30])
     opened = sorted(os.listdir("/proc/self/fd"))
     for _ in range(3):
-        with pytest.raises(DataError, match=r"u0\.npz: is not a NumPy file"):
+        with pytest.raises(DataError, match=r"u0\.npz"):
             read(tmp_path / "u0.npz")
     assert sorted(os.listdir("/proc/self/fd")) == opened

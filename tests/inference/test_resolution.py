@@ -126,7 +126,7 @@ def test_only_the_same_extent_on_a_multiple_of_the_points_refines() -> None:
 def test_another_time_step_is_refused_on_a_finer_grid_as_well() -> None:
     trained, task = task_on(16), task_on(32)
     assert predictor_on(Shift(trained), task)[1] == "restricted"
-    with pytest.raises(DataError, match=r"time step is 0\.1, .* 0\.05 apart only"):
+    with pytest.raises(DataError, match=r"0\.1.*0\.05"):
         predictor_on(Shift(trained), replace(task, dt=0.1))
 
 

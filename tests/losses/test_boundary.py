@@ -46,7 +46,7 @@ def test_in_one_dimension_the_walls_are_the_two_ends() -> None:
     np.testing.assert_allclose(boundary(line, (0.1,), (False,), sides="right"), 16)
     gradient = jax.grad(lambda u: boundary(u, (0.1,), (False,)))(line)
     np.testing.assert_array_equal(gradient[0, 1:-1], 0)
-    with pytest.raises(ValueError, match=r"'top' is none of all, left, right"):
+    with pytest.raises(ValueError, match=r"'top'.*left, right"):
         boundary(line, (0.1,), (False,), sides="top")
 
 
@@ -65,9 +65,9 @@ def test_axes_that_wrap_have_no_walls() -> None:
     expected = (np.sin(2 * np.pi * np.linspace(0, 1, 8)) ** 2).mean()
     np.testing.assert_allclose(boundary(channel, STEP, (True, False)), expected, rtol=1e-5)
     for condition in ("dirichlet", "neumann"):
-        with pytest.raises(ValueError, match="no wall at all: the axes are periodic"):
+        with pytest.raises(ValueError, match="periodic"):
             boundary(channel, STEP, TORUS, condition=condition)
-    with pytest.raises(ValueError, match="no wall at left"):
+    with pytest.raises(ValueError, match="left"):
         boundary(channel, STEP, (True, False), sides="left")
 
 
@@ -81,7 +81,7 @@ def test_neumann_is_of_the_outward_slope() -> None:
         value = boundary(sloped, STEP, WALLS, condition="neumann", value=slope, sides=side)
         assert value < 1e-9
     np.testing.assert_allclose(boundary(sloped, STEP, WALLS, condition="neumann"), (0 + 4 + 1 + 1) / 4, rtol=1e-4)
-    with pytest.raises(ValueError, match="three points along axis 0, not 2"):
+    with pytest.raises(ValueError, match=r"axis 0.*2"):
         boundary(jnp.zeros((1, 2, 1)), (1.0,), (False,), condition="neumann")
 
 

@@ -246,7 +246,7 @@ def test_a_mask_of_another_shape_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="mask"):
         LOSSES[name][0](single(PRED), single(TARGET), mask=jnp.ones((3, 4)))
     if name in WHOLE:
-        with pytest.raises(ValueError, match="mask of the samples"):
+        with pytest.raises(ValueError, match="mask"):
             LOSSES[name][0](single(PRED), single(TARGET), mask=jnp.asarray(POINTS))
 
 
@@ -270,7 +270,7 @@ def test_an_exact_prediction_has_no_loss_and_no_gradient(name: str) -> None:
 
 @pytest.mark.parametrize("name", ERRORS)
 def test_shapes_that_would_only_broadcast_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="differ in shape"):
+    with pytest.raises(ValueError, match="shape"):
         LOSSES[name][0](single(PRED[:, :1]), single(TARGET))
 
 

@@ -114,12 +114,12 @@ def test_queries_score_as_many_points_and_others_at_every_key(waves: Dataset) ->
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("training.lambda_forward=0", "no loss term has a weight"),
-        ("training.lambda_rollout=1", r"training\.rollout_horizon is 1"),
-        ("training.physics_priors.lambda_divergence=1", "velocity needs a channel"),
-        ("training.physics_priors.lambda_boundary=1", "has no wall"),
-        ("training.physics_priors={lambda_smoothness: 1, smoothness_channels: [q]}", "has no channel q; it has u"),
-        ("training.query_sampling.enabled=true", "without num_queries"),
+        ("training.lambda_forward=0", "lambda_"),
+        ("training.lambda_rollout=1", r"training\.rollout_horizon.*1"),
+        ("training.physics_priors.lambda_divergence=1", "velocity"),
+        ("training.physics_priors.lambda_boundary=1", "lambda_boundary"),
+        ("training.physics_priors={lambda_smoothness: 1, smoothness_channels: [q]}", r"\bq\b.*\bu\b"),
+        ("training.query_sampling.enabled=true", "num_queries"),
     ],
 )
 def test_what_a_task_cannot_have_is_refused_by_key(waves: Dataset, override: str, message: str) -> None:

@@ -80,11 +80,11 @@ def test_queries_cut_a_field_to_their_points() -> None:
 def test_bad_requests_are_refused() -> None:
     with pytest.raises(Exception, match="strategy"):
         sample_queries(KEY, 16, 4, "halton", (4, 4))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="grid_shape required"):
+    with pytest.raises(ValueError, match="grid_shape"):
         sample_queries(KEY, 16, 4, "stratified")
-    with pytest.raises(ValueError, match="has 15 points, not 16"):
+    with pytest.raises(ValueError, match=r"15.*16"):
         sample_queries(KEY, 16, 4, "stratified", (3, 5))
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="0"):
         sample_queries(KEY, 16, 0)
 
 

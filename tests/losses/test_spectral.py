@@ -26,7 +26,7 @@ def fields(values: np.ndarray) -> jnp.ndarray:
 def test_the_energy_sees_amplitudes_and_no_phases() -> None:
     assert spectral_energy(fields(wave(3, phase=1.0)), fields(wave(3)), 1) < 1e-5
     np.testing.assert_allclose(spectral_energy(fields(wave(3, 1.2)), fields(wave(3)), 1), 0.44, rtol=1e-4)
-    with pytest.raises(ValueError, match="axis 0 holds the samples"):
+    with pytest.raises(ValueError, match="axis 0"):
         spectral_energy(fields(wave(3)), fields(wave(3)), 0)
 
 
@@ -39,5 +39,5 @@ def test_a_band_is_the_relative_error_of_its_wavenumbers_alone() -> None:
     open_ended, closed = spectral_band(pred, target, 13), spectral_band(pred, target, 13, 16)
     np.testing.assert_array_equal(open_ended, closed)
     np.testing.assert_allclose(open_ended, 0.5 / np.sqrt(2) / 1e-4, rtol=1e-3)
-    with pytest.raises(ValueError, match="beyond the grid's largest, 16"):
+    with pytest.raises(ValueError, match="16"):
         spectral_band(pred, target, 17)

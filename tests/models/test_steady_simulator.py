@@ -130,7 +130,7 @@ def test_a_finer_grid_is_solved_on_the_trained_one_and_averages_back_to_nearly_t
 
 def test_a_grid_that_does_not_cut_the_trained_one_is_refused_with_the_mend() -> None:
     task = task_on()
-    with pytest.raises(DataError, match=r"12 x 12 cells.*8 x 12.*such as 16 x 24"):
+    with pytest.raises(DataError, match=r"12 x 12.*8 x 12.*16 x 24"):
         refinement(task, (12, 12))
     with pytest.raises(DataError):
         refinement(task, (4, 6))

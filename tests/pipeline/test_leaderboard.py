@@ -93,7 +93,7 @@ def test_half_a_line_of_a_killed_writer_is_dropped(board: Leaderboard) -> None:
 def test_a_damaged_line_and_a_folder_that_cannot_be_written_are_told(board: Leaderboard, tmp_path: Path) -> None:
     board.add([ROW])
     board.jsonl.write_text("{}\n" + board.jsonl.read_text())
-    with pytest.raises(DataError, match=r"leaderboard.jsonl: line 1 is not a row"):
+    with pytest.raises(DataError, match=r"leaderboard\.jsonl.*line 1"):
         board.read()
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file"):

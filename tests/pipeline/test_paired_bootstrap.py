@@ -48,5 +48,5 @@ def test_seeds_are_averaged_a_trajectory_and_a_missing_score_is_no_number() -> N
 
 
 def test_other_trajectories_are_not_compared() -> None:
-    with pytest.raises(ConfigError, match="other trajectories"):
+    with pytest.raises(ConfigError, match="trajectories"):
         paired_interval({("a", 0): 1.0}, {("a", 1): 1.0}, RULES, seed=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def test_a_first_champion_a_worse_run_a_better_one_and_the_same_again(place: Pla
     first = place.run(10, steps, run_id="first")
     assert steps.calls == WHOLE and first["status"] == "promoted" and first["exit_code"] == 0
     assert {gate["status"] for gate in first["gates"].values()} == {"no_baseline"}
-    with pytest.raises(GateError, match=r"nrmse: 0.2 is 100.00 % worse than the baseline's 0.1") as refused:
+    with pytest.raises(GateError, match=r"nrmse.*0\.2.*100\.00 %.*0\.1") as refused:
         place.run(5, steps := Steps(), run_id="worse")
     assert refused.value.exit_code == 6 and "\n" not in str(refused.value)
     assert steps.calls == WHOLE[:-1] and place.champion() == "first"
@@ -108,7 +109,7 @@ def test_a_training_whose_checkpoint_is_damaged_is_made_again(place: Place) -> N
     assert place.champions.run_of("waves").is_dir()
     (copy,) = (place.root / "artifacts" / "champions").rglob("params")
     copy.write_text("damaged")
-    with pytest.raises(CheckpointError, match="not those that were promoted"):
+    with pytest.raises(CheckpointError, match=r"champions.*waves"):
         place.champions.run_of("waves")
 
 
@@ -192,7 +193,7 @@ def test_without_a_run_id_the_same_command_goes_on_with_the_run_that_was_killed(
 def test_a_failed_step_ends_the_pipeline_with_its_code_and_the_next_start_goes_on_there(place: Place) -> None:
     for name, code in {"validate_config": 2, "validate_data": 3, "train": 5, "small_eval": 4, "full_eval": 7}.items():
         run_id = f"fails-{name}"
-        with pytest.raises(StepFailed, match=f"step {name}: it was told to fail") as failed:
+        with pytest.raises(StepFailed, match=f"{name}.*it was told to fail") as failed:
             place.run(steps=Steps(exits={name: code}), run_id=run_id, force_train=True)
         assert failed.value.exit_code == code
         summary = place.summary(run_id)
@@ -215,7 +216,7 @@ def test_a_step_that_a_signal_ends_or_that_writes_nothing_is_told(place: Place) 
     def nothing(step: Step, log: Path, lock: int, show: Any) -> Ended:
         return Ended(exit_code=0, seconds=0.1)
 
-    with pytest.raises(UserError, match=r"step validate_data: has not written .*validation.json"):
+    with pytest.raises(UserError, match=r"validate_data.*validation\.json"):
         place.run(steps=nothing, run_id="silent")
 
 
@@ -224,7 +225,7 @@ def test_a_small_evaluation_refuses_soon_and_force_asks_the_full_one(place: Plac
     with pytest.raises(GateError):
         place.run(5, steps := Steps(), force_full_eval=True, run_id="forced")
     assert steps.calls == WHOLE and place.summary("forced")["gates"]["full_eval"]["status"] == "failed"
-    with pytest.raises(GateError, match="conservation_gap: "):
+    with pytest.raises(GateError, match="conservation_gap"):
         place.run(20, Steps(values={"conservation_rmse": 3.0}))
     assert place.champion() != "forced"
 
@@ -235,7 +236,7 @@ def test_a_run_with_its_full_evaluation_left_out_is_never_promoted(place: Place)
 
 
 def test_a_candidate_without_the_metric_is_refused_even_as_the_first(place: Place) -> None:
-    with pytest.raises(GateError, match="not a finite number"):
+    with pytest.raises(GateError, match="nrmse"):
         place.run(steps=Steps(values={"nrmse": None}))
     assert place.champion() is None
 
@@ -247,7 +248,7 @@ def test_who_became_champion_meanwhile_has_to_be_beaten_too(place: Place) -> Non
         if step.name == "full_eval":
             place.run(40, run_id="faster")
 
-    with pytest.raises(GateError, match=r"100.00 % worse"):
+    with pytest.raises(GateError, match=r"100\.00 %"):
         # The other one is promoted after this one's small gates were asked, and before its full ones.
         place.run(20, Steps(before=someone_else), run_id="slower")
     assert place.champion() == "faster"
@@ -256,7 +257,7 @@ def test_who_became_champion_meanwhile_has_to_be_beaten_too(place: Place) -> Non
 def test_a_weak_baseline_of_one_s_choice_does_not_replace_the_champion(place: Place) -> None:
     place.run(2, run_id="weak")
     place.run(20, run_id="strong")
-    with pytest.raises(GateError, match=r"100.00 % worse than the baseline's 0.05"):
+    with pytest.raises(GateError, match=r"100\.00 %.*0\.05"):
         place.run(10, run_id="between", baseline_run_id="weak")
     gate = place.summary("between")["gates"]["full_eval"]
     assert gate["baseline"]["run_id"] == "strong" and place.champion() == "strong"
@@ -268,13 +269,13 @@ def test_another_protocol_has_a_champion_of_its_own(place: Place) -> None:
     place.run(10, run_id="test")
     place.run(5, Steps(values={"horizon": 4}), run_id="shorter", overrides=("pipeline.full.horizon=4",))
     assert {item["run_id"] for item in place.champions.all()} == {"test", "shorter"}
-    with pytest.raises(ConfigError, match="give --protocol"):
+    with pytest.raises(ConfigError, match="--protocol"):
         place.champions.champion("waves")
 
 
 def test_a_run_id_of_another_configuration_is_refused(place: Place) -> None:
     place.run(10, run_id="run")
-    with pytest.raises(ConfigError, match="holds a run of another configuration"):
+    with pytest.raises(ConfigError, match="stages"):
         place.run(11, run_id="run")
     assert place.run(10, steps=(steps := Steps()), run_id="run")["status"] == "promoted"
     assert steps.calls == ["validate_data"]
@@ -296,14 +297,14 @@ def test_several_seeds_are_judged_by_their_mean_and_its_lower_bound(place: Place
     assert (place.champions.run_of("waves") / "run.json").read_text().count("0.09") == 1
     assert place.run(11, Steps(error=error), run_id="better", n_seeds=2)["status"] == "promoted"
     gate = place.summary("better")["gates"]["full_eval"]["gates"][0]
-    assert "by the bootstrap" in gate["message"]
+    assert "bootstrap" in gate["message"]
     # The first seed was trained before.
     place.run(11, steps := Steps(error=error), run_id="again", n_seeds=2)
     assert not any(name.startswith("train") for name in steps.calls)
 
 
 def test_skip_training_takes_a_known_one_or_says_that_there_is_none(place: Place) -> None:
-    with pytest.raises(CheckpointError, match="leave out --skip-training"):
+    with pytest.raises(CheckpointError, match="--skip-training"):
         place.run(skip_training=True, run_id="none")
     place.run(run_id="first")
     assert place.run(steps=(steps := Steps()), skip_training=True, run_id="second")["status"] == "champion"
@@ -318,7 +319,7 @@ def test_a_demoted_champion_gives_way_to_the_one_before(place: Place) -> None:
     assert place.champions.all()[0]["history"][-1]["reason"] == "wrong data"
     former, successor = place.champions.demote("waves", None, "")
     assert (former["run_id"], successor) == ("first", None) and place.champion() is None
-    with pytest.raises(ConfigError, match="has no champion of waves"):
+    with pytest.raises(ConfigError, match="waves"):
         place.champions.demote("waves", None, "")
     assert place.run(5, run_id="third")["status"] == "promoted"
 
@@ -326,7 +327,7 @@ def test_a_demoted_champion_gives_way_to_the_one_before(place: Place) -> None:
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(place: Place) -> None:
     told = io.StringIO()
     plan_pipeline(place.request(run_id="run", skip_small_eval=True), Console(file=told, width=200))
-    assert "small_eval      skipped" in told.getvalue() and "promotion" in told.getvalue()
+    assert re.search("small_eval +skipped", told.getvalue()) and "promotion" in told.getvalue()
     assert not list(place.root.iterdir())
     with pytest.raises(ConfigError, match="'nmse'"):
         plan_pipeline(place.request(overrides=("gates.metric=nmse",)), Console(quiet=True))

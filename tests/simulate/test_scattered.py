@@ -102,7 +102,7 @@ def test_files_repeat(tmp_path: Path, task: str, preset: str, channels: tuple[st
     path, few = tmp_path / "all.hdf5", tmp_path / "few.hdf5"
     assert simulate.generate(task, preset, path, seed=3)
     assert not simulate.generate(task, preset, path, seed=3)
-    with pytest.raises(DataError, match="seed 3, not 4"):
+    with pytest.raises(DataError, match=r"seed.*3.*4"):
         simulate.generate(task, preset, path, seed=4)
     simulate.generate(task, preset, few, seed=3, trajectories=3)
     source, short = (open_file(file, "transient", channels) for file in (path, few))

@@ -239,7 +239,7 @@ def test_every_transient_preset_has_its_double():
 
 @pytest.mark.parametrize(
     "task, preset, message",
-    [("burger1d", "default", "did you mean 'burgers1d'"), ("burgers1d", "tinny", "did you mean 'tiny'")],
+    [("burger1d", "default", "'burgers1d'"), ("burgers1d", "tinny", "'tiny'")],
 )
 def test_an_unknown_name_is_answered_with_the_nearest(task, preset, message):
     with pytest.raises(ConfigError, match=message):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +37,7 @@ class TestJsonl:
             writer.scalars(1, {}, stage)
         writer.close()
         writer = JsonlWriter(path)
-        with pytest.raises(ValueError, match="step 1 of stage operator follows step 1"):
+        with pytest.raises(ValueError, match=r"step 1.*operator.*step 1"):
             writer.scalars(1, {}, "operator")
         writer.scalars(2, {}, "operator")
         writer.close()
@@ -72,7 +74,7 @@ class TestJsonl:
     def test_damage_before_the_last_line_is_named(self, tmp_path):
         path = tmp_path / "metrics.jsonl"
         path.write_text('{"stage": "operator", "step": 1}\n{"st\n{"stage": "operator", "step": 3}\n')
-        with pytest.raises(DataError, match=r"metrics\.jsonl: line 2"):
+        with pytest.raises(DataError, match=r"metrics\.jsonl.*line 2"):
             read_jsonl(path)
 
     def test_a_place_that_cannot_be_written_is_a_storage_error(self, tmp_path):
@@ -82,10 +84,13 @@ class TestJsonl:
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
     def test_a_full_disk_is_a_storage_error(self, tmp_path):
-        writer = JsonlWriter(tmp_path / "metrics.jsonl")
-        writer.close()
-        writer._file = Path("/dev/full").open("w")  # noqa: SIM115 (closing it raises too)
-        with pytest.raises(StorageError, match="No space left"):
+        path = tmp_path / "metrics.jsonl"
+        writer = JsonlWriter(path)
+        with Path("/dev/full").open("w") as full:
+            for link in Path("/proc/self/fd").iterdir():
+                if link.resolve() == path.resolve():
+                    os.dup2(full.fileno(), int(link.name))
+        with pytest.raises(StorageError, match=os.strerror(errno.ENOSPC)):
             writer.scalars(1, {}, "operator")
-        with pytest.raises(StorageError, match="No space left"):
+        with pytest.raises(StorageError, match=os.strerror(errno.ENOSPC)):
             writer.close()

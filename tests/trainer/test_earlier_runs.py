@@ -43,7 +43,7 @@ def test_a_run_of_an_earlier_version_is_refused_in_one_line(
     change(values)
     run.path.mkdir()
     run.write({"config": values, "digests": {"operator": "0" * 12}, "stages": {}})
-    with pytest.raises(ConfigError, match=rf"holds a run of another configuration \({reason}"):
+    with pytest.raises(ConfigError, match=reason):
         check_resume(run, tiny, "operator", "auto")
     run.write({"config": values, "digests": {"operator": digest(tiny, "operator")}, "stages": {}})
     check_resume(run, tiny, "operator", "auto")

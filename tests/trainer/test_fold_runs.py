@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from collections import defaultdict
 from pathlib import Path
@@ -91,7 +92,7 @@ def test_no_stage_of_a_run_reads_of_the_other_side(
     assert fold and predictor and not fold & predictor and fold | predictor <= train_split
     assert len(fold) <= size and len(predictor) <= len(train_split) - size
     for stage, count in ((PREDICTORS[name], len(train_split) - size), *((stage, size) for stage in CORRECTORS)):
-        assert f"fold        {stage} is trained on {count} of the {len(train_split)}, diffusion.fold={SHARE}" in told
+        assert re.search(rf"fold .*{stage}.*{count} of .*{len(train_split)}.*diffusion\.fold={SHARE}", told)
 
 
 def test_a_resumed_corrector_reads_what_the_whole_one_does_and_is_it_to_the_bit(
@@ -119,7 +120,7 @@ def test_a_predictor_that_was_fitted_to_another_fold_is_refused(
 ) -> None:
     other = config(name, data_root, f"diffusion.fold={share}")
     assert not any(is_finished(run[0], other, stage) for stage in (PREDICTORS[name], *CORRECTORS))
-    with pytest.raises(ConfigError, match=r"another configuration \(.*diffusion\.fold: 0\.25 -> ") as error:
+    with pytest.raises(ConfigError, match=r"diffusion\.fold.*0\.25") as error:
         train(other, "diffusion_residual", run[0].path, console=QUIET)
     assert "\n" not in str(error.value)
 
@@ -133,7 +134,7 @@ def test_a_fold_of_other_data_than_the_predictor_s_is_refused(name: str, data_ro
     train(cfg, PREDICTORS[name], tmp_path / "run", console=QUIET)
     parts["train"][0], parts["val"][0] = parts["val"][0], parts["train"][0]
     (tmp_path / "split.json").write_text(json.dumps(parts))
-    with pytest.raises(ConfigError, match=rf"{PREDICTORS[name]} was trained on other data; .* new --run-dir") as error:
+    with pytest.raises(ConfigError, match=rf"{PREDICTORS[name]}.*--run-dir") as error:
         train(cfg, "diffusion_residual", tmp_path / "run", console=QUIET)
     assert "\n" not in str(error.value)
 
@@ -142,7 +143,7 @@ def test_weights_that_were_fitted_to_what_is_held_out_are_refused(
     run: tuple[RunDirectory, dict, str], name: str, data_root: Path, tmp_path: Path
 ) -> None:
     cfg, other = config(name, data_root), config(name, data_root, "diffusion.fold=0.5")
-    with pytest.raises(ConfigError, match=r"--init-from: .* with diffusion\.fold=0\.25 .*fold=0\.5") as error:
+    with pytest.raises(ConfigError, match=r"--init-from.*diffusion\.fold=0\.25.*fold=0\.5") as error:
         train(other, PREDICTORS[name], tmp_path / "other", init_from=run[0].path, console=QUIET)
     assert "\n" not in str(error.value) and not (tmp_path / "other").exists()
     weights = best_weights(run[0].path, PREDICTORS[name])
@@ -150,5 +151,5 @@ def test_weights_that_were_fitted_to_what_is_held_out_are_refused(
     # Of other data, or where nothing is held out, any weights may be begun with.
     check_init_fold(other, "of other data", weights)
     check_init_fold(config(name, data_root, "diffusion.fold=0"), weights.fingerprint, weights)
-    with pytest.raises(ConfigError, match=r"data\.split\.seed=0, .* seed 5 as well"):
+    with pytest.raises(ConfigError, match=r"data\.split\.seed=0.*5"):
         check_init_fold(config(name, data_root, "data.split.seed=5"), weights.fingerprint, weights)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +21,7 @@ from rich.console import Console
 
 from ups_jax import simulate
 from ups_jax.config import Config, load
-from ups_jax.core.errors import ConfigError, DataError, DivergedError
+from ups_jax.core.errors import ConfigError, DataError, DivergedError, Stopped
 from ups_jax.data import Mixture, batch_at, open_mixture
 from ups_jax.data.sources.in_memory import MemorySource
 from ups_jax.losses import latent_losses, operator_losses
@@ -209,7 +210,7 @@ def test_another_operator_starts_fresh_on_the_same_codec(
     codecs = [best_weights(run, "operator").params[CODEC] for run in (saved_run, tmp_path / "run")]
     assert same_bits(*codecs)
     other = main("train.py", *given[:5], str(tmp_path / "other"), *given[6:], "latent.dim=5")
-    assert other.returncode == 3 and "of other encoder config than" in other.stderr
+    assert other.returncode == 3 and "encoder config" in other.stderr
 
 
 def test_an_interrupted_training_ends_in_the_same_bits(
@@ -223,7 +224,7 @@ def test_an_interrupted_training_ends_in_the_same_bits(
         # A step a call, of each of which the flag is asked.
         patch.setattr(CallPace, "begin", lambda self, at_most: 1)
         patch.setattr(stage_run, "stop_flag", lambda: contextlib.nullcontext(iter([False] * 5 + [True] * 99).__next__))
-        with pytest.raises(Exception, match="stopped at step 5"):
+        with pytest.raises(Stopped, match="step 5"):
             trained(lazy, tmp_path / "halves", saved_run)
     assert same_bits(trained(lazy, tmp_path / "halves", None), whole)
     losses = [
@@ -279,7 +280,7 @@ def test_latents_of_anything_else_are_refused_by_name(
         cfg = on_latents(data_root, encoded, *overrides)
         weights = best_weights(saved_run, "operator")
         weights = weights if params is None else replace(weights, params=params)
-        with pytest.raises(DataError, match=r"these latents are of other .*; make them again: scripts/enc") as caught:
+        with pytest.raises(DataError, match="scripts/encode_latents") as caught:
             with_latents(cfg, "operator", open_mixture(cfg), None, weights, saved_run)
         assert "\n" not in str(caught.value) and caught.value.exit_code == 3
         return str(caught.value).split(" of other ")[1].split(" than ")[0]
@@ -303,13 +304,11 @@ def test_a_run_goes_on_with_its_own_latents_alone(saved_run: Path, data_root: Pa
     trained(cfg, tmp_path / "run", saved_run)
     longer = on_latents(data_root, tmp_path / "latents", "stages.operator.steps=4", *SMALL)
     encode_dataset(weights, cfg, dataset, tmp_path / "latents", "bfloat16", overwrite=True)
-    with pytest.raises(DataError, match=r"are of other dtype than .* --dtype float32 --overwrite"):
+    with pytest.raises(DataError, match=r"dtype.*--dtype float32 --overwrite"):
         trained(longer, tmp_path / "run", None)
     encode_dataset(weights, cfg, dataset, tmp_path / "latents", overwrite=True)
     trained(longer, tmp_path / "run", None)
-    with pytest.raises(
-        ConfigError, match="needs the codec that made them; train the operator first, with --stage operator --init"
-    ):
+    with pytest.raises(ConfigError, match="--stage operator --init"):
         trained(longer, tmp_path / "other", None)
     assert not (tmp_path / "other").exists()
 
@@ -317,10 +316,10 @@ def test_a_run_goes_on_with_its_own_latents_alone(saved_run: Path, data_root: Pa
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["training.input_noise=0.1"], r"training\.input_noise=0\.1: is laid on fields"),
-        (["training.lambda_inv_dec=1"], r"training\.lambda_inv_dec: is a loss of the codec"),
-        (["data.tasks=[{name: burgers1d, preset: tiny}, {name: advection1d}]"], r"is for one task, data\.tasks has 2"),
-        (["data.tasks=[{name: darcy2d, kind: steady}]"], "is for tasks in time, and darcy2d is steady"),
+        (["training.input_noise=0.1"], r"training\.input_noise=0\.1"),
+        (["training.lambda_inv_dec=1"], r"training\.lambda_inv_dec"),
+        (["data.tasks=[{name: burgers1d, preset: tiny}, {name: advection1d}]"], r"data\.tasks.*2"),
+        (["data.tasks=[{name: darcy2d, kind: steady}]"], "darcy2d"),
     ],
 )
 def test_what_latents_cannot_give_is_refused_before_there_is_a_run(
@@ -332,10 +331,10 @@ def test_what_latents_cannot_give_is_refused_before_there_is_a_run(
 
 
 def test_points_and_half_a_configuration_are_refused(data_root: Path) -> None:
-    with pytest.raises(ConfigError, match="is for grids, and still is of points"):
+    with pytest.raises(ConfigError, match="still"):
         check_on_grid(still_task())
     for half in ("data.source=latents", "data.latents=here"):
-        with pytest.raises(ConfigError, match="source latents and latents, the folder"):
+        with pytest.raises(ConfigError, match="latents"):
             configured(data_root, half)
 
 
@@ -354,27 +353,27 @@ def test_numbers_that_a_type_cannot_hold_are_told_with_their_place(saved_run: Pa
     fields = dataset.source.windows(np.arange(40), np.tile(np.arange(21), (40, 1)))
     fields[23, 9:] *= 1e6
     dataset = replace(dataset, source=MemorySource(name="spiked", grid=dataset.source.grid, fields=fields))
-    told = r"^frame 9 of trajectory 23, channel u: the latent is \d\.\d+e\+0\d and float16 ends at 6\.55e\+04;"
+    told = r"^frame 9 of trajectory 23, channel u.*\d\.\d+e\+0\d.*float16.*6\.55e\+04"
     with pytest.raises(ConfigError, match=told) as caught:
         encode_dataset(weights, cfg, dataset, tmp_path / "a", "float16", chunk=7)
-    assert str(caught.value).endswith("take --dtype bfloat16 or float32")
+    assert str(caught.value).endswith("--dtype bfloat16 or float32")
     for dtype in ("bfloat16", "float32"):
         assert encode_dataset(weights, cfg, dataset, tmp_path / dtype, dtype) is not None
     stem = weights.params[CODEC]["stem"]
     broken = weights.params | {CODEC: {"stem": stem | {"bias": stem["bias"].at[3].set(jnp.nan)}}}
-    with pytest.raises(DivergedError, match=r"frame 0 of trajectory 0, learned feature 3 of channels u: .* not finite"):
+    with pytest.raises(DivergedError, match=r"frame 0.*trajectory 0.*feature 3.*u"):
         encode_dataset(replace(weights, params=broken), cfg, dataset, tmp_path / "b")
     assert not list((tmp_path / "a").glob("latents*")) and not list((tmp_path / "b").glob("latents*"))
 
 
 def test_a_configuration_with_another_codec_is_told_before_anything_is_encoded(saved_run: Path) -> None:
     weights = best_weights(saved_run, "operator")
-    with pytest.raises(ConfigError, match=r"latent\.dim=5: the run's codec was trained with 16"):
+    with pytest.raises(ConfigError, match=r"latent\.dim=5.*16"):
         encoding_config(weights, None, ["latent.dim=5"])
-    with pytest.raises(ConfigError, match="latents are of one task in time, not of darcy2d"):
+    with pytest.raises(ConfigError, match="darcy2d"):
         encoding_config(weights, None, ["data.tasks=[{name: darcy2d, kind: steady}]"])
     cfg = encoding_config(weights, None, ["data.tasks.0.periodic=[]", "data.tasks.0.symmetries=[]"])
-    with pytest.raises(ConfigError, match="its periodic are False, the run's codec was trained with True; give data"):
+    with pytest.raises(ConfigError, match=r"periodic.*False.*True"):
         encode_dataset(weights, cfg, open_mixture(cfg).datasets[0], saved_run / "latents")
 
 
@@ -385,18 +384,18 @@ def test_the_commands_print_and_end_as_they_should(
     command = ["--run-dir", str(saved_run), "--out", str(out), "--dtype", "float16", "--chunk", "100"]
     first = main("encode_latents.py", *command)
     assert first.returncode == 0, first.stderr
-    assert "encoded     40 of 40 trajectories" in first.stdout
+    assert "40 of 40 trajectories" in first.stdout
     assert first.stdout.splitlines()[-1] == f"{out}: 40 trajectories of 21 latents, float16, 0.923 MiB"
     assert main("encode_latents.py", *command).stdout.splitlines()[-1].endswith("MiB (was there already)")
     given = ["--config", str(CONFIGS / "tiny.yaml"), "--init-from", str(saved_run), "--run-dir", str(tmp_path / "run")]
     given += [f"data.root={data_root}", "data.source=latents", f"data.latents={out}", "training.input_noise=0"]
     result = main("train.py", *given, "stages.operator.steps=2", "evaluation.enabled=false")
     assert result.returncode == 0, result.stderr
-    assert "weights     of another run's operator stage, at its step 0" in result.stdout
-    assert f"latents     {out}: 32 tokens of 18, float16, 0.923 MiB, in memory; the codec is held" in result.stdout
-    assert "note        the symmetries are of fields and not applied to latents" in result.stdout
+    assert re.search("weights .*operator.*step 0", result.stdout)
+    assert re.search(f"latents .*{out}.*32 tokens of 18, float16, 0.923 MiB", result.stdout)
+    assert re.search("note .*symmetries", result.stdout)
     dry = main("train.py", *given, *SMALL, "--dry-run")
     assert dry.returncode == 0, dry.stderr
-    assert "saved and restored, bit for bit" in dry.stdout
+    assert "bit for bit" in dry.stdout
     stale = main("train.py", *given[:4], *given[6:], "data.normalize=rms")
-    assert stale.returncode == 3 and stale.stderr.count("\n") == 1 and "of other normaliser than" in stale.stderr
+    assert stale.returncode == 3 and stale.stderr.count("\n") == 1 and "normaliser" in stale.stderr

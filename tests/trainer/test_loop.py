@@ -84,7 +84,7 @@ def test_a_run_that_diverges_stops_with_its_own_error_and_saves_nothing_that_is_
     data_root: Path, tmp_path: Path
 ) -> None:
     cfg = config(data_root, "optimizer.lr=1e30", "training.max_skips=3", "stages.operator.grad_clip=null")
-    with pytest.raises(DivergedError, match="another run directory"):
+    with pytest.raises(DivergedError, match=r"3 steps.*lr"):
         run(cfg, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "failed"
 
@@ -100,5 +100,5 @@ def test_weights_of_another_run_come_with_any_optimizer_and_the_same_command_goe
     record = json.loads((tmp_path / "child" / "run.json").read_text())
     assert record["stages"]["operator"]["parent"]["run"] == str(tmp_path / "parent")
     run(child, tmp_path / "child", init_from=tmp_path / "parent")
-    with pytest.raises(ConfigError, match="differs from this"):
+    with pytest.raises(ConfigError, match="latent"):
         run(config(data_root, "latent.dim=5"), tmp_path / "other", init_from=tmp_path / "parent")

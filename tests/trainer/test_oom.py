@@ -57,9 +57,7 @@ def test_rows_are_halved_until_they_fit_and_stay_so(rows: int, start: int, fits:
 
 def test_one_row_that_does_not_fit_is_one_line_and_another_error_is_itself() -> None:
     step = FittingStep(Device(0, 4).make, 4, 1, key="stages.operator.batch_size", ahead=False)
-    with pytest.raises(
-        ConfigError, match=r"^stages\.operator\.batch_size: .* one row; set training\.remat=full"
-    ) as error:
+    with pytest.raises(ConfigError, match=r"^stages\.operator\.batch_size.*training\.remat=full") as error:
         step(blank(), {})
     assert "\n" not in str(error.value)
     with pytest.raises(jax.errors.JaxRuntimeError, match="INVALID_ARGUMENT"):

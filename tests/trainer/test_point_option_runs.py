@@ -100,7 +100,7 @@ def test_a_dry_run_costs_a_step(data_root: Path) -> None:
 def test_queries_take_a_core_that_needs_no_grid(core: str, data_root: Path) -> None:
     cfg = config(data_root, "queries", f"operator.architecture_type={core}", "operator.pdet.group_size=16")
     (dataset,) = open_mixture(cfg).datasets
-    with pytest.raises(ConfigError, match=f"type {core} needs; write operator.architecture_type: pdet_stack") as told:
+    with pytest.raises(ConfigError, match=rf"{core}.*operator\.architecture_type.*pdet_stack") as told:
         build_model(cfg, dataset.task, "operator")
     assert "\n" not in str(told.value)
 

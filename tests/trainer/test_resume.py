@@ -66,7 +66,7 @@ def assert_same(first: Path, second: Path) -> None:
     assert [record["loss"] for record in curves[0]] == [record["loss"] for record in curves[1]]
 
 
-# The seven kills of `tests/faults/test_lives.py` show the same in every run of the tests.
+# The seven kills of `tests/reliability/test_crash_sequences.py` show the same in every run of the tests.
 @pytest.mark.slow
 def test_kill_9_and_again_ends_in_the_same_bits(
     script: Script, arguments: list[str], uninterrupted: Path, tmp_path: Path
@@ -105,7 +105,7 @@ def test_sigterm_saves_the_step_it_is_at_and_goes_on_from_there(
     reached = read_jsonl(run / "metrics.jsonl")[-1]["step"]
     assert json.loads((run / "run.json").read_text())["status"] == "stopped"
     result = script("train.py", *arguments, "--run-dir", str(run))
-    assert f"resumed     at step {reached} of 120" in result.stdout
+    assert re.search(f"resumed .*step {reached} of 120", result.stdout)
     assert_same(run, uninterrupted)
 
 
@@ -116,7 +116,7 @@ def test_a_longer_run_goes_on_from_where_the_shorter_one_stopped(
     subprocess.run(["cp", "-r", str(uninterrupted), str(run)], check=True)
     result = main("train.py", *arguments, "stages.operator.steps=130", "--run-dir", str(run))
     assert result.returncode == 0, result.stderr
-    assert "resumed     at step 120 of 130" in result.stdout
+    assert re.search("resumed .*step 120 of 130", result.stdout)
     assert [record["step"] for record in read_jsonl(run / "metrics.jsonl")] == list(range(1, 131))
 
 
@@ -139,7 +139,7 @@ def test_a_damaged_newest_checkpoint_is_told_and_the_one_before_is_used(
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     result = main("train.py", *arguments, "--run-dir", str(run))
     assert result.returncode == 0, result.stderr
-    assert "damaged checkpoint" in result.stdout
+    assert "damaged" in result.stdout
     assert (run / "checkpoints" / "operator" / "damaged-120").is_dir()
     assert_same(run, uninterrupted)
 
@@ -167,7 +167,7 @@ def test_a_run_directory_of_another_configuration_is_refused_and_left_alone(
     before = (uninterrupted / "run.json").read_bytes()
     result = main("train.py", *arguments, "optimizer.lr=5e-3", "--run-dir", str(uninterrupted))
     assert result.returncode == 2
-    assert "stages.operator.optimizer.lr: 0.01 -> 0.005" in result.stderr
+    assert re.search(r"stages\.operator\.optimizer\.lr.*0\.01.*0\.005", result.stderr)
     assert result.stderr.count("\n") == 1
     assert (uninterrupted / "run.json").read_bytes() == before
 
@@ -190,7 +190,7 @@ def test_a_run_that_another_process_holds_is_refused(main: Script, arguments: li
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
         result = main("train.py", *arguments, "--run-dir", str(uninterrupted))
         assert result.returncode == 2
-        assert "is held by" in result.stderr
+        assert str(holder.pid) in result.stderr
     finally:
         os.kill(holder.pid, signal.SIGKILL)
         holder.communicate()
@@ -231,7 +231,7 @@ def test_other_data_under_the_same_name_is_refused(
     file = next((tmp_path / "d").glob("*.hdf5"))
     result = main("train.py", *arguments, f"data.tasks.0.path={file}", "--run-dir", str(run))
     assert result.returncode == 2
-    assert "other data" in result.stderr
+    assert str(run) in result.stderr and "data" in result.stderr
 
 
 def test_the_validation_split_is_what_the_configuration_says(data_root: Path) -> None:

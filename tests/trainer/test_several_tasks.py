@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,15 @@ from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.data import Mixture, first_batches, open_dataset, open_mixture
 from ups_jax.evaluation.evaluate_run import evaluate_run
 from ups_jax.inference.inputs import conditions
-from ups_jax.losses import operator_losses
+from ups_jax.losses import StageLoss, operator_losses
 from ups_jax.models.batch import on_device
 from ups_jax.models.conditioning import conditions_of
 from ups_jax.rollout.autoregressive import rollout
 from ups_jax.runs.checkpoint import Checkpoints, tasks_of
 from ups_jax.tracking import read_jsonl
 from ups_jax.trainer.train import train
-from ups_jax.training.build import abstract_state, build_joint
-from ups_jax.training.step import TrainStep
+from ups_jax.training.build import abstract_state, build_joint, joint
+from ups_jax.training.stages import stage_of
 
 NAMES = ("waves", "pair", "plane")
 TASKS = """[
@@ -91,19 +92,30 @@ def numbers(tree: Any) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def stepped(cfg: Config, data: Mixture) -> tuple[TrainStep, list[tuple[int, Numbers, Numbers]]]:
-    """The step, and for twelve of its steps their task, what they moved from and what to."""
+def stepped(cfg: Config, data: Mixture) -> tuple[list[bool], list[tuple[int, Numbers, Numbers]]]:
+    """For each of twelve steps whether it was traced, its task, what it moved from and what to."""
     model, tx = build(load_with_steps(cfg, 12), data)
-    step = make_train_step(model, tx, cfg)
+    traced, counts = [], [0]
+
+    def counted(loss: StageLoss) -> StageLoss:
+        def wrapped(*arguments: Any) -> Any:
+            traced.append(True)
+            return loss(*arguments)
+
+        return wrapped
+
+    losses = [counted(loss) for loss in joint(model).losses(stage_of("operator"), cfg)]
+    step = make_train_step(model, tx, cfg, losses=losses)
     state = init_state(model, tx, first_batches(data, cfg, "operator")[0], jax.random.key(0), cfg=cfg)
     moves = []
     for n in range(12):
         batch = batch_at(data, cfg, "operator", n)
         before = numbers((state.params, state.opt_state))
         state, metrics = step(state, batch)
+        counts.append(len(traced))
         moves.append((batch.task, before, numbers((state.params, state.opt_state))))
         assert f"{NAMES[batch.task]}/loss" in metrics and np.isfinite(metrics["loss"])
-    return step, moves
+    return [after > before for before, after in pairwise(counts)], moves
 
 
 def load_with_steps(cfg: Config, steps: int) -> Config:
@@ -145,7 +157,9 @@ def test_one_dimension_shares_its_spectrum_and_another_has_its_own(stepped: Any)
 
 
 def test_the_step_is_compiled_once_for_each_task(stepped: Any) -> None:
-    assert stepped[0].compiled._cache_size() == 3
+    traced, moves = stepped
+    tasks = [task for task, _, _ in moves]
+    assert traced == [task not in tasks[:n] for n, task in enumerate(tasks)]
 
 
 def test_untrained_every_task_is_persistence(cfg: Config, data: Mixture) -> None:
@@ -254,10 +268,10 @@ def test_a_rollout_names_its_task(run: Any, data: Mixture) -> None:
     # What only a sibling has is none of its own, and a sibling's coefficient is not missed.
     with pytest.raises(DataError, match="waves, pair, plane"):
         loaded.rollout(held.fields[:, 0], 4)
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match="burgers1d"):
         loaded.rollout(held.fields[:, 0], 4, task="burgers1d")
     waves = data.datasets[0].trajectories("test", limit=1)
-    with pytest.raises(DataError, match="knows no coefficient nu; it has beta"):
+    with pytest.raises(DataError, match=r"nu.*beta"):
         loaded.rollout(waves.fields[:, 0], 2, params={"nu": 0.1}, task="waves")
     assert loaded.rollout(waves.fields[:, 0], 2, params={"beta": 0.5}, task="waves").shape == (1, 2, 32, 1)
     plane = data.datasets[2].trajectories("test", limit=1)
@@ -277,12 +291,12 @@ def test_scripts_take_the_task_s_name(run: Any, main: Any, tmp_path: Path) -> No
 
 
 def test_a_run_on_one_task_is_not_evaluated_on_several(run: Any, saved_run: Path, cfg: Config) -> None:
-    with pytest.raises(ConfigError, match="one task is wanted here, there are 3"):
+    with pytest.raises(ConfigError, match="3"):
         evaluate_run(saved_run, cfg, console=Console(quiet=True))
 
 
 def test_a_corrector_is_of_one_task(cfg: Config, data: Mixture) -> None:
-    with pytest.raises(ConfigError, match=r"diffusion_residual is trained on one task, data\.tasks has 3"):
+    with pytest.raises(ConfigError, match=r"diffusion_residual.*data\.tasks.*3"):
         build_joint(cfg, data.tasks, "diffusion_residual")
 
 
@@ -291,5 +305,5 @@ def test_a_task_of_a_single_run_may_be_named(saved_run: Path, tiny: Config) -> N
     held = open_dataset(tiny).trajectories("test", limit=1)
     known = {"nu": float(held.cond[0, 0])}
     assert loaded.rollout(held.fields[:, 0], 1, params=known, task="burgers1d").shape == (1, 1, 64, 1)
-    with pytest.raises(DataError):
+    with pytest.raises(DataError, match=r"waves.*burgers1d"):
         loaded.rollout(held.fields[:, 0], 1, params=known, task="waves")

@@ -29,8 +29,8 @@ def checked(waves: Dataset, *overrides: str) -> None:
 @pytest.mark.parametrize(
     ("override", "why"),
     [
-        ("training.lambda_inv_enc=1", r"training\.lambda_inv_enc: .*carries the field"),
-        ("training.lambda_inv_dec=1", r"training\.lambda_inv_dec: .*carries the field"),
+        ("training.lambda_inv_enc=1", r"training\.lambda_inv_enc"),
+        ("training.lambda_inv_dec=1", r"training\.lambda_inv_dec"),
     ],
 )
 def test_a_term_that_is_met_by_construction_is_refused(waves: Dataset, override: str, why: str) -> None:
@@ -61,7 +61,7 @@ def test_one_row_is_looked_at_a_time_and_one_that_does_not_fit_is_one_line(
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
     monkeypatch.setattr(preflight, "gradient_norms", full)
-    with pytest.raises(ConfigError, match=r"^stages\.operator\.batch_size: .* one row; set training\.remat=full"):
+    with pytest.raises(ConfigError, match=r"^stages\.operator\.batch_size.*training\.remat=full"):
         checked(waves, weighed)
 
 

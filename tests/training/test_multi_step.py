@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def test_a_run_that_diverges_within_a_call_ends_as_one_of_single_steps(
         said.append(str(error.value))
         records = read_jsonl(tmp_path / str(most) / "metrics.jsonl")
         curves.append([(record["step"], record["skipped_in_row"]) for record in records if "loss" in record])
-    assert said[0] == said[1] and "3 steps in a row, up to step" in said[0]
+    assert said[0] == said[1] and re.search(r"3 .*step \d", said[0])
     assert curves[0] == curves[1] and curves[0][-1][1] == 2
 
 

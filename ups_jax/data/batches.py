@@ -23,7 +23,7 @@ from ups_jax.data.sources.points import Scattered
 
 # Batches that are read as one. A batch is some 190 calls of NumPy, which are all that a small one takes: 0.35 ms, and
 # 0.1 where many share them.
-MOST_TOGETHER, _MOST_BYTES = 32, 2**20
+MOST_TOGETHER, MOST_BYTES = 32, 2**20
 
 
 def steps_per_epoch(data: Dataset | Mixture, cfg: Config, stage: str) -> int:
@@ -65,14 +65,14 @@ def batch_at(
     data: Dataset | Mixture, cfg: Config, stage: str, n: int, process_index: int = 0, process_count: int = 1
 ) -> Batch:
     """This host's rows of batch n, in physical units: a pure function of the arguments and `cfg.seed`."""
-    return _Batches.of(data, cfg, stage, process_count).read(n, 1, process_index, process_count)[0]
+    return StageBatches.of(data, cfg, stage, process_count).read(n, 1, process_index, process_count)[0]
 
 
 def first_batches(
     data: Dataset | Mixture, cfg: Config, stage: str, process_index: int = 0, process_count: int = 1
 ) -> list[Batch]:
     """This host's rows of each task's own first batch, whatever its share of the steps."""
-    batches = _Batches.of(data, cfg, stage, process_count)
+    batches = StageBatches.of(data, cfg, stage, process_count)
     return [batches.read_own(task, 0, 1, process_index, process_count)[0] for task in range(len(batches.datasets))]
 
 
@@ -88,7 +88,7 @@ def training_batches(
     # Imported here: grain imports jax, which a reader of data files has no use for.
     import grain
 
-    planned = _Batches.of(data, cfg, stage, process_count)
+    planned = StageBatches.of(data, cfg, stage, process_count)
     host, loader = (process_index, process_count), cfg.data.loader
     size = planned.group_size(*host) if loader.threads else 1
     threads = min(loader.threads, loader.buffer)
@@ -114,7 +114,7 @@ def training_batches(
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class _Batches:
+class StageBatches:
     """All that the batches of a stage depend on: each task's own windows, and whose turn it is."""
 
     datasets: tuple[Dataset, ...]
@@ -122,17 +122,17 @@ class _Batches:
     schedule: Schedule
 
     @staticmethod
-    def of(data: Dataset | Mixture, cfg: Config, stage: str, process_count: int) -> _Batches:
+    def of(data: Dataset | Mixture, cfg: Config, stage: str, process_count: int) -> StageBatches:
         datasets = mixture_of(data).datasets
         sizes = {dataset.task.name: len(dataset.splits.train) for dataset in datasets}
-        return _Batches(
+        return StageBatches(
             datasets=datasets,
             plans=tuple(_plan(dataset, cfg, stage, process_count, task) for task, dataset in enumerate(datasets)),
             schedule=Schedule(stream_key(cfg.seed, f"mixing/{stage}"), shares(cfg.data.mixing, sizes)),
         )
 
-    def group_size(self, process_index: int, process_count: int) -> int:
-        """How many small batches of one task are read as one."""
+    def group_size(self, process_index: int, process_count: int, most_bytes: int = MOST_BYTES) -> int:
+        """Return how many small batches of one task, of `most_bytes` together, are read as one."""
         if len(self.datasets) > 1:
             return 1
         try:
@@ -140,7 +140,7 @@ class _Batches:
         except DataError:
             # It may be one that is never asked for.
             return 1
-        return max(1, min(MOST_TOGETHER, _MOST_BYTES // batch.nbytes))
+        return max(1, min(MOST_TOGETHER, most_bytes // batch.nbytes))
 
     def group(self, n: int, count: int, process_index: int, process_count: int) -> list[Batch]:
         """A host's rows of batches n, n + 1, ...; none where several are read and one of them cannot be."""
@@ -159,7 +159,7 @@ class _Batches:
 
     def read_own(self, task: int, n: int, count: int, process_index: int, process_count: int) -> list[Batch]:
         """A host's rows of `count` batches of a task, from the n-th on."""
-        rows = _read(self.datasets[task], self.plans[task], n, count, process_index, process_count)
+        rows = read_rows(self.datasets[task], self.plans[task], n, count, process_index, process_count)
         rows["task_id"] = np.full(len(rows["mask"]), task, np.int32)
         size = len(rows["mask"]) // count
         return [
@@ -206,9 +206,10 @@ def _plan(dataset: Dataset, cfg: Config, stage: str, process_count: int, number:
     return plan if dataset.latents is None else dataset.latents.plan(plan)
 
 
-def _read(
+def read_rows(
     dataset: Dataset, plan: windows.Plan, n: int, count: int, process_index: int, process_count: int
 ) -> dict[str, Any]:
+    """Return the arrays of `count` batches of a task as one, from the n-th on: the rows of one host."""
     drawn = windows.draw(plan, n, count).rows(process_index, process_count, count)
     task, rows = dataset.task, len(drawn.ids)
     if dataset.latents is None:

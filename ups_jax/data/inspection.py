@@ -19,7 +19,7 @@ from ups_jax.data.sources.detect import Layout, attribute, original
 from ups_jax.data.sources.points import Cloud, Scattered
 
 # Of a larger file as many trajectories as fit in here are looked at, spread over all.
-_LOOK_BYTES = 512 * 2**20
+LOOK_BYTES = 512 * 2**20
 # A coefficient whose largest value is as many times its smallest is told on a logarithmic scale.
 _SPAN = 5.0
 # Names of tasks by what the published files are called; `D` stands for the number of axes.
@@ -75,8 +75,8 @@ class Inspection:
         return not any(channel.broken or channel.constant == self.looked for channel in every)
 
 
-def inspect(path: str | Path, *, whole: bool = False) -> Inspection:
-    """Look into a file, `whole` or as many trajectories as half a GiB holds. Raises `DataError`."""
+def inspect(path: str | Path, *, whole: bool = False, look_bytes: int = LOOK_BYTES) -> Inspection:
+    """Look into a file, `whole` or as many trajectories as `look_bytes` hold. Raises `DataError`."""
     layout = layout_of(path)
     source = layout.open(path, None)
     names = source.channel_names or _plain_names(layout, Path(path), source.channels)
@@ -84,7 +84,7 @@ def inspect(path: str | Path, *, whole: bool = False) -> Inspection:
     drift = declared_properties.Drift(source.channels)
     edges = declared_properties.Edges(source.grid.shape, source.channels)
     scattered = isinstance(source, Scattered)
-    ids = _chosen(source, whole)
+    ids = _chosen(source, None if whole else look_bytes)
     for some, fields in chunks(source, ids):
         seen.update(fields)
         given.update(source.inputs(some)[:, None])
@@ -224,8 +224,8 @@ class _Extremes:
         )
 
 
-def _chosen(source: Source, whole: bool) -> Int[np.ndarray, " n"]:
-    count = source.trajectories if whole else max(1, _LOOK_BYTES // bytes_each(source))
+def _chosen(source: Source, look_bytes: int | None) -> Int[np.ndarray, " n"]:
+    count = source.trajectories if look_bytes is None else max(1, look_bytes // bytes_each(source))
     return np.unique(np.linspace(0, source.trajectories - 1, min(count, source.trajectories)).astype(np.int64))
 
 

@@ -19,8 +19,6 @@ from ups_jax.optim.plateau import PlateauRule
 # What a length means where neither epochs nor steps are given, as a share of the run.
 _STEP_SIZE_SHARE = 1 / 3
 _PATIENCE_SHARE = 1 / 10
-# 16 KB of rates: half a minute of the shortest steps.
-_TOLD_AT_ONCE = 4096
 
 
 def build_schedule(
@@ -62,19 +60,22 @@ def build_schedule(
     return optax.join_schedules([ramp, curve], [warmup])
 
 
-def told_rates(schedule: optax.Schedule) -> Callable[[int], float]:
-    """Step -> learning rate for a host that does not wait: JAX answers a question for one number after the training
-    steps that are under way, so it is asked for thousands at once."""
+def told_rates(schedule: optax.Schedule, *, block_size: int = 4096) -> Callable[[int], float]:
+    """Return the schedule as a function of the host, computed for `block_size` steps at a time.
+
+    Reading a single value would block on the training steps that are under way. The default block is 16 KB, half a
+    minute of the shortest steps.
+    """
 
     @jax.jit
     def from_step(first: Int[Array, ""] | int) -> Float[Array, " n"]:
-        return jax.vmap(lambda step: jnp.asarray(schedule(step), jnp.float32))(first + jnp.arange(_TOLD_AT_ONCE))
+        return jax.vmap(lambda step: jnp.asarray(schedule(step), jnp.float32))(first + jnp.arange(block_size))
 
     @functools.lru_cache(maxsize=2)
     def block(number: int) -> np.ndarray:
-        return np.asarray(from_step(number * _TOLD_AT_ONCE))
+        return np.asarray(from_step(number * block_size))
 
-    return lambda step: float(block(step // _TOLD_AT_ONCE)[step % _TOLD_AT_ONCE])
+    return lambda step: float(block(step // block_size)[step % block_size])
 
 
 def build_plateau(config: StageConfig, total_steps: int, steps_per_epoch: int, eval_steps: int) -> PlateauRule | None:

@@ -27,13 +27,10 @@ from ups_jax.tracking.wandb_run import (
 )
 from ups_jax.tracking.writer import Cell, Level, Outcome, Writer, flat
 
-# Records that wait for a slow wandb; more of them means that it hangs.
-_WAITING_RECORDS = 10_000
 # As many operations that fail in a row mean that none will succeed.
 _FAILURES_IN_A_ROW = 5
-# The slowest upload that is waited for when a run ends, and the longest.
+# The slowest upload that is waited for when a run ends.
 _BYTES_PER_SECOND = 1e6
-_LONGEST_UPLOAD_SECONDS = 300.0
 
 
 class WandbWriter(Writer):
@@ -45,9 +42,9 @@ class WandbWriter(Writer):
     says why. Each of these is one warning, an operation that fails the first one of its kind.
 
     `close` waits at most about twice `patience` seconds, and longer for two things that are under way by then: the
-    first answer, as long again, and artifacts that go online, a second a megabyte and 300 at most. What was not sent
-    stays in `directory`/wandb for `wandb sync`. A run that failed is failed there too, one that a signal stopped is
-    preempted.
+    first answer, as long again, and artifacts that go online, a second a megabyte and `longest_upload` seconds at most.
+    More than `max_waiting` queued records mean a hang. What was not sent stays in `directory`/wandb for `wandb sync`. A
+    run that failed is failed there too, one that a signal stopped is preempted.
 
     `context` is the file of a run that the processes of a pipeline share; where it is damaged, this process shares
     nothing and says so. With `join=False`, as after a resume, whose steps the old run has seen, the process begins a
@@ -66,18 +63,21 @@ class WandbWriter(Writer):
         join: bool = True,
         patience: float = 15.0,
         answer_within: float = 90.0,
+        longest_upload: float = 300.0,
+        max_waiting: int = 10_000,
     ) -> None:
         self.problem: str | None = None
         self.mode = wandb_mode(config.mode)
         self._patience = patience
         self._answer_within = answer_within
+        self._longest_upload = longest_upload
         self._notes: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._failed_kinds: set[str] = set()
         self._stages: set[str] = set()
         self._artifacts: list[Path] = []
         self._uploads: list[Any] = []
         self._outcome: Outcome = "finished"
-        self._jobs: queue.Queue[tuple[str, Callable[[Any], None]] | None] = queue.Queue(_WAITING_RECORDS)
+        self._jobs: queue.Queue[tuple[str, Callable[[Any], None]] | None] = queue.Queue(max_waiting)
         shared: RunContext | None = None
         try:
             shared = None if context is None else read_context(context)
@@ -217,7 +217,7 @@ class WandbWriter(Writer):
             try:
                 self._jobs.put_nowait((kind, job))
             except queue.Full:
-                self._give_up(f"it hangs: {_WAITING_RECORDS} records are waiting")
+                self._give_up(f"it hangs: {self._jobs.maxsize} records are waiting")
         self._tell()
 
     def _tell(self) -> None:
@@ -234,7 +234,7 @@ class WandbWriter(Writer):
         """What the artifacts may take that are queued or on their way; offline they only lie there."""
         if self.mode != "online":
             return 0.0
-        return min(sum(map(folder_size, self._artifacts)) / _BYTES_PER_SECOND, _LONGEST_UPLOAD_SECONDS)
+        return min(sum(map(folder_size, self._artifacts)) / _BYTES_PER_SECOND, self._longest_upload)
 
     def _work(self) -> None:
         try:

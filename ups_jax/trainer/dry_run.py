@@ -44,10 +44,10 @@ def dry_run(cfg: Config, stages: Sequence[str], console: Console, init_from: Pat
     for stage in stages:
         check_source(cfg, stage)
         weights = best_weights(init_from, stage) if init_from is not None and holds_codec(cfg, stage) else None
-        _dry_run_stage(cfg, stage, with_latents(cfg, stage, data, None, weights, init_from), console)
+        dry_run_stage(cfg, stage, with_latents(cfg, stage, data, None, weights, init_from), console)
 
 
-def _dry_run_stage(cfg: Config, stage: str, data: Mixture, console: Console) -> None:
+def dry_run_stage(cfg: Config, stage: str, data: Mixture, console: Console) -> None:
     model = build_joint(cfg, data.tasks, stage)
     settings = getattr(cfg.stages, stage)
     refusal = ConfigError(
@@ -63,7 +63,7 @@ def _dry_run_stage(cfg: Config, stage: str, data: Mixture, console: Console) -> 
         for task, batch in zip(data.tasks, islice(tried.batches, tried.first), strict=True):
             own = step_costs(step, state, batch) if cfg.training.compile else {}
             costs |= {f"{name}, {task.name}" if task.siblings else name: value for name, value in own.items()}
-        state, seconds = _time_steps(stage, tried, state)
+        state, seconds = time_steps(stage, tried, state)
         check_checkpoint(state, cfg, stage, data)
     loops = settings.accum_steps > 1 or cfg.training.rollout_horizon > 1 or cfg.training.pushforward > 1
     costs["windows a step"] = f"{windows_per_step(cfg, stage)} ({settings.accum_steps} x {settings.batch_size})"
@@ -98,7 +98,7 @@ def peak_bytes(memory: Any) -> int:
     return int(held + memory.temp_size_in_bytes)
 
 
-def _time_steps(stage: str, tried: Trial, state: Any) -> tuple[Any, list[float]]:
+def time_steps(stage: str, tried: Trial, state: Any) -> tuple[Any, list[float]]:
     """Wall time of a step in each call alone, its batch ready, after one that is not counted: the first call looks for
     what was compiled."""
     seconds = []

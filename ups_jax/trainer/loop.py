@@ -94,7 +94,7 @@ def run_loop(
             timed = any_wants(time.monotonic() - saved_at > cfg.checkpoint.every_seconds, step)
             if due or finished or stop or timed:
                 validation, fault = None, None
-                records = _read(pending, loop, cfg, rate_scale, last=due)
+                records = read_metrics(pending, loop, cfg, rate_scale, last=due)
                 pending = None
                 if due:
                     state, validation, measured, fault = _evaluate(loop, state)
@@ -121,7 +121,7 @@ def run_loop(
             # -- the next steps: their batches, their call, and meanwhile the numbers of those before ----------------
             count = pace.begin(min(loop.plan.total_steps - step, _until_evaluation(loop, step)))
             state, metrics = loop.train_step(state, loop.put_rows([next(batches) for _ in range(count)]))
-            _tell(_read(pending, loop, cfg, rate_scale), loop, cfg, writer, progress)
+            _tell(read_metrics(pending, loop, cfg, rate_scale), loop, cfg, writer, progress)
             pending = step + 1, step + count, metrics
             step += count
             progress.step(step)
@@ -167,7 +167,7 @@ def _evaluate(loop: Loop, state: TrainState) -> tuple[TrainState, float, dict[st
     return state, chosen, measured, loop.fault(values)
 
 
-def _read(
+def read_metrics(
     pending: Pending, loop: Loop, cfg: Config, rate_scale: float, *, last: bool = False
 ) -> dict[int, dict[str, float]]:
     """The numbers of a call's steps. Those whose turn it is to be told, the `last` in any case, have their place and
