@@ -24,7 +24,7 @@ from ups_jax.runs.checkpoint import Checkpoints
 from ups_jax.tracking import read_jsonl
 from ups_jax.tracking.jsonl import JsonlWriter
 from ups_jax.trainer.console import TrainingProgress
-from ups_jax.trainer.loop import Stage, run_loop
+from ups_jax.trainer.loop import Loop, run_loop
 from ups_jax.training.run_length import Plan
 from ups_jax.training.state import state_of
 from ups_jax.training.step import Update
@@ -57,8 +57,8 @@ def looped(cfg: Config, metrics: list[float], path: Path, lost: tuple[int, ...] 
         return new, numbers | {"moved": jnp.max(jnp.abs(new.params["w"] - state.params["w"]))}
 
     compiled = jax.jit(step)
-    stage = Stage(
-        name="operator",
+    loop = Loop(
+        stage="operator",
         plan=plan,
         steps_before=0,
         train_step=moved,
@@ -79,8 +79,8 @@ def looped(cfg: Config, metrics: list[float], path: Path, lost: tuple[int, ...] 
         TrainingProgress(Console(quiet=True), "operator", plan.total_steps, 0, 100.0) as progress,
     ):
         state = checkpoints.restore_latest(fresh, lambda meta: None, print) or fresh
-        stage = replace(stage, save=lambda state, validation: checkpoints.save(state, {}, validation=validation))
-        run_loop(stage, state, cfg, writer, progress, lambda: False)
+        loop = replace(loop, save=lambda state, validation: checkpoints.save(state, {}, validation=validation))
+        run_loop(loop, state, cfg, writer, progress, lambda: False)
     return read_jsonl(path / "metrics.jsonl")
 
 
