@@ -59,14 +59,14 @@ class CorrectedModel:
     sampler_steps: int | None = None
 
     def rollout_arrays(
-        self, u0: Float[np.ndarray, "b k *s c"], steps: int, cond: np.ndarray, cond_mask: np.ndarray
+        self, u0: Float[np.ndarray, "b *start"], steps: int, cond: np.ndarray, cond_mask: np.ndarray
     ) -> Float[np.ndarray, "b t *s c"]:
         """Return the `steps` frames after the context `u0`; each prediction is corrected, and encoded anew. Of a
         steady task `u0` are the given fields."""
         return self._frames(self._expected, u0, steps, cond, cond_mask, jax.random.key(0))
 
     def members(
-        self, u0: Float[np.ndarray, "b k *s c"], steps: int, cond: np.ndarray, cond_mask: np.ndarray, *, members: int
+        self, u0: Float[np.ndarray, "b *start"], steps: int, cond: np.ndarray, cond_mask: np.ndarray, *, members: int
     ) -> Float[np.ndarray, "m b t *s c"]:
         """Return so many rollouts with sampled corrections, made one after the other."""
         keys = member_keys(self.trained, members)

@@ -203,7 +203,7 @@ class TrainedModel:
 
     def rollout_arrays(
         self,
-        u0: Float[np.ndarray, "b k *s c"],
+        u0: Float[np.ndarray, "b *start"],
         steps: int,
         cond: np.ndarray,
         cond_mask: np.ndarray,
