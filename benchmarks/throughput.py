@@ -32,11 +32,7 @@ _CASES: dict[str, tuple[str, int, list[str]]] = {
         1024,
         [*_LARGE, "operator.spectral={hidden_dim: 256, depth: 6}", "training.batch_size=32"],
     ),
-    "2D width 256": (
-        "ns2d",
-        128,
-        [*_LARGE, "operator.spectral={hidden_dim: 256, depth: 6}", "training.batch_size=16"],
-    ),
+    "2D width 256": ("ns2d", 128, [*_LARGE, "operator.spectral={hidden_dim: 256, depth: 6}", "training.batch_size=16"]),
     "attention": ("burgers1d", 1024, [*_LARGE, *_PDET, "training.batch_size=32"]),
 }
 # XLA shares few of a CPU's operations among its cores; as devices each takes its rows of the batch, as many at a time

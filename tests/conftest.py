@@ -66,10 +66,7 @@ def waves(tiny: Config) -> Dataset:
     x, t = np.arange(32) * 2 / 32 - 1, np.arange(9) * 0.05
     moved = x[None, None] - speed[:, None, None] * t[None, :, None]
     fields = sum(np.sin(np.pi * (k + 1) * moved + phase[:, k, None, None]) for k in range(3))
-    cfg = load(
-        CONFIGS / "tiny.yaml",
-        ["data.tasks.0.symmetries=[]", "data.tasks.0.coefficients={beta: linear}"],
-    )
+    cfg = load(CONFIGS / "tiny.yaml", ["data.tasks.0.symmetries=[]", "data.tasks.0.coefficients={beta: linear}"])
     return from_arrays(cfg, fields.astype(np.float32), 0.05, {"beta": speed}, (-1.0,), (2 / 32,))
 
 

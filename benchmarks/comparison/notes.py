@@ -15,11 +15,7 @@ _WAYS = {
 
 
 def notes(
-    groups: Mapping[str, Sequence[Values]],
-    source: str,
-    *,
-    budget: float = 0.0,
-    absent: Mapping[str, str] | None = None,
+    groups: Mapping[str, Sequence[Values]], source: str, *, budget: float = 0.0, absent: Mapping[str, str] | None = None
 ) -> list[str]:
     """One line a thing; `groups` are each model's rows, `source` the present code, `absent` why others are not there.
 

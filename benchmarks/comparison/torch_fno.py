@@ -93,11 +93,7 @@ def train(row: Row, sizes: dict[str, int], dataset: Dataset) -> Trained:
 def _seconds_per_step(step: Callable[[Any], None], dataset: Dataset, cfg: Config, stage: str) -> float:
     with training_batches(dataset, cfg, stage) as batches:
         return measure_seconds_per_step(
-            lambda state, batch: (state, step(batch)),
-            None,
-            batches,
-            clock=time.process_time,
-            enough=MEASURED_SECONDS,
+            lambda state, batch: (state, step(batch)), None, batches, clock=time.process_time, enough=MEASURED_SECONDS
         )
 
 

@@ -27,8 +27,5 @@ def test_energy_and_gradient_of_a_wave() -> None:
     x = np.arange(32) * 2 / 32 - 1
     frames = (3 * np.sin(2 * np.pi * x))[None, None, :, None]
     # Means of sin and cos squared are a half; the slope is 6 pi cos.
-    assert of_last("s", frames) == {
-        "energy s": pytest.approx(9 / 4),
-        "gradient s": pytest.approx((6 * np.pi) ** 2 / 2),
-    }
+    assert of_last("s", frames) == {"energy s": pytest.approx(9 / 4), "gradient s": pytest.approx((6 * np.pi) ** 2 / 2)}
     assert nrmse(1.5 * frames, frames) == pytest.approx(0.5)

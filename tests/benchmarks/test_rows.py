@@ -71,13 +71,7 @@ def test_a_file_of_the_callers_own_is_another_row_and_has_no_finer_data() -> Non
 
 def test_the_source_is_all_that_makes_a_number_and_nothing_that_shows_one() -> None:
     names = {f"{file.parent.name}/{file.name}" for file in source_files()}
-    made = {
-        "models/operator.py",
-        "data/statistics.py",
-        "training/state.py",
-        "metrics/aggregate.py",
-        "core/task.py",
-    }
+    made = {"models/operator.py", "data/statistics.py", "training/state.py", "metrics/aggregate.py", "core/task.py"}
     assert made | {"comparison/torch_fno.py", "comparison/measuring.py", "schema/training.py"} <= names
     assert not names & {"tracking/jsonl.py", "cli/runner.py", "plots/figures.py", "comparison/table.py"}
 

@@ -75,10 +75,7 @@ def test_the_table_has_the_ways_in_order_and_their_cost_in_the_operators(tmp_pat
     store.fail(rows[0], "error: no memory")
     store.add(rows[1].key, values_of(rows[1], source="older"))
     told = notes(rows, groups_of(rows, store), store)
-    assert told[1:] == [
-        "made by another state of the code: ks1d/operator",
-        f"{rows[0].key} failed: error: no memory",
-    ]
+    assert told[1:] == ["made by another state of the code: ks1d/operator", f"{rows[0].key} failed: error: no memory"]
     stale = [replace(row, overrides=("training.batch_size=2",)) for row in rows]
     assert groups_of(stale, store) == {}
 

@@ -77,10 +77,7 @@ def test_a_start_without_structure_is_held_against_its_way(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("task", "message"),
-    [
-        ({"kind": "transient"}, "kind|steady"),
-        ({"symmetries": "[{reflect: [x], negate: [u]}]"}, "symmetries"),
-    ],
+    [({"kind": "transient"}, "kind|steady"), ({"symmetries": "[{reflect: [x], negate: [u]}]"}, "symmetries")],
 )
 def test_facts_that_cannot_be_are_refused(tmp_path: Path, task: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -14,13 +14,7 @@ import pytest
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.data import windows
 from ups_jax.data.latent_cache.cache import LatentCache, LatentWindows
-from ups_jax.data.latent_cache.manifest import (
-    MANIFEST,
-    Key,
-    Manifest,
-    read_manifest,
-    weights_digest,
-)
+from ups_jax.data.latent_cache.manifest import MANIFEST, Key, Manifest, read_manifest, weights_digest
 from ups_jax.data.latent_cache.writer import write_latents
 from ups_jax.data.shard_folder import UNFINISHED
 

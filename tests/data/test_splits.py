@@ -106,8 +106,7 @@ def test_a_folder_says_its_own_split_and_held_out_files_are_the_test(write, conf
 
 
 @pytest.mark.parametrize(
-    ("method", "pair", "named"),
-    [("file", False, "file"), ("native", True, "native"), ("hash", True, "hash")],
+    ("method", "pair", "named"), [("file", False, "file"), ("native", True, "native"), ("hash", True, "hash")]
 )
 def test_a_method_that_the_files_do_not_go_with_is_refused(write, configure, method, pair, named):
     path = str(write(waves()[0]))

@@ -180,11 +180,7 @@ def test_a_state_that_is_read_on_one_device_lies_where_a_new_one_does(tiny: Conf
 
 
 @pytest.mark.parametrize(
-    ("overrides", "says"),
-    [
-        (["parallel.fsdp=2"], "fsdp.*1 devices"),
-        (["parallel.data=4"], "data.*1 devices"),
-    ],
+    ("overrides", "says"), [(["parallel.fsdp=2"], "fsdp.*1 devices"), (["parallel.data=4"], "data.*1 devices")]
 )
 def test_more_devices_than_there_are_is_one_line(overrides: list[str], says: str) -> None:
     cfg = load(CONFIGS / "tiny.yaml", overrides)

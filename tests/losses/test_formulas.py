@@ -129,10 +129,7 @@ def _boundary(condition: str) -> Callable[..., Any]:
 # Name: the loss of (prediction, target), and a sample's value in numpy.
 Loss = tuple[Callable[..., Any], Callable[[np.ndarray, np.ndarray, np.ndarray], float]]
 LOSSES: dict[str, Loss] = {
-    "nrmse": (
-        losses.nrmse,
-        lambda p, t, points: np.sqrt(_mean((p - t) ** 2, points) / (_mean(t**2, points) + 1e-8)),
-    ),
+    "nrmse": (losses.nrmse, lambda p, t, points: np.sqrt(_mean((p - t) ** 2, points) / (_mean(t**2, points) + 1e-8))),
     "relative_mse": (
         losses.relative_mse,
         lambda p, t, points: _mean((p - t) ** 2, points) / (_mean(t**2, points) + 1e-8),

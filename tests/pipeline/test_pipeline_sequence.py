@@ -14,7 +14,7 @@ from commands import CONFIGS
 from fakes import Killed, Place, Steps, killed_at
 from rich.console import Console
 
-from ups_jax.cli.pipeline_args import plan_pipeline
+from ups_jax.cli.pipeline import plan_pipeline
 from ups_jax.config import load
 from ups_jax.core.errors import CheckpointError, ConfigError, GateError, Stopped, UserError
 from ups_jax.pipeline import cache_keys

@@ -111,10 +111,7 @@ def test_a_pipeline_that_is_ended_takes_its_step_with_it_which_saves_first(scrip
 def test_a_run_that_a_living_process_holds_is_refused_at_once(tmp_path: Path) -> None:
     with lock_directory(tmp_path, "wait"):
         assert not is_free(tmp_path)
-        with (
-            pytest.raises(ConfigError, match=str(os.getpid())),
-            lock_directory(tmp_path, "wait", patience=60.0),
-        ):
+        with pytest.raises(ConfigError, match=str(os.getpid())), lock_directory(tmp_path, "wait", patience=60.0):
             pass
     assert is_free(tmp_path)
     with lock_directory(tmp_path, "wait"):

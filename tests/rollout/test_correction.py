@@ -13,7 +13,7 @@ import pytest
 from ups_jax.config import LatentConfig, OperatorConfig, SpectralConfig
 from ups_jax.core.task import Statistics, Task
 from ups_jax.models import Conditions, Simulator, denormalize, normalize
-from ups_jax.rollout.autoregressive import advance, ensemble_rollout, rollout
+from ups_jax.rollout.autoregressive import advance, rollout
 from ups_jax.rollout.correction import Correction, beyond, every
 
 STEPS, BATCH = 6, 3
@@ -95,19 +95,6 @@ def test_each_step_draws_anew_and_the_same_key_draws_the_same(case: Case) -> Non
     assert np.abs(np.corrcoef(noise.swapaxes(0, 1).reshape(STEPS, -1)) - np.eye(STEPS)).max() < 0.6
     # A random walk: the variance of the sum grows with the number of steps.
     assert frames[:, -1].var() > 2 * frames[:, 0].var()
-
-
-def test_an_ensemble_is_its_members_rollouts(case: Case) -> None:
-    correction, keys = Correction(corrector=add_noise, when=every(2)), jax.random.split(jax.random.key(5), 3)
-    run = jax.jit(partial(ensemble_rollout, case.model, steps=STEPS, correction=correction))
-    members = run(case.params, case.fields, case.cond, keys=keys)
-    assert members.shape == (3, BATCH, STEPS, 16, 1)
-    for member, key in zip(members, keys, strict=True):
-        np.testing.assert_allclose(member, rolled(case, correction, key), atol=1e-5)
-    np.testing.assert_allclose(
-        members[:, :, 0], jnp.broadcast_to(case.fields[None, :, -1], (3, BATCH, 16, 1)), atol=1e-6
-    )
-    assert np.abs(members[0, :, 1] - members[1, :, 1]).max() > 0.1
 
 
 @pytest.mark.parametrize("correction", [None, Correction(corrector=add_noise, when=every(2))], ids=["plain", "noise"])

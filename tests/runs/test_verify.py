@@ -67,11 +67,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "no checksums and half the arrays": (_unsealed_and_truncated, "checkpoints/operator/0", DAMAGED),
     "a later step is gone": (lambda run: _say_saved(run, 4), "checkpoints/operator", DAMAGED),
     "all are gone": (_all_gone, "checkpoints/operator", DAMAGED),
-    "set aside": (
-        lambda run: (run / "checkpoints/operator/damaged-4").mkdir(),
-        "checkpoints/operator/damaged-4",
-        NOTE,
-    ),
+    "set aside": (lambda run: (run / "checkpoints/operator/damaged-4").mkdir(), "checkpoints/operator/damaged-4", NOTE),
     "half a save": (
         lambda run: (run / "checkpoints/operator/4.orbax-checkpoint-tmp").mkdir(),
         "checkpoints/operator/4.orbax-checkpoint-tmp",

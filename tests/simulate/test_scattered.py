@@ -92,11 +92,7 @@ def test_the_flow_solves_its_equation() -> None:
 
 @pytest.mark.parametrize(
     ("task", "preset", "channels"),
-    [
-        ("heat_mesh", "tiny", ("u",)),
-        ("heat_mesh", "tiny_varied", ("u",)),
-        ("particles", "tiny", ("x", "y", "u", "v")),
-    ],
+    [("heat_mesh", "tiny", ("u",)), ("heat_mesh", "tiny_varied", ("u",)), ("particles", "tiny", ("x", "y", "u", "v"))],
 )
 def test_files_repeat(tmp_path: Path, task: str, preset: str, channels: tuple[str, ...]) -> None:
     path, few = tmp_path / "all.hdf5", tmp_path / "few.hdf5"

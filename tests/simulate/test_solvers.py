@@ -238,8 +238,7 @@ def test_every_transient_preset_has_its_double():
 
 
 @pytest.mark.parametrize(
-    "task, preset, message",
-    [("burger1d", "default", "'burgers1d'"), ("burgers1d", "tinny", "'tiny'")],
+    "task, preset, message", [("burger1d", "default", "'burgers1d'"), ("burgers1d", "tinny", "'tiny'")]
 )
 def test_an_unknown_name_is_answered_with_the_nearest(task, preset, message):
     with pytest.raises(ConfigError, match=message):

@@ -254,12 +254,7 @@ def test_micro_batches_of_latents_are_one_batch(
 
 @pytest.mark.multiprocess
 def test_several_devices_train_on_latents_as_one_does(
-    script: Main,
-    saved_run: Path,
-    data_root: Path,
-    encoded: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    script: Main, saved_run: Path, data_root: Path, encoded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = ["--config", str(CONFIGS / "tiny.yaml"), "--init-from", str(saved_run)]
     given += [f"data.root={data_root}", "data.source=latents", f"data.latents={encoded}", "training.input_noise=0"]

@@ -185,10 +185,7 @@ def test_each_task_feels_its_place_its_boundaries_and_its_time_step(cfg: Config,
         return float(changed(params, replace(batch, **changes), jax.random.key(0))[0])
 
     plain = loss(own)
-    for changed in (
-        replace(own, siblings=("pair", "waves", "plane")),
-        replace(own, dt_unit=2 * own.dt_unit),
-    ):
+    for changed in (replace(own, siblings=("pair", "waves", "plane")), replace(own, dt_unit=2 * own.dt_unit)):
         assert abs(loss(changed) / plain - 1) > 1e-5
     assert abs(loss(own, cond=batch.cond + 0.3) / plain - 1) > 1e-5
     assert abs(loss(own, cond_mask=0 * batch.cond_mask) / plain - 1) > 1e-5

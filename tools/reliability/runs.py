@@ -100,19 +100,11 @@ def environment(faults: Sequence[Mapping[str, Any]] = (), **variables: str) -> d
 
 
 def start(
-    line: Sequence[str],
-    faults: Sequence[Mapping[str, Any]] = (),
-    *,
-    stdout: Any = subprocess.PIPE,
-    **variables: str,
+    line: Sequence[str], faults: Sequence[Mapping[str, Any]] = (), *, stdout: Any = subprocess.PIPE, **variables: str
 ) -> subprocess.Popen[str]:
     """Start a command."""
     return subprocess.Popen(
-        line,
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(faults, **variables),
+        line, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment(faults, **variables)
     )
 
 

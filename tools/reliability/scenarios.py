@@ -80,10 +80,7 @@ def nan_batches(place: Place) -> Row:
 def nan_gradients(place: Place) -> Row:
     """A NaN gradient of a finite loss is left out."""
     run = place.folder / "run"
-    faults = [
-        *at(places.READ_BATCHES, "mark", batches=[5])(run),
-        *at(places.GRADIENTS, "nan_gradients")(run),
-    ]
+    faults = [*at(places.READ_BATCHES, "mark", batches=[5])(run), *at(places.GRADIENTS, "nan_gradients")(run)]
     result = runs.run(place.line(run), faults)
     assert result.code == 0, result.err
     (record,) = (record for record in read_jsonl(run / "metrics.jsonl") if record["step"] == 6)

@@ -20,6 +20,7 @@ from ups_jax.core.errors import ConfigError, DivergedError, Stopped
 from ups_jax.core.files import version
 from ups_jax.core.locks import lock_file
 from ups_jax.core.task import Task
+from ups_jax.core.terminal import say
 from ups_jax.data.sources import open_file
 from ups_jax.data.sources.base import read_all
 from ups_jax.evaluation.plots.films import write_images
@@ -34,7 +35,6 @@ from ups_jax.metrics.ensemble import ensemble_summary, ensemble_table
 from ups_jax.models.corrector import Corrector
 from ups_jax.rollout.correction import Correction, beyond, both, every
 from ups_jax.rollout.flow_sampler import corrected, expected, expected_error
-from ups_jax.trainer.console import say
 from ups_jax.training.build import build_model
 
 

@@ -70,10 +70,6 @@ def predict(args: argparse.Namespace) -> None:
     cfg = run_config(run, args.overrides)
     enable_compilation_cache()
     wanted = runner.from_arguments(
-        Wanted,
-        args,
-        params=dict(args.params),
-        rows=args.batch_size,
-        images=["png", args.film] if args.images else (),
+        Wanted, args, params=dict(args.params), rows=args.batch_size, images=["png", args.film] if args.images else ()
     )
     rollout_run(run, cfg, wanted, console=Console())

@@ -38,12 +38,12 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
     # Heavy imports after the configuration has been read, so that a typing error answers at once.
     from rich.console import Console
 
+    from ups_jax.core.terminal import say
     from ups_jax.core.xla import enable_compilation_cache, require_determinism
     from ups_jax.distributed.processes import agreed, first_does, is_first, start_processes
     from ups_jax.evaluation.evaluate_run import evaluate_run
     from ups_jax.pipeline.train_all_stages import train_all
     from ups_jax.runs.directory import new_run_path
-    from ups_jax.trainer.console import say
     from ups_jax.trainer.dry_run import dry_run
     from ups_jax.trainer.train import train
 

@@ -27,10 +27,7 @@ from ups_jax.data.splits import Splits
 from ups_jax.data.statistics import Moments
 
 # What a task of a grid may declare, and why a set of points has none of it.
-_OF_GRIDS = {
-    "symmetries": "they map a grid onto itself",
-    "conserved": "a mean over points is no integral",
-}
+_OF_GRIDS = {"symmetries": "they map a grid onto itself", "conserved": "a mean over points is no integral"}
 
 
 def open_dataset(cfg: Config, task: Task | None = None) -> Dataset:

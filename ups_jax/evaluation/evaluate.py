@@ -64,10 +64,7 @@ class Predictor(Protocol):
         """The `steps` frames after the context `u0`."""
 
     def reconstruct(
-        self,
-        fields: Float[np.ndarray, "b t *s c"],
-        cond: Float[np.ndarray, "b p"],
-        cond_mask: Float[np.ndarray, "b p"],
+        self, fields: Float[np.ndarray, "b t *s c"], cond: Float[np.ndarray, "b p"], cond_mask: Float[np.ndarray, "b p"]
     ) -> Float[np.ndarray, "b t *s c"]:
         """decode(encode(fields)): what the codec alone loses."""
 
@@ -326,8 +323,4 @@ def ensemble_variant(
     way(fields[rows, :context], steps, cond[rows], mask[rows], members=1)
     seconds = members * (time.perf_counter() - begin)
     section = rollout_section(join(means), task.dt) | ensemble_summary(join(tables))
-    return {
-        "rollout": section,
-        "members": members,
-        "seconds_per_rollout_step": seconds / (steps * len(rows)),
-    }
+    return {"rollout": section, "members": members, "seconds_per_rollout_step": seconds / (steps * len(rows))}

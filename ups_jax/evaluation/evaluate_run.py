@@ -16,6 +16,7 @@ from rich.console import Console
 from ups_jax import simulate
 from ups_jax.config import Config, FullEvaluationConfig, from_dict, load, merge, of_task, to_dict
 from ups_jax.core.errors import ConfigError, DataError
+from ups_jax.core.terminal import say
 from ups_jax.core.xla import require_determinism
 from ups_jax.data import Dataset, Mixture, Split, open_dataset
 from ups_jax.data.dataset import Trajectories
@@ -29,20 +30,12 @@ from ups_jax.evaluation.plots.films import FILM, write_film
 from ups_jax.evaluation.plots.html_report import write_report
 from ups_jax.evaluation.result import Evaluation, SteadyEvaluation, finite, result, write_json
 from ups_jax.evaluation.steady import evaluate_steady, mean_solution
-from ups_jax.inference.corrected import (
-    SAMPLERS,
-    VARIANTS,
-    CorrectedModel,
-    corrector_of,
-    correctors,
-    predictor_stage_of,
-)
+from ups_jax.inference.corrected import SAMPLERS, VARIANTS, CorrectedModel, corrector_of, correctors, predictor_stage_of
 from ups_jax.inference.resolution import WAYS, other_trajectories, predictor_on
 from ups_jax.inference.trained_model import TrainedModel, model_of, named_task
 from ups_jax.runs.best_weights import Weights, best_weights
 from ups_jax.runs.directory import RunDirectory, now
 from ups_jax.tracking import ending, evaluation_writer, read_jsonl
-from ups_jax.trainer.console import say
 
 # What an evaluation may override: where data lies and how it is read, never what a trained run was trained on.
 _OVERRIDABLE = ("data.tasks", "data.root", "data.loader", "evaluation", "logging", "pipeline")
@@ -225,12 +218,7 @@ def _names(name: str, evaluations: Sequence[Evaluation | SteadyEvaluation]) -> l
 
 
 def _measure(
-    trained: TrainedModel,
-    found: Mapping[str, Weights],
-    stage: str,
-    dataset: Dataset,
-    held: Trajectories,
-    cfg: Config,
+    trained: TrainedModel, found: Mapping[str, Weights], stage: str, dataset: Dataset, held: Trajectories, cfg: Config
 ) -> Evaluation | SteadyEvaluation:
     """The result of a stage: of a corrector's that of the predictor with it, of the main one that of the predictor
     alone, with the correctors `found` as variants."""

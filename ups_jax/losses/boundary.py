@@ -126,8 +126,4 @@ def _joined(faces: list[Float[Array, "b *_r c"]], weights: list[Float[Array, "b 
     return flat, jnp.concatenate([face.reshape(face.shape[0], -1) for face in weights], axis=1)
 
 
-_RESIDUALS: dict[str, Callable[..., Residuals]] = {
-    "dirichlet": _dirichlet,
-    "neumann": _neumann,
-    "periodic": _periodic,
-}
+_RESIDUALS: dict[str, Callable[..., Residuals]] = {"dirichlet": _dirichlet, "neumann": _neumann, "periodic": _periodic}

@@ -13,9 +13,17 @@ from ups_jax.config import STAGE_NEEDS, Config, DiffusionConfig, TauConfig
 from ups_jax.core.rng import stream
 from ups_jax.losses.step_context import Draw, StageLoss, StepContext, Terms
 from ups_jax.losses.unroll import push_forward
-from ups_jax.models import Simulator, SteadySimulator, normalize, normalize_inputs, steady_field, step
-from ups_jax.models.batch import Batch, with_draws
-from ups_jax.models.conditioning import conditions_of
+from ups_jax.models import (
+    Batch,
+    Simulator,
+    SteadySimulator,
+    conditions_of,
+    normalize,
+    normalize_inputs,
+    steady_field,
+    step,
+    with_draws,
+)
 from ups_jax.models.corrector import Corrector, Given, given_solution, given_step, velocity
 from ups_jax.rollout.flow_sampler import draw_noise
 

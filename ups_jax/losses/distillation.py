@@ -13,8 +13,7 @@ from ups_jax.config import STAGE_NEEDS, Config
 from ups_jax.core.rng import stream
 from ups_jax.losses.diffusion import draw_flow, residual_of
 from ups_jax.losses.step_context import Draw, StageLoss, StepContext, Terms
-from ups_jax.models import Simulator, SteadySimulator
-from ups_jax.models.batch import Batch, with_draws
+from ups_jax.models import Batch, Simulator, SteadySimulator, with_draws
 from ups_jax.models.corrector import Corrector, velocity
 from ups_jax.rollout.flow_sampler import advance, consistency, flow_times
 

@@ -77,10 +77,7 @@ def inverse_decoding(
 
 
 def inverse_weight(
-    epoch: Num[Array | np.ndarray, ""] | Number,
-    weight: Number,
-    warmup_epochs: Number = 15,
-    max_weight: Number = 0.05,
+    epoch: Num[Array | np.ndarray, ""] | Number, weight: Number, warmup_epochs: Number = 15, max_weight: Number = 0.05
 ) -> Float[Array, ""]:
     """The weight of an inverse loss at an epoch or a fraction of one, traced or not: UPS's curriculum.
 

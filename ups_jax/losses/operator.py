@@ -21,19 +21,21 @@ from ups_jax.losses.terms import SampleTerms, field_terms, prior_terms, sample_p
 from ups_jax.losses.unroll import Walk, on_fields, on_latents, unroll, unroll_to_the_end
 from ups_jax.losses.weights import INVERSE, PHYSICAL, checked_weights, key_of, scheduled
 from ups_jax.models import (
+    Batch,
     Conditions,
     PointSimulator,
     Simulator,
     SteadySimulator,
+    conditions_of,
     decode,
     denormalize,
     encode,
     normalize,
     normalize_inputs,
+    on_device,
     steady_field,
+    with_draws,
 )
-from ups_jax.models.batch import Batch, on_device, with_draws
-from ups_jax.models.conditioning import conditions_of
 
 
 def operator_losses(model: Simulator | PointSimulator, config: TrainingConfig) -> StageLoss:

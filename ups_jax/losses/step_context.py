@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import jax
 from jaxtyping import Array, Float, Key, PyTree
 
-from ups_jax.models.batch import Batch
+from ups_jax.models import Batch
 
 Terms = dict[str, Float[Array, ""]]
 

@@ -19,6 +19,7 @@ from ups_jax.core.errors import ConfigError
 from ups_jax.losses.terms import SampleTerms, latent_terms
 from ups_jax.losses.weights import LATENT
 from ups_jax.models import (
+    Batch,
     Conditions,
     LatentState,
     PointSimulator,
@@ -31,7 +32,6 @@ from ups_jax.models import (
     operate,
     step,
 )
-from ups_jax.models.batch import Batch
 from ups_jax.models.codec import CODEC, carried_width
 
 # The window that the next step sees, and what this step is worth by name.
@@ -170,12 +170,7 @@ def on_fields(
 
 
 def on_latents(
-    names: Collection[str],
-    model: Simulator,
-    params: Any,
-    batch: Batch,
-    cond: Conditions,
-    config: TrainingConfig,
+    names: Collection[str], model: Simulator, params: Any, batch: Batch, cond: Conditions, config: TrainingConfig
 ) -> Walk:
     """On latent states, which the operator carries on; the codec has no gradient.
 

@@ -11,15 +11,7 @@ from ups_jax.core.task import Task
 from ups_jax.losses.boundary import walls_of
 from ups_jax.losses.spectral import BANDS
 
-_PRIORS = (
-    "divergence",
-    "conservation",
-    "boundary",
-    "positivity",
-    "smoothness",
-    "latent_norm",
-    "latent_diversity",
-)
+_PRIORS = ("divergence", "conservation", "boundary", "positivity", "smoothness", "latent_norm", "latent_diversity")
 # The configuration's key of each term, below `training`.
 KEYS = {
     "relative": "lambda_relative",

@@ -29,11 +29,7 @@ def chunks(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def measure(
-    pred: np.ndarray,
-    truth: np.ndarray,
-    task: Task,
-    kept: int,
-    points: Float[np.ndarray, "b p"] | None = None,
+    pred: np.ndarray, truth: np.ndarray, task: Task, kept: int, points: Float[np.ndarray, "b p"] | None = None
 ) -> Table:
     """Every metric of the first `kept` rows, those of rollouts among them, and their correlation with the truth; of a
     set of points, with their mask, those that need no grid."""

@@ -1,7 +1,7 @@
 """Neural simulators as flax.linen modules: codec, latent operator and its cores. No optimizer, no IO."""
 
-from ups_jax.models.conditioning import Conditions, Geometry, LatentState
+from ups_jax.models.batch import Batch, first_row, on_device, with_draws
+from ups_jax.models.conditioning import Conditions, Geometry, LatentState, conditions_of
 from ups_jax.models.layers import denormalize, normalize, normalize_inputs
 from ups_jax.models.points.simulator import PointSimulator
-from ups_jax.models.simulator import Simulator, decode, encode, next_field, operate, steady_field, step
-from ups_jax.models.steady import SteadySimulator
+from ups_jax.models.simulator import Simulator, SteadySimulator, decode, encode, next_field, operate, steady_field, step

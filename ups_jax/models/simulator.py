@@ -1,4 +1,5 @@
-"""The simulator: codec and operator of one task as one linen module, on normalised fields."""
+"""The simulators of one task on a grid, of time steps and of steady solutions: linen modules on normalised fields, and
+the pure functions that apply them."""
 
 from __future__ import annotations
 
@@ -20,11 +21,11 @@ from ups_jax.models.codec import (
     to_grid,
     to_tokens,
 )
-from ups_jax.models.conditioning import Conditions, LatentState
-from ups_jax.models.layers import apply
-from ups_jax.models.operator import LatentOperator
+from ups_jax.models.conditioning import ConditionEmbedding, Conditions, LatentState
+from ups_jax.models.grid import patch_of, patchify, unpatchify
+from ups_jax.models.layers import Dense, apply
+from ups_jax.models.operator import FieldExit, LatentOperator, core_of
 from ups_jax.models.points.simulator import PointSimulator
-from ups_jax.models.steady import SteadySimulator
 
 
 class Simulator(nn.Module):
@@ -81,6 +82,32 @@ class Simulator(nn.Module):
         """The frame after the newest."""
         state = LatentState(z=self.encode(fields), t=jnp.zeros_like(cond.dt), cond=cond)
         return self.decode(self.operate(state).z)
+
+
+class SteadySimulator(nn.Module):
+    """Tokens of the given fields, advanced once by the operator's core; the operator's exit writes the solution.
+
+    It is written on the mean field, which is zero when normalised: untrained, every solution is exactly that. What the
+    exit multiplies the tokens with are the given fields, which carry what a time step's own field would.
+    """
+
+    task: Task
+    latent: LatentConfig
+    operator_config: OperatorConfig
+    dtype: Any = jnp.float32
+    remat: bool = False
+    products: str = "highest"
+
+    @nn.compact
+    def __call__(self, inputs: Float[Array, "b *s i"], cond: Conditions) -> Float[Array, "b *s c"]:
+        patch = patch_of(self.task.shape, self.latent.patch_size)
+        given = patchify(inputs, patch)
+        features = PatchFeatures(self.task, self.latent, name="features")(given)
+        tokens = jnp.concatenate([given, features], axis=-1)
+        embedding = ConditionEmbedding(self.task, name="condition")(cond)
+        core, width = core_of(self.operator_config, self.task.periodic, self.dtype, self.remat)
+        hidden = core(Dense(width, name="entrance")(tokens), embedding)
+        return unpatchify(FieldExit(self.task, self.latent, name="field_exit")(hidden, given), patch)
 
 
 def encode(model: Simulator, params: Any, fields: Float[Array, "b k *s c"]) -> Float[Array, "b n d"]:

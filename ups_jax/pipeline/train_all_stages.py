@@ -9,12 +9,12 @@ from pathlib import Path
 from rich.console import Console
 
 from ups_jax.config import STAGE_NEEDS, Config, digest
+from ups_jax.core.terminal import say
 from ups_jax.data import Mixture, open_mixture
 from ups_jax.distributed.processes import agreed, first_does
 from ups_jax.evaluation.evaluate_run import evaluate_run
 from ups_jax.runs.directory import RunDirectory, lengths_of
 from ups_jax.tracking import shared_in
-from ups_jax.trainer.console import say
 from ups_jax.trainer.parents import trained_parents
 from ups_jax.trainer.preflight import check_resume, prepare_data
 from ups_jax.trainer.train import train

@@ -46,19 +46,6 @@ def rollout(
     return denormalize(jnp.moveaxis(frames, 0, 1), statistics)
 
 
-def ensemble_rollout(
-    model: Simulator,
-    params: Any,
-    fields: Float[Array, "b k *s c"],
-    cond: Conditions,
-    steps: int,
-    correction: Correction,
-    keys: Key[Array, " m"],
-) -> Float[Array, "m b t *s c"]:
-    """A corrected rollout for each key, all from the same fields; member i is `rollout` with `keys[i]`."""
-    return jax.vmap(lambda key: rollout(model, params, fields, cond, steps, correction, key))(keys)
-
-
 def advance(
     model: Simulator | PointSimulator,
     params: Any,

@@ -40,11 +40,7 @@ def draw_noise(key: Key[Array, ""], shape: tuple[int, ...], task: Task) -> Float
 
 
 def advance(
-    move: Velocity,
-    x: Float[Array, "b *s c"],
-    start: Float[Array, " b"],
-    end: Float[Array, " b"],
-    sampler: str,
+    move: Velocity, x: Float[Array, "b *s c"], start: Float[Array, " b"], end: Float[Array, " b"], sampler: str
 ) -> Float[Array, "b *s c"]:
     """One step of the flow from time `start` to `end`, one of each a row: Euler's or Heun's."""
     return {"euler": _euler, "heun": _heun}[sampler](move, x, start, end)

@@ -106,8 +106,7 @@ def _tell_missed(directory: Path, step: int, damaged: dict[int, str], set_aside:
     lines = [*damaged.values(), *(f"{directory}: step {number} was found damaged and set aside" for number in better)]
     if lines:
         warnings.warn(
-            f"{'; '.join(lines)}: the best checkpoint of the others, step {step}, is used in its place",
-            stacklevel=3,
+            f"{'; '.join(lines)}: the best checkpoint of the others, step {step}, is used in its place", stacklevel=3
         )
 
 

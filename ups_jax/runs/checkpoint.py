@@ -74,10 +74,7 @@ class Checkpoints:
             [
                 preservation_policy.LatestN(self._keep),
                 preservation_policy.BestN(
-                    get_metric_fn=_validation,
-                    reverse=True,
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
+                    get_metric_fn=_validation, reverse=True, n=1, keep_checkpoints_without_metrics=False
                 ),
             ]
         )

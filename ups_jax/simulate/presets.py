@@ -260,8 +260,7 @@ PRESETS: dict[str, dict[str, AnyPreset]] = {
         tiny=replace(_BURGERS, trajectories=40, points=64, solved_points=256, steps=20, low=0.02),
     ),
     "advection1d": _with_doubles(
-        default=_ADVECTION,
-        tiny=replace(_ADVECTION, trajectories=40, points=64, solved_points=64, steps=20),
+        default=_ADVECTION, tiny=replace(_ADVECTION, trajectories=40, points=64, solved_points=64, steps=20)
     ),
     "ks1d": _with_doubles(
         default=_KURAMOTO_SIVASHINSKY,
@@ -294,8 +293,7 @@ PRESETS: dict[str, dict[str, AnyPreset]] = {
         tiny=replace(_SHALLOW_WATER, trajectories=20, points=16, solved_points=32, steps=8, substeps=4),
     ),
     "advection_diffusion3d": _with_doubles(
-        default=_ADVECTION_DIFFUSION,
-        tiny=replace(_ADVECTION_DIFFUSION, trajectories=20, points=8, steps=8, modes=2),
+        default=_ADVECTION_DIFFUSION, tiny=replace(_ADVECTION_DIFFUSION, trajectories=20, points=8, steps=8, modes=2)
     ),
     # `fine` has the fields of `default` on twice the points along each axis.
     "darcy2d": {
@@ -310,10 +308,7 @@ PRESETS: dict[str, dict[str, AnyPreset]] = {
         "tiny": _HEAT_TINY,
         "tiny_varied": replace(_HEAT_TINY, meshes="each"),
     },
-    "particles": {
-        "default": _PARTICLES,
-        "tiny": replace(_PARTICLES, trajectories=20, points=48, steps=6),
-    },
+    "particles": {"default": _PARTICLES, "tiny": replace(_PARTICLES, trajectories=20, points=48, steps=6)},
 }
 
 

@@ -99,11 +99,7 @@ def begin(
     import wandb
 
     settings = wandb.Settings(
-        silent=True,
-        console="off",
-        init_timeout=answer_within,
-        finish_timeout=finish_within,
-        finish_timeout_raises=True,
+        silent=True, console="off", init_timeout=answer_within, finish_timeout=finish_within, finish_timeout_raises=True
     )
     # Of the process too: what is said before a run exists ignores the settings of the run.
     wandb.setup(wandb.Settings(silent=True))

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ups_jax.config import Config, WandbConfig
 from ups_jax.core.errors import DivergedError
+from ups_jax.core.terminal import say
 from ups_jax.data import Mixture, trained_on
 from ups_jax.data.mixture import shares
 from ups_jax.runs.checkpoint import Checkpoints
@@ -22,11 +23,6 @@ from ups_jax.tracking import Writer
 from ups_jax.training.run_length import Plan
 from ups_jax.training.stages import stage_of
 from ups_jax.training.state import TrainState
-
-
-def say(console: Console, line: str) -> None:
-    """Print a line as it is: not folded, no markup."""
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def introduce(console: Console, cfg: Config, stage: str, data: Mixture) -> None:

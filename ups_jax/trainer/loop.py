@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from ups_jax.config import Config
 from ups_jax.core.errors import DivergedError, Stopped
 from ups_jax.distributed.processes import any_wants
-from ups_jax.models.batch import Batch
+from ups_jax.models import Batch
 from ups_jax.optim.plateau import PlateauRule, observe_in, plateau_scale
 from ups_jax.tracking import Writer
 from ups_jax.trainer.console import TrainingProgress

@@ -16,7 +16,7 @@ from ups_jax.config import Config
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.xla import compile_ahead
 from ups_jax.data import windows_per_step
-from ups_jax.models.batch import Batch
+from ups_jax.models import Batch
 from ups_jax.runs.directory import now
 from ups_jax.training.gradients import group_size
 from ups_jax.training.multi_step import Batches
@@ -34,24 +34,26 @@ class StateLost(RuntimeError):
 class FittingStep:
     """A train step in as many micro-batches as the device's memory needs: more of them each time that it runs out.
 
-    `make(micro_batches)` returns the stage's step in that many groups of rows. `halved(rows of a group, groups)` is
-    called at every change, `compiled(seconds)` with the seconds that all compilations have taken so far.
+    `make(micro_batches=n)` returns the step of `rows` rows in that many groups, compiled `ahead` of its first call.
+    `halved(rows of a group, groups)` is called at every change, `compiled(seconds)` with the seconds that all
+    compilations have taken so far.
     """
 
     def __init__(
         self,
-        cfg: Config,
-        stage: str,
-        make: Callable[[int], TrainStep],
+        make: Callable[..., TrainStep],
+        rows: int,
         micro_batches: int,
         *,
+        key: str,
+        ahead: bool = True,
         halved: Callable[[int, int], None] = lambda rows, groups: None,
         compiled: Callable[[float], None] = lambda seconds: None,
     ) -> None:
-        self._make, self._rows, self._key = make, windows_per_step(cfg, stage), batch_key(stage)
+        self._make, self._rows, self._key = make, rows, key
         self._groups = micro_batches
-        self._step = make(micro_batches)
-        self._ahead, self._known = cfg.training.compile, set[Any]()
+        self._step = make(micro_batches=micro_batches)
+        self._ahead, self._known = ahead, set[Any]()
         self._halved, self._compiled = halved, compiled
         self.compile_seconds = 0.0
 
@@ -86,7 +88,7 @@ class FittingStep:
         if size == 1:
             raise row_too_large(self._key) from None
         self._groups = -(-self._rows // -(-size // 2))
-        self._step = self._make(self._groups)
+        self._step = self._make(micro_batches=self._groups)
         self._known.clear()
         self._halved(group_size(self._rows, self._groups), self._groups)
 

@@ -13,7 +13,7 @@ from ups_jax.config import STAGE_NEEDS, Config
 from ups_jax.core.rng import stream
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset, Mixture, batch_at
-from ups_jax.models.batch import Batch, first_row
+from ups_jax.models import Batch, first_row
 from ups_jax.runs.best_weights import best_weights
 from ups_jax.runs.directory import RunDirectory
 from ups_jax.training.build import build_model, joint

@@ -22,18 +22,17 @@ from ups_jax.config import Config, digest, from_dict, relevant, to_dict
 from ups_jax.core.errors import CheckpointError, ConfigError
 from ups_jax.core.rng import stream
 from ups_jax.core.task import Statistics, Task
+from ups_jax.core.terminal import say
 from ups_jax.core.xla import compiling, require_determinism
 from ups_jax.data import Mixture, first_batches, open_mixture, windows_per_step
 from ups_jax.distributed.mesh import check_rows, make_mesh
 from ups_jax.distributed.processes import first_does
 from ups_jax.losses import StageLoss, StepContext, key_of
 from ups_jax.losses.spectral import BANDS
-from ups_jax.models import normalize
-from ups_jax.models.batch import Batch
+from ups_jax.models import Batch, normalize
 from ups_jax.runs.best_weights import Weights, best_weights
 from ups_jax.runs.directory import RunDirectory
 from ups_jax.tracking import check_logging
-from ups_jax.trainer.console import say
 from ups_jax.trainer.frozen_codec import check_source, on_fields, with_latents
 from ups_jax.trainer.oom import batch_key, memory_for, row_too_large
 from ups_jax.training.build import JointModel, build_joint

@@ -56,13 +56,7 @@ class StepProfile:
 
 
 def profile_step(
-    train_step: TrainStep,
-    state: PyTree,
-    batches: Iterator[PyTree],
-    directory: Path,
-    *,
-    steps: int = 10,
-    depth: int = 3,
+    train_step: TrainStep, state: PyTree, batches: Iterator[PyTree], directory: Path, *, steps: int = 10, depth: int = 3
 ) -> StepProfile:
     """Compile a jitted step, run it warm, trace `steps` steps of it into `directory`, and sum their operations.
 

@@ -24,12 +24,12 @@ from rich.console import Console
 
 from ups_jax.config import Config, StageConfig, to_dict
 from ups_jax.core.errors import CheckpointError, ConfigError, DivergedError, Stopped
-from ups_jax.core.terminal import hang_up
-from ups_jax.data import Mixture, first_batches, training_batches
+from ups_jax.core.terminal import hang_up, say
+from ups_jax.data import Mixture, first_batches, training_batches, windows_per_step
 from ups_jax.distributed.mesh import local_copy, make_mesh, placed_like, put
 from ups_jax.distributed.processes import agreed, is_first, own_share
 from ups_jax.losses import StageLoss
-from ups_jax.models.batch import Batch
+from ups_jax.models import Batch
 from ups_jax.models.codec import CODEC
 from ups_jax.optim import build_optimizer, build_schedule
 from ups_jax.optim.parameter_groups import parameter_table, summary
@@ -38,12 +38,12 @@ from ups_jax.runs.best_weights import Weights, difference, fitting
 from ups_jax.runs.checkpoint import Checkpoints, checkpoint_meta, validation_of
 from ups_jax.runs.directory import RunDirectory, StageRecord
 from ups_jax.tracking import Tee, Writer, ending, training_writer
-from ups_jax.trainer import console
 from ups_jax.trainer.console import TrainingProgress, is_told, tell_diverged, tell_end, went_out
 from ups_jax.trainer.loop import Loop, run_loop
 from ups_jax.trainer.oom import (
     FittingStep,
     Halving,
+    batch_key,
     fitting_validation,
     halving,
     memory_for,
@@ -58,7 +58,7 @@ from ups_jax.training.run_length import Plan
 from ups_jax.training.stages import stage_of
 from ups_jax.training.stages.spec import Parents, Validate
 from ups_jax.training.state import TrainState, scale_of
-from ups_jax.training.step import TrainStep, make_train_step
+from ups_jax.training.step import make_train_step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ class TrainingRun:
         return init_state(self.model, self.tx, self.example_batch, key, stage=self.stage, cfg=self.cfg)
 
     def say(self, line: str) -> None:
-        console.say(self.console, line)
+        say(self.console, line)
 
     def introduce(self) -> None:
         """Print the number of parameters and the optimizer of each."""
@@ -159,20 +159,19 @@ class TrainingRun:
             self.say(f"compiled    in {seconds:.3g} s")
             self.record.note(compile_seconds=seconds)
 
-        def make(micro_batches: int) -> TrainStep:
-            return make_train_step(
-                self.model,
-                self.tx,
-                cfg,
-                stage=stage,
-                steps_per_epoch=self.plan.steps_per_epoch,
-                micro_batches=micro_batches,
-                parents=self.parents,
-                losses=self.losses,
-                at_once=self.steps_per_call,
-            )
-
-        return FittingStep(cfg, stage, make, groups, halved=halved, compiled=compiled)
+        make = partial(
+            make_train_step,
+            self.model,
+            self.tx,
+            cfg,
+            stage=stage,
+            steps_per_epoch=self.plan.steps_per_epoch,
+            parents=self.parents,
+            losses=self.losses,
+            at_once=self.steps_per_call,
+        )
+        rows, ahead = windows_per_step(cfg, stage), cfg.training.compile
+        return FittingStep(make, rows, groups, key=batch_key(stage), ahead=ahead, halved=halved, compiled=compiled)
 
 
 def restore_or_start(work: TrainingRun, checkpoints: Checkpoints) -> TrainState:
@@ -289,11 +288,7 @@ def _note_set_aside(work: TrainingRun, checkpoints: Checkpoints, resumed: int) -
 
 
 def run_with_writers(
-    work: TrainingRun,
-    loop: Loop,
-    state: TrainState,
-    checkpoints: Checkpoints,
-    should_stop: Callable[[], bool],
+    work: TrainingRun, loop: Loop, state: TrainState, checkpoints: Checkpoints, should_stop: Callable[[], bool]
 ) -> tuple[TrainState, float | None]:
     """Run the loop from `state` on, with writers and a progress bar.
 

@@ -15,11 +15,11 @@ from rich.console import Console
 
 from ups_jax.config import Config
 from ups_jax.core.xla import compiling
-from ups_jax.data import Dataset, Mixture, first_batches, steps_per_epoch, training_batches
+from ups_jax.data import Dataset, Mixture, first_batches, steps_per_epoch, training_batches, windows_per_step
 from ups_jax.data.mixture import mixture_of
 from ups_jax.distributed.mesh import local_copy, make_mesh
 from ups_jax.distributed.processes import agreed, own_share
-from ups_jax.models.batch import Batch
+from ups_jax.models import Batch
 from ups_jax.optim import build_optimizer
 from ups_jax.trainer.oom import (
     FittingStep,
@@ -68,10 +68,11 @@ def measure_stage(
         trial(cfg, stage, data, model, parents) as tried,
     ):
         train_step = FittingStep(
-            cfg,
-            stage,
             tried.make,
+            windows_per_step(cfg, stage),
             micro_batches(cfg, stage, known),
+            key=batch_key(stage),
+            ahead=cfg.training.compile,
             halved=lambda rows, groups: new.append(halving(cfg, rows, groups)),
         )
         # The steps that compile come first, one of each task.
@@ -93,10 +94,10 @@ def measure_stage(
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """The step that `make(micro_batches)` returns uses its state up; `begin` makes another one. The batches are as it
+    """The step that `make(micro_batches=n)` returns uses its state up; `begin` makes another one. The batches are as it
     takes them, of `at_once` steps each; the `first` of them are one of each task."""
 
-    make: Callable[[int | None], TrainStep]
+    make: Callable[..., TrainStep]
     begin: Callable[[], TrainState]
     batches: Iterator[Batch | Batches]
     first: int
@@ -105,7 +106,7 @@ class Trial:
     @cached_property
     def train_step(self) -> TrainStep:
         """The step in the micro-batches of the configuration."""
-        return self.make(None)
+        return self.make()
 
 
 def known_length(cfg: Config, data: Dataset | Mixture, stage: str) -> int | None:
@@ -137,18 +138,7 @@ def trial(
     mesh = make_mesh(cfg.parallel)
     most = at_once or steps_at_once(cfg, mixture_of(data), first, mesh)
 
-    def make(micro_batches: int | None = None) -> TrainStep:
-        return make_train_step(
-            model,
-            tx,
-            cfg,
-            stage=stage,
-            steps_per_epoch=epoch,
-            micro_batches=micro_batches,
-            parents=parents,
-            at_once=most,
-        )
-
+    make = partial(make_train_step, model, tx, cfg, stage=stage, steps_per_epoch=epoch, parents=parents, at_once=most)
     with training_batches(data, cfg, stage, **own_share()) as batches:
         yield Trial(
             make=make,

@@ -14,13 +14,14 @@ from rich.console import Console
 
 from ups_jax.config import Config, digest, to_dict
 from ups_jax.core.errors import Stopped, StorageError
+from ups_jax.core.terminal import say
 from ups_jax.core.xla import compiling
 from ups_jax.data import Mixture
 from ups_jax.distributed.processes import agreed, any_wants, is_first, wait_for_all
 from ups_jax.runs.best_weights import Weights
 from ups_jax.runs.checkpoint import Checkpoints
 from ups_jax.runs.directory import RunDirectory, StageRecord, environment, lengths_of, newest_step, now
-from ups_jax.trainer.console import introduce, say, tell_plan
+from ups_jax.trainer.console import introduce, tell_plan
 from ups_jax.trainer.frozen_codec import lines_of, record_of
 from ups_jax.trainer.parents import Trained, trained_parents
 from ups_jax.trainer.preflight import check_fold, check_parents, check_resume, preflight

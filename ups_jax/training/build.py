@@ -23,8 +23,7 @@ from ups_jax.core.xla import require_determinism
 from ups_jax.data import Dataset, Mixture, mixture_of, open_mixture
 from ups_jax.distributed.mesh import keep_in_place, make_mesh
 from ups_jax.losses import StageLoss, StepContext, Terms
-from ups_jax.models import PointSimulator, Simulator, SteadySimulator
-from ups_jax.models.batch import Batch, first_row
+from ups_jax.models import Batch, PointSimulator, Simulator, SteadySimulator, first_row
 from ups_jax.models.codec import CODEC
 from ups_jax.models.corrector import Corrector
 from ups_jax.models.parameter_sharing import Part, Sharing, sharing_of

@@ -13,17 +13,14 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from ups_jax.distributed.mesh import over_rows
 from ups_jax.losses import Draw, StageLoss, StepContext, Terms
-from ups_jax.models.batch import Batch, on_device
+from ups_jax.models import Batch, on_device
 
 # ((loss, terms), gradient)
 LossAndGradient = tuple[tuple[Float[Array, ""], Terms], PyTree]
 
 
 def gradients_of(
-    losses: StageLoss,
-    micro_batches: int = 1,
-    draw: Draw = lambda batch, _: batch,
-    mesh: Mesh | None = None,
+    losses: StageLoss, micro_batches: int = 1, draw: Draw = lambda batch, _: batch, mesh: Mesh | None = None
 ) -> Callable[[PyTree, Batch, Key[Array, ""], StepContext], LossAndGradient]:
     """Return (params, batch, key, context) -> ((loss, terms), gradient), over the rows in `micro_batches` groups, one
     at a time, on each device of `mesh` those of its own rows.

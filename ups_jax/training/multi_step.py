@@ -18,7 +18,7 @@ from jaxtyping import Array, PyTree
 from ups_jax.config import Config
 from ups_jax.data import Mixture
 from ups_jax.distributed.mesh import fed_rows
-from ups_jax.models.batch import Batch
+from ups_jax.models import Batch
 from ups_jax.training.state import TrainState
 
 # Of a call, and the bytes of its batches, which wait side by side.

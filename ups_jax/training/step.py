@@ -15,7 +15,7 @@ from ups_jax.core.rng import stream
 from ups_jax.core.xla import remat_options
 from ups_jax.distributed.mesh import keep_in_place, make_mesh, put_everywhere
 from ups_jax.losses import StageLoss, StepContext, per_task_metrics
-from ups_jax.models.batch import Batch
+from ups_jax.models import Batch
 from ups_jax.models.parameter_sharing import Part
 from ups_jax.optim import ema_params, ema_update
 from ups_jax.training.build import JointModel, StageModel, all_but_codec, holds_codec, joint

@@ -28,14 +28,8 @@ _SCHEDULER_ALIASES = {"reducelr": "reducelronplateau", "plateau": "reducelronpla
 STAGE_ALIASES = {"diff_residual": "diffusion_residual"}
 # The stages whose results a stage starts from, for each kind of task.
 STAGE_NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
-    "transient": {
-        "diffusion_residual": ("operator",),
-        "consistency_distill": ("operator", "diffusion_residual"),
-    },
-    "steady": {
-        "diffusion_residual": ("steady_prior",),
-        "consistency_distill": ("steady_prior", "diffusion_residual"),
-    },
+    "transient": {"diffusion_residual": ("operator",), "consistency_distill": ("operator", "diffusion_residual")},
+    "steady": {"diffusion_residual": ("steady_prior",), "consistency_distill": ("steady_prior", "diffusion_residual")},
 }
 
 

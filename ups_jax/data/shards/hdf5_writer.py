@@ -105,12 +105,7 @@ def _seeds(file: h5py.File, source: Source, report: Callable[[str], None]) -> No
         data[start : start + len(fields)] = fields
 
 
-_WRITERS = {
-    "pdebench darcy": _darcy,
-    "pdebench tensor": _channels,
-    "pdebench cfd": _channels,
-    "pdebench seeds": _seeds,
-}
+_WRITERS = {"pdebench darcy": _darcy, "pdebench tensor": _channels, "pdebench cfd": _channels, "pdebench seeds": _seeds}
 
 
 def _pieces(source: Source, report: Callable[[str], None]) -> Iterator[tuple[int, int, Float32[np.ndarray, "t *s c"]]]:

@@ -85,10 +85,7 @@ class SettledSource:
         return self.trajectories_source.found_coefficients()
 
     def _check(
-        self,
-        ids: Int[np.ndarray, " b"],
-        first: Float32[np.ndarray, "b *s c"],
-        ends: Float32[np.ndarray, "b 2 *s c"],
+        self, ids: Int[np.ndarray, " b"], first: Float32[np.ndarray, "b *s c"], ends: Float32[np.ndarray, "b 2 *s c"]
     ) -> None:
         space = tuple(range(1, first.ndim - 1))
         moved = np.sqrt(np.square(ends[:, 1] - ends[:, 0]).mean(space))

@@ -164,13 +164,7 @@ def space_time(
     centres = task.origin[0] + task.spacing[0] * np.arange(task.shape[0])
     axis.set_facecolor(MISSING)
     axis.pcolormesh(
-        time,
-        centres,
-        np.ma.masked_invalid(values.T),
-        cmap=colours,
-        norm=norm,
-        shading="nearest",
-        rasterized=True,
+        time, centres, np.ma.masked_invalid(values.T), cmap=colours, norm=norm, shading="nearest", rasterized=True
     )
     axis.set(xlabel="time t", ylabel=f"position {task.axes[0]}")
 
@@ -248,11 +242,7 @@ def save_png(figure: Figure, path: Path, dpi: int) -> None:
 
 
 def dots(
-    axis: Axes,
-    places: Float[np.ndarray, "p d"],
-    values: Float[np.ndarray, " p"],
-    colours: str,
-    norm: Normalize,
+    axis: Axes, places: Float[np.ndarray, "p d"], values: Float[np.ndarray, " p"], colours: str, norm: Normalize
 ) -> None:
     """A field at points, those left out where it is not finite; on one axis its values are the height of the dots."""
     known = np.where(np.isfinite(values), values, np.nan)

@@ -61,11 +61,6 @@ class Nodes:
     box: tuple[float, ...]
     periodic: tuple[bool, ...]
 
-    @property
-    def copies(self) -> int:
-        """How many times the channels of a message are those of the points: plain, and with each relative position."""
-        return 1 + len(self.shape)
-
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)

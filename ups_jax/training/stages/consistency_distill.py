@@ -15,8 +15,7 @@ from ups_jax.core.errors import ConfigError
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset
 from ups_jax.losses import distillation_losses, draw_levels, level_counts
-from ups_jax.models import Simulator, SteadySimulator
-from ups_jax.models.batch import Batch
+from ups_jax.models import Batch, Simulator, SteadySimulator
 from ups_jax.models.corrector import Corrector, CorrectorWeights
 from ups_jax.rollout.flow_sampler import sample, sample_distilled
 from ups_jax.training.stages.corrector_validation import (

@@ -15,17 +15,17 @@ from ups_jax.core.task import Task
 from ups_jax.data import Dataset
 from ups_jax.metrics.field import all_metrics
 from ups_jax.models import (
+    Batch,
     Conditions,
     Simulator,
     SteadySimulator,
+    conditions_of,
     denormalize,
     normalize,
     normalize_inputs,
     steady_field,
     step,
 )
-from ups_jax.models.batch import Batch
-from ups_jax.models.conditioning import conditions_of
 from ups_jax.models.corrector import Corrector, CorrectorWeights, Given, given_solution, given_step
 from ups_jax.rollout.autoregressive import rollout
 from ups_jax.rollout.correction import Correction, every

@@ -16,8 +16,7 @@ from ups_jax.core.rng import stream
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset
 from ups_jax.losses import diffusion_losses, draw_bare, draw_flow, residual_of
-from ups_jax.models.batch import Batch
-from ups_jax.models.conditioning import conditions_of
+from ups_jax.models import Batch, conditions_of
 from ups_jax.models.corrector import Corrector, CorrectorWeights, Given, corrector_core
 from ups_jax.training.stages.corrector_validation import corrected_metrics, held_out, predictor_model, predictor_stage
 from ups_jax.training.stages.options import check_widths, compute_dtype, products, remat

@@ -14,9 +14,7 @@ from ups_jax.core.task import Task
 from ups_jax.data import Dataset
 from ups_jax.losses import draw_rows, latent_losses, operator_losses
 from ups_jax.metrics.field import all_metrics
-from ups_jax.models import PointSimulator, Simulator
-from ups_jax.models.batch import Batch
-from ups_jax.models.conditioning import conditions_of
+from ups_jax.models import Batch, PointSimulator, Simulator, conditions_of
 from ups_jax.rollout.autoregressive import rollout
 from ups_jax.training.stages.options import check_pooling, check_widths, compute_dtype, products, remat
 from ups_jax.training.stages.spec import Parents, StageSpec, Validate

@@ -13,7 +13,7 @@ from ups_jax.core.task import Task
 from ups_jax.data import Dataset
 from ups_jax.losses import Draw, StageLoss, scheduled
 from ups_jax.losses.weights import term_weights
-from ups_jax.models.batch import Batch
+from ups_jax.models import Batch
 from ups_jax.training.state import TrainState
 
 # Weights of a stage (`StageSpec.weights`) -> validation metrics by name, lower is better.

@@ -13,9 +13,7 @@ from ups_jax.core.task import Task
 from ups_jax.data import Dataset
 from ups_jax.losses import steady_losses
 from ups_jax.metrics.field import all_metrics
-from ups_jax.models import Conditions, SteadySimulator
-from ups_jax.models.batch import Batch
-from ups_jax.models.conditioning import conditions_of
+from ups_jax.models import Batch, Conditions, SteadySimulator, conditions_of
 from ups_jax.rollout.steady import solve
 from ups_jax.training.stages.options import check_widths, compute_dtype, products, remat
 from ups_jax.training.stages.spec import Parents, StageSpec, Validate
