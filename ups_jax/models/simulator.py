@@ -12,15 +12,7 @@ from jaxtyping import Array, Float
 
 from ups_jax.config import LatentConfig, OperatorConfig
 from ups_jax.core.task import Task
-from ups_jax.models.codec import (
-    PatchFeatures,
-    carried_width,
-    decode_grid,
-    decode_points,
-    frame_patches,
-    to_grid,
-    to_tokens,
-)
+from ups_jax.models import codec
 from ups_jax.models.conditioning import ConditionEmbedding, Conditions, LatentState
 from ups_jax.models.grid import patch_of, patchify, unpatchify
 from ups_jax.models.layers import Dense, apply
@@ -45,38 +37,38 @@ class Simulator(nn.Module):
     products: str = "highest"
 
     def setup(self) -> None:
-        self.features = PatchFeatures(self.task, self.latent)
+        self.features = codec.PatchFeatures(self.task, self.latent)
         self.operator = LatentOperator(self.task, self.latent, self.operator_config, self.dtype, self.remat)
 
     def encode(self, fields: Float[Array, "b k *s c"]) -> Float[Array, "b n d"]:
         """Tokens of the newest of `k` frames of context and of what came before it."""
-        patches = frame_patches(fields, self.latent)
-        return to_tokens(patches, self.features(patches))
+        patches = codec.frame_patches(fields, self.latent)
+        return codec.to_tokens(patches, self.features(patches))
 
     def operate(self, state: LatentState) -> LatentState:
         """One time step of the latent state; its features are those of the field that it arrives at."""
-        tokens = to_grid(state.z, self.task, self.latent)
-        own = carried_width(self.task, self.latent)
+        tokens = codec.to_grid(state.z, self.task, self.latent)
+        own = codec.carried_width(self.task, self.latent)
         newest = self._newest(tokens, state.cond)
         patches = jnp.concatenate([newest, tokens[..., : own * (self.context - 1)]], axis=-1)
-        return replace(state, z=to_tokens(patches, self.features(patches)), t=state.t + state.cond.dt)
+        return replace(state, z=codec.to_tokens(patches, self.features(patches)), t=state.t + state.cond.dt)
 
     def next_field(self, state: LatentState) -> Float[Array, "b *s c"]:
         """The field one time step later, without the features that a further step would need."""
-        newest = self._newest(to_grid(state.z, self.task, self.latent), state.cond)
+        newest = self._newest(codec.to_grid(state.z, self.task, self.latent), state.cond)
         return self.decode(newest.reshape(len(newest), -1, newest.shape[-1]))
 
     def _newest(self, tokens: Float[Array, "b *n d"], cond: Conditions) -> Float[Array, "b *n k"]:
         """The patches of the newest frame after a time step."""
-        return tokens[..., : carried_width(self.task, self.latent)] + self.operator(tokens, cond)
+        return tokens[..., : codec.carried_width(self.task, self.latent)] + self.operator(tokens, cond)
 
     def decode(
         self, z: Float[Array, "b n d"], query: Float[Array, "b q axes"] | None = None
     ) -> Float[Array, "b *s c"] | Float[Array, "b q c"]:
         """The field on the grid, or at `query` points in physical coordinates."""
         if query is None:
-            return decode_grid(z, self.task, self.latent)
-        return decode_points(z, query, self.task, self.latent)
+            return codec.decode_grid(z, self.task, self.latent)
+        return codec.decode_points(z, query, self.task, self.latent)
 
     def __call__(self, fields: Float[Array, "b k *s c"], cond: Conditions) -> Float[Array, "b *s c"]:
         """The frame after the newest."""
@@ -102,7 +94,7 @@ class SteadySimulator(nn.Module):
     def __call__(self, inputs: Float[Array, "b *s i"], cond: Conditions) -> Float[Array, "b *s c"]:
         patch = patch_of(self.task.shape, self.latent.patch_size)
         given = patchify(inputs, patch)
-        features = PatchFeatures(self.task, self.latent, name="features")(given)
+        features = codec.PatchFeatures(self.task, self.latent, name="features")(given)
         tokens = jnp.concatenate([given, features], axis=-1)
         embedding = ConditionEmbedding(self.task, name="condition")(cond)
         core, width = core_of(self.operator_config, self.task.periodic, self.dtype, self.remat)

@@ -38,19 +38,9 @@ from ups_jax.runs.best_weights import Weights, difference, fitting
 from ups_jax.runs.checkpoint import Checkpoints, checkpoint_meta, validation_of
 from ups_jax.runs.directory import RunDirectory, StageRecord
 from ups_jax.tracking import Tee, Writer, ending, training_writer
+from ups_jax.trainer import oom
 from ups_jax.trainer.console import TrainingProgress, is_told, tell_diverged, tell_end, went_out
 from ups_jax.trainer.loop import Loop, run_loop
-from ups_jax.trainer.oom import (
-    FittingStep,
-    Halving,
-    batch_key,
-    fitting_validation,
-    halving,
-    memory_for,
-    micro_batches,
-    sizes,
-    takes_fewer_rows,
-)
 from ups_jax.trainer.parents import begun
 from ups_jax.training.build import JointModel, averaged, holds_codec, init_state
 from ups_jax.training.multi_step import as_given, steps_at_once
@@ -141,18 +131,18 @@ class TrainingRun:
         self.say(f"parameters  {self.parameters:,} (operator {self.cfg.operator.architecture_type})")
         self.say(f"optimizers  {summary(parameter_table(self.abstract_state.params, self.settings))}")
 
-    def train_step(self) -> FittingStep:
+    def train_step(self) -> oom.FittingStep:
         """Return the train step, in as many micro-batches as memory has needed so far. Compilations and further
         halvings are printed and recorded."""
         cfg, stage = self.cfg, self.stage
-        known: list[Halving] = self.record.values.get("out_of_memory", [])
-        groups = micro_batches(cfg, stage, known)
+        known: list[oom.Halving] = self.record.values.get("out_of_memory", [])
+        groups = oom.micro_batches(cfg, stage, known)
         if groups > self.settings.accum_steps:
-            self.say(f"memory      ran out on this device before: {sizes(cfg, stage, groups)}, as run.json has it")
+            self.say(f"memory      ran out on this device before: {oom.sizes(cfg, stage, groups)}, as run.json has it")
 
         def halved(rows: int, groups: int) -> None:
-            self.say(f"memory      ran out: {sizes(cfg, stage, groups)} from now on, the step is the same")
-            known.append(halving(cfg, rows, groups))
+            self.say(f"memory      ran out: {oom.sizes(cfg, stage, groups)} from now on, the step is the same")
+            known.append(oom.halving(cfg, rows, groups))
             self.record.note(out_of_memory=known)
 
         def compiled(seconds: float) -> None:
@@ -171,7 +161,9 @@ class TrainingRun:
             at_once=self.steps_per_call,
         )
         rows, ahead = windows_per_step(cfg, stage), cfg.training.compile
-        return FittingStep(make, rows, groups, key=batch_key(stage), ahead=ahead, halved=halved, compiled=compiled)
+        return oom.FittingStep(
+            make, rows, groups, key=oom.batch_key(stage), ahead=ahead, halved=halved, compiled=compiled
+        )
 
 
 def restore_or_start(work: TrainingRun, checkpoints: Checkpoints) -> TrainState:
@@ -188,7 +180,7 @@ def restore_or_start(work: TrainingRun, checkpoints: Checkpoints) -> TrainState:
     full = ConfigError(
         f"{work.run.path}: the device's memory does not hold the state of a checkpoint; free it, or use more"
     )
-    with memory_for(full):
+    with oom.memory_for(full):
         state: TrainState | None = checkpoints.restore_latest(like, same_data, work.say)
     if state is not None:
         _note_set_aside(work, checkpoints, int(state.step))
@@ -223,7 +215,7 @@ def restore_or_start(work: TrainingRun, checkpoints: Checkpoints) -> TrainState:
     return put(work.mesh, state)
 
 
-def make_loop(work: TrainingRun, train_step: FittingStep, checkpoints: Checkpoints) -> Loop:
+def make_loop(work: TrainingRun, train_step: oom.FittingStep, checkpoints: Checkpoints) -> Loop:
     """Return the loop of a stage: its functions, its data and where its state goes."""
     cfg, stage, settings, plan = work.cfg, work.stage, work.settings, work.plan
     schedule = build_schedule(settings.scheduler, settings.optimizer.lr, *work.lengths)
@@ -233,7 +225,7 @@ def make_loop(work: TrainingRun, train_step: FittingStep, checkpoints: Checkpoin
     def averaged_weights(state: TrainState) -> Any:
         return spec.weights(averaged(cfg, stage, state, settings.ema_decay), scale_of(state))
 
-    validate = fitting_validation(work.validate)
+    validate = oom.fitting_validation(work.validate)
 
     def save(state: TrainState, validation: float | None) -> None:
         checkpoints.wait()
@@ -302,7 +294,7 @@ def run_with_writers(
         about = to_dict(cfg)
         tracked = training_writer(run.path, run.metrics_path, cfg.logging, stage=stage, step=start, run_config=about)
     with (
-        ending(tracked, takes_fewer_rows) as writer,
+        ending(tracked, oom.takes_fewer_rows) as writer,
         TrainingProgress(work.console, stage, total, start, cfg.logging.every_seconds) as progress,
     ):
         writer.tags((stage, *(task.name for task in work.data.tasks)))

@@ -21,16 +21,7 @@ from ups_jax.distributed.mesh import local_copy, make_mesh
 from ups_jax.distributed.processes import agreed, own_share
 from ups_jax.models import Batch
 from ups_jax.optim import build_optimizer
-from ups_jax.trainer.oom import (
-    FittingStep,
-    Halving,
-    batch_key,
-    fitting_validation,
-    halving,
-    memory_for,
-    micro_batches,
-    row_too_large,
-)
+from ups_jax.trainer import oom
 from ups_jax.trainer.parents import untrained_parents
 from ups_jax.training.build import init_state, joint
 from ups_jax.training.multi_step import Batches, as_given, steps_at_once
@@ -46,7 +37,7 @@ class Measured:
     """Wall time of a compiled step and its share of a validation, and the halvings that it came to."""
 
     seconds_per_step: float
-    halvings: tuple[Halving, ...]
+    halvings: tuple[oom.Halving, ...]
 
 
 def measure_stage(
@@ -56,24 +47,24 @@ def measure_stage(
     model: Any,
     parents: Parents,
     validate: Validate,
-    known: Sequence[Halving],
+    known: Sequence[oom.Halving],
     console: Console,
 ) -> Measured:
     """Measure on states that are thrown away, from the `known` halvings on. ConfigError where one row, or a validation,
     does not fit into memory."""
-    new: list[Halving] = []
+    new: list[oom.Halving] = []
     with (
         compiling(cfg.training.compile),
         console.status("measuring the step"),
         trial(cfg, stage, data, model, parents) as tried,
     ):
-        train_step = FittingStep(
+        train_step = oom.FittingStep(
             tried.make,
             windows_per_step(cfg, stage),
-            micro_batches(cfg, stage, known),
-            key=batch_key(stage),
+            oom.micro_batches(cfg, stage, known),
+            key=oom.batch_key(stage),
             ahead=cfg.training.compile,
-            halved=lambda rows, groups: new.append(halving(cfg, rows, groups)),
+            halved=lambda rows, groups: new.append(oom.halving(cfg, rows, groups)),
         )
         # The steps that compile come first, one of each task.
         warmup = tried.first + 2
@@ -82,11 +73,11 @@ def measure_stage(
                 train_step, tried.begin(), tried.batches, warmup=warmup, at_once=tried.at_once
             )
         )
-        with memory_for(row_too_large(batch_key(stage))):
+        with oom.memory_for(oom.row_too_large(oom.batch_key(stage))):
             state = tried.begin()
             mesh = make_mesh(cfg.parallel)
             weights = local_copy(mesh, stage_of(stage).weights(state.params, scale_of(state)))
-        fitting = fitting_validation(validate)
+        fitting = oom.fitting_validation(validate)
         validation = measure_seconds(lambda: fitting(weights))
     seconds = agreed(step + validation / eval_steps(cfg, data, stage))
     return Measured(seconds_per_step=seconds, halvings=tuple(new))

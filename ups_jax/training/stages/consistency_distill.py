@@ -18,14 +18,7 @@ from ups_jax.losses import distillation_losses, draw_levels, level_counts
 from ups_jax.models import Batch, Simulator, SteadySimulator
 from ups_jax.models.corrector import Corrector, CorrectorWeights
 from ups_jax.rollout.flow_sampler import sample, sample_distilled
-from ups_jax.training.stages.corrector_validation import (
-    Held,
-    corrected_metrics,
-    held_out,
-    predictions,
-    predictor_model,
-    predictor_stage,
-)
+from ups_jax.training.stages import corrector_validation
 from ups_jax.training.stages.diffusion_residual import corrector_model, corrector_weights, init_corrector
 from ups_jax.training.stages.spec import Parents, StageSpec, Validate
 from ups_jax.training.state import ScaledState, TrainState
@@ -58,11 +51,11 @@ def distances(
     teacher: CorrectorWeights,
     base: Simulator | SteadySimulator,
     params: Any,
-    held: Held,
+    held: corrector_validation.Held,
 ) -> dict[str, Float[Array, ""]]:
     """`distance`: mean square of the student's one step less the teacher's steps from the same noise, in units of the
     mean square of these; `size`: root mean square of the one in that of the other. In normalised fields."""
-    given, _ = predictions(base, params, held)
+    given, _ = corrector_validation.predictions(base, params, held)
     theirs = sample(model, teacher, held.key, given)
     ours = sample_distilled(model, weights, held.key, given)
     power = jnp.mean(jnp.square(theirs))
@@ -75,18 +68,18 @@ def distances(
 def _validate(model: Corrector, dataset: Dataset, cfg: Config, parents: Parents) -> Validate:
     """weights -> distance and size beside the teacher, and the errors of one rollout with samples of the student's at
     every step; as `teacher/...` those with the teacher's."""
-    held, base = held_out(dataset, cfg), predictor_model(cfg, model.task)
-    predictor = predictor_stage(model.task.kind)
+    held, base = corrector_validation.held_out(dataset, cfg), corrector_validation.predictor_model(cfg, model.task)
+    predictor = corrector_validation.predictor_stage(model.task.kind)
 
     @jax.jit
-    def teachers(parents: Parents, held: Held) -> dict[str, Array]:
-        theirs = corrected_metrics(model, parents[TEACHER], base, parents[predictor], held, sample)
+    def teachers(parents: Parents, held: corrector_validation.Held) -> dict[str, Array]:
+        theirs = corrector_validation.corrected_metrics(model, parents[TEACHER], base, parents[predictor], held, sample)
         return {name if name.startswith("alone/") else f"teacher/{name}": value for name, value in theirs.items()}
 
     @jax.jit
-    def students(weights: CorrectorWeights, parents: Parents, held: Held) -> dict[str, Array]:
+    def students(weights: CorrectorWeights, parents: Parents, held: corrector_validation.Held) -> dict[str, Array]:
         params = parents[predictor]
-        own = corrected_metrics(model, weights, base, params, held, sample_distilled)
+        own = corrector_validation.corrected_metrics(model, weights, base, params, held, sample_distilled)
         return {name: own[name] for name in own if not name.startswith("alone/")} | distances(
             model, weights, parents[TEACHER], base, params, held
         )
@@ -118,8 +111,8 @@ STAGE = StageSpec(
     task_kinds=("transient", "steady"),
     model=_model,
     init=init_corrector,
-    losses=lambda model, cfg: distillation_losses(model, predictor_model(cfg, model.task), cfg),
-    draw=lambda model, cfg: draw_levels(model, predictor_model(cfg, model.task), cfg),
+    losses=lambda model, cfg: distillation_losses(model, corrector_validation.predictor_model(cfg, model.task), cfg),
+    draw=lambda model, cfg: draw_levels(model, corrector_validation.predictor_model(cfg, model.task), cfg),
     validate=_validate,
     selected_by=lambda _cfg: "distance",
     target=lambda cfg: cfg.stages.consistency_distill.target_loss,
