@@ -1,4 +1,4 @@
-"""A task's data, open: what is known about it, its splits, and whole trajectories of each. Opening is `opening`."""
+"""A task's data, open: what is known about it, its splits, and whole trajectories of each. `open` opens it."""
 
 from __future__ import annotations
 

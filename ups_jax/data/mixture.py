@@ -1,4 +1,4 @@
-"""The data of all tasks of a training. Which of them a step draws is `mixing`, its batches are `batches`."""
+"""The data of all tasks of a training. `Schedule` says which task a step is of."""
 
 from __future__ import annotations
 

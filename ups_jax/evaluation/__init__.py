@@ -1,1 +1,1 @@
-"""Evaluation of trained predictors: `evaluate` measures, `result` is the record, `plots` and `report` show it."""
+"""Evaluation of trained predictors: `evaluate` measures, `result` is the record, `plots` shows it."""

@@ -1,4 +1,4 @@
-"""What a run prints before its first step: where it computes, what data it has, how long it will train."""
+"""What a run prints: device, data and plan before its first step, progress during it, and the end of a stage."""
 
 from __future__ import annotations
 
