@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from commands import CONFIGS
 from rich.console import Console
@@ -26,6 +27,7 @@ from ups_jax.trainer import dry_run as module
 from ups_jax.trainer.dry_run import MISSING, dry_run, peak_bytes, step_costs
 from ups_jax.trainer.timing import Trial, trial
 from ups_jax.training.stages import enabled_stages
+from ups_jax.training.state import state_of
 from ups_jax.training.step import TrainStep
 
 SMALL = ["operator.spectral.depth=1", "operator.spectral.hidden_dim=8", "latent.dim=4", "training.batch_size=8",
@@ -71,7 +73,7 @@ def test_a_loss_that_is_not_finite_and_a_checkpoint_that_differs_are_told(
             first=1,
             at_once=1,
         )
-        module.time_steps("operator", made, 0)
+        module.time_steps("operator", made, state_of({}, optax.identity(), jax.random.key(0)))
 
     def damaged(self: Checkpoints, step: int, like: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf + 1, like)

@@ -29,7 +29,6 @@ from ups_jax.models import encode, normalize
 from ups_jax.models.codec import CODEC
 from ups_jax.runs.best_weights import Weights, best_weights
 from ups_jax.tracking import read_jsonl
-from ups_jax.trainer import stage_run
 from ups_jax.trainer.encode_latents import encode_dataset, encoding_config
 from ups_jax.trainer.frozen_codec import check_on_grid, lines_of, with_latents
 from ups_jax.trainer.loop import CallPace
@@ -223,7 +222,8 @@ def test_an_interrupted_training_ends_in_the_same_bits(
     with monkeypatch.context() as patch:
         # A step a call, of each of which the flag is asked.
         patch.setattr(CallPace, "begin", lambda self, at_most: 1)
-        patch.setattr(stage_run, "stop_flag", lambda: contextlib.nullcontext(iter([False] * 5 + [True] * 99).__next__))
+        flags = iter([False] * 5 + [True] * 99)
+        patch.setattr("ups_jax.trainer.train.stop_flag", lambda: contextlib.nullcontext(flags.__next__))
         with pytest.raises(Stopped, match="step 5"):
             trained(lazy, tmp_path / "halves", saved_run)
     assert same_bits(trained(lazy, tmp_path / "halves", None), whole)

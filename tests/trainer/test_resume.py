@@ -182,15 +182,15 @@ def test_a_directory_that_holds_something_else_is_refused(main: Script, argument
 def test_a_run_that_another_process_holds_is_refused(main: Script, arguments: list[str], uninterrupted: Path) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", "import fcntl, sys, time\nfile = open(sys.argv[1], 'a')\n"
-         "fcntl.flock(file, fcntl.LOCK_EX)\nfile.write('process 1 on elsewhere')\nprint('held', flush=True)\n"
-         "time.sleep(120)", str(uninterrupted / ".lock")],
+         "fcntl.flock(file, fcntl.LOCK_EX)\nfile.truncate(0)\nfile.write('process 1 on elsewhere')\nfile.flush()\n"
+         "print('held', flush=True)\ntime.sleep(120)", str(uninterrupted / ".lock")],
         stdout=subprocess.PIPE,
     )  # fmt: skip
     try:
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
         result = main("train.py", *arguments, "--run-dir", str(uninterrupted))
         assert result.returncode == 2
-        assert str(holder.pid) in result.stderr
+        assert "process 1 on elsewhere" in result.stderr
     finally:
         os.kill(holder.pid, signal.SIGKILL)
         holder.communicate()

@@ -25,7 +25,7 @@ SOLVE = "ups_jax.simulate.solvers:solve"
 SHARD_RECORD = "ups_jax.data.shards.writer:_spread"
 SHARD_FLUSH = "ups_jax.data.shards.writer:os.fsync"
 SHARD_RENAME = "ups_jax.data.shards.writer:os.replace"
-SHARD_NOTE = "ups_jax.data.shards.writer:write_atomically"
+SHARD_NOTE = "ups_jax.data.shard_folder:write_atomically"
 EVALUATION = "ups_jax.evaluation.evaluate_run:evaluate"
 EVALUATION_OF_STAGE = "ups_jax.pipeline.train_all_stages:evaluate_run"
 EVALUATION_RESULT = "ups_jax.evaluation.result:write_atomically"
@@ -36,6 +36,6 @@ STOPS = {
     "build": "ups_jax.trainer.preflight:build_joint",
     "train": "ups_jax.trainer.train:TrainingRun",
     "evaluate": EVALUATION,
-    "export": "ups_jax.inference.export:exported_rollout",
+    "export": "ups_jax.inference.export:exported_model",
     "rollout": "ups_jax.cli.predict:StateFile",
 }
