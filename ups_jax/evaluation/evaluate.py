@@ -288,16 +288,9 @@ class Members(Protocol):
 def steady_ensemble(way: Members, held: SteadyFields, task: Task, *, batch_size: int, members: int) -> dict[str, Any]:
     """The `steady` section of the mean of sampled solutions with the scores of their distribution beside it, and the
     number of members. Time has no part in it; ValueError below two members."""
-    means: list[Table] = []
-    tables: list[Table] = []
-    for rows, kept in chunks(len(held.fields), batch_size):
-        drawn = way(held.inputs[rows], 1, held.cond[rows], held.cond_mask[rows], members=members)
-        means.append(measure(drawn.mean(0), held.fields[rows], task, kept))
-        scores = ensemble_table(drawn, held.fields[rows], 1.0)
-        tables.append({name: np.asarray(value)[:kept] for name, value in scores.items()})
-    scored = ensemble_summary(join(tables))
-    del scored["decorrelation_time"]
-    return {"steady": steady_section(join(means)) | scored, "members": members}
+    means, scores = _scored(way, held, held.inputs, held.fields, task, 1.0, batch_size, members)
+    del scores["decorrelation_time"]
+    return {"steady": steady_section(means) | scores, "members": members}
 
 
 def ensemble_variant(
@@ -308,19 +301,33 @@ def ensemble_variant(
 
     Members are rolled out in batches of trajectories; ValueError below two of them.
     """
-    fields, cond, mask = trajectories.fields, trajectories.cond, trajectories.cond_mask
-    steps = fields.shape[1] - context
+    starts, truth = trajectories.fields[:, :context], trajectories.fields[:, context:]
+    means, scores = _scored(way, trajectories, starts, truth, task, task.dt, batch_size, members)
+    # One more member of the last rows: by now their shape is compiled.
+    *_, (rows, _) = chunks(len(starts), batch_size)
+    steps, begin = truth.shape[1], time.perf_counter()
+    way(starts[rows], steps, trajectories.cond[rows], trajectories.cond_mask[rows], members=1)
+    seconds = members * (time.perf_counter() - begin) / (steps * len(rows))
+    section = rollout_section(means, task.dt) | scores
+    return {"rollout": section, "members": members, "seconds_per_rollout_step": seconds}
+
+
+def _scored(
+    way: Members,
+    held: Trajectories | SteadyFields,
+    starts: np.ndarray,
+    truth: np.ndarray,
+    task: Task,
+    dt: float,
+    batch_size: int,
+    members: int,
+) -> tuple[Table, dict[str, float]]:
+    """Return the errors of the members' mean of each row, and the scores of their distribution."""
     means: list[Table] = []
     tables: list[Table] = []
-    for rows, kept in chunks(fields.shape[0], batch_size):
-        drawn = way(fields[rows, :context], steps, cond[rows], mask[rows], members=members)
-        truth = fields[rows, context:]
-        means.append(measure(drawn.mean(0), truth, task, kept))
-        scores = ensemble_table(drawn, truth, task.dt)
+    for rows, kept in chunks(len(truth), batch_size):
+        drawn = way(starts[rows], truth.shape[1], held.cond[rows], held.cond_mask[rows], members=members)
+        means.append(measure(drawn.mean(0), truth[rows], task, kept))
+        scores = ensemble_table(drawn, truth[rows], dt)
         tables.append({name: np.asarray(value)[:kept] for name, value in scores.items()})
-    # One more member of the last rows: by now their shape is compiled.
-    begin = time.perf_counter()
-    way(fields[rows, :context], steps, cond[rows], mask[rows], members=1)
-    seconds = members * (time.perf_counter() - begin)
-    section = rollout_section(join(means), task.dt) | ensemble_summary(join(tables))
-    return {"rollout": section, "members": members, "seconds_per_rollout_step": seconds / (steps * len(rows))}
+    return join(means), ensemble_summary(join(tables))

@@ -360,10 +360,3 @@ def _without_places(input_fields: Any, places: Any) -> Any:
 
 def _deprecated(former: str, name: str, *, stacklevel: int = 3) -> None:
     warnings.warn(f"{former} is now {name}", DeprecationWarning, stacklevel=stacklevel)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in ("TrainedRun", "SteadyRun", "TaskRuns"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    _deprecated(name, "TrainedModel, of all kinds of task")
-    return TrainedModel

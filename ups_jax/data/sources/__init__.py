@@ -7,15 +7,3 @@ from ups_jax.data.sources.fixed_points import SettledSource
 from ups_jax.data.sources.in_memory import MemorySource
 from ups_jax.data.sources.pdebench_seeds import SeedsSource
 from ups_jax.data.sources.shards import ShardsSource
-
-__all__ = [
-    "Grid",
-    "JoinedSource",
-    "MemorySource",
-    "SeedsSource",
-    "SettledSource",
-    "ShardsSource",
-    "Source",
-    "layout_of",
-    "open_file",
-]
