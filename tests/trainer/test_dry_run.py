@@ -22,6 +22,7 @@ from rich.console import Console
 
 from ups_jax.config import load
 from ups_jax.core.errors import CheckpointError, ConfigError, DivergedError
+from ups_jax.models import Batch
 from ups_jax.runs.checkpoint import Checkpoints
 from ups_jax.trainer import dry_run as module
 from ups_jax.trainer.dry_run import MISSING, dry_run, peak_bytes, step_costs
@@ -64,12 +65,12 @@ def test_a_dry_run_prints_every_parameter_and_the_costs_and_writes_nothing(
 def test_a_loss_that_is_not_finite_and_a_checkpoint_that_differs_are_told(
     data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = TrainStep(compiled=jax.jit(lambda state, batch, parents: (state, {"loss": batch})), parents={})
+    step = TrainStep(compiled=jax.jit(lambda state, batch, parents: (state, {"loss": batch.time})), parents={})
     with pytest.raises(DivergedError, match=r"step 3.*stages\.operator\.optimizer\.lr"):
         made = Trial(
-            make=lambda micro_batches: step,
+            make=lambda **_: step,
             begin=lambda: pytest.fail("no state is wanted"),
-            batches=iter([1.0, 2.0, jnp.nan, 3.0]),
+            batches=iter([Batch(time=np.float32(loss)) for loss in (1.0, 2.0, np.nan, 3.0)]),
             first=1,
             at_once=1,
         )

@@ -14,6 +14,7 @@ import pytest
 from jax._src import dispatch
 
 from ups_jax.core.errors import ConfigError
+from ups_jax.models import Batch
 from ups_jax.trainer.oom import FittingStep, StateLost, fitting_validation, is_lost, is_out_of_memory
 from ups_jax.training.state import TrainState, state_of
 
@@ -50,7 +51,7 @@ def blank() -> TrainState:
 def test_rows_are_halved_until_they_fit_and_stay_so(rows: int, start: int, fits: int, asked: list[int]) -> None:
     device, told = Device(fits, rows), []
     step = FittingStep(device.make, rows, start, key="k", ahead=False, halved=lambda *sizes: told.append(sizes))
-    assert int(step(step(blank(), {})[0], {})[0].step) == 2
+    assert int(step(step(blank(), Batch())[0], Batch())[0].step) == 2
     assert device.asked == asked
     assert told == [(-(-rows // groups), groups) for groups in asked[1:]]
 
@@ -58,7 +59,7 @@ def test_rows_are_halved_until_they_fit_and_stay_so(rows: int, start: int, fits:
 def test_one_row_that_does_not_fit_is_one_line_and_another_error_is_itself() -> None:
     step = FittingStep(Device(0, 4).make, 4, 1, key="stages.operator.batch_size", ahead=False)
     with pytest.raises(ConfigError, match=r"^stages\.operator\.batch_size.*training\.remat=full") as error:
-        step(blank(), {})
+        step(blank(), Batch())
     assert "\n" not in str(error.value)
     with pytest.raises(jax.errors.JaxRuntimeError, match="INVALID_ARGUMENT"):
         step.halve(OTHER)
@@ -108,8 +109,8 @@ class Compiling:
 def test_rows_are_halved_until_the_step_can_be_compiled_and_the_state_is_kept() -> None:
     device, told = Compiling(2, 8), []
     step = FittingStep(device.make, 8, 1, key="k", compiled=lambda seconds: told.append(seconds))
-    state, _ = step(blank(), {})
-    assert int(step(state, {})[0].step) == 2
+    state, _ = step(blank(), Batch())
+    assert int(step(state, Batch())[0].step) == 2
     assert device.compiled == [4] and len(told) == 1
 
 
@@ -162,9 +163,9 @@ def test_a_state_is_lost_whose_buffers_never_came_about_for_want_of_memory() -> 
         device = Device(2, 4)
         step = FittingStep(device.make, 4, 1, key="k", ahead=False)
         with pytest.raises(StateLost):
-            step(state, {})
+            step(state, Batch())
         # What was halved stays so, and another state goes on.
-        assert int(step(blank(), {})[0].step) == 1 and device.asked == [1, 2]
+        assert int(step(blank(), Batch())[0].step) == 1 and device.asked == [1, 2]
 
 
 def test_a_state_that_failed_for_another_reason_is_an_error() -> None:
