@@ -1,4 +1,4 @@
-"""Run all faults, the slow ones too, and print the table of their answers in markdown, for BUILD_NOTES.
+"""Run all faults, the slow ones too, and print the table of their answers in markdown.
 
     python tools/reliability/report.py > faults.md
 
