@@ -77,7 +77,7 @@ def test_a_run_without_compilation_is_wholly_so(
         seen.append(jax.config.jax_disable_jit)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "train_stage", look)
+    monkeypatch.setattr(training, "run_with_writers", look)
     for value in ("false", "true"):
         cfg = load(CONFIGS / "tiny.yaml", [f"data.root={data_root}", f"training.compile={value}"])
         with pytest.raises(KeyboardInterrupt):

@@ -186,6 +186,16 @@ def test_a_scan_over_steps_is_the_rollout_and_jit_changes_nothing(case: Case) ->
     assert isinstance(eager, jax.Array) and isinstance(case.rollout(), np.ndarray)
 
 
+def test_numpy_arguments_may_be_constants_of_a_jitted_function(case: Case) -> None:
+    value = next(iter(case.params.values()))
+
+    def total(scale: Any) -> Any:
+        return jnp.sum(scale * case.rollout()) + jnp.sum(case.step(case.u0, value))
+
+    expected = 2 * np.sum(case.rollout()) + np.sum(case.step(case.u0, value))
+    np.testing.assert_allclose(jax.jit(total)(2.0), expected, rtol=1e-3)
+
+
 def test_weights_are_a_tree_that_is_taken_back(case: Case) -> None:
     weights = case.model.weights
     np.testing.assert_array_equal(case.rollout(weights=weights), case.rollout())

@@ -19,6 +19,7 @@ from ups_jax.core.errors import CheckpointError, ConfigError, DataError
 from ups_jax.data import Dataset, batch_at
 from ups_jax.runs.checkpoint import Checkpoints
 from ups_jax.runs.checksums import fault
+from ups_jax.training.build import abstract_state
 from ups_jax.training.state import TrainState
 
 
@@ -152,3 +153,20 @@ def test_a_run_with_context_takes_and_feeds_back_that_many_frames(waves: Dataset
     frames = waves.trajectories("test").fields[:, :2]
     known = {coefficient.name: 0.5 for coefficient in waves.task.coefficients}
     np.testing.assert_allclose(run.rollout(frames, 2, params=known)[:, 1], frames[:, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize(("saved", "read"), [(2, 1), (1, 2)])
+def test_weights_of_a_model_with_other_parameters_are_refused(
+    saved: int, read: int, waves: Dataset, tmp_path: Path
+) -> None:
+    cfg, other = (load("configs/tiny.yaml", [f"operator.spectral.depth={depth}"]) for depth in (saved, read))
+    model, tx = build(cfg, waves)
+    with Checkpoints(tmp_path / "operator") as checkpoints:
+        state = init_state(model, tx, batch_at(waves, cfg, "operator", 0), jax.random.key(0))
+        checkpoints.save(state, {}, validation=None)
+        checkpoints.wait()
+    with Checkpoints(tmp_path / "operator", read_only=True) as checkpoints:
+        same = checkpoints.restore_weights(0, abstract_state(cfg, waves.task, "operator"))
+        assert all(map(np.array_equal, jax.tree.leaves(same.params), jax.tree.leaves(state.params)))
+        with pytest.raises(CheckpointError):
+            checkpoints.restore_weights(0, abstract_state(other, waves.task, "operator"))

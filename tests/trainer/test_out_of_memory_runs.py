@@ -19,11 +19,12 @@ from ups_jax.core.errors import ConfigError
 from ups_jax.runs.best_weights import best_weights
 from ups_jax.tracking import read_jsonl
 from ups_jax.tracking.jsonl import JsonlWriter
-from ups_jax.trainer import loop, oom, timing
+from ups_jax.trainer import loop, stage_run, timing
 from ups_jax.trainer import train as training
 from ups_jax.trainer.loop import CallPace
 from ups_jax.trainer.oom import halving, micro_batches
 from ups_jax.training.stages import stage_of
+from ups_jax.training.step import make_train_step
 
 FULL = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 4294967296 bytes.")
 
@@ -83,15 +84,15 @@ class NeverCompiled:
 
 def watch(monkeypatch: pytest.MonkeyPatch, whole: Callable[[Any], Any] = lambda step: step) -> list[int]:
     """The micro-batches of every step that is made, as they are made; that of whole batches is `whole` of it."""
-    make = oom.make_train_step
     groups: list[int] = []
 
     def watched(*arguments: Any, micro_batches: int, **options: Any) -> Any:
         groups.append(micro_batches)
-        step = make(*arguments, micro_batches=micro_batches, **options)
+        step = make_train_step(*arguments, micro_batches=micro_batches, **options)
         return whole(step) if micro_batches == 1 else step
 
-    monkeypatch.setattr(oom, "make_train_step", watched)
+    for module in (stage_run, timing):
+        monkeypatch.setattr(module, "make_train_step", watched)
     return groups
 
 

@@ -181,9 +181,7 @@ def _of_tasks(
         way = predictor_on(trained, dataset.task)[1]
         left_out = [] if stage in VARIANTS else _left_out(found, way)
         left_out += _no_candidates(trained, {} if way == "restricted" else found, stage, own)
-        # Those of data that was opened for the training are printed before its first step.
-        notes = () if opened else dataset.notes
-        for note in (*notes, *_grid_notes(trained, own, dataset, way, selection.split), *left_out):
+        for note in (*dataset.notes, *_grid_notes(trained, own, dataset, way, selection.split), *left_out):
             say(console, f"note        {note}")
         held = _held(dataset, selection, cfg.data.context)
         measured = _measure(trained, found, stage, dataset, held, own)

@@ -95,7 +95,7 @@ class TrainedModel:
         input_fields = _without_places(input_fields, places)
         fields, *arrays = model._checked(u, params, input_fields, weights, dt)
         result = model._frames(weights, jnp.asarray(fields), conditions(model.task, *arrays), steps=1)[:, 0]
-        return result if has_jax(fields, arrays) or is_traced(weights) else np.asarray(result)
+        return result if has_jax(fields, arrays) or is_traced(weights, result) else np.asarray(result)
 
     def rollout(
         self,
@@ -120,7 +120,8 @@ class TrainedModel:
             solution = model.step(u0, params, input_fields, weights, dt=dt)
             return (np if isinstance(solution, np.ndarray) else jnp).repeat(solution[:, None], steps, axis=1)
         fields, *arrays = model._checked(u0, params, input_fields, weights, dt)
-        if has_jax(fields, arrays) or is_traced(weights):
+        # Inside a jitted function every result is traced, that of NumPy arrays as well.
+        if has_jax(fields, arrays) or is_traced(weights, jnp.zeros(())):
             return model._frames(weights, jnp.asarray(fields), conditions(model.task, *arrays), steps=steps)
         values, mask, where = arrays
         pieces = model._stepper.pieces(fields, values, mask, steps, len(fields), where, weights)

@@ -133,6 +133,6 @@ def count_at(schedule: tuple[int, ...], epoch: Float[Array, ""] | None) -> Int[A
     """The entry of a schedule in an epoch, a number with its fraction; only a schedule of one entry needs none."""
     if epoch is None:
         if len(schedule) > 1:
-            raise ValueError("the levels of the distillation depend on the epoch: give it to the bundle")
+            raise ValueError("the levels of the distillation depend on the epoch: set `epoch` of the StepContext")
         return jnp.asarray(schedule[0])
     return jnp.asarray(schedule)[jnp.minimum(jnp.floor(epoch).astype(jnp.int32), len(schedule) - 1)]

@@ -156,7 +156,7 @@ def weighted_sum(
 ) -> Float[Array, "*b"]:
     """The sum of the terms, or of each sample's, with their weights: of the inverse ones those of the epoch."""
     if epoch is None and scheduled(config):
-        raise ValueError("the weights of the inverse losses depend on the epoch: give it to the bundle")
+        raise ValueError("the weights of the inverse losses depend on the epoch: set `epoch` of the StepContext")
 
     def weight(name: str) -> Float[Array, ""] | float:
         if epoch is None or name not in INVERSE:

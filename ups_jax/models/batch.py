@@ -1,6 +1,7 @@
-"""`ups_jax.data.Batch`, registered with jax as a pytree: its arrays are leaves, its task number is static.
+"""`ups_jax.data.batch.Batch`, registered with jax as a pytree: its arrays are leaves, its task number is static.
 
-Code that hands batches to jax imports the class from here; `ups_jax.data` itself does not import jax.
+Code that hands batches to jax imports the class from here (`ups_jax.Batch`); `ups_jax.data` itself does not import
+jax.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from ups_jax.config import Config, from_dict
 from ups_jax.core.errors import CheckpointError, ConfigError
@@ -124,7 +125,7 @@ def fitting(weights: Weights, like: Any) -> Any:
 def difference(there: Any, here: Any) -> str | None:
     """The first parameter, by name, whose shapes differ in two trees, with both; None where all are the same."""
     shapes = [
-        {jax.tree_util.keystr(name): leaf.shape for name, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+        {jax.tree_util.keystr(name): np.shape(leaf) for name, leaf in jax.tree_util.tree_leaves_with_path(tree)}
         for tree in (there, here)
     ]
     for name in sorted(shapes[0].keys() | shapes[1].keys()):

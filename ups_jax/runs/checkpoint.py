@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.tree_util import keystr, tree_leaves_with_path
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 from orbax.checkpoint.path import atomicity
 
@@ -178,9 +179,23 @@ class Checkpoints:
         is not read and stays abstract. One object reads states either so or by `restore`. Errors are those of that."""
         parts = {name: part for name, part in vars(like).items() if name in ("step", "params", "ema", "scale")}
         parts = jax.tree.map(_placed, parts)
+        self._check_names(step, parts)
         wanted = ocp.checkpoint_utils.construct_restore_args(parts)
         arguments = ocp.args.PyTreeRestore(item=parts, restore_args=wanted, partial_restore=True)
         return replace(like, **self._restored(step, arguments))
+
+    def _check_names(self, step: int, parts: dict[str, Any]) -> None:
+        """CheckpointError where the saved arrays of these parts have other names: orbax reads those that it finds."""
+        self._check(step)
+        folder = self.directory / str(step)
+        saved = ocp.PyTreeCheckpointHandler().metadata((folder / "state").resolve()).tree
+        names, expected = (
+            {keystr(path, simple=True, separator="/") for path, _ in tree_leaves_with_path(tree)}
+            for tree in ({name: saved.get(name) for name in parts}, parts)
+        )
+        if differing := sorted(names ^ expected):
+            reason = "is in the checkpoint alone" if differing[0] in names else "is in the model alone"
+            raise CheckpointError(f"{folder}: cannot be read ({differing[0]} {reason})")
 
     def _restored(self, step: int, arguments: Any) -> Any:
         self._check(step)
