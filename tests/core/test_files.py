@@ -16,7 +16,7 @@ from ups_jax.core.files import read_json, whole_file, write_atomically
 _WRITER = """
 import sys, time
 from pathlib import Path
-from ups_jax.files import whole_file
+from ups_jax.core.files import whole_file
 with whole_file(Path(sys.argv[1])) as temporary:
     temporary.write_text("half")
     print(temporary, flush=True)

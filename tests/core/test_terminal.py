@@ -53,13 +53,13 @@ def test_a_hang_up_stops_a_script_unless_it_is_to_be_ignored(hung_up: None, befo
 
 CLOSED = """
 import os, sys, tempfile
-from ups_jax import cli
+from ups_jax.cli import runner
 def main(args):
     with tempfile.NamedTemporaryFile() as file:
         os.write(1, b'printed by a library')
         print('printed by us')
         assert file.fileno() > 2 and os.path.getsize(file.name) == 0
-sys.exit(cli.run(cli.parser('.'), main, []))
+sys.exit(runner.run(runner.parser('.'), main, []))
 """
 
 

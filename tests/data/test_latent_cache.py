@@ -219,7 +219,7 @@ def test_windows_of_latents_are_those_of_the_drawing_rolled_by_whole_tokens(tmp_
         rolled = [np.roll(row, shift, axis=1) for row, shift in zip(plain, own.shifts[:, 0], strict=True)]
         np.testing.assert_array_equal(batch[name], rolled)
     halves = [latents.read(own.rows(index, 2))["latents"] for index in range(2)]
-    np.testing.assert_array_equal(np.concatenate(halves), batch.latents)
+    np.testing.assert_array_equal(np.concatenate(halves), batch["latents"])
 
 
 def test_the_manifest_says_what_it_holds(tmp_path: Path) -> None:

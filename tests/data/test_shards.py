@@ -146,8 +146,8 @@ def test_training_from_shards_draws_the_same_batches(tmp_path: Path, configure, 
     assert from_shards.fingerprint == from_file.fingerprint and from_shards.task == from_file.task
     for n in (0, 7):
         expected, found = batch_at(from_file, one, "operator", n), batch_at(from_shards, other, "operator", n)
-        for key, values in expected.items():
-            np.testing.assert_array_equal(found[key], values, strict=True)
+        for key, values in expected.arrays.items():
+            np.testing.assert_array_equal(found.arrays[key], values, strict=True)
 
 
 def test_seed_groups_keep_their_own_split(tmp_path: Path, configure) -> None:

@@ -28,6 +28,7 @@ from ups_jax.core.errors import CheckpointError, ConfigError, DivergedError
 from ups_jax.data import Dataset, batch_at, open_dataset
 from ups_jax.evaluation.evaluate_run import evaluate_run
 from ups_jax.inference.corrected import corrector_of
+from ups_jax.losses import StepContext
 from ups_jax.losses.diffusion import draw_times
 from ups_jax.losses.distillation import count_at
 from ups_jax.metrics import ENSEMBLE_METRICS
@@ -182,7 +183,7 @@ def test_the_loss_has_a_gradient_for_every_parameter_and_none_for_parents(
     losses, batch = spec.losses(model, cfg), batch_at(dataset, cfg, stage, 0)
 
     def loss(params: Any, parents: Any) -> Any:
-        return losses(params, batch, jax.random.key(0), parents=parents, **told)[0]
+        return losses(params, batch, jax.random.key(0), StepContext(parents=parents, **told))[0]
 
     own, theirs = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, parents)
     still = [jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(own) if not leaf.any()]

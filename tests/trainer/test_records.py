@@ -102,7 +102,7 @@ import sys
 from pathlib import Path
 from rich.console import Console
 from ups_jax.config import load
-from ups_jax.training.train import train
+from ups_jax.trainer.train import train
 
 for name, values in (("without", []), ("with", ["training.log_per_task_metrics=true"])):
     cfg = load(sys.argv[1], [*sys.argv[3:], *values])
