@@ -28,7 +28,7 @@ from ups_jax.training.state import SpikeMonitor, TrainState, judge, scale_of, sp
 Metrics = dict[str, Array]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainStep:
     """The compiled train step of a stage: `step(state, batch) -> (state, metrics)`.
 
