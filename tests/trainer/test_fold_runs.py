@@ -15,6 +15,7 @@ import pytest
 from commands import CONFIGS
 from rich.console import Console
 
+from ups_jax import simulate
 from ups_jax.config import Config, load
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.rng import stream_key
@@ -128,6 +129,7 @@ def test_a_predictor_that_was_fitted_to_another_fold_is_refused(
 def test_a_fold_of_other_data_than_the_predictor_s_is_refused(name: str, data_root: Path, tmp_path: Path) -> None:
     """Which file lists the split is no part of the configuration, and what it lists may be something else by now."""
     cfg = config(name, data_root, "data.split.method=listed", f"data.split.path={tmp_path / 'split.json'}")
+    simulate.prepare(config(name, data_root))
     dataset = open_dataset(config(name, data_root))
     parts = as_list(dataset.splits, dataset.source.trajectories)
     (tmp_path / "split.json").write_text(json.dumps(parts))
