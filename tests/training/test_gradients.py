@@ -109,6 +109,6 @@ def test_accumulated_steps_are_those_of_the_large_batch_noise_included(waves: Da
     parts = load("configs/tiny.yaml", [*more, "training.batch_size=2", "stages.operator.accum_steps=4"])
     assert steps_per_epoch(waves, whole, "operator") == steps_per_epoch(waves, parts, "operator")
     batch = batch_at(waves, whole, "operator", 3)
-    for name, values in batch_at(waves, parts, "operator", 3).items():
-        np.testing.assert_array_equal(values, batch[name])
+    for name, values in batch_at(waves, parts, "operator", 3).arrays.items():
+        np.testing.assert_array_equal(values, batch.arrays[name])
     same_step(stepped(whole, waves, batch), stepped(parts, waves, batch))
