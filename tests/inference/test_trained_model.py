@@ -186,6 +186,16 @@ def test_a_scan_over_steps_is_the_rollout_and_jit_changes_nothing(case: Case) ->
     assert isinstance(eager, jax.Array) and isinstance(case.rollout(), np.ndarray)
 
 
+def test_input_fields_of_another_kind_are_refused() -> None:
+    plate, cloud = steady(), points()
+    with pytest.raises(DataError, match="input_fields"):
+        plate.model.step(None, plate.params)
+    with pytest.raises(DataError, match="input_fields"):
+        plate.model.step(None, plate.params, {"inputs": plate.u0})
+    with pytest.raises(DataError, match="input_fields"):
+        cloud.model.step(cloud.u0, cloud.params, cloud.u0)
+
+
 def test_numpy_arguments_may_be_constants_of_a_jitted_function(case: Case) -> None:
     value = next(iter(case.params.values()))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from ups_jax.cli import runner
@@ -63,5 +64,6 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
     else:
         trained = train(cfg, stage, path, resume=args.resume, init_from=args.init_from, console=console)
         if cfg.evaluation.enabled:
-            first_does(lambda: evaluate_run(path, cfg, stage=stage, track=True, data=trained.data, console=console))
+            opened = partial(evaluate_run, path, cfg, data=trained.data, models=trained.model)
+            first_does(partial(opened, stage=stage, track=True, console=console))
     say(console, f"run         {path}")

@@ -18,6 +18,7 @@ from typing import Any
 
 from ups_jax.core.errors import StorageError, UserError
 
+JsonObject = dict[str, Any]
 _SUFFIX = ".tmp"
 # Bytes of a part of a path, on all file systems that matter.
 _LONGEST_NAME = 255

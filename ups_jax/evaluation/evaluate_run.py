@@ -36,6 +36,7 @@ from ups_jax.inference.trained_model import TrainedModel, model_of, named_task
 from ups_jax.runs.best_weights import Weights, best_weights
 from ups_jax.runs.directory import RunDirectory, now
 from ups_jax.tracking import ending, evaluation_writer, read_jsonl
+from ups_jax.training.build import JointModel
 
 # What an evaluation may override: where data lies and how it is read, never what a trained run was trained on.
 _OVERRIDABLE = ("data.tasks", "data.root", "data.loader", "evaluation", "logging", "pipeline")
@@ -86,13 +87,15 @@ def evaluate_run(
     json_path: Path | None = None,
     track: bool = False,
     data: Mixture | None = None,
+    models: JointModel | None = None,
     console: Console,
 ) -> dict[str, Any]:
     """Evaluate the best checkpoint on a split: evaluation/<name>.json, plots and report, and a printed table.
 
     Where `selection` gives no name it is the split, after the name of a `stage` that is not the run's main one; for
     other data than the run's own, the data file's name follows. `track` hands the result to W&B and TensorBoard as
-    well, where they are on. `data` is the configuration's data, where the caller has opened it to train the run.
+    well, where they are on. `data` is the configuration's data and `models` the
+    models of the stage, where the caller has trained the run with them.
     """
     require_determinism(cfg.deterministic)
     run = RunDirectory(path)
@@ -101,7 +104,7 @@ def evaluate_run(
     if data is None:
         simulate.prepare(cfg)
     predictor = predictor_stage_of(path, stage)
-    whole = model_of(path, predictor, best_weights(path, predictor))
+    whole = model_of(path, predictor, best_weights(path, predictor), models if stage == predictor else None)
     each = _of_tasks(whole, cfg, stage, main, selection, data, console)
     split = selection.split
     name = split if stage == main else f"{stage}_{split}"

@@ -1,6 +1,6 @@
-"""What a user gives a trained model, checked: fields, PDE coefficients by name, places of points. And what a row has.
+"""The arguments of a trained model, checked: fields, PDE coefficients by name, positions of points.
 
-Shapes and names are always checked. Values are where they are concrete; a traced array has none yet.
+Shapes and names are always checked, values where they are concrete: a traced array has none yet.
 """
 
 from __future__ import annotations
@@ -49,8 +49,10 @@ def converted(name: str, values: Any, dtype: Any, shapes: Sequence[tuple[int, ..
     """Return values as an array of a type, of NumPy unless they are of JAX.
 
     Raises:
-        DataError: The shape is none of `shapes`, or a concrete array holds NaN or Inf.
+        DataError: They are no array, the shape is none of `shapes`, or a concrete array holds NaN or Inf.
     """
+    if values is None or isinstance(values, Mapping):
+        raise DataError(f"{name}: is {'missing' if values is None else 'a mapping'}; give an array")
     array = values.astype(dtype) if isinstance(values, jax.Array) else np.asarray(values, dtype)
     if shapes is not None and array.shape not in shapes:
         raise DataError(
@@ -107,6 +109,8 @@ def checked_places(task: Task, places: Any, batch: int, points: int, dtype: Any)
         "point_mask": (points,),
         "inputs": (points, len(task.inputs)),
     }
+    if not isinstance(places, Mapping | None):
+        raise DataError(f"input_fields: is an array; give a mapping of {', '.join(shapes)}")
     values = {"point_mask": np.ones(points), **(places or {})}
     for name, shape in shapes.items():
         if 0 in shape:

@@ -326,9 +326,10 @@ def load_task_run(path: Path, task: str | None = None, *, stage: str | None = No
     return named_task(load_run(path, stage=stage), task)
 
 
-def model_of(path: Path, stage: str, weights: Weights) -> TrainedModel:
-    """Return the model that weights belong to."""
-    models = build_joint(weights.config, weights.tasks, stage)
+def model_of(path: Path, stage: str, weights: Weights, models: JointModel | None = None) -> TrainedModel:
+    """Return the model that weights belong to, with the `models` that the caller has built if they are of its tasks."""
+    if models is None or models.tasks != weights.tasks:
+        models = build_joint(weights.config, weights.tasks, stage)
     return TrainedModel(path=path, stage=stage, checkpoint=weights, models=models)
 
 

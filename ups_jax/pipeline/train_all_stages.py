@@ -42,13 +42,16 @@ def _train_each(
 ) -> None:
     for number, stage in enumerate(stages):
         name = "test" if stage not in STAGE_NEEDS["transient"] else f"{stage}_test"
-        done = agreed(is_finished(run, cfg, stage))
+        done, models = agreed(is_finished(run, cfg, stage)), None
         if done:
             say(console, f"skipped     {stage}: is finished in this run")
         else:
-            train(cfg, stage, run.path, resume=resume if number == 0 else "auto", data=data, console=console)
+            resume = resume if number == 0 else "auto"
+            models = train(cfg, stage, run.path, resume=resume, data=data, console=console).model
         if cfg.evaluation.enabled and not (done and agreed((run.evaluation / f"{name}.json").exists())):
-            first_does(partial(evaluate_run, run.path, cfg, stage=stage, track=True, data=data, console=console))
+            first_does(
+                partial(evaluate_run, run.path, cfg, stage=stage, track=True, data=data, models=models, console=console)
+            )
     if cfg.evaluation.enabled and len(stages) > 1 and stages[-1] in STAGE_NEEDS["transient"]:
         # Once more, with the correctors that there are by now as other ways to roll out.
         first_does(partial(evaluate_run, run.path, cfg, track=True, data=data, console=console))

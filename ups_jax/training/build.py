@@ -23,14 +23,13 @@ from ups_jax.core.xla import require_determinism
 from ups_jax.data import Dataset, Mixture, mixture_of, open_mixture
 from ups_jax.distributed.mesh import keep_in_place, make_mesh
 from ups_jax.losses import StageLoss, StepContext, Terms
-from ups_jax.models import Batch, PointSimulator, Simulator, SteadySimulator, first_row
+from ups_jax.models import Batch, first_row
 from ups_jax.models.codec import CODEC
-from ups_jax.models.corrector import Corrector
 from ups_jax.models.parameter_sharing import Part, Sharing, sharing_of
 from ups_jax.optim import build_optimizer, ema_params
 from ups_jax.training.run_length import plan_of
 from ups_jax.training.stages import STAGES, stage_of
-from ups_jax.training.stages.spec import Parents, StageSpec, Validate
+from ups_jax.training.stages.spec import Parents, StageModel, StageSpec, Validate
 from ups_jax.training.state import TrainState, state_of
 
 
@@ -122,10 +121,6 @@ def abstract_state(config: Config, task: Task | Sequence[Task], stage: str) -> T
     tx = build_optimizer(getattr(config.stages, stage), 1, 1)
     fresh = partial(init_state, build_joint(config, tasks, stage), tx, stage=stage, cfg=config)
     return jax.eval_shape(fresh, example(tasks[0], frames_of(config, tasks[0])), jax.random.key(0))
-
-
-# The model of one task, in any stage.
-StageModel = Simulator | PointSimulator | SteadySimulator | Corrector
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TypeVar
 
 import jax
+from jaxtyping import PyTree
 
 from ups_jax.config import Config
 from ups_jax.core.errors import ConfigError
+from ups_jax.core.files import JsonObject
 from ups_jax.data import Dataset, Mixture, steps_per_epoch
 from ups_jax.optim.schedules import check_schedule
 
@@ -60,10 +62,10 @@ def plan_and_record(
     cfg: Config,
     data: Dataset | Mixture,
     stage: str,
-    recorded: Mapping[str, Any],
+    recorded: JsonObject,
     measure: Callable[[], float],
     plan: Plan | None = None,
-) -> tuple[Plan, dict[str, Any]]:
+) -> tuple[Plan, JsonObject]:
     """The plan, and what the stage's record has to say of it for a resume: nothing, or `planned_steps` and `budget`.
 
     With `max_seconds` the steps are planned once, with the seconds a step that `measure` finds, and kept as long as
@@ -86,12 +88,14 @@ def plan_and_record(
 
 
 Clock = Callable[[], float]
+State = TypeVar("State")
+Rows = TypeVar("Rows")
 
 
 def measure_seconds_per_step(
-    train_step: Callable[[Any, Any], tuple[Any, Any]],
-    state: Any,
-    batches: Iterator[Any],
+    train_step: Callable[[State, Rows], tuple[State, PyTree]],
+    state: State,
+    batches: Iterator[Rows],
     *,
     clock: Clock = time.perf_counter,
     warmup: int = 3,
@@ -123,7 +127,7 @@ def measure_seconds_per_step(
     return statistics.median(seconds)
 
 
-def measure_seconds(call: Callable[[], Any], *, clock: Clock = time.perf_counter, repeats: int = 3) -> float:
+def measure_seconds(call: Callable[[], PyTree], *, clock: Clock = time.perf_counter, repeats: int = 3) -> float:
     """Seconds of `clock` that a call takes: the median of `repeats` calls after one that compiles."""
     jax.block_until_ready(call())
     seconds = []

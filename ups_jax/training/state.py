@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from ups_jax.config import Config, TrainingConfig
 from ups_jax.core.errors import ConfigError
@@ -48,7 +48,7 @@ class TrainState:
     """
 
     step: Leaf
-    params: Any
+    params: PyTree
     opt_state: optax.OptState
     ema: optax.EmaState
     rng: Leaf
@@ -75,7 +75,7 @@ def new_monitor(cfg: Config | None = None) -> Monitor:
 
 
 def state_of(
-    params: Any,
+    params: PyTree,
     tx: optax.GradientTransformation,
     key: Key[Array, ""],
     cfg: Config | None = None,
@@ -110,9 +110,9 @@ ROUND_OFF = 1e-6
 class SpikeWindow:
     """The last accepted losses, oldest first (NaN: not there yet), int32 spikes in a row and in all."""
 
-    losses: Any
-    in_row: Any
-    count: Any
+    losses: Leaf
+    in_row: Leaf
+    count: Leaf
 
 
 def new_window(config: TrainingConfig) -> SpikeWindow | None:

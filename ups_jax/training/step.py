@@ -18,11 +18,11 @@ from ups_jax.losses import StageLoss, StepContext, per_task_metrics
 from ups_jax.models import Batch
 from ups_jax.models.parameter_sharing import Part
 from ups_jax.optim import ema_params, ema_update
-from ups_jax.training.build import JointModel, StageModel, all_but_codec, holds_codec, joint
+from ups_jax.training.build import JointModel, all_but_codec, holds_codec, joint
 from ups_jax.training.gradients import gradients_of
 from ups_jax.training.multi_step import Batches, several
 from ups_jax.training.stages import stage_of
-from ups_jax.training.stages.spec import Parents
+from ups_jax.training.stages.spec import Parents, StageModel
 from ups_jax.training.state import SpikeMonitor, TrainState, judge, scale_of, spike_metrics
 
 Metrics = dict[str, Array]

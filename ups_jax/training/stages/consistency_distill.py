@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from ups_jax.config import Config
 from ups_jax.core.errors import ConfigError
@@ -50,7 +49,7 @@ def distances(
     weights: CorrectorWeights,
     teacher: CorrectorWeights,
     base: Simulator | SteadySimulator,
-    params: Any,
+    params: PyTree,
     held: corrector_validation.Held,
 ) -> dict[str, Float[Array, ""]]:
     """`distance`: mean square of the student's one step less the teacher's steps from the same noise, in units of the

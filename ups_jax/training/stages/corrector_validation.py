@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key, PyTree
 
 from ups_jax.config import STAGE_NEEDS, Config
 from ups_jax.core.task import Task
@@ -31,6 +32,7 @@ from ups_jax.rollout.autoregressive import rollout
 from ups_jax.rollout.correction import Correction, every
 from ups_jax.rollout.flow_sampler import Sampler, corrected, expected
 from ups_jax.training.stages import operator, steady_prior
+from ups_jax.training.stages.spec import StageModel
 
 # A validation trajectory is met at so many of its frames, and followed from each for so many steps.
 STARTS, STEPS = 4, 8
@@ -48,7 +50,7 @@ class Held:
     seen: Float[Array, "b ..."]
     truth: Float[Array, "b t *s c"]
     cond: Conditions
-    key: Any
+    key: Key[Array, ""]
 
 
 def held_out(dataset: Dataset, cfg: Config) -> Held:
@@ -80,7 +82,7 @@ def corrected_metrics(
     model: Corrector,
     weights: CorrectorWeights,
     base: Simulator | SteadySimulator,
-    params: Any,
+    params: PyTree,
     held: Held,
     sampler: Sampler = expected,
 ) -> dict[str, Float[Array, ""]]:
@@ -104,7 +106,7 @@ def corrected_metrics(
     return {name: value for kind, frames in rolled.items() for name, value in _named(kind, frames, held, base.task)}
 
 
-def predictions(base: Simulator | SteadySimulator, params: Any, held: Held) -> tuple[Given, Float[Array, "b *s c"]]:
+def predictions(base: Simulator | SteadySimulator, params: PyTree, held: Held) -> tuple[Given, Float[Array, "b *s c"]]:
     """What a corrector is given of the first prediction, and that, normalised."""
     if isinstance(base, SteadySimulator):
         inputs = normalize_inputs(held.seen, base.task.inputs)
@@ -123,7 +125,10 @@ def _named(kind: str, frames: Float[Array, "b t *s c"], held: Held, task: Task) 
     ]
 
 
-_STAGES = {"operator": operator.STAGE, "steady_prior": steady_prior.STAGE}
+_MODELS: dict[str, Callable[[Config, Task], StageModel]] = {
+    "operator": operator.STAGE.model,
+    "steady_prior": steady_prior.STAGE.model,
+}
 
 
 def predictor_stage(kind: str) -> str:
@@ -134,5 +139,4 @@ def predictor_stage(kind: str) -> str:
 
 def predictor_model(cfg: Config, task: Task) -> Simulator | SteadySimulator:
     """Its model, as its own stage builds it."""
-    model: Simulator | SteadySimulator = _STAGES[predictor_stage(task.kind)].model(cfg, task)
-    return model
+    return cast(Simulator | SteadySimulator, _MODELS[predictor_stage(task.kind)](cfg, task))

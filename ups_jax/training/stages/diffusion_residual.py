@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, PyTree
 
 from ups_jax.config import Config
 from ups_jax.core.rng import stream
@@ -36,7 +35,7 @@ def corrector_model(cfg: Config, task: Task) -> Corrector:
     return Corrector(task, cfg.latent, core, cfg.diffusion, context, compute_dtype(cfg), remat(cfg), products(cfg))
 
 
-def init_corrector(model: Corrector, key: Key[Array, ""], batch: Batch) -> Any:
+def init_corrector(model: Corrector, key: Key[Array, ""], batch: Batch) -> PyTree:
     """Fresh parameters: the network says nothing yet."""
     task = model.task
     rows, shape = batch.rows, task.shape
@@ -46,7 +45,7 @@ def init_corrector(model: Corrector, key: Key[Array, ""], batch: Batch) -> Any:
     return model.init(key, jnp.zeros((rows, *shape, len(task.channels))), jnp.zeros(rows), given)["params"]
 
 
-def corrector_weights(params: Any, scale: Float[Array, " c"] | None) -> CorrectorWeights:
+def corrector_weights(params: PyTree, scale: Float[Array, " c"] | None) -> CorrectorWeights:
     """What samplers take."""
     if scale is None:
         raise ValueError("the state of a corrector has a scale")
@@ -61,7 +60,7 @@ def measured_scale(
     residual, draw = residual_of(base, cfg.diffusion), draw_flow(model, base, cfg)
 
     @jax.jit
-    def squares(params: Any, batch: Batch, key: Key[Array, ""]) -> Float[Array, " c"]:
+    def squares(params: PyTree, batch: Batch, key: Key[Array, ""]) -> Float[Array, " c"]:
         error = residual(params, draw(batch, key))[1]
         return jnp.square(error).mean(tuple(range(error.ndim - 1)))
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Int, Key, PyTree
 
 from ups_jax.config import Config
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset
-from ups_jax.losses import draw_rows, latent_losses, operator_losses
+from ups_jax.losses import StageLoss, draw_rows, latent_losses, operator_losses
 from ups_jax.metrics.field import all_metrics
 from ups_jax.models import Batch, PointSimulator, Simulator, conditions_of
 from ups_jax.rollout.autoregressive import rollout
@@ -28,7 +29,7 @@ def _model(cfg: Config, task: Task) -> Simulator | PointSimulator:
     return kind(task, cfg.latent, cfg.operator, cfg.data.context, compute_dtype(cfg), remat(cfg), products(cfg))
 
 
-def _init(model: Simulator | PointSimulator, key: Key[Array, ""], batch: Batch) -> Any:
+def _init(model: Simulator | PointSimulator, key: Key[Array, ""], batch: Batch) -> PyTree:
     # A batch of latents has no fields, and parameters know shapes alone.
     cond = conditions_of(batch)
     fields = jnp.zeros((len(cond.dt), model.context, *model.task.shape, len(model.task.channels)))
@@ -47,11 +48,11 @@ def _validate(model: Simulator | PointSimulator, dataset: Dataset, cfg: Config, 
     starts = np.arange(frames - model.context)
 
     @jax.jit
-    def measure(params: Any) -> dict[str, Any]:
+    def measure(params: PyTree) -> dict[str, Array]:
         truth = fields[:, model.context :]
         rolled = rollout(model, params, fields[:, : model.context], cond, len(starts))
 
-        def from_start(start: Any) -> Any:
+        def from_start(start: Int[Array, ""]) -> Array:
             window = jax.lax.dynamic_slice_in_dim(fields, start, model.context, axis=1)
             return rollout(model, params, window, cond, 1)[:, 0]
 
@@ -65,7 +66,7 @@ def _validate(model: Simulator | PointSimulator, dataset: Dataset, cfg: Config, 
 
 
 # By `data.source`.
-_LOSSES = {"fields": operator_losses, "latents": latent_losses}
+_LOSSES: dict[str, Callable[..., StageLoss]] = {"fields": operator_losses, "latents": latent_losses}
 
 STAGE = StageSpec(
     name="operator",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from ups_jax.config import Config, OperatorConfig
 from ups_jax.core.errors import ConfigError
@@ -33,7 +32,7 @@ def check_pooling(cfg: Config) -> None:
         )
 
 
-def compute_dtype(cfg: Config) -> Any:
+def compute_dtype(cfg: Config) -> DTypeLike:
     """The type that `training.precision` computes in."""
     return jnp.bfloat16 if cfg.training.precision == "bf16" else jnp.float32
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key
+from jaxtyping import Array, Key, PyTree
 
 from ups_jax.config import Config
 from ups_jax.core.task import Task
@@ -24,7 +22,7 @@ def _model(cfg: Config, task: Task) -> SteadySimulator:
     return SteadySimulator(task, cfg.latent, cfg.operator, compute_dtype(cfg), remat(cfg), products(cfg))
 
 
-def _init(model: SteadySimulator, key: Key[Array, ""], batch: Batch) -> Any:
+def _init(model: SteadySimulator, key: Key[Array, ""], batch: Batch) -> PyTree:
     return model.init(key, jnp.asarray(batch.inputs), conditions_of(batch))["params"]
 
 
@@ -39,7 +37,7 @@ def _validate(model: SteadySimulator, dataset: Dataset, cfg: Config, parents: Pa
     )
 
     @jax.jit
-    def measure(params: Any) -> Any:
+    def measure(params: PyTree) -> Array:
         solved = solve(model, params, inputs, cond)[:, None]
         return all_metrics(solved, truth, model.task)["nrmse"].mean()
 
