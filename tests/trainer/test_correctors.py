@@ -25,7 +25,7 @@ from ups_jax import make_train_step
 from ups_jax.cli.predict import Wanted, rollout_run
 from ups_jax.config import Config, TauConfig, load
 from ups_jax.core.errors import CheckpointError, ConfigError, DivergedError
-from ups_jax.data import Dataset, batch_at, open_dataset
+from ups_jax.data import Dataset, Mixture, batch_at, open_dataset
 from ups_jax.evaluation.evaluate_run import evaluate_run
 from ups_jax.inference.corrected import corrector_of
 from ups_jax.losses import StepContext
@@ -40,8 +40,8 @@ from ups_jax.runs.checkpoint import Checkpoints
 from ups_jax.runs.directory import RunDirectory
 from ups_jax.tracking import context_path
 from ups_jax.trainer.parents import trained_parents
-from ups_jax.trainer.train import train
-from ups_jax.training.build import abstract_state, build_model, init_state
+from ups_jax.trainer.train import TrainedStage, train
+from ups_jax.training.build import abstract_state, build_joint, build_model, init_state
 from ups_jax.training.stages import stage_of
 from ups_jax.training.stages.consistency_distill import collapse
 from ups_jax.training.stages.corrector_validation import corrected_metrics, held_out
@@ -100,7 +100,12 @@ def test_every_stage_has_its_record_with_its_parents_checkpoints(run: RunDirecto
 
 def test_all_stages_are_told_of_one_run_to_join(cfg: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[str, Path | None]] = []
-    monkeypatch.setattr(train_all_stages, "train", lambda _cfg, stage, *_, **__: told.append((stage, context_path())))
+
+    def trained(cfg: Config, stage: str, path: Path, *, data: Mixture, **_: object) -> TrainedStage:
+        told.append((stage, context_path()))
+        return TrainedStage(run=RunDirectory(path), data=data, model=build_joint(cfg, data.tasks, stage))
+
+    monkeypatch.setattr(train_all_stages, "train", trained)
     monkeypatch.delenv("WANDB_CONTEXT_FILE", raising=False)
     train_all(cfg, tmp_path / "run", console=QUIET)
     assert told == [(stage, tmp_path / "run" / "wandb-context.json") for stage in ("operator", *CORRECTORS)]
