@@ -39,7 +39,7 @@ def looped(cfg: Config, metrics: list[float], path: Path, lost: tuple[int, ...] 
     tx = build_optimizer(settings, *lengths)
     schedule = build_schedule(settings.scheduler, settings.optimizer.lr, *lengths)
 
-    update = Update(tx, 0.5, cfg.training, Part())
+    update = Update(tx, 0.5, cfg.training, Part(), branch=True)
 
     def step(state: Any, batch: Batch) -> Any:
         return update.apply(state, jnp.sum(state.params["w"] * batch.fields), {"w": jnp.asarray(batch.fields)})

@@ -51,6 +51,12 @@ def test_products_have_all_bits_unless_fewer_are_asked_for(
     assert least == 1 if exact else least < 0.6, f"{least:.0%} of {len(products)} products"
 
 
+def test_the_update_of_a_gpu_lowers_for_cuda(waves: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The process that lowers has a CPU, which takes another form of the update.
+    monkeypatch.setattr("ups_jax.training.step.is_one_cpu", lambda mesh: False)
+    lowers_for_cuda(load("configs/tiny.yaml", ["data.tasks.0.symmetries=[]"]), waves, "operator")
+
+
 def lowers_for_cuda(cfg: Config, dataset: Dataset, stage: str) -> None:
     model, tx = build(cfg, dataset, stage=stage)
     batch = batch_at(dataset, cfg, stage, 0)

@@ -15,6 +15,8 @@ from ups_jax.config import Config, load
 from ups_jax.data import Dataset, batch_at
 from ups_jax.losses import draw_rows, operator_losses
 from ups_jax.models import Conditions, normalize
+from ups_jax.models.parameter_sharing import Part
+from ups_jax.training.step import Update
 
 CONFIG = "configs/tiny.yaml"
 KEY = jax.random.key(5)
@@ -170,3 +172,20 @@ def test_no_key_is_drawn_from_twice(waves: Dataset) -> None:
     with jax.debug_key_reuse(True):
         state, metrics = make_train_step(model, tx, cfg)(state, batch)
     assert np.isfinite(metrics["loss"])
+
+
+@pytest.mark.parametrize("finite", [True, False])
+def test_an_update_is_the_same_by_a_branch_and_by_a_select(tiny: Config, waves: Dataset, finite: bool) -> None:
+    _, tx, _, state = started(tiny, waves)
+    gradient = jax.tree.map(lambda leaf: jnp.full_like(leaf, 0.1 if finite else jnp.inf), state.params)
+    by_branch, by_select = (
+        jax.jit(Update(tx, 0.9, tiny.training, Part(), branch=branch).apply)(state, jnp.float32(1), gradient)
+        for branch in (True, False)
+    )
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-9),
+        (by_branch[0].params, by_branch[0].opt_state, by_branch[0].ema, by_branch[1]),
+        (by_select[0].params, by_select[0].opt_state, by_select[0].ema, by_select[1]),
+    )
+    moved = jax.tree.map(lambda new, old: bool(np.any(new != old)), by_branch[0].params, state.params)
+    assert set(jax.tree.leaves(moved)) == {finite}

@@ -47,6 +47,11 @@ def _mesh(data: int, fsdp: int) -> Mesh:
     return Mesh(chosen, (_DATA, _FSDP), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
+def is_one_cpu(mesh: Mesh) -> bool:
+    """Whether the mesh is a single CPU device, where a program may have loops and branches at no cost."""
+    return mesh.size == 1 and mesh.devices.item().platform == "cpu"
+
+
 def check_rows(mesh: Mesh | AbstractMesh, rows: int, key: str) -> None:
     """ConfigError where the rows of a step cannot be shared out evenly, or a process has no part in them."""
     if jax.process_count() > 1 and mesh.size != jax.device_count():

@@ -73,7 +73,7 @@ class Simulator(nn.Module):
     def __call__(self, fields: Float[Array, "b k *s c"], cond: Conditions) -> Float[Array, "b *s c"]:
         """The frame after the newest."""
         state = LatentState(z=self.encode(fields), t=jnp.zeros_like(cond.dt), cond=cond)
-        return self.decode(self.operate(state).z)
+        return self.next_field(state)
 
 
 class SteadySimulator(nn.Module):

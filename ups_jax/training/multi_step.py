@@ -17,7 +17,7 @@ from jaxtyping import Array, PyTree
 
 from ups_jax.config import Config
 from ups_jax.data import Mixture
-from ups_jax.distributed.mesh import fed_rows
+from ups_jax.distributed.mesh import fed_rows, is_one_cpu
 from ups_jax.models import Batch
 from ups_jax.training.state import TrainState
 
@@ -36,7 +36,7 @@ def steps_at_once(cfg: Config, data: Mixture, first: Batch, mesh: Mesh) -> int:
     and large batches belong to steps beside which a call costs nothing.
     """
     # What is not compiled has no calls that cost anything, and is to be looked into step by step.
-    if not cfg.training.compile or mesh.size > 1 or mesh.devices.item().platform != "cpu" or len(data.tasks) > 1:
+    if not cfg.training.compile or not is_one_cpu(mesh) or len(data.tasks) > 1:
         return 1
     return max(1, min(_MOST_STEPS, _MOST_BYTES // first.nbytes))
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from ups_jax.config import Config, TrainingConfig
 from ups_jax.core.rng import stream
 from ups_jax.core.xla import remat_options
-from ups_jax.distributed.mesh import keep_in_place, make_mesh, put_everywhere
+from ups_jax.distributed.mesh import is_one_cpu, keep_in_place, make_mesh, put_everywhere
 from ups_jax.losses import StageLoss, StepContext, per_task_metrics
 from ups_jax.models import Batch
 from ups_jax.models.parameter_sharing import Part
@@ -110,7 +110,7 @@ def make_train_step(
             target=ema_params(state.params, state.ema, settings.ema_decay) if spec.self_taught else None,
         )
         (loss, terms), gradient = gradients[batch.task](state.params, batch, key, context)
-        update = Update(tx, settings.ema_decay, cfg.training, parts[batch.task])
+        update = Update(tx, settings.ema_decay, cfg.training, parts[batch.task], branch=is_one_cpu(mesh))
         state, metrics = update.apply(state, loss, gradient)
         return keep_in_place(mesh, state), metrics | per_task_metrics(terms, jnp.sum(batch.mask))
 
@@ -134,30 +134,29 @@ class Update:
         training: Which steps are left out.
         part: Parameters that the task of the batch uses; the others and their optimizer state stay as they are, since
             momentum alone would move them.
+        branch: Whether the optimizer step is a branch of the program, which a step that is left out does not enter;
+            otherwise it is always computed, and old or new is selected for each leaf. A branch is faster on one CPU
+            device. With several devices it would hold their communication, and a GPU reads its condition on the host.
     """
 
     tx: optax.GradientTransformation
     ema_decay: float | None
     training: TrainingConfig
     part: Part
+    branch: bool
 
     def apply(self, state: TrainState, loss: Float[Array, ""], gradient: PyTree) -> tuple[TrainState, Metrics]:
         """Return the state after an optimizer step and its metrics; a step that is left out only counts."""
-        with jax.named_scope("optimizer"):
-            grad_norm = optax.tree.norm(gradient)
-            updates, opt_state = self.tx.update(gradient, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
-            params, opt_state = self._unless_foreign((params, opt_state), (state.params, state.opt_state))
-        with jax.named_scope("average"):
-            ema = ema_update(params, state.ema, self.ema_decay)
+        grad_norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         window = state.monitor.spikes if isinstance(state.monitor, SpikeMonitor) else None
         accepted, window = judge(window, loss, finite, self.training)
-        params, opt_state, ema = jax.tree.map(
-            lambda new, old: jnp.where(accepted, new, old),
-            (params, opt_state, ema),
-            (state.params, state.opt_state, state.ema),
-        )
+        old = state.params, state.opt_state, state.ema
+        if self.branch:
+            params, opt_state, ema = jax.lax.cond(accepted, self._moved, lambda old, _: old, old, gradient)
+        else:
+            new = self._moved(old, gradient)
+            params, opt_state, ema = jax.tree.map(lambda new, old: jnp.where(accepted, new, old), new, old)
         skip = jnp.where(finite, 0, 1).astype(jnp.int32)
         monitor = replace(
             state.monitor,
@@ -175,6 +174,18 @@ class Update:
         return replace(
             state, step=state.step + 1, params=params, opt_state=opt_state, ema=ema, monitor=monitor
         ), metrics
+
+    def _moved(
+        self, old: tuple[PyTree, PyTree, optax.EmaState], gradient: PyTree
+    ) -> tuple[PyTree, PyTree, optax.EmaState]:
+        """Return parameters, optimizer state and average after an optimizer step."""
+        before, opt_before, ema = old
+        with jax.named_scope("optimizer"):
+            updates, opt_state = self.tx.update(gradient, opt_before, before)
+            params = optax.apply_updates(before, updates)
+            params, opt_state = self._unless_foreign((params, opt_state), (before, opt_before))
+        with jax.named_scope("average"):
+            return params, opt_state, ema_update(params, ema, self.ema_decay)
 
     def _unless_foreign(self, new: PyTree, old: PyTree) -> PyTree:
         """Return `new`, with the leaves of foreign parameters as they are in `old`."""
