@@ -43,9 +43,7 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
     from ups_jax.core.xla import enable_compilation_cache, require_determinism
     from ups_jax.distributed.processes import agreed, first_does, is_first, start_processes
     from ups_jax.evaluation.evaluate_run import evaluate_run
-    from ups_jax.pipeline.train_all_stages import train_all
     from ups_jax.runs.directory import new_run_path
-    from ups_jax.trainer.dry_run import dry_run
     from ups_jax.trainer.train import train
 
     require_determinism(cfg.deterministic)
@@ -53,6 +51,8 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
     enable_compilation_cache()
     console = Console(quiet=not is_first())
     if args.dry_run:
+        from ups_jax.trainer.dry_run import dry_run
+
         dry_run(cfg, enabled_stages(cfg) if args.stage in (None, "all") else (args.stage,), console, args.init_from)
         return
     stage = args.stage or "operator"
@@ -60,6 +60,8 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
     path = args.run_dir or Path(agreed(str(new_run_path(Path(cfg.runs), names))))
     say(console, f"run         {path}")
     if stage == "all":
+        from ups_jax.pipeline.train_all_stages import train_all
+
         train_all(cfg, path, resume=args.resume, console=console)
     else:
         trained = train(cfg, stage, path, resume=args.resume, init_from=args.init_from, console=console)

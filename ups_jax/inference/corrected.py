@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ups_jax.config import STAGE_NEEDS
+from ups_jax.config import STAGE_NEEDS, TEACHER
 from ups_jax.core.errors import CheckpointError
 from ups_jax.inference.inputs import conditions
 from ups_jax.inference.trained_model import TrainedModel
@@ -24,7 +24,6 @@ from ups_jax.rollout.steady import steady_rollout
 from ups_jax.runs.best_weights import Weights, best_weights
 from ups_jax.runs.directory import RunDirectory
 from ups_jax.training.build import build_model
-from ups_jax.training.stages.consistency_distill import TEACHER
 
 # The stages whose result is a corrector, how it is sampled, and the name of the rollout with it in an evaluation.
 SAMPLERS: dict[str, Sampler] = {"diffusion_residual": sample, "consistency_distill": sample_distilled}

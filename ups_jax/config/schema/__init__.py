@@ -27,6 +27,7 @@ from ups_jax.config.schema.pipeline import FullEvaluationConfig, GatesConfig, Pi
 from ups_jax.config.schema.training import (
     STAGE_ALIASES,
     STAGE_NEEDS,
+    TEACHER,
     DistillConfig,
     OptimizerConfig,
     ParallelConfig,
@@ -42,7 +43,7 @@ from ups_jax.config.schema.training import (
 
 # What `ups_jax.config` exports.
 __all__ = [
-    "STAGE_ALIASES", "STAGE_NEEDS", "CheckpointConfig", "Config", "DataConfig", "DiffusionConfig",
+    "STAGE_ALIASES", "STAGE_NEEDS", "TEACHER", "CheckpointConfig", "Config", "DataConfig", "DiffusionConfig",
     "DistillConfig", "EvaluationConfig", "FilePair", "FullEvaluationConfig", "GatesConfig", "LatentConfig",
     "LoaderConfig", "LoggingConfig", "MixingConfig", "OperatorConfig", "OptimizerConfig", "ParallelConfig",
     "PdetConfig", "PhysicsPriorsConfig", "PipelineConfig", "QuerySamplingConfig", "SchedulerConfig",

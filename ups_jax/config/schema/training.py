@@ -31,6 +31,8 @@ STAGE_NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
     "transient": {"diffusion_residual": ("operator",), "consistency_distill": ("operator", "diffusion_residual")},
     "steady": {"diffusion_residual": ("steady_prior",), "consistency_distill": ("steady_prior", "diffusion_residual")},
 }
+# The stage whose corrector `consistency_distill` learns from.
+TEACHER = "diffusion_residual"
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

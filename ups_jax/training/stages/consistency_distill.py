@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ups_jax.config import Config
+from ups_jax.config import TEACHER, Config
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset
@@ -22,7 +22,6 @@ from ups_jax.training.stages.diffusion_residual import corrector_model, correcto
 from ups_jax.training.stages.spec import Parents, StageSpec, Validate
 from ups_jax.training.state import ScaledState, TrainState
 
-TEACHER = "diffusion_residual"
 # Size of the student's samples, in that of the teacher's, below which the student has collapsed.
 COLLAPSED = 0.5
 
