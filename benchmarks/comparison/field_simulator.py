@@ -42,6 +42,10 @@ class FieldSimulator(Simulator):
         increment = self._physical(bounded(increment, INCREMENT_LIMIT))
         return replace(state, z=state.z + increment.reshape(state.z.shape), t=state.t + state.cond.dt)
 
+    def next_field(self, state: LatentState) -> Float[Array, "b *s c"]:
+        """The field one time step later."""
+        return self.decode(self.operate(state).z)
+
     def decode(
         self, z: Float[Array, "b n d"], query: Float[Array, "b q axes"] | None = None
     ) -> Float[Array, "b *s c"] | Float[Array, "b q c"]:

@@ -56,7 +56,7 @@ class Simulator(nn.Module):
     def next_field(self, state: LatentState) -> Float[Array, "b *s c"]:
         """The field one time step later, without the features that a further step would need."""
         newest = self._newest(codec.to_grid(state.z, self.task, self.latent), state.cond)
-        return self.decode(newest.reshape(len(newest), -1, newest.shape[-1]))
+        return self.decode(newest.reshape(newest.shape[0], -1, newest.shape[-1]))
 
     def _newest(self, tokens: Float[Array, "b *n d"], cond: Conditions) -> Float[Array, "b *n k"]:
         """The patches of the newest frame after a time step."""
