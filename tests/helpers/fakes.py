@@ -48,7 +48,7 @@ class Steps:
         self.before(step)
         if step.name in self.exits:
             return Ended(exit_code=self.exits[step.name], seconds=0.1, error="it was told to fail")
-        {"validate.py": self.validate, "train.py": self.train, "evaluate.py": self.evaluate}[step.script](step)
+        {"validate": self.validate, "train": self.train, "evaluate": self.evaluate}[step.command](step)
         return Ended(exit_code=0, seconds=0.1, peak_memory_mib=10.0)
 
     def validate(self, step: Step) -> None:

@@ -37,14 +37,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 
 @pytest.fixture
 def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(subprocess_step, "SCRIPTS", tmp_path)
+    monkeypatch.setattr(subprocess_step, "command_line", lambda name: [sys.executable, str(tmp_path / name)])
     (tmp_path / "prints.py").write_text(PRINTS)
     (tmp_path / "waits.py").write_text(WAITS)
     return tmp_path
 
 
 def run(folder: Path, script: str, shown: list[str], **environment: str) -> Ended:
-    step = Step(name="step", script=script, arguments=[str(folder)], environment=environment)
+    step = Step(name="step", command=script, arguments=[str(folder)], environment=environment)
     with lock_directory(folder / "run", "wait") as lock:
         return run_step(step, folder / "logs" / "step.log", lock, shown.append)
 
@@ -78,8 +78,8 @@ from ups_jax.cli import runner
 from ups_jax.core.locks import lock_directory
 from ups_jax.pipeline import subprocess_step
 folder = Path(sys.argv[1])
-subprocess_step.SCRIPTS = folder
-step = subprocess_step.Step(name="s", script="waits.py", arguments=[str(folder)])
+subprocess_step.command_line = lambda name: [sys.executable, str(folder / name)]
+step = subprocess_step.Step(name="s", command="waits.py", arguments=[str(folder)])
 def main(args):
     with lock_directory(folder / "run", "wait") as lock:
         subprocess_step.run_step(step, folder / "log", lock, print)

@@ -9,10 +9,11 @@ from rich.console import Console
 
 from ups_jax.config import Config
 from ups_jax.core.errors import CheckpointError
+from ups_jax.core.stage_names import STAGES
 from ups_jax.runs.directory import RunDirectory
 from ups_jax.trainer.preflight import check_needs
 from ups_jax.trainer.train import train
-from ups_jax.training.stages import STAGES, stage_of
+from ups_jax.training.stages import stage_of
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -15,7 +15,7 @@ from ups_jax.core.errors import ConfigError
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = runner.parser(__doc__)
+    parser = runner.parser(__doc__, name="convert")
     parser.add_argument("source", type=Path, help="data file, folder with train and test, or folder of shards")
     parser.add_argument("out", type=Path, nargs="?", help="folder of shards to write, or a .hdf5 file")
     parser.add_argument("--channels", nargs="+", metavar="NAME", help="of a file with named channels, in this order")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = runner.parser(__doc__)
+    parser = runner.parser(__doc__, name="encode")
     parser.add_argument("--run-dir", type=Path, required=True, metavar="RUN", help="the run whose codec encodes")
     parser.add_argument("--config", help="the configuration of the training to come (default: the run's)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")

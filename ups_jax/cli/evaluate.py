@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 
 from ups_jax.cli import runner
-from ups_jax.training.stages import STAGES
+from ups_jax.core.stage_names import STAGES
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = runner.parser(__doc__)
+    parser = runner.parser(__doc__, name="evaluate")
     parser.add_argument("--run-dir", type=Path, required=True, help="the trained run")
     runner.add_stage(parser, STAGES, "which stage's result (default: the operator, or the run's last)")
     parser.add_argument(

@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 
 from ups_jax.cli import runner
-from ups_jax.training.stages import STAGES
+from ups_jax.core.stage_names import STAGES
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = runner.parser(__doc__)
+    parser = runner.parser(__doc__, name="export")
     parser.add_argument("--run-dir", type=Path, required=True, metavar="R", help="the trained run")
     parser.add_argument(
         "--output",

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from ups_jax import simulate
 from ups_jax.cli import runner
-from ups_jax.data.files import embedded_file
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = runner.parser(__doc__)
-    parser.add_argument("--task", required=True, help=f"one of {', '.join(simulate.PRESETS)}")
+    parser = runner.parser(__doc__, name="generate")
+    parser.add_argument("--task", required=True, help="such as burgers1d; an unknown name lists all tasks")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for TASK_PRESET.hdf5")
     parser.add_argument(
         "--preset", default="default", help="size and resolution (default: default; tiny for a quick look)"
@@ -24,6 +22,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def generate(args: argparse.Namespace) -> None:
     from rich.console import Console
+
+    from ups_jax import simulate
+    from ups_jax.data.files import embedded_file
 
     path = embedded_file(args.out, args.task, args.preset)
     with Console(stderr=True).status("") as status:

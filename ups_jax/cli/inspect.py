@@ -10,7 +10,7 @@ from ups_jax.core.errors import DataError
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = runner.parser(__doc__)
+    parser = runner.parser(__doc__, name="inspect")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="HDF5, or a YAML that describes arrays")
     parser.add_argument("--all", action="store_true", help="read every trajectory of a large file, not some")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""The leaderboard of scripts/run_fast_to_sota.py: list and filter it, compare two runs, see and demote champions."""
+"""The leaderboard of the pipeline: list and filter it, compare two runs, see and demote champions."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ import math
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 from ups_jax.cli import runner
-from ups_jax.config import GatesConfig
+from ups_jax.core.commands import command
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.terminal import say
-from ups_jax.pipeline.champions import Champions
-from ups_jax.pipeline.gates import direction
-from ups_jax.pipeline.leaderboard import Leaderboard, Row
-from ups_jax.pipeline.run_comparison import config_difference, metric_table, sides_of, write_comparison
-from ups_jax.pipeline.scores import NAMES
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from ups_jax.pipeline.champions import Champions
+    from ups_jax.pipeline.leaderboard import Leaderboard, Row
 
 _COLUMNS = ("run_id", "stage", "label", "status", "task", "split", "protocol")
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = runner.parser(__doc__)
+    parser = runner.parser(__doc__, name="leaderboard")
     parser.add_argument("--leaderboard-csv", type=Path, default=Path("reports/leaderboard.csv"), metavar="F")
     parser.add_argument("--champions", type=Path, default=Path("artifacts/champions"), metavar="DIR")
     parser.add_argument(
@@ -52,6 +51,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def print_leaderboard(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from ups_jax.pipeline.champions import Champions
+    from ups_jax.pipeline.leaderboard import Leaderboard
+
     # A table has more columns than the eighty of a file or a pipe.
     console = Console() if Console().is_terminal else Console(width=220)
     board = Leaderboard.at(args.leaderboard_csv)
@@ -74,6 +78,12 @@ def print_leaderboard(args: argparse.Namespace) -> None:
 
 def list_rows(console: Console, board: Leaderboard, filters: Sequence[str], sort: str, metrics: Sequence[str]) -> None:
     """The rows that all filters let through, by a metric, those without it last. Raises `ConfigError`."""
+    from rich.markup import escape
+
+    from ups_jax.config import GatesConfig
+    from ups_jax.pipeline.gates import direction
+    from ups_jax.pipeline.scores import NAMES
+
     every = board.read()
     for name in (sort, *metrics):
         if name not in NAMES:
@@ -105,6 +115,10 @@ def list_champions(console: Console, champions: Champions) -> None:
 def compare(console: Console, board: Leaderboard, first: str, second: str, page: Path | None) -> None:
     """Two runs: what differs in their configurations, their numbers with intervals, and a page of it. Raises
     `ConfigError`, `StorageError`."""
+    from rich.markup import escape
+
+    from ups_jax.pipeline.run_comparison import config_difference, metric_table, sides_of, write_comparison
+
     rows = board.read()
     one, other = sides_of(rows, first, second)
     table = _table("configuration", ("key", first, second))
@@ -124,8 +138,8 @@ def label_run(console: Console, board: Leaderboard, run_id: str, label: str) -> 
     """Give all rows of a run a label; `champion` is given by a promotion only. Raises `ConfigError`."""
     rows = [row for row in board.read() if row.run_id == run_id]
     if not rows or label == "champion":
-        said = "is not on the leaderboard" if not rows else "becomes champion by scripts/run_fast_to_sota.py only"
-        raise ConfigError(f"run {run_id}: {said}; list what there is with scripts/leaderboard.py")
+        said = "is not on the leaderboard" if not rows else f"only `{command('pipeline')}` makes a run champion"
+        raise ConfigError(f"run {run_id}: {said}; list what there is with `{command('leaderboard')}`")
     board.add([replace(row, label=label) for row in rows])
     say(console, f"labelled    {run_id}: {label} ({len(rows)} rows)")
 
@@ -148,6 +162,9 @@ def demote(
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table(title=escape(title), title_justify="left", show_edge=False)
     for name in columns:
         table.add_column(escape(name), overflow="fold")
@@ -157,6 +174,8 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 def _condition(rows: Sequence[Row], text: str) -> tuple[str, str]:
     """Column and value of a filter. Raises `ConfigError` for a column that no row has."""
     name, separator, value = text.partition("=")
+    from ups_jax.pipeline.leaderboard import Row
+
     known = list(dict.fromkeys(column for row in rows for column in _cells(row))) or [item.name for item in fields(Row)]
     if not separator or name not in known:
         names = ", ".join(known)

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from ups_jax.cli import runner
+from ups_jax.core.commands import command
 from ups_jax.core.errors import ConfigError
+from ups_jax.core.stage_names import STAGES
 from ups_jax.core.terminal import say
-from ups_jax.pipeline.compute_steps import PLATFORMS
-from ups_jax.pipeline.context import unfinished
-from ups_jax.pipeline.request import Request, resolve
-from ups_jax.pipeline.scores import canonical
-from ups_jax.pipeline.validation import check_config
-from ups_jax.training.stages import STAGES
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ups_jax.pipeline.request import Request
 
 # Options that are another name of a key of the configuration.
 _KEYS = {
@@ -38,7 +38,7 @@ _STEPS = (
         "dry_run",
         "compile, a few steps, memory, time, a checkpoint saved and restored; unless it was trained before",
     ),
-    ("train", "training", "scripts/train.py, for each seed; unless the same was trained before"),
+    ("train", "training", f"{command('train')}, for each seed; unless the same was trained before"),
     ("small_eval", "small_eval", "the trajectories of pipeline.small, then the gates"),
     ("full_eval", "full_eval", "the trajectories of pipeline.full, then the gates; unless the first gates refuse"),
     ("promotion", "full_eval", "if the gates pass: the checkpoint is copied and is the champion"),
@@ -51,6 +51,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def pipeline(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
     from ups_jax.pipeline.run import run_pipeline
 
     request = request_of(args)
@@ -59,7 +61,7 @@ def pipeline(args: argparse.Namespace) -> None:
 
 def pipeline_parser(description: str) -> argparse.ArgumentParser:
     """All options, in groups."""
-    parser = runner.parser(description)
+    parser = runner.parser(description, name="pipeline")
     add = parser.add_argument
     add("--train-config", type=Path, required=True, metavar="C", help="configuration of the training")
     add("--small-eval-config", type=Path, metavar="C", help="of the small evaluation (default: the training's)")
@@ -86,7 +88,7 @@ def pipeline_parser(description: str) -> argparse.ArgumentParser:
     train = parser.add_argument_group("training")
     runner.add_stage(train, [*STAGES, "all"], "what is trained (default: all)", name="--train-stage", default="all")
     train.add_argument(
-        "--train-extra-arg", action="append", default=[], metavar="ARG", help="for scripts/train.py as it is"
+        "--train-extra-arg", action="append", default=[], metavar="ARG", help=f"for {command('train')} as it is"
     )
     train.add_argument("--seed", type=int, help="of the first training (default: the configuration's)")
     train.add_argument(
@@ -101,11 +103,12 @@ def pipeline_parser(description: str) -> argparse.ArgumentParser:
     )
     steps.add_argument("--redo-full-eval", action="store_true", help="the same of the full evaluation")
     steps.add_argument("--force-full-eval", action="store_true", help="do it whatever the small evaluation's gates say")
-    steps.add_argument("--eval-device", choices=["auto", *PLATFORMS], default="auto", help="default: what JAX finds")
+    devices = ["auto", "cpu", "cuda", "gpu", "tpu"]
+    steps.add_argument("--eval-device", choices=devices, default="auto", help="default: what JAX finds")
     gates = parser.add_argument_group("gates (also keys of `gates` in the configuration)")
     gates.add_argument("--min-small-delta", type=float, metavar="D", help="improvement asked of the small evaluation")
     gates.add_argument("--min-full-delta", type=float, metavar="D", help="improvement asked of the full evaluation")
-    gates.add_argument("--improvement-metric", type=canonical, metavar="NAME", help="the metric that has to improve")
+    gates.add_argument("--improvement-metric", type=_metric, metavar="NAME", help="the metric that has to improve")
     gates.add_argument("--metric-direction", choices=["lower", "higher"], help="which way that metric is better")
     gates.add_argument(
         "--gate-ratio",
@@ -137,6 +140,9 @@ def pipeline_parser(description: str) -> argparse.ArgumentParser:
 
 def request_of(args: argparse.Namespace) -> Request:
     """The request of parsed arguments. Raises `ConfigError`."""
+    from ups_jax.pipeline.request import Request
+    from ups_jax.pipeline.scores import canonical
+
     if args.skip_full_eval and args.force_full_eval:
         raise ConfigError("--skip-full-eval and --force-full-eval exclude each other; leave one of them out")
     if args.skip_training and args.force_train:
@@ -156,6 +162,10 @@ def request_of(args: argparse.Namespace) -> Request:
 
 def plan_pipeline(request: Request, console: Console) -> None:
     """Say what a request would do, check its configurations, and do nothing. Raises `ConfigError`."""
+    from ups_jax.pipeline.context import unfinished
+    from ups_jax.pipeline.request import resolve
+    from ups_jax.pipeline.validation import check_config
+
     resolved = resolve(request)
     for path in {*request.configs.values()}:
         found = check_config(path, request.train_stage, request.overrides)
@@ -167,6 +177,12 @@ def plan_pipeline(request: Request, console: Console) -> None:
         lines.append(f"{step:<16}{'skipped' if getattr(request, f'skip_{option}') else what}")
     for line in lines:
         say(console, line)
+
+
+def _metric(text: str) -> str:
+    from ups_jax.pipeline.scores import canonical
+
+    return canonical(text)
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from rich.console import Console
 
 from ups_jax.config import Config, of_task
+from ups_jax.core.commands import command
 from ups_jax.core.errors import ConfigError, DivergedError, Stopped
 from ups_jax.core.files import version
 from ups_jax.core.locks import lock_file
@@ -79,7 +80,7 @@ def rollout_run(
     if run.task.kind == "steady":
         raise ConfigError(
             f"{path}: solves the steady task {run.task.name}, which has no time to roll out; use load_run(..).step or "
-            "scripts/export.py"
+            f"`{command('export')}`"
         )
     if correction is None and wanted.corrector is not None:
         correction = _correction(run, wanted.corrector, wanted)

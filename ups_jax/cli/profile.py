@@ -6,12 +6,11 @@ import argparse
 from pathlib import Path
 
 from ups_jax.cli import runner
-from ups_jax.config import load
-from ups_jax.training.stages import STAGES
+from ups_jax.core.stage_names import STAGES
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = runner.parser(__doc__, config=str(runner.CONFIGS / "burgers1d.yaml"))
+    parser = runner.parser(__doc__, name="profile", config="burgers1d")
     parser.add_argument("--stage", choices=STAGES, default="operator", help="whose step (default: operator)")
     parser.add_argument("--steps", type=runner.positive, default=10, help="steps to trace (default: 10)")
     parser.add_argument("--depth", type=runner.positive, default=3, help="module names that a part keeps (default: 3)")
@@ -20,6 +19,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def profile(args: argparse.Namespace) -> None:
+    from ups_jax.config import load
+
     cfg = load(args.config, args.overrides)
     import jax
     from rich.console import Console

@@ -6,14 +6,14 @@ import argparse
 from pathlib import Path
 
 from ups_jax.cli import runner
-from ups_jax.config import STAGE_NEEDS
+from ups_jax.core.stage_names import STAGE_NEEDS
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = runner.parser(__doc__)
+    parser = runner.parser(__doc__, name="rollout")
     run = parser.add_mutually_exclusive_group(required=True)
     run.add_argument("--run-dir", type=Path, metavar="R", help="the trained run")
-    run.add_argument("--champion", metavar="TASK", help="the run that scripts/run_fast_to_sota.py promoted last")
+    run.add_argument("--champion", metavar="TASK", help="the run that the pipeline promoted last")
     parser.add_argument(
         "--champions", type=Path, default=Path("artifacts/champions"), metavar="DIR", help="their folder"
     )

@@ -11,22 +11,29 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
+from ups_jax.core.commands import command
 from ups_jax.core.errors import ConfigError, HostMemoryError, Stopped, UserError, first_line
+from ups_jax.core.stage_names import STAGE_ALIASES
 from ups_jax.core.terminal import hang_up, lasting_output, one_line
 
 T = TypeVar("T")
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CONFIG_HELP = "YAML configuration: a file, or the name of a packaged one"
 
 
-def parser(description: str, *, config: str | None = None) -> argparse.ArgumentParser:
-    """An argument parser with `--traceback`; with `config` also `--config` and trailing `key=value` overrides."""
-    result = argparse.ArgumentParser(description=description)
+def parser(description: str | None, *, name: str | None = None, config: str | None = None) -> argparse.ArgumentParser:
+    """Return an argument parser with `--traceback`.
+
+    Args:
+        description: What the program does.
+        name: Its name among the project's commands, where it is one of them.
+        config: Default of `--config`. With it the parser also takes `--config` and trailing `key=value` overrides.
+    """
+    result = argparse.ArgumentParser(prog=None if name is None else command(name), description=description)
     if config is not None:
-        result.add_argument("--config", default=config, help="YAML configuration (default: %(default)s)")
+        result.add_argument("--config", default=config, help=f"{CONFIG_HELP} (default: %(default)s)")
         result.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, such as optimizer.lr=1e-3")
     result.add_argument("--traceback", action="store_true", help="show where an error came from")
     return result
@@ -60,9 +67,6 @@ def add_stage(
     default: str | None = None,
 ) -> None:
     """Add an argument that names a stage, also by a former name."""
-    # Here, since not every command reads a configuration, whose import takes a third of a second.
-    from ups_jax.config import STAGE_ALIASES
-
     arguments.add_argument(
         name, type=lambda text: STAGE_ALIASES.get(text, text), choices=list(choices), default=default, help=help
     )

@@ -7,13 +7,12 @@ from functools import partial
 from pathlib import Path
 
 from ups_jax.cli import runner
-from ups_jax.config import load
 from ups_jax.core.errors import ConfigError
-from ups_jax.training.stages import STAGES, enabled_stages
+from ups_jax.core.stage_names import STAGES
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = runner.parser(__doc__, config=str(runner.CONFIGS / "burgers1d.yaml"))
+    parser = runner.parser(__doc__, name="train", config="burgers1d")
     what = "what to train (default: operator); all: every stage that has epochs or steps"
     runner.add_stage(parser, [*STAGES, "all"], what)
     parser.add_argument("--run-dir", type=Path, help="the run; started again it goes on (default: a new one in runs/)")
@@ -35,6 +34,8 @@ def main(argv: list[str] | None = None) -> int:
 def train_and_evaluate(args: argparse.Namespace) -> None:
     if args.stage == "all" and args.init_from is not None:
         raise ConfigError("--init-from: is of one stage; give --stage the one that it is for")
+    from ups_jax.config import load
+
     cfg = load(args.config, args.overrides)
     # Heavy imports after the configuration has been read, so that a typing error answers at once.
     from rich.console import Console
@@ -52,6 +53,7 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
     console = Console(quiet=not is_first())
     if args.dry_run:
         from ups_jax.trainer.dry_run import dry_run
+        from ups_jax.training.stages import enabled_stages
 
         dry_run(cfg, enabled_stages(cfg) if args.stage in (None, "all") else (args.stage,), console, args.init_from)
         return

@@ -7,17 +7,17 @@ import json
 from pathlib import Path
 
 from ups_jax.cli import runner
-from ups_jax.training.stages import STAGES
+from ups_jax.core.stage_names import STAGES
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = runner.parser(__doc__)
+    parser = runner.parser(__doc__, name="validate")
     parser.add_argument(
         "--config",
         type=Path,
         action="append",
         metavar="FILE",
-        help="YAML configuration; of several the first is the training's (default: configs/burgers1d.yaml)",
+        help=f"{runner.CONFIG_HELP}; of several the first is the training's (default: burgers1d)",
     )
     runner.add_stage(parser, [*STAGES, "all"], "what is to be trained (default: operator)", default="operator")
     parser.add_argument("--only", choices=["config", "data"], help="check one of the two (default: both)")
@@ -30,7 +30,7 @@ def validate(args: argparse.Namespace) -> int:
     from ups_jax.core.files import write_atomically
     from ups_jax.pipeline.validation import Found, check_config, check_data, check_pair
 
-    paths: list[Path] = args.config or [runner.CONFIGS / "burgers1d.yaml"]
+    paths: list[Path] = args.config or [Path("burgers1d")]
     found: dict[Path, list[Found]] = {path: [check_config(path, args.stage, args.overrides)] for path in paths}
     sound = not any(item.problems for own in found.values() for item in own)
     if sound:

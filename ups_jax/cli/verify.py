@@ -10,7 +10,7 @@ from ups_jax.core.errors import CheckpointError
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = runner.parser(__doc__)
+    parser = runner.parser(__doc__, name="verify")
     parser.add_argument("run", type=Path, metavar="RUN", help="the run directory; nothing in it is changed")
     return runner.run(parser, verify_run, argv)
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from ups_jax.config.schema import STAGE_NEEDS, Config, DataConfig, TaskConfig, to_dict
+from ups_jax.config.schema import Config, DataConfig, TaskConfig, to_dict
+from ups_jax.core.stage_names import STAGE_NEEDS
 
 # Keys that say how long a run is.
 _LENGTH = ("epochs", "steps", "patience", "patience_steps", "max_seconds")

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 
+from ups_jax.core.commands import command
+
 _XLA = "XLA does this by itself; leave it out"
 _TORCH = "it belongs to PyTorch; leave it out"
-_CACHE = "write `data.source: latents` and `data.latents`, the folder of scripts/encode_latents.py"
+_CACHE = f"write `data.source: latents` and `data.latents`, the folder that {command('encode')} writes"
 _UNREAD = "nothing ever read it; leave it out"
 _TASK = "describe the task in `data.tasks`"
 _CHANNELS = "write `channels` in an entry of `data.tasks`"
@@ -46,10 +48,10 @@ FORMER: dict[str, str] = {
     "training.prefetch_factor": "write `data.loader.buffer`",
     "training.pin_memory": _TORCH,
     "training.persistent_workers": _TORCH,
-    "training.use_parallel_encoding": "scripts/encode_latents.py encodes in batches; leave it out",
+    "training.use_parallel_encoding": f"{command('encode')} encodes in batches; leave it out",
     "training.use_preloaded_cache": "files up to `data.loader.memory_gib` are held in memory",
     "training.latent_cache_dir": _CACHE,
-    "training.latent_cache_dtype": "give scripts/encode_latents.py `--dtype`",
+    "training.latent_cache_dtype": f"give {command('encode')} the option `--dtype`",
     "training.cache_dir": _CACHE,
     "training.seed": "write `seed`, of which every random stream is made",
     "training.dt": "the time step is the data's own; leave it out",
@@ -69,7 +71,7 @@ FORMER: dict[str, str] = {
     "training.cpu_offload_optimizer": _TORCH,
     "training.tune_batch_size": "when memory runs out the micro-batch is halved by itself; leave it out",
     "training.tune_lr": "give `optimizer.lr`",
-    "training.lightning_profile": "run scripts/profile_step.py",
+    "training.lightning_profile": f"run {command('profile')}",
     "training.dynamo_suppress_errors": _TORCH,
     "training.torch_inductor_disable_cudagraphs": _TORCH,
     "stages.consistency_distill.compile": "write `training.compile`, which is of all stages",
@@ -80,7 +82,7 @@ FORMER: dict[str, str] = {
     "scheduler.threshold_mode": "the threshold is relative; leave it out",
     "scheduler.cooldown": "every evaluation counts; leave it out",
     "scheduler.eps": "every reduction is made; write `scheduler.min_lr` for where they end",
-    "evaluation.split": "give scripts/evaluate.py `--split`",
+    "evaluation.split": f"give {command('evaluate')} the option `--split`",
     "logging.wandb.run_name": "runs are named after the run directory: give `--run-dir`",
     "logging.wandb.group": "runs are grouped by the run directory: give `--run-dir`",
     "logging.wandb.notes": "leave it out, or write `logging.wandb.tags`",

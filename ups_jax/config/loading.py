@@ -15,25 +15,27 @@ from pydantic import ValidationError
 
 from ups_jax.config import yaml
 from ups_jax.config.legacy_keys import hint_for
-from ups_jax.config.schema import ADAPTER, STAGE_ALIASES, Config, StageDefaults
+from ups_jax.config.packaged import config_file, included_file
+from ups_jax.config.schema import ADAPTER, Config, StageDefaults
 from ups_jax.core.errors import ConfigError
+from ups_jax.core.stage_names import STAGE_ALIASES
 
 # Sections that a stage inherits key by key, beside the keys of `StageDefaults`, which it inherits from `training`.
 _STAGE_SECTIONS = ("optimizer", "scheduler")
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The configuration of a YAML file with its includes and `a.b=value` overrides.
+    """Return the configuration of a YAML file, or of a packaged name, with its includes and `a.b=value` overrides.
 
     Raises `ConfigError` naming file or key, and the fix. Paths of data files are relative to the working directory.
     """
-    return from_dict(merge(_read(Path(path), ()), overrides), str(path))
+    return from_dict(merge(_read(config_file(path), ()), overrides), str(path))
 
 
 def problems(path: str | Path, overrides: Sequence[str] = ()) -> list[str]:
     """All that is wrong with a YAML file and its overrides, a line each: unknown keys and wrong values together."""
     try:
-        values = _whole(merge(_read(Path(path), ()), overrides), str(path))
+        values = _whole(merge(_read(config_file(path), ()), overrides), str(path))
     except ConfigError as error:
         return [str(error)]
     found = [f"{path}: {text}" for text in _unknown_keys(values, Config, "")]
@@ -92,10 +94,10 @@ def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}); give a YAML file, such as configs/burgers1d.yaml"
+            f"{path}: cannot be read ({error.strerror}); give a YAML file, or a packaged name such as burgers1d"
         ) from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{path}: is not a text file; give a YAML file, such as configs/burgers1d.yaml") from None
+        raise ConfigError(f"{path}: is not a text file; give a YAML file") from None
     values = _parse(text, str(path))
     if values is None:
         values = {}
@@ -108,7 +110,7 @@ def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
     for name in names:
         if not isinstance(name, str):
             raise ConfigError(f"{path}: include takes a file name or a list of them, not {_short(name)}")
-        result = _merge(result, _read(path.parent / name, (*parents, path.resolve())))
+        result = _merge(result, _read(included_file(name, path), (*parents, path.resolve())))
     return _merge(result, values)
 
 

@@ -12,9 +12,10 @@ from typing import Any, cast
 import numpy as np
 from jaxtyping import Int
 
-from ups_jax.config import STAGE_NEEDS, Config
+from ups_jax.config import Config
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.core.rng import stream_key
+from ups_jax.core.stage_names import STAGE_NEEDS
 from ups_jax.data import splits, windows
 from ups_jax.data.batch import Batch
 from ups_jax.data.dataset import Dataset, place_arrays

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ups_jax.config import Config, DataConfig, FilePair, SplitConfig, TaskConfig
+from ups_jax.core.commands import command
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.data import splits
 from ups_jax.data.sources import JoinedSource, SeedsSource, SettledSource, ShardsSource, Source, open_file
@@ -22,8 +23,8 @@ def open_source(cfg: Config, wanted: TaskConfig) -> tuple[Source, Splits]:
     files = data_files(cfg.data, wanted)
     if wanted.path is None and not files["all"][0].is_file():
         raise DataError(
-            f"{files['all'][0]}: there is no such file; make it: python scripts/generate_data.py --task {wanted.name} "
-            f"--preset {wanted.preset} --out {cfg.data.root}"
+            f"{files['all'][0]}: there is no such file; make it: `{command('generate')} --task {wanted.name} "
+            f"--preset {wanted.preset} --out {cfg.data.root}`"
         )
     opened = {role: [open_task_file(path, wanted) for path in own] for role, own in files.items()}
     every = [part for own in opened.values() for part in own]

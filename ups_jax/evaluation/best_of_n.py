@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ups_jax.config import TaskConfig
+from ups_jax.core.commands import command
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.task import Task
 from ups_jax.inference.inputs import conditions
@@ -54,7 +55,7 @@ def not_drawn(steady: bool, objective: str | None) -> str | None:
     if steady:
         return "a steady solution has no steps to choose at"
     if objective is None:
-        return "no corrector acts on this data; train one with scripts/train.py --stage diffusion_residual"
+        return f"no corrector acts on this data; train one with `{command('train')} --stage diffusion_residual`"
     if objective == "regression":
         return "a corrector with diffusion.objective: regression has one answer only"
     return None

@@ -9,7 +9,8 @@ from typing import Any
 
 import jax
 
-from ups_jax.config import STAGE_NEEDS, Config, to_dict
+from ups_jax.config import Config, to_dict
+from ups_jax.core.stage_names import STAGE_NEEDS
 from ups_jax.core.task import Task
 
 

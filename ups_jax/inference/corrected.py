@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ups_jax.config import STAGE_NEEDS, TEACHER
+from ups_jax.core.commands import command
 from ups_jax.core.errors import CheckpointError
+from ups_jax.core.stage_names import STAGE_NEEDS, TEACHER
 from ups_jax.inference.inputs import conditions
 from ups_jax.inference.trained_model import TrainedModel
 from ups_jax.models.corrector import Corrector, CorrectorWeights
@@ -134,7 +135,7 @@ def corrector_of(path: Path, stage: str) -> Weights:
             raise CheckpointError(
                 f"{path}: {stage} was trained on step {then['step']} of {parent}, whose best checkpoint is step "
                 f"{now.step} by now; delete {RunDirectory(path).checkpoints(stage)} and train it again with "
-                f"scripts/train.py --stage {stage} --run-dir {path}"
+                f"`{command('train')} --stage {stage} --run-dir {path}`"
             )
     if stage != "consistency_distill":
         return trained

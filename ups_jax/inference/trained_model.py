@@ -15,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ups_jax.config import STAGE_ALIASES, STAGE_NEEDS, Config, of_task
+from ups_jax.config import Config, of_task
+from ups_jax.core.commands import command
 from ups_jax.core.errors import ConfigError, DataError
+from ups_jax.core.stage_names import STAGE_ALIASES, STAGE_NEEDS, STAGES
 from ups_jax.core.task import Task
 from ups_jax.inference.chunked_rollout import Stepper
 from ups_jax.inference.inputs import (
@@ -38,7 +40,6 @@ from ups_jax.rollout.steady import check_cells, steady_rollout
 from ups_jax.runs.best_weights import Weights, best_weights, difference
 from ups_jax.runs.directory import RunDirectory
 from ups_jax.training.build import JointModel, build_joint, build_model
-from ups_jax.training.stages import STAGES
 
 # The given fields of a steady task, or by name what a batch of points has beside its values.
 InputFields = Float[AnyArray, "b *cells i"] | PlaceArrays
@@ -348,7 +349,7 @@ def _model_stage(path: Path, stage: str | None) -> str:
     name = STAGE_ALIASES.get(stage, stage)
     alone = [other for other in STAGES if other not in STAGE_NEEDS["transient"]]
     if name not in alone:
-        use = f"; {name} is used by scripts/rollout.py --corrector {name}" if name in STAGES else ""
+        use = f"; {name} is used by `{command('rollout')} --corrector {name}`" if name in STAGES else ""
         raise ConfigError(f"{path}: {name} is no model by itself; export or load {' or '.join(alone)}{use}")
     return name
 

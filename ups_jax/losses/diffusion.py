@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from ups_jax.config import STAGE_NEEDS, Config, DiffusionConfig, TauConfig
+from ups_jax.config import Config, DiffusionConfig, TauConfig
 from ups_jax.core.rng import stream
+from ups_jax.core.stage_names import STAGE_NEEDS
 from ups_jax.losses.step_context import Draw, StageLoss, StepContext, Terms
 from ups_jax.losses.unroll import push_forward
 from ups_jax.models import (

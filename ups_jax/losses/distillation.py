@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from ups_jax.config import STAGE_NEEDS, Config
+from ups_jax.config import Config
 from ups_jax.core.rng import stream
+from ups_jax.core.stage_names import STAGE_NEEDS
 from ups_jax.losses.diffusion import draw_flow, residual_of
 from ups_jax.losses.step_context import Draw, StageLoss, StepContext, Terms
 from ups_jax.models import Batch, Simulator, SteadySimulator, with_draws

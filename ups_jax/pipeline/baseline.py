@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ups_jax.config import GatesConfig
+from ups_jax.core.commands import command
 from ups_jax.core.errors import ConfigError
 from ups_jax.pipeline.champions import Champions
 from ups_jax.pipeline.gates import Decision, Interval, decide, direction, improvement
@@ -172,7 +173,7 @@ def _of_run(search: Search, section: str, evaluated: Evaluated, candidate: str) 
     if not rows:
         raise ConfigError(
             f"--baseline-run-id {search.run_id}: {search.board.jsonl} has no {section} evaluation of it with the same "
-            "task, split, horizon and data; list what there is with scripts/leaderboard.py"
+            f"task, split, horizon and data; list what there is with `{command('leaderboard')}`"
         )
     return _of_row(rows[-1])
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ups_jax.core.commands import command
 from ups_jax.core.errors import CheckpointError, ConfigError, first_line
 from ups_jax.core.files import inside, read_json, storage_error, write_atomically
 from ups_jax.core.locks import wait_for_lock
@@ -163,7 +164,7 @@ class Champions:
             said = task if protocol is None else f"{task} by protocol {protocol}"
             raise ConfigError(
                 f"{self.root}: has no champion of {said} (there are champions of: {names}); make one with "
-                "scripts/run_fast_to_sota.py"
+                f"`{command('pipeline')}`"
             )
         if len(known) > 1:
             each = ", ".join(f"{item['protocol']} (run {item['run_id']})" for item in known)
@@ -177,7 +178,7 @@ class Champions:
         if not _is_champion(folder, champion):
             raise CheckpointError(
                 f"{folder / champion['copy']}: its checkpoints are not those that were promoted; demote it with "
-                f"scripts/leaderboard.py --demote {task}, or bring the folder back from {champion['run_dir']}"
+                f"`{command('leaderboard')} --demote {task}`, or bring the folder back from {champion['run_dir']}"
             )
         return folder / champion["copy"]
 

@@ -30,14 +30,14 @@ def validate(work: Work) -> dict[str, str]:
     if request.skip_validation:
         work.skipped("validate_config", "--skip-validation")
     elif not work.done("validate_config", key):
-        work.run(Step(name="validate_config", script="validate.py", arguments=[*common, "--only", "config"]), key)
+        work.run(Step(name="validate_config", command="validate", arguments=[*common, "--only", "config"]), key)
     if request.skip_data_check:
         work.skipped("validate_data", "--skip-data-check")
         return {name: _unchecked(work, name) for name in NAMES}
     found = work.directory / "artifacts" / "validation.json"
     step = Step(
         name="validate_data",
-        script="validate.py",
+        command="validate",
         arguments=[*common, "--only", "data", "--json", str(found)],
         outputs=[found],
     )
@@ -84,7 +84,7 @@ def _train_seed(work: Work, seed: int, is_first: bool, fingerprint: str) -> Trai
         _dry_run(work, key)
     step = Step(
         name=name,
-        script="train.py",
+        command="train",
         arguments=[
             *("--config", str(work.config_path("train"))),
             *("--stage", request.train_stage),
@@ -113,7 +113,7 @@ def _dry_run(work: Work, key: str) -> None:
         work.skipped("dry_run", "--skip-dry-run")
     elif not work.done("dry_run", key):
         arguments = ["--config", str(work.config_path("train")), "--stage", work.request.train_stage, "--dry-run"]
-        work.run(Step(name="dry_run", script="train.py", arguments=arguments), key)
+        work.run(Step(name="dry_run", command="train", arguments=arguments), key)
 
 
 def evaluate(work: Work, name: str, trainings: list[Training], fingerprint: str) -> Evaluated:
@@ -145,7 +145,7 @@ def _evaluate_one(work: Work, name: str, training: Training, number: int, finger
     environment = work.environment(folder) | device
     step = Step(
         name=step_name,
-        script="evaluate.py",
+        command="evaluate",
         arguments=[
             *("--run-dir", str(training.path)),
             *("--config", str(work.config_path(name))),

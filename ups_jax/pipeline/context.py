@@ -90,8 +90,8 @@ class Work:
         """Run a step as a process. Raises `StepFailed` with its exit code, `Stopped`."""
         log = self.log(step.name)
         tries = self.summary.values["steps"].get(step.name, {}).get("tries", 0)
-        self.say(f"{step.name:<16}{' '.join(step.command[1:])}")
-        self.summary.begin_step(step.name, key=key, command=step.command, log=str(log), tries=tries + 1)
+        self.say(f"{step.name:<16}{' '.join(step.words[1:])}")
+        self.summary.begin_step(step.name, key=key, command=step.words, log=str(log), tries=tries + 1)
         try:
             ended = self.runner(step, log, self.lock, self._show)
         except Stopped:

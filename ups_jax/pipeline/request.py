@@ -20,7 +20,7 @@ NAMES = ("train", "small_eval", "full_eval")
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """The options of scripts/run_fast_to_sota.py by their names there."""
+    """The options of the command `pipeline` by their names there."""
 
     train_config: Path
     small_eval_config: Path | None = None

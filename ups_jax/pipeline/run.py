@@ -137,7 +137,7 @@ def _finish(work: Work, evaluations: Mapping[str, Evaluated], champion: Mapping[
     if (logging.wandb.enabled or logging.tensorboard) and not work.done("publish", key):
         step = Step(
             name="publish",
-            script="leaderboard.py",
+            command="leaderboard",
             arguments=["--publish", str(work.directory)],
             environment=work.environment(),
         )

@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ups_jax.core.commands import command_line
 from ups_jax.core.errors import Stopped, UserError
 from ups_jax.core.files import storage_error
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+_PACKAGES = Path(__file__).resolve().parents[2]
 _POLL_SECONDS = 0.1
 _TELL_AGAIN_SECONDS = 10.0
 _SET_PARENT_DEATH_SIGNAL = 1
@@ -23,18 +24,18 @@ _SET_PARENT_DEATH_SIGNAL = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A script with its arguments, and what its environment has beside the pipeline's own. `outputs` are files that
-    the step leaves when it has succeeded."""
+    """A command of the project with its arguments, and what its environment has beside the pipeline's own. `outputs`
+    are files that the step leaves when it has succeeded."""
 
     name: str
-    script: str
+    command: str
     arguments: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     outputs: Sequence[Path] = ()
 
     @property
-    def command(self) -> list[str]:
-        return [sys.executable, str(SCRIPTS / self.script), *map(str, self.arguments)]
+    def words(self) -> list[str]:
+        return [*command_line(self.command), *map(str, self.arguments)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ def run_step(step: Step, log: Path, lock: int, show: Callable[[str], None]) -> E
     with output, log.open("rb") as reader:
         reader.seek(start)
         process = subprocess.Popen(
-            step.command,
+            step.words,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -112,7 +113,7 @@ def run_step(step: Step, log: Path, lock: int, show: Callable[[str], None]) -> E
 def _environment(step: Step) -> dict[str, str]:
     """The pipeline's own, with the step's; the step imports the code that the keys were made of."""
     known = os.environ.get("PYTHONPATH")
-    path = os.pathsep.join([str(SCRIPTS.parent), *([known] if known else [])])
+    path = os.pathsep.join([str(_PACKAGES), *([known] if known else [])])
     return os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": path} | dict(step.environment)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ups_jax.config import STAGE_NEEDS, Config, digest
+from ups_jax.config import Config, digest
+from ups_jax.core.stage_names import STAGE_NEEDS
 from ups_jax.core.terminal import say
 from ups_jax.data import Mixture, open_mixture
 from ups_jax.distributed.processes import agreed, first_does

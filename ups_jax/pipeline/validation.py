@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from ups_jax import simulate
-from ups_jax.config import STAGE_NEEDS, Config, load, problems
+from ups_jax.config import Config, load, problems
 from ups_jax.core.errors import ConfigError, UserError
+from ups_jax.core.stage_names import STAGE_NEEDS, STAGES
 from ups_jax.data import open_mixture
 from ups_jax.data.validation import data_problems
 from ups_jax.pipeline.scores import METRIC_SECTIONS, METRICS, NAMES, RENAMED, of_task
 from ups_jax.simulate import presets
-from ups_jax.training.stages import STAGES, enabled_stages
+from ups_jax.training.stages import enabled_stages
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ def save(
 ) -> None:
     """Write `state` as a checkpoint of the run directory `path`, which is made where it is missing.
 
-    `scripts/train.py --run-dir` goes on from it, and `load_run` reads it. `validation`, lower is better, decides which
+    `ups-jax train --run-dir` goes on from it, and `load_run` reads it. `validation`, lower is better, decides which
     checkpoint of several is the best. ConfigError where the directory holds another configuration's run or this step.
     """
     run = RunDirectory(Path(path))

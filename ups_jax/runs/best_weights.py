@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from ups_jax.config import Config, from_dict
+from ups_jax.core.commands import command
 from ups_jax.core.errors import CheckpointError, ConfigError
 from ups_jax.core.task import Task
 from ups_jax.runs.checkpoint import Checkpoints, tasks_of, validation_of
@@ -46,7 +47,7 @@ def best_weights(path: Path, stage: str) -> Weights:
     run = RunDirectory(path)
     record = run.read()
     directory = run.checkpoints(stage)
-    mend = f"train it with scripts/train.py --stage {stage} --run-dir {path}"
+    mend = f"train it with `{command('train')} --stage {stage} --run-dir {path}`"
     if not directory.is_dir():
         raise CheckpointError(f"{path}: has no checkpoint of {stage}; {mend}")
     steps: list[int] = []

@@ -11,10 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ups_jax.config import STAGE_NEEDS, Config
+from ups_jax.config import Config
+from ups_jax.core.commands import command
 from ups_jax.core.errors import CheckpointError
 from ups_jax.core.files import RECORDED_PACKAGES, read_json, version, write_atomically
 from ups_jax.core.locks import lock_directory
+from ups_jax.core.stage_names import STAGE_NEEDS
 from ups_jax.distributed.processes import is_first
 
 _SPLIT = "split.json"
@@ -60,7 +62,7 @@ class RunDirectory:
             record = read_json(self.record_path)
         except FileNotFoundError:
             raise CheckpointError(
-                f"{self.path}: holds no run (no run.json); train one with scripts/train.py --run-dir {self.path}"
+                f"{self.path}: holds no run (no run.json); train one with `{command('train')} --run-dir {self.path}`"
             ) from None
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{self.record_path}: cannot be read ({error}); restore it from a copy") from None

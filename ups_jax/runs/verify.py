@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ups_jax.config import from_dict
+from ups_jax.core.commands import command
 from ups_jax.core.errors import CheckpointError, DataError, UserError
 from ups_jax.core.files import read_json
 from ups_jax.runs import checksums
@@ -121,6 +122,8 @@ def _results(run: RunDirectory) -> Iterator[Finding]:
         try:
             read_json(file)["metrics"]
         except (OSError, ValueError, KeyError, TypeError):
-            yield Finding(part=part, state=DAMAGED, text="is not an evaluation; scripts/evaluate.py makes it again")
+            yield Finding(
+                part=part, state=DAMAGED, text=f"is not an evaluation; `{command('evaluate')}` makes it again"
+            )
         else:
             yield Finding(part=part, state=SOUND, text="can be read")

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 from jaxtyping import Float
 
+from ups_jax.core.commands import command
 from ups_jax.core.errors import DataError, first_line
 from ups_jax.core.files import write_atomically
 from ups_jax.data.sources.base import AXES
@@ -41,7 +42,7 @@ class Origin:
     @property
     def command(self) -> str:
         """The command line that writes this file again, without its folder."""
-        return f"python scripts/generate_data.py --task {self.task} --preset {self.preset} --seed {self.seed}"
+        return f"{command('generate')} --task {self.task} --preset {self.preset} --seed {self.seed}"
 
 
 def trajectories(

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from ups_jax import simulate
 from ups_jax.config import Config
+from ups_jax.core.commands import command
 from ups_jax.core.errors import CheckpointError, ConfigError, DivergedError
 from ups_jax.core.xla import compile_ahead, compiling, require_determinism
 from ups_jax.data import Dataset, Mixture, open_mixture, windows_per_step
@@ -112,7 +113,7 @@ def time_steps(stage: str, tried: Trial, state: Any) -> tuple[Any, list[float]]:
             step = (len(seconds) - 1) * tried.at_once + int(finite.argmin()) + 1
             raise DivergedError(
                 f"the loss of {stage} is not finite at step {step}; lower stages.{stage}.optimizer.lr, or look "
-                "at the data with scripts/inspect_data.py"
+                f"at the data with `{command('inspect')}`"
             )
     return state, seconds[1:]
 

@@ -9,8 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from ups_jax.config import STAGE_NEEDS, Config
+from ups_jax.config import Config
+from ups_jax.core.commands import command
 from ups_jax.core.errors import ConfigError, DataError
+from ups_jax.core.stage_names import STAGE_NEEDS
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset, Mixture
 from ups_jax.data.latent_cache.cache import LatentCache, LatentWindows
@@ -97,8 +99,8 @@ def with_latents(
         maker = run.path if recorded is not None and run is not None else parent
         raise DataError(
             f"{cache.path}: these latents are of other {', '.join(differing)} than this training's; make them again: "
-            f"scripts/encode_latents.py --run-dir {maker} --config CONFIG --out {cache.path} --dtype {wanted.dtype} "
-            "--overwrite, with the CONFIG and overrides of this training"
+            f"`{command('encode')} --run-dir {maker} --config CONFIG --out {cache.path} --dtype {wanted.dtype} "
+            "--overwrite`, with the CONFIG and overrides of this training"
         )
     own_windows = LatentWindows(cache=cache, context=cfg.data.context, pushed=cfg.training.pushforward)
     return Mixture(datasets=(replace(dataset, latents=own_windows),))

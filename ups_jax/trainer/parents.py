@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ups_jax.config import STAGE_NEEDS, Config
+from ups_jax.config import Config
 from ups_jax.core.rng import stream
+from ups_jax.core.stage_names import STAGE_NEEDS
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset, Mixture, batch_at
 from ups_jax.models import Batch, first_row

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from ups_jax import simulate
 from ups_jax.config import Config, digest, from_dict, relevant, to_dict
+from ups_jax.core.commands import command
 from ups_jax.core.errors import CheckpointError, ConfigError
 from ups_jax.core.rng import stream
 from ups_jax.core.task import Statistics, Task
@@ -126,7 +127,7 @@ def check_needs(run: RunDirectory, spec: StageSpec, kind: str) -> None:
         if not run.checkpoints(name).is_dir():
             raise CheckpointError(
                 f"{run.path}: stage {spec.name} needs a trained {name}; "
-                f"train it with scripts/train.py --stage {name} --run-dir {run.path}"
+                f"train it with `{command('train')} --stage {name} --run-dir {run.path}`"
             )
 
 

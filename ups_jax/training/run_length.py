@@ -13,6 +13,7 @@ import jax
 from jaxtyping import PyTree
 
 from ups_jax.config import Config
+from ups_jax.core.commands import command
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.files import JsonObject
 from ups_jax.data import Dataset, Mixture, steps_per_epoch
@@ -42,7 +43,7 @@ def plan_of(cfg: Config, data: Dataset | Mixture, stage: str, steps: int | None 
     an_epoch = steps_per_epoch(data, cfg, stage)
     if steps is None and settings.max_seconds is not None:
         raise ConfigError(
-            f"key `stages.{stage}.max_seconds`: only scripts/train.py measures how many steps that is; "
+            f"key `stages.{stage}.max_seconds`: only the command `{command('train')}` measures how many steps that is; "
             f"set it to null and give stages.{stage}.steps"
         )
     if steps is None:

@@ -25,9 +25,6 @@ from ups_jax.config.schema.fields import STRICT
 from ups_jax.config.schema.model import DiffusionConfig, LatentConfig, OperatorConfig, PdetConfig, SpectralConfig
 from ups_jax.config.schema.pipeline import FullEvaluationConfig, GatesConfig, PipelineConfig, SmallEvaluationConfig
 from ups_jax.config.schema.training import (
-    STAGE_ALIASES,
-    STAGE_NEEDS,
-    TEACHER,
     DistillConfig,
     OptimizerConfig,
     ParallelConfig,
@@ -43,7 +40,7 @@ from ups_jax.config.schema.training import (
 
 # What `ups_jax.config` exports.
 __all__ = [
-    "STAGE_ALIASES", "STAGE_NEEDS", "TEACHER", "CheckpointConfig", "Config", "DataConfig", "DiffusionConfig",
+    "CheckpointConfig", "Config", "DataConfig", "DiffusionConfig",
     "DistillConfig", "EvaluationConfig", "FilePair", "FullEvaluationConfig", "GatesConfig", "LatentConfig",
     "LoaderConfig", "LoggingConfig", "MixingConfig", "OperatorConfig", "OptimizerConfig", "ParallelConfig",
     "PdetConfig", "PhysicsPriorsConfig", "PipelineConfig", "QuerySamplingConfig", "SchedulerConfig",

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from ups_jax.config.schema.fields import STRICT, Count, OpenFraction, Positive, PositiveFloat, Weight
+from ups_jax.core.commands import command
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -206,10 +207,10 @@ class DataConfig:
 
     source: Literal["fields", "latents"] = "fields"
     """Input of operator training: `fields`, encoded in every step, or `latents`, encoded once by
-    [scripts/encode_latents.py](latents.md). With `latents` the codec is frozen; other stages still read fields."""
+    [`ups-jax encode`](latents.md). With `latents` the codec is frozen; other stages still read fields."""
 
     latents: str | None = None
-    """Folder that scripts/encode_latents.py wrote, for `source: latents`."""
+    """Folder that `ups-jax encode` wrote, for `source: latents`."""
 
     split: SplitConfig = field(default_factory=SplitConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
@@ -220,7 +221,7 @@ class DataConfig:
         if len(set(names)) < len(names):
             raise ValueError("two of the tasks have the same name; give each its own (and its path)")
         if (self.source == "latents") != (self.latents is not None):
-            raise ValueError("source latents and latents, the folder that scripts/encode_latents.py wrote, go together")
+            raise ValueError(f"source latents and latents, the folder that `{command('encode')}` wrote, go together")
         kinds = {task.kind for task in self.tasks}
         if len(kinds) > 1:
             raise ValueError("transient and steady tasks are mixed; a stage trains one kind, give the others a run")

@@ -26,7 +26,7 @@ class EvaluationConfig:
     """Evaluation of a trained model, and validation during training."""
 
     enabled: bool = True
-    """Evaluate on the test split at the end of `scripts/train.py`."""
+    """Evaluate on the test split at the end of `ups-jax train`."""
 
     metric: Literal["one_step", "rollout"] = "rollout"
     """Validation nRMSE that selects the best checkpoint and that patience and plateau watch: of `one_step`, or of a

@@ -12,7 +12,7 @@ from ups_jax.config.schema.fields import STRICT, FiniteFloat, Positive, Positive
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class GatesConfig:
-    """Conditions under which `scripts/run_fast_to_sota.py` promotes a candidate; [docs/pipeline.md](pipeline.md)
+    """Conditions under which `ups-jax pipeline` promotes a candidate; [docs/pipeline.md](pipeline.md)
     explains them.
 
     Metrics have the names of an evaluation (`nrmse` is the rollout's, `one_step/nrmse` the other), and

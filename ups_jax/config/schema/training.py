@@ -24,16 +24,6 @@ from ups_jax.config.schema.fields import (
 _OPTIMIZER_ALIASES = {"muon_hybrid": "muon"}
 _SCHEDULER_ALIASES = {"reducelr": "reducelronplateau", "plateau": "reducelronplateau"}
 
-# Other names of stages, on the command line and in `stages`.
-STAGE_ALIASES = {"diff_residual": "diffusion_residual"}
-# The stages whose results a stage starts from, for each kind of task.
-STAGE_NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
-    "transient": {"diffusion_residual": ("operator",), "consistency_distill": ("operator", "diffusion_residual")},
-    "steady": {"diffusion_residual": ("steady_prior",), "consistency_distill": ("steady_prior", "diffusion_residual")},
-}
-# The stage whose corrector `consistency_distill` learns from.
-TEACHER = "diffusion_residual"
-
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class OptimizerConfig:

@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from ups_jax.core.commands import command
 from ups_jax.core.errors import DataError
 from ups_jax.data.shard_folder import Shard, ShardFolder, ShardManifest, is_whole
 
 MANIFEST = "latents.json"
 # How each type lies on the disk: NumPy has no bfloat16, whose bits are the upper half of a float32's.
 STORED = {"float32": "<f4", "bfloat16": "<u2", "float16": "<f2"}
-MEND = "make it again with scripts/encode_latents.py"
+MEND = f"make it again with `{command('encode')}`"
 # Raised whenever the same parts give other numbers, or the numbers are stored in another way.
 VERSION = 1
 # What a message calls the parts.

@@ -1,6 +1,6 @@
 """PDEBench's compressible flow files: a dataset (N, T, X[, Y[, Z]]) for each channel, on one grid with coordinates.
 
-So are files of any other named fields, such as the predictions of `scripts/rollout.py`.
+So are files of any other named fields, such as the predictions of the command `rollout`.
 """
 
 from __future__ import annotations

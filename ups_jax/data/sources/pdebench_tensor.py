@@ -11,13 +11,14 @@ import h5py
 import numpy as np
 from jaxtyping import Float32, Int
 
+from ups_jax.core.commands import command
 from ups_jax.core.errors import DataError
 from ups_jax.data.sources.base import Grid, windows_of
 from ups_jax.data.sources.hdf5 import HDF5Source, check_float, coefficients, dataset_of, grid_of, space_axes
 
-_MEND = "give a file in PDEBench's tensor layout, such as scripts/generate_data.py writes"
+_MEND = f"give a file in PDEBench's tensor layout, such as `{command('generate')}` writes"
 _COORDINATES = ("x-coordinate", "y-coordinate")
-_DARCY_HINT = "give a file in PDEBench's Darcy layout, such as scripts/generate_data.py --task darcy2d writes"
+_DARCY_HINT = f"give a file in PDEBench's Darcy layout, such as `{command('generate')} --task darcy2d` writes"
 
 
 class TensorSource(HDF5Source):

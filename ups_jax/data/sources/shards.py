@@ -1,4 +1,4 @@
-"""Folders that `scripts/convert_data.py` writes: ArrayRecord shards with a manifest, for disks with slow access.
+"""Folders that the command `convert` writes: ArrayRecord shards with a manifest, for disks with slow access.
 
 A window costs the records that hold its frames, and no byte more. ArrayRecord keeps a hash of every record and checks
 it whenever one is read; opening compares the sizes of the shards with the manifest and reads none of them.
@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
+from ups_jax.core.commands import command
 from ups_jax.core.errors import DataError
 from ups_jax.core.files import crc32
 from ups_jax.data import shard_folder
@@ -32,7 +33,7 @@ _OPTIONS = "readahead_buffer_size:0,max_parallelism:1"
 MANIFEST, VERSION = "manifest.json", 1
 # Trajectory, place of the record in it, and the token of the conversion: no record passes for another.
 HEADER = struct.Struct("<QII")
-_MEND = "convert the data again with scripts/convert_data.py"
+_MEND = f"convert the data again with `{command('convert')}`"
 
 
 @dataclass(frozen=True, kw_only=True)

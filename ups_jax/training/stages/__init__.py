@@ -1,19 +1,17 @@
-"""The stages, one a file: what each is made of. A new stage is a file here and an entry of `StagesConfig`."""
+"""The stages, one a file: what each is made of. A new stage is a file here and an entry of
+`StagesConfig` and `STAGES`."""
 
 from __future__ import annotations
 
 import importlib
-from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from ups_jax.config import Config, StagesConfig
+from ups_jax.config import Config
 from ups_jax.core.errors import ConfigError
+from ups_jax.core.stage_names import STAGES
 
 if TYPE_CHECKING:
     from ups_jax.training.stages.spec import StageSpec
-
-# In the order in which they are trained. Their files are imported when they are used: reading the names is cheap.
-STAGES = tuple(field.name for field in fields(StagesConfig))
 
 
 def stage_of(name: str) -> StageSpec:

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ups_jax.config import TEACHER, Config
+from ups_jax.config import Config
 from ups_jax.core.errors import ConfigError
+from ups_jax.core.stage_names import TEACHER
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset
 from ups_jax.losses import distillation_losses, draw_levels, level_counts

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from ups_jax.config import STAGE_NEEDS, Config
+from ups_jax.config import Config
+from ups_jax.core.stage_names import STAGE_NEEDS
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset
 from ups_jax.metrics.field import all_metrics

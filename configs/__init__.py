@@ -1,0 +1,1 @@
+"""The packaged configurations; in an installed package this folder is `ups_jax.configs`."""

@@ -1,0 +1,45 @@
+"""The command `ups-jax`: one subcommand for each module of this package."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from importlib.metadata import version
+
+from ups_jax.core.commands import COMMANDS
+from ups_jax.core.errors import ConfigError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the subcommand that the first argument names, with the arguments after it; return its exit code."""
+    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help"):
+        print(_usage())
+        return 0
+    if name == "--version":
+        print(f"ups_jax {version('ups_jax')}")
+        return 0
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "`ups-jax --help` lists them"
+        print(f"error: ups-jax has no subcommand {name!r}; {hint}", file=sys.stderr)
+        return ConfigError.exit_code
+    code: int = importlib.import_module(f"ups_jax.cli.{name}").main(rest)
+    return code
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: ups-jax COMMAND ...",
+            "",
+            "Train, evaluate and use neural simulators of partial differential equations.",
+            "",
+            *lines,
+            "",
+            "`ups-jax COMMAND --help` describes a command; `ups-jax --version` prints the version.",
+        ]
+    )
