@@ -14,7 +14,7 @@ from comparison.stage_row import StageRow
 from comparison.tasks import TASKS
 from comparison.training import Trained
 from ups_jax.data import Dataset, Trajectories, open_dataset
-from ups_jax.evaluation.evaluate import Members, Rollout, evaluate
+from ups_jax.evaluation.evaluate import Members, Rollout, evaluate_predictor
 from ups_jax.evaluation.result import Evaluation, SteadyEvaluation
 from ups_jax.evaluation.steady import evaluate_steady, mean_solution
 from ups_jax.inference.resolution import FinerPredictor
@@ -123,7 +123,7 @@ def evaluation(
     """The library's own evaluation, with the settings of the row."""
     cfg = row.config()
     settings = {"context": 1, "seed": cfg.seed, "variants": variants or {}, "ensembles": ensembles or {}}
-    return evaluate(predictor, held, dataset.task, cfg.evaluation, **settings)
+    return evaluate_predictor(predictor, held, dataset.task, cfg.evaluation, **settings)
 
 
 def correlation(row: Row | StageRow, predictor: Any, measured: Evaluation, dataset: Dataset) -> Values:

@@ -9,7 +9,7 @@ import pytest
 
 from ups_jax.config import EvaluationConfig
 from ups_jax.core.task import Coefficient, Statistics, Task
-from ups_jax.evaluation.evaluate import evaluate
+from ups_jax.evaluation.evaluate import evaluate_predictor
 
 
 def advance(u0, steps, speed, damping):
@@ -56,7 +56,7 @@ def synthetic_evaluation(shape, frames=9, count=4, channels=("u",), broken=False
     )
     predictor, config = Slow(), EvaluationConfig(batch_size=4, bootstrap=20)
     variants = {"latent": lambda *given: 1.01 * predictor.rollout_arrays(*given)}
-    return evaluate(predictor, trajectories, task, config, context=1, seed=0, variants=variants)
+    return evaluate_predictor(predictor, trajectories, task, config, context=1, seed=0, variants=variants)
 
 
 def training_records(steps=400):

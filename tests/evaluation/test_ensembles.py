@@ -10,7 +10,7 @@ import pytest
 from ups_jax.config import EvaluationConfig
 from ups_jax.core.task import Statistics, Task
 from ups_jax.evaluation.console import print_table
-from ups_jax.evaluation.evaluate import evaluate
+from ups_jax.evaluation.evaluate import evaluate_predictor
 from ups_jax.evaluation.plots.html_report import render
 from ups_jax.evaluation.result import result
 
@@ -57,7 +57,9 @@ def drawn(spread):
 def evaluated(spread, batch_size=4):
     way, calls = drawn(spread)
     config = EvaluationConfig(batch_size=batch_size, bootstrap=5, members=MEMBERS)
-    evaluation = evaluate(Still(), trajectories(), TASK, config, context=1, seed=0, ensembles={"ensemble": way})
+    evaluation = evaluate_predictor(
+        Still(), trajectories(), TASK, config, context=1, seed=0, ensembles={"ensemble": way}
+    )
     return evaluation, calls
 
 
@@ -103,5 +105,5 @@ def test_the_report_and_the_printed_table_tell_its_scores(capsys: pytest.Capture
     print_table(Console(width=200), evaluation)
     told = capsys.readouterr().out
     assert all(text in told for text in (f"ensemble of {MEMBERS}", f"{own['crps']:.3g}", f"{own['spread_skill']:.3g}"))
-    without = evaluate(Still(), trajectories(), TASK, EvaluationConfig(bootstrap=5), context=1, seed=0)
+    without = evaluate_predictor(Still(), trajectories(), TASK, EvaluationConfig(bootstrap=5), context=1, seed=0)
     assert "Ensembles" not in render(result([without], {}), {}, {"config": {}})

@@ -13,7 +13,7 @@ import pytest
 from ups_jax.config import EvaluationConfig
 from ups_jax.core.errors import DataError, StorageError
 from ups_jax.core.task import Coefficient, Statistics, Task
-from ups_jax.evaluation.evaluate import evaluate
+from ups_jax.evaluation.evaluate import evaluate_predictor
 from ups_jax.evaluation.result import result, write_json
 from ups_jax.metrics.aggregate import ROLLOUT_METRICS, bootstrap_interval
 
@@ -64,7 +64,7 @@ class Scaler:
 def run(predictor, trajectories=None, context=1, variants=None, **config):
     config = EvaluationConfig(**{"batch_size": 2, "bootstrap": 50} | config)
     trajectories = trajectories or decaying_waves()
-    return evaluate(predictor, trajectories, TASK, config, context=context, seed=0, variants=variants or {})
+    return evaluate_predictor(predictor, trajectories, TASK, config, context=context, seed=0, variants=variants or {})
 
 
 def test_a_perfect_predictor_has_no_error_and_the_baselines_their_closed_forms():

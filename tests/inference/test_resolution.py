@@ -15,7 +15,7 @@ from ups_jax.config import Config, EvaluationConfig, load
 from ups_jax.core.errors import DataError
 from ups_jax.core.task import Statistics, Task
 from ups_jax.data import open_dataset
-from ups_jax.evaluation.evaluate import Predictor, evaluate
+from ups_jax.evaluation.evaluate import Predictor, evaluate_predictor
 from ups_jax.inference.resolution import FinerPredictor, lines, moved, other_trajectories, predictor_on, refines
 from ups_jax.inference.trained_model import TrainedModel
 from ups_jax.simulate import files, presets
@@ -85,7 +85,7 @@ def test_a_predictor_that_is_exact_on_its_grid_is_exact_on_twice_the_points(trai
         fields=fields, cond=np.zeros((2, 0), np.float32), cond_mask=np.zeros((2, 0), np.float32),
         time=DT * np.arange(STEPS + 1), ids=np.arange(2),
     )  # fmt: skip
-    evaluation = evaluate(
+    evaluation = evaluate_predictor(
         predictor, trajectories, task, EvaluationConfig(bootstrap=5), context=1, seed=0,
         variants={"latent": predictor.latent_rollout},
     )  # fmt: skip

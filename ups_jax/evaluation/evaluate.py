@@ -85,7 +85,7 @@ class Trajectories(Protocol):
     def ids(self) -> Int[np.ndarray, " n"]: ...
 
 
-def evaluate(
+def evaluate_predictor(
     predictor: Predictor,
     trajectories: Trajectories,
     task: Task,

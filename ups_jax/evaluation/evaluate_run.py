@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -18,12 +18,12 @@ from ups_jax.config import Config, FullEvaluationConfig, from_dict, load, merge,
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.core.terminal import say
 from ups_jax.core.xla import require_determinism
-from ups_jax.data import Dataset, Mixture, Split, open_dataset
+from ups_jax.data import Dataset, Mixture, Split, mixture_of, open_dataset
 from ups_jax.data.dataset import Trajectories
 from ups_jax.data.files import all_tasks, only_task
 from ups_jax.evaluation.best_of_n import candidate_variants, not_drawn, score_of
 from ups_jax.evaluation.console import print_table, track_evaluation
-from ups_jax.evaluation.evaluate import Rollout, evaluate
+from ups_jax.evaluation.evaluate import Rollout, evaluate_predictor
 from ups_jax.evaluation.model_fingerprint import architecture, architecture_of_all
 from ups_jax.evaluation.plots.figures import file_name, write_plots
 from ups_jax.evaluation.plots.films import FILM, write_film
@@ -78,6 +78,45 @@ def run_config(path: Path, overrides: list[str], config: Path | None = None) -> 
     return from_dict(merge(values, overrides), str(path))
 
 
+def evaluate(
+    model: TrainedModel,
+    data: Dataset | Mixture,
+    *,
+    split: Split = "test",
+    trajectories: int | None = None,
+    horizon: int | None = None,
+) -> dict[str, Any]:
+    """Return the evaluation of a trained model: the values that the command `evaluate` writes as JSON.
+
+    Nothing is written or printed. Metrics are of decoded fields in physical units.
+
+    Args:
+        model: The model of a run, from `load_run`. Of a model of several tasks those are evaluated that `data` has.
+        data: The data, opened by `open_dataset` or `open_mixture` or made by `from_arrays`.
+        split: Which of its trajectories: those of `train`, `val` or `test`.
+        trajectories: The first so many of them; by default all.
+        horizon: The first so many predicted frames; by default all.
+
+    Raises:
+        ConfigError: The data has none of the model's tasks.
+        DataError: The data does not fit the model, or has too few frames.
+    """
+    run = RunDirectory(model.path)
+    given = {dataset.task.name: dataset for dataset in mixture_of(data).datasets}
+    if len(model.tasks) == 1:
+        given = {model.task.name: next(iter(given.values()))}
+    cfg = run_config(model.path, [])
+    tasks = tuple(task for task in cfg.data.tasks if task.name in given)
+    if not tasks:
+        known = ", ".join(task.name for task in model.tasks)
+        raise ConfigError(f"{model.path}: was trained on {known}, the data is of {', '.join(given)}")
+    cfg = replace(cfg, data=replace(cfg.data, tasks=tasks))
+    chosen = Selection(split=split, trajectories=trajectories, horizon=horizon)
+    each = _of_tasks(model, cfg, model.stage, run.main_stage(), chosen, given, Console(quiet=True))
+    meta = _meta(run, model.stage, model.checkpoint, each, split)
+    return cast(dict[str, Any], finite(result([own.measured for own in each], meta)))
+
+
 def evaluate_run(
     path: Path,
     cfg: Config,
@@ -105,7 +144,7 @@ def evaluate_run(
         simulate.prepare(cfg)
     predictor = predictor_stage_of(path, stage)
     whole = model_of(path, predictor, best_weights(path, predictor), models if stage == predictor else None)
-    each = _of_tasks(whole, cfg, stage, main, selection, data, console)
+    each = _of_tasks(whole, cfg, stage, main, selection, _opened(data, whole), console)
     split = selection.split
     name = split if stage == main else f"{stage}_{split}"
     foreign = [
@@ -167,10 +206,11 @@ def _of_tasks(
     stage: str,
     main: str,
     selection: Selection,
-    data: Mixture | None,
+    data: Mapping[str, Dataset],
     console: Console,
 ) -> list[_OfTask]:
-    """Every task of the configuration; ConfigError where the run was not trained on one of them."""
+    """Every task of the configuration, on its `data` where that is opened already; ConfigError where the run was not
+    trained on one of them."""
     path, several = whole.path, len(whole.tasks) > 1
     if not several:
         only_task(cfg)
@@ -179,8 +219,7 @@ def _of_tasks(
     for task in all_tasks(cfg):
         own = of_task(cfg, task.name)
         trained = named_task(whole, task.name if several else None)
-        opened = _opened(data, trained)
-        dataset = opened or open_dataset(own, trained.task)
+        dataset = data.get(trained.task.name) or open_dataset(own, trained.task)
         way = predictor_on(trained, dataset.task)[1]
         left_out = [] if stage in VARIANTS else _left_out(found, way)
         left_out += _no_candidates(trained, {} if way == "restricted" else found, stage, own)
@@ -203,12 +242,12 @@ def _of_tasks(
     return result
 
 
-def _opened(data: Mixture | None, trained: TrainedModel) -> Dataset | None:
-    """Return the data set of `data` that the run was trained on, None where there is none."""
+def _opened(data: Mixture | None, whole: TrainedModel) -> dict[str, Dataset]:
+    """Return the data sets of `data` that the run was trained on, by task."""
+    models = (named_task(whole, task.name) for task in whole.tasks)
+    trained = {(model.task, model.checkpoint.fingerprint) for model in models}
     datasets = () if data is None else data.datasets
-    identity = (trained.task, trained.checkpoint.fingerprint)
-    found = (item for item in datasets if (item.task, item.fingerprint) == identity)
-    return next(found, None)
+    return {item.task.name: item for item in datasets if (item.task, item.fingerprint) in trained}
 
 
 def _names(name: str, evaluations: Sequence[Evaluation | SteadyEvaluation]) -> list[str]:
@@ -250,7 +289,7 @@ def _measure(
         # Points are encoded anew at each step: their own values are no part of the tokens.
         latent = {} if dataset.task.scattered else {"latent": predictor.latent_rollout}
         variants = latent | {VARIANTS[name]: way.rollout_arrays for name, way in here.items()}
-    measured = evaluate(
+    measured = evaluate_predictor(
         here.get(stage, predictor),
         held,
         dataset.task,

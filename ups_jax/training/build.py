@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from ups_jax import simulate
 from ups_jax.config import Config, ParallelConfig
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.rng import stream
+from ups_jax.core.stage_names import STAGES
 from ups_jax.core.task import Task
 from ups_jax.core.xla import require_determinism
 from ups_jax.data import Dataset, Mixture, mixture_of, open_mixture
@@ -28,16 +29,25 @@ from ups_jax.models.codec import CODEC
 from ups_jax.models.parameter_sharing import Part, Sharing, sharing_of
 from ups_jax.optim import build_optimizer, ema_params
 from ups_jax.training.run_length import plan_of
-from ups_jax.training.stages import STAGES, stage_of
+from ups_jax.training.stages import stage_of
 from ups_jax.training.stages.spec import Parents, StageModel, StageSpec, Validate
 from ups_jax.training.state import TrainState, state_of
 
 
-def build(
-    cfg: Config, dataset: Dataset | Mixture | None = None, *, stage: str = "operator"
-) -> tuple[StageModel | JointModel, optax.GradientTransformation]:
-    """Model and optimizer of a stage; without `dataset` the data of the configuration is opened. Of several tasks the
-    model is a `JointModel`."""
+class ModelAndOptimizer(NamedTuple):
+    """What a stage trains with: `model`, of several tasks a `JointModel`, and `tx`, its optimizer."""
+
+    model: StageModel | JointModel
+    tx: optax.GradientTransformation
+
+
+def build(cfg: Config, dataset: Dataset | Mixture | None = None, *, stage: str = "operator") -> ModelAndOptimizer:
+    """Return the model and the optimizer of a stage; without `dataset` the data of the configuration is opened.
+
+    Raises:
+        ConfigError: The stage is not for the data, or widths do not fit.
+        DataError: The data cannot be opened.
+    """
     require_determinism(cfg.deterministic)
     if dataset is None:
         simulate.prepare(cfg)
@@ -47,7 +57,7 @@ def build(
     model = build_joint(cfg, mixture_of(data).tasks, stage)
     plan = plan_of(cfg, data, stage)
     tx = build_optimizer(getattr(cfg.stages, stage), plan.total_steps, plan.steps_per_epoch)
-    return model.models[0] if len(model.models) == 1 else model, tx
+    return ModelAndOptimizer(model.models[0] if len(model.models) == 1 else model, tx)
 
 
 def build_model(cfg: Config, task: Task, stage: str) -> StageModel:
