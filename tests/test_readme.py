@@ -26,7 +26,6 @@ def test_the_library_example_is_bit_equal_to_the_script(
 
     example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert example is not None
-    (tmp_path / "configs").symlink_to(CONFIGS)
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(compile(example[1], "README.md", "exec"), names)

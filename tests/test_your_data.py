@@ -10,14 +10,12 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from commands import CONFIGS, ROOT, quiet
+from commands import ROOT, quiet
 
 PAGE = (ROOT / "docs" / "your_data.md").read_text()
 
 
 def test_the_page_runs_as_it_stands(tmp_path: Path) -> None:
-    (tmp_path / "configs").symlink_to(CONFIGS)
-    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = quiet() | {"PATH": path, "PYTHONPATH": str(ROOT)}
     printed, commands = "", 0

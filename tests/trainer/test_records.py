@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands import CONFIGS, quiet
@@ -17,10 +18,14 @@ from wandb_files import offline_runs
 
 from ups_jax.config import digest, from_dict, load
 from ups_jax.core.errors import DivergedError
+from ups_jax.data import open_dataset
+from ups_jax.models import Batch, conditions_of
+from ups_jax.optim import ema_params
+from ups_jax.rollout import rollout
 from ups_jax.runs.checkpoint import Checkpoints, tasks_of
 from ups_jax.tracking import Writer, read_jsonl
 from ups_jax.trainer.train import train
-from ups_jax.training.build import abstract_state
+from ups_jax.training.build import abstract_state, build_model
 
 SMALL = ["stages.operator.steps=6", "training.eval_every=0.25", "logging.every_steps=1"]
 EARLIER = 7
@@ -215,3 +220,28 @@ def test_a_run_that_diverges_sends_an_alert_and_no_checkpoint(
     (_, (title, text, level)), closed = heard.heard
     assert closed == ("close", ("failed",))
     assert (title, level) == ("operator has diverged", "ERROR") and "lr" in text
+
+
+def test_the_recorded_validation_is_that_of_the_averaged_parameters(data_root: Path, first: Path) -> None:
+    cfg = load(CONFIGS / "tiny.yaml", [f"data.root={data_root}", *SMALL])
+    dataset = open_dataset(cfg)
+    with Checkpoints(first / "checkpoints" / "operator", read_only=True) as checkpoints:
+        state = checkpoints.restore(4, abstract_state(cfg, dataset.task, "operator"))
+    model = build_model(cfg, dataset.task, "operator")
+    held = dataset.trajectories("val", limit=cfg.evaluation.val_trajectories)
+
+    def error(params: Any) -> float:
+        """The nRMSE of one channel's rollout from the first frame, in NumPy."""
+        count, frames = held.fields.shape[:2]
+        cond = conditions_of(
+            Batch(dt=np.full(count, dataset.task.dt, np.float32), cond=held.cond, cond_mask=held.cond_mask)
+        )
+        predicted = rollout(model, params, jnp.asarray(held.fields[:, :1]), cond, frames - 1)
+        truth = held.fields[:, 1:]
+        size = np.sqrt((truth**2).mean((2, 3)))
+        return float((np.sqrt(((np.asarray(predicted) - truth) ** 2).mean((2, 3))) / size).mean())
+
+    averaged = error(ema_params(state.params, state.ema, cfg.stages.operator.ema_decay))
+    recorded = next(item["validation/rollout"] for item in records(first) if item["step"] == 4)
+    np.testing.assert_allclose(recorded, averaged, rtol=1e-4)
+    assert abs(error(state.params) / averaged - 1) > 3e-3

@@ -16,6 +16,7 @@ from ups_jax.data import Dataset, batch_at
 from ups_jax.losses import draw_rows, operator_losses
 from ups_jax.models import Conditions, normalize
 from ups_jax.models.parameter_sharing import Part
+from ups_jax.optim import ema_params
 from ups_jax.training.step import Update
 
 CONFIG = "configs/tiny.yaml"
@@ -189,3 +190,23 @@ def test_an_update_is_the_same_by_a_branch_and_by_a_select(tiny: Config, waves: 
     )
     moved = jax.tree.map(lambda new, old: bool(np.any(new != old)), by_branch[0].params, state.params)
     assert set(jax.tree.leaves(moved)) == {finite}
+
+
+@pytest.mark.parametrize("decay", [0.6, None])
+def test_the_average_is_of_the_parameters_after_each_step(waves: Dataset, decay: float | None) -> None:
+    # At this rate the parameters before and after a step differ by far more than the tolerance.
+    large = ["optimizer={name: sgd, lr: 0.3, momentum: 0}", "scheduler={name: constant}"]
+    cfg = load(CONFIG, [*large, f"stages.operator.ema_decay={'null' if decay is None else decay}"])
+    model, tx, batch, state = started(cfg, waves)
+    step = make_train_step(model, tx, cfg)
+    average = jax.tree.map(np.zeros_like, state.params)
+    weight = 0.0
+    for count in range(4):
+        kept = count / (count + 40) if decay is None else decay
+        state, _ = step(state, batch)
+        after = jax.tree.map(np.asarray, state.params)
+        average = jax.tree.map(lambda mean, new: kept * mean + (1 - kept) * new, average, after)  # noqa: B023
+        weight = kept * weight + 1 - kept
+    expected = jax.tree.map(lambda mean: mean / weight, average)
+    found = ema_params(state.params, state.ema, decay)
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6), found, expected)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -267,7 +268,7 @@ def _examples(
 
 
 def _spectrum(fields: np.ndarray, kept: int) -> Float[np.ndarray, "b m k"]:
-    return np.asarray(energy_spectrum(fields))[:kept]
+    return np.asarray(jax.jit(energy_spectrum)(fields))[:kept]
 
 
 @runtime_checkable

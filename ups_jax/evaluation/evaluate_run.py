@@ -25,9 +25,6 @@ from ups_jax.evaluation.best_of_n import candidate_variants, not_drawn, score_of
 from ups_jax.evaluation.console import print_table, track_evaluation
 from ups_jax.evaluation.evaluate import Rollout, evaluate_predictor
 from ups_jax.evaluation.model_fingerprint import architecture, architecture_of_all
-from ups_jax.evaluation.plots.figures import file_name, write_plots
-from ups_jax.evaluation.plots.films import FILM, write_film
-from ups_jax.evaluation.plots.html_report import write_report
 from ups_jax.evaluation.result import Evaluation, SteadyEvaluation, finite, result, write_json
 from ups_jax.evaluation.steady import evaluate_steady, mean_solution
 from ups_jax.inference.corrected import SAMPLERS, VARIANTS, CorrectedModel, corrector_of, correctors, predictor_stage_of
@@ -161,6 +158,10 @@ def evaluate_run(
         write_json(json_path, values)
     plots: list[Path] = []
     if cfg.evaluation.plots:
+        # Loads matplotlib.
+        from ups_jax.evaluation.plots.figures import write_plots
+        from ups_jax.evaluation.plots.html_report import write_report
+
         records = read_jsonl(run.metrics_path) if run.metrics_path.exists() else []
         # The test split of the run's own data is its result; the others get a folder and a report of their own.
         plots = write_plots(place.plots if name == "test" else place.plots / name, evaluations, records)
@@ -169,6 +170,9 @@ def evaluate_run(
         write_report(written[-1], values, plots, run.read())
     names = _names(name, evaluations)
     if selection.film:
+        from ups_jax.evaluation.plots.figures import file_name
+        from ups_jax.evaluation.plots.films import FILM, write_film
+
         scattered = [measured.task.name for measured in evaluations if measured.task.scattered]
         if scattered:
             say(console, f"note        {', '.join(scattered)}: is of points, there is no film of it")

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from ups_jax.core.rng import generator, stream_key
 from ups_jax.core.task import Task
 from ups_jax.metrics import METRICS
-from ups_jax.metrics.field import all_metrics, correlation, correlation_time, mae, spectrum_error, summary
+from ups_jax.metrics.field import all_metrics, correlation_time, rollout_metrics, summary
 
 Table = dict[str, np.ndarray]
 
@@ -33,8 +33,7 @@ def measure(
 ) -> Table:
     """Every metric of the first `kept` rows, those of rollouts among them, and their correlation with the truth; of a
     set of points, with their mask, those that need no grid."""
-    values = all_metrics(pred, truth, task, points) | (spectrum_error(pred, truth) if points is None else {})
-    values |= {"mae": mae(pred, truth, points), "correlation": correlation(pred, truth, points)}
+    values = all_metrics(pred, truth, task, points) | rollout_metrics(pred, truth, points)
     return {name: np.asarray(value)[:kept] for name, value in values.items()}
 
 

@@ -47,6 +47,13 @@ def all_metrics(pred: Fields, target: Fields, task: Task, points: Points = None)
     return {name: values[name] for name in METRICS if name in values}
 
 
+@jax.jit
+def rollout_metrics(pred: Fields, target: Fields, points: Points = None) -> dict[str, PerFrame]:
+    """What rollouts are scored by besides `METRICS`: `mae`, `correlation`, and on a grid `spectrum_error_{band}`."""
+    spectra = spectrum_error(pred, target) if points is None else {}
+    return spectra | {"mae": mae(pred, target, points), "correlation": correlation(pred, target, points)}
+
+
 def summary(values: Mapping[str, Float[Array | np.ndarray, "b t"]]) -> dict[str, float]:
     """Mean over trajectories and times in float64, of `max_error` the maximum. Non-finite values stay non-finite."""
     arrays = {name: np.asarray(value, np.float64) for name, value in values.items()}
@@ -85,6 +92,7 @@ def correlation(pred: Fields, target: Fields, points: Points = None) -> PerFrame
     return jnp.mean(jnp.mean(pred * target, axes) / jnp.maximum(norms, FLOOR**2), -1)
 
 
+@jax.jit
 def correlation_time(
     correlations: Float[Array | np.ndarray, "b t"], dt: float, threshold: float = LOST
 ) -> Float[Array, " b"]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sparse
 from jaxtyping import Bool, Float, Int
-from scipy.spatial import Delaunay
 
 # How far a point inside is moved from the lattice, and how close to a side it may come, in edges.
 _JITTER, _CLEARANCE = 0.25, 0.6
@@ -49,6 +48,8 @@ def plate(
     if hole:
         gap = np.minimum(gap, np.linalg.norm(inside - centre, axis=1) - hole)
     points = np.concatenate([sides, inside[gap > _CLEARANCE * spacing]])
+    from scipy.spatial import Delaunay
+
     cells = Delaunay(points).simplices.astype(np.int32)
     middle = points[cells].mean(axis=1)
     kept = np.ones(len(cells), bool) if not hole else np.linalg.norm(middle - centre, axis=1) > hole
