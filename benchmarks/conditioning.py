@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ups_jax.cli import runner
+from ups_jax.config.packaged import CONFIGS
 
 _RESULTS = Path(__file__).resolve().parent / "results" / "conditioning.json"
 _FULL = {"config": "burgers1d", "preset": "default", "steps": 3000, "samples": 32}
@@ -55,7 +56,7 @@ def compare(args: argparse.Namespace) -> None:
             f"stages.operator.steps={steps}",
             "logging.wandb.enabled=false",
         ]
-        cfg = load(runner.CONFIGS / f"{chosen['config']}.yaml", overrides)
+        cfg = load(CONFIGS / f"{chosen['config']}.yaml", overrides)
         simulate.prepare(cfg)
         path = args.work / f"{chosen['preset']}_{steps}_{name.replace(' ', '_')}"
         train(cfg, "operator", path, console=Console(quiet=True))

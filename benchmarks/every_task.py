@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ups_jax.cli import runner
+from ups_jax.config.packaged import CONFIGS
 
 _RESULTS = Path(__file__).resolve().parent / "results" / "every_task.json"
 
@@ -84,10 +85,7 @@ def measured(name: str, seconds: float, data_root: str) -> dict[str, Any] | None
     _prepare(case, given)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        script, config = (
-            Path(__file__).resolve().parents[1] / "scripts" / "train.py",
-            runner.CONFIGS / f"{case.config}.yaml",
-        )
+        script, config = (Path(__file__).resolve().parents[1] / "scripts" / "train.py", CONFIGS / f"{case.config}.yaml")
         line = [sys.executable, str(script), "--config", str(config), "--stage", case.stage, "--run-dir", str(run)]
         begin, before = time.monotonic(), _cpu_of_children()
         own = {"JAX_COMPILATION_CACHE_DIR": str(Path(folder) / "cache"), "WANDB_MODE": "offline"}
@@ -128,10 +126,10 @@ def _prepare(case: _Case, given: list[str]) -> None:
     from ups_jax.config import load
     from ups_jax.data import data_path
 
-    cfg = load(runner.CONFIGS / f"{case.config}.yaml", given)
+    cfg = load(CONFIGS / f"{case.config}.yaml", given)
     wanted = cfg.data.tasks[0].path
     if case.config == "swe2d_well" and not Path(str(wanted)).exists():
-        embedded = load(runner.CONFIGS / "swe2d.yaml", given[:1])
+        embedded = load(CONFIGS / "swe2d.yaml", given[:1])
         simulate.prepare(embedded)
         write_well(data_path(embedded.data, embedded.data.tasks[0]), Path(str(wanted)))
     simulate.prepare(cfg)

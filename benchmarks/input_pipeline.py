@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ups_jax.cli import runner
+from ups_jax.config.packaged import CONFIGS
 
 if TYPE_CHECKING:
     from ups_jax.trainer.timing import Trial
@@ -52,7 +53,7 @@ def measure(args: argparse.Namespace) -> None:
     from ups_jax.core.files import write_atomically
 
     rounds, steps = (args.rounds or 5, args.steps or 40) if args.quick else (args.rounds or 21, args.steps or 256)
-    config = str(runner.CONFIGS / "tiny.yaml") if args.quick else args.config
+    config = str(CONFIGS / "tiny.yaml") if args.quick else args.config
     with tempfile.TemporaryDirectory() as folder:
         seconds = in_turns(config, args.overrides, Path(folder), rounds, steps)
     rows = {

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ups_jax.cli import runner
+from ups_jax.config.packaged import CONFIGS
 
 _RESULTS = Path(__file__).resolve().parent / "results" / "scaling.json"
 # What is varied: (name, points, width, depth, batch, devices along data, along fsdp). The default model but for that.
@@ -91,7 +92,7 @@ def measured(row: dict[str, Any]) -> dict[str, Any]:
     from ups_jax.distributed.mesh import make_mesh, placed_like, put_rows
 
     cfg = load(
-        runner.CONFIGS / "burgers1d.yaml",
+        CONFIGS / "burgers1d.yaml",
         [
             f"operator.spectral.hidden_dim={row['width']}",
             f"operator.spectral.depth={row['depth']}",

@@ -166,7 +166,7 @@ def _in_turns(steps: dict[str, Any], runs: int) -> dict[str, list[float]]:
     return seconds
 
 
-def _step_row(*, case: str, precision: str, runs: int) -> dict[str, Any]:
+def _step_row(*, case: str, precision: str, runs: int, rows: int | None = None) -> dict[str, Any]:
     import jax
     from speed.counts import least_bytes, product_operations
     from speed.random_task import random_step
@@ -174,6 +174,7 @@ def _step_row(*, case: str, precision: str, runs: int) -> dict[str, Any]:
     from ups_jax.trainer.dry_run import peak_bytes
 
     config, points, overrides = _CASES[case]
+    overrides = [*overrides, *([] if rows is None else [f"training.batch_size={rows}"])]
     made = random_step(config, points, [*overrides, f"training.precision={precision}"])
     begin = time.perf_counter()
     compiled = made.train_step.compile(made.state, made.batch)

@@ -16,7 +16,7 @@ from typing import IO, Any
 from comparison.row import Row
 from comparison.stage_row import StageRow
 from comparison.store import Store
-from ups_jax.cli.runner import CONFIGS
+from ups_jax.config.packaged import CONFIGS
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 _FOLDER = Path(__file__).resolve().parent.parent

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 from comparison.models import MODELS
 from comparison.tasks import TASKS
-from ups_jax.cli.runner import CONFIGS
 from ups_jax.config import Config, LatentConfig, OperatorConfig, SpectralConfig, digest, load, to_dict
+from ups_jax.config.packaged import CONFIGS
 
 _KEY = re.compile(
     r"(?P<task>\w+)/(?P<model>\w+)/seed(?P<seed>\d+)/(?P<length>[\d.e+-]+)(?P<unit>s|steps)(?P<val>/val)?"

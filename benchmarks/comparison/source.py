@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
-from ups_jax.cli.runner import CONFIGS
+from ups_jax.config.packaged import CONFIGS
 
 _HERE = Path(__file__).resolve().parent
 # What shows, stores, drives or describes a run, and has no part in a number of it.

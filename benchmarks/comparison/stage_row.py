@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from comparison.tasks import TASKS
-from ups_jax.cli.runner import CONFIGS
 from ups_jax.config import Config, digest, load
+from ups_jax.config.packaged import CONFIGS
 
 
 @dataclass(frozen=True, kw_only=True)

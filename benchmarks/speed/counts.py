@@ -12,8 +12,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 def product_operations(function: Callable[..., Any], *arguments: Any) -> int:
     """Multiplications and additions of the matrix products and convolutions of `function`, each pass of a scan counted,
-    of other loops one; of a choice the cheapest branch. A kernel of cuDNN's counts nothing. A training step does three
-    times those of its loss (Kaplan et al. 2020)."""
+    of other loops one; of a choice the cheapest branch that has any. A kernel of cuDNN's counts nothing. A training
+    step does three times those of its loss (Kaplan et al. 2020)."""
     return _of(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
@@ -40,7 +40,7 @@ def _of(jaxpr: Jaxpr) -> int:
         elif name == "scan":
             total += params["length"] * sum(inner)
         elif name == "cond":
-            total += min(inner)
+            total += min(filter(None, inner), default=0)
         else:
             total += sum(inner)
     return total

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from ups_jax import batch_at, build, init_state, make_train_step
-from ups_jax.cli.runner import CONFIGS
 from ups_jax.config import load
+from ups_jax.config.packaged import CONFIGS
 from ups_jax.data import from_arrays
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from ups_jax.runs.directory import newest_step
+import pytest
+
+from ups_jax.core.errors import CheckpointError
+from ups_jax.runs.directory import FORMAT, RunDirectory, newest_step
 
 
 def test_the_newest_step_is_that_of_the_checkpoints_folder(tmp_path: Path) -> None:
@@ -12,3 +16,15 @@ def test_the_newest_step_is_that_of_the_checkpoints_folder(tmp_path: Path) -> No
     for name in ("9", "10", "damaged-11", "12.orbax-checkpoint-tmp"):
         (tmp_path / name).mkdir()
     assert newest_step(tmp_path) == 10
+
+
+def test_a_record_of_a_later_format_is_refused_and_one_without_a_format_is_read(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    run.write({"config": {}, "digests": {}, "stages": {}})
+    assert run.read()["format"] == FORMAT
+    run.record_path.write_text(json.dumps({"config": {}, "digests": {}, "stages": {}}))
+    assert "format" not in run.read()
+    for later in (FORMAT + 1, "2"):
+        run.record_path.write_text(json.dumps({"format": later, "config": {}, "digests": {}, "stages": {}}))
+        with pytest.raises(CheckpointError):
+            run.read()

@@ -19,6 +19,8 @@ from ups_jax.core.locks import lock_directory
 from ups_jax.core.stage_names import STAGE_NEEDS
 from ups_jax.distributed.processes import is_first
 
+# Of run directories. Raised when an earlier version could no longer read them; docs/compatibility.md has its history.
+FORMAT = 1
 _SPLIT = "split.json"
 
 
@@ -67,14 +69,20 @@ class RunDirectory:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{self.record_path}: cannot be read ({error}); restore it from a copy") from None
         whole = isinstance(record, dict) and all(isinstance(record.get(part), dict) for part in ("config", "digests"))
+        whole = whole and isinstance(record.get("format", 1), int)
         if not (whole and _of_dicts(record.get("stages"))):
             raise CheckpointError(f"{self.record_path}: is not a run's record; restore it from a copy")
+        if record.get("format", 1) > FORMAT:
+            raise CheckpointError(
+                f"{self.record_path}: has format {record['format']}, and this version of ups_jax reads formats up to "
+                f"{FORMAT}; install a newer one"
+            )
         return record
 
     def write(self, record: dict[str, Any]) -> None:
         """Replace the record, atomically; the first process of several does it."""
         if is_first():
-            write_atomically(self.record_path, json.dumps(record, indent=2) + "\n")
+            write_atomically(self.record_path, json.dumps({"format": FORMAT} | record, indent=2) + "\n")
 
     def write_split(self, numbers: dict[str, Any]) -> None:
         """Keep which trajectories train, validate and test, for `data.split.path` of other runs."""
