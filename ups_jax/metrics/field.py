@@ -92,7 +92,7 @@ def correlation(pred: Fields, target: Fields, points: Points = None) -> PerFrame
     return jnp.mean(jnp.mean(pred * target, axes) / jnp.maximum(norms, FLOOR**2), -1)
 
 
-@jax.jit
+@partial(jax.jit, static_argnames=("dt", "threshold"))
 def correlation_time(
     correlations: Float[Array | np.ndarray, "b t"], dt: float, threshold: float = LOST
 ) -> Float[Array, " b"]:
