@@ -13,6 +13,7 @@ import pytest
 from travelling_waves import DT, SPACING, waves
 
 from ups_jax import config
+from ups_jax.core.commands import command
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.core.task import Task
 from ups_jax.data import data_path, from_arrays, open_dataset
@@ -113,8 +114,8 @@ def test_a_trained_task_refuses_data_of_another_kind(configure, write):
 def test_embedded_data_that_is_not_there_names_the_command(configure, tmp_path):
     cfg = configure("burgers1d", preset="tiny")
     assert data_path(cfg.data, cfg.data.tasks[0]) == tmp_path / "burgers1d_tiny.hdf5"
-    command = rf"python scripts/generate_data.py --task burgers1d --preset tiny --out {tmp_path}"
-    with pytest.raises(DataError, match=command):
+    made_by = f"{command('generate')} --task burgers1d --preset tiny --out {tmp_path}"
+    with pytest.raises(DataError, match=re.escape(made_by)):
         open_dataset(cfg)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ups_jax.core.commands import command
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.data import windows
 from ups_jax.data.latent_cache.cache import LatentCache, LatentWindows
@@ -164,7 +165,7 @@ def test_the_same_again_is_there_already_and_another_key_is_refused_by_name(tmp_
 
 
 def test_what_is_broken_is_one_line_that_names_it(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"latents\.json.*scripts/encode_latents\.py"):
+    with pytest.raises(DataError, match=rf"latents\.json.*{command('encode')}"):
         LatentCache(tmp_path)
     write(tmp_path)
     text = (tmp_path / MANIFEST).read_text()

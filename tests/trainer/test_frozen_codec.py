@@ -21,6 +21,7 @@ from rich.console import Console
 
 from ups_jax import simulate
 from ups_jax.config import Config, load
+from ups_jax.core.commands import command
 from ups_jax.core.errors import ConfigError, DataError, DivergedError, Stopped
 from ups_jax.data import Mixture, batch_at, open_mixture
 from ups_jax.data.sources.in_memory import MemorySource
@@ -275,7 +276,7 @@ def test_latents_of_anything_else_are_refused_by_name(
         cfg = on_latents(data_root, encoded, *overrides)
         weights = best_weights(saved_run, "operator")
         weights = weights if params is None else replace(weights, params=params)
-        with pytest.raises(DataError, match="scripts/encode_latents") as caught:
+        with pytest.raises(DataError, match=command("encode")) as caught:
             with_latents(cfg, "operator", open_mixture(cfg), None, weights, saved_run)
         assert "\n" not in str(caught.value) and caught.value.exit_code == 3
         return str(caught.value).split(" of other ")[1].split(" than ")[0]
@@ -376,12 +377,12 @@ def test_the_commands_print_and_end_as_they_should(
     main: Main, saved_run: Path, data_root: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "latents"
-    command = ["--run-dir", str(saved_run), "--out", str(out), "--dtype", "float16", "--chunk", "100"]
-    first = main("encode_latents.py", *command)
+    arguments = ["--run-dir", str(saved_run), "--out", str(out), "--dtype", "float16", "--chunk", "100"]
+    first = main("encode_latents.py", *arguments)
     assert first.returncode == 0, first.stderr
     assert "40 of 40 trajectories" in first.stdout
     assert first.stdout.splitlines()[-1] == f"{out}: 40 trajectories of 21 latents, float16, 0.923 MiB"
-    assert main("encode_latents.py", *command).stdout.splitlines()[-1].endswith("MiB (was there already)")
+    assert main("encode_latents.py", *arguments).stdout.splitlines()[-1].endswith("MiB (was there already)")
     given = ["--config", str(CONFIGS / "tiny.yaml"), "--init-from", str(saved_run), "--run-dir", str(tmp_path / "run")]
     given += [f"data.root={data_root}", "data.source=latents", f"data.latents={out}", "training.input_noise=0"]
     result = main("train.py", *given, "stages.operator.steps=2", "evaluation.enabled=false")
