@@ -36,11 +36,14 @@ def test_without_a_subcommand_it_lists_them_and_a_misspelt_one_has_a_suggestion(
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_is_quick(name: str) -> None:
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     line = [sys.executable, "-m", "ups_jax", name, "--help"]
-    result = subprocess.run(line, capture_output=True, text=True, env=quiet(), check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime - before.ru_utime < 0.3
+    taken = []
+    # The best of several, because a busy machine stretches even a process's own time.
+    while len(taken) < 5 and min(taken, default=1) >= 0.3:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        result = subprocess.run(line, capture_output=True, text=True, env=quiet(), check=True)
+        taken.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before.ru_utime)
+    assert min(taken) < 0.3
     assert result.stdout.startswith(f"usage: python -m ups_jax {name}")
 
 
