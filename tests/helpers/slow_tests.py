@@ -1,7 +1,7 @@
 """Tests that run with `-m slow` only, each with the faster test that covers the property in every run.
 
 They are here, and not marked where they stand, because most are one set of parameters of a test whose others stay.
-`tests/test_slow_tests.py` checks that all of them exist.
+`tests/test_slow_tests.py` checks that their functions exist.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import pytest
 from commands import CONFIGS
 from rich.console import Console
 
-from ups_jax import batch_at, build, init_state, load_run, make_train_step
+from ups_jax import batch_at, build, evaluate, init_state, load_run, make_train_step
 from ups_jax.config import Config, load, of_task
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.data import Mixture, first_batches, open_dataset, open_mixture
@@ -254,6 +254,15 @@ def test_evaluation_has_every_task_beside_its_baselines(run: Any, cfg: Config, d
     alone = evaluate_run(run[0], of_task(cfg, "pair"), console=Console(quiet=True))
     assert list(alone["metrics"]) == ["pair"]
     assert alone["metrics"]["pair"]["rollout"]["nrmse"] == values["metrics"]["pair"]["rollout"]["nrmse"]
+    # The library's evaluation has what the command wrote, of one task from the data of all or from its own.
+    model = load_run(run[0])
+    assert evaluate(model, data)["per_trajectory"] == values["per_trajectory"]
+    for given in (data, data.datasets[1]):
+        found = evaluate(model.for_task("pair"), given)
+        assert list(found["metrics"]) == ["pair"]
+        assert found["per_trajectory"]["pair"] == values["per_trajectory"]["pair"]
+    with pytest.raises(ConfigError):
+        evaluate(model.for_task("pair"), replace(data, datasets=(data.datasets[0], data.datasets[2])))
 
 
 def test_a_rollout_names_its_task(run: Any, data: Mixture) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
-from importlib.metadata import version
 
+from ups_jax.cli import runner
 from ups_jax.core.commands import COMMANDS
 from ups_jax.core.errors import ConfigError
+from ups_jax.core.files import version
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else "`ups-jax --help` lists them"
-        print(f"error: ups-jax has no subcommand {name!r}; {hint}", file=sys.stderr)
+        runner.tell(f"ups-jax has no subcommand {name!r}; {hint}")
         return ConfigError.exit_code
     code: int = importlib.import_module(f"ups_jax.cli.{name}").main(rest)
     return code

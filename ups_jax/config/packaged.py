@@ -10,7 +10,7 @@ from ups_jax.core.errors import ConfigError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # An installed package has the folder inside; a checkout has it beside the package.
-CONFIGS = next((path for path in (_PACKAGE / "configs",) if path.is_dir()), _PACKAGE.parent / "configs")
+CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
 
 
 def packaged_configs() -> dict[str, str]:

@@ -48,7 +48,7 @@ def _mesh(data: int, fsdp: int) -> Mesh:
 
 
 def is_one_cpu(mesh: Mesh) -> bool:
-    """Whether the mesh is a single CPU device, where a program may have loops and branches at no cost."""
+    """Whether the mesh is a single CPU device, where loops and branches of a program are cheap."""
     return mesh.size == 1 and mesh.devices.item().platform == "cpu"
 
 

@@ -100,13 +100,17 @@ def evaluate(
     """
     run = RunDirectory(model.path)
     given = {dataset.task.name: dataset for dataset in mixture_of(data).datasets}
-    if len(model.tasks) == 1:
+    if len(model.tasks) == len(given) == 1:
+        # Data of one task is that task's, whatever its name.
         given = {model.task.name: next(iter(given.values()))}
     cfg = run_config(model.path, [])
-    tasks = tuple(task for task in cfg.data.tasks if task.name in given)
+    names = [task.name for task in model.tasks]
+    tasks = tuple(task for task in cfg.data.tasks if task.name in given and task.name in names)
     if not tasks:
-        known = ", ".join(task.name for task in model.tasks)
-        raise ConfigError(f"{model.path}: was trained on {known}, the data is of {', '.join(given)}")
+        raise ConfigError(
+            f"{model.path}: this model is of {', '.join(names)}, the data is of {', '.join(given)}; "
+            "open the data of one of the model's tasks"
+        )
     cfg = replace(cfg, data=replace(cfg.data, tasks=tasks))
     chosen = Selection(split=split, trajectories=trajectories, horizon=horizon)
     each = _of_tasks(model, cfg, model.stage, run.main_stage(), chosen, given, Console(quiet=True))
@@ -158,7 +162,7 @@ def evaluate_run(
         write_json(json_path, values)
     plots: list[Path] = []
     if cfg.evaluation.plots:
-        # Loads matplotlib.
+        # These load matplotlib, which an evaluation without plots does not need.
         from ups_jax.evaluation.plots.figures import write_plots
         from ups_jax.evaluation.plots.html_report import write_report
 
