@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def compare(args: argparse.Namespace) -> None:
     if args.row is not None:
-        print(json.dumps(_made(**args.row)))
+        _print_rows(args.row)
         return
     from rich.console import Console
 
@@ -99,6 +99,19 @@ def _in_process(row: dict[str, Any]) -> dict[str, Any]:
     if result.returncode:
         return row | {"failed": result.stderr.strip().splitlines()[-1] if result.stderr.strip() else "no word"}
     return row | json.loads(result.stdout.splitlines()[-1])
+
+
+def _print_rows(rows: dict[str, Any] | list[dict[str, Any]]) -> None:
+    """Print one case as JSON, or several one after another, of which one that fails is a row with its error."""
+    if isinstance(rows, dict):
+        print(json.dumps(_made(**rows)))
+        return
+    for row in rows:
+        try:
+            measured = _made(**row)
+        except Exception as error:
+            measured = row | {"failed": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]:.200}"}
+        print(json.dumps(measured), flush=True)
 
 
 def _made(*, case: str, **row: Any) -> dict[str, Any]:
@@ -166,7 +179,7 @@ def _in_turns(steps: dict[str, Any], runs: int) -> dict[str, list[float]]:
     return seconds
 
 
-def _step_row(*, case: str, precision: str, runs: int, rows: int | None = None) -> dict[str, Any]:
+def _step_row(*, case: str, precision: str, runs: int, rows: int | None = None, cached: bool = True) -> dict[str, Any]:
     import jax
     from speed.counts import least_bytes, product_operations
     from speed.random_task import random_step
@@ -179,10 +192,12 @@ def _step_row(*, case: str, precision: str, runs: int, rows: int | None = None) 
     begin = time.perf_counter()
     compiled = made.train_step.compile(made.state, made.batch)
     cold = time.perf_counter() - begin
-    jax.clear_caches()
-    begin = time.perf_counter()
-    made.train_step.lower(made.state, made.batch).compile()
-    cached = time.perf_counter() - begin
+    again = None
+    if cached:
+        jax.clear_caches()
+        begin = time.perf_counter()
+        made.train_step.lower(made.state, made.batch).compile()
+        again = time.perf_counter() - begin
     memory = compiled.compiled.memory_analysis()
     found = {
         "rows": made.rows,
@@ -190,7 +205,7 @@ def _step_row(*, case: str, precision: str, runs: int, rows: int | None = None) 
         "operations": product_operations(made.train_step, made.state, made.batch),
         "bytes": least_bytes(made.state.params, made.batch),
         "compile_seconds": cold,
-        "compile_cached_seconds": cached,
+        "compile_cached_seconds": again,
         "peak_bytes": peak_bytes(memory) if memory is not None else None,
     }
     held = [made.state]

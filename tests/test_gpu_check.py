@@ -18,16 +18,24 @@ def checked(out: Path, *arguments: str, **environment: str) -> tuple[int, dict]:
     return result.returncode, json.loads(out.read_text())
 
 
-def test_without_a_gpu_it_says_so_and_the_other_sections_still_run(tmp_path: Path) -> None:
-    code, found = checked(tmp_path / "out.json", "--sections", "device", JAX_PLATFORMS="cpu")
-    assert code == 1 and set(found["device"]) == {"failed", "seconds"}
-    code, found = checked(tmp_path / "out.json", "--dry", "--sections", "device")
-    assert code == 0 and found["device"]["matrix"]["float32"] > 0
+def test_without_a_gpu_the_check_stops_after_its_first_section(tmp_path: Path) -> None:
+    code, results = checked(tmp_path / "out.json", JAX_PLATFORMS="cpu")
+    assert code == 1 and set(results) == {"device"} and "no GPU" in results["device"]["failed"]
+
+
+def test_a_section_that_takes_too_long_fails_and_is_written(tmp_path: Path) -> None:
+    code, results = checked(tmp_path / "out.json", "--dry", "--seconds", "0.5", "--sections", "batches", "wide")
+    assert code == 1
+    assert "took more than" in results["batches"]["failed"] and "no time is left" in results["wide"]["failed"]
 
 
 @pytest.mark.slow
 def test_every_section_runs_in_small_on_a_cpu(tmp_path: Path) -> None:
-    code, found = checked(tmp_path / "out.json", "--dry")
-    assert code == 0, found
-    assert found["batches"]["16"] > 0 and found["wide"]["device_peak_bytes"] > 0
-    assert 0 < found["command"]["goodput"] < 2
+    code, results = checked(tmp_path / "out.json", "--dry")
+    assert code == 0, results
+    assert results["device"]["matrix"]["float32"] > 0
+    assert results["batches"]["16"]["rows_per_second"] > 0 and results["batches"]["64"]["peak_bytes"] > 0
+    assert results["wide"]["model_flop_utilisation"] > 0
+    assert 0 < results["command"]["goodput"] < 2
+    assert any(value.endswith("%") for value in map(str, results["profile"].values()))
+    assert "tests" in results["tests"]["tests"]

@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
-# What this machine's GPU does with ups_jax, in at most ten minutes: one table, and gpu_check.json.
+# Measure ups_jax on this machine's GPU in at most ten minutes: one table on the terminal, and gpu_check.json.
 # `tools/gpu_check.sh --dry` runs the same sections in small on a CPU.
-exec "${PYTHON:-python}" "$(dirname "$0")/gpu_check.py" "$@"
+exec "${PYTHON:-python3}" "$(dirname "$0")/gpu_check.py" "$@"
