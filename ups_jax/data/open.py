@@ -97,6 +97,45 @@ def from_arrays(
     return _scanned(_Opening(cfg=cfg, wanted=wanted, source=source, splits=parts, task=task, conditions=own))
 
 
+def as_trained_task(cfg: Config, dataset: Dataset, task: Task) -> Dataset:
+    """Return opened data as data of a trained model's task: its statistics, coefficients and properties on their grid.
+
+    Coefficients are matched by name; one that the data does not have is unknown to the model.
+
+    Args:
+        cfg: Configuration whose one task is the model's.
+        dataset: The data.
+        task: Task of the trained model.
+
+    Raises:
+        ConfigError, DataError: The data has other channels, axes, given fields, another kind or too few frames.
+    """
+    if dataset.task == task:
+        return dataset
+    source = dataset.source
+    check_shape(cfg, only_task(cfg), source, task)
+    for kind, names, trained in (
+        ("channels", dataset.task.channels, task.channels),
+        ("given fields", *(tuple(item.name for item in of.inputs) for of in (dataset.task, task))),
+    ):
+        if names != trained:
+            raise DataError(
+                f"{source.name}: has the {kind} {', '.join(names) or 'none'}, the model was trained with "
+                f"{', '.join(trained) or 'none'}; give data of the same {kind} in the same order"
+            )
+    new_task, notes = (_on_points if task.scattered else _on_grid)(task, source, dataset.stride)
+    columns = {item.name: column for column, item in enumerate(dataset.task.coefficients)}
+    conditions = np.zeros((len(dataset.conditions), len(task.coefficients)), np.float32)
+    mask = np.zeros_like(conditions)
+    for column, item in enumerate(task.coefficients):
+        if item.name in columns:
+            conditions[:, column] = dataset.conditions[:, columns[item.name]]
+            mask[:, column] = dataset.condition_mask[:, columns[item.name]]
+        else:
+            notes.append(f"{source.name}: has no coefficient {item.name}, which the model is conditioned on")
+    return replace(dataset, task=new_task, conditions=conditions, condition_mask=mask, notes=(*dataset.notes, *notes))
+
+
 def check_shape(cfg: Config, wanted: TaskConfig, source: Source, task: Task | None) -> None:
     """Raise `DataError` or `ConfigError` where a source has not the channels, axes, kind or frames of its task."""
     channels = wanted.channels if task is None else task.channels

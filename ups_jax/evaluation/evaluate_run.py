@@ -21,11 +21,12 @@ from ups_jax.core.xla import require_determinism
 from ups_jax.data import Dataset, Mixture, Split, mixture_of, open_dataset
 from ups_jax.data.dataset import Trajectories
 from ups_jax.data.files import all_tasks, only_task
+from ups_jax.data.open import as_trained_task
 from ups_jax.evaluation.best_of_n import candidate_variants, not_drawn, score_of
 from ups_jax.evaluation.console import print_table, track_evaluation
 from ups_jax.evaluation.evaluate import Rollout, evaluate_predictor
 from ups_jax.evaluation.model_fingerprint import architecture, architecture_of_all
-from ups_jax.evaluation.result import Evaluation, SteadyEvaluation, finite, result, write_json
+from ups_jax.evaluation.result import Evaluation, EvaluationResult, SteadyEvaluation, finite, result, write_json
 from ups_jax.evaluation.steady import evaluate_steady, mean_solution
 from ups_jax.inference.corrected import SAMPLERS, VARIANTS, CorrectedModel, corrector_of, correctors, predictor_stage_of
 from ups_jax.inference.resolution import WAYS, other_trajectories, predictor_on
@@ -82,40 +83,46 @@ def evaluate(
     split: Split = "test",
     trajectories: int | None = None,
     horizon: int | None = None,
-) -> dict[str, Any]:
+) -> EvaluationResult:
     """Return the evaluation of a trained model: the values that the command `evaluate` writes as JSON.
 
-    Nothing is written or printed. Metrics are of decoded fields in physical units.
+    Nothing is written or printed: what the command prints as notes is in `result["meta"]["notes"]`. Metrics are of
+    decoded fields in physical units.
 
     Args:
-        model: The model of a run, from `load_run`. Of a model of several tasks those are evaluated that `data` has.
-        data: The data, opened by `open_dataset` or `open_mixture` or made by `from_arrays`.
-        split: Which of its trajectories: those of `train`, `val` or `test`.
-        trajectories: The first so many of them; by default all.
-        horizon: The first so many predicted frames; by default all.
+        model: The model of a run, from `load_run`.
+        data: The data, opened by `open_dataset` or `open_mixture` or made by `from_arrays`. Of a model of several
+            tasks, those tasks are evaluated that the data has.
+        split: Trajectories that are evaluated: those of `train`, `val` or `test`.
+        trajectories: Number of trajectories, from the first on; all by default.
+        horizon: Number of predicted frames, from the first on; all by default.
 
     Raises:
         ConfigError: The data has none of the model's tasks.
-        DataError: The data does not fit the model, or has too few frames.
+        DataError: The data has other channels or axes than the model's task, or too few frames.
     """
     run = RunDirectory(model.path)
-    given = {dataset.task.name: dataset for dataset in mixture_of(data).datasets}
-    if len(model.tasks) == len(given) == 1:
-        # Data of one task is that task's, whatever its name.
-        given = {model.task.name: next(iter(given.values()))}
+    datasets = {dataset.task.name: dataset for dataset in mixture_of(data).datasets}
+    if len(model.tasks) == len(datasets) == 1:
+        # A model of one task takes data of any task name.
+        datasets = {model.task.name: next(iter(datasets.values()))}
     cfg = run_config(model.path, [])
     names = [task.name for task in model.tasks]
-    tasks = tuple(task for task in cfg.data.tasks if task.name in given and task.name in names)
+    tasks = tuple(task for task in cfg.data.tasks if task.name in datasets and task.name in names)
     if not tasks:
         raise ConfigError(
-            f"{model.path}: this model is of {', '.join(names)}, the data is of {', '.join(given)}; "
+            f"{model.path}: this model is of {', '.join(names)}, the data is of {', '.join(datasets)}; "
             "open the data of one of the model's tasks"
         )
     cfg = replace(cfg, data=replace(cfg.data, tasks=tasks))
-    chosen = Selection(split=split, trajectories=trajectories, horizon=horizon)
-    each = _of_tasks(model, cfg, model.stage, run.main_stage(), chosen, given, Console(quiet=True))
+    datasets = {
+        task.name: as_trained_task(of_task(cfg, task.name), datasets[task.name], named_task(model, task.name).task)
+        for task in tasks
+    }
+    selection = Selection(split=split, trajectories=trajectories, horizon=horizon)
+    each = _of_tasks(model, cfg, model.stage, run.main_stage(), selection, datasets, Console(quiet=True))
     meta = _meta(run, model.stage, model.checkpoint, each, split)
-    return cast(dict[str, Any], finite(result([own.measured for own in each], meta)))
+    return cast(EvaluationResult, finite(result([task.measured for task in each], meta)))
 
 
 def evaluate_run(
@@ -129,7 +136,7 @@ def evaluate_run(
     data: Mixture | None = None,
     models: JointModel | None = None,
     console: Console,
-) -> dict[str, Any]:
+) -> EvaluationResult:
     """Evaluate the best checkpoint on a split: evaluation/<name>.json, plots and report, and a printed table.
 
     Where `selection` gives no name it is the split, after the name of a `stage` that is not the run's main one; for
@@ -155,7 +162,7 @@ def evaluate_run(
     ]
     name, place = selection.name or "-".join([name, *foreign]), RunDirectory(selection.output or path)
     evaluations = [own.measured for own in each]
-    values = finite(result(evaluations, _meta(run, stage, whole.checkpoint, each, split)))
+    values = cast(EvaluationResult, finite(result(evaluations, _meta(run, stage, whole.checkpoint, each, split))))
     written = [place.evaluation / f"{name}.json"]
     write_json(written[0], values)
     if json_path is not None:
@@ -206,6 +213,7 @@ class _OfTask:
     way: str
     truth: str
     random: str | None
+    notes: tuple[str, ...]
 
 
 def _of_tasks(
@@ -231,7 +239,8 @@ def _of_tasks(
         way = predictor_on(trained, dataset.task)[1]
         left_out = [] if stage in VARIANTS else _left_out(found, way)
         left_out += _no_candidates(trained, {} if way == "restricted" else found, stage, own)
-        for note in (*dataset.notes, *_grid_notes(trained, own, dataset, way, selection.split), *left_out):
+        notes = (*dataset.notes, *_grid_notes(trained, own, dataset, way, selection.split), *left_out)
+        for note in notes:
             say(console, f"note        {note}")
         held = _held(dataset, selection, cfg.data.context)
         measured = _measure(trained, found, stage, dataset, held, own)
@@ -245,6 +254,7 @@ def _of_tasks(
                 way=way,
                 truth=truth_of(held),
                 random=drawn,
+                notes=notes,
             )
         )
     return result
@@ -410,5 +420,6 @@ def _meta(run: RunDirectory, stage: str, whole: Weights, each: Sequence[_OfTask]
         "checkpoint_digest": trained.digest,
         "wall_clock": now(),
         "data": data,
+        "notes": [note for task in each for note in task.notes],
         "grid": next(iter(grids.values())) if len(grids) == 1 else grids,
     } | ({} if first.random is None else {"ensemble_of": first.random})

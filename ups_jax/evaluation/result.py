@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from jaxtyping import Float
@@ -97,7 +97,27 @@ class SteadyEvaluation(Measured):
     examples: Sequence[SteadyExample]
 
 
-def result(evaluations: Sequence[Measured], meta: Mapping[str, Any]) -> dict[str, Any]:
+class EvaluationResult(TypedDict):
+    """The evaluation JSON. Each mapping has the names of the tasks as keys, below the name of the baseline or variant.
+
+    Attributes:
+        metrics: For each task the sections `one_step`, `rollout` and others, each with a number for each metric.
+        baselines: The same sections of each baseline, such as persistence.
+        variants: The same sections of each other way to predict with the run.
+        intervals: Bootstrap intervals of the mean over trajectories, 95 percent, for each task and metric.
+        per_trajectory: Numbers of the trajectories and values of each metric, for each task.
+        meta: Checkpoint, data, protocol, device, notes and timing.
+    """
+
+    metrics: dict[str, dict[str, Any]]
+    baselines: dict[str, dict[str, Any]]
+    variants: dict[str, dict[str, Any]]
+    intervals: dict[str, dict[str, Any]]
+    per_trajectory: dict[str, dict[str, Any]]
+    meta: dict[str, Any]
+
+
+def result(evaluations: Sequence[Measured], meta: Mapping[str, Any]) -> EvaluationResult:
     """The evaluation JSON of one or more tasks; `meta` is what only the caller knows (steps, seed, checkpoint, ..).
 
     Of several tasks `meta` has the total of trajectories, the longest horizon and the slowest step, and each task's
