@@ -49,6 +49,8 @@ def checked(python: str, constraints: list[str], folder: Path) -> dict[str, str]
         *([str(environment / "bin" / "ups-jax"), *command] for command in COMMANDS),
     ]
     variables = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"WANDB_MODE": "offline"}
+    if shutil.which(python) is None:
+        return row | {"outcome": f"`{python}` is not installed"}
     for step in steps:
         done = subprocess.run(step, cwd=folder, env=variables, capture_output=True, text=True)
         if done.returncode:

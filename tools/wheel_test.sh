@@ -2,6 +2,7 @@
 # Builds the wheel, installs it into a fresh environment, and uses it from an empty folder, as a pip user would:
 # train, evaluate, rollout, inspect, and the README's Python example. Prints what it runs.
 set -euo pipefail
+unset PYTHONPATH
 root=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -18,7 +19,6 @@ print(re.search(r"```python\n(.*?)```", open(sys.argv[1]).read(), re.DOTALL)[1])
 EXAMPLE
 rm -r "$work/source"
 cd "$work/empty"
-unset PYTHONPATH
 export PATH="$work/env/bin:$PATH" WANDB_MODE=offline
 set -x
 ups-jax --version

@@ -34,15 +34,20 @@ def test_without_a_subcommand_it_lists_them_and_a_misspelt_one_has_a_suggestion(
     assert "train" in capsys.readouterr().err
 
 
+def cpu_seconds_of_children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_is_quick(name: str) -> None:
     line = [sys.executable, "-m", "ups_jax", name, "--help"]
     taken = []
     # The best of several, because a busy machine stretches even a process's own time.
     while len(taken) < 5 and min(taken, default=1) >= 0.3:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        before = cpu_seconds_of_children()
         result = subprocess.run(line, capture_output=True, text=True, env=quiet(), check=True)
-        taken.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before.ru_utime)
+        taken.append(cpu_seconds_of_children() - before)
     assert min(taken) < 0.3
     assert result.stdout.startswith(f"usage: python -m ups_jax {name}")
 
@@ -52,7 +57,9 @@ def test_help_is_quick(name: str) -> None:
     [
         ("/env/bin/ups-jax", "ups-jax inspect"),
         ("/site/ups_jax/__main__.py", "python -m ups_jax inspect"),
-        ("/checkout/scripts/train.py", "python scripts/inspect_data.py"),
+        (str(ROOT / "scripts" / "train.py"), "python scripts/inspect_data.py"),
+        # A user's own script of the same name.
+        ("/project/scripts/train.py", "ups-jax inspect"),
         ("/somewhere/notebook.py", "ups-jax inspect"),
         ("scripts/other.py", "ups-jax inspect"),
     ],
@@ -63,8 +70,8 @@ def test_a_hint_has_the_form_of_the_call(program: str, text: str, monkeypatch: p
 
 
 def test_a_process_is_started_in_the_form_of_the_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", [str(tmp_path / "scripts" / "run_fast_to_sota.py")])
-    assert command_line("train") == [sys.executable, str(tmp_path / "scripts" / "train.py")]
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "scripts" / "run_fast_to_sota.py")])
+    assert command_line("train") == [sys.executable, str(ROOT / "scripts" / "train.py")]
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "ups-jax")])
     assert command_line("train") == [sys.executable, "-m", "ups_jax", "train"]
     (tmp_path / "ups-jax").touch()
@@ -86,6 +93,9 @@ def test_packaged_configurations_are_given_by_name_and_listed(capsys: pytest.Cap
     assert capsys.readouterr().out == (CONFIGS / "tiny.yaml").read_text()
     with pytest.raises(ConfigError, match="burgers1d"):
         load("burger1d")
+    # The command prints packaged configurations only.
+    for name in ("tiny.yaml", "../tiny", str(CONFIGS / "tiny.yaml")):
+        assert main(["configs", name]) == ConfigError.exit_code
 
 
 def test_a_file_beside_the_including_one_wins_over_a_packaged_name(tmp_path: Path) -> None:
@@ -94,4 +104,19 @@ def test_a_file_beside_the_including_one_wins_over_a_packaged_name(tmp_path: Pat
     (tmp_path / "by_name.yaml").write_text("include: tiny\n")
     assert load(tmp_path / "by_name.yaml").latent == load("tiny").latent
     (tmp_path / "tiny.yaml").write_text("include: burgers1d.yaml\nlatent: {dim: 40}\n")
-    assert load(tmp_path / "mine.yaml").latent.dim == 40
+    assert load(tmp_path / "mine.yaml").latent.dim == load(tmp_path / "by_name.yaml").latent.dim == 40
+    # A file may have the name of the packaged one that it includes; a folder is not a configuration.
+    (tmp_path / "tiny.yaml").write_text("include: tiny.yaml\nseed: 5\n")
+    assert load(tmp_path / "tiny.yaml").latent == load("tiny").latent
+    (tmp_path / "tiny.yaml").unlink()
+    (tmp_path / "tiny").mkdir()
+    assert load(tmp_path / "by_name.yaml").latent == load("tiny").latent
+
+
+def test_a_path_with_a_folder_is_never_a_packaged_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError):
+        load("./tiny")
+    (tmp_path / "main.yaml").write_text("include: ./tiny.yaml\n")
+    with pytest.raises(ConfigError):
+        load("main.yaml")

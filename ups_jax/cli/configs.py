@@ -14,12 +14,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def list_configs(args: argparse.Namespace) -> None:
-    from ups_jax.config.packaged import config_file, packaged_configs
+    from ups_jax.config.packaged import packaged_configs, packaged_file
 
     if args.name is not None:
-        print(config_file(args.name).read_text(encoding="utf-8"), end="")
+        print(packaged_file(args.name).read_text(encoding="utf-8"), end="")
         return
-    found = packaged_configs()
-    width = max(map(len, found))
-    for name, about in found.items():
+    configs = packaged_configs()
+    width = max(map(len, configs))
+    for name, about in configs.items():
         print(f"{name:<{width}}  {about}")

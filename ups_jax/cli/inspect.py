@@ -22,7 +22,6 @@ def main(argv: list[str] | None = None) -> int:
 
 def inspect(args: argparse.Namespace) -> int:
     from ups_jax.data import inspection
-    from ups_jax.evaluation.plots.inspection import write_picture
 
     code = 0
     for file in args.files:
@@ -34,6 +33,9 @@ def inspect(args: argparse.Namespace) -> int:
             continue
         print("\n".join(inspection.described(found)))
         if not args.no_picture:
+            # Loads matplotlib, which --no-picture does not need.
+            from ups_jax.evaluation.plots.inspection import write_picture
+
             picture = args.output / f"{file.stem}.png"
             write_picture(found, picture)
             print(f"picture     {picture}")

@@ -7,23 +7,22 @@ import importlib
 import sys
 
 from ups_jax.cli import runner
-from ups_jax.core.commands import COMMANDS
+from ups_jax.core.commands import COMMANDS, program
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.files import version
+from ups_jax.core.terminal import lasting_output
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the subcommand that the first argument names, with the arguments after it; return its exit code."""
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
-    if name in ("-h", "--help"):
-        print(_usage())
-        return 0
-    if name == "--version":
-        print(f"ups_jax {version('ups_jax')}")
+    if name in ("-h", "--help", "--version"):
+        with lasting_output():
+            print(_usage() if name != "--version" else f"ups_jax {version('ups_jax')}")
         return 0
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else "`ups-jax --help` lists them"
+        hint = f"did you mean {near[0]}?" if near else f"`{program()} --help` lists them"
         runner.tell(f"ups-jax has no subcommand {name!r}; {hint}")
         return ConfigError.exit_code
     code: int = importlib.import_module(f"ups_jax.cli.{name}").main(rest)
@@ -35,12 +34,12 @@ def _usage() -> str:
     lines = [f"  {name:<{width}}  {summary}" for name, (_, summary) in COMMANDS.items()]
     return "\n".join(
         [
-            "usage: ups-jax COMMAND ...",
+            f"usage: {program()} COMMAND ...",
             "",
             "Train, evaluate and use neural simulators of partial differential equations.",
             "",
             *lines,
             "",
-            "`ups-jax COMMAND --help` describes a command; `ups-jax --version` prints the version.",
+            f"`{program()} COMMAND --help` describes a command; `{program()} --version` prints the version.",
         ]
     )

@@ -18,31 +18,46 @@ def packaged_configs() -> dict[str, str]:
     return {path.stem: _first_comment(path) for path in sorted(CONFIGS.glob("*.yaml"))}
 
 
-def config_file(given: str | Path) -> Path:
+def config_file(path_or_name: str | Path) -> Path:
     """Return the file of a configuration that is given by its path, or by its packaged name: no folder, no suffix.
 
-    Raises `ConfigError` where there is neither a packaged configuration nor a file of such a name.
+    Raises:
+        ConfigError: There is neither a packaged configuration nor a file of this name.
     """
-    path = Path(given)
-    if len(path.parts) != 1 or path.suffix:
+    path = Path(path_or_name)
+    if _names_a_folder(path_or_name) or path.suffix:
         return path
     packaged = CONFIGS / f"{path}.yaml"
-    if packaged.is_file() or path.exists():
-        return packaged if packaged.is_file() else path
-    near = difflib.get_close_matches(str(given), packaged_configs(), n=1)
+    return path if path.is_file() and not packaged.is_file() else packaged_file(str(path))
+
+
+def packaged_file(name: str) -> Path:
+    """Return the file of a packaged configuration; ConfigError where there is none of this name."""
+    if name in packaged_configs():
+        return CONFIGS / f"{name}.yaml"
+    near = difflib.get_close_matches(Path(name).stem, packaged_configs(), n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    example = name if name.endswith((".yaml", ".yml")) else f"{name}.yaml"
     raise ConfigError(
-        f"{given}: there is no packaged configuration of this name{f', did you mean {near[0]}?' if near else ';'} "
-        f"`{command('configs')}` lists them; a file is given with its suffix, such as {given}.yaml"
+        f"{name}: there is no packaged configuration of this name; {hint}`{command('configs')}` lists them, and "
+        f"--config takes your own file by its path, such as {example}"
     )
 
 
 def included_file(name: str, including: Path) -> Path:
-    """Return the file that `including` names in its `include`: one beside it, or else a packaged configuration."""
+    """Return the file that `including` names in its `include`: another one beside it, or else a packaged one."""
     beside = including.parent / name
-    if beside.exists() or len(Path(name).parts) != 1:
-        return beside
-    packaged = CONFIGS / name if Path(name).suffix else CONFIGS / f"{name}.yaml"
-    return packaged if packaged.is_file() else beside
+    without_suffix = [including.parent / f"{name}.yaml"] if not Path(name).suffix else []
+    for candidate in (beside, *without_suffix):
+        if candidate.is_file() and candidate.resolve() != including.resolve():
+            return candidate
+    packaged = CONFIGS / f"{name.removesuffix('.yaml')}.yaml"
+    return packaged if packaged.is_file() and not _names_a_folder(name) else beside
+
+
+def _names_a_folder(path: str | Path) -> bool:
+    """Return whether a path has a folder, which `./` is as well."""
+    return len(Path(path).parts) != 1 or "/" in str(path)
 
 
 def _first_comment(path: Path) -> str:

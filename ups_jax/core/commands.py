@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-# Name of each command: the script of a checkout that is the same command, and what it does.
+# The folder of scripts in a checkout. An installed package has none, and a user's own `scripts/train.py` is not ours.
+_SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+# For each command: the script in a checkout that runs it, and a summary.
 COMMANDS: dict[str, tuple[str | None, str]] = {
     "train": ("train.py", "train a stage, or all, and evaluate it"),
     "evaluate": ("evaluate.py", "evaluate a trained run"),
@@ -25,30 +27,34 @@ COMMANDS: dict[str, tuple[str | None, str]] = {
 
 
 def command(name: str) -> str:
-    """A command as text, in the form in which the running one was called: `ups-jax train`, `python -m ups_jax train`
-    or `python scripts/train.py`; outside of a command `ups-jax train`."""
+    """Return a command as text, in the form of the running one: `ups-jax train`, `python -m ups_jax train` or
+    `python scripts/train.py`; outside of a command `ups-jax train`."""
     script, _ = COMMANDS[name]
     if script is not None and _called_as_script():
         return f"python scripts/{script}"
-    return f"python -m ups_jax {name}" if _called_as_module() else f"ups-jax {name}"
+    return f"{program()} {name}"
+
+
+def program() -> str:
+    """Return how the running process called the program that has the commands: `ups-jax` or `python -m ups_jax`."""
+    return "python -m ups_jax" if _called_as_module() else "ups-jax"
 
 
 def command_line(name: str) -> list[str]:
-    """A command as the first words of a process, started in the form in which the running one was called."""
+    """Return the arguments that start a command as a process, in the form of the running one."""
     script, _ = COMMANDS[name]
-    program = Path(sys.argv[0]).absolute()
+    executable = Path(sys.argv[0]).absolute()
     if script is not None and _called_as_script():
-        return [sys.executable, str(program.with_name(script))]
-    if program.name == "ups-jax" and program.is_file():
-        return [sys.executable, str(program), name]
+        return [sys.executable, str(executable.with_name(script))]
+    if executable.name == "ups-jax" and executable.is_file():
+        return [sys.executable, str(executable), name]
     return [sys.executable, "-m", "ups_jax", name]
 
 
 def _called_as_script() -> bool:
-    program = Path(sys.argv[0]).absolute()
-    return program.parent.name == "scripts" and any(program.name == script for script, _ in COMMANDS.values())
+    program = Path(sys.argv[0]).resolve()
+    return program.parent == _SCRIPTS and any(program.name == script for script, _ in COMMANDS.values())
 
 
 def _called_as_module() -> bool:
-    program = Path(sys.argv[0]).absolute()
-    return program.parts[-2:] == ("ups_jax", "__main__.py")
+    return Path(sys.argv[0]).absolute().parts[-2:] == ("ups_jax", "__main__.py")

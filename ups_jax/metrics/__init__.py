@@ -7,7 +7,36 @@ loaded when they are first used, because the names of metrics are needed where j
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ups_jax.metrics.ensemble import (
+        coverage,
+        decorrelation_time,
+        empirical_crps,
+        ensemble_summary,
+        ensemble_table,
+        fair_crps,
+        spread_and_skill,
+        spread_skill,
+    )
+    from ups_jax.metrics.field import (
+        all_metrics,
+        boundary_rmse,
+        conservation_rmse,
+        correlation,
+        correlation_time,
+        energy_spectrum,
+        fourier_rmse,
+        mae,
+        max_error,
+        nrmse,
+        rmse,
+        rollout_metrics,
+        spectrum_error,
+        summary,
+        vrmse,
+    )
 
 # Those of every section of an evaluation.
 METRICS = (
@@ -22,11 +51,44 @@ METRICS = (
     "fourier_rmse_high",
 )
 ENSEMBLE_METRICS = ("crps", "spread_skill", "coverage_50", "coverage_90", "decorrelation_time")
+_FUNCTIONS = {
+    "field": (
+        "all_metrics",
+        "boundary_rmse",
+        "conservation_rmse",
+        "correlation",
+        "correlation_time",
+        "energy_spectrum",
+        "fourier_rmse",
+        "mae",
+        "max_error",
+        "nrmse",
+        "rmse",
+        "rollout_metrics",
+        "spectrum_error",
+        "summary",
+        "vrmse",
+    ),
+    "ensemble": (
+        "coverage",
+        "decorrelation_time",
+        "empirical_crps",
+        "ensemble_summary",
+        "ensemble_table",
+        "fair_crps",
+        "spread_and_skill",
+        "spread_skill",
+    ),
+}
+_MODULE_OF = {name: module for module, names in _FUNCTIONS.items() for name in names}
+__all__ = ["ENSEMBLE_METRICS", "METRICS", *_MODULE_OF]
 
 
 def __getattr__(name: str) -> Any:
-    modules = () if name.startswith("_") else ("field", "ensemble")
-    for module in (importlib.import_module(f"ups_jax.metrics.{module}") for module in modules):
-        if hasattr(module, name):
-            return getattr(module, name)
-    raise AttributeError(f"module 'ups_jax.metrics' has no attribute {name!r}")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'ups_jax.metrics' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"ups_jax.metrics.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

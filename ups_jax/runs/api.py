@@ -46,6 +46,9 @@ def save(
 def restore(path: str | Path, like: TrainState, *, stage: str = "operator") -> TrainState:
     """The newest state of a run directory; `like` (from `init_state`) lends structure and placement."""
     run = RunDirectory(Path(path))
+    if run.exists():
+        # Raises where a later version wrote the run in a format of its own.
+        run.read()
     directory = run.checkpoints(stage)
     if not directory.is_dir():
         raise CheckpointError(f"{run.path}: holds no checkpoint; save one first")

@@ -82,7 +82,7 @@ class RunDirectory:
     def write(self, record: dict[str, Any]) -> None:
         """Replace the record, atomically; the first process of several does it."""
         if is_first():
-            write_atomically(self.record_path, json.dumps({"format": FORMAT} | record, indent=2) + "\n")
+            write_atomically(self.record_path, json.dumps(record | {"format": FORMAT}, indent=2) + "\n")
 
     def write_split(self, numbers: dict[str, Any]) -> None:
         """Keep which trajectories train, validate and test, for `data.split.path` of other runs."""
