@@ -53,6 +53,18 @@ def test_help_is_quick(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "arguments", [("train",), ("validate",), ("pipeline", "--train-config", "tiny"), ("profile",)], ids=lambda a: a[0]
+)
+def test_a_misspelt_key_is_reported_before_a_large_library_is_loaded(arguments: tuple[str, ...]) -> None:
+    code = (
+        f"import sys; from ups_jax.cli.main import main; assert main({[*arguments, 'optimzer.lr=1']!r}) == 2; "
+        "sys.exit(','.join({'jax', 'h5py', 'scipy', 'matplotlib', 'orbax'} & set(sys.modules)) or 0)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=quiet())
+    assert result.returncode == 0 and "`optimizer`" in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize(
     ("program", "text"),
     [
         ("/env/bin/ups-jax", "ups-jax inspect"),

@@ -53,10 +53,17 @@ def main(argv: list[str] | None = None) -> int:
 def pipeline(args: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from ups_jax.pipeline.run import run_pipeline
+    from ups_jax.pipeline.request import resolve
 
     request = request_of(args)
-    (plan_pipeline if args.dry_run else run_pipeline)(request, Console())
+    # A misspelt key is reported before the modules of the steps are loaded.
+    resolve(request)
+    if args.dry_run:
+        plan_pipeline(request, Console())
+        return
+    from ups_jax.pipeline.run import run_pipeline
+
+    run_pipeline(request, Console())
 
 
 def pipeline_parser(description: str) -> argparse.ArgumentParser:

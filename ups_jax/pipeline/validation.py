@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ups_jax import simulate
 from ups_jax.config import Config, load, problems
 from ups_jax.core.errors import ConfigError, UserError
 from ups_jax.core.stage_names import STAGE_NEEDS, STAGES
-from ups_jax.data import open_mixture
-from ups_jax.data.validation import data_problems
 from ups_jax.pipeline.scores import METRIC_SECTIONS, METRICS, NAMES, RENAMED, of_task
 from ups_jax.simulate import presets
 from ups_jax.training.stages import enabled_stages
@@ -64,6 +61,11 @@ def check_data(paths: Sequence[Path], overrides: Sequence[str] = ()) -> dict[Pat
 
 def _check_data(cfg: Config) -> Found:
     """The data of a configuration, which is generated where it is embedded and not there yet."""
+    # These load the file formats, which a check of keys and values does not need.
+    from ups_jax import simulate
+    from ups_jax.data import open_mixture
+    from ups_jax.data.validation import data_problems
+
     try:
         simulate.prepare(cfg)
         data = open_mixture(cfg)
