@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("ups_jax", "scripts", "tests", "benchmarks", "tools")
 # Participles and pronouns that do not say what a value is.
-BARE_NAMES = frozenset("own each found told given known here held begun made".split())
+BARE_NAMES = frozenset(["own", "each", "found", "told", "given", "known", "here", "held", "begun", "made"])
 # Openings of a first line without a verb.
 OPENINGS = ("That of", "Of a", "Of the", "What", "The same", "Whose")
 
