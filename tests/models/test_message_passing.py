@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +18,8 @@ BOXES = {
     "periodic": ((1.0, 2.0), (True, True)),
     "both": ((1.0, 0.5, 2.0), (True, False, True)),
 }
+
+compiled_neighbours = jax.jit(neighbours_of, static_argnames=("count", "sides", "periodic", "radius", "block"))
 
 
 def scattered(kind: str, points: int = 40) -> tuple[Any, Any]:
@@ -53,13 +56,15 @@ def by_hand(coords: Any, mask: Any, kind: str, count: int, radius: float = np.in
 @pytest.mark.parametrize("radius", [None, 0.3])
 def test_they_are_those_of_a_search_by_hand(kind: str, radius: float | None) -> None:
     coords, mask = scattered(kind)
-    near = neighbours_of(coords, mask, 5, *BOXES[kind], radius=radius)
+    sides, periodic = BOXES[kind]
+    near = compiled_neighbours(coords, mask, count=5, sides=sides, periodic=periodic, radius=radius)
+    index, offsets, weight = (np.asarray(part) for part in (near.index, near.offset, near.weight))
     hand = by_hand(coords, mask, kind, 5, np.inf if radius is None else radius)
     counts = set()
     for row, points in enumerate(hand):
         for point, expected in enumerate(points):
-            heard = np.flatnonzero(np.asarray(near.weight[row, point]) > 0)
-            found = {int(near.index[row, point, i]): np.asarray(near.offset[row, point, i]) for i in heard}
+            heard = np.flatnonzero(weight[row, point] > 0)
+            found = {int(index[row, point, i]): offsets[row, point, i] for i in heard}
             assert found.keys() == expected.keys()
             for name, offset in expected.items():
                 np.testing.assert_allclose(found[name], offset, atol=1e-6)
@@ -71,66 +76,70 @@ def test_they_are_those_of_a_search_by_hand(kind: str, radius: float | None) -> 
 
 
 def test_weights_fall_to_nothing_where_the_neighbourhood_ends_beside_a_tenth_of_silence() -> None:
-    line = jnp.asarray([[[0.0], [1.0], [3.0], [7.0]]])
-    near = neighbours_of(line, jnp.ones((1, 4)), 2, (10.0,), (False,))
+    line = np.asarray([[[0.0], [1.0], [3.0], [7.0]]], np.float32)
+
+    def weights(coords: np.ndarray, count: int, radius: float | None = None) -> np.ndarray:
+        mask = np.ones(coords.shape[:2], np.float32)
+        near = compiled_neighbours(coords, mask, count=count, sides=(10.0,), periodic=(False,), radius=radius)
+        return np.asarray(near.weight)
+
     # Of the first: at 1 and 3, the next at 7.
     own = np.array([1 - 1 / 49, 1 - 9 / 49])
-    np.testing.assert_allclose(near.weight[0, 0], own / (own.sum() + 0.1), rtol=1e-6)
-    near = neighbours_of(line, jnp.ones((1, 4)), 2, (10.0,), (False,), radius=4.0)
+    np.testing.assert_allclose(weights(line, 2)[0, 0], own / (own.sum() + 0.1), rtol=1e-6)
     own = np.array([1 - 1 / 16, 1 - 9 / 16])
-    np.testing.assert_allclose(near.weight[0, 0], own / (own.sum() + 0.1), rtol=1e-6)
+    np.testing.assert_allclose(weights(line, 2, radius=4.0)[0, 0], own / (own.sum() + 0.1), rtol=1e-6)
     # With as many others as are looked for, or fewer, all count, and a point that is alone hears nobody.
-    near = neighbours_of(line, jnp.ones((1, 4)), 8, (10.0,), (False,))
-    np.testing.assert_allclose(np.sort(near.weight[0, 0]), [0, *[1 / 3.1] * 3], rtol=1e-6)
-    assert not neighbours_of(line[:, :1], jnp.ones((1, 1)), 8, (10.0,), (False,)).weight.any()
+    np.testing.assert_allclose(np.sort(weights(line, 8)[0, 0]), [0, *[1 / 3.1] * 3], rtol=1e-6)
+    assert not weights(line[:, :1], 8).any()
 
 
-def told(own: Any, coords: Any, mask: Any, count: int, rounds: int = 2, radius: float | None = None) -> Any:
-    near = neighbours_of(coords, mask, count, (1.0, 1.0), (True, True), radius=radius)
+@partial(jax.jit, static_argnames=("count", "rounds", "radius"))
+def told(own: Any, coords: Any, count: int, rounds: int = 2, radius: float | None = None) -> Any:
+    """What the points of each row are told, all of which are there."""
+    near = neighbours_of(coords, jnp.ones(coords.shape[:2]), count, (1.0, 1.0), (True, True), radius=radius)
     messages = NeighbourMessages(rounds, 0.1)
     return messages.apply(messages.init(jax.random.key(0), own, near), own, near)
 
 
-def test_of_points_that_are_equally_far_away_it_does_not_matter_which_are_taken() -> None:
+def lattice() -> np.ndarray:
     side = np.arange(6) / 6
-    coords = np.stack(np.meshgrid(side, side, indexing="ij"), -1).reshape(1, 36, 2)
+    return np.stack(np.meshgrid(side, side, indexing="ij"), -1).reshape(1, 36, 2)
+
+
+def test_of_points_that_are_equally_far_away_it_does_not_matter_which_are_taken() -> None:
+    coords = lattice().astype(np.float32)
     rng = np.random.default_rng(0)
-    own, order = rng.normal(size=(1, 36, 3)), rng.permutation(36)
-    own, coords = jnp.asarray(own, jnp.float32), jnp.asarray(coords, jnp.float32)
+    own, order = rng.normal(size=(1, 36, 3)).astype(np.float32), rng.permutation(36)
     # Six of the four at one distance and the four at the next.
-    plain = told(own, coords, jnp.ones((1, 36)), 6)
-    np.testing.assert_allclose(told(own[:, order], coords[:, order], jnp.ones((1, 36)), 6), plain[:, order], atol=1e-5)
+    plain = np.asarray(told(own, coords, 6))
+    np.testing.assert_allclose(told(own[:, order], coords[:, order], 6), plain[:, order], atol=1e-5)
     assert np.abs(plain).max() > 0.1
+
+
+def heard_by_the_first(own: list[float], coords: np.ndarray, count: int, radius: float | None = None) -> np.ndarray:
+    """What the first point of each row is told in one round by points of the same features."""
+    features = np.broadcast_to(np.asarray(own, np.float32)[None, :, None], (*coords.shape[:2], 1))
+    return np.asarray(told(features, coords.astype(np.float32), count, rounds=1, radius=radius))[:, 0, 0]
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_point_that_moves_makes_no_jump_where_another_becomes_its_neighbour(count: int) -> None:
-    own = jnp.asarray([[[1.0], [2.0], [-3.0], [4.0]]])
-
-    def first(place: float) -> Any:
-        near = [0.55, 0.5] if count == 2 else [0.1, 0.1]
-        coords = jnp.asarray([[[0.5, 0.5], [0.6, 0.5], [0.5, 0.5 - place], near]])
-        return told(own, coords, jnp.ones((1, 4)), count, rounds=1)[0, 0, 0]
-
-    values = np.asarray([first(place) for place in np.linspace(0.09, 0.11, 81)])
+    near = [0.55, 0.5] if count == 2 else [0.1, 0.1]
+    places = np.linspace(0.09, 0.11, 81)
+    coords = np.stack([[[0.5, 0.5], [0.6, 0.5], [0.5, 0.5 - place], near] for place in places])
+    values = heard_by_the_first([1.0, 2.0, -3.0, 4.0], coords, count)
     assert np.abs(np.diff(values)).max() < 0.2 * np.ptp(values)
 
 
 def test_a_point_that_leaves_the_radius_is_heard_less_and_less() -> None:
-    own = jnp.asarray([[[1.0], [2.0]]])
-
-    def first(place: float) -> Any:
-        coords = jnp.asarray([[[0.5, 0.5], [0.5 + place, 0.5]]])
-        return told(own, coords, jnp.ones((1, 2)), 1, rounds=1, radius=0.1)[0, 0, 0]
-
-    values = np.asarray([first(place) for place in np.linspace(0.08, 0.105, 101)])
+    coords = np.stack([[[0.5, 0.5], [0.5 + place, 0.5]] for place in np.linspace(0.08, 0.105, 101)])
+    values = heard_by_the_first([1.0, 2.0], coords, 1, radius=0.1)
     assert np.abs(np.diff(values)).max() < 0.1 * np.ptp(values) and values[-1] == 0
     # A regular mesh that is moved by round-off is another one by round-off.
-    side = np.arange(6) / 6
-    lattice = np.stack(np.meshgrid(side, side, indexing="ij"), -1).reshape(1, 36, 2)
-    moved = lattice + 1e-6 * np.random.default_rng(0).normal(size=lattice.shape)
-    said = jnp.asarray(np.random.default_rng(1).normal(size=(1, 36, 3)), jnp.float32)
-    one, other = (told(said, jnp.asarray(at, jnp.float32), jnp.ones((1, 36)), 3) for at in (lattice, moved))
+    regular = lattice()
+    moved = regular + 1e-6 * np.random.default_rng(0).normal(size=regular.shape)
+    said = np.random.default_rng(1).normal(size=(1, 36, 3)).astype(np.float32)
+    one, other = (told(said, coords.astype(np.float32), 3) for coords in (regular, moved))
     np.testing.assert_allclose(one, other, atol=1e-3)
 
 
@@ -138,21 +147,23 @@ def test_blocks_find_the_same_and_pass_the_same_gradients() -> None:
     coords, mask = scattered("both")
     sides, periodic = BOXES["both"]
     own = jnp.asarray(np.random.default_rng(0).normal(size=(2, 40, 3)), jnp.float32)
-    whole = neighbours_of(coords, mask, 5, sides, periodic)
-    parts = neighbours_of(coords, mask, 5, sides, periodic, block=7)
-    for one, other in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
-        np.testing.assert_array_equal(one, other)
     messages = MessageRound(0.2)
-    params = messages.init(jax.random.key(0), own, whole)
 
-    def slopes(block: int | None) -> Any:
+    @partial(jax.jit, static_argnames="block")
+    def slopes(own: Any, coords: Any, block: int | None) -> Any:
+        """The neighbours, the parameters, and a loss with its gradients."""
+        params = messages.init(jax.random.key(0), own, neighbours_of(coords, mask, 5, sides, periodic))
+
         def loss(params: Any, own: Any, coords: Any) -> Any:
             near = neighbours_of(coords, mask, 5, sides, periodic, block=block)
-            return jnp.square(messages.apply(params, own, near, block)).sum()
+            return jnp.square(messages.apply(params, own, near, block)).sum(), near
 
-        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(params, own, coords)
+        (value, near), gradients = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(params, own, coords)
+        return near, (value, gradients)
 
-    one, other = slopes(None), slopes(7)
+    (whole, one), (parts, other) = slopes(own, coords, None), slopes(own, coords, 7)
+    for left, right in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_array_equal(left, right)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), one, other)
     # Places have a slope as well: a rollout's particles are moved by what they hear.
     assert all(np.abs(leaf).max() > 1e-3 for leaf in jax.tree.leaves(one))
