@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from commands import CONFIGS
 from rich.console import Console
+from shared_programs import SMALL_MODEL, sharing
 
 from ups_jax.config import Config, load
 from ups_jax.core.errors import ConfigError, DivergedError
@@ -21,7 +22,9 @@ from ups_jax.tracking import read_jsonl
 from ups_jax.trainer.train import train
 from ups_jax.training.stages import stage_of
 
-SMALL = ["stages.operator.steps=12", "training.eval_every=0.25", "logging.every_steps=1"]
+shared_programs = pytest.fixture(scope="module", autouse=True)(sharing)
+
+SMALL = [*SMALL_MODEL, "stages.operator.steps=12", "training.eval_every=0.25", "logging.every_steps=1"]
 
 
 def config(data_root: Path, *overrides: str) -> Config:
@@ -71,11 +74,14 @@ def test_epochs_since_the_best_are_right_after_a_finished_run_was_made_longer(
     assert since == {4: 4, 6: 0, 8: 2, 10: 4, 14: 0}
 
 
-def test_more_than_its_patience_without_a_better_value_ends_a_run(data_root: Path, tmp_path: Path) -> None:
-    cfg = config(data_root, "training.patience=0.5", "stages.operator.steps=100", "optimizer.lr=1e-30")
+def test_more_than_its_patience_without_a_better_value_ends_a_run(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, *[0.5] * 25)
+    cfg = config(data_root, "training.patience=0.5", "stages.operator.steps=100")
     run(cfg, tmp_path / "run")
     records = read_jsonl(tmp_path / "run" / "metrics.jsonl")
-    assert records[-1]["step"] < 100
+    assert records[-1]["step"] == 16
     # Four evaluations an epoch: the third without a better value is three quarters of one.
     assert records[-1]["evaluations_since_best"] == 3
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from commands import CONFIGS
 from rich.console import Console
+from shared_programs import sharing, train_step
 
 from ups_jax.config import load
 from ups_jax.core.errors import ConfigError
@@ -24,7 +25,8 @@ from ups_jax.trainer import train as training
 from ups_jax.trainer.loop import CallPace
 from ups_jax.trainer.oom import halving, micro_batches
 from ups_jax.training.stages import stage_of
-from ups_jax.training.step import make_train_step
+
+shared_programs = pytest.fixture(scope="module", autouse=True)(sharing)
 
 FULL = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 4294967296 bytes.")
 
@@ -44,7 +46,7 @@ def trained(
     return best_weights(run, "operator").params, read_jsonl(run / "metrics.jsonl"), record
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def uninterrupted(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     path = tmp_path_factory.mktemp("runs") / "whole"
     return *trained(data_root, path), path
@@ -88,7 +90,7 @@ def watch(monkeypatch: pytest.MonkeyPatch, whole: Callable[[Any], Any] = lambda 
 
     def watched(*arguments: Any, micro_batches: int, **options: Any) -> Any:
         groups.append(micro_batches)
-        step = make_train_step(*arguments, micro_batches=micro_batches, **options)
+        step = train_step(*arguments, micro_batches=micro_batches, **options)
         return whole(step) if micro_batches == 1 else step
 
     for module in (stage_run, timing):

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +18,25 @@ import numpy as np
 import pytest
 from commands import CONFIGS, quiet
 from rich.console import Console
+from shared_programs import SMALL_MODEL, sharing
 from wandb_files import offline_runs
 
 from ups_jax.config import digest, from_dict, load
 from ups_jax.core.errors import DivergedError
-from ups_jax.data import open_dataset
+from ups_jax.data import open_dataset, training_batches
 from ups_jax.models import Batch, conditions_of
 from ups_jax.optim import ema_params
 from ups_jax.rollout import rollout
 from ups_jax.runs.checkpoint import Checkpoints, tasks_of
 from ups_jax.tracking import Writer, read_jsonl
+from ups_jax.trainer import stage_run
 from ups_jax.trainer.train import train
 from ups_jax.training.build import abstract_state, build_model
 
-SMALL = ["stages.operator.steps=6", "training.eval_every=0.25", "logging.every_steps=1"]
+shared_programs = pytest.fixture(scope="module", autouse=True)(sharing)
+
+SMALL = [*SMALL_MODEL, "stages.operator.steps=6", "training.eval_every=0.25", "logging.every_steps=1",
+         "training.log_per_task_metrics=true"]  # fmt: skip
 EARLIER = 7
 TIMES = {"epoch_time_sec"}
 
@@ -38,12 +47,12 @@ def trained(data_root: Path, path: Path, *overrides: str) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def first(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained(data_root, tmp_path_factory.mktemp("runs") / "first", "deterministic=true")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tracked(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with everything on, after another stage of seven steps."""
     root = tmp_path_factory.mktemp("runs")
@@ -57,7 +66,7 @@ def tracked(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             patch.setenv(name, str(root / "home"))
         patch.setenv("WANDB_MODE", "offline")
         everything = ("logging.wandb.enabled=true", "logging.wandb.every_seconds=0")
-        return trained(data_root, run, "training.log_per_task_metrics=true", *everything)
+        return trained(data_root, run, *everything)
 
 
 def leaves(run: Path) -> list[np.ndarray]:
@@ -104,18 +113,24 @@ def test_the_records_carry_what_a_curve_needs(first: Path) -> None:
 # Two runs, with XLA as users have it: other emitters round a program with more results differently.
 PROGRAM = """
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from rich.console import Console
 from ups_jax.config import load
+from ups_jax.trainer import stage_run
 from ups_jax.trainer.train import train
 
-for name, values in (("without", []), ("with", ["training.log_per_task_metrics=true"])):
-    cfg = load(sys.argv[1], [*sys.argv[3:], *values])
+for name, value in (("without", "false"), ("with", "true")):
+    cfg = load(sys.argv[1], [*sys.argv[3:], f"training.log_per_task_metrics={value}"])
     train(cfg, "operator", Path(sys.argv[2]) / name, console=Console(quiet=True))
 """
 
 
-def test_per_task_records_change_no_bit_of_the_run(data_root: Path, first: Path, tracked: Path, tmp_path: Path) -> None:
+def test_per_task_records_change_no_bit_of_the_run(data_root: Path, tracked: Path, tmp_path: Path) -> None:
+    plain = trained(data_root, tmp_path / "plain", "training.log_per_task_metrics=false")
     given = [
         str(CONFIGS / "tiny.yaml"),
         str(tmp_path),
@@ -124,13 +139,13 @@ def test_per_task_records_change_no_bit_of_the_run(data_root: Path, first: Path,
         "evaluation.val_trajectories=1",
     ]
     result = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *given, "operator.spectral.depth=1"],
+        [sys.executable, "-c", PROGRAM, *given],
         env=quiet() | {"XLA_FLAGS": ""}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     for one, other in zip(leaves(tmp_path / "without"), leaves(tmp_path / "with"), strict=True):
         np.testing.assert_array_equal(one, other)
-    for ours, theirs in zip(records(first), records(tracked), strict=True):
+    for ours, theirs in zip(records(plain), records(tracked), strict=True):
         assert theirs["burgers1d/loss"] == pytest.approx(ours["loss"], rel=1e-6)
         assert theirs["burgers1d/sample_count"] == 16
         assert theirs["loss"] == pytest.approx(ours["loss"], rel=1e-6) and not any(
@@ -138,16 +153,17 @@ def test_per_task_records_change_no_bit_of_the_run(data_root: Path, first: Path,
         )
         assert theirs["global_step"] == ours["global_step"] + EARLIER
     # They may be switched on in a run that goes on.
-    plain = load(CONFIGS / "tiny.yaml", SMALL)
-    assert digest(load(CONFIGS / "tiny.yaml", [*SMALL, "training.log_per_task_metrics=true"]), "operator") == digest(
-        plain, "operator"
+    without, enabled = (
+        load(CONFIGS / "tiny.yaml", [*SMALL, f"training.log_per_task_metrics={value}"]) for value in ("false", "true")
     )
+    assert digest(without, "operator") == digest(enabled, "operator")
 
 
 def test_wandb_hears_of_the_stages_start_its_curve_and_its_end(tracked: Path) -> None:
     (run,) = offline_runs(tracked)
     assert {"operator", "burgers1d"} <= set(run.tags) and run.config["operator/total_steps"] == 6
     ours = records(tracked)
+    assert all("burgers1d/loss" in record for record in ours)
     for logged, record in zip(run.history, ours, strict=True):
         assert logged == {f"training/operator/{name}": value for name, value in record.items() if name != "stage"}
     with Checkpoints(tracked / "checkpoints" / "operator", read_only=True) as checkpoints:
@@ -214,9 +230,15 @@ def test_a_run_that_diverges_sends_an_alert_and_no_checkpoint(
 ) -> None:
     heard = Recorder()
     monkeypatch.setattr("ups_jax.tracking.WandbWriter", lambda *args, **kwargs: heard)
-    diverging = ["optimizer.lr=1e30", "training.max_skips=2", "stages.operator.grad_clip=null"]
+
+    @contextmanager
+    def not_finite(*given: Any, **options: Any) -> Iterator[Iterator[Batch]]:
+        with training_batches(*given, **options) as batches:
+            yield (replace(batch, fields=np.full_like(batch.fields, np.nan)) for batch in batches)
+
+    monkeypatch.setattr(stage_run, "training_batches", not_finite)
     with pytest.raises(DivergedError):
-        trained(data_root, tmp_path / "run", "logging.wandb.enabled=true", *diverging)
+        trained(data_root, tmp_path / "run", "logging.wandb.enabled=true", "training.max_skips=2")
     (_, (title, text, level)), closed = heard.heard
     assert closed == ("close", ("failed",))
     assert (title, level) == ("operator has diverged", "ERROR") and "lr" in text
@@ -230,13 +252,15 @@ def test_the_recorded_validation_is_that_of_the_averaged_parameters(data_root: P
     model = build_model(cfg, dataset.task, "operator")
     held = dataset.trajectories("val", limit=cfg.evaluation.val_trajectories)
 
+    rolled = jax.jit(partial(rollout, model), static_argnums=3)
+
     def error(params: Any) -> float:
         """The nRMSE of one channel's rollout from the first frame, in NumPy."""
         count, frames = held.fields.shape[:2]
         cond = conditions_of(
             Batch(dt=np.full(count, dataset.task.dt, np.float32), cond=held.cond, cond_mask=held.cond_mask)
         )
-        predicted = rollout(model, params, jnp.asarray(held.fields[:, :1]), cond, frames - 1)
+        predicted = rolled(params, jnp.asarray(held.fields[:, :1]), cond, frames - 1)
         truth = held.fields[:, 1:]
         size = np.sqrt((truth**2).mean((2, 3)))
         return float((np.sqrt(((np.asarray(predicted) - truth) ** 2).mean((2, 3))) / size).mean())

@@ -1,0 +1,100 @@
+"""Trainings of one process use the same traced and compiled functions where these are the same.
+
+`train` builds its initial state, its step and its validation anew in each call, and tracing and lowering them again
+takes seconds even where the compiled program is in JAX's cache. With the fixture `sharing` each is made once for all
+that it depends on. What a run does with them, and all that it reads from its directory, is as ever.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import pytest
+
+from ups_jax.config import Config, StageConfig, to_dict
+from ups_jax.optim import build_optimizer
+from ups_jax.trainer import stage_run, timing
+from ups_jax.trainer import train as training
+from ups_jax.training.build import init_state, joint, joint_validation
+from ups_jax.training.step import TrainStep, make_train_step
+
+# A small model, an optimizer that compiles fast, and a rate that is the same in runs of every length.
+SMALL_MODEL = ["operator.spectral.depth=1", "operator.spectral.hidden_dim=8", "latent.dim=4", "optimizer.name=adamw",
+               "scheduler.name=constant", "scheduler.warmup=0"]  # fmt: skip
+LENGTH = ("epochs", "steps", "patience", "patience_steps", "max_seconds", "max_skips", "eval_every")
+# Sections and keys on which no function depends: the seed is in the key of the state, determinism in XLA's flags.
+_OUTSIDE = ("logging", "checkpoint", "seed", "deterministic")
+_MADE: dict[Any, Any] = {}
+
+
+def _settings(cfg: Config, stage: str, *left_out: str) -> str:
+    """All of a configuration that the functions of a stage can depend on, without the sections `left_out`."""
+    values = to_dict(cfg)
+    values = {key: value for key, value in values.items() if key not in (*_OUTSIDE, *left_out)}
+    values["data"] = {key: value for key, value in values["data"].items() if key not in ("root", "latents", "loader")}
+    values["training"] = {key: value for key, value in values["training"].items() if key not in LENGTH}
+    values["stages"] = {key: value for key, value in values["stages"][stage].items() if key not in LENGTH}
+    return json.dumps(values, sort_keys=True, default=str)
+
+
+def _once(key: Any, make: Any) -> Any:
+    if key not in _MADE:
+        _MADE[key] = make()
+    return _MADE[key]
+
+
+def optimizer(settings: StageConfig, total_steps: int, steps_per_epoch: int) -> Any:
+    """`build_optimizer`; the same object for the same settings, and of a constant rate for runs of every length."""
+    constant = settings.scheduler.name == "constant" and settings.scheduler.warmup == 0
+    length = None if constant else (total_steps, steps_per_epoch)
+    values = (settings.optimizer, settings.scheduler, settings.grad_clip, length)
+    return _once(("optimizer", repr(values)), lambda: build_optimizer(settings, total_steps, steps_per_epoch))
+
+
+def state(model: Any, tx: Any, batch: Any, key: Any, *, stage: str = "operator", cfg: Config | None = None) -> Any:
+    """`init_state`, traced and compiled once for a model and an optimizer."""
+
+    def make() -> Any:
+        # The optimizer is kept, so that its number is of no other one.
+        return tx, jax.jit(lambda key, batch: init_state(model, tx, batch, key, stage=stage, cfg=cfg))
+
+    settings = None if cfg is None else _settings(cfg, stage, "evaluation")
+    return _once(("state", repr(joint(model).models), id(tx), stage, settings), make)[1](key, batch)
+
+
+def train_step(model: Any, tx: Any, cfg: Config, *, stage: str = "operator", **options: Any) -> TrainStep:
+    """`make_train_step`, the same object for the same model, optimizer and options; `losses` are those of the model."""
+    if options.get("parents"):
+        return make_train_step(model, tx, cfg, stage=stage, **options)
+    told = {name: value for name, value in options.items() if name not in ("losses", "parents")}
+    key = (
+        "step",
+        repr(joint(model).models),
+        id(tx),
+        stage,
+        repr(sorted(told.items())),
+        _settings(cfg, stage, "evaluation"),
+    )
+    return _once(key, lambda: (tx, make_train_step(model, tx, cfg, stage=stage, **options)))[1]
+
+
+def validation(model: Any, spec: Any, data: Any, cfg: Config, parents: Any) -> Any:
+    """`joint_validation`, the same object for the same model, data and settings; of stages without parents."""
+    if parents:
+        return joint_validation(model, spec, data, cfg, parents)
+    key = ("validation", repr(model.models), spec.validate, data.fingerprint, _settings(cfg, spec.name))
+    return _once(key, lambda: joint_validation(model, spec, data, cfg, parents))
+
+
+def sharing() -> Iterator[None]:
+    """Let the trainings of a file share what they trace and compile: a fixture of that file."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (stage_run, timing):
+            patch.setattr(module, "build_optimizer", optimizer)
+            patch.setattr(module, "init_state", state)
+            patch.setattr(module, "make_train_step", train_step)
+        patch.setattr(training, "joint_validation", validation)
+        yield
