@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--table-only", action="store_true", help="train nothing, print what there is")
     parser.add_argument("--quick", action="store_true", help="a minute in all: 100 steps a stage on tiny data")
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="key=value", help="overrides, such as diffusion.own_steps=0; need --out"
+        "--set", nargs="+", default=[], metavar="key=value", help="overrides, such as diffusion.model_rollout_steps=0; need --out"
     )
     parser.set_defaults(fixed_steps=None)
     return runner.run(parser, compare, argv)

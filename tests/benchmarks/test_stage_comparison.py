@@ -39,7 +39,7 @@ def test_ways_that_begin_alike_share_the_run_that_they_begin_with() -> None:
 
 
 def test_a_digest_is_of_what_the_ways_stages_read() -> None:
-    other = replace(ROW, overrides=("diffusion.own_steps=3",))
+    other = replace(ROW, overrides=("diffusion.model_rollout_steps=3",))
     assert other.digest() != ROW.digest() == replace(ROW, seed=2, data_root="x").digest()
     alone = replace(ROW, way="operator")
     assert replace(alone, overrides=other.overrides).digest() == alone.digest()

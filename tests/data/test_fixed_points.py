@@ -55,9 +55,9 @@ def test_given_are_first_frames_and_sought_are_last_ones(tmp_path: Path) -> None
 
 def test_what_has_not_come_to_rest_is_refused_with_the_number_that_would_pass(tmp_path: Path) -> None:
     write(path := tmp_path / "decay.hdf5", rate=0.05)
-    with pytest.raises(DataError, match=r"trajectory \d+.*`settled`.*0\.01"):
+    with pytest.raises(DataError, match=r"trajectory \d+.*`steady_tolerance`.*0\.01"):
         open_dataset(config(path))
-    assert open_dataset(config(path, settled=0.1)).source.trajectories == 120
+    assert open_dataset(config(path, steady_tolerance=0.1)).source.trajectories == 120
     assert len(data_problems(config(path))) == 1
 
 
@@ -97,7 +97,10 @@ def test_two_frames_have_no_fixed_point(tmp_path: Path) -> None:
 def test_a_run_finds_the_fixed_point_of_fields_that_it_has_not_seen(tmp_path: Path) -> None:
     fields = write(path := tmp_path / "decay.hdf5")
     run = tmp_path / "run"
-    cfg = config(path, "stages.steady_prior.epochs=20", "evaluation.plots=false", "logging.wandb.enabled=false")
+    cfg = config(
+        path, "stages.steady_prior.epochs=20", "evaluation.plots=false", "logging.wandb.enabled=false",
+        "optimizer.name=adamw", "operator.spectral.depth=1", "training.eval_every=20",
+    )  # fmt: skip
     train(cfg, "steady_prior", run, console=Console(quiet=True))
     values = evaluate_run(run, cfg, console=Console(quiet=True))
     ours, mean = values["metrics"]["decay"], values["baselines"]["mean_field"]["decay"]

@@ -67,7 +67,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 @pytest.mark.parametrize("own_steps", [0, 1, 3])
 def test_the_error_of_a_step_is_that_after_the_predictor_s_own_ones(known: None, own_steps: int, noise: float) -> None:
-    config = DiffusionConfig(own_steps=own_steps, input_noise=noise)
+    config = DiffusionConfig(model_rollout_steps=own_steps, input_noise=noise)
     rows = draw_states(batch(CONTEXT + own_steps + 1), KEY, CONTEXT, config)
     given, error = residual_of(BASE, config)(PARAMS, rows)
     for row in range(ROWS):
@@ -97,7 +97,7 @@ def test_the_error_of_a_solution_is_what_its_given_fields_leave(known: None) -> 
 
 def test_states_begin_with_each_number_of_own_steps_equally_often_and_in_white_noise() -> None:
     rows = Batch(fields=jnp.zeros((3000, 6, POINTS, 1)))
-    drawn = draw_states(rows, KEY, CONTEXT, DiffusionConfig(own_steps=3, input_noise=0.1)).draws
+    drawn = draw_states(rows, KEY, CONTEXT, DiffusionConfig(model_rollout_steps=3, input_noise=0.1)).draws
     np.testing.assert_allclose(np.bincount(drawn["given"]) / 3000, np.full(4, 0.25), atol=0.03)
     noise = np.asarray(drawn["state_noise"])
     # Of the frames that are given alone; its size is the configuration's, given where it is added.
@@ -111,13 +111,13 @@ def test_states_are_drawn_by_the_key_apart_and_only_where_they_are_wanted_and_no
     config = DiffusionConfig(input_noise=1.0)
     both, other = (draw_states(rows, jax.random.key(n), CONTEXT, config).draws for n in (0, 1))
     assert (both["given"] != other["given"]).any() and (both["state_noise"] != other["state_noise"]).all()
-    alone = draw_states(rows, KEY, CONTEXT, DiffusionConfig(own_steps=0, input_noise=0.2)).draws
+    alone = draw_states(rows, KEY, CONTEXT, DiffusionConfig(model_rollout_steps=0, input_noise=0.2)).draws
     assert set(alone) == {"state_noise"}
     np.testing.assert_array_equal(alone["state_noise"], both["state_noise"])
     steps = draw_states(rows, KEY, CONTEXT, DiffusionConfig()).draws
     assert set(steps) == {"given"}
     np.testing.assert_array_equal(steps["given"], both["given"])
-    assert not draw_states(rows, KEY, CONTEXT, DiffusionConfig(own_steps=0)).draws
+    assert not draw_states(rows, KEY, CONTEXT, DiffusionConfig(model_rollout_steps=0)).draws
     # What the rows of a whole batch have drawn is found by its micro-batches.
     there = {"given": jnp.full(50, 7), "state_noise": jnp.ones(3)}
     found = draw_states(with_draws(rows, there), KEY, CONTEXT, DiffusionConfig(input_noise=1.0)).draws
@@ -126,7 +126,7 @@ def test_states_are_drawn_by_the_key_apart_and_only_where_they_are_wanted_and_no
 
 @pytest.mark.parametrize("kind", ["transient", "steady"])
 def test_no_gradient_reaches_the_predictor(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = DiffusionConfig(own_steps=1, input_noise=0.1)
+    config = DiffusionConfig(model_rollout_steps=1, input_noise=0.1)
     base: Any = BASE if kind == "transient" else SOLVER
     cond = Conditions(dt=jnp.ones(1), coefficients=jnp.zeros((1, 0)), mask=jnp.zeros((1, 0)))
     shape = (1, CONTEXT, POINTS, 1) if kind == "transient" else (1, POINTS, 1)

@@ -37,7 +37,7 @@ LATENT = LatentConfig(dim=4, patch_size=2)
 CFG = from_dict(
     {
         "data": {"tasks": [{"name": "toy"}]},
-        "diffusion": {"own_steps": 0, "num_steps": 4},
+        "diffusion": {"model_rollout_steps": 0, "num_steps": 4},
         "training": {"distill_num_taus": 4},
     }
 )

@@ -151,7 +151,7 @@ def _correction(run: TrainedModel, stage: str, wanted: Wanted) -> Correction:
     if wanted.correct_above is not None:
         when = both(when, beyond(partial(expected_error, model, trained.weights), wanted.correct_above))
     sampler = sampler_of(stage, wanted.sampler_steps) if wanted.members > 1 else expected
-    held = trained.config.diffusion.held_noise
+    held = trained.config.diffusion.fixed_noise
     return Correction(corrector=corrected(model, trained.weights, sampler), when=when, held=held)
 
 

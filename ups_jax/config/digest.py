@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from ups_jax.config.renamed_keys import former_names
 from ups_jax.config.schema import Config, DataConfig, TaskConfig, to_dict
 from ups_jax.core.stage_names import STAGE_NEEDS
 
@@ -23,7 +24,7 @@ _READ_BY = {
 # How often a default has changed its value, or a key or a part of the model what it means.
 _MEANINGS = 2
 # Keys of a task that were added when runs were there already, which is why they do not enter at their defaults.
-_LATER = {"solution": "stored", "settled": 0.01}
+_LATER = {"solution": "stored", "steady_tolerance": 0.01}
 _TASK_DEFAULTS = TypeAdapter(TaskConfig).dump_python(TaskConfig(name=""), mode="json")
 
 
@@ -38,7 +39,7 @@ def digest(config: Config, stage: str) -> str:
     default = Config(data=DataConfig(tasks=(TaskConfig(name="", kind=config.data.tasks[0].kind),)))
     kept = _without_defaults(values, relevant(to_dict(default), stage))
     named = [_without_defaults(task, _TASK_DEFAULTS) for task in values["data"]["tasks"]]
-    text = json.dumps([_MEANINGS, kept, named], sort_keys=True)
+    text = json.dumps([_MEANINGS, *former_names([kept, named])], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

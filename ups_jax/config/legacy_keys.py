@@ -34,7 +34,7 @@ FORMER: dict[str, str] = {
     "data.kind": "a file says itself whether it is of a grid or of points; leave it out",
     "data.path": "write `path` in an entry of `data.tasks`",
     "data.group": "a hierarchy is read as a whole; leave it out",
-    "data.split": "set the shares, such as `data.split.val`; `ups-jax evaluate` takes `--split`",
+    "data.split": "set the shares, such as `data.split.val`; the command evaluate takes `--split`",
     "data.field_name": _CHANNELS,
     "data.field_channels": _CHANNELS,
     "data.patch_size": "write `latent.patch_size`",

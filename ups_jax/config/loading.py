@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from ups_jax.config import yaml
 from ups_jax.config.legacy_keys import hint_for
 from ups_jax.config.packaged import config_file, included_file
+from ups_jax.config.renamed_keys import override_with_current_names, with_current_names
 from ups_jax.config.schema import ADAPTER, Config, StageDefaults
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.stage_names import STAGE_ALIASES
@@ -62,13 +63,14 @@ def merge(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
             rest[0] = STAGE_ALIASES.get(rest[0], rest[0])
         if key.strip() == "stages":
             value = _whole({"stages": value}, f"override {key}")["stages"]
-        _assign(result, ".".join([first, *rest]), value)
+        _assign(result, *override_with_current_names([first, *rest], value, f"override {key}"))
     return result
 
 
 def from_dict(values: dict[str, Any], origin: str = "configuration") -> Config:
     """Check plain values against the schema; stages inherit from `training`, `optimizer` and `scheduler`."""
-    values = _whole(values, origin)
+    # A recorded configuration has the names of the version that wrote it.
+    values = with_current_names(_whole(values, origin), origin, warn=False)
     problems = list(_unknown_keys(values, Config, ""))
     if problems:
         raise ConfigError(f"{origin}: " + "; ".join(problems))
@@ -103,7 +105,7 @@ def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
         values = {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds a {type(values).__name__}; write `key: value` lines")
-    values = _whole(values, str(path))
+    values = with_current_names(_whole(values, str(path)), str(path), warn=True)
     includes = values.pop("include", None)
     names = includes if isinstance(includes, list) else [] if includes is None else [includes]
     result: dict[str, Any] = {}

@@ -18,19 +18,19 @@ from ups_jax.core.rng import stream_key
 from ups_jax.core.stage_names import STAGE_NEEDS
 from ups_jax.data import splits, windows
 from ups_jax.data.batch import Batch
-from ups_jax.data.dataset import Dataset, place_arrays
+from ups_jax.data.dataset import Dataset, point_arrays
 from ups_jax.data.mixture import Mixture, Schedule, mixture_of, shares
 from ups_jax.data.sources.points import Scattered
 
 # Batches that are read as one. A batch is some 190 calls of NumPy, which are all that a small one takes: 0.35 ms, and
 # 0.1 where many share them.
-MOST_TOGETHER, MOST_BYTES = 32, 2**20
+MAX_GROUPED_BATCHES, MAX_GROUPED_BYTES = 32, 2**20
 
 
 def steps_per_epoch(data: Dataset | Mixture, cfg: Config, stage: str) -> int:
     """Whole batches in an epoch (`windows_per_trajectory` windows of each of the stage's trajectories), 1 at the
     least."""
-    trajectories = sum(len(trained_on(dataset, cfg, stage)) for dataset in mixture_of(data).datasets)
+    trajectories = sum(len(stage_trajectories(dataset, cfg, stage)) for dataset in mixture_of(data).datasets)
     return max(1, trajectories * cfg.data.windows_per_trajectory // windows_per_step(cfg, stage))
 
 
@@ -40,7 +40,7 @@ def windows_per_step(cfg: Config, stage: str) -> int:
     return int(settings.batch_size * settings.accum_steps)
 
 
-def trained_on(dataset: Dataset, cfg: Config, stage: str) -> Int[np.ndarray, " n"]:
+def stage_trajectories(dataset: Dataset, cfg: Config, stage: str) -> Int[np.ndarray, " n"]:
     """The trajectories that a stage draws its windows from: those of the training split, of which `diffusion.fold`
     keeps a share for the stages that are trained upon a predictor, which has the others. ConfigError where no such
     stage is for the task."""
@@ -58,7 +58,7 @@ def window_frames(cfg: Config, stage: str = "operator") -> int:
     """Frames of a transient task's window: the context, the steps of the pushforward and those that are scored. A stage
     that is trained upon others scores one step, after the predictor's own."""
     if stage in STAGE_NEEDS["transient"]:
-        return cfg.data.context + cfg.diffusion.own_steps + 1
+        return cfg.data.context + cfg.diffusion.model_rollout_steps + 1
     return cfg.data.context + cfg.training.pushforward + cfg.training.rollout_horizon
 
 
@@ -66,15 +66,15 @@ def batch_at(
     data: Dataset | Mixture, cfg: Config, stage: str, n: int, process_index: int = 0, process_count: int = 1
 ) -> Batch:
     """This host's rows of batch n, in physical units: a pure function of the arguments and `cfg.seed`."""
-    return StageBatches.of(data, cfg, stage, process_count).read(n, 1, process_index, process_count)[0]
+    return StageBatches.from_config(data, cfg, stage, process_count).read(n, 1, process_index, process_count)[0]
 
 
 def first_batches(
     data: Dataset | Mixture, cfg: Config, stage: str, process_index: int = 0, process_count: int = 1
 ) -> list[Batch]:
     """This host's rows of each task's own first batch, whatever its share of the steps."""
-    batches = StageBatches.of(data, cfg, stage, process_count)
-    return [batches.read_own(task, 0, 1, process_index, process_count)[0] for task in range(len(batches.datasets))]
+    batches = StageBatches.from_config(data, cfg, stage, process_count)
+    return [batches.read_task(task, 0, 1, process_index, process_count)[0] for task in range(len(batches.datasets))]
 
 
 @contextmanager
@@ -89,14 +89,14 @@ def training_batches(
     # Imported here: grain imports jax, which a reader of data files has no use for.
     import grain
 
-    planned = StageBatches.of(data, cfg, stage, process_count)
+    planned = StageBatches.from_config(data, cfg, stage, process_count)
     host, loader = (process_index, process_count), cfg.data.loader
     size = planned.group_size(*host) if loader.threads else 1
     threads = min(loader.threads, loader.buffer)
     buffer = max(threads, math.ceil(loader.buffer / size)) if threads else 0
     groups = iter(
         grain.MapDataset.range(2**40)
-        .map(lambda n: planned.group(start + int(n) * size, size, *host))
+        .map(lambda n: planned.read_group(start + int(n) * size, size, *host))
         .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer))
     )
 
@@ -123,7 +123,7 @@ class StageBatches:
     schedule: Schedule
 
     @staticmethod
-    def of(data: Dataset | Mixture, cfg: Config, stage: str, process_count: int) -> StageBatches:
+    def from_config(data: Dataset | Mixture, cfg: Config, stage: str, process_count: int) -> StageBatches:
         datasets = mixture_of(data).datasets
         sizes = {dataset.task.name: len(dataset.splits.train) for dataset in datasets}
         return StageBatches(
@@ -132,18 +132,18 @@ class StageBatches:
             schedule=Schedule(stream_key(cfg.seed, f"mixing/{stage}"), shares(cfg.data.mixing, sizes)),
         )
 
-    def group_size(self, process_index: int, process_count: int, most_bytes: int = MOST_BYTES) -> int:
+    def group_size(self, process_index: int, process_count: int, most_bytes: int = MAX_GROUPED_BYTES) -> int:
         """Return how many small batches of one task, of `most_bytes` together, are read as one."""
         if len(self.datasets) > 1:
             return 1
         try:
-            (batch,) = self.read_own(0, 0, 1, process_index, process_count)
+            (batch,) = self.read_task(0, 0, 1, process_index, process_count)
         except DataError:
             # It may be one that is never asked for.
             return 1
-        return max(1, min(MOST_TOGETHER, most_bytes // batch.nbytes))
+        return max(1, min(MAX_GROUPED_BATCHES, most_bytes // batch.nbytes))
 
-    def group(self, n: int, count: int, process_index: int, process_count: int) -> list[Batch]:
+    def read_group(self, n: int, count: int, process_index: int, process_count: int) -> list[Batch]:
         """A host's rows of batches n, n + 1, ...; none where several are read and one of them cannot be."""
         try:
             return self.read(n, count, process_index, process_count)
@@ -156,9 +156,9 @@ class StageBatches:
     def read(self, n: int, count: int, process_index: int, process_count: int) -> list[Batch]:
         """A host's rows of batches n, n + 1, ...; one at a time of several tasks."""
         task, number = self.schedule.at(n) if len(self.datasets) > 1 else (0, n)
-        return self.read_own(task, number, count, process_index, process_count)
+        return self.read_task(task, number, count, process_index, process_count)
 
-    def read_own(self, task: int, n: int, count: int, process_index: int, process_count: int) -> list[Batch]:
+    def read_task(self, task: int, n: int, count: int, process_index: int, process_count: int) -> list[Batch]:
         """A host's rows of `count` batches of a task, from the n-th on."""
         rows = read_rows(self.datasets[task], self.plans[task], n, count, process_index, process_count)
         rows["task_id"] = np.full(len(rows["mask"]), task, np.int32)
@@ -184,7 +184,7 @@ def _plan(dataset: Dataset, cfg: Config, stage: str, process_count: int, number:
     if starts < 1:
         raise ConfigError(
             f"data.context={data.context}, training.pushforward={cfg.training.pushforward}, "
-            f"training.rollout_horizon={cfg.training.rollout_horizon} (diffusion.own_steps={cfg.diffusion.own_steps} "
+            f"training.rollout_horizon={cfg.training.rollout_horizon} (diffusion.model_rollout_steps={cfg.diffusion.model_rollout_steps} "
             "in the corrector's stages) and "
             f"training.time_stride={dataset.stride} need {offsets[-1] + 1} frames, there are {dataset.source.frames}"
         )
@@ -192,7 +192,7 @@ def _plan(dataset: Dataset, cfg: Config, stage: str, process_count: int, number:
     stream = f"data/{stage}" + (f"/{task.name}" if number else "")
     plan = windows.Plan(
         key=stream_key(cfg.seed, stream),
-        train=trained_on(dataset, cfg, stage),
+        train=stage_trajectories(dataset, cfg, stage),
         per_trajectory=data.windows_per_trajectory,
         batch_size=windows_per_step(cfg, stage),
         offsets=offsets,
@@ -228,7 +228,7 @@ def read_rows(
     }
     if task.scattered:
         places = cast(Scattered, dataset.source).places(drawn.ids)
-        batch |= place_arrays(places, dataset.source.inputs(drawn.ids))
+        batch |= point_arrays(places, dataset.source.inputs(drawn.ids))
     elif task.inputs:
         batch["inputs"] = windows.augment_inputs(dataset.source.inputs(drawn.ids), drawn)
     return batch

@@ -35,11 +35,11 @@ def open_source(cfg: Config, wanted: TaskConfig) -> tuple[Source, Splits]:
 def open_task_file(path: Path, wanted: TaskConfig) -> Source:
     """One of a task's files. Raises `DataError`."""
     if wanted.solution == "last_frame":
-        return SettledSource(open_file(path, "transient", wanted.channels), wanted.channels, wanted.settled)
+        return SettledSource(open_file(path, "transient", wanted.channels), wanted.channels, wanted.steady_tolerance)
     return open_file(path, wanted.kind, wanted.channels)
 
 
-def only_task(cfg: Config) -> TaskConfig:
+def single_task(cfg: Config) -> TaskConfig:
     """The task of a configuration that has one. Raises `ConfigError`."""
     if len(cfg.data.tasks) != 1:
         names = ", ".join(task.name for task in cfg.data.tasks) or "none"
@@ -47,7 +47,7 @@ def only_task(cfg: Config) -> TaskConfig:
     return cfg.data.tasks[0]
 
 
-def all_tasks(cfg: Config) -> tuple[TaskConfig, ...]:
+def configured_tasks(cfg: Config) -> tuple[TaskConfig, ...]:
     """The tasks of a configuration, one at the least. Raises `ConfigError`."""
     if not cfg.data.tasks:
         raise ConfigError("key `data.tasks`: names no task; give one, such as [{name: burgers1d}]")
@@ -72,7 +72,7 @@ def data_files(data: DataConfig, task: TaskConfig) -> dict[str, tuple[Path, ...]
             if paths
         }
     if task.path is None:
-        return {"all": (embedded_file(data.root, task.name, task.preset),)}
+        return {"all": (generated_file(data.root, task.name, task.preset),)}
     if isinstance(task.path, tuple):
         return {"all": tuple(map(Path, task.path))}
     path = Path(task.path)
@@ -93,7 +93,7 @@ def files_in_folder(path: Path) -> dict[str, tuple[Path, ...]]:
     return found
 
 
-def embedded_file(root: str | Path, task: str, preset: str) -> Path:
+def generated_file(root: str | Path, task: str, preset: str) -> Path:
     """The file that the embedded generator writes for a preset of a task."""
     return Path(root) / f"{task}_{preset}.hdf5"
 

@@ -103,7 +103,7 @@ class CorrectedModel:
         return np.asarray(frames(self.run.weights, self.trained.weights, fields, given, key=key, steps=steps))
 
     def _compiled(self, sampler: Sampler) -> Any:
-        base, model, fixed_noise = self.run.model, self.model, self.trained.config.diffusion.held_noise
+        base, model, fixed_noise = self.run.model, self.model, self.trained.config.diffusion.fixed_noise
 
         def frames(params: Any, weights: CorrectorWeights, fields: Any, cond: Any, *, key: Any, steps: int) -> Any:
             if base.task.kind == "steady":

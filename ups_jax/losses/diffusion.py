@@ -129,12 +129,12 @@ def residual_of(base: Simulator | SteadySimulator, config: DiffusionConfig) -> R
 
 
 def draw_states(batch: Batch, key: Key[Array, ""], context: int, config: DiffusionConfig) -> Batch:
-    """What is random in the states of a batch's rows, where it is not there yet: how many of the `own_steps` start from
+    """What is random in the states of a batch's rows, where it is not there yet: how many of the `model_rollout_steps` start from
     the true ones, each number equally often, and the noise on the frames that are given."""
     frames = batch.fields[:, :context]
     drawn: dict[str, Array] = {}
-    if config.own_steps > 0:
-        drawn["given"] = jax.random.randint(stream(key, "given"), frames.shape[:1], 0, config.own_steps + 1)
+    if config.model_rollout_steps > 0:
+        drawn["given"] = jax.random.randint(stream(key, "given"), frames.shape[:1], 0, config.model_rollout_steps + 1)
     if config.input_noise > 0:
         drawn["state_noise"] = jax.random.normal(stream(key, "state"), frames.shape)
     return with_draws(batch, drawn)
@@ -148,11 +148,11 @@ def _step_residual(base: Simulator, config: DiffusionConfig) -> Residual:
         window, later = fields[:, : base.context], jnp.moveaxis(fields[:, base.context :], 1, 0)
         if config.input_noise > 0:
             window = window + config.input_noise * jnp.asarray(batch.draws["state_noise"])
-        if config.own_steps > 0:
-            own, given = later[: config.own_steps], jnp.asarray(batch.draws["given"])
+        if config.model_rollout_steps > 0:
+            own, given = later[: config.model_rollout_steps], jnp.asarray(batch.draws["given"])
             window = push_forward(lambda params, w: step(base, params, w, cond), params, window, own, given)
         pred = step(base, params, window, cond)
-        return given_step(task, window, pred, cond), later[config.own_steps] - pred
+        return given_step(task, window, pred, cond), later[config.model_rollout_steps] - pred
 
     return residual
 

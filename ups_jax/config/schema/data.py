@@ -89,7 +89,7 @@ class TaskConfig:
     """Solution of a steady task: `stored` in the file, or the `last_frame` of each trajectory of a transient file, as
     the fixed point that its first frame evolves to."""
 
-    settled: PositiveFloat = 1e-2
+    steady_tolerance: PositiveFloat = 1e-2
     """Tolerance for `last_frame`: largest difference between the last two frames, relative to the standard deviation of
     the first frame, or to the distance between the first and the last frame if that is larger."""
 

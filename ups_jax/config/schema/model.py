@@ -133,7 +133,7 @@ class DiffusionConfig:
     min_noise: OpenFraction = 0.05
     """Noise level before the last step, relative to the root mean square of the error."""
 
-    own_steps: Count = 1
+    model_rollout_steps: Count = 1
     """Training states are reached by the operator in 0 to this many rollout steps, each number equally often."""
 
     input_noise: Weight = 0.0
@@ -145,7 +145,7 @@ class DiffusionConfig:
     `data.split.seed`. Statistics still use the whole training split. An epoch of a stage covers the stage's
     trajectories only: set `steps` or more `epochs` for correctors. Works for one task on a grid."""
 
-    held_noise: bool = True
+    fixed_noise: bool = True
     """A member of an ensemble draws the noise of its corrections once for its whole rollout; `false` draws it in every
     step."""
 

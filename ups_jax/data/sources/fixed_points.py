@@ -98,6 +98,6 @@ class SettledSource:
             worst = int(share.argmax())
             raise DataError(
                 f"{self.name}: trajectory {int(ids[worst])} has not come to rest: its last frame differs by "
-                f"{share[worst]:.3g} of its first one's size or way from the one before, `settled` of its task allows "
+                f"{share[worst]:.3g} of its first one's size or way from the one before, `steady_tolerance` of its task allows "
                 f"{self.limit:g}; simulate for longer, or raise that"
             )

@@ -98,7 +98,7 @@ def corrected_metrics(
             f"{kind}steady": all_metrics(field, held.truth, base.task)["nrmse"].mean() for kind, field in frames.items()
         }
     steps = held.truth.shape[1]
-    held_noise = model.diffusion.held_noise
+    held_noise = model.diffusion.fixed_noise
     correction = Correction(corrector=corrected(model, weights, sampler), when=every(1), held=held_noise)
     rolled = {
         "": rollout(base, params, held.seen, held.cond, steps, correction, held.key),

@@ -1,0 +1,77 @@
+"""Keys that had another name in earlier versions: read under either name, written under the current one."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from ups_jax.core.errors import ConfigError
+
+# Path of the former key, with `*` for an entry of a list -> the current name of its last part.
+RENAMED = {
+    ("data", "tasks", "*", "settled"): "steady_tolerance",
+    ("diffusion", "own_steps"): "model_rollout_steps",
+    ("diffusion", "held_noise"): "fixed_noise",
+}
+_FORMER = {current: path[-1] for path, current in RENAMED.items()}
+
+
+def with_current_names(values: Any, origin: str, *, warn: bool, path: tuple[str, ...] = ()) -> Any:
+    """Return plain values with every former key under its current name.
+
+    Args:
+        values: Values of the section at `path`, or of the whole configuration.
+        origin: File or override that a message names.
+        warn: Whether each former key is a warning, as in a text that a user can correct.
+        path: Keys above `values`.
+
+    Raises:
+        ConfigError: A key stands there under both names.
+    """
+    if isinstance(values, list):
+        return [with_current_names(item, origin, warn=warn, path=(*path, "*")) for item in values]
+    if not isinstance(values, dict):
+        return values
+    result = {}
+    for key, value in values.items():
+        name = _current(path, key)
+        if name != key:
+            section = ".".join(path)
+            if name in values:
+                raise ConfigError(f"{origin}: `{section}.{key}` and `{section}.{name}` are the same key; keep `{name}`")
+            if warn:
+                _warn(origin, section, key, name)
+        result[name] = with_current_names(value, origin, warn=warn, path=(*path, name))
+    return result
+
+
+def override_with_current_names(parts: list[str], value: Any, origin: str) -> tuple[str, Any]:
+    """Return the dotted key and the value of an override, with every former key replaced and a warning of each."""
+    path = tuple("*" if parts[:position] == ["data", "tasks"] else part for position, part in enumerate(parts))
+    *above, last = parts
+    name = _current(path[:-1], path[-1])
+    if name != path[-1]:
+        _warn(origin, ".".join(above), last, name)
+        last = name
+    return ".".join([*above, last]), with_current_names(value, origin, warn=True, path=path)
+
+
+def former_names(values: Any) -> Any:
+    """Return plain values with the names that the first version gave to their keys: a digest stays what it was."""
+    if isinstance(values, list):
+        return [former_names(item) for item in values]
+    if not isinstance(values, dict):
+        return values
+    return {_FORMER.get(key, key): former_names(value) for key, value in values.items()}
+
+
+def _current(path: tuple[str, ...], key: Any) -> Any:
+    return RENAMED.get((*path, key), key)
+
+
+def _warn(origin: str, section: str, former: str, current: str) -> None:
+    warnings.warn(
+        f"{origin}: key `{section}.{former}` is now called `{current}`; the former name still works, write the new one",
+        FutureWarning,
+        stacklevel=2,
+    )
