@@ -13,6 +13,9 @@ SLOW = {
     "reliability/test_scenarios.py::test_a_fault_from_outside_has_its_answer[nan_batches]": (
         "trainer/test_loop.py::test_a_run_that_diverges_stops_with_its_own_error_and_saves_nothing_that_is_not_finite"
     ),
+    "reliability/test_scenarios.py::test_a_fault_from_outside_has_its_answer[all_checkpoints_damaged]": (
+        "trainer/test_resume.py::test_when_no_checkpoint_can_be_read_nothing_starts_again_from_scratch"
+    ),
     "reliability/test_secrets.py::test_the_key_of_wandb_is_in_no_file_and_in_no_output[refuses]": (
         "tracking/test_wandb_writer.py"
     ),
@@ -95,6 +98,12 @@ SLOW = {
     "rollout/test_flow_sampler.py::test_a_corrector_with_a_core_of_attention_is_trained_sampled_and_distilled": (
         "rollout/test_flow_sampler.py::test_a_trained_corrector_samples_the_errors_of_its_predictor"
     ),
+    "runs/test_damaged_best.py::test_who_trains_sets_it_aside_and_who_reads_is_told_ever_after[missing]": (
+        "runs/test_damaged_best.py::test_who_reads_takes_the_best_of_the_others_and_says_so[missing]"
+    ),
+    "runs/test_damaged_best.py::test_who_trains_sets_it_aside_and_who_reads_is_told_ever_after[metric is no JSON]": (
+        "runs/test_damaged_best.py::test_who_reads_takes_the_best_of_the_others_and_says_so[metric is no JSON]"
+    ),
     "runs/test_damaged_best.py::test_another_one_that_is_damaged_is_no_matter_to_who_reads[6]": (
         "runs/test_damaged_best.py::test_where_none_is_sound_it_is_one_error_and_nothing_is_moved"
     ),
@@ -107,6 +116,21 @@ SLOW = {
     ),
     "training/test_run_length.py::test_the_plan_is_on_file_before_the_first_step[steady_prior]": (
         "training/test_run_length.py::test_the_plan_is_on_file_before_the_first_step[operator]"
+    ),
+    "inference/test_trained_model.py::test_float64_goes_in_and_out_and_float32_stays[two tasks]": (
+        "inference/test_trained_model.py::test_float64_goes_in_and_out_and_float32_stays[grid]"
+    ),
+    "inference/test_trained_model.py::test_a_map_over_coefficients_is_a_loop[two tasks]": (
+        "inference/test_trained_model.py::test_a_map_over_coefficients_is_a_loop[grid]"
+    ),
+    "inference/test_trained_model.py::test_a_scan_over_steps_is_the_rollout_and_jit_changes_nothing[two tasks]": (
+        "inference/test_trained_model.py::test_a_scan_over_steps_is_the_rollout_and_jit_changes_nothing[grid]"
+    ),
+    "inference/test_trained_model.py::test_numpy_arguments_may_be_constants_of_a_jitted_function[two tasks]": (
+        "inference/test_trained_model.py::test_numpy_arguments_may_be_constants_of_a_jitted_function[grid]"
+    ),
+    "training/test_cuda_lowering.py::test_products_have_all_bits_unless_fewer_are_asked_for[pdet_stack-tf32-False]": (
+        "training/test_cuda_lowering.py::test_products_have_all_bits_unless_fewer_are_asked_for[spectral-tf32-False]"
     ),
     "training/test_cuda_lowering.py::test_the_other_operators_lower_for_cuda[pdet_unet]": (
         "training/test_cuda_lowering.py::test_the_other_operators_lower_for_cuda[pdet_stack]"

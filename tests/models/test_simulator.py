@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,32 +37,62 @@ def task_on(shape: tuple[int, ...], periodic: tuple[bool, ...], channels: int = 
     )
 
 
-def simulator(task: Task, core: str = "spectral", context: int = 1) -> Simulator:
+def simulator(task: Task, core: str = "spectral", context: int = 2) -> Simulator:
     operator = OperatorConfig(
         architecture_type=core,  # type: ignore[arg-type]
-        spectral=SpectralConfig(hidden_dim=8, depth=2, modes=4),
-        pdet=PdetConfig(hidden_dim=16, num_heads=2, group_size=8, depth=2),
+        spectral=SpectralConfig(hidden_dim=8, depth=1, modes=4),
+        pdet=PdetConfig(hidden_dim=8, num_heads=2, group_size=4, depth=1, depths=(1, 1)),
     )
     return Simulator(task, LatentConfig(dim=6), operator, context)
 
 
-def conditions(batch: int, nu: float = 0.01, dt: float = 0.1) -> Conditions:
-    return Conditions(dt=jnp.full(batch, dt), coefficients=jnp.full((batch, 1), nu), mask=jnp.ones((batch, 1)))
+def conditions(nu: float = 0.01, dt: float = 0.1, known: bool = True) -> Conditions:
+    """Those of three samples."""
+    mask = jnp.asarray(np.full((3, 1), known, np.float32))
+    return Conditions(
+        dt=jnp.asarray(np.full(3, dt, np.float32)), coefficients=jnp.asarray(np.full((3, 1), nu, np.float32)), mask=mask
+    )
 
 
-def fields_on(task: Task, batch: int = 3, context: int = 1) -> jax.Array:
-    return jax.random.normal(jax.random.key(1), (batch, context, *task.shape, len(task.channels)))
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A model of two frames of context, and its programs, each of which is compiled once.
+
+    `trained` are parameters with every zero-initialised leaf moved, as after training. `step` takes parameters, fields
+    and conditions; `decoded` takes fields and points, and gives tokens, the field on the grid and at the points.
+    """
+
+    model: Simulator
+    fields: np.ndarray
+    fresh: Any
+    trained: Any
+    step: Callable[..., np.ndarray]
+    decoded: Callable[..., tuple[Any, Any, Any]]
 
 
-def trained(model: Simulator, fields: jax.Array) -> dict:
-    """Parameters with every zero-initialised leaf moved, as after training."""
-    params = jax.jit(model.init)(jax.random.key(0), fields, conditions(len(fields)))["params"]
-    rng = np.random.default_rng(2)
-    return jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32), params)
+@functools.cache
+def case_of(core: str, shape: tuple[int, ...], periodic: tuple[bool, ...]) -> Case:
+    task = task_on(shape, periodic, channels=2)
+    model, rng = simulator(task, core), np.random.default_rng(2)
+    fields = rng.normal(size=(3, 2, *shape, 2)).astype(np.float32)
+    fresh = jax.device_get(jax.jit(model.init)(jax.random.key(0), fields, conditions()))
+    trained = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32), fresh)
+    step = jax.jit(model.apply)
 
+    @jax.jit
+    def decoded(params: Any, fields: jax.Array, points: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        z = model.apply(params, fields, method="encode")
+        on_grid, at_points = (model.apply(params, z, *query, method="decode") for query in ((), (points,)))
+        return z, on_grid, at_points
 
-def step(model: Simulator, params: dict, fields: jax.Array, cond: Conditions | None = None) -> jax.Array:
-    return jax.jit(model.apply)(params, fields, conditions(len(fields)) if cond is None else cond)
+    return Case(
+        model=model,
+        fields=fields,
+        fresh=fresh,
+        trained=trained,
+        step=lambda *arguments: np.asarray(step(*arguments)),
+        decoded=functools.partial(decoded, trained),
+    )
 
 
 @pytest.mark.parametrize(
@@ -67,101 +100,91 @@ def step(model: Simulator, params: dict, fields: jax.Array, cond: Conditions | N
     [*(("spectral", *grid) for grid in GRIDS), *((core, *GRIDS[-1]) for core in CORES[1:])],
 )
 def test_an_untrained_step_is_persistence(core: str, shape: tuple[int, ...], periodic: tuple[bool, ...]) -> None:
-    task = task_on(shape, periodic, channels=2)
-    model, fields = simulator(task, core, context=2), fields_on(task, context=2)
-    params = jax.jit(model.init)(jax.random.key(0), fields, conditions(3))
-    np.testing.assert_array_equal(step(model, params, fields), fields[:, -1])
+    case = case_of(core, shape, periodic)
+    np.testing.assert_array_equal(case.step(case.fresh, case.fields, conditions()), case.fields[:, -1])
 
 
 @pytest.mark.parametrize("core", CORES)
 def test_a_trained_step_moves_the_field_but_not_the_mean_of_a_conserved_channel(core: str) -> None:
-    task = task_on((16, 12), (True, True), channels=2)
-    model, fields = simulator(task, core), fields_on(task)
-    change = step(model, {"params": trained(model, fields)}, fields) - fields[:, -1]
-    mean = np.abs(np.asarray(change).mean((1, 2)))
-    assert np.abs(np.asarray(change)).mean() > 1e-3
+    case = case_of(core, *GRIDS[-1])
+    change = case.step(case.trained, case.fields, conditions()) - case.fields[:, -1]
+    mean = np.abs(change.mean((1, 2)))
+    assert np.abs(change).mean() > 1e-3
     assert mean[:, 0].max() < 1e-6 < 1e-4 < mean[:, 1].min()
 
 
 def test_the_spectral_core_commutes_with_shifts_by_whole_patches() -> None:
-    task = task_on((32,), (True,))
-    model, fields = simulator(task), fields_on(task)
-    params = {"params": trained(model, fields)}
-    moved_before = step(model, params, jnp.roll(fields, 8, 2))
-    moved_after = jnp.roll(step(model, params, fields), 8, 1)
+    case = case_of("spectral", *GRIDS[0])
+    moved_before = case.step(case.trained, np.roll(case.fields, 8, 2), conditions())
+    moved_after = np.roll(case.step(case.trained, case.fields, conditions()), 8, 1)
     np.testing.assert_allclose(moved_before, moved_after, atol=2e-6)
 
 
 @pytest.mark.parametrize("core", CORES)
 def test_time_step_and_coefficient_reach_the_prediction_and_an_unknown_one_does_not(core: str) -> None:
-    task = task_on((16,), (True,))
-    model, fields = simulator(task, core), fields_on(task)
-    params = {"params": trained(model, fields)}
-    plain = step(model, params, fields)
-    assert np.abs(plain - step(model, params, fields, conditions(3, nu=0.05))).max() > 1e-4
-    assert np.abs(plain - step(model, params, fields, conditions(3, dt=0.2))).max() > 1e-4
+    case = case_of(core, *GRIDS[-1])
 
-    def unknown(nu: float) -> Conditions:
-        return Conditions(dt=jnp.full(3, 0.1), coefficients=jnp.full((3, 1), nu), mask=jnp.zeros((3, 1)))
+    def at(**changes: Any) -> np.ndarray:
+        return case.step(case.trained, case.fields, conditions(**changes))
 
-    np.testing.assert_array_equal(step(model, params, fields, unknown(0.0)), step(model, params, fields, unknown(0.3)))
+    assert np.abs(at() - at(nu=0.05)).max() > 1e-4
+    assert np.abs(at() - at(dt=0.2)).max() > 1e-4
+    np.testing.assert_array_equal(at(nu=0.0, known=False), at(nu=0.3, known=False))
 
 
 @pytest.mark.parametrize(("shape", "periodic"), GRIDS)
 def test_decoding_gives_the_encoded_field_back_on_the_grid_and_at_its_points(
     shape: tuple[int, ...], periodic: tuple[bool, ...]
 ) -> None:
-    task = task_on(shape, periodic)
-    model, fields = simulator(task), fields_on(task)
-    params = {"params": trained(model, fields)}
-    z = model.apply(params, fields, method="encode")
-    np.testing.assert_array_equal(model.apply(params, z, method="decode"), fields[:, -1])
+    case = case_of("spectral", shape, periodic)
+    task, newest = case.model.task, case.fields[:, -1]
     lines = [start + step * np.arange(n) for start, step, n in zip(task.origin, task.spacing, shape, strict=True)]
     points = np.stack(np.meshgrid(*lines, indexing="ij"), -1).reshape(1, -1, len(shape)).repeat(3, 0)
-    at_points = model.apply(params, z, jnp.asarray(points, jnp.float32), method="decode")
-    np.testing.assert_allclose(at_points, fields[:, -1].reshape(3, -1, 1), atol=2e-5)
+    _, on_grid, at_points = case.decoded(case.fields, points.astype(np.float32))
+    np.testing.assert_array_equal(on_grid, newest)
+    np.testing.assert_allclose(at_points, newest.reshape(3, -1, 2), atol=2e-5)
+
+
+def decoded_between(
+    grid: tuple[tuple[int, ...], tuple[bool, ...]], function: Callable[[np.ndarray], np.ndarray], points: np.ndarray
+) -> np.ndarray:
+    """What is decoded at the points, as many as the grid has, of the function's values on the grid."""
+    case = case_of("spectral", *grid)
+    task, (count,) = case.model.task, case.model.task.shape
+    values = function(task.origin[0] + task.spacing[0] * np.arange(count))
+    fields = np.broadcast_to(values[None, None, :, None], (3, 2, count, 2)).astype(np.float32)
+    query = np.broadcast_to(points[None, :, None], (3, count, 1)).astype(np.float32)
+    return np.asarray(case.decoded(fields, query)[2])[0, :, 0]
 
 
 def test_decoding_between_the_points_is_exact_for_a_resolved_periodic_field() -> None:
-    task = task_on((24,), (True,))
-    x = jnp.asarray(task.origin[0] + task.spacing[0] * np.arange(24))
+    def wave(x: np.ndarray) -> np.ndarray:
+        return np.sin(3 * np.pi * x) + 0.5 * np.cos(5 * np.pi * x + 1)
 
-    def wave(x: jax.Array) -> jax.Array:
-        return jnp.sin(3 * jnp.pi * x) + 0.5 * jnp.cos(5 * jnp.pi * x + 1)
-
-    fields = wave(x)[None, None, :, None]
-    model = simulator(task)
-    params = {"params": trained(model, fields)}
-    query = jnp.linspace(-1.3, 1.4, 37)[None, :, None]
-    decoded = model.apply(params, model.apply(params, fields, method="encode"), query, method="decode")
-    np.testing.assert_allclose(decoded[0, :, 0], wave(query[0, :, 0]), atol=2e-5)
+    points = np.linspace(-1.3, 1.4, 32)
+    np.testing.assert_allclose(decoded_between(GRIDS[0], wave, points), wave(points), atol=2e-5)
 
 
 def test_decoding_between_walls_is_exact_for_a_cubic() -> None:
-    task = task_on((11,), (False,))
-    x = jnp.asarray(task.origin[0] + task.spacing[0] * np.arange(11))
-    model = simulator(task)
-    fields = (x**3 - x)[None, None, :, None]
-    params = {"params": trained(model, fields)}
-    query = jnp.linspace(-1.0, 0.8, 23)[None, :, None]
-    decoded = model.apply(params, model.apply(params, fields, method="encode"), query, method="decode")
-    np.testing.assert_allclose(decoded[0, :, 0], query[0, :, 0] ** 3 - query[0, :, 0], atol=1e-5)
+    points = np.linspace(-1.0, 0.9, 30)
+    np.testing.assert_allclose(decoded_between(GRIDS[1], lambda x: x**3 - x, points), points**3 - points, atol=1e-5)
 
 
 def test_the_same_parameters_step_a_finer_grid() -> None:
-    coarse, fine = task_on((16,), (True,)), task_on((32,), (True,))
-    params = {"params": trained(simulator(coarse), fields_on(coarse))}
-    result = step(simulator(fine), params, fields_on(fine))
-    assert result.shape == (3, 32, 1)
+    coarse, fine = simulator(task_on((16,), (True,), channels=2)), case_of("spectral", *GRIDS[0])
+    shapes = jax.eval_shape(coarse.init, jax.random.key(0), np.zeros((3, 2, 16, 2), np.float32), conditions())
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: 0.3 * rng.normal(size=leaf.shape).astype(np.float32), shapes)
+    result = fine.step(params, fine.fields, conditions())
+    assert result.shape == (3, 32, 2)
     assert np.isfinite(result).all()
 
 
 def test_the_latent_state_keeps_time() -> None:
-    task = task_on((16,), (True,))
-    model, fields = simulator(task), fields_on(task)
-    params = {"params": trained(model, fields)}
-    state = LatentState(z=model.apply(params, fields, method="encode"), t=jnp.zeros(3), cond=conditions(3))
-    operate = jax.jit(partial(model.apply, method="operate"))
+    case = case_of("spectral", *GRIDS[0])
+    z = case.decoded(case.fields, np.zeros((3, 32, 1), np.float32))[0]
+    state = LatentState(z=z, t=jnp.zeros(3), cond=conditions())
+    operate = jax.jit(functools.partial(case.model.apply, method="operate"))
     for _ in range(3):
-        state = operate(params, state)
+        state = operate(case.trained, state)
     np.testing.assert_allclose(state.t, 0.3, rtol=1e-6)

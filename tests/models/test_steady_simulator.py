@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +21,7 @@ from ups_jax.rollout.steady import check_cells, refinement, solve
 SHAPE = (8, 12)
 
 
-def task_on(shape: tuple[int, ...] = SHAPE, inputs: int = 1) -> Task:
+def task_on(shape: tuple[int, ...] = SHAPE, inputs: int = 2) -> Task:
     """Cells of the unit square, or of the unit interval."""
     axes = len(shape)
     return Task(
@@ -41,46 +43,53 @@ def task_on(shape: tuple[int, ...] = SHAPE, inputs: int = 1) -> Task:
 def simulator(task: Task, core: str = "spectral") -> SteadySimulator:
     operator = OperatorConfig(
         architecture_type=core,  # type: ignore[arg-type]
-        spectral=SpectralConfig(hidden_dim=8, depth=2, modes=4),
+        spectral=SpectralConfig(hidden_dim=8, depth=1, modes=4),
         pdet=PdetConfig(hidden_dim=16, num_heads=2, group_size=8, depth=1, depths=(1, 1, 1)),
     )
     return SteadySimulator(task, LatentConfig(dim=6, patch_size=2), operator)
 
 
-def conditions(batch: int) -> Conditions:
-    return Conditions(dt=jnp.ones(batch), coefficients=jnp.full((batch, 1), 0.3), mask=jnp.ones((batch, 1)))
+def conditions() -> Conditions:
+    """Those of three samples."""
+    ones = np.ones((3, 1), np.float32)
+    return Conditions(dt=jnp.asarray(ones[:, 0]), coefficients=jnp.asarray(0.3 * ones), mask=jnp.asarray(ones))
 
 
-def given(task: Task, batch: int = 3, factor: int = 1) -> jax.Array:
+def given(task: Task, factor: int = 1) -> np.ndarray:
     shape = [points * factor for points in task.shape]
-    return 2 + jax.random.normal(jax.random.key(1), (batch, *shape, len(task.inputs)))
+    rng = np.random.default_rng(1)
+    return 2 + rng.normal(size=(3, *shape, len(task.inputs))).astype(np.float32)
 
 
-def trained(model: SteadySimulator, inputs: jax.Array) -> dict:
-    """Parameters with every zero-initialised leaf moved, as after training."""
-    params = jax.jit(model.init)(jax.random.key(0), inputs, conditions(len(inputs)))["params"]
+@functools.cache
+def parameters(model: SteadySimulator) -> tuple[Any, Any]:
+    """Fresh ones, and such with every zero-initialised leaf moved, as after training."""
+    fresh = jax.device_get(jax.jit(model.init)(jax.random.key(0), given(model.task), conditions())["params"])
     rng = np.random.default_rng(2)
-    return jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32), params)
+    return fresh, jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32), fresh)
+
+
+@functools.cache
+def solver(model: SteadySimulator) -> Any:
+    return jax.jit(lambda params, inputs: solve(model, params, inputs, conditions()))
 
 
 @pytest.mark.parametrize(("shape", "core"), [((24,), "spectral"), (SHAPE, "spectral"), (SHAPE, "pdet_stack")])
 def test_an_untrained_simulator_gives_exactly_the_mean_field_and_a_trained_one_does_not(
     shape: tuple[int, ...], core: str
 ) -> None:
-    task = task_on(shape, inputs=2)
-    model, inputs = simulator(task, core), given(task)
-    fresh = jax.jit(model.init)(jax.random.key(0), inputs, conditions(3))["params"]
-    solution = solve(model, fresh, inputs, conditions(3))
+    model = simulator(task_on(shape), core)
+    fresh, trained = parameters(model)
+    solution, moved = (np.asarray(solver(model)(params, given(model.task))) for params in (fresh, trained))
     np.testing.assert_array_equal(solution, np.broadcast_to(np.float32([0.1, -3.0]), solution.shape))
-    moved = solve(model, trained(model, inputs), inputs, conditions(3))
     assert np.abs(moved[0] - moved[1]).max() > 1e-3
 
 
 def test_all_parameters_but_those_of_what_never_varies_have_a_gradient() -> None:
-    task = task_on()
-    model, inputs = simulator(task), given(task)
-    gradients = jax.jit(jax.grad(lambda p: jnp.sum(steady_field(model, p, inputs, conditions(3)) ** 2)))(
-        trained(model, inputs)
+    model = simulator(task_on())
+    inputs = jnp.asarray(given(model.task))
+    gradients = jax.jit(jax.grad(lambda p: jnp.sum(steady_field(model, p, inputs, conditions()) ** 2)))(
+        parameters(model)[1]
     )
     silent = [
         jax.tree_util.keystr(path)
@@ -116,13 +125,17 @@ def test_a_cubic_is_exact_at_all_cells_of_a_finer_grid_those_at_the_walls_includ
 def test_a_finer_grid_is_solved_on_the_trained_one_and_averages_back_to_nearly_that() -> None:
     task = task_on()
     model, fine = simulator(task), given(task, factor=2)
-    params = trained(model, given(task))
-    solution = solve(model, params, fine, conditions(3))
-    assert solution.shape == (3, 16, 24, 2)
-    coarse = solve(model, params, cell_average(fine, (2, 2)), conditions(3))
     lines = cell_lines(SHAPE, task.origin, task.spacing, (2, 2))
     query = np.stack(np.meshgrid(*lines, indexing="ij"), -1).reshape(1, -1, 2).repeat(3, 0).astype(np.float32)
-    expected = interpolate(coarse, jnp.asarray(query), task.origin, task.spacing, task.periodic)
+
+    @jax.jit
+    def both(params: Any, fine: jax.Array, query: jax.Array) -> tuple[jax.Array, jax.Array]:
+        coarse = solve(model, params, cell_average(fine, (2, 2)), conditions())
+        expected = interpolate(coarse, query, task.origin, task.spacing, task.periodic)
+        return solve(model, params, fine, conditions()), expected
+
+    solution, expected = map(np.asarray, both(parameters(model)[1], fine, query))
+    assert solution.shape == (3, 16, 24, 2)
     expected = expected.reshape(solution.shape)
     # `interpolate` makes its weights in float32.
     np.testing.assert_allclose(solution, expected, atol=2e-6 * np.abs(expected).max())
