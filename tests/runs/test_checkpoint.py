@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
 import pytest
 
@@ -20,13 +21,36 @@ from ups_jax.data import Dataset, batch_at
 from ups_jax.runs.checkpoint import Checkpoints
 from ups_jax.runs.checksums import fault
 from ups_jax.training.build import abstract_state
-from ups_jax.training.state import TrainState
+from ups_jax.training.state import TrainState, state_of
+
+SMALL = ["operator.spectral.depth=1", "operator.spectral.hidden_dim=8", "optimizer={name: adamw, lr: 1e-3}"]
+# The state of each configuration is compiled once.
+STATES: dict[tuple[str, ...], TrainState] = {}
+
+
+def new_state(waves: Dataset, *overrides: str) -> tuple[Config, TrainState]:
+    """A small configuration, and the state that its training begins with."""
+    cfg = load("configs/tiny.yaml", [*SMALL, *overrides])
+    if overrides not in STATES:
+        model, tx = build(cfg, waves)
+        STATES[overrides] = init_state(model, tx, batch_at(waves, cfg, "operator", 0), jax.random.key(0))
+    return cfg, STATES[overrides]
 
 
 @pytest.fixture
-def state(tiny: Config, waves: Dataset) -> TrainState:
-    model, tx = build(tiny, waves)
-    return init_state(model, tx, batch_at(waves, tiny, "operator", 0), jax.random.key(0))
+def small(waves: Dataset) -> Config:
+    return new_state(waves)[0]
+
+
+@pytest.fixture
+def state(waves: Dataset) -> TrainState:
+    return new_state(waves)[1]
+
+
+@pytest.fixture(scope="module")
+def few_arrays() -> TrainState:
+    """The state of a model of one array, which is saved and read in a moment."""
+    return state_of({"kernel": jnp.arange(6.0)}, optax.adam(0.1), jax.random.key(0))
 
 
 def at(state: TrainState, step: int) -> TrainState:
@@ -44,11 +68,11 @@ def at(state: TrainState, step: int) -> TrainState:
     ],
 )
 def test_the_best_and_the_latest_stay(
-    state: TrainState, tmp_path: Path, validations: list[float | None], kept: list[int], best: int
+    few_arrays: TrainState, tmp_path: Path, validations: list[float | None], kept: list[int], best: int
 ) -> None:
     with Checkpoints(tmp_path / "c", keep=2) as checkpoints:
         for step, validation in enumerate(validations):
-            checkpoints.save(at(state, step), {}, validation=validation)
+            checkpoints.save(at(few_arrays, step), {}, validation=validation)
             checkpoints.wait()
         assert checkpoints.steps() == kept
         assert checkpoints.best_step() == best
@@ -57,10 +81,10 @@ def test_the_best_and_the_latest_stay(
         assert checkpoints.step_of(0.75) is None
 
 
-def test_a_save_is_sealed_when_it_is_committed(state: TrainState, tmp_path: Path) -> None:
+def test_a_save_is_sealed_when_it_is_committed(few_arrays: TrainState, tmp_path: Path) -> None:
     """Nobody has to wait for it or save again: a process that is killed at once leaves a sealed checkpoint."""
     with Checkpoints(tmp_path / "c") as checkpoints:
-        checkpoints.save(at(state, 3), {}, validation=0.5)
+        checkpoints.save(at(few_arrays, 3), {}, validation=0.5)
         deadline = time.monotonic() + 60
         while not (tmp_path / "c" / "3").exists() and time.monotonic() < deadline:
             time.sleep(0.001)
@@ -73,30 +97,30 @@ def test_a_save_is_sealed_when_it_is_committed(state: TrainState, tmp_path: Path
 
 @pytest.mark.parametrize("content", [b"", b"true"])
 def test_a_commit_that_cannot_be_read_is_set_aside_where_there_is_another(
-    state: TrainState, tmp_path: Path, content: bytes
+    few_arrays: TrainState, tmp_path: Path, content: bytes
 ) -> None:
     with Checkpoints(tmp_path / "c") as checkpoints:
         for step in (3, 4):
-            checkpoints.save(at(state, step), {}, validation=0.5)
+            checkpoints.save(at(few_arrays, step), {}, validation=0.5)
     (tmp_path / "c" / "4" / "_CHECKPOINT_METADATA").write_bytes(content)
     # orbax refuses the folder, or the seal the step: which, depends on what is damaged.
     with pytest.raises(CheckpointError), Checkpoints(tmp_path / "c", read_only=True) as checkpoints:
-        checkpoints.restore(4, state)
+        checkpoints.restore(4, few_arrays)
     told: list[str] = []
     with Checkpoints(tmp_path / "c") as checkpoints:
         assert checkpoints.steps() == [3]
-        found = checkpoints.restore_latest(state, lambda meta: None, told.append)
+        found = checkpoints.restore_latest(few_arrays, lambda meta: None, told.append)
     assert found is not None and int(found.step) == 3
     assert any(line.endswith("damaged-4") for line in told) and (tmp_path / "c" / "damaged-4").is_dir()
     (tmp_path / "c" / "3" / "_CHECKPOINT_METADATA").write_bytes(content)
     with pytest.raises(CheckpointError), Checkpoints(tmp_path / "c") as checkpoints:
-        checkpoints.restore_latest(state, lambda meta: None, told.append)
+        checkpoints.restore_latest(few_arrays, lambda meta: None, told.append)
     assert (tmp_path / "c" / "3").is_dir()
 
 
 @pytest.mark.parametrize("error", [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")])
 def test_memory_that_runs_out_says_nothing_of_a_checkpoint(
-    state: TrainState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    few_arrays: TrainState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     """It is not set aside as a damaged one would be."""
 
@@ -105,32 +129,32 @@ def test_memory_that_runs_out_says_nothing_of_a_checkpoint(
 
     with Checkpoints(tmp_path / "c") as checkpoints:
         for step in (3, 4):
-            checkpoints.save(at(state, step), {}, validation=0.5)
+            checkpoints.save(at(few_arrays, step), {}, validation=0.5)
         checkpoints.wait()
         with monkeypatch.context() as patch, pytest.raises(type(error)):
             patch.setattr(ocp.CheckpointManager, "restore", fail)
-            checkpoints.restore_latest(state, lambda meta: None, lambda line: None)
-        found = checkpoints.restore_latest(state, lambda meta: None, lambda line: None)
+            checkpoints.restore_latest(few_arrays, lambda meta: None, lambda line: None)
+        found = checkpoints.restore_latest(few_arrays, lambda meta: None, lambda line: None)
     assert found is not None and int(found.step) == 4 and not list((tmp_path / "c").glob("damaged-*"))
 
 
 def test_a_saved_run_comes_back_and_is_not_written_over(
-    state: TrainState, tiny: Config, waves: Dataset, tmp_path: Path
+    state: TrainState, small: Config, waves: Dataset, tmp_path: Path
 ) -> None:
-    save(tmp_path / "run", at(state, 3), tiny, waves)
+    save(tmp_path / "run", at(state, 3), small, waves)
     again = restore(tmp_path / "run", state)
     assert int(again.step) == 3
     jax.tree.map(np.testing.assert_array_equal, again.params, state.params)
     with pytest.raises(ConfigError, match="step 3"):
-        save(tmp_path / "run", at(state, 3), tiny, waves)
+        save(tmp_path / "run", at(state, 3), small, waves)
     with pytest.raises(ConfigError, match="another configuration"):
-        save(tmp_path / "run", at(state, 4), replace(tiny, seed=99), waves)
+        save(tmp_path / "run", at(state, 4), replace(small, seed=99), waves)
 
 
 def test_a_loaded_run_refuses_what_it_cannot_know(
-    state: TrainState, tiny: Config, waves: Dataset, tmp_path: Path
+    state: TrainState, small: Config, waves: Dataset, tmp_path: Path
 ) -> None:
-    save(tmp_path / "run", state, tiny, waves)
+    save(tmp_path / "run", state, small, waves)
     run = load_run(tmp_path / "run")
     start = waves.trajectories("test").fields[:, 0]
     known = {coefficient.name: 0.5 for coefficient in waves.task.coefficients}
@@ -145,9 +169,7 @@ def test_a_loaded_run_refuses_what_it_cannot_know(
 
 
 def test_a_run_with_context_takes_and_feeds_back_that_many_frames(waves: Dataset, tmp_path: Path) -> None:
-    cfg = load("configs/tiny.yaml", ["data.context=2", "stages.operator.steps=1"])
-    model, tx = build(cfg, waves)
-    state = init_state(model, tx, batch_at(waves, cfg, "operator", 0), jax.random.key(0))
+    cfg, state = new_state(waves, "data.context=2", "stages.operator.steps=1")
     save(tmp_path / "run", state, cfg, waves)
     run = load_run(tmp_path / "run")
     frames = waves.trajectories("test").fields[:, :2]
@@ -159,10 +181,10 @@ def test_a_run_with_context_takes_and_feeds_back_that_many_frames(waves: Dataset
 def test_weights_of_a_model_with_other_parameters_are_refused(
     saved: int, read: int, waves: Dataset, tmp_path: Path
 ) -> None:
-    cfg, other = (load("configs/tiny.yaml", [f"operator.spectral.depth={depth}"]) for depth in (saved, read))
-    model, tx = build(cfg, waves)
+    depths: dict[int, tuple[str, ...]] = {1: (), 2: ("operator.spectral.depth=2",)}
+    cfg, state = new_state(waves, *depths[saved])
+    other = load("configs/tiny.yaml", [*SMALL, *depths[read]])
     with Checkpoints(tmp_path / "operator") as checkpoints:
-        state = init_state(model, tx, batch_at(waves, cfg, "operator", 0), jax.random.key(0))
         checkpoints.save(state, {}, validation=None)
         checkpoints.wait()
     with Checkpoints(tmp_path / "operator", read_only=True) as checkpoints:
