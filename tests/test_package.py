@@ -71,3 +71,8 @@ def test_metrics_and_rollouts_are_found_under_the_package() -> None:
     assert ups_jax.rollout.rollout is not None and ups_jax.losses.h1 is not None
     with pytest.raises(AttributeError):
         ups_jax.metrics.no_such_metric  # noqa: B018
+
+
+def test_a_former_name_works_with_a_warning() -> None:
+    with pytest.warns(DeprecationWarning, match="stack_batches"):
+        assert ups_jax.together is ups_jax.stack_batches

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from ups_jax.models.batch import Batch
     from ups_jax.runs.api import restore, save
     from ups_jax.training.build import build, init_state
-    from ups_jax.training.multi_step import together
+    from ups_jax.training.multi_step import stack_batches
     from ups_jax.training.state import TrainState
     from ups_jax.training.step import make_train_step
 
@@ -29,13 +30,15 @@ _MODULES = {
     "ups_jax.models.batch": ("Batch",),
     "ups_jax.runs.api": ("restore", "save"),
     "ups_jax.training.build": ("build", "init_state"),
-    "ups_jax.training.multi_step": ("together",),
+    "ups_jax.training.multi_step": ("stack_batches",),
     "ups_jax.training.state": ("TrainState",),
     "ups_jax.training.step": ("make_train_step",),
 }
 _PACKAGES = ("data", "losses", "metrics", "models", "optim", "rollout")
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 _RENAMED = {"load_config": "load"}
+# Former names, which work with a warning.
+_FORMER = {"together": "stack_batches"}
 __all__ = sorted([*_MODULE_OF, *_PACKAGES, "__version__"])
 
 
@@ -44,6 +47,10 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"ups_jax.{name}")
     if name == "__version__":
         return importlib.import_module("ups_jax.core.files").version("ups_jax")
+    if name in _FORMER:
+        current = _FORMER[name]
+        warnings.warn(f"ups_jax.{name} is now called ups_jax.{current}", DeprecationWarning, stacklevel=2)
+        return __getattr__(current)
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'ups_jax' has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULE_OF[name]), _RENAMED.get(name, name))

@@ -124,14 +124,14 @@ def test_memory_that_runs_out_where_numbers_are_read_halves_the_rows_and_calls_a
             raise failure
         return "done"
 
-    assert step.carried_through(call) == "done"
+    assert step.run_with_retry(call) == "done"
     assert device.asked == [1, 2, 4]
     failures = iter([OTHER])
     with pytest.raises(jax.errors.JaxRuntimeError, match="INVALID_ARGUMENT"):
-        step.carried_through(call)
+        step.run_with_retry(call)
     failures = iter([FULL, FULL])
     with pytest.raises(ConfigError, match="one row"):
-        step.carried_through(call)
+        step.run_with_retry(call)
     assert device.asked == [1, 2, 4, 8]
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from commands import CONFIGS
 from rich.console import Console
+from shared_programs import SMALL_MODEL, sharing, state
 
-from ups_jax import batch_at, build, init_state, make_train_step, simulate
+from ups_jax import batch_at, build, make_train_step, simulate
 from ups_jax.config import Config, load
 from ups_jax.core.errors import DivergedError
 from ups_jax.data import open_mixture
@@ -22,48 +23,50 @@ from ups_jax.trainer import loop
 from ups_jax.trainer.loop import CallPace
 from ups_jax.trainer.train import train
 from ups_jax.training import multi_step
-from ups_jax.training.multi_step import each_of, steps_at_once, together
+from ups_jax.training.multi_step import stack_batches, steps_per_call, unstack_metrics
+
+shared_programs = pytest.fixture(scope="module", autouse=True)(sharing)
 
 
 @pytest.fixture
 def cfg(data_root: Path) -> Config:
-    cfg = load(CONFIGS / "tiny.yaml", [f"data.root={data_root}", "logging.wandb.enabled=false"])
+    cfg = load(CONFIGS / "tiny.yaml", [f"data.root={data_root}", *SMALL_MODEL])
     simulate.prepare(cfg)
     return cfg
 
 
 def every_step_told(cfg: Config, *overrides: str) -> Config:
     """The tiny configuration on the same data, with a record of every step and no evaluation at the end."""
-    own = [f"data.root={cfg.data.root}", "logging.wandb.enabled=false", "logging.every_steps=1"]
-    return load(CONFIGS / "tiny.yaml", [*own, "evaluation.enabled=false", *overrides])
+    own = [f"data.root={cfg.data.root}", "logging.every_steps=1", "evaluation.val_trajectories=1"]
+    return load(CONFIGS / "tiny.yaml", [*SMALL_MODEL, *own, *overrides])
 
 
 def test_the_steps_are_the_same_however_they_are_shared_out_among_calls(cfg: Config) -> None:
     data = open_mixture(cfg)
     dataset = data.datasets[0]
     model, tx = build(cfg, dataset)
-    step = make_train_step(model, tx, cfg, at_once=4)
+    step = make_train_step(model, tx, cfg, steps_per_call=4)
     batches = [batch_at(data, cfg, "operator", number) for number in range(6)]
 
     def trained(*counts: int) -> tuple[Any, list[float]]:
-        state, losses, left = init_state(model, tx, batches[0], jax.random.key(0), cfg=cfg), list[float](), [*batches]
+        moved, losses, left = state(model, tx, batches[0], jax.random.key(0), cfg=cfg), list[float](), [*batches]
         for count in counts:
-            state, metrics = step(state, together([left.pop(0) for _ in range(count)], 4))
-            losses += [values["loss"] for values in each_of(metrics, count)]
-        return state, losses
+            moved, metrics = step(moved, stack_batches([left.pop(0) for _ in range(count)], 4))
+            losses += [values["loss"] for values in unstack_metrics(metrics, count)]
+        return moved, losses
 
-    state, losses = trained(1, 1, 1, 1, 1, 1)
-    assert int(state.step) == 6 and len(set(losses)) == 6
+    last, losses = trained(1, 1, 1, 1, 1, 1)
+    assert int(last.step) == 6 and len(set(losses)) == 6
     for counts in ((4, 2), (1, 3, 2), (3, 3)):
         other, others = trained(*counts)
         assert others == losses
         assert all(
             np.array_equal(one, two)
-            for one, two in zip(jax.tree.leaves(state.params), jax.tree.leaves(other.params), strict=True)
+            for one, two in zip(jax.tree.leaves(last.params), jax.tree.leaves(other.params), strict=True)
         )
     # One call, one step: the same numbers to round-off, by another program.
     single = make_train_step(model, tx, cfg)
-    _, metrics = single(init_state(model, tx, batches[0], jax.random.key(0), cfg=cfg), batches[0])
+    _, metrics = single(state(model, tx, batches[0], jax.random.key(0), cfg=cfg), batches[0])
     np.testing.assert_allclose(float(metrics["loss"]), losses[0], rtol=1e-5)
 
 
@@ -136,11 +139,11 @@ def test_calls_are_as_long_as_their_seconds(monkeypatch: pytest.MonkeyPatch) -> 
 def test_who_makes_several_steps_at_once(cfg: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     data, mesh = open_mixture(cfg), make_mesh(cfg.parallel)
     first = batch_at(data, cfg, "operator", 0)
-    assert steps_at_once(cfg, data, first, mesh) == 8
+    assert steps_per_call(cfg, data, first, mesh) == 8
     by_hand = load(CONFIGS / "tiny.yaml", [f"data.root={cfg.data.root}", "training.compile=false"])
-    assert steps_at_once(by_hand, data, first, mesh) == 1
+    assert steps_per_call(by_hand, data, first, mesh) == 1
     size = first.nbytes
     monkeypatch.setattr(multi_step, "_MOST_BYTES", 3 * size)
-    assert steps_at_once(cfg, data, first, mesh) == 3
+    assert steps_per_call(cfg, data, first, mesh) == 3
     monkeypatch.setattr(multi_step, "_MOST_BYTES", size - 1)
-    assert steps_at_once(cfg, data, first, mesh) == 1
+    assert steps_per_call(cfg, data, first, mesh) == 1

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from commands import CONFIGS
 from rich.console import Console
+from shared_programs import SMALL_MODEL
 
 from ups_jax import build
 from ups_jax.config import Config, load
@@ -64,7 +65,7 @@ def test_slow_steps_are_measured_for_a_short_time_only() -> None:
 def test_a_call_of_several_steps_is_shared_among_them() -> None:
     clock = Clock()
     measured = measure_seconds_per_step(
-        stepping(clock, lambda _: 2.0), 0, itertools.repeat(0.0), clock=clock, at_once=8, enough=1e9
+        stepping(clock, lambda _: 2.0), 0, itertools.repeat(0.0), clock=clock, steps_per_call=8, enough=1e9
     )
     # Three calls that compile, and three for each of the 21 groups.
     assert (measured, clock.now) == (0.25, 2.0 * (3 + 3 * 21))
@@ -130,7 +131,9 @@ def test_the_plan_is_on_file_before_the_first_step(
     if stage == "diffusion_residual":
         shutil.copytree(saved_run, run)
     config = "tiny_steady.yaml" if stage == "steady_prior" else "tiny.yaml"
-    cfg: Config = load(CONFIGS / config, [f"data.root={data_root}", "training.max_seconds=1"])
+    # A corrector is of the saved run's shapes.
+    small = SMALL_MODEL if stage == "operator" else []
+    cfg: Config = load(CONFIGS / config, [f"data.root={data_root}", "training.max_seconds=1", *small])
     with pytest.raises(KeyboardInterrupt):
         training.train(cfg, stage, run, console=Console(quiet=True))
     own = json.loads((run / "run.json").read_text())["stages"][stage]

@@ -22,7 +22,7 @@ from ups_jax.optim.plateau import PlateauRule, observe_in, plateau_scale
 from ups_jax.tracking import Writer
 from ups_jax.trainer.console import TrainingProgress
 from ups_jax.training.multi_step import Batches as StackedBatches
-from ups_jax.training.multi_step import each_of
+from ups_jax.training.multi_step import unstack_metrics
 from ups_jax.training.run_length import Plan
 from ups_jax.training.stages.spec import Validate
 from ups_jax.training.state import TrainState
@@ -52,7 +52,7 @@ class Loop:
     batches: Batches
     averaged: Callable[[TrainState], Any]
     put_rows: Callable[[Sequence[Batch]], Batch | StackedBatches] = lambda batches: batches[0]
-    at_once: int = 1
+    steps_per_call: int = 1
     place: Callable[[TrainState], TrainState] = lambda state: state
     validate: Validate
     selected_by: str
@@ -80,7 +80,7 @@ def run_loop(
     """
     start = step = int(state.step)
     saved_at = time.monotonic()
-    clock, pace = EpochClock(loop.plan.steps_per_epoch), CallPace(loop.at_once)
+    clock, pace = EpochClock(loop.plan.steps_per_epoch), CallPace(loop.steps_per_call)
     pending: Pending = None
     rate_scale = plateau_scale(state.opt_state)
     best_step = _best_step(loop, state)
@@ -175,7 +175,7 @@ def read_metrics(
     if pending is None:
         return {}
     first, newest, metrics = pending
-    records = dict(enumerate(each_of(metrics, newest - first + 1), first))
+    records = dict(enumerate(unstack_metrics(metrics, newest - first + 1), first))
     for step, values in records.items():
         if _its_turn(step, cfg) or (last and step == newest):
             # A step that is left out moves the optimizer's schedule as little as its parameters.

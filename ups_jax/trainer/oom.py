@@ -92,7 +92,7 @@ class FittingStep:
         self._known.clear()
         self._halved(group_size(self._rows, self._groups), self._groups)
 
-    def carried_through(self, call: Callable[[], T]) -> T:
+    def run_with_retry(self, call: Callable[[], T]) -> T:
         """`call()`, and again from its beginning each time that memory ran out and took the state with it.
 
         An error of a step that was dispatched may arrive anywhere, wherever its numbers are read.

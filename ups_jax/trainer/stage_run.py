@@ -43,7 +43,7 @@ from ups_jax.trainer.console import TrainingProgress, is_told, tell_diverged, te
 from ups_jax.trainer.loop import Loop, run_loop
 from ups_jax.trainer.parents import begun
 from ups_jax.training.build import JointModel, averaged, holds_codec, init_state
-from ups_jax.training.multi_step import as_given, steps_at_once
+from ups_jax.training.multi_step import as_given, steps_per_call
 from ups_jax.training.run_length import Plan
 from ups_jax.training.stages import stage_of
 from ups_jax.training.stages.spec import Parents, Validate
@@ -106,7 +106,7 @@ class TrainingRun:
     @cached_property
     def steps_per_call(self) -> int:
         """The most steps that a call of the train step makes."""
-        return steps_at_once(self.cfg, self.data, self.example_batch, self.mesh)
+        return steps_per_call(self.cfg, self.data, self.example_batch, self.mesh)
 
     @cached_property
     def abstract_state(self) -> TrainState:
@@ -158,7 +158,7 @@ class TrainingRun:
             steps_per_epoch=self.plan.steps_per_epoch,
             parents=self.parents,
             losses=self.losses,
-            at_once=self.steps_per_call,
+            steps_per_call=self.steps_per_call,
         )
         rows, ahead = windows_per_step(cfg, stage), cfg.training.compile
         return oom.FittingStep(
@@ -238,7 +238,7 @@ def make_loop(work: TrainingRun, train_step: oom.FittingStep, checkpoints: Check
         steps_before=work.record.values.get("steps_before", 0),
         train_step=train_step,
         batches=partial(training_batches, work.data, cfg, stage, **own_share()),
-        at_once=work.steps_per_call,
+        steps_per_call=work.steps_per_call,
         put_rows=as_given(mesh, work.steps_per_call),
         place=partial(put, mesh),
         # Every process measures all of it by itself; the first one's numbers decide.

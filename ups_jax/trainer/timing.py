@@ -16,7 +16,7 @@ from rich.console import Console
 from ups_jax.config import Config
 from ups_jax.core.xla import compiling
 from ups_jax.data import Dataset, Mixture, first_batches, steps_per_epoch, training_batches, windows_per_step
-from ups_jax.data.mixture import mixture_of
+from ups_jax.data.mixture import as_mixture
 from ups_jax.distributed.mesh import local_copy, make_mesh
 from ups_jax.distributed.processes import agreed, own_share
 from ups_jax.models import Batch
@@ -24,7 +24,7 @@ from ups_jax.optim import build_optimizer
 from ups_jax.trainer import oom
 from ups_jax.trainer.parents import untrained_parents
 from ups_jax.training.build import init_state, joint
-from ups_jax.training.multi_step import Batches, as_given, steps_at_once
+from ups_jax.training.multi_step import Batches, as_given, steps_per_call
 from ups_jax.training.run_length import eval_steps, measure_seconds, measure_seconds_per_step, plan_of
 from ups_jax.training.stages import stage_of
 from ups_jax.training.stages.spec import Parents, Validate
@@ -68,9 +68,9 @@ def measure_stage(
         )
         # The steps that compile come first, one of each task.
         warmup = tried.first + 2
-        step = train_step.carried_through(
+        step = train_step.run_with_retry(
             lambda: measure_seconds_per_step(
-                train_step, tried.begin(), tried.batches, warmup=warmup, at_once=tried.at_once
+                train_step, tried.begin(), tried.batches, warmup=warmup, steps_per_call=tried.at_once
             )
         )
         with oom.memory_for(oom.row_too_large(oom.batch_key(stage))):
@@ -127,9 +127,9 @@ def trial(
     if parents is None:
         parents = untrained_parents(cfg, joint(model).tasks[0], stage, first)
     mesh = make_mesh(cfg.parallel)
-    most = at_once or steps_at_once(cfg, mixture_of(data), first, mesh)
+    most = at_once or steps_per_call(cfg, as_mixture(data), first, mesh)
 
-    make = partial(make_train_step, model, tx, cfg, stage=stage, steps_per_epoch=epoch, parents=parents, at_once=most)
+    make = partial(make_train_step, model, tx, cfg, stage=stage, steps_per_epoch=epoch, parents=parents, steps_per_call=most)
     with training_batches(data, cfg, stage, **own_share()) as batches:
         yield Trial(
             make=make,

@@ -138,7 +138,7 @@ def train(
                     state = restore_or_start(training, checkpoints)
                     return run_with_writers(training, loop, state, checkpoints, should_stop)
 
-                state, seconds_per_step = train_step.carried_through(attempt)
+                state, seconds_per_step = train_step.run_with_retry(attempt)
                 # A signal after the last step: nothing is left to save, but the process is to end.
                 if any_wants(should_stop(), 0):
                     raise Stopped(f"stopped at the end of {stage}, which is saved; the same command goes on from there")

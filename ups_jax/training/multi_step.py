@@ -29,7 +29,7 @@ Step = Callable[[TrainState, Batch, PyTree], tuple[TrainState, dict[str, Array]]
 StackedStep = Callable[[TrainState, Batches, PyTree], tuple[TrainState, dict[str, Array]]]
 
 
-def steps_at_once(cfg: Config, data: Mixture, first: Batch, mesh: Mesh) -> int:
+def steps_per_call(cfg: Config, data: Mixture, first: Batch, mesh: Mesh) -> int:
     """The most steps that one call makes: on one CPU, of one task with small batches, 8; elsewhere 1.
 
     A GPU waits for its host at every turn of such a loop, several devices or tasks have batches of their own kinds,
@@ -41,7 +41,7 @@ def steps_at_once(cfg: Config, data: Mixture, first: Batch, mesh: Mesh) -> int:
     return max(1, min(_MOST_STEPS, _MOST_BYTES // first.nbytes))
 
 
-def several(step: Step, most: int) -> StackedStep:
+def scan_steps(step: Step, most: int) -> StackedStep:
     """Return `step(state, batch, parents) -> (state, metrics)` as a function of stacked batches, whose metrics have
     `most` entries each; only those of the batches that count are computed."""
 
@@ -61,7 +61,7 @@ def several(step: Step, most: int) -> StackedStep:
     return steps
 
 
-def together(batches: Sequence[Batch], most: int) -> Batches:
+def stack_batches(batches: Sequence[Batch], most: int) -> Batches:
     """Up to `most` batches as `several` steps take them; the last one fills up the places of those that are not
     there."""
     filled = [*batches, *[batches[-1]] * (most - len(batches))]
@@ -70,10 +70,10 @@ def together(batches: Sequence[Batch], most: int) -> Batches:
 
 def as_given(mesh: Mesh, most: int) -> Callable[[Sequence[Batch]], Batch | Batches]:
     """What brings the batches of a call to the devices, for a step that makes `most` at once."""
-    return partial(together, most=most) if most > 1 else lambda batches: fed_rows(mesh, *batches)
+    return partial(stack_batches, most=most) if most > 1 else lambda batches: fed_rows(mesh, *batches)
 
 
-def each_of(metrics: Mapping[str, Array], count: int) -> list[dict[str, float]]:
+def unstack_metrics(metrics: Mapping[str, Array], count: int) -> list[dict[str, float]]:
     """The metrics of a call of `count` steps as numbers, step by step; waits until the device has them."""
     values = {name: np.reshape(value, -1) for name, value in jax.device_get(metrics).items()}
     return [{name: float(value[number]) for name, value in values.items()} for number in range(count)]

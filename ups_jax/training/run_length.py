@@ -103,7 +103,7 @@ def measure_seconds_per_step(
     group: int = 5,
     groups: int = 21,
     enough: float = 5.0,
-    at_once: int = 1,
+    steps_per_call: int = 1,
 ) -> float:
     """Seconds of `clock` a step, its batch included: the median over `groups` of `group` steps, or of three calls
     where each makes `at_once`, so that a pause of the machine does not count.
@@ -112,7 +112,7 @@ def measure_seconds_per_step(
     steps are measured for about `enough` seconds, in three groups at the least.
     """
     # A call is waited for while the next one is under way: of one alone nothing is hidden.
-    calls = math.ceil(group / at_once) if at_once == 1 else max(3, math.ceil(group / at_once))
+    calls = math.ceil(group / steps_per_call) if steps_per_call == 1 else max(3, math.ceil(group / steps_per_call))
     for _ in range(warmup):
         state, metrics = train_step(state, next(batches))
         jax.block_until_ready((state, metrics))
@@ -124,7 +124,7 @@ def measure_seconds_per_step(
             state, metrics = train_step(state, next(batches))
         # As in the loop, steps are dispatched one after the other and waited for later.
         jax.block_until_ready((state, metrics))
-        seconds.append((clock() - start) / (calls * at_once))
+        seconds.append((clock() - start) / (calls * steps_per_call))
     return statistics.median(seconds)
 
 

@@ -20,7 +20,7 @@ from ups_jax.models.parameter_sharing import Part
 from ups_jax.optim import ema_params, ema_update
 from ups_jax.training.build import JointModel, all_but_codec, holds_codec, joint
 from ups_jax.training.gradients import gradients_of
-from ups_jax.training.multi_step import Batches, several
+from ups_jax.training.multi_step import Batches, scan_steps
 from ups_jax.training.stages import stage_of
 from ups_jax.training.stages.spec import Parents, StageModel
 from ups_jax.training.state import SpikeMonitor, TrainState, judge, scale_of, spike_metrics
@@ -72,7 +72,7 @@ def make_train_step(
     micro_batches: int | None = None,
     parents: Parents | None = None,
     losses: Sequence[StageLoss] | None = None,
-    at_once: int = 1,
+    steps_per_call: int = 1,
 ) -> TrainStep:
     """Return the train step of a stage, jitted, with the state donated.
 
@@ -89,7 +89,7 @@ def make_train_step(
         micro_batches: Groups of rows that the gradient is accumulated over; `accum_steps` of the stage by default.
         parents: Weights of the stages that this stage needs, by stage.
         losses: Loss of each task's model, where the caller has built them: `joint(model).losses(...)`.
-        at_once: With more than 1, a call makes up to so many steps, on batches that `together` has stacked.
+        steps_per_call: Most steps that a call makes; with more than 1, it takes batches from `stack_batches`.
     """
     spec, settings, whole = stage_of(stage), getattr(cfg.stages, stage), joint(model)
     mesh = make_mesh(cfg.parallel)
@@ -116,7 +116,7 @@ def make_train_step(
 
     return TrainStep(
         jax.jit(
-            train_step if at_once == 1 else several(train_step, at_once),
+            train_step if steps_per_call == 1 else scan_steps(train_step, steps_per_call),
             donate_argnums=0,
             compiler_options=remat_options(cfg.training.remat),
         ),
