@@ -1,4 +1,7 @@
-"""The pipeline as a user runs it, in processes of its own: a short training, real evaluations, W&B offline."""
+"""The pipeline with a real training, real evaluations and W&B offline, started once in this process.
+
+Started again, and in the slow tests, it runs as a user runs it: in processes of its own.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,13 @@ import base64
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,20 +24,26 @@ import h5py
 import numpy as np
 import pytest
 from commands import CONFIGS, command, quiet
+from pictures import undrawn
 from wandb_files import offline_runs
 
+from ups_jax.core.commands import COMMANDS
 from ups_jax.inference.trained_model import load_run
+from ups_jax.pipeline.run import run_pipeline
+from ups_jax.pipeline.subprocess_step import Ended, Step
 from ups_jax.tracking.wandb_run import read_context
 
+Main = Callable[..., subprocess.CompletedProcess[str]]
+
 SHORT = [
-    *("stages.operator.steps=24", "operator.spectral.depth=1", "evaluation.bootstrap=10"),
+    *("stages.operator.steps=24", "operator.spectral.depth=1", "evaluation.bootstrap=10", "optimizer.name=adamw"),
     *("logging.wandb.enabled=true", "gates.tolerances={wall_clock: 1000}", "gates.floors={wall_clock: 1.0}"),
 ]
 
 
 def start(root: Path, data_root: Path, *arguments: Any, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command_of(data_root, *arguments),
+        command("run_fast_to_sota.py", *arguments_of(data_root, *arguments)),
         capture_output=True,
         text=True,
         timeout=500,
@@ -40,17 +52,36 @@ def start(root: Path, data_root: Path, *arguments: Any, **variables: str) -> sub
     )
 
 
-def command_of(data_root: Path, *arguments: Any) -> list[str]:
+def arguments_of(data_root: Path, *arguments: Any) -> list[str]:
     given = ["--train-config", CONFIGS / "tiny.yaml", "--train-stage", "operator", f"data.root={data_root}", *SHORT]
-    return command("run_fast_to_sota.py", *given, *arguments)
+    return [*map(str, [*given, *arguments])]
+
+
+def run_here(main: Main, step: Step, log: Path, lock: int, show: Callable[[str], None]) -> Ended:
+    """A runner that calls the command of a step, with its arguments and environment, in this process."""
+    script, _ = COMMANDS[step.command]
+    begin = time.monotonic()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in step.environment.items():
+            patch.setenv(name, value)
+        result = main(script, *step.arguments)
+    show(result.stdout + result.stderr)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text(result.stdout + result.stderr)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return Ended(exit_code=result.returncode, seconds=time.monotonic() - begin, peak_memory_mib=peak)
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
+def root(main: Main, tmp_path_factory: pytest.TempPathFactory, data_root: Path) -> Path:
     """A folder with a first champion."""
     root = tmp_path_factory.mktemp("pipeline")
-    homes = {f"WANDB_{kind}_DIR": str(root / "home") for kind in ("DATA", "CACHE", "CONFIG")}
-    result = start(root, data_root, "--run-id", "first", "--skip-dry-run", **homes)
+    with undrawn(), pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        for kind in ("DATA", "CACHE", "CONFIG"):
+            patch.setenv(f"WANDB_{kind}_DIR", str(root / "home"))
+        patch.setattr("ups_jax.pipeline.run.run_pipeline", partial(run_pipeline, runner=partial(run_here, main)))
+        result = main("run_fast_to_sota.py", *arguments_of(data_root, "--run-id", "first", "--skip-dry-run"))
     assert result.returncode == 0, result.stdout + result.stderr
     return root
 
@@ -71,7 +102,6 @@ def test_the_run_directory_holds_it_all(root: Path) -> None:
         "publish",
     }
     assert all(own["seconds"] > 0 for name, own in summary["steps"].items() if name in done)
-    assert summary["steps"]["train"]["peak_memory_mib"] > 50
     small, full = (json.loads((run / "evaluation" / f"{name}.json").read_text()) for name in ("small", "full"))
     assert (small["meta"]["data"]["split"], full["meta"]["data"]["split"]) == ("val", "test")
     record = json.loads((run / "train" / "metadata.json").read_text())
@@ -86,6 +116,7 @@ def test_the_same_again_computes_nothing(root: Path, data_root: Path) -> None:
     summary = json.loads((root / "artifacts" / "runs" / "again" / "summary.json").read_text())
     assert summary["status"] == "champion"
     assert {summary["steps"][name]["status"] for name in ("train", "small_eval", "full_eval")} == {"reused"}
+    assert summary["steps"]["validate_data"]["peak_memory_mib"] > 50
 
 
 @pytest.mark.slow
@@ -122,11 +153,14 @@ def test_wandb_has_training_evaluations_and_gates_in_one_group(root: Path) -> No
     assert gates.summary["pipeline/promoted"] == 1 and "report.html" in gates.files
 
 
-def test_the_champion_predicts_by_its_task_s_name(root: Path, data_root: Path) -> None:
+def test_the_champion_predicts_by_its_task_s_name(
+    main: Main, root: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(root)
+
     def rollout(task: str) -> subprocess.CompletedProcess[str]:
         given = ["--input", "test:0", "--steps", "3", "--output", f"{task}.hdf5", f"data.root={data_root}"]
-        command_line = command("rollout.py", "--champion", task, *given)
-        return subprocess.run(command_line, capture_output=True, text=True, cwd=root, env=quiet(), timeout=300)
+        return main("rollout.py", "--champion", task, *given)
 
     assert rollout("burgers1d").returncode == 0
     with h5py.File(root / "burgers1d.hdf5") as file:
@@ -209,7 +243,8 @@ def test_killed_at_each_step_in_turn_it_comes_to_the_same_end(tmp_path: Path, da
     expected = end_state(tmp_path / "whole", "whole")
     for name in STEPS:
         given = ["--run-id", "whole", "--runs-root", f"{name}/runs"]
-        process = subprocess.Popen(command_of(data_root, *given), cwd=tmp_path, env=quiet(), stdout=subprocess.DEVNULL)
+        line = command("run_fast_to_sota.py", *arguments_of(data_root, *given))
+        process = subprocess.Popen(line, cwd=tmp_path, env=quiet(), stdout=subprocess.DEVNULL)
         kill_in(process, tmp_path / name / "runs" / "whole" / "summary.json", name)
         again = start(tmp_path, data_root, *given)
         assert again.returncode == 0, again.stdout + again.stderr
