@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from ups_jax.models import Conditions, LatentState, Simulator
 from ups_jax.models.conditioning import standardize
-from ups_jax.models.grid import bounded, interpolate
+from ups_jax.models.grid import interpolate, soft_clip
 from ups_jax.models.operator import INCREMENT_LIMIT
 
 
@@ -39,7 +39,7 @@ class FieldSimulator(Simulator):
         assert self.net is not None
         field = self._on_grid(state.z)
         increment = self.net(jnp.concatenate([field, constant_channels(state.cond, self.task, field)], axis=-1))
-        increment = self._physical(bounded(increment, INCREMENT_LIMIT))
+        increment = self._physical(soft_clip(increment, INCREMENT_LIMIT))
         return replace(state, z=state.z + increment.reshape(state.z.shape), t=state.t + state.cond.dt)
 
     def next_field(self, state: LatentState) -> Float[Array, "b *s c"]:

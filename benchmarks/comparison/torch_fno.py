@@ -25,7 +25,7 @@ from ups_jax.config import Config
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset, training_batches
 from ups_jax.data.batch import Batch
-from ups_jax.models.grid import cell_average, cell_lines, interpolate_lines
+from ups_jax.models.grid import cell_average, cell_centers, interpolate_to_grid
 from ups_jax.rollout.steady import refinement
 from ups_jax.training.run_length import measure_seconds_per_step, steps_within
 
@@ -154,9 +154,9 @@ class TorchSolver:
         solution = solution * std + mean
         if set(factors) == {1}:
             return solution
-        lines = cell_lines(self.task.shape, self.task.origin, self.task.spacing, factors)
+        lines = cell_centers(self.task.shape, self.task.origin, self.task.spacing, factors)
         geometry = (self.task.origin, self.task.spacing, self.task.periodic)
-        return np.asarray(interpolate_lines(jnp.asarray(solution), lines, *geometry))
+        return np.asarray(interpolate_to_grid(jnp.asarray(solution), lines, *geometry))
 
 
 def _normalized(fields: np.ndarray, task: Task) -> torch.Tensor:

@@ -21,7 +21,7 @@ from ups_jax.distributed.mesh import make_mesh, put_everywhere, put_rows
 from ups_jax.losses import StepContext
 from ups_jax.models.batch import Batch
 from ups_jax.models.layers import Dense
-from ups_jax.models.operator import core_of
+from ups_jax.models.operator import build_architecture
 from ups_jax.training.gradients import gradients_of
 
 BATCH, TOKENS, LATENT = 256, 32, 32
@@ -38,7 +38,7 @@ class GoldenOperator(nn.Module):
 
     @nn.compact
     def __call__(self, z: Float[Array, "b n d"], dt: Float[Array, "b 1"]) -> Float[Array, "b n d"]:
-        core, width = core_of(self.config, (True,), jnp.float32)
+        core, width = build_architecture(self.config, (True,), jnp.float32)
         embedding = nn.silu(nn.Dense(LATENT)(dt))
         hidden = core(Dense(width)(z + nn.Dense(LATENT)(embedding)[:, None]), embedding)
         return z + Dense(LATENT)(hidden)

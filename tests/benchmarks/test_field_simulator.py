@@ -20,7 +20,7 @@ from ups_jax.data import Dataset, batch_at
 from ups_jax.models import Conditions
 from ups_jax.models.batch import Batch
 from ups_jax.models.conditioning import conditions_of
-from ups_jax.models.grid import neighbourhood
+from ups_jax.models.grid import stack_neighbours
 from ups_jax.optim import build_optimizer
 from ups_jax.rollout.autoregressive import rollout
 from ups_jax.training.build import init_state
@@ -72,7 +72,7 @@ def test_the_coefficient_reaches_the_net(waves: Dataset, tiny: Config) -> None:
 def test_dilation_one_is_the_plain_neighbourhood() -> None:
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 6, 8, 3)))
     periodic = (True, False)
-    np.testing.assert_array_equal(dilated_neighbourhood(x, 1, periodic), neighbourhood(x, 3, periodic))
+    np.testing.assert_array_equal(dilated_neighbourhood(x, 1, periodic), stack_neighbours(x, 3, periodic))
     far = dilated_neighbourhood(x[:, :, 0], 2, (True,))
     np.testing.assert_array_equal(far[..., :3], jnp.roll(x[:, :, 0], 2, axis=1))
 

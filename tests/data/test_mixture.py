@@ -12,7 +12,7 @@ from ups_jax import config
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.task import Task
 from ups_jax.data import batch_at, first_batches, open_dataset, open_mixture, steps_per_epoch, training_batches
-from ups_jax.data.coefficients import declared_scales
+from ups_jax.data.coefficients import coefficient_scales
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_one_scale_for_a_coefficient(together):
     tasks = [{"name": name, "coefficients": {"beta": scale}} for name, scale in (("a", "linear"), ("b", "log10"))]
     cfg = config.from_dict({"data": {"tasks": tasks}})
     with pytest.raises(ConfigError, match="beta"):
-        declared_scales(cfg.data.tasks)
+        coefficient_scales(cfg.data.tasks)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_tasks_know_of_each_other_and_survive_json(together):
     sides = [values[2:].reshape(6, -1).argmax(axis=1).tolist() for values in marks]
     assert sides == [[1, 1, 0, 0, 0, 0], [2, 2, 0, 0, 0, 0]]
     assert all(Task.from_dict(task.to_dict()) == task for task in data.tasks)
-    assert open_dataset(config.of_task(together()[1], "a")).task.marks == ()
+    assert open_dataset(config.of_task(together()[1], "a")).task.task_embedding == ()
 
 
 def test_the_time_step_is_measured_by_the_tasks_geometric_mean(together):

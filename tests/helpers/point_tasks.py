@@ -38,7 +38,7 @@ def conditions(task: Task, rng, batch: int = 2, geometry: Geometry | None = None
     where = Geometry(
         coords=jnp.asarray(rng.random((batch, task.points, axes)), jnp.float32),
         mask=jnp.ones((batch, task.points)),
-        given=jnp.asarray(rng.normal(size=(batch, task.points, len(task.inputs))), jnp.float32),
+        inputs=jnp.asarray(rng.normal(size=(batch, task.points, len(task.inputs))), jnp.float32),
     )
     return Conditions(
         dt=jnp.full(batch, task.dt),

@@ -13,7 +13,7 @@ import pytest
 from ups_jax.config import DiffusionConfig, LatentConfig, OperatorConfig, SpectralConfig
 from ups_jax.core.task import Input, Statistics, Task
 from ups_jax.losses import diffusion as residuals
-from ups_jax.losses.diffusion import draw_states, residual_of
+from ups_jax.losses.diffusion import predictor_residual, with_state_draws
 from ups_jax.models import Conditions, Simulator, SteadySimulator
 from ups_jax.models.batch import Batch, with_draws
 
@@ -68,8 +68,8 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("own_steps", [0, 1, 3])
 def test_the_error_of_a_step_is_that_after_the_predictor_s_own_ones(known: None, own_steps: int, noise: float) -> None:
     config = DiffusionConfig(model_rollout_steps=own_steps, input_noise=noise)
-    rows = draw_states(batch(CONTEXT + own_steps + 1), KEY, CONTEXT, config)
-    given, error = residual_of(BASE, config)(PARAMS, rows)
+    rows = with_state_draws(batch(CONTEXT + own_steps + 1), KEY, CONTEXT, config)
+    given, error = predictor_residual(BASE, config)(PARAMS, rows)
     for row in range(ROWS):
         fields = (rows.fields[row, ..., 0] - MEAN) / STD
         window = [frame.copy() for frame in fields[:CONTEXT]]
@@ -88,7 +88,7 @@ def test_the_error_of_a_step_is_that_after_the_predictor_s_own_ones(known: None,
 
 def test_the_error_of_a_solution_is_what_its_given_fields_leave(known: None) -> None:
     rows = batch(1, inputs=np.random.default_rng(1).normal(size=(ROWS, POINTS, 1)).astype(np.float32))
-    given, error = residual_of(SOLVER, DiffusionConfig())(PARAMS, rows)
+    given, error = predictor_residual(SOLVER, DiffusionConfig())(PARAMS, rows)
     inputs = (rows.inputs - 1.0) / 4.0
     pred = 0.9 * inputs + 0.1
     np.testing.assert_allclose(error, (rows.fields[:, 0] - MEAN) / STD - pred, atol=1e-5)
@@ -97,7 +97,7 @@ def test_the_error_of_a_solution_is_what_its_given_fields_leave(known: None) -> 
 
 def test_states_begin_with_each_number_of_own_steps_equally_often_and_in_white_noise() -> None:
     rows = Batch(fields=jnp.zeros((3000, 6, POINTS, 1)))
-    drawn = draw_states(rows, KEY, CONTEXT, DiffusionConfig(model_rollout_steps=3, input_noise=0.1)).draws
+    drawn = with_state_draws(rows, KEY, CONTEXT, DiffusionConfig(model_rollout_steps=3, input_noise=0.1)).draws
     np.testing.assert_allclose(np.bincount(drawn["given"]) / 3000, np.full(4, 0.25), atol=0.03)
     noise = np.asarray(drawn["state_noise"])
     # Of the frames that are given alone; its size is the configuration's, given where it is added.
@@ -109,18 +109,18 @@ def test_states_begin_with_each_number_of_own_steps_equally_often_and_in_white_n
 def test_states_are_drawn_by_the_key_apart_and_only_where_they_are_wanted_and_not_there_yet() -> None:
     rows = Batch(fields=jnp.zeros((50, 4, POINTS, 1)))
     config = DiffusionConfig(input_noise=1.0)
-    both, other = (draw_states(rows, jax.random.key(n), CONTEXT, config).draws for n in (0, 1))
+    both, other = (with_state_draws(rows, jax.random.key(n), CONTEXT, config).draws for n in (0, 1))
     assert (both["given"] != other["given"]).any() and (both["state_noise"] != other["state_noise"]).all()
-    alone = draw_states(rows, KEY, CONTEXT, DiffusionConfig(model_rollout_steps=0, input_noise=0.2)).draws
+    alone = with_state_draws(rows, KEY, CONTEXT, DiffusionConfig(model_rollout_steps=0, input_noise=0.2)).draws
     assert set(alone) == {"state_noise"}
     np.testing.assert_array_equal(alone["state_noise"], both["state_noise"])
-    steps = draw_states(rows, KEY, CONTEXT, DiffusionConfig()).draws
+    steps = with_state_draws(rows, KEY, CONTEXT, DiffusionConfig()).draws
     assert set(steps) == {"given"}
     np.testing.assert_array_equal(steps["given"], both["given"])
-    assert not draw_states(rows, KEY, CONTEXT, DiffusionConfig(model_rollout_steps=0)).draws
+    assert not with_state_draws(rows, KEY, CONTEXT, DiffusionConfig(model_rollout_steps=0)).draws
     # What the rows of a whole batch have drawn is found by its micro-batches.
     there = {"given": jnp.full(50, 7), "state_noise": jnp.ones(3)}
-    found = draw_states(with_draws(rows, there), KEY, CONTEXT, DiffusionConfig(input_noise=1.0)).draws
+    found = with_state_draws(with_draws(rows, there), KEY, CONTEXT, DiffusionConfig(input_noise=1.0)).draws
     assert found["given"] is there["given"] and found["state_noise"] is there["state_noise"]
 
 
@@ -131,10 +131,10 @@ def test_no_gradient_reaches_the_predictor(kind: str, monkeypatch: pytest.Monkey
     cond = Conditions(dt=jnp.ones(1), coefficients=jnp.zeros((1, 0)), mask=jnp.zeros((1, 0)))
     shape = (1, CONTEXT, POINTS, 1) if kind == "transient" else (1, POINTS, 1)
     params = jax.tree.map(lambda leaf: leaf + 0.1, base.init(KEY, jnp.zeros(shape), cond)["params"])
-    rows = draw_states(batch(CONTEXT + 2, inputs=np.ones((ROWS, POINTS, 1), np.float32)), KEY, CONTEXT, config)
+    rows = with_state_draws(batch(CONTEXT + 2, inputs=np.ones((ROWS, POINTS, 1), np.float32)), KEY, CONTEXT, config)
 
     def reached() -> bool:
-        residual = residual_of(base, config)
+        residual = predictor_residual(base, config)
 
         def total(params: Any) -> Any:
             given, error = residual(params, rows)

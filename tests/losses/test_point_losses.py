@@ -17,7 +17,7 @@ from ups_jax.core.errors import ConfigError
 from ups_jax.losses import operator_losses
 from ups_jax.losses.operator import query_points
 from ups_jax.losses.terms import field_terms
-from ups_jax.losses.weights import SCATTERED, checked_weights
+from ups_jax.losses.weights import POINT_SET_TERMS, checked_weights
 from ups_jax.metrics.field import all_metrics, correlation, mae
 from ups_jax.models import PointSimulator
 from ups_jax.models.batch import Batch
@@ -61,7 +61,7 @@ def test_points_that_are_not_there_leave_loss_and_gradient_as_they_are() -> None
     value_and_grad = jax.jit(jax.value_and_grad(losses, has_aux=True))
     both = [value_and_grad(params, values, jax.random.key(1)) for values in (given, other)]
     (first, terms), gradient = both[0]
-    assert set(terms) == set(SCATTERED) and all(value > 0 for value in terms.values())
+    assert set(terms) == set(POINT_SET_TERMS) and all(value > 0 for value in terms.values())
     np.testing.assert_allclose(both[1][0][0], first, rtol=1e-6)
     jax.tree.map(lambda one, two: np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-6), gradient, both[1][1])
     assert max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(gradient)) > 1e-3

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jaxtyping import Array
 
-from ups_jax.losses.unroll import push_forward, unroll, unroll_to_the_end
+from ups_jax.losses.unroll import push_forward, unroll, unroll_with_last_step
 
 # u_n+1 = a u_n, scored by (u_n+1 - y_n)^2: every gradient is known.
 TARGETS = jnp.asarray([0.3, -0.2, 0.5, 0.1, 0.4], jnp.float32).reshape(5, 1, 1, 1)
@@ -68,7 +68,7 @@ def test_the_last_step_alone_is_the_ending_one(truncate: int | None, steps: int)
         def end(window: Array, target: Array) -> tuple[Array, Array]:
             return window, sign * advance(window, target)[1]
 
-        return unroll_to_the_end(advance, end, START, TARGETS[:steps], truncate=truncate)
+        return unroll_with_last_step(advance, end, START, TARGETS[:steps], truncate=truncate)
 
     np.testing.assert_allclose(values(A, -1.0)[:-1], values(A, 1.0)[:-1])
     np.testing.assert_allclose(values(A, -1.0)[-1], -values(A, 1.0)[-1])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ups_jax.models.attention import attention
-from ups_jax.models.cpu_attention import rows_at_a_time
+from ups_jax.models.cpu_attention import samples_per_group
 
 
 def _parts(batch: int, tokens: int, heads: int, width: int, dtype: Any = np.float32) -> list[np.ndarray]:
@@ -125,7 +125,7 @@ def test_a_gpu_takes_the_plain_way() -> None:
 )
 def test_only_many_narrow_heads_go_without_products(shape: tuple[int, ...], rows: int | None) -> None:
     query, key, *_ = map(jnp.asarray, _parts(*shape))
-    assert rows_at_a_time(query, key) == rows
+    assert samples_per_group(query, key) == rows
     products = str(jax.make_jaxpr(attention)(query, key, key).jaxpr).count("dot_general")
     # Those of the way for other devices are in every program.
     other = str(jax.make_jaxpr(jax.nn.dot_product_attention)(query, key, key).jaxpr).count("dot_general")

@@ -8,13 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ups_jax.models.grid import GridConv, interpolate, interpolate_lines, neighbourhood, patch_of, patchify, unpatchify
+from ups_jax.models.grid import (
+    GridConv,
+    interpolate,
+    interpolate_to_grid,
+    patch_shape,
+    patchify,
+    stack_neighbours,
+    unpatchify,
+)
 from ups_jax.models.spectral import SpectralMixing
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=3), st.integers(1, 8))
 def test_a_patch_divides_the_grid_and_is_the_largest_that_does(shape: list[int], size: int) -> None:
-    for points, chosen in zip(shape, patch_of(shape, size), strict=True):
+    for points, chosen in zip(shape, patch_shape(shape, size), strict=True):
         assert points % chosen == 0 and chosen <= size
         assert not any(points % larger == 0 for larger in range(chosen + 1, size + 1))
 
@@ -30,8 +38,8 @@ def test_patchify_keeps_each_patch_together_and_inverts(shape: tuple[int, ...], 
 
 def test_neighbours_wrap_on_periodic_axes_and_repeat_the_edge_elsewhere() -> None:
     x = jnp.arange(4.0)[None, :, None]
-    np.testing.assert_array_equal(neighbourhood(x, 3, [True])[0], [[3, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 0]])
-    np.testing.assert_array_equal(neighbourhood(x, 3, [False])[0], [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 3]])
+    np.testing.assert_array_equal(stack_neighbours(x, 3, [True])[0], [[3, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 0]])
+    np.testing.assert_array_equal(stack_neighbours(x, 3, [False])[0], [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 3]])
 
 
 @pytest.mark.parametrize("points", [12, 11, 5])
@@ -70,13 +78,13 @@ def test_interpolation_along_lines_is_interpolation_at_every_point_of_their_grid
     lines = [np.linspace(-1.2, 1.1, 9), np.linspace(0.4, 1.8, 5)]
     points = np.stack(np.meshgrid(*lines, indexing="ij"), -1).reshape(1, -1, 2).repeat(2, 0)
     dense = interpolate(field, jnp.asarray(points, jnp.float32), **GRID)
-    np.testing.assert_allclose(interpolate_lines(field, lines, **GRID), dense.reshape(2, 9, 5, 3), atol=2e-5)
+    np.testing.assert_allclose(interpolate_to_grid(field, lines, **GRID), dense.reshape(2, 9, 5, 3), atol=2e-5)
 
 
 def test_a_value_at_a_point_of_the_grid_is_handed_over_to_the_bit() -> None:
     field = np.random.default_rng(0).normal(size=(2, 8, 7, 1)).astype(np.float32)
     lines = [-1 + 0.125 * np.arange(16), 0.5 + 0.1 * np.arange(13)]
-    np.testing.assert_array_equal(interpolate_lines(jnp.asarray(field), lines, **GRID)[:, ::2, ::2], field)
+    np.testing.assert_array_equal(interpolate_to_grid(jnp.asarray(field), lines, **GRID)[:, ::2, ::2], field)
 
 
 @pytest.mark.parametrize("shape", [(64,), (128, 96)])
@@ -87,7 +95,7 @@ def test_a_band_limited_field_is_the_same_on_twice_the_points(shape: tuple[int, 
 
     lines = [np.arange(2 * n) / (2 * n) for n in shape]
     axes = len(shape)
-    fine = interpolate_lines(
+    fine = interpolate_to_grid(
         jnp.asarray(field(1), jnp.float32), lines, (0.0,) * axes, tuple(1 / n for n in shape), (True,) * axes
     )
     np.testing.assert_allclose(fine, field(2), atol=3e-6)

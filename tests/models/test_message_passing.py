@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.spatial import cKDTree
 
-from ups_jax.models.points.message_passing import MessageRound, NeighbourMessages, neighbours_of
+from ups_jax.models.points.message_passing import MessageRound, NeighbourMessages, nearest_neighbours
 
 BOXES = {
     "walls": ((1.0, 2.0), (False, False)),
@@ -19,7 +19,7 @@ BOXES = {
     "both": ((1.0, 0.5, 2.0), (True, False, True)),
 }
 
-compiled_neighbours = jax.jit(neighbours_of, static_argnames=("count", "sides", "periodic", "radius", "block"))
+compiled_neighbours = jax.jit(nearest_neighbours, static_argnames=("count", "sides", "periodic", "radius", "block"))
 
 
 def scattered(kind: str, points: int = 40) -> tuple[Any, Any]:
@@ -96,7 +96,7 @@ def test_weights_fall_to_nothing_where_the_neighbourhood_ends_beside_a_tenth_of_
 @partial(jax.jit, static_argnames=("count", "rounds", "radius"))
 def told(own: Any, coords: Any, count: int, rounds: int = 2, radius: float | None = None) -> Any:
     """What the points of each row are told, all of which are there."""
-    near = neighbours_of(coords, jnp.ones(coords.shape[:2]), count, (1.0, 1.0), (True, True), radius=radius)
+    near = nearest_neighbours(coords, jnp.ones(coords.shape[:2]), count, (1.0, 1.0), (True, True), radius=radius)
     messages = NeighbourMessages(rounds, 0.1)
     return messages.apply(messages.init(jax.random.key(0), own, near), own, near)
 
@@ -152,10 +152,10 @@ def test_blocks_find_the_same_and_pass_the_same_gradients() -> None:
     @partial(jax.jit, static_argnames="block")
     def slopes(own: Any, coords: Any, block: int | None) -> Any:
         """The neighbours, the parameters, and a loss with its gradients."""
-        params = messages.init(jax.random.key(0), own, neighbours_of(coords, mask, 5, sides, periodic))
+        params = messages.init(jax.random.key(0), own, nearest_neighbours(coords, mask, 5, sides, periodic))
 
         def loss(params: Any, own: Any, coords: Any) -> Any:
-            near = neighbours_of(coords, mask, 5, sides, periodic, block=block)
+            near = nearest_neighbours(coords, mask, 5, sides, periodic, block=block)
             return jnp.square(messages.apply(params, own, near, block)).sum(), near
 
         (value, near), gradients = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(params, own, coords)
@@ -172,7 +172,7 @@ def test_blocks_find_the_same_and_pass_the_same_gradients() -> None:
 def test_distances_and_messages_are_never_held_at_once() -> None:
     def held(block: int) -> int:
         def loss(own: Any, coords: Any) -> Any:
-            near = neighbours_of(coords, jnp.ones((1, 2048)), 8, (1.0, 1.0), (True, True), block=block)
+            near = nearest_neighbours(coords, jnp.ones((1, 2048)), 8, (1.0, 1.0), (True, True), block=block)
             messages = MessageRound(0.1)
             shapes = jax.eval_shape(messages.init, jax.random.key(0), own, near)
             params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes)

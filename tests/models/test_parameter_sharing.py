@@ -46,7 +46,7 @@ def test_alone_a_task_s_tree_is_the_joint_one():
     tree = filled(LINE, 1)
     assert sharing.join([tree]).keys() == tree.keys() and sharing.view(tree, 0) == tree
     assert Sharing().view(tree, 0) == tree
-    assert not sharing.part(0).foreign
+    assert not sharing.subset(0).frozen
 
 
 def test_a_view_has_the_shapes_of_its_model_and_what_is_shared_is_there_once(sharing):

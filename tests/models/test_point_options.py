@@ -90,19 +90,19 @@ def test_a_point_that_is_not_there_is_never_heard(kind: str, option: str) -> Non
     there = mask > 0
 
     def stepped(fields: Any, coords: Any, given: Any, mask: Any = mask) -> Any:
-        geometry = Geometry(coords=coords, mask=jnp.asarray(mask), given=given)
+        geometry = Geometry(coords=coords, mask=jnp.asarray(mask), inputs=given)
         return np.asarray(compiled(model)(params, fields, conditions(task, None, geometry=geometry, like=cond)))
 
     geometry = cond.geometry
-    first = stepped(fields, geometry.coords, geometry.given)
+    first = stepped(fields, geometry.coords, geometry.inputs)
     other = jnp.where(there[:, None, :, None], fields, 100.0 + fields)
     coords = jnp.where(there[..., None], geometry.coords, 0.3) if geometry.coords.shape[-1] else geometry.coords
-    second = stepped(other, coords, jnp.where(there[..., None], geometry.given, 9.0))
+    second = stepped(other, coords, jnp.where(there[..., None], geometry.inputs, 9.0))
     np.testing.assert_array_equal(second[there], first[there])
     np.testing.assert_array_equal(second[~there], np.asarray(other)[:, -1][~there])
     # It was, while it was there.
     assert (
-        np.abs(stepped(fields, geometry.coords, geometry.given, np.ones_like(mask))[there] - first[there]).max() > 1e-3
+        np.abs(stepped(fields, geometry.coords, geometry.inputs, np.ones_like(mask))[there] - first[there]).max() > 1e-3
     )
 
 
@@ -157,7 +157,7 @@ def test_neighbours_are_looked_for_once_a_step(monkeypatch: pytest.MonkeyPatch) 
     fields, cond = example(TASKS["still"], context=CONTEXT)
     params = jax.eval_shape(model.init, jax.random.key(0), fields, cond)["params"]
     searches: list[int] = []
-    search = simulators.neighbours_of
+    search = simulators.nearest_neighbours
     monkeypatch.setattr(simulators, "neighbours_of", lambda *given: searches.append(1) or search(*given))
     jax.eval_shape(lambda params: step(model, params, fields, cond), params)
     assert searches == [1]

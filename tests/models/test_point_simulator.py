@@ -12,7 +12,7 @@ from point_tasks import conditions, example, still_task, swarm_task
 
 from ups_jax.config import LatentConfig, OperatorConfig, PdetConfig, SpectralConfig
 from ups_jax.models import LatentState, PointSimulator, step
-from ups_jax.models.points.node_pooling import nodes_of, to_nodes, to_points, weights_of
+from ups_jax.models.points.node_pooling import gather_from_nodes, node_grid, scatter_to_nodes, spline_weights
 
 LATENT = LatentConfig(dim=6, nodes=16)
 CORES = {
@@ -76,14 +76,14 @@ def test_a_point_that_is_not_there_has_no_influence_and_does_not_change(kind: st
     fields, cond = example(task, context=CONTEXT)
     mask = np.ones((2, task.points), np.float32)
     mask[0, 7:], mask[1, 3] = 0, 0
-    geometry = cond.geometry.__class__(coords=cond.geometry.coords, mask=jnp.asarray(mask), given=cond.geometry.given)
+    geometry = cond.geometry.__class__(coords=cond.geometry.coords, mask=jnp.asarray(mask), given=cond.geometry.inputs)
     masked = conditions(task, None, geometry=geometry, like=cond)
     there = mask > 0
     first = np.asarray(compiled(model)(params, fields, masked))
     disturbed = jnp.where(there[:, None, :, None], fields, 100.0 + fields)
     coords = jnp.where(there[..., None], geometry.coords, 0.3) if geometry.coords.shape[-1] else geometry.coords
     other = geometry.__class__(
-        coords=coords, mask=geometry.mask, given=jnp.where(there[..., None], geometry.given, 9.0)
+        coords=coords, mask=geometry.mask, given=jnp.where(there[..., None], geometry.inputs, 9.0)
     )
     second = np.asarray(compiled(model)(params, disturbed, conditions(task, None, geometry=other, like=cond)))
     np.testing.assert_allclose(second[there], first[there], atol=1e-6)
@@ -105,7 +105,7 @@ def test_a_periodic_box_has_no_seam() -> None:
 
 
 def test_kernels_hand_over_constants_and_the_slope_that_a_message_has() -> None:
-    nodes = nodes_of(36, (0.0, -1.0), (1.0, 1.0), (False, True))
+    nodes = node_grid(36, (0.0, -1.0), (1.0, 1.0), (False, True))
     assert nodes.shape == (6, 6)
     rng = np.random.default_rng(0)
     coords = jnp.asarray(rng.uniform([0.0, -1.0], [1.0, 0.0], (1, 400, 2)), jnp.float32)
@@ -113,9 +113,9 @@ def test_kernels_hand_over_constants_and_the_slope_that_a_message_has() -> None:
 
     @jax.jit
     def handed_over(coords, said, line):
-        weights = weights_of(nodes, coords, jnp.ones((1, 400)))
-        means, density = to_nodes(weights, said)
-        return means, density, to_points(weights, means[..., :1]), to_points(weights, line)
+        weights = spline_weights(nodes, coords, jnp.ones((1, 400)))
+        means, density = scatter_to_nodes(weights, said)
+        return means, density, gather_from_nodes(weights, means[..., :1]), gather_from_nodes(weights, line)
 
     means, density, back, told = handed_over(coords, np.full((1, 400, 1), 3.0, np.float32), line)
     np.testing.assert_allclose(means[..., 0], 3.0, rtol=1e-5)
@@ -129,7 +129,7 @@ def test_kernels_hand_over_constants_and_the_slope_that_a_message_has() -> None:
 
 
 def test_many_points_in_blocks_are_the_same_sums_and_gradients() -> None:
-    nodes = nodes_of(9, (0.0, 0.0), (1.0, 1.0), (False, True))
+    nodes = node_grid(9, (0.0, 0.0), (1.0, 1.0), (False, True))
     rng = np.random.default_rng(0)
     coords, said, mask = (
         rng.random((2, 25, 2)).astype(np.float32),
@@ -139,11 +139,11 @@ def test_many_points_in_blocks_are_the_same_sums_and_gradients() -> None:
 
     @functools.partial(jax.jit, static_argnames="block")
     def values_and_slopes(said, block):
-        weights = weights_of(nodes, jnp.asarray(coords), jnp.asarray(mask))
+        weights = spline_weights(nodes, jnp.asarray(coords), jnp.asarray(mask))
 
         def loss(said):
-            means, density = to_nodes(weights, said, block)
-            told = to_points(weights, jnp.concatenate([means, density], -1), block)
+            means, density = scatter_to_nodes(weights, said, block)
+            told = gather_from_nodes(weights, jnp.concatenate([means, density], -1), block)
             return jnp.sum(told**2), told
 
         slopes, told = jax.grad(loss, has_aux=True)(said)
@@ -156,7 +156,7 @@ def test_many_points_in_blocks_are_the_same_sums_and_gradients() -> None:
 
 @pytest.mark.parametrize(("box", "shape"), [((1.0,), (9,)), ((4.0, 1.0), (6, 3)), ((1.0, 1.0, 1.0), (3, 3, 3))])
 def test_nodes_are_as_many_as_wanted_and_evenly_spaced(box: tuple[float, ...], shape: tuple[int, ...]) -> None:
-    assert nodes_of(9, (0.0,) * len(box), box, (True,) * len(box)).shape == shape
+    assert node_grid(9, (0.0,) * len(box), box, (True,) * len(box)).shape == shape
 
 
 def test_three_axes() -> None:

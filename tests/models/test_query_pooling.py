@@ -12,8 +12,13 @@ from point_tasks import example, still_task, swarm_task
 
 from ups_jax.config import LatentConfig, OperatorConfig
 from ups_jax.models import PointSimulator
-from ups_jax.models.operator import core_of
-from ups_jax.models.points.query_pooling import QueryPooling, evenly_spread, pooled, waves_of
+from ups_jax.models.operator import build_architecture
+from ups_jax.models.points.query_pooling import (
+    QueryPooling,
+    fourier_features,
+    low_discrepancy_points,
+    pool_by_attention,
+)
 
 
 def parts(points: int = 21) -> tuple[Any, Any, Any, Any]:
@@ -27,7 +32,7 @@ def parts(points: int = 21) -> tuple[Any, Any, Any, Any]:
 
 def test_pooling_is_a_softmax_over_the_points_that_are_there() -> None:
     query, key, value, mask = parts()
-    found = pooled(query, key, value, mask)
+    found = pool_by_attention(query, key, value, mask)
     for row in range(2):
         there = np.asarray(mask[row]) > 0
         scores = np.einsum("nad,pad->anp", query, np.asarray(key)[row, there]) / 2
@@ -44,7 +49,7 @@ def test_blocks_are_the_same_sums_and_gradients_also_where_a_block_has_no_points
 
     def slopes(block: int) -> Any:
         def loss(query: Any, key: Any, value: Any) -> Any:
-            return jnp.square(pooled(query, key, value, mask, block)).sum()
+            return jnp.square(pool_by_attention(query, key, value, mask, block)).sum()
 
         return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(query, key, value)
 
@@ -54,7 +59,7 @@ def test_blocks_are_the_same_sums_and_gradients_also_where_a_block_has_no_points
 def test_large_scores_neither_overflow_nor_vanish() -> None:
     query, key, value, mask = parts()
     for sign in (1, -1):
-        found, pull = jax.vjp(lambda key: pooled(300 * sign * query, jnp.abs(key), value, mask), key)  # noqa: B023
+        found, pull = jax.vjp(lambda key: pool_by_attention(300 * sign * query, jnp.abs(key), value, mask), key)  # noqa: B023
         assert np.isfinite(found).all() and np.abs(found[:2]).max(axis=(2, 3)).min() > 1e-3
         assert np.isfinite(pull(jnp.ones_like(found))[0]).all()
 
@@ -63,7 +68,9 @@ def test_scores_are_never_held_at_once() -> None:
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((64, 2, 4), (1, 2048, 2, 4), (1, 2048))]
 
     def held(block: int) -> int:
-        gradient = jax.jit(jax.grad(lambda q, k, m: jnp.square(pooled(q, k, k, m, block)).sum(), argnums=(0, 1)))
+        gradient = jax.jit(
+            jax.grad(lambda q, k, m: jnp.square(pool_by_attention(q, k, k, m, block)).sum(), argnums=(0, 1))
+        )
         return gradient.lower(*shapes).compile().memory_analysis().temp_size_in_bytes
 
     assert held(128) < held(2048) / 2
@@ -71,7 +78,7 @@ def test_scores_are_never_held_at_once() -> None:
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
 def test_places_are_spread_evenly(axes: int) -> None:
-    places = evenly_spread(64, axes)
+    places = low_discrepancy_points(64, axes)
     assert places.shape == (64, axes) and (places >= 0).all() and (places < 1).all()
     # Every cell of an eighth of the cube, or of the line, has its share within a few.
     cells = (places * (8 if axes == 1 else 2)).astype(int)
@@ -82,9 +89,11 @@ def test_places_are_spread_evenly(axes: int) -> None:
 
 def test_waves_are_the_same_after_a_period_and_stand_at_walls() -> None:
     places = jnp.asarray([[[0.2, 0.9]]])
-    waves = waves_of(places, (True, False), 16)
-    np.testing.assert_allclose(waves_of(places + jnp.asarray([[[3.0, 0.0]]]), (True, False), 16), waves, atol=1e-4)
-    beyond = waves_of(jnp.asarray([[[0.2, 1.0]], [[0.2, 1.4]]]), (True, False), 16)
+    waves = fourier_features(places, (True, False), 16)
+    np.testing.assert_allclose(
+        fourier_features(places + jnp.asarray([[[3.0, 0.0]]]), (True, False), 16), waves, atol=1e-4
+    )
+    beyond = fourier_features(jnp.asarray([[[0.2, 1.0]], [[0.2, 1.4]]]), (True, False), 16)
     np.testing.assert_array_equal(beyond[0], beyond[1])
     assert np.abs(beyond[0] - waves[0]).max() > 0.1
 
@@ -96,15 +105,15 @@ def test_at_first_a_query_hears_the_points_around_its_place(task: Any) -> None:
     shares = np.random.default_rng(0).random((1, 400, 2))
     coords = jnp.asarray(shares * task.box + task.origin, jnp.float32)
     params = pooling.init(jax.random.key(1), jnp.ones((1, 400, 1)), coords, jnp.ones((1, 400)), method="pool")
-    offset = shares[0, :, None] - evenly_spread(16, 2)[None]
+    offset = shares[0, :, None] - low_discrepancy_points(16, 2)[None]
     if all(task.periodic):
         offset -= np.round(offset)
     near = (np.hypot(offset[..., 0], offset[..., 1]) < 0.2).astype(np.float32)
 
     def heard(module: QueryPooling) -> Any:
         query = module.place(module.queries).reshape(16, 4, -1)
-        key = module.place(waves_of(jnp.asarray(shares, jnp.float32), task.periodic, 16)).reshape(1, 400, 4, -1)
-        return pooled(query, key, jnp.broadcast_to(near[None, :, None], (1, 400, 4, 16)), jnp.ones((1, 400)))
+        key = module.place(fourier_features(jnp.asarray(shares, jnp.float32), task.periodic, 16)).reshape(1, 400, 4, -1)
+        return pool_by_attention(query, key, jnp.broadcast_to(near[None, :, None], (1, 400, 4, 16)), jnp.ones((1, 400)))
 
     found = np.diagonal(np.asarray(pooling.apply(params, method=heard))[0].mean(1))
     assert (found > 1.5 * near.mean(0)).all() and found.mean() > 3 * near.mean()
@@ -113,7 +122,7 @@ def test_at_first_a_query_hears_the_points_around_its_place(task: Any) -> None:
 @pytest.mark.parametrize("core", ["spectral", "pdet_unet"])
 def test_a_core_that_needs_a_grid_gets_no_tokens_without_one(core: Any) -> None:
     with pytest.raises(ValueError, match=core):
-        core_of(OperatorConfig(architecture_type=core), None, jnp.float32)
+        build_architecture(OperatorConfig(architecture_type=core), None, jnp.float32)
 
 
 def test_there_are_as_many_tokens_as_wanted() -> None:

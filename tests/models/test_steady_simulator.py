@@ -15,7 +15,7 @@ from ups_jax.config import LatentConfig, OperatorConfig, PdetConfig, SpectralCon
 from ups_jax.core.errors import DataError
 from ups_jax.core.task import Coefficient, Input, Statistics, Task
 from ups_jax.models import Conditions, SteadySimulator, steady_field
-from ups_jax.models.grid import cell_average, cell_lines, interpolate, interpolate_lines
+from ups_jax.models.grid import cell_average, cell_centers, interpolate, interpolate_to_grid
 from ups_jax.rollout.steady import check_cells, refinement, solve
 
 SHAPE = (8, 12)
@@ -103,7 +103,7 @@ def test_cells_are_averaged_and_their_centres_known() -> None:
     x = jnp.arange(24.0).reshape(1, 4, 6, 1)
     averaged = cell_average(x, (2, 3))
     np.testing.assert_allclose(averaged[0, 1, 0, 0], np.mean([12, 13, 14, 18, 19, 20]))
-    x_line, y_line = cell_lines((2, 2), (0.25, 0.5), (0.5, 1.0), (2, 1))
+    x_line, y_line = cell_centers((2, 2), (0.25, 0.5), (0.5, 1.0), (2, 1))
     np.testing.assert_allclose(x_line, [0.125, 0.375, 0.625, 0.875])
     np.testing.assert_allclose(y_line, [0.5, 1.5])
 
@@ -116,16 +116,16 @@ def test_a_cubic_is_exact_at_all_cells_of_a_finer_grid_those_at_the_walls_includ
     def cubic(lines: Sequence[np.ndarray]) -> np.ndarray:
         return np.polynomial.polynomial.polygrid2d(*lines, coefficients)[None, ..., None]
 
-    coarse = cubic(cell_lines(SHAPE, task.origin, task.spacing, (1, 1)))
-    lines = cell_lines(SHAPE, task.origin, task.spacing, (factor, factor))
-    fine = interpolate_lines(jnp.asarray(coarse, jnp.float32), lines, task.origin, task.spacing, task.periodic)
+    coarse = cubic(cell_centers(SHAPE, task.origin, task.spacing, (1, 1)))
+    lines = cell_centers(SHAPE, task.origin, task.spacing, (factor, factor))
+    fine = interpolate_to_grid(jnp.asarray(coarse, jnp.float32), lines, task.origin, task.spacing, task.periodic)
     np.testing.assert_allclose(fine, cubic(lines), atol=2e-5 * np.abs(coarse).max())
 
 
 def test_a_finer_grid_is_solved_on_the_trained_one_and_averages_back_to_nearly_that() -> None:
     task = task_on()
     model, fine = simulator(task), given(task, factor=2)
-    lines = cell_lines(SHAPE, task.origin, task.spacing, (2, 2))
+    lines = cell_centers(SHAPE, task.origin, task.spacing, (2, 2))
     query = np.stack(np.meshgrid(*lines, indexing="ij"), -1).reshape(1, -1, 2).repeat(3, 0).astype(np.float32)
 
     @jax.jit

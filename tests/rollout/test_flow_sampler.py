@@ -13,10 +13,10 @@ import pytest
 
 from ups_jax.config import Config, DiffusionConfig, LatentConfig, OperatorConfig, PdetConfig, SpectralConfig, from_dict
 from ups_jax.core.task import Statistics, Task
-from ups_jax.losses import StepContext, diffusion_losses, distillation_losses, draw_levels
+from ups_jax.losses import StepContext, diffusion_losses, distillation_draws, distillation_losses
 from ups_jax.models import Conditions, Simulator
 from ups_jax.models.batch import Batch, with_draws
-from ups_jax.models.corrector import Corrector, CorrectorWeights, Given, given_step
+from ups_jax.models.corrector import Corrector, CorrectorInputs, CorrectorWeights, step_inputs
 from ups_jax.rollout import flow_sampler
 from ups_jax.rollout.flow_sampler import consistency, draw_noise, flow_times, sample, sample_distilled
 
@@ -50,9 +50,9 @@ def conditions(rows: int) -> Conditions:
     return Conditions(dt=jnp.ones(rows), coefficients=jnp.zeros((rows, 0)), mask=jnp.zeros((rows, 0)))
 
 
-def given(rows: int) -> Given:
+def given(rows: int) -> CorrectorInputs:
     start = jnp.broadcast_to(jnp.sin(2 * jnp.pi * jnp.arange(POINTS) / POINTS)[None, :, None], (rows, POINTS, 1))
-    return given_step(TASK, start[:, None], start, conditions(rows))
+    return step_inputs(TASK, start[:, None], start, conditions(rows))
 
 
 def fresh() -> Any:
@@ -154,7 +154,7 @@ def aiming_at(aim: str, taus: int = 4) -> Config:
 def test_the_loss_is_what_lies_between_one_step_and_the_end_of_the_teachers(teacher: CorrectorWeights) -> None:
     rows = batch(KEY, 8)
     start = rows.fields[:, 0]
-    asked = given_step(TASK, start[:, None], start, conditions(8))
+    asked = step_inputs(TASK, start[:, None], start, conditions(8))
     rows = with_draws(rows, {"noise": draw_noise(KEY, (8, POINTS, 1), TASK)})
     base = BASE.init(KEY, jnp.zeros((1, 1, POINTS, 1)), conditions(1))["params"]
     told = {"parents": {"operator": base, "diffusion_residual": teacher}, "scale": jnp.ones(1), "target": fresh()}
@@ -164,9 +164,9 @@ def test_the_loss_is_what_lies_between_one_step_and_the_end_of_the_teachers(teac
     found = distillation_losses(MODEL, BASE, aiming_at("teacher", 1))(params, rows, KEY, StepContext(**told))[0]
     np.testing.assert_allclose(found, jnp.mean((ours - theirs) ** 2), rtol=1e-4)
     # Later times are on the path as well: at all of them, and at the end of it the student is right by itself.
-    levels = draw_levels(MODEL, BASE, aiming_at("teacher", 4))(batch(KEY, 64), KEY).draws["levels"]
+    levels = distillation_draws(MODEL, BASE, aiming_at("teacher", 4))(batch(KEY, 64), KEY).draws["levels"]
     assert (levels[:, 0] == 0).all() and set(np.unique(levels[:, 1:])) == {0, 1, 2, 3}
-    levels = draw_levels(MODEL, BASE, aiming_at("average", 4))(batch(KEY, 64), KEY).draws["levels"]
+    levels = distillation_draws(MODEL, BASE, aiming_at("average", 4))(batch(KEY, 64), KEY).draws["levels"]
     assert set(np.unique(levels[:, 0])) == {0, 1, 2, 3}
 
 

@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,18 @@ import optax
 import pytest
 from commands import CONFIGS
 from rich.console import Console
+from shared_correctors import reading_once, sharing, validation
 
 from ups_jax import make_train_step
 from ups_jax.cli.predict import Wanted, rollout_run
 from ups_jax.config import Config, TauConfig, load
 from ups_jax.core.errors import CheckpointError, ConfigError, DivergedError
-from ups_jax.data import Dataset, Mixture, batch_at, open_dataset
+from ups_jax.data import Dataset, Mixture, batch_at, mixture_of, open_dataset
 from ups_jax.evaluation.evaluate_run import evaluate_run
-from ups_jax.inference.corrected import corrector_of
+from ups_jax.inference.corrected import load_corrector
 from ups_jax.losses import StepContext
-from ups_jax.losses.diffusion import draw_times
-from ups_jax.losses.distillation import count_at
+from ups_jax.losses.diffusion import draw_flow_times
+from ups_jax.losses.distillation import level_count_at
 from ups_jax.metrics import ENSEMBLE_METRICS
 from ups_jax.pipeline import train_all_stages
 from ups_jax.pipeline.train_all_stages import is_finished, train_all
@@ -41,16 +42,17 @@ from ups_jax.runs.directory import RunDirectory
 from ups_jax.tracking import context_path
 from ups_jax.trainer.parents import trained_parents
 from ups_jax.trainer.train import TrainedStage, train
-from ups_jax.training.build import abstract_state, build_joint, build_model, init_state
-from ups_jax.training.stages import stage_of
+from ups_jax.training.build import JointModel, abstract_state, build_joint, build_model, init_state
+from ups_jax.training.stages import consistency_distill, stage_of
 from ups_jax.training.stages.consistency_distill import collapse
 from ups_jax.training.stages.corrector_validation import corrected_metrics, held_out
+from ups_jax.training.state import state_of
 
 QUIET = Console(quiet=True)
 # The same rate whatever the length, so that a longer run goes on as the longer one would have begun.
 SETTINGS = [
     "optimizer={name: adamw, lr: 3e-3}",
-    "scheduler={name: constant}",
+    "scheduler={name: constant, warmup: 0}",
     "training.batch_size=8",
     "training.eval_every=0.0625",
     "operator.spectral.depth=1",
@@ -62,6 +64,8 @@ SETTINGS = [
 ]
 CORRECTORS = ("diffusion_residual", "consistency_distill")
 
+shared_programs = pytest.fixture(scope="module", autouse=True)(sharing)
+
 
 @pytest.fixture(scope="module")
 def cfg(data_root: Path) -> Config:
@@ -69,8 +73,43 @@ def cfg(data_root: Path) -> Config:
 
 
 @pytest.fixture(scope="module")
-def run(cfg: Config, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    return train_all(cfg, tmp_path_factory.mktemp("runs") / "run", console=QUIET)
+def run(cfg: Config, tmp_path_factory: pytest.TempPathFactory, shared_programs: None) -> Iterator[RunDirectory]:
+    """A finished run of all stages, which no test changes."""
+    trained = train_all(cfg, tmp_path_factory.mktemp("runs") / "run", console=QUIET)
+    for _ in reading_once(trained.path):
+        yield trained
+
+
+@pytest.fixture(scope="module")
+def weights(run: RunDirectory) -> dict[str, Weights]:
+    return {stage: best_weights(run.path, stage) for stage in ("operator", *CORRECTORS)}
+
+
+@pytest.fixture(scope="module")
+def parents(run: RunDirectory) -> Mapping[str, Any]:
+    """The weights upon which the student is trained: those of the operator and of its teacher."""
+    return trained_parents(run, "consistency_distill", "transient").weights
+
+
+@pytest.fixture(scope="module")
+def states(run: RunDirectory, cfg: Config, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., np.ndarray]:
+    """The frames of a rollout of the run; of one that was asked for before, those of its file."""
+    folder, written = tmp_path_factory.mktemp("rollouts"), {}
+
+    def rolled_out(stage: str | None, **changes: Any) -> np.ndarray:
+        name = repr((stage, sorted(changes.items())))
+        if name not in written:
+            output = folder / f"{len(written)}.h5"
+            wanted = Wanted(input="test:0", steps=4, output=output, params={}, corrector=stage, **changes)
+            rollout_run(run.path, cfg, wanted, console=QUIET)
+            with h5py.File(output) as file:
+                if stage is not None and "correct_above" not in changes:
+                    steps = f", {wanted.sampler_steps} sampler steps" if wanted.sampler_steps else ""
+                    assert file.attrs["corrector"] == f"{stage} every {wanted.correct_every}{steps}"
+                written[name] = file["tensor"][:, 1:]
+        return written[name]
+
+    return rolled_out
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +117,7 @@ def dataset(cfg: Config, run: RunDirectory) -> Dataset:
     return open_dataset(cfg)
 
 
-def state_of(path: Path, cfg: Config, dataset: Dataset, stage: str, step: int) -> list[Any]:
+def leaves_of(path: Path, cfg: Config, dataset: Dataset, stage: str, step: int) -> list[Any]:
     with Checkpoints(RunDirectory(path).checkpoints(stage), read_only=True) as checkpoints:
         state = checkpoints.restore(step, abstract_state(cfg, dataset.task, stage))
     keys = jax.tree.map(
@@ -88,13 +127,15 @@ def state_of(path: Path, cfg: Config, dataset: Dataset, stage: str, step: int) -
     return [np.asarray(leaf) for leaf in jax.tree.leaves(keys)]
 
 
-def test_every_stage_has_its_record_with_its_parents_checkpoints(run: RunDirectory) -> None:
+def test_every_stage_has_its_record_with_its_parents_checkpoints(
+    run: RunDirectory, weights: dict[str, Weights]
+) -> None:
     train_all_stages = run.read()["stages"]
     assert list(train_all_stages) == ["operator", *CORRECTORS]
     assert all(own["finished"] and own["steps"] == own["total_steps"] for own in train_all_stages.values())
     for stage in CORRECTORS:
         for parent, then in train_all_stages[stage]["parents"].items():
-            assert then == {key: getattr(best_weights(run.path, parent), key) for key in ("step", "digest")}
+            assert then == {key: getattr(weights[parent], key) for key in ("step", "digest")}
     assert list(train_all_stages["consistency_distill"]["parents"]) == ["operator", "diffusion_residual"]
 
 
@@ -155,45 +196,54 @@ def test_two_steps_and_two_more_are_four_to_the_bit(
     shorter = load(CONFIGS / "tiny.yaml", [*SETTINGS, f"stages.{stage}.steps=2", f"data.root={cfg.data.root}"])
     for length in (shorter, cfg):
         train(length, stage, again.path, console=QUIET)
-    ours, theirs = (state_of(path, cfg, dataset, stage, 4) for path in (again.path, run.path))
+    ours, theirs = (leaves_of(path, cfg, dataset, stage, 4) for path in (again.path, run.path))
     for one, other in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_the_student_has_its_teachers_scale_and_began_as_the_teacher(
-    run: RunDirectory, cfg: Config, dataset: Dataset
+    run: RunDirectory, cfg: Config, dataset: Dataset, weights: dict[str, Weights]
 ) -> None:
-    teacher, student = (best_weights(run.path, stage) for stage in CORRECTORS)
+    teacher, student = (weights[stage] for stage in CORRECTORS)
     np.testing.assert_array_equal(teacher.weights.scale, student.weights.scale)
     assert 0 < float(teacher.weights.scale[0]) < 1
-    jax.tree.map(np.testing.assert_array_equal, corrector_of(run.path, "consistency_distill").weights.teacher,
+    jax.tree.map(np.testing.assert_array_equal, load_corrector(run.path, "consistency_distill").weights.teacher,
                  teacher.params)  # fmt: skip
     spec, model = stage_of("consistency_distill"), build_model(cfg, dataset.task, "consistency_distill")
-    state = init_state(model, optax.sgd(1.0), batch_at(dataset, cfg, spec.name, 0), jax.random.key(0), stage=spec.name)
-    begun = spec.begin(model, cfg, {"diffusion_residual": teacher.weights}, state, iter(()))
-    jax.tree.map(np.testing.assert_array_equal, begun.params, teacher.params)
+    others = jax.tree.map(np.ones_like, student.params)
+    state = state_of(others, optax.sgd(1.0), jax.random.key(0), scaled=1)
+    first = spec.begin(model, cfg, {"diffusion_residual": teacher.weights}, state, iter(()))
+    jax.tree.map(np.testing.assert_array_equal, first.params, teacher.params)
+    np.testing.assert_array_equal(first.scale, teacher.weights.scale)
+
+
+def moved(params: Any) -> Any:
+    """Parameters of which none is zero, as those of an untrained exit are."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(leaf.dtype), params)
+
+
+def assert_all_but_conditions(params: Any) -> None:
+    """Every leaf is somewhere other than zero; of a step that never varies, the condition tells nothing."""
+    still = [jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(params) if not leaf.any()]
+    assert all("condition" in name for name in still), still
 
 
 @pytest.mark.parametrize("stage", CORRECTORS)
 def test_the_loss_has_a_gradient_for_every_parameter_and_none_for_parents(
-    run: RunDirectory, cfg: Config, dataset: Dataset, stage: str
+    cfg: Config, dataset: Dataset, weights: dict[str, Weights], parents: Mapping[str, Any], stage: str
 ) -> None:
     spec, model = stage_of(stage), build_model(cfg, dataset.task, stage)
-    parents = {name: best_weights(run.path, name).weights for name in spec.needs("transient")}
-    rng = np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(leaf.dtype),
-                          best_weights(run.path, "diffusion_residual").params)  # fmt: skip
-    scale = best_weights(run.path, "diffusion_residual").weights.scale
-    told = {"scale": scale} | ({"target": params, "epoch": jnp.zeros(())} if spec.self_taught else {})
+    needed = {name: parents[name] for name in spec.needs("transient")}
+    params, scale = moved(weights["diffusion_residual"].params), weights["diffusion_residual"].weights.scale
+    context = {"scale": scale} | ({"target": params, "epoch": jnp.zeros(())} if spec.self_taught else {})
     losses, batch = spec.losses(model, cfg), batch_at(dataset, cfg, stage, 0)
 
     def loss(params: Any, parents: Any) -> Any:
-        return losses(params, batch, jax.random.key(0), StepContext(parents=parents, **told))[0]
+        return losses(params, batch, jax.random.key(0), StepContext(parents=parents, **context))[0]
 
-    own, theirs = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, parents)
-    still = [jax.tree_util.keystr(path) for path, leaf in jax.tree_util.tree_leaves_with_path(own) if not leaf.any()]
-    # Where training never varies the time step, the condition has nothing to tell of it.
-    assert all("condition" in name for name in still), still
+    ours, theirs = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, needed)
+    assert_all_but_conditions(ours)
     assert not any(leaf.any() for leaf in jax.tree.leaves(theirs["operator"]))
 
 
@@ -222,17 +272,16 @@ def without_student(run: RunDirectory, path: Path, *others: str) -> Path:
 
 
 def test_a_validation_has_the_samples_of_the_student_beside_those_of_its_teacher(
-    run: RunDirectory, cfg: Config, dataset: Dataset
+    cfg: Config, dataset: Dataset, weights: dict[str, Weights], parents: Mapping[str, Any]
 ) -> None:
     model, spec = build_model(cfg, dataset.task, "consistency_distill"), stage_of("consistency_distill")
-    parents = trained_parents(run, "consistency_distill", "transient").weights
-    teacher, student = parents["diffusion_residual"], best_weights(run.path, "consistency_distill").weights
+    teacher, student = parents["diffusion_residual"], weights["consistency_distill"].weights
     held, base = held_out(dataset, cfg), build_model(cfg, dataset.task, "operator")
     theirs, ours = (
-        corrected_metrics(model, weights, base, parents["operator"], held, sampler)
-        for weights, sampler in ((teacher, sample), (student, sample_distilled))
+        corrected_metrics(model, samples_of, base, parents["operator"], held, sampler)
+        for samples_of, sampler in ((teacher, sample), (student, sample_distilled))
     )
-    validate = spec.validate(model, dataset, cfg, parents)
+    validate = validation(JointModel((model,)), spec, mixture_of(dataset), cfg, parents)
     for _ in range(2):
         found = validate(student)
         for name in ("one_step", "rollout", "fourier_high"):
@@ -240,16 +289,13 @@ def test_a_validation_has_the_samples_of_the_student_beside_those_of_its_teacher
             np.testing.assert_allclose(found[f"teacher/{name}"], theirs[name], rtol=1e-4)
             np.testing.assert_allclose(found[f"alone/{name}"], ours[f"alone/{name}"], rtol=1e-4)
     assert found["rollout"] != found["teacher/rollout"] and found["distance"] > 0
+    # Where the weights are gone, what the student says is zero with them.
+    assert collapse(found) is None
+    vanished = validate(replace(student, params=jax.tree.map(np.zeros_like, student.params), scale=0 * student.scale))
+    assert "it has collapsed" in str(collapse(vanished))
 
 
-def test_single_rollouts_of_a_student_are_its_teachers(run: RunDirectory, cfg: Config, tmp_path: Path) -> None:
-    def states(corrector: str, **changes: Any) -> np.ndarray:
-        name = f"{corrector}{len(changes)}.h5"
-        wanted = Wanted(input="test:0", steps=3, output=tmp_path / name, params={}, corrector=corrector, **changes)
-        rollout_run(run.path, cfg, wanted, console=QUIET)
-        with h5py.File(wanted.output) as file:
-            return file["tensor"][:]
-
+def test_single_rollouts_of_a_student_are_its_teachers(states: Callable[..., np.ndarray]) -> None:
     for changes in ({}, {"correct_above": 1e-4}):
         theirs, ours = (states(corrector, **changes) for corrector in CORRECTORS)
         np.testing.assert_array_equal(theirs, ours)
@@ -261,17 +307,18 @@ def test_a_student_whose_teacher_is_not_known_is_refused(run: RunDirectory, tmp_
     del record["stages"]["consistency_distill"]["parents"]
     (tmp_path / "run" / "run.json").write_text(json.dumps(record))
     with pytest.raises(CheckpointError, match=r"diffusion_residual.*consistency_distill"):
-        corrector_of(tmp_path / "run", "consistency_distill")
+        load_corrector(tmp_path / "run", "consistency_distill")
 
 
-def test_a_student_that_collapses_ends_the_stage(run: RunDirectory, cfg: Config, tmp_path: Path) -> None:
-    assert collapse({"size": 0.9}) is None
+def test_a_student_that_collapses_ends_the_stage(
+    run: RunDirectory, cfg: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert collapse({"size": 0.9}) is None and "0.4 of the size" in str(collapse({"size": 0.4}))
     again = without_student(run, tmp_path / "run")
-    # A decay that takes the weights out: what the student says goes to zero with them.
-    vanishing = "stages.consistency_distill.optimizer={lr: 1e-6, weight_decay: 9e5}"
-    lost = load(CONFIGS / "tiny.yaml", [*SETTINGS, vanishing, f"data.root={cfg.data.root}"])
+    # By this measure every student is too small.
+    monkeypatch.setattr(consistency_distill, "COLLAPSED", np.inf)
     with pytest.raises(DivergedError, match=r"step \d"):
-        train(lost, "consistency_distill", again, console=QUIET)
+        train(cfg, "consistency_distill", again, console=QUIET)
     assert RunDirectory(again).read()["status"] == "failed"
 
 
@@ -290,24 +337,26 @@ def test_a_student_that_is_near_enough_ends_its_stage(run: RunDirectory, cfg: Co
 
 @pytest.mark.parametrize("stage", CORRECTORS)
 def test_micro_batches_of_a_corrector_are_one_batch(
-    run: RunDirectory, cfg: Config, dataset: Dataset, stage: str
+    cfg: Config, dataset: Dataset, weights: dict[str, Weights], parents: Mapping[str, Any], stage: str
 ) -> None:
-    model, tx = build_model(cfg, dataset.task, stage), optax.sgd(1e-2)
-    parents = trained_parents(run, stage, "transient").weights
-    batch, found = batch_at(dataset, cfg, stage, 0), []
+    model, tx = build_model(cfg, dataset.task, stage), optax.sgd(1.0)
+    needed = {name: parents[name] for name in stage_of(stage).needs("transient")}
+    batch, found, params = batch_at(dataset, cfg, stage, 0), [], moved(weights["diffusion_residual"].params)
     for groups in (1, 4):
-        state = init_state(model, tx, batch, jax.random.key(0), stage=stage, cfg=cfg)
-        step = make_train_step(model, tx, cfg, stage=stage, steps_per_epoch=4, micro_batches=groups, parents=parents)
-        found.append(step(state, batch)[1])
+        state = state_of(jax.tree.map(jnp.array, params), tx, jax.random.key(0), cfg, scaled=1)
+        step = make_train_step(model, tx, cfg, stage=stage, steps_per_epoch=4, micro_batches=groups, parents=needed)
+        found.append(step(state, batch))
     for name in ("loss", "grad_norm"):
-        assert float(found[0][name]) > 0
-        np.testing.assert_allclose(found[0][name], found[1][name], rtol=1e-5)
+        assert float(found[0][1][name]) > 0
+        np.testing.assert_allclose(found[0][1][name], found[1][1][name], rtol=1e-5)
+    # Every parameter has been moved by its gradient.
+    assert_all_but_conditions(jax.tree.map(lambda new, old: np.asarray(new - old), found[0][0].params, params))
 
 
-def test_a_student_is_taught_by_its_own_average(run: RunDirectory, cfg: Config, dataset: Dataset) -> None:
+def test_a_student_is_taught_by_its_own_average(cfg: Config, dataset: Dataset, parents: Mapping[str, Any]) -> None:
     stage = "consistency_distill"
     model, tx = build_model(cfg, dataset.task, stage), optax.sgd(1e-2)
-    parents, batch = trained_parents(run, stage, "transient").weights, batch_at(dataset, cfg, stage, 0)
+    batch = batch_at(dataset, cfg, stage, 0)
     own = load(CONFIGS / "tiny.yaml", [*SETTINGS, f"stages.{stage}.aim=average"])
     step = make_train_step(model, tx, own, stage=stage, steps_per_epoch=4, parents=parents)
     losses = []
@@ -320,16 +369,16 @@ def test_a_student_is_taught_by_its_own_average(run: RunDirectory, cfg: Config, 
 
 @pytest.mark.parametrize(("epoch", "count"), [(0.0, 4), (0.9, 4), (1.0, 3), (1.9, 3), (2.5, 1), (9.0, 1)])
 def test_the_levels_of_an_epoch_are_those_of_the_schedule_and_then_its_last(epoch: float, count: int) -> None:
-    assert int(count_at((4, 3, 1), jnp.asarray(epoch))) == count
-    assert int(count_at((2,), None)) == 2
+    assert int(level_count_at((4, 3, 1), jnp.asarray(epoch))) == count
+    assert int(level_count_at((2,), None)) == 2
     with pytest.raises(ValueError, match="epoch"):
-        count_at((4, 3), None)
+        level_count_at((4, 3), None)
 
 
 def test_times_of_the_flow_are_drawn_as_configured() -> None:
     key = jax.random.key(0)
-    early = draw_times(key, 4000, TauConfig(type="beta", alpha=1.0, beta=3.0))
-    even = draw_times(key, 4000, TauConfig(type="uniform"))
+    early = np.asarray(draw_flow_times(key, 4000, TauConfig(type="beta", alpha=1.0, beta=3.0)))
+    even = np.asarray(draw_flow_times(key, 4000, TauConfig(type="uniform")))
     np.testing.assert_allclose([early.mean(), even.mean()], [0.25, 0.5], atol=0.02)
     np.testing.assert_allclose(early.var(), 3 / 80, rtol=0.1)
 
@@ -354,21 +403,20 @@ def test_an_evaluation_has_the_correctors_as_variants(run: RunDirectory, cfg: Co
     # Alone it is the teacher's expected error that is taken out.
     single = (values["variants"][name]["burgers1d"]["rollout"]["nrmse"] for name in ("corrector", "distilled"))
     assert len({*single}) == 1
-    alone = evaluate_run(run.path, cfg, stage="diffusion_residual", console=QUIET)
-    assert alone["metrics"]["burgers1d"]["rollout"] == values["variants"]["corrector"]["burgers1d"]["rollout"]
     conditioned = load(CONFIGS / "tiny.yaml", [*SETTINGS, f"data.root={cfg.data.root}", "evaluation.candidates=2"])
-    chosen = evaluate_run(run.path, conditioned, stage="consistency_distill", console=QUIET)
+    alone = evaluate_run(run.path, conditioned, stage="diffusion_residual", console=QUIET)
+    assert alone["metrics"]["burgers1d"]["rollout"] == values["variants"]["corrector"]["burgers1d"]["rollout"]
     ways = ["one", "random", "mean", "chosen", "oracle"]
-    assert list(chosen["variants"]) == ["ensemble", *(f"candidates_{way}" for way in ways)]
-    assert chosen["meta"]["tasks"]["burgers1d"]["candidates_scored_by"] == "equation residual"
-    assert list(alone["variants"]) == ["ensemble"] and alone["meta"]["ensemble_of"] == "diffusion_residual"
+    assert list(alone["variants"]) == ["ensemble", *(f"candidates_{way}" for way in ways)]
+    assert alone["meta"]["tasks"]["burgers1d"]["candidates_scored_by"] == "equation residual"
+    assert alone["meta"]["ensemble_of"] == "diffusion_residual"
 
 
 def test_candidates_that_are_asked_for_and_not_drawn_are_told_of(
     run: RunDirectory, cfg: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def regressions(path: Path) -> dict[str, Weights]:
-        weights = corrector_of(path, "diffusion_residual")
+        weights = load_corrector(path, "diffusion_residual")
         diffusion = replace(weights.config.diffusion, objective="regression")
         return {"diffusion_residual": replace(weights, config=replace(weights.config, diffusion=diffusion))}
 
@@ -379,7 +427,7 @@ def test_candidates_that_are_asked_for_and_not_drawn_are_told_of(
     for wanted, count in ((asked, 1), (cfg, 0)):
         output = io.StringIO()
         with monkeypatch.context() as changed:
-            changed.setattr("ups_jax.evaluation.evaluate_run.correctors", regressions)
+            changed.setattr("ups_jax.evaluation.evaluate_run.load_correctors", regressions)
             values = evaluate_run(run.path, wanted, console=Console(file=output, width=200))
         assert list(values["variants"]) == ["latent", "corrector"] and output.getvalue().count(told) == count
 
@@ -408,50 +456,35 @@ def test_a_regression_is_trained_evaluated_and_rolled_out_and_draws_nothing(
 
 
 @pytest.mark.parametrize("stage", CORRECTORS)
-def test_a_rollout_with_the_corrector_is_an_ensemble_by_seed(
-    run: RunDirectory, cfg: Config, tmp_path: Path, stage: str
-) -> None:
-    def states(name: str, **changes: Any) -> np.ndarray:
-        wanted = Wanted(input="test:0", steps=4, output=tmp_path / name, params={}, corrector=stage, **changes)
-        rollout_run(run.path, cfg, wanted, console=QUIET)
-        with h5py.File(wanted.output) as file:
-            steps = f", {wanted.sampler_steps} sampler steps" if wanted.sampler_steps else ""
-            assert file.attrs["corrector"] == f"{stage} every {wanted.correct_every}{steps}"
-            return file["tensor"][:, 1:]
-
-    members = states("members.h5", members=3)
+def test_a_rollout_with_the_corrector_is_an_ensemble_by_seed(states: Callable[..., np.ndarray], stage: str) -> None:
+    members = states(stage, members=3)
     assert members.shape[:2] == (3, 4) and np.std(members, axis=0).min(axis=0).max() > 0
-    np.testing.assert_array_equal(members, states("again.h5", members=3))
+    # Named in another way it is another rollout, of the same seed.
+    np.testing.assert_array_equal(members, states(stage, members=3, seed=0))
     # One alone has the expected error taken out: nothing of it is drawn.
-    np.testing.assert_array_equal(states("one.h5"), states("other_seed.h5", seed=5))
-    assert (members != states("other.h5", members=3, seed=1)).any()
-    assert (members != states("more.h5", members=3, sampler_steps=3)).any()
+    np.testing.assert_array_equal(states(stage), states(stage, seed=5))
+    assert (members != states(stage, members=3, seed=1)).any()
+    assert (members != states(stage, members=3, sampler_steps=3)).any()
     with pytest.raises(ConfigError, match="--sampler-steps"):
-        states("single.h5", sampler_steps=3)
+        states(stage, sampler_steps=3)
     # Before the first correction the operator is alone.
-    late = states("late.h5", members=3, correct_every=4)
+    late = states(stage, members=3, correct_every=4)
     np.testing.assert_array_equal(late[0, :3], late[1, :3])
     assert (late[0, 3] != late[1, 3]).any()
 
 
-def test_parents_are_not_bound_to_a_device_so_that_a_step_is_compiled_once(run: RunDirectory) -> None:
-    leaves = jax.tree.leaves(trained_parents(run, "consistency_distill", "transient").weights)
+def test_parents_are_not_bound_to_a_device_so_that_a_step_is_compiled_once(parents: Mapping[str, Any]) -> None:
+    leaves = jax.tree.leaves(parents)
     assert leaves and not any(leaf.committed for leaf in leaves)
 
 
-def test_where_no_error_is_expected_the_operator_is_alone(run: RunDirectory, cfg: Config, tmp_path: Path) -> None:
-    def states(name: str, **changes: Any) -> np.ndarray:
-        wanted = Wanted(input="test:0", steps=3, output=tmp_path / name, params={}, **changes)
-        rollout_run(run.path, cfg, wanted, console=QUIET)
-        with h5py.File(wanted.output) as file:
-            return file["tensor"][:]
-
-    alone, corrected = states("alone.h5"), states("all.h5", corrector="diffusion_residual")
+def test_where_no_error_is_expected_the_operator_is_alone(states: Callable[..., np.ndarray]) -> None:
+    alone, corrected = states(None), states("diffusion_residual")
     assert (alone != corrected).any()
-    none = states("none.h5", corrector="diffusion_residual", correct_above=1e3)
+    none = states("diffusion_residual", correct_above=1e3)
     np.testing.assert_allclose(none, alone, atol=1e-6)
-    every = states("any.h5", corrector="diffusion_residual", correct_above=-1.0)
+    every = states("diffusion_residual", correct_above=1e-4)
     np.testing.assert_allclose(every, corrected, atol=1e-6)
     assert np.abs(corrected - alone).max() > 1e-5
     with pytest.raises(ConfigError, match="--correct-above"):
-        states("never.h5", correct_above=0.1)
+        states(None, correct_above=0.1)

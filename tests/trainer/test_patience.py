@@ -17,7 +17,7 @@ from rich.console import Console
 
 from ups_jax.config import Config, load
 from ups_jax.models.batch import Batch
-from ups_jax.models.parameter_sharing import Part
+from ups_jax.models.parameter_sharing import ParameterSubset
 from ups_jax.optim import build_optimizer, build_schedule
 from ups_jax.optim.schedules import build_plateau
 from ups_jax.runs.checkpoint import Checkpoints
@@ -39,7 +39,7 @@ def looped(cfg: Config, metrics: list[float], path: Path, lost: tuple[int, ...] 
     tx = build_optimizer(settings, *lengths)
     schedule = build_schedule(settings.scheduler, settings.optimizer.lr, *lengths)
 
-    update = Update(tx, 0.5, cfg.training, Part(), branch=True)
+    update = Update(tx, 0.5, cfg.training, ParameterSubset(), branch=True)
 
     def step(state: Any, batch: Batch) -> Any:
         return update.apply(state, jnp.sum(state.params["w"] * batch.fields), {"w": jnp.asarray(batch.fields)})

@@ -23,15 +23,15 @@ from ups_jax.core.locks import lock_file
 from ups_jax.core.task import Task
 from ups_jax.core.terminal import say
 from ups_jax.data.sources import open_file
-from ups_jax.data.sources.base import read_all
+from ups_jax.data.sources.base import read_trajectories
 from ups_jax.evaluation.plots.films import write_images
-from ups_jax.inference.chunked_rollout import Stepper
-from ups_jax.inference.corrected import corrector_of, sampler_of
-from ups_jax.inference.initial_state import Start, read_start
-from ups_jax.inference.inputs import coefficient_arrays, points_of
+from ups_jax.inference.chunked_rollout import ChunkedRollout
+from ups_jax.inference.corrected import load_corrector, stage_sampler
+from ups_jax.inference.initial_state import InitialState, read_initial_state
+from ups_jax.inference.inputs import coefficient_arrays, point_mask_of
 from ups_jax.inference.state_file import PointStateFile, StateFile, names_of
 from ups_jax.inference.trained_model import TrainedModel, load_task_run
-from ups_jax.metrics.aggregate import measure, rollout_section
+from ups_jax.metrics.aggregate import rollout_section, score_rows
 from ups_jax.metrics.ensemble import ensemble_summary, ensemble_table
 from ups_jax.models.corrector import Corrector
 from ups_jax.rollout.correction import Correction, beyond, both, every
@@ -96,9 +96,11 @@ def rollout_run(
     if run.task.scattered and wanted.images:
         raise ConfigError(f"--images: task {run.task.name} is of points, there are pictures and films of grids only")
     run.check_time_step(run.task.dt if wanted.dt is None else wanted.dt)
-    start = read_start(wanted.input, run.task, run.model.context, of_task(cfg, run.task.name)).first(wanted.limit)
+    start = read_initial_state(wanted.input, run.task, run.model.context, of_task(cfg, run.task.name)).first(
+        wanted.limit
+    )
     start, cond, mask = _conditioned(start, run.task, wanted.params, console)
-    stepper = Stepper(
+    stepper = ChunkedRollout(
         model=run.model, weights=run.weights, correction=correction, members=wanted.members, seed=wanted.seed
     )
     attributes = _attributes(run, start, wanted)
@@ -110,7 +112,7 @@ def rollout_run(
         rows = wanted.rows or cfg.evaluation.batch_size
         done, finite = 0, wanted.steps
         try:
-            for piece in stepper.pieces(start.fields, cond, mask, wanted.steps, rows, start.place_arrays):
+            for piece in stepper.iter_chunks(start.fields, cond, mask, wanted.steps, rows, start.point_arrays):
                 if piece.first >= finite:
                     break
                 good = np.isfinite(piece.frames).reshape(*piece.frames.shape[:3], -1).all((0, 1, 3))
@@ -141,7 +143,7 @@ def rollout_run(
 
 def _correction(run: TrainedModel, stage: str, wanted: Wanted) -> Correction:
     """The correction by a stage of the run; CheckpointError, with the command that makes it, where there is none."""
-    trained = corrector_of(run.path, stage)
+    trained = load_corrector(run.path, stage)
     model = cast(Corrector, build_model(trained.config, run.task, stage))
     if trained.config.diffusion.objective == "regression":
         for option, given in {"sampler-steps": wanted.sampler_steps is not None, "members": wanted.members > 1}.items():
@@ -150,14 +152,14 @@ def _correction(run: TrainedModel, stage: str, wanted: Wanted) -> Correction:
     when = every(wanted.correct_every)
     if wanted.correct_above is not None:
         when = both(when, beyond(partial(expected_error, model, trained.weights), wanted.correct_above))
-    sampler = sampler_of(stage, wanted.sampler_steps) if wanted.members > 1 else expected
+    sampler = stage_sampler(stage, wanted.sampler_steps) if wanted.members > 1 else expected
     held = trained.config.diffusion.fixed_noise
     return Correction(corrector=corrected(model, trained.weights, sampler), when=when, held=held)
 
 
 def _conditioned(
-    start: Start, task: Task, params: Mapping[str, float], console: Console
-) -> tuple[Start, np.ndarray, np.ndarray]:
+    start: InitialState, task: Task, params: Mapping[str, float], console: Console
+) -> tuple[InitialState, np.ndarray, np.ndarray]:
     """The start with the coefficients that are used: those of the input, and before them those of `params`."""
     count = len(start.fields)
     given = dict(start.coefficients) | {name: np.full(count, value) for name, value in params.items()}
@@ -169,7 +171,7 @@ def _conditioned(
     return replace(start, coefficients=given), np.asarray(cond), mask
 
 
-def _attributes(run: TrainedModel, start: Start, wanted: Wanted) -> dict[str, str | int | float]:
+def _attributes(run: TrainedModel, start: InitialState, wanted: Wanted) -> dict[str, str | int | float]:
     return {
         "run": str(run.path),
         "checkpoint": f"checkpoints/{run.stage}/{run.checkpoint.step}",
@@ -197,14 +199,14 @@ def _named(wanted: Wanted) -> str:
     return f"{wanted.corrector} every {wanted.correct_every}{above}{steps}"
 
 
-def _tell_error(output: Path, task: Task, start: Start, members: int, console: Console) -> None:
+def _tell_error(output: Path, task: Task, start: InitialState, members: int, console: Console) -> None:
     """The error of the only sample against its truth, as far as that goes."""
     if start.truth is None:
         return
     given, truth = start.fields.shape[1], start.truth[0]
     fields = (_at_points if task.scattered else _on_grid)(output, task)[:, given : given + len(truth)]
-    known, there = truth[None, : fields.shape[1]], points_of(start, slice(1))
-    values = rollout_section(measure(fields.mean(0, keepdims=True), known, task, 1, there), task.dt)
+    known, there = truth[None, : fields.shape[1]], point_mask_of(start, slice(1))
+    values = rollout_section(score_rows(fields.mean(0, keepdims=True), known, task, 1, there), task.dt)
     of = "mean of the members" if members > 1 else "prediction"
     lines = {
         "nrmse": f"{values['nrmse']:.3g} of the {of}, mean of {fields.shape[1]} frames",
@@ -225,4 +227,4 @@ def _on_grid(output: Path, task: Task) -> Float[np.ndarray, "r t *s c"]:
 
 def _at_points(output: Path, task: Task) -> Float[np.ndarray, "r t p c"]:
     source = open_file(output, "transient", task.channels)
-    return read_all(source, np.arange(source.trajectories))
+    return read_trajectories(source, np.arange(source.trajectories))

@@ -122,7 +122,7 @@ class Task:
         return tuple((code, code) for code in codes)
 
     @property
-    def marks(self) -> tuple[float, ...]:
+    def task_embedding(self) -> tuple[float, ...]:
         """What tells it from its siblings: a one for its own place among them, and a one for the boundary type of each
         side of three axes. None of a task that is alone, which is told from nothing."""
         if not self.siblings:

@@ -18,10 +18,10 @@ from ups_jax.config import TaskConfig
 from ups_jax.core.commands import command
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.task import Task
-from ups_jax.inference.inputs import conditions
-from ups_jax.metrics.aggregate import Table, chunks, join, measure, rollout_section
+from ups_jax.inference.inputs import make_conditions
+from ups_jax.metrics.aggregate import Table, concatenate_tables, fixed_size_chunks, rollout_section, score_rows
 from ups_jax.models import Conditions, Simulator, denormalize, normalize, step
-from ups_jax.models.corrector import Corrector, CorrectorWeights, given_step
+from ups_jax.models.corrector import Corrector, CorrectorWeights, step_inputs
 from ups_jax.rollout.flow_sampler import Sampler
 from ups_jax.simulate.equations import EQUATIONS, residual
 from ups_jax.simulate.presets import PRESETS
@@ -82,16 +82,16 @@ def candidate_variants(
     def sections(choose: Choice) -> dict[str, Any]:
         run = jax.jit(lambda *told: chosen_rollout(model, corrector, sampler, score, choose, candidates, *told))
         parts: list[Table] = []
-        for rows, kept in chunks(len(fields), batch_size):
+        for rows, kept in fixed_size_chunks(len(fields), batch_size):
             truth = fields[rows, context:]
-            cond = conditions(task, trajectories.cond[rows], trajectories.cond_mask[rows])
+            cond = make_conditions(task, trajectories.cond[rows], trajectories.cond_mask[rows])
             given = jnp.asarray(fields[rows, :context])
             told = (params, weights, given, jnp.asarray(truth), cond, jax.random.key(seed))
-            parts.append(measure(np.asarray(run(*told)), truth, task, kept))
+            parts.append(score_rows(np.asarray(run(*told)), truth, task, kept))
         begin = time.perf_counter()
         jax.block_until_ready(run(*told))
         seconds = (time.perf_counter() - begin) / (steps * len(rows))
-        return {"rollout": rollout_section(join(parts), task.dt), "seconds_per_rollout_step": seconds}
+        return {"rollout": rollout_section(concatenate_tables(parts), task.dt), "seconds_per_rollout_step": seconds}
 
     return {f"candidates_{name}": sections(choose) for name, choose in CHOICES.items()}
 
@@ -117,7 +117,7 @@ def chosen_rollout(
         number, target = known
         own = jax.random.fold_in(key, number)
         pred = step(model, params, window, cond)
-        given = given_step(model.task, window, pred, cond)
+        given = step_inputs(model.task, window, pred, cond)
         drawn = pred[None] + jax.vmap(lambda k: sampler(corrector, weights, k, given))(
             jax.random.split(own, candidates)
         )

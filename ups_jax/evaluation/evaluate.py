@@ -20,16 +20,16 @@ from ups_jax.core.errors import DataError
 from ups_jax.core.task import Task
 from ups_jax.data.dataset import Trajectories as SteadyFields
 from ups_jax.evaluation.result import Evaluation, Example, PointEvaluation, Spectra
-from ups_jax.inference.inputs import given, place_arrays, points_of
+from ups_jax.inference.inputs import condition_arrays, point_arrays_of, point_mask_of
 from ups_jax.metrics.aggregate import (
     Table,
     bootstrap_interval,
-    chunks,
+    concatenate_tables,
     correlation_times,
-    join,
-    measure,
+    fixed_size_chunks,
+    metrics_section,
     rollout_section,
-    section,
+    score_rows,
     steady_section,
 )
 from ups_jax.metrics.ensemble import ensemble_summary, ensemble_table
@@ -119,14 +119,14 @@ def evaluate_predictor(
     kind = PointEvaluation if task.scattered else Evaluation
     return kind(
         task=task,
-        metrics={"one_step": section(one_step), "rollout": rollout_section(rollout, task.dt)},
+        metrics={"one_step": metrics_section(one_step), "rollout": rollout_section(rollout, task.dt)},
         baselines={
             "persistence": {
-                "one_step": section(tables["persistence_one_step"]),
+                "one_step": metrics_section(tables["persistence_one_step"]),
                 "rollout": rollout_section(tables["persistence_rollout"], task.dt),
             },
             # The codec sees the true frame at every time, so its floor is the same for one step and for the rollout.
-            "codec": {"one_step": section(codec), "rollout": rollout_section(codec, task.dt)},
+            "codec": {"one_step": metrics_section(codec), "rollout": rollout_section(codec, task.dt)},
         },
         variants={name: _variant(way, trajectories, task, config.batch_size, context) for name, way in variants.items()}
         | {
@@ -168,12 +168,12 @@ def _one_step(predictor: Predictor, trajectories: Trajectories, task: Task, batc
     count, steps = fields.shape[0], fields.shape[1] - context
     windows = count * steps
     parts: list[Table] = []
-    for rows, kept in chunks(windows, batch_size):
+    for rows, kept in fixed_size_chunks(windows, batch_size):
         owner, start = rows // steps, rows % steps
         window = fields[owner[:, None], start[:, None] + np.arange(context + 1)]
-        pred = predictor.rollout_arrays(window[:, :context], 1, *given(trajectories, owner))
-        parts.append(measure(pred, window[:, context:], task, kept, points_of(trajectories, owner)))
-    return {name: value.reshape(count, steps) for name, value in join(parts).items()}
+        pred = predictor.rollout_arrays(window[:, :context], 1, *condition_arrays(trajectories, owner))
+        parts.append(score_rows(pred, window[:, context:], task, kept, point_mask_of(trajectories, owner)))
+    return {name: value.reshape(count, steps) for name, value in concatenate_tables(parts).items()}
 
 
 def _rollouts(
@@ -186,21 +186,21 @@ def _rollouts(
     picks = np.unique(np.linspace(0, steps - 1, _SPECTRUM_TIMES).round().astype(int))
     parts: list[dict[str, Table]] = []
     spectra: list[tuple[np.ndarray, np.ndarray]] = []
-    for rows, kept in chunks(fields.shape[0], batch_size):
+    for rows, kept in fixed_size_chunks(fields.shape[0], batch_size):
         chunk = fields[rows]
         truth = chunk[:, context:]
-        pred = predictor.rollout_arrays(chunk[:, :context], steps, *given(trajectories, rows))
+        pred = predictor.rollout_arrays(chunk[:, :context], steps, *condition_arrays(trajectories, rows))
         guesses = {
             "rollout": pred,
             "persistence_one_step": chunk[:, context - 1 : -1],
             "persistence_rollout": np.repeat(chunk[:, context - 1 : context], steps, 1),
-            "codec": predictor.reconstruct(truth, *given(trajectories, rows)),
+            "codec": predictor.reconstruct(truth, *condition_arrays(trajectories, rows)),
         }
-        there = points_of(trajectories, rows)
-        parts.append({name: measure(guess, truth, task, kept, there) for name, guess in guesses.items()})
+        there = point_mask_of(trajectories, rows)
+        parts.append({name: score_rows(guess, truth, task, kept, there) for name, guess in guesses.items()})
         if not task.scattered:
             spectra.append((_spectrum(truth[:, picks], kept), _spectrum(pred[:, picks], kept)))
-    tables = {name: join([part[name] for part in parts]) for name in parts[0]}
+    tables = {name: concatenate_tables([part[name] for part in parts]) for name in parts[0]}
     if not spectra:
         return tables, None
     truth_spectra, pred_spectra = (np.concatenate(part).mean(0) for part in zip(*spectra, strict=True))
@@ -213,14 +213,14 @@ def _variant(rollout: Rollout, trajectories: Trajectories, task: Task, batch_siz
     fields = trajectories.fields
     steps = fields.shape[1] - context
     parts: list[Table] = []
-    for rows, kept in chunks(fields.shape[0], batch_size):
-        pred = rollout(fields[rows, :context], steps, *given(trajectories, rows))
-        parts.append(measure(pred, fields[rows, context:], task, kept, points_of(trajectories, rows)))
+    for rows, kept in fixed_size_chunks(fields.shape[0], batch_size):
+        pred = rollout(fields[rows, :context], steps, *condition_arrays(trajectories, rows))
+        parts.append(score_rows(pred, fields[rows, context:], task, kept, point_mask_of(trajectories, rows)))
     # The last chunk once more: by now its shape is compiled.
     begin = time.perf_counter()
-    rollout(fields[rows, :context], steps, *given(trajectories, rows))
+    rollout(fields[rows, :context], steps, *condition_arrays(trajectories, rows))
     seconds = (time.perf_counter() - begin) / (steps * len(rows))
-    return {"rollout": rollout_section(join(parts), task.dt), "seconds_per_rollout_step": seconds}
+    return {"rollout": rollout_section(concatenate_tables(parts), task.dt), "seconds_per_rollout_step": seconds}
 
 
 def _examples(
@@ -244,7 +244,7 @@ def _examples(
     begin = time.perf_counter()
     preds = np.concatenate(
         [
-            predictor.rollout_arrays(fields[part][:, :context], steps, *given(trajectories, part))
+            predictor.rollout_arrays(fields[part][:, :context], steps, *condition_arrays(trajectories, part))
             for part in padded.reshape(-1, size)
         ]
     )
@@ -260,7 +260,7 @@ def _examples(
             time=trajectories.time[context - 1 :],
             truth=fields[row, context - 1 :],
             prediction=np.concatenate([fields[row, context - 1 : context], pred]),
-            places={name: values[row] for name, values in place_arrays(trajectories).items()},
+            places={name: values[row] for name, values in point_arrays_of(trajectories).items()},
         )
         for label, row, pred in zip(("best", "median", "worst"), rows, preds, strict=False)
     ]
@@ -305,7 +305,7 @@ def ensemble_variant(
     starts, truth = trajectories.fields[:, :context], trajectories.fields[:, context:]
     means, scores = _scored(way, trajectories, starts, truth, task, task.dt, batch_size, members)
     # One more member of the last rows: by now their shape is compiled.
-    *_, (rows, _) = chunks(len(starts), batch_size)
+    *_, (rows, _) = fixed_size_chunks(len(starts), batch_size)
     steps, begin = truth.shape[1], time.perf_counter()
     way(starts[rows], steps, trajectories.cond[rows], trajectories.cond_mask[rows], members=1)
     seconds = members * (time.perf_counter() - begin) / (steps * len(rows))
@@ -326,9 +326,9 @@ def _scored(
     """Return the errors of the members' mean of each row, and the scores of their distribution."""
     means: list[Table] = []
     tables: list[Table] = []
-    for rows, kept in chunks(len(truth), batch_size):
+    for rows, kept in fixed_size_chunks(len(truth), batch_size):
         drawn = way(starts[rows], truth.shape[1], held.cond[rows], held.cond_mask[rows], members=members)
-        means.append(measure(drawn.mean(0), truth[rows], task, kept))
+        means.append(score_rows(drawn.mean(0), truth[rows], task, kept))
         scores = ensemble_table(drawn, truth[rows], dt)
         tables.append({name: np.asarray(value)[:kept] for name, value in scores.items()})
-    return join(means), ensemble_summary(join(tables))
+    return concatenate_tables(means), ensemble_summary(concatenate_tables(tables))

@@ -15,10 +15,16 @@ from ups_jax.core.errors import DataError
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset
 from ups_jax.data.dataset import Trajectories
-from ups_jax.data.sources.base import read_all
+from ups_jax.data.sources.base import read_trajectories
 from ups_jax.evaluation.evaluate import Members, Rollout, steady_ensemble
 from ups_jax.evaluation.result import SteadyEvaluation, SteadyExample
-from ups_jax.metrics.aggregate import bootstrap_interval, chunks, join, measure, steady_section
+from ups_jax.metrics.aggregate import (
+    bootstrap_interval,
+    concatenate_tables,
+    fixed_size_chunks,
+    score_rows,
+    steady_section,
+)
 
 
 def evaluate_steady(
@@ -45,16 +51,16 @@ def evaluate_steady(
         raise DataError(f"task {task.name}: the split holds no solutions; give a larger share in data.split")
     solutions, seconds = _solutions(solve, held, config.batch_size)
     parts, means = [], []
-    for rows, kept in chunks(count, config.batch_size):
+    for rows, kept in fixed_size_chunks(count, config.batch_size):
         truth = held.fields[rows]
-        parts.append(measure(solutions[rows], truth, task, kept))
-        means.append(measure(np.broadcast_to(mean_field, truth.shape), truth, task, kept))
-    table = join(parts)
+        parts.append(score_rows(solutions[rows], truth, task, kept))
+        means.append(score_rows(np.broadcast_to(mean_field, truth.shape), truth, task, kept))
+    table = concatenate_tables(parts)
     scores = table["nrmse"].mean(1)
     return SteadyEvaluation(
         task=task,
         metrics={"steady": steady_section(table)},
-        baselines={"mean_field": {"steady": steady_section(join(means))}},
+        baselines={"mean_field": {"steady": steady_section(concatenate_tables(means))}},
         variants={name: _variant(way, held, task, config.batch_size) for name, way in variants.items()}
         | {
             name: steady_ensemble(way, held, task, batch_size=config.batch_size, members=config.members)
@@ -82,13 +88,13 @@ def mean_solution(dataset: Dataset) -> Float[np.ndarray, "*s c"]:
     total = np.zeros((*dataset.task.shape, len(dataset.task.channels)))
     train = dataset.splits.ids("train")
     for ids in np.array_split(train, -(-len(train) // 256)):
-        total += read_all(dataset.source, ids)[:, 0].sum(0, dtype=np.float64)
+        total += read_trajectories(dataset.source, ids)[:, 0].sum(0, dtype=np.float64)
     return (total / len(train)).astype(np.float32)
 
 
 def _solutions(solve: Rollout, held: Trajectories, batch_size: int) -> tuple[Float[np.ndarray, "n 1 *s c"], float]:
     """All solutions, and the seconds a solution of the first batch once more, when it is compiled."""
-    batches = list(chunks(len(held.fields), batch_size))
+    batches = list(fixed_size_chunks(len(held.fields), batch_size))
     solved = [solve(held.inputs[rows], 1, held.cond[rows], held.cond_mask[rows])[:kept] for rows, kept in batches]
     rows, _ = batches[0]
     begin = time.perf_counter()
@@ -99,9 +105,10 @@ def _solutions(solve: Rollout, held: Trajectories, batch_size: int) -> tuple[Flo
 def _variant(solve: Rollout, held: Trajectories, task: Task, batch_size: int) -> dict[str, Any]:
     solutions, seconds = _solutions(solve, held, batch_size)
     parts = [
-        measure(solutions[rows], held.fields[rows], task, kept) for rows, kept in chunks(len(held.fields), batch_size)
+        score_rows(solutions[rows], held.fields[rows], task, kept)
+        for rows, kept in fixed_size_chunks(len(held.fields), batch_size)
     ]
-    return {"steady": steady_section(join(parts)), "seconds_per_rollout_step": seconds}
+    return {"steady": steady_section(concatenate_tables(parts)), "seconds_per_rollout_step": seconds}
 
 
 def _examples(

@@ -1,4 +1,4 @@
-"""Rollouts of any length and any number of samples in pieces of one shape, so that one compilation makes them all."""
+"""Rollouts in chunks of fixed shape, so that any number of steps and samples needs one compilation."""
 
 from __future__ import annotations
 
@@ -13,19 +13,25 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ups_jax.inference.inputs import array_dtype, conditions
-from ups_jax.metrics.aggregate import chunks
+from ups_jax.inference.inputs import array_dtype, make_conditions
+from ups_jax.metrics.aggregate import fixed_size_chunks
 from ups_jax.models import Conditions, PointSimulator, Simulator, normalize
 from ups_jax.rollout.autoregressive import advance
 from ups_jax.rollout.correction import Correction
 
-# Frames a piece: many enough that leaving and entering the device costs little, few enough to be held.
-LENGTH = 16
+# Frames per chunk: large enough to amortize transfers to the host, small enough to fit into memory.
+CHUNK_STEPS = 16
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Piece:
-    """Frames `first`, `first` + 1, .. after the given ones, of the samples `rows`, of every member."""
+class RolloutChunk:
+    """A block of predicted frames for some samples.
+
+    Attributes:
+        rows: The samples, as a slice of the batch.
+        first: Number of predicted frames before the first one of this chunk.
+        frames: Fields in physical units, (members, samples, frames, *grid, channels).
+    """
 
     rows: slice
     first: int
@@ -33,8 +39,16 @@ class Piece:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Stepper:
-    """A simulator and its parameters. With a `correction` it gives `members` rollouts of each sample, by `seed`."""
+class ChunkedRollout:
+    """Rollout of a simulator in chunks.
+
+    Attributes:
+        model: The flax module.
+        weights: Its parameters.
+        correction: Correction of the predicted frames, or None.
+        members: Number of rollouts of each sample; more than one needs a correction.
+        seed: Seed of the random corrections.
+    """
 
     model: Simulator | PointSimulator
     weights: Any
@@ -44,63 +58,87 @@ class Stepper:
 
     def __post_init__(self) -> None:
         if self.members < 1 or (self.members > 1 and self.correction is None):
-            raise ValueError(f"{self.members} members; without a correction there is one, and with it at least one")
+            raise ValueError(f"members is {self.members}; it must be 1 without a correction, and at least 1 with one")
 
-    def pieces(
+    def iter_chunks(
         self,
         fields: Float[np.ndarray, "b k *s c"],
         cond: Float[np.ndarray, "b p"],
         cond_mask: Float[np.ndarray, "b p"],
         steps: int,
-        rows: int,
-        places: Mapping[str, np.ndarray] = MappingProxyType({}),
+        batch_size: int,
+        point_arrays: Mapping[str, np.ndarray] = MappingProxyType({}),
         weights: Any = None,
-    ) -> Iterator[Piece]:
-        """The `steps` frames after `fields`, physical units, `rows` samples at a time: all samples, then later frames.
+    ) -> Iterator[RolloutChunk]:
+        """Yield the `steps` frames after `fields` in chunks: all samples of the first frames, then later frames.
 
-        `places` are a set of points' entries of a batch; `weights` take the place of the stepper's. What is random
-        depends on the seed, the number of members and `rows`, not on `steps`.
+        Random corrections depend on the seed, the number of members and `batch_size`, but not on `steps`.
+
+        Args:
+            fields: Context frames in physical units.
+            cond: Coefficients in physical units.
+            cond_mask: 1 where a coefficient is given, otherwise 0.
+            steps: Number of frames to predict.
+            batch_size: Number of samples per chunk.
+            point_arrays: Arrays of a batch of point clouds; empty for a grid.
+            weights: Parameters to use instead of `self.weights`.
         """
         weights, dtype = self.weights if weights is None else weights, array_dtype(fields)
-        parts = list(chunks(len(fields), rows))
-        given = [
-            conditions(
-                self.model.task, cond[part], cond_mask[part], {name: values[part] for name, values in places.items()}
+        batches = list(fixed_size_chunks(len(fields), batch_size))
+        conditions = [
+            make_conditions(
+                self.model.task,
+                cond[rows],
+                cond_mask[rows],
+                {name: values[rows] for name, values in point_arrays.items()},
             )
-            for part, _ in parts
+            for rows, _ in batches
         ]
-        # Restored weights are bound to their device, as is what they make; a window that is not would compile anew.
+        # Restored weights are committed to their device, and so is every window computed from them. An uncommitted
+        # first window would cause a second compilation.
         device = jax.devices()[0]
-        windows = [jax.device_put(self._start(jnp.asarray(fields[part], dtype)), device) for part, _ in parts]
-        keys = [self._keys(int(part[0])) for part, _ in parts]
-        for first in range(0, steps, LENGTH):
-            count = min(LENGTH, steps - first)
-            for index, (part, kept) in enumerate(parts):
+        windows = [
+            jax.device_put(self._initial_window(jnp.asarray(fields[rows], dtype)), device) for rows, _ in batches
+        ]
+        keys = [self._member_keys(int(rows[0])) for rows, _ in batches]
+        for first in range(0, steps, CHUNK_STEPS):
+            frame_count = min(CHUNK_STEPS, steps - first)
+            for index, (rows, row_count) in enumerate(batches):
                 windows[index], frames = self._advance(
-                    weights, windows[index], given[index], keys[index], jnp.asarray(first), jnp.asarray(count)
+                    weights,
+                    windows[index],
+                    conditions[index],
+                    keys[index],
+                    jnp.asarray(first),
+                    jnp.asarray(frame_count),
                 )
-                where = slice(int(part[0]), int(part[0]) + kept)
-                yield Piece(rows=where, first=first, frames=np.asarray(frames)[:, :kept, :count])
+                sample_slice = slice(int(rows[0]), int(rows[0]) + row_count)
+                yield RolloutChunk(
+                    rows=sample_slice, first=first, frames=np.asarray(frames)[:, :row_count, :frame_count]
+                )
 
-    def compilations(self) -> int:
-        """How many programs have been compiled to make the pieces so far."""
+    def compilation_count(self) -> int:
+        """Return the number of compiled versions of the chunk function."""
         return self._advance._cache_size()
 
-    def _keys(self, row: int) -> Key[Array, " m"]:
+    def _member_keys(self, row: int) -> Key[Array, " m"]:
+        """Return a random key for each member, for the batch that begins at sample `row`."""
         return jax.random.split(jax.random.fold_in(jax.random.key(self.seed), row), self.members)
 
     @cached_property
-    def _start(self) -> Any:
-        """Fields -> a normalised window for each member."""
+    def _initial_window(self) -> Any:
+        """The jitted function that normalizes context frames and repeats them for each member."""
         statistics = self.model.task.statistics
         return jax.jit(lambda fields: jnp.repeat(normalize(fields, statistics)[None], self.members, axis=0))
 
     @cached_property
     def _advance(self) -> Any:
-        def one(
+        """The jitted function that advances the windows of all members by one chunk."""
+
+        def one_member(
             weights: Any, window: Array, cond: Conditions, key: Array, first: Int[Array, ""], count: Int[Array, ""]
         ) -> tuple[Array, Array]:
-            return advance(self.model, weights, window, cond, LENGTH, first, count, self.correction, key)
+            return advance(self.model, weights, window, cond, CHUNK_STEPS, first, count, self.correction, key)
 
         def all_members(
             weights: Any,
@@ -111,9 +149,11 @@ class Stepper:
             count: Int[Array, ""],
         ) -> tuple[Float[Array, "m b k *s c"], Float[Array, "m b t *s c"]]:
             if self.correction is None:
-                # One member and nothing random: the plain program, without an axis to vmap over.
-                window, frames = one(weights, windows[0], cond, keys[0], first, count)
+                # A single deterministic member needs no vmap.
+                window, frames = one_member(weights, windows[0], cond, keys[0], first, count)
                 return window[None], frames[None]
-            return jax.vmap(one, in_axes=(None, 0, None, 0, None, None))(weights, windows, cond, keys, first, count)
+            return jax.vmap(one_member, in_axes=(None, 0, None, 0, None, None))(
+                weights, windows, cond, keys, first, count
+            )
 
         return jax.jit(all_members)

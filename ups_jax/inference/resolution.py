@@ -1,6 +1,7 @@
-"""A trained run on data of another resolution: which way it is evaluated, and the predictor of that way.
+"""Evaluation of a trained model on data of another resolution than its training data.
 
-Stepped natively on a finer grid, the local parts of a model see neighbours that lie closer than they have learned.
+On a finer grid the model still steps on the trained grid if possible: local operations such as convolutions assume the
+grid spacing that they were trained with.
 """
 
 from __future__ import annotations
@@ -20,62 +21,79 @@ from ups_jax.core.task import Task
 from ups_jax.data import Dataset, Split
 from ups_jax.data.files import open_source
 from ups_jax.inference.trained_model import TrainedModel
-from ups_jax.models.grid import interpolate_lines
+from ups_jax.models.grid import interpolate_to_grid
 
 
 @dataclass(frozen=True)
 class FinerPredictor:
-    """The `Predictor` of a trained run on a finer grid than its own, the one of `task`.
+    """A trained model on the finer grid of `task`; a `Predictor` of an evaluation.
 
-    What is given is restricted to the trained points, stepped there, and decoded at the finer ones.
+    Context frames are restricted to the trained grid, the model steps there, and its predictions are interpolated to
+    the finer grid.
+
+    Attributes:
+        trained_model: The model on the grid of its training data.
+        task: The task on the finer grid.
     """
 
-    run: TrainedModel
+    trained_model: TrainedModel
     task: Task
 
     def rollout_arrays(
         self, u0: Float[np.ndarray, "b k *f c"], steps: int, cond: np.ndarray, cond_mask: np.ndarray
     ) -> Float[np.ndarray, "b t *f c"]:
-        """The `steps` frames after the context `u0`; each prediction is encoded anew on the trained grid."""
-        return self._decoded(self.run.rollout_arrays(self._restricted(u0), steps, cond, cond_mask))
+        """Return the `steps` frames after the context `u0`; each prediction is re-encoded on the trained grid."""
+        return self._to_fine(self.trained_model.rollout_arrays(self._to_trained(u0), steps, cond, cond_mask))
 
     def latent_rollout(
         self, u0: Float[np.ndarray, "b k *f c"], steps: int, cond: np.ndarray, cond_mask: np.ndarray
     ) -> Float[np.ndarray, "b t *f c"]:
-        """The `steps` frames after the context `u0`, which is encoded once."""
-        return self._decoded(self.run.latent_rollout(self._restricted(u0), steps, cond, cond_mask))
+        """Return the `steps` frames after the context `u0`, which is encoded once and advanced in latent space."""
+        return self._to_fine(self.trained_model.latent_rollout(self._to_trained(u0), steps, cond, cond_mask))
 
     def reconstruct(
         self, fields: Float[np.ndarray, "b t *f c"], cond: np.ndarray, cond_mask: np.ndarray
     ) -> Float[np.ndarray, "b t *f c"]:
-        """decode(encode(fields)): what the trained grid and the codec cannot represent."""
-        return self._decoded(self.run.reconstruct(self._restricted(fields), cond, cond_mask))
+        """Return decode(encode(fields)), computed on the trained grid."""
+        return self._to_fine(self.trained_model.reconstruct(self._to_trained(fields), cond, cond_mask))
 
-    def _restricted(self, fields: Float[np.ndarray, "b t *f c"]) -> Float[np.ndarray, "b t *s c"]:
+    def _to_trained(self, fields: Float[np.ndarray, "b t *f c"]) -> Float[np.ndarray, "b t *s c"]:
+        """Return fields of the finer grid on the trained grid."""
         return np.asarray(self._restrict(jnp.asarray(fields, jnp.float32)))
 
-    def _decoded(self, fields: Float[np.ndarray, "b t *s c"]) -> Float[np.ndarray, "b t *f c"]:
-        return np.asarray(self._decode(jnp.asarray(fields)))
+    def _to_fine(self, fields: Float[np.ndarray, "b t *s c"]) -> Float[np.ndarray, "b t *f c"]:
+        """Return fields of the trained grid on the finer grid."""
+        return np.asarray(self._prolong(jnp.asarray(fields)))
 
     @cached_property
     def _restrict(self) -> Any:
-        return jax.jit(lambda fields: moved(fields, self.task, self.run.task))
+        """The jitted interpolation from the finer to the trained grid."""
+        return jax.jit(lambda fields: interpolate_fields(fields, self.task, self.trained_model.task))
 
     @cached_property
-    def _decode(self) -> Any:
-        # The model decodes at any point by interpolating its grid's field, which is linear: units and order are free.
-        return jax.jit(lambda fields: moved(fields, self.run.task, self.task))
+    def _prolong(self) -> Any:
+        """The jitted interpolation from the trained to the finer grid."""
+        # The decoder evaluates any point by interpolating the field on its grid. Interpolation is linear, so it may as
+        # well follow the conversion to physical units.
+        return jax.jit(lambda fields: interpolate_fields(fields, self.trained_model.task, self.task))
 
 
-def moved(fields: Float[Array, "b t *s c"], here: Task, there: Task) -> Float[Array, "b t *f c"]:
-    """Frames on the grid of one task at the points of another's; where both have a point, the value itself."""
+def interpolate_fields(
+    fields: Float[Array, "b t *s c"], source_task: Task, target_task: Task
+) -> Float[Array, "b t *f c"]:
+    """Return fields on the grid of `source_task`, interpolated to the grid of `target_task`.
+
+    Points that both grids share keep their value exactly.
+    """
     frames = fields.reshape(-1, *fields.shape[2:])
-    result = interpolate_lines(frames, lines(there), here.origin, here.spacing, here.periodic)
+    result = interpolate_to_grid(
+        frames, grid_coordinates(target_task), source_task.origin, source_task.spacing, source_task.periodic
+    )
     return result.reshape(*fields.shape[:2], *result.shape[1:])
 
 
-def lines(task: Task) -> list[Float[np.ndarray, " _"]]:
-    """The coordinates of a task's grid points along each axis, in float64."""
+def grid_coordinates(task: Task) -> list[Float[np.ndarray, " _"]]:
+    """Return the coordinates of a task's grid points along each axis, in float64."""
     return [
         start + step * np.arange(points)
         for start, step, points in zip(task.origin, task.spacing, task.shape, strict=True)
@@ -83,21 +101,26 @@ def lines(task: Task) -> list[Float[np.ndarray, " _"]]:
 
 
 def refines(fine: Task, trained: Task) -> bool:
-    """Whether a grid has an integer multiple of the trained points on every axis, over the same extent."""
+    """Return whether the grid of `fine` refines that of `trained` by integer factors over the same extent."""
     axes = zip(fine.shape, fine.spacing, fine.origin, trained.shape, trained.spacing, trained.origin, strict=True)
     return fine.shape != trained.shape and all(
-        points % own_points == 0
-        and np.isclose(points * step, own_points * own_step, rtol=1e-4, atol=0)
-        # Points at the start of a cell lie on one another; centres of cells are less than a cell apart.
-        and abs(start - own_start) < own_step
-        for points, step, start, own_points, own_step, own_start in axes
+        points % trained_points == 0
+        and np.isclose(points * step, trained_points * trained_step, rtol=1e-4, atol=0)
+        # With points at cell corners the first points coincide; cell centres differ by less than a trained cell.
+        and abs(start - trained_start) < trained_step
+        for points, step, start, trained_points, trained_step, trained_start in axes
     )
 
 
-def predictor_on(run: TrainedModel, task: Task) -> tuple[TrainedModel | FinerPredictor, str]:
-    """The predictor of a run for the data of a task, and its way, one of `WAYS`.
+def predictor_for_grid(run: TrainedModel, task: Task) -> tuple[TrainedModel | FinerPredictor, str]:
+    """Return the predictor of a trained model for data on the grid of `task`, and its key in `RESOLUTION_MODES`.
 
-    Raises DataError where the time step is another, or the grid neither refines the trained one nor can be cut.
+    Args:
+        run: The trained model.
+        task: The task of the data, which may have another grid than the training data.
+
+    Raises:
+        DataError: The time step differs from that of the training data, or the model cannot step on the grid.
     """
     if run.task.kind == "steady":
         return run.on(task), "own" if task.shape == run.task.shape else "averaged"
@@ -111,31 +134,39 @@ def predictor_on(run: TrainedModel, task: Task) -> tuple[TrainedModel | FinerPre
     return run.on(task), "native"
 
 
-WAYS = {
+RESOLUTION_MODES = {
     "own": "the model steps on the grid it was trained on",
-    "restricted": "contexts are restricted to the trained points, stepped there, and decoded at the data's points",
-    "averaged": "given fields are averaged over the trained cells, solved there, and interpolated at the data's points",
-    "native": "the model steps on the data's points, with another spacing than it has learned",
+    "restricted": "the model steps on the grid it was trained on; its predictions are interpolated to the data's grid",
+    "averaged": "input fields are averaged over the trained cells; solutions are interpolated to the data's grid",
+    "native": "the model steps on the data's grid, whose spacing differs from that of the training data",
 }
 
 
-def other_trajectories(run: TrainedModel, cfg: Config, dataset: Dataset, split: Split) -> str | None:
-    """A note where finer data may hold other trajectories in a split than the run's own data; None where it does not.
+def split_mismatch_note(run: TrainedModel, cfg: Config, dataset: Dataset, split: Split) -> str | None:
+    """Return a warning if a split of finer data has other trajectories than that of the training data, otherwise None.
 
-    The same ones have the same numbers and start from the same frame at the trained points; a solution is a frame.
+    Trajectories are equal if they have the same ids and their first frames agree on the trained grid.
+
+    Args:
+        run: The trained model.
+        cfg: Configuration whose `data.root` says where the training data is.
+        dataset: The finer data.
+        split: The split that is evaluated.
     """
     name = dataset.source.name
     try:
-        known = replace(run.config, data=replace(run.config.data, root=cfg.data.root))
-        source, parts = open_source(known, known.data.tasks[0])
+        trained_cfg = replace(run.config, data=replace(run.config.data, root=cfg.data.root))
+        source, splits = open_source(trained_cfg, trained_cfg.data.tasks[0])
     except DataError as error:
         return f"{name}: cannot be compared with the data that the run was trained on ({error})"
     ids = dataset.splits.ids(split)
-    told = f"{name}: its {split} trajectories are not those of {source.name}; the run may have been trained on some"
-    if not np.array_equal(ids, parts.ids(split)):
-        return told
-    zero = np.zeros((len(ids), 1), int)
-    own = source.windows(ids, zero)
-    first = np.asarray(moved(jnp.asarray(dataset.source.windows(ids, zero)), dataset.task, run.task))
-    # Cell centres are met by interpolation only; two trajectories differ by 1 and more.
-    return told if np.square(first - own).mean() > 0.05**2 * np.square(own).mean() else None
+    note = f"{name}: its {split} trajectories differ from those of {source.name}; the run may have been trained on some"
+    if not np.array_equal(ids, splits.ids(split)):
+        return note
+    first_frame = np.zeros((len(ids), 1), int)
+    trained_frames = source.windows(ids, first_frame)
+    fine_frames = dataset.source.windows(ids, first_frame)
+    restricted_frames = np.asarray(interpolate_fields(jnp.asarray(fine_frames), dataset.task, run.task))
+    # Interpolation to cell centres has a small error; two different trajectories have a relative error of about 1.
+    error = np.square(restricted_frames - trained_frames).mean()
+    return note if error > 0.05**2 * np.square(trained_frames).mean() else None

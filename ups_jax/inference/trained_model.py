@@ -20,21 +20,21 @@ from ups_jax.core.commands import command
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.core.stage_names import STAGE_ALIASES, STAGE_NEEDS, STAGES
 from ups_jax.core.task import Task
-from ups_jax.inference.chunked_rollout import Stepper
+from ups_jax.inference.chunked_rollout import ChunkedRollout
 from ups_jax.inference.inputs import (
     AnyArray,
     Coefficients,
-    PlaceArrays,
+    PointArrays,
     array_dtype,
     checked_frames,
     checked_inputs,
-    checked_places,
+    checked_point_arrays,
     coefficient_arrays,
-    conditions,
     has_jax,
     is_traced,
+    make_conditions,
 )
-from ups_jax.models.grid import patch_of
+from ups_jax.models.grid import patch_shape
 from ups_jax.rollout.autoregressive import latent_rollout, reconstruct, rollout
 from ups_jax.rollout.steady import check_cells, steady_rollout
 from ups_jax.runs.best_weights import Weights, best_weights, difference
@@ -42,7 +42,7 @@ from ups_jax.runs.directory import RunDirectory
 from ups_jax.training.build import JointModel, build_joint, build_model
 
 # The given fields of a steady task, or by name what a batch of points has beside its values.
-InputFields = Float[AnyArray, "b *cells i"] | PlaceArrays
+InputFields = Float[AnyArray, "b *cells i"] | PointArrays
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,7 +68,7 @@ class TrainedModel:
         *,
         dt: float | None = None,
         task: str | None = None,
-        places: PlaceArrays | None = None,
+        places: PointArrays | None = None,
     ) -> Float[AnyArray, "b *s c"]:
         """Return the frame after `u`, or the solution of a steady task.
 
@@ -95,7 +95,7 @@ class TrainedModel:
         model, weights = self._for_call(task, weights)
         input_fields = _without_places(input_fields, places)
         fields, *arrays = model._checked(u, params, input_fields, weights, dt)
-        result = model._frames(weights, jnp.asarray(fields), conditions(model.task, *arrays), steps=1)[:, 0]
+        result = model._frames(weights, jnp.asarray(fields), make_conditions(model.task, *arrays), steps=1)[:, 0]
         return result if has_jax(fields, arrays) or is_traced(weights, result) else np.asarray(result)
 
     def rollout(
@@ -108,7 +108,7 @@ class TrainedModel:
         *,
         dt: float | None = None,
         task: str | None = None,
-        places: PlaceArrays | None = None,
+        places: PointArrays | None = None,
     ) -> Float[AnyArray, "b t *s c"]:
         """Return the `steps` frames after `u0`, (b, steps, *grid, c); a steady solution stays as it is.
 
@@ -123,9 +123,9 @@ class TrainedModel:
         fields, *arrays = model._checked(u0, params, input_fields, weights, dt)
         # Inside a jitted function every result is traced, that of NumPy arrays as well.
         if has_jax(fields, arrays) or is_traced(weights, jnp.zeros(())):
-            return model._frames(weights, jnp.asarray(fields), conditions(model.task, *arrays), steps=steps)
+            return model._frames(weights, jnp.asarray(fields), make_conditions(model.task, *arrays), steps=steps)
         values, mask, where = arrays
-        pieces = model._stepper.pieces(fields, values, mask, steps, len(fields), where, weights)
+        pieces = model._stepper.iter_chunks(fields, values, mask, steps, len(fields), where, weights)
         return np.concatenate([piece.frames[0] for piece in pieces], axis=1)
 
     def solve(
@@ -189,10 +189,10 @@ class TrainedModel:
         if trained.scattered:
             # The latent tokens stay where they are; any number of points speaks to them.
             moved = replace(trained, shape=task.shape)
-        elif patch_of(task.shape, patch_size) != patch_of(trained.shape, patch_size):
+        elif patch_shape(task.shape, patch_size) != patch_shape(trained.shape, patch_size):
             raise DataError(
                 f"{self.path}: was trained on a grid of {trained.shape} points and cuts it into patches of "
-                f"{patch_of(trained.shape, patch_size)}, which a grid of {task.shape} does not divide into"
+                f"{patch_shape(trained.shape, patch_size)}, which a grid of {task.shape} does not divide into"
             )
         else:
             moved = replace(trained, shape=task.shape, origin=task.origin, spacing=task.spacing)
@@ -209,7 +209,7 @@ class TrainedModel:
         steps: int,
         cond: np.ndarray,
         cond_mask: np.ndarray,
-        places: PlaceArrays = MappingProxyType({}),
+        places: PointArrays = MappingProxyType({}),
     ) -> Float[np.ndarray, "b t *s c"]:
         """Return the `steps` frames after the context `u0`, or the solutions for given fields, with coefficients as
         arrays; each prediction is encoded anew."""
@@ -226,7 +226,7 @@ class TrainedModel:
         fields: Float[np.ndarray, "b t *s c"],
         cond: np.ndarray,
         cond_mask: np.ndarray,
-        places: PlaceArrays = MappingProxyType({}),
+        places: PointArrays = MappingProxyType({}),
     ) -> Float[np.ndarray, "b t *s c"]:
         """Return decode(encode(fields)); points keep their values beside the tokens."""
         if self.task.scattered:
@@ -252,7 +252,7 @@ class TrainedModel:
             fields, places = checked_inputs(task, u, input_fields, dtype), {}
         else:
             fields = checked_frames(task, self.model.context, u, dtype)
-            places = checked_places(task, input_fields, len(fields), fields.shape[-2], dtype)
+            places = checked_point_arrays(task, input_fields, len(fields), fields.shape[-2], dtype)
         return fields, *coefficient_arrays(task, dict(params or {}), len(fields), dtype), places
 
     def _of_arrays(
@@ -262,9 +262,9 @@ class TrainedModel:
         steps: int,
         cond: np.ndarray,
         cond_mask: np.ndarray,
-        places: PlaceArrays = MappingProxyType({}),
+        places: PointArrays = MappingProxyType({}),
     ) -> np.ndarray:
-        given = conditions(self.task, cond, cond_mask, places)
+        given = make_conditions(self.task, cond, cond_mask, places)
         return np.asarray(frames(self.weights, jnp.asarray(u0, array_dtype(u0)), given, steps=steps))
 
     @cached_property
@@ -286,8 +286,8 @@ class TrainedModel:
         return result
 
     @cached_property
-    def _stepper(self) -> Stepper:
-        return Stepper(model=self.model, weights=self.weights)
+    def _stepper(self) -> ChunkedRollout:
+        return ChunkedRollout(model=self.model, weights=self.weights)
 
     @cached_property
     def _frames(self) -> Any:

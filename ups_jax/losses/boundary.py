@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ups_jax.losses.field import Fields
-from ups_jax.losses.reduction import Mask, Number, Reduction, points_of, reduced, rows_of, single
+from ups_jax.losses.reduction import Mask, Number, Reduction, at_least_float32, point_mask, reduce_rows, row_mask
 
 BoundarySides = Literal["all", "left", "right", "bottom", "top", "front", "back"]
 BoundaryCondition = Literal["dirichlet", "neumann", "periodic"]
@@ -46,20 +46,20 @@ def boundary(
     """
     if condition not in _RESIDUALS:
         raise ValueError(f"boundary condition {condition!r} is none of {', '.join(_RESIDUALS)}")
-    walls = walls_of(periodic, sides)
-    rows = rows_of(mask, fields)
+    walls = find_walls(periodic, sides)
+    rows = row_mask(mask, fields)
     if not walls and condition == "periodic":
-        return reduced(jnp.zeros(fields.shape[0]), rows, reduction)
+        return reduce_rows(jnp.zeros(fields.shape[0]), rows, reduction)
     if not walls:
         raise ValueError(f"no wall at {sides}: the axes are periodic; a {condition} condition needs one")
-    residual, weights = _RESIDUALS[condition](single(fields), walls, spacing, value, points_of(mask, fields))
+    residual, weights = _RESIDUALS[condition](at_least_float32(fields), walls, spacing, value, point_mask(mask, fields))
     squares = jnp.square(residual).mean(-1)
     if weights is None:
-        return reduced(squares.mean(-1), rows, reduction)
-    return reduced((squares * weights).sum(-1) / jnp.maximum(weights.sum(-1), 1e-30), rows, reduction)
+        return reduce_rows(squares.mean(-1), rows, reduction)
+    return reduce_rows((squares * weights).sum(-1) / jnp.maximum(weights.sum(-1), 1e-30), rows, reduction)
 
 
-def walls_of(periodic: Sequence[bool], sides: str) -> list[tuple[int, int]]:
+def find_walls(periodic: Sequence[bool], sides: str) -> list[tuple[int, int]]:
     """(axis, 0 or -1) of the chosen sides that are walls; ValueError for a side that the grid has not."""
     if sides == "all":
         return [(axis, end) for axis, wraps in enumerate(periodic) if not wraps for end in (0, -1)]

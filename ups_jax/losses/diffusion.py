@@ -25,7 +25,7 @@ from ups_jax.models import (
     step,
     with_draws,
 )
-from ups_jax.models.corrector import Corrector, Given, given_solution, given_step, velocity
+from ups_jax.models.corrector import Corrector, CorrectorInputs, solution_inputs, step_inputs, velocity
 from ups_jax.rollout.flow_sampler import draw_noise
 
 
@@ -39,9 +39,9 @@ def diffusion_losses(model: Corrector, base: Simulator | SteadySimulator, cfg: C
     what `sampling.expected` asks for is learned by regression, as noise that is nearly 0 everywhere is never drawn.
     """
     (name,) = STAGE_NEEDS[model.task.kind]["diffusion_residual"]
-    residual = residual_of(base, cfg.diffusion)
+    residual = predictor_residual(base, cfg.diffusion)
     per_row = {"flow": _velocity_error, "regression": _mean_error}[cfg.diffusion.objective]
-    draw = draw_bare(model, base, cfg)
+    draw = diffusion_draws(model, base, cfg)
 
     def bundle(
         params: PyTree, batch: Batch, key: Key[Array, ""], context: StepContext
@@ -57,9 +57,9 @@ def diffusion_losses(model: Corrector, base: Simulator | SteadySimulator, cfg: C
     return bundle
 
 
-def draw_bare(model: Corrector, base: Simulator | SteadySimulator, cfg: Config) -> Draw:
+def diffusion_draws(model: Corrector, base: Simulator | SteadySimulator, cfg: Config) -> Draw:
     """`draw_flow`, and which rows are asked for the expected error, `bare`."""
-    flow, share = draw_flow(model, base, cfg), cfg.diffusion.expected_share
+    flow, share = flow_draws(model, base, cfg), cfg.diffusion.expected_share
 
     def draw(batch: Batch, key: Key[Array, ""]) -> Batch:
         bare = jax.random.bernoulli(stream(key, "bare"), share, batch.fields.shape[:1])
@@ -68,7 +68,7 @@ def draw_bare(model: Corrector, base: Simulator | SteadySimulator, cfg: Config) 
     return draw
 
 
-def draw_flow(model: Corrector, base: Simulator | SteadySimulator, cfg: Config) -> Draw:
+def flow_draws(model: Corrector, base: Simulator | SteadySimulator, cfg: Config) -> Draw:
     """(batch, key) -> the batch with what its loss draws for each row, where that is not there yet: the state, the
     noise and the time of the flow."""
     context = base.context if isinstance(base, Simulator) else 1
@@ -77,14 +77,14 @@ def draw_flow(model: Corrector, base: Simulator | SteadySimulator, cfg: Config) 
         shape = (batch.fields.shape[0], *batch.fields.shape[2:])
         drawn = {
             "noise": draw_noise(stream(key, "noise"), shape, model.task),
-            "tau": draw_times(stream(key, "tau"), shape[0], cfg.training.tau_distribution),
+            "tau": draw_flow_times(stream(key, "tau"), shape[0], cfg.training.tau_distribution),
         }
-        return with_draws(draw_states(batch, key, context, cfg.diffusion), drawn)
+        return with_draws(with_state_draws(batch, key, context, cfg.diffusion), drawn)
 
     return draw
 
 
-def draw_times(key: Key[Array, ""], rows: int, config: TauConfig) -> Float[Array, " b"]:
+def draw_flow_times(key: Key[Array, ""], rows: int, config: TauConfig) -> Float[Array, " b"]:
     """Times of the flow, in (0, 1)."""
     kinds = {
         "uniform": lambda: jax.random.uniform(key, (rows,)),
@@ -94,7 +94,7 @@ def draw_times(key: Key[Array, ""], rows: int, config: TauConfig) -> Float[Array
 
 
 def _velocity_error(
-    model: Corrector, params: Any, rows: Batch, given: Given, error: Float[Array, "b *s c"]
+    model: Corrector, params: Any, rows: Batch, given: CorrectorInputs, error: Float[Array, "b *s c"]
 ) -> Float[Array, " b"]:
     drawn = 1.0 - jnp.asarray(rows.draws["bare"], jnp.float32)
     noise, tau = jnp.asarray(rows.draws["noise"]), jnp.asarray(rows.draws["tau"]) * drawn
@@ -105,30 +105,30 @@ def _velocity_error(
 
 
 def _mean_error(
-    model: Corrector, params: Any, rows: Batch, given: Given, error: Float[Array, "b *s c"]
+    model: Corrector, params: Any, rows: Batch, given: CorrectorInputs, error: Float[Array, "b *s c"]
 ) -> Float[Array, " b"]:
     found = velocity(model, params, jnp.zeros_like(error), jnp.zeros(len(error)), given)
     return jnp.square(found - error).mean(tuple(range(1, error.ndim)))
 
 
 # (the predictor's parameters, a batch with what `draw_states` draws) -> what it is given, and the normalised error.
-Residual = Callable[[Any, Batch], tuple[Given, Float[Array, "b *s c"]]]
+Residual = Callable[[Any, Batch], tuple[CorrectorInputs, Float[Array, "b *s c"]]]
 
 
-def residual_of(base: Simulator | SteadySimulator, config: DiffusionConfig) -> Residual:
+def predictor_residual(base: Simulator | SteadySimulator, config: DiffusionConfig) -> Residual:
     """The error truth - prediction of a predictor, as a constant: no gradient reaches its parameters."""
     kind: Callable[[Any, DiffusionConfig], Residual] = (
         _step_residual if isinstance(base, Simulator) else _solution_residual
     )
     residual = kind(base, config)
 
-    def fixed(params: Any, batch: Batch) -> tuple[Given, Float[Array, "b *s c"]]:
+    def fixed(params: Any, batch: Batch) -> tuple[CorrectorInputs, Float[Array, "b *s c"]]:
         return jax.lax.stop_gradient(residual(jax.lax.stop_gradient(params), batch))
 
     return fixed
 
 
-def draw_states(batch: Batch, key: Key[Array, ""], context: int, config: DiffusionConfig) -> Batch:
+def with_state_draws(batch: Batch, key: Key[Array, ""], context: int, config: DiffusionConfig) -> Batch:
     """What is random in the states of a batch's rows, where it is not there yet: how many of the `model_rollout_steps` start from
     the true ones, each number equally often, and the noise on the frames that are given."""
     frames = batch.fields[:, :context]
@@ -143,7 +143,7 @@ def draw_states(batch: Batch, key: Key[Array, ""], context: int, config: Diffusi
 def _step_residual(base: Simulator, config: DiffusionConfig) -> Residual:
     task = base.task
 
-    def residual(params: Any, batch: Batch) -> tuple[Given, Float[Array, "b *s c"]]:
+    def residual(params: Any, batch: Batch) -> tuple[CorrectorInputs, Float[Array, "b *s c"]]:
         fields, cond = normalize(jnp.asarray(batch.fields), task.statistics), conditions_of(batch)
         window, later = fields[:, : base.context], jnp.moveaxis(fields[:, base.context :], 1, 0)
         if config.input_noise > 0:
@@ -152,7 +152,7 @@ def _step_residual(base: Simulator, config: DiffusionConfig) -> Residual:
             own, given = later[: config.model_rollout_steps], jnp.asarray(batch.draws["given"])
             window = push_forward(lambda params, w: step(base, params, w, cond), params, window, own, given)
         pred = step(base, params, window, cond)
-        return given_step(task, window, pred, cond), later[config.model_rollout_steps] - pred
+        return step_inputs(task, window, pred, cond), later[config.model_rollout_steps] - pred
 
     return residual
 
@@ -160,10 +160,10 @@ def _step_residual(base: Simulator, config: DiffusionConfig) -> Residual:
 def _solution_residual(base: SteadySimulator, config: DiffusionConfig) -> Residual:
     task = base.task
 
-    def residual(params: Any, batch: Batch) -> tuple[Given, Float[Array, "b *s c"]]:
+    def residual(params: Any, batch: Batch) -> tuple[CorrectorInputs, Float[Array, "b *s c"]]:
         inputs = normalize_inputs(jnp.asarray(batch.inputs), task.inputs)
         cond = conditions_of(batch)
         pred = steady_field(base, params, inputs, cond)
-        return given_solution(inputs, pred, cond), normalize(jnp.asarray(batch.fields)[:, 0], task.statistics) - pred
+        return solution_inputs(inputs, pred, cond), normalize(jnp.asarray(batch.fields)[:, 0], task.statistics) - pred
 
     return residual

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from ups_jax.config import Config
 from ups_jax.core.rng import stream
 from ups_jax.core.stage_names import STAGE_NEEDS
-from ups_jax.losses.diffusion import draw_flow, residual_of
+from ups_jax.losses.diffusion import flow_draws, predictor_residual
 from ups_jax.losses.step_context import Draw, StageLoss, StepContext, Terms
 from ups_jax.models import Batch, Simulator, SteadySimulator, with_draws
 from ups_jax.models.corrector import Corrector, velocity
@@ -36,7 +36,7 @@ def distillation_losses(model: Corrector, base: Simulator | SteadySimulator, cfg
     `training.distill_num_taus`. What its teacher expects, `sampling.expected`, is not the student's to learn.
     """
     predictor, corrector = STAGE_NEEDS[model.task.kind]["consistency_distill"]
-    residual, draw = residual_of(base, cfg.diffusion), draw_levels(model, base, cfg)
+    residual, draw = predictor_residual(base, cfg.diffusion), distillation_draws(model, base, cfg)
     times = jnp.asarray(flow_times(cfg.diffusion.num_steps, cfg.diffusion.min_noise), jnp.float32)
     schedule, aimed = level_counts(cfg), {"teacher": _at_teacher, "average": _at_average}[_aim(cfg)]
 
@@ -47,7 +47,7 @@ def distillation_losses(model: Corrector, base: Simulator | SteadySimulator, cfg
         given, error = residual(context.parents[predictor], rows)
         error = error / context.error_scale.reshape((1,) * (error.ndim - 1) + (-1,))
         noise, teacher = jnp.asarray(rows.draws["noise"]), context.parents[corrector].params
-        count = count_at(schedule, context.epoch)
+        count = level_count_at(schedule, context.epoch)
 
         def onward(x: Array, now: Float[Array, " b"], later: Float[Array, " b"]) -> Array:
             return advance(lambda y, t: velocity(model, teacher, y, t, given), x, now, later, cfg.diffusion.sampler)
@@ -76,10 +76,10 @@ def distillation_losses(model: Corrector, base: Simulator | SteadySimulator, cfg
     return bundle
 
 
-def draw_levels(model: Corrector, base: Simulator | SteadySimulator, cfg: Config) -> Draw:
+def distillation_draws(model: Corrector, base: Simulator | SteadySimulator, cfg: Config) -> Draw:
     """`draw_flow`, and the numbers of the teacher's steps that each row is compared at, `levels`; the first is 0 with
     the aim `teacher`."""
-    flow, most = draw_flow(model, base, cfg), max(level_counts(cfg))
+    flow, most = flow_draws(model, base, cfg), max(level_counts(cfg))
 
     def draw(batch: Batch, key: Key[Array, ""]) -> Batch:
         shape = (batch.fields.shape[0], most)
@@ -130,7 +130,7 @@ def level_counts(cfg: Config) -> tuple[int, ...]:
     return cfg.stages.consistency_distill.tau_schedule or (cfg.training.distill_num_taus,)
 
 
-def count_at(schedule: tuple[int, ...], epoch: Float[Array, ""] | None) -> Int[Array, ""]:
+def level_count_at(schedule: tuple[int, ...], epoch: Float[Array, ""] | None) -> Int[Array, ""]:
     """The entry of a schedule in an epoch, a number with its fraction; only a schedule of one entry needs none."""
     if epoch is None:
         if len(schedule) > 1:

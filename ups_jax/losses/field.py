@@ -15,14 +15,14 @@ from ups_jax.losses.reduction import (
     Mask,
     Number,
     Reduction,
-    points_of,
-    pooled,
-    reduced,
-    root,
-    rows_of,
+    at_least_float32,
+    point_mask,
+    pooled_mean,
+    reduce_rows,
+    row_mask,
+    safe_sqrt,
     same_shape,
     sample_mean,
-    single,
 )
 
 # A floor for the relative errors: fields are normalised, so 1e-8 is far below any field that is not zero.
@@ -42,8 +42,8 @@ def nrmse(
     same_shape(pred, target)
     error, size = _mean_squares(pred, target, mask)
     if reduction == "mean":
-        return root(pooled(error, mask, target) / (pooled(size, mask, target) + eps))
-    return reduced(root(error / (size + eps)), rows_of(mask, target), reduction)
+        return safe_sqrt(pooled_mean(error, mask, target) / (pooled_mean(size, mask, target) + eps))
+    return reduce_rows(safe_sqrt(error / (size + eps)), row_mask(mask, target), reduction)
 
 
 def relative_mse(
@@ -52,7 +52,7 @@ def relative_mse(
     """mean e^2 / (mean target^2 + eps) of each sample, e = pred - target."""
     same_shape(pred, target)
     error, size = _mean_squares(pred, target, mask)
-    return reduced(error / (size + eps), rows_of(mask, target), reduction)
+    return reduce_rows(error / (size + eps), row_mask(mask, target), reduction)
 
 
 def h1(
@@ -70,17 +70,19 @@ def h1(
     operators).
     """
     same_shape(pred, target)
-    points = points_of(mask, target)
-    return reduced(
-        _gradient_ratio(single(pred), single(target), spacing, periodic, points), rows_of(mask, target), reduction
+    points = point_mask(mask, target)
+    return reduce_rows(
+        _gradient_ratio(at_least_float32(pred), at_least_float32(target), spacing, periodic, points),
+        row_mask(mask, target),
+        reduction,
     )
 
 
 def forward(pred: Fields, target: Fields, *, reduction: Reduction = "mean", mask: Mask = None) -> Float[Array, "*b"]:
     """mean e^2 of one time step, e = pred - target."""
     same_shape(pred, target)
-    error = single(pred) - single(target)
-    return reduced(sample_mean(error**2, points_of(mask, target)), rows_of(mask, target), reduction)
+    error = at_least_float32(pred) - at_least_float32(target)
+    return reduce_rows(sample_mean(error**2, point_mask(mask, target)), row_mask(mask, target), reduction)
 
 
 def rollout(
@@ -97,8 +99,8 @@ def rollout(
 
 
 def _mean_squares(pred: Fields, target: Fields, mask: Mask) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
-    points, truth = points_of(mask, target), single(target)
-    return sample_mean((single(pred) - truth) ** 2, points), sample_mean(truth**2, points)
+    points, truth = point_mask(mask, target), at_least_float32(target)
+    return sample_mean((at_least_float32(pred) - truth) ** 2, points), sample_mean(truth**2, points)
 
 
 def _gradient_ratio(
@@ -111,23 +113,26 @@ def _gradient_ratio(
     axes = tuple(range(1, pred.ndim))
     error, size = jnp.zeros(pred.shape[0]), jnp.zeros(pred.shape[0])
     for axis, (step, wraps) in enumerate(zip(spacing, periodic, strict=True), start=1):
-        wrong, true = difference(pred - target, axis, step, wraps) ** 2, difference(target, axis, step, wraps) ** 2
+        wrong, true = (
+            forward_difference(pred - target, axis, step, wraps) ** 2,
+            forward_difference(target, axis, step, wraps) ** 2,
+        )
         if points is None:
             error, size = error + jnp.mean(wrong, axes), size + jnp.mean(true, axes)
         else:
-            both = both_ends(points, axis, wraps)
+            both = difference_mask(points, axis, wraps)
             error, size = error + sample_mean(wrong, both), size + sample_mean(true, both)
-    return root(error / (size + EPSILON))
+    return safe_sqrt(error / (size + EPSILON))
 
 
-def difference(x: Float[Array, "b *s c"], axis: int, step: Number, wraps: bool) -> Float[Array, "b *r c"]:
+def forward_difference(x: Float[Array, "b *s c"], axis: int, step: Number, wraps: bool) -> Float[Array, "b *r c"]:
     """(x_{i+1} - x_i) / step along an axis; on a periodic one as many as there are points, else one fewer."""
     if wraps:
         return (jnp.roll(x, -1, axis) - x) / step
     return jnp.diff(x, axis=axis) / step
 
 
-def both_ends(points: Float[Array, "b *s"], axis: int, wraps: bool) -> Float[Array, "b *r"]:
+def difference_mask(points: Float[Array, "b *s"], axis: int, wraps: bool) -> Float[Array, "b *r"]:
     """The mask of `difference`: where both of its points count."""
     if wraps:
         return points * jnp.roll(points, -1, axis)

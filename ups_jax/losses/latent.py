@@ -15,13 +15,13 @@ from ups_jax.losses.reduction import (
     Mask,
     Number,
     Reduction,
-    magnitude,
-    points_of,
-    reduced,
-    root,
-    rows_of,
+    at_least_float32,
+    point_mask,
+    reduce_rows,
+    row_mask,
+    safe_abs,
+    safe_sqrt,
     sample_mean,
-    single,
 )
 
 Tokens = Float[Array | np.ndarray, "b n d"]
@@ -31,8 +31,8 @@ def latent_norm(
     z: Tokens, target: Number = 1.0, *, reduction: Reduction = "mean", mask: Mask = None
 ) -> Float[Array, "*b"]:
     """mean over tokens of | |z|_2 - target |; a mask is of samples `(b,)` or tokens `(b, n)`."""
-    length = root(jnp.square(single(z)).sum(-1, keepdims=True))
-    return reduced(sample_mean(magnitude(length - target), points_of(mask, z)), rows_of(mask, z), reduction)
+    length = safe_sqrt(jnp.square(at_least_float32(z)).sum(-1, keepdims=True))
+    return reduce_rows(sample_mean(safe_abs(length - target), point_mask(mask, z)), row_mask(mask, z), reduction)
 
 
 def latent_diversity(
@@ -41,14 +41,14 @@ def latent_diversity(
     """mean over pairs of different tokens of a sample of |cos(z_i, z_j)|: 0 where all are at right angles, 1 where all
     are parallel; 0 for a single token. A mask is of samples `(b,)` or tokens `(b, n)`.
     """
-    values = single(z)
-    unit = values / jnp.maximum(root(jnp.square(values).sum(-1, keepdims=True)), eps)
-    cosine = magnitude(jnp.einsum("bid,bjd->bij", unit, unit))
-    points = points_of(mask, z)
+    values = at_least_float32(z)
+    unit = values / jnp.maximum(safe_sqrt(jnp.square(values).sum(-1, keepdims=True)), eps)
+    cosine = safe_abs(jnp.einsum("bid,bjd->bij", unit, unit))
+    points = point_mask(mask, z)
     kept = jnp.ones(z.shape[:2], values.dtype) if points is None else points
     pairs = kept[:, :, None] * kept[:, None, :] * (1.0 - jnp.eye(z.shape[1], dtype=values.dtype))[None]
     value = (cosine * pairs).sum((1, 2)) / jnp.maximum(pairs.sum((1, 2)), 1e-30)
-    return reduced(value, rows_of(mask, z), reduction)
+    return reduce_rows(value, row_mask(mask, z), reduction)
 
 
 def inverse_encoding(

@@ -16,10 +16,10 @@ from ups_jax.core.rng import stream
 from ups_jax.core.task import Task
 from ups_jax.losses.latent import inverse_decoding, inverse_encoding, inverse_weight
 from ups_jax.losses.reduction import per_task_terms
-from ups_jax.losses.step_context import EMPTY, Draw, StageLoss, StepContext, Terms
+from ups_jax.losses.step_context import EMPTY_CONTEXT, Draw, StageLoss, StepContext, Terms
 from ups_jax.losses.terms import SampleTerms, field_terms, prior_terms, sample_present, sample_queries, take_points
-from ups_jax.losses.unroll import Walk, on_fields, on_latents, unroll, unroll_to_the_end
-from ups_jax.losses.weights import INVERSE, PHYSICAL, checked_weights, key_of, scheduled
+from ups_jax.losses.unroll import TrainingRollout, field_rollout, latent_rollout, unroll, unroll_with_last_step
+from ups_jax.losses.weights import INVERSE_TERMS, PHYSICS_TERMS, checked_weights, has_epoch_schedule, weight_key
 from ups_jax.models import (
     Batch,
     Conditions,
@@ -50,35 +50,37 @@ def operator_losses(model: Simulator | PointSimulator, config: TrainingConfig) -
     take small-scale errors out instead of letting them grow (Sanchez-Gonzalez et al. 2020). The frames after the
     context are those of the `pushforward`, which start the horizon without a gradient, and the horizon's.
     """
-    return _walked(on_fields, model, config)
+    return _walked(field_rollout, model, config)
 
 
 def latent_losses(model: Simulator, config: TrainingConfig) -> StageLoss:
     """The same of a batch of latents, which the frames of the context were encoded to; the codec learns nothing. The
     targets are what the latents of the later frames carry. ConfigError where a term or noise is of the codec."""
     for name in checked_weights(config, model.task):
-        if name in INVERSE:
-            raise ConfigError(f"{key_of(name)}: is a loss of the codec, which data.source=latents holds; set it to 0")
+        if name in INVERSE_TERMS:
+            raise ConfigError(
+                f"{weight_key(name)}: is a loss of the codec, which data.source=latents holds; set it to 0"
+            )
     if config.input_noise > 0:
         raise ConfigError(
             f"training.input_noise={config.input_noise:g}: is laid on fields before they are encoded, which "
             "data.source=latents has done; set it to 0"
         )
-    return _walked(on_latents, model, config)
+    return _walked(latent_rollout, model, config)
 
 
-def _walked(walk_on: Callable[..., Walk], model: Any, config: TrainingConfig) -> StageLoss:
+def _walked(walk_on: Callable[..., TrainingRollout], model: Any, config: TrainingConfig) -> StageLoss:
     """The bundle of either walk."""
     task = model.task
     weights = checked_weights(config, task)
     # Both are the mean square error, of different steps.
     squares = {"forward"} if "forward" in weights or "rollout" in weights else set()
     names = (weights.keys() - {"forward", "rollout"}) | squares
-    physical = any(name in PHYSICAL for name in names)
-    draw = draw_rows(model, config)
+    physical = any(name in PHYSICS_TERMS for name in names)
+    draw = operator_draws(model, config)
 
     def bundle(
-        params: PyTree, batch: Batch, key: Key[Array, ""], context: StepContext = EMPTY
+        params: PyTree, batch: Batch, key: Key[Array, ""], context: StepContext = EMPTY_CONTEXT
     ) -> tuple[Float[Array, ""], Terms]:
         batch = on_device(batch)
         cond = conditions_of(batch)
@@ -103,14 +105,14 @@ def _walked(walk_on: Callable[..., Walk], model: Any, config: TrainingConfig) ->
         if walk.end is None:
             steps = unroll(advance, walk.seen, walk.targets, **options)
         else:
-            steps = unroll_to_the_end(advance, partial(ended, walk.end), walk.seen, walk.targets, **options)
+            steps = unroll_with_last_step(advance, partial(ended, walk.end), walk.seen, walk.targets, **options)
         samples = _over_steps(weights, steps) | _inverse_terms(weights, model, params, walk.context, queries)
         return _total(weights, samples, config, task, batch, context)
 
     return bundle
 
 
-def draw_rows(model: Simulator | PointSimulator, config: TrainingConfig) -> Draw:
+def operator_draws(model: Simulator | PointSimulator, config: TrainingConfig) -> Draw:
     """(batch, key) -> the batch with what its loss would draw for each row, where that is not there yet: drawn for all
     rows before they are split, it does not depend on how they are. `noise` has a standard deviation of its own in each
     row, uniform in [0, 1]: a step that knows clean frames as well as noisy ones loses nothing on the clean. `given`
@@ -155,11 +157,11 @@ def weighted_sum(
     epoch: Float[Array, ""] | None,
 ) -> Float[Array, "*b"]:
     """The sum of the terms, or of each sample's, with their weights: of the inverse ones those of the epoch."""
-    if epoch is None and scheduled(config):
+    if epoch is None and has_epoch_schedule(config):
         raise ValueError("the weights of the inverse losses depend on the epoch: set `epoch` of the StepContext")
 
     def weight(name: str) -> Float[Array, ""] | float:
-        if epoch is None or name not in INVERSE:
+        if epoch is None or name not in INVERSE_TERMS:
             return weights[name]
         return inverse_weight(epoch, weights[name], config.inverse_loss_warmup_epochs, config.inverse_loss_max_weight)
 
@@ -195,7 +197,7 @@ def _inverse_terms(
     window: Float[Array, "b k *s c"] | None,
     queries: Int[Array, " q"] | Int[Array, "b q"] | None,
 ) -> SampleTerms:
-    if window is None or isinstance(model, PointSimulator) or not any(name in INVERSE for name in weights):
+    if window is None or isinstance(model, PointSimulator) or not any(name in INVERSE_TERMS for name in weights):
         return {}
     z = encode(model, params, window)
 
@@ -232,14 +234,14 @@ def steady_losses(model: SteadySimulator, config: TrainingConfig) -> StageLoss:
     solve = jax.checkpoint(solve_batch) if config.remat == "full" else solve_batch
 
     def bundle(
-        params: PyTree, batch: Batch, key: Key[Array, ""], context: StepContext = EMPTY
+        params: PyTree, batch: Batch, key: Key[Array, ""], context: StepContext = EMPTY_CONTEXT
     ) -> tuple[Float[Array, ""], Terms]:
         batch = on_device(batch)
         cond = conditions_of(batch)
         truth = normalize(batch.fields[:, 0], task.statistics)
         pred = solve(params, batch.inputs, cond)
         samples = field_terms(names, pred, truth, task, query_points(config, task, key))
-        if any(name in PHYSICAL for name in names):
+        if any(name in PHYSICS_TERMS for name in names):
             samples |= prior_terms(names, denormalize(pred, task.statistics), None, task, config.physics_priors)
         return _total(weights, samples, config, task, batch, context)
 

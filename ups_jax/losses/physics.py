@@ -13,19 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ups_jax.losses.field import Fields, both_ends, difference
+from ups_jax.losses.field import Fields, difference_mask, forward_difference
 from ups_jax.losses.reduction import (
     Mask,
     Number,
     Reduction,
-    magnitude,
-    points_of,
-    reduced,
-    root,
-    rows_of,
+    at_least_float32,
+    point_mask,
+    reduce_rows,
+    row_mask,
+    safe_abs,
+    safe_sqrt,
     same_shape,
     sample_mean,
-    single,
     space_mean,
 )
 
@@ -47,7 +47,7 @@ def divergence(
     axes = velocity.ndim - 2
     if velocity.shape[-1] != axes:
         raise ValueError(f"a velocity on {axes} axes has as many channels, not {velocity.shape[-1]}")
-    field, points = single(velocity), points_of(mask, velocity)
+    field, points = at_least_float32(velocity), point_mask(mask, velocity)
     inside = tuple(slice(None) if wraps else slice(1, -1) for wraps in periodic)
     slopes = []
     for axis, (step, wraps) in enumerate(zip(spacing, periodic, strict=True)):
@@ -58,7 +58,7 @@ def divergence(
     if total.size == 0:
         raise ValueError(f"the grid {velocity.shape[1:-1]} has no points inside its walls")
     kept = None if points is None else points[(slice(None), *inside)]
-    return reduced(sample_mean(magnitude(total)[..., None], kept), rows_of(mask, velocity), reduction)
+    return reduce_rows(sample_mean(safe_abs(total)[..., None], kept), row_mask(mask, velocity), reduction)
 
 
 def conservation(
@@ -70,17 +70,17 @@ def conservation(
     the reference is its root mean square, not its integral: that is 0 for a fluctuation about nothing.
     """
     same_shape(pred, reference)
-    points, start = points_of(mask, reference), single(reference)
-    size = root(space_mean(start**2, points))
-    change = magnitude(space_mean(single(pred) - start, points)) / (size + eps)
-    return reduced(change.mean(-1), rows_of(mask, reference), reduction)
+    points, start = point_mask(mask, reference), at_least_float32(reference)
+    size = safe_sqrt(space_mean(start**2, points))
+    change = safe_abs(space_mean(at_least_float32(pred) - start, points)) / (size + eps)
+    return reduce_rows(change.mean(-1), row_mask(mask, reference), reduction)
 
 
 def positivity(fields: Fields, *, reduction: Reduction = "mean", mask: Mask = None) -> Float[Array, "*b"]:
     """mean |min(u, 0)|: of a density, a pressure, a concentration."""
-    return reduced(
-        sample_mean(magnitude(jnp.minimum(single(fields), 0.0)), points_of(mask, fields)),
-        rows_of(mask, fields),
+    return reduce_rows(
+        sample_mean(safe_abs(jnp.minimum(at_least_float32(fields), 0.0)), point_mask(mask, fields)),
+        row_mask(mask, fields),
         reduction,
     )
 
@@ -97,12 +97,12 @@ def smoothness(
 
     A difference counts where both of its points do.
     """
-    field, points = single(fields), points_of(mask, fields)
+    field, points = at_least_float32(fields), point_mask(mask, fields)
     total = jnp.zeros(field.shape[0], field.dtype)
     for axis, (step, wraps) in enumerate(zip(spacing, periodic, strict=True), start=1):
-        both = None if points is None else both_ends(points, axis, wraps)
-        total = total + sample_mean(magnitude(difference(field, axis, step, wraps)), both)
-    return reduced(total, rows_of(mask, fields), reduction)
+        both = None if points is None else difference_mask(points, axis, wraps)
+        total = total + sample_mean(safe_abs(forward_difference(field, axis, step, wraps)), both)
+    return reduce_rows(total, row_mask(mask, fields), reduction)
 
 
 def _slope(x: Float[Array, "b *s"], axis: int, step: Number, wraps: bool) -> Float[Array, "b *r"]:

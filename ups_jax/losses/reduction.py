@@ -25,12 +25,12 @@ def same_shape(pred: Values, target: Values) -> None:
         raise ValueError(f"prediction {pred.shape} and target {target.shape} differ in shape")
 
 
-def single(x: Values) -> Float[Array, "..."]:
+def at_least_float32(x: Values) -> Float[Array, "..."]:
     """The values in float32, or in float64 if they are: squares of bfloat16 keep three digits."""
     return jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
 
 
-def points_of(mask: Mask, x: Values) -> Float[Array, "..."] | None:
+def point_mask(mask: Mask, x: Values) -> Float[Array, "..."] | None:
     """The mask of the points of `x (b, *s, c)`, or None where all of them count."""
     if mask is None or mask.ndim == 1:
         return None
@@ -39,13 +39,13 @@ def points_of(mask: Mask, x: Values) -> Float[Array, "..."] | None:
     return jnp.asarray(mask, jnp.float32)
 
 
-def rows_of(mask: Mask, x: Values) -> Float[Array, " b"]:
+def row_mask(mask: Mask, x: Values) -> Float[Array, " b"]:
     """1 for each sample of `x` that counts: one whose row, or any of whose points, the mask keeps."""
     if mask is None:
         return jnp.ones(x.shape[0], jnp.float32)
     if mask.shape == x.shape[:1]:
         return jnp.asarray(mask, jnp.float32)
-    points = points_of(mask, x)
+    points = point_mask(mask, x)
     if points is None:
         raise ValueError(f"mask {mask.shape} is neither of the {x.shape[0]} samples nor of the points {x.shape[:-1]}")
     return (points.reshape(points.shape[0], -1).max(-1) > 0).astype(jnp.float32)
@@ -65,14 +65,14 @@ def sample_mean(x: Float[Array, "b *s c"], points: Float[Array, "b *s"] | None) 
     return space_mean(x, points).mean(-1)
 
 
-def pooled(values: Float[Array, " b"], mask: Mask, x: Values) -> Float[Array, ""]:
+def pooled_mean(values: Float[Array, " b"], mask: Mask, x: Values) -> Float[Array, ""]:
     """From means over each sample of `x` the mean over all samples' points together."""
-    points = points_of(mask, x)
-    counts = rows_of(mask, x) if points is None else points.reshape(points.shape[0], -1).sum(-1)
+    points = point_mask(mask, x)
+    counts = row_mask(mask, x) if points is None else points.reshape(points.shape[0], -1).sum(-1)
     return (values * counts).sum() / jnp.maximum(counts.sum(), 1e-30)
 
 
-def reduced(values: Float[Array, " b"], rows: Float[Array, " b"], reduction: Reduction) -> Float[Array, "*b"]:
+def reduce_rows(values: Float[Array, " b"], rows: Float[Array, " b"], reduction: Reduction) -> Float[Array, "*b"]:
     """The samples' values under a reduction; ValueError where there is none of that name."""
     kept = values * rows
     if reduction == "none":
@@ -84,12 +84,12 @@ def reduced(values: Float[Array, " b"], rows: Float[Array, " b"], reduction: Red
     raise ValueError(f"reduction {reduction!r} is none of mean, sum, none")
 
 
-def magnitude(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+def safe_abs(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """|x| whose gradient at 0 is 0; that of `jnp.abs` is 1 there, a push away from a condition that is met."""
     return x * jax.lax.stop_gradient(jnp.sign(x))
 
 
-def root(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+def safe_sqrt(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """Square root whose gradient at 0 is 0, not infinite."""
     positive = x > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)

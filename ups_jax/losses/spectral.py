@@ -9,7 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ups_jax.losses.reduction import Mask, Number, Reduction, magnitude, pooled, reduced, root, rows_of, same_shape
+from ups_jax.losses.reduction import (
+    Mask,
+    Number,
+    Reduction,
+    pooled_mean,
+    reduce_rows,
+    row_mask,
+    safe_abs,
+    safe_sqrt,
+    same_shape,
+)
 from ups_jax.metrics.field import LOW_BAND, MID_BAND, energy_spectrum
 
 Fields = Float[Array | np.ndarray, "b *_s c"]
@@ -32,9 +42,9 @@ def spectral_energy(
     _only_rows(mask)
     ours, theirs = _power(pred, axis), _power(target, axis)
     if reduction == "mean":
-        ours, theirs = pooled(ours, mask, target), pooled(theirs, mask, target)
-        return magnitude(ours - theirs) / (theirs + eps)
-    return reduced(magnitude(ours - theirs) / (theirs + eps), rows_of(mask, target), reduction)
+        ours, theirs = pooled_mean(ours, mask, target), pooled_mean(theirs, mask, target)
+        return safe_abs(ours - theirs) / (theirs + eps)
+    return reduce_rows(safe_abs(ours - theirs) / (theirs + eps), row_mask(mask, target), reduction)
 
 
 def spectral_band(
@@ -62,7 +72,7 @@ def spectral_band(
         raise ValueError(f"wavenumbers {first} to {top} are beyond the grid's largest, {wrong.shape[-1] - 1}")
     channels = target.shape[-1]
     ratio = (inside.sum(-1) / channels) / (true[:, first : top + 1].sum(-1) / channels + eps)
-    return reduced(root(ratio), rows_of(mask, target), reduction)
+    return reduce_rows(safe_sqrt(ratio), row_mask(mask, target), reduction)
 
 
 def _power(x: Fields, axis: int) -> Float[Array, " b"]:

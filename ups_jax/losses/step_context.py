@@ -38,7 +38,7 @@ class StepContext:
         return self.scale
 
 
-EMPTY = StepContext()
+EMPTY_CONTEXT = StepContext()
 # (batch, key) -> the batch with the random draws of each of its rows, made before rows are split into groups.
 Draw = Callable[[Batch, Key[Array, ""]], Batch]
 # (parameters, batch, key, context) -> (loss, terms by name), both means over the rows that count.

@@ -18,7 +18,7 @@ from ups_jax.losses.field import forward, h1, nrmse, relative_mse
 from ups_jax.losses.latent import latent_diversity, latent_norm
 from ups_jax.losses.physics import conservation, divergence, positivity, smoothness
 from ups_jax.losses.spectral import BANDS, spectral_band, spectral_energy
-from ups_jax.losses.weights import channels_of
+from ups_jax.losses.weights import channel_indices
 
 SampleTerms = dict[str, Float[Array, " b"]]
 
@@ -64,7 +64,7 @@ def prior_terms(
     """Physics priors of a prediction in physical units; `start` is the given frame whose integrals should be kept."""
 
     def chosen(fields: Float[Array, "b *s c"], name: str) -> Float[Array, "b *s k"]:
-        return fields[..., list(channels_of(getattr(priors, name), name, task))]
+        return fields[..., list(channel_indices(getattr(priors, name), name, task))]
 
     terms: SampleTerms = {}
     if "divergence" in names:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 from ups_jax.config import TrainingConfig
 from ups_jax.core.errors import ConfigError
 from ups_jax.losses.terms import SampleTerms, latent_terms
-from ups_jax.losses.weights import LATENT
+from ups_jax.losses.weights import LATENT_TERMS
 from ups_jax.models import (
     Batch,
     Conditions,
@@ -32,7 +32,7 @@ from ups_jax.models import (
     operate,
     step,
 )
-from ups_jax.models.codec import CODEC, carried_width
+from ups_jax.models.codec import CODEC, newest_patch_width
 
 # The window that the next step sees, and what this step is worth by name.
 Advance = Callable[[Any, Any], tuple[Any, Any]]
@@ -90,7 +90,7 @@ def unroll(
     return jax.lax.scan(body, window, over)[1]
 
 
-def unroll_to_the_end(
+def unroll_with_last_step(
     advance: Advance,
     end: Advance,
     window: Float[Array, "b *k"],
@@ -126,7 +126,7 @@ def _body(advance: Advance, targets: Any, truncate: int | None, recompute: bool)
 
 
 @dataclass(frozen=True)
-class Walk:
+class TrainingRollout:
     """`advance(seen)` is what the step after sees, the predicted frame, and the terms of its tokens; `seen` is what the
     first scored step sees, and `targets` are the true frames, normalised. `end` is the last step, where that can be had
     for less.
@@ -143,14 +143,14 @@ class Walk:
     end: Callable[[Any], tuple[Float[Array, "b *s c"], SampleTerms]] | None = None
 
 
-def on_fields(
+def field_rollout(
     names: Collection[str],
     model: Simulator | PointSimulator,
     params: Any,
     batch: Batch,
     cond: Conditions,
     config: TrainingConfig,
-) -> Walk:
+) -> TrainingRollout:
     """On windows of frames; the context has the batch's drawn noise."""
     fields = normalize(batch.fields, model.task.statistics)
     context = window = fields[:, : model.context]
@@ -166,12 +166,12 @@ def on_fields(
         return next_window(window, pred), pred, terms
 
     start = batch.fields[:, model.context - 1].astype(jnp.float32)
-    return Walk(window, later[config.pushforward :], advance, start, context)
+    return TrainingRollout(window, later[config.pushforward :], advance, start, context)
 
 
-def on_latents(
+def latent_rollout(
     names: Collection[str], model: Simulator, params: Any, batch: Batch, cond: Conditions, config: TrainingConfig
-) -> Walk:
+) -> TrainingRollout:
     """On latent states, which the operator carries on; the codec has no gradient.
 
     An advanced state is what the codec would make of its field, so that the walk is the one on fields. A single step
@@ -191,7 +191,7 @@ def on_latents(
         return new, decode(model, held, new), _token_terms(names, model, new)
 
     def end(z: Float[Array, "b n d"]) -> tuple[Array, SampleTerms]:
-        if any(name in LATENT for name in names):
+        if any(name in LATENT_TERMS for name in names):
             return advance(z)[1:]
         return next_field(model, held, state_of(z)), {}
 
@@ -200,7 +200,7 @@ def on_latents(
         given = jnp.asarray(batch.draws["given"])
         z = push_forward(lambda params, z: operate(model, params, state_of(z)).z, held, z, states[1:], given, _newest)
     start = denormalize(decode(model, held, first), model.task.statistics)
-    return Walk(z, targets, advance, start, end=end)
+    return TrainingRollout(z, targets, advance, start, end=end)
 
 
 def _newest(_: Any, newest: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
@@ -219,7 +219,7 @@ def _predicted(
     cond: Conditions,
 ) -> tuple[Float[Array, "b *s c"], SampleTerms]:
     """The next frame, and the terms of the tokens it is decoded from."""
-    if isinstance(model, PointSimulator) or not any(name in LATENT for name in names):
+    if isinstance(model, PointSimulator) or not any(name in LATENT_TERMS for name in names):
         return step(model, params, window, cond), {}
     state = LatentState(z=encode(model, params, window), t=jnp.zeros_like(cond.dt), cond=cond)
     z = operate(model, params, state).z
@@ -228,4 +228,4 @@ def _predicted(
 
 def _token_terms(names: Collection[str], model: Simulator, z: Float[Array, "b n d"]) -> SampleTerms:
     # What stands before the features is the field itself, whose size is not the codec's to choose.
-    return latent_terms(names, z[..., carried_width(model.task, model.latent) * model.context :])
+    return latent_terms(names, z[..., newest_patch_width(model.task, model.latent) * model.context :])

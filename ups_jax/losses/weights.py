@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from ups_jax.config import TrainingConfig
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.task import Task
-from ups_jax.losses.boundary import walls_of
+from ups_jax.losses.boundary import find_walls
 from ups_jax.losses.spectral import BANDS
 
 _PRIORS = ("divergence", "conservation", "boundary", "positivity", "smoothness", "latent_norm", "latent_diversity")
 # The configuration's key of each term, below `training`.
-KEYS = {
+WEIGHT_KEYS = {
     "relative": "lambda_relative",
     "relative_mse": "lambda_relative_mse",
     "h1": "lambda_h1",
@@ -25,15 +25,15 @@ KEYS = {
     "inverse_decoding": "lambda_inv_dec",
     **{name: f"physics_priors.lambda_{name}" for name in _PRIORS},
 }
-INVERSE = ("inverse_encoding", "inverse_decoding")
-LATENT = ("latent_norm", "latent_diversity")
-PHYSICAL = tuple(name for name in _PRIORS if name not in LATENT)
+INVERSE_TERMS = ("inverse_encoding", "inverse_decoding")
+LATENT_TERMS = ("latent_norm", "latent_diversity")
+PHYSICS_TERMS = tuple(name for name in _PRIORS if name not in LATENT_TERMS)
 # Terms that compare a prediction with data point by point, so that any points will do.
-POINTWISE = ("relative", "relative_mse", "forward", "rollout", "inverse_encoding")
+POINTWISE_TERMS = ("relative", "relative_mse", "forward", "rollout", "inverse_encoding")
 # Those that a set of points can have.
-SCATTERED = ("relative", "relative_mse", "forward", "rollout")
+POINT_SET_TERMS = ("relative", "relative_mse", "forward", "rollout")
 # Terms of a step in time or of a latent state, which a steady task has not.
-TRANSIENT = ("rollout", "conservation", *INVERSE, *LATENT)
+TRANSIENT_TERMS = ("rollout", "conservation", *INVERSE_TERMS, *LATENT_TERMS)
 
 
 def term_weights(config: TrainingConfig) -> dict[str, float]:
@@ -70,8 +70,8 @@ def checked_weights(config: TrainingConfig, task: Task) -> dict[str, float]:
         raise ConfigError("no loss term has a weight; set training.lambda_relative, whose default is 1")
     if task.kind == "steady":
         for name in weights:
-            if name in TRANSIENT:
-                raise ConfigError(f"{key_of(name)} is of tasks in time, and {task.name} is steady; set it to 0")
+            if name in TRANSIENT_TERMS:
+                raise ConfigError(f"{weight_key(name)} is of tasks in time, and {task.name} is steady; set it to 0")
     if task.scattered:
         _check_points(weights, config, task)
     if "rollout" in weights and config.rollout_horizon == 1:
@@ -85,17 +85,17 @@ def checked_weights(config: TrainingConfig, task: Task) -> dict[str, float]:
     return weights
 
 
-def scheduled(config: TrainingConfig) -> bool:
+def has_epoch_schedule(config: TrainingConfig) -> bool:
     """Whether the weight of any term depends on the epoch."""
-    return any(name in INVERSE for name in term_weights(config))
+    return any(name in INVERSE_TERMS for name in term_weights(config))
 
 
-def key_of(term: str) -> str:
+def weight_key(term: str) -> str:
     """The full key of a term's weight."""
-    return f"training.{KEYS[term]}"
+    return f"training.{WEIGHT_KEYS[term]}"
 
 
-def channels_of(names: tuple[str, ...], key: str, task: Task) -> tuple[int, ...]:
+def channel_indices(names: tuple[str, ...], key: str, task: Task) -> tuple[int, ...]:
     """Positions of the channels that a key of the priors names, of all where it is empty; ConfigError for others."""
     unknown = [name for name in names if name not in task.channels]
     if unknown:
@@ -108,9 +108,9 @@ def channels_of(names: tuple[str, ...], key: str, task: Task) -> tuple[int, ...]
 
 def _check_points(weights: dict[str, float], config: TrainingConfig, task: Task) -> None:
     """ConfigError for a term that a set of points has no grid for."""
-    of_grids = [name for name in weights if name not in SCATTERED]
+    of_grids = [name for name in weights if name not in POINT_SET_TERMS]
     if of_grids:
-        keys = _listed(dict.fromkeys(key_of(name) for name in of_grids))
+        keys = _listed(dict.fromkeys(weight_key(name) for name in of_grids))
         raise ConfigError(f"{keys}: needs a grid, and task {task.name} is of points; set it to 0")
     if config.query_sampling.enabled and config.query_sampling.strategy != "uniform":
         raise ConfigError(f"training.query_sampling.strategy: task {task.name} is of points; set it to uniform")
@@ -131,8 +131,8 @@ def _check_queries(weights: dict[str, float], config: TrainingConfig) -> None:
         return
     if config.query_sampling.num_queries is None:
         raise ConfigError("training.query_sampling is enabled without num_queries; set it, or enabled to false")
-    if not any(name in POINTWISE for name in weights):
-        keys = _listed(key_of(name) for name in POINTWISE)
+    if not any(name in POINTWISE_TERMS for name in weights):
+        keys = _listed(weight_key(name) for name in POINTWISE_TERMS)
         raise ConfigError(
             f"training.query_sampling is enabled, and no term uses it; weigh one of {keys}, or disable it"
         )
@@ -141,28 +141,28 @@ def _check_queries(weights: dict[str, float], config: TrainingConfig) -> None:
 def _check_priors(weights: dict[str, float], config: TrainingConfig, task: Task) -> None:
     priors = config.physics_priors
     if "divergence" in weights:
-        channels_of(priors.velocity, "velocity", task)
+        channel_indices(priors.velocity, "velocity", task)
         if len(priors.velocity) != len(task.axes):
             raise ConfigError(
-                f"{key_of('divergence')}: the velocity needs a channel for each of the axes {_listed(task.axes)}; name "
+                f"{weight_key('divergence')}: the velocity needs a channel for each of the axes {_listed(task.axes)}; name "
                 f"them in training.physics_priors.velocity (task {task.name} has {_listed(task.channels)})"
             )
     for name in ("conservation", "boundary", "positivity", "smoothness"):
         if name in weights:
-            channels_of(getattr(priors, f"{name}_channels"), f"{name}_channels", task)
+            channel_indices(getattr(priors, f"{name}_channels"), f"{name}_channels", task)
     if "positivity" in weights and not priors.positivity_channels and len(task.channels) > 1:
         raise ConfigError(
-            f"{key_of('positivity')}: name the channels that cannot be negative in "
+            f"{weight_key('positivity')}: name the channels that cannot be negative in "
             f"training.physics_priors.positivity_channels (task {task.name} has {_listed(task.channels)})"
         )
     if "boundary" in weights:
         try:
-            walls = walls_of(task.periodic, priors.bc_type)
+            walls = find_walls(task.periodic, priors.bc_type)
         except ValueError as error:
             raise ConfigError(f"training.physics_priors.bc_type: {error}") from None
         if not walls:
             raise ConfigError(
-                f"{key_of('boundary')}: task {task.name} has no wall at {priors.bc_type}, its axes are periodic there; "
+                f"{weight_key('boundary')}: task {task.name} has no wall at {priors.bc_type}, its axes are periodic there; "
                 "set the weight to 0"
             )
 

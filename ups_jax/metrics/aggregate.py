@@ -20,7 +20,7 @@ Table = dict[str, np.ndarray]
 ROLLOUT_METRICS = ("mae", *(f"spectrum_error_{band}" for band in ("low", "mid", "high")))
 
 
-def chunks(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
+def fixed_size_chunks(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
     """Row numbers in chunks of one size, the last one filled up with its own last row, and how many rows are real."""
     size = min(size, count)
     for start in range(0, count, size):
@@ -28,7 +28,7 @@ def chunks(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
         yield np.minimum(rows, count - 1), min(size, count - start)
 
 
-def measure(
+def score_rows(
     pred: np.ndarray, truth: np.ndarray, task: Task, kept: int, points: Float[np.ndarray, "b p"] | None = None
 ) -> Table:
     """Every metric of the first `kept` rows, those of rollouts among them, and their correlation with the truth; of a
@@ -37,12 +37,12 @@ def measure(
     return {name: np.asarray(value)[:kept] for name, value in values.items()}
 
 
-def join(parts: Sequence[Table]) -> Table:
+def concatenate_tables(parts: Sequence[Table]) -> Table:
     """The rows of all parts in one table."""
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def section(table: Table) -> dict[str, Any]:
+def metrics_section(table: Table) -> dict[str, Any]:
     """A section of the evaluation JSON: means over all rows, the count of non-finite ones."""
     means = summary({name: table[name] for name in METRICS if name in table})
     return {**means, "nonfinite": int((~np.isfinite(table["rmse"])).sum())}
@@ -52,7 +52,7 @@ def rollout_section(table: Table, dt: float) -> dict[str, Any]:
     """The section of a rollout of frames `dt` apart: also `ROLLOUT_METRICS`, the mean correlation time, and the errors
     by time."""
     return {
-        **section(table),
+        **metrics_section(table),
         **summary({name: table[name] for name in ROLLOUT_METRICS if name in table}),
         "correlation_time": float(correlation_times(table, dt).mean()),
         "nrmse_by_time": [float(value) for value in table["nrmse"].astype(np.float64).mean(0)],
@@ -61,7 +61,7 @@ def rollout_section(table: Table, dt: float) -> dict[str, Any]:
 
 def steady_section(table: Table) -> dict[str, Any]:
     """The section of steady solutions: also their mean absolute error."""
-    return {**section(table), **summary({"mae": table["mae"]})}
+    return {**metrics_section(table), **summary({"mae": table["mae"]})}
 
 
 def correlation_times(table: Table, dt: float) -> Float[np.ndarray, " n"]:

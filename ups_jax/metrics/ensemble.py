@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ups_jax.metrics import ENSEMBLE_METRICS
-from ups_jax.metrics.field import FLOOR, LOST, correlation, correlation_time
+from ups_jax.metrics.field import ABSOLUTE_FLOOR, DECORRELATION_THRESHOLD, correlation, correlation_time
 
 Members = Float[Array | np.ndarray, "m b t *s c"]
 Truth = Float[Array | np.ndarray, "b t *s c"]
@@ -66,7 +66,7 @@ def spread_skill(members: Members, truth: Truth) -> Float[Array, ""]:
     equation 15. ValueError below two members.
     """
     spread, skill = (jnp.mean(part, (0, 1)) for part in spread_and_skill(members, truth))
-    return jnp.mean(jnp.sqrt(spread / jnp.maximum(skill, FLOOR**2)))
+    return jnp.mean(jnp.sqrt(spread / jnp.maximum(skill, ABSOLUTE_FLOOR**2)))
 
 
 def spread_and_skill(members: Members, truth: Truth) -> tuple[Float[Array, "b t c"], Float[Array, "b t c"]]:
@@ -105,7 +105,9 @@ def _between(ordered: Members, truth: Truth, rank: int) -> Float[Array, "b t *s 
     return jnp.asarray((truth >= low) & (truth <= high), jnp.float32)
 
 
-def decorrelation_time(members: Members, truth: Truth, dt: float, threshold: float = LOST) -> Float[Array, " b"]:
+def decorrelation_time(
+    members: Members, truth: Truth, dt: float, threshold: float = DECORRELATION_THRESHOLD
+) -> Float[Array, " b"]:
     """`metrics.correlation_time` of each member, a rollout like any other; the mean over the members.
 
     The ensemble's mean loses what the members disagree on, and would stay correlated for longer than any of them.

@@ -25,13 +25,13 @@ PerFrame = Float[Array, "b t"]
 # Share of a channel's standard deviation below which a target counts as zero: float32 round-off of the field itself.
 RELATIVE_FLOOR = 1e-6
 # The same where no task gives a scale, in the field's own units.
-FLOOR = 1e-8
+ABSOLUTE_FLOOR = 1e-8
 
 LOW_BAND = (0, 4)
 MID_BAND = (5, 12)
 
 # Correlation with the truth below which a rollout counts as lost.
-LOST = 0.8
+DECORRELATION_THRESHOLD = 0.8
 
 
 Points = Float[Array | np.ndarray, "b p"] | None
@@ -60,7 +60,7 @@ def summary(values: Mapping[str, Float[Array | np.ndarray, "b t"]]) -> dict[str,
     return {name: float(value.max() if name == "max_error" else value.mean()) for name, value in arrays.items()}
 
 
-def nrmse(pred: Fields, target: Fields, floor: float | Sequence[float] = FLOOR) -> PerFrame:
+def nrmse(pred: Fields, target: Fields, floor: float | Sequence[float] = ABSOLUTE_FLOOR) -> PerFrame:
     """rms(error) / max(rms(target), floor) over space, per channel, then the mean over channels (PDEBench's nRMSE).
 
     A zero target gives rms(error) / floor: 0 for an exact prediction, otherwise large but finite. `floor` is in the
@@ -71,7 +71,7 @@ def nrmse(pred: Fields, target: Fields, floor: float | Sequence[float] = FLOOR) 
     return jnp.mean(_channel_rmse(pred, target) / jnp.maximum(scale, _per_channel(floor, scale)), -1)
 
 
-def vrmse(pred: Fields, target: Fields, floor: float | Sequence[float] = FLOOR) -> PerFrame:
+def vrmse(pred: Fields, target: Fields, floor: float | Sequence[float] = ABSOLUTE_FLOOR) -> PerFrame:
     """rms(error) / max(std of the target over space, floor), per channel, then the mean over channels.
 
     1 is what the spatial mean scores. Source: The Well (Ohana et al. 2024), equation 2; the floor is ours.
@@ -85,16 +85,16 @@ def correlation(pred: Fields, target: Fields, points: Points = None) -> PerFrame
     if points is not None:
         ours, theirs = (field - _mean_of(field, points) for field in (jnp.asarray(pred), jnp.asarray(target)))
         both, *own = (_mean_of(product, points)[:, :, 0] for product in (ours * theirs, ours**2, theirs**2))
-        return jnp.mean(both / jnp.maximum(jnp.sqrt(own[0] * own[1]), FLOOR**2), -1)
+        return jnp.mean(both / jnp.maximum(jnp.sqrt(own[0] * own[1]), ABSOLUTE_FLOOR**2), -1)
     axes = _space(target)
     pred, target = (jnp.asarray(field) - jnp.mean(jnp.asarray(field), axes, keepdims=True) for field in (pred, target))
     norms = jnp.sqrt(jnp.mean(jnp.square(pred), axes)) * jnp.sqrt(jnp.mean(jnp.square(target), axes))
-    return jnp.mean(jnp.mean(pred * target, axes) / jnp.maximum(norms, FLOOR**2), -1)
+    return jnp.mean(jnp.mean(pred * target, axes) / jnp.maximum(norms, ABSOLUTE_FLOOR**2), -1)
 
 
 @partial(jax.jit, static_argnames=("dt", "threshold"))
 def correlation_time(
-    correlations: Float[Array | np.ndarray, "b t"], dt: float, threshold: float = LOST
+    correlations: Float[Array | np.ndarray, "b t"], dt: float, threshold: float = DECORRELATION_THRESHOLD
 ) -> Float[Array, " b"]:
     """Time from the last given frame until the correlation of the frames after it falls below `threshold`.
 
@@ -107,7 +107,7 @@ def correlation_time(
     below = ~(values >= threshold)
     first = jnp.argmax(below, 1)
     high, low = (jnp.take_along_axis(rows, first[:, None], 1)[:, 0] for rows in (before, values))
-    share = jnp.where(low < threshold, (high - threshold) / jnp.maximum(high - low, FLOOR), 0.0)
+    share = jnp.where(low < threshold, (high - threshold) / jnp.maximum(high - low, ABSOLUTE_FLOOR), 0.0)
     return dt * jnp.where(below.any(1), first + share, float(values.shape[1]))
 
 
@@ -173,7 +173,7 @@ def spectrum_error(pred: Fields, target: Fields) -> dict[str, PerFrame]:
     """
     _check_shapes(pred, target)
     ours, theirs = energy_spectrum(pred), energy_spectrum(target)
-    floor = RELATIVE_FLOOR**2 * jnp.sum(theirs, -1) + FLOOR**2
+    floor = RELATIVE_FLOOR**2 * jnp.sum(theirs, -1) + ABSOLUTE_FLOOR**2
     return {
         f"spectrum_error_{name}": jnp.sum(jnp.abs(ours - theirs)[..., band], -1)
         / jnp.maximum(jnp.sum(theirs[..., band], -1), floor)

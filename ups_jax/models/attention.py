@@ -71,12 +71,12 @@ def _plain_gradient(query: Any, key: Any, value: Any, out: Any, logarithm: Any, 
 
 def _on_cpu(query: Any, key: Any, value: Any) -> tuple[Any, Any]:
     """Attention and the logarithm of each row's sum of exponentials, as `_gradient_on_cpu` takes it."""
-    rows = cpu_attention.rows_at_a_time(query, key)
+    rows = cpu_attention.samples_per_group(query, key)
     return _chunked(query, key, value) if rows is None else cpu_attention.attend(query, key, value, rows)
 
 
 def _gradient_on_cpu(query: Any, key: Any, value: Any, out: Any, logarithm: Any, gradient: Any) -> tuple[Any, Any, Any]:
-    rows = cpu_attention.rows_at_a_time(query, key)
+    rows = cpu_attention.samples_per_group(query, key)
     if rows is None:
         return _chunked_gradient(query, key, value, out, logarithm, gradient)
     return cpu_attention.attend_gradient(query, key, value, out, logarithm, gradient, rows)

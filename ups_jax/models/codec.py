@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from ups_jax.config import LatentConfig
 from ups_jax.core.task import Task
-from ups_jax.models.grid import GridConv, interpolate, patch_of, patchify, unpatchify
+from ups_jax.models.grid import GridConv, interpolate, patch_shape, patchify, unpatchify
 
 # Below this name of a simulator's parameters lie those of its codec.
 CODEC = "features"
@@ -35,7 +35,7 @@ class PatchFeatures(nn.Module):
 
 def frame_patches(fields: Float[Array, "b k *s c"], config: LatentConfig) -> Float[Array, "b *n kc"]:
     """Each token's patches of `k` frames, newest first."""
-    patch = patch_of(fields.shape[2:-1], config.patch_size)
+    patch = patch_shape(fields.shape[2:-1], config.patch_size)
     return jnp.concatenate([patchify(fields[:, -1 - back], patch) for back in range(fields.shape[1])], axis=-1)
 
 
@@ -45,22 +45,22 @@ def to_tokens(patches: Float[Array, "b *n k"], features: Float[Array, "b *n dim"
     return tokens.reshape(tokens.shape[0], -1, tokens.shape[-1])
 
 
-def carried_width(task: Task, config: LatentConfig) -> int:
+def newest_patch_width(task: Task, config: LatentConfig) -> int:
     """How many leading numbers of a token are its patch of the newest frame."""
-    return math.prod(patch_of(task.shape, config.patch_size)) * len(task.channels)
+    return math.prod(patch_shape(task.shape, config.patch_size)) * len(task.channels)
 
 
 def to_grid(z: Float[Array, "b n d"], task: Task, config: LatentConfig) -> Float[Array, "b *n d"]:
     """Tokens back on their grid."""
-    patch = patch_of(task.shape, config.patch_size)
+    patch = patch_shape(task.shape, config.patch_size)
     tokens = [points // size for points, size in zip(task.shape, patch, strict=True)]
     return z.reshape(z.shape[0], *tokens, z.shape[-1])
 
 
 def decode_grid(z: Float[Array, "b n d"], task: Task, config: LatentConfig) -> Float[Array, "b *s c"]:
     """The field at the points of the grid."""
-    carried = to_grid(z[..., : carried_width(task, config)], task, config)
-    return unpatchify(carried, patch_of(task.shape, config.patch_size))
+    carried = to_grid(z[..., : newest_patch_width(task, config)], task, config)
+    return unpatchify(carried, patch_shape(task.shape, config.patch_size))
 
 
 def decode_points(
@@ -80,6 +80,6 @@ def _bounded_coordinates(
             shape = [1] * (len(task.shape) + 2)
             shape[1 + axis] = task.shape[axis]
             line = jnp.linspace(-1.0, 1.0, task.shape[axis], dtype=patches.dtype).reshape(shape)
-            places = patchify(jnp.broadcast_to(line, (1, *task.shape, 1)), patch_of(task.shape, config.patch_size))
+            places = patchify(jnp.broadcast_to(line, (1, *task.shape, 1)), patch_shape(task.shape, config.patch_size))
             columns.append(jnp.broadcast_to(places, (*patches.shape[:-1], places.shape[-1])))
     return columns

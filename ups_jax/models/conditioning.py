@@ -41,8 +41,8 @@ class ConditionEmbedding(nn.Module):
         )
         if values:
             x = x + nn.Dense(self.features, use_bias=False, dtype=dtype, name="values")(jnp.stack(values, axis=-1))
-        if self.task.marks:
-            marks = jnp.asarray(self.task.marks, dtype)[None]
+        if self.task.task_embedding:
+            marks = jnp.asarray(self.task.task_embedding, dtype)[None]
             x = x + nn.Dense(self.features, use_bias=False, dtype=dtype, name="marks")(marks)
         return nn.silu(x)
 
@@ -94,7 +94,7 @@ class Geometry:
 
     coords: Float[Array, "b p d"]
     mask: Float[Array, "b p"]
-    given: Float[Array, "b p i"]
+    inputs: Float[Array, "b p i"]
 
 
 @jax.tree_util.register_dataclass
@@ -125,7 +125,7 @@ def geometry_of(batch: Mapping[str, Array | np.ndarray]) -> Geometry | None:
     if "point_mask" not in batch:
         return None
     coords, mask, given = (jnp.asarray(batch[name]) for name in ("coords", "point_mask", "inputs"))
-    return Geometry(coords=coords, mask=mask, given=given)
+    return Geometry(coords=coords, mask=mask, inputs=given)
 
 
 @jax.tree_util.register_dataclass

@@ -18,14 +18,14 @@ from ups_jax.config import DiffusionConfig, LatentConfig, OperatorConfig
 from ups_jax.core.task import Statistics, Task
 from ups_jax.models.codec import PatchFeatures
 from ups_jax.models.conditioning import ConditionEmbedding, Conditions, NoiseEmbedding
-from ups_jax.models.grid import patch_of, patchify, unpatchify
-from ups_jax.models.layers import Dense, apply
-from ups_jax.models.operator import FieldExit, core_of
+from ups_jax.models.grid import patch_shape, patchify, unpatchify
+from ups_jax.models.layers import Dense, apply_model
+from ups_jax.models.operator import FieldExit, build_architecture
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
-class Given:
+class CorrectorInputs:
     """What an error is conditioned on: what the predictor saw and what it said, as channels, and its conditions."""
 
     fields: Float[Array, "b *s g"]
@@ -64,44 +64,48 @@ class Corrector(nn.Module):
     context: int = 1
     dtype: Any = jnp.float32
     remat: bool = False
-    products: str = "highest"
+    matmul_precision: str = "highest"
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b *s c"], time: Float[Array, " b"], given: Given) -> Float[Array, "b *s c"]:
+    def __call__(
+        self, x: Float[Array, "b *s c"], time: Float[Array, " b"], given: CorrectorInputs
+    ) -> Float[Array, "b *s c"]:
         t = time.reshape(-1, *(1,) * (x.ndim - 1))
         norm = jnp.sqrt(jnp.square(t) + jnp.square(1 - t))
-        patch = patch_of(self.task.shape, self.latent.patch_size)
+        patch = patch_shape(self.task.shape, self.latent.patch_size)
         seen = patchify(jnp.concatenate([x / norm, given.fields], axis=-1), patch)
         features = PatchFeatures(self.task, self.latent, name="features")(seen)
         condition = ConditionEmbedding(self.task, name="condition")(given.cond)
         embedding = jnp.concatenate([condition, NoiseEmbedding(name="noise")(time)], axis=-1)
-        core, width = core_of(self.operator_config, self.task.periodic, self.dtype, self.remat)
+        core, width = build_architecture(self.operator_config, self.task.periodic, self.dtype, self.remat)
         hidden = core(Dense(width, name="entrance")(jnp.concatenate([seen, features], axis=-1)), embedding)
         exit_ = FieldExit(_of_variance_one(self.task), self.latent, name="field_exit")
         return (2 * t - 1) / jnp.square(norm) * x + unpatchify(exit_(hidden, seen), patch) / norm
 
 
 def velocity(
-    model: Corrector, params: Any, x: Float[Array, "b *s c"], time: Float[Array, " b"], given: Given
+    model: Corrector, params: Any, x: Float[Array, "b *s c"], time: Float[Array, " b"], given: CorrectorInputs
 ) -> Float[Array, "b *s c"]:
     """The corrector as a pure function of its parameters."""
-    return cast(Array, apply(model, params, x, time, given))
+    return cast(Array, apply_model(model, params, x, time, given))
 
 
-def given_step(task: Task, window: Float[Array, "b k *s c"], pred: Float[Array, "b *s c"], cond: Conditions) -> Given:
+def step_inputs(
+    task: Task, window: Float[Array, "b k *s c"], pred: Float[Array, "b *s c"], cond: Conditions
+) -> CorrectorInputs:
     """Of a time step: the frames that it saw, newest first, and its change in units of one-step differences."""
     frames = [window[:, -1 - back] for back in range(window.shape[1])]
     scale = [change / std for change, std in zip(task.statistics.delta_std, task.statistics.std, strict=True)]
     change = (pred - frames[0]) / jnp.asarray(scale, jnp.float32).reshape((1,) * (pred.ndim - 1) + (-1,))
-    return Given(fields=jnp.concatenate([*frames, change], axis=-1), cond=cond)
+    return CorrectorInputs(fields=jnp.concatenate([*frames, change], axis=-1), cond=cond)
 
 
-def given_solution(inputs: Float[Array, "b *s i"], pred: Float[Array, "b *s c"], cond: Conditions) -> Given:
+def solution_inputs(inputs: Float[Array, "b *s i"], pred: Float[Array, "b *s c"], cond: Conditions) -> CorrectorInputs:
     """Of a steady solution: the fields that it was solved for, and the solution."""
-    return Given(fields=jnp.concatenate([inputs, pred], axis=-1), cond=cond)
+    return CorrectorInputs(fields=jnp.concatenate([inputs, pred], axis=-1), cond=cond)
 
 
-def corrector_core(config: OperatorConfig, diffusion: DiffusionConfig) -> OperatorConfig:
+def corrector_architecture(config: OperatorConfig, diffusion: DiffusionConfig) -> OperatorConfig:
     """The operator's core at the corrector's own width and depth; without a depth, half as deep."""
 
     def depth(own: int) -> int:

@@ -26,7 +26,7 @@ _MOST_NUMBERS = 2**14
 Lanes = tuple[Array, ...]
 
 
-def rows_at_a_time(query: Float[Array, "b n a d"], key: Float[Array, "b m a d"]) -> int | None:
+def samples_per_group(query: Float[Array, "b n a d"], key: Float[Array, "b m a d"]) -> int | None:
     """How many samples share a group; None where products of matrices are the faster way."""
     batch, tokens, heads, width = query.shape
     most = min(_MOST_PAIRS, _MOST_NUMBERS // max(tokens, key.shape[1])) // heads

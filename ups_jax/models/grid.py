@@ -40,7 +40,7 @@ class GridConv(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x = x.astype(dtype)
         if points * self.features > inputs:
-            return add_bias(matmul_rows(neighbourhood(x, self.taps, self.periodic), kernel), bias)
+            return add_bias(matmul_rows(stack_neighbours(x, self.taps, self.periodic), kernel), bias)
         by_tap = kernel.reshape(points, inputs, self.features).swapaxes(0, 1).reshape(inputs, points * self.features)
         y = _pad(matmul_rows(x, by_tap), self.taps // 2, self.periodic)
         shifted = _shifted(y, self.taps, x.shape[1:-1])
@@ -48,19 +48,19 @@ class GridConv(nn.Module):
         return add_bias(functools.reduce(jnp.add, own), bias)
 
 
-def bounded(x: Float[Array, "*n"], limit: float) -> Float[Array, "*n"]:
+def soft_clip(x: Float[Array, "*n"], limit: float) -> Float[Array, "*n"]:
     """x / sqrt(1 + (x / limit)^2): the identity for small x, never beyond +-limit."""
     return x * jax.lax.rsqrt(1 + jnp.square(x / limit))
 
 
-def without_mean(x: Float[Array, "b *s c"], channels: Sequence[int]) -> Float[Array, "b *s c"]:
+def remove_mean(x: Float[Array, "b *s c"], channels: Sequence[int]) -> Float[Array, "b *s c"]:
     """x less its mean over space in some channels: an increment that keeps their integrals to round-off."""
     chosen = jnp.asarray([channel in channels for channel in range(x.shape[-1])])
     mean = x.mean(tuple(range(1, x.ndim - 1)), keepdims=True)
     return x - jnp.where(chosen.reshape((1,) * (x.ndim - 1) + (-1,)), mean, 0.0)
 
 
-def neighbourhood(x: Float[Array, "b *s c"], taps: int, periodic: Sequence[bool]) -> Float[Array, "b *s k"]:
+def stack_neighbours(x: Float[Array, "b *s c"], taps: int, periodic: Sequence[bool]) -> Float[Array, "b *s k"]:
     """Each point's `taps ** dimensions` neighbours, concatenated on the channel axis in C order."""
     return jnp.concatenate(_shifted(_pad(x, taps // 2, periodic), taps, x.shape[1:-1]), axis=-1)
 
@@ -81,7 +81,7 @@ def _shifted(x: Float[Array, "b *p c"], taps: int, sizes: Sequence[int]) -> list
     return [x[(slice(None), *window)] for window in windows]
 
 
-def patch_of(shape: Sequence[int], patch_size: int) -> tuple[int, ...]:
+def patch_shape(shape: Sequence[int], patch_size: int) -> tuple[int, ...]:
     """Per axis the largest divisor of the grid that is at most `patch_size`, so that any grid can be cut."""
     return tuple(max(size for size in range(1, patch_size + 1) if points % size == 0) for points in shape)
 
@@ -128,7 +128,7 @@ def interpolate(
     return result
 
 
-def interpolate_lines(
+def interpolate_to_grid(
     fields: Float[Array, "b *s c"],
     lines: Sequence[Float[np.ndarray, " _"]],
     origin: Sequence[float],
@@ -157,7 +157,7 @@ def cell_average(x: Float[Array, "b *s c"], factors: Sequence[int]) -> Float[Arr
     return x.reshape(batch, *split, channels).mean(axis=tuple(range(2, 2 * len(sizes) + 1, 2)))
 
 
-def cell_lines(
+def cell_centers(
     shape: Sequence[int], origin: Sequence[float], spacing: Sequence[float], factors: Sequence[int]
 ) -> list[Float[np.ndarray, " _"]]:
     """Physical centres along each axis, in float64, of the cells of a grid each cut into `factors` an axis.

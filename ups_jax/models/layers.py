@@ -46,7 +46,7 @@ def add_bias(x: Float[Array, "b *n o"], bias: Float[Array, " o"]) -> Float[Array
 Block = TypeVar("Block", bound=type[nn.Module])
 
 
-def recomputed(block: Block) -> Block:
+def remat_block(block: Block) -> Block:
     """The class of modules with the same name, so that parameters are called the same and checkpoints fit both.
 
     Values and gradients are the same, for one more forward pass; a block keeps its inputs alone (Chen et al. 2016).
@@ -56,10 +56,10 @@ def recomputed(block: Block) -> Block:
     return result
 
 
-def apply(model: nn.Module, params: Any, *inputs: Any, method: str | None = None) -> Any:
-    """`model.apply` with float32 products, and those of its gradient, as exact as `model.products` says: `highest` is
+def apply_model(model: nn.Module, params: Any, *inputs: Any, method: str | None = None) -> Any:
+    """`model.apply` with float32 products, and those of its gradient, as exact as `model.matmul_precision` says: `highest` is
     float32 where a GPU or TPU would take fewer bits of its factors, `default` is the device's own choice."""
-    with jax.default_matmul_precision(model.products):
+    with jax.default_matmul_precision(model.matmul_precision):
         return model.apply({"params": params}, *inputs, method=method)
 
 

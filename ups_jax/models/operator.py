@@ -13,9 +13,9 @@ from jaxtyping import Array, Float
 
 from ups_jax.config import LatentConfig, OperatorConfig
 from ups_jax.core.task import Task
-from ups_jax.models.codec import carried_width
+from ups_jax.models.codec import newest_patch_width
 from ups_jax.models.conditioning import ConditionEmbedding, Conditions
-from ups_jax.models.grid import GridConv, bounded, patch_of, patchify, unpatchify, without_mean
+from ups_jax.models.grid import GridConv, patch_shape, patchify, remove_mean, soft_clip, unpatchify
 from ups_jax.models.layers import Dense
 from ups_jax.models.pdet import PdetStack, PdetUnet
 from ups_jax.models.spectral import SpectralCore
@@ -35,14 +35,14 @@ class LatentOperator(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Float[Array, "b *n d"], cond: Conditions) -> Float[Array, "b *n k"]:
-        core, width = core_of(self.config, self.task.periodic, self.dtype, self.remat)
+        core, width = build_architecture(self.config, self.task.periodic, self.dtype, self.remat)
         embedding = ConditionEmbedding(self.task, name="condition")(cond)
         hidden = core(Dense(width, name="entrance")(tokens), embedding)
-        newest = tokens[..., : carried_width(self.task, self.latent)]
+        newest = tokens[..., : newest_patch_width(self.task, self.latent)]
         return FieldExit(self.task, self.latent, name="field_exit")(hidden, newest)
 
 
-def core_of(
+def build_architecture(
     config: OperatorConfig, periodic: tuple[bool, ...] | None, dtype: Any, remat: bool = False
 ) -> tuple[nn.Module, int]:
     """The core that advances tokens on their grid, and its width; without a grid `periodic` is None, and ValueError is
@@ -82,11 +82,11 @@ class FieldExit(nn.Module):
         local = GridConv(width, 3, periodic, name="local")(seen)
         product = Dense(width, name="mix")(hidden) * local
         both = jnp.concatenate([product, hidden], axis=-1)
-        carried = carried_width(self.task, self.latent)
+        carried = newest_patch_width(self.task, self.latent)
         write = GridConv(carried, 3, periodic, kernel_init=nn.initializers.zeros, name="write")
-        patch = patch_of(self.task.shape, self.latent.patch_size)
-        increment = bounded(unpatchify(write(both), patch), INCREMENT_LIMIT)
+        patch = patch_shape(self.task.shape, self.latent.patch_size)
+        increment = soft_clip(unpatchify(write(both), patch), INCREMENT_LIMIT)
         statistics = self.task.statistics
         scale = [change / std for change, std in zip(statistics.delta_std, statistics.std, strict=True)]
         increment = increment * jnp.asarray(scale, increment.dtype).reshape((1,) * (increment.ndim - 1) + (-1,))
-        return patchify(without_mean(increment, self.task.conserved), patch)
+        return patchify(remove_mean(increment, self.task.conserved), patch)

@@ -29,7 +29,7 @@ class Sharing:
     The first task's parameters lie where they do in its model alone: of one task the joint tree is its own.
     """
 
-    places: tuple[Mapping[Path, Path], ...] = ()
+    paths: tuple[Mapping[Path, Path], ...] = ()
     first: frozenset[Path] = frozenset()
 
     def view(self, params: Any, number: int) -> Any:
@@ -37,35 +37,35 @@ class Sharing:
         if number == 0:
             return {name: tree for name, tree in params.items() if name != _OWN}
         flat = flatten_dict(params)
-        return unflatten_dict({path: flat[place] for path, place in self.places[number - 1].items()})
+        return unflatten_dict({path: flat[place] for path, place in self.paths[number - 1].items()})
 
     def join(self, trees: Sequence[Any]) -> Any:
         """One tree of the parameters of all tasks; a shared one is that of the first task that has it."""
         joint = flatten_dict(trees[0])
-        for places, tree in zip(self.places, trees[1:], strict=True):
+        for places, tree in zip(self.paths, trees[1:], strict=True):
             flat = flatten_dict(tree)
             joint = {place: flat[path] for path, place in places.items()} | joint
         return unflatten_dict(joint)
 
-    def part(self, number: int) -> Part:
+    def subset(self, number: int) -> ParameterSubset:
         """Which parameters of the joint tree a task's model has."""
-        used = [self.first, *(frozenset(places.values()) for places in self.places)]
-        return Part(used=used[number], foreign=frozenset().union(*used) - used[number])
+        used = [self.first, *(frozenset(places.values()) for places in self.paths)]
+        return ParameterSubset(used=used[number], frozen=frozenset().union(*used) - used[number])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class ParameterSubset:
     """The places of the joint tree that a task's model has a use for, and those of other tasks alone."""
 
     used: frozenset[Path] = frozenset()
-    foreign: frozenset[Path] = frozenset()
+    frozen: frozenset[Path] = frozenset()
 
-    def lacks(self, path: tuple[Any, ...]) -> bool:
+    def is_frozen(self, path: tuple[Any, ...]) -> bool:
         """Whether a leaf of a tree that holds joint trees, such as an optimizer's state, is of a foreign parameter."""
         names = tuple(jax.tree_util.keystr((part,), simple=True) for part in path)
         # The longest end that is a place: the first task's places are ends of the others'.
         ends = (names[start:] for start in range(len(names)))
-        return next((end in self.foreign for end in ends if end in self.foreign or end in self.used), False)
+        return next((end in self.frozen for end in ends if end in self.frozen or end in self.used), False)
 
 
 def sharing_of(names: Sequence[str], trees: Sequence[Any]) -> Sharing:
@@ -87,4 +87,4 @@ def sharing_of(names: Sequence[str], trees: Sequence[Any]) -> Sharing:
                 for path, shape in shapes[number].items()
             }
         )
-    return Sharing(places=tuple(lying[1:]), first=frozenset(shapes[0]))
+    return Sharing(paths=tuple(lying[1:]), first=frozenset(shapes[0]))

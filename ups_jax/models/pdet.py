@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from ups_jax.config import PdetConfig
 from ups_jax.models.attention import attention
 from ups_jax.models.conditioning import modulation
-from ups_jax.models.layers import Dense, layer_dtype, recomputed
+from ups_jax.models.layers import Dense, layer_dtype, remat_block
 
 
 class PdetUnet(nn.Module):
@@ -153,7 +153,7 @@ class Positions(nn.Module):
 def _layers(
     parent: PdetUnet | PdetStack, depth: int, x: Float[Array, "b *n h"], embedding: Float[Array, "b e"], kind: str
 ) -> Float[Array, "b *n h"]:
-    layer = recomputed(PdetLayer) if parent.remat else PdetLayer
+    layer = remat_block(PdetLayer) if parent.remat else PdetLayer
     for _ in range(depth):
         x = layer(parent.config, kind, parent.dtype)(x, embedding)
     return x

@@ -14,9 +14,9 @@ from ups_jax.config import LatentConfig, OperatorConfig
 from ups_jax.core.task import Task
 from ups_jax.models import codec
 from ups_jax.models.conditioning import ConditionEmbedding, Conditions, LatentState
-from ups_jax.models.grid import patch_of, patchify, unpatchify
-from ups_jax.models.layers import Dense, apply
-from ups_jax.models.operator import FieldExit, LatentOperator, core_of
+from ups_jax.models.grid import patch_shape, patchify, unpatchify
+from ups_jax.models.layers import Dense, apply_model
+from ups_jax.models.operator import FieldExit, LatentOperator, build_architecture
 from ups_jax.models.points.simulator import PointSimulator
 
 
@@ -34,7 +34,7 @@ class Simulator(nn.Module):
     context: int = 1
     dtype: Any = jnp.float32
     remat: bool = False
-    products: str = "highest"
+    matmul_precision: str = "highest"
 
     def setup(self) -> None:
         self.features = codec.PatchFeatures(self.task, self.latent)
@@ -48,7 +48,7 @@ class Simulator(nn.Module):
     def operate(self, state: LatentState) -> LatentState:
         """One time step of the latent state; its features are those of the field that it arrives at."""
         tokens = codec.to_grid(state.z, self.task, self.latent)
-        own = codec.carried_width(self.task, self.latent)
+        own = codec.newest_patch_width(self.task, self.latent)
         newest = self._newest(tokens, state.cond)
         patches = jnp.concatenate([newest, tokens[..., : own * (self.context - 1)]], axis=-1)
         return replace(state, z=codec.to_tokens(patches, self.features(patches)), t=state.t + state.cond.dt)
@@ -60,7 +60,7 @@ class Simulator(nn.Module):
 
     def _newest(self, tokens: Float[Array, "b *n d"], cond: Conditions) -> Float[Array, "b *n k"]:
         """The patches of the newest frame after a time step."""
-        return tokens[..., : codec.carried_width(self.task, self.latent)] + self.operator(tokens, cond)
+        return tokens[..., : codec.newest_patch_width(self.task, self.latent)] + self.operator(tokens, cond)
 
     def decode(
         self, z: Float[Array, "b n d"], query: Float[Array, "b q axes"] | None = None
@@ -88,51 +88,51 @@ class SteadySimulator(nn.Module):
     operator_config: OperatorConfig
     dtype: Any = jnp.float32
     remat: bool = False
-    products: str = "highest"
+    matmul_precision: str = "highest"
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "b *s i"], cond: Conditions) -> Float[Array, "b *s c"]:
-        patch = patch_of(self.task.shape, self.latent.patch_size)
+        patch = patch_shape(self.task.shape, self.latent.patch_size)
         given = patchify(inputs, patch)
         features = codec.PatchFeatures(self.task, self.latent, name="features")(given)
         tokens = jnp.concatenate([given, features], axis=-1)
         embedding = ConditionEmbedding(self.task, name="condition")(cond)
-        core, width = core_of(self.operator_config, self.task.periodic, self.dtype, self.remat)
+        core, width = build_architecture(self.operator_config, self.task.periodic, self.dtype, self.remat)
         hidden = core(Dense(width, name="entrance")(tokens), embedding)
         return unpatchify(FieldExit(self.task, self.latent, name="field_exit")(hidden, given), patch)
 
 
 def encode(model: Simulator, params: Any, fields: Float[Array, "b k *s c"]) -> Float[Array, "b n d"]:
     """Tokens of the newest of `k` frames of context."""
-    return cast(Array, apply(model, params, fields, method="encode"))
+    return cast(Array, apply_model(model, params, fields, method="encode"))
 
 
 def operate(model: Simulator, params: Any, state: LatentState) -> LatentState:
     """The latent state one time step later."""
-    return cast(LatentState, apply(model, params, state, method="operate"))
+    return cast(LatentState, apply_model(model, params, state, method="operate"))
 
 
 def next_field(model: Simulator, params: Any, state: LatentState) -> Float[Array, "b *s c"]:
     """The field of the latent state one time step later."""
-    return cast(Array, apply(model, params, state, method="next_field"))
+    return cast(Array, apply_model(model, params, state, method="next_field"))
 
 
 def decode(
     model: Simulator, params: Any, z: Float[Array, "b n d"], query: Float[Array, "b q axes"] | None = None
 ) -> Float[Array, "b *s c"] | Float[Array, "b q c"]:
     """The field on the grid, or at `query` points in physical coordinates."""
-    return cast(Array, apply(model, params, z, query, method="decode"))
+    return cast(Array, apply_model(model, params, z, query, method="decode"))
 
 
 def step(
     model: Simulator | PointSimulator, params: Any, fields: Float[Array, "b k *s c"], cond: Conditions
 ) -> Float[Array, "b *s c"]:
     """The frame after the newest: decode(operate(encode(fields)))."""
-    return cast(Array, apply(model, params, fields, cond))
+    return cast(Array, apply_model(model, params, fields, cond))
 
 
 def steady_field(
     model: SteadySimulator, params: Any, inputs: Float[Array, "b *s i"], cond: Conditions
 ) -> Float[Array, "b *s c"]:
     """The steady field that belongs to the given fields."""
-    return cast(Array, apply(model, params, inputs, cond))
+    return cast(Array, apply_model(model, params, inputs, cond))

@@ -15,8 +15,8 @@ from jaxtyping import Array, Float
 
 from ups_jax.config import SpectralConfig
 from ups_jax.models.conditioning import modulation
-from ups_jax.models.grid import GridConv, bounded
-from ups_jax.models.layers import Dense, layer_dtype, recomputed
+from ups_jax.models.grid import GridConv, soft_clip
+from ups_jax.models.layers import Dense, layer_dtype, remat_block
 
 
 class SpectralCore(nn.Module):
@@ -29,7 +29,7 @@ class SpectralCore(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b *n h"], embedding: Float[Array, "b e"]) -> Float[Array, "b *n h"]:
-        block = recomputed(SpectralBlock) if self.remat else SpectralBlock
+        block = remat_block(SpectralBlock) if self.remat else SpectralBlock
         for _ in range(self.config.depth):
             x = block(self.config, self.periodic, self.dtype)(x, embedding)
         return x
@@ -54,7 +54,7 @@ class SpectralBlock(nn.Module):
         value = Dense(width, dtype=self.dtype, name="value")(y)
         value = value + SpectralMixing(self.config.modes, self.dtype, name="spectral")(y)
         factor = GridConv(width, self.config.taps, self.periodic, dtype=self.dtype, name="local")(y)
-        return x + gate * Dense(width, dtype=self.dtype, name="out")(bounded(value, 8.0) * bounded(factor, 3.0))
+        return x + gate * Dense(width, dtype=self.dtype, name="out")(soft_clip(value, 8.0) * soft_clip(factor, 3.0))
 
 
 class SpectralMixing(nn.Module):

@@ -15,12 +15,19 @@ from jaxtyping import Array, Float, Key
 
 from ups_jax.core.task import Task
 from ups_jax.models import Conditions
-from ups_jax.models.corrector import Corrector, CorrectorWeights, Given, given_solution, given_step, velocity
-from ups_jax.models.grid import without_mean
+from ups_jax.models.corrector import (
+    Corrector,
+    CorrectorInputs,
+    CorrectorWeights,
+    solution_inputs,
+    step_inputs,
+    velocity,
+)
+from ups_jax.models.grid import remove_mean
 from ups_jax.rollout.correction import Corrector as Correct
 
 # (model, weights, key, given) -> an error, normalised: `sample`, `sample_distilled`, or either with its steps bound.
-Sampler = Callable[[Corrector, CorrectorWeights, Key[Array, ""], Given], Float[Array, "b *s c"]]
+Sampler = Callable[[Corrector, CorrectorWeights, Key[Array, ""], CorrectorInputs], Float[Array, "b *s c"]]
 Velocity = Callable[[Float[Array, "b *s c"], Float[Array, " b"]], Float[Array, "b *s c"]]
 
 
@@ -36,7 +43,7 @@ def flow_times(steps: int, min_noise: float) -> np.ndarray:
 
 def draw_noise(key: Key[Array, ""], shape: tuple[int, ...], task: Task) -> Float[Array, "b *s c"]:
     """White noise of variance 1, without a mean over space in the conserved channels."""
-    return without_mean(jax.random.normal(key, shape), task.conserved)
+    return remove_mean(jax.random.normal(key, shape), task.conserved)
 
 
 def advance(
@@ -47,7 +54,7 @@ def advance(
 
 
 def sample(
-    model: Corrector, weights: CorrectorWeights, key: Key[Array, ""], given: Given, steps: int | None = None
+    model: Corrector, weights: CorrectorWeights, key: Key[Array, ""], given: CorrectorInputs, steps: int | None = None
 ) -> Float[Array, "b *s c"]:
     """An error of the predictor, in `steps` steps of the flow (`diffusion.num_steps` by default).
 
@@ -59,7 +66,9 @@ def sample(
     return _sample_flow(model, weights, key, given, config.num_steps if steps is None else steps)
 
 
-def expected(model: Corrector, weights: CorrectorWeights, key: Key[Array, ""], given: Given) -> Float[Array, "b *s c"]:
+def expected(
+    model: Corrector, weights: CorrectorWeights, key: Key[Array, ""], given: CorrectorInputs
+) -> Float[Array, "b *s c"]:
     """The error that is expected, whatever the key; one evaluation of the network, with either objective.
 
     At time 0 the state x is noise alone, which tells nothing of the error r: v(x, 0) = E[r] - x, and from the mean of
@@ -70,7 +79,7 @@ def expected(model: Corrector, weights: CorrectorWeights, key: Key[Array, ""], g
 
 
 def sample_distilled(
-    model: Corrector, weights: CorrectorWeights, key: Key[Array, ""], given: Given, steps: int = 1
+    model: Corrector, weights: CorrectorWeights, key: Key[Array, ""], given: CorrectorInputs, steps: int = 1
 ) -> Float[Array, "b *s c"]:
     """The same by a consistency function, in one step; each further one adds noise again and takes it out.
 
@@ -88,7 +97,7 @@ def sample_distilled(
 
 
 def consistency(
-    model: Corrector, params: Any, x: Float[Array, "b *s c"], time: Float[Array, " b"], given: Given
+    model: Corrector, params: Any, x: Float[Array, "b *s c"], time: Float[Array, " b"], given: CorrectorInputs
 ) -> Float[Array, "b *s c"]:
     """f(x, t) = x + (1 - t) v(x, t): where the flow through x at t ends. At t = 1 it is x itself, whatever the
     parameters, and with the corrector's own it is one step of Euler's: where a distillation begins.
@@ -104,7 +113,7 @@ def expected_error(
     cond: Conditions,
 ) -> Float[Array, " b"]:
     """Root mean square over space and channels of the error that is `expected` of each prediction, normalised."""
-    mean = _mean_error(model, weights, given_step(model.task, window, pred, cond))
+    mean = _mean_error(model, weights, step_inputs(model.task, window, pred, cond))
     return jnp.sqrt(jnp.mean(jnp.square(mean), tuple(range(1, mean.ndim))))
 
 
@@ -114,7 +123,7 @@ def corrected(model: Corrector, weights: CorrectorWeights, sampler: Sampler = sa
     def correct(
         key: Key[Array, ""], window: Float[Array, "b k *s c"], pred: Float[Array, "b *s c"], cond: Conditions
     ) -> Float[Array, "b *s c"]:
-        return pred + sampler(model, weights, key, given_step(model.task, window, pred, cond))
+        return pred + sampler(model, weights, key, step_inputs(model.task, window, pred, cond))
 
     return correct
 
@@ -127,13 +136,13 @@ def corrected_solution(
     def correct(
         key: Key[Array, ""], inputs: Float[Array, "b *s i"], pred: Float[Array, "b *s c"], cond: Conditions
     ) -> Float[Array, "b *s c"]:
-        return pred + sampler(model, weights, key, given_solution(inputs, pred, cond))
+        return pred + sampler(model, weights, key, solution_inputs(inputs, pred, cond))
 
     return correct
 
 
 def _sample_flow(
-    model: Corrector, weights: CorrectorWeights, key: Key[Array, ""], given: Given, steps: int
+    model: Corrector, weights: CorrectorWeights, key: Key[Array, ""], given: CorrectorInputs, steps: int
 ) -> Float[Array, "b *s c"]:
     x = _noise(model, key, given)
     times = jnp.asarray(flow_times(steps, model.diffusion.min_noise), jnp.float32)
@@ -148,7 +157,7 @@ def _sample_flow(
     return x * _last(weights.scale, x)
 
 
-def _mean_error(model: Corrector, weights: CorrectorWeights, given: Given) -> Float[Array, "b *s c"]:
+def _mean_error(model: Corrector, weights: CorrectorWeights, given: CorrectorInputs) -> Float[Array, "b *s c"]:
     x = jnp.zeros((*given.fields.shape[:-1], len(model.task.channels)))
     params = weights.params if weights.teacher is None else weights.teacher
     return velocity(model, params, x, _rows(0.0, x), given) * _last(weights.scale, x)
@@ -168,7 +177,7 @@ def _heun(
     return x + _columns(end - start, x) * (first + second) / 2
 
 
-def _noise(model: Corrector, key: Key[Array, ""], given: Given) -> Float[Array, "b *s c"]:
+def _noise(model: Corrector, key: Key[Array, ""], given: CorrectorInputs) -> Float[Array, "b *s c"]:
     return draw_noise(key, (*given.fields.shape[:-1], len(model.task.channels)), model.task)
 
 

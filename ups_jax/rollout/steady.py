@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from ups_jax.core.errors import DataError
 from ups_jax.core.task import Task
 from ups_jax.models import Conditions, SteadySimulator, denormalize, normalize_inputs, steady_field
-from ups_jax.models.grid import cell_average, cell_lines, interpolate_lines
+from ups_jax.models.grid import cell_average, cell_centers, interpolate_to_grid
 
 
 def solve(
@@ -34,8 +34,8 @@ def solve(
     solution = denormalize(solved if correct is None else correct(coarse, solved, cond), task.statistics)
     if set(factors) == {1}:
         return solution
-    lines = cell_lines(task.shape, task.origin, task.spacing, factors)
-    return interpolate_lines(solution, lines, task.origin, task.spacing, task.periodic)
+    lines = cell_centers(task.shape, task.origin, task.spacing, factors)
+    return interpolate_to_grid(solution, lines, task.origin, task.spacing, task.periodic)
 
 
 def steady_rollout(

@@ -18,8 +18,8 @@ from ups_jax.data import Dataset
 from ups_jax.data.latent_cache.manifest import Manifest
 from ups_jax.data.latent_cache.writer import shard_trajectories, write_latents
 from ups_jax.models import Simulator, encode, normalize
-from ups_jax.models.codec import carried_width
-from ups_jax.models.grid import patch_of
+from ups_jax.models.codec import newest_patch_width
+from ups_jax.models.grid import patch_shape
 from ups_jax.runs.best_weights import Weights
 from ups_jax.trainer.frozen_codec import check_on_grid, codec_digest, key_of
 from ups_jax.training.build import build_model
@@ -109,9 +109,9 @@ def check_same_fields(trained: Task, wanted: Task) -> None:
 
 def _plan(weights: Weights, cfg: Config, dataset: Dataset, dtype: str, shard_bytes: int) -> Manifest:
     task, source, context = dataset.task, dataset.source, cfg.data.context
-    patch = patch_of(task.shape, cfg.latent.patch_size)
+    patch = patch_shape(task.shape, cfg.latent.patch_size)
     tokens = tuple(points // size for points, size in zip(task.shape, patch, strict=True))
-    carried, first = carried_width(task, cfg.latent), (context - 1) * dataset.stride
+    carried, first = newest_patch_width(task, cfg.latent), (context - 1) * dataset.stride
     width = carried * context + cfg.latent.dim
     each = (source.frames - first, *tokens, width)
     return Manifest(
@@ -132,7 +132,7 @@ def _encoder(model: Simulator, params: Any, dtype: str) -> Callable[[np.ndarray]
 
     Products are as exact as they can be, whatever the training has them.
     """
-    exact = model.clone(products="highest")
+    exact = model.clone(matmul_precision="highest")
 
     @jax.jit
     def encoded(fields: Float[Array, "b k *s c"], params: Any) -> tuple[Array, Array]:

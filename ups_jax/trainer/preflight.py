@@ -28,7 +28,7 @@ from ups_jax.core.xla import compiling, require_determinism
 from ups_jax.data import Mixture, first_batches, open_mixture, windows_per_step
 from ups_jax.distributed.mesh import check_rows, make_mesh
 from ups_jax.distributed.processes import first_does
-from ups_jax.losses import StageLoss, StepContext, key_of
+from ups_jax.losses import StageLoss, StepContext, weight_key
 from ups_jax.losses.spectral import BANDS
 from ups_jax.models import Batch, normalize
 from ups_jax.runs.best_weights import Weights, best_weights
@@ -231,7 +231,7 @@ def check_reach(model: Any, cfg: Config, stage: str, batch: Batch) -> None:
     for name, norm in norms.items():
         if not norm > ROUND_OFF:
             why = WHY.get(name, "it is the same whatever they are")
-            raise ConfigError(f"{key_of(name)}: the term {name} reaches no trained parameter ({why}); set it to 0")
+            raise ConfigError(f"{weight_key(name)}: the term {name} reaches no trained parameter ({why}); set it to 0")
 
 
 def gradient_norms(model: Any, cfg: Config, stage: str, batch: Batch, names: list[str]) -> dict[str, float]:

@@ -21,12 +21,12 @@ from ups_jax.core.rng import stream
 from ups_jax.core.stage_names import STAGES
 from ups_jax.core.task import Task
 from ups_jax.core.xla import require_determinism
-from ups_jax.data import Dataset, Mixture, mixture_of, open_mixture
+from ups_jax.data import Dataset, Mixture, as_mixture, open_mixture
 from ups_jax.distributed.mesh import keep_in_place, make_mesh
 from ups_jax.losses import StageLoss, StepContext, Terms
 from ups_jax.models import Batch, first_row
 from ups_jax.models.codec import CODEC
-from ups_jax.models.parameter_sharing import Part, Sharing, sharing_of
+from ups_jax.models.parameter_sharing import ParameterSubset, Sharing, sharing_of
 from ups_jax.optim import build_optimizer, ema_params
 from ups_jax.training.run_length import plan_of
 from ups_jax.training.stages import stage_of
@@ -54,7 +54,7 @@ def build(cfg: Config, dataset: Dataset | Mixture | None = None, *, stage: str =
         data: Dataset | Mixture = open_mixture(cfg)
     else:
         data = dataset
-    model = build_joint(cfg, mixture_of(data).tasks, stage)
+    model = build_joint(cfg, as_mixture(data).tasks, stage)
     plan = plan_of(cfg, data, stage)
     tx = build_optimizer(getattr(cfg.stages, stage), plan.total_steps, plan.steps_per_epoch)
     return ModelAndOptimizer(model.models[0] if len(model.models) == 1 else model, tx)
@@ -162,9 +162,9 @@ class JointModel:
         """Each task's loss, of the joint parameters."""
         return [self._viewed(spec.losses(model, cfg), number) for number, model in enumerate(self.models)]
 
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[ParameterSubset]:
         """Which parameters each task's model has."""
-        return [self.sharing.part(number) for number in range(len(self.models))]
+        return [self.sharing.subset(number) for number in range(len(self.models))]
 
     def _viewed(self, losses: StageLoss, number: int) -> StageLoss:
         def of_task(
@@ -187,7 +187,7 @@ def joint_validation(
     as `{task}/{metric}`."""
     each = [
         spec.validate(own, dataset, cfg, parents)
-        for own, dataset in zip(model.models, mixture_of(data).datasets, strict=True)
+        for own, dataset in zip(model.models, as_mixture(data).datasets, strict=True)
     ]
 
     def validate(weights: PyTree) -> dict[str, float]:
@@ -225,12 +225,12 @@ def holds_codec(cfg: Config, stage: str) -> bool:
     return stage == "operator" and cfg.data.source == "latents"
 
 
-def all_but_codec(spec: StageSpec, model: StageModel, cfg: Config) -> Part:
+def all_but_codec(spec: StageSpec, model: StageModel, cfg: Config) -> ParameterSubset:
     """The parameters that training on latents moves, as a part of the whole; the codec's are foreign to it."""
     first = example(model.task, frames_of(cfg, model.task))
     paths = frozenset(flatten_dict(jax.eval_shape(partial(spec.init, model), jax.random.key(0), first)))
     codec = frozenset(path for path in paths if path[0] == CODEC)
-    return Part(used=paths - codec, foreign=codec)
+    return ParameterSubset(used=paths - codec, frozen=codec)
 
 
 def averaged(cfg: Config, stage: str, state: TrainState, decay: float | None) -> PyTree:

@@ -16,7 +16,7 @@ from ups_jax.core.xla import remat_options
 from ups_jax.distributed.mesh import is_one_cpu, keep_in_place, make_mesh, put_everywhere
 from ups_jax.losses import StageLoss, StepContext, per_task_metrics
 from ups_jax.models import Batch
-from ups_jax.models.parameter_sharing import Part
+from ups_jax.models.parameter_sharing import ParameterSubset
 from ups_jax.optim import ema_params, ema_update
 from ups_jax.training.build import JointModel, all_but_codec, holds_codec, joint
 from ups_jax.training.gradients import gradients_of
@@ -142,7 +142,7 @@ class Update:
     tx: optax.GradientTransformation
     ema_decay: float | None
     training: TrainingConfig
-    part: Part
+    part: ParameterSubset
     branch: bool
 
     def apply(self, state: TrainState, loss: Float[Array, ""], gradient: PyTree) -> tuple[TrainState, Metrics]:
@@ -189,8 +189,8 @@ class Update:
 
     def _unless_foreign(self, new: PyTree, old: PyTree) -> PyTree:
         """Return `new`, with the leaves of foreign parameters as they are in `old`."""
-        if not self.part.foreign:
+        if not self.part.frozen:
             return new
         return jax.tree_util.tree_map_with_path(
-            lambda path, fresh, stale: stale if self.part.lacks(path) else fresh, new, old
+            lambda path, fresh, stale: stale if self.part.is_frozen(path) else fresh, new, old
         )

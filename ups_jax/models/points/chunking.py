@@ -13,7 +13,7 @@ from jaxtyping import Array
 BLOCK = 8192
 
 
-def over_blocks(
+def chunked_reduce(
     part: Callable[[Any], Any],
     arrays: Any,
     block: int = BLOCK,
@@ -34,7 +34,7 @@ def over_blocks(
     return jax.lax.scan(lambda total, own: (jax.tree.map(join, total, again(own)), None), begin, parts)[0]
 
 
-def by_blocks(part: Callable[[Any], Any], arrays: Any, block: int = BLOCK) -> Any:
+def chunked_map(part: Callable[[Any], Any], arrays: Any, block: int = BLOCK) -> Any:
     """`part` of arrays (b, p, ..), which has a row for each point."""
     points = _points(arrays)
     if points <= block:

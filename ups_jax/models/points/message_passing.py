@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ups_jax.models.layers import Dense, matmul_rows, recomputed
-from ups_jax.models.points.chunking import by_blocks
+from ups_jax.models.layers import Dense, matmul_rows, remat_block
+from ups_jax.models.points.chunking import chunked_map
 
 # Distances, and features of messages, that are held at a time for each row.
 _DISTANCES = 2**22
@@ -38,7 +38,7 @@ class Neighbours:
     weight: Float[Array, "*blocks b p k"]
 
 
-def neighbours_of(
+def nearest_neighbours(
     coords: Float[Array, "b p d"],
     mask: Float[Array, "b p"],
     count: int,
@@ -67,7 +67,7 @@ def neighbours_of(
         return jax.lax.optimization_barrier(found)
 
     own = jnp.broadcast_to(everyone[None], mask.shape)
-    index = by_blocks(nearest, (fixed, own), block or max(1, _DISTANCES // points))
+    index = chunked_map(nearest, (fixed, own), block or max(1, _DISTANCES // points))
     offset = _nearest_image(_of(coords, index) - coords[:, :, None], sides, periodic)
     squares = jnp.square(offset).sum(-1)
     # Where there are fewer others than are looked for, the last ones are not there, or the point itself.
@@ -90,7 +90,7 @@ class NeighbourMessages(nn.Module):
 
     @nn.compact
     def __call__(self, own: Float[Array, "b p c"], neighbours: Neighbours) -> Float[Array, "b p c"]:
-        kind = recomputed(MessageRound) if self.remat else MessageRound
+        kind = remat_block(MessageRound) if self.remat else MessageRound
         told = jnp.zeros_like(own)
         for number in range(self.rounds):
             told = told + kind(self.scale, name=f"round_{number}")(own + told, neighbours)
@@ -117,7 +117,7 @@ class MessageRound(nn.Module):
             return jnp.einsum("bqk,bqkc->bqc", near.weight, nn.silu(pairs))
 
         parts = (Dense(width, name="receiver")(own), neighbours)
-        mean = by_blocks(heard, parts, block or max(1, _FEATURES // (count * width)))
+        mean = chunked_map(heard, parts, block or max(1, _FEATURES // (count * width)))
         return Dense(width, name="told")(mean) * neighbours.weight.sum(-1, keepdims=True)
 
 

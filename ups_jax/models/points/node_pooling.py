@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from ups_jax.config import LatentConfig
 from ups_jax.core.task import Task
-from ups_jax.models.points.chunking import BLOCK, by_blocks, over_blocks
+from ups_jax.models.points.chunking import BLOCK, chunked_map, chunked_reduce
 
 
 class NodePooling(nn.Module):
@@ -27,13 +27,13 @@ class NodePooling(nn.Module):
     def nodes(self) -> Nodes:
         """Where the latent tokens lie."""
         task = self.task
-        return nodes_of(self.latent.nodes, task.origin, task.box, task.periodic)
+        return node_grid(self.latent.nodes, task.origin, task.box, task.periodic)
 
     def pool(
         self, own: Float[Array, "b p c"], coords: Float[Array, "b p d"], mask: Float[Array, "b p"]
     ) -> Float[Array, "b n k"]:
         """The tokens of points with features `own` at physical `coords`, with the density of the points around them."""
-        messages, density = to_nodes(weights_of(self.nodes, coords, mask), own)
+        messages, density = scatter_to_nodes(spline_weights(self.nodes, coords, mask), own)
         tokens = jnp.concatenate([messages, density / (1 + density)], axis=-1)
         return tokens.reshape(tokens.shape[0], -1, tokens.shape[-1])
 
@@ -45,7 +45,7 @@ class NodePooling(nn.Module):
         self, tokens: Float[Array, "b n h"], coords: Float[Array, "b q d"], mask: Float[Array, "b q"]
     ) -> Float[Array, "b q k"]:
         """What the tokens say at other places, or the same."""
-        return to_points(weights_of(self.nodes, coords, mask), self.placed(tokens))
+        return gather_from_nodes(spline_weights(self.nodes, coords, mask), self.placed(tokens))
 
 
 # Below this share of a whole point's weight a node has no points around it.
@@ -64,21 +64,21 @@ class Nodes:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Weights:
+class SplineWeights:
     """Of each axis the kernel's values between points and nodes, and those times the relative position in nodes."""
 
     plain: tuple[Float[Array, "*blocks b p _"], ...]
     tilted: tuple[Float[Array, "*blocks b p _"], ...]
 
 
-def nodes_of(tokens: int, origin: Sequence[float], box: Sequence[float], periodic: Sequence[bool]) -> Nodes:
+def node_grid(tokens: int, origin: Sequence[float], box: Sequence[float], periodic: Sequence[bool]) -> Nodes:
     """About `tokens` nodes, equally far apart along all axes as far as whole numbers allow, three an axis at least."""
     side = (math.prod(box) / tokens) ** (1 / len(box))
     shape = tuple(max(3, round(length / side)) for length in box)
     return Nodes(shape=shape, origin=tuple(origin), box=tuple(box), periodic=tuple(periodic))
 
 
-def weights_of(nodes: Nodes, coords: Float[Array, "b p d"], mask: Float[Array, "b p"]) -> Weights:
+def spline_weights(nodes: Nodes, coords: Float[Array, "b p d"], mask: Float[Array, "b p"]) -> SplineWeights:
     """Between points at physical `coords` and the nodes; a point that is not there has none. One that has left a box
     with walls counts as on them."""
     plain, tilted = [], []
@@ -95,36 +95,38 @@ def weights_of(nodes: Nodes, coords: Float[Array, "b p d"], mask: Float[Array, "
             kernel = kernel * mask[..., None]
         plain.append(kernel)
         tilted.append(kernel * offset)
-    return Weights(plain=tuple(plain), tilted=tuple(tilted))
+    return SplineWeights(plain=tuple(plain), tilted=tuple(tilted))
 
 
-def to_nodes(
-    weights: Weights, messages: Float[Array, "b p c"], block: int = BLOCK
+def scatter_to_nodes(
+    weights: SplineWeights, messages: Float[Array, "b p c"], block: int = BLOCK
 ) -> tuple[Float[Array, "b *n k"], Float[Array, "b *n 1"]]:
     """The mean messages that arrive at each node, in all copies, and the weight of the points around it; 0 where there
     are none. Of more than `block` points as many are held at a time."""
 
-    def sums(part: tuple[Weights, Array]) -> tuple[Array, Array]:
+    def sums(part: tuple[SplineWeights, Array]) -> tuple[Array, Array]:
         own, said = part
         density = _scatter(own.plain, jnp.ones_like(said[..., :1]))
         return jnp.concatenate([_scatter(factors, said) for factors in _copies(own)], axis=-1), density
 
-    total, density = over_blocks(sums, (weights, messages), block)
+    total, density = chunked_reduce(sums, (weights, messages), block)
     return jnp.where(density > _EMPTY, total / jnp.maximum(density, _EMPTY), 0.0), density
 
 
-def to_points(weights: Weights, values: Float[Array, "b *n c"], block: int = BLOCK) -> Float[Array, "b p k"]:
+def gather_from_nodes(
+    weights: SplineWeights, values: Float[Array, "b *n c"], block: int = BLOCK
+) -> Float[Array, "b p k"]:
     """The mean of the nodes around each point, in all copies; 0 at a point that is not there."""
 
-    def gathered(own: Weights) -> Array:
+    def gathered(own: SplineWeights) -> Array:
         share = functools.reduce(jnp.multiply, [factor.sum(axis=-1) for factor in own.plain])
         every = [_gather(factors, values) for factors in _copies(own)]
         return jnp.concatenate(every, axis=-1) / jnp.maximum(share, _EMPTY)[..., None]
 
-    return by_blocks(gathered, weights, block)
+    return chunked_map(gathered, weights, block)
 
 
-def between(
+def shepard_interpolation(
     sides: Sequence[float],
     periodic: Sequence[bool],
     values: Float[Array, "b p c"],
@@ -151,7 +153,7 @@ def _spline(offset: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(distance < 0.5, 0.75 - jnp.square(offset), outer)
 
 
-def _copies(weights: Weights) -> list[tuple[Float[Array, "b p _"], ...]]:
+def _copies(weights: SplineWeights) -> list[tuple[Float[Array, "b p _"], ...]]:
     """The factors of the plain copy, and of that with the relative position along each axis."""
     axes = range(len(weights.plain))
     tilts = [tuple(weights.tilted[j] if j == axis else weights.plain[j] for j in axes) for axis in axes]

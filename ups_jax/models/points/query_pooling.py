@@ -20,7 +20,7 @@ from ups_jax.config import LatentConfig
 from ups_jax.core.task import Task
 from ups_jax.models.attention import attention
 from ups_jax.models.layers import Dense
-from ups_jax.models.points.chunking import BLOCK, by_blocks, over_blocks
+from ups_jax.models.points.chunking import BLOCK, chunked_map, chunked_reduce
 
 # At first the score of a query for a point at its place, but for what the features add.
 _SHARPNESS = 6.0
@@ -54,7 +54,7 @@ class QueryPooling(nn.Module):
         query = self._heads(self.place(self.queries[None]))[0]
         key = self._heads(self.key(own) + self.place(waves))
         value = self._heads(nn.silu(self.value(jnp.concatenate([own, waves], axis=-1))))
-        heard = pooled(query, key, value, mask)
+        heard = pool_by_attention(query, key, value, mask)
         heard = heard.reshape(*heard.shape[:2], -1)
         return jnp.concatenate(
             [heard, jnp.broadcast_to(self.queries[None], (*heard.shape[:2], waves.shape[-1]))], axis=-1
@@ -72,7 +72,7 @@ class QueryPooling(nn.Module):
         query = self._heads(self.told_place(waves))
         key = self._heads(self.told_key(tokens) + self.told_place(self.queries[None]))
         value = self._heads(self.told_value(tokens))
-        told = by_blocks(lambda part: attention(part, key, value), query, _block(tokens.shape[1] * self.num_heads))
+        told = chunked_map(lambda part: attention(part, key, value), query, _block(tokens.shape[1] * self.num_heads))
         return jnp.concatenate([told.reshape(*told.shape[:2], -1), waves], axis=-1)
 
     def _heads(self, x: Float[Array, "b n h"]) -> Float[Array, "b n a d"]:
@@ -82,15 +82,15 @@ class QueryPooling(nn.Module):
         task = self.task
         box = zip(task.origin, task.box, strict=True)
         shares = jnp.stack([(coords[..., axis] - low) / side for axis, (low, side) in enumerate(box)], axis=-1)
-        return waves_of(shares, task.periodic, self.latent.nodes)
+        return fourier_features(shares, task.periodic, self.latent.nodes)
 
     def _spread(self, key: Array) -> Float[Array, "n f"]:
         del key
-        shares = jnp.asarray(evenly_spread(self.latent.nodes, len(self.task.axes)), jnp.float32)
-        return waves_of(shares[None], self.task.periodic, self.latent.nodes)[0]
+        shares = jnp.asarray(low_discrepancy_points(self.latent.nodes, len(self.task.axes)), jnp.float32)
+        return fourier_features(shares[None], self.task.periodic, self.latent.nodes)[0]
 
 
-def waves_of(shares: Float[Array, "b p d"], periodic: Sequence[bool], tokens: int) -> Float[Array, "b p f"]:
+def fourier_features(shares: Float[Array, "b p d"], periodic: Sequence[bool], tokens: int) -> Float[Array, "b p f"]:
     """Sines and cosines of places, given as shares of the box's sides; one beyond a wall counts as on it.
 
     The shortest of them are two of so many tokens apart, where these lie evenly.
@@ -105,7 +105,7 @@ def waves_of(shares: Float[Array, "b p d"], periodic: Sequence[bool], tokens: in
     return jnp.concatenate(waves, axis=-1)
 
 
-def evenly_spread(count: int, axes: int) -> Float[np.ndarray, "n d"]:
+def low_discrepancy_points(count: int, axes: int) -> Float[np.ndarray, "n d"]:
     """Places in the unit cube of which the first of any number lie evenly (the additive recurrence of Roberts 2018)."""
     ratio = 2.0
     for _ in range(64):
@@ -113,7 +113,7 @@ def evenly_spread(count: int, axes: int) -> Float[np.ndarray, "n d"]:
     return (0.5 + np.arange(1, count + 1)[:, None] * ratio ** -np.arange(1.0, axes + 1)) % 1
 
 
-def pooled(
+def pool_by_attention(
     query: Float[Array, "n a d"],
     key: Float[Array, "b p a d"],
     value: Float[Array, "b p a d"],
@@ -134,7 +134,7 @@ def pooled(
         return scores(*part).max(-1)
 
     known = jax.lax.stop_gradient((key, mask))
-    highest = over_blocks(largest, known, block, jnp.maximum, -jnp.inf)
+    highest = chunked_reduce(largest, known, block, jnp.maximum, -jnp.inf)
     highest = jax.lax.stop_gradient(jnp.where(jnp.isfinite(highest), highest, 0.0))
 
     def sums(part: tuple[Array, Array, Array]) -> tuple[Array, Array]:
@@ -142,7 +142,7 @@ def pooled(
         weights = jnp.exp(scores(own_key, own_mask) - highest[..., None])
         return jnp.einsum("banp,bpad->bnad", weights, own_value), jnp.swapaxes(weights.sum(-1), 1, 2)
 
-    total, weight = over_blocks(sums, (key, value, mask), block)
+    total, weight = chunked_reduce(sums, (key, value, mask), block)
     # The highest score alone weighs one.
     return total / jnp.maximum(weight, 0.5)[..., None]
 

@@ -18,11 +18,11 @@ from jaxtyping import Array, Float
 from ups_jax.config import LatentConfig, OperatorConfig
 from ups_jax.core.task import Task
 from ups_jax.models.conditioning import ConditionEmbedding, Conditions, Geometry, LatentState
-from ups_jax.models.grid import bounded
+from ups_jax.models.grid import soft_clip
 from ups_jax.models.layers import Dense, normalize_inputs
-from ups_jax.models.operator import INCREMENT_LIMIT, core_of
-from ups_jax.models.points.message_passing import NeighbourMessages, neighbours_of
-from ups_jax.models.points.node_pooling import NodePooling, between
+from ups_jax.models.operator import INCREMENT_LIMIT, build_architecture
+from ups_jax.models.points.message_passing import NeighbourMessages, nearest_neighbours
+from ups_jax.models.points.node_pooling import NodePooling, shepard_interpolation
 from ups_jax.models.points.query_pooling import QueryPooling
 
 
@@ -38,7 +38,7 @@ class PointSimulator(nn.Module):
     context: int = 1
     dtype: Any = jnp.float32
     remat: bool = False
-    products: str = "highest"
+    matmul_precision: str = "highest"
 
     def setup(self) -> None:
         self.features = PointFeatures(self.task, self.latent.dim)
@@ -48,7 +48,7 @@ class PointSimulator(nn.Module):
             scale = self.latent.radius or self.task.spacing[0]
             self.messages = NeighbourMessages(self.latent.rounds, scale, self.remat)
         axes = {"nodes": self.task.periodic, "queries": None}[self.latent.pooling]
-        self.core, self.width = core_of(self.operator_config, axes, self.dtype, self.remat)
+        self.core, self.width = build_architecture(self.operator_config, axes, self.dtype, self.remat)
         make = {
             "nodes": lambda: NodePooling(self.task, self.latent),
             "queries": lambda: QueryPooling(self.task, self.latent, self.width, self.operator_config.pdet.num_heads),
@@ -101,7 +101,7 @@ class PointSimulator(nn.Module):
         if self.messages is None:
             return known
         count, radius = latent.neighbours, latent.radius
-        near = neighbours_of(geometry.coords, geometry.mask, count, task.box, task.periodic, radius)
+        near = nearest_neighbours(geometry.coords, geometry.mask, count, task.box, task.periodic, radius)
         return replace(known, told=self.messages(self._own(known), near))
 
     def _own(self, known: Known) -> Float[Array, "b p h"]:
@@ -124,11 +124,11 @@ class PointSimulator(nn.Module):
         batch, frames, points, channels = fields.shape
         flat = jnp.moveaxis(fields, 1, 2).reshape(batch, points, frames * channels)
         told = [] if known.told is None else [known.told]
-        values = jnp.concatenate([flat, geometry.given, *told], axis=-1)
-        found = between(self.task.box, self.task.periodic, values, geometry.coords, geometry.mask, query)
-        ends = (frames * channels, frames * channels + geometry.given.shape[-1])
+        values = jnp.concatenate([flat, geometry.inputs, *told], axis=-1)
+        found = shepard_interpolation(self.task.box, self.task.periodic, values, geometry.coords, geometry.mask, query)
+        ends = (frames * channels, frames * channels + geometry.inputs.shape[-1])
         moved = jnp.moveaxis(found[..., : ends[0]].reshape(batch, -1, frames, channels), 2, 1)
-        there = Geometry(coords=query, mask=jnp.ones(query.shape[:2]), given=found[..., ends[0] : ends[1]])
+        there = Geometry(coords=query, mask=jnp.ones(query.shape[:2]), inputs=found[..., ends[0] : ends[1]])
         return Known(fields=moved, geometry=there, told=None if known.told is None else found[..., ends[1] :])
 
 
@@ -155,7 +155,7 @@ class PointFeatures(nn.Module):
         task = self.task
         others = [channel for channel in range(len(task.channels)) if channel not in task.moving]
         columns = [fields[:, -1 - back][..., others] for back in range(fields.shape[1])]
-        columns.append(normalize_inputs(geometry.given, task.inputs))
+        columns.append(normalize_inputs(geometry.inputs, task.inputs))
         coords = physical(fields[:, -1], task) if task.moving else geometry.coords
         for axis, wraps in enumerate(task.periodic):
             if not wraps:
@@ -186,7 +186,7 @@ class PointExit(nn.Module):
         hidden = nn.silu(Dense(self.width, name="hidden")(jnp.concatenate([product, mixed, own], axis=-1)))
         seen = jnp.concatenate([hidden, product, mixed, own], axis=-1)
         channels = len(self.task.channels)
-        increment = bounded(Dense(channels, kernel_init=nn.initializers.zeros, name="write")(seen), INCREMENT_LIMIT)
+        increment = soft_clip(Dense(channels, kernel_init=nn.initializers.zeros, name="write")(seen), INCREMENT_LIMIT)
         statistics = self.task.statistics
         scale = [change / std for change, std in zip(statistics.delta_std, statistics.std, strict=True)]
         return increment * jnp.asarray(scale, increment.dtype).reshape(1, 1, -1)

@@ -14,7 +14,7 @@ from ups_jax.core.errors import ConfigError
 from ups_jax.core.stage_names import TEACHER
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset
-from ups_jax.losses import distillation_losses, draw_levels, level_counts
+from ups_jax.losses import distillation_draws, distillation_losses, level_counts
 from ups_jax.models import Batch, Simulator, SteadySimulator
 from ups_jax.models.corrector import Corrector, CorrectorWeights
 from ups_jax.rollout.flow_sampler import sample, sample_distilled
@@ -111,7 +111,7 @@ STAGE = StageSpec(
     model=_model,
     init=init_corrector,
     losses=lambda model, cfg: distillation_losses(model, corrector_validation.predictor_model(cfg, model.task), cfg),
-    draw=lambda model, cfg: draw_levels(model, corrector_validation.predictor_model(cfg, model.task), cfg),
+    draw=lambda model, cfg: distillation_draws(model, corrector_validation.predictor_model(cfg, model.task), cfg),
     validate=_validate,
     selected_by=lambda _cfg: "distance",
     target=lambda cfg: cfg.stages.consistency_distill.target_loss,

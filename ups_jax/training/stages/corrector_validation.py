@@ -28,7 +28,7 @@ from ups_jax.models import (
     steady_field,
     step,
 )
-from ups_jax.models.corrector import Corrector, CorrectorWeights, Given, given_solution, given_step
+from ups_jax.models.corrector import Corrector, CorrectorInputs, CorrectorWeights, solution_inputs, step_inputs
 from ups_jax.rollout.autoregressive import rollout
 from ups_jax.rollout.correction import Correction, every
 from ups_jax.rollout.flow_sampler import Sampler, corrected, expected
@@ -107,15 +107,17 @@ def corrected_metrics(
     return {name: value for kind, frames in rolled.items() for name, value in _named(kind, frames, held, base.task)}
 
 
-def predictions(base: Simulator | SteadySimulator, params: PyTree, held: Held) -> tuple[Given, Float[Array, "b *s c"]]:
+def predictions(
+    base: Simulator | SteadySimulator, params: PyTree, held: Held
+) -> tuple[CorrectorInputs, Float[Array, "b *s c"]]:
     """What a corrector is given of the first prediction, and that, normalised."""
     if isinstance(base, SteadySimulator):
         inputs = normalize_inputs(held.seen, base.task.inputs)
         pred = steady_field(base, params, inputs, held.cond)
-        return given_solution(inputs, pred, held.cond), pred
+        return solution_inputs(inputs, pred, held.cond), pred
     window = normalize(held.seen, base.task.statistics)
     pred = step(base, params, window, held.cond)
-    return given_step(base.task, window, pred, held.cond), pred
+    return step_inputs(base.task, window, pred, held.cond), pred
 
 
 def _named(kind: str, frames: Float[Array, "b t *s c"], held: Held, task: Task) -> list[tuple[str, Array]]:

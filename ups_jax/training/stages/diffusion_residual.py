@@ -14,9 +14,9 @@ from ups_jax.config import Config
 from ups_jax.core.rng import stream
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset
-from ups_jax.losses import diffusion_losses, draw_bare, draw_flow, residual_of
+from ups_jax.losses import diffusion_draws, diffusion_losses, flow_draws, predictor_residual
 from ups_jax.models import Batch, conditions_of
-from ups_jax.models.corrector import Corrector, CorrectorWeights, Given, corrector_core
+from ups_jax.models.corrector import Corrector, CorrectorInputs, CorrectorWeights, corrector_architecture
 from ups_jax.training.stages.corrector_validation import corrected_metrics, held_out, predictor_model, predictor_stage
 from ups_jax.training.stages.options import check_widths, compute_dtype, products, remat
 from ups_jax.training.stages.spec import Parents, StageSpec, Validate
@@ -29,7 +29,7 @@ LEAST_SCALE = 1e-7
 
 def corrector_model(cfg: Config, task: Task) -> Corrector:
     """The corrector of a task, with a core of the operator's kind."""
-    core = corrector_core(cfg.operator, cfg.diffusion)
+    core = corrector_architecture(cfg.operator, cfg.diffusion)
     check_widths(core, "diffusion")
     context = cfg.data.context if task.kind == "transient" else 1
     return Corrector(task, cfg.latent, core, cfg.diffusion, context, compute_dtype(cfg), remat(cfg), products(cfg))
@@ -41,7 +41,7 @@ def init_corrector(model: Corrector, key: Key[Array, ""], batch: Batch) -> PyTre
     rows, shape = batch.rows, task.shape
     # The frames that a step sees and its change, or the given fields of a solution and that.
     seen = len(task.inputs) or model.context * len(task.channels)
-    given = Given(fields=jnp.zeros((rows, *shape, seen + len(task.channels))), cond=conditions_of(batch))
+    given = CorrectorInputs(fields=jnp.zeros((rows, *shape, seen + len(task.channels))), cond=conditions_of(batch))
     return model.init(key, jnp.zeros((rows, *shape, len(task.channels))), jnp.zeros(rows), given)["params"]
 
 
@@ -57,7 +57,7 @@ def measured_scale(
 ) -> Float[Array, " c"]:
     """Root mean square by channel of the predictor's error, on the states that the stage is trained on."""
     base = predictor_model(cfg, model.task)
-    residual, draw = residual_of(base, cfg.diffusion), draw_flow(model, base, cfg)
+    residual, draw = predictor_residual(base, cfg.diffusion), flow_draws(model, base, cfg)
 
     @jax.jit
     def squares(params: PyTree, batch: Batch, key: Key[Array, ""]) -> Float[Array, " c"]:
@@ -100,7 +100,7 @@ STAGE = StageSpec(
     model=corrector_model,
     init=init_corrector,
     losses=lambda model, cfg: diffusion_losses(model, predictor_model(cfg, model.task), cfg),
-    draw=lambda model, cfg: draw_bare(model, predictor_model(cfg, model.task), cfg),
+    draw=lambda model, cfg: diffusion_draws(model, predictor_model(cfg, model.task), cfg),
     validate=_validate,
     selected_by=selected_by,
     scaled=True,

@@ -13,7 +13,7 @@ from jaxtyping import Array, Int, Key, PyTree
 from ups_jax.config import Config
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset
-from ups_jax.losses import StageLoss, draw_rows, latent_losses, operator_losses
+from ups_jax.losses import StageLoss, latent_losses, operator_draws, operator_losses
 from ups_jax.metrics.field import all_metrics
 from ups_jax.models import Batch, PointSimulator, Simulator, conditions_of
 from ups_jax.rollout.autoregressive import rollout
@@ -41,7 +41,7 @@ def _validate(model: Simulator | PointSimulator, dataset: Dataset, cfg: Config, 
     held = dataset.trajectories("val", limit=cfg.evaluation.val_trajectories)
     fields = jnp.asarray(held.fields)
     count, frames = fields.shape[:2]
-    places: dict[str, Any] = dict(held.place_arrays)
+    places: dict[str, Any] = dict(held.point_arrays)
     cond = conditions_of(
         Batch(dt=np.full(count, model.task.dt, np.float32), cond=held.cond, cond_mask=held.cond_mask, **places)
     )
@@ -75,7 +75,7 @@ STAGE = StageSpec(
     model=_model,
     init=_init,
     losses=lambda model, cfg: _LOSSES[cfg.data.source](model, cfg.training),
-    draw=lambda model, cfg: draw_rows(model, cfg.training),
+    draw=lambda model, cfg: operator_draws(model, cfg.training),
     validate=_validate,
     selected_by=lambda cfg: cfg.evaluation.metric,
 )

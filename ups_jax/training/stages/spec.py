@@ -12,7 +12,7 @@ from ups_jax.config import Config
 from ups_jax.core.stage_names import STAGE_NEEDS
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset
-from ups_jax.losses import Draw, StageLoss, scheduled
+from ups_jax.losses import Draw, StageLoss, has_epoch_schedule
 from ups_jax.losses.weights import term_weights
 from ups_jax.models import Batch, PointSimulator, Simulator, SteadySimulator
 from ups_jax.models.corrector import Corrector
@@ -61,7 +61,7 @@ class StageSpec(Generic[M]):
     )
     weights: Callable[[PyTree, Float[Array, " c"] | None], PyTree] = lambda params, _scale: params
     weighted: bool = True
-    by_epoch: Callable[[Config], bool] = lambda cfg: scheduled(cfg.training)
+    by_epoch: Callable[[Config], bool] = lambda cfg: has_epoch_schedule(cfg.training)
     fault: Callable[[Mapping[str, float]], str | None] = lambda _values: None
 
     def needs(self, kind: str) -> tuple[str, ...]:
