@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from commands import CONFIGS
 from evaluations import evaluation, section
 from rich.console import Console
 
+import ups_jax.config.yaml
 from ups_jax.config import load
 from ups_jax.core.files import write_atomically
 from ups_jax.pipeline.champions import Champions
@@ -23,6 +29,25 @@ from ups_jax.pipeline.request import Request
 from ups_jax.pipeline.run import run_pipeline
 from ups_jax.pipeline.subprocess_step import Ended, Runner, Step
 from ups_jax.pipeline.training_record import checkpoint_digests
+from ups_jax.runs.directory import environment
+
+_type_hints = cache(typing.get_type_hints)
+_parsed = cache(ups_jax.config.yaml.parse)
+_environment = cache(environment)
+
+
+def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out what takes most of the time of a pipeline with such steps, and changes nothing that it decides.
+
+    Waiting for the disk: no test cuts the power. Reading the same YAML text and the same annotations again, asking git
+    for the same commit again, and writing YAML in Python where the C library writes the same text.
+    """
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    monkeypatch.setattr("ups_jax.config.yaml.parse", lambda text: copy.deepcopy(_parsed(text)))
+    names = {name: getattr(typing, name) for name in ("get_args", "get_origin", "cast")}
+    monkeypatch.setattr("ups_jax.config.loading.typing", SimpleNamespace(get_type_hints=_type_hints, **names))
+    monkeypatch.setattr("ups_jax.pipeline.run.environment", lambda: dict(_environment()))
+    monkeypatch.setattr("yaml.safe_dump", partial(yaml.dump, Dumper=yaml.CSafeDumper))
 
 
 @dataclass

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from commands import CONFIGS
-from fakes import Killed, Place, Steps, killed_at
+from fakes import Killed, Place, Steps, killed_at, without_waiting
 from rich.console import Console
 
 from ups_jax.cli.pipeline import plan_pipeline
@@ -31,9 +31,8 @@ def place(tmp_path: Path) -> Place:
 
 
 @pytest.fixture(autouse=True)
-def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Waiting for the disk takes a third of the time, and nothing here cuts the power."""
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_waiting(monkeypatch)
 
 
 def labels(place: Place) -> dict[tuple[str, str], str]:
@@ -342,12 +341,11 @@ def test_resolved_configurations_are_read_back_as_they_are(place: Place, tmp_pat
 
 def test_other_code_trains_again_and_keeps_what_the_old_one_made(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.run(run_id="first")
-    monkeypatch.setattr(cache_keys, "training_code", lambda: "other")
-    place.run(steps=(steps := Steps()), run_id="first")
+    with monkeypatch.context() as changed:
+        changed.setattr(cache_keys, "training_code", lambda: "other")
+        place.run(steps=(steps := Steps()), run_id="first")
     assert steps.calls == ["validate_data", *WHOLE[2:]]
     (aside,) = (place.root / "artifacts" / "runs" / "first").glob("train_before_*")
     assert (aside / "run.json").exists()
-    monkeypatch.undo()
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
     place.run(steps=(steps := Steps()), run_id="second")
     assert steps.calls == CHECKS

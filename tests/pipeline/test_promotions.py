@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import Place, Steps
+from fakes import Place, Steps, without_waiting
 from rich.console import Console
 
 import ups_jax
@@ -25,7 +25,7 @@ from ups_jax.pipeline.leaderboard import Leaderboard
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    without_waiting(monkeypatch)
     return Place(tmp_path)
 
 
