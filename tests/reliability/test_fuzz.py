@@ -18,14 +18,14 @@ from fuzzing import check, fuzz, rounds
 CORPUS = sorted((Path(bases.__file__).parent / "corpus").glob("*.json"))
 # Those that need no model, and no seconds each; the slow part has all.
 QUICK = {
-    "config": 30,
-    "overrides": 25,
-    "inspection": 60,
-    "opening": 30,
-    "described": 60,
-    "shards": 40,
-    "conversion": 40,
-    "points": 60,
+    "config": 20,
+    "overrides": 15,
+    "inspection": 25,
+    "opening": 15,
+    "described": 30,
+    "shards": 20,
+    "conversion": 20,
+    "points": 15,
 }
 
 

@@ -35,17 +35,45 @@ SMALL = ["operator.spectral.depth=1", "operator.spectral.hidden_dim=8", "latent.
          "optimizer.name=adamw", "training.input_noise=0"]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def compiled(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a dry run of the small configuration has printed in a wide terminal, what it has measured, and what it has
+    left in its working directory."""
+    folder = tmp_path_factory.mktemp("dry_run")
+    known: dict[str, Any] = {}
+
+    def kept(name: str) -> Any:
+        function = getattr(module, name)
+
+        def keep(*arguments: Any) -> Any:
+            known[name] = function(*arguments)
+            return known[name]
+
+        return keep
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("step_costs", "time_steps"):
+            patch.setattr(module, name, kept(name))
+        patch.chdir(folder)
+        known["text"] = shown(data_root, "stages.operator.accum_steps=2")
+    return known | {"left": list(folder.iterdir())}
+
+
+@pytest.fixture
+def without_compilation(monkeypatch: pytest.MonkeyPatch, compiled: dict[str, Any]) -> None:
+    """Costs, times and the state are those that `compiled` came to."""
+    for name in ("step_costs", "time_steps"):
+        monkeypatch.setattr(module, name, lambda *_, result=compiled[name]: result)
+
+
 def shown(data_root: Path, *overrides: str, width: int = 200) -> str:
     console = Console(width=width, record=True, file=io.StringIO())
     dry_run(load(CONFIGS / "tiny.yaml", [f"data.root={data_root}", *SMALL, *overrides]), ["operator"], console)
     return console.export_text()
 
 
-def test_a_dry_run_prints_every_parameter_and_the_costs_and_writes_nothing(
-    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    text = shown(data_root, "stages.operator.accum_steps=2")
+def test_a_dry_run_prints_every_parameter_and_the_costs_and_writes_nothing(compiled: dict[str, Any]) -> None:
+    text = compiled["text"]
     rows = re.findall(r"(\S+/\S+)\s+│ ([\dx ]+?)\s+│\s+([\d,]+) │ (\w+)", text)
     counts = {path: int(count.replace(",", "")) for path, _, count, _ in rows}
     assert {optimizer for *_, optimizer in rows} == {"adamw"}
@@ -59,12 +87,10 @@ def test_a_dry_run_prints_every_parameter_and_the_costs_and_writes_nothing(
     assert seconds is not None and len(seconds[1].split(", ")) == 3
     assert re.search(r"training takes │ about [\d.e+]+ s \(192 steps", text)
     assert "bit for bit" in text
-    assert not list(tmp_path.iterdir())
+    assert compiled["left"] == []
 
 
-def test_a_loss_that_is_not_finite_and_a_checkpoint_that_differs_are_told(
-    data_root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loss_that_is_not_finite_is_told() -> None:
     step = TrainStep(compiled=jax.jit(lambda state, batch, parents: (state, {"loss": batch.time})), parents={})
     with pytest.raises(DivergedError, match=r"step 3.*stages\.operator\.optimizer\.lr"):
         made = Trial(
@@ -76,6 +102,10 @@ def test_a_loss_that_is_not_finite_and_a_checkpoint_that_differs_are_told(
         )
         module.time_steps("operator", made, state_of({}, optax.identity(), jax.random.key(0)))
 
+
+def test_a_checkpoint_that_differs_is_told(
+    without_compilation: None, data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def damaged(self: Checkpoints, step: int, like: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf + 1, like)
 
@@ -84,7 +114,7 @@ def test_a_loss_that_is_not_finite_and_a_checkpoint_that_differs_are_told(
         shown(data_root)
 
 
-def test_a_path_that_does_not_fit_is_folded_not_cut(data_root: Path) -> None:
+def test_a_path_that_does_not_fit_is_folded_not_cut(without_compilation: None, data_root: Path) -> None:
     text = shown(data_root, width=80)
     assert "…" not in text
     first = "".join(re.findall(r"^│ (\S+)", text, re.MULTILINE))
