@@ -117,6 +117,21 @@ SLOW = {
     "training/test_run_length.py::test_the_plan_is_on_file_before_the_first_step[steady_prior]": (
         "training/test_run_length.py::test_the_plan_is_on_file_before_the_first_step[operator]"
     ),
+    "models/test_point_options.py::test_an_untrained_step_is_persistence_and_every_parameter_is_heard_later[swarm-neighbours]": (
+        "models/test_point_options.py::test_an_untrained_step_is_persistence_and_every_parameter_is_heard_later[swarm-both]"
+    ),
+    "models/test_point_options.py::test_points_in_another_order_give_the_same_points_in_that_order[swarm-neighbours]": (
+        "models/test_point_options.py::test_points_in_another_order_give_the_same_points_in_that_order[swarm-both]"
+    ),
+    "models/test_point_options.py::test_a_point_that_is_not_there_is_never_heard[swarm-neighbours]": (
+        "models/test_point_options.py::test_a_point_that_is_not_there_is_never_heard[swarm-both]"
+    ),
+    "models/test_point_options.py::test_a_periodic_box_has_no_seam[neighbours]": (
+        "models/test_point_options.py::test_a_periodic_box_has_no_seam[both]"
+    ),
+    "models/test_point_options.py::test_blocks_that_are_computed_again_change_no_parameter_and_no_value[queries]": (
+        "models/test_point_options.py::test_blocks_that_are_computed_again_change_no_parameter_and_no_value[radius]"
+    ),
     "inference/test_trained_model.py::test_float64_goes_in_and_out_and_float32_stays[two tasks]": (
         "inference/test_trained_model.py::test_float64_goes_in_and_out_and_float32_stays[grid]"
     ),
@@ -134,6 +149,9 @@ SLOW = {
     ),
     "training/test_cuda_lowering.py::test_the_other_operators_lower_for_cuda[pdet_unet]": (
         "training/test_cuda_lowering.py::test_the_other_operators_lower_for_cuda[pdet_stack]"
+    ),
+    "training/test_gradients.py::test_ragged_groups_with_rows_that_do_not_count_step_as_one_batch[2]": (
+        "training/test_gradients.py::test_ragged_groups_with_rows_that_do_not_count_step_as_one_batch[3]"
     ),
     "training/test_gradients.py::test_ragged_groups_with_rows_that_do_not_count_step_as_one_batch[5]": (
         "training/test_gradients.py::test_ragged_groups_with_rows_that_do_not_count_step_as_one_batch[3]"

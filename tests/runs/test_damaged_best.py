@@ -28,6 +28,8 @@ from ups_jax.runs.checkpoint import Checkpoints
 from ups_jax.tracking import Writer
 from ups_jax.trainer.console import tell_end
 from ups_jax.trainer.train import train
+from ups_jax.training.build import abstract_state
+from ups_jax.training.state import TrainState
 
 # Step 4 is the best, step 5 the best of the others.
 VALIDATIONS = {4: 0.1, 5: 0.2, 6: 0.4}
@@ -61,14 +63,44 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 @pytest.fixture(scope="module")
 def cfg(data_root: Path) -> Config:
     short = ["stages.operator.steps=6", "evaluation.plots=false", "evaluation.bootstrap=2"]
-    return load("configs/tiny.yaml", [f"data.root={data_root}", *short])
+    small = ["operator.spectral.depth=1", "operator.spectral.hidden_dim=8", "latent.dim=4", "optimizer.name=adamw"]
+    return load("configs/tiny.yaml", [f"data.root={data_root}", *short, *small])
+
+
+@pytest.fixture(autouse=True)
+def shapes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shapes of a state, which are traced for each checkpoint that is read, are traced once for a configuration."""
+    monkeypatch.setattr("ups_jax.runs.best_weights.abstract_state", abstract_state_once)
+
+
+SHAPES: dict[str, Any] = {}
+
+
+def abstract_state_once(config: Config, tasks: Any, stage: str) -> Any:
+    key = repr((config, tasks, stage))
+    if key not in SHAPES:
+        SHAPES[key] = abstract_state(config, tasks, stage)
+    return SHAPES[key]
+
+
+# By the data's folder.
+STATES: dict[str, tuple[Dataset, TrainState]] = {}
+
+
+def first_state(cfg: Config) -> tuple[Dataset, TrainState]:
+    """The data and the state that a training of `cfg` begins with, compiled once."""
+    if cfg.data.root in STATES:
+        return STATES[cfg.data.root]
+    simulate.prepare(cfg)
+    dataset = open_dataset(cfg)
+    model, tx = build(cfg, dataset)
+    state = init_state(model, tx, batch_at(dataset, cfg, "operator", 0), jax.random.key(0))
+    STATES[cfg.data.root] = dataset, state
+    return dataset, state
 
 
 def saved(cfg: Config, run: Path, validations: dict[int, float]) -> None:
-    simulate.prepare(cfg)
-    dataset: Dataset = open_dataset(cfg)
-    model, tx = build(cfg, dataset)
-    state = init_state(model, tx, batch_at(dataset, cfg, "operator", 0), jax.random.key(0))
+    dataset, state = first_state(cfg)
     for step, validation in validations.items():
         save(run, replace(state, step=jnp.int32(step)), cfg, dataset, validation=validation)
 
@@ -77,6 +109,7 @@ def saved(cfg: Config, run: Path, validations: dict[int, float]) -> None:
 def whole(cfg: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "whole"
     saved(cfg, run, VALIDATIONS)
+    assert best_weights(run, "operator").step == 4
     return run
 
 
@@ -97,7 +130,6 @@ def trained(cfg: Config, run: Path) -> str:
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_who_reads_takes_the_best_of_the_others_and_says_so(run: Path, damage: str) -> None:
-    assert best_weights(run, "operator").step == 4
     DAMAGES[damage](folder(run, 4))
     with pytest.warns(UserWarning, match=r"4: .*step 5"):
         assert best_weights(run, "operator").step == 5
