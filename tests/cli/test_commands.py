@@ -15,6 +15,10 @@ from commands import CONFIGS
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 
+SMALL = [
+    *("operator.spectral.depth=1", "optimizer={name: adamw, lr: 1e-2}", "stages.operator.epochs=8"),
+    "evaluation.bootstrap=50",
+]
 METRICS = {
     "nrmse", "rmse", "max_error", "vrmse", "conservation_rmse", "boundary_rmse",
     "fourier_rmse_low", "fourier_rmse_mid", "fourier_rmse_high",
@@ -22,11 +26,11 @@ METRICS = {
 
 
 @pytest.fixture(scope="module")
-def trained(script: Script, data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(main: Script, data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "tiny"
-    result = script(
+    result = main(
         "train.py", "--config", CONFIGS / "tiny.yaml", f"data.root={data_root}", "logging.wandb.enabled=true",
-        "--stage", "operator", "--run-dir", run,
+        "--stage", "operator", "--run-dir", run, *SMALL,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
@@ -72,11 +76,11 @@ def test_the_evaluation_keeps_its_contract_and_beats_persistence(trained: Path) 
 def test_evaluating_again_gives_the_same_numbers_and_another_split_other_ones(
     main: Script, trained: Path, tmp_path: Path
 ) -> None:
-    again = main("evaluate.py", "--run-dir", trained, "--json", tmp_path / "again.json")
+    again = main("evaluate.py", "--run-dir", trained, "--json", tmp_path / "again.json", "evaluation.plots=false")
     assert again.returncode == 0, again.stderr
     first = json.loads((trained / "evaluation" / "test.json").read_text())["metrics"]
     assert json.loads((tmp_path / "again.json").read_text())["metrics"] == first
-    val = main("evaluate.py", "--run-dir", trained, "--split", "val")
+    val = main("evaluate.py", "--run-dir", trained, "--split", "val", "evaluation.plots=false")
     assert val.returncode == 0, val.stderr
     assert json.loads((trained / "evaluation" / "val.json").read_text())["metrics"] != first
 
@@ -87,7 +91,8 @@ def test_evaluating_on_another_file_leaves_the_model_as_it_is(main: Script, trai
     file = made.stdout.strip()
     copy = tmp_path / "copy"
     shutil.copytree(trained, copy)
-    result = main("evaluate.py", "--run-dir", copy, f"data.tasks=[{{name: burgers1d, path: {file}}}]")
+    other_data = f"data.tasks=[{{name: burgers1d, path: {file}}}]"
+    result = main("evaluate.py", "--run-dir", copy, other_data, "evaluation.plots=false")
     assert result.returncode == 0, result.stderr
     values = json.loads((copy / "evaluation" / "test.json").read_text())
     assert values["metrics"]["burgers1d"]["one_step"]["nrmse"] < 0.02
@@ -173,17 +178,11 @@ def test_help_reads(main: Script, name: str) -> None:
     assert result.stdout.startswith("usage") and "None" not in result.stdout
 
 
-def test_profile_step_prints_where_the_time_of_a_step_goes(script: Script, data_root: Path, tmp_path: Path) -> None:
-    result = script(
-        "profile_step.py",
-        "--config",
-        CONFIGS / "tiny.yaml",
-        "--steps",
-        "2",
-        "--out",
-        tmp_path,
-        f"data.root={data_root}",
-    )
+def test_profile_step_prints_where_the_time_of_a_step_goes(main: Script, data_root: Path, tmp_path: Path) -> None:
+    result = main(
+        "profile_step.py", "--config", CONFIGS / "tiny.yaml", "--steps", "2", "--out", tmp_path,
+        f"data.root={data_root}", "operator.spectral.depth=1", "optimizer.name=adamw",
+    )  # fmt: skip
     assert result.returncode == 0, result.stderr
     parts = {line.split()[1] for line in result.stdout.splitlines() if line.startswith("│")}
     assert {"operator/core/SpectralBlock", "optimizer", "average"} <= parts
