@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands import CONFIGS, kill_after
+from pictures import undrawn
 
 from ups_jax import load_run
 from ups_jax.config import from_dict, load
@@ -26,7 +27,10 @@ from ups_jax.training.build import abstract_state
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 
-SHORT = ["training.eval_every=2", "logging.every_steps=1", "--stage", "steady_prior"]
+SHORT = [
+    *("training.eval_every=4", "logging.every_steps=1", "optimizer={name: adamw, lr: 1e-2}"),
+    *("evaluation.bootstrap=50", "--stage", "steady_prior"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +39,10 @@ def arguments(data_root: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def trained(script: Script, arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(main: Script, arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "steady"
-    result = script("train.py", *arguments, "--run-dir", str(run))
+    with undrawn():
+        result = main("train.py", *arguments, "--run-dir", str(run))
     assert result.returncode == 0, result.stderr
     assert "steady" in result.stdout and "mean_field" in result.stdout
     return run
@@ -96,7 +101,7 @@ def test_a_finer_file_is_evaluated_on_the_same_test_solutions(
     main: Script, trained: Path, data_root: Path, tmp_path: Path
 ) -> None:
     file = finer_file(tmp_path / "finer.hdf5", data_root / "darcy2d_tiny.hdf5")
-    result = main("evaluate.py", "--run-dir", trained, f"data.tasks.0.path={file}")
+    result = main("evaluate.py", "--run-dir", trained, f"data.tasks.0.path={file}", "evaluation.plots=false")
     assert result.returncode == 0, result.stderr
     fine = json.loads((trained / "evaluation" / "test-finer.json").read_text())
     own = json.loads((trained / "evaluation" / "test.json").read_text())
