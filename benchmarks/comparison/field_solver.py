@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from comparison.field_simulator import constant_channels
 from ups_jax.core.task import Task
-from ups_jax.inference.inputs import conditions
+from ups_jax.inference.inputs import make_conditions
 from ups_jax.models import Conditions, SteadySimulator
 from ups_jax.rollout.steady import steady_rollout
 
@@ -60,7 +60,7 @@ class SolverRun:
 
     def rollout_arrays(self, inputs: np.ndarray, steps: int, cond: np.ndarray, cond_mask: np.ndarray) -> np.ndarray:
         """Return the solutions at the points of the given fields, at `steps` times."""
-        given = conditions(self.task, cond, cond_mask)
+        given = make_conditions(self.task, cond, cond_mask)
         return np.asarray(self._compiled(self.weights, jnp.asarray(inputs), given, steps=steps))
 
     @cached_property

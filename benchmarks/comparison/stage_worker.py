@@ -20,7 +20,7 @@ from comparison.stage_row import WAYS, StageRow
 from comparison.tasks import TASKS
 from ups_jax.data import open_dataset
 from ups_jax.evaluation.result import finite
-from ups_jax.inference.corrected import CorrectedModel, corrector_of
+from ups_jax.inference.corrected import CorrectedModel, load_corrector
 from ups_jax.inference.trained_model import load_run
 from ups_jax.pipeline.train_all_stages import is_finished
 from ups_jax.runs.directory import RunDirectory
@@ -35,7 +35,7 @@ def run(row: StageRow) -> dict[str, Any]:
     predictor: Any = trained
     ensembles, parameters = {}, optax.tree.size(trained.weights)
     if len(way.stages) > 1:
-        weights = corrector_of(path, way.stages[-1])
+        weights = load_corrector(path, way.stages[-1])
         predictor = CorrectedModel(trained, way.stages[-1], weights, sampler_steps=way.sampler_steps)
         parameters += optax.tree.size(weights.params)
         ensembles = {"ensemble": predictor.members} if predictor.random else {}

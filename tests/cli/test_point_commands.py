@@ -11,12 +11,12 @@ import h5py
 import numpy as np
 import pytest
 from commands import CONFIGS
+from point_files import write_particles
 
-from ups_jax import load_run, simulate
-from ups_jax.config import load
+from ups_jax import load_run
 from ups_jax.core.errors import DataError
 from ups_jax.data.sources import open_file
-from ups_jax.data.sources.base import read_all
+from ups_jax.data.sources.base import read_trajectories
 
 Main = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -77,25 +77,25 @@ def test_a_rollout_is_a_file_of_points_that_starts_another(
 ) -> None:
     run, first, second = request.getfixturevalue(name), tmp_path / "first.h5", tmp_path / "second.h5"
     given = ["--run-dir", str(run), f"data.root={data_root}"]
-    result = main("rollout.py", *given, "--input", "test:1", "--steps", "9", "--output", str(first))
+    result = main("rollout.py", *given, "--input", "test:1", "--steps", "4", "--output", str(first))
     assert result.returncode == 0, result.stderr
     assert "nrmse" in result.stdout
     trained = load_run(run)
     channels = trained.task.channels
     source = open_file(first, "transient", channels)
-    assert (source.frames, source.trajectories) == (10, 1)
-    states = read_all(source, np.zeros(1, int))
+    assert (source.frames, source.trajectories) == (5, 1)
+    states = read_trajectories(source, np.zeros(1, int))
     assert np.isfinite(states).all()
     # The file starts a rollout itself, and it is the same one.
-    result = main("rollout.py", *given, "--input", str(first), "--steps", "9", "--output", str(second))
+    result = main("rollout.py", *given, "--input", str(first), "--steps", "4", "--output", str(second))
     assert result.returncode == 0, result.stderr
-    assert np.array_equal(read_all(open_file(second, "transient", channels), np.zeros(1, int)), states)
+    assert np.array_equal(read_trajectories(open_file(second, "transient", channels), np.zeros(1, int)), states)
     places = source.places(np.zeros(1, int))
     where = {"point_mask": places.mask[0], "inputs": source.inputs(np.zeros(1, int))[0]}
     if not trained.task.moving:
         where["coords"] = places.coords[0]
     name = trained.task.coefficients[0].name
-    again = trained.rollout(states[:, :1], 9, {name: source.coefficient(name)}, input_fields=where)
+    again = trained.rollout(states[:, :1], 4, {name: source.coefficient(name)}, input_fields=where)
     np.testing.assert_allclose(again, states[:, 1:], rtol=1e-4, atol=1e-5)
 
 
@@ -132,19 +132,19 @@ def test_what_needs_a_grid_is_refused_in_a_line(main: Main, plate: Path, data_ro
     refused(main("train.py", *config, *new, "training.lambda_h1=0.1"), 2, "training.lambda_h1")
     later = ["--stage", "diffusion_residual", "stages.diffusion_residual.epochs=1"]
     refused(main("train.py", *config, "--run-dir", str(plate), *later), 2, "is of points")
-    refused(main("export.py", "--run-dir", str(plate), "--output", str(tmp_path / "out")), 2, "is of points")
+    refused(main("export.py", "--run-dir", str(plate), "--output", str(tmp_path / "out")), 2, "point cloud")
     given = ["--run-dir", str(plate), f"data.root={data_root}", "--steps", "2", "--output", str(tmp_path / "o.h5")]
     refused(main("rollout.py", *given, "--input", "test:0", "--images"), 2, "is of points")
     np.save(tmp_path / "u.npy", np.zeros((1, 80, 1)))
-    refused(main("rollout.py", *given, "--input", str(tmp_path / "u.npy")), 3, "does not say where its points are")
-    particles = data_root / "particles_tiny.hdf5"
-    simulate.prepare(load(CONFIGS / "particles.yaml", [f"data.root={data_root}", "data.tasks.0.preset=tiny"]))
+    refused(main("rollout.py", *given, "--input", str(tmp_path / "u.npy")), 3, "has no point positions")
+    particles = tmp_path / "particles.hdf5"
+    write_particles(particles)
     refused(main("rollout.py", *given, "--input", str(particles)), 3, "positions x, y must be among")
     with h5py.File(data_root / "heat_mesh_tiny_varied.hdf5") as file, h5py.File(tmp_path / "bare.h5", "w") as bare:
         bare.attrs["layout"] = "points"
         for name in ("points", "mask", "time", "fields/u"):
             bare[name] = file[name][:]
-    refused(main("rollout.py", *given, "--input", str(tmp_path / "bare.h5")), 3, "write those as `inputs`")
+    refused(main("rollout.py", *given, "--input", str(tmp_path / "bare.h5")), 3, "the run was trained with")
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import pytest
 from ups_jax.config import LatentConfig, OperatorConfig, SpectralConfig, TaskConfig
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.task import Statistics, Task
-from ups_jax.evaluation.best_of_n import CHOICES, candidate_variants, score_of
+from ups_jax.evaluation.best_of_n import CHOICES, candidate_variants, candidate_score
 from ups_jax.models import Conditions, Simulator
 from ups_jax.models.corrector import Corrector, CorrectorWeights
 
@@ -40,19 +40,19 @@ def test_each_way_takes_what_its_name_says_for_every_row() -> None:
 
 
 def test_a_score_is_of_what_is_known_of_the_task() -> None:
-    name, drift = score_of(TaskConfig(name="mine", path="mine.hdf5"), TASK)
+    name, drift = candidate_score(TaskConfig(name="mine", path="mine.hdf5"), TASK)
     assert name == "drift of conserved channels"
     before = jax.random.normal(KEY, (2, 16, 1))
     cond = Conditions(dt=jnp.full(2, 0.1), coefficients=jnp.zeros((2, 0)), mask=jnp.zeros((2, 0)))
     after = before[:, ::-1] + jnp.asarray([0.0, 0.4])[:, None, None]
     np.testing.assert_allclose(drift(before, after, cond), [0, 0.2], atol=1e-6)
-    name, left = score_of(TaskConfig(name="ks1d"), replace(TASK, shape=(64,), spacing=(1.0,)))
+    name, left = candidate_score(TaskConfig(name="ks1d"), replace(TASK, shape=(64,), spacing=(1.0,)))
     assert name == "equation residual"
     # Nothing moves where nothing is.
     still = jnp.zeros((2, 64, 1))
     np.testing.assert_allclose(left(still, still + jnp.asarray([0.0, 1.0])[:, None, None], cond), [0, 1], atol=1e-5)
     with pytest.raises(ConfigError, match=r"data\.tasks\.0\.conserved"):
-        score_of(TaskConfig(name="mine", path="mine.hdf5"), replace(TASK, conserved=()))
+        candidate_score(TaskConfig(name="mine", path="mine.hdf5"), replace(TASK, conserved=()))
 
 
 def test_the_ways_are_rollouts_of_the_same_candidates_and_the_oracle_is_the_best() -> None:
@@ -68,7 +68,7 @@ def test_the_ways_are_rollouts_of_the_same_candidates_and_the_oracle_is_the_best
     def moved(corrector: Any, weights: Any, key: Any, given: Any) -> Any:
         return jnp.broadcast_to(jax.random.normal(key, (len(given.fields), 1, 1)), (*given.fields.shape[:-1], 1))
 
-    _, score = score_of(TaskConfig(name="mine", path="mine.hdf5"), TASK)
+    _, score = candidate_score(TaskConfig(name="mine", path="mine.hdf5"), TASK)
     found = candidate_variants(
         model, params, Corrector(TASK, latent, OPERATOR), CorrectorWeights(params={}, scale=jnp.ones(1)), moved, score,
         held, candidates=12, batch_size=16, context=1, seed=0,

@@ -15,7 +15,7 @@ from commands import CONFIGS
 from ups_jax.config import Config, load
 from ups_jax.core.errors import DataError
 from ups_jax.core.task import Coefficient, Statistics, Task
-from ups_jax.inference.initial_state import Start, read_start
+from ups_jax.inference.initial_state import InitialState, read_initial_state
 
 TASK = Task(
     name="any", channels=("u",), axes=("x", "y"), shape=(8, 6), origin=(0.0, 0.0), spacing=(0.1, 0.2),
@@ -26,8 +26,8 @@ PAIR = replace(TASK, channels=("u", "v"), statistics=Statistics(mean=(0.0,) * 2,
 FIELDS = np.random.default_rng(0).normal(size=(3, 4, 8, 6, 1)).astype(np.float32)
 
 
-def read(path: Path | str, context: int = 1, task: Task = TASK) -> Start:
-    return read_start(str(path), task, context, load(CONFIGS / "tiny.yaml"))
+def read(path: Path | str, context: int = 1, task: Task = TASK) -> InitialState:
+    return read_initial_state(str(path), task, context, load(CONFIGS / "tiny.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_axes_may_be_left_out(given: np.ndarray, context: int, expected: np.ndar
     np.save(tmp_path / "u0.npy", given.astype(np.float64))
     start = read(tmp_path / "u0.npy", context)
     np.testing.assert_array_equal(start.fields, expected)
-    assert start.numbers.tolist() == list(range(len(expected)))
+    assert start.sample_ids.tolist() == list(range(len(expected)))
     np.testing.assert_allclose(start.coordinates[1], 0.2 * np.arange(6))
 
 
@@ -141,7 +141,7 @@ def test_a_trajectory_that_the_split_does_not_have_is_told_with_those_it_has(tin
     from ups_jax import load_run
 
     with pytest.raises(DataError, match=r"4.*test:0.*test:3"):
-        read_start("test:4", load_run(saved_run).task, 1, tiny)
+        read_initial_state("test:4", load_run(saved_run).task, 1, tiny)
 
 
 def test_a_damaged_npz_is_not_left_open(tmp_path: Path) -> None:

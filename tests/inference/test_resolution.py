@@ -16,7 +16,7 @@ from ups_jax.core.errors import DataError
 from ups_jax.core.task import Statistics, Task
 from ups_jax.data import open_dataset
 from ups_jax.evaluation.evaluate import Predictor, evaluate_predictor
-from ups_jax.inference.resolution import FinerPredictor, lines, moved, other_trajectories, predictor_on, refines
+from ups_jax.inference.resolution import FinerPredictor, grid_coordinates, interpolate_fields, split_mismatch_note, predictor_for_grid, refines
 from ups_jax.inference.trained_model import TrainedModel
 from ups_jax.simulate import files, presets
 
@@ -35,7 +35,7 @@ def task_on(*shape: int, centred: bool = False, extent: float = 2.0) -> Task:
 
 def waves(task: Task, times: np.ndarray) -> np.ndarray:
     """Two trajectories `(2, t, *s, 1)` of low modes that move along the first axis."""
-    x, *others = np.meshgrid(*lines(task), indexing="ij")
+    x, *others = np.meshgrid(*grid_coordinates(task), indexing="ij")
     phase = np.pi * (x - SPEED * times.reshape(-1, *[1] * x.ndim)) + sum(2 * np.pi * y for y in others)
     return np.stack([np.sin(phase) + 0.3 * np.cos(3 * phase + k) for k in (0, 1)])[..., None].astype(np.float32)
 
@@ -100,7 +100,7 @@ def test_a_predictor_that_is_exact_on_its_grid_is_exact_on_twice_the_points(trai
 
 def test_what_the_trained_grid_cannot_hold_is_the_codecs_error() -> None:
     trained, task = task_on(16), task_on(32)
-    x = lines(task)[0]
+    x = grid_coordinates(task)[0]
     fields = (np.sin(np.pi * x) + 0.1 * np.sin(10 * np.pi * x)).astype(np.float32)[None, None, :, None]
     # Mode 10 of 16 points is seen as mode 6, of the other sign.
     alias = (np.sin(np.pi * x) - 0.1 * np.sin(6 * np.pi * x)).astype(np.float32)[None, None, :, None]
@@ -111,7 +111,7 @@ def test_what_the_trained_grid_cannot_hold_is_the_codecs_error() -> None:
 def test_the_given_frames_are_taken_at_the_trained_points() -> None:
     trained, task = task_on(16, 12), task_on(32, 24)
     noise = np.random.default_rng(0).normal(size=(2, 3, 32, 24, 1)).astype(np.float32)
-    np.testing.assert_array_equal(moved(jnp.asarray(noise), task, trained), noise[:, :, ::2, ::2])
+    np.testing.assert_array_equal(interpolate_fields(jnp.asarray(noise), task, trained), noise[:, :, ::2, ::2])
 
 
 def test_only_the_same_extent_on_a_multiple_of_the_points_refines() -> None:
@@ -125,14 +125,14 @@ def test_only_the_same_extent_on_a_multiple_of_the_points_refines() -> None:
 
 def test_another_time_step_is_refused_on_a_finer_grid_as_well() -> None:
     trained, task = task_on(16), task_on(32)
-    assert predictor_on(Shift(trained), task)[1] == "restricted"
+    assert predictor_for_grid(Shift(trained), task)[1] == "restricted"
     with pytest.raises(DataError, match=r"0\.1.*0\.05"):
-        predictor_on(Shift(trained), replace(task, dt=0.1))
+        predictor_for_grid(Shift(trained), replace(task, dt=0.1))
 
 
 @pytest.mark.parametrize(("extent", "way"), [(2.0, "own"), (2.0005, "own"), (2.01, "native"), (4.0, "native")])
 def test_as_many_points_are_the_trained_grid_only_with_its_spacing(extent: float, way: str) -> None:
-    assert predictor_on(Shift(task_on(16, 12)), task_on(16, 12, extent=extent))[1] == way
+    assert predictor_for_grid(Shift(task_on(16, 12)), task_on(16, 12, extent=extent))[1] == way
 
 
 def store(root: Path, preset: str, count: int, seed: int = 0) -> Config:
@@ -140,7 +140,7 @@ def store(root: Path, preset: str, count: int, seed: int = 0) -> Config:
     chosen = replace(presets.find("burgers1d", preset), trajectories=count)
     task = task_on(chosen.points)
     phase = 2 * np.pi * np.random.default_rng(seed).uniform(size=(count, 1, 1))
-    fields = np.sin(np.pi * lines(task)[0] + phase).repeat(chosen.steps + 1, 1)
+    fields = np.sin(np.pi * grid_coordinates(task)[0] + phase).repeat(chosen.steps + 1, 1)
     origin = files.Origin(task="burgers1d", preset=preset, seed=0, trajectories=count)
     datasets = files.trajectories(chosen, fields, np.full(count, 0.03))
     files.write(root / f"burgers1d_{preset}.hdf5", origin, datasets, "periodic")
@@ -153,7 +153,7 @@ def test_finer_data_of_other_trajectories_than_the_runs_own_is_noticed(tmp_path:
 
     def note(count: int, seed: int) -> str | None:
         fine = store(tmp_path, "tiny_double", count, seed)
-        return other_trajectories(run, fine, open_dataset(fine, task_on(64)), "test")
+        return split_mismatch_note(run, fine, open_dataset(fine, task_on(64)), "test")
 
     assert note(20, seed=0) is None
     for count, seed in ((30, 0), (20, 1)):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,8 @@ from ups_jax.core.task import Statistics, Task
 from ups_jax.data.sources.pdebench_tensor import TensorSource
 from ups_jax.evaluation.evaluate_run import run_config
 from ups_jax.evaluation.plots.films import write_images
-from ups_jax.inference.chunked_rollout import Stepper
-from ups_jax.inference.initial_state import Start
+from ups_jax.inference.chunked_rollout import ChunkedRollout
+from ups_jax.inference.initial_state import InitialState
 from ups_jax.inference.state_file import StateFile
 from ups_jax.inference.trained_model import TrainedModel
 from ups_jax.rollout.correction import Correction, every
@@ -42,7 +44,7 @@ def run(saved_run: Path) -> TrainedModel:
     return load_run(saved_run)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cfg(saved_run: Path, data_root: Path) -> Config:
     return run_config(saved_run, [f"data.root={data_root}"])
 
@@ -58,14 +60,14 @@ def initial() -> np.ndarray:
 Predict = Callable[..., str]
 
 
-@pytest.fixture
-def predict(saved_run: Path, cfg: Config, initial: np.ndarray, tmp_path: Path) -> Predict:
-    """Roll out the five samples into out.hdf5; what was printed."""
-    np.save(tmp_path / "u0.npy", initial)
+@pytest.fixture(scope="module")
+def rolled_out(saved_run: Path, cfg: Config, initial: np.ndarray) -> Predict:
+    """Roll out the five samples into out.hdf5 of a folder; what was printed."""
 
-    def call(correction: Correction | None = None, **changes: Any) -> str:
+    def call(folder: Path, correction: Correction | None = None, **changes: Any) -> str:
+        np.save(folder / "u0.npy", initial)
         wanted = Wanted(
-            input=str(tmp_path / "u0.npy"), steps=20, output=tmp_path / "out.hdf5", params={"nu": NU}, overwrite=True
+            input=str(folder / "u0.npy"), steps=20, output=folder / "out.hdf5", params={"nu": NU}, overwrite=True
         )
         told = io.StringIO()
         rollout_run(
@@ -76,16 +78,29 @@ def predict(saved_run: Path, cfg: Config, initial: np.ndarray, tmp_path: Path) -
     return call
 
 
+@pytest.fixture(scope="module")
+def predicted(rolled_out: Predict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of 20 steps of the five samples, which no test may change."""
+    folder = tmp_path_factory.mktemp("predicted")
+    rolled_out(folder)
+    return folder / "out.hdf5"
+
+
+@pytest.fixture
+def predict(rolled_out: Predict, tmp_path: Path) -> Predict:
+    """Roll out into the test's own folder."""
+    return partial(rolled_out, tmp_path)
+
+
 def tensor(path: Path) -> np.ndarray:
     with h5py.File(path, locking=False) as file:
         return file["tensor"][:]
 
 
 def test_the_file_holds_the_given_frames_and_the_runs_own_rollout_whatever_the_batch(
-    predict: Predict, run: TrainedModel, initial: np.ndarray, tmp_path: Path
+    predict: Predict, predicted: Path, run: TrainedModel, initial: np.ndarray, tmp_path: Path
 ) -> None:
-    predict()
-    states = tensor(tmp_path / "out.hdf5")
+    states = tensor(predicted)
     assert states.shape == (5, 21, 64)
     np.testing.assert_array_equal(states[:, 0], initial)
     expected = run.rollout(initial[..., None], 20, params={"nu": NU})[..., 0]
@@ -96,23 +111,22 @@ def test_the_file_holds_the_given_frames_and_the_runs_own_rollout_whatever_the_b
 
 
 def test_any_number_of_steps_and_samples_is_one_compilation(run: TrainedModel, initial: np.ndarray) -> None:
-    stepper = Stepper(model=run.model, weights=run.weights)
+    stepper = ChunkedRollout(model=run.model, weights=run.weights)
     whole = run.rollout(initial[..., None], 40, params={"nu": NU})
     for count, steps in ((2, 3), (5, 40), (3, 17)):
         cond = np.full((count, 1), NU, np.float32)
-        pieces = stepper.pieces(initial[:count, None, :, None], cond, np.ones_like(cond), steps, 2)
+        pieces = stepper.iter_chunks(initial[:count, None, :, None], cond, np.ones_like(cond), steps, 2)
         made = np.full((count, steps, 64, 1), np.nan)
         for piece in pieces:
             made[piece.rows, piece.first : piece.first + piece.frames.shape[2]] = piece.frames[0]
         np.testing.assert_allclose(made, whole[:count, :steps], atol=2e-5)
     # A lone sample at the end of a batch of two is filled up, and the last piece is cut.
-    assert stepper.compilations() == 1
+    assert stepper.compilation_count() == 1
 
 
-def test_xarray_opens_it_with_coordinates_that_select(predict: Predict, tmp_path: Path) -> None:
-    predict()
-    expected = tensor(tmp_path / "out.hdf5")[3, 5]
-    with xarray.open_dataset(tmp_path / "out.hdf5", engine="h5netcdf") as states:
+def test_xarray_opens_it_with_coordinates_that_select(predicted: Path) -> None:
+    expected = tensor(predicted)[3, 5]
+    with xarray.open_dataset(predicted, engine="h5netcdf") as states:
         assert states["tensor"].dims == ("trajectory-coordinate", "t-coordinate", "x-coordinate")
         np.testing.assert_allclose(states["t-coordinate"], 0.05 * np.arange(21))
         np.testing.assert_allclose(states["x-coordinate"], -1 + np.arange(64) / 32)
@@ -121,32 +135,28 @@ def test_xarray_opens_it_with_coordinates_that_select(predict: Predict, tmp_path
 
 
 def test_the_file_says_where_it_comes_from_and_is_data_again(
-    predict: Predict, run: TrainedModel, saved_run: Path, tmp_path: Path
+    predict: Predict, predicted: Path, run: TrainedModel, saved_run: Path, tmp_path: Path
 ) -> None:
-    predict()
-    with h5py.File(tmp_path / "out.hdf5") as file:
+    with h5py.File(predicted) as file:
         attributes = dict(file.attrs)
     assert attributes["run"] == str(saved_run) and attributes["checkpoint"] == "checkpoints/operator/0"
     assert (attributes["checkpoint_step"], attributes["given_frames"], attributes["dt"]) == (0, 1, run.task.dt)
     assert attributes["task"] == "burgers1d" and json.loads(attributes["params"]) == {"nu": [NU]}
     assert (attributes["status"], attributes["checkpoint_digest"]) == ("complete", run.digest)
     assert attributes["version"].startswith("ups_jax ")
-    source = TensorSource(tmp_path / "out.hdf5")
+    source = TensorSource(predicted)
     assert (source.trajectories, source.frames, source.grid.dt) == (5, 21, pytest.approx(0.05))
-    assert source.found_coefficients() == ("nu",)
+    assert source.coefficient_names() == ("nu",)
     # Its first frames are given frames: the rollout of a prediction's file is the prediction.
-    first = tensor(tmp_path / "out.hdf5")
-    predict(input=str(tmp_path / "out.hdf5"), params={}, output=tmp_path / "again.hdf5")
-    np.testing.assert_array_equal(tensor(tmp_path / "again.hdf5"), first)
+    predict(input=str(predicted), params={}, output=tmp_path / "again.hdf5")
+    np.testing.assert_array_equal(tensor(tmp_path / "again.hdf5"), tensor(predicted))
 
 
 def test_another_coefficient_gives_other_states_and_one_that_is_missing_is_told(
-    predict: Predict, tmp_path: Path
+    predict: Predict, predicted: Path, tmp_path: Path
 ) -> None:
-    predict()
-    first = tensor(tmp_path / "out.hdf5")
     predict(params={"nu": 10 * NU})
-    assert np.abs(tensor(tmp_path / "out.hdf5") - first).max() > 1e-4
+    assert np.abs(tensor(tmp_path / "out.hdf5") - tensor(predicted)).max() > 1e-4
     assert "coefficient nu is not given" in predict(params={})
 
 
@@ -199,15 +209,14 @@ def test_members_without_a_corrector_are_refused(predict: Predict, run: TrainedM
         predict(members=4)
     assert not (tmp_path / "out.hdf5").exists()
     with pytest.raises(ValueError, match="4"):
-        Stepper(model=run.model, weights=run.weights, members=4)
+        ChunkedRollout(model=run.model, weights=run.weights, members=4)
 
 
 def test_a_frame_that_is_not_finite_ends_the_rollout_and_the_finite_ones_are_kept(
-    predict: Predict, tmp_path: Path
+    predict: Predict, predicted: Path, tmp_path: Path
 ) -> None:
     """The second sample is lost at the 18th step, and with it the rows of a file that has frames of all."""
-    predict(steps=17)
-    whole = tensor(tmp_path / "out.hdf5")
+    whole = tensor(predicted)[:, :18]
 
     def lost(number, window, pred, cond):
         return (number == 17) & (jnp.arange(len(pred)) == 1)
@@ -224,7 +233,7 @@ def test_a_frame_that_is_not_finite_ends_the_rollout_and_the_finite_ones_are_kep
 
 
 def test_an_interruption_leaves_what_was_written_under_the_temporary_name(
-    predict: Predict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    predict: Predict, predicted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write, written = StateFile.write, []
 
@@ -235,20 +244,19 @@ def test_an_interruption_leaves_what_was_written_under_the_temporary_name(
         written.append(first)
         write(self, rows, first, frames)
 
-    predict(steps=16, output=tmp_path / "short.hdf5")
     monkeypatch.setattr(StateFile, "write", interrupted)
     with pytest.raises(Stopped, match=r"out\.hdf5\.partial.*16 of 60") as told:
         predict(steps=60, rows=2)
     assert told.value.exit_code == 75
     assert not (tmp_path / "out.hdf5").exists()
-    np.testing.assert_allclose(tensor(tmp_path / "out.hdf5.partial"), tensor(tmp_path / "short.hdf5"), atol=2e-5)
+    np.testing.assert_allclose(tensor(tmp_path / "out.hdf5.partial"), tensor(predicted)[:, :17], atol=2e-5)
 
 
-def test_an_output_that_is_there_is_replaced_only_when_asked(predict: Predict, tmp_path: Path) -> None:
-    predict(steps=1)
+def test_an_output_that_is_there_is_replaced_only_when_asked(predict: Predict, predicted: Path, tmp_path: Path) -> None:
+    shutil.copy(predicted, tmp_path / "out.hdf5")
     with pytest.raises(ConfigError, match="--overwrite"):
         predict(steps=2, overwrite=False)
-    assert tensor(tmp_path / "out.hdf5").shape[1] == 2
+    assert tensor(tmp_path / "out.hdf5").shape[1] == 21
     predict(steps=2)
     assert tensor(tmp_path / "out.hdf5").shape[1] == 3
     assert [path.name for path in tmp_path.glob("*partial*")] == []
@@ -271,20 +279,31 @@ def plate(channels: tuple[str, ...]) -> Task:
 
 @pytest.mark.filterwarnings("ignore:os.fork")
 def test_channels_are_datasets_of_their_own_and_are_pictured_and_filmed(tmp_path: Path) -> None:
-    task, rng = plate(("u", "v")), np.random.default_rng(0)
-    frames = rng.normal(size=(2, 5, 8, 6, 2)).astype(np.float32)
-    axes = (0.1 * np.arange(8), 0.2 * np.arange(6))
-    start = Start(name="any", fields=frames[:, :1], numbers=np.arange(2), coordinates=axes, time=2.0)
-    file = StateFile(tmp_path / "plate.hdf5", start, task, 4, 1, overwrite=False)
-    file.write(slice(0, 2), 0, frames[None, :, 1:])
-    file.finish(4, {"status": "complete"})
-    with xarray.open_dataset(tmp_path / "plate.hdf5", engine="h5netcdf") as states:
+    rng = np.random.default_rng(0)
+
+    def written(name: str, channels: tuple[str, ...], count: int) -> tuple[Path, Task, np.ndarray]:
+        """A file of two samples of `count` frames, its task, and the frames."""
+        task, path = plate(channels), tmp_path / name
+        frames = rng.normal(size=(2, count, 8, 6, len(channels))).astype(np.float32)
+        axes = (0.1 * np.arange(8), 0.2 * np.arange(6))
+        start = InitialState(name="any", fields=frames[:, :1], sample_ids=np.arange(2), coordinates=axes, time=2.0)
+        file = StateFile(path, start, task, count - 1, 1, overwrite=False)
+        file.write(slice(0, 2), 0, frames[None, :, 1:])
+        file.finish(count - 1, {"status": "complete"})
+        return path, task, frames
+
+    path, task, frames = written("plate.hdf5", ("u", "v"), 5)
+    with xarray.open_dataset(path, engine="h5netcdf") as states:
         assert set(states.data_vars) == {"u", "v"}
         np.testing.assert_array_equal(states["v"], frames[..., 1])
         np.testing.assert_allclose(states["t-coordinate"], 2 + 0.5 * np.arange(5))
-    images = write_images(tmp_path / "plate.hdf5", task, ["png", "gif", "mp4"], truth=frames[0, :3])
-    assert [path.name for path in images] == [f"plate_{c}.{kind}" for c in "uv" for kind in ("png", "gif", "mp4")]
-    assert iio.imread(tmp_path / "plate_v.png").ndim == 3
-    assert imageio_ffmpeg.count_frames_and_secs(str(tmp_path / "plate_v.mp4"))[0] == 5
-    shown = iio.imread(tmp_path / "plate_u.gif")
-    assert shown.shape[:3] == (5, 400, 1440) and (shown[0] != shown[1]).any()
+    images = write_images(path, task, ["png"], truth=frames[0, :3])
+    assert [path.name for path in images] == ["plate_u.png", "plate_v.png"]
+    assert all(iio.imread(path).ndim == 3 for path in images)
+    # Every frame of a film is drawn: of one channel and three frames, the last without a truth.
+    path, task, frames = written("film.hdf5", ("u",), 3)
+    films = write_images(path, task, ["gif", "mp4"], truth=frames[0, :2])
+    assert [path.name for path in films] == ["film.gif", "film.mp4"]
+    assert imageio_ffmpeg.count_frames_and_secs(str(films[1]))[0] == 3
+    shown = iio.imread(films[0])
+    assert shown.shape[:3] == (3, 400, 1440) and (shown[0] != shown[1]).any()

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import h5py
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands import CONFIGS
 from rich.console import Console
+from shared_programs import optimizer, sharing, state, train_step
 
-from ups_jax import batch_at, build, evaluate, init_state, load_run, make_train_step
+from ups_jax import batch_at, evaluate, load_run
 from ups_jax.config import Config, load, of_task
 from ups_jax.core.errors import ConfigError, DataError
-from ups_jax.data import Mixture, first_batches, open_dataset, open_mixture
+from ups_jax.data import Mixture, first_batches, open_dataset, open_mixture, steps_per_epoch
 from ups_jax.evaluation.evaluate_run import evaluate_run
-from ups_jax.inference.inputs import conditions
+from ups_jax.inference.inputs import make_conditions
 from ups_jax.losses import StageLoss, operator_losses
 from ups_jax.models.batch import on_device
 from ups_jax.models.conditioning import conditions_of
@@ -32,6 +33,8 @@ from ups_jax.trainer.train import train
 from ups_jax.training.build import abstract_state, build_joint, joint
 from ups_jax.training.stages import stage_of
 
+shared_programs = pytest.fixture(scope="module", autouse=True)(sharing)
+
 NAMES = ("waves", "pair", "plane")
 TASKS = """[
   {name: waves, path: %(root)s/waves.hdf5, periodic: [x], conserved: [u], coefficients: {beta: linear}},
@@ -39,8 +42,8 @@ TASKS = """[
    coefficients: {nu: log10, beta: linear}},
   {name: plane, path: %(root)s/plane.hdf5, periodic: [x, y]}]"""
 SMALL = ["operator.spectral={hidden_dim: 8, depth: 1, modes: 3}", "latent.dim=4", "training.batch_size=4",
-         "training.eval_every=1", "evaluation.batch_size=4", "logging.every_steps=1", "scheduler.name=constant",
-         "evaluation.plots=false", "optimizer={name: muon, lr: 5e-3, weight_decay: 0.1}"]  # fmt: skip
+         "training.eval_every=1", "evaluation.batch_size=4", "logging.every_steps=1", "evaluation.plots=false",
+         "scheduler={name: constant, warmup: 0}", "optimizer={name: muon, lr: 5e-3, weight_decay: 0.1}"]  # fmt: skip
 
 
 Numbers = dict[str, np.ndarray]
@@ -65,7 +68,7 @@ def write(path: Path, dt: float, content: dict[str, np.ndarray]) -> None:
             file[name] = values
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cfg(tmp_path_factory: pytest.TempPathFactory) -> Config:
     root = tmp_path_factory.mktemp("several")
     fields, beta = travelling(20, 32, 0.05)
@@ -79,22 +82,23 @@ def cfg(tmp_path_factory: pytest.TempPathFactory) -> Config:
     return load(CONFIGS / "tiny.yaml", [f"data.tasks={tasks}", "stages.operator.epochs=0", *SMALL])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def data(cfg: Config) -> Mixture:
     return open_mixture(cfg)
 
 
 def numbers(tree: Any) -> dict[str, np.ndarray]:
+    """Copies by name: the step takes the buffers of its state."""
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.array(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def stepped(cfg: Config, data: Mixture) -> tuple[list[bool], list[tuple[int, Numbers, Numbers]]]:
     """For each of twelve steps whether it was traced, its task, what it moved from and what to."""
-    model, tx = build(load_with_steps(cfg, 12), data)
+    model, tx = build_joint(cfg, data.tasks, "operator"), optimizer(cfg.stages.operator, 12, 1)
     traced, counts = [], [0]
 
     def counted(loss: StageLoss) -> StageLoss:
@@ -105,15 +109,17 @@ def stepped(cfg: Config, data: Mixture) -> tuple[list[bool], list[tuple[int, Num
         return wrapped
 
     losses = [counted(loss) for loss in joint(model).losses(stage_of("operator"), cfg)]
-    step = make_train_step(model, tx, cfg, losses=losses)
-    state = init_state(model, tx, first_batches(data, cfg, "operator")[0], jax.random.key(0), cfg=cfg)
+    # The step of the trainings below, which then trace nothing.
+    epoch = steps_per_epoch(data, cfg, "operator")
+    step = train_step(model, tx, cfg, losses=losses, steps_per_epoch=epoch)
+    reached = state(model, tx, first_batches(data, cfg, "operator")[0], jax.random.key(0), cfg=cfg)
     moves = []
     for n in range(12):
         batch = batch_at(data, cfg, "operator", n)
-        before = numbers((state.params, state.opt_state))
-        state, metrics = step(state, batch)
+        before = numbers((reached.params, reached.opt_state))
+        reached, metrics = step(reached, batch)
         counts.append(len(traced))
-        moves.append((batch.task, before, numbers((state.params, state.opt_state))))
+        moves.append((batch.task, before, numbers((reached.params, reached.opt_state))))
         assert f"{NAMES[batch.task]}/loss" in metrics and np.isfinite(metrics["loss"])
     return [after > before for before, after in pairwise(counts)], moves
 
@@ -164,12 +170,13 @@ def test_the_step_is_compiled_once_for_each_task(stepped: Any) -> None:
 
 def test_untrained_every_task_is_persistence(cfg: Config, data: Mixture) -> None:
     joint = build_joint(cfg, data.tasks, "operator")
-    model, tx = build(load_with_steps(cfg, 1), data)
-    params = init_state(model, tx, first_batches(data, cfg, "operator")[0], jax.random.key(1)).params
+    tx, first = optimizer(cfg.stages.operator, 1, 1), first_batches(data, cfg, "operator")[0]
+    params = state(joint, tx, first, jax.random.key(1), cfg=cfg).params
     for number, (own, dataset) in enumerate(zip(joint.models, data.datasets, strict=True)):
         held = dataset.trajectories("val", limit=1)
-        cond = conditions(dataset.task, held.cond, held.cond_mask)
-        frames = rollout(own, joint.sharing.view(params, number), jnp.asarray(held.fields[:, :1]), cond, 3)
+        cond = make_conditions(dataset.task, held.cond, held.cond_mask)
+        rolled = jax.jit(partial(rollout, own), static_argnums=3)
+        frames = rolled(joint.sharing.view(params, number), held.fields[:, :1], cond, 3)
         np.testing.assert_allclose(frames, np.repeat(held.fields[:, :1], 3, axis=1), atol=1e-6)
 
 
@@ -180,19 +187,20 @@ def test_each_task_feels_its_place_its_boundaries_and_its_time_step(cfg: Config,
     batch = on_device(first_batches(data, cfg, "operator")[0])
     params = operator_params(model, batch)
 
-    def loss(task: Any, **changes: Any) -> float:
-        changed = operator_losses(model.clone(task=task), cfg.training)
-        return float(changed(params, replace(batch, **changes), jax.random.key(0))[0])
+    def loss_of(task: Any) -> Any:
+        bundle = jax.jit(operator_losses(model.clone(task=task), cfg.training))
+        return lambda **changes: float(bundle(params, replace(batch, **changes), jax.random.key(0))[0])
 
-    plain = loss(own)
+    loss = loss_of(own)
+    plain = loss()
     for changed in (replace(own, siblings=("pair", "waves", "plane")), replace(own, dt_unit=2 * own.dt_unit)):
-        assert abs(loss(changed) / plain - 1) > 1e-5
-    assert abs(loss(own, cond=batch.cond + 0.3) / plain - 1) > 1e-5
-    assert abs(loss(own, cond_mask=0 * batch.cond_mask) / plain - 1) > 1e-5
+        assert abs(loss_of(changed)() / plain - 1) > 1e-5
+    assert abs(loss(cond=batch.cond + 0.3) / plain - 1) > 1e-5
+    assert abs(loss(cond_mask=0 * batch.cond_mask) / plain - 1) > 1e-5
 
 
 def operator_params(model: Any, batch: Any) -> Any:
-    params = model.init(jax.random.key(0), batch.fields[:, :1], conditions_of(batch))["params"]
+    params = jax.jit(model.init)(jax.random.key(0), batch.fields[:, :1], conditions_of(batch))["params"]
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32), params)
 
@@ -202,16 +210,17 @@ def trained(cfg: Config, path: Path, steps: int) -> list[np.ndarray]:
     train(load_with_steps(cfg, steps), "operator", path, console=Console(quiet=True))
     with Checkpoints(path / "checkpoints" / "operator", read_only=True) as checkpoints:
         step = checkpoints.steps()[-1]
-        state = checkpoints.restore(step, abstract_state(cfg, tasks_of(checkpoints.meta(step)), "operator"))
-    leaves = jax.tree.leaves(state)
+        restored = checkpoints.restore(step, abstract_state(cfg, tasks_of(checkpoints.meta(step)), "operator"))
+    leaves = jax.tree.leaves(restored)
     return [
         np.asarray(jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
         for leaf in leaves
     ]
 
 
-@pytest.fixture(scope="module")
-def run(cfg: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[np.ndarray]]:
+@pytest.fixture(scope="session")
+def run(stepped: Any, cfg: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[np.ndarray]]:
+    """A run of thirty steps, after the steps whose traces are counted, which it shares."""
     path = tmp_path_factory.mktemp("trained") / "run"
     return path, trained(cfg, path, 30)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,16 +11,20 @@ import numpy as np
 import pytest
 from commands import CONFIGS
 from rich.console import Console
+from shared_correctors import reading_once, sharing
 
 from ups_jax.config import Config, load
 from ups_jax.data import open_dataset
 from ups_jax.evaluation.evaluate_run import evaluate_run
-from ups_jax.inference.corrected import CorrectedModel, corrector_of
+from ups_jax.inference.corrected import CorrectedModel, load_corrector
 from ups_jax.inference.trained_model import load_run
 from ups_jax.pipeline.train_all_stages import is_finished, train_all
 from ups_jax.runs.directory import RunDirectory
 
 SETTINGS = [
+    "optimizer={name: adamw, lr: 3e-3}",
+    "scheduler={name: constant, warmup: 0}",
+    "training.batch_size=8",
     "operator.spectral.depth=1",
     "diffusion.num_steps=2",
     "stages.steady_prior.steps=6",
@@ -29,6 +34,8 @@ SETTINGS = [
 ]
 CORRECTORS = ("diffusion_residual", "consistency_distill")
 
+shared_programs = pytest.fixture(scope="module", autouse=True)(sharing)
+
 
 @pytest.fixture(scope="module")
 def cfg(data_root: Path) -> Config:
@@ -36,8 +43,11 @@ def cfg(data_root: Path) -> Config:
 
 
 @pytest.fixture(scope="module")
-def run(cfg: Config, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
-    return train_all(cfg, tmp_path_factory.mktemp("runs") / "steady", console=Console(quiet=True))
+def run(cfg: Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunDirectory]:
+    """A finished run of all stages, which no test changes."""
+    trained = train_all(cfg, tmp_path_factory.mktemp("runs") / "steady", console=Console(quiet=True))
+    for _ in reading_once(trained.path):
+        yield trained
 
 
 def test_all_stages_of_a_steady_task_are_trained_upon_the_prior(run: RunDirectory, cfg: Config) -> None:
@@ -66,11 +76,11 @@ def test_the_evaluation_has_the_expected_error_of_each_taken_out_and_an_ensemble
 def test_samples_differ_by_member_and_by_the_steps_of_their_sampler(run: RunDirectory, cfg: Config, stage: str) -> None:
     steady, held = load_run(run.path), open_dataset(cfg).trajectories("test")
     given = held.inputs, 1, held.cond, held.cond_mask
-    weights = corrector_of(run.path, stage)
+    weights = load_corrector(run.path, stage)
     solver = CorrectedModel(steady, stage, weights)
-    members = solver.members(*given, members=2)
-    np.testing.assert_array_equal(members, solver.members(*given, members=2))
+    members = solver.sample_members(*given, members=2)
+    np.testing.assert_array_equal(members, solver.sample_members(*given, members=2))
     assert np.abs(members[0] - members[1]).max() > 0 and np.abs(solver.rollout_arrays(*given) - members).max() > 0
     other = CorrectedModel(steady, stage, weights, sampler_steps=1 if stage == "diffusion_residual" else 2)
     np.testing.assert_array_equal(other.rollout_arrays(*given), solver.rollout_arrays(*given))
-    assert np.abs(other.members(*given, members=1) - members[0]).max() > 0
+    assert np.abs(other.sample_members(*given, members=1) - members[0]).max() > 0

@@ -122,7 +122,7 @@ def rollout_run(
                 # Every sample has the frames before this piece's.
                 done = piece.first
         except KeyboardInterrupt:
-            file.leave(done, attributes | {"status": f"stopped after {done} of {wanted.steps} frames"})
+            file.close_partial(done, attributes | {"status": f"stopped after {done} of {wanted.steps} frames"})
             raise Stopped(
                 f"stopped: {file.partial} holds the first {done} of {wanted.steps} frames; the same command starts anew"
             ) from None

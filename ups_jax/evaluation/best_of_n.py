@@ -35,7 +35,7 @@ Score = Callable[[Float[Array, "b *s c"], Float[Array, "b *s c"], Conditions], F
 Choice = Callable[[Key[Array, ""], Array, Array, Array], Array]
 
 
-def score_of(settings: TaskConfig, task: Task) -> tuple[str, Score]:
+def candidate_score(settings: TaskConfig, task: Task) -> tuple[str, Score]:
     """What candidates of a task are scored by, and its name: the equation where the embedded generator knows it, or
     else how far the integrals of the declared conserved channels move; ConfigError where there is neither."""
     known = settings.path is None and settings.name in EQUATIONS and all(task.periodic)
@@ -49,7 +49,7 @@ def score_of(settings: TaskConfig, task: Task) -> tuple[str, Score]:
     )
 
 
-def not_drawn(steady: bool, objective: str | None) -> str | None:
+def no_candidates_reason(steady: bool, objective: str | None) -> str | None:
     """Why there are no candidates to choose among, None where there are: `objective` is what the corrector of this data
     was trained for, None where there is none."""
     if steady:
@@ -80,7 +80,7 @@ def candidate_variants(
     steps = fields.shape[1] - context
 
     def sections(choose: Choice) -> dict[str, Any]:
-        run = jax.jit(lambda *told: chosen_rollout(model, corrector, sampler, score, choose, candidates, *told))
+        run = jax.jit(lambda *told: best_of_n_rollout(model, corrector, sampler, score, choose, candidates, *told))
         parts: list[Table] = []
         for rows, kept in fixed_size_chunks(len(fields), batch_size):
             truth = fields[rows, context:]
@@ -96,7 +96,7 @@ def candidate_variants(
     return {f"candidates_{name}": sections(choose) for name, choose in CHOICES.items()}
 
 
-def chosen_rollout(
+def best_of_n_rollout(
     model: Simulator,
     corrector: Corrector,
     sampler: Sampler,

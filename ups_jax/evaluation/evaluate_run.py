@@ -18,18 +18,18 @@ from ups_jax.config import Config, FullEvaluationConfig, from_dict, load, merge,
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.core.terminal import say
 from ups_jax.core.xla import require_determinism
-from ups_jax.data import Dataset, Mixture, Split, mixture_of, open_dataset
+from ups_jax.data import Dataset, Mixture, Split, as_mixture, open_dataset
 from ups_jax.data.dataset import Trajectories
-from ups_jax.data.files import all_tasks, only_task
+from ups_jax.data.files import configured_tasks, single_task
 from ups_jax.data.open import as_trained_task
-from ups_jax.evaluation.best_of_n import candidate_variants, not_drawn, score_of
+from ups_jax.evaluation.best_of_n import candidate_variants, no_candidates_reason, candidate_score
 from ups_jax.evaluation.console import print_table, track_evaluation
 from ups_jax.evaluation.evaluate import Rollout, evaluate_predictor
 from ups_jax.evaluation.model_fingerprint import architecture, architecture_of_all
 from ups_jax.evaluation.result import Evaluation, EvaluationResult, SteadyEvaluation, finite, result, write_json
 from ups_jax.evaluation.steady import evaluate_steady, mean_solution
-from ups_jax.inference.corrected import SAMPLERS, VARIANTS, CorrectedModel, corrector_of, correctors, predictor_stage_of
-from ups_jax.inference.resolution import WAYS, other_trajectories, predictor_on
+from ups_jax.inference.corrected import SAMPLERS, VARIANT_NAMES, CorrectedModel, load_corrector, load_correctors, predictor_stage
+from ups_jax.inference.resolution import RESOLUTION_MODES, split_mismatch_note, predictor_for_grid
 from ups_jax.inference.trained_model import TrainedModel, model_of, named_task
 from ups_jax.runs.best_weights import Weights, best_weights
 from ups_jax.runs.directory import RunDirectory, now
@@ -102,7 +102,7 @@ def evaluate(
         DataError: The data has other channels or axes than the model's task, or too few frames.
     """
     run = RunDirectory(model.path)
-    datasets = {dataset.task.name: dataset for dataset in mixture_of(data).datasets}
+    datasets = {dataset.task.name: dataset for dataset in as_mixture(data).datasets}
     if len(model.tasks) == len(datasets) == 1:
         # A model of one task takes data of any task name.
         datasets = {model.task.name: next(iter(datasets.values()))}
@@ -150,7 +150,7 @@ def evaluate_run(
     stage = stage or main
     if data is None:
         simulate.prepare(cfg)
-    predictor = predictor_stage_of(path, stage)
+    predictor = predictor_stage(path, stage)
     whole = model_of(path, predictor, best_weights(path, predictor), models if stage == predictor else None)
     each = _of_tasks(whole, cfg, stage, main, selection, _opened(data, whole), console)
     split = selection.split
@@ -229,15 +229,15 @@ def _of_tasks(
     trained on one of them."""
     path, several = whole.path, len(whole.tasks) > 1
     if not several:
-        only_task(cfg)
-    found = {stage: corrector_of(path, stage)} if stage in VARIANTS else correctors(path) if stage == main else {}
+        single_task(cfg)
+    found = {stage: load_corrector(path, stage)} if stage in VARIANT_NAMES else load_correctors(path) if stage == main else {}
     result = []
-    for task in all_tasks(cfg):
+    for task in configured_tasks(cfg):
         own = of_task(cfg, task.name)
         trained = named_task(whole, task.name if several else None)
         dataset = data.get(trained.task.name) or open_dataset(own, trained.task)
-        way = predictor_on(trained, dataset.task)[1]
-        left_out = [] if stage in VARIANTS else _left_out(found, way)
+        way = predictor_for_grid(trained, dataset.task)[1]
+        left_out = [] if stage in VARIANT_NAMES else _left_out(found, way)
         left_out += _no_candidates(trained, {} if way == "restricted" else found, stage, own)
         notes = (*dataset.notes, *_grid_notes(trained, own, dataset, way, selection.split), *left_out)
         for note in notes:
@@ -290,10 +290,10 @@ def _measure(
             cfg.evaluation,
             mean_field=mean_field,
             seed=cfg.seed,
-            variants={} if stage in found else {VARIANTS[name]: way.rollout_arrays for name, way in solvers.items()},
+            variants={} if stage in found else {VARIANT_NAMES[name]: way.rollout_arrays for name, way in solvers.items()},
             ensembles=_ensemble(solvers, stage, cfg),
         )
-    predictor, met = predictor_on(trained, dataset.task)
+    predictor, met = predictor_for_grid(trained, dataset.task)
     # A corrector acts on the grid that the model steps on.
     here = {
         name: CorrectedModel(trained.on(dataset.task), name, weights)
@@ -301,12 +301,12 @@ def _measure(
         if met != "restricted"
     }
     if stage in found and stage not in here:
-        raise DataError(f"{dataset.source.name}: {WAYS[met]}; {stage} is evaluated on the trained grid only")
+        raise DataError(f"{dataset.source.name}: {RESOLUTION_MODES[met]}; {stage} is evaluated on the trained grid only")
     variants: dict[str, Rollout] = {}
     if stage not in here:
         # Points are encoded anew at each step: their own values are no part of the tokens.
         latent = {} if dataset.task.scattered else {"latent": predictor.latent_rollout}
-        variants = latent | {VARIANTS[name]: way.rollout_arrays for name, way in here.items()}
+        variants = latent | {VARIANT_NAMES[name]: way.rollout_arrays for name, way in here.items()}
     measured = evaluate_predictor(
         here.get(stage, predictor),
         held,
@@ -318,14 +318,14 @@ def _measure(
         ensembles=_ensemble(here, stage, cfg),
     )
     last = _last(here, stage)
-    if cfg.evaluation.candidates < 2 or last is None or not last.random:
+    if cfg.evaluation.candidates < 2 or last is None or not last.is_stochastic:
         return measured
-    name, score = score_of(cfg.data.tasks[0], last.run.task)
+    name, score = candidate_score(cfg.data.tasks[0], last.trained_model.task)
     chosen = candidate_variants(
-        last.run.model,
-        last.run.weights,
-        last.model,
-        last.trained.weights,
+        last.trained_model.model,
+        last.trained_model.weights,
+        last.corrector,
+        last.corrector_weights.weights,
         SAMPLERS[last.stage],
         score,
         held,
@@ -341,7 +341,7 @@ def _measure(
 def _ensemble(here: Mapping[str, Any], stage: str, cfg: Config) -> dict[str, Any]:
     """That of the corrector that is evaluated, or of the run's last one, where it draws anything."""
     last = _last(here, stage)
-    return {"ensemble": last.members} if last is not None and last.random and cfg.evaluation.members >= 2 else {}
+    return {"ensemble": last.sample_members} if last is not None and last.is_stochastic and cfg.evaluation.members >= 2 else {}
 
 
 def _last(of: Mapping[str, Any], stage: str) -> Any:
@@ -361,7 +361,7 @@ def _held(dataset: Dataset, selection: Selection, context: int) -> Trajectories:
 def truth_of(held: Trajectories) -> str:
     """Twelve hex digits over what is to be predicted: two evaluations with the same ones can be compared."""
     hashed = hashlib.sha256(np.ascontiguousarray(held.fields).data)
-    for values in (held.inputs, held.time, held.ids, *held.place_arrays.values()):
+    for values in (held.inputs, held.time, held.ids, *held.point_arrays.values()):
         hashed.update(np.ascontiguousarray(values).tobytes())
     return hashed.hexdigest()[:12]
 
@@ -369,8 +369,8 @@ def truth_of(held: Trajectories) -> str:
 def _grid_notes(trained: TrainedModel, cfg: Config, dataset: Dataset, way: str, split: Split) -> list[str]:
     if way == "own":
         return []
-    notes = [f"{dataset.source.name}: {WAYS[way]}"]
-    different = other_trajectories(trained, cfg, dataset, split) if way != "native" else None
+    notes = [f"{dataset.source.name}: {RESOLUTION_MODES[way]}"]
+    different = split_mismatch_note(trained, cfg, dataset, split) if way != "native" else None
     return [*notes, different] if different else notes
 
 
@@ -383,7 +383,7 @@ def _no_candidates(trained: TrainedModel, found: Mapping[str, Weights], stage: s
     """What is to be said where candidates are asked for and there are none."""
     last = _last(found, stage)
     objective = None if last is None else last.config.diffusion.objective
-    reason = not_drawn(trained.task.kind == "steady", objective) if cfg.evaluation.candidates >= 2 else None
+    reason = no_candidates_reason(trained.task.kind == "steady", objective) if cfg.evaluation.candidates >= 2 else None
     return [] if reason is None else [f"evaluation.candidates: are left out, as {reason}"]
 
 
@@ -401,7 +401,7 @@ def _meta(run: RunDirectory, stage: str, whole: Weights, each: Sequence[_OfTask]
             "trained": own.trained.task.shape,
             "data": own.dataset.task.shape,
             "way": own.way,
-            "meaning": WAYS[own.way],
+            "meaning": RESOLUTION_MODES[own.way],
         }
         for own in each
     }

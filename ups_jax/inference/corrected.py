@@ -1,4 +1,7 @@
-"""Predictions of a run with its trained corrector, or what was distilled from it: a correction at every step."""
+"""Predictions of a trained model with a corrector: a second network that reduces the error of each predicted frame.
+
+The corrector is a diffusion model, a regression, or a one-step model distilled from the diffusion model.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from jaxtyping import Float
 from ups_jax.core.commands import command
 from ups_jax.core.errors import CheckpointError
 from ups_jax.core.stage_names import STAGE_NEEDS, TEACHER
-from ups_jax.inference.inputs import conditions
+from ups_jax.inference.inputs import make_conditions
 from ups_jax.inference.trained_model import TrainedModel
 from ups_jax.models.corrector import Corrector, CorrectorWeights
 from ups_jax.rollout.autoregressive import rollout
@@ -26,125 +29,156 @@ from ups_jax.runs.best_weights import Weights, best_weights
 from ups_jax.runs.directory import RunDirectory
 from ups_jax.training.build import build_model
 
-# The stages whose result is a corrector, how it is sampled, and the name of the rollout with it in an evaluation.
+# The stages that train a corrector, with its sampler and with the name of its rollout in an evaluation.
 SAMPLERS: dict[str, Sampler] = {"diffusion_residual": sample, "consistency_distill": sample_distilled}
-VARIANTS = {"diffusion_residual": "corrector", "consistency_distill": "distilled"}
+VARIANT_NAMES = {"diffusion_residual": "corrector", "consistency_distill": "distilled"}
 
 
-def sampler_of(stage: str, steps: int | None) -> Sampler:
-    """How a stage's corrector is sampled, in its own number of steps or in `steps`."""
-    own: Any = SAMPLERS[stage]
-    return own if steps is None else partial(own, steps=steps)
+def stage_sampler(stage: str, steps: int | None) -> Sampler:
+    """Return the sampler of the corrector of `stage`.
+
+    Args:
+        stage: A stage that trains a corrector.
+        steps: Number of sampler steps; None for the sampler's default.
+    """
+    sampler: Any = SAMPLERS[stage]
+    return sampler if steps is None else partial(sampler, steps=steps)
 
 
-def member_keys(trained: Weights, members: int) -> list[Any]:
-    """A key for each member, by the seed of the configuration."""
-    key = jax.random.key(trained.config.seed)
+def member_keys(corrector_weights: Weights, members: int) -> list[Any]:
+    """Return a random key for each ensemble member, derived from the seed of the corrector's configuration."""
+    key = jax.random.key(corrector_weights.config.seed)
     return [jax.random.fold_in(key, number) for number in range(members)]
 
 
 @dataclass(frozen=True, eq=False)
 class CorrectedModel:
-    """The `Predictor` of a trained model with its corrector at each `steps_apart`-th step, on the model's grid; or its
-    solutions, corrected.
+    """A trained model whose predictions a corrector improves; a `Predictor` of an evaluation.
 
-    The expected error is taken out, which a distilled corrector's teacher says; `members` draw theirs, the same ones at
-    every call. `sampler_steps` are those of the sampler, None for its default.
+    A single rollout applies the corrector's mean correction. Members of an ensemble apply sampled corrections, which
+    are the same at every call. The mean correction of a distilled corrector is that of its teacher.
+
+    Attributes:
+        trained_model: The model whose predictions are corrected, on the grid that it steps on.
+        stage: The stage that trained the corrector.
+        corrector_weights: The corrector's checkpoint.
+        correct_every: Number of time steps between corrections.
+        sampler_steps: Number of sampler steps of ensemble members; None for the sampler's default.
     """
 
-    run: TrainedModel
+    trained_model: TrainedModel
     stage: str
-    trained: Weights
-    steps_apart: int = 1
+    corrector_weights: Weights
+    correct_every: int = 1
     sampler_steps: int | None = None
 
     def rollout_arrays(
         self, u0: Float[np.ndarray, "b *start"], steps: int, cond: np.ndarray, cond_mask: np.ndarray
     ) -> Float[np.ndarray, "b t *s c"]:
-        """Return the `steps` frames after the context `u0`; each prediction is corrected, and encoded anew. Of a
-        steady task `u0` are the given fields."""
-        return self._frames(self._expected, u0, steps, cond, cond_mask, jax.random.key(0))
+        """Return the corrected `steps` frames after the context `u0`, or the corrected solutions of a steady task.
 
-    def members(
+        Each frame is re-encoded for the next step. For a steady task `u0` contains the input fields.
+        """
+        return self._predict(self._mean_corrected, u0, steps, cond, cond_mask, jax.random.key(0))
+
+    def sample_members(
         self, u0: Float[np.ndarray, "b *start"], steps: int, cond: np.ndarray, cond_mask: np.ndarray, *, members: int
     ) -> Float[np.ndarray, "m b t *s c"]:
-        """Return so many rollouts with sampled corrections, made one after the other."""
-        keys = member_keys(self.trained, members)
-        return np.stack([self._frames(self._sampled, u0, steps, cond, cond_mask, key) for key in keys])
+        """Return `members` rollouts with sampled corrections, computed one after the other to save memory."""
+        keys = member_keys(self.corrector_weights, members)
+        return np.stack([self._predict(self._sample_corrected, u0, steps, cond, cond_mask, key) for key in keys])
 
     @property
-    def random(self) -> bool:
-        """Whether two of its members differ."""
-        return self.trained.config.diffusion.objective != "regression"
+    def is_stochastic(self) -> bool:
+        """Whether the members of an ensemble differ; the members of a regression do not."""
+        return self.corrector_weights.config.diffusion.objective != "regression"
 
     def reconstruct(
         self, fields: Float[np.ndarray, "b t *s c"], cond: np.ndarray, cond_mask: np.ndarray
     ) -> Float[np.ndarray, "b t *s c"]:
-        """Return decode(encode(fields)), which no corrector has a part in."""
-        return self.run.reconstruct(fields, cond, cond_mask)
+        """Return decode(encode(fields)), which does not involve the corrector."""
+        return self.trained_model.reconstruct(fields, cond, cond_mask)
 
     @cached_property
-    def model(self) -> Corrector:
+    def corrector(self) -> Corrector:
         """The flax module of the corrector."""
-        return cast(Corrector, build_model(self.trained.config, self.run.task, self.stage))
+        return cast(Corrector, build_model(self.corrector_weights.config, self.trained_model.task, self.stage))
 
     @cached_property
-    def _sampled(self) -> Any:
-        return self._compiled(sampler_of(self.stage, self.sampler_steps))
+    def _sample_corrected(self) -> Any:
+        """The jitted rollout with sampled corrections."""
+        return self._compile_rollout(stage_sampler(self.stage, self.sampler_steps))
 
     @cached_property
-    def _expected(self) -> Any:
-        return self._compiled(expected)
+    def _mean_corrected(self) -> Any:
+        """The jitted rollout with the mean correction."""
+        return self._compile_rollout(expected)
 
-    def _frames(
-        self, frames: Any, u0: np.ndarray, steps: int, cond: np.ndarray, cond_mask: np.ndarray, key: Any
+    def _predict(
+        self, predict: Any, u0: np.ndarray, steps: int, cond: np.ndarray, cond_mask: np.ndarray, key: Any
     ) -> np.ndarray:
-        given, fields = conditions(self.run.task, cond, cond_mask), jnp.asarray(u0, jnp.float32)
-        return np.asarray(frames(self.run.weights, self.trained.weights, fields, given, key=key, steps=steps))
+        """Call a jitted rollout on NumPy arrays and return its frames as a NumPy array."""
+        conditions = make_conditions(self.trained_model.task, cond, cond_mask)
+        params, weights = self.trained_model.weights, self.corrector_weights.weights
+        return np.asarray(predict(params, weights, jnp.asarray(u0, jnp.float32), conditions, key=key, steps=steps))
 
-    def _compiled(self, sampler: Sampler) -> Any:
-        base, model, fixed_noise = self.run.model, self.model, self.trained.config.diffusion.fixed_noise
+    def _compile_rollout(self, sampler: Sampler) -> Any:
+        """Return the jitted rollout of the model with the corrections that `sampler` returns."""
+        simulator, network = self.trained_model.model, self.corrector
+        fixed_noise = self.corrector_weights.config.diffusion.fixed_noise
 
         def frames(params: Any, weights: CorrectorWeights, fields: Any, cond: Any, *, key: Any, steps: int) -> Any:
-            if base.task.kind == "steady":
-                correct = partial(corrected_solution(model, weights, sampler), key)
-                return steady_rollout(base, params, fields, cond, steps, correct)
-            corrector = corrected(model, weights, sampler)
-            correction = Correction(corrector=corrector, when=every(self.steps_apart), held=fixed_noise)
-            return rollout(base, params, fields, cond, steps, correction, key)
+            if simulator.task.kind == "steady":
+                correct = partial(corrected_solution(network, weights, sampler), key)
+                return steady_rollout(simulator, params, fields, cond, steps, correct)
+            corrector = corrected(network, weights, sampler)
+            correction = Correction(corrector=corrector, when=every(self.correct_every), held=fixed_noise)
+            return rollout(simulator, params, fields, cond, steps, correction, key)
 
         return jax.jit(frames, static_argnames="steps")
 
 
-def correctors(path: Path) -> dict[str, Weights]:
-    """The correctors that a run has and that belong to its predictor as it is, by the names of their stages."""
+def load_correctors(path: Path) -> dict[str, Weights]:
+    """Return the best checkpoint of every finished corrector of a run, by the name of its stage.
+
+    Raises:
+        CheckpointError: A corrector was trained on another checkpoint of the predictor than the run's current one.
+    """
     run = RunDirectory(path)
-    recorded = run.read()["stages"]
-    trained = [name for name in SAMPLERS if run.checkpoints(name).is_dir() and recorded.get(name, {}).get("finished")]
-    return {name: corrector_of(path, name) for name in trained}
+    records = run.read()["stages"]
+    finished = [name for name in SAMPLERS if run.checkpoints(name).is_dir() and records.get(name, {}).get("finished")]
+    return {name: load_corrector(path, name) for name in finished}
 
 
-def corrector_of(path: Path, stage: str) -> Weights:
-    """The best checkpoint of a corrector's stage, with its teacher's parameters where it was distilled; CheckpointError
-    where it was trained on other weights than the run has by now."""
-    trained, record = best_weights(path, stage), RunDirectory(path).read()["stages"].get(stage, {})
+def load_corrector(path: Path, stage: str) -> Weights:
+    """Return the best checkpoint of a corrector; that of a distilled corrector includes its teacher's parameters.
+
+    Args:
+        path: The run directory.
+        stage: The stage that trained the corrector.
+
+    Raises:
+        CheckpointError: There is no checkpoint, or the corrector was trained on another checkpoint of a parent stage
+            than the run's current best one.
+    """
+    weights, record = best_weights(path, stage), RunDirectory(path).read()["stages"].get(stage, {})
     parents = {parent: best_weights(path, parent) for parent in record.get("parents", {})}
-    for parent, now in parents.items():
-        then = record["parents"][parent]
-        if now.digest != then["digest"]:
+    for parent, current in parents.items():
+        trained_on = record["parents"][parent]
+        if current.digest != trained_on["digest"]:
             raise CheckpointError(
-                f"{path}: {stage} was trained on step {then['step']} of {parent}, whose best checkpoint is step "
-                f"{now.step} by now; delete {RunDirectory(path).checkpoints(stage)} and train it again with "
-                f"`{command('train')} --stage {stage} --run-dir {path}`"
+                f"{path}: {stage} was trained on step {trained_on['step']} of {parent}, but the best checkpoint of "
+                f"{parent} is now step {current.step}; delete {RunDirectory(path).checkpoints(stage)} and train again "
+                f"with `{command('train')} --stage {stage} --run-dir {path}`"
             )
     if stage != "consistency_distill":
-        return trained
+        return weights
     if TEACHER not in parents:
-        raise CheckpointError(f"{path}: run.json does not say which {TEACHER} {stage} was taught by; train it again")
-    return replace(trained, weights=replace(trained.weights, teacher=parents[TEACHER].params))
+        raise CheckpointError(f"{path}: run.json has no {TEACHER} checkpoint for {stage}; train {stage} again")
+    return replace(weights, weights=replace(weights.weights, teacher=parents[TEACHER].params))
 
 
-def predictor_stage_of(path: Path, stage: str) -> str:
-    """The stage of the predictor that a stage's result is used with: itself, where it is one."""
+def predictor_stage(path: Path, stage: str) -> str:
+    """Return the stage of the predictor that belongs to `stage`: the main stage for a corrector, otherwise `stage`."""
     run = RunDirectory(path)
     return run.main_stage() if stage in STAGE_NEEDS["transient"] else stage

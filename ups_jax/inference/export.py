@@ -1,6 +1,6 @@
-"""A trained run as one StableHLO artifact: normaliser, encoder, operator and decoder, with the parameters in it.
+"""Export of a trained model as one StableHLO file with normalization, encoder, operator, decoder and parameters.
 
-A program that has jax alone loads it; the JSON beside it says what goes in and what comes out.
+A program needs only jax to call it. A JSON file beside it describes the arguments and the result.
 """
 
 from __future__ import annotations
@@ -35,45 +35,65 @@ def export_run(
     stage: str | None = None,
     task: str | None = None,
 ) -> tuple[Path, Path]:
-    """Write artifact and JSON, of the run's main stage or another one, of its task or the named one; their paths.
+    """Write a trained model as a StableHLO file with its JSON description, and return both paths.
 
-    `output` with a suffix is the artifact, otherwise a folder for `model.stablehlo` and `model.json`. Nothing of a
-    platform has to be there to export for it. CheckpointError, ConfigError or StorageError as they apply.
+    Args:
+        path: The run directory.
+        output: The StableHLO file if the name has a suffix, otherwise a folder for `model.stablehlo` and `model.json`.
+        platforms: Platforms that the file can run on, of `PLATFORMS`; none of them needs to be present.
+        stage: The stage whose model is exported; by default the run's main stage.
+        task: The task whose model is exported; required if the run has several.
+
+    Raises:
+        CheckpointError: The run has no checkpoint of the stage.
+        ConfigError: A platform, the output, the stage or the task is not valid, or the task is on a point cloud.
+        StorageError: A file cannot be written.
     """
     unknown = sorted(set(platforms) - set(PLATFORMS))
     if unknown or not platforms:
-        raise ConfigError(f"platforms {', '.join(unknown) or '(none)'}; there are {', '.join(PLATFORMS)}")
+        raise ConfigError(f"unknown platform {', '.join(unknown) or '(none)'}; choose from {', '.join(PLATFORMS)}")
     artifact = output if output.suffix else output / _NAME
-    described = artifact.with_suffix(".json")
-    if described == artifact:
-        raise ConfigError(f"--output {output}: its JSON would be itself; give it another suffix, such as .stablehlo")
+    description_path = artifact.with_suffix(".json")
+    if description_path == artifact:
+        raise ConfigError(
+            f"--output {output}: the suffix .json is reserved for the description; use another, such as .stablehlo"
+        )
     run = load_task_run(path, task, stage=stage)
     if run.task.scattered:
-        raise ConfigError(f"{path}: the task {run.task.name} is of points, and only grids are exported; use load_run")
-    exported = exported_model(run, platforms)
-    # The two belong together.
+        raise ConfigError(
+            f"{path}: the task {run.task.name} is on a point cloud; only models on grids can be exported, use load_run"
+        )
+    exported = export_model(run, platforms)
+    # One lock for both files, so that they always belong to the same export.
     with lock_file(artifact, "wait for it, or give another --output"):
         write_atomically(artifact, bytes(exported.serialize()))
-        write_atomically(described, json.dumps(description(run, exported, artifact.name), indent=2) + "\n")
-    return artifact, described
+        write_atomically(
+            description_path, json.dumps(artifact_description(run, exported, artifact.name), indent=2) + "\n"
+        )
+    return artifact, description_path
 
 
-def exported_model(run: TrainedModel, platforms: Sequence[str]) -> export.Exported:
-    """(fields, coefficients, known, count) -> frames, physical units; batch and number of steps are symbolic.
+def export_model(run: TrainedModel, platforms: Sequence[str]) -> export.Exported:
+    """Return the exported function `(fields, coefficients, mask, count) -> frames` in physical units.
 
-    `count` (t,) int32 lends its length alone, the number of steps: a shape is what a program can be compiled for. Of a
-    steady task there is none, the fields are the given ones, and what comes are the solutions on the trained grid.
+    Batch size and number of steps are symbolic. Only the length of `count`, an int32 array, is used: it is the number
+    of steps, which must be part of a shape. The function of a steady task is `(inputs, coefficients, mask) -> solution`
+    on the trained grid.
+
+    Args:
+        run: The trained model of one task.
+        platforms: Platforms to export for.
     """
     task, steady = run.task, run.task.kind == "steady"
 
     def predict(
         fields: Float[Array, "b *k i"],
         coefficients: Float[Array, "b p"],
-        known: Float[Array, "b p"],
+        mask: Float[Array, "b p"],
         *count: Int[Array, " t"],
     ) -> Float[Array, "b *t c"]:
         dt = jnp.full(fields.shape[:1], task.dt, jnp.float32)
-        cond = Conditions(dt=dt, coefficients=coefficients, mask=known)
+        cond = Conditions(dt=dt, coefficients=coefficients, mask=mask)
         if steady:
             return solve(run.model, run.weights, fields, cond)
         return rollout(run.model, run.weights, fields, cond, count[0].shape[0])
@@ -87,27 +107,31 @@ def exported_model(run: TrainedModel, platforms: Sequence[str]) -> export.Export
     return export.export(jax.jit(predict), platforms=tuple(platforms))(*arguments)
 
 
-def description(run: TrainedModel, exported: export.Exported, artifact: str) -> dict[str, Any]:
-    """What a program has to know to call the artifact; plain JSON."""
+def artifact_description(run: TrainedModel, exported: export.Exported, artifact: str) -> dict[str, Any]:
+    """Return the description of an exported model as plain JSON values: arguments, result, grid, units and origin.
+
+    Args:
+        run: The trained model.
+        exported: Its exported function.
+        artifact: File name of the exported function.
+    """
     task = run.task
     steady = task.kind == "steady"
-    given = f"{'inputs' if steady else 'fields'} {_shape(exported.in_avals[0].shape)} float32, physical units"
     arguments = [
-        given,
+        f"{'inputs' if steady else 'fields'} {_shape(exported.in_avals[0].shape)} float32, physical units",
         f"coefficients {_shape(exported.in_avals[1].shape)} float32, physical units, in the order of `coefficients`",
-        f"known {_shape(exported.in_avals[2].shape)} float32, 1 where a coefficient is given, 0 where its training "
-        "mean is to be taken",
+        f"mask {_shape(exported.in_avals[2].shape)} float32, 1 where a coefficient is given, 0 for its training mean",
     ]
     if not steady:
-        arguments.append("count (t,) int32, any values: its length t is the number of steps")
+        arguments.append("count (t,) int32, arbitrary values: its length t is the number of steps")
     names = [argument.split()[0] for argument in arguments]
     return {
         "artifact": artifact,
         "call": f"jax.export.deserialize(bytearray(open(artifact, 'rb').read())).call({', '.join(names)})",
         "arguments": arguments,
         "result": f"{_shape(exported.out_avals[0].shape)} float32, physical units"
-        + ("" if steady else ": the frames after the given ones, `dt` apart"),
-        "needs": "jax and flatbuffers; every shape is compiled once, so step with one length of `count`",
+        + ("" if steady else ": the frames after the context, with time step `dt`"),
+        "needs": "jax and flatbuffers; every shape is compiled once, so use one length of `count`",
         "platforms": list(exported.platforms),
         "calling_convention_version": exported.calling_convention_version,
         "kind": task.kind,
@@ -123,7 +147,7 @@ def description(run: TrainedModel, exported: export.Exported, artifact: str) -> 
             )
         ],
         "coefficients": [{"name": item.name, "scale": item.scale} for item in task.coefficients],
-        "units": "those of the training data, in and out; nothing has to be normalised",
+        "units": "the units of the training data for arguments and result; no normalization is needed",
         "run": str(run.path),
         "checkpoint": f"checkpoints/{run.stage}/{run.checkpoint.step}",
         "checkpoint_digest": run.digest,
@@ -132,4 +156,5 @@ def description(run: TrainedModel, exported: export.Exported, artifact: str) -> 
 
 
 def _shape(shape: Sequence[Any]) -> str:
+    """Return a shape as a Python tuple, with symbolic dimensions by name."""
     return "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"

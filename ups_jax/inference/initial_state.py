@@ -1,4 +1,4 @@
-"""What a rollout starts from: frames of NumPy and HDF5 files or of a trajectory of the run's data, checked."""
+"""The initial state of a rollout, read from a NumPy or HDF5 file or taken from a trajectory of the run's data."""
 
 from __future__ import annotations
 
@@ -17,127 +17,142 @@ from ups_jax.config import Config
 from ups_jax.core.errors import DataError, first_line
 from ups_jax.core.task import Task
 from ups_jax.data import open_dataset
-from ups_jax.data.dataset import place_arrays
+from ups_jax.data.dataset import point_arrays
 from ups_jax.data.open import check_inside
 from ups_jax.data.sources import open_file
 from ups_jax.data.sources.arrays import NUMPY_ERRORS
-from ups_jax.data.sources.points import Cloud, Places, Scattered
-from ups_jax.inference.resolution import lines
+from ups_jax.data.sources.points import PointCloud, PointSet, ScatteredSource
+from ups_jax.inference.resolution import grid_coordinates
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
-    """Given frames of some samples, with what is known of them.
+class InitialState:
+    """The context frames of some samples, with their coordinates and coefficients.
 
-    `numbers` are the samples' in their file, `time` that of the first given frame, `coordinates` an array a space axis.
-    `truth` are the frames that follow, where the input is a trajectory of the run's data. `place_arrays` are what a
-    batch has of a set of points alone, which has no coordinates by axis.
+    Attributes:
+        name: Description of the input for messages and file attributes.
+        fields: Context frames in physical units.
+        sample_ids: Indices of the samples in their file.
+        coordinates: Grid coordinates along each space axis; empty for point clouds.
+        time: Time of the first context frame.
+        coefficients: PDE coefficients by name, in physical units.
+        truth: The frames after the context if the input is a trajectory of the run's data, otherwise None.
+        point_arrays: Arrays of a batch of point clouds; empty for a grid.
     """
 
     name: str
     fields: Float[np.ndarray, "n k *s c"]
-    numbers: Int[np.ndarray, " n"]
+    sample_ids: Int[np.ndarray, " n"]
     coordinates: tuple[Float[np.ndarray, " _"], ...]
     time: float = 0.0
     coefficients: Mapping[str, Float[np.ndarray, " n"]] = field(default_factory=dict)
     truth: Float[np.ndarray, "n t *s c"] | None = None
-    place_arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
+    point_arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
-    def first(self, count: int | None) -> Start:
-        """The first `count` samples."""
-        coefficients = {name: values[:count] for name, values in self.coefficients.items()}
-        places = {name: values[:count] for name, values in self.place_arrays.items()}
+    def first(self, count: int | None) -> InitialState:
+        """Return the initial state of the first `count` samples, or of all samples if `count` is None."""
         return replace(
             self,
             fields=self.fields[:count],
-            numbers=self.numbers[:count],
-            coefficients=coefficients,
-            place_arrays=places,
+            sample_ids=self.sample_ids[:count],
+            coefficients={name: values[:count] for name, values in self.coefficients.items()},
+            point_arrays={name: values[:count] for name, values in self.point_arrays.items()},
         )
 
 
-def read_start(text: str, task: Task, context: int, cfg: Config) -> Start:
-    """`text` is a .npy, .npz or HDF5 file, or `test:3`: the fourth test trajectory (also `val:`, `train:`).
+def read_initial_state(text: str, task: Task, context: int, cfg: Config) -> InitialState:
+    """Return the initial state that `text` names.
 
-    `context` frames are given of each sample; of more the first are taken. `cfg` says where the run's data lies.
-    DataError where the file cannot be read, or grid, channels or number of frames are not the run's.
+    Args:
+        text: Path of a .npy, .npz or HDF5 file, or a trajectory of the run's data such as `test:3`, the fourth of the
+            test split (also `val:` and `train:`).
+        task: The task of the model.
+        context: Number of frames that the model takes as input; further frames of a file are ignored.
+        cfg: Configuration that says where the run's data is.
+
+    Raises:
+        DataError: The input cannot be read, contains NaN or Inf, or its grid, channels or number of frames do not
+            fit the model.
     """
     split = re.fullmatch(r"(train|val|test):(\d+)", text)
     path = Path(text)
     if split is not None:
-        start = _of_run(split[1], int(split[2]), task, context, cfg)
+        start = _read_trajectory(split[1], int(split[2]), task, context, cfg)
     elif not path.is_file():
         raise DataError(
-            f"{text}: there is no such file; give a .npy, .npz or HDF5 file, or test:0 for a test trajectory"
+            f"{text}: no such file; give a .npy, .npz or HDF5 file, or test:0 for the first test trajectory"
         )
     elif task.scattered:
-        start = _of_points(path, task, context)
+        start = _read_points(path, task, context)
     elif path.suffix in (".npy", ".npz"):
-        start = _of_numpy(path, task, context)
+        start = _read_numpy(path, task, context)
     else:
-        start = _of_hdf5(path, task, context)
+        start = _read_hdf5(path, task, context)
     if not np.isfinite(start.fields).all():
-        raise DataError(f"{text}: the given frames hold NaN or Inf; correct them")
+        raise DataError(f"{text}: the initial frames contain NaN or Inf; correct the input")
     return start
 
 
-def _of_run(split: Any, number: int, task: Task, context: int, cfg: Config) -> Start:
+def _read_trajectory(split: Any, index: int, task: Task, context: int, cfg: Config) -> InitialState:
+    """Return the initial state of one trajectory of the run's data."""
     simulate.prepare(cfg)
     dataset = open_dataset(cfg, task)
     name = dataset.source.name
     if not task.scattered:
         _check_grid(name, dataset.task.shape, dataset.task.spacing, task)
     if not math.isclose(dataset.task.dt, task.dt, rel_tol=1e-3):
-        raise DataError(f"{name}: its frames are {dataset.task.dt:g} apart, the run was trained on {task.dt:g}")
+        raise DataError(f"{name}: its time step is {dataset.task.dt:g}, but the run was trained with {task.dt:g}")
     ids = dataset.splits.ids(split)
-    if number >= len(ids):
+    if index >= len(ids):
         raise DataError(f"{name}: has {len(ids)} {split} trajectories; give {split}:0 to {split}:{len(ids) - 1}")
-    held = dataset.trajectories(split, limit=number + 1)
-    known = held.cond_mask[number] > 0
+    trajectories = dataset.trajectories(split, limit=index + 1)
+    has_coefficient = trajectories.cond_mask[index] > 0
     coefficients = {
-        item.name: held.cond[number:, column].astype(np.float64)
+        item.name: trajectories.cond[index:, column].astype(np.float64)
         for column, item in enumerate(task.coefficients)
-        if known[column]
+        if has_coefficient[column]
     }
-    return Start(
-        name=f"{name}, {split} trajectory {number} (id {held.ids[number]})",
-        fields=held.fields[number:, :context],
-        numbers=held.ids[number:],
-        coordinates=() if task.scattered else tuple(lines(dataset.task)),
-        time=float(held.time[0]),
+    return InitialState(
+        name=f"{name}, {split} trajectory {index} (id {trajectories.ids[index]})",
+        fields=trajectories.fields[index:, :context],
+        sample_ids=trajectories.ids[index:],
+        coordinates=() if task.scattered else tuple(grid_coordinates(dataset.task)),
+        time=float(trajectories.time[0]),
         coefficients=coefficients,
-        truth=held.fields[number:, context:],
-        place_arrays={name: values[number:] for name, values in held.place_arrays.items()},
+        truth=trajectories.fields[index:, context:],
+        point_arrays={name: values[index:] for name, values in trajectories.point_arrays.items()},
     )
 
 
-def _of_hdf5(path: Path, task: Task, context: int) -> Start:
+def _read_hdf5(path: Path, task: Task, context: int) -> InitialState:
+    """Return the first context frames of every trajectory in an HDF5 file."""
     source = open_file(path, "transient", task.channels)
     if len(task.channels) != source.channels:
         raise DataError(
-            f"{path}: holds {source.channels} channels, the run has {len(task.channels)} ({', '.join(task.channels)}); "
-            "give a file with a dataset for each by its name, or all as the last axis of a .npy file"
+            f"{path}: has {source.channels} channels, the run has {len(task.channels)} ({', '.join(task.channels)}); "
+            "give an HDF5 file with a dataset named after each channel, or a .npy file with channels as the last axis"
         )
-    if not isinstance(source, Scattered):
+    if not isinstance(source, ScatteredSource):
         _check_grid(source.name, source.grid.shape, source.grid.spacing, task)
     stride = round(task.dt / source.grid.dt)
     if context > 1 and not (stride >= 1 and math.isclose(stride * source.grid.dt, task.dt, rel_tol=1e-3)):
         raise DataError(
-            f"{path}: its frames are {source.grid.dt:g} apart; the run takes {context} frames {task.dt:g} apart, which "
-            "must be a whole multiple of that"
+            f"{path}: the time between its frames is {source.grid.dt:g}; the run takes {context} frames with a time "
+            f"step of {task.dt:g}, which must be a multiple of it"
         )
     frames = np.arange(context) * max(stride, 1)
     if frames[-1] >= source.frames:
         raise DataError(
-            f"{path}: holds {source.frames} frames a trajectory, the run takes {context} frames {task.dt:g} apart"
+            f"{path}: has {source.frames} frames per trajectory; the run takes {context} frames with a time step of "
+            f"{task.dt:g}"
         )
     ids = np.arange(source.trajectories)
-    found = {item.name: source.coefficient(item.name) for item in task.own_coefficients}
-    scattered = isinstance(source, Scattered)
-    return Start(
+    coefficients = {item.name: source.coefficient(item.name) for item in task.own_coefficients}
+    scattered = isinstance(source, ScatteredSource)
+    return InitialState(
         name=str(path),
         fields=source.windows(ids, np.broadcast_to(frames, (len(ids), context))),
-        numbers=ids,
+        sample_ids=ids,
         coordinates=()
         if scattered
         else tuple(
@@ -145,82 +160,93 @@ def _of_hdf5(path: Path, task: Task, context: int) -> Start:
             for origin, step, points in zip(source.grid.origin, source.grid.spacing, source.grid.shape, strict=True)
         ),
         time=source.grid.start,
-        coefficients={name: values for name, values in found.items() if values is not None},
-        place_arrays=place_arrays(source.places(ids), source.inputs(ids)) if isinstance(source, Scattered) else {},
+        coefficients={name: values for name, values in coefficients.items() if values is not None},
+        point_arrays=point_arrays(source.points(ids), source.inputs(ids))
+        if isinstance(source, ScatteredSource)
+        else {},
     )
 
 
-def _of_points(path: Path, task: Task, context: int) -> Start:
+def _read_points(path: Path, task: Task, context: int) -> InitialState:
+    """Return the first context frames of every trajectory in an HDF5 file of point clouds."""
     if path.suffix in (".npy", ".npz"):
         raise DataError(
-            f"{path}: does not say where its points are; give a file in the layout of points, or test:0 for a test "
-            "trajectory"
+            f"{path}: a NumPy file has no point positions; give an HDF5 file in the point-cloud layout, or test:0 for "
+            "the first test trajectory"
         )
-    start = _of_hdf5(path, task, context)
-    if not start.place_arrays:
-        raise DataError(f"{path}: is of a grid, the run was trained on points; give a file in the layout of points")
-    source = open_file(path, "transient", task.channels)
-    cloud = cast(Cloud, source.grid)
-    moving = tuple(task.channels[channel] for channel in task.moving)
-    if cloud.axes != task.axes or cloud.moving != moving:
-        own, trained = ("move" if names else "rest" for names in (cloud.moving, moving))
+    start = _read_hdf5(path, task, context)
+    if not start.point_arrays:
         raise DataError(
-            f"{path}: has the axes {', '.join(cloud.axes)} and points that {own}; the run was trained on "
-            f"{', '.join(task.axes)} and points that {trained}"
+            f"{path}: its data is on a grid, but the run was trained on point clouds; give an HDF5 file in the "
+            "point-cloud layout"
+        )
+    source = open_file(path, "transient", task.channels)
+    cloud = cast(PointCloud, source.grid)
+    moving = tuple(task.channels[channel] for channel in task.moving)
+    if cloud.axes != task.axes or cloud.position_channels != moving:
+        file_points, trained_points = ("moving" if names else "fixed" for names in (cloud.position_channels, moving))
+        raise DataError(
+            f"{path}: has {file_points} points with the axes {', '.join(cloud.axes)}; the run was trained on "
+            f"{trained_points} points with the axes {', '.join(task.axes)}"
         )
     if not moving:
-        places = Places(coords=start.place_arrays["coords"], mask=start.place_arrays["point_mask"])
-        check_inside(str(path), places, task, tuple(axis for axis, wraps in enumerate(task.periodic) if wraps))
+        points = PointSet(coords=start.point_arrays["coords"], mask=start.point_arrays["point_mask"])
+        check_inside(str(path), points, task, tuple(axis for axis, wraps in enumerate(task.periodic) if wraps))
     names = tuple(item.name for item in task.inputs)
-    found = source.input_channels
-    if found != names:
+    input_channels = source.input_channels
+    if input_channels != names:
         raise DataError(
-            f"{path}: gives the fields {', '.join(found) or 'none'}, the run was trained with "
-            f"{', '.join(names) or 'none'}; write those as `inputs`"
+            f"{path}: has the input fields {', '.join(input_channels) or 'none'} in `inputs`; the run was trained with "
+            f"{', '.join(names) or 'none'}"
         )
     return start
 
 
-def _of_numpy(path: Path, task: Task, context: int) -> Start:
-    arrays = _load(path)
+def _read_numpy(path: Path, task: Task, context: int) -> InitialState:
+    """Return the fields and coefficients of a .npy or .npz file."""
+    arrays = _load_arrays(path)
     names = [item.name for item in task.own_coefficients]
     fields = {name: values for name, values in arrays.items() if name not in names}
     if len(fields) != 1:
         raise DataError(
-            f"{path}: holds the arrays {', '.join(arrays) or 'none'}; give one array of fields"
-            + (f", and the coefficients {', '.join(names)} by name" if names else "")
+            f"{path}: has the arrays {', '.join(arrays) or 'none'}; give exactly one array of fields"
+            + (f" besides the coefficients {', '.join(names)}" if names else "")
         )
-    samples = _samples(str(path), next(iter(fields.values())), task, context)
+    samples = _with_all_axes(str(path), next(iter(fields.values())), task, context)
     coefficients = {}
     for name in arrays.keys() & set(names):
         if arrays[name].shape not in ((), (len(samples),)):
-            raise DataError(f"{path}: {name} has shape {arrays[name].shape}; give one number, or one a sample")
+            raise DataError(
+                f"{path}: {name} has shape {arrays[name].shape}; give one number, or an array of shape "
+                f"({len(samples)},) with one number per sample"
+            )
         coefficients[name] = np.broadcast_to(arrays[name].astype(np.float64), (len(samples),))
-    return Start(
+    return InitialState(
         name=str(path),
         fields=samples,
-        numbers=np.arange(len(samples)),
-        coordinates=tuple(lines(task)),
+        sample_ids=np.arange(len(samples)),
+        coordinates=tuple(grid_coordinates(task)),
         coefficients=coefficients,
     )
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
+def _load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the numeric arrays of a NumPy file by name; the array of a .npy file has the name `fields`."""
     try:
-        # Opened here, as NumPy leaves one that it cannot read open.
+        # Opened here, because NumPy does not close a file that it cannot read.
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
             arrays = {"fields": loaded} if isinstance(loaded, np.ndarray) else {key: loaded[key] for key in loaded}
     except NUMPY_ERRORS as error:
-        raise DataError(f"{path}: is not a NumPy file of plain numbers ({first_line(error)})") from None
+        raise DataError(f"{path}: cannot be read as a NumPy file of numbers ({first_line(error)})") from None
     for name, values in arrays.items():
         if values.dtype.kind not in "fiu":
-            raise DataError(f"{path}: {name} holds {values.dtype}, not real numbers")
+            raise DataError(f"{path}: the array {name} has the type {values.dtype}; give real numbers")
     return arrays
 
 
-def _samples(name: str, array: np.ndarray, task: Task, context: int) -> Float[np.ndarray, "n k *s c"]:
-    """The array with all its axes; samples, frames and a single channel may be left out."""
+def _with_all_axes(name: str, array: np.ndarray, task: Task, context: int) -> Float[np.ndarray, "n k *s c"]:
+    """Return the array with the axes for samples, frames and a single channel, each of which a file may omit."""
     frame = (*task.shape, len(task.channels))
     fields = array.astype(np.float32)
     if fields.shape[-len(frame) :] != frame and len(task.channels) == 1:
@@ -230,29 +256,31 @@ def _samples(name: str, array: np.ndarray, task: Task, context: int) -> Float[np
         axes = ", ".join(f"{axis}={points}" for axis, points in zip(task.axes, task.shape, strict=True))
         channels = f"channels={len(task.channels)} ({', '.join(task.channels)})"
         raise DataError(
-            f"{name}: has shape {array.shape}; this run takes (samples, frames={context}, {axes}, {channels}); "
-            "the first two and a single channel may be left out"
+            f"{name}: has shape {array.shape}; this run expects (samples, frames={context}, {axes}, {channels}); "
+            "the axes of samples, frames and a single channel may be omitted"
         )
     if leading == 0:
         fields = fields[None, None]
     elif leading == 1:
-        # Without a frames axis there is one frame a sample; a run that takes more is given one sample.
+        # The leading axis contains samples if the context is one frame, otherwise the frames of one sample.
         fields = fields[:, None] if context == 1 else fields[None]
     if fields.shape[1] < context or len(fields) == 0:
         raise DataError(
-            f"{name}: has shape {array.shape}, {fields.shape[1]} frame(s) of {len(fields)} sample(s); this run takes "
-            f"{context} frame(s) of each"
+            f"{name}: has shape {array.shape}, which is {fields.shape[1]} frame(s) of {len(fields)} sample(s); this "
+            f"run needs {context} frame(s) per sample"
         )
     return fields[:, :context]
 
 
 def _check_grid(name: str, shape: tuple[int, ...], spacing: tuple[float, ...], task: Task) -> None:
+    """Raise `DataError` if a grid differs from that of the task."""
     if shape != task.shape or not np.allclose(spacing, task.spacing, rtol=1e-3, atol=0):
         raise DataError(
-            f"{name}: its grid is {_grid(shape, spacing)}, the run was trained on {_grid(task.shape, task.spacing)}; "
-            "interpolate the fields to that"
+            f"{name}: its grid has {_describe_grid(shape, spacing)}, but the run was trained on a grid of "
+            f"{_describe_grid(task.shape, task.spacing)}; interpolate the fields to that grid"
         )
 
 
-def _grid(shape: tuple[int, ...], spacing: tuple[float, ...]) -> str:
-    return " x ".join(map(str, shape)) + f" points {' and '.join(f'{step:.4g}' for step in spacing)} apart"
+def _describe_grid(shape: tuple[int, ...], spacing: tuple[float, ...]) -> str:
+    """Return the size of a grid in words, such as `8 x 6 points with spacing 0.1 and 0.2`."""
+    return " x ".join(map(str, shape)) + f" points with spacing {' and '.join(f'{step:.4g}' for step in spacing)}"

@@ -1,6 +1,6 @@
-"""The arguments of a trained model, checked: fields, PDE coefficients by name, positions of points.
+"""Validation of the arguments of a trained model: fields, PDE coefficients and arrays of point clouds.
 
-Shapes and names are always checked, values where they are concrete: a traced array has none yet.
+Shapes and names are always checked. Values are checked only in concrete arrays, since a traced array has none.
 """
 
 from __future__ import annotations
@@ -22,50 +22,66 @@ from ups_jax.models.conditioning import geometry_of
 from ups_jax.rollout.steady import refinement
 
 AnyArray = np.ndarray | Array
-# PDE coefficients by name, in physical units: one for all samples, or one for each.
+# PDE coefficients by name, in physical units: one number for all samples, or an array (b,).
 Coefficients = Mapping[str, float | np.number | AnyArray]
-# The entries of a batch that only sets of points have, by name.
-PlaceArrays = Mapping[str, AnyArray]
+# Arrays that a batch of point clouds has beside its fields: `coords`, `point_mask` and `inputs`.
+PointArrays = Mapping[str, AnyArray]
 
 
 def array_dtype(*trees: Any) -> type[np.floating]:
-    """Return the type to compute in: float64 where JAX has it enabled and an array is of that type, else float32."""
-    enabled = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
-    wide = enabled and any(getattr(leaf, "dtype", None) == np.float64 for leaf in jax.tree.leaves(trees))
-    return np.float64 if wide else np.float32
+    """Return float64 if JAX has it enabled and a leaf of the trees has that type, otherwise float32."""
+    x64_enabled = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
+    has_float64 = x64_enabled and any(getattr(leaf, "dtype", None) == np.float64 for leaf in jax.tree.leaves(trees))
+    return np.float64 if has_float64 else np.float32
 
 
 def has_jax(*trees: Any) -> bool:
-    """Return whether a leaf is an array of JAX, traced or not."""
+    """Return whether a leaf of the trees is a JAX array, traced or concrete."""
     return any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(trees))
 
 
 def is_traced(*trees: Any) -> bool:
-    """Return whether a leaf is traced, so that its value is not known yet."""
+    """Return whether a leaf of the trees is a tracer, which has no concrete value."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
 
 
-def converted(name: str, values: Any, dtype: Any, shapes: Sequence[tuple[int, ...]] | None = None) -> AnyArray:
-    """Return values as an array of a type, of NumPy unless they are of JAX.
+def checked_array(name: str, values: Any, dtype: Any, shapes: Sequence[tuple[int, ...]] | None = None) -> AnyArray:
+    """Return `values` as an array of type `dtype`: a JAX array if they are one, otherwise a NumPy array.
+
+    Args:
+        name: Name of the argument for error messages.
+        values: The array, or anything that `np.asarray` accepts.
+        dtype: Type of the result.
+        shapes: Allowed shapes; None allows every shape.
 
     Raises:
-        DataError: They are no array, the shape is none of `shapes`, or a concrete array holds NaN or Inf.
+        DataError: The values are None or a mapping, have a shape that is not allowed, or contain NaN or Inf.
     """
     if values is None or isinstance(values, Mapping):
-        raise DataError(f"{name}: is {'missing' if values is None else 'a mapping'}; give an array")
+        raise DataError(f"{name} must be an array, but is {'missing' if values is None else 'a mapping'}")
     array = values.astype(dtype) if isinstance(values, jax.Array) else np.asarray(values, dtype)
     if shapes is not None and array.shape not in shapes:
         raise DataError(
-            f"{name} has shape {array.shape}; this run takes {' or '.join(map(str, dict.fromkeys(shapes)))}"
+            f"{name} has shape {array.shape}; this run expects {' or '.join(map(str, dict.fromkeys(shapes)))}"
         )
     if not is_traced(array) and not np.isfinite(array).all():
-        raise DataError(f"{name} holds NaN or Inf")
+        raise DataError(f"{name} contains NaN or Inf")
     return array
 
 
 def checked_frames(task: Task, context: int, u: Any, dtype: Any) -> AnyArray:
-    """Return the frames that a transient task starts from, (b, context, *s, c); DataError for another shape."""
-    fields = converted("u", u, dtype)
+    """Return the context frames `u` of a transient task as an array (b, context, *grid, c).
+
+    Args:
+        task: The task of the model.
+        context: Number of frames that the model takes as input.
+        u: Frames (b, context, *grid, c), or (b, *grid, c) if the context is one frame.
+        dtype: Type of the result.
+
+    Raises:
+        DataError: `u` has another shape, or contains NaN or Inf.
+    """
+    fields = checked_array("u", u, dtype)
     frame = (*task.shape, len(task.channels))
     if task.scattered and fields.ndim >= 3:
         frame = (fields.shape[-2], frame[-1])
@@ -73,55 +89,77 @@ def checked_frames(task: Task, context: int, u: Any, dtype: Any) -> AnyArray:
         fields = fields[:, None]
     if fields.shape[1:] != (context, *frame):
         expected = " x ".join(map(str, ("b", *((context,) if context > 1 else ()), *frame)))
-        raise DataError(f"u has shape {np.shape(u)}; this run takes {expected} (samples, grid, channels)")
+        raise DataError(f"u has shape {np.shape(u)}; this run expects {expected} (samples, grid, channels)")
     return fields
 
 
 def checked_inputs(task: Task, u: Any, input_fields: Any, dtype: Any) -> AnyArray:
-    """Return the given fields of a steady task, (b, *s, i): `u` where there are no `input_fields`, which otherwise is a
-    state, whose shape alone matters. DataError for another shape."""
-    fields = converted("input_fields", u if input_fields is None else input_fields, dtype)
+    """Return the input fields of a steady task, such as the permeability of Darcy flow, as an array (b, *grid, i).
+
+    Args:
+        task: The task of the model.
+        u: The input fields if `input_fields` is None; otherwise a state, of which only the shape is checked.
+        input_fields: The input fields, or None.
+        dtype: Type of the result.
+
+    Raises:
+        DataError: A shape does not fit the task, or the input fields contain NaN or Inf.
+    """
+    fields = checked_array("input_fields", u if input_fields is None else input_fields, dtype)
     names = [item.name for item in task.inputs]
     if fields.ndim != len(task.shape) + 2 or fields.shape[-1] != len(names):
         raise DataError(
-            f"input_fields have shape {fields.shape}; this run takes (samples, {', '.join(task.axes)}, {len(names)}), "
-            f"the last axis being {', '.join(names)}"
+            f"input_fields has shape {fields.shape}; this run expects (samples, {', '.join(task.axes)}, {len(names)}) "
+            f"with {', '.join(names)} along the last axis"
         )
     refinement(task, fields.shape[1:-1])
     state = (*fields.shape[:-1], len(task.channels))
     if u is not None and input_fields is not None and np.shape(u) != state:
-        raise DataError(f"u has shape {np.shape(u)}; with input_fields of shape {fields.shape} it has {state}")
+        raise DataError(
+            f"u has shape {np.shape(u)}, expected {state} for input_fields of shape {fields.shape}; leave out `u`"
+        )
     return fields
 
 
-def checked_places(task: Task, places: Any, batch: int, points: int, dtype: Any) -> dict[str, AnyArray]:
-    """Return the entries of a batch of `points` points that `places` give, for each row; nothing for a grid.
+def checked_point_arrays(task: Task, point_arrays: Any, batch: int, points: int, dtype: Any) -> dict[str, AnyArray]:
+    """Return the arrays that a batch of point clouds has beside its fields, or an empty mapping for a task on a grid.
+
+    Args:
+        task: The task of the model.
+        point_arrays: Mapping with `coords` (points, axes), `point_mask` (points,) and `inputs` (points, i), each
+            optionally with a leading batch axis; None or a mapping without the entries that have a default.
+        batch: Number of samples.
+        points: Number of points of each sample.
+        dtype: Type of the results.
+
+    Returns:
+        The arrays by name, each with the batch axis.
 
     Raises:
-        DataError: An entry is missing, unknown, or of another shape.
+        DataError: An array is missing, unknown or has another shape, or the task is on a grid and arrays are given.
     """
     if not task.scattered:
-        if places is not None:
-            raise DataError(f"input_fields: task {task.name} is of a grid and has none; leave them out")
+        if point_arrays is not None:
+            raise DataError(f"input_fields: task {task.name} is on a grid and has no input fields; leave them out")
         return {}
     shapes = {
         "coords": (points, 0 if task.moving else len(task.axes)),
         "point_mask": (points,),
         "inputs": (points, len(task.inputs)),
     }
-    if not isinstance(places, Mapping | None):
-        raise DataError(f"input_fields: is an array; give a mapping of {', '.join(shapes)}")
-    values = {"point_mask": np.ones(points), **(places or {})}
+    if not isinstance(point_arrays, Mapping | None):
+        raise DataError(f"input_fields must be a mapping with the keys {', '.join(shapes)}, but is an array")
+    values = {"point_mask": np.ones(points), **(point_arrays or {})}
     for name, shape in shapes.items():
         if 0 in shape:
             values.setdefault(name, np.zeros(shape))
     if values.keys() != shapes.keys():
         unknown, missing = sorted(values.keys() - shapes.keys()), sorted(shapes.keys() - values.keys())
-        said = f"{', '.join(unknown)} is none of {', '.join(shapes)}" if unknown else f"has no {', '.join(missing)}"
-        raise DataError(f"input_fields: {said}; this run takes {shapes} (or with samples before)")
+        problem = f"unknown key {', '.join(unknown)}" if unknown else f"missing key {', '.join(missing)}"
+        raise DataError(f"input_fields: {problem}; this run expects {shapes} (optionally with a leading batch axis)")
     result = {}
     for name, shape in shapes.items():
-        array = converted(f"input_fields: {name}", values[name], dtype, [shape, (batch, *shape)])
+        array = checked_array(f"input_fields: {name}", values[name], dtype, [shape, (batch, *shape)])
         result[name] = _module(array).broadcast_to(array, (batch, *shape))
     return result
 
@@ -129,72 +167,104 @@ def checked_places(task: Task, places: Any, batch: int, points: int, dtype: Any)
 def coefficient_arrays(
     task: Task, params: Coefficients, batch: int, dtype: Any = np.float32
 ) -> tuple[Float[AnyArray, "b p"], Float[np.ndarray, "b p"]]:
-    """Return values and presence; a coefficient that is left out counts as its training mean, with a warning.
+    """Return the coefficients of a batch as an array and a mask that is 1 where a coefficient was given.
+
+    A missing coefficient causes a warning; the model then uses its mean over the training data.
+
+    Args:
+        task: The task of the model.
+        params: Coefficients by name, in physical units: one number for all samples, or an array (b,).
+        batch: Number of samples.
+        dtype: Type of the values.
+
+    Returns:
+        Values (b, p) and mask (b, p), in the order of `task.coefficients`.
 
     Raises:
-        DataError: A name is unknown, or a value has another shape or cannot be.
+        DataError: A name is unknown, or a value has another shape, is not finite, or is not positive although the
+            coefficient has a logarithmic scale.
     """
     names = [coefficient.name for coefficient in task.own_coefficients]
     unknown = set(params) - set(names)
     if unknown:
         raise DataError(
-            f"the run knows no coefficient {', '.join(sorted(unknown))}; it has {', '.join(names) or 'none'}"
+            f"unknown coefficient {', '.join(sorted(unknown))}; this run has {', '.join(names) or 'no coefficients'}"
         )
     columns, mask = [], np.zeros((batch, len(task.coefficients)), np.float32)
     for column, coefficient in enumerate(task.coefficients):
         name = coefficient.name
         values: AnyArray = np.zeros((), dtype)
         if name in params:
-            values = converted(f"coefficient {name}", params[name], dtype, [(), (1,), (batch,)])
+            values = checked_array(f"coefficient {name}", params[name], dtype, [(), (1,), (batch,)])
             if coefficient.scale == "log10" and not is_traced(values) and (np.asarray(values) <= 0).any():
-                raise DataError(f"coefficient {name} is {params[name]!r}; give a positive number")
+                raise DataError(f"coefficient {name} must be positive, but is {params[name]!r}")
             mask[:, column] = 1.0
         elif name in names:
-            warnings.warn(f"coefficient {name} is not given; its training mean is taken", stacklevel=4)
+            warnings.warn(f"coefficient {name} is not given; its training mean is used", stacklevel=4)
         columns.append(_module(values).broadcast_to(values, (batch,)))
     if not columns:
         return np.zeros((batch, 0), dtype), mask
     return _module(columns).stack(columns, axis=-1), mask
 
 
-def conditions(
-    task: Task, values: AnyArray, mask: np.ndarray, places: PlaceArrays = MappingProxyType({})
+def make_conditions(
+    task: Task, values: AnyArray, mask: np.ndarray, point_arrays: PointArrays = MappingProxyType({})
 ) -> Conditions:
-    """Return the conditions of a batch at the task's time step; `places` are the entries of a batch of points."""
+    """Return the conditions of a batch: time step, coefficients and, for point clouds, the points.
+
+    Args:
+        task: The task of the model, which has the time step.
+        values: Coefficients (b, p) in physical units.
+        mask: Array (b, p) that is 1 where a coefficient is given.
+        point_arrays: Arrays of a batch of point clouds; empty for a grid.
+    """
     dtype = array_dtype(values)
     return Conditions(
         dt=jnp.full(len(values), task.dt, dtype),
         coefficients=jnp.asarray(values, dtype),
         mask=jnp.asarray(mask, dtype),
-        geometry=geometry_of(places),
+        geometry=geometry_of(point_arrays),
     )
 
 
 def _module(values: Any) -> Any:
+    """Return `jax.numpy` for JAX arrays and `numpy` for others."""
     return jnp if has_jax(values) else np
 
 
 @runtime_checkable
-class Placed(Protocol):
-    """Trajectories of a set of points."""
+class HasPointArrays(Protocol):
+    """Trajectories that may be on point clouds: `point_arrays` is empty for a grid."""
 
     @property
-    def place_arrays(self) -> dict[str, np.ndarray]: ...
+    def point_arrays(self) -> dict[str, np.ndarray]: ...
 
 
-def given(trajectories: Any, rows: Any) -> tuple[Any, ...]:
-    """Coefficients and their presence of some rows; of sets of points their places as well."""
-    places = place_arrays(trajectories)
-    own = (trajectories.cond[rows], trajectories.cond_mask[rows])
-    return (*own, {name: values[rows] for name, values in places.items()}) if places else own
+def condition_arrays(trajectories: Any, rows: Any) -> tuple[Any, ...]:
+    """Return the arguments of `rollout_arrays` after `steps`: coefficients, their mask and, for point clouds, arrays.
+
+    Args:
+        trajectories: Trajectories of one split.
+        rows: Indices of the trajectories, or a slice.
+    """
+    point_arrays = point_arrays_of(trajectories)
+    coefficients = (trajectories.cond[rows], trajectories.cond_mask[rows])
+    return (
+        (*coefficients, {name: values[rows] for name, values in point_arrays.items()}) if point_arrays else coefficients
+    )
 
 
-def points_of(trajectories: Any, rows: Any) -> Float[np.ndarray, "b p"] | None:
-    """Which points of some rows are there; None of grids, all of whose points count."""
-    places = place_arrays(trajectories)
-    return places["point_mask"][rows] if places else None
+def point_mask_of(trajectories: Any, rows: Any) -> Float[np.ndarray, "b p"] | None:
+    """Return the mask (b, p) of the points that are not padding, or None for trajectories on a grid.
+
+    Args:
+        trajectories: Trajectories of one split, or the initial state of a rollout.
+        rows: Indices of the samples, or a slice.
+    """
+    point_arrays = point_arrays_of(trajectories)
+    return point_arrays["point_mask"][rows] if point_arrays else None
 
 
-def place_arrays(trajectories: Any) -> Mapping[str, np.ndarray]:
-    """Nothing for grids."""
-    return trajectories.place_arrays if isinstance(trajectories, Placed) else {}
+def point_arrays_of(trajectories: Any) -> Mapping[str, np.ndarray]:
+    """Return the point-cloud arrays of trajectories by name, or an empty mapping for a grid."""
+    return trajectories.point_arrays if isinstance(trajectories, HasPointArrays) else {}

@@ -168,5 +168,5 @@ def split_mismatch_note(run: TrainedModel, cfg: Config, dataset: Dataset, split:
     fine_frames = dataset.source.windows(ids, first_frame)
     restricted_frames = np.asarray(interpolate_fields(jnp.asarray(fine_frames), dataset.task, run.task))
     # Interpolation to cell centres has a small error; two different trajectories have a relative error of about 1.
-    error = np.square(restricted_frames - trained_frames).mean()
-    return note if error > 0.05**2 * np.square(trained_frames).mean() else None
+    difference = np.square(restricted_frames - trained_frames).mean()
+    return note if difference > 0.05**2 * np.square(trained_frames).mean() else None

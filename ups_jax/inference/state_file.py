@@ -18,7 +18,7 @@ from ups_jax.core.files import storage_error
 from ups_jax.core.task import Task
 from ups_jax.data.sources.base import AXES
 from ups_jax.data.sources.points import LAYOUT
-from ups_jax.inference.initial_state import Start
+from ups_jax.inference.initial_state import InitialState
 
 _ROW, _TIME, _MEMBER = "trajectory-coordinate", "t-coordinate", "member-coordinate"
 
@@ -31,7 +31,7 @@ class StateFile:
     StorageError where the file cannot be written, ConfigError where it is there already.
     """
 
-    def __init__(self, path: Path, start: Start, task: Task, steps: int, members: int, *, overwrite: bool) -> None:
+    def __init__(self, path: Path, start: InitialState, task: Task, steps: int, members: int, *, overwrite: bool) -> None:
         self.path, self.partial = path, path.with_name(f"{path.name}.partial")
         if path.is_dir() or (path.exists() and not overwrite):
             raise ConfigError(f"{path}: is there already; give another --output, or replace it with --overwrite")
@@ -64,13 +64,13 @@ class StateFile:
 
     def finish(self, frames: int, attributes: Mapping[str, str | int | float]) -> None:
         """Keep `frames` predicted ones and the attributes, and give the file its name."""
-        self.leave(frames, attributes)
+        self.close_partial(frames, attributes)
         with self._storage_errors():
             with self.partial.open("rb+") as file:
                 os.fsync(file.fileno())
             os.replace(self.partial, self.path)
 
-    def leave(self, frames: int, attributes: Mapping[str, str | int | float]) -> None:
+    def close_partial(self, frames: int, attributes: Mapping[str, str | int | float]) -> None:
         """Close the file with `frames` predicted ones under its temporary name."""
         with self._storage_errors():
             for name in dict.fromkeys((*self._names, self.clock)):
@@ -80,11 +80,11 @@ class StateFile:
             self._file.close()
             self._disk.close()
 
-    def _lay_out(self, start: Start, task: Task, frames: int) -> None:
+    def _lay_out(self, start: InitialState, task: Task, frames: int) -> None:
         count = len(start.fields) * self._members
         axes = [f"{axis}-coordinate" for axis in task.axes]
         coordinates = {
-            _ROW: np.repeat(start.numbers, self._members),
+            _ROW: np.repeat(start.sample_ids, self._members),
             _TIME: start.time + task.dt * np.arange(frames),
             **dict(zip(axes, start.coordinates, strict=True)),
         }
@@ -138,7 +138,7 @@ class PointStateFile(StateFile):
         moving = {task.channels[channel] for channel in task.moving}
         return tuple("positions" if name in moving else f"fields/{name.replace('/', '_')}" for name in task.channels)
 
-    def _lay_out(self, start: Start, task: Task, frames: int) -> None:
+    def _lay_out(self, start: InitialState, task: Task, frames: int) -> None:
         count, points = len(start.fields), start.fields.shape[2]
         # Positions lie by axis in a file, whatever the channels' order.
         self._axes = {channel: AXES.index(task.channels[channel]) for channel in task.moving}
@@ -155,10 +155,10 @@ class PointStateFile(StateFile):
                 fillvalue=np.float32(np.nan),
             )
         if not task.moving:
-            self._file["points"] = start.place_arrays["coords"]
-        self._file["mask"] = start.place_arrays["point_mask"].astype(np.uint8)
+            self._file["points"] = start.point_arrays["coords"]
+        self._file["mask"] = start.point_arrays["point_mask"].astype(np.uint8)
         for place, item in enumerate(task.inputs):
-            self._file[f"inputs/{item.name}"] = start.place_arrays["inputs"][..., place]
+            self._file[f"inputs/{item.name}"] = start.point_arrays["inputs"][..., place]
         self._file["box"] = np.stack([task.origin, np.add(task.origin, task.box)])
         for name, values in start.coefficients.items():
             self._file[f"parameters/{name}"] = values

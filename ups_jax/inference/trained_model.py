@@ -1,4 +1,4 @@
-"""A trained model, loaded from its run directory: physical fields in, physical fields out."""
+"""Trained models, loaded from their run directory. All fields are in physical units."""
 
 from __future__ import annotations
 
@@ -41,17 +41,23 @@ from ups_jax.runs.best_weights import Weights, best_weights, difference
 from ups_jax.runs.directory import RunDirectory
 from ups_jax.training.build import JointModel, build_joint, build_model
 
-# The given fields of a steady task, or by name what a batch of points has beside its values.
+# The input fields of a steady task, or the arrays of a batch of point clouds by name.
 InputFields = Float[AnyArray, "b *cells i"] | PointArrays
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainedModel:
-    """The averaged parameters of a run's best checkpoint and the model of each of its tasks.
+    """The model of a run with the averaged parameters of its best checkpoint. Load it with `load_run`.
 
-    `step` and `rollout` are pure functions in physical units. Of NumPy arrays they give NumPy arrays; of arrays of JAX
-    they give such, and can be differentiated, vmapped, scanned and compiled. They compute in float64 where JAX has it
-    enabled and fields or weights are of that type, in float32 otherwise. Each shape is compiled once.
+    `step` and `rollout` are pure functions in physical units. NumPy arguments give NumPy results. JAX arguments give
+    JAX results, and the functions can then be differentiated, vmapped, scanned and jitted. They compute in float64 if
+    JAX has it enabled and fields or weights have that type, otherwise in float32. Each shape is compiled once.
+
+    Attributes:
+        path: The run directory.
+        stage: The stage that trained the parameters.
+        checkpoint: Parameters, configuration and tasks of the checkpoint.
+        models: The flax modules, one for each task of the run.
     """
 
     path: Path
@@ -73,24 +79,25 @@ class TrainedModel:
         """Return the frame after `u`, or the solution of a steady task.
 
         Args:
-            u: One frame a sample (b, *grid, c), or with the run's context (b, context, *grid, c). Of a steady task the
-                given fields, or with `input_fields` a state, which has no influence, or None.
-            params: PDE coefficients by name, one for all samples or (b,). One that is left out counts as its training
-                mean, with a warning.
-            input_fields: Of a steady task the given fields (b, *grid, i), on the trained grid or on one that cuts its
-                cells into whole parts. Of a task on points, any number of them, a mapping: `coords` (points, axes)
-                unless they move, `inputs` (points, i) where it was trained with such, `point_mask` (points,) where some
-                only fill up; each with samples before that where they differ.
-            weights: A tree like `weights` to use in its place.
+            u: The current frames (b, *grid, c), or (b, context, *grid, c) if the model takes several. For a steady
+                task the input fields; if those are in `input_fields`, a state that has no influence, or None.
+            params: PDE coefficients by name, in physical units: one number for all samples, or an array (b,). A
+                missing coefficient causes a warning, and its training mean is used.
+            input_fields: For a steady task the input fields (b, *grid, i), on the trained grid or on one that refines
+                it by integer factors. For a point cloud with any number of points a mapping: `coords` (points, axes)
+                unless the points move, `inputs` (points, i) if the model was trained with input fields, `point_mask`
+                (points,) with 0 for padding; each with a leading batch axis if samples differ.
+            weights: A pytree like the attribute `weights`, to use instead of it.
             dt: Time between frames, which must be that of the training data.
-            task: The name of the task, which a model of several needs.
+            task: Name of the task; required if the run has several.
+            places: Deprecated name of `input_fields`.
 
         Returns:
-            The frame or solution, (b, *grid, c).
+            The next frame or the solution, (b, *grid, c).
 
         Raises:
-            DataError: Shapes, names, the time step or the tree of weights are not the run's, or a concrete value is
-                not finite or cannot be.
+            DataError: A shape, a name, the time step or the pytree of weights does not fit the model, or a concrete
+                value is not finite or not in its valid range.
         """
         model, weights = self._for_call(task, weights)
         input_fields = _without_places(input_fields, places)
@@ -110,10 +117,22 @@ class TrainedModel:
         task: str | None = None,
         places: PointArrays | None = None,
     ) -> Float[AnyArray, "b t *s c"]:
-        """Return the `steps` frames after `u0`, (b, steps, *grid, c); a steady solution stays as it is.
+        """Return the `steps` frames after `u0`, (b, steps, *grid, c); the solution of a steady task is repeated.
 
-        NumPy arrays are rolled out in pieces, so that any number of steps is one compilation. Arguments and errors are
-        those of `step`.
+        NumPy arrays are rolled out in chunks of fixed length, so that every number of steps uses the same compilation.
+
+        Args:
+            u0: The initial frames, like `u` in `step`.
+            steps: Number of frames to predict.
+            params: PDE coefficients by name, as in `step`.
+            input_fields: Input fields of a steady task or arrays of a point cloud, as in `step`.
+            weights: A pytree like the attribute `weights`, to use instead of it.
+            dt: Time between frames, which must be that of the training data.
+            task: Name of the task; required if the run has several.
+            places: Deprecated name of `input_fields`.
+
+        Raises:
+            DataError: An argument does not fit the model, as in `step`.
         """
         model, weights = self._for_call(task, weights)
         input_fields = _without_places(input_fields, places)
@@ -121,23 +140,25 @@ class TrainedModel:
             solution = model.step(u0, params, input_fields, weights, dt=dt)
             return (np if isinstance(solution, np.ndarray) else jnp).repeat(solution[:, None], steps, axis=1)
         fields, *arrays = model._checked(u0, params, input_fields, weights, dt)
-        # Inside a jitted function every result is traced, that of NumPy arrays as well.
+        # Inside a jitted function every result is traced, even if all arguments are NumPy arrays.
         if has_jax(fields, arrays) or is_traced(weights, jnp.zeros(())):
             return model._frames(weights, jnp.asarray(fields), make_conditions(model.task, *arrays), steps=steps)
-        values, mask, where = arrays
-        pieces = model._stepper.iter_chunks(fields, values, mask, steps, len(fields), where, weights)
-        return np.concatenate([piece.frames[0] for piece in pieces], axis=1)
+        coefficients, mask, point_arrays = arrays
+        rollout_chunks = model._chunked_rollout.iter_chunks(
+            fields, coefficients, mask, steps, len(fields), point_arrays, weights
+        )
+        return np.concatenate([chunk.frames[0] for chunk in rollout_chunks], axis=1)
 
     def solve(
         self, inputs: Float[AnyArray, "b *s i"], params: Coefficients | None = None, task: str | None = None
     ) -> Float[AnyArray, "b *s c"]:
-        """Return `step` of a steady task, by its former name."""
-        _deprecated("TrainedModel.solve(inputs, params)", "step(inputs, params)")
+        """Return the solution of a steady task. Deprecated name of `step`."""
+        _warn_deprecated("TrainedModel.solve(inputs, params)", "step(inputs, params)")
         return self.step(inputs, params, task=task)
 
     @property
     def weights(self) -> Any:
-        """The parameters as a pytree, which `step` and `rollout` take back scaled or differentiated."""
+        """The parameters as a pytree. `step` and `rollout` accept changed ones, for example to differentiate them."""
         return self.checkpoint.params
 
     @property
@@ -147,39 +168,53 @@ class TrainedModel:
 
     @property
     def digest(self) -> str:
-        """The digest of the checkpoint's files."""
+        """A hash of the checkpoint's files."""
         return self.checkpoint.digest
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """The tasks, on the grids that the model steps on."""
+        """The tasks of the run, on the grids that the model steps on."""
         return self.models.tasks
 
     @property
     def task(self) -> Task:
-        """The task of a model of one; DataError that names those of several."""
+        """The only task of the run; raises `DataError` if the run has several."""
         return self.for_task().models.task
 
     @property
     def model(self) -> Any:
-        """The flax module of the only task; DataError that names several."""
+        """The flax module of the only task; raises `DataError` if the run has several tasks."""
         return self.for_task().models.models[0]
 
     def for_task(self, name: str | None = None) -> TrainedModel:
-        """Return the model of a task; DataError where it is none of the run's, or is not named among several."""
+        """Return the model of one task.
+
+        Args:
+            name: Name of the task; None if the run has only one.
+
+        Raises:
+            DataError: The run has no task of this name, or several tasks and no name is given.
+        """
         names = list(self._by_name)
         if name is None and len(names) == 1:
             return self
         if name not in names:
-            said = "name one of them: task=..." if name is None else f"{name} is none of them"
-            raise DataError(f"the run has the tasks {', '.join(names)}; {said}")
+            hint = "choose one with task=..." if name is None else f"unknown task {name}"
+            raise DataError(f"the run has the tasks {', '.join(names)}; {hint}")
         return self._by_name[name]
 
     def on(self, task: Task) -> TrainedModel:
-        """Return the model with the same parameters on the grid of `task`; a steady one averages and interpolates.
+        """Return the model with the same parameters on the grid of `task`.
+
+        A model of a steady task is returned unchanged: it averages finer input fields to its grid and interpolates its
+        solutions.
+
+        Args:
+            task: A task with the channels of the model and possibly another grid.
 
         Raises:
-            DataError: The time step is another, or the grid does not divide into the patches or cells trained on.
+            DataError: The time step differs from that of the training data, or the grid does not fit the patches or
+                cells of the model.
         """
         trained, patch_size = self.task, self.config.latent.patch_size
         if trained.kind == "steady":
@@ -187,21 +222,21 @@ class TrainedModel:
             return self
         self.check_time_step(task.dt)
         if trained.scattered:
-            # The latent tokens stay where they are; any number of points speaks to them.
-            moved = replace(trained, shape=task.shape)
+            # The latent tokens keep their positions and exchange messages with any number of points.
+            new_task = replace(trained, shape=task.shape)
         elif patch_shape(task.shape, patch_size) != patch_shape(trained.shape, patch_size):
             raise DataError(
-                f"{self.path}: was trained on a grid of {trained.shape} points and cuts it into patches of "
-                f"{patch_shape(trained.shape, patch_size)}, which a grid of {task.shape} does not divide into"
+                f"{self.path}: the model was trained on a grid of {trained.shape} points with patches of "
+                f"{patch_shape(trained.shape, patch_size)}; a grid of {task.shape} points cannot use these patches"
             )
         else:
-            moved = replace(trained, shape=task.shape, origin=task.origin, spacing=task.spacing)
-        return replace(self, models=JointModel((build_model(self.config, moved, self.stage),)))
+            new_task = replace(trained, shape=task.shape, origin=task.origin, spacing=task.spacing)
+        return replace(self, models=JointModel((build_model(self.config, new_task, self.stage),)))
 
     def check_time_step(self, dt: float) -> None:
-        """Refuse a time step other than that of the training data, the only one that the model has seen."""
+        """Raise `DataError` if `dt` differs from the time step of the training data."""
         if not abs(dt / self.task.dt - 1) < 1e-3:
-            raise DataError(f"the time step is {dt:g}, and this run was trained on frames {self.task.dt:g} apart only")
+            raise DataError(f"the time step is {dt:g}, but this run was trained with time step {self.task.dt:g} only")
 
     def rollout_arrays(
         self,
@@ -211,15 +246,24 @@ class TrainedModel:
         cond_mask: np.ndarray,
         places: PointArrays = MappingProxyType({}),
     ) -> Float[np.ndarray, "b t *s c"]:
-        """Return the `steps` frames after the context `u0`, or the solutions for given fields, with coefficients as
-        arrays; each prediction is encoded anew."""
-        return self._of_arrays(self._frames, u0, steps, cond, cond_mask, places)
+        """Return the `steps` frames after the context `u0`, or the solutions of a steady task.
+
+        Each prediction is re-encoded for the next step. The arguments are not checked.
+
+        Args:
+            u0: Context frames (b, context, *grid, c), or the input fields (b, *grid, i) of a steady task.
+            steps: Number of frames.
+            cond: Coefficients (b, p) in physical units.
+            cond_mask: Array (b, p) that is 1 where a coefficient is given.
+            places: Arrays of a batch of point clouds; empty for a grid.
+        """
+        return self._call_arrays(self._frames, u0, steps, cond, cond_mask, places)
 
     def latent_rollout(
         self, u0: Float[np.ndarray, "b k *s c"], steps: int, cond: np.ndarray, cond_mask: np.ndarray
     ) -> Float[np.ndarray, "b t *s c"]:
-        """Return the `steps` frames after the context `u0`, which is encoded once."""
-        return self._of_arrays(self._latent_frames, u0, steps, cond, cond_mask)
+        """Return the `steps` frames after the context `u0`, which is encoded once and advanced in latent space."""
+        return self._call_arrays(self._latent_frames, u0, steps, cond, cond_mask)
 
     def reconstruct(
         self,
@@ -228,93 +272,99 @@ class TrainedModel:
         cond_mask: np.ndarray,
         places: PointArrays = MappingProxyType({}),
     ) -> Float[np.ndarray, "b t *s c"]:
-        """Return decode(encode(fields)); points keep their values beside the tokens."""
+        """Return decode(encode(fields)); for point clouds, whose values bypass the codec, the fields themselves."""
         if self.task.scattered:
             return fields
         return np.asarray(self._reconstruct(self.weights, jnp.asarray(fields, array_dtype(fields))))
 
     def _for_call(self, task: str | None, weights: Any) -> tuple[TrainedModel, Any]:
-        """Return the model of the task that is called, and its part of the weights."""
+        """Return the model of a task and its parameters, taken from `weights` if those are given."""
         model = self.for_task(task)
         if weights is None:
             return model, model.weights
-        differing = difference(weights, self.weights)
-        if differing is not None:
-            raise DataError(f"weights: is no tree like model.weights: {differing}")
-        names = [each.name for each in self.tasks]
+        mismatch = difference(weights, self.weights)
+        if mismatch is not None:
+            raise DataError(f"weights: the pytree does not match model.weights: {mismatch}")
+        names = [item.name for item in self.tasks]
         return model, self.models.sharing.view(weights, names.index(model.task.name))
 
     def _checked(self, u: Any, params: Any, input_fields: Any, weights: Any, dt: float | None) -> tuple[Any, ...]:
-        """Return fields, coefficients with their presence, and the places of points."""
+        """Return the checked fields, coefficients, coefficient mask and point-cloud arrays."""
         task, dtype = self.task, array_dtype(u, input_fields, weights)
         self.check_time_step(task.dt if dt is None else dt)
         if task.kind == "steady":
-            fields, places = checked_inputs(task, u, input_fields, dtype), {}
+            fields, point_arrays = checked_inputs(task, u, input_fields, dtype), {}
         else:
             fields = checked_frames(task, self.model.context, u, dtype)
-            places = checked_point_arrays(task, input_fields, len(fields), fields.shape[-2], dtype)
-        return fields, *coefficient_arrays(task, dict(params or {}), len(fields), dtype), places
+            point_arrays = checked_point_arrays(task, input_fields, len(fields), fields.shape[-2], dtype)
+        return fields, *coefficient_arrays(task, dict(params or {}), len(fields), dtype), point_arrays
 
-    def _of_arrays(
+    def _call_arrays(
         self,
-        frames: Any,
+        predict: Any,
         u0: np.ndarray,
         steps: int,
         cond: np.ndarray,
         cond_mask: np.ndarray,
-        places: PointArrays = MappingProxyType({}),
+        point_arrays: PointArrays = MappingProxyType({}),
     ) -> np.ndarray:
-        given = make_conditions(self.task, cond, cond_mask, places)
-        return np.asarray(frames(self.weights, jnp.asarray(u0, array_dtype(u0)), given, steps=steps))
+        """Call a jitted rollout on NumPy arrays and return its frames as a NumPy array."""
+        conditions = make_conditions(self.task, cond, cond_mask, point_arrays)
+        return np.asarray(predict(self.weights, jnp.asarray(u0, array_dtype(u0)), conditions, steps=steps))
 
     @cached_property
     def _by_name(self) -> Mapping[str, TrainedModel]:
+        """The model of each task, by the name of the task."""
         if len(self.tasks) == 1:
             return {self.models.task.name: self}
-        result, whole = {}, self.checkpoint
-        for number, (task, part) in enumerate(zip(self.tasks, whole.fingerprint.split("+"), strict=True)):
+        models_by_name, joint = {}, self.checkpoint
+        for index, (task, fingerprint) in enumerate(zip(self.tasks, joint.fingerprint.split("+"), strict=True)):
             checkpoint = replace(
-                whole,
-                params=self.models.sharing.view(whole.params, number),
-                weights=self.models.sharing.view(whole.weights, number),
-                config=of_task(whole.config, task.name),
+                joint,
+                params=self.models.sharing.view(joint.params, index),
+                weights=self.models.sharing.view(joint.weights, index),
+                config=of_task(joint.config, task.name),
                 tasks=(task,),
-                fingerprint=part,
+                fingerprint=fingerprint,
             )
-            models = JointModel((self.models.models[number],))
-            result[task.name] = replace(self, checkpoint=checkpoint, models=models)
-        return result
+            models = JointModel((self.models.models[index],))
+            models_by_name[task.name] = replace(self, checkpoint=checkpoint, models=models)
+        return models_by_name
 
     @cached_property
-    def _stepper(self) -> ChunkedRollout:
+    def _chunked_rollout(self) -> ChunkedRollout:
+        """The rollout in chunks for NumPy arrays."""
         return ChunkedRollout(model=self.model, weights=self.weights)
 
     @cached_property
     def _frames(self) -> Any:
+        """The jitted rollout that re-encodes each prediction, or the jitted solver of a steady task."""
         frames = steady_rollout if self.task.kind == "steady" else rollout
         return jax.jit(partial(frames, self.model), static_argnames="steps")
 
     @cached_property
     def _latent_frames(self) -> Any:
+        """The jitted rollout in latent space."""
         return jax.jit(partial(latent_rollout, self.model), static_argnames="steps")
 
     @cached_property
     def _reconstruct(self) -> Any:
+        """The jitted function decode(encode(fields))."""
         return jax.jit(partial(reconstruct, self.model))
 
 
 def load_run(path: str | Path, *, stage: str | None = None, task: Task | None = None) -> TrainedModel:
-    """Return the best checkpoint of a run, with averaged parameters.
+    """Return the model of a run with the averaged parameters of its best checkpoint.
 
     Args:
         path: The run directory.
-        stage: The stage whose model it is; by default the operator, or in a run without one the last stage.
-        task: The task of the data to predict: the model is put on its grid.
+        stage: The stage whose model is loaded; by default the operator, or the last stage of a run without one.
+        task: The task of the data to predict, if its grid differs from that of the training data.
 
     Raises:
-        CheckpointError: There is no checkpoint.
-        ConfigError: The stage is a corrector.
-        DataError: The time step of `task` is another, or its grid does not fit the trained one.
+        CheckpointError: The run has no checkpoint of the stage.
+        ConfigError: The stage trains a corrector, which is not a model by itself, or the run has no such task.
+        DataError: The time step of `task` differs from that of the training data, or its grid does not fit the model.
     """
     path = Path(path)
     stage = _model_stage(path, stage)
@@ -323,19 +373,41 @@ def load_run(path: str | Path, *, stage: str | None = None, task: Task | None = 
 
 
 def load_task_run(path: Path, task: str | None = None, *, stage: str | None = None) -> TrainedModel:
-    """Return the model of one task of a run as `load_run` does; ConfigError where several need a name."""
+    """Return the model of one task of a run.
+
+    Args:
+        path: The run directory.
+        task: Name of the task; None if the run has only one.
+        stage: The stage whose model is loaded, as in `load_run`.
+
+    Raises:
+        CheckpointError: The run has no checkpoint of the stage.
+        ConfigError: The run has no task of this name, or several tasks and no name is given.
+    """
     return named_task(load_run(path, stage=stage), task)
 
 
 def model_of(path: Path, stage: str, weights: Weights, models: JointModel | None = None) -> TrainedModel:
-    """Return the model that weights belong to, with the `models` that the caller has built if they are of its tasks."""
+    """Return a trained model made of a checkpoint.
+
+    Args:
+        path: The run directory.
+        stage: The stage that trained the parameters.
+        weights: The checkpoint.
+        models: Flax modules of the stage, to reuse if they are of the same tasks; otherwise they are built.
+    """
     if models is None or models.tasks != weights.tasks:
         models = build_joint(weights.config, weights.tasks, stage)
     return TrainedModel(path=path, stage=stage, checkpoint=weights, models=models)
 
 
 def named_task(model: TrainedModel, task: str | None) -> TrainedModel:
-    """Return the model of a task that a command line or a configuration names, with a ConfigError for a wrong name."""
+    """Return the model of one task, and raise `ConfigError` instead of `DataError` for a wrong name.
+
+    Args:
+        model: The trained model.
+        task: Name of the task from a command line or configuration; None if the run has only one.
+    """
     try:
         return model.for_task(task)
     except DataError as error:
@@ -343,23 +415,26 @@ def named_task(model: TrainedModel, task: str | None) -> TrainedModel:
 
 
 def _model_stage(path: Path, stage: str | None) -> str:
-    """The stage whose model is meant, the run's main one for None; ConfigError for one that only corrects another's."""
+    """Return the stage to load, by default the run's main stage; raise `ConfigError` for the stage of a corrector."""
     if stage is None:
         return RunDirectory(path).main_stage()
     name = STAGE_ALIASES.get(stage, stage)
-    alone = [other for other in STAGES if other not in STAGE_NEEDS["transient"]]
-    if name not in alone:
-        use = f"; {name} is used by `{command('rollout')} --corrector {name}`" if name in STAGES else ""
-        raise ConfigError(f"{path}: {name} is no model by itself; export or load {' or '.join(alone)}{use}")
+    model_stages = [item for item in STAGES if item not in STAGE_NEEDS["transient"]]
+    if name not in model_stages:
+        hint = f"; use {name} with `{command('rollout')} --corrector {name}`" if name in STAGES else ""
+        problem = "is a corrector, not a model by itself" if name in STAGES else "is not a stage with a model"
+        raise ConfigError(f"{path}: {name} {problem}; export or load {' or '.join(model_stages)}{hint}")
     return name
 
 
 def _without_places(input_fields: Any, places: Any) -> Any:
+    """Return `input_fields`, or with a warning the value of the deprecated argument `places`."""
     if places is None:
         return input_fields
-    _deprecated("places=", "input_fields=", stacklevel=4)
+    _warn_deprecated("places=", "input_fields=", stacklevel=4)
     return places
 
 
-def _deprecated(former: str, name: str, *, stacklevel: int = 3) -> None:
-    warnings.warn(f"{former} is now {name}", DeprecationWarning, stacklevel=stacklevel)
+def _warn_deprecated(former: str, name: str, *, stacklevel: int = 3) -> None:
+    """Warn that a public name has been replaced by another."""
+    warnings.warn(f"{former} is deprecated; use {name}", DeprecationWarning, stacklevel=stacklevel)
