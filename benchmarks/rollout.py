@@ -90,7 +90,7 @@ def compare(args: argparse.Namespace) -> None:
         for name, seconds in timed.items():
             rates[name][batch] = batch * truth.shape[1] / seconds
     tell(errors, rates, args.batches)
-    from ups_jax.evaluation.result import finite
+    from ups_jax.evaluation.result import to_json_values
 
     rows = [{"way": way.name, "nrmse": errors[way.name], "frames_per_second": rates[way.name]} for way in ways]
     about = {
@@ -100,7 +100,7 @@ def compare(args: argparse.Namespace) -> None:
         "repeats": args.repeats,
         "step": run.checkpoint.step,
     }
-    write_atomically(args.out, json.dumps(finite({"about": about, "rows": rows}), indent=1) + "\n")
+    write_atomically(args.out, json.dumps(to_json_values({"about": about, "rows": rows}), indent=1) + "\n")
 
 
 def _solver(task: str, preset: Any, points: int, substeps: int, steps: int) -> Any:

@@ -15,7 +15,7 @@ from comparison.tasks import TASKS
 from comparison.training import Trained
 from ups_jax.data import Dataset, Trajectories, open_dataset
 from ups_jax.evaluation.evaluate import Members, Rollout, evaluate_predictor
-from ups_jax.evaluation.result import Evaluation, SteadyEvaluation
+from ups_jax.evaluation.result import TransientEvaluation, SteadyEvaluation
 from ups_jax.evaluation.steady import evaluate_steady, mean_solution
 from ups_jax.inference.resolution import FinerPredictor
 
@@ -119,14 +119,14 @@ def evaluation(
     dataset: Dataset,
     variants: Mapping[str, Rollout] | None = None,
     ensembles: Mapping[str, Members] | None = None,
-) -> Evaluation:
+) -> TransientEvaluation:
     """The library's own evaluation, with the settings of the row."""
     cfg = row.config()
     settings = {"context": 1, "seed": cfg.seed, "variants": variants or {}, "ensembles": ensembles or {}}
     return evaluate_predictor(predictor, held, dataset.task, cfg.evaluation, **settings)
 
 
-def correlation(row: Row | StageRow, predictor: Any, measured: Evaluation, dataset: Dataset) -> Values:
+def correlation(row: Row | StageRow, predictor: Any, measured: TransientEvaluation, dataset: Dataset) -> Values:
     """Until when the rollout is correlated with the truth, and over how many trajectories and frames that was taken."""
     config = row.long_config()
     if config is not None and row.split == "test":

@@ -19,7 +19,7 @@ from comparison.source import source_digest
 from comparison.stage_row import WAYS, StageRow
 from comparison.tasks import TASKS
 from ups_jax.data import open_dataset
-from ups_jax.evaluation.result import finite
+from ups_jax.evaluation.result import to_json_values
 from ups_jax.inference.corrected import CorrectedModel, load_corrector
 from ups_jax.inference.trained_model import load_run
 from ups_jax.pipeline.train_all_stages import is_finished
@@ -42,7 +42,7 @@ def run(row: StageRow) -> dict[str, Any]:
     whole = evaluation(row, predictor, held, dataset)
     scored = evaluation(row, predictor, first_frames(held, TASKS[row.task].scored_frames), dataset, ensembles=ensembles)
     stages = RunDirectory(path).read()["stages"]
-    return finite(
+    return to_json_values(
         {
             "digest": row.digest(),
             "seed": row.seed,

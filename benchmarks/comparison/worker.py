@@ -16,7 +16,7 @@ from comparison.tasks import TASKS
 from comparison.training import Trained, train
 from ups_jax.core.errors import ConfigError
 from ups_jax.data import Dataset, open_dataset
-from ups_jax.evaluation.result import finite
+from ups_jax.evaluation.result import to_json_values
 
 
 def run(row: Row) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def run(row: Row) -> dict[str, Any]:
         raise ConfigError(f"data.context is {cfg.data.context}: every model of this comparison sees one frame")
     dataset = open_dataset(cfg)
     trained = _train(row, dataset)
-    return finite(
+    return to_json_values(
         {
             "digest": row.digest(),
             "seed": row.seed,

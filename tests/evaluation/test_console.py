@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ups_jax.evaluation.console import track_evaluation
-from ups_jax.evaluation.result import Evaluation
+from ups_jax.evaluation.result import TransientEvaluation
 from ups_jax.tracking import Writer, flat
 
 
@@ -31,13 +31,13 @@ class Heard(Writer):
         self.files.append(path)
 
 
-def heard(measured: Evaluation) -> Heard:
+def heard(measured: TransientEvaluation) -> Heard:
     writer = Heard()
     track_evaluation(writer, "val", measured, plots=[Path("plots/a.png")], files=[Path("val.json"), Path("r.html")])
     return writer
 
 
-def test_the_summary_has_every_number_of_model_variants_and_baselines_and_no_list(evaluation_1d: Evaluation) -> None:
+def test_the_summary_has_every_number_of_model_variants_and_baselines_and_no_list(evaluation_1d: TransientEvaluation) -> None:
     writer = heard(evaluation_1d)
     sections = {
         "toy<1>": evaluation_1d.metrics,
@@ -53,7 +53,7 @@ def test_the_summary_has_every_number_of_model_variants_and_baselines_and_no_lis
     assert writer.images == {"eval/val/a": Path("plots/a.png")} and writer.files == [Path("val.json"), Path("r.html")]
 
 
-def test_the_error_by_time_is_a_table_with_a_column_for_each_rollout(evaluation_1d: Evaluation) -> None:
+def test_the_error_by_time_is_a_table_with_a_column_for_each_rollout(evaluation_1d: TransientEvaluation) -> None:
     writer = heard(evaluation_1d)
     assert set(writer.tables) == {"eval/val/headlines", "eval/val/rollout/nrmse_by_time"}
     columns, rows = writer.tables["eval/val/rollout/nrmse_by_time"]
@@ -64,7 +64,7 @@ def test_the_error_by_time_is_a_table_with_a_column_for_each_rollout(evaluation_
     assert [row[0] for row in writer.tables["eval/val/headlines"][1]] == columns[1:]
 
 
-def test_a_number_that_is_not_finite_is_told_and_leaves_its_cell_empty(broken_evaluation: Evaluation) -> None:
+def test_a_number_that_is_not_finite_is_told_and_leaves_its_cell_empty(broken_evaluation: TransientEvaluation) -> None:
     writer = heard(broken_evaluation)
     assert math.isnan(writer.numbers["eval/val/toy<1>/rollout/nrmse"])
     assert writer.tables["eval/val/rollout/nrmse_by_time"][1][-1][1] is None

@@ -14,7 +14,7 @@ from ups_jax.config import EvaluationConfig
 from ups_jax.core.errors import DataError, StorageError
 from ups_jax.core.task import Coefficient, Statistics, Task
 from ups_jax.evaluation.evaluate import evaluate_predictor
-from ups_jax.evaluation.result import result, write_json
+from ups_jax.evaluation.result import evaluation_result, write_json
 from ups_jax.metrics.aggregate import ROLLOUT_METRICS, bootstrap_interval
 
 TASK = Task(
@@ -142,7 +142,7 @@ def test_another_way_to_roll_out_is_measured_beside_the_models_own():
     assert variant["seconds_per_rollout_step"] > 0
     # Three chunks of two and one of them again, warm, for the clock.
     assert other.shapes == [((2, 1, 16, 1), FRAMES - 1)] * 4
-    values = result([evaluation], {})["variants"]["other"]["decay"]
+    values = evaluation_result([evaluation], {})["variants"]["other"]["decay"]
     assert values["rollout"]["nrmse"] == variant["rollout"]["nrmse"]
 
 
@@ -192,7 +192,7 @@ def test_the_json_has_the_contracts_shape_and_null_for_non_finite(tmp_path):
     evaluation = run(Scaler(broken=(3,)))
     other = dataclasses.replace(evaluation, task=dataclasses.replace(TASK, name="other"))
     path = tmp_path / "evaluation" / "test.json"
-    write_json(path, result([evaluation, other], {"steps": 7, "seed": 0}))
+    write_json(path, evaluation_result([evaluation, other], {"steps": 7, "seed": 0}))
     values = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert (
         set(values) == {"metrics", "baselines", "variants", "intervals", "per_trajectory", "meta"}

@@ -7,12 +7,12 @@ import pytest
 
 from ups_jax.core.errors import StorageError
 from ups_jax.evaluation.plots.films import write_film
-from ups_jax.evaluation.result import Evaluation, SteadyEvaluation
+from ups_jax.evaluation.result import TransientEvaluation, SteadyEvaluation
 
 
 @pytest.mark.parametrize("name", ["evaluation_1d", "evaluation_2d", "broken_evaluation"])
 def test_a_film_has_a_frame_for_each_time_that_moves(name, request, tmp_path):
-    evaluation: Evaluation = request.getfixturevalue(name)
+    evaluation: TransientEvaluation = request.getfixturevalue(name)
     assert write_film(tmp_path / "plots" / "film.gif", evaluation)
     frames = iio.imread(tmp_path / "plots" / "film.gif")
     assert len(frames) == len(evaluation.examples[0].time)

@@ -9,7 +9,7 @@ import pytest
 
 from ups_jax.core.errors import StorageError
 from ups_jax.evaluation.plots.html_report import render, write_report
-from ups_jax.evaluation.result import finite, result
+from ups_jax.evaluation.result import to_json_values, evaluation_result
 
 VOID = {"meta", "img", "br", "link"}
 RUN = {"status": "finished", "config": {"optimizer": {"lr": 0.001}}, "device": "<b>cpu</b>"}
@@ -45,7 +45,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def values(evaluation_1d):
-    return finite(result([evaluation_1d], {"steps": 5, "seed": 0}))
+    return to_json_values(evaluation_result([evaluation_1d], {"steps": 5, "seed": 0}))
 
 
 def test_the_tables_show_the_jsons_numbers_interval_and_baselines(values):
@@ -88,7 +88,7 @@ def test_names_and_values_of_any_kind_are_escaped(values):
 
 
 def test_non_finite_results_are_said_in_words(broken_evaluation):
-    page = Page(render(finite(result([broken_evaluation], {})), {}, RUN))
+    page = Page(render(to_json_values(evaluation_result([broken_evaluation], {})), {}, RUN))
     assert "not finite" in page.text
     assert any(row[0] == "this run" and "not finite" in row for row in page.rows)
 

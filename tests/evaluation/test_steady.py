@@ -17,7 +17,7 @@ from ups_jax.data.dataset import Trajectories
 from ups_jax.evaluation.console import print_table
 from ups_jax.evaluation.plots.figures import write_plots
 from ups_jax.evaluation.plots.html_report import render
-from ups_jax.evaluation.result import SteadyEvaluation, finite, result, write_json
+from ups_jax.evaluation.result import SteadyEvaluation, to_json_values, evaluation_result, write_json
 from ups_jax.evaluation.steady import evaluate_steady
 
 SHAPE = (6, 8)
@@ -94,7 +94,7 @@ def test_samples_are_scored_by_their_distribution_and_a_variant_by_its_own_error
     assert own["steady"]["crps"] == pytest.approx(0.2 / np.sqrt(np.pi), rel=0.1)
     assert one["steady"]["rmse"] == pytest.approx(np.sqrt(2) * measured.metrics["steady"]["rmse"], rel=0.1)
     assert one["seconds_per_rollout_step"] > 0
-    page = render(finite(result([measured], {})), {}, {"config": {}})
+    page = render(to_json_values(evaluation_result([measured], {})), {}, {"config": {}})
     assert "Ensembles" in page and "decorrelation" not in page
     print_table(Console(file=(told := io.StringIO()), width=120), measured)
     assert "corrector solution" in told.getvalue() and "ensemble of 12: CRPS 0.1" in told.getvalue()
@@ -105,7 +105,7 @@ def test_a_solution_that_is_not_finite_anywhere_is_drawn_with_holes(tmp_path: Pa
 
 
 def test_the_json_has_one_section_with_the_contracts_keys(tmp_path: Path) -> None:
-    write_json(tmp_path / "test.json", result([evaluation({3: np.nan})], {"steps": 1}))
+    write_json(tmp_path / "test.json", evaluation_result([evaluation({3: np.nan})], {"steps": 1}))
     values = json.loads((tmp_path / "test.json").read_text())
     keys = {
         "nrmse", "rmse", "max_error", "vrmse", "conservation_rmse", "boundary_rmse", "fourier_rmse_low",
@@ -122,5 +122,5 @@ def test_pictures_and_report_show_given_field_truth_prediction_and_error(tmp_pat
     measured = evaluation({2: 0.1, 5: -0.4})
     (path,) = write_plots(tmp_path, [measured], [])
     assert path.name == "plates_fields_u.png" and path.stat().st_size > 10_000
-    page = render(finite(result([measured], {})), {"a": b"x"}, {"config": {}})
+    page = render(to_json_values(evaluation_result([measured], {})), {"a": b"x"}, {"config": {}})
     assert "Steady state" in page and "mean_field" in page

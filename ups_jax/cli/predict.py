@@ -29,7 +29,7 @@ from ups_jax.inference.chunked_rollout import ChunkedRollout
 from ups_jax.inference.corrected import load_corrector, stage_sampler
 from ups_jax.inference.initial_state import InitialState, read_initial_state
 from ups_jax.inference.inputs import coefficient_arrays, point_mask_of
-from ups_jax.inference.state_file import PointStateFile, StateFile, names_of
+from ups_jax.inference.state_file import PointStateFile, StateFile, channel_datasets
 from ups_jax.inference.trained_model import TrainedModel, load_task_run
 from ups_jax.metrics.aggregate import rollout_section, score_rows
 from ups_jax.metrics.ensemble import ensemble_summary, ensemble_table
@@ -222,7 +222,7 @@ def _tell_error(output: Path, task: Task, start: InitialState, members: int, con
 
 def _on_grid(output: Path, task: Task) -> Float[np.ndarray, "r t *s c"]:
     with h5py.File(output, "r", locking=False) as file:
-        return np.stack([file[name][:] for name in names_of(task)], axis=-1)
+        return np.stack([file[name][:] for name in channel_datasets(task)], axis=-1)
 
 
 def _at_points(output: Path, task: Task) -> Float[np.ndarray, "r t p c"]:

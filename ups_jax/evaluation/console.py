@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ups_jax.evaluation.result import Measured, finite
+from ups_jax.evaluation.result import TaskEvaluation, to_json_values
 from ups_jax.metrics import ENSEMBLE_METRICS
 from ups_jax.tracking import Writer, flat
 
@@ -34,14 +34,14 @@ _BANDS = ("low", "mid", "high")
 _ENSEMBLE = dict(zip(ENSEMBLE_METRICS, ("CRPS", "spread/skill", "in 50 %", "in 90 %", "correlated for"), strict=True))
 
 
-def named_sections(measured: Measured) -> dict[str, Mapping[str, Any]]:
+def named_sections(measured: TaskEvaluation) -> dict[str, Mapping[str, Any]]:
     """The sections of the model, its variants and each baseline, by the name that a table gives them."""
     kind = "rollout" if "rollout" in measured.metrics else "solution"
     variants = {f"{name} {kind}": sections for name, sections in measured.variants.items()}
     return {"this model": measured.metrics, **variants, **measured.baselines}
 
 
-def headlines(measured: Measured) -> tuple[list[str], dict[str, list[float | None]]]:
+def headlines(measured: TaskEvaluation) -> tuple[list[str], dict[str, list[float | None]]]:
     """Columns and rows of the headline table: the model, its variants and each baseline; None where a row has none."""
     section = next(name for name in _HEADLINES if name in measured.metrics)
     bands = [band for band in _BANDS if f"fourier_rmse_{band}" in measured.metrics[section]]
@@ -53,7 +53,7 @@ def headlines(measured: Measured) -> tuple[list[str], dict[str, list[float | Non
     return [*_HEADLINES[section], *bands], rows
 
 
-def print_table(console: Console, measured: Measured) -> None:
+def print_table(console: Console, measured: TaskEvaluation) -> None:
     """nRMSE, and fRMSE in three bands, of this model, its variants and each baseline."""
     columns, rows = headlines(measured)
     numbers = "nRMSE and fRMSE" if _BANDS[0] in columns else "nRMSE"
@@ -84,7 +84,7 @@ def print_table(console: Console, measured: Measured) -> None:
 
 
 def track_evaluation(
-    writer: Writer, name: str, measured: Measured, *, plots: Sequence[Path], files: Sequence[Path]
+    writer: Writer, name: str, measured: TaskEvaluation, *, plots: Sequence[Path], files: Sequence[Path]
 ) -> None:
     """Hand the evaluation `name` of a task to a writer, all of it under `eval/<name>/`.
 
@@ -105,11 +105,11 @@ def track_evaluation(
         writer.file(file)
 
 
-def _lists(measured: Measured) -> dict[str, dict[str, list[Any]]]:
+def _lists(measured: TaskEvaluation) -> dict[str, dict[str, list[Any]]]:
     """Every metric that is a list, as `section/metric`: the lists of the headline table's rows that have it."""
     found: dict[str, dict[str, list[Any]]] = {}
     for row, sections in named_sections(measured).items():
-        for metric, value in flat(finite(sections)).items():
+        for metric, value in flat(to_json_values(sections)).items():
             if isinstance(value, list):
                 found.setdefault(metric, {})[row] = value
     return found

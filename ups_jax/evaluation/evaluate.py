@@ -19,7 +19,7 @@ from ups_jax.config import EvaluationConfig
 from ups_jax.core.errors import DataError
 from ups_jax.core.task import Task
 from ups_jax.data.dataset import Trajectories as SteadyFields
-from ups_jax.evaluation.result import Evaluation, Example, PointEvaluation, Spectra
+from ups_jax.evaluation.result import TransientEvaluation, Example, PointEvaluation, Spectra
 from ups_jax.inference.inputs import condition_arrays, point_arrays_of, point_mask_of
 from ups_jax.metrics.aggregate import (
     Table,
@@ -96,7 +96,7 @@ def evaluate_predictor(
     seed: int,
     variants: Mapping[str, Rollout] = MappingProxyType({}),
     ensembles: Mapping[str, Members] = MappingProxyType({}),
-) -> Evaluation:
+) -> TransientEvaluation:
     """One-step errors of every window, the rollout from the first `context` frames to the last, and both baselines.
 
     `variants` are other ways to roll out the same run, by name; each gets a `rollout` section and its own seconds.
@@ -116,7 +116,7 @@ def evaluate_predictor(
     rollout, codec = tables["rollout"], tables["codec"]
     scores = rollout["nrmse"].mean(1)
     examples, seconds = _examples(predictor, trajectories, task, config.batch_size, context, scores)
-    kind = PointEvaluation if task.scattered else Evaluation
+    kind = PointEvaluation if task.scattered else TransientEvaluation
     return kind(
         task=task,
         metrics={"one_step": metrics_section(one_step), "rollout": rollout_section(rollout, task.dt)},
@@ -260,7 +260,7 @@ def _examples(
             time=trajectories.time[context - 1 :],
             truth=fields[row, context - 1 :],
             prediction=np.concatenate([fields[row, context - 1 : context], pred]),
-            places={name: values[row] for name, values in point_arrays_of(trajectories).items()},
+            point_arrays={name: values[row] for name, values in point_arrays_of(trajectories).items()},
         )
         for label, row, pred in zip(("best", "median", "worst"), rows, preds, strict=False)
     ]

@@ -26,11 +26,11 @@ from ups_jax.evaluation.best_of_n import candidate_variants, no_candidates_reaso
 from ups_jax.evaluation.console import print_table, track_evaluation
 from ups_jax.evaluation.evaluate import Rollout, evaluate_predictor
 from ups_jax.evaluation.model_fingerprint import architecture, architecture_of_all
-from ups_jax.evaluation.result import Evaluation, EvaluationResult, SteadyEvaluation, finite, result, write_json
+from ups_jax.evaluation.result import TransientEvaluation, EvaluationResult, SteadyEvaluation, to_json_values, evaluation_result, write_json
 from ups_jax.evaluation.steady import evaluate_steady, mean_solution
 from ups_jax.inference.corrected import SAMPLERS, VARIANT_NAMES, CorrectedModel, load_corrector, load_correctors, predictor_stage
 from ups_jax.inference.resolution import RESOLUTION_MODES, split_mismatch_note, predictor_for_grid
-from ups_jax.inference.trained_model import TrainedModel, model_of, named_task
+from ups_jax.inference.trained_model import TrainedModel, build_trained_model, select_task
 from ups_jax.runs.best_weights import Weights, best_weights
 from ups_jax.runs.directory import RunDirectory, now
 from ups_jax.tracking import ending, evaluation_writer, read_jsonl
@@ -116,13 +116,13 @@ def evaluate(
         )
     cfg = replace(cfg, data=replace(cfg.data, tasks=tasks))
     datasets = {
-        task.name: as_trained_task(of_task(cfg, task.name), datasets[task.name], named_task(model, task.name).task)
+        task.name: as_trained_task(of_task(cfg, task.name), datasets[task.name], select_task(model, task.name).task)
         for task in tasks
     }
     selection = Selection(split=split, trajectories=trajectories, horizon=horizon)
     each = _of_tasks(model, cfg, model.stage, run.main_stage(), selection, datasets, Console(quiet=True))
     meta = _meta(run, model.stage, model.checkpoint, each, split)
-    return cast(EvaluationResult, finite(result([task.measured for task in each], meta)))
+    return cast(EvaluationResult, to_json_values(evaluation_result([task.measured for task in each], meta)))
 
 
 def evaluate_run(
@@ -151,7 +151,7 @@ def evaluate_run(
     if data is None:
         simulate.prepare(cfg)
     predictor = predictor_stage(path, stage)
-    whole = model_of(path, predictor, best_weights(path, predictor), models if stage == predictor else None)
+    whole = build_trained_model(path, predictor, best_weights(path, predictor), models if stage == predictor else None)
     each = _of_tasks(whole, cfg, stage, main, selection, _opened(data, whole), console)
     split = selection.split
     name = split if stage == main else f"{stage}_{split}"
@@ -162,7 +162,7 @@ def evaluate_run(
     ]
     name, place = selection.name or "-".join([name, *foreign]), RunDirectory(selection.output or path)
     evaluations = [own.measured for own in each]
-    values = cast(EvaluationResult, finite(result(evaluations, _meta(run, stage, whole.checkpoint, each, split))))
+    values = cast(EvaluationResult, to_json_values(evaluation_result(evaluations, _meta(run, stage, whole.checkpoint, each, split))))
     written = [place.evaluation / f"{name}.json"]
     write_json(written[0], values)
     if json_path is not None:
@@ -209,7 +209,7 @@ class _OfTask:
     trained: TrainedModel
     weights: Weights
     dataset: Dataset
-    measured: Evaluation | SteadyEvaluation
+    measured: TransientEvaluation | SteadyEvaluation
     way: str
     truth: str
     random: str | None
@@ -234,7 +234,7 @@ def _of_tasks(
     result = []
     for task in configured_tasks(cfg):
         own = of_task(cfg, task.name)
-        trained = named_task(whole, task.name if several else None)
+        trained = select_task(whole, task.name if several else None)
         dataset = data.get(trained.task.name) or open_dataset(own, trained.task)
         way = predictor_for_grid(trained, dataset.task)[1]
         left_out = [] if stage in VARIANT_NAMES else _left_out(found, way)
@@ -262,13 +262,13 @@ def _of_tasks(
 
 def _opened(data: Mixture | None, whole: TrainedModel) -> dict[str, Dataset]:
     """Return the data sets of `data` that the run was trained on, by task."""
-    models = (named_task(whole, task.name) for task in whole.tasks)
+    models = (select_task(whole, task.name) for task in whole.tasks)
     trained = {(model.task, model.checkpoint.fingerprint) for model in models}
     datasets = () if data is None else data.datasets
     return {item.task.name: item for item in datasets if (item.task, item.fingerprint) in trained}
 
 
-def _names(name: str, evaluations: Sequence[Evaluation | SteadyEvaluation]) -> list[str]:
+def _names(name: str, evaluations: Sequence[TransientEvaluation | SteadyEvaluation]) -> list[str]:
     """What the result of each task is called by writers: as the evaluation, of several with the task's name."""
     if len(evaluations) == 1:
         return [name]
@@ -277,7 +277,7 @@ def _names(name: str, evaluations: Sequence[Evaluation | SteadyEvaluation]) -> l
 
 def _measure(
     trained: TrainedModel, found: Mapping[str, Weights], stage: str, dataset: Dataset, held: Trajectories, cfg: Config
-) -> Evaluation | SteadyEvaluation:
+) -> TransientEvaluation | SteadyEvaluation:
     """The result of a stage: of a corrector's that of the predictor with it, of the main one that of the predictor
     alone, with the correctors `found` as variants."""
     if trained.task.kind == "steady":

@@ -1,6 +1,6 @@
-"""What an evaluation finds: the record of one task, and the evaluation JSON of several.
+"""Results of an evaluation: the dataclasses of one task, and the evaluation JSON of all tasks of a run.
 
-Computing it is `evaluate`; drawing it is `plots`.
+`evaluate` and `steady` compute them; `plots` draws them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,18 @@ from ups_jax.core.task import Task
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One test trajectory from the last context frame on; the first frame of `prediction` is that frame itself.
+    """One trajectory for plots, from the last context frame on.
 
-    `places` are a set of points' entries of a batch."""
+    Attributes:
+        label: `best`, `median` or `worst` of the evaluated trajectories.
+        id: Index of the trajectory in its file.
+        nrmse: Mean nRMSE of its rollout.
+        coefficients: PDE coefficients by name, in physical units.
+        time: Times of the frames.
+        truth: True fields in physical units.
+        prediction: Predicted fields; their first frame is the last context frame.
+        point_arrays: Arrays of a point cloud; empty for a grid.
+    """
 
     label: str
     id: str
@@ -32,12 +41,18 @@ class Example:
     time: Float[np.ndarray, " t"]
     truth: Float[np.ndarray, "t *s c"]
     prediction: Float[np.ndarray, "t *s c"]
-    places: Mapping[str, np.ndarray] = field(default_factory=dict)
+    point_arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spectra:
-    """Energy spectra at some times of the rollout, averaged over the trajectories."""
+    """Energy spectra at some times of the rollout, averaged over the trajectories.
+
+    Attributes:
+        time: Times of the spectra.
+        truth: Spectra of the true fields, by wavenumber.
+        prediction: Spectra of the predicted fields.
+    """
 
     time: Float[np.ndarray, " m"]
     truth: Float[np.ndarray, "m k"]
@@ -45,11 +60,19 @@ class Spectra:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What the evaluation of any task has: all of it for the JSON.
+class TaskEvaluation:
+    """The metrics of one task. A section, such as `one_step` or `rollout`, is a mapping of metrics.
 
-    `per_trajectory` has the sections' metrics of each of the trajectories `ids` that two evaluations can be compared
-    by. `variants` are other ways to roll out the same run, by name: a `rollout` section and `seconds_per_rollout_step`.
+    Attributes:
+        task: The task, on the grid of the data.
+        metrics: Sections of the model.
+        baselines: Sections of each baseline, such as persistence.
+        variants: Sections of other ways to predict with the same run, such as a corrected rollout, and their
+            `seconds_per_rollout_step`.
+        intervals: 95 % bootstrap intervals of the mean over trajectories, by section and metric.
+        meta: Number of trajectories, horizon, seconds per step, and the evaluation protocol in words.
+        ids: Indices of the trajectories in their file.
+        per_trajectory: Metrics of each trajectory by section, to compare two evaluations in pairs.
     """
 
     task: Task
@@ -63,8 +86,15 @@ class Measured:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation(Measured):
-    """The result of a transient task; beyond the numbers, what the plots show."""
+class TransientEvaluation(TaskEvaluation):
+    """The metrics of a transient task, with data for plots.
+
+    Attributes:
+        time: Times of the predicted frames.
+        rollout_nrmse: Mean nRMSE of each trajectory's rollout.
+        examples: Best, median and worst trajectory.
+        spectra: Energy spectra; None for a point cloud.
+    """
 
     time: Float[np.ndarray, " steps"]
     rollout_nrmse: Float[np.ndarray, " n"]
@@ -73,13 +103,23 @@ class Evaluation(Measured):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PointEvaluation(Evaluation):
-    """The result of a transient task on a set of points, which has no spectra."""
+class PointEvaluation(TransientEvaluation):
+    """The metrics of a transient task on a point cloud, with data for plots."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SteadyExample:
-    """One test solution with the fields that it was solved for."""
+    """One solution of a steady task for plots.
+
+    Attributes:
+        label: `best`, `median` or `worst` of the evaluated solutions.
+        id: Index of the solution in its file.
+        nrmse: nRMSE of the predicted solution.
+        coefficients: PDE coefficients by name, in physical units.
+        inputs: Input fields of the solver.
+        truth: True solution in physical units.
+        prediction: Predicted solution.
+    """
 
     label: str
     id: str
@@ -91,21 +131,25 @@ class SteadyExample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SteadyEvaluation(Measured):
-    """The result of a steady task; beyond the numbers, what the plots show."""
+class SteadyEvaluation(TaskEvaluation):
+    """The metrics of a steady task, with data for plots.
+
+    Attributes:
+        examples: Best, median and worst solution.
+    """
 
     examples: Sequence[SteadyExample]
 
 
 class EvaluationResult(TypedDict):
-    """The evaluation JSON. Each mapping has the names of the tasks as keys, below the name of the baseline or variant.
+    """The contents of an evaluation JSON file.
 
     Attributes:
-        metrics: For each task the sections `one_step`, `rollout` and others, each with a number for each metric.
-        baselines: The same sections of each baseline, such as persistence.
-        variants: The same sections of each other way to predict with the run.
-        intervals: Bootstrap intervals of the mean over trajectories, 95 percent, for each task and metric.
-        per_trajectory: Numbers of the trajectories and values of each metric, for each task.
+        metrics: By task, the sections `one_step`, `rollout` and others; a section is a mapping of metrics.
+        baselines: By baseline, such as persistence, and task, the same sections.
+        variants: By variant, which is another way to predict with the run, and task, the same sections.
+        intervals: By task, 95 % bootstrap intervals of the mean over trajectories.
+        per_trajectory: By task, the indices of the trajectories and their metrics.
         meta: Checkpoint, data, protocol, device, notes and timing.
     """
 
@@ -117,13 +161,15 @@ class EvaluationResult(TypedDict):
     meta: dict[str, Any]
 
 
-def result(evaluations: Sequence[Measured], meta: Mapping[str, Any]) -> EvaluationResult:
-    """The evaluation JSON of one or more tasks; `meta` is what only the caller knows (steps, seed, checkpoint, ..).
+def evaluation_result(evaluations: Sequence[TaskEvaluation], meta: Mapping[str, Any]) -> EvaluationResult:
+    """Return the evaluation JSON of one or more tasks.
 
-    Of several tasks `meta` has the total of trajectories, the longest horizon and the slowest step, and each task's
-    own under `tasks`.
+    Args:
+        evaluations: The metrics of each task.
+        meta: Further entries for the result's `meta`, such as checkpoint and seed. The number of trajectories (total),
+            the horizon (longest) and the time per step (slowest) over all tasks are added.
     """
-    own = [item.meta for item in evaluations]
+    task_metas = [item.meta for item in evaluations]
     return {
         "metrics": {item.task.name: dict(item.metrics) for item in evaluations},
         "baselines": {
@@ -136,33 +182,34 @@ def result(evaluations: Sequence[Measured], meta: Mapping[str, Any]) -> Evaluati
         "per_trajectory": {item.task.name: {"ids": list(item.ids), **item.per_trajectory} for item in evaluations},
         "meta": {
             **meta,
-            "trajectories": sum(item["trajectories"] for item in own),
-            "horizon": max(item["horizon"] for item in own),
-            "seconds_per_rollout_step": max(item["seconds_per_rollout_step"] for item in own),
-            "protocol": "; ".join(item["protocol"] for item in own),
+            "trajectories": sum(item["trajectories"] for item in task_metas),
+            "horizon": max(item["horizon"] for item in task_metas),
+            "seconds_per_rollout_step": max(item["seconds_per_rollout_step"] for item in task_metas),
+            "protocol": "; ".join(item["protocol"] for item in task_metas),
             "tasks": {item.task.name: dict(item.meta) for item in evaluations},
         },
     }
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Write valid JSON atomically; a non-finite number becomes null (sections count theirs in `nonfinite`).
+    """Write values as JSON atomically; a number that is not finite becomes null.
 
-    Raises `StorageError` where the file cannot be written.
+    Raises:
+        StorageError: The file cannot be written.
     """
-    write_atomically(path, json.dumps(finite(values), indent=2, allow_nan=False) + "\n")
+    write_atomically(path, json.dumps(to_json_values(values), indent=2, allow_nan=False) + "\n")
 
 
-def finite(value: Any) -> Any:
-    """Plain JSON values: numpy scalars and arrays become Python ones, non-finite numbers None."""
+def to_json_values(value: Any) -> Any:
+    """Return `value` as plain JSON values: NumPy scalars and arrays become Python ones, non-finite numbers None."""
     if isinstance(value, Mapping):
-        return {str(key): finite(item) for key, item in value.items()}
+        return {str(key): to_json_values(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):
-        return finite(value.tolist())
+        return to_json_values(value.tolist())
     if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
+        return [to_json_values(item) for item in value]
     if isinstance(value, np.generic):
-        return finite(value.item())
+        return to_json_values(value.item())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -1,4 +1,4 @@
-"""Predicted states as HDF5 in PDEBench's layout, written as they come; xarray opens it with named, numbered axes."""
+"""Files of predicted states: HDF5 in PDEBench's layout, written while a rollout runs; xarray opens them."""
 
 from __future__ import annotations
 
@@ -24,20 +24,41 @@ _ROW, _TIME, _MEMBER = "trajectory-coordinate", "t-coordinate", "member-coordina
 
 
 class StateFile:
-    """`tensor` (rows, time, *space) of one channel, of several a dataset each, by its name; given frames come first.
+    """An HDF5 file of predicted states on a grid.
 
-    A row is a trajectory, and one member of it where there are several: its members follow one another, told apart by
-    `member-coordinate`. Until `finish` everything lies in `partial`; frames that were not written are NaN.
-    StorageError where the file cannot be written, ConfigError where it is there already.
+    A single channel is the dataset `tensor` (rows, time, *space); several channels are one dataset each. The context
+    frames come first. A row is a trajectory, or one member of its ensemble: the rows of its members follow one another,
+    with the member's index in `member-coordinate`. Frames that were not written are NaN.
+
+    Attributes:
+        path: The file after `finish`.
+        partial: The temporary file until then.
+        context_frames: Number of context frames before the predicted ones.
     """
 
-    def __init__(self, path: Path, start: InitialState, task: Task, steps: int, members: int, *, overwrite: bool) -> None:
+    def __init__(
+        self, path: Path, start: InitialState, task: Task, steps: int, members: int, *, overwrite: bool
+    ) -> None:
+        """Create the temporary file with the context frames.
+
+        Args:
+            path: The file to write.
+            start: The initial state.
+            task: The task of the model.
+            steps: Number of frames that will be predicted at most.
+            members: Number of ensemble members of each trajectory.
+            overwrite: Whether `finish` may replace an existing file.
+
+        Raises:
+            ConfigError: The file exists and `overwrite` is False.
+            StorageError: The file cannot be written.
+        """
         self.path, self.partial = path, path.with_name(f"{path.name}.partial")
         if path.is_dir() or (path.exists() and not overwrite):
-            raise ConfigError(f"{path}: is there already; give another --output, or replace it with --overwrite")
-        self.given = start.fields.shape[1]
-        self._members, self._dt, self._start = members, task.dt, start.time
-        self._names = self.names(task)
+            raise ConfigError(f"{path}: already exists; give another --output, or replace it with --overwrite")
+        self.context_frames = start.fields.shape[1]
+        self._members = members
+        self._names = self.dataset_names(task)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._disk = _Disk(self.partial, "w+")
@@ -45,25 +66,32 @@ class StateFile:
             raise storage_error(self.partial, error) from None
         with self._storage_errors():
             self._file = h5py.File(self._disk, "w")
-            self._lay_out(start, task, self.given + steps)
-            self._put(slice(None), 0, np.repeat(start.fields, members, axis=0))
+            self._create_datasets(start, task, self.context_frames + steps)
+            self._write_rows(slice(None), 0, np.repeat(start.fields, members, axis=0))
 
-    # The dataset of the times.
-    clock = _TIME
+    # Name of the dataset that contains the time of each frame.
+    time_dataset = _TIME
 
-    def names(self, task: Task) -> tuple[str, ...]:
-        """The dataset of each channel."""
-        return names_of(task)
+    def dataset_names(self, task: Task) -> tuple[str, ...]:
+        """Return the name of the dataset of each channel."""
+        return channel_datasets(task)
 
     def write(self, rows: slice, first: int, frames: Float[np.ndarray, "m b t *s c"]) -> None:
-        """Frames `first`, .. after the given ones of the samples `rows`, of every member."""
+        """Write predicted frames of some trajectories.
+
+        Args:
+            rows: The trajectories.
+            first: Index of the first frame among the predicted ones.
+            frames: Fields of every member in physical units.
+        """
         by_row = np.moveaxis(frames, 0, 1).reshape(-1, *frames.shape[2:])
+        file_rows = slice(rows.start * self._members, rows.stop * self._members)
         with self._storage_errors():
-            self._put(slice(rows.start * self._members, rows.stop * self._members), self.given + first, by_row)
+            self._write_rows(file_rows, self.context_frames + first, by_row)
             self._file.flush()
 
     def finish(self, frames: int, attributes: Mapping[str, str | int | float]) -> None:
-        """Keep `frames` predicted ones and the attributes, and give the file its name."""
+        """Complete the file: keep the first `frames` predicted frames, write the attributes and rename the file."""
         self.close_partial(frames, attributes)
         with self._storage_errors():
             with self.partial.open("rb+") as file:
@@ -71,16 +99,17 @@ class StateFile:
             os.replace(self.partial, self.path)
 
     def close_partial(self, frames: int, attributes: Mapping[str, str | int | float]) -> None:
-        """Close the file with `frames` predicted ones under its temporary name."""
+        """Close the temporary file with the first `frames` predicted frames and the attributes."""
         with self._storage_errors():
-            for name in dict.fromkeys((*self._names, self.clock)):
-                axis = 0 if name == self.clock else 1
-                self._file[name].resize(self.given + frames, axis=axis)
+            for name in dict.fromkeys((*self._names, self.time_dataset)):
+                axis = 0 if name == self.time_dataset else 1
+                self._file[name].resize(self.context_frames + frames, axis=axis)
             self._file.attrs.update(attributes)
             self._file.close()
             self._disk.close()
 
-    def _lay_out(self, start: InitialState, task: Task, frames: int) -> None:
+    def _create_datasets(self, start: InitialState, task: Task, frames: int) -> None:
+        """Create the datasets of coordinates, coefficients and fields for `frames` frames."""
         count = len(start.fields) * self._members
         axes = [f"{axis}-coordinate" for axis in task.axes]
         coordinates = {
@@ -102,21 +131,23 @@ class StateFile:
             )
             for axis, scale in enumerate((_ROW, _TIME, *axes)):
                 dataset.dims[axis].attach_scale(self._file[scale])
-        along_rows = {
+        row_values = {
             f"parameters/{name}": np.repeat(values, self._members) for name, values in start.coefficients.items()
         }
         if self._members > 1:
-            along_rows[_MEMBER] = np.tile(np.arange(self._members), len(start.fields))
-        for name, values in along_rows.items():
+            row_values[_MEMBER] = np.tile(np.arange(self._members), len(start.fields))
+        for name, values in row_values.items():
             self._file[name] = values
             self._file[name].dims[0].attach_scale(self._file[_ROW])
 
-    def _put(self, rows: slice, first: int, frames: Float[np.ndarray, "r t *s c"]) -> None:
+    def _write_rows(self, rows: slice, first: int, frames: Float[np.ndarray, "r t *s c"]) -> None:
+        """Write frames of some rows of the file, from frame `first` on."""
         for channel, name in enumerate(self._names):
             self._file[name][rows, first : first + frames.shape[1]] = frames[..., channel]
 
     @contextlib.contextmanager
     def _storage_errors(self) -> Iterator[None]:
+        """Close the file and raise `StorageError` if a write in this context fails."""
         try:
             yield
             if self._disk.error is not None:
@@ -129,79 +160,86 @@ class StateFile:
 
 
 class PointStateFile(StateFile):
-    """The same of a set of points, in the layout of points, which `ups_jax.data.sources.points` reads again."""
+    """An HDF5 file of predicted states on a point cloud, in the layout that `ups_jax.data.sources.points` reads."""
 
     clock = "time"
 
     def names(self, task: Task) -> tuple[str, ...]:
-        """The dataset of each channel; those that are coordinates share one."""
+        """Return the name of the dataset of each channel; channels that are coordinates share one."""
         moving = {task.channels[channel] for channel in task.moving}
         return tuple("positions" if name in moving else f"fields/{name.replace('/', '_')}" for name in task.channels)
 
-    def _lay_out(self, start: InitialState, task: Task, frames: int) -> None:
+    def _create_datasets(self, start: InitialState, task: Task, frames: int) -> None:
+        """Create the datasets of times, points, fields and coefficients for `frames` frames."""
         count, points = len(start.fields), start.fields.shape[2]
-        # Positions lie by axis in a file, whatever the channels' order.
+        # A file contains positions in the order of the axes, which may differ from the order of the channels.
         self._axes = {channel: AXES.index(task.channels[channel]) for channel in task.moving}
         self._file.attrs["layout"] = LAYOUT
         self._file.create_dataset("time", data=start.time + task.dt * np.arange(frames), maxshape=(None,))
         for name in dict.fromkeys(self._names):
-            last = (len(task.moving),) if name == "positions" else ()
+            axes = (len(task.moving),) if name == "positions" else ()
             self._file.create_dataset(
                 name,
-                shape=(count, frames, points, *last),
-                maxshape=(count, None, points, *last),
-                chunks=(1, min(frames, 16), points, *last),
+                shape=(count, frames, points, *axes),
+                maxshape=(count, None, points, *axes),
+                chunks=(1, min(frames, 16), points, *axes),
                 dtype=np.float32,
                 fillvalue=np.float32(np.nan),
             )
         if not task.moving:
             self._file["points"] = start.point_arrays["coords"]
         self._file["mask"] = start.point_arrays["point_mask"].astype(np.uint8)
-        for place, item in enumerate(task.inputs):
-            self._file[f"inputs/{item.name}"] = start.point_arrays["inputs"][..., place]
+        for index, item in enumerate(task.inputs):
+            self._file[f"inputs/{item.name}"] = start.point_arrays["inputs"][..., index]
         self._file["box"] = np.stack([task.origin, np.add(task.origin, task.box)])
         for name, values in start.coefficients.items():
             self._file[f"parameters/{name}"] = values
 
-    def _put(self, rows: slice, first: int, frames: Float[np.ndarray, "r t *s c"]) -> None:
+    def _write_rows(self, rows: slice, first: int, frames: Float[np.ndarray, "r t *s c"]) -> None:
+        """Write frames of some rows of the file, from frame `first` on."""
         for channel, name in enumerate(self._names):
-            place = (rows, slice(first, first + frames.shape[1]))
+            selection = (rows, slice(first, first + frames.shape[1]))
             if name == "positions":
-                self._file[name][(*place, slice(None), self._axes[channel])] = frames[..., channel]
+                self._file[name][(*selection, slice(None), self._axes[channel])] = frames[..., channel]
             else:
-                self._file[name][place] = frames[..., channel]
+                self._file[name][selection] = frames[..., channel]
 
 
 class _Disk(io.FileIO):
-    """The file below HDF5. The first failure is kept in `error` and nothing is written from then on: HDF5 cannot close
-    a file whose writes fail, and ends the process with a crash where it tries.
+    """The raw file that HDF5 writes to. It stores the first failed write in `error` and ignores all later writes.
+
+    HDF5 crashes the process when it closes a file whose writes fail, so that a failed write must not raise.
     """
 
     error: OSError | None = None
 
     def write(self, data: Any, /) -> int:
+        """Write all bytes of `data`, or nothing after a failure, and return their number."""
         view = memoryview(data).cast("B")
         self._try(lambda: self._write_all(view))
         return len(view)
 
     def truncate(self, size: int | None = None, /) -> int:
+        """Resize the file, or do nothing after a failure, and return the new size."""
         self._try(lambda: super(_Disk, self).truncate(size))
         return self.tell() if size is None else size
 
     def _write_all(self, view: memoryview) -> None:
+        """Write bytes until none remain, because a single write may be partial."""
         while view:
             view = view[super().write(view) :]
 
-    def _try(self, act: Callable[[], object]) -> None:
+    def _try(self, operation: Callable[[], object]) -> None:
+        """Call `operation` unless an earlier one has failed, and store its error."""
         if self.error is None:
             try:
-                act()
+                operation()
             except OSError as error:
                 self.error = error
 
 
-def names_of(task: Task) -> tuple[str, ...]:
-    """The dataset of each channel: PDEBench's `tensor` for a single one, else the channels' own names."""
+def channel_datasets(task: Task) -> tuple[str, ...]:
+    """Return the name of the dataset of each channel: PDEBench's `tensor` for a single one, else the channel's name."""
     if len(task.channels) == 1:
         return ("tensor",)
     return tuple(channel.replace("/", "_") for channel in task.channels)

@@ -368,8 +368,8 @@ def load_run(path: str | Path, *, stage: str | None = None, task: Task | None = 
     """
     path = Path(path)
     stage = _model_stage(path, stage)
-    model = model_of(path, stage, best_weights(path, stage))
-    return model if task is None else named_task(model, task.name if len(model.tasks) > 1 else None).on(task)
+    model = build_trained_model(path, stage, best_weights(path, stage))
+    return model if task is None else select_task(model, task.name if len(model.tasks) > 1 else None).on(task)
 
 
 def load_task_run(path: Path, task: str | None = None, *, stage: str | None = None) -> TrainedModel:
@@ -384,10 +384,10 @@ def load_task_run(path: Path, task: str | None = None, *, stage: str | None = No
         CheckpointError: The run has no checkpoint of the stage.
         ConfigError: The run has no task of this name, or several tasks and no name is given.
     """
-    return named_task(load_run(path, stage=stage), task)
+    return select_task(load_run(path, stage=stage), task)
 
 
-def model_of(path: Path, stage: str, weights: Weights, models: JointModel | None = None) -> TrainedModel:
+def build_trained_model(path: Path, stage: str, weights: Weights, models: JointModel | None = None) -> TrainedModel:
     """Return a trained model made of a checkpoint.
 
     Args:
@@ -401,7 +401,7 @@ def model_of(path: Path, stage: str, weights: Weights, models: JointModel | None
     return TrainedModel(path=path, stage=stage, checkpoint=weights, models=models)
 
 
-def named_task(model: TrainedModel, task: str | None) -> TrainedModel:
+def select_task(model: TrainedModel, task: str | None) -> TrainedModel:
     """Return the model of one task, and raise `ConfigError` instead of `DataError` for a wrong name.
 
     Args:

@@ -22,7 +22,7 @@ from matplotlib.text import Text
 from ups_jax.core.files import whole_file
 from ups_jax.core.task import Task
 from ups_jax.data.sources import Grid
-from ups_jax.evaluation.result import Evaluation, Example, PointEvaluation, SteadyEvaluation, SteadyExample
+from ups_jax.evaluation.result import TransientEvaluation, Example, PointEvaluation, SteadyEvaluation, SteadyExample
 
 # Sequential and diverging maps that people with any colour vision can read; grey where a value is not finite.
 FIELD_MAP, INPUT_MAP, ERROR_MAP, MISSING = "viridis", "cividis", "RdBu_r", "#BBBBBB"
@@ -39,7 +39,7 @@ class Panel:
     norm: Normalize
 
 
-def fields(evaluation: Evaluation, channel: int = 0) -> Figure:
+def fields(evaluation: TransientEvaluation, channel: int = 0) -> Figure:
     """Truth, prediction and error of the best, median and worst trajectory.
 
     In one space dimension as images over time and space, otherwise as snapshots (of three axes the middle plane).
@@ -68,9 +68,9 @@ def points(evaluation: PointEvaluation, channel: int = 0) -> Figure:
     are, of three axes along the last."""
     task = evaluation.task
     example = next(item for item in evaluation.examples if item.label == "median")
-    there = example.places["point_mask"] > 0
+    there = example.point_arrays["point_mask"] > 0
     truth, prediction = (values[:, there, channel].astype(np.float64) for values in (example.truth, example.prediction))
-    where = _places(task, example.places, example.truth)[:, there]
+    where = _places(task, example.point_arrays, example.truth)[:, there]
 
     def draw(axis: Axes, panel: Panel, frame: int) -> None:
         dots(axis, where[frame], panel.values[frame], panel.colours, panel.norm)

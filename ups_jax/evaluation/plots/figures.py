@@ -28,7 +28,7 @@ from ups_jax.evaluation.plots.fields import (
     solutions,
     space_time_row,
 )
-from ups_jax.evaluation.result import Evaluation, Example, PointEvaluation, SteadyEvaluation
+from ups_jax.evaluation.result import TransientEvaluation, Example, PointEvaluation, SteadyEvaluation
 
 # Okabe and Ito's colours, which people with any colour vision tell apart.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#6E6E6E"
@@ -36,7 +36,7 @@ _DPI = 150
 
 
 def write_plots(
-    directory: Path, evaluations: Sequence[Evaluation | SteadyEvaluation], records: Sequence[Mapping[str, Any]]
+    directory: Path, evaluations: Sequence[TransientEvaluation | SteadyEvaluation], records: Sequence[Mapping[str, Any]]
 ) -> list[Path]:
     """Save every figure as PNG in `directory`: those of each task, then the training curves where there are records.
 
@@ -56,7 +56,7 @@ def write_plots(
     return paths
 
 
-def _figures(evaluation: Evaluation | SteadyEvaluation) -> dict[str, Figure]:
+def _figures(evaluation: TransientEvaluation | SteadyEvaluation) -> dict[str, Figure]:
     """The figures of an evaluation by file name, those of its kind of task."""
     if isinstance(evaluation, SteadyEvaluation):
         return _of_channels(solutions, evaluation)
@@ -67,12 +67,12 @@ def _figures(evaluation: Evaluation | SteadyEvaluation) -> dict[str, Figure]:
     return {"showcase": showcase(evaluation)} | curves | pictures | {"spectrum": spectrum(evaluation)}
 
 
-def _of_channels(draw: Callable[[Any, int], Figure], evaluation: Evaluation | SteadyEvaluation) -> dict[str, Figure]:
+def _of_channels(draw: Callable[[Any, int], Figure], evaluation: TransientEvaluation | SteadyEvaluation) -> dict[str, Figure]:
     channels = enumerate(evaluation.task.channels)
     return {f"fields_{file_name(channel)}": draw(evaluation, index) for index, channel in channels}
 
 
-def showcase(evaluation: Evaluation) -> Figure:
+def showcase(evaluation: TransientEvaluation) -> Figure:
     """The median test trajectory, first channel: truth, prediction, error and nRMSE beside persistence, in one row."""
     task, example = evaluation.task, _median(evaluation)
     figure = Figure(figsize=(13.5, 3.6), layout=ConstrainedLayoutEngine(wspace=0.05))
@@ -87,7 +87,7 @@ def showcase(evaluation: Evaluation) -> Figure:
     return figure
 
 
-def nrmse_over_time(evaluation: Evaluation) -> Figure:
+def nrmse_over_time(evaluation: TransientEvaluation) -> Figure:
     """Mean nRMSE of the rollout over time with persistence above and the codec's floor below, logarithmic."""
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axis = figure.add_subplot()
@@ -96,7 +96,7 @@ def nrmse_over_time(evaluation: Evaluation) -> Figure:
     return figure
 
 
-def spectrum(evaluation: Evaluation) -> Figure:
+def spectrum(evaluation: TransientEvaluation) -> Figure:
     """Energy spectra of truth (lines) and prediction (dots) at several times, averaged over the trajectories."""
     task, spectra = evaluation.task, evaluation.spectra
     if spectra is None:
@@ -153,7 +153,7 @@ def training_curves(records: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def _error_curves(axis: Axes, evaluation: Evaluation) -> None:
+def _error_curves(axis: Axes, evaluation: TransientEvaluation) -> None:
     curves = (
         ("persistence", evaluation.baselines["persistence"], GREY, "--"),
         ("this model", evaluation.metrics, BLUE, "-"),
@@ -194,11 +194,11 @@ def _logarithmic(axis: Axes) -> None:
     axis.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _median(evaluation: Evaluation) -> Example:
+def _median(evaluation: TransientEvaluation) -> Example:
     return next(example for example in evaluation.examples if example.label == "median")
 
 
-def _start(evaluation: Evaluation) -> str:
+def _start(evaluation: TransientEvaluation) -> str:
     return f"t = {_median(evaluation).time[0]:.3g}"
 
 

@@ -32,8 +32,8 @@ from ups_jax.evaluation.plots.fields import (
     snapshot,
     space_time,
 )
-from ups_jax.evaluation.result import Evaluation, Measured
-from ups_jax.inference.state_file import names_of
+from ups_jax.evaluation.result import TransientEvaluation, TaskEvaluation
+from ups_jax.inference.state_file import channel_datasets
 
 # A picture has no more columns, and a film of ten seconds no more frames.
 _MOST_COLUMNS, _MOST_FRAMES, _RATE = 1000, 200, 20
@@ -50,7 +50,7 @@ def write_images(
     Raises StorageError where a file cannot be written.
     """
     written = []
-    for channel, name in enumerate(names_of(task)):
+    for channel, name in enumerate(channel_datasets(task)):
         end = "" if len(task.channels) == 1 else f"_{name}"
         for kind in kinds:
             path = states.with_name(f"{states.stem}{end}.{kind}")
@@ -70,7 +70,7 @@ def read_panels(
         time = file["t-coordinate"][:]
         stride = -(-len(time) // most)
         time = time[::stride]
-        prediction = middle_plane(task, file[names_of(task)[channel]][0, ::stride])
+        prediction = middle_plane(task, file[channel_datasets(task)[channel]][0, ::stride])
     name = task.channels[channel]
     if truth is None:
         return time, [Panel(title=name, values=prediction, colours=FIELD_MAP, norm=field_limits(prediction))]
@@ -117,10 +117,10 @@ def film(
         yield np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def write_film(path: Path, measured: Measured) -> bool:
+def write_film(path: Path, measured: TaskEvaluation) -> bool:
     """A GIF of the median test trajectory's first channel; False for a task without time, or of points. Raises
     `StorageError`."""
-    if not isinstance(measured, Evaluation) or measured.task.scattered:
+    if not isinstance(measured, TransientEvaluation) or measured.task.scattered:
         return False
     task = measured.task
     example = next(item for item in measured.examples if item.label == "median")
