@@ -7,6 +7,7 @@ that it depends on. What a run does with them, and all that it reads from its di
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,8 @@ import jax
 import pytest
 
 from ups_jax.config import Config, StageConfig, to_dict
+from ups_jax.inference.chunked_rollout import ChunkedRollout
+from ups_jax.inference.trained_model import TrainedModel
 from ups_jax.optim import build_optimizer
 from ups_jax.trainer import stage_run, timing
 from ups_jax.trainer import train as training
@@ -62,14 +65,19 @@ def state(model: Any, tx: Any, batch: Any, key: Any, *, stage: str = "operator",
         return tx, jax.jit(lambda key, batch: init_state(model, tx, batch, key, stage=stage, cfg=cfg))
 
     settings = None if cfg is None else _settings(cfg, stage, "evaluation")
-    return _once(("state", repr(joint(model).models), id(tx), stage, settings), make)[1](key, batch)
+    fresh = _once(("state", repr(joint(model).models), id(tx), stage, settings), make)[1](key, batch)
+    # Bound to its device as a restored state is, with which it then shares the program of the step.
+    return fresh if jax.device_count() > 1 else jax.device_put(fresh, jax.devices()[0])
 
 
 def train_step(model: Any, tx: Any, cfg: Config, *, stage: str = "operator", **options: Any) -> TrainStep:
     """`make_train_step`, the same object for the same model, optimizer and options; `losses` are those of the model."""
     if options.get("parents"):
         return make_train_step(model, tx, cfg, stage=stage, **options)
-    told = {name: value for name, value in options.items() if name not in ("losses", "parents")}
+    bound = inspect.signature(make_train_step).bind(model, tx, cfg, stage=stage, **options)
+    bound.apply_defaults()
+    told = {name: value for name, value in bound.kwargs.items() if name not in ("losses", "parents")}
+    told["micro_batches"] = told["micro_batches"] or getattr(cfg.stages, stage).accum_steps
     key = (
         "step",
         repr(joint(model).models),
@@ -89,12 +97,26 @@ def validation(model: Any, spec: Any, data: Any, cfg: Config, parents: Any) -> A
     return _once(key, lambda: joint_validation(model, spec, data, cfg, parents))
 
 
+def _of_model(kind: type, name: str) -> property:
+    """A cached property of compiled functions, the same for each object of an equal model; not with a correction."""
+    make = kind.__dict__[name].func
+
+    def shared(self: Any) -> Any:
+        if getattr(self, "correction", None) is not None:
+            return make(self)
+        return _once((kind, name, repr(self.model)), lambda: make(self))
+
+    return property(shared)
+
+
 def sharing() -> Iterator[None]:
-    """Let the trainings of a file share what they trace and compile: a fixture of that file."""
+    """Let the trainings and the trained models of a file share what they trace and compile: a fixture of that file."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (stage_run, timing):
             patch.setattr(module, "build_optimizer", optimizer)
             patch.setattr(module, "init_state", state)
             patch.setattr(module, "make_train_step", train_step)
         patch.setattr(training, "joint_validation", validation)
+        for kind, name in ((ChunkedRollout, "_start"), (ChunkedRollout, "_advance"), (TrainedModel, "_frames")):
+            patch.setattr(kind, name, _of_model(kind, name))
         yield

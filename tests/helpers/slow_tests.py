@@ -41,7 +41,14 @@ SLOW = {
         "trainer/test_correctors.py::test_a_rollout_with_the_corrector_is_an_ensemble_by_seed[diffusion_residual]"
     ),
     "trainer/test_correctors.py::test_two_steps_and_two_more_are_four_to_the_bit[diffusion_residual]": (
-        "trainer/test_correctors.py::test_two_steps_and_two_more_are_four_to_the_bit[consistency_distill]"
+        "trainer/test_fold_runs.py::test_a_resumed_corrector_reads_what_the_whole_one_does_and_is_it_to_the_bit[tiny]"
+    ),
+    "trainer/test_correctors.py::test_two_steps_and_two_more_are_four_to_the_bit[consistency_distill]": (
+        "trainer/test_fold_runs.py::test_a_resumed_corrector_reads_what_the_whole_one_does_and_is_it_to_the_bit[tiny]"
+    ),
+    "trainer/test_correctors.py::"
+    "test_the_loss_has_a_gradient_for_every_parameter_and_none_for_parents[diffusion_residual]": (
+        "trainer/test_correctors.py::test_micro_batches_of_a_corrector_are_one_batch[diffusion_residual]"
     ),
     "trainer/test_correctors.py::test_micro_batches_of_a_corrector_are_one_batch[consistency_distill]": (
         "trainer/test_correctors.py::test_micro_batches_of_a_corrector_are_one_batch[diffusion_residual]"
@@ -72,6 +79,15 @@ SLOW = {
     "trainer/test_fold_runs.py::"
     "test_a_resumed_corrector_reads_what_the_whole_one_does_and_is_it_to_the_bit[tiny_steady]": (
         "trainer/test_fold_runs.py::test_a_resumed_corrector_reads_what_the_whole_one_does_and_is_it_to_the_bit[tiny]"
+    ),
+    "trainer/test_fold_runs.py::test_a_predictor_that_was_fitted_to_another_fold_is_refused[tiny_steady-0.0]": (
+        "trainer/test_fold_runs.py::test_a_predictor_that_was_fitted_to_another_fold_is_refused[tiny-0.0]"
+    ),
+    "trainer/test_fold_runs.py::test_a_predictor_that_was_fitted_to_another_fold_is_refused[tiny_steady-0.5]": (
+        "trainer/test_fold_runs.py::test_a_predictor_that_was_fitted_to_another_fold_is_refused[tiny-0.5]"
+    ),
+    "trainer/test_fold_runs.py::test_weights_that_were_fitted_to_what_is_held_out_are_refused[tiny_steady]": (
+        "trainer/test_fold_runs.py::test_weights_that_were_fitted_to_what_is_held_out_are_refused[tiny]"
     ),
     "trainer/test_channels.py::test_three_channels_are_trained_evaluated_and_rolled_out[cfd1d]": (
         "trainer/test_channels.py::test_three_channels_are_trained_evaluated_and_rolled_out[swe2d]"

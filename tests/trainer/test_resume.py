@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 from commands import CONFIGS, kill_after
+from shared_programs import SMALL_MODEL, sharing
 
 from ups_jax.config import from_dict, load
 from ups_jax.data import open_dataset
@@ -24,16 +25,20 @@ from ups_jax.training.build import abstract_state
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
 
-# Short, with a save every few steps and no plots: what is tested is the state.
-SHORT = ["stages.operator.steps=120", "training.eval_every=0.75", "evaluation.enabled=false", "logging.every_steps=1"]
+shared_programs = pytest.fixture(scope="module", autouse=True)(sharing)
+
+# Short, with a save every few steps and no plots: what is tested is the state. The rate decays, so that a wrong count
+# of steps shows.
+SHORT = [*SMALL_MODEL, "scheduler.name=cosineannealinglr", "evaluation.val_trajectories=1", "evaluation.enabled=false",
+         "stages.operator.steps=120", "training.eval_every=0.75", "logging.every_steps=1"]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def arguments(data_root: Path) -> list[str]:
     return ["--config", str(CONFIGS / "tiny.yaml"), *SHORT, f"data.root={data_root}"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def uninterrupted(main: Script, arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "whole"
     result = main("train.py", *arguments, "--run-dir", str(run))
@@ -72,7 +77,7 @@ def test_kill_9_and_again_ends_in_the_same_bits(
     script: Script, arguments: list[str], uninterrupted: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "killed"
-    assert kill_after(run, arguments, 80, signal.SIGKILL) == -signal.SIGKILL
+    assert kill_after(run, arguments, 40, signal.SIGKILL) == -signal.SIGKILL
     result = script("train.py", *arguments, "--run-dir", str(run))
     assert result.returncode == 0, result.stderr
     resumed = re.search(r"resumed     at step (\d+) of 120", result.stdout)
@@ -98,13 +103,14 @@ def test_a_run_by_seconds_that_is_killed_ends_in_the_bits_of_one_by_as_many_step
 
 
 def test_sigterm_saves_the_step_it_is_at_and_goes_on_from_there(
-    script: Script, arguments: list[str], uninterrupted: Path, tmp_path: Path
+    main: Script, arguments: list[str], uninterrupted: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "stopped"
-    assert kill_after(run, arguments, 80, signal.SIGTERM) == 75
+    assert kill_after(run, arguments, 40, signal.SIGTERM) == 75
     reached = read_jsonl(run / "metrics.jsonl")[-1]["step"]
     assert json.loads((run / "run.json").read_text())["status"] == "stopped"
-    result = script("train.py", *arguments, "--run-dir", str(run))
+    result = main("train.py", *arguments, "--run-dir", str(run))
+    assert result.returncode == 0, result.stderr
     assert re.search(f"resumed .*step {reached} of 120", result.stdout)
     assert_same(run, uninterrupted)
 
@@ -210,12 +216,12 @@ def test_init_from_takes_the_weights_alone(
 ) -> None:
     run = tmp_path / "child"
     result = main(
-        "train.py", *arguments, "stages.operator.steps=1", "--run-dir", str(run), "--init-from", str(uninterrupted)
+        "train.py", *arguments, "training.eval_every=100", "--run-dir", str(run), "--init-from", str(uninterrupted)
     )
     assert result.returncode == 0, result.stderr
     records = read_jsonl(run / "metrics.jsonl")
     first_of_parent = read_jsonl(uninterrupted / "metrics.jsonl")[0]
-    assert [record["step"] for record in records] == [1]
+    assert [record["step"] for record in records] == list(range(1, 121))
     assert records[0]["loss"] < 0.5 * first_of_parent["loss"]
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import optax
 import pytest
 from jaxtyping import Array
+from shared_programs import state, train_step
 
-from ups_jax import batch_at, init_state, make_train_step
+from ups_jax import batch_at
 from ups_jax.config import Config, load
 from ups_jax.data import Dataset, steps_per_epoch
 from ups_jax.losses import StepContext
@@ -67,11 +68,18 @@ def test_a_last_group_is_filled_with_rows_that_do_not_count() -> None:
 
 
 def stepped(cfg: Config, dataset: Dataset, batch: Any) -> tuple[Any, Any]:
-    model, tx = build_model(cfg, dataset.task, "operator"), optax.sgd(1.0)
-    state = init_state(model, tx, batch, jax.random.key(cfg.seed))
+    model = build_model(cfg, dataset.task, "operator")
     # An untrained exit is zero and would hide most gradients.
-    state = jax.tree.map(lambda leaf: leaf + 0.01 if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, state)
-    return make_train_step(model, tx, cfg)(state, batch)
+    start = moved(state(model, SGD, batch, jax.random.key(cfg.seed)))
+    return train_step(model, SGD, cfg)(start, batch)
+
+
+SGD = optax.sgd(1.0)
+
+
+@jax.jit
+def moved(state: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf + 0.01 if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, state)
 
 
 def same_step(left: tuple[Any, Any], right: tuple[Any, Any]) -> None:
