@@ -1,6 +1,6 @@
-"""Training losses: pure functions of fields and tokens, one file a family, and the bundles that weigh them.
+"""Training losses: pure functions of fields and latent tokens, and the stage losses that weight and sum them.
 
-All take `reduction="mean" | "sum" | "none"` (`none`: one value a sample) and a `mask` of samples `(b,)` or points.
+Every loss function takes `reduction="mean" | "sum" | "none"` and a `mask`; `ups_jax.losses.reduction` defines both.
 """
 
 from ups_jax.losses.boundary import boundary

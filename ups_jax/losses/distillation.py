@@ -1,4 +1,4 @@
-"""The loss of the distillation: the corrector's sampler of many steps as one consistency function."""
+"""The distillation loss, which trains a consistency function to replace the corrector's multi-step sampler."""
 
 from __future__ import annotations
 
@@ -18,71 +18,92 @@ from ups_jax.models import Batch, Simulator, SteadySimulator, with_draws
 from ups_jax.models.corrector import Corrector, velocity
 from ups_jax.rollout.flow_sampler import advance, consistency, flow_times
 
-# (x, from, to) -> x moved on by the teacher's step, and (levels) -> x_n of each row and what f should be there.
-Onward = Callable[[Any, Any, Any], Array]
-Pair = Callable[[Any], tuple[Array, Array]]
+# (x, start times, end times) -> x after one step of the teacher's sampler.
+TeacherStep = Callable[[Any, Any, Any], Array]
+# (levels) -> the states x at these time levels, and the targets of the consistency function there.
+StatesAndTargets = Callable[[Any], tuple[Array, Array]]
 
 
 def distillation_losses(model: Corrector, base: Simulator | SteadySimulator, cfg: Config) -> StageLoss:
-    """(params, batch, key, context) -> (loss, terms): mean square of f(x_n, t_n) less what
-    it should be, at the times of the teacher's sampler: the fixed point is that sampler, not an ODE solved better.
+    """Return the loss of a consistency function f: the mean square of f(x_n, t_n) - target_n.
 
-    With the aim `teacher`, x_n lies on the path of the teacher's sampler from noise, and f should be where that ends
-    (Luhman & Luhman 2021, at all times of the path): at n = 0, which one step asks for, and at times that are drawn.
-    With `average` it should be f_target(x_{n+1}, t_{n+1}), where the teacher's step leads from x_n, the true error with
-    noise, to x_{n+1} and `context.target` is the average of the student so far (consistency distillation, Song et al.
-    2023, algorithm 2); what f misses at one time is handed on to all before it. At t = 1 every f is the identity. Each
-    row is compared at so many of the times as the epoch's entry of `tau_schedule` says, or at
-    `training.distill_num_taus`. What its teacher expects, `sampling.expected`, is not the student's to learn.
+    The t_n are the times of the teacher's sampler, so that f learns to reproduce this sampler and not the exact
+    solution of the flow. `stages.consistency_distill.aim` selects states and targets:
+
+    - `teacher`: x_n lies on the path of the teacher's sampler from noise; the target is the end of that path. One of
+      the levels is n = 0, the one that one-step sampling uses; the others are random.
+    - `average`: x_n is the true error mixed with noise. The teacher's step maps it to x_{n+1}; the target is
+      f_avg(x_{n+1}, t_{n+1}), where f_avg has the average of the student's parameters (`StepContext.target`). An error
+      of f at one time is passed on to all earlier times.
+
+    At t = 1, f is the identity for all parameters. The number of levels per row is the epoch's entry of
+    `tau_schedule`, or `training.distill_num_taus`. The mean error (`sampling.expected`) is not distilled: it stays with
+    the teacher.
+
+    Args:
+        model: Student, a corrector.
+        base: Predictor; its parameters and those of the teacher are in `StepContext.parents`.
+        cfg: Configuration of the run.
+
+    Returns:
+        (params, batch, key, context) -> (loss, terms by name).
+
+    References:
+        Luhman & Luhman 2021 (`teacher`, here at all times of the path); Song et al. 2023, algorithm 2 (`average`).
     """
     predictor, corrector = STAGE_NEEDS[model.task.kind]["consistency_distill"]
     residual, draw = predictor_residual(base, cfg.diffusion), distillation_draws(model, base, cfg)
     times = jnp.asarray(flow_times(cfg.diffusion.num_steps, cfg.diffusion.min_noise), jnp.float32)
-    schedule, aimed = level_counts(cfg), {"teacher": _at_teacher, "average": _at_average}[_aim(cfg)]
+    schedule, select_aim = level_counts(cfg), {"teacher": _teacher_aim, "average": _average_aim}[_aim(cfg)]
 
-    def bundle(
-        params: PyTree, batch: Batch, key: Key[Array, ""], context: StepContext
-    ) -> tuple[Float[Array, ""], Terms]:
+    def loss(params: PyTree, batch: Batch, key: Key[Array, ""], context: StepContext) -> tuple[Float[Array, ""], Terms]:
         rows = draw(batch, key)
-        given, error = residual(context.parents[predictor], rows)
+        corrector_inputs, error = residual(context.parents[predictor], rows)
         error = error / context.error_scale.reshape((1,) * (error.ndim - 1) + (-1,))
-        noise, teacher = jnp.asarray(rows.draws["noise"]), context.parents[corrector].params
+        noise, teacher_params = jnp.asarray(rows.draws["noise"]), context.parents[corrector].params
         count = level_count_at(schedule, context.epoch)
 
-        def onward(x: Array, now: Float[Array, " b"], later: Float[Array, " b"]) -> Array:
-            return advance(lambda y, t: velocity(model, teacher, y, t, given), x, now, later, cfg.diffusion.sampler)
+        def teacher_step(x: Array, start: Float[Array, " b"], end: Float[Array, " b"]) -> Array:
+            def teacher_velocity(y: Array, t: Float[Array, " b"]) -> Array:
+                return velocity(model, teacher_params, y, t, corrector_inputs)
 
-        def averaged(x: Array, time: Float[Array, " b"]) -> Array:
-            return consistency(model, context.target, x, time, given)
+            return advance(teacher_velocity, x, start, end, cfg.diffusion.sampler)
 
-        pair = aimed(noise, error, times, onward, averaged)
+        def average_consistency(x: Array, time: Float[Array, " b"]) -> Array:
+            return consistency(model, context.target, x, time, corrector_inputs)
 
-        def apart(levels: Int[Array, " b"]) -> Float[Array, " b"]:
-            x, aim = pair(levels)
-            squares = jnp.square(consistency(model, params, x, times[levels], given) - jax.lax.stop_gradient(aim))
+        states_and_targets = select_aim(noise, error, times, teacher_step, average_consistency)
+
+        def square_error(levels: Int[Array, " b"]) -> Float[Array, " b"]:
+            x, target = states_and_targets(levels)
+            pred = consistency(model, params, x, times[levels], corrector_inputs)
+            squares = jnp.square(pred - jax.lax.stop_gradient(target))
             return squares.mean(tuple(range(1, squares.ndim)))
 
         def add(total: Float[Array, " b"], numbered: tuple[Array, Array]) -> tuple[Array, None]:
             number, levels = numbered
-            # What the epoch does not ask for is not computed.
-            return total + jax.lax.cond(number < count, apart, lambda rows: jnp.zeros(rows.shape), levels), None
+            # Levels beyond the epoch's count are not computed.
+            return total + jax.lax.cond(number < count, square_error, lambda rows: jnp.zeros(rows.shape), levels), None
 
         levels = jnp.asarray(rows.draws["levels"]).T
         squares, _ = jax.lax.scan(add, jnp.zeros(len(error)), (jnp.arange(len(levels)), levels))
         mask = jnp.asarray(batch.mask)
-        loss = jnp.sum(squares / count * mask) / jnp.maximum(mask.sum(), 1.0)
-        return loss, {"consistency": loss}
+        mean = jnp.sum(squares / count * mask) / jnp.maximum(mask.sum(), 1.0)
+        return mean, {"consistency": mean}
 
-    return bundle
+    return loss
 
 
 def distillation_draws(model: Corrector, base: Simulator | SteadySimulator, cfg: Config) -> Draw:
-    """`draw_flow`, and the numbers of the teacher's steps that each row is compared at, `levels`; the first is 0 with
-    the aim `teacher`."""
-    flow, most = flow_draws(model, base, cfg), max(level_counts(cfg))
+    """Return the function that adds the random draws of `distillation_losses` to a batch; existing draws are kept.
+
+    It adds the draws of `flow_draws`, and `levels`: for each row, indices of the sampler's times at which the student
+    is trained. With the aim `teacher` the first one is 0.
+    """
+    flow, max_levels = flow_draws(model, base, cfg), max(level_counts(cfg))
 
     def draw(batch: Batch, key: Key[Array, ""]) -> Batch:
-        shape = (batch.fields.shape[0], most)
+        shape = (batch.fields.shape[0], max_levels)
         levels = jax.random.randint(stream(key, "levels"), shape, 0, cfg.diffusion.num_steps)
         if _aim(cfg) == "teacher":
             levels = levels.at[:, 0].set(0)
@@ -92,48 +113,63 @@ def distillation_draws(model: Corrector, base: Simulator | SteadySimulator, cfg:
 
 
 def _aim(cfg: Config) -> str:
+    """Return the configured kind of target, `teacher` or `average`."""
     return cfg.stages.consistency_distill.aim
 
 
-def _at_teacher(noise: Array, error: Array, times: Float[Array, " n"], onward: Onward, averaged: Any) -> Pair:
-    """States of the teacher's sampler from noise, and where it ends."""
-    path = _path(onward, noise, times)
+def _teacher_aim(
+    noise: Array, error: Array, times: Float[Array, " n"], teacher_step: TeacherStep, average_consistency: Any
+) -> StatesAndTargets:
+    """Return the states on the teacher's path from noise, with the end of the path as the target of all of them."""
+    path = _teacher_path(teacher_step, noise, times)
     return lambda levels: (path[levels, jnp.arange(len(levels))], path[-1])
 
 
-def _at_average(noise: Array, error: Array, times: Float[Array, " n"], onward: Onward, averaged: Any) -> Pair:
-    """The error with noise, and where the student's average says that the flow ends, a step of the teacher's later."""
+def _average_aim(
+    noise: Array, error: Array, times: Float[Array, " n"], teacher_step: TeacherStep, average_consistency: Any
+) -> StatesAndTargets:
+    """Return the noisy error as state, with the averaged student after one step of the teacher as target."""
 
-    def pair(levels: Int[Array, " b"]) -> tuple[Array, Array]:
-        now, later = times[levels], times[levels + 1]
-        time = now.reshape(-1, *(1,) * (error.ndim - 1))
+    def states_and_targets(levels: Int[Array, " b"]) -> tuple[Array, Array]:
+        start, end = times[levels], times[levels + 1]
+        time = start.reshape(-1, *(1,) * (error.ndim - 1))
         x = (1 - time) * noise + time * error
-        return x, averaged(onward(x, now, later), later)
+        return x, average_consistency(teacher_step(x, start, end), end)
 
-    return pair
+    return states_and_targets
 
 
-def _path(onward: Onward, noise: Float[Array, "b *s c"], times: Float[Array, " n"]) -> Array:
-    """The states of the teacher's sampler from noise to its end, one behind the other on a new first axis."""
+def _teacher_path(teacher_step: TeacherStep, noise: Float[Array, "b *s c"], times: Float[Array, " n"]) -> Array:
+    """Return the states of the teacher's sampler from noise to its end, stacked on a new first axis."""
     rows = len(noise)
 
-    def one(x: Array, ends: Float[Array, "2"]) -> tuple[Array, Array]:
-        moved = onward(x, jnp.full(rows, ends[0]), jnp.full(rows, ends[1]))
-        return moved, moved
+    def step(x: Array, ends: Float[Array, "2"]) -> tuple[Array, Array]:
+        x = teacher_step(x, jnp.full(rows, ends[0]), jnp.full(rows, ends[1]))
+        return x, x
 
-    states = jax.lax.scan(one, noise, jnp.stack([times[:-1], times[1:]], axis=-1))[1]
+    states = jax.lax.scan(step, noise, jnp.stack([times[:-1], times[1:]], axis=-1))[1]
     return jax.lax.stop_gradient(jnp.concatenate([noise[None], states]))
 
 
 def level_counts(cfg: Config) -> tuple[int, ...]:
-    """How many levels of noise a row is compared at, by epoch; the last from then on."""
+    """Return the number of levels per row in each epoch; the last entry holds for all later epochs."""
     return cfg.stages.consistency_distill.tau_schedule or (cfg.training.distill_num_taus,)
 
 
 def level_count_at(schedule: tuple[int, ...], epoch: Float[Array, ""] | None) -> Int[Array, ""]:
-    """The entry of a schedule in an epoch, a number with its fraction; only a schedule of one entry needs none."""
+    """Return the schedule's number of levels per row in an epoch.
+
+    Args:
+        schedule: Number of levels in each epoch, as from `level_counts`.
+        epoch: Epochs completed, with the fraction of the current one; may be None if the schedule has one entry.
+
+    Raises:
+        ValueError: If `epoch` is None and the schedule has several entries.
+    """
     if epoch is None:
         if len(schedule) > 1:
-            raise ValueError("the levels of the distillation depend on the epoch: set `epoch` of the StepContext")
+            raise ValueError(
+                "the number of levels of the distillation depends on the epoch; set `epoch` of StepContext"
+            )
         return jnp.asarray(schedule[0])
     return jnp.asarray(schedule)[jnp.minimum(jnp.floor(epoch).astype(jnp.int32), len(schedule) - 1)]

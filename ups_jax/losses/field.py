@@ -1,6 +1,7 @@
-"""Losses between a predicted and a true field at their points: squares, ratios of squares, and first differences.
+"""Losses between a predicted and a true field: mean square errors, relative errors, and errors of the gradient.
 
-A ratio is taken of each sample, except in `nrmse`, which is one ratio of the whole batch.
+Relative errors are computed per sample. The exception is `nrmse` with `reduction="mean"`, which is one ratio over the
+whole batch.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from ups_jax.losses.reduction import (
     Number,
     Reduction,
     at_least_float32,
+    check_same_shape,
     point_mask,
     pooled_mean,
     reduce_rows,
     row_mask,
     safe_sqrt,
-    same_shape,
     sample_mean,
 )
 
-# A floor for the relative errors: fields are normalised, so 1e-8 is far below any field that is not zero.
+# Floor of the denominators of relative errors: fields are normalised, so 1e-8 is far below any field that is not zero.
 EPSILON = 1e-8
 
 Fields = Float[Array | np.ndarray, "b *_s c"]
@@ -34,12 +35,23 @@ Fields = Float[Array | np.ndarray, "b *_s c"]
 def nrmse(
     pred: Fields, target: Fields, eps: Number = EPSILON, *, reduction: Reduction = "mean", mask: Mask = None
 ) -> Float[Array, "*b"]:
-    """sqrt(mean e^2 / (mean target^2 + eps)), e = pred - target; means over ALL samples, points and channels together.
+    """Return sqrt(mean e^2 / (mean target^2 + eps)) with e = pred - target.
 
-    `none` gives the same ratio of each sample, `sum` the sum of those; so `mean` is not the mean of `none`. The metric
-    of a trajectory is `ups_jax.metrics.field.nrmse`. Source: UPS.
+    With `reduction="mean"` the means run over all samples, points and channels at once. With `none` the ratio is
+    computed for each sample, and `sum` adds these ratios, so `mean` differs from the mean of `none`. The evaluation
+    metric is `ups_jax.metrics.field.nrmse`.
+
+    Args:
+        pred: Predicted fields `(b, *s, c)`, usually normalised.
+        target: True fields of the same shape and units.
+        eps: Constant added to the denominator.
+        reduction: How the samples are combined.
+        mask: Samples `(b,)` or points `(b, *s)` that count.
+
+    References:
+        The loss of UPS.
     """
-    same_shape(pred, target)
+    check_same_shape(pred, target)
     error, size = _mean_squares(pred, target, mask)
     if reduction == "mean":
         return safe_sqrt(pooled_mean(error, mask, target) / (pooled_mean(size, mask, target) + eps))
@@ -49,8 +61,16 @@ def nrmse(
 def relative_mse(
     pred: Fields, target: Fields, eps: Number = EPSILON, *, reduction: Reduction = "mean", mask: Mask = None
 ) -> Float[Array, "*b"]:
-    """mean e^2 / (mean target^2 + eps) of each sample, e = pred - target."""
-    same_shape(pred, target)
+    """Return mean e^2 / (mean target^2 + eps) with e = pred - target; the means run over one sample.
+
+    Args:
+        pred: Predicted fields `(b, *s, c)`, usually normalised.
+        target: True fields of the same shape and units.
+        eps: Constant added to the denominator.
+        reduction: How the samples are combined.
+        mask: Samples `(b,)` or points `(b, *s)` that count.
+    """
+    check_same_shape(pred, target)
     error, size = _mean_squares(pred, target, mask)
     return reduce_rows(error / (size + eps), row_mask(mask, target), reduction)
 
@@ -64,12 +84,24 @@ def h1(
     reduction: Reduction = "mean",
     mask: Mask = None,
 ) -> Float[Array, "*b"]:
-    """The ratio of `nrmse` for the first differences along all axes, of each sample: the seminorm of H1.
+    """Return the relative error of the gradient, in the H1 seminorm, of each sample.
 
-    A difference counts where both of its points do. Source: Sobolev training (Czarnecki et al. 2017; Li et al. 2022 for
-    operators).
+    The error is sqrt(sum_i mean (D_i e)^2 / (sum_i mean (D_i target)^2 + eps)) with e = pred - target. D_i is the first
+    difference along axis i divided by the spacing, and eps is `EPSILON`. A difference counts if the mask keeps both of
+    its points.
+
+    Args:
+        pred: Predicted fields `(b, *s, c)`, usually normalised.
+        target: True fields of the same shape and units.
+        spacing: Distance between grid points along each axis.
+        periodic: For each axis, whether it is periodic.
+        reduction: How the samples are combined.
+        mask: Samples `(b,)` or points `(b, *s)` that count.
+
+    References:
+        Czarnecki et al. 2017 (Sobolev training); Li et al. 2022 for neural operators.
     """
-    same_shape(pred, target)
+    check_same_shape(pred, target)
     points = point_mask(mask, target)
     return reduce_rows(
         _gradient_ratio(at_least_float32(pred), at_least_float32(target), spacing, periodic, points),
@@ -79,8 +111,15 @@ def h1(
 
 
 def forward(pred: Fields, target: Fields, *, reduction: Reduction = "mean", mask: Mask = None) -> Float[Array, "*b"]:
-    """mean e^2 of one time step, e = pred - target."""
-    same_shape(pred, target)
+    """Return the mean square error of one time step, over points and channels.
+
+    Args:
+        pred: Predicted fields `(b, *s, c)`, usually normalised.
+        target: True fields of the same shape and units.
+        reduction: How the samples are combined.
+        mask: Samples `(b,)` or points `(b, *s)` that count.
+    """
+    check_same_shape(pred, target)
     error = at_least_float32(pred) - at_least_float32(target)
     return reduce_rows(sample_mean(error**2, point_mask(mask, target)), row_mask(mask, target), reduction)
 
@@ -92,13 +131,24 @@ def rollout(
     reduction: Reduction = "mean",
     mask: Mask = None,
 ) -> Float[Array, "*b"]:
-    """mean e^2 over the times of an unrolled prediction; a mask of points is `(b, t, *s)`. ValueError without times."""
+    """Return the mean square error over all times, points and channels of an unrolled prediction.
+
+    Args:
+        pred: Predicted fields `(b, t, *s, c)`, usually normalised.
+        target: True fields of the same shape and units.
+        reduction: How the samples are combined.
+        mask: Samples `(b,)` or points `(b, t, *s)` that count.
+
+    Raises:
+        ValueError: If the prediction has no frames.
+    """
     if pred.shape[1] == 0:
-        raise ValueError(f"the rollout {pred.shape} has no frame to score")
+        raise ValueError(f"the rollout has shape {pred.shape}, without frames on axis 1; pass at least one frame")
     return forward(pred, target, reduction=reduction, mask=mask)
 
 
 def _mean_squares(pred: Fields, target: Fields, mask: Mask) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+    """Return the mean square of the error and of the target, for each sample."""
     points, truth = point_mask(mask, target), at_least_float32(target)
     return sample_mean((at_least_float32(pred) - truth) ** 2, points), sample_mean(truth**2, points)
 
@@ -110,30 +160,42 @@ def _gradient_ratio(
     periodic: Sequence[bool],
     points: Float[Array, "b *s"] | None,
 ) -> Float[Array, " b"]:
+    """Return sqrt(|grad error|^2 / (|grad target|^2 + EPSILON)) of each sample, with mean squares of differences."""
     axes = tuple(range(1, pred.ndim))
     error, size = jnp.zeros(pred.shape[0]), jnp.zeros(pred.shape[0])
     for axis, (step, wraps) in enumerate(zip(spacing, periodic, strict=True), start=1):
-        wrong, true = (
-            forward_difference(pred - target, axis, step, wraps) ** 2,
-            forward_difference(target, axis, step, wraps) ** 2,
-        )
+        error_squares = forward_difference(pred - target, axis, step, wraps) ** 2
+        target_squares = forward_difference(target, axis, step, wraps) ** 2
         if points is None:
-            error, size = error + jnp.mean(wrong, axes), size + jnp.mean(true, axes)
+            error, size = error + jnp.mean(error_squares, axes), size + jnp.mean(target_squares, axes)
         else:
-            both = difference_mask(points, axis, wraps)
-            error, size = error + sample_mean(wrong, both), size + sample_mean(true, both)
+            pairs = difference_mask(points, axis, wraps)
+            error, size = error + sample_mean(error_squares, pairs), size + sample_mean(target_squares, pairs)
     return safe_sqrt(error / (size + EPSILON))
 
 
 def forward_difference(x: Float[Array, "b *s c"], axis: int, step: Number, wraps: bool) -> Float[Array, "b *r c"]:
-    """(x_{i+1} - x_i) / step along an axis; on a periodic one as many as there are points, else one fewer."""
+    """Return (x_{i+1} - x_i) / step along an array axis.
+
+    Args:
+        x: Fields, channels last.
+        axis: Array axis of `x`; the first space axis is 1.
+        step: Distance between grid points.
+        wraps: Whether the axis is periodic. The result then has as many points as `x`, otherwise one fewer.
+    """
     if wraps:
         return (jnp.roll(x, -1, axis) - x) / step
     return jnp.diff(x, axis=axis) / step
 
 
 def difference_mask(points: Float[Array, "b *s"], axis: int, wraps: bool) -> Float[Array, "b *r"]:
-    """The mask of `difference`: where both of its points count."""
+    """Return the mask of `forward_difference`, which keeps a difference if `points` keeps both of its points.
+
+    Args:
+        points: Mask of the points.
+        axis: Array axis of the difference.
+        wraps: Whether the axis is periodic.
+    """
     if wraps:
         return points * jnp.roll(points, -1, axis)
     size = points.shape[axis]

@@ -1,4 +1,4 @@
-"""Regularisers of latent tokens `(b, n, d)`: their length, and how alike they are."""
+"""Regularisers of latent tokens `(b, n, d)` and the inverse losses of the codec."""
 
 from __future__ import annotations
 
@@ -30,7 +30,14 @@ Tokens = Float[Array | np.ndarray, "b n d"]
 def latent_norm(
     z: Tokens, target: Number = 1.0, *, reduction: Reduction = "mean", mask: Mask = None
 ) -> Float[Array, "*b"]:
-    """mean over tokens of | |z|_2 - target |; a mask is of samples `(b,)` or tokens `(b, n)`."""
+    """Return the mean over tokens of | |z|_2 - target |.
+
+    Args:
+        z: Latent tokens.
+        target: Euclidean norm that each token should have.
+        reduction: How the samples are combined.
+        mask: Samples `(b,)` or tokens `(b, n)` that count.
+    """
     length = safe_sqrt(jnp.square(at_least_float32(z)).sum(-1, keepdims=True))
     return reduce_rows(sample_mean(safe_abs(length - target), point_mask(mask, z)), row_mask(mask, z), reduction)
 
@@ -38,15 +45,22 @@ def latent_norm(
 def latent_diversity(
     z: Tokens, *, eps: Number = 1e-8, reduction: Reduction = "mean", mask: Mask = None
 ) -> Float[Array, "*b"]:
-    """mean over pairs of different tokens of a sample of |cos(z_i, z_j)|: 0 where all are at right angles, 1 where all
-    are parallel; 0 for a single token. A mask is of samples `(b,)` or tokens `(b, n)`.
+    """Return the mean of |cos(z_i, z_j)| over all pairs of different tokens of a sample.
+
+    It is 0 if all tokens are orthogonal or there is only one, and 1 if all are parallel.
+
+    Args:
+        z: Latent tokens.
+        eps: Smallest norm by which a token is divided.
+        reduction: How the samples are combined.
+        mask: Samples `(b,)` or tokens `(b, n)` that count.
     """
     values = at_least_float32(z)
     unit = values / jnp.maximum(safe_sqrt(jnp.square(values).sum(-1, keepdims=True)), eps)
     cosine = safe_abs(jnp.einsum("bid,bjd->bij", unit, unit))
     points = point_mask(mask, z)
-    kept = jnp.ones(z.shape[:2], values.dtype) if points is None else points
-    pairs = kept[:, :, None] * kept[:, None, :] * (1.0 - jnp.eye(z.shape[1], dtype=values.dtype))[None]
+    token_mask = jnp.ones(z.shape[:2], values.dtype) if points is None else points
+    pairs = token_mask[:, :, None] * token_mask[:, None, :] * (1.0 - jnp.eye(z.shape[1], dtype=values.dtype))[None]
     value = (cosine * pairs).sum((1, 2)) / jnp.maximum(pairs.sum((1, 2)), 1e-30)
     return reduce_rows(value, row_mask(mask, z), reduction)
 
@@ -54,9 +68,14 @@ def latent_diversity(
 def inverse_encoding(
     decode: Callable[[Any], Any], z: Tokens, fields: Fields, *, reduction: Reduction = "mean", mask: Mask = None
 ) -> Float[Array, "*b"]:
-    """mean (decode(z) - fields)^2: tokens must hold the field that they were made of.
+    """Return mean (decode(z) - fields)^2, which is small if the tokens reproduce the field they were encoded from.
 
-    `decode` gives the field where `fields` is known, which may be query points alone: `(b, q, c)`.
+    Args:
+        decode: Maps tokens to fields of the shape of `fields`.
+        z: Latent tokens, encoded from `fields`.
+        fields: Fields `(b, *s, c)`, or their values at query points `(b, q, c)`.
+        reduction: How the samples are combined.
+        mask: Samples `(b,)` or points that count.
     """
     return forward(decode(z), fields, reduction=reduction, mask=mask)
 
@@ -69,9 +88,16 @@ def inverse_decoding(
     reduction: Reduction = "mean",
     mask: Mask = None,
 ) -> Float[Array, "*b"]:
-    """mean (encode(decode(z)) - z)^2, z held fixed: encoding a decoded field must give its tokens back.
+    """Return mean (encode(decode(z)) - stop_gradient(z))^2, which is small if encoding a decoded field gives `z` again.
 
-    Without holding z fixed the encoder could meet the term by making all tokens alike.
+    Without the stopped gradient the encoder could reduce the loss by making all tokens equal.
+
+    Args:
+        encode: Maps a field to tokens.
+        decode: Maps tokens to a field.
+        z: Latent tokens.
+        reduction: How the samples are combined.
+        mask: Samples `(b,)` or tokens `(b, n)` that count.
     """
     return forward(encode(decode(z)), jax.lax.stop_gradient(z), reduction=reduction, mask=mask)
 
@@ -79,11 +105,20 @@ def inverse_decoding(
 def inverse_weight(
     epoch: Num[Array | np.ndarray, ""] | Number, weight: Number, warmup_epochs: Number = 15, max_weight: Number = 0.05
 ) -> Float[Array, ""]:
-    """The weight of an inverse loss at an epoch or a fraction of one, traced or not: UPS's curriculum.
+    """Return the weight of an inverse loss at an epoch: 0, then a linear ramp, then constant.
 
-    0 up to `warmup_epochs` E, then min(weight (epoch - E) / E, max_weight) up to 2 E, then min(weight, max_weight);
-    the last of them from the start where E is 0.
+    With E = `warmup_epochs`, the weight is 0 up to epoch E, then min(weight (epoch - E) / E, max_weight) up to epoch
+    2 E, then min(weight, max_weight). If E is 0 it is min(weight, max_weight) from the start.
+
+    Args:
+        epoch: Epochs completed, with the fraction of the current one; may be traced.
+        weight: Configured weight of the loss.
+        warmup_epochs: Epochs before the ramp, and the length of the ramp.
+        max_weight: Upper bound of the weight.
+
+    References:
+        The curriculum of UPS.
     """
-    passed = jnp.asarray(epoch, jnp.float32)
-    ramp = jnp.clip((passed - warmup_epochs) / warmup_epochs, 0.0, 1.0) if warmup_epochs > 0 else jnp.ones_like(passed)
+    epochs = jnp.asarray(epoch, jnp.float32)
+    ramp = jnp.clip((epochs - warmup_epochs) / warmup_epochs, 0.0, 1.0) if warmup_epochs > 0 else jnp.ones_like(epochs)
     return jnp.minimum(weight * ramp, max_weight)

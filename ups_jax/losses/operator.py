@@ -1,4 +1,4 @@
-"""The operator stage's loss: named terms, each weighted by its configuration key and logged by name."""
+"""Losses of the stages `operator` and `steady_prior`: weighted sums of named terms, which are also logged by name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ from ups_jax.losses.latent import inverse_decoding, inverse_encoding, inverse_we
 from ups_jax.losses.reduction import per_task_terms
 from ups_jax.losses.step_context import EMPTY_CONTEXT, Draw, StageLoss, StepContext, Terms
 from ups_jax.losses.terms import SampleTerms, field_terms, prior_terms, sample_present, sample_queries, take_points
-from ups_jax.losses.unroll import TrainingRollout, field_rollout, latent_rollout, unroll, unroll_with_last_step
+from ups_jax.losses.unroll import (
+    TrainingRollout,
+    field_training_rollout,
+    latent_training_rollout,
+    unroll,
+    unroll_with_last_step,
+)
 from ups_jax.losses.weights import INVERSE_TERMS, PHYSICS_TERMS, checked_weights, has_epoch_schedule, weight_key
 from ups_jax.models import (
     Batch,
@@ -39,100 +45,132 @@ from ups_jax.models import (
 
 
 def operator_losses(model: Simulator | PointSimulator, config: TrainingConfig) -> StageLoss:
-    """(params, batch, key, context) -> (weighted sum, terms by name), over an unrolled `rollout_horizon` that feeds
-    back itself. ConfigError where a weighted term cannot be had of the task.
+    """Return the loss of a time step, unrolled over `rollout_horizon` steps on the model's own predictions.
 
-    Errors are of normalised fields, priors of the prediction in physical units. `forward` scores the first step,
-    `rollout` the later ones, all others the mean over steps; latent terms are of the learned features of the predicted
-    tokens; the inverse terms are of the first frames alone.
+    Terms compare fields as follows:
 
-    `input_noise` bounds the white noise on the frames of the context; the targets stay clean, so that a step learns to
-    take small-scale errors out instead of letting them grow (Sanchez-Gonzalez et al. 2020). The frames after the
-    context are those of the `pushforward`, which start the horizon without a gradient, and the horizon's.
+    - Errors are computed on normalised fields and averaged over the steps, except that `forward` uses the first step
+      and `rollout` the later ones.
+    - Physics priors are computed on the prediction in physical units.
+    - Latent terms are computed on the learned features of the predicted tokens.
+    - Inverse terms are computed on the input frames alone.
+
+    With `input_noise`, white noise is added to the input frames but not to the targets, so that the model learns to
+    remove small-scale errors (Sanchez-Gonzalez et al. 2020). With `pushforward`, the first frames after the input are
+    consumed by that number of steps without a gradient, before the scored steps.
+
+    Args:
+        model: Simulator of one time step.
+        config: Weights and options of the loss.
+
+    Returns:
+        (params, batch, key, context) -> (weighted sum, terms by name).
+
+    Raises:
+        ConfigError: If the task does not support a weighted term.
     """
-    return _walked(field_rollout, model, config)
+    return _unrolled_loss(field_training_rollout, model, config)
 
 
 def latent_losses(model: Simulator, config: TrainingConfig) -> StageLoss:
-    """The same of a batch of latents, which the frames of the context were encoded to; the codec learns nothing. The
-    targets are what the latents of the later frames carry. ConfigError where a term or noise is of the codec."""
+    """Return the loss of `operator_losses` for batches of encoded frames; the codec is frozen.
+
+    The targets are decoded from the latents of the later frames.
+
+    Args:
+        model: Simulator of one time step.
+        config: Weights and options of the loss.
+
+    Returns:
+        (params, batch, key, context) -> (weighted sum, terms by name).
+
+    Raises:
+        ConfigError: If the task does not support a weighted term, or a weighted term or `input_noise` needs the
+            encoder.
+    """
     for name in checked_weights(config, model.task):
         if name in INVERSE_TERMS:
-            raise ConfigError(
-                f"{weight_key(name)}: is a loss of the codec, which data.source=latents holds; set it to 0"
-            )
+            raise ConfigError(f"{weight_key(name)} trains the codec, which data.source=latents freezes; set it to 0")
     if config.input_noise > 0:
         raise ConfigError(
-            f"training.input_noise={config.input_noise:g}: is laid on fields before they are encoded, which "
-            "data.source=latents has done; set it to 0"
+            f"training.input_noise={config.input_noise:g} is added to fields before they are encoded, and "
+            "data.source=latents reads encoded fields; set it to 0"
         )
-    return _walked(latent_rollout, model, config)
+    return _unrolled_loss(latent_training_rollout, model, config)
 
 
-def _walked(walk_on: Callable[..., TrainingRollout], model: Any, config: TrainingConfig) -> StageLoss:
-    """The bundle of either walk."""
+def _unrolled_loss(build_rollout: Callable[..., TrainingRollout], model: Any, config: TrainingConfig) -> StageLoss:
+    """Return the loss of the rollout that `build_rollout` builds for a batch."""
     task = model.task
     weights = checked_weights(config, task)
-    # Both are the mean square error, of different steps.
-    squares = {"forward"} if "forward" in weights or "rollout" in weights else set()
-    names = (weights.keys() - {"forward", "rollout"}) | squares
-    physical = any(name in PHYSICS_TERMS for name in names)
+    # `forward` and `rollout` are the same mean square error at different steps, so it is computed once.
+    square_error = {"forward"} if "forward" in weights or "rollout" in weights else set()
+    names = (weights.keys() - {"forward", "rollout"}) | square_error
+    has_priors = any(name in PHYSICS_TERMS for name in names)
     draw = operator_draws(model, config)
 
-    def bundle(
+    def loss(
         params: PyTree, batch: Batch, key: Key[Array, ""], context: StepContext = EMPTY_CONTEXT
     ) -> tuple[Float[Array, ""], Terms]:
         batch = on_device(batch)
         cond = conditions_of(batch)
         queries = query_points(config, task, key, cond.points)
-        walk = walk_on(names, model, params, draw(batch, key), cond, config)
+        rollout = build_rollout(names, model, params, draw(batch, key), cond, config)
 
-        def advance(seen: Any, truth: Float[Array, "b *s c"]) -> tuple[Any, SampleTerms]:
-            seen, pred, terms = walk.advance(seen)
-            return seen, scored(pred, terms, truth)
+        def advance(carry: Any, truth: Float[Array, "b *s c"]) -> tuple[Any, SampleTerms]:
+            carry, pred, terms = rollout.advance(carry)
+            return carry, add_terms(pred, terms, truth)
 
-        def ended(end: Any, seen: Any, truth: Float[Array, "b *s c"]) -> tuple[Any, SampleTerms]:
-            pred, terms = end(seen)
-            return seen, scored(pred, terms, truth)
+        def advance_last(last_step: Any, carry: Any, truth: Float[Array, "b *s c"]) -> tuple[Any, SampleTerms]:
+            pred, terms = last_step(carry)
+            return carry, add_terms(pred, terms, truth)
 
-        def scored(pred: Float[Array, "b *s c"], terms: SampleTerms, truth: Float[Array, "b *s c"]) -> SampleTerms:
+        def add_terms(pred: Float[Array, "b *s c"], terms: SampleTerms, truth: Float[Array, "b *s c"]) -> SampleTerms:
             terms |= field_terms(names, pred, truth, task, queries, cond.points)
-            if physical:
-                terms |= prior_terms(names, denormalize(pred, task.statistics), walk.start, task, config.physics_priors)
+            if has_priors:
+                terms |= prior_terms(
+                    names, denormalize(pred, task.statistics), rollout.start_frame, task, config.physics_priors
+                )
             return terms
 
         options: dict[str, Any] = {"truncate": config.truncate, "recompute": config.remat == "full"}
-        if walk.end is None:
-            steps = unroll(advance, walk.seen, walk.targets, **options)
+        if rollout.last_step is None:
+            steps = unroll(advance, rollout.carry, rollout.targets, **options)
         else:
-            steps = unroll_with_last_step(advance, partial(ended, walk.end), walk.seen, walk.targets, **options)
-        samples = _over_steps(weights, steps) | _inverse_terms(weights, model, params, walk.context, queries)
-        return _total(weights, samples, config, task, batch, context)
+            steps = unroll_with_last_step(
+                advance, partial(advance_last, rollout.last_step), rollout.carry, rollout.targets, **options
+            )
+        samples = _average_steps(weights, steps) | _inverse_terms(weights, model, params, rollout.context, queries)
+        return _weighted_total(weights, samples, config, task, batch, context)
 
-    return bundle
+    return loss
 
 
 def operator_draws(model: Simulator | PointSimulator, config: TrainingConfig) -> Draw:
-    """(batch, key) -> the batch with what its loss would draw for each row, where that is not there yet: drawn for all
-    rows before they are split, it does not depend on how they are. `noise` has a standard deviation of its own in each
-    row, uniform in [0, 1]: a step that knows clean frames as well as noisy ones loses nothing on the clean. `given`
-    says how many of the steps of the pushforward are the true ones, each number equally often.
+    """Return the function that adds the random draws of `operator_losses` to a batch; existing draws are kept.
+
+    It adds two entries to `Batch.draws`:
+
+    - `noise` (with `input_noise`): white noise on the input frames, times a factor per row that is uniform in [0, 1],
+      so that the model also learns from nearly clean frames.
+    - `given` (with `pushforward`): number of leading pushforward steps of each row that take the true frame, uniform
+      in 0..`pushforward`.
     """
 
     def draw(batch: Batch, key: Key[Array, ""]) -> Batch:
-        drawn: dict[str, Array] = {}
+        draws: dict[str, Array] = {}
         if config.input_noise > 0:
             frames = batch.fields[:, : model.context]
             scale = jax.random.uniform(stream(key, "noise scale"), (len(frames), *[1] * (frames.ndim - 1)))
-            drawn["noise"] = scale * jax.random.normal(stream(key, "noise"), frames.shape)
+            draws["noise"] = scale * jax.random.normal(stream(key, "noise"), frames.shape)
         if config.pushforward > 0:
-            drawn["given"] = jax.random.randint(stream(key, "given"), batch.mask.shape, 0, config.pushforward + 1)
-        return with_draws(batch, drawn)
+            draws["given"] = jax.random.randint(stream(key, "given"), batch.mask.shape, 0, config.pushforward + 1)
+        return with_draws(batch, draws)
 
     return draw
 
 
-def _total(
+def _weighted_total(
     weights: dict[str, float],
     samples: SampleTerms,
     config: TrainingConfig,
@@ -140,7 +178,7 @@ def _total(
     batch: Batch,
     context: StepContext,
 ) -> tuple[Float[Array, ""], Terms]:
-    """Return the weighted sum of the terms of each sample, and the terms, as means over the rows that count."""
+    """Return the weighted sum of the terms, and the terms themselves, as means over the rows that the mask keeps."""
     rows = batch.mask / jnp.maximum(batch.mask.sum(), 1.0)
     terms = {name: jnp.sum(values * rows) for name, values in samples.items()}
     total = weighted_sum(weights, terms, config, context.epoch)
@@ -156,9 +194,19 @@ def weighted_sum(
     config: TrainingConfig,
     epoch: Float[Array, ""] | None,
 ) -> Float[Array, "*b"]:
-    """The sum of the terms, or of each sample's, with their weights: of the inverse ones those of the epoch."""
+    """Return the weighted sum of the terms; the weights of inverse terms depend on the epoch (`inverse_weight`).
+
+    Args:
+        weights: Configured weight of each term.
+        terms: Terms by name, each a number or one value per sample.
+        config: Warm-up and maximum of the inverse weights.
+        epoch: Epochs completed, with the fraction of the current one; None if no weight depends on it.
+
+    Raises:
+        ValueError: If `epoch` is None and a weight depends on it.
+    """
     if epoch is None and has_epoch_schedule(config):
-        raise ValueError("the weights of the inverse losses depend on the epoch: set `epoch` of the StepContext")
+        raise ValueError("the weights of the inverse losses depend on the epoch; set `epoch` of StepContext")
 
     def weight(name: str) -> Float[Array, ""] | float:
         if epoch is None or name not in INVERSE_TERMS:
@@ -171,8 +219,15 @@ def weighted_sum(
 def query_points(
     config: TrainingConfig, task: Task, key: Key[Array, ""], present: Float[Array, "b p"] | None = None
 ) -> Int[Array, " q"] | Int[Array, "b q"] | None:
-    """The points that a step's pointwise terms are scored at, or None for all of them; of a set of points, whose mask
-    is `present`, each row's own."""
+    """Return the indices of the points at which pointwise terms are evaluated, or None for all points.
+
+    Args:
+        config: Options of the query sampling.
+        task: Task of the fields.
+        key: Random key of the training step.
+        present: 1 for each point of a point set that is present, 0 for padding; None on a grid. The indices are drawn
+            per row if it is given.
+    """
     sampling = config.query_sampling
     if not sampling.enabled or sampling.num_queries is None:
         return None
@@ -181,7 +236,8 @@ def query_points(
     return sample_queries(stream(key, "queries"), task.points, sampling.num_queries, sampling.strategy, task.shape)
 
 
-def _over_steps(weights: dict[str, float], steps: dict[str, Float[Array, "t b"]]) -> SampleTerms:
+def _average_steps(weights: dict[str, float], steps: dict[str, Float[Array, "t b"]]) -> SampleTerms:
+    """Return the terms averaged over steps: `forward` over the first step, `rollout` over the later ones."""
     samples = {name: values.mean(0) for name, values in steps.items() if name != "forward"}
     if "forward" in weights:
         samples["forward"] = steps["forward"][0]
@@ -197,6 +253,7 @@ def _inverse_terms(
     window: Float[Array, "b k *s c"] | None,
     queries: Int[Array, " q"] | Int[Array, "b q"] | None,
 ) -> SampleTerms:
+    """Return the inverse terms of the input frames `window`, or none if no inverse term has a weight."""
     if window is None or isinstance(model, PointSimulator) or not any(name in INVERSE_TERMS for name in weights):
         return {}
     z = encode(model, params, window)
@@ -220,9 +277,20 @@ def _inverse_terms(
 
 
 def steady_losses(model: SteadySimulator, config: TrainingConfig) -> StageLoss:
-    """(params, batch, key, context) -> (weighted sum, terms by name); ConfigError for a weighted term of time steps or
-    of latent states. Errors are of the normalised solution, priors of the one in physical units; `input_noise` is of
-    time steps.
+    """Return the loss of a steady simulator.
+
+    Errors are computed on the normalised solution, physics priors on the solution in physical units. `input_noise` has
+    no effect.
+
+    Args:
+        model: Steady simulator.
+        config: Weights and options of the loss.
+
+    Returns:
+        (params, batch, key, context) -> (weighted sum, terms by name).
+
+    Raises:
+        ConfigError: If a weighted term needs time steps or latent states, or the task does not support it.
     """
     task = model.task
     weights = checked_weights(config, task)
@@ -233,7 +301,7 @@ def steady_losses(model: SteadySimulator, config: TrainingConfig) -> StageLoss:
 
     solve = jax.checkpoint(solve_batch) if config.remat == "full" else solve_batch
 
-    def bundle(
+    def loss(
         params: PyTree, batch: Batch, key: Key[Array, ""], context: StepContext = EMPTY_CONTEXT
     ) -> tuple[Float[Array, ""], Terms]:
         batch = on_device(batch)
@@ -243,6 +311,6 @@ def steady_losses(model: SteadySimulator, config: TrainingConfig) -> StageLoss:
         samples = field_terms(names, pred, truth, task, query_points(config, task, key))
         if any(name in PHYSICS_TERMS for name in names):
             samples |= prior_terms(names, denormalize(pred, task.statistics), None, task, config.physics_priors)
-        return _total(weights, samples, config, task, batch, context)
+        return _weighted_total(weights, samples, config, task, batch, context)
 
-    return bundle
+    return loss

@@ -1,6 +1,6 @@
-"""Physics priors on a decoded field, in the units it is given in: divergence, conservation, positivity, smoothness.
+"""Physics priors on decoded fields in physical units: divergence, conservation, positivity and smoothness.
 
-What holds on the walls is `boundary`.
+Boundary conditions are in `ups_jax.losses.boundary`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ups_jax.losses.reduction import (
     Number,
     Reduction,
     at_least_float32,
+    check_same_shape,
     point_mask,
     reduce_rows,
     row_mask,
     safe_abs,
     safe_sqrt,
-    same_shape,
     sample_mean,
     space_mean,
 )
@@ -38,38 +38,57 @@ def divergence(
     reduction: Reduction = "mean",
     mask: Mask = None,
 ) -> Float[Array, "*b"]:
-    """mean |sum_i d u_i / d x_i|; channel i is the velocity along axis i. In 1 / time for a velocity.
+    """Return the mean of |sum_i d u_i / d x_i| over points.
 
-    On a periodic axis the derivative of the trigonometric polynomial through the points, which is what the decoder
-    interpolates with; between walls central differences. Points on a wall have none and do not count. A mask says
-    which points count, not which the derivatives may use. ValueError where channels and axes differ in number.
+    On a periodic axis the derivative is spectral: that of the trigonometric polynomial through the points, with which
+    the decoder interpolates. On other axes it is the central difference, and points on a wall do not count.
+
+    Args:
+        velocity: Velocity `(b, *s, c)`; channel i is the component along axis i.
+        spacing: Distance between grid points along each axis.
+        periodic: For each axis, whether it is periodic.
+        reduction: How the samples are combined.
+        mask: Samples `(b,)` or points `(b, *s)` that count. Derivatives also use the values of masked points.
+
+    Returns:
+        A non-negative number, in units of velocity per length.
+
+    Raises:
+        ValueError: If the numbers of channels and axes differ, or if all points lie on walls.
     """
     axes = velocity.ndim - 2
     if velocity.shape[-1] != axes:
-        raise ValueError(f"a velocity on {axes} axes has as many channels, not {velocity.shape[-1]}")
+        raise ValueError(f"a velocity on {axes} axes needs {axes} channels, not {velocity.shape[-1]}")
     field, points = at_least_float32(velocity), point_mask(mask, velocity)
     inside = tuple(slice(None) if wraps else slice(1, -1) for wraps in periodic)
     slopes = []
     for axis, (step, wraps) in enumerate(zip(spacing, periodic, strict=True)):
-        # The slope is cut to the inside along its own axis already.
-        others = (slice(None) if other == axis else cut for other, cut in enumerate(inside))
-        slopes.append(_slope(field[..., axis], axis + 1, step, wraps)[(slice(None), *others)])
+        # `_slope` has already removed the walls of its axis.
+        cuts = (slice(None) if cut_axis == axis else cut for cut_axis, cut in enumerate(inside))
+        slopes.append(_slope(field[..., axis], axis + 1, step, wraps)[(slice(None), *cuts)])
     total = functools.reduce(jnp.add, slopes)
     if total.size == 0:
-        raise ValueError(f"the grid {velocity.shape[1:-1]} has no points inside its walls")
-    kept = None if points is None else points[(slice(None), *inside)]
-    return reduce_rows(sample_mean(safe_abs(total)[..., None], kept), row_mask(mask, velocity), reduction)
+        raise ValueError(f"the grid {velocity.shape[1:-1]} has no points inside its walls; use three points per axis")
+    inside_mask = None if points is None else points[(slice(None), *inside)]
+    return reduce_rows(sample_mean(safe_abs(total)[..., None], inside_mask), row_mask(mask, velocity), reduction)
 
 
 def conservation(
     pred: Fields, reference: Fields, *, eps: Number = 1e-8, reduction: Reduction = "mean", mask: Mask = None
 ) -> Float[Array, "*b"]:
-    """mean over channels of |int pred - int reference| / (V (rms(reference) + eps)), each sample against its own.
+    """Return the mean over channels of |int pred - int reference| / (V (rms(reference) + eps)).
 
-    Integrals are over the points of a uniform grid of volume V (those that the mask keeps), so V cancels. The size of
-    the reference is its root mean square, not its integral: that is 0 for a fluctuation about nothing.
+    The integrals run over a uniform grid of volume V, so each is V times the mean over the points that the mask keeps,
+    and V cancels. The denominator is the root mean square, because the integral of a fluctuation about 0 is 0.
+
+    Args:
+        pred: Predicted fields `(b, *s, c)` in physical units.
+        reference: Fields of the same shape and units whose integrals should be kept.
+        eps: Constant added to the denominator, in the units of the fields.
+        reduction: How the samples are combined.
+        mask: Samples `(b,)` or points `(b, *s)` that count.
     """
-    same_shape(pred, reference)
+    check_same_shape(pred, reference)
     points, start = point_mask(mask, reference), at_least_float32(reference)
     size = safe_sqrt(space_mean(start**2, points))
     change = safe_abs(space_mean(at_least_float32(pred) - start, points)) / (size + eps)
@@ -77,7 +96,13 @@ def conservation(
 
 
 def positivity(fields: Fields, *, reduction: Reduction = "mean", mask: Mask = None) -> Float[Array, "*b"]:
-    """mean |min(u, 0)|: of a density, a pressure, a concentration."""
+    """Return the mean of |min(u, 0)|, a penalty on negative densities, pressures or concentrations.
+
+    Args:
+        fields: Fields u `(b, *s, c)` in physical units.
+        reduction: How the samples are combined.
+        mask: Samples `(b,)` or points `(b, *s)` that count.
+    """
     return reduce_rows(
         sample_mean(safe_abs(jnp.minimum(at_least_float32(fields), 0.0)), point_mask(mask, fields)),
         row_mask(mask, fields),
@@ -93,27 +118,34 @@ def smoothness(
     reduction: Reduction = "mean",
     mask: Mask = None,
 ) -> Float[Array, "*b"]:
-    """sum over axes of mean |u_{i+1} - u_i| / spacing: the total variation a volume. Differences wrap on periodic axes.
+    """Return the total variation per volume: the sum over axes of mean |u_{i+1} - u_i| / spacing.
 
-    A difference counts where both of its points do.
+    Differences wrap around on periodic axes. A difference counts if the mask keeps both of its points.
+
+    Args:
+        fields: Fields u `(b, *s, c)` in physical units.
+        spacing: Distance between grid points along each axis.
+        periodic: For each axis, whether it is periodic.
+        reduction: How the samples are combined.
+        mask: Samples `(b,)` or points `(b, *s)` that count.
     """
     field, points = at_least_float32(fields), point_mask(mask, fields)
     total = jnp.zeros(field.shape[0], field.dtype)
     for axis, (step, wraps) in enumerate(zip(spacing, periodic, strict=True), start=1):
-        both = None if points is None else difference_mask(points, axis, wraps)
-        total = total + sample_mean(safe_abs(forward_difference(field, axis, step, wraps)), both)
+        pairs = None if points is None else difference_mask(points, axis, wraps)
+        total = total + sample_mean(safe_abs(forward_difference(field, axis, step, wraps)), pairs)
     return reduce_rows(total, row_mask(mask, fields), reduction)
 
 
 def _slope(x: Float[Array, "b *s"], axis: int, step: Number, wraps: bool) -> Float[Array, "b *r"]:
-    """d x / d axis: at every point of a periodic axis, at all but the first and the last between walls."""
+    """Return the derivative of `x` along an array axis, without the two end points if the axis is not periodic."""
     size = x.shape[axis]
     if not wraps:
         ends = [jnp.take(x, np.arange(start, start + max(size - 2, 0)), axis) for start in (0, 2)]
         return (ends[1] - ends[0]) / (2 * step)
     wavenumber = 2 * math.pi * np.fft.rfftfreq(size, step)
     if size % 2 == 0:
-        # The highest mode of an even grid is a cosine whose derivative is 0 at the points.
+        # The highest mode of a grid with an even number of points is a cosine whose derivative is 0 at the points.
         wavenumber[-1] = 0.0
     shape = [1] * x.ndim
     shape[axis] = len(wavenumber)

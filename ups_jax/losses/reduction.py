@@ -1,4 +1,8 @@
-"""What all losses share: a value a sample becomes one number, and masks say which samples or points count."""
+"""Masks and reductions shared by all losses, and the per-task terms of a stage loss.
+
+A loss first computes one value per sample, averaged over the points that its mask keeps; the reduction then combines
+the samples into one number.
+"""
 
 from __future__ import annotations
 
@@ -10,49 +14,64 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-# `mean` and `sum` run over the samples that count; `none` gives one value a sample, 0 where one does not count.
+# `mean` and `sum` run over the samples that the mask keeps; `none` returns one value per sample, 0 where masked out.
 Reduction = Literal["mean", "sum", "none"]
-# One number a sample `(b,)` or a point `(b, *s)`: 0 or False leaves it out. What it leaves out must still be finite.
+# One number per sample `(b,)` or per point `(b, *s)`: 0 or False excludes it. Excluded values must still be finite.
 Mask = Float[Array | np.ndarray, "..."] | Bool[Array | np.ndarray, "..."] | None
-# A plain number; an int is one too.
 Number = float | int | Float[Array, ""]
 Values = Float[Array | np.ndarray, "..."]
 
 
-def same_shape(pred: Values, target: Values) -> None:
-    """ValueError where two arrays would only meet by broadcasting, into a wrong but plausible number."""
+def check_same_shape(pred: Values, target: Values) -> None:
+    """Raise ValueError if the shapes differ, because broadcasting would give a wrong but plausible number."""
     if pred.shape != target.shape:
         raise ValueError(f"prediction {pred.shape} and target {target.shape} differ in shape")
 
 
 def at_least_float32(x: Values) -> Float[Array, "..."]:
-    """The values in float32, or in float64 if they are: squares of bfloat16 keep three digits."""
+    """Return `x` in float64 if it is float64, else in float32: the square of a bfloat16 keeps only three digits."""
     return jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
 
 
 def point_mask(mask: Mask, x: Values) -> Float[Array, "..."] | None:
-    """The mask of the points of `x (b, *s, c)`, or None where all of them count."""
+    """Return the mask of the points of `x` in float32, or None if every point counts.
+
+    Args:
+        mask: A mask of samples `(b,)`, of points `(b, *s)`, or None.
+        x: The values `(b, *s, c)` that the mask belongs to.
+
+    Raises:
+        ValueError: If the mask has the shape of neither the samples nor the points.
+    """
     if mask is None or mask.ndim == 1:
         return None
     if mask.shape != x.shape[:-1]:
-        raise ValueError(f"mask {mask.shape} is neither of the {x.shape[0]} samples nor of the points {x.shape[:-1]}")
+        raise ValueError(_wrong_mask_shape(mask, x))
     return jnp.asarray(mask, jnp.float32)
 
 
 def row_mask(mask: Mask, x: Values) -> Float[Array, " b"]:
-    """1 for each sample of `x` that counts: one whose row, or any of whose points, the mask keeps."""
+    """Return 1 for each sample that counts and 0 for the others; a sample counts if the mask keeps any of its points.
+
+    Args:
+        mask: A mask of samples `(b,)`, of points `(b, *s)`, or None.
+        x: The values `(b, *s, c)` that the mask belongs to.
+
+    Raises:
+        ValueError: If the mask has the shape of neither the samples nor the points.
+    """
     if mask is None:
         return jnp.ones(x.shape[0], jnp.float32)
     if mask.shape == x.shape[:1]:
         return jnp.asarray(mask, jnp.float32)
     points = point_mask(mask, x)
     if points is None:
-        raise ValueError(f"mask {mask.shape} is neither of the {x.shape[0]} samples nor of the points {x.shape[:-1]}")
+        raise ValueError(_wrong_mask_shape(mask, x))
     return (points.reshape(points.shape[0], -1).max(-1) > 0).astype(jnp.float32)
 
 
 def space_mean(x: Float[Array, "b *s c"], points: Float[Array, "b *s"] | None) -> Float[Array, "b c"]:
-    """Mean over the points that count, a channel; 0 where none does."""
+    """Return the mean over the points that the mask `points` keeps, per channel; 0 if it keeps none."""
     axes = tuple(range(1, x.ndim - 1))
     if points is None:
         return x.mean(axes)
@@ -61,41 +80,54 @@ def space_mean(x: Float[Array, "b *s c"], points: Float[Array, "b *s"] | None) -
 
 
 def sample_mean(x: Float[Array, "b *s c"], points: Float[Array, "b *s"] | None) -> Float[Array, " b"]:
-    """Mean over the points that count and the channels."""
+    """Return the mean over channels and over the points that the mask `points` keeps."""
     return space_mean(x, points).mean(-1)
 
 
 def pooled_mean(values: Float[Array, " b"], mask: Mask, x: Values) -> Float[Array, ""]:
-    """From means over each sample of `x` the mean over all samples' points together."""
+    """Return the mean over the kept points of all samples, given the mean of each sample.
+
+    Args:
+        values: The mean of each sample over its kept points.
+        mask: The mask that those means were taken with.
+        x: The values `(b, *s, c)` that the mask belongs to.
+    """
     points = point_mask(mask, x)
     counts = row_mask(mask, x) if points is None else points.reshape(points.shape[0], -1).sum(-1)
     return (values * counts).sum() / jnp.maximum(counts.sum(), 1e-30)
 
 
 def reduce_rows(values: Float[Array, " b"], rows: Float[Array, " b"], reduction: Reduction) -> Float[Array, "*b"]:
-    """The samples' values under a reduction; ValueError where there is none of that name."""
-    kept = values * rows
+    """Return the samples' values, multiplied by the mask `rows` and combined by `reduction`.
+
+    Raises:
+        ValueError: If `reduction` is not `mean`, `sum` or `none`.
+    """
+    masked = values * rows
     if reduction == "none":
-        return kept
+        return masked
     if reduction == "sum":
-        return kept.sum()
+        return masked.sum()
     if reduction == "mean":
-        return kept.sum() / jnp.maximum(rows.sum(), 1e-30)
-    raise ValueError(f"reduction {reduction!r} is none of mean, sum, none")
+        return masked.sum() / jnp.maximum(rows.sum(), 1e-30)
+    raise ValueError(f"unknown reduction {reduction!r}; use mean, sum or none")
 
 
 def safe_abs(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """|x| whose gradient at 0 is 0; that of `jnp.abs` is 1 there, a push away from a condition that is met."""
+    """Return |x| with the gradient 0 at 0.
+
+    The gradient of `jnp.abs` at 0 is 1, which would push the optimizer away from a condition that is already met.
+    """
     return x * jax.lax.stop_gradient(jnp.sign(x))
 
 
 def safe_sqrt(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """Square root whose gradient at 0 is 0, not infinite."""
+    """Return the square root of `x` with the gradient 0 at 0, where that of `jnp.sqrt` is infinite."""
     positive = x > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
 
 
-# Before a task's name in the terms of a loss bundle.
+# Prefixes of a task's name in the terms of a stage loss.
 _LOSS, _SHARE = "per_task_loss/", "per_task_share/"
 
 
@@ -105,10 +137,16 @@ def per_task_terms(
     mask: Float[Array, " b"],
     task_id: Int[Array, " b"] | None = None,
 ) -> dict[str, Float[Array, ""]]:
-    """Each task's part of the mean of `per_sample` over the rows that the mask keeps, and its share of those rows.
+    """Return, for each task, its contribution to the mean loss of the batch and its share of the batch's rows.
 
-    `task_id` numbers `tasks`; without it all rows are the first task's. Both are means over rows, so that the mean over
-    micro-batches, weighted by their rows, is that of the whole batch; `per_task_metrics` makes metrics of them.
+    Both are means over the rows that `mask` keeps. Averaging them over micro-batches, weighted by their numbers of
+    rows, therefore gives the values of the whole batch. `per_task_metrics` turns them into metrics.
+
+    Args:
+        tasks: Names of the tasks.
+        per_sample: Loss of each row.
+        mask: 1 for each row that counts, 0 for padding.
+        task_id: Index into `tasks` for each row; None if all rows belong to the first task.
     """
     ids = jnp.zeros(mask.shape, jnp.int32) if task_id is None else task_id
     rows = mask / jnp.maximum(mask.sum(), 1.0)
@@ -123,9 +161,13 @@ def per_task_terms(
 def per_task_metrics(
     terms: Mapping[str, Float[Array, ""]], rows: Float[Array, ""] | Int[Array, ""]
 ) -> dict[str, Float[Array, ""]]:
-    """The terms, those of `per_task_terms` as `{task}/loss` and `{task}/sample_count` of a batch of `rows` kept rows.
+    """Return the terms, with those of `per_task_terms` replaced by `{task}/loss` and `{task}/sample_count`.
 
-    A task without a row has the loss NaN, which the records show as null.
+    The loss of a task without rows is NaN, which the records show as null.
+
+    Args:
+        terms: Terms of a stage loss by name.
+        rows: Number of rows of the batch that count.
     """
     metrics = {name: value for name, value in terms.items() if not name.startswith((_LOSS, _SHARE))}
     for name, value in terms.items():
@@ -135,3 +177,8 @@ def per_task_metrics(
             metrics[f"{task}/loss"] = jnp.where(share > 0, value / jnp.where(share > 0, share, 1.0), jnp.nan)
             metrics[f"{task}/sample_count"] = share * rows
     return metrics
+
+
+def _wrong_mask_shape(mask: Values | Bool[Array | np.ndarray, "..."], x: Values) -> str:
+    """Return the message for a mask that fits neither the samples nor the points of `x`."""
+    return f"mask {mask.shape} matches neither the {x.shape[0]} samples nor the points {x.shape[:-1]}"

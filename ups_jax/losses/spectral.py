@@ -1,6 +1,7 @@
-"""Losses of a field's Fourier spectrum, in float32 whatever the field is stored in. A mask can only leave out samples.
+"""Losses of a field's Fourier spectrum, computed in float32. Their masks are masks of samples, not of points.
 
-The transform takes every axis as periodic; across a wall the jump between the two ends counts as fine scales.
+The transform treats every axis as periodic; on a non-periodic axis the jump between its ends adds energy at small
+scales.
 """
 
 from __future__ import annotations
@@ -13,38 +14,52 @@ from ups_jax.losses.reduction import (
     Mask,
     Number,
     Reduction,
+    check_same_shape,
     pooled_mean,
     reduce_rows,
     row_mask,
     safe_abs,
     safe_sqrt,
-    same_shape,
 )
 from ups_jax.metrics.field import LOW_BAND, MID_BAND, energy_spectrum
 
 Fields = Float[Array | np.ndarray, "b *_s c"]
 
-# First and last wavenumber of each band, in waves per domain length, as the metrics have them; the last one is open.
+# First and last wavenumber of each band, in waves per domain length, as in `ups_jax.metrics`; None: no upper limit.
 BANDS: dict[str, tuple[int, int | None]] = {"low": LOW_BAND, "mid": MID_BAND, "high": (MID_BAND[1] + 1, None)}
 
 
 def spectral_energy(
     pred: Fields, target: Fields, axis: int, *, eps: Number = 1e-8, reduction: Reduction = "mean", mask: Mask = None
 ) -> Float[Array, "*b"]:
-    """|P - T| / (T + eps), P and T the means of |rfft|^2 along `axis` of prediction and target: no phase is compared.
+    """Return |P - T| / (T + eps), with P and T the means of |rfft|^2 along one axis of the prediction and the target.
 
-    `mean` forms one ratio of the whole batch, as UPS does; `none` that of each sample, `sum` the sum of those.
-    ValueError for the axis of the samples.
+    Phases are not compared. With `reduction="mean"` this is one ratio of the whole batch; with `none` it is computed
+    for each sample, and `sum` adds these ratios.
+
+    Args:
+        pred: Predicted fields `(b, *s, c)`.
+        target: True fields of the same shape and units.
+        axis: Array axis of the transform.
+        eps: Constant added to the denominator.
+        reduction: How the samples are combined.
+        mask: Samples `(b,)` that count.
+
+    Raises:
+        ValueError: If `axis` is the axis of the samples, or `mask` is not a mask of samples.
+
+    References:
+        The loss of UPS.
     """
-    same_shape(pred, target)
+    check_same_shape(pred, target)
     if axis % target.ndim == 0:
-        raise ValueError("axis 0 holds the samples; give the axis that the spectrum is taken along")
-    _only_rows(mask)
-    ours, theirs = _power(pred, axis), _power(target, axis)
+        raise ValueError(f"axis {axis} holds the samples; choose an axis of space for the spectrum")
+    _check_sample_mask(mask)
+    pred_power, target_power = _power(pred, axis), _power(target, axis)
     if reduction == "mean":
-        ours, theirs = pooled_mean(ours, mask, target), pooled_mean(theirs, mask, target)
-        return safe_abs(ours - theirs) / (theirs + eps)
-    return reduce_rows(safe_abs(ours - theirs) / (theirs + eps), row_mask(mask, target), reduction)
+        pred_power, target_power = pooled_mean(pred_power, mask, target), pooled_mean(target_power, mask, target)
+        return safe_abs(pred_power - target_power) / (target_power + eps)
+    return reduce_rows(safe_abs(pred_power - target_power) / (target_power + eps), row_mask(mask, target), reduction)
 
 
 def spectral_band(
@@ -57,29 +72,47 @@ def spectral_band(
     reduction: Reduction = "mean",
     mask: Mask = None,
 ) -> Float[Array, "*b"]:
-    """sqrt(E(pred - target) / (E(target) + eps)), E the mean square in wavenumbers `first` to `last` (open if None).
+    """Return the relative error within a band of wavenumbers: sqrt(E(pred - target) / (E(target) + eps)).
 
-    The relative error of a sample with nothing else of the spectrum in it: a band of little energy weighs as much as
-    the others. Wavenumbers are |k| rounded, in waves per domain length. ValueError where the grid has none of them.
+    E is the mean square of the Fourier modes in the band, for each sample. Because the error is relative to the band,
+    a band with little energy has as much weight as the others.
+
+    Args:
+        pred: Predicted fields `(b, *s, c)`.
+        target: True fields of the same shape and units.
+        first: First wavenumber |k| of the band, rounded, in waves per domain length.
+        last: Last wavenumber of the band; None for no upper limit.
+        eps: Constant added to the denominator.
+        reduction: How the samples are combined.
+        mask: Samples `(b,)` that count.
+
+    Raises:
+        ValueError: If the grid resolves no wavenumber of the band, or `mask` is not a mask of samples.
     """
-    same_shape(pred, target)
-    _only_rows(mask)
+    check_same_shape(pred, target)
+    _check_sample_mask(mask)
     error = jnp.asarray(pred, jnp.float32) - jnp.asarray(target, jnp.float32)
-    wrong, true = (2.0 * energy_spectrum(x[:, None])[:, 0] for x in (error, jnp.asarray(target, jnp.float32)))
-    top = wrong.shape[-1] - 1 if last is None else last
-    inside = wrong[:, first : top + 1]
-    if inside.shape[-1] == 0:
-        raise ValueError(f"wavenumbers {first} to {top} are beyond the grid's largest, {wrong.shape[-1] - 1}")
+    error_energy, target_energy = (
+        2.0 * energy_spectrum(x[:, None])[:, 0] for x in (error, jnp.asarray(target, jnp.float32))
+    )
+    top = error_energy.shape[-1] - 1 if last is None else last
+    band = error_energy[:, first : top + 1]
+    if band.shape[-1] == 0:
+        raise ValueError(
+            f"wavenumbers {first} to {top} are above the largest wavenumber of the grid, {error_energy.shape[-1] - 1}"
+        )
     channels = target.shape[-1]
-    ratio = (inside.sum(-1) / channels) / (true[:, first : top + 1].sum(-1) / channels + eps)
+    ratio = (band.sum(-1) / channels) / (target_energy[:, first : top + 1].sum(-1) / channels + eps)
     return reduce_rows(safe_sqrt(ratio), row_mask(mask, target), reduction)
 
 
 def _power(x: Fields, axis: int) -> Float[Array, " b"]:
+    """Return the mean of |rfft|^2 along `axis`, for each sample."""
     transform = jnp.fft.rfft(jnp.asarray(x, jnp.float32), axis=axis)
     return (jnp.square(transform.real) + jnp.square(transform.imag)).mean(tuple(range(1, x.ndim)))
 
 
-def _only_rows(mask: Mask) -> None:
+def _check_sample_mask(mask: Mask) -> None:
+    """Raise ValueError for a mask of points, because a spectrum needs the whole grid."""
     if mask is not None and mask.ndim != 1:
-        raise ValueError(f"a spectrum is of the whole grid: give a mask of the samples, not of points {mask.shape}")
+        raise ValueError(f"spectral losses take a mask of the samples (b,), not of points {mask.shape}")

@@ -1,4 +1,4 @@
-"""What a stage's loss may depend on besides parameters, batch and key, and the type of such a loss."""
+"""The type of a stage's loss, and the training state it may depend on besides parameters, batch and random key."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Terms = dict[str, Float[Array, ""]]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class StepContext:
-    """The state of the training that a loss may depend on. An entry that a stage does not use is None.
+    """The training state that a loss may depend on; entries that a stage does not use are None or empty.
 
     Attributes:
-        epoch: Epochs done so far, with the fraction of the current one.
-        parents: Weights of the stages that this stage needs, by stage.
-        scale: Root mean square of the predictor's error, by channel.
-        target: Average of the parameters that are trained, as the target of a self-distillation.
+        epoch: Epochs completed, with the fraction of the current one.
+        parents: Weights of the trained stages that this stage depends on, by stage name.
+        scale: Root mean square of the predictor's error per channel, in normalised units.
+        target: Running average of the trained parameters, the target of self-distillation.
     """
 
     epoch: Float[Array, ""] | None = None
@@ -32,14 +32,15 @@ class StepContext:
 
     @property
     def error_scale(self) -> Float[Array, " c"]:
-        """Return `scale`; raise ValueError where the caller has not set it."""
+        """Return `scale`, or raise ValueError if it is None."""
         if self.scale is None:
-            raise ValueError("the loss of a corrector needs the error's scale: set `scale` of its StepContext")
+            raise ValueError("a corrector's loss needs the scale of the predictor's error; set `scale` of StepContext")
         return self.scale
 
 
 EMPTY_CONTEXT = StepContext()
-# (batch, key) -> the batch with the random draws of each of its rows, made before rows are split into groups.
+# (batch, key) -> the batch with random draws for each row in `Batch.draws`. It is called before the rows are split into
+# micro-batches, so that the draws do not depend on the split.
 Draw = Callable[[Batch, Key[Array, ""]], Batch]
-# (parameters, batch, key, context) -> (loss, terms by name), both means over the rows that count.
+# (parameters, batch, key, context) -> (loss, terms by name), both means over the rows that the batch's mask keeps.
 StageLoss = Callable[[PyTree, Batch, Key[Array, ""], StepContext], tuple[Float[Array, ""], Terms]]

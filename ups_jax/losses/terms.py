@@ -1,4 +1,7 @@
-"""The values of the terms of a bundle, one a sample, of one decoded prediction. Weights are not applied here."""
+"""Loss terms of one decoded prediction, each as one value per sample, and the sampling of query points.
+
+The weights of the terms are applied in `ups_jax.losses.operator`.
+"""
 
 from __future__ import annotations
 
@@ -31,19 +34,27 @@ def field_terms(
     queries: Int[Array, " q"] | Int[Array, "b q"] | None = None,
     points: Float[Array, "b *s"] | None = None,
 ) -> SampleTerms:
-    """Errors of a normalised prediction. The pointwise ones are scored at `queries`, where there are any; of a set of
-    points at those that are there, which the mask `points` says."""
-    some_pred, some_truth = (x if queries is None else take_points(x, queries) for x in (pred, truth))
+    """Return the errors of a normalised prediction, for each term in `names`; other names are ignored.
+
+    Args:
+        names: Names of the terms.
+        pred: Predicted fields, normalised.
+        truth: True fields, normalised.
+        task: Task of the fields.
+        queries: Indices of the points at which pointwise terms are evaluated, shared or per row; None for all points.
+        points: 1 for each point of a point set that is present, 0 for padding; None on a grid.
+    """
+    query_pred, query_truth = (x if queries is None else take_points(x, queries) for x in (pred, truth))
     mask = points if points is None or queries is None else take_points(points[..., None], queries)[..., 0]
     terms: SampleTerms = {}
     if "relative" in names:
-        terms["relative"] = nrmse(some_pred, some_truth, reduction="none", mask=mask)
+        terms["relative"] = nrmse(query_pred, query_truth, reduction="none", mask=mask)
     if "relative_mse" in names:
-        terms["relative_mse"] = relative_mse(some_pred, some_truth, reduction="none", mask=mask)
+        terms["relative_mse"] = relative_mse(query_pred, query_truth, reduction="none", mask=mask)
     if "h1" in names:
         terms["h1"] = h1(pred, truth, task.spacing, task.periodic, reduction="none")
     if "forward" in names:
-        terms["forward"] = forward(some_pred, some_truth, reduction="none", mask=mask)
+        terms["forward"] = forward(query_pred, query_truth, reduction="none", mask=mask)
     if "spectral" in names:
         axes = range(1, pred.ndim - 1)
         energies = [spectral_energy(pred, truth, axis, reduction="none") for axis in axes]
@@ -61,24 +72,36 @@ def prior_terms(
     task: Task,
     priors: PhysicsPriorsConfig,
 ) -> SampleTerms:
-    """Physics priors of a prediction in physical units; `start` is the given frame whose integrals should be kept."""
+    """Return the physics priors of a prediction, for each term in `names`; other names are ignored.
 
-    def chosen(fields: Float[Array, "b *s c"], name: str) -> Float[Array, "b *s k"]:
-        return fields[..., list(channel_indices(getattr(priors, name), name, task))]
+    Args:
+        names: Names of the terms.
+        pred: Predicted fields in physical units.
+        start: Newest input frame in physical units, whose integrals the prediction should keep; None for steady tasks.
+        task: Task of the fields.
+        priors: Channels and boundary conditions of the priors.
+
+    Raises:
+        ValueError: If `conservation` is requested and `start` is None.
+    """
+
+    def select_channels(fields: Float[Array, "b *s c"], key: str) -> Float[Array, "b *s k"]:
+        return fields[..., list(channel_indices(getattr(priors, key), key, task))]
 
     terms: SampleTerms = {}
     if "divergence" in names:
-        terms["divergence"] = divergence(chosen(pred, "velocity"), task.spacing, task.periodic, reduction="none")
+        velocity = select_channels(pred, "velocity")
+        terms["divergence"] = divergence(velocity, task.spacing, task.periodic, reduction="none")
     if "conservation" in names:
         if start is None:
-            raise ValueError("conservation needs the frame that the prediction started from")
+            raise ValueError("the term conservation needs the input frame; pass `start`")
         std = jnp.asarray(task.statistics.std, jnp.float32).reshape((1,) * (pred.ndim - 1) + (-1,))
-        # In standard deviations, so that the floor under the reference's size fits fields of any unit.
-        ours, given = (chosen(x / std, "conservation_channels") for x in (pred, start))
-        terms["conservation"] = conservation(ours, given, reduction="none")
+        # In standard deviations, so that the constant in the denominator suits fields of any unit.
+        scaled_pred, scaled_start = (select_channels(x / std, "conservation_channels") for x in (pred, start))
+        terms["conservation"] = conservation(scaled_pred, scaled_start, reduction="none")
     if "boundary" in names:
         terms["boundary"] = boundary(
-            chosen(pred, "boundary_channels"),
+            select_channels(pred, "boundary_channels"),
             task.spacing,
             task.periodic,
             value=priors.bc_value,
@@ -87,16 +110,16 @@ def prior_terms(
             reduction="none",
         )
     if "positivity" in names:
-        terms["positivity"] = positivity(chosen(pred, "positivity_channels"), reduction="none")
+        terms["positivity"] = positivity(select_channels(pred, "positivity_channels"), reduction="none")
     if "smoothness" in names:
         terms["smoothness"] = smoothness(
-            chosen(pred, "smoothness_channels"), task.spacing, task.periodic, reduction="none"
+            select_channels(pred, "smoothness_channels"), task.spacing, task.periodic, reduction="none"
         )
     return terms
 
 
 def latent_terms(names: Collection[str], features: Float[Array, "b n d"]) -> SampleTerms:
-    """Regularisers of the learned features of the tokens."""
+    """Return the regularisers of the tokens' learned features, for each term in `names`; other names are ignored."""
     terms: SampleTerms = {}
     if "latent_norm" in names:
         terms["latent_norm"] = latent_norm(features, reduction="none")
@@ -115,19 +138,29 @@ def sample_queries(
     strategy: QueryStrategy = "uniform",
     grid_shape: Sequence[int] | None = None,
 ) -> Int[Array, " q"]:
-    """Indices of `queries` different points out of `points`; all of them, in order, where that is no fewer.
+    """Return the indices of `queries` different points, drawn at random.
 
-    `uniform` draws without replacement. `stratified` cuts the grid into floor(queries^(1/axes)) blocks an axis and
-    draws from all blocks in turn, so that their counts differ by one at most as long as they have points left.
-    ValueError for no queries, an unknown strategy, or a stratified draw without the shape of the grid (C order).
+    If `queries` is at least `points`, all indices are returned in order.
+
+    Args:
+        key: Random key.
+        points: Number of points of the grid.
+        queries: Number of points to draw.
+        strategy: `uniform` draws without replacement. `stratified` divides the grid into floor(queries^(1/axes)) blocks
+            along each axis and draws from all blocks in turn; the counts of any two blocks differ by at most one unless
+            a block runs out of points.
+        grid_shape: Shape of the grid (points in C order), required for `stratified`.
+
+    Raises:
+        ValueError: If `queries` is below 1, the strategy is unknown, or `grid_shape` is missing or does not match.
     """
     if queries < 1:
-        raise ValueError(f"queries {queries}: draw at least one point")
+        raise ValueError(f"queries is {queries}; it must be at least 1")
     if strategy not in ("uniform", "stratified"):
-        raise ValueError(f"Unknown sampling strategy {strategy!r}; use uniform or stratified")
+        raise ValueError(f"unknown sampling strategy {strategy!r}; use uniform or stratified")
     if strategy == "stratified":
         if grid_shape is None:
-            raise ValueError("grid_shape required for stratified sampling")
+            raise ValueError("stratified sampling needs grid_shape")
         if math.prod(grid_shape) != points:
             raise ValueError(f"grid_shape {tuple(grid_shape)} has {math.prod(grid_shape)} points, not {points}")
     if queries >= points:
@@ -135,42 +168,54 @@ def sample_queries(
     if strategy == "uniform" or grid_shape is None:
         return jax.random.permutation(key, points)[:queries]
     within, between = jax.random.split(key)
-    block = _blocks(grid_shape, queries)
-    # In each block the points get turns 0, 1, 2.. at random; all first turns go before all second ones.
+    block = _block_numbers(grid_shape, queries)
+    # Each block ranks its points 0, 1, 2, ... at random. All points of rank 0 are taken first, then those of rank 1.
     order = jnp.lexsort((jax.random.uniform(within, (points,)), jnp.asarray(block)))
-    ordered = np.sort(block)
-    turn = jnp.zeros(points, jnp.int32).at[order].set(jnp.arange(points) - np.searchsorted(ordered, ordered))
-    return jnp.lexsort((jax.random.uniform(between, (points,)), turn))[:queries]
+    sorted_blocks = np.sort(block)
+    rank = (
+        jnp.zeros(points, jnp.int32).at[order].set(jnp.arange(points) - np.searchsorted(sorted_blocks, sorted_blocks))
+    )
+    return jnp.lexsort((jax.random.uniform(between, (points,)), rank))[:queries]
 
 
 def sample_present(key: Key[Array, ""], present: Shaped[Array, "b p"], queries: int) -> Int[Array, "b q"]:
-    """Indices of `queries` different points of each row of a set, uniform among those that are `present` in it. Where a
-    row has fewer they all come first, and those after them are not there.
+    """Return the indices of `queries` different points of each row, drawn uniformly from the points that are present.
 
-    One draw for all rows: rows of the same points get the same ones, in whatever company they are.
+    A row with fewer present points gets all of them first, followed by padding points. All rows use one permutation of
+    the points, so the draw of a row does not depend on the other rows of the batch.
+
+    Args:
+        key: Random key.
+        present: 1 for each point of a row that is present, 0 for padding.
+        queries: Number of points to draw per row.
     """
     order = jax.random.permutation(key, present.shape[1])
-    first = jnp.argsort(present[:, order] == 0, axis=1, stable=True)
-    return order[first[:, :queries]]
+    present_first = jnp.argsort(present[:, order] == 0, axis=1, stable=True)
+    return order[present_first[:, :queries]]
 
 
 def take_points(
     values: Shaped[Array, "b *s c"], queries: Int[Array, " q"] | Int[Array, "b q"]
 ) -> Shaped[Array, "b q c"]:
-    """Values at the points of `queries`, those of all rows or of each, which count the grid's points in C order."""
+    """Return the values at the points with the indices `queries`.
+
+    Args:
+        values: Fields, channels last.
+        queries: Indices of the points in C order, shared by all rows `(q,)` or per row `(b, q)`.
+    """
     flat = values.reshape(values.shape[0], -1, values.shape[-1])
     return flat[:, queries] if queries.ndim == 1 else jnp.take_along_axis(flat, queries[..., None], axis=1)
 
 
-def _blocks(grid_shape: Sequence[int], queries: int) -> Int[np.ndarray, " n"]:
-    """The number of the block that each point lies in."""
+def _block_numbers(grid_shape: Sequence[int], queries: int) -> Int[np.ndarray, " n"]:
+    """Return the number of the block that each point lies in."""
     axes = len(grid_shape)
-    wanted = 1
-    while (wanted + 1) ** axes <= queries:
-        wanted += 1
+    blocks_per_axis = 1
+    while (blocks_per_axis + 1) ** axes <= queries:
+        blocks_per_axis += 1
     number = np.zeros(tuple(grid_shape), np.int64)
     for axis, size in enumerate(grid_shape):
-        count = min(wanted, size)
+        count = min(blocks_per_axis, size)
         shape = [1] * axes
         shape[axis] = size
         number = number * count + (np.arange(size) * count // size).reshape(shape)

@@ -1,6 +1,7 @@
-"""How a loss is unrolled in time: steps without a gradient first, cuts of the gradient, what is kept for it.
+"""Unrolling of a stage loss in time: pushforward steps, truncated back-propagation and recomputation.
 
-Both walks carry the window of frames that a time step sees, and keep every value of an ordinary unrolled scan.
+`field_training_rollout` unrolls a model on frames, `latent_training_rollout` on latent states. Truncation and
+recomputation change the gradient and the memory of a training step, not the values of the loss.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ from ups_jax.models import (
 )
 from ups_jax.models.codec import CODEC, newest_patch_width
 
-# The window that the next step sees, and what this step is worth by name.
+# (carry, target) -> (next carry, values of this step), the body of a scan over time steps.
 Advance = Callable[[Any, Any], tuple[Any, Any]]
 
 
 def next_window(window: Float[Array, "b k *s c"], newest: Float[Array, "b *s c"]) -> Float[Array, "b k *s c"]:
-    """The frames that the step after sees."""
+    """Return the input window of the next step: the oldest frame is dropped and `newest` is appended."""
     return jnp.concatenate([window[:, 1:], newest[:, None]], axis=1)
 
 
@@ -48,28 +49,38 @@ def push_forward(
     params: Any,
     window: Float[Array, "b *k"],
     truth: Float[Array, "t b *s"],
-    given: Int[Array, " b"],
-    follow: Callable[[Any, Any], Array] = next_window,
+    num_true_steps: Int[Array, " b"],
+    append: Callable[[Any, Any], Array] = next_window,
 ) -> Float[Array, "b *k"]:
-    """The window after the steps of `truth`, as a constant: no gradient reaches what led there. The first `given` steps
-    of a row are the true ones, the others the model's own. `follow(window, newest)` is what the step after sees.
+    """Return the input window after the steps of `truth`, with all gradients stopped (the pushforward trick).
 
-    The pushforward trick of Brandstetter et al. (2022, section 3.1): what is scored starts from the errors that the
-    model makes, and only the scored steps are taught to live with them. Rows that start from the truth have to be among
-    them: a model that is scored after its own steps alone learns what makes up for these, and no step of time.
+    The first `num_true_steps` steps of a row take the true frame, the later ones the model's prediction. The scored
+    steps that follow start from the model's own errors and are trained to correct them. Rows with true frames are
+    necessary: a model trained only on its own predictions learns to compensate its errors instead of the time step.
+
+    Args:
+        step: Maps parameters and window to the next frame (or latent state).
+        params: Parameters of `step`.
+        window: Input window of the first step.
+        truth: True frames (or latent states) of the steps, time first. If it is empty, `window` is returned.
+        num_true_steps: Number of leading steps of each row that take the true frame.
+        append: Maps a window and the newest frame to the next window.
+
+    References:
+        Brandstetter et al. 2022, section 3.1.
     """
     if not len(truth):
         return window
-    fixed = jax.lax.stop_gradient(params)
+    frozen_params = jax.lax.stop_gradient(params)
 
     def advance(window: Float[Array, "b *k"], numbered: tuple[Array, Array]) -> tuple[Any, None]:
-        number, true = numbered
-        is_given = (number < given).reshape(-1, *(1,) * (true.ndim - 1))
-        newest = jnp.where(is_given, true, step(fixed, window))
-        return follow(window, newest), None
+        number, true_frame = numbered
+        use_truth = (number < num_true_steps).reshape(-1, *(1,) * (true_frame.ndim - 1))
+        newest = jnp.where(use_truth, true_frame, step(frozen_params, window))
+        return append(window, newest), None
 
-    walked, _ = jax.lax.scan(advance, jax.lax.stop_gradient(window), (jnp.arange(len(truth)), truth))
-    return jax.lax.stop_gradient(walked)
+    final_window, _ = jax.lax.scan(advance, jax.lax.stop_gradient(window), (jnp.arange(len(truth)), truth))
+    return jax.lax.stop_gradient(final_window)
 
 
 def unroll(
@@ -80,70 +91,88 @@ def unroll(
     truncate: int | None = None,
     recompute: bool = False,
 ) -> Any:
-    """The values of `advance(window, target) -> (next window, values)` over all targets, stacked on the first axis.
+    """Return the values of `advance` at every step, stacked on a new first axis.
 
-    With `truncate` the gradient does not pass from step n to step n - 1 where n is a multiple of it (truncated
-    back-propagation through time); values stay the same. With `recompute` a step keeps its window alone for the
-    backward pass, and is made again there.
+    Args:
+        advance: Maps (window, target) to (next window, values).
+        window: Input window of the first step.
+        targets: True frames, time first; one step is made for each.
+        truncate: Length of the segments between which the gradient is cut (truncated back-propagation through time);
+            None for no cuts. The values do not change.
+        recompute: Whether the backward pass recomputes each step from its window, to save memory.
     """
-    body, over = _body(advance, targets, truncate, recompute)
-    return jax.lax.scan(body, window, over)[1]
+    body, inputs = _scan_body(advance, targets, truncate, recompute)
+    return jax.lax.scan(body, window, inputs)[1]
 
 
 def unroll_with_last_step(
     advance: Advance,
-    end: Advance,
+    last_step: Advance,
     window: Float[Array, "b *k"],
     targets: Float[Array, "t b *s c"],
     *,
     truncate: int | None = None,
     recompute: bool = False,
 ) -> Any:
-    """The same with `end` for the last step, after which there is none, so that it need not make a window for one. Of
-    a single step there is no scan."""
-    body, over = _body(advance, targets, truncate, recompute)
-    before, last = jax.tree.map(lambda each: each[:-1], over), jax.tree.map(lambda each: each[-1], over)
-    ended, _ = _body(end, targets, truncate, recompute)
+    """Return the values of every step, stacked on a new first axis, with `last_step` in place of the last `advance`.
+
+    `last_step` may be cheaper, because no step follows it that needs its window. A single step is not scanned.
+
+    Args:
+        advance: Maps (window, target) to (next window, values).
+        last_step: Like `advance`; its next window is not used.
+        window: Input window of the first step.
+        targets: True frames, time first; one step is made for each.
+        truncate: Length of the segments between which the gradient is cut; None for no cuts.
+        recompute: Whether the backward pass recomputes each step from its window, to save memory.
+    """
+    body, inputs = _scan_body(advance, targets, truncate, recompute)
+    leading, last = jax.tree.map(lambda leaf: leaf[:-1], inputs), jax.tree.map(lambda leaf: leaf[-1], inputs)
+    last_body, _ = _scan_body(last_step, targets, truncate, recompute)
     if len(targets) == 1:
-        return jax.tree.map(lambda value: value[None], ended(window, last)[1])
-    window, values = jax.lax.scan(body, window, before)
-    return jax.tree.map(lambda each, value: jnp.concatenate([each, value[None]]), values, ended(window, last)[1])
+        return jax.tree.map(lambda value: value[None], last_body(window, last)[1])
+    window, values = jax.lax.scan(body, window, leading)
+    return jax.tree.map(lambda leaf, value: jnp.concatenate([leaf, value[None]]), values, last_body(window, last)[1])
 
 
-def _body(advance: Advance, targets: Any, truncate: int | None, recompute: bool) -> tuple[Advance, Any]:
-    """The step of a scan, and what it goes over."""
-    every = len(targets) if truncate is None else truncate
+def _scan_body(advance: Advance, targets: Any, truncate: int | None, recompute: bool) -> tuple[Advance, Any]:
+    """Return the body of a scan over time steps and the inputs that it scans over."""
+    segment = len(targets) if truncate is None else truncate
 
-    def cut(window: Any, numbered: tuple[Array, Any]) -> tuple[Any, Any]:
+    def truncated(window: Any, numbered: tuple[Array, Any]) -> tuple[Any, Any]:
         number, target = numbered
-        here = (number > 0) & (number % every == 0)
-        return advance(jnp.where(here, jax.lax.stop_gradient(window), window), target)
+        is_cut = (number > 0) & (number % segment == 0)
+        return advance(jnp.where(is_cut, jax.lax.stop_gradient(window), window), target)
 
-    body: Advance = advance if truncate is None else cut
-    over: Any = targets if truncate is None else (jnp.arange(len(targets)), targets)
-    # Inside a scan nothing can be merged with the forward pass, so that no barrier is needed against it.
-    return (jax.checkpoint(body, prevent_cse=False) if recompute else body), over
+    body: Advance = advance if truncate is None else truncated
+    inputs: Any = targets if truncate is None else (jnp.arange(len(targets)), targets)
+    # A scan already keeps XLA from merging the recomputation with the forward pass, so no barrier is needed.
+    return (jax.checkpoint(body, prevent_cse=False) if recompute else body), inputs
 
 
 @dataclass(frozen=True)
 class TrainingRollout:
-    """`advance(seen)` is what the step after sees, the predicted frame, and the terms of its tokens; `seen` is what the
-    first scored step sees, and `targets` are the true frames, normalised. `end` is the last step, where that can be had
-    for less.
+    """A model's rollout over one batch, ready to be unrolled step by step.
 
-    `start` is the newest frame of the context in physical units, `context` its frames, normalised and without noise,
-    where the walk knows them.
+    Attributes:
+        carry: State before the first scored step: a window of frames or latent tokens.
+        targets: True frames of the scored steps, normalised, time first.
+        advance: Maps a carry to (next carry, predicted frame, loss terms of the predicted tokens).
+        start_frame: Newest input frame in physical units.
+        context: Input frames, normalised and without noise; None for rollouts on latent states.
+        last_step: Maps a carry to (predicted frame, loss terms of the predicted tokens) without the next carry; None if
+            that is no cheaper than `advance`.
     """
 
-    seen: Any
+    carry: Any
     targets: Float[Array, "t b *s c"]
     advance: Callable[[Any], tuple[Any, Float[Array, "b *s c"], SampleTerms]]
-    start: Float[Array, "b *s c"]
+    start_frame: Float[Array, "b *s c"]
     context: Float[Array, "b k *s c"] | None = None
-    end: Callable[[Any], tuple[Float[Array, "b *s c"], SampleTerms]] | None = None
+    last_step: Callable[[Any], tuple[Float[Array, "b *s c"], SampleTerms]] | None = None
 
 
-def field_rollout(
+def field_training_rollout(
     names: Collection[str],
     model: Simulator | PointSimulator,
     params: Any,
@@ -151,74 +180,97 @@ def field_rollout(
     cond: Conditions,
     config: TrainingConfig,
 ) -> TrainingRollout:
-    """On windows of frames; the context has the batch's drawn noise."""
+    """Return the rollout of a model on windows of frames.
+
+    Args:
+        names: Names of the loss terms; latent terms are computed only if they are among them.
+        model: Simulator of one time step.
+        params: Parameters of the model.
+        batch: Frames, and the draws that `operator_draws` added.
+        cond: Conditions of the batch's rows.
+        config: Input noise and number of pushforward steps.
+    """
     fields = normalize(batch.fields, model.task.statistics)
     context = window = fields[:, : model.context]
     if config.input_noise > 0:
         window = window + config.input_noise * batch.draws["noise"]
     later = jnp.moveaxis(fields[:, model.context :], 1, 0)
     if config.pushforward > 0:
-        pushed, given = later[: config.pushforward], jnp.asarray(batch.draws["given"])
-        window = push_forward(lambda params, w: step(model, params, w, cond), params, window, pushed, given)
+        pushed, num_true_steps = later[: config.pushforward], jnp.asarray(batch.draws["given"])
+        window = push_forward(lambda params, w: step(model, params, w, cond), params, window, pushed, num_true_steps)
 
     def advance(window: Float[Array, "b k *s c"]) -> tuple[Array, Array, SampleTerms]:
-        pred, terms = _predicted(names, model, params, window, cond)
+        pred, terms = _predict(names, model, params, window, cond)
         return next_window(window, pred), pred, terms
 
-    start = batch.fields[:, model.context - 1].astype(jnp.float32)
-    return TrainingRollout(window, later[config.pushforward :], advance, start, context)
+    start_frame = batch.fields[:, model.context - 1].astype(jnp.float32)
+    return TrainingRollout(window, later[config.pushforward :], advance, start_frame, context)
 
 
-def latent_rollout(
+def latent_training_rollout(
     names: Collection[str], model: Simulator, params: Any, batch: Batch, cond: Conditions, config: TrainingConfig
 ) -> TrainingRollout:
-    """On latent states, which the operator carries on; the codec has no gradient.
+    """Return the rollout of a model on latent states, with the codec's parameters frozen.
 
-    An advanced state is what the codec would make of its field, so that the walk is the one on fields. A single step
-    evaluates no encoder; of more, each but the last makes the features of the field that it predicts.
+    The predictions equal those of `field_training_rollout`, because an advanced latent state is the encoding of its
+    field. The last step skips the features of the predicted field unless a latent term needs them.
+
+    Args:
+        names: Names of the loss terms.
+        model: Simulator of one time step.
+        params: Parameters of the model.
+        batch: Encoded context frames and encoded targets.
+        cond: Conditions of the batch's rows.
+        config: Number of pushforward steps.
+
+    Raises:
+        ConfigError: If the batch holds frames instead of latents.
     """
     if batch.latents is None:
-        raise ConfigError("data.source=latents: these batches are of fields; use data.source=fields")
-    held = {**params, CODEC: jax.lax.stop_gradient(params[CODEC])}
-    states, later = (_sequences(tokens) for tokens in (batch.latents, batch.targets))
-    targets = jax.vmap(partial(decode, model, held))(later)
+        raise ConfigError("data.source=latents: the batch holds fields and no latents; use data.source=fields")
+    frozen_codec = {**params, CODEC: jax.lax.stop_gradient(params[CODEC])}
+    states, later = (_time_first(tokens) for tokens in (batch.latents, batch.targets))
+    targets = jax.vmap(partial(decode, model, frozen_codec))(later)
 
     def state_of(z: Float[Array, "b n d"]) -> LatentState:
         return LatentState(z=z, t=jnp.zeros_like(cond.dt), cond=cond)
 
     def advance(z: Float[Array, "b n d"]) -> tuple[Array, Array, SampleTerms]:
-        new = operate(model, held, state_of(z)).z
-        return new, decode(model, held, new), _token_terms(names, model, new)
+        new = operate(model, frozen_codec, state_of(z)).z
+        return new, decode(model, frozen_codec, new), _token_terms(names, model, new)
 
-    def end(z: Float[Array, "b n d"]) -> tuple[Array, SampleTerms]:
+    def last_step(z: Float[Array, "b n d"]) -> tuple[Array, SampleTerms]:
         if any(name in LATENT_TERMS for name in names):
             return advance(z)[1:]
-        return next_field(model, held, state_of(z)), {}
+        return next_field(model, frozen_codec, state_of(z)), {}
 
     first = z = states[0]
     if config.pushforward > 0:
-        given = jnp.asarray(batch.draws["given"])
-        z = push_forward(lambda params, z: operate(model, params, state_of(z)).z, held, z, states[1:], given, _newest)
-    start = denormalize(decode(model, held, first), model.task.statistics)
-    return TrainingRollout(z, targets, advance, start, end=end)
+        z = push_forward(
+            lambda params, z: operate(model, params, state_of(z)).z,
+            frozen_codec,
+            z,
+            states[1:],
+            jnp.asarray(batch.draws["given"]),
+            append=lambda _, newest: newest,
+        )
+    start_frame = denormalize(decode(model, frozen_codec, first), model.task.statistics)
+    return TrainingRollout(z, targets, advance, start_frame, last_step=last_step)
 
 
-def _newest(_: Any, newest: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-    return newest
-
-
-def _sequences(tokens: Float[Array, "b t *n d"]) -> Float[Array, "t b n d"]:
+def _time_first(tokens: Float[Array, "b t *n d"]) -> Float[Array, "t b n d"]:
+    """Return latents with time as the first axis and the tokens of each frame as one sequence."""
     return jnp.moveaxis(tokens.reshape(*tokens.shape[:2], -1, tokens.shape[-1]), 1, 0)
 
 
-def _predicted(
+def _predict(
     names: Collection[str],
     model: Simulator | PointSimulator,
     params: Any,
     window: Float[Array, "b k *s c"],
     cond: Conditions,
 ) -> tuple[Float[Array, "b *s c"], SampleTerms]:
-    """The next frame, and the terms of the tokens it is decoded from."""
+    """Return the next frame and the loss terms of the tokens that it is decoded from."""
     if isinstance(model, PointSimulator) or not any(name in LATENT_TERMS for name in names):
         return step(model, params, window, cond), {}
     state = LatentState(z=encode(model, params, window), t=jnp.zeros_like(cond.dt), cond=cond)
@@ -227,5 +279,5 @@ def _predicted(
 
 
 def _token_terms(names: Collection[str], model: Simulator, z: Float[Array, "b n d"]) -> SampleTerms:
-    # What stands before the features is the field itself, whose size is not the codec's to choose.
+    """Return the latent terms of the tokens' learned features, without the patches that precede them in a token."""
     return latent_terms(names, z[..., newest_patch_width(model.task, model.latent) * model.context :])

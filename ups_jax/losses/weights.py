@@ -1,4 +1,4 @@
-"""Which terms a configuration asks for, with which weights, and whether a task can have them."""
+"""The weights of the loss terms in a configuration, and the checks that a task supports the weighted terms."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ups_jax.losses.boundary import find_walls
 from ups_jax.losses.spectral import BANDS
 
 _PRIORS = ("divergence", "conservation", "boundary", "positivity", "smoothness", "latent_norm", "latent_diversity")
-# The configuration's key of each term, below `training`.
+# Configuration key of each term's weight, below `training`.
 WEIGHT_KEYS = {
     "relative": "lambda_relative",
     "relative_mse": "lambda_relative_mse",
@@ -28,16 +28,16 @@ WEIGHT_KEYS = {
 INVERSE_TERMS = ("inverse_encoding", "inverse_decoding")
 LATENT_TERMS = ("latent_norm", "latent_diversity")
 PHYSICS_TERMS = tuple(name for name in _PRIORS if name not in LATENT_TERMS)
-# Terms that compare a prediction with data point by point, so that any points will do.
+# Terms that compare a prediction with data point by point, so that they can be evaluated at any subset of points.
 POINTWISE_TERMS = ("relative", "relative_mse", "forward", "rollout", "inverse_encoding")
-# Those that a set of points can have.
+# Terms available for tasks on point sets (meshes and particles).
 POINT_SET_TERMS = ("relative", "relative_mse", "forward", "rollout")
-# Terms of a step in time or of a latent state, which a steady task has not.
+# Terms that need time steps or latent states, which a steady task does not have.
 TRANSIENT_TERMS = ("rollout", "conservation", *INVERSE_TERMS, *LATENT_TERMS)
 
 
 def term_weights(config: TrainingConfig) -> dict[str, float]:
-    """The weight of each term that has one; of the physics priors only where they are enabled."""
+    """Return the positive weights by term name; physics priors are included only if they are enabled."""
     priors = config.physics_priors
     weights = {
         "relative": config.lambda_relative,
@@ -64,20 +64,24 @@ def term_weights(config: TrainingConfig) -> dict[str, float]:
 
 
 def checked_weights(config: TrainingConfig, task: Task) -> dict[str, float]:
-    """`term_weights`, or ConfigError where there is none, or where the task lacks what a term needs."""
+    """Return `term_weights` after checking that the task supports every weighted term.
+
+    Raises:
+        ConfigError: If no term has a weight, or a weighted term does not fit the task or the other keys.
+    """
     weights = term_weights(config)
     if not weights:
-        raise ConfigError("no loss term has a weight; set training.lambda_relative, whose default is 1")
+        raise ConfigError("all weights of loss terms are 0; set training.lambda_relative, whose default is 1")
     if task.kind == "steady":
         for name in weights:
             if name in TRANSIENT_TERMS:
-                raise ConfigError(f"{weight_key(name)} is of tasks in time, and {task.name} is steady; set it to 0")
+                raise ConfigError(f"{weight_key(name)} needs time steps, and task {task.name} is steady; set it to 0")
     if task.scattered:
         _check_points(weights, config, task)
     if "rollout" in weights and config.rollout_horizon == 1:
         raise ConfigError(
-            "training.lambda_rollout weighs the steps after the first, and training.rollout_horizon is 1; "
-            "set that to 2 or more, or the weight to 0"
+            "training.lambda_rollout is the weight of the steps after the first, and training.rollout_horizon is 1; "
+            "set training.rollout_horizon to 2 or more, or the weight to 0"
         )
     _check_bands(weights, task)
     _check_queries(weights, config)
@@ -86,17 +90,26 @@ def checked_weights(config: TrainingConfig, task: Task) -> dict[str, float]:
 
 
 def has_epoch_schedule(config: TrainingConfig) -> bool:
-    """Whether the weight of any term depends on the epoch."""
+    """Return whether the weight of any term depends on the epoch."""
     return any(name in INVERSE_TERMS for name in term_weights(config))
 
 
 def weight_key(term: str) -> str:
-    """The full key of a term's weight."""
+    """Return the full configuration key of a term's weight."""
     return f"training.{WEIGHT_KEYS[term]}"
 
 
 def channel_indices(names: tuple[str, ...], key: str, task: Task) -> tuple[int, ...]:
-    """Positions of the channels that a key of the priors names, of all where it is empty; ConfigError for others."""
+    """Return the indices of the channels that a key of the physics priors names.
+
+    Args:
+        names: Channel names; empty for all channels of the task.
+        key: Name of the key below `training.physics_priors`, for the error message.
+        task: Task whose channels are searched.
+
+    Raises:
+        ConfigError: If the task has no channel of that name.
+    """
     unknown = [name for name in names if name not in task.channels]
     if unknown:
         raise ConfigError(
@@ -107,45 +120,49 @@ def channel_indices(names: tuple[str, ...], key: str, task: Task) -> tuple[int, 
 
 
 def _check_points(weights: dict[str, float], config: TrainingConfig, task: Task) -> None:
-    """ConfigError for a term that a set of points has no grid for."""
-    of_grids = [name for name in weights if name not in POINT_SET_TERMS]
-    if of_grids:
-        keys = _listed(dict.fromkeys(weight_key(name) for name in of_grids))
-        raise ConfigError(f"{keys}: needs a grid, and task {task.name} is of points; set it to 0")
+    """Raise ConfigError for a term or a sampling strategy that needs a grid, on a task of points."""
+    grid_terms = [name for name in weights if name not in POINT_SET_TERMS]
+    if grid_terms:
+        keys = _listed(dict.fromkeys(weight_key(name) for name in grid_terms))
+        raise ConfigError(f"{keys}: needs a grid, and the fields of task {task.name} are at points; set it to 0")
     if config.query_sampling.enabled and config.query_sampling.strategy != "uniform":
-        raise ConfigError(f"training.query_sampling.strategy: task {task.name} is of points; set it to uniform")
+        raise ConfigError(
+            f"training.query_sampling.strategy: the fields of task {task.name} are at points, without a grid; "
+            "set it to uniform"
+        )
 
 
 def _check_bands(weights: dict[str, float], task: Task) -> None:
+    """Raise ConfigError for a weighted spectral band above the largest wavenumber of the grid."""
     top = round(math.sqrt(sum((size // 2) ** 2 for size in task.shape)))
     for name, (first, _) in BANDS.items():
         if f"spectral_{name}" in weights and first > top:
             raise ConfigError(
-                f"training.lambda_spectral_bands: task {task.name} has wavenumbers up to {top}, and the band {name} "
-                f"starts at {first}; set its weight to 0"
+                f"training.lambda_spectral_bands: the grid of task {task.name} has wavenumbers up to {top}, and the "
+                f"band {name} starts at {first}; set its weight to 0"
             )
 
 
 def _check_queries(weights: dict[str, float], config: TrainingConfig) -> None:
+    """Raise ConfigError for query sampling without a number of points or without a term that uses it."""
     if not config.query_sampling.enabled:
         return
     if config.query_sampling.num_queries is None:
         raise ConfigError("training.query_sampling is enabled without num_queries; set it, or enabled to false")
     if not any(name in POINTWISE_TERMS for name in weights):
         keys = _listed(weight_key(name) for name in POINTWISE_TERMS)
-        raise ConfigError(
-            f"training.query_sampling is enabled, and no term uses it; weigh one of {keys}, or disable it"
-        )
+        raise ConfigError(f"training.query_sampling is enabled, and no term uses it; set one of {keys}, or disable it")
 
 
 def _check_priors(weights: dict[str, float], config: TrainingConfig, task: Task) -> None:
+    """Raise ConfigError for a physics prior whose channels or walls the task does not have."""
     priors = config.physics_priors
     if "divergence" in weights:
         channel_indices(priors.velocity, "velocity", task)
         if len(priors.velocity) != len(task.axes):
             raise ConfigError(
-                f"{weight_key('divergence')}: the velocity needs a channel for each of the axes {_listed(task.axes)}; name "
-                f"them in training.physics_priors.velocity (task {task.name} has {_listed(task.channels)})"
+                f"{weight_key('divergence')}: the velocity needs one channel for each axis ({_listed(task.axes)}); "
+                f"name them in training.physics_priors.velocity (task {task.name} has {_listed(task.channels)})"
             )
     for name in ("conservation", "boundary", "positivity", "smoothness"):
         if name in weights:
@@ -162,8 +179,8 @@ def _check_priors(weights: dict[str, float], config: TrainingConfig, task: Task)
             raise ConfigError(f"training.physics_priors.bc_type: {error}") from None
         if not walls:
             raise ConfigError(
-                f"{weight_key('boundary')}: task {task.name} has no wall at {priors.bc_type}, its axes are periodic there; "
-                "set the weight to 0"
+                f"{weight_key('boundary')}: task {task.name} has no wall at side {priors.bc_type}, where its axes are "
+                "periodic; set the weight to 0"
             )
 
 
