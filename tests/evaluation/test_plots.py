@@ -166,7 +166,7 @@ def test_a_picture_is_whole_or_the_one_before(tmp_path, written, evaluation_1d, 
 def test_names_between_dollars_are_drawn_as_they_are_and_ticks_stay_formulas(request, tmp_path, monkeypatch, name):
     evaluation = with_one_example(request.getfixturevalue(name))
     odd = "$\\frac$"
-    task = dataclasses.replace(evaluation.task, name=odd, channels=(odd,))
+    task = dataclasses.replace(evaluation.task, name=odd, channels=(odd,) * len(evaluation.task.channels))
     figures = []
     save = Figure.savefig
 
