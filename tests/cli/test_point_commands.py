@@ -11,9 +11,9 @@ import h5py
 import numpy as np
 import pytest
 from commands import CONFIGS
-from point_files import write_particles
 
-from ups_jax import load_run
+from ups_jax import load_run, simulate
+from ups_jax.config import load
 from ups_jax.core.errors import DataError
 from ups_jax.data.sources import open_file
 from ups_jax.data.sources.base import read_trajectories
@@ -137,8 +137,8 @@ def test_what_needs_a_grid_is_refused_in_a_line(main: Main, plate: Path, data_ro
     refused(main("rollout.py", *given, "--input", "test:0", "--images"), 2, "is of points")
     np.save(tmp_path / "u.npy", np.zeros((1, 80, 1)))
     refused(main("rollout.py", *given, "--input", str(tmp_path / "u.npy")), 3, "has no point positions")
-    particles = tmp_path / "particles.hdf5"
-    write_particles(particles)
+    particles = data_root / "particles_tiny.hdf5"
+    simulate.prepare(load(CONFIGS / "particles.yaml", [f"data.root={data_root}", "data.tasks.0.preset=tiny"]))
     refused(main("rollout.py", *given, "--input", str(particles)), 3, "positions x, y must be among")
     with h5py.File(data_root / "heat_mesh_tiny_varied.hdf5") as file, h5py.File(tmp_path / "bare.h5", "w") as bare:
         bare.attrs["layout"] = "points"
