@@ -27,8 +27,8 @@ from ups_jax.data import batch_at, open_dataset
 from ups_jax.data.inspection import config_lines, inspect
 from ups_jax.data.shards.hdf5_writer import write_hdf5
 from ups_jax.data.shards.writer import Sizes, convert
-from ups_jax.data.sources import ShardsSource, Source, layout_of, open_file
-from ups_jax.data.sources.base import read_all
+from ups_jax.data.sources import ShardsSource, Source, detect_layout, open_file
+from ups_jax.data.sources.base import read_trajectories
 from ups_jax.data.sources.pdebench_tensor import TensorSource
 from ups_jax.data.sources.shards import read_manifest, verify
 
@@ -81,11 +81,11 @@ FILES: dict[str, Callable[[Path], object]] = {
 def check_same(source: Source, other: Source) -> None:
     """To the last bit: fields, given fields, grid, times, coefficients, names."""
     ids = np.arange(source.trajectories)
-    np.testing.assert_array_equal(read_all(other, ids), read_all(source, ids), strict=True)
+    np.testing.assert_array_equal(read_trajectories(other, ids), read_trajectories(source, ids), strict=True)
     np.testing.assert_array_equal(other.inputs(ids), source.inputs(ids), strict=True)
     assert (other.grid, other.frames, other.input_channels) == (source.grid, source.frames, source.input_channels)
     constants = getattr(source, "constants", dict)()
-    for name in (*source.found_coefficients(), *constants, "beta", "Nu", "nothing"):
+    for name in (*source.coefficient_names(), *constants, "beta", "Nu", "nothing"):
         expected, found = source.coefficient(name), other.coefficient(name)
         assert (expected is None) == (found is None), name
         if expected is not None:
@@ -96,19 +96,19 @@ def check_same(source: Source, other: Source) -> None:
 def test_a_layout_comes_back_from_shards_and_from_hdf5(tmp_path: Path, name: str) -> None:
     path, folder, back = tmp_path / name, tmp_path / "shards", tmp_path / "back" / Path(name).with_suffix(".hdf5")
     FILES[name](path)
-    source = layout_of(path).open(path, None)
+    source = detect_layout(path).open(path, None)
     assert convert(path, folder, SMALL) and not convert(path, folder, SMALL)
-    shards = pickle.loads(pickle.dumps(open_file(folder, layout_of(path).kind)))
+    shards = pickle.loads(pickle.dumps(open_file(folder, detect_layout(path).kind)))
     check_same(source, shards)
     assert shards.channel_names == source.channel_names
-    assert shards.found_coefficients() == source.found_coefficients()
+    assert shards.coefficient_names() == source.coefficient_names()
     last = source.frames - 1
     ids, frames = np.array([2, 0, 2]), np.array([[0, last], [0, last], [0, last]]) if last else np.zeros((3, 1), int)
     np.testing.assert_array_equal(shards.windows(ids, frames), source.windows(ids, frames))
     np.testing.assert_array_equal(shards.inputs(ids), source.inputs(ids))
 
     write_hdf5(folder, back)
-    again = layout_of(back).open(back, None)
+    again = detect_layout(back).open(back, None)
     check_same(source, again)
     if source.channel_names:
         assert again.channel_names == source.channel_names
@@ -125,9 +125,9 @@ def test_channels_are_chosen_when_converting_and_when_reading(tmp_path: Path) ->
     convert(path, tmp_path / "two", SMALL, ("Vx", "pressure"))
     expected = np.stack([written["Vx"], written["pressure"]], -1)
     ids = np.arange(4)
-    np.testing.assert_array_equal(read_all(ShardsSource(tmp_path / "two"), ids), expected)
+    np.testing.assert_array_equal(read_trajectories(ShardsSource(tmp_path / "two"), ids), expected)
     one = ShardsSource(tmp_path / "two", ("pressure",))
-    np.testing.assert_array_equal(read_all(one, ids), expected[..., 1:])
+    np.testing.assert_array_equal(read_trajectories(one, ids), expected[..., 1:])
     with pytest.raises(DataError, match=r"'density'.*Vx, pressure"):
         ShardsSource(tmp_path / "two", ("density",))
 
@@ -275,7 +275,7 @@ def test_a_second_writer_is_refused(tmp_path: Path, write, main) -> None:
 # The command is started with a limit, for which Python forks; a process of tests may have jax.
 @pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
 @pytest.mark.parametrize("out", ["shards", "back.hdf5"])
-def test_a_full_disk_is_told_and_leaves_nothing_half(tmp_path: Path, write, out: str) -> None:
+def test_a_full_disk_is_told_and_leaves_nothing_half(tmp_path: Path, write, main, out: str) -> None:
     path = write(random(4, 64, 256))
 
     def little_room() -> None:
@@ -289,7 +289,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_half(tmp_path: Path, write, out:
     assert os.strerror(errno.EFBIG) in result.stderr
     left = [item.name for item in tmp_path.rglob("*") if item.is_file() and item.name not in (".lock", path.name)]
     assert left == []
-    again = subprocess.run(arguments, capture_output=True, text=True, env=quiet(), timeout=60)
+    again = main("convert_data.py", str(path), str(tmp_path / out))
     assert again.returncode == 0, again.stderr
 
 
@@ -328,9 +328,9 @@ def test_a_flipped_bit_is_seen_when_its_record_is_read(converted: Path, main) ->
     content[len(content) // 4] ^= 4
     file.write_bytes(content)
     source = ShardsSource(converted)
-    read_all(source, np.array([0, 5]))
+    read_trajectories(source, np.array([0, 5]))
     with pytest.raises(DataError, match=file.name):
-        read_all(source, np.arange(6))
+        read_trajectories(source, np.arange(6))
     with pytest.raises(DataError, match=file.name):
         verify(converted, source.manifest)
     result = main("convert_data.py", str(converted), "--verify")
@@ -346,7 +346,7 @@ def test_shards_that_are_not_their_own_are_refused(converted: Path, tmp_path: Pa
         ShardsSource(converted)
     shutil.copy(second, first)
     with pytest.raises(DataError, match="record 0"):
-        read_all(ShardsSource(converted), np.array([0]))
+        read_trajectories(ShardsSource(converted), np.array([0]))
     first.write_bytes(second.read_bytes()[:-1])
     with pytest.raises(DataError, match=f"{first.name}.* bytes"):
         ShardsSource(converted)
@@ -412,7 +412,7 @@ def test_grid_and_times_are_read_back_to_the_last_bit(tmp_path: Path, first: flo
 def test_several_threads_read_at_once(tmp_path: Path, write) -> None:
     path = three_shards(tmp_path, write)
     convert(path, tmp_path / "shards", Sizes(record_kib=16, shard_mib=1))
-    source, whole = ShardsSource(tmp_path / "shards"), read_all(open_file(path, "transient"), np.arange(6))
+    source, whole = ShardsSource(tmp_path / "shards"), read_trajectories(open_file(path, "transient"), np.arange(6))
 
     def same(seed: int) -> bool:
         rng = np.random.default_rng(seed)
