@@ -130,7 +130,7 @@ def test_no_gradient_reaches_the_predictor(kind: str, monkeypatch: pytest.Monkey
     base: Any = BASE if kind == "transient" else SOLVER
     cond = Conditions(dt=jnp.ones(1), coefficients=jnp.zeros((1, 0)), mask=jnp.zeros((1, 0)))
     shape = (1, CONTEXT, POINTS, 1) if kind == "transient" else (1, POINTS, 1)
-    params = jax.tree.map(lambda leaf: leaf + 0.1, base.init(KEY, jnp.zeros(shape), cond)["params"])
+    params = jax.tree.map(lambda leaf: leaf + 0.1, jax.jit(base.init)(KEY, np.zeros(shape, np.float32), cond)["params"])
     rows = with_state_draws(batch(CONTEXT + 2, inputs=np.ones((ROWS, POINTS, 1), np.float32)), KEY, CONTEXT, config)
 
     def reached() -> bool:

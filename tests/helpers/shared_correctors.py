@@ -1,0 +1,115 @@
+"""Trainings of correctors in one process use the same traced and compiled functions where these are the same.
+
+`shared_programs` has it for stages without parents. Here a function is the same only if the parents' weights are equal
+as well, to the bit, and a target does not count: no function depends on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import shared_programs
+
+from ups_jax.config import Config
+from ups_jax.evaluation import evaluate_run
+from ups_jax.inference import corrected, trained_model
+from ups_jax.inference.corrected import CorrectedModel
+from ups_jax.runs.best_weights import Weights, best_weights
+from ups_jax.trainer import parents as parents_of_stages
+from ups_jax.trainer import stage_run, timing
+from ups_jax.trainer import train as training
+
+_MADE: dict[Any, Any] = {}
+
+
+def _once(key: Any, make: Any) -> Any:
+    if key not in _MADE:
+        _MADE[key] = make()
+    return _MADE[key]
+
+
+def _fingerprint(parents: Any) -> str:
+    leaves, structure = jax.tree.flatten(parents)
+    content = hashlib.sha256(str(structure).encode())
+    for leaf in leaves:
+        content.update(np.asarray(leaf).tobytes())
+    return content.hexdigest()
+
+
+def _without_target(cfg: Config) -> Config:
+    student = replace(cfg.stages.consistency_distill, target_loss=0.0)
+    return replace(cfg, stages=replace(cfg.stages, consistency_distill=student))
+
+
+def train_step(model: Any, tx: Any, cfg: Config, *, stage: str = "operator", **options: Any) -> Any:
+    """`make_train_step`, the same object for the same model, optimizer, options and parents."""
+    if not options.get("parents"):
+        return shared_programs.train_step(model, tx, cfg, stage=stage, **options)
+    others = {name: value for name, value in options.items() if name not in ("losses", "parents")}
+    settings = shared_programs._settings(_without_target(cfg), stage, "evaluation")
+    models = repr(shared_programs.joint(model).models)
+    key = ("step", models, id(tx), stage, repr(sorted(others.items())), _fingerprint(options["parents"]), settings)
+    # The optimizer is kept, so that its number is of no other one.
+    return _once(key, lambda: (tx, shared_programs.make_train_step(model, tx, cfg, stage=stage, **options)))[1]
+
+
+def initial_state(model: Any, tx: Any, batch: Any, key: Any, *, stage: str = "operator", cfg: Any = None) -> Any:
+    """`init_state`, traced and compiled once for a model and an optimizer."""
+    return shared_programs.state(model, tx, batch, key, stage=stage, cfg=None if cfg is None else _without_target(cfg))
+
+
+def validation(model: Any, spec: Any, data: Any, cfg: Config, parents: Any) -> Any:
+    """`joint_validation`, the same object for the same model, data, settings and parents."""
+    settings = shared_programs._settings(_without_target(cfg), spec.name)
+    key = ("validation", repr(model.models), spec.validate, data.fingerprint, _fingerprint(parents), settings)
+    return _once(key, lambda: shared_programs.joint_validation(model, spec, data, cfg, parents))
+
+
+def _of_corrected(name: str) -> property:
+    """A cached property of compiled functions, the same for each corrected model that has equal modules and settings;
+    weights are arguments of these functions."""
+    make = CorrectedModel.__dict__[name].func
+
+    def shared(self: CorrectedModel) -> Any:
+        models = repr((self.trained_model.model, self.corrector, self.corrector_weights.config.diffusion))
+        key = (name, self.stage, self.correct_every, self.sampler_steps, models)
+        return _once(key, lambda: make(self))
+
+    return property(shared)
+
+
+def sharing() -> Iterator[None]:
+    """Let the trainings and corrected models of a file share what they trace and compile: a fixture of that file."""
+    for _ in shared_programs.sharing():
+        with pytest.MonkeyPatch.context() as patch:
+            for module in (stage_run, timing):
+                patch.setattr(module, "init_state", initial_state)
+                patch.setattr(module, "make_train_step", train_step)
+            patch.setattr(training, "joint_validation", validation)
+            for name in ("_sample_corrected", "_mean_corrected"):
+                patch.setattr(CorrectedModel, name, _of_corrected(name))
+            yield
+
+
+def reading_once(path: Path) -> Iterator[None]:
+    """Let the weights of a finished run, which no test changes, be read once; those of its copies are read as ever."""
+    read: dict[str, Weights] = {}
+
+    def weights(run: Path, stage: str) -> Weights:
+        if run != path:
+            return best_weights(run, stage)
+        if stage not in read:
+            read[stage] = best_weights(run, stage)
+        return read[stage]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (evaluate_run, corrected, trained_model, parents_of_stages):
+            patch.setattr(module, "best_weights", weights)
+        yield
