@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 from commands import CONFIGS, ROOT
 
-from ups_jax.data.files import embedded_file
+from ups_jax.data.files import generated_file
 from ups_jax.runs.checkpoint import Checkpoints
 
 
 def test_the_library_example_is_bit_equal_to_the_script(
-    script: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    main: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ["--config", str(CONFIGS / "tiny.yaml"), "stages.operator.steps=10", "evaluation.enabled=false"]
-    result = script("train.py", *arguments, f"data.root={tmp_path}/data", "--run-dir", str(tmp_path / "script"))
+    result = main("train.py", *arguments, f"data.root={tmp_path}/data", "--run-dir", str(tmp_path / "script"))
     assert result.returncode == 0, result.stderr
-    assert embedded_file(tmp_path / "data", "burgers1d", "tiny").exists()
+    assert generated_file(tmp_path / "data", "burgers1d", "tiny").exists()
 
     example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert example is not None
