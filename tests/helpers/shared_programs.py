@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -17,7 +18,6 @@ import pytest
 
 from ups_jax.config import Config, StageConfig, to_dict
 from ups_jax.inference.chunked_rollout import ChunkedRollout
-from ups_jax.inference.trained_model import TrainedModel
 from ups_jax.optim import build_optimizer
 from ups_jax.trainer import stage_run, timing
 from ups_jax.trainer import train as training
@@ -97,26 +97,24 @@ def validation(model: Any, spec: Any, data: Any, cfg: Config, parents: Any) -> A
     return _once(key, lambda: joint_validation(model, spec, data, cfg, parents))
 
 
-def _of_model(kind: type, name: str) -> property:
-    """A cached property of compiled functions, the same for each object of an equal model; not with a correction."""
-    make = kind.__dict__[name].func
+def _of_model(name: str, make: Any) -> property:
+    """A compiled function that rollouts of an equal model share; not those with a correction."""
 
     def shared(self: Any) -> Any:
-        if getattr(self, "correction", None) is not None:
-            return make(self)
-        return _once((kind, name, repr(self.model)), lambda: make(self))
+        return make(self) if self.correction is not None else _once((name, repr(self.model)), lambda: make(self))
 
     return property(shared)
 
 
 def sharing() -> Iterator[None]:
-    """Let the trainings and the trained models of a file share what they trace and compile: a fixture of that file."""
+    """Let the trainings and rollouts of a file share what they trace and compile: a fixture of that file."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (stage_run, timing):
             patch.setattr(module, "build_optimizer", optimizer)
             patch.setattr(module, "init_state", state)
             patch.setattr(module, "make_train_step", train_step)
         patch.setattr(training, "joint_validation", validation)
-        for kind, name in ((ChunkedRollout, "_start"), (ChunkedRollout, "_advance"), (TrainedModel, "_frames")):
-            patch.setattr(kind, name, _of_model(kind, name))
+        for name, value in [*vars(ChunkedRollout).items()]:
+            if isinstance(value, cached_property):
+                patch.setattr(ChunkedRollout, name, _of_model(name, value.func))
         yield
