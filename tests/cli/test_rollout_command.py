@@ -78,12 +78,12 @@ def test_params_that_are_no_numbers_are_told_by_name(main: Script, saved_run: Pa
 
 
 def test_a_full_disk_is_one_line(saved_run: Path, tmp_path: Path) -> None:
-    """A limit on the size of files stands for the disk: 60 trajectories of 200 frames are 3 MB."""
-    np.save(tmp_path / "u0.npy", np.zeros((60, 64), np.float32))
-    arguments = ["--run-dir", str(saved_run), "--input", str(tmp_path / "u0.npy"), "--steps", "200"]
+    """A limit on the size of files stands for the disk: 50 trajectories of 101 frames are 1.3 MB."""
+    np.save(tmp_path / "u0.npy", np.zeros((50, 64), np.float32))
+    arguments = ["--run-dir", str(saved_run), "--input", str(tmp_path / "u0.npy"), "--steps", "100"]
     result = subprocess.run(
         ["bash", "-c", 'ulimit -f 1024; exec "$@"', "-", *command("rollout.py", *arguments), "--output",
-         str(tmp_path / "out.hdf5"), "--params", "nu=0.01", "--batch-size", "30"],
+         str(tmp_path / "out.hdf5"), "--params", "nu=0.01", "--batch-size", "25"],
         capture_output=True, text=True, timeout=200, env=quiet(),
     )  # fmt: skip
     assert (result.returncode, result.stderr.count("\n")) == (7, 1), result.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,12 @@ from wandb_files import OfflineRun, offline_runs
 
 from ups_jax.tracking.wandb_run import RunContext, read_context
 
-SHORT = ["stages.operator.steps=4", "logging.wandb.enabled=true", "evaluation.enabled=false", "evaluation.bootstrap=10"]
+Main = Callable[..., subprocess.CompletedProcess[str]]
+
+SHORT = [
+    *("stages.operator.steps=4", "operator.spectral.depth=1", "operator.spectral.hidden_dim=8", "optimizer.name=adamw"),
+    *("logging.wandb.enabled=true", "evaluation.enabled=false", "evaluation.bootstrap=10"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -22,22 +28,35 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("pipeline")
 
 
-def start(root: Path, name: str, *arguments: Any, **variables: str) -> subprocess.CompletedProcess[str]:
-    """A script with W&B offline and variables that would make all its starts one run."""
+def variables_of(root: Path) -> dict[str, str]:
+    """Variables that would make all starts one W&B run, and the folders where W&B keeps its own files."""
     homes = {f"WANDB_{kind}_DIR": str(root / "home") for kind in ("DATA", "CACHE", "CONFIG")}
-    environment = quiet() | homes | {"WANDB_RUN_ID": "same", "WANDB_RESUME": "allow"} | variables
+    return homes | {"WANDB_RUN_ID": "same", "WANDB_RESUME": "allow"}
+
+
+def start(root: Path, name: str, *arguments: Any, **variables: str) -> None:
+    """Run a script with W&B offline in a process of its own."""
+    environment = quiet() | variables_of(root) | variables
     result = subprocess.run(command(name, *arguments), capture_output=True, text=True, timeout=300, env=environment)
     assert (result.returncode, result.stderr) == (0, ""), result.stderr
-    return result
+
+
+def call(main: Main, root: Path, name: str, *arguments: Any, **variables: str) -> None:
+    """Run a script with W&B offline in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, value in (variables_of(root) | variables).items():
+            patch.setenv(variable, value)
+        result = main(name, *arguments)
+    assert (result.returncode, result.stderr) == (0, ""), result.stderr
 
 
 @pytest.fixture(scope="module")
-def pipeline(root: Path, data_root: Path) -> tuple[list[OfflineRun], RunContext]:
-    """Two trainings and an evaluation of the second one, which share a context file."""
+def pipeline(main: Main, root: Path, data_root: Path) -> tuple[list[OfflineRun], RunContext]:
+    """Two trainings and an evaluation of the second one, which share a context file; one of them is of this process."""
     context = {"WANDB_CONTEXT_FILE": str(root / "context.json")}
-    for name in ("first", "second"):
-        given = ["--config", CONFIGS / "tiny.yaml", f"data.root={data_root}", *SHORT, "--run-dir", root / name]
-        start(root, "train.py", *given, **context)
+    given = ["--config", CONFIGS / "tiny.yaml", f"data.root={data_root}", *SHORT]
+    start(root, "train.py", *given, "--run-dir", root / "first", **context)
+    call(main, root, "train.py", *given, "--run-dir", root / "second", **context)
     start(root, "evaluate.py", "--run-dir", root / "second", **context)
     shared = read_context(root / "context.json")
     assert shared is not None
@@ -81,9 +100,9 @@ def test_a_tracked_evaluation_is_all_there(pipeline: tuple[list[OfflineRun], Run
 
 
 def test_track_sends_an_evaluation_without_a_pipeline(
-    pipeline: tuple[list[OfflineRun], RunContext], root: Path
+    main: Main, pipeline: tuple[list[OfflineRun], RunContext], root: Path
 ) -> None:
-    start(root, "evaluate.py", "--run-dir", root / "first", "--split", "val", "--track", "evaluation.plots=false")
+    call(main, root, "evaluate.py", "--run-dir", root / "first", "--split", "val", "--track", "evaluation.plots=false")
     trained, evaluated = offline_runs(root / "first")
     assert evaluated.name == "first-val" and evaluated.group == "first"
     # Trained within the pipeline, it is a run of that.
