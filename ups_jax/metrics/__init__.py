@@ -1,7 +1,7 @@
-"""Metrics of decoded physical fields and their aggregation over trajectories, as pure functions.
+"""Metrics of decoded fields in physical units, and their aggregation over trajectories, as pure functions.
 
 The functions of `field` and `ensemble` are also attributes of this package: `metrics.nrmse(pred, target)`. They are
-loaded when they are first used, because the names of metrics are needed where jax is not.
+imported on first use, because some modules need only the names of metrics and must not import jax.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         vrmse,
     )
 
-# Those of every section of an evaluation.
+# Metrics that every section of an evaluation has.
 METRICS = (
     "nrmse",
     "rmse",

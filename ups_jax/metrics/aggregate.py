@@ -1,4 +1,8 @@
-"""Tables of metrics, one array `(n, steps)` a metric: measured in chunks of one shape, joined, summed up."""
+"""Tables of metrics, and the sections of the evaluation JSON that are computed from them.
+
+A table holds one array `(n, steps)` per metric, with a row for each trajectory. Tables are filled in chunks of a fixed
+number of rows, so that one compiled program serves all chunks.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +20,19 @@ from ups_jax.metrics.field import all_metrics, correlation_time, rollout_metrics
 
 Table = dict[str, np.ndarray]
 
-# What a rollout is scored by besides `METRICS`.
+# Metrics of a rollout in addition to `METRICS`.
 ROLLOUT_METRICS = ("mae", *(f"spectrum_error_{band}" for band in ("low", "mid", "high")))
 
 
 def fixed_size_chunks(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Row numbers in chunks of one size, the last one filled up with its own last row, and how many rows are real."""
+    """Yield the row numbers of each chunk and how many of them are not padding.
+
+    All chunks have the same size; the last one is padded by repeating the last row.
+
+    Args:
+        count: Number of rows in total.
+        size: Largest number of rows in a chunk.
+    """
     size = min(size, count)
     for start in range(0, count, size):
         rows = np.arange(start, start + size)
@@ -29,28 +40,40 @@ def fixed_size_chunks(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]
 
 
 def score_rows(
-    pred: np.ndarray, truth: np.ndarray, task: Task, kept: int, points: Float[np.ndarray, "b p"] | None = None
+    pred: np.ndarray, truth: np.ndarray, task: Task, count: int, points: Float[np.ndarray, "b p"] | None = None
 ) -> Table:
-    """Every metric of the first `kept` rows, those of rollouts among them, and their correlation with the truth; of a
-    set of points, with their mask, those that need no grid."""
+    """Return all metrics of the first `count` rows, including rollout metrics and the correlation with the truth.
+
+    Args:
+        pred: Predicted fields `(b, t, *s, c)` in physical units.
+        truth: True fields of the same shape and units.
+        task: Task of the fields.
+        count: Number of rows that are not padding.
+        points: 1 for each point of a point set that is present; None on a grid. Point sets get only the metrics that
+            need no grid.
+    """
     values = all_metrics(pred, truth, task, points) | rollout_metrics(pred, truth, points)
-    return {name: np.asarray(value)[:kept] for name, value in values.items()}
+    return {name: np.asarray(value)[:count] for name, value in values.items()}
 
 
-def concatenate_tables(parts: Sequence[Table]) -> Table:
-    """The rows of all parts in one table."""
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def concatenate_tables(tables: Sequence[Table]) -> Table:
+    """Return one table with the rows of all tables."""
+    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
 
 
 def metrics_section(table: Table) -> dict[str, Any]:
-    """A section of the evaluation JSON: means over all rows, the count of non-finite ones."""
+    """Return a section of the evaluation JSON: the means of `METRICS` and the number of non-finite values of `rmse`."""
     means = summary({name: table[name] for name in METRICS if name in table})
     return {**means, "nonfinite": int((~np.isfinite(table["rmse"])).sum())}
 
 
 def rollout_section(table: Table, dt: float) -> dict[str, Any]:
-    """The section of a rollout of frames `dt` apart: also `ROLLOUT_METRICS`, the mean correlation time, and the errors
-    by time."""
+    """Return the section of a rollout: `metrics_section`, `ROLLOUT_METRICS`, correlation time, and nrmse by time.
+
+    Args:
+        table: Metrics of the rollouts.
+        dt: Physical time between two frames.
+    """
     return {
         **metrics_section(table),
         **summary({name: table[name] for name in ROLLOUT_METRICS if name in table}),
@@ -60,19 +83,32 @@ def rollout_section(table: Table, dt: float) -> dict[str, Any]:
 
 
 def steady_section(table: Table) -> dict[str, Any]:
-    """The section of steady solutions: also their mean absolute error."""
+    """Return the section of steady solutions: `metrics_section` and the mean absolute error."""
     return {**metrics_section(table), **summary({"mae": table["mae"]})}
 
 
 def correlation_times(table: Table, dt: float) -> Float[np.ndarray, " n"]:
-    """The correlation time of each rollout of frames `dt` apart."""
+    """Return the correlation time of each rollout, in the unit of `dt`.
+
+    Args:
+        table: Metrics of the rollouts, with `correlation`.
+        dt: Physical time between two frames.
+    """
     return np.asarray(correlation_time(table["correlation"], dt), np.float64)
 
 
 def bootstrap_interval(values: Float[np.ndarray, " n"], resamples: int, seed: int) -> list[float]:
-    """The 2.5 and 97.5 % quantiles of the mean under resampling of the trajectories; NaN if a value is not finite."""
+    """Return the 95 % bootstrap interval of the mean: its 2.5 and 97.5 % quantiles over resampled trajectories.
+
+    Both bounds are NaN if a value is not finite.
+
+    Args:
+        values: One value per trajectory.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the run.
+    """
     if not np.isfinite(values).all():
         return [math.nan, math.nan]
-    drawn = generator(stream_key(seed, "evaluation/bootstrap"))
-    means = [values[drawn.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
+    rng = generator(stream_key(seed, "evaluation/bootstrap"))
+    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
     return [float(bound) for bound in np.quantile(means, (0.025, 0.975))]

@@ -1,7 +1,7 @@
-"""Metrics of ensembles `(m, b, t, *s, c)` against the truth `(b, t, *s, c)`: pure functions without a model.
+"""Metrics of ensembles `(m, b, t, *s, c)` against the truth `(b, t, *s, c)`, in physical units.
 
-A calibrated ensemble is one whose members and the truth could change places. Scores are in physical units, a number
-per trajectory and time as in `metrics`; channels with different units never add up in a relative one.
+An ensemble is calibrated if its members and the truth are draws from the same distribution. Relative metrics are
+computed per channel and averaged, because channels may have different units.
 """
 
 from __future__ import annotations
@@ -23,15 +23,26 @@ PerFrame = Float[Array, "b t"]
 
 
 def ensemble_table(members: Members, truth: Truth, dt: float) -> dict[str, Array]:
-    """What `ensemble_summary` sums up, with the trajectories on the first axis: tables of chunks can be joined.
+    """Return the metrics of each trajectory, which `ensemble_summary` averages.
 
-    `crps`, `coverage_50`, `coverage_90` (b, t); `spread`, `skill` (b, t, c); `decorrelation_time` (b,).
+    Args:
+        members: Members of the ensemble in physical units.
+        truth: True fields.
+        dt: Physical time between two frames.
+
+    Returns:
+        Arrays `crps`, `coverage_50`, `coverage_90` (b, t); `spread`, `skill` (b, t, c); and `decorrelation_time` (b,).
+        Tables of several chunks can be concatenated on the first axis.
     """
     return _ensemble_table(jnp.asarray(members), jnp.asarray(truth), dt)
 
 
 def ensemble_summary(table: Mapping[str, Float[Array | np.ndarray, "b ..."]]) -> dict[str, float]:
-    """`ENSEMBLE_METRICS` over all trajectories and times, in float64; what is not finite stays so."""
+    """Return `ENSEMBLE_METRICS` averaged over all trajectories and times in float64; non-finite values propagate.
+
+    Args:
+        table: Metrics of each trajectory, as from `ensemble_table`.
+    """
     arrays = {name: np.asarray(value, np.float64) for name, value in table.items()}
     spread, skill = (arrays[name].mean((0, 1)) for name in ("spread", "skill"))
     ratio = np.sqrt(spread / np.maximum(skill, np.finfo(np.float64).tiny)).mean()
@@ -40,37 +51,71 @@ def ensemble_summary(table: Mapping[str, Float[Array | np.ndarray, "b ..."]]) ->
 
 
 def fair_crps(members: Members, truth: Truth) -> PerFrame:
-    """mean_i |x_i - y| - 1/(2 M (M-1)) sum_ij |x_i - x_j|, mean over space and channels: the unbiased CRPS.
+    """Return the unbiased CRPS: mean_i |x_i - y| - 1/(2 M (M-1)) sum_ij |x_i - x_j|, averaged over space and channels.
 
-    What the members' distribution scores, whatever the number of members; of one member it is the mean absolute error.
-    It can be negative for a frame. Source: Ferro 2014, equation 3.
+    Its expectation is the CRPS of the distribution from which the M members x_i are drawn, for any M. With one member
+    it is the mean absolute error. It can be negative for a single frame.
+
+    Args:
+        members: Members x_i of the ensemble in physical units.
+        truth: True fields y.
+
+    References:
+        Ferro 2014, equation 3.
     """
     count = len(members)
     return _crps(members, truth, 1.0 / (count * max(count - 1, 1)))
 
 
 def empirical_crps(members: Members, truth: Truth) -> PerFrame:
-    """mean_i |x_i - y| - 1/(2 M^2) sum_ij |x_i - x_j|: the CRPS of the M members as the whole distribution.
+    """Return the CRPS of the empirical distribution of the M members: mean_i |x_i - y| - 1/(2 M^2) sum_ij |x_i - x_j|.
 
-    Never negative, and larger than `fair_crps` by the members' mean difference / (2 M). Source: Gneiting & Raftery
-    2007, equation 21.
+    It is averaged over space and channels, never negative, and larger than `fair_crps` by the mean difference of two
+    members divided by 2 M.
+
+    Args:
+        members: Members x_i of the ensemble in physical units.
+        truth: True fields y.
+
+    References:
+        Gneiting & Raftery 2007, equation 21.
     """
     return _crps(members, truth, 1.0 / len(members) ** 2)
 
 
 def spread_skill(members: Members, truth: Truth) -> Float[Array, ""]:
-    """sqrt((M+1)/M) spread / skill: 1 for a calibrated ensemble of any size, below 1 for one that is too sure.
+    """Return sqrt((M+1)/M) spread / skill, averaged over channels.
 
-    Spread is the root of the mean unbiased variance of the members, skill the root mean square error of their mean,
-    both over trajectories, times and space, per channel; then the mean over channels. Source: Fortin et al. 2014,
-    equation 15. ValueError below two members.
+    It is 1 for a calibrated ensemble of any size M and below 1 for an overconfident one. Spread is the root of the mean
+    unbiased variance of the members, skill the root mean square error of the ensemble mean. Both are computed for each
+    channel over trajectories, times and space.
+
+    Args:
+        members: Members of the ensemble in physical units.
+        truth: True fields.
+
+    Raises:
+        ValueError: If there are fewer than two members.
+
+    References:
+        Fortin et al. 2014, equation 15.
     """
-    spread, skill = (jnp.mean(part, (0, 1)) for part in spread_and_skill(members, truth))
+    spread, skill = (jnp.mean(values, (0, 1)) for values in spread_and_skill(members, truth))
     return jnp.mean(jnp.sqrt(spread / jnp.maximum(skill, ABSOLUTE_FLOOR**2)))
 
 
 def spread_and_skill(members: Members, truth: Truth) -> tuple[Float[Array, "b t c"], Float[Array, "b t c"]]:
-    """(M+1)/M variance of the members, and squared error of their mean, over space: equal on average if calibrated."""
+    """Return (M+1)/M times the variance of the M members, and the squared error of their mean, averaged over space.
+
+    The two are equal on average if the ensemble is calibrated.
+
+    Args:
+        members: Members of the ensemble in physical units.
+        truth: True fields.
+
+    Raises:
+        ValueError: If there are fewer than two members.
+    """
     count = _at_least_two(members)
     axes = tuple(range(2, truth.ndim - 1))
     variance = jnp.var(jnp.asarray(members), 0, ddof=1).mean(axes)
@@ -79,64 +124,82 @@ def spread_and_skill(members: Members, truth: Truth) -> tuple[Float[Array, "b t 
 
 
 def coverage(members: Members, truth: Truth, level: float) -> PerFrame:
-    """Share of the truth's points in the central interval that should hold `level` of them; over space and channels.
+    """Return the share of points and channels at which the truth lies in the ensemble's central interval of `level`.
 
-    The truth of a calibrated ensemble lies between the k-th of its M members from below and the k-th from above with
-    probability 1 - 2k / (M + 1). A level between those of k and k + 1 is the mixture of both intervals that has it;
-    the interval of k = 0 is everything. So a calibrated ensemble of any size scores `level` on average, where an
-    interpolated quantile would be off by .03 with five members and by .3 beyond the last of four. What few members
-    cannot tell is not punished: of four members far from the truth, coverage_90 is .75. ValueError below two.
+    The interval of rank k reaches from the k-th smallest to the k-th largest of the M members; rank 0 is unbounded. If
+    the ensemble is calibrated, the truth lies in it with probability 1 - 2k / (M + 1). For a level between two of these
+    probabilities, the result interpolates linearly between the two ranks. A calibrated ensemble of any size therefore
+    has the coverage `level` on average; with interpolated quantiles, five members would be off by 0.03. Because rank 0
+    is unbounded, a small ensemble far from the truth still scores above 0: four members have a coverage_90 of 0.75.
+
+    Args:
+        members: Members of the ensemble in physical units.
+        truth: True fields.
+        level: Nominal coverage, between 0 and 1.
+
+    Raises:
+        ValueError: If there are fewer than two members.
     """
     count = _at_least_two(members)
-    ordered = jnp.sort(jnp.asarray(members), 0)
+    sorted_members = jnp.sort(jnp.asarray(members), 0)
     position = (1 - level) / 2 * (count + 1)
     rank = int(position)
     weight = position - rank
-    share = (1 - weight) * _between(ordered, truth, rank) + weight * _between(ordered, truth, rank + 1)
-    share = jnp.where(jnp.isfinite(ordered).all(0) & jnp.isfinite(truth), share, jnp.nan)
+    share = (1 - weight) * _is_inside(sorted_members, truth, rank) + weight * _is_inside(
+        sorted_members, truth, rank + 1
+    )
+    share = jnp.where(jnp.isfinite(sorted_members).all(0) & jnp.isfinite(truth), share, jnp.nan)
     return jnp.mean(share, tuple(range(2, truth.ndim)))
 
 
-def _between(ordered: Members, truth: Truth, rank: int) -> Float[Array, "b t *s c"]:
-    """1 where the truth lies between the members of a rank from below and from above, which 0 has at infinity."""
+def _is_inside(sorted_members: Members, truth: Truth, rank: int) -> Float[Array, "b t *s c"]:
+    """Return 1 where the truth lies in the interval of a rank, else 0; the interval of rank 0 is unbounded."""
     if rank == 0:
         return jnp.ones(truth.shape)
-    low, high = ordered[rank - 1], ordered[-rank]
+    low, high = sorted_members[rank - 1], sorted_members[-rank]
     return jnp.asarray((truth >= low) & (truth <= high), jnp.float32)
 
 
 def decorrelation_time(
     members: Members, truth: Truth, dt: float, threshold: float = DECORRELATION_THRESHOLD
 ) -> Float[Array, " b"]:
-    """`metrics.correlation_time` of each member, a rollout like any other; the mean over the members.
+    """Return the mean over members of `correlation_time`, in the unit of `dt`.
 
-    The ensemble's mean loses what the members disagree on, and would stay correlated for longer than any of them.
+    Members are scored one by one: the ensemble mean is smoother and would stay correlated for longer than any member.
+
+    Args:
+        members: Members of the ensemble in physical units.
+        truth: True fields.
+        dt: Physical time between two frames.
+        threshold: Correlation below which a member counts as decorrelated.
     """
     times = jax.vmap(lambda member: correlation_time(correlation(member, truth), dt, threshold))(jnp.asarray(members))
     return jnp.mean(times, 0)
 
 
 def _crps(members: Members, truth: Truth, weight: float) -> PerFrame:
-    """`weight` is that of sum_ij |x_i - x_j| / 2, which sorted members give as sum_k (2k - M - 1) x_(k)."""
+    """Return mean_i |x_i - y| - weight D with D = sum_ij |x_i - x_j| / 2 = sum_k (2k - M - 1) x_(k) (x_(k) sorted)."""
     if members.shape[1:] != truth.shape:
         raise ValueError(f"members {members.shape} and truth {truth.shape} differ in shape")
     deviation = jnp.asarray(members) - jnp.asarray(truth)[None]
-    # Deviations from the truth: sums of sorted values far from zero would cancel in float32.
-    ordered = jnp.sort(deviation, 0)
+    # Sort deviations from the truth, not the members: the sum over values far from zero would cancel in float32.
+    sorted_deviation = jnp.sort(deviation, 0)
     count = len(members)
     ranks = 2.0 * jnp.arange(1, count + 1) - count - 1
-    differences = jnp.tensordot(ranks.astype(deviation.dtype), ordered, 1)
+    differences = jnp.tensordot(ranks.astype(deviation.dtype), sorted_deviation, 1)
     return jnp.mean(jnp.mean(jnp.abs(deviation), 0) - weight * differences, tuple(range(2, truth.ndim)))
 
 
 def _at_least_two(members: Members) -> int:
+    """Return the number of members; raise ValueError if there are fewer than two."""
     if len(members) < 2:
-        raise ValueError(f"an ensemble of {len(members)}; spread and coverage need two members or more")
+        raise ValueError(f"the ensemble has {len(members)} members; spread and coverage need two or more")
     return len(members)
 
 
 @partial(jax.jit, static_argnames="dt")
 def _ensemble_table(members: Members, truth: Truth, dt: float) -> dict[str, Array]:
+    """Return the arrays of `ensemble_table`, as one compiled function."""
     spread, skill = spread_and_skill(members, truth)
     return {
         "crps": fair_crps(members, truth),
