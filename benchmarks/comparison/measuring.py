@@ -14,7 +14,7 @@ from comparison.stage_row import StageRow
 from comparison.tasks import TASKS
 from comparison.training import Trained
 from ups_jax.data import Dataset, Trajectories, open_dataset
-from ups_jax.evaluation.evaluate import Members, Rollout, evaluate_predictor
+from ups_jax.evaluation.evaluate import EnsembleFunction, RolloutFunction, evaluate_predictor
 from ups_jax.evaluation.result import TransientEvaluation, SteadyEvaluation
 from ups_jax.evaluation.steady import evaluate_steady, mean_solution
 from ups_jax.inference.resolution import FinerPredictor
@@ -117,8 +117,8 @@ def evaluation(
     predictor: Any,
     held: Trajectories,
     dataset: Dataset,
-    variants: Mapping[str, Rollout] | None = None,
-    ensembles: Mapping[str, Members] | None = None,
+    variants: Mapping[str, RolloutFunction] | None = None,
+    ensembles: Mapping[str, EnsembleFunction] | None = None,
 ) -> TransientEvaluation:
     """The library's own evaluation, with the settings of the row."""
     cfg = row.config()

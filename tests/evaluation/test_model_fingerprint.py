@@ -11,13 +11,13 @@ from point_tasks import still_task
 from ups_jax import batch_at, build, init_state
 from ups_jax.config import Config
 from ups_jax.data import Dataset
-from ups_jax.evaluation.model_fingerprint import architecture
+from ups_jax.evaluation.model_fingerprint import architecture_fingerprint
 
 
 def of(cfg: Config, waves: Dataset, key: int = 0) -> dict:
     model, tx = build(cfg, waves)
     state = init_state(model, tx, batch_at(waves, cfg, "operator", 0), jax.random.key(key))
-    return architecture(cfg, waves.task, "operator", state.params)
+    return architecture_fingerprint(cfg, waves.task, "operator", state.params)
 
 
 def test_it_is_the_same_for_other_parameters_and_training_and_another_for_another_model(
@@ -36,8 +36,8 @@ def test_it_is_the_same_for_other_parameters_and_training_and_another_for_anothe
 def test_another_normaliser_is_another_model(tiny: Config, waves: Dataset, name: str) -> None:
     statistics = replace(waves.task.statistics, **{name: (7.0,)})
     params: dict = {}
-    one = architecture(tiny, waves.task, "operator", params)
-    other = architecture(tiny, replace(waves.task, statistics=statistics), "operator", params)
+    one = architecture_fingerprint(tiny, waves.task, "operator", params)
+    other = architecture_fingerprint(tiny, replace(waves.task, statistics=statistics), "operator", params)
     assert one["digest"] != other["digest"] and one["model"] == other["model"]
 
 
@@ -46,8 +46,8 @@ def test_how_points_are_pooled_marks_models_of_points_where_it_is_not_as_it_alwa
 ) -> None:
     other = replace(tiny, latent=replace(tiny.latent, neighbours=4))
     grid, points = waves.task, still_task()
-    one, same = (architecture(cfg, grid, "operator", {}) for cfg in (tiny, other))
+    one, same = (architecture_fingerprint(cfg, grid, "operator", {}) for cfg in (tiny, other))
     assert one == same and one["codec"].keys() == {"dim", "patch_size"}
-    one, another = (architecture(cfg, points, "operator", {}) for cfg in (tiny, other))
+    one, another = (architecture_fingerprint(cfg, points, "operator", {}) for cfg in (tiny, other))
     assert one["codec"].keys() == {"dim", "patch_size", "nodes"}
     assert another["codec"] == one["codec"] | {"neighbours": 4} and another["digest"] != one["digest"]

@@ -32,7 +32,7 @@ def test_a_selection_bounds_trajectories_and_frames_and_has_its_own_files(saved_
     asked, told = run_config(saved_run, [*FEW, "evaluation.candidates=2"]), io.StringIO()
     full = Selection(split="val", trajectories=2, name="full", output=tmp_path)
     longer = evaluate_run(saved_run, asked, selection=full, console=Console(file=told, width=200))
-    assert told.getvalue().count("evaluation.candidates: are left out, as no corrector acts on this data") == 1
+    assert told.getvalue().count("evaluation.candidates has no effect: no corrector is available for this data") == 1
     assert longer["meta"]["data"]["truth"] != values["meta"]["data"]["truth"]
     assert longer["meta"]["checkpoint_digest"] == values["meta"]["checkpoint_digest"]
     assert longer["meta"]["architecture"] == values["meta"]["architecture"]

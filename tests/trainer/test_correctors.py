@@ -26,7 +26,7 @@ from ups_jax import make_train_step
 from ups_jax.cli.predict import Wanted, rollout_run
 from ups_jax.config import Config, TauConfig, load
 from ups_jax.core.errors import CheckpointError, ConfigError, DivergedError
-from ups_jax.data import Dataset, Mixture, batch_at, mixture_of, open_dataset
+from ups_jax.data import Dataset, Mixture, as_mixture, batch_at, open_dataset
 from ups_jax.evaluation import evaluate_run as evaluation
 from ups_jax.evaluation.evaluate_run import evaluate_run
 from ups_jax.inference.corrected import load_corrector
@@ -282,7 +282,7 @@ def test_a_validation_has_the_samples_of_the_student_beside_those_of_its_teacher
         corrected_metrics(model, samples_of, base, parents["operator"], held, sampler)
         for samples_of, sampler in ((teacher, sample), (student, sample_distilled))
     )
-    validate = validation(JointModel((model,)), spec, mixture_of(dataset), cfg, parents)
+    validate = validation(JointModel((model,)), spec, as_mixture(dataset), cfg, parents)
     for _ in range(2):
         found = validate(student)
         for name in ("one_step", "rollout", "fourier_high"):
@@ -428,7 +428,7 @@ def test_candidates_that_are_asked_for_and_not_drawn_are_told_of(
     asked = replace(cfg, evaluation=replace(cfg.evaluation, candidates=2, members=0))
     values = evaluate_run(run.path, asked, console=QUIET)
     assert "candidates_chosen" in values["variants"] and "ensemble" not in values["variants"]
-    told = "evaluation.candidates: are left out, as a corrector with diffusion.objective: regression has one answer"
+    told = "evaluation.candidates has no effect: a corrector with diffusion.objective: regression is deterministic"
     for wanted, count in ((asked, 1), (cfg, 0)):
         output = io.StringIO()
         with monkeypatch.context() as changed:

@@ -49,7 +49,7 @@ def evaluate(args: argparse.Namespace) -> None:
     chosen = Selection(split=args.split, output=args.output_dir, film=args.film)
     if args.pipeline is not None:
         section = {"small": cfg.pipeline.small, "full": cfg.pipeline.full}[args.pipeline]
-        chosen = chosen.of_pipeline(args.pipeline, section)
+        chosen = chosen.for_pipeline_section(args.pipeline, section)
     evaluate_run(
         args.run_dir, cfg, stage=args.stage, selection=chosen, json_path=args.json, track=track, console=Console()
     )

@@ -1,4 +1,4 @@
-"""The table that a person sees at the end: the result next to what needs no training."""
+"""The table of an evaluation on the console, and its record for W&B and TensorBoard."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ups_jax.evaluation.result import TaskEvaluation, to_json_values
 from ups_jax.metrics import ENSEMBLE_METRICS
 from ups_jax.tracking import Writer, flat
 
-# Headline columns by the section that a kind of task has: the section that each is taken from, and its number.
+# Columns of the headline table by the main section of a task: title, source section, and the number in that section.
 _HEADLINES: Mapping[str, Mapping[str, tuple[str, Callable[[Mapping[str, Any]], float]]]] = {
     "rollout": {
         "one-step": ("one_step", itemgetter("nrmse")),
@@ -30,37 +30,52 @@ _HEADLINES: Mapping[str, Mapping[str, tuple[str, Callable[[Mapping[str, Any]], f
     },
 }
 _BANDS = ("low", "mid", "high")
-# What the columns of an ensemble's line are called.
-_ENSEMBLE = dict(zip(ENSEMBLE_METRICS, ("CRPS", "spread/skill", "in 50 %", "in 90 %", "correlated for"), strict=True))
+# Titles of the ensemble metrics.
+_ENSEMBLE_TITLES = dict(
+    zip(
+        ENSEMBLE_METRICS,
+        ("CRPS", "spread/skill ratio", "coverage of 50 % interval", "coverage of 90 % interval", "decorrelation time"),
+        strict=True,
+    )
+)
 
 
-def named_sections(measured: TaskEvaluation) -> dict[str, Mapping[str, Any]]:
-    """The sections of the model, its variants and each baseline, by the name that a table gives them."""
-    kind = "rollout" if "rollout" in measured.metrics else "solution"
-    variants = {f"{name} {kind}": sections for name, sections in measured.variants.items()}
-    return {"this model": measured.metrics, **variants, **measured.baselines}
+def named_sections(evaluation: TaskEvaluation) -> dict[str, Mapping[str, Any]]:
+    """Return the sections of the model, its variants and each baseline, by the name of their row in a table."""
+    kind = "rollout" if "rollout" in evaluation.metrics else "solution"
+    variants = {f"{name} {kind}": sections for name, sections in evaluation.variants.items()}
+    return {"this model": evaluation.metrics, **variants, **evaluation.baselines}
 
 
-def headlines(measured: TaskEvaluation) -> tuple[list[str], dict[str, list[float | None]]]:
-    """Columns and rows of the headline table: the model, its variants and each baseline; None where a row has none."""
-    section = next(name for name in _HEADLINES if name in measured.metrics)
-    bands = [band for band in _BANDS if f"fourier_rmse_{band}" in measured.metrics[section]]
+def headlines(evaluation: TaskEvaluation) -> tuple[list[str], dict[str, list[float | None]]]:
+    """Return the columns of the headline table and its rows: the model, its variants and each baseline.
+
+    A cell is None if the row has no such metric.
+    """
+    main_section = next(name for name in _HEADLINES if name in evaluation.metrics)
+    bands = [band for band in _BANDS if f"fourier_rmse_{band}" in evaluation.metrics[main_section]]
     rows: dict[str, list[float | None]] = {}
-    for name, sections in named_sections(measured).items():
-        # A variant differs from the model's own rollout from the second step on, and has no one-step section.
-        own = [number(sections[own]) if own in sections else None for own, number in _HEADLINES[section].values()]
-        rows[name] = [*own, *(sections[section][f"fourier_rmse_{band}"] for band in bands)]
-    return [*_HEADLINES[section], *bands], rows
+    for name, sections in named_sections(evaluation).items():
+        # A variant has no one-step section: it differs from the model only after the first step.
+        cells = [
+            number(sections[section]) if section in sections else None
+            for section, number in _HEADLINES[main_section].values()
+        ]
+        rows[name] = [*cells, *(sections[main_section][f"fourier_rmse_{band}"] for band in bands)]
+    return [*_HEADLINES[main_section], *bands], rows
 
 
-def print_table(console: Console, measured: TaskEvaluation) -> None:
-    """nRMSE, and fRMSE in three bands, of this model, its variants and each baseline."""
-    columns, rows = headlines(measured)
+def print_table(console: Console, evaluation: TaskEvaluation) -> None:
+    """Print nRMSE and, on grids, band-wise Fourier RMSE of the model, its variants and each baseline.
+
+    The scores of an ensemble follow in one line.
+    """
+    columns, rows = headlines(evaluation)
     numbers = "nRMSE and fRMSE" if _BANDS[0] in columns else "nRMSE"
     table = Table(
-        title=f"{numbers} of {measured.task.name}, {measured.meta['trajectories']} trajectories",
+        title=f"{numbers} of {evaluation.task.name}, {evaluation.meta['trajectories']} trajectories",
         title_justify="left",
-        # A terminal of 80 columns holds it.
+        # Without edges the table fits into 80 columns.
         show_edge=False,
         pad_edge=False,
     )
@@ -73,30 +88,42 @@ def print_table(console: Console, measured: TaskEvaluation) -> None:
             name, *("" if value is None else f"{value:{form}}" for value, form in zip(cells, digits, strict=True))
         )
     console.print(table)
-    section = next(name for name in _HEADLINES if name in measured.metrics)
-    for name, sections in measured.variants.items():
-        own = sections[section]
-        if ENSEMBLE_METRICS[0] in own:
-            known = {metric: title for metric, title in _ENSEMBLE.items() if metric in own}
-            scores = ", ".join(f"{title} {own[metric]:.3g}" for metric, title in known.items())
-            alone = f"mean absolute error of this model {measured.metrics[section]['mae']:.3g}"
-            console.print(f"{name} of {sections['members']}: {scores}; {alone}", highlight=False)
+    main_section = next(name for name in _HEADLINES if name in evaluation.metrics)
+    for name, sections in evaluation.variants.items():
+        values = sections[main_section]
+        if ENSEMBLE_METRICS[0] in values:
+            scores = ", ".join(
+                f"{title} {values[metric]:.3g}" for metric, title in _ENSEMBLE_TITLES.items() if metric in values
+            )
+            model_error = f"mean absolute error of this model {evaluation.metrics[main_section]['mae']:.3g}"
+            console.print(f"{name} of {sections['members']}: {scores}; {model_error}", highlight=False)
 
 
 def track_evaluation(
-    writer: Writer, name: str, measured: TaskEvaluation, *, plots: Sequence[Path], files: Sequence[Path]
+    writer: Writer, name: str, evaluation: TaskEvaluation, *, plots: Sequence[Path], files: Sequence[Path]
 ) -> None:
-    """Hand the evaluation `name` of a task to a writer, all of it under `eval/<name>/`.
+    """Log an evaluation to a writer under `eval/<name>/`: numbers, tables, plots and files.
 
-    The summary has every metric that is one number: of the model under the task's name, of its variants and of the
-    baselines under theirs. A metric that is a list, such as the error by time, is a table with a row an entry.
+    The summary contains every scalar metric of the model, its variants and the baselines. A metric that is a list, such
+    as the error over time, becomes a table with one row per entry.
+
+    Args:
+        writer: The writer, such as W&B or TensorBoard.
+        name: Name of the evaluation.
+        evaluation: The metrics of one task.
+        plots: PNG files to log.
+        files: Further files to log, such as the JSON.
     """
-    sections = {measured.task.name: measured.metrics, "variants": measured.variants, "baselines": measured.baselines}
+    sections = {
+        evaluation.task.name: evaluation.metrics,
+        "variants": evaluation.variants,
+        "baselines": evaluation.baselines,
+    }
     numbers = {metric: value for metric, value in flat(sections).items() if isinstance(value, Real)}
     writer.summary({"eval": {name: numbers}})
-    columns, rows = headlines(measured)
+    columns, rows = headlines(evaluation)
     writer.table(f"eval/{name}/headlines", ["", *columns], [[row, *cells] for row, cells in rows.items()])
-    for metric, lists in _lists(measured).items():
+    for metric, lists in _list_metrics(evaluation).items():
         lines = enumerate(zip_longest(*lists.values()), 1)
         writer.table(f"eval/{name}/{metric}", ["step", *lists], [[step, *cells] for step, cells in lines])
     for plot in plots:
@@ -105,11 +132,11 @@ def track_evaluation(
         writer.file(file)
 
 
-def _lists(measured: TaskEvaluation) -> dict[str, dict[str, list[Any]]]:
-    """Every metric that is a list, as `section/metric`: the lists of the headline table's rows that have it."""
-    found: dict[str, dict[str, list[Any]]] = {}
-    for row, sections in named_sections(measured).items():
+def _list_metrics(evaluation: TaskEvaluation) -> dict[str, dict[str, list[Any]]]:
+    """Return every metric that is a list, by `section/metric` and by row of the headline table."""
+    lists: dict[str, dict[str, list[Any]]] = {}
+    for row, sections in named_sections(evaluation).items():
         for metric, value in flat(to_json_values(sections)).items():
             if isinstance(value, list):
-                found.setdefault(metric, {})[row] = value
-    return found
+                lists.setdefault(metric, {})[row] = value
+    return lists

@@ -1,4 +1,4 @@
-"""A run directory in; its evaluation JSON, plots and report out."""
+"""Evaluation of a trained run: `evaluate` returns the metrics, `evaluate_run` also writes JSON, plots and report."""
 
 from __future__ import annotations
 
@@ -22,28 +22,50 @@ from ups_jax.data import Dataset, Mixture, Split, as_mixture, open_dataset
 from ups_jax.data.dataset import Trajectories
 from ups_jax.data.files import configured_tasks, single_task
 from ups_jax.data.open import as_trained_task
-from ups_jax.evaluation.best_of_n import candidate_variants, no_candidates_reason, candidate_score
+from ups_jax.evaluation.best_of_n import candidate_score, candidate_variants, no_candidates_reason
 from ups_jax.evaluation.console import print_table, track_evaluation
-from ups_jax.evaluation.evaluate import Rollout, evaluate_predictor
-from ups_jax.evaluation.model_fingerprint import architecture, architecture_of_all
-from ups_jax.evaluation.result import TransientEvaluation, EvaluationResult, SteadyEvaluation, to_json_values, evaluation_result, write_json
+from ups_jax.evaluation.evaluate import EnsembleFunction, RolloutFunction, evaluate_predictor
+from ups_jax.evaluation.model_fingerprint import architecture_fingerprint, combined_fingerprint
+from ups_jax.evaluation.result import (
+    EvaluationResult,
+    SteadyEvaluation,
+    TransientEvaluation,
+    evaluation_result,
+    to_json_values,
+    write_json,
+)
 from ups_jax.evaluation.steady import evaluate_steady, mean_solution
-from ups_jax.inference.corrected import SAMPLERS, VARIANT_NAMES, CorrectedModel, load_corrector, load_correctors, predictor_stage
-from ups_jax.inference.resolution import RESOLUTION_MODES, split_mismatch_note, predictor_for_grid
+from ups_jax.inference.corrected import (
+    SAMPLERS,
+    VARIANT_NAMES,
+    CorrectedModel,
+    load_corrector,
+    load_correctors,
+    predictor_stage,
+)
+from ups_jax.inference.resolution import RESOLUTION_MODES, predictor_for_grid, split_mismatch_note
 from ups_jax.inference.trained_model import TrainedModel, build_trained_model, select_task
 from ups_jax.runs.best_weights import Weights, best_weights
 from ups_jax.runs.directory import RunDirectory, now
 from ups_jax.tracking import ending, evaluation_writer, read_jsonl
 from ups_jax.training.build import JointModel
 
-# What an evaluation may override: where data lies and how it is read, never what a trained run was trained on.
+# Keys that an evaluation may override: location and reading of the data, but nothing that the training depended on.
 _OVERRIDABLE = ("data.tasks", "data.root", "data.loader", "evaluation", "logging", "pipeline")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Which trajectories are evaluated: the first `trajectories` of a split, and the first `horizon` predicted frames
-    of each. `name`, where there is one, is the evaluation's, and its files go below `output` instead of the run."""
+    """The trajectories to evaluate, and the name and location of the results.
+
+    Attributes:
+        split: The split.
+        trajectories: Number of trajectories, from the first on; all if None.
+        horizon: Number of predicted frames; all if None.
+        name: Name of the result files; by default derived from split, stage and data.
+        output: Folder of the results; by default the run directory.
+        film: Whether to write a film of the median trajectory.
+    """
 
     split: Split = "test"
     trajectories: int | None = None
@@ -52,27 +74,33 @@ class Selection:
     output: Path | None = None
     film: bool = False
 
-    def of_pipeline(self, name: str, section: FullEvaluationConfig) -> Selection:
-        """The same with the trajectories and under the name of a section of `pipeline`."""
+    def for_pipeline_section(self, name: str, section: FullEvaluationConfig) -> Selection:
+        """Return a selection with the trajectories of a section of `pipeline`, named after it."""
         return replace(self, name=name, split=section.split, trajectories=section.trajectories, horizon=section.horizon)
 
 
 def run_config(path: Path, overrides: list[str], config: Path | None = None) -> Config:
-    """The configuration that a run was trained with, with overrides of data files and evaluation applied.
+    """Return the configuration that a run was trained with, changed for an evaluation.
 
-    Of another `config` that is given the same sections hold instead of the run's own.
+    Args:
+        path: The run directory.
+        overrides: Overrides `key=value` of data files, evaluation, logging or pipeline.
+        config: A configuration file whose sections on those subjects replace those of the run.
+
+    Raises:
+        ConfigError: An override would change what the run was trained on.
     """
     for override in overrides:
         if not override.startswith(tuple(f"{section}{end}" for section in _OVERRIDABLE for end in ".=")):
             raise ConfigError(
-                f"override {override!r} would change what the run was trained on; an evaluation takes overrides of "
+                f"override {override!r} would change what the run was trained on; an evaluation accepts overrides of "
                 f"{', '.join(_OVERRIDABLE)}"
             )
     values = RunDirectory(path).read()["config"]
     if config is not None:
-        other = to_dict(load(config))
-        values = values | {key: other[key] for key in ("evaluation", "logging", "pipeline")}
-        values["data"] = values["data"] | {key: other["data"][key] for key in ("tasks", "root", "loader")}
+        file_values = to_dict(load(config))
+        values = values | {key: file_values[key] for key in ("evaluation", "logging", "pipeline")}
+        values["data"] = values["data"] | {key: file_values["data"][key] for key in ("tasks", "root", "loader")}
     return from_dict(merge(values, overrides), str(path))
 
 
@@ -84,18 +112,18 @@ def evaluate(
     trajectories: int | None = None,
     horizon: int | None = None,
 ) -> EvaluationResult:
-    """Return the evaluation of a trained model: the values that the command `evaluate` writes as JSON.
+    """Return the evaluation of a trained model, as the command `evaluate` writes it as JSON.
 
-    Nothing is written or printed: what the command prints as notes is in `result["meta"]["notes"]`. Metrics are of
-    decoded fields in physical units.
+    Metrics are of decoded fields in physical units. Nothing is written or printed; notes for the user are in
+    `result["meta"]["notes"]`.
 
     Args:
         model: The model of a run, from `load_run`.
-        data: The data, opened by `open_dataset` or `open_mixture` or made by `from_arrays`. Of a model of several
-            tasks, those tasks are evaluated that the data has.
-        split: Trajectories that are evaluated: those of `train`, `val` or `test`.
+        data: The data, from `open_dataset`, `open_mixture` or `from_arrays`. Only tasks of the model that the data
+            contains are evaluated.
+        split: The split to evaluate: `train`, `val` or `test`.
         trajectories: Number of trajectories, from the first on; all by default.
-        horizon: Number of predicted frames, from the first on; all by default.
+        horizon: Number of predicted frames; all by default.
 
     Raises:
         ConfigError: The data has none of the model's tasks.
@@ -104,15 +132,15 @@ def evaluate(
     run = RunDirectory(model.path)
     datasets = {dataset.task.name: dataset for dataset in as_mixture(data).datasets}
     if len(model.tasks) == len(datasets) == 1:
-        # A model of one task takes data of any task name.
+        # A model of one task accepts data with any task name.
         datasets = {model.task.name: next(iter(datasets.values()))}
     cfg = run_config(model.path, [])
     names = [task.name for task in model.tasks]
     tasks = tuple(task for task in cfg.data.tasks if task.name in datasets and task.name in names)
     if not tasks:
         raise ConfigError(
-            f"{model.path}: this model is of {', '.join(names)}, the data is of {', '.join(datasets)}; "
-            "open the data of one of the model's tasks"
+            f"{model.path}: the data has the tasks {', '.join(datasets)}, but the model was trained on "
+            f"{', '.join(names)}; open the data of one of those tasks"
         )
     cfg = replace(cfg, data=replace(cfg.data, tasks=tasks))
     datasets = {
@@ -120,9 +148,10 @@ def evaluate(
         for task in tasks
     }
     selection = Selection(split=split, trajectories=trajectories, horizon=horizon)
-    each = _of_tasks(model, cfg, model.stage, run.main_stage(), selection, datasets, Console(quiet=True))
-    meta = _meta(run, model.stage, model.checkpoint, each, split)
-    return cast(EvaluationResult, to_json_values(evaluation_result([task.measured for task in each], meta)))
+    results = _evaluate_tasks(model, cfg, model.stage, run.main_stage(), selection, datasets, Console(quiet=True))
+    meta = _meta(run, model.stage, model.checkpoint, results, split)
+    values = evaluation_result([item.evaluation for item in results], meta)
+    return cast(EvaluationResult, to_json_values(values))
 
 
 def evaluate_run(
@@ -137,289 +166,354 @@ def evaluate_run(
     models: JointModel | None = None,
     console: Console,
 ) -> EvaluationResult:
-    """Evaluate the best checkpoint on a split: evaluation/<name>.json, plots and report, and a printed table.
+    """Evaluate the best checkpoint of a run, write JSON, plots and report, print a table, and return the result.
 
-    Where `selection` gives no name it is the split, after the name of a `stage` that is not the run's main one; for
-    other data than the run's own, the data file's name follows. `track` hands the result to W&B and TensorBoard as
-    well, where they are on. `data` is the configuration's data and `models` the
-    models of the stage, where the caller has trained the run with them.
+    The files are named after `selection.name`, by default after the split, with the stage if it is not the main one,
+    and with the data file if it is not that of the training.
+
+    Args:
+        path: The run directory.
+        cfg: The configuration, from `run_config`.
+        stage: The stage whose result is evaluated; by default the run's main stage.
+        selection: The trajectories to evaluate.
+        json_path: A further file to write the JSON to.
+        track: Whether to log the result to W&B and TensorBoard, if the configuration enables them.
+        data: The opened data of the configuration, if it is available.
+        models: The flax modules of the stage, if they are available.
+        console: Console for notes and the table.
     """
     require_determinism(cfg.deterministic)
     run = RunDirectory(path)
-    main = run.main_stage()
-    stage = stage or main
+    main_stage = run.main_stage()
+    stage = stage or main_stage
     if data is None:
         simulate.prepare(cfg)
     predictor = predictor_stage(path, stage)
-    whole = build_trained_model(path, predictor, best_weights(path, predictor), models if stage == predictor else None)
-    each = _of_tasks(whole, cfg, stage, main, selection, _opened(data, whole), console)
+    model = build_trained_model(path, predictor, best_weights(path, predictor), models if stage == predictor else None)
+    results = _evaluate_tasks(model, cfg, stage, main_stage, selection, _opened_datasets(data, model), console)
+    evaluations = [item.evaluation for item in results]
     split = selection.split
-    name = split if stage == main else f"{stage}_{split}"
-    foreign = [
-        Path(own.dataset.source.name).stem
-        for own in each
-        if own.dataset.fingerprint != own.trained.checkpoint.fingerprint
-    ]
-    name, place = selection.name or "-".join([name, *foreign]), RunDirectory(selection.output or path)
-    evaluations = [own.measured for own in each]
-    values = cast(EvaluationResult, to_json_values(evaluation_result(evaluations, _meta(run, stage, whole.checkpoint, each, split))))
-    written = [place.evaluation / f"{name}.json"]
+    name = selection.name or _default_name(stage, main_stage, split, results)
+    output = RunDirectory(selection.output or path)
+    values = cast(
+        EvaluationResult,
+        to_json_values(evaluation_result(evaluations, _meta(run, stage, model.checkpoint, results, split))),
+    )
+    written = [output.evaluation / f"{name}.json"]
     write_json(written[0], values)
     if json_path is not None:
         write_json(json_path, values)
     plots: list[Path] = []
     if cfg.evaluation.plots:
-        # These load matplotlib, which an evaluation without plots does not need.
+        # These modules load matplotlib, which an evaluation without plots does not need.
         from ups_jax.evaluation.plots.figures import write_plots
         from ups_jax.evaluation.plots.html_report import write_report
 
         records = read_jsonl(run.metrics_path) if run.metrics_path.exists() else []
-        # The test split of the run's own data is its result; the others get a folder and a report of their own.
-        plots = write_plots(place.plots if name == "test" else place.plots / name, evaluations, records)
+        # The test split of the training data has the plain names; other evaluations have a folder and a report each.
+        plots = write_plots(output.plots if name == "test" else output.plots / name, evaluations, records)
         report = "report.html" if name == "test" else f"report_{name}.html"
-        written.append(place.path / report)
+        written.append(output.path / report)
         write_report(written[-1], values, plots, run.read())
-    names = _names(name, evaluations)
     if selection.film:
-        from ups_jax.evaluation.plots.figures import file_name
-        from ups_jax.evaluation.plots.films import FILM, write_film
-
-        scattered = [measured.task.name for measured in evaluations if measured.task.scattered]
-        if scattered:
-            say(console, f"note        {', '.join(scattered)}: is of points, there is no film of it")
-        for measured in evaluations:
-            film = FILM if len(evaluations) == 1 else f"{file_name(measured.task.name)}_{FILM}"
-            write_film(place.plots / name / film, measured)
+        _write_films(output.plots / name, evaluations, console)
     if track:
-        with ending(evaluation_writer(place.path, cfg.logging, name=name, run_config=to_dict(cfg))) as writer:
-            for number, (own, measured) in enumerate(zip(names, evaluations, strict=True)):
-                # Pictures and files are of all tasks.
-                first = {"plots": plots, "files": written} if number == 0 else {"plots": (), "files": ()}
-                track_evaluation(writer, own, measured, **first)
-    for measured in evaluations:
-        print_table(console, measured)
+        with ending(evaluation_writer(output.path, cfg.logging, name=name, run_config=to_dict(cfg))) as writer:
+            for index, evaluation in enumerate(evaluations):
+                task_name = name if len(evaluations) == 1 else f"{name}/{evaluation.task.name}"
+                # Plots and files belong to all tasks, and are logged once.
+                shared = {"plots": plots, "files": written} if index == 0 else {"plots": (), "files": ()}
+                track_evaluation(writer, task_name, evaluation, **shared)
+    for evaluation in evaluations:
+        print_table(console, evaluation)
     return values
 
 
 @dataclass(frozen=True, kw_only=True)
-class _OfTask:
-    """What a run makes of the data of one of its tasks; `weights` are those of the evaluated stage, `random` the stage
-    whose ensemble is scored."""
+class _TaskResult:
+    """The evaluation of one task of a run.
 
-    trained: TrainedModel
+    Attributes:
+        model: The predictor of the task.
+        weights: The checkpoint of the evaluated stage.
+        dataset: The data.
+        evaluation: The metrics.
+        resolution_mode: Key in `RESOLUTION_MODES`.
+        truth: Digest of the evaluated trajectories.
+        ensemble_stage: The stage whose corrector sampled the ensemble; None without an ensemble.
+        notes: Notes for the user.
+    """
+
+    model: TrainedModel
     weights: Weights
     dataset: Dataset
-    measured: TransientEvaluation | SteadyEvaluation
-    way: str
+    evaluation: TransientEvaluation | SteadyEvaluation
+    resolution_mode: str
     truth: str
-    random: str | None
+    ensemble_stage: str | None
     notes: tuple[str, ...]
 
 
-def _of_tasks(
-    whole: TrainedModel,
+def _evaluate_tasks(
+    joint_model: TrainedModel,
     cfg: Config,
     stage: str,
-    main: str,
+    main_stage: str,
     selection: Selection,
-    data: Mapping[str, Dataset],
+    datasets: Mapping[str, Dataset],
     console: Console,
-) -> list[_OfTask]:
-    """Every task of the configuration, on its `data` where that is opened already; ConfigError where the run was not
-    trained on one of them."""
-    path, several = whole.path, len(whole.tasks) > 1
-    if not several:
+) -> list[_TaskResult]:
+    """Evaluate every task of the configuration; open the data of tasks that are not in `datasets`."""
+    path, has_several_tasks = joint_model.path, len(joint_model.tasks) > 1
+    if not has_several_tasks:
         single_task(cfg)
-    found = {stage: load_corrector(path, stage)} if stage in VARIANT_NAMES else load_correctors(path) if stage == main else {}
-    result = []
+    correctors: dict[str, Weights] = {}
+    if stage in VARIANT_NAMES:
+        correctors = {stage: load_corrector(path, stage)}
+    elif stage == main_stage:
+        correctors = load_correctors(path)
+    results = []
     for task in configured_tasks(cfg):
-        own = of_task(cfg, task.name)
-        trained = select_task(whole, task.name if several else None)
-        dataset = data.get(trained.task.name) or open_dataset(own, trained.task)
-        way = predictor_for_grid(trained, dataset.task)[1]
-        left_out = [] if stage in VARIANT_NAMES else _left_out(found, way)
-        left_out += _no_candidates(trained, {} if way == "restricted" else found, stage, own)
-        notes = (*dataset.notes, *_grid_notes(trained, own, dataset, way, selection.split), *left_out)
+        task_cfg = of_task(cfg, task.name)
+        model = select_task(joint_model, task.name if has_several_tasks else None)
+        dataset = datasets.get(model.task.name) or open_dataset(task_cfg, model.task)
+        mode = predictor_for_grid(model, dataset.task)[1]
+        corrector_notes = [] if stage in VARIANT_NAMES else _omitted_corrector_notes(correctors, mode)
+        corrector_notes += _candidate_notes(model, {} if mode == "restricted" else correctors, stage, task_cfg)
+        notes = (*dataset.notes, *_grid_notes(model, task_cfg, dataset, mode, selection.split), *corrector_notes)
         for note in notes:
             say(console, f"note        {note}")
-        held = _held(dataset, selection, cfg.data.context)
-        measured = _measure(trained, found, stage, dataset, held, own)
-        drawn = (stage if stage in found else next(reversed(found))) if "ensemble" in measured.variants else None
-        result.append(
-            _OfTask(
-                trained=trained,
-                weights=found.get(stage, trained.checkpoint),
+        trajectories = _select_trajectories(dataset, selection, cfg.data.context)
+        evaluation = _evaluate_task(model, correctors, stage, dataset, trajectories, task_cfg)
+        ensemble_stage = None
+        if "ensemble" in evaluation.variants:
+            ensemble_stage = stage if stage in correctors else next(reversed(correctors))
+        results.append(
+            _TaskResult(
+                model=model,
+                weights=correctors.get(stage, model.checkpoint),
                 dataset=dataset,
-                measured=measured,
-                way=way,
-                truth=truth_of(held),
-                random=drawn,
+                evaluation=evaluation,
+                resolution_mode=mode,
+                truth=truth_digest(trajectories),
+                ensemble_stage=ensemble_stage,
                 notes=notes,
             )
         )
-    return result
+    return results
 
 
-def _opened(data: Mixture | None, whole: TrainedModel) -> dict[str, Dataset]:
+def _opened_datasets(data: Mixture | None, joint_model: TrainedModel) -> dict[str, Dataset]:
     """Return the data sets of `data` that the run was trained on, by task."""
-    models = (select_task(whole, task.name) for task in whole.tasks)
+    models = (select_task(joint_model, task.name) for task in joint_model.tasks)
     trained = {(model.task, model.checkpoint.fingerprint) for model in models}
     datasets = () if data is None else data.datasets
     return {item.task.name: item for item in datasets if (item.task, item.fingerprint) in trained}
 
 
-def _names(name: str, evaluations: Sequence[TransientEvaluation | SteadyEvaluation]) -> list[str]:
-    """What the result of each task is called by writers: as the evaluation, of several with the task's name."""
-    if len(evaluations) == 1:
-        return [name]
-    return [f"{name}/{measured.task.name}" for measured in evaluations]
+def _default_name(stage: str, main_stage: str, split: str, results: Sequence[_TaskResult]) -> str:
+    """Return the name of an evaluation: split, stage if it is not the main one, and files of data not trained on."""
+    other_files = [
+        Path(item.dataset.source.name).stem
+        for item in results
+        if item.dataset.fingerprint != item.model.checkpoint.fingerprint
+    ]
+    return "-".join([split if stage == main_stage else f"{stage}_{split}", *other_files])
 
 
-def _measure(
-    trained: TrainedModel, found: Mapping[str, Weights], stage: str, dataset: Dataset, held: Trajectories, cfg: Config
+def _write_films(folder: Path, evaluations: Sequence[TransientEvaluation | SteadyEvaluation], console: Console) -> None:
+    """Write a film of the median trajectory of every transient task on a grid."""
+    from ups_jax.evaluation.plots.figures import safe_file_name
+    from ups_jax.evaluation.plots.films import FILM_NAME, write_film
+
+    point_tasks = [evaluation.task.name for evaluation in evaluations if evaluation.task.scattered]
+    if point_tasks:
+        say(console, f"note        no film of {', '.join(point_tasks)}: films are available for grids only")
+    for evaluation in evaluations:
+        prefix = "" if len(evaluations) == 1 else f"{safe_file_name(evaluation.task.name)}_"
+        write_film(folder / f"{prefix}{FILM_NAME}", evaluation)
+
+
+def _evaluate_task(
+    model: TrainedModel,
+    correctors: Mapping[str, Weights],
+    stage: str,
+    dataset: Dataset,
+    trajectories: Trajectories,
+    cfg: Config,
 ) -> TransientEvaluation | SteadyEvaluation:
-    """The result of a stage: of a corrector's that of the predictor with it, of the main one that of the predictor
-    alone, with the correctors `found` as variants."""
-    if trained.task.kind == "steady":
-        mean_field = mean_solution(dataset)
-        solvers = {name: CorrectedModel(trained, name, weights) for name, weights in found.items()}
-        return evaluate_steady(
-            solvers.get(stage, trained).rollout_arrays,
-            held,
-            dataset.task,
-            cfg.evaluation,
-            mean_field=mean_field,
-            seed=cfg.seed,
-            variants={} if stage in found else {VARIANT_NAMES[name]: way.rollout_arrays for name, way in solvers.items()},
-            ensembles=_ensemble(solvers, stage, cfg),
-        )
-    predictor, met = predictor_for_grid(trained, dataset.task)
-    # A corrector acts on the grid that the model steps on.
-    here = {
-        name: CorrectedModel(trained.on(dataset.task), name, weights)
-        for name, weights in found.items()
-        if met != "restricted"
+    """Return the evaluation of one task.
+
+    If `stage` is a corrector, the model with this corrector is evaluated. Otherwise the model alone is evaluated, with
+    its correctors as variants.
+    """
+    if model.task.kind == "steady":
+        return _evaluate_steady_task(model, correctors, stage, dataset, trajectories, cfg)
+    predictor, mode = predictor_for_grid(model, dataset.task)
+    # A corrector needs the grid that the model steps on.
+    corrected_models = {
+        name: CorrectedModel(model.on(dataset.task), name, weights)
+        for name, weights in correctors.items()
+        if mode != "restricted"
     }
-    if stage in found and stage not in here:
-        raise DataError(f"{dataset.source.name}: {RESOLUTION_MODES[met]}; {stage} is evaluated on the trained grid only")
-    variants: dict[str, Rollout] = {}
-    if stage not in here:
-        # Points are encoded anew at each step: their own values are no part of the tokens.
+    if stage in correctors and stage not in corrected_models:
+        raise DataError(
+            f"{dataset.source.name}: {RESOLUTION_MODES[mode]}; {stage} can be evaluated on the trained grid only"
+        )
+    variants: dict[str, RolloutFunction] = {}
+    if stage not in corrected_models:
+        # Point clouds have no latent rollout: the decoder needs the previous values of the points.
         latent = {} if dataset.task.scattered else {"latent": predictor.latent_rollout}
-        variants = latent | {VARIANT_NAMES[name]: way.rollout_arrays for name, way in here.items()}
-    measured = evaluate_predictor(
-        here.get(stage, predictor),
-        held,
+        variants = latent | {VARIANT_NAMES[name]: item.rollout_arrays for name, item in corrected_models.items()}
+    evaluation = evaluate_predictor(
+        corrected_models.get(stage, predictor),
+        trajectories,
         dataset.task,
         cfg.evaluation,
         context=cfg.data.context,
         seed=cfg.seed,
         variants=variants,
-        ensembles=_ensemble(here, stage, cfg),
+        ensembles=_ensembles(corrected_models, stage, cfg),
     )
-    last = _last(here, stage)
-    if cfg.evaluation.candidates < 2 or last is None or not last.is_stochastic:
-        return measured
-    name, score = candidate_score(cfg.data.tasks[0], last.trained_model.task)
-    chosen = candidate_variants(
-        last.trained_model.model,
-        last.trained_model.weights,
-        last.corrector,
-        last.corrector_weights.weights,
-        SAMPLERS[last.stage],
+    corrected_model = _selected_corrector(corrected_models, stage)
+    if cfg.evaluation.candidates < 2 or corrected_model is None or not corrected_model.is_stochastic:
+        return evaluation
+    score_name, score = candidate_score(cfg.data.tasks[0], corrected_model.trained_model.task)
+    best_of_n_variants = candidate_variants(
+        corrected_model.trained_model.model,
+        corrected_model.trained_model.weights,
+        corrected_model.corrector,
+        corrected_model.corrector_weights.weights,
+        SAMPLERS[corrected_model.stage],
         score,
-        held,
+        trajectories,
         candidates=cfg.evaluation.candidates,
         batch_size=cfg.evaluation.batch_size,
         context=cfg.data.context,
         seed=cfg.seed,
     )
-    scored = {"candidates": cfg.evaluation.candidates, "candidates_scored_by": name}
-    return replace(measured, variants=dict(measured.variants) | chosen, meta=dict(measured.meta) | scored)
+    candidate_meta = {"candidates": cfg.evaluation.candidates, "candidates_scored_by": score_name}
+    return replace(
+        evaluation, variants=dict(evaluation.variants) | best_of_n_variants, meta=dict(evaluation.meta) | candidate_meta
+    )
 
 
-def _ensemble(here: Mapping[str, Any], stage: str, cfg: Config) -> dict[str, Any]:
-    """That of the corrector that is evaluated, or of the run's last one, where it draws anything."""
-    last = _last(here, stage)
-    return {"ensemble": last.sample_members} if last is not None and last.is_stochastic and cfg.evaluation.members >= 2 else {}
+def _evaluate_steady_task(
+    model: TrainedModel,
+    correctors: Mapping[str, Weights],
+    stage: str,
+    dataset: Dataset,
+    trajectories: Trajectories,
+    cfg: Config,
+) -> SteadyEvaluation:
+    """Return the evaluation of a steady task, with the stages treated as in `_evaluate_task`."""
+    mean_field = mean_solution(dataset)
+    corrected_models = {name: CorrectedModel(model, name, weights) for name, weights in correctors.items()}
+    variants: dict[str, RolloutFunction] = {}
+    if stage not in correctors:
+        variants = {VARIANT_NAMES[name]: item.rollout_arrays for name, item in corrected_models.items()}
+    return evaluate_steady(
+        corrected_models.get(stage, model).rollout_arrays,
+        trajectories,
+        dataset.task,
+        cfg.evaluation,
+        mean_field=mean_field,
+        seed=cfg.seed,
+        variants=variants,
+        ensembles=_ensembles(corrected_models, stage, cfg),
+    )
 
 
-def _last(of: Mapping[str, Any], stage: str) -> Any:
-    """What belongs to the corrector that is evaluated, or to the run's last one; None where there is none."""
-    return of.get(stage, list(of.values())[-1]) if of else None
+def _ensembles(corrected_models: Mapping[str, CorrectedModel], stage: str, cfg: Config) -> dict[str, EnsembleFunction]:
+    """Return the ensemble of the selected corrector by name, or nothing if it is deterministic or not requested."""
+    corrected_model = _selected_corrector(corrected_models, stage)
+    if corrected_model is None or not corrected_model.is_stochastic or cfg.evaluation.members < 2:
+        return {}
+    return {"ensemble": corrected_model.sample_members}
 
 
-def _held(dataset: Dataset, selection: Selection, context: int) -> Trajectories:
-    """The trajectories that are evaluated, as long as they are."""
-    held = dataset.trajectories(selection.split, selection.trajectories)
+def _selected_corrector(by_stage: Mapping[str, Any], stage: str) -> Any:
+    """Return the entry of the corrector `stage`, otherwise of the last corrector; None if there is no corrector."""
+    return by_stage.get(stage, list(by_stage.values())[-1]) if by_stage else None
+
+
+def _select_trajectories(dataset: Dataset, selection: Selection, context: int) -> Trajectories:
+    """Return the selected trajectories, cut to the selected horizon."""
+    trajectories = dataset.trajectories(selection.split, selection.trajectories)
     if selection.horizon is None or dataset.task.kind == "steady":
-        return held
+        return trajectories
     frames = context + selection.horizon
-    return replace(held, fields=held.fields[:, :frames], time=held.time[:frames])
+    return replace(trajectories, fields=trajectories.fields[:, :frames], time=trajectories.time[:frames])
 
 
-def truth_of(held: Trajectories) -> str:
-    """Twelve hex digits over what is to be predicted: two evaluations with the same ones can be compared."""
-    hashed = hashlib.sha256(np.ascontiguousarray(held.fields).data)
-    for values in (held.inputs, held.time, held.ids, *held.point_arrays.values()):
+def truth_digest(trajectories: Trajectories) -> str:
+    """Return twelve hex digits of a hash of the trajectories; evaluations with equal digests are comparable."""
+    hashed = hashlib.sha256(np.ascontiguousarray(trajectories.fields).data)
+    for values in (trajectories.inputs, trajectories.time, trajectories.ids, *trajectories.point_arrays.values()):
         hashed.update(np.ascontiguousarray(values).tobytes())
     return hashed.hexdigest()[:12]
 
 
-def _grid_notes(trained: TrainedModel, cfg: Config, dataset: Dataset, way: str, split: Split) -> list[str]:
-    if way == "own":
+def _grid_notes(model: TrainedModel, cfg: Config, dataset: Dataset, mode: str, split: Split) -> list[str]:
+    """Return notes on the use of the model at another resolution than that of its training data."""
+    if mode == "own":
         return []
-    notes = [f"{dataset.source.name}: {RESOLUTION_MODES[way]}"]
-    different = split_mismatch_note(trained, cfg, dataset, split) if way != "native" else None
-    return [*notes, different] if different else notes
+    notes = [f"{dataset.source.name}: {RESOLUTION_MODES[mode]}"]
+    mismatch = split_mismatch_note(model, cfg, dataset, split) if mode != "native" else None
+    return [*notes, mismatch] if mismatch else notes
 
 
-def _left_out(found: Mapping[str, Weights], way: str) -> list[str]:
-    """What is to be said of correctors that an evaluation of their predictor has no variants of."""
-    return [f"{name}: is left out, as it acts on the trained grid only" for name in found if way == "restricted"]
+def _omitted_corrector_notes(correctors: Mapping[str, Weights], mode: str) -> list[str]:
+    """Return notes on correctors that cannot be evaluated because the data has another grid."""
+    return [
+        f"{name} is not evaluated: it needs data on the trained grid" for name in correctors if mode == "restricted"
+    ]
 
 
-def _no_candidates(trained: TrainedModel, found: Mapping[str, Weights], stage: str, cfg: Config) -> list[str]:
-    """What is to be said where candidates are asked for and there are none."""
-    last = _last(found, stage)
-    objective = None if last is None else last.config.diffusion.objective
-    reason = no_candidates_reason(trained.task.kind == "steady", objective) if cfg.evaluation.candidates >= 2 else None
-    return [] if reason is None else [f"evaluation.candidates: are left out, as {reason}"]
+def _candidate_notes(model: TrainedModel, correctors: Mapping[str, Weights], stage: str, cfg: Config) -> list[str]:
+    """Return a note if `evaluation.candidates` is set but has no effect."""
+    weights = _selected_corrector(correctors, stage)
+    objective = None if weights is None else weights.config.diffusion.objective
+    reason = no_candidates_reason(model.task.kind == "steady", objective) if cfg.evaluation.candidates >= 2 else None
+    return [] if reason is None else [f"evaluation.candidates has no effect: {reason}"]
 
 
-def _meta(run: RunDirectory, stage: str, whole: Weights, each: Sequence[_OfTask], split: str) -> dict[str, Any]:
-    record, first = run.read()["stages"].get(stage, {}), each[0]
-    trained = first.weights
+def _meta(
+    run: RunDirectory, stage: str, joint_weights: Weights, results: Sequence[_TaskResult], split: str
+) -> dict[str, Any]:
+    """Return the entries of `meta` on checkpoint, model, data, grid and device."""
+    record, first = run.read()["stages"].get(stage, {}), results[0]
+    weights = first.weights
     data = {
-        "file": " + ".join(own.dataset.source.name for own in each),
-        "fingerprint": "+".join(own.dataset.fingerprint for own in each),
+        "file": " + ".join(item.dataset.source.name for item in results),
+        "fingerprint": "+".join(item.dataset.fingerprint for item in results),
         "split": split,
-        "truth": "+".join(own.truth for own in each),
+        "truth": "+".join(item.truth for item in results),
     }
     grids = {
-        own.trained.task.name: {
-            "trained": own.trained.task.shape,
-            "data": own.dataset.task.shape,
-            "way": own.way,
-            "meaning": RESOLUTION_MODES[own.way],
+        item.model.task.name: {
+            "trained": item.model.task.shape,
+            "data": item.dataset.task.shape,
+            "way": item.resolution_mode,
+            "meaning": RESOLUTION_MODES[item.resolution_mode],
         }
-        for own in each
+        for item in results
     }
-    found = {
-        own.trained.task.name: architecture(own.weights.config, own.trained.task, stage, own.weights.params)
-        for own in each
+    fingerprints = {
+        item.model.task.name: architecture_fingerprint(item.weights.config, item.model.task, stage, item.weights.params)
+        for item in results
     }
     return {
-        "steps": trained.step,
-        "seed": trained.config.seed,
-        "parameters": optax.tree.size(trained.params if len(each) == 1 else whole.params),
-        "architecture": architecture_of_all(found),
+        "steps": weights.step,
+        "seed": weights.config.seed,
+        "parameters": optax.tree.size(weights.params if len(results) == 1 else joint_weights.params),
+        "architecture": combined_fingerprint(fingerprints),
         "device": jax.devices()[0].device_kind,
         "seconds_per_step": record.get("seconds_per_step"),
-        "checkpoint": f"checkpoints/{stage}/{trained.step}",
-        "checkpoint_digest": trained.digest,
+        "checkpoint": f"checkpoints/{stage}/{weights.step}",
+        "checkpoint_digest": weights.digest,
         "wall_clock": now(),
         "data": data,
-        "notes": [note for task in each for note in task.notes],
+        "notes": [note for item in results for note in item.notes],
         "grid": next(iter(grids.values())) if len(grids) == 1 else grids,
-    } | ({} if first.random is None else {"ensemble_of": first.random})
+    } | ({} if first.ensemble_stage is None else {"ensemble_of": first.ensemble_stage})

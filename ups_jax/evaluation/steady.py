@@ -1,4 +1,4 @@
-"""One trained solver on the solutions of one steady task: metrics of physical fields, the mean field, an interval."""
+"""Evaluation of a solver on a steady task: metrics in physical units, the baseline of the mean field, an interval."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ups_jax.core.task import Task
 from ups_jax.data import Dataset
 from ups_jax.data.dataset import Trajectories
 from ups_jax.data.sources.base import read_trajectories
-from ups_jax.evaluation.evaluate import Members, Rollout, steady_ensemble
+from ups_jax.evaluation.evaluate import EnsembleFunction, RolloutFunction, steady_ensemble_section
 from ups_jax.evaluation.result import SteadyEvaluation, SteadyExample
 from ups_jax.metrics.aggregate import (
     bootstrap_interval,
@@ -28,43 +28,57 @@ from ups_jax.metrics.aggregate import (
 
 
 def evaluate_steady(
-    solve: Rollout,
-    held: Trajectories,
+    solve: RolloutFunction,
+    trajectories: Trajectories,
     task: Task,
     config: EvaluationConfig,
     *,
     mean_field: Float[np.ndarray, "*s c"],
     seed: int,
-    variants: Mapping[str, Rollout] = MappingProxyType({}),
-    ensembles: Mapping[str, Members] = MappingProxyType({}),
+    variants: Mapping[str, RolloutFunction] = MappingProxyType({}),
+    ensembles: Mapping[str, EnsembleFunction] = MappingProxyType({}),
 ) -> SteadyEvaluation:
-    """Errors of the solutions, beside those of the mean field, which needs no given field at all.
+    """Return the metrics of a solver and of the mean field, a baseline that ignores the input fields.
 
-    `variants` are other ways to solve, by name, such as one sample of a corrector; `ensembles` are scored by their
-    distribution as well, of `evaluation.members` samples.
+    A solution that is not finite makes the mean metrics non-finite and is counted in `nonfinite`.
 
-    `task` is on the grid of the data. A solution that is not finite makes the mean metrics non-finite and counts in
-    `nonfinite`.
+    Args:
+        solve: Function that returns the solutions for input fields.
+        trajectories: Input fields and true solutions of a split.
+        task: Their task, on the grid of the data.
+        config: Batch size, number of bootstrap samples and of ensemble members.
+        mean_field: Mean of the training solutions at each point, from `mean_solution`.
+        seed: Seed of the bootstrap.
+        variants: Other ways to solve with the same run, by name.
+        ensembles: Functions that sample solutions, by name; their distribution is scored as well.
+
+    Raises:
+        DataError: The split is empty.
     """
-    count = len(held.fields)
+    count = len(trajectories.fields)
     if count == 0:
-        raise DataError(f"task {task.name}: the split holds no solutions; give a larger share in data.split")
-    solutions, seconds = _solutions(solve, held, config.batch_size)
-    parts, means = [], []
-    for rows, kept in fixed_size_chunks(count, config.batch_size):
-        truth = held.fields[rows]
-        parts.append(score_rows(solutions[rows], truth, task, kept))
-        means.append(score_rows(np.broadcast_to(mean_field, truth.shape), truth, task, kept))
-    table = concatenate_tables(parts)
+        raise DataError(f"task {task.name}: the split contains no solutions; increase its share in data.split")
+    solutions, seconds = _timed_solutions(solve, trajectories, config.batch_size)
+    solver_tables, mean_field_tables = [], []
+    for rows, real_rows in fixed_size_chunks(count, config.batch_size):
+        truth = trajectories.fields[rows]
+        solver_tables.append(score_rows(solutions[rows], truth, task, real_rows))
+        mean_field_tables.append(score_rows(np.broadcast_to(mean_field, truth.shape), truth, task, real_rows))
+    table = concatenate_tables(solver_tables)
     scores = table["nrmse"].mean(1)
     return SteadyEvaluation(
         task=task,
         metrics={"steady": steady_section(table)},
-        baselines={"mean_field": {"steady": steady_section(concatenate_tables(means))}},
-        variants={name: _variant(way, held, task, config.batch_size) for name, way in variants.items()}
+        baselines={"mean_field": {"steady": steady_section(concatenate_tables(mean_field_tables))}},
+        variants={
+            name: _variant_sections(solve_variant, trajectories, task, config.batch_size)
+            for name, solve_variant in variants.items()
+        }
         | {
-            name: steady_ensemble(way, held, task, batch_size=config.batch_size, members=config.members)
-            for name, way in ensembles.items()
+            name: steady_ensemble_section(
+                ensemble, trajectories, task, batch_size=config.batch_size, members=config.members
+            )
+            for name, ensemble in ensembles.items()
         },
         intervals={"steady": {"nrmse": bootstrap_interval(scores, config.bootstrap, seed)}},
         meta={
@@ -72,19 +86,19 @@ def evaluate_steady(
             "horizon": 1,
             "seconds_per_rollout_step": seconds,
             "protocol": (
-                f"{task.name}: steady = each solution on {' x '.join(map(str, task.shape))} points; mean_field = mean "
-                "of the data's training solutions at each point; seconds_per_rollout_step = warm wall clock of a "
-                f"solution, {min(config.batch_size, count)} at a time"
+                f"{task.name}: steady = solution on {' x '.join(map(str, task.shape))} points; mean_field = mean of "
+                "the training solutions at each point; seconds_per_rollout_step = wall time per solution after "
+                f"compilation, {min(config.batch_size, count)} solutions per batch"
             ),
         },
-        ids=[int(number) for number in held.ids],
+        ids=[int(index) for index in trajectories.ids],
         per_trajectory={"steady": {"nrmse": scores}},
-        examples=_examples(held, solutions, task, scores),
+        examples=_examples(trajectories, solutions, task, scores),
     )
 
 
 def mean_solution(dataset: Dataset) -> Float[np.ndarray, "*s c"]:
-    """The mean over the training solutions at each point."""
+    """Return the mean of the training solutions at each point."""
     total = np.zeros((*dataset.task.shape, len(dataset.task.channels)))
     train = dataset.splits.ids("train")
     for ids in np.array_split(train, -(-len(train) // 256)):
@@ -92,43 +106,52 @@ def mean_solution(dataset: Dataset) -> Float[np.ndarray, "*s c"]:
     return (total / len(train)).astype(np.float32)
 
 
-def _solutions(solve: Rollout, held: Trajectories, batch_size: int) -> tuple[Float[np.ndarray, "n 1 *s c"], float]:
-    """All solutions, and the seconds a solution of the first batch once more, when it is compiled."""
-    batches = list(fixed_size_chunks(len(held.fields), batch_size))
-    solved = [solve(held.inputs[rows], 1, held.cond[rows], held.cond_mask[rows])[:kept] for rows, kept in batches]
+def _timed_solutions(
+    solve: RolloutFunction, trajectories: Trajectories, batch_size: int
+) -> tuple[Float[np.ndarray, "n 1 *s c"], float]:
+    """Return all solutions, and the seconds per solution after compilation."""
+    batches = list(fixed_size_chunks(len(trajectories.fields), batch_size))
+    solutions = [
+        solve(trajectories.inputs[rows], 1, trajectories.cond[rows], trajectories.cond_mask[rows])[:real_rows]
+        for rows, real_rows in batches
+    ]
+    # Timed with the first batch once more, whose shape is already compiled.
     rows, _ = batches[0]
     begin = time.perf_counter()
-    solve(held.inputs[rows], 1, held.cond[rows], held.cond_mask[rows])
-    return np.concatenate(solved), (time.perf_counter() - begin) / len(rows)
+    solve(trajectories.inputs[rows], 1, trajectories.cond[rows], trajectories.cond_mask[rows])
+    return np.concatenate(solutions), (time.perf_counter() - begin) / len(rows)
 
 
-def _variant(solve: Rollout, held: Trajectories, task: Task, batch_size: int) -> dict[str, Any]:
-    solutions, seconds = _solutions(solve, held, batch_size)
-    parts = [
-        score_rows(solutions[rows], held.fields[rows], task, kept)
-        for rows, kept in fixed_size_chunks(len(held.fields), batch_size)
+def _variant_sections(
+    solve: RolloutFunction, trajectories: Trajectories, task: Task, batch_size: int
+) -> dict[str, Any]:
+    """Return the `steady` section of a variant, and its seconds per solution after compilation."""
+    solutions, seconds = _timed_solutions(solve, trajectories, batch_size)
+    tables = [
+        score_rows(solutions[rows], trajectories.fields[rows], task, real_rows)
+        for rows, real_rows in fixed_size_chunks(len(trajectories.fields), batch_size)
     ]
-    return {"steady": steady_section(concatenate_tables(parts)), "seconds_per_rollout_step": seconds}
+    return {"steady": steady_section(concatenate_tables(tables)), "seconds_per_rollout_step": seconds}
 
 
 def _examples(
-    held: Trajectories, solutions: Float[np.ndarray, "n 1 *s c"], task: Task, scores: Float[np.ndarray, " n"]
+    trajectories: Trajectories, solutions: Float[np.ndarray, "n 1 *s c"], task: Task, scores: Float[np.ndarray, " n"]
 ) -> list[SteadyExample]:
-    """Best, median and worst solution."""
+    """Return the best, median and worst solution by `scores`."""
     order = np.argsort(np.where(np.isfinite(scores), scores, np.inf), kind="stable")
     rows = order[[0, (len(order) - 1) // 2, len(order) - 1]]
     return [
         SteadyExample(
             label=label,
-            id=str(held.ids[row]),
+            id=str(trajectories.ids[row]),
             nrmse=float(scores[row]),
             coefficients={
-                item.name: float(held.cond[row, index])
+                item.name: float(trajectories.cond[row, index])
                 for index, item in enumerate(task.coefficients)
-                if held.cond_mask[row, index]
+                if trajectories.cond_mask[row, index]
             },
-            inputs=held.inputs[row],
-            truth=held.fields[row, 0],
+            inputs=trajectories.inputs[row],
+            truth=trajectories.fields[row, 0],
             prediction=solutions[row, 0],
         )
         for label, row in zip(("best", "median", "worst"), rows, strict=True)
