@@ -1,4 +1,4 @@
-"""Neural simulators as flax.linen modules: codec, latent operator and its cores. No optimizer, no IO."""
+"""Neural simulators as flax.linen modules, and the pure functions that apply them. No optimizer, no I/O."""
 
 from ups_jax.models.batch import Batch, first_row, on_device, with_draws
 from ups_jax.models.conditioning import Conditions, Geometry, LatentState, conditions_of

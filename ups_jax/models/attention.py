@@ -1,9 +1,8 @@
-"""Softmax attention over all tokens, each device in the way that is fast there.
+"""Softmax attention over all tokens, with the implementation that is fastest on the device.
 
-On a CPU the scores of many heads would be written to memory and read again several times. There they are made chunk by
-chunk, small enough for a core's cache, and made again for the gradient (the recomputation of Dao et al. 2022,
-FlashAttention, without its tiles); the narrowest heads go by `narrow_attention`. A GPU takes XLA's way, or cuDNN's
-fused kernel where that takes the type and width.
+On a CPU the scores are computed in chunks of (sample, head) pairs that fit into a core's cache, and recomputed for the
+gradient (the recomputation of FlashAttention, Dao et al. 2022, without its tiles). Very narrow heads use
+`ups_jax.models.cpu_attention`. A GPU uses cuDNN's fused kernel if it supports the type and width, else XLA's attention.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from jaxtyping import Array, Float
 from ups_jax.models import cpu_attention
 from ups_jax.models.layers import layer_dtype
 
-# Bytes of a chunk's scores: with those of their gradient they stay in a core's second cache.
+# Bytes of a chunk's scores; together with their gradient they fit into a core's L2 cache.
 _CHUNK_BYTES = 2**19
-# What cuDNN's fused kernel takes.
+# Types and head widths that cuDNN's fused kernel supports.
 _FUSED_TYPES = (jnp.bfloat16, jnp.float16)
 _FUSED_WIDTHS = range(8, 129, 8)
 
@@ -28,9 +27,14 @@ _FUSED_WIDTHS = range(8, 129, 8)
 def attention(
     query: Float[Array, "b n a d"], key: Float[Array, "b m a d"], value: Float[Array, "b m a d"]
 ) -> Float[Array, "b n a d"]:
-    """softmax(query key^T / sqrt(d)) value over the m tokens, for each of the `a` heads of width d.
+    """Return softmax(query key^T / sqrt(d)) value for each of the `a` heads of width d, over m tokens.
 
-    A batch whose size is a symbol, as in an exported program, has no chunks and takes XLA's way.
+    An exported program with a symbolic batch size always uses XLA's attention, because chunks need a known size.
+
+    Args:
+        query: Queries of n tokens.
+        key: Keys of m tokens.
+        value: Values of m tokens.
     """
     if not isinstance(query.shape[0], int):
         return jax.nn.dot_product_attention(query, key, value)
@@ -40,107 +44,122 @@ def attention(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _by_device(products: str | None, query: Any, key: Any, value: Any) -> Any:
-    return _forward(products, query, key, value)[0]
+def _by_device(precision: str | None, query: Any, key: Any, value: Any) -> Any:
+    """Return the attention, computed by the implementation of the platform that the program is compiled for."""
+    return _forward(precision, query, key, value)[0]
 
 
-def _forward(products: str | None, query: Any, key: Any, value: Any) -> Any:
-    with jax.default_matmul_precision(products):
-        out, logarithm = jax.lax.platform_dependent(query, key, value, cpu=_on_cpu, default=_plain)
-    return out, (query, key, value, out, logarithm)
+def _forward(precision: str | None, query: Any, key: Any, value: Any) -> Any:
+    """Return the attention and the arrays that the backward pass needs."""
+    with jax.default_matmul_precision(precision):
+        out, log_sum = jax.lax.platform_dependent(query, key, value, cpu=_on_cpu, default=_by_xla)
+    return out, (query, key, value, out, log_sum)
 
 
-def _backward(products: str | None, kept: Any, gradient: Any) -> Any:
-    # It is traced when the gradient is taken, where the forward pass's precision does not hold any more.
-    with jax.default_matmul_precision(products):
-        return jax.lax.platform_dependent(*kept, gradient, cpu=_gradient_on_cpu, default=_plain_gradient)
+def _backward(precision: str | None, residuals: Any, gradient: Any) -> Any:
+    """Return the gradients with respect to query, key and value."""
+    # This is traced outside of the context that set the precision of the forward pass.
+    with jax.default_matmul_precision(precision):
+        return jax.lax.platform_dependent(*residuals, gradient, cpu=_gradient_on_cpu, default=_gradient_by_xla)
 
 
 _by_device.defvjp(_forward, _backward)
 
 
-def _plain(query: Any, key: Any, value: Any) -> tuple[Any, Any]:
-    """XLA's attention; the logarithm of the sums is not known of it, nor wanted by its gradient."""
+def _by_xla(query: Any, key: Any, value: Any) -> tuple[Any, Any]:
+    """Return XLA's attention and zeros in place of the log-sums, which its gradient does not need."""
     like = jax.eval_shape(_on_cpu, query, key, value)[1]
     return jax.nn.dot_product_attention(query, key, value), jnp.zeros(like.shape, like.dtype)
 
 
-def _plain_gradient(query: Any, key: Any, value: Any, out: Any, logarithm: Any, gradient: Any) -> tuple[Any, Any, Any]:
+def _gradient_by_xla(query: Any, key: Any, value: Any, out: Any, log_sum: Any, gradient: Any) -> tuple[Any, Any, Any]:
+    """Return the gradients of XLA's attention."""
     return jax.vjp(jax.nn.dot_product_attention, query, key, value)[1](gradient)
 
 
 def _on_cpu(query: Any, key: Any, value: Any) -> tuple[Any, Any]:
-    """Attention and the logarithm of each row's sum of exponentials, as `_gradient_on_cpu` takes it."""
-    rows = cpu_attention.samples_per_group(query, key)
-    return _chunked(query, key, value) if rows is None else cpu_attention.attend(query, key, value, rows)
+    """Return the attention and the logarithm of each query's sum of exponentials, for the gradient."""
+    samples = cpu_attention.samples_per_group(query, key)
+    return _chunked(query, key, value) if samples is None else cpu_attention.attend(query, key, value, samples)
 
 
-def _gradient_on_cpu(query: Any, key: Any, value: Any, out: Any, logarithm: Any, gradient: Any) -> tuple[Any, Any, Any]:
-    rows = cpu_attention.samples_per_group(query, key)
-    if rows is None:
-        return _chunked_gradient(query, key, value, out, logarithm, gradient)
-    return cpu_attention.attend_gradient(query, key, value, out, logarithm, gradient, rows)
+def _gradient_on_cpu(query: Any, key: Any, value: Any, out: Any, log_sum: Any, gradient: Any) -> tuple[Any, Any, Any]:
+    """Return the gradients of `_on_cpu` with respect to query, key and value."""
+    samples = cpu_attention.samples_per_group(query, key)
+    if samples is None:
+        return _chunked_gradient(query, key, value, out, log_sum, gradient)
+    return cpu_attention.attend_gradient(query, key, value, out, log_sum, gradient, samples)
 
 
 def _chunked(query: Any, key: Any, value: Any) -> tuple[Any, Any]:
-    """Attention and the logarithm of each row's sum of exponentials, (b a, n, 1) in float32."""
-    rows = functools.partial(_rows, chunk=_chunk_of(query, key))
-    parts = jax.lax.map(_attend, (rows(query), rows(key), rows(value)))
-    return _tokens(parts[0], query), parts[1].reshape(-1, *parts[1].shape[2:])
+    """Return the attention and the logarithm of each query's sum of exponentials, (b a, n, 1) in float32."""
+    to_chunks = functools.partial(_to_chunks, chunk=_chunk_size(query, key))
+    out, log_sum = jax.lax.map(_attend, (to_chunks(query), to_chunks(key), to_chunks(value)))
+    return _from_chunks(out, query), log_sum.reshape(-1, *log_sum.shape[2:])
 
 
-def _attend(parts: tuple[Any, Any, Any]) -> tuple[Any, Any]:
-    query, key, value = parts
+def _attend(chunk: tuple[Any, Any, Any]) -> tuple[Any, Any]:
+    """Return the attention and the log-sums of one chunk."""
+    query, key, value = chunk
     scores = _scores(query * query.shape[-1] ** -0.5, key)
     highest = scores.max(-1, keepdims=True)
     weights = jnp.exp(scores - highest)
     total = weights.sum(-1, keepdims=True)
-    return _weighted(weights, value) / total, highest + jnp.log(total)
+    return _weighted_sum(weights, value) / total, highest + jnp.log(total)
 
 
-def _chunked_gradient(
-    query: Any, key: Any, value: Any, out: Any, logarithm: Any, gradient: Any
-) -> tuple[Any, Any, Any]:
-    chunk = _chunk_of(query, key)
-    parts = [_rows(part, chunk) for part in (query, key, value, out, gradient)]
-    gradients = jax.lax.map(_attend_gradient, (*parts, logarithm.reshape(-1, chunk, *logarithm.shape[1:])))
-    return tuple(_tokens(part, like) for part, like in zip(gradients, (query, key, value), strict=True))  # type: ignore[return-value]
+def _chunked_gradient(query: Any, key: Any, value: Any, out: Any, log_sum: Any, gradient: Any) -> tuple[Any, Any, Any]:
+    """Return the gradients of `_chunked` with respect to query, key and value."""
+    chunk = _chunk_size(query, key)
+    chunks = [_to_chunks(x, chunk) for x in (query, key, value, out, gradient)]
+    gradients = jax.lax.map(_attend_gradient, (*chunks, log_sum.reshape(-1, chunk, *log_sum.shape[1:])))
+    return tuple(_from_chunks(x, like) for x, like in zip(gradients, (query, key, value), strict=True))  # type: ignore[return-value]
 
 
-def _attend_gradient(parts: tuple[Any, ...]) -> tuple[Any, Any, Any]:
-    """The weights are made twice, rows by query and rows by key: no product then has to turn one round."""
-    query, key, value, out, gradient, logarithm = parts
+def _attend_gradient(chunk: tuple[Any, ...]) -> tuple[Any, Any, Any]:
+    """Return the gradients of one chunk.
+
+    The weights are computed twice, with queries as rows and with keys as rows, so that no product needs a transpose.
+    """
+    query, key, value, out, gradient, log_sum = chunk
     scale = query.shape[-1] ** -0.5
     query = query * scale
-    along = (out * gradient).sum(-1, keepdims=True)
-    change = jnp.exp(_scores(query, key) - logarithm) * (_scores(gradient, value) - along)
-    turned = jnp.exp(_scores(key, query) - jnp.swapaxes(logarithm, -1, -2))
-    turned_change = turned * (_scores(value, gradient) - jnp.swapaxes(along, -1, -2))
-    return _weighted(change, key) * scale, _weighted(turned_change, query), _weighted(turned, gradient)
+    out_dot_gradient = (out * gradient).sum(-1, keepdims=True)
+    score_gradient = jnp.exp(_scores(query, key) - log_sum) * (_scores(gradient, value) - out_dot_gradient)
+    weights_by_key = jnp.exp(_scores(key, query) - jnp.swapaxes(log_sum, -1, -2))
+    score_gradient_by_key = weights_by_key * (_scores(value, gradient) - jnp.swapaxes(out_dot_gradient, -1, -2))
+    return (
+        _weighted_sum(score_gradient, key) * scale,
+        _weighted_sum(score_gradient_by_key, query),
+        _weighted_sum(weights_by_key, gradient),
+    )
 
 
-def _scores(one: Float[Array, "g q d"], other: Float[Array, "g k d"]) -> Float[Array, "g q k"]:
-    return jnp.einsum("gqd,gkd->gqk", one, other)
+def _scores(x: Float[Array, "g q d"], y: Float[Array, "g k d"]) -> Float[Array, "g q k"]:
+    """Return the dot products of all rows of `x` with all rows of `y`."""
+    return jnp.einsum("gqd,gkd->gqk", x, y)
 
 
-def _weighted(weights: Float[Array, "g q k"], rows: Float[Array, "g k d"]) -> Float[Array, "g q d"]:
+def _weighted_sum(weights: Float[Array, "g q k"], rows: Float[Array, "g k d"]) -> Float[Array, "g q d"]:
+    """Return the sums of `rows` with the given weights."""
     return jnp.einsum("gqk,gkd->gqd", weights, rows)
 
 
-def _chunk_of(query: Float[Array, "b n a d"], key: Float[Array, "b m a d"]) -> int:
-    """How many (sample, head) pairs a chunk has: a divisor of their number."""
+def _chunk_size(query: Float[Array, "b n a d"], key: Float[Array, "b m a d"]) -> int:
+    """Return the number of (sample, head) pairs per chunk, a divisor of their total number."""
     batch, tokens, heads, _ = query.shape
-    most = max(1, _CHUNK_BYTES // (4 * tokens * key.shape[1]))
+    max_size = max(1, _CHUNK_BYTES // (4 * tokens * key.shape[1]))
     pairs = batch * heads
-    return max(size for size in range(1, min(most, pairs) + 1) if pairs % size == 0)
+    return max(size for size in range(1, min(max_size, pairs) + 1) if pairs % size == 0)
 
 
-def _rows(x: Float[Array, "b n a d"], chunk: int) -> Float[Array, "c g n d"]:
-    """Chunks of (sample, head) pairs in float32 at least: a CPU's products are no faster in fewer bits."""
+def _to_chunks(x: Float[Array, "b n a d"], chunk: int) -> Float[Array, "c g n d"]:
+    """Return chunks of (sample, head) pairs in at least float32, since fewer bits are no faster on a CPU."""
     tokens, width = x.shape[1], x.shape[3]
     return jnp.swapaxes(x, 1, 2).astype(layer_dtype(jnp.float32, x)).reshape(-1, chunk, tokens, width)
 
 
-def _tokens(x: Float[Array, "c g n d"], like: Float[Array, "b n a d"]) -> Float[Array, "b n a d"]:
+def _from_chunks(x: Float[Array, "c g n d"], like: Float[Array, "b n a d"]) -> Float[Array, "b n a d"]:
+    """Return the chunks in the layout and type of `like`."""
     batch, tokens, heads, width = like.shape
     return jnp.swapaxes(x.reshape(batch, heads, tokens, width), 1, 2).astype(like.dtype)

@@ -1,6 +1,6 @@
 """`ups_jax.data.batch.Batch`, registered with jax as a pytree: its arrays are leaves, its task number is static.
 
-Code that hands batches to jax imports the class from here (`ups_jax.Batch`); `ups_jax.data` itself does not import
+Code that passes batches to jax imports the class from here (`ups_jax.Batch`), because `ups_jax.data` does not import
 jax.
 """
 
@@ -25,10 +25,10 @@ def on_device(batch: Batch) -> Batch:
 
 
 def first_row(batch: Batch) -> Batch:
-    """Return the first row of a batch as a batch of one row, for its shapes."""
+    """Return the first row of a batch as a batch of one row, from which a model's parameter shapes are derived."""
     return jax.tree.map(lambda values: jnp.asarray(values)[:1], batch)
 
 
 def with_draws(batch: Batch, draws: dict[str, jax.Array]) -> Batch:
-    """Return the batch with further random draws; a draw that the batch already has is kept."""
+    """Return the batch with further random draws; existing draws of the same name are kept."""
     return replace(batch, draws=draws | dict(batch.draws))

@@ -1,4 +1,7 @@
-"""What a simulation is conditioned on, embedded once and felt by every block (after AdaLN-zero, Peebles & Xie 2023)."""
+"""Conditions of a simulation (time step, coefficients, geometry), their embedding, and the modulation of blocks by it.
+
+The modulation follows AdaLN-zero (Peebles & Xie 2023).
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,11 @@ from ups_jax.models.layers import layer_dtype
 
 
 class ConditionEmbedding(nn.Module):
-    """Time step and coefficients -> one vector a sample. An unknown coefficient counts as its training mean.
+    """Embedding of time step and coefficients: one vector per sample.
 
-    Time step and absence start without effect: where training never varies them, they never get one. Of several tasks
-    each adds what marks it: its place among them and its boundaries, constants of the program that is its own.
+    A missing coefficient is replaced by its mean over the training split. The time step and the indicators of missing
+    coefficients start with zero weights, so they have no effect if training never varies them. A model of several tasks
+    adds the embedding of the task, which is constant in the program of that task.
     """
 
     task: Task
@@ -30,31 +34,31 @@ class ConditionEmbedding(nn.Module):
     @nn.compact
     def __call__(self, cond: Conditions) -> Float[Array, "b features"]:
         dtype = layer_dtype(jnp.float32, cond.dt)
-        known = cond.mask.astype(dtype)
+        is_present = cond.mask.astype(dtype)
         values = [
-            standardize(cond.coefficients[:, index], coefficient) * known[:, index]
+            standardize(cond.coefficients[:, index], coefficient) * is_present[:, index]
             for index, coefficient in enumerate(self.task.coefficients)
         ]
-        others = [jnp.log(cond.dt / (self.task.dt_unit or self.task.dt)), *(1 - known).T]
+        step_and_missing = [jnp.log(cond.dt / (self.task.dt_unit or self.task.dt)), *(1 - is_present).T]
         x = nn.Dense(self.features, kernel_init=nn.initializers.zeros, dtype=dtype, name="others")(
-            jnp.stack(others, axis=-1)
+            jnp.stack(step_and_missing, axis=-1)
         )
         if values:
             x = x + nn.Dense(self.features, use_bias=False, dtype=dtype, name="values")(jnp.stack(values, axis=-1))
         if self.task.task_embedding:
-            marks = jnp.asarray(self.task.task_embedding, dtype)[None]
-            x = x + nn.Dense(self.features, use_bias=False, dtype=dtype, name="marks")(marks)
+            task_embedding = jnp.asarray(self.task.task_embedding, dtype)[None]
+            x = x + nn.Dense(self.features, use_bias=False, dtype=dtype, name="marks")(task_embedding)
         return nn.silu(x)
 
 
 class NoiseEmbedding(nn.Module):
-    """The time of a flow, 0 noise and 1 data -> one vector a sample, of waves in the logarithm of signal over noise."""
+    """Embedding of the time of a flow (0 is noise, 1 is data): waves in the logarithm of the signal-to-noise ratio."""
 
     features: int = 32
 
     @nn.compact
     def __call__(self, time: Float[Array, " b"]) -> Float[Array, "b features"]:
-        # Beyond a ratio of 1000 either way all times are as good as their end.
+        # The offsets limit the ratio to 1/1000..1000; more extreme times do not differ in practice.
         ratio = jnp.log((time + 1e-3) / (1 - time + 1e-3))
         phases = ratio[:, None] * jnp.asarray([[0.25, 0.5, 1.0, 2.0]], jnp.float32)
         waves = jnp.concatenate([jnp.sin(phases), jnp.cos(phases)], axis=-1)
@@ -64,9 +68,15 @@ class NoiseEmbedding(nn.Module):
 def modulation(
     x: Float[Array, "b *s c"], embedding: Float[Array, "b e"], *, dtype: Any = jnp.float32
 ) -> tuple[Float[Array, "b *s c"], Float[Array, "b *ones c"]]:
-    """Scaled and shifted x and the gate of its residual branch, in the type of x; the identity and 1 at initialisation.
+    """Return x, scaled and shifted by functions of the embedding, and the gate of the residual branch.
 
-    Call it inside a compact module: it makes one Dense layer named `modulation`.
+    At initialisation the first is x itself and the gate is 1. Both have the type of x. Call it inside a compact module,
+    to which it adds one Dense layer named `modulation`.
+
+    Args:
+        x: Input of a residual branch.
+        embedding: Embedded conditions of each sample.
+        dtype: Type in which the Dense layer computes.
     """
     width = x.shape[-1]
     dense = nn.Dense(
@@ -79,9 +89,9 @@ def modulation(
 
 
 def standardize(values: Float[Array, " b"], coefficient: Coefficient) -> Float[Array, " b"]:
-    """A coefficient on its scale, with the train split's mean 0 and std 1."""
+    """Return the values of a coefficient on its scale, shifted and scaled to mean 0 and std 1 on the training split."""
     if coefficient.scale == "log10":
-        # A masked entry may be 0; its value is multiplied away, so it only has to stay finite.
+        # A missing coefficient may be 0. It is multiplied by 0 afterwards, so it only has to be finite here.
         values = jnp.log10(jnp.maximum(values, jnp.finfo(jnp.float32).tiny))
     return (values - coefficient.mean) / coefficient.std
 
@@ -89,8 +99,13 @@ def standardize(values: Float[Array, " b"], coefficient: Coefficient) -> Float[A
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """Where the points of a set lie, physical, with D = 0 where they move (their coordinates are channels then); 1 for
-    those that are there; and the given fields at them, in their own units."""
+    """Geometry of a batch of point sets.
+
+    Attributes:
+        coords: Physical coordinates of the points. If the points move, d is 0, and the coordinates are channels.
+        mask: 1 for each point that is present, 0 for padding.
+        inputs: Input fields at the points, in physical units.
+    """
 
     coords: Float[Array, "b p d"]
     mask: Float[Array, "b p"]
@@ -100,8 +115,14 @@ class Geometry:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """Per sample: physical time step and PDE coefficients in physical units, mask 1 where a coefficient is known. Of a
-    set of points its geometry as well."""
+    """Conditions of the samples of a batch.
+
+    Attributes:
+        dt: Physical time step.
+        coefficients: PDE coefficients in physical units.
+        mask: 1 for each coefficient that is present, 0 for missing ones.
+        geometry: Geometry of the points; None on a grid.
+    """
 
     dt: Float[Array, " b"]
     coefficients: Float[Array, "b p"]
@@ -110,28 +131,38 @@ class Conditions:
 
     @property
     def points(self) -> Float[Array, "b p"] | None:
-        """The mask of the points of a set; None of a grid, all of whose points count."""
+        """Return the mask of the points of a point set, or None on a grid, where all points count."""
         return None if self.geometry is None else self.geometry.mask
 
 
 def conditions_of(batch: Batch) -> Conditions:
-    """The conditions of a batch's rows."""
+    """Return the conditions of a batch's rows."""
     dt, coefficients, mask = (jnp.asarray(values) for values in (batch.dt, batch.cond, batch.cond_mask))
     return Conditions(dt=dt, coefficients=coefficients, mask=mask, geometry=geometry_of(batch.arrays))
 
 
 def geometry_of(batch: Mapping[str, Array | np.ndarray]) -> Geometry | None:
-    """The geometry of a batch of points, None of one of grids."""
+    """Return the geometry of a batch of point sets, or None if the batch is on a grid.
+
+    Args:
+        batch: Arrays of a batch by name; point sets have `coords`, `point_mask` and `inputs`.
+    """
     if "point_mask" not in batch:
         return None
-    coords, mask, given = (jnp.asarray(batch[name]) for name in ("coords", "point_mask", "inputs"))
-    return Geometry(coords=coords, mask=mask, inputs=given)
+    coords, mask, inputs = (jnp.asarray(batch[name]) for name in ("coords", "point_mask", "inputs"))
+    return Geometry(coords=coords, mask=mask, inputs=inputs)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class LatentState:
-    """Tokens `z` at physical time `t`. A token is its patch of the newest frame followed by learned features."""
+    """Latent state of a simulation.
+
+    Attributes:
+        z: Tokens; on a grid a token holds patches of the input frames, newest first, followed by learned features.
+        t: Physical time.
+        cond: Conditions.
+    """
 
     z: Float[Array, "b n d"]
     t: Float[Array, " b"]

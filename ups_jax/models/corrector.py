@@ -1,7 +1,7 @@
-"""The corrector: a conditional generative model of a frozen predictor's error, on normalised fields.
+"""The corrector: a conditional generative model of the error of a frozen predictor, on normalised fields.
 
-It is the velocity of a flow that carries white noise to errors in units of their own rms; integrating it is
-`ups_jax.rollout.flow_sampler`. A predictor is a time step of a simulator, or a steady simulator.
+The predictor is a simulator's time step or a steady simulator. The corrector is the velocity of a flow from white noise
+to the predictor's error, divided by its root mean square; `ups_jax.rollout.flow_sampler` integrates the flow.
 """
 
 from __future__ import annotations
@@ -26,7 +26,12 @@ from ups_jax.models.operator import FieldExit, build_architecture
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class CorrectorInputs:
-    """What an error is conditioned on: what the predictor saw and what it said, as channels, and its conditions."""
+    """Inputs on which the corrector's error is conditioned.
+
+    Attributes:
+        fields: Inputs and output of the predictor, normalised, as channels.
+        cond: Conditions of the predictor.
+    """
 
     fields: Float[Array, "b *s g"]
     cond: Conditions
@@ -35,11 +40,15 @@ class CorrectorInputs:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class CorrectorWeights:
-    """A trained corrector: the parameters of its network, and `scale` (c,), the rms of the error by channel, in
-    normalised fields. Its leaves are arrays, tracers or abstract shapes by turns, as those of a train state.
+    """Weights of a trained corrector.
 
-    `teacher` are the parameters of what a distilled corrector was taught by, which are asked for the expected error;
-    None where the corrector's own are.
+    The leaves may be arrays, tracers or abstract shapes, as in a train state.
+
+    Attributes:
+        params: Parameters of the network.
+        scale: Root mean square of the predictor's error per channel (c,), on normalised fields.
+        teacher: Parameters of a distilled corrector's teacher, which predict the mean error; None for a corrector that
+            is not distilled, whose `params` predict it.
     """
 
     params: Any
@@ -48,13 +57,26 @@ class CorrectorWeights:
 
 
 class Corrector(nn.Module):
-    """Velocity E[r - e | x] at x = (1 - t) e + t r, of noise e at time 0 and error r at time 1, both of variance 1.
+    """Velocity v(x, t) = E[r - e | x] at x = (1 - t) e + t r, with noise e (t = 0) and scaled error r (t = 1).
 
-    v = (2 t - 1) / n^2 x + F(x / n, t, given) / n with n^2 = t^2 + (1 - t)^2: what is written out is the answer for
-    errors that are white noise, and what is left for the network F is of variance 1 at all times (the preconditioning
-    of Karras et al. 2022, at the times of a rectified flow). What F has to say is ((1 - t) r - t e) / n, minus the v of
-    v-prediction (Salimans & Ho 2022): both are one network, in losses that differ by 1 / n^2. F starts at zero: then
-    one step of Euler's from any noise is the error 0. Channels that are conserved have no mean in F.
+    The velocity is v = (2 t - 1) / n^2 x + F(x / n, t, inputs) / n with n^2 = t^2 + (1 - t)^2. The first part is the
+    exact velocity if r is white noise. The target of the network F is ((1 - t) r - t e) / n, which has variance 1 at
+    all times. It is the negative of the target of v-prediction, whose loss differs by the factor 1 / n^2. F is zero at
+    initialisation, so that one Euler step from any noise gives the error 0. The spatial mean of conserved channels is
+    removed from F.
+
+    Attributes:
+        task: Task of the predictor.
+        latent: Patch size and number of features.
+        operator_config: Architecture, with the corrector's width and depth (`corrector_architecture`).
+        diffusion: Configuration of the corrector.
+        context: Number of input frames of the predictor.
+        dtype: Type in which the architecture's blocks compute.
+        remat: Whether the backward pass recomputes the blocks.
+        matmul_precision: Precision of float32 matrix products, see `ups_jax.models.layers.apply_model`.
+
+    References:
+        Karras et al. 2022 (preconditioning); Salimans & Ho 2022 (v-prediction).
     """
 
     task: Task
@@ -68,32 +90,48 @@ class Corrector(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b *s c"], time: Float[Array, " b"], given: CorrectorInputs
+        self, x: Float[Array, "b *s c"], time: Float[Array, " b"], inputs: CorrectorInputs
     ) -> Float[Array, "b *s c"]:
         t = time.reshape(-1, *(1,) * (x.ndim - 1))
         norm = jnp.sqrt(jnp.square(t) + jnp.square(1 - t))
         patch = patch_shape(self.task.shape, self.latent.patch_size)
-        seen = patchify(jnp.concatenate([x / norm, given.fields], axis=-1), patch)
-        features = PatchFeatures(self.task, self.latent, name="features")(seen)
-        condition = ConditionEmbedding(self.task, name="condition")(given.cond)
+        patches = patchify(jnp.concatenate([x / norm, inputs.fields], axis=-1), patch)
+        features = PatchFeatures(self.task, self.latent, name="features")(patches)
+        condition = ConditionEmbedding(self.task, name="condition")(inputs.cond)
         embedding = jnp.concatenate([condition, NoiseEmbedding(name="noise")(time)], axis=-1)
-        core, width = build_architecture(self.operator_config, self.task.periodic, self.dtype, self.remat)
-        hidden = core(Dense(width, name="entrance")(jnp.concatenate([seen, features], axis=-1)), embedding)
-        exit_ = FieldExit(_of_variance_one(self.task), self.latent, name="field_exit")
-        return (2 * t - 1) / jnp.square(norm) * x + unpatchify(exit_(hidden, seen), patch) / norm
+        architecture, width = build_architecture(self.operator_config, self.task.periodic, self.dtype, self.remat)
+        tokens = jnp.concatenate([patches, features], axis=-1)
+        hidden = architecture(Dense(width, name="entrance")(tokens), embedding)
+        field_exit = FieldExit(_with_unit_statistics(self.task), self.latent, name="field_exit")
+        return (2 * t - 1) / jnp.square(norm) * x + unpatchify(field_exit(hidden, patches), patch) / norm
 
 
 def velocity(
-    model: Corrector, params: Any, x: Float[Array, "b *s c"], time: Float[Array, " b"], given: CorrectorInputs
+    model: Corrector, params: Any, x: Float[Array, "b *s c"], time: Float[Array, " b"], inputs: CorrectorInputs
 ) -> Float[Array, "b *s c"]:
-    """The corrector as a pure function of its parameters."""
-    return cast(Array, apply_model(model, params, x, time, given))
+    """Return the corrector's velocity at the state `x` of the flow.
+
+    Args:
+        model: Corrector.
+        params: Parameters of the corrector.
+        x: State of the flow, in units of the predictor's root mean square error.
+        time: Time of the flow for each row, 0 for noise and 1 for data.
+        inputs: Inputs and conditions of the corrector.
+    """
+    return cast(Array, apply_model(model, params, x, time, inputs))
 
 
 def step_inputs(
     task: Task, window: Float[Array, "b k *s c"], pred: Float[Array, "b *s c"], cond: Conditions
 ) -> CorrectorInputs:
-    """Of a time step: the frames that it saw, newest first, and its change in units of one-step differences."""
+    """Return the corrector's inputs for a time step: its input frames, newest first, and the predicted change.
+
+    Args:
+        task: Task of the predictor.
+        window: Input frames of the step, normalised.
+        pred: Predicted frame, normalised; its change is divided by the standard deviation of one-step changes.
+        cond: Conditions of the step.
+    """
     frames = [window[:, -1 - back] for back in range(window.shape[1])]
     scale = [change / std for change, std in zip(task.statistics.delta_std, task.statistics.std, strict=True)]
     change = (pred - frames[0]) / jnp.asarray(scale, jnp.float32).reshape((1,) * (pred.ndim - 1) + (-1,))
@@ -101,18 +139,30 @@ def step_inputs(
 
 
 def solution_inputs(inputs: Float[Array, "b *s i"], pred: Float[Array, "b *s c"], cond: Conditions) -> CorrectorInputs:
-    """Of a steady solution: the fields that it was solved for, and the solution."""
+    """Return the corrector's inputs for a steady solution: the solver's input fields and the predicted solution.
+
+    Args:
+        inputs: Input fields of the steady task, normalised.
+        pred: Predicted solution, normalised.
+        cond: Conditions of the solution.
+    """
     return CorrectorInputs(fields=jnp.concatenate([inputs, pred], axis=-1), cond=cond)
 
 
 def corrector_architecture(config: OperatorConfig, diffusion: DiffusionConfig) -> OperatorConfig:
-    """The operator's core at the corrector's own width and depth; without a depth, half as deep."""
+    """Return the operator's architecture with the corrector's width and depth.
 
-    def depth(own: int) -> int:
-        return max(1, own // 2) if diffusion.depth is None else diffusion.depth
+    Args:
+        config: Architecture of the operator.
+        diffusion: Width and depth of the corrector. Without a width, the operator's is used; without a depth, half of
+            the operator's.
+    """
 
-    def width(own: int) -> int:
-        return own if diffusion.hidden_dim is None else diffusion.hidden_dim
+    def depth(operator_depth: int) -> int:
+        return max(1, operator_depth // 2) if diffusion.depth is None else diffusion.depth
+
+    def width(operator_width: int) -> int:
+        return operator_width if diffusion.hidden_dim is None else diffusion.hidden_dim
 
     spectral, pdet = config.spectral, config.pdet
     return replace(
@@ -127,7 +177,8 @@ def corrector_architecture(config: OperatorConfig, diffusion: DiffusionConfig) -
     )
 
 
-def _of_variance_one(task: Task) -> Task:
+def _with_unit_statistics(task: Task) -> Task:
+    """Return the task with mean 0 and all standard deviations 1."""
     channels = len(task.channels)
     ones = (1.0,) * channels
     return replace(task, statistics=Statistics(mean=(0.0,) * channels, std=ones, delta_std=ones))

@@ -1,8 +1,8 @@
-"""Softmax attention of many narrow heads, for a CPU: the (sample, head) pairs lie in the lanes of its vectors.
+"""Softmax attention of very narrow heads on a CPU, vectorised over (sample, head) pairs.
 
-A head of width 2 is too little for products of matrices and for sums along a row. Here one key after the other goes
-past all queries of many pairs, elementwise: a score is a few multiplications, and a sum grows in place. The weights are
-made again for the gradient, once for each side.
+For heads of width 2, matrix products and sums along a row are inefficient. Here a scan over the keys updates all
+queries of many pairs elementwise: a score is a few multiplications, and sums are accumulated. The gradient recomputes
+the weights, once for the queries and once for the keys.
 """
 
 from __future__ import annotations
@@ -15,33 +15,42 @@ from jaxtyping import Array, Float
 
 from ups_jax.models.layers import layer_dtype
 
-# Forward and backward at 32 tokens, ms on a core, as products / so: width 2 69 / 44, width 4 74 / 83, width 8 96 / 293.
-_MOST_WIDTH = 2
-# Pairs at a time: whole vectors, and few enough for the sums of all their queries to stay in a core's second cache.
-_LEAST_PAIRS, _MOST_PAIRS = 16, 128
-_MOST_NUMBERS = 2**14
+# Widest head for which this module is faster. Forward and backward at 32 tokens on one core, in ms, matrix products /
+# this module: width 2 69 / 44, width 4 74 / 83, width 8 96 / 293.
+_MAX_WIDTH = 2
+# (sample, head) pairs per group: at least one whole vector, and few enough for the sums of all their queries to fit
+# into a core's L2 cache.
+_MIN_PAIRS, _MAX_PAIRS = 16, 128
+_MAX_ELEMENTS = 2**14
 
-# The numbers of each channel of a head, an array (groups, tokens, pairs) a channel, or (tokens, pairs) within a group.
-# As one array of all channels they are five times slower: XLA does not make vectors of it.
+# One array per channel of a head, (groups, tokens, pairs), or (tokens, pairs) within a group. A single array of all
+# channels would be five times slower, because XLA does not vectorise it.
 Lanes = tuple[Array, ...]
 
 
 def samples_per_group(query: Float[Array, "b n a d"], key: Float[Array, "b m a d"]) -> int | None:
-    """How many samples share a group; None where products of matrices are the faster way."""
+    """Return how many samples form a group, or None if attention by matrix products is faster for these shapes."""
     batch, tokens, heads, width = query.shape
-    most = min(_MOST_PAIRS, _MOST_NUMBERS // max(tokens, key.shape[1])) // heads
-    fitting = [rows for rows in range(1, min(most, batch) + 1) if batch % rows == 0]
-    if width > _MOST_WIDTH or not fitting or fitting[-1] * heads < _LEAST_PAIRS:
+    max_samples = min(_MAX_PAIRS, _MAX_ELEMENTS // max(tokens, key.shape[1])) // heads
+    divisors = [samples for samples in range(1, min(max_samples, batch) + 1) if batch % samples == 0]
+    if width > _MAX_WIDTH or not divisors or divisors[-1] * heads < _MIN_PAIRS:
         return None
-    return fitting[-1]
+    return divisors[-1]
 
 
 def attend(
-    query: Float[Array, "b n a d"], key: Float[Array, "b m a d"], value: Float[Array, "b m a d"], rows: int
+    query: Float[Array, "b n a d"], key: Float[Array, "b m a d"], value: Float[Array, "b m a d"], samples: int
 ) -> tuple[Float[Array, "b n a d"], Float[Array, "c n g"]]:
-    """Attention, and the logarithm of the sum of exponentials of each query."""
-    out, logarithm = jax.lax.map(_attend, tuple(_lanes(part, rows) for part in (query, key, value)))
-    return _tokens(out, query), logarithm
+    """Return the attention and the logarithm of each query's sum of exponentials.
+
+    Args:
+        query: Queries.
+        key: Keys.
+        value: Values.
+        samples: Number of samples per group, from `samples_per_group`.
+    """
+    out, log_sum = jax.lax.map(_attend, tuple(_to_lanes(x, samples) for x in (query, key, value)))
+    return _from_lanes(out, query), log_sum
 
 
 def attend_gradient(
@@ -49,87 +58,106 @@ def attend_gradient(
     key: Float[Array, "b m a d"],
     value: Float[Array, "b m a d"],
     out: Float[Array, "b n a d"],
-    logarithm: Float[Array, "c n g"],
+    log_sum: Float[Array, "c n g"],
     gradient: Float[Array, "b n a d"],
-    rows: int,
+    samples: int,
 ) -> tuple[Float[Array, "b n a d"], Float[Array, "b m a d"], Float[Array, "b m a d"]]:
-    """Gradients by query, key and value, of the gradient by `out`."""
-    parts = tuple(_lanes(part, rows) for part in (query, key, value, out, gradient))
-    gradients = jax.lax.map(_attend_gradient, (*parts, logarithm))
-    return tuple(_tokens(part, like) for part, like in zip(gradients, (query, key, value), strict=True))  # type: ignore[return-value]
+    """Return the gradients with respect to query, key and value.
+
+    Args:
+        query: Queries.
+        key: Keys.
+        value: Values.
+        out: Attention, from `attend`.
+        log_sum: Logarithms of the sums of exponentials, from `attend`.
+        gradient: Gradient with respect to `out`.
+        samples: Number of samples per group, from `samples_per_group`.
+    """
+    groups = tuple(_to_lanes(x, samples) for x in (query, key, value, out, gradient))
+    gradients = jax.lax.map(_attend_gradient, (*groups, log_sum))
+    return tuple(_from_lanes(x, like) for x, like in zip(gradients, (query, key, value), strict=True))  # type: ignore[return-value]
 
 
-def _attend(parts: tuple[Lanes, Lanes, Lanes]) -> tuple[Lanes, Array]:
-    query, key, value = parts
-    query = _times(query, len(query) ** -0.5)
+def _attend(group: tuple[Lanes, Lanes, Lanes]) -> tuple[Lanes, Array]:
+    """Return the attention and the log-sums of one group, in two scans over the keys."""
+    query, key, value = group
+    query = _scale(query, len(query) ** -0.5)
 
-    def larger(highest: Array, key: Lanes) -> tuple[Array, None]:
+    def update_max(highest: Array, key: Lanes) -> tuple[Array, None]:
         return jnp.maximum(highest, _dot(query, key)), None
 
     def add(sums: tuple[Array, Lanes], token: tuple[Lanes, Lanes]) -> tuple[tuple[Array, Lanes], None]:
         key, value = token
         weight = jnp.exp(_dot(query, key) - highest)
-        return (sums[0] + weight, _add(sums[1], weight, value)), None
+        return (sums[0] + weight, _add_weighted(sums[1], weight, value)), None
 
-    highest = jax.lax.scan(larger, jnp.full_like(query[0], -jnp.inf), _one_by_one(key))[0]
-    nothing = jnp.zeros_like(query[0]), _nothing(query)
-    (total, weighted), _ = jax.lax.scan(add, nothing, (_one_by_one(key), _one_by_one(value)))
-    return tuple(part / total for part in weighted), highest + jnp.log(total)
+    highest = jax.lax.scan(update_max, jnp.full_like(query[0], -jnp.inf), _scan_rows(key))[0]
+    zeros = jnp.zeros_like(query[0]), _zeros_like(query)
+    (total, weighted), _ = jax.lax.scan(add, zeros, (_scan_rows(key), _scan_rows(value)))
+    return tuple(channel / total for channel in weighted), highest + jnp.log(total)
 
 
-def _attend_gradient(parts: tuple[Any, ...]) -> tuple[Lanes, Lanes, Lanes]:
-    query, key, value, out, gradient, logarithm = parts
+def _attend_gradient(group: tuple[Any, ...]) -> tuple[Lanes, Lanes, Lanes]:
+    """Return the gradients of one group, in one scan over the keys and one over the queries."""
+    query, key, value, out, gradient, log_sum = group
     scale = len(query) ** -0.5
-    query, along = _times(query, scale), _dot(out, gradient)
+    query, out_dot_gradient = _scale(query, scale), _dot(out, gradient)
 
-    def of_query(sums: Lanes, token: tuple[Lanes, Lanes]) -> tuple[Lanes, None]:
+    def add_key(sums: Lanes, token: tuple[Lanes, Lanes]) -> tuple[Lanes, None]:
         key, value = token
-        change = jnp.exp(_dot(query, key) - logarithm) * (_dot(gradient, value) - along)
-        return _add(sums, change, key), None
+        score_gradient = jnp.exp(_dot(query, key) - log_sum) * (_dot(gradient, value) - out_dot_gradient)
+        return _add_weighted(sums, score_gradient, key), None
 
-    def of_key(sums: tuple[Lanes, Lanes], token: tuple[Lanes, Lanes, Array, Array]) -> tuple[tuple[Lanes, Lanes], None]:
-        query, gradient, logarithm, along = token
-        weight = jnp.exp(_dot(query, key) - logarithm)
-        change = weight * (_dot(gradient, value) - along)
-        return (_add(sums[0], change, query), _add(sums[1], weight, gradient)), None
+    def add_query(
+        sums: tuple[Lanes, Lanes], token: tuple[Lanes, Lanes, Array, Array]
+    ) -> tuple[tuple[Lanes, Lanes], None]:
+        query, gradient, log_sum, out_dot_gradient = token
+        weight = jnp.exp(_dot(query, key) - log_sum)
+        score_gradient = weight * (_dot(gradient, value) - out_dot_gradient)
+        return (_add_weighted(sums[0], score_gradient, query), _add_weighted(sums[1], weight, gradient)), None
 
-    by_query = jax.lax.scan(of_query, _nothing(query), (_one_by_one(key), _one_by_one(value)))[0]
-    tokens = (_one_by_one(query), _one_by_one(gradient), logarithm[:, None], along[:, None])
-    by_key, by_value = jax.lax.scan(of_key, (_nothing(key), _nothing(value)), tokens)[0]
-    return _times(by_query, scale), by_key, by_value
-
-
-def _dot(one: Lanes, other: Lanes) -> Array:
-    return sum((a * b for a, b in zip(one[1:], other[1:], strict=True)), one[0] * other[0])
+    query_gradient = jax.lax.scan(add_key, _zeros_like(query), (_scan_rows(key), _scan_rows(value)))[0]
+    tokens = (_scan_rows(query), _scan_rows(gradient), log_sum[:, None], out_dot_gradient[:, None])
+    key_gradient, value_gradient = jax.lax.scan(add_query, (_zeros_like(key), _zeros_like(value)), tokens)[0]
+    return _scale(query_gradient, scale), key_gradient, value_gradient
 
 
-def _add(sums: Lanes, weight: Array, rows: Lanes) -> Lanes:
+def _dot(x: Lanes, y: Lanes) -> Array:
+    """Return the dot products over channels."""
+    return sum((a * b for a, b in zip(x[1:], y[1:], strict=True)), x[0] * y[0])
+
+
+def _add_weighted(sums: Lanes, weight: Array, rows: Lanes) -> Lanes:
+    """Return sums + weight * rows."""
     return tuple(total + weight * row for total, row in zip(sums, rows, strict=True))
 
 
-def _times(lanes: Lanes, factor: float) -> Lanes:
-    return tuple(factor * part for part in lanes)
+def _scale(lanes: Lanes, factor: float) -> Lanes:
+    """Return factor * lanes."""
+    return tuple(factor * channel for channel in lanes)
 
 
-def _nothing(lanes: Lanes) -> Lanes:
-    return tuple(jnp.zeros_like(part) for part in lanes)
+def _zeros_like(lanes: Lanes) -> Lanes:
+    """Return zeros of the shape of `lanes`."""
+    return tuple(jnp.zeros_like(channel) for channel in lanes)
 
 
-def _one_by_one(lanes: Lanes) -> Lanes:
-    """To scan over: each token's numbers as a row."""
-    return tuple(part[:, None] for part in lanes)
+def _scan_rows(lanes: Lanes) -> Lanes:
+    """Return the lanes with each token as a row of its own, as the inputs of a scan over tokens."""
+    return tuple(channel[:, None] for channel in lanes)
 
 
-def _lanes(x: Float[Array, "b n a d"], rows: int) -> Lanes:
-    """In float32 at least: a CPU's vectors are no faster in fewer bits."""
+def _to_lanes(x: Float[Array, "b n a d"], samples: int) -> Lanes:
+    """Return the lanes of all groups in at least float32, since fewer bits are no faster on a CPU."""
     batch, tokens, heads, width = x.shape
-    grouped = x.astype(layer_dtype(jnp.float32, x)).reshape(batch // rows, rows, tokens, heads, width)
-    turned = (jnp.swapaxes(grouped[..., channel], 1, 2) for channel in range(width))
-    return tuple(part.reshape(batch // rows, tokens, rows * heads) for part in turned)
+    grouped = x.astype(layer_dtype(jnp.float32, x)).reshape(batch // samples, samples, tokens, heads, width)
+    channels = (jnp.swapaxes(grouped[..., channel], 1, 2) for channel in range(width))
+    return tuple(channel.reshape(batch // samples, tokens, samples * heads) for channel in channels)
 
 
-def _tokens(lanes: Lanes, like: Float[Array, "b n a d"]) -> Float[Array, "b n a d"]:
+def _from_lanes(lanes: Lanes, like: Float[Array, "b n a d"]) -> Float[Array, "b n a d"]:
+    """Return the lanes of all groups in the layout and type of `like`."""
     batch, tokens, heads, _ = like.shape
     groups, _, pairs = lanes[0].shape
-    channels = (jnp.swapaxes(part.reshape(groups, tokens, pairs // heads, heads), 1, 2) for part in lanes)
-    return jnp.stack([part.reshape(batch, tokens, heads) for part in channels], axis=-1).astype(like.dtype)
+    channels = (jnp.swapaxes(lane.reshape(groups, tokens, pairs // heads, heads), 1, 2) for lane in lanes)
+    return jnp.stack([channel.reshape(batch, tokens, heads) for channel in channels], axis=-1).astype(like.dtype)
