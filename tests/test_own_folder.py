@@ -15,11 +15,11 @@ from commands import in_process
 
 from ups_jax.core.errors import CheckpointError, DataError, UserError
 from ups_jax.core.files import inside
-from ups_jax.data.shards.writer import Sizes, convert
+from ups_jax.data.shards.writer import ShardSizes, convert_to_shards
 from ups_jax.data.sources import open_file
 from ups_jax.data.sources import shards as manifest
-from ups_jax.data.sources.described_arrays import file_of
-from ups_jax.data.sources.vtk import frames_of
+from ups_jax.data.sources.described_arrays import array_path
+from ups_jax.data.sources.vtk import list_frames
 from ups_jax.pipeline.champions import SCHEMA_VERSION, Champions
 
 OUTSIDE = ("../secret.npz", "a/../../secret.npz", "..", "/etc/passwd", "/", "\0")
@@ -67,13 +67,13 @@ def description(folder: Path, name: str) -> Reader:
 
 
 def conversion(folder: Path, name: str) -> Reader:
-    return lambda: file_of(folder / "mine.yaml", {"file": name})
+    return lambda: array_path(folder / "mine.yaml", {"file": name})
 
 
 def shards(folder: Path, name: str) -> Reader:
     np.savez(folder / "mine.npz", u=np.random.default_rng(0).random((2, 3, 4)).astype(np.float32))
     description(folder, "mine.npz")
-    convert(folder / "mine.yaml", folder / "shards", Sizes())
+    convert_to_shards(folder / "mine.yaml", folder / "shards", ShardSizes())
     known = manifest.read_manifest(folder / "shards")
     changed = replace(known, shards=tuple(replace(shard, file=name) for shard in known.shards))
     (folder / "shards" / manifest.MANIFEST).write_text(changed.text)
@@ -83,7 +83,7 @@ def shards(folder: Path, name: str) -> Reader:
 def series(folder: Path, name: str) -> Reader:
     written = name.replace("\0", "/etc/passwd")
     (folder / "mine.pvd").write_text(f'<VTKFile><DataSet timestep="0" file="{written}"/></VTKFile>')
-    return lambda: frames_of(folder / "mine.pvd")
+    return lambda: list_frames(folder / "mine.pvd")
 
 
 @pytest.mark.parametrize("name", OUTSIDE)

@@ -11,7 +11,7 @@ from comparison.well_file import write_well
 from ups_jax import simulate
 from ups_jax.config import load
 from ups_jax.data import data_path, open_dataset
-from ups_jax.data.sources import layout_of, open_file
+from ups_jax.data.sources import detect_layout, open_file
 
 
 def test_the_shallow_water_as_a_file_of_the_well_is_the_same_data(data_root: Path, tmp_path: Path) -> None:
@@ -19,7 +19,7 @@ def test_the_shallow_water_as_a_file_of_the_well_is_the_same_data(data_root: Pat
     simulate.prepare(cfg)
     source, out = data_path(cfg.data, cfg.data.tasks[0]), tmp_path / "well.hdf5"
     write_well(source, out)
-    assert layout_of(out).name == "well"
+    assert detect_layout(out).name == "well"
     one, other = open_file(source, "transient"), open_file(out, "transient", ("height", "velocity_x", "velocity_y"))
     ids = np.arange(one.trajectories)
     frames = np.tile(np.arange(one.frames), (len(ids), 1))

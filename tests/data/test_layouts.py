@@ -12,17 +12,17 @@ from written_layouts import CFD, SIZES, N, T, centres, random, write_cfd, write_
 
 from ups_jax.core.errors import DataError
 from ups_jax.data import open_dataset
-from ups_jax.data.sources import SeedsSource, Source, layout_of, open_file
-from ups_jax.data.sources.base import read_all
+from ups_jax.data.sources import SeedsSource, Source, detect_layout, open_file
+from ups_jax.data.sources.base import read_trajectories
 from ups_jax.data.sources.pdebench_cfd import CFDSource
-from ups_jax.data.sources.pdebench_incompressible import IncompressibleSource, numbers
+from ups_jax.data.sources.pdebench_incompressible import IncompressibleSource, parse_numbers
 from ups_jax.data.sources.well import WellSource
 
 
 def everything(source: Source) -> np.ndarray:
     """All frames, read after a trip through pickle, and the same as what windows with a stride hold."""
     copy = pickle.loads(pickle.dumps(source))
-    whole = read_all(copy, np.arange(source.trajectories))
+    whole = read_trajectories(copy, np.arange(source.trajectories))
     frames = np.array([[0, 2], [1, 3]])
     np.testing.assert_array_equal(copy.windows(np.array([1, 0]), frames), whole[np.array([1, 0])[:, None], frames])
     assert whole.dtype == np.float32 and copy.inputs(np.array([0])).shape[-1] == 0
@@ -40,7 +40,7 @@ def check_lines(source: Source, origins: list[float], steps: list[float], start:
 def test_compressible_flow(tmp_path: Path, dims: int) -> None:
     path = tmp_path / f"{dims}D_CFD_Rand_M0.1_Eta1.e-8_Zeta1e-08_periodic_Train.hdf5"
     written = write_cfd(path, dims)
-    assert layout_of(path).name == "pdebench cfd"
+    assert detect_layout(path).name == "pdebench cfd"
     source = CFDSource(path)
     assert source.channel_names == CFD[: 2 + dims]
     np.testing.assert_array_equal(everything(source), np.stack(list(written.values()), -1))
@@ -49,7 +49,7 @@ def test_compressible_flow(tmp_path: Path, dims: int) -> None:
     check_lines(source, [-1 + step / 2 for step in steps], steps, 0.0, 0.05)
     for name, value in (("eta", 1e-8), ("zeta", 1e-8), ("M", 0.1)):
         np.testing.assert_array_equal(source.coefficient(name), np.full(N, value))
-    assert set(source.found_coefficients()) == {"eta", "zeta", "m"}
+    assert set(source.coefficient_names()) == {"eta", "zeta", "m"}
 
 
 def test_channels_are_chosen_by_name_in_the_order_of_the_configuration(tmp_path: Path, configure) -> None:
@@ -58,7 +58,7 @@ def test_channels_are_chosen_by_name_in_the_order_of_the_configuration(tmp_path:
     dataset = open_dataset(configure(path=str(path), channels=["Vx", "density"]))
     assert dataset.task.channels == ("Vx", "density")
     np.testing.assert_array_equal(
-        read_all(dataset.source, np.arange(N)), np.stack([written["Vx"], written["density"]], -1)
+        read_trajectories(dataset.source, np.arange(N)), np.stack([written["Vx"], written["density"]], -1)
     )
     with pytest.raises(DataError, match=r"'presure'.*'pressure'.*density, pressure, Vx"):
         open_dataset(configure(path=str(path), channels=["presure"]))
@@ -68,7 +68,7 @@ def test_channels_are_chosen_by_name_in_the_order_of_the_configuration(tmp_path:
 def test_seed_groups(tmp_path: Path, dims: int, channels: int) -> None:
     path = tmp_path / "2D_diff-react_NA_NA.h5"
     fields = write_seeds(path, dims, channels)
-    assert layout_of(path).name == "pdebench seeds"
+    assert detect_layout(path).name == "pdebench seeds"
     source = SeedsSource(path)
     np.testing.assert_array_equal(everything(source), fields)
     assert (source.trajectories, source.frames, source.channels) == (3, T, channels)
@@ -78,7 +78,7 @@ def test_seed_groups(tmp_path: Path, dims: int, channels: int) -> None:
     np.testing.assert_array_equal(source.coefficient("sim.k"), [0.5, 1.5, 2.5])
     np.testing.assert_array_equal(source.coefficient("D"), np.full(3, 5e-4))
     np.testing.assert_array_equal(source.coefficient("Du"), np.full(3, 1e-3))
-    assert source.coefficient("solver") is None and source.found_coefficients() == ("sim.k",)
+    assert source.coefficient("solver") is None and source.coefficient_names() == ("sim.k",)
     assert source.constants() == {"d": 5e-4, "du": 1e-3, "plot.k": 7.0}
 
 
@@ -102,23 +102,23 @@ def test_incompressible_flow_up_to_its_last_whole_frame(
 ) -> None:
     path = tmp_path / "ns_incom_inhom_2d_512-0.h5"
     written = write_incompressible(path, latest, whole)
-    assert layout_of(path).name == "pdebench incompressible"
+    assert detect_layout(path).name == "pdebench incompressible"
     source = IncompressibleSource(path)
     assert source.channel_names == ("Vx", "Vy", "particles") and source.frames == frames
     expected = np.concatenate([written["velocity"], written["particles"]], -1)
-    np.testing.assert_array_equal(read_all(source, np.arange(N)), expected[:, :frames])
+    np.testing.assert_array_equal(read_trajectories(source, np.arange(N)), expected[:, :frames])
     two = IncompressibleSource(path, ("particles", "vx"))
-    np.testing.assert_array_equal(read_all(two, np.arange(N)), expected[:, :frames][..., [2, 0]])
+    np.testing.assert_array_equal(read_trajectories(two, np.arange(N)), expected[:, :frames][..., [2, 0]])
     check_lines(source, [1 / 8, 3 / 12], [2 / 8, 3 / 6], 0.0, 0.005)
     np.testing.assert_array_equal(source.coefficient("nu"), np.full(N, 0.01))
-    assert source.found_coefficients() == ()
+    assert source.coefficient_names() == ()
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_the_well(tmp_path: Path, dims: int) -> None:
     path = tmp_path / "made_up_tcool_0.32.hdf5"
     written = write_well(path, dims)
-    assert layout_of(path).name == "well"
+    assert detect_layout(path).name == "well"
     source = WellSource(path)
     axes = "xyz"[:dims]
     vectors = tuple(f"velocity_{a}" for a in axes)
@@ -136,7 +136,7 @@ def test_the_well(tmp_path: Path, dims: int) -> None:
     check_lines(source, [0.0] * dims, [1 / size for size in SIZES[:dims]], 0.0, 0.5)
     for name, values in (("tcool", 0.32), ("gamma", np.float32(1.4)), ("mass", np.arange(1.0, N + 1))):
         np.testing.assert_array_equal(source.coefficient(name), np.broadcast_to(values, N))
-    assert set(source.found_coefficients()) == {"tcool", "gamma", "mass"}
+    assert set(source.coefficient_names()) == {"tcool", "gamma", "mass"}
     assert source.boundary == dict(zip(axes, ("periodic", "wall", "open"), strict=False))
 
 
@@ -190,7 +190,7 @@ def test_an_array_with_its_axes_in_another_order_and_a_channel_axis(tmp_path: Pa
 
 @pytest.mark.parametrize("text", ["0.001", "1.e-8", "1e-08", "1e3", "3", "'2.5'"])
 def test_a_number_however_it_is_printed_is_read_from_a_simulations_text(text: str) -> None:
-    assert numbers(f"sim:\n  D: {text}\n  on: true\n  name: x\n", "") == {"D": float(text.strip("'"))}
+    assert parse_numbers(f"sim:\n  D: {text}\n  on: true\n  name: x\n", "") == {"D": float(text.strip("'"))}
 
 
 def bad(values: np.ndarray) -> np.ndarray:
@@ -283,7 +283,7 @@ def test_a_defect_of_any_layout_is_one_line_of_exit_code_3(tmp_path: Path, confi
 
 def layout_name(path: Path) -> str:
     try:
-        return layout_of(path).name
+        return detect_layout(path).name
     except DataError:
         return ""
 

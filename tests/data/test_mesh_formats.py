@@ -17,9 +17,9 @@ from ups_jax import config
 from ups_jax.core.errors import DataError
 from ups_jax.data import open_dataset
 from ups_jax.data.sources import open_file
-from ups_jax.data.sources.base import read_all
-from ups_jax.data.sources.point_trajectories import PointTrajectory, components, gathered
-from ups_jax.data.sources.vtk import frames_of
+from ups_jax.data.sources.base import read_trajectories
+from ups_jax.data.sources.point_trajectories import PointTrajectory, split_components, stack_trajectories
+from ups_jax.data.sources.vtk import list_frames
 
 T, TIMES = 4, 0.1 * np.arange(4)
 
@@ -27,7 +27,7 @@ T, TIMES = 4, 0.1 * np.arange(4)
 def trajectory(points: int, seed: int, **changed: object) -> PointTrajectory:
     values = {
         "name": f"number {seed}",
-        "places": np.random.default_rng(seed).random((points, 2)),
+        "positions": np.random.default_rng(seed).random((points, 2)),
         "fields": {"u": random(T, points, seed=seed)},
         "times": TIMES,
         "inputs": {"f": random(points, seed=seed + 50)},
@@ -37,32 +37,32 @@ def trajectory(points: int, seed: int, **changed: object) -> PointTrajectory:
 
 
 def test_a_field_of_particles_is_not_called_as_a_position() -> None:
-    swarm = trajectory(5, 0, places=np.random.default_rng(0).random((T, 5, 2)), fields={"x": random(T, 5)})
+    swarm = trajectory(5, 0, positions=np.random.default_rng(0).random((T, 5, 2)), fields={"x": random(T, 5)})
     with pytest.raises(DataError, match=r"\bx\b"):
-        gathered("all", [swarm], None)
+        stack_trajectories("all", [swarm], None)
 
 
 def test_a_vector_has_a_component_for_each_axis() -> None:
     flow = random(T, 5, 3)
-    assert list(components("v", flow, 3)) == ["v_x", "v_y", "v_z"]
+    assert list(split_components("v", flow, 3)) == ["v_x", "v_y", "v_z"]
     flow[..., 2] = 0
-    assert list(components("v", flow, 2)) == ["v_x", "v_y"]
+    assert list(split_components("v", flow, 2)) == ["v_x", "v_y"]
     for wrong in (random(T, 5, 9), random(T, 5, 3)):
         with pytest.raises(DataError, match=r"\bv\b"):
-            components("v", wrong, 2)
+            split_components("v", wrong, 2)
 
 
 def test_trajectories_of_different_meshes_become_one_source() -> None:
     each = [trajectory(5, 0), trajectory(8, 1), trajectory(6, 2)]
-    source = gathered("all", each, None)
+    source = stack_trajectories("all", each, None)
     assert (source.trajectories, source.frames, source.grid.shape) == (3, T, (8,))
-    places = source.places(np.arange(3))
+    point_set = source.points(np.arange(3))
     for row, item in enumerate(each):
-        size = item.places.shape[0]
-        assert places.mask[row].tolist() == [1.0] * size + [0.0] * (8 - size)
-        assert np.array_equal(places.coords[row, :size], item.places.astype(np.float32))
-        assert np.array_equal(read_all(source, np.array([row]))[0, :, :size, 0], item.fields["u"])
-        assert not read_all(source, np.array([row]))[0, :, size:].any()
+        size = item.positions.shape[0]
+        assert point_set.mask[row].tolist() == [1.0] * size + [0.0] * (8 - size)
+        assert np.array_equal(point_set.coords[row, :size], item.positions.astype(np.float32))
+        assert np.array_equal(read_trajectories(source, np.array([row]))[0, :, :size, 0], item.fields["u"])
+        assert not read_trajectories(source, np.array([row]))[0, :, size:].any()
         assert np.array_equal(source.inputs(np.array([row]))[0, :size, 0], item.inputs["f"])
     assert source.coefficient("nu").tolist() == [0.0, 1.0, 2.0]
 
@@ -73,13 +73,13 @@ def test_trajectories_of_different_meshes_become_one_source() -> None:
         ({"fields": {"v": random(T, 5)}}, "fields"),
         ({"times": TIMES + 0.01}, "times"),
         ({"fields": {"u": random(T, 4)}}, r"\bu\b.*shape"),
-        ({"places": np.zeros((5, 3))}, "axes"),
-        ({"places": np.random.default_rng(0).random((T, 5, 2))}, "move.*number 0"),
+        ({"positions": np.zeros((5, 3))}, "axes"),
+        ({"positions": np.random.default_rng(0).random((T, 5, 2))}, "move.*number 0"),
     ],
 )
 def test_trajectories_that_differ_are_refused(changed: dict[str, object], told: str) -> None:
     with pytest.raises(DataError, match=told):
-        gathered("all", [trajectory(5, 0), trajectory(5, 1, **changed)], None)
+        stack_trajectories("all", [trajectory(5, 0), trajectory(5, 1, **changed)], None)
 
 
 @pytest.mark.parametrize(("module", "name"), [("zarr", "mine.zarr"), ("meshio", "mine.pvd")])
@@ -101,7 +101,7 @@ def test_without_the_extra_a_line_says_what_to_install(
 def test_a_series_without_frames_is_told(tmp_path: Path, text: str) -> None:
     (tmp_path / "mine.pvd").write_text(text)
     with pytest.raises(DataError, match=r"mine.pvd"):
-        frames_of(tmp_path / "mine.pvd")
+        list_frames(tmp_path / "mine.pvd")
 
 
 def test_a_frame_of_a_format_that_names_files_of_its_own_is_not_opened(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_particles_of_a_zarr_file(tmp_path: Path) -> None:
         group.attrs.update({"radius": 0.2, "dt": 0.05})
     source = open_file(tmp_path / "particles_train.zarr", "transient")
     assert source.channel_names == ("x", "y", "z", "u", "v", "w") and source.grid.dt == pytest.approx(0.05)
-    assert np.array_equal(read_all(source, np.arange(3)), np.concatenate([positions, velocities], -1))
+    assert np.array_equal(read_trajectories(source, np.arange(3)), np.concatenate([positions, velocities], -1))
     with pytest.raises(DataError, match="x, y, z"):
         open_file(tmp_path / "particles_train.zarr", "transient", ("u", "v"))
 
@@ -144,11 +144,11 @@ def test_what_zarr_leaves_behind_where_it_fails_is_not_printed(
 @pytest.mark.parametrize(
     ("key", "values", "told"),
     [
-        ("places", np.zeros(5), "places"),
-        ("places", np.zeros((0, 2)), "places"),
-        ("places", np.random.default_rng(0).random((5, 4)), "places"),
+        ("positions", np.zeros(5), "positions"),
+        ("positions", np.zeros((0, 2)), "positions"),
+        ("positions", np.random.default_rng(0).random((5, 4)), "positions"),
         ("times", np.zeros((T, 2)), "times"),
-        ("places", np.random.default_rng(0).random((T + 1, 5, 2)), "times"),
+        ("positions", np.random.default_rng(0).random((T + 1, 5, 2)), "times"),
     ],
 )
 def test_a_trajectory_of_other_shapes_than_one_has_is_refused(key: str, values: np.ndarray, told: str) -> None:
@@ -156,7 +156,7 @@ def test_a_trajectory_of_other_shapes_than_one_has_is_refused(key: str, values: 
     # As files give them to users, whose shapes nobody checks.
     object.__setattr__(item, key, values)
     with pytest.raises(DataError, match=told):
-        gathered("all", [item], None)
+        stack_trajectories("all", [item], None)
 
 
 def test_meshes_and_grids_of_a_zarr_file(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_meshes_and_grids_of_a_zarr_file(tmp_path: Path) -> None:
         group.create_group("fields").create_array("v", data=written[index])
     source = open_file(tmp_path / "mesh.zarr", "transient")
     assert source.channel_names == ("v_x", "v_y")
-    assert np.array_equal(read_all(source, np.arange(2)), written.reshape(2, T, 12, 2))
+    assert np.array_equal(read_trajectories(source, np.arange(2)), written.reshape(2, T, 12, 2))
     zarr.open_group(str(tmp_path / "poisson.zarr"), mode="w").create_group("s").create_array("coords", data=np.ones(3))
     with pytest.raises(DataError, match=r"poisson\.zarr"):
         open_file(tmp_path / "poisson.zarr", "transient")
@@ -192,8 +192,8 @@ def test_a_folder_of_vtk_series_trains(tmp_path: Path) -> None:
         (tmp_path / f"run{index}.pvd").write_text(f"<VTKFile><Collection>{''.join(lines)}</Collection></VTKFile>")
     source = open_file(tmp_path, "transient")
     assert source.channel_names == ("T", "flow_x", "flow_y") and source.grid.axes == ("x", "y")
-    np.testing.assert_allclose(read_all(source, np.arange(5))[..., 0], written, rtol=1e-6)
-    np.testing.assert_allclose(read_all(source, np.arange(5))[..., 2], -written, rtol=1e-6)
+    np.testing.assert_allclose(read_trajectories(source, np.arange(5))[..., 0], written, rtol=1e-6)
+    np.testing.assert_allclose(read_trajectories(source, np.arange(5))[..., 2], -written, rtol=1e-6)
     values = {
         "data": {
             "tasks": [{"name": "mine", "path": str(tmp_path), "channels": ["T"]}],

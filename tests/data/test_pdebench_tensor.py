@@ -15,8 +15,8 @@ from travelling_waves import DT, SPACING, waves
 
 from ups_jax.core.errors import DataError
 from ups_jax.data import open_dataset
-from ups_jax.data.sources import JoinedSource
-from ups_jax.data.sources.hdf5 import from_file_name
+from ups_jax.data.sources import ConcatenatedSource
+from ups_jax.data.sources.hdf5 import number_in_file_name
 from ups_jax.data.sources.pdebench_tensor import TensorSource
 
 
@@ -83,17 +83,17 @@ def test_a_coefficient_is_looked_up_in_the_documented_order(write):
     ],
 )
 def test_coefficients_in_published_file_names(tmp_path, file_name, coefficient, value):
-    assert from_file_name(tmp_path / file_name, coefficient) == value
+    assert number_in_file_name(tmp_path / file_name, coefficient) == value
 
 
 @given(st.floats(min_value=1e-12, max_value=1e12))
 def test_any_printed_number_in_a_file_name_is_read_back(value):
-    assert from_file_name(Path(f"data_nu{value}_train.hdf5"), "nu") == value
+    assert number_in_file_name(Path(f"data_nu{value}_train.hdf5"), "nu") == value
 
 
 def test_joined_sources_are_numbered_one_after_the_other(write):
     (first, beta), (second, _) = waves(seed=1), waves(trajectories=5, seed=2)
-    joined = JoinedSource(
+    joined = ConcatenatedSource(
         (TensorSource(write(first, "a.hdf5", parameters_beta=beta)), TensorSource(write(second, "b.hdf5")))
     )
     ids = np.array([13, 0, 16])

@@ -14,10 +14,10 @@ from point_files import TIMES, N, P, T, write_mesh, write_particles
 from ups_jax import config
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.data import batch_at, open_dataset
-from ups_jax.data.inspection import config_lines, described, inspect
-from ups_jax.data.shards.writer import Sizes, convert
+from ups_jax.data.inspection import config_lines, describe, inspect
+from ups_jax.data.shards.writer import ShardSizes, convert_to_shards
 from ups_jax.data.sources import open_file
-from ups_jax.data.sources.base import read_all
+from ups_jax.data.sources.base import read_trajectories
 
 
 def configured(file: Path, **task: object) -> config.Config:
@@ -33,18 +33,18 @@ def test_a_mesh_is_read_as_it_was_written(tmp_path: Path, each: bool) -> None:
     ids = np.arange(N)
     mask = written["mask"] > 0 if each else np.ones((N, P), bool)
     fields = np.where(mask[:, None, :, None], np.stack([written["fields/T"], written["fields/p"]], -1), 0)
-    assert np.array_equal(read_all(source, ids), fields)
+    assert np.array_equal(read_trajectories(source, ids), fields)
     frames = np.array([[1, 3], [0, 4]])
     assert np.array_equal(source.windows(np.array([2, 5]), frames), fields[np.array([[2], [5]]), frames])
-    places = source.places(ids)
-    assert np.array_equal(places.mask, mask)
+    point_set = source.points(ids)
+    assert np.array_equal(point_set.mask, mask)
     points = np.broadcast_to(written["points"], (N, P, 2)).astype(np.float32)
-    assert np.array_equal(places.coords, np.where(mask[..., None], points, 0))
+    assert np.array_equal(point_set.coords, np.where(mask[..., None], points, 0))
     side = np.broadcast_to(written["inputs/side"], (N, P))
     assert np.array_equal(source.inputs(ids)[..., 0], np.where(mask, side, 0))
     assert source.input_channels == ("side",)
     assert np.array_equal(source.coefficient("kappa"), written["parameters/kappa"])
-    assert source.found_coefficients() == ("kappa",)
+    assert source.coefficient_names() == ("kappa",)
     assert (source.grid.start, source.grid.dt) == (TIMES[0], 0.5)
     assert source.cells(0).tolist() == [[0, 1, 2]]
     there = points[mask]
@@ -55,10 +55,10 @@ def test_a_mesh_is_read_as_it_was_written(tmp_path: Path, each: bool) -> None:
 def test_particles_are_read_as_they_were_written(tmp_path: Path) -> None:
     written = write_particles(tmp_path / "swarm.h5")
     source = open_file(tmp_path / "swarm.h5", "transient")
-    assert source.channel_names == ("x", "y", "c") and source.grid.moving == ("x", "y")
+    assert source.channel_names == ("x", "y", "c") and source.grid.position_channels == ("x", "y")
     expected = np.concatenate([written["positions"], written["fields/c"][..., None]], axis=-1)
-    assert np.array_equal(read_all(source, np.arange(N)), expected)
-    assert source.places(np.arange(2)).coords.shape == (2, P, 0)
+    assert np.array_equal(read_trajectories(source, np.arange(N)), expected)
+    assert source.points(np.arange(2)).coords.shape == (2, P, 0)
     assert (source.grid.origin, source.grid.box) == ((-1.0, -2.0), (2.0, 4.0))
 
 
@@ -196,15 +196,15 @@ def test_several_files_of_points_and_shards_of_them_are_refused(tmp_path: Path) 
         both = {"path": [str(tmp_path / "one.h5"), str(tmp_path / "two.h5")]}
         open_dataset(configured(tmp_path / "one.h5", **both))
     with pytest.raises(DataError, match="shards"):
-        convert(tmp_path / "one.h5", tmp_path / "shards", Sizes())
+        convert_to_shards(tmp_path / "one.h5", tmp_path / "shards", ShardSizes())
 
 
 @pytest.mark.parametrize("write", [write_mesh, write_particles])
 def test_an_inspection_gives_lines_that_open_the_file(tmp_path: Path, write) -> None:
     write(tmp_path / "mine.h5")
     found = inspect(tmp_path / "mine.h5")
-    lines = "\n".join(described(found))
-    assert "7, they move" in lines if write is write_particles else "7, at rest" in lines
+    lines = "\n".join(describe(found))
+    assert "7, moving" in lines if write is write_particles else "7, fixed" in lines
     values = yaml.safe_load(config_lines(found)) | {}
     values["data"]["split"] = {"val": 0.2, "test": 0.2}
     assert open_dataset(config.from_dict(values)).task.scattered and found.sane

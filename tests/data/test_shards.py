@@ -26,14 +26,14 @@ from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.data import batch_at, open_dataset
 from ups_jax.data.inspection import config_lines, inspect
 from ups_jax.data.shards.hdf5_writer import write_hdf5
-from ups_jax.data.shards.writer import Sizes, convert
+from ups_jax.data.shards.writer import ShardSizes, convert_to_shards
 from ups_jax.data.sources import ShardsSource, Source, detect_layout, open_file
 from ups_jax.data.sources.base import read_trajectories
 from ups_jax.data.sources.pdebench_tensor import TensorSource
 from ups_jax.data.sources.shards import read_manifest, verify
 
 # A record holds two frames of the smallest grid, and a shard one trajectory of the largest.
-SMALL = Sizes(record_kib=1, shard_mib=1)
+SMALL = ShardSizes(record_kib=1, shard_mib=1)
 
 
 def write_tensor(path: Path, dims: int) -> None:
@@ -97,7 +97,7 @@ def test_a_layout_comes_back_from_shards_and_from_hdf5(tmp_path: Path, name: str
     path, folder, back = tmp_path / name, tmp_path / "shards", tmp_path / "back" / Path(name).with_suffix(".hdf5")
     FILES[name](path)
     source = detect_layout(path).open(path, None)
-    assert convert(path, folder, SMALL) and not convert(path, folder, SMALL)
+    assert convert_to_shards(path, folder, SMALL) and not convert_to_shards(path, folder, SMALL)
     shards = pickle.loads(pickle.dumps(open_file(folder, detect_layout(path).kind)))
     check_same(source, shards)
     assert shards.channel_names == source.channel_names
@@ -113,7 +113,7 @@ def test_a_layout_comes_back_from_shards_and_from_hdf5(tmp_path: Path, name: str
     if source.channel_names:
         assert again.channel_names == source.channel_names
     # A folder of shards cut anew, in one piece and compressed, holds the same and knows its origin.
-    convert(folder, tmp_path / "anew", Sizes(level=3))
+    convert_to_shards(folder, tmp_path / "anew", ShardSizes(compression_level=3))
     anew = ShardsSource(tmp_path / "anew")
     check_same(source, anew)
     assert anew.original == name and len(anew.manifest.shards) == 1
@@ -122,7 +122,7 @@ def test_a_layout_comes_back_from_shards_and_from_hdf5(tmp_path: Path, name: str
 def test_channels_are_chosen_when_converting_and_when_reading(tmp_path: Path) -> None:
     path = tmp_path / "flow.hdf5"
     written = write_cfd(path, 2)
-    convert(path, tmp_path / "two", SMALL, ("Vx", "pressure"))
+    convert_to_shards(path, tmp_path / "two", SMALL, ("Vx", "pressure"))
     expected = np.stack([written["Vx"], written["pressure"]], -1)
     ids = np.arange(4)
     np.testing.assert_array_equal(read_trajectories(ShardsSource(tmp_path / "two"), ids), expected)
@@ -135,7 +135,7 @@ def test_channels_are_chosen_when_converting_and_when_reading(tmp_path: Path) ->
 @pytest.mark.parametrize("method", ["random", "pdebench", "hash"])
 def test_training_from_shards_draws_the_same_batches(tmp_path: Path, configure, write, method: str) -> None:
     path = write(waves(30)[0], parameters_beta=waves(30)[1])
-    convert(path, tmp_path / "elsewhere", SMALL)
+    convert_to_shards(path, tmp_path / "elsewhere", SMALL)
     settings = {"loader": {"memory_gib": 0}, "split": {"method": method}}
     one, other = (
         configure(path=str(where), data=settings, coefficients={"beta": "linear"})
@@ -152,7 +152,7 @@ def test_training_from_shards_draws_the_same_batches(tmp_path: Path, configure, 
 
 def test_seed_groups_keep_their_own_split(tmp_path: Path, configure) -> None:
     write_seeds(tmp_path / "a.h5", 1, 1, tuple(f"{k:04d}" for k in range(10)))
-    convert(tmp_path / "a.h5", tmp_path / "a", SMALL)
+    convert_to_shards(tmp_path / "a.h5", tmp_path / "a", SMALL)
     for where in ("a.h5", "a"):
         dataset = open_dataset(configure(path=str(tmp_path / where), data={"split": {"method": "pdebench"}}))
         assert dataset.splits.test.tolist() == [9], where
@@ -175,7 +175,7 @@ def test_a_folder_of_splits_is_converted_file_by_file(tmp_path: Path, configure,
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="counts bytes as Linux does")
 def test_a_window_costs_its_records_and_no_more(tmp_path: Path, write) -> None:
     path = write(random(8, 400, 256))
-    convert(path, tmp_path / "shards", Sizes(record_kib=16))
+    convert_to_shards(path, tmp_path / "shards", ShardSizes(record_kib=16))
     source = ShardsSource(tmp_path / "shards")
     source.windows(np.array([0]), np.array([[0, 1, 2]]))
 
@@ -207,10 +207,10 @@ def three_shards(tmp_path: Path, write) -> Path:
 @pytest.mark.parametrize("damage", [False, True])
 def test_an_interrupted_conversion_goes_on(tmp_path: Path, write, monkeypatch, damage: bool) -> None:
     path, out = three_shards(tmp_path, write), tmp_path / "shards"
-    sizes = Sizes(shard_mib=1)
+    sizes = ShardSizes(shard_mib=1)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_at(patch, 5)
-        convert(path, out, sizes)
+        convert_to_shards(path, out, sizes)
     files = sorted(out.glob("*.array_record"))
     assert len(files) == 2 and not list(out.glob("*.tmp"))
     with pytest.raises(DataError, match=out.name):
@@ -220,10 +220,10 @@ def test_an_interrupted_conversion_goes_on(tmp_path: Path, write, monkeypatch, d
         content[100_000] ^= 1
         files[1].write_bytes(content)
     before = [file.stat().st_ino for file in files]
-    assert convert(path, out, sizes)
+    assert convert_to_shards(path, out, sizes)
     kept = [file.stat().st_ino == inode for file, inode in zip(files, before, strict=True)]
     assert kept == [True, not damage]
-    convert(path, tmp_path / "at once", sizes)
+    convert_to_shards(path, tmp_path / "at once", sizes)
     assert read_manifest(out) == read_manifest(tmp_path / "at once")
     check_same(open_file(path, "transient"), ShardsSource(out))
     assert not (out / "unfinished.json").exists()
@@ -231,10 +231,10 @@ def test_an_interrupted_conversion_goes_on(tmp_path: Path, write, monkeypatch, d
 
 def test_who_was_killed_with_the_manifest_written_leaves_what_an_undisturbed_one_does(tmp_path: Path, write) -> None:
     path, out = write(random(4, 5, 8), "short.hdf5"), tmp_path / "shards"
-    assert convert(path, out, SMALL)
+    assert convert_to_shards(path, out, SMALL)
     before = sorted(item.name for item in out.iterdir())
     (out / "unfinished.json").write_text((out / "manifest.json").read_text())
-    assert not convert(path, out, SMALL)
+    assert not convert_to_shards(path, out, SMALL)
     assert sorted(item.name for item in out.iterdir()) == before
 
 
@@ -242,20 +242,20 @@ def test_another_file_or_other_settings_are_refused(tmp_path: Path, write, monke
     path, out = three_shards(tmp_path, write), tmp_path / "shards"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         stop_at(patch, 3)
-        convert(path, out, Sizes(shard_mib=1))
+        convert_to_shards(path, out, ShardSizes(shard_mib=1))
     with pytest.raises(DataError, match=r"long\.hdf5"):
-        convert(path, out, Sizes(shard_mib=2))
+        convert_to_shards(path, out, ShardSizes(shard_mib=2))
     with h5py.File(path, "a") as file:
         file["tensor"][0] = 1
         file["extra"] = 1.0
     with pytest.raises(DataError, match=r"long\.hdf5.*--overwrite"):
-        convert(path, out, Sizes(shard_mib=1))
-    assert convert(path, out, Sizes(shard_mib=1), overwrite=True)
+        convert_to_shards(path, out, ShardSizes(shard_mib=1))
+    assert convert_to_shards(path, out, ShardSizes(shard_mib=1), overwrite=True)
     check_same(open_file(path, "transient"), ShardsSource(out))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
     with pytest.raises(DataError, match=r"thesis\.tex"):
-        convert(path, tmp_path / "other", SMALL)
+        convert_to_shards(path, tmp_path / "other", SMALL)
 
 
 def test_a_second_writer_is_refused(tmp_path: Path, write, main) -> None:
@@ -266,10 +266,10 @@ def test_a_second_writer_is_refused(tmp_path: Path, write, main) -> None:
         handle.flush()
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with pytest.raises(ConfigError, match="4711"):
-            convert(path, out, SMALL)
+            convert_to_shards(path, out, SMALL)
         result = main("convert_data.py", str(path), str(out))
         assert result.returncode == 2 and result.stderr.count("\n") == 1
-    assert convert(path, out, SMALL)
+    assert convert_to_shards(path, out, SMALL)
 
 
 # The command is started with a limit, for which Python forks; a process of tests may have jax.
@@ -311,14 +311,14 @@ def test_a_bad_source_is_told(tmp_path: Path, write, main) -> None:
     with h5py.File(darcy, "a") as file:
         file["nu"][2, 0, 0] = np.inf
     with pytest.raises(DataError, match="solution 2"):
-        convert(darcy, tmp_path / "steady", SMALL)
+        convert_to_shards(darcy, tmp_path / "steady", SMALL)
     result = main("convert_data.py", str(tmp_path / "out"))
     assert result.returncode == 2 and "--verify" in result.stderr
 
 
 @pytest.fixture
 def converted(tmp_path: Path, write) -> Path:
-    convert(three_shards(tmp_path, write), tmp_path / "shards", Sizes(shard_mib=1))
+    convert_to_shards(three_shards(tmp_path, write), tmp_path / "shards", ShardSizes(shard_mib=1))
     return tmp_path / "shards"
 
 
@@ -372,7 +372,7 @@ def test_a_changed_manifest_is_refused(converted: Path, change: Callable[[dict],
 
 def test_the_manifest_has_the_statistics_of_all_fields(tmp_path: Path) -> None:
     write_darcy(tmp_path / "darcy.hdf5")
-    convert(tmp_path / "darcy.hdf5", tmp_path / "shards", SMALL)
+    convert_to_shards(tmp_path / "darcy.hdf5", tmp_path / "shards", SMALL)
     solution, given = read_manifest(tmp_path / "shards").statistics
     for found, values in ((solution, random(4, 1, 8, 6)), (given, random(4, 8, 6, seed=1))):
         exact = values.astype(np.float64)
@@ -388,7 +388,7 @@ def test_shards_are_inspected_as_the_file_they_come_from(tmp_path: Path) -> None
     write_tensor(path, 1)
     with h5py.File(path, "a") as file:
         del file.attrs["task"]
-    convert(path, tmp_path / "shards", SMALL)
+    convert_to_shards(path, tmp_path / "shards", SMALL)
     before, after = inspect(path), inspect(tmp_path / "shards")
     assert after.channels == before.channels and after.boundary == "periodic" and after.sane
     assert config_lines(after) == config_lines(before).replace(str(path), str(tmp_path / "shards"))
@@ -411,7 +411,7 @@ def test_grid_and_times_are_read_back_to_the_last_bit(tmp_path: Path, first: flo
 
 def test_several_threads_read_at_once(tmp_path: Path, write) -> None:
     path = three_shards(tmp_path, write)
-    convert(path, tmp_path / "shards", Sizes(record_kib=16, shard_mib=1))
+    convert_to_shards(path, tmp_path / "shards", ShardSizes(record_kib=16, shard_mib=1))
     source, whole = ShardsSource(tmp_path / "shards"), read_trajectories(open_file(path, "transient"), np.arange(6))
 
     def same(seed: int) -> bool:

@@ -15,13 +15,14 @@ from ups_jax.cli.predict import Wanted, rollout_run
 from ups_jax.config import load
 from ups_jax.data import data_path, open_dataset
 from ups_jax.data.sources import open_file
-from ups_jax.data.sources.base import read_all
+from ups_jax.data.sources.base import read_trajectories
 from ups_jax.evaluation.evaluate_run import evaluate_run
 from ups_jax.trainer.train import train
 
 QUIET = Console(quiet=True)
 SMALL = ["data.tasks.0.preset=tiny", "operator.spectral={hidden_dim: 8, depth: 1, modes: 3}", "latent.dim=4",
-         "training.batch_size=4", "stages.operator.steps=6", "logging.wandb.enabled=false",
+         "training.batch_size=4", "optimizer={name: adamw, lr: 3e-3}",
+         "stages.operator.steps=6", "logging.wandb.enabled=false",
          "evaluation={plots: false, bootstrap: 10, val_trajectories: 2, metric: one_step}"]  # fmt: skip
 
 
@@ -40,8 +41,8 @@ def test_three_channels_are_trained_evaluated_and_rolled_out(data_root: Path, tm
     rollout_run(run, cfg, wanted, console=QUIET)
     # A file of predictions is data again, its channels by their names.
     states, given = open_file(tmp_path / "out.hdf5", "transient", channels), open_dataset(cfg).source
-    predicted = read_all(states, np.arange(2))
-    np.testing.assert_array_equal(predicted[:, 0], read_all(given, np.arange(2))[:, 0])
+    predicted = read_trajectories(states, np.arange(2))
+    np.testing.assert_array_equal(predicted[:, 0], read_trajectories(given, np.arange(2))[:, 0])
     coefficient = next(iter(cfg.data.tasks[0].coefficients))
     known = given.coefficient(coefficient)
     assert known is not None

@@ -1,7 +1,7 @@
-"""Folders of whole trajectories in shards, beside a JSON manifest with the checksum of each shard.
+"""Folders of shards, which are files of whole trajectories, beside a JSON manifest with the checksum of each shard.
 
-What latents (`latent_cache`) and converted data (`sources.shards`) have in common: reading a manifest back, checking
-shards, and writing a folder so that an interrupted command continues after the last complete shard.
+Shared by cached latents (`latent_cache`) and converted data (`sources.shards`): reading manifests, checking shards, and
+writing a folder such that an interrupted command continues after the last complete shard.
 """
 
 from __future__ import annotations
@@ -23,13 +23,20 @@ from ups_jax.core.errors import DataError, first_line
 from ups_jax.core.files import crc32, inside, read_json, storage_error, write_atomically
 from ups_jax.core.locks import lock_directory
 
-# The manifest of a folder that is not complete.
+# Name of the manifest of an incomplete folder.
 UNFINISHED = "unfinished.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """A file of whole trajectories; the CRC-32 is of all its bytes."""
+    """A file of whole trajectories, as listed in a manifest.
+
+    Attributes:
+        file: Name of the file in the folder.
+        trajectories: Number of trajectories.
+        bytes: Size of the file.
+        crc32: CRC-32 checksum of all bytes.
+    """
 
     file: str
     trajectories: int
@@ -38,7 +45,13 @@ class Shard:
 
 
 class ShardManifest:
-    """What the manifest of a folder has at the least; it derives from this class and is a frozen dataclass."""
+    """The base class of manifests, which are frozen dataclasses with at least these fields.
+
+    Attributes:
+        trajectories: Number of trajectories in the folder.
+        shard_trajectories: Number of trajectories in each shard; the last one may have fewer.
+        shards: The shards in the order of their trajectories.
+    """
 
     trajectories: int
     shard_trajectories: int
@@ -46,31 +59,40 @@ class ShardManifest:
 
     @property
     def digest(self) -> str:
-        """32 hex digits over all that the manifest says, with the checksums of the shards."""
-        text = json.dumps(asdict(self), sort_keys=True).encode()  # type: ignore[call-overload]
+        """32 hex digits over all fields, which include the checksums of the shards."""
+        text = json.dumps(self.as_json(), sort_keys=True).encode()
         return hashlib.blake2b(text, digest_size=16).hexdigest()
 
     @property
     def text(self) -> str:
-        """The JSON text of the manifest's file."""
-        return json.dumps({"digest": self.digest, **asdict(self)}, indent=1) + "\n"  # type: ignore[call-overload]
+        """The content of the manifest file, JSON."""
+        return json.dumps({"digest": self.digest, **self.as_json()}, indent=1) + "\n"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields by their keys in the JSON file."""
+        return asdict(self)  # type: ignore[call-overload]
 
 
 M = TypeVar("M", bound=ShardManifest)
 
 
-def is_whole(path: Path, shard: Shard) -> bool:
-    """Return whether every byte of a shard is what was written."""
+def is_intact(path: Path, shard: Shard) -> bool:
+    """Return whether a shard of the folder `path` exists and has the size and checksum of the manifest."""
     file = path / shard.file
     return file.is_file() and file.stat().st_size == shard.bytes and crc32(file) == shard.crc32
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardFolder(Generic[M]):
-    """A kind of folder: the type and name of its manifest, and the pattern of its shards' names.
+    """A kind of shard folder, with functions that read and write folders of this kind.
 
-    `activity` is what fills the folder, and `hint` how to make it again: both end up in messages. `check` raises
-    `DataError` for a manifest whose values no folder has; its arguments are the file and the manifest.
+    Attributes:
+        manifest: Class of the manifest.
+        name: File name of the manifest.
+        pattern: Pattern of the file names of shards.
+        activity: Name of the process that fills the folder, for messages.
+        hint: How to make the folder again, for messages.
+        check: Raises `DataError` for an invalid manifest. Its arguments are the manifest's file and the manifest.
     """
 
     manifest: type[M]
@@ -81,9 +103,14 @@ class ShardFolder(Generic[M]):
     check: Callable[[Path, M], None]
 
     def read(self, path: Path, name: str = "") -> M:
-        """Return the manifest of a folder, by default that of a complete one.
+        """Return the manifest of a folder.
 
-        Raises `DataError` where there is no manifest, or it is not what was written.
+        Args:
+            path: The folder.
+            name: File name of the manifest, by default that of a complete folder.
+
+        Raises:
+            DataError: There is no such manifest, or it is damaged or was changed after it was written.
         """
         file = path / (name or self.name)
         try:
@@ -92,8 +119,8 @@ class ShardFolder(Generic[M]):
             manifest = TypeAdapter(self.manifest).validate_python(content)
         except FileNotFoundError:
             if (path / UNFINISHED).is_file():
-                again = "start the same command again to go on"
-                raise DataError(f"{path}: its {self.activity} did not end; {again}") from None
+                again = "run the same command again to continue"
+                raise DataError(f"{path}: the {self.activity} of this folder was interrupted; {again}") from None
             raise DataError(f"{path}: has no {file.name}; {self.hint}") from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
             raise DataError(f"{file}: cannot be read ({first_line(error)}); {self.hint}") from None
@@ -104,26 +131,35 @@ class ShardFolder(Generic[M]):
             raise DataError(f"{file}: was changed after it was written; {self.hint}")
         return manifest
 
-    def is_there(self, path: Path) -> bool:
-        """Return whether a folder has a manifest, complete or not."""
+    def exists(self, path: Path) -> bool:
+        """Return whether a folder has a manifest, complete or unfinished."""
         return any((path / name).is_file() for name in (self.name, UNFINISHED))
 
     @contextlib.contextmanager
     def lock(self, path: Path, *, overwrite: bool) -> Iterator[None]:
-        """Lock a folder for writing, and with `overwrite` delete the manifest and shards that it has.
+        """Lock a folder for writing.
 
-        Raises `DataError` for a folder of other files, `ConfigError` where another process writes there.
+        Args:
+            path: The folder.
+            overwrite: Delete its manifest and shards.
+
+        Raises:
+            DataError: The folder contains other files.
+            ConfigError: Another process is writing to the folder.
+            StorageError: The folder cannot be written.
         """
-        known = (self.name, UNFINISHED)
+        manifests = (self.name, UNFINISHED)
         try:
             names = sorted(item.name for item in path.iterdir()) if path.is_dir() else []
         except OSError as error:
             raise storage_error(path, error) from None
-        others = [name for name in names if name[0] != "." and name not in known and not fnmatch(name, self.pattern)]
-        if others and not self.is_there(path):
-            raise DataError(f"{path}: holds other files ({', '.join(others[:3])}); give a new folder")
+        unrelated = [
+            name for name in names if name[0] != "." and name not in manifests and not fnmatch(name, self.pattern)
+        ]
+        if unrelated and not self.exists(path):
+            raise DataError(f"{path}: contains other files ({', '.join(unrelated[:3])}); give a new folder")
         with lock_directory(path, "wait for it, or give another folder"):
-            for pattern in (*known, self.pattern, f".{self.pattern}.tmp") if overwrite else ():
+            for pattern in (*manifests, self.pattern, f".{self.pattern}.tmp") if overwrite else ():
                 for file in path.glob(pattern):
                     try:
                         file.unlink()
@@ -131,16 +167,18 @@ class ShardFolder(Generic[M]):
                         raise storage_error(file, error) from None
             yield
 
-    def completed(self, path: Path, check_same: Callable[[M], None]) -> tuple[Shard, ...]:
-        """Return the shards that an interrupted command has completed, up to the first that is damaged.
+    def completed_shards(self, path: Path, check_same: Callable[[M], None]) -> tuple[Shard, ...]:
+        """Return the shards that an interrupted command has written, up to the first damaged one.
 
-        `check_same` raises `DataError` where that command had another plan.
+        Args:
+            path: The folder.
+            check_same: Raises `DataError` if the manifest of that command differs from that of this one.
         """
         if not (path / UNFINISHED).is_file():
             return ()
-        found = self.read(path, UNFINISHED)
-        check_same(found)
-        return tuple(itertools.takewhile(partial(is_whole, path), found.shards))
+        manifest = self.read(path, UNFINISHED)
+        check_same(manifest)
+        return tuple(itertools.takewhile(partial(is_intact, path), manifest.shards))
 
     def write(
         self,
@@ -150,14 +188,14 @@ class ShardFolder(Generic[M]):
         write_shard: Callable[[int], Shard],
         complete: Callable[[M], M] = lambda manifest: manifest,
     ) -> None:
-        """Write the shards that are not `done`, then the manifest, and record the progress after each shard.
+        """Write the missing shards, then the manifest. After each shard, progress is recorded in `UNFINISHED`.
 
         Args:
-            path: The locked folder.
+            path: The folder, locked.
             plan: The manifest without shards.
-            done: The shards that an interrupted command has completed.
-            write_shard: Writes the shard that starts with a trajectory.
-            complete: Adds to the manifest what is known once all shards are.
+            done: The shards that an interrupted command has written.
+            write_shard: Writes the shard whose first trajectory has this id.
+            complete: Adds fields to the manifest that depend on all shards.
         """
         for first in range(sum(shard.trajectories for shard in done), plan.trajectories, plan.shard_trajectories):
             done = (*done, write_shard(first))
@@ -166,7 +204,7 @@ class ShardFolder(Generic[M]):
         self.clear_progress(path)
 
     def clear_progress(self, path: Path) -> None:
-        """Delete the record of progress, which a command that was killed at its very end has left."""
+        """Delete the record of progress, which remains if a command is killed after it has written the manifest."""
         (path / UNFINISHED).unlink(missing_ok=True)
 
 

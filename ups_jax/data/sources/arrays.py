@@ -1,4 +1,4 @@
-"""Arrays by name in an .npz, .npy or HDF5 file, of which only what is asked for is read."""
+"""Named arrays in .npz, .npy and HDF5 files, of which only the requested slices are read."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import numpy as np
 from ups_jax.core.errors import DataError, first_line
 from ups_jax.data.sources.hdf5 import HDF5File
 
-_MEND = "give an .npz, .npy or HDF5 file"
-# What NumPy, zipfile and zlib raise at a damaged file, or one that claims more than there is memory.
+_HINT = "give an .npz, .npy or HDF5 file"
+# Exceptions of NumPy, zipfile and zlib for a damaged file, or for one that claims more than the memory.
 NUMPY_ERRORS = (
     *(OSError, ValueError, EOFError, KeyError, SyntaxError, OverflowError, MemoryError, RuntimeError),
     *(struct.error, zlib.error, tokenize.TokenError, zipfile.BadZipFile),
@@ -26,61 +26,60 @@ NUMPY_ERRORS = (
 
 @runtime_checkable
 class ArrayFile(Protocol):
-    """Arrays by name; `DataError` for a name that there is not."""
+    """A file of named arrays. All methods raise `DataError` for a name that the file does not have."""
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of an array."""
+        """Return the shape of an array."""
         ...
 
-    def kind(self, name: str) -> str:
-        """NumPy's letter for the kind of its numbers: `f` for floating point."""
+    def dtype_kind(self, name: str) -> str:
+        """Return NumPy's letter for the kind of an array's data type, such as `f` for floating point."""
         ...
 
     def read(self, name: str, key: tuple[int | slice, ...]) -> np.ndarray:
-        """The part of an array that a basic index takes."""
+        """Return the part of an array that a basic index `key` selects."""
         ...
 
 
 def open_arrays(path: Path) -> ArrayFile:
-    """The arrays of a file, told by its suffix. Raises `DataError`."""
+    """Open a file of arrays: NumPy for the suffixes .npz and .npy, HDF5 otherwise. Raises `DataError`."""
     return NumpyFile(path) if path.suffix in (".npz", ".npy") else HDF5Arrays(path)
 
 
 class HDF5Arrays(HDF5File):
-    """The datasets of an HDF5 file."""
+    """The datasets of an HDF5 file as an `ArrayFile`."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, _MEND)
+        super().__init__(path, _HINT)
         with self.reading():
             pass
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """See `ArrayFile`."""
+        """Return the shape of a dataset."""
         with self.reading() as file:
             shape: tuple[int, ...] = self._dataset(file, name).shape
             return shape
 
-    def kind(self, name: str) -> str:
-        """See `ArrayFile`."""
+    def dtype_kind(self, name: str) -> str:
+        """Return NumPy's letter for the kind of a dataset's data type."""
         with self.reading() as file:
             return str(self._dataset(file, name).dtype.kind)
 
     def read(self, name: str, key: tuple[int | slice, ...]) -> np.ndarray:
-        """See `ArrayFile`."""
+        """Return the part of a dataset that a basic index `key` selects."""
         with self.reading() as file:
             return np.asarray(self._dataset(file, name)[key])
 
     def _dataset(self, file: h5py.File, name: str) -> h5py.Dataset:
         if not isinstance(file.get(name), h5py.Dataset):
-            raise DataError(f"{self.path}: has no dataset `{name}` (it holds {', '.join(list(file)[:6])})")
+            raise DataError(f"{self.path}: has no dataset `{name}` (it contains {', '.join(list(file)[:6])})")
         return file[name]
 
 
 class NumpyFile:
-    """The arrays of an .npz file, or the one of an .npy file, whatever it is called.
+    """The arrays of an .npz file, or the array of an .npy file under any name, as an `ArrayFile`.
 
-    They are mapped into memory and read as they are needed; a compressed .npz file cannot be, and is read as a whole
-    by every process that needs it.
+    Uncompressed arrays are memory-mapped. A compressed .npz file is read as a whole by every process that uses it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -92,15 +91,15 @@ class NumpyFile:
         return {"path": self.path, "_arrays": None}
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """See `ArrayFile`."""
+        """Return the shape of an array."""
         return self._array(name).shape
 
-    def kind(self, name: str) -> str:
-        """See `ArrayFile`."""
+    def dtype_kind(self, name: str) -> str:
+        """Return NumPy's letter for the kind of an array's data type."""
         return self._array(name).dtype.kind
 
     def read(self, name: str, key: tuple[int | slice, ...]) -> np.ndarray:
-        """See `ArrayFile`."""
+        """Return the part of an array that a basic index `key` selects."""
         return np.asarray(self._array(name)[key])
 
     def _array(self, name: str) -> np.ndarray:
@@ -108,7 +107,7 @@ class NumpyFile:
         if self.path.suffix == ".npy":
             return arrays[""]
         if name not in arrays:
-            raise DataError(f"{self.path}: has no array `{name}` (it holds {', '.join(list(arrays)[:6])})")
+            raise DataError(f"{self.path}: has no array `{name}` (it contains {', '.join(list(arrays)[:6])})")
         return arrays[name]
 
     def _open(self) -> dict[str, np.ndarray]:
@@ -117,9 +116,9 @@ class NumpyFile:
                 if self.path.suffix == ".npy":
                     self._arrays = {"": np.load(self.path, mmap_mode="r", allow_pickle=False)}
                 else:
-                    self._arrays = _members(self.path)
+                    self._arrays = _open_npz(self.path)
             except FileNotFoundError:
-                raise DataError(f"{self.path}: there is no such file; {_MEND}") from None
+                raise DataError(f"{self.path}: does not exist; {_HINT}") from None
             except NUMPY_ERRORS as error:
                 raise DataError(
                     f"{self.path}: cannot be read ({first_line(error)}); write it again with np.savez"
@@ -127,7 +126,8 @@ class NumpyFile:
         return self._arrays
 
 
-def _members(path: Path) -> dict[str, np.ndarray]:
+def _open_npz(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of an .npz file by name: compressed ones in memory, all others memory-mapped."""
     arrays = {}
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
@@ -141,27 +141,30 @@ def _members(path: Path) -> dict[str, np.ndarray]:
                     (1, 0): np.lib.format.read_array_header_1_0,
                     (2, 0): np.lib.format.read_array_header_2_0,
                 }[version]
-                shape, fortran, dtype = read_header(member)
+                shape, fortran_order, dtype = read_header(member)
                 if dtype.hasobject:
-                    raise ValueError(f"{name} holds Python objects")
-                header = member.tell()
-            start = _start(path, info) + header
-            if start + dtype.itemsize * math.prod(shape) > path.stat().st_size:
+                    raise ValueError(f"{name} contains Python objects")
+                header_size = member.tell()
+            offset = _member_offset(path, info) + header_size
+            if offset + dtype.itemsize * math.prod(shape) > path.stat().st_size:
                 raise ValueError(f"{name} is truncated")
-            arrays[name] = _mapped(path, start, dtype, shape, fortran)
+            arrays[name] = _memory_map(path, offset, dtype, shape, fortran_order)
     return arrays
 
 
-def _start(path: Path, info: zipfile.ZipInfo) -> int:
-    """Where a stored member's bytes begin: after a header of 30 bytes, its name and what else it says of itself."""
+def _member_offset(path: Path, info: zipfile.ZipInfo) -> int:
+    """Return the file offset of an uncompressed zip member's bytes, which follow its local header.
+
+    The header has 30 bytes, then the file name and extra fields; their lengths are its bytes 26 to 29.
+    """
     with path.open("rb") as file:
         file.seek(info.header_offset + 26)
         lengths = np.frombuffer(file.read(4), "<u2")
     return info.header_offset + 30 + int(lengths.sum())
 
 
-def _mapped(path: Path, start: int, dtype: np.dtype, shape: tuple[int, ...], fortran: bool) -> np.ndarray:
+def _memory_map(path: Path, offset: int, dtype: np.dtype, shape: tuple[int, ...], fortran_order: bool) -> np.ndarray:
     if not shape or 0 in shape:
-        # A single number or an empty array cannot be mapped.
-        return np.fromfile(path, dtype, int(np.prod(shape)), offset=start).reshape(shape)
-    return np.memmap(path, dtype, mode="r", offset=start, shape=shape, order="F" if fortran else "C")
+        # A single number or an empty array cannot be memory-mapped.
+        return np.fromfile(path, dtype, int(np.prod(shape)), offset=offset).reshape(shape)
+    return np.memmap(path, dtype, mode="r", offset=offset, shape=shape, order="F" if fortran_order else "C")

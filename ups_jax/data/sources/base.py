@@ -1,4 +1,4 @@
-"""What every source offers, and what all of them share: checks of coordinates and channels, windows of frames."""
+"""The protocol of all data sources, and helpers that they share: coordinate checks, channel selection, windows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ AXES = ("x", "y", "z")
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """Uniform grid and frame times of a source, in physical units."""
+    """The uniform grid and the frame times of a source, in physical units.
+
+    Attributes:
+        shape: Number of points along each space axis.
+        origin: Coordinates of the first point.
+        spacing: Distance between neighbouring points along each axis.
+        start: Time of the first frame.
+        dt: Time between two frames.
+    """
 
     shape: tuple[int, ...]
     origin: tuple[float, ...]
@@ -27,17 +35,17 @@ class Grid:
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """Names of the space axes."""
+        """Names of the space axes: `("x",)`, `("x", "y")` or `("x", "y", "z")`."""
         return AXES[: len(self.shape)]
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Trajectories of one grid. Windows are read by trajectory and frame; nothing else is loaded."""
+    """Trajectories on one grid, read window by window from a file or from memory."""
 
     @property
     def name(self) -> str:
-        """What messages call it: the path of a file."""
+        """Name of the source in messages: the path of its file."""
         ...
 
     @property
@@ -47,7 +55,7 @@ class Source(Protocol):
 
     @property
     def frames(self) -> int:
-        """Frames in a trajectory."""
+        """Number of frames in each trajectory."""
         ...
 
     @property
@@ -57,92 +65,118 @@ class Source(Protocol):
 
     @property
     def channel_names(self) -> tuple[str, ...]:
-        """Names of the channels as the file has them; none where it has no names for them."""
+        """Names of the channels in the file; empty if the file does not name them."""
         ...
 
     @property
     def input_channels(self) -> tuple[str, ...]:
-        """Names of the given fields that a steady solution belongs to; none of a trajectory."""
+        """Names of the input fields of a steady task, such as a permeability; empty if there are none."""
         ...
 
     @property
     def grid(self) -> Grid:
-        """Grid and times."""
+        """Grid and frame times, shared by all trajectories."""
         ...
 
     def windows(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
-        """The given frames of the given trajectories."""
+        """Return windows of trajectories.
+
+        Args:
+            ids: Index of the trajectory of each window.
+            frames: Frame indices of each window, evenly spaced and ascending.
+        """
         ...
 
     def inputs(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
-        """The given fields of the given solutions, one channel for each of `input_channels`."""
+        """Return the input fields of the trajectories `ids`, ordered as `input_channels`."""
         ...
 
     def coefficient(self, name: str) -> Float[np.ndarray, " n"] | None:
-        """A value for each trajectory (NaN where it is unknown), or None if the source does not know it at all."""
+        """Return a coefficient's value for every trajectory (NaN where unknown), or None if the source lacks it."""
         ...
 
-    def found_coefficients(self) -> tuple[str, ...]:
-        """Names of the coefficients that the source seems to hold."""
+    def coefficient_names(self) -> tuple[str, ...]:
+        """Return the names of the values in the source that look like PDE coefficients."""
         ...
 
 
 def all_coefficients(source: Source) -> dict[str, Float[np.ndarray, " n"]]:
-    """The coefficients that a source seems to hold, and the numbers that all of its trajectories share, by name."""
+    """Return the coefficients of a source and the constants that all its trajectories share, by name."""
     constants: dict[str, float] = getattr(source, "constants", dict)()
-    found = {name: source.coefficient(name) for name in (*source.found_coefficients(), *constants)}
-    return {name: values for name, values in found.items() if values is not None}
+    values = {name: source.coefficient(name) for name in (*source.coefficient_names(), *constants)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def uniform(values: Float[np.ndarray, " n"], what: str, mend: str) -> tuple[float, float]:
-    """First value and spacing of evenly spaced coordinates. `what` names file and dataset in the `DataError`."""
+def uniform_spacing(values: Float[np.ndarray, " n"], label: str, hint: str) -> tuple[float, float]:
+    """Return the first value and the spacing of evenly spaced coordinates.
+
+    Args:
+        values: Coordinates along one axis, or times.
+        label: File and dataset, with which messages begin.
+        hint: How to fix the file, with which messages end.
+
+    Raises:
+        DataError: If the coordinates are fewer than two, not finite, not ascending or not evenly spaced.
+    """
     if len(values) < 2:
-        raise DataError(f"{what}: has {len(values)} entries, 2 are the least")
+        raise DataError(f"{label}: has {len(values)} entries; at least 2 are needed")
     if not np.isfinite(values).all():
-        raise DataError(f"{what}: holds NaN or Inf; {mend}")
+        raise DataError(f"{label}: contains NaN or Inf; {hint}")
     exact = values.astype(np.float64)
     step = (exact[-1] - exact[0]) / (len(exact) - 1)
-    off = np.abs(np.diff(exact) - step)
-    # Coordinates far from 0 in float32 are uneven by their own rounding.
+    deviation = np.abs(np.diff(exact) - step)
+    # Coordinates far from 0 in float32 are uneven because of their own rounding.
     rounding = 4 * np.finfo(values.dtype).eps * np.abs(exact).max()
-    if step <= 0 or off.max() > 1e-3 * step + rounding:
-        index = int(off.argmax())
+    if step <= 0 or deviation.max() > 1e-3 * step + rounding:
+        index = int(deviation.argmax())
         raise DataError(
-            f"{what}: is not evenly spaced and ascending (step {exact[index + 1] - exact[index]:.6g} after entry "
-            f"{index}, {step:.6g} on average); {mend}"
+            f"{label}: is not evenly spaced and ascending (step {exact[index + 1] - exact[index]:.6g} after entry "
+            f"{index}, {step:.6g} on average); {hint}"
         )
     if values.dtype == np.float64:
         return float(exact[0]), float(step)
-    # 0.05 that was stored as float32 is meant, not 0.05000000074.
+    # Round to the digits of float32: 0.05 stored as float32 reads as 0.05000000074.
     return float(f"{exact[0]:.7g}"), float(f"{step:.7g}")
 
 
-def windows_of(ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Iterator[tuple[int, int, slice]]:
-    """Row, trajectory and evenly spaced frames of each window."""
+def iterate_windows(ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Iterator[tuple[int, int, slice]]:
+    """Yield the batch row, the trajectory index and the slice of frames of each window."""
     for row, (index, times) in enumerate(zip(ids.tolist(), frames.tolist(), strict=True)):
         yield row, index, slice(times[0], times[-1] + 1, times[1] - times[0] if len(times) > 1 else 1)
 
 
-def read_all(source: Source, ids: Int[np.ndarray, " n"], stride: int = 1) -> Float32[np.ndarray, "n t *s c"]:
-    """Whole trajectories, every `stride`-th frame."""
+def read_trajectories(source: Source, ids: Int[np.ndarray, " n"], stride: int = 1) -> Float32[np.ndarray, "n t *s c"]:
+    """Return every `stride`-th frame of the trajectories `ids`, from the first frame on."""
     frames = np.arange(0, source.frames, stride)
     return source.windows(ids, np.broadcast_to(frames, (len(ids), len(frames))))
 
 
-def selected(file: str, found: Sequence[str], wanted: Sequence[str] | None) -> tuple[str, ...]:
-    """`wanted` as the file spells them, in their own order; all that were `found` without it. Raises `DataError`."""
-    if not found:
-        raise DataError(f"{file}: holds no fields that change in time; give another file")
-    if wanted is None:
-        return tuple(found)
-    if not wanted or len(set(map(str.lower, wanted))) < len(wanted):
-        raise DataError(f"{file}: `channels` are {', '.join(wanted) or 'none'}; name one or more, each once")
-    spelled = {name.lower(): name for name in found}
-    for name in wanted:
-        if name.lower() not in spelled:
-            near = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.6)
-            hint = f", did you mean {spelled[near[0]]!r}?" if near else ""
+def select_channels(file: str, available: Sequence[str], requested: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the requested channels in the spelling of the file, or all available ones.
+
+    Args:
+        file: Name of the file, for messages.
+        available: Names of the channels in the file.
+        requested: Names in any letter case, in the order of the result; None selects all.
+
+    Raises:
+        DataError: If there are no channels, or if a requested one is missing or repeated.
+    """
+    if not available:
+        raise DataError(f"{file}: contains no fields that change in time; give another file")
+    if requested is None:
+        return tuple(available)
+    if not requested or len(set(map(str.lower, requested))) < len(requested):
+        raise DataError(
+            f"{file}: `channels` is empty or repeats a name ({', '.join(requested) or 'none'}); list each channel once"
+        )
+    spelling = {name.lower(): name for name in available}
+    for name in requested:
+        if name.lower() not in spelling:
+            matches = difflib.get_close_matches(name.lower(), spelling, n=1, cutoff=0.6)
+            suggestion = f", did you mean {spelling[matches[0]]!r}?" if matches else ""
             raise DataError(
-                f"{file}: has no channel {name!r}{hint}; it has {', '.join(found)}: name those to use as `channels`"
+                f"{file}: has no channel {name!r}{suggestion}; it has {', '.join(available)}: list those to use in "
+                "`channels`"
             )
-    return tuple(spelled[name.lower()] for name in wanted)
+    return tuple(spelling[name.lower()] for name in requested)

@@ -1,4 +1,4 @@
-"""Several sources of the same grid and times as one: the trajectories of the first, then those of the next."""
+"""Several sources with the same grid and times, concatenated along the trajectory axis."""
 
 from __future__ import annotations
 
@@ -13,100 +13,104 @@ from ups_jax.data.sources.base import Grid, Source
 
 
 @dataclass(frozen=True, eq=False)
-class JoinedSource:
-    """Two or more sources behind one numbering. Raises `DataError` where grid, times or channels differ."""
+class ConcatenatedSource:
+    """Two or more sources as one: the trajectories of the first, then those of the second, and so on.
 
-    parts: tuple[Source, ...]
+    Raises `DataError` if the sources differ in grid, times or number of channels.
+    """
+
+    sources: tuple[Source, ...]
 
     def __post_init__(self) -> None:
-        first = self.parts[0]
-        for other in self.parts[1:]:
-            for what, left, right in (
-                ("frames", first.frames, other.frames),
-                ("channels", first.channels, other.channels),
-                ("space axes", len(first.grid.shape), len(other.grid.shape)),
-                ("input channels", len(first.input_channels), len(other.input_channels)),
-                ("grid points", first.grid.shape, other.grid.shape),
-                ("dt", first.grid.dt, other.grid.dt),
-                ("spacing", first.grid.spacing, other.grid.spacing),
+        first = self.sources[0]
+        for source in self.sources[1:]:
+            for quantity, expected, actual in (
+                ("frames", first.frames, source.frames),
+                ("channels", first.channels, source.channels),
+                ("space axes", len(first.grid.shape), len(source.grid.shape)),
+                ("input channels", len(first.input_channels), len(source.input_channels)),
+                ("grid points", first.grid.shape, source.grid.shape),
+                ("dt", first.grid.dt, source.grid.dt),
+                ("spacing", first.grid.spacing, source.grid.spacing),
             ):
-                if not (left == right or np.allclose(left, right, rtol=1e-5, atol=0)):
+                if not (expected == actual or np.allclose(expected, actual, rtol=1e-5, atol=0)):
                     raise DataError(
-                        f"{other.name}: has {what} {right}, {first.name} has {left}; give files of one grid"
+                        f"{source.name}: has {quantity} {actual}, but {first.name} has {expected}; "
+                        "give files with the same grid and times"
                     )
 
     @property
     def name(self) -> str:
-        """Names of all parts."""
-        return " + ".join(part.name for part in self.parts)
+        """Names of all sources, joined by ` + `."""
+        return " + ".join(source.name for source in self.sources)
 
     @property
     def trajectories(self) -> int:
-        """Number of trajectories in all parts."""
-        return sum(part.trajectories for part in self.parts)
+        """Number of trajectories in all sources."""
+        return sum(source.trajectories for source in self.sources)
 
     @property
     def frames(self) -> int:
-        """Frames in a trajectory."""
-        return self.parts[0].frames
+        """Number of frames in each trajectory."""
+        return self.sources[0].frames
 
     @property
     def channels(self) -> int:
         """Number of channels."""
-        return self.parts[0].channels
+        return self.sources[0].channels
 
     @property
     def channel_names(self) -> tuple[str, ...]:
-        """Names of the channels."""
-        return self.parts[0].channel_names
+        """Names of the channels in the first source."""
+        return self.sources[0].channel_names
 
     @property
     def input_channels(self) -> tuple[str, ...]:
-        """Names of the given fields."""
-        return self.parts[0].input_channels
+        """Names of the input fields in the first source."""
+        return self.sources[0].input_channels
 
     @property
     def grid(self) -> Grid:
-        """The grid that all parts share."""
-        return self.parts[0].grid
+        """Grid and frame times of the first source."""
+        return self.sources[0].grid
 
     def windows(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
-        """The given frames of the given trajectories."""
+        """Return the frames `frames` of the trajectories `ids`."""
         result = np.empty((*frames.shape, *self.grid.shape, self.channels), np.float32)
-        for part, rows, own in self._rows(ids):
-            result[rows] = part.windows(own, frames[rows])
+        for source, rows, source_ids in self._split_ids(ids):
+            result[rows] = source.windows(source_ids, frames[rows])
         return result
 
     def inputs(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
-        """The given fields of the given solutions."""
+        """Return the input fields of the trajectories `ids`."""
         result = np.empty((len(ids), *self.grid.shape, len(self.input_channels)), np.float32)
-        for part, rows, own in self._rows(ids):
-            result[rows] = part.inputs(own)
+        for source, rows, source_ids in self._split_ids(ids):
+            result[rows] = source.inputs(source_ids)
         return result
 
     def coefficient(self, name: str) -> Float[np.ndarray, " n"] | None:
-        """A value for each trajectory, NaN in a part that does not know it; None if no part does."""
-        values = [part.coefficient(name) for part in self.parts]
+        """Return a coefficient of every trajectory, NaN for sources that lack it, or None if all sources lack it."""
+        values = [source.coefficient(name) for source in self.sources]
         if all(value is None for value in values):
             return None
         return np.concatenate(
             [
-                np.full(part.trajectories, np.nan) if value is None else value
-                for part, value in zip(self.parts, values, strict=True)
+                np.full(source.trajectories, np.nan) if value is None else value
+                for source, value in zip(self.sources, values, strict=True)
             ]
         )
 
-    def found_coefficients(self) -> tuple[str, ...]:
-        """Names found in any part."""
-        return tuple(dict.fromkeys(name for part in self.parts for name in part.found_coefficients()))
+    def coefficient_names(self) -> tuple[str, ...]:
+        """Return the names of the coefficients of all sources, without duplicates."""
+        return tuple(dict.fromkeys(name for source in self.sources for name in source.coefficient_names()))
 
-    def _rows(
+    def _split_ids(
         self, ids: Int[np.ndarray, " b"]
     ) -> Iterator[tuple[Source, Bool[np.ndarray, " b"], Int[np.ndarray, " r"]]]:
-        """Each part that holds some of `ids`: which rows they are, and their numbers in it."""
+        """Yield each source that has some of `ids`, the mask of those rows, and their indices in that source."""
         first = 0
-        for part in self.parts:
-            rows = (ids >= first) & (ids < first + part.trajectories)
+        for source in self.sources:
+            rows = (ids >= first) & (ids < first + source.trajectories)
             if rows.any():
-                yield part, rows, ids[rows] - first
-            first += part.trajectories
+                yield source, rows, ids[rows] - first
+            first += source.trajectories

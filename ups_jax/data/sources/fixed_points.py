@@ -1,4 +1,4 @@
-"""Trajectories that come to rest, as steady solutions: what is given is the first frame, what is sought the last."""
+"""Trajectories that come to rest as steady solutions: the first frame is the input, the last frame the solution."""
 
 from __future__ import annotations
 
@@ -12,92 +12,102 @@ from ups_jax.data.sources.base import Grid, Source
 
 
 @dataclass(frozen=True, eq=False)
-class SettledSource:
-    """The fixed points of a source's trajectories. `limit` is the most that a last frame may differ from the one before
-    it, as rms over space by channel in the rms of the trajectory's first frame about its mean, or in that of the whole
-    way from first to last frame where it is more; where one differs by more whoever reads it gets a `DataError`.
-    `names` are of channels that the source has no names for.
+class SteadyStateSource:
+    """The steady states that a source's trajectories reach, with their first frames as input fields.
+
+    Reading a trajectory raises `DataError` if its last two frames differ by more than `tolerance`. The difference is
+    an rms over space, for each channel, relative to the trajectory's scale: the larger of the rms of the first frame
+    about its mean and the rms change from the first to the last frame.
+
+    Attributes:
+        source: The trajectories.
+        fallback_names: Channel names, used if the source has none.
+        tolerance: Largest relative difference of the last two frames.
     """
 
-    trajectories_source: Source
-    names: tuple[str, ...]
-    limit: float
+    source: Source
+    fallback_names: tuple[str, ...]
+    tolerance: float
 
     def __post_init__(self) -> None:
-        if self.trajectories_source.frames < 3:
+        if self.source.frames < 3:
             raise DataError(
-                f"{self.name}: has {self.trajectories_source.frames} frames a trajectory; a fixed point takes a first "
-                "one and two that are alike at the end"
+                f"{self.name}: has {self.source.frames} frames in each trajectory; steady states need at least 3: a "
+                "first frame and two equal last ones"
             )
 
     @property
     def name(self) -> str:
-        """Name of the source."""
-        return self.trajectories_source.name
+        """Name of the source in messages."""
+        return self.source.name
 
     @property
     def trajectories(self) -> int:
-        """Number of trajectories, which is that of solutions."""
-        return self.trajectories_source.trajectories
+        """Number of trajectories, and so of solutions."""
+        return self.source.trajectories
 
     @property
     def frames(self) -> int:
-        """A solution is one frame."""
+        """Number of frames of a solution: 1."""
         return 1
 
     @property
     def channels(self) -> int:
         """Number of channels."""
-        return self.trajectories_source.channels
+        return self.source.channels
 
     @property
     def channel_names(self) -> tuple[str, ...]:
         """Names of the channels."""
-        return self.trajectories_source.channel_names
+        return self.source.channel_names
 
     @property
     def input_channels(self) -> tuple[str, ...]:
-        """Names of the first frame's channels."""
-        return tuple(f"initial_{name}" for name in self.channel_names or self.names)
+        """Names of the input fields: `initial_` and the name of the channel."""
+        return tuple(f"initial_{name}" for name in self.channel_names or self.fallback_names)
 
     @property
     def grid(self) -> Grid:
-        """The source's grid, without its times."""
-        return replace(self.trajectories_source.grid, start=0.0, dt=1.0)
+        """The source's grid, with a start of 0 and a step of 1 in place of its times."""
+        return replace(self.source.grid, start=0.0, dt=1.0)
 
     def windows(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
-        """The last frames of the given trajectories, the only frame that a solution has."""
-        last = self.trajectories_source.frames - 1
-        ends = self.trajectories_source.windows(ids, np.broadcast_to([last - 1, last], (len(ids), 2)))
-        self._check(ids, self.inputs(ids), ends)
-        return np.repeat(ends[:, 1:], frames.shape[1], axis=1)
+        """Return the last frames of the trajectories `ids`, which must be steady; `frames` is ignored."""
+        last = self.source.frames - 1
+        last_two = self.source.windows(ids, np.broadcast_to([last - 1, last], (len(ids), 2)))
+        self._check_steady(ids, self.inputs(ids), last_two)
+        return np.repeat(last_two[:, 1:], frames.shape[1], axis=1)
 
     def inputs(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
-        """Their first frames."""
-        return self.trajectories_source.windows(ids, np.zeros((len(ids), 1), np.int64))[:, 0]
+        """Return the first frames of the trajectories `ids`."""
+        return self.source.windows(ids, np.zeros((len(ids), 1), np.int64))[:, 0]
 
     def coefficient(self, name: str) -> Float[np.ndarray, " n"] | None:
-        """A value for each trajectory, or None."""
-        return self.trajectories_source.coefficient(name)
+        """Return a coefficient's value for every trajectory, or None if the source lacks it."""
+        return self.source.coefficient(name)
 
-    def found_coefficients(self) -> tuple[str, ...]:
-        """Names of the coefficients."""
-        return self.trajectories_source.found_coefficients()
+    def coefficient_names(self) -> tuple[str, ...]:
+        """Return the names of the coefficients."""
+        return self.source.coefficient_names()
 
-    def _check(
-        self, ids: Int[np.ndarray, " b"], first: Float32[np.ndarray, "b *s c"], ends: Float32[np.ndarray, "b 2 *s c"]
+    def _check_steady(
+        self,
+        ids: Int[np.ndarray, " b"],
+        first: Float32[np.ndarray, "b *s c"],
+        last_two: Float32[np.ndarray, "b 2 *s c"],
     ) -> None:
+        """Raise `DataError` if the last two frames of a trajectory differ by more than the tolerance."""
         space = tuple(range(1, first.ndim - 1))
-        moved = np.sqrt(np.square(ends[:, 1] - ends[:, 0]).mean(space))
-        own = np.sqrt(np.square(first - first.mean(space, keepdims=True)).mean(space))
-        # A start without structure has no size of its own.
-        size = np.maximum(own, np.sqrt(np.square(ends[:, 1] - first).mean(space)))
-        # What has no size at all came back to where it was: at rest it is only if it did not move.
-        share = np.divide(moved, size, out=np.where(moved > 0, np.inf, 0.0), where=size > 0).max(-1)
-        if (share > self.limit).any():
-            worst = int(share.argmax())
+        change = np.sqrt(np.square(last_two[:, 1] - last_two[:, 0]).mean(space))
+        first_rms = np.sqrt(np.square(first - first.mean(space, keepdims=True)).mean(space))
+        # The rms of a constant first frame is 0, hence the change from first to last frame.
+        scale = np.maximum(first_rms, np.sqrt(np.square(last_two[:, 1] - first).mean(space)))
+        # A scale of 0 means that the last frame equals the first, constant one: steady only without a change.
+        ratio = np.divide(change, scale, out=np.where(change > 0, np.inf, 0.0), where=scale > 0).max(-1)
+        if (ratio > self.tolerance).any():
+            worst = int(ratio.argmax())
             raise DataError(
-                f"{self.name}: trajectory {int(ids[worst])} has not come to rest: its last frame differs by "
-                f"{share[worst]:.3g} of its first one's size or way from the one before, `steady_tolerance` of its task allows "
-                f"{self.limit:g}; simulate for longer, or raise that"
+                f"{self.name}: trajectory {int(ids[worst])} has not come to rest: its last two frames differ by "
+                f"{ratio[worst]:.3g} of its scale, but `steady_tolerance` of the task is {self.tolerance:g}; simulate "
+                "for longer, or raise `steady_tolerance`"
             )

@@ -1,6 +1,6 @@
-"""What the HDF5 layouts share: a handle per process, coordinates, and where PDE coefficients may stand.
+"""Base classes and helpers for HDF5 layouts: a file handle per process, coordinates, and PDE coefficients.
 
-The handle is opened in the process that reads and stays behind when a source is pickled.
+The handle is opened in the process that reads. It is not pickled with the source.
 """
 
 from __future__ import annotations
@@ -18,28 +18,32 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from ups_jax.core.errors import DataError
-from ups_jax.data.sources.base import AXES, Grid, uniform
+from ups_jax.data.sources.base import AXES, Grid, uniform_spacing
 
-# What is to be done about values in other files.
-_COPY = "which is not opened; copy the values into this file"
+_COPY_HINT = "which is not opened; copy the values into this file"
 _NUMBER = r"([0-9]+\.?[0-9]*(?:[eE][-+]?[0-9]+)?)"
-# Numbers among the root attributes that say how a file was made.
+# Numeric root attributes that describe how a file was produced.
 _NO_COEFFICIENTS = ("seed", "latestIndex", "dt", "members", "given_frames", "checkpoint_step")
 
 
 class HDF5File:
-    """A file that several threads and processes read; `mend` ends the messages."""
+    """An HDF5 file that several threads and processes read.
 
-    def __init__(self, path: str | Path, mend: str) -> None:
+    Args:
+        path: The file. Raises `DataError` if it does not exist.
+        hint: How to fix the file, with which error messages end.
+    """
+
+    def __init__(self, path: str | Path, hint: str) -> None:
         self.path = Path(path)
         self.name = str(path)
-        self._mend = mend
+        self._hint = hint
         self._handle: h5py.File | None = None
         self._process = -1
-        self._is_own = False
+        self._is_self_contained = False
         self._lock = threading.Lock()
         if not self.path.is_file():
-            raise DataError(f"{path}: there is no such file; {mend}")
+            raise DataError(f"{path}: does not exist; {hint}")
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_handle": None, "_process": -1, "_lock": None}
@@ -49,188 +53,255 @@ class HDF5File:
 
     @contextmanager
     def reading(self) -> Iterator[h5py.File]:
-        """The open file, for one thread at a time."""
+        """Open the file for one thread at a time; errors of h5py become a `DataError`."""
         with self._lock:
             try:
-                # An HDF5 handle that came through a fork shares its file position with the parent.
+                # A handle inherited through a fork shares its file position with the parent process.
                 if self._handle is None or self._process != os.getpid():
                     handle = h5py.File(self.path, "r", locking=False)
-                    if not self._is_own:
-                        _check_own(self.path, handle)
-                        # Once for a file with many groups, not in each process again.
-                        self._is_own = True
+                    # Pickled with the source: the check takes long for files with many groups.
+                    if not self._is_self_contained:
+                        _check_self_contained(self.path, handle)
+                        self._is_self_contained = True
                     self._handle, self._process = handle, os.getpid()
                 yield self._handle
             except Exception as error:
-                # HDF5 answers a damaged file in many ways: OSError, RuntimeError, KeyError, ValueError.
-                if not is_of_hdf5(error):
+                # h5py raises OSError, RuntimeError, KeyError or ValueError for damaged files.
+                if not is_hdf5_error(error):
                     raise
-                raise DataError(f"{self.path}: {_reason(self.path, error, self._mend)}") from None
+                raise DataError(f"{self.path}: {_error_reason(self.path, error, self._hint)}") from None
 
 
 class HDF5Source(HDF5File):
-    """What the sources of HDF5 files share; without further ado they have no given fields."""
+    """Base class of sources in HDF5 files: coefficient lookup, and no input fields unless overridden."""
 
     trajectories: int
     grid: Grid
     input_channels: tuple[str, ...] = ()
-    # Names that PDEBench writes into file names; any declared name is looked for there too.
-    known_in_names: tuple[str, ...] = ("nu", "beta", "rho", "eta", "zeta")
+    # Coefficients listed by `coefficient_names` if the file name contains them; PDEBench writes these.
+    file_name_coefficients: tuple[str, ...] = ("nu", "beta", "rho", "eta", "zeta")
 
-    def __init__(self, path: str | Path, mend: str) -> None:
-        super().__init__(path, mend)
+    def __init__(self, path: str | Path, hint: str) -> None:
+        super().__init__(path, hint)
         self._coefficients: dict[str, Any] = {}
 
     def inputs(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
-        """The given fields of the given solutions; none here, so that the width is 0."""
+        """Return an array without input fields: its last axis has length 0."""
         return np.empty((len(ids), *self.grid.shape, 0), np.float32)
 
     def coefficient(self, name: str) -> Float[np.ndarray, " n"] | None:
-        """Looked up as dataset, then root attribute, then number after the name in the file name; any case."""
-        found = self._coefficients.get(name.lower())
-        if found is None:
-            found = from_file_name(self.path, name)
-        return None if found is None else np.broadcast_to(np.asarray(found, np.float64), (self.trajectories,))
+        """Return a coefficient of every trajectory, or None if the file and its name do not contain it.
 
-    def found_coefficients(self) -> tuple[str, ...]:
-        """Names of what looks like a coefficient."""
-        in_name = (name.lower() for name in self.known_in_names if from_file_name(self.path, name) is not None)
+        Datasets take precedence over root attributes, and those over a number after `name` in the file name, such as
+        0.01 in `burgers_nu0.01.hdf5`. Letter case is ignored.
+        """
+        value = self._coefficients.get(name.lower())
+        if value is None:
+            value = number_in_file_name(self.path, name)
+        return None if value is None else np.broadcast_to(np.asarray(value, np.float64), (self.trajectories,))
+
+    def coefficient_names(self) -> tuple[str, ...]:
+        """Return the names of the values in the file and in its name that look like coefficients."""
+        in_name = (
+            name.lower() for name in self.file_name_coefficients if number_in_file_name(self.path, name) is not None
+        )
         return tuple(dict.fromkeys((*self._coefficients, *in_name)))
 
 
-def dataset_of(name: str, file: h5py.Group, key: str, mend: str) -> h5py.Dataset:
-    """A dataset that there is, with a shape. Raises `DataError`."""
-    found = file.get(key)
-    if not isinstance(found, h5py.Dataset) or found.shape is None:
-        raise DataError(f"{name}: has no dataset `{key}`; {mend}")
-    return found
+def get_dataset(name: str, file: h5py.Group, key: str, hint: str) -> h5py.Dataset:
+    """Return the dataset `key` of a file. Raises `DataError` if it does not exist or is empty."""
+    dataset = file.get(key)
+    if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
+        raise DataError(f"{name}: has no dataset `{key}`; {hint}")
+    return dataset
 
 
-def check_float(name: str, label: str, dataset: h5py.Dataset, mend: str) -> None:
-    """Raise `DataError` for a dataset of other than floating-point numbers."""
+def check_float(name: str, label: str, dataset: h5py.Dataset, hint: str) -> None:
+    """Raise `DataError` if a dataset does not contain floating-point numbers."""
     if dataset.dtype.kind != "f":
-        raise DataError(f"{name}: `{label}` holds {dataset.dtype}, not floating-point numbers; {mend}")
+        raise DataError(f"{name}: `{label}` contains {dataset.dtype}, not floating-point numbers; {hint}")
 
 
-def number_of(attributes: h5py.AttributeManager, key: str) -> float | None:
-    """A finite number among attributes, None where there is none of that name, or something else."""
+def number_attribute(attributes: h5py.AttributeManager, key: str) -> float | None:
+    """Return an attribute as a number, or None if it does not exist or is not one finite number."""
     value = np.asarray(attributes.get(key, ""))
-    usable = value.size == 1 and value.dtype.kind in "fiub" and bool(np.isfinite(value).all())
-    return float(value.item()) if usable else None
+    is_number = value.size == 1 and value.dtype.kind in "fiub" and bool(np.isfinite(value).all())
+    return float(value.item()) if is_number else None
 
 
-def text_of(attributes: h5py.AttributeManager, key: str, default: str = "") -> str:
-    """An attribute as text, which may be stored as bytes."""
+def text_attribute(attributes: h5py.AttributeManager, key: str, default: str = "") -> str:
+    """Return an attribute, stored as text or as bytes, as text."""
     value = attributes.get(key, default)
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def coordinate(name: str, file: h5py.File, dataset: str, lengths: tuple[int, ...], why: str) -> Float[np.ndarray, " n"]:
-    """A coordinate's values. Raises `DataError` unless it has one of `lengths` and floating-point numbers."""
-    found = dataset_of(name, file, dataset, "add the coordinates")
-    if found.ndim != 1 or len(found) not in lengths:
-        raise DataError(f"{name}: `{dataset}` has shape {found.shape}, it must have {lengths[0]} entries ({why})")
-    check_float(name, dataset, found, "store it as float64")
-    return np.asarray(found)
+def read_coordinate(
+    name: str, file: h5py.File, dataset: str, lengths: tuple[int, ...], reason: str
+) -> Float[np.ndarray, " n"]:
+    """Return the values of a coordinate dataset.
+
+    Args:
+        name: Name of the file, for messages.
+        file: The open file.
+        dataset: Name of the dataset.
+        lengths: Valid numbers of entries.
+        reason: Where the valid length comes from, for messages.
+
+    Raises:
+        DataError: If the dataset does not exist, or has another shape or no floating-point numbers.
+    """
+    values = get_dataset(name, file, dataset, "add the coordinates")
+    if values.ndim != 1 or len(values) not in lengths:
+        raise DataError(f"{name}: `{dataset}` has shape {values.shape}; it must have {lengths[0]} entries ({reason})")
+    check_float(name, dataset, values, "store it as float64")
+    return np.asarray(values)
 
 
-def grid_of(name: str, file: h5py.File, what: str, shape: tuple[int, ...]) -> Grid:
-    """Grid and times of a dataset `what` of (N, T, *S), from `x-coordinate`, .. and `t-coordinate`. Raises `DataError`.
+def read_grid(name: str, file: h5py.File, dataset: str, shape: tuple[int, ...]) -> Grid:
+    """Return grid and times of a dataset (N, T, *S) from the coordinates of a PDEBench file.
 
-    PDEBench stores one time more than there are frames, the end of the last step.
+    The coordinates are the datasets `t-coordinate`, `x-coordinate` and so on. PDEBench stores one time more than there
+    are frames: the end of the last step.
+
+    Args:
+        name: Name of the file, for messages.
+        file: The open file.
+        dataset: Name of the dataset, for messages.
+        shape: Shape of the dataset.
+
+    Raises:
+        DataError: If coordinates are missing, do not match `shape` or are not evenly spaced.
     """
     axes = [f"{axis}-coordinate" for axis in AXES if f"{axis}-coordinate" in file]
     if not axes:
-        raise DataError(f"{name}: has no dataset `x-coordinate`; add the grid's coordinates, one for each point")
+        raise DataError(f"{name}: has no dataset `x-coordinate`; add the coordinates of the grid points")
     if "t-coordinate" not in file:
         raise DataError(
-            f"{name}: has no dataset `t-coordinate`; add the times of the frames (for steady data set kind: steady)"
+            f"{name}: has no dataset `t-coordinate`; add the times of the frames, or set kind: steady for steady data"
         )
     if len(shape) != 2 + len(axes):
-        wanted = ", ".join(["N", "T", "X", "Y", "Z"][: 2 + len(axes)])
+        expected = ", ".join(["N", "T", "X", "Y", "Z"][: 2 + len(axes)])
         raise DataError(
-            f"{name}: `{what}` has shape {shape}, with {' and '.join(axes)} it must be ({wanted}); "
+            f"{name}: `{dataset}` has shape {shape}; with {' and '.join(axes)} it must be ({expected}): "
             "reshape it, or add the coordinates of its other axes"
         )
-    times = coordinate(name, file, "t-coordinate", (shape[1], shape[1] + 1), f"or one more: `{what}` is {shape}")
-    origin, spacing = space_axes(name, file, axes, shape[2:], f"as axis of `{what}` {shape}")
-    start, dt = line(file["t-coordinate"], times[: shape[1]], f"{name}: `t-coordinate`", "store frames at even times")
+    times = read_coordinate(
+        name, file, "t-coordinate", (shape[1], shape[1] + 1), f"or one more: `{dataset}` is {shape}"
+    )
+    origin, spacing = read_space_axes(name, file, axes, shape[2:], f"as axis of `{dataset}` {shape}")
+    start, dt = axis_start_and_step(
+        file["t-coordinate"], times[: shape[1]], f"{name}: `t-coordinate`", "store frames at evenly spaced times"
+    )
     return Grid(shape=shape[2:], origin=origin, spacing=spacing, start=start, dt=dt)
 
 
-def space_axes(
-    name: str, file: h5py.File, datasets: Sequence[str], shape: tuple[int, ...], why: str
+def read_space_axes(
+    name: str, file: h5py.File, datasets: Sequence[str], shape: tuple[int, ...], reason: str
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Origin and spacing of the axes whose coordinates are `datasets`. Raises `DataError`."""
-    ends = []
-    for dataset, points in zip(datasets, shape, strict=True):
-        values = coordinate(name, file, dataset, (points,), why)
-        ends.append(line(file[dataset], values, f"{name}: `{dataset}`", "interpolate the fields to a uniform grid"))
-    return tuple(first for first, _ in ends), tuple(step for _, step in ends)
+    """Return origin and spacing of the space axes.
 
+    Args:
+        name: Name of the file, for messages.
+        file: The open file.
+        datasets: Names of the coordinate datasets, one for each axis.
+        shape: Number of grid points along each axis.
+        reason: Where `shape` comes from, for messages.
 
-def line(dataset: h5py.Dataset, values: Float[np.ndarray, " n"], what: str, mend: str) -> tuple[float, float]:
-    """First value and spacing of a dataset's `values`: to the last bit where its attributes say them.
-
-    Differences of rounded coordinates give the spacing back to some digits only.
+    Raises:
+        DataError: If coordinates are missing, do not match `shape` or are not evenly spaced.
     """
-    found = uniform(values, what, mend)
-    start, step = number_of(dataset.attrs, "start"), number_of(dataset.attrs, "step")
-    if start is None or step is None or not np.allclose((start, step), found, rtol=1e-6, atol=1e-6 * found[1]):
-        return found
+    lines = []
+    for dataset, points in zip(datasets, shape, strict=True):
+        values = read_coordinate(name, file, dataset, (points,), reason)
+        lines.append(
+            axis_start_and_step(
+                file[dataset], values, f"{name}: `{dataset}`", "interpolate the fields to a uniform grid"
+            )
+        )
+    return tuple(first for first, _ in lines), tuple(step for _, step in lines)
+
+
+def axis_start_and_step(
+    dataset: h5py.Dataset, values: Float[np.ndarray, " n"], label: str, hint: str
+) -> tuple[float, float]:
+    """Return the first value and the spacing of evenly spaced coordinates.
+
+    The attributes `start` and `step` of the dataset are used if they agree with the values: differences of rounded
+    coordinates have fewer correct digits.
+
+    Args:
+        dataset: The dataset of the coordinates.
+        values: Its values.
+        label: File and dataset, with which messages begin.
+        hint: How to fix the file, with which messages end.
+
+    Raises:
+        DataError: If the coordinates are not evenly spaced and ascending.
+    """
+    measured = uniform_spacing(values, label, hint)
+    start, step = number_attribute(dataset.attrs, "start"), number_attribute(dataset.attrs, "step")
+    if start is None or step is None or not np.allclose((start, step), measured, rtol=1e-6, atol=1e-6 * measured[1]):
+        return measured
     return start, step
 
 
-def coefficients(name: str, file: h5py.File, trajectories: int) -> Iterator[tuple[str, Any]]:
-    """Attributes first, then datasets: of two with one name the dataset wins, under `parameters` before the root."""
+def read_coefficients(name: str, file: h5py.File, trajectories: int) -> Iterator[tuple[str, Any]]:
+    """Yield the lower-case names and values of what looks like a coefficient; a later value replaces an earlier one.
+
+    Numeric root attributes come first, then root datasets with one number for each trajectory, then the datasets in
+    the group `parameters`. Raises `DataError` if one in `parameters` has another shape.
+    """
     for key, value in file.attrs.items():
         if np.size(value) == 1 and np.asarray(value).dtype.kind in "fiu" and key not in _NO_COEFFICIENTS:
             yield key.lower(), float(np.asarray(value).item())
     for group in (file, file.get("parameters", {})):
         for key, item in group.items() if isinstance(group, h5py.Group) else ():
-            reserved = key == "tensor" or key.endswith("-coordinate")
-            if not reserved and isinstance(item, h5py.Dataset) and item.dtype.kind in "fiu":
+            is_reserved = key == "tensor" or key.endswith("-coordinate")
+            if not is_reserved and isinstance(item, h5py.Dataset) and item.dtype.kind in "fiu":
                 if item.shape == (trajectories,):
                     yield key.lower(), np.asarray(item, np.float64)
                 elif group is not file:
                     raise DataError(
-                        f"{name}: `parameters/{key}` has shape {item.shape}, "
-                        f"it must be ({trajectories},): one value for each trajectory"
+                        f"{name}: `parameters/{key}` has shape {item.shape}; "
+                        f"it must be ({trajectories},), one value for each trajectory"
                     )
 
 
-def _check_own(path: Path, file: h5py.File) -> None:
-    """Raise `DataError` where something in a file lies in another one, which HDF5 would open by its name, or has a
-    name that is no text, which h5py would give as bytes."""
+def _check_self_contained(path: Path, file: h5py.File) -> None:
+    """Raise `DataError` if a part of the file lies in another file, or has a name that is not UTF-8.
 
-    def elsewhere(name: bytes, link: Any) -> str | None:
-        if not _is_text(name):
-            return f"{name!r:.200} is no name in UTF-8; write the file again with another one"
+    HDF5 would open the other file by its path, and h5py would return such a name as bytes.
+    """
+
+    def visit(name: bytes, link: Any) -> str | None:
+        """Return what is wrong with a link, or None; HDF5 stops at the first result that is not None."""
+        if not _is_utf8(name):
+            return f"the name {name!r:.200} is not UTF-8; write the file again with another name"
         if link.type == h5py.h5l.TYPE_SOFT:
-            # Leads to another name in this file.
+            # A soft link leads to another name in this file.
             return None
-        told = f"`{name.decode()}`"
+        label = f"`{name.decode()}`"
         if link.type != h5py.h5l.TYPE_HARD:
-            return f"{told} is a link to another file, {_COPY}"
+            return f"{label} is a link to another file, {_COPY_HINT}"
         item = h5py.h5o.open(file.id, name)
         if not isinstance(item, h5py.h5d.DatasetID):
             return None
-        made = item.get_create_plist()
-        if made.get_external_count():
-            return f"{told} has its values in another file, {_COPY}"
+        properties = item.get_create_plist()
+        if properties.get_external_count():
+            return f"{label} has its values in another file, {_COPY_HINT}"
+        is_virtual = properties.get_layout() == h5py.h5d.VIRTUAL
         # "." is the file itself.
-        is_virtual = made.get_layout() == h5py.h5d.VIRTUAL
-        if is_virtual and any(made.get_virtual_filename(i) != "." for i in range(made.get_virtual_count())):
-            return f"{told} is put together of other files, {_COPY}"
+        if is_virtual and any(properties.get_virtual_filename(i) != "." for i in range(properties.get_virtual_count())):
+            return f"{label} is a virtual dataset of other files, {_COPY_HINT}"
         return None
 
-    found = file.id.links.visit(elsewhere, info=True)
-    if found is not None:
+    fault = file.id.links.visit(visit, info=True)
+    if fault is not None:
         file.close()
-        raise DataError(f"{path}: {found}")
+        raise DataError(f"{path}: {fault}")
 
 
-def _is_text(name: bytes) -> bool:
+def _is_utf8(name: bytes) -> bool:
     try:
         name.decode()
     except UnicodeDecodeError:
@@ -238,13 +309,14 @@ def _is_text(name: bytes) -> bool:
     return True
 
 
-def from_file_name(path: Path, name: str) -> float | None:
-    found = re.search(rf"(?<![a-z]){re.escape(name)}[=_]?{_NUMBER}", path.stem, re.IGNORECASE)
-    return float(found.group(1)) if found else None
+def number_in_file_name(path: Path, name: str) -> float | None:
+    """Return the number after `name` in a file name, such as 0.01 for `nu` in `burgers_nu0.01.hdf5`, or None."""
+    match = re.search(rf"(?<![a-z]){re.escape(name)}[=_]?{_NUMBER}", path.stem, re.IGNORECASE)
+    return float(match.group(1)) if match else None
 
 
-def is_of_hdf5(error: BaseException) -> bool:
-    """Whether the system or h5py raised it, which says that the file is damaged in more than one way."""
+def is_hdf5_error(error: BaseException) -> bool:
+    """Return whether the operating system or h5py raised an exception, so that the file is at fault."""
     if isinstance(error, OSError):
         return True
     trace = error.__traceback__
@@ -255,12 +327,13 @@ def is_of_hdf5(error: BaseException) -> bool:
     return "h5py" in names[-1]
 
 
-def _reason(path: Path, error: Exception, mend: str) -> str:
+def _error_reason(path: Path, error: Exception, hint: str) -> str:
+    """Return the end of the message for a file that cannot be read: what is wrong and how to fix it."""
     text = " ".join(str(error).split())
     if isinstance(error, PermissionError) or "Permission denied" in text:
-        return "may not be read by this user; change its permissions"
+        return "cannot be read by this user (permission denied); change its permissions"
     if "truncated" in text:
         return "is truncated; copy, download or generate it again"
     if path.is_file() and not h5py.is_hdf5(path):
-        return f"is not an HDF5 file; {mend}"
+        return f"is not an HDF5 file; {hint}"
     return f"is damaged ({text}); copy, download or generate it again"

@@ -1,4 +1,4 @@
-"""Trajectories held in memory: NumPy arrays of a library user, or a file that is small enough."""
+"""Trajectories in memory: NumPy arrays of a library user, or the content of a file that is small enough."""
 
 from __future__ import annotations
 
@@ -8,13 +8,23 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from ups_jax.data.sources.base import Grid, Source, read_all
-from ups_jax.data.sources.points import Places, Scattered
+from ups_jax.data.sources.base import Grid, Source, read_trajectories
+from ups_jax.data.sources.points import PointSet, ScatteredSource
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MemorySource:
-    """Fields (N, T, *S, C) with the coefficients (N,), and for steady ones the given fields (N, *S, I), of each."""
+    """A source whose fields are NumPy arrays.
+
+    Attributes:
+        name: Name of the source in messages.
+        grid: Grid and frame times.
+        fields: All frames of all trajectories.
+        coefficients: Coefficients by name, one number for each trajectory.
+        channel_names: Names of the channels, or empty.
+        input_channels: Names of the input fields of a steady task.
+        input_fields: The input fields; None if there are none.
+    """
 
     name: str
     grid: Grid
@@ -22,7 +32,7 @@ class MemorySource:
     coefficients: Mapping[str, Float[np.ndarray, " n"]] = field(default_factory=dict)
     channel_names: tuple[str, ...] = ()
     input_channels: tuple[str, ...] = ()
-    given: Float32[np.ndarray, "n *s i"] | None = None
+    input_fields: Float32[np.ndarray, "n *s i"] | None = None
 
     @property
     def trajectories(self) -> int:
@@ -31,7 +41,7 @@ class MemorySource:
 
     @property
     def frames(self) -> int:
-        """Frames in a trajectory."""
+        """Number of frames in each trajectory."""
         return self.fields.shape[1]
 
     @property
@@ -40,52 +50,65 @@ class MemorySource:
         return self.fields.shape[-1]
 
     def windows(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
-        """The given frames of the given trajectories."""
+        """Return the frames `frames` of the trajectories `ids`."""
         return self.fields[ids[:, None], frames]
 
     def inputs(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
-        """The given fields of the given solutions."""
-        return np.empty((len(ids), *self.grid.shape, 0), np.float32) if self.given is None else self.given[ids]
+        """Return the input fields of the trajectories `ids`."""
+        if self.input_fields is None:
+            return np.empty((len(ids), *self.grid.shape, 0), np.float32)
+        return self.input_fields[ids]
 
     def coefficient(self, name: str) -> Float[np.ndarray, " n"] | None:
-        """A value for each trajectory, or None; upper and lower case are the same."""
+        """Return a coefficient of every trajectory by its name in any letter case, or None."""
         return {key.lower(): value for key, value in self.coefficients.items()}.get(name.lower())
 
-    def found_coefficients(self) -> tuple[str, ...]:
-        """Names of all coefficients."""
+    def coefficient_names(self) -> tuple[str, ...]:
+        """Return the names of all coefficients."""
         return tuple(self.coefficients)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class ScatteredMemory(MemorySource):
-    """The same of points, with the places of all trajectories."""
+class ScatteredMemorySource(MemorySource):
+    """A `MemorySource` of fields at scattered points.
 
-    everywhere: Places
+    Attributes:
+        all_points: The points of all trajectories.
+    """
 
-    def places(self, ids: Int[np.ndarray, " b"]) -> Places:
-        """Where the points of some trajectories lie."""
-        return self.everywhere.rows(ids)
+    all_points: PointSet
+
+    def points(self, ids: Int[np.ndarray, " b"]) -> PointSet:
+        """Return the points of the trajectories `ids`."""
+        return self.all_points.rows(ids)
 
 
 def load(source: Source, declared: Sequence[str] = ()) -> MemorySource:
-    """The same source with all its fields in memory, and the coefficients that it has or that are `declared`."""
+    """Read a source into memory.
+
+    Args:
+        source: The source to read.
+        declared: Names of coefficients to read in addition to `source.coefficient_names()`.
+
+    Returns:
+        A source with the same content, and with points if `source` has scattered points.
+    """
     fields = np.empty((source.trajectories, source.frames, *source.grid.shape, source.channels), np.float32)
-    given = np.empty((source.trajectories, *source.grid.shape, len(source.input_channels)), np.float32)
-    # Piece by piece, so that at no time a second copy of the whole exists.
+    input_fields = np.empty((source.trajectories, *source.grid.shape, len(source.input_channels)), np.float32)
+    # In 16 pieces, so that memory never has a second copy of all fields.
     for ids in np.array_split(np.arange(source.trajectories), min(source.trajectories, 16)):
-        fields[ids] = read_all(source, ids)
-        given[ids] = source.inputs(ids)
-    coefficients = {name: source.coefficient(name) for name in (*source.found_coefficients(), *declared)}
-    known = {name: values for name, values in coefficients.items() if values is not None}
+        fields[ids] = read_trajectories(source, ids)
+        input_fields[ids] = source.inputs(ids)
+    coefficients = {name: source.coefficient(name) for name in (*source.coefficient_names(), *declared)}
     loaded = MemorySource(
         name=source.name,
         grid=source.grid,
         fields=fields,
-        coefficients=known,
+        coefficients={name: values for name, values in coefficients.items() if values is not None},
         channel_names=source.channel_names,
         input_channels=source.input_channels,
-        given=given,
+        input_fields=input_fields,
     )
-    if isinstance(source, Scattered):
-        return ScatteredMemory(**vars(loaded), everywhere=source.places(np.arange(source.trajectories)))
+    if isinstance(source, ScatteredSource):
+        return ScatteredMemorySource(**vars(loaded), all_points=source.points(np.arange(source.trajectories)))
     return loaded

@@ -1,6 +1,6 @@
 """PDEBench's compressible flow files: a dataset (N, T, X[, Y[, Z]]) for each channel, on one grid with coordinates.
 
-So are files of any other named fields, such as the predictions of the command `rollout`.
+Files with other channel names are read as well, such as the predictions of the command `rollout`.
 """
 
 from __future__ import annotations
@@ -13,53 +13,61 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from ups_jax.core.errors import DataError
-from ups_jax.data.sources.base import selected, windows_of
-from ups_jax.data.sources.hdf5 import HDF5Source, check_float, coefficients, grid_of
+from ups_jax.data.sources.base import iterate_windows, select_channels
+from ups_jax.data.sources.hdf5 import HDF5Source, check_float, read_coefficients, read_grid
 
-# The order in which PDEBench lists them; any other name follows in that of the file.
+# PDEBench's order of the channels; other names follow in alphabetical order.
 _ORDER = ("density", "pressure", "Vx", "Vy", "Vz")
-_MEND = "give a file with a dataset (N, T, X, ..) for each channel, and its coordinates"
+_HINT = "give a file with a dataset (N, T, X, ..) for each channel, and its coordinates"
 
 
 class CFDSource(HDF5Source):
-    """The datasets `names`, or all that there are, as channels. Raises `DataError` naming file and dataset."""
+    """A file with one dataset for each channel.
 
-    known_in_names = ("eta", "zeta", "M")
+    Args:
+        path: The file.
+        names: Datasets to read as channels; None reads all.
+
+    Raises:
+        DataError: Naming file and dataset, if a dataset or the coordinates are invalid.
+    """
+
+    file_name_coefficients = ("eta", "zeta", "M")
 
     def __init__(self, path: str | Path, names: tuple[str, ...] | None = None) -> None:
-        super().__init__(path, _MEND)
+        super().__init__(path, _HINT)
         with self.reading() as file:
-            self.channel_names = selected(self.name, fields_of(file), names)
+            self.channel_names = select_channels(self.name, field_names(file), names)
             first = self.channel_names[0]
             shape = file[first].shape
             for channel in self.channel_names:
                 if file[channel].shape != shape:
                     raise DataError(
-                        f"{self.name}: `{channel}` has shape {file[channel].shape}, `{first}` has {shape}; "
-                        "give channels of one grid and time, or leave one out of `channels`"
+                        f"{self.name}: `{channel}` has shape {file[channel].shape}, but `{first}` has {shape}; "
+                        "give channels with the same grid and times, or list only those in `channels`"
                     )
-                check_float(self.name, channel, file[channel], _MEND)
-            self.grid = grid_of(self.name, file, first, shape)
-            self._coefficients = dict(coefficients(self.name, file, shape[0]))
+                check_float(self.name, channel, file[channel], _HINT)
+            self.grid = read_grid(self.name, file, first, shape)
+            self._coefficients = dict(read_coefficients(self.name, file, shape[0]))
         self.trajectories, self.frames = shape[:2]
         self.channels = len(self.channel_names)
 
     def windows(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
-        """The given frames of the given trajectories; frames are evenly spaced."""
+        """Return the evenly spaced frames `frames` of the trajectories `ids`."""
         result = np.empty((*frames.shape, *self.grid.shape, self.channels), np.float32)
         with self.reading() as file:
             for channel, name in enumerate(self.channel_names):
                 dataset = file[name]
-                for row, index, times in windows_of(ids, frames):
+                for row, index, times in iterate_windows(ids, frames):
                     result[row, ..., channel] = dataset[index, times]
         return result
 
 
-def fields_of(file: h5py.File) -> tuple[str, ...]:
-    """Names of the datasets with trajectories, frames and space, in PDEBench's order."""
-    return ordered(name for name, item in file.items() if isinstance(item, h5py.Dataset) and item.ndim >= 3)
+def field_names(file: h5py.File) -> tuple[str, ...]:
+    """Return the names of the datasets with at least three axes, in PDEBench's order."""
+    return sort_channels(name for name, item in file.items() if isinstance(item, h5py.Dataset) and item.ndim >= 3)
 
 
-def ordered(names: Iterable[str]) -> tuple[str, ...]:
-    """Names in PDEBench's order, all others in the alphabet's, which is that of an HDF5 file."""
+def sort_channels(names: Iterable[str]) -> tuple[str, ...]:
+    """Return channel names in PDEBench's order, then all others in alphabetical order, as in an HDF5 file."""
     return tuple(sorted(names, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name)))

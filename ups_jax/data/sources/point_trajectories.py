@@ -1,4 +1,4 @@
-"""Trajectories of points that come one by one, from formats that are read as a whole, as one source in memory."""
+"""Point trajectories from formats that are read as a whole, stacked into one source in memory."""
 
 from __future__ import annotations
 
@@ -10,125 +10,172 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from ups_jax.core.errors import DataError
-from ups_jax.data.sources.base import AXES, selected, uniform
-from ups_jax.data.sources.in_memory import ScatteredMemory
-from ups_jax.data.sources.points import Cloud, Places, corners_of
+from ups_jax.data.sources.base import AXES, select_channels, uniform_spacing
+from ups_jax.data.sources.in_memory import ScatteredMemorySource
+from ups_jax.data.sources.points import PointCloud, PointSet, bounding_box
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PointTrajectory:
-    """Fields (T, P) at `places`: (P, D) of points that rest, (T, P, D) of points that move."""
+    """The fields at the points of one trajectory.
+
+    Attributes:
+        name: Name of the trajectory in messages: a file or a group.
+        positions: Coordinates of fixed points (P, D), or of moving points (T, P, D).
+        fields: Values (T, P) by channel name.
+        times: Times of the frames.
+        inputs: Input fields (P,) by name, which do not change in time.
+        coefficients: PDE coefficients by name.
+    """
 
     name: str
-    places: Float[np.ndarray, "*t p d"]
+    positions: Float[np.ndarray, "*t p d"]
     fields: Mapping[str, Float[np.ndarray, "_ _"]]
     times: Float[np.ndarray, " _"]
     inputs: Mapping[str, Float[np.ndarray, " _"]] = field(default_factory=dict)
     coefficients: Mapping[str, float] = field(default_factory=dict)
 
 
-def gathered(name: str, trajectories: Sequence[PointTrajectory], names: Sequence[str] | None) -> ScatteredMemory:
-    """One source of them all, rows filled up to the largest; the channels `names` of it, or all. Raises `DataError`
-    where they differ in more than their points, or hold no numbers of one shape."""
+def stack_trajectories(
+    name: str, trajectories: Sequence[PointTrajectory], names: Sequence[str] | None
+) -> ScatteredMemorySource:
+    """Return one source of several trajectories, padded to the largest number of points.
+
+    Args:
+        name: Name of the source in messages.
+        trajectories: The trajectories, which may differ in their points but in nothing else.
+        names: Channels of the result, which for moving points include the positions x, y, z; None selects all.
+
+    Raises:
+        DataError: If the trajectories do not match each other, or `names` is invalid.
+    """
     first = trajectories[0]
-    _alike(first, first)
-    moves, axes = first.places.ndim == 3, first.places.shape[-1]
-    found = (*(AXES[:axes] if moves else ()), *first.fields)
-    taken = set(AXES[:axes]) & set(first.fields) if moves else set()
-    if taken:
+    _check_consistent(first, first)
+    is_moving, axes = first.positions.ndim == 3, first.positions.shape[-1]
+    available = (*(AXES[:axes] if is_moving else ()), *first.fields)
+    collisions = set(AXES[:axes]) & set(first.fields) if is_moving else set()
+    if collisions:
         raise DataError(
-            f"{name}: the field {min(taken)} has the name of a position's channel; call it otherwise in the file"
+            f"{name}: field `{min(collisions)}` has the name of a position channel; rename the field in the file"
         )
-    channels = selected(name, found, names)
-    if moves and not set(AXES[:axes]) <= set(channels):
-        raise DataError(f"{name}: its points move: name their positions {', '.join(AXES[:axes])} among the channels")
-    for item in trajectories:
-        _alike(item, first)
-    points = max(item.places.shape[-2] for item in trajectories)
+    channels = select_channels(name, available, names)
+    if is_moving and not set(AXES[:axes]) <= set(channels):
+        raise DataError(f"{name}: the points move; add their positions {', '.join(AXES[:axes])} to `channels`")
+    for trajectory in trajectories:
+        _check_consistent(trajectory, first)
+    points = max(trajectory.positions.shape[-2] for trajectory in trajectories)
     frames = len(first.times)
     fields = np.zeros((len(trajectories), frames, points, len(channels)), np.float32)
-    given = np.zeros((len(trajectories), points, len(first.inputs)), np.float32)
-    coords = np.zeros((len(trajectories), points, 0 if moves else axes), np.float32)
+    input_fields = np.zeros((len(trajectories), points, len(first.inputs)), np.float32)
+    coords = np.zeros((len(trajectories), points, 0 if is_moving else axes), np.float32)
     mask = np.zeros((len(trajectories), points), np.float32)
-    for row, item in enumerate(trajectories):
-        size = item.places.shape[-2]
+    for row, trajectory in enumerate(trajectories):
+        size = trajectory.positions.shape[-2]
         mask[row, :size] = 1
         for column, channel in enumerate(channels):
-            own = item.fields[channel] if channel in item.fields else item.places[..., AXES.index(channel)]
-            fields[row, :, :size, column] = own
+            if channel in trajectory.fields:
+                values = trajectory.fields[channel]
+            else:
+                values = trajectory.positions[..., AXES.index(channel)]
+            fields[row, :, :size, column] = values
         for column, key in enumerate(first.inputs):
-            given[row, :size, column] = item.inputs[key]
-        if not moves:
-            coords[row, :size] = item.places
-    every = np.concatenate([item.places.reshape(-1, axes) for item in trajectories]).astype(np.float64)
-    if not np.isfinite(every).all():
-        raise DataError(f"{name}: the places of its points hold NaN or Inf")
-    corners = corners_of(name, every)
-    times = uniform(first.times, f"{name}: its times", "write frames at even times")
-    cloud = Cloud.between(corners, points, times, measured=True, moving=AXES[:axes] if moves else ())
-    keys = dict.fromkeys(key for item in trajectories for key in item.coefficients)
-    return ScatteredMemory(
+            input_fields[row, :size, column] = trajectory.inputs[key]
+        if not is_moving:
+            coords[row, :size] = trajectory.positions
+    all_positions = np.concatenate([trajectory.positions.reshape(-1, axes) for trajectory in trajectories])
+    all_positions = all_positions.astype(np.float64)
+    if not np.isfinite(all_positions).all():
+        raise DataError(f"{name}: the positions of the points contain NaN or Inf; correct the file")
+    corners = bounding_box(name, all_positions)
+    times = uniform_spacing(first.times, f"{name}: times", "write frames at evenly spaced times")
+    position_channels = AXES[:axes] if is_moving else ()
+    cloud = PointCloud.from_corners(corners, points, times, box_from_points=True, position_channels=position_channels)
+    keys = dict.fromkeys(key for trajectory in trajectories for key in trajectory.coefficients)
+    return ScatteredMemorySource(
         name=name,
         grid=cloud,
         fields=fields,
-        coefficients={key: np.array([item.coefficients.get(key, np.nan) for item in trajectories]) for key in keys},
+        coefficients={
+            key: np.array([trajectory.coefficients.get(key, np.nan) for trajectory in trajectories]) for key in keys
+        },
         channel_names=channels,
         input_channels=tuple(first.inputs),
-        given=given,
-        everywhere=Places(coords=coords, mask=mask),
+        input_fields=input_fields,
+        all_points=PointSet(coords=coords, mask=mask),
     )
 
 
-def flat(places: Float[np.ndarray, "*t p a"]) -> Float[np.ndarray, "*t p d"]:
-    """Places without the last axes, along which all points are at 0: formats of three axes hold planes as well."""
-    axes = places.shape[-1]
-    while axes > 1 and (places[..., axes - 1] == 0).all():
+def drop_zero_axes(positions: Float[np.ndarray, "*t p a"]) -> Float[np.ndarray, "*t p d"]:
+    """Return positions without the last axes along which all are 0: 3D formats also store planar data."""
+    axes = positions.shape[-1]
+    while axes > 1 and (positions[..., axes - 1] == 0).all():
         axes -= 1
-    return places[..., :axes]
+    return positions[..., :axes]
 
 
-def components(name: str, values: Float[np.ndarray, "t p *k"], axes: int) -> dict[str, Float32[np.ndarray, "t p"]]:
-    """A scalar as it is, of a vector a channel an axis: NAME_x, NAME_y, .. as far as the places have axes."""
+def split_components(
+    name: str, values: Float[np.ndarray, "t p *k"], axes: int
+) -> dict[str, Float32[np.ndarray, "t p"]]:
+    """Return a scalar field under its name, or the components of a vector field as NAME_x, NAME_y, NAME_z.
+
+    Args:
+        name: Name of the field.
+        values: A scalar (T, P), or a vector with `axes` or 3 components.
+        axes: Number of space axes; components beyond it must be 0 and are dropped.
+
+    Raises:
+        DataError: If the number of components does not match.
+    """
     if values.ndim == 2:
         return {name: values.astype(np.float32)}
     if values.shape[-1] not in (axes, len(AXES)) or values[..., axes:].any():
         raise DataError(
-            f"{name}: has {values.shape[-1]} components at points of {axes} axes; write each as a field of its own"
+            f"{name}: has {values.shape[-1]} components, but the points have {axes} axes; write each component as a "
+            "scalar field"
         )
     return {f"{name}_{axis}": values[..., i].astype(np.float32) for i, axis in enumerate(AXES[:axes])}
 
 
-def require(module: str, what: str) -> None:
-    """DataError where the extra `mesh` is not installed."""
+def require_module(module: str, path: str) -> None:
+    """Raise `DataError` if the optional package that reads `path` is not installed."""
     if importlib.util.find_spec(module) is None:
-        raise DataError(f"{what}: is read with {module}, which is not installed; pip install 'ups_jax[mesh]'")
+        raise DataError(f"{path}: reading it needs {module}, which is not installed; pip install 'ups_jax[mesh]'")
 
 
-def _alike(item: PointTrajectory, first: PointTrajectory) -> None:
-    where = item.places.shape
-    if len(where) not in (2, 3) or not all(where) or where[-1] > len(AXES):
+def _check_consistent(trajectory: PointTrajectory, first: PointTrajectory) -> None:
+    """Raise `DataError` for a trajectory with invalid shapes, or with other fields, axes or times than the first."""
+    shape = trajectory.positions.shape
+    if len(shape) not in (2, 3) or not all(shape) or shape[-1] > len(AXES):
         raise DataError(
-            f"{item.name}: has places of shape {where}, they must be (points, axes), or (times, points, axes) where "
-            "they move"
+            f"{trajectory.name}: positions have shape {shape}; they must be (points, axes) if the points are fixed, or "
+            "(times, points, axes) if they move"
         )
-    if len(where) != first.places.ndim:
+    if len(shape) != first.positions.ndim:
+        difference = ("move", "are fixed") if len(shape) == 3 else ("are fixed", "move")
+        raise DataError(f"{trajectory.name}: its points {difference[0]}, but those of {first.name} {difference[1]}")
+    if trajectory.times.ndim != 1 or (len(shape) == 3 and shape[0] != len(trajectory.times)):
         raise DataError(
-            f"{item.name}: its points {'move' if len(where) == 3 else 'rest'}, unlike those of {first.name}"
+            f"{trajectory.name}: times have shape {trajectory.times.shape}, but positions {shape}; give one time for "
+            "each frame"
         )
-    if item.times.ndim != 1 or (len(where) == 3 and where[0] != len(item.times)):
-        raise DataError(
-            f"{item.name}: has times of shape {item.times.shape}, places of {where}; give each frame a time"
-        )
-    for what, own, other in (
-        ("fields", tuple(item.fields), tuple(first.fields)),
-        ("given fields", tuple(item.inputs), tuple(first.inputs)),
-        ("axes of space", item.places.shape[-1], first.places.shape[-1]),
-        ("times", item.times.tolist(), first.times.tolist()),
+    for quantity, actual, expected in (
+        ("fields", tuple(trajectory.fields), tuple(first.fields)),
+        ("input fields", tuple(trajectory.inputs), tuple(first.inputs)),
+        ("space axes", trajectory.positions.shape[-1], first.positions.shape[-1]),
+        ("times", trajectory.times.tolist(), first.times.tolist()),
     ):
-        same = len(own) == len(other) and np.allclose(own, other) if what == "times" else own == other
-        if not same:
-            raise DataError(f"{item.name}: has {what} {own}, {first.name} has {other}; give trajectories alike")
-    shape = (len(item.times), item.places.shape[-2])
-    for name, values in item.fields.items():
-        if values.shape != shape:
-            raise DataError(f"{item.name}: field {name} has shape {values.shape}, it must be {shape}: times, points")
+        if quantity == "times":
+            is_equal = len(actual) == len(expected) and np.allclose(actual, expected)
+        else:
+            is_equal = actual == expected
+        if not is_equal:
+            raise DataError(
+                f"{trajectory.name}: has {quantity} {actual}, but {first.name} has {expected}; all trajectories must "
+                "have the same"
+            )
+    expected_shape = (len(trajectory.times), trajectory.positions.shape[-2])
+    for name, values in trajectory.fields.items():
+        if values.shape != expected_shape:
+            raise DataError(
+                f"{trajectory.name}: field {name} has shape {values.shape}; it must be {expected_shape} (times, points)"
+            )

@@ -1,15 +1,15 @@
-"""The layout of points, an HDF5 file of this project: fields on a mesh, or on particles that move.
+"""The points layout, an HDF5 format of this project for fields on a mesh or on moving particles.
 
 layout                 root attribute, "points"
-points                 (P, D), or (N, P, D) where every trajectory has a mesh of its own
-positions              (N, T, P, D) in its place where the points move; beyond a periodic box they go on
-mask                   (P,) or (N, P), 0 for what only fills a row up; without it all points are there
-fields/NAME            (N, T, P), a channel each; `positions` are the channels x, y, z
-inputs/NAME            (P,) or (N, P), given fields that do not change: a source, the points of a side
+points                 (P, D), or (N, P, D) if every trajectory has its own mesh
+positions              (N, T, P, D) instead of `points` if the points move; not wrapped in a periodic box
+mask                   (P,) or (N, P), 0 for padding; without it there is no padding
+fields/NAME            (N, T, P), one channel each; `positions` are the channels x, y, z
+inputs/NAME            (P,) or (N, P), input fields that do not change in time, such as a source or a boundary mask
 time                   (T,)
 parameters/NAME        (N,), the coefficients
-box                    (2, D), two corners; without it that of the points
-cells                  (M, K) or (N, M, K), the points of each cell, -1 where there is none: for pictures
+box                    (2, D), lower and upper corner of the domain; by default the bounding box of the points
+cells                  (M, K) or (N, M, K), the points of each mesh cell, -1 for padding; only used for plots
 """
 
 from __future__ import annotations
@@ -23,171 +23,200 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from ups_jax.core.errors import DataError
-from ups_jax.data.sources.base import AXES, Grid, selected, uniform, windows_of
-from ups_jax.data.sources.hdf5 import HDF5Source, coefficients, dataset_of, text_of
+from ups_jax.data.sources.base import AXES, Grid, iterate_windows, select_channels, uniform_spacing
+from ups_jax.data.sources.hdf5 import HDF5Source, get_dataset, read_coefficients, text_attribute
 
 LAYOUT = "points"
-_MEND = "write it as ups_jax/data/sources/points.py says"
+_HINT = "ups_jax/data/sources/points.py describes the layout"
 _NO_COEFFICIENTS = ("time", "mask")
 
 
-def is_points(file: h5py.File) -> bool:
-    """Whether a file says that it has this layout."""
-    return text_of(file.attrs, "layout") == LAYOUT
+def has_points_layout(file: h5py.File) -> bool:
+    """Return whether the attribute `layout` of a file names the points layout."""
+    return text_attribute(file.attrs, "layout") == LAYOUT
 
 
 class PointsSource(HDF5Source):
-    """The channels `names` of such a file, or all. Raises `DataError` naming file and dataset for any defect."""
+    """A file in the points layout.
 
-    known_in_names: tuple[str, ...] = ()
+    Args:
+        path: The file.
+        names: Channels to read, which for moving points include the positions x, y, z; None reads all.
+
+    Raises:
+        DataError: Naming file and dataset, if a dataset or `names` is invalid.
+    """
+
+    file_name_coefficients: tuple[str, ...] = ()
 
     def __init__(self, path: str | Path, names: tuple[str, ...] | None = None) -> None:
-        super().__init__(path, _MEND)
+        super().__init__(path, _HINT)
         with self.reading() as file:
-            self._moves = "positions" in file
-            fields = tuple(f"fields/{name}" for name in _names_in(self.name, file, "fields"))
-            first = "positions" if self._moves else next(iter(fields), "")
-            if not first or ("points" in file) == self._moves:
+            self._is_moving = "positions" in file
+            fields = tuple(f"fields/{name}" for name in _group_names(self.name, file, "fields"))
+            first = "positions" if self._is_moving else next(iter(fields), "")
+            if not first or ("points" in file) == self._is_moving:
                 raise DataError(
-                    f"{path}: holds {', '.join(file) or 'nothing'}; a file of points has a group `fields`, and either "
-                    "`points` or, where they move, `positions`"
+                    f"{path}: contains {', '.join(file) or 'nothing'}; a file of points needs a group `fields`, and "
+                    "either `points` or, if the points move, `positions`"
                 )
-            whole = _numbers(self.name, file, first).shape
-            shape = whole[:3]
-            if len(whole) != 3 + self._moves or not all(shape):
+            first_shape = _get_numeric_dataset(self.name, file, first).shape
+            shape = first_shape[:3]
+            if len(first_shape) != 3 + self._is_moving or not all(shape):
                 raise DataError(
-                    f"{path}: `{first}` has shape {whole}, it must be (trajectories, times, points"
-                    f"{', axes' if self._moves else ''})"
+                    f"{path}: `{first}` has shape {first_shape}; it must be (trajectories, times, points"
+                    f"{', axes' if self._is_moving else ''})"
                 )
-            self.trajectories, self.frames, self._points = shape
-            self._place_axes = _axes(self.name, file, shape, moves=self._moves)
-            self._where = {name: f"fields/{name}" for name in _names_in(self.name, file, "fields")}
-            for name, dataset in self._where.items():
-                _check(self.name, file, dataset, (shape,), "(trajectories, times, points)")
-                if name in AXES and self._moves:
-                    raise DataError(f"{path}: `{dataset}` has the name of a position's channel; call it otherwise")
-            moving = AXES[: self._place_axes] if self._moves else ()
-            self.channel_names = selected(self.name, (*moving, *self._where), names)
-            missing = [name for name in moving if name not in self.channel_names]
-            if missing:
+            self.trajectories, self.frames, self._point_count = shape
+            space_axes = _count_axes(self.name, file, shape, is_moving=self._is_moving)
+            self._field_datasets = {name: f"fields/{name}" for name in _group_names(self.name, file, "fields")}
+            for name, dataset in self._field_datasets.items():
+                _check_dataset(self.name, file, dataset, (shape,), "(trajectories, times, points)")
+                if name in AXES and self._is_moving:
+                    raise DataError(f"{path}: `{dataset}` has the name of a position channel; rename the dataset")
+            position_channels = AXES[:space_axes] if self._is_moving else ()
+            self.channel_names = select_channels(self.name, (*position_channels, *self._field_datasets), names)
+            if any(name not in self.channel_names for name in position_channels):
                 raise DataError(
-                    f"{path}: its points move, so that their positions {', '.join(moving)} must be among the channels "
+                    f"{path}: the points move; add their positions {', '.join(position_channels)} to `channels` "
                     f"({', '.join(self.channel_names)})"
                 )
-            every, each = (self._points,), (self.trajectories, self._points)
-            self.input_channels = _names_in(self.name, file, "inputs")
+            shared_shape, individual_shape = (self._point_count,), (self.trajectories, self._point_count)
+            self.input_channels = _group_names(self.name, file, "inputs")
             for name in self.input_channels:
-                _check(self.name, file, f"inputs/{name}", (every, each), "(points,) or (trajectories, points)")
-            self._mask = np.ones(every, np.float32)
+                _check_dataset(
+                    self.name,
+                    file,
+                    f"inputs/{name}",
+                    (shared_shape, individual_shape),
+                    "(points,) or (trajectories, points)",
+                )
+            self._mask = np.ones(shared_shape, np.float32)
             if "mask" in file:
-                _check(self.name, file, "mask", (every, each), "(points,) or (trajectories, points)", kinds="buif")
+                _check_dataset(
+                    self.name,
+                    file,
+                    "mask",
+                    (shared_shape, individual_shape),
+                    "(points,) or (trajectories, points)",
+                    kinds="buif",
+                )
                 self._mask = np.asarray(file["mask"]).astype(np.float32)
                 if not (self._mask > 0).any(axis=-1).all():
-                    raise DataError(f"{path}: `mask` leaves a trajectory without points")
+                    raise DataError(f"{path}: `mask` excludes all points of a trajectory; set it to 1 for its points")
                 self._mask = (self._mask > 0).astype(np.float32)
-            if not self._moves and not np.isfinite(np.asarray(file["points"])).all():
-                raise DataError(f"{path}: `points` holds NaN or Inf; set the points that only fill up to 0")
-            self.grid = _cloud(self.name, file, shape, moving, self._place_axes, self._mask)
-            found = coefficients(self.name, file, self.trajectories)
-            self._coefficients = {key: value for key, value in found if key not in _NO_COEFFICIENTS}
+            if not self._is_moving and not np.isfinite(np.asarray(file["points"])).all():
+                raise DataError(f"{path}: `points` contains NaN or Inf; set the coordinates of padding to 0")
+            self.grid = _read_cloud(self.name, file, shape, position_channels, space_axes, self._mask)
+            coefficients = read_coefficients(self.name, file, self.trajectories)
+            self._coefficients = {key: value for key, value in coefficients if key not in _NO_COEFFICIENTS}
         self.channels = len(self.channel_names)
 
     def windows(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t p c"]:
-        """The given frames of the given trajectories, 0 where no point is; frames are evenly spaced."""
-        result = np.empty((*frames.shape, self._points, self.channels), np.float32)
+        """Return the evenly spaced frames `frames` of the trajectories `ids`, with padding set to 0."""
+        result = np.empty((*frames.shape, self._point_count, self.channels), np.float32)
         with self.reading() as file:
-            for row, index, times in windows_of(ids, frames):
-                part = (index, times)
+            for row, index, times in iterate_windows(ids, frames):
                 for channel, name in enumerate(self.channel_names):
-                    if name in self._where:
-                        result[row, ..., channel] = file[self._where[name]][part]
+                    if name in self._field_datasets:
+                        result[row, ..., channel] = file[self._field_datasets[name]][(index, times)]
                     else:
-                        result[row, ..., channel] = file["positions"][(*part, slice(None), AXES.index(name))]
-        there = self._rows(self._mask, ids)[:, None, :, None] > 0
-        return np.where(there, result, np.float32(0))
+                        result[row, ..., channel] = file["positions"][(index, times, slice(None), AXES.index(name))]
+        is_point = self._rows(self._mask, ids)[:, None, :, None] > 0
+        return np.where(is_point, result, np.float32(0))
 
     def inputs(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b p i"]:
-        """The given fields, 0 where no point is."""
-        result = np.zeros((len(ids), self._points, len(self.input_channels)), np.float32)
+        """Return the input fields of the trajectories `ids`, with padding set to 0."""
+        result = np.zeros((len(ids), self._point_count, len(self.input_channels)), np.float32)
         with self.reading() as file:
-            for place, name in enumerate(self.input_channels):
-                result[..., place] = self._rows(np.asarray(file[f"inputs/{name}"]), ids)
+            for channel, name in enumerate(self.input_channels):
+                result[..., channel] = self._rows(np.asarray(file[f"inputs/{name}"]), ids)
         return np.where(self._rows(self._mask, ids)[..., None] > 0, result, np.float32(0))
 
-    def places(self, ids: Int[np.ndarray, " b"]) -> Places:
-        """Where the points lie; those that move have their positions among the channels."""
+    def points(self, ids: Int[np.ndarray, " b"]) -> PointSet:
+        """Return the points of the trajectories `ids`, without coordinates if the points move."""
         mask = self._rows(self._mask, ids)
-        if self._moves:
-            return Places(coords=np.zeros((len(ids), self._points, 0), np.float32), mask=mask)
+        if self._is_moving:
+            return PointSet(coords=np.zeros((len(ids), self._point_count, 0), np.float32), mask=mask)
         with self.reading() as file:
             points = np.asarray(file["points"], np.float32)
         coords = points[ids] if points.ndim == 3 else np.broadcast_to(points, (len(ids), *points.shape))
-        return Places(coords=np.where(mask[..., None] > 0, coords, np.float32(0)), mask=mask)
+        return PointSet(coords=np.where(mask[..., None] > 0, coords, np.float32(0)), mask=mask)
 
     def cells(self, index: int) -> Int[np.ndarray, "m k"] | None:
-        """The cells of a trajectory's mesh, or None where the file has none."""
+        """Return the points of each mesh cell of a trajectory, without padding, or None if the file has no cells."""
         with self.reading() as file:
             if "cells" not in file:
                 return None
-            found = _numbers(self.name, file, "cells", "iu")
-            if found.ndim not in (2, 3) or (found.ndim == 3 and len(found) != self.trajectories):
-                raise DataError(f"{self.path}: `cells` has shape {found.shape}, it must be (cells, corners); {_MEND}")
-            cells = np.asarray(found[index] if found.ndim == 3 else found)
+            dataset = _get_numeric_dataset(self.name, file, "cells", "iu")
+            if dataset.ndim not in (2, 3) or (dataset.ndim == 3 and len(dataset) != self.trajectories):
+                raise DataError(
+                    f"{self.path}: `cells` has shape {dataset.shape}; it must be (cells, corners) or "
+                    f"({self.trajectories}, cells, corners)"
+                )
+            cells = np.asarray(dataset[index] if dataset.ndim == 3 else dataset)
         return cells[(cells >= 0).all(axis=-1)]
 
     def _rows(self, values: Float[np.ndarray, "... p"], ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b p"]:
-        """Values of the points, the same or their own in each trajectory, of some trajectories."""
-        own = values[ids] if values.ndim == 2 else np.broadcast_to(values, (len(ids), len(values)))
-        return own.astype(np.float32)
+        """Return one row for each of the trajectories `ids`, from values (P,) shared by all or from (N, P)."""
+        rows = values[ids] if values.ndim == 2 else np.broadcast_to(values, (len(ids), len(values)))
+        return rows.astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Places:
-    """Physical coordinates, and 1 for each point that is there; the others fill a row up.
+class PointSet:
+    """The points of several trajectories, padded to one length.
 
-    Points that move have no coordinates here (D = 0): theirs are channels of the fields.
+    Attributes:
+        coords: Physical coordinates; D = 0 for moving points, whose coordinates are channels of the fields.
+        mask: 1 for points, 0 for padding.
     """
 
     coords: Float32[np.ndarray, "b p d"]
     mask: Float32[np.ndarray, "b p"]
 
-    def rows(self, rows: Int[np.ndarray, " r"] | slice) -> Places:
-        """Those of some rows."""
-        return Places(coords=self.coords[rows], mask=self.mask[rows])
+    def rows(self, rows: Int[np.ndarray, " r"] | slice) -> PointSet:
+        """Return the points of some rows."""
+        return PointSet(coords=self.coords[rows], mask=self.mask[rows])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cloud(Grid):
-    """The times of a set of at most `shape[0]` points in a box with its lower corner at `origin` and sides `box`.
+class PointCloud(Grid):
+    """The `Grid` of scattered points: their number, their bounding domain and the frame times.
 
-    `spacing` is what a regular grid of as many points would have. Where the points move, `moving` are the names of the
-    channels that are their coordinates. `measured` is a box that the data do not state: that of their points.
+    `shape` is the padded number of points, `origin` the lower corner of the box, and `spacing` the edge of the cube
+    that each point occupies if they are evenly distributed.
+
+    Attributes:
+        box: Lengths of the sides of the box.
+        box_from_points: Whether the box is the bounding box of the points because the file states none.
+        position_channels: Names of the channels that are the coordinates of moving points; empty for fixed points.
     """
 
     box: tuple[float, ...]
-    measured: bool = False
-    moving: tuple[str, ...] = ()
+    box_from_points: bool = False
+    position_channels: tuple[str, ...] = ()
 
     @staticmethod
-    def between(
+    def from_corners(
         corners: Float[np.ndarray, "2 d"],
         points: int,
         times: tuple[float, float],
         *,
-        measured: bool,
-        moving: tuple[str, ...],
-    ) -> Cloud:
-        """So many points in the box between two corners, at times from a start and with a step."""
+        box_from_points: bool,
+        position_channels: tuple[str, ...],
+    ) -> PointCloud:
+        """Return the cloud of a number of points between two corners; `times` are the first time and the step."""
         box = tuple((corners[1] - corners[0]).tolist())
-        return Cloud(
+        return PointCloud(
             shape=(points,),
             origin=tuple(corners[0].tolist()),
             spacing=(float(np.prod(box) / points) ** (1 / len(box)),) * len(box),
             start=times[0],
             dt=times[1],
             box=box,
-            measured=measured,
-            moving=moving,
+            box_from_points=box_from_points,
+            position_channels=position_channels,
         )
 
     @property
@@ -197,72 +226,80 @@ class Cloud(Grid):
 
 
 @runtime_checkable
-class Scattered(Protocol):
-    """A source whose grid is a `Cloud`."""
+class ScatteredSource(Protocol):
+    """A source whose grid is a `PointCloud`, which has these methods in addition to those of `Source`."""
 
-    def places(self, ids: Int[np.ndarray, " b"]) -> Places:
-        """Where the points of some trajectories lie."""
+    def points(self, ids: Int[np.ndarray, " b"]) -> PointSet:
+        """Return the points of the trajectories `ids`."""
         ...
 
 
-def corners_of(name: str, points: Float[np.ndarray, "p d"]) -> Float[np.ndarray, "2 d"]:
-    """The lower and the upper corner of the box of all points. Raises `DataError` for points in a plane."""
+def bounding_box(name: str, points: Float[np.ndarray, "p d"]) -> Float[np.ndarray, "2 d"]:
+    """Return the lower and the upper corner of the bounding box of points.
+
+    Raises `DataError`, beginning with `name`, if the box has no extent along an axis.
+    """
     corners = np.stack([points.min(axis=0), points.max(axis=0)])
     if not (corners[1] > corners[0]).all():
-        raise DataError(f"{name}: its points lie in a plane or at one place; leave an axis out")
+        raise DataError(f"{name}: all points lie in one plane, line or point; leave out the axis without extent")
     return corners
 
 
-def _axes(name: str, file: h5py.File, shape: tuple[int, ...], *, moves: bool) -> int:
-    """The number of axes of space."""
-    where = "positions" if moves else "points"
-    places = _numbers(name, file, where).shape
-    allowed = [shape] if moves else [shape[2:], (shape[0], shape[2])]
-    if places[:-1] not in [tuple(item) for item in allowed] or not 1 <= places[-1] <= len(AXES):
+def _count_axes(name: str, file: h5py.File, shape: tuple[int, ...], *, is_moving: bool) -> int:
+    """Return the number of space axes, after a check of the shape of `positions` or `points`."""
+    dataset = "positions" if is_moving else "points"
+    actual = _get_numeric_dataset(name, file, dataset).shape
+    allowed = [shape] if is_moving else [shape[2:], (shape[0], shape[2])]
+    if actual[:-1] not in [tuple(item) for item in allowed] or not 1 <= actual[-1] <= len(AXES):
         raise DataError(
-            f"{name}: `{where}` has shape {places}, with fields of {shape[0]} trajectories of {shape[2]} points it "
+            f"{name}: `{dataset}` has shape {actual}; for fields with {shape[0]} trajectories and {shape[2]} points it "
             f"must be {' or '.join(str((*item, 'axes')) for item in allowed)}".replace("'", "")
         )
-    return int(places[-1])
+    return int(actual[-1])
 
 
-def _names_in(name: str, file: h5py.File, group: str) -> tuple[str, ...]:
-    """The names in a group, none where there is no such group. Raises `DataError` where it is something else."""
-    found = file.get(group, {})
-    if isinstance(found, h5py.Dataset):
-        raise DataError(f"{name}: `{group}` is no group; {_MEND}")
-    return tuple(found)
+def _group_names(name: str, file: h5py.File, group: str) -> tuple[str, ...]:
+    """Return the names in an optional group. Raises `DataError` if it is a dataset."""
+    members = file.get(group, {})
+    if isinstance(members, h5py.Dataset):
+        raise DataError(f"{name}: `{group}` must be a group of datasets; {_HINT}")
+    return tuple(members)
 
 
-def _numbers(name: str, file: h5py.File, dataset: str, kinds: str = "fiu") -> h5py.Dataset:
-    found = dataset_of(name, file, dataset, _MEND)
-    if found.dtype.kind not in kinds:
-        of = "floating-point numbers" if kinds == "f" else "numbers of the right kind"
-        raise DataError(f"{name}: `{dataset}` holds no {of}, but {found.dtype}; {_MEND}")
-    return found
+def _get_numeric_dataset(name: str, file: h5py.File, dataset: str, kinds: str = "fiu") -> h5py.Dataset:
+    """Return a dataset. Raises `DataError` unless its data type is of one of the `kinds`, letters of NumPy."""
+    item = get_dataset(name, file, dataset, _HINT)
+    if item.dtype.kind not in kinds:
+        expected = "floating-point" if kinds == "f" else "integer" if kinds == "iu" else "numeric"
+        raise DataError(f"{name}: `{dataset}` has type {item.dtype}; it must be {expected}")
+    return item
 
 
-def _check(
-    name: str, file: h5py.File, dataset: str, shapes: tuple[tuple[int, ...], ...], wanted: str, kinds: str = "f"
+def _check_dataset(
+    name: str, file: h5py.File, dataset: str, shapes: tuple[tuple[int, ...], ...], axes: str, kinds: str = "f"
 ) -> None:
-    item = _numbers(name, file, dataset, kinds)
+    """Raise `DataError` unless a dataset has one of the `shapes`, which `axes` describes in words."""
+    item = _get_numeric_dataset(name, file, dataset, kinds)
     if item.shape not in shapes:
-        right = " or ".join(map(str, shapes))
-        raise DataError(f"{name}: `{dataset}` has shape {item.shape}, it must be {right}: {wanted}")
+        expected = " or ".join(map(str, shapes))
+        raise DataError(f"{name}: `{dataset}` has shape {item.shape}; it must be {expected}: {axes}")
 
 
-def _cloud(
-    name: str, file: h5py.File, shape: tuple[int, ...], moving: tuple[str, ...], axes: int, mask: np.ndarray
-) -> Cloud:
-    if _numbers(name, file, "time", "f").shape != (shape[1],):
-        raise DataError(f"{name}: `time` must have {shape[1]} floating-point entries, the times of the frames")
-    start, dt = uniform(np.asarray(file["time"]), f"{name}: `time`", "store frames at even times")
+def _read_cloud(
+    name: str, file: h5py.File, shape: tuple[int, ...], position_channels: tuple[str, ...], axes: int, mask: np.ndarray
+) -> PointCloud:
+    """Return the point cloud of a file with fields of a `shape` (trajectories, times, points)."""
+    if _get_numeric_dataset(name, file, "time", "f").shape != (shape[1],):
+        raise DataError(f"{name}: `time` must have {shape[1]} floating-point entries, one for each frame")
+    start, dt = uniform_spacing(np.asarray(file["time"]), f"{name}: `time`", "store frames at evenly spaced times")
     if "box" in file:
-        corners = np.asarray(_numbers(name, file, "box"), np.float64)
+        corners = np.asarray(_get_numeric_dataset(name, file, "box"), np.float64)
         if corners.shape != (2, axes) or not (np.isfinite(corners).all() and (corners[1] > corners[0]).all()):
-            raise DataError(f"{name}: `box` must be (2, {axes}), the lower corner and the upper one")
+            raise DataError(f"{name}: `box` must be an array (2, {axes}) of the lower and the upper corner")
     else:
-        places = np.asarray(file["positions" if moving else "points"], np.float64)
-        there = np.broadcast_to(mask[:, None] if moving and mask.ndim == 2 else mask, places.shape[:-1]) > 0
-        corners = corners_of(name, places[there])
-    return Cloud.between(corners, shape[2], (start, dt), measured="box" not in file, moving=moving)
+        positions = np.asarray(file["positions" if position_channels else "points"], np.float64)
+        point_mask = mask[:, None] if position_channels and mask.ndim == 2 else mask
+        corners = bounding_box(name, positions[np.broadcast_to(point_mask, positions.shape[:-1]) > 0])
+    return PointCloud.from_corners(
+        corners, shape[2], (start, dt), box_from_points="box" not in file, position_channels=position_channels
+    )

@@ -1,7 +1,7 @@
-"""Folders that the command `convert` writes: ArrayRecord shards with a manifest, for disks with slow access.
+"""Folders that the command `convert` writes: ArrayRecord shards with a manifest, for disks with slow random access.
 
-A window costs the records that hold its frames, and no byte more. ArrayRecord keeps a hash of every record and checks
-it whenever one is read; opening compares the sizes of the shards with the manifest and reads none of them.
+Reading a window reads only the records that contain its frames. ArrayRecord stores a hash of every record and checks
+it on every read. Opening a folder compares the sizes of the shards with the manifest, but reads no shard.
 """
 
 from __future__ import annotations
@@ -12,33 +12,40 @@ import struct
 import threading
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Float32, Int
+from pydantic import Field
 
 from ups_jax.core.commands import command
 from ups_jax.core.errors import DataError
 from ups_jax.core.files import crc32
 from ups_jax.data import shard_folder
 from ups_jax.data.shard_folder import ShardFolder, ShardManifest
-from ups_jax.data.sources.base import Grid, selected
-from ups_jax.data.sources.hdf5 import from_file_name
+from ups_jax.data.sources.base import Grid, select_channels
+from ups_jax.data.sources.hdf5 import number_in_file_name
 
-# For random access: nothing is read ahead, and no threads are kept for it.
-_OPTIONS = "readahead_buffer_size:0,max_parallelism:1"
+# For random access: no read-ahead, and no threads for it.
+_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:1"
 
 MANIFEST, VERSION = "manifest.json", 1
-# Trajectory, place of the record in it, and the token of the conversion: no record passes for another.
+# Trajectory, position of the record in it, and `Manifest.token`: they detect a record in the wrong position.
 HEADER = struct.Struct("<QII")
-_MEND = f"convert the data again with `{command('convert')}`"
+_HINT = f"convert the data again with `{command('convert')}`"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Origin:
-    """The file that was converted: its name without folders, its layout, and (bytes, mtime in ns) of what it reads."""
+class OriginalFile:
+    """The file that was converted.
+
+    Attributes:
+        name: Its name without folders.
+        layout: Name of its layout.
+        files: Size in bytes and modification time in nanoseconds of every file that was read.
+    """
 
     name: str
     layout: str
@@ -46,8 +53,16 @@ class Origin:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spread:
-    """Statistics of one channel; `squares` is the sum of squared distances from the mean."""
+class ChannelStatistics:
+    """Statistics of one channel over all points, frames and trajectories.
+
+    Attributes:
+        count: Number of values.
+        mean: Their mean.
+        squares: Sum of the squared differences from the mean.
+        minimum: Smallest value.
+        maximum: Largest value.
+    """
 
     count: int
     mean: float
@@ -57,26 +72,45 @@ class Spread:
 
     @property
     def std(self) -> float:
-        """Standard deviation over all points, frames and trajectories."""
+        """Standard deviation."""
         return float((self.squares / self.count) ** 0.5)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shard(shard_folder.Shard):
-    """A shard with the number of its first trajectory and its statistics."""
+    """A shard with the index of its first trajectory and the statistics of its channels."""
 
     first: int
-    statistics: tuple[Spread, ...]
+    statistics: tuple[ChannelStatistics, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest(ShardManifest):
-    """A folder of shards. `coefficients` has a number for all trajectories or one for each, None where it is unknown;
-    `found` names those that the origin counts as coefficients of the task. `statistics` are of `channels` (of all
-    `channel_count` where they have no names) and then of `inputs`.
+    """The manifest of a folder of shards.
+
+    Attributes:
+        origin: The file that was converted.
+        kind: Whether the trajectories are transient or steady.
+        trajectories: Number of trajectories.
+        frames: Number of frames in each trajectory.
+        record_frames: Number of frames in each record; the last record of a trajectory may have fewer.
+        shard_trajectories: Number of trajectories in each shard; the last shard may have fewer.
+        compression: Compression option of the ArrayRecord writer.
+        grid: Grid and frame times.
+        channel_count: Number of channels.
+        channels: Names of the channels; empty if the original file does not name them.
+        inputs: Names of the input fields.
+        coefficients: By name, one number for all trajectories or one for each; None where it is unknown.
+        coefficient_names: The `coefficients` that the original file lists as PDE coefficients. `found` in the JSON.
+        constants: Other numbers that all trajectories share, by name.
+        attributes: Root attributes of the original file that name the data.
+        boundary: Kind of boundary of each axis, if known.
+        shards: The shards.
+        statistics: Statistics of the channels, then of the input fields.
+        version: Version of the format.
     """
 
-    origin: Origin
+    origin: OriginalFile
     kind: Literal["transient", "steady"]
     trajectories: int
     frames: int
@@ -88,79 +122,92 @@ class Manifest(ShardManifest):
     channels: tuple[str, ...]
     inputs: tuple[str, ...]
     coefficients: dict[str, float | tuple[float | None, ...]]
-    found: tuple[str, ...]
+    coefficient_names: Annotated[tuple[str, ...], Field(alias="found")]
     constants: dict[str, float]
     attributes: dict[str, str]
     boundary: dict[str, str]
     shards: tuple[Shard, ...] = ()
-    statistics: tuple[Spread, ...] = ()
+    statistics: tuple[ChannelStatistics, ...] = ()
     version: int = VERSION
 
     @property
-    def records_each(self) -> int:
-        """Records of one trajectory."""
+    def records_per_trajectory(self) -> int:
+        """Number of records of one trajectory: its frames, and one for its input fields if there are any."""
         return -(-self.frames // self.record_frames) + bool(self.inputs)
 
     @property
     def token(self) -> int:
-        """Stands in every record: the conversion that it belongs to."""
-        own = replace(self, shards=(), statistics=())
-        return zlib.crc32(json.dumps(asdict(own), sort_keys=True).encode())
+        """Checksum of the manifest without shards and statistics; every record of the conversion contains it."""
+        content = replace(self, shards=(), statistics=()).as_json()
+        return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields by their keys in the JSON file."""
+        return {"found" if key == "coefficient_names" else key: value for key, value in super().as_json().items()}
 
 
-def _check(file: Path, manifest: Manifest) -> None:
-    """Raise `DataError` for a manifest whose values no folder has."""
+def _check_manifest(file: Path, manifest: Manifest) -> None:
+    """Raise `DataError` for another version, or for sizes and channel names that no conversion writes."""
     if manifest.version != VERSION:
-        raise DataError(f"{file}: is of version {manifest.version}, this program reads {VERSION}; {_MEND}")
+        raise DataError(f"{file}: has version {manifest.version}, but this program reads version {VERSION}; {_HINT}")
     counts = (manifest.trajectories, manifest.frames, manifest.record_frames, manifest.shard_trajectories)
     if not all(0 < count < 2**31 for count in (*counts, manifest.channel_count, *manifest.grid.shape)):
-        raise DataError(f"{file}: names a size that no data has (they are 1 to 2^31 - 1); {_MEND}")
+        raise DataError(f"{file}: contains an invalid size (valid are 1 to 2^31 - 1); {_HINT}")
     names, channels = manifest.channels, manifest.channel_count
     if len(set(names)) < len(names) or len(names) not in (0, channels):
-        raise DataError(f"{file}: names {len(names)} channels of {channels}, or one twice; {_MEND}")
+        raise DataError(f"{file}: lists {len(names)} names for {channels} channels, or a name twice; {_HINT}")
 
 
 FOLDER = ShardFolder(
-    manifest=Manifest, name=MANIFEST, pattern="data-*.array_record", activity="conversion", hint=_MEND, check=_check
+    manifest=Manifest,
+    name=MANIFEST,
+    pattern="data-*.array_record",
+    activity="conversion",
+    hint=_HINT,
+    check=_check_manifest,
 )
 
 
-def is_converted(path: str | Path) -> bool:
-    """Return whether a folder has a manifest, of a complete conversion or of one that was interrupted."""
-    return FOLDER.is_there(Path(path))
+def is_shard_folder(path: str | Path) -> bool:
+    """Return whether a folder has a manifest, of a complete or of an interrupted conversion."""
+    return FOLDER.exists(Path(path))
 
 
 def read_manifest(path: str | Path) -> Manifest:
-    """Return the manifest of a folder. Raises `DataError` where there is none, or it is not what was written."""
+    """Return the manifest of a folder. Raises `DataError` if it is missing, invalid, or was changed."""
     return FOLDER.read(Path(path))
 
 
 def check_sizes(path: str | Path, shards: Sequence[Shard]) -> None:
-    """Raise `DataError` for a shard that is not there, or has not the size that it was written with."""
+    """Raise `DataError` if a shard in the folder `path` is missing or does not have the size in the manifest."""
     for shard in shards:
         file = Path(path) / shard.file
         try:
             size = file.stat().st_size
         except OSError as error:
-            raise DataError(f"{file}: cannot be read ({error.strerror}); copy it again, or {_MEND}") from None
+            raise DataError(f"{file}: cannot be read ({error.strerror}); copy it again, or {_HINT}") from None
         if size != shard.bytes:
-            raise DataError(f"{file}: has {size} bytes, {shard.bytes} were written; copy it again, or {_MEND}")
+            raise DataError(f"{file}: has {size} bytes instead of {shard.bytes}; copy it again, or {_HINT}")
 
 
 def verify(path: str | Path, manifest: Manifest) -> None:
-    """Read every byte of every shard. Raises `DataError` for the first whose checksum is not what was written."""
+    """Read every shard of a folder completely. Raises `DataError` for the first with a wrong size or checksum."""
     check_sizes(path, manifest.shards)
     for shard in manifest.shards:
         file = Path(path) / shard.file
         if crc32(file) != shard.crc32:
-            raise DataError(f"{file}: is damaged (its checksum is not what was written); copy it again, or {_MEND}")
+            raise DataError(f"{file}: is damaged (its checksum is not that in the manifest); copy it again, or {_HINT}")
 
 
-def merged(parts: Sequence[Spread]) -> Spread:
-    """The statistics of disjoint parts as those of the whole (Chan, Golub and LeVeque 1983)."""
+def merge_statistics(parts: Sequence[ChannelStatistics]) -> ChannelStatistics:
+    """Return the statistics of a channel over disjoint parts of the data together.
+
+    References:
+        Chan, Golub and LeVeque 1983: pairwise updates of mean and variance.
+    """
     count = sum(part.count for part in parts)
     mean = sum(part.count * part.mean for part in parts) / count
-    return Spread(
+    return ChannelStatistics(
         count=count,
         mean=mean,
         squares=sum(part.squares + part.count * (part.mean - mean) ** 2 for part in parts),
@@ -170,16 +217,25 @@ def merged(parts: Sequence[Spread]) -> Spread:
 
 
 class ShardsSource:
-    """The channels `names` of a folder of shards, or all. Raises `DataError` naming the file for any defect."""
+    """A source that reads a folder of shards.
+
+    Args:
+        path: The folder.
+        names: Channels to read; None reads all.
+
+    Raises:
+        DataError: Naming the file, if the manifest or a shard is missing or damaged.
+    """
 
     def __init__(self, path: str | Path, names: tuple[str, ...] | None = None) -> None:
         self.path, self.name = Path(path), str(path)
         self.manifest = read_manifest(path)
         check_sizes(path, self.manifest.shards)
-        found = self.manifest.channels
-        self.channel_names = selected(self.name, found, names) if found else ()
-        self._places = [found.index(name) for name in self.channel_names] or list(range(self.manifest.channel_count))
-        self.channels = len(self._places)
+        available = self.manifest.channels
+        self.channel_names = select_channels(self.name, available, names) if available else ()
+        all_channels = list(range(self.manifest.channel_count))
+        self._channel_indices = [available.index(name) for name in self.channel_names] or all_channels
+        self.channels = len(self._channel_indices)
         self.trajectories, self.frames = self.manifest.trajectories, self.manifest.frames
         self.input_channels, self.grid = self.manifest.inputs, self.manifest.grid
         self.boundary = self.manifest.boundary
@@ -192,51 +248,52 @@ class ShardsSource:
 
     @property
     def layout(self) -> str:
-        """The layout that it has."""
+        """Name of the layout of the file that was converted."""
         return self.manifest.origin.layout
 
     def windows(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
-        """The given frames of the given trajectories."""
-        each = self.manifest.record_frames
-        wanted = ids[:, None] * self.manifest.records_each + frames // each
-        numbers = np.unique(wanted)
-        places = np.searchsorted(numbers, wanted)
+        """Return the frames `frames` of the trajectories `ids`."""
+        record_frames = self.manifest.record_frames
+        record_numbers = ids[:, None] * self.manifest.records_per_trajectory + frames // record_frames
+        numbers = np.unique(record_numbers)
+        record_indices = np.searchsorted(numbers, record_numbers)
         records = self._read(numbers, (self.manifest.channel_count,))
-        whole = self._places == list(range(self.manifest.channel_count))
+        reads_all_channels = self._channel_indices == list(range(self.manifest.channel_count))
         result = np.empty((*frames.shape, *self.grid.shape, self.channels), np.float32)
-        for row, (own, times) in enumerate(zip(places, frames % each, strict=True)):
+        for row, (row_records, times) in enumerate(zip(record_indices, frames % record_frames, strict=True)):
             # Most windows lie in one record.
-            for place in dict.fromkeys(own.tolist()):
-                here = own == place
-                found = records[place][times[here]]
-                result[row, here] = found if whole else found[..., self._places]
+            for record in dict.fromkeys(row_records.tolist()):
+                is_in_record = row_records == record
+                values = records[record][times[is_in_record]]
+                result[row, is_in_record] = values if reads_all_channels else values[..., self._channel_indices]
         return result
 
     def inputs(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
-        """The given fields of the given solutions."""
+        """Return the input fields of the trajectories `ids`."""
         result = np.empty((len(ids), *self.grid.shape, len(self.input_channels)), np.float32)
         if self.input_channels:
-            each = self.manifest.records_each
-            numbers, places = np.unique(ids * each + each - 1, return_inverse=True)
+            # The input fields are the last record of a trajectory.
+            per_trajectory = self.manifest.records_per_trajectory
+            numbers, record_indices = np.unique(ids * per_trajectory + per_trajectory - 1, return_inverse=True)
             records = self._read(numbers, (len(self.input_channels),))
-            for row, place in enumerate(places):
-                result[row] = records[place][0]
+            for row, record in enumerate(record_indices):
+                result[row] = records[record][0]
         return result
 
     def coefficient(self, name: str) -> Float[np.ndarray, " n"] | None:
-        """As the converted file had it; of names that it does not hold, the number in its file name."""
-        known = {key.lower(): value for key, value in self.manifest.coefficients.items()}
-        found: Any = known.get(name.lower())
-        if found is None and self.manifest.origin.layout != "described":
-            found = from_file_name(Path(self.original), name)
-        return None if found is None else np.broadcast_to(np.array(found, np.float64), (self.trajectories,))
+        """Return a coefficient from the original file, or else the number after `name` in its file name, or None."""
+        coefficients = {key.lower(): value for key, value in self.manifest.coefficients.items()}
+        value: Any = coefficients.get(name.lower())
+        if value is None and self.manifest.origin.layout != "described":
+            value = number_in_file_name(Path(self.original), name)
+        return None if value is None else np.broadcast_to(np.array(value, np.float64), (self.trajectories,))
 
-    def found_coefficients(self) -> tuple[str, ...]:
-        """Names that the converted file gave."""
-        return self.manifest.found
+    def coefficient_names(self) -> tuple[str, ...]:
+        """Return the names that the original file lists as coefficients."""
+        return self.manifest.coefficient_names
 
     def constants(self) -> dict[str, float]:
-        """Numbers that all trajectories share and that the converted file does not count as coefficients."""
+        """Return the other numbers that all trajectories share, by name."""
         return self.manifest.constants
 
     def __getstate__(self) -> dict[str, Any]:
@@ -248,46 +305,49 @@ class ShardsSource:
         self._lock = threading.Lock()
         self._process = os.getpid()
 
-    def _read(self, numbers: Int[np.ndarray, " r"], last: tuple[int, ...]) -> list[Float32[np.ndarray, "t *s c"]]:
-        """The records of these ascending numbers, counted over all shards."""
-        each = self.manifest.records_each
-        whose = numbers // each // self.manifest.shard_trajectories
+    def _read(self, numbers: Int[np.ndarray, " r"], last_axes: tuple[int, ...]) -> list[Float32[np.ndarray, "t *s c"]]:
+        """Return the records with ascending numbers, which count over all shards."""
+        per_trajectory = self.manifest.records_per_trajectory
+        shard_indices = numbers // per_trajectory // self.manifest.shard_trajectories
         result = []
-        for shard in np.unique(whose).tolist():
-            own = numbers[whose == shard]
-            first = shard * self.manifest.shard_trajectories * each
+        for shard in np.unique(shard_indices).tolist():
+            shard_numbers = numbers[shard_indices == shard]
+            first = shard * self.manifest.shard_trajectories * per_trajectory
             file = self.path / self.manifest.shards[shard].file
             try:
-                content = self._reader(shard, file).read((own - first).tolist())
+                records = self._reader(shard, file).read((shard_numbers - first).tolist())
             except (RuntimeError, IndexError) as error:
                 raise _damaged(file, " ".join(str(error).split())) from None
-            for number, record in zip(own.tolist(), content, strict=True):
-                if HEADER.unpack_from(record) != (number // each, number % each, self._token):
-                    raise _damaged(file, f"record {number - first} is of another conversion or place")
+            for number, record in zip(shard_numbers.tolist(), records, strict=True):
+                if HEADER.unpack_from(record) != (number // per_trajectory, number % per_trajectory, self._token):
+                    raise _damaged(file, f"record {number - first} belongs to another conversion or position")
                 values = np.frombuffer(record, "<f4", offset=HEADER.size)
-                result.append(values.reshape(-1, *self.grid.shape, *last))
+                result.append(values.reshape(-1, *self.grid.shape, *last_axes))
         return result
 
     @property
     def _token(self) -> int:
-        if "_known_token" not in self.__dict__:
-            self._known_token = self.manifest.token
-        return self._known_token
+        """The token of the manifest, computed at the first use."""
+        if "_cached_token" not in self.__dict__:
+            self._cached_token = self.manifest.token
+        return self._cached_token
 
     def _reader(self, shard: int, file: Path) -> Any:
-        # Imported here, as ArrayRecord takes its time and only readers of shards need it.
+        """Return the open ArrayRecord reader of a shard in this process."""
+        # A local import: loading ArrayRecord is slow, and only this method needs it.
         from array_record.python.array_record_module import ArrayRecordReader
 
         with self._lock:
             if self._process != os.getpid():
                 self._readers, self._process = {}, os.getpid()
             if shard not in self._readers:
-                reader = ArrayRecordReader(str(file), _OPTIONS)
+                reader = ArrayRecordReader(str(file), _READER_OPTIONS)
                 if not reader.ok():
-                    raise _damaged(file, "it is no ArrayRecord file, or it is truncated")
+                    raise _damaged(file, "it is not an ArrayRecord file, or it is truncated")
                 self._readers[shard] = reader
             return self._readers[shard]
 
 
 def _damaged(file: Path, reason: str) -> DataError:
-    return DataError(f"{file}: is damaged ({reason}); copy it again, or convert the data again")
+    """Return the error for a damaged shard."""
+    return DataError(f"{file}: is damaged ({reason}); copy it again, or {_HINT}")

@@ -1,7 +1,7 @@
-"""Series of VTK files: a .pvd file as ParaView writes it, with the time and the file of each frame, is a trajectory.
+"""Series of VTK files: a .pvd file, as ParaView writes it, lists the time and the file of each frame of a trajectory.
 
-Of several trajectories the folder of their .pvd files is given. The frames are VTU or VTK files of one mesh with data
-at its points, read with meshio (the extra `mesh`), as a whole.
+Several trajectories are a folder of .pvd files. The frames are .vtu or .vtk files with one mesh and data at its points.
+They are read as a whole with meshio (the extra `mesh`).
 """
 
 from __future__ import annotations
@@ -18,73 +18,98 @@ import numpy as np
 from ups_jax.core.errors import DataError, first_line
 from ups_jax.core.files import inside
 from ups_jax.core.terminal import one_line
-from ups_jax.data.sources.in_memory import ScatteredMemory
-from ups_jax.data.sources.point_trajectories import PointTrajectory, components, flat, gathered, require
+from ups_jax.data.sources.in_memory import ScatteredMemorySource
+from ups_jax.data.sources.point_trajectories import (
+    PointTrajectory,
+    drop_zero_axes,
+    require_module,
+    split_components,
+    stack_trajectories,
+)
 
 
-def is_series(path: Path) -> bool:
-    """Whether this is a .pvd file, or a folder of such."""
+def is_vtk_series(path: Path) -> bool:
+    """Return whether a path is a .pvd file or a folder of .pvd files."""
     return path.suffix == ".pvd" or (path.is_dir() and any(path.glob("*.pvd")))
 
 
-def open_series(path: str | Path, names: tuple[str, ...] | None = None) -> ScatteredMemory:
-    """All trajectories. Raises `DataError` for what cannot be read."""
-    require("meshio", str(path))
+def open_vtk_series(path: str | Path, names: tuple[str, ...] | None = None) -> ScatteredMemorySource:
+    """Return the trajectories of a .pvd file or of a folder of them.
+
+    Args:
+        path: The file or folder.
+        names: Channels to read; None reads all.
+
+    Raises:
+        DataError: If a file cannot be read, or if meshio is not installed.
+    """
+    require_module("meshio", str(path))
     files = sorted(Path(path).glob("*.pvd")) if Path(path).is_dir() else [Path(path)]
-    return gathered(str(path), [_trajectory(file) for file in files], names)
+    return stack_trajectories(str(path), [_read_trajectory(file) for file in files], names)
 
 
-def frames_of(path: Path) -> list[tuple[float, Path]]:
-    """Time and file of each frame, in the order of time. Raises `DataError`."""
+def list_frames(path: Path) -> list[tuple[float, Path]]:
+    """Return the time and the file of each frame of a .pvd file, sorted by time.
+
+    Raises `DataError` if the file cannot be read or lists fewer than two frames.
+    """
     try:
-        listed = list(ElementTree.parse(path).iter("DataSet"))
-        named = [(float(item.attrib["timestep"]), item.attrib["file"]) for item in listed]
+        elements = list(ElementTree.parse(path).iter("DataSet"))
+        entries = [(float(item.attrib["timestep"]), item.attrib["file"]) for item in elements]
     except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file; give a .pvd file or a folder of such") from None
+        raise DataError(f"{path}: does not exist; give a .pvd file or a folder of .pvd files") from None
     except (OSError, ElementTree.ParseError, KeyError, ValueError) as error:
-        raise DataError(f"{path}: lists no frames ({error}); write DataSet timestep=.. file=.. for each") from None
-    frames = [(time, inside(path, "file", name, DataError)) for time, name in named]
+        raise DataError(
+            f"{path}: cannot be read as a list of frames ({error}); write an element DataSet with the attributes "
+            "timestep and file for each frame"
+        ) from None
+    frames = [(time, inside(path, "file", name, DataError)) for time, name in entries]
     if len(frames) < 2:
-        raise DataError(f"{path}: lists {len(frames)} frames, a trajectory has 2 at the least")
+        raise DataError(f"{path}: lists {len(frames)} frames; a trajectory needs at least 2")
     return sorted(frames)
 
 
-def _trajectory(path: Path) -> PointTrajectory:
-    frames = frames_of(path)
-    meshes = [_mesh(file) for _, file in frames]
+def _read_trajectory(path: Path) -> PointTrajectory:
+    """Return the trajectory of a .pvd file."""
+    frames = list_frames(path)
+    meshes = [_read_mesh(file) for _, file in frames]
     first = meshes[0]
-    places = flat(np.asarray(first.points, np.float64))
+    positions = drop_zero_axes(np.asarray(first.points, np.float64))
     if not first.point_data:
-        kinds = f", only at its cells ({', '.join(first.cell_data)})" if first.cell_data else ""
-        raise DataError(f"{frames[0][1]}: has no data at its points{kinds}; write them at the points")
+        cell_data = f", only at its cells ({', '.join(first.cell_data)})" if first.cell_data else ""
+        raise DataError(f"{frames[0][1]}: has no data at its points{cell_data}; write data at the points")
     fields: dict[str, np.ndarray] = {}
     for name in sorted(first.point_data):
         for mesh, (_, file) in zip(meshes, frames, strict=True):
             if name not in mesh.point_data or not np.array_equal(mesh.points, first.points):
-                raise DataError(f"{file}: has other points than {frames[0][1]}, or no {name}; give frames of one mesh")
+                raise DataError(
+                    f"{file}: has no field {name}, or other points than {frames[0][1]}; all frames must have one mesh "
+                    "and the same fields"
+                )
         values = np.stack([np.asarray(mesh.point_data[name]) for mesh in meshes])
-        fields |= components(name, values[..., 0] if values.shape[2:] == (1,) else values, places.shape[-1])
+        if values.shape[2:] == (1,):
+            values = values[..., 0]
+        fields |= split_components(name, values, positions.shape[-1])
     return PointTrajectory(
-        name=str(path), places=places, fields=fields, times=np.array([time for time, _ in frames], np.float64)
+        name=str(path), positions=positions, fields=fields, times=np.array([time for time, _ in frames], np.float64)
     )
 
 
-def _mesh(file: Path) -> Any:
-    """A frame as meshio has it, whose complaints on stderr are warnings here. Raises `DataError`."""
+def _read_mesh(file: Path) -> Any:
+    """Return a frame as a meshio mesh; text that meshio prints to stderr becomes a warning. Raises `DataError`."""
     import meshio
 
-    # meshio itself would go by the suffix too, but ends the program where it fails, and knows formats that name files
-    # of their own.
+    # Not meshio.read: it ends the program where it fails, and supports formats that refer to other files.
     readers = {".vtu": meshio.vtu.read, ".vtk": meshio.vtk.read}
     if file.suffix not in readers:
-        raise DataError(f"{file}: is no frame of a series; write {' or '.join(readers)} files")
-    told = io.StringIO()
+        raise DataError(f"{file}: unsupported format of a frame; write {' or '.join(readers)} files")
+    stderr = io.StringIO()
     try:
-        with contextlib.redirect_stderr(told):
+        with contextlib.redirect_stderr(stderr):
             mesh = readers[file.suffix](file)
-    # It checks little of what a file claims: NumPy, struct, zlib and the XML reader raise what they come upon.
+    # meshio checks little of a file: NumPy, struct, zlib and the XML parser raise exceptions of many types.
     except Exception as error:
         raise DataError(f"{file}: cannot be read by meshio ({first_line(error)})") from None
-    if told.getvalue():
-        warnings.warn(f"{file}: {one_line(told.getvalue())}", stacklevel=2)
+    if stderr.getvalue():
+        warnings.warn(f"{file}: {one_line(stderr.getvalue())}", stacklevel=2)
     return mesh

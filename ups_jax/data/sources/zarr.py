@@ -1,9 +1,8 @@
 """Zarr files of meshes and particles, as the Universal Physics Stack writes them: a group for each trajectory.
 
-Particles have `positions` and `velocities` (T, N, 3); the fields of a mesh, `fields/NAME` (T, N), are at `coords`
-(N, 2), and those of its grids, (T, H, W, C), are taken as points too. Times are a dataset `time` (T,) or the attribute
-`dt` of the group. Files are read as a whole with zarr (the extra `mesh`), after a check that their metadata names plain
-codecs only.
+Particles have `positions` and `velocities` (T, N, 3). A mesh has fields `fields/NAME` (T, N) at `coords` (N, 2); fields
+on a grid, (T, H, W, C), are read as points too. Times are a dataset `time` (T,) or the group's attribute `dt`. Files
+are read as a whole with zarr (the extra `mesh`), after a check that their metadata contains only safe codecs.
 """
 
 from __future__ import annotations
@@ -20,176 +19,203 @@ import numpy as np
 
 from ups_jax.core.errors import DataError, first_line
 from ups_jax.core.files import read_json
-from ups_jax.data.sources.in_memory import ScatteredMemory
-from ups_jax.data.sources.point_trajectories import PointTrajectory, components, flat, gathered, require
+from ups_jax.data.sources.in_memory import ScatteredMemorySource
+from ups_jax.data.sources.point_trajectories import (
+    PointTrajectory,
+    drop_zero_axes,
+    require_module,
+    split_components,
+    stack_trajectories,
+)
 
 _VELOCITIES = ("u", "v", "w")
-# Ids of numcodecs that compress bytes, add a checksum or map numbers to numbers. Not `pickle`, nor those that make
-# Python objects: `json2`, `msgpack2`, `vlen-*`, `categorize`.
-_FILTERS = frozenset(
+# Codecs of numcodecs that compress bytes, add a checksum or map numbers to numbers. Not `pickle`, which can run code,
+# and not those that make Python objects: `json2`, `msgpack2`, `vlen-*`, `categorize`.
+_SAFE_FILTERS = frozenset(
     {
         *("blosc", "bz2", "gzip", "lz4", "lzma", "zlib", "zstd"),
         *("adler32", "crc32", "crc32c", "fletcher32", "jenkins_lookup3"),
         *("bitround", "delta", "fixedscaleoffset", "quantize", "shuffle"),
     }
 )
-_CODECS = frozenset({"blosc", "bytes", "crc32c", "gzip", "transpose", "zstd", *(f"numcodecs.{id}" for id in _FILTERS)})
+_SAFE_CODECS = frozenset(
+    {"blosc", "bytes", "crc32c", "gzip", "transpose", "zstd", *(f"numcodecs.{id}" for id in _SAFE_FILTERS)}
+)
 _SHARDING = "sharding_indexed"
-_NUMBERS_2 = re.compile(r"[<>|]?(b1|[iu][1248]|f[248])")
-_NUMBERS_3 = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64)")
+_V2_NUMBER_DTYPE = re.compile(r"[<>|]?(b1|[iu][1248]|f[248])")
+_V3_NUMBER_DTYPE = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64)")
 
 
 def is_zarr(path: Path) -> bool:
-    """Whether a folder is a Zarr hierarchy."""
+    """Return whether a path is a folder with a Zarr hierarchy."""
     return path.is_dir() and any((path / name).is_file() for name in ("zarr.json", ".zgroup"))
 
 
-def open_zarr(path: str | Path, names: tuple[str, ...] | None = None) -> ScatteredMemory:
-    """All trajectories of a file. Raises `DataError` for one that cannot be read, or has none."""
-    require("zarr", str(path))
+def open_zarr(path: str | Path, names: tuple[str, ...] | None = None) -> ScatteredMemorySource:
+    """Return the trajectories of a Zarr file.
+
+    Args:
+        path: The folder of the Zarr hierarchy.
+        names: Channels to read; None reads all.
+
+    Raises:
+        DataError: If the file cannot be read, has no trajectories or unsafe codecs, or if zarr is not installed.
+    """
+    require_module("zarr", str(path))
     check_metadata(Path(path))
-    # Of the files that zarr reads at once and that cannot be read one is told, here; asyncio would print the others.
-    logging.getLogger("asyncio").addFilter(_is_retrieved)
+    # zarr reads files concurrently. The first error is raised below; asyncio would print the others.
+    logging.getLogger("asyncio").addFilter(_is_shown)
     import zarr
 
     try:
         root = zarr.open_group(str(path), mode="r")
-        found = [_trajectory(f"{path}: group {key}", group) for key, group in _samples(root, "")]
+        trajectories = [_read_trajectory(f"{path}: group {key}", group) for key, group in _trajectory_groups(root, "")]
     except DataError:
         raise
-    # zarr, the codecs and NumPy raise whatever they come upon, down to SystemError, where metadata or chunks are of
-    # other content than they claim.
+    # zarr, the codecs and NumPy raise exceptions of many types, even SystemError, for content that does not match its
+    # metadata.
     except Exception as error:
-        raise DataError(f"{path}: is no readable Zarr file ({first_line(error)})") from None
-    if not found:
+        raise DataError(f"{path}: cannot be read as a Zarr file ({first_line(error)}); write it again") from None
+    if not trajectories:
         raise DataError(
-            f"{path}: no group has `positions`, or `coords` and `fields`: there is nothing in it that changes in time"
+            f"{path}: contains no trajectory; each must be a group with `positions`, or with `coords` and `fields`"
         )
-    return gathered(str(path), found, names)
+    return stack_trajectories(str(path), trajectories, names)
 
 
 def check_metadata(path: Path) -> None:
-    """Raise `DataError` for a Zarr folder in which an array holds anything but numbers, or has a codec that is not
-    known to be plain; also for what cannot be read as JSON."""
+    """Check that a Zarr folder contains only arrays of numbers with safe codecs.
+
+    A codec such as `pickle` could run code when the array is read.
+
+    Raises:
+        DataError: If an array has another data type or codec, or if its metadata is not JSON.
+    """
     for file in _metadata_files(path):
         try:
             content = read_json(file)
-            reason = next(_faults(file.name, content), None)
+            fault = next(_iterate_faults(file.name, content), None)
         except (OSError, ValueError) as error:
             raise DataError(f"{file}: cannot be read as JSON ({first_line(error)}); write it again") from None
-        if reason:
-            raise DataError(f"{file}: {reason}; write it with numbers, and zstd, blosc or gzip")
+        if fault:
+            raise DataError(f"{file}: {fault}; write arrays of numbers, with zstd, blosc or gzip")
 
 
-def _is_retrieved(record: logging.LogRecord) -> bool:
+def _is_shown(record: logging.LogRecord) -> bool:
+    """Return whether a log record is anything but asyncio's "exception was never retrieved"."""
     return "was never retrieved" not in record.getMessage()
 
 
-def _samples(group: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """The groups that are trajectories, in the order of their names."""
+def _trajectory_groups(group: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Yield the key and the group of each trajectory, sorted by key."""
     if "positions" in group or ("coords" in group and "fields" in group):
         yield key or "/", group
         return
-    for name, inner in sorted(group.groups()):
-        yield from _samples(inner, f"{key}/{name}")
+    for name, child in sorted(group.groups()):
+        yield from _trajectory_groups(child, f"{key}/{name}")
 
 
-def _trajectory(name: str, group: Any) -> PointTrajectory:
+def _read_trajectory(name: str, group: Any) -> PointTrajectory:
+    """Return the trajectory in a group. Raises `DataError`, beginning with `name`, if the group has no times."""
     fields: dict[str, np.ndarray] = {}
-    moves = "positions" in group
-    places = flat(np.asarray(group["positions" if moves else "coords"][...], np.float64))
-    axes = places.shape[-1]
-    if moves and "velocities" in group:
+    is_moving = "positions" in group
+    positions = drop_zero_axes(np.asarray(group["positions" if is_moving else "coords"][...], np.float64))
+    axes = positions.shape[-1]
+    if is_moving and "velocities" in group:
         velocities = np.asarray(group["velocities"][...], np.float32)
-        fields |= {known: velocities[..., axis] for axis, known in enumerate(_VELOCITIES[:axes])}
+        fields |= {channel: velocities[..., axis] for axis, channel in enumerate(_VELOCITIES[:axes])}
     for key, dataset in sorted(group["fields"].arrays()) if "fields" in group else ():
         values = np.asarray(dataset[...], np.float32)
         if values.ndim == 4:
-            # A frame of a grid, row by row, as `coords` lists its points.
+            # Frames on a grid (T, H, W, C): `coords` lists their points row by row.
             values = values.reshape(len(values), -1, values.shape[-1])
         if values.ndim == 3 and values.shape[-1] != axes:
             fields |= {f"{key}_{number}": values[..., number] for number in range(values.shape[-1])}
             if values.shape[-1] == 1:
                 fields[key] = fields.pop(f"{key}_0")
         else:
-            fields |= components(key, values, axes)
-    frames = len(places) if moves else len(next(iter(fields.values()), ()))
+            fields |= split_components(key, values, axes)
+    frames = len(positions) if is_moving else len(next(iter(fields.values()), ()))
     times: np.ndarray
     if "time" in group:
         times = np.asarray(group["time"][...], np.float64)
     elif "dt" in group.attrs:
         times = float(group.attrs["dt"]) * np.arange(frames)
     else:
-        raise DataError(f"{name}: has neither `time` nor an attribute `dt`; the times of the frames must be told")
-    return PointTrajectory(name=name, places=places, fields=fields, times=times)
+        raise DataError(f"{name}: has no times; add a dataset `time` or an attribute `dt`")
+    return PointTrajectory(name=name, positions=positions, fields=fields, times=times)
 
 
 def _metadata_files(path: Path) -> Iterator[Path]:
-    """All files that describe arrays, also behind links to folders, in an order of their own."""
-    seen: set[str] = set()
+    """Yield all metadata files of arrays and groups, also in linked folders."""
+    visited: set[str] = set()
     for folder, folders, files in os.walk(path, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:
-            raise DataError(f"{folder}: is in the hierarchy twice, by a link; take the link out")
-        seen.add(real)
+        if real in visited:
+            raise DataError(f"{folder}: appears twice in the hierarchy because of a link; remove the link")
+        visited.add(real)
         folders.sort()
         yield from (Path(folder, name) for name in (".zarray", ".zmetadata", "zarr.json") if name in files)
 
 
-def _faults(name: str, content: Any) -> Iterator[str]:
-    """What is wrong with the content of a metadata file, or of the same within consolidated metadata."""
+def _iterate_faults(name: str, content: Any) -> Iterator[str]:
+    """Yield what is wrong with the content of the metadata file `name`, including consolidated metadata."""
     if not isinstance(content, dict):
-        yield "holds no JSON object"
+        yield "is not a JSON object"
     elif name == ".zarray":
-        yield from _faults_2(content)
+        yield from _iterate_v2_faults(content)
     elif name == ".zmetadata":
-        for key, inner in _entries(content):
+        for key, entry in _consolidated_entries(content):
             if key.rsplit("/", 1)[-1] == ".zarray":
-                yield from (f"`{key}` {reason}" for reason in _faults(".zarray", inner))
+                yield from (f"`{key}` {fault}" for fault in _iterate_faults(".zarray", entry))
     elif content.get("node_type") == "group":
-        for key, inner in _entries(content.get("consolidated_metadata")):
-            yield from (f"`{key}` {reason}" for reason in _faults("zarr.json", inner))
+        for key, entry in _consolidated_entries(content.get("consolidated_metadata")):
+            yield from (f"`{key}` {fault}" for fault in _iterate_faults("zarr.json", entry))
     else:
-        yield from _faults_3(content)
+        yield from _iterate_v3_faults(content)
 
 
-def _entries(consolidated: Any) -> Iterator[tuple[str, Any]]:
+def _consolidated_entries(consolidated: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the key and the content of each entry in consolidated metadata."""
     entries = consolidated.get("metadata") if isinstance(consolidated, dict) else None
     yield from entries.items() if isinstance(entries, dict) else ()
 
 
-def _faults_2(array: dict[str, Any]) -> Iterator[str]:
-    if not _matches(_NUMBERS_2, array.get("dtype")):
-        yield f"is an array of {_short(array.get('dtype'))}, not of numbers"
+def _iterate_v2_faults(array: dict[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the metadata of an array in Zarr format 2."""
+    if not _matches(_V2_NUMBER_DTYPE, array.get("dtype")):
+        yield f"is an array of {_shorten(array.get('dtype'))}, not of numbers"
     filters = array.get("filters")
     for codec in (*(filters if isinstance(filters, list) else [filters]), array.get("compressor")):
-        if codec is not None and _name(codec, "id") not in _FILTERS:
-            yield f"has a codec {_short(_name(codec, 'id'))}, which is not known to be plain"
+        if codec is not None and _codec_name(codec, "id") not in _SAFE_FILTERS:
+            yield f"has a codec {_shorten(_codec_name(codec, 'id'))}, which is not on the list of safe codecs"
 
 
-def _faults_3(array: dict[str, Any]) -> Iterator[str]:
-    if not _matches(_NUMBERS_3, array.get("data_type")):
-        yield f"is an array of {_short(array.get('data_type'))}, not of numbers"
+def _iterate_v3_faults(array: dict[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the metadata of an array in Zarr format 3."""
+    if not _matches(_V3_NUMBER_DTYPE, array.get("data_type")):
+        yield f"is an array of {_shorten(array.get('data_type'))}, not of numbers"
     if array.get("storage_transformers"):
-        yield "has storage transformers, which are not known to be plain"
-    yield from _plain(array.get("codecs"))
+        yield "has storage transformers, which are not supported"
+    yield from _iterate_unsafe_codecs(array.get("codecs"))
 
 
-def _plain(codecs: Any) -> Iterator[str]:
+def _iterate_unsafe_codecs(codecs: Any) -> Iterator[str]:
+    """Yield a description of each codec that is not safe, also within sharding codecs."""
     for codec in codecs if isinstance(codecs, list) else [codecs]:
-        name = _name(codec, "name")
+        name = _codec_name(codec, "name")
         if name == _SHARDING:
-            inner = codec.get("configuration") if isinstance(codec, dict) else None
+            configuration = codec.get("configuration") if isinstance(codec, dict) else None
             for key in ("codecs", "index_codecs"):
-                # What is left out has the defaults of zarr, which are plain.
-                if isinstance(inner, dict) and key in inner:
-                    yield from _plain(inner[key])
-        elif name not in _CODECS:
-            yield f"has a codec {_short(name)}, which is not known to be plain"
+                # zarr's defaults for missing keys are safe.
+                if isinstance(configuration, dict) and key in configuration:
+                    yield from _iterate_unsafe_codecs(configuration[key])
+        elif name not in _SAFE_CODECS:
+            yield f"has a codec {_shorten(name)}, which is not on the list of safe codecs"
 
 
-def _name(codec: Any, key: str) -> Any:
-    """The name of a codec, as a string that can be looked up; anything else as the text of it."""
+def _codec_name(codec: Any, key: str) -> Any:
+    """Return the name of a codec as a string; a malformed name as its representation."""
     name = codec.get(key) if isinstance(codec, dict) else codec
     return name if isinstance(name, str) else repr(name)
 
@@ -198,5 +224,5 @@ def _matches(pattern: re.Pattern[str], value: Any) -> bool:
     return isinstance(value, str) and pattern.fullmatch(value) is not None
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     return reprlib.repr(value)
