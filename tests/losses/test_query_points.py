@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ups_jax.losses import sample_present, sample_queries, take_points
 
 KEY = jax.random.key(0)
+present_sampled = jax.jit(sample_present, static_argnums=2)
 
 
 @settings(max_examples=12, deadline=None)
@@ -64,7 +65,7 @@ def test_a_stratified_draw_takes_as_many_from_every_block() -> None:
 
 def test_every_point_is_drawn_as_often() -> None:
     for strategy in ("uniform", "stratified"):
-        draws = jax.vmap(lambda key, strategy=strategy: sample_queries(key, 36, 7, strategy, (6, 6)))
+        draws = jax.jit(jax.vmap(lambda key, strategy=strategy: sample_queries(key, 36, 7, strategy, (6, 6))))
         counts = np.bincount(np.asarray(draws(jax.random.split(KEY, 3000))).ravel(), minlength=36)
         # 583 on average, and a standard deviation of 22.
         assert np.abs(counts - 3000 * 7 / 36).max() < 100, strategy
@@ -90,11 +91,14 @@ def test_bad_requests_are_refused() -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    mask=st.lists(st.lists(st.booleans(), min_size=9, max_size=9), min_size=1, max_size=4), queries=st.integers(1, 12)
+    mask=st.lists(st.lists(st.booleans(), min_size=9, max_size=9), min_size=1, max_size=4),
+    queries=st.sampled_from([1, 5, 9, 12]),
 )
 def test_queries_of_a_set_fall_on_points_that_are_there(mask: list[list[bool]], queries: int) -> None:
     present = np.array(mask, np.float32)
-    found = np.asarray(sample_present(KEY, jnp.asarray(present), queries))
+    # Filled up to four rows, so that a number of queries is compiled once.
+    filled = np.concatenate([present, np.ones((4 - len(mask), 9), np.float32)])
+    found = np.asarray(present_sampled(KEY, filled, queries))[: len(mask)]
     assert found.shape == (len(mask), min(queries, 9))
     for row, there in zip(found, present, strict=True):
         assert len(set(row.tolist())) == len(row)
@@ -105,12 +109,12 @@ def test_queries_of_a_set_fall_on_points_that_are_there(mask: list[list[bool]], 
 
 def test_the_points_of_a_set_are_drawn_evenly_and_a_row_s_whatever_its_company() -> None:
     present = jnp.asarray([[1, 1, 0, 1, 1, 0, 1, 1], [1, 0, 1, 1, 1, 1, 1, 1]], jnp.float32)
-    drawn = np.asarray(jax.vmap(lambda key: sample_present(key, present, 3))(jax.random.split(KEY, 2000)))
+    drawn = np.asarray(jax.jit(jax.vmap(lambda key: sample_present(key, present, 3)))(jax.random.split(KEY, 2000)))
     counts = np.bincount(drawn[:, 0].ravel(), minlength=8)
     assert (counts[[2, 5]] == 0).all()
     np.testing.assert_allclose(counts[np.asarray(present[0]) > 0], 1000, rtol=0.15)
-    alone = sample_present(KEY, present[1:], 3)
-    np.testing.assert_array_equal(alone[0], sample_present(KEY, present, 3)[1])
+    alone = present_sampled(KEY, present[1:], 3)
+    np.testing.assert_array_equal(alone[0], present_sampled(KEY, present, 3)[1])
 
 
 def test_queries_of_each_row_cut_a_set_to_its_points() -> None:

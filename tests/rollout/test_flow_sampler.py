@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -44,6 +45,9 @@ CFG = from_dict(
 MODEL = Corrector(TASK, LATENT, CORE, CFG.diffusion)
 BASE = Simulator(TASK, LATENT, CORE)
 KEY = jax.random.key(0)
+sampled = jax.jit(partial(sample, MODEL))
+distilled = jax.jit(partial(sample_distilled, MODEL), static_argnames="steps")
+expected = jax.jit(partial(flow_sampler.expected, MODEL))
 
 
 def conditions(rows: int) -> Conditions:
@@ -55,8 +59,15 @@ def given(rows: int) -> CorrectorInputs:
     return step_inputs(TASK, start[:, None], start, conditions(rows))
 
 
+@cache
 def fresh() -> Any:
-    return MODEL.init(KEY, jnp.zeros((1, POINTS, 1)), jnp.zeros(1), given(1))["params"]
+    return jax.jit(MODEL.init)(KEY, jnp.zeros((1, POINTS, 1)), jnp.zeros(1), given(1))["params"]
+
+
+@cache
+def predictor() -> Any:
+    """Parameters of an untrained predictor, which persists."""
+    return jax.jit(BASE.init)(KEY, jnp.zeros((1, 1, POINTS, 1)), conditions(1))["params"]
 
 
 def batch(key: Any, rows: int) -> Batch:
@@ -83,7 +94,7 @@ def trained(losses: Any, params: Any, steps: int, told: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def teacher() -> CorrectorWeights:
-    parents = {"operator": BASE.init(KEY, jnp.zeros((1, 1, POINTS, 1)), conditions(1))["params"]}
+    parents = {"operator": predictor()}
     told = {"parents": parents, "scale": jnp.ones(1)}
     params = trained(diffusion_losses(MODEL, BASE, CFG), fresh(), 600, lambda _: told)
     return CorrectorWeights(params=params, scale=jnp.ones(1))
@@ -96,14 +107,15 @@ def test_times_begin_with_noise_alone_and_end_with_none() -> None:
 
 def test_an_untrained_corrector_says_nothing_in_one_step() -> None:
     weights = CorrectorWeights(params=fresh(), scale=jnp.ones(1))
-    np.testing.assert_allclose(sample_distilled(MODEL, weights, KEY, given(2)), 0, atol=1e-6)
-    assert np.isfinite(sample(MODEL, weights, KEY, given(2))).all()
+    np.testing.assert_allclose(distilled(weights, KEY, given(2)), 0, atol=1e-6)
+    assert np.isfinite(sampled(weights, KEY, given(2))).all()
 
 
 def test_the_boundary_of_the_consistency_function_is_exact() -> None:
     x = jax.random.normal(KEY, (2, POINTS, 1))
     noisy = jax.tree.map(lambda leaf: leaf + 1.0, fresh())
-    np.testing.assert_array_equal(consistency(MODEL, noisy, x, jnp.ones(2), given(2)), x)
+    found = jax.jit(partial(consistency, MODEL))(noisy, x, jnp.ones(2), given(2))
+    np.testing.assert_array_equal(found, x)
 
 
 def test_noise_of_a_conserved_channel_has_no_mean() -> None:
@@ -131,14 +143,14 @@ def test_the_exact_velocity_of_a_gaussian_gives_its_mean_and_deviation(
 
 
 def test_a_trained_corrector_samples_the_errors_of_its_predictor(teacher: CorrectorWeights) -> None:
-    found = np.asarray(jax.jit(lambda key: sample(MODEL, teacher, key, given(2000)))(KEY))
+    found = np.asarray(sampled(teacher, KEY, given(2000)))
     np.testing.assert_allclose(found.mean(0), 0.5 * np.asarray(given(1).fields[0, :, :1]), atol=0.1)
     # Four steps of Heun's on a Gaussian of this deviation spread a fifth too much.
     assert 0.9 * SPREAD < found.std(0).mean() < 1.35 * SPREAD
 
 
 def test_the_error_that_a_trained_corrector_expects_is_the_mean_of_its_samples(teacher: CorrectorWeights) -> None:
-    found = flow_sampler.expected(MODEL, teacher, KEY, given(1))
+    found = expected(teacher, KEY, given(1))
     np.testing.assert_allclose(found[0], 0.5 * np.asarray(given(1).fields[0, :, :1]), atol=0.1)
 
 
@@ -156,12 +168,13 @@ def test_the_loss_is_what_lies_between_one_step_and_the_end_of_the_teachers(teac
     start = rows.fields[:, 0]
     asked = step_inputs(TASK, start[:, None], start, conditions(8))
     rows = with_draws(rows, {"noise": draw_noise(KEY, (8, POINTS, 1), TASK)})
-    base = BASE.init(KEY, jnp.zeros((1, 1, POINTS, 1)), conditions(1))["params"]
+    base = predictor()
     told = {"parents": {"operator": base, "diffusion_residual": teacher}, "scale": jnp.ones(1), "target": fresh()}
     params = jax.tree.map(lambda leaf: leaf + 0.01, teacher.params)
-    theirs = sample(MODEL, teacher, KEY, asked)
-    ours = sample_distilled(MODEL, CorrectorWeights(params=params, scale=jnp.ones(1)), KEY, asked)
-    found = distillation_losses(MODEL, BASE, aiming_at("teacher", 1))(params, rows, KEY, StepContext(**told))[0]
+    theirs = sampled(teacher, KEY, asked)
+    ours = distilled(CorrectorWeights(params=params, scale=jnp.ones(1)), KEY, asked)
+    losses = distillation_losses(MODEL, BASE, aiming_at("teacher", 1))
+    found = jax.jit(lambda own: losses(own, rows, KEY, StepContext(**told))[0])(params)
     np.testing.assert_allclose(found, jnp.mean((ours - theirs) ** 2), rtol=1e-4)
     # Later times are on the path as well: at all of them, and at the end of it the student is right by itself.
     levels = distillation_draws(MODEL, BASE, aiming_at("teacher", 4))(batch(KEY, 64), KEY).draws["levels"]
@@ -172,24 +185,21 @@ def test_the_loss_is_what_lies_between_one_step_and_the_end_of_the_teachers(teac
 
 @pytest.mark.parametrize("aim", ["teacher", "average"])
 def test_a_student_does_in_one_step_what_its_teacher_does_in_four(teacher: CorrectorWeights, aim: str) -> None:
-    parents = {
-        "operator": BASE.init(KEY, jnp.zeros((1, 1, POINTS, 1)), conditions(1))["params"],
-        "diffusion_residual": teacher,
-    }
+    parents = {"operator": predictor(), "diffusion_residual": teacher}
 
     def told(params: Any) -> dict[str, Any]:
         return {"parents": parents, "scale": jnp.ones(1), "target": params}
 
     params = trained(distillation_losses(MODEL, BASE, aiming_at(aim)), teacher.params, 600, told)
-    theirs = sample(MODEL, teacher, KEY, given(500))
+    theirs = sampled(teacher, KEY, given(500))
 
     def apart(params: Any) -> float:
-        ours = sample_distilled(MODEL, CorrectorWeights(params=params, scale=jnp.ones(1)), KEY, given(500))
+        ours = distilled(CorrectorWeights(params=params, scale=jnp.ones(1)), KEY, given(500))
         return float(jnp.sqrt(jnp.mean((ours - theirs) ** 2) / jnp.var(theirs, axis=0).mean()))
 
     assert apart(params) < 0.3 < apart(teacher.params)
     weights = CorrectorWeights(params=params, scale=jnp.ones(1))
-    once, twice = (sample_distilled(MODEL, weights, KEY, given(500), steps=steps) for steps in (1, 2))
+    once, twice = (distilled(weights, KEY, given(500), steps=steps) for steps in (1, 2))
     # The second step draws anew below the noise that it adds, and keeps what the first has found above it.
     assert 0.3 * SPREAD < float(jnp.std(twice - once)) < 1.5 * SPREAD
     np.testing.assert_allclose(twice.mean(0), theirs.mean(0), atol=0.1)
@@ -202,15 +212,13 @@ def test_a_student_draws_its_own_samples_and_leaves_the_expected_error_to_its_te
     other = jax.tree.map(lambda leaf: leaf + 0.1, teacher.params)
     student = CorrectorWeights(params=other, scale=jnp.full(1, 2.0), teacher=teacher.params)
     theirs, own = (
-        flow_sampler.expected(MODEL, CorrectorWeights(params=params, scale=jnp.full(1, 2.0)), KEY, given(3))
+        expected(CorrectorWeights(params=params, scale=jnp.full(1, 2.0)), KEY, given(3))
         for params in (teacher.params, other)
     )
-    found = flow_sampler.expected(MODEL, student, KEY, given(3))
+    found = expected(student, KEY, given(3))
     np.testing.assert_array_equal(found, theirs)
     assert float(jnp.abs(found - own).max()) > 0.01
-    drawn, alone = (
-        sample_distilled(MODEL, weights, KEY, given(3)) for weights in (student, replace(student, teacher=None))
-    )
+    drawn, alone = (distilled(weights, KEY, given(3)) for weights in (student, replace(student, teacher=None)))
     np.testing.assert_array_equal(drawn, alone)
 
 
@@ -220,7 +228,7 @@ def test_a_corrector_with_a_core_of_attention_is_trained_sampled_and_distilled()
     model = Corrector(TASK, LATENT, core, CFG.diffusion)
     fresh = jax.jit(model.init)(KEY, jnp.zeros((1, POINTS, 1)), jnp.zeros(1), given(1))["params"]
     assert "attention" in str(jax.tree_util.tree_structure(fresh))
-    parents: dict[str, Any] = {"operator": BASE.init(KEY, jnp.zeros((1, 1, POINTS, 1)), conditions(1))["params"]}
+    parents: dict[str, Any] = {"operator": predictor()}
     told = {"parents": parents, "scale": jnp.ones(1)}
     losses, rows = diffusion_losses(model, BASE, CFG), batch(jax.random.key(1), 256)
     params = trained(losses, fresh, 60, lambda _: told)
