@@ -11,18 +11,19 @@ import numpy as np
 import pytest
 from commands import CONFIGS
 from rich.console import Console
-from shared_programs import SMALL_MODEL, sharing, state
+from shared_programs import SMALL_MODEL, optimizer, sharing, state, train_step
 
-from ups_jax import batch_at, build, make_train_step, simulate
+from ups_jax import batch_at, simulate
 from ups_jax.config import Config, load
 from ups_jax.core.errors import DivergedError
-from ups_jax.data import open_mixture
+from ups_jax.data import open_mixture, steps_per_epoch
 from ups_jax.distributed.mesh import make_mesh
 from ups_jax.tracking import read_jsonl
 from ups_jax.trainer import loop
 from ups_jax.trainer.loop import CallPace
 from ups_jax.trainer.train import train
 from ups_jax.training import multi_step
+from ups_jax.training.build import build_model
 from ups_jax.training.multi_step import stack_batches, steps_per_call, unstack_metrics
 
 shared_programs = pytest.fixture(scope="module", autouse=True)(sharing)
@@ -44,14 +45,15 @@ def every_step_told(cfg: Config, *overrides: str) -> Config:
 def test_the_steps_are_the_same_however_they_are_shared_out_among_calls(cfg: Config) -> None:
     data = open_mixture(cfg)
     dataset = data.datasets[0]
-    model, tx = build(cfg, dataset)
-    step = make_train_step(model, tx, cfg, steps_per_call=4)
+    model, tx = build_model(cfg, dataset.task, "operator"), optimizer(cfg.stages.operator, 1, 1)
+    # The step of the trainings below.
+    step = train_step(model, tx, cfg, steps_per_epoch=steps_per_epoch(data, cfg, "operator"), steps_per_call=8)
     batches = [batch_at(data, cfg, "operator", number) for number in range(6)]
 
     def trained(*counts: int) -> tuple[Any, list[float]]:
         moved, losses, left = state(model, tx, batches[0], jax.random.key(0), cfg=cfg), list[float](), [*batches]
         for count in counts:
-            moved, metrics = step(moved, stack_batches([left.pop(0) for _ in range(count)], 4))
+            moved, metrics = step(moved, stack_batches([left.pop(0) for _ in range(count)], 8))
             losses += [values["loss"] for values in unstack_metrics(metrics, count)]
         return moved, losses
 
@@ -65,7 +67,7 @@ def test_the_steps_are_the_same_however_they_are_shared_out_among_calls(cfg: Con
             for one, two in zip(jax.tree.leaves(last.params), jax.tree.leaves(other.params), strict=True)
         )
     # One call, one step: the same numbers to round-off, by another program.
-    single = make_train_step(model, tx, cfg)
+    single = train_step(model, tx, cfg)
     _, metrics = single(state(model, tx, batches[0], jax.random.key(0), cfg=cfg), batches[0])
     np.testing.assert_allclose(float(metrics["loss"]), losses[0], rtol=1e-5)
 
