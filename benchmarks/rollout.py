@@ -54,13 +54,13 @@ def compare(args: argparse.Namespace) -> None:
     from ups_jax.evaluation.evaluate_run import run_config
     from ups_jax.inference.trained_model import load_task_run
     from ups_jax.metrics.field import nrmse
-    from ups_jax.simulate.presets import Preset, find
+    from ups_jax.simulate.presets import Preset, get_preset
     from ups_jax.simulate.solvers import STEPPERS
 
     run = load_task_run(args.run)
     cfg = run_config(args.run, [] if args.data_root is None else [f"data.root={args.data_root}"])
     task = cfg.data.tasks[0]
-    preset = find(task.name, task.preset) if task.name in STEPPERS else None
+    preset = get_preset(task.name, task.preset) if task.name in STEPPERS else None
     if run.task.kind == "steady" or not isinstance(preset, Preset) or preset.coefficient is None:
         raise ConfigError(f"{args.run}: {run.task.name} is no task of the spectral solver with a coefficient")
     held = open_dataset(cfg, run.task).trajectories("test")

@@ -15,7 +15,7 @@ from comparison.tasks import TASKS
 from comparison.training import Trained
 from ups_jax.data import Dataset, Trajectories, open_dataset
 from ups_jax.evaluation.evaluate import EnsembleFunction, RolloutFunction, evaluate_predictor
-from ups_jax.evaluation.result import TransientEvaluation, SteadyEvaluation
+from ups_jax.evaluation.result import SteadyEvaluation, TransientEvaluation
 from ups_jax.evaluation.steady import evaluate_steady, mean_solution
 from ups_jax.inference.resolution import FinerPredictor
 

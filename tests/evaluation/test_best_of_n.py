@@ -14,7 +14,7 @@ import pytest
 from ups_jax.config import LatentConfig, OperatorConfig, SpectralConfig, TaskConfig
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.task import Statistics, Task
-from ups_jax.evaluation.best_of_n import CHOICES, candidate_variants, candidate_score
+from ups_jax.evaluation.best_of_n import CHOICES, candidate_score, candidate_variants
 from ups_jax.models import Conditions, Simulator
 from ups_jax.models.corrector import Corrector, CorrectorWeights
 

@@ -37,7 +37,9 @@ def heard(measured: TransientEvaluation) -> Heard:
     return writer
 
 
-def test_the_summary_has_every_number_of_model_variants_and_baselines_and_no_list(evaluation_1d: TransientEvaluation) -> None:
+def test_the_summary_has_every_number_of_model_variants_and_baselines_and_no_list(
+    evaluation_1d: TransientEvaluation,
+) -> None:
     writer = heard(evaluation_1d)
     sections = {
         "toy<1>": evaluation_1d.metrics,

@@ -11,7 +11,7 @@ from ups_jax.config import EvaluationConfig
 from ups_jax.core.task import Statistics, Task
 from ups_jax.evaluation.console import print_table
 from ups_jax.evaluation.evaluate import evaluate_predictor
-from ups_jax.evaluation.plots.html_report import render
+from ups_jax.evaluation.plots.html_report import render_report
 from ups_jax.evaluation.result import evaluation_result
 
 TASK = Task(
@@ -100,10 +100,10 @@ def test_the_report_and_the_printed_table_tell_its_scores(capsys: pytest.Capture
 
     evaluation, _ = evaluated(0.1)
     own = evaluation.variants["ensemble"]["rollout"]
-    page = render(evaluation_result([evaluation], {}), {}, {"config": {}})
+    page = render_report(evaluation_result([evaluation], {}), {}, {"config": {}})
     assert "Ensembles" in page and f"<td>{own['crps']:.3g}</td><td>{own['spread_skill']:.3g}</td>" in page
     print_table(Console(width=200), evaluation)
     told = capsys.readouterr().out
     assert all(text in told for text in (f"ensemble of {MEMBERS}", f"{own['crps']:.3g}", f"{own['spread_skill']:.3g}"))
     without = evaluate_predictor(Still(), trajectories(), TASK, EvaluationConfig(bootstrap=5), context=1, seed=0)
-    assert "Ensembles" not in render(evaluation_result([without], {}), {}, {"config": {}})
+    assert "Ensembles" not in render_report(evaluation_result([without], {}), {}, {"config": {}})

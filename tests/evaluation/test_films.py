@@ -7,7 +7,7 @@ import pytest
 
 from ups_jax.core.errors import StorageError
 from ups_jax.evaluation.plots.films import write_film
-from ups_jax.evaluation.result import TransientEvaluation, SteadyEvaluation
+from ups_jax.evaluation.result import SteadyEvaluation, TransientEvaluation
 
 
 @pytest.mark.parametrize("name", ["evaluation_1d", "evaluation_2d", "broken_evaluation"])

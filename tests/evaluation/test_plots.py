@@ -50,7 +50,7 @@ def written(tmp_path_factory, evaluation_1d):
 
 
 def test_space_time_images_show_truth_prediction_and_their_difference(evaluation_1d):
-    images = meshes(plots.fields(evaluation_1d))
+    images = meshes(plots.fields_figure(evaluation_1d))
     assert len(images) == 9
     for row, example in enumerate(evaluation_1d.examples):
         truth, prediction, error = images[3 * row : 3 * row + 3]
@@ -63,7 +63,7 @@ def test_space_time_images_show_truth_prediction_and_their_difference(evaluation
 
 def test_snapshots_are_the_right_way_round(evaluation_2d):
     """Axis 0 of the field is x and runs to the right; row 0 of the picture is the lowest y."""
-    figure = plots.fields(evaluation_2d, channel=1)
+    figure = plots.fields_figure(evaluation_2d, channel=1)
     axis = all_axes(figure)[0]
     np.testing.assert_array_equal(axis.images[0].get_array(), evaluation_2d.examples[0].truth[0, ..., 1].T)
     assert axis.images[0].origin == "lower"
@@ -73,14 +73,14 @@ def test_snapshots_are_the_right_way_round(evaluation_2d):
 
 
 def test_titles_name_the_trajectory_its_coefficients_and_its_error(evaluation_1d):
-    title = plots.showcase(evaluation_1d).get_suptitle()
+    title = plots.showcase_figure(evaluation_1d).get_suptitle()
     median = evaluation_1d.examples[1]
     for part in ("toy<1>", f"id {median.id}", f"nu = {median.coefficients['nu']:.3g}", f"{median.nrmse:.3g}"):
         assert part in title
 
 
 def test_the_error_curve_has_all_baselines_on_a_logarithmic_axis(evaluation_1d):
-    (axis,) = plots.nrmse_over_time(evaluation_1d).get_axes()
+    (axis,) = plots.nrmse_figure(evaluation_1d).get_axes()
     assert axis.get_yscale() == "log"
     curves = {line.get_label(): line.get_ydata() for line in axis.lines}
     assert list(curves) == ["persistence", "this model", "codec alone"]
@@ -90,7 +90,7 @@ def test_the_error_curve_has_all_baselines_on_a_logarithmic_axis(evaluation_1d):
 
 def test_training_curves_have_a_row_a_stage_and_skip_missing_values(records):
     records = [*records, {"stage": "corrector", "step": 1, "loss": None, "lr": 1e-3}]
-    figure = plots.training_curves(records)
+    figure = plots.training_figure(records)
     axes = figure.get_axes()
     assert [axis.get_title().split(":")[0] for axis in axes[::3]] == ["operator", "corrector"]
     expected = [(record["step"], record["validation/rollout"]) for record in records if "validation/rollout" in record]
@@ -118,7 +118,7 @@ def test_all_plots_are_written_and_pyplot_stays_out(tmp_path, monkeypatch, writt
 def test_a_blown_up_prediction_is_drawn_with_holes(tmp_path, broken_evaluation):
     broken = with_one_example(broken_evaluation, 2)
     assert len(plots.write_plots(tmp_path, [broken], [])) == 4
-    worst = meshes(plots.fields(broken))[1]
+    worst = meshes(plots.fields_figure(broken))[1]
     assert np.ma.getmaskarray(worst.get_array())[:, -1].all()
     assert not np.ma.getmaskarray(worst.get_array())[:, :-1].any()
 
@@ -133,7 +133,7 @@ def test_a_diverged_rollout_does_not_flatten_the_rest(evaluation_1d):
         examples=[dataclasses.replace(example, prediction=diverged)],
         metrics=evaluation_1d.metrics | {"rollout": rollout},
     )
-    figure = plots.showcase(evaluation)
+    figure = plots.showcase_figure(evaluation)
     _, _, error = meshes_of(all_axes(figure)[:3])
     assert error.get_clim()[1] == pytest.approx(np.ptp(example.truth))
     assert all_axes(figure)[3].get_ylim()[1] < 1e3

@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 import pytest
 
 from ups_jax.core.errors import StorageError
-from ups_jax.evaluation.plots.html_report import render, write_report
-from ups_jax.evaluation.result import to_json_values, evaluation_result
+from ups_jax.evaluation.plots.html_report import render_report, write_report
+from ups_jax.evaluation.result import evaluation_result, to_json_values
 
 VOID = {"meta", "img", "br", "link"}
 RUN = {"status": "finished", "config": {"optimizer": {"lr": 0.001}}, "device": "<b>cpu</b>"}
@@ -49,7 +49,7 @@ def values(evaluation_1d):
 
 
 def test_the_tables_show_the_jsons_numbers_interval_and_baselines(values):
-    page = Page(render(values, {}, RUN))
+    page = Page(render_report(values, {}, RUN))
     sections = values["metrics"]["toy<1>"]
     # A variant rolls out in another way; it has no step of its own.
     for section, rows in (("one_step", page.rows[:5]), ("rollout", page.rows[5:11])):
@@ -68,7 +68,7 @@ def test_the_tables_show_the_jsons_numbers_interval_and_baselines(values):
 
 
 def test_the_page_is_self_contained_and_shows_the_pictures_bytes(values):
-    page = Page(render(values, {"a_plot": b"picture"}, RUN))
+    page = Page(render_report(values, {"a_plot": b"picture"}, RUN))
     assert not {"script", "iframe"} & set(page.tags)
     # An empty icon, or a browser would ask for one.
     icon, *sources = [value for name, value in page.attributes if name in ("src", "href")]
@@ -82,13 +82,13 @@ def test_names_and_values_of_any_kind_are_escaped(values):
     values["metrics"][evil] = values["metrics"]["toy<1>"]
     values["baselines"][evil] = values["baselines"]["codec"]
     values["meta"]["protocol"] = evil
-    page = Page(render(values, {evil: b"x"}, RUN | {evil: evil}))
+    page = Page(render_report(values, {evil: b"x"}, RUN | {evil: evil}))
     assert "script" not in page.tags and "b" not in page.tags
     assert "<b>cpu</b>" in page.text and '"lr": 0.001' in page.text
 
 
 def test_non_finite_results_are_said_in_words(broken_evaluation):
-    page = Page(render(to_json_values(evaluation_result([broken_evaluation], {})), {}, RUN))
+    page = Page(render_report(to_json_values(evaluation_result([broken_evaluation], {})), {}, RUN))
     assert "not finite" in page.text
     assert any(row[0] == "this run" and "not finite" in row for row in page.rows)
 

@@ -16,8 +16,8 @@ from ups_jax.core.task import Input, Statistics, Task
 from ups_jax.data.dataset import Trajectories
 from ups_jax.evaluation.console import print_table
 from ups_jax.evaluation.plots.figures import write_plots
-from ups_jax.evaluation.plots.html_report import render
-from ups_jax.evaluation.result import SteadyEvaluation, to_json_values, evaluation_result, write_json
+from ups_jax.evaluation.plots.html_report import render_report
+from ups_jax.evaluation.result import SteadyEvaluation, evaluation_result, to_json_values, write_json
 from ups_jax.evaluation.steady import evaluate_steady
 
 SHAPE = (6, 8)
@@ -94,7 +94,7 @@ def test_samples_are_scored_by_their_distribution_and_a_variant_by_its_own_error
     assert own["steady"]["crps"] == pytest.approx(0.2 / np.sqrt(np.pi), rel=0.1)
     assert one["steady"]["rmse"] == pytest.approx(np.sqrt(2) * measured.metrics["steady"]["rmse"], rel=0.1)
     assert one["seconds_per_rollout_step"] > 0
-    page = render(to_json_values(evaluation_result([measured], {})), {}, {"config": {}})
+    page = render_report(to_json_values(evaluation_result([measured], {})), {}, {"config": {}})
     assert "Ensembles" in page and "decorrelation" not in page
     print_table(Console(file=(told := io.StringIO()), width=120), measured)
     assert "corrector solution" in told.getvalue() and "ensemble of 12: CRPS 0.1" in told.getvalue()
@@ -122,5 +122,5 @@ def test_pictures_and_report_show_given_field_truth_prediction_and_error(tmp_pat
     measured = evaluation({2: 0.1, 5: -0.4})
     (path,) = write_plots(tmp_path, [measured], [])
     assert path.name == "plates_fields_u.png" and path.stat().st_size > 10_000
-    page = render(to_json_values(evaluation_result([measured], {})), {"a": b"x"}, {"config": {}})
+    page = render_report(to_json_values(evaluation_result([measured], {})), {"a": b"x"}, {"config": {}})
     assert "Steady state" in page and "mean_field" in page

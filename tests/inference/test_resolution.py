@@ -16,7 +16,14 @@ from ups_jax.core.errors import DataError
 from ups_jax.core.task import Statistics, Task
 from ups_jax.data import open_dataset
 from ups_jax.evaluation.evaluate import Predictor, evaluate_predictor
-from ups_jax.inference.resolution import FinerPredictor, grid_coordinates, interpolate_fields, split_mismatch_note, predictor_for_grid, refines
+from ups_jax.inference.resolution import (
+    FinerPredictor,
+    grid_coordinates,
+    interpolate_fields,
+    predictor_for_grid,
+    refines,
+    split_mismatch_note,
+)
 from ups_jax.inference.trained_model import TrainedModel
 from ups_jax.simulate import files, presets
 
@@ -137,13 +144,13 @@ def test_as_many_points_are_the_trained_grid_only_with_its_spacing(extent: float
 
 def store(root: Path, preset: str, count: int, seed: int = 0) -> Config:
     """Standing waves of random phase in the file of a preset of `burgers1d`, and its configuration."""
-    chosen = replace(presets.find("burgers1d", preset), trajectories=count)
+    chosen = replace(presets.get_preset("burgers1d", preset), trajectories=count)
     task = task_on(chosen.points)
     phase = 2 * np.pi * np.random.default_rng(seed).uniform(size=(count, 1, 1))
     fields = np.sin(np.pi * grid_coordinates(task)[0] + phase).repeat(chosen.steps + 1, 1)
-    origin = files.Origin(task="burgers1d", preset=preset, seed=0, trajectories=count)
-    datasets = files.trajectories(chosen, fields, np.full(count, 0.03))
-    files.write(root / f"burgers1d_{preset}.hdf5", origin, datasets, "periodic")
+    origin = files.Provenance(task="burgers1d", preset=preset, seed=0, trajectories=count)
+    datasets = files.spectral_datasets(chosen, fields, np.full(count, 0.03))
+    files.write_file(root / f"burgers1d_{preset}.hdf5", origin, datasets, "periodic")
     return load(CONFIGS / "tiny.yaml", [f"data.root={root}", f"data.tasks.0.preset={preset}"])
 
 

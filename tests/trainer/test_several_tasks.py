@@ -176,7 +176,7 @@ def test_untrained_every_task_is_persistence(cfg: Config, data: Mixture) -> None
         held = dataset.trajectories("val", limit=1)
         cond = make_conditions(dataset.task, held.cond, held.cond_mask)
         rolled = jax.jit(partial(rollout, own), static_argnums=3)
-        frames = rolled(joint.sharing.view(params, number), held.fields[:, :1], cond, 3)
+        frames = rolled(joint.sharing.task_params(params, number), held.fields[:, :1], cond, 3)
         np.testing.assert_allclose(frames, np.repeat(held.fields[:, :1], 3, axis=1), atol=1e-6)
 
 

@@ -1,1 +1,1 @@
-"""Evaluation of trained predictors: `evaluate` measures, `result` is the record, `plots` shows it."""
+"""Evaluation of trained models: `evaluate` computes metrics, `result` defines the results, `plots` draws them."""

@@ -1,1 +1,1 @@
-"""Using a trained model: loading it, rolling it out in physical units, files of predicted states, and export."""
+"""Use of trained models: loading, rollouts in physical units, files of predicted states, and export."""

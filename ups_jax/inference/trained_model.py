@@ -286,7 +286,7 @@ class TrainedModel:
         if mismatch is not None:
             raise DataError(f"weights: the pytree does not match model.weights: {mismatch}")
         names = [item.name for item in self.tasks]
-        return model, self.models.sharing.view(weights, names.index(model.task.name))
+        return model, self.models.sharing.task_params(weights, names.index(model.task.name))
 
     def _checked(self, u: Any, params: Any, input_fields: Any, weights: Any, dt: float | None) -> tuple[Any, ...]:
         """Return the checked fields, coefficients, coefficient mask and point-cloud arrays."""
@@ -321,8 +321,8 @@ class TrainedModel:
         for index, (task, fingerprint) in enumerate(zip(self.tasks, joint.fingerprint.split("+"), strict=True)):
             checkpoint = replace(
                 joint,
-                params=self.models.sharing.view(joint.params, index),
-                weights=self.models.sharing.view(joint.weights, index),
+                params=self.models.sharing.task_params(joint.params, index),
+                weights=self.models.sharing.task_params(joint.weights, index),
                 config=of_task(joint.config, task.name),
                 tasks=(task,),
                 fingerprint=fingerprint,

@@ -9,7 +9,15 @@ from typing import Any
 
 from ups_jax.config import to_dict
 from ups_jax.core.files import write_atomically
-from ups_jax.evaluation.plots.html_report import block, figure, legible, page, table, table_row, tables
+from ups_jax.evaluation.plots.html_report import (
+    display_name,
+    html_figure,
+    html_page,
+    html_table,
+    html_table_row,
+    json_block,
+    result_tables,
+)
 from ups_jax.pipeline.context import Work
 from ups_jax.pipeline.scores import METRICS, SECTIONS, Evaluated
 
@@ -51,20 +59,20 @@ def render(
         body += [_beside(results["full_eval"].numbers, numbers, "champion")]
     for name, result in reversed(list(results.items())):
         meta, seeds = result.meta, len(result.results)
-        title = f"{legible(name)}: {meta['data']['split']} split, {meta['trajectories']} trajectories"
+        title = f"{display_name(name)}: {meta['data']['split']} split, {meta['trajectories']} trajectories"
         title += f", the first of {seeds} seeds" if seeds > 1 else ""
-        body += [f"<h2>{escape(title)}</h2>", *tables(result.results[0])]
+        body += [f"<h2>{escape(title)}</h2>", *result_tables(result.results[0])]
     films = [item for item in pictures if item.endswith(".gif")]
     if films:
-        body += ["<h2>Rollout</h2>", *(figure(Path(item).stem, pictures[item], "gif") for item in films)]
+        body += ["<h2>Rollout</h2>", *(html_figure(Path(item).stem, pictures[item], "gif") for item in films)]
     body += ["<h2>Plots</h2>"] if len(films) < len(pictures) else []
-    body += [figure(Path(item).stem, content) for item, content in pictures.items() if item.endswith(".png")]
-    body += ["<h2>Steps</h2>", _steps(summary["steps"]), "<h2>Environment</h2>", block(summary["environment"])]
+    body += [html_figure(Path(item).stem, content) for item, content in pictures.items() if item.endswith(".png")]
+    body += ["<h2>Steps</h2>", _steps(summary["steps"]), "<h2>Environment</h2>", json_block(summary["environment"])]
     for name, result in results.items():
         facts = {key: value for key, value in result.meta.items() if key != "tasks"}
-        body += [f"<h2>{escape(legible(name))}: facts</h2>", block(facts)]
-    body += ["<h2>Configuration</h2>", block(config)]
-    return page(f"Run {summary['run_id']}", body)
+        body += [f"<h2>{escape(display_name(name))}: facts</h2>", json_block(facts)]
+    body += ["<h2>Configuration</h2>", json_block(config)]
+    return html_page(f"Run {summary['run_id']}", body)
 
 
 def _reasons(summary: Mapping[str, Any]) -> list[str]:
@@ -77,14 +85,14 @@ def _gates(name: str, decision: Mapping[str, Any], result: Evaluated | None) -> 
     """The gates' answers with their numbers, and the candidate beside what it was held against."""
     baseline = decision.get("baseline")
     against = f" against {baseline['label']} {baseline['run_id']}" if baseline else ""
-    yield f"<h2>{escape(f'Gates of the {legible(name)}: ' + legible(decision['status']) + against)}</h2>"
+    yield f"<h2>{escape(f'Gates of the {display_name(name)}: ' + display_name(decision['status']) + against)}</h2>"
     if decision["gates"]:
         rows = []
         for gate in decision["gates"]:
-            cells = [gate["key"], gate["kind"], legible(gate["status"])]
+            cells = [gate["key"], gate["kind"], display_name(gate["status"])]
             cells += [_number(gate[key]) for key in ("candidate", "baseline", "limit")] + [gate["message"]]
-            rows.append(table_row(map(escape, cells), "" if gate["status"] in _PASSING else "bad"))
-        yield table(("gate", "kind", "answer", "candidate", "baseline", "limit", "in words"), rows)
+            rows.append(html_table_row(map(escape, cells), "" if gate["status"] in _PASSING else "bad"))
+        yield html_table(("gate", "kind", "answer", "candidate", "baseline", "limit", "in words"), rows)
     if baseline and result is not None:
         yield _beside(result.numbers, baseline["numbers"], "baseline")
 
@@ -96,9 +104,9 @@ def _beside(own: Mapping[str, float], theirs: Mapping[str, float | None], whose:
             continue
         number = theirs[name]
         change = f"{100 * (own[name] / number - 1):+.1f} %" if number else ""
-        cells = [legible(name), _number(own[name]), _number(number), change]
-        rows.append(table_row(map(escape, cells)))
-    return table(("", "this run", whose, "change"), rows)
+        cells = [display_name(name), _number(own[name]), _number(number), change]
+        rows.append(html_table_row(map(escape, cells)))
+    return html_table(("", "this run", whose, "change"), rows)
 
 
 def _steps(steps: Mapping[str, Mapping[str, Any]]) -> str:
@@ -106,14 +114,14 @@ def _steps(steps: Mapping[str, Mapping[str, Any]]) -> str:
     for name, own in steps.items():
         memory = own.get("peak_memory_mib")
         cells = [
-            legible(name),
+            display_name(name),
             str(own.get("status", "")),
             "" if own.get("seconds") is None else f"{own['seconds']:.1f} s",
             "" if memory is None else f"{memory:.0f} MiB",
             str(own.get("reused_from") or own.get("reason") or ""),
         ]
-        rows.append(table_row(map(escape, cells)))
-    return table(("step", "status", "wall time", "peak memory", ""), rows)
+        rows.append(html_table_row(map(escape, cells)))
+    return html_table(("step", "status", "wall time", "peak memory", ""), rows)
 
 
 def _plots(evaluation: Path) -> Path:

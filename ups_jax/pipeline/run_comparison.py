@@ -14,7 +14,7 @@ import yaml
 from ups_jax.config import load, to_dict
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.core.files import read_json, write_atomically
-from ups_jax.evaluation.plots.html_report import figure, page, table, table_row
+from ups_jax.evaluation.plots.html_report import html_figure, html_page, html_table, html_table_row
 from ups_jax.pipeline.leaderboard import Row
 from ups_jax.pipeline.request import config_path
 from ups_jax.pipeline.scores import METRICS, Evaluated
@@ -85,24 +85,24 @@ def metric_table(one: Side, other: Side) -> list[tuple[str, ...]]:
 def write_comparison(path: Path, one: Side, other: Side) -> None:
     """A self-contained page of it all. Raises `StorageError`."""
     head = ("", one.run_id, other.run_id)
-    metrics = [table_row(map(escape, cells)) for cells in metric_table(one, other)]
+    metrics = [html_table_row(map(escape, cells)) for cells in metric_table(one, other)]
     changed = [(key, _text(first), _text(second)) for key, first, second in config_difference(one.config, other.config)]
     body = [
         f"<h1>{escape(one.run_id)} and {escape(other.run_id)}</h1>",
-        table((*head, "change"), metrics),
+        html_table((*head, "change"), metrics),
         "<h2>Configuration</h2>",
-        table(head, [table_row(map(escape, cells)) for cells in changed]) if changed else "<p>the same</p>",
+        html_table(head, [html_table_row(map(escape, cells)) for cells in changed]) if changed else "<p>the same</p>",
         "<h2>Curves</h2>",
-        figure("curves", curves(one, other)),
+        html_figure("curves", curves(one, other)),
     ]
-    write_atomically(path, page(f"{one.run_id} and {other.run_id}", body))
+    write_atomically(path, html_page(f"{one.run_id} and {other.run_id}", body))
 
 
 def curves(one: Side, other: Side) -> bytes:
     """Loss and validation error of both over their steps, a row a stage, as PNG."""
     from matplotlib.figure import Figure
 
-    from ups_jax.evaluation.plots.fields import literal
+    from ups_jax.evaluation.plots.fields import disable_math_text
 
     stages = list(dict.fromkeys(record["stage"] for side in (one, other) for record in side.records)) or ["operator"]
     drawn = Figure(figsize=(11, 3.4 * len(stages)), layout="constrained")
@@ -119,7 +119,7 @@ def curves(one: Side, other: Side) -> bytes:
             axis.set(title=f"{stage}: {title}", xlabel="step")
             axis.grid(alpha=0.25)
     buffer = io.BytesIO()
-    literal(drawn)
+    disable_math_text(drawn)
     drawn.savefig(buffer, dpi=110, format="png")
     return buffer.getvalue()
 

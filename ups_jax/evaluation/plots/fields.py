@@ -1,7 +1,7 @@
-"""Pictures of fields on grids and at points: truth, prediction and error over time and space.
+"""Figures of truth, prediction and error of fields on grids and point clouds, and their shared parts.
 
-The parts that all pictures share are here too: colours and their limits, colour bars, saving. `figures` decides which
-pictures an evaluation has, `films` draws files of predicted states.
+Shared are colour maps and limits, colour bars and saving. `figures` draws the other figures of an evaluation, `films`
+the figures and films of predicted states.
 """
 
 from __future__ import annotations
@@ -22,16 +22,23 @@ from matplotlib.text import Text
 from ups_jax.core.files import whole_file
 from ups_jax.core.task import Task
 from ups_jax.data.sources import Grid
-from ups_jax.evaluation.result import TransientEvaluation, Example, PointEvaluation, SteadyEvaluation, SteadyExample
+from ups_jax.evaluation.result import Example, PointEvaluation, SteadyEvaluation, SteadyExample, TransientEvaluation
 
-# Sequential and diverging maps that people with any colour vision can read; grey where a value is not finite.
-FIELD_MAP, INPUT_MAP, ERROR_MAP, MISSING = "viridis", "cividis", "RdBu_r", "#BBBBBB"
+# Colour maps that are readable with colour blindness; grey for values that are not finite.
+FIELD_MAP, INPUT_MAP, ERROR_MAP, NONFINITE_COLOUR = "viridis", "cividis", "RdBu_r", "#BBBBBB"
 _SNAPSHOTS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """A field with its colours, over time where the first axis of `values` is time."""
+    """One field of a figure.
+
+    Attributes:
+        title: Title of the panel.
+        values: The field; of a transient task with time as the first axis.
+        colours: Name of the colour map.
+        norm: Colour limits.
+    """
 
     title: str
     values: Float[np.ndarray, "*p"]
@@ -39,97 +46,118 @@ class Panel:
     norm: Normalize
 
 
-def fields(evaluation: TransientEvaluation, channel: int = 0) -> Figure:
-    """Truth, prediction and error of the best, median and worst trajectory.
+def fields_figure(evaluation: TransientEvaluation, channel: int = 0) -> Figure:
+    """Return a figure of truth, prediction and error of the best, median and worst trajectory.
 
-    In one space dimension as images over time and space, otherwise as snapshots (of three axes the middle plane).
-    Truth and prediction share their colour limits; the error has symmetric ones.
+    Fields with one space axis are images over time and space; others are snapshots, in 3-D of the middle plane. Truth
+    and prediction share their colour limits; those of the error are symmetric.
+
+    Args:
+        evaluation: The evaluation of a transient task on a grid.
+        channel: Index of the channel.
     """
     task = evaluation.task
 
     def draw(axis: Axes, panel: Panel, frame: int) -> None:
-        snapshot(axis, task, panel.values[frame], panel.colours, panel.norm)
+        draw_snapshot(axis, task, panel.values[frame], panel.colours, panel.norm)
         axis.label_outer()
 
     figure = Figure(figsize=(11, 8.6) if len(task.shape) == 1 else (11.5, 20), layout="constrained")
-    blocks = figure.subfigures(len(evaluation.examples), 1, squeeze=False).ravel()
-    for block, example in zip(blocks, evaluation.examples, strict=True):
-        panels = comparison(*planes(task, example, channel))
+    subfigures = figure.subfigures(len(evaluation.examples), 1, squeeze=False).ravel()
+    for subfigure, example in zip(subfigures, evaluation.examples, strict=True):
+        panels = comparison_panels(*truth_and_prediction(task, example, channel))
         if len(task.shape) == 1:
-            space_time_row(block, block.subplots(1, 3).tolist(), task, example.time, panels, task.channels[channel])
+            axes = subfigure.subplots(1, 3).tolist()
+            draw_comparison_row(subfigure, axes, task, example.time, panels, task.channels[channel])
         else:
-            _snapshot_rows(block, example.time, panels, task.channels[channel], draw)
-        block.suptitle(f"{task.name}, {describe(example)}", fontsize=11)
+            _draw_snapshot_rows(subfigure, example.time, panels, task.channels[channel], draw)
+        subfigure.suptitle(f"{task.name}, {example_title(example)}", fontsize=11)
     return figure
 
 
-def points(evaluation: PointEvaluation, channel: int = 0) -> Figure:
-    """Snapshots of truth, prediction and error of the median trajectory; points that move are drawn where they truly
-    are, of three axes along the last."""
+def points_figure(evaluation: PointEvaluation, channel: int = 0) -> Figure:
+    """Return snapshots of truth, prediction and error of the median trajectory on a point cloud.
+
+    Moving points are drawn at their true positions; in 3-D they are projected along the last axis.
+
+    Args:
+        evaluation: The evaluation of a transient task on a point cloud.
+        channel: Index of the channel.
+    """
     task = evaluation.task
     example = next(item for item in evaluation.examples if item.label == "median")
-    there = example.point_arrays["point_mask"] > 0
-    truth, prediction = (values[:, there, channel].astype(np.float64) for values in (example.truth, example.prediction))
-    where = _places(task, example.point_arrays, example.truth)[:, there]
+    is_point = example.point_arrays["point_mask"] > 0
+    truth, prediction = (
+        values[:, is_point, channel].astype(np.float64) for values in (example.truth, example.prediction)
+    )
+    positions = _point_positions(task, example.point_arrays, example.truth)[:, is_point]
 
     def draw(axis: Axes, panel: Panel, frame: int) -> None:
-        dots(axis, where[frame], panel.values[frame], panel.colours, panel.norm)
+        scatter_points(axis, positions[frame], panel.values[frame], panel.colours, panel.norm)
 
-    figure = Figure(figsize=(2.6 * len(picks(len(truth))) + 1, 7.8), layout="constrained")
-    _snapshot_rows(figure, example.time, comparison(truth, prediction), task.channels[channel], draw)
-    figure.suptitle(f"{task.name}, {describe(example)}", fontsize=11)
+    figure = Figure(figsize=(2.6 * len(snapshot_frames(len(truth))) + 1, 7.8), layout="constrained")
+    _draw_snapshot_rows(figure, example.time, comparison_panels(truth, prediction), task.channels[channel], draw)
+    figure.suptitle(f"{task.name}, {example_title(example)}", fontsize=11)
     return figure
 
 
-def solutions(evaluation: SteadyEvaluation, channel: int = 0) -> Figure:
-    """Given fields, truth, prediction and error of the best, median and worst solution, a row each.
+def solutions_figure(evaluation: SteadyEvaluation, channel: int = 0) -> Figure:
+    """Return a figure of input fields, truth, prediction and error of the best, median and worst steady solution.
 
-    Truth and prediction share their colour limits; the error has symmetric ones. Of three space axes the middle plane.
+    Each solution is one row. Truth and prediction share their colour limits; those of the error are symmetric. In 3-D
+    the middle plane is drawn.
+
+    Args:
+        evaluation: The evaluation of a steady task.
+        channel: Index of the channel.
     """
     task, name = evaluation.task, evaluation.task.channels[channel]
     columns = len(task.inputs) + 3
     figure = Figure(figsize=(3.5 * columns, 3.6 * len(evaluation.examples)), layout="constrained")
-    blocks = figure.subfigures(len(evaluation.examples), 1, squeeze=False).ravel()
-    for block, example in zip(blocks, evaluation.examples, strict=True):
-        given = [middle_plane(task, example.inputs[..., index]) for index in range(len(task.inputs))]
+    subfigures = figure.subfigures(len(evaluation.examples), 1, squeeze=False).ravel()
+    for subfigure, example in zip(subfigures, evaluation.examples, strict=True):
+        input_fields = [middle_plane(task, example.inputs[..., index]) for index in range(len(task.inputs))]
         panels = [
             *(
                 Panel(title=item.name, values=field, colours=INPUT_MAP, norm=field_limits(field))
-                for item, field in zip(task.inputs, given, strict=True)
+                for item, field in zip(task.inputs, input_fields, strict=True)
             ),
-            *comparison(*planes(task, example, channel)),
+            *comparison_panels(*truth_and_prediction(task, example, channel)),
         ]
         # Truth and prediction share a colour bar.
         labels = [*(item.name for item in task.inputs), None, name, f"error of {name}"]
-        for axis, panel, label in zip(block.subplots(1, columns), panels, labels, strict=True):
-            _panel(axis, task, panel)
+        for axis, panel, label in zip(subfigure.subplots(1, columns), panels, labels, strict=True):
+            _draw_steady_panel(axis, task, panel)
             axis.set_title(panel.title, fontsize=10)
             if label is not None:
-                colour_bar(block, axis, panel.colours, panel.norm, label)
-        block.suptitle(f"{task.name}, {describe(example)}", fontsize=11)
+                add_colour_bar(subfigure, axis, panel.colours, panel.norm, label)
+        subfigure.suptitle(f"{task.name}, {example_title(example)}", fontsize=11)
     return figure
 
 
-def comparison(
-    truth: Float[np.ndarray, "known *p"],
+def comparison_panels(
+    truth: Float[np.ndarray, "t_truth *p"],
     prediction: Float[np.ndarray, "t *p"],
     titles: Sequence[str] = ("truth", "prediction"),
 ) -> tuple[Panel, Panel, Panel]:
-    """Truth and prediction with the same colour limits, and their difference with symmetric ones.
+    """Return the panels of truth and prediction, with equal colour limits, and of their difference.
 
-    A truth that ends before the prediction is continued by NaN.
+    Args:
+        truth: True fields by time; a truth that ends before the prediction is padded with NaN.
+        prediction: Predicted fields by time.
+        titles: Titles of the first two panels.
     """
-    known = np.full_like(prediction, np.nan)
-    known[: len(truth)] = truth
+    padded_truth = np.full_like(prediction, np.nan)
+    padded_truth[: len(truth)] = truth
     limits, bounds = field_limits(truth), error_limits(truth, prediction[: len(truth)])
     return (
-        Panel(title=titles[0], values=known, colours=FIELD_MAP, norm=limits),
+        Panel(title=titles[0], values=padded_truth, colours=FIELD_MAP, norm=limits),
         Panel(title=titles[1], values=prediction, colours=FIELD_MAP, norm=limits),
-        Panel(title="prediction − truth", values=prediction - known, colours=ERROR_MAP, norm=bounds),
+        Panel(title="prediction − truth", values=prediction - padded_truth, colours=ERROR_MAP, norm=bounds),
     )
 
 
-def space_time_row(
+def draw_comparison_row(
     figure: Figure | SubFigure,
     axes: Sequence[Axes],
     task: Task,
@@ -138,21 +166,33 @@ def space_time_row(
     name: str,
     title_size: int = 10,
 ) -> None:
-    """Truth, prediction and error of a channel side by side: over time, or of more space axes at the last time."""
+    """Draw truth, prediction and error of a channel side by side.
+
+    Fields with one space axis are drawn over time and space, others at the last time.
+
+    Args:
+        figure: The figure for the colour bars.
+        axes: Three axes.
+        task: The task, which has the grid.
+        time: Times of the frames.
+        panels: The panels of `comparison_panels`.
+        name: Name of the channel.
+        title_size: Font size of the titles.
+    """
     for axis, panel in zip(axes, panels, strict=True):
         title = panel.title
         if len(task.shape) == 1:
-            space_time(axis, task, time, panel.values, panel.colours, panel.norm)
+            draw_space_time(axis, task, time, panel.values, panel.colours, panel.norm)
         else:
-            snapshot(axis, task, panel.values[-1], panel.colours, panel.norm)
+            draw_snapshot(axis, task, panel.values[-1], panel.colours, panel.norm)
             title = f"{title}, t = {time[-1]:.3g}"
         axis.set_title(title, fontsize=title_size)
     for axis in axes[1:]:
         axis.set_ylabel("")
-    _colour_bars(figure, axes[1], axes[2], panels, name)
+    _add_comparison_colour_bars(figure, axes[1], axes[2], panels, name)
 
 
-def space_time(
+def draw_space_time(
     axis: Axes,
     task: Task | Grid,
     time: Float[np.ndarray, " t"],
@@ -160,108 +200,165 @@ def space_time(
     colours: str,
     norm: Normalize,
 ) -> None:
-    """A field of one space axis as an image, time to the right; values that are not finite stay grey."""
+    """Draw a field with one space axis as an image over time; values that are not finite are grey.
+
+    Args:
+        axis: The axes to draw on.
+        task: The task or grid.
+        time: Times of the frames.
+        values: The field.
+        colours: Name of the colour map.
+        norm: Colour limits.
+    """
     centres = task.origin[0] + task.spacing[0] * np.arange(task.shape[0])
-    axis.set_facecolor(MISSING)
+    axis.set_facecolor(NONFINITE_COLOUR)
     axis.pcolormesh(
         time, centres, np.ma.masked_invalid(values.T), cmap=colours, norm=norm, shading="nearest", rasterized=True
     )
     axis.set(xlabel="time t", ylabel=f"position {task.axes[0]}")
 
 
-def snapshot(axis: Axes, task: Task | Grid, values: Float[np.ndarray, "x y"], colours: str, norm: Normalize) -> None:
-    """A field of two space axes at one time, the first axis to the right."""
+def draw_snapshot(
+    axis: Axes, task: Task | Grid, values: Float[np.ndarray, "x y"], colours: str, norm: Normalize
+) -> None:
+    """Draw a field with two space axes at one time, with the first axis horizontal.
+
+    Args:
+        axis: The axes to draw on.
+        task: The task or grid.
+        values: The field.
+        colours: Name of the colour map.
+        norm: Colour limits.
+    """
     edges = [
         (origin - 0.5 * step, origin + (size - 0.5) * step)
         for origin, step, size in zip(task.origin, task.spacing, task.shape, strict=True)
     ]
-    axis.set_facecolor(MISSING)
+    axis.set_facecolor(NONFINITE_COLOUR)
     image = np.ma.masked_invalid(values.T)
     axis.imshow(image, origin="lower", extent=(*edges[0], *edges[1]), cmap=colours, norm=norm, interpolation="nearest")
     axis.set(xlabel=task.axes[0], ylabel=task.axes[1])
 
 
-def literal(figure: Figure) -> None:
-    """Have names drawn as they are, to be called ahead of the first drawing: matplotlib takes what stands between two
-    dollars for a formula, and refuses one that it cannot read. The labels of ticks, which are formulas, come later."""
+def disable_math_text(figure: Figure) -> None:
+    """Disable math text in all texts of a figure with a dollar sign, such as names of tasks and channels.
+
+    Matplotlib would interpret text between two dollar signs as a formula, and fail for an invalid one. Call this before
+    the figure is drawn for the first time: tick labels, which are created then, need math text.
+    """
     for text in figure.findobj(Text):
         if isinstance(text, Text) and "$" in text.get_text():
             text.set_parse_math(False)
 
 
-def colour_bar(figure: Figure | SubFigure, axes: Any, colours: str, norm: Normalize, label: str) -> None:
-    """One colour bar for the images of `axes`."""
+def add_colour_bar(figure: Figure | SubFigure, axes: Any, colours: str, norm: Normalize, label: str) -> None:
+    """Add a colour bar for the images on `axes`.
+
+    Args:
+        figure: The figure of the axes.
+        axes: One or several axes.
+        colours: Name of the colour map.
+        norm: Colour limits.
+        label: Label of the colour bar.
+    """
     bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, pad=0.02, aspect=25)
     bar.set_label(label, fontsize=9)
     bar.ax.tick_params(labelsize=8)
 
 
-def planes(
+def truth_and_prediction(
     task: Task, example: Example | SteadyExample, channel: int
 ) -> tuple[Float[np.ndarray, "t *p"], Float[np.ndarray, "t *p"]]:
-    """Truth and prediction of a channel; of three space axes the middle plane of the last."""
+    """Return truth and prediction of one channel in float64; in 3-D only the middle plane of the last axis."""
     return middle_plane(task, example.truth[..., channel]), middle_plane(task, example.prediction[..., channel])
 
 
 def middle_plane(task: Task | Grid, values: Float[np.ndarray, "... *s"]) -> Float[np.ndarray, "... *p"]:
-    """In float64, where the difference of two diverged float32 values does not overflow; one plane of three axes."""
-    exact = values.astype(np.float64)
-    return exact[..., task.shape[2] // 2] if len(task.shape) == 3 else exact
+    """Return a field in float64; in 3-D only the middle plane of the last axis.
+
+    In float64 the difference of two diverged float32 values does not overflow.
+    """
+    float64_values = values.astype(np.float64)
+    return float64_values[..., task.shape[2] // 2] if len(task.shape) == 3 else float64_values
 
 
 def field_limits(truth: np.ndarray) -> Normalize:
-    """The range of the truth: a prediction beyond it saturates."""
+    """Return the range of the truth as colour limits, so that a diverged prediction saturates."""
     return Normalize(float(truth.min()), float(truth.max()))
 
 
 def error_limits(truth: np.ndarray, prediction: np.ndarray) -> Normalize:
-    """Symmetric, up to the largest error, but not beyond the span of the truth: a blow-up would hide all the rest."""
+    """Return symmetric colour limits up to the largest error, but at most the range of the truth.
+
+    Without this bound a diverged prediction would hide the errors of all other frames.
+    """
     error = np.abs(prediction - truth)
     bound = min(float(error[np.isfinite(error)].max(initial=0.0)), float(np.ptp(truth)) or np.inf) or 1e-12
     return Normalize(-bound, bound)
 
 
-def describe(example: Example | SteadyExample) -> str:
-    """Which trajectory or solution this is, its coefficients in physical units, its error."""
+def example_title(example: Example | SteadyExample) -> str:
+    """Return a title for an example: which trajectory or solution it is, its coefficients and its error."""
     kind, metric = ("solution", "nRMSE") if isinstance(example, SteadyExample) else ("trajectory", "rollout nRMSE")
     parts = [f"{example.label} test {kind} (id {example.id})"]
     parts += [f"{name} = {value:.3g}" for name, value in example.coefficients.items()]
     return ", ".join([*parts, f"{metric} {example.nrmse:.3g}"])
 
 
-def picks(frames: int) -> list[int]:
-    """At most five frames, evenly spaced from the first to the last."""
+def snapshot_frames(frames: int) -> list[int]:
+    """Return the indices of at most five frames, evenly spaced from the first to the last."""
     return [int(frame) for frame in np.unique(np.linspace(0, frames - 1, _SNAPSHOTS).round())]
 
 
 def save_png(figure: Figure, path: Path, dpi: int) -> None:
-    """Write a figure, whole or not at all. Raises `StorageError`."""
-    literal(figure)
+    """Write a figure as PNG atomically.
+
+    Args:
+        figure: The figure.
+        path: The file to write.
+        dpi: Resolution in dots per inch.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    disable_math_text(figure)
     with whole_file(path) as partial:
         figure.savefig(partial, dpi=dpi, format="png")
 
 
-def dots(
-    axis: Axes, places: Float[np.ndarray, "p d"], values: Float[np.ndarray, " p"], colours: str, norm: Normalize
+def scatter_points(
+    axis: Axes, positions: Float[np.ndarray, "p d"], values: Float[np.ndarray, " p"], colours: str, norm: Normalize
 ) -> None:
-    """A field at points, those left out where it is not finite; on one axis its values are the height of the dots."""
-    known = np.where(np.isfinite(values), values, np.nan)
+    """Draw a field on a point cloud as coloured dots; points with a value that is not finite are omitted.
+
+    With one space axis, the value is also the height of the dot.
+
+    Args:
+        axis: The axes to draw on.
+        positions: Positions of the points.
+        values: The field at the points.
+        colours: Name of the colour map.
+        norm: Colour limits.
+    """
+    finite_values = np.where(np.isfinite(values), values, np.nan)
     size = max(1.0, min(14.0, 4000 / max(1, len(values))))
-    height = places[:, 1] if places.shape[1] > 1 else known
-    axis.scatter(places[:, 0], height, c=known, s=size, cmap=colours, norm=norm, linewidths=0, rasterized=True)
-    if places.shape[1] > 1:
+    height = positions[:, 1] if positions.shape[1] > 1 else finite_values
+    axis.scatter(
+        positions[:, 0], height, c=finite_values, s=size, cmap=colours, norm=norm, linewidths=0, rasterized=True
+    )
+    if positions.shape[1] > 1:
         axis.set_aspect("equal")
 
 
-def _snapshot_rows(
+def _draw_snapshot_rows(
     figure: Figure | SubFigure,
     time: Float[np.ndarray, " t"],
     panels: Sequence[Panel],
     name: str,
     draw: Callable[[Axes, Panel, int], None],
 ) -> None:
-    """A row of snapshots each of truth, prediction and error of the channel `name`."""
-    frames = picks(len(time))
+    """Draw three rows of snapshots: truth, prediction and error of the channel `name`."""
+    frames = snapshot_frames(len(time))
     axes = figure.subplots(3, len(frames), sharex=True, sharey=True, squeeze=False)
     for row, panel, title in zip(axes, panels, ("truth", "prediction", "error"), strict=True):
         for axis, frame in zip(row, frames, strict=True):
@@ -269,33 +366,37 @@ def _snapshot_rows(
         row[0].set_ylabel(f"{title}\n{row[0].get_ylabel()}".rstrip())
     for axis, frame in zip(axes[0], frames, strict=True):
         axis.set_title(f"t = {time[frame]:.3g}", fontsize=10)
-    _colour_bars(figure, list(axes[:2].ravel()), list(axes[2]), panels, name)
+    _add_comparison_colour_bars(figure, list(axes[:2].ravel()), list(axes[2]), panels, name)
 
 
-def _colour_bars(figure: Figure | SubFigure, values: Any, errors: Any, panels: Sequence[Panel], name: str) -> None:
-    """A colour bar for truth and prediction, another for the error."""
-    colour_bar(figure, values, panels[1].colours, panels[1].norm, name)
-    colour_bar(figure, errors, panels[2].colours, panels[2].norm, f"error of {name}")
+def _add_comparison_colour_bars(
+    figure: Figure | SubFigure, field_axes: Any, error_axes: Any, panels: Sequence[Panel], name: str
+) -> None:
+    """Add a colour bar for truth and prediction, and another for the error."""
+    add_colour_bar(figure, field_axes, panels[1].colours, panels[1].norm, name)
+    add_colour_bar(figure, error_axes, panels[2].colours, panels[2].norm, f"error of {name}")
 
 
-def _panel(axis: Axes, task: Task, panel: Panel) -> None:
+def _draw_steady_panel(axis: Axes, task: Task, panel: Panel) -> None:
+    """Draw a steady field: as an image, or as a curve if it has one space axis."""
     if panel.values.ndim == 2:
-        snapshot(axis, task, panel.values, panel.colours, panel.norm)
+        draw_snapshot(axis, task, panel.values, panel.colours, panel.norm)
         return
     centres = task.origin[0] + task.spacing[0] * np.arange(task.shape[0])
-    axis.set_facecolor(MISSING if not np.isfinite(panel.values).all() else "white")
+    axis.set_facecolor(NONFINITE_COLOUR if not np.isfinite(panel.values).all() else "white")
     axis.plot(centres, panel.values)
     axis.set(xlabel=task.axes[0], ylim=(panel.norm.vmin, panel.norm.vmax))
 
 
-def _places(
-    task: Task, places: Mapping[str, np.ndarray], truth: Float[np.ndarray, "t p c"]
+def _point_positions(
+    task: Task, point_arrays: Mapping[str, np.ndarray], truth: Float[np.ndarray, "t p c"]
 ) -> Float[np.ndarray, "t p d"]:
-    """Where the points are at each time, within the box along periodic axes."""
+    """Return the positions of the points at each time, wrapped into the box along periodic axes."""
     if not task.moving:
-        return np.broadcast_to(places["coords"], (len(truth), *places["coords"].shape)).astype(np.float64)
-    found = truth[..., list(task.moving)].astype(np.float64)
+        coords = point_arrays["coords"]
+        return np.broadcast_to(coords, (len(truth), *coords.shape)).astype(np.float64)
+    positions = truth[..., list(task.moving)].astype(np.float64)
     for axis, wraps in enumerate(task.periodic):
         if wraps:
-            found[..., axis] = task.origin[axis] + (found[..., axis] - task.origin[axis]) % task.box[axis]
-    return found
+            positions[..., axis] = task.origin[axis] + (positions[..., axis] - task.origin[axis]) % task.box[axis]
+    return positions

@@ -1,6 +1,7 @@
-"""One self-contained HTML page of a run: the numbers beside their baselines, the plots, configuration, environment.
+"""The HTML report of an evaluation: metrics with their baselines, plots, configuration and environment.
 
-No script and nothing from outside: pictures are data URIs, and every string is escaped.
+The page is self-contained: it has no scripts and no external resources, images are data URIs, and all strings are
+escaped. The report of a pipeline uses the HTML helpers as well.
 """
 
 from __future__ import annotations
@@ -32,33 +33,49 @@ _HIDDEN = ("nrmse_by_time", "nonfinite")
 
 
 def write_report(path: Path, result: Mapping[str, Any], plots: Sequence[Path], run: Mapping[str, Any]) -> None:
-    """Write the page of an evaluation JSON, its plots and the run's run.json. Raises `StorageError`."""
-    page = render(result, {plot.stem: plot.read_bytes() for plot in plots}, run)
+    """Write the report of an evaluation.
+
+    Args:
+        path: The HTML file to write.
+        result: The evaluation JSON.
+        plots: PNG files to include.
+        run: The contents of run.json.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    page = render_report(result, {plot.stem: plot.read_bytes() for plot in plots}, run)
     write_atomically(path, page)
 
 
-def render(result: Mapping[str, Any], plots: Mapping[str, bytes], run: Mapping[str, Any]) -> str:
-    """The page as a string; `plots` are PNG files by caption."""
+def render_report(result: Mapping[str, Any], plots: Mapping[str, bytes], run: Mapping[str, Any]) -> str:
+    """Return the report of an evaluation as HTML.
+
+    Args:
+        result: The evaluation JSON.
+        plots: Contents of PNG files by caption.
+        run: The contents of run.json.
+    """
     tasks = ", ".join(result["metrics"])
     environment = {key: value for key, value in run.items() if key != "config"}
     body = [
         f"<h1>{escape(tasks)}</h1>",
         f'<p class="note">{escape(str(result["meta"]["protocol"]))}</p>',
-        *tables(result),
+        *result_tables(result),
         "<h2>Plots</h2>" if plots else "",
-        *(figure(caption, content) for caption, content in plots.items()),
+        *(html_figure(caption, content) for caption, content in plots.items()),
         "<h2>Evaluation</h2>",
-        block({key: value for key, value in result["meta"].items() if key != "tasks"}),
+        json_block({key: value for key, value in result["meta"].items() if key != "tasks"}),
         "<h2>Environment and run</h2>",
-        block(environment),
+        json_block(environment),
         "<h2>Configuration</h2>",
-        block(run["config"]),
+        json_block(run["config"]),
     ]
-    return page(tasks, body)
+    return html_page(tasks, body)
 
 
-def page(title: str, body: Sequence[str]) -> str:
-    """A whole page of parts that are HTML already."""
+def html_page(title: str, body: Sequence[str]) -> str:
+    """Return an HTML page with a title in plain text and a body of HTML elements."""
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -69,18 +86,21 @@ def page(title: str, body: Sequence[str]) -> str:
     )
 
 
-def tables(result: Mapping[str, Any]) -> Iterator[str]:
-    """For each task and way to predict a table: this run first, its interval below, then the baselines."""
+def result_tables(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the HTML tables of an evaluation JSON, one for each task and section.
+
+    The first row is the run, followed by its bootstrap interval, its variants and the baselines.
+    """
     for task, sections in result["metrics"].items():
         yield f"<h2>{escape(task)}</h2>"
         for section, values in sections.items():
-            others = [
+            compared = [
                 (name, tasks[task][section])
-                for kind in ("variants", "baselines")
-                for name, tasks in result[kind].items()
+                for group in ("variants", "baselines")
+                for name, tasks in result[group].items()
                 if section in tasks.get(task, ())
             ]
-            rows = {"this run": values, **dict(others)}
+            rows = {"this run": values, **dict(compared)}
             metrics = [name for name in values if name not in _HIDDEN]
             interval = result["intervals"].get(task, {}).get(section, {})
             yield f"<h3>{escape(_SECTIONS.get(section, section))}</h3>"
@@ -88,65 +108,74 @@ def tables(result: Mapping[str, Any]) -> Iterator[str]:
                 yield f'<p class="bad">{int(values["nonfinite"])} predicted frames are not finite.</p>'
             lines = []
             for name, row in rows.items():
-                kind = "model" if name == "this run" else "baseline"
-                lines.append(table_row([escape(name), *(_number(row[metric]) for metric in metrics)], kind))
+                css_class = "model" if name == "this run" else "baseline"
+                lines.append(html_table_row([escape(name), *(_number(row[metric]) for metric in metrics)], css_class))
                 if name == "this run" and interval:
-                    lines.append(table_row(["95 % interval", *(_range(interval.get(metric)) for metric in metrics)]))
-            yield table(["", *map(legible, metrics)], lines)
-            yield from _ensembles(rows)
+                    ranges = (_range(interval.get(metric)) for metric in metrics)
+                    lines.append(html_table_row(["95 % interval", *ranges]))
+            yield html_table(["", *map(display_name, metrics)], lines)
+            yield from _ensemble_tables(rows)
 
 
-def _ensembles(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """The scores of distributions, where there are such, beside the absolute error of the prediction alone."""
+def _ensemble_tables(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the table of ensemble scores, if there are ensembles, with the mean absolute error of the run."""
     ensembles = {name: row for name, row in rows.items() if ENSEMBLE_METRICS[0] in row}
     if not ensembles:
         return
     yield "<h3>Ensembles</h3>"
-    alone = _number(rows["this run"]["mae"])
-    yield f'<p class="note">Of this run alone the CRPS is its mean absolute error, {alone}.</p>'
+    mae = _number(rows["this run"]["mae"])
+    yield f'<p class="note">The CRPS of this run without an ensemble is its mean absolute error, {mae}.</p>'
     metrics = [name for name in ENSEMBLE_METRICS if any(name in row for row in ensembles.values())]
     lines = [
-        table_row([escape(name), *(_number(row[metric]) for metric in metrics)], "model")
+        html_table_row([escape(name), *(_number(row[metric]) for metric in metrics)], "model")
         for name, row in ensembles.items()
     ]
-    yield table(["", *map(legible, metrics)], lines)
+    yield html_table(["", *map(display_name, metrics)], lines)
 
 
-def table(head: Sequence[str], rows: Sequence[str]) -> str:
-    """A table with a line of plain text at its head and rows that are HTML already."""
+def html_table(head: Sequence[str], rows: Sequence[str]) -> str:
+    """Return an HTML table with a header in plain text and rows from `html_table_row`."""
     cells = "".join(f"<th>{escape(name)}</th>" for name in head)
     return f'<div class="wide"><table><tr>{cells}</tr>{"".join(rows)}</table></div>'
 
 
-def table_row(cells: Iterable[str], kind: str = "") -> str:
-    """A row of cells that are HTML already; `kind` is its class in the style sheet."""
-    start = f'<tr class="{kind}">' if kind else "<tr>"
+def html_table_row(cells: Iterable[str], css_class: str = "") -> str:
+    """Return a row of an HTML table; the cells are HTML, `css_class` is a class of the style sheet."""
+    start = f'<tr class="{css_class}">' if css_class else "<tr>"
     return start + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
 
-def figure(caption: str, content: bytes, kind: str = "png") -> str:
-    """A picture, or a film as GIF, that is part of the page."""
+def html_figure(caption: str, content: bytes, image_format: str = "png") -> str:
+    """Return an HTML figure with an embedded image and a caption in plain text.
+
+    Args:
+        caption: The caption; underscores become spaces.
+        content: The contents of the image file.
+        image_format: `png` or `gif`.
+    """
     text = escape(caption, quote=True)
     data = base64.b64encode(content).decode("ascii")
     return (
-        f'<figure><img alt="{text}" src="data:image/{kind};base64,{data}">'
-        f"<figcaption>{escape(legible(caption))}</figcaption></figure>"
+        f'<figure><img alt="{text}" src="data:image/{image_format};base64,{data}">'
+        f"<figcaption>{escape(display_name(caption))}</figcaption></figure>"
     )
 
 
-def block(values: Any) -> str:
-    """JSON values as they are."""
+def json_block(values: Any) -> str:
+    """Return JSON values as preformatted HTML text."""
     return f"<pre>{escape(json.dumps(values, indent=2, ensure_ascii=False, default=str))}</pre>"
 
 
 def _number(value: float | None) -> str:
+    """Return a number as HTML; None stands for a number that is not finite."""
     return '<span class="bad">not finite</span>' if value is None else f"{value:.3g}"
 
 
 def _range(bounds: Sequence[float | None] | None) -> str:
+    """Return an interval as HTML, or an empty string for None."""
     return "" if bounds is None else " to ".join(_number(bound) for bound in bounds)
 
 
-def legible(name: str) -> str:
-    """A name with spaces in place of underscores."""
+def display_name(name: str) -> str:
+    """Return a name with spaces instead of underscores."""
     return name.replace("_", " ")

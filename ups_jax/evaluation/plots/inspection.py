@@ -1,4 +1,4 @@
-"""A picture of a data file: one trajectory, a row for each channel."""
+"""The figure of a data file: its first trajectory, with one row for each channel."""
 
 from __future__ import annotations
 
@@ -14,64 +14,73 @@ from ups_jax.data.sources import Grid
 from ups_jax.data.sources.points import ScatteredSource
 from ups_jax.evaluation.plots.fields import (
     FIELD_MAP,
-    colour_bar,
-    dots,
+    add_colour_bar,
+    draw_snapshot,
+    draw_space_time,
     field_limits,
     middle_plane,
     save_png,
-    snapshot,
-    space_time,
+    scatter_points,
 )
 
 _SNAPSHOTS, _DPI = 5, 100
 
 
-def write_picture(found: Inspection, path: Path) -> None:
-    """Write the first trajectory of the file as a PNG: with one space axis over time, else some frames of it.
+def write_picture(inspection: Inspection, path: Path) -> None:
+    """Write a PNG of the first trajectory of a data file.
 
-    The given fields of a steady solution come first; points are dots. Raises StorageError where the picture cannot be
-    written.
+    Fields with one space axis are drawn over time, others as a few snapshots. The input fields of a steady task come
+    first.
+
+    Args:
+        inspection: The inspected data file.
+        path: The file to write.
+
+    Raises:
+        StorageError: The file cannot be written.
     """
-    source, grid, first = found.source, found.source.grid, np.zeros(1, int)
+    source, grid, first = inspection.source, inspection.source.grid, np.zeros(1, int)
     over_time = len(grid.shape) == 1 and not isinstance(source, ScatteredSource)
     frames = np.arange(source.frames)
     if not over_time:
         frames = np.unique(np.linspace(0, source.frames - 1, _SNAPSHOTS).astype(np.int64))
-    # One by one: windows are of evenly spaced frames.
+    # Frame by frame, because a window has evenly spaced frames.
     values = np.concatenate([source.windows(first, np.array([[frame]]))[0] for frame in frames])
-    names = [channel.name for channel in found.channels]
+    names = [channel.name for channel in inspection.channels]
     if isinstance(source, ScatteredSource):
-        where, values = _places(source, grid, names, values)
+        positions, values = _point_fields(source, grid, names, values)
     else:
         values = np.concatenate([np.repeat(source.inputs(first), len(values), axis=0), values], axis=-1)
-        names = [*(channel.name for channel in found.inputs), *names]
-    across = 1 if over_time else len(frames)
-    figure = Figure(figsize=(max(6.0, 3.2 * across), 2.8 * len(names)), layout="constrained")
-    rows = figure.subplots(len(names), across, squeeze=False)
+        names = [*(channel.name for channel in inspection.inputs), *names]
+    columns = 1 if over_time else len(frames)
+    figure = Figure(figsize=(max(6.0, 3.2 * columns), 2.8 * len(names)), layout="constrained")
+    rows = figure.subplots(len(names), columns, squeeze=False)
     for row, name, channel in zip(rows, names, np.moveaxis(values, -1, 0), strict=True):
-        shown = channel if isinstance(source, ScatteredSource) else middle_plane(grid, channel)
-        finite = shown[np.isfinite(shown)]
-        limits = field_limits(finite if finite.size else np.zeros(1))
+        field = channel if isinstance(source, ScatteredSource) else middle_plane(grid, channel)
+        finite_values = field[np.isfinite(field)]
+        limits = field_limits(finite_values if finite_values.size else np.zeros(1))
         if over_time:
-            space_time(row[0], grid, grid.start + grid.dt * frames, shown, FIELD_MAP, limits)
+            draw_space_time(row[0], grid, grid.start + grid.dt * frames, field, FIELD_MAP, limits)
             row[0].set_title(f"{name}, trajectory 0")
-        for number, axis in enumerate(() if over_time else row):
+        for index, axis in enumerate(() if over_time else row):
             if isinstance(source, ScatteredSource):
-                dots(axis, where[number], shown[number], FIELD_MAP, limits)
+                scatter_points(axis, positions[index], field[index], FIELD_MAP, limits)
             else:
-                snapshot(axis, grid, shown[number], FIELD_MAP, limits)
-            axis.set_title(f"{name}, t = {grid.start + grid.dt * frames[number]:g}" if source.frames > 1 else name)
-        colour_bar(figure, row.tolist(), FIELD_MAP, limits, name)
+                draw_snapshot(axis, grid, field[index], FIELD_MAP, limits)
+            axis.set_title(f"{name}, t = {grid.start + grid.dt * frames[index]:g}" if source.frames > 1 else name)
+        add_colour_bar(figure, row.tolist(), FIELD_MAP, limits, name)
     save_png(figure, path, _DPI)
 
 
-def _places(
+def _point_fields(
     source: ScatteredSource, grid: Grid, names: Sequence[str], fields: Float[np.ndarray, "t p c"]
 ) -> tuple[Float[np.ndarray, "t q d"], Float[np.ndarray, "t q c"]]:
-    """Where the points of the first trajectory are at each time, and its fields there, without rows' fillings."""
-    places = source.points(np.zeros(1, int))
-    there = places.mask[0] > 0
-    if places.coords.shape[-1]:
-        return np.broadcast_to(places.coords[0, there], (len(fields), *places.coords[0, there].shape)), fields[:, there]
-    moving = [names.index(name) for name in grid.axes if name in names]
-    return fields[:, there][..., moving], fields[:, there]
+    """Return the positions of the points of the first trajectory at each time, and its fields, without padding."""
+    points = source.points(np.zeros(1, int))
+    is_point = points.mask[0] > 0
+    point_fields = fields[:, is_point]
+    if points.coords.shape[-1]:
+        coords = points.coords[0, is_point]
+        return np.broadcast_to(coords, (len(fields), *coords.shape)), point_fields
+    position_channels = [names.index(name) for name in grid.axes if name in names]
+    return point_fields[..., position_channels], point_fields
