@@ -401,7 +401,7 @@ def test_an_evaluation_has_the_correctors_as_variants(
     # On a finer grid, as which the trained one counts here, there is no corrector.
     told = io.StringIO()
     with monkeypatch.context() as changed:
-        changed.setattr(evaluation, "predictor_on", lambda trained, task: (trained, "restricted"))
+        changed.setattr(evaluation, "predictor_for_grid", lambda trained, task: (trained, "restricted"))
         on_finer = evaluate_run(run.path, cfg, console=Console(file=told, width=200))
     assert list(on_finer["variants"]) == ["latent"]
     assert "diffusion_residual" in told.getvalue()
