@@ -81,8 +81,8 @@ def in_turns(config: str, overrides: list[str], folder: Path, rounds: int, steps
     from ups_jax.config import load
     from ups_jax.core.xla import enable_compilation_cache
     from ups_jax.data import data_path, open_dataset, training_batches
-    from ups_jax.data.batches import MOST_TOGETHER
-    from ups_jax.data.shards.writer import Sizes, convert
+    from ups_jax.data.batches import MAX_GROUPED_BATCHES
+    from ups_jax.data.shards.writer import ShardSizes, convert_to_shards
     from ups_jax.trainer.timing import trial
     from ups_jax.training.build import build_model
 
@@ -90,7 +90,7 @@ def in_turns(config: str, overrides: list[str], folder: Path, rounds: int, steps
     cfg = load(config, overrides)
     simulate.prepare(cfg)
     file = data_path(cfg.data, cfg.data.tasks[0])
-    convert(file, folder / "shards", Sizes())
+    convert_to_shards(file, folder / "shards", ShardSizes())
     paths = {"hdf5": file, "shards": folder / "shards"}
     seconds: dict[str, Runs] = {way: {"wall": [], "processor": []} for way in (_HELD, *_WAYS)}
     with ExitStack() as stack:
@@ -103,9 +103,9 @@ def in_turns(config: str, overrides: list[str], folder: Path, rounds: int, steps
         batches[_HELD] = iter(lambda: held, None)
         tried = stack.enter_context(trial(cfg, "operator", dataset, build_model(cfg, dataset.task, "operator")))
         # A reader has read ahead while the others ran; that is used up before the clock starts.
-        ahead = cfg.data.loader.buffer + 2 * MOST_TOGETHER + 2 * tried.at_once
-        steps = -(-steps // tried.at_once) * tried.at_once
-        state = tried.begin()
+        ahead = cfg.data.loader.buffer + 2 * MAX_GROUPED_BATCHES + 2 * tried.steps_per_call
+        steps = -(-steps // tried.steps_per_call) * tried.steps_per_call
+        state = tried.new_state()
         for number in range(-1, rounds):
             ways = [*batches]
             for way in ways[number % len(ways) :] + ways[: number % len(ways)]:
@@ -126,9 +126,9 @@ def _run(tried: Trial, state: Any, batches: Iterator[Any], steps: int) -> Any:
     from ups_jax.distributed.mesh import make_mesh
     from ups_jax.training.multi_step import as_given
 
-    give, before = as_given(make_mesh(ParallelConfig()), tried.at_once), None
-    for _ in range(steps // tried.at_once):
-        state, metrics = tried.train_step(state, give([next(batches) for _ in range(tried.at_once)]))
+    give, before = as_given(make_mesh(ParallelConfig()), tried.steps_per_call), None
+    for _ in range(steps // tried.steps_per_call):
+        state, metrics = tried.train_step(state, give([next(batches) for _ in range(tried.steps_per_call)]))
         if before is not None:
             jax.device_get(before)
         before = metrics

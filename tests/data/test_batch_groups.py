@@ -18,7 +18,7 @@ from ups_jax.config import Config, load
 from ups_jax.core.errors import DataError
 from ups_jax.data import Dataset, Mixture, batch_at, batches, from_arrays, open_dataset, training_batches
 from ups_jax.data.latent_cache.cache import LatentCache, LatentWindows
-from ups_jax.data.latent_cache.manifest import Key, Manifest
+from ups_jax.data.latent_cache.manifest import LatentKey, LatentManifest
 from ups_jax.data.latent_cache.writer import write_latents
 
 Opened = tuple[Dataset | Mixture, Config, str]
@@ -55,12 +55,12 @@ def _points(waves: Dataset, data_root: Path, tmp_path: Path) -> Opened:
 
 def _latents(waves: Dataset, data_root: Path, tmp_path: Path) -> Opened:
     """Latents in place of fields."""
-    key = Key(weights="w", encoder={}, normaliser={}, data="d", dtype="float32")
-    plan = Manifest(key=key, task="waves", trajectories=20, frames=9, first=0, tokens=(16,), width=5, carried=2,
+    key = LatentKey(weights="w", encoder={}, normaliser={}, data="d", dtype="float32")
+    plan = LatentManifest(key=key, task="waves", trajectories=20, frames=9, first=0, tokens=(16,), width=5, carried=2,
                     shard_trajectories=8)  # fmt: skip
-    values = np.random.default_rng(0).normal(size=(20, *plan.each)).astype(np.float32)
+    values = np.random.default_rng(0).normal(size=(20, *plan.trajectory_shape)).astype(np.float32)
     write_latents(tmp_path / "latents", plan, lambda ids: values[ids])
-    held = LatentWindows(cache=LatentCache(tmp_path / "latents", 2.0**20), context=1, pushed=0)
+    held = LatentWindows(cache=LatentCache(tmp_path / "latents", 2.0**20), context=1, pushforward=0)
     cfg = load(CONFIGS / "tiny.yaml", ["data.tasks.0.symmetries=[]", "data.tasks.0.coefficients={beta: linear}"])
     return replace(waves, latents=held), cfg, "operator"
 
@@ -71,7 +71,7 @@ def test_a_batch_of_a_group_is_the_batch_by_itself(
     opened: Callable[..., Opened], threads: int, waves: Dataset, data_root: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(batches, "MOST_TOGETHER", 3)
+    monkeypatch.setattr(batches, "MAX_GROUPED_BATCHES", 3)
     data, cfg, stage = opened(waves, data_root, tmp_path)
     cfg = replace(cfg, data=replace(cfg.data, loader=replace(cfg.data.loader, threads=threads)))
     for host in ((0, 1), (1, 2)):
@@ -110,7 +110,7 @@ def test_a_stream_that_was_left_gives_no_more(waves: Dataset, tiny: Config) -> N
 
 
 def test_groups_are_of_small_batches_alone(waves: Dataset, tiny: Config) -> None:
-    planned = batches.StageBatches.of(waves, tiny, "operator", 1)
+    planned = batches.StageBatches.from_config(waves, tiny, "operator", 1)
     one = batch_at(waves, tiny, "operator", 0).nbytes
     sizes = [planned.group_size(0, 1, most) for most in (40 * one, 7 * one, one, one - 1)]
     assert sizes == [32, 7, 1, 1]

@@ -14,7 +14,7 @@ from travelling_waves import waves
 from ups_jax import config
 from ups_jax.config import digest, relevant, to_dict
 from ups_jax.core.errors import ConfigError, DataError
-from ups_jax.data import batch_at, open_dataset, open_mixture, splits, steps_per_epoch, trained_on, training_batches
+from ups_jax.data import batch_at, open_dataset, open_mixture, splits, steps_per_epoch, stage_trajectories, training_batches
 
 CORRECTORS = ("diffusion_residual", "consistency_distill")
 
@@ -49,7 +49,7 @@ def test_the_operator_never_draws_of_the_fold_and_correctors_draw_of_nothing_els
 def test_without_a_fold_all_stages_have_the_training_split_and_older_runs_their_digest(opened):
     dataset, cfg = opened(0.0)
     for stage in ("operator", *CORRECTORS):
-        assert trained_on(dataset, cfg, stage) is dataset.splits.train
+        assert stage_trajectories(dataset, cfg, stage) is dataset.splits.train
     assert not {"diffusion", "diffusion.fold"} & set(relevant(to_dict(cfg), "operator"))
     _, half = opened(0.5)
     for stage in ("operator", *CORRECTORS):
@@ -62,7 +62,7 @@ def test_without_a_fold_all_stages_have_the_training_split_and_older_runs_their_
 
 def test_the_split_s_seed_draws_the_fold_and_that_of_the_run_does_not(opened):
     fold = {
-        name: trained_on(*given, "diffusion_residual").tolist()
+        name: stage_trajectories(*given, "diffusion_residual").tolist()
         for name, given in {
             "first": opened(),
             "again": opened(),
@@ -99,7 +99,7 @@ def test_statistics_are_of_the_whole_training_split_and_an_epoch_of_a_stage_s_ow
 @given(st.integers(2, 300), st.floats(0.01, 0.5), st.integers(0, 99))
 def test_every_training_trajectory_is_on_one_side(trajectories, share, seed):
     train = 3 * np.arange(trajectories)
-    own, held = splits.fold(train, share, seed, "file")
+    own, held = splits.split_off_fold(train, share, seed, "file")
     np.testing.assert_array_equal(np.sort(np.concatenate([own, held])), train)
     assert len(own) >= 1 and len(held) == max(1, round(share * trajectories))
     assert (np.diff(own) > 0).all() and (np.diff(held) > 0).all()

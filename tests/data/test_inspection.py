@@ -14,7 +14,7 @@ from written_layouts import N, centres, random, write_cfd, write_incompressible,
 
 from ups_jax import config
 from ups_jax.data import open_dataset
-from ups_jax.data.inspection import config_lines, described, inspect
+from ups_jax.data.inspection import config_lines, describe, inspect
 
 
 def write_darcy(path: Path) -> None:
@@ -41,7 +41,7 @@ def test_the_lines_of_a_configuration_open_the_file(tmp_path: Path, name: str) -
     write, task = FILES[name]
     write(tmp_path / name)
     found = inspect(tmp_path / name)
-    assert found.task.name == task and found.sane and found.looked == found.source.trajectories
+    assert found.task.name == task and found.sane and found.trajectories_read == found.source.trajectories
     values = yaml.safe_load(config_lines(found))
     # Random numbers are not periodic, whatever the names of their files say.
     said = values["data"]["tasks"][0].pop("periodic", [])
@@ -62,7 +62,7 @@ def test_numbers_parameters_and_boundary_are_those_of_the_file(tmp_path: Path) -
         ends = (channel.minimum, channel.maximum, channel.std)
         np.testing.assert_allclose(ends, (values.min(), values.max(), values.std()), rtol=1e-6)
     assert (found.boundary, found.constants) == ("transmissive", {"eta": 1e-8, "zeta": 1e-8})
-    lines = "\n".join(described(found))
+    lines = "\n".join(describe(found))
     assert re.search(r"pdebench cfd \(transient\).*compressible_ns1d", lines)
     assert "4 trajectories of 5 frames, 3 channels" in lines and "dt 0.05" in lines
     assert re.search(r"axis x +8 points.*-0\.875.*0\.25", lines) and re.search("parameter +eta 1e-08", lines)
@@ -83,16 +83,16 @@ def test_defects_are_counted(tmp_path: Path) -> None:
     values[1, 2, 3], values[1, 4, 0], values[3] = np.nan, np.inf, 2.0
     write_cfd(tmp_path / "flow.hdf5", 1, Vx=values)
     found = inspect(tmp_path / "flow.hdf5")
-    assert not found.sane and [channel.broken for channel in found.channels] == [0, 0, 2]
-    assert [channel.constant for channel in found.channels] == [0, 0, 1]
+    assert not found.sane and [channel.nonfinite_frames for channel in found.channels] == [0, 0, 2]
+    assert [channel.constant_trajectories for channel in found.channels] == [0, 0, 1]
     finite = values[np.isfinite(values)]
     assert found.channels[2].maximum == finite.max() and found.channels[2].std == pytest.approx(finite.std(), rel=1e-6)
-    assert "NaN or Inf in 2 frames" in "\n".join(described(found))
+    assert "NaN or Inf in 2 frames" in "\n".join(describe(found))
 
 
 def test_of_a_large_file_some_trajectories_are_looked_at(tmp_path: Path) -> None:
     write_cfd(tmp_path / "flow.hdf5", 1)
-    some = inspect(tmp_path / "flow.hdf5", look_bytes=2 * 4 * 5 * 3 * 8)
-    assert some.looked == 2
-    assert "2 trajectories" in "\n".join(described(some))
-    assert inspect(tmp_path / "flow.hdf5", whole=True).looked == N
+    some = inspect(tmp_path / "flow.hdf5", max_bytes=2 * 4 * 5 * 3 * 8)
+    assert some.trajectories_read == 2
+    assert "2 trajectories" in "\n".join(describe(some))
+    assert inspect(tmp_path / "flow.hdf5", read_all_trajectories=True).trajectories_read == N

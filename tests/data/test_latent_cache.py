@@ -15,19 +15,19 @@ from ups_jax.core.commands import command
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.data import windows
 from ups_jax.data.latent_cache.cache import LatentCache, LatentWindows
-from ups_jax.data.latent_cache.manifest import MANIFEST, Key, Manifest, read_manifest, weights_digest
+from ups_jax.data.latent_cache.manifest import MANIFEST, LatentKey, LatentManifest, read_manifest, weights_digest
 from ups_jax.data.latent_cache.writer import write_latents
 from ups_jax.data.shard_folder import UNFINISHED
 
-KEY = Key(weights="w", encoder={"dim": 3}, normaliser={"mean": [0.5]}, data="d", dtype="float32")
+KEY = LatentKey(weights="w", encoder={"dim": 3}, normaliser={"mean": [0.5]}, data="d", dtype="float32")
 # Five trajectories of four latents of 2 x 3 tokens, the first of them of stored frame 2; two trajectories a shard.
-PLAN = Manifest(key=KEY, task="a", trajectories=5, frames=4, first=2, tokens=(2, 3), width=7, carried=2,
+PLAN = LatentManifest(key=KEY, task="a", trajectories=5, frames=4, first=2, tokens=(2, 3), width=7, carried=2,
                 shard_trajectories=2)  # fmt: skip
-LATENTS = np.random.default_rng(0).normal(size=(5, *PLAN.each)).astype(np.float32)
+LATENTS = np.random.default_rng(0).normal(size=(5, *PLAN.trajectory_shape)).astype(np.float32)
 ROOM = 2.0**20
 
 
-def plan_of(dtype: str) -> Manifest:
+def plan_of(dtype: str) -> LatentManifest:
     return replace(PLAN, key=replace(KEY, dtype=dtype))
 
 
@@ -37,7 +37,7 @@ def bfloat16_bits(values: np.ndarray) -> np.ndarray:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
-def write(out: Path, plan: Manifest = PLAN, values: np.ndarray = LATENTS, **options: bool) -> bool:
+def write(out: Path, plan: LatentManifest = PLAN, values: np.ndarray = LATENTS, **options: bool) -> bool:
     return write_latents(out, plan, lambda ids: values[ids], **options)
 
 
@@ -52,7 +52,7 @@ def test_what_was_written_is_read_by_trajectory_and_stored_frame(
 ) -> None:
     assert write(tmp_path, plan_of(dtype), stored)
     cache = LatentCache(tmp_path, room)
-    assert cache.held == (room > 0)
+    assert cache.in_memory == (room > 0)
     ids, frames = np.array([4, 0, 3]), np.array([[2, 5], [3, 3], [5, 4]])
     expected = LATENTS[ids[:, None], frames - 2]
     for width in (None, 2):
@@ -203,13 +203,13 @@ def test_one_process_at_a_time_writes(tmp_path: Path) -> None:
 
 def test_windows_of_latents_are_those_of_the_drawing_rolled_by_whole_tokens(tmp_path: Path) -> None:
     write(tmp_path)
-    latents = LatentWindows(cache=LatentCache(tmp_path), context=2, pushed=1)
-    of_fields = windows.Plan(
-        key=(1, 2), train=np.array([0, 2, 4]), per_trajectory=2, batch_size=4, offsets=np.arange(4) + 1,
-        starts=np.full(2, 0.5), shape=(8, 12), rolled=(True, False), channels=3, symmetries=(),
+    latents = LatentWindows(cache=LatentCache(tmp_path), context=2, pushforward=1)
+    of_fields = windows.WindowPlan(
+        key=(1, 2), train=np.array([0, 2, 4]), windows_per_trajectory=2, batch_size=4, offsets=np.arange(4) + 1,
+        start_probabilities=np.full(2, 0.5), shape=(8, 12), roll_axes=(True, False), channels=3, symmetries=(),
     )  # fmt: skip
     plan = latents.plan(of_fields)
-    drawn = [windows.draw(plan, n) for n in range(20)]
+    drawn = [windows.draw_windows(plan, n) for n in range(20)]
     assert {int(shift) for own in drawn for shift in own.shifts[:, 0]} == {0, 1}
     assert all((own.shifts[:, 1] == 0).all() for own in drawn)
     own = drawn[0]

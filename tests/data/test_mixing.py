@@ -8,7 +8,7 @@ import pytest
 from ups_jax.config import MixingConfig
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.rng import stream_key
-from ups_jax.data.mixture import BLOCK, Schedule, shares
+from ups_jax.data.mixture import BLOCK_STEPS, TaskSchedule, task_shares
 
 SIZES = {"a": 100, "b": 25, "c": 400}
 
@@ -25,43 +25,43 @@ SIZES = {"a": 100, "b": 25, "c": 400}
     ],
 )
 def test_shares_are_those_of_the_method(mixing, expected):
-    np.testing.assert_allclose(shares(MixingConfig(**mixing), SIZES), expected, rtol=1e-12)
+    np.testing.assert_allclose(task_shares(MixingConfig(**mixing), SIZES), expected, rtol=1e-12)
 
 
 def test_weights_are_of_the_tasks_that_there_are():
     with pytest.raises(ConfigError, match=r"data\.mixing\.weights.*a, z.*a, b, c"):
-        shares(MixingConfig(method="weights", weights={"a": 1, "z": 2}), SIZES)
+        task_shares(MixingConfig(method="weights", weights={"a": 1, "z": 2}), SIZES)
 
 
 @pytest.mark.parametrize("parts", [(1.0,), (0.5, 0.5), (0.01, 0.29, 0.7)])
 def test_a_step_s_place_is_the_number_of_its_task_s_steps_before_it(parts):
-    schedule = Schedule(stream_key(3, "mixing/operator"), parts)
-    steps = 5 * BLOCK + 7
+    schedule = TaskSchedule(stream_key(3, "mixing/operator"), parts)
+    steps = 5 * BLOCK_STEPS + 7
     drawn = [schedule.at(n) for n in range(steps)]
     counts = dict.fromkeys(range(len(parts)), 0)
     for task, place in drawn:
         assert place == counts[task]
         counts[task] += 1
     # Asked in any order, and of another object, the answer is the same.
-    again = Schedule(stream_key(3, "mixing/operator"), parts)
+    again = TaskSchedule(stream_key(3, "mixing/operator"), parts)
     assert [again.at(n) for n in reversed(range(steps))] == drawn[::-1]
     if len(parts) > 1:
-        other = Schedule(stream_key(4, "mixing/operator"), parts)
+        other = TaskSchedule(stream_key(4, "mixing/operator"), parts)
         assert [other.at(n) for n in range(steps)] != drawn
 
 
 def test_tasks_have_their_shares_in_every_block_and_rare_ones_on_average():
     parts = (0.7, 0.295, 0.005)
-    schedule = Schedule(stream_key(0, "mixing/operator"), parts)
-    drawn = np.array([schedule.at(n)[0] for n in range(200 * BLOCK)]).reshape(200, BLOCK)
+    schedule = TaskSchedule(stream_key(0, "mixing/operator"), parts)
+    drawn = np.array([schedule.at(n)[0] for n in range(200 * BLOCK_STEPS)]).reshape(200, BLOCK_STEPS)
     counts = np.stack([(drawn == task).sum(axis=1) for task in range(3)], axis=1)
-    assert np.abs(counts - BLOCK * np.array(parts)).max() < 1.0 + 1e-9
-    np.testing.assert_allclose(counts.mean(axis=0) / BLOCK, parts, atol=1.5e-3)
+    assert np.abs(counts - BLOCK_STEPS * np.array(parts)).max() < 1.0 + 1e-9
+    np.testing.assert_allclose(counts.mean(axis=0) / BLOCK_STEPS, parts, atol=1.5e-3)
     # Not the same order in every block.
     assert len(np.unique(drawn, axis=0)) > 150
 
 
 def test_far_steps_cost_no_more_than_the_blocks_before_them():
-    schedule = Schedule(stream_key(0, "mixing/operator"), (0.5, 0.5))
+    schedule = TaskSchedule(stream_key(0, "mixing/operator"), (0.5, 0.5))
     task, place = schedule.at(1_000_003)
-    assert abs(place - 500_000) < BLOCK and task in (0, 1)
+    assert abs(place - 500_000) < BLOCK_STEPS and task in (0, 1)

@@ -52,7 +52,7 @@ def test_a_coefficient_has_one_column_and_the_statistics_of_all_training_traject
     assert nu.mean == pytest.approx(second.conditions[second.splits.train, 1].mean())
     assert (first.condition_mask == [1, 0]).all() and (second.condition_mask == [1, 1]).all()
     # What the first lacks by its equation is not told as missing.
-    assert not any("nu is unknown" in note for note in first.notes)
+    assert not any("nu is missing" in note for note in first.notes)
     assert [item.name for item in first.task.own_coefficients] == ["beta"]
     assert first.task.foreign == ("nu",) and second.task.foreign == ()
 
@@ -86,7 +86,7 @@ def test_a_mixing_method_and_its_numbers_go_together(mixing):
 
 def test_tasks_know_of_each_other_and_survive_json(together):
     data, _ = together(periodic=[])
-    marks = [np.array(task.marks) for task in data.tasks]
+    marks = [np.array(task.task_embedding) for task in data.tasks]
     assert marks[0].shape == marks[1].shape and (marks[0][:2] == [1, 0]).all() and (marks[1][:2] == [0, 1]).all()
     # Another boundary type on both sides of x, none of y and z on either.
     sides = [values[2:].reshape(6, -1).argmax(axis=1).tolist() for values in marks]

@@ -20,14 +20,14 @@ SHARES = st.floats(min_value=0.01, max_value=0.4)
 
 @given(st.integers(3, 400), SHARES, SHARES, st.integers(0, 99))
 def test_every_trajectory_is_in_exactly_one_split(trajectories, val, test, seed):
-    parts = splits.draw(trajectories, SplitConfig(val=val, test=test, seed=seed), "file")
+    parts = splits.random_split(trajectories, SplitConfig(val=val, test=test, seed=seed), "file")
     together = np.concatenate([parts.train, parts.val, parts.test])
     np.testing.assert_array_equal(np.sort(together), np.arange(trajectories))
     assert min(len(parts.train), len(parts.val), len(parts.test)) >= 1
 
 
 def test_the_seed_decides_and_shares_are_kept():
-    draws = [splits.draw(640, SplitConfig(seed=seed), "file") for seed in (0, 0, 1)]
+    draws = [splits.random_split(640, SplitConfig(seed=seed), "file") for seed in (0, 0, 1)]
     assert [len(draws[0].ids(name)) for name in ("train", "val", "test")] == [512, 64, 64]
     np.testing.assert_array_equal(draws[0].train, draws[1].train)
     assert not np.array_equal(draws[0].test, draws[2].test)
@@ -78,14 +78,14 @@ def test_pdebenchs_split_is_by_place_and_validation_lies_next_to_it(write, confi
 def test_a_hashed_trajectory_stays_where_it_is_when_others_are_added():
     keys = [f"a.hdf5|{index}" for index in range(300)]
     cfg = SplitConfig(method="hash", val=0.2, test=0.1)
-    few, more = splits.by_hash(keys[:200], cfg, "a"), splits.by_hash(keys, cfg, "a")
+    few, more = splits.split_by_hash(keys[:200], cfg, "a"), splits.split_by_hash(keys, cfg, "a")
     for name in ("train", "val", "test"):
         np.testing.assert_array_equal(few.ids(name), more.ids(name)[more.ids(name) < 200])
     assert 20 < len(more.test) < 42 and 42 < len(more.val) < 80
-    other = splits.by_hash(keys, SplitConfig(method="hash", val=0.2, test=0.1, seed=1), "a")
+    other = splits.split_by_hash(keys, SplitConfig(method="hash", val=0.2, test=0.1, seed=1), "a")
     assert not np.array_equal(other.test, more.test)
     with pytest.raises(DataError, match=r"data\.split\.method=hash"):
-        splits.by_hash(keys[:3], cfg, "a")
+        splits.split_by_hash(keys[:3], cfg, "a")
 
 
 def test_a_folder_says_its_own_split_and_held_out_files_are_the_test(write, configure, tmp_path):
@@ -118,7 +118,7 @@ def test_a_listed_split_is_the_one_that_another_run_left(write, configure, tmp_p
     path = str(write(waves(trajectories=20)[0]))
     first = opened(configure, path, seed=3)
     file = tmp_path / "split.json"
-    file.write_text(json.dumps(splits.as_list(first.splits, 20)))
+    file.write_text(json.dumps(splits.split_record(first.splits, 20)))
     again = opened(configure, path, method="listed", path=str(file))
     for name in ("train", "val", "test"):
         np.testing.assert_array_equal(first.splits.ids(name), again.splits.ids(name))
@@ -126,7 +126,7 @@ def test_a_listed_split_is_the_one_that_another_run_left(write, configure, tmp_p
     shorter = str(write(waves(trajectories=12)[0], "shorter.hdf5"))
     with pytest.raises(DataError, match=r"20.*shorter\.hdf5.*12"):
         opened(configure, shorter, method="listed", path=str(file))
-    content = splits.as_list(first.splits, 20)
+    content = splits.split_record(first.splits, 20)
     for wrong in ("[", "{}", json.dumps(content | {"val": content["test"]}), json.dumps(content | {"val": [99]})):
         file.write_text(wrong)
         with pytest.raises(DataError, match=r"split\.json"):

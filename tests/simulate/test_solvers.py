@@ -15,9 +15,9 @@ from scipy.integrate import solve_ivp
 from ups_jax import config
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.task import Symmetry
-from ups_jax.data.symmetry_check import mirrored
+from ups_jax.data.symmetry_check import apply_symmetry
 from ups_jax.simulate import PRESETS
-from ups_jax.simulate.presets import DarcyPreset, MeshPreset, ParticlePreset, TransportPreset, find
+from ups_jax.simulate.presets import DarcyPreset, MeshPreset, ParticlePreset, TransportPreset, get_preset
 from ups_jax.simulate.solvers import STEPPERS, solve
 
 EXTENT = 2.0
@@ -160,7 +160,7 @@ def test_a_declared_symmetry_commutes_with_the_solver(name):
         symmetry = Symmetry(negate=(0,) if negate else (), **by_index)
 
         def moved_by(field):
-            return mirrored(np.asarray(field)[0, None, None, ..., None], symmetry)[0, 0, None, ..., 0]
+            return apply_symmetry(np.asarray(field)[0, None, None, ..., None], symmetry)[0, 0, None, ..., 0]
 
         moved = step(initial)
         return np.abs(step(moved_by(initial)) - moved_by(moved)).max() / np.abs(moved - initial).max()
@@ -169,8 +169,12 @@ def test_a_declared_symmetry_commutes_with_the_solver(name):
         series = exponax.ic.RandomTruncatedFourierSeries(preset.dimensions, cutoff=3, max_one=True)
         initial = 2 * np.asarray(series(preset.solved_points, key=jax.random.key(0)))
         coefficient = 0.02 if task.name != "ks1d" else 1.0
-        one = exponax.RepeatedStepper(STEPPERS[name](preset, jnp.asarray(coefficient)), preset.substeps)
-        step = jax.jit(lambda field: one(field))
+
+        @jax.jit
+        def step(field):
+            one = STEPPERS[name](preset, jnp.asarray(coefficient))
+            return exponax.RepeatedStepper(one, preset.substeps)(field)
+
         for symmetry in task.symmetries:
             assert violation(symmetry.reflect, symmetry.negate, symmetry.swap) < 1e-9
             assert violation(symmetry.reflect, (), symmetry.swap) > 0.05 < violation((), symmetry.negate)
@@ -195,14 +199,14 @@ def test_a_trajectory_depends_on_seed_task_and_number_only():
     np.testing.assert_array_equal(few[1], many[1][:3])
     assert not np.isin(few[1], other[1]).any()
     assert len(np.unique(many[1])) == 40
-    later = solve("advection1d", replace(preset, trajectories=3, first=3), 0, lambda line: None)
+    later = solve("advection1d", replace(preset, trajectories=3, first_index=3), 0, lambda line: None)
     np.testing.assert_array_equal(later[0], many[0][3:6])
 
 
 def test_the_long_preset_has_other_trajectories_than_the_default():
-    default, long = find("ns2d", "default"), find("ns2d", "long")
-    assert long.first >= default.first + default.trajectories and long.steps > default.steps
-    assert long == replace(default, trajectories=long.trajectories, steps=long.steps, first=long.first)
+    default, long = get_preset("ns2d", "default"), get_preset("ns2d", "long")
+    assert long.first_index >= default.first_index + default.trajectories and long.steps > default.steps
+    assert long == replace(default, trajectories=long.trajectories, steps=long.steps, first_index=long.first_index)
 
 
 def test_the_callers_jax_settings_do_not_matter():
@@ -231,8 +235,8 @@ def test_every_transient_preset_has_its_double():
     for task in ("burgers1d", "advection1d", "ks1d", "ns2d"):
         singles = [name for name in PRESETS[task] if "double" not in name]
         for name in singles:
-            double = find(task, "double" if name == "default" else f"{name}_double")
-            assert double == replace(find(task, name), points=2 * find(task, name).points)
+            double = get_preset(task, "double" if name == "default" else f"{name}_double")
+            assert double == replace(get_preset(task, name), points=2 * get_preset(task, name).points)
             # Only advection, whose modes are known, stores more points than it solves.
             assert double.points <= double.solved_points or task == "advection1d"
 
@@ -242,7 +246,7 @@ def test_every_transient_preset_has_its_double():
 )
 def test_an_unknown_name_is_answered_with_the_nearest(task, preset, message):
     with pytest.raises(ConfigError, match=message):
-        find(task, preset)
+        get_preset(task, preset)
 
 
 def test_every_preset_of_a_grid_stores_a_whole_fraction_or_multiple_of_the_solved_points():

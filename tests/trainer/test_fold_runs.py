@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from commands import CONFIGS
 from rich.console import Console
+from shared_correctors import sharing
 
 from ups_jax import simulate
 from ups_jax.config import Config, load
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.rng import stream_key
 from ups_jax.data import open_dataset, windows
-from ups_jax.data.splits import as_list
+from ups_jax.data.splits import split_record
 from ups_jax.pipeline.train_all_stages import is_finished, train_all
 from ups_jax.runs.best_weights import best_weights
 from ups_jax.runs.checkpoint import Checkpoints
@@ -34,17 +35,19 @@ SHARE = 0.25
 SETTINGS = [
     f"diffusion.fold={SHARE}",
     "optimizer={name: adamw, lr: 3e-3}",
-    "scheduler={name: constant}",
+    "scheduler={name: constant, warmup: 0}",
     "training.batch_size=8",
     "training.eval_every=0.25",
     "operator.spectral.depth=1",
     "diffusion.num_steps=2",
     "stages.diffusion_residual.steps=4",
-    "stages.consistency_distill={steps: 2, tau_schedule: [1]}",
+    "stages.consistency_distill={steps: 2, tau_schedule: [2, 1]}",
     "evaluation={enabled: false, plots: false, bootstrap: 10}",
 ]
 PREDICTORS = {"tiny": "operator", "tiny_steady": "steady_prior"}
 CORRECTORS = ("diffusion_residual", "consistency_distill")
+
+shared_programs = pytest.fixture(scope="module", autouse=True)(sharing)
 
 
 def config(name: str, data_root: Path, *more: str) -> Config:
@@ -56,14 +59,14 @@ def recorded(cfg: Config, patch: pytest.MonkeyPatch) -> dict[str, set[int]]:
     """The trajectories that each stage draws, from now on."""
     found: dict[str, set[int]] = defaultdict(set)
     names = {stream_key(cfg.seed, f"data/{stage}"): stage for stage in (*PREDICTORS.values(), *CORRECTORS)}
-    draw = windows.draw
+    draw = windows.draw_windows
 
-    def told(plan: windows.Plan, n: int, count: int = 1) -> windows.Draw:
+    def told(plan: windows.WindowPlan, n: int, count: int = 1) -> windows.WindowDraw:
         drawn = draw(plan, n, count)
         found[names[plan.key]] |= set(drawn.ids.tolist())
         return drawn
 
-    patch.setattr(windows, "draw", told)
+    patch.setattr(windows, "draw_windows", told)
     return found
 
 
@@ -99,18 +102,17 @@ def test_no_stage_of_a_run_reads_of_the_other_side(
 def test_a_resumed_corrector_reads_what_the_whole_one_does_and_is_it_to_the_bit(
     run: tuple[RunDirectory, dict, str], name: str, data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cfg, stage = config(name, data_root), "diffusion_residual"
+    cfg, stage = config(name, data_root), "consistency_distill"
     again = RunDirectory(shutil.copytree(run[0].path, tmp_path / "run"))
-    for own in CORRECTORS:
-        shutil.rmtree(again.checkpoints(own))
-    train(config(name, data_root, f"stages.{stage}.steps=2"), stage, again.path, console=QUIET)
+    shutil.rmtree(again.checkpoints(stage))
+    train(config(name, data_root, f"stages.{stage}.steps=1"), stage, again.path, console=QUIET)
     drawn = recorded(cfg, monkeypatch)
     train(cfg, stage, again.path, console=QUIET)
     assert drawn[stage] and drawn[stage] <= run[1][stage] and set(drawn) == {stage}
     task, states = open_dataset(cfg).task, []
     for place in (again, run[0]):
         with Checkpoints(place.checkpoints(stage), read_only=True) as checkpoints:
-            states.append(jax.tree.leaves(checkpoints.restore(4, abstract_state(cfg, task, stage)).params))
+            states.append(jax.tree.leaves(checkpoints.restore(2, abstract_state(cfg, task, stage)).params))
     for one, other in zip(*states, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -131,7 +133,7 @@ def test_a_fold_of_other_data_than_the_predictor_s_is_refused(name: str, data_ro
     cfg = config(name, data_root, "data.split.method=listed", f"data.split.path={tmp_path / 'split.json'}")
     simulate.prepare(config(name, data_root))
     dataset = open_dataset(config(name, data_root))
-    parts = as_list(dataset.splits, dataset.source.trajectories)
+    parts = split_record(dataset.splits, dataset.source.trajectories)
     (tmp_path / "split.json").write_text(json.dumps(parts))
     train(cfg, PREDICTORS[name], tmp_path / "run", console=QUIET)
     parts["train"][0], parts["val"][0] = parts["val"][0], parts["train"][0]

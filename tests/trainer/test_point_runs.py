@@ -24,16 +24,16 @@ from ups_jax.trainer.train import train
 from ups_jax.training.build import abstract_state
 
 QUIET = Console(quiet=True)
-STEPS = 120
+STEPS = 60
 NAMES = ("heat_mesh", "particles")
 TASKS = """[
   {name: heat_mesh, preset: tiny_varied, channels: [u], coefficients: {kappa: log10}},
   {name: particles, preset: tiny, channels: [x, y, u, v], periodic: [x, y], coefficients: {nu: log10}}]"""
 SMALL = [
     "latent={dim: 4, nodes: 16}", "operator.spectral={hidden_dim: 8, depth: 1, modes: 2}", "training.batch_size=4",
-    "training.eval_every=2", "logging.every_steps=1", "evaluation={plots: false, bootstrap: 10, batch_size: 4}",
+    "training.eval_every=20", "logging.every_steps=1", "evaluation={plots: false, bootstrap: 10, batch_size: 4}",
     "training.query_sampling={enabled: true, num_queries: 30}", "scheduler.name=constant",
-    "optimizer={name: muon, lr: 1e-2}", "logging.wandb.enabled=false",
+    "optimizer={name: adamw, lr: 1e-2}", "logging.wandb.enabled=false",
 ]  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def run(cfg: Config, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, li
 
 
 def test_a_resumed_run_ends_in_the_same_bits(run: Any, cfg: Config, tmp_path: Path) -> None:
-    trained(cfg, tmp_path / "run", 50)
+    trained(cfg, tmp_path / "run", 25)
     again = trained(cfg, tmp_path / "run", STEPS)
     assert len(again) == len(run[1]) > 20
     for one, other in zip(again, run[1], strict=True):
@@ -77,7 +77,7 @@ def test_a_resumed_run_ends_in_the_same_bits(run: Any, cfg: Config, tmp_path: Pa
 def test_both_learn_and_are_evaluated_and_rolled_out_by_their_names(run: Any, cfg: Config) -> None:
     records = read_jsonl(run[0] / "metrics.jsonl")
     steps = {name: sum(f"{name}/loss" in record for record in records) for name in NAMES}
-    assert sum(steps.values()) == STEPS and min(steps.values()) > 40
+    assert sum(steps.values()) == STEPS and min(steps.values()) > 20
     for name in NAMES:
         losses = [record[f"{name}/loss"] for record in records if f"{name}/loss" in record]
         assert np.mean(losses[-15:]) < 0.9 * np.mean(losses[:5]), name
@@ -87,9 +87,9 @@ def test_both_learn_and_are_evaluated_and_rolled_out_by_their_names(run: Any, cf
     loaded = load_run(run[0])
     for dataset, known in zip(open_mixture(cfg).datasets, ({"kappa": 0.02}, {"nu": 0.02}), strict=True):
         held = dataset.trajectories("test", limit=1)
-        assert held.places is not None
-        places = {"point_mask": held.places.mask[0], "inputs": held.inputs[0]}
+        assert held.points is not None
+        places = {"point_mask": held.points.mask[0], "inputs": held.inputs[0]}
         if not dataset.task.moving:
-            places["coords"] = held.places.coords[0]
+            places["coords"] = held.points.coords[0]
         frames = loaded.rollout(held.fields[:, :1], 2, params=known, task=dataset.task.name, input_fields=places)
         assert frames.shape == (1, 2, *dataset.task.shape, len(dataset.task.channels)) and np.isfinite(frames).all()

@@ -1,6 +1,6 @@
-"""A batch of windows as a plain dataclass: what `batch_at` returns and losses, train steps and models take.
+"""The `Batch` dataclass: the rows that `batch_at` returns and that losses, train steps and models take.
 
-The arrays are NumPy on the host. `ups_jax.models.batch` registers the class with jax as a pytree.
+Its arrays are NumPy arrays on the host. `ups_jax.models.batch` registers the class with jax as a pytree.
 """
 
 from __future__ import annotations
@@ -11,50 +11,51 @@ from typing import Any
 
 import numpy as np
 
-# NumPy on the host, a jax array on a device, a tracer, or a shape in an abstract batch; jax is not imported here.
-Rows = Any
+# A NumPy array on the host, a jax array on a device, a tracer, or the shape of an abstract batch. Any, because the data
+# package does not import jax.
+BatchArray = Any
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Batch:
-    """Rows of one task, each a window of a trajectory, in physical units. An array that the task lacks is None.
+    """Rows of one task in physical units. A row is a window of frames of one trajectory; an absent array is None.
 
     Attributes:
-        fields: (b, context + horizon, *space, channels), or (b, 1, *space, channels) of a steady task.
-        latents: (b, time, *tokens, width), cached tokens in place of `fields` where a stage is trained on latents.
-        targets: (b, time, *tokens, width), the part of the later tokens that is scored, with `latents` only.
-        inputs: (b, *space, given fields) of a steady task or of points.
-        coords: (b, points, axes), where the points of a mesh lie; no axes where they move.
-        point_mask: (b, points), 1 for points that exist.
+        fields: (b, context + horizon, *space, channels); (b, 1, *space, channels) for a steady task.
+        latents: (b, time, *tokens, width), cached latent tokens that replace `fields` when a stage trains on latents.
+        targets: (b, time, *tokens, width), the newest frame's patch in each later token: the loss compares with it.
+            Present with `latents` only.
+        inputs: (b, *space, input channels), the input fields of a steady task or of a point cloud.
+        coords: (b, points, axes), coordinates of the points of a fixed mesh; axes = 0 if the points move.
+        point_mask: (b, points), 1 for real points and 0 for padding.
         mask: (b,), 1 for rows that count in the loss.
         time: (b, context + horizon), time of each frame.
         dt: (b,), time between frames.
         cond: (b, coefficients), PDE coefficients.
-        cond_mask: (b, coefficients), 1 where a coefficient is known.
-        bc: (b, dimensions, 2), type of each side.
-        task_id: (b,), number of the task.
-        trajectory_id: (b,), number of the trajectory in its file.
-        draws: random numbers of each row, by name, that a loss has drawn; empty as read.
-        task: Number of the task in `data.tasks`. It is part of the pytree's structure, so that a compiled function
-            is compiled once per task.
+        cond_mask: (b, coefficients), 1 where the value of the coefficient is available.
+        bc: (b, dimensions, 2), code of the boundary type of each side.
+        task_id: (b,), index of the task in `data.tasks`.
+        trajectory_id: (b,), index of the trajectory in its source.
+        draws: Random numbers of each row that a loss has drawn, by name. Empty when the batch is read.
+        task: Index of the task in `data.tasks`, as static pytree structure: a jitted function compiles once per task.
     """
 
-    # In the order of their names, which is the order of a pytree's leaves.
-    bc: Rows = None
-    cond: Rows = None
-    cond_mask: Rows = None
-    coords: Rows = None
-    draws: Mapping[str, Rows] = field(default_factory=dict)
-    dt: Rows = None
-    fields: Rows = None
-    inputs: Rows = None
-    latents: Rows = None
-    mask: Rows = None
-    point_mask: Rows = None
-    targets: Rows = None
-    task_id: Rows = None
-    time: Rows = None
-    trajectory_id: Rows = None
+    # In alphabetical order, which is the order of a pytree's leaves.
+    bc: BatchArray = None
+    cond: BatchArray = None
+    cond_mask: BatchArray = None
+    coords: BatchArray = None
+    draws: Mapping[str, BatchArray] = field(default_factory=dict)
+    dt: BatchArray = None
+    fields: BatchArray = None
+    inputs: BatchArray = None
+    latents: BatchArray = None
+    mask: BatchArray = None
+    point_mask: BatchArray = None
+    targets: BatchArray = None
+    task_id: BatchArray = None
+    time: BatchArray = None
+    trajectory_id: BatchArray = None
     task: int = 0
 
     @property
@@ -63,12 +64,12 @@ class Batch:
         return len(next(iter(self.arrays.values())))
 
     @property
-    def arrays(self) -> dict[str, Rows]:
-        """The arrays that the batch has, by name, without `draws`."""
+    def arrays(self) -> dict[str, BatchArray]:
+        """The arrays that are present, by name, without `draws`."""
         names = (item.name for item in fields(self) if item.name not in ("draws", "task"))
         return {name: values for name in names if (values := getattr(self, name)) is not None}
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays."""
+        """The total size of the arrays in bytes."""
         return sum(np.asarray(values).nbytes for values in self.arrays.values())

@@ -1,5 +1,8 @@
-"""Batches of one stage: `batch_at` is batch n of a data set or of several mixed, each batch being of one of them;
-`training_batches` prepares them in the background."""
+"""Batches of a training stage.
+
+`batch_at` returns batch n of a dataset or of a mixture of datasets; `training_batches` reads batches ahead in
+background threads. Every batch belongs to one dataset.
+"""
 
 from __future__ import annotations
 
@@ -19,44 +22,56 @@ from ups_jax.core.stage_names import STAGE_NEEDS
 from ups_jax.data import splits, windows
 from ups_jax.data.batch import Batch
 from ups_jax.data.dataset import Dataset, point_arrays
-from ups_jax.data.mixture import Mixture, Schedule, mixture_of, shares
-from ups_jax.data.sources.points import Scattered
+from ups_jax.data.mixture import Mixture, TaskSchedule, as_mixture, task_shares
+from ups_jax.data.sources.points import ScatteredSource
 
-# Batches that are read as one. A batch is some 190 calls of NumPy, which are all that a small one takes: 0.35 ms, and
-# 0.1 where many share them.
+# Limits of a group of small batches that are read together. A batch takes about 190 NumPy calls, which dominate the
+# time of a small batch: 0.35 ms alone, 0.1 ms in a group.
 MAX_GROUPED_BATCHES, MAX_GROUPED_BYTES = 32, 2**20
 
 
 def steps_per_epoch(data: Dataset | Mixture, cfg: Config, stage: str) -> int:
-    """Whole batches in an epoch (`windows_per_trajectory` windows of each of the stage's trajectories), 1 at the
-    least."""
-    trajectories = sum(len(stage_trajectories(dataset, cfg, stage)) for dataset in mixture_of(data).datasets)
+    """Return the number of full batches in an epoch, at least 1.
+
+    An epoch has `data.windows_per_trajectory` windows of each training trajectory of the stage.
+    """
+    trajectories = sum(len(stage_trajectories(dataset, cfg, stage)) for dataset in as_mixture(data).datasets)
     return max(1, trajectories * cfg.data.windows_per_trajectory // windows_per_step(cfg, stage))
 
 
 def windows_per_step(cfg: Config, stage: str) -> int:
-    """Windows of one optimizer step: `accum_steps` micro-batches of `batch_size`, drawn as one batch."""
+    """Return the number of windows of one optimizer step, which is `batch_size * accum_steps` of the stage."""
     settings = getattr(cfg.stages, stage)
     return int(settings.batch_size * settings.accum_steps)
 
 
 def stage_trajectories(dataset: Dataset, cfg: Config, stage: str) -> Int[np.ndarray, " n"]:
-    """The trajectories that a stage draws its windows from: those of the training split, of which `diffusion.fold`
-    keeps a share for the stages that are trained upon a predictor, which has the others. ConfigError where no such
-    stage is for the task."""
+    """Return the ids of the training trajectories that a stage draws its windows from.
+
+    With `diffusion.fold`, that share of the training split is reserved for the stages that train on the results of a
+    predictor, and the predictor is trained on the rest.
+
+    Raises:
+        ConfigError: `diffusion.fold` is set for a task that has no such stages.
+    """
     train, task = dataset.splits.train, dataset.task
     if not cfg.diffusion.fold:
         return train
     if task.scattered or task.siblings:
-        why = "is of points" if task.scattered else "is one of several"
-        raise ConfigError(f"key `diffusion.fold`: task {task.name} {why}, and no corrector is for such; set it to 0")
-    own, held = splits.fold(train, cfg.diffusion.fold, cfg.data.split.seed, dataset.source.name)
-    return held if stage in STAGE_NEEDS[task.kind] else own
+        reason = "is a point cloud" if task.scattered else "is one of several tasks"
+        raise ConfigError(
+            f"key `diffusion.fold`: task {task.name} {reason}, for which no corrector can be trained; set it to 0"
+        )
+    predictor, corrector = splits.split_off_fold(train, cfg.diffusion.fold, cfg.data.split.seed, dataset.source.name)
+    return corrector if stage in STAGE_NEEDS[task.kind] else predictor
 
 
 def window_frames(cfg: Config, stage: str = "operator") -> int:
-    """Frames of a transient task's window: the context, the steps of the pushforward and those that are scored. A stage
-    that is trained upon others scores one step, after the predictor's own."""
+    """Return the number of frames in a window of a transient task.
+
+    A window has the context, then the pushforward steps, then the scored steps. In a stage that trains on the results
+    of a predictor, the predictor's `diffusion.model_rollout_steps` and one scored step follow the context.
+    """
     if stage in STAGE_NEEDS["transient"]:
         return cfg.data.context + cfg.diffusion.model_rollout_steps + 1
     return cfg.data.context + cfg.training.pushforward + cfg.training.rollout_horizon
@@ -65,14 +80,27 @@ def window_frames(cfg: Config, stage: str = "operator") -> int:
 def batch_at(
     data: Dataset | Mixture, cfg: Config, stage: str, n: int, process_index: int = 0, process_count: int = 1
 ) -> Batch:
-    """This host's rows of batch n, in physical units: a pure function of the arguments and `cfg.seed`."""
+    """Return this host's rows of batch n, a pure function of the arguments and of `cfg.seed`.
+
+    Args:
+        data: Dataset or mixture.
+        cfg: The configuration.
+        stage: Name of the stage, such as `operator`.
+        n: Number of the batch, from 0.
+        process_index: Index of this host.
+        process_count: Number of hosts, which must divide the windows of a step.
+
+    Raises:
+        ConfigError: The windows do not fit the trajectories or the hosts.
+        DataError: The data cannot be read.
+    """
     return StageBatches.from_config(data, cfg, stage, process_count).read(n, 1, process_index, process_count)[0]
 
 
 def first_batches(
     data: Dataset | Mixture, cfg: Config, stage: str, process_index: int = 0, process_count: int = 1
 ) -> list[Batch]:
-    """This host's rows of each task's own first batch, whatever its share of the steps."""
+    """Return this host's rows of the first batch of each task, independent of the task schedule."""
     batches = StageBatches.from_config(data, cfg, stage, process_count)
     return [batches.read_task(task, 0, 1, process_index, process_count)[0] for task in range(len(batches.datasets))]
 
@@ -81,32 +109,41 @@ def first_batches(
 def training_batches(
     data: Dataset | Mixture, cfg: Config, stage: str, start: int = 0, process_index: int = 0, process_count: int = 1
 ) -> Iterator[Iterator[Batch]]:
-    """Endless batches `start`, `start + 1`, ... as `batch_at` gives them, read ahead by `data.loader.threads`,
-    without any in the caller's own.
+    """Yield an endless iterator over the batches `start`, `start + 1`, ..., equal to those of `batch_at`.
 
-    A resumed run needs nothing but its step. Leaving the context stops the reading.
+    The batches are read ahead by `data.loader.threads` background threads, or in the calling thread if that is 0.
+    Leaving the context stops the threads. A resumed run only needs the number of its step as `start`.
+
+    Args:
+        data: Dataset or mixture.
+        cfg: The configuration.
+        stage: Name of the stage, such as `operator`.
+        start: Number of the first batch.
+        process_index: Index of this host.
+        process_count: Number of hosts, which must divide the windows of a step.
     """
-    # Imported here: grain imports jax, which a reader of data files has no use for.
+    # Imported here: grain imports jax, which reading data does not need.
     import grain
 
-    planned = StageBatches.from_config(data, cfg, stage, process_count)
+    stage_batches = StageBatches.from_config(data, cfg, stage, process_count)
     host, loader = (process_index, process_count), cfg.data.loader
-    size = planned.group_size(*host) if loader.threads else 1
+    size = stage_batches.group_size(*host) if loader.threads else 1
     threads = min(loader.threads, loader.buffer)
     buffer = max(threads, math.ceil(loader.buffer / size)) if threads else 0
     groups = iter(
         grain.MapDataset.range(2**40)
-        .map(lambda n: planned.read_group(start + int(n) * size, size, *host))
+        .map(lambda n: stage_batches.read_group(start + int(n) * size, size, *host))
         .to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=buffer))
     )
 
-    def each() -> Generator[Batch, None, None]:
+    def iterate() -> Generator[Batch, None, None]:
         for number, group in enumerate(groups):
             first = start + number * size
-            # What is wrong with a batch is told when it is asked for, and not ahead of those before it.
-            yield from group or (planned.read(n, 1, *host)[0] for n in range(first, first + size))
+            # An empty group contains an unreadable batch. Reading one by one raises its error only after the batches
+            # before it.
+            yield from group or (stage_batches.read(n, 1, *host)[0] for n in range(first, first + size))
 
-    batches = each()
+    batches = iterate()
     try:
         yield batches
     finally:
@@ -116,50 +153,57 @@ def training_batches(
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class StageBatches:
-    """All that the batches of a stage depend on: each task's own windows, and whose turn it is."""
+    """All batches of a stage: the datasets, the plan of each one's windows, and the schedule of tasks.
+
+    Attributes:
+        datasets: Dataset of each task.
+        plans: Window plan of each task.
+        schedule: Task of each step.
+    """
 
     datasets: tuple[Dataset, ...]
-    plans: tuple[windows.Plan, ...]
-    schedule: Schedule
+    plans: tuple[windows.WindowPlan, ...]
+    schedule: TaskSchedule
 
     @staticmethod
     def from_config(data: Dataset | Mixture, cfg: Config, stage: str, process_count: int) -> StageBatches:
-        datasets = mixture_of(data).datasets
+        """Return the batches of a configured stage."""
+        datasets = as_mixture(data).datasets
         sizes = {dataset.task.name: len(dataset.splits.train) for dataset in datasets}
         return StageBatches(
             datasets=datasets,
             plans=tuple(_plan(dataset, cfg, stage, process_count, task) for task, dataset in enumerate(datasets)),
-            schedule=Schedule(stream_key(cfg.seed, f"mixing/{stage}"), shares(cfg.data.mixing, sizes)),
+            schedule=TaskSchedule(stream_key(cfg.seed, f"mixing/{stage}"), task_shares(cfg.data.mixing, sizes)),
         )
 
-    def group_size(self, process_index: int, process_count: int, most_bytes: int = MAX_GROUPED_BYTES) -> int:
-        """Return how many small batches of one task, of `most_bytes` together, are read as one."""
+    def group_size(self, process_index: int, process_count: int, max_bytes: int = MAX_GROUPED_BYTES) -> int:
+        """Return the number of batches to read together: 1 for several tasks, otherwise limited by `max_bytes`."""
         if len(self.datasets) > 1:
             return 1
         try:
             (batch,) = self.read_task(0, 0, 1, process_index, process_count)
         except DataError:
-            # It may be one that is never asked for.
+            # Batch 0 may never be requested, so its error is not raised here.
             return 1
-        return max(1, min(MAX_GROUPED_BATCHES, most_bytes // batch.nbytes))
+        return max(1, min(MAX_GROUPED_BATCHES, max_bytes // batch.nbytes))
 
     def read_group(self, n: int, count: int, process_index: int, process_count: int) -> list[Batch]:
-        """A host's rows of batches n, n + 1, ...; none where several are read and one of them cannot be."""
+        """Return a host's rows of the batches n to n + count - 1, or an empty list if one of several is unreadable."""
         try:
             return self.read(n, count, process_index, process_count)
         except DataError:
             if count == 1:
                 raise
-            # Grain leaves out what is None.
+            # Not None, which grain would skip.
             return []
 
     def read(self, n: int, count: int, process_index: int, process_count: int) -> list[Batch]:
-        """A host's rows of batches n, n + 1, ...; one at a time of several tasks."""
+        """Return a host's rows of the batches n to n + count - 1; `count` must be 1 for several tasks."""
         task, number = self.schedule.at(n) if len(self.datasets) > 1 else (0, n)
         return self.read_task(task, number, count, process_index, process_count)
 
     def read_task(self, task: int, n: int, count: int, process_index: int, process_count: int) -> list[Batch]:
-        """A host's rows of `count` batches of a task, from the n-th on."""
+        """Return a host's rows of the batches n to n + count - 1 of one task."""
         rows = read_rows(self.datasets[task], self.plans[task], n, count, process_index, process_count)
         rows["task_id"] = np.full(len(rows["mask"]), task, np.int32)
         size = len(rows["mask"]) // count
@@ -169,12 +213,13 @@ class StageBatches:
         ]
 
 
-def _plan(dataset: Dataset, cfg: Config, stage: str, process_count: int, number: int) -> windows.Plan:
+def _plan(dataset: Dataset, cfg: Config, stage: str, process_count: int, number: int) -> windows.WindowPlan:
+    """Return the plan of a task's windows; `number` is the index of the task."""
     task, data = dataset.task, cfg.data
     rows = windows_per_step(cfg, stage)
     if rows % process_count:
         raise ConfigError(
-            f"stages.{stage}.batch_size: {rows} windows a step cannot be shared by {process_count} processes; "
+            f"stages.{stage}.batch_size: {rows} windows per step cannot be divided among {process_count} processes; "
             f"make it a multiple of {process_count}"
         )
     # A steady solution is a window of one frame.
@@ -184,23 +229,24 @@ def _plan(dataset: Dataset, cfg: Config, stage: str, process_count: int, number:
     if starts < 1:
         raise ConfigError(
             f"data.context={data.context}, training.pushforward={cfg.training.pushforward}, "
-            f"training.rollout_horizon={cfg.training.rollout_horizon} (diffusion.model_rollout_steps={cfg.diffusion.model_rollout_steps} "
-            "in the corrector's stages) and "
-            f"training.time_stride={dataset.stride} need {offsets[-1] + 1} frames, there are {dataset.source.frames}"
+            f"training.rollout_horizon={cfg.training.rollout_horizon} (in the corrector's stages "
+            f"diffusion.model_rollout_steps={cfg.diffusion.model_rollout_steps}) and "
+            f"training.time_stride={dataset.stride} need {offsets[-1] + 1} frames, but the trajectories have "
+            f"{dataset.source.frames}; lower one of them"
         )
-    # The windows of two tasks are drawn apart; those of the first are what they are without the others.
+    # Each task has its own random stream. The stream of the first task is the one of a training on this task alone.
     stream = f"data/{stage}" + (f"/{task.name}" if number else "")
-    plan = windows.Plan(
+    plan = windows.WindowPlan(
         key=stream_key(cfg.seed, stream),
         train=stage_trajectories(dataset, cfg, stage),
-        per_trajectory=data.windows_per_trajectory,
+        windows_per_trajectory=data.windows_per_trajectory,
         batch_size=windows_per_step(cfg, stage),
         offsets=offsets,
-        starts=windows.start_distribution(
+        start_probabilities=windows.start_distribution(
             dataset.change, starts, (data.context - 1) * dataset.stride, data.change_sampling
         ),
         shape=task.shape,
-        rolled=task.periodic if data.augment and not task.scattered else (False,) * len(task.shape),
+        roll_axes=task.periodic if data.augment and not task.scattered else (False,) * len(task.shape),
         channels=len(task.channels),
         symmetries=task.symmetries if data.augment else (),
     )
@@ -208,27 +254,27 @@ def _plan(dataset: Dataset, cfg: Config, stage: str, process_count: int, number:
 
 
 def read_rows(
-    dataset: Dataset, plan: windows.Plan, n: int, count: int, process_index: int, process_count: int
+    dataset: Dataset, plan: windows.WindowPlan, n: int, count: int, process_index: int, process_count: int
 ) -> dict[str, Any]:
-    """Return the arrays of `count` batches of a task as one, from the n-th on: the rows of one host."""
-    drawn = windows.draw(plan, n, count).rows(process_index, process_count, count)
-    task, rows = dataset.task, len(drawn.ids)
+    """Return the arrays of the batches n to n + count - 1 of a task, one host's rows, concatenated along the rows."""
+    draw = windows.draw_windows(plan, n, count).rows(process_index, process_count, count)
+    task, rows = dataset.task, len(draw.ids)
     if dataset.latents is None:
-        batch: dict[str, Any] = {"fields": windows.augment(dataset.source.windows(drawn.ids, drawn.frames), drawn)}
+        batch: dict[str, Any] = {"fields": windows.augment(dataset.source.windows(draw.ids, draw.frames), draw)}
     else:
-        batch = dict(dataset.latents.read(drawn))
+        batch = dict(dataset.latents.read(draw))
     batch |= {
         "mask": np.ones(rows, np.float32),
-        "time": dataset.times[drawn.frames].astype(np.float32),
+        "time": dataset.times[draw.frames].astype(np.float32),
         "dt": np.full(rows, task.dt, np.float32),
-        "cond": dataset.conditions[drawn.ids],
-        "cond_mask": dataset.condition_mask[drawn.ids],
+        "cond": dataset.conditions[draw.ids],
+        "cond_mask": dataset.condition_mask[draw.ids],
         "bc": np.tile(np.array(task.boundary, np.int32), (rows, 1, 1)),
-        "trajectory_id": drawn.ids.astype(np.int32),
+        "trajectory_id": draw.ids.astype(np.int32),
     }
     if task.scattered:
-        places = cast(Scattered, dataset.source).places(drawn.ids)
-        batch |= point_arrays(places, dataset.source.inputs(drawn.ids))
+        points = cast(ScatteredSource, dataset.source).points(draw.ids)
+        batch |= point_arrays(points, dataset.source.inputs(draw.ids))
     elif task.inputs:
-        batch["inputs"] = windows.augment_inputs(dataset.source.inputs(drawn.ids), drawn)
+        batch["inputs"] = windows.augment_inputs(dataset.source.inputs(draw.ids), draw)
     return batch

@@ -1,4 +1,4 @@
-"""The PDE coefficients of every trajectory: raw values with a mask of what is known, and their scale in training."""
+"""PDE coefficients of all trajectories: raw values, a mask of the available ones, and their scaling statistics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ from ups_jax.data.statistics import coefficient_moments
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Conditions:
-    """`values` are in the source's units and 0 where `mask` is 0; columns as in `coefficients`."""
+    """The coefficients that condition a model, for every trajectory of a source.
+
+    Attributes:
+        coefficients: The coefficient of each column, with its scale, mean and standard deviation.
+        values: Values in the source's units, 0 where `mask` is 0.
+        mask: 1 where the source has a value, 0 where it has none.
+        notes: Messages for the user about missing and unused coefficients.
+    """
 
     coefficients: tuple[Coefficient, ...]
     values: Float32[np.ndarray, "n p"]
@@ -26,110 +33,143 @@ class Conditions:
     notes: tuple[str, ...]
 
     def scaled(self) -> Float64[np.ndarray, "n p"]:
-        """Standardised values on each coefficient's scale, 0 where unknown."""
+        """Return the values standardised on each coefficient's scale (linear or log10), 0 where there is no value."""
         result = np.zeros(self.values.shape)
         for column, item in enumerate(self.coefficients):
-            known = self.mask[:, column] > 0
-            values = self.values[known, column].astype(np.float64)
-            result[known, column] = ((np.log10(values) if item.scale == "log10" else values) - item.mean) / item.std
+            rows = self.mask[:, column] > 0
+            values = self.values[rows, column].astype(np.float64)
+            result[rows, column] = ((np.log10(values) if item.scale == "log10" else values) - item.mean) / item.std
         return result
 
 
-def read_conditions(wanted: TaskConfig, source: Source, train: Int[np.ndarray, " m"], task: Task | None) -> Conditions:
-    """Look up what the task declares (or a trained `task` was conditioned on) and tell what is missing or left over.
+def read_conditions(
+    task_cfg: TaskConfig, source: Source, train_ids: Int[np.ndarray, " m"], trained_task: Task | None
+) -> Conditions:
+    """Read the coefficients of one task from its source.
 
-    Raises `DataError` for a value that is not finite or not positive on a log10 scale.
+    Args:
+        task_cfg: The task, which declares coefficients.
+        source: Trajectories of the task.
+        train_ids: Training trajectories, from which the statistics are computed.
+        trained_task: Task of a trained model, whose coefficients and statistics replace the declared ones.
+
+    Raises:
+        DataError: A value is infinite, or not positive on a log10 scale.
     """
-    return conditions_of_all([(wanted, source, train)], [task])[0]
+    return read_all_conditions([(task_cfg, source, train_ids)], [trained_task])[0]
 
 
-def conditions_of_all(
-    opened: Sequence[tuple[TaskConfig, Source, Int[np.ndarray, " _"]]], tasks: Sequence[Task | None]
+def read_all_conditions(
+    opened: Sequence[tuple[TaskConfig, Source, Int[np.ndarray, " _"]]], trained_tasks: Sequence[Task | None]
 ) -> list[Conditions]:
-    """The same for several tasks that one model is trained on: all have a column for each coefficient of any, by its
-    name, and a coefficient's statistics are those of all training trajectories that know it.
+    """Read the coefficients of several tasks that one model is trained on.
 
-    ConfigError where two tasks declare a coefficient on different scales.
+    Every task has one column for each coefficient that any task declares. Columns are matched by name. The statistics
+    of a coefficient are taken over the training trajectories of all tasks that have a value for it.
+
+    Args:
+        opened: Configuration, source and training trajectories of each task.
+        trained_tasks: Task of a trained model for each task, or None, as in `read_conditions`.
+
+    Raises:
+        ConfigError: Two tasks declare a coefficient on different scales.
+        DataError: A value is infinite, or not positive on a log10 scale.
     """
-    scales = declared_scales([wanted for wanted, _, _ in opened])
-    found = [
-        _look_up(wanted, source, scales if task is None else {item.name: item.scale for item in task.coefficients})
-        for (wanted, source, _), task in zip(opened, tasks, strict=True)
+    scales = coefficient_scales([task_cfg for task_cfg, _, _ in opened])
+    columns = [
+        _read_columns(
+            task_cfg,
+            source,
+            scales if trained_task is None else {item.name: item.scale for item in trained_task.coefficients},
+        )
+        for (task_cfg, source, _), trained_task in zip(opened, trained_tasks, strict=True)
     ]
     result = []
-    for own, task in zip(found, tasks, strict=True):
-        kept = task.coefficients if task is not None else _fitted(scales, found, [train for _, _, train in opened])
-        result.append(Conditions(coefficients=kept, values=own.values, mask=own.mask, notes=own.notes))
+    for task_columns, trained_task in zip(columns, trained_tasks, strict=True):
+        if trained_task is not None:
+            coefficients = trained_task.coefficients
+        else:
+            coefficients = _with_statistics(scales, columns, [train_ids for _, _, train_ids in opened])
+        result.append(
+            Conditions(
+                coefficients=coefficients, values=task_columns.values, mask=task_columns.mask, notes=task_columns.notes
+            )
+        )
     return result
 
 
-def declared_scales(tasks: Sequence[TaskConfig]) -> dict[str, Literal["linear", "log10"]]:
-    """The scale of each coefficient of any task. ConfigError where two tasks have it on different ones."""
+def coefficient_scales(task_cfgs: Sequence[TaskConfig]) -> dict[str, Literal["linear", "log10"]]:
+    """Return the scale of each coefficient that any task declares; raise `ConfigError` if two tasks disagree."""
     scales: dict[str, Literal["linear", "log10"]] = {}
-    for task in tasks:
-        for name, scale in task.coefficients.items():
+    for task_cfg in task_cfgs:
+        for name, scale in task_cfg.coefficients.items():
             if scales.setdefault(name, scale) != scale:
                 raise ConfigError(
-                    f"key `data.tasks.{task.name}.coefficients`: {name} is {scale} here and {scales[name]} in another "
-                    "task; one model reads it on one scale, so write the same"
+                    f"key `data.tasks.{task_cfg.name}.coefficients`: {name} is {scale}, but {scales[name]} in another "
+                    "task; declare the same scale in all tasks, since one model reads them"
                 )
     return scales
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class _Found:
+class _Columns:
+    """Values, mask and notes of a task's coefficients, as in `Conditions`."""
+
     values: Float32[np.ndarray, "n p"]
     mask: Float32[np.ndarray, "n p"]
     notes: tuple[str, ...]
 
 
-def _look_up(wanted: TaskConfig, source: Source, scales: Mapping[str, str]) -> _Found:
+def _read_columns(task_cfg: TaskConfig, source: Source, scales: Mapping[str, str]) -> _Columns:
+    """Read one column for each coefficient in `scales`, and note missing values and undeclared coefficients."""
     values = np.zeros((source.trajectories, len(scales)), np.float32)
     mask = np.zeros_like(values)
     notes = []
     for column, (name, scale) in enumerate(scales.items()):
-        found = source.coefficient(name)
-        known = np.zeros(source.trajectories, bool) if found is None else ~np.isnan(found)
-        if found is not None:
-            _check(source.name, name, scale, found[known])
-            values[known, column] = found[known]
-            mask[known, column] = 1.0
-        # What another task declares this one need not have.
-        if not known.all() and name in wanted.coefficients:
-            which = "every trajectory" if not known.any() else f"{int((~known).sum())} of {len(known)} trajectories"
+        coefficient = source.coefficient(name)
+        available = np.zeros(source.trajectories, bool) if coefficient is None else ~np.isnan(coefficient)
+        if coefficient is not None:
+            _check(source.name, name, scale, coefficient[available])
+            values[available, column] = coefficient[available]
+            mask[available, column] = 1.0
+        # A coefficient that only other tasks declare may be missing here.
+        if not available.all() and name in task_cfg.coefficients:
+            missing = int((~available).sum())
+            which = f"{missing} of {len(available)} trajectories" if available.any() else "every trajectory"
             notes.append(
-                f"{source.name}: coefficient {name} is unknown for {which} and masked out; store it as dataset "
-                f"`parameters/{name}`, as root attribute, or in the file name ({name}0.01)"
+                f"{source.name}: coefficient {name} is missing for {which} and is masked out there; store it as "
+                f"dataset `parameters/{name}`, as root attribute, or in the file name ({name}0.01)"
             )
     declared = {name.lower() for name in scales}
-    for name in source.found_coefficients():
+    for name in source.coefficient_names():
         if name.lower() not in declared:
             notes.append(
-                f"{source.name}: holds a coefficient {name} that the model is not told; if it is one of the equation, "
-                f"add data.tasks.{wanted.name}.coefficients={{{name}: linear}} (or log10)"
+                f"{source.name}: the file has a coefficient {name} that the model does not receive; if the equation "
+                f"contains it, add data.tasks.{task_cfg.name}.coefficients={{{name}: linear}} (or log10)"
             )
-    return _Found(values=values, mask=mask, notes=tuple(notes))
+    return _Columns(values=values, mask=mask, notes=tuple(notes))
 
 
-def _fitted(
-    scales: Mapping[str, str], found: Sequence[_Found], trains: Sequence[Int[np.ndarray, " _"]]
+def _with_statistics(
+    scales: Mapping[str, str], columns: Sequence[_Columns], train_ids: Sequence[Int[np.ndarray, " _"]]
 ) -> tuple[Coefficient, ...]:
-    """Mean and std of each coefficient over the training trajectories of all tasks."""
-    fitted = []
+    """Return each coefficient with its mean and standard deviation over the training trajectories of all tasks."""
+    coefficients = []
     for column, (name, scale) in enumerate(scales.items()):
-        known = [
-            own.values[train, column][own.mask[train, column] > 0] for own, train in zip(found, trains, strict=True)
+        values = [
+            item.values[ids, column][item.mask[ids, column] > 0] for item, ids in zip(columns, train_ids, strict=True)
         ]
-        mean, std = coefficient_moments(np.concatenate(known), scale)
-        fitted.append(Coefficient(name=name, scale=scale, mean=mean, std=std))
-    return tuple(fitted)
+        mean, std = coefficient_moments(np.concatenate(values), scale)
+        coefficients.append(Coefficient(name=name, scale=scale, mean=mean, std=std))
+    return tuple(coefficients)
 
 
 def _check(source: str, name: str, scale: str, values: Float64[np.ndarray, " n"]) -> None:
+    """Raise `DataError` for a value that is infinite, or not positive on a log10 scale."""
     if not np.isfinite(values).all():
         raise DataError(f"{source}: coefficient {name} is infinite in some trajectory; correct or remove it")
     if scale == "log10" and (values <= 0).any():
         raise DataError(
-            f"{source}: coefficient {name} is declared log10 and {values.min():.3g} in trajectory "
+            f"{source}: coefficient {name} is declared log10, but is {values.min():.3g} in trajectory "
             f"{int(values.argmin())}; declare it linear"
         )

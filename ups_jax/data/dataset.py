@@ -1,4 +1,4 @@
-"""A task's data, open: what is known about it, its splits, and whole trajectories of each. `open` opens it."""
+"""An open dataset of one task and whole trajectories of it. `ups_jax.data.open` builds datasets from configurations."""
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ from jaxtyping import Float32, Float64, Int
 from ups_jax.core.task import Task
 from ups_jax.data.latent_cache.cache import LatentWindows
 from ups_jax.data.sources import Source
-from ups_jax.data.sources.base import read_all
-from ups_jax.data.sources.points import Places, Scattered
+from ups_jax.data.sources.base import read_trajectories
+from ups_jax.data.sources.points import PointSet, ScatteredSource
 from ups_jax.data.splits import Split, Splits
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Trajectories:
-    """Whole trajectories at the frames that the model sees, in physical units; a steady solution is one frame.
+    """Whole trajectories in physical units, at every frame that the model sees. A steady solution has one frame.
 
-    `inputs` are the given fields of steady solutions or of sets of points, with I = 0 for others. `places` are of sets
-    of points.
+    Attributes:
+        fields: Fields of each trajectory and frame.
+        inputs: Input fields of steady tasks and of point clouds; without channels for other tasks.
+        cond: PDE coefficients of each trajectory.
+        cond_mask: 1 where the value of the coefficient is available.
+        time: Time of each frame.
+        ids: Index of each trajectory in its source.
+        points: Coordinates and mask of the points; None on a grid.
     """
 
     fields: Float32[np.ndarray, "n t *s c"]
@@ -29,26 +35,35 @@ class Trajectories:
     cond_mask: Float32[np.ndarray, "n p"]
     time: Float64[np.ndarray, " t"]
     ids: Int[np.ndarray, " n"]
-    places: Places | None = None
+    points: PointSet | None = None
 
     @property
-    def place_arrays(self) -> dict[str, np.ndarray]:
-        """What a batch has of places, by its names; nothing of a grid."""
-        return {} if self.places is None else place_arrays(self.places, self.inputs)
+    def point_arrays(self) -> dict[str, np.ndarray]:
+        """The arrays of a batch that only point clouds have, by field name; empty on a grid."""
+        return {} if self.points is None else point_arrays(self.points, self.inputs)
 
 
-def place_arrays(places: Places, inputs: Float32[np.ndarray, "n p i"]) -> dict[str, np.ndarray]:
-    """The entries of a batch that only sets of points have."""
-    return {"coords": places.coords, "point_mask": places.mask, "inputs": inputs}
+def point_arrays(points: PointSet, inputs: Float32[np.ndarray, "n p i"]) -> dict[str, np.ndarray]:
+    """Return the arrays of a batch that only point clouds have, by field name: `coords`, `point_mask`, `inputs`."""
+    return {"coords": points.coords, "point_mask": points.mask, "inputs": inputs}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Dataset:
-    """One task's trajectories with what is known about them.
+    """The trajectories of one task, opened and checked, with their splits and statistics.
 
-    `conditions` and `condition_mask` are of every trajectory, `times` of every stored frame, `change` is the mean
-    relative change from each frame to the one `stride` later. `notes` are for the user to read. Where there are
-    `latents`, batches have those in place of fields; whole trajectories are always fields.
+    Attributes:
+        task: The task, with the statistics that the training split defines.
+        splits: Ids of the training, validation and test trajectories.
+        fingerprint: 32 hex digits that identify data and splits.
+        notes: Messages for the user.
+        source: Reader of all trajectories.
+        stride: Stored frames between two frames that the model sees.
+        times: Time of each stored frame.
+        conditions: PDE coefficients of each trajectory.
+        condition_mask: 1 where the value of the coefficient is available.
+        change: Mean relative change of the field from each frame to the one `stride` later.
+        latents: Cached latents, which batches contain instead of fields. None if the stage trains on fields.
     """
 
     task: Task
@@ -65,18 +80,18 @@ class Dataset:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Trajectories in each split."""
+        """The number of trajectories in each split, by name."""
         return {"train": len(self.splits.train), "val": len(self.splits.val), "test": len(self.splits.test)}
 
     def trajectories(self, split: Split, limit: int | None = None) -> Trajectories:
-        """All trajectories of a split, or the first `limit`, every `stride`-th frame."""
+        """Return the trajectories of a split (the first `limit`, if given) at every `stride`-th frame."""
         ids = self.splits.ids(split)[:limit]
         return Trajectories(
-            fields=read_all(self.source, ids, self.stride),
+            fields=read_trajectories(self.source, ids, self.stride),
             inputs=self.source.inputs(ids),
             cond=self.conditions[ids],
             cond_mask=self.condition_mask[ids],
             time=self.times[:: self.stride],
             ids=ids,
-            places=self.source.places(ids) if isinstance(self.source, Scattered) else None,
+            points=self.source.points(ids) if isinstance(self.source, ScatteredSource) else None,
         )

@@ -1,4 +1,7 @@
-"""Declared facts against the data: conserved channels and periodic axes, and hints at those that nobody declared."""
+"""Checks of declared properties (symmetries, conserved channels, periodic axes), and hints at undeclared ones.
+
+Symmetries are resolved here and tested on the data in `symmetry_check`.
+"""
 
 from __future__ import annotations
 
@@ -15,61 +18,73 @@ from ups_jax.core.task import Symmetry
 from ups_jax.data.sources.base import Grid
 
 DRIFT_LIMIT = 1e-3
-# The wrap-around of a periodic axis is one neighbour difference among many; shocks raise all of them alike.
+# A wrap-around jump up to this multiple of the largest jump between neighbours inside counts as periodic; a shock
+# raises both alike.
 EDGE_LIMIT = 3.0
-# What nobody declared is pointed out only where it holds beyond doubt.
+# Tighter limits for hints: an undeclared property is reported only when the data leave little doubt.
 _DRIFT_HINT = 2e-4
 _EDGE_HINT = 1.25
 
 
-def indices(names: Sequence[str], known: Sequence[str], key: str) -> tuple[int, ...]:
-    """Positions of `names` in `known`. Raises `ConfigError` that names the config key."""
+def name_indices(names: Sequence[str], allowed: Sequence[str], key: str) -> tuple[int, ...]:
+    """Return the index in `allowed` of each name; raise `ConfigError` with the configuration key if one is missing."""
     for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        if name not in allowed:
+            near = difflib.get_close_matches(name, allowed, n=1, cutoff=0.5)
             hint = f", did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"key `{key}`: {name!r} is none of {', '.join(known)}{hint}")
-    return tuple(known.index(name) for name in names)
+            raise ConfigError(f"key `{key}`: {name!r} is not one of {', '.join(allowed)}{hint}")
+    return tuple(allowed.index(name) for name in names)
 
 
-def symmetries(task: TaskConfig, grid: Grid, periodic: Sequence[int]) -> tuple[Symmetry, ...]:
-    """The declared symmetries by index, on a grid whose `periodic` axes are given. Raises `ConfigError` for an unknown
-    name, an empty symmetry, or a swap of what is not two alike.
+def resolve_symmetries(task_cfg: TaskConfig, grid: Grid, periodic: Sequence[int]) -> tuple[Symmetry, ...]:
+    """Return the declared symmetries of a task, with axis and channel names replaced by indices.
+
+    Args:
+        task_cfg: The task, which declares symmetries by name.
+        grid: Grid of the task's source.
+        periodic: Indices of the periodic axes.
+
+    Raises:
+        ConfigError: A name does not exist, a symmetry is empty, or a swap does not name two axes of equal points,
+            spacing and periodicity (or two channels).
     """
     result = []
-    for number, item in enumerate(task.symmetries):
-        key = f"data.tasks.{task.name}.symmetries.{number}"
+    for number, item in enumerate(task_cfg.symmetries):
+        key = f"data.tasks.{task_cfg.name}.symmetries.{number}"
         if not (item.reflect or item.negate or item.swap or item.swap_channels):
-            raise ConfigError(f"key `{key}`: is empty; name the axes to reflect or swap or the channels to negate")
+            raise ConfigError(f"key `{key}`: is empty; name axes to reflect or swap, or channels to negate or swap")
         symmetry = Symmetry(
-            reflect=indices(item.reflect, grid.axes, f"{key}.reflect"),
-            negate=indices(item.negate, task.channels, f"{key}.negate"),
-            swap=indices(item.swap, grid.axes, f"{key}.swap"),
-            swap_channels=indices(item.swap_channels, task.channels, f"{key}.swap_channels"),
+            reflect=name_indices(item.reflect, grid.axes, f"{key}.reflect"),
+            negate=name_indices(item.negate, task_cfg.channels, f"{key}.negate"),
+            swap=name_indices(item.swap, grid.axes, f"{key}.swap"),
+            swap_channels=name_indices(item.swap_channels, task_cfg.channels, f"{key}.swap_channels"),
         )
         for name, pair in (("swap", symmetry.swap), ("swap_channels", symmetry.swap_channels)):
             if pair and (len(pair) != 2 or pair[0] == pair[1]):
-                raise ConfigError(f"key `{key}.{name}`: names two to swap, not {list(getattr(item, name))}")
-        if symmetry.swap and not _alike(grid, periodic, *symmetry.swap):
-            raise ConfigError(f"key `{key}.swap`: the axes differ in their points, spacing or periodicity")
+                raise ConfigError(f"key `{key}.{name}`: give two different names, not {list(getattr(item, name))}")
+        if symmetry.swap and not _can_swap(grid, periodic, *symmetry.swap):
+            raise ConfigError(
+                f"key `{key}.swap`: the axes differ in number of points, spacing or periodicity; remove the swap"
+            )
         result.append(symmetry)
     return tuple(result)
 
 
-def _alike(grid: Grid, periodic: Sequence[int], first: int, second: int) -> bool:
+def _can_swap(grid: Grid, periodic: Sequence[int], first: int, second: int) -> bool:
+    """Return whether two axes agree in number of points, periodicity and spacing."""
     same = grid.shape[first] == grid.shape[second] and (first in periodic) == (second in periodic)
     return same and math.isclose(grid.spacing[first], grid.spacing[second], rel_tol=1e-5)
 
 
-class Drift:
-    """Largest drift of each channel's spatial mean from its value in the first frame, over training trajectories."""
+class MeanDrift:
+    """The largest drift of each channel's spatial mean from its value in the first frame, over all trajectories."""
 
     def __init__(self, channels: int) -> None:
         self._drift = np.zeros(channels)
         self._trajectory = np.zeros(channels, np.int64)
 
     def update(self, ids: Int[np.ndarray, " n"], fields: Float[np.ndarray, "n t *s c"]) -> None:
-        """Take in training trajectories."""
+        """Add trajectories with their ids."""
         means = fields.mean(axis=tuple(range(2, fields.ndim - 1)), dtype=np.float64)
         drift = np.abs(means - means[:, :1]).max(axis=1)
         worst = drift.argmax(axis=0)
@@ -78,63 +93,83 @@ class Drift:
         self._drift = np.maximum(largest, self._drift)
 
     def check(
-        self, task: TaskConfig, name: str, conserved: Sequence[int], rms: Float64[np.ndarray, " c"]
+        self, task_cfg: TaskConfig, name: str, conserved: Sequence[int], rms: Float64[np.ndarray, " c"]
     ) -> Iterator[str]:
-        """Raise `DataError` if a conserved channel drifts; otherwise hints at channels that could be declared."""
+        """Yield hints at channels that could be declared conserved.
+
+        Args:
+            task_cfg: The task, for channel names and configuration keys in messages.
+            name: Name of the data in messages.
+            conserved: Indices of the channels that are declared conserved.
+            rms: Root mean square of each channel, the scale of a drift.
+
+        Raises:
+            DataError: The spatial mean of a declared channel drifts by more than `DRIFT_LIMIT` of its rms.
+        """
         relative = self._drift / rms
         for channel in conserved:
             if relative[channel] > DRIFT_LIMIT:
                 raise DataError(
-                    f"{name}: channel {task.channels[channel]} is declared conserved, but its spatial mean drifts by "
-                    f"{relative[channel]:.2g} of its rms in trajectory {self._trajectory[channel]} "
-                    f"(limit {DRIFT_LIMIT:g}); take it out of data.tasks.{task.name}.conserved"
+                    f"{name}: channel {task_cfg.channels[channel]} is declared conserved, but its spatial mean drifts "
+                    f"by {relative[channel]:.2g} of its rms in trajectory {self._trajectory[channel]} "
+                    f"(limit {DRIFT_LIMIT:g}); remove it from data.tasks.{task_cfg.name}.conserved"
                 )
         for channel, value in enumerate(relative):
             if value <= _DRIFT_HINT and channel not in conserved:
-                names = [task.channels[index] for index in sorted((*conserved, channel))]
+                names = [task_cfg.channels[index] for index in sorted((*conserved, channel))]
                 yield (
-                    f"the spatial mean of {task.channels[channel]} is constant (drift {value:.1g} of its rms): if it "
-                    f"must be, say so with data.tasks.{task.name}.conserved=[{', '.join(names)}]"
+                    f"the spatial mean of {task_cfg.channels[channel]} is constant (drift {value:.1g} of its rms): if "
+                    f"the equation conserves it, set data.tasks.{task_cfg.name}.conserved=[{', '.join(names)}]"
                 )
 
 
-class Edges:
-    """Mean square of the difference of each pair of neighbours along each axis, the wrap-around pair last."""
+class NeighbourDifferences:
+    """Sums of squared differences of neighbouring points along each axis; the wrap-around pair is the last entry."""
 
     def __init__(self, shape: Sequence[int], channels: int) -> None:
         self._squares = [np.zeros((points, channels)) for points in shape]
 
     def update(self, fields: Float[np.ndarray, "n t *s c"]) -> None:
-        """Take in training trajectories."""
+        """Add the fields of trajectories."""
         for axis, squares in enumerate(self._squares):
-            others = tuple(index for index in range(fields.ndim - 1) if index != 2 + axis)
-            squares[:-1] += np.square(np.diff(fields, axis=2 + axis), dtype=np.float64).sum(axis=others)
+            other_axes = tuple(index for index in range(fields.ndim - 1) if index != 2 + axis)
+            squares[:-1] += np.square(np.diff(fields, axis=2 + axis), dtype=np.float64).sum(axis=other_axes)
             jump = fields.take(0, axis=2 + axis) - fields.take(-1, axis=2 + axis)
             squares[-1] += np.square(jump, dtype=np.float64).sum(axis=tuple(range(jump.ndim - 1)))
 
-    def check(self, task: TaskConfig, name: str, axes: Sequence[str], periodic: Sequence[int]) -> Iterator[str]:
-        """Raise `DataError` if a periodic axis does not close; otherwise hints at axes that could be declared."""
+    def check(self, task_cfg: TaskConfig, name: str, axes: Sequence[str], periodic: Sequence[int]) -> Iterator[str]:
+        """Yield hints at axes that could be declared periodic.
+
+        Args:
+            task_cfg: The task, for configuration keys in messages.
+            name: Name of the data in messages.
+            axes: Names of the axes.
+            periodic: Indices of the axes that are declared periodic.
+
+        Raises:
+            DataError: The field jumps across the ends of a declared axis, or its last point repeats the first one.
+        """
         for axis, squares in enumerate(self._squares):
             rms = np.sqrt(squares)
             inside, wrap = rms[:-1], rms[-1]
             varies = inside.max(axis=0) > 0
             if not varies.any():
                 continue
-            key = f"data.tasks.{task.name}.periodic"
+            key = f"data.tasks.{task_cfg.name}.periodic"
             to_largest = (wrap[varies] / inside.max(axis=0)[varies]).max()
             to_typical = wrap[varies] / np.median(inside, axis=0)[varies].clip(min=np.finfo(float).tiny)
             if axis in periodic:
                 if to_largest > EDGE_LIMIT:
                     raise DataError(
-                        f"{name}: axis {axes[axis]} is declared periodic, but the jump over its ends "
-                        f"is {to_largest:.2g} times the largest between neighbours inside (limit {EDGE_LIMIT:g}); "
-                        f"take it out of {key}"
+                        f"{name}: axis {axes[axis]} is declared periodic, but the jump across its ends is "
+                        f"{to_largest:.2g} times the largest jump between neighbours inside (limit {EDGE_LIMIT:g}); "
+                        f"remove it from {key}"
                     )
                 if (to_typical < 1e-4).all():
                     raise DataError(
-                        f"{name}: axis {axes[axis]} is declared periodic and holds its first point at both ends; "
-                        f"store the grid without its last point, or take it out of {key}"
+                        f"{name}: axis {axes[axis]} is declared periodic, but its last point repeats the first one; "
+                        f"store the grid without its last point, or remove the axis from {key}"
                     )
             elif (to_typical > 1 / _EDGE_HINT).all() and (to_typical < _EDGE_HINT).all():
                 names = [axes[index] for index in sorted((*periodic, axis))]
-                yield f"axis {axes[axis]} looks periodic: if it is, say so with {key}=[{', '.join(names)}]"
+                yield f"axis {axes[axis]} looks periodic: if it is, set {key}=[{', '.join(names)}]"

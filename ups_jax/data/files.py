@@ -1,4 +1,4 @@
-"""A task's data files: their paths, the sources that read them, and which of their trajectories train and test."""
+"""The data files of a task: their paths, the sources that read them, and the split of their trajectories."""
 
 from __future__ import annotations
 
@@ -9,126 +9,157 @@ from ups_jax.config import Config, DataConfig, FilePair, SplitConfig, TaskConfig
 from ups_jax.core.commands import command
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.data import splits
-from ups_jax.data.sources import JoinedSource, SeedsSource, SettledSource, ShardsSource, Source, open_file
-from ups_jax.data.sources.detect import is_whole
-from ups_jax.data.sources.shards import is_converted
+from ups_jax.data.sources import ConcatenatedSource, SeedsSource, ShardsSource, Source, SteadyStateSource, open_file
+from ups_jax.data.sources.detect import is_single_dataset
+from ups_jax.data.sources.shards import is_shard_folder
 from ups_jax.data.splits import Splits
 
 _FOLDERS = {"train": ("train",), "val": ("valid", "val", "validation"), "test": ("test",)}
 _SUFFIXES = (".hdf5", ".h5", ".yaml", ".yml")
 
 
-def open_source(cfg: Config, wanted: TaskConfig) -> tuple[Source, Splits]:
-    """A configured task's files, of which the headers alone are read, and its splits. Raises `DataError`."""
-    files = data_files(cfg.data, wanted)
-    if wanted.path is None and not files["all"][0].is_file():
+def open_source(cfg: Config, task_cfg: TaskConfig) -> tuple[Source, Splits]:
+    """Open the files of a task, of which only headers are read, and split their trajectories.
+
+    Args:
+        cfg: The configuration, for `data.root` and `data.split`.
+        task_cfg: The task.
+
+    Returns:
+        One source over all files of the task, and the splits of its trajectories.
+
+    Raises:
+        DataError: A file is missing or damaged, or a split would be empty.
+        ConfigError: `data.split.method` does not fit the files.
+    """
+    files = data_files(cfg.data, task_cfg)
+    if task_cfg.path is None and not files["all"][0].is_file():
         raise DataError(
-            f"{files['all'][0]}: there is no such file; make it: `{command('generate')} --task {wanted.name} "
-            f"--preset {wanted.preset} --out {cfg.data.root}`"
+            f"{files['all'][0]}: file not found; generate it with `{command('generate')} --task {task_cfg.name} "
+            f"--preset {task_cfg.preset} --out {cfg.data.root}`"
         )
-    opened = {role: [open_task_file(path, wanted) for path in own] for role, own in files.items()}
-    every = [part for own in opened.values() for part in own]
-    source = every[0] if len(every) == 1 else JoinedSource(tuple(every))
-    return source, _split(cfg.data.split, wanted, opened, source)
+    opened = {role: [open_task_file(path, task_cfg) for path in paths] for role, paths in files.items()}
+    sources = [source for role_sources in opened.values() for source in role_sources]
+    source = sources[0] if len(sources) == 1 else ConcatenatedSource(tuple(sources))
+    return source, _split(cfg.data.split, task_cfg, opened, source)
 
 
-def open_task_file(path: Path, wanted: TaskConfig) -> Source:
-    """One of a task's files. Raises `DataError`."""
-    if wanted.solution == "last_frame":
-        return SettledSource(open_file(path, "transient", wanted.channels), wanted.channels, wanted.steady_tolerance)
-    return open_file(path, wanted.kind, wanted.channels)
+def open_task_file(path: Path, task_cfg: TaskConfig) -> Source:
+    """Open one file of a task. Raise `DataError` if it cannot be read.
+
+    With `solution: last_frame`, the result is a source of steady states: the last frame of each trajectory.
+    """
+    if task_cfg.solution == "last_frame":
+        trajectories = open_file(path, "transient", task_cfg.channels)
+        return SteadyStateSource(trajectories, task_cfg.channels, task_cfg.steady_tolerance)
+    return open_file(path, task_cfg.kind, task_cfg.channels)
 
 
 def single_task(cfg: Config) -> TaskConfig:
-    """The task of a configuration that has one. Raises `ConfigError`."""
+    """Return the only task of a configuration; raise `ConfigError` if it has none or several."""
     if len(cfg.data.tasks) != 1:
         names = ", ".join(task.name for task in cfg.data.tasks) or "none"
-        raise ConfigError(f"key `data.tasks`: one task is wanted here, there are {len(cfg.data.tasks)} ({names})")
+        raise ConfigError(f"key `data.tasks`: must name exactly one task, but names {len(cfg.data.tasks)} ({names})")
     return cfg.data.tasks[0]
 
 
 def configured_tasks(cfg: Config) -> tuple[TaskConfig, ...]:
-    """The tasks of a configuration, one at the least. Raises `ConfigError`."""
+    """Return the tasks of a configuration; raise `ConfigError` if it has none."""
     if not cfg.data.tasks:
-        raise ConfigError("key `data.tasks`: names no task; give one, such as [{name: burgers1d}]")
+        raise ConfigError("key `data.tasks`: is empty; name at least one task, such as [{name: burgers1d}]")
     return cfg.data.tasks
 
 
-def data_path(data: DataConfig, task: TaskConfig) -> Path:
-    """The task's (first training) file: its `path`, else the file of its preset, which may not have been written."""
-    return next(iter(data_files(data, task).values()))[0]
+def data_path(data: DataConfig, task_cfg: TaskConfig) -> Path:
+    """Return the path of the task's first training file, which need not exist yet if it is generated from a preset."""
+    return next(iter(data_files(data, task_cfg).values()))[0]
 
 
-def data_files(data: DataConfig, task: TaskConfig) -> dict[str, tuple[Path, ...]]:
-    """The task's files: `all`, or those of `train`, `val` (where it has its own) and `test`, in this order.
+def data_files(data: DataConfig, task_cfg: TaskConfig) -> dict[str, tuple[Path, ...]]:
+    """Return the paths of the task's files by role.
 
-    Raises `DataError` for a folder that does not hold them.
+    The roles are either `all`, or `train`, `val` (if it has its own files) and `test`, in this order. Raise
+    `DataError` if a folder has no training or test files.
     """
-    if isinstance(task.path, FilePair):
-        given = {"train": task.path.train, "val": task.path.val, "test": task.path.test}
+    if isinstance(task_cfg.path, FilePair):
+        paths_by_role = {"train": task_cfg.path.train, "val": task_cfg.path.val, "test": task_cfg.path.test}
         return {
             role: (Path(paths),) if isinstance(paths, str) else tuple(map(Path, paths))
-            for role, paths in given.items()
+            for role, paths in paths_by_role.items()
             if paths
         }
-    if task.path is None:
-        return {"all": (generated_file(data.root, task.name, task.preset),)}
-    if isinstance(task.path, tuple):
-        return {"all": tuple(map(Path, task.path))}
-    path = Path(task.path)
-    return files_in_folder(path) if path.is_dir() and not is_whole(path) else {"all": (path,)}
+    if task_cfg.path is None:
+        return {"all": (generated_file(data.root, task_cfg.name, task_cfg.preset),)}
+    if isinstance(task_cfg.path, tuple):
+        return {"all": tuple(map(Path, task_cfg.path))}
+    path = Path(task_cfg.path)
+    return files_in_folder(path) if path.is_dir() and not is_single_dataset(path) else {"all": (path,)}
 
 
 def files_in_folder(path: Path) -> dict[str, tuple[Path, ...]]:
-    """The data files of a folder with `train`, `test` and perhaps `valid`, as The Well has it. Raises `DataError`."""
+    """Return the data files in the subfolders `train`, `valid` (optional) and `test`, by role.
+
+    This is the layout of The Well, where the subfolders may also lie in `data`. Raise `DataError` if there are no
+    training or test files.
+    """
     root = path / "data" if (path / "data" / "train").is_dir() else path
-    found: dict[str, tuple[Path, ...]] = {}
+    files_by_role: dict[str, tuple[Path, ...]] = {}
     for role, names in _FOLDERS.items():
-        inside = sorted(file for name in names for file in (root / name).glob("*"))
-        files = [file for file in inside if file.suffix in _SUFFIXES or is_converted(file)]
+        entries = sorted(file for name in names for file in (root / name).glob("*"))
+        files = [file for file in entries if file.suffix in _SUFFIXES or is_shard_folder(file)]
         if files:
-            found[role] = tuple(files)
+            files_by_role[role] = tuple(files)
         elif role != "val":
-            raise DataError(f"{path}: has no data files in a folder `{names[0]}`; give such a folder, or a file")
-    return found
+            raise DataError(
+                f"{path}: has no data files in a subfolder `{names[0]}`; give a data file, or a folder with `train` "
+                "and `test`"
+            )
+    return files_by_role
 
 
 def generated_file(root: str | Path, task: str, preset: str) -> Path:
-    """The file that the embedded generator writes for a preset of a task."""
+    """Return the path of the file that the `generate` command writes for a task and its preset."""
     return Path(root) / f"{task}_{preset}.hdf5"
 
 
-def _split(cfg: SplitConfig, wanted: TaskConfig, opened: Mapping[str, Sequence[Source]], source: Source) -> Splits:
-    key, count, by_role = f"data.tasks.{wanted.name}.path", source.trajectories, "all" not in opened
+def _split(cfg: SplitConfig, task_cfg: TaskConfig, opened: Mapping[str, Sequence[Source]], source: Source) -> Splits:
+    """Return the splits of a task's trajectories, by the configured method and the roles of its files."""
+    key, count, by_role = f"data.tasks.{task_cfg.name}.path", source.trajectories, "all" not in opened
     if cfg.method == "listed" and cfg.path is not None:
-        return splits.listed(cfg.path, count, source.name, wanted.name)
-    native = by_role and not isinstance(wanted.path, FilePair)
+        return splits.read_split(cfg.path, count, source.name, task_cfg.name)
+    native = by_role and not isinstance(task_cfg.path, FilePair)
     if (cfg.method == "file" and (native or not by_role)) or (cfg.method == "native" and not native):
-        given = {"file": "{train: FILE, test: FILE}", "native": "a folder with train, valid and test"}[cfg.method]
-        raise ConfigError(f"key `data.split.method`: {cfg.method} needs `{key}` to be {given}")
+        required = {"file": "{train: FILE, test: FILE}", "native": "a folder with train, valid and test"}[cfg.method]
+        raise ConfigError(f"key `data.split.method`: {cfg.method} requires `{key}` to be {required}")
     if by_role:
         if cfg.method in ("pdebench", "hash"):
-            raise ConfigError(f"key `data.split.method`: is {cfg.method}, but `{key}` names the files of each split")
-        sizes = {role: sum(part.trajectories for part in own) for role, own in opened.items()}
-        return splits.by_files(sizes, cfg, source.name)
-    parts = opened["all"]
+            raise ConfigError(
+                f"key `data.split.method`: is {cfg.method}, but `{key}` already names the files of each split; "
+                "remove the method"
+            )
+        sizes = {role: sum(item.trajectories for item in sources) for role, sources in opened.items()}
+        return splits.split_by_files(sizes, cfg, source.name)
+    sources = opened["all"]
     if cfg.method == "pdebench":
-        # Of each file its own: the first of several may be all of one coefficient.
-        each = [splits.by_place(part.trajectories, cfg, part.name, test_last=_by_seeds(part)) for part in parts]
-        return splits.one_after_another(each, [part.trajectories for part in parts])
+        # Each file is split by itself: the trajectories of the first file may all have one coefficient.
+        file_splits = [
+            splits.split_by_position(item.trajectories, cfg, item.name, test_last=_is_grouped_by_seed(item))
+            for item in sources
+        ]
+        return splits.concatenate_splits(file_splits, [item.trajectories for item in sources])
     if cfg.method == "hash":
-        keys = [f"{_file_name(part)}|{n}" for part in parts for n in range(part.trajectories)]
-        return splits.by_hash(keys, cfg, source.name)
-    return splits.draw(count, cfg, source.name)
+        keys = [f"{_original_name(item)}|{n}" for item in sources for n in range(item.trajectories)]
+        return splits.split_by_hash(keys, cfg, source.name)
+    return splits.random_split(count, cfg, source.name)
 
 
-def _by_seeds(part: Source) -> bool:
-    """Whether a file is of groups by seed, of which PDEBench tests on the last, or was converted from one."""
-    part = part.trajectories_source if isinstance(part, SettledSource) else part
-    return isinstance(part, SeedsSource) or (isinstance(part, ShardsSource) and part.layout == "pdebench seeds")
+def _is_grouped_by_seed(source: Source) -> bool:
+    """Return whether a file has, or was converted from, one HDF5 group per seed: PDEBench tests on the last groups."""
+    source = source.source if isinstance(source, SteadyStateSource) else source
+    return isinstance(source, SeedsSource) or (isinstance(source, ShardsSource) and source.layout == "pdebench seeds")
 
 
-def _file_name(part: Source) -> str:
-    """The name of a file, or of the one that it was converted from: shards are split as it was."""
-    part = part.trajectories_source if isinstance(part, SettledSource) else part
-    return part.original if isinstance(part, ShardsSource) else Path(part.name).name
+def _original_name(source: Source) -> str:
+    """Return the name of the original file, so that shards are split like the file they were converted from."""
+    source = source.source if isinstance(source, SteadyStateSource) else source
+    return source.original if isinstance(source, ShardsSource) else Path(source.name).name

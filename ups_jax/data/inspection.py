@@ -1,4 +1,4 @@
-"""What a data file holds and whether it is sane, and the lines of a configuration that would train on it."""
+"""Inspection of a data file: its content and defects, and a configuration that trains on it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from jaxtyping import Float32, Float64, Int
 
 from ups_jax.config import TaskConfig
 from ups_jax.data import declared_properties
-from ups_jax.data.scan import bytes_each, chunks
-from ups_jax.data.sources import Grid, Source, layout_of
-from ups_jax.data.sources.detect import Layout, attribute, original
-from ups_jax.data.sources.points import Cloud, Scattered
+from ups_jax.data.scan import trajectory_bytes, trajectory_chunks
+from ups_jax.data.sources import Grid, Source, detect_layout
+from ups_jax.data.sources.detect import Layout, original_path, root_attribute
+from ups_jax.data.sources.points import PointCloud, ScatteredSource
 
-# Of a larger file as many trajectories as fit in here are looked at, spread over all.
-LOOK_BYTES = 512 * 2**20
-# A coefficient whose largest value is as many times its smallest is told on a logarithmic scale.
-_SPAN = 5.0
-# Names of tasks by what the published files are called; `D` stands for the number of axes.
-_TASKS = (
+# Limit of what is read by default. From a larger file, evenly spaced trajectories of this total size are read.
+MAX_READ_BYTES = 512 * 2**20
+# A coefficient whose largest value is at least this multiple of its smallest gets a log10 scale.
+_LOG_RATIO = 5.0
+# Parts of the names of published files, with the task names for them; `D` stands for the number of axes.
+_TASK_NAMES = (
     ("advection", "advectionDd"),
     ("burgers", "burgersDd"),
     ("reacdiff", "reaction_diffusionDd"),
@@ -38,31 +38,51 @@ _TASKS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Channel:
-    """What was found in a channel; extremes and deviation are of its finite numbers, NaN where there are none.
+class ChannelSummary:
+    """Statistics and defects of one channel.
 
-    `broken` counts the frames that hold NaN or Inf, `constant` the trajectories that never change anywhere.
+    Attributes:
+        name: Name of the channel.
+        minimum: Smallest finite value, NaN if there is none.
+        maximum: Largest finite value, NaN if there is none.
+        std: Standard deviation of the finite values, NaN if there is none.
+        nonfinite_frames: Number of frames with NaN or Inf.
+        constant_trajectories: Number of trajectories with one value at all points and frames.
     """
 
     name: str
     minimum: float
     maximum: float
     std: float
-    broken: int
-    constant: int
+    nonfinite_frames: int
+    constant_trajectories: int
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Inspection:
-    """`looked` trajectories of a file were read; `task` is the entry of `data.tasks` that fits it."""
+    """The results of the inspection of a file.
+
+    Attributes:
+        path: Path of the file.
+        layout: Layout of the file.
+        source: Reader of the file.
+        task: Entry of `data.tasks` that fits the file.
+        trajectories_read: Number of trajectories that were read.
+        channels: Summary of each channel.
+        inputs: Summary of each input field.
+        coefficients: Smallest and largest value of each coefficient that varies.
+        constants: Value of each coefficient that does not vary.
+        boundary: Boundary conditions as the file states them; empty if it states none.
+        hints: Properties that could be declared, with the configuration keys.
+    """
 
     path: Path
     layout: Layout
     source: Source
     task: TaskConfig
-    looked: int
-    channels: tuple[Channel, ...]
-    inputs: tuple[Channel, ...]
+    trajectories_read: int
+    channels: tuple[ChannelSummary, ...]
+    inputs: tuple[ChannelSummary, ...]
     coefficients: dict[str, tuple[float, float]]
     constants: dict[str, float]
     boundary: str
@@ -70,57 +90,69 @@ class Inspection:
 
     @property
     def sane(self) -> bool:
-        """Whether every number is finite and every channel changes."""
-        every = (*self.channels, *self.inputs)
-        return not any(channel.broken or channel.constant == self.looked for channel in every)
+        """Whether all values are finite and no channel is constant in all trajectories."""
+        return not any(
+            channel.nonfinite_frames or channel.constant_trajectories == self.trajectories_read
+            for channel in (*self.channels, *self.inputs)
+        )
 
 
-def inspect(path: str | Path, *, whole: bool = False, look_bytes: int = LOOK_BYTES) -> Inspection:
-    """Look into a file, `whole` or as many trajectories as `look_bytes` hold. Raises `DataError`."""
-    layout = layout_of(path)
+def inspect(path: str | Path, *, read_all_trajectories: bool = False, max_bytes: int = MAX_READ_BYTES) -> Inspection:
+    """Read a file and return its content and defects.
+
+    Args:
+        path: The data file.
+        read_all_trajectories: Read the whole file.
+        max_bytes: Otherwise the limit, in bytes, of the evenly spaced trajectories that are read.
+
+    Raises:
+        DataError: The file cannot be read.
+    """
+    layout = detect_layout(path)
     source = layout.open(path, None)
-    names = source.channel_names or _plain_names(layout, Path(path), source.channels)
-    seen, given = _Extremes(source.channels), _Extremes(len(source.input_channels))
-    drift = declared_properties.Drift(source.channels)
-    edges = declared_properties.Edges(source.grid.shape, source.channels)
-    scattered = isinstance(source, Scattered)
-    ids = _chosen(source, None if whole else look_bytes)
-    for some, fields in chunks(source, ids):
-        seen.update(fields)
-        given.update(source.inputs(some)[:, None])
+    names = source.channel_names or _default_names(layout, Path(path), source.channels)
+    field_summary, input_summary = _Summary(source.channels), _Summary(len(source.input_channels))
+    drift = declared_properties.MeanDrift(source.channels)
+    edges = declared_properties.NeighbourDifferences(source.grid.shape, source.channels)
+    scattered = isinstance(source, ScatteredSource)
+    ids = _spaced_ids(source, None if read_all_trajectories else max_bytes)
+    for chunk, fields in trajectory_chunks(source, ids):
+        field_summary.update(fields)
+        input_summary.update(source.inputs(chunk)[:, None])
         finite = np.isfinite(fields).all(axis=tuple(range(1, fields.ndim)))
         if finite.any():
-            drift.update(some[finite], fields[finite])
+            drift.update(chunk[finite], fields[finite])
             edges.update(fields[finite])
-    values = {name: source.coefficient(name) for name in source.found_coefficients()}
-    known = {name: found[~np.isnan(found)] for name, found in values.items() if found is not None}
-    ranges = {name: (float(found.min()), float(found.max())) for name, found in known.items() if found.size}
+    coefficients = {name: source.coefficient(name) for name in source.coefficient_names()}
+    available = {name: values[~np.isnan(values)] for name, values in coefficients.items() if values is not None}
+    ranges = {name: (float(values.min()), float(values.max())) for name, values in available.items() if values.size}
     boundary = _boundary(Path(path), source)
-    task = TaskConfig(
+    task_cfg = TaskConfig(
         name=_task_name(layout, Path(path), len(source.grid.axes)),
         kind=layout.kind,
         path=str(path),
         channels=names,
         periodic=_periodic(boundary, source),
         coefficients={
-            name: "log10" if low > 0 and high >= _SPAN * low else "linear"
+            name: "log10" if low > 0 and high >= _LOG_RATIO * low else "linear"
             for name, (low, high) in ranges.items()
             if high > low
         },
     )
     hints: list[str] = []
-    if layout.kind == "transient" and seen.rms().all() and not scattered:
-        hints += drift.check(task, str(path), (), seen.rms())
-        hints += edges.check(TaskConfig(name=task.name), str(path), source.grid.axes, ()) if not task.periodic else ()
+    if layout.kind == "transient" and field_summary.rms().all() and not scattered:
+        hints += drift.check(task_cfg, str(path), (), field_summary.rms())
+        if not task_cfg.periodic:
+            hints += edges.check(TaskConfig(name=task_cfg.name), str(path), source.grid.axes, ())
     constants = {name: low for name, (low, high) in ranges.items() if low == high}
     return Inspection(
         path=Path(path),
         layout=layout,
         source=source,
-        task=task,
-        looked=len(ids),
-        channels=seen.channels(names),
-        inputs=given.channels(source.input_channels),
+        task=task_cfg,
+        trajectories_read=len(ids),
+        channels=field_summary.channels(names),
+        inputs=input_summary.channels(source.input_channels),
         coefficients={name: ends for name, ends in ranges.items() if name not in constants},
         constants={**getattr(source, "constants", dict)(), **constants},
         boundary=boundary,
@@ -128,76 +160,80 @@ def inspect(path: str | Path, *, whole: bool = False, look_bytes: int = LOOK_BYT
     )
 
 
-def described(found: Inspection) -> Iterator[str]:
-    """The inspection as lines to print; the last of them are those of a configuration."""
-    source, grid = found.source, found.source.grid
-    yield f"file        {found.path}"
-    yield f"layout      {found.layout.name} ({found.layout.kind}), task {found.task.name}"
-    yield f"holds       {source.trajectories} trajectories of {source.frames} frames, {source.channels} channels"
-    if found.looked < source.trajectories:
-        yield f"looked at   {found.looked} trajectories, spread over all; --all reads every one"
-    yield from _of_points(source, grid) if isinstance(grid, Cloud) else _of_grid(grid)
-    if found.layout.kind == "transient":
+def describe(inspection: Inspection) -> Iterator[str]:
+    """Yield an inspection as lines to print, which end with the lines of a configuration."""
+    source, grid = inspection.source, inspection.source.grid
+    yield f"file        {inspection.path}"
+    yield f"layout      {inspection.layout.name} ({inspection.layout.kind}), task {inspection.task.name}"
+    yield f"contains    {source.trajectories} trajectories of {source.frames} frames, {source.channels} channels"
+    if inspection.trajectories_read < source.trajectories:
+        yield f"read        {inspection.trajectories_read} trajectories, evenly spaced; --all reads every one"
+    yield from _describe_points(source, grid) if isinstance(grid, PointCloud) else _describe_grid(grid)
+    if inspection.layout.kind == "transient":
         yield f"time        from {grid.start:g}, dt {grid.dt:g}"
-    yield f"boundary    {found.boundary or 'not told by the file'}"
-    for name, (low, high) in found.coefficients.items():
+    yield f"boundary    {inspection.boundary or 'not stated in the file'}"
+    for name, (low, high) in inspection.coefficients.items():
         yield f"parameter   {name} {low:g} to {high:g}"
-    for name, value in found.constants.items():
-        yield f"parameter   {name} {value:g} throughout"
-    for kind, channels in (("given", found.inputs), ("channel", found.channels)):
+    for name, value in inspection.constants.items():
+        yield f"parameter   {name} {value:g} in all trajectories"
+    for kind, channels in (("input", inspection.inputs), ("channel", inspection.channels)):
         for channel in channels:
             numbers = f"min {channel.minimum:.4g}  max {channel.maximum:.4g}  std {channel.std:.4g}"
             yield f"{kind:<11} {channel.name}  {numbers}"
-            if channel.broken:
-                yield f"            NaN or Inf in {channel.broken} frames: remove these trajectories"
-            if channel.constant:
-                yield f"            constant in {channel.constant} trajectories"
-    for hint in found.hints:
-        yield f"seen        {hint}"
-    yield "configure"
-    yield from (f"  {line}" for line in config_lines(found).splitlines())
+            if channel.nonfinite_frames:
+                yield f"            NaN or Inf in {channel.nonfinite_frames} frames: remove these trajectories"
+            if channel.constant_trajectories:
+                yield f"            constant in {channel.constant_trajectories} trajectories"
+    for hint in inspection.hints:
+        yield f"hint        {hint}"
+    yield "config"
+    yield from (f"  {line}" for line in config_lines(inspection).splitlines())
 
 
-def _of_grid(grid: Grid) -> Iterator[str]:
+def _describe_grid(grid: Grid) -> Iterator[str]:
+    """Yield one line for each axis of a grid."""
     for axis, points, first, step in zip(grid.axes, grid.shape, grid.origin, grid.spacing, strict=True):
         yield f"axis {axis}      {points} points from {first:g}, {step:g} apart"
 
 
-def _of_points(source: Source, cloud: Cloud) -> Iterator[str]:
+def _describe_points(source: Source, cloud: PointCloud) -> Iterator[str]:
+    """Yield lines on the number of points and on each axis of the box."""
     counts = [cloud.shape[0]]
-    if isinstance(source, Scattered):
-        counts = source.places(np.arange(source.trajectories)).mask.sum(axis=1).astype(int).tolist()
-    few, many = min(counts), max(counts)
-    yield f"points      {few if few == many else f'{few} to {many}'}, {'they move' if cloud.moving else 'at rest'}"
+    if isinstance(source, ScatteredSource):
+        counts = source.points(np.arange(source.trajectories)).mask.sum(axis=1).astype(int).tolist()
+    fewest, most = min(counts), max(counts)
+    number = fewest if fewest == most else f"{fewest} to {most}"
+    yield f"points      {number}, {'moving' if cloud.position_channels else 'fixed'}"
     for axis, first, length in zip(cloud.axes, cloud.origin, cloud.box, strict=True):
         yield f"box {axis}       from {first:g} to {first + length:g}"
 
 
-def config_lines(found: Inspection) -> str:
-    """YAML of `data.tasks` that trains on the file."""
-    task = found.task
-    entry: dict[str, object] = {"name": task.name, "path": str(task.path)}
-    if task.kind != "transient":
-        entry["kind"] = task.kind
-    entry["channels"] = list(task.channels)
-    entry |= {"periodic": list(task.periodic)} if task.periodic else {}
-    entry |= {"coefficients": dict(task.coefficients)} if task.coefficients else {}
+def config_lines(inspection: Inspection) -> str:
+    """Return the YAML text of a configuration that trains on the file."""
+    task_cfg = inspection.task
+    entry: dict[str, object] = {"name": task_cfg.name, "path": str(task_cfg.path)}
+    if task_cfg.kind != "transient":
+        entry["kind"] = task_cfg.kind
+    entry["channels"] = list(task_cfg.channels)
+    entry |= {"periodic": list(task_cfg.periodic)} if task_cfg.periodic else {}
+    entry |= {"coefficients": dict(task_cfg.coefficients)} if task_cfg.coefficients else {}
     values: dict[str, object] = {"data": {"tasks": [entry]}}
-    if isinstance(found.source, Scattered):
-        # Differences along axes, which a default weighs, are of grids.
+    if isinstance(inspection.source, ScatteredSource):
+        # The default loss contains differences along grid axes, which points do not have.
         values["training"] = {"lambda_h1": 0}
     return yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=1000)
 
 
-class _Extremes:
-    """Per channel what `Channel` says, over chunks."""
+class _Summary:
+    """An accumulator of the values of `ChannelSummary` over chunks of trajectories."""
 
     def __init__(self, channels: int) -> None:
         self._low, self._high = np.full(channels, np.inf), np.full(channels, -np.inf)
         self._sum, self._squares, self._count = np.zeros((3, channels))
-        self._broken, self._constant = np.zeros((2, channels), np.int64)
+        self._nonfinite, self._constant = np.zeros((2, channels), np.int64)
 
     def update(self, fields: Float32[np.ndarray, "n t *s c"]) -> None:
+        """Add trajectories."""
         finite = np.isfinite(fields)
         exact = np.where(finite, fields, 0).astype(np.float64)
         all_axes, inner = tuple(range(fields.ndim - 1)), tuple(range(1, fields.ndim - 1))
@@ -206,60 +242,72 @@ class _Extremes:
         self._sum += exact.sum(axis=all_axes)
         self._squares += (exact**2).sum(axis=all_axes)
         self._count += finite.sum(axis=all_axes)
-        self._broken += (~finite.all(axis=tuple(range(2, fields.ndim - 1)))).sum(axis=(0, 1))
+        self._nonfinite += (~finite.all(axis=tuple(range(2, fields.ndim - 1)))).sum(axis=(0, 1))
         self._constant += (fields.min(axis=inner) == fields.max(axis=inner)).sum(axis=0)
 
     def rms(self) -> Float64[np.ndarray, " c"]:
+        """Return the root mean square of the finite values of each channel."""
         return np.sqrt(self._squares / np.maximum(self._count, 1))
 
-    def channels(self, names: tuple[str, ...]) -> tuple[Channel, ...]:
+    def channels(self, names: tuple[str, ...]) -> tuple[ChannelSummary, ...]:
+        """Return the summary of each channel."""
         mean = self._sum / np.maximum(self._count, 1)
         std = np.sqrt(np.maximum(self.rms() ** 2 - mean**2, 0))
-        known = self._count > 0
-        low, high, std = (np.where(known, values, np.nan) for values in (self._low, self._high, std))
-        columns = zip(names, low, high, std, self._broken, self._constant, strict=True)
+        has_values = self._count > 0
+        low, high, std = (np.where(has_values, values, np.nan) for values in (self._low, self._high, std))
+        columns = zip(names, low, high, std, self._nonfinite, self._constant, strict=True)
         return tuple(
-            Channel(name=n, minimum=float(a), maximum=float(b), std=float(s), broken=int(x), constant=int(c))
-            for n, a, b, s, x, c in columns
+            ChannelSummary(
+                name=name,
+                minimum=float(minimum),
+                maximum=float(maximum),
+                std=float(deviation),
+                nonfinite_frames=int(nonfinite),
+                constant_trajectories=int(constant),
+            )
+            for name, minimum, maximum, deviation, nonfinite, constant in columns
         )
 
 
-def _chosen(source: Source, look_bytes: int | None) -> Int[np.ndarray, " n"]:
-    count = source.trajectories if look_bytes is None else max(1, look_bytes // bytes_each(source))
+def _spaced_ids(source: Source, max_bytes: int | None) -> Int[np.ndarray, " n"]:
+    """Return the ids of evenly spaced trajectories of at most `max_bytes` (at least one), or of all if it is None."""
+    count = source.trajectories if max_bytes is None else max(1, max_bytes // trajectory_bytes(source))
     return np.unique(np.linspace(0, source.trajectories - 1, min(count, source.trajectories)).astype(np.int64))
 
 
-def _plain_names(layout: Layout, path: Path, channels: int) -> tuple[str, ...]:
-    """Names for channels that the file does not name."""
+def _default_names(layout: Layout, path: Path, channels: int) -> tuple[str, ...]:
+    """Return names for the channels of a file that does not name them."""
     if channels == 1:
         return ("h",) if _task_name(layout, path, 2).startswith("shallow_water") else ("u",)
     return ("u", "v", "w")[:channels] if channels <= 3 else tuple(f"u{index}" for index in range(channels))
 
 
 def _task_name(layout: Layout, path: Path, dims: int) -> str:
-    for said in (attribute(path, "task"), attribute(path, "dataset_name")):
-        if said:
-            return said
-    file = original(path)
-    for part, name in _TASKS:
+    """Return a task name from the attributes of a file or, if it has none, from its file name."""
+    for text in (root_attribute(path, "task"), root_attribute(path, "dataset_name")):
+        if text:
+            return text
+    file = original_path(path)
+    for part, name in _TASK_NAMES:
         if part in file.name.lower():
             return name.replace("Dd", f"{dims}d")
     return re.sub(r"[^A-Za-z0-9_]+", "_", file.stem).strip("_") or "mine"
 
 
 def _boundary(path: Path, source: Source) -> str:
-    """As the file says it, in its name too; empty where it does not."""
+    """Return the boundary conditions that a file states in its data, attributes or name; empty if it states none."""
     by_axis: dict[str, str] = getattr(source, "boundary", {})
     if by_axis:
         return ", ".join(f"{axis} {kind}" for axis, kind in by_axis.items())
-    told = attribute(path, "boundary")
-    if told:
-        return told
-    found = re.search(r"(?<![a-z])(periodic|trans)(?![a-z])", original(path).stem.lower())
-    return "" if found is None else {"periodic": "periodic", "trans": "transmissive"}[found.group(1)]
+    text = root_attribute(path, "boundary")
+    if text:
+        return text
+    match = re.search(r"(?<![a-z])(periodic|trans)(?![a-z])", original_path(path).stem.lower())
+    return "" if match is None else {"periodic": "periodic", "trans": "transmissive"}[match.group(1)]
 
 
 def _periodic(boundary: str, source: Source) -> tuple[str, ...]:
+    """Return the names of the axes that a file states to be periodic."""
     if boundary == "periodic":
         return source.grid.axes
     by_axis: dict[str, str] = getattr(source, "boundary", {})

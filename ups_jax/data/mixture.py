@@ -1,4 +1,4 @@
-"""The data of all tasks of a training. `Schedule` says which task a step is of."""
+"""The datasets of all tasks of a training, and the schedule that assigns each step to a task."""
 
 from __future__ import annotations
 
@@ -15,105 +15,122 @@ from ups_jax.core.errors import ConfigError
 from ups_jax.core.rng import generator
 from ups_jax.core.task import Task
 from ups_jax.data.dataset import Dataset
-from ups_jax.data.splits import as_list
+from ups_jax.data.splits import split_record
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Mixture:
-    """One data set or more, a task each, of one kind."""
+    """One or more datasets of different tasks that are all of one kind, transient or steady."""
 
     datasets: tuple[Dataset, ...]
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """Their tasks."""
+        """The task of each dataset."""
         return tuple(dataset.task for dataset in self.datasets)
 
     @property
     def kind(self) -> str:
-        """The kind of all tasks."""
+        """The kind of all tasks, `transient` or `steady`."""
         return self.tasks[0].kind
 
     @property
     def name(self) -> str:
-        """The names of all tasks."""
+        """The names of the tasks, joined by `+`."""
         return "+".join(task.name for task in self.tasks)
 
     @property
     def fingerprint(self) -> str:
-        """Those of all data, in order."""
+        """The fingerprints of the datasets, joined by `+`."""
         return "+".join(dataset.fingerprint for dataset in self.datasets)
 
-    def split(self) -> dict[str, Any]:
-        """What a split file holds, of several tasks under their names."""
-        each = {data.task.name: as_list(data.splits, data.source.trajectories) for data in self.datasets}
-        return next(iter(each.values())) if len(each) == 1 else each
+    def split_record(self) -> dict[str, Any]:
+        """Return the content of `split.json`: the record of the only task, or the records of several by task name."""
+        records = {data.task.name: split_record(data.splits, data.source.trajectories) for data in self.datasets}
+        return next(iter(records.values())) if len(records) == 1 else records
 
 
-def mixture_of(data: Dataset | Mixture) -> Mixture:
-    """A mixture, also of one data set."""
+def as_mixture(data: Dataset | Mixture) -> Mixture:
+    """Return a mixture unchanged, and a single dataset as a mixture of one."""
     return data if isinstance(data, Mixture) else Mixture(datasets=(data,))
 
 
-# Steps of a block: in each the tasks have their shares to within one step.
-BLOCK = 64
+# Steps of a block. In every block each task has its share of the steps to within one step.
+BLOCK_STEPS = 64
 
 
-def shares(mixing: MixingConfig, trajectories: Mapping[str, int]) -> tuple[float, ...]:
-    """The share of the steps that each task has, of tasks with so many training trajectories. ConfigError where the
-    weights are of other tasks."""
+def task_shares(mixing: MixingConfig, trajectories: Mapping[str, int]) -> tuple[float, ...]:
+    """Return the share of the training steps of each task; the shares sum to 1.
+
+    Args:
+        mixing: The method (`uniform`, `proportional`, `temperature` or `weights`) with its settings.
+        trajectories: Number of training trajectories of each task, by name.
+
+    Raises:
+        ConfigError: `data.mixing.weights` does not name exactly the tasks.
+    """
     counts = np.array(list(trajectories.values()), float)
     if mixing.method == "weights":
         if set(mixing.weights) != set(trajectories):
             raise ConfigError(
-                f"key `data.mixing.weights`: is of {', '.join(mixing.weights)}, the tasks are "
-                f"{', '.join(trajectories)}; give each a number"
+                f"key `data.mixing.weights`: names {', '.join(mixing.weights)}, but the tasks are "
+                f"{', '.join(trajectories)}; give one weight for each task"
             )
-        parts = np.array([mixing.weights[name] for name in trajectories])
+        weights = np.array([mixing.weights[name] for name in trajectories])
     else:
         power = {"uniform": 0.0, "proportional": 1.0, "temperature": 1.0 / (mixing.temperature or 1.0)}[mixing.method]
-        parts = (counts / counts.max()) ** power
-    return tuple((parts / parts.sum()).tolist())
+        weights = (counts / counts.max()) ** power
+    return tuple((weights / weights.sum()).tolist())
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """The tasks of the steps: in blocks, each with the tasks by their shares in an order of its own."""
+class TaskSchedule:
+    """The task of each training step. Steps are shuffled in blocks, and every block contains the tasks by their shares.
+
+    Attributes:
+        key: Key of the random stream that shuffles the blocks.
+        shares: Share of the steps of each task.
+    """
 
     key: tuple[int, int]
     shares: tuple[float, ...]
 
     def at(self, n: int) -> tuple[int, int]:
-        """The task of step n, by number, and how many steps before it were of the same one."""
-        block, place = divmod(n, BLOCK)
-        order = _order(self.key, self.shares, block)
-        task = int(order[place])
-        return task, int(_counts_before(self.key, self.shares, block)[task] + np.sum(order[:place] == task))
+        """Return the task index of step n, and the number of earlier steps of the same task."""
+        block, position = divmod(n, BLOCK_STEPS)
+        order = _block_order(self.key, self.shares, block)
+        task = int(order[position])
+        steps_before = _counts_before(self.key, self.shares, block)[task] + np.sum(order[:position] == task)
+        return task, int(steps_before)
 
 
 @lru_cache(maxsize=256)
-def _order(key: tuple[int, int], shares: tuple[float, ...], block: int) -> Int[np.ndarray, " n"]:
-    drawn = generator(key, (0, block))
+def _block_order(key: tuple[int, int], shares: tuple[float, ...], block: int) -> Int[np.ndarray, " n"]:
+    """Return the task of each step of a block."""
+    rng = generator(key, (0, block))
     # Evenly spaced points with one random offset: a share that is not a whole number of steps is met on average.
-    points = (np.arange(BLOCK) + drawn.random()) / BLOCK
+    points = (np.arange(BLOCK_STEPS) + rng.random()) / BLOCK_STEPS
     tasks = np.searchsorted(np.cumsum(shares)[:-1], points, side="right")
-    return drawn.permutation(tasks)
+    return rng.permutation(tasks)
 
 
 def _counts_before(key: tuple[int, int], shares: tuple[float, ...], block: int) -> Int[np.ndarray, " t"]:
-    """Steps of each task in all blocks before one, by runs of blocks whose lengths are powers of two."""
+    """Return the number of steps of each task in all blocks before `block`.
+
+    The blocks are summed in runs whose lengths are powers of two, so that the sums of runs can be cached.
+    """
     counts, start = np.zeros(len(shares), int), 0
     for power in reversed(range(block.bit_length())):
         if block >> power & 1:
-            counts = counts + _counts(key, shares, start, power)
+            counts = counts + _run_counts(key, shares, start, power)
             start += 1 << power
     return counts
 
 
 @lru_cache(maxsize=8192)
-def _counts(key: tuple[int, int], shares: tuple[float, ...], start: int, power: int) -> Int[np.ndarray, " t"]:
-    """Steps of each task in `2**power` blocks."""
+def _run_counts(key: tuple[int, int], shares: tuple[float, ...], start: int, power: int) -> Int[np.ndarray, " t"]:
+    """Return the number of steps of each task in the `2**power` blocks from block `start` on."""
     if power == 0:
-        return np.bincount(_order(key, shares, start), minlength=len(shares))
+        return np.bincount(_block_order(key, shares, start), minlength=len(shares))
     half = 1 << (power - 1)
-    return _counts(key, shares, start, power - 1) + _counts(key, shares, start + half, power - 1)
+    return _run_counts(key, shares, start, power - 1) + _run_counts(key, shares, start + half, power - 1)

@@ -1,4 +1,7 @@
-"""Open a task's data: one pass over the file checks it and takes statistics, and the result is a frozen `Dataset`."""
+"""Opening of datasets: one pass over the data checks it and computes the statistics of the training split.
+
+The result is a frozen `Dataset`, or a `Mixture` of several.
+"""
 
 from __future__ import annotations
 
@@ -12,40 +15,51 @@ from jaxtyping import Float, Float64
 from ups_jax.config import Config, TaskConfig
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.core.task import Input, Statistics, Task
-from ups_jax.data import declared_properties, splits, symmetry_check
+from ups_jax.data import declared_properties, symmetry_check
 from ups_jax.data.batches import window_frames
-from ups_jax.data.coefficients import Conditions, conditions_of_all, read_conditions
+from ups_jax.data.coefficients import Conditions, read_all_conditions, read_conditions
 from ups_jax.data.dataset import Dataset
-from ups_jax.data.files import all_tasks, only_task, open_source
+from ups_jax.data.files import configured_tasks, open_source, single_task
 from ups_jax.data.mixture import Mixture
-from ups_jax.data.scan import Content, chunks, repeated
+from ups_jax.data.scan import ContentScan, check_overlap, trajectory_chunks
 from ups_jax.data.sources import Grid, MemorySource, Source
 from ups_jax.data.sources.base import AXES
 from ups_jax.data.sources.in_memory import load
-from ups_jax.data.sources.points import Cloud, Places, Scattered
-from ups_jax.data.splits import Splits
+from ups_jax.data.sources.points import PointCloud, PointSet, ScatteredSource
+from ups_jax.data.splits import Splits, random_split
 from ups_jax.data.statistics import Moments
 
-# What a task of a grid may declare, and why a set of points has none of it.
-_OF_GRIDS = {"symmetries": "they map a grid onto itself", "conserved": "a mean over points is no integral"}
+# Keys that need a grid, with the reason why a point cloud cannot have them.
+_GRID_ONLY_KEYS = {"symmetries": "they map a grid onto itself", "conserved": "the mean over points is not an integral"}
 
 
 def open_dataset(cfg: Config, task: Task | None = None) -> Dataset:
-    """The data of the one configured task, checked; with `task` (of a trained run) its statistics and facts are kept.
+    """Open and check the data of a configuration with one task.
 
-    Raises `ConfigError` for names that do not exist, `DataError` for anything wrong with the file.
+    Args:
+        cfg: The configuration.
+        task: Task of a trained model. Its statistics, coefficients and declared properties replace those of the
+            configuration and of the data.
+
+    Raises:
+        ConfigError: The configuration has no task or several, or names something that the data do not have.
+        DataError: A file is missing, damaged, or contradicts the configuration.
     """
-    only_task(cfg)
-    return _opened(cfg, [task])[0]
+    single_task(cfg)
+    return _open_all(cfg, [task])[0]
 
 
 def open_mixture(cfg: Config) -> Mixture:
-    """The data of all configured tasks, for one training. Raises as `open_dataset`, and `ConfigError` where tasks
-    contradict each other."""
-    tasks = all_tasks(cfg)
-    datasets = _opened(cfg, [None] * len(tasks))
+    """Open and check the data of all tasks of a configuration, for one training.
+
+    Raises:
+        ConfigError: As in `open_dataset`, or tasks contradict each other.
+        DataError: As in `open_dataset`.
+    """
+    task_cfgs = configured_tasks(cfg)
+    datasets = _open_all(cfg, [None] * len(task_cfgs))
     if len(datasets) > 1:
-        datasets = _related(cfg, datasets)
+        datasets = _link_tasks(cfg, datasets)
     return Mixture(datasets=tuple(datasets))
 
 
@@ -59,13 +73,27 @@ def from_arrays(
     *,
     task: Task | None = None,
 ) -> Dataset:
-    """The data of the one configured task from arrays, checked as those of a file are.
+    """Return the dataset of a configuration's only task from arrays, with the same checks as data from a file.
 
-    `origin` and `spacing` have an entry for each space axis; without a channel axis C is 1.
+    Args:
+        cfg: The configuration.
+        fields: Fields of all trajectories in physical units. The channel axis may be absent for one channel.
+        dt: Time between frames.
+        coefficients: PDE coefficients by name, one value per trajectory.
+        origin: Coordinate of the first point of each space axis.
+        spacing: Grid spacing along each space axis.
+        task: Task of a trained model, as in `open_dataset`.
+
+    Raises:
+        ConfigError: The task is steady, or the configuration does not fit the arrays.
+        DataError: The arrays do not fit together, or fail a check.
     """
-    wanted = only_task(cfg)
-    if wanted.kind != "transient":
-        raise ConfigError(f"key `data.tasks.{wanted.name}.kind`: is {wanted.kind}, which is read from files only")
+    task_cfg = single_task(cfg)
+    if task_cfg.kind != "transient":
+        raise ConfigError(
+            f"key `data.tasks.{task_cfg.name}.kind`: is {task_cfg.kind}, but arrays are always transient; give steady "
+            "data as a file"
+        )
     array = np.asarray(fields, np.float32)
     rank = len(spacing)
     if array.ndim == 2 + rank:
@@ -80,7 +108,7 @@ def from_arrays(
     for name, values in (coefficients or {}).items():
         if np.shape(values) != (len(array),):
             raise DataError(
-                f"coefficient {name} has shape {np.shape(values)}; give one value a trajectory, {len(array)}"
+                f"coefficient {name} has shape {np.shape(values)}; give one value per trajectory, ({len(array)},)"
             )
     grid = Grid(
         shape=array.shape[2:-1],
@@ -89,39 +117,43 @@ def from_arrays(
         start=0.0,
         dt=float(dt),
     )
-    known = {name: np.asarray(values, np.float64) for name, values in (coefficients or {}).items()}
-    source = MemorySource(name="arrays", grid=grid, fields=array, coefficients=known)
-    parts = splits.draw(len(array), cfg.data.split, source.name)
-    check_shape(cfg, wanted, source, task)
-    own = read_conditions(wanted, source, parts.train, task)
-    return _scanned(_Opening(cfg=cfg, wanted=wanted, source=source, splits=parts, task=task, conditions=own))
+    exact = {name: np.asarray(values, np.float64) for name, values in (coefficients or {}).items()}
+    source = MemorySource(name="arrays", grid=grid, fields=array, coefficients=exact)
+    splits = random_split(len(array), cfg.data.split, source.name)
+    check_shape(cfg, task_cfg, source, task)
+    conditions = read_conditions(task_cfg, source, splits.train, task)
+    return _scan(
+        _OpenedSource(
+            cfg=cfg, task_cfg=task_cfg, source=source, splits=splits, trained_task=task, conditions=conditions
+        )
+    )
 
 
 def as_trained_task(cfg: Config, dataset: Dataset, task: Task) -> Dataset:
-    """Return opened data as data of a trained model's task: its statistics, coefficients and properties on their grid.
+    """Return a dataset as data of a trained model's task, with the task's statistics, coefficients and properties.
 
-    Coefficients are matched by name; one that the data does not have is unknown to the model.
+    Coefficients are matched by name. A coefficient that the data do not have is masked.
 
     Args:
-        cfg: Configuration whose one task is the model's.
+        cfg: Configuration whose only task is the model's.
         dataset: The data.
         task: Task of the trained model.
 
     Raises:
-        ConfigError, DataError: The data has other channels, axes, given fields, another kind or too few frames.
+        ConfigError, DataError: The data have other channels, axes or input fields, another kind, or too few frames.
     """
     if dataset.task == task:
         return dataset
     source = dataset.source
-    check_shape(cfg, only_task(cfg), source, task)
+    check_shape(cfg, single_task(cfg), source, task)
     for kind, names, trained in (
         ("channels", dataset.task.channels, task.channels),
-        ("given fields", *(tuple(item.name for item in of.inputs) for of in (dataset.task, task))),
+        ("input fields", *(tuple(item.name for item in of.inputs) for of in (dataset.task, task))),
     ):
         if names != trained:
             raise DataError(
-                f"{source.name}: has the {kind} {', '.join(names) or 'none'}, the model was trained with "
-                f"{', '.join(trained) or 'none'}; give data of the same {kind} in the same order"
+                f"{source.name}: has the {kind} {', '.join(names) or 'none'}, but the model was trained with "
+                f"{', '.join(trained) or 'none'}; give data with the same {kind} in the same order"
             )
     new_task, notes = (_on_points if task.scattered else _on_grid)(task, source, dataset.stride)
     columns = {item.name: column for column, item in enumerate(dataset.task.coefficients)}
@@ -136,127 +168,175 @@ def as_trained_task(cfg: Config, dataset: Dataset, task: Task) -> Dataset:
     return replace(dataset, task=new_task, conditions=conditions, condition_mask=mask, notes=(*dataset.notes, *notes))
 
 
-def check_shape(cfg: Config, wanted: TaskConfig, source: Source, task: Task | None) -> None:
-    """Raise `DataError` or `ConfigError` where a source has not the channels, axes, kind or frames of its task."""
-    channels = wanted.channels if task is None else task.channels
+def check_shape(cfg: Config, task_cfg: TaskConfig, source: Source, trained_task: Task | None) -> None:
+    """Raise an error if a source does not have the channels, axes, kind or number of frames of its task.
+
+    Args:
+        cfg: The configuration, for the length of a window.
+        task_cfg: The task.
+        source: Trajectories of the task.
+        trained_task: Task of a trained model, which the data are to be used with.
+
+    Raises:
+        ConfigError: The kinds differ.
+        DataError: Channels or axes differ, or trajectories are too short.
+    """
+    channels = task_cfg.channels if trained_task is None else trained_task.channels
     if source.channels != len(channels):
         raise DataError(
-            f"{source.name}: holds {source.channels} channels, the task has {len(channels)} ({', '.join(channels)}); "
-            f"set data.tasks.{wanted.name}.channels"
+            f"{source.name}: has {source.channels} channels, but the task has {len(channels)} "
+            f"({', '.join(channels)}); set data.tasks.{task_cfg.name}.channels"
         )
-    if task is not None and task.scattered != isinstance(source.grid, Cloud):
-        kinds = {True: "points", False: "a grid"}
+    if trained_task is not None and trained_task.scattered != isinstance(source.grid, PointCloud):
+        kinds = {True: "a point cloud", False: "a grid"}
         raise DataError(
-            f"{source.name}: is of {kinds[not task.scattered]}, the trained model's task {task.name} of "
-            f"{kinds[task.scattered]}; give data of that kind"
+            f"{source.name}: is on {kinds[not trained_task.scattered]}, but the trained model's task "
+            f"{trained_task.name} is on {kinds[trained_task.scattered]}; give data of the same kind"
         )
-    if task is not None and len(source.grid.axes) != len(task.axes):
+    if trained_task is not None and len(source.grid.axes) != len(trained_task.axes):
         raise DataError(
-            f"{source.name}: has {len(source.grid.axes)} space axes, the trained model's task {task.name} has "
-            f"{len(task.axes)}; give data of that kind"
+            f"{source.name}: has {len(source.grid.axes)} space axes, but the trained model's task {trained_task.name} "
+            f"has {len(trained_task.axes)}; give data with the same axes"
         )
-    if task is not None and task.kind != wanted.kind:
+    if trained_task is not None and trained_task.kind != task_cfg.kind:
         raise ConfigError(
-            f"key `data.tasks.{wanted.name}.kind`: is {wanted.kind}, "
-            f"the trained model's task {task.name} is {task.kind}"
+            f"key `data.tasks.{task_cfg.name}.kind`: is {task_cfg.kind}, but the trained model's task "
+            f"{trained_task.name} is {trained_task.kind}; set it to that"
         )
-    if wanted.kind == "steady":
+    if task_cfg.kind == "steady":
         return
     stride = cfg.training.time_stride
     needed = (window_frames(cfg) - 1) * stride + 1
     if source.frames < needed:
         raise DataError(
-            f"{source.name}: holds {source.frames} frames a trajectory, {needed} are needed "
+            f"{source.name}: has {source.frames} frames per trajectory, but a window needs {needed} "
             f"(data.context={cfg.data.context}, training.pushforward={cfg.training.pushforward}, "
             f"training.rollout_horizon={cfg.training.rollout_horizon}, "
-            f"training.time_stride={stride})"
+            f"training.time_stride={stride}); lower one of them"
         )
 
 
-def check_inside(name: str, places: Places, box: Cloud | Task, periodic: tuple[int, ...]) -> None:
-    """DataError for a point outside the box that the latent tokens lie in; beyond a periodic side there is more."""
+def check_inside(name: str, points: PointSet, box: PointCloud | Task, periodic: tuple[int, ...]) -> None:
+    """Raise `DataError` for a point outside the box, which the latent tokens cover; periodic axes have no outside.
+
+    Args:
+        name: Name of the data in messages.
+        points: Coordinates and mask of the points.
+        box: Point cloud or task with the `origin` and sides `box` of the box.
+        periodic: Indices of the periodic axes.
+    """
     low = np.asarray(box.origin)
-    outside = (places.coords < low - 1e-4 * np.asarray(box.box)) | (places.coords > low + 1.0001 * np.asarray(box.box))
+    outside = (points.coords < low - 1e-4 * np.asarray(box.box)) | (points.coords > low + 1.0001 * np.asarray(box.box))
     outside[..., list(periodic)] = False
-    beyond = outside.any(axis=-1) & (places.mask > 0)
-    if beyond.any():
-        row, point = (int(values[0]) for values in np.nonzero(beyond))
+    bad = outside.any(axis=-1) & (points.mask > 0)
+    if bad.any():
+        row, point = (int(values[0]) for values in np.nonzero(bad))
         raise DataError(
-            f"{name}: point {point} of a trajectory lies at {places.coords[row, point].tolist()}, outside the box from "
-            f"{list(box.origin)} with sides {list(box.box)}; write a `box` that holds all points"
+            f"{name}: point {point} of a trajectory lies at {points.coords[row, point].tolist()}, outside the box from "
+            f"{list(box.origin)} with sides {list(box.box)}; write a `box` that contains all points"
         )
 
 
-def _related(cfg: Config, datasets: Sequence[Dataset]) -> list[Dataset]:
-    """The data sets of tasks that one model is trained on, each of which knows of the others."""
+def _link_tasks(cfg: Config, datasets: Sequence[Dataset]) -> list[Dataset]:
+    """Return the datasets with tasks that list their siblings, the coefficients of siblings, and a common time unit."""
     names = tuple(dataset.task.name for dataset in datasets)
     unit = float(np.exp(np.mean([np.log(dataset.task.dt) for dataset in datasets])))
-    found = []
-    for wanted, dataset in zip(cfg.data.tasks, datasets, strict=True):
-        foreign = tuple(item.name for item in dataset.task.coefficients if item.name not in wanted.coefficients)
+    linked = []
+    for task_cfg, dataset in zip(cfg.data.tasks, datasets, strict=True):
+        foreign = tuple(item.name for item in dataset.task.coefficients if item.name not in task_cfg.coefficients)
         task = replace(dataset.task, siblings=names, foreign=foreign, dt_unit=unit)
-        found.append(replace(dataset, task=task))
-    return found
+        linked.append(replace(dataset, task=task))
+    return linked
 
 
-def _opened(cfg: Config, tasks: Sequence[Task | None]) -> list[Dataset]:
-    """A data set for each configured task; `tasks` are those of a trained run that are kept."""
-    # The memory is left to the latents: whoever trains on them reads fields to check and to validate alone. All else
-    # that is done with such a configuration reads its fields from the disk.
-    room = 0.0 if cfg.data.source == "latents" else cfg.data.loader.memory_gib * 2**30
-    found: list[tuple[TaskConfig, Source, Splits]] = []
-    for wanted, task in zip(all_tasks(cfg), tasks, strict=True):
-        source, parts = open_source(cfg, wanted)
-        each = source.frames * source.channels + len(source.input_channels)
-        size = 4 * source.trajectories * each * int(np.prod(source.grid.shape))
-        if size <= room:
-            room -= size
-            names = wanted.coefficients if task is None else [item.name for item in task.coefficients]
-            source = load(source, tuple(names))
-        # What is wrong with the file itself is told before what several have in common.
-        check_shape(cfg, wanted, source, task)
-        found.append((wanted, source, parts))
-    conditions = conditions_of_all([(wanted, source, parts.train) for wanted, source, parts in found], tasks)
+def _open_all(cfg: Config, trained_tasks: Sequence[Task | None]) -> list[Dataset]:
+    """Open the data of each configured task; a trained task keeps its statistics."""
+    # With `data.source: latents`, the memory is reserved for the latents: training reads fields only to check and to
+    # validate, so that they stay on disk.
+    free_bytes = 0.0 if cfg.data.source == "latents" else cfg.data.loader.memory_gib * 2**30
+    opened: list[tuple[TaskConfig, Source, Splits]] = []
+    for task_cfg, trained_task in zip(configured_tasks(cfg), trained_tasks, strict=True):
+        source, splits = open_source(cfg, task_cfg)
+        values_per_point = source.frames * source.channels + len(source.input_channels)
+        size = 4 * source.trajectories * values_per_point * int(np.prod(source.grid.shape))
+        if size <= free_bytes:
+            free_bytes -= size
+            if trained_task is None:
+                coefficients = tuple(task_cfg.coefficients)
+            else:
+                coefficients = tuple(item.name for item in trained_task.coefficients)
+            source = load(source, coefficients)
+        # Errors of one file are raised before errors across tasks.
+        check_shape(cfg, task_cfg, source, trained_task)
+        opened.append((task_cfg, source, splits))
+    all_conditions = read_all_conditions(
+        [(task_cfg, source, splits.train) for task_cfg, source, splits in opened], trained_tasks
+    )
     return [
-        _scanned(_Opening(cfg=cfg, wanted=wanted, source=source, splits=parts, task=task, conditions=own))
-        for (wanted, source, parts), task, own in zip(found, tasks, conditions, strict=True)
+        _scan(
+            _OpenedSource(
+                cfg=cfg,
+                task_cfg=task_cfg,
+                source=source,
+                splits=splits,
+                trained_task=trained_task,
+                conditions=conditions,
+            )
+        )
+        for (task_cfg, source, splits), trained_task, conditions in zip(
+            opened, trained_tasks, all_conditions, strict=True
+        )
     ]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class _Opening:
-    """A task's source before the pass over it. `task` is that of a trained run, whose statistics are kept."""
+class _OpenedSource:
+    """The source of a task before the pass over its data.
+
+    Attributes:
+        cfg: The configuration.
+        task_cfg: The task.
+        source: Trajectories of the task.
+        splits: Splits of the trajectories.
+        trained_task: Task of a trained model, whose statistics are kept; None if the data define them.
+        conditions: PDE coefficients of the trajectories.
+    """
 
     cfg: Config
-    wanted: TaskConfig
+    task_cfg: TaskConfig
     source: Source
     splits: Splits
-    task: Task | None
+    trained_task: Task | None
     conditions: Conditions
 
     @property
     def stride(self) -> int:
-        """Stored frames between two that the model sees."""
-        return 1 if self.wanted.kind == "steady" else self.cfg.training.time_stride
+        """Stored frames between two frames that the model sees."""
+        return 1 if self.task_cfg.kind == "steady" else self.cfg.training.time_stride
 
     @property
     def periodic(self) -> tuple[int, ...]:
-        """The periodic axes by number. Raises `ConfigError` for an unknown one."""
-        key = f"data.tasks.{self.wanted.name}.periodic"
-        return declared_properties.indices(self.wanted.periodic, self.source.grid.axes, key)
+        """The indices of the periodic axes; an axis that does not exist raises `ConfigError`."""
+        key = f"data.tasks.{self.task_cfg.name}.periodic"
+        return declared_properties.name_indices(self.task_cfg.periodic, self.source.grid.axes, key)
 
-    def notes(self, content: Content) -> list[str]:
-        """What coefficients and splits have to tell. Raises `DataError` for data that is not finite."""
-        content.check()
-        return [*self.conditions.notes, *repeated(content, self.splits, self.source.name)]
+    def notes(self, content: ContentScan) -> list[str]:
+        """Return the notes about coefficients and splits; raise `DataError` for NaN, Inf or overlapping splits."""
+        content.check_finite()
+        return [*self.conditions.notes, *check_overlap(content, self.splits, self.source.name)]
 
     def new_task(self, statistics: Statistics, **properties: Any) -> Task:
-        """The task that the data define, with the properties of its kind."""
+        """Return the task that the data define.
+
+        Args:
+            statistics: Statistics of the training split.
+            properties: Further fields of `Task`, which depend on its kind.
+        """
         grid, periodic = self.source.grid, self.periodic
         return Task(
-            name=self.wanted.name,
-            kind=self.wanted.kind,
-            channels=self.wanted.channels,
+            name=self.task_cfg.name,
+            kind=self.task_cfg.kind,
+            channels=self.task_cfg.channels,
             axes=grid.axes,
             shape=grid.shape,
             origin=grid.origin,
@@ -268,8 +348,10 @@ class _Opening:
             **properties,
         )
 
-    def dataset(self, task: Task, content: Content, notes: Sequence[str], change: Float64[np.ndarray, " r"]) -> Dataset:
-        """The opened data."""
+    def dataset(
+        self, task: Task, content: ContentScan, notes: Sequence[str], change: Float64[np.ndarray, " r"]
+    ) -> Dataset:
+        """Return the dataset, given the results of the pass over the data."""
         grid, conditions = self.source.grid, self.conditions
         return Dataset(
             task=task,
@@ -285,175 +367,195 @@ class _Opening:
         )
 
 
-def _scanned(opening: _Opening) -> Dataset:
-    """Check all of a task's data in one pass. Raises `ConfigError`, `DataError`."""
-    if isinstance(opening.source.grid, Cloud):
-        return _scan_points(opening, opening.source.grid)
-    return (_scan_steady if opening.wanted.kind == "steady" else _scan_transient)(opening)
+def _scan(opened: _OpenedSource) -> Dataset:
+    """Check all data of a task in one pass; raise `ConfigError` or `DataError`."""
+    if isinstance(opened.source.grid, PointCloud):
+        return _scan_points(opened, opened.source.grid)
+    return (_scan_steady if opened.task_cfg.kind == "steady" else _scan_transient)(opened)
 
 
-def _scan_transient(opening: _Opening) -> Dataset:
-    wanted, source, parts, task = opening.wanted, opening.source, opening.splits, opening.task
-    axes, periodic = source.grid.axes, opening.periodic
-    conserved = declared_properties.indices(wanted.conserved, wanted.channels, f"data.tasks.{wanted.name}.conserved")
-    declared = declared_properties.symmetries(wanted, source.grid, periodic)
-    content = Content(source)
-    moments = Moments(source.name, source.frames, source.channels, opening.stride)
-    drift = declared_properties.Drift(source.channels)
-    edges = declared_properties.Edges(source.grid.shape, source.channels)
-    for ids, fields in chunks(source):
-        training = np.isin(ids, parts.train)
+def _scan_transient(opened: _OpenedSource) -> Dataset:
+    """Check the trajectories of a task on a grid, and compute their statistics."""
+    task_cfg, source, splits, trained_task = opened.task_cfg, opened.source, opened.splits, opened.trained_task
+    axes, periodic = source.grid.axes, opened.periodic
+    conserved = declared_properties.name_indices(
+        task_cfg.conserved, task_cfg.channels, f"data.tasks.{task_cfg.name}.conserved"
+    )
+    symmetries = declared_properties.resolve_symmetries(task_cfg, source.grid, periodic)
+    content = ContentScan(source)
+    moments = Moments(source.name, source.frames, source.channels, opened.stride)
+    drift = declared_properties.MeanDrift(source.channels)
+    edges = declared_properties.NeighbourDifferences(source.grid.shape, source.channels)
+    for ids, fields in trajectory_chunks(source):
+        training = np.isin(ids, splits.train)
         if content.update(ids, fields) and training.any():
             moments.update(fields[training])
-            if task is None:
+            if trained_task is None:
                 drift.update(ids[training], fields[training])
                 edges.update(fields[training])
-    notes = opening.notes(content)
-    if task is None:
-        statistics = moments.statistics(opening.cfg.data.normalize, wanted.channels)
-        found = opening.new_task(statistics, conserved=conserved, symmetries=declared)
-        notes += drift.check(wanted, source.name, conserved, moments.rms)
-        notes += edges.check(wanted, source.name, axes, periodic)
-        exact = opening.conditions.scaled()
-        notes += symmetry_check.check(wanted, source, declared, found.periodic, parts.train, exact)
+    notes = opened.notes(content)
+    if trained_task is None:
+        statistics = moments.statistics(opened.cfg.data.normalize, task_cfg.channels)
+        task = opened.new_task(statistics, conserved=conserved, symmetries=symmetries)
+        notes += drift.check(task_cfg, source.name, conserved, moments.rms)
+        notes += edges.check(task_cfg, source.name, axes, periodic)
+        coefficients = opened.conditions.scaled()
+        notes += symmetry_check.check_symmetries(
+            task_cfg, source, symmetries, task.periodic, splits.train, coefficients
+        )
     else:
-        found, changes = _on_grid(task, source, opening.stride)
-        notes += changes
-    return opening.dataset(found, content, notes, moments.change)
+        task, differences = _on_grid(trained_task, source, opened.stride)
+        notes += differences
+    return opened.dataset(task, content, notes, moments.change)
 
 
-def _scan_steady(opening: _Opening) -> Dataset:
-    wanted, source = opening.wanted, opening.source
-    periodic, inputs = opening.periodic, source.input_channels
-    if wanted.conserved:
-        raise ConfigError(f"key `data.tasks.{wanted.name}.conserved`: a steady solution has no time to be conserved in")
-    declared = declared_properties.symmetries(wanted, source.grid, periodic)
-    content = Content(source)
-    channels = (*inputs, *wanted.channels)
+def _scan_steady(opened: _OpenedSource) -> Dataset:
+    """Check the inputs and solutions of a steady task on a grid, and compute their statistics."""
+    task_cfg, source = opened.task_cfg, opened.source
+    periodic, inputs = opened.periodic, source.input_channels
+    if task_cfg.conserved:
+        raise ConfigError(
+            f"key `data.tasks.{task_cfg.name}.conserved`: a steady solution does not change in time, so nothing can be "
+            "conserved; remove the key"
+        )
+    symmetries = declared_properties.resolve_symmetries(task_cfg, source.grid, periodic)
+    content = ContentScan(source)
+    channels = (*inputs, *task_cfg.channels)
     moments = Moments(source.name, source.frames, len(channels), 1)
-    edges = declared_properties.Edges(source.grid.shape, len(channels))
-    for ids, fields in chunks(source):
-        training = np.isin(ids, opening.splits.train)
+    edges = declared_properties.NeighbourDifferences(source.grid.shape, len(channels))
+    for ids, fields in trajectory_chunks(source):
+        training = np.isin(ids, opened.splits.train)
         pairs = np.concatenate([source.inputs(ids)[:, None], fields], axis=-1)
         if content.update(ids, pairs) and training.any():
             moments.update(pairs[training])
-            if opening.task is None:
+            if opened.trained_task is None:
                 edges.update(pairs[training])
-    notes = opening.notes(content)
-    if opening.task is None:
-        both = moments.steady_statistics(opening.cfg.data.normalize, channels)
-        given = zip(inputs, both.mean, both.std, strict=False)
-        own = slice(len(inputs), None)
-        found = opening.new_task(
-            Statistics(mean=both.mean[own], std=both.std[own], delta_std=both.delta_std[own]),
-            inputs=tuple(Input(name=name, mean=mean, std=std) for name, mean, std in given),
-            symmetries=declared,
+    notes = opened.notes(content)
+    if opened.trained_task is None:
+        statistics = moments.steady_statistics(opened.cfg.data.normalize, channels)
+        input_statistics = zip(inputs, statistics.mean, statistics.std, strict=False)
+        solution = slice(len(inputs), None)
+        task = opened.new_task(
+            Statistics(
+                mean=statistics.mean[solution], std=statistics.std[solution], delta_std=statistics.delta_std[solution]
+            ),
+            inputs=tuple(Input(name=name, mean=mean, std=std) for name, mean, std in input_statistics),
+            symmetries=symmetries,
         )
-        notes += edges.check(wanted, source.name, source.grid.axes, periodic)
-        if declared:
-            notes.append(f"{wanted.name}: the symmetries of a steady task are not checked on the data")
+        notes += edges.check(task_cfg, source.name, source.grid.axes, periodic)
+        if symmetries:
+            notes.append(f"{task_cfg.name}: the symmetries of a steady task are not tested on the data")
     else:
-        found, changes = _on_grid(opening.task, source, 1)
-        notes += changes
-    return opening.dataset(found, content, notes, moments.change)
+        task, differences = _on_grid(opened.trained_task, source, 1)
+        notes += differences
+    return opened.dataset(task, content, notes, moments.change)
 
 
-def _scan_points(opening: _Opening, cloud: Cloud) -> Dataset:
-    wanted, source, task = opening.wanted, opening.source, opening.task
-    if not isinstance(source, Scattered):
+def _scan_points(opened: _OpenedSource, cloud: PointCloud) -> Dataset:
+    """Check the trajectories of a task on a point cloud, and compute their statistics."""
+    task_cfg, source, trained_task = opened.task_cfg, opened.source, opened.trained_task
+    if not isinstance(source, ScatteredSource):
         raise DataError(
-            f"{source.name}: points are read from one file a task, with trajectories in time; give data.tasks."
-            f"{wanted.name}.path one file"
+            f"{source.name}: a task on a point cloud must have one file, with trajectories in time; give "
+            f"data.tasks.{task_cfg.name}.path one file"
         )
-    for key, why in _OF_GRIDS.items():
-        if getattr(wanted, key):
-            raise ConfigError(f"key `data.tasks.{wanted.name}.{key}`: is of grids, {why}; leave it out")
-    periodic = opening.periodic
-    moving = declared_properties.indices(cloud.moving, source.channel_names, "channels")
-    if periodic and cloud.measured and task is None:
+    for key, reason in _GRID_ONLY_KEYS.items():
+        if getattr(task_cfg, key):
+            raise ConfigError(
+                f"key `data.tasks.{task_cfg.name}.{key}`: does not apply to a point cloud ({reason}); remove it"
+            )
+    periodic = opened.periodic
+    moving = declared_properties.name_indices(cloud.position_channels, source.channel_names, "channels")
+    if periodic and cloud.box_from_points and trained_task is None:
         raise DataError(
-            f"{source.name}: says nothing of its box, so that the period of {', '.join(wanted.periodic)} is not known; "
-            "write the file in the layout of points with a `box`"
+            f"{source.name}: has no `box`, which gives the period of {', '.join(task_cfg.periodic)}; write the file in "
+            "the layout of points with a `box`"
         )
-    content = Content(source)
-    moments = Moments(source.name, source.frames, source.channels, opening.stride)
-    givens = Moments(source.name, 2, max(1, len(source.input_channels)), 1)
-    for ids, fields in chunks(source):
-        places, inputs = source.places(ids), source.inputs(ids)
+    content = ContentScan(source)
+    moments = Moments(source.name, source.frames, source.channels, opened.stride)
+    input_moments = Moments(source.name, 2, max(1, len(source.input_channels)), 1)
+    for ids, fields in trajectory_chunks(source):
+        points, inputs = source.points(ids), source.inputs(ids)
         if not np.isfinite(inputs).all():
-            raise DataError(f"{source.name}: `inputs` holds NaN or Inf; correct them")
+            raise DataError(f"{source.name}: `inputs` contains NaN or Inf; correct the file")
         if moving:
-            _check_unwrapped(source, fields, places, cloud if task is None else task, periodic)
+            _check_unwrapped(source, fields, points, cloud if trained_task is None else trained_task, periodic)
         else:
-            check_inside(source.name, places, cloud if task is None else task, periodic)
-        for values in (places.coords, places.mask, inputs):
+            check_inside(source.name, points, cloud if trained_task is None else trained_task, periodic)
+        for values in (points.coords, points.mask, inputs):
             content.add(values)
-        training = np.isin(ids, opening.splits.train)
+        training = np.isin(ids, opened.splits.train)
         if content.update(ids, fields) and training.any():
-            moments.update(fields[training], places.mask[training])
+            moments.update(fields[training], points.mask[training])
             if source.input_channels:
-                # Two equal frames: given fields do not change.
-                givens.update(np.repeat(inputs[training, None], 2, axis=1), places.mask[training])
-    notes = opening.notes(content)
-    if task is None:
-        statistics = moments.statistics(opening.cfg.data.normalize, wanted.channels)
-        given = _inputs(source.input_channels, givens)
-        found = opening.new_task(statistics, inputs=given, box=cloud.box, moving=moving)
+                # `Moments` takes trajectories: input fields do not change, so two equal frames stand for one.
+                input_moments.update(np.repeat(inputs[training, None], 2, axis=1), points.mask[training])
+    notes = opened.notes(content)
+    if trained_task is None:
+        statistics = moments.statistics(opened.cfg.data.normalize, task_cfg.channels)
+        task_inputs = _scaled_inputs(source.input_channels, input_moments)
+        task = opened.new_task(statistics, inputs=task_inputs, box=cloud.box, moving=moving)
     else:
-        found, changes = _on_points(task, source, opening.stride)
-        notes += changes
-    return opening.dataset(found, content, notes, moments.change)
+        task, differences = _on_points(trained_task, source, opened.stride)
+        notes += differences
+    return opened.dataset(task, content, notes, moments.change)
 
 
-def _on_grid(task: Task, source: Source, stride: int) -> tuple[Task, list[str]]:
-    """A trained run's task on this source's grid and time step, and what differs."""
+def _on_grid(trained_task: Task, source: Source, stride: int) -> tuple[Task, list[str]]:
+    """Return a trained task on the grid and time step of a source, and notes on what differs."""
     grid, dt = source.grid, source.grid.dt * stride
     notes = []
-    if not np.isclose(dt, task.dt, rtol=1e-5, atol=0):
+    if not np.isclose(dt, trained_task.dt, rtol=1e-5, atol=0):
         notes.append(
-            f"{source.name}: a step is {dt:g} long (frames {grid.dt:g} apart, training.time_stride={stride}), "
-            f"the model was trained on {task.dt:g}"
+            f"{source.name}: the time step is {dt:g} (dt {grid.dt:g}, training.time_stride={stride}), but the model "
+            f"was trained with {trained_task.dt:g}"
         )
-    if grid.shape != task.shape:
-        notes.append(f"{source.name}: has {grid.shape} grid points, the model was trained on {task.shape}")
-    return replace(task, shape=grid.shape, origin=grid.origin, spacing=grid.spacing, dt=dt), notes
+    if grid.shape != trained_task.shape:
+        notes.append(
+            f"{source.name}: has {grid.shape} grid points, but the model was trained with {trained_task.shape}"
+        )
+    return replace(trained_task, shape=grid.shape, origin=grid.origin, spacing=grid.spacing, dt=dt), notes
 
 
-def _on_points(task: Task, source: Source, stride: int) -> tuple[Task, list[str]]:
-    """A trained run's task on the points of this source, and what differs."""
-    names = tuple(item.name for item in task.inputs)
+def _on_points(trained_task: Task, source: Source, stride: int) -> tuple[Task, list[str]]:
+    """Return a trained task on the points and time step of a source, and notes on what differs."""
+    names = tuple(item.name for item in trained_task.inputs)
     if names != source.input_channels:
         raise DataError(
-            f"{source.name}: gives the fields {', '.join(source.input_channels) or 'none'}, the run was trained with "
-            f"{', '.join(names) or 'none'}; write those as `inputs`"
+            f"{source.name}: has the input fields {', '.join(source.input_channels) or 'none'}, but the run was "
+            f"trained with {', '.join(names) or 'none'}; write those in the group `inputs`"
         )
     dt = source.grid.dt * stride
-    if np.isclose(dt, task.dt, rtol=1e-5, atol=0):
-        return replace(task, shape=source.grid.shape), []
-    note = f"{source.name}: a step is {dt:g} long, the model was trained on {task.dt:g}"
-    return replace(task, shape=source.grid.shape, dt=dt), [note]
+    if np.isclose(dt, trained_task.dt, rtol=1e-5, atol=0):
+        return replace(trained_task, shape=source.grid.shape), []
+    note = f"{source.name}: the time step is {dt:g}, but the model was trained with {trained_task.dt:g}"
+    return replace(trained_task, shape=source.grid.shape, dt=dt), [note]
 
 
-def _inputs(names: tuple[str, ...], givens: Moments) -> tuple[Input, ...]:
-    """The given fields with their scale; one that is the same everywhere, such as no source at all, has scale 1."""
+def _scaled_inputs(names: tuple[str, ...], moments: Moments) -> tuple[Input, ...]:
+    """Return the input fields with their mean and standard deviation; a constant field has standard deviation 1."""
     if not names:
         return ()
-    mean, std = givens.mean, givens.spread
-    scales = np.where(std > 1e-6 * np.maximum(givens.rms, 1e-30), std, 1.0)
+    mean, std = moments.mean, moments.std
+    scales = np.where(std > 1e-6 * np.maximum(moments.rms, 1e-30), std, 1.0)
     return tuple(Input(name=name, mean=float(m), std=float(s)) for name, m, s in zip(names, mean, scales, strict=True))
 
 
 def _check_unwrapped(
-    source: Source, fields: Float[np.ndarray, "n t p c"], places: Places, box: Cloud | Task, periodic: tuple[int, ...]
+    source: Source,
+    fields: Float[np.ndarray, "n t p c"],
+    points: PointSet,
+    box: PointCloud | Task,
+    periodic: tuple[int, ...],
 ) -> None:
-    """DataError where a position jumps back by a period: a step would be taken for one through the whole box."""
-    there = places.mask[:, None] > 0
+    """Raise `DataError` for a position that jumps by a period, which would count as a step across the whole box."""
+    exists = points.mask[:, None] > 0
     for axis in periodic:
         channel = source.channel_names.index(source.grid.axes[axis])
-        jumps = (np.abs(np.diff(fields[..., channel], axis=1)) > box.box[axis] / 2) & there
+        jumps = (np.abs(np.diff(fields[..., channel], axis=1)) > box.box[axis] / 2) & exists
         if jumps.any():
             _, frame, point = (int(values[0]) for values in np.nonzero(jumps))
             raise DataError(
                 f"{source.name}: point {point} jumps by more than half of the box along {source.grid.axes[axis]} after "
-                f"frame {frame} of a trajectory; write positions that go on beyond a periodic side"
+                f"frame {frame} of a trajectory; write unwrapped positions, which continue beyond a periodic side"
             )

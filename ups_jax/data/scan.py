@@ -1,5 +1,4 @@
-"""The one pass over all of a source when it is opened: every number finite, a fingerprint of the content, and no
-trajectory in two splits."""
+"""One pass over a source: checks for NaN and Inf, a fingerprint of the content, and a check for overlapping splits."""
 
 from __future__ import annotations
 
@@ -10,101 +9,128 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from ups_jax.core.errors import DataError
-from ups_jax.data.sources.base import Source, read_all
+from ups_jax.data.sources.base import Source, read_trajectories
 from ups_jax.data.splits import Splits
 
 _CHUNK_BYTES = 64 * 2**20
 
 
-def bytes_each(source: Source) -> int:
-    """Size of a trajectory in memory."""
+def trajectory_bytes(source: Source) -> int:
+    """Return the size of one trajectory in memory, in bytes."""
     return 4 * source.frames * source.channels * int(np.prod(source.grid.shape))
 
 
-def chunks(
+def trajectory_chunks(
     source: Source, ids: Int[np.ndarray, " n"] | None = None
 ) -> Iterator[tuple[Int[np.ndarray, " m"], Float32[np.ndarray, "m t *s c"]]]:
-    """The trajectories `ids` in their order, or all, some at a time, with their ids."""
-    step = max(1, _CHUNK_BYTES // bytes_each(source))
-    wanted = np.arange(source.trajectories) if ids is None else ids
-    for start in range(0, len(wanted), step):
-        some = wanted[start : start + step]
-        yield some, read_all(source, some)
+    """Yield the ids and fields of trajectories in chunks of about 64 MiB.
+
+    Args:
+        source: The trajectories.
+        ids: Trajectories to read, in this order; all by default.
+    """
+    step = max(1, _CHUNK_BYTES // trajectory_bytes(source))
+    selected = np.arange(source.trajectories) if ids is None else ids
+    for start in range(0, len(selected), step):
+        chunk = selected[start : start + step]
+        yield chunk, read_trajectories(source, chunk)
 
 
-class Content:
-    """Counts what is not finite, and hashes fields and first frames, chunk by chunk."""
+class ContentScan:
+    """An accumulator over chunks of trajectories that counts non-finite frames and hashes the content.
+
+    Attributes:
+        first_frames: Hash of the first frame of each trajectory, None if the frame is constant.
+        trajectories: Hash of all frames of each trajectory, None if the trajectory is constant.
+    """
 
     def __init__(self, source: Source) -> None:
         self._source = source
         self._hash = hashlib.blake2b(digest_size=16)
         self._first_bad: tuple[int, int] | None = None
-        self._bad = 0
+        self._bad_frames = 0
         self.first_frames: list[bytes | None] = []
         self.trajectories: list[bytes | None] = []
 
     def update(self, ids: Int[np.ndarray, " n"], fields: Float32[np.ndarray, "n t *s c"]) -> bool:
-        """Take in a chunk; True while everything has been finite."""
+        """Add a chunk; return whether all values so far are finite."""
         finite = np.isfinite(fields).all(axis=tuple(range(2, fields.ndim)))
         if not finite.all():
             trajectory, frame = (int(values[0]) for values in np.nonzero(~finite))
             self._first_bad = self._first_bad or (int(ids[trajectory]), frame)
-            self._bad += int((~finite).sum())
+            self._bad_frames += int((~finite).sum())
         self._hash.update(np.ascontiguousarray(fields).data)
-        # A constant first frame (rest, zero) tells nothing about where a trajectory comes from.
+        # Unrelated trajectories may share a constant first frame, such as a state of rest.
         self.first_frames += [
             None if (frame == frame.flat[0]).all() else hashlib.blake2b(frame.tobytes(), digest_size=16).digest()
             for frame in fields[:, 0]
         ]
         self.trajectories += [
-            None if (whole == whole.flat[0]).all() else hashlib.blake2b(whole.tobytes(), digest_size=16).digest()
-            for whole in fields
+            None if (frames == frames.flat[0]).all() else hashlib.blake2b(frames.tobytes(), digest_size=16).digest()
+            for frames in fields
         ]
         return self._first_bad is None
 
     def add(self, values: Float32[np.ndarray, "..."]) -> None:
-        """Hash what belongs to the content besides fields."""
+        """Add an array other than fields to the fingerprint, such as coordinates or inputs."""
         self._hash.update(np.ascontiguousarray(values).data)
 
-    def check(self) -> None:
-        """Raise `DataError` naming the first frame that is not finite, and how many there are."""
+    def check_finite(self) -> None:
+        """Raise `DataError` with the number of non-finite frames and the position of the first one."""
         if self._first_bad is not None:
             trajectory, frame = self._first_bad
             raise DataError(
-                f"{self._source.name}: NaN or Inf in {self._bad} frames, the first is frame {frame} of trajectory "
-                f"{trajectory}; remove these trajectories or solve them again"
+                f"{self._source.name}: NaN or Inf in {self._bad_frames} frames, first in frame {frame} of trajectory "
+                f"{trajectory}; remove or recompute these trajectories"
             )
 
     def fingerprint(
-        self, conditions: Float32[np.ndarray, "n p"], known: Float32[np.ndarray, "n p"], parts: Splits
+        self, conditions: Float32[np.ndarray, "n p"], mask: Float32[np.ndarray, "n p"], splits: Splits
     ) -> str:
-        """32 hex digits over fields, grid, times, coefficients with their presence, and the split."""
+        """Return 32 hex digits that identify fields, grid, times, coefficients with their mask, and splits."""
         digest = self._hash.copy()
         digest.update(repr((self._source.trajectories, self._source.frames, self._source.grid)).encode())
-        for values in (conditions, known, parts.train, parts.val, parts.test):
+        for values in (conditions, mask, splits.train, splits.val, splits.test):
             digest.update(np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()
 
 
-def repeated(content: Content, parts: Splits, name: str) -> list[str]:
-    """Trajectories of test and validation that training has as well.
+def check_overlap(content: ContentScan, splits: Splits, name: str) -> list[str]:
+    """Check that no test or validation trajectory is also a training trajectory.
 
-    DataError where all their frames are the same, or where the test has files of its own and they start from the same
-    frame; a note where trajectories of one file start alike.
+    Trajectories of one file may start from the same frame: this is only reported in a note.
+
+    Args:
+        content: Hashes of all trajectories.
+        splits: Splits of the trajectories.
+        name: Name of the data in messages.
+
+    Returns:
+        Notes for the user.
+
+    Raises:
+        DataError: A trajectory is in two splits, or a trajectory of separate test files starts from the same frame as
+            a training trajectory.
     """
-    digests = {"are the same as": content.trajectories, "start from the same frame as": content.first_frames}
-    for what, each in digests.items():
-        seen = {each[index]: index for index in parts.train.tolist() if each[index] is not None}
+    digests_by_relation = {
+        "are identical to": content.trajectories,
+        "start from the same frame as": content.first_frames,
+    }
+    for relation, digests in digests_by_relation.items():
+        training = {digests[index]: index for index in splits.train.tolist() if digests[index] is not None}
         for split in ("test", "val"):
-            again = [index for index in parts.ids(split).tolist() if each[index] in seen]
-            if not again:
+            repeated = [index for index in splits.ids(split).tolist() if digests[index] in training]
+            if not repeated:
                 continue
-            found = f"{name}: {len(again)} {split} trajectories {what} a training one"
-            if each is content.first_frames and not (parts.apart and split == "test"):
-                return [found]
-            own = again[0] - (int(parts.test[0]) if parts.apart and split == "test" else 0)
-            files = ("the test files", "the training files") if parts.apart and split == "test" else ("it", "it")
+            message = f"{name}: {len(repeated)} {split} trajectories {relation} training trajectories"
+            separate_files = splits.has_test_files and split == "test"
+            if digests is content.first_frames and not separate_files:
+                return [message]
+            # Ids count over all files; the message counts within the test files.
+            first = repeated[0] - (int(splits.test[0]) if separate_files else 0)
+            files = (" of the test files", " of the training files") if separate_files else ("", "")
             raise DataError(
-                f"{found} (first: {own} of {files[0]} and {seen[each[again[0]]]} of {files[1]}); remove them"
+                f"{message} (first: trajectory {first}{files[0]} and {training[digests[repeated[0]]]}{files[1]}); "
+                "remove them"
             )
     return []

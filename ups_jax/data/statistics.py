@@ -10,12 +10,19 @@ from jaxtyping import Float, Float32, Float64
 from ups_jax.core.errors import DataError
 from ups_jax.core.task import Statistics
 
-# Below this share of its rms a float32 channel varies by rounding only.
+# A float32 channel whose standard deviation is below this fraction of its rms varies by rounding only.
 _CONSTANT = 1e-6
 
 
 class Moments:
-    """Per channel: moments of the field and of its difference over `stride` frames; per frame: its relative change."""
+    """An accumulator of the moments of fields and of their changes over `stride` frames.
+
+    Args:
+        name: Name of the data in messages.
+        frames: Stored frames of a trajectory.
+        channels: Number of channels.
+        stride: Stored frames of one model step.
+    """
 
     def __init__(self, name: str, frames: int, channels: int, stride: int) -> None:
         self._name = name
@@ -26,7 +33,12 @@ class Moments:
         self._change = np.zeros(max(0, frames - stride))
 
     def update(self, fields: Float[np.ndarray, "n t *s c"], mask: Float[np.ndarray, "n *s"] | None = None) -> None:
-        """Take in training trajectories; where a mask is given, fields are 0 at the points that it leaves out."""
+        """Add trajectories.
+
+        Args:
+            fields: Fields, which must be 0 at the points that the mask excludes.
+            mask: 1 for points that count, 0 for padding; all points count by default.
+        """
         exact = fields.astype(np.float64)
         space = tuple(range(2, exact.ndim - 1))
         delta = exact[:, self._stride :] - exact[:, : -self._stride]
@@ -42,53 +54,61 @@ class Moments:
 
     @property
     def rms(self) -> Float64[np.ndarray, " c"]:
-        """Root mean square of each channel."""
+        """The root mean square of each channel."""
         return np.sqrt(self._squares / self._count)
 
     @property
     def mean(self) -> Float64[np.ndarray, " c"]:
-        """Mean of each channel."""
+        """The mean of each channel."""
         return self._sum / self._count
 
     @property
-    def spread(self) -> Float64[np.ndarray, " c"]:
-        """Standard deviation of each channel."""
-        return self._spread()
+    def std(self) -> Float64[np.ndarray, " c"]:
+        """The standard deviation of each channel."""
+        return np.sqrt(np.maximum(self._squares / self._count - (self._sum / self._count) ** 2, 0.0))
 
     @property
     def change(self) -> Float64[np.ndarray, " t"]:
-        """Mean over trajectories of ||u[t + stride] - u[t]|| / ||u[t]||, for every frame t that has a successor."""
+        """The mean over trajectories of ||u[t + stride] - u[t]|| / ||u[t]||, for each frame t that has a successor."""
         return self._change / self._trajectories
 
     def statistics(self, normalize: Literal["zscore", "rms", "none"], channels: tuple[str, ...]) -> Statistics:
-        """Mean and std that the normaliser uses, and the rms difference. Raises `DataError` for a constant one."""
+        """Return the statistics that normalise fields and one-step changes; raise `DataError` for a constant channel.
+
+        Args:
+            normalize: How fields are normalised (`data.normalize`).
+            channels: Channel names for messages.
+        """
         frames = len(self._change)
         pairs = self._count * frames // (frames + self._stride)
-        spread, delta = self._spread(), np.sqrt(self._delta_squares / pairs)
-        for name, rms, std, change in zip(channels, self.rms, spread, delta, strict=True):
+        deviations, delta = self.std, np.sqrt(self._delta_squares / pairs)
+        for name, rms, std, change in zip(channels, self.rms, deviations, delta, strict=True):
             if change <= _CONSTANT * rms or (normalize == "zscore" and std <= _CONSTANT * rms):
-                what = "does not change in time" if std > _CONSTANT * rms else "is constant"
+                problem = "does not change in time" if std > _CONSTANT * rms else "is constant"
                 raise DataError(
-                    f"{self._name}: channel {name} {what} "
-                    f"(rms {rms:.3g}, std {std:.3g}, rms change of a step {change:.3g}); leave it out of the file"
+                    f"{self._name}: channel {name} {problem} "
+                    f"(rms {rms:.3g}, std {std:.3g}, rms change of a step {change:.3g}); remove it from the channels"
                 )
         return self._normaliser(normalize, delta)
 
     def steady_statistics(self, normalize: Literal["zscore", "rms", "none"], channels: tuple[str, ...]) -> Statistics:
-        """The same of solutions without time: `delta_std` is their std, the rms difference from the mean."""
-        spread = self._spread()
-        for name, rms, std in zip(channels, self.rms, spread, strict=True):
-            if std <= _CONSTANT * rms:
-                raise DataError(f"{self._name}: channel {name} is constant (rms {rms:.3g}); leave it out of the file")
-        return self._normaliser(normalize, spread)
+        """Return the statistics of steady solutions, where `delta_std` is the standard deviation of the field.
 
-    def _spread(self) -> Float64[np.ndarray, " c"]:
-        return np.sqrt(np.maximum(self._squares / self._count - (self._sum / self._count) ** 2, 0.0))
+        Raise `DataError` for a constant channel. The arguments are those of `statistics`.
+        """
+        deviations = self.std
+        for name, rms, std in zip(channels, self.rms, deviations, strict=True):
+            if std <= _CONSTANT * rms:
+                raise DataError(
+                    f"{self._name}: channel {name} is constant (rms {rms:.3g}); remove it from the channels"
+                )
+        return self._normaliser(normalize, deviations)
 
     def _normaliser(self, normalize: Literal["zscore", "rms", "none"], delta: Float64[np.ndarray, " c"]) -> Statistics:
+        """Return the statistics for a normalisation method, with `delta` as `delta_std`."""
         mean = self._sum / self._count
         mean, std = {
-            "zscore": (mean, self._spread()),
+            "zscore": (mean, self.std),
             "rms": (np.zeros_like(mean), self.rms),
             "none": (np.zeros_like(mean), np.ones_like(mean)),
         }[normalize]
@@ -96,7 +116,15 @@ class Moments:
 
 
 def coefficient_moments(values: Float32[np.ndarray, " n"], scale: str) -> tuple[float, float]:
-    """Mean and std of the training trajectories' values on `scale`; std 1 where they are all the same or none."""
+    """Return the mean and standard deviation of a coefficient on its scale.
+
+    Args:
+        values: Values of the training trajectories, without missing ones.
+        scale: `linear` or `log10`.
+
+    Returns:
+        Mean and standard deviation. The standard deviation is 1 if all values are equal. Without values: (0, 1).
+    """
     if not len(values):
         return 0.0, 1.0
     scaled = np.log10(values.astype(np.float64)) if scale == "log10" else values.astype(np.float64)

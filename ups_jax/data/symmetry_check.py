@@ -1,7 +1,9 @@
-"""Do the dynamics commute with a declared symmetry? A local law of a frame's change is fitted, then tried mirrored.
+"""A test of whether the dynamics commute with the declared symmetries.
 
-The law is a ridge regression on a point's neighbourhood: linear terms, each also times every coefficient, and products
-with the point's own values. Fitted on some trajectories, it must do as well on others after the symmetry as before it.
+A local law for the change of a frame is fitted on some trajectories, then evaluated on others before and after the
+symmetry. The law is a ridge regression on the neighbourhood of a point. Its features are the neighbours' values, these
+times each coefficient, and these times each channel of the point itself. If the symmetry holds, the error of the law
+is about the same before and after.
 """
 
 from __future__ import annotations
@@ -15,38 +17,53 @@ from jaxtyping import Float64, Int
 from ups_jax.config import TaskConfig
 from ups_jax.core.errors import DataError
 from ups_jax.core.task import Symmetry
-from ups_jax.data.sources.base import Source, read_all
+from ups_jax.data.sources.base import Source, read_trajectories
 
+# Limits of the trajectories, bytes and points that are used.
 _TRAJECTORIES = 32
 _BYTES = 256 * 2**20
 _POINTS = 12_000
+# Radius of the neighbourhood for one, two and three space axes.
 _RADIUS = {1: 4, 2: 2, 3: 1}
 _RIDGE = 1e-6
-# A law that leaves most of the change unexplained cannot tell a broken symmetry from its own error.
+# A law with a larger relative error than this is too poor to detect a broken symmetry.
 _INFORMATIVE = 0.6
+# The data break a symmetry if the error after it exceeds _WORSE_RATIO times the error before, plus _WORSE_SUM.
 _WORSE_RATIO, _WORSE_SUM = 1.5, 0.05
 
 
-def check(
-    task: TaskConfig,
+def check_symmetries(
+    task_cfg: TaskConfig,
     source: Source,
     symmetries: Sequence[Symmetry],
     periodic: Sequence[bool],
-    train: Int[np.ndarray, " m"],
+    train_ids: Int[np.ndarray, " m"],
     coefficients: Float64[np.ndarray, "n p"],
 ) -> Iterator[str]:
-    """Raise `DataError` for a symmetry that the data break; a note for one that could not be tried.
+    """Yield notes about symmetries that cannot be tested on the data.
 
-    `coefficients` belong to all trajectories of the source, on any scale.
+    Args:
+        task_cfg: The task, for names in messages.
+        source: Trajectories of the task.
+        symmetries: The declared symmetries.
+        periodic: Whether each axis is periodic.
+        train_ids: Ids of the training trajectories.
+        coefficients: Coefficients of all trajectories of the source, on any scale.
+
+    Raises:
+        DataError: The data break a symmetry.
     """
     if not symmetries:
         return
-    bytes_each = 8 * source.frames * source.channels * int(np.prod(source.grid.shape))
-    ids = train[: max(2, min(_TRAJECTORIES, _BYTES // bytes_each))]
+    trajectory_bytes = 8 * source.frames * source.channels * int(np.prod(source.grid.shape))
+    ids = train_ids[: max(2, min(_TRAJECTORIES, _BYTES // trajectory_bytes))]
     if len(ids) < 2:
-        yield f"{task.name}: the symmetries could not be checked with {len(ids)} training trajectory"
+        yield (
+            f"{task_cfg.name}: the declared symmetries were not tested on the data, which takes 2 training "
+            f"trajectories or more (there is {len(ids)})"
+        )
         return
-    fields = read_all(source, ids).astype(np.float64)
+    fields = read_trajectories(source, ids).astype(np.float64)
     scale = np.sqrt(np.mean(fields**2, axis=tuple(range(fields.ndim - 1))))
     fields /= np.where(scale > 0, scale, 1.0)
     values = coefficients[ids]
@@ -54,26 +71,27 @@ def check(
     half = len(ids) // 2
     generator = np.random.default_rng(0)
     law = _fit(*_samples(fields[:half], values[:half], periodic, generator))
-    held_out, held_values = fields[half:], values[half:]
-    plain = _residual(law, *_samples(held_out, held_values, periodic, np.random.default_rng(1)))
-    if plain > _INFORMATIVE:
+    test_fields, test_values = fields[half:], values[half:]
+    error_before = _relative_error(law, *_samples(test_fields, test_values, periodic, np.random.default_rng(1)))
+    if error_before > _INFORMATIVE:
         yield (
-            f"{task.name}: the declared symmetries could not be checked on the data (a local law explains only "
-            f"{1 - plain:.0%} of the change of a frame)"
+            f"{task_cfg.name}: the declared symmetries were not tested on the data (the fitted local law explains only "
+            f"{1 - error_before:.0%} of the change of a frame)"
         )
         return
     for number, symmetry in enumerate(symmetries):
-        moved = mirrored(held_out, symmetry)
-        residual = _residual(law, *_samples(moved, held_values, periodic, np.random.default_rng(1)))
-        if residual > _WORSE_RATIO * plain + _WORSE_SUM:
+        mapped = apply_symmetry(test_fields, symmetry)
+        error_after = _relative_error(law, *_samples(mapped, test_values, periodic, np.random.default_rng(1)))
+        if error_after > _WORSE_RATIO * error_before + _WORSE_SUM:
             raise DataError(
-                f"{source.name}: the data do not have symmetry {number} of data.tasks.{task.name}.symmetries: a law "
-                f"that misses {plain:.2g} of a frame's change misses {residual:.2g} after the symmetry; take it out"
+                f"{source.name}: the data break symmetry {number} of data.tasks.{task_cfg.name}.symmetries: the "
+                f"relative error of a fitted local law is {error_before:.2g} before and {error_after:.2g} after the "
+                "symmetry; remove it from the list"
             )
 
 
-def mirrored(fields: Float64[np.ndarray, "n t *s c"], symmetry: Symmetry) -> Float64[np.ndarray, "n t *s c"]:
-    """The fields after the symmetry."""
+def apply_symmetry(fields: Float64[np.ndarray, "n t *s c"], symmetry: Symmetry) -> Float64[np.ndarray, "n t *s c"]:
+    """Return the fields after a symmetry: reflected and negated, then with two axes and two channels swapped."""
     sign = np.ones(fields.shape[-1])
     sign[list(symmetry.negate)] = -1.0
     result = np.flip(fields, axis=tuple(2 + axis for axis in symmetry.reflect)) * sign
@@ -92,7 +110,10 @@ def _samples(
     periodic: Sequence[bool],
     generator: np.random.Generator,
 ) -> tuple[Float64[np.ndarray, "m f"], Float64[np.ndarray, "m c"]]:
-    """Features and change of a frame at random points; the stencil wraps on periodic axes only."""
+    """Return the features of random points, and the change of the fields there to the next frame.
+
+    On axes that are not periodic, points near the ends are left out so that the stencil fits.
+    """
     count, frames, *shape, channels = fields.shape
     radius = [min(_RADIUS[len(shape)], (points - 1) // 2) for points in shape]
     size = min(_POINTS, count * (frames - 1) * int(np.prod(shape)))
@@ -102,28 +123,30 @@ def _samples(
         for points, reach, wraps in zip(shape, radius, periodic, strict=True)
     ]
     offsets = itertools.product(*(range(-reach, reach + 1) for reach in radius))
-    near = np.stack(
+    neighbours = np.stack(
         [
             fields[(row, time, *((c + o) % points for c, o, points in zip(centre, offset, shape, strict=True)))]
             for offset in offsets
         ],
         axis=1,
     ).reshape(size, -1)
-    own = fields[(row, time, *centre)]
-    linear = [near, *(near * coefficients[row, index, None] for index in range(coefficients.shape[1]))]
-    products = [near * own[:, channel, None] for channel in range(channels)]
+    at_centre = fields[(row, time, *centre)]
+    linear = [neighbours, *(neighbours * coefficients[row, index, None] for index in range(coefficients.shape[1]))]
+    products = [neighbours * at_centre[:, channel, None] for channel in range(channels)]
     features = np.concatenate([np.ones((size, 1)), *linear, *products], axis=1)
-    return features, fields[(row, time + 1, *centre)] - own
+    return features, fields[(row, time + 1, *centre)] - at_centre
 
 
 def _fit(features: Float64[np.ndarray, "m f"], change: Float64[np.ndarray, "m c"]) -> Float64[np.ndarray, "f c"]:
+    """Return the weights of the ridge regression of the change on the features."""
     gram = features.T @ features
     gram[np.diag_indices_from(gram)] += _RIDGE * np.trace(gram) / len(gram)
     return np.linalg.solve(gram, features.T @ change)
 
 
-def _residual(
+def _relative_error(
     law: Float64[np.ndarray, "f c"], features: Float64[np.ndarray, "m f"], change: Float64[np.ndarray, "m c"]
 ) -> float:
+    """Return the norm of the law's error divided by the norm of the change, 0 if nothing changes."""
     total = np.linalg.norm(change)
     return float(np.linalg.norm(features @ law - change) / total) if total > 0 else 0.0

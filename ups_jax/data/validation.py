@@ -1,4 +1,4 @@
-"""Everything that is wrong with the data of a configuration, where opening it stops at the first."""
+"""All problems with the data of a configuration at once. Opening the data instead stops at the first problem."""
 
 from __future__ import annotations
 
@@ -9,96 +9,104 @@ import numpy as np
 
 from ups_jax.config import Config, TaskConfig, of_task
 from ups_jax.core.errors import UserError
-from ups_jax.data import declared_properties, open, symmetry_check
-from ups_jax.data.coefficients import declared_scales, read_conditions
+from ups_jax.data import declared_properties, open
+from ups_jax.data.coefficients import coefficient_scales, read_conditions
 from ups_jax.data.files import data_files, open_source, open_task_file
-from ups_jax.data.mixture import shares
-from ups_jax.data.scan import Content, chunks, repeated
+from ups_jax.data.mixture import task_shares
+from ups_jax.data.scan import ContentScan, check_overlap, trajectory_chunks
 from ups_jax.data.sources import Source
-from ups_jax.data.sources.points import Scattered
+from ups_jax.data.sources.points import ScatteredSource
 from ups_jax.data.splits import Splits
 from ups_jax.data.statistics import Moments
+from ups_jax.data.symmetry_check import check_symmetries
 
 
 def data_problems(cfg: Config) -> list[str]:
-    """A line for each problem of each task, with its mend; none where all data can be opened."""
-    found = [line for task in cfg.data.tasks for line in _of_task(of_task(cfg, task.name))]
-    if not found:
+    """Return one message for each problem with the data of each task; empty if all data can be opened."""
+    problems = [line for task_cfg in cfg.data.tasks for line in _task_problems(of_task(cfg, task_cfg.name))]
+    if not problems:
         try:
-            # What all tasks have in common, once each is sound.
-            declared_scales(cfg.data.tasks)
-            shares(cfg.data.mixing, {task.name: 1 for task in cfg.data.tasks})
+            # Checks across tasks, which need each task to be valid.
+            coefficient_scales(cfg.data.tasks)
+            task_shares(cfg.data.mixing, {task.name: 1 for task in cfg.data.tasks})
         except UserError as error:
-            found.append(str(error))
-    return found
+            problems.append(str(error))
+    return problems
 
 
-def _of_task(cfg: Config) -> list[str]:
-    wanted, found = cfg.data.tasks[0], []
+def _task_problems(cfg: Config) -> list[str]:
+    """Return the problems with the data of a configuration's only task."""
+    task_cfg, problems = cfg.data.tasks[0], []
 
-    def tried(check: Callable[[], object]) -> None:
+    def run_check(check: Callable[[], object]) -> None:
         try:
             check()
         except UserError as error:
-            if str(error) not in found:
-                found.append(str(error))
+            if str(error) not in problems:
+                problems.append(str(error))
 
     try:
-        files = data_files(cfg.data, wanted)
+        files = data_files(cfg.data, task_cfg)
     except UserError as error:
         return [str(error)]
     for path in (path for paths in files.values() for path in paths):
-        tried(lambda path=path: open_task_file(path, wanted))  # type: ignore[misc]
-    if found:
-        return found
+        run_check(lambda path=path: open_task_file(path, task_cfg))  # type: ignore[misc]
+    if problems:
+        return problems
     try:
-        source, parts = open_source(cfg, wanted)
+        source, splits = open_source(cfg, task_cfg)
     except UserError as error:
         return [str(error)]
-    tried(lambda: open.check_shape(cfg, wanted, source, None))
-    tried(lambda: read_conditions(wanted, source, parts.train, None))
-    axes, key = source.grid.axes, f"data.tasks.{wanted.name}"
-    for name in wanted.periodic:
-        tried(lambda name=name: declared_properties.indices((name,), axes, f"{key}.periodic"))  # type: ignore[misc]
-    for name in wanted.conserved:
-        tried(lambda name=name: declared_properties.indices((name,), wanted.channels, f"{key}.conserved"))  # type: ignore[misc]
-    for item in wanted.symmetries:
-        alone = replace(wanted, symmetries=(item,))
-        tried(lambda alone=alone: declared_properties.symmetries(alone, source.grid, ()))  # type: ignore[misc]
-    if not found and wanted.kind == "transient" and not isinstance(source, Scattered):
-        _of_values(cfg, wanted, source, parts, tried)
-    if not found:
-        tried(lambda: open.open_dataset(cfg))
-    return found
+    run_check(lambda: open.check_shape(cfg, task_cfg, source, None))
+    run_check(lambda: read_conditions(task_cfg, source, splits.train, None))
+    axes, key = source.grid.axes, f"data.tasks.{task_cfg.name}"
+    for name in task_cfg.periodic:
+        run_check(lambda name=name: declared_properties.name_indices((name,), axes, f"{key}.periodic"))  # type: ignore[misc]
+    for name in task_cfg.conserved:
+        run_check(
+            lambda name=name: declared_properties.name_indices((name,), task_cfg.channels, f"{key}.conserved")  # type: ignore[misc]
+        )
+    for item in task_cfg.symmetries:
+        with_one = replace(task_cfg, symmetries=(item,))
+        run_check(lambda with_one=with_one: declared_properties.resolve_symmetries(with_one, source.grid, ()))  # type: ignore[misc]
+    if not problems and task_cfg.kind == "transient" and not isinstance(source, ScatteredSource):
+        _check_values(cfg, task_cfg, source, splits, run_check)
+    if not problems:
+        run_check(lambda: open.open_dataset(cfg))
+    return problems
 
 
-def _of_values(
-    cfg: Config, wanted: TaskConfig, source: Source, parts: Splits, tried: Callable[[Callable[[], object]], None]
+def _check_values(
+    cfg: Config, task_cfg: TaskConfig, source: Source, splits: Splits, run_check: Callable[[Callable[[], object]], None]
 ) -> None:
-    """What is wrong with the numbers, each check by itself; those with NaN or Inf are left out of all but one."""
-    content = Content(source)
+    """Run each check of the field values by itself. Only the check for NaN and Inf includes non-finite trajectories."""
+    content = ContentScan(source)
     moments = Moments(source.name, source.frames, source.channels, cfg.training.time_stride)
-    drift = declared_properties.Drift(source.channels)
-    edges = declared_properties.Edges(source.grid.shape, source.channels)
-    for ids, fields in chunks(source):
+    drift = declared_properties.MeanDrift(source.channels)
+    edges = declared_properties.NeighbourDifferences(source.grid.shape, source.channels)
+    for ids, fields in trajectory_chunks(source):
         content.update(ids, fields)
-        usable = np.isin(ids, parts.train) & np.isfinite(fields).all(axis=tuple(range(1, fields.ndim)))
+        usable = np.isin(ids, splits.train) & np.isfinite(fields).all(axis=tuple(range(1, fields.ndim)))
         if usable.any():
             moments.update(fields[usable])
             drift.update(ids[usable], fields[usable])
             edges.update(fields[usable])
-    tried(content.check)
-    tried(lambda: repeated(content, parts, source.name))
+    run_check(content.check_finite)
+    run_check(lambda: check_overlap(content, splits, source.name))
     axes = source.grid.axes
-    periodic = declared_properties.indices(wanted.periodic, axes, "periodic")
-    conserved = declared_properties.indices(wanted.conserved, wanted.channels, "conserved")
-    tried(lambda: moments.statistics(cfg.data.normalize, wanted.channels))
-    tried(lambda: list(drift.check(wanted, source.name, conserved, moments.rms)))
+    periodic = declared_properties.name_indices(task_cfg.periodic, axes, "periodic")
+    conserved = declared_properties.name_indices(task_cfg.conserved, task_cfg.channels, "conserved")
+    run_check(lambda: moments.statistics(cfg.data.normalize, task_cfg.channels))
+    run_check(lambda: list(drift.check(task_cfg, source.name, conserved, moments.rms)))
     for axis in range(len(axes)):
-        own = tuple(index for index in periodic if index == axis)
-        tried(lambda own=own: list(edges.check(wanted, source.name, axes, own)))  # type: ignore[misc]
-    declared = declared_properties.symmetries(wanted, source.grid, periodic)
-    exact = read_conditions(wanted, source, parts.train, None).scaled()
-    closed = tuple(axis in periodic for axis in range(len(axes)))
-    for item in declared:
-        tried(lambda item=item: symmetry_check.check(wanted, source, (item,), closed, parts.train, exact))  # type: ignore[misc]
+        declared = tuple(index for index in periodic if index == axis)
+        run_check(lambda declared=declared: list(edges.check(task_cfg, source.name, axes, declared)))  # type: ignore[misc]
+    symmetries = declared_properties.resolve_symmetries(task_cfg, source.grid, periodic)
+    coefficients = read_conditions(task_cfg, source, splits.train, None).scaled()
+    is_periodic = tuple(axis in periodic for axis in range(len(axes)))
+    for symmetry in symmetries:
+        run_check(
+            lambda symmetry=symmetry: check_symmetries(  # type: ignore[misc]
+                task_cfg, source, (symmetry,), is_periodic, splits.train, coefficients
+            )
+        )

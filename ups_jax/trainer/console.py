@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ups_jax.config import Config, WandbConfig
 from ups_jax.core.errors import DivergedError
 from ups_jax.core.terminal import say
-from ups_jax.data import Mixture, trained_on
-from ups_jax.data.mixture import shares
+from ups_jax.data import Mixture, stage_trajectories
+from ups_jax.data.mixture import task_shares
 from ups_jax.runs.checkpoint import Checkpoints
 from ups_jax.runs.directory import RunDirectory
 from ups_jax.tracking import Writer
@@ -25,7 +25,7 @@ from ups_jax.training.stages import stage_of
 from ups_jax.training.state import TrainState
 
 
-def introduce(console: Console, cfg: Config, stage: str, data: Mixture) -> None:
+def log_setup(console: Console, cfg: Config, stage: str, data: Mixture) -> None:
     """Print the device, the data, and what there is to say of it."""
     device = jax.devices()[0]
     say(console, f"device      {device.device_kind} ({device.platform}, {jax.device_count()} in use)")
@@ -43,20 +43,20 @@ def introduce(console: Console, cfg: Config, stage: str, data: Mixture) -> None:
         )
     if cfg.diffusion.fold:
         (dataset,) = data.datasets
-        count, whole = len(trained_on(dataset, cfg, stage)), dataset.sizes["train"]
+        count, whole = len(stage_trajectories(dataset, cfg, stage)), dataset.sizes["train"]
         say(console, f"fold        {stage} is trained on {count} of the {whole}, diffusion.fold={cfg.diffusion.fold:g}")
     for note in (note for dataset in data.datasets for note in dataset.notes):
         say(console, f"note        {note}")
     if len(data.tasks) > 1:
         sizes = {dataset.task.name: dataset.sizes["train"] for dataset in data.datasets}
-        parts = zip(sizes, shares(cfg.data.mixing, sizes), strict=True)
+        parts = zip(sizes, task_shares(cfg.data.mixing, sizes), strict=True)
         told = ", ".join(f"{name} {100 * share:.3g} %" for name, share in parts)
         say(console, f"mixing      {cfg.data.mixing.method}: of the steps {told}")
         chosen = stage_of(stage).selected_by(cfg)
         say(console, f"selected    by the mean over the tasks of validation/{chosen}")
 
 
-def tell_plan(console: Console, cfg: Config, stage: str, plan: Plan, planned: dict[str, Any]) -> None:
+def log_plan(console: Console, cfg: Config, stage: str, plan: Plan, planned: dict[str, Any]) -> None:
     """Print the steps of a stage; `planned` is what `plan_and_record` gives for the record."""
     settings = getattr(cfg.stages, stage)
     windows = f"{settings.accum_steps} x " * (settings.accum_steps > 1) + f"{settings.batch_size}"
@@ -145,7 +145,7 @@ class TrainingProgress:
             )
 
 
-def tell_end(
+def log_end(
     writer: Writer, config: WandbConfig, run: RunDirectory, stage: str, checkpoints: Checkpoints, state: TrainState
 ) -> None:
     """Send what the finished stage came to; its best checkpoint is on disk, and its upload the last that is sent."""
@@ -166,7 +166,7 @@ def tell_end(
         )
 
 
-def is_told(run: RunDirectory, stage: str, state: TrainState) -> bool:
+def is_logged(run: RunDirectory, stage: str, state: TrainState) -> bool:
     """Whether the end of the stage at this step was sent by an earlier start, as its record says (`told`).
 
     The record follows the sending, so that who is killed between the two, or could not send, sends it again.
@@ -174,12 +174,12 @@ def is_told(run: RunDirectory, stage: str, state: TrainState) -> bool:
     return run.read()["stages"][stage].get("told") == int(state.step)
 
 
-def went_out(writer: Writer) -> bool:
+def was_delivered(writer: Writer) -> bool:
     """Of a closed writer: whether it has sent the end of the stage."""
     return writer.delivered("summary", "alert", "artifact")
 
 
-def tell_diverged(writer: Writer, run: RunDirectory, stage: str, error: DivergedError) -> None:
+def log_diverged(writer: Writer, run: RunDirectory, stage: str, error: DivergedError) -> None:
     """Send that the stage is lost."""
     writer.alert(f"{stage} has diverged", f"{run.path}: {error}", "ERROR")
 

@@ -15,13 +15,13 @@ from ups_jax.config import Config, from_dict, load, merge, to_dict
 from ups_jax.core.errors import ConfigError, DivergedError
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset
-from ups_jax.data.latent_cache.manifest import Manifest
-from ups_jax.data.latent_cache.writer import shard_trajectories, write_latents
+from ups_jax.data.latent_cache.manifest import LatentManifest
+from ups_jax.data.latent_cache.writer import trajectories_per_shard, write_latents
 from ups_jax.models import Simulator, encode, normalize
 from ups_jax.models.codec import newest_patch_width
 from ups_jax.models.grid import patch_shape
 from ups_jax.runs.best_weights import Weights
-from ups_jax.trainer.frozen_codec import check_on_grid, codec_digest, key_of
+from ups_jax.trainer.frozen_codec import check_grid_task, codec_digest, latent_key
 from ups_jax.training.build import build_model
 
 _SHARD_BYTES = 64 * 2**20
@@ -39,14 +39,14 @@ def encode_dataset(
     overwrite: bool = False,
     report: Callable[[int], None] = lambda _: None,
     shard_bytes: int = _SHARD_BYTES,
-) -> Manifest | None:
+) -> LatentManifest | None:
     """Write the latents of all stored frames that have a whole context, `chunk` of them at a time on the device; None
     where they were there already. `report` is told how many trajectories are done.
 
     ConfigError where `dtype` cannot hold the numbers, DivergedError where they are not finite; besides that what
     `write_latents` raises.
     """
-    check_on_grid(dataset.task)
+    check_grid_task(dataset.task)
     check_same_fields(weights.tasks[0], dataset.task)
     model = cast(Simulator, build_model(cfg, dataset.task, "operator"))
     plan = _plan(weights, cfg, dataset, dtype, shard_bytes)
@@ -59,11 +59,11 @@ def encode_dataset(
             latents, size = (np.asarray(item)[: len(rows) - number * chunk] for item in encoded(part))
             _check(size, plan, model, ids, number * chunk)
             stored.append(latents)
-        return np.concatenate(stored).reshape(len(ids), *plan.each)
+        return np.concatenate(stored).reshape(len(ids), *plan.trajectory_shape)
 
-    frame = 4 * int(np.prod(plan.each)) + 4 * dataset.source.frames * dataset.task.points * len(dataset.task.channels)
+    frame = 4 * int(np.prod(plan.trajectory_shape)) + 4 * dataset.source.frames * dataset.task.points * len(dataset.task.channels)
     together = max(1, _READ_BYTES // frame)
-    written = write_latents(out, plan, of_trajectories, together=together, overwrite=overwrite, report=report)
+    written = write_latents(out, plan, of_trajectories, chunk_trajectories=together, overwrite=overwrite, report=report)
     return plan if written else None
 
 
@@ -107,15 +107,15 @@ def check_same_fields(trained: Task, wanted: Task) -> None:
             )
 
 
-def _plan(weights: Weights, cfg: Config, dataset: Dataset, dtype: str, shard_bytes: int) -> Manifest:
+def _plan(weights: Weights, cfg: Config, dataset: Dataset, dtype: str, shard_bytes: int) -> LatentManifest:
     task, source, context = dataset.task, dataset.source, cfg.data.context
     patch = patch_shape(task.shape, cfg.latent.patch_size)
     tokens = tuple(points // size for points, size in zip(task.shape, patch, strict=True))
     carried, first = newest_patch_width(task, cfg.latent), (context - 1) * dataset.stride
     width = carried * context + cfg.latent.dim
     each = (source.frames - first, *tokens, width)
-    return Manifest(
-        key=key_of(codec_digest(weights.params), cfg, dataset, dtype),
+    return LatentManifest(
+        key=latent_key(codec_digest(weights.params), cfg, dataset, dtype),
         task=task.name,
         trajectories=source.trajectories,
         frames=each[0],
@@ -123,7 +123,7 @@ def _plan(weights: Weights, cfg: Config, dataset: Dataset, dtype: str, shard_byt
         tokens=tokens,
         width=width,
         carried=carried,
-        shard_trajectories=shard_trajectories(each, dtype, shard_bytes),
+        shard_trajectories=trajectories_per_shard(each, dtype, shard_bytes),
     )
 
 
@@ -164,7 +164,7 @@ def _chunks(rows: np.ndarray, chunk: int) -> Iterator[np.ndarray]:
         yield np.concatenate([part, np.repeat(part[-1:], chunk - len(part), axis=0)])
 
 
-def _check(size: np.ndarray, plan: Manifest, model: Simulator, ids: Int[np.ndarray, " n"], first: int) -> None:
+def _check(size: np.ndarray, plan: LatentManifest, model: Simulator, ids: Int[np.ndarray, " n"], first: int) -> None:
     """Refuse what is not finite, or not in the type that it is stored in; `first` is the place of the first row."""
     largest = float(jnp.finfo(plan.key.dtype).max)
     bad = np.argwhere(~(size <= largest))
@@ -181,7 +181,7 @@ def _check(size: np.ndarray, plan: Manifest, model: Simulator, ids: Int[np.ndarr
     )
 
 
-def _name(number: int, plan: Manifest, model: Simulator) -> str:
+def _name(number: int, plan: LatentManifest, model: Simulator) -> str:
     """What a number of a token is called: a channel that it carries, or a learned feature."""
     carried, channels = plan.carried * model.context, model.task.channels
     if number < carried:

@@ -16,14 +16,14 @@ from ups_jax.core.stage_names import STAGE_NEEDS
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset, Mixture
 from ups_jax.data.latent_cache.cache import LatentCache, LatentWindows
-from ups_jax.data.latent_cache.manifest import Key, weights_digest
+from ups_jax.data.latent_cache.manifest import LatentKey, weights_digest
 from ups_jax.models.codec import CODEC
 from ups_jax.runs.best_weights import Weights, best_weights
 from ups_jax.runs.directory import RunDirectory, newest_step
 from ups_jax.training.build import holds_codec
 
 
-def check_source(cfg: Config, stage: str) -> None:
+def check_latent_source(cfg: Config, stage: str) -> None:
     """ConfigError where the configuration wants latents for what has none."""
     if cfg.data.source == "fields":
         return
@@ -36,18 +36,18 @@ def check_source(cfg: Config, stage: str) -> None:
         raise ConfigError(f"data.source=latents: stage {stage} reads fields; use data.source=fields")
 
 
-def on_fields(cfg: Config) -> Config:
+def with_field_source(cfg: Config) -> Config:
     """The configuration of the same training on fields."""
     return replace(cfg, data=replace(cfg.data, source="fields", latents=None))
 
 
-def check_on_grid(task: Task) -> None:
+def check_grid_task(task: Task) -> None:
     """ConfigError of a set of points, whose encoder sees where they lie."""
     if task.scattered:
         raise ConfigError(f"data.source=latents: is for grids, and {task.name} is of points; use data.source=fields")
 
 
-def key_of(weights: str, cfg: Config, dataset: Dataset, dtype: str) -> Key:
+def latent_key(weights: str, cfg: Config, dataset: Dataset, dtype: str) -> LatentKey:
     """What latents depend on: `weights` is the digest of the codec's parameters. The statistics are those of the data's
     training split, which every training normalises by."""
     task = dataset.task
@@ -62,7 +62,7 @@ def key_of(weights: str, cfg: Config, dataset: Dataset, dtype: str) -> Key:
     }
     statistics = task.statistics
     normaliser = {"mode": cfg.data.normalize, "mean": list(statistics.mean), "std": list(statistics.std)}
-    return Key(weights=weights, encoder=encoder, normaliser=normaliser, data=dataset.fingerprint, dtype=dtype)
+    return LatentKey(weights=weights, encoder=encoder, normaliser=normaliser, data=dataset.fingerprint, dtype=dtype)
 
 
 def codec_digest(params: Any) -> str:
@@ -82,7 +82,7 @@ def with_latents(
     if not holds_codec(cfg, stage):
         return data
     (dataset,) = data.datasets
-    check_on_grid(dataset.task)
+    check_grid_task(dataset.task)
     recorded = _recorded(run, stage)
     if recorded is None and run is not None and newest_step(run.checkpoints(stage)) > 0:
         weights, parent = best_weights(run.path, stage), run.path
@@ -94,7 +94,7 @@ def with_latents(
     cache = LatentCache(str(cfg.data.latents), cfg.data.loader.memory_gib * 2**30)
     found = cache.manifest.key
     own = codec_digest(weights.params) if recorded is None and weights is not None else str((recorded or {})["weights"])
-    wanted = key_of(own, cfg, dataset, found.dtype if recorded is None else str(recorded["dtype"]))
+    wanted = latent_key(own, cfg, dataset, found.dtype if recorded is None else str(recorded["dtype"]))
     if differing := found.differences(wanted):
         maker = run.path if recorded is not None and run is not None else parent
         raise DataError(
@@ -102,17 +102,17 @@ def with_latents(
             f"`{command('encode')} --run-dir {maker} --config CONFIG --out {cache.path} --dtype {wanted.dtype} "
             "--overwrite`, with the CONFIG and overrides of this training"
         )
-    own_windows = LatentWindows(cache=cache, context=cfg.data.context, pushed=cfg.training.pushforward)
+    own_windows = LatentWindows(cache=cache, context=cfg.data.context, pushforward=cfg.training.pushforward)
     return Mixture(datasets=(replace(dataset, latents=own_windows),))
 
 
-def record_of(data: Mixture) -> dict[str, Any]:
+def latents_record(data: Mixture) -> dict[str, Any]:
     """What the record of a stage keeps of its latents, for a resume: nothing where there are none."""
     latents = data.datasets[0].latents
     return {} if latents is None else {"latents": asdict(latents.cache.manifest.key)}
 
 
-def lines_of(cfg: Config, stage: str, data: Mixture) -> list[str]:
+def describe_latents(cfg: Config, stage: str, data: Mixture) -> list[str]:
     """What is told of the source before the first step."""
     dataset = data.datasets[0]
     if dataset.latents is None:
@@ -120,7 +120,7 @@ def lines_of(cfg: Config, stage: str, data: Mixture) -> list[str]:
         return [f"source      fields: the latents are of the operator, {stage} reads none"] if of_others else []
     cache = dataset.latents.cache
     tokens = " x ".join(map(str, cache.manifest.tokens))
-    where = "in memory" if cache.held else "read from the disk"
+    where = "in memory" if cache.in_memory else "read from the disk"
     told = [
         f"latents     {cache.path}: {tokens} tokens of {cache.manifest.width}, {cache.manifest.key.dtype}, "
         f"{cache.manifest.bytes / 2**20:.3g} MiB, {where}; the codec is held"

@@ -221,7 +221,7 @@ def _run() -> None:
     from ups_jax import batch_at, init_state, save
     from ups_jax import build as build_run
     from ups_jax.config import load
-    from ups_jax.data import mixture_of, open_dataset
+    from ups_jax.data import as_mixture, open_dataset
 
     _waves(Path("data/waves.hdf5"))
     cfg = load(CONFIGS / "tiny.yaml", OVERRIDES)
@@ -230,7 +230,7 @@ def _run() -> None:
     save("run", init_state(model, tx, batch_at(data, cfg, "operator", 0), jax.random.key(0)), cfg, data, validation=0.5)
     lines = [{"stage": "operator", "step": step, "loss": 1.0 / step, "epoch": 0.1 * step} for step in (1, 2, 3)]
     Path("run/metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    Path("run/split.json").write_text(json.dumps(mixture_of(data).split()) + "\n")
+    Path("run/split.json").write_text(json.dumps(as_mixture(data).split_record()) + "\n")
     Path("run/evaluation").mkdir()
     Path("run/evaluation/test.json").write_text(json.dumps({"metrics": {}, "baselines": {}, "meta": {}}))
 
@@ -258,10 +258,10 @@ def _board() -> None:
 
 def _shards() -> None:
     """`shards`, two of them, and `source.hdf5`, from which they were made."""
-    from ups_jax.data.shards.writer import Sizes, convert
+    from ups_jax.data.shards.writer import ShardSizes, convert_to_shards
 
     write_cfd(Path("source.hdf5"), 1)
-    convert(Path("source.hdf5"), Path("shards"), Sizes(record_kib=1))
+    convert_to_shards(Path("source.hdf5"), Path("shards"), ShardSizes(record_kib=1))
 
 
 _MAKERS = {"run": _run, "board": _board, "shards": _shards}

@@ -1,1 +1,1 @@
-"""Cached latents of a frozen codec: their manifest, writer and windows."""
+"""Cached latents of a frozen codec: manifest, writer, and windows for training."""

@@ -1,7 +1,7 @@
-"""The manifest of a folder of latents, and the key that says which encoder made them of which data.
+"""The manifest of a folder of latents, and the key that identifies the encoder and the data they were computed from.
 
-A shard is a `.npy` file (trajectories, latents in time, *tokens, width) of whole trajectories. The latents of a window
-are a few rows of it, of which the targets need the first numbers alone: a memory map reads just these.
+A shard is a `.npy` file of shape (trajectories, frames, *tokens, width) that contains whole trajectories. A memory map
+reads only the rows of a window, and for targets only the first `carried` numbers of each token.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import numpy as np
 
 from ups_jax.core.commands import command
 from ups_jax.core.errors import DataError
-from ups_jax.data.shard_folder import Shard, ShardFolder, ShardManifest, is_whole
+from ups_jax.data.shard_folder import Shard, ShardFolder, ShardManifest, is_intact
 
 MANIFEST = "latents.json"
-# How each type lies on the disk: NumPy has no bfloat16, whose bits are the upper half of a float32's.
-STORED = {"float32": "<f4", "bfloat16": "<u2", "float16": "<f2"}
-MEND = f"make it again with `{command('encode')}`"
-# Raised whenever the same parts give other numbers, or the numbers are stored in another way.
+# NumPy type in which each type is stored. NumPy has no bfloat16; its bits are the upper half of a float32.
+STORED_DTYPES = {"float32": "<f4", "bfloat16": "<u2", "float16": "<f2"}
+HINT = f"make it again with `{command('encode')}`"
+# Increased whenever the same key gives other numbers, or the numbers are stored in another way.
 VERSION = 1
-# What a message calls the parts.
+# Names of the key's fields in messages.
 _NAMES = {
     "weights": "encoder weights",
     "encoder": "encoder config",
@@ -37,9 +37,17 @@ _NAMES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Key:
-    """`weights` is `weights_digest` of the encoder's parameters and `data` the fingerprint of fields, coefficients and
-    split. `encoder` and `normaliser` are what JSON has: its lists, no tuples."""
+class LatentKey:
+    """The key of cached latents: all that determines their values. Two folders with equal keys have equal latents.
+
+    Attributes:
+        weights: Digest of the encoder's parameters, from `weights_digest`.
+        encoder: Settings of the encoder as JSON values.
+        normaliser: Normalisation and statistics of the fields as JSON values.
+        data: Fingerprint of the dataset: fields, coefficients and split.
+        dtype: Type of the latents, a key of `STORED_DTYPES`.
+        version: Version of the format.
+    """
 
     weights: str
     encoder: dict[str, Any]
@@ -50,21 +58,32 @@ class Key:
 
     @property
     def digest(self) -> str:
-        """64 hex digits over all parts."""
-        return hashlib.sha256(_canonical(asdict(self))).hexdigest()
+        """64 hex digits over all fields."""
+        return hashlib.sha256(_canonical_json(asdict(self))).hexdigest()
 
-    def differences(self, other: Key) -> tuple[str, ...]:
-        """The parts that are not the same, by the names that a message has for them."""
-        return tuple(name for part, name in _NAMES.items() if getattr(self, part) != getattr(other, part))
+    def differences(self, other: LatentKey) -> tuple[str, ...]:
+        """Return the names, as used in messages, of the fields in which two keys differ."""
+        return tuple(name for field, name in _NAMES.items() if getattr(self, field) != getattr(other, field))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manifest(ShardManifest):
-    """A folder of latents. The first latent of a trajectory is that of its stored frame `first`, which is the newest of
-    the first context. Of a token's `width` numbers the first `carried` are its patch of the newest frame.
+class LatentManifest(ShardManifest):
+    """The manifest of a folder of latents.
+
+    Attributes:
+        key: Identifies encoder and data.
+        task: Name of the task.
+        trajectories: Number of trajectories.
+        frames: Number of latents of a trajectory, which is less than its number of stored frames if `first` is not 0.
+        first: Stored frame of the first latent, the newest frame of the first context.
+        tokens: Number of tokens along each axis.
+        width: Numbers in a token.
+        carried: Leading numbers of a token that are its patch of the newest frame.
+        shard_trajectories: Trajectories in each shard; the last one may have fewer.
+        shards: The shards in the order of their trajectories.
     """
 
-    key: Key
+    key: LatentKey
     task: str
     trajectories: int
     frames: int
@@ -76,50 +95,58 @@ class Manifest(ShardManifest):
     shards: tuple[Shard, ...] = ()
 
     @property
-    def each(self) -> tuple[int, ...]:
-        """The shape of one trajectory's latents."""
+    def trajectory_shape(self) -> tuple[int, ...]:
+        """The shape of the latents of one trajectory, (frames, *tokens, width)."""
         return (self.frames, *self.tokens, self.width)
 
     @property
-    def counts(self) -> list[int]:
-        """The trajectories of each shard, once all are written."""
-        each = self.shard_trajectories
-        return [min(each, self.trajectories - first) for first in range(0, self.trajectories, each)]
+    def shard_counts(self) -> list[int]:
+        """The number of trajectories in each shard of the complete folder."""
+        full = self.shard_trajectories
+        return [min(full, self.trajectories - first) for first in range(0, self.trajectories, full)]
 
     @property
     def bytes(self) -> int:
-        """Size of all shards."""
+        """The size of all shards."""
         return sum(shard.bytes for shard in self.shards)
 
 
-def _check(file: Path, manifest: Manifest) -> None:
-    if manifest.key.dtype not in STORED:
-        raise DataError(f"{file}: was changed after it was written; {MEND}")
+def _check(file: Path, manifest: LatentManifest) -> None:
+    """Raise `DataError` for a manifest with an unknown type, or whose shards do not add up to its trajectories."""
+    if manifest.key.dtype not in STORED_DTYPES:
+        raise DataError(f"{file}: was changed after it was written; {HINT}")
     counts = [shard.trajectories for shard in manifest.shards]
-    if manifest.shard_trajectories < 1 or (file.name == MANIFEST and counts != manifest.counts):
-        raise DataError(f"{file}: has shards of {counts} trajectories, not all of {manifest.trajectories}; {MEND}")
+    if manifest.shard_trajectories < 1 or (file.name == MANIFEST and counts != manifest.shard_counts):
+        raise DataError(
+            f"{file}: lists shards of {counts} trajectories, which are not the {manifest.trajectories} trajectories of "
+            f"the data; {HINT}"
+        )
 
 
 FOLDER = ShardFolder(
-    manifest=Manifest, name=MANIFEST, pattern="latents-*.npy", activity="encoding", hint=MEND, check=_check
+    manifest=LatentManifest, name=MANIFEST, pattern="latents-*.npy", activity="encoding", hint=HINT, check=_check
 )
 
 
-def read_manifest(path: Path) -> Manifest:
-    """Return the manifest of a folder. Raises `DataError` where there is none, or it is not what was written."""
+def read_manifest(path: Path) -> LatentManifest:
+    """Return the manifest of a folder; raise `DataError` if it is missing, damaged or changed."""
     return FOLDER.read(path)
 
 
-def verify(path: Path, manifest: Manifest) -> None:
-    """Read every byte of every shard. Raises `DataError` for the first that is not what was written."""
+def verify(path: Path, manifest: LatentManifest) -> None:
+    """Compare the checksum of every shard with the manifest; raise `DataError` for the first difference."""
     for shard in manifest.shards:
-        if not is_whole(path, shard):
-            raise DataError(f"{path / shard.file}: is missing or damaged (its checksum is another); {MEND}")
+        if not is_intact(path, shard):
+            raise DataError(f"{path / shard.file}: is missing or damaged (wrong size or checksum); {HINT}")
 
 
 def weights_digest(parameters: Mapping[str, np.ndarray]) -> str:
-    """64 hex digits over path, shape, type and bytes of every parameter."""
-    told = [
+    """Return 64 hex digits over path, shape, type and bytes of every parameter.
+
+    Args:
+        parameters: Parameters by path; their order does not matter.
+    """
+    records = [
         [
             path,
             list(values.shape),
@@ -128,8 +155,9 @@ def weights_digest(parameters: Mapping[str, np.ndarray]) -> str:
         ]
         for path, values in sorted(parameters.items())
     ]
-    return hashlib.sha256(_canonical(told)).hexdigest()
+    return hashlib.sha256(_canonical_json(records)).hexdigest()
 
 
-def _canonical(values: Any) -> bytes:
+def _canonical_json(values: Any) -> bytes:
+    """Return JSON text that does not depend on the order of keys."""
     return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()

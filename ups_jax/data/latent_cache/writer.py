@@ -1,4 +1,4 @@
-"""A folder of latents, written shard by shard. Encoding that was interrupted goes on with the shard that it was at."""
+"""Writing of cached latents, shard by shard. An interrupted command continues after the last complete shard."""
 
 from __future__ import annotations
 
@@ -12,71 +12,92 @@ from jaxtyping import Int
 
 from ups_jax.core.errors import DataError
 from ups_jax.core.files import crc32, whole_file
-from ups_jax.data.latent_cache.manifest import FOLDER, MANIFEST, STORED, Manifest, verify
+from ups_jax.data.latent_cache.manifest import FOLDER, MANIFEST, STORED_DTYPES, LatentManifest, verify
 from ups_jax.data.shard_folder import Shard
 
-# Trajectory numbers -> their latents (n, frames, *tokens, width), as they are stored.
+# encode(trajectory ids) -> their latents (n, frames, *tokens, width) in the stored type.
 Encode = Callable[[Int[np.ndarray, " n"]], np.ndarray]
 
 
 def write_latents(
     out: Path,
-    plan: Manifest,
+    plan: LatentManifest,
     encode: Encode,
     *,
-    together: int = 1,
+    chunk_trajectories: int = 1,
     overwrite: bool = False,
     report: Callable[[int], None] = lambda _: None,
 ) -> bool:
-    """Write what `plan` describes; False where it was there already, whole. `encode` is asked for `together`
-    trajectories at a time, `report` told how many are done.
+    """Write the latents of all trajectories to a folder.
 
-    Raises `DataError` where the folder holds anything else, `ConfigError` where another process writes there,
-    `StorageError` where the disk is full.
+    Args:
+        out: The folder.
+        plan: Manifest of the folder, without shards.
+        encode: Returns the latents of trajectories, in the stored type.
+        chunk_trajectories: Largest number of trajectories in a call of `encode`.
+        overwrite: Replace the latents that the folder contains.
+        report: Called with the number of trajectories that are done.
+
+    Returns:
+        Whether latents were written; False if the folder was complete already.
+
+    Raises:
+        DataError: The folder contains other latents or other files, or is damaged.
+        ConfigError: Another process is writing to the folder.
+        StorageError: The disk is full.
     """
     check_same = partial(_check_same, out, plan)
     with FOLDER.lock(out, overwrite=overwrite):
         if (out / MANIFEST).is_file():
-            found = FOLDER.read(out)
-            check_same(found)
-            verify(out, found)
+            manifest = FOLDER.read(out)
+            check_same(manifest)
+            verify(out, manifest)
             FOLDER.clear_progress(out)
             return False
 
         def write_shard(first: int) -> Shard:
             report(first)
-            return _write_shard(out, plan, first, encode, together, report)
+            return _write_shard(out, plan, first, encode, chunk_trajectories, report)
 
-        FOLDER.write(out, plan, FOLDER.completed(out, check_same), write_shard)
+        FOLDER.write(out, plan, FOLDER.completed_shards(out, check_same), write_shard)
     return True
 
 
-def shard_trajectories(each: tuple[int, ...], dtype: str, shard_bytes: int) -> int:
-    """Trajectories of a shard of about so many bytes, one at the least."""
-    return max(1, shard_bytes // (int(np.prod(each)) * np.dtype(STORED[dtype]).itemsize))
+def trajectories_per_shard(trajectory_shape: tuple[int, ...], dtype: str, shard_bytes: int) -> int:
+    """Return the number of trajectories in a shard of at most `shard_bytes`, at least 1.
+
+    Args:
+        trajectory_shape: Shape of the latents of one trajectory.
+        dtype: Type of the latents, a key of `STORED_DTYPES`.
+        shard_bytes: Intended size of a shard.
+    """
+    return max(1, shard_bytes // (int(np.prod(trajectory_shape)) * np.dtype(STORED_DTYPES[dtype]).itemsize))
 
 
-def _check_same(out: Path, plan: Manifest, found: Manifest) -> None:
-    if replace(found, shards=()) != plan:
-        parts = ", ".join(found.key.differences(plan.key)) or "settings"
-        raise DataError(f"{out}: holds latents of other {parts}; give another folder, or replace them with --overwrite")
+def _check_same(out: Path, plan: LatentManifest, manifest: LatentManifest) -> None:
+    """Raise `DataError` if the latents of a folder have another key or other settings than planned."""
+    if replace(manifest, shards=()) != plan:
+        differences = ", ".join(manifest.key.differences(plan.key)) or "settings"
+        raise DataError(
+            f"{out}: contains latents with other {differences}; give another folder, or replace them with --overwrite"
+        )
 
 
 def _write_shard(
-    out: Path, plan: Manifest, first: int, encode: Encode, together: int, report: Callable[[int], None]
+    out: Path, plan: LatentManifest, first: int, encode: Encode, chunk_trajectories: int, report: Callable[[int], None]
 ) -> Shard:
-    """Under its final name only once it is whole and on the disk."""
+    """Write the shard that starts with trajectory `first`; it gets its final name once it is complete and on disk."""
     count = -(-plan.trajectories // plan.shard_trajectories)
     file = out / f"latents-{first // plan.shard_trajectories:05d}-of-{count:05d}.npy"
     ids = np.arange(first, min(first + plan.shard_trajectories, plan.trajectories))
-    stored = STORED[plan.key.dtype]
-    header = {"descr": stored, "fortran_order": False, "shape": (len(ids), *plan.each)}
+    stored_dtype = STORED_DTYPES[plan.key.dtype]
+    header = {"descr": stored_dtype, "fortran_order": False, "shape": (len(ids), *plan.trajectory_shape)}
     with whole_file(file) as temporary:
         with temporary.open("wb") as handle:
             np.lib.format.write_array_header_1_0(handle, header)
-            for start in range(0, len(ids), together):
-                own = ids[start : start + together]
-                handle.write(np.ascontiguousarray(encode(own), stored).data)
-                report(int(own[-1]) + 1)
+            for start in range(0, len(ids), chunk_trajectories):
+                chunk = ids[start : start + chunk_trajectories]
+                handle.write(np.ascontiguousarray(encode(chunk), stored_dtype).data)
+                report(int(chunk[-1]) + 1)
         checksum, size = crc32(temporary), temporary.stat().st_size
     return Shard(file=file.name, trajectories=len(ids), bytes=size, crc32=checksum)

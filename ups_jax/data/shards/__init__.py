@@ -1,1 +1,1 @@
-"""Data converted to ArrayRecord shards: what a folder of them is, how it is written, checked and turned back."""
+"""Conversion between data files and folders of ArrayRecord shards. `ups_jax.data.sources.shards` reads the folders."""

@@ -1,4 +1,7 @@
-"""Any source as a folder of ArrayRecord shards. An interrupted conversion goes on with the shard that it was at."""
+"""Conversion of any source to a folder of ArrayRecord shards.
+
+An interrupted conversion continues after the last complete shard.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +19,20 @@ from jaxtyping import Float32
 from ups_jax.config import yaml
 from ups_jax.core.errors import DataError, StorageError
 from ups_jax.core.files import crc32, storage_error
-from ups_jax.data.sources import ShardsSource, Source, layout_of
+from ups_jax.data.sources import ShardsSource, Source, detect_layout
 from ups_jax.data.sources.base import all_coefficients
-from ups_jax.data.sources.described_arrays import file_of
-from ups_jax.data.sources.detect import TEXTS, Layout, attribute
-from ups_jax.data.sources.points import Scattered
+from ups_jax.data.sources.described_arrays import array_path
+from ups_jax.data.sources.detect import TEXT_ATTRIBUTES, Layout, root_attribute
+from ups_jax.data.sources.points import ScatteredSource
 from ups_jax.data.sources.shards import (
     FOLDER,
     HEADER,
     MANIFEST,
+    ChannelStatistics,
     Manifest,
-    Origin,
+    OriginalFile,
     Shard,
-    Spread,
-    merged,
+    merge_statistics,
     read_manifest,
     verify,
 )
@@ -38,45 +41,63 @@ _READ_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """How data is cut: records of at most `record_kib` (a frame at the least), shards of about `shard_mib` (a
-    trajectory at the least), each record compressed by zstd of that `level`, or not for 0."""
+class ShardSizes:
+    """Sizes of records and shards, and their compression.
+
+    Attributes:
+        record_kib: Largest size of a record in KiB. A record has at least one frame.
+        shard_mib: Approximate size of a shard in MiB. A shard has at least one trajectory.
+        compression_level: Level of the zstd compression of each record; 0 stores records uncompressed.
+    """
 
     record_kib: int = 256
     shard_mib: int = 512
-    level: int = 0
+    compression_level: int = 0
 
 
-def convert(
+def convert_to_shards(
     path: Path,
     out: Path,
-    sizes: Sizes,
+    sizes: ShardSizes,
     channels: tuple[str, ...] | None = None,
     *,
     overwrite: bool = False,
     report: Callable[[str], None] = lambda _: None,
 ) -> bool:
-    """Write the folder `out` of a data file; False where it was there already, whole and of the same file.
+    """Convert a data file to a folder of shards.
 
-    Raises `DataError` for a file that cannot be read or is not finite, `ConfigError` where another process writes
-    there, `StorageError` where the disk is full.
+    Args:
+        path: The data file.
+        out: The folder.
+        sizes: Sizes of records and shards.
+        channels: Channels to convert, in this order; all by default.
+        overwrite: Replace the shards that the folder contains.
+        report: Called with a line of progress.
+
+    Returns:
+        Whether shards were written; False if the folder was complete already.
+
+    Raises:
+        DataError: The file cannot be read or has NaN or Inf, or the folder contains other data.
+        ConfigError: Another process is writing to the folder.
+        StorageError: The disk is full.
     """
-    layout = layout_of(path)
+    layout = detect_layout(path)
     source = layout.open(path, channels)
-    if isinstance(source, Scattered):
-        raise DataError(f"{path}: is of points, and shards are of grids; train on the file as it is")
+    if isinstance(source, ScatteredSource):
+        raise DataError(f"{path}: is a point cloud, but shards store grids only; train on the file as it is")
     plan = _plan(path, layout, source, sizes)
     check_same = partial(_check_same, out, plan)
     with FOLDER.lock(out, overwrite=overwrite):
         if (out / MANIFEST).is_file():
-            found = read_manifest(out)
-            check_same(found)
-            verify(out, found)
+            manifest = read_manifest(out)
+            check_same(manifest)
+            verify(out, manifest)
             FOLDER.clear_progress(out)
             return False
-        done = FOLDER.completed(out, check_same)
+        done = FOLDER.completed_shards(out, check_same)
         for shard in done:
-            report(f"{out}: {shard.file} was there already")
+            report(f"{out}: {shard.file} exists already")
 
         def write_shard(first: int) -> Shard:
             report(f"{out}: trajectory {first} of {plan.trajectories}")
@@ -87,75 +108,79 @@ def convert(
 
 
 def _with_statistics(manifest: Manifest) -> Manifest:
+    """Return a manifest with the statistics over all its shards."""
     columns = zip(*(shard.statistics for shard in manifest.shards), strict=True)
-    return replace(manifest, statistics=tuple(map(merged, columns)))
+    return replace(manifest, statistics=tuple(map(merge_statistics, columns)))
 
 
-def _plan(path: Path, layout: Layout, source: Source, sizes: Sizes) -> Manifest:
-    """What the folder's manifest will say, still without shards."""
-    frame = 4 * int(np.prod(source.grid.shape)) * source.channels
-    given = 4 * int(np.prod(source.grid.shape)) * len(source.input_channels)
+def _plan(path: Path, layout: Layout, source: Source, sizes: ShardSizes) -> Manifest:
+    """Return the manifest of the folder, without shards and statistics."""
+    frame_bytes = 4 * int(np.prod(source.grid.shape)) * source.channels
+    input_bytes = 4 * int(np.prod(source.grid.shape)) * len(source.input_channels)
     return Manifest(
         origin=_origin(path, layout, source),
         kind=layout.kind,
         trajectories=source.trajectories,
         frames=source.frames,
-        record_frames=min(source.frames, max(1, sizes.record_kib * 1024 // frame)),
-        shard_trajectories=max(1, sizes.shard_mib * 2**20 // (source.frames * frame + given)),
-        compression=f"zstd:{sizes.level}" if sizes.level else "uncompressed",
+        record_frames=min(source.frames, max(1, sizes.record_kib * 1024 // frame_bytes)),
+        shard_trajectories=max(1, sizes.shard_mib * 2**20 // (source.frames * frame_bytes + input_bytes)),
+        compression=f"zstd:{sizes.compression_level}" if sizes.compression_level else "uncompressed",
         grid=source.grid,
         channel_count=source.channels,
         channels=source.channel_names,
         inputs=source.input_channels,
-        coefficients={name: _told(found) for name, found in all_coefficients(source).items()},
-        found=source.found_coefficients(),
+        coefficients={name: _coefficient_entry(values) for name, values in all_coefficients(source).items()},
+        coefficient_names=source.coefficient_names(),
         constants=getattr(source, "constants", dict)(),
-        attributes={name: value for name in TEXTS if (value := attribute(path, name))},
+        attributes={name: value for name in TEXT_ATTRIBUTES if (value := root_attribute(path, name))},
         boundary=getattr(source, "boundary", {}),
     )
 
 
-def _told(values: np.ndarray) -> float | tuple[float | None, ...]:
+def _coefficient_entry(values: np.ndarray) -> float | tuple[float | None, ...]:
+    """Return a coefficient as JSON values: one number if all are equal, otherwise a number or None per trajectory."""
     if (values == values[0]).all():
         return float(values[0])
     return tuple(None if np.isnan(value) else float(value) for value in values)
 
 
-def _origin(path: Path, layout: Layout, source: Source) -> Origin:
-    """The file with size and time of all that is read; of a description also the arrays that it names."""
+def _origin(path: Path, layout: Layout, source: Source) -> OriginalFile:
+    """Return name, layout, and size and modification time of the original file, and of the arrays that it describes."""
     if isinstance(source, ShardsSource):
         return source.manifest.origin
     files = [path]
     if layout.name == "described":
-        files.append(file_of(path, yaml.parse(path.read_text(encoding="utf-8"))))
-    states = {file.name: file.stat() for file in files}
-    told = {name: (state.st_size, state.st_mtime_ns) for name, state in states.items()}
-    return Origin(name=path.name, layout=layout.name, files=told)
+        files.append(array_path(path, yaml.parse(path.read_text(encoding="utf-8"))))
+    file_stats = {file.name: file.stat() for file in files}
+    sizes_and_times = {name: (stat.st_size, stat.st_mtime_ns) for name, stat in file_stats.items()}
+    return OriginalFile(name=path.name, layout=layout.name, files=sizes_and_times)
 
 
-def _check_same(out: Path, plan: Manifest, found: Manifest) -> None:
-    if replace(found, shards=(), statistics=()) != plan:
+def _check_same(out: Path, plan: Manifest, manifest: Manifest) -> None:
+    """Raise `DataError` if a folder was converted from another file, or with other settings, than planned."""
+    if replace(manifest, shards=(), statistics=()) != plan:
         raise DataError(
-            f"{out}: was converted from another file than {plan.origin.name} as it is now, or with other settings; "
-            "give another folder, or replace it with --overwrite"
+            f"{out}: contains shards of another file than {plan.origin.name}, of an earlier version of it, or with "
+            "other settings; give another folder, or replace them with --overwrite"
         )
 
 
 def _write_shard(out: Path, source: Source, plan: Manifest, first: int) -> Shard:
-    """Under its final name only once it is whole and on the disk."""
+    """Write the shard that starts with trajectory `first`; it gets its final name once it is complete and on disk."""
     index = first // plan.shard_trajectories
     shards = -(-plan.trajectories // plan.shard_trajectories)
     file = out / f"data-{index:05d}-of-{shards:05d}.array_record"
     temporary = out / f".{file.name}.tmp"
     last = min(first + plan.shard_trajectories, plan.trajectories)
-    parts: list[list[Spread]] = [[] for _ in range(plan.channel_count + len(plan.inputs))]
+    # Statistics of each record, by column: the channels, then the input fields.
+    statistics: list[list[ChannelStatistics]] = [[] for _ in range(plan.channel_count + len(plan.inputs))]
     try:
-        with _records(temporary, plan) as write:
+        with _record_writer(temporary, plan) as write:
             for trajectory in range(first, last):
-                for place, column, values in _pieces(source, plan, trajectory):
-                    write(trajectory, place, values)
+                for position, column, values in _records(source, plan, trajectory):
+                    write(trajectory, position, values)
                     for channel in range(values.shape[-1]):
-                        parts[column + channel].append(_spread(values[..., channel]))
+                        statistics[column + channel].append(_channel_statistics(values[..., channel]))
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         checksum, size = crc32(temporary), temporary.stat().st_size
@@ -170,40 +195,42 @@ def _write_shard(out: Path, source: Source, plan: Manifest, first: int) -> Shard
         trajectories=last - first,
         bytes=size,
         crc32=checksum,
-        statistics=tuple(map(merged, parts)),
+        statistics=tuple(map(merge_statistics, statistics)),
     )
 
 
-def _pieces(
+def _records(
     source: Source, plan: Manifest, trajectory: int
 ) -> Iterator[tuple[int, int, Float32[np.ndarray, "t *s c"]]]:
-    """The records of a trajectory: place, the first of its channels among all, values. Raises `DataError`."""
-    ids, each = np.array([trajectory]), plan.record_frames
-    bytes_each = 4 * each * plan.channel_count * int(np.prod(plan.grid.shape))
-    step = each * max(1, _READ_BYTES // bytes_each)
+    """Yield the records of a trajectory: position, column of the first channel, and values. NaN raises `DataError`."""
+    ids, record_frames = np.array([trajectory]), plan.record_frames
+    record_bytes = 4 * record_frames * plan.channel_count * int(np.prod(plan.grid.shape))
+    step = record_frames * max(1, _READ_BYTES // record_bytes)
     for start in range(0, plan.frames, step):
         frames = np.arange(start, min(start + step, plan.frames))
         fields = source.windows(ids, frames[None])[0]
         finite = np.isfinite(fields).all(axis=tuple(range(1, fields.ndim)))
         if not finite.all():
-            raise _broken(source, f"frame {start + int(finite.argmin())} of trajectory {trajectory}")
-        for offset in range(0, len(frames), each):
-            yield (start + offset) // each, 0, fields[offset : offset + each]
+            raise _not_finite(source, f"frame {start + int(finite.argmin())} of trajectory {trajectory}")
+        for offset in range(0, len(frames), record_frames):
+            yield (start + offset) // record_frames, 0, fields[offset : offset + record_frames]
     if plan.inputs:
-        given = source.inputs(ids)
-        if not np.isfinite(given).all():
-            raise _broken(source, f"the given fields of solution {trajectory}")
-        yield plan.records_each - 1, plan.channel_count, given
+        inputs = source.inputs(ids)
+        if not np.isfinite(inputs).all():
+            raise _not_finite(source, f"the input fields of solution {trajectory}")
+        yield plan.records_per_trajectory - 1, plan.channel_count, inputs
 
 
-def _broken(source: Source, where: str) -> DataError:
-    return DataError(f"{source.name}: NaN or Inf in {where}; remove it, or solve it again")
+def _not_finite(source: Source, location: str) -> DataError:
+    """Return the error for NaN or Inf at a location."""
+    return DataError(f"{source.name}: NaN or Inf in {location}; remove or recompute it")
 
 
-def _spread(values: Float32[np.ndarray, "t *s"]) -> Spread:
+def _channel_statistics(values: Float32[np.ndarray, "t *s"]) -> ChannelStatistics:
+    """Return the statistics of one channel of a record."""
     exact = values.astype(np.float64)
     mean = float(exact.mean())
-    return Spread(
+    return ChannelStatistics(
         count=exact.size,
         mean=mean,
         squares=float(np.square(exact - mean).sum()),
@@ -213,22 +240,22 @@ def _spread(values: Float32[np.ndarray, "t *s"]) -> Spread:
 
 
 @contextlib.contextmanager
-def _records(file: Path, plan: Manifest) -> Iterator[Callable[[int, int, np.ndarray], None]]:
-    """A function that appends the record of a trajectory, its place and its values."""
-    # Imported here, as only who writes shards needs it.
+def _record_writer(file: Path, plan: Manifest) -> Iterator[Callable[[int, int, np.ndarray], None]]:
+    """Yield a function that appends a record to a file, given its trajectory, its position there, and its values."""
+    # Imported here because only the writing of shards needs it.
     from array_record.python.array_record_module import ArrayRecordWriter
 
     token = plan.token
     try:
         writer = ArrayRecordWriter(str(file), f"group_size:1,{plan.compression}")
     except RuntimeError as error:
-        raise _refused(file, error) from None
+        raise _storage_error(file, error) from None
 
-    def write(trajectory: int, place: int, values: np.ndarray) -> None:
+    def write(trajectory: int, position: int, values: np.ndarray) -> None:
         try:
-            writer.write(HEADER.pack(trajectory, place, token) + np.ascontiguousarray(values, "<f4").tobytes())
+            writer.write(HEADER.pack(trajectory, position, token) + np.ascontiguousarray(values, "<f4").tobytes())
         except RuntimeError as error:
-            raise _refused(file, error) from None
+            raise _storage_error(file, error) from None
 
     finished = False
     try:
@@ -239,11 +266,11 @@ def _records(file: Path, plan: Manifest) -> Iterator[Callable[[int, int, np.ndar
             writer.close()
         except RuntimeError as error:
             if finished:
-                raise _refused(file, error) from None
+                raise _storage_error(file, error) from None
 
 
-def _refused(file: Path, error: RuntimeError) -> StorageError:
-    """ArrayRecord tells the system's reason in words only."""
+def _storage_error(file: Path, error: RuntimeError) -> StorageError:
+    """Return the error of a failed write. ArrayRecord gives the system's error only as text."""
     text = str(error)
     codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
     code = next((code for code in codes if os.strerror(code) in text), errno.EIO)
