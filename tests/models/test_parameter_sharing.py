@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from ups_jax.models.parameter_sharing import Sharing, sharing_of
+from ups_jax.models.parameter_sharing import Sharing, plan_sharing
 
 LINE = {
     "features": {"stem": {"kernel": np.zeros((9, 4))}},
@@ -38,22 +38,22 @@ def values(tree, *path):
 
 @pytest.fixture
 def sharing() -> Sharing:
-    return sharing_of(("line", "other", "plane", "plane2"), (LINE, OTHER_LINE, PLANE, PLANE))
+    return plan_sharing(("line", "other", "plane", "plane2"), (LINE, OTHER_LINE, PLANE, PLANE))
 
 
 def test_alone_a_task_s_tree_is_the_joint_one():
-    sharing = sharing_of(("line",), (LINE,))
+    sharing = plan_sharing(("line",), (LINE,))
     tree = filled(LINE, 1)
-    assert sharing.join([tree]).keys() == tree.keys() and sharing.view(tree, 0) == tree
-    assert Sharing().view(tree, 0) == tree
+    assert sharing.joint_params([tree]).keys() == tree.keys() and sharing.task_params(tree, 0) == tree
+    assert Sharing().task_params(tree, 0) == tree
     assert not sharing.subset(0).frozen
 
 
 def test_a_view_has_the_shapes_of_its_model_and_what_is_shared_is_there_once(sharing):
     trees = [filled(tree, number) for number, tree in enumerate((LINE, OTHER_LINE, PLANE, PLANE))]
-    joint = sharing.join(trees)
+    joint = sharing.joint_params(trees)
     for number, tree in enumerate(trees):
-        view = sharing.view(joint, number)
+        view = sharing.task_params(joint, number)
         assert view.keys() == tree.keys()
         assert view["operator"]["field_exit"]["write"].shape == tree["operator"]["field_exit"]["write"].shape
         assert values(view, "features", "stem", "kernel") == {number}
@@ -64,11 +64,11 @@ def test_a_view_has_the_shapes_of_its_model_and_what_is_shared_is_there_once(sha
 
 
 def test_what_a_task_lacks_is_told_in_any_tree_of_such_trees(sharing):
-    joint = sharing.join([filled(tree, 0) for tree in (LINE, OTHER_LINE, PLANE, PLANE)])
+    joint = sharing.joint_params([filled(tree, 0) for tree in (LINE, OTHER_LINE, PLANE, PLANE)])
     paths = jax.tree_util.tree_leaves_with_path({"mu": [joint], "count": 0})
     for number, own in ((0, "line"), (1, "other"), (3, "plane2")):
-        part = sharing.part(number)
-        lacking = {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths if part.lacks(path)}
+        part = sharing.subset(number)
+        lacking = {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths if part.is_frozen(path)}
         stems = {"mu/0/features/stem/kernel"} | {
             f"mu/0/tasks/{name}/features/stem/kernel" for name in ("other", "plane", "plane2")
         }

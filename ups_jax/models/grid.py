@@ -1,4 +1,7 @@
-"""Pieces that work on a grid of any dimension: convolution with the right wrap-around, patches, interpolation."""
+"""Operations on a grid of any dimension: convolution, patches, interpolation and cell averages.
+
+Every operation takes for each axis whether it is periodic.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,18 @@ from ups_jax.models.layers import add_bias, layer_dtype, matmul_rows
 
 
 class GridConv(nn.Module):
-    """Convolution with `taps` (odd) points an axis that keeps the grid: wraps round periodic axes, repeats the edge
-    value elsewhere.
+    """Convolution that keeps the size of the grid; it wraps around periodic axes and repeats the edge value on others.
 
-    One matrix product: of the shifted inputs side by side or, where all taps' outputs together are no wider than the
-    inputs, of the inputs with all of them, which are then shifted and added. On a CPU its backward pass is several
-    times faster than XLA's convolution at these widths, and the kernel is a plain (taps * inputs, features) matrix.
+    It is computed as one matrix product, whose backward pass on a CPU is several times faster than that of XLA's
+    convolution at these widths. The product takes the shifted inputs side by side. If the outputs of all taps together
+    are no wider than the inputs, it computes these outputs instead, which are then shifted and added.
+
+    Attributes:
+        features: Number of output channels.
+        taps: Number of points of the kernel along each axis; odd.
+        periodic: For each axis, whether it is periodic.
+        kernel_init: Initialiser of the kernel, a matrix (taps ** axes * inputs, features).
+        dtype: Type in which the product is computed.
     """
 
     features: int
@@ -43,30 +52,41 @@ class GridConv(nn.Module):
             return add_bias(matmul_rows(stack_neighbours(x, self.taps, self.periodic), kernel), bias)
         by_tap = kernel.reshape(points, inputs, self.features).swapaxes(0, 1).reshape(inputs, points * self.features)
         y = _pad(matmul_rows(x, by_tap), self.taps // 2, self.periodic)
-        shifted = _shifted(y, self.taps, x.shape[1:-1])
-        own = (part[..., tap * self.features : (tap + 1) * self.features] for tap, part in enumerate(shifted))
-        return add_bias(functools.reduce(jnp.add, own), bias)
+        shifted = _shifted_views(y, self.taps, x.shape[1:-1])
+        outputs = (view[..., tap * self.features : (tap + 1) * self.features] for tap, view in enumerate(shifted))
+        return add_bias(functools.reduce(jnp.add, outputs), bias)
 
 
 def soft_clip(x: Float[Array, "*n"], limit: float) -> Float[Array, "*n"]:
-    """x / sqrt(1 + (x / limit)^2): the identity for small x, never beyond +-limit."""
+    """Return x / sqrt(1 + (x / limit)^2), which is close to x for small x and stays within +-limit."""
     return x * jax.lax.rsqrt(1 + jnp.square(x / limit))
 
 
 def remove_mean(x: Float[Array, "b *s c"], channels: Sequence[int]) -> Float[Array, "b *s c"]:
-    """x less its mean over space in some channels: an increment that keeps their integrals to round-off."""
-    chosen = jnp.asarray([channel in channels for channel in range(x.shape[-1])])
+    """Return x without its spatial mean in the given channels, so that adding it keeps their integrals to round-off.
+
+    Args:
+        x: Increment of a field.
+        channels: Indices of the conserved channels.
+    """
+    is_conserved = jnp.asarray([channel in channels for channel in range(x.shape[-1])])
     mean = x.mean(tuple(range(1, x.ndim - 1)), keepdims=True)
-    return x - jnp.where(chosen.reshape((1,) * (x.ndim - 1) + (-1,)), mean, 0.0)
+    return x - jnp.where(is_conserved.reshape((1,) * (x.ndim - 1) + (-1,)), mean, 0.0)
 
 
 def stack_neighbours(x: Float[Array, "b *s c"], taps: int, periodic: Sequence[bool]) -> Float[Array, "b *s k"]:
-    """Each point's `taps ** dimensions` neighbours, concatenated on the channel axis in C order."""
-    return jnp.concatenate(_shifted(_pad(x, taps // 2, periodic), taps, x.shape[1:-1]), axis=-1)
+    """Return the neighbours of each point (including itself), concatenated on the channel axis in C order.
+
+    Args:
+        x: Fields.
+        taps: Number of neighbours along each axis; odd.
+        periodic: For each axis, whether it is periodic; the edge value is repeated on the others.
+    """
+    return jnp.concatenate(_shifted_views(_pad(x, taps // 2, periodic), taps, x.shape[1:-1]), axis=-1)
 
 
 def _pad(x: Float[Array, "b *s c"], half: int, periodic: Sequence[bool]) -> Float[Array, "b *p c"]:
-    """`half` more points at both ends of each axis."""
+    """Return the field with `half` more points at both ends of each axis."""
     for axis, wraps in enumerate(periodic, start=1):
         width = [(0, 0)] * x.ndim
         width[axis] = (half, half)
@@ -74,20 +94,25 @@ def _pad(x: Float[Array, "b *s c"], half: int, periodic: Sequence[bool]) -> Floa
     return x
 
 
-def _shifted(x: Float[Array, "b *p c"], taps: int, sizes: Sequence[int]) -> list[Float[Array, "b *s c"]]:
-    """The padded field as each tap sees it, in C order."""
+def _shifted_views(x: Float[Array, "b *p c"], taps: int, sizes: Sequence[int]) -> list[Float[Array, "b *s c"]]:
+    """Return the padded field shifted by each tap of a kernel, in C order."""
     shifts = itertools.product(range(taps), repeat=len(sizes))
     windows = (tuple(slice(start, start + size) for start, size in zip(shift, sizes, strict=True)) for shift in shifts)
     return [x[(slice(None), *window)] for window in windows]
 
 
 def patch_shape(shape: Sequence[int], patch_size: int) -> tuple[int, ...]:
-    """Per axis the largest divisor of the grid that is at most `patch_size`, so that any grid can be cut."""
+    """Return the size of a patch along each axis: the largest divisor of the grid that is at most `patch_size`."""
     return tuple(max(size for size in range(1, patch_size + 1) if points % size == 0) for points in shape)
 
 
 def patchify(x: Float[Array, "b *s c"], patch: Sequence[int]) -> Float[Array, "b *n k"]:
-    """Space to depth: the `prod(patch)` points of each patch become channels, in C order, field channels last."""
+    """Return patches as tokens: the points of a patch become channels, in C order with the field's channels last.
+
+    Args:
+        x: Fields.
+        patch: Size of a patch along each axis; it divides the grid.
+    """
     batch, *sizes, channels = x.shape
     split = [value for size, width in zip(sizes, patch, strict=True) for value in (size // width, width)]
     dimensions = len(sizes)
@@ -97,7 +122,7 @@ def patchify(x: Float[Array, "b *s c"], patch: Sequence[int]) -> Float[Array, "b
 
 
 def unpatchify(x: Float[Array, "b *n k"], patch: Sequence[int]) -> Float[Array, "b *s c"]:
-    """Inverse of `patchify`."""
+    """Return the fields of patches, the inverse of `patchify`."""
     batch, *tokens, width = x.shape
     dimensions = len(tokens)
     order = [0, *(axis + offset for axis in range(1, dimensions + 1) for offset in (0, dimensions)), 2 * dimensions + 1]
@@ -113,9 +138,16 @@ def interpolate(
     spacing: Sequence[float],
     periodic: Sequence[bool],
 ) -> Float[Array, "b q c"]:
-    """Field values at any points (physical coordinates): trigonometric on periodic axes, cubic elsewhere.
+    """Return the fields interpolated to arbitrary points: trigonometric on periodic axes, cubic on the others.
 
-    Trigonometric interpolation is exact for a field that the grid resolves; both give the grid's own values back.
+    Trigonometric interpolation is exact for a field that the grid resolves. At a grid point the result is its value.
+
+    Args:
+        fields: Fields on the grid.
+        query: Physical coordinates of the points.
+        origin: Physical coordinates of the first grid point.
+        spacing: Distance between grid points along each axis.
+        periodic: For each axis, whether it is periodic.
     """
     result = fields
     for axis in range(len(spacing) - 1, -1, -1):
@@ -130,28 +162,39 @@ def interpolate(
 
 def interpolate_to_grid(
     fields: Float[Array, "b *s c"],
-    lines: Sequence[Float[np.ndarray, " _"]],
+    coords: Sequence[Float[np.ndarray, " _"]],
     origin: Sequence[float],
     spacing: Sequence[float],
     periodic: Sequence[bool],
 ) -> Float[Array, "b *m c"]:
-    """`interpolate` at every point of the grid that `lines` (one an axis, physical coordinates) span, axis by axis.
+    """Return the fields interpolated to another grid, as by `interpolate` but with one small matrix per axis.
 
-    A product with one small matrix an axis, where the weights of all points at once would be points x points. They are
-    made in float64, so that a value at one of the grid's own points is handed over as it is.
+    The weights are computed in float64, so that values at points common to both grids are copied exactly.
+
+    Args:
+        fields: Fields on the grid.
+        coords: Physical coordinates of the new grid along each axis.
+        origin: Physical coordinates of the first grid point.
+        spacing: Distance between grid points along each axis.
+        periodic: For each axis, whether it is periodic.
     """
     result = fields
-    for axis, line in enumerate(lines):
-        position = (np.asarray(line, np.float64) - origin[axis]) / spacing[axis]
+    for axis, axis_coords in enumerate(coords):
+        position = (np.asarray(axis_coords, np.float64) - origin[axis]) / spacing[axis]
         weights = (_trigonometric if periodic[axis] else _cubic)(position[None], fields.shape[1 + axis])[0]
         matrix = jnp.asarray(weights, layer_dtype(jnp.float32, result))
-        moved = jnp.tensordot(matrix, result, ((1,), (axis + 1,)), precision="highest")
-        result = jnp.moveaxis(moved, 0, axis + 1)
+        product = jnp.tensordot(matrix, result, ((1,), (axis + 1,)), precision="highest")
+        result = jnp.moveaxis(product, 0, axis + 1)
     return result
 
 
 def cell_average(x: Float[Array, "b *s c"], factors: Sequence[int]) -> Float[Array, "b *r c"]:
-    """The mean over blocks of `factors` cells an axis."""
+    """Return the mean over blocks of cells.
+
+    Args:
+        x: Fields on a grid of cells.
+        factors: Number of cells of a block along each axis; it divides the grid.
+    """
     batch, *sizes, channels = x.shape
     split = [value for size, factor in zip(sizes, factors, strict=True) for value in (size // factor, factor)]
     return x.reshape(batch, *split, channels).mean(axis=tuple(range(2, 2 * len(sizes) + 1, 2)))
@@ -160,9 +203,13 @@ def cell_average(x: Float[Array, "b *s c"], factors: Sequence[int]) -> Float[Arr
 def cell_centers(
     shape: Sequence[int], origin: Sequence[float], spacing: Sequence[float], factors: Sequence[int]
 ) -> list[Float[np.ndarray, " _"]]:
-    """Physical centres along each axis, in float64, of the cells of a grid each cut into `factors` an axis.
+    """Return the coordinates of the cell centres along each axis after each cell of a grid is subdivided, in float64.
 
-    `origin` is the centre of the first cell of the grid.
+    Args:
+        shape: Number of cells along each axis before the subdivision.
+        origin: Physical coordinates of the centre of the first cell.
+        spacing: Size of a cell along each axis.
+        factors: Number of parts into which a cell is divided along each axis.
     """
     return [
         start + step * ((np.arange(points * factor) + 0.5) / factor - 0.5)
@@ -171,7 +218,12 @@ def cell_centers(
 
 
 def _trigonometric(position: Float[Array | np.ndarray, "b q"], points: int) -> Float[Array | np.ndarray, "b q n"]:
-    """Dirichlet kernel: weights of the interpolating trigonometric polynomial, Nyquist mode split evenly."""
+    """Return the weights of trigonometric interpolation (Dirichlet kernel, with the Nyquist mode split evenly).
+
+    Args:
+        position: Coordinates of the query points, in units of the grid spacing.
+        points: Number of grid points along the axis.
+    """
     xp = position.__array_namespace__()
     nodes = xp.arange(points, dtype=position.dtype).reshape(1, 1, -1)
     offset = position[..., None] - nodes
@@ -184,7 +236,14 @@ def _trigonometric(position: Float[Array | np.ndarray, "b q"], points: int) -> F
 
 
 def _cubic(position: Float[Array | np.ndarray, "b q"], points: int) -> Float[Array | np.ndarray, "b q n"]:
-    """Cubic Lagrange weights of the four nearest nodes, as rows over all nodes; fewer nodes, lower degree."""
+    """Return the weights of cubic Lagrange interpolation from the four nearest points, as rows over all points.
+
+    A grid with fewer than four points uses a polynomial of lower degree.
+
+    Args:
+        position: Coordinates of the query points, in units of the grid spacing.
+        points: Number of grid points along the axis.
+    """
     xp = position.__array_namespace__()
     count = min(4, points)
     first = xp.clip(xp.floor(position).astype(xp.int32) - (count // 2 - 1), 0, points - count)
@@ -192,9 +251,9 @@ def _cubic(position: Float[Array | np.ndarray, "b q"], points: int) -> Float[Arr
     nodes = np.arange(count)
     rows = xp.zeros((*position.shape, points), position.dtype)
     for node in nodes:
-        others = [float(other) for other in nodes if other != node]
-        factors = [(local - other) / (node - other) for other in others]
+        other_nodes = [float(other) for other in nodes if other != node]
+        factors = [(local - other) / (node - other) for other in other_nodes]
         weight = math.prod(factors, start=xp.ones_like(local))
-        here = (first + node)[..., None] == xp.arange(points).reshape(1, 1, -1)
-        rows = rows + weight[..., None] * here.astype(position.dtype)
+        is_node = (first + node)[..., None] == xp.arange(points).reshape(1, 1, -1)
+        rows = rows + weight[..., None] * is_node.astype(position.dtype)
     return rows

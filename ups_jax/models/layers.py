@@ -1,4 +1,4 @@
-"""Dense layers on the tokens of a grid."""
+"""Dense layers, recomputation of blocks, matmul precision, and the normalisation of fields."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ups_jax.core.task import Input, Statistics
 
 
 def layer_dtype(dtype: Any, x: Array) -> Any:
-    """Return the type that a layer computes in: float64 for a float64 array, `dtype` for any other."""
+    """Return the type in which a layer computes: float64 if `x` is float64, else `dtype`."""
     return jnp.float64 if x.dtype == jnp.float64 else dtype
 
 
 class Dense(nn.Module):
-    """x @ kernel + bias as flax's layer computes it, with the product of `matmul_rows`."""
+    """Dense layer x @ kernel + bias with the parameters of `flax.linen.Dense`, computed by `matmul_rows`."""
 
     features: int
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
@@ -34,12 +34,12 @@ class Dense(nn.Module):
 
 
 def matmul_rows(x: Float[Array, "b *n c"], kernel: Float[Array, "c o"]) -> Float[Array, "b *n o"]:
-    """x @ kernel on the rows (b n, c): on a CPU XLA's gradient of a product over several leading axes is slow."""
+    """Return x @ kernel, computed on rows (b n, c): on a CPU, XLA's gradient over several leading axes is slow."""
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def add_bias(x: Float[Array, "b *n o"], bias: Float[Array, " o"]) -> Float[Array, "b *n o"]:
-    """x + bias in the type of x."""
+    """Return x + bias in the type of x."""
     return x + bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
 
 
@@ -47,9 +47,13 @@ Block = TypeVar("Block", bound=type[nn.Module])
 
 
 def remat_block(block: Block) -> Block:
-    """The class of modules with the same name, so that parameters are called the same and checkpoints fit both.
+    """Return a module class whose backward pass recomputes the block from its inputs, to save memory.
 
-    Values and gradients are the same, for one more forward pass; a block keeps its inputs alone (Chen et al. 2016).
+    Values and gradients do not change; a training step does one more forward pass of the block. The class keeps its
+    name, so that parameters have the same names and checkpoints can be read with and without recomputation.
+
+    References:
+        Chen et al. 2016.
     """
     result = nn.remat(block)
     result.__name__ = block.__name__
@@ -57,8 +61,17 @@ def remat_block(block: Block) -> Block:
 
 
 def apply_model(model: nn.Module, params: Any, *inputs: Any, method: str | None = None) -> Any:
-    """`model.apply` with float32 products, and those of its gradient, as exact as `model.matmul_precision` says: `highest` is
-    float32 where a GPU or TPU would take fewer bits of its factors, `default` is the device's own choice."""
+    """Return the model's output, with float32 matrix products at the precision `model.matmul_precision`.
+
+    The precision also holds for the gradient. `highest` computes in float32 on every device; `default` lets a GPU or
+    TPU round the factors to fewer bits.
+
+    Args:
+        model: Module with a field `matmul_precision`.
+        params: Parameters of the module.
+        *inputs: Arguments of the method.
+        method: Name of the method; `__call__` if None.
+    """
     with jax.default_matmul_precision(model.matmul_precision):
         return model.apply({"params": params}, *inputs, method=method)
 
@@ -70,14 +83,19 @@ def normalize(fields: Float[Array, "... c"], statistics: Statistics) -> Float[Ar
 
 
 def normalize_inputs(inputs: Float[Array, "... i"], channels: Sequence[Input]) -> Float[Array, "... i"]:
-    """Return the given fields of a steady task, normalised as `normalize` does."""
+    """Return the input fields normalised by the mean and standard deviation of each input channel.
+
+    Args:
+        inputs: Input fields in physical units, channels last.
+        channels: Statistics of each input channel.
+    """
     inputs = inputs.astype(layer_dtype(jnp.float32, inputs))
     mean, std = ([getattr(channel, name) for channel in channels] for name in ("mean", "std"))
     return (inputs - _last(mean, inputs)) / _last(std, inputs)
 
 
 def denormalize(fields: Float[Array, "... c"], statistics: Statistics) -> Float[Array, "... c"]:
-    """Inverse of `normalize`: physical units."""
+    """Return normalised fields in physical units, the inverse of `normalize`."""
     return fields * _last(statistics.std, fields) + _last(statistics.mean, fields)
 
 

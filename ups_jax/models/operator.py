@@ -1,6 +1,6 @@
-"""The latent operator: a core works on the tokens, an exit writes the increment of the field that they carry.
+"""The latent operator: an architecture advances the tokens, and an exit computes the increment of the newest frame.
 
-The exit starts at zero, so an untrained operator is the identity; no norm is laid on the increment.
+The exit is zero at initialisation, so an untrained operator is the identity. The increment is not normalised.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from ups_jax.models.layers import Dense
 from ups_jax.models.pdet import PdetStack, PdetUnet
 from ups_jax.models.spectral import SpectralCore
 
-# In standard deviations of a frame's change: no frame of any data set changes by as much, no rollout gone astray may.
+# Largest increment, in standard deviations of one-step changes. It lies above the changes of all data sets and bounds
+# those of a diverging rollout.
 INCREMENT_LIMIT = 30.0
 
 
 class LatentOperator(nn.Module):
-    """Tokens -> increment of their patches of the newest frame over the time step of the conditions."""
+    """Latent operator: maps tokens to the increment of the newest frame's patches over one time step."""
 
     task: Task
     latent: LatentConfig
@@ -35,9 +36,9 @@ class LatentOperator(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Float[Array, "b *n d"], cond: Conditions) -> Float[Array, "b *n k"]:
-        core, width = build_architecture(self.config, self.task.periodic, self.dtype, self.remat)
+        architecture, width = build_architecture(self.config, self.task.periodic, self.dtype, self.remat)
         embedding = ConditionEmbedding(self.task, name="condition")(cond)
-        hidden = core(Dense(width, name="entrance")(tokens), embedding)
+        hidden = architecture(Dense(width, name="entrance")(tokens), embedding)
         newest = tokens[..., : newest_patch_width(self.task, self.latent)]
         return FieldExit(self.task, self.latent, name="field_exit")(hidden, newest)
 
@@ -45,47 +46,56 @@ class LatentOperator(nn.Module):
 def build_architecture(
     config: OperatorConfig, periodic: tuple[bool, ...] | None, dtype: Any, remat: bool = False
 ) -> tuple[nn.Module, int]:
-    """The core that advances tokens on their grid, and its width; without a grid `periodic` is None, and ValueError is
-    raised for a core that needs one.
+    """Return the module of the configured architecture and its width.
 
-    Products are in `dtype`; what comes in, the residuals and what goes out are float32, because a step changes the
-    field by little and bfloat16 knows three digits. With `remat` its blocks are computed again for the gradient.
-    Call it inside a compact module: it makes one module named `core`.
+    Call it inside a compact module or `setup`: the module is named `core`. Its inputs, residuals and outputs are
+    float32, because a time step changes the field by little and bfloat16 has only three digits.
+
+    Args:
+        config: Architecture and its sizes.
+        periodic: For each axis of the tokens' grid, whether it is periodic; None if the tokens have no grid.
+        dtype: Type of the matrix products in the blocks.
+        remat: Whether the backward pass recomputes the blocks.
+
+    Raises:
+        ValueError: If the architecture needs a grid and `periodic` is None.
     """
     pdet, spectral = config.pdet, config.spectral
     if periodic is None:
         if config.architecture_type != "pdet_stack":
-            raise ValueError(f"{config.architecture_type} needs a grid, and the tokens have none")
+            raise ValueError(
+                f"operator.architecture_type={config.architecture_type} needs tokens on a grid; use pdet_stack"
+            )
         return PdetStack(pdet, None, dtype, remat, name="core"), pdet.hidden_dim
-    make = {
+    factories = {
         "spectral": lambda: (SpectralCore(spectral, periodic, dtype, remat, name="core"), spectral.hidden_dim),
         "pdet_unet": lambda: (PdetUnet(pdet, periodic, dtype, remat, name="core"), pdet.hidden_dim),
         "pdet_stack": lambda: (PdetStack(pdet, periodic, dtype, remat, name="core"), pdet.hidden_dim),
     }
-    return make[config.architecture_type]()
+    return factories[config.architecture_type]()
 
 
 class FieldExit(nn.Module):
-    """Increment of the carried field, from the hidden tokens times features of the patches `seen`, and its neighbours.
+    """Increment of a field's patches, computed from the hidden tokens and their product with features of input patches.
 
-    A time step sees the carried field: the product lets it transport what the core has found, the way u du/dx does.
-    Written in units of one-step differences; the spatial mean of conserved channels is taken out, which keeps their
-    integral to round-off.
+    For a time step the input patches are the newest frame. The product can express transport terms such as u du/dx. The
+    output is in units of one-step changes. The spatial mean of conserved channels is removed, which keeps their
+    integrals to round-off.
     """
 
     task: Task
     latent: LatentConfig
 
     @nn.compact
-    def __call__(self, hidden: Float[Array, "b *n h"], seen: Float[Array, "b *n i"]) -> Float[Array, "b *n k"]:
+    def __call__(self, hidden: Float[Array, "b *n h"], patches: Float[Array, "b *n i"]) -> Float[Array, "b *n k"]:
         width, periodic = hidden.shape[-1], self.task.periodic
-        local = GridConv(width, 3, periodic, name="local")(seen)
+        local = GridConv(width, 3, periodic, name="local")(patches)
         product = Dense(width, name="mix")(hidden) * local
-        both = jnp.concatenate([product, hidden], axis=-1)
-        carried = newest_patch_width(self.task, self.latent)
-        write = GridConv(carried, 3, periodic, kernel_init=nn.initializers.zeros, name="write")
+        features = jnp.concatenate([product, hidden], axis=-1)
+        patch_width = newest_patch_width(self.task, self.latent)
+        write = GridConv(patch_width, 3, periodic, kernel_init=nn.initializers.zeros, name="write")
         patch = patch_shape(self.task.shape, self.latent.patch_size)
-        increment = soft_clip(unpatchify(write(both), patch), INCREMENT_LIMIT)
+        increment = soft_clip(unpatchify(write(features), patch), INCREMENT_LIMIT)
         statistics = self.task.statistics
         scale = [change / std for change, std in zip(statistics.delta_std, statistics.std, strict=True)]
         increment = increment * jnp.asarray(scale, increment.dtype).reshape((1,) * (increment.ndim - 1) + (-1,))

@@ -1,8 +1,8 @@
-"""Which parameters the models of several tasks have in common, and where all of them lie in one tree.
+"""Sharing of parameters between the models of several tasks, and the joint tree that holds all of them.
 
-The blocks that advance hidden tokens and read the conditions are shared where their shapes agree; what reads and writes
-a task's fields is its own. Spectral weights and convolutions of another number of axes are of another shape: tasks of
-one dimension share theirs.
+Parameters of the condition embedding and of the architecture are shared between tasks if their shapes agree. Layers
+that read and write a task's fields are not shared. Spectral weights and convolutions depend on the number of axes, so
+only tasks with the same number of axes share those.
 """
 
 from __future__ import annotations
@@ -14,77 +14,107 @@ from typing import Any
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-# What is no task's own, by an element of a parameter's path.
+# A parameter can be shared if its path contains one of these names.
 _SHARED = frozenset({"condition", "core"})
-# Below this name of the joint tree lies, by task, what others than the first have for themselves.
-_OWN = "tasks"
+# Subtree of the joint tree with the parameters that a task after the first does not share, by task name.
+_NOT_SHARED = "tasks"
 
 Path = tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sharing:
-    """`places` says for each task after the first where in the joint tree each of its parameters lies.
+    """Positions of all tasks' parameters in the joint tree.
 
-    The first task's parameters lie where they do in its model alone: of one task the joint tree is its own.
+    The parameters of the first task have the same paths as in its own tree, so the joint tree of a single task is its
+    own tree.
+
+    Attributes:
+        paths: For each task after the first, the path in the joint tree for each path in the task's own tree.
+        first: Paths of the first task's parameters.
     """
 
     paths: tuple[Mapping[Path, Path], ...] = ()
     first: frozenset[Path] = frozenset()
 
-    def view(self, params: Any, number: int) -> Any:
-        """The parameters of a task's model."""
-        if number == 0:
-            return {name: tree for name, tree in params.items() if name != _OWN}
-        flat = flatten_dict(params)
-        return unflatten_dict({path: flat[place] for path, place in self.paths[number - 1].items()})
+    def task_params(self, params: Any, number: int) -> Any:
+        """Return the parameters of one task's model, with the structure of its own tree.
 
-    def join(self, trees: Sequence[Any]) -> Any:
-        """One tree of the parameters of all tasks; a shared one is that of the first task that has it."""
+        Args:
+            params: Joint tree.
+            number: Index of the task.
+        """
+        if number == 0:
+            return {name: tree for name, tree in params.items() if name != _NOT_SHARED}
+        flat = flatten_dict(params)
+        return unflatten_dict({path: flat[joint_path] for path, joint_path in self.paths[number - 1].items()})
+
+    def joint_params(self, trees: Sequence[Any]) -> Any:
+        """Return the joint tree of all tasks' parameters; a shared parameter is taken from the first task that has it.
+
+        Args:
+            trees: Parameters of each task's model.
+        """
         joint = flatten_dict(trees[0])
-        for places, tree in zip(self.paths, trees[1:], strict=True):
+        for paths, tree in zip(self.paths, trees[1:], strict=True):
             flat = flatten_dict(tree)
-            joint = {place: flat[path] for path, place in places.items()} | joint
+            joint = {joint_path: flat[path] for path, joint_path in paths.items()} | joint
         return unflatten_dict(joint)
 
     def subset(self, number: int) -> ParameterSubset:
-        """Which parameters of the joint tree a task's model has."""
-        used = [self.first, *(frozenset(places.values()) for places in self.paths)]
+        """Return the parameters of the joint tree that the model of task `number` uses."""
+        used = [self.first, *(frozenset(paths.values()) for paths in self.paths)]
         return ParameterSubset(used=used[number], frozen=frozenset().union(*used) - used[number])
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterSubset:
-    """The places of the joint tree that a task's model has a use for, and those of other tasks alone."""
+    """Parameters of the joint tree that a training step updates, and those that it leaves unchanged.
+
+    Attributes:
+        used: Paths of the parameters that the task's model uses.
+        frozen: Paths of all other parameters.
+    """
 
     used: frozenset[Path] = frozenset()
     frozen: frozenset[Path] = frozenset()
 
     def is_frozen(self, path: tuple[Any, ...]) -> bool:
-        """Whether a leaf of a tree that holds joint trees, such as an optimizer's state, is of a foreign parameter."""
-        names = tuple(jax.tree_util.keystr((part,), simple=True) for part in path)
-        # The longest end that is a place: the first task's places are ends of the others'.
-        ends = (names[start:] for start in range(len(names)))
-        return next((end in self.frozen for end in ends if end in self.frozen or end in self.used), False)
+        """Return whether a leaf belongs to a frozen parameter.
+
+        Args:
+            path: Path of the leaf in any tree that contains joint trees, such as the state of an optimizer.
+        """
+        names = tuple(jax.tree_util.keystr((entry,), simple=True) for entry in path)
+        # The longest suffix counts: a path of the first task can be a suffix of another task's path.
+        suffixes = (names[start:] for start in range(len(names)))
+        return next(
+            (suffix in self.frozen for suffix in suffixes if suffix in self.frozen or suffix in self.used), False
+        )
 
 
-def sharing_of(names: Sequence[str], trees: Sequence[Any]) -> Sharing:
-    """That of the tasks `names`, whose models have (abstract) parameters `trees`."""
+def plan_sharing(names: Sequence[str], trees: Sequence[Any]) -> Sharing:
+    """Return the sharing of parameters between tasks.
+
+    Args:
+        names: Names of the tasks.
+        trees: Parameters of each task's model, or their abstract shapes.
+    """
     shapes = [{path: leaf.shape for path, leaf in flatten_dict(tree).items()} for tree in trees]
-    # Where each task's parameters lie, those of the first at their own places.
-    lying: list[dict[Path, Path]] = [{path: path for path in shapes[0]}]
+    # For each task, the joint path of each of its parameters.
+    joint_paths: list[dict[Path, Path]] = [{path: path for path in shapes[0]}]
     for number in range(1, len(shapes)):
-        lying.append(
+        joint_paths.append(
             {
                 path: next(
                     (
-                        lying[earlier][path]
+                        joint_paths[earlier][path]
                         for earlier in range(number)
                         if _SHARED & set(path) and shapes[earlier].get(path) == shape
                     ),
-                    (_OWN, names[number], *path),
+                    (_NOT_SHARED, names[number], *path),
                 )
                 for path, shape in shapes[number].items()
             }
         )
-    return Sharing(paths=tuple(lying[1:]), first=frozenset(shapes[0]))
+    return Sharing(paths=tuple(joint_paths[1:]), first=frozenset(shapes[0]))

@@ -1,6 +1,7 @@
-"""The PDE-Transformer cores of UPS, `pdet_unet` and `pdet_stack`, with the conditioning and positions they lacked.
+"""The PDE-Transformer architectures of UPS, `pdet_unet` and `pdet_stack`, with added conditioning and positions.
 
-Same blocks and keys as the original; tokens keep their grid, so pooling halves every axis, not the raster order.
+Blocks and configuration keys are those of the original. Tokens keep their grid, so that pooling halves every axis
+instead of the flattened sequence.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ from ups_jax.models.layers import Dense, layer_dtype, remat_block
 
 
 class PdetUnet(nn.Module):
-    """`depths[:-1]` layers on the way down and up, `depths[-1]` at the bottom; tokens are halved between levels."""
+    """U-net of transformer layers: `depths[:-1]` layers per level down and up, `depths[-1]` at the coarsest level.
+
+    The number of tokens is halved along every axis between levels.
+    """
 
     config: PdetConfig
     periodic: tuple[bool, ...]
@@ -32,20 +36,22 @@ class PdetUnet(nn.Module):
         x = x + Positions(self.periodic, self.dtype)(x)
         skips = []
         for depth in depths[:-1]:
-            x = _layers(self, depth, x, embedding, "channel_separated")
+            x = _apply_layers(self, depth, x, embedding, "channel_separated")
             skips.append(x)
             x = Dense(width, dtype=self.dtype)(_halve(x))
-        x = _layers(self, depths[-1], x, embedding, "channel_separated")
+        x = _apply_layers(self, depths[-1], x, embedding, "channel_separated")
         for depth, skip in zip(reversed(depths[:-1]), reversed(skips), strict=True):
             x = jax.image.resize(x, skip.shape, "linear", antialias=False)
             x = x + Dense(width, dtype=self.dtype)(skip)
-            x = _layers(self, depth, x, embedding, "channel_separated")
+            x = _apply_layers(self, depth, x, embedding, "channel_separated")
         return nn.LayerNorm(epsilon=1e-5, dtype=layer_dtype(jnp.float32, x))(x)
 
 
 class PdetStack(nn.Module):
-    """`depth` transformer layers at one resolution; of tokens without a grid `periodic` is None, and their positions,
-    if they have any, are in what comes in."""
+    """Stack of `depth` transformer layers at one resolution.
+
+    `periodic` is None for tokens without a grid; no positions are then added to the input.
+    """
 
     config: PdetConfig
     periodic: tuple[bool, ...] | None
@@ -56,12 +62,12 @@ class PdetStack(nn.Module):
     def __call__(self, x: Float[Array, "b *n h"], embedding: Float[Array, "b e"]) -> Float[Array, "b *n h"]:
         if self.periodic is not None:
             x = x + Positions(self.periodic, self.dtype)(x)
-        x = _layers(self, self.config.depth, x, embedding, self.config.attention_type)
+        x = _apply_layers(self, self.config.depth, x, embedding, self.config.attention_type)
         return nn.LayerNorm(epsilon=1e-5, dtype=layer_dtype(jnp.float32, x))(x)
 
 
 class PdetLayer(nn.Module):
-    """Pre-norm transformer layer: residual attention, then residual MLP, each conditioned."""
+    """Pre-norm transformer layer: residual attention, then a residual MLP, both modulated by the conditions."""
 
     config: PdetConfig
     attention_type: str
@@ -76,7 +82,7 @@ class PdetLayer(nn.Module):
 
 
 class Residual(nn.Module):
-    """x + gate * branch(modulated norm of x)."""
+    """Residual connection x + gate * branch(y), where y is the modulated layer norm of x."""
 
     branch: nn.Module
     dtype: Any = jnp.float32
@@ -90,7 +96,7 @@ class Residual(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Dense, GELU, Dense."""
+    """Two dense layers with a GELU between them; the hidden width is `ratio` times the input width."""
 
     ratio: float
     dtype: Any = jnp.float32
@@ -103,7 +109,7 @@ class Mlp(nn.Module):
 
 
 class TokenAttention(nn.Module):
-    """Softmax attention over all tokens within each of `groups` equal channel groups, which share their weights."""
+    """Softmax attention over all tokens, within each of `groups` equal groups of channels that share their weights."""
 
     num_heads: int
     groups: int
@@ -121,8 +127,8 @@ class TokenAttention(nn.Module):
         )
         if self.qk_norm:
             query, key = (
-                nn.RMSNorm(epsilon=1e-6, dtype=layer_dtype(self.dtype, part), name=f"{name}_norm")(part)
-                for name, part in (("query", query), ("key", key))
+                nn.RMSNorm(epsilon=1e-6, dtype=layer_dtype(self.dtype, values), name=f"{name}_norm")(values)
+                for name, values in (("query", query), ("key", key))
             )
         flat = (batch, -1, self.groups * self.num_heads, group // self.num_heads)
         mixed = attention(query.reshape(flat), key.reshape(flat), value.reshape(flat))
@@ -130,7 +136,10 @@ class TokenAttention(nn.Module):
 
 
 class Positions(nn.Module):
-    """Learned mix of waves of each token's position: whole periods on a periodic axis, half ones elsewhere."""
+    """Position encoding of tokens: a dense layer on waves of the position along each axis.
+
+    The waves have whole periods on a periodic axis and half periods on the others.
+    """
 
     periodic: tuple[bool, ...]
     dtype: Any = jnp.float32
@@ -144,23 +153,31 @@ class Positions(nn.Module):
             position = (jnp.arange(size) + 0.5) / size * (2 if wraps else 1) * jnp.pi
             angles = position[:, None] * jnp.arange(1, self.frequencies + 1)[None]
             wave = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
-            shape = [size if other == axis else 1 for other in range(len(sizes))]
+            shape = [size if wave_axis == axis else 1 for wave_axis in range(len(sizes))]
             waves.append(jnp.broadcast_to(wave.reshape(1, *shape, -1), (1, *sizes, wave.shape[-1])))
         dtype = layer_dtype(self.dtype, x)
         return Dense(x.shape[-1], dtype=dtype)(jnp.concatenate(waves, axis=-1).astype(dtype))
 
 
-def _layers(
-    parent: PdetUnet | PdetStack, depth: int, x: Float[Array, "b *n h"], embedding: Float[Array, "b e"], kind: str
+def _apply_layers(
+    parent: PdetUnet | PdetStack,
+    depth: int,
+    x: Float[Array, "b *n h"],
+    embedding: Float[Array, "b e"],
+    attention_type: str,
 ) -> Float[Array, "b *n h"]:
+    """Return the tokens after `depth` transformer layers, which become submodules of `parent`."""
     layer = remat_block(PdetLayer) if parent.remat else PdetLayer
     for _ in range(depth):
-        x = layer(parent.config, kind, parent.dtype)(x, embedding)
+        x = layer(parent.config, attention_type, parent.dtype)(x, embedding)
     return x
 
 
 def _halve(x: Float[Array, "b *n h"]) -> Float[Array, "b *m h"]:
-    """Mean of neighbouring pairs along every axis; an odd end is repeated, a single token stays."""
+    """Return the mean of neighbouring pairs of tokens along every axis.
+
+    On an axis of odd length the last token is repeated; an axis of length 1 does not change.
+    """
     for axis in range(1, x.ndim - 1):
         if x.shape[axis] == 1:
             continue

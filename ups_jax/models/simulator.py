@@ -1,5 +1,7 @@
-"""The simulators of one task on a grid, of time steps and of steady solutions: linen modules on normalised fields, and
-the pure functions that apply them."""
+"""Simulators of a task on a grid, for time steps and for steady solutions, and the pure functions that apply them.
+
+All fields are normalised.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,19 @@ from ups_jax.models.points.simulator import PointSimulator
 
 
 class Simulator(nn.Module):
-    """encode, operate, decode; calling it makes one step of the field. Untrained, a step is exactly persistence.
+    """Simulator of one time step on a grid: encode, operate, decode.
 
-    `context` is the number of frames that one step sees. `dtype` is what the operator's core computes in, between
-    float32 entrance and exit; with `remat` its blocks are computed again for the gradient instead of kept. `products`
-    is for `ups_jax.models.layers.apply`.
+    Calling the module predicts the frame after the newest one. At initialisation the prediction is exactly the newest
+    frame.
+
+    Attributes:
+        task: Task whose fields are simulated.
+        latent: Patch size and number of features.
+        operator_config: Architecture of the operator.
+        context: Number of input frames of a step.
+        dtype: Type in which the architecture's blocks compute; their inputs and outputs are float32.
+        remat: Whether the backward pass recomputes the blocks.
+        matmul_precision: Precision of float32 matrix products, see `ups_jax.models.layers.apply_model`.
     """
 
     task: Task
@@ -41,46 +51,55 @@ class Simulator(nn.Module):
         self.operator = LatentOperator(self.task, self.latent, self.operator_config, self.dtype, self.remat)
 
     def encode(self, fields: Float[Array, "b k *s c"]) -> Float[Array, "b n d"]:
-        """Tokens of the newest of `k` frames of context and of what came before it."""
+        """Return the tokens of `k` input frames."""
         patches = codec.frame_patches(fields, self.latent)
         return codec.to_tokens(patches, self.features(patches))
 
     def operate(self, state: LatentState) -> LatentState:
-        """One time step of the latent state; its features are those of the field that it arrives at."""
+        """Return the latent state one time step later, which equals the encoding of the predicted frame."""
         tokens = codec.to_grid(state.z, self.task, self.latent)
-        own = codec.newest_patch_width(self.task, self.latent)
-        newest = self._newest(tokens, state.cond)
-        patches = jnp.concatenate([newest, tokens[..., : own * (self.context - 1)]], axis=-1)
+        patch_width = codec.newest_patch_width(self.task, self.latent)
+        newest = self._advance_newest(tokens, state.cond)
+        patches = jnp.concatenate([newest, tokens[..., : patch_width * (self.context - 1)]], axis=-1)
         return replace(state, z=codec.to_tokens(patches, self.features(patches)), t=state.t + state.cond.dt)
 
     def next_field(self, state: LatentState) -> Float[Array, "b *s c"]:
-        """The field one time step later, without the features that a further step would need."""
-        newest = self._newest(codec.to_grid(state.z, self.task, self.latent), state.cond)
+        """Return the field one time step later, without computing the features that a further step would need."""
+        newest = self._advance_newest(codec.to_grid(state.z, self.task, self.latent), state.cond)
         return self.decode(newest.reshape(newest.shape[0], -1, newest.shape[-1]))
 
-    def _newest(self, tokens: Float[Array, "b *n d"], cond: Conditions) -> Float[Array, "b *n k"]:
-        """The patches of the newest frame after a time step."""
+    def _advance_newest(self, tokens: Float[Array, "b *n d"], cond: Conditions) -> Float[Array, "b *n k"]:
+        """Return the patches of the frame one time step after the newest one."""
         return tokens[..., : codec.newest_patch_width(self.task, self.latent)] + self.operator(tokens, cond)
 
     def decode(
         self, z: Float[Array, "b n d"], query: Float[Array, "b q axes"] | None = None
     ) -> Float[Array, "b *s c"] | Float[Array, "b q c"]:
-        """The field on the grid, or at `query` points in physical coordinates."""
+        """Return the newest frame on the grid, or at `query` points in physical coordinates."""
         if query is None:
             return codec.decode_grid(z, self.task, self.latent)
         return codec.decode_points(z, query, self.task, self.latent)
 
     def __call__(self, fields: Float[Array, "b k *s c"], cond: Conditions) -> Float[Array, "b *s c"]:
-        """The frame after the newest."""
+        """Return the frame one time step after the newest input frame."""
         state = LatentState(z=self.encode(fields), t=jnp.zeros_like(cond.dt), cond=cond)
         return self.next_field(state)
 
 
 class SteadySimulator(nn.Module):
-    """Tokens of the given fields, advanced once by the operator's core; the operator's exit writes the solution.
+    """Simulator of steady solutions, which maps input fields to the solution in one pass through the architecture.
 
-    It is written on the mean field, which is zero when normalised: untrained, every solution is exactly that. What the
-    exit multiplies the tokens with are the given fields, which carry what a time step's own field would.
+    The exit computes the difference from the mean solution, which is zero in normalised fields. At initialisation every
+    solution is exactly the mean. The exit multiplies the tokens with features of the input fields, where a time step
+    uses the newest frame.
+
+    Attributes:
+        task: Task whose fields are simulated.
+        latent: Patch size and number of features.
+        operator_config: Architecture of the operator.
+        dtype: Type in which the architecture's blocks compute; their inputs and outputs are float32.
+        remat: Whether the backward pass recomputes the blocks.
+        matmul_precision: Precision of float32 matrix products, see `ups_jax.models.layers.apply_model`.
     """
 
     task: Task
@@ -93,46 +112,55 @@ class SteadySimulator(nn.Module):
     @nn.compact
     def __call__(self, inputs: Float[Array, "b *s i"], cond: Conditions) -> Float[Array, "b *s c"]:
         patch = patch_shape(self.task.shape, self.latent.patch_size)
-        given = patchify(inputs, patch)
-        features = codec.PatchFeatures(self.task, self.latent, name="features")(given)
-        tokens = jnp.concatenate([given, features], axis=-1)
+        patches = patchify(inputs, patch)
+        features = codec.PatchFeatures(self.task, self.latent, name="features")(patches)
+        tokens = jnp.concatenate([patches, features], axis=-1)
         embedding = ConditionEmbedding(self.task, name="condition")(cond)
-        core, width = build_architecture(self.operator_config, self.task.periodic, self.dtype, self.remat)
-        hidden = core(Dense(width, name="entrance")(tokens), embedding)
-        return unpatchify(FieldExit(self.task, self.latent, name="field_exit")(hidden, given), patch)
+        architecture, width = build_architecture(self.operator_config, self.task.periodic, self.dtype, self.remat)
+        hidden = architecture(Dense(width, name="entrance")(tokens), embedding)
+        return unpatchify(FieldExit(self.task, self.latent, name="field_exit")(hidden, patches), patch)
 
 
 def encode(model: Simulator, params: Any, fields: Float[Array, "b k *s c"]) -> Float[Array, "b n d"]:
-    """Tokens of the newest of `k` frames of context."""
+    """Return the tokens of `k` input frames, normalised, oldest first."""
     return cast(Array, apply_model(model, params, fields, method="encode"))
 
 
 def operate(model: Simulator, params: Any, state: LatentState) -> LatentState:
-    """The latent state one time step later."""
+    """Return the latent state one time step later."""
     return cast(LatentState, apply_model(model, params, state, method="operate"))
 
 
 def next_field(model: Simulator, params: Any, state: LatentState) -> Float[Array, "b *s c"]:
-    """The field of the latent state one time step later."""
+    """Return the normalised field one time step after the latent state."""
     return cast(Array, apply_model(model, params, state, method="next_field"))
 
 
 def decode(
     model: Simulator, params: Any, z: Float[Array, "b n d"], query: Float[Array, "b q axes"] | None = None
 ) -> Float[Array, "b *s c"] | Float[Array, "b q c"]:
-    """The field on the grid, or at `query` points in physical coordinates."""
+    """Return the newest frame, normalised, on the grid or at `query` points in physical coordinates."""
     return cast(Array, apply_model(model, params, z, query, method="decode"))
 
 
 def step(
     model: Simulator | PointSimulator, params: Any, fields: Float[Array, "b k *s c"], cond: Conditions
 ) -> Float[Array, "b *s c"]:
-    """The frame after the newest: decode(operate(encode(fields)))."""
+    """Return the normalised frame one time step after the newest input frame.
+
+    On a grid it equals decode(operate(encode(fields))).
+
+    Args:
+        model: Simulator of a time step.
+        params: Parameters of the model.
+        fields: `k` input frames, normalised, oldest first.
+        cond: Conditions of the step.
+    """
     return cast(Array, apply_model(model, params, fields, cond))
 
 
 def steady_field(
     model: SteadySimulator, params: Any, inputs: Float[Array, "b *s i"], cond: Conditions
 ) -> Float[Array, "b *s c"]:
-    """The steady field that belongs to the given fields."""
+    """Return the normalised steady solution for normalised input fields."""
     return cast(Array, apply_model(model, params, inputs, cond))

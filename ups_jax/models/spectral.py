@@ -1,6 +1,7 @@
-"""The spectral core: tokens mix globally through a fixed number of Fourier modes and locally through a convolution.
+"""The spectral architecture: tokens mix globally through a fixed number of Fourier modes and locally by convolution.
 
-A translation is a phase, so transport is linear in the modes (Li et al. 2021, FNO); sharp fronts are the convolution's.
+A translation multiplies the modes by a phase, so transport is linear in them (Li et al. 2021, FNO). The convolution
+represents sharp fronts.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ups_jax.models.layers import Dense, layer_dtype, remat_block
 
 
 class SpectralCore(nn.Module):
-    """`depth` blocks of {modulation, spectral mixing and local convolution, gate}, each residual."""
+    """Stack of `depth` spectral blocks."""
 
     config: SpectralConfig
     periodic: tuple[bool, ...]
@@ -36,11 +37,11 @@ class SpectralCore(nn.Module):
 
 
 class SpectralBlock(nn.Module):
-    """h <- h + g * W((A y + spectral(y)) * bounded(local(y))) with y the modulated h and g the conditioned gate.
+    """Residual block h + g * W(clip(A y + spectral(y)) * clip(local(y))), with modulated input y and gate g.
 
-    The product of two linear maps is the nonlinearity: most transport terms are quadratic, and a gate fits them with
-    fewer layers than an activation does. Both factors are bounded, or a rollout that leaves the data could grow as a
-    polynomial of degree 2^depth.
+    The product of two linear maps is the nonlinearity. Most transport terms are quadratic, and a product represents
+    them with fewer layers than an activation function. Both factors are clipped softly; otherwise a rollout far from
+    the training data could grow as a polynomial of degree 2^depth.
     """
 
     config: SpectralConfig
@@ -58,12 +59,12 @@ class SpectralBlock(nn.Module):
 
 
 class SpectralMixing(nn.Module):
-    """y_k = W_k x_k for the lowest `modes` Fourier modes of each axis, in float32; higher modes are left to others.
+    """Linear map y_k = W_k x_k of the lowest `modes` Fourier modes of each axis, in float32; higher modes become zero.
 
-    The weights belong to wavenumbers, so the same parameters act on a grid of any size. The truncated transforms are
-    products with real matrices and the modes one batched product of rows (re, im) with [Re W | Im W]: with few tokens
-    and modes that is faster than FFT and complex products. Tokens come first and channels last throughout, so that no
-    transform has to turn its operand round.
+    Each wavenumber has its own weights, so the same parameters apply to a grid of any size. The truncated Fourier
+    transforms are products with real matrices, and the map is one batched product of rows (re, im) with [Re W | Im W].
+    For few tokens and modes this is faster than FFT and complex products. Tokens are the first axis and channels the
+    last one throughout, so that no transform needs a transpose.
     """
 
     modes: int
@@ -76,68 +77,78 @@ class SpectralMixing(nn.Module):
         waves = [_wavenumbers(size, self.modes, half=axis == 0) for axis, size in enumerate(sizes)]
         weights = self.param("spectrum", _spectral_init, (*_spectrum_shape(self.modes, len(sizes)), width, 2 * width))
         first = _fourier(sizes[0], waves[0])
-        others = [_complex_rows(_fourier(size, numbers)) for size, numbers in zip(sizes[1:], waves[1:], strict=True)]
+        later = [_complex_rows(_fourier(size, numbers)) for size, numbers in zip(sizes[1:], waves[1:], strict=True)]
 
         y = jnp.moveaxis(x.astype(layer_dtype(jnp.float32, x)), (-2, 0), (0, -2)).reshape(sizes[0], -1)
         y = _transform("kn,nr->kr", _real_rows(first), y)
-        done = len(waves[0])
-        for size, matrix in zip(sizes[1:], others, strict=True):
-            y = _transform("kn,mnr->mkr", matrix, y.reshape(done, 2 * size, -1))
-            done *= len(matrix) // 2
-        present = weights[_present(waves, self.modes)].reshape(done, width, 2 * width)
-        product = (y.reshape(done, 2 * batch, width) @ present).reshape(done, 2, batch, 2, width)
+        num_modes = len(waves[0])
+        for size, matrix in zip(sizes[1:], later, strict=True):
+            y = _transform("kn,mnr->mkr", matrix, y.reshape(num_modes, 2 * size, -1))
+            num_modes *= len(matrix) // 2
+        used_weights = weights[_resolved(waves, self.modes)].reshape(num_modes, width, 2 * width)
+        product = (y.reshape(num_modes, 2 * batch, width) @ used_weights).reshape(num_modes, 2, batch, 2, width)
         real = product[:, 0, :, 0] - product[:, 1, :, 1]
         imag = product[:, 0, :, 1] + product[:, 1, :, 0]
         y = jnp.stack([real, imag], axis=1)
-        for matrix in reversed(others):
-            done //= len(matrix) // 2
-            y = _transform("kn,mkr->mnr", matrix, y.reshape(done, len(matrix), -1))
-        # A real field: each positive wavenumber of the halved axis stands for its conjugate as well.
-        once = (waves[0] == 0) | (2 * waves[0] == sizes[0])
-        y = _transform("nk,kr->nr", _real_rows(first * np.where(once, 1.0, 2.0)[:, None]).T, y.reshape(2 * done, -1))
+        for matrix in reversed(later):
+            num_modes //= len(matrix) // 2
+            y = _transform("kn,mkr->mnr", matrix, y.reshape(num_modes, len(matrix), -1))
+        # The field is real: on the halved axis each positive wavenumber also represents its complex conjugate.
+        is_single = (waves[0] == 0) | (2 * waves[0] == sizes[0])
+        inverse = _real_rows(first * np.where(is_single, 1.0, 2.0)[:, None]).T
+        y = _transform("nk,kr->nr", inverse, y.reshape(2 * num_modes, -1))
         return jnp.moveaxis(y.reshape(*sizes, batch, width), (0, -2), (-2, 0)).astype(layer_dtype(self.dtype, y))
 
 
 def _transform(axes: str, matrix: np.ndarray, x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The product with a matrix of Fourier's, in float32 wherever the device would take fewer bits of its factors: a
-    GPU's TF32 keeps ten, and with them a smooth field's high modes would be those of the round-off."""
+    """Return the product with a Fourier matrix in full float32 on every device.
+
+    TF32 on a GPU keeps ten mantissa bits; the high modes of a smooth field would then be round-off.
+    """
     return jnp.einsum(axes, jnp.asarray(matrix, x.dtype), x, precision=jax.lax.Precision.HIGHEST)
 
 
 def _fourier(points: int, wavenumbers: np.ndarray) -> np.ndarray:
-    """Rows of the unitary discrete Fourier transform."""
+    """Return the rows of the unitary discrete Fourier transform that belong to the given wavenumbers."""
     return np.exp(-2j * np.pi * np.outer(wavenumbers, np.arange(points)) / points) / np.sqrt(points)
 
 
 def _real_rows(matrix: np.ndarray) -> np.ndarray:
-    """The matrix for a real operand: real and imaginary part of each row in turn."""
+    """Return a complex matrix as a real one for real operands: real and imaginary part of each row alternate."""
     return np.stack([matrix.real, matrix.imag], axis=1).reshape(-1, matrix.shape[1])
 
 
 def _complex_rows(matrix: np.ndarray) -> np.ndarray:
-    """The matrix for an operand of n real parts above n imaginary ones; (re, im) of each row in turn."""
+    """Return a complex matrix as a real one for operands of n real parts above n imaginary parts.
+
+    Real and imaginary part of each row of the result alternate.
+    """
     real = np.concatenate([matrix.real, -matrix.imag], axis=1)
     imag = np.concatenate([matrix.imag, matrix.real], axis=1)
     return np.stack([real, imag], axis=1).reshape(2 * len(matrix), -1)
 
 
 def _wavenumbers(points: int, modes: int, *, half: bool) -> np.ndarray:
-    """The signed wavenumbers below `modes` that a grid of `points` carries; only the non-negative of a halved axis."""
+    """Return the signed wavenumbers below `modes` that a grid of `points` resolves.
+
+    With `half`, as in a real transform, only the non-negative ones are returned.
+    """
     highest = min(modes - 1, points // 2)
     lowest = 0 if half else -min(modes - 1, (points - 1) // 2)
     return np.arange(lowest, highest + 1)
 
 
 def _spectrum_shape(modes: int, dimensions: int) -> tuple[int, ...]:
-    """All wavenumbers: the non-negative of the last space axis, then the signed of the others."""
+    """Return the numbers of wavenumbers: non-negative ones of the last space axis, then signed ones of the others."""
     return (modes, *(2 * modes - 1,) * (dimensions - 1))
 
 
-def _present(waves: list[np.ndarray], modes: int) -> tuple[slice, ...]:
-    """Where the matrices of the present wavenumbers lie among all of them."""
+def _resolved(waves: list[np.ndarray], modes: int) -> tuple[slice, ...]:
+    """Return the slices of the weights that belong to the wavenumbers the grid resolves."""
     starts = [int(numbers[0]) + (0 if axis == 0 else modes - 1) for axis, numbers in enumerate(waves)]
     return tuple(slice(start, start + len(numbers)) for start, numbers in zip(starts, waves, strict=True))
 
 
 def _spectral_init(key: Array, shape: tuple[int, ...]) -> Float[Array, "*m h o"]:
+    """Return normally distributed initial weights with the standard deviation (2 h)^-1/2."""
     return nn.initializers.normal(stddev=(2 * shape[-2]) ** -0.5)(key, shape, jnp.float32)

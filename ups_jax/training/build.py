@@ -22,11 +22,11 @@ from ups_jax.core.stage_names import STAGES
 from ups_jax.core.task import Task
 from ups_jax.core.xla import require_determinism
 from ups_jax.data import Dataset, Mixture, as_mixture, open_mixture
-from ups_jax.distributed.mesh import keep_in_place, make_mesh
+from ups_jax.distributed.mesh import with_sharding, make_mesh
 from ups_jax.losses import StageLoss, StepContext, Terms
 from ups_jax.models import Batch, first_row
 from ups_jax.models.codec import CODEC
-from ups_jax.models.parameter_sharing import ParameterSubset, Sharing, sharing_of
+from ups_jax.models.parameter_sharing import ParameterSubset, Sharing, plan_sharing
 from ups_jax.optim import build_optimizer, ema_params
 from ups_jax.training.run_length import plan_of
 from ups_jax.training.stages import stage_of
@@ -88,7 +88,7 @@ def build_joint(cfg: Config, tasks: Sequence[Task], stage: str) -> JointModel:
     examples = tuple(example(task, frames_of(cfg, task)) for task in tasks)
     key = jax.random.key(0)
     trees = [jax.eval_shape(partial(spec.init, model), key, row) for model, row in zip(models, examples, strict=True)]
-    return JointModel(models, sharing_of([task.name for task in tasks], trees), examples)
+    return JointModel(models, plan_sharing([task.name for task in tasks], trees), examples)
 
 
 def frames_of(cfg: Config, task: Task) -> int:
@@ -120,7 +120,7 @@ def init_state(
     if cfg is None:
         return jax.jit(fresh)(key, batch)
     mesh = make_mesh(cfg.parallel)
-    return jax.jit(lambda key, batch: keep_in_place(mesh, fresh(key, batch)))(key, batch)
+    return jax.jit(lambda key, batch: with_sharding(mesh, fresh(key, batch)))(key, batch)
 
 
 def abstract_state(config: Config, task: Task | Sequence[Task], stage: str) -> TrainState:
@@ -156,7 +156,7 @@ class JointModel:
     def init(self, spec: StageSpec, key: Key[Array, ""], first: Batch) -> PyTree:
         """Fresh parameters; `first` is a row of the first task."""
         rows = [first, *self.examples[1:]]
-        return self.sharing.join([spec.init(model, key, row) for model, row in zip(self.models, rows, strict=True)])
+        return self.sharing.joint_params([spec.init(model, key, row) for model, row in zip(self.models, rows, strict=True)])
 
     def losses(self, spec: StageSpec, cfg: Config) -> list[StageLoss]:
         """Each task's loss, of the joint parameters."""
@@ -170,7 +170,7 @@ class JointModel:
         def of_task(
             params: PyTree, batch: Batch, key: Key[Array, ""], context: StepContext
         ) -> tuple[Float[Array, ""], Terms]:
-            return losses(self.sharing.view(params, number), batch, key, context)
+            return losses(self.sharing.task_params(params, number), batch, key, context)
 
         return of_task
 
@@ -191,7 +191,7 @@ def joint_validation(
     ]
 
     def validate(weights: PyTree) -> dict[str, float]:
-        found = [own(model.sharing.view(weights, number)) for number, own in enumerate(each)]
+        found = [own(model.sharing.task_params(weights, number)) for number, own in enumerate(each)]
         means = {name: float(np.mean([values[name] for values in found])) for name in found[0]}
         return means | named_by_task(model.tasks, found)
 
