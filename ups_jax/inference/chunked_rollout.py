@@ -70,14 +70,14 @@ class ChunkedRollout:
         point_arrays: Mapping[str, np.ndarray] = MappingProxyType({}),
         weights: Any = None,
     ) -> Iterator[RolloutChunk]:
-        """Yield the `steps` frames after `fields` in chunks: all samples of the first frames, then later frames.
+        """Yield the `steps` frames after `fields` in chunks, ordered by time and then by sample.
 
         Random corrections depend on the seed, the number of members and `batch_size`, but not on `steps`.
 
         Args:
             fields: Context frames in physical units.
             cond: Coefficients in physical units.
-            cond_mask: 1 where a coefficient is given, otherwise 0.
+            cond_mask: Array that is 1 where a coefficient is given.
             steps: Number of frames to predict.
             batch_size: Number of samples per chunk.
             point_arrays: Arrays of a batch of point clouds; empty for a grid.
@@ -118,7 +118,7 @@ class ChunkedRollout:
                 )
 
     def compilation_count(self) -> int:
-        """Return the number of compiled versions of the chunk function."""
+        """Return how often the function that advances one chunk has been compiled."""
         return self._advance._cache_size()
 
     def _member_keys(self, row: int) -> Key[Array, " m"]:

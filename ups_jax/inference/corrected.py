@@ -62,7 +62,7 @@ class CorrectedModel:
         trained_model: The model whose predictions are corrected, on the grid that it steps on.
         stage: The stage that trained the corrector.
         corrector_weights: The corrector's checkpoint.
-        correct_every: Number of time steps between corrections.
+        correct_every: A correction is applied every this many time steps.
         sampler_steps: Number of sampler steps of ensemble members; None for the sampler's default.
     """
 

@@ -171,14 +171,14 @@ def _read_points(path: Path, task: Task, context: int) -> InitialState:
     """Return the first context frames of every trajectory in an HDF5 file of point clouds."""
     if path.suffix in (".npy", ".npz"):
         raise DataError(
-            f"{path}: a NumPy file has no point positions; give an HDF5 file in the point-cloud layout, or test:0 for "
+            f"{path}: a NumPy file has no point positions; give an HDF5 file in the points layout, or test:0 for "
             "the first test trajectory"
         )
     start = _read_hdf5(path, task, context)
     if not start.point_arrays:
         raise DataError(
             f"{path}: its data is on a grid, but the run was trained on point clouds; give an HDF5 file in the "
-            "point-cloud layout"
+            "points layout"
         )
     source = open_file(path, "transient", task.channels)
     cloud = cast(PointCloud, source.grid)

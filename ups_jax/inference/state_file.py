@@ -45,7 +45,7 @@ class StateFile:
             path: The file to write.
             start: The initial state.
             task: The task of the model.
-            steps: Number of frames that will be predicted at most.
+            steps: Largest number of predicted frames.
             members: Number of ensemble members of each trajectory.
             overwrite: Whether `finish` may replace an existing file.
 
@@ -160,11 +160,11 @@ class StateFile:
 
 
 class PointStateFile(StateFile):
-    """An HDF5 file of predicted states on a point cloud, in the layout that `ups_jax.data.sources.points` reads."""
+    """An HDF5 file of predicted states on a point cloud, in the points layout of `ups_jax.data.sources.points`."""
 
-    clock = "time"
+    time_dataset = "time"
 
-    def names(self, task: Task) -> tuple[str, ...]:
+    def dataset_names(self, task: Task) -> tuple[str, ...]:
         """Return the name of the dataset of each channel; channels that are coordinates share one."""
         moving = {task.channels[channel] for channel in task.moving}
         return tuple("positions" if name in moving else f"fields/{name.replace('/', '_')}" for name in task.channels)
