@@ -41,7 +41,7 @@ def compare(args: argparse.Namespace) -> None:
     from ups_jax.config import load
     from ups_jax.data import open_dataset
     from ups_jax.inference.trained_model import load_task_run
-    from ups_jax.simulate.presets import Preset, find
+    from ups_jax.simulate.presets import Preset, get_preset
     from ups_jax.trainer.train import train
 
     chosen = _QUICK if args.quick else _FULL
@@ -62,7 +62,7 @@ def compare(args: argparse.Namespace) -> None:
         train(cfg, "operator", path, console=Console(quiet=True))
         runs[name] = load_task_run(path)
     told, untold = (runs[name] for name in _MODELS)
-    preset = find("burgers1d", str(chosen["preset"]))
+    preset = get_preset("burgers1d", str(chosen["preset"]))
     if not isinstance(preset, Preset):
         raise TypeError("Burgers' equation is a transient task of the spectral solver")
     dataset = open_dataset(told.config, told.task)

@@ -172,7 +172,7 @@ def run_bare(config: str, overrides: list[str], counted: Path) -> NoReturn:
     simulate.prepare(cfg)
     dataset = open_dataset(cfg)
     with trial(cfg, "operator", dataset, build_model(cfg, dataset.task, "operator")) as tried:
-        state, batch = tried.begin(), next(tried.batches)
+        state, batch = tried.new_state(), next(tried.batches)
     step, before = 0, None
     with counted.open("a", buffering=1) as file:
         while True:
@@ -180,7 +180,7 @@ def run_bare(config: str, overrides: list[str], counted: Path) -> NoReturn:
             if before is not None:
                 jax.device_get(before)
                 file.write(json.dumps({"step": step}) + "\n")
-            before, step = metrics, step + tried.at_once
+            before, step = metrics, step + tried.steps_per_call
 
 
 def _newest_step(records: Path) -> int:

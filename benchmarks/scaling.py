@@ -89,7 +89,7 @@ def measured(row: dict[str, Any]) -> dict[str, Any]:
     from ups_jax import batch_at, build, init_state, make_train_step
     from ups_jax.config import load
     from ups_jax.data import from_arrays
-    from ups_jax.distributed.mesh import make_mesh, placed_like, put_rows
+    from ups_jax.distributed.mesh import abstract_with_sharding, device_put_batch, make_mesh
 
     cfg = load(
         CONFIGS / "burgers1d.yaml",
@@ -110,9 +110,9 @@ def measured(row: dict[str, Any]) -> dict[str, Any]:
     model, tx = build(cfg, dataset)
     mesh, batch = make_mesh(cfg.parallel), batch_at(dataset, cfg, "operator", 0)
     key = jax.random.key(0)
-    like = placed_like(mesh, jax.eval_shape(lambda key: init_state(model, tx, batch, key, cfg=cfg), key))
+    like = abstract_with_sharding(mesh, jax.eval_shape(lambda key: init_state(model, tx, batch, key, cfg=cfg), key))
     step = make_train_step(model, tx, cfg)
-    placed = put_rows(mesh, batch)
+    placed = device_put_batch(mesh, batch)
     compiled = step.lower(like, placed).compile()
     memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
     held = (like.params, like.opt_state, like.ema)

@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ups_jax.core.files import whole_file
+from ups_jax.core.files import atomic_file
 from ups_jax.data.sources import open_file
 
 _AXES = ("x", "y")
@@ -20,7 +20,7 @@ def write_well(source: Path, out: Path) -> None:
     """
     given = open_file(source, "transient")
     count, frames, shape = given.trajectories, given.frames, given.grid.shape
-    with whole_file(out) as partial, h5py.File(partial, "w", locking=False) as file:
+    with atomic_file(out) as partial, h5py.File(partial, "w", locking=False) as file:
         file.attrs.update({"dataset_name": "shallow_water", "grid_type": "cartesian", "n_spatial_dims": len(shape)})
         file.attrs.update({"n_trajectories": count, "simulation_parameters": np.array([b"gravity"])})
         dimensions = file.create_group("dimensions")

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from speed.counts import product_operations
 from ups_jax.config import OperatorConfig, ParallelConfig, PdetConfig
-from ups_jax.distributed.mesh import make_mesh, put_everywhere, put_rows
+from ups_jax.distributed.mesh import device_put_batch, device_put_replicated, make_mesh
 from ups_jax.losses import StepContext
 from ups_jax.models.batch import Batch
 from ups_jax.models.layers import Dense
@@ -59,7 +59,7 @@ def golden_step(micro_batches: int = 1) -> tuple[Step, int, Any]:
     before, after = latents()
     host = Batch(inputs=before, fields=after, dt=np.full((BATCH, 1), 0.1, np.float32), mask=np.ones(BATCH, np.float32))
     mesh = make_mesh(ParallelConfig())
-    batch = put_rows(mesh, host)
+    batch = device_put_batch(mesh, host)
     params = model.init(jax.random.key(0), *map(jnp.asarray, (before, host.dt)))["params"]
     tx = optax.chain(optax.clip_by_global_norm(CLIP), optax.adamw(RATE, weight_decay=DECAY))
 
@@ -76,7 +76,7 @@ def golden_step(micro_batches: int = 1) -> tuple[Step, int, Any]:
         return (optax.apply_updates(params, updates), opt_state), value
 
     compiled = jax.jit(step, donate_argnums=0)
-    held = [put_everywhere(mesh, (jax.tree.map(jnp.copy, params), tx.init(params)))]
+    held = [device_put_replicated(mesh, (jax.tree.map(jnp.copy, params), tx.init(params)))]
 
     def run() -> Any:
         with jax.default_matmul_precision("highest"):

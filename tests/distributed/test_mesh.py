@@ -18,8 +18,15 @@ from jax.sharding import AbstractMesh, PartitionSpec
 from ups_jax.config import Config, load
 from ups_jax.core.errors import ConfigError
 from ups_jax.data import Dataset, batch_at
-from ups_jax.distributed.mesh import check_rows, make_mesh, placed_like, put, put_rows, spec_of
-from ups_jax.distributed.processes import agreed, any_wants, first_does
+from ups_jax.distributed.mesh import (
+    abstract_with_sharding,
+    check_rows,
+    device_put,
+    device_put_batch,
+    make_mesh,
+    partition_spec,
+)
+from ups_jax.distributed.processes import any_host, broadcast_from_host0, on_host0
 
 
 def small(stage: str, optimizer: str) -> tuple[str, ...]:
@@ -152,30 +159,30 @@ def test_points_step_alike_on_every_layout(data_root: Path, tmp_path: Path, opti
     ],
 )
 def test_the_largest_axis_that_divides_is_cut(shape: tuple[int, ...], spec: PartitionSpec) -> None:
-    assert spec_of(AbstractMesh((2, 8), ("data", "fsdp")), shape) == spec
+    assert partition_spec(AbstractMesh((2, 8), ("data", "fsdp")), shape) == spec
 
 
 def test_without_fsdp_everything_is_whole() -> None:
-    assert spec_of(AbstractMesh((8, 1), ("data", "fsdp")), (64, 128)) == PartitionSpec()
+    assert partition_spec(AbstractMesh((8, 1), ("data", "fsdp")), (64, 128)) == PartitionSpec()
 
 
 def test_one_device_changes_nothing(waves: Dataset, tiny: Config) -> None:
     mesh = make_mesh(tiny.parallel)
     assert mesh.size == 1
     state = {"step": jnp.zeros(()), "kernel": jnp.ones((64, 64))}
-    assert put(mesh, state) is state
+    assert device_put(mesh, state) is state
     batch = batch_at(waves, tiny, "operator", 0)
-    for name, values in put_rows(mesh, batch).arrays.items():
+    for name, values in device_put_batch(mesh, batch).arrays.items():
         np.testing.assert_array_equal(values, batch.arrays[name])
-    assert agreed({"steps": 3}) == {"steps": 3}
-    assert any_wants(True, 5) and not any_wants(False, 8)
-    assert first_does(lambda: "done") == "done"
+    assert broadcast_from_host0({"steps": 3}) == {"steps": 3}
+    assert any_host(True, 5) and not any_host(False, 8)
+    assert on_host0(lambda: "done") == "done"
 
 
 def test_a_state_that_is_read_on_one_device_lies_where_a_new_one_does(tiny: Config) -> None:
     """Arrays on a mesh of one device are another program's, and its last bits may be others."""
     mesh, new = make_mesh(tiny.parallel), {"kernel": jnp.ones((64, 64)), "step": jnp.zeros((), jnp.int32)}
-    like = placed_like(mesh, jax.eval_shape(lambda: new))
+    like = abstract_with_sharding(mesh, jax.eval_shape(lambda: new))
     assert jax.tree.map(lambda leaf: leaf.sharding, like) == jax.tree.map(lambda leaf: leaf.sharding, new)
 
 

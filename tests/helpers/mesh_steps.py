@@ -25,9 +25,9 @@ from commands import CONFIGS  # noqa: E402
 from ups_jax import batch_at, build, init_state, make_train_step, simulate  # noqa: E402
 from ups_jax.config import Config, ParallelConfig, load  # noqa: E402
 from ups_jax.data import Dataset, open_dataset  # noqa: E402
-from ups_jax.distributed.mesh import local_copy, make_mesh, placed_like, put, put_rows  # noqa: E402
+from ups_jax.distributed.mesh import abstract_with_sharding, device_put, device_put_batch, gather_to_local, make_mesh  # noqa: E402
 from ups_jax.runs.checkpoint import Checkpoints  # noqa: E402
-from ups_jax.trainer.parents import begun, untrained_parents  # noqa: E402
+from ups_jax.trainer.parents import init_from_parents, untrained_parents  # noqa: E402
 from ups_jax.training.run_length import plan_of  # noqa: E402
 
 LAYOUTS = {"one": (1, 1), "data": (8, 1), "fsdp": (1, 8), "both": (2, 4)}
@@ -39,13 +39,13 @@ def ten_steps(cfg: Config, dataset: Dataset, stage: str):  # type: ignore[no-unt
     first = batch_at(dataset, cfg, stage, 0)
     parents = untrained_parents(cfg, dataset.task, stage, first)
     state = init_state(model, tx, first, jax.random.key(cfg.seed), stage=stage, cfg=cfg)
-    own = replace(state, rng=local_copy(mesh, state.rng))
-    state = put(mesh, replace(begun(cfg, stage, model, dataset, parents, own), rng=state.rng))
+    own = replace(state, rng=gather_to_local(mesh, state.rng))
+    state = device_put(mesh, replace(init_from_parents(cfg, stage, model, dataset, parents, own), rng=state.rng))
     an_epoch = plan_of(cfg, dataset, stage).steps_per_epoch
     step = make_train_step(model, tx, cfg, stage=stage, steps_per_epoch=an_epoch, parents=parents)
     losses = []
     for n in range(10):
-        state, metrics = step(state, put_rows(mesh, batch_at(dataset, cfg, stage, n)))
+        state, metrics = step(state, device_put_batch(mesh, batch_at(dataset, cfg, stage, n)))
         losses.append(float(metrics["loss"]))
     return mesh, state, losses
 
@@ -72,7 +72,7 @@ def main() -> None:
         data, fsdp = LAYOUTS[name]
         here = replace(cfg, parallel=ParallelConfig(data=data, fsdp=fsdp))
         mesh, state, losses = ten_steps(here, dataset, stage)
-        params[name] = jax.device_get(local_copy(mesh, state.params))
+        params[name] = jax.device_get(gather_to_local(mesh, state.params))
         with Checkpoints(Path(folder) / name) as checkpoints:
             checkpoints.save(state, {}, validation=None)
             checkpoints.wait()
@@ -80,8 +80,10 @@ def main() -> None:
             elsewhere = {"one": "both", "both": "one"}.get(name, "one")
             data, fsdp = LAYOUTS[elsewhere]
             other = make_mesh(ParallelConfig(data=data, fsdp=fsdp))
-            restored = checkpoints.restore(10, placed_like(other, jax.eval_shape(lambda state: state, state)))
-            same = difference(params[name], jax.device_get(local_copy(other, restored.params)))
+            restored = checkpoints.restore(
+                10, abstract_with_sharding(other, jax.eval_shape(lambda state: state, state))
+            )
+            same = difference(params[name], jax.device_get(gather_to_local(other, restored.params)))
         told[name] = {
             "losses": losses,
             "difference": difference(params["one"], params[name]),

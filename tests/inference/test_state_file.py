@@ -23,7 +23,7 @@ import xarray
 from rich.console import Console
 
 from ups_jax import load_run
-from ups_jax.cli.predict import Wanted, rollout_run
+from ups_jax.cli.predict import RolloutRequest, rollout_run
 from ups_jax.config import Config
 from ups_jax.core.errors import ConfigError, DataError, DivergedError, Stopped
 from ups_jax.core.task import Statistics, Task
@@ -66,7 +66,7 @@ def rolled_out(saved_run: Path, cfg: Config, initial: np.ndarray) -> Predict:
 
     def call(folder: Path, correction: Correction | None = None, **changes: Any) -> str:
         np.save(folder / "u0.npy", initial)
-        wanted = Wanted(
+        wanted = RolloutRequest(
             input=str(folder / "u0.npy"), steps=20, output=folder / "out.hdf5", params={"nu": NU}, overwrite=True
         )
         told = io.StringIO()

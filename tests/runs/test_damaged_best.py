@@ -26,7 +26,7 @@ from ups_jax.evaluation.evaluate_run import evaluate_run
 from ups_jax.runs.best_weights import best_weights
 from ups_jax.runs.checkpoint import Checkpoints
 from ups_jax.tracking import Writer
-from ups_jax.trainer.console import tell_end
+from ups_jax.trainer.console import log_end
 from ups_jax.trainer.train import train
 from ups_jax.training.build import abstract_state
 from ups_jax.training.state import TrainState
@@ -232,7 +232,7 @@ def test_the_end_of_a_stage_is_told_of_the_best_one_on_disk(
 
     def told(writer, config, run, stage, checkpoints, state) -> None:  # type: ignore[no-untyped-def]
         best = replace(state.monitor, best_metric=jnp.float32(0.1))
-        tell_end(heard, config, run, stage, checkpoints, replace(state, monitor=best))
+        log_end(heard, config, run, stage, checkpoints, replace(state, monitor=best))
 
     monkeypatch.setattr("ups_jax.trainer.stage_run.tell_end", told)
     trained(cfg, run)

@@ -222,22 +222,12 @@ for _ in range(50):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.multiprocess
-def test_the_script_writes_says_where_and_fails_in_one_line(tmp_path):
-    def run(*arguments):
-        return subprocess.run(
-            [sys.executable, "scripts/generate_data.py", *arguments],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-        )
-
+def test_the_script_writes_says_where_and_fails_in_one_line(tmp_path, main):
     options = ("--task", "advection1d", "--preset", "tiny", "--trajectories", "3", "--out", str(tmp_path))
     path = tmp_path / "advection1d_tiny.hdf5"
-    first = run(*options)
+    first = main("generate_data.py", *options)
     assert (first.returncode, first.stdout, first.stderr) == (0, f"{path}\n", "")
-    assert run(*options).stdout == f"{path} (was there already)\n"
-    unknown = run("--task", "advektion1d", "--out", str(tmp_path))
+    assert main("generate_data.py", *options).stdout == f"{path} (already exists)\n"
+    unknown = main("generate_data.py", "--task", "advektion1d", "--out", str(tmp_path))
     assert unknown.returncode == ConfigError.exit_code and unknown.stderr.count("\n") == 1
     assert "'advection1d'" in unknown.stderr

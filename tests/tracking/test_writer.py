@@ -12,7 +12,7 @@ import pytest
 from ups_jax.core.errors import DivergedError, Stopped, StorageError
 from ups_jax.tracking import Tee, Writer, ending, flat, read_jsonl
 from ups_jax.tracking.jsonl import JsonlWriter
-from ups_jax.trainer.oom import StateLost, takes_fewer_rows
+from ups_jax.trainer.oom import StateLost, is_retried
 
 CALLS = {
     "scalars": ((1, {"loss": 2.0}, "operator"), {}),
@@ -88,7 +88,7 @@ def test_an_error_after_which_a_run_goes_on_has_stopped_it():
             heard.append(outcome)
 
     for error in (StateLost(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED"), jax.errors.JaxRuntimeError("another")):
-        with pytest.raises(type(error)), ending(Listening(), takes_fewer_rows):
+        with pytest.raises(type(error)), ending(Listening(), is_retried):
             raise error
     assert heard == ["stopped", "stopped", "failed"]
 

@@ -23,7 +23,7 @@ from rich.console import Console
 from shared_correctors import reading_once, sharing, validation
 
 from ups_jax import make_train_step
-from ups_jax.cli.predict import Wanted, rollout_run
+from ups_jax.cli.predict import RolloutRequest, rollout_run
 from ups_jax.config import Config, TauConfig, load
 from ups_jax.core.errors import CheckpointError, ConfigError, DivergedError
 from ups_jax.data import Dataset, Mixture, as_mixture, batch_at, open_dataset
@@ -101,7 +101,7 @@ def states(run: RunDirectory, cfg: Config, tmp_path_factory: pytest.TempPathFact
         name = repr((stage, sorted(changes.items())))
         if name not in written:
             output = folder / f"{len(written)}.h5"
-            wanted = Wanted(input="test:0", steps=4, output=output, params={}, corrector=stage, **changes)
+            wanted = RolloutRequest(input="test:0", steps=4, output=output, params={}, corrector=stage, **changes)
             rollout_run(run.path, cfg, wanted, console=QUIET)
             with h5py.File(output) as file:
                 if stage is not None and "correct_above" not in changes:
@@ -448,7 +448,9 @@ def test_a_regression_is_trained_evaluated_and_rolled_out_and_draws_nothing(
     assert list(values["variants"]) == ["latent", "corrector"] and "ensemble_of" not in values["meta"]
     errors = [part["burgers1d"]["rollout"]["nrmse"] for part in (values["variants"]["corrector"], values["metrics"])]
     assert np.isfinite(errors).all() and errors[0] != errors[1]
-    wanted = Wanted(input="test:0", steps=2, output=tmp_path / "one.h5", params={}, corrector="diffusion_residual")
+    wanted = RolloutRequest(
+        input="test:0", steps=2, output=tmp_path / "one.h5", params={}, corrector="diffusion_residual"
+    )
     rollout_run(again, own, wanted, console=QUIET)
     with h5py.File(wanted.output) as file:
         assert np.isfinite(file["tensor"][:]).all() and file["tensor"].shape[:2] == (1, 3)

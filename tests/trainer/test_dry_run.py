@@ -94,11 +94,11 @@ def test_a_loss_that_is_not_finite_is_told() -> None:
     step = TrainStep(compiled=jax.jit(lambda state, batch, parents: (state, {"loss": batch.time})), parents={})
     with pytest.raises(DivergedError, match=r"step 3.*stages\.operator\.optimizer\.lr"):
         made = Trial(
-            make=lambda **_: step,
-            begin=lambda: pytest.fail("no state is wanted"),
+            make_step=lambda **_: step,
+            new_state=lambda: pytest.fail("no state is wanted"),
             batches=iter([Batch(time=np.float32(loss)) for loss in (1.0, 2.0, np.nan, 3.0)]),
-            first=1,
-            at_once=1,
+            task_count=1,
+            steps_per_call=1,
         )
         module.time_steps("operator", made, state_of({}, optax.identity(), jax.random.key(0)))
 
@@ -169,7 +169,7 @@ def test_a_step_that_does_not_fit_is_one_line(data_root: Path, monkeypatch: pyte
     @contextlib.contextmanager
     def tried(*arguments: Any) -> Iterator[Any]:
         with trial(*arguments) as whole:
-            calls = iter([whole.begin, full])
+            calls = iter([whole.new_state, full])
             begin = {"begin": lambda: next(calls)()} if where == "state" else {}
             batches = {"batches": map(full, [0])} if where == "batch" else {}
             yield replace(whole, **begin, **batches)

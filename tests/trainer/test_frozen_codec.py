@@ -7,6 +7,7 @@ import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from commands import CONFIGS
 from point_tasks import still_task
 from rich.console import Console
+from shared_programs import SMALL_MODEL, sharing, state
 
 from ups_jax import simulate
 from ups_jax.config import Config, load
@@ -31,14 +33,19 @@ from ups_jax.models.codec import CODEC
 from ups_jax.runs.best_weights import Weights, best_weights
 from ups_jax.tracking import read_jsonl
 from ups_jax.trainer.encode_latents import encode_dataset, encoding_config
-from ups_jax.trainer.frozen_codec import check_on_grid, lines_of, with_latents
+from ups_jax.trainer.frozen_codec import check_grid_task, describe_latents, with_latents
 from ups_jax.trainer.loop import CallPace
 from ups_jax.trainer.train import train
-from ups_jax.training.build import build_model, init_state
+from ups_jax.training.build import build_model
+
+shared_programs = pytest.fixture(scope="module", autouse=True)(sharing)
 
 KEY = jax.random.key(5)
 QUIET = Console(quiet=True)
 SMALL = ["operator.spectral.depth=1", "operator.spectral.hidden_dim=8"]
+# What compiles fast beside the saved run's codec.
+FAST = [*SMALL_MODEL[3:], "evaluation.val_trajectories=1"]
+NO_STEP = optax.identity()
 Main = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -50,10 +57,10 @@ def on_latents(data_root: Path, folder: Path, *overrides: str) -> Config:
     """The configuration of a short training on a folder of latents."""
     source = ["data.source=latents", f"data.latents={folder}", "training.input_noise=0"]
     short = ["stages.operator.steps=8", "training.eval_every=0.25", "logging.every_steps=1"]
-    return configured(data_root, *source, *short, *overrides)
+    return configured(data_root, *source, *short, *FAST, *overrides)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def encoded(saved_run: Path, data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The latents of the saved run's codec, in shards of a few trajectories."""
     out, weights = tmp_path_factory.mktemp("latents") / "a", best_weights(saved_run, "operator")
@@ -66,11 +73,9 @@ def some_weights(cfg: Config, data: Mixture) -> tuple[Any, Weights]:
     """A model and parameters that are nowhere zero."""
     model = build_model(cfg, data.tasks[0], "operator")
     fields = replace(cfg, data=replace(cfg.data, source="fields", latents=None))
-    params = init_state(model, optax.identity(), batch_at(data, fields, "operator", 0), KEY).params
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(KEY, len(leaves))
-    moved = [leaf + 0.05 * jax.random.normal(own, leaf.shape) for leaf, own in zip(leaves, keys, strict=True)]
-    params = jax.tree.unflatten(structure, moved)
+    params = state(model, NO_STEP, batch_at(data, fields, "operator", 0), KEY).params
+    rng = np.random.default_rng(5)
+    params = jax.tree.map(lambda leaf: leaf + 0.05 * rng.normal(size=leaf.shape).astype(np.float32), params)
     told = {"weights": params, "digest": "", "step": 0, "fingerprint": data.fingerprint}
     return model, Weights(params=params, config=fields, tasks=data.tasks, **told)
 
@@ -80,7 +85,7 @@ def walked(data_root: Path, tmp_path: Path) -> Callable[..., tuple[Any, Any, Con
     """A model, parameters, their configuration, and the data as fields and as latents."""
 
     def make(*overrides: str) -> tuple[Any, Any, Config, dict[str, Mixture]]:
-        cfg = on_latents(data_root, tmp_path / "latents", "operator.spectral.depth=1", "training.batch_size=4",
+        cfg = on_latents(data_root, tmp_path / "latents", *SMALL, "training.batch_size=4",
                          *overrides)  # fmt: skip
         simulate.prepare(cfg)
         data = open_mixture(cfg)
@@ -102,10 +107,11 @@ def test_a_cache_holds_what_the_codec_makes_of_every_context(walked: Any, contex
     assert cache.manifest.frames == source.frames - first and cache.manifest.trajectories == source.trajectories
     ids, newest = np.arange(source.trajectories), np.arange(first, source.frames)
     found = cache.windows(ids, np.tile(newest, (len(ids), 1)))
+    expect = jax.jit(partial(encode, model))
     for trajectory in (0, 17, source.trajectories - 1):
         frames = newest[:, None] + stride * np.arange(1 - context, 1)
         fields = source.windows(np.full(len(newest), trajectory), frames)
-        expected = encode(model, params, normalize(jnp.asarray(fields), dataset.task.statistics))
+        expected = expect(params, normalize(jnp.asarray(fields), dataset.task.statistics))
         np.testing.assert_allclose(found[trajectory], expected, rtol=1e-5, atol=1e-5)
 
 
@@ -141,8 +147,8 @@ def test_latents_are_rolled_as_their_fields_would_be(walked: Any) -> None:
     model, params, cfg, data = walked()
     batch = batch_at(data["latents"], cfg, "operator", 0)
     z = jnp.asarray(batch.latents.reshape(4, -1, batch.latents.shape[-1]))
-    frames = model.apply({"params": params}, z, method="decode")
-    np.testing.assert_allclose(encode(model, params, frames[:, None]), z, rtol=1e-5, atol=1e-5)
+    frames = jax.jit(partial(model.apply, method="decode"))({"params": params}, z)
+    np.testing.assert_allclose(jax.jit(partial(encode, model))(params, frames[:, None]), z, rtol=1e-5, atol=1e-5)
     plain = batch_at(data["latents"], replace(cfg, data=replace(cfg.data, augment=False)), "operator", 0)
     assert (batch.trajectory_id == plain.trajectory_id).all() and (batch.latents != plain.latents).any()
 
@@ -328,7 +334,7 @@ def test_what_latents_cannot_give_is_refused_before_there_is_a_run(
 
 def test_points_and_half_a_configuration_are_refused(data_root: Path) -> None:
     with pytest.raises(ConfigError, match="still"):
-        check_on_grid(still_task())
+        check_grid_task(still_task())
     for half in ("data.source=latents", "data.latents=here"):
         with pytest.raises(ConfigError, match="latents"):
             configured(data_root, half)
@@ -338,7 +344,7 @@ def test_a_corrector_of_the_run_reads_fields_and_says_so(data_root: Path, encode
     cfg = on_latents(data_root, encoded)
     data = open_mixture(cfg)
     assert with_latents(cfg, "diffusion_residual", data, None, None, None) is data
-    (line,) = lines_of(cfg, "diffusion_residual", data)
+    (line,) = describe_latents(cfg, "diffusion_residual", data)
     assert line == "source      fields: the latents are of the operator, diffusion_residual reads none"
 
 
@@ -382,15 +388,16 @@ def test_the_commands_print_and_end_as_they_should(
     assert first.returncode == 0, first.stderr
     assert "40 of 40 trajectories" in first.stdout
     assert first.stdout.splitlines()[-1] == f"{out}: 40 trajectories of 21 latents, float16, 0.923 MiB"
-    assert main("encode_latents.py", *arguments).stdout.splitlines()[-1].endswith("MiB (was there already)")
+    assert main("encode_latents.py", *arguments).stdout.splitlines()[-1].endswith("MiB (already exists)")
     given = ["--config", str(CONFIGS / "tiny.yaml"), "--init-from", str(saved_run), "--run-dir", str(tmp_path / "run")]
     given += [f"data.root={data_root}", "data.source=latents", f"data.latents={out}", "training.input_noise=0"]
+    given += [*FAST, "optimizer.weight_decay=0.1"]
     result = main("train.py", *given, "stages.operator.steps=2", "evaluation.enabled=false")
     assert result.returncode == 0, result.stderr
     assert re.search("weights .*operator.*step 0", result.stdout)
     assert re.search(f"latents .*{out}.*32 tokens of 18, float16, 0.923 MiB", result.stdout)
     assert re.search("note .*symmetries", result.stdout)
-    dry = main("train.py", *given, *SMALL, "--dry-run")
+    dry = main("train.py", *given, "--dry-run")
     assert dry.returncode == 0, dry.stderr
     assert "bit for bit" in dry.stdout
     stale = main("train.py", *given[:4], *given[6:], "data.normalize=rms")

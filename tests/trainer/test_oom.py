@@ -15,7 +15,7 @@ from jax._src import dispatch
 
 from ups_jax.core.errors import ConfigError
 from ups_jax.models import Batch
-from ups_jax.trainer.oom import FittingStep, StateLost, fitting_validation, is_lost, is_out_of_memory
+from ups_jax.trainer.oom import OomRetryStep, StateLost, is_out_of_memory, is_state_lost, with_oom_error
 from ups_jax.training.state import TrainState, state_of
 
 FULL = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 4294967296 bytes.")
@@ -50,14 +50,16 @@ def blank() -> TrainState:
 )
 def test_rows_are_halved_until_they_fit_and_stay_so(rows: int, start: int, fits: int, asked: list[int]) -> None:
     device, told = Device(fits, rows), []
-    step = FittingStep(device.make, rows, start, key="k", ahead=False, halved=lambda *sizes: told.append(sizes))
+    step = OomRetryStep(
+        device.make, rows, start, config_key="k", ahead_of_time=False, on_halved=lambda *sizes: told.append(sizes)
+    )
     assert int(step(step(blank(), Batch())[0], Batch())[0].step) == 2
     assert device.asked == asked
     assert told == [(-(-rows // groups), groups) for groups in asked[1:]]
 
 
 def test_one_row_that_does_not_fit_is_one_line_and_another_error_is_itself() -> None:
-    step = FittingStep(Device(0, 4).make, 4, 1, key="stages.operator.batch_size", ahead=False)
+    step = OomRetryStep(Device(0, 4).make, 4, 1, config_key="stages.operator.batch_size", ahead_of_time=False)
     with pytest.raises(ConfigError, match=r"^stages\.operator\.batch_size.*training\.remat=full") as error:
         step(blank(), Batch())
     assert "\n" not in str(error.value)
@@ -71,14 +73,14 @@ def test_a_validation_that_does_not_fit_names_its_own_key() -> None:
         raise FULL
 
     with pytest.raises(ConfigError, match=r"^evaluation\.val_trajectories"):
-        fitting_validation(validate)({})
+        with_oom_error(validate)({})
 
 
 def test_a_state_is_lost_with_any_of_its_buffers() -> None:
     state = {"a": jax.numpy.ones(3), "b": jax.numpy.ones(2), "c": 1.0}
-    assert not is_lost(state)
+    assert not is_state_lost(state)
     state["b"].delete()
-    assert is_lost(state)
+    assert is_state_lost(state)
 
 
 class Compiling:
@@ -108,7 +110,7 @@ class Compiling:
 
 def test_rows_are_halved_until_the_step_can_be_compiled_and_the_state_is_kept() -> None:
     device, told = Compiling(2, 8), []
-    step = FittingStep(device.make, 8, 1, key="k", compiled=lambda seconds: told.append(seconds))
+    step = OomRetryStep(device.make, 8, 1, config_key="k", on_compiled=lambda seconds: told.append(seconds))
     state, _ = step(blank(), Batch())
     assert int(step(state, Batch())[0].step) == 2
     assert device.compiled == [4] and len(told) == 1
@@ -116,7 +118,7 @@ def test_rows_are_halved_until_the_step_can_be_compiled_and_the_state_is_kept() 
 
 def test_memory_that_runs_out_where_numbers_are_read_halves_the_rows_and_calls_again() -> None:
     device = Device(8, 8)
-    step = FittingStep(device.make, 8, 1, key="stages.operator.batch_size", ahead=False)
+    step = OomRetryStep(device.make, 8, 1, config_key="stages.operator.batch_size", ahead_of_time=False)
     failures = iter([FULL, FULL])
 
     def call() -> str:
@@ -159,9 +161,9 @@ def poisoned(message: str) -> Iterator[jax.Array]:
 def test_a_state_is_lost_whose_buffers_never_came_about_for_want_of_memory() -> None:
     with poisoned("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8 bytes.") as array:
         state = replace(blank(), params={"w": array})
-        assert not array.is_deleted() and is_lost(state)
+        assert not array.is_deleted() and is_state_lost(state)
         device = Device(2, 4)
-        step = FittingStep(device.make, 4, 1, key="k", ahead=False)
+        step = OomRetryStep(device.make, 4, 1, config_key="k", ahead_of_time=False)
         with pytest.raises(StateLost):
             step(state, Batch())
         # What was halved stays so, and another state goes on.
@@ -170,4 +172,4 @@ def test_a_state_is_lost_whose_buffers_never_came_about_for_want_of_memory() -> 
 
 def test_a_state_that_failed_for_another_reason_is_an_error() -> None:
     with poisoned("the callback is broken") as array, pytest.raises(jax.errors.JaxRuntimeError, match="is broken"):
-        is_lost({"w": array})
+        is_state_lost({"w": array})

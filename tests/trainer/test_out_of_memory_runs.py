@@ -23,7 +23,7 @@ from ups_jax.tracking.jsonl import JsonlWriter
 from ups_jax.trainer import loop, stage_run, timing
 from ups_jax.trainer import train as training
 from ups_jax.trainer.loop import CallPace
-from ups_jax.trainer.oom import halving, micro_batches
+from ups_jax.trainer.oom import halving_record, initial_micro_batches
 from ups_jax.training.stages import stage_of
 
 shared_programs = pytest.fixture(scope="module", autouse=True)(sharing)
@@ -198,10 +198,10 @@ def test_a_later_process_starts_with_what_fitted_on_that_device(
 
 def test_the_last_entry_of_this_device_counts_where_it_is_more_than_the_configured() -> None:
     def start(*overrides: str) -> int:
-        return micro_batches(load(CONFIGS / "tiny.yaml", [*SMALL, *overrides]), "operator", entries)
+        return initial_micro_batches(load(CONFIGS / "tiny.yaml", [*SMALL, *overrides]), "operator", entries)
 
     cfg = load(CONFIGS / "tiny.yaml", SMALL)
-    entries = [halving(cfg, 4, 2), halving(cfg, 2, 4)]
+    entries = [halving_record(cfg, 4, 2), halving_record(cfg, 2, 4)]
     entries.append(entries[0] | {"device": "another", "accum_steps": 8})
     # As versions wrote them that did not say where.
     entries.append({"micro_batch": 1, "accum_steps": 8, "time": ""})

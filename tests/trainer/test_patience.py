@@ -63,7 +63,7 @@ def looped(cfg: Config, metrics: list[float], path: Path, lost: tuple[int, ...] 
         steps_before=0,
         train_step=moved,
         batches=batches,
-        averaged=lambda state: state.step,
+        averaged_weights=lambda state: state.step,
         validate=lambda step: {"metric": metrics[int(step) // plan.eval_steps - 1]},
         selected_by="metric",
         save=lambda state, validation: None,

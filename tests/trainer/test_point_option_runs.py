@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict
 from rich.console import Console
 
 from ups_jax import batch_at, build, init_state, load_run, make_train_step, simulate
-from ups_jax.cli.predict import Wanted, rollout_run
+from ups_jax.cli.predict import RolloutRequest, rollout_run
 from ups_jax.config import load
 from ups_jax.core.errors import ConfigError
 from ups_jax.data import open_mixture, windows_per_step
@@ -57,7 +57,7 @@ def test_a_run_beats_persistence_and_rolls_out(option: str, data_root: Path, tmp
     places = {"coords": rng.random((3, 2)), "inputs": np.zeros((3, 2))}
     frames = run.rollout(rng.normal(size=(2, 3, 1)), 3, {"kappa": 0.02}, input_fields=places)
     assert frames.shape == (2, 3, 3, 1) and np.isfinite(frames).all()
-    wanted = Wanted(input="test:0", steps=3, output=tmp_path / "states.h5", params={})
+    wanted = RolloutRequest(input="test:0", steps=3, output=tmp_path / "states.h5", params={})
     rollout_run(tmp_path / "run", cfg, wanted, console=QUIET)
     source = open_file(wanted.output, "transient", ("u",))
     states = read_trajectories(source, np.zeros(1, int))

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from ups_jax.models.batch import Batch
-from ups_jax.trainer.profile import operation_paths, part_of, profile_step, self_times
+from ups_jax.trainer.profile import operation_paths, part_and_direction, profile_step, self_times
 from ups_jax.training.state import state_of
 from ups_jax.training.step import TrainStep
 
@@ -32,7 +32,7 @@ from ups_jax.training.step import TrainStep
     ],
 )  # fmt: skip
 def test_a_part_is_the_modules_and_scopes_of_a_path(path: str, expected: tuple[str, str]) -> None:
-    assert part_of(path, 3) == expected
+    assert part_and_direction(path, 3) == expected
 
 
 def test_an_operation_does_not_count_what_runs_inside_it() -> None:

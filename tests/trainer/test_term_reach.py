@@ -13,7 +13,7 @@ from ups_jax.config import load
 from ups_jax.core.errors import ConfigError
 from ups_jax.data import Dataset, batch_at
 from ups_jax.trainer import preflight
-from ups_jax.trainer.preflight import check_reach
+from ups_jax.trainer.preflight import check_term_gradients
 from ups_jax.training.build import build
 from ups_jax.training.stages import stage_of
 
@@ -28,7 +28,7 @@ PRIORS = (
 def checked(waves: Dataset, *overrides: str) -> None:
     cfg = load(CONFIGS / "tiny.yaml", [*SMALL, *overrides])
     model, _ = build(cfg, waves)
-    check_reach(model, cfg, "operator", batch_at(waves, cfg, "operator", 0))
+    check_term_gradients(model, cfg, "operator", batch_at(waves, cfg, "operator", 0))
 
 
 @pytest.fixture(scope="module")

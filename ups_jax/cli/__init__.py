@@ -1,1 +1,1 @@
-"""The command line: arguments, one module per subcommand, exit codes. Computation is in the packages below."""
+"""The command line: one module per subcommand, with its arguments and exit codes. Other packages do the computation."""

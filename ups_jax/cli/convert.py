@@ -1,7 +1,7 @@
-"""Convert data: any file to ArrayRecord shards for training from slow disks, and shards (or any file) to HDF5.
+"""Convert a data file to ArrayRecord shards, for training from slow disks, or convert shards or any data file to HDF5.
 
-What becomes of it is told by the second name: FILE.hdf5 is written as HDF5, any other is a folder of shards. The same
-command goes on where an interrupted one stopped.
+The name of the output selects the format: FILE.hdf5 is written as HDF5, any other name as a folder of shards. To resume
+an interrupted conversion, run the same command again.
 """
 
 from __future__ import annotations
@@ -15,34 +15,52 @@ from ups_jax.core.errors import ConfigError
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run `ups-jax convert` with the given arguments and return its exit code."""
     parser = runner.parser(__doc__, name="convert")
-    parser.add_argument("source", type=Path, help="data file, folder with train and test, or folder of shards")
-    parser.add_argument("out", type=Path, nargs="?", help="folder of shards to write, or a .hdf5 file")
-    parser.add_argument("--channels", nargs="+", metavar="NAME", help="of a file with named channels, in this order")
     parser.add_argument(
-        "--record-kib", type=runner.positive, default=256, help="most of a record, which is what a window reads at once"
+        "source", type=Path, help="data file, folder with subfolders train and test, or folder of shards"
     )
-    parser.add_argument("--shard-mib", type=runner.positive, default=512, help="about the size of a shard's file")
-    parser.add_argument("--zstd", type=int, choices=range(1, 20), metavar="LEVEL", help="compress the records")
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
-    parser.add_argument("--verify", action="store_true", help="check every byte of the shards in SOURCE, write nothing")
+    parser.add_argument("out", type=Path, nargs="?", help="folder of shards or .hdf5 file to write")
+    parser.add_argument(
+        "--channels", nargs="+", metavar="NAME", help="channels to read from a file with named channels, in this order"
+    )
+    parser.add_argument(
+        "--record-kib",
+        type=runner.positive,
+        default=256,
+        help="maximum size of a record in KiB; a training window reads whole records (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--shard-mib",
+        type=runner.positive,
+        default=512,
+        help="approximate size of a shard file in MiB (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--zstd", type=int, choices=range(1, 20), metavar="LEVEL", help="compress the records at this Zstandard level"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace existing output")
+    parser.add_argument(
+        "--verify", action="store_true", help="check the checksums of the shards in SOURCE and write nothing"
+    )
     return runner.run(parser, convert, argv)
 
 
 def convert(args: argparse.Namespace) -> None:
+    """Convert SOURCE to OUT, file by file if SOURCE is a folder of data files, or verify the shards in SOURCE."""
     from rich.console import Console
 
-    from ups_jax.data.sources.shards import is_converted, read_manifest, verify
+    from ups_jax.data.sources.shards import is_shard_folder, read_manifest, verify
 
     if args.verify != (args.out is None):
-        raise ConfigError("give SOURCE and OUT, or --verify and SOURCE alone")
+        raise ConfigError("give SOURCE and OUT, or SOURCE with --verify and no OUT")
     if args.verify:
         manifest = read_manifest(args.source)
         verify(args.source, manifest)
-        print(f"{args.source}: {len(manifest.shards)} shards are as they were written")
+        print(f"{args.source}: {len(manifest.shards)} shards match their checksums")
         return
     with Console(stderr=True).status("") as status:
-        if args.source.is_dir() and not is_converted(args.source):
+        if args.source.is_dir() and not is_shard_folder(args.source):
             from ups_jax.data.files import files_in_folder
 
             for role, files in files_in_folder(args.source).items():
@@ -53,6 +71,7 @@ def convert(args: argparse.Namespace) -> None:
 
 
 def write(args: argparse.Namespace, source: Path, out: Path, report: Callable[[str], None]) -> None:
+    """Convert one data source to HDF5 or to shards and print the output path."""
     from ups_jax.data.shards import hdf5_writer, writer
 
     channels = None if args.channels is None else tuple(args.channels)
@@ -60,6 +79,6 @@ def write(args: argparse.Namespace, source: Path, out: Path, report: Callable[[s
         layout = hdf5_writer.write_hdf5(source, out, channels, overwrite=args.overwrite, report=report)
         print(f"{out} ({layout})")
         return
-    sizes = writer.Sizes(record_kib=args.record_kib, shard_mib=args.shard_mib, level=args.zstd or 0)
-    written = writer.convert(source, out, sizes, channels, overwrite=args.overwrite, report=report)
-    print(out if written else f"{out} (was there already)")
+    sizes = writer.ShardSizes(record_kib=args.record_kib, shard_mib=args.shard_mib, compression_level=args.zstd or 0)
+    written = writer.convert_to_shards(source, out, sizes, channels, overwrite=args.overwrite, report=report)
+    print(out if written else f"{out} (already exists)")

@@ -1,6 +1,6 @@
-"""Encode every trajectory of the data by the codec of a trained run, for training on latents with that codec held.
+"""Encode every trajectory of the data with the codec of a trained run, for training on latents with that codec frozen.
 
-Without --config the data are the run's own. The same command goes on where an interrupted one stopped.
+Without --config the data of the run are encoded. To resume an interrupted encoding, run the same command again.
 """
 
 from __future__ import annotations
@@ -12,32 +12,39 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ups_jax.cli import runner
-from ups_jax.core.terminal import say
+from ups_jax.core.terminal import print_line
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run `ups-jax encode` with the given arguments and return its exit code."""
     parser = runner.parser(__doc__, name="encode")
-    parser.add_argument("--run-dir", type=Path, required=True, metavar="RUN", help="the run whose codec encodes")
-    parser.add_argument("--config", help="the configuration of the training to come (default: the run's)")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--run-dir", type=Path, required=True, metavar="RUN", help="run directory whose codec encodes the data"
+    )
+    parser.add_argument("--config", help="configuration of the later training on latents (default: that of the run)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
     parser.add_argument(
         "--dtype",
         choices=["float32", "bfloat16", "float16"],
         default="float32",
-        help="how the latents are stored (default: %(default)s; the fields that they carry are rounded by the others)",
+        help="storage type of the latents (default: %(default)s); 16-bit types also round the field values in them",
     )
     parser.add_argument(
-        "--chunk", type=runner.positive, default=64, help="frames at a time on the device (%(default)s)"
+        "--chunk",
+        type=runner.positive,
+        default=64,
+        help="number of frames encoded at a time on the device (default: %(default)s)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, as the training will have them")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing output")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="the overrides of the later training")
     return runner.run(parser, encode, argv)
 
 
 def encode(args: argparse.Namespace) -> None:
+    """Write the latents of a run's codec to the output folder and print a summary."""
     from rich.console import Console
 
     from ups_jax import simulate
@@ -55,21 +62,26 @@ def encode(args: argparse.Namespace) -> None:
     console, options = Console(), {"chunk": args.chunk, "overwrite": args.overwrite}
     report = progress(dataset.source.trajectories, dataset.source.frames, console)
     written = encode_dataset(weights, cfg, dataset, args.out, args.dtype, report=report, **options)
-    found = read_manifest(args.out)
-    size = f"{found.bytes / 2**20:.3g} MiB" + ("" if written else " (was there already)")
-    say(console, f"{args.out}: {found.trajectories} trajectories of {found.frames} latents, {found.key.dtype}, {size}")
+    manifest = read_manifest(args.out)
+    size = f"{manifest.bytes / 2**20:.3g} MiB" + ("" if written else " (already exists)")
+    shape = f"{manifest.trajectories} trajectories of {manifest.frames} latent frames"
+    print_line(console, f"{args.out}: {shape}, {manifest.key.dtype}, {size}")
 
 
 def progress(trajectories: int, frames: int, console: Console, seconds: float = 5.0) -> Callable[[int], None]:
-    """What prints a line for the first trajectories that are done, every few seconds, and for the last."""
-    started, first, told = time.monotonic(), -1, 0.0
+    """Return `report(done)`, which prints the number of encoded trajectories and the frame rate.
+
+    The first and the last call print a line; calls between them print at most one line in `seconds` seconds.
+    """
+    # Trajectories before `first_done` were encoded by an interrupted command and do not count for the rate.
+    started, first_done, last_printed = time.monotonic(), -1, 0.0
 
     def report(done: int) -> None:
-        nonlocal first, told
-        now, first = time.monotonic(), done if first < 0 else first
-        if done < trajectories and now - told < seconds:
+        nonlocal first_done, last_printed
+        now, first_done = time.monotonic(), done if first_done < 0 else first_done
+        if done < trajectories and now - last_printed < seconds:
             return
-        told, rate = now, (done - first) * frames / max(now - started, 1e-9)
+        last_printed, rate = now, (done - first_done) * frames / max(now - started, 1e-9)
         console.print(f"encoded     {done} of {trajectories} trajectories, {rate:.0f} frames/s", highlight=False)
 
     return report

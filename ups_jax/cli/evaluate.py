@@ -1,4 +1,4 @@
-"""Evaluate a trained run on a split: metrics beside those of its baselines, plots and a report."""
+"""Evaluate a trained run on a data split: write its metrics, the metrics of baselines, plots and a report."""
 
 from __future__ import annotations
 
@@ -10,29 +10,38 @@ from ups_jax.core.stage_names import STAGES
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run `ups-jax evaluate` with the given arguments and return its exit code."""
     parser = runner.parser(__doc__, name="evaluate")
-    parser.add_argument("--run-dir", type=Path, required=True, help="the trained run")
-    runner.add_stage(parser, STAGES, "which stage's result (default: the operator, or the run's last)")
+    parser.add_argument("--run-dir", type=Path, required=True, help="directory of the trained run")
+    runner.add_stage(parser, STAGES, "stage to evaluate (default: operator, or the last stage of the run)")
     parser.add_argument(
-        "--split", choices=["train", "val", "test"], default="test", help="whose trajectories (default: test)"
+        "--split", choices=["train", "val", "test"], default="test", help="data split to evaluate on (default: test)"
     )
     parser.add_argument(
         "--pipeline",
         choices=["small", "full"],
-        help="instead of a split: the trajectories of this section of `pipeline`, under this name",
+        help="evaluate on the trajectories of pipeline.small or pipeline.full instead of a split",
     )
-    parser.add_argument("--config", type=Path, help="whose sections on evaluation and data files hold, not the run's")
-    parser.add_argument("--output-dir", type=Path, metavar="DIR", help="where the results go (default: the run)")
-    parser.add_argument("--film", action="store_true", help="a film of the median rollout as well")
-    parser.add_argument("--track", action="store_true", help="send the result to W&B and TensorBoard where they are on")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write the result here as well")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="such as data.tasks.0.path=FILE, data.tasks.0.preset=fine"
+        "--config", type=Path, help="take the sections on evaluation and data files from here (default: from the run)"
+    )
+    parser.add_argument("--output-dir", type=Path, metavar="DIR", help="output folder (default: the run directory)")
+    parser.add_argument("--film", action="store_true", help="also render a film of the median rollout")
+    parser.add_argument(
+        "--track", action="store_true", help="log the result to W&B and TensorBoard if the configuration enables them"
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="also write the result to this file")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="overrides of the configuration, such as data.tasks.0.path=FILE",
     )
     return runner.run(parser, evaluate, argv)
 
 
 def evaluate(args: argparse.Namespace) -> None:
+    """Evaluate the selected stage of a run and write the results."""
     from rich.console import Console
 
     from ups_jax.core.xla import enable_compilation_cache, require_determinism
@@ -42,14 +51,14 @@ def evaluate(args: argparse.Namespace) -> None:
     cfg = run_config(args.run_dir, args.overrides, args.config)
     require_determinism(cfg.deterministic)
     enable_compilation_cache()
-    # A pipeline's evaluation belongs to the pipeline's run.
+    # An evaluation that the pipeline started is logged to the pipeline's W&B run.
     track = args.track or context_path() is not None
     if track:
         check_logging(cfg.logging)
-    chosen = Selection(split=args.split, output=args.output_dir, film=args.film)
+    selection = Selection(split=args.split, output=args.output_dir, film=args.film)
     if args.pipeline is not None:
         section = {"small": cfg.pipeline.small, "full": cfg.pipeline.full}[args.pipeline]
-        chosen = chosen.for_pipeline_section(args.pipeline, section)
+        selection = selection.for_pipeline_section(args.pipeline, section)
     evaluate_run(
-        args.run_dir, cfg, stage=args.stage, selection=chosen, json_path=args.json, track=track, console=Console()
+        args.run_dir, cfg, stage=args.stage, selection=selection, json_path=args.json, track=track, console=Console()
     )

@@ -1,4 +1,4 @@
-"""Export a trained run as one StableHLO file that a program steps with jax alone, and a JSON that says how."""
+"""Export a trained model as a StableHLO file that runs with jax alone, and a JSON file that describes its inputs."""
 
 from __future__ import annotations
 
@@ -10,29 +10,33 @@ from ups_jax.core.stage_names import STAGES
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run `ups-jax export` with the given arguments and return its exit code."""
     parser = runner.parser(__doc__, name="export")
-    parser.add_argument("--run-dir", type=Path, required=True, metavar="R", help="the trained run")
+    parser.add_argument("--run-dir", type=Path, required=True, metavar="R", help="directory of the trained run")
     parser.add_argument(
         "--output",
         type=Path,
         required=True,
         metavar="O",
-        help="a folder for model.stablehlo and model.json, or the file itself, with a suffix",
+        help="output folder for model.stablehlo and model.json, or the output file if the name has a suffix",
     )
-    which = "which stage's model (default: the operator, or the run's last); a corrector is none by itself"
-    runner.add_stage(parser, STAGES, which)
-    parser.add_argument("--task", metavar="NAME", help="of a run on several tasks, whose model")
+    stage_help = (
+        "stage to export (default: operator, or the last stage of the run); a corrector cannot be exported alone"
+    )
+    runner.add_stage(parser, STAGES, stage_help)
+    parser.add_argument("--task", metavar="NAME", help="task to export, if the run was trained on several")
     parser.add_argument(
         "--platforms",
         nargs="+",
         default=["cpu", "cuda"],
         metavar="P",
-        help="cpu, cuda, rocm, tpu: where it will run; none has to be here (default: cpu cuda)",
+        help="target platforms: cpu, cuda, rocm, tpu; this machine need not have them (default: cpu cuda)",
     )
     return runner.run(parser, write, argv)
 
 
 def write(args: argparse.Namespace) -> None:
+    """Export the model and print the paths of the written files."""
     from ups_jax.inference.export import export_run
 
     for path in export_run(args.run_dir, args.output, args.platforms, stage=args.stage, task=args.task):

@@ -1,4 +1,4 @@
-"""Write a data set of an embedded task as HDF5 in the layout of PDEBench."""
+"""Generate the data set of a built-in task and write it as HDF5 in the layout of PDEBench."""
 
 from __future__ import annotations
 
@@ -8,25 +8,33 @@ from ups_jax.cli import runner
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run `ups-jax generate` with the given arguments and return its exit code."""
     parser = runner.parser(__doc__, name="generate")
-    parser.add_argument("--task", required=True, help="such as burgers1d; an unknown name lists all tasks")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for TASK_PRESET.hdf5")
     parser.add_argument(
-        "--preset", default="default", help="size and resolution (default: default; tiny for a quick look)"
+        "--task", required=True, help="name of a built-in task, such as burgers1d; an unknown name lists all tasks"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of initial fields and coefficients (default: 0)")
-    parser.add_argument("--trajectories", type=int, metavar="N", help="instead of the preset's number")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    parser.add_argument("--out", required=True, metavar="DIR", help="output folder for TASK_PRESET.hdf5")
+    parser.add_argument(
+        "--preset", default="default", help="name of a size and resolution (default: default; tiny is the smallest)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed of the initial fields and coefficients (default: 0)"
+    )
+    parser.add_argument(
+        "--trajectories", type=int, metavar="N", help="number of trajectories (default: that of the preset)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     return runner.run(parser, generate, argv)
 
 
 def generate(args: argparse.Namespace) -> None:
+    """Generate the data set and print the path of its file."""
     from rich.console import Console
 
     from ups_jax import simulate
-    from ups_jax.data.files import embedded_file
+    from ups_jax.data.files import generated_file
 
-    path = embedded_file(args.out, args.task, args.preset)
+    path = generated_file(args.out, args.task, args.preset)
     with Console(stderr=True).status("") as status:
         written = simulate.generate(
             args.task,
@@ -37,4 +45,4 @@ def generate(args: argparse.Namespace) -> None:
             overwrite=args.overwrite,
             report=status.update,
         )
-    print(path if written else f"{path} (was there already)")
+    print(path if written else f"{path} (already exists)")

@@ -1,4 +1,4 @@
-"""Say what data files hold: layout, grid, times, parameters, numbers and their defects, and how to train on them."""
+"""Describe data files: layout, grid, times, parameters, value ranges, defects, and the settings to train on them."""
 
 from __future__ import annotations
 
@@ -10,38 +10,46 @@ from ups_jax.core.errors import DataError
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run `ups-jax inspect` with the given arguments and return its exit code."""
     parser = runner.parser(__doc__, name="inspect")
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="HDF5, or a YAML that describes arrays")
-    parser.add_argument("--all", action="store_true", help="read every trajectory of a large file, not some")
     parser.add_argument(
-        "--output", type=Path, default=Path(), metavar="DIR", help="folder for the pictures (default: this one)"
+        "files", nargs="+", type=Path, metavar="FILE", help="HDF5 file, or YAML file that describes arrays"
+    )
+    parser.add_argument("--all", action="store_true", help="read every trajectory of a large file instead of a sample")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="output folder of the pictures (default: current folder)",
     )
     parser.add_argument("--no-picture", action="store_true", help="write no picture")
     return runner.run(parser, inspect, argv)
 
 
 def inspect(args: argparse.Namespace) -> int:
+    """Print the description of each file and write its picture; return 0, or the exit code of the last error."""
     from ups_jax.data import inspection
 
     code = 0
     for file in args.files:
         try:
-            found = inspection.inspect(file, whole=args.all)
+            report = inspection.inspect(file, read_all_trajectories=args.all)
         except DataError as error:
-            runner.tell(error)
+            runner.print_error(error)
             code = error.exit_code
             continue
-        print("\n".join(inspection.described(found)))
+        print("\n".join(inspection.describe(report)))
         if not args.no_picture:
-            # Loads matplotlib, which --no-picture does not need.
+            # Imports matplotlib, which --no-picture does not need.
             from ups_jax.evaluation.plots.inspection import write_picture
 
             picture = args.output / f"{file.stem}.png"
-            write_picture(found, picture)
+            write_picture(report, picture)
             print(f"picture     {picture}")
-        if not found.sane:
-            runner.tell(
-                f"{file}: holds NaN or Inf, or a channel that is the same everywhere; see above, and correct it"
+        if not report.sane:
+            runner.print_error(
+                f"{file}: contains NaN or Inf, or a constant channel; see the description above and correct the file"
             )
             code = DataError.exit_code
     return code

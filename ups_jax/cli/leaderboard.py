@@ -1,4 +1,4 @@
-"""The leaderboard of the pipeline: list and filter it, compare two runs, see and demote champions."""
+"""List, filter and sort the leaderboard of the pipeline, compare two runs, label runs, and list or demote champions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ups_jax.cli import runner
 from ups_jax.core.commands import command
 from ups_jax.core.errors import ConfigError
-from ups_jax.core.terminal import say
+from ups_jax.core.terminal import print_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,38 +25,72 @@ _COLUMNS = ("run_id", "stage", "label", "status", "task", "split", "protocol")
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run `ups-jax leaderboard` with the given arguments and return its exit code."""
     parser = runner.parser(__doc__, name="leaderboard")
-    parser.add_argument("--leaderboard-csv", type=Path, default=Path("reports/leaderboard.csv"), metavar="F")
-    parser.add_argument("--champions", type=Path, default=Path("artifacts/champions"), metavar="DIR")
     parser.add_argument(
-        "--filter", action="append", default=[], metavar="COLUMN=VALUE", help="only rows with this value"
+        "--leaderboard-csv",
+        type=Path,
+        default=Path("reports/leaderboard.csv"),
+        metavar="F",
+        help="leaderboard file (default: %(default)s)",
     )
     parser.add_argument(
-        "--sort", default="nrmse", metavar="METRIC", help="the metric to sort by (default: %(default)s)"
+        "--champions",
+        type=Path,
+        default=Path("artifacts/champions"),
+        metavar="DIR",
+        help="folder of the champions (default: %(default)s)",
     )
     parser.add_argument(
-        "--metrics", default="nrmse,conservation_gap,bc_violation,wall_clock", help="columns, by commas"
+        "--filter",
+        action="append",
+        default=[],
+        metavar="COLUMN=VALUE",
+        help="list only the rows with this value; may be repeated",
     )
-    parser.add_argument("--compare", nargs=2, metavar="RUN", help="two runs by their ids")
-    parser.add_argument("--html", type=Path, metavar="OUT", help="with --compare: a page with both training curves")
-    parser.add_argument("--list-champions", action="store_true", help="every champion with its protocol")
+    parser.add_argument("--sort", default="nrmse", metavar="METRIC", help="metric to sort by (default: %(default)s)")
     parser.add_argument(
-        "--label", nargs=2, metavar=("RUN", "LABEL"), help="such as baseline, whom candidates have to beat"
+        "--metrics",
+        default="nrmse,conservation_gap,bc_violation,wall_clock",
+        help="metrics to show as columns, separated by commas (default: %(default)s)",
     )
-    parser.add_argument("--demote", metavar="TASK", help="take the champion of a task down; the one before it follows")
-    parser.add_argument("--protocol", help="with --demote: of a task with several champions, which")
-    parser.add_argument("--reason", default="", help="with --demote: why, for the record")
-    parser.add_argument("--publish", type=Path, metavar="RUN_DIR", help="send a run's decisions to W&B and TensorBoard")
+    parser.add_argument(
+        "--compare",
+        nargs=2,
+        metavar="RUN",
+        help="compare the configurations and metrics of two runs, named by their ids",
+    )
+    parser.add_argument(
+        "--html", type=Path, metavar="OUT", help="with --compare: also write an HTML page with both training curves"
+    )
+    parser.add_argument(
+        "--list-champions", action="store_true", help="list all champions with their evaluation protocols"
+    )
+    parser.add_argument(
+        "--label",
+        nargs=2,
+        metavar=("RUN", "LABEL"),
+        help="set the label of a run, such as baseline, which new runs have to beat",
+    )
+    parser.add_argument(
+        "--demote", metavar="TASK", help="demote the champion of a task; the previous champion replaces it"
+    )
+    parser.add_argument("--protocol", help="with --demote: protocol of the champion, if the task has several")
+    parser.add_argument("--reason", default="", help="with --demote: reason to record")
+    parser.add_argument(
+        "--publish", type=Path, metavar="RUN_DIR", help="log the pipeline decisions on a run to W&B and TensorBoard"
+    )
     return runner.run(parser, print_leaderboard, argv)
 
 
 def print_leaderboard(args: argparse.Namespace) -> None:
+    """Perform the action that the options select; without one, list the rows of the leaderboard."""
     from rich.console import Console
 
     from ups_jax.pipeline.champions import Champions
     from ups_jax.pipeline.leaderboard import Leaderboard
 
-    # A table has more columns than the eighty of a file or a pipe.
+    # In a file or pipe, rich would wrap the table at 80 columns.
     console = Console() if Console().is_terminal else Console(width=220)
     board = Leaderboard.at(args.leaderboard_csv)
     champions = Champions(args.champions)
@@ -77,22 +111,33 @@ def print_leaderboard(args: argparse.Namespace) -> None:
 
 
 def list_rows(console: Console, board: Leaderboard, filters: Sequence[str], sort: str, metrics: Sequence[str]) -> None:
-    """The rows that all filters let through, by a metric, those without it last. Raises `ConfigError`."""
+    """Print the rows that pass all filters, sorted by a metric; rows without that metric come last.
+
+    Args:
+        console: Output.
+        board: The leaderboard.
+        filters: Conditions of the form `COLUMN=VALUE`.
+        sort: Name of the metric to sort by, best first.
+        metrics: Names of the metrics to show.
+
+    Raises:
+        ConfigError: A metric or a column does not exist.
+    """
     from rich.markup import escape
 
     from ups_jax.config import GatesConfig
     from ups_jax.pipeline.gates import direction
     from ups_jax.pipeline.scores import NAMES
 
-    every = board.read()
+    all_rows = board.read()
     for name in (sort, *metrics):
         if name not in NAMES:
-            raise ConfigError(f"{name}: is no metric; there are {', '.join(NAMES)}")
-    wanted = [_condition(every, text) for text in filters]
-    rows = [row for row in every if all(_cells(row).get(name) == value for name, value in wanted)]
+            raise ConfigError(f"unknown metric {name}; available are {', '.join(NAMES)}")
+    conditions = [_condition(all_rows, text) for text in filters]
+    rows = [row for row in all_rows if all(_cells(row).get(name) == value for name, value in conditions)]
     sign = -1 if direction(sort, GatesConfig()) == "higher" else 1
     rows.sort(key=lambda row: sign * value if (value := row.metrics.get(sort)) is not None else math.inf)
-    table = _table(f"{board.jsonl}: {len(rows)} rows by {sort}", _COLUMNS)
+    table = _table(f"{board.jsonl}: {len(rows)} rows, sorted by {sort}", _COLUMNS)
     for name in metrics:
         table.add_column(name, overflow="fold", justify="right")
     for row in rows:
@@ -102,10 +147,10 @@ def list_rows(console: Console, board: Leaderboard, filters: Sequence[str], sort
 
 
 def list_champions(console: Console, champions: Champions) -> None:
-    """Every champion, the latest first."""
+    """Print all champions, the latest promotion first."""
     for item in champions.all():
         copy = champions.folder(item["task"], item["protocol"]) / item["copy"]
-        say(
+        print_line(
             console,
             f"{item['task']}  protocol {item['protocol']}  run {item['run_id']}  promoted {item['promoted_at']}  "
             f"nrmse {item['metrics'].get('nrmse')}  {copy}",
@@ -113,55 +158,85 @@ def list_champions(console: Console, champions: Champions) -> None:
 
 
 def compare(console: Console, board: Leaderboard, first: str, second: str, page: Path | None) -> None:
-    """Two runs: what differs in their configurations, their numbers with intervals, and a page of it. Raises
-    `ConfigError`, `StorageError`."""
+    """Print the differences between the configurations of two runs, and their metrics with confidence intervals.
+
+    Args:
+        console: Output.
+        board: The leaderboard.
+        first: Id of the first run.
+        second: Id of the second run.
+        page: HTML file to write, with both training curves, or None.
+
+    Raises:
+        ConfigError: A run is not on the leaderboard.
+        StorageError: The page cannot be written.
+    """
     from rich.markup import escape
 
     from ups_jax.pipeline.run_comparison import config_difference, metric_table, sides_of, write_comparison
 
     rows = board.read()
-    one, other = sides_of(rows, first, second)
+    first_side, second_side = sides_of(rows, first, second)
     table = _table("configuration", ("key", first, second))
-    for key, *values in config_difference(one.config, other.config):
+    for key, *values in config_difference(first_side.config, second_side.config):
         table.add_row(key, *(escape(str(value)) for value in values))
-    console.print(table if table.row_count else "configuration: the same")
-    numbers = _table("metrics, 95 % interval over the trajectories", ("metric", first, second, "change"))
-    for cells in metric_table(one, other):
+    console.print(table if table.row_count else "the configurations are equal")
+    numbers = _table(
+        "metrics with 95 % confidence intervals over the trajectories", ("metric", first, second, "change")
+    )
+    for cells in metric_table(first_side, second_side):
         numbers.add_row(*cells)
     console.print(numbers)
     if page is not None:
-        write_comparison(page, one, other)
-        say(console, f"page        {page}")
+        write_comparison(page, first_side, second_side)
+        print_line(console, f"page        {page}")
 
 
 def label_run(console: Console, board: Leaderboard, run_id: str, label: str) -> None:
-    """Give all rows of a run a label; `champion` is given by a promotion only. Raises `ConfigError`."""
+    """Set the label of all rows of a run.
+
+    Raises:
+        ConfigError: The run is not on the leaderboard, or the label is `champion`, which only a promotion sets.
+    """
     rows = [row for row in board.read() if row.run_id == run_id]
     if not rows or label == "champion":
-        said = "is not on the leaderboard" if not rows else f"only `{command('pipeline')}` makes a run champion"
-        raise ConfigError(f"run {run_id}: {said}; list what there is with `{command('leaderboard')}`")
+        reason = "is not on the leaderboard" if not rows else f"only `{command('pipeline')}` makes a run champion"
+        raise ConfigError(f"run {run_id}: {reason}; list the runs with `{command('leaderboard')}`")
     board.add([replace(row, label=label) for row in rows])
-    say(console, f"labelled    {run_id}: {label} ({len(rows)} rows)")
+    print_line(console, f"labelled    {run_id}: {label} ({len(rows)} rows)")
 
 
 def demote(
     console: Console, board: Leaderboard, champions: Champions, task: str, protocol: str | None, reason: str
 ) -> None:
-    """Take a champion down, and say so on the leaderboard. Raises `ConfigError`."""
+    """Demote the champion of a task, restore the previous champion, and update their labels on the leaderboard.
+
+    Args:
+        console: Output.
+        board: The leaderboard.
+        champions: The folder of champions.
+        task: Name of the task.
+        protocol: Evaluation protocol of the champion; None if the task has one champion only.
+        reason: Text to record with the demotion.
+
+    Raises:
+        ConfigError: The task has no champion, or several and `protocol` is None.
+    """
     with champions.locked():
-        # A leaderboard that cannot be read is told before anything is changed.
+        # Read first: an unreadable leaderboard must raise before the champion is demoted.
         rows = [row for row in board.read() if row.task == task]
-        former, successor = champions.demote(task, protocol, reason)
-        changed = [replace(row, label="demoted") for row in rows if row.run_id == former["run_id"]]
+        demoted, successor = champions.demote(task, protocol, reason)
+        changed = [replace(row, label="demoted") for row in rows if row.run_id == demoted["run_id"]]
         if successor is not None:
             label = successor["label"]
             changed += [replace(row, label=label) for row in rows if row.run_id == successor["run_id"]]
         board.add(changed)
-    now = "none" if successor is None else f"run {successor['run_id']}"
-    say(console, f"demoted     {task}: run {former['run_id']}; champion is now {now}")
+    champion = "none" if successor is None else f"run {successor['run_id']}"
+    print_line(console, f"demoted     {task}: run {demoted['run_id']}; champion is now {champion}")
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
+    """Return an empty table with a title and these columns."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -172,18 +247,20 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 
 
 def _condition(rows: Sequence[Row], text: str) -> tuple[str, str]:
-    """Column and value of a filter. Raises `ConfigError` for a column that no row has."""
+    """Return the column and the value of a filter. Raise ConfigError for an unknown column."""
     name, separator, value = text.partition("=")
     from ups_jax.pipeline.leaderboard import Row
 
-    known = list(dict.fromkeys(column for row in rows for column in _cells(row))) or [item.name for item in fields(Row)]
-    if not separator or name not in known:
-        names = ", ".join(known)
-        raise ConfigError(f"--filter {text}: give COLUMN=VALUE, such as task=burgers1d; columns are {names}")
+    in_rows = list(dict.fromkeys(column for row in rows for column in _cells(row)))
+    columns = in_rows or [item.name for item in fields(Row)]
+    if not separator or name not in columns:
+        raise ConfigError(
+            f"--filter {text}: give COLUMN=VALUE, such as task=burgers1d; columns are {', '.join(columns)}"
+        )
     return name, value
 
 
 def _cells(row: Row) -> dict[str, str]:
-    """A row's columns; a tag is `tag:NAME`, and NAME where no column is called so."""
+    """Return the cells of a row by column; a tag has the column `tag:NAME`, and also `NAME` if that is not a field."""
     columns = {item.name: str(getattr(row, item.name)) for item in fields(row)}
     return columns | {f"tag:{name}": value for name, value in row.tags.items()} | dict(row.tags) | columns

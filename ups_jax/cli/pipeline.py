@@ -1,7 +1,7 @@
-"""Validate, train, evaluate small and in full, ask the gates, and promote the run where it is better than the champion.
+"""Validate, train, evaluate on a small and a full set, apply gates, and promote the run if it beats the champion.
 
-Started again with the same arguments it goes on where it stopped; what was computed before is not computed again.
-Exit code 6: the run is not promoted.
+Gates are conditions on the metrics of the candidate and the champion. To resume an interrupted pipeline, run the same
+command again; finished steps are not repeated. Exit code 6: the run was not promoted.
 """
 
 from __future__ import annotations
@@ -14,48 +14,54 @@ from ups_jax.cli import runner
 from ups_jax.core.commands import command
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.stage_names import STAGES
-from ups_jax.core.terminal import say
+from ups_jax.core.terminal import print_line
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from ups_jax.pipeline.request import Request
 
-# Options that are another name of a key of the configuration.
-_KEYS = {
+# Options that set a key of the configuration.
+_OPTION_KEYS = {
     "min_small_delta": "gates.min_small_delta",
     "min_full_delta": "gates.min_full_delta",
     "improvement_metric": "gates.metric",
     "on_missing_gate": "gates.on_missing",
     "seed": "seed",
 }
-# Each step of the pipeline, the option `skip_..` that leaves it out, and what it does.
+# The steps of the pipeline: name, suffix of the option `skip_...` that skips it, and description.
 _STEPS = (
-    ("validate_config", "validation", "all keys and values of the three configurations"),
-    ("validate_data", "data_check", "the data of all three; embedded data is generated where it is not there"),
+    ("validate_config", "validation", "check all keys and values of the three configurations"),
+    ("validate_data", "data_check", "check the data of all three; generate built-in data that is missing"),
     (
         "dry_run",
         "dry_run",
-        "compile, a few steps, memory, time, a checkpoint saved and restored; unless it was trained before",
+        "compile, measure a few steps, save and restore a checkpoint; omitted if training is cached",
     ),
-    ("train", "training", f"{command('train')}, for each seed; unless the same was trained before"),
-    ("small_eval", "small_eval", "the trajectories of pipeline.small, then the gates"),
-    ("full_eval", "full_eval", "the trajectories of pipeline.full, then the gates; unless the first gates refuse"),
-    ("promotion", "full_eval", "if the gates pass: the checkpoint is copied and is the champion"),
-    ("report", "analysis", "analysis/report.html"),
+    ("train", "training", f"{command('train')} for each seed; omitted if cached"),
+    ("small_eval", "small_eval", "evaluate on the trajectories of pipeline.small, then apply the gates"),
+    (
+        "full_eval",
+        "full_eval",
+        "evaluate on the trajectories of pipeline.full, then apply the gates; only if the small gates pass",
+    ),
+    ("promotion", "full_eval", "if the gates pass, copy the checkpoint and make it the champion"),
+    ("report", "analysis", "write analysis/report.html"),
 )
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run `ups-jax pipeline` with the given arguments and return its exit code."""
     return runner.run(pipeline_parser(str(__doc__)), pipeline, argv)
 
 
 def pipeline(args: argparse.Namespace) -> None:
+    """Run the pipeline, or print its plan with --dry-run."""
     from rich.console import Console
 
     from ups_jax.pipeline.request import resolve
 
-    request = request_of(args)
+    request = request_from_arguments(args)
     # A misspelt key is reported before the modules of the steps are loaded.
     resolve(request)
     if args.dry_run:
@@ -67,95 +73,155 @@ def pipeline(args: argparse.Namespace) -> None:
 
 
 def pipeline_parser(description: str) -> argparse.ArgumentParser:
-    """All options, in groups."""
+    """Return the argument parser with all options of the pipeline, in groups."""
     parser = runner.parser(description, name="pipeline")
     add = parser.add_argument
     add("--train-config", type=Path, required=True, metavar="C", help="configuration of the training")
-    add("--small-eval-config", type=Path, metavar="C", help="of the small evaluation (default: the training's)")
-    add("--full-eval-config", type=Path, metavar="C", help="of the full evaluation (default: the training's)")
-    add("--config-override", action="append", default=[], metavar="KEY=VALUE", help="override of all configurations")
-    add("overrides", nargs="*", metavar="key=value", help="the same")
+    add(
+        "--small-eval-config",
+        type=Path,
+        metavar="C",
+        help="configuration of the small evaluation (default: that of the training)",
+    )
+    add(
+        "--full-eval-config",
+        type=Path,
+        metavar="C",
+        help="configuration of the full evaluation (default: that of the training)",
+    )
+    add(
+        "--config-override",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a key in all configurations",
+    )
+    add("overrides", nargs="*", metavar="key=value", help="like --config-override")
     add(
         "--run-id",
         type=_name,
         metavar="ID",
-        help="name of the run (default: one that this command left unfinished, or the time)",
+        help="name of the run (default: the unfinished run of this command, or a new name from the time)",
     )
     add(
         "--runs-root",
         type=Path,
         default=Path("artifacts/runs"),
         metavar="DIR",
-        help="folder of the runs (default: %(default)s)",
+        help="folder of pipeline runs (default: %(default)s)",
     )
-    add("--dry-run", action="store_true", help="print what would be done, check the configurations, and do nothing")
-    add("--tag", action="append", default=[], metavar="KEY=VALUE", type=_pair, help="a column of the leaderboard")
-    add("--notes", default="", help="a remark in the leaderboard")
-    add("--wandb-mode", choices=["online", "offline", "disabled"], help="sets WANDB_MODE for all steps")
+    add("--dry-run", action="store_true", help="check the configurations and print the steps without running them")
+    add(
+        "--tag",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        type=_pair,
+        help="add a tag column to the leaderboard",
+    )
+    add("--notes", default="", help="remark for the leaderboard")
+    add("--wandb-mode", choices=["online", "offline", "disabled"], help="value of WANDB_MODE for all steps")
     train = parser.add_argument_group("training")
-    runner.add_stage(train, [*STAGES, "all"], "what is trained (default: all)", name="--train-stage", default="all")
+    runner.add_stage(train, [*STAGES, "all"], "stage to train (default: all)", name="--train-stage", default="all")
     train.add_argument(
-        "--train-extra-arg", action="append", default=[], metavar="ARG", help=f"for {command('train')} as it is"
+        "--train-extra-arg",
+        action="append",
+        default=[],
+        metavar="ARG",
+        help=f"argument passed unchanged to {command('train')}",
     )
-    train.add_argument("--seed", type=int, help="of the first training (default: the configuration's)")
     train.add_argument(
-        "--n-seeds", type=runner.positive, default=1, metavar="K", help="train K seeds and judge their mean"
+        "--seed", type=int, help="random seed of the first training (default: that of the configuration)"
     )
-    train.add_argument("--force-train", action="store_true", help="train even where the same was trained before")
-    steps = parser.add_argument_group("steps to leave out or do again")
+    train.add_argument(
+        "--n-seeds",
+        type=runner.positive,
+        default=1,
+        metavar="K",
+        help="train with K seeds and compare their mean metrics",
+    )
+    train.add_argument("--force-train", action="store_true", help="train even if the result is cached")
+    steps = parser.add_argument_group("steps to skip or repeat")
     for name in ("validation", "data-check", "dry-run", "training", "small-eval", "full-eval", "analysis"):
-        steps.add_argument(f"--skip-{name}", action="store_true")
+        steps.add_argument(f"--skip-{name}", action="store_true", help=f"skip the step {name}")
     steps.add_argument(
-        "--redo-small-eval", action="store_true", help="evaluate even where the same was evaluated before"
+        "--redo-small-eval", action="store_true", help="run the small evaluation even if the result is cached"
     )
-    steps.add_argument("--redo-full-eval", action="store_true", help="the same of the full evaluation")
-    steps.add_argument("--force-full-eval", action="store_true", help="do it whatever the small evaluation's gates say")
+    steps.add_argument(
+        "--redo-full-eval", action="store_true", help="run the full evaluation even if the result is cached"
+    )
+    steps.add_argument(
+        "--force-full-eval", action="store_true", help="run the full evaluation even if the small gates fail"
+    )
     devices = ["auto", "cpu", "cuda", "gpu", "tpu"]
-    steps.add_argument("--eval-device", choices=devices, default="auto", help="default: what JAX finds")
+    steps.add_argument(
+        "--eval-device",
+        choices=devices,
+        default="auto",
+        help="device of the evaluations (default: the one that JAX selects)",
+    )
     gates = parser.add_argument_group("gates (also keys of `gates` in the configuration)")
-    gates.add_argument("--min-small-delta", type=float, metavar="D", help="improvement asked of the small evaluation")
-    gates.add_argument("--min-full-delta", type=float, metavar="D", help="improvement asked of the full evaluation")
-    gates.add_argument("--improvement-metric", type=_metric, metavar="NAME", help="the metric that has to improve")
-    gates.add_argument("--metric-direction", choices=["lower", "higher"], help="which way that metric is better")
+    gates.add_argument("--min-small-delta", type=float, metavar="D", help="minimum improvement in the small evaluation")
+    gates.add_argument("--min-full-delta", type=float, metavar="D", help="minimum improvement in the full evaluation")
+    gates.add_argument("--improvement-metric", type=_metric, metavar="NAME", help="metric that has to improve")
+    gates.add_argument(
+        "--metric-direction",
+        choices=["lower", "higher"],
+        help="whether lower or higher values of that metric are better",
+    )
     gates.add_argument(
         "--gate-ratio",
         action="append",
         default=[],
         type=runner.assignment,
         metavar="KEY=FACTOR",
-        help="allow FACTOR times the champion's",
+        help="allow this metric to be at most FACTOR times that of the champion",
     )
-    gates.add_argument("--clear-default-ratio-gates", action="store_true", help="only the ratios that are given here")
+    gates.add_argument("--clear-default-ratio-gates", action="store_true", help="use only the ratios from --gate-ratio")
     gates.add_argument(
-        "--on-missing-gate", choices=["fail", "warn"], help="where only the champion has measured a ratio"
+        "--on-missing-gate",
+        choices=["fail", "warn"],
+        help="result of a ratio gate whose metric is missing for the new run",
     )
     gates.add_argument(
         "--baseline-label",
         action="append",
         default=[],
         metavar="LABEL",
-        help="whom to beat, best first (default: --champion-label, baseline)",
+        help="labels of the runs to beat, in order of preference (default: --champion-label, baseline)",
     )
-    gates.add_argument("--baseline-run-id", metavar="ID", help="this run, and the champion if it is another one")
-    gates.add_argument("--promote-demoted", action="store_true", help="also a checkpoint that was taken down once")
+    gates.add_argument("--baseline-run-id", metavar="ID", help="id of a run to beat, in addition to the champion")
+    gates.add_argument(
+        "--promote-demoted", action="store_true", help="allow the promotion of a checkpoint that was demoted before"
+    )
     board = parser.add_argument_group("leaderboard")
     board.add_argument("--champion-label", default="champion", help="label of a promoted run (default: %(default)s)")
-    board.add_argument("--leaderboard-csv", type=Path, default=Path("reports/leaderboard.csv"), metavar="F")
-    board.add_argument("--leaderboard-html", type=Path, metavar="F", help="default: beside the CSV file")
+    board.add_argument(
+        "--leaderboard-csv",
+        type=Path,
+        default=Path("reports/leaderboard.csv"),
+        metavar="F",
+        help="leaderboard file (default: %(default)s)",
+    )
+    board.add_argument(
+        "--leaderboard-html", type=Path, metavar="F", help="HTML page of the leaderboard (default: beside the CSV file)"
+    )
     return parser
 
 
-def request_of(args: argparse.Namespace) -> Request:
-    """The request of parsed arguments. Raises `ConfigError`."""
+def request_from_arguments(args: argparse.Namespace) -> Request:
+    """Return the pipeline request that parsed arguments describe. Raise ConfigError if options exclude each other."""
     from ups_jax.pipeline.request import Request
     from ups_jax.pipeline.scores import canonical
 
     if args.skip_full_eval and args.force_full_eval:
-        raise ConfigError("--skip-full-eval and --force-full-eval exclude each other; leave one of them out")
+        raise ConfigError("--skip-full-eval and --force-full-eval exclude each other; remove one of them")
     if args.skip_training and args.force_train:
-        raise ConfigError("--skip-training and --force-train exclude each other; leave one of them out")
+        raise ConfigError("--skip-training and --force-train exclude each other; remove one of them")
     overrides = [*args.config_override, *args.overrides]
-    overrides += [f"{key}={value}" for option, key in _KEYS.items() if (value := getattr(args, option)) is not None]
+    overrides += [
+        f"{key}={value}" for option, key in _OPTION_KEYS.items() if (value := getattr(args, option)) is not None
+    ]
     return runner.from_arguments(
         Request,
         args,
@@ -168,31 +234,33 @@ def request_of(args: argparse.Namespace) -> Request:
 
 
 def plan_pipeline(request: Request, console: Console) -> None:
-    """Say what a request would do, check its configurations, and do nothing. Raises `ConfigError`."""
+    """Check the configurations of a request and print its steps without running them. Raise ConfigError on problems."""
     from ups_jax.pipeline.context import unfinished
     from ups_jax.pipeline.request import resolve
     from ups_jax.pipeline.validation import check_config
 
     resolved = resolve(request)
     for path in {*request.configs.values()}:
-        found = check_config(path, request.train_stage, request.overrides)
-        if found.problems:
-            raise ConfigError("; ".join(found.problems))
+        checked = check_config(path, request.train_stage, request.overrides)
+        if checked.problems:
+            raise ConfigError("; ".join(checked.problems))
     name = request.run_id or unfinished(request.runs_root, request.digest(resolved))
-    lines = [f"run             {request.runs_root / (name or 'run_TIME')}" + (" (goes on)" if name else "")]
-    for step, option, what in _STEPS:
-        lines.append(f"{step:<16}{'skipped' if getattr(request, f'skip_{option}') else what}")
+    lines = [f"run             {request.runs_root / (name or 'run_TIME')}" + (" (resumed)" if name else "")]
+    for step, option, description in _STEPS:
+        lines.append(f"{step:<16}{'skipped' if getattr(request, f'skip_{option}') else description}")
     for line in lines:
-        say(console, line)
+        print_line(console, line)
 
 
 def _metric(text: str) -> str:
+    """Return the canonical name of a metric, as an argparse type."""
     from ups_jax.pipeline.scores import canonical
 
     return canonical(text)
 
 
 def _pair(text: str) -> tuple[str, str]:
+    """Return the key and the value of `KEY=VALUE`, as an argparse type."""
     name, separator, value = text.partition("=")
     if not separator or not name:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
@@ -200,6 +268,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _name(text: str) -> str:
+    """Return the name of a folder below --runs-root, as an argparse type."""
     if not text or "/" in text or text.startswith("."):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a folder's name; it is made in --runs-root")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a valid folder name; a run ID names a folder in --runs-root")
     return text

@@ -21,7 +21,7 @@ from ups_jax.core.errors import ConfigError, DivergedError, Stopped
 from ups_jax.core.files import version
 from ups_jax.core.locks import lock_file
 from ups_jax.core.task import Task
-from ups_jax.core.terminal import say
+from ups_jax.core.terminal import print_line
 from ups_jax.data.sources import open_file
 from ups_jax.data.sources.base import read_trajectories
 from ups_jax.evaluation.plots.films import write_images
@@ -40,7 +40,7 @@ from ups_jax.training.build import build_model
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class RolloutRequest:
     """What a rollout should be. `rows` are the samples at a time, None for the run's `evaluation.batch_size`. Of
     several `members` each has samples of the corrector's errors, drawn by `seed`; a single one has the expected error.
 
@@ -63,13 +63,13 @@ class Wanted:
     sampler_steps: int | None = None
     task: str | None = None
     limit: int | None = None
-    rows: int | None = None
+    batch_size: int | None = None
     images: Sequence[str] = ()
     overwrite: bool = False
 
 
 def rollout_run(
-    path: Path, cfg: Config, wanted: Wanted, *, console: Console, correction: Correction | None = None
+    path: Path, cfg: Config, wanted: RolloutRequest, *, console: Console, correction: Correction | None = None
 ) -> None:
     """Write the `steps` frames after the given ones to `output` and tell what was done; `cfg` says where data lies.
 
@@ -107,9 +107,9 @@ def rollout_run(
     kind = PointStateFile if run.task.scattered else StateFile
     with lock_file(wanted.output, "wait for it, or give another --output"):
         file = kind(wanted.output, start, run.task, wanted.steps, wanted.members, overwrite=wanted.overwrite)
-        say(console, f"run         {path}, step {run.checkpoint.step} of {run.stage}")
-        say(console, f"input       {start.name}")
-        rows = wanted.rows or cfg.evaluation.batch_size
+        print_line(console, f"run         {path}, step {run.checkpoint.step} of {run.stage}")
+        print_line(console, f"input       {start.name}")
+        rows = wanted.batch_size or cfg.evaluation.batch_size
         done, finite = 0, wanted.steps
         try:
             for piece in stepper.iter_chunks(start.fields, cond, mask, wanted.steps, rows, start.point_arrays):
@@ -129,19 +129,19 @@ def rollout_run(
         whole = finite == wanted.steps
         status = "complete" if whole else f"diverged: frame {finite + 1} is not finite"
         file.finish(finite, attributes | {"status": status})
-        say(console, f"output      {wanted.output}")
+        print_line(console, f"output      {wanted.output}")
         if start.truth is not None and finite:
             _tell_error(wanted.output, run.task, start, wanted.members, console)
         truth = None if start.truth is None else np.concatenate([start.fields, start.truth], axis=1)[0]
         for image in write_images(wanted.output, run.task, wanted.images, truth):
-            say(console, f"image       {image}")
+            print_line(console, f"image       {image}")
         if not whole:
             raise DivergedError(
                 f"{wanted.output}: frame {finite + 1} of {wanted.steps} is not finite; the {finite} before it were kept"
             )
 
 
-def _correction(run: TrainedModel, stage: str, wanted: Wanted) -> Correction:
+def _correction(run: TrainedModel, stage: str, wanted: RolloutRequest) -> Correction:
     """The correction by a stage of the run; CheckpointError, with the command that makes it, where there is none."""
     trained = load_corrector(run.path, stage)
     model = cast(Corrector, build_model(trained.config, run.task, stage))
@@ -167,11 +167,11 @@ def _conditioned(
         warnings.simplefilter("always")
         cond, mask = coefficient_arrays(task, given, count)
     for warning in told:
-        say(console, f"note        {warning.message}")
+        print_line(console, f"note        {warning.message}")
     return replace(start, coefficients=given), np.asarray(cond), mask
 
 
-def _attributes(run: TrainedModel, start: InitialState, wanted: Wanted) -> dict[str, str | int | float]:
+def _attributes(run: TrainedModel, start: InitialState, wanted: RolloutRequest) -> dict[str, str | int | float]:
     return {
         "run": str(run.path),
         "checkpoint": f"checkpoints/{run.stage}/{run.checkpoint.step}",
@@ -190,7 +190,7 @@ def _attributes(run: TrainedModel, start: InitialState, wanted: Wanted) -> dict[
     }
 
 
-def _named(wanted: Wanted) -> str:
+def _named(wanted: RolloutRequest) -> str:
     """Which corrector acts when, in words."""
     if wanted.corrector is None:
         return "none"
@@ -217,7 +217,7 @@ def _tell_error(output: Path, task: Task, start: InitialState, members: int, con
         summary = ensemble_summary(ensemble_table(fields[:, None], known, task.dt))
         lines |= {name: f"{value:.3g}" for name, value in summary.items()}
     for name, text in lines.items():
-        say(console, f"{name:<11} {text}")
+        print_line(console, f"{name:<11} {text}")
 
 
 def _on_grid(output: Path, task: Task) -> Float[np.ndarray, "r t *s c"]:

@@ -39,7 +39,7 @@ def profile(args: argparse.Namespace) -> None:
     data = open_mixture(cfg)
     with trial(cfg, args.stage, data, build_joint(cfg, data.tasks, args.stage), at_once=1) as tried:
         settings = {"steps": args.steps, "depth": args.depth}
-        result = profile_step(tried.train_step, tried.begin(), tried.batches, args.out, **settings)
+        result = profile_step(tried.train_step, tried.new_state(), tried.batches, args.out, **settings)
     table = Table(title=f"a step of {args.stage} on {jax.devices()[0].device_kind}", title_justify="left")
     for heading in ("part", "direction"):
         table.add_column(heading, no_wrap=True)

@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 def predict(args: argparse.Namespace) -> None:
     from rich.console import Console
 
-    from ups_jax.cli.predict import Wanted, rollout_run
+    from ups_jax.cli.predict import RolloutRequest, rollout_run
     from ups_jax.core.xla import enable_compilation_cache
     from ups_jax.evaluation.evaluate_run import run_config
     from ups_jax.pipeline.champions import Champions
@@ -70,6 +70,6 @@ def predict(args: argparse.Namespace) -> None:
     cfg = run_config(run, args.overrides)
     enable_compilation_cache()
     wanted = runner.from_arguments(
-        Wanted, args, params=dict(args.params), rows=args.batch_size, images=["png", args.film] if args.images else ()
+        RolloutRequest, args, params=dict(args.params), images=["png", args.film] if args.images else ()
     )
     rollout_run(run, cfg, wanted, console=Console())

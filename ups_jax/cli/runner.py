@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from ups_jax.core.commands import command
 from ups_jax.core.errors import ConfigError, HostMemoryError, Stopped, UserError, first_line
 from ups_jax.core.stage_names import STAGE_ALIASES
-from ups_jax.core.terminal import hang_up, lasting_output, one_line
+from ups_jax.core.terminal import hangup_signals, one_line, tolerate_closed_output
 
 T = TypeVar("T")
 CONFIG_HELP = "YAML configuration: a file, or the name of a packaged one"
@@ -78,7 +78,7 @@ def from_arguments(kind: Callable[..., T], args: argparse.Namespace, **others: A
     return kind(**{name: getattr(args, name) for name in names} | others)
 
 
-def tell(error: object) -> None:
+def print_error(error: object) -> None:
     """An error, or its text, as a line on stderr."""
     print(f"error: {one_line(error)}", file=sys.stderr)
 
@@ -91,13 +91,13 @@ def run(
     """Parse, call, and answer with an exit code: 0, or the code of the error that is told in one line."""
     args = arguments.parse_intermixed_args(argv)
     # Outside the training loop, which has its own way to stop, these end a script the way Ctrl-C does.
-    numbers = (signal.SIGTERM, *hang_up()) if _in_main_thread() else ()
+    numbers = (signal.SIGTERM, *hangup_signals()) if _in_main_thread() else ()
     previous = {number: signal.signal(number, _interrupt) for number in numbers}
     form = warnings.formatwarning
     if not args.traceback:
         warnings.formatwarning = _in_one_line
     try:
-        with lasting_output():
+        with tolerate_closed_output():
             return _answered(main, args)
     finally:
         warnings.formatwarning = form
@@ -119,7 +119,7 @@ def _answered(main: Callable[[argparse.Namespace], int | None], args: argparse.N
         if args.traceback:
             traceback.print_exc()
         else:
-            tell(known)
+            print_error(known)
         return known.exit_code
 
 

@@ -40,9 +40,9 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
     # Heavy imports after the configuration has been read, so that a typing error answers at once.
     from rich.console import Console
 
-    from ups_jax.core.terminal import say
+    from ups_jax.core.terminal import print_line
     from ups_jax.core.xla import enable_compilation_cache, require_determinism
-    from ups_jax.distributed.processes import agreed, first_does, is_first, start_processes
+    from ups_jax.distributed.processes import broadcast_from_host0, is_host0, on_host0, start_processes
     from ups_jax.evaluation.evaluate_run import evaluate_run
     from ups_jax.runs.directory import new_run_path
     from ups_jax.trainer.train import train
@@ -50,7 +50,7 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
     require_determinism(cfg.deterministic)
     start_processes(cfg.parallel)
     enable_compilation_cache()
-    console = Console(quiet=not is_first())
+    console = Console(quiet=not is_host0())
     if args.dry_run:
         from ups_jax.trainer.dry_run import dry_run
         from ups_jax.training.stages import enabled_stages
@@ -59,8 +59,8 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
         return
     stage = args.stage or "operator"
     names = "+".join(task.name for task in cfg.data.tasks)
-    path = args.run_dir or Path(agreed(str(new_run_path(Path(cfg.runs), names))))
-    say(console, f"run         {path}")
+    path = args.run_dir or Path(broadcast_from_host0(str(new_run_path(Path(cfg.runs), names))))
+    print_line(console, f"run         {path}")
     if stage == "all":
         from ups_jax.pipeline.train_all_stages import train_all
 
@@ -69,5 +69,5 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
         trained = train(cfg, stage, path, resume=args.resume, init_from=args.init_from, console=console)
         if cfg.evaluation.enabled:
             opened = partial(evaluate_run, path, cfg, data=trained.data, models=trained.model)
-            first_does(partial(opened, stage=stage, track=True, console=console))
-    say(console, f"run         {path}")
+            on_host0(partial(opened, stage=stage, track=True, console=console))
+    print_line(console, f"run         {path}")

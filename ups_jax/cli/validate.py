@@ -43,7 +43,7 @@ def validate(args: argparse.Namespace) -> int:
     for line in dict.fromkeys(line for own in found.values() for item in own for line in item.notes):
         print(f"note: {line}")
     for line in problems:
-        runner.tell(line)
+        runner.print_error(line)
     if args.json is not None:
         values = {
             str(path): {

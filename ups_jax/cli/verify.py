@@ -1,4 +1,4 @@
-"""Say what a run directory holds, and whether all of it is what was written there; exit code 4 where it is not."""
+"""Check a run directory for damaged files and list what it contains; exit code 4 if something is damaged."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from ups_jax.core.errors import CheckpointError
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run `ups-jax verify` with the given arguments and return its exit code."""
     parser = runner.parser(__doc__, name="verify")
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run directory; nothing in it is changed")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run directory; it is not changed")
     return runner.run(parser, verify_run, argv)
 
 
 def verify_run(args: argparse.Namespace) -> None:
+    """Print the state of each part of a run directory. Raise CheckpointError if a part is damaged."""
     from ups_jax.runs.verify import DAMAGED, verify
 
     findings = verify(args.run)
@@ -25,6 +27,6 @@ def verify_run(args: argparse.Namespace) -> None:
     damaged = sum(finding.state == DAMAGED for finding in findings)
     if damaged:
         raise CheckpointError(
-            f"{args.run}: {damaged} of {len(findings)} parts are damaged; the same training command sets a damaged "
-            "checkpoint aside and goes on from the one before"
+            f"{args.run}: {damaged} of {len(findings)} parts are damaged; repeat the training command to "
+            "quarantine a damaged checkpoint and resume from the one before it"
         )

@@ -1,1 +1,1 @@
-"""Device meshes and several processes: sharding, gathering, and agreement between hosts."""
+"""Device meshes and multi-process runs: sharding, gathering, and communication between hosts."""

@@ -1,8 +1,9 @@
-"""Many devices as one mesh: what lies where on them.
+"""Device mesh and shardings of batches and train states.
 
-The rows of a batch lie on all devices of the mesh, and each large array of a state in pieces along `fsdp`; everything
-else is on every device. A gradient is a sum over rows, so each device takes that of its own rows and they are added up;
-the optimizer's work is cut by XLA's partitioner as the state lies. There is one train step for a laptop and a cluster.
+The rows of a batch are split over all devices of the mesh. Each large array of a train state is split along the mesh
+axis `fsdp`; small arrays are replicated. Each device computes the gradient of its own rows, and the gradients are
+summed over devices. XLA partitions the optimizer step according to the sharding of the state. The same train step runs
+on one device and on many.
 """
 
 from __future__ import annotations
@@ -21,159 +22,187 @@ from ups_jax.core.errors import ConfigError
 from ups_jax.models.batch import Batch
 
 _DATA, _FSDP = "data", "fsdp"
-_ROWS = PartitionSpec((_DATA, _FSDP))
-# Smaller arrays are on every device: to collect their pieces would cost more than they do.
-_LEAST_SIZE = 1024
+_BATCH_SPEC = PartitionSpec((_DATA, _FSDP))
+# Smaller arrays are replicated: gathering their shards would take longer than computing them on every device.
+_MIN_SHARDED_SIZE = 1024
 
 
 def make_mesh(config: ParallelConfig) -> Mesh:
-    """The devices as (data, fsdp), those of a process side by side; ConfigError where there are not so many."""
+    """Return the device mesh with axes (data, fsdp), where the devices of a process are adjacent.
+
+    Raises:
+        ConfigError: `data * fsdp` exceeds the number of devices, or `fsdp` does not divide it.
+    """
     return _mesh(config.data, config.fsdp)
 
 
 @functools.cache
 def _mesh(data: int, fsdp: int) -> Mesh:
+    """Return the mesh of this shape; `data` is -1 for all devices. Cached, so that equal configurations share it."""
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     if data == -1:
         data = len(devices) // fsdp
         if data * fsdp != len(devices):
-            raise ConfigError(f"parallel.fsdp={fsdp}: does not divide the {len(devices)} devices; give a divisor")
+            raise ConfigError(f"parallel.fsdp={fsdp}: does not divide the {len(devices)} devices; set it to a divisor")
     if data * fsdp > len(devices):
         raise ConfigError(
-            f"parallel.data={data} times parallel.fsdp={fsdp} is not the {len(devices)} devices that there are; "
-            "parallel.data=-1 takes all of them"
+            f"parallel.data={data} times parallel.fsdp={fsdp} exceeds the {len(devices)} devices of the run; "
+            "set parallel.data=-1 to use all of them"
         )
-    chosen = np.array(devices[: data * fsdp]).reshape(data, fsdp)
-    return Mesh(chosen, (_DATA, _FSDP), axis_types=(AxisType.Auto, AxisType.Auto))
+    grid = np.array(devices[: data * fsdp]).reshape(data, fsdp)
+    return Mesh(grid, (_DATA, _FSDP), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
 def is_one_cpu(mesh: Mesh) -> bool:
-    """Whether the mesh is a single CPU device, where loops and branches of a program are cheap."""
+    """Return whether the mesh is a single CPU device, on which loops and branches of a compiled program are cheap."""
     return mesh.size == 1 and mesh.devices.item().platform == "cpu"
 
 
 def check_rows(mesh: Mesh | AbstractMesh, rows: int, key: str) -> None:
-    """ConfigError where the rows of a step cannot be shared out evenly, or a process has no part in them."""
+    """Raise ConfigError if the rows of a step do not divide evenly over the devices, or a process has no device.
+
+    Args:
+        mesh: Device mesh.
+        rows: Rows of a step, summed over micro-batches.
+        key: Configuration key of the batch size, for the message.
+    """
     if jax.process_count() > 1 and mesh.size != jax.device_count():
         raise ConfigError(
-            f"parallel.data and parallel.fsdp: take {mesh.size} devices of {jax.device_count()}, but every process has "
-            "to have its part; parallel.data=-1 takes all of them"
+            f"parallel.data and parallel.fsdp: use {mesh.size} of {jax.device_count()} devices, but a multi-process "
+            "run must use the devices of every process; set parallel.data=-1 to use all of them"
         )
     if rows % mesh.size:
         raise ConfigError(
-            f"{key}: {rows} windows a step cannot be shared by {mesh.size} devices; "
+            f"{key}: {rows} windows per step do not divide evenly over {mesh.size} devices; "
             f"make it a multiple of {mesh.size}, or use fewer devices with parallel.data"
         )
 
 
-def spec_of(mesh: Mesh | AbstractMesh, shape: tuple[int, ...]) -> PartitionSpec:
-    """How an array of a state lies: its largest axis that `fsdp` divides is cut, the last of several; small arrays and
-    those without such an axis are whole on every device."""
-    pieces = mesh.shape[_FSDP]
-    axes = [axis for axis, points in enumerate(shape) if points % pieces == 0]
-    if pieces == 1 or math.prod(shape) < _LEAST_SIZE or not axes:
-        return PartitionSpec()
-    cut = max(axes, key=lambda axis: (shape[axis], axis))
-    return PartitionSpec(*(_FSDP if axis == cut else None for axis in range(cut + 1)))
+def partition_spec(mesh: Mesh | AbstractMesh, shape: tuple[int, ...]) -> PartitionSpec:
+    """Return the partition spec of a state array of this shape.
 
-
-def shardings(mesh: Mesh, tree: Any) -> Any:
-    """Where each array of a state lies. Depends on its shape alone, so that moments and averages lie with what they
-    are of."""
-    return jax.tree.map(lambda leaf: NamedSharding(mesh, spec_of(mesh, leaf.shape)), tree)
-
-
-def placed_like(mesh: Mesh, tree: Any) -> Any:
-    """The abstract arrays of `tree`, where a state has them on the mesh.
-
-    On one device that is the device itself: a step of arrays on a mesh of one is compiled as another program, and its
-    last bits may be others.
+    The largest axis that the size of `fsdp` divides is split, the last one of equally large axes. Small arrays and
+    arrays without such an axis are replicated.
     """
-    alone = SingleDeviceSharding(mesh.devices.item()) if mesh.size == 1 else None
+    shards = mesh.shape[_FSDP]
+    divisible = [axis for axis, size in enumerate(shape) if size % shards == 0]
+    if shards == 1 or math.prod(shape) < _MIN_SHARDED_SIZE or not divisible:
+        return PartitionSpec()
+    split_axis = max(divisible, key=lambda axis: (shape[axis], axis))
+    return PartitionSpec(*(_FSDP if axis == split_axis else None for axis in range(split_axis + 1)))
+
+
+def state_shardings(mesh: Mesh, tree: Any) -> Any:
+    """Return the sharding of each array of a state as a tree of the same structure.
+
+    A sharding depends on the shape alone, so optimizer moments and averaged weights are sharded like their parameters.
+    """
+    return jax.tree.map(lambda leaf: NamedSharding(mesh, partition_spec(mesh, leaf.shape)), tree)
+
+
+def abstract_with_sharding(mesh: Mesh, tree: Any) -> Any:
+    """Return the arrays of `tree` as `ShapeDtypeStruct`s with the shardings of a state.
+
+    On one device the sharding is a `SingleDeviceSharding`: for a mesh of one device XLA compiles another program, whose
+    results can differ in the last bits.
+    """
+    single = SingleDeviceSharding(mesh.devices.item()) if mesh.size == 1 else None
     return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=alone or sharding),
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=single or sharding),
         tree,
-        shardings(mesh, tree),
+        state_shardings(mesh, tree),
     )
 
 
-def keep_in_place(mesh: Mesh, tree: Any) -> Any:
-    """`tree`, inside a compiled program, held where `shardings` has it; on one device there is nothing to hold."""
-    return tree if mesh.size == 1 else jax.lax.with_sharding_constraint(tree, shardings(mesh, tree))
+def with_sharding(mesh: Mesh, tree: Any) -> Any:
+    """Return `tree`, inside a compiled program, constrained to `state_shardings`; unchanged on one device."""
+    return tree if mesh.size == 1 else jax.lax.with_sharding_constraint(tree, state_shardings(mesh, tree))
 
 
-def over_rows(mesh: Mesh, summed: Callable[..., Any]) -> Callable[..., Any]:
-    """`summed(params, batch, ...)`, a tree of sums over the rows of a batch, with each device at its own rows.
+def sum_over_devices(mesh: Mesh, sum_rows: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `sum_rows` evaluated by each device on its own rows and summed over devices.
 
-    On several devices a device sees its rows alone, and everything else whole; the sums of all devices are added up,
-    and a large array of them ends in pieces as a state's does. Nothing moves but parameters and sums: the partitioner,
-    left to itself, cuts and moves activations, which are larger.
+    The large arrays of the result are sharded like a state. Only parameters and sums are communicated; without
+    `shard_map`, XLA would partition and communicate activations, which are larger.
+
+    Args:
+        mesh: Device mesh.
+        sum_rows: Function `(params, batch, *rest) -> tree` of sums over the rows of the batch. `params` and `rest` are
+            replicated.
+
+    Returns:
+        A function with the arguments of `sum_rows`; on one device `sum_rows` itself.
     """
     if mesh.size == 1:
-        return summed
+        return sum_rows
 
-    def shared(params: Any, batch: Any, *rest: Any) -> Any:
+    def sharded(params: Any, batch: Any, *rest: Any) -> Any:
         local = jax.tree.map(
             lambda rows: jax.ShapeDtypeStruct((rows.shape[0] // mesh.size, *rows.shape[1:]), rows.dtype), batch
         )
-        specs = jax.tree.map(lambda leaf: spec_of(mesh, leaf.shape), jax.eval_shape(summed, params, local, *rest))
+        sums = jax.eval_shape(sum_rows, params, local, *rest)
+        out_specs = jax.tree.map(lambda leaf: partition_spec(mesh, leaf.shape), sums)
 
-        def of_device(params: Any, batch: Any, *rest: Any) -> Any:
-            return jax.tree.map(_added_up, summed(params, batch, *rest), specs)
+        def on_device(params: Any, batch: Any, *rest: Any) -> Any:
+            return jax.tree.map(_psum, sum_rows(params, batch, *rest), out_specs)
 
-        everywhere = PartitionSpec()
-        given = (everywhere, _ROWS, *(everywhere for _ in rest))
-        return jax.shard_map(of_device, mesh=mesh, in_specs=given, out_specs=specs, check_vma=False)(
+        replicated = PartitionSpec()
+        in_specs = (replicated, _BATCH_SPEC, *(replicated for _ in rest))
+        return jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)(
             params, batch, *rest
         )
 
-    return shared
+    return sharded
 
 
-def _added_up(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
-    """The sum over all devices, of which a device keeps its piece."""
+def _psum(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
+    """Return the sum of an array over all devices, or this device's shard of the sum if `spec` splits it."""
     if _FSDP not in spec:
         return jax.lax.psum(leaf, (_DATA, _FSDP))
     return jax.lax.psum(jax.lax.psum_scatter(leaf, _FSDP, scatter_dimension=spec.index(_FSDP), tiled=True), _DATA)
 
 
-def put(mesh: Mesh, tree: Any) -> Any:
-    """`tree` brought to where `shardings` has it; every process hands over the same values."""
-    return tree if mesh.size == 1 else jax.tree.map(_put, tree, shardings(mesh, tree))
+def device_put(mesh: Mesh, tree: Any) -> Any:
+    """Return `tree` on the devices, sharded by `state_shardings`; every process must pass the same values."""
+    return tree if mesh.size == 1 else jax.tree.map(_put, tree, state_shardings(mesh, tree))
 
 
-def put_everywhere(mesh: Mesh, tree: Any) -> Any:
-    """A copy of `tree` on every device."""
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    return jax.device_put(tree) if mesh.size == 1 else jax.tree.map(lambda leaf: _put(leaf, everywhere), tree)
+def device_put_replicated(mesh: Mesh, tree: Any) -> Any:
+    """Return `tree` replicated on every device."""
+    replicated = NamedSharding(mesh, PartitionSpec())
+    return jax.device_put(tree) if mesh.size == 1 else jax.tree.map(lambda leaf: _put(leaf, replicated), tree)
 
 
 def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """Return an array with this sharding, also if some of its devices belong to other processes."""
     if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
         return leaf
     if sharding.is_fully_addressable:
         return jax.device_put(leaf, sharding)
-    whole = np.asarray(leaf)
-    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+    values = np.asarray(leaf)
+    return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
 
 
-def put_rows(mesh: Mesh, batch: Batch) -> Batch:
-    """This process's rows of a batch, as its part of the batch that all devices share."""
+def device_put_batch(mesh: Mesh, batch: Batch) -> Batch:
+    """Return the global batch on all devices, of which this process contributes the rows in `batch`."""
     if mesh.size == 1:
         return jax.device_put(batch)
-    sharding = NamedSharding(mesh, _ROWS)
+    sharding = NamedSharding(mesh, _BATCH_SPEC)
     return jax.tree.map(lambda values: jax.make_array_from_process_local_data(sharding, values), batch)
 
 
-def fed_rows(mesh: Mesh, batch: Batch) -> Batch:
-    """The same for a jitted step: one device takes arrays as they are, a fifteenth of the cost of a `device_put`."""
-    return batch if mesh.size == 1 else put_rows(mesh, batch)
+def batch_for_step(mesh: Mesh, batch: Batch) -> Batch:
+    """Return the batch as an argument for a jitted step: on one device the host arrays, otherwise a sharded batch.
+
+    A jitted function transfers host arrays itself, at a fifteenth of the cost of `device_put`.
+    """
+    return batch if mesh.size == 1 else device_put_batch(mesh, batch)
 
 
-def local_copy(mesh: Mesh, tree: Any) -> Any:
-    """`tree` whole on a device of this process, for work that each process does by itself."""
+def gather_to_local(mesh: Mesh, tree: Any) -> Any:
+    """Return the complete arrays of a sharded `tree` on one device of this process, for work outside the mesh."""
     if mesh.size == 1:
         return tree
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    whole = jax.jit(lambda tree: tree, out_shardings=everywhere)(tree)
-    return jax.tree.map(lambda leaf: leaf.addressable_data(0), whole)
+    replicated = NamedSharding(mesh, PartitionSpec())
+    gathered = jax.jit(lambda tree: tree, out_shardings=replicated)(tree)
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), gathered)

@@ -1,6 +1,6 @@
-"""Many processes as one run: how they meet, which of them writes, and what all of them agree on.
+"""Multi-process runs: how processes connect, which of them writes files, and how they exchange values.
 
-Without others nothing here needs jax, which is imported where there are some.
+A "host" is a process of the run; host 0 writes logs and records. jax is imported only if the run has several processes.
 """
 
 from __future__ import annotations
@@ -17,32 +17,34 @@ from ups_jax.core.errors import ConfigError
 
 T = TypeVar("T")
 
-# Steps between two questions whether anybody wants to save or stop: each is a round over the network.
-_AGREE_EVERY = 8
+# `any_host` communicates only at every eighth step, because each exchange is a round trip over the network.
+_EXCHANGE_EVERY = 8
 
 
 @dataclass
-class _Place:
-    """Which of how many processes this one is."""
+class _Process:
+    """The index of this process and the number of processes."""
 
     index: int = 0
     count: int = 1
 
 
-_PLACE = _Place()
+_PROCESS = _Process()
 
 
 def start_processes(config: ParallelConfig) -> None:
-    """Join the other processes of the run, where there are to be others; before anything asks for a device.
+    """Connect this process to the other processes of the run if `multihost` is set; call before any use of a device.
 
-    Slurm, TPU pods, Kubernetes and MPI are recognised by JAX; elsewhere `coordinator`, `processes` and `process` say
-    who is who. ConfigError where neither does, or the others do not come.
+    JAX detects Slurm, TPU pods, Kubernetes and MPI. Elsewhere `coordinator`, `processes` and `process` are required.
+
+    Raises:
+        ConfigError: Neither source describes the processes, or the others did not connect in time.
     """
     if not config.multihost:
         return
     import jax
 
-    # A signal is answered by the loop of whoever gets it, and agreed on there; JAX's own service would take it away.
+    # The training loop handles signals and shares them between processes; JAX's service would intercept them.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
@@ -55,59 +57,62 @@ def start_processes(config: ParallelConfig) -> None:
     except (ValueError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
-            f"parallel.multihost: the processes of the run could not be brought together ({reason}); give "
-            "parallel.coordinator=HOST:PORT parallel.processes=N parallel.process=I to each of them"
+            f"parallel.multihost: the processes of the run could not be connected ({reason}); start each of them with "
+            "parallel.coordinator=HOST:PORT parallel.processes=N parallel.process=I"
         ) from None
-    _PLACE.index, _PLACE.count = jax.process_index(), jax.process_count()
+    _PROCESS.index, _PROCESS.count = jax.process_index(), jax.process_count()
 
 
-def is_first() -> bool:
-    """Whether this process is the one that writes: logs, records, evaluations."""
-    return _PLACE.index == 0
+def is_host0() -> bool:
+    """Return whether this process is host 0, which writes logs and records and runs evaluations."""
+    return _PROCESS.index == 0
 
 
-def has_others() -> bool:
-    """Whether the run has other processes."""
-    return _PLACE.count > 1
+def is_multihost() -> bool:
+    """Return whether the run has more than one process."""
+    return _PROCESS.count > 1
 
 
-def own_share() -> dict[str, int]:
-    """Which part of every batch this process reads, as readers of batches take it."""
-    return {"process_index": _PLACE.index, "process_count": _PLACE.count}
+def process_slice() -> dict[str, int]:
+    """Return the keyword arguments that select this process's rows of every batch in the batch readers."""
+    return {"process_index": _PROCESS.index, "process_count": _PROCESS.count}
 
 
-def agreed(value: T) -> T:
-    """The first process's `value` (numbers, strings and what JSON has of them), in every process."""
-    if not has_others():
+def broadcast_from_host0(value: T) -> T:
+    """Return the `value` of host 0 in every process; it must be representable as JSON."""
+    if not is_multihost():
         return value
     from jax.experimental import multihost_utils
 
-    told = np.frombuffer(json.dumps(value).encode(), np.uint8) if is_first() else np.zeros(0, np.uint8)
-    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(told))))
-    padded = told if is_first() else np.zeros(length, np.uint8)
-    heard: T = json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).astype(np.uint8).tobytes())
-    return heard
+    message = np.frombuffer(json.dumps(value).encode(), np.uint8) if is_host0() else np.zeros(0, np.uint8)
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
+    padded = message if is_host0() else np.zeros(length, np.uint8)
+    received: T = json.loads(np.asarray(multihost_utils.broadcast_one_to_all(padded)).astype(np.uint8).tobytes())
+    return received
 
 
-def wait_for_all(place: str) -> None:
-    """Return when every process has come to this place."""
-    if has_others():
+def wait_for_all(barrier: str) -> None:
+    """Block until every process has called this function with the same barrier name."""
+    if is_multihost():
         from jax.experimental import multihost_utils
 
-        multihost_utils.sync_global_devices(place)
+        multihost_utils.sync_global_devices(barrier)
 
 
-def first_does(work: Callable[[], T]) -> T | None:
-    """`work()` in the first process, while the others wait for its end: they get None."""
-    result = work() if is_first() else None
-    wait_for_all("first_does")
+def on_host0(function: Callable[[], T]) -> T | None:
+    """Call `function` on host 0 and return its result there; the other processes wait for it and return None."""
+    result = function() if is_host0() else None
+    wait_for_all("on_host0")
     return result
 
 
-def any_wants(wish: bool, step: int) -> bool:
-    """Whether any process has the wish; several are asked together, at every eighth step alone."""
-    if not has_others():
-        return wish
+def any_host(flag: bool, step: int) -> bool:
+    """Return whether `flag` is true in any process.
+
+    In a multi-process run the result is False unless `step` is a multiple of 8, where the processes communicate.
+    """
+    if not is_multihost():
+        return flag
     from jax.experimental import multihost_utils
 
-    return step % _AGREE_EVERY == 0 and bool(multihost_utils.process_allgather(np.array(wish)).any())
+    return step % _EXCHANGE_EVERY == 0 and bool(multihost_utils.process_allgather(np.array(flag)).any())

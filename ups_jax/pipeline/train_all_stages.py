@@ -10,9 +10,9 @@ from rich.console import Console
 
 from ups_jax.config import Config, digest
 from ups_jax.core.stage_names import STAGE_NEEDS
-from ups_jax.core.terminal import say
+from ups_jax.core.terminal import print_line
 from ups_jax.data import Mixture, open_mixture
-from ups_jax.distributed.processes import agreed, first_does
+from ups_jax.distributed.processes import broadcast_from_host0, on_host0
 from ups_jax.evaluation.evaluate_run import evaluate_run
 from ups_jax.runs.directory import RunDirectory, lengths_of
 from ups_jax.tracking import shared_in
@@ -43,19 +43,19 @@ def _train_each(
 ) -> None:
     for number, stage in enumerate(stages):
         name = "test" if stage not in STAGE_NEEDS["transient"] else f"{stage}_test"
-        done, models = agreed(is_finished(run, cfg, stage)), None
+        done, models = broadcast_from_host0(is_finished(run, cfg, stage)), None
         if done:
-            say(console, f"skipped     {stage}: is finished in this run")
+            print_line(console, f"skipped     {stage}: is finished in this run")
         else:
             resume = resume if number == 0 else "auto"
             models = train(cfg, stage, run.path, resume=resume, data=data, console=console).model
-        if cfg.evaluation.enabled and not (done and agreed((run.evaluation / f"{name}.json").exists())):
-            first_does(
+        if cfg.evaluation.enabled and not (done and broadcast_from_host0((run.evaluation / f"{name}.json").exists())):
+            on_host0(
                 partial(evaluate_run, run.path, cfg, stage=stage, track=True, data=data, models=models, console=console)
             )
     if cfg.evaluation.enabled and len(stages) > 1 and stages[-1] in STAGE_NEEDS["transient"]:
         # Once more, with the correctors that there are by now as other ways to roll out.
-        first_does(partial(evaluate_run, run.path, cfg, track=True, data=data, console=console))
+        on_host0(partial(evaluate_run, run.path, cfg, track=True, data=data, console=console))
 
 
 def is_finished(run: RunDirectory, cfg: Config, stage: str) -> bool:

@@ -24,10 +24,10 @@ from orbax.checkpoint.path import atomicity
 
 from ups_jax.config import Config, digest, to_dict
 from ups_jax.core.errors import CheckpointError, first_line
-from ups_jax.core.files import free_name, read_json, storage_error
+from ups_jax.core.files import unused_path, read_json, storage_error
 from ups_jax.core.task import Task
-from ups_jax.data import Dataset, Mixture, mixture_of
-from ups_jax.distributed.processes import agreed, first_does, is_first
+from ups_jax.data import Dataset, Mixture, as_mixture
+from ups_jax.distributed.processes import broadcast_from_host0, on_host0, is_host0
 from ups_jax.runs import checksums
 from ups_jax.runs.orbax_errors import drop_abandoned_reads, is_of_memory, storage_errors
 from ups_jax.training.state import TrainState
@@ -59,7 +59,7 @@ class Checkpoints:
         sound = reasons and any(
             checksums.fault(self.directory / str(step)) is None for step in every if step not in reasons
         )
-        damaged = agreed(list(reasons.items()) if sound else [])
+        damaged = broadcast_from_host0(list(reasons.items()) if sound else [])
         return [f"damaged checkpoint {reason}; {self._rename(step)}" for step, reason in damaged]
 
     def _why_unlisted(self, step: int) -> str | None:
@@ -159,7 +159,7 @@ class Checkpoints:
         """Return when the last save is on disk and its seal is complete; its errors are raised here."""
         with storage_errors(self.directory):
             self._manager.wait_until_finished()
-        if not self._read_only and is_first():
+        if not self._read_only and is_host0():
             for step in self.steps():
                 checksums.seal(self.directory / str(step))
 
@@ -264,7 +264,7 @@ class Checkpoints:
     def _damaged_before(self, step: int, report: Callable[[str], None]) -> list[int]:
         """The steps below one whose files are not what was written: one of them may be the best."""
         reasons = [(own, checksums.fault(self.directory / str(own))) for own in self.steps() if own < step]
-        found = agreed([own for own in reasons if own[1] is not None])
+        found = broadcast_from_host0([own for own in reasons if own[1] is not None])
         for own, reason in found:
             report(f"damaged checkpoint {self.directory / str(own)}: {reason}")
         return [own for own, _ in found]
@@ -279,8 +279,8 @@ class Checkpoints:
 
     def _rename(self, step: int) -> str:
         """Set a damaged checkpoint aside; what is to be told of it."""
-        aside = free_name(self.directory / f"damaged-{step}")
-        first_does(partial((self.directory / str(step)).rename, aside))
+        aside = unused_path(self.directory / f"damaged-{step}")
+        on_host0(partial((self.directory / str(step)).rename, aside))
         self.set_aside[step] = aside
         return f"moved to {aside}"
 
@@ -294,7 +294,7 @@ class Checkpoints:
 
 def checkpoint_meta(cfg: Config, stage: str, data: Dataset | Mixture) -> dict[str, Any]:
     """What a checkpoint says of itself: enough to rebuild model and normaliser, and to refuse another run or data."""
-    mixture = mixture_of(data)
+    mixture = as_mixture(data)
     return {
         "stage": stage,
         "digest": digest(cfg, stage),

@@ -17,7 +17,7 @@ from ups_jax.core.errors import CheckpointError
 from ups_jax.core.files import RECORDED_PACKAGES, read_json, version, write_atomically
 from ups_jax.core.locks import lock_directory
 from ups_jax.core.stage_names import STAGE_NEEDS
-from ups_jax.distributed.processes import is_first
+from ups_jax.distributed.processes import is_host0
 
 # Of run directories. Raised when an earlier version could no longer read them; docs/compatibility.md has its history.
 FORMAT = 1
@@ -81,12 +81,12 @@ class RunDirectory:
 
     def write(self, record: dict[str, Any]) -> None:
         """Replace the record, atomically; the first process of several does it."""
-        if is_first():
+        if is_host0():
             write_atomically(self.record_path, json.dumps(record | {"format": FORMAT}, indent=2) + "\n")
 
     def write_split(self, numbers: dict[str, Any]) -> None:
         """Keep which trajectories train, validate and test, for `data.split.path` of other runs."""
-        if is_first():
+        if is_host0():
             write_atomically(self.path / _SPLIT, json.dumps(numbers) + "\n")
 
     def update(self, **values: Any) -> None:
@@ -97,7 +97,7 @@ class RunDirectory:
     def lock(self) -> Iterator[None]:
         """Hold the run for this process, which stands for the others of its run; ConfigError names who holds it
         otherwise. The lock dies with its process."""
-        if not is_first():
+        if not is_host0():
             yield
             return
         with lock_directory(self.path, "wait for it or stop it"):

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ups_jax.config import Config, WandbConfig
 from ups_jax.core.errors import DivergedError
-from ups_jax.core.terminal import say
+from ups_jax.core.terminal import print_line
 from ups_jax.data import Mixture, stage_trajectories
 from ups_jax.data.mixture import task_shares
 from ups_jax.runs.checkpoint import Checkpoints
@@ -28,15 +28,15 @@ from ups_jax.training.state import TrainState
 def log_setup(console: Console, cfg: Config, stage: str, data: Mixture) -> None:
     """Print the device, the data, and what there is to say of it."""
     device = jax.devices()[0]
-    say(console, f"device      {device.device_kind} ({device.platform}, {jax.device_count()} in use)")
+    print_line(console, f"device      {device.device_kind} ({device.platform}, {jax.device_count()} in use)")
     if device.platform == "cpu":
-        say(console, "            no accelerator was found: this runs on the CPU")
+        print_line(console, "            no accelerator was found: this runs on the CPU")
     for dataset in data.datasets:
         sizes, task = dataset.sizes, dataset.task
         given = (
             f"dt {task.dt:g}" if task.kind == "transient" else f"steady, given {', '.join(i.name for i in task.inputs)}"
         )
-        say(
+        print_line(
             console,
             f"data        {task.name}: {sizes['train']}/{sizes['val']}/{sizes['test']} trajectories, "
             f"{' x '.join(map(str, task.shape))} points, {given}, channels {', '.join(task.channels)}",
@@ -44,16 +44,16 @@ def log_setup(console: Console, cfg: Config, stage: str, data: Mixture) -> None:
     if cfg.diffusion.fold:
         (dataset,) = data.datasets
         count, whole = len(stage_trajectories(dataset, cfg, stage)), dataset.sizes["train"]
-        say(console, f"fold        {stage} is trained on {count} of the {whole}, diffusion.fold={cfg.diffusion.fold:g}")
+        print_line(console, f"fold        {stage} is trained on {count} of the {whole}, diffusion.fold={cfg.diffusion.fold:g}")
     for note in (note for dataset in data.datasets for note in dataset.notes):
-        say(console, f"note        {note}")
+        print_line(console, f"note        {note}")
     if len(data.tasks) > 1:
         sizes = {dataset.task.name: dataset.sizes["train"] for dataset in data.datasets}
         parts = zip(sizes, task_shares(cfg.data.mixing, sizes), strict=True)
         told = ", ".join(f"{name} {100 * share:.3g} %" for name, share in parts)
-        say(console, f"mixing      {cfg.data.mixing.method}: of the steps {told}")
+        print_line(console, f"mixing      {cfg.data.mixing.method}: of the steps {told}")
         chosen = stage_of(stage).selected_by(cfg)
-        say(console, f"selected    by the mean over the tasks of validation/{chosen}")
+        print_line(console, f"selected    by the mean over the tasks of validation/{chosen}")
 
 
 def log_plan(console: Console, cfg: Config, stage: str, plan: Plan, planned: dict[str, Any]) -> None:
@@ -66,7 +66,7 @@ def log_plan(console: Console, cfg: Config, stage: str, plan: Plan, planned: dic
         within = (
             f", {budget['max_seconds']:g} s at {1e3 * budget['seconds_per_step']:.3g} ms a step with its validation"
         )
-    say(
+    print_line(
         console,
         f"plan        {plan.total_steps} steps of {windows} windows "
         f"({plan.total_steps / plan.steps_per_epoch:.3g} epochs{within}), {settings.optimizer.name}, "

@@ -26,9 +26,9 @@ from ups_jax.data import Dataset, Mixture, open_mixture, windows_per_step
 from ups_jax.optim.parameter_groups import parameter_table, render
 from ups_jax.runs.best_weights import best_weights
 from ups_jax.runs.checkpoint import Checkpoints, checkpoint_meta
-from ups_jax.trainer.frozen_codec import check_source, with_latents
-from ups_jax.trainer.oom import batch_key, memory_for
-from ups_jax.trainer.timing import Trial, known_length, trial
+from ups_jax.trainer.frozen_codec import check_latent_source, with_latents
+from ups_jax.trainer.oom import batch_size_key, raise_on_oom
+from ups_jax.trainer.timing import Trial, planned_length, trial
 from ups_jax.training.build import build_joint, holds_codec
 
 MISSING = "not reported by this backend"
@@ -43,7 +43,7 @@ def dry_run(cfg: Config, stages: Sequence[str], console: Console, init_from: Pat
     simulate.prepare(cfg)
     data = open_mixture(cfg)
     for stage in stages:
-        check_source(cfg, stage)
+        check_latent_source(cfg, stage)
         weights = best_weights(init_from, stage) if init_from is not None and holds_codec(cfg, stage) else None
         dry_run_stage(cfg, stage, with_latents(cfg, stage, data, None, weights, init_from), console)
 
@@ -52,16 +52,16 @@ def dry_run_stage(cfg: Config, stage: str, data: Mixture, console: Console) -> N
     model = build_joint(cfg, data.tasks, stage)
     settings = getattr(cfg.stages, stage)
     refusal = ConfigError(
-        f"{batch_key(stage)}={settings.batch_size}: so many rows at a time do not fit into the device's memory; "
+        f"{batch_size_key(stage)}={settings.batch_size}: so many rows at a time do not fit into the device's memory; "
         "training would halve them until they do, a higher accum_steps instead makes the same step"
     )
-    with compiling(cfg.training.compile), memory_for(refusal), trial(cfg, stage, data, model) as tried:
-        step, parameters = tried.train_step, jax.eval_shape(tried.begin).params
+    with compiling(cfg.training.compile), raise_on_oom(refusal), trial(cfg, stage, data, model) as tried:
+        step, parameters = tried.train_step, jax.eval_shape(tried.new_state).params
         console.print(f"parameters  of {stage} on {data.name}", highlight=False)
         console.print(render(parameter_table(parameters, settings)))
-        state = tried.begin()
+        state = tried.new_state()
         costs: dict[str, str] = {} if cfg.training.compile else {"compiled in": "not compiled"}
-        for task, batch in zip(data.tasks, islice(tried.batches, tried.first), strict=True):
+        for task, batch in zip(data.tasks, islice(tried.batches, tried.task_count), strict=True):
             own = step_costs(step, state, batch) if cfg.training.compile else {}
             costs |= {f"{name}, {task.name}" if task.siblings else name: value for name, value in own.items()}
         state, seconds = time_steps(stage, tried, state)
@@ -107,10 +107,10 @@ def time_steps(stage: str, tried: Trial, state: Any) -> tuple[Any, list[float]]:
         batch = jax.block_until_ready(next(tried.batches))
         start = time.perf_counter()
         state, metrics = jax.block_until_ready(tried.train_step(state, batch))
-        seconds.append((time.perf_counter() - start) / tried.at_once)
+        seconds.append((time.perf_counter() - start) / tried.steps_per_call)
         finite = np.isfinite(np.reshape(metrics["loss"], -1))
         if not finite.all():
-            step = (len(seconds) - 1) * tried.at_once + int(finite.argmin()) + 1
+            step = (len(seconds) - 1) * tried.steps_per_call + int(finite.argmin()) + 1
             raise DivergedError(
                 f"the loss of {stage} is not finite at step {step}; lower stages.{stage}.optimizer.lr, or look "
                 f"at the data with `{command('inspect')}`"
@@ -120,7 +120,7 @@ def time_steps(stage: str, tried: Trial, state: Any) -> tuple[Any, list[float]]:
 
 def _estimate(cfg: Config, stage: str, data: Mixture, seconds: float) -> str:
     """How long the stage would train at so many seconds a step, without its validations."""
-    budget, steps = getattr(cfg.stages, stage).max_seconds, known_length(cfg, data, stage)
+    budget, steps = getattr(cfg.stages, stage).max_seconds, planned_length(cfg, data, stage)
     if steps is None:
         return "nothing: it is off" if budget is None else f"{budget:.4g} s, as stages.{stage}.max_seconds says"
     return f"about {steps * seconds:.3g} s ({steps} steps, validations not counted)"

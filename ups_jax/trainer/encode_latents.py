@@ -61,7 +61,9 @@ def encode_dataset(
             stored.append(latents)
         return np.concatenate(stored).reshape(len(ids), *plan.trajectory_shape)
 
-    frame = 4 * int(np.prod(plan.trajectory_shape)) + 4 * dataset.source.frames * dataset.task.points * len(dataset.task.channels)
+    frame = 4 * int(np.prod(plan.trajectory_shape)) + 4 * dataset.source.frames * dataset.task.points * len(
+        dataset.task.channels
+    )
     together = max(1, _READ_BYTES // frame)
     written = write_latents(out, plan, of_trajectories, chunk_trajectories=together, overwrite=overwrite, report=report)
     return plan if written else None

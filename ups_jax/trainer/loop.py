@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from ups_jax.config import Config
 from ups_jax.core.errors import DivergedError, Stopped
-from ups_jax.distributed.processes import any_wants
+from ups_jax.distributed.processes import any_host
 from ups_jax.models import Batch
 from ups_jax.optim.plateau import PlateauRule, observe_in, plateau_scale
 from ups_jax.tracking import Writer
@@ -50,10 +50,10 @@ class Loop:
     steps_before: int
     train_step: Callable[[TrainState, Batch | StackedBatches], tuple[TrainState, Metrics]]
     batches: Batches
-    averaged: Callable[[TrainState], Any]
-    put_rows: Callable[[Sequence[Batch]], Batch | StackedBatches] = lambda batches: batches[0]
+    averaged_weights: Callable[[TrainState], Any]
+    to_device: Callable[[Sequence[Batch]], Batch | StackedBatches] = lambda batches: batches[0]
     steps_per_call: int = 1
-    place: Callable[[TrainState], TrainState] = lambda state: state
+    shard: Callable[[TrainState], TrainState] = lambda state: state
     validate: Validate
     selected_by: str
     save: Callable[[TrainState, float | None], None]
@@ -90,8 +90,8 @@ def run_loop(
         while True:
             # -- the step just done: evaluate, then save; its numbers are on file before its state is ----------------
             due = step > start and (step % loop.plan.eval_steps == 0 or step == loop.plan.total_steps)
-            finished, stop = ended or step >= loop.plan.total_steps, any_wants(should_stop(), step)
-            timed = any_wants(time.monotonic() - saved_at > cfg.checkpoint.every_seconds, step)
+            finished, stop = ended or step >= loop.plan.total_steps, any_host(should_stop(), step)
+            timed = any_host(time.monotonic() - saved_at > cfg.checkpoint.every_seconds, step)
             if due or finished or stop or timed:
                 validation, fault = None, None
                 records = read_metrics(pending, loop, cfg, rate_scale, last=due)
@@ -120,7 +120,7 @@ def run_loop(
 
             # -- the next steps: their batches, their call, and meanwhile the numbers of those before ----------------
             count = pace.begin(min(loop.plan.total_steps - step, _until_evaluation(loop, step)))
-            state, metrics = loop.train_step(state, loop.put_rows([next(batches) for _ in range(count)]))
+            state, metrics = loop.train_step(state, loop.to_device([next(batches) for _ in range(count)]))
             _tell(read_metrics(pending, loop, cfg, rate_scale), loop, cfg, writer, progress)
             pending = step + 1, step + count, metrics
             step += count
@@ -152,7 +152,7 @@ def _best_step(loop: Loop, state: TrainState) -> int | None:
 def _evaluate(loop: Loop, state: TrainState) -> tuple[TrainState, float, dict[str, float], str | None]:
     """Measure the averaged parameters on the validation split and let the monitor and the plateau know; the value that
     selects, all of them, and the stage's fault."""
-    values = loop.validate(loop.averaged(state))
+    values = loop.validate(loop.averaged_weights(state))
     chosen = values[loop.selected_by]
     better = chosen < float(state.monitor.best_metric)
     monitor = replace(
@@ -163,7 +163,7 @@ def _evaluate(loop: Loop, state: TrainState) -> tuple[TrainState, float, dict[st
     measured = {f"validation/{name}": value for name, value in values.items()}
     measured |= {"best_metric": float(monitor.best_metric), "evaluations_since_best": float(monitor.since_best)}
     opt_state = observe_in(state.opt_state, chosen, loop.plateau)
-    state = loop.place(replace(state, monitor=monitor, opt_state=opt_state))
+    state = loop.shard(replace(state, monitor=monitor, opt_state=opt_state))
     return state, chosen, measured, loop.fault(values)
 
 

@@ -1,7 +1,7 @@
-"""Memory that runs out: the micro-batch is halved, and the same optimizer step is done again.
+"""Recovery from running out of device memory: the micro-batch is halved and the same optimizer step is repeated.
 
-Where the failed step took the state with it, whoever trains starts from the newest checkpoint; what it then does again
-is the same to round-off.
+If the failed step destroyed the train state, training restarts from the newest checkpoint. The repeated steps equal the
+lost ones to round-off.
 """
 
 from __future__ import annotations
@@ -25,18 +25,25 @@ from ups_jax.training.state import TrainState
 from ups_jax.training.step import Metrics, TrainStep
 
 T = TypeVar("T")
+# Entry of the list `out_of_memory` in run.json.
+HalvingRecord = dict[str, Any]
 
 
 class StateLost(RuntimeError):
-    """Memory ran out while a step had the buffers of the only state there was."""
+    """Memory ran out during a step to which the buffers of the only train state had been donated."""
 
 
-class FittingStep:
-    """A train step in as many micro-batches as the device's memory needs: more of them each time that it runs out.
+class OomRetryStep:
+    """A train step that halves its micro-batch and repeats itself each time the device runs out of memory.
 
-    `make(micro_batches=n)` returns the step of `rows` rows in that many groups, compiled `ahead` of its first call.
-    `halved(rows of a group, groups)` is called at every change, `compiled(seconds)` with the seconds that all
-    compilations have taken so far.
+    Args:
+        make: Function `make(micro_batches=n)` that returns the train step with `n` micro-batches.
+        rows: Rows of a step, summed over micro-batches.
+        micro_batches: Number of micro-batches of the first attempt.
+        config_key: Configuration key of the batch size, for messages.
+        ahead_of_time: Whether to compile the step before its first call.
+        on_halved: Callback `(rows of a micro-batch, number of micro-batches)`, called after each halving.
+        on_compiled: Callback with the total seconds of all compilations, called after each of them.
     """
 
     def __init__(
@@ -45,57 +52,61 @@ class FittingStep:
         rows: int,
         micro_batches: int,
         *,
-        key: str,
-        ahead: bool = True,
-        halved: Callable[[int, int], None] = lambda rows, groups: None,
-        compiled: Callable[[float], None] = lambda seconds: None,
+        config_key: str,
+        ahead_of_time: bool = True,
+        on_halved: Callable[[int, int], None] = lambda rows, groups: None,
+        on_compiled: Callable[[float], None] = lambda seconds: None,
     ) -> None:
-        self._make, self._rows, self._key = make, rows, key
-        self._groups = micro_batches
+        self._make, self._rows, self._config_key = make, rows, config_key
+        self._micro_batches = micro_batches
         self._step = make(micro_batches=micro_batches)
-        self._ahead, self._known = ahead, set[Any]()
-        self._halved, self._compiled = halved, compiled
+        self._ahead_of_time, self._compiled_structures = ahead_of_time, set[Any]()
+        self._on_halved, self._on_compiled = on_halved, on_compiled
         self.compile_seconds = 0.0
 
     def __call__(self, state: TrainState, batch: Batch | Batches) -> tuple[TrainState, Metrics]:
-        """The step; raises `StateLost` where it has to be done again from another state, ConfigError where one row does
-        not fit."""
+        """Return the next state and the metrics of a step.
+
+        Raises:
+            StateLost: Memory ran out and the state was destroyed; repeat the step from another state.
+            ConfigError: A micro-batch of one row does not fit.
+        """
         while True:
             try:
-                # A batch of another task is of another structure, and its step another program.
-                if self._ahead and (structure := jax.tree.structure(batch)) not in self._known:
+                # Batches of different tasks have different tree structures, and each structure has its own program.
+                if self._ahead_of_time and (structure := jax.tree.structure(batch)) not in self._compiled_structures:
                     self.compile_seconds += compile_ahead(self._step, state, batch)
-                    self._known.add(structure)
-                    self._compiled(self.compile_seconds)
+                    self._compiled_structures.add(structure)
+                    self._on_compiled(self.compile_seconds)
                 return self._step(state, batch)
             except jax.errors.JaxRuntimeError as error:
                 self.halve(error)
-            # Outside of the handler, whose error holds on to what the failed step had allocated.
-            if is_lost(state):
+            # Leave the handler first: the exception keeps the failed step's buffers alive.
+            if is_state_lost(state):
                 raise StateLost
 
     def halve(self, error: jax.errors.JaxRuntimeError) -> None:
-        """Take half of the rows at a time from now on; `error` itself is raised where it is about something else."""
+        """Halve the rows of a micro-batch for all further steps. Raise `error` itself if it is not about memory."""
         if not is_out_of_memory(error):
             raise error
         if jax.process_count() > 1:
-            # The others know nothing of it, and one step cannot be two programs.
+            # The other processes did not fail, and all processes must run the same program.
             raise ConfigError(
-                f"{self._key}: memory ran out in process {jax.process_index()}; "
-                "lower it and raise accum_steps, the step is the same"
+                f"{self._config_key}: the device of process {jax.process_index()} ran out of memory; lower it and "
+                "raise accum_steps, which leaves the optimizer step unchanged"
             ) from None
-        size = group_size(self._rows, self._groups)
+        size = group_size(self._rows, self._micro_batches)
         if size == 1:
-            raise row_too_large(self._key) from None
-        self._groups = -(-self._rows // -(-size // 2))
-        self._step = self._make(micro_batches=self._groups)
-        self._known.clear()
-        self._halved(group_size(self._rows, self._groups), self._groups)
+            raise row_too_large_error(self._config_key) from None
+        self._micro_batches = -(-self._rows // -(-size // 2))
+        self._step = self._make(micro_batches=self._micro_batches)
+        self._compiled_structures.clear()
+        self._on_halved(group_size(self._rows, self._micro_batches), self._micro_batches)
 
     def run_with_retry(self, call: Callable[[], T]) -> T:
-        """`call()`, and again from its beginning each time that memory ran out and took the state with it.
+        """Return `call()`; repeat it after a halving each time memory runs out and the state is lost.
 
-        An error of a step that was dispatched may arrive anywhere, wherever its numbers are read.
+        Steps run asynchronously, so the error of a step may be raised anywhere in `call` where its results are read.
         """
         while True:
             try:
@@ -106,22 +117,26 @@ class FittingStep:
                 self.halve(error)
 
 
-def batch_key(stage: str) -> str:
-    """The key that says how many rows of a stage are in memory at a time."""
+def batch_size_key(stage: str) -> str:
+    """Return the configuration key of a stage's batch size."""
     return f"stages.{stage}.batch_size"
 
 
-def row_too_large(key: str) -> ConfigError:
-    """What to say where there is nothing left to halve."""
+def row_too_large_error(key: str) -> ConfigError:
+    """Return the error for a step that does not fit into memory with micro-batches of one row.
+
+    Args:
+        key: Configuration key of the batch size.
+    """
     return ConfigError(
-        f"{key}: the device's memory does not hold a training step of one row; set training.remat=full, "
-        "training.precision=bf16, a smaller model or a shorter rollout_horizon"
+        f"{key}: a training step of one row does not fit into the device's memory; set training.remat=full or "
+        "training.precision=bf16, or use a smaller model or a shorter rollout_horizon"
     )
 
 
 @contextmanager
-def memory_for(refusal: ConfigError) -> Iterator[None]:
-    """`refusal` where memory runs out inside; every other error is itself."""
+def raise_on_oom(refusal: ConfigError) -> Iterator[None]:
+    """Raise `refusal` in place of a device out-of-memory error inside the context; other errors pass unchanged."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -131,18 +146,18 @@ def memory_for(refusal: ConfigError) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of the runtime is about memory."""
+    """Return whether a runtime error reports that device memory ran out."""
     text = str(error)
     return "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower()
 
 
-def takes_fewer_rows(error: Exception) -> bool:
-    """Whether `FittingStep.carried_through` answers an error by beginning again with half of the rows."""
+def is_retried(error: Exception) -> bool:
+    """Return whether `OomRetryStep.run_with_retry` handles this error by halving the micro-batch and starting again."""
     return isinstance(error, StateLost) or (isinstance(error, jax.errors.JaxRuntimeError) and is_out_of_memory(error))
 
 
-def is_lost(state: Any) -> bool:
-    """Whether a failed step has used up buffers of its state, or what they hold never came about."""
+def is_state_lost(state: Any) -> bool:
+    """Return whether a failed step deleted buffers of this state, or the state was never computed."""
     leaves = [leaf for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array)]
     if any(leaf.is_deleted() for leaf in leaves):
         return True
@@ -155,36 +170,36 @@ def is_lost(state: Any) -> bool:
     return False
 
 
-Halving = dict[str, Any]
+def halving_record(cfg: Config, rows: int, groups: int) -> HalvingRecord:
+    """Return the run.json entry for a step that now uses `groups` micro-batches of `rows` rows."""
+    return {"micro_batch": rows, "accum_steps": groups, "time": now()} | _conditions(cfg)
 
 
-def halving(cfg: Config, rows: int, groups: int) -> Halving:
-    """The entry of a step that is done in `groups` micro-batches of `rows` rows from now on."""
-    return {"micro_batch": rows, "accum_steps": groups, "time": now()} | _where(cfg)
+def initial_micro_batches(cfg: Config, stage: str, entries: Sequence[HalvingRecord]) -> int:
+    """Return the number of micro-batches with which a step starts.
+
+    It is the larger of the stage's `accum_steps` and the newest entry for this device and this `training.remat`.
+    """
+    recorded = [entry["accum_steps"] for entry in entries if _conditions(cfg).items() <= entry.items()]
+    return max([getattr(cfg.stages, stage).accum_steps, *recorded[-1:]])
 
 
-def micro_batches(cfg: Config, stage: str, entries: Sequence[Halving]) -> int:
-    """How many micro-batches a step starts with: the stage's `accum_steps`, or those of the last entry that counts
-    where they are more."""
-    known = [entry["accum_steps"] for entry in entries if _where(cfg).items() <= entry.items()]
-    return max([getattr(cfg.stages, stage).accum_steps, *known[-1:]])
+def describe_micro_batches(cfg: Config, stage: str, groups: int) -> str:
+    """Return a text with the number and the size of the micro-batches of a step."""
+    return f"{groups} micro-batches of {group_size(windows_per_step(cfg, stage), groups)} rows per step"
 
 
-def sizes(cfg: Config, stage: str, groups: int) -> str:
-    """`groups` micro-batches of a stage's step in words."""
-    return f"{groups} micro-batches of {group_size(windows_per_step(cfg, stage), groups)} rows a step"
-
-
-def _where(cfg: Config) -> dict[str, str]:
+def _conditions(cfg: Config) -> dict[str, str]:
+    """Return the device and the rematerialisation mode, under which a halving record is valid."""
     return {"device": str(jax.devices()[0].device_kind), "remat": cfg.training.remat}
 
 
-def fitting_validation(validate: Validate) -> Validate:
-    """`validate`, with a ConfigError where it does not fit into the device's memory."""
+def with_oom_error(validate: Validate) -> Validate:
+    """Return `validate` with a ConfigError if it does not fit into the device's memory."""
 
     def checked(params: Any) -> dict[str, float]:
-        refusal = "evaluation.val_trajectories: their rollouts do not fit into the device's memory at once; lower it"
-        with memory_for(ConfigError(refusal)):
+        message = "evaluation.val_trajectories: their rollouts do not fit into the device's memory; lower it"
+        with raise_on_oom(ConfigError(message)):
             return validate(params)
 
     return checked

@@ -1,4 +1,4 @@
-"""The parents of a stage: the averaged weights of the best checkpoints of the stages that it needs, held constant."""
+"""Parents of a stage: the averaged weights of the best checkpoints of the stages that it needs, held constant."""
 
 from __future__ import annotations
 
@@ -24,45 +24,67 @@ from ups_jax.training.state import TrainState
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
-    """`weights` of the stages that were needed, and for the record the step and the digest of their checkpoints;
-    `fingerprints` of the data that they were trained on."""
+class TrainedParents:
+    """The trained stages that a stage needs, by name.
+
+    Attributes:
+        weights: Their averaged weights.
+        checkpoints: Step and digest of their checkpoints, for run.json.
+        fingerprints: Fingerprints of the data on which they were trained.
+    """
 
     weights: Parents
     checkpoints: dict[str, dict[str, Any]]
     fingerprints: dict[str, str]
 
 
-def trained_parents(run: RunDirectory, stage: str, kind: str) -> Trained:
-    """What a run has of them; CheckpointError, with the command that makes it, for one that it has not."""
-    found = {name: best_weights(run.path, name) for name in stage_of(stage).needs(kind)}
-    return Trained(
-        # By way of the host: restored arrays are bound to their device, others are not, and a step whose arguments are
-        # so mixed is compiled once for its first call and once more for what that call gives back.
-        weights={name: jax.device_put(jax.device_get(item.weights)) for name, item in found.items()},
-        checkpoints={name: {"step": item.step, "digest": item.digest} for name, item in found.items()},
-        fingerprints={name: item.fingerprint for name, item in found.items()},
+def trained_parents(run: RunDirectory, stage: str, kind: str) -> TrainedParents:
+    """Return the parents of a stage from the best checkpoints of a run.
+
+    Args:
+        run: Run directory.
+        stage: Name of the stage that needs the parents.
+        kind: Kind of the task, `transient` or `steady`.
+
+    Raises:
+        CheckpointError: The run lacks a parent; the message has the command that trains it.
+    """
+    best = {name: best_weights(run.path, name) for name in stage_of(stage).needs(kind)}
+    return TrainedParents(
+        # By way of the host: restored arrays are committed to their device and others are not. A step with both kinds
+        # of arguments would be compiled twice, for its first call and for the arrays that this call returns.
+        weights={name: jax.device_put(jax.device_get(item.weights)) for name, item in best.items()},
+        checkpoints={name: {"step": item.step, "digest": item.digest} for name, item in best.items()},
+        fingerprints={name: item.fingerprint for name, item in best.items()},
     )
 
 
 def untrained_parents(cfg: Config, task: Task, stage: str, batch: Batch) -> Parents:
-    """Weights of their shapes, for a step that is only measured."""
-    first = first_row(batch)
+    """Return initial weights for the parents of a stage, for measurements that do not need trained weights."""
+    row = first_row(batch)
     key = jax.random.key(cfg.seed)
 
-    def fresh(name: str) -> Any:
+    def initial_weights(name: str) -> Any:
         spec = stage_of(name)
         scale = jnp.ones(len(task.channels)) if spec.scaled else None
-        return spec.weights(spec.init(build_model(cfg, task, name), stream(key, "init"), first), scale)
+        return spec.weights(spec.init(build_model(cfg, task, name), stream(key, "init"), row), scale)
 
-    return {name: jax.jit(fresh, static_argnums=0)(name) for name in STAGE_NEEDS[task.kind].get(stage, ())}
+    return {name: jax.jit(initial_weights, static_argnums=0)(name) for name in STAGE_NEEDS[task.kind].get(stage, ())}
 
 
-def begun(
+def init_from_parents(
     cfg: Config, stage: str, model: Any, data: Dataset | Mixture, parents: Parents, state: TrainState
 ) -> TrainState:
-    """The first state of a stage: what `init_state` made, with what its parents give it. A stage with parents is of one
-    task."""
+    """Return the first state of a stage, with the values that it takes from its parents.
+
+    Args:
+        cfg: Configuration.
+        stage: Name of the stage; a stage with parents has a single task.
+        model: Model of the stage.
+        data: Data of the stage, for stages that initialise from batches.
+        parents: Weights of the parents; without any, `state` is returned unchanged.
+        state: State from `init_state`.
+    """
     if not parents:
         return state
     batches = (batch_at(data, cfg, stage, number) for number in itertools.count())

@@ -23,19 +23,19 @@ from ups_jax.core.commands import command
 from ups_jax.core.errors import CheckpointError, ConfigError
 from ups_jax.core.rng import stream
 from ups_jax.core.task import Statistics, Task
-from ups_jax.core.terminal import say
+from ups_jax.core.terminal import print_line
 from ups_jax.core.xla import compiling, require_determinism
 from ups_jax.data import Mixture, first_batches, open_mixture, windows_per_step
 from ups_jax.distributed.mesh import check_rows, make_mesh
-from ups_jax.distributed.processes import first_does
+from ups_jax.distributed.processes import on_host0
 from ups_jax.losses import StageLoss, StepContext, weight_key
 from ups_jax.losses.spectral import BANDS
 from ups_jax.models import Batch, normalize
 from ups_jax.runs.best_weights import Weights, best_weights
 from ups_jax.runs.directory import RunDirectory
 from ups_jax.tracking import check_logging
-from ups_jax.trainer.frozen_codec import check_source, on_fields, with_latents
-from ups_jax.trainer.oom import batch_key, memory_for, row_too_large
+from ups_jax.trainer.frozen_codec import check_latent_source, with_field_source, with_latents
+from ups_jax.trainer.oom import batch_size_key, raise_on_oom, row_too_large_error
 from ups_jax.training.build import JointModel, build_joint
 from ups_jax.training.run_length import Plan, plan_of
 from ups_jax.training.stages import stage_of
@@ -56,7 +56,7 @@ class Preflight:
     model: JointModel
     losses: Sequence[StageLoss]
     plan: Plan | None
-    weights: Weights | None
+    init_weights: Weights | None
 
 
 def preflight(
@@ -76,30 +76,30 @@ def preflight(
     check_logging(cfg.logging)
     check_resume(run, cfg, stage, resume)
     check_needs(run, spec, cfg.data.tasks[0].kind)
-    check_source(cfg, stage)
+    check_latent_source(cfg, stage)
     if data is None:
         prepare_data(cfg, console)
-    check_rows(make_mesh(cfg.parallel), windows_per_step(cfg, stage), batch_key(stage))
+    check_rows(make_mesh(cfg.parallel), windows_per_step(cfg, stage), batch_size_key(stage))
     data = open_mixture(cfg) if data is None else data
     model = build_joint(cfg, data.tasks, stage)
     plan = plan_of(cfg, data, stage) if getattr(cfg.stages, stage).max_seconds is None else None
     losses = model.losses(spec, cfg)
     with compiling(cfg.training.compile):
         # On fields, for the parameters that a term reaches, before latents are opened.
-        check_reach_of_all(model, on_fields(cfg), stage, first_batches(data, cfg, stage))
+        check_all_term_gradients(model, with_field_source(cfg), stage, first_batches(data, cfg, stage))
     weights = None if init_from is None else best_weights(init_from, stage)
     if weights is not None:
         check_init_fold(cfg, data.fingerprint, weights)
     data = with_latents(cfg, stage, data, run, weights, init_from)
-    return Preflight(data=data, model=model, losses=losses, plan=plan, weights=weights)
+    return Preflight(data=data, model=model, losses=losses, plan=plan, init_weights=weights)
 
 
 def prepare_data(cfg: Config, console: Console) -> None:
     """Generate the embedded data that is missing, in the first process, and print the files."""
     with console.status("") as status:
-        written = first_does(lambda: simulate.prepare(cfg, report=status.update))
+        written = on_host0(lambda: simulate.prepare(cfg, report=status.update))
     for file in written or ():
-        say(console, f"generated   {file}")
+        print_line(console, f"generated   {file}")
 
 
 def check_resume(run: RunDirectory, cfg: Config, stage: str, resume: str) -> None:
@@ -209,13 +209,13 @@ WHY = {
 }
 
 
-def check_reach_of_all(model: JointModel, cfg: Config, stage: str, batches: Sequence[Batch]) -> None:
+def check_all_term_gradients(model: JointModel, cfg: Config, stage: str, batches: Sequence[Batch]) -> None:
     """`check_reach` of each task's model, with a batch of it."""
     for own, batch in zip(model.models, batches, strict=True):
-        check_reach(own, cfg, stage, batch)
+        check_term_gradients(own, cfg, stage, batch)
 
 
-def check_reach(model: Any, cfg: Config, stage: str, batch: Batch) -> None:
+def check_term_gradients(model: Any, cfg: Config, stage: str, batch: Batch) -> None:
     """ConfigError where a weighted term cannot be had of the task, or has no gradient for any parameter of the stage.
 
     The gradient is measured on a few rows of `batch`, at initial parameters with noise on them; one row and one term
@@ -226,7 +226,7 @@ def check_reach(model: Any, cfg: Config, stage: str, batch: Batch) -> None:
     in_doubt = [name for name in spec.terms(cfg) if name not in SURE]
     if not in_doubt:
         return
-    with memory_for(row_too_large(batch_key(stage))):
+    with raise_on_oom(row_too_large_error(batch_size_key(stage))):
         norms = gradient_norms(model, cfg, stage, batch, in_doubt)
     for name, norm in norms.items():
         if not norm > ROUND_OFF:

@@ -78,7 +78,7 @@ def profile_step(
         seconds = (time.perf_counter() - start) / steps
     hlo = compiled.text
     trace = max(directory.rglob("*.xplane.pb"), key=lambda file: file.stat().st_mtime)
-    lines = list(operations_of(ProfileData.from_file(str(trace)), module_of(hlo)))
+    lines = list(executed_operations(ProfileData.from_file(str(trace)), module_name(hlo)))
     if not any(lines):
         raise UserError(f"{trace}: the profiler recorded no operation of the step; on a GPU it needs the CUPTI library")
     busy: defaultdict[str, float] = defaultdict(float)
@@ -99,7 +99,7 @@ def time_by_part(
     sums: defaultdict[tuple[str, str], float] = defaultdict(float)
     numbers: defaultdict[tuple[str, str], int] = defaultdict(int)
     for name, nanoseconds in busy.items():
-        key = part_of(paths.get(name, ""), depth)
+        key = part_and_direction(paths.get(name, ""), depth)
         sums[key] += nanoseconds
         numbers[key] += counts[name]
     total = sum(sums.values())
@@ -115,7 +115,7 @@ def time_by_part(
     )
 
 
-def part_of(path: str, depth: int) -> tuple[str, str]:
+def part_and_direction(path: str, depth: int) -> tuple[str, str]:
     """Part and direction of an operation's path, such as `jit(train_step)/transpose(jvp())/A/A.f/core/Block_0/dot`.
 
     Modules of one kind are one part: the number at a name's end is left out.
@@ -135,7 +135,7 @@ def part_of(path: str, depth: int) -> tuple[str, str]:
     return ("loss and feeding" if direction != "-" else "rest of the step"), direction
 
 
-def module_of(hlo: str) -> str:
+def module_name(hlo: str) -> str:
     """The name of a compiled program, by its text."""
     return hlo.split(maxsplit=2)[1].rstrip(",")
 
@@ -159,7 +159,7 @@ def operation_paths(hlo: str) -> dict[str, str]:
     return paths | inherited
 
 
-def operations_of(data: ProfileData, module: str) -> Iterator[list[Operation]]:
+def executed_operations(data: ProfileData, module: str) -> Iterator[list[Operation]]:
     """The executed operations of a program, thread by thread (or stream by stream)."""
     for plane in data.planes:
         for line in plane.lines:

@@ -24,10 +24,10 @@ from rich.console import Console
 
 from ups_jax.config import Config, StageConfig, to_dict
 from ups_jax.core.errors import CheckpointError, ConfigError, DivergedError, Stopped
-from ups_jax.core.terminal import hang_up, say
+from ups_jax.core.terminal import hangup_signals, print_line
 from ups_jax.data import Mixture, first_batches, training_batches, windows_per_step
-from ups_jax.distributed.mesh import local_copy, make_mesh, placed_like, put
-from ups_jax.distributed.processes import agreed, is_first, own_share
+from ups_jax.distributed.mesh import abstract_with_sharding, device_put, gather_to_local, make_mesh
+from ups_jax.distributed.processes import broadcast_from_host0, is_host0, process_slice
 from ups_jax.losses import StageLoss
 from ups_jax.models import Batch
 from ups_jax.models.codec import CODEC
@@ -39,9 +39,9 @@ from ups_jax.runs.checkpoint import Checkpoints, checkpoint_meta, validation_of
 from ups_jax.runs.directory import RunDirectory, StageRecord
 from ups_jax.tracking import Tee, Writer, ending, training_writer
 from ups_jax.trainer import oom
-from ups_jax.trainer.console import TrainingProgress, is_told, tell_diverged, tell_end, went_out
+from ups_jax.trainer.console import TrainingProgress, is_logged, log_diverged, log_end, was_delivered
 from ups_jax.trainer.loop import Loop, run_loop
-from ups_jax.trainer.parents import begun
+from ups_jax.trainer.parents import init_from_parents
 from ups_jax.training.build import JointModel, averaged, holds_codec, init_state
 from ups_jax.training.multi_step import as_given, steps_per_call
 from ups_jax.training.run_length import Plan
@@ -77,7 +77,7 @@ class TrainingRun:
     console: Console
     started_before: bool = False
     resume: str = "auto"
-    weights: Weights | None = None
+    init_weights: Weights | None = None
 
     @property
     def settings(self) -> StageConfig:
@@ -111,42 +111,48 @@ class TrainingRun:
     @cached_property
     def abstract_state(self) -> TrainState:
         """Shapes and shardings of the state."""
-        abstract: TrainState = placed_like(self.mesh, jax.eval_shape(self.fresh, jax.random.key(self.cfg.seed)))
+        abstract: TrainState = abstract_with_sharding(
+            self.mesh, jax.eval_shape(self.initial_state, jax.random.key(self.cfg.seed))
+        )
         return abstract
 
     @property
-    def parameters(self) -> int:
+    def parameter_count(self) -> int:
         """The number of parameters."""
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.abstract_state.params))
 
-    def fresh(self, key: Key[Array, ""]) -> TrainState:
+    def initial_state(self, key: Key[Array, ""]) -> TrainState:
         """Return a state at step 0."""
         return init_state(self.model, self.tx, self.example_batch, key, stage=self.stage, cfg=self.cfg)
 
-    def say(self, line: str) -> None:
-        say(self.console, line)
+    def print_line(self, line: str) -> None:
+        print_line(self.console, line)
 
-    def introduce(self) -> None:
+    def log_parameters(self) -> None:
         """Print the number of parameters and the optimizer of each."""
-        self.say(f"parameters  {self.parameters:,} (operator {self.cfg.operator.architecture_type})")
-        self.say(f"optimizers  {summary(parameter_table(self.abstract_state.params, self.settings))}")
+        self.print_line(f"parameters  {self.parameter_count:,} (operator {self.cfg.operator.architecture_type})")
+        self.print_line(f"optimizers  {summary(parameter_table(self.abstract_state.params, self.settings))}")
 
-    def train_step(self) -> oom.FittingStep:
+    def train_step(self) -> oom.OomRetryStep:
         """Return the train step, in as many micro-batches as memory has needed so far. Compilations and further
         halvings are printed and recorded."""
         cfg, stage = self.cfg, self.stage
-        known: list[oom.Halving] = self.record.values.get("out_of_memory", [])
-        groups = oom.micro_batches(cfg, stage, known)
+        known: list[oom.HalvingRecord] = self.record.values.get("out_of_memory", [])
+        groups = oom.initial_micro_batches(cfg, stage, known)
         if groups > self.settings.accum_steps:
-            self.say(f"memory      ran out on this device before: {oom.sizes(cfg, stage, groups)}, as run.json has it")
+            self.print_line(
+                f"memory      ran out on this device before: {oom.describe_micro_batches(cfg, stage, groups)}, as run.json has it"
+            )
 
         def halved(rows: int, groups: int) -> None:
-            self.say(f"memory      ran out: {oom.sizes(cfg, stage, groups)} from now on, the step is the same")
-            known.append(oom.halving(cfg, rows, groups))
+            self.print_line(
+                f"memory      ran out: {oom.describe_micro_batches(cfg, stage, groups)} from now on, the step is the same"
+            )
+            known.append(oom.halving_record(cfg, rows, groups))
             self.record.note(out_of_memory=known)
 
         def compiled(seconds: float) -> None:
-            self.say(f"compiled    in {seconds:.3g} s")
+            self.print_line(f"compiled    in {seconds:.3g} s")
             self.record.note(compile_seconds=seconds)
 
         make = partial(
@@ -161,8 +167,14 @@ class TrainingRun:
             steps_per_call=self.steps_per_call,
         )
         rows, ahead = windows_per_step(cfg, stage), cfg.training.compile
-        return oom.FittingStep(
-            make, rows, groups, key=oom.batch_key(stage), ahead=ahead, halved=halved, compiled=compiled
+        return oom.OomRetryStep(
+            make,
+            rows,
+            groups,
+            config_key=oom.batch_size_key(stage),
+            ahead_of_time=ahead,
+            on_halved=halved,
+            on_compiled=compiled,
         )
 
 
@@ -180,15 +192,17 @@ def restore_or_start(work: TrainingRun, checkpoints: Checkpoints) -> TrainState:
     full = ConfigError(
         f"{work.run.path}: the device's memory does not hold the state of a checkpoint; free it, or use more"
     )
-    with oom.memory_for(full):
-        state: TrainState | None = checkpoints.restore_latest(like, same_data, work.say)
+    with oom.raise_on_oom(full):
+        state: TrainState | None = checkpoints.restore_latest(like, same_data, work.print_line)
     if state is not None:
         _note_set_aside(work, checkpoints, int(state.step))
-        work.say(f"resumed     at step {int(state.step)} of {work.plan.total_steps}")
+        work.print_line(f"resumed     at step {int(state.step)} of {work.plan.total_steps}")
         if saved > int(state.step):
-            work.say(f"lost        step {saved}, which was saved and is not there or damaged by now: it is done again")
-        if work.weights is not None:
-            work.say("weights     of --init-from are not used: this run has its own by now")
+            work.print_line(
+                f"lost        step {saved}, which was saved and is not there or damaged by now: it is done again"
+            )
+        if work.init_weights is not None:
+            work.print_line("weights     of --init-from are not used: this run has its own by now")
         return state
     if saved > 0:
         raise CheckpointError(
@@ -197,25 +211,25 @@ def restore_or_start(work: TrainingRun, checkpoints: Checkpoints) -> TrainState:
         )
     if work.resume == "must":
         raise CheckpointError(f"{work.run.path}: holds no checkpoint of {work.stage}; leave out --resume must")
-    if holds_codec(work.cfg, work.stage) and work.weights is None:
+    if holds_codec(work.cfg, work.stage) and work.init_weights is None:
         raise CheckpointError(f"{work.run.path}: has no checkpoint whose codec could be held; give --init-from RUN")
     if work.started_before:
-        work.say("begun       before, but there is no checkpoint of it: at step 0 again")
-    state = work.fresh(jax.random.key(work.cfg.seed))
-    own = replace(state, rng=local_copy(work.mesh, state.rng))
-    state = replace(begun(work.cfg, work.stage, work.model, work.data, work.parents, own), rng=state.rng)
-    if work.weights is not None:
-        weights, told = work.weights, "weights     "
+        work.print_line("begun       before, but there is no checkpoint of it: at step 0 again")
+    state = work.initial_state(jax.random.key(work.cfg.seed))
+    own = replace(state, rng=gather_to_local(work.mesh, state.rng))
+    state = replace(init_from_parents(work.cfg, work.stage, work.model, work.data, work.parents, own), rng=state.rng)
+    if work.init_weights is not None:
+        weights, told = work.init_weights, "weights     "
         if holds_codec(work.cfg, work.stage) and difference(weights.params, like.params) is not None:
             weights = replace(weights, params={**state.params, CODEC: weights.params[CODEC]})
             told += "of the codec alone (this operator has other shapes and starts fresh), "
         # Copies: the step takes its state's buffers, and this may have to begin once more.
         state = replace(state, params=jax.tree.map(jnp.copy, fitting(weights, like.params)))
-        work.say(f"{told}of another run's {work.stage} stage, at its step {weights.step}")
-    return put(work.mesh, state)
+        work.print_line(f"{told}of another run's {work.stage} stage, at its step {weights.step}")
+    return device_put(work.mesh, state)
 
 
-def make_loop(work: TrainingRun, train_step: oom.FittingStep, checkpoints: Checkpoints) -> Loop:
+def make_loop(work: TrainingRun, train_step: oom.OomRetryStep, checkpoints: Checkpoints) -> Loop:
     """Return the loop of a stage: its functions, its data and where its state goes."""
     cfg, stage, settings, plan = work.cfg, work.stage, work.settings, work.plan
     schedule = build_schedule(settings.scheduler, settings.optimizer.lr, *work.lengths)
@@ -225,7 +239,7 @@ def make_loop(work: TrainingRun, train_step: oom.FittingStep, checkpoints: Check
     def averaged_weights(state: TrainState) -> Any:
         return spec.weights(averaged(cfg, stage, state, settings.ema_decay), scale_of(state))
 
-    validate = oom.fitting_validation(work.validate)
+    validate = oom.with_oom_error(work.validate)
 
     def save(state: TrainState, validation: float | None) -> None:
         checkpoints.wait()
@@ -237,13 +251,13 @@ def make_loop(work: TrainingRun, train_step: oom.FittingStep, checkpoints: Check
         plan=plan,
         steps_before=work.record.values.get("steps_before", 0),
         train_step=train_step,
-        batches=partial(training_batches, work.data, cfg, stage, **own_share()),
+        batches=partial(training_batches, work.data, cfg, stage, **process_slice()),
         steps_per_call=work.steps_per_call,
-        put_rows=as_given(mesh, work.steps_per_call),
-        place=partial(put, mesh),
+        to_device=as_given(mesh, work.steps_per_call),
+        shard=partial(device_put, mesh),
         # Every process measures all of it by itself; the first one's numbers decide.
-        averaged=lambda state: local_copy(mesh, averaged_weights(state)),
-        validate=lambda weights: agreed(validate(weights)),
+        averaged_weights=lambda state: gather_to_local(mesh, averaged_weights(state)),
+        validate=lambda weights: broadcast_from_host0(validate(weights)),
         selected_by=spec.selected_by(cfg),
         target=spec.target(cfg),
         fault=spec.fault,
@@ -290,19 +304,19 @@ def run_with_writers(
     cfg, stage, run, total = work.cfg, work.stage, work.run, work.plan.total_steps
     start = int(state.step)
     tracked: Writer = Tee(())
-    if is_first():
+    if is_host0():
         about = to_dict(cfg)
         tracked = training_writer(run.path, run.metrics_path, cfg.logging, stage=stage, step=start, run_config=about)
     with (
-        ending(tracked, oom.takes_fewer_rows) as writer,
+        ending(tracked, oom.is_retried) as writer,
         TrainingProgress(work.console, stage, total, start, cfg.logging.every_seconds) as progress,
     ):
         writer.tags((stage, *(task.name for task in work.data.tasks)))
-        writer.config({f"{stage}/parameters": work.parameters, f"{stage}/total_steps": total})
+        writer.config({f"{stage}/parameters": work.parameter_count, f"{stage}/total_steps": total})
         try:
             state = run_loop(loop, state, cfg, writer, progress, should_stop)
         except DivergedError as error:
-            tell_diverged(writer, run, stage, error)
+            log_diverged(writer, run, stage, error)
             raise
         except Stopped:
             # On the disk before the next signal can come, as long as signals only raise a flag.
@@ -311,10 +325,10 @@ def run_with_writers(
             raise
         checkpoints.wait()
         _note_saved(work, checkpoints)
-        known = is_told(run, stage, state)
+        known = is_logged(run, stage, state)
         if not known:
-            tell_end(writer, cfg.logging.wandb, run, stage, checkpoints, state)
-    if not known and went_out(writer):
+            log_end(writer, cfg.logging.wandb, run, stage, checkpoints, state)
+    if not known and was_delivered(writer):
         work.record.note(told=int(state.step))
     return state, progress.seconds_per_step
 
@@ -332,7 +346,7 @@ def stop_flag() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         received.append(number)
 
-    numbers = [signal.SIGTERM, signal.SIGINT, *hang_up()]
+    numbers = [signal.SIGTERM, signal.SIGINT, *hangup_signals()]
     previous = {number: signal.signal(number, remember) for number in numbers}
     try:
         yield lambda: bool(received)

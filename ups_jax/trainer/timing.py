@@ -1,4 +1,7 @@
-"""What a step of a stage takes before it is trained, for a plan by seconds; where memory runs out, with fewer rows."""
+"""Measurement of the time per step of a stage before it is trained, for training lengths given in seconds.
+
+If memory runs out, the micro-batch is halved as in training.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,15 @@ from ups_jax.config import Config
 from ups_jax.core.xla import compiling
 from ups_jax.data import Dataset, Mixture, first_batches, steps_per_epoch, training_batches, windows_per_step
 from ups_jax.data.mixture import as_mixture
-from ups_jax.distributed.mesh import local_copy, make_mesh
-from ups_jax.distributed.processes import agreed, own_share
+from ups_jax.distributed.mesh import gather_to_local, make_mesh
+from ups_jax.distributed.processes import broadcast_from_host0, process_slice
 from ups_jax.models import Batch
 from ups_jax.optim import build_optimizer
 from ups_jax.trainer import oom
 from ups_jax.trainer.parents import untrained_parents
+from ups_jax.training import multi_step
 from ups_jax.training.build import init_state, joint
-from ups_jax.training.multi_step import Batches, as_given, steps_per_call
+from ups_jax.training.multi_step import Batches, as_given
 from ups_jax.training.run_length import eval_steps, measure_seconds, measure_seconds_per_step, plan_of
 from ups_jax.training.stages import stage_of
 from ups_jax.training.stages.spec import Parents, Validate
@@ -33,11 +37,16 @@ from ups_jax.training.step import TrainStep, make_train_step
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """Wall time of a compiled step and its share of a validation, and the halvings that it came to."""
+class StageTiming:
+    """The measured time per step of a stage.
+
+    Attributes:
+        seconds_per_step: Wall time of a compiled step, plus the time of a validation divided by the steps between two.
+        halvings: Records of the micro-batch halvings that were necessary.
+    """
 
     seconds_per_step: float
-    halvings: tuple[oom.Halving, ...]
+    halvings: tuple[oom.HalvingRecord, ...]
 
 
 def measure_stage(
@@ -47,64 +56,88 @@ def measure_stage(
     model: Any,
     parents: Parents,
     validate: Validate,
-    known: Sequence[oom.Halving],
+    halvings: Sequence[oom.HalvingRecord],
     console: Console,
-) -> Measured:
-    """Measure on states that are thrown away, from the `known` halvings on. ConfigError where one row, or a validation,
-    does not fit into memory."""
-    new: list[oom.Halving] = []
+) -> StageTiming:
+    """Return the time per step of a stage, measured on temporary states.
+
+    Args:
+        cfg: Configuration.
+        stage: Name of the stage.
+        data: Data of the stage.
+        model: Model of the stage.
+        parents: Weights of the stages that this stage needs.
+        validate: Validation function of the stage.
+        halvings: Micro-batch halvings that run.json records from earlier starts.
+        console: Output.
+
+    Raises:
+        ConfigError: A step with micro-batches of one row, or a validation, does not fit into memory.
+    """
+    new_halvings: list[oom.HalvingRecord] = []
     with (
         compiling(cfg.training.compile),
-        console.status("measuring the step"),
-        trial(cfg, stage, data, model, parents) as tried,
+        console.status("measuring the time per step"),
+        trial(cfg, stage, data, model, parents) as step_trial,
     ):
-        train_step = oom.FittingStep(
-            tried.make,
+        train_step = oom.OomRetryStep(
+            step_trial.make_step,
             windows_per_step(cfg, stage),
-            oom.micro_batches(cfg, stage, known),
-            key=oom.batch_key(stage),
-            ahead=cfg.training.compile,
-            halved=lambda rows, groups: new.append(oom.halving(cfg, rows, groups)),
+            oom.initial_micro_batches(cfg, stage, halvings),
+            config_key=oom.batch_size_key(stage),
+            ahead_of_time=cfg.training.compile,
+            on_halved=lambda rows, groups: new_halvings.append(oom.halving_record(cfg, rows, groups)),
         )
-        # The steps that compile come first, one of each task.
-        warmup = tried.first + 2
-        step = train_step.run_with_retry(
+        # The first batch of each task compiles a program.
+        warmup = step_trial.task_count + 2
+        step_seconds = train_step.run_with_retry(
             lambda: measure_seconds_per_step(
-                train_step, tried.begin(), tried.batches, warmup=warmup, steps_per_call=tried.at_once
+                train_step,
+                step_trial.new_state(),
+                step_trial.batches,
+                warmup=warmup,
+                steps_per_call=step_trial.steps_per_call,
             )
         )
-        with oom.memory_for(oom.row_too_large(oom.batch_key(stage))):
-            state = tried.begin()
+        with oom.raise_on_oom(oom.row_too_large_error(oom.batch_size_key(stage))):
+            state = step_trial.new_state()
             mesh = make_mesh(cfg.parallel)
-            weights = local_copy(mesh, stage_of(stage).weights(state.params, scale_of(state)))
-        fitting = oom.fitting_validation(validate)
-        validation = measure_seconds(lambda: fitting(weights))
-    seconds = agreed(step + validation / eval_steps(cfg, data, stage))
-    return Measured(seconds_per_step=seconds, halvings=tuple(new))
+            weights = gather_to_local(mesh, stage_of(stage).weights(state.params, scale_of(state)))
+        checked_validate = oom.with_oom_error(validate)
+        validation_seconds = measure_seconds(lambda: checked_validate(weights))
+    seconds = broadcast_from_host0(step_seconds + validation_seconds / eval_steps(cfg, data, stage))
+    return StageTiming(seconds_per_step=seconds, halvings=tuple(new_halvings))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """The step that `make(micro_batches=n)` returns uses its state up; `begin` makes another one. The batches are as it
-    takes them, of `at_once` steps each; the `first` of them are one of each task."""
+    """The train step of a stage with states and batches to measure it.
 
-    make: Callable[..., TrainStep]
-    begin: Callable[[], TrainState]
+    Attributes:
+        make_step: Function `make_step(micro_batches=n)` that returns the train step; the step donates its state.
+        new_state: Function that returns a new state at step 0.
+        batches: Arguments of the successive calls of the step.
+        task_count: Number of tasks; the first `task_count` batches are one of each task.
+        steps_per_call: Optimizer steps in one call of the step.
+    """
+
+    make_step: Callable[..., TrainStep]
+    new_state: Callable[[], TrainState]
     batches: Iterator[Batch | Batches]
-    first: int
-    at_once: int
+    task_count: int
+    steps_per_call: int
 
     @cached_property
     def train_step(self) -> TrainStep:
-        """The step in the micro-batches of the configuration."""
-        return self.make()
+        """The train step with the number of micro-batches of the configuration."""
+        return self.make_step()
 
 
-def known_length(cfg: Config, data: Dataset | Mixture, stage: str) -> int | None:
-    """The steps that the stage is trained for; None where they are yet to be measured, or it is off."""
+def planned_length(cfg: Config, data: Dataset | Mixture, stage: str) -> int | None:
+    """Return the number of steps of a stage, or None if the stage is disabled or its length is given in seconds."""
     settings = getattr(cfg.stages, stage)
-    off = (settings.epochs if settings.steps is None else settings.steps) == 0
-    return None if off or settings.max_seconds is not None else plan_of(cfg, data, stage).total_steps
+    disabled = (settings.epochs if settings.steps is None else settings.steps) == 0
+    return None if disabled or settings.max_seconds is not None else plan_of(cfg, data, stage).total_steps
 
 
 @contextmanager
@@ -114,34 +147,44 @@ def trial(
     data: Dataset | Mixture,
     model: Any,
     parents: Parents | None = None,
-    at_once: int | None = None,
+    steps_per_call: int | None = None,
 ) -> Iterator[Trial]:
-    """The step of a stage as training makes it, with batches of its data until the context ends. Parents that are not
-    given are untrained ones, which cost as much. A call makes as many steps as in training, or `at_once`."""
-    # The length of its schedule has no part in what a step costs, but one of training's own length is the same program,
-    # which is then compiled once for both.
+    """Yield the train step of a stage with states and batches to measure it; batches end with the context.
+
+    Args:
+        cfg: Configuration.
+        stage: Name of the stage.
+        data: Data of the stage.
+        model: Model of the stage.
+        parents: Weights of the stages that this stage needs; None for untrained weights, which have the same cost.
+        steps_per_call: Optimizer steps in one call; None for the number that training uses.
+    """
+    # The schedule's length does not affect the time per step. With the length of the training the program is the same,
+    # so it is compiled once for both.
     epoch = steps_per_epoch(data, cfg, stage)
-    tx = build_optimizer(getattr(cfg.stages, stage), known_length(cfg, data, stage) or 1000, epoch)
-    each = first_batches(data, cfg, stage, **own_share())
-    first = each[0]
+    tx = build_optimizer(getattr(cfg.stages, stage), planned_length(cfg, data, stage) or 1000, epoch)
+    task_batches = first_batches(data, cfg, stage, **process_slice())
+    first = task_batches[0]
     if parents is None:
         parents = untrained_parents(cfg, joint(model).tasks[0], stage, first)
     mesh = make_mesh(cfg.parallel)
-    most = at_once or steps_per_call(cfg, as_mixture(data), first, mesh)
+    steps = steps_per_call or multi_step.steps_per_call(cfg, as_mixture(data), first, mesh)
 
-    make = partial(make_train_step, model, tx, cfg, stage=stage, steps_per_epoch=epoch, parents=parents, steps_per_call=most)
-    with training_batches(data, cfg, stage, **own_share()) as batches:
+    make_step = partial(
+        make_train_step, model, tx, cfg, stage=stage, steps_per_epoch=epoch, parents=parents, steps_per_call=steps
+    )
+    with training_batches(data, cfg, stage, **process_slice()) as batches:
         yield Trial(
-            make=make,
-            begin=partial(init_state, model, tx, first, jax.random.key(cfg.seed), stage=stage, cfg=cfg),
-            batches=_calls(chain(each, batches), most, mesh),
-            first=len(each),
-            at_once=most,
+            make_step=make_step,
+            new_state=partial(init_state, model, tx, first, jax.random.key(cfg.seed), stage=stage, cfg=cfg),
+            batches=_step_arguments(chain(task_batches, batches), steps, mesh),
+            task_count=len(task_batches),
+            steps_per_call=steps,
         )
 
 
-def _calls(batches: Iterator[Batch], most: int, mesh: Mesh) -> Iterator[Batch | Batches]:
-    """What the step takes at each call."""
-    give = as_given(mesh, most)
+def _step_arguments(batches: Iterator[Batch], steps: int, mesh: Mesh) -> Iterator[Batch | Batches]:
+    """Yield the batch argument of each call of a step that makes `steps` optimizer steps per call."""
+    to_device = as_given(mesh, steps)
     while True:
-        yield give([next(batches) for _ in range(most)])
+        yield to_device([next(batches) for _ in range(steps)])

@@ -14,16 +14,16 @@ from rich.console import Console
 
 from ups_jax.config import Config, digest, to_dict
 from ups_jax.core.errors import Stopped, StorageError
-from ups_jax.core.terminal import say
+from ups_jax.core.terminal import print_line
 from ups_jax.core.xla import compiling
 from ups_jax.data import Mixture
-from ups_jax.distributed.processes import agreed, any_wants, is_first, wait_for_all
+from ups_jax.distributed.processes import any_host, broadcast_from_host0, is_host0, wait_for_all
 from ups_jax.runs.best_weights import Weights
 from ups_jax.runs.checkpoint import Checkpoints
 from ups_jax.runs.directory import RunDirectory, StageRecord, environment, lengths_of, newest_step, now
-from ups_jax.trainer.console import introduce, tell_plan
-from ups_jax.trainer.frozen_codec import lines_of, record_of
-from ups_jax.trainer.parents import Trained, trained_parents
+from ups_jax.trainer.console import log_plan, log_setup
+from ups_jax.trainer.frozen_codec import describe_latents, latents_record
+from ups_jax.trainer.parents import TrainedParents, trained_parents
 from ups_jax.trainer.preflight import check_fold, check_parents, check_resume, preflight
 from ups_jax.trainer.stage_run import TrainingRun, make_loop, restore_or_start, run_with_writers, stop_flag
 from ups_jax.trainer.timing import measure_stage
@@ -79,12 +79,12 @@ def train(
     with run.lock():
         # -- claim the run directory ---------------------------------------------------------------------------------
         parents = _claim(run, cfg, stage, resume, ready.data)
-        introduce(console, cfg, stage, ready.data)
-        for line in lines_of(cfg, stage, ready.data):
-            say(console, line)
+        log_setup(console, cfg, stage, ready.data)
+        for line in describe_latents(cfg, stage, ready.data):
+            print_line(console, line)
         # A user who deletes the folder of a stage wants it trained again; a folder without checkpoints has lost them.
-        deleted = agreed(not run.checkpoints(stage).is_dir())
-        recorded: dict[str, Any] | None = agreed(_record_start(run, cfg, stage))
+        deleted = broadcast_from_host0(not run.checkpoints(stage).is_dir())
+        recorded: dict[str, Any] | None = broadcast_from_host0(_record_start(run, cfg, stage))
         with _failure_on_record(run):
             # -- plan: how many steps --------------------------------------------------------------------------------
             validate = joint_validation(ready.model, stage_of(stage), ready.data, cfg, parents.weights)
@@ -98,11 +98,11 @@ def train(
                 return measured.seconds_per_step
 
             plan, planned = plan_and_record(cfg, ready.data, stage, recorded or {}, measure, ready.plan)
-            tell_plan(console, cfg, stage, plan, planned)
-            entry = _first_entry(run, ready.weights, init_from) if recorded is None else recorded
+            log_plan(console, cfg, stage, plan, planned)
+            entry = _first_entry(run, ready.init_weights, init_from) if recorded is None else recorded
             outdated = ("planned_steps", "budget", *(["saved"] if deleted else []))
             entry = {key: value for key, value in entry.items() if key not in outdated} | planned
-            entry |= {"lengths": lengths_of(cfg, stage)} | record_of(ready.data)
+            entry |= {"lengths": lengths_of(cfg, stage)} | latents_record(ready.data)
             entry |= {"out_of_memory": halvings} if halvings else {}
             entry |= {"parents": parents.checkpoints} if parents.checkpoints else {}
             record = StageRecord(run, stage, entry | {"total_steps": plan.total_steps, "finished": None})
@@ -122,14 +122,14 @@ def train(
                 console=console,
                 started_before=recorded is not None,
                 resume=resume,
-                weights=ready.weights,
+                init_weights=ready.init_weights,
             )
             with (
                 compiling(cfg.training.compile),
                 Checkpoints(run.checkpoints(stage), keep=cfg.checkpoint.keep) as checkpoints,
                 stop_flag() as should_stop,
             ):
-                training.introduce()
+                training.log_parameters()
                 train_step = training.train_step()
                 loop = make_loop(training, train_step, checkpoints)
 
@@ -140,7 +140,7 @@ def train(
 
                 state, seconds_per_step = train_step.run_with_retry(attempt)
                 # A signal after the last step: nothing is left to save, but the process is to end.
-                if any_wants(should_stop(), 0):
+                if any_host(should_stop(), 0):
                     raise Stopped(f"stopped at the end of {stage}, which is saved; the same command goes on from there")
 
         # -- finish --------------------------------------------------------------------------------------------------
@@ -154,16 +154,16 @@ def train(
     return TrainedStage(run=run, data=ready.data, model=ready.model)
 
 
-def _claim(run: RunDirectory, cfg: Config, stage: str, resume: str, data: Mixture) -> Trained:
+def _claim(run: RunDirectory, cfg: Config, stage: str, resume: str, data: Mixture) -> TrainedParents:
     """Write the record of a new run, or check that an existing one may be continued; return the stage's parents."""
     # Again, now that no other process can start a run here.
-    if is_first():
+    if is_host0():
         check_resume(run, cfg, stage, resume)
     parents = trained_parents(run, stage, data.kind)
     check_fold(run, cfg, data.fingerprint, parents.fingerprints)
-    if not agreed(run.exists()):
+    if not broadcast_from_host0(run.exists()):
         run.write({"created": now(), "config": to_dict(cfg), "digests": {}, "stages": {}})
-        run.write_split(data.split())
+        run.write_split(data.split_record())
     wait_for_all("recorded")
     check_parents(run, stage, parents.checkpoints)
     return parents

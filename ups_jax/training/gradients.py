@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key, PyTree
 
-from ups_jax.distributed.mesh import over_rows
+from ups_jax.distributed.mesh import sum_over_devices
 from ups_jax.losses import Draw, StageLoss, StepContext, Terms
 from ups_jax.models import Batch, on_device
 
@@ -48,7 +48,7 @@ def gradients_of(
         return jax.lax.scan(add, zeros, groups)[0]
 
     def gradients(params: PyTree, batch: Batch, key: Key[Array, ""], context: StepContext) -> LossAndGradient:
-        over = summed if mesh is None else over_rows(mesh, summed)
+        over = summed if mesh is None else sum_over_devices(mesh, summed)
         total = over(params, draw(batch, key), key, context)
         counted = jnp.maximum(jnp.sum(batch.mask), 1.0)
         return jax.tree.map(lambda leaf: leaf / counted, total)

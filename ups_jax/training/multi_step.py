@@ -17,7 +17,7 @@ from jaxtyping import Array, PyTree
 
 from ups_jax.config import Config
 from ups_jax.data import Mixture
-from ups_jax.distributed.mesh import fed_rows, is_one_cpu
+from ups_jax.distributed.mesh import batch_for_step, is_one_cpu
 from ups_jax.models import Batch
 from ups_jax.training.state import TrainState
 
@@ -70,7 +70,7 @@ def stack_batches(batches: Sequence[Batch], most: int) -> Batches:
 
 def as_given(mesh: Mesh, most: int) -> Callable[[Sequence[Batch]], Batch | Batches]:
     """What brings the batches of a call to the devices, for a step that makes `most` at once."""
-    return partial(stack_batches, most=most) if most > 1 else lambda batches: fed_rows(mesh, *batches)
+    return partial(stack_batches, most=most) if most > 1 else lambda batches: batch_for_step(mesh, *batches)
 
 
 def unstack_metrics(metrics: Mapping[str, Array], count: int) -> list[dict[str, float]]:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from ups_jax.config import Config, TrainingConfig
 from ups_jax.core.rng import stream
 from ups_jax.core.xla import remat_options
-from ups_jax.distributed.mesh import is_one_cpu, keep_in_place, make_mesh, put_everywhere
+from ups_jax.distributed.mesh import is_one_cpu, with_sharding, make_mesh, device_put_replicated
 from ups_jax.losses import StageLoss, StepContext, per_task_metrics
 from ups_jax.models import Batch
 from ups_jax.models.parameter_sharing import ParameterSubset
@@ -112,7 +112,7 @@ def make_train_step(
         (loss, terms), gradient = gradients[batch.task](state.params, batch, key, context)
         update = Update(tx, settings.ema_decay, cfg.training, parts[batch.task], branch=is_one_cpu(mesh))
         state, metrics = update.apply(state, loss, gradient)
-        return keep_in_place(mesh, state), metrics | per_task_metrics(terms, jnp.sum(batch.mask))
+        return with_sharding(mesh, state), metrics | per_task_metrics(terms, jnp.sum(batch.mask))
 
     return TrainStep(
         jax.jit(
@@ -120,7 +120,7 @@ def make_train_step(
             donate_argnums=0,
             compiler_options=remat_options(cfg.training.remat),
         ),
-        put_everywhere(mesh, parents or {}),
+        device_put_replicated(mesh, parents or {}),
     )
 
 
