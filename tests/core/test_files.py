@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ups_jax.core.errors import StorageError
-from ups_jax.core.files import read_json, whole_file, write_atomically
+from ups_jax.core.files import read_json, atomic_file, write_atomically
 
 _WRITER = """
 import sys, time
@@ -67,9 +67,9 @@ def test_json_that_cannot_be_read_is_a_value_error(tmp_path: Path) -> None:
 def test_what_fails_leaves_the_file_as_it_was_and_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_atomically(path, "before")
-    with pytest.raises(StorageError, match=path.name), whole_file(path) as temporary:
+    with pytest.raises(StorageError, match=path.name), atomic_file(path) as temporary:
         temporary.write_text("half")
         raise OSError(28, os.strerror(28))
-    with pytest.raises(KeyboardInterrupt), whole_file(path):
+    with pytest.raises(KeyboardInterrupt), atomic_file(path):
         raise KeyboardInterrupt
     assert path.read_text() == "before" and list(tmp_path.iterdir()) == [path]

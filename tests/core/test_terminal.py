@@ -16,19 +16,19 @@ from commands import ROOT
 
 from ups_jax.cli import runner
 from ups_jax.core.errors import StorageError
-from ups_jax.core.terminal import LastingStream, hang_up
+from ups_jax.core.terminal import TolerantStream, hangup_signals
 
 
 def test_what_nobody_reads_is_dropped_and_a_full_disk_is_an_error() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as pipe:
-        stream = LastingStream(pipe)
+        stream = TolerantStream(pipe)
         for _ in range(2):
             assert stream.write("line\n") == 5
             stream.flush()
     with Path("/dev/full").open("w") as full:
-        stream = LastingStream(full)
+        stream = TolerantStream(full)
         stream.write("line\n")
         with pytest.raises(StorageError, match=rf"^/dev/full.*{os.strerror(errno.ENOSPC)}"):
             stream.flush()
@@ -44,7 +44,7 @@ def hung_up() -> Iterator[None]:
 @pytest.mark.parametrize(("before", "code"), [(signal.SIG_DFL, 75), (signal.SIG_IGN, 0)])
 def test_a_hang_up_stops_a_script_unless_it_is_to_be_ignored(hung_up: None, before: signal.Handlers, code: int) -> None:
     signal.signal(signal.SIGHUP, before)
-    assert hang_up() == (() if code == 0 else (signal.SIGHUP,))
+    assert hangup_signals() == (() if code == 0 else (signal.SIGHUP,))
     parser = argparse.ArgumentParser()
     parser.add_argument("--traceback", action="store_true")
     assert runner.run(parser, lambda _: signal.raise_signal(signal.SIGHUP), []) == code

@@ -1,4 +1,4 @@
-"""The project's commands: their names, and how the running one was called, which is the form that messages use."""
+"""Names of the commands, and the form in which the running command was called, which messages use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COMMANDS: dict[str, tuple[str | None, str]] = {
     "evaluate": ("evaluate.py", "evaluate a trained run"),
     "rollout": ("rollout.py", "predict from given fields"),
     "export": ("export.py", "write a trained model as one StableHLO file"),
-    "inspect": ("inspect_data.py", "say what data files hold"),
+    "inspect": ("inspect_data.py", "show the contents of data files"),
     "generate": ("generate_data.py", "write the data of an embedded task"),
     "convert": ("convert_data.py", "convert data files to shards"),
     "encode": ("encode_latents.py", "write the latents of a frozen codec"),

@@ -1,18 +1,18 @@
-"""The errors that a user can cause, each with the exit code of its kind.
+"""Errors that a user can cause and correct, each with an exit code.
 
-One line says what is wrong, where, and how to mend it; `ups_jax.cli.runner` prints it without a traceback.
+The message is one line: what is wrong, where, and how to fix it. `ups_jax.cli.runner` prints it without a traceback.
 """
 
 from __future__ import annotations
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its name where it has none."""
+    """Return the first line of an error's message, or the name of its class if it has no message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 class UserError(Exception):
-    """An error that the user can mend; `exit_code` is what a script ends with."""
+    """An error that the user can correct; `exit_code` is the exit code of the command."""
 
     exit_code = 1
 
@@ -36,13 +36,13 @@ class CheckpointError(UserError):
 
 
 class DivergedError(UserError):
-    """Training produced non-finite values for too many steps in a row, or a rollout left the finite numbers."""
+    """Training produced non-finite values for too many consecutive steps, or a rollout is not finite."""
 
     exit_code = 5
 
 
 class GateError(UserError):
-    """A candidate was not good enough to be promoted."""
+    """A candidate did not pass the gates and is not promoted."""
 
     exit_code = 6
 
@@ -54,12 +54,12 @@ class StorageError(UserError):
 
 
 class HostMemoryError(UserError):
-    """The memory of the host has run out: as with a full disk, the same command goes on once there is room."""
+    """The host has run out of memory; the same command resumes when memory is free."""
 
     exit_code = 7
 
 
 class Stopped(UserError):
-    """Stopped by a signal after the state was saved; the same command goes on."""
+    """A signal stopped the command after the state was saved; the same command resumes."""
 
     exit_code = 75

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, reading JSON, names of files within a folder, and versions of packages."""
+"""Atomic writing of files, reading of JSON, checks of file names, and versions of packages."""
 
 from __future__ import annotations
 
@@ -20,20 +20,29 @@ from ups_jax.core.errors import StorageError, UserError
 
 JsonObject = dict[str, Any]
 _SUFFIX = ".tmp"
-# Bytes of a part of a path, on all file systems that matter.
+# Most bytes of one part of a path on common file systems.
 _LONGEST_NAME = 255
-# The packages whose versions may change the numbers of a run; run records and the pipeline's reuse keys hold them.
+# Packages whose versions can change the numbers of a run. Run records and the pipeline's reuse keys contain them.
 RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "exponax")
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write under the final name only what is whole and on the disk; makes the directory. Raises `StorageError`."""
-    with whole_file(path) as temporary:
+    """Write a file so that its name never refers to a part of the content. The directory is created if needed.
+
+    Raises:
+        StorageError: The file cannot be written.
+    """
+    with atomic_file(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds. Raises OSError, or ValueError where it is no JSON, or nested deeper than can be read."""
+    """Return the content of a JSON file.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: The file is not JSON or is nested too deeply.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
@@ -41,16 +50,19 @@ def read_json(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """An empty file beside `path` that takes its place at the end, once it is on the disk; makes the directory.
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary file that replaces `path` when the block ends without an error.
 
-    Whatever ends the block early leaves `path` as it was. An `OSError` in it is one of writing: `StorageError`. What
-    processes that were killed left of theirs for `path` is taken away; a live one's is not.
+    An error in the block leaves `path` unchanged. The directory is created if needed. Temporary files for `path` of
+    processes that were killed are deleted.
+
+    Raises:
+        StorageError: An `OSError` occurred in the block or while the file was moved.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path)
-        temporary, lock = _own_temporary(path)
+        temporary, lock = _create_temporary(path)
         try:
             yield temporary
             with temporary.open("rb") as file:
@@ -66,17 +78,26 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise storage_error(path, error) from None
 
 
-def free_name(path: Path) -> Path:
-    """The path, or the first of those with a number behind that nothing has."""
-    each = (path if count == 1 else path.with_name(f"{path.name}-{count}") for count in itertools.count(1))
-    return next(item for item in each if not item.exists())
+def unused_path(path: Path) -> Path:
+    """Return `path`, or `path-2`, `path-3` and so on: the first that does not exist."""
+    candidates = (path if count == 1 else path.with_name(f"{path.name}-{count}") for count in itertools.count(1))
+    return next(candidate for candidate in candidates if not candidate.exists())
 
 
-def inside(file: Path, entry: str, name: object, kind: type[UserError]) -> Path:
-    """The path that `entry` of `file` names, in the file's own folder or below. Raises `kind` for one that leads out.
+def path_inside(file: Path, entry: str, name: object, kind: type[UserError]) -> Path:
+    """Return the path of a file that another file names, in the folder of that file or below.
 
-    It is the name that is compared, before links are followed: a name comes with the file, from whoever wrote it, a
-    link lies on the user's own disk, as a data folder that is a link does, or every file of a download's cache.
+    The name is checked before links are followed: the name may come from a stranger's file, whereas a link was made on
+    this disk, for instance a data folder or the cache of a download.
+
+    Args:
+        file: File that contains the name.
+        entry: Key or attribute of `file` that contains the name, for the message.
+        name: The name.
+        kind: Class of the error.
+
+    Raises:
+        kind: The name leads out of the folder or is too long.
     """
     text = os.path.normpath(str(name))
     if os.path.isabs(text) or text.split(os.sep)[0] == os.pardir or "\0" in text:
@@ -90,7 +111,7 @@ def inside(file: Path, entry: str, name: object, kind: type[UserError]) -> Path:
 
 
 def folder_size(path: Path) -> int:
-    """Bytes of all files below a folder; one that goes away meanwhile counts nothing."""
+    """Return the bytes of all files below a folder; a file that is deleted meanwhile does not count."""
     total = 0
     for item in path.rglob("*"):
         with contextlib.suppress(OSError):
@@ -99,7 +120,7 @@ def folder_size(path: Path) -> int:
 
 
 def crc32(path: Path) -> int:
-    """CRC-32 of a file's bytes."""
+    """Return the CRC-32 checksum of a file."""
     value = 0
     with path.open("rb") as handle:
         while block := handle.read(2**22):
@@ -108,39 +129,39 @@ def crc32(path: Path) -> int:
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:
-    """What could not be written, why, and the mend that fits the reason."""
+    """Return the error for a file that cannot be written, with the reason and a hint."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    mend = "free space, then start the same command again" if full else "give a directory that can be written"
-    return StorageError(f"{path}: cannot be written ({error.strerror or error}); {mend}")
+    hint = "free space, then start the same command again" if full else "give a directory that can be written"
+    return StorageError(f"{path}: cannot be written ({error.strerror or error}); {hint}")
 
 
 def version(package: str) -> str:
-    """That of an installed package. `ups_jax` runs from its folder too, and is then "not installed"."""
+    """Return the version of an installed package, or "not installed"."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "not installed"
 
 
-def _own_temporary(path: Path) -> tuple[Path, int]:
-    """A new file beside `path`, and the handle whose shared lock says that its process lives: readers may share it."""
+def _create_temporary(path: Path) -> tuple[Path, int]:
+    """Return a new file beside `path` and its handle, whose shared lock shows that this process is alive."""
     while True:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_SUFFIX)
-        # Where a file system knows no locks, nobody takes a file for left behind.
+        # A file system without locks refuses the exclusive lock of `_sweep` as well.
         with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_SH)
         if os.fstat(handle).st_nlink:
             return Path(name), handle
-        # Taken away as left behind, in the moment before it was locked.
+        # Another process deleted the file before it was locked.
         os.close(handle)
 
 
 def _sweep(path: Path) -> None:
-    """Take away the temporary files of `path` that no process holds."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.????????{_SUFFIX}"):
-        with contextlib.suppress(OSError), left.open("rb") as file:
+    """Delete the temporary files of `path` that no process has locked."""
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.????????{_SUFFIX}"):
+        with contextlib.suppress(OSError), temporary.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            left.unlink()
+            temporary.unlink()
 
 
 def _umask() -> int:

@@ -64,7 +64,7 @@ def lock_file(path: Path, hint: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def wait_for_lock(path: Path) -> Iterator[None]:
-    """Lock a lock file, which is created if needed, as soon as no other process has it. Raises `StorageError`."""
+    """Lock a lock file when no other process has it; it is created if needed. Raises `StorageError`."""
     with _open(path, path) as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -81,14 +81,14 @@ def is_free(directory: Path) -> bool:
 
 @contextlib.contextmanager
 def _locked(lock: Path, subject: Path, hint: str, patience: float = 0.0) -> Iterator[TextIO]:
-    """Lock a file, write into it which process has it, and yield it open."""
+    """Lock a file, write the process and host into it, and yield it open."""
     with _open(lock, subject) as handle:
         deadline = time.monotonic() + patience
         while not _try_lock(handle):
             handle.seek(0)
             holder = handle.read().strip()
             if time.monotonic() >= deadline or _is_alive(holder):
-                raise ConfigError(f"{subject}: is held by {holder or 'another process'}; {hint}")
+                raise ConfigError(f"{subject}: is locked by {holder or 'another process'}; {hint}")
             time.sleep(_POLL_SECONDS)
         handle.truncate(0)
         handle.write(f"process {os.getpid()} on {socket.gethostname()}")

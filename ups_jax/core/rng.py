@@ -1,24 +1,24 @@
-"""The named random streams of a run: every number that is drawn comes from one of them, by name, from one seed.
+"""The named random streams of a run: every random number comes from one of them, and all come from one seed.
 
 | stream | drawn from | what it decides |
 |---|---|---|
 | `data/<stage>`, the epoch's number | `seed`, NumPy | the order of an epoch's windows (`data.windows`) |
 | `data/<stage>`, the batch's number | `seed`, NumPy | start frames of batch n, then its augmentation |
-| `data/<stage>/<task>`, the same numbers | `seed`, NumPy | the same of every task after the first |
-| `mixing/<stage>`, the number of a block of steps | `seed`, NumPy | which task each step is of (`data.mixture`) |
-| `init` | `seed`, JAX | fresh parameters of a stage (`training.build`) |
+| `data/<stage>/<task>`, epoch or batch | `seed`, NumPy | order and start frames of each further task |
+| `mixing/<stage>`, the number of a block of steps | `seed`, NumPy | the task of each step (`data.mixture`) |
+| `init` | `seed`, JAX | initial parameters of a stage (`training.build`) |
 | `loss`, the step's number, `noise` | `seed`, JAX | noise on a step's inputs (`losses.operator`, as the next three) |
-| `loss`, the step's number, `noise scale` | `seed`, JAX | how strong it is in each window |
-| `loss`, the step's number, `given` | `seed`, JAX | how many of the steps of the pushforward are the true ones |
-| `loss`, the step's number, `queries` | `seed`, JAX | the points that a step's loss is scored at |
+| `loss`, the step's number, `noise scale` | `seed`, JAX | the noise level of each window |
+| `loss`, the step's number, `given` | `seed`, JAX | the number of true frames before a pushforward |
+| `loss`, the step's number, `queries` | `seed`, JAX | the points at which the loss is evaluated |
 | `evaluation/bootstrap` | `seed`, NumPy | resamples of the trajectories for intervals (`metrics.aggregate`) |
-| none | `data.split.seed`, NumPy | which trajectories train, validate and test: runs of several seeds share them |
-| `fold` | `data.split.seed`, NumPy | which training trajectories are the corrector's alone (`data.splits`) |
+| none | `data.split.seed`, NumPy | the split into training, validation and test, equal for runs of several seeds |
+| `fold` | `data.split.seed`, NumPy | training trajectories reserved for the corrector (`data.splits`) |
 | the task's name | the data file's seed | initial fields and coefficients of embedded data (`simulate`) |
 
-A stream is a function of the seed, its name and its numbers alone: drawing more from one leaves all others as they are,
-nothing comes from a clock or a global generator, and a resumed run needs its step only. Streams of JAX are folded into
-the key of the train state.
+A stream is a function of the seed, its name and its numbers. Drawing more numbers from one stream does not change the
+others, no number depends on a clock or a global generator, and a resumed run needs only its step. JAX streams are
+folded into the key of the train state.
 """
 
 from __future__ import annotations
@@ -34,19 +34,20 @@ if TYPE_CHECKING:
 
 
 def stream_key(seed: int, name: str) -> tuple[int, int]:
-    """128 bits that differ for every seed and every name of a stream."""
+    """Return the 128-bit key of a stream, which differs for every seed and every name."""
     digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=16).digest()
     return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
 
 
 def generator(key: tuple[int, int], counter: tuple[int, int] = (0, 0)) -> np.random.Generator:
-    """The numbers of the stream of a key, from one of its places on; 2**128 draws lie between two of them."""
-    # The counter's high words number the places, its low words the draws.
+    """Return the generator of a stream at a counter; 2**128 draws lie between two counters."""
+    # `counter` is in the high words of the Philox counter; draws count in the low words.
     return np.random.Generator(np.random.Philox(key=list(key), counter=[0, 0, *counter]))
 
 
 def stream(key: Key[Array, ""], name: str) -> Key[Array, ""]:
-    """The key of what is drawn under a name; a key that streams are taken from is never drawn from itself."""
-    import jax  # here, since data modules import this one and never jax
+    """Return the key of a named stream. The parent `key` itself must not be used to draw numbers."""
+    # Data modules import this module but never jax.
+    import jax
 
     return jax.random.fold_in(key, zlib.crc32(name.encode()))

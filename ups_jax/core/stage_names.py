@@ -1,15 +1,15 @@
-"""The stages by name, and what each starts from. This module imports nothing, so that a command's help is quick."""
+"""Names of the stages and the stages that each needs. The module imports nothing, so that `--help` is fast."""
 
 from __future__ import annotations
 
-# In the order in which they are trained.
+# In the order of training.
 STAGES = ("operator", "steady_prior", "diffusion_residual", "consistency_distill")
-# Other names of stages, on the command line and in `stages`.
+# Aliases, on the command line and in the section `stages`.
 STAGE_ALIASES = {"diff_residual": "diffusion_residual"}
-# The stages whose results a stage starts from, for each kind of task.
+# For each kind of task, the stages that must be trained before a stage.
 STAGE_NEEDS: dict[str, dict[str, tuple[str, ...]]] = {
     "transient": {"diffusion_residual": ("operator",), "consistency_distill": ("operator", "diffusion_residual")},
     "steady": {"diffusion_residual": ("steady_prior",), "consistency_distill": ("steady_prior", "diffusion_residual")},
 }
-# The stage whose corrector `consistency_distill` learns from.
+# The stage whose corrector is the teacher of `consistency_distill`.
 TEACHER = "diffusion_residual"

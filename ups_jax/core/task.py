@@ -1,6 +1,6 @@
-"""What is known about one task once its data has been opened: grid, channels, time step, statistics, symmetries.
+"""The description of one task after its data has been opened: grid, channels, time step, statistics, symmetries.
 
-A `Task` is plain, frozen and hashable: models close over it, checkpoints store it as JSON, nothing in it needs jax.
+A `Task` is frozen and hashable. Models hold it as a constant, checkpoints store it as JSON, and it does not need jax.
 """
 
 from __future__ import annotations
@@ -9,16 +9,21 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-# What a side of the grid may be; its number is its code in a batch. The model has room for `BOUNDARY_ROOM` of them.
+# Boundary types of a side of the grid; the index is the code in a batch. The model is built for `BOUNDARY_ROOM` types.
 BOUNDARIES = ("none", "open", "periodic")
-BOUNDARY_ROOM = 8
+MAX_BOUNDARY_TYPES = 8
 _MOST_AXES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Symmetry:
-    """A map of the fields that commutes with the dynamics: flip the `reflect` axes and negate the `negate` channels,
-    then swap the two axes of `swap` and the two channels of `swap_channels`.
+    """A map of the fields that commutes with the dynamics, applied in the order of the attributes.
+
+    Attributes:
+        reflect: Axes that are reversed.
+        negate: Channels whose sign is changed.
+        swap: Two axes that are exchanged, or none.
+        swap_channels: Two channels that are exchanged, or none.
     """
 
     reflect: tuple[int, ...] = ()
@@ -29,7 +34,14 @@ class Symmetry:
 
 @dataclass(frozen=True, kw_only=True)
 class Coefficient:
-    """A PDE coefficient that conditions the model, with the train split's mean and std on its scale."""
+    """A PDE coefficient that conditions the model.
+
+    Attributes:
+        name: Name of the coefficient.
+        scale: `linear` or `log10`.
+        mean: Mean over the training trajectories, on the scale.
+        std: Standard deviation over the training trajectories, on the scale.
+    """
 
     name: str
     scale: str = "linear"
@@ -39,7 +51,7 @@ class Coefficient:
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """A given field of a steady task, such as a permeability, with the train split's mean and std."""
+    """An input field, such as a permeability, with mean and standard deviation over the training trajectories."""
 
     name: str
     mean: float = 0.0
@@ -48,7 +60,13 @@ class Input:
 
 @dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Per channel, from the train split only: mean and std of the field, std of its one-step difference."""
+    """Statistics of each channel over the training trajectories.
+
+    Attributes:
+        mean: Mean of the field.
+        std: Standard deviation of the field.
+        delta_std: Standard deviation of the change over one model step.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -57,16 +75,28 @@ class Statistics:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Facts of one task. `dt` is the physical time between two frames that the model sees (stride included).
+    """The grid, channels and physics of one task, in physical units.
 
-    A steady task maps the fields of `inputs` to those of `channels`; its `dt` is 1 and its `delta_std` the std.
-
-    Of several tasks that one model is trained on, `siblings` names all, this one included; `coefficients` are those of
-    all, `foreign` the names of those that are others' alone, and `dt_unit` is what their time steps are measured by.
-
-    Of a set of points instead of a grid, `shape` is the one number of points that a row has room for, and `box` the
-    sides of the box that `origin` is the lower corner of; it may be given `inputs`. `moving` are the channels that are
-    the coordinates of points that move.
+    Attributes:
+        name: Name of the task.
+        channels: Names of the predicted channels.
+        axes: Names of the space axes.
+        shape: Grid points of each axis; for points, the largest number of points of a trajectory.
+        origin: Coordinates of the first grid point, or of the lower corner of the box of points.
+        spacing: Grid spacing of each axis.
+        periodic: Whether each axis is periodic.
+        dt: Time between two frames that the model steps through, time stride included; 1 for a steady task.
+        coefficients: PDE coefficients, those of all tasks that the model is trained on.
+        conserved: Indices of channels whose spatial mean is constant in time.
+        symmetries: Maps of the fields that commute with the dynamics.
+        statistics: Statistics of each channel; `delta_std` of a steady task is its `std`.
+        kind: `transient` maps a frame to the next, `steady` maps input fields to a solution.
+        inputs: Input fields of a steady task or of points.
+        siblings: Names of all tasks that the model is trained on, this task included; empty for a single task.
+        foreign: Names of coefficients that only other tasks have.
+        dt_unit: Unit of time steps of a model of several tasks.
+        box: Side lengths of the box of points; empty on a grid.
+        moving: Indices of the channels that are coordinates of moving points.
     """
 
     name: str
@@ -94,7 +124,7 @@ class Task:
         axes = {len(self.axes), len(sides), len(self.origin), len(self.spacing), len(self.periodic)}
         channels = {len(self.channels), *(len(values) for values in asdict(self.statistics).values())}
         if len(axes) != 1 or len(channels) != 1:
-            raise ValueError(f"task {self.name}: lengths of the per-axis or per-channel facts differ")
+            raise ValueError(f"task {self.name}: the numbers of axes or of channels of its properties differ")
         if (self.kind == "steady") != bool(self.inputs) and not (self.scattered and self.kind == "transient"):
             raise ValueError(f"task {self.name}: is {self.kind} with {len(self.inputs)} input channels")
         if self.siblings and self.name not in self.siblings:
@@ -102,43 +132,45 @@ class Task:
 
     @property
     def points(self) -> int:
-        """Number of grid points, or of a set's."""
+        """Number of grid points, or of points of a set."""
         return math.prod(self.shape)
 
     @property
     def scattered(self) -> bool:
-        """Whether its fields are on a set of points and on no grid."""
+        """Whether the fields are on a set of points instead of a grid."""
         return bool(self.box)
 
     @property
     def own_coefficients(self) -> tuple[Coefficient, ...]:
-        """The coefficients of its own equation."""
+        """Coefficients of this task's equation."""
         return tuple(item for item in self.coefficients if item.name not in self.foreign)
 
     @property
     def boundary(self) -> tuple[tuple[int, int], ...]:
-        """The codes, by `BOUNDARIES`, of the two sides of each axis."""
+        """Indices into `BOUNDARIES` of the two sides of each axis."""
         codes = (BOUNDARIES.index("periodic" if wraps else "open") for wraps in self.periodic)
         return tuple((code, code) for code in codes)
 
     @property
     def task_embedding(self) -> tuple[float, ...]:
-        """What tells it from its siblings: a one for its own place among them, and a one for the boundary type of each
-        side of three axes. None of a task that is alone, which is told from nothing."""
+        """One-hot codes of the task among its siblings and of the boundary type of each side of three axes.
+
+        The embedding of a single task is empty.
+        """
         if not self.siblings:
             return ()
-        own = [float(name == self.name) for name in self.siblings]
+        one_hot = [float(name == self.name) for name in self.siblings]
         sides = [code for axis in self.boundary for code in axis]
         sides += [BOUNDARIES.index("none")] * (2 * _MOST_AXES - len(sides))
-        return (*own, *(float(kind == code) for code in sides for kind in range(BOUNDARY_ROOM)))
+        return (*one_hot, *(float(kind == code) for code in sides for kind in range(MAX_BOUNDARY_TYPES)))
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able form; `Task.from_dict` is its inverse."""
+        """Return the task as JSON values; `Task.from_dict` is the inverse."""
         return asdict(self)
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Task:
-        """Inverse of `to_dict`, also after a trip through JSON (lists become tuples)."""
+        """Return the task of the values that `to_dict` returned; lists from JSON become tuples."""
         plain: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }

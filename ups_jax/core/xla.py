@@ -1,4 +1,4 @@
-"""How XLA compiles programs: kept on disk, timed apart from running, deterministic, or not compiled at all."""
+"""Settings of XLA: compilation cache, ahead-of-time compilation, determinism, and running without compilation."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from jax._src import xla_bridge
 
 from ups_jax.core.errors import ConfigError
 
-# "Guarantees run-to-run determinism on GPU": it leaves out such operations, and turns autotuning off.
+# "Guarantees run-to-run determinism on GPU": XLA avoids nondeterministic operations and autotuning.
 _FLAG = "--xla_gpu_deterministic_ops"
 
 
 def enable_compilation_cache() -> None:
-    """Keep compiled programs under the user's cache directory, those that took a fifth of a second and more, unless
-    JAX_COMPILATION_CACHE_DIR and JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS say otherwise."""
+    """Store programs that take 0.2 s or more to compile in the user's cache directory.
+
+    JAX_COMPILATION_CACHE_DIR and JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS take precedence.
+    """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(Path(base) / "ups_jax" / "compilation"))
@@ -28,14 +30,14 @@ def enable_compilation_cache() -> None:
 
 
 def compiling(enabled: bool) -> AbstractContextManager[Any]:
-    """As ever, or with every operation run apart and nothing compiled as a whole: slow, and open to a debugger."""
+    """Return a context with jit as usual, or with jit disabled, which is slow but lets a debugger step through."""
     return nullcontext() if enabled else jax.disable_jit()
 
 
 def compile_ahead(function: Any, *arguments: Any) -> float:
-    """Trace and compile a jitted function for these arguments, and say how many seconds of wall time that took.
+    """Trace and compile a jitted function for the shapes of these arguments; return the wall time in seconds.
 
-    Its next call with arguments of these shapes compiles nothing any more. Arguments are not used up.
+    A later call with arguments of these shapes does not compile again. The arguments are not donated.
     """
     start = time.perf_counter()
     function.lower(*arguments).compile()
@@ -43,11 +45,11 @@ def compile_ahead(function: Any, *arguments: Any) -> float:
 
 
 def remat_options(remat: str) -> dict[str, str | bool] | None:
-    """What XLA must be told for a program that computes blocks again instead of keeping them.
+    """Return the compiler options that a program with rematerialised blocks needs.
 
-    On a CPU it drops the barriers between the first computation and the second before it looks for common
-    subexpressions, merges the two and keeps everything: 26.7 MB of temporaries as without, where 6.6 would do (eight
-    blocks of width 32, 16 tokens, 64 rows).
+    On a CPU, XLA removes the barriers between the first and the second computation of a block before it eliminates
+    common subexpressions. It then merges the two and keeps all activations: 26.7 MB of temporaries instead of 6.6 MB
+    for eight blocks of width 32, 16 tokens and 64 rows.
     """
     if remat == "none" or jax.default_backend() != "cpu":
         return None
@@ -55,22 +57,23 @@ def remat_options(remat: str) -> dict[str, str | bool] | None:
 
 
 def require_determinism(deterministic: bool) -> None:
-    """Ask XLA for it if `deterministic`; ConfigError where that comes too late, or XLA_FLAGS say the opposite.
+    """Set the XLA flag for deterministic GPU operations if `deterministic`.
 
-    JAX may have been imported, but must not have used a device other than a CPU.
+    Raises:
+        ConfigError: JAX has already started a GPU, or XLA_FLAGS contains the opposite.
     """
     if not deterministic:
         return
-    given = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if flag.split("=")[0] == _FLAG]
-    if given:
-        if given[-1].lower() not in (_FLAG, f"{_FLAG}=true", f"{_FLAG}=1"):
+    flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if flag.split("=")[0] == _FLAG]
+    if flags:
+        if flags[-1].lower() not in (_FLAG, f"{_FLAG}=true", f"{_FLAG}=1"):
             raise ConfigError(
-                f"key `deterministic`: is true, and XLA_FLAGS say {given[-1]}; take that out of XLA_FLAGS"
+                f"key `deterministic`: is true, but XLA_FLAGS contains {flags[-1]}; remove it from XLA_FLAGS"
             )
     elif not xla_bridge.backends_are_initialized():
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAG}=true".strip()
     elif jax.default_backend() != "cpu":
         raise ConfigError(
-            "key `deterministic`: is true, but JAX has started its GPU already; "
+            "key `deterministic`: is true, but JAX has already started the GPU; "
             f"start Python with XLA_FLAGS={_FLAG}=true in the environment"
         )
