@@ -10,6 +10,7 @@ from jaxtyping import Float32, Int
 
 from ups_jax.core.errors import DataError
 from ups_jax.data.sources.base import Source, read_trajectories
+from ups_jax.data.sources.points import PointCloud
 from ups_jax.data.splits import Splits
 
 _CHUNK_BYTES = 64 * 2**20
@@ -89,10 +90,28 @@ class ContentScan:
     ) -> str:
         """Return 32 hex digits that identify fields, grid, times, coefficients with their mask, and splits."""
         digest = self._hash.copy()
-        digest.update(repr((self._source.trajectories, self._source.frames, self._source.grid)).encode())
+        digest.update(_size_text(self._source).encode())
         for values in (conditions, mask, splits.train, splits.val, splits.test):
             digest.update(np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()
+
+
+def _size_text(source: Source) -> str:
+    """Return the sizes and the grid of a source as text for the fingerprint.
+
+    The text, with its old names of classes and fields, must not change: a run refuses to resume on data with another
+    fingerprint.
+    """
+    grid = source.grid
+    fields = (
+        f"shape={grid.shape!r}, origin={grid.origin!r}, spacing={grid.spacing!r}, start={grid.start!r}, dt={grid.dt!r}"
+    )
+    if isinstance(grid, PointCloud):
+        moving = f"measured={grid.box_from_points!r}, moving={grid.position_channels!r}"
+        text = f"Cloud({fields}, box={grid.box!r}, {moving})"
+    else:
+        text = f"Grid({fields})"
+    return f"({source.trajectories!r}, {source.frames!r}, {text})"
 
 
 def check_overlap(content: ContentScan, splits: Splits, name: str) -> list[str]:
