@@ -1,10 +1,11 @@
-"""YAML files and dotted overrides become a `Config`, or one line that names the wrong key and the nearest right one."""
+"""Reading YAML files and dotted overrides into a `Config`; an error names the wrong key and the closest valid one."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import difflib
+import functools
 import reprlib
 import typing
 from collections.abc import Iterator, Sequence
@@ -21,35 +22,39 @@ from ups_jax.config.schema import ADAPTER, Config, StageDefaults
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.stage_names import STAGE_ALIASES
 
-# Sections that a stage inherits key by key, beside the keys of `StageDefaults`, which it inherits from `training`.
+# Sections that a stage inherits key by key. It inherits the keys of `StageDefaults` from `training`.
 _STAGE_SECTIONS = ("optimizer", "scheduler")
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Return the configuration of a YAML file, or of a packaged name, with its includes and `a.b=value` overrides.
+    """Return the configuration of a YAML file with its includes and with overrides applied.
 
-    Raises `ConfigError` naming file or key, and the fix. Paths of data files are relative to the working directory.
+    Args:
+        path: YAML file, or the name of a packaged configuration.
+        overrides: Texts of the form `a.b=value`. Paths of data files are relative to the working directory.
+
+    Raises:
+        ConfigError: The file or a key is wrong.
     """
     return from_dict(merge(_read(config_file(path), ()), overrides), str(path))
 
 
 def problems(path: str | Path, overrides: Sequence[str] = ()) -> list[str]:
-    """All that is wrong with a YAML file and its overrides, a line each: unknown keys and wrong values together."""
+    """Return one line for every unknown key and wrong value of a YAML file and its overrides."""
     try:
-        values = _whole(merge(_read(config_file(path), ()), overrides), str(path))
+        values = _canonical_stages(merge(_read(config_file(path), ()), overrides), str(path))
     except ConfigError as error:
         return [str(error)]
-    found = [f"{path}: {text}" for text in _unknown_keys(values, Config, "")]
+    lines = [f"{path}: {text}" for text in _unknown_keys(values, Config, "")]
     try:
-        ADAPTER.validate_python(_inherit(_known(values, Config)))
+        ADAPTER.validate_python(_inherit(_without_unknown_keys(values, Config)))
     except ValidationError as error:
-        told = {(item["msg"], _value(item)): _describe(item) for item in reversed(error.errors())}
-        found += [f"{path}: {text}" for text in reversed(told.values())]
-    return found
+        lines += [f"{path}: {text}" for text in _describe_all(error)]
+    return lines
 
 
 def merge(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Plain values with `a.b=value` overrides applied."""
+    """Return plain values with `a.b=value` overrides applied."""
     result = copy.deepcopy(values)
     for override in overrides:
         key, separator, text = override.partition("=")
@@ -62,24 +67,30 @@ def merge(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
         if first == "stages" and rest:
             rest[0] = STAGE_ALIASES.get(rest[0], rest[0])
         if key.strip() == "stages":
-            value = _whole({"stages": value}, f"override {key}")["stages"]
+            value = _canonical_stages({"stages": value}, f"override {key}")["stages"]
         _assign(result, *override_with_current_names([first, *rest], value, f"override {key}"))
     return result
 
 
 def from_dict(values: dict[str, Any], origin: str = "configuration") -> Config:
-    """Check plain values against the schema; stages inherit from `training`, `optimizer` and `scheduler`."""
+    """Return the configuration of plain values, whose stages inherit from `training`, `optimizer` and `scheduler`.
+
+    Args:
+        values: Plain values as of a YAML file; former names of keys are accepted.
+        origin: File or flag that an error names.
+
+    Raises:
+        ConfigError: A key is unknown or a value is not valid.
+    """
     # A recorded configuration has the names of the version that wrote it.
-    values = with_current_names(_whole(values, origin), origin, warn=False)
+    values = with_current_names(_canonical_stages(values, origin), origin, warn=False)
     problems = list(_unknown_keys(values, Config, ""))
     if problems:
         raise ConfigError(f"{origin}: " + "; ".join(problems))
     try:
         return ADAPTER.validate_python(_inherit(values))
     except ValidationError as error:
-        # A wrong value that the stages inherit is told once, where it stands.
-        told = {(item["msg"], _value(item)): _describe(item) for item in reversed(error.errors())}
-        raise ConfigError(f"{origin}: " + "; ".join(reversed(told.values()))) from None
+        raise ConfigError(f"{origin}: " + "; ".join(_describe_all(error))) from None
 
 
 def _parse(text: str, origin: str) -> Any:
@@ -91,7 +102,7 @@ def _parse(text: str, origin: str) -> Any:
 
 def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in parents:
-        raise ConfigError(f"{path}: includes itself by way of {parents[-1]}; remove one of the two includes")
+        raise ConfigError(f"{path}: includes itself through {parents[-1]}; remove one of the two includes")
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -104,8 +115,8 @@ def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: holds a {type(values).__name__}; write `key: value` lines")
-    values = with_current_names(_whole(values, str(path)), str(path), warn=True)
+        raise ConfigError(f"{path}: contains a {type(values).__name__}; write `key: value` lines")
+    values = with_current_names(_canonical_stages(values, str(path)), str(path), warn=True)
     includes = values.pop("include", None)
     names = includes if isinstance(includes, list) else [] if includes is None else [includes]
     result: dict[str, Any] = {}
@@ -116,42 +127,43 @@ def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
     return _merge(result, values)
 
 
-def _whole(values: dict[str, Any], origin: str) -> dict[str, Any]:
-    """The values with every stage under its own name."""
+def _canonical_stages(values: dict[str, Any], origin: str) -> dict[str, Any]:
+    """Return the values with aliases of stages replaced by the stages' names."""
     try:
-        return values | {"stages": _named_stages(values["stages"])} if "stages" in values else values
+        return values | {"stages": _without_aliases(values["stages"])} if "stages" in values else values
     except ValueError as error:
         raise ConfigError(f"{origin}: {error}") from None
 
 
-def _named_stages(stages: Any) -> Any:
-    """A section of stages with former names replaced; ValueError where a stage has both of its names."""
+def _without_aliases(stages: Any) -> Any:
+    """Return the section `stages` with aliases replaced; ValueError if a stage is there under both names."""
     if not isinstance(stages, dict):
         return stages
-    for former, name in STAGE_ALIASES.items():
-        if former in stages and name in stages:
-            raise ValueError(f"stages.{former} and stages.{name} are the same stage; keep one of them")
-    return {STAGE_ALIASES.get(name, name): own for name, own in stages.items()}
+    for alias, name in STAGE_ALIASES.items():
+        if alias in stages and name in stages:
+            raise ValueError(f"stages.{alias} and stages.{name} are the same stage; keep one of them")
+    return {STAGE_ALIASES.get(name, name): section for name, section in stages.items()}
 
 
 def _merge(base: Any, update: Any) -> Any:
-    """Mappings merge key by key; an entry of a list keeps what an entry of its name had and it does not say itself."""
+    """Return `update` merged over `base`: mappings key by key, lists of named entries entry by entry."""
     if isinstance(base, dict) and isinstance(update, dict):
         return base | {key: _merge(base[key], value) if key in base else value for key, value in update.items()}
-    if _named(base) and _named(update):
-        known = {item["name"]: item for item in base}
-        return [known.get(item["name"], {}) | item for item in update]
+    if _has_named_entries(base) and _has_named_entries(update):
+        entries = {item["name"]: item for item in base}
+        return [entries.get(item["name"], {}) | item for item in update]
     return update
 
 
-def _named(value: Any) -> bool:
+def _has_named_entries(value: Any) -> bool:
+    """Return whether a value is a list of mappings with names, such as `data.tasks`."""
     return isinstance(value, list) and all(
         isinstance(item, dict) and isinstance(item.get("name"), str) for item in value
     )
 
 
 def _assign(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key; a list is entered by position or, where its entries have names, by name."""
+    """Set the value of a dotted key; an entry of a list is named by its position or by its name."""
     *parents, last = key.split(".")
     node: Any = values
     for depth, part in enumerate(parents):
@@ -159,11 +171,12 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     if isinstance(node, list):
         node[_position(node, last, key)] = value
     else:
-        # A mapping given as a value replaces, so that entries can be taken out; a list of named entries keeps theirs.
-        node[last] = _merge(node[last], value) if _named(value) and last in node else value
+        # A mapping replaces the former value, so that entries can be removed; a list of named entries is merged.
+        node[last] = _merge(node[last], value) if _has_named_entries(value) and last in node else value
 
 
 def _child(node: Any, part: str, where: str) -> Any:
+    """Return the section or list below a node, which is created if needed."""
     if isinstance(node, list):
         child = node[_position(node, part, where)]
     else:
@@ -171,11 +184,12 @@ def _child(node: Any, part: str, where: str) -> Any:
         if child is None:
             child = node[part] = {}
     if not isinstance(child, dict | list):
-        raise ConfigError(f"override {where}: is the value {_short(child)}, which has no keys")
+        raise ConfigError(f"override {where}: is the value {_short(child)}, not a section; set the key itself")
     return child
 
 
 def _position(node: list[Any], part: str, where: str) -> int:
+    """Return the position of a list's entry that is named by its name or number."""
     names = [item["name"] if isinstance(item, dict) and "name" in item else None for item in node]
     if part in names:
         return names.index(part)
@@ -185,7 +199,7 @@ def _position(node: list[Any], part: str, where: str) -> int:
 
 
 def _unknown_keys(values: Any, schema: Any, where: str) -> Iterator[str]:
-    """One message for each key that the schema does not know, or knows as a section and the original as a value."""
+    """Yield a message for each unknown key, and for each key of the original system that is a section here."""
     kinds = typing.get_args(schema)
     if typing.get_origin(schema) is tuple and isinstance(values, list):
         for index, item in enumerate(values):
@@ -198,32 +212,39 @@ def _unknown_keys(values: Any, schema: Any, where: str) -> Iterator[str]:
         schema = nested[0]
     if not isinstance(values, dict):
         return
-    hints = typing.get_type_hints(schema)
+    hints = _type_hints(schema)
     for key, value in values.items():
         path = f"{where}.{key}".lstrip(".")
         if key in hints and not isinstance(value, dict | None) and (hint := hint_for(path)) is not None:
-            yield f"key `{path}` holds {_short(value)} (of the original system): {hint}"
+            yield f"key `{path}` is {_short(value)} (of the original system): {hint}"
         elif key in hints:
             yield from _unknown_keys(value, hints[key], path)
         else:
             yield f"unknown key `{path}`{_suggestion(path, list(hints), where)}"
 
 
-def _known(values: Any, schema: Any) -> Any:
-    """The values without the keys that the schema does not know."""
+def _without_unknown_keys(values: Any, schema: Any) -> Any:
+    """Return the values without the keys that the schema does not have."""
     kinds = typing.get_args(schema)
     if typing.get_origin(schema) is tuple and isinstance(values, list):
-        return [_known(item, kinds[0]) for item in values]
+        return [_without_unknown_keys(item, kinds[0]) for item in values]
     if not dataclasses.is_dataclass(schema):
         nested = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
-        return _known(values, nested[0]) if len(nested) == 1 else values
+        return _without_unknown_keys(values, nested[0]) if len(nested) == 1 else values
     if not isinstance(values, dict):
         return values
-    hints = typing.get_type_hints(schema)
-    return {key: _known(value, hints[key]) for key, value in values.items() if key in hints}
+    hints = _type_hints(schema)
+    return {key: _without_unknown_keys(value, hints[key]) for key, value in values.items() if key in hints}
+
+
+@functools.cache
+def _type_hints(schema: type) -> dict[str, Any]:
+    """Return the types of a section's keys."""
+    return typing.get_type_hints(schema)
 
 
 def _suggestion(path: str, siblings: list[str], where: str) -> str:
+    """Return the end of a message about an unknown key: what to write instead."""
     if (hint := hint_for(path)) is not None:
         return f" (of the original system): {hint}"
     prefix = f"{where}." if where else ""
@@ -239,7 +260,7 @@ def _suggestion(path: str, siblings: list[str], where: str) -> str:
 
 def key_paths(schema: type, where: str = "") -> Iterator[str]:
     """Yield the path of every key and section of a schema class, below the path `where`."""
-    for key, hint in typing.get_type_hints(schema).items():
+    for key, hint in _type_hints(schema).items():
         path = f"{where}.{key}".lstrip(".")
         yield path
         for kind in (hint, *typing.get_args(hint)):
@@ -248,50 +269,61 @@ def key_paths(schema: type, where: str = "") -> Iterator[str]:
 
 
 def _inherit(values: dict[str, Any]) -> dict[str, Any]:
-    """Fill each stage with what it does not say itself, so that the resolved configuration is complete."""
+    """Return the values with the missing keys of every stage filled from the general sections."""
     stages = values.get("stages")
-    hints = typing.get_type_hints(typing.get_type_hints(Config)["stages"])
+    hints = _type_hints(_type_hints(Config)["stages"])
     if not isinstance(stages, dict | None):
         return values
     training = values.get("training") or {}
     inherited = [field.name for field in dataclasses.fields(StageDefaults)]
     filled = {}
     for name in hints:
-        own = (stages or {}).get(name) or {}
-        if not isinstance(own, dict) or not isinstance(training, dict):
+        section = (stages or {}).get(name) or {}
+        if not isinstance(section, dict) or not isinstance(training, dict):
             return values
         base = {key: training[key] for key in inherited if key in training}
         base |= {key: values[key] for key in _STAGE_SECTIONS if isinstance(values.get(key), dict)}
-        filled[name] = _curve_alone(_merge(_without_twins(base, own), own))
-    return _curve_alone(values) | {"stages": (stages or {}) | filled}
+        filled[name] = _without_default_warmup(_merge(_without_other_unit(base, section), section))
+    return _without_default_warmup(values) | {"stages": (stages or {}) | filled}
 
 
-def _curve_alone(section: dict[str, Any]) -> dict[str, Any]:
-    """The section with no warm-up where its `scheduler` names a curve and says nothing of one: who names a curve gets
-    that curve from the first step on. The default warm-up belongs to the default curve."""
+def _without_default_warmup(section: dict[str, Any]) -> dict[str, Any]:
+    """Return the section with `warmup: 0` if its `scheduler` sets `name` without `warmup`.
+
+    The default warm-up belongs to the default curve, `cosineannealinglr`.
+    """
     scheduler = section.get("scheduler")
     if not isinstance(scheduler, dict) or "name" not in scheduler or "warmup" in scheduler:
         return section
     return section | {"scheduler": scheduler | {"warmup": 0.0}}
 
 
-def _without_twins(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """What is inherited, less the lengths in epochs (steps) that a stage gives in steps (epochs) itself."""
-    twins = {key.removesuffix("_steps") if key.endswith("_steps") else f"{key}_steps" for key in own} - own.keys()
+def _without_other_unit(base: dict[str, Any], section: dict[str, Any]) -> dict[str, Any]:
+    """Return the inherited values without lengths in epochs that the section sets in steps, and the reverse."""
+    other_unit = {key.removesuffix("_steps") if key.endswith("_steps") else f"{key}_steps" for key in section}
+    other_unit -= section.keys()
     return {
-        key: _without_twins(value, own[key]) if isinstance(value, dict) and isinstance(own.get(key), dict) else value
+        key: _without_other_unit(value, section[key])
+        if isinstance(value, dict) and isinstance(section.get(key), dict)
+        else value
         for key, value in base.items()
-        if key not in twins
+        if key not in other_unit
     }
 
 
+def _describe_all(error: ValidationError) -> list[str]:
+    """Return one text for each wrong value; a value that the stages inherit is reported once, at its own key."""
+    texts = {(item["msg"], _value(item)): _describe(item) for item in reversed(error.errors())}
+    return list(reversed(texts.values()))
+
+
 def _value(error: Any) -> str:
-    """The wrong value, none where it is a whole section."""
+    """Return the wrong value as a text, empty for a section."""
     return "" if error["type"] == "value_error" else _short(error["input"])
 
 
 def _short(value: Any) -> str:
-    """The value as Python writes it, of a large one the beginning."""
+    """Return the `repr` of a value, shortened if it is long."""
     shown = reprlib.Repr()
     shown.maxlist = shown.maxdict = shown.maxtuple = 12
     shown.maxstring = shown.maxother = 120
@@ -299,7 +331,8 @@ def _short(value: Any) -> str:
 
 
 def _describe(error: Any) -> str:
-    # Which alternative of a union was tried is no key of the file.
+    """Return the key and the reason of one error of pydantic."""
+    # The alternatives of a union are parts of pydantic's location but no keys.
     path = ".".join(str(part) for part in error["loc"] if part not in ("str", "FilePair", "tuple[str, ...]"))
     if error["type"] in ("missing", "missing_keyword_only_argument"):
         return f"key `{path}` is missing"

@@ -1,5 +1,6 @@
-"""Plain values from YAML text, by the 1.2 core rules: `1e-3` is a number, `on` and `no` are strings, a key may stand
-only once. Nothing but mappings, lists, texts, numbers, booleans and null comes out of it."""
+"""Plain values from YAML text by the core schema of YAML 1.2: `1e-3` is a number, `on` and `no` are strings.
+
+The values are mappings, lists, texts, numbers, booleans and null. A repeated key is an error."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from yaml.constructor import ConstructorError
 
 
 def parse(text: str) -> Any:
-    """The value that the text says. ValueError, of one line, where it is not valid."""
+    """Return the value of a YAML text; ValueError with a message of one line if it is not valid."""
     try:
         loader = _Loader(text)
         try:
@@ -26,7 +27,7 @@ def parse(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """The reader; its rules are set below."""
+    """The YAML loader; its rules are set below."""
 
 
 _Loader.yaml_implicit_resolvers = {}
@@ -46,43 +47,45 @@ for _tag, _pattern, _first in (
 
 
 def _number(kind: str, convert: Callable[[yaml.SafeLoader, yaml.ScalarNode], Any]) -> Callable[..., Any]:
-    """The constructor of a scalar, which a tag may put where it does not belong."""
+    """Return the constructor of a scalar, which raises if an explicit tag does not fit the text."""
 
     def construct(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
         try:
             return convert(loader, node)
         except (ValueError, KeyError, IndexError):
-            raise ConstructorError(None, None, f"{str(node.value)[:40]!r} is no {kind}", node.start_mark) from None
+            raise ConstructorError(None, None, f"{str(node.value)[:40]!r} is not a {kind}", node.start_mark) from None
 
     return construct
 
 
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    found: dict[Any, Any] = {}
+    """Return a mapping; a repeated or unhashable key is an error."""
+    mapping: dict[Any, Any] = {}
     if not isinstance(node, yaml.MappingNode):
-        raise ConstructorError(None, None, "this is no mapping", node.start_mark)
+        raise ConstructorError(None, None, "this is not a mapping", node.start_mark)
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, Hashable):
             raise ConstructorError(None, None, "a key must be a word or a number", key_node.start_mark)
-        if key in found:
-            raise ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)
-        found[key] = loader.construct_object(value_node, deep=True)
-    return found
+        if key in mapping:
+            raise ConstructorError(None, None, f"key {key!r} is there twice", node.start_mark)
+        mapping[key] = loader.construct_object(value_node, deep=True)
+    return mapping
 
 
 def _list(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> list[Any]:
-    """At once and to its depth: a list that holds itself is refused."""
+    """Return a list, constructed eagerly so that a list that contains itself is refused."""
     return loader.construct_sequence(node, deep=True)
 
 
 def _include(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+    """Refuse the tag `!include` with a hint."""
     raise ConstructorError(
         None, None, "write `include: FILE` as a key of the file instead of the tag !include", node.start_mark
     )
 
 
-# Dates, sets, binary and whatever else YAML knows are no values here.
+# Dates, sets, binary data and other types of YAML are refused.
 _Loader.yaml_constructors = {
     "tag:yaml.org,2002:null": yaml.SafeLoader.construct_yaml_null,
     "tag:yaml.org,2002:bool": _number("boolean", yaml.SafeLoader.construct_yaml_bool),

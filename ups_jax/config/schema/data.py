@@ -96,7 +96,7 @@ class TaskConfig:
     @model_validator(mode="after")
     def _fixed_points(self) -> TaskConfig:
         if self.solution == "last_frame" and self.kind != "steady":
-            raise ValueError("solution last_frame is of a steady task; set kind: steady")
+            raise ValueError("solution last_frame is for steady tasks; set kind: steady")
         if self.solution == "last_frame" and any(item.negate or item.swap_channels for item in self.symmetries):
             raise ValueError(
                 "symmetries that change channels would act on the last frames alone, not on the first ones"
@@ -129,7 +129,7 @@ class SplitConfig:
     @model_validator(mode="after")
     def _path_of_a_list(self) -> SplitConfig:
         if (self.method == "listed") != (self.path is not None):
-            raise ValueError("method listed and path, the JSON file of a split, go together")
+            raise ValueError("method listed needs path, the JSON file of a split, and no other method takes it")
         return self
 
 
@@ -168,9 +168,9 @@ class MixingConfig:
     @model_validator(mode="after")
     def _method_parameters(self) -> MixingConfig:
         if (self.method == "temperature") != (self.temperature is not None):
-            raise ValueError("method temperature and a temperature go together")
+            raise ValueError("method temperature needs a temperature, and no other method takes one")
         if (self.method == "weights") != bool(self.weights):
-            raise ValueError("method weights and weights, a number for each task, go together")
+            raise ValueError("method weights needs weights, a number for each task, and no other method takes them")
         return self
 
 
@@ -219,10 +219,14 @@ class DataConfig:
     def _names(self) -> DataConfig:
         names = [task.name for task in self.tasks]
         if len(set(names)) < len(names):
-            raise ValueError("two of the tasks have the same name; give each its own (and its path)")
+            raise ValueError("two tasks have the same name; give each task a different name (and its path)")
         if (self.source == "latents") != (self.latents is not None):
-            raise ValueError(f"source latents and latents, the folder that `{command('encode')}` wrote, go together")
+            raise ValueError(
+                f"source: latents needs latents, the folder that `{command('encode')}` wrote, and fields takes none"
+            )
         kinds = {task.kind for task in self.tasks}
         if len(kinds) > 1:
-            raise ValueError("transient and steady tasks are mixed; a stage trains one kind, give the others a run")
+            raise ValueError(
+                "transient and steady tasks are mixed; a run trains one kind, train the others in another run"
+            )
         return self

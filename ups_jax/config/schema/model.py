@@ -44,7 +44,7 @@ class LatentConfig:
     @model_validator(mode="after")
     def _messages(self) -> LatentConfig:
         if not self.neighbours and (self.radius is not None or self.rounds > 1):
-            raise ValueError("radius and rounds are of messages between points; set neighbours, such as 8")
+            raise ValueError("radius and rounds are settings of messages between points; set neighbours too, such as 8")
         return self
 
 
