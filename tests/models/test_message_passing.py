@@ -19,7 +19,7 @@ BOXES = {
     "both": ((1.0, 0.5, 2.0), (True, False, True)),
 }
 
-compiled_neighbours = jax.jit(nearest_neighbours, static_argnames=("count", "sides", "periodic", "radius", "block"))
+compiled_neighbours = jax.jit(nearest_neighbours, static_argnames=("count", "sides", "periodic", "radius", "chunk_size"))
 
 
 def scattered(kind: str, points: int = 40) -> tuple[Any, Any]:
@@ -155,7 +155,7 @@ def test_blocks_find_the_same_and_pass_the_same_gradients() -> None:
         params = messages.init(jax.random.key(0), own, nearest_neighbours(coords, mask, 5, sides, periodic))
 
         def loss(params: Any, own: Any, coords: Any) -> Any:
-            near = nearest_neighbours(coords, mask, 5, sides, periodic, block=block)
+            near = nearest_neighbours(coords, mask, 5, sides, periodic, chunk_size=block)
             return jnp.square(messages.apply(params, own, near, block)).sum(), near
 
         (value, near), gradients = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(params, own, coords)
@@ -172,7 +172,7 @@ def test_blocks_find_the_same_and_pass_the_same_gradients() -> None:
 def test_distances_and_messages_are_never_held_at_once() -> None:
     def held(block: int) -> int:
         def loss(own: Any, coords: Any) -> Any:
-            near = nearest_neighbours(coords, jnp.ones((1, 2048)), 8, (1.0, 1.0), (True, True), block=block)
+            near = nearest_neighbours(coords, jnp.ones((1, 2048)), 8, (1.0, 1.0), (True, True), chunk_size=block)
             messages = MessageRound(0.1)
             shapes = jax.eval_shape(messages.init, jax.random.key(0), own, near)
             params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes)

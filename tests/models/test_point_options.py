@@ -158,7 +158,7 @@ def test_neighbours_are_looked_for_once_a_step(monkeypatch: pytest.MonkeyPatch) 
     params = jax.eval_shape(model.init, jax.random.key(0), fields, cond)["params"]
     searches: list[int] = []
     search = simulators.nearest_neighbours
-    monkeypatch.setattr(simulators, "neighbours_of", lambda *given: searches.append(1) or search(*given))
+    monkeypatch.setattr(simulators, "nearest_neighbours", lambda *given: searches.append(1) or search(*given))
     jax.eval_shape(lambda params: step(model, params, fields, cond), params)
     assert searches == [1]
 

@@ -1,1 +1,1 @@
-"""Models of fields at points (meshes and particles)."""
+"""Models of fields on point sets: meshes and particles."""

@@ -1,4 +1,4 @@
-"""Long axes of points cut into blocks, so that what is large for each point is held for a block of them alone."""
+"""Map and reduce over long axes of points in chunks, which bounds the memory of per-point intermediate values."""
 
 from __future__ import annotations
 
@@ -9,50 +9,64 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-# Points that are worked on at a time: 20 MiB for each row with 256 nodes and 32 features.
-BLOCK = 8192
+# Points per chunk: 20 MiB of intermediate values per row with 256 nodes and 32 features.
+CHUNK_SIZE = 8192
 
 
 def chunked_reduce(
-    part: Callable[[Any], Any],
+    function: Callable[[Any], Any],
     arrays: Any,
-    block: int = BLOCK,
-    join: Callable[[Array, Array], Array] = jnp.add,
-    start: float = 0.0,
+    chunk_size: int = CHUNK_SIZE,
+    combine: Callable[[Array, Array], Array] = jnp.add,
+    initial: float = 0.0,
 ) -> Any:
-    """`part` of arrays (b, p, ..), which has no points any more, of all blocks together by `join` from `start`.
+    """Return the results of `function` on all chunks, combined into one; the gradient recomputes each chunk.
 
-    The last block is filled up with zeros, which must leave `part` as it is.
+    Args:
+        function: Maps arrays of a chunk to results without the axis of points. Padding points, whose arrays are zero,
+            must not change its result.
+        arrays: Arrays (b, p, ...) with p points.
+        chunk_size: Largest number of points per chunk.
+        combine: Combines the results of two chunks.
+        initial: Neutral element of `combine`.
     """
-    if _points(arrays) <= block:
-        return part(arrays)
-    parts = _blocks(arrays, block)
-    first = jax.tree.map(lambda leaf: leaf[0], parts)
-    begin = jax.tree.map(lambda leaf: jnp.full(leaf.shape, start, leaf.dtype), jax.eval_shape(part, first))
-    # Made again for the gradient: what is held at a time is the point of it.
-    again = jax.checkpoint(part)
-    return jax.lax.scan(lambda total, own: (jax.tree.map(join, total, again(own)), None), begin, parts)[0]
+    if _num_points(arrays) <= chunk_size:
+        return function(arrays)
+    chunks = _to_chunks(arrays, chunk_size)
+    first = jax.tree.map(lambda leaf: leaf[0], chunks)
+    start = jax.tree.map(lambda leaf: jnp.full(leaf.shape, initial, leaf.dtype), jax.eval_shape(function, first))
+    checkpointed = jax.checkpoint(function)
+    return jax.lax.scan(lambda total, chunk: (jax.tree.map(combine, total, checkpointed(chunk)), None), start, chunks)[
+        0
+    ]
 
 
-def chunked_map(part: Callable[[Any], Any], arrays: Any, block: int = BLOCK) -> Any:
-    """`part` of arrays (b, p, ..), which has a row for each point."""
-    points = _points(arrays)
-    if points <= block:
-        return part(arrays)
-    parts = jax.lax.map(jax.checkpoint(part), _blocks(arrays, block))
-    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])[:, :points], parts)
+def chunked_map(function: Callable[[Any], Any], arrays: Any, chunk_size: int = CHUNK_SIZE) -> Any:
+    """Return the results of `function` for all points, computed in chunks; the gradient recomputes each chunk.
+
+    Args:
+        function: Maps arrays of a chunk to results with one entry per point on axis 1.
+        arrays: Arrays (b, p, ...) with p points.
+        chunk_size: Largest number of points per chunk.
+    """
+    points = _num_points(arrays)
+    if points <= chunk_size:
+        return function(arrays)
+    results = jax.lax.map(jax.checkpoint(function), _to_chunks(arrays, chunk_size))
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])[:, :points], results)
 
 
-def _points(arrays: Any) -> int:
+def _num_points(arrays: Any) -> int:
+    """Return the number of points of arrays (b, p, ...)."""
     return int(jax.tree.leaves(arrays)[0].shape[1])
 
 
-def _blocks(arrays: Any, block: int) -> Any:
-    """Arrays (b, p, ..) as (blocks, b, block, ..), the last filled up with zeros."""
+def _to_chunks(arrays: Any, chunk_size: int) -> Any:
+    """Return arrays (b, p, ...) as (chunks, b, chunk_size, ...), with the last chunk padded by zeros."""
 
-    def cut(x: Array) -> Array:
-        count = -(-x.shape[1] // block)
-        filled = jnp.pad(x, [(0, 0), (0, count * block - x.shape[1]), *[(0, 0)] * (x.ndim - 2)])
-        return jnp.moveaxis(filled.reshape(x.shape[0], count, block, *x.shape[2:]), 1, 0)
+    def split(x: Array) -> Array:
+        count = -(-x.shape[1] // chunk_size)
+        padded = jnp.pad(x, [(0, 0), (0, count * chunk_size - x.shape[1]), *[(0, 0)] * (x.ndim - 2)])
+        return jnp.moveaxis(padded.reshape(x.shape[0], count, chunk_size, *x.shape[2:]), 1, 0)
 
-    return jax.tree.map(cut, arrays)
+    return jax.tree.map(split, arrays)

@@ -1,8 +1,8 @@
-"""Messages between neighbouring points: who is whose neighbour, and rounds of what they tell each other.
+"""Message passing between neighbouring points: the search of neighbours, and rounds of messages between them.
 
-The neighbours are searched for in the graph, once a step, because points may move. A message counts the less the nearer
-its sender is to where the neighbourhood ends, and nothing there: a point that enters or leaves it makes no jump, and of
-points that are equally far away, as on a regular mesh, it does not matter which are taken.
+Neighbours are searched at every time step, because points may move. The weight of a message falls to zero at the edge
+of the neighbourhood, so that results change continuously when a point enters or leaves it. The choice between equally
+distant points, as on a regular mesh, therefore does not matter.
 """
 
 from __future__ import annotations
@@ -18,19 +18,23 @@ from jaxtyping import Array, Float, Int
 from ups_jax.models.layers import Dense, matmul_rows, remat_block
 from ups_jax.models.points.chunking import chunked_map
 
-# Distances, and features of messages, that are held at a time for each row.
+# Largest numbers of distances and of message features that a chunk holds per row.
 _DISTANCES = 2**22
 _FEATURES = 2**21
-# The weight of silence in a point's mean: a last neighbour that leaves is heard less and less.
-_SILENCE = 0.1
+# Weight of an empty message in a point's mean: the messages fade out when the last neighbour leaves.
+_EMPTY_WEIGHT = 0.1
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Neighbours:
-    """Of each point up to k others: which they are, where they lie relative to it, physical, and the weight of each.
+    """Up to k neighbours of each point.
 
-    The weights of a point add up to less than one, as silence counts as well, and are all 0 where it has no neighbours.
+    Attributes:
+        index: Index of each neighbour.
+        offset: Physical vector from the point to the neighbour.
+        weight: Weight of the neighbour's message. The weights of a point add up to less than 1; they are all 0 if the
+            point has no neighbours.
     """
 
     index: Int[Array, "*blocks b p k"]
@@ -45,84 +49,100 @@ def nearest_neighbours(
     sides: Sequence[float],
     periodic: Sequence[bool],
     radius: float | None = None,
-    block: int | None = None,
+    chunk_size: int | None = None,
 ) -> Neighbours:
-    """The `count` nearest of the points that are there, within `radius` where that is given; along a periodic axis the
-    nearest image counts.
+    """Return the nearest neighbours of each point, and the weights of their messages.
 
-    The weight falls as 1 - (r / R)^2 to zero at the radius R, which is the distance of the next point beyond the count
-    where that is nearer. The distances of `block` points to all are held at a time.
+    The weight is proportional to 1 - (r / R)^2 at the distance r. R is the radius or, if smaller, the distance of the
+    nearest point beyond the `count` neighbours. Distances along a periodic axis are those to the nearest image.
+
+    Args:
+        coords: Physical coordinates of the points.
+        mask: 1 for each point that is present, 0 for padding.
+        count: Largest number of neighbours.
+        sides: Lengths of the sides of the box.
+        periodic: For each axis, whether it is periodic.
+        radius: Largest distance of a neighbour; None for no limit.
+        chunk_size: Number of points whose distances to all others are in memory at once; None for a default.
     """
     points = coords.shape[1]
-    fixed = jax.lax.stop_gradient(coords)
-    everyone = jnp.arange(points)
+    fixed_coords = jax.lax.stop_gradient(coords)
+    point_ids = jnp.arange(points)
 
-    def nearest(part: tuple[Float[Array, "b q d"], Int[Array, "b q"]]) -> Int[Array, "b q k"]:
-        place, own = part
-        squares = _squares(fixed[:, None] - place[:, :, None], sides, periodic)
-        other = (mask[:, None] > 0) & (everyone.reshape(1, 1, -1) != own[..., None])
-        # Without the barrier XLA sees two slices of the result and sorts everything: 159 ms, and 6 ms with it, for
-        # eight rows of 406 points on a core.
-        found = jax.lax.top_k(jnp.where(other, -squares, -jnp.inf), min(count + 1, points))[1]
-        return jax.lax.optimization_barrier(found)
+    def nearest(chunk: tuple[Float[Array, "b q d"], Int[Array, "b q"]]) -> Int[Array, "b q k"]:
+        chunk_coords, chunk_ids = chunk
+        squares = _squared_distances(fixed_coords[:, None] - chunk_coords[:, :, None], sides, periodic)
+        is_candidate = (mask[:, None] > 0) & (point_ids.reshape(1, 1, -1) != chunk_ids[..., None])
+        # The result is sliced twice below. Without the barrier XLA then sorts all points: 159 ms instead of 6 ms for
+        # eight rows of 406 points on one core.
+        index = jax.lax.top_k(jnp.where(is_candidate, -squares, -jnp.inf), min(count + 1, points))[1]
+        return jax.lax.optimization_barrier(index)
 
-    own = jnp.broadcast_to(everyone[None], mask.shape)
-    index = chunked_map(nearest, (fixed, own), block or max(1, _DISTANCES // points))
-    offset = _nearest_image(_of(coords, index) - coords[:, :, None], sides, periodic)
+    ids = jnp.broadcast_to(point_ids[None], mask.shape)
+    index = chunked_map(nearest, (fixed_coords, ids), chunk_size or max(1, _DISTANCES // points))
+    offset = _nearest_image(_take(coords, index) - coords[:, :, None], sides, periodic)
     squares = jnp.square(offset).sum(-1)
-    # Where there are fewer others than are looked for, the last ones are not there, or the point itself.
-    present = (_of(mask, index) > 0) & (index != own[..., None]) & (mask[..., None] > 0)
-    reach = jnp.full((*mask.shape, 1), jnp.inf if radius is None else radius**2, squares.dtype)
+    # If there are too few candidates, the last entries are padding points or the point itself.
+    is_neighbour = (_take(mask, index) > 0) & (index != ids[..., None]) & (mask[..., None] > 0)
+    radius_squares = jnp.full((*mask.shape, 1), jnp.inf if radius is None else radius**2, squares.dtype)
     if index.shape[-1] > count:
-        reach = jnp.minimum(reach, jnp.where(present, squares, jnp.inf)[..., count:])
-        index, offset, squares, present = (x[:, :, :count] for x in (index, offset, squares, present))
-    weight = jnp.maximum(1 - squares / jnp.maximum(reach, 1e-12 * max(sides) ** 2), 0.0) * present
-    return Neighbours(index=index, offset=offset, weight=weight / (weight.sum(-1, keepdims=True) + _SILENCE))
+        radius_squares = jnp.minimum(radius_squares, jnp.where(is_neighbour, squares, jnp.inf)[..., count:])
+        index, offset, squares, is_neighbour = (x[:, :, :count] for x in (index, offset, squares, is_neighbour))
+    weight = jnp.maximum(1 - squares / jnp.maximum(radius_squares, 1e-12 * max(sides) ** 2), 0.0) * is_neighbour
+    return Neighbours(index=index, offset=offset, weight=weight / (weight.sum(-1, keepdims=True) + _EMPTY_WEIGHT))
 
 
 class NeighbourMessages(nn.Module):
-    """What points with features `own` are told by their neighbours in `rounds` rounds, in each of which they speak of
-    what they have been told before. Positions are measured in `scale`."""
+    """Sum of the messages that each point receives from its neighbours in several rounds.
+
+    A round sends the features plus the messages of all earlier rounds.
+
+    Attributes:
+        rounds: Number of rounds.
+        scale: Length by which relative positions are divided.
+        remat: Whether the backward pass recomputes each round.
+    """
 
     rounds: int
     scale: float
     remat: bool = False
 
     @nn.compact
-    def __call__(self, own: Float[Array, "b p c"], neighbours: Neighbours) -> Float[Array, "b p c"]:
-        kind = remat_block(MessageRound) if self.remat else MessageRound
-        told = jnp.zeros_like(own)
+    def __call__(self, features: Float[Array, "b p c"], neighbours: Neighbours) -> Float[Array, "b p c"]:
+        message_round = remat_block(MessageRound) if self.remat else MessageRound
+        messages = jnp.zeros_like(features)
         for number in range(self.rounds):
-            told = told + kind(self.scale, name=f"round_{number}")(own + told, neighbours)
-        return told
+            messages = messages + message_round(self.scale, name=f"round_{number}")(features + messages, neighbours)
+        return messages
 
 
 class MessageRound(nn.Module):
-    """A linear map of the mean of silu(a of the sender + b of the receiver + c of the relative position).
+    """Messages of one round: a linear map of the weighted mean of silu(sender + receiver + relative position).
 
-    The two linear layers round the nonlinearity are on points, not on pairs: a sum and a mean can wait, or go first.
+    Sender, receiver and position stand for learned linear maps of these. The maps of sender and receiver and the final
+    one act on points instead of on pairs of points, which is equivalent and cheaper.
     """
 
     scale: float
 
     @nn.compact
-    def __call__(self, own: Float[Array, "b p c"], neighbours: Neighbours, block: int | None = None) -> Array:
-        width, (*_, count, axes) = own.shape[-1], neighbours.offset.shape
-        said = Dense(width, name="sender")(own)
-        place = Matrix(axes, width, name="place")() / self.scale
+    def __call__(self, features: Float[Array, "b p c"], neighbours: Neighbours, chunk_size: int | None = None) -> Array:
+        width, (*_, count, axes) = features.shape[-1], neighbours.offset.shape
+        sender = Dense(width, name="sender")(features)
+        position_kernel = Matrix(axes, width, name="place")() / self.scale
 
-        def heard(part: tuple[Float[Array, "b q c"], Neighbours]) -> Float[Array, "b q c"]:
-            asked, near = part
-            pairs = _of(said, near.index) + asked[:, :, None] + matmul_rows(near.offset, place)
+        def weighted_mean(chunk: tuple[Float[Array, "b q c"], Neighbours]) -> Float[Array, "b q c"]:
+            receiver, near = chunk
+            pairs = _take(sender, near.index) + receiver[:, :, None] + matmul_rows(near.offset, position_kernel)
             return jnp.einsum("bqk,bqkc->bqc", near.weight, nn.silu(pairs))
 
-        parts = (Dense(width, name="receiver")(own), neighbours)
-        mean = chunked_map(heard, parts, block or max(1, _FEATURES // (count * width)))
+        arrays = (Dense(width, name="receiver")(features), neighbours)
+        mean = chunked_map(weighted_mean, arrays, chunk_size or max(1, _FEATURES // (count * width)))
         return Dense(width, name="told")(mean) * neighbours.weight.sum(-1, keepdims=True)
 
 
 class Matrix(nn.Module):
-    """A kernel for products that are not a layer's own."""
+    """Learned matrix (inputs, features), for products that a Dense layer does not express."""
 
     inputs: int
     features: int
@@ -132,25 +152,28 @@ class Matrix(nn.Module):
         return self.param("kernel", nn.initializers.lecun_normal(), (self.inputs, self.features))
 
 
-def _squares(
+def _squared_distances(
     offset: Float[Array, "b q p d"], sides: Sequence[float], periodic: Sequence[bool]
 ) -> Float[Array, "b q p"]:
-    """Squared distances, axis by axis: the axes are too few to be worked on at once."""
-    return sum(map(jnp.square, _images(offset, sides, periodic)), start=jnp.zeros((), offset.dtype))
+    """Return the squared distances to the nearest images, summed axis by axis because the last axis is short."""
+    return sum(map(jnp.square, _image_offsets(offset, sides, periodic)), start=jnp.zeros((), offset.dtype))
 
 
 def _nearest_image(
     offset: Float[Array, "b p k d"], sides: Sequence[float], periodic: Sequence[bool]
 ) -> Float[Array, "b p k d"]:
-    return jnp.stack(_images(offset, sides, periodic), axis=-1)
+    """Return the vectors to the nearest periodic images."""
+    return jnp.stack(_image_offsets(offset, sides, periodic), axis=-1)
 
 
-def _images(offset: Float[Array, "*b d"], sides: Sequence[float], periodic: Sequence[bool]) -> list[Float[Array, "*b"]]:
-    """The way to the nearest image along each axis."""
+def _image_offsets(
+    offset: Float[Array, "*b d"], sides: Sequence[float], periodic: Sequence[bool]
+) -> list[Float[Array, "*b"]]:
+    """Return the offset to the nearest periodic image along each axis."""
     axes = zip(jnp.moveaxis(offset, -1, 0), sides, periodic, strict=True)
-    return [way - side * jnp.round(way / side) if wraps else way for way, side, wraps in axes]
+    return [x - side * jnp.round(x / side) if wraps else x for x, side, wraps in axes]
 
 
-def _of(values: Float[Array, "b p *c"], index: Int[Array, "b q k"]) -> Float[Array, "b q k *c"]:
-    """The values of the points that are meant."""
-    return jax.vmap(lambda own, which: own[which])(values, index)
+def _take(values: Float[Array, "b p *c"], index: Int[Array, "b q k"]) -> Float[Array, "b q k *c"]:
+    """Return the values of the points with the given indices, for each row."""
+    return jax.vmap(lambda row, row_index: row[row_index])(values, index)

@@ -1,4 +1,4 @@
-"""Latent tokens on a regular grid of nodes: what points say is pooled there, and read again at any place."""
+"""Latent tokens on a regular grid of nodes: points are pooled to nodes and read back with B-spline weights."""
 
 from __future__ import annotations
 
@@ -14,47 +14,66 @@ from jaxtyping import Array, Float
 
 from ups_jax.config import LatentConfig
 from ups_jax.core.task import Task
-from ups_jax.models.points.chunking import BLOCK, chunked_map, chunked_reduce
+from ups_jax.models.points.chunking import CHUNK_SIZE, chunked_map, chunked_reduce
 
 
 class NodePooling(nn.Module):
-    """Means of the messages that the kernel brings to each node, and of the nodes around a place; no parameters."""
+    """Pooling of points to the nodes of a grid, and reading of the nodes at points; it has no parameters."""
 
     task: Task
     latent: LatentConfig
 
     @property
     def nodes(self) -> Nodes:
-        """Where the latent tokens lie."""
+        """Return the grid of nodes, one for each latent token."""
         task = self.task
         return node_grid(self.latent.nodes, task.origin, task.box, task.periodic)
 
     def pool(
-        self, own: Float[Array, "b p c"], coords: Float[Array, "b p d"], mask: Float[Array, "b p"]
+        self, features: Float[Array, "b p c"], coords: Float[Array, "b p d"], mask: Float[Array, "b p"]
     ) -> Float[Array, "b n k"]:
-        """The tokens of points with features `own` at physical `coords`, with the density of the points around them."""
-        messages, density = scatter_to_nodes(spline_weights(self.nodes, coords, mask), own)
+        """Return the tokens: the pooled features of the points, and the density of points around each node.
+
+        Args:
+            features: Features of the points.
+            coords: Physical coordinates of the points.
+            mask: 1 for each point that is present, 0 for padding.
+        """
+        messages, density = scatter_to_nodes(spline_weights(self.nodes, coords, mask), features)
         tokens = jnp.concatenate([messages, density / (1 + density)], axis=-1)
         return tokens.reshape(tokens.shape[0], -1, tokens.shape[-1])
 
-    def placed(self, tokens: Float[Array, "b n k"]) -> Float[Array, "b *n k"]:
-        """The tokens as the core takes them: on their grid."""
+    def to_architecture_layout(self, tokens: Float[Array, "b n k"]) -> Float[Array, "b *n k"]:
+        """Return the tokens arranged on the grid of nodes."""
         return tokens.reshape(tokens.shape[0], *self.nodes.shape, -1)
 
     def read(
         self, tokens: Float[Array, "b n h"], coords: Float[Array, "b q d"], mask: Float[Array, "b q"]
     ) -> Float[Array, "b q k"]:
-        """What the tokens say at other places, or the same."""
-        return gather_from_nodes(spline_weights(self.nodes, coords, mask), self.placed(tokens))
+        """Return the weighted mean of the tokens around each point, with first moments; 0 at padding points.
+
+        Args:
+            tokens: Tokens as a sequence.
+            coords: Physical coordinates of the points, which need not be those of `pool`.
+            mask: 1 for each point that is present, 0 for padding.
+        """
+        return gather_from_nodes(spline_weights(self.nodes, coords, mask), self.to_architecture_layout(tokens))
 
 
-# Below this share of a whole point's weight a node has no points around it.
+# A node counts as empty if the weights of the points around it add up to less than this.
 _EMPTY = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Nodes:
-    """The nodes of a grid in a box: the centres of `shape` equal cells."""
+    """Regular grid of nodes, the centres of `shape` equal cells of a box.
+
+    Attributes:
+        shape: Number of nodes along each axis.
+        origin: Physical coordinates of the lower corner of the box.
+        box: Lengths of the sides of the box.
+        periodic: For each axis, whether it is periodic.
+    """
 
     shape: tuple[int, ...]
     origin: tuple[float, ...]
@@ -65,65 +84,98 @@ class Nodes:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SplineWeights:
-    """Of each axis the kernel's values between points and nodes, and those times the relative position in nodes."""
+    """B-spline weights between points and nodes, as one factor (b, p, nodes) per axis.
 
-    plain: tuple[Float[Array, "*blocks b p _"], ...]
-    tilted: tuple[Float[Array, "*blocks b p _"], ...]
+    Attributes:
+        values: Values of the spline.
+        moments: Values of the spline times the offset from node to point, in units of the node spacing.
+    """
+
+    values: tuple[Float[Array, "*blocks b p _"], ...]
+    moments: tuple[Float[Array, "*blocks b p _"], ...]
 
 
 def node_grid(tokens: int, origin: Sequence[float], box: Sequence[float], periodic: Sequence[bool]) -> Nodes:
-    """About `tokens` nodes, equally far apart along all axes as far as whole numbers allow, three an axis at least."""
+    """Return a grid of about `tokens` nodes with nearly equal spacing along all axes and at least three per axis.
+
+    Args:
+        tokens: Intended number of nodes.
+        origin: Physical coordinates of the lower corner of the box.
+        box: Lengths of the sides of the box.
+        periodic: For each axis, whether it is periodic.
+    """
     side = (math.prod(box) / tokens) ** (1 / len(box))
     shape = tuple(max(3, round(length / side)) for length in box)
     return Nodes(shape=shape, origin=tuple(origin), box=tuple(box), periodic=tuple(periodic))
 
 
 def spline_weights(nodes: Nodes, coords: Float[Array, "b p d"], mask: Float[Array, "b p"]) -> SplineWeights:
-    """Between points at physical `coords` and the nodes; a point that is not there has none. One that has left a box
-    with walls counts as on them."""
-    plain, tilted = [], []
+    """Return the quadratic B-spline weights between points and nodes.
+
+    A point outside a box with walls is moved onto the wall.
+
+    Args:
+        nodes: Grid of nodes.
+        coords: Physical coordinates of the points.
+        mask: 1 for each point that is present; the weights of padding points are 0.
+    """
+    values, moments = [], []
     axes = zip(nodes.shape, nodes.origin, nodes.box, nodes.periodic, strict=True)
     for axis, (count, origin, length, wraps) in enumerate(axes):
-        place = (coords[..., axis] - origin) * (count / length) - 0.5
+        position = (coords[..., axis] - origin) * (count / length) - 0.5
         if not wraps:
-            place = jnp.clip(place, -0.5, count - 0.5)
-        offset = place[..., None] - jnp.arange(count, dtype=place.dtype).reshape(1, 1, -1)
+            position = jnp.clip(position, -0.5, count - 0.5)
+        offset = position[..., None] - jnp.arange(count, dtype=position.dtype).reshape(1, 1, -1)
         if wraps:
             offset = (offset + count / 2) % count - count / 2
         kernel = _spline(offset)
         if axis == 0:
             kernel = kernel * mask[..., None]
-        plain.append(kernel)
-        tilted.append(kernel * offset)
-    return SplineWeights(plain=tuple(plain), tilted=tuple(tilted))
+        values.append(kernel)
+        moments.append(kernel * offset)
+    return SplineWeights(values=tuple(values), moments=tuple(moments))
 
 
 def scatter_to_nodes(
-    weights: SplineWeights, messages: Float[Array, "b p c"], block: int = BLOCK
+    weights: SplineWeights, messages: Float[Array, "b p c"], chunk_size: int = CHUNK_SIZE
 ) -> tuple[Float[Array, "b *n k"], Float[Array, "b *n 1"]]:
-    """The mean messages that arrive at each node, in all copies, and the weight of the points around it; 0 where there
-    are none. Of more than `block` points as many are held at a time."""
+    """Return the weighted mean of the points' messages at each node, and the sum of the weights.
 
-    def sums(part: tuple[SplineWeights, Array]) -> tuple[Array, Array]:
-        own, said = part
-        density = _scatter(own.plain, jnp.ones_like(said[..., :1]))
-        return jnp.concatenate([_scatter(factors, said) for factors in _copies(own)], axis=-1), density
+    The channels of the mean are followed by its first moments along each axis. Nodes without points are 0.
 
-    total, density = chunked_reduce(sums, (weights, messages), block)
+    Args:
+        weights: Weights between points and nodes.
+        messages: Messages of the points.
+        chunk_size: Number of points that are processed at once.
+    """
+
+    def sums(chunk: tuple[SplineWeights, Array]) -> tuple[Array, Array]:
+        chunk_weights, chunk_messages = chunk
+        density = _scatter(chunk_weights.values, jnp.ones_like(chunk_messages[..., :1]))
+        scattered = [_scatter(factors, chunk_messages) for factors in _mean_and_moments(chunk_weights)]
+        return jnp.concatenate(scattered, axis=-1), density
+
+    total, density = chunked_reduce(sums, (weights, messages), chunk_size)
     return jnp.where(density > _EMPTY, total / jnp.maximum(density, _EMPTY), 0.0), density
 
 
 def gather_from_nodes(
-    weights: SplineWeights, values: Float[Array, "b *n c"], block: int = BLOCK
+    weights: SplineWeights, values: Float[Array, "b *n c"], chunk_size: int = CHUNK_SIZE
 ) -> Float[Array, "b p k"]:
-    """The mean of the nodes around each point, in all copies; 0 at a point that is not there."""
+    """Return the weighted mean of the nodes around each point, followed by its first moments; 0 at padding points.
 
-    def gathered(own: SplineWeights) -> Array:
-        share = functools.reduce(jnp.multiply, [factor.sum(axis=-1) for factor in own.plain])
-        every = [_gather(factors, values) for factors in _copies(own)]
-        return jnp.concatenate(every, axis=-1) / jnp.maximum(share, _EMPTY)[..., None]
+    Args:
+        weights: Weights between points and nodes.
+        values: Values at the nodes.
+        chunk_size: Number of points that are processed at once.
+    """
 
-    return chunked_map(gathered, weights, block)
+    def gather(chunk: SplineWeights) -> Array:
+        total = functools.reduce(jnp.multiply, [factor.sum(axis=-1) for factor in chunk.values])
+        gathered = [_gather(factors, values) for factors in _mean_and_moments(chunk)]
+        return jnp.concatenate(gathered, axis=-1) / jnp.maximum(total, _EMPTY)[..., None]
+
+    return chunked_map(gather, weights, chunk_size)
 
 
 def shepard_interpolation(
@@ -134,8 +186,21 @@ def shepard_interpolation(
     mask: Float[Array, "b p"],
     query: Float[Array, "b q d"],
 ) -> Float[Array, "b q c"]:
-    """Values at points in a box with such `sides`, at any others: means weighted with the distance to the power
-    -2 (D + 1) (Shepard 1968), which are a point's own values where it lies."""
+    """Return values at the points `query`, interpolated by inverse-distance weights r^(-2 (d + 1)).
+
+    At a point with a known value the result is that value.
+
+    Args:
+        sides: Lengths of the sides of the box.
+        periodic: For each axis, whether it is periodic.
+        values: Known values.
+        coords: Physical coordinates of the known values.
+        mask: 1 for each known value, 0 for padding.
+        query: Physical coordinates of the points to interpolate to.
+
+    References:
+        Shepard 1968.
+    """
     offset = query[:, :, None] - coords[:, None]
     box = jnp.asarray(sides, offset.dtype).reshape(1, 1, 1, -1)
     wraps = jnp.asarray(periodic).reshape(1, 1, 1, -1)
@@ -147,20 +212,21 @@ def shepard_interpolation(
 
 
 def _spline(offset: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The quadratic B-spline: 3/4 - r^2 up to 1/2, (3/2 - |r|)^2 / 2 up to 3/2, 0 beyond."""
+    """Return the quadratic B-spline: 3/4 - r^2 for |r| < 1/2, (3/2 - |r|)^2 / 2 for |r| < 3/2, else 0."""
     distance = jnp.abs(offset)
     outer = 0.5 * jnp.square(jnp.maximum(1.5 - distance, 0.0))
     return jnp.where(distance < 0.5, 0.75 - jnp.square(offset), outer)
 
 
-def _copies(weights: SplineWeights) -> list[tuple[Float[Array, "b p _"], ...]]:
-    """The factors of the plain copy, and of that with the relative position along each axis."""
-    axes = range(len(weights.plain))
-    tilts = [tuple(weights.tilted[j] if j == axis else weights.plain[j] for j in axes) for axis in axes]
-    return [weights.plain, *tilts]
+def _mean_and_moments(weights: SplineWeights) -> list[tuple[Float[Array, "b p _"], ...]]:
+    """Return the factors of the mean, and those of the first moment along each axis."""
+    axes = range(len(weights.values))
+    moments = [tuple(weights.moments[j] if j == axis else weights.values[j] for j in axes) for axis in axes]
+    return [weights.values, *moments]
 
 
 def _scatter(factors: Sequence[Float[Array, "b p _"]], messages: Float[Array, "b p c"]) -> Float[Array, "b *n c"]:
+    """Return the weighted sum of the points' messages at each node; the weight is the product of the factors."""
     batch, points, channels = messages.shape
     result = messages
     for factor in reversed(factors[1:]):
@@ -170,6 +236,7 @@ def _scatter(factors: Sequence[Float[Array, "b p _"]], messages: Float[Array, "b
 
 
 def _gather(factors: Sequence[Float[Array, "b p _"]], values: Float[Array, "b *n c"]) -> Float[Array, "b p c"]:
+    """Return the weighted sum of the nodes' values at each point; the weight is the product of the factors."""
     batch, first, channels = values.shape[0], values.shape[1], values.shape[-1]
     result = jnp.einsum("bpn,bnc->bpc", factors[0], values.reshape(batch, first, -1))
     for factor in factors[1:]:

@@ -1,8 +1,8 @@
-"""Latent tokens of no grid: learned queries attend to all points, and any place attends to the tokens.
+"""Latent tokens without a grid: learned queries attend to all points, and points attend to the tokens.
 
-Where a point lies enters as waves of its place (Tancik et al. 2020, at whole frequencies): whole periods on a periodic
-axis, half ones between walls. A query is such waves as well, learned from where they are those of places spread evenly
-over the box, so that at first each hears the points around its place.
+Positions enter as Fourier features at integer frequencies (Tancik et al. 2020): whole periods on a periodic axis, half
+periods between walls. The queries are learned vectors of such features. They start at positions spread evenly over the
+box, so that each query initially attends to the points around its position.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from ups_jax.config import LatentConfig
 from ups_jax.core.task import Task
 from ups_jax.models.attention import attention
 from ups_jax.models.layers import Dense
-from ups_jax.models.points.chunking import BLOCK, chunked_map, chunked_reduce
+from ups_jax.models.points.chunking import CHUNK_SIZE, chunked_map, chunked_reduce
 
-# At first the score of a query for a point at its place, but for what the features add.
+# Initial score of a query for a point at its position, without the contribution of the features.
 _SHARPNESS = 6.0
-# Fewest frequencies an axis.
-_FEWEST = 4
+# Smallest number of frequencies per axis.
+_MIN_FREQUENCIES = 4
 
 
 class QueryPooling(nn.Module):
-    """`latent.nodes` tokens of the points, and what they say at a place, by attention with `num_heads` heads each."""
+    """Pooling of points to `latent.nodes` tokens by attention, and reading of the tokens at points by attention."""
 
     task: Task
     latent: LatentConfig
@@ -37,76 +37,102 @@ class QueryPooling(nn.Module):
     num_heads: int
 
     def setup(self) -> None:
-        # The two ends of a score share the map of places, so that it is highest where they agree.
+        # Queries and keys share the map of positions, so that a score is highest where the positions agree. The layers
+        # named `told_` read the tokens; their names are those of stored parameters.
         sharp = nn.initializers.variance_scaling(
             2 * _SHARPNESS / math.sqrt(self.width // self.num_heads), "fan_in", "truncated_normal"
         )
-        self.queries = self.param("queries", self._spread)
+        self.queries = self.param("queries", self._initial_queries)
         self.place, self.told_place = Dense(self.width, kernel_init=sharp), Dense(self.width, kernel_init=sharp)
         self.key, self.told_key = Dense(self.width), Dense(self.width)
         self.value, self.told_value = Dense(self.width), Dense(self.width)
 
     def pool(
-        self, own: Float[Array, "b p c"], coords: Float[Array, "b p d"], mask: Float[Array, "b p"]
+        self, features: Float[Array, "b p c"], coords: Float[Array, "b p d"], mask: Float[Array, "b p"]
     ) -> Float[Array, "b n k"]:
-        """The tokens of points with features `own` at physical `coords`: what each query has heard, and itself."""
-        waves = self._waves(coords)
-        query = self._heads(self.place(self.queries[None]))[0]
-        key = self._heads(self.key(own) + self.place(waves))
-        value = self._heads(nn.silu(self.value(jnp.concatenate([own, waves], axis=-1))))
-        heard = pool_by_attention(query, key, value, mask)
-        heard = heard.reshape(*heard.shape[:2], -1)
-        return jnp.concatenate(
-            [heard, jnp.broadcast_to(self.queries[None], (*heard.shape[:2], waves.shape[-1]))], axis=-1
-        )
+        """Return the tokens: for each query the result of its attention to the points, and the query itself.
 
-    def placed(self, tokens: Float[Array, "b n k"]) -> Float[Array, "b n k"]:
-        """The tokens as the core takes them: they have no grid."""
+        Args:
+            features: Features of the points.
+            coords: Physical coordinates of the points.
+            mask: 1 for each point that is present, 0 for padding.
+        """
+        positions = self._position_features(coords)
+        query = self._split_heads(self.place(self.queries[None]))[0]
+        key = self._split_heads(self.key(features) + self.place(positions))
+        value = self._split_heads(nn.silu(self.value(jnp.concatenate([features, positions], axis=-1))))
+        attended = pool_by_attention(query, key, value, mask)
+        attended = attended.reshape(*attended.shape[:2], -1)
+        queries = jnp.broadcast_to(self.queries[None], (*attended.shape[:2], positions.shape[-1]))
+        return jnp.concatenate([attended, queries], axis=-1)
+
+    def to_architecture_layout(self, tokens: Float[Array, "b n k"]) -> Float[Array, "b n k"]:
+        """Return the tokens unchanged, because they have no grid."""
         return tokens
 
     def read(
         self, tokens: Float[Array, "b n h"], coords: Float[Array, "b q d"], mask: Float[Array, "b q"]
     ) -> Float[Array, "b q k"]:
-        """What the tokens say at any places, beside the waves of these."""
-        waves = self._waves(coords)
-        query = self._heads(self.told_place(waves))
-        key = self._heads(self.told_key(tokens) + self.told_place(self.queries[None]))
-        value = self._heads(self.told_value(tokens))
-        told = chunked_map(lambda part: attention(part, key, value), query, _block(tokens.shape[1] * self.num_heads))
-        return jnp.concatenate([told.reshape(*told.shape[:2], -1), waves], axis=-1)
+        """Return the result of each point's attention to the tokens, and the features of its position.
 
-    def _heads(self, x: Float[Array, "b n h"]) -> Float[Array, "b n a d"]:
+        Args:
+            tokens: Tokens as a sequence.
+            coords: Physical coordinates of the points, which need not be those of `pool`.
+            mask: Not used; it is an argument of every pooling.
+        """
+        positions = self._position_features(coords)
+        query = self._split_heads(self.told_place(positions))
+        key = self._split_heads(self.told_key(tokens) + self.told_place(self.queries[None]))
+        value = self._split_heads(self.told_value(tokens))
+        chunk_size = _default_chunk_size(tokens.shape[1] * self.num_heads)
+        attended = chunked_map(lambda chunk: attention(chunk, key, value), query, chunk_size)
+        return jnp.concatenate([attended.reshape(*attended.shape[:2], -1), positions], axis=-1)
+
+    def _split_heads(self, x: Float[Array, "b n h"]) -> Float[Array, "b n a d"]:
+        """Return the channels split into attention heads."""
         return x.reshape(*x.shape[:2], self.num_heads, -1)
 
-    def _waves(self, coords: Float[Array, "b p d"]) -> Float[Array, "b p f"]:
+    def _position_features(self, coords: Float[Array, "b p d"]) -> Float[Array, "b p f"]:
+        """Return the Fourier features of physical coordinates."""
         task = self.task
         box = zip(task.origin, task.box, strict=True)
         shares = jnp.stack([(coords[..., axis] - low) / side for axis, (low, side) in enumerate(box)], axis=-1)
         return fourier_features(shares, task.periodic, self.latent.nodes)
 
-    def _spread(self, key: Array) -> Float[Array, "n f"]:
+    def _initial_queries(self, key: Array) -> Float[Array, "n f"]:
+        """Return the Fourier features of positions that are spread evenly over the box."""
         del key
         shares = jnp.asarray(low_discrepancy_points(self.latent.nodes, len(self.task.axes)), jnp.float32)
         return fourier_features(shares[None], self.task.periodic, self.latent.nodes)[0]
 
 
 def fourier_features(shares: Float[Array, "b p d"], periodic: Sequence[bool], tokens: int) -> Float[Array, "b p f"]:
-    """Sines and cosines of places, given as shares of the box's sides; one beyond a wall counts as on it.
+    """Return sines and cosines of positions at integer frequencies.
 
-    The shortest of them are two of so many tokens apart, where these lie evenly.
+    The shortest wavelength is about twice the distance between `tokens` evenly spread positions.
+
+    Args:
+        shares: Positions as shares of the sides of the box; a position beyond a wall counts as on the wall.
+        periodic: For each axis, whether it is periodic.
+        tokens: Number of tokens, which sets the number of frequencies.
     """
     side = math.ceil(tokens ** (1 / len(periodic)))
     waves = []
     for axis, wraps in enumerate(periodic):
-        place = shares[..., axis : axis + 1] if wraps else jnp.clip(shares[..., axis : axis + 1], 0, 1)
-        count = max(_FEWEST, math.ceil(side / 2)) if wraps else max(_FEWEST, side)
-        angles = place * (2 if wraps else 1) * jnp.pi * jnp.arange(1, count + 1, dtype=place.dtype).reshape(1, 1, -1)
+        position = shares[..., axis : axis + 1] if wraps else jnp.clip(shares[..., axis : axis + 1], 0, 1)
+        count = max(_MIN_FREQUENCIES, math.ceil(side / 2)) if wraps else max(_MIN_FREQUENCIES, side)
+        frequencies = jnp.arange(1, count + 1, dtype=position.dtype).reshape(1, 1, -1)
+        angles = position * (2 if wraps else 1) * jnp.pi * frequencies
         waves += [jnp.sin(angles), jnp.cos(angles)]
     return jnp.concatenate(waves, axis=-1)
 
 
 def low_discrepancy_points(count: int, axes: int) -> Float[np.ndarray, "n d"]:
-    """Places in the unit cube of which the first of any number lie evenly (the additive recurrence of Roberts 2018)."""
+    """Return `count` points in the unit cube that are spread evenly, for any count.
+
+    References:
+        Roberts 2018 (additive recurrence R_d).
+    """
     ratio = 2.0
     for _ in range(64):
         ratio = (1 + ratio) ** (1 / (axes + 1))
@@ -118,35 +144,40 @@ def pool_by_attention(
     key: Float[Array, "b p a d"],
     value: Float[Array, "b p a d"],
     mask: Float[Array, "b p"],
-    block: int | None = None,
+    chunk_size: int | None = None,
 ) -> Float[Array, "b n a d"]:
-    """softmax(query key^T / sqrt(d)) value over the points that are there, 0 where there are none.
+    """Return softmax(query key^T / sqrt(d)) value over the points that are present; 0 for rows without points.
 
-    The scores of `block` points are held at a time.
+    Args:
+        query: Queries, shared by all rows.
+        key: Keys of the points.
+        value: Values of the points.
+        mask: 1 for each point that is present, 0 for padding.
+        chunk_size: Number of points whose scores are in memory at once; None for a default.
     """
     query = query * query.shape[-1] ** -0.5
-    block = block or _block(query.shape[0] * query.shape[1])
+    chunk_size = chunk_size or _default_chunk_size(query.shape[0] * query.shape[1])
 
     def scores(key: Array, mask: Array) -> Float[Array, "b a n p"]:
         return jnp.where(mask[:, None, None] > 0, jnp.einsum("nad,bpad->banp", query, key), -jnp.inf)
 
-    def largest(part: tuple[Array, Array]) -> Float[Array, "b a n"]:
-        return scores(*part).max(-1)
+    def max_score(chunk: tuple[Array, Array]) -> Float[Array, "b a n"]:
+        return scores(*chunk).max(-1)
 
-    known = jax.lax.stop_gradient((key, mask))
-    highest = chunked_reduce(largest, known, block, jnp.maximum, -jnp.inf)
+    fixed_arrays = jax.lax.stop_gradient((key, mask))
+    highest = chunked_reduce(max_score, fixed_arrays, chunk_size, jnp.maximum, -jnp.inf)
     highest = jax.lax.stop_gradient(jnp.where(jnp.isfinite(highest), highest, 0.0))
 
-    def sums(part: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        own_key, own_value, own_mask = part
-        weights = jnp.exp(scores(own_key, own_mask) - highest[..., None])
-        return jnp.einsum("banp,bpad->bnad", weights, own_value), jnp.swapaxes(weights.sum(-1), 1, 2)
+    def sums(chunk: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        chunk_key, chunk_value, chunk_mask = chunk
+        weights = jnp.exp(scores(chunk_key, chunk_mask) - highest[..., None])
+        return jnp.einsum("banp,bpad->bnad", weights, chunk_value), jnp.swapaxes(weights.sum(-1), 1, 2)
 
-    total, weight = chunked_reduce(sums, (key, value, mask), block)
-    # The highest score alone weighs one.
+    total, weight = chunked_reduce(sums, (key, value, mask), chunk_size)
+    # The weight of the highest score is 1, so the limit of 0.5 only affects rows without points.
     return total / jnp.maximum(weight, 0.5)[..., None]
 
 
-def _block(scores: int) -> int:
-    """Points whose `scores` are held at a time: as many as of 256 tokens with four heads."""
-    return max(1, BLOCK * 1024 // scores)
+def _default_chunk_size(scores_per_point: int) -> int:
+    """Return the number of points per chunk that bounds the memory of scores: `CHUNK_SIZE` for 256 tokens, 4 heads."""
+    return max(1, CHUNK_SIZE * 1024 // scores_per_point)

@@ -1,9 +1,9 @@
-"""The simulator of a set of points: they speak to latent tokens, which the operator's core advances, and are told by
-them how they change; before that, where it is wanted, they speak to each other.
+"""The simulator of a task on a point set (mesh or particles).
 
-A point keeps its own values beside the tokens, so that nothing of the field is lost and an untrained step is exactly
-persistence. All that is heard is a mean: the order of the points changes nothing, and a point that is not there is
-never heard.
+Points are pooled to latent tokens, the architecture advances the tokens, and each point computes its increment from the
+tokens around it. Optionally, neighbouring points exchange messages before the pooling. A point's values bypass the
+tokens, so no information is lost, and at initialisation a step is exactly the identity. All poolings are means: the
+order of the points does not matter, and padding points have no effect.
 """
 
 from __future__ import annotations
@@ -27,9 +27,19 @@ from ups_jax.models.points.query_pooling import QueryPooling
 
 
 class PointSimulator(nn.Module):
-    """encode, operate, decode, as of `Simulator`; each takes the conditions with their geometry.
+    """Simulator of one time step on a point set, with the methods encode, operate and decode of `Simulator`.
 
-    Where the points move, those of a state are where its newest frame has them.
+    Every method takes the conditions with the geometry of the points. If the points move, their coordinates are those
+    in the newest frame.
+
+    Attributes:
+        task: Task whose fields are simulated.
+        latent: Pooling, neighbours and number of features.
+        operator_config: Architecture of the operator.
+        context: Number of input frames of a step.
+        dtype: Type in which the architecture's blocks compute; their inputs and outputs are float32.
+        remat: Whether the backward pass recomputes the blocks.
+        matmul_precision: Precision of float32 matrix products, see `ups_jax.models.layers.apply_model`.
     """
 
     task: Task
@@ -47,23 +57,24 @@ class PointSimulator(nn.Module):
         if self.latent.neighbours:
             scale = self.latent.radius or self.task.spacing[0]
             self.messages = NeighbourMessages(self.latent.rounds, scale, self.remat)
-        axes = {"nodes": self.task.periodic, "queries": None}[self.latent.pooling]
-        self.core, self.width = build_architecture(self.operator_config, axes, self.dtype, self.remat)
-        make = {
+        periodic = {"nodes": self.task.periodic, "queries": None}[self.latent.pooling]
+        self.core, self.width = build_architecture(self.operator_config, periodic, self.dtype, self.remat)
+        factories = {
             "nodes": lambda: NodePooling(self.task, self.latent),
             "queries": lambda: QueryPooling(self.task, self.latent, self.width, self.operator_config.pdet.num_heads),
         }
-        self.pooling = make[self.latent.pooling]()
+        self.pooling = factories[self.latent.pooling]()
         self.entrance = Dense(self.width)
         self.field_exit = PointExit(self.task, self.width)
 
     def encode(self, fields: Float[Array, "b k p c"], cond: Conditions) -> Float[Array, "b n d"]:
-        """Tokens of the newest of `k` frames of context and of what came before it."""
-        return self._tokens(self._known(fields, cond))
+        """Return the tokens of `k` input frames."""
+        return self._pool(self._point_state(fields, cond))
 
     def operate(self, state: LatentState) -> LatentState:
-        """One time step of the tokens; what they are afterwards is for `decode` to read."""
-        hidden = self.core(self.entrance(self.pooling.placed(state.z)), self.condition(state.cond))
+        """Return the latent state one time step later, whose tokens `decode` reads."""
+        tokens = self.pooling.to_architecture_layout(state.z)
+        hidden = self.core(self.entrance(tokens), self.condition(state.cond))
         z = hidden.reshape(hidden.shape[0], -1, hidden.shape[-1])
         return replace(state, z=z, t=state.t + state.cond.dt)
 
@@ -74,78 +85,103 @@ class PointSimulator(nn.Module):
         cond: Conditions,
         query: Float[Array, "b q axes"] | None = None,
     ) -> Float[Array, "b p c"] | Float[Array, "b q c"]:
-        """The values one step after the newest of `fields`, by the advanced tokens: at the points, or at any `query`
-        points in physical coordinates, for which the fields are interpolated. ValueError for these where points move:
-        the values are those of particles then, and of no place.
+        """Return the values one time step after the newest frame.
+
+        Args:
+            z: Advanced tokens, from `operate`.
+            fields: Input frames, normalised.
+            cond: Conditions with the geometry of the points.
+            query: Physical coordinates of other points, to which the input frames are interpolated; None for the
+                points of `fields`.
+
+        Raises:
+            ValueError: If `query` is given and the points move: the values belong to particles and define no field.
         """
-        known = self._known(fields, cond)
+        points = self._point_state(fields, cond)
         if query is not None:
-            known = self._at(query, known)
-        return self._next(z, known)
+            points = self._interpolate(query, points)
+        return self._predict(z, points)
 
     def __call__(self, fields: Float[Array, "b k p c"], cond: Conditions) -> Float[Array, "b p c"]:
-        """The frame after the newest."""
-        # The neighbours are looked for once.
-        known = self._known(fields, cond)
-        state = LatentState(z=self._tokens(known), t=jnp.zeros_like(cond.dt), cond=cond)
-        return self._next(self.operate(state).z, known)
+        """Return the frame one time step after the newest input frame."""
+        # Computed once for the encoder and the decoder, because the search of neighbours is expensive.
+        points = self._point_state(fields, cond)
+        state = LatentState(z=self._pool(points), t=jnp.zeros_like(cond.dt), cond=cond)
+        return self._predict(self.operate(state).z, points)
 
-    def _known(self, fields: Float[Array, "b k p c"], cond: Conditions) -> Known:
-        """What is known of the points in the newest frame."""
+    def _point_state(self, fields: Float[Array, "b k p c"], cond: Conditions) -> PointState:
+        """Return the state of the points in the newest frame, with the messages of their neighbours."""
         if cond.geometry is None:
-            raise ValueError(f"task {self.task.name} is of points, and the conditions have no geometry")
+            raise ValueError(f"task {self.task.name} is on points; pass conditions with their geometry")
         geometry, task, latent = cond.geometry, self.task, self.latent
         if task.moving:
-            geometry = replace(geometry, coords=physical(fields[:, -1], task))
-        known = Known(fields=fields, geometry=geometry)
+            geometry = replace(geometry, coords=moving_coordinates(fields[:, -1], task))
+        points = PointState(fields=fields, geometry=geometry)
         if self.messages is None:
-            return known
+            return points
         count, radius = latent.neighbours, latent.radius
-        near = nearest_neighbours(geometry.coords, geometry.mask, count, task.box, task.periodic, radius)
-        return replace(known, told=self.messages(self._own(known), near))
+        neighbours = nearest_neighbours(geometry.coords, geometry.mask, count, task.box, task.periodic, radius)
+        return replace(points, messages=self.messages(self._point_features(points), neighbours))
 
-    def _own(self, known: Known) -> Float[Array, "b p h"]:
-        """The features of the points, with what their neighbours have told them."""
-        own = self.features(known.fields, known.geometry)
-        return own if known.told is None else own + known.told
+    def _point_features(self, points: PointState) -> Float[Array, "b p h"]:
+        """Return the features of the points plus the messages of their neighbours."""
+        features = self.features(points.fields, points.geometry)
+        return features if points.messages is None else features + points.messages
 
-    def _tokens(self, known: Known) -> Float[Array, "b n d"]:
-        return self.pooling.pool(self._own(known), known.geometry.coords, known.geometry.mask)
+    def _pool(self, points: PointState) -> Float[Array, "b n d"]:
+        """Return the tokens of the points."""
+        return self.pooling.pool(self._point_features(points), points.geometry.coords, points.geometry.mask)
 
-    def _next(self, z: Float[Array, "b n d"], known: Known) -> Float[Array, "b p c"]:
-        around = self.pooling.read(z, known.geometry.coords, known.geometry.mask)
-        return known.fields[:, -1] + self.field_exit(around, self._own(known)) * known.geometry.mask[..., None]
+    def _predict(self, z: Float[Array, "b n d"], points: PointState) -> Float[Array, "b p c"]:
+        """Return the newest frame plus the increments of the points."""
+        around = self.pooling.read(z, points.geometry.coords, points.geometry.mask)
+        increment = self.field_exit(around, self._point_features(points))
+        return points.fields[:, -1] + increment * points.geometry.mask[..., None]
 
-    def _at(self, query: Float[Array, "b q axes"], known: Known) -> Known:
-        """Fields, given fields and what was told at other points, as if they had been there."""
+    def _interpolate(self, query: Float[Array, "b q axes"], points: PointState) -> PointState:
+        """Return the state of other points, with fields, inputs and messages interpolated from `points`."""
         if self.task.moving:
-            raise ValueError(f"task {self.task.name} is of points that move; there is no field at other places")
-        fields, geometry = known.fields, known.geometry
-        batch, frames, points, channels = fields.shape
-        flat = jnp.moveaxis(fields, 1, 2).reshape(batch, points, frames * channels)
-        told = [] if known.told is None else [known.told]
-        values = jnp.concatenate([flat, geometry.inputs, *told], axis=-1)
-        found = shepard_interpolation(self.task.box, self.task.periodic, values, geometry.coords, geometry.mask, query)
+            raise ValueError(
+                f"task {self.task.name} has moving points, so no field exists at other points; omit `query`"
+            )
+        fields, geometry = points.fields, points.geometry
+        batch, frames, count, channels = fields.shape
+        flat = jnp.moveaxis(fields, 1, 2).reshape(batch, count, frames * channels)
+        messages = [] if points.messages is None else [points.messages]
+        values = jnp.concatenate([flat, geometry.inputs, *messages], axis=-1)
+        task = self.task
+        interpolated = shepard_interpolation(task.box, task.periodic, values, geometry.coords, geometry.mask, query)
         ends = (frames * channels, frames * channels + geometry.inputs.shape[-1])
-        moved = jnp.moveaxis(found[..., : ends[0]].reshape(batch, -1, frames, channels), 2, 1)
-        there = Geometry(coords=query, mask=jnp.ones(query.shape[:2]), inputs=found[..., ends[0] : ends[1]])
-        return Known(fields=moved, geometry=there, told=None if known.told is None else found[..., ends[1] :])
+        query_fields = jnp.moveaxis(interpolated[..., : ends[0]].reshape(batch, -1, frames, channels), 2, 1)
+        query_geometry = Geometry(
+            coords=query, mask=jnp.ones(query.shape[:2]), inputs=interpolated[..., ends[0] : ends[1]]
+        )
+        query_messages = None if points.messages is None else interpolated[..., ends[1] :]
+        return PointState(fields=query_fields, geometry=query_geometry, messages=query_messages)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
-    """Points: the `fields` that are seen of them, their geometry with the coordinates where the newest frame has them,
-    and what their neighbours have `told` them."""
+class PointState:
+    """Input frames of a point set and the messages between its points.
+
+    Attributes:
+        fields: Input frames, normalised.
+        geometry: Geometry with the coordinates in the newest frame.
+        messages: Messages that each point receives from its neighbours; None without neighbours.
+    """
 
     fields: Float[Array, "b k p c"]
     geometry: Geometry
-    told: Float[Array, "b p h"] | None = None
+    messages: Float[Array, "b p h"] | None = None
 
 
 class PointFeatures(nn.Module):
-    """`dim` features of each point's values in all frames of context, newest first, and of its given fields; and of
-    where it lies between walls, in [-1, 1]. A periodic axis has no such place, and moving points are known by how far
-    they have come since the earlier frames."""
+    """`dim` learned features of each point.
+
+    They are computed from the point's values in all input frames, newest first, its input fields, and its coordinates
+    in [-1, 1] along every axis that is not periodic. For moving points, the displacements since earlier frames replace
+    the values of the coordinate channels.
+    """
 
     task: Task
     dim: int
@@ -153,47 +189,47 @@ class PointFeatures(nn.Module):
     @nn.compact
     def __call__(self, fields: Float[Array, "b k p c"], geometry: Geometry) -> Float[Array, "b p dim"]:
         task = self.task
-        others = [channel for channel in range(len(task.channels)) if channel not in task.moving]
-        columns = [fields[:, -1 - back][..., others] for back in range(fields.shape[1])]
+        value_channels = [channel for channel in range(len(task.channels)) if channel not in task.moving]
+        columns = [fields[:, -1 - back][..., value_channels] for back in range(fields.shape[1])]
         columns.append(normalize_inputs(geometry.inputs, task.inputs))
-        coords = physical(fields[:, -1], task) if task.moving else geometry.coords
+        coords = moving_coordinates(fields[:, -1], task) if task.moving else geometry.coords
         for axis, wraps in enumerate(task.periodic):
             if not wraps:
                 columns.append(2 * (coords[..., axis : axis + 1] - task.origin[axis]) / task.box[axis] - 1)
         if task.moving:
             ratios = [task.statistics.delta_std[c] / task.statistics.std[c] for c in task.moving]
             change = jnp.asarray(ratios, fields.dtype).reshape(1, 1, -1)
-            moved = fields[..., list(task.moving)]
-            earlier = [moved[:, -1 - back] for back in range(1, moved.shape[1])]
-            columns += [(moved[:, -1] - before) / change for before in earlier]
+            positions = fields[..., list(task.moving)]
+            earlier = [positions[:, -1 - back] for back in range(1, positions.shape[1])]
+            columns += [(positions[:, -1] - previous) / change for previous in earlier]
         x = jnp.concatenate(columns, axis=-1) * geometry.mask[..., None]
         return nn.silu(Dense(self.dim, name="own")(x)) * geometry.mask[..., None]
 
 
 class PointExit(nn.Module):
-    """Increment of a point's values, from the tokens around it times its own features, and from both as they are.
+    """Increment of a point's values, from the tokens around it, its features, and the product of both.
 
-    Written in units of one-step differences, like the exit of grids.
+    The output is in units of one-step changes, as in `FieldExit`.
     """
 
     task: Task
     width: int
 
     @nn.compact
-    def __call__(self, around: Float[Array, "b p k"], own: Float[Array, "b p d"]) -> Float[Array, "b p c"]:
+    def __call__(self, around: Float[Array, "b p k"], features: Float[Array, "b p d"]) -> Float[Array, "b p c"]:
         mixed = Dense(self.width, name="mix")(around)
-        product = mixed * Dense(self.width, name="local")(own)
-        hidden = nn.silu(Dense(self.width, name="hidden")(jnp.concatenate([product, mixed, own], axis=-1)))
-        seen = jnp.concatenate([hidden, product, mixed, own], axis=-1)
+        product = mixed * Dense(self.width, name="local")(features)
+        hidden = nn.silu(Dense(self.width, name="hidden")(jnp.concatenate([product, mixed, features], axis=-1)))
+        x = jnp.concatenate([hidden, product, mixed, features], axis=-1)
         channels = len(self.task.channels)
-        increment = soft_clip(Dense(channels, kernel_init=nn.initializers.zeros, name="write")(seen), INCREMENT_LIMIT)
+        increment = soft_clip(Dense(channels, kernel_init=nn.initializers.zeros, name="write")(x), INCREMENT_LIMIT)
         statistics = self.task.statistics
         scale = [change / std for change, std in zip(statistics.delta_std, statistics.std, strict=True)]
         return increment * jnp.asarray(scale, increment.dtype).reshape(1, 1, -1)
 
 
-def physical(frame: Float[Array, "b p c"], task: Task) -> Float[Array, "b p d"]:
-    """The coordinates that the moving channels of a normalised frame stand for."""
+def moving_coordinates(frame: Float[Array, "b p c"], task: Task) -> Float[Array, "b p d"]:
+    """Return the physical coordinates of moving points, from the coordinate channels of a normalised frame."""
     mean, std = (
         jnp.asarray([values[channel] for channel in task.moving], frame.dtype).reshape(1, 1, -1)
         for values in (task.statistics.mean, task.statistics.std)
