@@ -58,8 +58,8 @@ def headlines(evaluation: TaskEvaluation) -> tuple[list[str], dict[str, list[flo
     for name, sections in named_sections(evaluation).items():
         # A variant has no one-step section: it differs from the model only after the first step.
         cells = [
-            number(sections[section]) if section in sections else None
-            for section, number in _HEADLINES[main_section].values()
+            get_metric(sections[section]) if section in sections else None
+            for section, get_metric in _HEADLINES[main_section].values()
         ]
         rows[name] = [*cells, *(sections[main_section][f"fourier_rmse_{band}"] for band in bands)]
     return [*_HEADLINES[main_section], *bands], rows

@@ -16,7 +16,7 @@ from rich.console import Console
 from ups_jax import simulate
 from ups_jax.config import Config, FullEvaluationConfig, from_dict, load, merge, of_task, to_dict
 from ups_jax.core.errors import ConfigError, DataError
-from ups_jax.core.terminal import say
+from ups_jax.core.terminal import print_line
 from ups_jax.core.xla import require_determinism
 from ups_jax.data import Dataset, Mixture, Split, as_mixture, open_dataset
 from ups_jax.data.dataset import Trajectories
@@ -282,7 +282,7 @@ def _evaluate_tasks(
         corrector_notes += _candidate_notes(model, {} if mode == "restricted" else correctors, stage, task_cfg)
         notes = (*dataset.notes, *_grid_notes(model, task_cfg, dataset, mode, selection.split), *corrector_notes)
         for note in notes:
-            say(console, f"note        {note}")
+            print_line(console, f"note        {note}")
         trajectories = _select_trajectories(dataset, selection, cfg.data.context)
         evaluation = _evaluate_task(model, correctors, stage, dataset, trajectories, task_cfg)
         ensemble_stage = None
@@ -328,7 +328,7 @@ def _write_films(folder: Path, evaluations: Sequence[TransientEvaluation | Stead
 
     point_tasks = [evaluation.task.name for evaluation in evaluations if evaluation.task.scattered]
     if point_tasks:
-        say(console, f"note        no film of {', '.join(point_tasks)}: films are available for grids only")
+        print_line(console, f"note        no film of {', '.join(point_tasks)}: films are available for grids only")
     for evaluation in evaluations:
         prefix = "" if len(evaluations) == 1 else f"{safe_file_name(evaluation.task.name)}_"
         write_film(folder / f"{prefix}{FILM_NAME}", evaluation)

@@ -48,7 +48,7 @@ def stage_sampler(stage: str, steps: int | None) -> Sampler:
 def member_keys(corrector_weights: Weights, members: int) -> list[Any]:
     """Return a random key for each ensemble member, derived from the seed of the corrector's configuration."""
     key = jax.random.key(corrector_weights.config.seed)
-    return [jax.random.fold_in(key, number) for number in range(members)]
+    return [jax.random.fold_in(key, index) for index in range(members)]
 
 
 @dataclass(frozen=True, eq=False)

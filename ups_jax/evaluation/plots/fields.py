@@ -19,7 +19,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.text import Text
 
-from ups_jax.core.files import whole_file
+from ups_jax.core.files import atomic_file
 from ups_jax.core.task import Task
 from ups_jax.data.sources import Grid
 from ups_jax.evaluation.result import Example, PointEvaluation, SteadyEvaluation, SteadyExample, TransientEvaluation
@@ -322,7 +322,7 @@ def save_png(figure: Figure, path: Path, dpi: int) -> None:
         StorageError: The file cannot be written.
     """
     disable_math_text(figure)
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         figure.savefig(partial, dpi=dpi, format="png")
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ups_jax.core.files import whole_file
+from ups_jax.core.files import atomic_file
 from ups_jax.core.task import Task
 from ups_jax.evaluation.plots.fields import (
     FIELD_MAP,
@@ -64,7 +64,7 @@ def write_images(
             path = states.with_name(f"{states.stem}{suffix}.{kind}")
             max_frames = _MAX_COLUMNS if kind == "png" else _MAX_FRAMES
             time, panels = read_panels(states, task, channel, max_frames, truth)
-            with whole_file(path) as partial:
+            with atomic_file(path) as partial:
                 WRITERS[kind](partial, task, time, panels)
             written.append(path)
     return written
@@ -167,7 +167,7 @@ def write_film(path: Path, evaluation: TaskEvaluation) -> bool:
     truth, prediction = truth_and_prediction(task, example, 0)
     stride = -(-len(truth) // _MAX_EVALUATION_FRAMES)
     panels = _truth_panels(task.channels[0], truth[::stride], prediction[::stride])
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         _write_gif(partial, task, example.time[::stride], panels)
     return True
 
