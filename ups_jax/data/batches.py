@@ -153,7 +153,7 @@ def training_batches(
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class StageBatches:
-    """All batches of a stage: the datasets, the plan of each one's windows, and the schedule of tasks.
+    """All batches of a stage, determined by the datasets, the window plan of each dataset, and the schedule of tasks.
 
     Attributes:
         datasets: Dataset of each task.
@@ -188,7 +188,10 @@ class StageBatches:
         return max(1, min(MAX_GROUPED_BATCHES, max_bytes // batch.nbytes))
 
     def read_group(self, n: int, count: int, process_index: int, process_count: int) -> list[Batch]:
-        """Return a host's rows of the batches n to n + count - 1, or an empty list if one of several is unreadable."""
+        """Return a host's rows of the batches n to n + count - 1.
+
+        If several are read and one of them is unreadable, return an empty list; a single one raises its `DataError`.
+        """
         try:
             return self.read(n, count, process_index, process_count)
         except DataError:
@@ -256,7 +259,7 @@ def _plan(dataset: Dataset, cfg: Config, stage: str, process_count: int, number:
 def read_rows(
     dataset: Dataset, plan: windows.WindowPlan, n: int, count: int, process_index: int, process_count: int
 ) -> dict[str, Any]:
-    """Return the arrays of the batches n to n + count - 1 of a task, one host's rows, concatenated along the rows."""
+    """Return a host's rows of the batches n to n + count - 1 of a task, as arrays by name, batch after batch."""
     draw = windows.draw_windows(plan, n, count).rows(process_index, process_count, count)
     task, rows = dataset.task, len(draw.ids)
     if dataset.latents is None:

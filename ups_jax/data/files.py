@@ -154,7 +154,7 @@ def _split(cfg: SplitConfig, task_cfg: TaskConfig, opened: Mapping[str, Sequence
 
 
 def _is_grouped_by_seed(source: Source) -> bool:
-    """Return whether a file has, or was converted from, one HDF5 group per seed: PDEBench tests on the last groups."""
+    """Return whether a file, or its original, has one HDF5 group per seed. PDEBench tests on the last groups."""
     source = source.source if isinstance(source, SteadyStateSource) else source
     return isinstance(source, SeedsSource) or (isinstance(source, ShardsSource) and source.layout == "pdebench seeds")
 

@@ -130,7 +130,7 @@ def from_arrays(
 
 
 def as_trained_task(cfg: Config, dataset: Dataset, task: Task) -> Dataset:
-    """Return a dataset as data of a trained model's task, with the task's statistics, coefficients and properties.
+    """Return a dataset with the task of a trained model: its statistics, coefficients and declared properties.
 
     Coefficients are matched by name. A coefficient that the data do not have is masked.
 
@@ -217,7 +217,7 @@ def check_shape(cfg: Config, task_cfg: TaskConfig, source: Source, trained_task:
 
 
 def check_inside(name: str, points: PointSet, box: PointCloud | Task, periodic: tuple[int, ...]) -> None:
-    """Raise `DataError` for a point outside the box, which the latent tokens cover; periodic axes have no outside.
+    """Raise `DataError` for a point outside the box, except along periodic axes. Latent tokens cover only the box.
 
     Args:
         name: Name of the data in messages.
@@ -238,7 +238,10 @@ def check_inside(name: str, points: PointSet, box: PointCloud | Task, periodic: 
 
 
 def _link_tasks(cfg: Config, datasets: Sequence[Dataset]) -> list[Dataset]:
-    """Return the datasets with tasks that list their siblings, the coefficients of siblings, and a common time unit."""
+    """Return the datasets of a joint training.
+
+    Each task gets the names of all tasks, the coefficients that only other tasks have, and a common time unit.
+    """
     names = tuple(dataset.task.name for dataset in datasets)
     unit = float(np.exp(np.mean([np.log(dataset.task.dt) for dataset in datasets])))
     linked = []

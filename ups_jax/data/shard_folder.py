@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from ups_jax.core.errors import DataError, first_line
-from ups_jax.core.files import crc32, inside, read_json, storage_error, write_atomically
+from ups_jax.core.files import crc32, path_inside, read_json, storage_error, write_atomically
 from ups_jax.core.locks import lock_directory
 
 # Name of the manifest of an incomplete folder.
@@ -126,7 +126,7 @@ class ShardFolder(Generic[M]):
             raise DataError(f"{file}: cannot be read ({first_line(error)}); {self.hint}") from None
         self.check(file, manifest)
         for shard in manifest.shards:
-            inside(file, "shards.file", shard.file, DataError)
+            path_inside(file, "shards.file", shard.file, DataError)
         if digest != manifest.digest:
             raise DataError(f"{file}: was changed after it was written; {self.hint}")
         return manifest

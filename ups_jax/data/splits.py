@@ -225,12 +225,12 @@ def _counts(trajectories: int, cfg: SplitConfig, name: str) -> tuple[int, int]:
 
 
 def _cut(order: Int[np.ndarray, " n"], val: int, test: int) -> Splits:
-    """Return splits of an ordering of ids: the first `test` ids for test, the next `val` for validation."""
+    """Split ordered ids: the first `test` ids for test, the next `val` for validation, the rest for training."""
     return Splits(train=np.sort(order[val + test :]), val=np.sort(order[test : val + test]), test=np.sort(order[:test]))
 
 
 def _share_count(share: float, trajectories: int) -> int:
-    """Return a share of a number of trajectories, rounded, at least 1."""
+    """Return the number of trajectories in a share, rounded and at least 1."""
     return max(1, round(share * trajectories))
 
 

@@ -79,7 +79,7 @@ def _task_problems(cfg: Config) -> list[str]:
 def _check_values(
     cfg: Config, task_cfg: TaskConfig, source: Source, splits: Splits, run_check: Callable[[Callable[[], object]], None]
 ) -> None:
-    """Run each check of the field values by itself. Only the check for NaN and Inf includes non-finite trajectories."""
+    """Run each check of the field values by itself. Statistics leave out the trajectories with NaN or Inf."""
     content = ContentScan(source)
     moments = Moments(source.name, source.frames, source.channels, cfg.training.time_stride)
     drift = declared_properties.MeanDrift(source.channels)
