@@ -23,7 +23,7 @@ from ups_jax.inference.trained_model import TrainedModel
 from ups_jax.models.corrector import Corrector, CorrectorWeights
 from ups_jax.rollout.autoregressive import rollout
 from ups_jax.rollout.correction import Correction, every
-from ups_jax.rollout.flow_sampler import Sampler, corrected, corrected_solution, expected, sample, sample_distilled
+from ups_jax.rollout.flow_sampler import Sampler, corrected, expected, sample, sample_distilled, solution_corrector
 from ups_jax.rollout.steady import steady_rollout
 from ups_jax.runs.best_weights import Weights, best_weights
 from ups_jax.runs.directory import RunDirectory
@@ -129,7 +129,7 @@ class CorrectedModel:
 
         def frames(params: Any, weights: CorrectorWeights, fields: Any, cond: Any, *, key: Any, steps: int) -> Any:
             if simulator.task.kind == "steady":
-                correct = partial(corrected_solution(network, weights, sampler), key)
+                correct = partial(solution_corrector(network, weights, sampler), key)
                 return steady_rollout(simulator, params, fields, cond, steps, correct)
             corrector = corrected(network, weights, sampler)
             correction = Correction(corrector=corrector, when=every(self.correct_every), held=fixed_noise)

@@ -51,7 +51,8 @@ def export_run(
     """
     unknown = sorted(set(platforms) - set(PLATFORMS))
     if unknown or not platforms:
-        raise ConfigError(f"unknown platform {', '.join(unknown) or '(none)'}; choose from {', '.join(PLATFORMS)}")
+        problem = f"unknown platform {', '.join(unknown)}" if unknown else "no platform given"
+        raise ConfigError(f"{problem}; choose from {', '.join(PLATFORMS)}")
     artifact = output if output.suffix else output / _NAME
     description_path = artifact.with_suffix(".json")
     if description_path == artifact:

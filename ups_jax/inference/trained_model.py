@@ -36,10 +36,10 @@ from ups_jax.inference.inputs import (
 )
 from ups_jax.models.grid import patch_shape
 from ups_jax.rollout.autoregressive import latent_rollout, reconstruct, rollout
-from ups_jax.rollout.steady import check_cells, steady_rollout
+from ups_jax.rollout.steady import check_finer_grid, steady_rollout
 from ups_jax.runs.best_weights import Weights, best_weights, difference
 from ups_jax.runs.directory import RunDirectory
-from ups_jax.training.build import JointModel, build_joint, build_model
+from ups_jax.training.build import JointModel, build_joint_model, build_model
 
 # The input fields of a steady task, or the arrays of a batch of point clouds by name.
 InputFields = Float[AnyArray, "b *cells i"] | PointArrays
@@ -218,7 +218,7 @@ class TrainedModel:
         """
         trained, patch_size = self.task, self.config.latent.patch_size
         if trained.kind == "steady":
-            check_cells(trained, task)
+            check_finer_grid(trained, task)
             return self
         self.check_time_step(task.dt)
         if trained.scattered:
@@ -397,7 +397,7 @@ def build_trained_model(path: Path, stage: str, weights: Weights, models: JointM
         models: Flax modules of the stage, to reuse if they are of the same tasks; otherwise they are built.
     """
     if models is None or models.tasks != weights.tasks:
-        models = build_joint(weights.config, weights.tasks, stage)
+        models = build_joint_model(weights.config, weights.tasks, stage)
     return TrainedModel(path=path, stage=stage, checkpoint=weights, models=models)
 
 
