@@ -124,9 +124,9 @@ def _run(tried: Trial, state: Any, batches: Iterator[Any], steps: int) -> Any:
 
     from ups_jax.config import ParallelConfig
     from ups_jax.distributed.mesh import make_mesh
-    from ups_jax.training.multi_step import as_given
+    from ups_jax.training.multi_step import make_batch_transfer
 
-    give, before = as_given(make_mesh(ParallelConfig()), tried.steps_per_call), None
+    give, before = make_batch_transfer(make_mesh(ParallelConfig()), tried.steps_per_call), None
     for _ in range(steps // tried.steps_per_call):
         state, metrics = tried.train_step(state, give([next(batches) for _ in range(tried.steps_per_call)]))
         if before is not None:

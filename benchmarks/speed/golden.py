@@ -22,7 +22,7 @@ from ups_jax.losses import StepContext
 from ups_jax.models.batch import Batch
 from ups_jax.models.layers import Dense
 from ups_jax.models.operator import build_architecture
-from ups_jax.training.gradients import gradients_of
+from ups_jax.training.gradients import make_gradient_fn
 
 BATCH, TOKENS, LATENT = 256, 32, 32
 WIDTH, DEPTHS, GROUP, HEADS, RATIO = 96, (1, 1, 1), 12, 6, 2.0
@@ -67,7 +67,7 @@ def golden_step(micro_batches: int = 1) -> tuple[Step, int, Any]:
         change = model.apply({"params": params}, batch.inputs, batch.dt) - batch.fields
         return jnp.mean(change**2), {}
 
-    gradients, key = gradients_of(loss, micro_batches, mesh=mesh), jax.random.key(0)
+    gradients, key = make_gradient_fn(loss, micro_batches, mesh=mesh), jax.random.key(0)
 
     def step(state: tuple[Any, Any], batch: Any) -> tuple[tuple[Any, Any], Array]:
         params, opt_state = state

@@ -40,7 +40,7 @@ def folder(main: Main, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def frames_of(path: Path) -> np.ndarray:
+def min_frames(path: Path) -> np.ndarray:
     """The first trajectory of a file."""
     return read_trajectories(open_file(path, "transient", ("u",)), np.zeros(1, int))[0]
 
@@ -65,14 +65,14 @@ def test_a_short_run_beats_persistence_and_conserves_the_mean(folder: Path) -> N
 
 
 def test_a_rollout_starts_from_a_file_and_hears_the_velocity(main: Main, folder: Path, tmp_path: Path) -> None:
-    np.save(tmp_path / "u.npy", frames_of(folder / f"{TASK}_tiny.hdf5")[0])
+    np.save(tmp_path / "u.npy", min_frames(folder / f"{TASK}_tiny.hdf5")[0])
     given = ["--run-dir", folder / "run", "--input", tmp_path / "u.npy", "--steps", "4"]
     frames = []
     for name, beta in (("along", 1.0), ("against", -1.0)):
         params = ["--params", "nu=0.01", f"beta_x={beta}", "beta_y=0", "beta_z=0"]
         result = main("rollout.py", *given, *params, "--output", tmp_path / f"{name}.hdf5")
         assert result.returncode == 0, result.stderr
-        frames.append(frames_of(tmp_path / f"{name}.hdf5"))
+        frames.append(min_frames(tmp_path / f"{name}.hdf5"))
     assert frames[0].shape == (5, 8, 8, 8, 1) and np.isfinite(frames).all()
     np.testing.assert_array_equal(frames[0][0], frames[1][0])
     assert not np.allclose(frames[0][1], frames[1][1], atol=1e-3)

@@ -28,7 +28,7 @@ from ups_jax.data import Dataset, open_dataset  # noqa: E402
 from ups_jax.distributed.mesh import abstract_with_sharding, device_put, device_put_batch, gather_to_local, make_mesh  # noqa: E402
 from ups_jax.runs.checkpoint import Checkpoints  # noqa: E402
 from ups_jax.trainer.parents import init_from_parents, untrained_parents  # noqa: E402
-from ups_jax.training.run_length import plan_of  # noqa: E402
+from ups_jax.training.run_length import make_plan  # noqa: E402
 
 LAYOUTS = {"one": (1, 1), "data": (8, 1), "fsdp": (1, 8), "both": (2, 4)}
 
@@ -41,7 +41,7 @@ def ten_steps(cfg: Config, dataset: Dataset, stage: str):  # type: ignore[no-unt
     state = init_state(model, tx, first, jax.random.key(cfg.seed), stage=stage, cfg=cfg)
     own = replace(state, rng=gather_to_local(mesh, state.rng))
     state = device_put(mesh, replace(init_from_parents(cfg, stage, model, dataset, parents, own), rng=state.rng))
-    an_epoch = plan_of(cfg, dataset, stage).steps_per_epoch
+    an_epoch = make_plan(cfg, dataset, stage).steps_per_epoch
     step = make_train_step(model, tx, cfg, stage=stage, steps_per_epoch=an_epoch, parents=parents)
     losses = []
     for n in range(10):

@@ -21,7 +21,7 @@ from ups_jax.config import Config, load
 from ups_jax.core.errors import DataError
 from ups_jax.core.task import Coefficient, Input, Statistics, Task
 from ups_jax.runs.best_weights import Weights
-from ups_jax.training.build import abstract_state, build_joint
+from ups_jax.training.build import abstract_state, build_joint_model
 
 STEPS = 3
 SMALL = ["operator.spectral.hidden_dim=8", "operator.spectral.depth=1", "latent.dim=4", "latent.nodes=9"]
@@ -76,7 +76,7 @@ def model_on(tasks: tuple[Task, ...], stage: str = "operator", seed: int = 0) ->
         params=params, weights=params, digest="", step=0, config=cfg, tasks=tasks,
         fingerprint="+".join(task.name for task in tasks),
     )  # fmt: skip
-    return TrainedModel(path=Path(), stage=stage, checkpoint=weights, models=build_joint(cfg, tasks, stage))
+    return TrainedModel(path=Path(), stage=stage, checkpoint=weights, models=build_joint_model(cfg, tasks, stage))
 
 
 def fields(*shape: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from ups_jax.core.errors import DataError
 from ups_jax.core.task import Coefficient, Input, Statistics, Task
 from ups_jax.models import Conditions, SteadySimulator, steady_field
 from ups_jax.models.grid import cell_average, cell_centers, interpolate, interpolate_to_grid
-from ups_jax.rollout.steady import check_cells, refinement, solve
+from ups_jax.rollout.steady import check_finer_grid, refinement, solve
 
 SHAPE = (8, 12)
 
@@ -147,8 +147,8 @@ def test_a_grid_that_does_not_cut_the_trained_one_is_refused_with_the_mend() -> 
         refinement(task, (12, 12))
     with pytest.raises(DataError):
         refinement(task, (4, 6))
-    check_cells(task, task_on((16, 24)))
+    check_finer_grid(task, task_on((16, 24)))
     nodes = task_on((16, 24))
     moved = Task(**{**nodes.__dict__, "origin": (0.0, 0.0)})
     with pytest.raises(DataError, match="same domain"):
-        check_cells(task, moved)
+        check_finer_grid(task, moved)

@@ -15,10 +15,10 @@ from ups_jax.config import Config, StageConfig, load
 from ups_jax.data import batch_at, open_dataset
 from ups_jax.losses import operator_losses
 from ups_jax.optim import build_optimizer
-from ups_jax.optim.plateau import observe_in, plateau_scale
+from ups_jax.optim.plateau import plateau_scale, update_plateau
 from ups_jax.optim.schedules import build_plateau
 from ups_jax.training.build import build_model
-from ups_jax.training.stages import stage_of
+from ups_jax.training.stages import stage_spec
 
 STEPS, EPOCH, EVERY = 40, 16, 8
 Trained = Callable[[StageConfig], tuple[float, float]]
@@ -31,7 +31,7 @@ def tiny_task(data_root: Any) -> tuple[float, Trained]:
     simulate.prepare(cfg)
     dataset = open_dataset(cfg)
     model = build_model(cfg, dataset.task, "operator")
-    spec = stage_of("operator")
+    spec = stage_spec("operator")
     batches = [batch_at(dataset, cfg, "operator", n) for n in range(STEPS)]
     start = spec.init(model, jax.random.key(0), {name: values[:1] for name, values in batches[0].items()})
     gradient = jax.jit(jax.grad(operator_losses(model, cfg.training), has_aux=True))
@@ -52,7 +52,7 @@ def tiny_task(data_root: Any) -> tuple[float, Trained]:
             params, state = move(gradients, state, params)
             if n % EVERY == 0:
                 error = validate(params)["one_step"]
-                state = observe_in(state, error, rule)
+                state = update_plateau(state, error, rule)
         return error, plateau_scale(state)
 
     # An untrained model is persistence.

@@ -12,7 +12,7 @@ import pytest
 
 from ups_jax.config import OptimizerConfig, SchedulerConfig, StageConfig
 from ups_jax.optim import build_optimizer
-from ups_jax.optim.plateau import PlateauRule, observe, observe_in, plateau_scale, scale_by_plateau
+from ups_jax.optim.plateau import PlateauRule, observe, plateau_scale, scale_by_plateau, update_plateau
 
 PARAMS = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
 RULE = PlateauRule(factor=0.5, bad=2, threshold=0.1, floor=0.2)
@@ -65,7 +65,7 @@ def test_the_scale_multiplies_the_whole_update_its_decay_included() -> None:
     first, state = tx.update(PARAMS, state, PARAMS)
     before = plateau_scale(state)
     for _ in range(3):
-        state = observe_in(state, 1.0, RULE)
+        state = update_plateau(state, 1.0, RULE)
     reduced, _ = tx.update(PARAMS, state, PARAMS)
     assert (before, plateau_scale(state)) == (1.0, 0.5)
     # Of constant gradients every step of Adam is the same.
@@ -76,7 +76,7 @@ def test_a_run_without_it_has_nothing_of_it_in_its_state() -> None:
     state = build_optimizer(StageConfig(), 10, 1).init(PARAMS)
     assert optax.tree.get(state, "PlateauState") is None
     assert plateau_scale(state) == 1.0
-    assert observe_in(state, 1.0, None) is state
+    assert update_plateau(state, 1.0, None) is state
 
 
 def test_an_evaluation_compiles_no_second_step() -> None:
@@ -90,5 +90,5 @@ def test_an_evaluation_compiles_no_second_step() -> None:
     step, state = jax.jit(update), jax.jit(tx.init)(PARAMS)
     for metric in (1.0, 0.5, 0.5, 0.5):
         _, state = step(PARAMS, state, PARAMS)
-        state = observe_in(state, metric, RULE)
+        state = update_plateau(state, metric, RULE)
     assert len(traced) == 1

@@ -17,8 +17,8 @@ from ups_jax.config import OptimizerConfig, SchedulerConfig, StageConfig, from_d
 from ups_jax.core.errors import ConfigError
 from ups_jax.data import Dataset
 from ups_jax.optim import build_optimizer, build_schedule
-from ups_jax.optim.schedules import build_plateau, check_schedule, patience_evaluations, told_rates
-from ups_jax.training.run_length import plan_of
+from ups_jax.optim.schedules import build_plateau, check_schedule, host_schedule, patience_evaluations
+from ups_jax.training.run_length import make_plan
 from ups_jax.training.stages import enabled_stages
 
 
@@ -43,7 +43,7 @@ def test_rates_are_told_as_they_act_without_asking_for_each(name: str) -> None:
         return schedule(steps)
 
     with jax.disable_jit():
-        told = told_rates(counted, block_size=8)
+        told = host_schedule(counted, block_size=8)
         found = [told(step) for step in range(45)]
     np.testing.assert_allclose(found, rates(schedule, range(45)), rtol=1e-5)
     assert len(asked) == 6, "once for every eight steps"
@@ -150,7 +150,7 @@ def test_at_the_start_of_every_epoch_the_rate_is_torchs(
 
 def test_a_cosine_that_ends_within_its_warm_up_is_refused_by_name(waves: Dataset) -> None:
     def plan(*overrides: str) -> None:
-        plan_of(load(CONFIGS / "tiny.yaml", ["stages.operator.steps=100", *overrides]), waves, "operator")
+        make_plan(load(CONFIGS / "tiny.yaml", ["stages.operator.steps=100", *overrides]), waves, "operator")
 
     plan("scheduler.t_max_steps=6")
     with pytest.raises(ConfigError, match=r"stages\.operator\.scheduler.*5"):

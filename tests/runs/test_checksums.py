@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ups_jax.runs.checksums import fault, seal, seal_ahead
+from ups_jax.runs.checksums import fault, seal, seal_before_commit
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_every_damage_is_seen(sealed: Path, damage: Callable[[Path], object]) ->
 def test_what_the_commit_adds_is_sealed_once_it_is_there(tmp_path: Path) -> None:
     (tmp_path / "meta").write_bytes(b"{}")
     (tmp_path / "_CHECKPOINT_METADATA").write_bytes(b"not yet")
-    seal_ahead(tmp_path)
+    seal_before_commit(tmp_path)
     (tmp_path / "_CHECKPOINT_METADATA").write_bytes(b"committed")
     (tmp_path / "commit_success.txt").write_bytes(b"yes")
     assert fault(tmp_path) is None

@@ -43,8 +43,8 @@ from ups_jax.runs.directory import RunDirectory
 from ups_jax.tracking import context_path
 from ups_jax.trainer.parents import trained_parents
 from ups_jax.trainer.train import TrainedStage, train
-from ups_jax.training.build import JointModel, abstract_state, build_joint, build_model, init_state
-from ups_jax.training.stages import consistency_distill, stage_of
+from ups_jax.training.build import JointModel, abstract_state, build_joint_model, build_model, init_state
+from ups_jax.training.stages import consistency_distill, stage_spec
 from ups_jax.training.stages.consistency_distill import collapse
 from ups_jax.training.stages.corrector_validation import corrected_metrics, held_out
 from ups_jax.training.state import state_of
@@ -145,7 +145,7 @@ def test_all_stages_are_told_of_one_run_to_join(cfg: Config, tmp_path: Path, mon
 
     def trained(cfg: Config, stage: str, path: Path, *, data: Mixture, **_: object) -> TrainedStage:
         told.append((stage, context_path()))
-        return TrainedStage(run=RunDirectory(path), data=data, model=build_joint(cfg, data.tasks, stage))
+        return TrainedStage(run=RunDirectory(path), data=data, model=build_joint_model(cfg, data.tasks, stage))
 
     monkeypatch.setattr(train_all_stages, "train", trained)
     monkeypatch.delenv("WANDB_CONTEXT_FILE", raising=False)
@@ -210,7 +210,7 @@ def test_the_student_has_its_teachers_scale_and_began_as_the_teacher(
     assert 0 < float(teacher.weights.scale[0]) < 1
     jax.tree.map(np.testing.assert_array_equal, load_corrector(run.path, "consistency_distill").weights.teacher,
                  teacher.params)  # fmt: skip
-    spec, model = stage_of("consistency_distill"), build_model(cfg, dataset.task, "consistency_distill")
+    spec, model = stage_spec("consistency_distill"), build_model(cfg, dataset.task, "consistency_distill")
     others = jax.tree.map(np.ones_like, student.params)
     state = state_of(others, optax.sgd(1.0), jax.random.key(0), scaled=1)
     first = spec.begin(model, cfg, {"diffusion_residual": teacher.weights}, state, iter(()))
@@ -234,10 +234,10 @@ def assert_all_but_conditions(params: Any) -> None:
 def test_the_loss_has_a_gradient_for_every_parameter_and_none_for_parents(
     cfg: Config, dataset: Dataset, weights: dict[str, Weights], parents: Mapping[str, Any], stage: str
 ) -> None:
-    spec, model = stage_of(stage), build_model(cfg, dataset.task, stage)
+    spec, model = stage_spec(stage), build_model(cfg, dataset.task, stage)
     needed = {name: parents[name] for name in spec.needs("transient")}
     params, scale = moved(weights["diffusion_residual"].params), weights["diffusion_residual"].weights.scale
-    context = {"scale": scale} | ({"target": params, "epoch": jnp.zeros(())} if spec.self_taught else {})
+    context = {"scale": scale} | ({"target": params, "epoch": jnp.zeros(())} if spec.uses_ema_target else {})
     losses, batch = spec.losses(model, cfg), batch_at(dataset, cfg, stage, 0)
 
     def loss(params: Any, parents: Any) -> Any:
@@ -275,7 +275,7 @@ def without_student(run: RunDirectory, path: Path, *others: str) -> Path:
 def test_a_validation_has_the_samples_of_the_student_beside_those_of_its_teacher(
     cfg: Config, dataset: Dataset, weights: dict[str, Weights], parents: Mapping[str, Any]
 ) -> None:
-    model, spec = build_model(cfg, dataset.task, "consistency_distill"), stage_of("consistency_distill")
+    model, spec = build_model(cfg, dataset.task, "consistency_distill"), stage_spec("consistency_distill")
     teacher, student = parents["diffusion_residual"], weights["consistency_distill"].weights
     held, base = held_out(dataset, cfg), build_model(cfg, dataset.task, "operator")
     theirs, ours = (
@@ -341,7 +341,7 @@ def test_micro_batches_of_a_corrector_are_one_batch(
     cfg: Config, dataset: Dataset, weights: dict[str, Weights], parents: Mapping[str, Any], stage: str
 ) -> None:
     model, tx = build_model(cfg, dataset.task, stage), optax.sgd(1.0)
-    needed = {name: parents[name] for name in stage_of(stage).needs("transient")}
+    needed = {name: parents[name] for name in stage_spec(stage).needs("transient")}
     batch, found, params = batch_at(dataset, cfg, stage, 0), [], moved(weights["diffusion_residual"].params)
     for groups in (1, 4):
         state = jax.jit(lambda params, key: state_of(params, tx, key, cfg, scaled=1))(params, jax.random.key(0))

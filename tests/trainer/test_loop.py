@@ -20,7 +20,7 @@ from ups_jax.core.errors import ConfigError, DivergedError
 from ups_jax.runs.checkpoint import Checkpoints
 from ups_jax.tracking import read_jsonl
 from ups_jax.trainer.train import train
-from ups_jax.training.stages import stage_of
+from ups_jax.training.stages import stage_spec
 
 shared_programs = pytest.fixture(scope="module", autouse=True)(sharing)
 
@@ -47,7 +47,7 @@ def test_evaluations_come_at_their_steps_and_the_best_is_what_the_monitor_says(d
 
 def scripted(monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
     """Let the validations of the next trainings find these values."""
-    spec, left = stage_of("operator"), iter(values)
+    spec, left = stage_spec("operator"), iter(values)
 
     def validate(params: Any) -> dict[str, float]:
         return dict.fromkeys(("one_step", "rollout"), next(left))

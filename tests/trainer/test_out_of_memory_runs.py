@@ -24,7 +24,7 @@ from ups_jax.trainer import loop, stage_run, timing
 from ups_jax.trainer import train as training
 from ups_jax.trainer.loop import CallPace
 from ups_jax.trainer.oom import halving_record, initial_micro_batches
-from ups_jax.training.stages import stage_of
+from ups_jax.training.stages import stage_spec
 
 shared_programs = pytest.fixture(scope="module", autouse=True)(sharing)
 
@@ -226,9 +226,9 @@ def test_a_validation_that_does_not_fit_is_one_line_when_it_is_measured(
 
     monkeypatch.setattr(timing, "measure_seconds_per_step", lambda *_, **__: 1.0)
     monkeypatch.setattr(timing, "measure_seconds", lambda call: call() and 1.0)
-    validation = training.stage_of("operator").validate
+    validation = training.stage_spec("operator").validate
     monkeypatch.setattr(
-        training, "stage_of", lambda name: training_spec(name, lambda *arguments: validation(*arguments) and full)
+        training, "stage_spec", lambda name: training_spec(name, lambda *arguments: validation(*arguments) and full)
     )
     with pytest.raises(ConfigError, match=r"^evaluation\.val_trajectories"):
         trained(data_root, tmp_path / "run", "training.max_seconds=1")
@@ -236,7 +236,7 @@ def test_a_validation_that_does_not_fit_is_one_line_when_it_is_measured(
 
 def training_spec(name: str, validate: Any) -> Any:
     """A stage with another validation."""
-    return replace(stage_of(name), validate=validate)
+    return replace(stage_spec(name), validate=validate)
 
 
 def test_a_run_may_go_on_in_other_micro_batches_of_the_same_windows(

@@ -65,7 +65,7 @@ def looped(cfg: Config, metrics: list[float], path: Path, lost: tuple[int, ...] 
         batches=batches,
         averaged_weights=lambda state: state.step,
         validate=lambda step: {"metric": metrics[int(step) // plan.eval_steps - 1]},
-        selected_by="metric",
+        selection_metric="metric",
         save=lambda state, validation: None,
         step_of=lambda validation: None,
         learning_rate=lambda step: float(schedule(step)),

@@ -30,8 +30,8 @@ from ups_jax.rollout.autoregressive import rollout
 from ups_jax.runs.checkpoint import Checkpoints, tasks_of
 from ups_jax.tracking import read_jsonl
 from ups_jax.trainer.train import train
-from ups_jax.training.build import abstract_state, build_joint, joint
-from ups_jax.training.stages import stage_of
+from ups_jax.training.build import abstract_state, build_joint_model, joint
+from ups_jax.training.stages import stage_spec
 
 shared_programs = pytest.fixture(scope="module", autouse=True)(sharing)
 
@@ -98,7 +98,7 @@ def numbers(tree: Any) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="session")
 def stepped(cfg: Config, data: Mixture) -> tuple[list[bool], list[tuple[int, Numbers, Numbers]]]:
     """For each of twelve steps whether it was traced, its task, what it moved from and what to."""
-    model, tx = build_joint(cfg, data.tasks, "operator"), optimizer(cfg.stages.operator, 12, 1)
+    model, tx = build_joint_model(cfg, data.tasks, "operator"), optimizer(cfg.stages.operator, 12, 1)
     traced, counts = [], [0]
 
     def counted(loss: StageLoss) -> StageLoss:
@@ -108,7 +108,7 @@ def stepped(cfg: Config, data: Mixture) -> tuple[list[bool], list[tuple[int, Num
 
         return wrapped
 
-    losses = [counted(loss) for loss in joint(model).losses(stage_of("operator"), cfg)]
+    losses = [counted(loss) for loss in joint(model).losses(stage_spec("operator"), cfg)]
     # The step of the trainings below, which then trace nothing.
     epoch = steps_per_epoch(data, cfg, "operator")
     step = train_step(model, tx, cfg, losses=losses, steps_per_epoch=epoch)
@@ -169,7 +169,7 @@ def test_the_step_is_compiled_once_for_each_task(stepped: Any) -> None:
 
 
 def test_untrained_every_task_is_persistence(cfg: Config, data: Mixture) -> None:
-    joint = build_joint(cfg, data.tasks, "operator")
+    joint = build_joint_model(cfg, data.tasks, "operator")
     tx, first = optimizer(cfg.stages.operator, 1, 1), first_batches(data, cfg, "operator")[0]
     params = state(joint, tx, first, jax.random.key(1), cfg=cfg).params
     for number, (own, dataset) in enumerate(zip(joint.models, data.datasets, strict=True)):
@@ -183,7 +183,7 @@ def test_untrained_every_task_is_persistence(cfg: Config, data: Mixture) -> None
 def test_each_task_feels_its_place_its_boundaries_and_its_time_step(cfg: Config, data: Mixture) -> None:
     """With another mark, unit of time or coefficient the same parameters make another step."""
     own = data.datasets[0].task
-    model = build_joint(cfg, data.tasks, "operator").models[0]
+    model = build_joint_model(cfg, data.tasks, "operator").models[0]
     batch = on_device(first_batches(data, cfg, "operator")[0])
     params = operator_params(model, batch)
 
@@ -319,7 +319,7 @@ def test_a_run_on_one_task_is_not_evaluated_on_several(run: Any, saved_run: Path
 
 def test_a_corrector_is_of_one_task(cfg: Config, data: Mixture) -> None:
     with pytest.raises(ConfigError, match=r"diffusion_residual.*data\.tasks.*3"):
-        build_joint(cfg, data.tasks, "diffusion_residual")
+        build_joint_model(cfg, data.tasks, "diffusion_residual")
 
 
 def test_a_task_of_a_single_run_may_be_named(saved_run: Path, tiny: Config) -> None:

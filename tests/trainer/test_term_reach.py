@@ -15,7 +15,7 @@ from ups_jax.data import Dataset, batch_at
 from ups_jax.trainer import preflight
 from ups_jax.trainer.preflight import check_term_gradients
 from ups_jax.training.build import build
-from ups_jax.training.stages import stage_of
+from ups_jax.training.stages import stage_spec
 
 SMALL = ["operator.spectral.depth=1", "operator.spectral.hidden_dim=8", "latent.dim=4", "training.batch_size=4"]
 
@@ -62,7 +62,7 @@ def test_a_term_that_is_met_by_construction_is_refused(
 def test_terms_that_reach_a_parameter_pass_and_are_looked_at_one_row_at_a_time(
     waves: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec, rows = stage_of("operator"), []
+    spec, rows = stage_spec("operator"), []
 
     def watched(model: Any, config: Any) -> Any:
         losses = spec.losses(model, config)
@@ -73,7 +73,7 @@ def test_terms_that_reach_a_parameter_pass_and_are_looked_at_one_row_at_a_time(
 
         return bundle
 
-    monkeypatch.setattr(preflight, "stage_of", lambda _: replace(spec, losses=watched))
+    monkeypatch.setattr(preflight, "stage_spec", lambda _: replace(spec, losses=watched))
     checked(waves, PRIORS)
     assert rows and all(sizes == {1} for sizes in rows)
 

@@ -19,7 +19,7 @@ from ups_jax.data import Dataset, steps_per_epoch
 from ups_jax.losses import StepContext
 from ups_jax.models.batch import Batch, with_draws
 from ups_jax.training.build import build_model
-from ups_jax.training.gradients import gradients_of, split
+from ups_jax.training.gradients import make_gradient_fn, split
 
 SMALL = ["operator.spectral.depth=1", "operator.spectral.hidden_dim=8", "latent.dim=4", "training.batch_size=8"]
 KEY = jax.random.key(3)
@@ -52,7 +52,7 @@ def test_k_micro_batches_are_one_batch_of_the_rows_that_count(rows: int, micro_b
     x, y = batch.inputs[:counted], batch.fields[:counted]
     residual = x @ np.asarray(params) + noise - y
     count = max(counted, 1)
-    (loss, terms), gradient = gradients_of(losses, micro_batches, draw)(params, batch, KEY, StepContext())
+    (loss, terms), gradient = make_gradient_fn(losses, micro_batches, draw)(params, batch, KEY, StepContext())
     np.testing.assert_allclose(loss, np.sum(residual**2) / count, rtol=1e-6)
     np.testing.assert_allclose(terms["size"], np.sum(np.abs(y)) / count, rtol=1e-6)
     np.testing.assert_allclose(gradient, 2 * x.T @ residual / count, rtol=2e-6, atol=1e-6)

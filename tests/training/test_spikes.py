@@ -17,13 +17,13 @@ from ups_jax.core.errors import ConfigError
 from ups_jax.data import Dataset
 from ups_jax.runs.checkpoint import Checkpoints
 from ups_jax.training.build import abstract_state, build_model
-from ups_jax.training.state import SpikeMonitor, judge, new_window
+from ups_jax.training.state import SpikeMonitor, init_spike_window, judge
 
 RULE = TrainingConfig(spike_sigma=3.0, spike_window=4)
 
 
 def accepted_of(losses: list[float], finite: list[bool] | None = None) -> tuple[list[bool], list[int], list[int]]:
-    window, result = new_window(RULE), []
+    window, result = init_spike_window(RULE), []
     in_row, count = [], []
     for loss, good in zip(losses, finite or [True] * len(losses), strict=True):
         accepted, window = judge(window, jnp.asarray(loss, jnp.float32), jnp.asarray(good), RULE)

@@ -13,16 +13,16 @@ from ups_jax.core.stage_names import STAGES
 from ups_jax.runs.directory import RunDirectory
 from ups_jax.trainer.preflight import check_needs
 from ups_jax.trainer.train import train
-from ups_jax.training.stages import stage_of
+from ups_jax.training.stages import stage_spec
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_every_stage_of_the_configuration_has_its_file(name: str) -> None:
-    assert stage_of(name).name == name
+    assert stage_spec(name).name == name
 
 
 def test_a_missing_prerequisite_names_the_command_that_makes_it(tmp_path: Path) -> None:
-    spec = stage_of("diffusion_residual")
+    spec = stage_spec("diffusion_residual")
     for kind, parent in (("transient", "operator"), ("steady", "steady_prior")):
         with pytest.raises(CheckpointError, match=rf"{parent}.*--stage {parent} --run-dir") as caught:
             check_needs(RunDirectory(tmp_path), spec, kind)

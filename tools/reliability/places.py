@@ -9,12 +9,12 @@ from __future__ import annotations
 RECORD = "ups_jax.tracking.jsonl:JsonlWriter.scalars"
 SAVE = "ups_jax.runs.checkpoint:Checkpoints.save"
 WAIT_FOR_SAVE = "ups_jax.runs.checkpoint:Checkpoints.wait"
-CHECKSUMS = "ups_jax.runs.checksums:seal_ahead"
+CHECKSUMS = "ups_jax.runs.checksums:seal_before_commit"
 # Within an evaluation on the validation split.
-VALIDATION = "ups_jax.trainer.loop:observe_in"
+VALIDATION = "ups_jax.trainer.loop:update_plateau"
 COMPILATION = "ups_jax.trainer.oom:compile_ahead"
 STAGE_END = "ups_jax.trainer.stage_run:tell_end"
-GRADIENTS = "ups_jax.training.step:gradients_of"
+GRADIENTS = "ups_jax.training.step:make_gradient_fn"
 # Several batches are read at once: the second argument after the data and the plan is their number.
 READ_BATCHES = "ups_jax.data.batches:read_rows"
 OPEN_DATA = "ups_jax.data.statistics:Moments.update"
@@ -33,7 +33,7 @@ WANDB = "ups_jax.tracking.wandb_writer:WandbWriter.__init__"
 
 # Where a fuzzed script has accepted its input, by the name that a case has for it.
 STOPS = {
-    "build": "ups_jax.trainer.preflight:build_joint",
+    "build": "ups_jax.trainer.preflight:build_joint_model",
     "train": "ups_jax.trainer.train:TrainingRun",
     "evaluate": EVALUATION,
     "export": "ups_jax.inference.export:exported_model",

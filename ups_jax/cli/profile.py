@@ -31,13 +31,13 @@ def profile(args: argparse.Namespace) -> None:
     from ups_jax.data import open_mixture
     from ups_jax.trainer.profile import profile_step
     from ups_jax.trainer.timing import trial
-    from ups_jax.training.build import build_joint
+    from ups_jax.training.build import build_joint_model
 
     require_determinism(cfg.deterministic)
     enable_compilation_cache()
     simulate.prepare(cfg)
     data = open_mixture(cfg)
-    with trial(cfg, args.stage, data, build_joint(cfg, data.tasks, args.stage), at_once=1) as tried:
+    with trial(cfg, args.stage, data, build_joint_model(cfg, data.tasks, args.stage), at_once=1) as tried:
         settings = {"steps": args.steps, "depth": args.depth}
         result = profile_step(tried.train_step, tried.new_state(), tried.batches, args.out, **settings)
     table = Table(title=f"a step of {args.stage} on {jax.devices()[0].device_kind}", title_justify="left")

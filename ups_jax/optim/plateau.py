@@ -64,7 +64,7 @@ def observe(state: PlateauState, metric: Float[Array, ""] | float, rule: Plateau
     )
 
 
-def observe_in(opt_state: optax.OptState, metric: float, rule: PlateauRule | None) -> optax.OptState:
+def update_plateau(opt_state: optax.OptState, metric: float, rule: PlateauRule | None) -> optax.OptState:
     """`observe` on the plateau of an optimizer's state; the state as it is where no such schedule is on."""
     if rule is None:
         return opt_state

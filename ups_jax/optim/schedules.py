@@ -60,7 +60,7 @@ def build_schedule(
     return optax.join_schedules([ramp, curve], [warmup])
 
 
-def told_rates(schedule: optax.Schedule, *, block_size: int = 4096) -> Callable[[int], float]:
+def host_schedule(schedule: optax.Schedule, *, block_size: int = 4096) -> Callable[[int], float]:
     """Return the schedule as a function of the host, computed for `block_size` steps at a time.
 
     Reading a single value would block on the training steps that are under way. The default block is 16 KB, half a

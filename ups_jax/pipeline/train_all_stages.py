@@ -14,13 +14,13 @@ from ups_jax.core.terminal import print_line
 from ups_jax.data import Mixture, open_mixture
 from ups_jax.distributed.processes import broadcast_from_host0, on_host0
 from ups_jax.evaluation.evaluate_run import evaluate_run
-from ups_jax.runs.directory import RunDirectory, lengths_of
+from ups_jax.runs.directory import RunDirectory, length_settings
 from ups_jax.tracking import shared_in
 from ups_jax.trainer.parents import trained_parents
 from ups_jax.trainer.preflight import check_resume, prepare_data
 from ups_jax.trainer.train import train
-from ups_jax.training.build import build_joint
-from ups_jax.training.run_length import plan_of
+from ups_jax.training.build import build_joint_model
+from ups_jax.training.run_length import make_plan
 from ups_jax.training.stages import enabled_stages
 
 
@@ -66,7 +66,7 @@ def is_finished(run: RunDirectory, cfg: Config, stage: str) -> bool:
     own = record["stages"].get(stage, {})
     if not own.get("finished") or not run.checkpoints(stage).is_dir():
         return False
-    same = record["digests"].get(stage) == digest(cfg, stage) and own.get("lengths") == lengths_of(cfg, stage)
+    same = record["digests"].get(stage) == digest(cfg, stage) and own.get("lengths") == length_settings(cfg, stage)
     now = trained_parents(run, stage, cfg.data.tasks[0].kind).checkpoints
     return same and own.get("parents", {}) == now
 
@@ -76,7 +76,7 @@ def _check_all(cfg: Config, stages: Sequence[str], console: Console) -> Mixture:
     prepare_data(cfg, console)
     data = open_mixture(cfg)
     for stage in stages:
-        build_joint(cfg, data.tasks, stage)
+        build_joint_model(cfg, data.tasks, stage)
         if getattr(cfg.stages, stage).max_seconds is None:
-            plan_of(cfg, data, stage)
+            make_plan(cfg, data, stage)
     return data

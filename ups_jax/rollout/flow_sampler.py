@@ -128,7 +128,7 @@ def corrected(model: Corrector, weights: CorrectorWeights, sampler: Sampler = sa
     return correct
 
 
-def corrected_solution(
+def solution_corrector(
     model: Corrector, weights: CorrectorWeights, sampler: Sampler = sample
 ) -> Callable[[Key[Array, ""], Float[Array, "b *s i"], Float[Array, "b *s c"], Conditions], Float[Array, "b *s c"]]:
     """The correction of a steady solution as a function of key, given fields, solution and conditions."""

@@ -62,7 +62,7 @@ def refinement(task: Task, shape: Sequence[int]) -> tuple[int, ...]:
     return tuple(points // own for points, own in zip(shape, task.shape, strict=True))
 
 
-def check_cells(task: Task, finer: Task) -> None:
+def check_finer_grid(task: Task, finer: Task) -> None:
     """DataError where the grid of `finer` does not cut the cells of the task's grid into whole parts."""
     factors = refinement(task, finer.shape)
     for axis, own, start, part, begin, step in zip(

@@ -18,8 +18,8 @@ from ups_jax.runs.checkpoint import Checkpoints, tasks_of, validation_of
 from ups_jax.runs.checksums import content_digest
 from ups_jax.runs.directory import RunDirectory
 from ups_jax.training.build import abstract_state, averaged
-from ups_jax.training.stages import stage_of
-from ups_jax.training.state import scale_of
+from ups_jax.training.stages import stage_spec
+from ups_jax.training.state import state_scale
 
 # Times that a run which is saving meanwhile is looked at before what is damaged counts as damaged.
 _LOOKS = 5
@@ -85,7 +85,7 @@ def _best_sound(checkpoints: Checkpoints, directory: Path, stage: str) -> tuple[
         params = averaged(config, stage, state, meta["ema_decay"])
         found = Weights(
             params=params,
-            weights=stage_of(stage).weights(params, scale_of(state)),
+            weights=stage_spec(stage).weights(params, state_scale(state)),
             digest=content_digest(directory / str(step)),
             step=step,
             config=config,

@@ -24,12 +24,12 @@ from orbax.checkpoint.path import atomicity
 
 from ups_jax.config import Config, digest, to_dict
 from ups_jax.core.errors import CheckpointError, first_line
-from ups_jax.core.files import unused_path, read_json, storage_error
+from ups_jax.core.files import read_json, storage_error, unused_path
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset, Mixture, as_mixture
-from ups_jax.distributed.processes import broadcast_from_host0, on_host0, is_host0
+from ups_jax.distributed.processes import broadcast_from_host0, is_host0, on_host0
 from ups_jax.runs import checksums
-from ups_jax.runs.orbax_errors import drop_abandoned_reads, is_of_memory, storage_errors
+from ups_jax.runs.orbax_errors import drop_abandoned_reads, is_memory_error, storage_errors
 from ups_jax.training.state import TrainState
 
 # orbax tells every save and restore through absl, and prints tracebacks of what arrives as an exception as well.
@@ -165,7 +165,7 @@ class Checkpoints:
 
     def _seal_ahead(self) -> None:
         """The first process's thread that writes comes here when all files are whole, and commits them next."""
-        checksums.seal_ahead(self.directory / f"{self._saving}{atomicity.TMP_DIR_SUFFIX}")
+        checksums.seal_before_commit(self.directory / f"{self._saving}{atomicity.TMP_DIR_SUFFIX}")
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state saved at `step`, in the structure and placement of the (abstract) state `like`.
@@ -202,7 +202,7 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
         except Exception as error:
-            if is_of_memory(error):
+            if is_memory_error(error):
                 raise
             reason = first_line(error)
         drop_abandoned_reads()
@@ -217,7 +217,7 @@ class Checkpoints:
                 raise TypeError(f"it is of type {type(found).__name__}")
             return found
         except Exception as error:
-            if is_of_memory(error):
+            if is_memory_error(error):
                 raise
             raise CheckpointError(
                 f"{self.directory / str(step)}: metadata cannot be read ({first_line(error)})"
@@ -343,7 +343,7 @@ def validation_of(folder: Path) -> float | None:
         value = read_json(folder / _FILE)["validation"]
     except (OSError, ValueError, KeyError, TypeError):
         value = None
-    if not isinstance(value, float | int) or not checksums.is_as_written(folder, _FILE):
+    if not isinstance(value, float | int) or not checksums.matches_checksum(folder, _FILE):
         raise CheckpointError(f"{folder}: {_FILE} is not what was written")
     return float(value)
 

@@ -16,7 +16,7 @@ _OF_THE_COMMIT = ("_CHECKPOINT_METADATA", "commit_success.txt")
 _CHUNK = 1 << 24
 
 
-def seal_ahead(directory: Path) -> None:
+def seal_before_commit(directory: Path) -> None:
     """Write the seal of a checkpoint whose files are whole, ahead of its commit, which adds the last of them; one that
     is committed already is sealed by `seal`."""
     if not directory.is_dir():
@@ -68,7 +68,7 @@ def has(directory: Path, name: str) -> bool:
     return isinstance(sealed, dict) and name in sealed
 
 
-def is_as_written(directory: Path, name: str) -> bool:
+def matches_checksum(directory: Path, name: str) -> bool:
     """Whether one file of a checkpoint is what the seal says; of one without a seal it is taken for that."""
     if not is_sealed(directory):
         return True

@@ -104,7 +104,7 @@ class RunDirectory:
             self._sweep()
             yield
 
-    def holds_something_else(self) -> bool:
+    def contains_other_files(self) -> bool:
         """Whether a directory without a run's record holds more than a start that was killed leaves there."""
         known = {".lock", *(left.name for left in self._left_over())}
         return self.path.exists() and any(entry.name not in known for entry in self.path.iterdir())
@@ -165,7 +165,7 @@ def newest_step(checkpoints: Path) -> int:
 _LENGTHS = ("epochs", "steps", "max_seconds", "patience", "patience_steps")
 
 
-def lengths_of(cfg: Config, stage: str) -> dict[str, Any]:
+def length_settings(cfg: Config, stage: str) -> dict[str, Any]:
     """How long a configuration trains a stage, as its keys say."""
     settings = getattr(cfg.stages, stage)
     return {key: getattr(settings, key) for key in _LENGTHS}

@@ -42,7 +42,7 @@ def drop_abandoned_reads() -> None:
         logging.getLogger("asyncio").disabled = False
 
 
-def is_of_memory(error: Exception) -> bool:
+def is_memory_error(error: Exception) -> bool:
     """Whether a checkpoint could not be read because memory ran out, which says nothing of the checkpoint."""
     of_device = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
     return of_device or isinstance(error, MemoryError)

@@ -1,4 +1,7 @@
-"""What a run prints: device, data and plan before its first step, progress during it, and the end of a stage."""
+"""Console output of a training, and the log entries at the end of a stage.
+
+Before the first step the device, data and plan are printed; during training the progress.
+"""
 
 from __future__ import annotations
 
@@ -21,61 +24,80 @@ from ups_jax.runs.checkpoint import Checkpoints
 from ups_jax.runs.directory import RunDirectory
 from ups_jax.tracking import Writer
 from ups_jax.training.run_length import Plan
-from ups_jax.training.stages import stage_of
+from ups_jax.training.stages import stage_spec
 from ups_jax.training.state import TrainState
 
 
 def log_setup(console: Console, cfg: Config, stage: str, data: Mixture) -> None:
-    """Print the device, the data, and what there is to say of it."""
+    """Print the device, the data of each task, notes on the data, and the mixing of tasks."""
     device = jax.devices()[0]
     print_line(console, f"device      {device.device_kind} ({device.platform}, {jax.device_count()} in use)")
     if device.platform == "cpu":
-        print_line(console, "            no accelerator was found: this runs on the CPU")
+        print_line(console, "            no accelerator was found: training runs on the CPU")
     for dataset in data.datasets:
         sizes, task = dataset.sizes, dataset.task
-        given = (
-            f"dt {task.dt:g}" if task.kind == "transient" else f"steady, given {', '.join(i.name for i in task.inputs)}"
-        )
+        inputs = ", ".join(item.name for item in task.inputs)
+        kind = f"dt {task.dt:g}" if task.kind == "transient" else f"steady, inputs {inputs}"
         print_line(
             console,
             f"data        {task.name}: {sizes['train']}/{sizes['val']}/{sizes['test']} trajectories, "
-            f"{' x '.join(map(str, task.shape))} points, {given}, channels {', '.join(task.channels)}",
+            f"{' x '.join(map(str, task.shape))} points, {kind}, channels {', '.join(task.channels)}",
         )
     if cfg.diffusion.fold:
         (dataset,) = data.datasets
-        count, whole = len(stage_trajectories(dataset, cfg, stage)), dataset.sizes["train"]
-        print_line(console, f"fold        {stage} is trained on {count} of the {whole}, diffusion.fold={cfg.diffusion.fold:g}")
+        count, total = len(stage_trajectories(dataset, cfg, stage)), dataset.sizes["train"]
+        print_line(
+            console,
+            f"fold        {stage}: {count} of {total} training trajectories (diffusion.fold={cfg.diffusion.fold:g})",
+        )
     for note in (note for dataset in data.datasets for note in dataset.notes):
         print_line(console, f"note        {note}")
     if len(data.tasks) > 1:
         sizes = {dataset.task.name: dataset.sizes["train"] for dataset in data.datasets}
-        parts = zip(sizes, task_shares(cfg.data.mixing, sizes), strict=True)
-        told = ", ".join(f"{name} {100 * share:.3g} %" for name, share in parts)
-        print_line(console, f"mixing      {cfg.data.mixing.method}: of the steps {told}")
-        chosen = stage_of(stage).selected_by(cfg)
-        print_line(console, f"selected    by the mean over the tasks of validation/{chosen}")
+        shares = zip(sizes, task_shares(cfg.data.mixing, sizes), strict=True)
+        listed = ", ".join(f"{name} {100 * share:.3g} %" for name, share in shares)
+        print_line(console, f"mixing      {cfg.data.mixing.method}, share of the steps: {listed}")
+        metric = stage_spec(stage).selection_metric(cfg)
+        print_line(console, f"selection   checkpoints by the mean over tasks of validation/{metric}")
 
 
 def log_plan(console: Console, cfg: Config, stage: str, plan: Plan, planned: dict[str, Any]) -> None:
-    """Print the steps of a stage; `planned` is what `plan_and_record` gives for the record."""
+    """Print the number of steps, batch size, optimizer and precision of a stage.
+
+    Args:
+        console: Output.
+        cfg: Configuration.
+        stage: Name of the stage.
+        plan: Number of steps.
+        planned: Entries of `plan_and_record` for run.json; `budget` is present for a length in seconds.
+    """
     settings = getattr(cfg.stages, stage)
     windows = f"{settings.accum_steps} x " * (settings.accum_steps > 1) + f"{settings.batch_size}"
     budget = planned.get("budget")
-    within = ""
+    duration = ""
     if budget is not None:
-        within = (
-            f", {budget['max_seconds']:g} s at {1e3 * budget['seconds_per_step']:.3g} ms a step with its validation"
-        )
+        milliseconds = 1e3 * budget["seconds_per_step"]
+        duration = f", {budget['max_seconds']:g} s at {milliseconds:.3g} ms per step including validation"
     print_line(
         console,
         f"plan        {plan.total_steps} steps of {windows} windows "
-        f"({plan.total_steps / plan.steps_per_epoch:.3g} epochs{within}), {settings.optimizer.name}, "
+        f"({plan.total_steps / plan.steps_per_epoch:.3g} epochs{duration}), {settings.optimizer.name}, "
         f"{cfg.training.precision}",
     )
 
 
 class TrainingProgress:
-    """Loss, validation nRMSE, steps a second and time left of one stage."""
+    """Progress display of a stage: loss, validation nRMSE, steps per second and remaining time.
+
+    A terminal shows a progress bar; elsewhere a line is printed every `every_seconds` seconds.
+
+    Args:
+        console: Output.
+        stage: Name of the stage.
+        total_steps: Last step of the stage.
+        start: First step of this process.
+        every_seconds: Interval of lines in seconds.
+    """
 
     def __init__(self, console: Console, stage: str, total_steps: int, start: int, every_seconds: float) -> None:
         self._console = console
@@ -85,10 +107,10 @@ class TrainingProgress:
         self._every = every_seconds
         self._loss: float | None = None
         self._validation: float | None = None
-        self._told = time.monotonic()
+        self._printed_at = time.monotonic()
         self._newest = start
-        # Rates count from the second step: the first one waits for the compiler.
-        self._running: float | None = None
+        # Rates are measured from the second step on, because the first includes compilation.
+        self._timed_since: float | None = None
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -111,50 +133,61 @@ class TrainingProgress:
 
     @property
     def seconds_per_step(self) -> float | None:
-        """Wall time a step, validation and saves included, compilation not; None before the second step."""
-        if self._running is None or self._newest == self._start:
+        """Wall time per step including validation and saves, without compilation; None before the second step."""
+        if self._timed_since is None or self._newest == self._start:
             return None
-        return (time.monotonic() - self._running) / (self._newest - self._start)
+        return (time.monotonic() - self._timed_since) / (self._newest - self._start)
 
     def loss(self, value: float) -> None:
-        """The newest training loss."""
+        """Set the newest training loss."""
         self._loss = value
 
     def validation(self, value: float) -> None:
-        """The newest validation nRMSE."""
+        """Set the newest validation nRMSE."""
         self._validation = value
 
     def step(self, step: int) -> None:
-        """A step was begun; shows or says it when it is time."""
+        """Report the newest dispatched step; updates the bar, or prints a line if the interval has passed."""
         moment = time.monotonic()
         self._newest = step
-        if self._running is None:
-            self._running, self._start = moment, step
+        if self._timed_since is None:
+            self._timed_since, self._start = moment, step
             return
-        rate = (step - self._start) / max(moment - self._running, 1e-9)
-        known = {"loss": self._loss, "validation nRMSE": self._validation}
-        told = [f"{name} {value:.2e}" for name, value in known.items() if value is not None]
-        numbers = "  ".join([*told, f"{rate:.1f} steps/s"])
+        rate = (step - self._start) / max(moment - self._timed_since, 1e-9)
+        values = {"loss": self._loss, "validation nRMSE": self._validation}
+        shown = [f"{name} {value:.2e}" for name, value in values.items() if value is not None]
+        numbers = "  ".join([*shown, f"{rate:.1f} steps/s"])
         if self._console.is_terminal:
             self._bar.update(self._task, completed=step, numbers=numbers)
-        elif moment - self._told >= self._every:
-            self._told = moment
-            left = (self._total - step) / max(rate, 1e-9)
+        elif moment - self._printed_at >= self._every:
+            self._printed_at = moment
+            remaining = (self._total - step) / max(rate, 1e-9)
             self._console.print(
-                f"{self._stage} {step}/{self._total}  {numbers}  {left:.0f} s left", highlight=False, soft_wrap=True
+                f"{self._stage} {step}/{self._total}  {numbers}  {remaining:.0f} s left",
+                highlight=False,
+                soft_wrap=True,
             )
 
 
 def log_end(
     writer: Writer, config: WandbConfig, run: RunDirectory, stage: str, checkpoints: Checkpoints, state: TrainState
 ) -> None:
-    """Send what the finished stage came to; its best checkpoint is on disk, and its upload the last that is sent."""
+    """Log the result of a finished stage, an alert, and the best checkpoint if uploads are enabled.
+
+    Args:
+        writer: Destination.
+        config: Settings of W&B; `upload_checkpoints` enables the upload.
+        run: Run directory.
+        stage: Name of the stage.
+        checkpoints: Saved checkpoints of the stage.
+        state: Last state.
+    """
     best, steps = checkpoints.best_step(), int(state.step)
-    # Of what is on disk, which is not the monitor's best where that one was damaged.
-    measured = None if best is None else checkpoints.validation(best)
-    value = math.inf if measured is None else measured
-    about = {"steps": steps, "best_step": best, "best_metric": measured}
-    writer.summary({"training": {stage: about}})
+    # From the checkpoint on disk: the monitor's best value may be of a checkpoint that was damaged.
+    best_metric = None if best is None else checkpoints.validation(best)
+    value = math.inf if best_metric is None else best_metric
+    result = {"steps": steps, "best_step": best, "best_metric": best_metric}
+    writer.summary({"training": {stage: result}})
     writer.alert(f"{stage} has ended", f"{run.path}: {steps} steps, best validation {value:.4g} at step {best}")
     if best is not None and config.upload_checkpoints:
         writer.artifact(
@@ -162,28 +195,28 @@ def log_end(
             _artifact_name(f"{run.path.resolve().name}-{stage}"),
             kind="model",
             labels=("best", f"step-{best}"),
-            about=about | {"stage": stage, "step": best},
+            about=result | {"stage": stage, "step": best},
         )
 
 
 def is_logged(run: RunDirectory, stage: str, state: TrainState) -> bool:
-    """Whether the end of the stage at this step was sent by an earlier start, as its record says (`told`).
+    """Return whether run.json records, under `told`, that the end of the stage at this step was logged.
 
-    The record follows the sending, so that who is killed between the two, or could not send, sends it again.
+    It is recorded after delivery, so a run that is killed in between, or could not deliver, logs it again.
     """
     return run.read()["stages"][stage].get("told") == int(state.step)
 
 
 def was_delivered(writer: Writer) -> bool:
-    """Of a closed writer: whether it has sent the end of the stage."""
+    """Return whether a closed writer has delivered the end of the stage."""
     return writer.delivered("summary", "alert", "artifact")
 
 
 def log_diverged(writer: Writer, run: RunDirectory, stage: str, error: DivergedError) -> None:
-    """Send that the stage is lost."""
+    """Log an alert that the stage has diverged."""
     writer.alert(f"{stage} has diverged", f"{run.path}: {error}", "ERROR")
 
 
 def _artifact_name(name: str) -> str:
-    """Of letters, digits, dashes, underscores and points, as W&B wants it, and not too long for it."""
+    """Return the name with characters replaced that W&B does not allow, cut to its limit of 128 characters."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", name)[-128:]

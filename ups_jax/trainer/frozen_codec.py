@@ -1,4 +1,7 @@
-"""Training on latents: what cannot be trained so, which latents belong to a codec and its data, and their opening."""
+"""Training on stored latents of a frozen codec (encoder and decoder).
+
+The functions check that the configuration allows it, and that the stored latents match the codec and the data.
+"""
 
 from __future__ import annotations
 
@@ -20,42 +23,48 @@ from ups_jax.data.latent_cache.manifest import LatentKey, weights_digest
 from ups_jax.models.codec import CODEC
 from ups_jax.runs.best_weights import Weights, best_weights
 from ups_jax.runs.directory import RunDirectory, newest_step
-from ups_jax.training.build import holds_codec
+from ups_jax.training.build import trains_on_latents
 
 
 def check_latent_source(cfg: Config, stage: str) -> None:
-    """ConfigError where the configuration wants latents for what has none."""
+    """Raise ConfigError if the configuration selects latents for a stage or tasks that cannot be trained on them."""
     if cfg.data.source == "fields":
         return
     names = ", ".join(task.name for task in cfg.data.tasks)
     if len(cfg.data.tasks) != 1:
-        raise ConfigError(f"data.source=latents: is for one task, data.tasks has {len(cfg.data.tasks)} ({names})")
+        raise ConfigError(f"data.source=latents: supports a single task, but data.tasks has {len(cfg.data.tasks)} ({names})")
     if cfg.data.tasks[0].kind == "steady":
-        raise ConfigError(f"data.source=latents: is for tasks in time, and {names} is steady; use data.source=fields")
+        raise ConfigError(f"data.source=latents: supports transient tasks only, but {names} is steady; use data.source=fields")
     if stage not in ("operator", *STAGE_NEEDS["transient"]):
-        raise ConfigError(f"data.source=latents: stage {stage} reads fields; use data.source=fields")
+        raise ConfigError(f"data.source=latents: stage {stage} cannot be trained on latents; use data.source=fields")
 
 
 def with_field_source(cfg: Config) -> Config:
-    """The configuration of the same training on fields."""
+    """Return the configuration of the same training on fields instead of latents."""
     return replace(cfg, data=replace(cfg.data, source="fields", latents=None))
 
 
 def check_grid_task(task: Task) -> None:
-    """ConfigError of a set of points, whose encoder sees where they lie."""
+    """Raise ConfigError if the task is on scattered points, whose encoder depends on their positions."""
     if task.scattered:
-        raise ConfigError(f"data.source=latents: is for grids, and {task.name} is of points; use data.source=fields")
+        raise ConfigError(f"data.source=latents: supports grids only, but {task.name} is on scattered points; use data.source=fields")
 
 
 def latent_key(weights: str, cfg: Config, dataset: Dataset, dtype: str) -> LatentKey:
-    """What latents depend on: `weights` is the digest of the codec's parameters. The statistics are those of the data's
-    training split, which every training normalises by."""
+    """Return the key of stored latents, which contains everything that they depend on.
+
+    Args:
+        weights: Digest of the codec's parameters.
+        cfg: Configuration of the encoder and the data.
+        dataset: Encoded data; fields are normalised with the statistics of its training split.
+        dtype: Storage type of the latents.
+    """
     task = dataset.task
     encoder = {
         "dim": cfg.latent.dim,
         "patch_size": cfg.latent.patch_size,
         "context": cfg.data.context,
-        # Without frames before the newest a token knows of no stride.
+        # With a single context frame, latents do not depend on the stride.
         "time_stride": cfg.training.time_stride if cfg.data.context > 1 else None,
         "channels": list(task.channels),
         "periodic": list(task.periodic),
@@ -66,7 +75,7 @@ def latent_key(weights: str, cfg: Config, dataset: Dataset, dtype: str) -> Laten
 
 
 def codec_digest(params: Any) -> str:
-    """What names the parameters of a codec."""
+    """Return the digest of the codec's parameters in a parameter tree."""
     leaves = jax.tree_util.tree_leaves_with_path(params[CODEC])
     return weights_digest({jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})
 
@@ -74,12 +83,23 @@ def codec_digest(params: Any) -> str:
 def with_latents(
     cfg: Config, stage: str, data: Mixture, run: RunDirectory | None, weights: Weights | None, parent: Path | None
 ) -> Mixture:
-    """The data with the latents of `data.latents`, where the stage is trained on such: those of the codec that `run`
-    has by now, else of the codec of `weights`, which are `parent`'s.
+    """Return the data with the stored latents of `data.latents`; unchanged if the stage is not trained on latents.
 
-    ConfigError where there is no codec, DataError for latents of another one, of other data or damaged.
+    The latents must belong to the codec of the run's checkpoint, or of `weights` if the run has none.
+
+    Args:
+        cfg: Configuration.
+        stage: Name of the stage.
+        data: Data of the stage.
+        run: Run directory, if there is one.
+        weights: Weights of the run in `--init-from`.
+        parent: Run directory of `weights`.
+
+    Raises:
+        ConfigError: There is no codec.
+        DataError: The latents are damaged, or belong to another codec or other data.
     """
-    if not holds_codec(cfg, stage):
+    if not trains_on_latents(cfg, stage):
         return data
     (dataset,) = data.datasets
     check_grid_task(dataset.task)
@@ -88,51 +108,52 @@ def with_latents(
         weights, parent = best_weights(run.path, stage), run.path
     if recorded is None and weights is None:
         raise ConfigError(
-            "data.source=latents: needs the codec that made them; train the operator first, with --stage operator "
-            "--init-from RUN"
+            "data.source=latents: requires the codec that encoded them; train the operator first, with "
+            "--stage operator --init-from RUN"
         )
     cache = LatentCache(str(cfg.data.latents), cfg.data.loader.memory_gib * 2**30)
-    found = cache.manifest.key
-    own = codec_digest(weights.params) if recorded is None and weights is not None else str((recorded or {})["weights"])
-    wanted = latent_key(own, cfg, dataset, found.dtype if recorded is None else str(recorded["dtype"]))
-    if differing := found.differences(wanted):
-        maker = run.path if recorded is not None and run is not None else parent
+    stored_key = cache.manifest.key
+    digest = codec_digest(weights.params) if recorded is None and weights is not None else str((recorded or {})["weights"])
+    expected_key = latent_key(digest, cfg, dataset, stored_key.dtype if recorded is None else str(recorded["dtype"]))
+    if differing := stored_key.differences(expected_key):
+        codec_run = run.path if recorded is not None and run is not None else parent
         raise DataError(
-            f"{cache.path}: these latents are of other {', '.join(differing)} than this training's; make them again: "
-            f"`{command('encode')} --run-dir {maker} --config CONFIG --out {cache.path} --dtype {wanted.dtype} "
+            f"{cache.path}: the latents were encoded with other {', '.join(differing)} than this training has; encode again: "
+            f"`{command('encode')} --run-dir {codec_run} --config CONFIG --out {cache.path} --dtype {expected_key.dtype} "
             "--overwrite`, with the CONFIG and overrides of this training"
         )
-    own_windows = LatentWindows(cache=cache, context=cfg.data.context, pushforward=cfg.training.pushforward)
-    return Mixture(datasets=(replace(dataset, latents=own_windows),))
+    windows = LatentWindows(cache=cache, context=cfg.data.context, pushforward=cfg.training.pushforward)
+    return Mixture(datasets=(replace(dataset, latents=windows),))
 
 
 def latents_record(data: Mixture) -> dict[str, Any]:
-    """What the record of a stage keeps of its latents, for a resume: nothing where there are none."""
+    """Return the entry of run.json with the key of the latents, for resuming; empty without latents."""
     latents = data.datasets[0].latents
     return {} if latents is None else {"latents": asdict(latents.cache.manifest.key)}
 
 
 def describe_latents(cfg: Config, stage: str, data: Mixture) -> list[str]:
-    """What is told of the source before the first step."""
+    """Return console lines about the latents, or about fields that are used in their place."""
     dataset = data.datasets[0]
     if dataset.latents is None:
-        of_others = cfg.data.source == "latents"
-        return [f"source      fields: the latents are of the operator, {stage} reads none"] if of_others else []
+        if cfg.data.source != "latents":
+            return []
+        return [f"source      fields: only the operator is trained on latents, {stage} reads fields"]
     cache = dataset.latents.cache
     tokens = " x ".join(map(str, cache.manifest.tokens))
-    where = "in memory" if cache.in_memory else "read from the disk"
-    told = [
+    where = "in memory" if cache.in_memory else "read from disk"
+    lines = [
         f"latents     {cache.path}: {tokens} tokens of {cache.manifest.width}, {cache.manifest.key.dtype}, "
-        f"{cache.manifest.bytes / 2**20:.3g} MiB, {where}; the codec is held"
+        f"{cache.manifest.bytes / 2**20:.3g} MiB, {where}; the codec is frozen"
     ]
     if cfg.data.augment and dataset.task.symmetries:
-        told.append("note        the symmetries are of fields and not applied to latents, which are rolled at the most")
-    return told
+        lines.append("note        data.augment applies periodic shifts only: the other symmetries cannot act on latents")
+    return lines
 
 
 def _recorded(run: RunDirectory | None, stage: str) -> dict[str, Any] | None:
-    """The key of the latents that a run was begun on and has checkpoints of."""
+    """Return the key of the latents in run.json, or None if the run has no checkpoint of the stage."""
     if run is None or not run.exists() or newest_step(run.checkpoints(stage)) == 0:
         return None
-    found: dict[str, Any] | None = run.read()["stages"].get(stage, {}).get("latents")
-    return found
+    recorded: dict[str, Any] | None = run.read()["stages"].get(stage, {}).get("latents")
+    return recorded

@@ -1,6 +1,7 @@
-"""The loop of every stage, to be read from top to bottom: evaluate, save, THEN next batch, then step.
+"""The training loop of all stages: evaluate, save, THEN draw the next batch and step.
 
-That order makes the saved step the position in the data: a resumed run draws the batch that the killed one would have.
+With this order the saved step is the position in the data: a resumed run draws the batch that the interrupted run would
+have drawn next.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ups_jax.config import Config
 from ups_jax.core.errors import DivergedError, Stopped
 from ups_jax.distributed.processes import any_host
 from ups_jax.models import Batch
-from ups_jax.optim.plateau import PlateauRule, observe_in, plateau_scale
+from ups_jax.optim.plateau import PlateauRule, plateau_scale, update_plateau
 from ups_jax.tracking import Writer
 from ups_jax.trainer.console import TrainingProgress
 from ups_jax.training.multi_step import Batches as StackedBatches
@@ -28,21 +29,35 @@ from ups_jax.training.stages.spec import Validate
 from ups_jax.training.state import TrainState
 from ups_jax.training.step import Metrics
 
-# The first and the last one of the steps of a call, and their metrics, still on the device.
+# First step, last step and metrics of a call of the train step; the metrics are still on the device.
 Pending = tuple[int, int, dict[str, Any]] | None
+# Start step -> context manager whose value iterates over the batches from that step on.
 Batches = Callable[[int], AbstractContextManager[Iterator[Batch]]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loop:
-    """What the loop of a stage calls: its pure functions, its batches, and where state and numbers go.
+    """The functions, data and rules of a stage's training loop.
 
-    A call of `train_step` makes up to `at_once` steps, of batches that `put_rows` brings to the devices; `place` brings
-    a state that was changed on the host to where it belongs.
-    `patience` counts evaluations without a better value; `learning_rate` knows no plateau, which is the state's.
-    The stage ends when the value that it is selected by is `target` or less, where that is above 0. `fault` says what
-    is wrong with the values of a validation in its second half.
-    `steps_before` are those of the run's earlier stages; `step_of` knows the saved step of a validation value.
+    Attributes:
+        stage: Name of the stage.
+        plan: Number of steps and interval of evaluations.
+        steps_before: Steps of the earlier stages of the run, added to `global_step`.
+        train_step: Function `(state, batch) -> (state, metrics)`.
+        batches: Context manager of the batch iterator that starts at a step.
+        averaged_weights: Function from a state to the averaged weights that are validated.
+        to_device: Function that stacks and transfers the batches of a call.
+        steps_per_call: Maximum number of optimizer steps in a call of `train_step`.
+        shard: Function that restores the sharding of a state after a change on the host.
+        validate: Function from weights to validation metrics.
+        selection_metric: Validation metric that selects the best checkpoint; lower is better.
+        save: Function that saves a state with its value of that metric, or None between evaluations.
+        step_of: Function from a value of that metric to the step of its checkpoint, or None if there is none.
+        learning_rate: Function from a step to the scheduled learning rate, without plateau reductions.
+        patience: Evaluations without improvement after which the stage ends; None for no limit.
+        plateau: Rule that reduces the learning rate after evaluations without improvement.
+        target: Value of `selection_metric` at or below which the stage ends; 0 for none.
+        fault: Function from validation metrics to a description of what is wrong with them, or None.
     """
 
     stage: str
@@ -55,7 +70,7 @@ class Loop:
     steps_per_call: int = 1
     shard: Callable[[TrainState], TrainState] = lambda state: state
     validate: Validate
-    selected_by: str
+    selection_metric: str
     save: Callable[[TrainState, float | None], None]
     step_of: Callable[[float], int | None]
     learning_rate: Callable[[int], float]
@@ -73,10 +88,20 @@ def run_loop(
     progress: TrainingProgress,
     should_stop: Callable[[], bool],
 ) -> TrainState:
-    """Train `state` to the end of the plan or of the patience.
+    """Train a state until the plan, the patience or the target ends the stage, and return the last state.
 
-    Raises `Stopped` after saving when a signal came, `DivergedError` when too many steps in a row were not finite, or
-    when the second half of the stage or its end has a fault.
+    Args:
+        loop: Functions and rules of the stage.
+        state: First state; its buffers are donated.
+        cfg: Configuration.
+        writer: Receives metrics.
+        progress: Displays progress.
+        should_stop: Returns True after a signal to stop.
+
+    Raises:
+        Stopped: A signal arrived; the state was saved.
+        DivergedError: Too many consecutive steps were not finite or were loss spikes, or the validation metrics of the
+            second half of the stage have a fault.
     """
     start = step = int(state.step)
     saved_at = time.monotonic()
@@ -84,11 +109,11 @@ def run_loop(
     pending: Pending = None
     rate_scale = plateau_scale(state.opt_state)
     best_step = _best_step(loop, state)
-    # Only an evaluation changes it: to ask the state at every step would wait for the step.
-    ended = _ended(loop, state)
+    # Only an evaluation changes `ended`. Reading the state after every step would block on that step.
+    ended = _is_ended(loop, state)
     with loop.batches(start) as batches:
         while True:
-            # -- the step just done: evaluate, then save; its numbers are on file before its state is ----------------
+            # -- after a step: evaluate, then save; metrics are written to disk before the state --------------------
             due = step > start and (step % loop.plan.eval_steps == 0 or step == loop.plan.total_steps)
             finished, stop = ended or step >= loop.plan.total_steps, any_host(should_stop(), step)
             timed = any_host(time.monotonic() - saved_at > cfg.checkpoint.every_seconds, step)
@@ -105,9 +130,9 @@ def run_loop(
                     rate_scale = plateau_scale(state.opt_state)
                     records[step] |= measured | clock.read(step)
                     progress.validation(validation)
-                    ended = _ended(loop, state)
+                    ended = _is_ended(loop, state)
                     finished = finished or ended
-                _tell(records, loop, cfg, writer, progress)
+                _log(records, loop, cfg, writer, progress)
                 if fault is not None and (finished or 2 * step >= loop.plan.total_steps):
                     raise DivergedError(f"step {step}: {fault}")
                 loop.save(state, validation)
@@ -116,12 +141,12 @@ def run_loop(
             if finished:
                 return state
             if stop:
-                raise Stopped(f"stopped at step {step}, which is saved; the same command goes on from there")
+                raise Stopped(f"stopped and saved at step {step}; repeat the command to resume")
 
-            # -- the next steps: their batches, their call, and meanwhile the numbers of those before ----------------
+            # -- next call: dispatch its steps, and meanwhile log the metrics of the previous call ------------------
             count = pace.begin(min(loop.plan.total_steps - step, _until_evaluation(loop, step)))
             state, metrics = loop.train_step(state, loop.to_device([next(batches) for _ in range(count)]))
-            _tell(read_metrics(pending, loop, cfg, rate_scale), loop, cfg, writer, progress)
+            _log(read_metrics(pending, loop, cfg, rate_scale), loop, cfg, writer, progress)
             pending = step + 1, step + count, metrics
             step += count
             progress.step(step)
@@ -129,93 +154,111 @@ def run_loop(
 
 
 def _until_evaluation(loop: Loop, step: int) -> int:
+    """Return the number of steps until the next evaluation."""
     return loop.plan.eval_steps - step % loop.plan.eval_steps
 
 
-def _its_turn(step: int, cfg: Config) -> bool:
+def _is_logging_step(step: int, cfg: Config) -> bool:
+    """Return whether the metrics of this step are logged."""
     return step % cfg.logging.every_steps == 0
 
 
-def _ended(loop: Loop, state: TrainState) -> bool:
-    """By its target or its patience, whatever its length."""
+def _is_ended(loop: Loop, state: TrainState) -> bool:
+    """Return whether the target is reached or the patience is exhausted."""
     if loop.target > 0 and float(state.monitor.best_metric) <= loop.target:
         return True
     return loop.patience is not None and int(state.monitor.since_best) >= loop.patience
 
 
 def _best_step(loop: Loop, state: TrainState) -> int | None:
-    """The step of the monitor's best value: 0 where it has none, None where its checkpoint is gone."""
+    """Return the step of the best validation so far: 0 before the first, None if its checkpoint is missing."""
     best = float(state.monitor.best_metric)
     return loop.step_of(best) if math.isfinite(best) else 0
 
 
 def _evaluate(loop: Loop, state: TrainState) -> tuple[TrainState, float, dict[str, float], str | None]:
-    """Measure the averaged parameters on the validation split and let the monitor and the plateau know; the value that
-    selects, all of them, and the stage's fault."""
+    """Validate the averaged weights and update the state's monitor and plateau.
+
+    Returns:
+        The new state, the metric that selects checkpoints, all metrics to log, and the fault of the metrics or None.
+    """
     values = loop.validate(loop.averaged_weights(state))
-    chosen = values[loop.selected_by]
-    better = chosen < float(state.monitor.best_metric)
+    selected = values[loop.selection_metric]
+    better = selected < float(state.monitor.best_metric)
     monitor = replace(
         state.monitor,
-        best_metric=jnp.asarray(chosen, jnp.float32) if better else state.monitor.best_metric,
+        best_metric=jnp.asarray(selected, jnp.float32) if better else state.monitor.best_metric,
         since_best=jnp.zeros((), jnp.int32) if better else state.monitor.since_best + 1,
     )
     measured = {f"validation/{name}": value for name, value in values.items()}
     measured |= {"best_metric": float(monitor.best_metric), "evaluations_since_best": float(monitor.since_best)}
-    opt_state = observe_in(state.opt_state, chosen, loop.plateau)
+    opt_state = update_plateau(state.opt_state, selected, loop.plateau)
     state = loop.shard(replace(state, monitor=monitor, opt_state=opt_state))
-    return state, chosen, measured, loop.fault(values)
+    return state, selected, measured, loop.fault(values)
 
 
 def read_metrics(
     pending: Pending, loop: Loop, cfg: Config, rate_scale: float, *, last: bool = False
 ) -> dict[int, dict[str, float]]:
-    """The numbers of a call's steps. Those whose turn it is to be told, the `last` in any case, have their place and
-    learning rate with them."""
+    """Return the metrics of each step of a call, by step; waits until the device has computed them.
+
+    Args:
+        pending: The call, or None for no call.
+        loop: Functions and rules of the stage.
+        cfg: Configuration, with the interval of logging.
+        rate_scale: Factor of the plateau rule on the learning rate.
+        last: Whether to log the last step even if it is no logging step.
+
+    Returns:
+        Metrics by step. Steps to log also have the keys `lr`, `epoch` and `global_step`.
+    """
     if pending is None:
         return {}
-    first, newest, metrics = pending
-    records = dict(enumerate(unstack_metrics(metrics, newest - first + 1), first))
+    first_step, last_step, metrics = pending
+    records = dict(enumerate(unstack_metrics(metrics, last_step - first_step + 1), first_step))
     for step, values in records.items():
-        if _its_turn(step, cfg) or (last and step == newest):
-            # A step that is left out moves the optimizer's schedule as little as its parameters.
-            left_out = int(values["skipped"] + values.get("spikes", 0.0))
-            values["lr"] = loop.learning_rate(max(step - 1 - left_out, 0)) * rate_scale
+        if _is_logging_step(step, cfg) or (last and step == last_step):
+            # A skipped step does not advance the optimizer's schedule.
+            skipped = int(values["skipped"] + values.get("spikes", 0.0))
+            values["lr"] = loop.learning_rate(max(step - 1 - skipped, 0)) * rate_scale
             values["epoch"] = step / loop.plan.steps_per_epoch
             values["global_step"] = loop.steps_before + step
     return records
 
 
 def _check(step: int, values: dict[str, float], cfg: Config) -> None:
-    """DivergedError where too many steps in a row have been left out."""
+    """Raise DivergedError if too many consecutive steps were skipped."""
     if values["skipped_in_row"] >= cfg.training.max_skips:
         raise DivergedError(
             f"loss or gradient was not finite for {values['skipped_in_row']:.0f} steps in a row, up to step {step}; "
-            "train with a lower optimizer.lr in another run directory (a checkpoint of this one is never non-finite)"
+            "lower optimizer.lr and train in another run directory (the checkpoints of this one are finite)"
         )
     if values.get("spikes_in_row", 0) >= cfg.training.max_skips:
         raise DivergedError(
-            f"the loss stood training.spike_sigma={cfg.training.spike_sigma} standard deviations above the accepted "
-            f"ones for {values['spikes_in_row']:.0f} steps in a row, up to step {step}; raise that or lower "
-            "optimizer.lr, in another run directory"
+            f"the loss was more than training.spike_sigma={cfg.training.spike_sigma} standard deviations above the "
+            f"accepted losses for {values['spikes_in_row']:.0f} steps in a row, up to step {step}; raise "
+            "training.spike_sigma or lower optimizer.lr, and train in another run directory"
         )
 
 
-def _tell(
+def _log(
     records: dict[int, dict[str, float]], loop: Loop, cfg: Config, writer: Writer, progress: TrainingProgress
 ) -> None:
-    """Write what is to be told, up to where the run has diverged, if it has: DivergedError."""
-    for step, numbers in records.items():
-        _check(step, numbers, cfg)
-        if "lr" in numbers:
-            progress.loss(numbers["loss"])
-            writer.scalars(step, numbers, loop.stage)
+    """Write the metrics of the steps to log. Raise DivergedError at the first step where training has diverged."""
+    for step, values in records.items():
+        _check(step, values, cfg)
+        if "lr" in values:
+            progress.loss(values["loss"])
+            writer.scalars(step, values, loop.stage)
 
 
 class EpochClock:
-    """Wall seconds an epoch, from one evaluation to the next, evaluation and saves included.
+    """Clock of the wall time per epoch, from one evaluation to the next, including evaluation and saves.
 
-    It starts after the first step, which waits for the compiler.
+    The clock starts after the first step, which includes compilation.
+
+    Args:
+        steps_per_epoch: Optimizer steps in an epoch.
     """
 
     def __init__(self, steps_per_epoch: int) -> None:
@@ -223,41 +266,48 @@ class EpochClock:
         self._since: tuple[int, float] | None = None
 
     def step(self, step: int) -> None:
-        """A step was begun."""
+        """Start the clock if this is the first dispatched step."""
         if self._since is None:
             self._since = step, time.monotonic()
 
     def read(self, step: int) -> dict[str, float]:
-        """`epoch_time_sec` at a finished step, from which the next reading counts; nothing where no step was timed."""
+        """Return `epoch_time_sec` at a finished step and restart the clock; the dict is empty if no step was timed."""
         if self._since is None or step == self._since[0]:
             return {}
-        begin, moment = self._since
+        start_step, start_time = self._since
         self._since = step, time.monotonic()
-        return {"epoch_time_sec": (self._since[1] - moment) / (step - begin) * self._steps_per_epoch}
+        return {"epoch_time_sec": (self._since[1] - start_time) / (step - start_step) * self._steps_per_epoch}
 
 
 class CallPace:
-    """How many steps a call makes: as many as take `seconds`, and `most` at the most, so that a signal and a save need
-    not wait for long. A call is waited for while the next one is under way."""
+    """Controller of the number of optimizer steps per call, which keeps a call at about `seconds`.
+
+    Longer calls would delay signals and saves. The loop waits for a call while the next call already runs, so the time
+    between two calls is the duration of the call before them.
+
+    Args:
+        most: Maximum number of steps per call.
+        seconds: Target duration of a call.
+    """
 
     def __init__(self, most: int, seconds: float = 0.5) -> None:
         self._most, self._seconds = most, seconds
         self._steps = 1
-        self._begun: float | None = None
-        # Of the call that began last, and of the one before it, for which the time since then was spent.
+        self._dispatched_at: float | None = None
+        # Steps of the newest call, and of the call before it, which determines the time until the next dispatch.
         self._newest: int | None = None
-        self._waited: int | None = None
+        self._previous: int | None = None
 
     def begin(self, at_most: int) -> int:
-        """A call begins: how many steps it makes, of those that there are until something else is to be done."""
+        """Start a call and return its number of steps, at most `at_most`."""
         moment = time.monotonic()
-        if self._begun is not None and self._waited is not None:
-            each = max(moment - self._begun, 1e-9) / self._waited
-            self._steps = min(self._most, max(1, int(self._seconds / each)))
+        if self._dispatched_at is not None and self._previous is not None:
+            seconds_per_step = max(moment - self._dispatched_at, 1e-9) / self._previous
+            self._steps = min(self._most, max(1, int(self._seconds / seconds_per_step)))
         count = min(self._steps, at_most)
-        self._begun, self._waited, self._newest = moment, self._newest, count
+        self._dispatched_at, self._previous, self._newest = moment, self._newest, count
         return count
 
     def interrupt(self) -> None:
-        """Something else was done since the last call, whose time tells nothing."""
-        self._begun = self._newest = self._waited = None
+        """Discard the current timing, because an evaluation or a save followed the last call."""
+        self._dispatched_at = self._newest = self._previous = None

@@ -1,6 +1,6 @@
-"""All checks before a stage is trained, in one function that returns the data, model, plan and losses it has built.
+"""Checks before a stage is trained; `preflight` also returns the data, model, plan and losses that it builds for them.
 
-A command that may not go on in a run directory is refused before anything is written there.
+Errors are raised before anything is written into the run directory.
 """
 
 from __future__ import annotations
@@ -36,20 +36,22 @@ from ups_jax.runs.directory import RunDirectory
 from ups_jax.tracking import check_logging
 from ups_jax.trainer.frozen_codec import check_latent_source, with_field_source, with_latents
 from ups_jax.trainer.oom import batch_size_key, raise_on_oom, row_too_large_error
-from ups_jax.training.build import JointModel, build_joint
-from ups_jax.training.run_length import Plan, plan_of
-from ups_jax.training.stages import stage_of
+from ups_jax.training.build import JointModel, build_joint_model
+from ups_jax.training.run_length import Plan, make_plan
+from ups_jax.training.stages import stage_spec
 from ups_jax.training.stages.spec import StageSpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preflight:
-    """What a stage is trained on, opened, built and checked.
+    """The checked components of a stage's training.
 
     Attributes:
-        losses: The loss of each task's model.
-        plan: The length of the stage; None where `max_seconds` has it measured later.
-        weights: Weights of the run that `--init-from` names, for a fresh start.
+        data: Opened data.
+        model: Model of the stage.
+        losses: Loss function of each task.
+        plan: Number of steps; None if `max_seconds` is set, which requires a measurement.
+        init_weights: Weights of the run in `--init-from`, or None.
     """
 
     data: Mixture
@@ -69,9 +71,28 @@ def preflight(
     data: Mixture | None = None,
     console: Console,
 ) -> Preflight:
-    """Open the data, build model, plan and losses, and check all that may be wrong. Nothing but embedded data is
-    written. Raises ConfigError, DataError or CheckpointError."""
-    spec = stage_of(stage)
+    """Open the data, build the model, plan and losses of a stage, and check them and the run directory.
+
+    Only missing data of built-in tasks is written.
+
+    Args:
+        cfg: Configuration.
+        stage: Name of the stage.
+        run: Run directory.
+        resume: `auto`, `must` or `never`, as in `trainer.train.train`.
+        init_from: Run whose weights a new stage starts from.
+        data: The data of the configuration, if the caller has opened it.
+        console: Output.
+
+    Returns:
+        The components for training.
+
+    Raises:
+        ConfigError: The configuration has an error, or does not match the run directory.
+        DataError: The data has an error.
+        CheckpointError: A required checkpoint is missing.
+    """
+    spec = stage_spec(stage)
     require_determinism(cfg.deterministic)
     check_logging(cfg.logging)
     check_resume(run, cfg, stage, resume)
@@ -81,11 +102,11 @@ def preflight(
         prepare_data(cfg, console)
     check_rows(make_mesh(cfg.parallel), windows_per_step(cfg, stage), batch_size_key(stage))
     data = open_mixture(cfg) if data is None else data
-    model = build_joint(cfg, data.tasks, stage)
-    plan = plan_of(cfg, data, stage) if getattr(cfg.stages, stage).max_seconds is None else None
+    model = build_joint_model(cfg, data.tasks, stage)
+    plan = make_plan(cfg, data, stage) if getattr(cfg.stages, stage).max_seconds is None else None
     losses = model.losses(spec, cfg)
     with compiling(cfg.training.compile):
-        # On fields, for the parameters that a term reaches, before latents are opened.
+        # On fields: which parameters a loss term affects does not depend on latents, which are opened below.
         check_all_term_gradients(model, with_field_source(cfg), stage, first_batches(data, cfg, stage))
     weights = None if init_from is None else best_weights(init_from, stage)
     if weights is not None:
@@ -95,7 +116,7 @@ def preflight(
 
 
 def prepare_data(cfg: Config, console: Console) -> None:
-    """Generate the embedded data that is missing, in the first process, and print the files."""
+    """Generate the missing data of built-in tasks on host 0 and print the names of the files."""
     with console.status("") as status:
         written = on_host0(lambda: simulate.prepare(cfg, report=status.update))
     for file in written or ():
@@ -103,26 +124,37 @@ def prepare_data(cfg: Config, console: Console) -> None:
 
 
 def check_resume(run: RunDirectory, cfg: Config, stage: str, resume: str) -> None:
-    """Refuse, before anything is written, a run directory that this command may not go on in."""
+    """Raise an error if this command must not train in the run directory.
+
+    Args:
+        run: Run directory.
+        cfg: Configuration.
+        stage: Name of the stage.
+        resume: `auto`, `must` or `never`.
+
+    Raises:
+        ConfigError: The directory holds other files, or a run that `resume` or another configuration excludes.
+        CheckpointError: There is no run and `resume` is `must`.
+    """
     if run.path.exists() and not run.path.is_dir():
-        raise ConfigError(f"{run.path}: is a file; give a directory")
+        raise ConfigError(f"{run.path}: is a file; give a directory as --run-dir")
     if not run.exists():
         if resume == "must":
-            raise CheckpointError(f"{run.path}: holds no run to go on with; leave out --resume must to start one")
-        if run.holds_something_else():
-            raise ConfigError(f"{run.path}: is not empty and holds no run; give a new directory")
+            raise CheckpointError(f"{run.path}: holds no run to resume; remove --resume must to start a new run")
+        if run.contains_other_files():
+            raise ConfigError(f"{run.path}: is not empty and is not a run directory; give a new --run-dir")
         return
     if resume == "never":
-        raise ConfigError(f"{run.path}: holds a run already; give a new --run-dir, or --resume auto to go on with it")
+        raise ConfigError(f"{run.path}: already holds a run; give a new --run-dir, or --resume auto to resume it")
     record = run.read()
-    for name in (*stage_of(stage).needs(cfg.data.tasks[0].kind), stage):
+    for name in (*stage_spec(stage).needs(cfg.data.tasks[0].kind), stage):
         if record["digests"].get(name, digest(cfg, name)) != digest(cfg, name):
             changed = "; ".join(_changes(record["config"], cfg, name))
             raise ConfigError(f"{run.path}: holds a run of another configuration ({changed}); give a new --run-dir")
 
 
 def check_needs(run: RunDirectory, spec: StageSpec, kind: str) -> None:
-    """Refuse a stage whose prerequisites, on a kind of task, have no checkpoint in the run."""
+    """Raise CheckpointError if a stage that this stage needs has no checkpoint; `kind` is the kind of the task."""
     for name in spec.needs(kind):
         if not run.checkpoints(name).is_dir():
             raise CheckpointError(
@@ -132,52 +164,73 @@ def check_needs(run: RunDirectory, spec: StageSpec, kind: str) -> None:
 
 
 def check_parents(run: RunDirectory, stage: str, checkpoints: dict[str, Any]) -> None:
-    """Refuse to go on with a stage that was begun on other checkpoints of its parents than those of today."""
+    """Raise ConfigError if a stage was trained on other checkpoints of its parents than the present best ones.
+
+    Args:
+        run: Run directory.
+        stage: Name of the stage.
+        checkpoints: Step and digest of the best checkpoint of each parent.
+    """
     if not run.checkpoints(stage).is_dir():
         return
     recorded = run.read()["stages"].get(stage, {}).get("parents", {})
-    for name, now in checkpoints.items():
-        if name in recorded and recorded[name]["digest"] != now["digest"]:
+    for name, best in checkpoints.items():
+        if name in recorded and recorded[name]["digest"] != best["digest"]:
             raise ConfigError(
                 f"{run.path}: {stage} was trained on step {recorded[name]['step']} of {name}, whose best checkpoint is "
-                f"step {now['step']} by now; delete {run.checkpoints(stage)} to train it again, or give a new --run-dir"
+                f"now step {best['step']}; delete {run.checkpoints(stage)} to train {stage} again, or give a new --run-dir"
             )
 
 
 def check_fold(run: RunDirectory, cfg: Config, fingerprint: str, parents: Mapping[str, str]) -> None:
-    """Refuse a stage that is trained on a fold of other data than its parents, by their fingerprints: they may have
-    been fitted to what it holds."""
-    others = [name for name, own in parents.items() if own != fingerprint]
-    if cfg.diffusion.fold and others:
+    """Raise ConfigError if a stage with a held-out fold has parents that were trained on other data.
+
+    Such parents may have been trained on the held-out trajectories.
+
+    Args:
+        run: Run directory.
+        cfg: Configuration.
+        fingerprint: Fingerprint of the data of the stage.
+        parents: Fingerprint of the data of each parent.
+    """
+    differing = [name for name, parent_fingerprint in parents.items() if parent_fingerprint != fingerprint]
+    if cfg.diffusion.fold and differing:
         raise ConfigError(
-            f"{run.path}: diffusion.fold holds trajectories out of the data by now, {others[0]} was trained on other "
-            "data; bring those back, or give a new --run-dir"
+            f"{run.path}: diffusion.fold holds trajectories out of the data, but {differing[0]} was trained on other "
+            "data; restore those data, or give a new --run-dir"
         )
 
 
 def check_init_fold(cfg: Config, fingerprint: str, weights: Weights) -> None:
-    """Refuse weights of another run that was trained on the same data, and may have been fitted to what is held out."""
-    theirs, ours = ((own.diffusion.fold, own.data.split.seed) for own in (weights.config, cfg))
-    if cfg.diffusion.fold and weights.fingerprint == fingerprint and theirs != ours:
+    """Raise ConfigError if the weights of `--init-from` may have been trained on the held-out fold of the same data.
+
+    Args:
+        cfg: Configuration.
+        fingerprint: Fingerprint of the data.
+        weights: Weights of the other run.
+    """
+    parent_fold, parent_seed = weights.config.diffusion.fold, weights.config.data.split.seed
+    fold, seed = cfg.diffusion.fold, cfg.data.split.seed
+    if fold and weights.fingerprint == fingerprint and (parent_fold, parent_seed) != (fold, seed):
         raise ConfigError(
-            f"--init-from: that run was trained on these data with diffusion.fold={theirs[0]:g} and data.split.seed="
-            f"{theirs[1]}, and may know what is held out here; train that one with diffusion.fold={ours[0]:g} and seed "
-            f"{ours[1]} as well"
+            f"--init-from: that run was trained on the same data with diffusion.fold={parent_fold:g} and "
+            f"data.split.seed={parent_seed}, so its training set may contain held-out trajectories; train it with "
+            f"diffusion.fold={fold:g} and data.split.seed={seed}"
         )
 
 
 def _changes(recorded: dict[str, Any], cfg: Config, stage: str) -> list[str]:
-    """What a stage's recorded configuration, read as this version reads it, has otherwise."""
+    """Return the differences between the recorded and the present configuration of a stage, one text per key."""
     try:
         old = to_dict(from_dict(recorded, "run.json"))
     except ConfigError:
-        return ["of an earlier version, with keys that this one does not have"]
-    found = _differences(relevant(old, stage), relevant(to_dict(cfg), stage), "")
-    return found or ["of an earlier version, to which a key or a part of the model meant something else"]
+        return ["written by an earlier version, with keys that this version does not have"]
+    differences = _differences(relevant(old, stage), relevant(to_dict(cfg), stage), "")
+    return differences or ["written by an earlier version, in which a key or a part of the model had another meaning"]
 
 
 def _differences(old: Any, new: Any, where: str) -> list[str]:
-    """Dotted keys whose values differ, as `key: old -> new`."""
+    """Return the dotted keys whose values differ, as `key: old -> new`."""
     if isinstance(old, dict) and isinstance(new, dict):
         return [
             line
@@ -190,60 +243,84 @@ def _differences(old: Any, new: Any, where: str) -> list[str]:
             for position, pair in enumerate(zip(old, new, strict=True))
             for line in _differences(*pair, f"{where}.{position}")
         ]
-    # Their product is what was compared.
+    # The digest of a configuration contains only the product of the two.
     where = where.replace("batch_size", "batch_size * accum_steps")
     return [] if old == new else [f"{where}: {old!r} -> {new!r}"]
 
 
-# Rows that are looked at, standard deviation of the noise on the initial parameters (an untrained exit is zero and lets
-# nothing through), and the gradient's norm below which it is round-off.
+# Number of rows on which gradients are measured.
 ROWS = 4
+# Standard deviation of the noise on the initial parameters: an untrained output layer is zero and blocks gradients.
 PERTURBATION = 0.05
+# Gradient norm below which a gradient counts as zero.
 ROUND_OFF = 1e-5
-# Terms that compare the decoded prediction with data: no parameter is without an effect on it.
-SURE = ("relative", "relative_mse", "h1", "forward", "rollout", "spectral", *(f"spectral_{band}" for band in BANDS))
-WHY = {
-    "inverse_encoding": "this codec carries the field in its tokens, so decoding gives it back by construction",
-    "inverse_decoding": "this codec carries the field in its tokens, so encoding the decoded field gives them back",
-    "conservation": "the model keeps the integrals of the task's conserved channels by itself",
+# Terms that compare the decoded prediction with data: every parameter affects them, so they are not checked.
+UNCHECKED_TERMS = (
+    "relative",
+    "relative_mse",
+    "h1",
+    "forward",
+    "rollout",
+    "spectral",
+    *(f"spectral_{band}" for band in BANDS),
+)
+ZERO_GRADIENT_REASONS = {
+    "inverse_encoding": "the tokens of this codec contain the field, so decoding returns it exactly",
+    "inverse_decoding": "the tokens of this codec contain the field, so encoding the decoded field returns them",
+    "conservation": "the model conserves the integrals of the task's conserved channels by construction",
 }
 
 
 def check_all_term_gradients(model: JointModel, cfg: Config, stage: str, batches: Sequence[Batch]) -> None:
-    """`check_reach` of each task's model, with a batch of it."""
-    for own, batch in zip(model.models, batches, strict=True):
-        check_term_gradients(own, cfg, stage, batch)
+    """Call `check_term_gradients` for the model of each task, with a batch of that task."""
+    for task_model, batch in zip(model.models, batches, strict=True):
+        check_term_gradients(task_model, cfg, stage, batch)
 
 
 def check_term_gradients(model: Any, cfg: Config, stage: str, batch: Batch) -> None:
-    """ConfigError where a weighted term cannot be had of the task, or has no gradient for any parameter of the stage.
+    """Raise ConfigError if a weighted loss term is undefined for the task, or its gradient is zero for all parameters.
 
-    The gradient is measured on a few rows of `batch`, at initial parameters with noise on them; one row and one term
-    at a time, so that it takes less memory than the smallest step. ConfigError where even that is too much.
+    The gradient is measured at initial parameters with added noise, one row and one term at a time. This takes less
+    memory than the smallest training step, so running out of memory raises ConfigError as well.
+
+    Args:
+        model: Model of one task.
+        cfg: Configuration.
+        stage: Name of the stage.
+        batch: Batch of the task, of which a few rows are used.
     """
-    spec = stage_of(stage)
+    spec = stage_spec(stage)
     spec.losses(model, cfg)
-    in_doubt = [name for name in spec.terms(cfg) if name not in SURE]
-    if not in_doubt:
+    checked_terms = [name for name in spec.terms(cfg) if name not in UNCHECKED_TERMS]
+    if not checked_terms:
         return
     with raise_on_oom(row_too_large_error(batch_size_key(stage))):
-        norms = gradient_norms(model, cfg, stage, batch, in_doubt)
+        norms = gradient_norms(model, cfg, stage, batch, checked_terms)
     for name, norm in norms.items():
         if not norm > ROUND_OFF:
-            why = WHY.get(name, "it is the same whatever they are")
-            raise ConfigError(f"{weight_key(name)}: the term {name} reaches no trained parameter ({why}); set it to 0")
+            reason = ZERO_GRADIENT_REASONS.get(name, "its value does not depend on them")
+            raise ConfigError(
+                f"{weight_key(name)}: the gradient of the term {name} is zero for all trained parameters ({reason}); "
+                "set it to 0"
+            )
 
 
 def gradient_norms(model: Any, cfg: Config, stage: str, batch: Batch, names: list[str]) -> dict[str, float]:
-    """Norm of the gradients of each term, without its weight, for the parameters of a stage: root mean square of those
-    of single rows.
+    """Return the gradient norm of each loss term, without its weight, as the root mean square over a few single rows.
 
-    Fields are in standard deviations about their mean, so that one threshold fits any unit, and a field that is
-    positive by far still meets the terms that are of negative values.
+    Fields are normalised to zero mean and unit standard deviation. One threshold then fits all units, and terms on
+    negative values also act on fields that are positive in physical units.
+
+    Args:
+        model: Model of one task.
+        cfg: Configuration.
+        stage: Name of the stage.
+        batch: Batch of the task.
+        names: Names of the terms.
     """
-    spec = stage_of(stage)
-    scaled = model.clone(task=_in_deviations(model.task))
-    losses = spec.losses(scaled, cfg)
+    spec = stage_spec(stage)
+    normalised = model.clone(task=_normalised_task(model.task))
+    losses = spec.losses(normalised, cfg)
     key = jax.random.key(cfg.seed)
 
     def row(number: int) -> Batch:
@@ -251,37 +328,39 @@ def gradient_norms(model: Any, cfg: Config, stage: str, batch: Batch, names: lis
         return replace(rows, fields=normalize(rows.fields, model.task.statistics), mask=jnp.ones(1))
 
     @jax.jit
-    def noisy(key: Any, first: Batch) -> Any:
-        params = spec.init(scaled, stream(key, "init"), first)
+    def noisy_params(key: Any, first: Batch) -> Any:
+        params = spec.init(normalised, stream(key, "init"), first)
         leaves, structure = jax.tree.flatten(params)
         keys = jax.random.split(stream(key, "reach"), len(leaves))
-        moved = [
-            leaf + PERTURBATION * jax.random.normal(own, leaf.shape, leaf.dtype)
-            for leaf, own in zip(leaves, keys, strict=True)
+        perturbed = [
+            leaf + PERTURBATION * jax.random.normal(leaf_key, leaf.shape, leaf.dtype)
+            for leaf, leaf_key in zip(leaves, keys, strict=True)
         ]
-        return jax.tree.unflatten(structure, moved)
+        return jax.tree.unflatten(structure, perturbed)
 
     @jax.jit
-    def squares(params: Any, row: Batch, which: Any) -> Any:
-        """The squared norm of the gradient of a term, which is told by a one among zeros."""
+    def squared_norm(params: Any, row: Batch, one_hot: Any) -> Any:
+        """Return the squared norm of the gradient of the term that `one_hot` selects."""
 
         def terms(params: Any) -> Any:
             values = losses(params, row, stream(key, "loss"), StepContext(epoch=jnp.zeros(())))[1]
             return jnp.stack([values[name] for name in names])
 
-        _, pull = jax.vjp(terms, params)
-        return jnp.square(optax.tree.norm(pull(which)[0]))
+        _, pullback = jax.vjp(terms, params)
+        return jnp.square(optax.tree.norm(pullback(one_hot)[0]))
 
-    params, rows = noisy(key, row(0)), min(ROWS, batch.rows)
+    params, rows = noisy_params(key, row(0)), min(ROWS, batch.rows)
     totals = [
-        sum(float(squares(params, row(number), one)) for number in range(rows))
-        for one in np.eye(len(names), dtype=np.float32)
+        sum(float(squared_norm(params, row(number), one_hot)) for number in range(rows))
+        for one_hot in np.eye(len(names), dtype=np.float32)
     ]
     return {name: math.sqrt(total / rows) for name, total in zip(names, totals, strict=True)}
 
 
-def _in_deviations(task: Task) -> Task:
-    """The task whose physical fields are the normalised ones of `task`."""
+def _normalised_task(task: Task) -> Task:
+    """Return a task whose physical fields are the normalised fields of `task`."""
     channels = len(task.channels)
-    change = [delta / std for delta, std in zip(task.statistics.delta_std, task.statistics.std, strict=True)]
-    return replace(task, statistics=Statistics(mean=(0.0,) * channels, std=(1.0,) * channels, delta_std=tuple(change)))
+    delta_std = [delta / std for delta, std in zip(task.statistics.delta_std, task.statistics.std, strict=True)]
+    return replace(
+        task, statistics=Statistics(mean=(0.0,) * channels, std=(1.0,) * channels, delta_std=tuple(delta_std))
+    )

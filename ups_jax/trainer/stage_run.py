@@ -1,6 +1,6 @@
-"""The parts of one stage's training: its state, built or restored, its train step, its loop, and its writers.
+"""Components of the training of one stage: state (new or restored), train step, loop, writers and signal handling.
 
-`train` puts them together.
+`trainer.train` combines them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from ups_jax.models import Batch
 from ups_jax.models.codec import CODEC
 from ups_jax.optim import build_optimizer, build_schedule
 from ups_jax.optim.parameter_groups import parameter_table, summary
-from ups_jax.optim.schedules import build_plateau, patience_evaluations, told_rates
+from ups_jax.optim.schedules import build_plateau, host_schedule, patience_evaluations
 from ups_jax.runs.best_weights import Weights, difference, fitting
 from ups_jax.runs.checkpoint import Checkpoints, checkpoint_meta, validation_of
 from ups_jax.runs.directory import RunDirectory, StageRecord
@@ -42,26 +42,34 @@ from ups_jax.trainer import oom
 from ups_jax.trainer.console import TrainingProgress, is_logged, log_diverged, log_end, was_delivered
 from ups_jax.trainer.loop import Loop, run_loop
 from ups_jax.trainer.parents import init_from_parents
-from ups_jax.training.build import JointModel, averaged, holds_codec, init_state
-from ups_jax.training.multi_step import as_given, steps_per_call
+from ups_jax.training.build import JointModel, averaged, init_state, trains_on_latents
+from ups_jax.training.multi_step import make_batch_transfer, steps_per_call
 from ups_jax.training.run_length import Plan
-from ups_jax.training.stages import stage_of
+from ups_jax.training.stages import stage_spec
 from ups_jax.training.stages.spec import Parents, Validate
-from ups_jax.training.state import TrainState, scale_of
+from ups_jax.training.state import TrainState, state_scale
 from ups_jax.training.step import make_train_step
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun:
-    """What the training of one stage in a run directory works on.
+    """Everything that the training of one stage in a run directory needs.
 
     Attributes:
-        record: The stage's entry in run.json.
-        losses: The loss of each task's model.
+        cfg: Configuration.
+        stage: Name of the stage.
+        run: Run directory.
+        record: Entry of the stage in run.json.
+        data: Data of the stage.
+        model: Model of the stage.
+        losses: Loss function of each task.
         parents: Weights of the stages that this stage needs.
-        started_before: Whether the run directory held this stage before.
-        resume: `must` insists on a checkpoint to resume.
-        weights: Weights of another run that a fresh start takes.
+        validate: Function from weights to validation metrics.
+        plan: Number of steps and interval of evaluations.
+        console: Output.
+        started_before: Whether run.json already had an entry of this stage.
+        resume: `auto`, or `must` to require a checkpoint.
+        init_weights: Weights of another run from which a new stage starts.
     """
 
     cfg: Config
@@ -81,36 +89,38 @@ class TrainingRun:
 
     @property
     def settings(self) -> StageConfig:
-        """The stage's section of the configuration."""
+        """The section `stages.<stage>` of the configuration."""
         settings: StageConfig = getattr(self.cfg.stages, self.stage)
         return settings
 
     @property
     def lengths(self) -> tuple[int, int]:
-        """Steps in all and steps of an epoch, as optimizer and schedule take them."""
+        """Total steps and steps per epoch, the arguments of the optimizer and the learning-rate schedule."""
         return self.plan.total_steps, self.plan.steps_per_epoch
 
     @cached_property
     def tx(self) -> optax.GradientTransformation:
+        """The optimizer."""
         return build_optimizer(self.settings, *self.lengths)
 
     @cached_property
     def mesh(self) -> Mesh:
+        """The device mesh."""
         return make_mesh(self.cfg.parallel)
 
     @cached_property
     def example_batch(self) -> Batch:
-        """A batch of the first task on the host, for its shapes."""
+        """A batch of the first task in host memory, from which shapes are derived."""
         return first_batches(self.data, self.cfg, self.stage)[0]
 
     @cached_property
     def steps_per_call(self) -> int:
-        """The most steps that a call of the train step makes."""
+        """The maximum number of optimizer steps in one call of the train step."""
         return steps_per_call(self.cfg, self.data, self.example_batch, self.mesh)
 
     @cached_property
     def abstract_state(self) -> TrainState:
-        """Shapes and shardings of the state."""
+        """The train state as abstract arrays with shapes, dtypes and shardings."""
         abstract: TrainState = abstract_with_sharding(
             self.mesh, jax.eval_shape(self.initial_state, jax.random.key(self.cfg.seed))
         )
@@ -118,40 +128,41 @@ class TrainingRun:
 
     @property
     def parameter_count(self) -> int:
-        """The number of parameters."""
+        """The number of trainable parameters."""
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.abstract_state.params))
 
     def initial_state(self, key: Key[Array, ""]) -> TrainState:
-        """Return a state at step 0."""
+        """Return a new state at step 0, initialised with a random key."""
         return init_state(self.model, self.tx, self.example_batch, key, stage=self.stage, cfg=self.cfg)
 
     def print_line(self, line: str) -> None:
+        """Print a line to the console."""
         print_line(self.console, line)
 
     def log_parameters(self) -> None:
-        """Print the number of parameters and the optimizer of each."""
+        """Print the number of parameters and the optimizer of each parameter group."""
         self.print_line(f"parameters  {self.parameter_count:,} (operator {self.cfg.operator.architecture_type})")
         self.print_line(f"optimizers  {summary(parameter_table(self.abstract_state.params, self.settings))}")
 
     def train_step(self) -> oom.OomRetryStep:
-        """Return the train step, in as many micro-batches as memory has needed so far. Compilations and further
-        halvings are printed and recorded."""
+        """Return the train step, with the micro-batches that fit into memory according to run.json.
+
+        Compilations and further halvings of the micro-batch are printed and recorded in run.json.
+        """
         cfg, stage = self.cfg, self.stage
-        known: list[oom.HalvingRecord] = self.record.values.get("out_of_memory", [])
-        groups = oom.initial_micro_batches(cfg, stage, known)
-        if groups > self.settings.accum_steps:
-            self.print_line(
-                f"memory      ran out on this device before: {oom.describe_micro_batches(cfg, stage, groups)}, as run.json has it"
-            )
+        halvings: list[oom.HalvingRecord] = self.record.values.get("out_of_memory", [])
+        micro_batches = oom.initial_micro_batches(cfg, stage, halvings)
+        if micro_batches > self.settings.accum_steps:
+            sizes = oom.describe_micro_batches(cfg, stage, micro_batches)
+            self.print_line(f"memory      this device ran out of memory before (run.json): {sizes}")
 
-        def halved(rows: int, groups: int) -> None:
-            self.print_line(
-                f"memory      ran out: {oom.describe_micro_batches(cfg, stage, groups)} from now on, the step is the same"
-            )
-            known.append(oom.halving_record(cfg, rows, groups))
-            self.record.note(out_of_memory=known)
+        def on_halved(rows: int, groups: int) -> None:
+            sizes = oom.describe_micro_batches(cfg, stage, groups)
+            self.print_line(f"memory      the device ran out of memory: {sizes} from now on, same optimizer step")
+            halvings.append(oom.halving_record(cfg, rows, groups))
+            self.record.note(out_of_memory=halvings)
 
-        def compiled(seconds: float) -> None:
+        def on_compiled(seconds: float) -> None:
             self.print_line(f"compiled    in {seconds:.3g} s")
             self.record.note(compile_seconds=seconds)
 
@@ -166,188 +177,210 @@ class TrainingRun:
             losses=self.losses,
             steps_per_call=self.steps_per_call,
         )
-        rows, ahead = windows_per_step(cfg, stage), cfg.training.compile
         return oom.OomRetryStep(
             make,
-            rows,
-            groups,
+            windows_per_step(cfg, stage),
+            micro_batches,
             config_key=oom.batch_size_key(stage),
-            ahead_of_time=ahead,
-            on_halved=halved,
-            on_compiled=compiled,
+            ahead_of_time=cfg.training.compile,
+            on_halved=on_halved,
+            on_compiled=on_compiled,
         )
 
 
-def restore_or_start(work: TrainingRun, checkpoints: Checkpoints) -> TrainState:
-    """Return the state of the newest sound checkpoint, or a fresh one with the weights of `--init-from`."""
-    like = work.abstract_state
+def restore_or_start(training: TrainingRun, checkpoints: Checkpoints) -> TrainState:
+    """Return the state of the newest intact checkpoint, or a new state at step 0.
 
-    def same_data(saved: dict[str, Any]) -> None:
-        if saved["fingerprint"] != work.data.fingerprint:
+    A new state takes its weights from `--init-from` or the parents, if there are any.
+
+    Raises:
+        ConfigError: The run was trained on other data, or the state does not fit into device memory.
+        CheckpointError: A checkpoint is required but none can be read.
+    """
+    abstract = training.abstract_state
+
+    def check_data(saved: dict[str, Any]) -> None:
+        if saved["fingerprint"] != training.data.fingerprint:
             raise ConfigError(
-                f"{work.run.path}: was trained on other data than the configuration names; give a new --run-dir"
+                f"{training.run.path}: was trained on other data than the configuration selects; give a new --run-dir"
             )
 
-    saved = work.record.values.get("saved", 0)
-    full = ConfigError(
-        f"{work.run.path}: the device's memory does not hold the state of a checkpoint; free it, or use more"
+    saved = training.record.values.get("saved", 0)
+    too_large = ConfigError(
+        f"{training.run.path}: the state of the checkpoint does not fit into device memory; end other programs on the "
+        "device, or use more devices"
     )
-    with oom.raise_on_oom(full):
-        state: TrainState | None = checkpoints.restore_latest(like, same_data, work.print_line)
+    with oom.raise_on_oom(too_large):
+        state: TrainState | None = checkpoints.restore_latest(abstract, check_data, training.print_line)
     if state is not None:
-        _note_set_aside(work, checkpoints, int(state.step))
-        work.print_line(f"resumed     at step {int(state.step)} of {work.plan.total_steps}")
+        _record_quarantined(training, checkpoints, int(state.step))
+        training.print_line(f"resumed     at step {int(state.step)} of {training.plan.total_steps}")
         if saved > int(state.step):
-            work.print_line(
-                f"lost        step {saved}, which was saved and is not there or damaged by now: it is done again"
+            training.print_line(
+                f"lost        the checkpoint of step {saved} is missing or damaged; its steps are repeated"
             )
-        if work.init_weights is not None:
-            work.print_line("weights     of --init-from are not used: this run has its own by now")
+        if training.init_weights is not None:
+            training.print_line("weights     --init-from is ignored, because this run has a checkpoint")
         return state
     if saved > 0:
         raise CheckpointError(
-            f"{checkpoints.directory}: the checkpoints are gone, of which step {saved} was the last; "
-            "bring one back from a copy, or train in another run directory"
+            f"{checkpoints.directory}: all checkpoints are missing, the last was step {saved}; "
+            "restore one from a backup, or give a new --run-dir"
         )
-    if work.resume == "must":
-        raise CheckpointError(f"{work.run.path}: holds no checkpoint of {work.stage}; leave out --resume must")
-    if holds_codec(work.cfg, work.stage) and work.init_weights is None:
-        raise CheckpointError(f"{work.run.path}: has no checkpoint whose codec could be held; give --init-from RUN")
-    if work.started_before:
-        work.print_line("begun       before, but there is no checkpoint of it: at step 0 again")
-    state = work.initial_state(jax.random.key(work.cfg.seed))
-    own = replace(state, rng=gather_to_local(work.mesh, state.rng))
-    state = replace(init_from_parents(work.cfg, work.stage, work.model, work.data, work.parents, own), rng=state.rng)
-    if work.init_weights is not None:
-        weights, told = work.init_weights, "weights     "
-        if holds_codec(work.cfg, work.stage) and difference(weights.params, like.params) is not None:
+    if training.resume == "must":
+        raise CheckpointError(
+            f"{training.run.path}: holds no checkpoint of {training.stage}; remove --resume must to start it"
+        )
+    if trains_on_latents(training.cfg, training.stage) and training.init_weights is None:
+        raise CheckpointError(f"{training.run.path}: has no checkpoint with a trained codec; give --init-from RUN")
+    if training.started_before:
+        training.print_line("restarted   at step 0: the stage was started before but has no checkpoint")
+    state = training.initial_state(jax.random.key(training.cfg.seed))
+    local_state = replace(state, rng=gather_to_local(training.mesh, state.rng))
+    initialised = init_from_parents(
+        training.cfg, training.stage, training.model, training.data, training.parents, local_state
+    )
+    state = replace(initialised, rng=state.rng)
+    if training.init_weights is not None:
+        weights, scope = training.init_weights, ""
+        if trains_on_latents(training.cfg, training.stage) and difference(weights.params, abstract.params) is not None:
             weights = replace(weights, params={**state.params, CODEC: weights.params[CODEC]})
-            told += "of the codec alone (this operator has other shapes and starts fresh), "
-        # Copies: the step takes its state's buffers, and this may have to begin once more.
-        state = replace(state, params=jax.tree.map(jnp.copy, fitting(weights, like.params)))
-        work.print_line(f"{told}of another run's {work.stage} stage, at its step {weights.step}")
-    return device_put(work.mesh, state)
+            scope = "the codec only (the operator has other shapes and starts untrained), from "
+        # Copy: the step donates its state, and an out-of-memory retry needs these weights.
+        state = replace(state, params=jax.tree.map(jnp.copy, fitting(weights, abstract.params)))
+        training.print_line(f"weights     {scope}the {training.stage} stage of --init-from at step {weights.step}")
+    return device_put(training.mesh, state)
 
 
-def make_loop(work: TrainingRun, train_step: oom.OomRetryStep, checkpoints: Checkpoints) -> Loop:
-    """Return the loop of a stage: its functions, its data and where its state goes."""
-    cfg, stage, settings, plan = work.cfg, work.stage, work.settings, work.plan
-    schedule = build_schedule(settings.scheduler, settings.optimizer.lr, *work.lengths)
-    meta, spec, mesh = checkpoint_meta(cfg, stage, work.data), stage_of(stage), work.mesh
+def make_loop(training: TrainingRun, train_step: oom.OomRetryStep, checkpoints: Checkpoints) -> Loop:
+    """Return the training loop of a stage, with its functions, data and rules."""
+    cfg, stage, settings, plan = training.cfg, training.stage, training.settings, training.plan
+    schedule = build_schedule(settings.scheduler, settings.optimizer.lr, *training.lengths)
+    meta, spec, mesh = checkpoint_meta(cfg, stage, training.data), stage_spec(stage), training.mesh
 
     @jax.jit
     def averaged_weights(state: TrainState) -> Any:
-        return spec.weights(averaged(cfg, stage, state, settings.ema_decay), scale_of(state))
+        return spec.weights(averaged(cfg, stage, state, settings.ema_decay), state_scale(state))
 
-    validate = oom.with_oom_error(work.validate)
+    validate = oom.with_oom_error(training.validate)
 
     def save(state: TrainState, validation: float | None) -> None:
         checkpoints.wait()
-        _note_saved(work, checkpoints)
+        _note_saved(training, checkpoints)
         checkpoints.save(state, meta, validation=validation)
 
     return Loop(
         stage=stage,
         plan=plan,
-        steps_before=work.record.values.get("steps_before", 0),
+        steps_before=training.record.values.get("steps_before", 0),
         train_step=train_step,
-        batches=partial(training_batches, work.data, cfg, stage, **process_slice()),
-        steps_per_call=work.steps_per_call,
-        to_device=as_given(mesh, work.steps_per_call),
+        batches=partial(training_batches, training.data, cfg, stage, **process_slice()),
+        steps_per_call=training.steps_per_call,
+        to_device=make_batch_transfer(mesh, training.steps_per_call),
         shard=partial(device_put, mesh),
-        # Every process measures all of it by itself; the first one's numbers decide.
+        # Each process validates on the complete split; all processes use the metrics of host 0.
         averaged_weights=lambda state: gather_to_local(mesh, averaged_weights(state)),
         validate=lambda weights: broadcast_from_host0(validate(weights)),
-        selected_by=spec.selected_by(cfg),
+        selection_metric=spec.selection_metric(cfg),
         target=spec.target(cfg),
         fault=spec.fault,
         save=save,
         step_of=checkpoints.step_of,
-        learning_rate=told_rates(schedule),
+        learning_rate=host_schedule(schedule),
         patience=patience_evaluations(settings, plan.steps_per_epoch, plan.eval_steps),
-        plateau=build_plateau(settings, *work.lengths, plan.eval_steps),
+        plateau=build_plateau(settings, *training.lengths, plan.eval_steps),
     )
 
 
-def _note_saved(work: TrainingRun, checkpoints: Checkpoints) -> None:
-    """Keep in the record which step is on disk, so that a start knows when its checkpoints have been lost."""
+def _note_saved(training: TrainingRun, checkpoints: Checkpoints) -> None:
+    """Record the newest saved step in run.json, so that a later start can detect missing checkpoints."""
     steps = checkpoints.steps()
-    if steps and work.record.values.get("saved") != steps[-1]:
-        work.record.note(saved=steps[-1])
+    if steps and training.record.values.get("saved") != steps[-1]:
+        training.record.note(saved=steps[-1])
 
 
-def _note_set_aside(work: TrainingRun, checkpoints: Checkpoints, resumed: int) -> None:
-    """Keep in the record which steps were found damaged that are not done again, and what they were validated with
-    (None where that is damaged as well): one of them may have been the best."""
-    found: dict[str, float | None] = {}
+def _record_quarantined(training: TrainingRun, checkpoints: Checkpoints, resumed: int) -> None:
+    """Record the quarantined checkpoints before the resumed step in run.json, with their validation metrics.
+
+    One of them may have been the best. The metric is None if it is damaged as well.
+    """
+    metrics: dict[str, float | None] = {}
     for step, folder in checkpoints.set_aside.items():
         if step >= resumed:
             continue
         try:
             value = validation_of(folder)
         except CheckpointError:
-            found[str(step)] = None
+            metrics[str(step)] = None
         else:
-            found |= {} if value is None else {str(step): value}
-    if found:
-        work.record.note(set_aside=work.record.values.get("set_aside", {}) | found)
+            metrics |= {} if value is None else {str(step): value}
+    if metrics:
+        training.record.note(set_aside=training.record.values.get("set_aside", {}) | metrics)
 
 
 def run_with_writers(
-    work: TrainingRun, loop: Loop, state: TrainState, checkpoints: Checkpoints, should_stop: Callable[[], bool]
+    training: TrainingRun, loop: Loop, state: TrainState, checkpoints: Checkpoints, should_stop: Callable[[], bool]
 ) -> tuple[TrainState, float | None]:
-    """Run the loop from `state` on, with writers and a progress bar.
+    """Run the training loop with metric writers and a progress bar.
+
+    Args:
+        training: The stage to train.
+        loop: Its loop.
+        state: First state; its buffers are donated.
+        checkpoints: Checkpoints of the stage.
+        should_stop: Returns True after a signal to stop.
 
     Returns:
-        The state at the end, and the seconds per step, None where no step was made.
+        The last state, and the wall time per step in seconds, or None without a timed step.
     """
-    cfg, stage, run, total = work.cfg, work.stage, work.run, work.plan.total_steps
+    cfg, stage, run, total = training.cfg, training.stage, training.run, training.plan.total_steps
     start = int(state.step)
-    tracked: Writer = Tee(())
+    open_writer: Writer = Tee(())
     if is_host0():
-        about = to_dict(cfg)
-        tracked = training_writer(run.path, run.metrics_path, cfg.logging, stage=stage, step=start, run_config=about)
+        open_writer = training_writer(
+            run.path, run.metrics_path, cfg.logging, stage=stage, step=start, run_config=to_dict(cfg)
+        )
     with (
-        ending(tracked, oom.is_retried) as writer,
-        TrainingProgress(work.console, stage, total, start, cfg.logging.every_seconds) as progress,
+        ending(open_writer, oom.is_retried) as writer,
+        TrainingProgress(training.console, stage, total, start, cfg.logging.every_seconds) as progress,
     ):
-        writer.tags((stage, *(task.name for task in work.data.tasks)))
-        writer.config({f"{stage}/parameters": work.parameter_count, f"{stage}/total_steps": total})
+        writer.tags((stage, *(task.name for task in training.data.tasks)))
+        writer.config({f"{stage}/parameters": training.parameter_count, f"{stage}/total_steps": total})
         try:
             state = run_loop(loop, state, cfg, writer, progress, should_stop)
         except DivergedError as error:
             log_diverged(writer, run, stage, error)
             raise
         except Stopped:
-            # On the disk before the next signal can come, as long as signals only raise a flag.
+            # Finish the save before `stop_flag` restores the default handlers, under which a signal would interrupt it.
             checkpoints.wait()
-            _note_saved(work, checkpoints)
+            _note_saved(training, checkpoints)
             raise
         checkpoints.wait()
-        _note_saved(work, checkpoints)
-        known = is_logged(run, stage, state)
-        if not known:
+        _note_saved(training, checkpoints)
+        logged_before = is_logged(run, stage, state)
+        if not logged_before:
             log_end(writer, cfg.logging.wandb, run, stage, checkpoints, state)
-    if not known and was_delivered(writer):
-        work.record.note(told=int(state.step))
+    if not logged_before and was_delivered(writer):
+        training.record.note(told=int(state.step))
     return state, progress.seconds_per_step
 
 
 @contextmanager
 def stop_flag() -> Iterator[Callable[[], bool]]:
-    """A function that answers whether to stop; a second Ctrl-C interrupts at once."""
+    """Yield a function that returns True after SIGTERM, SIGINT or SIGHUP; a second Ctrl-C raises KeyboardInterrupt."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
 
-    def remember(number: int, _: FrameType | None) -> None:
+    def handle(number: int, _: FrameType | None) -> None:
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)
 
     numbers = [signal.SIGTERM, signal.SIGINT, *hangup_signals()]
-    previous = {number: signal.signal(number, remember) for number in numbers}
+    previous = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield lambda: bool(received)
     finally:

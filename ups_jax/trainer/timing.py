@@ -28,11 +28,11 @@ from ups_jax.trainer import oom
 from ups_jax.trainer.parents import untrained_parents
 from ups_jax.training import multi_step
 from ups_jax.training.build import init_state, joint
-from ups_jax.training.multi_step import Batches, as_given
-from ups_jax.training.run_length import eval_steps, measure_seconds, measure_seconds_per_step, plan_of
-from ups_jax.training.stages import stage_of
+from ups_jax.training.multi_step import Batches, make_batch_transfer
+from ups_jax.training.run_length import eval_steps, make_plan, measure_seconds, measure_seconds_per_step
+from ups_jax.training.stages import stage_spec
 from ups_jax.training.stages.spec import Parents, Validate
-from ups_jax.training.state import TrainState, scale_of
+from ups_jax.training.state import TrainState, state_scale
 from ups_jax.training.step import TrainStep, make_train_step
 
 
@@ -102,7 +102,7 @@ def measure_stage(
         with oom.raise_on_oom(oom.row_too_large_error(oom.batch_size_key(stage))):
             state = step_trial.new_state()
             mesh = make_mesh(cfg.parallel)
-            weights = gather_to_local(mesh, stage_of(stage).weights(state.params, scale_of(state)))
+            weights = gather_to_local(mesh, stage_spec(stage).weights(state.params, state_scale(state)))
         checked_validate = oom.with_oom_error(validate)
         validation_seconds = measure_seconds(lambda: checked_validate(weights))
     seconds = broadcast_from_host0(step_seconds + validation_seconds / eval_steps(cfg, data, stage))
@@ -137,7 +137,7 @@ def planned_length(cfg: Config, data: Dataset | Mixture, stage: str) -> int | No
     """Return the number of steps of a stage, or None if the stage is disabled or its length is given in seconds."""
     settings = getattr(cfg.stages, stage)
     disabled = (settings.epochs if settings.steps is None else settings.steps) == 0
-    return None if disabled or settings.max_seconds is not None else plan_of(cfg, data, stage).total_steps
+    return None if disabled or settings.max_seconds is not None else make_plan(cfg, data, stage).total_steps
 
 
 @contextmanager
@@ -185,6 +185,6 @@ def trial(
 
 def _step_arguments(batches: Iterator[Batch], steps: int, mesh: Mesh) -> Iterator[Batch | Batches]:
     """Yield the batch argument of each call of a step that makes `steps` optimizer steps per call."""
-    to_device = as_given(mesh, steps)
+    to_device = make_batch_transfer(mesh, steps)
     while True:
         yield to_device([next(batches) for _ in range(steps)])

@@ -22,14 +22,14 @@ from ups_jax.core.stage_names import STAGES
 from ups_jax.core.task import Task
 from ups_jax.core.xla import require_determinism
 from ups_jax.data import Dataset, Mixture, as_mixture, open_mixture
-from ups_jax.distributed.mesh import with_sharding, make_mesh
+from ups_jax.distributed.mesh import make_mesh, with_sharding
 from ups_jax.losses import StageLoss, StepContext, Terms
 from ups_jax.models import Batch, first_row
 from ups_jax.models.codec import CODEC
 from ups_jax.models.parameter_sharing import ParameterSubset, Sharing, plan_sharing
 from ups_jax.optim import build_optimizer, ema_params
-from ups_jax.training.run_length import plan_of
-from ups_jax.training.stages import stage_of
+from ups_jax.training.run_length import make_plan
+from ups_jax.training.stages import stage_spec
 from ups_jax.training.stages.spec import Parents, StageModel, StageSpec, Validate
 from ups_jax.training.state import TrainState, state_of
 
@@ -54,17 +54,17 @@ def build(cfg: Config, dataset: Dataset | Mixture | None = None, *, stage: str =
         data: Dataset | Mixture = open_mixture(cfg)
     else:
         data = dataset
-    model = build_joint(cfg, as_mixture(data).tasks, stage)
-    plan = plan_of(cfg, data, stage)
+    model = build_joint_model(cfg, as_mixture(data).tasks, stage)
+    plan = make_plan(cfg, data, stage)
     tx = build_optimizer(getattr(cfg.stages, stage), plan.total_steps, plan.steps_per_epoch)
     return ModelAndOptimizer(model.models[0] if len(model.models) == 1 else model, tx)
 
 
 def build_model(cfg: Config, task: Task, stage: str) -> StageModel:
     """The model that a stage trains on a task; ConfigError where the stage is not for it or widths do not divide."""
-    spec = stage_of(stage)
+    spec = stage_spec(stage)
     if task.kind not in spec.task_kinds:
-        others = " or ".join(f"--stage {name}" for name in STAGES if task.kind in stage_of(name).task_kinds)
+        others = " or ".join(f"--stage {name}" for name in STAGES if task.kind in stage_spec(name).task_kinds)
         kinds = " and ".join(spec.task_kinds)
         raise ConfigError(f"task {task.name} is {task.kind}, stage {stage} is for {kinds} tasks; use {others}")
     if task.scattered and not spec.scattered:
@@ -72,26 +72,26 @@ def build_model(cfg: Config, task: Task, stage: str) -> StageModel:
     return spec.model(cfg, task)
 
 
-def build_joint(cfg: Config, tasks: Sequence[Task], stage: str) -> JointModel:
+def build_joint_model(cfg: Config, tasks: Sequence[Task], stage: str) -> JointModel:
     """The models that a stage trains on all tasks; ConfigError where the stage takes one task only."""
     models = tuple(build_model(cfg, task, stage) for task in tasks)
     if len(models) == 1:
         # Alone it shares with nobody: no shapes have to be looked at.
         return JointModel(models)
-    spec = stage_of(stage)
-    if spec.scaled or spec.self_taught:
+    spec = stage_spec(stage)
+    if spec.scaled or spec.uses_ema_target:
         names = ", ".join(task.name for task in tasks)
         raise ConfigError(
             f"stage {stage} is trained on one task, data.tasks has {len(tasks)} ({names}); set stages.{stage}.epochs "
             "to 0, or train a run on one of them for it"
         )
-    examples = tuple(example(task, frames_of(cfg, task)) for task in tasks)
+    examples = tuple(example(task, min_frames(cfg, task)) for task in tasks)
     key = jax.random.key(0)
     trees = [jax.eval_shape(partial(spec.init, model), key, row) for model, row in zip(models, examples, strict=True)]
     return JointModel(models, plan_sharing([task.name for task in tasks], trees), examples)
 
 
-def frames_of(cfg: Config, task: Task) -> int:
+def min_frames(cfg: Config, task: Task) -> int:
     """Frames of the shortest window that a stage can be begun with."""
     return 1 if task.kind == "steady" else cfg.data.context + 1
 
@@ -111,7 +111,7 @@ def init_state(
     is made with its sharding (`ups_jax.distributed.mesh`), never whole on one of several devices. The state of a stage
     with parents is then to be begun by them (`trainer.parents.begun`).
     """
-    spec, whole = stage_of(stage), joint(model)
+    spec, whole = stage_spec(stage), joint(model)
 
     def fresh(key: Key[Array, ""], batch: Batch) -> TrainState:
         params = whole.init(spec, stream(key, "init"), first_row(batch))
@@ -129,8 +129,8 @@ def abstract_state(config: Config, task: Task | Sequence[Task], stage: str) -> T
     config = replace(config, parallel=ParallelConfig(data=1))
     # The lengths of a schedule shape no state.
     tx = build_optimizer(getattr(config.stages, stage), 1, 1)
-    fresh = partial(init_state, build_joint(config, tasks, stage), tx, stage=stage, cfg=config)
-    return jax.eval_shape(fresh, example(tasks[0], frames_of(config, tasks[0])), jax.random.key(0))
+    fresh = partial(init_state, build_joint_model(config, tasks, stage), tx, stage=stage, cfg=config)
+    return jax.eval_shape(fresh, example(tasks[0], min_frames(config, tasks[0])), jax.random.key(0))
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,9 @@ class JointModel:
     def init(self, spec: StageSpec, key: Key[Array, ""], first: Batch) -> PyTree:
         """Fresh parameters; `first` is a row of the first task."""
         rows = [first, *self.examples[1:]]
-        return self.sharing.joint_params([spec.init(model, key, row) for model, row in zip(self.models, rows, strict=True)])
+        return self.sharing.joint_params(
+            [spec.init(model, key, row) for model, row in zip(self.models, rows, strict=True)]
+        )
 
     def losses(self, spec: StageSpec, cfg: Config) -> list[StageLoss]:
         """Each task's loss, of the joint parameters."""
@@ -193,12 +195,12 @@ def joint_validation(
     def validate(weights: PyTree) -> dict[str, float]:
         found = [own(model.sharing.task_params(weights, number)) for number, own in enumerate(each)]
         means = {name: float(np.mean([values[name] for values in found])) for name in found[0]}
-        return means | named_by_task(model.tasks, found)
+        return means | metrics_by_task(model.tasks, found)
 
     return each[0] if len(each) == 1 else validate
 
 
-def named_by_task(tasks: Sequence[Task], found: Sequence[dict[str, float]]) -> dict[str, float]:
+def metrics_by_task(tasks: Sequence[Task], found: Sequence[dict[str, float]]) -> dict[str, float]:
     """`{task}/{metric}` of each task."""
     return {f"{task.name}/{name}": value for task, own in zip(tasks, found, strict=True) for name, value in own.items()}
 
@@ -220,14 +222,14 @@ def example(task: Task, frames: int) -> Batch:
     )
 
 
-def holds_codec(cfg: Config, stage: str) -> bool:
+def trains_on_latents(cfg: Config, stage: str) -> bool:
     """Whether a stage is trained on latents."""
     return stage == "operator" and cfg.data.source == "latents"
 
 
-def all_but_codec(spec: StageSpec, model: StageModel, cfg: Config) -> ParameterSubset:
+def frozen_codec_subset(spec: StageSpec, model: StageModel, cfg: Config) -> ParameterSubset:
     """The parameters that training on latents moves, as a part of the whole; the codec's are foreign to it."""
-    first = example(model.task, frames_of(cfg, model.task))
+    first = example(model.task, min_frames(cfg, model.task))
     paths = frozenset(flatten_dict(jax.eval_shape(partial(spec.init, model), jax.random.key(0), first)))
     codec = frozenset(path for path in paths if path[0] == CODEC)
     return ParameterSubset(used=paths - codec, frozen=codec)
@@ -236,4 +238,4 @@ def all_but_codec(spec: StageSpec, model: StageModel, cfg: Config) -> ParameterS
 def averaged(cfg: Config, stage: str, state: TrainState, decay: float | None) -> PyTree:
     """The averaged parameters of a state; of a held codec its own, whose average differs from it by round-off."""
     average = ema_params(state.params, state.ema, decay)
-    return {**average, CODEC: state.params[CODEC]} if holds_codec(cfg, stage) else average
+    return {**average, CODEC: state.params[CODEC]} if trains_on_latents(cfg, stage) else average

@@ -19,7 +19,7 @@ from ups_jax.models import Batch, on_device
 LossAndGradient = tuple[tuple[Float[Array, ""], Terms], PyTree]
 
 
-def gradients_of(
+def make_gradient_fn(
     losses: StageLoss, micro_batches: int = 1, draw: Draw = lambda batch, _: batch, mesh: Mesh | None = None
 ) -> Callable[[PyTree, Batch, Key[Array, ""], StepContext], LossAndGradient]:
     """Return (params, batch, key, context) -> ((loss, terms), gradient), over the rows in `micro_batches` groups, one

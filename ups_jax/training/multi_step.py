@@ -68,7 +68,7 @@ def stack_batches(batches: Sequence[Batch], most: int) -> Batches:
     return jax.tree.map(lambda *rows: np.stack(rows), *filled), np.int32(len(batches))
 
 
-def as_given(mesh: Mesh, most: int) -> Callable[[Sequence[Batch]], Batch | Batches]:
+def make_batch_transfer(mesh: Mesh, most: int) -> Callable[[Sequence[Batch]], Batch | Batches]:
     """What brings the batches of a call to the devices, for a step that makes `most` at once."""
     return partial(stack_batches, most=most) if most > 1 else lambda batches: batch_for_step(mesh, *batches)
 

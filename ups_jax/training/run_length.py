@@ -37,7 +37,7 @@ class Budget:
     seconds_per_step: float
 
 
-def plan_of(cfg: Config, data: Dataset | Mixture, stage: str, steps: int | None = None) -> Plan:
+def make_plan(cfg: Config, data: Dataset | Mixture, stage: str, steps: int | None = None) -> Plan:
     """`steps` if they are given, else the stage's own `steps`, else its `epochs`; ConfigError where it has none."""
     settings = getattr(cfg.stages, stage)
     an_epoch = steps_per_epoch(data, cfg, stage)
@@ -76,7 +76,7 @@ def plan_and_record(
     """
     seconds = getattr(cfg.stages, stage).max_seconds
     if seconds is None:
-        return plan or plan_of(cfg, data, stage), {}
+        return plan or make_plan(cfg, data, stage), {}
     if "budget" not in recorded:
         budget = Budget(max_seconds=seconds, seconds_per_step=measure())
     else:
@@ -85,7 +85,7 @@ def plan_and_record(
         steps = recorded["planned_steps"]
     else:
         steps = steps_within(seconds, budget.seconds_per_step)
-    return plan_of(cfg, data, stage, steps), {"planned_steps": steps, "budget": asdict(budget)}
+    return make_plan(cfg, data, stage, steps), {"planned_steps": steps, "budget": asdict(budget)}
 
 
 Clock = Callable[[], float]

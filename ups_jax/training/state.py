@@ -64,13 +64,13 @@ class ScaledState(TrainState):
     scale: Leaf
 
 
-def new_monitor(cfg: Config | None = None) -> Monitor:
+def init_monitor(cfg: Config | None = None) -> Monitor:
     """Nothing skipped, nothing measured; with room for what `cfg` has watched."""
     zero = jnp.zeros((), jnp.int32)
     monitor = Monitor(
         skipped_in_row=zero, skipped=zero, best_metric=jnp.full((), jnp.inf, jnp.float32), since_best=zero
     )
-    window = None if cfg is None else new_window(cfg.training)
+    window = None if cfg is None else init_spike_window(cfg.training)
     return monitor if window is None else SpikeMonitor(**vars(monitor), spikes=window)
 
 
@@ -90,18 +90,18 @@ def state_of(
         opt_state=tx.init(params),
         ema=ema_init(params),
         rng=key,
-        monitor=new_monitor(cfg),
+        monitor=init_monitor(cfg),
     )
     return state if scaled is None else ScaledState(**vars(state), scale=jnp.ones(scaled, jnp.float32))
 
 
-def scale_of(state: TrainState) -> Leaf:
+def state_scale(state: TrainState) -> Leaf:
     """The scale of a state that has one, else None."""
     return state.scale if isinstance(state, ScaledState) else None
 
 
 # The least spread of a window: a share of its mean, and of a loss of zero this.
-LEAST_SPREAD = 0.01
+MIN_RELATIVE_SPREAD = 0.01
 ROUND_OFF = 1e-6
 
 
@@ -115,7 +115,7 @@ class SpikeWindow:
     count: Leaf
 
 
-def new_window(config: TrainingConfig) -> SpikeWindow | None:
+def init_spike_window(config: TrainingConfig) -> SpikeWindow | None:
     """An empty window; None where no spikes are looked for."""
     if config.spike_sigma is None:
         return None
@@ -129,7 +129,7 @@ def judge(
     """Whether a step is accepted (which it was up to here, or not), and the window after it.
 
     Refused: loss > mean + `spike_sigma` standard deviations of the window. Nothing is before the window is full. Of
-    losses that hardly differ, `LEAST_SPREAD` times their mean counts for the deviation.
+    losses that hardly differ, `MIN_RELATIVE_SPREAD` times their mean counts for the deviation.
     """
     if config.spike_sigma is None:
         return accepted, window
@@ -138,7 +138,7 @@ def judge(
     known = window.losses
     mean = known.mean()
     # The loss's terms are relative errors or of normalised fields: what is below round-off of 1 is no spread either.
-    spread = jnp.maximum(known.std(), jnp.maximum(LEAST_SPREAD * jnp.abs(mean), ROUND_OFF))
+    spread = jnp.maximum(known.std(), jnp.maximum(MIN_RELATIVE_SPREAD * jnp.abs(mean), ROUND_OFF))
     limit = mean + config.spike_sigma * spread
     # A mean over a window that is not full is NaN, and no number exceeds that.
     spike = accepted & (loss > limit)

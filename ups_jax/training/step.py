@@ -13,17 +13,17 @@ from jaxtyping import Array, Float, PyTree
 from ups_jax.config import Config, TrainingConfig
 from ups_jax.core.rng import stream
 from ups_jax.core.xla import remat_options
-from ups_jax.distributed.mesh import is_one_cpu, with_sharding, make_mesh, device_put_replicated
+from ups_jax.distributed.mesh import device_put_replicated, is_one_cpu, make_mesh, with_sharding
 from ups_jax.losses import StageLoss, StepContext, per_task_metrics
 from ups_jax.models import Batch
 from ups_jax.models.parameter_sharing import ParameterSubset
 from ups_jax.optim import ema_params, ema_update
-from ups_jax.training.build import JointModel, all_but_codec, holds_codec, joint
-from ups_jax.training.gradients import gradients_of
+from ups_jax.training.build import JointModel, frozen_codec_subset, joint, trains_on_latents
+from ups_jax.training.gradients import make_gradient_fn
 from ups_jax.training.multi_step import Batches, scan_steps
-from ups_jax.training.stages import stage_of
+from ups_jax.training.stages import stage_spec
 from ups_jax.training.stages.spec import Parents, StageModel
-from ups_jax.training.state import SpikeMonitor, TrainState, judge, scale_of, spike_metrics
+from ups_jax.training.state import SpikeMonitor, TrainState, judge, spike_metrics, state_scale
 
 Metrics = dict[str, Array]
 
@@ -91,23 +91,23 @@ def make_train_step(
         losses: Loss of each task's model, where the caller has built them: `joint(model).losses(...)`.
         steps_per_call: Most steps that a call makes; with more than 1, it takes batches from `stack_batches`.
     """
-    spec, settings, whole = stage_of(stage), getattr(cfg.stages, stage), joint(model)
+    spec, settings, whole = stage_spec(stage), getattr(cfg.stages, stage), joint(model)
     mesh = make_mesh(cfg.parallel)
     groups = settings.accum_steps if micro_batches is None else micro_batches
     gradients = [
-        gradients_of(loss, groups, spec.draw(task_model, cfg), mesh)
+        make_gradient_fn(loss, groups, spec.draw(task_model, cfg), mesh)
         for loss, task_model in zip(losses or whole.losses(spec, cfg), whole.models, strict=True)
     ]
-    parts = [all_but_codec(spec, whole.models[0], cfg)] if holds_codec(cfg, stage) else whole.parts()
-    uses_epoch = steps_per_epoch is not None and spec.by_epoch(cfg)
+    parts = [frozen_codec_subset(spec, whole.models[0], cfg)] if trains_on_latents(cfg, stage) else whole.parts()
+    uses_epoch = steps_per_epoch is not None and spec.depends_on_epoch(cfg)
 
     def train_step(state: TrainState, batch: Batch, parents: Parents) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(stream(state.rng, "loss"), state.step)
         context = StepContext(
             epoch=state.step / steps_per_epoch if uses_epoch else None,
             parents=parents,
-            scale=scale_of(state),
-            target=ema_params(state.params, state.ema, settings.ema_decay) if spec.self_taught else None,
+            scale=state_scale(state),
+            target=ema_params(state.params, state.ema, settings.ema_decay) if spec.uses_ema_target else None,
         )
         (loss, terms), gradient = gradients[batch.task](state.params, batch, key, context)
         update = Update(tx, settings.ema_decay, cfg.training, parts[batch.task], branch=is_one_cpu(mesh))

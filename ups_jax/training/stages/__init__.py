@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ups_jax.training.stages.spec import StageSpec
 
 
-def stage_of(name: str) -> StageSpec:
+def stage_spec(name: str) -> StageSpec:
     """What the stage of a name is made of."""
     return importlib.import_module(f"ups_jax.training.stages.{name}").STAGE
 

@@ -24,7 +24,7 @@ from ups_jax.training.state import ScaledState, TrainState
 
 # Batches of the stage that the scale of the error is measured on, and what it is at the least.
 SCALE_BATCHES = 16
-LEAST_SCALE = 1e-7
+MIN_SCALE = 1e-7
 
 
 def corrector_model(cfg: Config, task: Task) -> Corrector:
@@ -52,7 +52,7 @@ def corrector_weights(params: PyTree, scale: Float[Array, " c"] | None) -> Corre
     return CorrectorWeights(params=params, scale=scale)
 
 
-def measured_scale(
+def measure_scale(
     model: Corrector, cfg: Config, parents: Parents, key: Key[Array, ""], batches: Iterator[Batch]
 ) -> Float[Array, " c"]:
     """Root mean square by channel of the predictor's error, on the states that the stage is trained on."""
@@ -68,13 +68,13 @@ def measured_scale(
         squares(parents[predictor_stage(model.task.kind)], batch, jax.random.fold_in(key, number))
         for number, batch in enumerate(islice(batches, SCALE_BATCHES))
     ]
-    return jnp.maximum(jnp.sqrt(jnp.stack(found).mean(0)), LEAST_SCALE)
+    return jnp.maximum(jnp.sqrt(jnp.stack(found).mean(0)), MIN_SCALE)
 
 
 def _begin(model: Corrector, cfg: Config, parents: Parents, state: TrainState, batches: Iterator[Batch]) -> TrainState:
     if not isinstance(state, ScaledState):
         raise TypeError("the state of a corrector has a scale")
-    return replace(state, scale=measured_scale(model, cfg, parents, stream(state.rng, "scale"), batches))
+    return replace(state, scale=measure_scale(model, cfg, parents, stream(state.rng, "scale"), batches))
 
 
 def _validate(model: Corrector, dataset: Dataset, cfg: Config, parents: Parents) -> Validate:
@@ -89,7 +89,7 @@ def _validate(model: Corrector, dataset: Dataset, cfg: Config, parents: Parents)
     }
 
 
-def selected_by(cfg: Config) -> str:
+def selection_metric(cfg: Config) -> str:
     """The error that selects a checkpoint: the operator's own, of the corrected prediction."""
     return "steady" if cfg.data.tasks[0].kind == "steady" else cfg.evaluation.metric
 
@@ -102,10 +102,10 @@ STAGE = StageSpec(
     losses=lambda model, cfg: diffusion_losses(model, predictor_model(cfg, model.task), cfg),
     draw=lambda model, cfg: diffusion_draws(model, predictor_model(cfg, model.task), cfg),
     validate=_validate,
-    selected_by=selected_by,
+    selection_metric=selection_metric,
     scaled=True,
     begin=_begin,
     weights=corrector_weights,
     weighted=False,
-    by_epoch=lambda _cfg: False,
+    depends_on_epoch=lambda _cfg: False,
 )

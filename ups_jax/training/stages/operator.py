@@ -77,5 +77,5 @@ STAGE = StageSpec(
     losses=lambda model, cfg: _LOSSES[cfg.data.source](model, cfg.training),
     draw=lambda model, cfg: operator_draws(model, cfg.training),
     validate=_validate,
-    selected_by=lambda cfg: cfg.evaluation.metric,
+    selection_metric=lambda cfg: cfg.evaluation.metric,
 )

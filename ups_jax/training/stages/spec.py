@@ -34,13 +34,13 @@ class StageSpec(Generic[M]):
 
     `model` raises ConfigError where the configuration cannot be built. `init` gives parameters; its batch lends shapes
     and is of one row. `draw` makes what is random in the rows of a batch, for `losses` to find there when the rows are
-    split; without it a row has nothing random. `selected_by` names the validation metric that selects the best
+    split; without it a row has nothing random. `selection_metric` names the validation metric that selects the best
     checkpoint, and `target` the value of it that ends the stage early.
 
     The `StepContext` of `losses` holds the state's `scale` where the stage is `scaled`, and the average of its own
-    parameters so far as `target` where it is `self_taught`. `begin` makes the first state of a fresh stage from the
+    parameters so far as `target` where it is `uses_ema_target`. `begin` makes the first state of a fresh stage from the
     parents and the stage's own batches. `weights` is what its functions take in place of bare parameters. `weighted`
-    says whether the terms of `training.lambda_*` are those of its loss, `by_epoch` whether the loss depends on the
+    says whether the terms of `training.lambda_*` are those of its loss, `depends_on_epoch` whether the loss depends on the
     epoch. `fault` says what is wrong with the validation metrics of a run that is half done.
     """
 
@@ -52,16 +52,16 @@ class StageSpec(Generic[M]):
     losses: Callable[[M, Config], StageLoss]
     draw: Callable[[M, Config], Draw] = lambda _model, _cfg: lambda batch, _key: batch
     validate: Callable[[M, Dataset, Config, Parents], Validate]
-    selected_by: Callable[[Config], str]
+    selection_metric: Callable[[Config], str]
     target: Callable[[Config], float] = lambda _cfg: 0.0
     scaled: bool = False
-    self_taught: bool = False
+    uses_ema_target: bool = False
     begin: Callable[[M, Config, Parents, TrainState, Iterator[Batch]], TrainState] = (
         lambda _model, _cfg, _parents, state, _batches: state
     )
     weights: Callable[[PyTree, Float[Array, " c"] | None], PyTree] = lambda params, _scale: params
     weighted: bool = True
-    by_epoch: Callable[[Config], bool] = lambda cfg: has_epoch_schedule(cfg.training)
+    depends_on_epoch: Callable[[Config], bool] = lambda cfg: has_epoch_schedule(cfg.training)
     fault: Callable[[Mapping[str, float]], str | None] = lambda _values: None
 
     def needs(self, kind: str) -> tuple[str, ...]:

@@ -51,5 +51,5 @@ STAGE = StageSpec(
     init=_init,
     losses=lambda model, cfg: steady_losses(model, cfg.training),
     validate=_validate,
-    selected_by=lambda _: "steady",
+    selection_metric=lambda _: "steady",
 )
