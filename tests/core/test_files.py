@@ -16,8 +16,8 @@ from ups_jax.core.files import read_json, atomic_file, write_atomically
 _WRITER = """
 import sys, time
 from pathlib import Path
-from ups_jax.core.files import whole_file
-with whole_file(Path(sys.argv[1])) as temporary:
+from ups_jax.core.files import atomic_file
+with atomic_file(Path(sys.argv[1])) as temporary:
     temporary.write_text("half")
     print(temporary, flush=True)
     time.sleep(600)

@@ -43,7 +43,7 @@ def test_a_second_one_is_refused_by_name_and_a_dead_one_holds_nothing(tmp_path: 
         first.communicate()
     with (
         lock_file(file, "wait"),
-        pytest.raises(ConfigError, match=f"held by process {os.getpid()}"),
+        pytest.raises(ConfigError, match=f"locked by process {os.getpid()}"),
         lock_file(file, "wait"),
     ):
         pass
