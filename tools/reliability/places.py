@@ -36,6 +36,6 @@ STOPS = {
     "build": "ups_jax.trainer.preflight:build_joint_model",
     "train": "ups_jax.trainer.train:TrainingRun",
     "evaluate": EVALUATION,
-    "export": "ups_jax.inference.export:exported_model",
+    "export": "ups_jax.inference.export:export_model",
     "rollout": "ups_jax.cli.predict:StateFile",
 }
