@@ -31,8 +31,8 @@ def another(values: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "change, reason",
     [
-        (lacking, "of an earlier version, to which a key or a part of the model meant something else"),
-        (besides, "of an earlier version, with keys that this one does not have"),
+        (lacking, "by an earlier version, in which a key or a part of the model had another meaning"),
+        (besides, "by an earlier version, with keys that this version does not have"),
         (another, r"latent\.dim: \d+ -> \d+\)"),
     ],
 )

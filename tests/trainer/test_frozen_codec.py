@@ -211,7 +211,7 @@ def test_another_operator_starts_fresh_on_the_same_codec(
     result = main("train.py", *given)
     assert result.returncode == 0, result.stderr
     assert (
-        "weights     of the codec alone (this operator has other shapes and starts fresh), of another" in result.stdout
+        "weights     the codec only (the operator has other shapes and starts untrained), from the" in result.stdout
     )
     codecs = [best_weights(run, "operator").params[CODEC] for run in (saved_run, tmp_path / "run")]
     assert same_bits(*codecs)
@@ -345,7 +345,7 @@ def test_a_corrector_of_the_run_reads_fields_and_says_so(data_root: Path, encode
     data = open_mixture(cfg)
     assert with_latents(cfg, "diffusion_residual", data, None, None, None) is data
     (line,) = describe_latents(cfg, "diffusion_residual", data)
-    assert line == "source      fields: the latents are of the operator, diffusion_residual reads none"
+    assert line == "source      fields: only the operator is trained on latents, diffusion_residual reads fields"
 
 
 def test_numbers_that_a_type_cannot_hold_are_told_with_their_place(saved_run: Path, tmp_path: Path) -> None:
@@ -387,7 +387,7 @@ def test_the_commands_print_and_end_as_they_should(
     first = main("encode_latents.py", *arguments)
     assert first.returncode == 0, first.stderr
     assert "40 of 40 trajectories" in first.stdout
-    assert first.stdout.splitlines()[-1] == f"{out}: 40 trajectories of 21 latents, float16, 0.923 MiB"
+    assert first.stdout.splitlines()[-1] == f"{out}: 40 trajectories of 21 latent frames, float16, 0.923 MiB"
     assert main("encode_latents.py", *arguments).stdout.splitlines()[-1].endswith("MiB (already exists)")
     given = ["--config", str(CONFIGS / "tiny.yaml"), "--init-from", str(saved_run), "--run-dir", str(tmp_path / "run")]
     given += [f"data.root={data_root}", "data.source=latents", f"data.latents={out}", "training.input_noise=0"]
@@ -399,6 +399,6 @@ def test_the_commands_print_and_end_as_they_should(
     assert re.search("note .*symmetries", result.stdout)
     dry = main("train.py", *given, "--dry-run")
     assert dry.returncode == 0, dry.stderr
-    assert "bit for bit" in dry.stdout
+    assert "bit-identical" in dry.stdout
     stale = main("train.py", *given[:4], *given[6:], "data.normalize=rms")
     assert stale.returncode == 3 and stale.stderr.count("\n") == 1 and "normaliser" in stale.stderr

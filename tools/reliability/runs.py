@@ -73,7 +73,7 @@ class Ended:
     @property
     def resumed(self) -> int | None:
         """The step that it went on from, of the first stage that it trained."""
-        found = re.search(r"(?:resumed     |: )at step (\d+)", self.out)
+        found = re.search(r"(?:resumed|restarted) +at step (\d+)", self.out)
         return None if found is None else int(found[1])
 
     @property

@@ -1,1 +1,1 @@
-"""Training a stage with disk and console: preflight checks, the loop, resuming, and memory that runs out."""
+"""Training of a stage in a run directory: preflight checks, training loop, resuming, retries and console output."""

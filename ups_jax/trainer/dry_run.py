@@ -63,8 +63,8 @@ def dry_run_stage(cfg: Config, stage: str, data: Mixture, console: Console) -> N
     model = build_joint_model(cfg, data.tasks, stage)
     settings = getattr(cfg.stages, stage)
     refusal = ConfigError(
-        f"{batch_size_key(stage)}={settings.batch_size}: the training step does not fit into the device's memory; lower it and "
-        "raise accum_steps, which leaves the optimizer step unchanged (training would do this automatically)"
+        f"{batch_size_key(stage)}={settings.batch_size}: the training step does not fit into the device's memory; lower "
+        "it and raise accum_steps, which leaves the optimizer step unchanged (training would do this automatically)"
     )
     with compiling(cfg.training.compile), raise_on_oom(refusal), trial(cfg, stage, data, model) as step_trial:
         step, parameters = step_trial.train_step, jax.eval_shape(step_trial.new_state).params
@@ -105,7 +105,7 @@ def step_costs(step: Any, state: Any, batch: Any) -> dict[str, str]:
 
 
 def peak_bytes(memory: Any) -> int:
-    """Return the peak memory of a compiled step in bytes: arguments, temporaries, and results without reused buffers."""
+    """Return the peak memory of a compiled step in bytes: arguments, temporaries, and results in new buffers."""
     arguments_and_results = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return int(arguments_and_results + memory.temp_size_in_bytes)
 

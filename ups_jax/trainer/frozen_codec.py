@@ -32,9 +32,13 @@ def check_latent_source(cfg: Config, stage: str) -> None:
         return
     names = ", ".join(task.name for task in cfg.data.tasks)
     if len(cfg.data.tasks) != 1:
-        raise ConfigError(f"data.source=latents: supports a single task, but data.tasks has {len(cfg.data.tasks)} ({names})")
+        raise ConfigError(
+            f"data.source=latents: supports a single task, but data.tasks has {len(cfg.data.tasks)} ({names})"
+        )
     if cfg.data.tasks[0].kind == "steady":
-        raise ConfigError(f"data.source=latents: supports transient tasks only, but {names} is steady; use data.source=fields")
+        raise ConfigError(
+            f"data.source=latents: supports transient tasks only, but {names} is steady; use data.source=fields"
+        )
     if stage not in ("operator", *STAGE_NEEDS["transient"]):
         raise ConfigError(f"data.source=latents: stage {stage} cannot be trained on latents; use data.source=fields")
 
@@ -47,7 +51,9 @@ def with_field_source(cfg: Config) -> Config:
 def check_grid_task(task: Task) -> None:
     """Raise ConfigError if the task is on scattered points, whose encoder depends on their positions."""
     if task.scattered:
-        raise ConfigError(f"data.source=latents: supports grids only, but {task.name} is on scattered points; use data.source=fields")
+        raise ConfigError(
+            f"data.source=latents: supports grids only, but {task.name} is on scattered points; use data.source=fields"
+        )
 
 
 def latent_key(weights: str, cfg: Config, dataset: Dataset, dtype: str) -> LatentKey:
@@ -113,14 +119,16 @@ def with_latents(
         )
     cache = LatentCache(str(cfg.data.latents), cfg.data.loader.memory_gib * 2**30)
     stored_key = cache.manifest.key
-    digest = codec_digest(weights.params) if recorded is None and weights is not None else str((recorded or {})["weights"])
+    digest = (
+        codec_digest(weights.params) if recorded is None and weights is not None else str((recorded or {})["weights"])
+    )
     expected_key = latent_key(digest, cfg, dataset, stored_key.dtype if recorded is None else str(recorded["dtype"]))
     if differing := stored_key.differences(expected_key):
         codec_run = run.path if recorded is not None and run is not None else parent
         raise DataError(
-            f"{cache.path}: the latents were encoded with other {', '.join(differing)} than this training has; encode again: "
-            f"`{command('encode')} --run-dir {codec_run} --config CONFIG --out {cache.path} --dtype {expected_key.dtype} "
-            "--overwrite`, with the CONFIG and overrides of this training"
+            f"{cache.path}: the latents were encoded with other {', '.join(differing)} than this training has; encode "
+            f"them again: `{command('encode')} --run-dir {codec_run} --config CONFIG --out {cache.path} --dtype "
+            f"{expected_key.dtype} --overwrite`, with the CONFIG and overrides of this training"
         )
     windows = LatentWindows(cache=cache, context=cfg.data.context, pushforward=cfg.training.pushforward)
     return Mixture(datasets=(replace(dataset, latents=windows),))
@@ -147,7 +155,9 @@ def describe_latents(cfg: Config, stage: str, data: Mixture) -> list[str]:
         f"{cache.manifest.bytes / 2**20:.3g} MiB, {where}; the codec is frozen"
     ]
     if cfg.data.augment and dataset.task.symmetries:
-        lines.append("note        data.augment applies periodic shifts only: the other symmetries cannot act on latents")
+        lines.append(
+            "note        data.augment applies periodic shifts only: the other symmetries cannot act on latents"
+        )
     return lines
 
 

@@ -178,7 +178,7 @@ def check_parents(run: RunDirectory, stage: str, checkpoints: dict[str, Any]) ->
         if name in recorded and recorded[name]["digest"] != best["digest"]:
             raise ConfigError(
                 f"{run.path}: {stage} was trained on step {recorded[name]['step']} of {name}, whose best checkpoint is "
-                f"now step {best['step']}; delete {run.checkpoints(stage)} to train {stage} again, or give a new --run-dir"
+                f"now step {best['step']}; delete {run.checkpoints(stage)} to train it again, or give a new --run-dir"
             )
 
 

@@ -1,6 +1,6 @@
-"""Where the time of a compiled step goes: a profiler trace, its operations summed by the part of the model they are of.
+"""Profile of a compiled train step: a profiler trace whose operation times are summed by part of the model.
 
-XLA keeps with every operation the path of modules and scopes that it was traced under; the trace has its times.
+XLA stores with every operation the path of flax modules and name scopes in which it was traced.
 """
 
 from __future__ import annotations
@@ -27,17 +27,25 @@ _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.\-]+) = ")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _CALLS = re.compile(r"calls=%?([\w.\-]+)")
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
-# What jax writes around the names of modules and scopes, `jvp(name)`, and between them: functions of its own, control
-# flow, and the methods of a module.
-_AROUND = re.compile(r"\b(?:transpose|jvp|vmap|checkpoint)\(")
-_BETWEEN = re.compile(
+# In these paths jax wraps names in transformations, as in `jvp(name)`, and inserts its own functions, control flow and
+# module methods between names.
+_TRANSFORMATIONS = re.compile(r"\b(?:transpose|jvp|vmap|checkpoint)\(")
+_INSERTED = re.compile(
     r"jit\(.*|while|body|cond|closed_call|branch_\d+_fun|checkpoint|eval_jaxpr|rematted_computation|[A-Z]\w*\.\w+|"
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class PartTime:
-    """Busy time a step of one part in one direction (`forward`, `backward`, or `-` outside the gradient)."""
+    """Time of one part of the model in one direction.
+
+    Attributes:
+        part: Path of the part.
+        direction: `forward`, `backward`, or `-` outside the gradient.
+        seconds_per_step: Busy time per step, summed over threads and streams.
+        share: Fraction of the busy time of all parts.
+        operations: Number of executed operations per step.
+    """
 
     part: str
     direction: str
@@ -48,7 +56,13 @@ class PartTime:
 
 @dataclass(frozen=True, kw_only=True)
 class StepProfile:
-    """`seconds_per_step` is wall time, traced steps included; the parts are busy time over all threads and streams."""
+    """Profile of a train step.
+
+    Attributes:
+        seconds_per_step: Wall time per step while tracing.
+        parts: Time of each part, the longest first.
+        trace: Path of the trace.
+    """
 
     seconds_per_step: float
     parts: tuple[PartTime, ...]
@@ -58,20 +72,29 @@ class StepProfile:
 def profile_step(
     train_step: TrainStep, state: PyTree, batches: Iterator[PyTree], directory: Path, *, steps: int = 10, depth: int = 3
 ) -> StepProfile:
-    """Compile a jitted step, run it warm, trace `steps` steps of it into `directory`, and sum their operations.
+    """Compile a train step, trace a few warm steps, and return the time of each part of the model.
 
-    `state` is used up. `depth` is how many module names a part keeps. Raises `UserError` where nothing was recorded.
+    Args:
+        train_step: Jitted step.
+        state: State; its buffers are donated.
+        batches: Batches for the step.
+        directory: Output folder of the trace.
+        steps: Number of steps to trace.
+        depth: Number of module names in the path of a part.
+
+    Raises:
+        UserError: The trace has no operation of the step.
     """
-    # A GPU would run many operations as one recorded graph, whose parts a trace cannot tell.
-    apart = {"xla_gpu_enable_command_buffer": ""} if jax.default_backend() == "gpu" else None
-    compiled = train_step.compile(state, next(batches), apart)
+    # Without this option a GPU runs many operations as one graph, and the trace does not distinguish them.
+    options = {"xla_gpu_enable_command_buffer": ""} if jax.default_backend() == "gpu" else None
+    compiled = train_step.compile(state, next(batches), options)
     for _ in range(2):
         state, metrics = compiled(state, next(batches))
     jax.block_until_ready((state, metrics))
-    ready = [next(batches) for _ in range(steps)]
+    prepared = [next(batches) for _ in range(steps)]
     with jax.profiler.trace(str(directory), create_perfetto_trace=True):
         start = time.perf_counter()
-        for number, batch in enumerate(ready):
+        for number, batch in enumerate(prepared):
             with jax.profiler.StepTraceAnnotation("train", step_num=number):
                 state, metrics = compiled(state, batch)
                 jax.block_until_ready((state, metrics))
@@ -80,7 +103,7 @@ def profile_step(
     trace = max(directory.rglob("*.xplane.pb"), key=lambda file: file.stat().st_mtime)
     lines = list(executed_operations(ProfileData.from_file(str(trace)), module_name(hlo)))
     if not any(lines):
-        raise UserError(f"{trace}: the profiler recorded no operation of the step; on a GPU it needs the CUPTI library")
+        raise UserError(f"{trace}: the profiler recorded no operation of the step; on a GPU, install the CUPTI library")
     busy: defaultdict[str, float] = defaultdict(float)
     counts: defaultdict[str, int] = defaultdict(int)
     for line in lines:
@@ -95,7 +118,15 @@ def profile_step(
 def time_by_part(
     busy: Mapping[str, float], counts: Mapping[str, int], paths: Mapping[str, str], steps: int, depth: int
 ) -> tuple[PartTime, ...]:
-    """The nanoseconds of operations summed by part and direction, the longest first; `paths` as `operation_paths`."""
+    """Return the time of each part and direction, the longest first.
+
+    Args:
+        busy: Nanoseconds of each operation, by name.
+        counts: Number of executions of each operation.
+        paths: Path of each operation, from `operation_paths`.
+        steps: Number of traced steps.
+        depth: Number of module names in the path of a part.
+    """
     sums: defaultdict[tuple[str, str], float] = defaultdict(float)
     numbers: defaultdict[tuple[str, str], int] = defaultdict(int)
     for name, nanoseconds in busy.items():
@@ -116,17 +147,21 @@ def time_by_part(
 
 
 def part_and_direction(path: str, depth: int) -> tuple[str, str]:
-    """Part and direction of an operation's path, such as `jit(train_step)/transpose(jvp())/A/A.f/core/Block_0/dot`.
+    """Return the part of the model and the direction to which an operation belongs.
 
-    Modules of one kind are one part: the number at a name's end is left out.
+    Modules of the same class are one part, because the number at the end of a name is removed.
+
+    Args:
+        path: Path of the operation, such as `jit(train_step)/transpose(jvp())/A/A.f/core/Block_0/dot`.
+        depth: Number of module names in the path of a part.
     """
     direction = "backward" if "transpose(" in path else "forward" if "jvp(" in path else "-"
-    names = [piece.rstrip(")") for piece in _AROUND.sub("", path).split("/")[:-1]]
-    pieces = [name for name in names if not _BETWEEN.fullmatch(name)]
-    # The model's own name comes first and says nothing.
+    names = [piece.rstrip(")") for piece in _TRANSFORMATIONS.sub("", path).split("/")[:-1]]
+    pieces = [name for name in names if not _INSERTED.fullmatch(name)]
+    # The first name is the class of the model, which all parts share.
     if pieces and pieces[0][:1].isupper():
         if direction == "-":
-            # Moved out of a loop by the compiler, and with that out of its gradient's name.
+            # The compiler moved the operation out of a loop, and its path lost the marker of the gradient.
             direction = "forward"
         pieces = pieces[1:] or ["model"]
     named = [re.sub(r"_\d+$", "", piece) for piece in pieces[:depth]]
@@ -136,21 +171,24 @@ def part_and_direction(path: str, depth: int) -> tuple[str, str]:
 
 
 def module_name(hlo: str) -> str:
-    """The name of a compiled program, by its text."""
+    """Return the name of a compiled program from its HLO text."""
     return hlo.split(maxsplit=2)[1].rstrip(",")
 
 
 def operation_paths(hlo: str) -> dict[str, str]:
-    """Each instruction's path of modules and scopes; a fusion without one has that of its computation's last."""
+    """Return the path of modules and scopes of each instruction of an HLO text.
+
+    A fusion without a path gets the path of the last instruction of its computation.
+    """
     paths: dict[str, str] = {}
     last: dict[str, str] = {}
     calls: dict[str, str] = {}
     computation = ""
     for line in hlo.splitlines():
-        if found := _COMPUTATION.match(line):
-            computation = found[1]
-        elif found := _INSTRUCTION.match(line):
-            name = found[1]
+        if header := _COMPUTATION.match(line):
+            computation = header[1]
+        elif instruction := _INSTRUCTION.match(line):
+            name = instruction[1]
             if path := _OP_NAME.search(line):
                 paths[name] = last[computation] = path[1]
             if called := _CALLS.search(line):
@@ -160,26 +198,29 @@ def operation_paths(hlo: str) -> dict[str, str]:
 
 
 def executed_operations(data: ProfileData, module: str) -> Iterator[list[Operation]]:
-    """The executed operations of a program, thread by thread (or stream by stream)."""
+    """Yield the executed operations of a program, as one list per thread or GPU stream."""
     for plane in data.planes:
         for line in plane.lines:
-            found = []
+            operations = []
             for event in line.events:
                 stats = dict(event.stats)
                 if "hlo_op" in stats and stats.get("hlo_module") == module:
-                    found.append((str(stats["hlo_op"]), float(event.start_ns), float(event.duration_ns)))
-            yield found
+                    operations.append((str(stats["hlo_op"]), float(event.start_ns), float(event.duration_ns)))
+            yield operations
 
 
 def self_times(operations: Iterable[Operation]) -> Iterator[tuple[str, float]]:
-    """Each operation's nanoseconds without those of the operations inside it, such as the body of a loop."""
+    """Yield the name and the self time of each operation, in nanoseconds.
+
+    The self time excludes nested operations, such as the body of a loop.
+    """
     open_operations: list[list[Any]] = []
     for name, start, duration in sorted(operations, key=lambda item: (item[1], -item[2])):
         while open_operations and open_operations[-1][1] <= start:
-            closed, _, own = open_operations.pop()
-            yield closed, own
+            closed, _, self_time = open_operations.pop()
+            yield closed, self_time
         if open_operations:
             open_operations[-1][2] -= duration
         open_operations.append([name, start + duration, duration])
-    for name, _, own in reversed(open_operations):
-        yield name, own
+    for name, _, self_time in reversed(open_operations):
+        yield name, self_time
