@@ -76,14 +76,14 @@ def test_a_point_that_is_not_there_has_no_influence_and_does_not_change(kind: st
     fields, cond = example(task, context=CONTEXT)
     mask = np.ones((2, task.points), np.float32)
     mask[0, 7:], mask[1, 3] = 0, 0
-    geometry = cond.geometry.__class__(coords=cond.geometry.coords, mask=jnp.asarray(mask), given=cond.geometry.inputs)
+    geometry = cond.geometry.__class__(coords=cond.geometry.coords, mask=jnp.asarray(mask), inputs=cond.geometry.inputs)
     masked = conditions(task, None, geometry=geometry, like=cond)
     there = mask > 0
     first = np.asarray(compiled(model)(params, fields, masked))
     disturbed = jnp.where(there[:, None, :, None], fields, 100.0 + fields)
     coords = jnp.where(there[..., None], geometry.coords, 0.3) if geometry.coords.shape[-1] else geometry.coords
     other = geometry.__class__(
-        coords=coords, mask=geometry.mask, given=jnp.where(there[..., None], geometry.inputs, 9.0)
+        coords=coords, mask=geometry.mask, inputs=jnp.where(there[..., None], geometry.inputs, 9.0)
     )
     second = np.asarray(compiled(model)(params, disturbed, conditions(task, None, geometry=other, like=cond)))
     np.testing.assert_allclose(second[there], first[there], atol=1e-6)
