@@ -186,4 +186,4 @@ def test_profile_step_prints_where_the_time_of_a_step_goes(main: Script, data_ro
     assert result.returncode == 0, result.stderr
     parts = {line.split()[1] for line in result.stdout.splitlines() if line.startswith("│")}
     assert {"operator/core/SpectralBlock", "optimizer", "average"} <= parts
-    assert "ms a step" in result.stdout and any(tmp_path.rglob("perfetto_trace.json.gz"))
+    assert "ms per step" in result.stdout and any(tmp_path.rglob("perfetto_trace.json.gz"))

@@ -34,7 +34,7 @@ from ups_jax.inference.chunked_rollout import ChunkedRollout
 from ups_jax.inference.initial_state import InitialState
 from ups_jax.inference.state_file import StateFile
 from ups_jax.inference.trained_model import TrainedModel
-from ups_jax.rollout.correction import Correction, every
+from ups_jax.rollout.correction import Correction, every_n
 
 NU = 0.01
 
@@ -181,7 +181,7 @@ def add_noise(key, window, pred, cond):
     return pred + 0.1 * jax.random.normal(key, pred.shape)
 
 
-NOISE = Correction(corrector=add_noise, when=every(2))
+NOISE = Correction(corrector=add_noise, when=every_n(2))
 
 
 def test_an_ensemble_has_a_row_a_member_and_the_seed_decides(predict: Predict, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ from ups_jax.training.build import JointModel, abstract_state, build_joint_model
 from ups_jax.training.stages import consistency_distill, stage_spec
 from ups_jax.training.stages.consistency_distill import collapse
 from ups_jax.training.stages.corrector_validation import corrected_metrics, held_out
-from ups_jax.training.state import state_of
+from ups_jax.training.state import create_train_state
 
 QUIET = Console(quiet=True)
 # The same rate whatever the length, so that a longer run goes on as the longer one would have begun.
@@ -212,8 +212,8 @@ def test_the_student_has_its_teachers_scale_and_began_as_the_teacher(
                  teacher.params)  # fmt: skip
     spec, model = stage_spec("consistency_distill"), build_model(cfg, dataset.task, "consistency_distill")
     others = jax.tree.map(np.ones_like, student.params)
-    state = state_of(others, optax.sgd(1.0), jax.random.key(0), scaled=1)
-    first = spec.begin(model, cfg, {"diffusion_residual": teacher.weights}, state, iter(()))
+    state = create_train_state(others, optax.sgd(1.0), jax.random.key(0), scale_channels=1)
+    first = spec.init_from_parents(model, cfg, {"diffusion_residual": teacher.weights}, state, iter(()))
     jax.tree.map(np.testing.assert_array_equal, first.params, teacher.params)
     np.testing.assert_array_equal(first.scale, teacher.weights.scale)
 
@@ -235,7 +235,7 @@ def test_the_loss_has_a_gradient_for_every_parameter_and_none_for_parents(
     cfg: Config, dataset: Dataset, weights: dict[str, Weights], parents: Mapping[str, Any], stage: str
 ) -> None:
     spec, model = stage_spec(stage), build_model(cfg, dataset.task, stage)
-    needed = {name: parents[name] for name in spec.needs("transient")}
+    needed = {name: parents[name] for name in spec.required_stages("transient")}
     params, scale = moved(weights["diffusion_residual"].params), weights["diffusion_residual"].weights.scale
     context = {"scale": scale} | ({"target": params, "epoch": jnp.zeros(())} if spec.uses_ema_target else {})
     losses, batch = spec.losses(model, cfg), batch_at(dataset, cfg, stage, 0)
@@ -341,10 +341,10 @@ def test_micro_batches_of_a_corrector_are_one_batch(
     cfg: Config, dataset: Dataset, weights: dict[str, Weights], parents: Mapping[str, Any], stage: str
 ) -> None:
     model, tx = build_model(cfg, dataset.task, stage), optax.sgd(1.0)
-    needed = {name: parents[name] for name in stage_spec(stage).needs("transient")}
+    needed = {name: parents[name] for name in stage_spec(stage).required_stages("transient")}
     batch, found, params = batch_at(dataset, cfg, stage, 0), [], moved(weights["diffusion_residual"].params)
     for groups in (1, 4):
-        state = jax.jit(lambda params, key: state_of(params, tx, key, cfg, scaled=1))(params, jax.random.key(0))
+        state = jax.jit(lambda params, key: create_train_state(params, tx, key, cfg, scale_channels=1))(params, jax.random.key(0))
         step = make_train_step(model, tx, cfg, stage=stage, steps_per_epoch=4, micro_batches=groups, parents=needed)
         found.append(step(state, batch))
     for name in ("loss", "grad_norm"):

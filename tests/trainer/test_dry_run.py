@@ -28,7 +28,7 @@ from ups_jax.trainer import dry_run as module
 from ups_jax.trainer.dry_run import MISSING, dry_run, peak_bytes, step_costs
 from ups_jax.trainer.timing import Trial, trial
 from ups_jax.training.stages import enabled_stages
-from ups_jax.training.state import state_of
+from ups_jax.training.state import create_train_state
 from ups_jax.training.step import TrainStep
 
 SMALL = ["operator.spectral.depth=1", "operator.spectral.hidden_dim=8", "latent.dim=4", "training.batch_size=8",
@@ -100,7 +100,7 @@ def test_a_loss_that_is_not_finite_is_told() -> None:
             task_count=1,
             steps_per_call=1,
         )
-        module.time_steps("operator", made, state_of({}, optax.identity(), jax.random.key(0)))
+        module.time_steps("operator", made, create_train_state({}, optax.identity(), jax.random.key(0)))
 
 
 def test_a_checkpoint_that_differs_is_told(

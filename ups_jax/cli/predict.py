@@ -1,4 +1,4 @@
-"""A trained run and given frames in; a file of predicted states, its pictures and its error out."""
+"""Rollout of a trained run from initial frames to an HDF5 file of predicted states, with images and the error."""
 
 from __future__ import annotations
 
@@ -34,20 +34,32 @@ from ups_jax.inference.trained_model import TrainedModel, load_task_run
 from ups_jax.metrics.aggregate import rollout_section, score_rows
 from ups_jax.metrics.ensemble import ensemble_summary, ensemble_table
 from ups_jax.models.corrector import Corrector
-from ups_jax.rollout.correction import Correction, beyond, both, every
-from ups_jax.rollout.flow_sampler import corrected, expected, expected_error
+from ups_jax.rollout.correction import Correction, above, every_n, logical_and
+from ups_jax.rollout.flow_sampler import mean_error, mean_error_rms, step_corrector
 from ups_jax.training.build import build_model
 
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutRequest:
-    """What a rollout should be. `rows` are the samples at a time, None for the run's `evaluation.batch_size`. Of
-    several `members` each has samples of the corrector's errors, drawn by `seed`; a single one has the expected error.
+    """Options of a rollout.
 
-    `corrector` is the stage whose result corrects every `correct_every`-th step, None for the operator alone. With
-    `correct_above` it corrects of these only where it expects an error above that, in standard deviations of the field.
-    `sampler_steps` are those of the members' sampler, None for its own number: one of a distilled corrector.
-    `task` names one of several that the run was trained on.
+    Attributes:
+        input: File of initial frames, or `test:N` for a test trajectory.
+        steps: Number of frames to predict.
+        output: HDF5 file to write.
+        params: PDE coefficients by name; they replace those of the input.
+        dt: Time between the initial frames, checked against the run's; None to skip the check.
+        members: Ensemble size. Each of several members samples the corrector's errors; a single one uses their mean.
+        seed: Seed of the samples.
+        corrector: Stage of the run that corrects the operator; None for the operator alone.
+        correct_every: Interval of corrected steps.
+        correct_above: Correct only where the corrector's expected error exceeds this number of standard deviations.
+        sampler_steps: Steps of the sampler of each member; None for the default of the corrector.
+        task: Task to predict, if the run was trained on several.
+        limit: Maximum number of samples of the input.
+        batch_size: Samples in a batch; None for `evaluation.batch_size` of the run.
+        images: Formats of images and films, such as `png` and `mp4`.
+        overwrite: Whether to replace an existing output.
     """
 
     input: str
@@ -69,109 +81,129 @@ class RolloutRequest:
 
 
 def rollout_run(
-    path: Path, cfg: Config, wanted: RolloutRequest, *, console: Console, correction: Correction | None = None
+    path: Path, cfg: Config, request: RolloutRequest, *, console: Console, correction: Correction | None = None
 ) -> None:
-    """Write the `steps` frames after the given ones to `output` and tell what was done; `cfg` says where data lies.
+    """Predict frames with a trained run, write them to a file, and print a summary and the error.
 
-    DivergedError where a frame is not finite, after the finite ones have been kept; Stopped where it is interrupted;
-    ConfigError where another process writes there.
+    Args:
+        path: Run directory.
+        cfg: Configuration with the location of the data.
+        request: Options of the rollout.
+        console: Output.
+        correction: Correction of the operator's steps; None for the one that the options select.
+
+    Raises:
+        ConfigError: Options do not fit the run, or another process writes the output.
+        DivergedError: A frame is not finite; the finite frames before it were written.
+        Stopped: The rollout was interrupted; the completed frames were written.
     """
-    run = load_task_run(path, wanted.task)
+    run = load_task_run(path, request.task)
     if run.task.kind == "steady":
         raise ConfigError(
-            f"{path}: solves the steady task {run.task.name}, which has no time to roll out; use load_run(..).step or "
+            f"{path}: the task {run.task.name} is steady and has no rollout in time; use load_run(...).step or "
             f"`{command('export')}`"
         )
-    if correction is None and wanted.corrector is not None:
-        correction = _correction(run, wanted.corrector, wanted)
-    if wanted.correct_above is not None and correction is None:
-        raise ConfigError("--correct-above: without a corrector there is none to hold back; name one with --corrector")
-    if wanted.members > 1 and correction is None:
+    if correction is None and request.corrector is not None:
+        correction = _correction(run, request.corrector, request)
+    if request.correct_above is not None and correction is None:
+        raise ConfigError("--correct-above: requires a corrector; select one with --corrector")
+    if request.members > 1 and correction is None:
         raise ConfigError(
-            f"--members {wanted.members}: without a corrector all members are equal; name one with --corrector, or "
-            "leave it out"
+            f"--members {request.members}: without a corrector all members are equal; select one with --corrector, or "
+            "remove --members"
         )
-    if wanted.sampler_steps is not None and wanted.members == 1:
-        raise ConfigError("--sampler-steps: one rollout takes out the expected error, drawn are --members 2 and more")
-    if run.task.scattered and wanted.images:
-        raise ConfigError(f"--images: task {run.task.name} is of points, there are pictures and films of grids only")
-    run.check_time_step(run.task.dt if wanted.dt is None else wanted.dt)
-    start = read_initial_state(wanted.input, run.task, run.model.context, of_task(cfg, run.task.name)).first(
-        wanted.limit
+    if request.sampler_steps is not None and request.members == 1:
+        raise ConfigError(
+            "--sampler-steps: a single rollout uses the mean error and draws no samples; set --members 2 or more"
+        )
+    if run.task.scattered and request.images:
+        raise ConfigError(f"--images: the task {run.task.name} is on scattered points; images support grids only")
+    run.check_time_step(run.task.dt if request.dt is None else request.dt)
+    start = read_initial_state(request.input, run.task, run.model.context, of_task(cfg, run.task.name)).first(
+        request.limit
     )
-    start, cond, mask = _conditioned(start, run.task, wanted.params, console)
+    start, cond, mask = _with_coefficients(start, run.task, request.params, console)
     stepper = ChunkedRollout(
-        model=run.model, weights=run.weights, correction=correction, members=wanted.members, seed=wanted.seed
+        model=run.model, weights=run.weights, correction=correction, members=request.members, seed=request.seed
     )
-    attributes = _attributes(run, start, wanted)
-    kind = PointStateFile if run.task.scattered else StateFile
-    with lock_file(wanted.output, "wait for it, or give another --output"):
-        file = kind(wanted.output, start, run.task, wanted.steps, wanted.members, overwrite=wanted.overwrite)
+    attributes = _attributes(run, start, request)
+    file_class = PointStateFile if run.task.scattered else StateFile
+    with lock_file(request.output, "wait until it ends, or give another --output"):
+        file = file_class(request.output, start, run.task, request.steps, request.members, overwrite=request.overwrite)
         print_line(console, f"run         {path}, step {run.checkpoint.step} of {run.stage}")
         print_line(console, f"input       {start.name}")
-        rows = wanted.batch_size or cfg.evaluation.batch_size
-        done, finite = 0, wanted.steps
+        batch_size = request.batch_size or cfg.evaluation.batch_size
+        done, finite = 0, request.steps
         try:
-            for piece in stepper.iter_chunks(start.fields, cond, mask, wanted.steps, rows, start.point_arrays):
-                if piece.first >= finite:
+            for chunk in stepper.iter_chunks(start.fields, cond, mask, request.steps, batch_size, start.point_arrays):
+                if chunk.first >= finite:
                     break
-                good = np.isfinite(piece.frames).reshape(*piece.frames.shape[:3], -1).all((0, 1, 3))
+                good = np.isfinite(chunk.frames).reshape(*chunk.frames.shape[:3], -1).all((0, 1, 3))
                 if not good.all():
-                    finite = min(finite, piece.first + int(good.argmin()))
-                file.write(piece.rows, piece.first, piece.frames)
-                # Every sample has the frames before this piece's.
-                done = piece.first
+                    finite = min(finite, chunk.first + int(good.argmin()))
+                file.write(chunk.rows, chunk.first, chunk.frames)
+                # All samples have the frames before this chunk.
+                done = chunk.first
         except KeyboardInterrupt:
-            file.close_partial(done, attributes | {"status": f"stopped after {done} of {wanted.steps} frames"})
+            file.close_partial(done, attributes | {"status": f"stopped after {done} of {request.steps} frames"})
             raise Stopped(
-                f"stopped: {file.partial} holds the first {done} of {wanted.steps} frames; the same command starts anew"
+                f"stopped: {file.partial} holds the first {done} of {request.steps} frames; repeat the command to "
+                "start again from the first frame"
             ) from None
-        whole = finite == wanted.steps
-        status = "complete" if whole else f"diverged: frame {finite + 1} is not finite"
+        is_complete = finite == request.steps
+        status = "complete" if is_complete else f"diverged: frame {finite + 1} is not finite"
         file.finish(finite, attributes | {"status": status})
-        print_line(console, f"output      {wanted.output}")
+        print_line(console, f"output      {request.output}")
         if start.truth is not None and finite:
-            _tell_error(wanted.output, run.task, start, wanted.members, console)
+            _print_error(request.output, run.task, start, request.members, console)
         truth = None if start.truth is None else np.concatenate([start.fields, start.truth], axis=1)[0]
-        for image in write_images(wanted.output, run.task, wanted.images, truth):
+        for image in write_images(request.output, run.task, request.images, truth):
             print_line(console, f"image       {image}")
-        if not whole:
+        if not is_complete:
             raise DivergedError(
-                f"{wanted.output}: frame {finite + 1} of {wanted.steps} is not finite; the {finite} before it were kept"
+                f"{request.output}: frame {finite + 1} of {request.steps} is not finite; the {finite} frames "
+                "before it were written"
             )
 
 
-def _correction(run: TrainedModel, stage: str, wanted: RolloutRequest) -> Correction:
-    """The correction by a stage of the run; CheckpointError, with the command that makes it, where there is none."""
+def _correction(run: TrainedModel, stage: str, request: RolloutRequest) -> Correction:
+    """Return the correction by a stage of the run. Raise CheckpointError if that stage is not trained."""
     trained = load_corrector(run.path, stage)
     model = cast(Corrector, build_model(trained.config, run.task, stage))
     if trained.config.diffusion.objective == "regression":
-        for option, given in {"sampler-steps": wanted.sampler_steps is not None, "members": wanted.members > 1}.items():
-            if given:
-                raise ConfigError(f"--{option}: this corrector is a regression, which draws nothing; leave it out")
-    when = every(wanted.correct_every)
-    if wanted.correct_above is not None:
-        when = both(when, beyond(partial(expected_error, model, trained.weights), wanted.correct_above))
-    sampler = stage_sampler(stage, wanted.sampler_steps) if wanted.members > 1 else expected
-    held = trained.config.diffusion.fixed_noise
-    return Correction(corrector=corrected(model, trained.weights, sampler), when=when, held=held)
+        for option, is_set in {
+            "sampler-steps": request.sampler_steps is not None,
+            "members": request.members > 1,
+        }.items():
+            if is_set:
+                raise ConfigError(f"--{option}: this corrector is a regression and draws no samples; remove the option")
+    when = every_n(request.correct_every)
+    if request.correct_above is not None:
+        when = logical_and(when, above(partial(mean_error_rms, model, trained.weights), request.correct_above))
+    sampler = stage_sampler(stage, request.sampler_steps) if request.members > 1 else mean_error
+    fixed_noise = trained.config.diffusion.fixed_noise
+    return Correction(corrector=step_corrector(model, trained.weights, sampler), when=when, fixed_noise=fixed_noise)
 
 
-def _conditioned(
+def _with_coefficients(
     start: InitialState, task: Task, params: Mapping[str, float], console: Console
 ) -> tuple[InitialState, np.ndarray, np.ndarray]:
-    """The start with the coefficients that are used: those of the input, and before them those of `params`."""
+    """Return the initial state with its PDE coefficients, and their values and mask as arrays.
+
+    Coefficients in `params` replace those of the input.
+    """
     count = len(start.fields)
-    given = dict(start.coefficients) | {name: np.full(count, value) for name, value in params.items()}
-    with warnings.catch_warnings(record=True) as told:
+    coefficients = dict(start.coefficients) | {name: np.full(count, value) for name, value in params.items()}
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        cond, mask = coefficient_arrays(task, given, count)
-    for warning in told:
+        cond, mask = coefficient_arrays(task, coefficients, count)
+    for warning in caught:
         print_line(console, f"note        {warning.message}")
-    return replace(start, coefficients=given), np.asarray(cond), mask
+    return replace(start, coefficients=coefficients), np.asarray(cond), mask
 
 
-def _attributes(run: TrainedModel, start: InitialState, wanted: RolloutRequest) -> dict[str, str | int | float]:
+def _attributes(run: TrainedModel, start: InitialState, request: RolloutRequest) -> dict[str, str | int | float]:
+    """Return the attributes of the output file: the run, the input and the options."""
     return {
         "run": str(run.path),
         "checkpoint": f"checkpoints/{run.stage}/{run.checkpoint.step}",
@@ -182,49 +214,51 @@ def _attributes(run: TrainedModel, start: InitialState, wanted: RolloutRequest) 
         "params": json.dumps({name: np.unique(values).tolist()[:16] for name, values in start.coefficients.items()}),
         "dt": run.task.dt,
         "given_frames": start.fields.shape[1],
-        "members": wanted.members,
-        "corrector": _named(wanted),
-        "seed": wanted.seed,
+        "members": request.members,
+        "corrector": _describe_corrector(request),
+        "seed": request.seed,
         "input": start.name,
         "version": f"ups_jax {version('ups_jax')}",
     }
 
 
-def _named(wanted: RolloutRequest) -> str:
-    """Which corrector acts when, in words."""
-    if wanted.corrector is None:
+def _describe_corrector(request: RolloutRequest) -> str:
+    """Return a text with the corrector and the rule of its steps."""
+    if request.corrector is None:
         return "none"
-    above = "" if wanted.correct_above is None else f" above {wanted.correct_above:g}"
-    steps = "" if wanted.sampler_steps is None else f", {wanted.sampler_steps} sampler steps"
-    return f"{wanted.corrector} every {wanted.correct_every}{above}{steps}"
+    above = "" if request.correct_above is None else f" above {request.correct_above:g}"
+    steps = "" if request.sampler_steps is None else f", {request.sampler_steps} sampler steps"
+    return f"{request.corrector} every {request.correct_every}{above}{steps}"
 
 
-def _tell_error(output: Path, task: Task, start: InitialState, members: int, console: Console) -> None:
-    """The error of the only sample against its truth, as far as that goes."""
+def _print_error(output: Path, task: Task, start: InitialState, members: int, console: Console) -> None:
+    """Print the error of a single sample over the frames for which the truth is known."""
     if start.truth is None:
         return
-    given, truth = start.fields.shape[1], start.truth[0]
-    fields = (_at_points if task.scattered else _on_grid)(output, task)[:, given : given + len(truth)]
-    known, there = truth[None, : fields.shape[1]], point_mask_of(start, slice(1))
-    values = rollout_section(score_rows(fields.mean(0, keepdims=True), known, task, 1, there), task.dt)
-    of = "mean of the members" if members > 1 else "prediction"
+    initial_frames, truth = start.fields.shape[1], start.truth[0]
+    fields = (_at_points if task.scattered else _on_grid)(output, task)[:, initial_frames : initial_frames + len(truth)]
+    target, point_mask = truth[None, : fields.shape[1]], point_mask_of(start, slice(1))
+    values = rollout_section(score_rows(fields.mean(0, keepdims=True), target, task, 1, point_mask), task.dt)
+    subject = "mean of the members" if members > 1 else "prediction"
     lines = {
-        "nrmse": f"{values['nrmse']:.3g} of the {of}, mean of {fields.shape[1]} frames",
-        "last": f"{values['nrmse_by_time'][-1]:.3g} nrmse of frame {fields.shape[1]}",
-        "correlated": f"for {values['correlation_time']:.3g} of {fields.shape[1] * task.dt:.3g} time units",
+        "nrmse": f"{values['nrmse']:.3g} of the {subject}, averaged over {fields.shape[1]} frames",
+        "last": f"{values['nrmse_by_time'][-1]:.3g} nrmse in frame {fields.shape[1]}",
+        "correlated": f"above 0.8 until t = {values['correlation_time']:.3g} of {fields.shape[1] * task.dt:.3g}",
     }
     if members > 1:
-        summary = ensemble_summary(ensemble_table(fields[:, None], known, task.dt))
+        summary = ensemble_summary(ensemble_table(fields[:, None], target, task.dt))
         lines |= {name: f"{value:.3g}" for name, value in summary.items()}
     for name, text in lines.items():
         print_line(console, f"{name:<11} {text}")
 
 
 def _on_grid(output: Path, task: Task) -> Float[np.ndarray, "r t *s c"]:
+    """Return the states of an output file on a grid."""
     with h5py.File(output, "r", locking=False) as file:
         return np.stack([file[name][:] for name in channel_datasets(task)], axis=-1)
 
 
 def _at_points(output: Path, task: Task) -> Float[np.ndarray, "r t p c"]:
+    """Return the states of an output file on scattered points."""
     source = open_file(output, "transient", task.channels)
     return read_trajectories(source, np.arange(source.trajectories))

@@ -1,4 +1,4 @@
-"""Trace a few training steps with jax's profiler and print where the time of a step goes, part by part."""
+"""Trace a few training steps with the JAX profiler and print the time of each part of the model."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ from ups_jax.core.stage_names import STAGES
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run `ups-jax profile` with the given arguments and return its exit code."""
     parser = runner.parser(__doc__, name="profile", config="burgers1d")
-    parser.add_argument("--stage", choices=STAGES, default="operator", help="whose step (default: operator)")
-    parser.add_argument("--steps", type=runner.positive, default=10, help="steps to trace (default: 10)")
-    parser.add_argument("--depth", type=runner.positive, default=3, help="module names that a part keeps (default: 3)")
-    parser.add_argument("--out", type=Path, default=Path("profile"), metavar="DIR", help="the trace (default: profile)")
+    parser.add_argument("--stage", choices=STAGES, default="operator", help="stage to profile (default: operator)")
+    parser.add_argument("--steps", type=runner.positive, default=10, help="number of steps to trace (default: 10)")
+    parser.add_argument(
+        "--depth", type=runner.positive, default=3, help="number of module names in the path of a part (default: 3)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("profile"), metavar="DIR", help="output folder of the trace (default: profile)"
+    )
     return runner.run(parser, profile, argv)
 
 
 def profile(args: argparse.Namespace) -> None:
+    """Profile the training step of a stage and print a table of its parts."""
     from ups_jax.config import load
 
     cfg = load(args.config, args.overrides)
@@ -37,13 +43,13 @@ def profile(args: argparse.Namespace) -> None:
     enable_compilation_cache()
     simulate.prepare(cfg)
     data = open_mixture(cfg)
-    with trial(cfg, args.stage, data, build_joint_model(cfg, data.tasks, args.stage), at_once=1) as tried:
+    with trial(cfg, args.stage, data, build_joint_model(cfg, data.tasks, args.stage), at_once=1) as step_trial:
         settings = {"steps": args.steps, "depth": args.depth}
-        result = profile_step(tried.train_step, tried.new_state(), tried.batches, args.out, **settings)
-    table = Table(title=f"a step of {args.stage} on {jax.devices()[0].device_kind}", title_justify="left")
+        result = profile_step(step_trial.train_step, step_trial.new_state(), step_trial.batches, args.out, **settings)
+    table = Table(title=f"one step of {args.stage} on {jax.devices()[0].device_kind}", title_justify="left")
     for heading in ("part", "direction"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("ms a step", "share", "operations"):
+    for heading in ("ms per step", "share", "operations"):
         table.add_column(heading, justify="right")
     for part in result.parts:
         milliseconds = f"{1e3 * part.seconds_per_step:.3f}"
@@ -52,7 +58,7 @@ def profile(args: argparse.Namespace) -> None:
     console.print(table)
     busy = sum(part.seconds_per_step for part in result.parts)
     wall = 1e3 * result.seconds_per_step
-    console.print(f"wall        {wall:.2f} ms a step, traced; {1e3 * busy:.2f} ms busy over all threads and streams")
     console.print(
-        f"trace       {result.trace.parent} (perfetto_trace.json.gz opens in ui.perfetto.dev)", soft_wrap=True
+        f"wall        {wall:.2f} ms per step while tracing; {1e3 * busy:.2f} ms busy over all threads and streams"
     )
+    console.print(f"trace       {result.trace.parent} (open perfetto_trace.json.gz in ui.perfetto.dev)", soft_wrap=True)

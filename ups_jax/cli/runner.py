@@ -1,4 +1,4 @@
-"""What every command shares: the common arguments, and errors turned into one line and an exit code."""
+"""Shared parts of all commands: common arguments, and errors printed as one line with an exit code."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ def parser(description: str | None, *, name: str | None = None, config: str | No
     """Return an argument parser with `--traceback`.
 
     Args:
-        description: What the program does.
-        name: Its name among the project's commands, where it is one of them.
-        config: Default of `--config`. With it the parser also takes `--config` and trailing `key=value` overrides.
+        description: Description of the program.
+        name: Name of the subcommand of `ups-jax`; None for a program that is not a subcommand.
+        config: Default of `--config`; None for a parser without `--config` and `key=value` overrides.
     """
     result = argparse.ArgumentParser(prog=None if name is None else command(name), description=description)
     if config is not None:
         result.add_argument("--config", default=config, help=f"{CONFIG_HELP} (default: %(default)s)")
         result.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, such as optimizer.lr=1e-3")
-    result.add_argument("--traceback", action="store_true", help="show where an error came from")
+    result.add_argument("--traceback", action="store_true", help="print the traceback of an error")
     return result
 
 
 def positive(text: str) -> int:
-    """The type of an argument that counts something: a whole number, 1 or more."""
+    """Return a positive integer from its text, as an argparse type."""
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+        raise argparse.ArgumentTypeError(f"{text} is not a positive integer; give 1 or more")
     return number
 
 
 def assignment(text: str) -> tuple[str, float]:
-    """The type of an argument `name=number`."""
+    """Return the name and the number of `name=number`, as an argparse type."""
     name, _, value = text.partition("=")
     try:
         return name, float(value)
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not name=number, such as nu=0.01; overrides stand before --params"
+            f"{text!r} is not name=number, such as nu=0.01; give key=value overrides before --params"
         ) from None
 
 
@@ -66,20 +66,34 @@ def add_stage(
     name: str = "--stage",
     default: str | None = None,
 ) -> None:
-    """Add an argument that names a stage, also by a former name."""
+    """Add an option that selects a stage; former names of stages are accepted.
+
+    Args:
+        arguments: Parser or argument group.
+        choices: Names of the selectable stages.
+        help: Help text.
+        name: Name of the option.
+        default: Default stage.
+    """
     arguments.add_argument(
         name, type=lambda text: STAGE_ALIASES.get(text, text), choices=list(choices), default=default, help=help
     )
 
 
 def from_arguments(kind: Callable[..., T], args: argparse.Namespace, **others: Any) -> T:
-    """Return the dataclass `kind` of the arguments that are called as its fields are, and of `others`."""
+    """Return a dataclass whose fields come from the parsed arguments of the same names.
+
+    Args:
+        kind: Dataclass.
+        args: Parsed arguments.
+        **others: Further fields, which replace those of `args`.
+    """
     names = [item.name for item in dataclasses.fields(kind) if hasattr(args, item.name)]  # type: ignore[arg-type]
     return kind(**{name: getattr(args, name) for name in names} | others)
 
 
 def print_error(error: object) -> None:
-    """An error, or its text, as a line on stderr."""
+    """Print an error as one line to stderr."""
     print(f"error: {one_line(error)}", file=sys.stderr)
 
 
@@ -88,68 +102,78 @@ def run(
     main: Callable[[argparse.Namespace], int | None],
     argv: Sequence[str] | None = None,
 ) -> int:
-    """Parse, call, and answer with an exit code: 0, or the code of the error that is told in one line."""
+    """Parse the arguments, call the command, and return its exit code; errors are printed as one line.
+
+    Args:
+        arguments: Parser.
+        main: The command; it returns an exit code, or None for 0.
+        argv: Arguments; None for those of the process.
+    """
     args = arguments.parse_intermixed_args(argv)
-    # Outside the training loop, which has its own way to stop, these end a script the way Ctrl-C does.
+    # These signals raise KeyboardInterrupt like Ctrl-C. The training loop has its own handlers.
     numbers = (signal.SIGTERM, *hangup_signals()) if _in_main_thread() else ()
     previous = {number: signal.signal(number, _interrupt) for number in numbers}
-    form = warnings.formatwarning
+    format_warning = warnings.formatwarning
     if not args.traceback:
         warnings.formatwarning = _in_one_line
     try:
         with tolerate_closed_output():
-            return _answered(main, args)
+            return _exit_code(main, args)
     finally:
-        warnings.formatwarning = form
+        warnings.formatwarning = format_warning
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def _answered(main: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
-    """The exit code of `main`, whatever it raises that a user can mend."""
+def _exit_code(main: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
+    """Return the exit code of the command; print errors that a user can fix, and raise all others."""
     try:
         return main(args) or 0
     except KeyboardInterrupt:
-        print("stopped: the same command starts again where it can go on", file=sys.stderr)
+        print("stopped: repeat the command to resume", file=sys.stderr)
         return Stopped.exit_code
     except (UserError, MemoryError, OSError) as error:
-        known = _known(error)
-        if known is None:
+        user_error = _as_user_error(error)
+        if user_error is None:
             raise
         if args.traceback:
             traceback.print_exc()
         else:
-            print_error(known)
-        return known.exit_code
+            print_error(user_error)
+        return user_error.exit_code
 
 
-def _known(error: UserError | MemoryError | OSError) -> UserError | None:
-    """What a user can mend about an error; None where it is a fault of the program."""
+def _as_user_error(error: UserError | MemoryError | OSError) -> UserError | None:
+    """Return the error as one that a user can fix, or None for a defect of the program."""
     if isinstance(error, UserError):
         return error
     if isinstance(error, MemoryError) or error.errno == errno.ENOMEM:
         return _out_of_memory(error)
     if error.errno == errno.ENAMETOOLONG:
-        return ConfigError(f"{error.filename!s:.60}..: is too long for the name of a file; give a shorter one")
+        return ConfigError(f"{error.filename!s:.60}..: is too long for a file name; give a shorter one")
     return None
 
 
 def _out_of_memory(error: MemoryError | OSError) -> HostMemoryError:
+    """Return the error for exhausted host memory, with the settings that reduce it."""
     return HostMemoryError(
-        f"the memory of this machine has run out ({first_line(error)}); close other programs, or read and hold less at "
-        "a time (data.loader.buffer, data.loader.memory_gib, batch sizes), then start the same command again"
+        f"the memory of this machine is exhausted ({first_line(error)}); close other programs, or lower "
+        "data.loader.buffer, data.loader.memory_gib or batch sizes, then repeat the command"
     )
 
 
 def _in_one_line(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
+    """Return a warning as one line, in place of `warnings.formatwarning`."""
     return f"warning: {one_line(message)}\n"
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt, as a signal handler."""
     raise KeyboardInterrupt
 
 
 def _in_main_thread() -> bool:
+    """Return whether this is the main thread, which alone can set signal handlers."""
     return threading.current_thread() is threading.main_thread()

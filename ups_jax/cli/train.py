@@ -1,4 +1,4 @@
-"""Train a stage of a neural PDE simulator, evaluate it on the test split, draw it, and print where it all lies."""
+"""Train a stage of a neural PDE simulator, evaluate it on the test split, and write plots and a report."""
 
 from __future__ import annotations
 
@@ -12,32 +12,36 @@ from ups_jax.core.stage_names import STAGES
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run `ups-jax train` with the given arguments and return its exit code."""
     parser = runner.parser(__doc__, name="train", config="burgers1d")
-    what = "what to train (default: operator); all: every stage that has epochs or steps"
-    runner.add_stage(parser, [*STAGES, "all"], what)
-    parser.add_argument("--run-dir", type=Path, help="the run; started again it goes on (default: a new one in runs/)")
+    stage_help = "stage to train (default: operator); all: all enabled stages"
+    runner.add_stage(parser, [*STAGES, "all"], stage_help)
+    parser.add_argument(
+        "--run-dir", type=Path, help="run directory; an existing run is resumed (default: a new one in runs/)"
+    )
     parser.add_argument(
         "--resume",
         choices=["auto", "must", "never"],
         default="auto",
-        help="go on with what --run-dir holds: where there is something (auto, the default), or insist, or refuse",
+        help="resume the run in --run-dir if there is one (auto, the default), or require one (must) or none (never)",
     )
-    parser.add_argument("--init-from", type=Path, metavar="RUN", help="start with the weights of another run")
+    parser.add_argument("--init-from", type=Path, metavar="RUN", help="start from the weights of another run")
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print parameters, cost and time of a step of --stage, or of all that are enabled, and train nothing",
+        help="print parameters, cost and time of a step of --stage, or of all enabled stages, without training",
     )
     return runner.run(parser, train_and_evaluate, argv)
 
 
 def train_and_evaluate(args: argparse.Namespace) -> None:
+    """Train and evaluate a stage or all stages, or print their cost with --dry-run."""
     if args.stage == "all" and args.init_from is not None:
-        raise ConfigError("--init-from: is of one stage; give --stage the one that it is for")
+        raise ConfigError("--init-from works with a single stage; name it with --stage")
     from ups_jax.config import load
 
     cfg = load(args.config, args.overrides)
-    # Heavy imports after the configuration has been read, so that a typing error answers at once.
+    # Slow imports come after the configuration, so that errors in it are reported immediately.
     from rich.console import Console
 
     from ups_jax.core.terminal import print_line
@@ -68,6 +72,6 @@ def train_and_evaluate(args: argparse.Namespace) -> None:
     else:
         trained = train(cfg, stage, path, resume=args.resume, init_from=args.init_from, console=console)
         if cfg.evaluation.enabled:
-            opened = partial(evaluate_run, path, cfg, data=trained.data, models=trained.model)
-            on_host0(partial(opened, stage=stage, track=True, console=console))
+            evaluate = partial(evaluate_run, path, cfg, data=trained.data, models=trained.model)
+            on_host0(partial(evaluate, stage=stage, track=True, console=console))
     print_line(console, f"run         {path}")

@@ -1,4 +1,4 @@
-"""Check configurations and their data without training: every problem at once, each with its mend."""
+"""Check configurations and their data without training, and list all problems with hints how to fix them."""
 
 from __future__ import annotations
 
@@ -11,48 +11,52 @@ from ups_jax.core.stage_names import STAGES
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run `ups-jax validate` with the given arguments and return its exit code."""
     parser = runner.parser(__doc__, name="validate")
     parser.add_argument(
         "--config",
         type=Path,
         action="append",
         metavar="FILE",
-        help=f"{runner.CONFIG_HELP}; of several the first is the training's (default: burgers1d)",
+        help=f"{runner.CONFIG_HELP}; repeat to check several, of which the first is for training (default: burgers1d)",
     )
-    runner.add_stage(parser, [*STAGES, "all"], "what is to be trained (default: operator)", default="operator")
-    parser.add_argument("--only", choices=["config", "data"], help="check one of the two (default: both)")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write what was found")
+    runner.add_stage(parser, [*STAGES, "all"], "stage to be trained (default: operator)", default="operator")
+    parser.add_argument(
+        "--only", choices=["config", "data"], help="check only the configurations or only the data (default: both)"
+    )
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the results to this file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of all configurations")
     return runner.run(parser, validate, argv)
 
 
 def validate(args: argparse.Namespace) -> int:
+    """Print the problems and notes of all configurations; return 0, or the exit code of the first problem."""
     from ups_jax.core.files import write_atomically
     from ups_jax.pipeline.validation import Found, check_config, check_data, check_pair
 
     paths: list[Path] = args.config or [Path("burgers1d")]
-    found: dict[Path, list[Found]] = {path: [check_config(path, args.stage, args.overrides)] for path in paths}
-    sound = not any(item.problems for own in found.values() for item in own)
-    if sound:
+    results: dict[Path, list[Found]] = {path: [check_config(path, args.stage, args.overrides)] for path in paths}
+    is_valid = not any(item.problems for checks in results.values() for item in checks)
+    if is_valid:
         for path in paths[1:]:
-            found[path].append(check_pair(paths[0], path, args.overrides))
-    if sound and args.only != "config":
-        for path, own in check_data(paths, args.overrides).items():
-            found[path].append(own)
-    problems = list(dict.fromkeys(line for own in found.values() for item in own for line in item.problems))
-    for line in dict.fromkeys(line for own in found.values() for item in own for line in item.notes):
+            results[path].append(check_pair(paths[0], path, args.overrides))
+    if is_valid and args.only != "config":
+        for path, data_check in check_data(paths, args.overrides).items():
+            results[path].append(data_check)
+    problems = list(dict.fromkeys(line for checks in results.values() for item in checks for line in item.problems))
+    for line in dict.fromkeys(line for checks in results.values() for item in checks for line in item.notes):
         print(f"note: {line}")
     for line in problems:
         runner.print_error(line)
     if args.json is not None:
         values = {
             str(path): {
-                "problems": [line for item in own for line in item.problems],
-                "fingerprint": own[-1].fingerprint,
+                "problems": [line for item in checks for line in item.problems],
+                "fingerprint": checks[-1].fingerprint,
             }
-            for path, own in found.items()
+            for path, checks in results.items()
         }
         write_atomically(args.json, json.dumps(values, indent=2) + "\n")
     if not problems:
-        print(f"sound: {', '.join(map(str, paths))}")
-    return next((item.exit_code for own in found.values() for item in own if item.exit_code), 0)
+        print(f"valid: {', '.join(map(str, paths))}")
+    return next((item.exit_code for checks in results.values() for item in checks if item.exit_code), 0)

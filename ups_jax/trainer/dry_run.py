@@ -63,7 +63,7 @@ def dry_run_stage(cfg: Config, stage: str, data: Mixture, console: Console) -> N
     model = build_joint_model(cfg, data.tasks, stage)
     settings = getattr(cfg.stages, stage)
     refusal = ConfigError(
-        f"{batch_size_key(stage)}={settings.batch_size}: the training step does not fit into the device's memory; lower "
+        f"{batch_size_key(stage)}={settings.batch_size}: the training step does not fit into device memory; lower "
         "it and raise accum_steps, which leaves the optimizer step unchanged (training would do this automatically)"
     )
     with compiling(cfg.training.compile), raise_on_oom(refusal), trial(cfg, stage, data, model) as step_trial:

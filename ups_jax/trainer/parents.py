@@ -17,7 +17,7 @@ from ups_jax.data import Dataset, Mixture, batch_at
 from ups_jax.models import Batch, first_row
 from ups_jax.runs.best_weights import best_weights
 from ups_jax.runs.directory import RunDirectory
-from ups_jax.training.build import build_model, joint
+from ups_jax.training.build import build_model, as_joint_model
 from ups_jax.training.stages import stage_spec
 from ups_jax.training.stages.spec import Parents
 from ups_jax.training.state import TrainState
@@ -49,7 +49,7 @@ def trained_parents(run: RunDirectory, stage: str, kind: str) -> TrainedParents:
     Raises:
         CheckpointError: The run lacks a parent; the message has the command that trains it.
     """
-    best = {name: best_weights(run.path, name) for name in stage_spec(stage).needs(kind)}
+    best = {name: best_weights(run.path, name) for name in stage_spec(stage).required_stages(kind)}
     return TrainedParents(
         # By way of the host: restored arrays are committed to their device and others are not. A step with both kinds
         # of arguments would be compiled twice, for its first call and for the arrays that this call returns.
@@ -66,8 +66,8 @@ def untrained_parents(cfg: Config, task: Task, stage: str, batch: Batch) -> Pare
 
     def initial_weights(name: str) -> Any:
         spec = stage_spec(name)
-        scale = jnp.ones(len(task.channels)) if spec.scaled else None
-        return spec.weights(spec.init(build_model(cfg, task, name), stream(key, "init"), row), scale)
+        scale = jnp.ones(len(task.channels)) if spec.has_scale else None
+        return spec.build_weights(spec.init(build_model(cfg, task, name), stream(key, "init"), row), scale)
 
     return {name: jax.jit(initial_weights, static_argnums=0)(name) for name in STAGE_NEEDS[task.kind].get(stage, ())}
 
@@ -88,4 +88,4 @@ def init_from_parents(
     if not parents:
         return state
     batches = (batch_at(data, cfg, stage, number) for number in itertools.count())
-    return stage_spec(stage).begin(joint(model).models[0], cfg, parents, state, batches)
+    return stage_spec(stage).init_from_parents(as_joint_model(model).models[0], cfg, parents, state, batches)

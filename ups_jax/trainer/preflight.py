@@ -147,7 +147,7 @@ def check_resume(run: RunDirectory, cfg: Config, stage: str, resume: str) -> Non
     if resume == "never":
         raise ConfigError(f"{run.path}: already holds a run; give a new --run-dir, or --resume auto to resume it")
     record = run.read()
-    for name in (*stage_spec(stage).needs(cfg.data.tasks[0].kind), stage):
+    for name in (*stage_spec(stage).required_stages(cfg.data.tasks[0].kind), stage):
         if record["digests"].get(name, digest(cfg, name)) != digest(cfg, name):
             changed = "; ".join(_changes(record["config"], cfg, name))
             raise ConfigError(f"{run.path}: holds a run of another configuration ({changed}); give a new --run-dir")
@@ -155,7 +155,7 @@ def check_resume(run: RunDirectory, cfg: Config, stage: str, resume: str) -> Non
 
 def check_needs(run: RunDirectory, spec: StageSpec, kind: str) -> None:
     """Raise CheckpointError if a stage that this stage needs has no checkpoint; `kind` is the kind of the task."""
-    for name in spec.needs(kind):
+    for name in spec.required_stages(kind):
         if not run.checkpoints(name).is_dir():
             raise CheckpointError(
                 f"{run.path}: stage {spec.name} needs a trained {name}; "
@@ -291,7 +291,7 @@ def check_term_gradients(model: Any, cfg: Config, stage: str, batch: Batch) -> N
     """
     spec = stage_spec(stage)
     spec.losses(model, cfg)
-    checked_terms = [name for name in spec.terms(cfg) if name not in UNCHECKED_TERMS]
+    checked_terms = [name for name in spec.loss_term_weights(cfg) if name not in UNCHECKED_TERMS]
     if not checked_terms:
         return
     with raise_on_oom(row_too_large_error(batch_size_key(stage))):

@@ -42,7 +42,7 @@ from ups_jax.trainer import oom
 from ups_jax.trainer.console import TrainingProgress, is_logged, log_diverged, log_end, was_delivered
 from ups_jax.trainer.loop import Loop, run_loop
 from ups_jax.trainer.parents import init_from_parents
-from ups_jax.training.build import JointModel, averaged, init_state, trains_on_latents
+from ups_jax.training.build import JointModel, averaged_params, init_state, trains_on_latents
 from ups_jax.training.multi_step import make_batch_transfer, steps_per_call
 from ups_jax.training.run_length import Plan
 from ups_jax.training.stages import stage_spec
@@ -260,7 +260,7 @@ def make_loop(training: TrainingRun, train_step: oom.OomRetryStep, checkpoints: 
 
     @jax.jit
     def averaged_weights(state: TrainState) -> Any:
-        return spec.weights(averaged(cfg, stage, state, settings.ema_decay), state_scale(state))
+        return spec.build_weights(averaged_params(cfg, stage, state, settings.ema_decay), state_scale(state))
 
     validate = oom.with_oom_error(training.validate)
 
@@ -282,8 +282,8 @@ def make_loop(training: TrainingRun, train_step: oom.OomRetryStep, checkpoints: 
         averaged_weights=lambda state: gather_to_local(mesh, averaged_weights(state)),
         validate=lambda weights: broadcast_from_host0(validate(weights)),
         selection_metric=spec.selection_metric(cfg),
-        target=spec.target(cfg),
-        fault=spec.fault,
+        target=spec.target_metric(cfg),
+        fault=spec.check_metrics,
         save=save,
         step_of=checkpoints.step_of,
         learning_rate=host_schedule(schedule),

@@ -27,7 +27,7 @@ from ups_jax.optim import build_optimizer
 from ups_jax.trainer import oom
 from ups_jax.trainer.parents import untrained_parents
 from ups_jax.training import multi_step
-from ups_jax.training.build import init_state, joint
+from ups_jax.training.build import init_state, as_joint_model
 from ups_jax.training.multi_step import Batches, make_batch_transfer
 from ups_jax.training.run_length import eval_steps, make_plan, measure_seconds, measure_seconds_per_step
 from ups_jax.training.stages import stage_spec
@@ -102,7 +102,7 @@ def measure_stage(
         with oom.raise_on_oom(oom.row_too_large_error(oom.batch_size_key(stage))):
             state = step_trial.new_state()
             mesh = make_mesh(cfg.parallel)
-            weights = gather_to_local(mesh, stage_spec(stage).weights(state.params, state_scale(state)))
+            weights = gather_to_local(mesh, stage_spec(stage).build_weights(state.params, state_scale(state)))
         checked_validate = oom.with_oom_error(validate)
         validation_seconds = measure_seconds(lambda: checked_validate(weights))
     seconds = broadcast_from_host0(step_seconds + validation_seconds / eval_steps(cfg, data, stage))
@@ -166,7 +166,7 @@ def trial(
     task_batches = first_batches(data, cfg, stage, **process_slice())
     first = task_batches[0]
     if parents is None:
-        parents = untrained_parents(cfg, joint(model).tasks[0], stage, first)
+        parents = untrained_parents(cfg, as_joint_model(model).tasks[0], stage, first)
     mesh = make_mesh(cfg.parallel)
     steps = steps_per_call or multi_step.steps_per_call(cfg, as_mixture(data), first, mesh)
 

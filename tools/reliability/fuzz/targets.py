@@ -50,6 +50,6 @@ def prepare(target: str) -> None:
 
 def wrong_result(case: Case, given: Answer, folder: Path) -> str | None:
     """What is wrong with what a script gave, where it ended well."""
-    if given.code == 0 and case.script == "validate.py" and not given.out.splitlines()[-1:][0].startswith("sound: "):
-        return f"ended well and did not say sound: {given.out[-200:]}"
+    if given.code == 0 and case.script == "validate.py" and not given.out.splitlines()[-1:][0].startswith("valid: "):
+        return f"ended well and did not print `valid:`: {given.out[-200:]}"
     return None
