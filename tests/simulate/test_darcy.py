@@ -42,7 +42,7 @@ def test_the_solver_is_of_second_order(case, turned):
     errors = []
     for points in (16, 32, 64):
         a, source, exact = (values.T if turned else values for values in case(points))
-        errors.append(np.abs(darcy.pressure_of(a, source) - exact).max() / np.abs(exact).max())
+        errors.append(np.abs(darcy.solve_pressure(a, source) - exact).max() / np.abs(exact).max())
     assert errors[-1] < 1.5e-3
     assert all(3.5 < coarse / fine < 4.5 for coarse, fine in itertools.pairwise(errors))
 
@@ -65,7 +65,7 @@ def test_permeability_is_one_of_two_values_each_on_half_of_the_square():
     assert set(np.unique(permeabilities)) == {3.0, 12.0}
     assert (permeabilities == 12).mean() == pytest.approx(0.5, abs=0.08)
     # Between those of the two constant permeabilities, by the maximum principle for a unit source.
-    highest = darcy.pressure_of(np.ones((32, 32)), np.ones((32, 32))).max()
+    highest = darcy.solve_pressure(np.ones((32, 32)), np.ones((32, 32))).max()
     assert (solutions > 0).all() and (solutions.max(axis=(1, 2)) < 1.2 * highest / 3).all()
 
 

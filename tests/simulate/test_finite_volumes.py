@@ -14,22 +14,22 @@ from scipy.optimize import brentq
 
 from ups_jax import config, simulate
 from ups_jax.data import open_dataset
-from ups_jax.data.sources.base import read_all
+from ups_jax.data.sources.base import read_trajectories
 from ups_jax.simulate import compressible, finite_volumes, shallow_water
-from ups_jax.simulate.presets import PRESETS, VolumePreset
+from ups_jax.simulate.presets import PRESETS, FiniteVolumePreset
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def preset(task: str, **changes: float) -> VolumePreset:
+def preset(task: str, **changes: float) -> FiniteVolumePreset:
     found = PRESETS[task]["tiny"]
-    assert isinstance(found, VolumePreset)
+    assert isinstance(found, FiniteVolumePreset)
     return replace(found, **changes)
 
 
-def advanced(rate, chosen: VolumePreset, coefficient: float, state: np.ndarray, time: float, steps: int) -> np.ndarray:
+def advanced(rate, chosen: FiniteVolumePreset, coefficient: float, state: np.ndarray, time: float, steps: int) -> np.ndarray:
     """The primitive fields after `steps` steps of Heun's method."""
-    flow = compressible if rate is compressible.rate else shallow_water
+    flow = compressible if rate is compressible.time_derivative else shallow_water
     with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
         step, value = time / steps, jnp.asarray(coefficient)
 
@@ -37,8 +37,8 @@ def advanced(rate, chosen: VolumePreset, coefficient: float, state: np.ndarray, 
             first = state + step * rate(chosen, value, state)
             return 0.5 * (state + first + step * rate(chosen, value, first))
 
-        final = jax.jit(lambda s: jax.lax.fori_loop(0, steps, substep, s))(flow.conserved(jnp.asarray(state)))
-        return np.asarray(flow.fields(final))
+        final = jax.jit(lambda s: jax.lax.fori_loop(0, steps, substep, s))(flow.to_conserved(jnp.asarray(state)))
+        return np.asarray(flow.to_primitive(final))
 
 
 def sod(x: np.ndarray, time: float, gamma: float) -> np.ndarray:
@@ -78,7 +78,7 @@ def test_sods_tube_is_that_of_the_exact_riemann_problem() -> None:
     x = -1 + (np.arange(800) + 0.5) / 400
     # Periodic: a second discontinuity at the ends, whose waves stay outside of |x| < 0.5.
     state = np.stack([np.where(x < 0, 1.0, 0.125), np.where(x < 0, 1.0, 0.1), 0 * x])
-    found = advanced(compressible.rate, chosen, 0.0, state, 0.2, 400)
+    found = advanced(compressible.time_derivative, chosen, 0.0, state, 0.2, 400)
     inside = np.abs(x) < 0.5
     exact = sod(x[inside], 0.2, compressible.GAMMA)
     error = np.abs(found[:, inside] - exact).mean(axis=1)
@@ -109,7 +109,7 @@ def test_a_breaking_dam_is_stokers_along_either_axis(axis: int) -> None:
     # Four cells across are enough where nothing varies.
     height = np.broadcast_to(np.where(x < 0, 2.0, 1.0)[:, None], (256, 4))
     height = height if axis == 0 else height.T
-    found = advanced(shallow_water.rate, chosen, 1.3, np.stack([height, 0 * height, 0 * height]), 0.7, 120)
+    found = advanced(shallow_water.time_derivative, chosen, 1.3, np.stack([height, 0 * height, 0 * height]), 0.7, 120)
     line = found[[0, 1 + axis]][:, :, 2] if axis == 0 else found[[0, 1 + axis]][:, 2, :]
     error = np.abs(line - stoker(x, 0.7, 1.3)).mean(axis=1)
     assert (error < [0.006, 0.006]).all(), error
@@ -122,7 +122,7 @@ def test_a_small_sound_wave_travels_at_the_speed_of_sound_and_decays_as_viscosit
     x = -1 + (np.arange(points) + 0.5) * 2 / points
     sound = np.sqrt(compressible.GAMMA)
     wave = size * np.sin(2 * np.pi * x)
-    found = advanced(compressible.rate, chosen, eta, np.stack([1 + wave, 1 + sound**2 * wave, sound * wave]), 0.5, 300)
+    found = advanced(compressible.time_derivative, chosen, eta, np.stack([1 + wave, 1 + sound**2 * wave, sound * wave]), 0.5, 300)
     wavenumber = 2 * np.pi
     decay = np.exp(-0.5 * (4 / 3 * eta + eta) * wavenumber**2 * 0.5)
     assert decay < 0.96
@@ -155,7 +155,7 @@ def test_a_shipped_configuration_declares_what_its_data_keep(
     # A second time nothing is made, another seed is somebody's choice.
     assert simulate.prepare(cfg) == []
     solved, values = finite_volumes.solve(name, replace(chosen, trajectories=2), 0, lambda _: None)
-    np.testing.assert_array_equal(read_all(dataset.source, np.arange(2)), solved)
+    np.testing.assert_array_equal(read_trajectories(dataset.source, np.arange(2)), solved)
     np.testing.assert_allclose(dataset.conditions[:2, 0], values, rtol=1e-6)
     with h5py.File(path) as file:
         assert file.attrs["boundary"] == ("periodic" if name == "cfd1d" else "wall")

@@ -184,10 +184,10 @@ import os, sys
 import numpy as np
 from pathlib import Path
 from ups_jax.simulate import files, presets
-preset = presets.find("burgers1d", "tiny")
-origin = files.Origin(task="burgers1d", preset="tiny", seed=0, trajectories=40)
+preset = presets.get_preset("burgers1d", "tiny")
+origin = files.Provenance(task="burgers1d", preset="tiny", seed=0, trajectories=40)
 values = np.zeros((40, 21, 64), np.float32)
-datasets = files.trajectories(preset, values, values[:, 0, 0])
+datasets = files.spectral_datasets(preset, values, values[:, 0, 0])
 """
 
 
@@ -199,7 +199,7 @@ def stop(handle):
     print("writing", flush=True)
     sys.stdin.read()
 os.fsync = stop
-files.write(Path({str(path)!r}), origin, datasets, "periodic")
+files.write_file(Path({str(path)!r}), origin, datasets, "periodic")
 """
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes) as process:
@@ -214,8 +214,8 @@ def test_generators_that_run_at_once_leave_one_whole_file(tmp_path):
     path = tmp_path / "burgers1d_tiny.hdf5"
     code = f"""{WRITER}
 for _ in range(50):
-    files.write(Path({str(path)!r}), origin, datasets, "periodic")
-    files.check(Path({str(path)!r}), origin)
+    files.write_file(Path({str(path)!r}), origin, datasets, "periodic")
+    files.check_provenance(Path({str(path)!r}), origin)
 """
     both = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) for _ in range(2)]
     assert [process.wait(timeout=120) for process in both] == [0, 0]

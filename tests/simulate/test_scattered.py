@@ -13,18 +13,18 @@ from scipy.integrate import solve_ivp
 from ups_jax import simulate
 from ups_jax.core.errors import DataError
 from ups_jax.data.sources import open_file
-from ups_jax.data.sources.base import read_all
+from ups_jax.data.sources.base import read_trajectories
 from ups_jax.simulate import heat, taylor_green
 from ups_jax.simulate.presets import PRESETS
-from ups_jax.simulate.triangles import matrices, plate
+from ups_jax.simulate.triangles import assemble_matrices, mesh_square_with_hole
 
 TINY = PRESETS["heat_mesh"]["tiny"]
 SWARM = PRESETS["particles"]["tiny"]
 
 
 def test_mass_and_stiffness_integrate_a_linear_field_exactly() -> None:
-    mesh = plate(0.1, np.random.default_rng(0), hole=0.2)
-    mass, stiffness = matrices(mesh)
+    mesh = mesh_square_with_hole(0.1, np.random.default_rng(0), hole=0.2)
+    mass, stiffness = assemble_matrices(mesh)
     x, y = mesh.points.T
     corners = mesh.points[mesh.cells]
     sides = corners[:, 1:] - corners[:, :1]
@@ -43,23 +43,23 @@ def test_mass_and_stiffness_integrate_a_linear_field_exactly() -> None:
 
 @pytest.mark.parametrize("spacing", [0.1, 0.05])
 def test_heat_decays_as_its_first_mode_does_and_rests_at_the_steady_solution(spacing: float) -> None:
-    mesh = plate(spacing, np.random.default_rng(1))
+    mesh = mesh_square_with_hole(spacing, np.random.default_rng(1))
     x, y = mesh.points.T
     mode, rate = np.sin(np.pi * x) * np.sin(np.pi * y), 2 * np.pi**2 * 0.05
-    frames = heat.run(mesh, mode, np.zeros_like(mode), 0.05, dt=0.1, steps=10, substeps=4)
+    frames = heat.integrate(mesh, mode, np.zeros_like(mode), 0.05, dt=0.1, steps=10, substeps=4)
     truth = np.exp(-rate * 0.1 * np.arange(11))[:, None] * mode
     error = np.abs(frames - truth).max() / np.abs(truth).max()
     # Linear elements: a quarter of the error at half the edge.
     assert error < 5 * spacing**2
-    settled = heat.run(mesh, mode, mode, 0.05, dt=5.0, steps=8, substeps=20)[-1]
+    settled = heat.integrate(mesh, mode, mode, 0.05, dt=5.0, steps=8, substeps=20)[-1]
     assert np.abs(settled - mode / rate).max() < 5 * spacing**2 * np.abs(mode / rate).max()
     assert np.array_equal(settled[mesh.boundary], np.zeros(mesh.boundary.sum()))
 
 
 def test_particles_follow_the_flow() -> None:
-    flow = taylor_green.Vortices(speed=1.2, viscosity=0.03, phase=np.array([0.4, 1.0]), drift=np.array([0.3, -0.2]))
+    flow = taylor_green.TaylorGreenFlow(amplitude=1.2, viscosity=0.03, phase=np.array([0.4, 1.0]), mean_velocity=np.array([0.3, -0.2]))
     start = np.random.default_rng(0).uniform(0, 2 * np.pi, (5, 2))
-    ours = taylor_green.carried(flow, start, 0.1, 20, 4)
+    ours = taylor_green.advect_particles(flow, start, 0.1, 20, 4)
     theirs = solve_ivp(
         lambda t, y: flow.velocity(y.reshape(-1, 2), t).ravel(), (0, 2), start.ravel(), rtol=1e-10, atol=1e-12
     )
@@ -68,7 +68,7 @@ def test_particles_follow_the_flow() -> None:
 
 def test_the_flow_solves_its_equation() -> None:
     """du/dt + (u . grad) u - nu laplace u is a gradient (of minus the pressure): its curl is 0."""
-    flow = taylor_green.Vortices(speed=0.8, viscosity=0.2, phase=np.array([0.4, 1.0]), drift=np.array([0.3, -0.2]))
+    flow = taylor_green.TaylorGreenFlow(amplitude=0.8, viscosity=0.2, phase=np.array([0.4, 1.0]), mean_velocity=np.array([0.3, -0.2]))
     line = 2 * np.pi * np.arange(16) / 16
     places = np.stack(np.meshgrid(line, line, indexing="ij"), -1)
 
@@ -104,11 +104,11 @@ def test_files_repeat(tmp_path: Path, task: str, preset: str, channels: tuple[st
     source, short = (open_file(file, "transient", channels) for file in (path, few))
     points = short.grid.shape[0]
     ids = np.arange(3)
-    assert np.array_equal(read_all(source, ids)[:, :, :points], read_all(short, ids))
-    assert np.array_equal(source.places(ids).coords[:, :points], short.places(ids).coords)
+    assert np.array_equal(read_trajectories(source, ids)[:, :, :points], read_trajectories(short, ids))
+    assert np.array_equal(source.points(ids).coords[:, :points], short.points(ids).coords)
     assert source.trajectories == PRESETS[task][preset].trajectories
     low, high = PRESETS[task][preset].low, PRESETS[task][preset].high
-    values = source.coefficient(source.found_coefficients()[0])
+    values = source.coefficient(source.coefficient_names()[0])
     assert ((low <= values) & (values <= high)).all() and values.std() > 0
 
 

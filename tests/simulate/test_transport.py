@@ -13,7 +13,7 @@ import pytest
 
 from ups_jax import simulate
 from ups_jax.data.sources import open_file
-from ups_jax.data.sources.base import read_all
+from ups_jax.data.sources.base import read_trajectories
 from ups_jax.simulate import transport
 from ups_jax.simulate.presets import PRESETS
 
@@ -31,9 +31,9 @@ def test_a_wave_is_carried_along_its_velocity_and_decays_by_its_wavenumber() -> 
     amplitudes = np.zeros((5, 5, 5), complex)
     amplitudes[tuple(2 + numbers)], amplitudes[tuple(2 - numbers)] = 0.5 * np.exp([1j * phase, -1j * phase])
     beta, nu = np.array([0.4, -1.1, 0.3]), 0.03
-    item = transport.Spreading(amplitudes=amplitudes, velocity=beta, diffusivity=nu)
+    item = transport.AdvectionDiffusion(amplitudes=amplitudes, velocity=beta, diffusivity=nu)
     axis, times = -1.5 + extent * np.arange(7) / 7, np.array([0.0, 0.4, 1.3])
-    found = item.frames(axis, times, extent)
+    found = item.evaluate(axis, times, extent)
     k, x = 2 * np.pi / extent * numbers, np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1)
     for time, frame in zip(times, found, strict=True):
         exact = np.exp(-nu * k @ k * time) * np.cos((x - beta * time) @ k + phase)
@@ -61,7 +61,7 @@ def test_fields_are_of_unit_size_at_first_and_parameters_between_their_bounds() 
     assert nu.min() > preset.low and nu.max() < preset.high
     # As many below the geometric mean of the bounds as above it, and velocities of either sign along each axis.
     assert 10 < (nu < np.sqrt(preset.low * preset.high)).sum() < 30
-    assert np.abs(beta).max() < preset.speed and (np.abs(beta.mean(1)) < 0.35).all() and (beta.std(1) > 0.4).all()
+    assert np.abs(beta).max() < preset.max_speed and (np.abs(beta.mean(1)) < 0.35).all() and (beta.std(1) > 0.4).all()
 
 
 def test_a_file_has_every_parameter_and_a_finer_one_the_same_fields(tmp_path: Path) -> None:
@@ -73,9 +73,9 @@ def test_a_file_has_every_parameter_and_a_finer_one_the_same_fields(tmp_path: Pa
     assert sources[0].grid.origin == (-1.0,) * 3 and sources[0].grid.spacing == pytest.approx((0.125,) * 3)
     assert sources[0].grid.dt == pytest.approx(0.05) and sources[0].frames == 9
     ids = np.arange(2)
-    between, own = (read_all(source, ids) for source in sources)
+    between, own = (read_trajectories(source, ids) for source in sources)
     np.testing.assert_allclose(between[:, :, ::2, ::2, ::2], own, atol=1e-6)
-    assert set(sources[0].found_coefficients()) == {"nu", "beta_x", "beta_y", "beta_z"}
-    for name in sources[0].found_coefficients():
+    assert set(sources[0].coefficient_names()) == {"nu", "beta_x", "beta_y", "beta_z"}
+    for name in sources[0].coefficient_names():
         one, two = (source.coefficient(name) for source in sources)
         assert one is not None and two is not None and np.array_equal(one, two[:2]) and two.std() > 0

@@ -100,7 +100,7 @@ def _tasks(cfg: Config, stage: str) -> list[str]:
     for task in cfg.data.tasks:
         if task.path is None:
             try:
-                presets.find(task.name, task.preset)
+                presets.get_preset(task.name, task.preset)
             except ConfigError as error:
                 found.append(str(error))
         other = {"steady": "operator", "transient": "steady_prior"}[task.kind]

@@ -1,4 +1,4 @@
-"""Embedded solvers that write data files. Nothing here is needed to read them; jax is imported by a solve only."""
+"""Embedded solvers that write data files. Reading them needs none of it; only solving imports jax."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from ups_jax.simulate.generator import generate, prepare
     from ups_jax.simulate.presets import PRESETS, Preset
 
-# The table of presets is read where no file is: the generator loads h5py.
+# Imported at the first access: the presets are used where h5py, which the generator loads, is not needed.
 _MODULE_OF = {"generate": "generator", "prepare": "generator", "PRESETS": "presets", "Preset": "presets"}
 __all__ = ["PRESETS", "Preset", "generate", "prepare"]
 

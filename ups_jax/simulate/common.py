@@ -1,4 +1,4 @@
-"""What the embedded solvers share: their device, the drawing of a coefficient, and fluxes between cells."""
+"""Functions that several embedded solvers share: their device, drawn coefficients, and fluxes between cells."""
 
 from __future__ import annotations
 
@@ -9,53 +9,71 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ups_jax.core.errors import ConfigError
-from ups_jax.simulate.presets import Preset, VolumePreset
+from ups_jax.simulate.presets import FiniteVolumePreset, Preset
 
-# Cells beyond each end that the reconstruction looks at.
+# Number of ghost cells beyond each end of the domain, as the linear reconstruction needs them.
 GHOSTS = 2
+# Channels of a state at all cells.
 Values = Float[Array, "c *s"]
 
 
-def cpu() -> jax.Device:
-    """The CPU, in whose float64 all are solved, whatever a run trains on. Raises `ConfigError` where JAX has none."""
+def cpu_device() -> jax.Device:
+    """Return the CPU, on which all tasks are solved in float64. Raises `ConfigError` if JAX has no CPU backend."""
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:
-        raise ConfigError("the embedded solvers need the CPU, which JAX_PLATFORMS leaves out; add `,cpu`") from None
+        raise ConfigError(
+            "the embedded solvers need JAX's CPU backend, which JAX_PLATFORMS excludes; add `,cpu` to it"
+        ) from None
 
 
-def draw(preset: Preset | VolumePreset, share: Float[Array, ""]) -> Float[Array, ""]:
-    """The value at `share` (0 to 1) of the way from `low` to `high`, on the preset's scale."""
+def draw_coefficient(preset: Preset | FiniteVolumePreset, fraction: Float[Array, ""]) -> Float[Array, ""]:
+    """Return the coefficient at a `fraction` (0 to 1) of the range from `low` to `high`, on the preset's scale."""
     if preset.coefficient is None:
         return jnp.asarray(preset.low)
     if preset.scale == "log10":
-        return preset.low * (preset.high / preset.low) ** share
-    return preset.low + (preset.high - preset.low) * share
+        return preset.low * (preset.high / preset.low) ** fraction
+    return preset.low + (preset.high - preset.low) * fraction
 
 
-def face_values(padded: Float[Array, "c n *s"]) -> tuple[Float[Array, "c f *s"], Float[Array, "c f *s"]]:
-    """Values left and right of each face along the first space axis, which has `GHOSTS` cells more at each end.
+def reconstruct_faces(padded: Float[Array, "c n *s"]) -> tuple[Float[Array, "c f *s"], Float[Array, "c f *s"]]:
+    """Return the values on the left and on the right of each face along the first space axis.
 
-    Slopes are limited by the monotonised central limiter (van Leer 1977): second order where the field is smooth.
+    The reconstruction is linear in each cell and second-order accurate where the field is smooth. Slopes are limited
+    by the monotonized central limiter.
+
+    Args:
+        padded: Cell averages, with `GHOSTS` ghost cells at each end of the first space axis.
+
+    References:
+        van Leer 1977, Towards the ultimate conservative difference scheme III.
     """
-    back, ahead = padded[:, 1:-1] - padded[:, :-2], padded[:, 2:] - padded[:, 1:-1]
-    sign = 0.5 * (jnp.sign(back) + jnp.sign(ahead))
-    size = jnp.minimum(2 * jnp.minimum(jnp.abs(back), jnp.abs(ahead)), 0.5 * jnp.abs(back + ahead))
-    half = 0.5 * sign * size
+    backward, forward = padded[:, 1:-1] - padded[:, :-2], padded[:, 2:] - padded[:, 1:-1]
+    sign = 0.5 * (jnp.sign(backward) + jnp.sign(forward))
+    size = jnp.minimum(2 * jnp.minimum(jnp.abs(backward), jnp.abs(forward)), 0.5 * jnp.abs(backward + forward))
+    half_slope = 0.5 * sign * size
     inner = padded[:, 1:-1]
-    return (inner + half)[:, :-1], (inner - half)[:, 1:]
+    return (inner + half_slope)[:, :-1], (inner - half_slope)[:, 1:]
 
 
-def hll(
+def hll_flux(
     left: Float[Array, "c f *s"],
     right: Float[Array, "c f *s"],
-    conserved: Callable[[Values], Values],
+    to_conserved: Callable[[Values], Values],
     flux: Callable[[Values], Values],
-    speeds: Callable[[Values], tuple[Float[Array, "f *s"], Float[Array, "f *s"]]],
+    wave_speeds: Callable[[Values], tuple[Float[Array, "f *s"], Float[Array, "f *s"]]],
 ) -> Float[Array, "c f *s"]:
-    """The flux of Harten, Lax and van Leer between two primitive states, with Davis' bounds on the wave speeds."""
-    (slow_left, fast_left), (slow_right, fast_right) = speeds(left), speeds(right)
+    """Return the numerical flux of Harten, Lax and van Leer, with Davis' bounds on the wave speeds.
+
+    Args:
+        left: Primitive variables on the left of each face.
+        right: Primitive variables on the right of each face.
+        to_conserved: Conserved variables as a function of the primitive ones.
+        flux: Physical flux as a function of the primitive variables.
+        wave_speeds: Slowest and fastest wave speed as a function of the primitive variables.
+    """
+    (slow_left, fast_left), (slow_right, fast_right) = wave_speeds(left), wave_speeds(right)
     slow = jnp.minimum(jnp.minimum(slow_left, slow_right), 0.0)
     fast = jnp.maximum(jnp.maximum(fast_left, fast_right), 0.0)
-    jump = conserved(right) - conserved(left)
+    jump = to_conserved(right) - to_conserved(left)
     return (fast * flux(left) - slow * flux(right) + slow * fast * jump) / (fast - slow)

@@ -1,4 +1,8 @@
-"""Solutions as an HDF5 file in one of PDEBench's layouts: written atomically, and recognised again."""
+"""HDF5 files of generated data: their datasets in PDEBench's layouts, atomic writing, and a check of existing files.
+
+The functions `..._datasets` return the content of a file: arrays by dataset name, and strings by attribute name, of
+which the part before the last `/` is the group.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +19,33 @@ from ups_jax.core.commands import command
 from ups_jax.core.errors import DataError, first_line
 from ups_jax.core.files import write_atomically
 from ups_jax.data.sources.base import AXES
-from ups_jax.data.sources.hdf5 import is_of_hdf5
+from ups_jax.data.sources.hdf5 import is_hdf5_error
 from ups_jax.data.sources.points import LAYOUT
-from ups_jax.simulate.presets import DarcyPreset, MeshPreset, ParticlePreset, Preset, TransportPreset, VolumePreset
-from ups_jax.simulate.triangles import HeatedPlate
+from ups_jax.simulate.presets import (
+    DarcyPreset,
+    FiniteVolumePreset,
+    MeshPreset,
+    ParticlePreset,
+    Preset,
+    TransportPreset,
+)
+from ups_jax.simulate.triangles import HeatTrajectory
 
-# To be raised by whoever changes a number that the solvers write.
+# Increase this with every change of the numbers that the solvers write.
 VERSION = "1"
-CHECKED = ("task", "preset", "generator_version", "seed", "trajectories")
+CHECKED_ATTRIBUTES = ("task", "preset", "generator_version", "seed", "trajectories")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Origin:
-    """Where a file comes from; two files of the same origin hold the same bytes."""
+class Provenance:
+    """The inputs of the generator; files with equal provenance have equal bytes.
+
+    Attributes:
+        task: Name of the task.
+        preset: Name of the preset.
+        seed: Random seed.
+        trajectories: Number of trajectories.
+    """
 
     task: str
     preset: str
@@ -36,28 +54,28 @@ class Origin:
 
     @property
     def attributes(self) -> dict[str, str | int]:
-        """What a file says of itself."""
+        """The root attributes of the file, without the number of trajectories."""
         return {"task": self.task, "preset": self.preset, "seed": self.seed, "generator_version": VERSION}
 
     @property
     def command(self) -> str:
-        """The command line that writes this file again, without its folder."""
+        """The command line that writes the file, without `--out`."""
         return f"{command('generate')} --task {self.task} --preset {self.preset} --seed {self.seed}"
 
 
-def trajectories(
+def spectral_datasets(
     preset: Preset, fields: Float[np.ndarray, "n t *s"], coefficients: Float[np.ndarray, " n"]
 ) -> dict[str, np.ndarray]:
-    """Datasets of PDEBench's tensor layout."""
-    return tensor(preset, fields, {} if preset.coefficient is None else {preset.coefficient: coefficients})
+    """Return the content of a tensor file with the preset's coefficient, if it has one, as the only parameter."""
+    return tensor_datasets(preset, fields, {} if preset.coefficient is None else {preset.coefficient: coefficients})
 
 
-def tensor(
+def tensor_datasets(
     preset: Preset | TransportPreset,
     fields: Float[np.ndarray, "n t *s"],
     parameters: Mapping[str, Float[np.ndarray, " n"]],
 ) -> dict[str, np.ndarray]:
-    """Datasets of PDEBench's tensor layout with any number of parameters a trajectory."""
+    """Return the content of a file in PDEBench's tensor layout: a scalar field and any number of parameters."""
     points = preset.origin + np.arange(preset.points) * (preset.extent / preset.points)
     datasets = {"tensor": np.ascontiguousarray(fields, np.float32)}
     datasets |= {f"{axis}-coordinate": points for axis in AXES[: fields.ndim - 2]}
@@ -66,10 +84,10 @@ def tensor(
     return datasets | {f"parameters/{name}": np.asarray(values, np.float32) for name, values in parameters.items()}
 
 
-def steady(
+def darcy_datasets(
     preset: DarcyPreset, permeability: Float[np.ndarray, "n x y"], solution: Float[np.ndarray, "n x y"]
 ) -> dict[str, np.ndarray]:
-    """Datasets of PDEBench's Darcy layout: coordinates are cell centres, and there is no time."""
+    """Return the content of a file in PDEBench's Darcy layout: coordinates are cell centres, and there is no time."""
     centres = (np.arange(preset.points) + 0.5) / preset.points
     return {
         "nu": np.ascontiguousarray(permeability, np.float32),
@@ -79,59 +97,63 @@ def steady(
     }
 
 
-def compressible(
-    preset: VolumePreset, fields: Float[np.ndarray, "n t x 3"], eta: Float[np.ndarray, " n"]
+def compressible_datasets(
+    preset: FiniteVolumePreset, fields: Float[np.ndarray, "n t x 3"], eta: Float[np.ndarray, " n"]
 ) -> dict[str, np.ndarray]:
-    """Datasets of PDEBench's compressible layout: one for each channel, and cell centres."""
+    """Return the content of a file in PDEBench's compressible layout: a dataset for each channel, and cell centres."""
     channels = zip(("density", "pressure", "Vx"), np.moveaxis(fields, -1, 0), strict=True)
     return {name: np.ascontiguousarray(values, np.float32) for name, values in channels} | {
-        "x-coordinate": _centres(preset),
+        "x-coordinate": _cell_centres(preset),
         "t-coordinate": np.arange(preset.steps + 2) * preset.dt,
         "parameters/eta": np.asarray(eta, np.float32),
     }
 
 
-def seeds(
-    preset: VolumePreset,
+def seed_group_datasets(
+    preset: FiniteVolumePreset,
     fields: Float[np.ndarray, "n t *s c"],
     coefficients: Float[np.ndarray, " n"],
     channels: Sequence[str] = ("h", "u", "v"),
 ) -> dict[str, np.ndarray | str]:
-    """Datasets of PDEBench's seed groups, the simulation's text of each, and the names of the channels."""
+    """Return the content of a file of PDEBench's seed groups.
+
+    Each group has a `config` text with the coefficient. The root attribute `channels` lists the names of the channels.
+    """
     content: dict[str, np.ndarray | str] = {"/channels": ", ".join(channels)}
     for index, (values, coefficient) in enumerate(zip(fields, coefficients, strict=True)):
         group = f"{index:04d}"
         content[f"{group}/data"] = np.ascontiguousarray(values, np.float32)
-        content |= {f"{group}/grid/{axis}": _centres(preset) for axis in AXES[: preset.dimensions]}
+        content |= {f"{group}/grid/{axis}": _cell_centres(preset) for axis in AXES[: preset.dimensions]}
         content[f"{group}/grid/t"] = np.arange(preset.steps + 1) * preset.dt
         content[f"{group}/config"] = f"sim:\n  {preset.coefficient}: {float(coefficient)!r}\n  seed: {index}\n"
     return content
 
 
-def mesh(preset: MeshPreset, trajectories: Sequence[HeatedPlate]) -> dict[str, np.ndarray | str]:
-    """Datasets of the layout of points: one mesh, or one for each trajectory, filled up to the largest."""
-    one = preset.meshes == "one"
+def mesh_datasets(preset: MeshPreset, trajectories: Sequence[HeatTrajectory]) -> dict[str, np.ndarray | str]:
+    """Return the content of a file in the points layout: one mesh for all trajectories, or one for each, padded."""
+    is_shared = preset.meshes == "one"
     points = max(len(item.mesh.points) for item in trajectories)
     cells = max(len(item.mesh.cells) for item in trajectories)
     count, frames = len(trajectories), preset.steps + 1
     fields = np.zeros((count, frames, points), np.float32)
     source = np.zeros((count, points), np.float32)
-    meshes = 1 if one else count
-    place, mask, edge = np.zeros((meshes, points, 2)), np.zeros((meshes, points), np.uint8), np.zeros((meshes, points))
+    meshes = 1 if is_shared else count
+    coords, mask = np.zeros((meshes, points, 2)), np.zeros((meshes, points), np.uint8)
+    boundary = np.zeros((meshes, points))
     triangles = np.full((meshes, cells, 3), -1, np.int32)
     for row, item in enumerate(trajectories):
         size = len(item.mesh.points)
         fields[row, :, :size], source[row, :size] = item.fields, item.source
         if row < meshes:
-            place[row, :size], mask[row, :size], edge[row, :size] = item.mesh.points, 1, item.mesh.boundary
+            coords[row, :size], mask[row, :size], boundary[row, :size] = item.mesh.points, 1, item.mesh.boundary
             triangles[row, : len(item.mesh.cells)] = item.mesh.cells
-    shared: dict[str, np.ndarray] = {
-        "points": place,
+    mesh: dict[str, np.ndarray] = {
+        "points": coords,
         "mask": mask,
         "cells": triangles,
-        "inputs/boundary": edge.astype(np.float32),
+        "inputs/boundary": boundary.astype(np.float32),
     }
-    content: dict[str, np.ndarray | str] = {name: values[0] if one else values for name, values in shared.items()}
+    content: dict[str, np.ndarray | str] = {name: values[0] if is_shared else values for name, values in mesh.items()}
     return content | {
         "fields/u": fields,
         "inputs/source": source,
@@ -142,17 +164,17 @@ def mesh(preset: MeshPreset, trajectories: Sequence[HeatedPlate]) -> dict[str, n
     }
 
 
-def particles(
+def particle_datasets(
     preset: ParticlePreset,
     positions: Float[np.ndarray, "n t p d"],
     velocities: Float[np.ndarray, "n t p d"],
     viscosity: Float[np.ndarray, " n"],
 ) -> dict[str, np.ndarray | str]:
-    """Datasets of the layout of points that move; positions go on beyond the periodic box."""
-    named = dict(zip("uvw", np.moveaxis(velocities, -1, 0), strict=False))
+    """Return the content of a file of moving points; their positions are not wrapped in the periodic box."""
+    components = dict(zip("uvw", np.moveaxis(velocities, -1, 0), strict=False))
     return {
         "positions": positions.astype(np.float32),
-        **{f"fields/{name}": values.astype(np.float32) for name, values in named.items()},
+        **{f"fields/{name}": values.astype(np.float32) for name, values in components.items()},
         "time": np.arange(preset.steps + 1) * preset.dt,
         "box": np.array([[0.0, 0.0], [2 * np.pi, 2 * np.pi]]),
         "parameters/nu": viscosity.astype(np.float32),
@@ -160,44 +182,62 @@ def particles(
     }
 
 
-def write(path: Path, origin: Origin, content: Mapping[str, np.ndarray | str], boundary: str) -> None:
-    """Write under the final name only what is whole and on the disk; a text is an attribute of its group.
+def write_file(path: Path, provenance: Provenance, content: Mapping[str, np.ndarray | str], boundary: str) -> None:
+    """Write an HDF5 file atomically: `path` never contains an incomplete file.
 
-    Raises `StorageError`.
+    Args:
+        path: The file.
+        provenance: Inputs of the generator, which become root attributes.
+        content: Arrays by dataset name and strings by attribute name.
+        boundary: Kind of boundary, which becomes a root attribute.
+
+    Raises:
+        StorageError: If the file cannot be written.
     """
-    write_atomically(path, _encode(origin, content, boundary))
+    write_atomically(path, _encode(provenance, content, boundary))
 
 
-def check(path: Path, origin: Origin, what: Sequence[str] = CHECKED) -> None:
-    """Refuse a file of another origin or version in `what`. Raises `DataError` with the command that replaces it."""
-    mend = f"replace it: {origin.command} --out {path.parent} --overwrite"
-    expected = origin.attributes | {"trajectories": origin.trajectories}
+def check_provenance(path: Path, provenance: Provenance, names: Sequence[str] = CHECKED_ATTRIBUTES) -> None:
+    """Check that an existing file was generated from the expected inputs.
+
+    Args:
+        path: The file.
+        provenance: Expected inputs of the generator.
+        names: Inputs to compare: some of `CHECKED_ATTRIBUTES`.
+
+    Raises:
+        DataError: With the command that replaces the file, if an input differs or the file cannot be read.
+    """
+    hint = f"replace it: {provenance.command} --out {path.parent} --overwrite"
+    expected = provenance.attributes | {"trajectories": provenance.trajectories}
     try:
         with h5py.File(path, "r", locking=False) as file:
-            found = {name: file.attrs.get(name) for name in origin.attributes}
-            found["trajectories"] = _stored_trajectories(file)
+            actual = {name: file.attrs.get(name) for name in provenance.attributes}
+            actual["trajectories"] = _stored_trajectories(file)
     except Exception as error:
-        if not (isinstance(error, KeyError | TypeError) or is_of_hdf5(error)):
+        if not (isinstance(error, KeyError | TypeError) or is_hdf5_error(error)):
             raise
-        raise DataError(f"{path}: is damaged or no data file of this generator ({first_line(error)}); {mend}") from None
-    for name in what:
-        if found[name] != expected[name]:
-            raise DataError(f"{path}: has {name} {found[name]}, not {expected[name]}; {mend}")
+        raise DataError(f"{path}: is damaged, or not a file of this generator ({first_line(error)}); {hint}") from None
+    for name in names:
+        if actual[name] != expected[name]:
+            raise DataError(f"{path}: has {name} {actual[name]}, but {expected[name]} is expected; {hint}")
 
 
-def _centres(preset: VolumePreset) -> Float[np.ndarray, " x"]:
+def _cell_centres(preset: FiniteVolumePreset) -> Float[np.ndarray, " x"]:
     return preset.origin + (np.arange(preset.points) + 0.5) * (preset.extent / preset.points)
 
 
 def _stored_trajectories(file: h5py.File) -> int:
+    """Return the number of trajectories in a file of any of the layouts above."""
     if file.attrs.get("layout") == LAYOUT:
         return len(file["fields/u"])
     groups = sum(isinstance(item, h5py.Group) and "data" in item for item in file.values())
     return groups or len(file["density" if "density" in file else "tensor"])
 
 
-def _encode(origin: Origin, content: Mapping[str, np.ndarray | str], boundary: str) -> bytes:
-    # HDF5 answers a full disk in many ways, plain bytes in one.
+def _encode(provenance: Provenance, content: Mapping[str, np.ndarray | str], boundary: str) -> bytes:
+    """Return the bytes of the HDF5 file."""
+    # In memory: HDF5 raises many types of errors for a full disk, writing bytes raises one.
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         for name, values in content.items():
@@ -206,6 +246,6 @@ def _encode(origin: Origin, content: Mapping[str, np.ndarray | str], boundary: s
                 file[group or "/"].attrs[attribute] = values
             else:
                 file[name] = values
-        for name, value in (origin.attributes | {"boundary": boundary}).items():
+        for name, value in (provenance.attributes | {"boundary": boundary}).items():
             file.attrs[name] = value
     return buffer.getvalue()

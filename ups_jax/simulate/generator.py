@@ -1,4 +1,4 @@
-"""Generate a data set, or everything that a configuration needs and that is not there yet."""
+"""Generation of one data set, or of all missing data sets of a configuration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from ups_jax.config import Config
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.data.files import data_path
 from ups_jax.simulate import files, presets
-from ups_jax.simulate.presets import AnyPreset, DarcyPreset, MeshPreset, ParticlePreset, TransportPreset, VolumePreset
+from ups_jax.simulate.presets import (
+    AnyPreset,
+    DarcyPreset,
+    FiniteVolumePreset,
+    MeshPreset,
+    ParticlePreset,
+    TransportPreset,
+)
 
 
 def generate(
@@ -26,37 +33,61 @@ def generate(
     overwrite: bool = False,
     report: Callable[[str], None] = lambda line: None,
 ) -> bool:
-    """Solve `preset` of `task` into an HDF5 file at `path`; True if it was written, False if it was there already.
+    """Solve a preset of a task and write the trajectories to an HDF5 file.
 
-    `trajectories` replaces the preset's number; trajectory i is the same in either. Raises `ConfigError` for an unknown
-    name, `DataError` for a file of another origin or a solution that is not finite, `StorageError` if `path` cannot be
-    written.
+    Args:
+        task: Name of the task, such as `burgers1d`.
+        preset: Name of the preset, such as `default`.
+        path: The file to write.
+        seed: Random seed.
+        trajectories: Number of trajectories instead of the preset's. Trajectory i does not depend on it.
+        overwrite: Replace an existing file. By default an existing file is checked and left unchanged.
+        report: Receives progress lines.
+
+    Returns:
+        True if the file was written, False if it existed.
+
+    Raises:
+        ConfigError: If the task, the preset or the number of trajectories is invalid.
+        DataError: If the existing file has other contents, or a solution is not finite.
+        StorageError: If `path` cannot be written.
     """
-    chosen = presets.find(task, preset)
+    settings = presets.get_preset(task, preset)
     if trajectories is not None:
         if trajectories < 1:
             raise ConfigError(f"--trajectories is {trajectories}; give 1 or more")
-        chosen = replace(chosen, trajectories=trajectories)
+        settings = replace(settings, trajectories=trajectories)
     path = Path(path)
-    origin = files.Origin(task=task, preset=preset, seed=seed, trajectories=chosen.trajectories)
+    provenance = files.Provenance(task=task, preset=preset, seed=seed, trajectories=settings.trajectories)
     if path.exists() and not overwrite:
-        files.check(path, origin)
+        files.check_provenance(path, provenance)
         return False
-    content, fields = _solve(task, chosen, seed, report)
-    bad = int(np.sum(~np.isfinite(fields).all(axis=tuple(range(1, fields.ndim)))))
-    if bad:
+    content, fields = _solve(task, settings, seed, report)
+    diverged = int(np.sum(~np.isfinite(fields).all(axis=tuple(range(1, fields.ndim)))))
+    if diverged:
         raise DataError(
-            f"{task}, preset {preset}: {bad} of {len(fields)} solved trajectories are not finite; "
+            f"{task}, preset {preset}: {diverged} of {len(fields)} solved trajectories contain NaN or Inf; "
             "the preset needs more substeps or points"
         )
-    files.write(path, origin, content, chosen.boundary)
+    files.write_file(path, provenance, content, settings.boundary)
     return True
 
 
 def prepare(cfg: Config, report: Callable[[str], None] = lambda line: None) -> list[Path]:
-    """Write the data of every task that has no file of its own and is not there yet; the files that were written.
+    """Generate the missing data files of all embedded tasks in a configuration.
 
-    A file with another seed or number of trajectories is somebody's choice and stays.
+    Tasks with a `path` are skipped. Existing files are checked, but may have another seed or number of trajectories.
+
+    Args:
+        cfg: The configuration.
+        report: Receives progress lines.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        DataError: If an existing file is of another task, preset or version of the generator.
+        StorageError: If a file cannot be written.
     """
     written = []
     for task in cfg.data.tasks:
@@ -64,9 +95,9 @@ def prepare(cfg: Config, report: Callable[[str], None] = lambda line: None) -> l
             continue
         path = data_path(cfg.data, task)
         if path.exists():
-            preset = presets.find(task.name, task.preset)
-            origin = files.Origin(task=task.name, preset=task.preset, seed=0, trajectories=preset.trajectories)
-            files.check(path, origin, ("task", "preset", "generator_version"))
+            preset = presets.get_preset(task.name, task.preset)
+            provenance = files.Provenance(task=task.name, preset=task.preset, seed=0, trajectories=preset.trajectories)
+            files.check_provenance(path, provenance, ("task", "preset", "generator_version"))
         elif generate(task.name, task.preset, path, report=report):
             written.append(path)
     return written
@@ -75,35 +106,36 @@ def prepare(cfg: Config, report: Callable[[str], None] = lambda line: None) -> l
 def _solve(
     task: str, preset: AnyPreset, seed: int, report: Callable[[str], None]
 ) -> tuple[Mapping[str, np.ndarray | str], Float[np.ndarray, "n *d"]]:
-    """What the file holds, and the solution in it."""
-    # Imported here: exponax and jax take a second that a run with its data at hand does not need.
+    """Return the datasets of the file, and the solution in one array for the check for NaN and Inf."""
+    # Local imports: exponax and jax take a second, which a run with existing data does not need.
     if isinstance(preset, DarcyPreset):
         from ups_jax.simulate import darcy
 
         permeability, solution = darcy.solve(task, preset, seed, report)
-        return files.steady(preset, permeability, solution), solution
-    if isinstance(preset, VolumePreset):
+        return files.darcy_datasets(preset, permeability, solution), solution
+    if isinstance(preset, FiniteVolumePreset):
         from ups_jax.simulate import finite_volumes
 
         fields, coefficients = finite_volumes.solve(task, preset, seed, report)
-        layout = files.compressible if preset.dimensions == 1 else files.seeds
-        return layout(preset, fields, coefficients), fields
+        datasets = files.compressible_datasets if preset.dimensions == 1 else files.seed_group_datasets
+        return datasets(preset, fields, coefficients), fields
     if isinstance(preset, MeshPreset):
         from ups_jax.simulate import heat
 
         trajectories = heat.solve(preset, seed, report)
-        return files.mesh(preset, trajectories), np.concatenate([item.fields.ravel() for item in trajectories])[None]
+        solution = np.concatenate([trajectory.fields.ravel() for trajectory in trajectories])[None]
+        return files.mesh_datasets(preset, trajectories), solution
     if isinstance(preset, ParticlePreset):
         from ups_jax.simulate import taylor_green
 
         positions, velocities, viscosity = taylor_green.solve(preset, seed, report)
-        return files.particles(preset, positions, velocities, viscosity), velocities
+        return files.particle_datasets(preset, positions, velocities, viscosity), velocities
     if isinstance(preset, TransportPreset):
         from ups_jax.simulate import transport
 
         fields, parameters = transport.solve(preset, seed, report)
-        return files.tensor(preset, fields, parameters), fields
+        return files.tensor_datasets(preset, fields, parameters), fields
     from ups_jax.simulate import solvers
 
     fields, coefficients = solvers.solve(task, preset, seed, report)
-    return files.trajectories(preset, fields, coefficients), fields
+    return files.spectral_datasets(preset, fields, coefficients), fields

@@ -1,6 +1,6 @@
-"""Heat on a plate of triangles, u_t = kappa laplace(u) + f and u = 0 on all sides, by implicit finite elements.
+"""Heat conduction on triangle meshes, u_t = kappa Laplace(u) + f with u = 0 on the boundary.
 
-Linear elements, Crank and Nicolson's steps. Trajectory i is a function of (seed, i) alone.
+Linear finite elements in space, the Crank-Nicolson method in time. Trajectory i depends on (seed, i) only.
 """
 
 from __future__ import annotations
@@ -12,81 +12,98 @@ from jaxtyping import Float
 from scipy.sparse.linalg import splu
 
 from ups_jax.simulate.presets import MeshPreset
-from ups_jax.simulate.triangles import HeatedPlate, Mesh, matrices, plate
+from ups_jax.simulate.triangles import HeatTrajectory, TriangleMesh, assemble_matrices, mesh_square_with_hole
 
-# How many bumps an initial field or a source has, how wide, and the squared length that they are rounded off over.
-_BUMPS, _WIDTHS, _ROUNDING = 4, (0.06, 0.2), 5e-4
+# Number of bumps in an initial field or source, range of their widths, and diffusivity times time of `smooth`.
+_BUMPS, _WIDTHS, _SMOOTHING = 4, (0.06, 0.2), 5e-4
 _STREAM = 0x4EA7
 
 
-def solve(preset: MeshPreset, seed: int, report: Callable[[str], None]) -> list[HeatedPlate]:
-    """A trajectory each, on one mesh or on one of its own. `report` is told how far it is."""
-    shared = plate(preset.spacing, _generator(seed, 0), preset.hole)
-    found = []
+def solve(preset: MeshPreset, seed: int, report: Callable[[str], None]) -> list[HeatTrajectory]:
+    """Return random trajectories on one mesh, or each on its own mesh.
+
+    Args:
+        preset: Number of trajectories, meshes and time steps.
+        seed: Random seed.
+        report: Receives progress lines.
+    """
+    shared_mesh = mesh_square_with_hole(preset.spacing, _generator(seed, 0), preset.hole)
+    trajectories = []
     for index in range(preset.trajectories):
         generator = _generator(seed, 1 + index)
-        share = generator.random()
+        fraction = generator.random()
         if preset.scale == "log10":
-            diffusivity = preset.low * (preset.high / preset.low) ** share
+            diffusivity = preset.low * (preset.high / preset.low) ** fraction
         else:
-            diffusivity = preset.low + (preset.high - preset.low) * share
-        mesh = shared
+            diffusivity = preset.low + (preset.high - preset.low) * fraction
+        mesh = shared_mesh
         if preset.meshes == "each":
-            room = preset.hole + 2 * preset.spacing
-            x, y = generator.uniform(room, 1 - room, 2)
-            mesh = plate(preset.spacing, generator, preset.hole, (float(x), float(y)))
-        start = generator.uniform(0.5, 1.5) * bumps(mesh.points, generator)
-        source = preset.source * generator.uniform(0, 1) * bumps(mesh.points, generator)
-        fields = run(mesh, rounded(mesh, start), source, diffusivity, preset.dt, preset.steps, preset.substeps)
-        found.append(HeatedPlate(mesh=mesh, fields=fields, source=source, diffusivity=diffusivity))
+            margin = preset.hole + 2 * preset.spacing
+            x, y = generator.uniform(margin, 1 - margin, 2)
+            mesh = mesh_square_with_hole(preset.spacing, generator, preset.hole, (float(x), float(y)))
+        initial = generator.uniform(0.5, 1.5) * random_bumps(mesh.points, generator)
+        source = preset.max_source * generator.uniform(0, 1) * random_bumps(mesh.points, generator)
+        fields = integrate(mesh, smooth(mesh, initial), source, diffusivity, preset.dt, preset.steps, preset.substeps)
+        trajectories.append(HeatTrajectory(mesh=mesh, fields=fields, source=source, diffusivity=diffusivity))
         if index % 20 == 19:
             report(f"heat_mesh: {index + 1} of {preset.trajectories} trajectories")
-    return found
+    return trajectories
 
 
-def run(
-    mesh: Mesh,
-    start: Float[np.ndarray, " p"],
+def integrate(
+    mesh: TriangleMesh,
+    initial: Float[np.ndarray, " p"],
     source: Float[np.ndarray, " p"],
     diffusivity: float,
     dt: float,
     steps: int,
     substeps: int,
 ) -> Float[np.ndarray, "t p"]:
-    """The `start` and the `steps` frames `dt` apart after it."""
-    mass, stiffness = matrices(mesh)
-    free = np.flatnonzero(~mesh.boundary)
-    step = dt / substeps
-    inner, flow = mass[free][:, free], 0.5 * step * diffusivity * stiffness[free][:, free]
-    solver, forward = splu((inner + flow).tocsc()), inner - flow
-    heat = step * (mass @ source)[free]
-    frames = np.zeros((steps + 1, len(start)))
-    frames[0, free] = start[free]
+    """Return the initial temperature and the frames after it.
+
+    Args:
+        mesh: The mesh.
+        initial: Initial temperature at the points; values on the boundary are replaced by 0.
+        source: Heat source at the points.
+        diffusivity: kappa.
+        dt: Time between two frames.
+        steps: Number of frames after the first.
+        substeps: Implicit steps for each `dt`.
+    """
+    mass, stiffness = assemble_matrices(mesh)
+    inner = np.flatnonzero(~mesh.boundary)
+    substep = dt / substeps
+    inner_mass, half_step = mass[inner][:, inner], 0.5 * substep * diffusivity * stiffness[inner][:, inner]
+    implicit, explicit = splu((inner_mass + half_step).tocsc()), inner_mass - half_step
+    heat = substep * (mass @ source)[inner]
+    frames = np.zeros((steps + 1, len(initial)))
+    frames[0, inner] = initial[inner]
     for frame in range(steps):
-        values = frames[frame, free]
+        values = frames[frame, inner]
         for _ in range(substeps):
-            values = solver.solve(forward @ values + heat)
-        frames[frame + 1, free] = values
+            values = implicit.solve(explicit @ values + heat)
+        frames[frame + 1, inner] = values
     return frames
 
 
-def bumps(points: Float[np.ndarray, "p 2"], generator: np.random.Generator) -> Float[np.ndarray, " p"]:
-    """A sum of round bumps of either sign."""
+def random_bumps(points: Float[np.ndarray, "p 2"], generator: np.random.Generator) -> Float[np.ndarray, " p"]:
+    """Return a random sum of Gaussian bumps of either sign."""
     centres, signs = generator.random((_BUMPS, 2)), generator.uniform(-1, 1, _BUMPS)
     widths = generator.uniform(*_WIDTHS, _BUMPS)
     squares = ((points[:, None] - centres) ** 2).sum(axis=-1)
     return (signs * np.exp(-0.5 * squares / widths**2)).sum(axis=-1)
 
 
-def rounded(mesh: Mesh, field: Float[np.ndarray, " p"]) -> Float[np.ndarray, " p"]:
-    """The field after a short implicit step: it falls to 0 towards the sides."""
-    mass, stiffness = matrices(mesh)
-    free = np.flatnonzero(~mesh.boundary)
+def smooth(mesh: TriangleMesh, field: Float[np.ndarray, " p"]) -> Float[np.ndarray, " p"]:
+    """Return a field after a short implicit diffusion step, so that it falls smoothly to 0 at the boundary."""
+    mass, stiffness = assemble_matrices(mesh)
+    inner = np.flatnonzero(~mesh.boundary)
     result = np.zeros_like(field)
-    system = (mass + _ROUNDING * stiffness)[free][:, free]
-    result[free] = splu(system.tocsc()).solve((mass @ field)[free])
+    system = (mass + _SMOOTHING * stiffness)[inner][:, inner]
+    result[inner] = splu(system.tocsc()).solve((mass @ field)[inner])
     return result
 
 
 def _generator(seed: int, index: int) -> np.random.Generator:
+    """Return the random generator of a seed and an index: 0 for the shared mesh, 1 + i for trajectory i."""
     return np.random.default_rng([_STREAM, abs(seed), index])

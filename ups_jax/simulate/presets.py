@@ -1,4 +1,4 @@
-"""What the embedded generator can make: a table of tasks and of presets for each. Plain numbers, no solver."""
+"""The tasks of the embedded generator and the presets of each task: the parameters of the solvers, as plain numbers."""
 
 from __future__ import annotations
 
@@ -13,13 +13,30 @@ from ups_jax.core.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """Trajectories on a periodic grid: `points` an axis, solved on `solved_points`, `steps` frames of `dt` after one.
+    """Trajectories on a periodic grid, from a pseudo-spectral solver.
 
-    Where there are more `points` than solved ones, the field between those is the trigonometric interpolation.
-    Each `dt` takes `substeps` of the solver. Initial fields hold `modes` Fourier modes an axis and `amplitude` is their
-    largest value; the first `burn_in` frames are not stored. The coefficient is drawn for each trajectory between `low`
-    and `high`; without a name it is the constant `low` of the equation and is not stored. Trajectory `first` is the
-    first: a preset whose numbers another one does not hold shares no trajectory with it.
+    Attributes:
+        trajectories: Number of trajectories.
+        points: Number of stored points along each axis. If it exceeds `solved_points`, the fields are interpolated
+            with their Fourier series.
+        solved_points: Number of points of the solver along each axis.
+        steps: Number of frames after the first.
+        dt: Time between two frames.
+        substeps: Solver steps for each `dt`.
+        modes: Number of Fourier modes of the initial field along each axis.
+        dimensions: Number of space axes.
+        amplitude: Largest absolute value of the initial field.
+        burn_in: Number of frames that are solved and discarded before the first stored one.
+        first_index: Index of the first trajectory. Trajectories of equal index are equal, so that presets with
+            disjoint ranges of indices share none.
+        coefficient: Name of the PDE coefficient that is drawn for each trajectory; None means that it is the constant
+            `low` and not stored.
+        low: Smallest coefficient.
+        high: Largest coefficient.
+        scale: Whether the coefficient or its logarithm is uniformly distributed.
+        origin: Coordinate of the first point along each axis.
+        extent: Length of the domain along each axis.
+        boundary: Kind of boundary, stored in the file.
     """
 
     trajectories: int
@@ -32,7 +49,7 @@ class Preset:
     dimensions: int = 1
     amplitude: float = 1.0
     burn_in: int = 0
-    first: int = 0
+    first_index: int = 0
     coefficient: str | None = None
     low: float = 1.0
     high: float = 1.0
@@ -44,9 +61,15 @@ class Preset:
 
 @dataclass(frozen=True, kw_only=True)
 class DarcyPreset:
-    """Steady fields on the unit square: cell averages of `points` cells an axis, solved on `solved_points`.
+    """Steady Darcy flow on the unit square.
 
-    The permeability is `high` where a Gaussian random field is positive and `low` elsewhere.
+    Attributes:
+        trajectories: Number of solutions.
+        points: Number of stored cells along each axis, which contain averages of the solved cells.
+        solved_points: Number of cells of the solver along each axis.
+        low: Permeability where a Gaussian random field is not positive.
+        high: Permeability where that field is positive.
+        boundary: Kind of boundary, stored in the file.
     """
 
     trajectories: int
@@ -58,11 +81,26 @@ class DarcyPreset:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VolumePreset:
-    """Trajectories of a flow in cells: averages over `points` cells an axis of a solution in `solved_points` cells.
+class FiniteVolumePreset:
+    """Trajectories of a flow, from a finite-volume solver.
 
-    Each of the `steps` frames after the first takes `substeps` steps. What `modes` and `amplitude` are of is said where
-    the flow is; the coefficient is drawn for each trajectory between `low` and `high`.
+    Attributes:
+        trajectories: Number of trajectories.
+        points: Number of stored cells along each axis, which contain averages of the solved cells.
+        solved_points: Number of cells of the solver along each axis.
+        steps: Number of frames after the first.
+        dt: Time between two frames.
+        substeps: Solver steps for each `dt`.
+        dimensions: Number of space axes.
+        coefficient: Name of the PDE coefficient that is drawn for each trajectory.
+        low: Smallest coefficient.
+        high: Largest coefficient.
+        boundary: Kind of boundary, stored in the file.
+        modes: Number of Fourier modes of the initial state; used in `compressible`.
+        amplitude: Largest initial velocity in `compressible`; largest height of a water column in `shallow_water`.
+        scale: Whether the coefficient or its logarithm is uniformly distributed.
+        origin: Lower end of the domain along each axis.
+        extent: Length of the domain along each axis.
     """
 
     trajectories: int
@@ -85,11 +123,21 @@ class VolumePreset:
 
 @dataclass(frozen=True, kw_only=True)
 class MeshPreset:
-    """Heat on triangles of edge `spacing`: the unit square without a disc of radius `hole`, at 0 on all sides.
+    """Heat conduction on triangle meshes of the unit square with a round hole, with temperature 0 on all boundaries.
 
-    The mesh is one for all trajectories; where `meshes` is `each`, every trajectory has a hole at a place of its own.
-    Each of the `steps` frames after the first takes `substeps` implicit steps. The diffusivity `kappa` is drawn between
-    `low` and `high`, and so is a source of heat that does not change in time, up to `source`.
+    Attributes:
+        trajectories: Number of trajectories.
+        spacing: Edge length of the triangles.
+        steps: Number of frames after the first.
+        dt: Time between two frames.
+        substeps: Implicit solver steps for each `dt`.
+        meshes: `one` mesh for all trajectories, or one for `each` with the hole in a random position.
+        hole: Radius of the hole.
+        max_source: Largest amplitude of the heat source, which is drawn for each trajectory and constant in time.
+        low: Smallest diffusivity `kappa`, which is drawn for each trajectory.
+        high: Largest diffusivity.
+        scale: Whether the diffusivity or its logarithm is uniformly distributed.
+        boundary: Kind of boundary, stored in the file.
     """
 
     trajectories: int
@@ -99,7 +147,7 @@ class MeshPreset:
     substeps: int
     meshes: Literal["one", "each"] = "one"
     hole: float = 0.15
-    source: float = 1.0
+    max_source: float = 1.0
     low: float = 0.01
     high: float = 0.05
     scale: Literal["linear", "log10"] = "log10"
@@ -108,10 +156,21 @@ class MeshPreset:
 
 @dataclass(frozen=True, kw_only=True)
 class ParticlePreset:
-    """`points` particles in a periodic box of length 2 pi that a Taylor-Green flow carries.
+    """Particles that a Taylor-Green flow advects in a periodic box of length 2 pi.
 
-    The flow's speed is drawn between `slow` and `fast` and its viscosity `nu` between `low` and `high`; a mean flow of
-    up to `drift` an axis is laid on it. Each of the `steps` frames after the first takes `substeps` steps.
+    Attributes:
+        trajectories: Number of trajectories.
+        points: Number of particles.
+        steps: Number of frames after the first.
+        dt: Time between two frames.
+        substeps: Solver steps for each `dt`.
+        min_speed: Smallest amplitude of the vortices' velocity, which is drawn for each trajectory.
+        max_speed: Largest amplitude of the vortices' velocity.
+        max_drift: Largest absolute component of the mean flow, which is drawn for each trajectory.
+        low: Smallest viscosity `nu`, which is drawn for each trajectory.
+        high: Largest viscosity.
+        scale: Whether the viscosity or its logarithm is uniformly distributed.
+        boundary: Kind of boundary, stored in the file.
     """
 
     trajectories: int
@@ -119,9 +178,9 @@ class ParticlePreset:
     steps: int
     dt: float
     substeps: int
-    slow: float = 0.5
-    fast: float = 1.5
-    drift: float = 0.3
+    min_speed: float = 0.5
+    max_speed: float = 1.5
+    max_drift: float = 0.3
     low: float = 0.005
     high: float = 0.05
     scale: Literal["linear", "log10"] = "log10"
@@ -130,10 +189,20 @@ class ParticlePreset:
 
 @dataclass(frozen=True, kw_only=True)
 class TransportPreset:
-    """Fields on a periodic grid of three axes, `points` an axis, that a uniform flow carries while they spread.
+    """Exact solutions of the advection-diffusion equation on a periodic grid with three axes.
 
-    They hold `modes` Fourier modes an axis. Each trajectory has a diffusivity `nu` between `low` and `high`, on a scale
-    of powers of ten, and a velocity `beta` of up to `speed` along each axis. The solution is exact at any `dt`.
+    Attributes:
+        trajectories: Number of trajectories.
+        points: Number of points along each axis.
+        steps: Number of frames after the first.
+        dt: Time between two frames.
+        modes: Number of Fourier modes of the fields along each axis.
+        max_speed: Largest absolute component of the velocity `beta`, which is drawn for each trajectory.
+        low: Smallest diffusivity `nu`, whose logarithm is drawn uniformly for each trajectory.
+        high: Largest diffusivity.
+        origin: Coordinate of the first point along each axis.
+        extent: Length of the domain along each axis.
+        boundary: Kind of boundary, stored in the file.
     """
 
     trajectories: int
@@ -141,7 +210,7 @@ class TransportPreset:
     steps: int
     dt: float
     modes: int
-    speed: float = 1.0
+    max_speed: float = 1.0
     low: float = 0.005
     high: float = 0.05
     origin: float = -1.0
@@ -149,8 +218,8 @@ class TransportPreset:
     boundary: ClassVar[str] = "periodic"
 
 
-# Worst relative error of a frame at the smallest viscosities, against 2048 points and 50 substeps: 8.6e-6 at 10
-# substeps (1.9e-5 at 8, 1.3e-5 on 512 points), and 8e-8 after 40 steps. In float32 round-off makes that 1.5e-5.
+# Largest relative error of a frame at the smallest viscosities, against 2048 points and 50 substeps: 8.6e-6 with 10
+# substeps (1.9e-5 with 8; 1.3e-5 on 512 points). It is 8e-8 after 40 steps, or 1.5e-5 with the round-off of float32.
 _BURGERS = Preset(
     trajectories=640,
     points=128,
@@ -164,13 +233,14 @@ _BURGERS = Preset(
     high=0.05,
     scale="log10",
 )
-# The spectral solution of advection is exact at any step length; the grid only has to hold the six modes.
+# The spectral solution of advection is exact for any step; the grid only has to resolve the six modes.
 _ADVECTION = replace(_BURGERS, solved_points=128, substeps=1, coefficient="beta", low=0.1, high=1.0, scale="linear")
-# Near the smallest viscosity a front is 0.004 wide: with 8192 points and 100 substeps as reference 4.1e-6 (9.3e-6 at 40
-# substeps, 5.2e-5 at 25), worst in the frames where the fronts form.
+# Near the smallest viscosity a front is 0.004 wide. Largest relative error, against 8192 points and 100 substeps:
+# 4.1e-6 (9.3e-6 with 40 substeps, 5.2e-5 with 25), in the frames in which the fronts form.
 _BURGERS_FINE = replace(_BURGERS, trajectories=320, points=1024, solved_points=4096, substeps=50, low=0.001)
-# Starts on the attractor: the rms is stationary from t = 30 on. The Lyapunov time is 13, 26 frames. Against 512 points
-# and 80 substeps: 8e-8 after one frame, 2.4e-7 after ten (2.7e-6 at 10 substeps), 1.2e-4 after the last.
+# The first frame lies on the attractor: the rms is stationary from t = 30 on. The Lyapunov time is 13, or 26 frames.
+# Relative error, against 512 points and 80 substeps: 8e-8 after one frame, 2.4e-7 after ten (2.7e-6 with 10 substeps)
+# and 1.2e-4 in the last frame.
 _KURAMOTO_SIVASHINSKY = Preset(
     trajectories=640,
     points=128,
@@ -183,8 +253,8 @@ _KURAMOTO_SIVASHINSKY = Preset(
     origin=0.0,
     extent=20 * math.pi,
 )
-# Against 256 points and 60 substeps: 1e-5 after one frame, 3e-4 where filaments are thinnest (no less with 40
-# substeps; 1.3e-2 on 64 points with 25), 3e-6 after the last.
+# Relative error, against 256 points and 60 substeps: 1e-5 after one frame, 3e-4 where filaments are thinnest (the same
+# with 40 substeps; 1.3e-2 on 64 points with 25), 3e-6 in the last frame.
 _NAVIER_STOKES = Preset(
     trajectories=248,
     points=64,
@@ -200,7 +270,7 @@ _NAVIER_STOKES = Preset(
     extent=2 * math.pi,
 )
 
-_COMPRESSIBLE = VolumePreset(
+_COMPRESSIBLE = FiniteVolumePreset(
     trajectories=240,
     points=128,
     solved_points=256,
@@ -216,7 +286,7 @@ _COMPRESSIBLE = VolumePreset(
     scale="log10",
     boundary="periodic",
 )
-_SHALLOW_WATER = VolumePreset(
+_SHALLOW_WATER = FiniteVolumePreset(
     trajectories=100,
     points=32,
     solved_points=64,
@@ -232,20 +302,23 @@ _SHALLOW_WATER = VolumePreset(
     boundary="wall",
 )
 _ADVECTION_DIFFUSION = TransportPreset(trajectories=200, points=16, steps=20, dt=0.05, modes=3)
-# Corners of regions leave 2.1e-3 against a grid four times finer under the same permeability (5.6e-3 when solved on 64
-# cells).
+# Relative error, against a grid four times finer with the same permeability: 2.1e-3 (5.6e-3 if solved on 64 cells). It
+# comes from the corners of the regions of constant permeability.
 _DARCY = DarcyPreset(trajectories=1200, points=16, solved_points=128)
 _DARCY_TINY = replace(_DARCY, trajectories=40, solved_points=32)
 _HEAT = MeshPreset(trajectories=200, spacing=0.05, steps=20, dt=0.05, substeps=4)
 _HEAT_TINY = replace(_HEAT, trajectories=20, spacing=0.12, steps=6)
 _PARTICLES = ParticlePreset(trajectories=200, points=256, steps=20, dt=0.1, substeps=4)
 
-AnyPreset = Preset | VolumePreset | TransportPreset | DarcyPreset | MeshPreset | ParticlePreset
-P = TypeVar("P", Preset, VolumePreset, TransportPreset)
+AnyPreset = Preset | FiniteVolumePreset | TransportPreset | DarcyPreset | MeshPreset | ParticlePreset
+P = TypeVar("P", Preset, FiniteVolumePreset, TransportPreset)
 
 
-def _with_doubles(**presets: P) -> dict[str, AnyPreset]:
-    """Return the presets, and each on twice the points along each axis: `double` of `default`, else `NAME_double`."""
+def _add_doubles(**presets: P) -> dict[str, AnyPreset]:
+    """Return the presets and a copy of each with twice the points along each axis.
+
+    The copy of `default` is called `double`, that of any other preset `NAME_double`.
+    """
     doubles = {
         "double" if name == "default" else f"{name}_double": replace(preset, points=2 * preset.points)
         for name, preset in presets.items()
@@ -254,24 +327,24 @@ def _with_doubles(**presets: P) -> dict[str, AnyPreset]:
 
 
 PRESETS: dict[str, dict[str, AnyPreset]] = {
-    "burgers1d": _with_doubles(
+    "burgers1d": _add_doubles(
         default=_BURGERS,
         fine=_BURGERS_FINE,
         tiny=replace(_BURGERS, trajectories=40, points=64, solved_points=256, steps=20, low=0.02),
     ),
-    "advection1d": _with_doubles(
+    "advection1d": _add_doubles(
         default=_ADVECTION, tiny=replace(_ADVECTION, trajectories=40, points=64, solved_points=64, steps=20)
     ),
-    "ks1d": _with_doubles(
+    "ks1d": _add_doubles(
         default=_KURAMOTO_SIVASHINSKY,
         tiny=replace(
             _KURAMOTO_SIVASHINSKY, trajectories=40, points=64, solved_points=128, steps=20, substeps=5, burn_in=100
         ),
     ),
-    "ns2d": _with_doubles(
+    "ns2d": _add_doubles(
         default=_NAVIER_STOKES,
-        # For tests alone: until the correlation with the truth is lost takes longer than the 20 frames of the others.
-        long=replace(_NAVIER_STOKES, trajectories=32, steps=60, first=100_000),
+        # For tests of long rollouts: the correlation with the truth decays over more than the other presets' 20 frames.
+        long=replace(_NAVIER_STOKES, trajectories=32, steps=60, first_index=100_000),
         tiny=replace(
             _NAVIER_STOKES,
             trajectories=20,
@@ -284,18 +357,18 @@ PRESETS: dict[str, dict[str, AnyPreset]] = {
             low=0.02,
         ),
     ),
-    "cfd1d": _with_doubles(
+    "cfd1d": _add_doubles(
         default=_COMPRESSIBLE,
         tiny=replace(_COMPRESSIBLE, trajectories=40, points=32, solved_points=64, steps=8, substeps=20, modes=2),
     ),
-    "swe2d": _with_doubles(
+    "swe2d": _add_doubles(
         default=_SHALLOW_WATER,
         tiny=replace(_SHALLOW_WATER, trajectories=20, points=16, solved_points=32, steps=8, substeps=4),
     ),
-    "advection_diffusion3d": _with_doubles(
+    "advection_diffusion3d": _add_doubles(
         default=_ADVECTION_DIFFUSION, tiny=replace(_ADVECTION_DIFFUSION, trajectories=20, points=8, steps=8, modes=2)
     ),
-    # `fine` has the fields of `default` on twice the points along each axis.
+    # `fine` contains the fields of `default` on twice the cells along each axis.
     "darcy2d": {
         "default": _DARCY,
         "fine": replace(_DARCY, points=32),
@@ -312,19 +385,22 @@ PRESETS: dict[str, dict[str, AnyPreset]] = {
 }
 
 
-def find(task: str, preset: str) -> AnyPreset:
-    """The preset of a task. Raises `ConfigError` that names what there is."""
+def get_preset(task: str, preset: str) -> AnyPreset:
+    """Return the preset of a task by name. Raises `ConfigError` with the valid names if one is unknown."""
     if task not in PRESETS:
         raise ConfigError(
-            f"no embedded task {task!r}{_near(task, PRESETS)}; there are {', '.join(PRESETS)}. "
-            f"For data of your own give its file: data.tasks.{task}.path=FILE"
+            f"no embedded task {task!r}{_suggestion(task, PRESETS)}; the embedded tasks are {', '.join(PRESETS)}. "
+            f"For your own data set the path of its file: data.tasks.{task}.path=FILE"
         )
     presets = PRESETS[task]
     if preset not in presets:
-        raise ConfigError(f"{task} has no preset {preset!r}{_near(preset, presets)}; there are {', '.join(presets)}")
+        raise ConfigError(
+            f"{task} has no preset {preset!r}{_suggestion(preset, presets)}; its presets are {', '.join(presets)}"
+        )
     return presets[preset]
 
 
-def _near(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f", did you mean {near[0]!r}?" if near else ""
+def _suggestion(word: str, valid: Iterable[str]) -> str:
+    """Return ", did you mean ...?" with the closest valid word, or an empty string if none is close."""
+    matches = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+    return f", did you mean {matches[0]!r}?" if matches else ""

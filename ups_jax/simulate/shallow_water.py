@@ -1,6 +1,8 @@
-"""Shallow water in a square basin with reflecting walls, over a flat bottom: columns of water that collapse.
+"""Shallow water over a flat bottom in a square basin with reflecting walls: collapsing columns of water.
 
-h_t + (hu)_x + (hv)_y = 0, (hu)_t + (hu^2 + g h^2 / 2)_x + (huv)_y = 0, and the same for v.
+h_t + (hu)_x + (hv)_y = 0, (hu)_t + (hu^2 + g h^2 / 2)_x + (huv)_y = 0, and likewise for v.
+
+Primitive variables are height and velocities (h, u, v); conserved variables are height and momenta (h, hu, hv).
 """
 
 from __future__ import annotations
@@ -9,16 +11,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ups_jax.simulate.common import GHOSTS, Values, face_values, hll
-from ups_jax.simulate.presets import VolumePreset
+from ups_jax.simulate.common import GHOSTS, Values, hll_flux, reconstruct_faces
+from ups_jax.simulate.presets import FiniteVolumePreset
 
-# Radii of the columns as PDEBench draws its dam, and over how much of a length their edge rises.
+# Smallest and largest radius of a column, as in PDEBench's dam break, and the width of its smooth edge.
 _RADII, _EDGE = (0.3, 0.7), 0.1
 _COLUMNS = 3
 
 
-def initial(preset: VolumePreset, key: Key[Array, ""]) -> Float[Array, "3 x y"]:
-    """Still water of height 1 with one to three round columns on it, up to the preset's amplitude higher."""
+def initial_state(preset: FiniteVolumePreset, key: Key[Array, ""]) -> Float[Array, "3 x y"]:
+    """Return still water of height 1 with one to three round columns, up to the preset's amplitude higher.
+
+    The state is in conserved variables at the cell centres.
+    """
     spacing = preset.extent / preset.solved_points
     line = preset.origin + spacing * (jnp.arange(preset.solved_points) + 0.5)
     keys = jax.random.split(key, 4)
@@ -33,44 +38,57 @@ def initial(preset: VolumePreset, key: Key[Array, ""]) -> Float[Array, "3 x y"]:
     return jnp.stack([height, jnp.zeros_like(height), jnp.zeros_like(height)])
 
 
-def rate(preset: VolumePreset, gravity: Float[Array, ""], state: Float[Array, "3 x y"]) -> Float[Array, "3 x y"]:
-    """Minus the differences of the fluxes over each cell, along x and along y."""
+def time_derivative(
+    preset: FiniteVolumePreset, gravity: Float[Array, ""], state: Float[Array, "3 x y"]
+) -> Float[Array, "3 x y"]:
+    """Return the time derivative of the conserved variables: the negative flux differences along x and along y.
+
+    Args:
+        preset: Grid and domain.
+        gravity: Gravitational acceleration g.
+        state: Averages of the conserved variables.
+    """
     spacing = preset.extent / preset.solved_points
-    primitive = fields(state)
-    # Along y the roles of the velocities and of the axes are exchanged.
-    turned = primitive[jnp.array([0, 2, 1])].swapaxes(1, 2)
-    along_y = _rate_along_first(turned, gravity, spacing).swapaxes(1, 2)[jnp.array([0, 2, 1])]
-    return _rate_along_first(primitive, gravity, spacing) + along_y
+    primitive = to_primitive(state)
+    # Swapping the axes and the velocities turns the flux along y into one along x.
+    swapped = primitive[jnp.array([0, 2, 1])].swapaxes(1, 2)
+    along_y = _derivative_along_first_axis(swapped, gravity, spacing).swapaxes(1, 2)[jnp.array([0, 2, 1])]
+    return _derivative_along_first_axis(primitive, gravity, spacing) + along_y
 
 
-def _rate_along_first(
+def _derivative_along_first_axis(
     primitive: Float[Array, "3 n m"], gravity: Float[Array, ""], spacing: float
 ) -> Float[Array, "3 n m"]:
+    """Return the negative flux difference along the first space axis, given the primitive variables."""
     padded = jnp.pad(primitive, ((0, 0), (GHOSTS, GHOSTS), (0, 0)), mode="symmetric")
-    # Behind a wall is the mirror image, whose velocity across it is the opposite.
+    # A reflecting wall: ghost cells are the mirror image with the opposite normal velocity.
     cells = jnp.arange(padded.shape[1])
-    behind = (cells < GHOSTS) | (cells >= padded.shape[1] - GHOSTS)
-    padded = padded.at[1].multiply(jnp.where(behind, -1.0, 1.0)[:, None])
-    left, right = face_values(padded)
+    is_ghost = (cells < GHOSTS) | (cells >= padded.shape[1] - GHOSTS)
+    padded = padded.at[1].multiply(jnp.where(is_ghost, -1.0, 1.0)[:, None])
+    left, right = reconstruct_faces(padded)
 
     def flux(primitive: Values) -> Values:
-        height, across, along = primitive
-        return jnp.stack([height * across, height * across**2 + 0.5 * gravity * height**2, height * across * along])
+        """Return the flux of mass and momenta through faces normal to the first axis."""
+        height, normal, tangential = primitive
+        return jnp.stack(
+            [height * normal, height * normal**2 + 0.5 * gravity * height**2, height * normal * tangential]
+        )
 
-    def speeds(primitive: Values) -> tuple[Float[Array, "f m"], Float[Array, "f m"]]:
+    def wave_speeds(primitive: Values) -> tuple[Float[Array, "f m"], Float[Array, "f m"]]:
+        """Return the speeds of the gravity waves in the negative and in the positive direction."""
         wave = jnp.sqrt(gravity * primitive[0])
         return primitive[1] - wave, primitive[1] + wave
 
-    return -jnp.diff(hll(left, right, conserved, flux, speeds), axis=1) / spacing
+    return -jnp.diff(hll_flux(left, right, to_conserved, flux, wave_speeds), axis=1) / spacing
 
 
-def conserved(primitive: Values) -> Values:
-    """Height and momenta of height and velocities."""
+def to_conserved(primitive: Values) -> Values:
+    """Return height and momenta, given height and velocities."""
     height, u, v = primitive
     return jnp.stack([height, height * u, height * v])
 
 
-def fields(state: Values) -> Values:
-    """The inverse of `conserved`."""
+def to_primitive(state: Values) -> Values:
+    """Return height and velocities, given height and momenta."""
     height, x_momentum, y_momentum = state
     return jnp.stack([height, x_momentum / height, y_momentum / height])

@@ -1,6 +1,6 @@
-"""Pseudo-spectral solvers of the embedded tasks (exponax), in float64 on the CPU, a chunk of trajectories at a time.
+"""Pseudo-spectral solvers of the embedded tasks on periodic grids (exponax), in float64 on the CPU.
 
-Trajectory i is a function of (task, seed, i) alone: neither the number of trajectories nor a run's device moves it.
+Trajectory i depends on (task, seed, i) only, not on the number of trajectories or on the device of a training run.
 """
 
 from __future__ import annotations
@@ -14,25 +14,32 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Key
 
-from ups_jax.simulate.common import cpu, draw
+from ups_jax.simulate.common import cpu_device, draw_coefficient
 from ups_jax.simulate.presets import Preset
 
-# Trajectories solved together, by the number of space axes.
-_CHUNKS = {1: 32, 2: 8}
+# Number of trajectories in one compiled call, by the number of space axes.
+_CHUNK_SIZES = {1: 32, 2: 8}
 
 
 def solve(
     task: str, preset: Preset, seed: int, report: Callable[[str], None]
 ) -> tuple[Float32[np.ndarray, "n t *s"], Float32[np.ndarray, " n"]]:
-    """Trajectories and their coefficients, in float32. `report` is told how far it is, once a chunk."""
-    with jax.default_device(cpu()), jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
+    """Return trajectories and the coefficient of each.
+
+    Args:
+        task: Name of the task, a key of `STEPPERS`.
+        preset: Number of trajectories, grid and time steps.
+        seed: Random seed.
+        report: Receives progress lines.
+    """
+    with jax.default_device(cpu_device()), jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
         key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(task.encode()))
-        run = jax.jit(jax.vmap(lambda index: _trajectory(STEPPERS[task], preset, jax.random.fold_in(key, index))))
+        run = jax.jit(jax.vmap(lambda index: _solve_trajectory(STEPPERS[task], preset, jax.random.fold_in(key, index))))
         fields, coefficients = [], []
-        size = _CHUNKS[preset.dimensions]
+        size = _CHUNK_SIZES[preset.dimensions]
         for start in range(0, preset.trajectories, size):
-            # Always a whole chunk: one compilation, and the last trajectories do not depend on how many there are.
-            chunk, values = jax.device_get(run(preset.first + jnp.arange(start, start + size)))
+            # Full chunks only: one compilation, and the last trajectories do not depend on their number.
+            chunk, values = jax.device_get(run(preset.first_index + jnp.arange(start, start + size)))
             fields.append(chunk.astype(np.float32))
             coefficients.append(values.astype(np.float32))
             report(f"{task}: {min(start + size, preset.trajectories)} of {preset.trajectories} trajectories")
@@ -41,26 +48,31 @@ def solve(
 
 
 def burgers(preset: Preset, nu: Float[Array, ""]) -> exponax.BaseStepper:
-    """One substep of u_t + (u²/2)_x = nu u_xx. Order 4 because order 2 needs 5 times the substeps for 1e-5."""
-    return exponax.stepper.Burgers(*_domain(preset), diffusivity=nu, order=4, conservative=True)
+    """Return the stepper of u_t + (u²/2)_x = nu u_xx for one substep.
+
+    Its order is 4: an error of 1e-5 with order 2 would need 5 times the substeps.
+    """
+    return exponax.stepper.Burgers(*_stepper_domain(preset), diffusivity=nu, order=4, conservative=True)
 
 
 def advection(preset: Preset, beta: Float[Array, ""]) -> exponax.BaseStepper:
-    """One substep of u_t + beta u_x = 0, exact on the grid's modes."""
-    return exponax.stepper.Advection(*_domain(preset), velocity=beta[None])
+    """Return the stepper of u_t + beta u_x = 0 for one substep, exact for the grid's Fourier modes."""
+    return exponax.stepper.Advection(*_stepper_domain(preset), velocity=beta[None])
 
 
 def kuramoto_sivashinsky(preset: Preset, convection: Float[Array, ""]) -> exponax.BaseStepper:
-    """One substep of u_t + convection (u²/2)_x + u_xx + u_xxxx = 0, in the form that keeps the mean."""
-    return exponax.stepper.KuramotoSivashinskyConservative(*_domain(preset), convection_scale=convection, order=4)
+    """Return the stepper of u_t + convection (u²/2)_x + u_xx + u_xxxx = 0 for one substep; it conserves the mean."""
+    return exponax.stepper.KuramotoSivashinskyConservative(
+        *_stepper_domain(preset), convection_scale=convection, order=4
+    )
 
 
 def navier_stokes(preset: Preset, nu: Float[Array, ""]) -> exponax.BaseStepper:
-    """One substep of w_t + v . grad w = nu Laplace(w), with v the velocity whose curl is w."""
+    """Return the stepper of w_t + v . grad w = nu Laplace(w) for one substep, with curl v = w."""
     return exponax.stepper.NavierStokesVorticity(
-        *_domain(preset),
+        *_stepper_domain(preset),
         diffusivity=nu,
-        # exponax takes psi = +1 / Laplace(w) for (psi_y, -psi_x), whose curl is -w.
+        # exponax solves Laplace(psi) = +w for the velocity (psi_y, -psi_x), whose curl is -w.
         vorticity_convection_scale=-1.0,
         order=4,
     )
@@ -74,40 +86,45 @@ STEPPERS: dict[str, Callable[[Preset, Float[Array, ""]], exponax.BaseStepper]] =
 }
 
 
-def _domain(preset: Preset) -> tuple[int, float, int, float]:
-    """Space axes, extent, points of an axis and substep, the first arguments of every stepper."""
+def _stepper_domain(preset: Preset) -> tuple[int, float, int, float]:
+    """Return the first arguments of all steppers: space axes, extent, points along each axis and time step."""
     return preset.dimensions, preset.extent, preset.solved_points, preset.dt / preset.substeps
 
 
-def _trajectory(
+def _solve_trajectory(
     stepper: Callable[[Preset, Float[Array, ""]], exponax.BaseStepper], preset: Preset, key: Key[Array, ""]
 ) -> tuple[Float[Array, "t *s"], Float[Array, ""]]:
+    """Return the stored frames of a trajectory and its coefficient."""
     initial_key, coefficient_key = jax.random.split(key)
     series = exponax.ic.RandomTruncatedFourierSeries(preset.dimensions, cutoff=preset.modes, max_one=True)
     initial = preset.amplitude * series(preset.solved_points, key=initial_key)
-    coefficient = draw(preset, jax.random.uniform(coefficient_key))
+    coefficient = draw_coefficient(preset, jax.random.uniform(coefficient_key))
     step = exponax.RepeatedStepper(stepper(preset, coefficient), preset.substeps)
     if preset.burn_in:
         initial = exponax.repeat(step, preset.burn_in)(initial)
     frames = exponax.rollout(step, preset.steps, include_init=True)(initial)
-    return _stored(frames[:, 0], preset), coefficient
+    return _resample(frames[:, 0], preset), coefficient
 
 
-def _stored(frames: Float[Array, "t *s"], preset: Preset) -> Float[Array, "t *p"]:
-    """The solved frames at the stored points; those of a coarser preset of the same `solved_points` are among them."""
-    between = max(1, preset.points // preset.solved_points)
+def _resample(frames: Float[Array, "t *s"], preset: Preset) -> Float[Array, "t *p"]:
+    """Return solved frames at the stored points, which include those of presets with fewer points on the same grid."""
+    refinement = max(1, preset.points // preset.solved_points)
     for axis in range(1, preset.dimensions + 1):
-        frames = _refined(frames, axis, between)
-    every = slice(None, None, between * preset.solved_points // preset.points)
-    return frames[(slice(None), *[every] * preset.dimensions)]
+        frames = _refine(frames, axis, refinement)
+    stored = slice(None, None, refinement * preset.solved_points // preset.points)
+    return frames[(slice(None), *[stored] * preset.dimensions)]
 
 
-def _refined(frames: Float[Array, "t *s"], axis: int, count: int) -> Float[Array, "t *p"]:
-    """`count` points for each one of an axis: itself, and those after it from the Fourier series of the solved ones."""
+def _refine(frames: Float[Array, "t *s"], axis: int, count: int) -> Float[Array, "t *p"]:
+    """Return frames with `count` times the points along an axis, interpolated with the Fourier series.
+
+    The original points keep their values.
+    """
     size = frames.shape[axis]
-    wavenumbers = jnp.arange(size // 2 + 1).reshape([-1 if other == axis else 1 for other in range(frames.ndim)])
+    shape = [-1 if other_axis == axis else 1 for other_axis in range(frames.ndim)]
+    wavenumbers = jnp.arange(size // 2 + 1).reshape(shape)
     spectrum = jnp.fft.rfft(frames, axis=axis)
     shifts = (jnp.exp(2j * jnp.pi * wavenumbers * step / (count * size)) for step in range(1, count))
     shifted = [jnp.fft.irfft(spectrum * shift, size, axis=axis) for shift in shifts]
-    shape = [count * points if other == axis else points for other, points in enumerate(frames.shape)]
-    return jnp.stack([frames, *shifted], axis + 1).reshape(shape)
+    refined_shape = [count * points if other == axis else points for other, points in enumerate(frames.shape)]
+    return jnp.stack([frames, *shifted], axis + 1).reshape(refined_shape)

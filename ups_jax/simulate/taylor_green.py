@@ -1,7 +1,8 @@
-"""Particles that a Taylor-Green flow carries through a periodic box, by Runge and Kutta's method of fourth order.
+"""Particles that a Taylor-Green flow advects in a periodic box, with the Runge-Kutta method of fourth order.
 
-u = U + A(t) sin(x - a) cos(y - b), v = V - A(t) cos(x - a) sin(y - b), where A(t) = A exp(-2 nu t) and the pattern
-moves with the mean flow, (a, b) = (a, b) + (U, V) t: an exact solution of Navier and Stokes' equations.
+u = U + A(t) sin(x - a(t)) cos(y - b(t)), v = V - A(t) cos(x - a(t)) sin(y - b(t)) with A(t) = A exp(-2 nu t) and
+(a(t), b(t)) = (a, b) + (U, V) t: vortices that decay and move with the mean flow (U, V). This is an exact solution of
+the incompressible Navier-Stokes equations.
 """
 
 from __future__ import annotations
@@ -18,36 +19,60 @@ _STREAM = 0x7A61
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vortices:
-    """The flow of one trajectory."""
+class TaylorGreenFlow:
+    """The flow of one trajectory.
 
-    speed: float
+    Attributes:
+        amplitude: Largest speed A of the vortices at time 0.
+        viscosity: nu.
+        phase: Position (a, b) of the vortices at time 0.
+        mean_velocity: Velocity (U, V) of the mean flow.
+    """
+
+    amplitude: float
     viscosity: float
     phase: Float[np.ndarray, " 2"]
-    drift: Float[np.ndarray, " 2"]
+    mean_velocity: Float[np.ndarray, " 2"]
 
     def velocity(self, positions: Float[np.ndarray, "p 2"], time: float) -> Float[np.ndarray, "p 2"]:
-        """The velocity at some positions."""
-        x, y = (positions - self.phase - self.drift * time).T
-        speed = self.speed * np.exp(-2 * self.viscosity * time)
-        return self.drift + speed * np.stack([np.sin(x) * np.cos(y), -np.cos(x) * np.sin(y)], axis=-1)
+        """Return the velocity of the flow at positions and a time."""
+        x, y = (positions - self.phase - self.mean_velocity * time).T
+        amplitude = self.amplitude * np.exp(-2 * self.viscosity * time)
+        return self.mean_velocity + amplitude * np.stack([np.sin(x) * np.cos(y), -np.cos(x) * np.sin(y)], axis=-1)
 
 
 def solve(
     preset: ParticlePreset, seed: int, report: Callable[[str], None]
 ) -> tuple[Float[np.ndarray, "n t p 2"], Float[np.ndarray, "n t p 2"], Float[np.ndarray, " n"]]:
-    """Positions, velocities, and the viscosity of each trajectory. `report` is told when it begins."""
+    """Return the particles' positions and velocities and the viscosity of each trajectory.
+
+    Args:
+        preset: Number of trajectories and particles, and time steps.
+        seed: Random seed.
+        report: Receives one line before the first trajectory.
+    """
     report(f"particles: {preset.trajectories} trajectories")
-    each = [_trajectory(preset, seed, index) for index in range(preset.trajectories)]
-    positions, velocities, viscosities = zip(*each, strict=True)
+    trajectories = [_solve_trajectory(preset, seed, index) for index in range(preset.trajectories)]
+    positions, velocities, viscosities = zip(*trajectories, strict=True)
     return np.stack(positions), np.stack(velocities), np.array(viscosities)
 
 
-def carried(
-    flow: Vortices, start: Float[np.ndarray, "p 2"], dt: float, steps: int, substeps: int
+def advect_particles(
+    flow: TaylorGreenFlow, initial: Float[np.ndarray, "p 2"], dt: float, steps: int, substeps: int
 ) -> Float[np.ndarray, "t p 2"]:
-    """The `start` and the positions at the `steps` frames after it; they go on beyond the box."""
-    step, positions, frames = dt / substeps, start, [start]
+    """Return the initial positions of particles and their positions in the frames after them.
+
+    Args:
+        flow: The flow.
+        initial: Positions at time 0.
+        dt: Time between two frames.
+        steps: Number of frames after the first.
+        substeps: Runge-Kutta steps for each `dt`.
+
+    Returns:
+        Positions that are not wrapped in the periodic box.
+    """
+    step, positions, frames = dt / substeps, initial, [initial]
     for number in range(steps * substeps):
         time = number * step
         first = flow.velocity(positions, time)
@@ -60,24 +85,25 @@ def carried(
     return np.stack(frames)
 
 
-def _trajectory(
+def _solve_trajectory(
     preset: ParticlePreset, seed: int, index: int
 ) -> tuple[Float[np.ndarray, "t p 2"], Float[np.ndarray, "t p 2"], float]:
+    """Return the positions, the velocities and the viscosity of trajectory `index`."""
     generator = np.random.default_rng([_STREAM, abs(seed), index])
-    share = generator.random()
+    fraction = generator.random()
     viscosity = (
-        preset.low * (preset.high / preset.low) ** share
+        preset.low * (preset.high / preset.low) ** fraction
         if preset.scale == "log10"
-        else preset.low + (preset.high - preset.low) * share
+        else preset.low + (preset.high - preset.low) * fraction
     )
-    flow = Vortices(
-        speed=float(generator.uniform(preset.slow, preset.fast)),
+    flow = TaylorGreenFlow(
+        amplitude=float(generator.uniform(preset.min_speed, preset.max_speed)),
         viscosity=float(viscosity),
         phase=generator.uniform(0, 2 * np.pi, 2),
-        drift=generator.uniform(-preset.drift, preset.drift, 2),
+        mean_velocity=generator.uniform(-preset.max_drift, preset.max_drift, 2),
     )
-    start = generator.uniform(0, 2 * np.pi, (preset.points, 2))
-    positions = carried(flow, start, preset.dt, preset.steps, preset.substeps)
+    initial = generator.uniform(0, 2 * np.pi, (preset.points, 2))
+    positions = advect_particles(flow, initial, preset.dt, preset.steps, preset.substeps)
     times = np.arange(preset.steps + 1) * preset.dt
-    velocities = np.stack([flow.velocity(place, float(time)) for place, time in zip(positions, times, strict=True)])
+    velocities = np.stack([flow.velocity(frame, float(time)) for frame, time in zip(positions, times, strict=True)])
     return positions, velocities, float(viscosity)

@@ -1,7 +1,7 @@
-"""What a uniform flow carries through a periodic box while it spreads, exactly: u_t + beta . grad u = nu Laplace(u).
+"""Exact solutions of the advection-diffusion equation u_t + beta . grad u = nu Laplace(u) in a periodic 3D box.
 
-Each Fourier mode moves by itself, u_k(t) = u_k(0) exp(-(i k . beta + nu |k|^2) t), and the few modes of a trajectory
-are summed up where the grid has points: a finer grid holds the same fields, and no step is taken.
+Each Fourier mode evolves independently, u_k(t) = u_k(0) exp(-(i k . beta + nu |k|^2) t). The few modes of a trajectory
+are summed at the grid points: there are no time steps, and finer grids contain the same fields.
 """
 
 from __future__ import annotations
@@ -19,55 +19,76 @@ _STREAM = 0x3DAD
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spreading:
-    """One trajectory: the amplitudes of the modes -m to m of each axis, what carries them and how fast they spread."""
+class AdvectionDiffusion:
+    """The exact solution of one trajectory.
+
+    Attributes:
+        amplitudes: Initial amplitudes of the Fourier modes -m to m along each axis.
+        velocity: Advection velocity beta.
+        diffusivity: nu.
+    """
 
     amplitudes: Complex[np.ndarray, "k k k"]
     velocity: Float[np.ndarray, " 3"]
     diffusivity: float
 
-    def frames(
+    def evaluate(
         self, axis: Float[np.ndarray, " p"], times: Float[np.ndarray, " t"], extent: float
     ) -> Float[np.ndarray, "t p p p"]:
-        """The field at some times, on the points of `axis` along all three axes of a box of length `extent`."""
+        """Return the field on a grid at several times.
+
+        Args:
+            axis: Coordinates of the grid points along each of the three axes.
+            times: The times.
+            extent: Length of the periodic box along each axis.
+        """
         modes = len(self.amplitudes) // 2
-        numbers = 2 * np.pi / extent * np.arange(-modes, modes + 1)
-        x, y, z = np.meshgrid(numbers, numbers, numbers, indexing="ij")
-        turn = np.tensordot(self.velocity, np.stack([x, y, z]), 1)
+        wavenumbers = 2 * np.pi / extent * np.arange(-modes, modes + 1)
+        x, y, z = np.meshgrid(wavenumbers, wavenumbers, wavenumbers, indexing="ij")
+        frequency = np.tensordot(self.velocity, np.stack([x, y, z]), 1)
         spectrum = self.amplitudes * np.exp(
-            -(1j * turn + self.diffusivity * (x**2 + y**2 + z**2)) * times[:, None, None, None]
+            -(1j * frequency + self.diffusivity * (x**2 + y**2 + z**2)) * times[:, None, None, None]
         )
-        waves = np.exp(1j * np.outer(axis, numbers))
+        waves = np.exp(1j * np.outer(axis, wavenumbers))
         return np.einsum("tabc,xa,yb,zc->txyz", spectrum, waves, waves, waves, optimize=True).real
 
 
 def solve(
     preset: TransportPreset, seed: int, report: Callable[[str], None]
 ) -> tuple[Float[np.ndarray, "n t p p p"], dict[str, Float[np.ndarray, " n"]]]:
-    """Trajectories in float32, and their diffusivities and velocities by name. `report` is told when it begins."""
+    """Return trajectories in float32, and their parameters `nu`, `beta_x`, `beta_y` and `beta_z`.
+
+    Args:
+        preset: Number of trajectories, grid and times.
+        seed: Random seed.
+        report: Receives one line before the first trajectory.
+    """
     report(f"advection_diffusion3d: {preset.trajectories} trajectories")
     axis = preset.origin + np.arange(preset.points) * (preset.extent / preset.points)
     times = np.arange(preset.steps + 1) * preset.dt
-    each = [drawn(preset, seed, index) for index in range(preset.trajectories)]
-    fields = np.stack([item.frames(axis, times, preset.extent).astype(np.float32) for item in each])
-    velocities = np.stack([item.velocity for item in each])
-    parameters = {"nu": np.array([item.diffusivity for item in each])}
+    solutions = [draw_trajectory(preset, seed, index) for index in range(preset.trajectories)]
+    fields = np.stack([solution.evaluate(axis, times, preset.extent).astype(np.float32) for solution in solutions])
+    velocities = np.stack([solution.velocity for solution in solutions])
+    parameters = {"nu": np.array([solution.diffusivity for solution in solutions])}
     return fields, parameters | {f"beta_{name}": velocities[:, row] for row, name in enumerate("xyz")}
 
 
-def drawn(preset: TransportPreset, seed: int, index: int) -> Spreading:
-    """Trajectory `index` of a seed: a field of mean square 1 at first, whose modes weigh 1 / (1 + |k|^2)."""
+def draw_trajectory(preset: TransportPreset, seed: int, index: int) -> AdvectionDiffusion:
+    """Return the random solution of trajectory `index`.
+
+    The mean square of its initial field over space is 1. Its amplitudes decay as 1 / (1 + |k|^2).
+    """
     generator = np.random.default_rng([_STREAM, abs(seed), index])
     count = 2 * preset.modes + 1
     numbers = np.arange(-preset.modes, preset.modes + 1)
-    square = sum(part**2 for part in np.meshgrid(numbers, numbers, numbers, indexing="ij"))
+    square = sum(component**2 for component in np.meshgrid(numbers, numbers, numbers, indexing="ij"))
     random = generator.normal(size=(2, count, count, count))
     amplitudes = (random[0] + 1j * random[1]) / (1 + square)
-    # A real field's modes come in pairs k and -k.
+    # The field is real: the amplitudes of k and -k are complex conjugates.
     amplitudes = (amplitudes + np.conj(amplitudes[::-1, ::-1, ::-1])) / 2
-    share = generator.random()
-    return Spreading(
+    fraction = generator.random()
+    return AdvectionDiffusion(
         amplitudes=amplitudes / math.sqrt(np.sum(np.abs(amplitudes) ** 2)),
-        velocity=generator.uniform(-preset.speed, preset.speed, 3),
-        diffusivity=preset.low * (preset.high / preset.low) ** share,
+        velocity=generator.uniform(-preset.max_speed, preset.max_speed, 3),
+        diffusivity=preset.low * (preset.high / preset.low) ** fraction,
     )
