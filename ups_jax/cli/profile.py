@@ -43,7 +43,7 @@ def profile(args: argparse.Namespace) -> None:
     enable_compilation_cache()
     simulate.prepare(cfg)
     data = open_mixture(cfg)
-    with trial(cfg, args.stage, data, build_joint_model(cfg, data.tasks, args.stage), at_once=1) as step_trial:
+    with trial(cfg, args.stage, data, build_joint_model(cfg, data.tasks, args.stage), steps_per_call=1) as step_trial:
         settings = {"steps": args.steps, "depth": args.depth}
         result = profile_step(step_trial.train_step, step_trial.new_state(), step_trial.batches, args.out, **settings)
     table = Table(title=f"one step of {args.stage} on {jax.devices()[0].device_kind}", title_justify="left")

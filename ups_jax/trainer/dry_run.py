@@ -23,7 +23,7 @@ from ups_jax.core.commands import command
 from ups_jax.core.errors import CheckpointError, ConfigError, DivergedError
 from ups_jax.core.xla import compile_ahead, compiling, require_determinism
 from ups_jax.data import Dataset, Mixture, open_mixture, windows_per_step
-from ups_jax.optim.parameter_groups import parameter_table, render
+from ups_jax.optim.parameter_groups import parameter_table, render_table
 from ups_jax.runs.best_weights import best_weights
 from ups_jax.runs.checkpoint import Checkpoints, checkpoint_meta
 from ups_jax.trainer.frozen_codec import check_latent_source, with_latents
@@ -69,7 +69,7 @@ def dry_run_stage(cfg: Config, stage: str, data: Mixture, console: Console) -> N
     with compiling(cfg.training.compile), raise_on_oom(refusal), trial(cfg, stage, data, model) as step_trial:
         step, parameters = step_trial.train_step, jax.eval_shape(step_trial.new_state).params
         console.print(f"parameters  of {stage} on {data.name}", highlight=False)
-        console.print(render(parameter_table(parameters, settings)))
+        console.print(render_table(parameter_table(parameters, settings)))
         state = step_trial.new_state()
         costs: dict[str, str] = {} if cfg.training.compile else {"compiled in": "not compiled"}
         for task, batch in zip(data.tasks, islice(step_trial.batches, step_trial.task_count), strict=True):

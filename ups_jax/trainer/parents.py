@@ -17,7 +17,7 @@ from ups_jax.data import Dataset, Mixture, batch_at
 from ups_jax.models import Batch, first_row
 from ups_jax.runs.best_weights import best_weights
 from ups_jax.runs.directory import RunDirectory
-from ups_jax.training.build import build_model, as_joint_model
+from ups_jax.training.build import as_joint_model, build_model
 from ups_jax.training.stages import stage_spec
 from ups_jax.training.stages.spec import Parents
 from ups_jax.training.state import TrainState

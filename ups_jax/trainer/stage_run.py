@@ -32,9 +32,9 @@ from ups_jax.losses import StageLoss
 from ups_jax.models import Batch
 from ups_jax.models.codec import CODEC
 from ups_jax.optim import build_optimizer, build_schedule
-from ups_jax.optim.parameter_groups import parameter_table, summary
+from ups_jax.optim.parameter_groups import parameter_table, summarize
 from ups_jax.optim.schedules import build_plateau, host_schedule, patience_evaluations
-from ups_jax.runs.best_weights import Weights, difference, fitting
+from ups_jax.runs.best_weights import Weights, check_compatible, first_shape_difference
 from ups_jax.runs.checkpoint import Checkpoints, checkpoint_meta, validation_of
 from ups_jax.runs.directory import RunDirectory, StageRecord
 from ups_jax.tracking import Tee, Writer, ending, training_writer
@@ -142,7 +142,7 @@ class TrainingRun:
     def log_parameters(self) -> None:
         """Print the number of parameters and the optimizer of each parameter group."""
         self.print_line(f"parameters  {self.parameter_count:,} (operator {self.cfg.operator.architecture_type})")
-        self.print_line(f"optimizers  {summary(parameter_table(self.abstract_state.params, self.settings))}")
+        self.print_line(f"optimizers  {summarize(parameter_table(self.abstract_state.params, self.settings))}")
 
     def train_step(self) -> oom.OomRetryStep:
         """Return the train step, with the micro-batches that fit into memory according to run.json.
@@ -243,11 +243,12 @@ def restore_or_start(training: TrainingRun, checkpoints: Checkpoints) -> TrainSt
     state = replace(initialised, rng=state.rng)
     if training.init_weights is not None:
         weights, scope = training.init_weights, ""
-        if trains_on_latents(training.cfg, training.stage) and difference(weights.params, abstract.params) is not None:
+        differs = first_shape_difference(weights.params, abstract.params) is not None
+        if trains_on_latents(training.cfg, training.stage) and differs:
             weights = replace(weights, params={**state.params, CODEC: weights.params[CODEC]})
             scope = "the codec only (the operator has other shapes and starts untrained), from "
         # Copy: the step donates its state, and an out-of-memory retry needs these weights.
-        state = replace(state, params=jax.tree.map(jnp.copy, fitting(weights, abstract.params)))
+        state = replace(state, params=jax.tree.map(jnp.copy, check_compatible(weights, abstract.params)))
         training.print_line(f"weights     {scope}the {training.stage} stage of --init-from at step {weights.step}")
     return device_put(training.mesh, state)
 

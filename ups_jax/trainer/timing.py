@@ -27,7 +27,7 @@ from ups_jax.optim import build_optimizer
 from ups_jax.trainer import oom
 from ups_jax.trainer.parents import untrained_parents
 from ups_jax.training import multi_step
-from ups_jax.training.build import init_state, as_joint_model
+from ups_jax.training.build import as_joint_model, init_state
 from ups_jax.training.multi_step import Batches, make_batch_transfer
 from ups_jax.training.run_length import eval_steps, make_plan, measure_seconds, measure_seconds_per_step
 from ups_jax.training.stages import stage_spec
