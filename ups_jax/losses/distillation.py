@@ -16,7 +16,7 @@ from ups_jax.losses.diffusion import flow_draws, predictor_residual
 from ups_jax.losses.step_context import Draw, StageLoss, StepContext, Terms
 from ups_jax.models import Batch, Simulator, SteadySimulator, with_draws
 from ups_jax.models.corrector import Corrector, velocity
-from ups_jax.rollout.flow_sampler import advance, consistency, flow_times
+from ups_jax.rollout.flow_sampler import consistency_function, flow_step, flow_times
 
 # (x, start times, end times) -> x after one step of the teacher's sampler.
 TeacherStep = Callable[[Any, Any, Any], Array]
@@ -67,16 +67,16 @@ def distillation_losses(model: Corrector, base: Simulator | SteadySimulator, cfg
             def teacher_velocity(y: Array, t: Float[Array, " b"]) -> Array:
                 return velocity(model, teacher_params, y, t, corrector_inputs)
 
-            return advance(teacher_velocity, x, start, end, cfg.diffusion.sampler)
+            return flow_step(teacher_velocity, x, start, end, cfg.diffusion.sampler)
 
         def average_consistency(x: Array, time: Float[Array, " b"]) -> Array:
-            return consistency(model, context.target, x, time, corrector_inputs)
+            return consistency_function(model, context.target, x, time, corrector_inputs)
 
         states_and_targets = select_aim(noise, error, times, teacher_step, average_consistency)
 
         def square_error(levels: Int[Array, " b"]) -> Float[Array, " b"]:
             x, target = states_and_targets(levels)
-            pred = consistency(model, params, x, times[levels], corrector_inputs)
+            pred = consistency_function(model, params, x, times[levels], corrector_inputs)
             squares = jnp.square(pred - jax.lax.stop_gradient(target))
             return squares.mean(tuple(range(1, squares.ndim)))
 
@@ -120,7 +120,7 @@ def _aim(cfg: Config) -> str:
 def _teacher_aim(
     noise: Array, error: Array, times: Float[Array, " n"], teacher_step: TeacherStep, average_consistency: Any
 ) -> StatesAndTargets:
-    """Return the states on the teacher's path from noise, with the end of the path as the target of all of them."""
+    """Return the states on the teacher's path from noise, and the end of the path as the target for all of them."""
     path = _teacher_path(teacher_step, noise, times)
     return lambda levels: (path[levels, jnp.arange(len(levels))], path[-1])
 
@@ -128,7 +128,7 @@ def _teacher_aim(
 def _average_aim(
     noise: Array, error: Array, times: Float[Array, " n"], teacher_step: TeacherStep, average_consistency: Any
 ) -> StatesAndTargets:
-    """Return the noisy error as state, with the averaged student after one step of the teacher as target."""
+    """Return the error mixed with noise as states; the target is the average student's output after a teacher step."""
 
     def states_and_targets(levels: Int[Array, " b"]) -> tuple[Array, Array]:
         start, end = times[levels], times[levels + 1]

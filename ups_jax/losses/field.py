@@ -160,7 +160,7 @@ def _gradient_ratio(
     periodic: Sequence[bool],
     points: Float[Array, "b *s"] | None,
 ) -> Float[Array, " b"]:
-    """Return sqrt(|grad error|^2 / (|grad target|^2 + EPSILON)) of each sample, with mean squares of differences."""
+    """Return the root mean square gradient of the error divided by that of the target, for each sample."""
     axes = tuple(range(1, pred.ndim))
     error, size = jnp.zeros(pred.shape[0]), jnp.zeros(pred.shape[0])
     for axis, (step, wraps) in enumerate(zip(spacing, periodic, strict=True), start=1):

@@ -148,10 +148,15 @@ def _check_queries(weights: dict[str, float], config: TrainingConfig) -> None:
     if not config.query_sampling.enabled:
         return
     if config.query_sampling.num_queries is None:
-        raise ConfigError("training.query_sampling is enabled without num_queries; set it, or enabled to false")
+        raise ConfigError(
+            "training.query_sampling.num_queries is not set; set it, or set training.query_sampling.enabled=false"
+        )
     if not any(name in POINTWISE_TERMS for name in weights):
         keys = _listed(weight_key(name) for name in POINTWISE_TERMS)
-        raise ConfigError(f"training.query_sampling is enabled, and no term uses it; set one of {keys}, or disable it")
+        raise ConfigError(
+            f"training.query_sampling is enabled, and no weighted term uses it; set one of {keys}, or set "
+            "training.query_sampling.enabled=false"
+        )
 
 
 def _check_priors(weights: dict[str, float], config: TrainingConfig, task: Task) -> None:
@@ -185,4 +190,5 @@ def _check_priors(weights: dict[str, float], config: TrainingConfig, task: Task)
 
 
 def _listed(names: Iterable[str]) -> str:
+    """Return the names separated by commas."""
     return ", ".join(names)

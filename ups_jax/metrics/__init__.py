@@ -85,10 +85,12 @@ __all__ = ["ENSEMBLE_METRICS", "METRICS", *_MODULE_OF]
 
 
 def __getattr__(name: str) -> Any:
+    """Return a function of this package, importing its module on first use."""
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'ups_jax.metrics' has no attribute {name!r}")
     return getattr(importlib.import_module(f"ups_jax.metrics.{_MODULE_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:
+    """Return the public names of this package."""
     return __all__

@@ -203,7 +203,7 @@ def cell_average(x: Float[Array, "b *s c"], factors: Sequence[int]) -> Float[Arr
 def cell_centers(
     shape: Sequence[int], origin: Sequence[float], spacing: Sequence[float], factors: Sequence[int]
 ) -> list[Float[np.ndarray, " _"]]:
-    """Return the coordinates of the cell centres along each axis after each cell of a grid is subdivided, in float64.
+    """Return the cell centres along each axis, in float64, of a grid whose cells are subdivided.
 
     Args:
         shape: Number of cells along each axis before the subdivision.
