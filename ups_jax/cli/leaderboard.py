@@ -92,7 +92,7 @@ def print_leaderboard(args: argparse.Namespace) -> None:
 
     # In a file or pipe, rich would wrap the table at 80 columns.
     console = Console() if Console().is_terminal else Console(width=220)
-    board = Leaderboard.at(args.leaderboard_csv)
+    board = Leaderboard.from_csv_path(args.leaderboard_csv)
     champions = Champions(args.champions)
     if args.publish is not None:
         from ups_jax.pipeline.wandb import publish
@@ -114,7 +114,7 @@ def list_rows(console: Console, board: Leaderboard, filters: Sequence[str], sort
     """Print the rows that pass all filters, sorted by a metric; rows without that metric come last.
 
     Args:
-        console: Output.
+        console: Console to print to.
         board: The leaderboard.
         filters: Conditions of the form `COLUMN=VALUE`.
         sort: Name of the metric to sort by, best first.
@@ -127,12 +127,12 @@ def list_rows(console: Console, board: Leaderboard, filters: Sequence[str], sort
 
     from ups_jax.config import GatesConfig
     from ups_jax.pipeline.gates import direction
-    from ups_jax.pipeline.scores import NAMES
+    from ups_jax.pipeline.scores import METRIC_NAMES
 
     all_rows = board.read()
     for name in (sort, *metrics):
-        if name not in NAMES:
-            raise ConfigError(f"unknown metric {name}; available are {', '.join(NAMES)}")
+        if name not in METRIC_NAMES:
+            raise ConfigError(f"unknown metric {name}; available are {', '.join(METRIC_NAMES)}")
     conditions = [_condition(all_rows, text) for text in filters]
     rows = [row for row in all_rows if all(_cells(row).get(name) == value for name, value in conditions)]
     sign = -1 if direction(sort, GatesConfig()) == "higher" else 1
@@ -148,7 +148,7 @@ def list_rows(console: Console, board: Leaderboard, filters: Sequence[str], sort
 
 def list_champions(console: Console, champions: Champions) -> None:
     """Print all champions, the latest promotion first."""
-    for item in champions.all():
+    for item in champions.read_all():
         copy = champions.folder(item["task"], item["protocol"]) / item["copy"]
         print_line(
             console,
@@ -161,7 +161,7 @@ def compare(console: Console, board: Leaderboard, first: str, second: str, page:
     """Print the differences between the configurations of two runs, and their metrics with confidence intervals.
 
     Args:
-        console: Output.
+        console: Console to print to.
         board: The leaderboard.
         first: Id of the first run.
         second: Id of the second run.
@@ -212,7 +212,7 @@ def demote(
     """Demote the champion of a task, restore the previous champion, and update their labels on the leaderboard.
 
     Args:
-        console: Output.
+        console: Console to print to.
         board: The leaderboard.
         champions: The folder of champions.
         task: Name of the task.
@@ -222,7 +222,7 @@ def demote(
     Raises:
         ConfigError: The task has no champion, or several and `protocol` is None.
     """
-    with champions.locked():
+    with champions.lock():
         # Read first: an unreadable leaderboard must raise before the champion is demoted.
         rows = [row for row in board.read() if row.task == task]
         demoted, successor = champions.demote(task, protocol, reason)

@@ -89,7 +89,7 @@ def rollout_run(
         path: Run directory.
         cfg: Configuration with the location of the data.
         request: Options of the rollout.
-        console: Output.
+        console: Console to print to.
         correction: Correction of the operator's steps; None for the one that the options select.
 
     Raises:

@@ -91,7 +91,7 @@ def predict(args: argparse.Namespace) -> None:
     from ups_jax.evaluation.evaluate_run import run_config
     from ups_jax.pipeline.champions import Champions
 
-    run = args.run_dir or Champions(args.champions).run_of(args.champion, args.protocol)
+    run = args.run_dir or Champions(args.champions).run_directory(args.champion, args.protocol)
     cfg = run_config(run, args.overrides)
     enable_compilation_cache()
     request = runner.from_arguments(

@@ -80,16 +80,16 @@ def add_stage(
     )
 
 
-def from_arguments(kind: Callable[..., T], args: argparse.Namespace, **others: Any) -> T:
+def from_arguments(dataclass_type: Callable[..., T], args: argparse.Namespace, **extra_fields: Any) -> T:
     """Return a dataclass whose fields come from the parsed arguments of the same names.
 
     Args:
-        kind: Dataclass.
+        dataclass_type: Dataclass to create.
         args: Parsed arguments.
-        **others: Further fields, which replace those of `args`.
+        **extra_fields: Further fields, which replace those of `args`.
     """
-    names = [item.name for item in dataclasses.fields(kind) if hasattr(args, item.name)]  # type: ignore[arg-type]
-    return kind(**{name: getattr(args, name) for name in names} | others)
+    names = [item.name for item in dataclasses.fields(dataclass_type) if hasattr(args, item.name)]  # type: ignore[arg-type]
+    return dataclass_type(**{name: getattr(args, name) for name in names} | extra_fields)
 
 
 def print_error(error: object) -> None:

@@ -65,7 +65,7 @@ def log_plan(console: Console, cfg: Config, stage: str, plan: Plan, planned: dic
     """Print the number of steps, batch size, optimizer and precision of a stage.
 
     Args:
-        console: Output.
+        console: Console to print to.
         cfg: Configuration.
         stage: Name of the stage.
         plan: Number of steps.
@@ -92,7 +92,7 @@ class TrainingProgress:
     A terminal shows a progress bar; elsewhere a line is printed every `every_seconds` seconds.
 
     Args:
-        console: Output.
+        console: Console to print to.
         stage: Name of the stage.
         total_steps: Last step of the stage.
         start: First step of this process.

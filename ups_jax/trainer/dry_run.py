@@ -41,7 +41,7 @@ def dry_run(cfg: Config, stages: Sequence[str], console: Console, init_from: Pat
     Args:
         cfg: Configuration.
         stages: Names of the stages.
-        console: Output.
+        console: Console to print to.
         init_from: Run whose codec made the latents, for training on latents.
 
     Raises:

@@ -56,11 +56,11 @@ def check_grid_task(task: Task) -> None:
         )
 
 
-def latent_key(weights: str, cfg: Config, dataset: Dataset, dtype: str) -> LatentKey:
+def latent_key(digest: str, cfg: Config, dataset: Dataset, dtype: str) -> LatentKey:
     """Return the key of stored latents, which contains everything that they depend on.
 
     Args:
-        weights: Digest of the codec's parameters.
+        digest: Digest of the codec's parameters.
         cfg: Configuration of the encoder and the data.
         dataset: Encoded data; fields are normalised with the statistics of its training split.
         dtype: Storage type of the latents.
@@ -77,7 +77,7 @@ def latent_key(weights: str, cfg: Config, dataset: Dataset, dtype: str) -> Laten
     }
     statistics = task.statistics
     normaliser = {"mode": cfg.data.normalize, "mean": list(statistics.mean), "std": list(statistics.std)}
-    return LatentKey(weights=weights, encoder=encoder, normaliser=normaliser, data=dataset.fingerprint, dtype=dtype)
+    return LatentKey(weights=digest, encoder=encoder, normaliser=normaliser, data=dataset.fingerprint, dtype=dtype)
 
 
 def codec_digest(params: Any) -> str:
@@ -109,7 +109,7 @@ def with_latents(
         return data
     (dataset,) = data.datasets
     check_grid_task(dataset.task)
-    recorded = _recorded(run, stage)
+    recorded = _recorded_key(run, stage)
     if recorded is None and run is not None and newest_step(run.checkpoints(stage)) > 0:
         weights, parent = best_weights(run.path, stage), run.path
     if recorded is None and weights is None:
@@ -161,7 +161,7 @@ def describe_latents(cfg: Config, stage: str, data: Mixture) -> list[str]:
     return lines
 
 
-def _recorded(run: RunDirectory | None, stage: str) -> dict[str, Any] | None:
+def _recorded_key(run: RunDirectory | None, stage: str) -> dict[str, Any] | None:
     """Return the key of the latents in run.json, or None if the run has no checkpoint of the stage."""
     if run is None or not run.exists() or newest_step(run.checkpoints(stage)) == 0:
         return None

@@ -114,14 +114,14 @@ def run_loop(
     with loop.batches(start) as batches:
         while True:
             # -- after a step: evaluate, then save; metrics are written to disk before the state --------------------
-            due = step > start and (step % loop.plan.eval_steps == 0 or step == loop.plan.total_steps)
-            finished, stop = ended or step >= loop.plan.total_steps, any_host(should_stop(), step)
-            timed = any_host(time.monotonic() - saved_at > cfg.checkpoint.every_seconds, step)
-            if due or finished or stop or timed:
+            evaluation_due = step > start and (step % loop.plan.eval_steps == 0 or step == loop.plan.total_steps)
+            finished, stop_requested = ended or step >= loop.plan.total_steps, any_host(should_stop(), step)
+            save_due = any_host(time.monotonic() - saved_at > cfg.checkpoint.every_seconds, step)
+            if evaluation_due or finished or stop_requested or save_due:
                 validation, fault = None, None
-                records = read_metrics(pending, loop, cfg, rate_scale, last=due)
+                records = read_metrics(pending, loop, cfg, rate_scale, last=evaluation_due)
                 pending = None
-                if due:
+                if evaluation_due:
                     state, validation, measured, fault = _evaluate(loop, state)
                     if measured["evaluations_since_best"] == 0:
                         best_step = step
@@ -140,7 +140,7 @@ def run_loop(
                 pace.interrupt()
             if finished:
                 return state
-            if stop:
+            if stop_requested:
                 raise Stopped(f"stopped and saved at step {step}; repeat the command to resume")
 
             # -- next call: dispatch its steps, and meanwhile log the metrics of the previous call ------------------

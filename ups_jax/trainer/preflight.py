@@ -82,7 +82,7 @@ def preflight(
         resume: `auto`, `must` or `never`, as in `trainer.train.train`.
         init_from: Run whose weights a new stage starts from.
         data: The data of the configuration, if the caller has opened it.
-        console: Output.
+        console: Console to print to.
 
     Returns:
         The components for training.
@@ -149,7 +149,7 @@ def check_resume(run: RunDirectory, cfg: Config, stage: str, resume: str) -> Non
     record = run.read()
     for name in (*stage_spec(stage).required_stages(cfg.data.tasks[0].kind), stage):
         if record["digests"].get(name, digest(cfg, name)) != digest(cfg, name):
-            changed = "; ".join(_changes(record["config"], cfg, name))
+            changed = "; ".join(_describe_changes(record["config"], cfg, name))
             raise ConfigError(f"{run.path}: holds a run of another configuration ({changed}); give a new --run-dir")
 
 
@@ -219,7 +219,7 @@ def check_init_fold(cfg: Config, fingerprint: str, weights: Weights) -> None:
         )
 
 
-def _changes(recorded: dict[str, Any], cfg: Config, stage: str) -> list[str]:
+def _describe_changes(recorded: dict[str, Any], cfg: Config, stage: str) -> list[str]:
     """Return the differences between the recorded and the present configuration of a stage, one text per key."""
     try:
         old = to_dict(from_dict(recorded, "run.json"))
@@ -229,23 +229,23 @@ def _changes(recorded: dict[str, Any], cfg: Config, stage: str) -> list[str]:
     return differences or ["written by an earlier version, in which a key or a part of the model had another meaning"]
 
 
-def _differences(old: Any, new: Any, where: str) -> list[str]:
+def _differences(old: Any, new: Any, key: str) -> list[str]:
     """Return the dotted keys whose values differ, as `key: old -> new`."""
     if isinstance(old, dict) and isinstance(new, dict):
         return [
             line
-            for key in sorted(old.keys() | new.keys())
-            for line in _differences(old.get(key), new.get(key), f"{where}.{key}".lstrip("."))
+            for name in sorted(old.keys() | new.keys())
+            for line in _differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
         ]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         return [
             line
             for position, pair in enumerate(zip(old, new, strict=True))
-            for line in _differences(*pair, f"{where}.{position}")
+            for line in _differences(*pair, f"{key}.{position}")
         ]
     # The digest of a configuration contains only the product of the two.
-    where = where.replace("batch_size", "batch_size * accum_steps")
-    return [] if old == new else [f"{where}: {old!r} -> {new!r}"]
+    key = key.replace("batch_size", "batch_size * accum_steps")
+    return [] if old == new else [f"{key}: {old!r} -> {new!r}"]
 
 
 # Number of rows on which gradients are measured.

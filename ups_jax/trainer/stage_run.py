@@ -66,7 +66,7 @@ class TrainingRun:
         parents: Weights of the stages that this stage needs.
         validate: Function from weights to validation metrics.
         plan: Number of steps and interval of evaluations.
-        console: Output.
+        console: Console to print to.
         started_before: Whether run.json already had an entry of this stage.
         resume: `auto`, or `must` to require a checkpoint.
         init_weights: Weights of another run from which a new stage starts.
@@ -286,7 +286,7 @@ def make_loop(training: TrainingRun, train_step: oom.OomRetryStep, checkpoints: 
         target=spec.target_metric(cfg),
         fault=spec.check_metrics,
         save=save,
-        step_of=checkpoints.step_of,
+        step_of=checkpoints.step_with_validation,
         learning_rate=host_schedule(schedule),
         patience=patience_evaluations(settings, plan.steps_per_epoch, plan.eval_steps),
         plateau=build_plateau(settings, *training.lengths, plan.eval_steps),

@@ -69,7 +69,7 @@ def measure_stage(
         parents: Weights of the stages that this stage needs.
         validate: Validation function of the stage.
         halvings: Micro-batch halvings that run.json records from earlier starts.
-        console: Output.
+        console: Console to print to.
 
     Raises:
         ConfigError: A step with micro-batches of one row, or a validation, does not fit into memory.

@@ -69,7 +69,7 @@ def train(
         resume: `auto` resumes if there is a checkpoint, `must` requires one, `never` requires a new run directory.
         init_from: Run whose weights a new stage starts from.
         data: The data of the configuration, if the caller has opened it.
-        console: Output.
+        console: Console to print to.
 
     Returns:
         The trained stage.
@@ -155,12 +155,12 @@ def train(
                     raise Stopped(f"stopped at the end of stage {stage}, which is saved; repeat the command to resume")
 
         # -- finish --------------------------------------------------------------------------------------------------
-        done = {"steps": int(state.step), "finished": now(), "skipped": int(state.monitor.skipped)}
+        outcome = {"steps": int(state.step), "finished": now(), "skipped": int(state.monitor.skipped)}
         if isinstance(state.monitor, SpikeMonitor):
-            done["spikes"] = int(state.monitor.spikes.count)
+            outcome["spikes"] = int(state.monitor.spikes.count)
         if seconds_per_step is not None:
-            done["seconds_per_step"] = seconds_per_step
-        record.finish(**done)
+            outcome["seconds_per_step"] = seconds_per_step
+        record.finish(**outcome)
         wait_for_all("finished")
     return TrainedStage(run=run, data=checked.data, model=checked.model)
 
