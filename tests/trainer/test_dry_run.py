@@ -170,9 +170,9 @@ def test_a_step_that_does_not_fit_is_one_line(data_root: Path, monkeypatch: pyte
     def tried(*arguments: Any) -> Iterator[Any]:
         with trial(*arguments) as whole:
             calls = iter([whole.new_state, full])
-            begin = {"begin": lambda: next(calls)()} if where == "state" else {}
+            new_state = {"new_state": lambda: next(calls)()} if where == "state" else {}
             batches = {"batches": map(full, [0])} if where == "batch" else {}
-            yield replace(whole, **begin, **batches)
+            yield replace(whole, **new_state, **batches)
 
     if where == "step":
         monkeypatch.setattr(module, "step_costs", full)
