@@ -19,7 +19,7 @@ from ups_jax.models import Conditions, Simulator
 from ups_jax.models.batch import Batch, with_draws
 from ups_jax.models.corrector import Corrector, CorrectorInputs, CorrectorWeights, step_inputs
 from ups_jax.rollout import flow_sampler
-from ups_jax.rollout.flow_sampler import consistency, draw_noise, flow_times, sample, sample_distilled
+from ups_jax.rollout.flow_sampler import consistency_function, draw_noise, flow_times, sample, sample_distilled
 
 POINTS, SPREAD = 8, 0.3
 TASK = Task(
@@ -47,7 +47,7 @@ BASE = Simulator(TASK, LATENT, CORE)
 KEY = jax.random.key(0)
 sampled = jax.jit(partial(sample, MODEL))
 distilled = jax.jit(partial(sample_distilled, MODEL), static_argnames="steps")
-expected = jax.jit(partial(flow_sampler.expected, MODEL))
+expected = jax.jit(partial(flow_sampler.mean_error, MODEL))
 
 
 def conditions(rows: int) -> Conditions:
@@ -114,7 +114,7 @@ def test_an_untrained_corrector_says_nothing_in_one_step() -> None:
 def test_the_boundary_of_the_consistency_function_is_exact() -> None:
     x = jax.random.normal(KEY, (2, POINTS, 1))
     noisy = jax.tree.map(lambda leaf: leaf + 1.0, fresh())
-    found = jax.jit(partial(consistency, MODEL))(noisy, x, jnp.ones(2), given(2))
+    found = jax.jit(partial(consistency_function, MODEL))(noisy, x, jnp.ones(2), given(2))
     np.testing.assert_array_equal(found, x)
 
 
@@ -277,10 +277,10 @@ def test_the_error_that_is_expected_is_the_mean_velocity_from_no_noise(monkeypat
     monkeypatch.setattr(flow_sampler, "velocity", exact)
     window = given(2).fields[:, None, :, :1] * jnp.asarray([1.0, 3.0])[:, None, None, None]
     weights = CorrectorWeights(params={}, scale=jnp.full(1, 2.0))
-    found = flow_sampler.expected_error(MODEL, weights, window, window[:, 0], conditions(2))
+    found = flow_sampler.mean_error_rms(MODEL, weights, window, window[:, 0], conditions(2))
     # The root mean square of a sine is 1 / sqrt(2).
     np.testing.assert_allclose(found, 2 * 0.25 * np.sqrt(0.5) * np.asarray([1.0, 3.0]), rtol=1e-5)
-    error = flow_sampler.expected(MODEL, weights, KEY, given(2))
+    error = flow_sampler.mean_error(MODEL, weights, KEY, given(2))
     np.testing.assert_allclose(error, 2 * 0.25 * given(2).fields[..., :1], atol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""Autoregressive rollout of a simulator, pure and compiled once: physical fields in, physical fields out."""
+"""Autoregressive and latent rollouts of a transient simulator, from physical fields to physical fields."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from ups_jax.models import (
     operate,
     step,
 )
-from ups_jax.rollout.correction import Correction, corrected
+from ups_jax.rollout.correction import Correction, apply_correction
 
-# A number, or the symbolic dimension of an export.
+# An integer, or the symbolic dimension of an exported program.
 Steps = Any
 
 
@@ -36,9 +36,19 @@ def rollout(
     correction: Correction | None = None,
     key: Key[Array, ""] | None = None,
 ) -> Float[Array, "b t *s c"]:
-    """The `steps` frames after the `k` given ones; each prediction is encoded anew for the next.
+    """Return the predicted frames after the context; each predicted frame is encoded anew for the next step.
 
-    With a `correction` predictions are corrected before they are handed on, at random by `key`.
+    Args:
+        model: Simulator of the task.
+        params: Its parameters.
+        fields: Context of `k` frames, in physical units.
+        cond: Conditions of the samples.
+        steps: Number of frames to predict.
+        correction: Correction of each prediction before it enters the next step; it needs `key`.
+        key: Key of the correction's noise.
+
+    Raises:
+        ValueError: `correction` is set without `key`.
     """
     statistics = model.task.statistics
     one_step = _one_step(model, params, cond, correction, key)
@@ -46,35 +56,60 @@ def rollout(
     return denormalize(jnp.moveaxis(frames, 0, 1), statistics)
 
 
-def advance(
+def rollout_chunk(
     model: Simulator | PointSimulator,
     params: Any,
     window: Float[Array, "b k *s c"],
     cond: Conditions,
-    length: int,
-    first: Int[Array, ""],
-    count: Int[Array, ""],
+    chunk_length: int,
+    first_step: Int[Array, ""],
+    step_count: Int[Array, ""],
     correction: Correction | None = None,
     key: Key[Array, ""] | None = None,
 ) -> tuple[Float[Array, "b k *s c"], Float[Array, "b length *s c"]]:
-    """`count` of at most `length` steps of a rollout that has made `first`: its normalised window, and their frames.
+    """Return the next window and the predicted frames of one chunk of a rollout.
 
-    Rollouts in pieces are those in one: frames are physical, the window stays in model units. Of a rollout of any
-    number of steps there is one compilation; frames from `count` on repeat the last.
+    A rollout in chunks equals a single one up to round-off, and all chunks share one compiled program.
+
+    Args:
+        model: Simulator of the task.
+        params: Its parameters.
+        window: Normalised last `k` frames before the chunk.
+        cond: Conditions of the samples.
+        chunk_length: Number of frames that the chunk returns, a constant of the program.
+        first_step: Number of steps that the rollout has made before the chunk.
+        step_count: Number of steps to compute, at most `chunk_length`; later frames repeat the last one.
+        correction: Correction of each prediction before it enters the next step; it needs `key`.
+        key: Key of the correction's noise.
+
+    Returns:
+        The normalised window after the chunk, and the frames in physical units.
     """
     one_step = _one_step(model, params, cond, correction, key)
 
     def step_or_stay(window: Array, number: Array) -> tuple[Array, Array]:
-        return jax.lax.cond(number < first + count, one_step, lambda window, _: (window, window[:, -1]), window, number)
+        return jax.lax.cond(
+            number < first_step + step_count, one_step, lambda window, _: (window, window[:, -1]), window, number
+        )
 
-    window, frames = jax.lax.scan(step_or_stay, window, first + jnp.arange(length))
+    window, frames = jax.lax.scan(step_or_stay, window, first_step + jnp.arange(chunk_length))
     return window, denormalize(jnp.moveaxis(frames, 0, 1), model.task.statistics)
 
 
 def latent_rollout(
     model: Simulator, params: Any, fields: Float[Array, "b k *s c"], cond: Conditions, steps: int
 ) -> Float[Array, "b t *s c"]:
-    """The `steps` frames after the `k` given ones, encoded once; the operator alone carries the latent state on."""
+    """Return the predicted frames after the context, which is encoded once.
+
+    The operator advances the latent state; each frame is decoded but not encoded again.
+
+    Args:
+        model: Simulator of the task.
+        params: Its parameters.
+        fields: Context of `k` frames, in physical units.
+        cond: Conditions of the samples.
+        steps: Number of frames to predict.
+    """
     statistics = model.task.statistics
 
     def advance(state: LatentState, _: None) -> tuple[LatentState, Array]:
@@ -87,7 +122,10 @@ def latent_rollout(
 
 
 def reconstruct(model: Simulator, params: Any, fields: Float[Array, "b t *s c"]) -> Float[Array, "b t *s c"]:
-    """decode(encode(u)) of every frame, standing still for its context: the floor of what the codec can represent."""
+    """Return decode(encode(u)) of every frame u, in physical units.
+
+    The context is filled with copies of the frame. The result shows the error that is due to the codec alone.
+    """
     batch, frames = fields.shape[:2]
     single = normalize(fields, model.task.statistics).reshape(batch * frames, 1, *fields.shape[2:])
     decoded = decode(model, params, encode(model, params, jnp.repeat(single, model.context, axis=1)))
@@ -101,14 +139,14 @@ def _one_step(
     correction: Correction | None,
     key: Key[Array, ""] | None,
 ) -> Callable[[Array, Array], tuple[Array, Array]]:
-    """(window, number of the step) -> (window one frame later, that frame), in model units."""
+    """Return the scan body (window, step number) -> (window shifted by a frame, predicted frame), all normalised."""
     if correction is not None and key is None:
-        raise ValueError("a corrected rollout needs a key")
+        raise ValueError("a rollout with a correction needs a key")
 
     def one_step(window: Float[Array, "b k *s c"], number: Int[Array, ""]) -> tuple[Array, Array]:
         frame = step(model, params, window, cond)
         if correction is not None and key is not None:
-            frame = corrected(correction, key, number, window, frame, cond)
+            frame = apply_correction(correction, key, number, window, frame, cond)
         return jnp.concatenate([window[:, 1:], frame[:, None]], axis=1), frame
 
     return one_step

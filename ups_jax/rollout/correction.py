@@ -1,4 +1,7 @@
-"""A corrector in a rollout: what it is given and at which steps it acts. Pure; the correctors are a stage's matter."""
+"""Corrections of a rollout: the interface of a step corrector and the rules for the steps at which it is applied.
+
+The correctors themselves are in `ups_jax.rollout.flow_sampler`.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,18 @@ from ups_jax.models import Conditions
 Window = Float[Array, "b k *s c"]
 Frame = Float[Array, "b *s c"]
 
-# Number of the step from 0, frames before it, the operator's prediction -> which samples are corrected.
-When = Callable[[Int[Array, ""], Window, Frame, Conditions], Bool[Array, " b"]]
-# What is left of an equation, or any other doubt about a prediction, one number a sample.
-Residual = Callable[[Window, Frame, Conditions], Float[Array, " b"]]
+# (step number from 0, preceding frames, operator's prediction, conditions) -> mask of the samples to correct.
+CorrectionRule = Callable[[Int[Array, ""], Window, Frame, Conditions], Bool[Array, " b"]]
+# (preceding frames, prediction, conditions) -> a non-negative measure of doubt per sample, such as a PDE residual.
+ResidualFn = Callable[[Window, Frame, Conditions], Float[Array, " b"]]
 
 
 @runtime_checkable
-class Corrector(Protocol):
-    """A better frame for the operator's, all in normalised units; random in `key` alone."""
+class StepCorrector(Protocol):
+    """A function that replaces the operator's prediction of a step by a better one.
+
+    All fields are normalised. The result is deterministic in `key`.
+    """
 
     def __call__(
         self, key: Key[Array, ""], window: Float[Array, "b k *s c"], pred: Float[Array, "b *s c"], cond: Conditions
@@ -32,47 +38,56 @@ class Corrector(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Correction:
-    """A corrector and the steps at which it acts. Compared by identity: two of them are two compilations.
+    """A step corrector and the steps of a rollout at which it is applied.
 
-    With `held` it is given the same key at all steps of a rollout, so that what it draws is drawn once: errors of a
-    model that is wrong in the same way at every step add up, and fresh noise would average out.
+    Corrections are compared by identity: a jitted function is compiled once for each object.
+
+    Attributes:
+        corrector: Corrector of a single step.
+        when: Rule that selects the steps and samples to correct.
+        fixed_noise: Use the same key, and so the same noise, at all steps of a rollout. This suits a model whose error
+            is similar at every step: such errors add up, while fresh noise would average out.
     """
 
-    corrector: Corrector
-    when: When
-    held: bool = False
+    corrector: StepCorrector
+    when: CorrectionRule
+    fixed_noise: bool = False
 
 
-def every(steps: int) -> When:
-    """At each `steps`-th step, the first time after `steps` of them. ValueError below 1."""
+def every_n(steps: int) -> CorrectionRule:
+    """Return the rule that corrects all samples at every `steps`-th step, first at step number `steps - 1`.
+
+    Raises:
+        ValueError: `steps` is below 1.
+    """
     if steps < 1:
-        raise ValueError(f"a correction every {steps} steps; give 1 or more")
+        raise ValueError(f"the interval between corrections must be at least 1 step, got {steps}")
 
-    def due(number: Int[Array, ""], window: Window, pred: Frame, cond: Conditions) -> Bool[Array, " b"]:
+    def is_due(number: Int[Array, ""], window: Window, pred: Frame, cond: Conditions) -> Bool[Array, " b"]:
         return jnp.broadcast_to((number + 1) % steps == 0, pred.shape[:1])
 
-    return due
+    return is_due
 
 
-def beyond(residual: Residual, threshold: float) -> When:
-    """Where the residual of a sample is above `threshold`, or is not a number."""
+def above(residual: ResidualFn, threshold: float) -> CorrectionRule:
+    """Return the rule that corrects the samples whose residual is above `threshold` or NaN."""
 
-    def due(number: Int[Array, ""], window: Window, pred: Frame, cond: Conditions) -> Bool[Array, " b"]:
+    def is_due(number: Int[Array, ""], window: Window, pred: Frame, cond: Conditions) -> Bool[Array, " b"]:
         return ~(residual(window, pred, cond) <= threshold)
 
-    return due
+    return is_due
 
 
-def both(one: When, other: When) -> When:
-    """Where both say so."""
+def logical_and(first: CorrectionRule, second: CorrectionRule) -> CorrectionRule:
+    """Return the rule that corrects the samples that both rules select."""
 
-    def due(number: Int[Array, ""], window: Window, pred: Frame, cond: Conditions) -> Bool[Array, " b"]:
-        return one(number, window, pred, cond) & other(number, window, pred, cond)
+    def is_due(number: Int[Array, ""], window: Window, pred: Frame, cond: Conditions) -> Bool[Array, " b"]:
+        return first(number, window, pred, cond) & second(number, window, pred, cond)
 
-    return due
+    return is_due
 
 
-def corrected(
+def apply_correction(
     correction: Correction,
     key: Key[Array, ""],
     number: Int[Array, ""],
@@ -80,16 +95,24 @@ def corrected(
     pred: Float[Array, "b *s c"],
     cond: Conditions,
 ) -> Float[Array, "b *s c"]:
-    """The prediction of step `number`, corrected for the samples that are due; unless it is held the step's own key is
-    folded from `key`.
+    """Return the prediction of a step, corrected in the samples that the rule selects.
 
-    Where no sample is due the corrector is not run, unless `when` differs between the members of a vmapped ensemble.
+    The corrector does not run when no sample is selected. In a vmapped ensemble whose members differ in what the rule
+    selects it always runs.
+
+    Args:
+        correction: Corrector and rule.
+        key: Key of the rollout; the step number is folded in unless `correction.fixed_noise`.
+        number: Number of the step, from 0.
+        window: Normalised frames before the step.
+        pred: Normalised prediction of the operator.
+        cond: Conditions of the samples.
     """
-    due = correction.when(number, window, pred, cond)
+    selected = correction.when(number, window, pred, cond)
 
-    def act(pred: Frame) -> Frame:
-        own = key if correction.held else jax.random.fold_in(key, number)
-        better = correction.corrector(own, window, pred, cond)
-        return jnp.where(due.reshape(-1, *(1,) * (pred.ndim - 1)), better, pred)
+    def correct(pred: Frame) -> Frame:
+        step_key = key if correction.fixed_noise else jax.random.fold_in(key, number)
+        better = correction.corrector(step_key, window, pred, cond)
+        return jnp.where(selected.reshape(-1, *(1,) * (pred.ndim - 1)), better, pred)
 
-    return jax.lax.cond(due.any(), act, lambda pred: pred, pred)
+    return jax.lax.cond(selected.any(), correct, lambda pred: pred, pred)

@@ -1,6 +1,6 @@
-"""Samplers of the corrector, pure: from noise to an error of the predictor, in normalised fields.
+"""Samplers of the corrector: they draw errors of the predictor, as normalised fields.
 
-Time runs from 0, noise, to 1, data; what is left of the noise at time t is 1 - t.
+The flow's time t runs from 0 (noise) to 1 (data); the noise level at time t is 1 - t.
 """
 
 from __future__ import annotations
@@ -24,101 +24,149 @@ from ups_jax.models.corrector import (
     velocity,
 )
 from ups_jax.models.grid import remove_mean
-from ups_jax.rollout.correction import Corrector as Correct
+from ups_jax.rollout.correction import StepCorrector
 
-# (model, weights, key, given) -> an error, normalised: `sample`, `sample_distilled`, or either with its steps bound.
+# (model, weights, key, inputs) -> normalised error: `sample`, `sample_distilled` or `mean_error`.
 Sampler = Callable[[Corrector, CorrectorWeights, Key[Array, ""], CorrectorInputs], Float[Array, "b *s c"]]
+# (x, time) -> velocity of the flow.
 Velocity = Callable[[Float[Array, "b *s c"], Float[Array, " b"]], Float[Array, "b *s c"]]
 
 
 def flow_times(steps: int, min_noise: float) -> np.ndarray:
-    """The `steps + 1` times of a sampler: noise 1, down geometrically to `min_noise`, and 0.
+    """Return the `steps + 1` times of a sampler, from 0 to 1.
 
-    Small scales of an error are small: they are found when the noise has come down to their size (Lippe et al. 2023,
-    PDE-Refiner, whose levels are geometric too).
+    The noise level falls geometrically from 1 to `min_noise`, then to 0: the small scales of an error have small
+    amplitudes, and are resolved once the noise has fallen to their size.
+
+    References:
+        Lippe et al. 2023 (PDE-Refiner), whose noise levels are geometric too.
     """
     noise = np.append(np.geomspace(1.0, min_noise, steps), 0.0) if steps > 1 else np.array([1.0, 0.0])
     return 1.0 - noise
 
 
 def draw_noise(key: Key[Array, ""], shape: tuple[int, ...], task: Task) -> Float[Array, "b *s c"]:
-    """White noise of variance 1, without a mean over space in the conserved channels."""
+    """Return white noise of variance 1, with zero spatial mean in the conserved channels of the task."""
     return remove_mean(jax.random.normal(key, shape), task.conserved)
 
 
-def advance(
+def flow_step(
     move: Velocity, x: Float[Array, "b *s c"], start: Float[Array, " b"], end: Float[Array, " b"], sampler: str
 ) -> Float[Array, "b *s c"]:
-    """One step of the flow from time `start` to `end`, one of each a row: Euler's or Heun's."""
+    """Return the state of the flow after one step.
+
+    Args:
+        move: Velocity of the flow, a function of state and time.
+        x: State at time `start`.
+        start: Time before the step, for each row.
+        end: Time after the step, for each row.
+        sampler: `euler` or `heun`.
+    """
     return {"euler": _euler, "heun": _heun}[sampler](move, x, start, end)
 
 
 def sample(
-    model: Corrector, weights: CorrectorWeights, key: Key[Array, ""], given: CorrectorInputs, steps: int | None = None
+    model: Corrector, weights: CorrectorWeights, key: Key[Array, ""], inputs: CorrectorInputs, steps: int | None = None
 ) -> Float[Array, "b *s c"]:
-    """An error of the predictor, in `steps` steps of the flow (`diffusion.num_steps` by default).
+    """Return a sampled error of the predictor, or its mean error if the objective is `regression`.
 
-    With the objective `regression` it is the mean error, whatever the key.
+    Args:
+        model: Corrector.
+        weights: Its weights.
+        key: Key of the initial noise.
+        inputs: Inputs and prediction that the error is conditioned on.
+        steps: Number of steps of the flow, `diffusion.num_steps` by default.
     """
     config = model.diffusion
     if config.objective == "regression":
-        return _mean_error(model, weights, given)
-    return _sample_flow(model, weights, key, given, config.num_steps if steps is None else steps)
+        return _mean_error(model, weights, inputs)
+    return _sample_flow(model, weights, key, inputs, config.num_steps if steps is None else steps)
 
 
-def expected(
-    model: Corrector, weights: CorrectorWeights, key: Key[Array, ""], given: CorrectorInputs
+def mean_error(
+    model: Corrector, weights: CorrectorWeights, key: Key[Array, ""], inputs: CorrectorInputs
 ) -> Float[Array, "b *s c"]:
-    """The error that is expected, whatever the key; one evaluation of the network, with either objective.
+    """Return the mean error of the predictor, from a single evaluation of the network.
 
-    At time 0 the state x is noise alone, which tells nothing of the error r: v(x, 0) = E[r] - x, and from the mean of
-    the noise, x = 0, the velocity is the mean error. A consistency function says where the flow from x = 0 ends, which
-    is another error: a distilled corrector leaves the answer to its teacher, `weights.teacher`, at the same cost.
+    At time 0 the state x is noise, which is independent of the error r: the velocity is v(x, 0) = E[r] - x. At x = 0
+    it is the mean error. A consistency function maps x = 0 to the end of the flow instead, so a distilled corrector
+    evaluates its teacher (`weights.teacher`).
+
+    Args:
+        model: Corrector.
+        weights: Its weights.
+        key: Unused; the signature is that of a `Sampler`.
+        inputs: Inputs and prediction that the error is conditioned on.
     """
-    return _mean_error(model, weights, given)
+    return _mean_error(model, weights, inputs)
 
 
 def sample_distilled(
-    model: Corrector, weights: CorrectorWeights, key: Key[Array, ""], given: CorrectorInputs, steps: int = 1
+    model: Corrector, weights: CorrectorWeights, key: Key[Array, ""], inputs: CorrectorInputs, steps: int = 1
 ) -> Float[Array, "b *s c"]:
-    """The same by a consistency function, in one step; each further one adds noise again and takes it out.
+    """Return an error of the predictor, sampled with a consistency function.
 
-    With `steps` = 2 the noise of the second is that of the middle of the teacher's times (Song et al. 2023, algorithm
-    1).
+    Args:
+        model: Distilled corrector.
+        weights: Its weights.
+        key: Key of the noise.
+        inputs: Inputs and prediction that the error is conditioned on.
+        steps: Number of evaluations. Each one after the first adds noise again and removes it; the times are spread
+            evenly over the teacher's, so that the second of two starts in their middle.
+
+    References:
+        Song et al. 2023 (consistency models), algorithm 1.
     """
     times = flow_times(model.diffusion.num_steps, model.diffusion.min_noise)
-    again = np.linspace(0, model.diffusion.num_steps, steps + 1)[1:-1].round().astype(int)
-    x = _noise(model, key, given)
-    error = consistency(model, weights.params, x, _rows(0.0, x), given)
-    for number, time in zip(range(1, steps), times[again].tolist(), strict=True):
-        x = (1 - time) * _noise(model, jax.random.fold_in(key, number), given) + time * error
-        error = consistency(model, weights.params, x, _rows(time, x), given)
+    indices = np.linspace(0, model.diffusion.num_steps, steps + 1)[1:-1].round().astype(int)
+    x = _noise(model, key, inputs)
+    error = consistency_function(model, weights.params, x, _rows(0.0, x), inputs)
+    for number, time in zip(range(1, steps), times[indices].tolist(), strict=True):
+        x = (1 - time) * _noise(model, jax.random.fold_in(key, number), inputs) + time * error
+        error = consistency_function(model, weights.params, x, _rows(time, x), inputs)
     return error * _last(weights.scale, error)
 
 
-def consistency(
-    model: Corrector, params: Any, x: Float[Array, "b *s c"], time: Float[Array, " b"], given: CorrectorInputs
+def consistency_function(
+    model: Corrector, params: Any, x: Float[Array, "b *s c"], time: Float[Array, " b"], inputs: CorrectorInputs
 ) -> Float[Array, "b *s c"]:
-    """f(x, t) = x + (1 - t) v(x, t): where the flow through x at t ends. At t = 1 it is x itself, whatever the
-    parameters, and with the corrector's own it is one step of Euler's: where a distillation begins.
+    """Return f(x, t) = x + (1 - t) v(x, t), which estimates the end of the flow through x at time t.
+
+    At t = 1 it is x for any parameters. With the teacher's parameters it is a single Euler step, where distillation
+    starts.
+
+    Args:
+        model: Corrector.
+        params: Parameters of the velocity v.
+        x: State of the flow.
+        time: Time t of each row.
+        inputs: Inputs and prediction that the error is conditioned on.
     """
-    return x + (1 - _columns(time, x)) * velocity(model, params, x, time, given)
+    return x + (1 - _columns(time, x)) * velocity(model, params, x, time, inputs)
 
 
-def expected_error(
+def mean_error_rms(
     model: Corrector,
     weights: CorrectorWeights,
     window: Float[Array, "b k *s c"],
     pred: Float[Array, "b *s c"],
     cond: Conditions,
 ) -> Float[Array, " b"]:
-    """Root mean square over space and channels of the error that is `expected` of each prediction, normalised."""
+    """Return the root mean square of the predicted mean error, over space and channels, for each sample.
+
+    Args:
+        model: Corrector.
+        weights: Its weights.
+        window: Normalised frames before the step.
+        pred: Normalised prediction of the operator.
+        cond: Conditions of the samples.
+    """
     mean = _mean_error(model, weights, step_inputs(model.task, window, pred, cond))
     return jnp.sqrt(jnp.mean(jnp.square(mean), tuple(range(1, mean.ndim))))
 
 
-def corrected(model: Corrector, weights: CorrectorWeights, sampler: Sampler = sample) -> Correct:
-    """The correction of a time step as a function of key, window, prediction and conditions."""
+def step_corrector(model: Corrector, weights: CorrectorWeights, sampler: Sampler = sample) -> StepCorrector:
+    """Return the function (key, window, prediction, conditions) -> prediction plus a sampled error."""
 
     def correct(
         key: Key[Array, ""], window: Float[Array, "b k *s c"], pred: Float[Array, "b *s c"], cond: Conditions
@@ -131,7 +179,7 @@ def corrected(model: Corrector, weights: CorrectorWeights, sampler: Sampler = sa
 def solution_corrector(
     model: Corrector, weights: CorrectorWeights, sampler: Sampler = sample
 ) -> Callable[[Key[Array, ""], Float[Array, "b *s i"], Float[Array, "b *s c"], Conditions], Float[Array, "b *s c"]]:
-    """The correction of a steady solution as a function of key, given fields, solution and conditions."""
+    """Return the function (key, input fields, solution, conditions) -> solution plus a sampled error."""
 
     def correct(
         key: Key[Array, ""], inputs: Float[Array, "b *s i"], pred: Float[Array, "b *s c"], cond: Conditions
@@ -142,25 +190,25 @@ def solution_corrector(
 
 
 def _sample_flow(
-    model: Corrector, weights: CorrectorWeights, key: Key[Array, ""], given: CorrectorInputs, steps: int
+    model: Corrector, weights: CorrectorWeights, key: Key[Array, ""], inputs: CorrectorInputs, steps: int
 ) -> Float[Array, "b *s c"]:
-    x = _noise(model, key, given)
+    x = _noise(model, key, inputs)
     times = jnp.asarray(flow_times(steps, model.diffusion.min_noise), jnp.float32)
 
     def move(x: Float[Array, "b *s c"], time: Float[Array, " b"]) -> Float[Array, "b *s c"]:
-        return velocity(model, weights.params, x, time, given)
+        return velocity(model, weights.params, x, time, inputs)
 
-    def one(x: Float[Array, "b *s c"], ends: Float[Array, "2"]) -> tuple[Array, None]:
-        return advance(move, x, _rows(ends[0], x), _rows(ends[1], x), model.diffusion.sampler), None
+    def step(x: Float[Array, "b *s c"], ends: Float[Array, "2"]) -> tuple[Array, None]:
+        return flow_step(move, x, _rows(ends[0], x), _rows(ends[1], x), model.diffusion.sampler), None
 
-    x, _ = jax.lax.scan(one, x, jnp.stack([times[:-1], times[1:]], axis=-1))
+    x, _ = jax.lax.scan(step, x, jnp.stack([times[:-1], times[1:]], axis=-1))
     return x * _last(weights.scale, x)
 
 
-def _mean_error(model: Corrector, weights: CorrectorWeights, given: CorrectorInputs) -> Float[Array, "b *s c"]:
-    x = jnp.zeros((*given.fields.shape[:-1], len(model.task.channels)))
+def _mean_error(model: Corrector, weights: CorrectorWeights, inputs: CorrectorInputs) -> Float[Array, "b *s c"]:
+    x = jnp.zeros((*inputs.fields.shape[:-1], len(model.task.channels)))
     params = weights.params if weights.teacher is None else weights.teacher
-    return velocity(model, params, x, _rows(0.0, x), given) * _last(weights.scale, x)
+    return velocity(model, params, x, _rows(0.0, x), inputs) * _last(weights.scale, x)
 
 
 def _euler(
@@ -177,8 +225,8 @@ def _heun(
     return x + _columns(end - start, x) * (first + second) / 2
 
 
-def _noise(model: Corrector, key: Key[Array, ""], given: CorrectorInputs) -> Float[Array, "b *s c"]:
-    return draw_noise(key, (*given.fields.shape[:-1], len(model.task.channels)), model.task)
+def _noise(model: Corrector, key: Key[Array, ""], inputs: CorrectorInputs) -> Float[Array, "b *s c"]:
+    return draw_noise(key, (*inputs.fields.shape[:-1], len(model.task.channels)), model.task)
 
 
 def _rows(time: Any, x: Float[Array, "b *s c"]) -> Float[Array, " b"]:

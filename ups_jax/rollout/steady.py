@@ -1,4 +1,4 @@
-"""Solutions of a steady simulator, pure: physical fields in and out, on the trained grid or a finer one."""
+"""Solutions of a steady simulator in physical units, on the grid that it was trained on or a finer one."""
 
 from __future__ import annotations
 
@@ -21,14 +21,23 @@ def solve(
     cond: Conditions,
     correct: Callable[[Array, Array, Conditions], Array] | None = None,
 ) -> Float[Array, "b *s c"]:
-    """The solutions for the given fields, at their own points; `correct` makes better ones of (given fields, solutions,
-    conditions), all normalised.
+    """Return the solutions for input fields, on the grid of the inputs.
 
-    A grid that cuts the trained one's cells into whole parts is averaged down to it, solved there, and the solution is
-    interpolated at the parts' centres; the outermost of them lie beyond the outermost centres of the trained grid.
+    Inputs on a finer grid are averaged to the trained grid and solved there; the solution is then interpolated to the
+    centres of the fine cells. The outermost fine centres lie outside the outermost trained ones and are extrapolated.
+
+    Args:
+        model: Simulator of the task.
+        params: Its parameters.
+        inputs: Input fields in physical units, on the trained grid or one that divides each of its cells evenly.
+        cond: Conditions of the samples.
+        correct: Function (inputs, solutions, conditions) -> corrected solutions, on normalised fields.
+
+    Raises:
+        DataError: The grid of the inputs is neither the trained one nor a whole multiple of it.
     """
     task = model.task
-    factors = refinement(task, inputs.shape[1:-1])
+    factors = refinement_factors(task, inputs.shape[1:-1])
     coarse = normalize_inputs(cell_average(inputs, factors), task.inputs)
     solved = steady_field(model, params, coarse, cond)
     solution = denormalize(solved if correct is None else correct(coarse, solved, cond), task.statistics)
@@ -46,32 +55,39 @@ def steady_rollout(
     steps: int,
     correct: Callable[[Array, Array, Conditions], Array] | None = None,
 ) -> Float[Array, "b t *s c"]:
-    """Return the solutions of `solve` at `steps` times, at all of which they are the same."""
+    """Return the solutions of `solve`, repeated along a time axis of `steps` frames."""
     return jnp.repeat(solve(model, params, inputs, cond, correct)[:, None], steps, axis=1)
 
 
-def refinement(task: Task, shape: Sequence[int]) -> tuple[int, ...]:
-    """Into how many cells of a grid of `shape` those of the task's grid are cut; DataError where that is not whole."""
-    if any(points % own for points, own in zip(shape, task.shape, strict=True)):
-        example = " x ".join(str(2 * own) for own in task.shape)
+def refinement_factors(task: Task, shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the number of cells of a grid of `shape` per cell of the task's grid, for each axis.
+
+    Raises:
+        DataError: The number is not whole.
+    """
+    if any(points % trained for points, trained in zip(shape, task.shape, strict=True)):
+        example = " x ".join(str(2 * points) for points in task.shape)
         raise DataError(
-            f"task {task.name}: the fields are on {' x '.join(map(str, shape))} cells; this run was trained on "
-            f"{' x '.join(map(str, task.shape))} and takes these or a whole multiple an axis, such as {example}: "
-            "average or interpolate the fields to such a grid"
+            f"task {task.name}: the fields have {' x '.join(map(str, shape))} cells, but this run was trained on "
+            f"{' x '.join(map(str, task.shape))} cells and accepts that grid or a whole multiple per axis, such as "
+            f"{example}; average or interpolate the fields to such a grid"
         )
-    return tuple(points // own for points, own in zip(shape, task.shape, strict=True))
+    return tuple(points // trained for points, trained in zip(shape, task.shape, strict=True))
 
 
 def check_finer_grid(task: Task, finer: Task) -> None:
-    """DataError where the grid of `finer` does not cut the cells of the task's grid into whole parts."""
-    factors = refinement(task, finer.shape)
-    for axis, own, start, part, begin, step in zip(
+    """Raise DataError unless the grid of `finer` divides the cells of the task's grid evenly."""
+    factors = refinement_factors(task, finer.shape)
+    for axis, spacing, origin, factor, fine_origin, fine_spacing in zip(
         task.axes, task.spacing, task.origin, factors, finer.origin, finer.spacing, strict=True
     ):
-        centre = start - own / 2 + own / part / 2
-        if abs(step * part - own) > 1e-3 * own or abs(begin - centre) > 1e-2 * step:
+        first_centre = origin - spacing / 2 + spacing / factor / 2
+        if (
+            abs(fine_spacing * factor - spacing) > 1e-3 * spacing
+            or abs(fine_origin - first_centre) > 1e-2 * fine_spacing
+        ):
             raise DataError(
-                f"task {task.name}: cells in {axis} start at {begin:g} every {step:g}; cells that cut those of the "
-                f"trained run in {part} start at {centre:g} every {own / part:g}: give fields of the same domain at "
-                "the centres of such cells"
+                f"task {task.name}: the cells along {axis} start at {fine_origin:g} with spacing {fine_spacing:g}; a "
+                f"grid that divides the trained cells by {factor} starts at {first_centre:g} with spacing "
+                f"{spacing / factor:g}; pass fields of the same domain at the centres of such cells"
             )
