@@ -14,7 +14,7 @@ import pytest
 from commands import in_process
 
 from ups_jax.core.errors import CheckpointError, DataError, UserError
-from ups_jax.core.files import inside
+from ups_jax.core.files import path_inside
 from ups_jax.data.shards.writer import ShardSizes, convert_to_shards
 from ups_jax.data.sources import open_file
 from ups_jax.data.sources import shards as manifest
@@ -32,9 +32,9 @@ def champion(folder: Path, **changed: object) -> Reader:
     file = folder / "waves" / "f00d" / "champion.json"
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps(values))
-    assert Champions(folder).all()
+    assert Champions(folder).read_all()
     file.write_text(json.dumps(values | changed))
-    return Champions(folder).all
+    return Champions(folder).read_all
 
 
 def champion_copy(folder: Path, name: str) -> Reader:
@@ -119,7 +119,7 @@ def test_names_below_the_folder_and_links_of_the_user_go_on(tmp_path: Path) -> N
     for name in ("linked.npz", "linked/mine.npz", "./linked/../linked.npz"):
         read = description(tmp_path / "project", name)
         assert read().trajectories == 2  # type: ignore[attr-defined]
-    assert inside(Path("a/../b.yaml"), "file", "..mine.npz", DataError) == Path("a/../..mine.npz")
+    assert path_inside(Path("a/../b.yaml"), "file", "..mine.npz", DataError) == Path("a/../..mine.npz")
 
 
 def external_link(file: h5py.File, other: str) -> None:

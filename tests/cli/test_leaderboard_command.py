@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ups_jax.cli import leaderboard
 from ups_jax.core.errors import ConfigError, GateError
-from ups_jax.pipeline.run_comparison import config_difference, metric_table, sides_of
+from ups_jax.pipeline.run_comparison import config_difference, metric_table, load_compared_runs
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_rows_are_sorted_and_filtered(place: Place) -> None:
 
 
 def test_two_runs_differ_in_what_was_changed(place: Place, tmp_path: Path) -> None:
-    one, other = sides_of(place.board.read(), "first", "worse")
+    one, other = load_compared_runs(place.board.read(), "first", "worse")
     assert config_difference(one.config, other.config) == [("stages.operator.epochs", 10.0, 5.0)]
     rows = {name: cells for name, *cells in metric_table(one, other)}
     assert rows["nrmse"][2] == "+100.0 %" and rows["nrmse"][0] == "0.1 (0.05 to 0.15)"
@@ -50,7 +50,7 @@ def test_two_runs_differ_in_what_was_changed(place: Place, tmp_path: Path) -> No
     assert "stages.operator.epochs" in text and "+100.0 %" in text
     assert page.read_text().count("data:image/png") == 1 and "stages.operator.epochs" in page.read_text()
     with pytest.raises(ConfigError, match="first, worse"):
-        sides_of(place.board.read(), "first", "nobody")
+        load_compared_runs(place.board.read(), "first", "nobody")
 
 
 def test_champions_are_listed_and_taken_down_on_the_leaderboard_too(place: Place) -> None:

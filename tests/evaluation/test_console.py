@@ -8,7 +8,7 @@ from typing import Any
 
 from ups_jax.evaluation.console import track_evaluation
 from ups_jax.evaluation.result import TransientEvaluation
-from ups_jax.tracking import Writer, flat
+from ups_jax.tracking import Writer, flatten_sections
 
 
 class Heard(Writer):
@@ -19,7 +19,7 @@ class Heard(Writer):
         self.files: list[Path] = []
 
     def summary(self, values: Any) -> None:
-        self.numbers |= flat(values)
+        self.numbers |= flatten_sections(values)
 
     def table(self, name: str, columns: Any, rows: Any) -> None:
         self.tables[name] = (list(columns), [list(row) for row in rows])
@@ -46,7 +46,7 @@ def test_the_summary_has_every_number_of_model_variants_and_baselines_and_no_lis
         "variants": evaluation_1d.variants,
         "baselines": evaluation_1d.baselines,
     }
-    expected = {f"eval/val/{name}": value for name, value in flat(sections).items() if not isinstance(value, list)}
+    expected = {f"eval/val/{name}": value for name, value in flatten_sections(sections).items() if not isinstance(value, list)}
     assert writer.numbers == expected
     assert {"eval/val/variants/latent/rollout/nrmse", "eval/val/variants/latent/seconds_per_rollout_step"} <= set(
         expected

@@ -27,7 +27,7 @@ from ups_jax.pipeline.champions import Champions
 from ups_jax.pipeline.leaderboard import Leaderboard
 from ups_jax.pipeline.request import Request
 from ups_jax.pipeline.run import run_pipeline
-from ups_jax.pipeline.subprocess_step import Ended, Runner, Step
+from ups_jax.pipeline.subprocess_step import Runner, Step, StepResult
 from ups_jax.pipeline.training_record import checkpoint_digests
 from ups_jax.runs.directory import environment
 
@@ -68,13 +68,13 @@ class Steps:
     before: Callable[[Step], None] = lambda step: None
     error: Callable[[Any], float] = lambda cfg: 1 / cfg.stages.operator.epochs
 
-    def __call__(self, step: Step, log: Path, lock: int, show: Callable[[str], None]) -> Ended:
+    def __call__(self, step: Step, log: Path, lock: int, show: Callable[[str], None]) -> StepResult:
         self.calls.append(step.name)
         self.before(step)
         if step.name in self.exits:
-            return Ended(exit_code=self.exits[step.name], seconds=0.1, error="it was told to fail")
+            return StepResult(exit_code=self.exits[step.name], seconds=0.1, error="it was told to fail")
         {"validate": self.validate, "train": self.train, "evaluate": self.evaluate}[step.command](step)
-        return Ended(exit_code=0, seconds=0.1, peak_memory_mib=10.0)
+        return StepResult(exit_code=0, seconds=0.1, peak_memory_mib=10.0)
 
     def validate(self, step: Step) -> None:
         if "data" in step.arguments:
@@ -140,7 +140,7 @@ class Place:
 
     @property
     def board(self) -> Leaderboard:
-        return Leaderboard.at(self.root / "reports" / "leaderboard.csv")
+        return Leaderboard.from_csv_path(self.root / "reports" / "leaderboard.csv")
 
     @property
     def champions(self) -> Champions:
@@ -152,7 +152,7 @@ class Place:
 
     def champion(self) -> str | None:
         """The run id of the only champion."""
-        return next((item["run_id"] for item in self.champions.all()), None)
+        return next((item["run_id"] for item in self.champions.read_all()), None)
 
 
 class Killed(BaseException):

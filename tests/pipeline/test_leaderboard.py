@@ -19,7 +19,7 @@ ROW = Row(run_id="a", stage="full_eval", timestamp="2026-01-01T00:00:00+00:00", 
 
 @pytest.fixture
 def board(tmp_path: Path) -> Leaderboard:
-    return Leaderboard.at(tmp_path / "reports" / "leaderboard.csv")
+    return Leaderboard.from_csv_path(tmp_path / "reports" / "leaderboard.csv")
 
 
 def write_many(board: Leaderboard, name: str, start: object) -> None:
@@ -97,4 +97,4 @@ def test_a_damaged_line_and_a_folder_that_cannot_be_written_are_told(board: Lead
         board.read()
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="file"):
-        Leaderboard.at(tmp_path / "file" / "leaderboard.csv").add([ROW])
+        Leaderboard.from_csv_path(tmp_path / "file" / "leaderboard.csv").add([ROW])

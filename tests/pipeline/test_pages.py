@@ -10,8 +10,8 @@ import pytest
 from evaluations import evaluation, section
 
 from ups_jax.pipeline.html_report import render
-from ups_jax.pipeline.run_comparison import Side, write_comparison
-from ups_jax.pipeline.scores import Evaluated
+from ups_jax.pipeline.run_comparison import ComparedRun, write_comparison
+from ups_jax.pipeline.scores import Evaluation
 
 ODD = 'a<b>&"|,\nc'
 QUOTED = '"><img src=x onerror=alert(1)>'
@@ -35,11 +35,11 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
-def evaluated(text: str, error: float) -> Evaluated:
+def evaluated(text: str, error: float) -> Evaluation:
     result = evaluation(error, task=text, split=text)
     result["variants"] = {text: {text: {"rollout": section(error, correlation_time=1.0)}}}
     result["meta"] |= {"device": text, "checkpoint": text}
-    return Evaluated((result,))
+    return Evaluation((result,))
 
 
 def report(folder: Path, text: str) -> str:
@@ -64,7 +64,7 @@ def report(folder: Path, text: str) -> str:
 
 def comparison(folder: Path, text: str) -> str:
     one, other = (
-        Side(
+        ComparedRun(
             run_id=text,
             config={text: {"notes": f"{text}{error}"}},
             evaluated=evaluated(text, error),

@@ -10,7 +10,7 @@ from evaluations import evaluation
 
 from ups_jax.config import GatesConfig
 from ups_jax.core.errors import ConfigError
-from ups_jax.pipeline.baseline import paired_interval, scores
+from ups_jax.pipeline.baseline import paired_interval, trajectory_scores
 
 RULES = GatesConfig()
 
@@ -38,12 +38,12 @@ def test_the_interval_is_that_of_the_normal_distribution() -> None:
 
 def test_seeds_are_averaged_a_trajectory_and_a_missing_score_is_no_number() -> None:
     both = [evaluation(scores=[0.1, 0.2]), evaluation(scores=[0.3, 0.2])]
-    found = scores(both, "nrmse")
+    found = trajectory_scores(both, "nrmse")
     assert found == {("waves", 0): pytest.approx(0.2), ("waves", 1): pytest.approx(0.2)}
-    assert scores(both, "rollout/nrmse") == found
-    assert scores(both, "vrmse") is None
-    assert scores([both[0], evaluation(scores=[0.1])], "nrmse") is None
-    broken = scores([evaluation(scores=[0.1, None])], "nrmse")
+    assert trajectory_scores(both, "rollout/nrmse") == found
+    assert trajectory_scores(both, "vrmse") is None
+    assert trajectory_scores([both[0], evaluation(scores=[0.1])], "nrmse") is None
+    broken = trajectory_scores([evaluation(scores=[0.1, None])], "nrmse")
     assert broken is not None and math.isnan(paired_interval(broken, broken, RULES, seed=0).lower)
 
 

@@ -30,7 +30,7 @@ from wandb_files import offline_runs
 from ups_jax.core.commands import COMMANDS
 from ups_jax.inference.trained_model import load_run
 from ups_jax.pipeline.run import run_pipeline
-from ups_jax.pipeline.subprocess_step import Ended, Step
+from ups_jax.pipeline.subprocess_step import Step, StepResult
 from ups_jax.tracking.wandb_run import read_context
 
 Main = Callable[..., subprocess.CompletedProcess[str]]
@@ -57,7 +57,7 @@ def arguments_of(data_root: Path, *arguments: Any) -> list[str]:
     return [*map(str, [*given, *arguments])]
 
 
-def run_here(main: Main, step: Step, log: Path, lock: int, show: Callable[[str], None]) -> Ended:
+def run_here(main: Main, step: Step, log: Path, lock: int, show: Callable[[str], None]) -> StepResult:
     """A runner that calls the command of a step, with its arguments and environment, in this process."""
     script, _ = COMMANDS[step.command]
     begin = time.monotonic()
@@ -69,7 +69,7 @@ def run_here(main: Main, step: Step, log: Path, lock: int, show: Callable[[str],
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text(result.stdout + result.stderr)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return Ended(exit_code=result.returncode, seconds=time.monotonic() - begin, peak_memory_mib=peak)
+    return StepResult(exit_code=result.returncode, seconds=time.monotonic() - begin, peak_memory_mib=peak)
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from ups_jax.cli.pipeline import plan_pipeline
 from ups_jax.config import load
 from ups_jax.core.errors import CheckpointError, ConfigError, GateError, Stopped, UserError
 from ups_jax.pipeline import cache_keys
-from ups_jax.pipeline.request import config_path, resolve
-from ups_jax.pipeline.subprocess_step import Ended, Step, StepFailed
+from ups_jax.pipeline.request import config_path, resolve_configs
+from ups_jax.pipeline.subprocess_step import Step, StepFailed, StepResult
 
 WHOLE = ["validate_config", "validate_data", "dry_run", "train", "small_eval", "full_eval"]
 CHECKS = WHOLE[:2]
@@ -105,11 +105,11 @@ def test_a_training_whose_checkpoint_is_damaged_is_made_again(place: Place) -> N
     place.run(steps=(steps := Steps()), run_id="second")
     assert steps.calls == WHOLE
     # The champion's own copy is whole, and found out where it is not.
-    assert place.champions.run_of("waves").is_dir()
+    assert place.champions.run_directory("waves").is_dir()
     (copy,) = (place.root / "artifacts" / "champions").rglob("params")
     copy.write_text("damaged")
     with pytest.raises(CheckpointError, match=r"champions.*waves"):
-        place.champions.run_of("waves")
+        place.champions.run_directory("waves")
 
 
 def test_an_evaluation_that_was_changed_by_hand_is_made_again(place: Place) -> None:
@@ -139,7 +139,7 @@ def end_state(place: Place) -> dict[str, Any]:
     return {
         "steps": steps,
         "summary": plain(summary),
-        "champions": plain(place.champions.all()),
+        "champions": plain(place.champions.read_all()),
         "board": [plain(asdict(row)) for row in place.board.read()],
         "files": sorted(str(path.relative_to(place.root)) for path in place.root.rglob("*") if path.is_file()),
     }
@@ -212,8 +212,8 @@ def test_a_step_that_a_signal_ends_or_that_writes_nothing_is_told(place: Place) 
         place.run(steps=Steps(exits={"train": 75}), run_id="stopped")
     assert stopped.value.exit_code == 75 and place.summary("stopped")["status"] == "stopped"
 
-    def nothing(step: Step, log: Path, lock: int, show: Any) -> Ended:
-        return Ended(exit_code=0, seconds=0.1)
+    def nothing(step: Step, log: Path, lock: int, show: Any) -> StepResult:
+        return StepResult(exit_code=0, seconds=0.1)
 
     with pytest.raises(UserError, match=r"validate_data.*validation\.json"):
         place.run(steps=nothing, run_id="silent")
@@ -267,9 +267,9 @@ def test_a_weak_baseline_of_one_s_choice_does_not_replace_the_champion(place: Pl
 def test_another_protocol_has_a_champion_of_its_own(place: Place) -> None:
     place.run(10, run_id="test")
     place.run(5, Steps(values={"horizon": 4}), run_id="shorter", overrides=("pipeline.full.horizon=4",))
-    assert {item["run_id"] for item in place.champions.all()} == {"test", "shorter"}
+    assert {item["run_id"] for item in place.champions.read_all()} == {"test", "shorter"}
     with pytest.raises(ConfigError, match="--protocol"):
-        place.champions.champion("waves")
+        place.champions.get("waves")
 
 
 def test_a_run_id_of_another_configuration_is_refused(place: Place) -> None:
@@ -290,10 +290,10 @@ def test_several_seeds_are_judged_by_their_mean_and_its_lower_bound(place: Place
     assert steps.calls.count("dry_run") == 1
     assert [name for name in steps.calls if name.startswith("train")] == ["train", "train_seed_18"]
     assert first["status"] == "promoted"
-    (champion,) = place.champions.all()
+    (champion,) = place.champions.read_all()
     assert champion["metrics"]["nrmse"] == pytest.approx(0.1)
     # The better seed stands for both.
-    assert (place.champions.run_of("waves") / "run.json").read_text().count("0.09") == 1
+    assert (place.champions.run_directory("waves") / "run.json").read_text().count("0.09") == 1
     assert place.run(11, Steps(error=error), run_id="better", n_seeds=2)["status"] == "promoted"
     gate = place.summary("better")["gates"]["full_eval"]["gates"][0]
     assert "bootstrap" in gate["message"]
@@ -315,7 +315,7 @@ def test_a_demoted_champion_gives_way_to_the_one_before(place: Place) -> None:
     place.run(20, run_id="second")
     former, successor = place.champions.demote("waves", None, "wrong data")
     assert former["run_id"] == "second" and successor is not None and place.champion() == "first"
-    assert place.champions.all()[0]["history"][-1]["reason"] == "wrong data"
+    assert place.champions.read_all()[0]["history"][-1]["reason"] == "wrong data"
     former, successor = place.champions.demote("waves", None, "")
     assert (former["run_id"], successor) == ("first", None) and place.champion() is None
     with pytest.raises(ConfigError, match="waves"):
@@ -334,7 +334,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(place: Place) -> N
 
 def test_resolved_configurations_are_read_back_as_they_are(place: Place, tmp_path: Path) -> None:
     for path in sorted(CONFIGS.glob("*.yaml")):
-        resolved = resolve(replace(place.request(), train_config=path))
+        resolved = resolve_configs(replace(place.request(), train_config=path))
         resolved.write(tmp_path)
         assert load(config_path(tmp_path, "train")) == resolved.train
 

@@ -85,7 +85,7 @@ def test_a_copy_that_is_there_gets_the_evaluations_that_count(place: Place) -> N
     place.run(10, run_id="run", skip_small_eval=True)
     demote(place)
     place.run(10, run_id="run", promote_demoted=True)
-    (champion,) = place.champions.all()
+    (champion,) = place.champions.read_all()
     assert all(file.is_file() for section in ("small", "full") for file in place.champions.files(champion, section))
     # The numbers are in the record: one seed is judged without the files.
     place.champions.files(champion, "small")[0].unlink()
@@ -146,7 +146,7 @@ def test_a_demoted_checkpoint_stays_down_unless_it_is_asked_for(place: Place) ->
         place.run(10, run_id="first_again")
     assert place.run(20, run_id="wanted", promote_demoted=True)["status"] == "promoted"
     # Who was taken down before is still known.
-    (champion,) = place.champions.all()
+    (champion,) = place.champions.read_all()
     assert [item["reason"] for item in champion["history"] if "demoted_at" in item] == ["a leak", "all wrong"]
 
 
@@ -174,7 +174,7 @@ def test_overrides_among_the_further_arguments_are_of_the_training_s_configurati
     extra = ("stages.operator.epochs=40", "--traceback")
     steps = Steps()
     place.run(10, steps, run_id="run", train_extra_args=extra)
-    (champion,) = place.champions.all()
+    (champion,) = place.champions.read_all()
     assert champion["config"]["stages"]["operator"]["epochs"] == 40 and champion["metrics"]["nrmse"] == 1 / 40
     # The same training by another way of saying it, but for the argument that is none.
     place.run(40, steps := Steps(), run_id="same", train_extra_args=("--traceback",))
@@ -281,19 +281,19 @@ def test_what_an_earlier_start_was_judged_is_gone_from_the_summary(place: Place)
 
 
 def test_runs_are_compared_by_an_evaluation_that_both_have(place: Place) -> None:
-    from ups_jax.pipeline.run_comparison import metric_table, sides_of
+    from ups_jax.pipeline.run_comparison import load_compared_runs, metric_table
 
     place.run(10, run_id="first")
     with pytest.raises(GateError):
         place.run(5, run_id="worse")
-    one, other = sides_of(place.board.read(), "first", "worse")
+    one, other = load_compared_runs(place.board.read(), "first", "worse")
     assert {side.evaluated.meta["data"]["split"] for side in (one, other)} == {"val"}
     place.run(20, run_id="only_full", skip_small_eval=True)
     with pytest.raises(ConfigError, match=r"worse.*only_full"):
-        sides_of(place.board.read(), "worse", "only_full")
+        load_compared_runs(place.board.read(), "worse", "only_full")
     steps = Steps(error=lambda cfg: {17: 0.01, 18: 0.03}[cfg.seed])
     place.run(40, steps, run_id="seeds", n_seeds=2)
-    rows = {name: cells for name, *cells in metric_table(*sides_of(place.board.read(), "first", "seeds"))}
+    rows = {name: cells for name, *cells in metric_table(*load_compared_runs(place.board.read(), "first", "seeds"))}
     assert rows["nrmse"][1] == "0.02 (mean of 2 seeds)"
     page = (place.root / "artifacts" / "runs" / "seeds" / "analysis" / "report.html").read_text()
     assert "2 seeds" in page and "<td>0.02</td>" in page

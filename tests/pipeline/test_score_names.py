@@ -8,29 +8,29 @@ import pytest
 from evaluations import evaluation
 
 from ups_jax.metrics import field
-from ups_jax.pipeline.scores import GATE_NAMES, METRICS, NAMES, mean_of, measures, trivial
+from ups_jax.pipeline.scores import GATE_NAMES, METRIC_NAMES, METRICS, mean_over_seeds, metric_values, trivial_values
 
 
 def test_the_names_are_those_of_the_evaluation() -> None:
     assert (*field.METRICS, "correlation_time") == METRICS
-    assert {*GATE_NAMES, "nrmse", "one_step/nrmse"} <= set(NAMES)
+    assert {*GATE_NAMES, "nrmse", "one_step/nrmse"} <= set(METRIC_NAMES)
 
 
 def test_numbers_of_a_rollout() -> None:
     values = evaluation(0.1)
-    found, rollout = measures(values), values["metrics"]["waves"]["rollout"]
-    assert set(found) <= set(NAMES) and "ece" not in found
+    found, rollout = metric_values(values), values["metrics"]["waves"]["rollout"]
+    assert set(found) <= set(METRIC_NAMES) and "ece" not in found
     assert found["nrmse"] == found["rollout/nrmse"] == rollout["nrmse"]
     assert found["one_step/nrmse"] == values["metrics"]["waves"]["one_step"]["nrmse"]
     assert found["conservation_gap"] == rollout["conservation_rmse"]
     assert found["bc_violation"] == rollout["boundary_rmse"]
     assert found["correlation_time"] == 1.0
     assert found["wall_clock"] == values["meta"]["seconds_per_rollout_step"]
-    assert trivial(values)["nrmse"] == 1.0
+    assert trivial_values(values)["nrmse"] == 1.0
 
 
 def test_what_is_not_finite_is_there_and_is_no_number() -> None:
-    assert math.isnan(measures(evaluation(None))["nrmse"])
+    assert math.isnan(metric_values(evaluation(None))["nrmse"])
 
 
 def test_several_tasks_count_alike() -> None:
@@ -42,13 +42,13 @@ def test_several_tasks_count_alike() -> None:
         "baselines": {"persistence": {"a": one, "b": one}},
         "meta": {"seconds_per_rollout_step": None},
     }
-    found = measures(values)
+    found = metric_values(values)
     assert found["nrmse"] == pytest.approx(0.2) and found["ece"] == pytest.approx(0.1)
     assert math.isnan(found["wall_clock"])
     assert (found["nrmse@a"], found["rollout/nrmse@b"], found["bc_violation@b"]) == (0.1, 0.3, 1.0)
-    assert trivial(values)["nrmse@b"] == 0.1
+    assert trivial_values(values)["nrmse@b"] == 0.1
     other["rollout"].pop("boundary_rmse")
-    assert "bc_violation" not in measures(values) and measures(values)["bc_violation@a"] == 1.0
+    assert "bc_violation" not in metric_values(values) and metric_values(values)["bc_violation@a"] == 1.0
 
 
 def test_a_steady_task_has_its_own_section_and_baseline() -> None:
@@ -59,10 +59,10 @@ def test_a_steady_task_has_its_own_section_and_baseline() -> None:
         "baselines": {"mean_field": {"a": {"steady": section | {"nrmse": 0.9}}}},
         "meta": {},
     }
-    assert measures(values)["nrmse"] == 0.2 and trivial(values)["nrmse"] == 0.9
-    assert "wall_clock" not in measures(values)
+    assert metric_values(values)["nrmse"] == 0.2 and trivial_values(values)["nrmse"] == 0.9
+    assert "wall_clock" not in metric_values(values)
 
 
 def test_seeds_are_averaged_over_what_all_have() -> None:
-    assert mean_of([{"a": 1.0, "b": 1.0}, {"a": 3.0}]) == {"a": 2.0}
-    assert math.isnan(mean_of([{"a": 1.0}, {"a": math.nan}])["a"])
+    assert mean_over_seeds([{"a": 1.0, "b": 1.0}, {"a": 3.0}]) == {"a": 2.0}
+    assert math.isnan(mean_over_seeds([{"a": 1.0}, {"a": math.nan}])["a"])

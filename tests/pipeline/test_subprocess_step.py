@@ -15,7 +15,7 @@ from commands import ROOT
 from ups_jax.core.errors import ConfigError, Stopped
 from ups_jax.core.locks import is_free, lock_directory
 from ups_jax.pipeline import subprocess_step
-from ups_jax.pipeline.subprocess_step import Ended, Step, run_step
+from ups_jax.pipeline.subprocess_step import Step, StepResult, run_step
 
 PRINTS = "import sys; print('one'); print('error: it is wrong', file=sys.stderr); print('two'); sys.exit(3)"
 WAITS = """
@@ -43,7 +43,7 @@ def scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(folder: Path, script: str, shown: list[str], **environment: str) -> Ended:
+def run(folder: Path, script: str, shown: list[str], **environment: str) -> StepResult:
     step = Step(name="step", command=script, arguments=[str(folder)], environment=environment)
     with lock_directory(folder / "run", "wait") as lock:
         return run_step(step, folder / "logs" / "step.log", lock, shown.append)

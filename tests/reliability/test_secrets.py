@@ -13,7 +13,7 @@ from wandb_server import server
 
 pytestmark = pytest.mark.multiprocess
 KEY = "5ec2e7" * 6 + "c0de"
-BOUNDS = {"patience": 5.0, "answer_within": 3.0}
+BOUNDS = {"finish_timeout": 5.0, "init_timeout": 3.0}
 FAULTS = [{"at": places.WANDB, "do": "defaults", "values": BOUNDS}]
 
 

@@ -35,7 +35,7 @@ def test_every_operation_arrives_and_nothing_is_said(tmp_path, capfd):
     (best / "state" / "array").write_bytes(b"123")
     writer = WandbWriter(
         WandbConfig(mode="offline", tags=("first",)),
-        directory=tmp_path, group="run", name="run-0", run_config={"lr": 0.1, "seed": 17}, patience=30.0,
+        directory=tmp_path, group="run", name="run-0", run_config={"lr": 0.1, "seed": 17}, finish_timeout=30.0,
     )  # fmt: skip
     for step in (1, 2):
         writer.scalars(step, {"loss": 1.0 / step, "norm": float("nan")}, "operator")
@@ -46,7 +46,7 @@ def test_every_operation_arrives_and_nothing_is_said(tmp_path, capfd):
     writer.table("eval/test/headlines", ["", "nrmse"], [["this model", 0.5], ["persistence", None]])
     writer.image("eval/test/rollout", tmp_path / "plot.png")
     writer.file(tmp_path / "report.html")
-    writer.artifact(best, "run-operator", kind="model", labels=["best", "step-12"], about={"step": 12})
+    writer.artifact(best, "run-operator", kind="model", labels=["best", "step-12"], metadata={"step": 12})
     writer.alert("operator has ended", "12 steps", "WARN")
     writer.close()
     assert writer.problem is None
@@ -77,7 +77,7 @@ def test_every_operation_arrives_and_nothing_is_said(tmp_path, capfd):
 )
 def test_how_a_run_ended_is_in_its_file(tmp_path, outcome, end):
     writer = WandbWriter(
-        WandbConfig(mode="offline"), directory=tmp_path, group="run", name="run-0", run_config={}, patience=30.0
+        WandbConfig(mode="offline"), directory=tmp_path, group="run", name="run-0", run_config={}, finish_timeout=30.0
     )
     writer.close(outcome)
     (run,) = offline_runs(tmp_path)
@@ -90,8 +90,8 @@ from pathlib import Path
 from ups_jax.config import WandbConfig
 from ups_jax.tracking import WandbWriter
 writer = WandbWriter(
-    WandbConfig(mode="online"), directory=Path(sys.argv[1]), group="run", name="run-0", run_config={}, patience=60.0,
-    answer_within=1.0,
+    WandbConfig(mode="online"), directory=Path(sys.argv[1]), group="run", name="run-0", run_config={},
+    finish_timeout=60.0, init_timeout=1.0,
 )
 writer.scalars(1, {"loss": 0.5}, "operator")
 writer.alert("ended", "well")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ups_jax.tracking.writer import Outcome, Thinned, Writer
+from ups_jax.tracking.writer import Outcome, ThrottledWriter, Writer
 
 
 class _Heard(Writer):
@@ -22,7 +22,7 @@ class _Heard(Writer):
 
 def test_a_record_each_half_second_and_the_newest_at_the_end() -> None:
     heard, now = _Heard(), [0.0]
-    writer = Thinned(heard, 0.5, clock=lambda: now[0])
+    writer = ThrottledWriter(heard, 0.5, clock=lambda: now[0])
     for step in range(1, 24):
         writer.scalars(step, {"loss": 1.0}, "operator")
         now[0] += 0.125
@@ -34,7 +34,7 @@ def test_a_record_each_half_second_and_the_newest_at_the_end() -> None:
 
 def test_a_validation_is_never_held() -> None:
     heard = _Heard()
-    writer = Thinned(heard, 10.0, clock=lambda: 0.0)
+    writer = ThrottledWriter(heard, 10.0, clock=lambda: 0.0)
     for step in (1, 2, 3):
         writer.scalars(step, {"loss": 1.0} | ({"validation/nrmse": 0.5} if step == 2 else {}), "operator")
     assert heard.steps == [1, 2]
@@ -42,7 +42,7 @@ def test_a_validation_is_never_held() -> None:
 
 def test_without_a_pause_every_record_is_handed_on_and_none_twice() -> None:
     heard = _Heard()
-    writer = Thinned(heard, 0.0, clock=lambda: 0.0)
+    writer = ThrottledWriter(heard, 0.0, clock=lambda: 0.0)
     for step in (1, 2, 3):
         writer.scalars(step, {"loss": 1.0}, "operator")
     writer.close()

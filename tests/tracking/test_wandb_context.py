@@ -22,7 +22,7 @@ def online(monkeypatch):
 def started(tmp_path, path, mode="online", **options):
     config = WandbConfig(mode=mode, project="mine", tags=("new",))
     writer = WandbWriter(
-        config, directory=tmp_path, group="run", name="run-0", run_config={"seed": 1}, context=path, **options
+        config, directory=tmp_path, group="run", name="run-0", run_config={"seed": 1}, context_file=path, **options
     )
     writer.close()
     assert writer.problem is None
@@ -145,7 +145,7 @@ def test_a_file_that_cannot_be_written_is_a_line_and_the_run_goes_on(monkeypatch
 
     calls = fake_wandb(monkeypatch)
     monkeypatch.setattr("ups_jax.tracking.wandb_run.write_context", full)
-    writer = wandb_writer(tmp_path, context=tmp_path / "context.json")
+    writer = wandb_writer(tmp_path, context_file=tmp_path / "context.json")
     with pytest.warns(UserWarning, match=r"context\.json"):
         writer.summary({"nrmse": 1.0})
         writer.close()

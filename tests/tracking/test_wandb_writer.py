@@ -10,13 +10,13 @@ from types import SimpleNamespace
 import pytest
 
 from ups_jax.config import WandbConfig
-from ups_jax.tracking.wandb_run import login_found, wandb_mode
+from ups_jax.tracking.wandb_run import has_login, wandb_mode
 from ups_jax.tracking.wandb_writer import WandbWriter
 
 
 class TestLogin:
     def test_auto_is_online_only_where_a_login_is_found(self, monkeypatch, tmp_path):
-        assert wandb_mode("auto") == "offline" and not login_found()
+        assert wandb_mode("auto") == "offline" and not has_login()
         (tmp_path / "netrc").write_text("machine api.wandb.ai login user password x\n")
         assert wandb_mode("auto") == "online"
         monkeypatch.setenv("WANDB_BASE_URL", "https://other.example")
@@ -175,7 +175,7 @@ def test_after_five_failures_in_a_row_nothing_more_is_sent_but_the_end(monkeypat
             writer.scalars(step, {"loss": 0.5}, "operator")
         writer.close("failed")
     assert len(tried) == 5 and names(calls)[-1] == "finish"
-    assert [str(item.message).split(":")[1].split()[0] for item in told] == ["`scalars`", "off"]
+    assert [str(item.message).split(":")[1].split()[0] for item in told] == ["`scalars`", "disabled"]
     assert writer.problem == "5 operations in a row failed, the last one with RuntimeError: no route to host"
 
 
@@ -227,7 +227,7 @@ def test_a_long_wait_for_the_answer_is_told_and_ends(monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_API_KEY", "x")
     release = threading.Event()
     fake_wandb(monkeypatch, init=lambda **kwargs: release.wait(30))
-    writer = wandb_writer(tmp_path, mode="online", patience=0.1, answer_within=0.5)
+    writer = wandb_writer(tmp_path, mode="online", finish_timeout=0.1, init_timeout=0.5)
     begin = time.monotonic()
     with pytest.warns(UserWarning) as told:
         writer.close()
@@ -240,7 +240,7 @@ def test_a_long_wait_for_the_answer_is_told_and_ends(monkeypatch, tmp_path):
 def test_a_hang_of_wandb_delays_nothing_but_the_bounded_close(monkeypatch, tmp_path, where):
     release = threading.Event()
     fake_wandb(monkeypatch, **{where: lambda *args, **kwargs: release.wait(30)})
-    writer = wandb_writer(tmp_path, patience=0.1)
+    writer = wandb_writer(tmp_path, finish_timeout=0.1)
     begin = time.monotonic()
     for step in range(100):
         writer.scalars(step, {"loss": 0.5}, "operator")
@@ -256,7 +256,7 @@ def test_a_hang_of_wandb_delays_nothing_but_the_bounded_close(monkeypatch, tmp_p
 def test_a_hang_in_a_long_run_does_not_fill_the_memory(monkeypatch, tmp_path):
     release = threading.Event()
     fake_wandb(monkeypatch, init=lambda **kwargs: release.wait(30))
-    writer = wandb_writer(tmp_path, patience=0.1, max_waiting=5)
+    writer = wandb_writer(tmp_path, finish_timeout=0.1, max_queued=5)
     begin = time.monotonic()
     for step in range(5):
         writer.scalars(step, {"loss": 0.5}, "operator")
@@ -279,7 +279,7 @@ def folder(monkeypatch, tmp_path):
 
 
 def send(writer, folder):
-    writer.artifact(folder, "run", kind="model", labels=["best"], about={})
+    writer.artifact(folder, "run", kind="model", labels=["best"], metadata={})
 
 
 def test_close_waits_for_an_upload_as_long_as_its_size_allows(monkeypatch, tmp_path, folder):
@@ -289,10 +289,10 @@ def test_close_waits_for_an_upload_as_long_as_its_size_allows(monkeypatch, tmp_p
         granted.append(timeout)
         time.sleep(0.4)
 
-    # Longer than twice the patience: what is still in the queue counts as well as what is on its way.
+    # Longer than twice `finish_timeout`: what is still in the queue counts as well as what is on its way.
     calls = fake_wandb(monkeypatch, wait=wait, log=lambda record: time.sleep(1))
     monkeypatch.setattr("ups_jax.tracking.wandb_writer.folder_size", lambda path: 2_500_000)
-    writer = wandb_writer(tmp_path, mode="online", patience=0.25)
+    writer = wandb_writer(tmp_path, mode="online", finish_timeout=0.25)
     writer.scalars(1, {"loss": 0.5}, "operator")
     send(writer, folder)
     writer.alert("ended", "well")
@@ -307,7 +307,7 @@ def test_close_waits_for_an_upload_no_longer_than_its_size_and_the_bound_allow(m
     release = threading.Event()
     fake_wandb(monkeypatch, wait=lambda timeout: release.wait(30))
     monkeypatch.setattr("ups_jax.tracking.wandb_writer.folder_size", lambda path: size)
-    writer = wandb_writer(tmp_path, mode="online", patience=0.1, longest_upload=1.0)
+    writer = wandb_writer(tmp_path, mode="online", finish_timeout=0.1, max_upload_seconds=1.0)
     send(writer, folder)
     begin = time.monotonic()
     with pytest.warns(UserWarning, match="wandb sync"):
@@ -318,7 +318,7 @@ def test_close_waits_for_an_upload_no_longer_than_its_size_and_the_bound_allow(m
 
 def test_an_upload_that_fails_is_told_and_the_run_ends_all_the_same(monkeypatch, tmp_path, folder):
     calls = fake_wandb(monkeypatch, wait=failure)
-    writer = wandb_writer(tmp_path, mode="online", patience=0.1)
+    writer = wandb_writer(tmp_path, mode="online", finish_timeout=0.1)
     send(writer, folder)
     with pytest.warns(UserWarning, match=r"`artifact` failed.*no route to host"):
         writer.close()

@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from ups_jax.core.errors import DivergedError, Stopped, StorageError
-from ups_jax.tracking import Tee, Writer, ending, flat, read_jsonl
+from ups_jax.tracking import Tee, Writer, close_on_exit, flatten_sections, read_jsonl
 from ups_jax.tracking.jsonl import JsonlWriter
 from ups_jax.trainer.oom import StateLost, is_retried
 
@@ -20,7 +20,7 @@ CALLS = {
     "table": (("t", ["a"], [[1.0]]), {}),
     "image": (("plot", Path("p.png")), {}),
     "file": ((Path("r.html"),), {}),
-    "artifact": ((Path("best"), "run"), {"kind": "model", "labels": ["best"], "about": {"step": 3}}),
+    "artifact": ((Path("best"), "run"), {"kind": "model", "labels": ["best"], "metadata": {"step": 3}}),
     "config": (({"parameters": 5},), {}),
     "tags": ((["a"],), {}),
     "alert": (("title", "text", "WARN"), {}),
@@ -74,7 +74,7 @@ def test_the_end_of_a_block_tells_its_outcome(error, outcome):
         def close(self, outcome="finished"):
             heard.append(outcome)
 
-    with contextlib.nullcontext() if error is None else pytest.raises(type(error)), ending(Listening()):
+    with contextlib.nullcontext() if error is None else pytest.raises(type(error)), close_on_exit(Listening()):
         if error is not None:
             raise error
     assert heard == [outcome]
@@ -88,7 +88,7 @@ def test_an_error_after_which_a_run_goes_on_has_stopped_it():
             heard.append(outcome)
 
     for error in (StateLost(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED"), jax.errors.JaxRuntimeError("another")):
-        with pytest.raises(type(error)), ending(Listening(), is_retried):
+        with pytest.raises(type(error)), close_on_exit(Listening(), is_retried):
             raise error
     assert heard == ["stopped", "stopped", "failed"]
 
@@ -106,4 +106,4 @@ def test_a_writer_takes_whatever_any_writer_takes(tmp_path):
 
 
 def test_sections_become_one_level_of_names():
-    assert flat({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a/b": 1, "a/c/d": [2], "e": None}
+    assert flatten_sections({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a/b": 1, "a/c/d": [2], "e": None}

@@ -351,7 +351,7 @@ def wandb(kind: str) -> Callable[[Place], Row]:
     def scene(place: Place) -> Row:
         """The run ends as ever, in bounded time, with one warning of what was lost."""
         run = place.folder / "run"
-        bounds = {"patience": 5.0, "answer_within": 3.0}
+        bounds = {"finish_timeout": 5.0, "init_timeout": 3.0}
         faults = [{"at": places.WANDB, "do": "defaults", "values": bounds}]
         homes = {f"WANDB_{name}_DIR": str(place.folder / "home") for name in ("DATA", "CACHE", "CONFIG")}
         with server(kind) as login:

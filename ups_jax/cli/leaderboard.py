@@ -126,7 +126,7 @@ def list_rows(console: Console, board: Leaderboard, filters: Sequence[str], sort
     from rich.markup import escape
 
     from ups_jax.config import GatesConfig
-    from ups_jax.pipeline.gates import direction
+    from ups_jax.pipeline.gates import metric_direction
     from ups_jax.pipeline.scores import METRIC_NAMES
 
     all_rows = board.read()
@@ -135,7 +135,7 @@ def list_rows(console: Console, board: Leaderboard, filters: Sequence[str], sort
             raise ConfigError(f"unknown metric {name}; available are {', '.join(METRIC_NAMES)}")
     conditions = [_condition(all_rows, text) for text in filters]
     rows = [row for row in all_rows if all(_cells(row).get(name) == value for name, value in conditions)]
-    sign = -1 if direction(sort, GatesConfig()) == "higher" else 1
+    sign = -1 if metric_direction(sort, GatesConfig()) == "higher" else 1
     rows.sort(key=lambda row: sign * value if (value := row.metrics.get(sort)) is not None else math.inf)
     table = _table(f"{board.jsonl}: {len(rows)} rows, sorted by {sort}", _COLUMNS)
     for name in metrics:
@@ -173,10 +173,10 @@ def compare(console: Console, board: Leaderboard, first: str, second: str, page:
     """
     from rich.markup import escape
 
-    from ups_jax.pipeline.run_comparison import config_difference, metric_table, sides_of, write_comparison
+    from ups_jax.pipeline.run_comparison import config_difference, load_compared_runs, metric_table, write_comparison
 
     rows = board.read()
-    first_side, second_side = sides_of(rows, first, second)
+    first_side, second_side = load_compared_runs(rows, first, second)
     table = _table("configuration", ("key", first, second))
     for key, *values in config_difference(first_side.config, second_side.config):
         table.add_row(key, *(escape(str(value)) for value in values))

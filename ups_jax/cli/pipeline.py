@@ -59,11 +59,11 @@ def pipeline(args: argparse.Namespace) -> None:
     """Run the pipeline, or print its plan with --dry-run."""
     from rich.console import Console
 
-    from ups_jax.pipeline.request import resolve
+    from ups_jax.pipeline.request import resolve_configs
 
     request = request_from_arguments(args)
     # A misspelt key is reported before the modules of the steps are loaded.
-    resolve(request)
+    resolve_configs(request)
     if args.dry_run:
         plan_pipeline(request, Console())
         return
@@ -212,7 +212,7 @@ def pipeline_parser(description: str) -> argparse.ArgumentParser:
 def request_from_arguments(args: argparse.Namespace) -> Request:
     """Return the pipeline request that parsed arguments describe. Raise ConfigError if options exclude each other."""
     from ups_jax.pipeline.request import Request
-    from ups_jax.pipeline.scores import canonical
+    from ups_jax.pipeline.scores import canonical_name
 
     if args.skip_full_eval and args.force_full_eval:
         raise ConfigError("--skip-full-eval and --force-full-eval exclude each other; remove one of them")
@@ -226,7 +226,7 @@ def request_from_arguments(args: argparse.Namespace) -> Request:
         Request,
         args,
         overrides=tuple(overrides),
-        gate_ratios={canonical(name): factor for name, factor in args.gate_ratio},
+        gate_ratios={canonical_name(name): factor for name, factor in args.gate_ratio},
         train_extra_args=tuple(args.train_extra_arg),
         baseline_labels=tuple(args.baseline_label) or (args.champion_label, "baseline"),
         tags=dict(args.tag),
@@ -235,16 +235,16 @@ def request_from_arguments(args: argparse.Namespace) -> Request:
 
 def plan_pipeline(request: Request, console: Console) -> None:
     """Check the configurations of a request and print its steps without running them. Raise ConfigError on problems."""
-    from ups_jax.pipeline.context import unfinished
-    from ups_jax.pipeline.request import resolve
+    from ups_jax.pipeline.context import find_unfinished_run
+    from ups_jax.pipeline.request import resolve_configs
     from ups_jax.pipeline.validation import check_config
 
-    resolved = resolve(request)
+    resolved = resolve_configs(request)
     for path in {*request.configs.values()}:
         checked = check_config(path, request.train_stage, request.overrides)
         if checked.problems:
             raise ConfigError("; ".join(checked.problems))
-    name = request.run_id or unfinished(request.runs_root, request.digest(resolved))
+    name = request.run_id or find_unfinished_run(request.runs_root, request.digest(resolved))
     lines = [f"run             {request.runs_root / (name or 'run_TIME')}" + (" (resumed)" if name else "")]
     for step, option, description in _STEPS:
         lines.append(f"{step:<16}{'skipped' if getattr(request, f'skip_{option}') else description}")
@@ -254,9 +254,9 @@ def plan_pipeline(request: Request, console: Console) -> None:
 
 def _metric(text: str) -> str:
     """Return the canonical name of a metric, as an argparse type."""
-    from ups_jax.pipeline.scores import canonical
+    from ups_jax.pipeline.scores import canonical_name
 
-    return canonical(text)
+    return canonical_name(text)
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from ups_jax.evaluation.result import TaskEvaluation, to_json_values
 from ups_jax.metrics import ENSEMBLE_METRICS
-from ups_jax.tracking import Writer, flat
+from ups_jax.tracking import Writer, flatten_sections
 
 # Columns of the headline table by the main section of a task: title, source section, and the number in that section.
 _HEADLINES: Mapping[str, Mapping[str, tuple[str, Callable[[Mapping[str, Any]], float]]]] = {
@@ -119,7 +119,7 @@ def track_evaluation(
         "variants": evaluation.variants,
         "baselines": evaluation.baselines,
     }
-    numbers = {metric: value for metric, value in flat(sections).items() if isinstance(value, Real)}
+    numbers = {metric: value for metric, value in flatten_sections(sections).items() if isinstance(value, Real)}
     writer.summary({"eval": {name: numbers}})
     columns, rows = headlines(evaluation)
     writer.table(f"eval/{name}/headlines", ["", *columns], [[row, *cells] for row, cells in rows.items()])
@@ -136,7 +136,7 @@ def _list_metrics(evaluation: TaskEvaluation) -> dict[str, dict[str, list[Any]]]
     """Return every metric that is a list, by `section/metric` and by row of the headline table."""
     lists: dict[str, dict[str, list[Any]]] = {}
     for row, sections in named_sections(evaluation).items():
-        for metric, value in flat(to_json_values(sections)).items():
+        for metric, value in flatten_sections(to_json_values(sections)).items():
             if isinstance(value, list):
                 lists.setdefault(metric, {})[row] = value
     return lists

@@ -19,9 +19,9 @@ from ups_jax.config import GatesConfig
 from ups_jax.core.commands import command
 from ups_jax.core.errors import ConfigError
 from ups_jax.pipeline.champions import Champions
-from ups_jax.pipeline.gates import Decision, Interval, decide, direction, improvement
+from ups_jax.pipeline.gates import Decision, Interval, decide, improvement, metric_direction
 from ups_jax.pipeline.leaderboard import Leaderboard, Row
-from ups_jax.pipeline.scores import Evaluated
+from ups_jax.pipeline.scores import Evaluation
 
 RESAMPLES = 2000
 
@@ -55,14 +55,14 @@ class Search:
     scope: str
     run_id: str | None = None
 
-    def champion(self, section: str, evaluated: Evaluated) -> dict[str, Any] | None:
+    def champion(self, section: str, evaluated: Evaluation) -> dict[str, Any] | None:
         """The champion that an evaluation is to be held against, which may be the candidate itself."""
         scope = self.scope if section == "small" else None
         return self.champions.find(section, evaluated.task, evaluated.protocol, scope)
 
 
 def find_baseline(
-    search: Search, section: str, evaluated: Evaluated, candidate: str, rules: GatesConfig
+    search: Search, section: str, evaluated: Evaluation, candidate: str, rules: GatesConfig
 ) -> Baseline | None:
     """The baseline of a candidate's evaluation, None where nothing is comparable with it."""
     if search.run_id is not None:
@@ -76,7 +76,9 @@ def find_baseline(
         rows = [row for row in _comparable(search, section, evaluated, candidate) if row.label == label]
         known = {row.key: value for row in rows if (value := _value(row, rules.metric)) is not None}
         if known:
-            best = (max if direction(rules.metric, rules) == "higher" else min)(known, key=lambda key: known[key])
+            best = (max if metric_direction(rules.metric, rules) == "higher" else min)(
+                known, key=lambda key: known[key]
+            )
             return _of_row(next(row for row in rows if row.key == best))
     return None
 
@@ -93,21 +95,21 @@ def of_champion(search: Search, section: str, champion: Mapping[str, Any]) -> Ba
     )
 
 
-def is_same(champion: Mapping[str, Any], evaluated: Evaluated) -> bool:
+def is_same(champion: Mapping[str, Any], evaluated: Evaluation) -> bool:
     """Whether the candidate and a champion share a checkpoint, of whichever seed: nobody is better than himself."""
     return not evaluated.checkpoints.isdisjoint(champion["seeds"])
 
 
 def judge(
-    evaluated: Evaluated, baseline: Baseline | None, rules: GatesConfig, min_delta: float, *, seeds: int, seed: int
+    evaluated: Evaluation, baseline: Baseline | None, rules: GatesConfig, min_delta: float, *, seeds: int, seed: int
 ) -> Decision:
     """The gates of an evaluation. Of several seeds the improvement's lower bound counts, by a bootstrap over the
     trajectories; ConfigError where that cannot be had."""
     interval = None
     if seeds > 1 and baseline is not None:
-        own = scores(evaluated.results, rules.metric)
+        own = trajectory_scores(evaluated.results, rules.metric)
         files = baseline.files if all(file.is_file() for file in baseline.files) else ()
-        theirs = scores(Evaluated.read(files).results, rules.metric) if files else None
+        theirs = trajectory_scores(Evaluation.read(files).results, rules.metric) if files else None
         if own is None or theirs is None:
             raise ConfigError(
                 f"gates.metric={rules.metric}: has no value for each trajectory on both sides, which --n-seeds needs; "
@@ -130,7 +132,7 @@ def judge(
     )
 
 
-def scores(results: Sequence[Mapping[str, Any]], metric: str) -> Mapping[tuple[str, int], float] | None:
+def trajectory_scores(results: Sequence[Mapping[str, Any]], metric: str) -> Mapping[tuple[str, int], float] | None:
     """The metric of each trajectory (task, id), mean over the seeds; None where an evaluation has none of them."""
     names = [metric] if "/" in metric else [f"rollout/{metric}", f"steady/{metric}"]
     found: dict[tuple[str, int], list[float]] = {}
@@ -168,7 +170,7 @@ def paired_interval(
     return Interval(lower=float(lower), upper=float(upper))
 
 
-def _of_run(search: Search, section: str, evaluated: Evaluated, candidate: str) -> Baseline:
+def _of_run(search: Search, section: str, evaluated: Evaluation, candidate: str) -> Baseline:
     rows = [row for row in _comparable(search, section, evaluated, candidate) if row.run_id == search.run_id]
     if not rows:
         raise ConfigError(
@@ -178,7 +180,7 @@ def _of_run(search: Search, section: str, evaluated: Evaluated, candidate: str) 
     return _of_row(rows[-1])
 
 
-def _comparable(search: Search, section: str, evaluated: Evaluated, candidate: str) -> list[Row]:
+def _comparable(search: Search, section: str, evaluated: Evaluation, candidate: str) -> list[Row]:
     """Rows of the same evaluation of other runs and other checkpoints."""
     return [
         row

@@ -36,7 +36,7 @@ def train_key(cfg: Config, stage: str, fingerprint: str, arguments: Sequence[str
     values = {key: value for key, value in to_dict(cfg).items() if key not in _NO_NUMBERS}
     values["data"] = _without_paths(values["data"])
     values["evaluation"] = {key: values["evaluation"][key] for key in _SELECTION}
-    return digest_of([values, stage, fingerprint, list(arguments), training_code()])
+    return digest_of([values, stage, fingerprint, list(arguments), training_code_digest()])
 
 
 def evaluation_key(checkpoints: Mapping[str, str], cfg: Config, section: str, fingerprint: str, device: str) -> str:
@@ -44,15 +44,15 @@ def evaluation_key(checkpoints: Mapping[str, str], cfg: Config, section: str, fi
     pipeline, the content of its data, the code that evaluates, and the device that was asked for."""
     values = to_dict(cfg)
     chosen = [values["evaluation"], values["pipeline"][section], _without_paths(values["data"]), values["seed"]]
-    return digest_of([dict(checkpoints), chosen, section, fingerprint, device, evaluation_code()])
+    return digest_of([dict(checkpoints), chosen, section, fingerprint, device, evaluation_code_digest()])
 
 
-def training_code() -> str:
+def training_code_digest() -> str:
     """What the version of the code and of the packages is that train."""
     return _code(_TRAINING)
 
 
-def evaluation_code() -> str:
+def evaluation_code_digest() -> str:
     """What the version of the code and of the packages is that evaluate."""
     return _code(_EVALUATION)
 

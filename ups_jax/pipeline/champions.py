@@ -17,11 +17,11 @@ from typing import Any
 
 from ups_jax.core.commands import command
 from ups_jax.core.errors import CheckpointError, ConfigError, first_line
-from ups_jax.core.files import inside, read_json, storage_error, write_atomically
+from ups_jax.core.files import path_inside, read_json, storage_error, write_atomically
 from ups_jax.core.locks import wait_for_lock
-from ups_jax.pipeline.scores import Evaluated, plain
+from ups_jax.pipeline.scores import Evaluation, plain
 from ups_jax.pipeline.training_record import checkpoint_digests
-from ups_jax.runs.checksums import fault
+from ups_jax.runs.checksums import find_damage
 from ups_jax.runs.directory import now
 
 SCHEMA_VERSION = 2
@@ -44,10 +44,10 @@ class Candidate:
     config: Mapping[str, Any]
     label: str
     scope: str
-    evaluations: Mapping[str, Evaluated]
+    evaluations: Mapping[str, Evaluation]
 
     @property
-    def full(self) -> Evaluated:
+    def full(self) -> Evaluation:
         return self.evaluations["full"]
 
 
@@ -57,11 +57,11 @@ class Champions:
 
     root: Path
 
-    def locked(self) -> AbstractContextManager[None]:
+    def lock(self) -> AbstractContextManager[None]:
         """Hold all champions for a comparison with a promotion; others wait."""
         return wait_for_lock(self.root / ".lock")
 
-    def all(self) -> list[dict[str, Any]]:
+    def read_all(self) -> list[dict[str, Any]]:
         """Every champion, the one that was promoted last first. Raises `CheckpointError` for a damaged record."""
         found = [_read(path) for path in self.root.glob("*/*/champion.json")]
         return sorted(found, key=lambda item: str(item["promoted_at"]), reverse=True)
@@ -74,7 +74,7 @@ class Champions:
         known = [item for item in known if scope in (None, item["scope"])]
         return max(known, key=lambda item: str(item["promoted_at"]), default=None)
 
-    def demoted(self, task: str, protocol: str, checkpoints: Set[str]) -> dict[str, Any] | None:
+    def find_demoted(self, task: str, protocol: str, checkpoints: Set[str]) -> dict[str, Any] | None:
         """The record of a champion that was taken down and has one of these checkpoints."""
         history = self._history(self.folder(task, protocol))
         known = [item for item in history if "demoted_at" in item and not checkpoints.isdisjoint(item["seeds"])]
@@ -142,7 +142,7 @@ class Champions:
     def demote(self, task: str, protocol: str | None, reason: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """Take the champion of a task down: the one before it is champion again where its copy verifies, else none is.
         Gives both; to be called under the lock. ConfigError where there is no such champion."""
-        champion = self.champion(task, protocol)
+        champion = self.get(task, protocol)
         folder = self.folder(champion["task"], champion["protocol"])
         demoted = champion | {"demoted_at": now(), "reason": reason}
         earlier = [item for item in champion["history"] if "demoted_at" not in item]
@@ -156,11 +156,11 @@ class Champions:
         write_atomically(folder / "champion.json", json.dumps(restored, indent=2) + "\n")
         return champion, restored
 
-    def champion(self, task: str, protocol: str | None = None) -> dict[str, Any]:
+    def get(self, task: str, protocol: str | None = None) -> dict[str, Any]:
         """The champion of a task; ConfigError where there is none, or several and `protocol` does not say which."""
-        known = [item for item in self.all() if item["task"] == task and protocol in (None, item["protocol"])]
+        known = [item for item in self.read_all() if item["task"] == task and protocol in (None, item["protocol"])]
         if not known:
-            names = ", ".join(sorted({item["task"] for item in self.all()})) or "none"
+            names = ", ".join(sorted({item["task"] for item in self.read_all()})) or "none"
             said = task if protocol is None else f"{task} by protocol {protocol}"
             raise ConfigError(
                 f"{self.root}: has no champion of {said} (there are champions of: {names}); make one with "
@@ -171,9 +171,9 @@ class Champions:
             raise ConfigError(f"{self.root}: {task} has a champion by each of the protocols {each}; give --protocol")
         return known[0]
 
-    def run_of(self, task: str, protocol: str | None = None) -> Path:
+    def run_directory(self, task: str, protocol: str | None = None) -> Path:
         """The run directory of a champion, verified; CheckpointError where its files are not those promoted."""
-        champion = self.champion(task, protocol)
+        champion = self.get(task, protocol)
         folder = self.folder(champion["task"], champion["protocol"])
         if not _is_champion(folder, champion):
             raise CheckpointError(
@@ -221,7 +221,7 @@ def _is_whole(copy: Path, digests: Mapping[str, str]) -> bool:
     """Whether a copy holds these checkpoints and no others, none of them damaged."""
     if not copy.is_dir() or not (copy / "run.json").exists():
         return False
-    return checkpoint_digests(copy) == digests and not any(fault(copy / "checkpoints" / name) for name in digests)
+    return checkpoint_digests(copy) == digests and not any(find_damage(copy / "checkpoints" / name) for name in digests)
 
 
 def _is_champion(folder: Path, champion: Mapping[str, Any]) -> bool:
@@ -243,10 +243,10 @@ def _check_paths(path: Path, champion: dict[str, Any]) -> None:
     """Raise `CheckpointError` for a record by which a champion, or one before him, is not in the record's folder."""
     try:
         for item in (champion, *champion["history"]):
-            inside(path, "copy", item["copy"], CheckpointError)
+            path_inside(path, "copy", item["copy"], CheckpointError)
             for section in item["evaluations"].values():
                 for name in section["files"]:
-                    inside(path, "files", name, CheckpointError)
+                    path_inside(path, "files", name, CheckpointError)
             if (_file_name(item["task"]), item["protocol"]) != (path.parent.parent.name, path.parent.name):
                 told = f"protocol {item['protocol']!r:.200} of task {item['task']!r:.200}"
                 raise CheckpointError(f"{path}: is of {told}, and lies in the folder of another; move it there")

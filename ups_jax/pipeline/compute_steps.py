@@ -12,10 +12,10 @@ from ups_jax.core.files import read_json
 from ups_jax.data.files import data_files
 from ups_jax.pipeline.cache_keys import digest_of, evaluation_key, train_key
 from ups_jax.pipeline.context import Work, copy_evaluation, set_aside
-from ups_jax.pipeline.request import NAMES
-from ups_jax.pipeline.scores import SECTIONS, Evaluated, plain
+from ups_jax.pipeline.request import CONFIG_NAMES
+from ups_jax.pipeline.scores import SECTIONS, Evaluation, plain
 from ups_jax.pipeline.subprocess_step import Step
-from ups_jax.pipeline.training_record import Training, checkpoint_digests, find_training
+from ups_jax.pipeline.training_record import RecordedTraining, checkpoint_digests, find_training
 from ups_jax.pipeline.wandb import write_info
 
 # JAX's names of the devices that an evaluation may ask for.
@@ -25,7 +25,7 @@ PLATFORMS = {"cpu": "cpu", "cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}
 def validate(work: Work) -> dict[str, str]:
     """Check configurations and data; the fingerprint of the data of each configuration by its name."""
     request, key = work.request, digest_of([work.resolved.to_dict(), work.request.train_stage])
-    configs = [argument for name in NAMES for argument in ("--config", str(work.config_path(name)))]
+    configs = [argument for name in CONFIG_NAMES for argument in ("--config", str(work.config_path(name)))]
     common = [*configs, "--stage", request.train_stage]
     if request.skip_validation:
         work.skipped("validate_config", "--skip-validation")
@@ -33,7 +33,7 @@ def validate(work: Work) -> dict[str, str]:
         work.run(Step(name="validate_config", command="validate", arguments=[*common, "--only", "config"]), key)
     if request.skip_data_check:
         work.skipped("validate_data", "--skip-data-check")
-        return {name: _unchecked(work, name) for name in NAMES}
+        return {name: _unchecked(work, name) for name in CONFIG_NAMES}
     found = work.directory / "artifacts" / "validation.json"
     step = Step(
         name="validate_data",
@@ -45,22 +45,22 @@ def validate(work: Work) -> dict[str, str]:
     work.run(step, key)
     try:
         values = read_json(found)
-        return {name: str(values[str(work.config_path(name))]["fingerprint"]) for name in NAMES}
+        return {name: str(values[str(work.config_path(name))]["fingerprint"]) for name in CONFIG_NAMES}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{found}: does not hold what the data check writes ({error!r}); start again") from None
 
 
-def train(work: Work, fingerprint: str) -> list[Training]:
+def train(work: Work, fingerprint: str) -> list[RecordedTraining]:
     """A training for each seed, which is one that is known, or made now after a dry run."""
     first = work.resolved.train.seed
     seeds = range(first, first + work.request.n_seeds)
     return [_train_seed(work, seed, seed == first, fingerprint) for seed in seeds]
 
 
-def _train_seed(work: Work, seed: int, is_first: bool, fingerprint: str) -> Training:
+def _train_seed(work: Work, seed: int, is_first: bool, fingerprint: str) -> RecordedTraining:
     request, cfg = work.request, work.resolved.of_seed(seed)
     name = "train" if is_first else f"train_seed_{seed}"
-    own = Training(work.directory / name)
+    own = RecordedTraining(work.directory / name)
     key = train_key(cfg, request.train_stage, fingerprint, _identified(request.train_arguments))
     forced = request.force_train and not (work.resumed and name in work.summary.values.get("forced", []))
     if not forced:
@@ -116,14 +116,14 @@ def _dry_run(work: Work, key: str) -> None:
         work.run(Step(name="dry_run", command="train", arguments=arguments), key)
 
 
-def evaluate(work: Work, name: str, trainings: list[Training], fingerprint: str) -> Evaluated:
+def evaluate(work: Work, name: str, trainings: list[RecordedTraining], fingerprint: str) -> Evaluation:
     """The evaluation `small_eval` or `full_eval` of every training."""
-    return Evaluated.read(
+    return Evaluation.read(
         [_evaluate_one(work, name, training, number, fingerprint) for number, training in enumerate(trainings)]
     )
 
 
-def _evaluate_one(work: Work, name: str, training: Training, number: int, fingerprint: str) -> Path:
+def _evaluate_one(work: Work, name: str, training: RecordedTraining, number: int, fingerprint: str) -> Path:
     request, section, cfg = work.request, SECTIONS[name], work.config(name)
     folder = "" if number == 0 else f"seed_{work.resolved.train.seed + number}"
     output = work.directory / folder
@@ -160,7 +160,7 @@ def _evaluate_one(work: Work, name: str, training: Training, number: int, finger
     write_info(environment)
     if redo:
         work.summary.update(redone=[*work.summary.values.get("redone", []), step_name])
-    evaluated = Evaluated.read([file])
+    evaluated = Evaluation.read([file])
     training.note_evaluation(section, key, file, plain(evaluated.numbers), evaluated.meta["architecture"])
     return file
 

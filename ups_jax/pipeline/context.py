@@ -15,16 +15,16 @@ from rich.console import Console
 
 from ups_jax.config import Config
 from ups_jax.core.errors import ConfigError, Stopped, StorageError, UserError
-from ups_jax.core.files import free_name, read_json, storage_error, write_atomically
+from ups_jax.core.files import read_json, storage_error, unused_path, write_atomically
 from ups_jax.core.locks import is_free
-from ups_jax.core.terminal import say
+from ups_jax.core.terminal import print_line
 from ups_jax.pipeline.request import Request, Resolved, config_path
 from ups_jax.pipeline.subprocess_step import Runner, Step, StepFailed
 from ups_jax.runs.directory import now
-from ups_jax.tracking.wandb_run import VARIABLE
+from ups_jax.tracking.wandb_run import CONTEXT_VARIABLE
 
 T = TypeVar("T")
-INFO_VARIABLE = "FAST_TO_SOTA_WANDB_INFO"
+WANDB_INFO_VARIABLE = "FAST_TO_SOTA_WANDB_INFO"
 # How a run stands that the same command goes on with.
 UNFINISHED = ("running", "stopped", "failed")
 
@@ -48,7 +48,7 @@ class Work:
 
     def say(self, line: str) -> None:
         """Print a line as it is."""
-        say(self.console, line)
+        print_line(self.console, line)
 
     def config_path(self, name: str) -> Path:
         return config_path(self.directory, name)
@@ -62,8 +62,8 @@ class Work:
         mode = {} if self.request.wandb_mode is None else {"WANDB_MODE": self.request.wandb_mode}
         folder = self.directory / folder_of_seed
         return mode | {
-            VARIABLE: str((folder / "wandb_context.json").resolve()),
-            INFO_VARIABLE: _info_path(folder / "artifacts" / "wandb_run.json", is_first=not folder_of_seed),
+            CONTEXT_VARIABLE: str((folder / "wandb_context.json").resolve()),
+            WANDB_INFO_VARIABLE: _info_path(folder / "artifacts" / "wandb_run.json", is_first=not folder_of_seed),
         }
 
     def log(self, name: str) -> Path:
@@ -90,8 +90,8 @@ class Work:
         """Run a step as a process. Raises `StepFailed` with its exit code, `Stopped`."""
         log = self.log(step.name)
         tries = self.summary.values["steps"].get(step.name, {}).get("tries", 0)
-        self.say(f"{step.name:<16}{' '.join(step.words[1:])}")
-        self.summary.begin_step(step.name, key=key, command=step.words, log=str(log), tries=tries + 1)
+        self.say(f"{step.name:<16}{' '.join(step.argv[1:])}")
+        self.summary.begin_step(step.name, key=key, command=step.argv, log=str(log), tries=tries + 1)
         try:
             ended = self.runner(step, log, self.lock, self._show)
         except Stopped:
@@ -154,7 +154,7 @@ def copy_evaluation(source: Path, target: Path) -> None:
 def set_aside(folder: Path) -> Path:
     """Rename a folder that is made anew, so that nothing is lost. Raises `StorageError`."""
     stem = f"{folder.name}_before_{now().replace(':', '').replace('+0000', 'Z')}"
-    aside = free_name(folder.with_name(stem))
+    aside = unused_path(folder.with_name(stem))
     try:
         folder.rename(aside)
     except OSError as error:
@@ -224,7 +224,7 @@ def read(path: Path) -> dict[str, Any]:
     return values
 
 
-def unfinished(runs: Path, request: str) -> str | None:
+def find_unfinished_run(runs: Path, request: str) -> str | None:
     """The latest run of the same request that did not come to its end and that nobody works on."""
     found: list[tuple[str, str]] = []
     for path in runs.glob("*/summary.json"):
@@ -236,7 +236,7 @@ def unfinished(runs: Path, request: str) -> str | None:
 
 def _info_path(own: Path, is_first: bool) -> str:
     """Where the W&B run is told: of the first seed where the environment says."""
-    return os.environ.get(INFO_VARIABLE, str(own.resolve())) if is_first else str(own.resolve())
+    return os.environ.get(WANDB_INFO_VARIABLE, str(own.resolve())) if is_first else str(own.resolve())
 
 
 def _readable(path: Path) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from ups_jax.pipeline.champions import Candidate, Champions
 from ups_jax.pipeline.context import Work
 from ups_jax.pipeline.gates import improvement
 from ups_jax.pipeline.leaderboard import Leaderboard, Row
-from ups_jax.pipeline.scores import SECTIONS, Evaluated, measures, plain
-from ups_jax.pipeline.training_record import Training
+from ups_jax.pipeline.scores import SECTIONS, Evaluation, metric_values, plain
+from ups_jax.pipeline.training_record import RecordedTraining
 from ups_jax.runs.directory import now
 
 
@@ -34,10 +34,10 @@ def search_of(work: Work, scope: str) -> Search:
 
 def board_of(work: Work) -> Leaderboard:
     """The leaderboard of a run."""
-    return Leaderboard.at(work.request.leaderboard_csv, work.request.leaderboard_html)
+    return Leaderboard.from_csv_path(work.request.leaderboard_csv, work.request.leaderboard_html)
 
 
-def decide_on(work: Work, name: str, evaluated: Evaluated, search: Search) -> dict[str, Any]:
+def decide_on(work: Work, name: str, evaluated: Evaluation, search: Search) -> dict[str, Any]:
     """The gates' decision on an evaluation, kept in the summary and told. A resumed run keeps its own."""
     rules, section, request = work.resolved.train.gates, SECTIONS[name], work.request
     judged = [asdict(rules), evaluated.protocol, evaluated.checkpoint, plain(evaluated.numbers)]
@@ -61,7 +61,7 @@ def decide_on(work: Work, name: str, evaluated: Evaluated, search: Search) -> di
 
 
 def _judged(
-    work: Work, section: str, evaluated: Evaluated, baseline: Baseline | None, rules: GatesConfig
+    work: Work, section: str, evaluated: Evaluation, baseline: Baseline | None, rules: GatesConfig
 ) -> dict[str, Any]:
     min_delta = rules.min_small_delta if section == "small" else rules.min_full_delta
     seeds, seed = work.request.n_seeds, work.resolved.train.seed
@@ -83,9 +83,9 @@ def tell(work: Work, name: str, decision: Mapping[str, Any]) -> None:
         work.say(f"    {gate['status']:<15}{gate['kind']:<9}{gate['message']}")
 
 
-def rows_of(work: Work, evaluations: Mapping[str, Evaluated]) -> list[Row]:
+def rows_of(work: Work, evaluations: Mapping[str, Evaluation]) -> list[Row]:
     """A row of the leaderboard for each evaluation, by the names of their steps."""
-    first = Training(Path(work.summary.values["trainings"][0]))
+    first = RecordedTraining(Path(work.summary.values["trainings"][0]))
     training, revision = first.read(), first.revision()
     rows = []
     for name, evaluated in evaluations.items():
@@ -124,8 +124,8 @@ def rows_of(work: Work, evaluations: Mapping[str, Evaluated]) -> list[Row]:
 def promote(
     work: Work,
     decision: Mapping[str, Any],
-    evaluations: Mapping[str, Evaluated],
-    trainings: list[Training],
+    evaluations: Mapping[str, Evaluation],
+    trainings: list[RecordedTraining],
     search: Search,
 ) -> tuple[dict[str, Any] | None, dict[str, Any]]:
     """The champion that the candidate has become, None where it may not, and the decision that holds.
@@ -135,7 +135,7 @@ def promote(
     champion under the same lock.
     """
     full = evaluations["full_eval"]
-    with search.champions.locked():
+    with search.champions.lock():
         held = search.champion("full", full)
         if held is not None and is_same(held, full):
             if held["run_id"] == work.run_id:
@@ -145,7 +145,7 @@ def promote(
             baseline = of_champion(search, "full", held)
             decision = dict(decision) | _judged(work, "full", full, baseline, work.resolved.train.gates)
             tell(work, "full_eval", decision)
-        demoted = search.champions.demoted(full.task, full.protocol, full.checkpoints)
+        demoted = search.champions.find_demoted(full.task, full.protocol, full.checkpoints)
         against = _objections(work, decision, held, demoted)
         if decision["passed"] and against:
             decision = dict(decision) | {"status": "failed", "passed": False, "reasons": against}
@@ -199,10 +199,10 @@ def _relabel(work: Work, champion: Mapping[str, Any], rows: list[Row]) -> None:
     board.add([*(replace(row, label=former[row.run_id]) for row in old), *(replace(row, label=label) for row in rows)])
 
 
-def _chosen(work: Work, evaluations: Mapping[str, Evaluated]) -> int:
+def _chosen(work: Work, evaluations: Mapping[str, Evaluation]) -> int:
     """Which of several seeds stands for them: the best by the small evaluation, which no test trajectory is in."""
     rules = work.resolved.train.gates
     results = evaluations.get("small_eval", evaluations["full_eval"]).results
-    values = [measures(result)[rules.metric] for result in results]
+    values = [metric_values(result)[rules.metric] for result in results]
     gains = [improvement(value, values[0], rules, rules.metric) for value in values]
     return gains.index(max(gains))

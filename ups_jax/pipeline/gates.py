@@ -116,7 +116,7 @@ def decide(
 
 def improvement(candidate: float, baseline: float, rules: GatesConfig, key: str) -> float:
     """By how much the candidate is better, positive is better: a share of the baseline, or in the metric's unit."""
-    gain = candidate - baseline if direction(key, rules) == "higher" else baseline - candidate
+    gain = candidate - baseline if metric_direction(key, rules) == "higher" else baseline - candidate
     if rules.delta == "absolute" or gain == 0:
         return gain
     return gain / abs(baseline) if baseline else math.copysign(math.inf, gain)
@@ -131,7 +131,7 @@ def _delta(
     incomparable: Mapping[str, str],
 ) -> Gate:
     key = rules.metric
-    parts: dict[str, Any] = {"key": key, "kind": "delta", "direction": direction(key, rules), "limit": min_delta}
+    parts: dict[str, Any] = {"key": key, "kind": "delta", "direction": metric_direction(key, rules), "limit": min_delta}
     own = _finite(candidate, key)
     if own is None:
         return _missing(parts, candidate)
@@ -163,7 +163,7 @@ def _trivial(key: str, candidate: Numbers, trivial: Numbers | None, rules: Gates
     # A candidate without the metric fails by its delta gate.
     if not rules.beat_trivial or bound is None or own is None:
         return
-    way = direction(key, rules)
+    way = metric_direction(key, rules)
     better = own > bound if way == "higher" else own < bound
     yield Gate(
         key=key,
@@ -184,7 +184,7 @@ def _ratio(
     rules: GatesConfig,
     incomparable: Mapping[str, str],
 ) -> Gate:
-    way = direction(key, rules)
+    way = metric_direction(key, rules)
     parts: dict[str, Any] = {"key": key, "kind": "ratio", "direction": way}
     own = _finite(candidate, key)
     if own is None and (key in candidate or key in (baseline or {})):
@@ -234,7 +234,7 @@ def _of_key(values: Mapping[str, float], key: str, default: float) -> float:
 
 
 def _limit(key: str, limit: float, candidate: Numbers, rules: GatesConfig) -> Gate:
-    way, own = direction(key, rules), _finite(candidate, key)
+    way, own = metric_direction(key, rules), _finite(candidate, key)
     parts: dict[str, Any] = {"key": key, "kind": "absolute", "direction": way, "limit": limit}
     if own is None:
         return _missing(parts, candidate)
@@ -245,13 +245,18 @@ def _limit(key: str, limit: float, candidate: Numbers, rules: GatesConfig) -> Ga
 
 def _required(key: str, candidate: Numbers, rules: GatesConfig) -> Gate:
     own = _finite(candidate, key)
-    parts: dict[str, Any] = {"key": key, "kind": "required", "direction": direction(key, rules), "candidate": own}
+    parts: dict[str, Any] = {
+        "key": key,
+        "kind": "required",
+        "direction": metric_direction(key, rules),
+        "candidate": own,
+    }
     if own is None:
         return _missing(parts, candidate)
     return Gate(**parts, status="pass", message=f"{key}: {own:.4g}, as is required")
 
 
-def direction(key: str, rules: GatesConfig) -> Direction:
+def metric_direction(key: str, rules: GatesConfig) -> Direction:
     """Whether a metric should be low or high; of `rollout/correlation_time` as of `correlation_time`."""
     name = without_task(key)
     return "higher" if {key, name, name.rpartition("/")[2]} & set(rules.higher_is_better) else "lower"

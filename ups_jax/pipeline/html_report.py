@@ -19,7 +19,7 @@ from ups_jax.evaluation.plots.html_report import (
     result_tables,
 )
 from ups_jax.pipeline.context import Work
-from ups_jax.pipeline.scores import METRICS, SECTIONS, Evaluated
+from ups_jax.pipeline.scores import METRICS, SECTIONS, Evaluation
 
 _TITLES = {
     "promoted": "is the champion now",
@@ -30,7 +30,7 @@ _TITLES = {
 _PASSING = ("pass", "not_applicable", "no_baseline")
 
 
-def write_report(path: Path, work: Work, results: Mapping[str, Evaluated], champion: Mapping[str, Any] | None) -> None:
+def write_report(path: Path, work: Work, results: Mapping[str, Evaluation], champion: Mapping[str, Any] | None) -> None:
     """Write the page. Raises `StorageError`."""
     last = list(results.values())[-1:]
     pictures = {item.name: item.read_bytes() for result in last for item in sorted(_plots(result.files[0]).glob("*.*"))}
@@ -39,7 +39,7 @@ def write_report(path: Path, work: Work, results: Mapping[str, Evaluated], champ
 
 def render(
     summary: Mapping[str, Any],
-    results: Mapping[str, Evaluated],
+    results: Mapping[str, Evaluation],
     pictures: Mapping[str, bytes],
     config: Mapping[str, Any],
     champion: Mapping[str, Any] | None = None,
@@ -81,7 +81,7 @@ def _reasons(summary: Mapping[str, Any]) -> list[str]:
     return list(gates[-1].get("reasons", ())) if gates else []
 
 
-def _gates(name: str, decision: Mapping[str, Any], result: Evaluated | None) -> Iterator[str]:
+def _gates(name: str, decision: Mapping[str, Any], result: Evaluation | None) -> Iterator[str]:
     """The gates' answers with their numbers, and the candidate beside what it was held against."""
     baseline = decision.get("baseline")
     against = f" against {baseline['label']} {baseline['run_id']}" if baseline else ""

@@ -71,7 +71,7 @@ class Leaderboard:
     markdown: Path
 
     @staticmethod
-    def at(csv_path: Path, html_path: Path | None = None) -> Leaderboard:
+    def from_csv_path(csv_path: Path, html_path: Path | None = None) -> Leaderboard:
         """The files beside a CSV file."""
         return Leaderboard(
             jsonl=csv_path.with_suffix(".jsonl"),

@@ -15,7 +15,7 @@ from ups_jax.core.files import write_atomically
 from ups_jax.pipeline.cache_keys import digest_of
 
 # The configurations by the names of their files in `configs/`.
-NAMES = ("train", "small_eval", "full_eval")
+CONFIG_NAMES = ("train", "small_eval", "full_eval")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,9 @@ class Request:
     def configs(self) -> dict[str, Path]:
         """The files of the three configurations by their names."""
         train = self.train_config
-        return dict(zip(NAMES, (train, self.small_eval_config or train, self.full_eval_config or train), strict=True))
+        return dict(
+            zip(CONFIG_NAMES, (train, self.small_eval_config or train, self.full_eval_config or train), strict=True)
+        )
 
     @property
     def train_overrides(self) -> tuple[str, ...]:
@@ -94,7 +96,7 @@ class Resolved:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values by the names of the configurations."""
-        return {name: to_dict(getattr(self, name)) for name in NAMES}
+        return {name: to_dict(getattr(self, name)) for name in CONFIG_NAMES}
 
     def write(self, directory: Path) -> None:
         """Write each to `configs/NAME_resolved.yaml`, which every step gets."""
@@ -111,7 +113,7 @@ def config_path(directory: Path, name: str) -> Path:
     return directory / "configs" / f"{name}_resolved.yaml"
 
 
-def resolve(request: Request) -> Resolved:
+def resolve_configs(request: Request) -> Resolved:
     """Read the three configurations; the overrides are of all of them, those among the training's further arguments
     of the training's alone. Raises `ConfigError`."""
     own = {"train": request.train_overrides}
@@ -135,7 +137,7 @@ def _judged(cfg: Config, request: Request) -> Config:
 def check_same(directory: Path, resolved: Resolved) -> None:
     """Refuse to go on in a run of other configurations: what is judged, and how it is told, may change; ConfigError
     names the first key that may not."""
-    for name in NAMES:
+    for name in CONFIG_NAMES:
         path = config_path(directory, name)
         if not path.exists():
             continue

@@ -20,10 +20,10 @@ from ups_jax.core.files import storage_error
 from ups_jax.core.locks import lock_directory
 from ups_jax.pipeline import compute_steps, decision_steps
 from ups_jax.pipeline.cache_keys import digest_of
-from ups_jax.pipeline.context import UNFINISHED, Summary, Work, read, unfinished
+from ups_jax.pipeline.context import UNFINISHED, Summary, Work, find_unfinished_run, read
 from ups_jax.pipeline.html_report import write_report
-from ups_jax.pipeline.request import Request, check_same, resolve
-from ups_jax.pipeline.scores import Evaluated
+from ups_jax.pipeline.request import Request, check_same, resolve_configs
+from ups_jax.pipeline.scores import Evaluation
 from ups_jax.pipeline.subprocess_step import Runner, Step, run_step
 from ups_jax.runs.directory import environment
 
@@ -36,9 +36,9 @@ _PATIENCE = 60.0
 def run_pipeline(request: Request, console: Console, runner: Runner = run_step) -> dict[str, Any]:
     """Run the pipeline of a request to its end; its summary. `GateError` (exit code 6) where the candidate is refused,
     and the error of whatever step failed; the summary is written before either."""
-    resolved = resolve(request)
+    resolved = resolve_configs(request)
     asked, begin = request.digest(resolved), time.monotonic()
-    name = request.run_id or unfinished(request.runs_root, asked) or _new_id(request.runs_root)
+    name = request.run_id or find_unfinished_run(request.runs_root, asked) or _new_id(request.runs_root)
     directory = request.runs_root / name
     with lock_directory(directory, _HINT, _PATIENCE) as lock:
         check_same(directory, resolved)
@@ -84,7 +84,7 @@ def _sequence(work: Work) -> str:
     trainings = compute_steps.train(work, fingerprints["train"])
     work.summary.update(trainings=[str(training.path) for training in trainings])
     search = decision_steps.search_of(work, compute_steps.full_scope(work, fingerprints["full_eval"]))
-    evaluations: dict[str, Evaluated] = {}
+    evaluations: dict[str, Evaluation] = {}
     decision: Mapping[str, Any] = {"status": "skipped", "passed": True, "reasons": []}
     for name in EVALUATIONS:
         if getattr(work.request, f"skip_{name}"):
@@ -124,7 +124,7 @@ def _status(work: Work, decision: Mapping[str, Any], champion: Mapping[str, Any]
     return "promoted" if champion["run_id"] == work.run_id else "champion"
 
 
-def _finish(work: Work, evaluations: Mapping[str, Evaluated], champion: Mapping[str, Any] | None) -> None:
+def _finish(work: Work, evaluations: Mapping[str, Evaluation], champion: Mapping[str, Any] | None) -> None:
     """The report, and what W&B and TensorBoard hear of the gates."""
     if work.request.skip_analysis:
         work.skipped("report", "--skip-analysis")

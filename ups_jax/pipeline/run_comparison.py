@@ -17,21 +17,21 @@ from ups_jax.core.files import read_json, write_atomically
 from ups_jax.evaluation.plots.html_report import html_figure, html_page, html_table, html_table_row
 from ups_jax.pipeline.leaderboard import Row
 from ups_jax.pipeline.request import config_path
-from ups_jax.pipeline.scores import METRICS, Evaluated
-from ups_jax.tracking import flat, read_jsonl
+from ups_jax.pipeline.scores import METRICS, Evaluation
+from ups_jax.tracking import flatten_sections, read_jsonl
 
 
 @dataclass(frozen=True, kw_only=True)
-class Side:
+class ComparedRun:
     """One of two runs: its configuration, the evaluation that is compared, the records of its training."""
 
     run_id: str
     config: Mapping[str, Any]
-    evaluated: Evaluated
+    evaluated: Evaluation
     records: list[dict[str, Any]]
 
 
-def sides_of(rows: list[Row], first: str, second: str) -> tuple[Side, Side]:
+def load_compared_runs(rows: list[Row], first: str, second: str) -> tuple[ComparedRun, ComparedRun]:
     """Two runs by their ids, by the last evaluation that both have by one protocol, from the files that their rows
     name; ConfigError where there are none."""
     each = [{row.protocol: row for row in rows if row.run_id == run_id} for run_id in (first, second)]
@@ -46,15 +46,15 @@ def sides_of(rows: list[Row], first: str, second: str) -> tuple[Side, Side]:
     return one, other
 
 
-def _side(row: Row) -> Side:
+def _side(row: Row) -> ComparedRun:
     try:
         directory = Path(row.results[0]).parent.parent
         summary = read_json(directory / "summary.json")
-        evaluated = Evaluated.read([Path(name) for name in row.results])
+        evaluated = Evaluation.read([Path(name) for name in row.results])
     except (OSError, ValueError, IndexError, DataError) as error:
         raise ConfigError(f"run {row.run_id}: its files are gone ({error}); run it again") from None
     metrics = Path(summary["trainings"][0]) / "metrics.jsonl"
-    return Side(
+    return ComparedRun(
         run_id=row.run_id,
         config=to_dict(load(config_path(directory, "train"))),
         evaluated=evaluated,
@@ -64,12 +64,12 @@ def _side(row: Row) -> Side:
 
 def config_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Dotted keys whose values differ, with both."""
-    flat_one, flat_other = (flat(config, separator=".") for config in (one, other))
+    flat_one, flat_other = (flatten_sections(config, separator=".") for config in (one, other))
     keys = [*flat_one, *(key for key in flat_other if key not in flat_one)]
     return [(key, flat_one.get(key), flat_other.get(key)) for key in keys if flat_one.get(key) != flat_other.get(key)]
 
 
-def metric_table(one: Side, other: Side) -> list[tuple[str, ...]]:
+def metric_table(one: ComparedRun, other: ComparedRun) -> list[tuple[str, ...]]:
     """Name, both values with their intervals where they have any, and the change in percent."""
     numbers = [side.evaluated.numbers for side in (one, other)]
     rows = []
@@ -82,7 +82,7 @@ def metric_table(one: Side, other: Side) -> list[tuple[str, ...]]:
     return rows
 
 
-def write_comparison(path: Path, one: Side, other: Side) -> None:
+def write_comparison(path: Path, one: ComparedRun, other: ComparedRun) -> None:
     """A self-contained page of it all. Raises `StorageError`."""
     head = ("", one.run_id, other.run_id)
     metrics = [html_table_row(map(escape, cells)) for cells in metric_table(one, other)]
@@ -98,7 +98,7 @@ def write_comparison(path: Path, one: Side, other: Side) -> None:
     write_atomically(path, html_page(f"{one.run_id} and {other.run_id}", body))
 
 
-def curves(one: Side, other: Side) -> bytes:
+def curves(one: ComparedRun, other: ComparedRun) -> bytes:
     """Loss and validation error of both over their steps, a row a stage, as PNG."""
     from matplotlib.figure import Figure
 
@@ -124,7 +124,7 @@ def curves(one: Side, other: Side) -> bytes:
     return buffer.getvalue()
 
 
-def _with_interval(evaluated: Evaluated, name: str, value: float) -> str:
+def _with_interval(evaluated: Evaluation, name: str, value: float) -> str:
     if len(evaluated.results) > 1:
         return f"{value:.4g} (mean of {len(evaluated.results)} seeds)"
     (result,) = evaluated.results

@@ -23,22 +23,22 @@ HEADLINES = ("rollout", "steady")
 METRICS = (*metrics.METRICS, "correlation_time")
 RENAMED = {"conservation_gap": "conservation_rmse", "bc_violation": "boundary_rmse"}
 GATE_NAMES = (*RENAMED, "ece", "wall_clock")
-NAMES = (*METRICS, *GATE_NAMES, *(f"{section}/{metric}" for section in METRIC_SECTIONS for metric in METRICS))
+METRIC_NAMES = (*METRICS, *GATE_NAMES, *(f"{section}/{metric}" for section in METRIC_SECTIONS for metric in METRICS))
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class Evaluation:
     """The evaluation JSON of one or more seeds of one configuration, and the files that it was read from."""
 
     results: tuple[Mapping[str, Any], ...]
     files: tuple[Path, ...] = ()
 
     @staticmethod
-    def read(files: Sequence[Path]) -> Evaluated:
+    def read(files: Sequence[Path]) -> Evaluation:
         """From files; DataError where one cannot be read or its seeds were not measured on the same trajectories."""
         try:
             results = tuple(read_json(file) for file in files)
-            found = Evaluated(results, tuple(files))
+            found = Evaluation(results, tuple(files))
             protocols = {protocol(result) for result in results}
             # Worked out and kept here, where a file that lacks them can be named.
             _ = found.numbers, found.trivial
@@ -52,12 +52,12 @@ class Evaluated:
     @cached_property
     def numbers(self) -> dict[str, float]:
         """Every measured number, mean over the seeds."""
-        return mean_of(measures(result) for result in self.results)
+        return mean_over_seeds(metric_values(result) for result in self.results)
 
     @cached_property
     def trivial(self) -> dict[str, float]:
         """The same of what needs no training."""
-        return trivial(self.results[0])
+        return trivial_values(self.results[0])
 
     @property
     def protocol(self) -> str:
@@ -97,7 +97,7 @@ def protocol(result: Mapping[str, Any]) -> str:
     return digest_of(facts)[:12]
 
 
-def canonical(name: str) -> str:
+def canonical_name(name: str) -> str:
     """A metric's name without the prefix that the original gave it, `metric:nrmse`."""
     return name.removeprefix("metric:")
 
@@ -112,7 +112,7 @@ def without_task(name: str) -> str:
     return name.partition("@")[0]
 
 
-def measures(result: Mapping[str, Any]) -> dict[str, float]:
+def metric_values(result: Mapping[str, Any]) -> dict[str, float]:
     """Every measured number of an evaluation; of several tasks the mean, and each task's. What is not finite is NaN,
     not left out."""
     found = _by_task(result["metrics"])
@@ -125,13 +125,13 @@ def measures(result: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def trivial(result: Mapping[str, Any]) -> dict[str, float]:
+def trivial_values(result: Mapping[str, Any]) -> dict[str, float]:
     """The same numbers of what needs no training: persistence, or the mean field of a steady task."""
     baselines = result["baselines"]
     return _by_task(baselines["persistence"] if "persistence" in baselines else baselines["mean_field"])
 
 
-def mean_of(several: Iterable[Mapping[str, float]]) -> dict[str, float]:
+def mean_over_seeds(several: Iterable[Mapping[str, float]]) -> dict[str, float]:
     """The mean over seeds of what all of them have measured."""
     each = list(several)
     shared = [name for name in each[0] if all(name in values for values in each)]

@@ -34,12 +34,12 @@ class Step:
     outputs: Sequence[Path] = ()
 
     @property
-    def words(self) -> list[str]:
+    def argv(self) -> list[str]:
         return [*command_line(self.command), *map(str, self.arguments)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ended:
+class StepResult:
     """How a step ended; `peak_memory_mib` is the largest resident size of its processes."""
 
     exit_code: int
@@ -49,20 +49,20 @@ class Ended:
 
 
 # Runs a step: its log, the lock that it inherits, and who gets what it prints.
-Runner = Callable[[Step, Path, int, Callable[[str], None]], Ended]
+Runner = Callable[[Step, Path, int, Callable[[str], None]], StepResult]
 
 
 class StepFailed(UserError):
     """A step ended with an error; the exit code is the step's own."""
 
-    def __init__(self, name: str, ended: Ended, log: Path) -> None:
+    def __init__(self, name: str, ended: StepResult, log: Path) -> None:
         # A process that a signal has ended has no code of its own.
         self.exit_code = ended.exit_code if 0 < ended.exit_code < 128 else 1
         said = ended.error or f"it ended with code {ended.exit_code}"
         super().__init__(f"step {name}: {said} (all of it: {log})")
 
 
-def run_step(step: Step, log: Path, lock: int, show: Callable[[str], None]) -> Ended:
+def run_step(step: Step, log: Path, lock: int, show: Callable[[str], None]) -> StepResult:
     """Run a step to its end. `Stopped` where this process is told to stop, once the step has saved and ended; told a
     second time it does not wait for that.
 
@@ -78,7 +78,7 @@ def run_step(step: Step, log: Path, lock: int, show: Callable[[str], None]) -> E
     with output, log.open("rb") as reader:
         reader.seek(start)
         process = subprocess.Popen(
-            step.words,
+            step.argv,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -107,7 +107,7 @@ def run_step(step: Step, log: Path, lock: int, show: Callable[[str], None]) -> E
         raise Stopped("stopped: the same command goes on where this one was")
     said = None if code == 0 else _last_error(log, start)
     peak = None if usage is None else usage / 1024
-    return Ended(exit_code=code, seconds=time.monotonic() - begin, peak_memory_mib=peak, error=said)
+    return StepResult(exit_code=code, seconds=time.monotonic() - begin, peak_memory_mib=peak, error=said)
 
 
 def _environment(step: Step) -> dict[str, str]:

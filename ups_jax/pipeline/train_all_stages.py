@@ -15,7 +15,7 @@ from ups_jax.data import Mixture, open_mixture
 from ups_jax.distributed.processes import broadcast_from_host0, on_host0
 from ups_jax.evaluation.evaluate_run import evaluate_run
 from ups_jax.runs.directory import RunDirectory, length_settings
-from ups_jax.tracking import shared_in
+from ups_jax.tracking import share_run
 from ups_jax.trainer.parents import trained_parents
 from ups_jax.trainer.preflight import check_resume, prepare_data
 from ups_jax.trainer.train import train
@@ -33,7 +33,7 @@ def train_all(cfg: Config, path: Path, *, resume: str = "auto", console: Console
     stages, run = enabled_stages(cfg), RunDirectory(path)
     check_resume(run, cfg, stages[0], resume)
     data = _check_all(cfg, stages, console)
-    with shared_in(run.path):
+    with share_run(run.path):
         _train_each(cfg, run, stages, resume, data, console)
     return run
 

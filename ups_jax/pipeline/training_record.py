@@ -13,14 +13,14 @@ from typing import Any
 
 from ups_jax.core.errors import CheckpointError
 from ups_jax.core.files import read_json, write_atomically
-from ups_jax.runs.checksums import content_digest, fault
+from ups_jax.runs.checksums import content_digest, find_damage
 from ups_jax.runs.directory import RunDirectory, now
 
 SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True)
-class Training:
+class RecordedTraining:
     """A training run in the folder `path`."""
 
     path: Path
@@ -79,7 +79,7 @@ class Training:
             folder = self.path / "checkpoints" / name
             if not folder.is_dir():
                 return f"checkpoints/{name} is missing"
-            reason = fault(folder)
+            reason = find_damage(folder)
             if reason is None and content_digest(folder) != digest:
                 reason = "its files are not those that were trained"
             if reason is not None:
@@ -116,9 +116,9 @@ def checkpoint_digests(path: Path) -> dict[str, str]:
     }
 
 
-def find_training(runs: Path, key: str) -> Training | None:
+def find_training(runs: Path, key: str) -> RecordedTraining | None:
     """A training of any run with this key whose checkpoints verify, the latest first."""
-    trainings = (Training(record.parent) for record in runs.glob("*/train*/metadata.json"))
+    trainings = (RecordedTraining(record.parent) for record in runs.glob("*/train*/metadata.json"))
     known = [item for item in trainings if item.read().get("train_key") == key]
     known.sort(key=lambda item: str(item.read()["trained_at"]), reverse=True)
     return next((item for item in known if item.fault() is None), None)

@@ -11,13 +11,13 @@ from typing import Any
 from ups_jax.config import Config, load, problems
 from ups_jax.core.errors import ConfigError, UserError
 from ups_jax.core.stage_names import STAGE_NEEDS, STAGES
-from ups_jax.pipeline.scores import METRIC_SECTIONS, METRICS, NAMES, RENAMED, of_task
+from ups_jax.pipeline.scores import METRIC_NAMES, METRIC_SECTIONS, METRICS, RENAMED, of_task
 from ups_jax.simulate import presets
 from ups_jax.training.stages import enabled_stages
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class CheckResult:
     """What a check found: `problems` that forbid a training, `notes` to read, and of sound data its `fingerprint`."""
 
     problems: tuple[str, ...] = ()
@@ -26,30 +26,30 @@ class Found:
     exit_code: int = 0
 
 
-def check_config(path: Path, stage: str, overrides: Sequence[str] = ()) -> Found:
+def check_config(path: Path, stage: str, overrides: Sequence[str] = ()) -> CheckResult:
     """A configuration alone: its keys and values, then what they mean together."""
     wrong = problems(path, overrides)
     if wrong:
-        return Found(problems=tuple(wrong), exit_code=ConfigError.exit_code)
+        return CheckResult(problems=tuple(wrong), exit_code=ConfigError.exit_code)
     cfg = load(path, overrides)
     wrong = [f"{path}: {text}" for check in _CHECKS for text in check(cfg, stage)]
     notes = [f"{path}: {text}" for text in _unusual(cfg, stage)]
-    return Found(problems=tuple(wrong), notes=tuple(notes), exit_code=ConfigError.exit_code if wrong else 0)
+    return CheckResult(problems=tuple(wrong), notes=tuple(notes), exit_code=ConfigError.exit_code if wrong else 0)
 
 
-def check_pair(train: Path, evaluation: Path, overrides: Sequence[str] = ()) -> Found:
+def check_pair(train: Path, evaluation: Path, overrides: Sequence[str] = ()) -> CheckResult:
     """An evaluation's configuration beside that of the training, both sound by themselves."""
     one, other = load(train, overrides), load(evaluation, overrides)
     names = [[(task.name, task.kind) for task in cfg.data.tasks] for cfg in (one, other)]
     if names[0] == names[1]:
-        return Found()
+        return CheckResult()
     wrong = f"{evaluation}: key `data.tasks`: evaluates {names[1]}, the training is of {names[0]}; name the same tasks"
-    return Found(problems=(wrong,), exit_code=ConfigError.exit_code)
+    return CheckResult(problems=(wrong,), exit_code=ConfigError.exit_code)
 
 
-def check_data(paths: Sequence[Path], overrides: Sequence[str] = ()) -> dict[Path, Found]:
+def check_data(paths: Sequence[Path], overrides: Sequence[str] = ()) -> dict[Path, CheckResult]:
     """The data of sound configurations, opened once where they name the same."""
-    known: list[tuple[Config, Found]] = []
+    known: list[tuple[Config, CheckResult]] = []
     found = {}
     for path in paths:
         cfg = load(path, overrides)
@@ -59,7 +59,7 @@ def check_data(paths: Sequence[Path], overrides: Sequence[str] = ()) -> dict[Pat
     return found
 
 
-def _check_data(cfg: Config) -> Found:
+def _check_data(cfg: Config) -> CheckResult:
     """The data of a configuration, which is generated where it is embedded and not there yet."""
     # These load the file formats, which a check of keys and values does not need.
     from ups_jax import simulate
@@ -71,9 +71,9 @@ def _check_data(cfg: Config) -> Found:
         data = open_mixture(cfg)
     except UserError as error:
         listed = data_problems(cfg) or [str(error)]
-        return Found(problems=tuple(listed), exit_code=error.exit_code)
+        return CheckResult(problems=tuple(listed), exit_code=error.exit_code)
     notes = tuple(note for dataset in data.datasets for note in dataset.notes)
-    return Found(notes=notes, fingerprint=data.fingerprint)
+    return CheckResult(notes=notes, fingerprint=data.fingerprint)
 
 
 def _stages(cfg: Config, stage: str) -> list[str]:
@@ -126,11 +126,11 @@ def _gates(cfg: Config, stage: str) -> list[str]:
     single = (*METRICS, *RENAMED, *(f"{section}/{metric}" for section in METRIC_SECTIONS for metric in METRICS))
     own = {of_task(name, task) for name in single for task in tasks if len(tasks) > 1}
     return [
-        f"key `{key}`: no evaluation measures {name!r}; there are {', '.join(NAMES[:14])}, and the first ten as "
+        f"key `{key}`: no evaluation measures {name!r}; there are {', '.join(METRIC_NAMES[:14])}, and the first ten as "
         "one_step/NAME" + (f"; of one task as NAME@{tasks[0]}" if len(tasks) > 1 else "")
         for key, names in named.items()
         for name in names
-        if name not in NAMES and name not in own
+        if name not in METRIC_NAMES and name not in own
     ]
 
 

@@ -11,10 +11,10 @@ from typing import Any
 from ups_jax.config import load, to_dict
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.files import read_json, write_atomically
-from ups_jax.pipeline.context import INFO_VARIABLE
+from ups_jax.pipeline.context import WANDB_INFO_VARIABLE
 from ups_jax.pipeline.request import config_path
-from ups_jax.tracking import Writer, ending, evaluation_writer
-from ups_jax.tracking.wandb_run import VARIABLE, read_context
+from ups_jax.tracking import Writer, close_on_exit, evaluation_writer
+from ups_jax.tracking.wandb_run import CONTEXT_VARIABLE, read_context
 
 COLUMNS = ("key", "kind", "status", "candidate", "baseline", "limit", "message")
 
@@ -26,7 +26,7 @@ def publish(directory: Path) -> None:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{directory}: holds no pipeline run ({error}); give a folder of artifacts/runs") from None
     cfg = load(config_path(directory, "train"))
-    with ending(evaluation_writer(directory, cfg.logging, name="gates", run_config=to_dict(cfg))) as writer:
+    with close_on_exit(evaluation_writer(directory, cfg.logging, name="gates", run_config=to_dict(cfg))) as writer:
         send(writer, summary, directory / "analysis" / "report.html")
 
 
@@ -46,7 +46,7 @@ def send(writer: Writer, summary: Mapping[str, Any], report: Path) -> None:
 
 def write_info(environment: Mapping[str, str]) -> None:
     """Write id, project, entity, group, mode and url once a step has begun a run. Raises `StorageError`."""
-    context = read_context(Path(environment[VARIABLE]))
+    context = read_context(Path(environment[CONTEXT_VARIABLE]))
     if context is not None:
         values = {"id": context.run_id} | {key: value for key, value in asdict(context).items() if key != "run_id"}
-        write_atomically(Path(environment[INFO_VARIABLE]), json.dumps(values, indent=2) + "\n")
+        write_atomically(Path(environment[WANDB_INFO_VARIABLE]), json.dumps(values, indent=2) + "\n")

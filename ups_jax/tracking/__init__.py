@@ -1,6 +1,6 @@
-"""Where the numbers of a run go: one `Writer` protocol, JSONL as the truth, Weights & Biases and TensorBoard beside it.
+"""Writers of a run's metrics: the `Writer` protocol and its JSONL, Weights & Biases and TensorBoard implementations.
 
-A failing disk stops training (`StorageError`); a failing wandb never does.
+The JSONL file is the reference. A write error on disk stops training (`StorageError`); a W&B failure never does.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from typing import Any
 from ups_jax.config import LoggingConfig
 from ups_jax.tracking.jsonl import JsonlWriter, read_jsonl
 from ups_jax.tracking.tensorboard import TensorboardWriter, check_tensorboard
-from ups_jax.tracking.wandb_run import context_path, read_context, shared_in
+from ups_jax.tracking.wandb_run import context_path, read_context, share_run
 from ups_jax.tracking.wandb_writer import WandbWriter
-from ups_jax.tracking.writer import Tee, Thinned, Writer, ending, flat
+from ups_jax.tracking.writer import Tee, ThrottledWriter, Writer, close_on_exit, flatten_sections
 
 
 def check_logging(logging: LoggingConfig) -> None:
-    """ConfigError for what would keep a writer from being opened, before anything is trained or written."""
+    """Raise `ConfigError` if a configured writer cannot be opened.
+
+    Call this before training starts and before anything is written.
+    """
     if logging.tensorboard:
         check_tensorboard()
     path = context_path()
@@ -30,48 +33,71 @@ def check_logging(logging: LoggingConfig) -> None:
 def training_writer(
     directory: Path, metrics: Path, logging: LoggingConfig, *, stage: str, step: int, run_config: Mapping[str, Any]
 ) -> Writer:
-    """A run's JSONL `metrics`, cut back to the step that `stage` is restored at, and what is on beside it.
+    """Open the writers of a training stage and drop the records after the step that it resumes from.
 
-    On W&B every start is a run of its own, in the group of the run directory. The first start of a stage joins the run
-    of its pipeline instead, if there is one (`wandb_run`); a later one would write its steps into it twice.
+    Each start of a process is a W&B run in the group of the run directory. In a pipeline, the first start of a stage
+    joins the pipeline's W&B run (`wandb_run`); a resumed start does not, because it would repeat steps there.
+
+    Args:
+        directory: The run directory, which gets the TensorBoard and W&B folders.
+        metrics: The JSONL file of the run.
+        logging: The writers to open beside the JSONL file.
+        stage: Name of the training stage.
+        step: Step that the stage starts from: 0, or the step of the restored checkpoint.
+        run_config: Configuration to log to W&B.
+
+    Raises:
+        StorageError: If the metrics file cannot be written.
     """
     with ExitStack() as opened:
         jsonl = JsonlWriter(metrics)
         opened.callback(jsonl.close)
-        first = step == 0 and all(record["stage"] != stage for record in read_jsonl(metrics))
+        is_first_start = step == 0 and all(record["stage"] != stage for record in read_jsonl(metrics))
         jsonl.truncate(stage, step)
         writers: list[Writer] = [jsonl]
         if logging.tensorboard:
             writers.append(TensorboardWriter(directory / "tensorboard", {stage: step}))
             opened.callback(writers[-1].close)
         if logging.wandb.enabled:
-            writers.append(_wandb(directory, logging, str(step), run_config, join=first))
-        # Whoever trains closes them; here they are closed only where one of them could not be opened.
+            writers.append(_wandb_writer(directory, logging, str(step), run_config, join=is_first_start))
+        # All writers are open: the caller closes them from now on.
         opened.pop_all()
     return Tee(writers)
 
 
 def evaluation_writer(directory: Path, logging: LoggingConfig, *, name: str, run_config: Mapping[str, Any]) -> Writer:
-    """What is on beside the evaluation's own files: a W&B run of the run directory's group, or its pipeline's run."""
+    """Open the TensorBoard and W&B writers of an evaluation, where they are enabled.
+
+    The W&B run is that of the pipeline if there is one, otherwise a new run in the group of the run directory.
+
+    Args:
+        directory: The run directory, which gets the TensorBoard and W&B folders.
+        logging: The writers to open.
+        name: Suffix of the W&B run's name.
+        run_config: Configuration to log to W&B.
+    """
     writers: list[Writer] = []
     if logging.tensorboard:
         writers.append(TensorboardWriter(directory / "tensorboard"))
     if logging.wandb.enabled:
-        writers.append(_wandb(directory, logging, name, run_config, join=True))
+        writers.append(_wandb_writer(directory, logging, name, run_config, join=True))
     return Tee(writers)
 
 
-def _wandb(directory: Path, logging: LoggingConfig, part: str, run_config: Mapping[str, Any], *, join: bool) -> Writer:
-    shared = context_path()
-    # A pipeline's processes work in several folders of its own, which is the one that their context lies in.
-    group = (directory if shared is None else shared.parent).resolve().name
+def _wandb_writer(
+    directory: Path, logging: LoggingConfig, suffix: str, run_config: Mapping[str, Any], *, join: bool
+) -> Writer:
+    """Return a throttled W&B writer, in the group of the pipeline or else of the run directory."""
+    context_file = context_path()
+    # The processes of a pipeline write to several subfolders; the context file lies in the folder of the pipeline.
+    group = (directory if context_file is None else context_file.parent).resolve().name
     writer = WandbWriter(
         logging.wandb,
         directory=directory,
         group=group,
-        name=f"{group}-{part}",
+        name=f"{group}-{suffix}",
         run_config=run_config,
-        context=shared,
+        context_file=context_file,
         join=join,
     )
-    return Thinned(writer, logging.wandb.every_seconds)
+    return ThrottledWriter(writer, logging.wandb.every_seconds)

@@ -1,6 +1,6 @@
-"""How a process begins and ends its W&B run: login, id, group, and the file by which several processes share one run.
+"""Start and end of a process's W&B run: login, id, group, and the file through which several processes share one run.
 
-A run is offline where W&B does not answer.
+The run falls back to offline mode if W&B does not answer.
 """
 
 from __future__ import annotations
@@ -24,19 +24,27 @@ from ups_jax.core.files import write_atomically
 from ups_jax.tracking.writer import Outcome
 
 _EXIT_CODES: Mapping[Outcome, int] = {"finished": 0, "stopped": Stopped.exit_code, "failed": 1}
-# Names the file; the pipeline sets it for every process that it starts.
-VARIABLE = "WANDB_CONTEXT_FILE"
+# Environment variable with the path of the context file; the pipeline sets it for every process that it starts.
+CONTEXT_VARIABLE = "WANDB_CONTEXT_FILE"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beginning:
-    """What a process asks wandb for, in a mode that may turn from online to offline.
+class RunSpec:
+    """The W&B run that a process starts or joins.
 
-    `shared` is the run of the pipeline, read from the file `context`. Online, whoever may (`join`) goes on with it by
-    its id; wandb cannot go on with an offline run, so that offline each process is one more run of the shared group.
-    Every other run has an id of its own that no other start has: WANDB_RUN_ID and WANDB_RESUME, which would make all
-    starts one run, are overruled (inside of a sweep it is W&B that gives the id). Who does not join leads: its run is
-    written to `context` for those who come later, but an offline one never in place of an online one.
+    Online, a process with `join` resumes the shared run by its id. W&B cannot resume an offline run, so offline every
+    process starts another run in the shared group. A new run gets a random id. It overrides WANDB_RUN_ID and
+    WANDB_RESUME, which would merge all starts into one run; in a sweep, W&B sets the id.
+
+    Attributes:
+        config: W&B settings of the configuration.
+        directory: Folder that gets the `wandb` folder.
+        group: Group of a new run.
+        name: Name of a new run.
+        run_config: Configuration to log with a new run.
+        context_file: File that shares a run between processes, or None.
+        shared_run: The run that `context_file` describes, or None if there is none yet.
+        join: Whether this process may join the shared run.
     """
 
     config: WandbConfig
@@ -44,23 +52,26 @@ class Beginning:
     group: str
     name: str
     run_config: Mapping[str, Any]
-    context: Path | None
-    shared: RunContext | None
+    context_file: Path | None
+    shared_run: RunContext | None
     join: bool
 
     def joins(self, mode: str) -> bool:
-        """Whether this process goes on with the shared run."""
-        return self.shared is not None and self.join and mode == self.shared.mode == "online"
+        """Return whether this process joins the shared run."""
+        return self.shared_run is not None and self.join and mode == self.shared_run.mode == "online"
 
-    def leads(self, mode: str) -> bool:
-        """Whether later processes should find this run."""
-        if self.context is None or self.joins(mode):
+    def writes_context(self, mode: str) -> bool:
+        """Return whether later processes should join this process's run.
+
+        An offline run never replaces an online one in the context file.
+        """
+        if self.context_file is None or self.joins(mode):
             return False
-        return self.shared is None or mode == "online" or (not self.join and self.shared.mode != "online")
+        return self.shared_run is None or mode == "online" or (not self.join and self.shared_run.mode != "online")
 
     def arguments(self, mode: str) -> dict[str, Any]:
-        """The arguments of `wandb.init`."""
-        shared = self.shared
+        """Return the arguments of `wandb.init`."""
+        shared = self.shared_run
         arguments = {
             "project": self.config.project if shared is None else shared.project,
             "entity": self.config.entity if shared is None else shared.entity,
@@ -71,16 +82,16 @@ class Beginning:
         }
         if shared is not None and self.joins(mode):
             return arguments | {"id": shared.run_id, "resume": "allow"}
-        own = {"name": self.name, "tags": self.config.tags, "config": dict(self.run_config)}
-        return arguments | own | {"id": secrets.token_hex(8), "resume": "never"}
+        new_run = {"name": self.name, "tags": self.config.tags, "config": dict(self.run_config)}
+        return arguments | new_run | {"id": secrets.token_hex(8), "resume": "never"}
 
-    def announced(self, run: Any, mode: str) -> RunContext:
-        """The begun run, for those who come later."""
+    def to_context(self, run: Any, mode: str) -> RunContext:
+        """Return the description of the started run that later processes join it by."""
         arguments, online = self.arguments(mode), mode == "online"
         return RunContext(
             run_id=run.id,
             project=arguments["project"],
-            # Online wandb fills in the default entity of the login.
+            # Online, wandb fills in the default entity of the login.
             entity=(run.entity if online else None) or arguments["entity"],
             group=arguments["group"],
             mode=mode,
@@ -88,63 +99,79 @@ class Beginning:
         )
 
 
-def begin(
-    beginning: Beginning, mode: str, *, answer_within: float, finish_within: float, tell: Callable[[str], None]
+def init_run(
+    spec: RunSpec, mode: str, *, init_timeout: float, finish_timeout: float, warn: Callable[[str], None]
 ) -> tuple[Any, str]:
-    """The run and the mode that it is in: offline also where an online one could not be had, which `tell` is told.
+    """Start or join a W&B run and return it with its mode.
 
-    W&B has `answer_within` seconds for its first answer; `finish_within` bounds what the run's end waits for.
+    If an online run cannot be started, an offline run is started instead.
+
+    Args:
+        spec: The run to start or join.
+        mode: `online` or `offline`.
+        init_timeout: Seconds to wait for the first answer of W&B.
+        finish_timeout: Seconds to wait when the run is finished.
+        warn: Called with a message if the run is offline instead of online, or if the context file cannot be written.
     """
-    # Here, because importing it takes a second and may fail like everything else of it.
+    # Not at module level: the import takes a second, and a failing import must be handled like any other W&B error.
     import wandb
 
     settings = wandb.Settings(
-        silent=True, console="off", init_timeout=answer_within, finish_timeout=finish_within, finish_timeout_raises=True
+        silent=True, console="off", init_timeout=init_timeout, finish_timeout=finish_timeout, finish_timeout_raises=True
     )
-    # Of the process too: what is said before a run exists ignores the settings of the run.
+    # Also for the process: messages that wandb prints before a run exists ignore the settings of the run.
     wandb.setup(wandb.Settings(silent=True))
     try:
-        run = wandb.init(**beginning.arguments(mode), settings=settings)
+        run = wandb.init(**spec.arguments(mode), settings=settings)
     except (Exception, SystemExit) as error:
         if mode != "online":
             raise
-        tell(
-            f"no online run could be had ({described(error)}); it is kept in {beginning.directory / 'wandb'}, "
-            "for `wandb sync`"
+        warn(
+            f"cannot start an online run ({describe_error(error)}); the run is written to {spec.directory / 'wandb'}, "
+            "upload it with `wandb sync`"
         )
         mode = "offline"
-        run = wandb.init(**beginning.arguments(mode), settings=settings)
-    if beginning.context is not None and beginning.leads(mode):
+        run = wandb.init(**spec.arguments(mode), settings=settings)
+    if spec.context_file is not None and spec.writes_context(mode):
         try:
-            write_context(beginning.context, beginning.announced(run, mode))
+            write_context(spec.context_file, spec.to_context(run, mode))
         except UserError as error:
-            tell(f"later processes cannot join this run: {error}")
+            warn(f"later processes cannot join this run: {error}")
     return run, mode
 
 
-def end(run: Any, outcome: Outcome) -> None:
-    """Finish the run; TimeoutError where what is left of it could not be sent in time."""
+def finish_run(run: Any, outcome: Outcome) -> None:
+    """Finish a W&B run with the exit code of its outcome; wandb raises TimeoutError if it cannot send all data in time.
+
+    Args:
+        run: The run, as `wandb.init` returned it.
+        outcome: How the run ended; W&B shows a stopped run as preempted.
+    """
     if outcome == "stopped":
-        # W&B shows a run as preempted that is marked so and exits with another code than 0.
+        # W&B shows a run as preempted if it is marked so and its exit code is not 0.
         run.mark_preempting()
     run.finish(exit_code=_EXIT_CODES[outcome])
 
 
-def described(error: BaseException) -> str:
-    """An error in one line."""
+def describe_error(error: BaseException) -> str:
+    """Return the class and message of an error on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def wandb_mode(configured: str) -> str:
-    """online, offline or disabled: the environment's WANDB_MODE, else the configured mode, `auto` resolved."""
+    """Return `online`, `offline` or `disabled`: the environment variable WANDB_MODE, else the configured mode.
+
+    Args:
+        configured: The mode of the configuration; `auto` is online if a login exists and offline otherwise.
+    """
     mode = os.environ.get("WANDB_MODE") or configured
     if mode == "auto":
-        return "online" if login_found() else "offline"
+        return "online" if has_login() else "offline"
     return mode
 
 
-def login_found() -> bool:
-    """Whether wandb can log in without asking: a key or token in the environment, or an entry in the netrc file."""
+def has_login() -> bool:
+    """Return whether wandb can log in without a prompt: by a key or token in the environment or a netrc entry."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
@@ -157,7 +184,16 @@ def login_found() -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """A W&B run that others may join; `mode` is that of the process which began it, `url` is known online only."""
+    """A W&B run that other processes can join, as stored in the context file.
+
+    Attributes:
+        run_id: W&B id of the run.
+        project: W&B project.
+        entity: W&B entity, or None for the default of the login.
+        group: Group of the run.
+        mode: `online` or `offline`, the mode of the process that started the run.
+        url: Page of an online run, else None.
+    """
 
     run_id: str
     project: str
@@ -171,26 +207,34 @@ _ADAPTER = TypeAdapter(RunContext)
 
 
 def context_path() -> Path | None:
-    """The file that the environment names, None where it names none."""
-    name = os.environ.get(VARIABLE)
+    """Return the context file that the environment variable WANDB_CONTEXT_FILE names, or None if it is not set."""
+    name = os.environ.get(CONTEXT_VARIABLE)
     return Path(name) if name else None
 
 
 @contextlib.contextmanager
-def shared_in(folder: Path) -> Iterator[None]:
-    """What is begun inside is one W&B run, by a file in `folder` where the environment names none."""
+def share_run(folder: Path) -> Iterator[None]:
+    """Let all writers that are opened in a `with` block share one W&B run.
+
+    Args:
+        folder: Folder for the context file. It is not used if the environment already names a context file.
+    """
     if context_path() is not None:
         yield
         return
-    os.environ[VARIABLE] = str(folder / "wandb-context.json")
+    os.environ[CONTEXT_VARIABLE] = str(folder / "wandb-context.json")
     try:
         yield
     finally:
-        del os.environ[VARIABLE]
+        del os.environ[CONTEXT_VARIABLE]
 
 
 def read_context(path: Path) -> RunContext | None:
-    """The run that the file names, None where no process has begun one. ConfigError where it cannot be understood."""
+    """Return the run that a context file describes, or None if the file does not exist yet.
+
+    Raises:
+        ConfigError: If the file cannot be read or is not valid.
+    """
     try:
         return _ADAPTER.validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -198,10 +242,14 @@ def read_context(path: Path) -> RunContext | None:
     except (OSError, ValidationError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error.strerror
         raise ConfigError(
-            f"{path}: is not the context of a W&B run ({reason}); delete it, or set {VARIABLE} to another file"
+            f"{path}: is not a valid W&B context file ({reason}); delete it, or set {CONTEXT_VARIABLE} to another file"
         ) from None
 
 
 def write_context(path: Path, context: RunContext) -> None:
-    """Tell the processes that come later; atomic. Raises `StorageError`."""
+    """Write the context file atomically, so that later processes can join the run.
+
+    Raises:
+        StorageError: If the file cannot be written.
+    """
     write_atomically(path, json.dumps(asdict(context), indent=2) + "\n")

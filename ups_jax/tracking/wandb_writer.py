@@ -1,4 +1,4 @@
-"""Weights & Biases beside the JSONL, in a thread of its own."""
+"""Weights & Biases writer that runs in a separate thread."""
 
 from __future__ import annotations
 
@@ -16,39 +16,49 @@ from ups_jax.config import WandbConfig
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.files import folder_size
 from ups_jax.tracking.wandb_run import (
-    Beginning,
     RunContext,
-    begin,
-    described,
-    end,
-    login_found,
+    RunSpec,
+    describe_error,
+    finish_run,
+    has_login,
+    init_run,
     read_context,
     wandb_mode,
 )
-from ups_jax.tracking.writer import Cell, Level, Outcome, Writer, flat
+from ups_jax.tracking.writer import Cell, Level, Outcome, Writer, flatten_sections
 
-# As many operations that fail in a row mean that none will succeed.
-_FAILURES_IN_A_ROW = 5
-# The slowest upload that is waited for when a run ends.
+# After this number of consecutive failures, W&B is switched off for the rest of the run.
+_MAX_CONSECUTIVE_FAILURES = 5
+# The lowest upload rate that `close` allows for.
 _BYTES_PER_SECOND = 1e6
 
 
 class WandbWriter(Writer):
-    """One wandb run a started process, in the group of the run directory (see `Beginning`).
+    """Writes to one W&B run per process, without letting a W&B failure reach training.
 
-    All of wandb happens in a thread of its own: a call here only queues, so that nothing wandb does (an exception, a
-    hang, a dead network) reaches training. Where W&B gives no answer within `answer_within` seconds, or refuses, the
-    run is written offline. An operation that fails is left out; after five in a row nothing more is sent, and `problem`
-    says why. Each of these is one warning, an operation that fails the first one of its kind.
+    All methods only queue an operation for a separate thread. If W&B does not answer in time or refuses, the run is
+    written offline. A failed operation is skipped; after five consecutive failures, or when the queue is full, nothing
+    more is sent and `problem` contains the reason. Each of these events is a warning, a failed operation only the first
+    of its kind.
 
-    `close` waits at most about twice `patience` seconds, and longer for two things that are under way by then: the
-    first answer, as long again, and artifacts that go online, a second a megabyte and `longest_upload` seconds at most.
-    More than `max_waiting` queued records mean a hang. What was not sent stays in `directory`/wandb for `wandb sync`. A
-    run that failed is failed there too, one that a signal stopped is preempted.
+    `close` waits for about twice `finish_timeout`. If the run has not started by then, it waits up to `init_timeout`
+    longer; for online artifacts it waits one second more per megabyte. Data that was not sent stays in
+    `directory`/wandb for `wandb sync`. A failed run is marked as failed in W&B, and a stopped run as preempted.
 
-    `context` is the file of a run that the processes of a pipeline share; where it is damaged, this process shares
-    nothing and says so. With `join=False`, as after a resume, whose steps the old run has seen, the process begins a
-    run and is itself the one that later processes join.
+    Args:
+        config: W&B settings of the configuration.
+        directory: Folder that gets the `wandb` folder.
+        group: Group of a new run.
+        name: Name of a new run.
+        run_config: Configuration to log.
+        context_file: File that shares a run between the processes of a pipeline. If it is damaged, the process starts
+            its own run and warns.
+        join: Whether to join the shared run. Use False after a resume: the shared run already contains the repeated
+            steps, so the process starts a new run, which later processes join.
+        finish_timeout: Seconds to wait for the end of the run.
+        init_timeout: Seconds to wait for the first answer of W&B.
+        max_upload_seconds: Maximum of the additional seconds for artifacts.
+        max_queued: Number of queued operations at which W&B is considered to hang.
     """
 
     def __init__(
@@ -59,55 +69,55 @@ class WandbWriter(Writer):
         group: str,
         name: str,
         run_config: Mapping[str, Any],
-        context: Path | None = None,
+        context_file: Path | None = None,
         join: bool = True,
-        patience: float = 15.0,
-        answer_within: float = 90.0,
-        longest_upload: float = 300.0,
-        max_waiting: int = 10_000,
+        finish_timeout: float = 15.0,
+        init_timeout: float = 90.0,
+        max_upload_seconds: float = 300.0,
+        max_queued: int = 10_000,
     ) -> None:
         self.problem: str | None = None
         self.mode = wandb_mode(config.mode)
-        self._patience = patience
-        self._answer_within = answer_within
-        self._longest_upload = longest_upload
-        self._notes: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._finish_timeout = finish_timeout
+        self._init_timeout = init_timeout
+        self._max_upload_seconds = max_upload_seconds
+        self._warnings: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._failed_kinds: set[str] = set()
         self._stages: set[str] = set()
         self._artifacts: list[Path] = []
         self._uploads: list[Any] = []
         self._outcome: Outcome = "finished"
-        self._jobs: queue.Queue[tuple[str, Callable[[Any], None]] | None] = queue.Queue(max_waiting)
-        shared: RunContext | None = None
+        self._jobs: queue.Queue[tuple[str, Callable[[Any], None]] | None] = queue.Queue(max_queued)
+        shared_run: RunContext | None = None
         try:
-            shared = None if context is None else read_context(context)
+            shared_run = None if context_file is None else read_context(context_file)
         except ConfigError as error:
-            context = None
-            self._notes.put(f"this run is shared with no other process: {error}")
-        self._beginning = Beginning(
+            context_file = None
+            self._warnings.put(f"this run is not shared with other processes: {error}")
+        self._spec = RunSpec(
             config=config,
             directory=directory,
             group=group,
             name=name,
             run_config=run_config,
-            context=context,
-            shared=shared,
+            context_file=context_file,
+            shared_run=shared_run,
             join=join,
         )
-        self._begun = threading.Event()
-        self._asked = time.monotonic()
-        self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
-        if self.mode == "online" and not login_found():
-            # wandb would ask for a key on the terminal and wait.
+        self._is_started = threading.Event()
+        self._creation_time = time.monotonic()
+        self._thread = threading.Thread(target=self._process_jobs, name="wandb", daemon=True)
+        if self.mode == "online" and not has_login():
+            # Otherwise wandb prompts for a key on the terminal and blocks.
             self._give_up("no login was found; run `wandb login` or set WANDB_MODE=offline")
         elif self.mode != "disabled":
             self._thread.start()
-        if self._beginning.joins(self.mode):
+        if self._spec.joins(self.mode):
             self.config(run_config)
             self.tags(config.tags)
 
     def scalars(self, step: int, values: Mapping[str, float], stage: str) -> None:
-        """Queue one record under `training/stage/`, with `training/stage/step` as its axis."""
+        """Queue one record under `training/STAGE/`, with `training/STAGE/step` as its axis."""
         prefix = f"training/{stage}"
         record = {f"{prefix}/{name}": float(value) for name, value in values.items()} | {f"{prefix}/step": step}
 
@@ -116,14 +126,14 @@ class WandbWriter(Writer):
                 run.define_metric(f"{prefix}/step")
                 run.define_metric(f"{prefix}/*", step_metric=f"{prefix}/step")
                 self._stages.add(stage)
-            # Never with step=: wandb drops records whose step does not grow, as after a resume.
+            # Without `step=`: wandb drops records whose step does not increase, as after a resume.
             run.log(record)
 
         self._submit("scalars", log)
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Queue numbers of the run's overview."""
-        self._submit("summary", lambda run: run.summary.update(flat(values)))
+        """Queue values for the summary of the run."""
+        self._submit("summary", lambda run: run.summary.update(flatten_sections(values)))
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
         """Queue a table."""
@@ -136,7 +146,7 @@ class WandbWriter(Writer):
         self._submit("table", log)
 
     def image(self, name: str, path: Path) -> None:
-        """Queue a picture file."""
+        """Queue an image file."""
 
         def log(run: Any) -> None:
             import wandb
@@ -146,30 +156,32 @@ class WandbWriter(Writer):
         self._submit("image", log)
 
     def file(self, path: Path) -> None:
-        """Queue the upload of a file; offline it is linked, and sent as it is when `wandb sync` runs."""
-        whole = path.resolve()
-        self._submit("file", lambda run: run.save(str(whole), base_path=str(whole.parent), policy="now"))
+        """Queue the upload of a file; offline, wandb links it, and `wandb sync` uploads its content at that time."""
+        absolute_path = path.resolve()
+        self._submit(
+            "file", lambda run: run.save(str(absolute_path), base_path=str(absolute_path.parent), policy="now")
+        )
 
-    def artifact(self, path: Path, name: str, *, kind: str, labels: Sequence[str], about: Mapping[str, Any]) -> None:
-        """Queue a folder as a version of the artifact `name`; it is not copied, and must stay until it was sent."""
+    def artifact(self, path: Path, name: str, *, kind: str, labels: Sequence[str], metadata: Mapping[str, Any]) -> None:
+        """Queue a folder as a new version of the artifact `name`; it is not copied and must exist until it is sent."""
 
         def log(run: Any) -> None:
             import wandb
 
-            artifact = wandb.Artifact(name, type=kind, metadata=dict(about))
+            artifact = wandb.Artifact(name, type=kind, metadata=dict(metadata))
             artifact.add_dir(str(path), policy="immutable")
-            # It goes on by itself; the end of the run waits for it.
+            # The upload continues in the background; `_finish` waits for it.
             self._uploads.append(run.log_artifact(artifact, aliases=list(labels)))
 
         self._artifacts.append(path)
         self._submit("artifact", log)
 
     def config(self, values: Mapping[str, Any]) -> None:
-        """Queue settings; one of the same name is replaced."""
+        """Queue configuration values; they replace values of the same name."""
         self._submit("config", lambda run: run.config.update(dict(values), allow_val_change=True))
 
     def tags(self, names: Sequence[str]) -> None:
-        """Queue tags beside those that the run has."""
+        """Queue additional tags for the run."""
 
         def add(run: Any) -> None:
             run.tags = tuple(dict.fromkeys((*(run.tags or ()), *names)))
@@ -181,74 +193,80 @@ class WandbWriter(Writer):
         self._submit("alert", lambda run: run.alert(title, text, level=level))
 
     def close(self, outcome: Outcome = "finished") -> None:
-        """Finish the run, or give it up when that takes too long."""
+        """Finish the run, or abandon it after the time limit."""
         self._outcome = outcome
         if self._thread.is_alive():
             with contextlib.suppress(queue.Full):
                 self._jobs.put_nowait(None)
             self._wait()
             if self._thread.is_alive():
-                self._give_up("it did not finish in time; `wandb sync` sends the rest")
-        self._tell()
+                self._give_up("it did not finish in time; upload the rest with `wandb sync`")
+        self._emit_warnings()
 
     def delivered(self, *kinds: str) -> bool:
-        """Whether a run began and ended, and nothing of these kinds was left out; offline it waits for `wandb sync`."""
-        return self._begun.is_set() and self.problem is None and self._failed_kinds.isdisjoint(kinds)
+        """Return whether the run started and ended and no operation of these kinds failed.
+
+        Offline, delivered means written to the folder that `wandb sync` uploads.
+        """
+        return self._is_started.is_set() and self.problem is None and self._failed_kinds.isdisjoint(kinds)
 
     def _wait(self) -> None:
-        """Until the thread has ended, or its time is over, which begins with the run."""
-        begin = told = time.monotonic()
+        """Wait until the thread has ended or its time limit, which starts with the run, is over."""
+        wait_start = last_warning = time.monotonic()
         while self._thread.is_alive():
             now = time.monotonic()
-            # Also an import of wandb and an offline run take their time.
-            answer = self._asked + self._answer_within + 2 * self._patience - now
-            if self.mode == "online" and not self._begun.is_set() and answer > 0:
-                if now - told > self._patience:
-                    told = math.inf
-                    self._notes.put(f"no answer of W&B yet; waiting for it up to {answer:.0f} seconds more")
-                    self._tell()
-                begin = now
-            elif now - begin > 2 * self._patience + self._upload_seconds():
+            # More than `init_timeout`, because importing wandb and starting an offline run take time too.
+            remaining = self._creation_time + self._init_timeout + 2 * self._finish_timeout - now
+            if self.mode == "online" and not self._is_started.is_set() and remaining > 0:
+                if now - last_warning > self._finish_timeout:
+                    last_warning = math.inf
+                    self._warnings.put(f"no answer from W&B yet; waiting up to {remaining:.0f} seconds more")
+                    self._emit_warnings()
+                wait_start = now
+            elif now - wait_start > 2 * self._finish_timeout + self._upload_seconds():
                 return
             self._thread.join(0.05)
 
     def _submit(self, kind: str, job: Callable[[Any], None]) -> None:
+        """Queue an operation, unless W&B is switched off."""
         if self._thread.is_alive() and self.problem is None:
             try:
                 self._jobs.put_nowait((kind, job))
             except queue.Full:
-                self._give_up(f"it hangs: {self._jobs.maxsize} records are waiting")
-        self._tell()
+                self._give_up(f"it hangs: {self._jobs.maxsize} operations are queued")
+        self._emit_warnings()
 
-    def _tell(self) -> None:
-        """Warn of what has happened, in the thread of the caller."""
-        while not self._notes.empty():
-            warnings.warn(f"wandb: {self._notes.get()} (the run directory has it all)", stacklevel=3)
+    def _emit_warnings(self) -> None:
+        """Emit the collected warnings in the thread of the caller."""
+        while not self._warnings.empty():
+            warnings.warn(f"wandb: {self._warnings.get()} (the run directory has all data)", stacklevel=3)
 
     def _give_up(self, reason: str) -> None:
+        """Switch W&B off for the rest of the run."""
         if self.problem is None:
             self.problem = reason
-            self._notes.put(f"off for the rest of this run: {reason}")
+            self._warnings.put(f"disabled for the rest of this run: {reason}")
 
     def _upload_seconds(self) -> float:
-        """What the artifacts may take that are queued or on their way; offline they only lie there."""
+        """Return the time allowed for the uploads of the artifacts; offline it is zero."""
         if self.mode != "online":
             return 0.0
-        return min(sum(map(folder_size, self._artifacts)) / _BYTES_PER_SECOND, self._longest_upload)
+        return min(sum(map(folder_size, self._artifacts)) / _BYTES_PER_SECOND, self._max_upload_seconds)
 
-    def _work(self) -> None:
+    def _process_jobs(self) -> None:
+        """Start the run, execute the queued operations and finish the run; this is the function of the thread."""
         try:
-            run, self.mode = begin(
-                self._beginning,
+            run, self.mode = init_run(
+                self._spec,
                 self.mode,
-                answer_within=self._answer_within,
-                finish_within=self._patience,
-                tell=self._notes.put,
+                init_timeout=self._init_timeout,
+                finish_timeout=self._finish_timeout,
+                warn=self._warnings.put,
             )
         except (Exception, SystemExit) as error:
-            self._give_up(described(error))
+            self._give_up(describe_error(error))
             return
-        self._begun.set()
+        self._is_started.set()
         failures = 0
         while (entry := self._jobs.get()) is not None:
             if self.problem is not None:
@@ -259,24 +277,31 @@ class WandbWriter(Writer):
                 failures = 0
             except (Exception, SystemExit) as error:
                 failures += 1
-                self._left_out(kind, error)
-                if failures == _FAILURES_IN_A_ROW:
-                    self._give_up(f"{failures} operations in a row failed, the last one with {described(error)}")
+                self._record_failure(kind, error)
+                if failures == _MAX_CONSECUTIVE_FAILURES:
+                    self._give_up(f"{failures} operations in a row failed, the last one with {describe_error(error)}")
         try:
             self._finish(run)
         except (Exception, SystemExit) as error:
-            self._give_up(f"its end failed with {described(error)}; `wandb sync` sends what is missing")
+            self._give_up(
+                f"finishing the run failed with {describe_error(error)}; upload the missing data with `wandb sync`"
+            )
 
     def _finish(self, run: Any) -> None:
-        until = time.monotonic() + self._patience + self._upload_seconds()
+        """Wait for the uploads of the artifacts, then finish the run."""
+        deadline = time.monotonic() + self._finish_timeout + self._upload_seconds()
         for upload in self._uploads if self.mode == "online" and self.problem is None else ():
             try:
-                upload.wait(timeout=max(1, math.ceil(until - time.monotonic())))
+                upload.wait(timeout=max(1, math.ceil(deadline - time.monotonic())))
             except Exception as error:
-                self._left_out("artifact", error)
-        end(run, self._outcome)
+                self._record_failure("artifact", error)
+        finish_run(run, self._outcome)
 
-    def _left_out(self, kind: str, error: BaseException) -> None:
+    def _record_failure(self, kind: str, error: BaseException) -> None:
+        """Collect a warning about the first failed operation of a kind."""
         if kind not in self._failed_kinds:
             self._failed_kinds.add(kind)
-            self._notes.put(f"`{kind}` failed and is left out, told this once: {described(error)}")
+            self._warnings.put(
+                f"`{kind}` failed and is skipped; further failures of this kind are not reported: "
+                f"{describe_error(error)}"
+            )

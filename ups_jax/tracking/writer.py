@@ -1,4 +1,4 @@
-"""What takes the numbers of a run: the `Writer` protocol, and several writers as one."""
+"""The `Writer` protocol for the metrics and results of a run, and writers that combine or throttle other writers."""
 
 from __future__ import annotations
 
@@ -13,63 +13,63 @@ from ups_jax.core.errors import Stopped
 
 P = ParamSpec("P")
 Level = Literal["INFO", "WARN", "ERROR"]
-# How whatever wrote came to its end: by itself, by a signal that it may be started again after, or by an error.
+# How a run ended: normally, by a signal or an error after which it may be restarted, or by a fatal error.
 Outcome = Literal["finished", "stopped", "failed"]
-# A number, a word, or nothing where a row has no such column.
+# A table cell; None leaves it empty.
 Cell = float | int | str | None
 
 
 @runtime_checkable
 class Writer(Protocol):
-    """Takes the numbers of a run. A class that derives from it does nothing in what it does not define."""
+    """Interface of everything that logs a run; every method does nothing by default."""
 
     def scalars(self, step: int, values: Mapping[str, float], stage: str) -> None:
-        """One record: the metrics after `step` completed steps of `stage`, `epoch` among them."""
+        """Log one record of metrics after `step` completed steps of `stage`; `values` contains `epoch`."""
         return None
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Final numbers of the run, in sections if they are nested; a later value of a name replaces an earlier one."""
+        """Log final values of the run, possibly nested in sections; a later value replaces an earlier one."""
         return None
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-        """A table of the run."""
+        """Log a table."""
         return None
 
     def image(self, name: str, path: Path) -> None:
-        """A picture of the run."""
+        """Log an image file."""
         return None
 
     def file(self, path: Path) -> None:
-        """A file of the run that should be kept with it, under its own name."""
+        """Attach a file to the run under its own file name."""
         return None
 
-    def artifact(self, path: Path, name: str, *, kind: str, labels: Sequence[str], about: Mapping[str, Any]) -> None:
-        """A folder that is one version of the thing `name`, such as a checkpoint, with labels and facts about it."""
+    def artifact(self, path: Path, name: str, *, kind: str, labels: Sequence[str], metadata: Mapping[str, Any]) -> None:
+        """Log a folder, such as a checkpoint, as a new version of the artifact `name`."""
         return None
 
     def config(self, values: Mapping[str, Any]) -> None:
-        """Settings and facts that are known only after the start, beside the configuration."""
+        """Add values to the logged configuration that are available only after the start."""
         return None
 
     def tags(self, names: Sequence[str]) -> None:
-        """More words to find the run by."""
+        """Add tags to the run."""
         return None
 
     def alert(self, title: str, text: str, level: Level = "INFO") -> None:
-        """Something that a person who is not looking should hear of."""
+        """Send a notification to the user."""
         return None
 
     def close(self, outcome: Outcome = "finished") -> None:
-        """Write what is still waiting, and how the run ended; nothing may follow."""
+        """Write everything that is buffered and the run's outcome; no other call may follow."""
         return None
 
     def delivered(self, *kinds: str) -> bool:
-        """Of a closed writer: whether all that it was given of these kinds, named as its methods, has gone out."""
+        """Return whether a closed writer has written every item of these kinds (names of the methods above)."""
         return True
 
 
 def _to_all(method: Callable[Concatenate[Writer, P], None]) -> Callable[Concatenate[Tee, P], None]:
-    """A method of `Writer` that calls those of several writers."""
+    """Return a `Tee` method that calls the `Writer` method of the same name on every writer."""
 
     @functools.wraps(method)
     def call(self: Tee, *args: P.args, **kwargs: P.kwargs) -> None:
@@ -80,7 +80,7 @@ def _to_all(method: Callable[Concatenate[Writer, P], None]) -> Callable[Concaten
 
 
 class Tee(Writer):
-    """Hands everything to several writers in order."""
+    """Forwards every call to several writers, in order."""
 
     def __init__(self, writers: Sequence[Writer]) -> None:
         self.writers = tuple(writers)
@@ -96,20 +96,24 @@ class Tee(Writer):
     alert = _to_all(Writer.alert)
 
     def close(self, outcome: Outcome = "finished") -> None:
-        """Close every writer, also after one of them raised."""
+        """Close every writer, even if closing one of them raises."""
         with contextlib.ExitStack() as stack:
             for writer in reversed(self.writers):
                 stack.callback(writer.close, outcome)
 
     def delivered(self, *kinds: str) -> bool:
-        """See `Writer`."""
+        """Return whether every writer has written every item of these kinds."""
         return all(writer.delivered(*kinds) for writer in self.writers)
 
 
 @contextlib.contextmanager
-def ending(writer: Writer, goes_on: Callable[[Exception], bool] = lambda _error: False) -> Iterator[Writer]:
-    """Close the writer where the block ends, with the outcome that its error tells: stopped by a signal, or by an error
-    after which the run `goes_on`; failed by any other.
+def close_on_exit(writer: Writer, is_retryable: Callable[[Exception], bool] = lambda _error: False) -> Iterator[Writer]:
+    """Close the writer at the end of a `with` block, with the outcome that the block's exception implies.
+
+    Args:
+        writer: The writer to close.
+        is_retryable: Returns True for an exception after which the run is started again. Such an exception, like a stop
+            signal, closes the writer as `stopped`; any other exception closes it as `failed`.
     """
     outcome: Outcome = "failed"
     try:
@@ -119,46 +123,54 @@ def ending(writer: Writer, goes_on: Callable[[Exception], bool] = lambda _error:
         outcome = "stopped"
         raise
     except Exception as error:
-        outcome = "stopped" if goes_on(error) else "failed"
+        outcome = "stopped" if is_retryable(error) else "failed"
         raise
     finally:
         writer.close(outcome)
 
 
-def flat(values: Mapping[str, Any], separator: str = "/") -> dict[str, Any]:
-    """Nested sections as one level: `{"eval": {"nrmse": 1}}` is `{"eval/nrmse": 1}`."""
+def flatten_sections(values: Mapping[str, Any], separator: str = "/") -> dict[str, Any]:
+    """Return nested sections as one level: `{"eval": {"nrmse": 1}}` becomes `{"eval/nrmse": 1}`."""
     result: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            result |= {f"{name}{separator}{inner}": item for inner, item in flat(value, separator).items()}
+            result |= {f"{name}{separator}{inner}": item for inner, item in flatten_sections(value, separator).items()}
         else:
             result[name] = value
     return result
 
 
-class Thinned(Tee):
-    """Hands on one record every `seconds` at the most, one with a validation at once, and the newest at the end."""
+class ThrottledWriter(Tee):
+    """Forwards at most one record of metrics per `seconds`, records with validation metrics always.
+
+    `close` forwards the newest record if it was held back. All other calls are forwarded immediately.
+
+    Args:
+        writer: The writer to forward to.
+        seconds: Minimum time between two forwarded records.
+        clock: Returns the current time in seconds.
+    """
 
     def __init__(self, writer: Writer, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__([writer])
         self._seconds, self._clock = seconds, clock
-        self._due: float | None = None
-        self._held: tuple[int, Mapping[str, float], str] | None = None
+        self._next_time: float | None = None
+        self._pending: tuple[int, Mapping[str, float], str] | None = None
 
     def scalars(self, step: int, values: Mapping[str, float], stage: str) -> None:
-        """Hand the record on or hold it until there is a newer one."""
-        moment = self._clock()
-        validated = any(name.startswith("validation/") for name in values)
-        if self._due is not None and moment < self._due and not validated:
-            self._held = step, values, stage
+        """Forward the record, or keep it until the next one replaces it."""
+        now = self._clock()
+        is_validated = any(name.startswith("validation/") for name in values)
+        if self._next_time is not None and now < self._next_time and not is_validated:
+            self._pending = step, values, stage
             return
-        self._held, self._due = None, moment + self._seconds
+        self._pending, self._next_time = None, now + self._seconds
         super().scalars(step, values, stage)
 
     def close(self, outcome: Outcome = "finished") -> None:
-        """Hand on what is held, then close, also after an error of that."""
+        """Forward the pending record and close the writer, even if forwarding raises."""
         try:
-            if self._held is not None:
-                super().scalars(*self._held)
+            if self._pending is not None:
+                super().scalars(*self._pending)
         finally:
             super().close(outcome)

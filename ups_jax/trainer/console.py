@@ -195,7 +195,7 @@ def log_end(
             _artifact_name(f"{run.path.resolve().name}-{stage}"),
             kind="model",
             labels=("best", f"step-{best}"),
-            about=result | {"stage": stage, "step": best},
+            metadata=result | {"stage": stage, "step": best},
         )
 
 

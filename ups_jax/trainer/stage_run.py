@@ -37,7 +37,7 @@ from ups_jax.optim.schedules import build_plateau, host_schedule, patience_evalu
 from ups_jax.runs.best_weights import Weights, check_compatible, first_shape_difference
 from ups_jax.runs.checkpoint import Checkpoints, checkpoint_meta, validation_of
 from ups_jax.runs.directory import RunDirectory, StageRecord
-from ups_jax.tracking import Tee, Writer, ending, training_writer
+from ups_jax.tracking import Tee, Writer, close_on_exit, training_writer
 from ups_jax.trainer import oom
 from ups_jax.trainer.console import TrainingProgress, is_logged, log_diverged, log_end, was_delivered
 from ups_jax.trainer.loop import Loop, run_loop
@@ -306,7 +306,7 @@ def _record_quarantined(training: TrainingRun, checkpoints: Checkpoints, resumed
     One of them may have been the best. The metric is None if it is damaged as well.
     """
     metrics: dict[str, float | None] = {}
-    for step, folder in checkpoints.set_aside.items():
+    for step, folder in checkpoints.quarantined.items():
         if step >= resumed:
             continue
         try:
@@ -342,7 +342,7 @@ def run_with_writers(
             run.path, run.metrics_path, cfg.logging, stage=stage, step=start, run_config=to_dict(cfg)
         )
     with (
-        ending(open_writer, oom.is_retried) as writer,
+        close_on_exit(open_writer, oom.is_retried) as writer,
         TrainingProgress(training.console, stage, total, start, cfg.logging.every_seconds) as progress,
     ):
         writer.tags((stage, *(task.name for task in training.data.tasks)))
