@@ -1,6 +1,6 @@
 """The models of the comparison: how each is built, and what it changes in a task's configuration.
 
-Swept on the validation split, one seed and one short run each (numbers in BUILD_NOTES.md, "Peers"), on `burgers1d`:
+Swept on the validation split, one seed and one short run each (see BUILD_NOTES.md, "Peers"), on `burgers1d`:
 rate and width of the FNOs, modes of two and the batch of one of them, rate, width and blocks of the dilated net, rates
 of the PDE-Transformer cores; on `darcy2d`: rates, and the size of the FNO in our recipe, which the others took over;
 on `ns2d`: rates of all, sizes of the FNOs and of the dilated net, the batch of the FNO in our recipe. Not swept: all
