@@ -23,7 +23,7 @@ SWARM = PRESETS["particles"]["tiny"]
 
 
 def test_mass_and_stiffness_integrate_a_linear_field_exactly() -> None:
-    mesh = mesh_square_with_hole(0.1, np.random.default_rng(0), hole=0.2)
+    mesh = mesh_square_with_hole(0.1, np.random.default_rng(0), hole_radius=0.2)
     mass, stiffness = assemble_matrices(mesh)
     x, y = mesh.points.T
     corners = mesh.points[mesh.cells]

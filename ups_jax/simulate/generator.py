@@ -55,7 +55,7 @@ def generate(
     settings = presets.get_preset(task, preset)
     if trajectories is not None:
         if trajectories < 1:
-            raise ConfigError(f"--trajectories is {trajectories}; give 1 or more")
+            raise ConfigError(f"--trajectories is {trajectories}; it must be at least 1")
         settings = replace(settings, trajectories=trajectories)
     path = Path(path)
     provenance = files.Provenance(task=task, preset=preset, seed=seed, trajectories=settings.trajectories)

@@ -390,7 +390,7 @@ def get_preset(task: str, preset: str) -> AnyPreset:
     if task not in PRESETS:
         raise ConfigError(
             f"no embedded task {task!r}{_suggestion(task, PRESETS)}; the embedded tasks are {', '.join(PRESETS)}. "
-            f"For your own data set the path of its file: data.tasks.{task}.path=FILE"
+            f"To use your own data, give its file: data.tasks.{task}.path=FILE"
         )
     presets = PRESETS[task]
     if preset not in presets:

@@ -45,18 +45,22 @@ class HeatTrajectory:
 
 
 def mesh_square_with_hole(
-    spacing: float, generator: np.random.Generator, hole: float = 0.0, centre: tuple[float, float] = (0.5, 0.5)
+    spacing: float,
+    generator: np.random.Generator,
+    hole_radius: float = 0.0,
+    hole_centre: tuple[float, float] = (0.5, 0.5),
 ) -> TriangleMesh:
     """Return an irregular mesh of the unit square with a round hole.
 
     Args:
         spacing: Approximate edge length of the triangles.
         generator: Draws the shifts of the inner points.
-        hole: Radius of the hole; 0 for none.
-        centre: Centre of the hole.
+        hole_radius: Radius of the hole; 0 for none.
+        hole_centre: Centre of the hole.
     """
-    angles = np.linspace(0, 2 * np.pi, max(6, round(2 * np.pi * hole / spacing)) if hole else 0, endpoint=False)
-    circle = np.asarray(centre) + hole * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    circle_points = max(6, round(2 * np.pi * hole_radius / spacing)) if hole_radius else 0
+    angles = np.linspace(0, 2 * np.pi, circle_points, endpoint=False)
+    circle = np.asarray(hole_centre) + hole_radius * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
     count = round(1 / spacing)
     side = np.arange(count) / count
     zero, one = np.zeros(count), np.ones(count)
@@ -65,15 +69,17 @@ def mesh_square_with_hole(
     inner = np.stack(np.meshgrid(*2 * [np.arange(spacing / 2, 1, spacing)], indexing="ij"), -1).reshape(-1, 2)
     inner = inner + _JITTER * spacing * generator.uniform(-1, 1, inner.shape)
     distance = np.minimum(inner, 1 - inner).min(axis=1)
-    if hole:
-        distance = np.minimum(distance, np.linalg.norm(inner - centre, axis=1) - hole)
+    if hole_radius:
+        distance = np.minimum(distance, np.linalg.norm(inner - hole_centre, axis=1) - hole_radius)
     points = np.concatenate([boundary, inner[distance > _CLEARANCE * spacing]])
     from scipy.spatial import Delaunay
 
     # The Delaunay triangulation covers the hole and may have degenerate triangles on the boundary: both are removed.
     cells = Delaunay(points).simplices.astype(np.int32)
     centroids = points[cells].mean(axis=1)
-    is_valid = np.ones(len(cells), bool) if not hole else np.linalg.norm(centroids - centre, axis=1) > hole
+    is_valid = np.ones(len(cells), bool)
+    if hole_radius:
+        is_valid = np.linalg.norm(centroids - hole_centre, axis=1) > hole_radius
     is_valid &= np.abs(_signed_areas(points, cells)) > 1e-3 * spacing**2
     return TriangleMesh(points=points, cells=cells[is_valid], boundary=np.arange(len(points)) < len(boundary))
 

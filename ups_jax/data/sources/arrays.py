@@ -72,7 +72,7 @@ class HDF5Arrays(HDF5File):
 
     def _dataset(self, file: h5py.File, name: str) -> h5py.Dataset:
         if not isinstance(file.get(name), h5py.Dataset):
-            raise DataError(f"{self.path}: has no dataset `{name}` (it contains {', '.join(list(file)[:6])})")
+            raise DataError(f"{self.path}: has no dataset `{name}`; it contains {', '.join(list(file)[:6])}")
         return file[name]
 
 
@@ -107,7 +107,7 @@ class NumpyFile:
         if self.path.suffix == ".npy":
             return arrays[""]
         if name not in arrays:
-            raise DataError(f"{self.path}: has no array `{name}` (it contains {', '.join(list(arrays)[:6])})")
+            raise DataError(f"{self.path}: has no array `{name}`; it contains {', '.join(list(arrays)[:6])}")
         return arrays[name]
 
     def _open(self) -> dict[str, np.ndarray]:

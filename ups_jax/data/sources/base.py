@@ -151,11 +151,11 @@ def read_trajectories(source: Source, ids: Int[np.ndarray, " n"], stride: int = 
     return source.windows(ids, np.broadcast_to(frames, (len(ids), len(frames))))
 
 
-def select_channels(file: str, available: Sequence[str], requested: Sequence[str] | None) -> tuple[str, ...]:
+def select_channels(file_name: str, available: Sequence[str], requested: Sequence[str] | None) -> tuple[str, ...]:
     """Return the requested channels in the spelling of the file, or all available ones.
 
     Args:
-        file: Name of the file, for messages.
+        file_name: Name of the file, for messages.
         available: Names of the channels in the file.
         requested: Names in any letter case, in the order of the result; None selects all.
 
@@ -163,12 +163,13 @@ def select_channels(file: str, available: Sequence[str], requested: Sequence[str
         DataError: If there are no channels, or if a requested one is missing or repeated.
     """
     if not available:
-        raise DataError(f"{file}: contains no fields that change in time; give another file")
+        raise DataError(f"{file_name}: contains no fields that change in time; give another file")
     if requested is None:
         return tuple(available)
     if not requested or len(set(map(str.lower, requested))) < len(requested):
         raise DataError(
-            f"{file}: `channels` is empty or repeats a name ({', '.join(requested) or 'none'}); list each channel once"
+            f"{file_name}: `channels` is empty or repeats a name ({', '.join(requested) or 'none'}); list each "
+            "channel once"
         )
     spelling = {name.lower(): name for name in available}
     for name in requested:
@@ -176,7 +177,7 @@ def select_channels(file: str, available: Sequence[str], requested: Sequence[str
             matches = difflib.get_close_matches(name.lower(), spelling, n=1, cutoff=0.6)
             suggestion = f", did you mean {spelling[matches[0]]!r}?" if matches else ""
             raise DataError(
-                f"{file}: has no channel {name!r}{suggestion}; it has {', '.join(available)}: list those to use in "
-                "`channels`"
+                f"{file_name}: has no channel {name!r}{suggestion}; it has {', '.join(available)}: list those to use "
+                "in `channels`"
             )
     return tuple(spelling[name.lower()] for name in requested)

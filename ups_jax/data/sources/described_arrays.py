@@ -19,7 +19,7 @@ from jaxtyping import Float, Float32, Int
 
 from ups_jax.config import yaml
 from ups_jax.core.errors import DataError
-from ups_jax.core.files import inside
+from ups_jax.core.files import path_inside
 from ups_jax.data.sources.arrays import ArrayFile, open_arrays
 from ups_jax.data.sources.base import AXES, Grid, iterate_windows, select_channels, uniform_spacing
 
@@ -31,7 +31,7 @@ class DescribedSource:
 
     Args:
         path: The YAML file.
-        names: Channels to read; None reads all.
+        channel_names: Channels to read; None reads all.
 
     Raises:
         DataError: Naming file and key, if the description is invalid or does not match the arrays.
@@ -39,14 +39,14 @@ class DescribedSource:
 
     input_channels: tuple[str, ...] = ()
 
-    def __init__(self, path: str | Path, names: tuple[str, ...] | None = None) -> None:
+    def __init__(self, path: str | Path, channel_names: tuple[str, ...] | None = None) -> None:
         self.name = str(path)
         self.path = Path(path)
         description = _read_description(self.path)
         self._file = open_arrays(array_path(self.path, description))
         self._axes = _parse_axes(self.name, description)
         self._arrays, self._available = _parse_fields(self.name, description, self._axes)
-        self.channel_names = select_channels(self.name, self._available, names)
+        self.channel_names = select_channels(self.name, self._available, channel_names)
         sizes = _axis_sizes(self.name, self._file, self._arrays, self._axes)
         self.trajectories, self.frames = sizes["trajectory"], sizes["time"]
         self.channels = len(self.channel_names)
@@ -94,7 +94,7 @@ def array_path(path: Path, description: Mapping[str, Any]) -> Path:
 
     Raises `DataError` if it leads out of the description's folder.
     """
-    return inside(path, "file", description["file"], DataError)
+    return path_inside(path, "file", description["file"], DataError)
 
 
 def _read_description(path: Path) -> Mapping[str, Any]:
@@ -115,21 +115,21 @@ def _read_description(path: Path) -> Mapping[str, Any]:
     return description
 
 
-def _parse_axes(name: str, description: Mapping[str, Any]) -> tuple[str, ...]:
+def _parse_axes(file_name: str, description: Mapping[str, Any]) -> tuple[str, ...]:
     axes = tuple(map(str, description["axes"])) if isinstance(description["axes"], list) else ()
     allowed = {"trajectory", "time", *AXES, "channel"}
     space = [axis for axis in AXES if axis in axes]
     is_complete = {"trajectory", "time", "x"} <= set(axes) and space == list(AXES[: len(space)])
     if len(set(axes)) != len(axes) or not set(axes) <= allowed or not is_complete:
         raise DataError(
-            f"{name}: key `axes` is {description['axes']}; list trajectory, time, x (y, z), and channel if the array "
-            "has a channel axis, in the order of the array"
+            f"{file_name}: key `axes` is {description['axes']}; list trajectory, time, x (y, z), and channel if the "
+            "array has a channel axis, in the order of the array"
         )
     return axes
 
 
 def _parse_fields(
-    name: str, description: Mapping[str, Any], axes: tuple[str, ...]
+    file_name: str, description: Mapping[str, Any], axes: tuple[str, ...]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the names of the arrays and the names of the channels."""
     fields = description["fields"]
@@ -137,7 +137,7 @@ def _parse_fields(
         channels = description.get("channels")
         if not isinstance(fields, str) or not isinstance(channels, list) or not channels:
             raise DataError(
-                f"{name}: with a `channel` axis, set `fields` to one array and list the names of its channels in "
+                f"{file_name}: with a `channel` axis, set `fields` to one array and list the names of its channels in "
                 "`channels`"
             )
         return (fields,), tuple(map(str, channels))
@@ -145,38 +145,41 @@ def _parse_fields(
         fields = {fields.rsplit("/", 1)[-1]: fields}
     if not isinstance(fields, dict) or not fields or "channels" in description:
         raise DataError(
-            f"{name}: without a `channel` axis, set `fields` to `channel: array` pairs and remove the key `channels`"
+            f"{file_name}: without a `channel` axis, set `fields` to `channel: array` pairs and remove the key "
+            "`channels`"
         )
     return tuple(map(str, fields.values())), tuple(map(str, fields))
 
 
-def _axis_sizes(name: str, file: ArrayFile, arrays: tuple[str, ...], axes: tuple[str, ...]) -> dict[str, int]:
+def _axis_sizes(file_name: str, file: ArrayFile, arrays: tuple[str, ...], axes: tuple[str, ...]) -> dict[str, int]:
     """Return the length of each axis, after a check that all arrays have one shape and floating-point numbers."""
     shape = file.shape(arrays[0])
     for array in arrays:
         if file.shape(array) != shape:
             raise DataError(
-                f"{name}: `{array}` has shape {file.shape(array)}, but `{arrays[0]}` has {shape}; "
+                f"{file_name}: `{array}` has shape {file.shape(array)}, but `{arrays[0]}` has {shape}; "
                 "give arrays of one shape"
             )
         if file.dtype_kind(array) != "f":
-            raise DataError(f"{name}: `{array}` does not contain floating-point numbers; store it as float32")
+            raise DataError(f"{file_name}: `{array}` does not contain floating-point numbers; store it as float32")
     if len(shape) != len(axes):
         raise DataError(
-            f"{name}: `{arrays[0]}` has shape {shape}, but key `axes` names {len(axes)} axes: {', '.join(axes)}"
+            f"{file_name}: `{arrays[0]}` has shape {shape}, but key `axes` names {len(axes)} axes: {', '.join(axes)}"
         )
     return dict(zip(axes, shape, strict=True))
 
 
-def _parse_grid(name: str, description: Mapping[str, Any], file: ArrayFile, sizes: Mapping[str, int]) -> Grid:
+def _parse_grid(file_name: str, description: Mapping[str, Any], file: ArrayFile, sizes: Mapping[str, int]) -> Grid:
     axes = [axis for axis in AXES if axis in sizes]
     for axis in AXES:
         if axis in axes and axis not in description:
-            raise DataError(f"{name}: key `{axis}` is missing; give [start, step] of the axis, or its array")
+            raise DataError(f"{file_name}: key `{axis}` is missing; give [start, step] of the axis, or its array")
         if axis in description and axis not in axes:
-            raise DataError(f"{name}: key `{axis}` describes an axis that `axes` does not list; remove it or list it")
-    lines = [_parse_axis(name, axis, description[axis], file, sizes[axis]) for axis in axes]
-    start, dt = _parse_axis(name, "time", description["time"], file, sizes["time"])
+            raise DataError(
+                f"{file_name}: key `{axis}` describes an axis that `axes` does not list; remove it or list it"
+            )
+    lines = [_parse_axis(file_name, axis, description[axis], file, sizes[axis]) for axis in axes]
+    start, dt = _parse_axis(file_name, "time", description["time"], file, sizes["time"])
     return Grid(
         shape=tuple(sizes[axis] for axis in axes),
         origin=tuple(first for first, _ in lines),
@@ -186,45 +189,47 @@ def _parse_grid(name: str, description: Mapping[str, Any], file: ArrayFile, size
     )
 
 
-def _parse_axis(name: str, axis: str, value: Any, file: ArrayFile, points: int) -> tuple[float, float]:
+def _parse_axis(file_name: str, axis: str, value: Any, file: ArrayFile, points: int) -> tuple[float, float]:
     """Return start and step of an axis, from `value` itself or from the array that it names."""
     if isinstance(value, str):
         values = np.asarray(file.read(value, ()))
         if values.ndim != 1 or len(values) not in (points, points + (axis == "time")) or values.dtype.kind != "f":
             raise DataError(
-                f"{name}: `{value}` has shape {values.shape} and type {values.dtype}; as axis {axis} it must have "
+                f"{file_name}: `{value}` has shape {values.shape} and type {values.dtype}; as axis {axis} it must have "
                 f"{points} floating-point numbers"
             )
-        return uniform_spacing(values[:points], f"{name}: `{value}`", "give evenly spaced times and a uniform grid")
+        return uniform_spacing(
+            values[:points], f"{file_name}: `{value}`", "give evenly spaced times and a uniform grid"
+        )
     try:
         start, step = (float(item) for item in value)
     except (TypeError, ValueError, OverflowError):
         raise DataError(
-            f"{name}: key `{axis}` is {value}; give [start, step], or the name of an array of coordinates"
+            f"{file_name}: key `{axis}` is {value}; give [start, step], or the name of an array of coordinates"
         ) from None
     if not (np.isfinite([start, step]).all() and step > 0):
-        raise DataError(f"{name}: key `{axis}` is {value}; start and step must be finite and the step positive")
+        raise DataError(f"{file_name}: key `{axis}` is {value}; start and step must be finite and the step positive")
     return start, step
 
 
 def _parse_coefficients(
-    name: str, description: Mapping[str, Any], file: ArrayFile, trajectories: int
+    file_name: str, description: Mapping[str, Any], file: ArrayFile, trajectories: int
 ) -> dict[str, Float[np.ndarray, " n"]]:
     coefficients = {}
     entries = description.get("coefficients") or {}
     if not isinstance(entries, dict):
-        raise DataError(f"{name}: key `coefficients` must be `name: array` or `name: number` pairs")
+        raise DataError(f"{file_name}: key `coefficients` must be `name: array` or `name: number` pairs")
     for key, value in entries.items():
         try:
             values = np.asarray(float(value))
         except (TypeError, ValueError, OverflowError):
             values = np.asarray(file.read(str(value), ()))
             if values.dtype.kind not in "fiu":
-                raise DataError(f"{name}: coefficient {key}: the array `{value}` contains no numbers") from None
+                raise DataError(f"{file_name}: coefficient {key}: the array `{value}` contains no numbers") from None
         if values.shape not in ((), (trajectories,)):
             raise DataError(
-                f"{name}: coefficient {key} has shape {values.shape}; it must be ({trajectories},), one number for "
-                "each trajectory"
+                f"{file_name}: coefficient {key} has shape {values.shape}; it must be ({trajectories},), one number "
+                "for each trajectory"
             )
         coefficients[str(key)] = np.broadcast_to(values.astype(np.float64), (trajectories,))
     return coefficients

@@ -108,18 +108,18 @@ class HDF5Source(HDF5File):
         return tuple(dict.fromkeys((*self._coefficients, *in_name)))
 
 
-def get_dataset(name: str, file: h5py.Group, key: str, hint: str) -> h5py.Dataset:
+def get_dataset(file_name: str, file: h5py.Group, key: str, hint: str) -> h5py.Dataset:
     """Return the dataset `key` of a file. Raises `DataError` if it does not exist or is empty."""
     dataset = file.get(key)
     if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
-        raise DataError(f"{name}: has no dataset `{key}`; {hint}")
+        raise DataError(f"{file_name}: has no dataset `{key}`; {hint}")
     return dataset
 
 
-def check_float(name: str, label: str, dataset: h5py.Dataset, hint: str) -> None:
+def check_float(file_name: str, label: str, dataset: h5py.Dataset, hint: str) -> None:
     """Raise `DataError` if a dataset does not contain floating-point numbers."""
     if dataset.dtype.kind != "f":
-        raise DataError(f"{name}: `{label}` contains {dataset.dtype}, not floating-point numbers; {hint}")
+        raise DataError(f"{file_name}: `{label}` contains {dataset.dtype}, not floating-point numbers; {hint}")
 
 
 def number_attribute(attributes: h5py.AttributeManager, key: str) -> float | None:
@@ -136,12 +136,12 @@ def text_attribute(attributes: h5py.AttributeManager, key: str, default: str = "
 
 
 def read_coordinate(
-    name: str, file: h5py.File, dataset: str, lengths: tuple[int, ...], reason: str
+    file_name: str, file: h5py.File, dataset: str, lengths: tuple[int, ...], reason: str
 ) -> Float[np.ndarray, " n"]:
     """Return the values of a coordinate dataset.
 
     Args:
-        name: Name of the file, for messages.
+        file_name: Name of the file, for messages.
         file: The open file.
         dataset: Name of the dataset.
         lengths: Valid numbers of entries.
@@ -150,21 +150,23 @@ def read_coordinate(
     Raises:
         DataError: If the dataset does not exist, or has another shape or no floating-point numbers.
     """
-    values = get_dataset(name, file, dataset, "add the coordinates")
+    values = get_dataset(file_name, file, dataset, "add the coordinates")
     if values.ndim != 1 or len(values) not in lengths:
-        raise DataError(f"{name}: `{dataset}` has shape {values.shape}; it must have {lengths[0]} entries ({reason})")
-    check_float(name, dataset, values, "store it as float64")
+        raise DataError(
+            f"{file_name}: `{dataset}` has shape {values.shape}; it must have {lengths[0]} entries ({reason})"
+        )
+    check_float(file_name, dataset, values, "store it as float64")
     return np.asarray(values)
 
 
-def read_grid(name: str, file: h5py.File, dataset: str, shape: tuple[int, ...]) -> Grid:
+def read_grid(file_name: str, file: h5py.File, dataset: str, shape: tuple[int, ...]) -> Grid:
     """Return grid and times of a dataset (N, T, *S) from the coordinates of a PDEBench file.
 
     The coordinates are the datasets `t-coordinate`, `x-coordinate` and so on. PDEBench stores one time more than there
     are frames: the end of the last step.
 
     Args:
-        name: Name of the file, for messages.
+        file_name: Name of the file, for messages.
         file: The open file.
         dataset: Name of the dataset, for messages.
         shape: Shape of the dataset.
@@ -174,34 +176,35 @@ def read_grid(name: str, file: h5py.File, dataset: str, shape: tuple[int, ...]) 
     """
     axes = [f"{axis}-coordinate" for axis in AXES if f"{axis}-coordinate" in file]
     if not axes:
-        raise DataError(f"{name}: has no dataset `x-coordinate`; add the coordinates of the grid points")
+        raise DataError(f"{file_name}: has no dataset `x-coordinate`; add the coordinates of the grid points")
     if "t-coordinate" not in file:
         raise DataError(
-            f"{name}: has no dataset `t-coordinate`; add the times of the frames, or set kind: steady for steady data"
+            f"{file_name}: has no dataset `t-coordinate`; add the times of the frames, or set kind: steady for "
+            "steady data"
         )
     if len(shape) != 2 + len(axes):
         expected = ", ".join(["N", "T", "X", "Y", "Z"][: 2 + len(axes)])
         raise DataError(
-            f"{name}: `{dataset}` has shape {shape}; with {' and '.join(axes)} it must be ({expected}): "
+            f"{file_name}: `{dataset}` has shape {shape}; with {' and '.join(axes)} it must be ({expected}): "
             "reshape it, or add the coordinates of its other axes"
         )
     times = read_coordinate(
-        name, file, "t-coordinate", (shape[1], shape[1] + 1), f"or one more: `{dataset}` is {shape}"
+        file_name, file, "t-coordinate", (shape[1], shape[1] + 1), f"or one more: `{dataset}` is {shape}"
     )
-    origin, spacing = read_space_axes(name, file, axes, shape[2:], f"as axis of `{dataset}` {shape}")
+    origin, spacing = read_space_axes(file_name, file, axes, shape[2:], f"as axis of `{dataset}` {shape}")
     start, dt = axis_start_and_step(
-        file["t-coordinate"], times[: shape[1]], f"{name}: `t-coordinate`", "store frames at evenly spaced times"
+        file["t-coordinate"], times[: shape[1]], f"{file_name}: `t-coordinate`", "store frames at evenly spaced times"
     )
     return Grid(shape=shape[2:], origin=origin, spacing=spacing, start=start, dt=dt)
 
 
 def read_space_axes(
-    name: str, file: h5py.File, datasets: Sequence[str], shape: tuple[int, ...], reason: str
+    file_name: str, file: h5py.File, datasets: Sequence[str], shape: tuple[int, ...], reason: str
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return origin and spacing of the space axes.
 
     Args:
-        name: Name of the file, for messages.
+        file_name: Name of the file, for messages.
         file: The open file.
         datasets: Names of the coordinate datasets, one for each axis.
         shape: Number of grid points along each axis.
@@ -212,10 +215,10 @@ def read_space_axes(
     """
     lines = []
     for dataset, points in zip(datasets, shape, strict=True):
-        values = read_coordinate(name, file, dataset, (points,), reason)
+        values = read_coordinate(file_name, file, dataset, (points,), reason)
         lines.append(
             axis_start_and_step(
-                file[dataset], values, f"{name}: `{dataset}`", "interpolate the fields to a uniform grid"
+                file[dataset], values, f"{file_name}: `{dataset}`", "interpolate the fields to a uniform grid"
             )
         )
     return tuple(first for first, _ in lines), tuple(step for _, step in lines)
@@ -245,7 +248,7 @@ def axis_start_and_step(
     return start, step
 
 
-def read_coefficients(name: str, file: h5py.File, trajectories: int) -> Iterator[tuple[str, Any]]:
+def read_coefficients(file_name: str, file: h5py.File, trajectories: int) -> Iterator[tuple[str, Any]]:
     """Yield the lower-case names and values of what looks like a coefficient; a later value replaces an earlier one.
 
     Numeric root attributes come first, then root datasets with one number for each trajectory, then the datasets in
@@ -262,7 +265,7 @@ def read_coefficients(name: str, file: h5py.File, trajectories: int) -> Iterator
                     yield key.lower(), np.asarray(item, np.float64)
                 elif group is not file:
                     raise DataError(
-                        f"{name}: `parameters/{key}` has shape {item.shape}; "
+                        f"{file_name}: `parameters/{key}` has shape {item.shape}; "
                         f"it must be ({trajectories},), one value for each trajectory"
                     )
 

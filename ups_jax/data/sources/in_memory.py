@@ -83,12 +83,12 @@ class ScatteredMemorySource(MemorySource):
         return self.all_points.rows(ids)
 
 
-def load(source: Source, declared: Sequence[str] = ()) -> MemorySource:
+def load(source: Source, extra_coefficients: Sequence[str] = ()) -> MemorySource:
     """Read a source into memory.
 
     Args:
         source: The source to read.
-        declared: Names of coefficients to read in addition to `source.coefficient_names()`.
+        extra_coefficients: Names of coefficients to read in addition to `source.coefficient_names()`.
 
     Returns:
         A source with the same content, and with points if `source` has scattered points.
@@ -99,7 +99,7 @@ def load(source: Source, declared: Sequence[str] = ()) -> MemorySource:
     for ids in np.array_split(np.arange(source.trajectories), min(source.trajectories, 16)):
         fields[ids] = read_trajectories(source, ids)
         input_fields[ids] = source.inputs(ids)
-    coefficients = {name: source.coefficient(name) for name in (*source.coefficient_names(), *declared)}
+    coefficients = {name: source.coefficient(name) for name in (*source.coefficient_names(), *extra_coefficients)}
     loaded = MemorySource(
         name=source.name,
         grid=source.grid,

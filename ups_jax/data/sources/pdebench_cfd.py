@@ -26,7 +26,7 @@ class CFDSource(HDF5Source):
 
     Args:
         path: The file.
-        names: Datasets to read as channels; None reads all.
+        channel_names: Datasets to read as channels; None reads all.
 
     Raises:
         DataError: Naming file and dataset, if a dataset or the coordinates are invalid.
@@ -34,10 +34,10 @@ class CFDSource(HDF5Source):
 
     file_name_coefficients = ("eta", "zeta", "M")
 
-    def __init__(self, path: str | Path, names: tuple[str, ...] | None = None) -> None:
+    def __init__(self, path: str | Path, channel_names: tuple[str, ...] | None = None) -> None:
         super().__init__(path, _HINT)
         with self.reading() as file:
-            self.channel_names = select_channels(self.name, field_names(file), names)
+            self.channel_names = select_channels(self.name, field_names(file), channel_names)
             first = self.channel_names[0]
             shape = file[first].shape
             for channel in self.channel_names:

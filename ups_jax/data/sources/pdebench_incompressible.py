@@ -38,17 +38,17 @@ class IncompressibleSource(HDF5Source):
 
     Args:
         path: The file.
-        names: Channels to read; None reads all three.
+        channel_names: Channels to read; None reads all three.
 
     Raises:
         DataError: Naming file and dataset, if a dataset or the attribute `config` is invalid.
     """
 
-    def __init__(self, path: str | Path, names: tuple[str, ...] | None = None) -> None:
+    def __init__(self, path: str | Path, channel_names: tuple[str, ...] | None = None) -> None:
         super().__init__(path, _HINT)
         with self.reading() as file:
             shape = _check_shapes(self.name, file)
-            self.channel_names = select_channels(self.name, tuple(_COMPONENTS), names)
+            self.channel_names = select_channels(self.name, tuple(_COMPONENTS), channel_names)
             self.trajectories, self.frames = shape[0], _complete_frames(file, shape[1])
             if self.frames < 2:
                 raise DataError(
@@ -104,40 +104,42 @@ def parse_numbers(text: str, label: str) -> dict[str, float]:
     return {path[-1] if innermost.count(path[-1]) == 1 else ".".join(path): value for path, value in numbers.items()}
 
 
-def _check_shapes(name: str, file: h5py.File) -> tuple[int, ...]:
+def _check_shapes(file_name: str, file: h5py.File) -> tuple[int, ...]:
     """Return the shape (N, T, X, Y) of the trajectories, after a check that all datasets have it."""
     for dataset, rank in (("velocity", 5), ("particles", 5), ("t", 2)):
-        item = get_dataset(name, file, dataset, f"it contains {', '.join(list(file)[:6])}; {_HINT}")
+        item = get_dataset(file_name, file, dataset, f"it contains {', '.join(list(file)[:6])}; {_HINT}")
         if item.ndim != rank or item.dtype.kind != "f":
-            raise DataError(f"{name}: `{dataset}` has shape {item.shape} and type {item.dtype}; {_HINT}")
+            raise DataError(f"{file_name}: `{dataset}` has shape {item.shape} and type {item.dtype}; {_HINT}")
     shape: tuple[int, ...] = file["velocity"].shape[:4]
     for dataset, width in _WIDTHS.items():
         if file[dataset].shape != (*shape, width):
-            raise DataError(f"{name}: `{dataset}` has shape {file[dataset].shape}; it must be {(*shape, width)}")
+            raise DataError(f"{file_name}: `{dataset}` has shape {file[dataset].shape}; it must be {(*shape, width)}")
     if file["t"].shape != shape[:2]:
-        raise DataError(f"{name}: `t` has shape {file['t'].shape}; it must be {shape[:2]}")
+        raise DataError(f"{file_name}: `t` has shape {file['t'].shape}; it must be {shape[:2]}")
     return shape
 
 
-def _complete_frames(file: h5py.File, stored: int) -> int:
+def _complete_frames(file: h5py.File, stored_frames: int) -> int:
     """Return the number of frames up to `latestIndex` whose times increase in all trajectories."""
     latest = number_attribute(file.attrs, "latestIndex")
     is_increasing = np.diff(np.asarray(file["t"], np.float64), axis=1) > 0
     increasing = 1 + int(np.cumprod(is_increasing.all(axis=0)).sum())
-    return min(increasing, stored if latest is None else int(latest) + 1)
+    return min(increasing, stored_frames if latest is None else int(latest) + 1)
 
 
-def _read_grid(name: str, file: h5py.File, shape: tuple[int, ...], frames: int, extent: tuple[float, float]) -> Grid:
+def _read_grid(
+    file_name: str, file: h5py.File, shape: tuple[int, ...], frames: int, extent: tuple[float, float]
+) -> Grid:
     times = np.asarray(file["t"][:, :frames])
-    start, dt = uniform_spacing(times[0], f"{name}: `t`", "store frames at evenly spaced times")
+    start, dt = uniform_spacing(times[0], f"{file_name}: `t`", "store frames at evenly spaced times")
     if not np.allclose(times, times[0], rtol=1e-5, atol=1e-3 * dt):
-        raise DataError(f"{name}: `t` differs between trajectories; give files with one time step")
+        raise DataError(f"{file_name}: `t` differs between trajectories; give files with one time step")
     spacing = tuple(length / points for length, points in zip(extent, shape[2:], strict=True))
     origin = tuple(step / 2 for step in spacing)
     return Grid(shape=shape[2:], origin=origin, spacing=spacing, start=start, dt=dt)
 
 
-def _parse_extent(text: str, name: str) -> tuple[float, float]:
+def _parse_extent(text: str, file_name: str) -> tuple[float, float]:
     """Return the lengths of the domain from `domain_size` in the `config` text; 1 and 1 without that key."""
     match = re.search(r"domain_size:\s*\[?\s*-?\s*([0-9.eE+-]+)\s*[,\n]\s*-?\s*([0-9.eE+-]+)", text)
     if match is None:
@@ -148,8 +150,8 @@ def _parse_extent(text: str, name: str) -> tuple[float, float]:
         extent = 0.0, 0.0
     if not 0 < min(extent) <= max(extent) < math.inf:
         raise DataError(
-            f"{name}: attribute `config` contains `{' '.join(match[0].split())}`; `domain_size` must be two positive "
-            "numbers"
+            f"{file_name}: attribute `config` contains `{' '.join(match[0].split())}`; `domain_size` must be two "
+            "positive numbers"
         )
     return extent
 

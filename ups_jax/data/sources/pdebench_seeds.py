@@ -34,14 +34,14 @@ class SeedsSource(HDF5Source):
 
     Args:
         path: The file.
-        names: Channels to read, out of those that the root attribute `channels` lists, such as "h, u, v". PDEBench's
-            own files lack that attribute: all their channels are read.
+        channel_names: Channels to read, out of those that the root attribute `channels` lists, such as "h, u, v".
+            Files without that attribute, such as PDEBench's own, are read with all channels.
 
     Raises:
         DataError: Naming file and group, if a group or the attribute `channels` is invalid.
     """
 
-    def __init__(self, path: str | Path, names: tuple[str, ...] | None = None) -> None:
+    def __init__(self, path: str | Path, channel_names: tuple[str, ...] | None = None) -> None:
         super().__init__(path, _HINT)
         with self.reading() as file:
             self._keys = tuple(sorted(key for key, item in file.items() if isinstance(item, h5py.Group)))
@@ -56,7 +56,7 @@ class SeedsSource(HDF5Source):
                         "remove the group, or run its simulation again"
                     )
             available = _channel_names(self.name, file, shape[-1])
-        self.channel_names = select_channels(self.name, available, names) if available else ()
+        self.channel_names = select_channels(self.name, available, channel_names) if available else ()
         self._channel_indices = [available.index(name) for name in self.channel_names] or list(range(shape[-1]))
         self.trajectories, self.frames, self.channels = len(self._keys), shape[0], len(self._channel_indices)
         self._config_numbers: dict[str, Any] | None = None
@@ -102,43 +102,46 @@ class SeedsSource(HDF5Source):
         return self._config_numbers
 
 
-def _channel_names(name: str, file: h5py.File, channels: int) -> tuple[str, ...]:
+def _channel_names(file_name: str, file: h5py.File, channels: int) -> tuple[str, ...]:
     """Return the names in the root attribute `channels`, which is optional."""
     names = tuple(part.strip() for part in text_attribute(file.attrs, "channels").split(",") if part)
     if names and len(names) != channels:
         raise DataError(
-            f"{name}: attribute `channels` lists {len(names)} names, but `data` has {channels} channels; correct it"
+            f"{file_name}: attribute `channels` lists {len(names)} names, but `data` has {channels} channels; "
+            "correct it"
         )
     return names
 
 
-def _get_data(name: str, file: h5py.File, key: str) -> h5py.Dataset:
+def _get_data(file_name: str, file: h5py.File, key: str) -> h5py.Dataset:
     """Return the dataset `data` of a group. Raises `DataError` if it is missing or has no floating-point numbers."""
     data = file[key].get("data")
     if not isinstance(data, h5py.Dataset) or data.shape is None:
-        raise DataError(f"{name}: group `{key}` has no dataset `data`; remove the group, or write it again")
-    check_float(name, f"{key}/data", data, _HINT)
+        raise DataError(f"{file_name}: group `{key}` has no dataset `data`; remove the group, or write it again")
+    check_float(file_name, f"{key}/data", data, _HINT)
     return data
 
 
-def _read_header(name: str, file: h5py.File, key: str) -> tuple[tuple[int, ...], Grid]:
+def _read_header(file_name: str, file: h5py.File, key: str) -> tuple[tuple[int, ...], Grid]:
     """Return the shape of a trajectory and the grid, from the group `key`."""
-    shape = _get_data(name, file, key).shape
+    shape = _get_data(file_name, file, key).shape
     grid = file[key].get("grid")
     axes = [axis for axis in AXES if isinstance(grid, h5py.Group) and axis in grid]
     for axis in ("x", "t"):
         if not isinstance(grid, h5py.Group) or axis not in grid:
-            raise DataError(f"{name}: group `{key}` has no dataset `grid/{axis}`; add the coordinates")
+            raise DataError(f"{file_name}: group `{key}` has no dataset `grid/{axis}`; add the coordinates")
     if len(shape) != 2 + len(axes):
         expected = ", ".join(["T", *"XYZ"[: len(axes)], "C"])
         raise DataError(
-            f"{name}: `{key}/data` has shape {shape}; with the axes {', '.join(axes)} it must be ({expected}): "
+            f"{file_name}: `{key}/data` has shape {shape}; with the axes {', '.join(axes)} it must be ({expected}): "
             "reshape it"
         )
-    times = read_coordinate(name, file, f"{key}/grid/t", (shape[0], shape[0] + 1), f"or one more: `data` is {shape}")
+    times = read_coordinate(
+        file_name, file, f"{key}/grid/t", (shape[0], shape[0] + 1), f"or one more: `data` is {shape}"
+    )
     datasets = [f"{key}/grid/{axis}" for axis in axes]
-    origin, spacing = read_space_axes(name, file, datasets, shape[1:-1], f"as axis of `data` {shape}")
+    origin, spacing = read_space_axes(file_name, file, datasets, shape[1:-1], f"as axis of `data` {shape}")
     start, dt = axis_start_and_step(
-        file[f"{key}/grid/t"], times[: shape[0]], f"{name}: `{key}/grid/t`", "store frames at evenly spaced times"
+        file[f"{key}/grid/t"], times[: shape[0]], f"{file_name}: `{key}/grid/t`", "store frames at evenly spaced times"
     )
     return shape, Grid(shape=shape[1:-1], origin=origin, spacing=spacing, start=start, dt=dt)

@@ -86,32 +86,32 @@ class DarcySource(HDF5Source):
         return result
 
 
-def _read_tensor_header(name: str, file: h5py.File) -> tuple[tuple[int, ...], Grid]:
+def _read_tensor_header(file_name: str, file: h5py.File) -> tuple[tuple[int, ...], Grid]:
     """Return the shape of `tensor` and its grid."""
     hint = f"it contains {', '.join(list(file)[:6]) or 'nothing'}; {_TENSOR_HINT}"
-    tensor = get_dataset(name, file, "tensor", hint)
+    tensor = get_dataset(file_name, file, "tensor", hint)
     shape = tensor.shape
-    check_float(name, "tensor", tensor, _TENSOR_HINT)
-    return shape, read_grid(name, file, "tensor", shape)
+    check_float(file_name, "tensor", tensor, _TENSOR_HINT)
+    return shape, read_grid(file_name, file, "tensor", shape)
 
 
-def _read_darcy_header(name: str, file: h5py.File) -> tuple[int, Grid]:
+def _read_darcy_header(file_name: str, file: h5py.File) -> tuple[int, Grid]:
     """Return the number of solutions and their grid."""
     for dataset in ("tensor", "nu", *_COORDINATES):
-        get_dataset(name, file, dataset, f"it contains {', '.join(list(file)[:6]) or 'nothing'}; {_DARCY_HINT}")
+        get_dataset(file_name, file, dataset, f"it contains {', '.join(list(file)[:6]) or 'nothing'}; {_DARCY_HINT}")
     for dataset in ("tensor", "nu"):
-        check_float(name, dataset, file[dataset], _DARCY_HINT)
+        check_float(file_name, dataset, file[dataset], _DARCY_HINT)
     shape = file["tensor"].shape
     if len(shape) != 4 or shape[1] != 1:
         raise DataError(
-            f"{name}: `tensor` has shape {shape}; steady solutions must have shape (N, 1, X, Y): "
+            f"{file_name}: `tensor` has shape {shape}; steady solutions must have shape (N, 1, X, Y): "
             "reshape it, or set kind: transient if its second axis is time"
         )
     expected = (shape[0], *shape[2:])
     if file["nu"].shape != expected:
         raise DataError(
-            f"{name}: `nu` has shape {file['nu'].shape}; with `tensor` {shape} it must be {expected}: reshape it"
+            f"{file_name}: `nu` has shape {file['nu'].shape}; with `tensor` {shape} it must be {expected}: reshape it"
         )
-    origin, spacing = read_space_axes(name, file, _COORDINATES, shape[2:], f"as axis of `tensor` {shape}")
+    origin, spacing = read_space_axes(file_name, file, _COORDINATES, shape[2:], f"as axis of `tensor` {shape}")
     # A steady task has no time step; the logarithm of 1 is 0 where models are conditioned on it.
     return shape[0], Grid(shape=shape[2:], origin=origin, spacing=spacing, start=0.0, dt=1.0)

@@ -37,17 +37,17 @@ class PointTrajectory:
 
 
 def stack_trajectories(
-    name: str, trajectories: Sequence[PointTrajectory], names: Sequence[str] | None
+    name: str, trajectories: Sequence[PointTrajectory], channel_names: Sequence[str] | None
 ) -> ScatteredMemorySource:
     """Return one source of several trajectories, padded to the largest number of points.
 
     Args:
         name: Name of the source in messages.
         trajectories: The trajectories, which may differ in their points but in nothing else.
-        names: Channels of the result, which for moving points include the positions x, y, z; None selects all.
+        channel_names: Channels of the result, which for moving points include the positions x, y, z; None selects all.
 
     Raises:
-        DataError: If the trajectories do not match each other, or `names` is invalid.
+        DataError: If the trajectories do not match each other, or `channel_names` is invalid.
     """
     first = trajectories[0]
     _check_consistent(first, first)
@@ -58,7 +58,7 @@ def stack_trajectories(
         raise DataError(
             f"{name}: field `{min(collisions)}` has the name of a position channel; rename the field in the file"
         )
-    channels = select_channels(name, available, names)
+    channels = select_channels(name, available, channel_names)
     if is_moving and not set(AXES[:axes]) <= set(channels):
         raise DataError(f"{name}: the points move; add their positions {', '.join(AXES[:axes])} to `channels`")
     for trajectory in trajectories:

@@ -41,15 +41,15 @@ class PointsSource(HDF5Source):
 
     Args:
         path: The file.
-        names: Channels to read, which for moving points include the positions x, y, z; None reads all.
+        channel_names: Channels to read, which for moving points include the positions x, y, z; None reads all.
 
     Raises:
-        DataError: Naming file and dataset, if a dataset or `names` is invalid.
+        DataError: Naming file and dataset, if a dataset or `channel_names` is invalid.
     """
 
     file_name_coefficients: tuple[str, ...] = ()
 
-    def __init__(self, path: str | Path, names: tuple[str, ...] | None = None) -> None:
+    def __init__(self, path: str | Path, channel_names: tuple[str, ...] | None = None) -> None:
         super().__init__(path, _HINT)
         with self.reading() as file:
             self._is_moving = "positions" in file
@@ -75,7 +75,7 @@ class PointsSource(HDF5Source):
                 if name in AXES and self._is_moving:
                     raise DataError(f"{path}: `{dataset}` has the name of a position channel; rename the dataset")
             position_channels = AXES[:space_axes] if self._is_moving else ()
-            self.channel_names = select_channels(self.name, (*position_channels, *self._field_datasets), names)
+            self.channel_names = select_channels(self.name, (*position_channels, *self._field_datasets), channel_names)
             if any(name not in self.channel_names for name in position_channels):
                 raise DataError(
                     f"{path}: the points move; add their positions {', '.join(position_channels)} to `channels` "
@@ -234,72 +234,82 @@ class ScatteredSource(Protocol):
         ...
 
 
-def bounding_box(name: str, points: Float[np.ndarray, "p d"]) -> Float[np.ndarray, "2 d"]:
+def bounding_box(label: str, points: Float[np.ndarray, "p d"]) -> Float[np.ndarray, "2 d"]:
     """Return the lower and the upper corner of the bounding box of points.
 
-    Raises `DataError`, beginning with `name`, if the box has no extent along an axis.
+    Raises `DataError`, beginning with `label`, if the box has no extent along an axis.
     """
     corners = np.stack([points.min(axis=0), points.max(axis=0)])
     if not (corners[1] > corners[0]).all():
-        raise DataError(f"{name}: all points lie in one plane, line or point; leave out the axis without extent")
+        raise DataError(f"{label}: all points lie in one plane, line or point; leave out the axis without extent")
     return corners
 
 
-def _count_axes(name: str, file: h5py.File, shape: tuple[int, ...], *, is_moving: bool) -> int:
+def _count_axes(file_name: str, file: h5py.File, shape: tuple[int, ...], *, is_moving: bool) -> int:
     """Return the number of space axes, after a check of the shape of `positions` or `points`."""
     dataset = "positions" if is_moving else "points"
-    actual = _get_numeric_dataset(name, file, dataset).shape
+    actual = _get_numeric_dataset(file_name, file, dataset).shape
     allowed = [shape] if is_moving else [shape[2:], (shape[0], shape[2])]
     if actual[:-1] not in [tuple(item) for item in allowed] or not 1 <= actual[-1] <= len(AXES):
         raise DataError(
-            f"{name}: `{dataset}` has shape {actual}; for fields with {shape[0]} trajectories and {shape[2]} points it "
-            f"must be {' or '.join(str((*item, 'axes')) for item in allowed)}".replace("'", "")
+            f"{file_name}: `{dataset}` has shape {actual}; with {shape[0]} trajectories and {shape[2]} points "
+            f"it must be {' or '.join(str((*item, 'axes')) for item in allowed)}".replace("'", "")
         )
     return int(actual[-1])
 
 
-def _group_names(name: str, file: h5py.File, group: str) -> tuple[str, ...]:
+def _group_names(file_name: str, file: h5py.File, group: str) -> tuple[str, ...]:
     """Return the names in an optional group. Raises `DataError` if it is a dataset."""
     members = file.get(group, {})
     if isinstance(members, h5py.Dataset):
-        raise DataError(f"{name}: `{group}` must be a group of datasets; {_HINT}")
+        raise DataError(f"{file_name}: `{group}` must be a group of datasets; {_HINT}")
     return tuple(members)
 
 
-def _get_numeric_dataset(name: str, file: h5py.File, dataset: str, kinds: str = "fiu") -> h5py.Dataset:
+def _get_numeric_dataset(file_name: str, file: h5py.File, dataset: str, kinds: str = "fiu") -> h5py.Dataset:
     """Return a dataset. Raises `DataError` unless its data type is of one of the `kinds`, letters of NumPy."""
-    item = get_dataset(name, file, dataset, _HINT)
+    item = get_dataset(file_name, file, dataset, _HINT)
     if item.dtype.kind not in kinds:
         expected = "floating-point" if kinds == "f" else "integer" if kinds == "iu" else "numeric"
-        raise DataError(f"{name}: `{dataset}` has type {item.dtype}; it must be {expected}")
+        raise DataError(f"{file_name}: `{dataset}` has type {item.dtype}; it must be {expected}")
     return item
 
 
 def _check_dataset(
-    name: str, file: h5py.File, dataset: str, shapes: tuple[tuple[int, ...], ...], axes: str, kinds: str = "f"
+    file_name: str,
+    file: h5py.File,
+    dataset: str,
+    shapes: tuple[tuple[int, ...], ...],
+    axis_names: str,
+    kinds: str = "f",
 ) -> None:
-    """Raise `DataError` unless a dataset has one of the `shapes`, which `axes` describes in words."""
-    item = _get_numeric_dataset(name, file, dataset, kinds)
+    """Raise `DataError` unless a dataset has one of the `shapes`, which `axis_names` describes in words."""
+    item = _get_numeric_dataset(file_name, file, dataset, kinds)
     if item.shape not in shapes:
         expected = " or ".join(map(str, shapes))
-        raise DataError(f"{name}: `{dataset}` has shape {item.shape}; it must be {expected}: {axes}")
+        raise DataError(f"{file_name}: `{dataset}` has shape {item.shape}; it must be {expected}: {axis_names}")
 
 
 def _read_cloud(
-    name: str, file: h5py.File, shape: tuple[int, ...], position_channels: tuple[str, ...], axes: int, mask: np.ndarray
+    file_name: str,
+    file: h5py.File,
+    shape: tuple[int, ...],
+    position_channels: tuple[str, ...],
+    axes: int,
+    mask: np.ndarray,
 ) -> PointCloud:
     """Return the point cloud of a file with fields of a `shape` (trajectories, times, points)."""
-    if _get_numeric_dataset(name, file, "time", "f").shape != (shape[1],):
-        raise DataError(f"{name}: `time` must have {shape[1]} floating-point entries, one for each frame")
-    start, dt = uniform_spacing(np.asarray(file["time"]), f"{name}: `time`", "store frames at evenly spaced times")
+    if _get_numeric_dataset(file_name, file, "time", "f").shape != (shape[1],):
+        raise DataError(f"{file_name}: `time` must have {shape[1]} floating-point entries, one for each frame")
+    start, dt = uniform_spacing(np.asarray(file["time"]), f"{file_name}: `time`", "store frames at evenly spaced times")
     if "box" in file:
-        corners = np.asarray(_get_numeric_dataset(name, file, "box"), np.float64)
+        corners = np.asarray(_get_numeric_dataset(file_name, file, "box"), np.float64)
         if corners.shape != (2, axes) or not (np.isfinite(corners).all() and (corners[1] > corners[0]).all()):
-            raise DataError(f"{name}: `box` must be an array (2, {axes}) of the lower and the upper corner")
+            raise DataError(f"{file_name}: `box` must be an array (2, {axes}) of the lower and the upper corner")
     else:
         positions = np.asarray(file["positions" if position_channels else "points"], np.float64)
         point_mask = mask[:, None] if position_channels and mask.ndim == 2 else mask
-        corners = bounding_box(name, positions[np.broadcast_to(point_mask, positions.shape[:-1]) > 0])
+        corners = bounding_box(file_name, positions[np.broadcast_to(point_mask, positions.shape[:-1]) > 0])
     return PointCloud.from_corners(
         corners, shape[2], (start, dt), box_from_points="box" not in file, position_channels=position_channels
     )

@@ -221,18 +221,18 @@ class ShardsSource:
 
     Args:
         path: The folder.
-        names: Channels to read; None reads all.
+        channel_names: Channels to read; None reads all.
 
     Raises:
         DataError: Naming the file, if the manifest or a shard is missing or damaged.
     """
 
-    def __init__(self, path: str | Path, names: tuple[str, ...] | None = None) -> None:
+    def __init__(self, path: str | Path, channel_names: tuple[str, ...] | None = None) -> None:
         self.path, self.name = Path(path), str(path)
         self.manifest = read_manifest(path)
         check_sizes(path, self.manifest.shards)
         available = self.manifest.channels
-        self.channel_names = select_channels(self.name, available, names) if available else ()
+        self.channel_names = select_channels(self.name, available, channel_names) if available else ()
         all_channels = list(range(self.manifest.channel_count))
         self._channel_indices = [available.index(name) for name in self.channel_names] or all_channels
         self.channels = len(self._channel_indices)

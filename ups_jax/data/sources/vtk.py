@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from ups_jax.core.errors import DataError, first_line
-from ups_jax.core.files import inside
+from ups_jax.core.files import path_inside
 from ups_jax.core.terminal import one_line
 from ups_jax.data.sources.in_memory import ScatteredMemorySource
 from ups_jax.data.sources.point_trajectories import (
@@ -33,19 +33,19 @@ def is_vtk_series(path: Path) -> bool:
     return path.suffix == ".pvd" or (path.is_dir() and any(path.glob("*.pvd")))
 
 
-def open_vtk_series(path: str | Path, names: tuple[str, ...] | None = None) -> ScatteredMemorySource:
+def open_vtk_series(path: str | Path, channel_names: tuple[str, ...] | None = None) -> ScatteredMemorySource:
     """Return the trajectories of a .pvd file or of a folder of them.
 
     Args:
         path: The file or folder.
-        names: Channels to read; None reads all.
+        channel_names: Channels to read; None reads all.
 
     Raises:
         DataError: If a file cannot be read, or if meshio is not installed.
     """
     require_module("meshio", str(path))
     files = sorted(Path(path).glob("*.pvd")) if Path(path).is_dir() else [Path(path)]
-    return stack_trajectories(str(path), [_read_trajectory(file) for file in files], names)
+    return stack_trajectories(str(path), [_read_trajectory(file) for file in files], channel_names)
 
 
 def list_frames(path: Path) -> list[tuple[float, Path]]:
@@ -63,7 +63,7 @@ def list_frames(path: Path) -> list[tuple[float, Path]]:
             f"{path}: cannot be read as a list of frames ({error}); write an element DataSet with the attributes "
             "timestep and file for each frame"
         ) from None
-    frames = [(time, inside(path, "file", name, DataError)) for time, name in entries]
+    frames = [(time, path_inside(path, "file", name, DataError)) for time, name in entries]
     if len(frames) < 2:
         raise DataError(f"{path}: lists {len(frames)} frames; a trajectory needs at least 2")
     return sorted(frames)

@@ -38,19 +38,19 @@ class WellSource(HDF5Source):
 
     Args:
         path: The file.
-        names: Channels to read; None reads all fields that change in time.
+        channel_names: Channels to read; None reads all fields that change in time.
 
     Raises:
         DataError: Naming file and dataset, if a dataset or attribute is invalid, or if the grid is not supported.
     """
 
-    def __init__(self, path: str | Path, names: tuple[str, ...] | None = None) -> None:
+    def __init__(self, path: str | Path, channel_names: tuple[str, ...] | None = None) -> None:
         super().__init__(path, _HINT)
         with self.reading() as file:
             axes = _space_axes(self.name, file)
             self.trajectories = _trajectory_count(self.name, file)
             channels = _list_channels(self.name, file, axes)
-            self.channel_names = select_channels(self.name, tuple(channels), names)
+            self.channel_names = select_channels(self.name, tuple(channels), channel_names)
             self._channels = [channels[name] for name in self.channel_names]
             self.grid, self.frames = _read_grid(self.name, file, axes, self.trajectories)
             for channel in self._channels:
@@ -73,37 +73,37 @@ class WellSource(HDF5Source):
         return result
 
 
-def _space_axes(name: str, file: h5py.File) -> tuple[str, ...]:
+def _space_axes(file_name: str, file: h5py.File) -> tuple[str, ...]:
     """Return the file's names of the space axes, in the order of the fields' axes."""
     kind = text_attribute(file.attrs, "grid_type", "cartesian")
     if kind.lower() != "cartesian":
-        raise DataError(f"{name}: its grid is {kind}; only Cartesian grids are supported")
+        raise DataError(f"{file_name}: its grid is {kind}; only Cartesian grids are supported")
     axes = _text_list(_get_group(file, "dimensions"), "spatial_dims")
     if not 1 <= len(set(axes)) == len(axes) <= len(AXES):
         raise DataError(
-            f"{name}: attribute `spatial_dims` of the group `dimensions` lists {', '.join(axes) or 'nothing'}; it must "
-            "list 1 to 3 different axes"
+            f"{file_name}: attribute `spatial_dims` of the group `dimensions` lists {', '.join(axes) or 'nothing'}; it "
+            "must list 1 to 3 different axes"
         )
     for axis in (*axes, "time"):
-        get_dataset(name, file, f"dimensions/{axis}", _HINT)
+        get_dataset(file_name, file, f"dimensions/{axis}", _HINT)
     return axes
 
 
-def _trajectory_count(name: str, file: h5py.File) -> int:
+def _trajectory_count(file_name: str, file: h5py.File) -> int:
     count = number_attribute(file.attrs, "n_trajectories")
     if count is None or count < 1:
-        raise DataError(f"{name}: attribute `n_trajectories` is missing or not a positive number; {_HINT}")
+        raise DataError(f"{file_name}: attribute `n_trajectories` is missing or not a positive number; {_HINT}")
     return int(count)
 
 
-def _list_channels(name: str, file: h5py.File, axes: tuple[str, ...]) -> dict[str, _Channel]:
+def _list_channels(file_name: str, file: h5py.File, axes: tuple[str, ...]) -> dict[str, _Channel]:
     """Return every component of the fields that change in time: scalars, then vectors, then tensors."""
     channels: dict[str, _Channel] = {}
     for order, group in enumerate(_GROUPS):
         members = _get_group(file, group)
         fields = () if members is None else _text_list(members, "field_names") or tuple(members)
         for field in fields:
-            if not _flag(get_dataset(name, file, f"{group}/{field}", _HINT), "time_varying", True):
+            if not _flag(get_dataset(file_name, file, f"{group}/{field}", _HINT), "time_varying", True):
                 continue
             for component in itertools.product(range(len(axes)), repeat=order):
                 suffix = "".join(axes[index] for index in component)
@@ -112,63 +112,69 @@ def _list_channels(name: str, file: h5py.File, axes: tuple[str, ...]) -> dict[st
     return channels
 
 
-def _read_grid(name: str, file: h5py.File, axes: tuple[str, ...], trajectories: int) -> tuple[Grid, int]:
+def _read_grid(file_name: str, file: h5py.File, axes: tuple[str, ...], trajectories: int) -> tuple[Grid, int]:
     """Return the grid and the number of frames."""
     lines = []
     for axis in axes:
-        values = _read_coordinate(name, file, axis, trajectories)
-        lines.append((len(values), *uniform_spacing(values, f"{name}: `dimensions/{axis}`", "give a uniform grid")))
-    times = _read_coordinate(name, file, "time", trajectories)
-    start, dt = uniform_spacing(times, f"{name}: `dimensions/time`", "store frames at evenly spaced times")
+        values = _read_coordinate(file_name, file, axis, trajectories)
+        lines.append(
+            (len(values), *uniform_spacing(values, f"{file_name}: `dimensions/{axis}`", "give a uniform grid"))
+        )
+    times = _read_coordinate(file_name, file, "time", trajectories)
+    start, dt = uniform_spacing(times, f"{file_name}: `dimensions/time`", "store frames at evenly spaced times")
     shape, origin, spacing = (tuple(values) for values in zip(*lines, strict=True))
     return Grid(shape=shape, origin=origin, spacing=spacing, start=start, dt=dt), len(times)
 
 
-def _read_coordinate(name: str, file: h5py.File, axis: str, trajectories: int) -> Float[np.ndarray, " n"]:
+def _read_coordinate(file_name: str, file: h5py.File, axis: str, trajectories: int) -> Float[np.ndarray, " n"]:
     """Return the coordinates of an axis, which must be the same for all trajectories and at all times."""
     dataset = file[f"dimensions/{axis}"]
     has_trajectory_axis = _flag(dataset, "sample_varying", False)
     if axis != "time" and _flag(dataset, "time_varying", False):
-        raise DataError(f"{name}: the grid moves (`dimensions/{axis}` is time_varying); only fixed grids are supported")
+        raise DataError(
+            f"{file_name}: the grid moves (`dimensions/{axis}` is time_varying); only fixed grids are supported"
+        )
     if dataset.ndim != 1 + has_trajectory_axis or dataset.dtype.kind != "f":
-        raise DataError(f"{name}: `dimensions/{axis}` has shape {dataset.shape} and type {dataset.dtype}; {_HINT}")
+        raise DataError(f"{file_name}: `dimensions/{axis}` has shape {dataset.shape} and type {dataset.dtype}; {_HINT}")
     values = np.asarray(dataset)
     if has_trajectory_axis:
         if len(values) != trajectories or not np.allclose(values, values[:1], rtol=1e-5):
             raise DataError(
-                f"{name}: `dimensions/{axis}` differs between trajectories; split the file into files with one grid"
+                f"{file_name}: `dimensions/{axis}` differs between trajectories; split it into files with one grid"
             )
         values = values[0]
     return values
 
 
-def _check_shape(name: str, dataset: h5py.Dataset, source: WellSource, order: int) -> None:
+def _check_shape(file_name: str, dataset: h5py.Dataset, source: WellSource, order: int) -> None:
     """Raise `DataError` unless a field of tensor order `order` has the shape that its attributes imply."""
     label, rank = f"`{dataset.name.strip('/')}`", len(source.grid.shape)
     is_varying = np.atleast_1d(dataset.attrs.get("dim_varying", np.ones(rank, bool)))
     if is_varying.dtype.kind not in "biu":
-        raise DataError(f"{name}: {label} has an attribute `dim_varying` of type {is_varying.dtype}; {_HINT}")
+        raise DataError(f"{file_name}: {label} has an attribute `dim_varying` of type {is_varying.dtype}; {_HINT}")
     space = tuple(points if varies else 1 for points, varies in zip(source.grid.shape, is_varying, strict=False))
     trajectory_axis = (source.trajectories,) if _flag(dataset, "sample_varying", True) else ()
     expected = (*trajectory_axis, source.frames, *space, *(rank,) * order)
     if len(is_varying) != rank or dataset.shape != expected:
-        raise DataError(f"{name}: {label} has shape {dataset.shape}; by its attributes it must be {expected}")
+        raise DataError(f"{file_name}: {label} has shape {dataset.shape}; by its attributes it must be {expected}")
     if dataset.dtype.kind != "f":
-        raise DataError(f"{name}: {label} contains {dataset.dtype}, not floating-point numbers; store it as float32")
+        raise DataError(
+            f"{file_name}: {label} contains {dataset.dtype}, not floating-point numbers; store it as float32"
+        )
 
 
-def _read_coefficients(name: str, file: h5py.File, trajectories: int) -> dict[str, Any]:
+def _read_coefficients(file_name: str, file: h5py.File, trajectories: int) -> dict[str, Any]:
     """Return the coefficients by lower-case name; a scalar replaces a root attribute of its name."""
     parameters = {key: number_attribute(file.attrs, key) for key in _text_list(file, "simulation_parameters")}
     coefficients: dict[str, Any] = {key.lower(): value for key, value in parameters.items() if value is not None}
     for key in _get_group(file, "scalars") or ():
-        dataset = get_dataset(name, file, f"scalars/{key}", _HINT)
+        dataset = get_dataset(file_name, file, f"scalars/{key}", _HINT)
         if _flag(dataset, "time_varying", False) or dataset.dtype.kind not in "fiu":
             continue
         expected = (trajectories,) if _flag(dataset, "sample_varying", False) else ()
         if dataset.shape != expected:
             raise DataError(
-                f"{name}: `scalars/{key}` has shape {dataset.shape}; by its attributes it must be {expected}"
+                f"{file_name}: `scalars/{key}` has shape {dataset.shape}; by its attributes it must be {expected}"
             )
         coefficients[key.lower()] = np.asarray(dataset, np.float64)
     return coefficients

@@ -51,12 +51,12 @@ def is_zarr(path: Path) -> bool:
     return path.is_dir() and any((path / name).is_file() for name in ("zarr.json", ".zgroup"))
 
 
-def open_zarr(path: str | Path, names: tuple[str, ...] | None = None) -> ScatteredMemorySource:
+def open_zarr(path: str | Path, channel_names: tuple[str, ...] | None = None) -> ScatteredMemorySource:
     """Return the trajectories of a Zarr file.
 
     Args:
         path: The folder of the Zarr hierarchy.
-        names: Channels to read; None reads all.
+        channel_names: Channels to read; None reads all.
 
     Raises:
         DataError: If the file cannot be read, has no trajectories or unsafe codecs, or if zarr is not installed.
@@ -80,7 +80,7 @@ def open_zarr(path: str | Path, names: tuple[str, ...] | None = None) -> Scatter
         raise DataError(
             f"{path}: contains no trajectory; each must be a group with `positions`, or with `coords` and `fields`"
         )
-    return stack_trajectories(str(path), trajectories, names)
+    return stack_trajectories(str(path), trajectories, channel_names)
 
 
 def check_metadata(path: Path) -> None:
