@@ -61,36 +61,36 @@ def compare(args: argparse.Namespace) -> None:
         path = args.work / f"{chosen['preset']}_{steps}_{name.replace(' ', '_')}"
         train(cfg, "operator", path, console=Console(quiet=True))
         runs[name] = load_task_run(path)
-    told, untold = (runs[name] for name in _MODELS)
+    conditioned, unconditioned = (runs[name] for name in _MODELS)
     preset = get_preset("burgers1d", str(chosen["preset"]))
     if not isinstance(preset, Preset):
         raise TypeError("Burgers' equation is a transient task of the spectral solver")
-    dataset = open_dataset(told.config, told.task)
-    held = dataset.trajectories("test")
-    horizon = held.fields.shape[1] - 1
+    dataset = open_dataset(conditioned.config, conditioned.task)
+    trajectories = dataset.trajectories("test")
+    horizon = trajectories.fields.shape[1] - 1
     predictions = {
-        "told": told.rollout(held.fields[:, 0], horizon, {"nu": held.cond[:, 0]}),
-        "not told": untold.rollout(held.fields[:, 0], horizon),
-        "persistence": np.repeat(held.fields[:, :1], horizon, axis=1),
+        "told": conditioned.rollout(trajectories.fields[:, 0], horizon, {"nu": trajectories.cond[:, 0]}),
+        "not told": unconditioned.rollout(trajectories.fields[:, 0], horizon),
+        "persistence": np.repeat(trajectories.fields[:, :1], horizon, axis=1),
     }
-    errors = {name: nrmse(frames, held.fields[:, 1:]) for name, frames in predictions.items()}
-    initial = held.fields[: int(str(chosen["samples"])), 0]
-    blind = untold.rollout(initial, horizon)
+    errors = {name: nrmse(frames, trajectories.fields[:, 1:]) for name, frames in predictions.items()}
+    initial = trajectories.fields[: int(str(chosen["samples"])), 0]
+    blind = unconditioned.rollout(initial, horizon)
     response = []
     for nu in np.geomspace(preset.low, preset.high, 5).tolist():
         truth = reference(preset, initial, nu, horizon)
         response.append(
             {"nu": nu}
             | of_last("solver", truth)
-            | of_last("told", told.rollout(initial, horizon, {"nu": nu}))
+            | of_last("told", conditioned.rollout(initial, horizon, {"nu": nu}))
             | of_last("not told", blind)
-            | {"nrmse told": float(nrmse(told.rollout(initial, horizon, {"nu": nu}), truth).mean())}
+            | {"nrmse told": float(nrmse(conditioned.rollout(initial, horizon, {"nu": nu}), truth).mean())}
             | {"nrmse not told": float(nrmse(blind, truth).mean())}
         )
     result = {
         "preset": chosen["preset"],
         "steps": steps,
-        "trajectories": len(held.fields),
+        "trajectories": len(trajectories.fields),
         "rollout_nrmse": {name: float(values.mean()) for name, values in errors.items()},
         "told_is_better_on": float((errors["told"] < errors["not told"]).mean()),
         "falls_with_nu": {
@@ -138,8 +138,10 @@ def of_last(name: str, frames: Float[np.ndarray, "b t x c"]) -> dict[str, float]
 def tell(console: Any, result: dict[str, Any]) -> None:
     from rich.table import Table
 
-    told = ", ".join(f"{name} {value:.3g}" for name, value in result["rollout_nrmse"].items())
-    console.print(f"rollout nRMSE of {result['trajectories']} test trajectories after {result['steps']} steps: {told}")
+    errors = ", ".join(f"{name} {value:.3g}" for name, value in result["rollout_nrmse"].items())
+    console.print(
+        f"rollout nRMSE of {result['trajectories']} test trajectories after {result['steps']} steps: {errors}"
+    )
     console.print(f"told is better on {100 * result['told_is_better_on']:.0f} % of them")
     falls = all(result["falls_with_nu"].values())
     console.print(f"energy and gradients fall with the viscosity, as the solver's: {'yes' if falls else 'no'}")

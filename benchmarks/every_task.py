@@ -81,15 +81,15 @@ def measured(name: str, seconds: float, data_root: str) -> dict[str, Any] | None
     from comparison.jobs import environment
 
     case = CASES[name]
-    given = [f"data.root={data_root}", f"stages.{case.stage}.max_seconds={seconds}", *_file_of(name, data_root)]
-    _prepare(case, given)
+    overrides = [f"data.root={data_root}", f"stages.{case.stage}.max_seconds={seconds}", *_file_of(name, data_root)]
+    _prepare(case, overrides)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
         script, config = (Path(__file__).resolve().parents[1] / "scripts" / "train.py", CONFIGS / f"{case.config}.yaml")
         line = [sys.executable, str(script), "--config", str(config), "--stage", case.stage, "--run-dir", str(run)]
         begin, before = time.monotonic(), _cpu_of_children()
-        own = {"JAX_COMPILATION_CACHE_DIR": str(Path(folder) / "cache"), "WANDB_MODE": "offline"}
-        result = subprocess.run([*line, *given], capture_output=True, text=True, env=environment() | own)
+        variables = {"JAX_COMPILATION_CACHE_DIR": str(Path(folder) / "cache"), "WANDB_MODE": "offline"}
+        result = subprocess.run([*line, *overrides], capture_output=True, text=True, env=environment() | variables)
         wall, cpu = time.monotonic() - begin, _cpu_of_children() - before
         if result.returncode:
             said = [f"exit code {result.returncode}", *result.stderr.strip().splitlines()]
@@ -103,8 +103,8 @@ def measured(name: str, seconds: float, data_root: str) -> dict[str, Any] | None
         for task, sections in evaluation["metrics"].items()
     }
     row = {"seconds": seconds, "steps": steps, "wall": wall, "cpu": cpu, "baseline": baseline, "errors": errors}
-    told = ", ".join(f"{task} {own:.3g} / {other:.3g}" for task, (own, other) in errors.items())
-    print(f"done        {name}: {told} in {cpu:.0f} CPU-s, {wall:.0f} s", flush=True)
+    summary = ", ".join(f"{task} {error:.3g} / {trivial:.3g}" for task, (error, trivial) in errors.items())
+    print(f"done        {name}: {summary} in {cpu:.0f} CPU-s, {wall:.0f} s", flush=True)
     return row
 
 
@@ -113,23 +113,23 @@ def _error(sections: dict[str, Any]) -> float:
 
 
 def _file_of(name: str, data_root: str) -> list[str]:
-    """What is to be given for data that is not the generator's own."""
+    """Return the overrides for data that the embedded generator does not write."""
     if name != "swe2d_well":
         return []
     return [f"data.tasks.0.path={Path(data_root) / 'swe2d_well.hdf5'}"]
 
 
-def _prepare(case: _Case, given: list[str]) -> None:
+def _prepare(case: _Case, overrides: list[str]) -> None:
     from comparison.well_file import write_well
 
     from ups_jax import simulate
     from ups_jax.config import load
     from ups_jax.data import data_path
 
-    cfg = load(CONFIGS / f"{case.config}.yaml", given)
+    cfg = load(CONFIGS / f"{case.config}.yaml", overrides)
     wanted = cfg.data.tasks[0].path
     if case.config == "swe2d_well" and not Path(str(wanted)).exists():
-        embedded = load(CONFIGS / "swe2d.yaml", given[:1])
+        embedded = load(CONFIGS / "swe2d.yaml", overrides[:1])
         simulate.prepare(embedded)
         write_well(data_path(embedded.data, embedded.data.tasks[0]), Path(str(wanted)))
     simulate.prepare(cfg)
@@ -147,16 +147,16 @@ def _table(rows: dict[str, Any]) -> Any:
     for column in ("configuration", "data", "steps", "CPU-s", "s", "task", "error", "baseline", "ratio"):
         table.add_column(column, justify="left" if column in ("configuration", "data", "task") else "right")
     for name, row in rows.items():
-        for task, (own, other) in row["errors"].items():
+        for task, (error, baseline) in row["errors"].items():
             numbers = [str(row["steps"]), f"{row['cpu']:.0f}", f"{row['wall']:.0f}"]
             table.add_row(
                 name,
                 CASES[name].kind,
                 *numbers,
                 task,
-                f"{own:.3g}",
-                f"{other:.3g} ({row['baseline']})",
-                f"{own / other:.3f}",
+                f"{error:.3g}",
+                f"{baseline:.3g} ({row['baseline']})",
+                f"{error / baseline:.3f}",
             )
     return table
 

@@ -142,17 +142,17 @@ def _process(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
 
 def _signal_all(process: int, number: signal.Signals) -> None:
     """To the process and its descendants; W&B's service is a group of its own."""
-    for own in [process, *_descendants(process)]:
+    for target in [process, *_descendants(process)]:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(own, number)
+            os.kill(target, number)
 
 
 def _descendants(process: int) -> list[int]:
-    found: list[int] = []
+    children: list[int] = []
     for listed in Path(f"/proc/{process}/task").glob("*/children"):
         with contextlib.suppress(OSError):
-            found += map(int, listed.read_text().split())
-    return [*found, *(below for child in found for below in _descendants(child))]
+            children += map(int, listed.read_text().split())
+    return [*children, *(below for child in children for below in _descendants(child))]
 
 
 def run_bare(config: str, overrides: list[str], counted: Path) -> NoReturn:
@@ -184,7 +184,7 @@ def run_bare(config: str, overrides: list[str], counted: Path) -> NoReturn:
 
 
 def _newest_step(records: Path) -> int:
-    """Of the last whole line; 0 where there is none."""
+    """Return the step of the last complete line, or 0 without one."""
     if not records.exists():
         return 0
     with records.open("rb") as file:

@@ -96,11 +96,11 @@ def in_turns(config: str, overrides: list[str], folder: Path, rounds: int, steps
     with ExitStack() as stack:
         batches: dict[str, Iterator[Any]] = {}
         for way, (kind, key) in _WAYS.items():
-            own = load(config, [*overrides, f"data.tasks.0.path={paths[kind]}", key])
-            dataset = open_dataset(own)
-            batches[way] = stack.enter_context(training_batches(dataset, own, "operator"))
-        held = next(batches["HDF5"])
-        batches[_HELD] = iter(lambda: held, None)
+            way_cfg = load(config, [*overrides, f"data.tasks.0.path={paths[kind]}", key])
+            dataset = open_dataset(way_cfg)
+            batches[way] = stack.enter_context(training_batches(dataset, way_cfg, "operator"))
+        first_batch = next(batches["HDF5"])
+        batches[_HELD] = iter(lambda: first_batch, None)
         tried = stack.enter_context(trial(cfg, "operator", dataset, build_model(cfg, dataset.task, "operator")))
         # A reader has read ahead while the others ran; that is used up before the clock starts.
         ahead = cfg.data.loader.buffer + 2 * MAX_GROUPED_BATCHES + 2 * tried.steps_per_call
@@ -140,8 +140,8 @@ def _cells(row: dict[str, Any]) -> tuple[str, str]:
     return f"{row['milliseconds']:.2f}", f"{row['ratio']:.3f} ({low:.3f} to {high:.3f})"
 
 
-def _row(taken: list[float], held: list[float]) -> dict[str, Any]:
-    ratios = [one / other for one, other in zip(taken, held, strict=True)]
+def _row(taken: list[float], baseline: list[float]) -> dict[str, Any]:
+    ratios = [one / other for one, other in zip(taken, baseline, strict=True)]
     quartiles = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else [ratios[0]] * 3
     return {
         "milliseconds": 1e3 * statistics.median(taken),

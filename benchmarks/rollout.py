@@ -63,12 +63,15 @@ def compare(args: argparse.Namespace) -> None:
     preset = get_preset(task.name, task.preset) if task.name in STEPPERS else None
     if run.task.kind == "steady" or not isinstance(preset, Preset) or preset.coefficient is None:
         raise ConfigError(f"{args.run}: {run.task.name} is no task of the spectral solver with a coefficient")
-    held = open_dataset(cfg, run.task).trajectories("test")
-    steps, truth = held.fields.shape[1] - 1, held.fields[:, run.model.context :]
+    trajectories = open_dataset(cfg, run.task).trajectories("test")
+    steps, truth = trajectories.fields.shape[1] - 1, trajectories.fields[:, run.model.context :]
 
     def model(rows: np.ndarray) -> Frames:
         return run.rollout_arrays(
-            held.fields[rows, : run.model.context], truth.shape[1], held.cond[rows], held.cond_mask[rows]
+            trajectories.fields[rows, : run.model.context],
+            truth.shape[1],
+            trajectories.cond[rows],
+            trajectories.cond_mask[rows],
         )
 
     ways = [Way(name="model", frames=model)]
@@ -78,10 +81,12 @@ def compare(args: argparse.Namespace) -> None:
             name = f"solver, {int(points * preset.points)} points, {substeps} substeps"
 
             def solved(rows: np.ndarray, solver: Any = solver) -> Frames:
-                return np.asarray(solver(held.fields[rows, 0, :, 0], held.cond[rows, 0]))[:, run.model.context - 1 :]
+                return np.asarray(solver(trajectories.fields[rows, 0, :, 0], trajectories.cond[rows, 0]))[
+                    :, run.model.context - 1 :
+                ]
 
             ways.append(Way(name=name, frames=solved))
-    everything = np.arange(len(held.fields))
+    everything = np.arange(len(trajectories.fields))
     # What blew up is no number, and no answer to anything.
     errors = {way.name: float(np.asarray(nrmse(way.frames(everything), truth)).mean()) for way in ways}
     rates = {way.name: dict[int, float]() for way in ways}
@@ -95,7 +100,7 @@ def compare(args: argparse.Namespace) -> None:
     rows = [{"way": way.name, "nrmse": errors[way.name], "frames_per_second": rates[way.name]} for way in ways]
     about = {
         "task": run.task.name,
-        "trajectories": len(held.fields),
+        "trajectories": len(trajectories.fields),
         "frames": truth.shape[1],
         "repeats": args.repeats,
         "step": run.checkpoint.step,
@@ -130,7 +135,7 @@ def _solver(task: str, preset: Any, points: int, substeps: int, steps: int) -> A
 
 
 def _seconds(ways: list[Way], rows: np.ndarray, repeats: int) -> dict[str, float]:
-    """Of a rollout of these trajectories, the median of several in turns; the first, which compiles, does not count."""
+    """Return each way's median seconds per rollout, the ways interleaved; the first rollout, which compiles, is left out."""
     taken: dict[str, list[float]] = {way.name: [] for way in ways}
     for repeat in range(repeats + 1):
         for way in ways:
@@ -151,29 +156,31 @@ def tell(errors: dict[str, float], rates: dict[str, dict[int, float]], batches: 
         table.add_row(name, f"{error:.2e}", *(f"{rates[name][batch]:.3g}" for batch in batches))
     console.print(table)
     for batch in batches:
-        console.print(f"batch {batch}: {crossing(errors, {name: each[batch] for name, each in rates.items()})}")
+        console.print(
+            f"batch {batch}: {crossing(errors, {name: way_rates[batch] for name, way_rates in rates.items()})}"
+        )
 
 
 def crossing(errors: dict[str, float], rates: dict[str, float]) -> str:
-    """What the solver does at the model's error, and at its speed."""
+    """Compare the solver with the model at the model's error, and at its speed."""
     solvers = [name for name in errors if name != "model"]
     as_good = [name for name in solvers if errors[name] <= errors["model"]]
     as_fast = [name for name in solvers if rates[name] >= rates["model"] and np.isfinite(errors[name])]
-    told = []
+    sentences = []
     if as_good:
         best = max(as_good, key=lambda name: rates[name])
-        told.append(
+        sentences.append(
             f"at the model's error {errors['model']:.2e} the fastest is {best} ({errors[best]:.2e}), "
             f"{rates[best] / rates['model']:.2g} times as fast as the model"
         )
     else:
-        told.append(f"no setting of the solver has the model's error {errors['model']:.2e}")
+        sentences.append(f"no setting of the solver has the model's error {errors['model']:.2e}")
     if as_fast:
         best = min(as_fast, key=lambda name: errors[name])
-        told.append(f"of those as fast as the model the best is {best}, with {errors[best]:.2e}")
+        sentences.append(f"of those as fast as the model the best is {best}, with {errors[best]:.2e}")
     else:
-        told.append("no setting of the solver is as fast as the model")
-    return "; ".join(told)
+        sentences.append("no setting of the solver is as fast as the model")
+    return "; ".join(sentences)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def _in_process(row: dict[str, int], timed: bool) -> dict[str, Any]:
 
 
 def measured(row: dict[str, Any]) -> dict[str, Any]:
-    """What the compiler counts of a step, on each device, and where `timed` the median seconds of ten."""
+    """Return the compiler's counts of a step, per device, and if `timed` the median seconds of ten steps."""
     import statistics
     import time
 
@@ -115,11 +115,11 @@ def measured(row: dict[str, Any]) -> dict[str, Any]:
     placed = device_put_batch(mesh, batch)
     compiled = step.lower(like, placed).compile()
     memory, costs = compiled.memory_analysis(), compiled.cost_analysis()
-    held = (like.params, like.opt_state, like.ema)
-    found = {
+    arrays = (like.params, like.opt_state, like.ema)
+    counts = {
         "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(like.params)),
-        "state_bytes": sum(_own_bytes(leaf) for leaf in jax.tree.leaves(held)),
-        "whole_bytes": sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(held)),
+        "state_bytes": sum(_own_bytes(leaf) for leaf in jax.tree.leaves(arrays)),
+        "whole_bytes": sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(arrays)),
         "temporary_bytes": memory.temp_size_in_bytes,
         "flops": costs["flops"],
         "bytes_accessed": costs["bytes accessed"],
@@ -132,8 +132,8 @@ def measured(row: dict[str, Any]) -> dict[str, Any]:
             start = time.perf_counter()
             state, _ = jax.block_until_ready(step(state, placed))
             seconds.append(time.perf_counter() - start)
-        found["seconds"] = statistics.median(seconds[1:])
-    return found
+        counts["seconds"] = statistics.median(seconds[1:])
+    return counts
 
 
 def _own_bytes(leaf: Any) -> int:
@@ -144,17 +144,17 @@ def moved_bytes(program: str, devices: int) -> int:
     """Bytes that a device sends in the collectives of a compiled program, each round a ring of all its members."""
     total = 0.0
     for line in program.splitlines():
-        found = _COLLECTIVE.search(line)
-        if not found:
+        match = _COLLECTIVE.search(line)
+        if not match:
             continue
         size = sum(
             _BYTES[kind] * math.prod(int(number) for number in shape.split(",") if number)
-            for kind, shape in _ARRAY.findall(found[1])
+            for kind, shape in _ARRAY.findall(match[1])
         )
         members = _members(line, devices)
         share = (members - 1) / members
         total += {"all-reduce": 2 * share, "all-gather": share, "reduce-scatter": members * share}.get(
-            found[2], 1
+            match[2], 1
         ) * size
     return round(total)
 

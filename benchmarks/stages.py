@@ -39,7 +39,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--table-only", action="store_true", help="train nothing, print what there is")
     parser.add_argument("--quick", action="store_true", help="a minute in all: 100 steps a stage on tiny data")
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="key=value", help="overrides, such as diffusion.model_rollout_steps=0; need --out"
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="key=value",
+        help="overrides, such as diffusion.model_rollout_steps=0; need --out",
     )
     parser.set_defaults(fixed_steps=None)
     return runner.run(parser, compare, argv)
@@ -78,8 +82,8 @@ def compare(args: argparse.Namespace) -> int:
     remarks = stage_table.notes(rows, groups, store)
     for line in remarks:
         console.print(f"note        {line}", highlight=False, markup=False)
-    told = markdown(title, headings, body) + "".join(f"\nNote: {line}.\n" for line in remarks)
-    write_atomically(store.path.with_suffix(".md"), told)
+    document = markdown(title, headings, body) + "".join(f"\nNote: {line}.\n" for line in remarks)
+    write_atomically(store.path.with_suffix(".md"), document)
     return 1 if failed else 0
 
 

@@ -90,12 +90,12 @@ def _in_process(row: dict[str, Any]) -> dict[str, Any]:
     root = Path(__file__).resolve().parents[1]
     path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
     with tempfile.TemporaryDirectory() as cache:
-        own = {"PYTHONPATH": path, "JAX_COMPILATION_CACHE_DIR": cache, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        env = {"PYTHONPATH": path, "JAX_COMPILATION_CACHE_DIR": cache, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
         if _GOLDEN.get(row["case"], (False, 1))[0]:
             cores = len(os.sched_getaffinity(0))
-            own["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={cores}"
+            env["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={cores}"
         command = [sys.executable, __file__, "--row", json.dumps(row)]
-        result = subprocess.run(command, capture_output=True, text=True, env=os.environ | own)
+        result = subprocess.run(command, capture_output=True, text=True, env=os.environ | env)
     if result.returncode:
         return row | {"failed": result.stderr.strip().splitlines()[-1] if result.stderr.strip() else "no word"}
     return row | json.loads(result.stdout.splitlines()[-1])
@@ -146,18 +146,18 @@ def _golden_row(micro_batches: int, *, runs: int, **_row: Any) -> dict[str, Any]
     begin = time.perf_counter()
     ours, operations, params = golden_step(micro_batches)
     jax.block_until_ready(ours())
-    found = {"compile_seconds": time.perf_counter() - begin, "rows": BATCH, "operations": 3 * operations}
-    found["bytes"] = least_bytes(params, latents())
+    row = {"compile_seconds": time.perf_counter() - begin, "rows": BATCH, "operations": 3 * operations}
+    row["bytes"] = least_bytes(params, latents())
     steps = {"seconds": lambda: jax.block_until_ready(ours())}
     try:
         import torch
         from speed.torch_golden import torch_step
 
         steps["peer_seconds"] = torch_step("cuda" if jax.default_backend() == "gpu" else "cpu")
-        found["peer"] = f"PyTorch {torch.__version__}, eager, {torch.get_num_threads()} threads"
+        row["peer"] = f"PyTorch {torch.__version__}, eager, {torch.get_num_threads()} threads"
     except ModuleNotFoundError as error:
         print(f"no peer: {error.name} is not installed (pip install 'ups_jax[bench]')", file=sys.stderr)
-    return found | _in_turns(steps, runs)
+    return row | _in_turns(steps, runs)
 
 
 def _in_turns(steps: dict[str, Any], runs: int) -> dict[str, list[float]]:
@@ -188,44 +188,44 @@ def _step_row(*, case: str, precision: str, runs: int, rows: int | None = None, 
 
     config, points, overrides = _CASES[case]
     overrides = [*overrides, *([] if rows is None else [f"training.batch_size={rows}"])]
-    made = random_step(config, points, [*overrides, f"training.precision={precision}"])
+    task = random_step(config, points, [*overrides, f"training.precision={precision}"])
     begin = time.perf_counter()
-    compiled = made.train_step.compile(made.state, made.batch)
+    compiled = task.train_step.compile(task.state, task.batch)
     cold = time.perf_counter() - begin
     again = None
     if cached:
         jax.clear_caches()
         begin = time.perf_counter()
-        made.train_step.lower(made.state, made.batch).compile()
+        task.train_step.lower(task.state, task.batch).compile()
         again = time.perf_counter() - begin
     memory = compiled.compiled.memory_analysis()
-    found = {
-        "rows": made.rows,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(made.state.params)),
-        "operations": product_operations(made.train_step, made.state, made.batch),
-        "bytes": least_bytes(made.state.params, made.batch),
+    row = {
+        "rows": task.rows,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(task.state.params)),
+        "operations": product_operations(task.train_step, task.state, task.batch),
+        "bytes": least_bytes(task.state.params, task.batch),
         "compile_seconds": cold,
         "compile_cached_seconds": again,
         "peak_bytes": peak_bytes(memory) if memory is not None else None,
     }
-    held = [made.state]
+    state = [task.state]
 
     def many(count: int) -> float:
         """Steps dispatched one after the other, each metric read a step late, as the loop of training does."""
         begin, before = time.perf_counter(), None
         for _ in range(count):
-            held[0], metrics = compiled(held[0], made.batch)
+            state[0], metrics = compiled(state[0], task.batch)
             if before is not None:
                 jax.device_get(before)
             before = metrics
-        jax.block_until_ready(held[0])
+        jax.block_until_ready(state[0])
         return (time.perf_counter() - begin) / count
 
     many(2)
     count = max(2, round(0.3 / many(2)))
-    found["seconds"] = [many(count) for _ in range(runs)]
+    row["seconds"] = [many(count) for _ in range(runs)]
     stats = jax.devices()[0].memory_stats()
-    return found | {"device_peak_bytes": stats["peak_bytes_in_use"] if stats else None}
+    return row | {"device_peak_bytes": stats["peak_bytes_in_use"] if stats else None}
 
 
 def _table(about: dict[str, Any], rows: list[dict[str, Any]]) -> Any:

@@ -60,8 +60,8 @@ def checked(python: str, constraints: list[str], folder: Path) -> dict[str, str]
     if inside.exists():
         code = "import json, sys; from importlib.metadata import version, distributions as d; print(json.dumps("
         code += "{'Python': sys.version.split()[0]} | {x.metadata['Name']: x.version for x in d()}))"
-        found = json.loads(subprocess.run([str(inside), "-c", code], capture_output=True, text=True).stdout)
-        row |= {"Python": found["Python"]} | {name: found.get(name, "-") for name in SHOWN}
+        versions = json.loads(subprocess.run([str(inside), "-c", code], capture_output=True, text=True).stdout)
+        row |= {"Python": versions["Python"]} | {name: versions.get(name, "-") for name in SHOWN}
     return row
 
 

@@ -1,1 +1,1 @@
-"""What `benchmarks/accuracy.py` is made of: tasks, models, one row's training, the store of rows, the table."""
+"""The parts of `benchmarks/accuracy.py`: tasks, models, one row's training, the store of rows, the table."""

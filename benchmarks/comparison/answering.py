@@ -1,4 +1,4 @@
-"""What the process of a row does with its command line: one row in JSON, perhaps a core; one line of JSON out."""
+"""The command line of a row's process: a row as JSON, optionally a core; it prints one line of JSON."""
 
 from __future__ import annotations
 

@@ -70,9 +70,9 @@ class FieldSimulator(Simulator):
 
 def constant_channels(cond: Conditions, task: Any, like: Float[Array, "b *s c"]) -> Float[Array, "b *s p"]:
     """Each coefficient, standardised as the library does it, at every point; the training mean where unknown."""
-    known = cond.mask.astype(jnp.float32)
+    mask = cond.mask.astype(jnp.float32)
     columns = [
-        standardize(cond.coefficients[:, index], coefficient) * known[:, index]
+        standardize(cond.coefficients[:, index], coefficient) * mask[:, index]
         for index, coefficient in enumerate(task.coefficients)
     ]
     if not columns:

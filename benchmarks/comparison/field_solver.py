@@ -55,13 +55,13 @@ class SolverRun:
     task: Task
 
     def on(self, task: Task) -> SolverRun:
-        """The same parameters, which solve on the grid of `task` itself."""
+        """Return a solver with these parameters that solves on the grid of `task` itself."""
         return SolverRun(self.model.clone(task=task), self.weights, task)
 
     def rollout_arrays(self, inputs: np.ndarray, steps: int, cond: np.ndarray, cond_mask: np.ndarray) -> np.ndarray:
         """Return the solutions at the points of the given fields, at `steps` times."""
-        given = make_conditions(self.task, cond, cond_mask)
-        return np.asarray(self._compiled(self.weights, jnp.asarray(inputs), given, steps=steps))
+        conditions = make_conditions(self.task, cond, cond_mask)
+        return np.asarray(self._compiled(self.weights, jnp.asarray(inputs), conditions, steps=steps))
 
     @cached_property
     def _compiled(self) -> Any:

@@ -68,8 +68,8 @@ def environment() -> dict[str, str]:
     """One thread of the CPU for every library, as the budget is process time of it; and the worker's modules."""
     path = os.pathsep.join([str(_FOLDER), str(CONFIGS.parent), os.environ.get("PYTHONPATH", "")])
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
-    own = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags.strip(), "PYTHONPATH": path}
-    return os.environ | dict.fromkeys(_THREADS, "1") | own
+    settings = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags.strip(), "PYTHONPATH": path}
+    return os.environ | dict.fromkeys(_THREADS, "1") | settings
 
 
 def _start(row: AnyRow, core: int, *, pin: bool) -> Job:

@@ -40,12 +40,12 @@ def transient_scores(row: Row, trained: Trained, dataset: Dataset) -> Values:
     frames = TASKS[row.task].scored_frames
     predictor = trained.run
     latent = {"latent": predictor.latent_rollout} if MODELS[row.model].has_tokens else {}
-    held = dataset.trajectories(row.split)  # type: ignore[arg-type]
+    trajectories = dataset.trajectories(row.split)  # type: ignore[arg-type]
     if frames is None:
-        measured = scored = evaluation(row, predictor, held, dataset, latent)
+        measured = scored = evaluation(row, predictor, trajectories, dataset, latent)
     else:
-        measured = evaluation(row, predictor, held, dataset)
-        scored = evaluation(row, predictor, first_frames(held, frames), dataset, latent)
+        measured = evaluation(row, predictor, trajectories, dataset)
+        scored = evaluation(row, predictor, first_frames(trajectories, frames), dataset, latent)
     values = {
         "one_step": measured.metrics["one_step"],
         "rollout": scored.metrics["rollout"],
@@ -60,9 +60,9 @@ def transient_scores(row: Row, trained: Trained, dataset: Dataset) -> Values:
     if not row.double:
         return values
     finer = _finer(row, dataset)
-    held = first_frames(finer.trajectories(row.split), scored.meta["horizon"])  # type: ignore[arg-type]
+    trajectories = first_frames(finer.trajectories(row.split), scored.meta["horizon"])  # type: ignore[arg-type]
     trivial = isinstance(predictor, Persistence)
-    double = evaluation(row, predictor if trivial else FinerPredictor(trained.run, finer.task), held, finer)
+    double = evaluation(row, predictor if trivial else FinerPredictor(trained.run, finer.task), trajectories, finer)
     return values | {"double_resolution": double.metrics["rollout"]}
 
 
@@ -103,19 +103,19 @@ def _section(row: Row, measured: SteadyEvaluation) -> Mapping[str, Any]:
 
 def _steady_evaluation(row: Row, run: Any, dataset: Dataset) -> SteadyEvaluation:
     cfg, mean_field = row.config(), mean_solution(dataset)
-    held = dataset.trajectories(row.split)  # type: ignore[arg-type]
+    trajectories = dataset.trajectories(row.split)  # type: ignore[arg-type]
 
     def trivial(inputs: np.ndarray, steps: int, cond: np.ndarray, cond_mask: np.ndarray) -> np.ndarray:
         return np.broadcast_to(mean_field, (len(inputs), steps, *mean_field.shape))
 
     solve = trivial if run is None else run.rollout_arrays
-    return evaluate_steady(solve, held, dataset.task, cfg.evaluation, mean_field=mean_field, seed=cfg.seed)
+    return evaluate_steady(solve, trajectories, dataset.task, cfg.evaluation, mean_field=mean_field, seed=cfg.seed)
 
 
 def evaluation(
     row: Row | StageRow,
     predictor: Any,
-    held: Trajectories,
+    trajectories: Trajectories,
     dataset: Dataset,
     variants: Mapping[str, RolloutFunction] | None = None,
     ensembles: Mapping[str, EnsembleFunction] | None = None,
@@ -123,7 +123,7 @@ def evaluation(
     """The library's own evaluation, with the settings of the row."""
     cfg = row.config()
     settings = {"context": 1, "seed": cfg.seed, "variants": variants or {}, "ensembles": ensembles or {}}
-    return evaluate_predictor(predictor, held, dataset.task, cfg.evaluation, **settings)
+    return evaluate_predictor(predictor, trajectories, dataset.task, cfg.evaluation, **settings)
 
 
 def correlation(row: Row | StageRow, predictor: Any, measured: TransientEvaluation, dataset: Dataset) -> Values:
@@ -140,11 +140,11 @@ def correlation(row: Row | StageRow, predictor: Any, measured: TransientEvaluati
     }
 
 
-def first_frames(held: Trajectories, steps: int | None) -> Trajectories:
-    """The same with `steps` frames after the first, or all of them."""
+def first_frames(trajectories: Trajectories, steps: int | None) -> Trajectories:
+    """Return the trajectories cut to `steps` frames after the first, or whole if `steps` is None."""
     if steps is None:
-        return held
-    return replace(held, fields=held.fields[:, : steps + 1], time=held.time[: steps + 1])
+        return trajectories
+    return replace(trajectories, fields=trajectories.fields[:, : steps + 1], time=trajectories.time[: steps + 1])
 
 
 def _finer(row: Row, dataset: Dataset) -> Dataset:

@@ -1,4 +1,4 @@
-"""What a reader of a table must know beside its numbers."""
+"""The notes below a table."""
 
 from __future__ import annotations
 
@@ -43,13 +43,17 @@ def _seeds(groups: Mapping[str, Sequence[Values]]) -> list[str]:
 
 
 def _budgets(groups: Mapping[str, Sequence[Values]], budget: float) -> list[str]:
-    told = []
+    deviations = []
     for model, rows in sorted(groups.items()):
         factors = [row["cpu_seconds"] / budget for row in rows if row["steps"]]
         farthest = max(factors, key=lambda factor: abs(math.log(factor)), default=1.0)
         if abs(farthest - 1) > _CLOSE:
-            told.append(f"{model} x {farthest:.2f}")
-    return [f"CPU-s more than a tenth off the budget, in the seed farthest off: {', '.join(told)}"] if told else []
+            deviations.append(f"{model} x {farthest:.2f}")
+    return (
+        [f"CPU-s more than a tenth off the budget, in the seed farthest off: {', '.join(deviations)}"]
+        if deviations
+        else []
+    )
 
 
 def _ways(groups: Mapping[str, Sequence[Values]]) -> list[str]:

@@ -22,13 +22,13 @@ Kind = tuple[str, str, str]
 def write_tables(rows: Sequence[Row], store: Store) -> None:
     """One table a task, split and length: of every row on file whose settings are those of the command."""
     console = Console(width=None if Console().is_terminal else 240)
-    held = _held(rows, store)
-    kinds = dict.fromkeys(_kind(row) for row in held if row.trained)
+    stored_rows = _held(rows, store)
+    kinds = dict.fromkeys(_kind(row) for row in stored_rows if row.trained)
     # Rows that are not trained belong to the tables of every length; alone they are one.
-    kinds |= dict.fromkeys(_kind(row) for row in held if not any(_belongs(row, kind) for kind in kinds))
+    kinds |= dict.fromkeys(_kind(row) for row in stored_rows if not any(_belongs(row, kind) for kind in kinds))
     source, parts = source_digest(), []
     for kind in sorted(kinds, key=lambda kind: (list(TASKS).index(kind[0]), *kind[1:])):
-        members = [row for row in held if _belongs(row, kind)]
+        members = [row for row in stored_rows if _belongs(row, kind)]
         groups, absent = _sorted_out(members, store)
         heading = title(kind[0], kind[2], groups, split=kind[1]) if groups else f"{kind[0]}: no finished row"
         headings, body = tabulate(groups) if groups else ([], [])

@@ -51,26 +51,26 @@ class Row:
     def config(self, *more: str) -> Config:
         """The task's configuration as this model is trained with it."""
         peer, task = MODELS[self.model], TASKS[self.task]
-        own = peer.overrides[task.group]
-        given = (f"seed={self.seed}", f"data.root={self.data_root}", *self.overrides)
-        return load(CONFIGS / task.config, [*own, *given, *more])
+        overrides = peer.overrides[task.group]
+        settings = (f"seed={self.seed}", f"data.root={self.data_root}", *self.overrides)
+        return load(CONFIGS / task.config, [*overrides, *settings, *more])
 
     @staticmethod
     def from_key(key: str, *, data_root: str, overrides: tuple[str, ...]) -> Row | None:
         """The row that is kept under a key, where it is still one of this comparison."""
-        found = _KEY.fullmatch(key)
-        if found is None or found["task"] not in TASKS or found["model"] not in MODELS:
+        match = _KEY.fullmatch(key)
+        if match is None or match["task"] not in TASKS or match["model"] not in MODELS:
             return None
-        task, model = found["task"], found["model"]
+        task, model = match["task"], match["model"]
         if TASKS[task].group not in MODELS[model].overrides:
             return None
         return Row(
             task=task,
             model=model,
-            seed=int(found["seed"]),
-            budget=float(found["length"]) if found["unit"] == "s" else 0.0,
-            fixed_steps=int(found["length"]) if found["unit"] == "steps" else None,
-            split="val" if found["val"] else "test",
+            seed=int(match["seed"]),
+            budget=float(match["length"]) if match["unit"] == "s" else 0.0,
+            fixed_steps=int(match["length"]) if match["unit"] == "steps" else None,
+            split="val" if match["val"] else "test",
             data_root=data_root,
             overrides=overrides,
         )
@@ -90,11 +90,11 @@ class Row:
         return [task["path"] for task in to_dict(self.config())["data"]["tasks"] if task["path"] is not None]
 
     def finer_config(self) -> Config:
-        """The same with the data of the same trajectories on twice the points an axis."""
+        """Return the configuration with the same trajectories on twice the points per axis."""
         return self.config(f"data.tasks.0.preset={TASKS[self.task].double}")
 
     def long_config(self) -> Config | None:
-        """The same with longer trajectories of the embedded generator for the test, where the task has such."""
+        """Return the configuration with longer test trajectories of the embedded generator, or None without such."""
         preset = TASKS[self.task].long
         if preset is None or self.files():
             return None

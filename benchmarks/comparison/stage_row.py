@@ -68,16 +68,16 @@ class StageRow:
     def config(self, *more: str) -> Config:
         """The task's configuration with the lengths of the way's stages."""
         way = WAYS[self.way]
-        own = [f"seed={self.seed}", f"data.root={self.data_root}", "logging.wandb.enabled=false"]
+        overrides = [f"seed={self.seed}", f"data.root={self.data_root}", "logging.wandb.enabled=false"]
         for stage in way.stages:
             if self.fixed_steps is None:
-                own.append(f"stages.{stage}.max_seconds={self.budget * way.lengths:g}")
+                overrides.append(f"stages.{stage}.max_seconds={self.budget * way.lengths:g}")
             else:
-                own.append(f"stages.{stage}={{steps: {round(self.fixed_steps * way.lengths)}}}")
-        return load(CONFIGS / TASKS[self.task].config, [*own, *way.overrides, *self.overrides, *more])
+                overrides.append(f"stages.{stage}={{steps: {round(self.fixed_steps * way.lengths)}}}")
+        return load(CONFIGS / TASKS[self.task].config, [*overrides, *way.overrides, *self.overrides, *more])
 
     def long_config(self) -> Config | None:
-        """The same with longer trajectories for the time of the correlation, where the task has such."""
+        """Return the configuration with longer trajectories for the correlation time, or None without such."""
         preset = TASKS[self.task].long
         return None if preset is None else self.config(f"data.tasks.0.preset={preset}")
 

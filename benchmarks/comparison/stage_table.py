@@ -34,14 +34,16 @@ COLUMNS = (
 def groups_of(rows: Sequence[StageRow], store: Store) -> dict[tuple[str, str], list[Values]]:
     """The finished rows of each task and way, with the cost of a rollout step in those of the operator's."""
     kept = store.rows()
-    found: dict[tuple[str, str], list[Values]] = {}
+    groups: dict[tuple[str, str], list[Values]] = {}
     for row in rows:
         if store.finished(row):
-            found.setdefault((row.task, row.way), []).append(kept[row.key])
-    operators = {(task, own["seed"]): own for (task, way), items in found.items() if way == "operator" for own in items}
+            groups.setdefault((row.task, row.way), []).append(kept[row.key])
+    operators = {
+        (task, values["seed"]): values for (task, way), items in groups.items() if way == "operator" for values in items
+    }
     return {
         (task, way): [values | _related(values, operators.get((task, values["seed"]))) for values in items]
-        for (task, way), items in found.items()
+        for (task, way), items in groups.items()
     }
 
 
@@ -54,20 +56,22 @@ def tabulate(groups: Mapping[tuple[str, str], Sequence[Values]]) -> tuple[list[s
 
 
 def notes(rows: Sequence[StageRow], groups: Mapping[tuple[str, str], Sequence[Values]], store: Store) -> list[str]:
-    """What a reader must know beside the numbers, one line a thing."""
+    """Return the notes below the table, one line each."""
     lines = []
     for task in dict.fromkeys(row.task for row in rows):
-        own = [values for (name, _), items in groups.items() if name == task for values in items]
-        if own:
-            first = own[0]
+        task_rows = [values for (name, _), items in groups.items() if name == task for values in items]
+        if task_rows:
+            first = task_rows[0]
             lines.append(
                 f"{task}: {first['trajectories']} trajectories over {first['frames']} frames; correlated for: "
                 f"{first['correlation_trajectories']} over {first['correlation_frames']}"
             )
-        if len({values["data"] for values in own}) > 1:
+        if len({values["data"] for values in task_rows}) > 1:
             lines.append(f"{task}: the rows were not made on the same data")
     source = source_digest()
-    stale = sorted({f"{task}/{way}" for (task, way), own in groups.items() if any(v["source"] != source for v in own)})
+    stale = sorted(
+        {f"{task}/{way}" for (task, way), task_rows in groups.items() if any(v["source"] != source for v in task_rows)}
+    )
     lines += [f"made by another state of the code: {', '.join(stale)}"] if stale else []
     failed = store.failures()
     lines += [

@@ -31,7 +31,7 @@ def run(row: StageRow) -> dict[str, Any]:
     """Everything that the table needs of one row."""
     path = _trained(row)
     dataset, trained = open_dataset(row.config()), load_run(path)
-    way, held = WAYS[row.way], dataset.trajectories(row.split)  # type: ignore[arg-type]
+    way, trajectories = WAYS[row.way], dataset.trajectories(row.split)  # type: ignore[arg-type]
     predictor: Any = trained
     ensembles, parameters = {}, optax.tree.size(trained.weights)
     if len(way.stages) > 1:
@@ -39,8 +39,10 @@ def run(row: StageRow) -> dict[str, Any]:
         predictor = CorrectedModel(trained, way.stages[-1], weights, sampler_steps=way.sampler_steps)
         parameters += optax.tree.size(weights.params)
         ensembles = {"ensemble": predictor.members} if predictor.random else {}
-    whole = evaluation(row, predictor, held, dataset)
-    scored = evaluation(row, predictor, first_frames(held, TASKS[row.task].scored_frames), dataset, ensembles=ensembles)
+    whole = evaluation(row, predictor, trajectories, dataset)
+    scored = evaluation(
+        row, predictor, first_frames(trajectories, TASKS[row.task].scored_frames), dataset, ensembles=ensembles
+    )
     stages = RunDirectory(path).read()["stages"]
     return to_json_values(
         {
@@ -67,11 +69,11 @@ def run(row: StageRow) -> dict[str, Any]:
 def _ensemble(variants: Any) -> dict[str, Any]:
     if "ensemble" not in variants:
         return {"ensemble": None}
-    own = variants["ensemble"]
+    metrics = variants["ensemble"]
     return {
-        "ensemble": own["rollout"],
-        "members": own["members"],
-        "seconds_per_sampled_step": own["seconds_per_rollout_step"] / own["members"],
+        "ensemble": metrics["rollout"],
+        "members": metrics["members"],
+        "seconds_per_sampled_step": metrics["seconds_per_rollout_step"] / metrics["members"],
     }
 
 

@@ -30,7 +30,7 @@ class Store:
         return self._read()["rows"]
 
     def failures(self) -> dict[str, dict[str, Any]]:
-        """What was tried and failed since it last succeeded: its digest and the `reason`, by key."""
+        """Return the rows that failed since their last success: digest and `reason`, by key."""
         return self._read().get("failed", {})
 
     def finished(self, row: Row | StageRow) -> bool:

@@ -93,7 +93,7 @@ def tabulate(groups: Mapping[str, Sequence[Values]]) -> tuple[list[str], list[li
 
 
 def title(task: str, length: str, groups: Mapping[str, Sequence[Values]], *, split: str = "test") -> str:
-    """What a task's table holds."""
+    """Return the title of a task's table."""
     rows = [row for rows in groups.values() for row in rows]
     seeds = max(len(rows) for rows in groups.values())
     if _steady(groups):
@@ -125,7 +125,7 @@ def show(console: Console, heading: str, headings: Sequence[str], body: Sequence
 
 
 def markdown(heading: str, headings: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """The same table for a README."""
+    """Return the table as Markdown."""
     if not body:
         return f"**{heading}**\n"
     lines = [f"**{heading}**", "", "| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
@@ -149,18 +149,18 @@ def value_at(row: Any, path: Sequence[str | int]) -> Any:
 
 def cell(rows: Sequence[Values], column: Column) -> str:
     """The text of a column for the rows of all seeds."""
-    found = given(rows, column)
-    values = [value for value in found if value is not None]
-    if not found:
+    entries = given(rows, column)
+    values = [value for value in entries if value is not None]
+    if not entries:
         return "-"
     if not values:
         return "not finite"
-    if len(values) < len(found):
-        return f"not finite in {len(found) - len(values)} of {len(found)}"
+    if len(values) < len(entries):
+        return f"not finite in {len(entries) - len(values)} of {len(entries)}"
     text = format(column.over_seeds(values), column.form)
     if column.spread and len(values) > 1:
         text += f" ± {statistics.stdev(values):.1g}"
-    return text if len(found) == len(rows) else f"{text} ({len(found)} of {len(rows)})"
+    return text if len(entries) == len(rows) else f"{text} ({len(entries)} of {len(rows)})"
 
 
 def given(rows: Sequence[Values], column: Column) -> list[float | None]:

@@ -26,7 +26,7 @@ from ups_jax.core.task import Task
 from ups_jax.data import Dataset, training_batches
 from ups_jax.data.batch import Batch
 from ups_jax.models.grid import cell_average, cell_centers, interpolate_to_grid
-from ups_jax.rollout.steady import refinement
+from ups_jax.rollout.steady import refinement_factors
 from ups_jax.training.run_length import measure_seconds_per_step, steps_within
 
 _WEIGHT_DECAY = 1e-4
@@ -58,8 +58,8 @@ def train(row: Row, sizes: dict[str, int], dataset: Dataset) -> Trained:
         rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda n: _rate(n, total, settings.scheduler.warmup))
 
         def step(batch: Batch) -> None:
-            given, target = pair(batch, task)
-            pred = model(with_coefficients(given, batch.cond, batch.cond_mask, task))
+            inputs, target = pair(batch, task)
+            pred = model(with_coefficients(inputs, batch.cond, batch.cond_mask, task))
             loss = _relative_l2(pred, target).mean()
             optimizer.zero_grad()
             loss.backward()
@@ -93,7 +93,11 @@ def train(row: Row, sizes: dict[str, int], dataset: Dataset) -> Trained:
 def _seconds_per_step(step: Callable[[Any], None], dataset: Dataset, cfg: Config, stage: str) -> float:
     with training_batches(dataset, cfg, stage) as batches:
         return measure_seconds_per_step(
-            lambda state, batch: (state, step(batch)), None, batches, clock=time.process_time, enough=MEASURED_SECONDS
+            lambda state, batch: (state, step(batch)),
+            None,
+            batches,
+            clock=time.process_time,
+            max_seconds=MEASURED_SECONDS,
         )
 
 
@@ -137,7 +141,7 @@ class TorchSolver:
     task: Task
 
     def on(self, task: Task) -> TorchSolver:
-        """The same model, which solves on the grid of `task` itself."""
+        """Return a solver with this model that solves on the grid of `task` itself."""
         return TorchSolver(self.model, task)
 
     def rollout_arrays(self, inputs: np.ndarray, steps: int, cond: np.ndarray, cond_mask: np.ndarray) -> np.ndarray:
@@ -145,11 +149,11 @@ class TorchSolver:
         return np.repeat(self._solutions(inputs, cond, cond_mask)[:, None], steps, axis=1)
 
     def _solutions(self, inputs: np.ndarray, cond: np.ndarray, cond_mask: np.ndarray) -> np.ndarray:
-        factors = refinement(self.task, inputs.shape[1:-1])
+        factors = refinement_factors(self.task, inputs.shape[1:-1])
         coarse = np.asarray(cell_average(jnp.asarray(inputs), factors))
         with torch.no_grad():
-            given = with_coefficients(_normalized_inputs(coarse, self.task), cond, cond_mask, self.task)
-            solution = self.model(given).movedim(1, -1).numpy()
+            channels = with_coefficients(_normalized_inputs(coarse, self.task), cond, cond_mask, self.task)
+            solution = self.model(channels).movedim(1, -1).numpy()
         mean, std = _moments(self.task)
         solution = solution * std + mean
         if set(factors) == {1}:

@@ -21,7 +21,7 @@ from ups_jax.data import Dataset, batch_at, steps_per_epoch, training_batches
 from ups_jax.inference.trained_model import TrainedModel
 from ups_jax.optim import build_optimizer, ema_params
 from ups_jax.runs.best_weights import Weights
-from ups_jax.training.build import init_state, joint
+from ups_jax.training.build import as_joint_model, init_state
 from ups_jax.training.run_length import measure_seconds_per_step, steps_within
 from ups_jax.training.state import TrainState
 from ups_jax.training.step import TrainStep, make_train_step
@@ -32,8 +32,8 @@ MEASURED_SECONDS = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What is evaluated, and what its training took; `cpu_seconds` is process time without compilation, and so is
-    `compile_seconds`."""
+    """A trained model and the cost of its training; `cpu_seconds` and `compile_seconds` are process time, the first
+    without compilation."""
 
     run: Any
     parameters: int
@@ -81,7 +81,7 @@ def _run(model: Any, params: Any, cfg: Config, dataset: Dataset, stage: str, ste
         tasks=(dataset.task,),
         fingerprint=dataset.fingerprint,
     )
-    return TrainedModel(path=Path(), stage=stage, checkpoint=weights, models=joint(model))
+    return TrainedModel(path=Path(), stage=stage, checkpoint=weights, models=as_joint_model(model))
 
 
 def _seconds_per_step(model: Any, cfg: Config, dataset: Dataset, stage: str) -> float:
@@ -90,7 +90,7 @@ def _seconds_per_step(model: Any, cfg: Config, dataset: Dataset, stage: str) -> 
     state = init_state(model, tx, first, jax.random.key(cfg.seed), stage=stage)
     with training_batches(dataset, cfg, stage) as batches:
         return measure_seconds_per_step(
-            train_step, state, map(jax.device_put, batches), clock=time.process_time, enough=MEASURED_SECONDS
+            train_step, state, map(jax.device_put, batches), clock=time.process_time, max_seconds=MEASURED_SECONDS
         )
 
 

@@ -18,14 +18,14 @@ def write_well(source: Path, out: Path) -> None:
 
     `source` is the generator's file of `swe2d`.
     """
-    given = open_file(source, "transient")
-    count, frames, shape = given.trajectories, given.frames, given.grid.shape
+    data = open_file(source, "transient")
+    count, frames, shape = data.trajectories, data.frames, data.grid.shape
     with atomic_file(out) as partial, h5py.File(partial, "w", locking=False) as file:
         file.attrs.update({"dataset_name": "shallow_water", "grid_type": "cartesian", "n_spatial_dims": len(shape)})
         file.attrs.update({"n_trajectories": count, "simulation_parameters": np.array([b"gravity"])})
         dimensions = file.create_group("dimensions")
         dimensions.attrs["spatial_dims"] = np.array([axis.encode() for axis in _AXES])
-        grid = given.grid
+        grid = data.grid
         for axis, points, origin, spacing in zip(_AXES, shape, grid.origin, grid.spacing, strict=True):
             dimensions[axis] = (origin + spacing * np.arange(points)).astype(np.float32)
             dimensions[axis].attrs.update({"sample_varying": False, "time_varying": False})
@@ -37,10 +37,10 @@ def write_well(source: Path, out: Path) -> None:
             fields.attrs["field_names"] = [name]
             fields.create_dataset(name, (count, frames, *shape, *part), np.float32).attrs.update(varying)
         for number in range(count):
-            values = given.windows(np.array([number]), np.arange(frames)[None])[0]
+            values = data.windows(np.array([number]), np.arange(frames)[None])[0]
             file["t0_fields/height"][number] = values[..., 0]
             file["t1_fields/velocity"][number] = values[..., 1:]
-        file["scalars/gravity"] = given.coefficient("gravity")
+        file["scalars/gravity"] = data.coefficient("gravity")
         file["scalars/gravity"].attrs.update({"sample_varying": True, "time_varying": False})
         file["scalars"].attrs["field_names"] = ["gravity"]
         for axis in _AXES:

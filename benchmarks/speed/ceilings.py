@@ -1,4 +1,4 @@
-"""What this machine can do at most: rates of a large matrix product and of a large copy, through JAX on its device."""
+"""The upper bounds of this machine: rates of a large matrix product and of a large copy, through JAX on its device."""
 
 from __future__ import annotations
 

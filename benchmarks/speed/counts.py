@@ -47,11 +47,11 @@ def _of(jaxpr: Jaxpr) -> int:
 
 
 def _jaxprs(params: dict[str, Any]) -> list[Jaxpr]:
-    found = []
+    jaxprs = []
     for value in params.values():
         for part in value if isinstance(value, tuple | list) else [value]:
             if isinstance(part, ClosedJaxpr):
-                found.append(part.jaxpr)
+                jaxprs.append(part.jaxpr)
             elif isinstance(part, Jaxpr):
-                found.append(part)
-    return found
+                jaxprs.append(part)
+    return jaxprs

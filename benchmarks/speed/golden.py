@@ -76,11 +76,11 @@ def golden_step(micro_batches: int = 1) -> tuple[Step, int, Any]:
         return (optax.apply_updates(params, updates), opt_state), value
 
     compiled = jax.jit(step, donate_argnums=0)
-    held = [device_put_replicated(mesh, (jax.tree.map(jnp.copy, params), tx.init(params)))]
+    carry = [device_put_replicated(mesh, (jax.tree.map(jnp.copy, params), tx.init(params)))]
 
     def run() -> Any:
         with jax.default_matmul_precision("highest"):
-            held[0], value = compiled(held[0], batch)
-        return held[0], value
+            carry[0], value = compiled(carry[0], batch)
+        return carry[0], value
 
     return run, product_operations(loss, params, host, key, StepContext()), params

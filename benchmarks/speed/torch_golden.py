@@ -1,4 +1,4 @@
-"""The same step in PyTorch, eager, as the original writes it: the peer that the step of `golden` is timed against."""
+"""The step of `golden` in eager PyTorch, as the original writes it: the peer of the timing."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from comparison.training import Trained
 from ups_jax.data import Dataset
 from ups_jax.inference.trained_model import TrainedModel
 from ups_jax.runs.best_weights import Weights
-from ups_jax.training.build import abstract_state, build_model, joint
+from ups_jax.training.build import abstract_state, as_joint_model, build_model
 
 # So little is learned that a model is still what it starts as.
 SMALL = ("optimizer.name=adamw", "optimizer.lr=1e-6", "evaluation.bootstrap=5", "data.split.test=0.1")
@@ -54,7 +54,7 @@ def persistent(row: Row, peer: Peer, dataset: Dataset) -> Trained:
         params=params, weights=params, digest="", step=0, config=cfg, tasks=(dataset.task,),
         fingerprint=dataset.fingerprint,
     )  # fmt: skip
-    model = joint(build_model(cfg, dataset.task, "operator"))
+    model = as_joint_model(build_model(cfg, dataset.task, "operator"))
     run = TrainedModel(path=Path(), stage="operator", checkpoint=weights, models=model)
     return Trained(run=run, parameters=1, steps=2, cpu_seconds=1.0, compile_seconds=1.0)
 

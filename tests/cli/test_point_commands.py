@@ -131,7 +131,7 @@ def test_what_needs_a_grid_is_refused_in_a_line(main: Main, plate: Path, data_ro
     new = ["--run-dir", str(tmp_path / "run")]
     refused(main("train.py", *config, *new, "training.lambda_h1=0.1"), 2, "training.lambda_h1")
     later = ["--stage", "diffusion_residual", "stages.diffusion_residual.epochs=1"]
-    refused(main("train.py", *config, "--run-dir", str(plate), *later), 2, "is of points")
+    refused(main("train.py", *config, "--run-dir", str(plate), *later), 2, "has scattered points")
     refused(main("export.py", "--run-dir", str(plate), "--output", str(tmp_path / "out")), 2, "point cloud")
     given = ["--run-dir", str(plate), f"data.root={data_root}", "--steps", "2", "--output", str(tmp_path / "o.h5")]
     refused(main("rollout.py", *given, "--input", "test:0", "--images"), 2, "is of points")

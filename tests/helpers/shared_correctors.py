@@ -54,7 +54,7 @@ def train_step(model: Any, tx: Any, cfg: Config, *, stage: str = "operator", **o
         return shared_programs.train_step(model, tx, cfg, stage=stage, **options)
     others = {name: value for name, value in options.items() if name not in ("losses", "parents")}
     settings = shared_programs._settings(_without_target(cfg), stage, "evaluation")
-    models = repr(shared_programs.joint(model).models)
+    models = repr(shared_programs.as_joint_model(model).models)
     key = ("step", models, id(tx), stage, repr(sorted(others.items())), _fingerprint(options["parents"]), settings)
     # The optimizer is kept, so that its number is of no other one.
     return _once(key, lambda: (tx, shared_programs.make_train_step(model, tx, cfg, stage=stage, **options)))[1]

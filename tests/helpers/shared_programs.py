@@ -21,7 +21,7 @@ from ups_jax.inference.chunked_rollout import ChunkedRollout
 from ups_jax.optim import build_optimizer
 from ups_jax.trainer import stage_run, timing
 from ups_jax.trainer import train as training
-from ups_jax.training.build import init_state, joint, joint_validation
+from ups_jax.training.build import as_joint_model, init_state, joint_validation
 from ups_jax.training.step import TrainStep, make_train_step
 
 # A small model, an optimizer that compiles fast, and a rate that is the same in runs of every length.
@@ -65,7 +65,7 @@ def state(model: Any, tx: Any, batch: Any, key: Any, *, stage: str = "operator",
         return tx, jax.jit(lambda key, batch: init_state(model, tx, batch, key, stage=stage, cfg=cfg))
 
     settings = None if cfg is None else _settings(cfg, stage, "evaluation")
-    fresh = _once(("state", repr(joint(model).models), id(tx), stage, settings), make)[1](key, batch)
+    fresh = _once(("state", repr(as_joint_model(model).models), id(tx), stage, settings), make)[1](key, batch)
     # Bound to its device as a restored state is, with which it then shares the program of the step.
     return fresh if jax.device_count() > 1 else jax.device_put(fresh, jax.devices()[0])
 
@@ -80,7 +80,7 @@ def train_step(model: Any, tx: Any, cfg: Config, *, stage: str = "operator", **o
     told["micro_batches"] = told["micro_batches"] or getattr(cfg.stages, stage).accum_steps
     key = (
         "step",
-        repr(joint(model).models),
+        repr(as_joint_model(model).models),
         id(tx),
         stage,
         repr(sorted(told.items())),

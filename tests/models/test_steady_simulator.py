@@ -16,7 +16,7 @@ from ups_jax.core.errors import DataError
 from ups_jax.core.task import Coefficient, Input, Statistics, Task
 from ups_jax.models import Conditions, SteadySimulator, steady_field
 from ups_jax.models.grid import cell_average, cell_centers, interpolate, interpolate_to_grid
-from ups_jax.rollout.steady import check_finer_grid, refinement, solve
+from ups_jax.rollout.steady import check_finer_grid, refinement_factors, solve
 
 SHAPE = (8, 12)
 
@@ -144,9 +144,9 @@ def test_a_finer_grid_is_solved_on_the_trained_one_and_averages_back_to_nearly_t
 def test_a_grid_that_does_not_cut_the_trained_one_is_refused_with_the_mend() -> None:
     task = task_on()
     with pytest.raises(DataError, match=r"12 x 12.*8 x 12.*16 x 24"):
-        refinement(task, (12, 12))
+        refinement_factors(task, (12, 12))
     with pytest.raises(DataError):
-        refinement(task, (4, 6))
+        refinement_factors(task, (4, 6))
     check_finer_grid(task, task_on((16, 24)))
     nodes = task_on((16, 24))
     moved = Task(**{**nodes.__dict__, "origin": (0.0, 0.0)})

@@ -12,16 +12,16 @@ import pytest
 
 from ups_jax.config import OptimizerConfig, SchedulerConfig, StageConfig
 from ups_jax.optim import build_optimizer
-from ups_jax.optim.plateau import PlateauRule, observe, plateau_scale, scale_by_plateau, update_plateau
+from ups_jax.optim.plateau import PlateauRule, plateau_scale, scale_by_plateau, update_plateau, updated_plateau
 
 PARAMS = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
-RULE = PlateauRule(factor=0.5, bad=2, threshold=0.1, floor=0.2)
+RULE = PlateauRule(factor=0.5, patience=2, threshold=0.1, floor=0.2)
 
 
 def scales(rule: PlateauRule, metrics: list[float]) -> list[float]:
     state, values = scale_by_plateau().init(PARAMS), []
     for metric in metrics:
-        state = observe(state, metric, rule)
+        state = updated_plateau(state, metric, rule)
         values.append(float(state.scale))
     return values
 
@@ -49,7 +49,7 @@ def test_it_is_torchs(patience: int, threshold: float, min_lr: float) -> None:
     for metric in metrics:
         schedule.step(metric)
         expected.append(optimizer.param_groups[0]["lr"])
-    rule = PlateauRule(factor=0.3, bad=patience + 1, threshold=threshold, floor=min_lr / 0.1)
+    rule = PlateauRule(factor=0.3, patience=patience + 1, threshold=threshold, floor=min_lr / 0.1)
     np.testing.assert_allclose(0.1 * np.array(scales(rule, metrics)), expected, rtol=1e-5)
     assert len(set(expected)) > 1
 

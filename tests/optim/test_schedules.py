@@ -106,7 +106,7 @@ def test_a_plateaus_patience_is_in_epochs_or_steps_and_a_tenth_of_the_run_by_def
         stage = StageConfig(scheduler=SchedulerConfig(name="reducelronplateau", **lengths))
         rule = build_plateau(stage, 400, 10, 20)
         assert rule is not None
-        return rule.bad
+        return rule.patience
 
     # Evaluated every second epoch: five epochs are more than two evaluations, four are two and not more.
     assert [bad(patience=epochs) for epochs in (0, 1, 4, 5, 6)] == [1, 1, 3, 3, 4]

@@ -105,7 +105,7 @@ def test_a_pipeline_that_is_ended_takes_its_step_with_it_which_saves_first(scrip
             assert (scripts / "saved").exists()
     else:
         assert parent.returncode == Stopped.exit_code and (scripts / "saved").exists()
-        assert told.startswith("error: stopped: the same command goes on")
+        assert told.startswith("error: stopped: run the same command again")
 
 
 def test_a_run_that_a_living_process_holds_is_refused_at_once(tmp_path: Path) -> None:

@@ -260,7 +260,7 @@ def test_the_steps_of_a_perfect_student_all_have_the_spread_of_the_error(
         seen.append(float(time[0]))
         return mean + SPREAD * (x - t * mean) / jnp.sqrt(t**2 * SPREAD**2 + (1 - t) ** 2)
 
-    monkeypatch.setattr(flow_sampler, "consistency", exact)
+    monkeypatch.setattr(flow_sampler, "consistency_function", exact)
     found = sample_distilled(MODEL, CorrectorWeights(params={}, scale=jnp.full(1, 2.0)), KEY, given(2000), steps=steps)
     np.testing.assert_allclose(found.mean(), 2 * mean, atol=0.02)
     np.testing.assert_allclose(found.std(), 2 * SPREAD, rtol=0.03)

@@ -19,9 +19,9 @@ from ups_jax.config import Config, load
 from ups_jax.core.errors import CheckpointError, ConfigError, DataError
 from ups_jax.data import Dataset, batch_at
 from ups_jax.runs.checkpoint import Checkpoints
-from ups_jax.runs.checksums import fault
+from ups_jax.runs.checksums import find_damage
 from ups_jax.training.build import abstract_state
-from ups_jax.training.state import TrainState, state_of
+from ups_jax.training.state import TrainState, create_train_state
 
 SMALL = ["operator.spectral.depth=1", "operator.spectral.hidden_dim=8", "optimizer={name: adamw, lr: 1e-3}"]
 # The state of each configuration is compiled once.
@@ -50,7 +50,7 @@ def state(waves: Dataset) -> TrainState:
 @pytest.fixture(scope="module")
 def few_arrays() -> TrainState:
     """The state of a model of one array, which is saved and read in a moment."""
-    return state_of({"kernel": jnp.arange(6.0)}, optax.adam(0.1), jax.random.key(0))
+    return create_train_state({"kernel": jnp.arange(6.0)}, optax.adam(0.1), jax.random.key(0))
 
 
 def at(state: TrainState, step: int) -> TrainState:
@@ -77,8 +77,8 @@ def test_the_best_and_the_latest_stay(
         assert checkpoints.steps() == kept
         assert checkpoints.best_step() == best
         known = validations[best]
-        assert known is not None and checkpoints.step_of(float(np.float32(known))) == best
-        assert checkpoints.step_of(0.75) is None
+        assert known is not None and checkpoints.step_with_validation(float(np.float32(known))) == best
+        assert checkpoints.step_with_validation(0.75) is None
 
 
 def test_a_save_is_sealed_when_it_is_committed(few_arrays: TrainState, tmp_path: Path) -> None:
@@ -89,10 +89,10 @@ def test_a_save_is_sealed_when_it_is_committed(few_arrays: TrainState, tmp_path:
         while not (tmp_path / "c" / "3").exists() and time.monotonic() < deadline:
             time.sleep(0.001)
         shutil.copytree(tmp_path / "c", tmp_path / "killed")
-    assert fault(tmp_path / "killed" / "3") is None
+    assert find_damage(tmp_path / "killed" / "3") is None
     arrays = next((tmp_path / "killed" / "3" / "state" / "ocdbt.process_0" / "d").glob("*"))
     arrays.write_bytes(arrays.read_bytes()[:-1])
-    assert str(fault(tmp_path / "killed" / "3")).endswith("is not what was written")
+    assert str(find_damage(tmp_path / "killed" / "3")).endswith("is not what was written")
 
 
 @pytest.mark.parametrize("content", [b"", b"true"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ups_jax.runs.checksums import fault, seal, seal_before_commit
+from ups_jax.runs.checksums import find_damage, seal, seal_before_commit
 
 
 @pytest.fixture
@@ -20,10 +20,10 @@ def sealed(tmp_path: Path) -> Path:
 
 
 def test_an_untouched_checkpoint_is_sound_and_keeps_its_seal(sealed: Path) -> None:
-    assert fault(sealed) is None
+    assert find_damage(sealed) is None
     (sealed / "meta").write_bytes(b"[]")
     seal(sealed)
-    assert fault(sealed) == "meta is not what was written"
+    assert find_damage(sealed) == "meta is not what was written"
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_an_untouched_checkpoint_is_sound_and_keeps_its_seal(sealed: Path) -> No
 )
 def test_every_damage_is_seen(sealed: Path, damage: Callable[[Path], object]) -> None:
     damage(sealed / "state" / "a")
-    assert str(fault(sealed)).startswith("state/")
+    assert str(find_damage(sealed)).startswith("state/")
 
 
 def test_what_the_commit_adds_is_sealed_once_it_is_there(tmp_path: Path) -> None:
@@ -46,26 +46,26 @@ def test_what_the_commit_adds_is_sealed_once_it_is_there(tmp_path: Path) -> None
     seal_before_commit(tmp_path)
     (tmp_path / "_CHECKPOINT_METADATA").write_bytes(b"committed")
     (tmp_path / "commit_success.txt").write_bytes(b"yes")
-    assert fault(tmp_path) is None
+    assert find_damage(tmp_path) is None
     seal(tmp_path)
-    assert fault(tmp_path) is None
+    assert find_damage(tmp_path) is None
     (tmp_path / "_CHECKPOINT_METADATA").write_bytes(b"committee")
-    assert fault(tmp_path) == "_CHECKPOINT_METADATA is not what was written"
+    assert find_damage(tmp_path) == "_CHECKPOINT_METADATA is not what was written"
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff", b"[]", b"{}", b'{"meta": null}'])
 def test_a_damaged_seal_is_seen_and_stays(sealed: Path, content: bytes) -> None:
     (sealed / "checksums.json").write_bytes(content)
     seal(sealed)
-    assert fault(sealed) is not None
+    assert find_damage(sealed) is not None
     assert (sealed / "checksums.json").read_bytes() == content
 
 
 def test_what_a_kill_leaves_of_a_seal_is_no_damage(sealed: Path) -> None:
     (sealed / ".checksums.json.abcdefgh.tmp").write_text("{")
-    assert fault(sealed) is None
+    assert find_damage(sealed) is None
 
 
 def test_a_checkpoint_without_a_seal_is_not_judged(tmp_path: Path) -> None:
     (tmp_path / "state").write_bytes(b"x")
-    assert fault(tmp_path) is None
+    assert find_damage(tmp_path) is None

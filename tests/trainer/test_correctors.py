@@ -45,8 +45,8 @@ from ups_jax.trainer.parents import trained_parents
 from ups_jax.trainer.train import TrainedStage, train
 from ups_jax.training.build import JointModel, abstract_state, build_joint_model, build_model, init_state
 from ups_jax.training.stages import consistency_distill, stage_spec
-from ups_jax.training.stages.consistency_distill import collapse
-from ups_jax.training.stages.corrector_validation import corrected_metrics, held_out
+from ups_jax.training.stages.consistency_distill import collapse_warning
+from ups_jax.training.stages.corrector_validation import corrected_metrics, validation_pieces
 from ups_jax.training.state import create_train_state
 
 QUIET = Console(quiet=True)
@@ -277,7 +277,7 @@ def test_a_validation_has_the_samples_of_the_student_beside_those_of_its_teacher
 ) -> None:
     model, spec = build_model(cfg, dataset.task, "consistency_distill"), stage_spec("consistency_distill")
     teacher, student = parents["diffusion_residual"], weights["consistency_distill"].weights
-    held, base = held_out(dataset, cfg), build_model(cfg, dataset.task, "operator")
+    held, base = validation_pieces(dataset, cfg), build_model(cfg, dataset.task, "operator")
     theirs, ours = (
         corrected_metrics(model, samples_of, base, parents["operator"], held, sampler)
         for samples_of, sampler in ((teacher, sample), (student, sample_distilled))
@@ -291,9 +291,9 @@ def test_a_validation_has_the_samples_of_the_student_beside_those_of_its_teacher
             np.testing.assert_allclose(found[f"alone/{name}"], ours[f"alone/{name}"], rtol=1e-4)
     assert found["rollout"] != found["teacher/rollout"] and found["distance"] > 0
     # Where the weights are gone, what the student says is zero with them.
-    assert collapse(found) is None
+    assert collapse_warning(found) is None
     vanished = validate(replace(student, params=jax.tree.map(np.zeros_like, student.params), scale=0 * student.scale))
-    assert "it has collapsed" in str(collapse(vanished))
+    assert "has collapsed" in str(collapse_warning(vanished))
 
 
 def test_single_rollouts_of_a_student_are_its_teachers(states: Callable[..., np.ndarray]) -> None:
@@ -314,10 +314,10 @@ def test_a_student_whose_teacher_is_not_known_is_refused(run: RunDirectory, tmp_
 def test_a_student_that_collapses_ends_the_stage(
     run: RunDirectory, cfg: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert collapse({"size": 0.9}) is None and "0.4 of the size" in str(collapse({"size": 0.4}))
+    assert collapse_warning({"size": 0.9}) is None and "0.4 of the size" in str(collapse_warning({"size": 0.4}))
     again = without_student(run, tmp_path / "run")
     # By this measure every student is too small.
-    monkeypatch.setattr(consistency_distill, "COLLAPSED", np.inf)
+    monkeypatch.setattr(consistency_distill, "MIN_SAMPLE_SIZE", np.inf)
     with pytest.raises(DivergedError, match=r"step \d"):
         train(cfg, "consistency_distill", again, console=QUIET)
     assert RunDirectory(again).read()["status"] == "failed"

@@ -16,7 +16,7 @@ from jax._src import dispatch
 from ups_jax.core.errors import ConfigError
 from ups_jax.models import Batch
 from ups_jax.trainer.oom import OomRetryStep, StateLost, is_out_of_memory, is_state_lost, with_oom_error
-from ups_jax.training.state import TrainState, state_of
+from ups_jax.training.state import TrainState, create_train_state
 
 FULL = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 4294967296 bytes.")
 OTHER = jax.errors.JaxRuntimeError("INVALID_ARGUMENT: shapes differ")
@@ -41,7 +41,7 @@ class Device:
 
 
 def blank() -> TrainState:
-    return state_of({"w": jax.numpy.ones(2)}, optax.sgd(1.0), jax.random.key(0))
+    return create_train_state({"w": jax.numpy.ones(2)}, optax.sgd(1.0), jax.random.key(0))
 
 
 @pytest.mark.parametrize(

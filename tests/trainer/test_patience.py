@@ -26,7 +26,7 @@ from ups_jax.tracking.jsonl import JsonlWriter
 from ups_jax.trainer.console import TrainingProgress
 from ups_jax.trainer.loop import Loop, run_loop
 from ups_jax.training.run_length import Plan
-from ups_jax.training.state import state_of
+from ups_jax.training.state import create_train_state
 from ups_jax.training.step import Update
 
 
@@ -72,7 +72,7 @@ def looped(cfg: Config, metrics: list[float], path: Path, lost: tuple[int, ...] 
         patience=None,
         plateau=build_plateau(settings, *lengths, plan.eval_steps),
     )
-    fresh = state_of({"w": jnp.ones(2)}, tx, jax.random.key(0))
+    fresh = create_train_state({"w": jnp.ones(2)}, tx, jax.random.key(0))
     with (
         Checkpoints(path / "checkpoints") as checkpoints,
         closing(JsonlWriter(path / "metrics.jsonl")) as writer,

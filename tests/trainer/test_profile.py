@@ -13,7 +13,7 @@ import pytest
 
 from ups_jax.models.batch import Batch
 from ups_jax.trainer.profile import operation_paths, part_and_direction, profile_step, self_times
-from ups_jax.training.state import state_of
+from ups_jax.training.state import create_train_state
 from ups_jax.training.step import TrainStep
 
 
@@ -66,7 +66,7 @@ def test_the_profile_of_a_step_names_its_scopes_and_counts_its_steps(tmp_path: P
             params = state.params - 0.1 * jnp.linalg.matrix_power(gradient, 3)
             return replace(state, params=params), {"loss": value}
 
-    state = state_of(jnp.ones((64, 64)), optax.identity(), jax.random.key(0))
+    state = create_train_state(jnp.ones((64, 64)), optax.identity(), jax.random.key(0))
     batches = iter(lambda: Batch(inputs=jnp.ones((64, 64))), None)
     result = profile_step(TrainStep(jax.jit(step), {}), state, batches, tmp_path, steps=3)
     parts = {(part.part, part.direction): part for part in result.parts}

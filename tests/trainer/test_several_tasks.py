@@ -30,7 +30,7 @@ from ups_jax.rollout.autoregressive import rollout
 from ups_jax.runs.checkpoint import Checkpoints, tasks_of
 from ups_jax.tracking import read_jsonl
 from ups_jax.trainer.train import train
-from ups_jax.training.build import abstract_state, build_joint_model, joint
+from ups_jax.training.build import abstract_state, as_joint_model, build_joint_model
 from ups_jax.training.stages import stage_spec
 
 shared_programs = pytest.fixture(scope="module", autouse=True)(sharing)
@@ -108,7 +108,7 @@ def stepped(cfg: Config, data: Mixture) -> tuple[list[bool], list[tuple[int, Num
 
         return wrapped
 
-    losses = [counted(loss) for loss in joint(model).losses(stage_spec("operator"), cfg)]
+    losses = [counted(loss) for loss in as_joint_model(model).losses(stage_spec("operator"), cfg)]
     # The step of the trainings below, which then trace nothing.
     epoch = steps_per_epoch(data, cfg, "operator")
     step = train_step(model, tx, cfg, losses=losses, steps_per_epoch=epoch)

@@ -13,7 +13,9 @@ from ups_jax.config import Config, load
 from ups_jax.data import Dataset, open_dataset
 from ups_jax.trainer.parents import untrained_parents
 
-ON = ("training.precision=bf16", "training.remat=block", "training.accum_steps=2", "training.rollout_horizon=2")
+# One layer has every kind of product.
+SMALL = ("operator.spectral.depth=1", "operator.pdet={depth: 1, depths: [1, 1]}")
+ON = (*SMALL, "training.precision=bf16", "training.remat=block", "training.accum_steps=2", "training.rollout_horizon=2")
 
 
 @pytest.mark.parametrize("stage", ["operator", "diffusion_residual", "consistency_distill"])
@@ -22,14 +24,14 @@ def test_a_transient_step_lowers_for_cuda(waves: Dataset, tiny: Config, stage: s
 
 
 def test_a_steady_step_lowers_for_cuda(data_root: Path) -> None:
-    cfg = load("configs/tiny_steady.yaml", [f"data.root={data_root}", *ON[:3]])
+    cfg = load("configs/tiny_steady.yaml", [f"data.root={data_root}", *ON[:-1]])
     simulate.prepare(cfg)
     lowers_for_cuda(cfg, open_dataset(cfg), "steady_prior")
 
 
 @pytest.mark.parametrize("architecture", ["pdet_unet", "pdet_stack"])
 def test_the_other_operators_lower_for_cuda(waves: Dataset, architecture: str) -> None:
-    overrides = [*ON, "data.tasks.0.symmetries=[]", f"operator.architecture_type={architecture}"]
+    overrides = [*ON[:-1], "data.tasks.0.symmetries=[]", f"operator.architecture_type={architecture}"]
     lowers_for_cuda(load("configs/tiny.yaml", overrides), waves, "operator")
 
 
@@ -38,7 +40,12 @@ def test_the_other_operators_lower_for_cuda(waves: Dataset, architecture: str) -
 def test_products_have_all_bits_unless_fewer_are_asked_for(
     waves: Dataset, precision: str, exact: bool, core: str
 ) -> None:
-    overrides = ["data.tasks.0.symmetries=[]", "optimizer.name=adamw", f"training.precision={precision}"]
+    overrides = [
+        "data.tasks.0.symmetries=[]",
+        "optimizer.name=adamw",
+        "operator.spectral.depth=1",
+        f"training.precision={precision}",
+    ]
     overrides += [f"operator.architecture_type={core}", "operator.pdet={hidden_dim: 16, depth: 1, num_heads: 2}"]
     cfg = load("configs/tiny.yaml", overrides)
     model, tx = build(cfg, waves)
@@ -54,7 +61,7 @@ def test_products_have_all_bits_unless_fewer_are_asked_for(
 def test_the_update_of_a_gpu_lowers_for_cuda(waves: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     # The process that lowers has a CPU, which takes another form of the update.
     monkeypatch.setattr("ups_jax.training.step.is_one_cpu", lambda mesh: False)
-    lowers_for_cuda(load("configs/tiny.yaml", ["data.tasks.0.symmetries=[]"]), waves, "operator")
+    lowers_for_cuda(load("configs/tiny.yaml", [*SMALL, "data.tasks.0.symmetries=[]"]), waves, "operator")
 
 
 def lowers_for_cuda(cfg: Config, dataset: Dataset, stage: str) -> None:

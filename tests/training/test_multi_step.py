@@ -145,7 +145,7 @@ def test_who_makes_several_steps_at_once(cfg: Config, monkeypatch: pytest.Monkey
     by_hand = load(CONFIGS / "tiny.yaml", [f"data.root={cfg.data.root}", "training.compile=false"])
     assert steps_per_call(by_hand, data, first, mesh) == 1
     size = first.nbytes
-    monkeypatch.setattr(multi_step, "_MOST_BYTES", 3 * size)
+    monkeypatch.setattr(multi_step, "_MAX_BYTES", 3 * size)
     assert steps_per_call(cfg, data, first, mesh) == 3
-    monkeypatch.setattr(multi_step, "_MOST_BYTES", size - 1)
+    monkeypatch.setattr(multi_step, "_MAX_BYTES", size - 1)
     assert steps_per_call(cfg, data, first, mesh) == 1

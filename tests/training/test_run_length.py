@@ -52,7 +52,7 @@ def stepping(clock: Clock, seconds: Callable[[int], float]) -> Callable[[int, fl
 def test_compilation_and_pauses_of_the_machine_do_not_count_but_batches_do() -> None:
     clock = Clock()
     step = stepping(clock, lambda n: 60.0 if n == 0 else 7.0 if n % 30 == 0 else 0.25)
-    measured = measure_seconds_per_step(step, 0, itertools.repeat(0.125), clock=clock, enough=1e9)
+    measured = measure_seconds_per_step(step, 0, itertools.repeat(0.125), clock=clock, max_seconds=1e9)
     assert measured == 0.375
 
 
@@ -65,7 +65,7 @@ def test_slow_steps_are_measured_for_a_short_time_only() -> None:
 def test_a_call_of_several_steps_is_shared_among_them() -> None:
     clock = Clock()
     measured = measure_seconds_per_step(
-        stepping(clock, lambda _: 2.0), 0, itertools.repeat(0.0), clock=clock, steps_per_call=8, enough=1e9
+        stepping(clock, lambda _: 2.0), 0, itertools.repeat(0.0), clock=clock, steps_per_call=8, max_seconds=1e9
     )
     # Three calls that compile, and three for each of the 21 groups.
     assert (measured, clock.now) == (0.25, 2.0 * (3 + 3 * 21))

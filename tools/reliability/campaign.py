@@ -129,8 +129,8 @@ class Place:
             before = max(log[-1]["reached"], before if resumed is None else 0)
         last = runs.run(self._line(stage, run))
         again = max(before - last.resumed, 0) if last.resumed is not None else before
-        found = list(differences(expected, end_state(run))) if last.code == 0 else [last.last_line]
-        return {"stage": stage, "kills": log, "code": last.code, "again": again, "differences": found}
+        mismatches = list(differences(expected, end_state(run))) if last.code == 0 else [last.last_line]
+        return {"stage": stage, "kills": log, "code": last.code, "again": again, "differences": mismatches}
 
     def _killed(self, stage: str, run: Path, moment: Moment) -> tuple[int, int | None]:
         """Start a run and kill it at a moment; its exit code and the step that it had gone on from."""

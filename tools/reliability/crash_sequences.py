@@ -18,7 +18,7 @@ LONG = ("stages.operator.steps=100", "evaluation.enabled=false")
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What a fault was answered; `again` are the steps that its damage and its end cost."""
+    """The result of a start that a fault struck; `again` is the number of steps repeated because of the fault."""
 
     fault: Fault
     code: int
@@ -33,23 +33,23 @@ class Seen:
             lines = self.said.strip().splitlines()
             answer = next((line for line in lines if line.startswith("error: ")), lines[0])
         else:
-            found = re.search(f".*({self.fault.says}).*", self.said) if self.fault.says else None
-            answer = found[0] if found else "goes on from the newest save"
+            match = re.search(f".*({self.fault.says}).*", self.said) if self.fault.says else None
+            answer = match[0] if match else "goes on from the newest save"
         return Row(fault=self.fault.name, answer=answer, code=self.code, again=self.again)
 
     @property
     def not_as_defined(self) -> list[str]:
-        """What is not as the fault's answer says."""
-        found = []
+        """The deviations of the result from the fault's defined answer."""
+        deviations = []
         if self.code != self.fault.code:
-            found.append(f"exit code {self.code}, not {self.fault.code}")
+            deviations.append(f"exit code {self.code}, not {self.fault.code}")
         if not re.search(self.fault.says, self.said, re.DOTALL):
-            found.append(f"does not say {self.fault.says!r}")
+            deviations.append(f"does not say {self.fault.says!r}")
         if self.again > self.fault.again:
-            found.append(f"{self.again} steps done again, more than {self.fault.again}")
+            deviations.append(f"{self.again} steps done again, more than {self.fault.again}")
         if not (self.one_line or self.fault.noisy):
-            found.append("more than two lines on stderr")
-        return [f"{self.fault.name}: {line}: {self.said[-1500:]}" for line in found]
+            deviations.append("more than two lines on stderr")
+        return [f"{self.fault.name}: {line}: {self.said[-1500:]}" for line in deviations]
 
 
 def whole(run: Path, data_root: Path) -> None:
@@ -83,8 +83,8 @@ def live(run: Path, data_root: Path, faults: Sequence[Fault]) -> list[Seen]:
 
 def _seen(fault: Fault, result: runs.Ended) -> Seen:
     said = [line for line in result.err.splitlines() if not line.startswith("warning: ")]
-    told = "\n".join([*said, result.out])
-    return Seen(fault=fault, code=result.code, said=told, one_line=len(said) <= 2, again=0)
+    output = "\n".join([*said, result.out])
+    return Seen(fault=fault, code=result.code, said=output, one_line=len(said) <= 2, again=0)
 
 
 def _cost(seen: list[Seen], number: int, steps: int) -> None:

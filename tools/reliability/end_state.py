@@ -1,4 +1,4 @@
-"""What a run came to, without what belongs to the clock: two runs that are the same bit for bit have equal ones."""
+"""The end state of a run without clock times: two bit-identical runs have equal end states."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def end_state(run: Path) -> dict[str, Any]:
         "states": {folder.name: _states(folder) for folder in folders},
         "curve": [without_clock(record) for record in read_jsonl(run / "metrics.jsonl")],
         "evaluation": {path.stem: without_clock(_json(path)) for path in sorted((run / "evaluation").glob("*.json"))},
-        "skipped": {name: own.get("skipped") for name, own in _json(run / "run.json")["stages"].items()},
+        "skipped": {name: stage.get("skipped") for name, stage in _json(run / "run.json")["stages"].items()},
     }
 
 

@@ -29,20 +29,20 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 
 @dataclass
 class Found:
-    """Of one target: how many inputs there were, their exit codes, and the inputs that were not answered rightly."""
+    """The findings for one target: the number of inputs, their exit codes, and the inputs with a wrong answer."""
 
     inputs: int = 0
     seconds: float = 0.0
     codes: collections.Counter[int | None] = field(default_factory=collections.Counter)
     failed: dict[str, Case] = field(default_factory=dict)
-    told: dict[str, str] = field(default_factory=dict)
+    messages: dict[str, str] = field(default_factory=dict)
 
 
 def fuzz(target: str, count: int, number: int, journal: Path | None = None) -> Found:
     """`count` inputs of a target; `number` decides which. Of inputs that fail alike the smallest is kept; the `journal`
     says what was found up to the input that is at work."""
     targets.prepare(target)
-    found, start = Found(), time.monotonic()
+    findings, start = Found(), time.monotonic()
 
     @seed(number)
     @settings(
@@ -53,39 +53,39 @@ def fuzz(target: str, count: int, number: int, journal: Path | None = None) -> F
         suppress_health_check=list(HealthCheck),
     )
     @given(targets.TARGETS[target])
-    def each(case: Case) -> None:
-        found.inputs += 1
+    def run_case(case: Case) -> None:
+        findings.inputs += 1
         if journal is not None:
-            journal.write_text(json.dumps(_told(found, case.to_json())))
+            journal.write_text(json.dumps(_journal_entry(findings, case.to_json())))
         wrong, code = check(case)
-        found.codes[code] += 1
+        findings.codes[code] += 1
         if wrong is not None:
             kind = wrong.split(": ")[0]
-            known = found.failed.get(kind)
-            if known is None or len(case.to_json()) < len(known.to_json()):
-                found.failed[kind], found.told[kind] = case, wrong
+            smallest = findings.failed.get(kind)
+            if smallest is None or len(case.to_json()) < len(smallest.to_json()):
+                findings.failed[kind], findings.messages[kind] = case, wrong
 
-    each()
-    found.seconds = time.monotonic() - start
-    return found
+    run_case()
+    findings.seconds = time.monotonic() - start
+    return findings
 
 
 def check(case: Case) -> tuple[str | None, int | None]:
-    """What is wrong with the answer to a case, and its exit code."""
+    """Return the fault of the answer to a case, or None, and the exit code."""
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         given_answer = answer(case, Path(folder), shared())
         wrong = fault(case, given_answer) or targets.wrong_result(case, given_answer, Path(folder))
     return wrong, given_answer.code
 
 
-def rounds(count: int, shares: Mapping[str, int], each: int = 200) -> Iterator[tuple[str, int, int]]:
+def rounds(count: int, shares: Mapping[str, int], inputs_per_part: int = 200) -> Iterator[tuple[str, int, int]]:
     """Target, number of inputs and seed of each part, until there are `count` inputs in these shares."""
     total = sum(shares.values())
     left = {name: round(count * share / total) for name, share in shares.items()}
     number = 0
     while any(left.values()):
         for name in left:
-            size = min(each, left[name])
+            size = min(inputs_per_part, left[name])
             if size:
                 left[name] -= size
                 yield name, size, number
@@ -104,30 +104,29 @@ def main() -> int:
     args = parser.parse_args()
     if args.part:
         part = fuzz(args.part[0], int(args.part[1]), int(args.part[2]), args.journal)
-        args.journal.write_text(json.dumps({"done": True} | _told(part)))
+        args.journal.write_text(json.dumps({"done": True} | _journal_entry(part)))
         return 0
     shares = {name: share for name, share in targets.SHARES.items() if not args.only or name in args.only}
-    found = {name: Found() for name in shares}
+    findings = {name: Found() for name in shares}
     with tempfile.TemporaryDirectory(prefix="ups_jax-fuzz-") as folder:
         for name, size, number in rounds(args.count, shares):
-            own, part = found[name], _in_a_process(name, size, 1000 * args.seed + number, Path(folder))
-            own.inputs, own.seconds = own.inputs + part.inputs, own.seconds + part.seconds
-            own.codes += part.codes
+            total, part = findings[name], _in_a_process(name, size, 1000 * args.seed + number, Path(folder))
+            total.inputs, total.seconds = total.inputs + part.inputs, total.seconds + part.seconds
+            total.codes += part.codes
             for kind, case in part.failed.items():
-                if kind not in own.failed:
-                    own.failed[kind] = case
+                if kind not in total.failed:
+                    total.failed[kind] = case
                     args.failed.mkdir(parents=True, exist_ok=True)
                     path = args.failed / f"{name}-{hashlib.sha256(kind.encode()).hexdigest()[:8]}.json"
                     path.write_text(case.to_json())
-                    print(f"{name}: {part.told[kind]} ({path})", flush=True)
+                    print(f"{name}: {part.messages[kind]} ({path})", flush=True)
             if args.out is not None:
-                args.out.write_text(json.dumps({key: _row(value) for key, value in found.items()}, indent=1) + "\n")
-    for name, own in found.items():
-        print(
-            f"{name:<12} {own.inputs:>6} inputs  {own.seconds:>7.1f} s  {_row(own)['codes']}  {len(own.failed)} failed"
-        )
-    print(f"{'all':<12} {sum(own.inputs for own in found.values()):>6} inputs")
-    return 1 if any(own.failed for own in found.values()) else 0
+                args.out.write_text(json.dumps({key: _row(value) for key, value in findings.items()}, indent=1) + "\n")
+    for name, total in findings.items():
+        codes, failed = _row(total)["codes"], len(total.failed)
+        print(f"{name:<12} {total.inputs:>6} inputs  {total.seconds:>7.1f} s  {codes}  {failed} failed")
+    print(f"{'all':<12} {sum(total.inputs for total in findings.values()):>6} inputs")
+    return 1 if any(total.failed for total in findings.values()) else 0
 
 
 def _in_a_process(name: str, size: int, number: int, folder: Path) -> Found:
@@ -139,23 +138,28 @@ def _in_a_process(name: str, size: int, number: int, folder: Path) -> Found:
     said = json.loads(journal.read_text())
     failed = {kind: Case.from_json(text) for kind, text in said["failed"].items()}
     codes = collections.Counter({None if code == "None" else int(code): n for code, n in said["codes"].items()})
-    part = Found(inputs=said["inputs"], codes=codes, failed=failed, told=said["told"])
+    part = Found(inputs=said["inputs"], codes=codes, failed=failed, messages=said["messages"])
     if "done" not in said:
         kind = f"a library ended the process with {ended.returncode}"
-        part.failed[kind], part.told[kind] = Case.from_json(said["now"]), f"{kind}: {ended.stderr[-300:]}"
+        part.failed[kind], part.messages[kind] = Case.from_json(said["now"]), f"{kind}: {ended.stderr[-300:]}"
     part.seconds = time.monotonic() - start
     return part
 
 
-def _told(found: Found, now: str = "") -> dict[str, Any]:
-    codes = {str(code): count for code, count in found.codes.items()}
-    failed = {kind: case.to_json() for kind, case in found.failed.items()}
-    return {"inputs": found.inputs, "codes": codes, "failed": failed, "told": found.told, "now": now}
+def _journal_entry(findings: Found, now: str = "") -> dict[str, Any]:
+    codes = {str(code): count for code, count in findings.codes.items()}
+    failed = {kind: case.to_json() for kind, case in findings.failed.items()}
+    return {"inputs": findings.inputs, "codes": codes, "failed": failed, "messages": findings.messages, "now": now}
 
 
-def _row(own: Found) -> dict[str, object]:
-    codes = {str(code): count for code, count in sorted(own.codes.items(), key=lambda item: str(item[0]))}
-    return {"inputs": own.inputs, "seconds": round(own.seconds, 1), "codes": codes, "failed": list(own.failed)}
+def _row(findings: Found) -> dict[str, object]:
+    codes = {str(code): count for code, count in sorted(findings.codes.items(), key=lambda item: str(item[0]))}
+    return {
+        "inputs": findings.inputs,
+        "seconds": round(findings.seconds, 1),
+        "codes": codes,
+        "failed": list(findings.failed),
+    }
 
 
 if __name__ == "__main__":

@@ -73,8 +73,8 @@ class Ended:
     @property
     def resumed(self) -> int | None:
         """The step that it went on from, of the first stage that it trained."""
-        found = re.search(r"(?:resumed|restarted) +at step (\d+)", self.out)
-        return None if found is None else int(found[1])
+        match = re.search(r"(?:resumed|restarted) +at step (\d+)", self.out)
+        return None if match is None else int(match[1])
 
     @property
     def last_line(self) -> str:
@@ -86,17 +86,17 @@ def training(stage: str, run: Path, data_root: Path, *overrides: str) -> list[st
     """The command line that trains a stage, or `all` of a transient task, in the run directory."""
     config = CONFIGURATION[stage]
     steady = (*_STEADY, f"stages.steady_prior.steps={STEPS['steady_prior']}") if config == "tiny_steady.yaml" else ()
-    given = [*_ALIKE, *_OWN[config], *steady, f"data.root={data_root}", *overrides]
-    return command("train.py", "--config", str(CONFIGS / config), "--stage", stage, "--run-dir", str(run), *given)
+    settings = [*_ALIKE, *_OWN[config], *steady, f"data.root={data_root}", *overrides]
+    return command("train.py", "--config", str(CONFIGS / config), "--stage", stage, "--run-dir", str(run), *settings)
 
 
 def environment(faults: Sequence[Mapping[str, Any]] = (), **variables: str) -> dict[str, str]:
     """A user's, without this process's XLA flags; all programs are kept, so that a second start compiles none."""
-    own = {name: value for name, value in quiet().items() if name != "XLA_FLAGS"}
-    paths = [str(INJECTION), str(ROOT), *filter(None, [own.get("PYTHONPATH")])]
+    env = {name: value for name, value in quiet().items() if name != "XLA_FLAGS"}
+    paths = [str(INJECTION), str(ROOT), *filter(None, [env.get("PYTHONPATH")])]
     kept = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
-    own |= kept | {"PYTHONPATH": os.pathsep.join(paths), "UPS_FAULTS": json.dumps(list(faults))}
-    return own | variables
+    env |= kept | {"PYTHONPATH": os.pathsep.join(paths), "UPS_FAULTS": json.dumps(list(faults))}
+    return env | variables
 
 
 def start(
@@ -129,8 +129,8 @@ def reached(run: Path, stage: str) -> int:
     path = run / "metrics.jsonl"
     if not path.exists():
         return 0
-    found = re.findall(rf'^{{"stage": "{stage}", "step": (\d+),.*}}$', path.read_text(errors="replace"), re.MULTILINE)
-    return max(map(int, found), default=0)
+    steps = re.findall(rf'^{{"stage": "{stage}", "step": (\d+),.*}}$', path.read_text(errors="replace"), re.MULTILINE)
+    return max(map(int, steps), default=0)
 
 
 def begun(process: subprocess.Popen[str], run: Path) -> bool:

@@ -58,8 +58,8 @@ class Place:
 def refused(result: runs.Ended, code: int, says: str) -> Row:
     """One line, no more, with its exit code."""
     assert result.code == code, (result.code, result.err)
-    told = [line for line in result.err.splitlines() if not line.startswith("warning: ")]
-    assert len(told) <= 2 and re.search(says, result.err), result.err
+    messages = [line for line in result.err.splitlines() if not line.startswith("warning: ")]
+    assert len(messages) <= 2 and re.search(says, result.err), result.err
     return Row(fault="", answer=result.last_line, code=code)
 
 
@@ -103,10 +103,10 @@ def out_of_memory(place: Place) -> Row:
     run = place.folder / "run"
     result = runs.run(place.line(run), at(places.COMPILATION, "out_of_memory")(run))
     assert result.code == 0, result.err
-    told = next(line for line in result.out.splitlines() if line.startswith("memory"))
+    message = next(line for line in result.out.splitlines() if line.startswith("memory"))
     losses = [[record["loss"] for record in read_jsonl(path / "metrics.jsonl")] for path in (place.whole, run)]
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
-    return Row(fault="out of the device's memory", answer=told, code=0, again=0)
+    return Row(fault="out of the device's memory", answer=message, code=0, again=0)
 
 
 def all_checkpoints_damaged(place: Place) -> Row:
@@ -139,8 +139,8 @@ def newest_checkpoint_gone(place: Place) -> Row:
         result.err
     )
     place.same(run)
-    told = next(line for line in result.out.splitlines() if line.startswith("lost"))
-    return Row(fault="newest checkpoint deleted", answer=told, code=0, again=12 - result.resumed)
+    message = next(line for line in result.out.splitlines() if line.startswith("lost"))
+    return Row(fault="newest checkpoint deleted", answer=message, code=0, again=12 - result.resumed)
 
 
 def best_checkpoint_damaged(place: Place) -> Row:
@@ -153,10 +153,10 @@ def best_checkpoint_damaged(place: Place) -> Row:
         damage.validated(run / "checkpoints" / "operator" / str(step), 0.1 * (number + 1))
     damage.flip(damage.largest(run / "checkpoints" / "operator" / str(best)))
     evaluation = command("evaluate.py", "--run-dir", str(run), "evaluation.plots=false")
-    for told in (f"operator/{best}: ", f"step {best} "):
+    for expected in (f"operator/{best}: ", f"step {best} "):
         seen = runs.run(evaluation)
         assert seen.code == 0 and seen.err.count("\n") == 1, seen.err
-        assert re.search(f"^warning: .*{told}.*step {others[-1]}", seen.err), seen.err
+        assert re.search(f"^warning: .*{expected}.*step {others[-1]}", seen.err), seen.err
         meta = json.loads((run / "evaluation" / "test.json").read_text())["meta"]
         assert (meta["steps"], meta["checkpoint"]) == (others[-1], f"checkpoints/operator/{others[-1]}")
         result = runs.run(place.line(run))
@@ -233,9 +233,9 @@ def killed_while_converting(place: Place) -> Row:
     for number, fault in enumerate(kills):
         out = place.folder / f"out-{number}"
         assert runs.run(line(out), fault(out)).code == -signal.SIGKILL
-        found = {path.name: path.read_bytes() for path in out.iterdir() if not path.name.startswith(".")}
+        written = {path.name: path.read_bytes() for path in out.iterdir() if not path.name.startswith(".")}
         # Whatever has its name by then is whole.
-        assert all(files.get(name, content) == content for name, content in found.items()), number
+        assert all(files.get(name, content) == content for name, content in written.items()), number
         result = runs.run(line(out))
         assert result.code == 0, result.err
         assert {path.name: path.read_bytes() for path in out.iterdir() if path.name != ".lock"} == files, number
@@ -250,10 +250,10 @@ def clock_that_jumps(place: Place) -> Row:
     assert result.code == 0 and result.err == "", result.err
     place.same(run)
     record = json.loads((run / "run.json").read_text())
-    begun, end = (
+    start, end = (
         datetime.fromisoformat(text) for text in (record["created"], record["stages"]["operator"]["finished"])
     )
-    assert timedelta(days=-1) < end - begun < timedelta(days=-0.9), (begun, end)
+    assert timedelta(days=-1) < end - start < timedelta(days=-0.9), (start, end)
     assert all(record.get("epoch_time_sec", 1) > 0 for record in read_jsonl(run / "metrics.jsonl"))
     return Row(fault="the clock jumps back by a day", answer="dates in records are odd", code=0, again=0)
 
@@ -402,10 +402,12 @@ def _parameters(run: Path) -> list[np.ndarray]:
 
 
 def _arrays(path: Path) -> dict[str, bytes]:
-    found: dict[str, bytes] = {}
+    arrays: dict[str, bytes] = {}
     with h5py.File(path) as file:
-        file.visititems(lambda name, item: found.update({name: item[()].tobytes()}) if hasattr(item, "dtype") else None)
-    return found
+        file.visititems(
+            lambda name, item: arrays.update({name: item[()].tobytes()}) if hasattr(item, "dtype") else None
+        )
+    return arrays
 
 
 def _wait(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 1500) -> None:

@@ -70,9 +70,9 @@ def main() -> int:
             lives.append(lived(folder, fault, seconds, lives[-1].reached if lives else 0))
             print(told(lives[-1]), flush=True)
     print(summed(lives))
-    for line in (found := complaints(lives)):
+    for line in (problems := complaints(lives)):
         print(f"error: {line}", file=sys.stderr)
-    return 1 if found else 0
+    return 1 if problems else 0
 
 
 def _none(_: Path, __: int) -> list[dict[str, Any]]:
@@ -106,13 +106,13 @@ def lived(folder: Path, fault: str, seconds: float, before: int) -> Life:
     """One start in the run of `folder`, which its fault or the end of its time ends."""
     run, life = folder / "run", Life(fault=fault)
     # A window of five losses holds for the tens of steps of the other faults, not for thousands at a constant rate.
-    given = (
+    overrides = (
         f"stages.operator.steps={_STEPS}",
         "logging.every_steps=10",
         "scheduler.name=constant",
         "training.spike_sigma=null",
     )
-    line = runs.training("operator", run, folder / "data", "training.eval_every=16", *given)
+    line = runs.training("operator", run, folder / "data", "training.eval_every=16", *overrides)
     begin = time.monotonic()
     seen, saves = saved(run), 0
     with tempfile.TemporaryFile("w+") as out:
@@ -167,12 +167,12 @@ def told(life: Life) -> str:
 
 def lost_steps(lives: list[Life]) -> list[int]:
     """Steps that were done again by each start that went on."""
-    found, before = list[int](), 0
+    losses, before = list[int](), 0
     for life in lives:
         if life.resumed is not None:
-            found.append(max(before - life.resumed, 0))
+            losses.append(max(before - life.resumed, 0))
         before = life.reached
-    return found
+    return losses
 
 
 def growths(lives: list[Life]) -> tuple[list[float], list[float]]:
@@ -182,18 +182,20 @@ def growths(lives: list[Life]) -> tuple[list[float], list[float]]:
 
 
 def complaints(lives: list[Life]) -> list[str]:
-    """What a soak must not show. One start may grow by what its time falls on; the median of them is a leak."""
+    """Return the complaints about a soak. A single start may grow by chance; growth of the median is a leak."""
     memory, files = growths(lives)
-    found = []
+    problems = []
     if (most := max(lost_steps(lives), default=0)) > _EVERY:
-        found.append(f"{most} steps were lost at once, with a save every {_EVERY}")
+        problems.append(f"{most} steps were lost at once, with a save every {_EVERY}")
     if not memory:
-        found.append(f"no start lived for {_WARM_SAVES} saves and 20 s: give it more --minutes, or a longer --longest")
+        problems.append(
+            f"no start lived for {_WARM_SAVES} saves and 20 s: give it more --minutes, or a longer --longest"
+        )
     elif (grown := statistics.median(memory)) > _MEGABYTES:
-        found.append(f"memory grew by {grown:.0f} MB in the median start")
+        problems.append(f"memory grew by {grown:.0f} MB in the median start")
     elif (grown := statistics.median(files)) > _FILES:
-        found.append(f"open files grew by {grown:.0f} in the median start")
-    return found
+        problems.append(f"open files grew by {grown:.0f} in the median start")
+    return problems
 
 
 def summed(lives: list[Life]) -> str:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key
 from ups_jax.inference.inputs import array_dtype, make_conditions
 from ups_jax.metrics.aggregate import fixed_size_chunks
 from ups_jax.models import Conditions, PointSimulator, Simulator, normalize
-from ups_jax.rollout.autoregressive import advance
+from ups_jax.rollout.autoregressive import rollout_chunk
 from ups_jax.rollout.correction import Correction
 
 # Frames per chunk: large enough to amortize transfers to the host, small enough to fit into memory.
@@ -138,7 +138,7 @@ class ChunkedRollout:
         def one_member(
             weights: Any, window: Array, cond: Conditions, key: Array, first: Int[Array, ""], count: Int[Array, ""]
         ) -> tuple[Array, Array]:
-            return advance(self.model, weights, window, cond, CHUNK_STEPS, first, count, self.correction, key)
+            return rollout_chunk(self.model, weights, window, cond, CHUNK_STEPS, first, count, self.correction, key)
 
         def all_members(
             weights: Any,

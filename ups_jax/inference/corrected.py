@@ -22,8 +22,15 @@ from ups_jax.inference.inputs import make_conditions
 from ups_jax.inference.trained_model import TrainedModel
 from ups_jax.models.corrector import Corrector, CorrectorWeights
 from ups_jax.rollout.autoregressive import rollout
-from ups_jax.rollout.correction import Correction, every
-from ups_jax.rollout.flow_sampler import Sampler, corrected, expected, sample, sample_distilled, solution_corrector
+from ups_jax.rollout.correction import Correction, every_n
+from ups_jax.rollout.flow_sampler import (
+    Sampler,
+    mean_error,
+    sample,
+    sample_distilled,
+    solution_corrector,
+    step_corrector,
+)
 from ups_jax.rollout.steady import steady_rollout
 from ups_jax.runs.best_weights import Weights, best_weights
 from ups_jax.runs.directory import RunDirectory
@@ -112,7 +119,7 @@ class CorrectedModel:
     @cached_property
     def _mean_corrected(self) -> Any:
         """The jitted rollout with the mean correction."""
-        return self._compile_rollout(expected)
+        return self._compile_rollout(mean_error)
 
     def _predict(
         self, predict: Any, u0: np.ndarray, steps: int, cond: np.ndarray, cond_mask: np.ndarray, key: Any
@@ -131,8 +138,8 @@ class CorrectedModel:
             if simulator.task.kind == "steady":
                 correct = partial(solution_corrector(network, weights, sampler), key)
                 return steady_rollout(simulator, params, fields, cond, steps, correct)
-            corrector = corrected(network, weights, sampler)
-            correction = Correction(corrector=corrector, when=every(self.correct_every), held=fixed_noise)
+            corrector = step_corrector(network, weights, sampler)
+            correction = Correction(corrector=corrector, when=every_n(self.correct_every), fixed_noise=fixed_noise)
             return rollout(simulator, params, fields, cond, steps, correction, key)
 
         return jax.jit(frames, static_argnames="steps")

@@ -19,7 +19,7 @@ from ups_jax.core.errors import DataError
 from ups_jax.core.task import Task
 from ups_jax.models import Conditions
 from ups_jax.models.conditioning import geometry_of
-from ups_jax.rollout.steady import refinement
+from ups_jax.rollout.steady import refinement_factors
 
 AnyArray = np.ndarray | Array
 # PDE coefficients by name, in physical units: one number for all samples, or an array (b,).
@@ -112,7 +112,7 @@ def checked_inputs(task: Task, u: Any, input_fields: Any, dtype: Any) -> AnyArra
             f"input_fields has shape {fields.shape}; this run expects (samples, {', '.join(task.axes)}, {len(names)}) "
             f"with {', '.join(names)} along the last axis"
         )
-    refinement(task, fields.shape[1:-1])
+    refinement_factors(task, fields.shape[1:-1])
     state = (*fields.shape[:-1], len(task.channels))
     if u is not None and input_fields is not None and np.shape(u) != state:
         raise DataError(

@@ -37,7 +37,7 @@ from ups_jax.inference.inputs import (
 from ups_jax.models.grid import patch_shape
 from ups_jax.rollout.autoregressive import latent_rollout, reconstruct, rollout
 from ups_jax.rollout.steady import check_finer_grid, steady_rollout
-from ups_jax.runs.best_weights import Weights, best_weights, difference
+from ups_jax.runs.best_weights import Weights, best_weights, first_shape_difference
 from ups_jax.runs.directory import RunDirectory
 from ups_jax.training.build import JointModel, build_joint_model, build_model
 
@@ -282,7 +282,7 @@ class TrainedModel:
         model = self.for_task(task)
         if weights is None:
             return model, model.weights
-        mismatch = difference(weights, self.weights)
+        mismatch = first_shape_difference(weights, self.weights)
         if mismatch is not None:
             raise DataError(f"weights: the pytree does not match model.weights: {mismatch}")
         names = [item.name for item in self.tasks]

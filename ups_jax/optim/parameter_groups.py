@@ -23,14 +23,14 @@ _ADAMW = {
 _NO_DECAY = frozenset({"bias", "scale"})
 
 
-class Group(NamedTuple):
+class ParameterGroup(NamedTuple):
     """`muon` or `adamw`, and the reason where a matrix is not Muon's."""
 
     name: str
     reason: str = ""
 
 
-def muon_group(path: tuple[Any, ...], ndim: int) -> Group:
+def muon_group(path: tuple[Any, ...], ndim: int) -> ParameterGroup:
     """The group of a parameter under `muon`: every (in, out) matrix, or stack of them, between hidden activations.
 
     The kernel of a convolution (`GridConv`) is a matrix already, its taps times its inputs being one axis.
@@ -38,8 +38,8 @@ def muon_group(path: tuple[Any, ...], ndim: int) -> Group:
     names = path_names(path)
     for name in names:
         if name in _ADAMW:
-            return Group("adamw", _ADAMW[name] if ndim >= 2 else "")
-    return Group("muon" if names[-1] == "kernel" and ndim >= 2 else "adamw")
+            return ParameterGroup("adamw", _ADAMW[name] if ndim >= 2 else "")
+    return ParameterGroup("muon" if names[-1] == "kernel" and ndim >= 2 else "adamw")
 
 
 def muon_labels(params: Any) -> Any:
@@ -47,7 +47,7 @@ def muon_labels(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, leaf: muon_group(path, leaf.ndim).name, params)
 
 
-def decays(path: tuple[Any, ...], ndim: int) -> bool:
+def has_weight_decay(path: tuple[Any, ...], ndim: int) -> bool:
     """Whether weight decay acts on a parameter: on all but biases and norm scales, whose size regularises nothing."""
     return ndim >= 2 and path_names(path)[-1] not in _NO_DECAY
 
@@ -59,7 +59,7 @@ def add_decayed_weights(weight_decay: float) -> optax.GradientTransformation:
     """
 
     def add(path: tuple[Any, ...], update: Any, param: Any) -> Any:
-        return update + weight_decay * param if decays(path, param.ndim) else update
+        return update + weight_decay * param if has_weight_decay(path, param.ndim) else update
 
     def update(updates: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, optax.EmptyState]:
         if params is None:
@@ -93,21 +93,21 @@ def parameter_table(params: Any, config: StageConfig) -> list[ParameterRow]:
     optimizer = config.optimizer
     rows = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        group = muon_group(path, leaf.ndim) if optimizer.name == "muon" else Group(optimizer.name)
+        group = muon_group(path, leaf.ndim) if optimizer.name == "muon" else ParameterGroup(optimizer.name)
         rows.append(
             ParameterRow(
                 path="/".join(path_names(path)),
                 shape=tuple(leaf.shape),
                 count=math.prod(leaf.shape),
                 optimizer=group.name,
-                decayed=optimizer.weight_decay > 0 and decays(path, leaf.ndim),
+                decayed=optimizer.weight_decay > 0 and has_weight_decay(path, leaf.ndim),
                 reason=group.reason,
             )
         )
     return rows
 
 
-def summary(rows: Sequence[ParameterRow]) -> str:
+def summarize(rows: Sequence[ParameterRow]) -> str:
     """How many arrays and numbers each optimizer moves, in one line, largest first."""
     totals = {row.optimizer: [0, 0] for row in rows}
     for row in rows:
@@ -117,9 +117,9 @@ def summary(rows: Sequence[ParameterRow]) -> str:
     return "; ".join(f"{name} {arrays} arrays, {numbers:,} numbers" for name, (arrays, numbers) in ordered)
 
 
-def render(rows: Sequence[ParameterRow]) -> Table:
+def render_table(rows: Sequence[ParameterRow]) -> Table:
     """The table for a console of rich, with its totals."""
-    table = Table("parameter", "shape", "numbers", "optimizer", "decay", "why", caption=summary(rows))
+    table = Table("parameter", "shape", "numbers", "optimizer", "decay", "why", caption=summarize(rows))
     # A path that does not fit goes on below: its end says which parameter it is.
     table.columns[0].overflow = "fold"
     table.columns[2].justify = "right"

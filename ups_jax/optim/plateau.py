@@ -28,7 +28,7 @@ class PlateauRule:
     """`bad` evaluations not below (1 - `threshold`) * best in a row multiply the scale by `factor`, down to `floor`."""
 
     factor: float
-    bad: int
+    patience: int
     threshold: float
     floor: float
 
@@ -49,14 +49,14 @@ def scale_by_plateau() -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def observe(state: PlateauState, metric: Float[Array, ""] | float, rule: PlateauRule) -> PlateauState:
+def updated_plateau(state: PlateauState, metric: Float[Array, ""] | float, rule: PlateauRule) -> PlateauState:
     """The state after an evaluation, as torch's ReduceLROnPlateau has it (mode min, relative threshold, no cooldown).
 
     A metric that is not finite is no better than the best.
     """
     better = jnp.asarray(metric, jnp.float32) < state.best * (1 - rule.threshold)
     bad = jnp.where(better, 0, state.bad + 1)
-    reduce = bad >= rule.bad
+    reduce = bad >= rule.patience
     return PlateauState(
         scale=jnp.where(reduce, jnp.maximum(state.scale * rule.factor, min(rule.floor, 1.0)), state.scale),
         best=jnp.where(better, jnp.asarray(metric, jnp.float32), state.best),
@@ -68,7 +68,7 @@ def update_plateau(opt_state: optax.OptState, metric: float, rule: PlateauRule |
     """`observe` on the plateau of an optimizer's state; the state as it is where no such schedule is on."""
     if rule is None:
         return opt_state
-    return optax.tree.set(opt_state, PlateauState=observe(optax.tree.get(opt_state, "PlateauState"), metric, rule))
+    return optax.tree.set(opt_state, PlateauState=updated_plateau(optax.tree.get(opt_state, "PlateauState"), metric, rule))
 
 
 def plateau_scale(opt_state: optax.OptState) -> float:

@@ -87,7 +87,7 @@ def build_plateau(config: StageConfig, total_steps: int, steps_per_epoch: int, e
     if bad is None:
         bad = _evaluations_beyond(round(_PATIENCE_SHARE * total_steps), eval_steps)
     return PlateauRule(
-        factor=scheduler.factor, bad=bad, threshold=scheduler.threshold, floor=scheduler.min_lr / config.optimizer.lr
+        factor=scheduler.factor, patience=bad, threshold=scheduler.threshold, floor=scheduler.min_lr / config.optimizer.lr
     )
 
 

@@ -86,7 +86,7 @@ class RecordedTraining:
                 return f"checkpoints/{name}: {reason}"
         return None
 
-    def note_evaluation(self, section: str, key: str, file: Path, numbers: Mapping[str, Any], arch: Any) -> None:
+    def record_evaluation(self, section: str, key: str, file: Path, numbers: Mapping[str, Any], arch: Any) -> None:
         """Keep where an evaluation lies, and its numbers as the last ones of its section."""
         values = self.read()
         entry = {"path": os.path.relpath(file, self.path), "sha256": _sha256(file), "section": section, "at": now()}

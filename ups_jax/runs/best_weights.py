@@ -17,7 +17,7 @@ from ups_jax.core.task import Task
 from ups_jax.runs.checkpoint import Checkpoints, tasks_of, validation_of
 from ups_jax.runs.checksums import content_digest
 from ups_jax.runs.directory import RunDirectory
-from ups_jax.training.build import abstract_state, averaged
+from ups_jax.training.build import abstract_state, averaged_params
 from ups_jax.training.stages import stage_spec
 from ups_jax.training.state import state_scale
 
@@ -82,10 +82,10 @@ def _best_sound(checkpoints: Checkpoints, directory: Path, stage: str) -> tuple[
         except CheckpointError as error:
             reasons[step] = str(error)
             continue
-        params = averaged(config, stage, state, meta["ema_decay"])
+        params = averaged_params(config, stage, state, meta["ema_decay"])
         found = Weights(
             params=params,
-            weights=stage_spec(stage).weights(params, state_scale(state)),
+            weights=stage_spec(stage).build_weights(params, state_scale(state)),
             digest=content_digest(directory / str(step)),
             step=step,
             config=config,
@@ -112,9 +112,9 @@ def _tell_missed(directory: Path, step: int, damaged: dict[int, str], set_aside:
         )
 
 
-def fitting(weights: Weights, like: Any) -> Any:
+def check_compatible(weights: Weights, like: Any) -> Any:
     """The parameters, if they have the shapes of `like`; ConfigError naming the first that differs otherwise."""
-    differing = difference(weights.params, like)
+    differing = first_shape_difference(weights.params, like)
     if differing is not None:
         raise ConfigError(
             f"--init-from: that run's model differs from this configuration's: {differing}; use the same latent and "
@@ -123,7 +123,7 @@ def fitting(weights: Weights, like: Any) -> Any:
     return weights.params
 
 
-def difference(there: Any, here: Any) -> str | None:
+def first_shape_difference(there: Any, here: Any) -> str | None:
     """The first parameter, by name, whose shapes differ in two trees, with both; None where all are the same."""
     shapes = [
         {jax.tree_util.keystr(name): np.shape(leaf) for name, leaf in jax.tree_util.tree_leaves_with_path(tree)}

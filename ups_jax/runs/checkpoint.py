@@ -57,7 +57,7 @@ class Checkpoints:
         every = sorted(int(item.name) for item in self.directory.glob("*") if item.name.isdecimal())
         reasons = {step: reason for step in every if (reason := self._why_unlisted(step)) is not None}
         sound = reasons and any(
-            checksums.fault(self.directory / str(step)) is None for step in every if step not in reasons
+            checksums.find_damage(self.directory / str(step)) is None for step in every if step not in reasons
         )
         damaged = broadcast_from_host0(list(reasons.items()) if sound else [])
         return [f"damaged checkpoint {reason}; {self._rename(step)}" for step, reason in damaged]
@@ -126,7 +126,7 @@ class Checkpoints:
         """The validation metric that a step was saved with, None for none."""
         return validation_of(self.directory / str(step))
 
-    def step_of(self, validation: float) -> int | None:
+    def step_with_validation(self, validation: float) -> int | None:
         """The first saved step whose validation metric is this one in float32; None where none on disk has it."""
         for step in self.steps():
             own = self.validation(step)
@@ -227,7 +227,7 @@ class Checkpoints:
         """CheckpointError where a file is not what was written; each step is read through once."""
         if step in self._sound:
             return
-        reason = checksums.fault(self.directory / str(step))
+        reason = checksums.find_damage(self.directory / str(step))
         if reason is not None:
             raise CheckpointError(f"{self.directory / str(step)}: {reason}")
         self._sound.add(step)
@@ -263,7 +263,7 @@ class Checkpoints:
 
     def _damaged_before(self, step: int, report: Callable[[str], None]) -> list[int]:
         """The steps below one whose files are not what was written: one of them may be the best."""
-        reasons = [(own, checksums.fault(self.directory / str(own))) for own in self.steps() if own < step]
+        reasons = [(own, checksums.find_damage(self.directory / str(own))) for own in self.steps() if own < step]
         found = broadcast_from_host0([own for own in reasons if own[1] is not None])
         for own, reason in found:
             report(f"damaged checkpoint {self.directory / str(own)}: {reason}")
@@ -337,7 +337,7 @@ _FILE = "metrics/metrics"
 
 def validation_of(folder: Path) -> float | None:
     """The validation metric that a checkpoint was saved with, None for none; CheckpointError where it is damaged."""
-    if not (folder / _FILE).exists() and not checksums.has(folder, _FILE):
+    if not (folder / _FILE).exists() and not checksums.is_listed(folder, _FILE):
         return None
     try:
         value = read_json(folder / _FILE)["validation"]

@@ -42,7 +42,7 @@ def is_sealed(directory: Path) -> bool:
     return (directory / _SEAL).exists()
 
 
-def fault(directory: Path) -> str | None:
+def find_damage(directory: Path) -> str | None:
     """What is wrong with a sealed checkpoint, None where nothing is or where it has no seal (of an earlier version)."""
     if not is_sealed(directory):
         return None
@@ -62,7 +62,7 @@ def fault(directory: Path) -> str | None:
     return None
 
 
-def has(directory: Path, name: str) -> bool:
+def is_listed(directory: Path, name: str) -> bool:
     """Whether a file belongs to a sealed checkpoint, there or not."""
     sealed = _read(directory)
     return isinstance(sealed, dict) and name in sealed

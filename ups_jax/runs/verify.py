@@ -70,7 +70,7 @@ def _stage(run: RunDirectory, stage: str, record: dict[str, Any]) -> Iterator[Fi
 
 def _checkpoint(folder: Path, step: int) -> Finding:
     part = f"checkpoints/{folder.name}/{step}"
-    reason = checksums.fault(folder / str(step))
+    reason = checksums.find_damage(folder / str(step))
     if reason is None and not checksums.is_sealed(folder / str(step)):
         reason, text = _unreadable(folder, step), "can be read; has no checksums"
     else:

@@ -1,1 +1,1 @@
-"""The pure core of training: state, gradients, the train step and the stages. No disk and no console."""
+"""The computational core of training: state, gradients, the train step and the stages, without file or console I/O."""

@@ -1,4 +1,4 @@
-"""From configuration and data to a stage's model, its optimizer and a fresh state."""
+"""Builds the model, the optimizer and the initial train state of a stage from configuration and data."""
 
 from __future__ import annotations
 
@@ -31,21 +31,31 @@ from ups_jax.optim import build_optimizer, ema_params
 from ups_jax.training.run_length import make_plan
 from ups_jax.training.stages import stage_spec
 from ups_jax.training.stages.spec import Parents, StageModel, StageSpec, Validate
-from ups_jax.training.state import TrainState, state_of
+from ups_jax.training.state import TrainState, create_train_state
 
 
 class ModelAndOptimizer(NamedTuple):
-    """What a stage trains with: `model`, of several tasks a `JointModel`, and `tx`, its optimizer."""
+    """The model and the optimizer of a stage.
+
+    Attributes:
+        model: Model of the task; a `JointModel` for several tasks.
+        tx: Optimizer.
+    """
 
     model: StageModel | JointModel
     tx: optax.GradientTransformation
 
 
 def build(cfg: Config, dataset: Dataset | Mixture | None = None, *, stage: str = "operator") -> ModelAndOptimizer:
-    """Return the model and the optimizer of a stage; without `dataset` the data of the configuration is opened.
+    """Return the model and the optimizer of a stage.
+
+    Args:
+        cfg: Configuration.
+        dataset: Training data; by default the data of the configuration is opened.
+        stage: Name of the stage.
 
     Raises:
-        ConfigError: The stage is not for the data, or widths do not fit.
+        ConfigError: The stage does not support the data, or the widths of the model are inconsistent.
         DataError: The data cannot be opened.
     """
     require_determinism(cfg.deterministic)
@@ -61,38 +71,48 @@ def build(cfg: Config, dataset: Dataset | Mixture | None = None, *, stage: str =
 
 
 def build_model(cfg: Config, task: Task, stage: str) -> StageModel:
-    """The model that a stage trains on a task; ConfigError where the stage is not for it or widths do not divide."""
+    """Return the model that a stage trains on a task.
+
+    Raises:
+        ConfigError: The stage does not support the task, or the widths of the model are inconsistent.
+    """
     spec = stage_spec(stage)
     if task.kind not in spec.task_kinds:
-        others = " or ".join(f"--stage {name}" for name in STAGES if task.kind in stage_spec(name).task_kinds)
+        suitable = " or ".join(f"--stage {name}" for name in STAGES if task.kind in stage_spec(name).task_kinds)
         kinds = " and ".join(spec.task_kinds)
-        raise ConfigError(f"task {task.name} is {task.kind}, stage {stage} is for {kinds} tasks; use {others}")
-    if task.scattered and not spec.scattered:
-        raise ConfigError(f"task {task.name} is of points, stage {stage} is for grids; use --stage operator")
+        raise ConfigError(f"task {task.name} is {task.kind}, stage {stage} is for {kinds} tasks; use {suitable}")
+    if task.scattered and not spec.supports_points:
+        raise ConfigError(
+            f"task {task.name} has scattered points, but stage {stage} supports grids only; use --stage operator"
+        )
     return spec.model(cfg, task)
 
 
 def build_joint_model(cfg: Config, tasks: Sequence[Task], stage: str) -> JointModel:
-    """The models that a stage trains on all tasks; ConfigError where the stage takes one task only."""
+    """Return the models that a stage trains jointly on all tasks, with their shared parameters.
+
+    Raises:
+        ConfigError: The stage does not support a task, or supports a single task only.
+    """
     models = tuple(build_model(cfg, task, stage) for task in tasks)
     if len(models) == 1:
-        # Alone it shares with nobody: no shapes have to be looked at.
+        # A single model shares no parameters, so their shapes are not needed.
         return JointModel(models)
     spec = stage_spec(stage)
-    if spec.scaled or spec.uses_ema_target:
+    if spec.has_scale or spec.uses_ema_target:
         names = ", ".join(task.name for task in tasks)
         raise ConfigError(
-            f"stage {stage} is trained on one task, data.tasks has {len(tasks)} ({names}); set stages.{stage}.epochs "
-            "to 0, or train a run on one of them for it"
+            f"stage {stage} supports a single task, but data.tasks has {len(tasks)} ({names}); set "
+            f"stages.{stage}.epochs to 0, or train this stage in a run with one of these tasks"
         )
-    examples = tuple(example(task, min_frames(cfg, task)) for task in tasks)
+    examples = tuple(template_batch(task, min_frames(cfg, task)) for task in tasks)
     key = jax.random.key(0)
     trees = [jax.eval_shape(partial(spec.init, model), key, row) for model, row in zip(models, examples, strict=True)]
     return JointModel(models, plan_sharing([task.name for task in tasks], trees), examples)
 
 
 def min_frames(cfg: Config, task: Task) -> int:
-    """Frames of the shortest window that a stage can be begun with."""
+    """Return the number of frames of the shortest window that initialises the model of a task."""
     return 1 if task.kind == "steady" else cfg.data.context + 1
 
 
@@ -105,17 +125,26 @@ def init_state(
     stage: str = "operator",
     cfg: Config | None = None,
 ) -> TrainState:
-    """A fresh state; `batch`, of several tasks one of the first, lends its shapes. Deterministic in `key`.
+    """Return the initial train state of a stage, deterministic in `key`.
 
-    A configuration that looks for loss spikes has to be given: their window is a part of the state. With one, the state
-    is made with its sharding (`ups_jax.distributed.mesh`), never whole on one of several devices. The state of a stage
-    with parents is then to be begun by them (`trainer.parents.begun`).
+    A stage with parents (stages that must be trained before it) additionally takes values from them:
+    `ups_jax.trainer.parents.init_from_parents`.
+
+    Args:
+        model: Model of the stage.
+        tx: Optimizer of the stage.
+        batch: Batch that provides the shapes; for several tasks, a batch of the first.
+        key: Key of the initial parameters and of all later random numbers of the run.
+        stage: Name of the stage.
+        cfg: Configuration. It is required if it enables the detection of loss spikes, whose window is part of the
+            state. With a configuration, the state is created sharded over the mesh of `cfg.parallel`.
     """
-    spec, whole = stage_spec(stage), joint(model)
+    spec, joint = stage_spec(stage), as_joint_model(model)
 
     def fresh(key: Key[Array, ""], batch: Batch) -> TrainState:
-        params = whole.init(spec, stream(key, "init"), first_row(batch))
-        return state_of(params, tx, key, cfg, scaled=len(whole.task.channels) if spec.scaled else None)
+        params = joint.init(spec, stream(key, "init"), first_row(batch))
+        scale_channels = len(joint.task.channels) if spec.has_scale else None
+        return create_train_state(params, tx, key, cfg, scale_channels=scale_channels)
 
     if cfg is None:
         return jax.jit(fresh)(key, batch)
@@ -124,19 +153,30 @@ def init_state(
 
 
 def abstract_state(config: Config, task: Task | Sequence[Task], stage: str) -> TrainState:
-    """Shapes of the train state that the configuration makes for a task or several, on whatever devices."""
+    """Return the shapes and types of the train state of a stage, without sharding.
+
+    Args:
+        config: Configuration.
+        task: Task or tasks of the run.
+        stage: Name of the stage.
+    """
     tasks = (task,) if isinstance(task, Task) else tuple(task)
     config = replace(config, parallel=ParallelConfig(data=1))
-    # The lengths of a schedule shape no state.
+    # The shapes of the state do not depend on the lengths of the schedule.
     tx = build_optimizer(getattr(config.stages, stage), 1, 1)
     fresh = partial(init_state, build_joint_model(config, tasks, stage), tx, stage=stage, cfg=config)
-    return jax.eval_shape(fresh, example(tasks[0], min_frames(config, tasks[0])), jax.random.key(0))
+    return jax.eval_shape(fresh, template_batch(tasks[0], min_frames(config, tasks[0])), jax.random.key(0))
 
 
 @dataclass(frozen=True)
 class JointModel:
-    """A model for each task. `examples` lend the shapes of a row of each; of a model that is alone there are none, its
-    shapes are lent by whoever makes its parameters."""
+    """Models of one or several tasks with shared parameters.
+
+    Attributes:
+        models: Model of each task.
+        sharing: Parameters that the models share.
+        examples: Batch of one row for each task, which provides the shapes; empty for a single task.
+    """
 
     models: tuple[StageModel, ...]
     sharing: Sharing = field(default_factory=Sharing)
@@ -144,98 +184,129 @@ class JointModel:
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """Their tasks."""
+        """The tasks of the models."""
         return tuple(model.task for model in self.models)
 
     @property
     def task(self) -> Task:
-        """The task of a model that is alone."""
+        """The only task of the model; ValueError if there are several."""
         (only,) = self.tasks
         return only
 
     def init(self, spec: StageSpec, key: Key[Array, ""], first: Batch) -> PyTree:
-        """Fresh parameters; `first` is a row of the first task."""
+        """Return initial parameters of all models.
+
+        Args:
+            spec: Stage.
+            key: Key of the parameters.
+            first: Batch of one row of the first task.
+        """
         rows = [first, *self.examples[1:]]
         return self.sharing.joint_params(
             [spec.init(model, key, row) for model, row in zip(self.models, rows, strict=True)]
         )
 
     def losses(self, spec: StageSpec, cfg: Config) -> list[StageLoss]:
-        """Each task's loss, of the joint parameters."""
-        return [self._viewed(spec.losses(model, cfg), number) for number, model in enumerate(self.models)]
+        """Return the loss of each task as a function of the joint parameters."""
+        return [self._on_joint_params(spec.losses(model, cfg), number) for number, model in enumerate(self.models)]
 
-    def parts(self) -> list[ParameterSubset]:
-        """Which parameters each task's model has."""
+    def parameter_subsets(self) -> list[ParameterSubset]:
+        """Return the parameters that each task's model uses."""
         return [self.sharing.subset(number) for number in range(len(self.models))]
 
-    def _viewed(self, losses: StageLoss, number: int) -> StageLoss:
-        def of_task(
+    def _on_joint_params(self, loss: StageLoss, number: int) -> StageLoss:
+        def task_loss(
             params: PyTree, batch: Batch, key: Key[Array, ""], context: StepContext
         ) -> tuple[Float[Array, ""], Terms]:
-            return losses(self.sharing.task_params(params, number), batch, key, context)
+            return loss(self.sharing.task_params(params, number), batch, key, context)
 
-        return of_task
+        return task_loss
 
 
-def joint(model: StageModel | JointModel) -> JointModel:
-    """A joint model, also of one model."""
+def as_joint_model(model: StageModel | JointModel) -> JointModel:
+    """Return a joint model; a single model is wrapped."""
     return model if isinstance(model, JointModel) else JointModel((model,))
 
 
 def joint_validation(
     model: JointModel, spec: StageSpec, data: Dataset | Mixture, cfg: Config, parents: Parents
 ) -> Validate:
-    """Weights -> the mean over the tasks of every validation metric, and where there are several tasks each one's own
-    as `{task}/{metric}`."""
-    each = [
-        spec.validate(own, dataset, cfg, parents)
-        for own, dataset in zip(model.models, as_mixture(data).datasets, strict=True)
+    """Return the validation function of a stage: weights -> metrics, averaged over the tasks.
+
+    With several tasks, the metrics of each task are included as `{task}/{metric}`.
+
+    Args:
+        model: Models of the tasks.
+        spec: Stage.
+        data: Data of the tasks.
+        cfg: Configuration.
+        parents: Weights of the stages that this stage needs.
+    """
+    validations = [
+        spec.validate(task_model, dataset, cfg, parents)
+        for task_model, dataset in zip(model.models, as_mixture(data).datasets, strict=True)
     ]
 
     def validate(weights: PyTree) -> dict[str, float]:
-        found = [own(model.sharing.task_params(weights, number)) for number, own in enumerate(each)]
-        means = {name: float(np.mean([values[name] for values in found])) for name in found[0]}
-        return means | metrics_by_task(model.tasks, found)
+        task_metrics = [
+            task_validate(model.sharing.task_params(weights, number))
+            for number, task_validate in enumerate(validations)
+        ]
+        means = {name: float(np.mean([metrics[name] for metrics in task_metrics])) for name in task_metrics[0]}
+        return means | metrics_by_task(model.tasks, task_metrics)
 
-    return each[0] if len(each) == 1 else validate
-
-
-def metrics_by_task(tasks: Sequence[Task], found: Sequence[dict[str, float]]) -> dict[str, float]:
-    """`{task}/{metric}` of each task."""
-    return {f"{task.name}/{name}": value for task, own in zip(tasks, found, strict=True) for name, value in own.items()}
+    return validations[0] if len(validations) == 1 else validate
 
 
-def example(task: Task, frames: int) -> Batch:
-    """A row of a task's batch, for its shapes."""
+def metrics_by_task(tasks: Sequence[Task], task_metrics: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Return the metrics of all tasks in one dictionary, with names `{task}/{metric}`."""
+    return {
+        f"{task.name}/{name}": value
+        for task, metrics in zip(tasks, task_metrics, strict=True)
+        for name, value in metrics.items()
+    }
+
+
+def template_batch(task: Task, frames: int) -> Batch:
+    """Return a batch of one row with the shapes of a task, filled with zeros and ones."""
     width = len(task.coefficients)
-    places: dict[str, Any] = {}
+    point_arrays: dict[str, Any] = {}
     if task.scattered:
         axes = 0 if task.moving else len(task.axes)
-        places = {"coords": jnp.zeros((1, task.points, axes)), "point_mask": jnp.ones((1, task.points))}
+        point_arrays = {"coords": jnp.zeros((1, task.points, axes)), "point_mask": jnp.ones((1, task.points))}
     return Batch(
         fields=jnp.zeros((1, frames, *task.shape, len(task.channels))),
         inputs=jnp.zeros((1, *task.shape, len(task.inputs))),
         dt=jnp.ones(1),
         cond=jnp.zeros((1, width)),
         cond_mask=jnp.zeros((1, width)),
-        **places,
+        **point_arrays,
     )
 
 
 def trains_on_latents(cfg: Config, stage: str) -> bool:
-    """Whether a stage is trained on latents."""
+    """Return whether a stage is trained on cached latents, with a frozen codec."""
     return stage == "operator" and cfg.data.source == "latents"
 
 
 def frozen_codec_subset(spec: StageSpec, model: StageModel, cfg: Config) -> ParameterSubset:
-    """The parameters that training on latents moves, as a part of the whole; the codec's are foreign to it."""
-    first = example(model.task, min_frames(cfg, model.task))
+    """Return the parameter subset of training on latents: the codec's parameters are frozen, all others used."""
+    first = template_batch(model.task, min_frames(cfg, model.task))
     paths = frozenset(flatten_dict(jax.eval_shape(partial(spec.init, model), jax.random.key(0), first)))
     codec = frozenset(path for path in paths if path[0] == CODEC)
     return ParameterSubset(used=paths - codec, frozen=codec)
 
 
-def averaged(cfg: Config, stage: str, state: TrainState, decay: float | None) -> PyTree:
-    """The averaged parameters of a state; of a held codec its own, whose average differs from it by round-off."""
+def averaged_params(cfg: Config, stage: str, state: TrainState, decay: float | None) -> PyTree:
+    """Return the averaged parameters of a state.
+
+    A frozen codec keeps its parameters: their average differs by round-off.
+
+    Args:
+        cfg: Configuration.
+        stage: Name of the stage.
+        state: Train state.
+        decay: Decay of the average, None for the power-function average.
+    """
     average = ema_params(state.params, state.ema, decay)
     return {**average, CODEC: state.params[CODEC]} if trains_on_latents(cfg, stage) else average

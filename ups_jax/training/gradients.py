@@ -1,4 +1,4 @@
-"""Gradients of a batch in micro-batches: as many rows in memory at a time, the gradient of all of them in the end."""
+"""Gradients of a batch, accumulated over micro-batches and summed over devices."""
 
 from __future__ import annotations
 
@@ -22,13 +22,18 @@ LossAndGradient = tuple[tuple[Float[Array, ""], Terms], PyTree]
 def make_gradient_fn(
     losses: StageLoss, micro_batches: int = 1, draw: Draw = lambda batch, _: batch, mesh: Mesh | None = None
 ) -> Callable[[PyTree, Batch, Key[Array, ""], StepContext], LossAndGradient]:
-    """Return (params, batch, key, context) -> ((loss, terms), gradient), over the rows in `micro_batches` groups, one
-    at a time, on each device of `mesh` those of its own rows.
+    """Return the function (params, batch, key, context) -> ((loss, terms), gradient) of a batch.
 
-    Loss, terms and gradients are the means over the rows that count (`mask`), whatever the groups: each group has the
-    weight of its own count, and the last may be filled up with rows that do not count. What is random is that of the
-    whole batch: `draw` makes what belongs to rows before they are split, and every group has the same key. That is one
-    batch's gradient to round-off for losses that are means over rows, which those of `ups_jax.losses` are.
+    The rows are split into micro-batches, which each device processes one after the other. Loss, terms and gradient are
+    means over the rows with `mask` 1. They do not depend on the split, except for round-off: `draw` makes the random
+    numbers of all rows before the split, all micro-batches use the same key, and each is weighted by its rows. This
+    requires a loss that is a mean over rows, as those of `ups_jax.losses` are.
+
+    Args:
+        losses: Loss of the stage.
+        micro_batches: Number of micro-batches.
+        draw: Function (batch, key) -> batch that adds the random numbers of the rows.
+        mesh: Mesh whose devices share the rows; None for a single device.
     """
     value_and_grad = jax.value_and_grad(losses, has_aux=True)
     if micro_batches == 1 and (mesh is None or mesh.size == 1):
@@ -40,7 +45,7 @@ def make_gradient_fn(
         def add(total: LossAndGradient, group: Batch) -> tuple[LossAndGradient, None]:
             rows = jnp.sum(group.mask)
             value = value_and_grad(params, group, key, context)
-            return jax.tree.map(lambda so_far, new: so_far + rows * new, total, value), None
+            return jax.tree.map(lambda partial_sum, new: partial_sum + rows * new, total, value), None
 
         first = jax.tree.map(lambda values: values[0], groups)
         shapes = jax.eval_shape(value_and_grad, params, first, key, context)
@@ -48,17 +53,19 @@ def make_gradient_fn(
         return jax.lax.scan(add, zeros, groups)[0]
 
     def gradients(params: PyTree, batch: Batch, key: Key[Array, ""], context: StepContext) -> LossAndGradient:
-        over = summed if mesh is None else sum_over_devices(mesh, summed)
-        total = over(params, draw(batch, key), key, context)
-        counted = jnp.maximum(jnp.sum(batch.mask), 1.0)
-        return jax.tree.map(lambda leaf: leaf / counted, total)
+        sum_rows = summed if mesh is None else sum_over_devices(mesh, summed)
+        total = sum_rows(params, draw(batch, key), key, context)
+        row_count = jnp.maximum(jnp.sum(batch.mask), 1.0)
+        return jax.tree.map(lambda leaf: leaf / row_count, total)
 
     return gradients
 
 
 def split(batch: Batch, micro_batches: int) -> Batch:
-    """Return the rows of every array in groups on a new first axis; where they do not fill the last group, its first
-    rows stand in for the missing ones, with `mask` 0."""
+    """Return the batch with its rows split into micro-batches along a new first axis.
+
+    If the rows do not fill the last micro-batch, the first rows of the batch pad it, with `mask` 0.
+    """
     size = group_size(batch.rows, micro_batches)
     groups = math.ceil(batch.rows / size)
     missing = groups * size - batch.rows
@@ -73,5 +80,5 @@ def split(batch: Batch, micro_batches: int) -> Batch:
 
 
 def group_size(rows: int, micro_batches: int) -> int:
-    """Return the rows of a micro-batch."""
+    """Return the number of rows of a micro-batch."""
     return math.ceil(rows / micro_batches)

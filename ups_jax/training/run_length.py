@@ -1,4 +1,4 @@
-"""How long a stage runs: steps as given, epochs of the data, or as many steps as fit into a budget of seconds."""
+"""The length of a stage in optimizer steps, from its `steps`, `epochs` or `max_seconds`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ from ups_jax.optim.schedules import check_schedule
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How long a stage runs, in optimizer steps."""
+    """The length of a stage, in optimizer steps.
+
+    Attributes:
+        total_steps: Steps of the stage.
+        steps_per_epoch: Steps of an epoch of its data.
+        eval_steps: Steps between two evaluations.
+    """
 
     total_steps: int
     steps_per_epoch: int
@@ -31,31 +37,46 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What a plan by `max_seconds` rests on: the seconds a step took, its share of a validation included."""
+    """The measurement from which `max_seconds` is converted to steps.
+
+    Attributes:
+        max_seconds: Time limit of the stage, in seconds.
+        seconds_per_step: Measured time of a step, with its share of a validation.
+    """
 
     max_seconds: float
     seconds_per_step: float
 
 
 def make_plan(cfg: Config, data: Dataset | Mixture, stage: str, steps: int | None = None) -> Plan:
-    """`steps` if they are given, else the stage's own `steps`, else its `epochs`; ConfigError where it has none."""
+    """Return the length of a stage.
+
+    Args:
+        cfg: Configuration.
+        data: Data of the run.
+        stage: Name of the stage.
+        steps: Total steps; by default `steps` or `epochs` of the stage's configuration.
+
+    Raises:
+        ConfigError: The stage has no length, or only `max_seconds`, or its learning-rate schedule is inconsistent.
+    """
     settings = getattr(cfg.stages, stage)
-    an_epoch = steps_per_epoch(data, cfg, stage)
+    epoch_steps = steps_per_epoch(data, cfg, stage)
     if steps is None and settings.max_seconds is not None:
         raise ConfigError(
-            f"key `stages.{stage}.max_seconds`: only the command `{command('train')}` measures how many steps that is; "
-            f"set it to null and give stages.{stage}.steps"
+            f"key `stages.{stage}.max_seconds`: only the command `{command('train')}` can convert seconds to steps; "
+            f"set the key to null and set stages.{stage}.steps"
         )
     if steps is None:
-        steps = settings.steps if settings.steps is not None else math.ceil(settings.epochs * an_epoch)
+        steps = settings.steps if settings.steps is not None else math.ceil(settings.epochs * epoch_steps)
     if steps == 0:
-        raise ConfigError(f"stages.{stage} is off (epochs: 0); give it epochs, steps or max_seconds")
-    check_schedule(settings.scheduler, settings.optimizer.lr, steps, an_epoch, f"stages.{stage}.scheduler")
-    return Plan(total_steps=steps, steps_per_epoch=an_epoch, eval_steps=eval_steps(cfg, data, stage))
+        raise ConfigError(f"stages.{stage} is disabled (epochs: 0); set its epochs, steps or max_seconds")
+    check_schedule(settings.scheduler, settings.optimizer.lr, steps, epoch_steps, f"stages.{stage}.scheduler")
+    return Plan(total_steps=steps, steps_per_epoch=epoch_steps, eval_steps=eval_steps(cfg, data, stage))
 
 
 def eval_steps(cfg: Config, data: Dataset | Mixture, stage: str) -> int:
-    """Steps between two evaluations: `training.eval_every` epochs."""
+    """Return the number of steps between two evaluations, from `training.eval_every` in epochs."""
     return max(1, round(cfg.training.eval_every * steps_per_epoch(data, cfg, stage)))
 
 
@@ -67,12 +88,22 @@ def plan_and_record(
     measure: Callable[[], float],
     plan: Plan | None = None,
 ) -> tuple[Plan, JsonObject]:
-    """The plan, and what the stage's record has to say of it for a resume: nothing, or `planned_steps` and `budget`.
+    """Return the length of a stage, and the entries of its record that a resume needs.
 
-    With `max_seconds` the steps are planned once, with the seconds a step that `measure` finds, and kept as long as
-    `max_seconds` is. Another `max_seconds` gives as many steps as those seconds a step allow, the ones already done
-    counted in. Without `max_seconds` the steps or epochs of the configuration hold, `plan` where the caller has it, and
-    a plan that was recorded ends.
+    Without `max_seconds`, the configuration determines the length and nothing is recorded. With `max_seconds`, the time
+    of a step is measured once and recorded. A resume with the same `max_seconds` keeps the recorded number of steps; a
+    resume with another value computes a new total from the recorded time of a step.
+
+    Args:
+        cfg: Configuration.
+        data: Data of the run.
+        stage: Name of the stage.
+        recorded: Record of the stage in run.json.
+        measure: Function that measures the seconds per step.
+        plan: Length from the configuration, if the caller has computed it already.
+
+    Returns:
+        The length, and the entries `planned_steps` and `budget`, or none.
     """
     seconds = getattr(cfg.stages, stage).max_seconds
     if seconds is None:
@@ -100,36 +131,50 @@ def measure_seconds_per_step(
     *,
     clock: Clock = time.perf_counter,
     warmup: int = 3,
-    group: int = 5,
+    steps_per_group: int = 5,
     groups: int = 21,
-    enough: float = 5.0,
+    max_seconds: float = 5.0,
     steps_per_call: int = 1,
 ) -> float:
-    """Seconds of `clock` a step, its batch included: the median over `groups` of `group` steps, or of three calls
-    where each makes `at_once`, so that a pause of the machine does not count.
+    """Return the seconds per train step, with the time to obtain its batch.
 
-    `state` is used up; hand over one that nobody needs. The first `warmup` calls, which compile, are left out. Slow
-    steps are measured for about `enough` seconds, in three groups at the least.
+    The result is the median over groups of calls, so that a pause of the machine does not count. Slow steps are
+    measured in fewer groups, but at least three.
+
+    Args:
+        train_step: Train step (state, batch) -> (state, metrics), or several steps per call.
+        state: State to start from; its buffers are donated.
+        batches: Input of the calls.
+        clock: Clock in seconds.
+        warmup: Number of calls before the measurement, which include compilation.
+        steps_per_group: Steps between two readings of the clock.
+        groups: Maximum number of groups.
+        max_seconds: Time after which no further group starts, in seconds.
+        steps_per_call: Steps that a call makes; with more than 1, a group has at least three calls.
     """
-    # A call is waited for while the next one is under way: of one alone nothing is hidden.
-    calls = math.ceil(group / steps_per_call) if steps_per_call == 1 else max(3, math.ceil(group / steps_per_call))
+    # The host prepares a call while the previous one runs; a group of one call would not show this overlap.
+    calls = (
+        math.ceil(steps_per_group / steps_per_call)
+        if steps_per_call == 1
+        else max(3, math.ceil(steps_per_group / steps_per_call))
+    )
     for _ in range(warmup):
         state, metrics = train_step(state, next(batches))
         jax.block_until_ready((state, metrics))
     seconds: list[float] = []
-    begin = clock()
-    while len(seconds) < groups and (len(seconds) < 3 or clock() - begin < enough):
+    measurement_start = clock()
+    while len(seconds) < groups and (len(seconds) < 3 or clock() - measurement_start < max_seconds):
         start = clock()
         for _ in range(calls):
             state, metrics = train_step(state, next(batches))
-        # As in the loop, steps are dispatched one after the other and waited for later.
+        # As in the training loop, the host blocks only after it has dispatched all calls of the group.
         jax.block_until_ready((state, metrics))
         seconds.append((clock() - start) / (calls * steps_per_call))
     return statistics.median(seconds)
 
 
 def measure_seconds(call: Callable[[], PyTree], *, clock: Clock = time.perf_counter, repeats: int = 3) -> float:
-    """Seconds of `clock` that a call takes: the median of `repeats` calls after one that compiles."""
+    """Return the seconds that a call takes: the median of `repeats` calls after a first one, which compiles."""
     jax.block_until_ready(call())
     seconds = []
     for _ in range(repeats):
@@ -140,5 +185,5 @@ def measure_seconds(call: Callable[[], PyTree], *, clock: Clock = time.perf_coun
 
 
 def steps_within(seconds: float, seconds_per_step: float) -> int:
-    """How many steps fit into `seconds`, one at the least."""
+    """Return the number of steps that fit into `seconds`, at least 1."""
     return max(1, math.floor(seconds / seconds_per_step))

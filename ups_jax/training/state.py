@@ -1,4 +1,4 @@
-"""The whole state of a training run as one pytree: everything that a resumed run needs, and nothing else."""
+"""The state of a training as a single pytree that contains everything a resume needs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,21 @@ from ups_jax.config import Config, TrainingConfig
 from ups_jax.core.errors import ConfigError
 from ups_jax.optim import ema_init
 
-# The leaves of a state are arrays, tracers or abstract shapes by turns, which no single annotation covers.
+# Leaves of a state are arrays, tracers or abstract shapes, depending on the context.
 Leaf = Any
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Monitor:
-    """What decides about stopping, all scalars: int32 skips in a row and in all, float32 best metric, int32 evaluations
-    since."""
+    """Counters that decide whether a training stops early.
+
+    Attributes:
+        skipped_in_row: Steps with a non-finite loss or gradient since the last accepted step, int32 scalar.
+        skipped: Total number of such steps, int32 scalar.
+        best_metric: Lowest validation metric, float32 scalar.
+        since_best: Evaluations since the lowest validation metric, int32 scalar.
+    """
 
     skipped_in_row: Leaf
     skipped: Leaf
@@ -33,8 +39,13 @@ class Monitor:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class SpikeMonitor(Monitor):
-    """With the losses that tell a spike. A type of its own: a field that is None would be one more entry of every
-    checkpoint, and make those unreadable that have none."""
+    """A monitor with the window of losses from which spikes are detected.
+
+    This is a class of its own, since an optional field of `Monitor` would make older checkpoints unreadable.
+
+    Attributes:
+        spikes: Window of accepted losses.
+    """
 
     spikes: SpikeWindow
 
@@ -42,9 +53,15 @@ class SpikeMonitor(Monitor):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class TrainState:
-    """`step` (int32) counts completed steps, skipped ones included, so that it is also the position in the data.
+    """The state of a training.
 
-    `rng` is the run's base key (typed, scalar); what is random in a step folds a name and the step into it.
+    Attributes:
+        step: Number of completed steps, skipped ones included, so that it is also the position in the data, int32.
+        params: Parameters of the model.
+        opt_state: State of the optimizer.
+        ema: State of the parameter average.
+        rng: Base key of the run; each random draw folds the name of its stream and the step into it.
+        monitor: Counters for early stopping.
     """
 
     step: Leaf
@@ -58,14 +75,19 @@ class TrainState:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class ScaledState(TrainState):
-    """With the rms by channel of what the stage models, measured before the first step and kept as it is. A type of its
-    own for the sake of older checkpoints, as `SpikeMonitor` is."""
+    """A train state with the scale of the field that the stage models.
+
+    This is a class of its own for the sake of older checkpoints, as `SpikeMonitor` is.
+
+    Attributes:
+        scale: Root mean square per channel (c,), measured before the first step and constant since.
+    """
 
     scale: Leaf
 
 
 def init_monitor(cfg: Config | None = None) -> Monitor:
-    """Nothing skipped, nothing measured; with room for what `cfg` has watched."""
+    """Return the monitor of a new training, with an empty window of losses if `cfg` enables spike detection."""
     zero = jnp.zeros((), jnp.int32)
     monitor = Monitor(
         skipped_in_row=zero, skipped=zero, best_metric=jnp.full((), jnp.inf, jnp.float32), since_best=zero
@@ -74,16 +96,26 @@ def init_monitor(cfg: Config | None = None) -> Monitor:
     return monitor if window is None else SpikeMonitor(**vars(monitor), spikes=window)
 
 
-def state_of(
+def create_train_state(
     params: PyTree,
     tx: optax.GradientTransformation,
     key: Key[Array, ""],
     cfg: Config | None = None,
     *,
-    scaled: int | None = None,
+    scale_channels: int | None = None,
 ) -> TrainState:
-    """A state at step 0 for given parameters; traced under jit, so that no two leaves share a buffer. With `scaled`
-    channels it has a scale, of ones until it is measured."""
+    """Return the train state at step 0.
+
+    Call it under `jax.jit`, so that no two leaves share a buffer.
+
+    Args:
+        params: Initial parameters.
+        tx: Optimizer.
+        key: Base key of the run.
+        cfg: Configuration; it decides whether the monitor has a window of losses.
+        scale_channels: Number of channels of a `ScaledState`, whose scale is initialised to ones; None for a
+            `TrainState`.
+    """
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -92,23 +124,29 @@ def state_of(
         rng=key,
         monitor=init_monitor(cfg),
     )
-    return state if scaled is None else ScaledState(**vars(state), scale=jnp.ones(scaled, jnp.float32))
+    return state if scale_channels is None else ScaledState(**vars(state), scale=jnp.ones(scale_channels, jnp.float32))
 
 
 def state_scale(state: TrainState) -> Leaf:
-    """The scale of a state that has one, else None."""
+    """Return the scale of a `ScaledState`, None for other states."""
     return state.scale if isinstance(state, ScaledState) else None
 
 
-# The least spread of a window: a share of its mean, and of a loss of zero this.
+# Lower bounds of the standard deviation of a window: relative to its mean, and absolute.
 MIN_RELATIVE_SPREAD = 0.01
-ROUND_OFF = 1e-6
+MIN_SPREAD = 1e-6
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class SpikeWindow:
-    """The last accepted losses, oldest first (NaN: not there yet), int32 spikes in a row and in all."""
+    """The window of losses from which spikes are detected.
+
+    Attributes:
+        losses: Last accepted losses, oldest first; NaN where there are not enough yet.
+        in_row: Spikes since the last accepted step, int32 scalar.
+        count: Total number of spikes, int32 scalar.
+    """
 
     losses: Leaf
     in_row: Leaf
@@ -116,40 +154,51 @@ class SpikeWindow:
 
 
 def init_spike_window(config: TrainingConfig) -> SpikeWindow | None:
-    """An empty window; None where no spikes are looked for."""
+    """Return an empty window, or None if spike detection is disabled."""
     if config.spike_sigma is None:
         return None
     zero = jnp.zeros((), jnp.int32)
     return SpikeWindow(losses=jnp.full((config.spike_window,), jnp.nan, jnp.float32), in_row=zero, count=zero)
 
 
-def judge(
+def check_spike(
     window: SpikeWindow | None, loss: Float[Array, ""], accepted: Bool[Array, ""], config: TrainingConfig
 ) -> tuple[Bool[Array, ""], SpikeWindow | None]:
-    """Whether a step is accepted (which it was up to here, or not), and the window after it.
+    """Return whether a step is accepted, and the window after it.
 
-    Refused: loss > mean + `spike_sigma` standard deviations of the window. Nothing is before the window is full. Of
-    losses that hardly differ, `MIN_RELATIVE_SPREAD` times their mean counts for the deviation.
+    A spike is a loss above the mean of a full window by more than `spike_sigma` standard deviations. The standard
+    deviation is at least `MIN_RELATIVE_SPREAD` times the mean.
+
+    Args:
+        window: Window before the step; None if spike detection is disabled.
+        loss: Loss of the step.
+        accepted: Whether loss and gradient are finite.
+        config: Training section of the configuration.
+
+    Raises:
+        ConfigError: Spike detection is enabled and the state has no window.
     """
     if config.spike_sigma is None:
         return accepted, window
     if window is None:
-        raise ConfigError("training.spike_sigma is set, the state has no window of losses: give init_state `cfg=cfg`")
-    known = window.losses
-    mean = known.mean()
-    # The loss's terms are relative errors or of normalised fields: what is below round-off of 1 is no spread either.
-    spread = jnp.maximum(known.std(), jnp.maximum(MIN_RELATIVE_SPREAD * jnp.abs(mean), ROUND_OFF))
+        raise ConfigError(
+            "training.spike_sigma is set, but the train state has no window of losses; pass `cfg=cfg` to init_state"
+        )
+    old_losses = window.losses
+    mean = old_losses.mean()
+    # Losses are relative errors or errors of normalised fields: MIN_SPREAD is about the round-off of 1.
+    spread = jnp.maximum(old_losses.std(), jnp.maximum(MIN_RELATIVE_SPREAD * jnp.abs(mean), MIN_SPREAD))
     limit = mean + config.spike_sigma * spread
-    # A mean over a window that is not full is NaN, and no number exceeds that.
+    # The mean over a window that is not full is NaN, and no loss is above NaN.
     spike = accepted & (loss > limit)
-    kept = accepted & ~spike
-    losses = jnp.where(kept, jnp.concatenate([known[1:], loss[None].astype(known.dtype)]), known)
-    one = spike.astype(jnp.int32)
-    # A step left out for another reason ends no row: spikes and lost steps in turn get a run nowhere either.
-    in_row = jnp.where(kept, 0, window.in_row + one)
-    return kept, SpikeWindow(losses=losses, in_row=in_row, count=window.count + one)
+    accepted = accepted & ~spike
+    losses = jnp.where(accepted, jnp.concatenate([old_losses[1:], loss[None].astype(old_losses.dtype)]), old_losses)
+    increment = spike.astype(jnp.int32)
+    # A non-finite step does not reset `in_row`: a run that alternates between it and spikes makes no progress.
+    in_row = jnp.where(accepted, 0, window.in_row + increment)
+    return accepted, SpikeWindow(losses=losses, in_row=in_row, count=window.count + increment)
 
 
 def spike_metrics(window: SpikeWindow | None) -> dict[str, Array]:
-    """The counts as metrics of a step; none where no spikes are looked for."""
+    """Return the spike counts as metrics of a step; empty if spike detection is disabled."""
     return {} if window is None else {"spikes": window.count, "spikes_in_row": window.in_row}

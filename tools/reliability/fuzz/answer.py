@@ -1,4 +1,4 @@
-"""What a script answers to a case, in this process, and whether that is one of the defined answers."""
+"""Run a script on a fuzz case in this process, and check that the result is one of the defined answers."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def answer(case: Case, folder: Path, bases: Mapping[str, Path]) -> Answer:
     code, raised = None, None
     with contextlib.chdir(folder), _bounded(), _captured(out, err), _stopped_at(case.stop):
         try:
-            given = [str(_ROOT / text) if text.startswith("configs/") else text for text in case.arguments]
-            code = _script(case.script).main(given)
+            arguments = [str(_ROOT / text) if text.startswith("configs/") else text for text in case.arguments]
+            code = _script(case.script).main(arguments)
         except Accepted:
             code = 0
         except SystemExit as end:
@@ -76,28 +76,28 @@ def answer(case: Case, folder: Path, bases: Mapping[str, Path]) -> Answer:
     return Answer(code=code, out=_text(out), err=_text(err), raised=raised, changed=changed)
 
 
-def fault(case: Case, given: Answer) -> str | None:
-    """What is wrong with an answer, None where nothing is."""
-    if given.raised is not None:
-        return given.raised
-    if given.code not in case.codes:
-        return f"exit code {given.code}, not one of {case.codes}: {given.err[-500:]}"
-    lines = [line for line in given.err.split("\n") if line and not line.startswith("warning: ")]
-    if "Traceback (most recent call last)" in given.err:
-        return f"a traceback: {given.err[-800:]}"
-    if given.code == 0:
-        left = [name for name in given.changed if name.endswith(".tmp")]
+def fault(case: Case, result: Answer) -> str | None:
+    """Return the fault of an answer, or None if the answer is one of the defined ones."""
+    if result.raised is not None:
+        return result.raised
+    if result.code not in case.codes:
+        return f"exit code {result.code}, not one of {case.codes}: {result.err[-500:]}"
+    lines = [line for line in result.err.split("\n") if line and not line.startswith("warning: ")]
+    if "Traceback (most recent call last)" in result.err:
+        return f"a traceback: {result.err[-800:]}"
+    if result.code == 0:
+        left = [name for name in result.changed if name.endswith(".tmp")]
         return f"left {left}" if left else (f"said {lines[:3]} and ended well" if lines else None)
     if lines and lines[0].startswith("usage: "):
         return None
     if not lines or not all(line.startswith("error: ") for line in lines):
-        return f"exit code {given.code} without one line for each error: {given.err[-800:]!r}"
+        return f"exit code {result.code} without one line for each error: {result.err[-800:]!r}"
     if len(lines) > 2 and case.script not in ("validate.py", "inspect_data.py"):
-        return f"{len(lines)} lines: {given.err[-800:]}"
+        return f"{len(lines)} lines: {result.err[-800:]}"
     if max(map(len, lines)) > _LINE:
         return f"a line too long: {len(max(lines, key=len))} characters: {max(lines, key=len)[:300]}"
-    left = [name for name in given.changed if not _MAY_STAY.search(name)]
-    return f"exit code {given.code} and left {left}: {lines[0][:300]}" if left else None
+    left = [name for name in result.changed if not _MAY_STAY.search(name)]
+    return f"exit code {result.code} and left {left}: {lines[0][:300]}" if left else None
 
 
 @functools.cache
@@ -111,12 +111,12 @@ def _script(name: str) -> ModuleType:
 
 def _files(folder: Path) -> dict[str, tuple[int, int]]:
     """Size and time of change of every file."""
-    found = {}
+    files = {}
     for path in folder.rglob("*"):
         if path.is_file():
             state = path.stat()
-            found[str(path.relative_to(folder))] = (state.st_size, state.st_mtime_ns)
-    return found
+            files[str(path.relative_to(folder))] = (state.st_size, state.st_mtime_ns)
+    return files
 
 
 def _text(stream: io.TextIOWrapper) -> str:

@@ -117,13 +117,13 @@ FOLDERS: dict[str, Callable[[Path], None]] = {
 
 def folders() -> dict[str, dict[str, bytes]]:
     """The files of each folder of points, by their paths in it."""
-    found = {}
+    contents = {}
     with tempfile.TemporaryDirectory() as place:
         for name, write in FOLDERS.items():
             write(Path(place) / name)
             files = sorted(path for path in (Path(place) / name).rglob("*") if path.is_file())
-            found[name] = {str(path.relative_to(place)): path.read_bytes() for path in files}
-    return found
+            contents[name] = {str(path.relative_to(place)): path.read_bytes() for path in files}
+    return contents
 
 
 POINTS: dict[str, Callable[[Path], object]] = {
@@ -175,16 +175,16 @@ def points() -> dict[str, bytes]:
 
 
 def _written(layouts: Mapping[str, Callable[[Path], object]]) -> dict[str, bytes]:
-    found = {}
+    contents = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, write in layouts.items():
             write(Path(folder) / name)
-            found[name] = (Path(folder) / name).read_bytes()
-    return found
+            contents[name] = (Path(folder) / name).read_bytes()
+    return contents
 
 
 class Bases(Mapping[str, Path]):
-    """What cases start from, by name; each is made in the folder when it is asked for."""
+    """The folders that cases start from, by name; each is created at its first use."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -37,9 +37,9 @@ def keys() -> tuple[str, ...]:
     """Every dotted key."""
 
     def below(node: Any, where: str) -> list[str]:
-        own = [where] if where else []
+        paths = [where] if where else []
         items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list | tuple) else ()
-        return own + [key for name, value in items for key in below(value, f"{where}.{name}".lstrip("."))]
+        return paths + [key for name, value in items for key in below(value, f"{where}.{name}".lstrip("."))]
 
     return tuple(below(resolved(), ""))
 
@@ -65,12 +65,12 @@ def file(draw: mutation.Draw) -> bytes:
     kind = draw(st.sampled_from(["text", "text", "values", "values", "own", "any", "bytes"]))
     if kind == "any":
         return _yaml(draw(_any_value()))
-    given = draw(st.sampled_from(texts()))
+    source = draw(st.sampled_from(texts()))
     if kind == "bytes":
-        return draw(mutation.content(given.encode()))
+        return draw(mutation.content(source.encode()))
     if kind == "text":
-        return mutation.utf8(draw(mutation.text(given)))
-    return _yaml(draw(mutation.value(resolved() if kind == "values" else yaml.safe_load(given))))
+        return mutation.utf8(draw(mutation.text(source)))
+    return _yaml(draw(mutation.value(resolved() if kind == "values" else yaml.safe_load(source))))
 
 
 @st.composite
@@ -104,9 +104,9 @@ def config(draw: mutation.Draw) -> Case:
 @st.composite
 def overrides(draw: mutation.Draw) -> Case:
     """The loader with overrides; those that are words of the command line stand behind `--`."""
-    given = tuple(text.replace("\x00", "") for text in draw(st.lists(override(), min_size=1, max_size=3)))
+    assignments = tuple(text.replace("\x00", "") for text in draw(st.lists(override(), min_size=1, max_size=3)))
     name = draw(st.sampled_from(["tiny.yaml", "darcy2d.yaml", "advection_burgers.yaml"]))
-    arguments = ("--only", "config", "--config", f"configs/{name}", "--", *given)
+    arguments = ("--only", "config", "--config", f"configs/{name}", "--", *assignments)
     return Case(target="overrides", script="validate.py", arguments=arguments)
 
 

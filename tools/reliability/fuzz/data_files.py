@@ -82,12 +82,12 @@ def _folders() -> dict[str, dict[str, bytes]]:
 def hdf5(draw: mutation.Draw, files: Callable[[], dict[str, bytes]] = _layouts) -> tuple[str, bytes]:
     """A file's name and its bytes: of a sound one, changed as HDF5 or as bytes."""
     name = draw(st.sampled_from(list(files())))
-    given = files()[name]
+    content = files()[name]
     if draw(st.booleans()):
-        given = _rewritten(draw, given)
+        content = _rewritten(draw, content)
     if draw(st.integers(0, 2)) == 0:
-        given = draw(mutation.content(given).filter(lambda changed: not _holds_hdf5(changed)))
-    return draw(st.sampled_from([name] * 4) | _NAMES), given
+        content = draw(mutation.content(content).filter(lambda changed: not _holds_hdf5(changed)))
+    return draw(st.sampled_from([name] * 4) | _NAMES), content
 
 
 def _holds_hdf5(data: bytes) -> bool:
@@ -108,9 +108,9 @@ def _number(data: bytes, start: int, width: int) -> int:
     return int.from_bytes(data[start : start + width], "little")
 
 
-def _rewritten(draw: mutation.Draw, given: bytes) -> bytes:
+def _rewritten(draw: mutation.Draw, content: bytes) -> bytes:
     """The file with some datasets, groups and attributes changed, by HDF5's own functions."""
-    buffer = io.BytesIO(given)
+    buffer = io.BytesIO(content)
     with h5py.File(buffer, "r+") as file:
         for _ in range(draw(st.integers(1, 3))):
             names: list[str] = []
@@ -194,9 +194,9 @@ def _replace(draw: mutation.Draw, file: h5py.File, name: str, kind: str) -> None
 @st.composite
 def inspection(draw: mutation.Draw) -> Case:
     """`inspect_data.py` on a file."""
-    name, given = draw(hdf5())
+    name, content = draw(hdf5())
     arguments = (name, "--no-picture", *draw(st.sampled_from([(), (), ("--all",)])))
-    return Case(target="inspection", script="inspect_data.py", arguments=arguments, files={name: given})
+    return Case(target="inspection", script="inspect_data.py", arguments=arguments, files={name: content})
 
 
 _FACTS = {
@@ -218,12 +218,12 @@ _FACTS = {
 def opening(draw: mutation.Draw) -> Case:
     """`validate.py` on a configuration of a file and facts about it, some of which do not fit; at times with a split
     file."""
-    name, given = draw(hdf5())
+    name, content = draw(hdf5())
     task: dict[str, Any] = {"name": "mine", "path": draw(st.sampled_from([name] * 8 + [[name, name]]))}
     chosen = draw(st.sets(st.sampled_from(sorted(_FACTS)), max_size=3))
     task |= {key: draw(_FACTS[key]) for key in sorted(chosen)}
     data: dict[str, Any] = {"tasks": [task]}
-    files: dict[str, bytes | None] = {name: given}
+    files: dict[str, bytes | None] = {name: content}
     stage = "steady_prior" if task.get("kind") == "steady" else "operator"
     if draw(st.integers(0, 3)) == 0:
         data["split"] = {"path": "split.json"}
@@ -236,26 +236,26 @@ def opening(draw: mutation.Draw) -> Case:
 @st.composite
 def split(draw: mutation.Draw) -> bytes:
     """A split file."""
-    own = {"trajectories": 4, "train": [0, 2], "val": [1], "test": [3]}
-    given = draw(st.sampled_from([own, {"mine": own}, own | {"test": [3, 3]}, own | {"val": [0]}]))
+    indices = {"trajectories": 4, "train": [0, 2], "val": [1], "test": [3]}
+    values = draw(st.sampled_from([indices, {"mine": indices}, indices | {"test": [3, 3]}, indices | {"val": [0]}]))
     if draw(st.booleans()):
-        return json.dumps(draw(mutation.value(given))).encode()
-    return mutation.utf8(draw(mutation.text(json.dumps(given))))
+        return json.dumps(draw(mutation.value(values))).encode()
+    return mutation.utf8(draw(mutation.text(json.dumps(values))))
 
 
 @st.composite
 def described(draw: mutation.Draw) -> Case:
     """`inspect_data.py` on arrays that a description names."""
     suffix, packed = draw(st.sampled_from([(".npz", False), (".npz", True), (".npy", False), (".hdf5", False)]))
-    given, text = bases.arrays(suffix, packed), bases.DESCRIPTION.replace(".npz", suffix)
+    content, text = bases.arrays(suffix, packed), bases.DESCRIPTION.replace(".npz", suffix)
     what = draw(st.sampled_from(["text", "values", "bytes", "both"]))
     if what in ("bytes", "both"):
-        given = draw(mutation.content(given))
+        content = draw(mutation.content(content))
     if what in ("text", "both"):
         text = draw(mutation.text(text))
     if what == "values":
         text = yaml.safe_dump(draw(mutation.value(yaml.safe_load(text))), allow_unicode=True)
-    files = {"d.yaml": mutation.utf8(text), f"mine{suffix}": given}
+    files = {"d.yaml": mutation.utf8(text), f"mine{suffix}": content}
     return Case(target="described", script="inspect_data.py", arguments=("d.yaml", "--no-picture"), files=files)
 
 
@@ -292,25 +292,25 @@ def shards(draw: mutation.Draw) -> Case:
 def _believable(values: Any) -> Any:
     """The manifest with the digest of what it says, where it could be one."""
     try:
-        found = TypeAdapter(manifest.Manifest).validate_python(
-            {key: own for key, own in values.items() if key != "digest"}
+        validated = TypeAdapter(manifest.Manifest).validate_python(
+            {key: value for key, value in values.items() if key != "digest"}
         )
     except (AttributeError, ValidationError):
         return values
-    return values | {"digest": found.digest}
+    return values | {"digest": validated.digest}
 
 
 @st.composite
 def conversion(draw: mutation.Draw) -> Case:
     """`convert_data.py` of a file, to shards or to HDF5."""
-    name, given = draw(hdf5())
+    name, content = draw(hdf5())
     options = draw(
         st.sampled_from(
             [(), ("--record-kib", "1"), ("--zstd", "3"), ("--channels", "u"), ("--channels", "density", "Vx")]
         )
     )
     out = draw(st.sampled_from(["out", "out.hdf5", "deep/er/out.h5"]))
-    return Case(target="conversion", script="convert_data.py", arguments=(name, out, *options), files={name: given})
+    return Case(target="conversion", script="convert_data.py", arguments=(name, out, *options), files={name: content})
 
 
 @st.composite
@@ -320,8 +320,8 @@ def points(draw: mutation.Draw) -> Case:
     kind = draw(st.sampled_from(["hdf5", "hdf5", *_folders()]))
     files: dict[str, bytes | None]
     if kind == "hdf5":
-        name, given = draw(hdf5(_points))
-        files = {name: given}
+        name, content = draw(hdf5(_points))
+        files = {name: content}
     else:
         name, files = kind, {**_folders()[kind]}
         for _ in range(draw(st.integers(1, 2))):
@@ -350,7 +350,7 @@ _FACTS_OF_POINTS = {
 def _change_file(draw: mutation.Draw, files: dict[str, bytes | None]) -> None:
     """One file of a folder is gone, another's, or changed: as values where it is JSON, else as text or bytes."""
     name = draw(st.sampled_from(sorted(files)))
-    given = files[name] or b""
+    content = files[name] or b""
     what = draw(st.sampled_from(["content", "content", "values", "values", "text", "gone", "other"]))
     if what == "gone":
         del files[name]
@@ -359,16 +359,16 @@ def _change_file(draw: mutation.Draw, files: dict[str, bytes | None]) -> None:
         files[name] = files[draw(st.sampled_from(sorted(files)))]
         return
     try:
-        text = given.decode()
+        text = content.decode()
         values = json.loads(text)
     except ValueError:
         values = None
     if what == "values" and values is not None:
         files[name] = json.dumps(draw(mutation.value(values))).encode()
-    elif what == "text" and given.isascii():
-        files[name] = mutation.utf8(draw(mutation.text(given.decode())))
+    elif what == "text" and content.isascii():
+        files[name] = mutation.utf8(draw(mutation.text(content.decode())))
     else:
-        files[name] = draw(mutation.content(given))
+        files[name] = draw(mutation.content(content))
 
 
 TARGETS = {

@@ -33,9 +33,9 @@ _TOKENS = (
 
 
 @st.composite
-def value(draw: Draw, given: Any, edits: int = 3, odd: st.SearchStrategy[Any] = ODD) -> Any:
+def value(draw: Draw, original: Any, edits: int = 3, odd: st.SearchStrategy[Any] = ODD) -> Any:
     """The plain value with some of its parts changed."""
-    tree = [copy.deepcopy(given)]
+    tree = [copy.deepcopy(original)]
     for _ in range(draw(st.integers(1, edits))):
         places = _places(tree)
         node, key = places[draw(st.integers(0, len(places) - 1))]
@@ -75,35 +75,35 @@ def _change(draw: Draw, tree: Any, node: Any, key: Any, odd: st.SearchStrategy[A
 def _places(node: Any) -> list[tuple[Any, Any]]:
     """Every container with every key of it."""
     keys = list(node) if isinstance(node, dict) else list(range(len(node))) if isinstance(node, list) else []
-    found = [(node, key) for key in keys]
+    positions = [(node, key) for key in keys]
     for key in keys:
-        found += _places(node[key])
-    return found
+        positions += _places(node[key])
+    return positions
 
 
 @st.composite
-def text(draw: Draw, given: str, edits: int = 3, tokens: Sequence[str] = _TOKENS) -> str:
+def text(draw: Draw, current: str, edits: int = 3, tokens: Sequence[str] = _TOKENS) -> str:
     """The text with some places changed."""
     for _ in range(draw(st.integers(1, edits))):
-        start = draw(st.integers(0, len(given)))
-        stop = min(len(given), start + draw(st.integers(0, 12)))
+        start = draw(st.integers(0, len(current)))
+        stop = min(len(current), start + draw(st.integers(0, 12)))
         kind = draw(st.sampled_from(["insert", "insert", "replace", "drop", "twice", "cut", "letters"]))
         if kind == "cut":
-            given = given[:start]
+            current = current[:start]
         elif kind == "twice":
-            given = given[:stop] + given[start:]
+            current = current[:stop] + current[start:]
         elif kind == "drop":
-            given = given[:start] + given[stop:]
+            current = current[:start] + current[stop:]
         else:
             new = draw(st.text(max_size=4)) if kind == "letters" else draw(st.sampled_from(tokens))
-            given = given[:start] + new + given[start if kind == "insert" else stop :]
-    return given
+            current = current[:start] + new + current[start if kind == "insert" else stop :]
+    return current
 
 
 @st.composite
-def content(draw: Draw, given: bytes, edits: int = 4) -> bytes:
+def content(draw: Draw, original: bytes, edits: int = 4) -> bytes:
     """The bytes with some of them changed, gone or added."""
-    data = bytearray(given)
+    data = bytearray(original)
     for _ in range(draw(st.integers(1, edits))):
         if not data:
             break
@@ -129,6 +129,6 @@ def content(draw: Draw, given: bytes, edits: int = 4) -> bytes:
     return bytes(data)
 
 
-def utf8(given: str) -> bytes:
+def utf8(string: str) -> bytes:
     """The text in a file; what no file can hold is left out."""
-    return given.encode("utf-8", "ignore")
+    return string.encode("utf-8", "ignore")

@@ -24,14 +24,14 @@ def _files(base: str) -> dict[str, bytes]:
 
 
 @st.composite
-def changed(draw: mutation.Draw, given: bytes) -> bytes | None:
+def changed(draw: mutation.Draw, content: bytes) -> bytes | None:
     """A file's content changed as what it is: JSON, lines of JSON, or bytes; None where it is gone."""
     kind = draw(st.sampled_from(["values", "values", "values", "text", "bytes", "gone"]))
     if kind == "gone":
         return None
     if kind != "bytes":
         try:
-            text = given.decode()
+            text = content.decode()
             if kind == "text":
                 return mutation.utf8(draw(mutation.text(text)))
             lines = text.splitlines()
@@ -42,18 +42,18 @@ def changed(draw: mutation.Draw, given: bytes) -> bytes | None:
             return json.dumps(draw(mutation.value(json.loads(text))), indent=2).encode()
         except ValueError:
             pass
-    return draw(mutation.content(given))
+    return draw(mutation.content(content))
 
 
 @st.composite
 def verification(draw: mutation.Draw) -> Case:
     """`verify_run.py` on a run of which some files are others."""
-    known = {name: content for name, content in _files("run").items() if name.startswith("run/")}
-    inside = [name for name in known if name.startswith(_CHECKPOINT)]
+    originals = {name: content for name, content in _files("run").items() if name.startswith("run/")}
+    inside = [name for name in originals if name.startswith(_CHECKPOINT)]
     files = {}
     for _ in range(draw(st.integers(1, 2))):
         name = draw(st.sampled_from(_RECORDS) | st.sampled_from(inside))
-        files[name] = draw(changed(known[name]))
+        files[name] = draw(changed(originals[name]))
     if draw(st.integers(0, 4)) == 0:
         files[f"{_CHECKPOINT}/checksums.json"] = None
     return Case(
@@ -64,9 +64,9 @@ def verification(draw: mutation.Draw) -> Case:
 @st.composite
 def resuming(draw: mutation.Draw) -> Case:
     """`train.py` on a run directory whose records are others, up to the training."""
-    known = _files("run")
+    originals = _files("run")
     name = draw(st.sampled_from([*_RECORDS[:2], f"{_CHECKPOINT}/meta/metadata", "run/run.json", "run/run.json"]))
-    files: dict[str, bytes | None] = {name: draw(changed(known[name]))}
+    files: dict[str, bytes | None] = {name: draw(changed(originals[name]))}
     overrides = [*bases.OVERRIDES, "evaluation.enabled=false"]
     arguments = ("--config", "configs/tiny.yaml", "--run-dir", "run", *overrides)
     return Case(
@@ -83,10 +83,10 @@ def resuming(draw: mutation.Draw) -> Case:
 @st.composite
 def evaluation(draw: mutation.Draw) -> Case:
     """`evaluate.py` or `export.py` on a run whose records or checkpoint are others, up to its computations."""
-    known = _files("run")
-    inside = [name for name in known if name.startswith(_CHECKPOINT)]
+    originals = _files("run")
+    inside = [name for name in originals if name.startswith(_CHECKPOINT)]
     name = draw(st.sampled_from(["run/run.json"]) | st.sampled_from(inside))
-    files: dict[str, bytes | None] = {name: draw(changed(known[name]))}
+    files: dict[str, bytes | None] = {name: draw(changed(originals[name]))}
     if name != "run/run.json" and draw(st.booleans()):
         # Of an earlier version, or of somebody who takes the seal away.
         files[f"{_CHECKPOINT}/checksums.json"] = None
@@ -107,14 +107,14 @@ def evaluation(draw: mutation.Draw) -> Case:
 def rollout(draw: mutation.Draw) -> Case:
     """`rollout.py` from a user's file, up to the prediction."""
     suffix = draw(st.sampled_from([".npy", ".npz", ".hdf5"]))
-    given = _start(suffix)
+    content = _start(suffix)
     if draw(st.integers(0, 4)):
-        given = draw(mutation.content(given))
+        content = draw(mutation.content(content))
     else:
         shapes = [(16,), (16, 1), (2, 16, 1), (2, 3, 16, 1), (0, 16, 1), (2, 15, 1), ()]
         values = np.full(draw(st.sampled_from(shapes)), draw(st.sampled_from([0.0, np.nan, 1e30])))
         values = values.astype(draw(st.sampled_from(["f4", "f8", "i4", "c8", "O", "S3"])))
-        suffix, given = ".npy", _saved(values)
+        suffix, content = ".npy", _saved(values)
     options = draw(st.lists(st.sampled_from(["beta=0.5", "beta=nan", "q=1", "beta=", "=3", "beta=1e400"]), max_size=2))
     more = ("--params", *options) if options else ()
     more += draw(st.sampled_from([(), (), ("--dt", "0.05"), ("--dt", "nan"), ("--limit", "1"), ("--task", "q")]))
@@ -122,7 +122,7 @@ def rollout(draw: mutation.Draw) -> Case:
         target="rollout",
         script="rollout.py",
         arguments=("--run-dir", "run", "--input", f"u{suffix}", "--steps", "2", "--output", "out.hdf5", *more),
-        files={f"u{suffix}": given},
+        files={f"u{suffix}": content},
         base="run",
         codes=(0, 2, 3, 4),
         stop="rollout",
@@ -150,16 +150,16 @@ def _saved(values: np.ndarray) -> bytes:
 @st.composite
 def board(draw: mutation.Draw) -> Case:
     """`leaderboard.py` on a leaderboard, champions and runs of which some are others."""
-    known = _files("board")
+    originals = _files("board")
     names = [
         name
-        for name in known
+        for name in originals
         if name.endswith((".jsonl", "champion.json", "summary.json", "full.json", "train_resolved.yaml", "run.json"))
     ]
     files = {}
     for _ in range(draw(st.integers(1, 2))):
         name = draw(st.sampled_from(["reports/leaderboard.jsonl"]) | st.sampled_from(names))
-        files[name] = draw(changed(known[name]))
+        files[name] = draw(changed(originals[name]))
     task = next(name.split("/")[2] for name in names if name.endswith("champion.json"))
     words: list[Any] = [
         (),
@@ -182,9 +182,9 @@ def board(draw: mutation.Draw) -> Case:
 @st.composite
 def generation(draw: mutation.Draw) -> Case:
     """`generate_data.py` where a file is already, which may be another's."""
-    given = _files("run")["data/waves.hdf5"]
+    content = _files("run")["data/waves.hdf5"]
     if draw(st.booleans()):
-        given = draw(mutation.content(given))
+        content = draw(mutation.content(content))
     task = draw(st.sampled_from(["burgers1d", "burgers1d", "nothing", "../up", ""]))
     options = draw(
         st.sampled_from([(), ("--seed", "1"), ("--trajectories", "0"), ("--preset", "none"), ("--seed", "x")])
@@ -193,7 +193,7 @@ def generation(draw: mutation.Draw) -> Case:
         target="generation",
         script="generate_data.py",
         arguments=("--task", task, "--out", ".", "--preset", "tiny", *options),
-        files={"burgers1d_tiny.hdf5": given},
+        files={"burgers1d_tiny.hdf5": content},
     )
 
 

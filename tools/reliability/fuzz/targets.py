@@ -48,8 +48,8 @@ def prepare(target: str) -> None:
         shared()[BASES[target]]
 
 
-def wrong_result(case: Case, given: Answer, folder: Path) -> str | None:
-    """What is wrong with what a script gave, where it ended well."""
-    if given.code == 0 and case.script == "validate.py" and not given.out.splitlines()[-1:][0].startswith("valid: "):
-        return f"ended well and did not print `valid:`: {given.out[-200:]}"
+def wrong_result(case: Case, result: Answer, folder: Path) -> str | None:
+    """Return the fault in the output of a script that exited with code 0, or None."""
+    if result.code == 0 and case.script == "validate.py" and not result.out.splitlines()[-1:][0].startswith("valid: "):
+        return f"ended well and did not print `valid:`: {result.out[-200:]}"
     return None

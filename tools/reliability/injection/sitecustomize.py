@@ -44,7 +44,7 @@ def _out_of_memory(_: dict[str, Any], __: tuple[Any, ...]) -> None:
 
 
 def _jump(fault: dict[str, Any], _: tuple[Any, ...]) -> None:
-    """Whatever tells the time of the day is `seconds` earlier from now on; the monotonic clocks do not know."""
+    """Shift every wall clock back by `seconds` from now on; the monotonic clocks stay unchanged."""
     seconds, true = fault["seconds"], datetime.datetime
     earlier = datetime.timedelta(seconds=seconds)
     now, now_ns, clock, clock_ns = time.time, time.time_ns, time.clock_gettime, time.clock_gettime_ns
@@ -53,8 +53,8 @@ def _jump(fault: dict[str, Any], _: tuple[Any, ...]) -> None:
     time.clock_gettime = lambda kind: clock(kind) - (seconds if kind == time.CLOCK_REALTIME else 0)
     time.clock_gettime_ns = lambda kind: clock_ns(kind) - (int(seconds * 1e9) if kind == time.CLOCK_REALTIME else 0)
     for name in ("gmtime", "localtime", "ctime"):
-        told = getattr(time, name)
-        setattr(time, name, lambda moment=None, told=told: told(time.time() if moment is None else moment))
+        original = getattr(time, name)
+        setattr(time, name, lambda moment=None, original=original: original(time.time() if moment is None else moment))
     form = time.strftime
     time.strftime = lambda text, moment=None: form(text, time.localtime() if moment is None else moment)
 
@@ -88,7 +88,7 @@ def _limit_files(fault: dict[str, Any], _: tuple[Any, ...]) -> None:
 
 
 def _memory_error(_: dict[str, Any], __: tuple[Any, ...]) -> None:
-    """What NumPy says of more bytes than a machine has."""
+    """Raise NumPy's error for an array that is larger than the memory."""
     import numpy as np
 
     np.empty(2**59)
@@ -148,9 +148,9 @@ def _nan_gradients(_: dict[str, Any], result: Any, arguments: tuple[Any, ...]) -
         import jax
         import jax.numpy as jnp
 
-        value, found = result(params, batch, *more, **named)
+        value, grads = result(params, batch, *more, **named)
         factor = jnp.where(jnp.any(batch.trajectory_id == -1), jnp.nan, 1.0)
-        return value, jax.tree.map(lambda leaf: leaf * factor, found)
+        return value, jax.tree.map(lambda leaf: leaf * factor, grads)
 
     return gradients
 

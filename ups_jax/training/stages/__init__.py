@@ -1,5 +1,7 @@
-"""The stages, one a file: what each is made of. A new stage is a file here and an entry of
-`StagesConfig` and `STAGES`."""
+"""The stages of a training, one module each, which defines its `StageSpec` as `STAGE`.
+
+A new stage is a module here and an entry of `StagesConfig` and `STAGES`.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,20 @@ if TYPE_CHECKING:
 
 
 def stage_spec(name: str) -> StageSpec:
-    """What the stage of a name is made of."""
+    """Return the specification of the stage with this name."""
     return importlib.import_module(f"ups_jax.training.stages.{name}").STAGE
 
 
 def enabled_stages(cfg: Config) -> tuple[str, ...]:
-    """The stages with epochs or steps above 0, in their order; ConfigError where there is none."""
-    own = {name: getattr(cfg.stages, name) for name in STAGES}
-    enabled = tuple(name for name, item in own.items() if (item.epochs if item.steps is None else item.steps) > 0)
+    """Return the names of the stages with epochs or steps above 0, in training order.
+
+    Raises:
+        ConfigError: There are none.
+    """
+    settings = {name: getattr(cfg.stages, name) for name in STAGES}
+    enabled = tuple(name for name, item in settings.items() if (item.epochs if item.steps is None else item.steps) > 0)
     if not enabled:
-        raise ConfigError("no stage is enabled: give one of `stages` epochs or steps, or name one by --stage")
+        raise ConfigError(
+            "no stage is enabled; set epochs or steps of one of the `stages`, or select a stage with --stage"
+        )
     return enabled

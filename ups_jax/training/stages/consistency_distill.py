@@ -1,4 +1,4 @@
-"""The corrector's sampler in one or two steps: a student that begins as the corrector and is taught by it."""
+"""The stage that distils the corrector (teacher) into a consistency model (student) that samples in one or two steps."""
 
 from __future__ import annotations
 
@@ -23,85 +23,112 @@ from ups_jax.training.stages.diffusion_residual import corrector_model, correcto
 from ups_jax.training.stages.spec import Parents, StageSpec, Validate
 from ups_jax.training.state import ScaledState, TrainState
 
-# Size of the student's samples, in that of the teacher's, below which the student has collapsed.
-COLLAPSED = 0.5
+# Root mean square of the student's samples, relative to the teacher's, below which the student has collapsed.
+MIN_SAMPLE_SIZE = 0.5
 
 
 def _model(cfg: Config, task: Task) -> Corrector:
     if cfg.diffusion.objective == "regression":
         raise ConfigError(
-            "diffusion.objective is regression, which answers in one step already: there is nothing to distil; "
-            "set it to flow, or leave the stage consistency_distill out"
+            "diffusion.objective is regression, whose corrector needs a single step already and cannot be distilled; "
+            "set it to flow, or disable the stage consistency_distill"
         )
     return corrector_model(cfg, task)
 
 
-def _begin(model: Corrector, cfg: Config, parents: Parents, state: TrainState, batches: Iterator[Batch]) -> TrainState:
-    """The teacher's parameters and scale; copies, as a step uses its state up."""
+def _init_from_parents(
+    model: Corrector, cfg: Config, parents: Parents, state: TrainState, batches: Iterator[Batch]
+) -> TrainState:
+    """Return the state with copies of the teacher's parameters and scale: the train step donates its state."""
     if not isinstance(state, ScaledState):
-        raise TypeError("the state of a distillation has a scale")
+        raise TypeError("the stage consistency_distill requires a ScaledState; create it with init_state(stage=...)")
     teacher: CorrectorWeights = parents[TEACHER]
     return replace(state, params=jax.tree.map(jnp.copy, teacher.params), scale=jnp.copy(teacher.scale))
 
 
-def distances(
+def distance_to_teacher(
     model: Corrector,
     weights: CorrectorWeights,
     teacher: CorrectorWeights,
     base: Simulator | SteadySimulator,
     params: PyTree,
-    held: corrector_validation.Held,
+    pieces: corrector_validation.ValidationPieces,
 ) -> dict[str, Float[Array, ""]]:
-    """`distance`: mean square of the student's one step less the teacher's steps from the same noise, in units of the
-    mean square of these; `size`: root mean square of the one in that of the other. In normalised fields."""
-    given, _ = corrector_validation.predictions(base, params, held)
-    theirs = sample(model, teacher, held.key, given)
-    ours = sample_distilled(model, weights, held.key, given)
-    power = jnp.mean(jnp.square(theirs))
+    """Return the deviation of the student's samples from the teacher's for the same noise, on normalised fields.
+
+    Args:
+        model: Corrector.
+        weights: Weights of the student.
+        teacher: Weights of the teacher.
+        base: Predictor.
+        params: Parameters of the predictor.
+        pieces: Starts and truth.
+
+    Returns:
+        `distance`, the mean square difference relative to the mean square of the teacher's samples, and `size`, the
+        root mean square of the student's samples relative to the teacher's.
+    """
+    inputs, _ = corrector_validation.first_prediction(base, params, pieces)
+    teacher_samples = sample(model, teacher, pieces.key, inputs)
+    student_samples = sample_distilled(model, weights, pieces.key, inputs)
+    power = jnp.mean(jnp.square(teacher_samples))
     return {
-        "distance": jnp.mean(jnp.square(ours - theirs)) / power,
-        "size": jnp.sqrt(jnp.mean(jnp.square(ours)) / power),
+        "distance": jnp.mean(jnp.square(student_samples - teacher_samples)) / power,
+        "size": jnp.sqrt(jnp.mean(jnp.square(student_samples)) / power),
     }
 
 
 def _validate(model: Corrector, dataset: Dataset, cfg: Config, parents: Parents) -> Validate:
-    """weights -> distance and size beside the teacher, and the errors of one rollout with samples of the student's at
-    every step; as `teacher/...` those with the teacher's."""
-    held, base = corrector_validation.held_out(dataset, cfg), corrector_validation.predictor_model(cfg, model.task)
+    """Return the validation function: student weights -> distance to the teacher and errors of corrected rollouts.
+
+    The errors are those of a single rollout with a student's sample at every step; `teacher/...` are those with the
+    teacher's samples.
+    """
+    pieces = corrector_validation.validation_pieces(dataset, cfg)
+    base = corrector_validation.predictor_model(cfg, model.task)
     predictor = corrector_validation.predictor_stage(model.task.kind)
 
     @jax.jit
-    def teachers(parents: Parents, held: corrector_validation.Held) -> dict[str, Array]:
-        theirs = corrector_validation.corrected_metrics(model, parents[TEACHER], base, parents[predictor], held, sample)
-        return {name if name.startswith("alone/") else f"teacher/{name}": value for name, value in theirs.items()}
+    def measure_teacher(parents: Parents, pieces: corrector_validation.ValidationPieces) -> dict[str, Array]:
+        errors = corrector_validation.corrected_metrics(
+            model, parents[TEACHER], base, parents[predictor], pieces, sample
+        )
+        return {name if name.startswith("alone/") else f"teacher/{name}": value for name, value in errors.items()}
 
     @jax.jit
-    def students(weights: CorrectorWeights, parents: Parents, held: corrector_validation.Held) -> dict[str, Array]:
+    def measure_student(
+        weights: CorrectorWeights, parents: Parents, pieces: corrector_validation.ValidationPieces
+    ) -> dict[str, Array]:
         params = parents[predictor]
-        own = corrector_validation.corrected_metrics(model, weights, base, params, held, sample_distilled)
-        return {name: own[name] for name in own if not name.startswith("alone/")} | distances(
-            model, weights, parents[TEACHER], base, params, held
+        errors = corrector_validation.corrected_metrics(model, weights, base, params, pieces, sample_distilled)
+        return {name: errors[name] for name in errors if not name.startswith("alone/")} | distance_to_teacher(
+            model, weights, parents[TEACHER], base, params, pieces
         )
 
-    # The teacher stays as it is.
-    known: dict[str, Array] = {}
+    # The teacher is constant: it is measured once.
+    teacher_metrics: dict[str, Array] = {}
 
     def validate(weights: CorrectorWeights) -> dict[str, float]:
-        if not known:
-            known.update(teachers(parents, held))
-        found = known | students(weights, parents, held)
-        return {name: float(value) for name, value in jax.device_get(found).items()}
+        if not teacher_metrics:
+            teacher_metrics.update(measure_teacher(parents, pieces))
+        metrics = teacher_metrics | measure_student(weights, parents, pieces)
+        return {name: float(value) for name, value in jax.device_get(metrics).items()}
 
     return validate
 
 
-def collapse(values: Mapping[str, float]) -> str | None:
-    """What is to be told of a student whose samples are far smaller than its teacher's."""
-    if values["size"] >= COLLAPSED:
+def collapse_warning(values: Mapping[str, float]) -> str | None:
+    """Return a message if the student's samples are much smaller than the teacher's, otherwise None.
+
+    Args:
+        values: Validation metrics, with `size` of `distance_to_teacher`.
+    """
+    if values["size"] >= MIN_SAMPLE_SIZE:
         return None
     return (
-        f"the student's samples have {values['size']:.2g} of the size of its teacher's: it has collapsed; lower "
-        "stages.consistency_distill.optimizer.lr or its weight_decay, or train it for longer, in another run directory"
+        f"the distilled corrector has collapsed: its samples have {values['size']:.2g} of the size of its teacher's; "
+        "lower stages.consistency_distill.optimizer.lr or its weight_decay, or train it for longer, in a new run "
+        "directory"
     )
 
 
@@ -114,12 +141,12 @@ STAGE = StageSpec(
     draw=lambda model, cfg: distillation_draws(model, corrector_validation.predictor_model(cfg, model.task), cfg),
     validate=_validate,
     selection_metric=lambda _cfg: "distance",
-    target=lambda cfg: cfg.stages.consistency_distill.target_loss,
-    scaled=True,
+    target_metric=lambda cfg: cfg.stages.consistency_distill.target_loss,
+    has_scale=True,
     uses_ema_target=True,
-    begin=_begin,
-    weights=corrector_weights,
-    weighted=False,
+    init_from_parents=_init_from_parents,
+    build_weights=corrector_weights,
+    uses_term_weights=False,
     depends_on_epoch=lambda cfg: len(level_counts(cfg)) > 1,
-    fault=collapse,
+    check_metrics=collapse_warning,
 )

@@ -1,4 +1,4 @@
-"""Validation of correctors: errors of decoded fields with and without one, on trajectories that were not trained on."""
+"""Validation of correctors: errors of the fields with and without correction, on the validation split."""
 
 from __future__ import annotations
 
@@ -30,49 +30,53 @@ from ups_jax.models import (
 )
 from ups_jax.models.corrector import Corrector, CorrectorInputs, CorrectorWeights, solution_inputs, step_inputs
 from ups_jax.rollout.autoregressive import rollout
-from ups_jax.rollout.correction import Correction, every
-from ups_jax.rollout.flow_sampler import Sampler, corrected, expected
+from ups_jax.rollout.correction import Correction, every_n
+from ups_jax.rollout.flow_sampler import Sampler, mean_error, step_corrector
 from ups_jax.training.stages import operator, steady_prior
 from ups_jax.training.stages.spec import StageModel
 
-# A validation trajectory is met at so many of its frames, and followed from each for so many steps.
+# Number of start frames in a validation trajectory, and steps of the rollout from each.
 STARTS, STEPS = 4, 8
 _NAMES = {"nrmse": "rollout", "fourier_rmse_high": "fourier_high"}
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
-class Held:
-    """What is predicted from, the truth in physical units, and a key for the samples, which is always the same.
+class ValidationPieces:
+    """The starts of short validation rollouts with the truth.
 
-    Of a transient task `seen` are the frames of the context, of a steady one the given fields; both in physical units.
+    Attributes:
+        inputs: Context frames of a transient task, input fields of a steady task, in physical units.
+        truth: True frames after the context, or true solutions as a single frame, in physical units.
+        cond: Conditions of the samples.
+        key: Key of the corrector's noise, the same in every validation.
     """
 
-    seen: Float[Array, "b ..."]
+    inputs: Float[Array, "b ..."]
     truth: Float[Array, "b t *s c"]
     cond: Conditions
     key: Key[Array, ""]
 
 
-def held_out(dataset: Dataset, cfg: Config) -> Held:
-    """Pieces of up to `evaluation.val_trajectories` validation trajectories, or as many solutions."""
-    task, held = dataset.task, dataset.trajectories("val", limit=cfg.evaluation.val_trajectories)
-    fields = np.asarray(held.fields)
+def validation_pieces(dataset: Dataset, cfg: Config) -> ValidationPieces:
+    """Return pieces of up to `evaluation.val_trajectories` validation trajectories, or that number of solutions."""
+    task, trajectories = dataset.task, dataset.trajectories("val", limit=cfg.evaluation.val_trajectories)
+    fields = np.asarray(trajectories.fields)
     context, frames = cfg.data.context, fields.shape[1]
     if task.kind == "steady":
-        seen, truth, repeats = np.asarray(held.inputs), fields, 1
+        inputs, truth, repeats = np.asarray(trajectories.inputs), fields, 1
     else:
         steps = min(STEPS, frames - context)
         starts = np.unique(np.linspace(0, frames - context - steps, STARTS).round().astype(int))
         pieces = np.concatenate([fields[:, start : start + context + steps] for start in starts])
-        seen, truth, repeats = pieces[:, :context], pieces[:, context:], len(starts)
+        inputs, truth, repeats = pieces[:, :context], pieces[:, context:], len(starts)
     rows = Batch(
         dt=np.full(repeats * len(fields), task.dt, np.float32),
-        cond=np.tile(held.cond, (repeats, 1)),
-        cond_mask=np.tile(held.cond_mask, (repeats, 1)).astype(np.float32),
+        cond=np.tile(trajectories.cond, (repeats, 1)),
+        cond_mask=np.tile(trajectories.cond_mask, (repeats, 1)).astype(np.float32),
     )
-    return Held(
-        seen=jnp.asarray(seen),
+    return ValidationPieces(
+        inputs=jnp.asarray(inputs),
         truth=jnp.asarray(truth),
         cond=conditions_of(rows),
         key=jax.random.fold_in(jax.random.key(cfg.seed), len(fields)),
@@ -84,47 +88,62 @@ def corrected_metrics(
     weights: CorrectorWeights,
     base: Simulator | SteadySimulator,
     params: PyTree,
-    held: Held,
-    sampler: Sampler = expected,
+    pieces: ValidationPieces,
+    sampler: Sampler = mean_error,
 ) -> dict[str, Float[Array, ""]]:
-    """`one_step` and `rollout` nRMSE and `fourier_high` of short rollouts with the expected error taken out at every
-    step, or what another `sampler` says; of steady solutions `steady`. The same of the predictor alone, as `alone/...`.
+    """Return the errors of the corrected predictions, and those of the predictor alone with the prefix `alone/`.
+
+    Transient tasks have the nRMSE of the first step (`one_step`) and of short rollouts (`rollout`), and the rollouts'
+    error at high wavenumbers (`fourier_high`). Steady tasks have the nRMSE of the solutions (`steady`).
+
+    Args:
+        model: Corrector.
+        weights: Its weights.
+        base: Predictor.
+        params: Parameters of the predictor.
+        pieces: Starts and truth.
+        sampler: Error to add at every step, by default the mean error.
     """
     if isinstance(base, SteadySimulator):
-        given, pred = predictions(base, params, held)
-        found = {"": pred + sampler(model, weights, held.key, given), "alone/": pred}
-        frames = {kind: denormalize(field, base.task.statistics)[:, None] for kind, field in found.items()}
+        inputs, pred = first_prediction(base, params, pieces)
+        solutions = {"": pred + sampler(model, weights, pieces.key, inputs), "alone/": pred}
+        frames = {prefix: denormalize(field, base.task.statistics)[:, None] for prefix, field in solutions.items()}
         return {
-            f"{kind}steady": all_metrics(field, held.truth, base.task)["nrmse"].mean() for kind, field in frames.items()
+            f"{prefix}steady": all_metrics(field, pieces.truth, base.task)["nrmse"].mean()
+            for prefix, field in frames.items()
         }
-    steps = held.truth.shape[1]
-    held_noise = model.diffusion.fixed_noise
-    correction = Correction(corrector=corrected(model, weights, sampler), when=every(1), held=held_noise)
-    rolled = {
-        "": rollout(base, params, held.seen, held.cond, steps, correction, held.key),
-        "alone/": rollout(base, params, held.seen, held.cond, steps),
+    steps = pieces.truth.shape[1]
+    fixed_noise = model.diffusion.fixed_noise
+    correction = Correction(corrector=step_corrector(model, weights, sampler), when=every_n(1), fixed_noise=fixed_noise)
+    rollouts = {
+        "": rollout(base, params, pieces.inputs, pieces.cond, steps, correction, pieces.key),
+        "alone/": rollout(base, params, pieces.inputs, pieces.cond, steps),
     }
-    return {name: value for kind, frames in rolled.items() for name, value in _named(kind, frames, held, base.task)}
+    return {
+        name: value for prefix, frames in rollouts.items() for name, value in _named(prefix, frames, pieces, base.task)
+    }
 
 
-def predictions(
-    base: Simulator | SteadySimulator, params: PyTree, held: Held
+def first_prediction(
+    base: Simulator | SteadySimulator, params: PyTree, pieces: ValidationPieces
 ) -> tuple[CorrectorInputs, Float[Array, "b *s c"]]:
-    """What a corrector is given of the first prediction, and that, normalised."""
+    """Return the inputs of the corrector for the first prediction, and that prediction, normalised."""
     if isinstance(base, SteadySimulator):
-        inputs = normalize_inputs(held.seen, base.task.inputs)
-        pred = steady_field(base, params, inputs, held.cond)
-        return solution_inputs(inputs, pred, held.cond), pred
-    window = normalize(held.seen, base.task.statistics)
-    pred = step(base, params, window, held.cond)
-    return step_inputs(base.task, window, pred, held.cond), pred
+        inputs = normalize_inputs(pieces.inputs, base.task.inputs)
+        pred = steady_field(base, params, inputs, pieces.cond)
+        return solution_inputs(inputs, pred, pieces.cond), pred
+    window = normalize(pieces.inputs, base.task.statistics)
+    pred = step(base, params, window, pieces.cond)
+    return step_inputs(base.task, window, pred, pieces.cond), pred
 
 
-def _named(kind: str, frames: Float[Array, "b t *s c"], held: Held, task: Task) -> list[tuple[str, Array]]:
-    values = all_metrics(frames, held.truth, task)
+def _named(
+    prefix: str, frames: Float[Array, "b t *s c"], pieces: ValidationPieces, task: Task
+) -> list[tuple[str, Array]]:
+    values = all_metrics(frames, pieces.truth, task)
     return [
-        (f"{kind}one_step", values["nrmse"][:, 0].mean()),
-        *((f"{kind}{name}", values[metric].mean()) for metric, name in _NAMES.items()),
+        (f"{prefix}one_step", values["nrmse"][:, 0].mean()),
+        *((f"{prefix}{name}", values[metric].mean()) for metric, name in _NAMES.items()),
     ]
 
 
@@ -135,11 +154,11 @@ _MODELS: dict[str, Callable[[Config, Task], StageModel]] = {
 
 
 def predictor_stage(kind: str) -> str:
-    """The stage that trains it, on a kind of task."""
+    """Return the name of the stage that trains the predictor for a kind of task."""
     (name,) = STAGE_NEEDS[kind]["diffusion_residual"]
     return name
 
 
 def predictor_model(cfg: Config, task: Task) -> Simulator | SteadySimulator:
-    """Its model, as its own stage builds it."""
+    """Return the model of the predictor of a task."""
     return cast(Simulator | SteadySimulator, _MODELS[predictor_stage(task.kind)](cfg, task))

@@ -1,4 +1,4 @@
-"""Codec and operator of a transient task, trained together on decoded fields."""
+"""The stage that trains codec and operator of a transient task jointly, with a loss on decoded fields."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ from ups_jax.losses import StageLoss, latent_losses, operator_draws, operator_lo
 from ups_jax.metrics.field import all_metrics
 from ups_jax.models import Batch, PointSimulator, Simulator, conditions_of
 from ups_jax.rollout.autoregressive import rollout
-from ups_jax.training.stages.options import check_pooling, check_widths, compute_dtype, products, remat
+from ups_jax.training.stages.options import (
+    check_pooling,
+    check_widths,
+    compute_dtype,
+    matmul_precision,
+    recomputes_blocks,
+)
 from ups_jax.training.stages.spec import Parents, StageSpec, Validate
 
 
@@ -26,24 +32,40 @@ def _model(cfg: Config, task: Task) -> Simulator | PointSimulator:
     if task.scattered:
         check_pooling(cfg)
     kind = PointSimulator if task.scattered else Simulator
-    return kind(task, cfg.latent, cfg.operator, cfg.data.context, compute_dtype(cfg), remat(cfg), products(cfg))
+    return kind(
+        task,
+        cfg.latent,
+        cfg.operator,
+        cfg.data.context,
+        compute_dtype(cfg),
+        recomputes_blocks(cfg),
+        matmul_precision(cfg),
+    )
 
 
 def _init(model: Simulator | PointSimulator, key: Key[Array, ""], batch: Batch) -> PyTree:
-    # A batch of latents has no fields, and parameters know shapes alone.
+    # A batch of latents has no fields; only their shape is needed.
     cond = conditions_of(batch)
     fields = jnp.zeros((len(cond.dt), model.context, *model.task.shape, len(model.task.channels)))
     return model.init(key, fields, cond)["params"]
 
 
 def _validate(model: Simulator | PointSimulator, dataset: Dataset, cfg: Config, parents: Parents) -> Validate:
-    """params -> {"one_step", "rollout"}: mean nRMSE over frames of up to `val_trajectories` validation trajectories."""
-    held = dataset.trajectories("val", limit=cfg.evaluation.val_trajectories)
-    fields = jnp.asarray(held.fields)
+    """Return the validation function: params -> nRMSE of single steps (`one_step`) and of full rollouts (`rollout`).
+
+    Both are means over the frames of up to `evaluation.val_trajectories` trajectories.
+    """
+    trajectories = dataset.trajectories("val", limit=cfg.evaluation.val_trajectories)
+    fields = jnp.asarray(trajectories.fields)
     count, frames = fields.shape[:2]
-    places: dict[str, Any] = dict(held.point_arrays)
+    point_arrays: dict[str, Any] = dict(trajectories.point_arrays)
     cond = conditions_of(
-        Batch(dt=np.full(count, model.task.dt, np.float32), cond=held.cond, cond_mask=held.cond_mask, **places)
+        Batch(
+            dt=np.full(count, model.task.dt, np.float32),
+            cond=trajectories.cond,
+            cond_mask=trajectories.cond_mask,
+            **point_arrays,
+        )
     )
     starts = np.arange(frames - model.context)
 
@@ -65,13 +87,13 @@ def _validate(model: Simulator | PointSimulator, dataset: Dataset, cfg: Config, 
     return lambda params: {name: float(value) for name, value in jax.device_get(measure(params)).items()}
 
 
-# By `data.source`.
+# Losses by `data.source`.
 _LOSSES: dict[str, Callable[..., StageLoss]] = {"fields": operator_losses, "latents": latent_losses}
 
 STAGE = StageSpec(
     name="operator",
     task_kinds=("transient",),
-    scattered=True,
+    supports_points=True,
     model=_model,
     init=_init,
     losses=lambda model, cfg: _LOSSES[cfg.data.source](model, cfg.training),

@@ -1,4 +1,4 @@
-"""What the models of all stages take from the configuration: widths that divide, a compute type, what is recomputed."""
+"""Model options that all stages share: checks of the widths, compute type, matmul precision, rematerialisation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from ups_jax.core.errors import ConfigError
 
 
 def check_widths(operator: OperatorConfig, section: str = "operator.pdet") -> None:
-    """ConfigError, naming the section, where the widths of the chosen core do not divide."""
+    """Raise ConfigError if the widths of the chosen architecture are inconsistent.
+
+    Args:
+        operator: Operator section of the configuration.
+        section: Name of the section in messages.
+    """
     pdet = operator.pdet
     grouped = operator.architecture_type == "pdet_unet" or pdet.attention_type == "channel_separated"
     if operator.architecture_type == "spectral":
@@ -19,29 +24,31 @@ def check_widths(operator: OperatorConfig, section: str = "operator.pdet") -> No
         raise ConfigError(f"{section}.hidden_dim {pdet.hidden_dim} is not a multiple of group_size {pdet.group_size}")
     heads_in = pdet.group_size if grouped else pdet.hidden_dim
     if heads_in % pdet.num_heads:
-        raise ConfigError(f"operator.pdet.num_heads {pdet.num_heads} does not divide the width {heads_in} it splits")
+        raise ConfigError(
+            f"operator.pdet.num_heads {pdet.num_heads} does not divide the width {heads_in} of the attention"
+        )
 
 
 def check_pooling(cfg: Config) -> None:
-    """ConfigError where the tokens of points have no grid and the core needs one."""
-    core = cfg.operator.architecture_type
-    if cfg.latent.pooling == "queries" and core != "pdet_stack":
+    """Raise ConfigError if the pooling yields tokens without a grid and the architecture requires a grid."""
+    architecture = cfg.operator.architecture_type
+    if cfg.latent.pooling == "queries" and architecture != "pdet_stack":
         raise ConfigError(
-            f"latent.pooling queries makes tokens without a grid, which operator.architecture_type {core} needs; write "
-            "operator.architecture_type: pdet_stack"
+            f"latent.pooling: queries yields tokens without a grid, but operator.architecture_type: {architecture} "
+            "requires a grid; set operator.architecture_type: pdet_stack"
         )
 
 
 def compute_dtype(cfg: Config) -> DTypeLike:
-    """The type that `training.precision` computes in."""
+    """Return the compute type for `training.precision`."""
     return jnp.bfloat16 if cfg.training.precision == "bf16" else jnp.float32
 
 
-def products(cfg: Config) -> str:
-    """How exact float32 products are (`ups_jax.models.layers`): with `tf32` as the device likes them."""
+def matmul_precision(cfg: Config) -> str:
+    """Return the precision of float32 matrix products, `default` or `highest` (`jax.default_matmul_precision`)."""
     return "default" if cfg.training.precision == "tf32" else "highest"
 
 
-def remat(cfg: Config) -> bool:
-    """Whether the core's blocks are computed again for the gradient: `full` does that and more, in the losses."""
+def recomputes_blocks(cfg: Config) -> bool:
+    """Return whether the architecture's blocks are rematerialised in the backward pass (`training.remat`)."""
     return cfg.training.remat != "none"

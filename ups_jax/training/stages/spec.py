@@ -1,4 +1,4 @@
-"""The specification of a stage, which training, checkpoints and the library's functions work on."""
+"""The specification of a stage, from which training, checkpoints and inference build its model."""
 
 from __future__ import annotations
 
@@ -21,53 +21,61 @@ from ups_jax.training.state import TrainState
 # The model of one task, in any stage.
 StageModel = Simulator | PointSimulator | SteadySimulator | Corrector
 M = TypeVar("M", bound=StageModel)
-# Weights of a stage (`StageSpec.weights`) -> validation metrics by name, lower is better.
+# Weights of a stage (from `StageSpec.build_weights`) -> validation metrics by name, lower is better.
 Validate = Callable[[PyTree], dict[str, float]]
-# The weights of the stages that a stage needs, by name: constants for it, and arguments of its step.
+# Weights of the stages that a stage needs, by stage name; they are constant during its training.
 Parents = Mapping[str, PyTree]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageSpec(Generic[M]):
-    """One stage: the kinds of task it is for, its model, loss and validation. What must be trained before it is in
-    `STAGE_NEEDS`. It is for sets of points, and not for grids alone, where it is `scattered`.
+    """The specification of a stage.
 
-    `model` raises ConfigError where the configuration cannot be built. `init` gives parameters; its batch lends shapes
-    and is of one row. `draw` makes what is random in the rows of a batch, for `losses` to find there when the rows are
-    split; without it a row has nothing random. `selection_metric` names the validation metric that selects the best
-    checkpoint, and `target` the value of it that ends the stage early.
-
-    The `StepContext` of `losses` holds the state's `scale` where the stage is `scaled`, and the average of its own
-    parameters so far as `target` where it is `uses_ema_target`. `begin` makes the first state of a fresh stage from the
-    parents and the stage's own batches. `weights` is what its functions take in place of bare parameters. `weighted`
-    says whether the terms of `training.lambda_*` are those of its loss, `depends_on_epoch` whether the loss depends on the
-    epoch. `fault` says what is wrong with the validation metrics of a run that is half done.
+    Attributes:
+        name: Name of the stage.
+        task_kinds: Kinds of task that it supports, `transient` or `steady`.
+        supports_points: Whether it supports scattered points as well as grids.
+        model: (cfg, task) -> model; raises ConfigError if the configuration is inconsistent.
+        init: (model, key, batch of one row) -> initial parameters; only the shapes of the batch matter.
+        losses: (model, cfg) -> loss of the stage.
+        draw: (model, cfg) -> function (batch, key) -> batch that adds the random numbers of the rows, before the rows
+            are split into micro-batches. By default nothing is added.
+        validate: (model, dataset, cfg, parents) -> validation function.
+        selection_metric: cfg -> name of the validation metric that selects the best checkpoint.
+        target_metric: cfg -> value of that metric at which the stage ends early; 0 for none.
+        has_scale: Whether the train state is a `ScaledState`, whose scale the loss receives in its `StepContext`.
+        uses_ema_target: Whether the loss receives the averaged parameters of the stage as `StepContext.target`.
+        init_from_parents: (model, cfg, parents, state, batches) -> initial state with values from the parents.
+        build_weights: (params, scale) -> weights in the form that the functions of the stage take.
+        uses_term_weights: Whether the loss consists of the terms with weights `training.lambda_*`.
+        depends_on_epoch: cfg -> whether the loss depends on the epoch.
+        check_metrics: Validation metrics -> description of what is wrong with them, or None.
     """
 
     name: str
     task_kinds: tuple[str, ...]
-    scattered: bool = False
+    supports_points: bool = False
     model: Callable[[Config, Task], M]
     init: Callable[[M, Key[Array, ""], Batch], PyTree]
     losses: Callable[[M, Config], StageLoss]
     draw: Callable[[M, Config], Draw] = lambda _model, _cfg: lambda batch, _key: batch
     validate: Callable[[M, Dataset, Config, Parents], Validate]
     selection_metric: Callable[[Config], str]
-    target: Callable[[Config], float] = lambda _cfg: 0.0
-    scaled: bool = False
+    target_metric: Callable[[Config], float] = lambda _cfg: 0.0
+    has_scale: bool = False
     uses_ema_target: bool = False
-    begin: Callable[[M, Config, Parents, TrainState, Iterator[Batch]], TrainState] = (
+    init_from_parents: Callable[[M, Config, Parents, TrainState, Iterator[Batch]], TrainState] = (
         lambda _model, _cfg, _parents, state, _batches: state
     )
-    weights: Callable[[PyTree, Float[Array, " c"] | None], PyTree] = lambda params, _scale: params
-    weighted: bool = True
+    build_weights: Callable[[PyTree, Float[Array, " c"] | None], PyTree] = lambda params, _scale: params
+    uses_term_weights: bool = True
     depends_on_epoch: Callable[[Config], bool] = lambda cfg: has_epoch_schedule(cfg.training)
-    fault: Callable[[Mapping[str, float]], str | None] = lambda _values: None
+    check_metrics: Callable[[Mapping[str, float]], str | None] = lambda _values: None
 
-    def needs(self, kind: str) -> tuple[str, ...]:
-        """The stages that have to be trained before it, on a task of a kind."""
+    def required_stages(self, kind: str) -> tuple[str, ...]:
+        """Return the names of the stages that must be trained before this one, for a kind of task."""
         return STAGE_NEEDS[kind].get(self.name, ())
 
-    def terms(self, cfg: Config) -> dict[str, float]:
-        """The weights of those terms of its loss that the configuration weighs."""
-        return term_weights(cfg.training) if self.weighted else {}
+    def loss_term_weights(self, cfg: Config) -> dict[str, float]:
+        """Return the weights of the loss terms by name; empty if the stage does not use `training.lambda_*`."""
+        return term_weights(cfg.training) if self.uses_term_weights else {}

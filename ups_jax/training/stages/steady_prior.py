@@ -1,4 +1,4 @@
-"""Input field to steady field: the deterministic head, on the codec's and operator's blocks."""
+"""The stage that trains a steady simulator: it maps input fields to the steady solution, deterministically."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from ups_jax.losses import steady_losses
 from ups_jax.metrics.field import all_metrics
 from ups_jax.models import Batch, Conditions, SteadySimulator, conditions_of
 from ups_jax.rollout.steady import solve
-from ups_jax.training.stages.options import check_widths, compute_dtype, products, remat
+from ups_jax.training.stages.options import check_widths, compute_dtype, matmul_precision, recomputes_blocks
 from ups_jax.training.stages.spec import Parents, StageSpec, Validate
 
 
 def _model(cfg: Config, task: Task) -> SteadySimulator:
     check_widths(cfg.operator)
-    return SteadySimulator(task, cfg.latent, cfg.operator, compute_dtype(cfg), remat(cfg), products(cfg))
+    return SteadySimulator(
+        task, cfg.latent, cfg.operator, compute_dtype(cfg), recomputes_blocks(cfg), matmul_precision(cfg)
+    )
 
 
 def _init(model: SteadySimulator, key: Key[Array, ""], batch: Batch) -> PyTree:
@@ -27,13 +29,13 @@ def _init(model: SteadySimulator, key: Key[Array, ""], batch: Batch) -> PyTree:
 
 
 def _validate(model: SteadySimulator, dataset: Dataset, cfg: Config, parents: Parents) -> Validate:
-    """params -> {"steady"}: mean nRMSE of up to `val_trajectories` validation solutions."""
-    held = dataset.trajectories("val", limit=cfg.evaluation.val_trajectories)
-    inputs, truth = jnp.asarray(held.inputs), jnp.asarray(held.fields)
+    """Return the validation function: params -> `steady`, the mean nRMSE of up to `val_trajectories` solutions."""
+    solutions = dataset.trajectories("val", limit=cfg.evaluation.val_trajectories)
+    inputs, truth = jnp.asarray(solutions.inputs), jnp.asarray(solutions.fields)
     cond = Conditions(
         dt=jnp.full(len(truth), model.task.dt, jnp.float32),
-        coefficients=jnp.asarray(held.cond),
-        mask=jnp.asarray(held.cond_mask, jnp.float32),
+        coefficients=jnp.asarray(solutions.cond),
+        mask=jnp.asarray(solutions.cond_mask, jnp.float32),
     )
 
     @jax.jit
