@@ -13,7 +13,7 @@ CHECKSUMS = "ups_jax.runs.checksums:seal_before_commit"
 # Within an evaluation on the validation split.
 VALIDATION = "ups_jax.trainer.loop:update_plateau"
 COMPILATION = "ups_jax.trainer.oom:compile_ahead"
-STAGE_END = "ups_jax.trainer.stage_run:tell_end"
+STAGE_END = "ups_jax.trainer.stage_run:log_end"
 GRADIENTS = "ups_jax.training.step:make_gradient_fn"
 # Several batches are read at once: the second argument after the data and the plan is their number.
 READ_BATCHES = "ups_jax.data.batches:read_rows"
@@ -22,7 +22,7 @@ OPEN_DATA = "ups_jax.data.statistics:Moments.update"
 FLUSH = "ups_jax.core.files:os.fsync"
 SOLVE = "ups_jax.simulate.solvers:solve"
 # A conversion: the values of a record, the flush and the rename of a shard, the notes and the manifest.
-SHARD_RECORD = "ups_jax.data.shards.writer:_spread"
+SHARD_RECORD = "ups_jax.data.shards.writer:_channel_statistics"
 SHARD_FLUSH = "ups_jax.data.shards.writer:os.fsync"
 SHARD_RENAME = "ups_jax.data.shards.writer:os.replace"
 SHARD_NOTE = "ups_jax.data.shard_folder:write_atomically"
