@@ -135,7 +135,7 @@ def _solver(task: str, preset: Any, points: int, substeps: int, steps: int) -> A
 
 
 def _seconds(ways: list[Way], rows: np.ndarray, repeats: int) -> dict[str, float]:
-    """Return each way's median seconds per rollout, the ways interleaved; the first rollout, which compiles, is left out."""
+    """Return each way's median seconds per rollout, the ways interleaved; the first, which compiles, is left out."""
     taken: dict[str, list[float]] = {way.name: [] for way in ways}
     for repeat in range(repeats + 1):
         for way in ways:
