@@ -1,4 +1,4 @@
-"""Optimizers, schedules and the parameter average, all optax."""
+"""Optimizers, learning-rate schedules and the parameter average, as optax transformations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,13 @@ from ups_jax.optim.schedules import build_schedule
 
 
 def build_optimizer(config: StageConfig, total_steps: int, steps_per_epoch: int) -> optax.GradientTransformation:
-    """The chain that `config` describes for a run of `total_steps` optimizer steps, `steps_per_epoch` an epoch."""
+    """Return the optimizer of a stage, with gradient clipping, weight decay and learning-rate schedule.
+
+    Args:
+        config: Configuration of the stage.
+        total_steps: Optimizer steps of the stage.
+        steps_per_epoch: Optimizer steps of an epoch.
+    """
     settings = config.optimizer
     b1, b2 = settings.betas
     adam = partial(optax.scale_by_adam, b1=b1, b2=b2, eps=settings.eps)
@@ -26,10 +32,10 @@ def build_optimizer(config: StageConfig, total_steps: int, steps_per_epoch: int)
         return optax.scale_by_learning_rate(schedule)
 
     def muon() -> optax.GradientTransformation:
-        step = scale_by_muon(settings.muon_momentum, settings.muon_ns_steps, settings.muon_scale)
-        matrices = optax.chain(step, decay(), rate())
-        others = optax.chain(adam(), decay(), rate(settings.adam_lr_ratio))
-        return optax.partition({"muon": matrices, "adamw": others}, muon_labels)
+        orthogonal_step = scale_by_muon(settings.muon_momentum, settings.muon_ns_steps, settings.muon_scale)
+        matrices = optax.chain(orthogonal_step, decay(), rate())
+        adamw = optax.chain(adam(), decay(), rate(settings.adam_lr_ratio))
+        return optax.partition({"muon": matrices, "adamw": adamw}, muon_labels)
 
     rules = {
         "adam": lambda: optax.chain(decay(), adam(), rate()),

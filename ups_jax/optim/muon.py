@@ -1,4 +1,4 @@
-"""Muon: momentum whose matrices are orthogonalised by Newton-Schulz (Jordan et al. 2024), as an optax transform."""
+"""Muon as an optax transformation: momentum, orthogonalised by a Newton-Schulz iteration (Jordan et al. 2024)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-# Quintic iteration of Jordan et al.: singular values land in about 0.7 .. 1.2 after five steps, not at 1.
+# Quintic iteration of Jordan et al.: after five steps the singular values are between about 0.7 and 1.2.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
-
-# How long the step of an (in, out) matrix is made, whose singular values are about 1. `spectral` (Jordan et al.) keeps
-# the change of its outputs the same whatever its shape; `rms` (Liu et al. 2025) gives its entries Adam's size, 0.2.
+# Scale of the step of an (in, out) matrix whose singular values are about 1. `spectral` (Jordan et al.) makes changes
+# of the output independent of the shape; `rms` (Liu et al. 2025) gives the entries a root mean square of 0.2, as Adam.
 _SCALES: dict[str, Callable[[int, int], float]] = {
     "spectral": lambda inputs, outputs: math.sqrt(max(1.0, outputs / inputs)),
     "rms": lambda inputs, outputs: 0.2 * math.sqrt(max(inputs, outputs)),
@@ -25,7 +24,11 @@ _SCALES: dict[str, Callable[[int, int], float]] = {
 
 
 class ScaleByMuonState(NamedTuple):
-    """The momentum, one array a parameter."""
+    """The state of `scale_by_muon`.
+
+    Attributes:
+        mu: Momentum, an array per parameter.
+    """
 
     mu: Any
 
@@ -33,11 +36,19 @@ class ScaleByMuonState(NamedTuple):
 def scale_by_muon(
     momentum: float = 0.95, ns_steps: int = 5, scale: Literal["spectral", "rms"] = "spectral"
 ) -> optax.GradientTransformation:
-    """Updates of near-orthogonal matrices: Nesterov momentum, Newton-Schulz, times a factor of their shape.
+    """Return the transformation of gradients into scaled, nearly orthogonal matrices.
 
-    The factor is sqrt(max(1, out / in)), or 0.2 sqrt(max(out, in)) with `scale="rms"`. Every parameter is an (in, out)
-    matrix, or a stack of them with the stack on the leading axes; the kernel of a convolution has to be flattened to
-    (taps * in, out), as `GridConv` has it. It sets no learning rate.
+    It applies Nesterov momentum, a Newton-Schulz iteration and a scale, but no learning rate. Every parameter is an
+    (in, out) matrix, or a stack of matrices along leading axes. The kernel of a convolution must have the shape
+    (taps * in, out), as in `GridConv`.
+
+    Args:
+        momentum: Decay of the momentum.
+        ns_steps: Iterations of Newton-Schulz.
+        scale: `spectral` for the factor sqrt(max(1, out / in)), `rms` for 0.2 sqrt(max(out, in)).
+
+    References:
+        Jordan et al. 2024 (Muon); Liu et al. 2025 for `rms`.
     """
 
     def init(params: Any) -> ScaleByMuonState:
@@ -54,9 +65,13 @@ def scale_by_muon(
 
 
 def orthogonalize(matrices: Float[Array, "n i o"], steps: int = 5) -> Float[Array, "n i o"]:
-    """An approximation of U V^T for each matrix U S V^T, at least as wide as it is high for the least work.
+    """Return an approximation of U V^T for each matrix with singular value decomposition U S V^T.
 
-    X <- a X + (b A + c A^2) X with A = X X^T, from X of Frobenius norm 1.
+    The iteration is X <- a X + (b A + c A^2) X with A = X X^T, from X of Frobenius norm 1.
+
+    Args:
+        matrices: Stack of matrices; the cost is lowest if they are at least as wide as high.
+        steps: Number of iterations.
     """
     a, b, c = _COEFFICIENTS
     x = matrices / (jnp.linalg.norm(matrices, axis=(-2, -1), keepdims=True) + 1e-7)
@@ -67,9 +82,9 @@ def orthogonalize(matrices: Float[Array, "n i o"], steps: int = 5) -> Float[Arra
 
 
 def _orthogonalize_all(leaves: list[Array], steps: int, scale: Callable[[int, int], float]) -> list[Array]:
-    """All leaves at once, each times the scale of its shape.
+    """Return the orthogonalised leaves, each times the scale of its shape.
 
-    Those of one shape are one batch: many small products cost more than their arithmetic.
+    Leaves of the same shape are processed as one batch, since many small matrix products have a high overhead.
     """
     groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
     wide = []

@@ -1,4 +1,4 @@
-"""Which parameters Muon steps, and which decay: decided by a parameter's name and its number of axes."""
+"""The optimizer and the weight decay of each parameter, determined by its path and its number of axes."""
 
 from __future__ import annotations
 
@@ -13,27 +13,37 @@ from rich.table import Table
 
 from ups_jax.config import StageConfig
 
-# Why a matrix is not Muon's, by an element of its path.
+# Path elements of matrices that AdamW updates instead of Muon, with the reason.
 _ADAMW = {
-    "spectrum": "spectral weights: each mode sees few samples a step; Muon took 60 % more time and gained nothing",
-    "condition": "reads the conditions, not hidden activations",
-    "modulation": "reads the conditions, not hidden activations",
-    "write": "writes the field: a head, left to Adam as Muon's author advises",
+    "spectrum": "spectral weights: few samples per mode and step; Muon took 60 % more time without a gain",
+    "condition": "acts on the conditions, not on hidden activations",
+    "modulation": "acts on the conditions, not on hidden activations",
+    "write": "output head of the field, for which Muon's author recommends Adam",
 }
 _NO_DECAY = frozenset({"bias", "scale"})
 
 
 class ParameterGroup(NamedTuple):
-    """`muon` or `adamw`, and the reason where a matrix is not Muon's."""
+    """The optimizer of a parameter.
+
+    Attributes:
+        name: `muon`, `adamw` or another optimizer.
+        reason: Reason if Muon does not update a matrix, otherwise empty.
+    """
 
     name: str
     reason: str = ""
 
 
 def muon_group(path: tuple[Any, ...], ndim: int) -> ParameterGroup:
-    """The group of a parameter under `muon`: every (in, out) matrix, or stack of them, between hidden activations.
+    """Return the group of a parameter for the optimizer `muon`.
 
-    The kernel of a convolution (`GridConv`) is a matrix already, its taps times its inputs being one axis.
+    Muon updates all (in, out) matrices, or stacks of them, that map hidden activations to hidden activations. The
+    kernel of a convolution (`GridConv`) is a matrix of shape (taps * in, out).
+
+    Args:
+        path: Path of the parameter in the tree.
+        ndim: Its number of axes.
     """
     names = path_names(path)
     for name in names:
@@ -43,19 +53,24 @@ def muon_group(path: tuple[Any, ...], ndim: int) -> ParameterGroup:
 
 
 def muon_labels(params: Any) -> Any:
-    """The name of each parameter's group, in the tree of `params`."""
+    """Return the name of the group of each parameter, as a tree like `params`."""
     return jax.tree_util.tree_map_with_path(lambda path, leaf: muon_group(path, leaf.ndim).name, params)
 
 
 def has_weight_decay(path: tuple[Any, ...], ndim: int) -> bool:
-    """Whether weight decay acts on a parameter: on all but biases and norm scales, whose size regularises nothing."""
+    """Return whether weight decay applies to a parameter: it excludes biases and the scales of norms.
+
+    Args:
+        path: Path of the parameter in the tree.
+        ndim: Its number of axes.
+    """
     return ndim >= 2 and path_names(path)[-1] not in _NO_DECAY
 
 
 def add_decayed_weights(weight_decay: float) -> optax.GradientTransformation:
-    """`optax.add_decayed_weights` on the parameters that decay.
+    """Return `optax.add_decayed_weights`, restricted to the parameters with `has_weight_decay`.
 
-    A mask of optax does the same with one more layer of state, in which older checkpoints could not be read.
+    The mask argument of optax would add a level to the optimizer state and make older checkpoints unreadable.
     """
 
     def add(path: tuple[Any, ...], update: Any, param: Any) -> Any:
@@ -72,13 +87,22 @@ def add_decayed_weights(weight_decay: float) -> optax.GradientTransformation:
 
 
 def path_names(path: tuple[Any, ...]) -> list[str]:
-    """The elements of a parameter's path as words."""
-    return [jax.tree_util.keystr((part,), simple=True) for part in path]
+    """Return the elements of a parameter's path as strings."""
+    return [jax.tree_util.keystr((key,), simple=True) for key in path]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterRow:
-    """One parameter: its path in words, which optimizer moves it, whether it decays, and why it is not Muon's."""
+    """A row of the parameter table.
+
+    Attributes:
+        path: Path of the parameter, separated by slashes.
+        shape: Shape.
+        count: Number of entries.
+        optimizer: Name of the optimizer that updates it.
+        decayed: Whether weight decay applies.
+        reason: Reason if Muon does not update a matrix, otherwise empty.
+    """
 
     path: str
     shape: tuple[int, ...]
@@ -89,7 +113,12 @@ class ParameterRow:
 
 
 def parameter_table(params: Any, config: StageConfig) -> list[ParameterRow]:
-    """A row a parameter, in the order of the tree; `params` may be abstract shapes."""
+    """Return a row for each parameter, in the order of the tree.
+
+    Args:
+        params: Parameters or their abstract shapes.
+        config: Configuration of the stage.
+    """
     optimizer = config.optimizer
     rows = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -108,7 +137,7 @@ def parameter_table(params: Any, config: StageConfig) -> list[ParameterRow]:
 
 
 def summarize(rows: Sequence[ParameterRow]) -> str:
-    """How many arrays and numbers each optimizer moves, in one line, largest first."""
+    """Return the number of arrays and parameters of each optimizer as one line, largest first."""
     totals = {row.optimizer: [0, 0] for row in rows}
     for row in rows:
         totals[row.optimizer][0] += 1
@@ -118,9 +147,9 @@ def summarize(rows: Sequence[ParameterRow]) -> str:
 
 
 def render_table(rows: Sequence[ParameterRow]) -> Table:
-    """The table for a console of rich, with its totals."""
+    """Return the rows as a table of rich, with the totals as its caption."""
     table = Table("parameter", "shape", "numbers", "optimizer", "decay", "why", caption=summarize(rows))
-    # A path that does not fit goes on below: its end says which parameter it is.
+    # Wrap long paths instead of truncating them: their end identifies the parameter.
     table.columns[0].overflow = "fold"
     table.columns[2].justify = "right"
     for row in rows:

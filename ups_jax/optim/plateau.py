@@ -1,7 +1,7 @@
-"""Reduce on plateau: a scale of the learning rate that falls when the validation metric stops getting better.
+"""Reduction of the learning rate when the validation metric stops improving, as in torch's ReduceLROnPlateau.
 
-The scale stands last in the optimizer's chain and its numbers are a part of the optimizer's state, so that they are
-saved with it and a run without this schedule has none. A step only reads them; an evaluation moves them.
+The scale of the learning rate is part of the optimizer's state, so that checkpoints contain it. A train step only reads
+the scale; an evaluation updates it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ from jaxtyping import Array, Float, Int
 
 
 class PlateauState(NamedTuple):
-    """The scale of the learning rate, the best metric, and the evaluations since then or since the last reduction."""
+    """The state of the reduction.
+
+    Attributes:
+        scale: Factor of the learning rate.
+        best: Lowest validation metric.
+        bad: Evaluations since the lowest metric or the last reduction.
+    """
 
     scale: Float[Array, ""]
     best: Float[Array, ""]
@@ -25,7 +31,14 @@ class PlateauState(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class PlateauRule:
-    """`bad` evaluations not below (1 - `threshold`) * best in a row multiply the scale by `factor`, down to `floor`."""
+    """The rule of the reduction.
+
+    Attributes:
+        factor: Factor by which a reduction multiplies the scale.
+        patience: Number of consecutive evaluations without improvement that causes a reduction.
+        threshold: An improvement is a metric below (1 - threshold) times the lowest one.
+        floor: Lowest scale.
+    """
 
     factor: float
     patience: int
@@ -34,7 +47,7 @@ class PlateauRule:
 
 
 def scale_by_plateau() -> optax.GradientTransformation:
-    """Updates times the scale that `observe` has left in the state."""
+    """Return the transformation that multiplies updates by the scale in its state."""
 
     def init(params: Any) -> PlateauState:
         del params
@@ -50,9 +63,15 @@ def scale_by_plateau() -> optax.GradientTransformation:
 
 
 def updated_plateau(state: PlateauState, metric: Float[Array, ""] | float, rule: PlateauRule) -> PlateauState:
-    """The state after an evaluation, as torch's ReduceLROnPlateau has it (mode min, relative threshold, no cooldown).
+    """Return the state after an evaluation.
 
-    A metric that is not finite is no better than the best.
+    The semantics are those of torch's ReduceLROnPlateau with mode `min`, relative threshold and no cooldown. A NaN
+    metric counts as no improvement.
+
+    Args:
+        state: State before the evaluation.
+        metric: Validation metric, lower is better.
+        rule: Rule of the reduction.
     """
     better = jnp.asarray(metric, jnp.float32) < state.best * (1 - rule.threshold)
     bad = jnp.where(better, 0, state.bad + 1)
@@ -65,13 +84,21 @@ def updated_plateau(state: PlateauState, metric: Float[Array, ""] | float, rule:
 
 
 def update_plateau(opt_state: optax.OptState, metric: float, rule: PlateauRule | None) -> optax.OptState:
-    """`observe` on the plateau of an optimizer's state; the state as it is where no such schedule is on."""
+    """Return the state of an optimizer after an evaluation.
+
+    Args:
+        opt_state: State of the optimizer.
+        metric: Validation metric, lower is better.
+        rule: Rule of the reduction; None leaves the state unchanged.
+    """
     if rule is None:
         return opt_state
-    return optax.tree.set(opt_state, PlateauState=updated_plateau(optax.tree.get(opt_state, "PlateauState"), metric, rule))
+    return optax.tree.set(
+        opt_state, PlateauState=updated_plateau(optax.tree.get(opt_state, "PlateauState"), metric, rule)
+    )
 
 
 def plateau_scale(opt_state: optax.OptState) -> float:
-    """The scale of the learning rate in an optimizer's state, 1 where no such schedule is on."""
+    """Return the scale of the learning rate in an optimizer's state, 1 without a reduction on plateaus."""
     state = optax.tree.get(opt_state, "PlateauState")
     return 1.0 if state is None else float(state.scale)

@@ -1,4 +1,4 @@
-"""Learning-rate schedules, per optimizer step, and the lengths in epochs that they and the patience are given in."""
+"""Learning-rate schedules as functions of the optimizer step, and the conversion of lengths in epochs to steps."""
 
 from __future__ import annotations
 
@@ -16,18 +16,24 @@ from ups_jax.config import SchedulerConfig, StageConfig
 from ups_jax.core.errors import ConfigError
 from ups_jax.optim.plateau import PlateauRule
 
-# What a length means where neither epochs nor steps are given, as a share of the run.
-_STEP_SIZE_SHARE = 1 / 3
-_PATIENCE_SHARE = 1 / 10
+# Default lengths as fractions of the run, if neither epochs nor steps are configured.
+_STEP_SIZE_FRACTION = 1 / 3
+_PATIENCE_FRACTION = 1 / 10
 
 
 def build_schedule(
     config: SchedulerConfig, learning_rate: float, total_steps: int, steps_per_epoch: int
 ) -> optax.Schedule:
-    """Step -> learning rate: linear from 0 over `warmup * total_steps`, then the named curve.
+    """Return the schedule: a linear warmup over `config.warmup * total_steps` steps, followed by the configured curve.
 
-    A plateau's curve is constant: its reductions are in the optimizer's state. Past `t_max` the cosine stays at
-    `eta_min`; torch's own rises again, which no one who gives `t_max` for the length of a run wants.
+    The curve of `reducelronplateau` is constant; its reductions are in the optimizer's state. After `t_max` the cosine
+    stays at `eta_min`, unlike torch's, which rises again.
+
+    Args:
+        config: Scheduler section of the configuration.
+        learning_rate: Peak learning rate.
+        total_steps: Optimizer steps of the stage.
+        steps_per_epoch: Optimizer steps of an epoch.
     """
     warmup = round(config.warmup * total_steps)
 
@@ -36,13 +42,13 @@ def build_schedule(
         return optax.cosine_decay_schedule(learning_rate, max(steps, 1), alpha=config.eta_min / learning_rate)
 
     def staircase() -> optax.Schedule:
-        every = _in_steps(config.step_size, config.step_size_steps, steps_per_epoch)
-        if every is None:
-            every = math.ceil(_STEP_SIZE_SHARE * total_steps)
-        every = max(every, 1)
+        interval = _in_steps(config.step_size, config.step_size_steps, steps_per_epoch)
+        if interval is None:
+            interval = math.ceil(_STEP_SIZE_FRACTION * total_steps)
+        interval = max(interval, 1)
 
         def rate(step: Int[Array, ""] | int) -> Array | float:
-            return learning_rate * config.gamma ** ((step + warmup) // every)
+            return learning_rate * config.gamma ** ((step + warmup) // interval)
 
         return rate
 
@@ -55,16 +61,20 @@ def build_schedule(
     curve = curves[config.name]()
     if warmup == 0:
         return curve
-    # The first step must move: the ramp counts from 1/warmup, not from 0.
+    # The warmup starts at 1 / warmup instead of 0, so that the first step has an effect.
     ramp = optax.linear_schedule(learning_rate / warmup, learning_rate, warmup - 1 or 1)
     return optax.join_schedules([ramp, curve], [warmup])
 
 
 def host_schedule(schedule: optax.Schedule, *, block_size: int = 4096) -> Callable[[int], float]:
-    """Return the schedule as a function of the host, computed for `block_size` steps at a time.
+    """Return the schedule as a function on the host, precomputed in blocks of steps.
 
-    Reading a single value would block on the training steps that are under way. The default block is 16 KB, half a
-    minute of the shortest steps.
+    The host would otherwise block on the dispatched training steps to read a value. A block of the default size has
+    16 KB and covers at least half a minute.
+
+    Args:
+        schedule: Schedule on the device.
+        block_size: Steps per block.
     """
 
     @jax.jit
@@ -79,27 +89,47 @@ def host_schedule(schedule: optax.Schedule, *, block_size: int = 4096) -> Callab
 
 
 def build_plateau(config: StageConfig, total_steps: int, steps_per_epoch: int, eval_steps: int) -> PlateauRule | None:
-    """How a stage's evaluations, one every `eval_steps`, reduce its learning rate; None with any other schedule."""
+    """Return the rule that reduces the learning rate of a stage, None for schedules other than `reducelronplateau`.
+
+    Args:
+        config: Configuration of the stage.
+        total_steps: Optimizer steps of the stage.
+        steps_per_epoch: Optimizer steps of an epoch.
+        eval_steps: Optimizer steps between two evaluations.
+    """
     scheduler = config.scheduler
     if scheduler.name != "reducelronplateau":
         return None
-    bad = patience_evaluations(scheduler, steps_per_epoch, eval_steps)
-    if bad is None:
-        bad = _evaluations_beyond(round(_PATIENCE_SHARE * total_steps), eval_steps)
+    patience = patience_evaluations(scheduler, steps_per_epoch, eval_steps)
+    if patience is None:
+        patience = _evaluations_above(round(_PATIENCE_FRACTION * total_steps), eval_steps)
     return PlateauRule(
-        factor=scheduler.factor, patience=bad, threshold=scheduler.threshold, floor=scheduler.min_lr / config.optimizer.lr
+        factor=scheduler.factor,
+        patience=patience,
+        threshold=scheduler.threshold,
+        floor=scheduler.min_lr / config.optimizer.lr,
     )
 
 
 def check_schedule(
-    config: SchedulerConfig, learning_rate: float, total_steps: int, steps_per_epoch: int, where: str
+    config: SchedulerConfig, learning_rate: float, total_steps: int, steps_per_epoch: int, section: str
 ) -> None:
-    """ConfigError, naming the section `where`, if a cosine ends before its warm-up or a curve above where it starts."""
+    """Raise ConfigError if a schedule is inconsistent.
+
+    That is a cosine that ends before the warmup, or a lowest learning rate above the peak.
+
+    Args:
+        config: Scheduler section of the configuration.
+        learning_rate: Peak learning rate.
+        total_steps: Optimizer steps of the stage.
+        steps_per_epoch: Optimizer steps of an epoch.
+        section: Name of the section in messages.
+    """
     lowest = {"cosineannealinglr": ("eta_min", config.eta_min), "reducelronplateau": ("min_lr", config.min_lr)}
     if config.name in lowest and lowest[config.name][1] > learning_rate:
         key, value = lowest[config.name]
         raise ConfigError(
-            f"{where}.{key} is {value:g}, above the learning rate of {learning_rate:g} that it is the lowest value of"
+            f"{section}.{key} is {value:g}, above the learning rate {learning_rate:g}; set it below the learning rate"
         )
     warmup = round(config.warmup * total_steps)
     if config.t_max is None and config.t_max_steps is None:
@@ -107,31 +137,34 @@ def check_schedule(
     end = _cosine_end(config, total_steps, steps_per_epoch)
     if config.name == "cosineannealinglr" and end <= warmup:
         raise ConfigError(
-            f"{where}: the cosine ends at step {end}, its warm-up at step {warmup}; "
-            "give a greater t_max or a smaller warmup"
+            f"{section}: the cosine ends at step {end}, but the warmup ends at step {warmup}; increase t_max or reduce "
+            "warmup"
         )
 
 
 def patience_evaluations(config: StageConfig | SchedulerConfig, steps_per_epoch: int, eval_steps: int) -> int | None:
-    """The first number of evaluations in a row, one every `eval_steps`, that takes more than the patience of `config`.
+    """Return the number of consecutive evaluations without improvement that exceeds the patience; None for no limit.
 
-    None where it has no patience, which is to wait for ever.
+    Args:
+        config: Section of the configuration with `patience` or `patience_steps`.
+        steps_per_epoch: Optimizer steps of an epoch.
+        eval_steps: Optimizer steps between two evaluations.
     """
     patience = _in_steps(config.patience, config.patience_steps, steps_per_epoch)
-    return None if patience is None else _evaluations_beyond(patience, eval_steps)
+    return None if patience is None else _evaluations_above(patience, eval_steps)
 
 
-def _evaluations_beyond(steps: int, eval_steps: int) -> int:
+def _evaluations_above(steps: int, eval_steps: int) -> int:
     return steps // eval_steps + 1
 
 
 def _in_steps(epochs: float | None, steps: int | None, steps_per_epoch: int) -> int | None:
-    """A length in optimizer steps, from whichever of its two units it is given in; None where it is in neither."""
+    """Return a length in optimizer steps, configured in steps or epochs; None if neither is configured."""
     if steps is not None:
         return steps
     return None if epochs is None else round(epochs * steps_per_epoch)
 
 
 def _cosine_end(config: SchedulerConfig, total_steps: int, steps_per_epoch: int) -> int:
-    given = _in_steps(config.t_max, config.t_max_steps, steps_per_epoch)
-    return total_steps if given is None else given
+    end = _in_steps(config.t_max, config.t_max_steps, steps_per_epoch)
+    return total_steps if end is None else end

@@ -39,7 +39,7 @@ logging.getLogger("absl").setLevel(logging.CRITICAL)
 class Checkpoints:
     """Saves and restores in `directory/<step>/`; keeps the `keep` latest and the one with the lowest metric.
 
-    `set_aside` are the damaged steps that were found here, with the folders that they were renamed to.
+    `quarantined` are the damaged steps that were found here, with the folders that they were renamed to.
     """
 
     def __init__(self, directory: Path, *, keep: int = 2, read_only: bool = False) -> None:
@@ -48,7 +48,7 @@ class Checkpoints:
         self._read_only = read_only
         self._sound: set[int] = set()
         self._saving = -1
-        self.set_aside: dict[int, Path] = {}
+        self.quarantined: dict[int, Path] = {}
         self._moved = [] if read_only else self._move_unopenable()
         self._manager = self._open()
 
@@ -238,7 +238,7 @@ class Checkpoints:
         """The newest state that can be read, None if none was ever saved.
 
         `check` sees a checkpoint's metadata first. Once one has proved readable, the others that are damaged are
-        reported and renamed out of the way, never deleted: `set_aside` says where. CheckpointError if none can be read.
+        reported and renamed out of the way, never deleted: `quarantined` says where. CheckpointError if none can be read.
         """
         unreadable: list[int] = []
         for line in self._moved:
@@ -281,7 +281,7 @@ class Checkpoints:
         """Set a damaged checkpoint aside; what is to be told of it."""
         aside = unused_path(self.directory / f"damaged-{step}")
         on_host0(partial((self.directory / str(step)).rename, aside))
-        self.set_aside[step] = aside
+        self.quarantined[step] = aside
         return f"moved to {aside}"
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The stage that distils the corrector (teacher) into a consistency model (student) that samples in one or two steps."""
+"""The stage that distils the corrector (teacher) into a consistency model (student), sampled in one or two steps."""
 
 from __future__ import annotations
 
