@@ -60,9 +60,9 @@ def _latents(waves: Dataset, data_root: Path, tmp_path: Path) -> Opened:
                     shard_trajectories=8)  # fmt: skip
     values = np.random.default_rng(0).normal(size=(20, *plan.trajectory_shape)).astype(np.float32)
     write_latents(tmp_path / "latents", plan, lambda ids: values[ids])
-    held = LatentWindows(cache=LatentCache(tmp_path / "latents", 2.0**20), context=1, pushforward=0)
+    latents = LatentWindows(cache=LatentCache(tmp_path / "latents", 2.0**20), context=1, pushforward=0)
     cfg = load(CONFIGS / "tiny.yaml", ["data.tasks.0.symmetries=[]", "data.tasks.0.coefficients={beta: linear}"])
-    return replace(waves, latents=held), cfg, "operator"
+    return replace(waves, latents=latents), cfg, "operator"
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -76,11 +76,11 @@ def test_a_batch_of_a_group_is_the_batch_by_itself(
     cfg = replace(cfg, data=replace(cfg.data, loader=replace(cfg.data.loader, threads=threads)))
     for host in ((0, 1), (1, 2)):
         with training_batches(data, cfg, stage, 2, *host) as stream:
-            for n, found in enumerate(islice(stream, 10), 2):
+            for n, actual in enumerate(islice(stream, 10), 2):
                 expected = batch_at(data, cfg, stage, n, *host)
-                assert found.arrays.keys() == expected.arrays.keys()
+                assert actual.arrays.keys() == expected.arrays.keys()
                 for name, values in expected.arrays.items():
-                    np.testing.assert_array_equal(found.arrays[name], values, err_msg=f"{name} of batch {n}")
+                    np.testing.assert_array_equal(actual.arrays[name], values, err_msg=f"{name} of batch {n}")
 
 
 def test_what_cannot_be_read_is_told_when_it_is_asked_for(

@@ -92,12 +92,12 @@ def test_a_resumed_stream_goes_on_with_the_batch_of_its_step(opened, threads, co
 
 
 def test_memory_and_file_give_the_same_batches(opened):
-    (held, cfg), (lazy, _) = opened(), opened(data={"loader": {"memory_gib": 0}})
-    assert type(held.source) is not type(lazy.source)
-    assert (held.fingerprint, held.task) == (lazy.fingerprint, lazy.task)
+    (in_memory, cfg), (lazy, _) = opened(), opened(data={"loader": {"memory_gib": 0}})
+    assert type(in_memory.source) is not type(lazy.source)
+    assert (in_memory.fingerprint, in_memory.task) == (lazy.fingerprint, lazy.task)
     for n in range(4):
-        same(batch_at(held, cfg, "operator", n), batch_at(lazy, cfg, "operator", n))
-    np.testing.assert_array_equal(held.trajectories("val").fields, lazy.trajectories("val").fields)
+        same(batch_at(in_memory, cfg, "operator", n), batch_at(lazy, cfg, "operator", n))
+    np.testing.assert_array_equal(in_memory.trajectories("val").fields, lazy.trajectories("val").fields)
 
 
 def test_the_seed_of_the_run_moves_the_stream_and_numpys_does_not(opened):

@@ -1,4 +1,4 @@
-"""What a user sees of a data set: splits and trajectories, notes, the task of a trained run, arrays, no jax."""
+"""The data set as a user sees it: splits, trajectories, notes, the task of a trained run, arrays, no JAX import."""
 
 from __future__ import annotations
 
@@ -136,6 +136,12 @@ def test_one_task_where_one_is_wanted(count):
     ],
 )
 def test_arrays_that_do_not_fit_together(configure, change, message):
-    given = {"fields": waves()[0], "dt": DT, "coefficients": None, "origin": (-1.0,), "spacing": (SPACING,)} | change
+    arguments = {
+        "fields": waves()[0],
+        "dt": DT,
+        "coefficients": None,
+        "origin": (-1.0,),
+        "spacing": (SPACING,),
+    } | change
     with pytest.raises(DataError, match=message):
-        from_arrays(configure(), **given)
+        from_arrays(configure(), **arguments)

@@ -72,13 +72,13 @@ def test_undeclared_facts_are_pointed_out_with_the_line_to_write(configure):
 @pytest.mark.parametrize("with_speed", [True, False])
 def test_advection_may_change_sign_but_not_direction(configure, with_speed):
     fields, beta = waves(trajectories=40, points=64)
-    given = dict(coefficients={"beta": "linear"}, periodic=["x"]) if with_speed else dict(periodic=["x"])
+    properties = dict(coefficients={"beta": "linear"}, periodic=["x"]) if with_speed else dict(periodic=["x"])
     speeds = {"beta": beta} if with_speed else None
-    task = opened(configure, fields, speeds, symmetries=[{"negate": ["u"]}], **given).task
+    task = opened(configure, fields, speeds, symmetries=[{"negate": ["u"]}], **properties).task
     assert task.symmetries[0].negate == (0,)
     for broken in ({"reflect": ["x"]}, {"reflect": ["x"], "negate": ["u"]}):
         with pytest.raises(DataError, match=r"1.*data\.tasks\.waves\.symmetries"):
-            opened(configure, fields, speeds, symmetries=[{"negate": ["u"]}, broken], **given)
+            opened(configure, fields, speeds, symmetries=[{"negate": ["u"]}, broken], **properties)
 
 
 def test_burgers_mirrors_with_its_sign(configure):
@@ -122,16 +122,16 @@ def test_a_swap_of_axes_has_to_be_one_of_the_data(configure):
 
 
 @pytest.mark.parametrize(
-    "fields, given",
+    "fields, declared",
     [
         (spreading(shape=(16, 12)), dict(periodic=["x", "y"])),
         (spreading(), dict(periodic=["x", "y"], spacing=(1e-13, 2e-13))),
         (spreading(), dict(periodic=["x"])),
     ],
 )
-def test_only_axes_that_are_alike_are_swapped(configure, fields, given):
+def test_only_axes_that_are_alike_are_swapped(configure, fields, declared):
     with pytest.raises(ConfigError, match=r"symmetries\.0\.swap`"):
-        on_plane(configure, fields, **given)
+        on_plane(configure, fields, **declared)
 
 
 @pytest.mark.parametrize(

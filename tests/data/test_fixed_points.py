@@ -48,9 +48,9 @@ def test_given_are_first_frames_and_sought_are_last_ones(tmp_path: Path) -> None
     for memory in (4.0, 0.0):
         dataset = open_dataset(config(tmp_path / "decay.hdf5", f"data.loader.memory_gib={memory}"))
         assert dataset.task.kind == "steady" and [item.name for item in dataset.task.inputs] == ["initial_u"]
-        held = dataset.trajectories("test")
-        np.testing.assert_array_equal(held.inputs[..., 0], fields[held.ids, 0])
-        np.testing.assert_array_equal(held.fields[:, 0, :, 0], fields[held.ids, -1])
+        trajectories = dataset.trajectories("test")
+        np.testing.assert_array_equal(trajectories.inputs[..., 0], fields[trajectories.ids, 0])
+        np.testing.assert_array_equal(trajectories.fields[:, 0, :, 0], fields[trajectories.ids, -1])
 
 
 def test_what_has_not_come_to_rest_is_refused_with_the_number_that_would_pass(tmp_path: Path) -> None:

@@ -14,7 +14,15 @@ from travelling_waves import waves
 from ups_jax import config
 from ups_jax.config import digest, relevant, to_dict
 from ups_jax.core.errors import ConfigError, DataError
-from ups_jax.data import batch_at, open_dataset, open_mixture, splits, steps_per_epoch, stage_trajectories, training_batches
+from ups_jax.data import (
+    batch_at,
+    open_dataset,
+    open_mixture,
+    splits,
+    stage_trajectories,
+    steps_per_epoch,
+    training_batches,
+)
 
 CORRECTORS = ("diffusion_residual", "consistency_distill")
 
@@ -35,8 +43,8 @@ def opened(write, tmp_path):
 
 def drawn(dataset, cfg, stage, batches=20):
     """The trajectories of the first batches."""
-    with training_batches(dataset, cfg, stage) as found:
-        return set(np.concatenate([batch.trajectory_id for batch in islice(found, batches)]).tolist())
+    with training_batches(dataset, cfg, stage) as stream:
+        return set(np.concatenate([batch.trajectory_id for batch in islice(stream, batches)]).tolist())
 
 
 def test_the_operator_never_draws_of_the_fold_and_correctors_draw_of_nothing_else(opened):
@@ -62,8 +70,8 @@ def test_without_a_fold_all_stages_have_the_training_split_and_older_runs_their_
 
 def test_the_split_s_seed_draws_the_fold_and_that_of_the_run_does_not(opened):
     fold = {
-        name: stage_trajectories(*given, "diffusion_residual").tolist()
-        for name, given in {
+        name: stage_trajectories(*opened_run, "diffusion_residual").tolist()
+        for name, opened_run in {
             "first": opened(),
             "again": opened(),
             "run": opened(seed=3),
@@ -99,10 +107,10 @@ def test_statistics_are_of_the_whole_training_split_and_an_epoch_of_a_stage_s_ow
 @given(st.integers(2, 300), st.floats(0.01, 0.5), st.integers(0, 99))
 def test_every_training_trajectory_is_on_one_side(trajectories, share, seed):
     train = 3 * np.arange(trajectories)
-    own, held = splits.split_off_fold(train, share, seed, "file")
-    np.testing.assert_array_equal(np.sort(np.concatenate([own, held])), train)
-    assert len(own) >= 1 and len(held) == max(1, round(share * trajectories))
-    assert (np.diff(own) > 0).all() and (np.diff(held) > 0).all()
+    kept, held_out = splits.split_off_fold(train, share, seed, "file")
+    np.testing.assert_array_equal(np.sort(np.concatenate([kept, held_out])), train)
+    assert len(kept) >= 1 and len(held_out) == max(1, round(share * trajectories))
+    assert (np.diff(kept) > 0).all() and (np.diff(held_out) > 0).all()
 
 
 @pytest.mark.parametrize("stage", ["operator", *CORRECTORS])

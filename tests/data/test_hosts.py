@@ -1,4 +1,4 @@
-"""What several hosts draw together is what one draws, read ahead or not, from the first step or from a resume."""
+"""Several hosts together draw the same batches as one host, with and without read-ahead, from step 0 or a resume."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ def test_hosts_draw_together_what_one_draws_from_any_step(opened, names, threads
         steps = drawn(data, cfg, count, start, 4)
         assert len(steps) == 4
         for n, rows in enumerate(steps, start):
-            assert [own.task for own in rows] == [whole[n].task] * count
-            assert [len(own.mask) for own in rows] == [8 // count] * count
+            assert [host_batch.task for host_batch in rows] == [whole[n].task] * count
+            assert [len(host_batch.mask) for host_batch in rows] == [8 // count] * count
             for name, values in whole[n].arrays.items():
-                joined = np.concatenate([own.arrays[name] for own in rows])
+                joined = np.concatenate([host_batch.arrays[name] for host_batch in rows])
                 np.testing.assert_array_equal(joined, values, err_msg=name)
 
 
@@ -91,11 +91,11 @@ def test_without_threads_nothing_is_read_before_it_is_asked_for(opened, monkeypa
     source, readers = data.datasets[0].source, []
     read = type(source).windows
 
-    def told(self, *given):
+    def recording_read(self, *arguments):
         readers.append(threading.current_thread())
-        return read(self, *given)
+        return read(self, *arguments)
 
-    monkeypatch.setattr(type(source), "windows", told)
+    monkeypatch.setattr(type(source), "windows", recording_read)
     with training_batches(data, cfg, "operator") as batches:
         for count in (1, 2, 3):
             next(batches)

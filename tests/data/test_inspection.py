@@ -1,4 +1,4 @@
-"""What an inspection says of a file is what was written into it, and its configuration opens the file."""
+"""An inspection reports the values that were written to the file, and its configuration opens the file."""
 
 from __future__ import annotations
 
@@ -40,29 +40,33 @@ FILES = {
 def test_the_lines_of_a_configuration_open_the_file(tmp_path: Path, name: str) -> None:
     write, task = FILES[name]
     write(tmp_path / name)
-    found = inspect(tmp_path / name)
-    assert found.task.name == task and found.sane and found.trajectories_read == found.source.trajectories
-    values = yaml.safe_load(config_lines(found))
+    inspection = inspect(tmp_path / name)
+    assert (
+        inspection.task.name == task
+        and inspection.sane
+        and inspection.trajectories_read == inspection.source.trajectories
+    )
+    values = yaml.safe_load(config_lines(inspection))
     # Random numbers are not periodic, whatever the names of their files say.
     said = values["data"]["tasks"][0].pop("periodic", [])
     assert said == (
-        ["x", "y"][: len(found.source.grid.shape)] if "periodic" in name else ["x"] if task == "made_up" else []
+        ["x", "y"][: len(inspection.source.grid.shape)] if "periodic" in name else ["x"] if task == "made_up" else []
     )
     dataset = open_dataset(config.from_dict(values))
-    assert dataset.task.channels == found.task.channels
-    assert [item.name for item in dataset.task.coefficients] == list(found.task.coefficients)
+    assert dataset.task.channels == inspection.task.channels
+    assert [item.name for item in dataset.task.coefficients] == list(inspection.task.coefficients)
 
 
 def test_numbers_parameters_and_boundary_are_those_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "1D_CFD_Shock_Eta1.e-8_Zeta1.e-8_trans_Train.hdf5"
     written = write_cfd(path, 1)
-    found = inspect(path)
-    for channel in found.channels:
+    inspection = inspect(path)
+    for channel in inspection.channels:
         values = written[channel.name]
         ends = (channel.minimum, channel.maximum, channel.std)
         np.testing.assert_allclose(ends, (values.min(), values.max(), values.std()), rtol=1e-6)
-    assert (found.boundary, found.constants) == ("transmissive", {"eta": 1e-8, "zeta": 1e-8})
-    lines = "\n".join(describe(found))
+    assert (inspection.boundary, inspection.constants) == ("transmissive", {"eta": 1e-8, "zeta": 1e-8})
+    lines = "\n".join(describe(inspection))
     assert re.search(r"pdebench cfd \(transient\).*compressible_ns1d", lines)
     assert "4 trajectories of 5 frames, 3 channels" in lines and "dt 0.05" in lines
     assert re.search(r"axis x +8 points.*-0\.875.*0\.25", lines) and re.search("parameter +eta 1e-08", lines)
@@ -71,23 +75,25 @@ def test_numbers_parameters_and_boundary_are_those_of_the_file(tmp_path: Path) -
 def test_what_varies_over_decades_is_told_on_a_logarithmic_scale_and_what_looks_periodic_is_hinted_at(write) -> None:
     fields, beta = waves()
     path = write(fields, parameters_beta=beta, parameters_nu=np.geomspace(1e-3, 1e-1, len(beta)))
-    found = inspect(path)
-    assert found.task.coefficients == {"beta": "linear", "nu": "log10"}
-    assert found.coefficients["nu"] == (pytest.approx(1e-3), pytest.approx(1e-1))
-    assert any("axis x looks periodic" in hint for hint in found.hints)
-    assert any("spatial mean of u is constant" in hint for hint in found.hints)
+    inspection = inspect(path)
+    assert inspection.task.coefficients == {"beta": "linear", "nu": "log10"}
+    assert inspection.coefficients["nu"] == (pytest.approx(1e-3), pytest.approx(1e-1))
+    assert any("axis x looks periodic" in hint for hint in inspection.hints)
+    assert any("spatial mean of u is constant" in hint for hint in inspection.hints)
 
 
 def test_defects_are_counted(tmp_path: Path) -> None:
     values = random(N, 5, 8)
     values[1, 2, 3], values[1, 4, 0], values[3] = np.nan, np.inf, 2.0
     write_cfd(tmp_path / "flow.hdf5", 1, Vx=values)
-    found = inspect(tmp_path / "flow.hdf5")
-    assert not found.sane and [channel.nonfinite_frames for channel in found.channels] == [0, 0, 2]
-    assert [channel.constant_trajectories for channel in found.channels] == [0, 0, 1]
+    inspection = inspect(tmp_path / "flow.hdf5")
+    assert not inspection.sane and [channel.nonfinite_frames for channel in inspection.channels] == [0, 0, 2]
+    assert [channel.constant_trajectories for channel in inspection.channels] == [0, 0, 1]
     finite = values[np.isfinite(values)]
-    assert found.channels[2].maximum == finite.max() and found.channels[2].std == pytest.approx(finite.std(), rel=1e-6)
-    assert "NaN or Inf in 2 frames" in "\n".join(describe(found))
+    assert inspection.channels[2].maximum == finite.max() and inspection.channels[2].std == pytest.approx(
+        finite.std(), rel=1e-6
+    )
+    assert "NaN or Inf in 2 frames" in "\n".join(describe(inspection))
 
 
 def test_of_a_large_file_some_trajectories_are_looked_at(tmp_path: Path) -> None:

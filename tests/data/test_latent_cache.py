@@ -56,10 +56,10 @@ def test_what_was_written_is_read_by_trajectory_and_stored_frame(
     ids, frames = np.array([4, 0, 3]), np.array([[2, 5], [3, 3], [5, 4]])
     expected = LATENTS[ids[:, None], frames - 2]
     for width in (None, 2):
-        found = cache.windows(ids, frames, width)
-        assert found.dtype == np.float32
-        np.testing.assert_allclose(found, expected[..., :width], rtol=tolerance, atol=1e-7 * (tolerance > 0))
-    assert tolerance == 0 or (found != expected[..., :2]).any()
+        actual = cache.windows(ids, frames, width)
+        assert actual.dtype == np.float32
+        np.testing.assert_allclose(actual, expected[..., :width], rtol=tolerance, atol=1e-7 * (tolerance > 0))
+    assert tolerance == 0 or (actual != expected[..., :2]).any()
 
 
 def test_each_part_gives_another_key_and_is_named() -> None:
@@ -126,18 +126,18 @@ def test_a_shard_that_was_damaged_meanwhile_is_made_again(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda own: {"shards": own.shards[:-1]}, r"\[2, 2\].*5"),
-        (lambda own: {"shard_trajectories": 0}, "shards"),
+        (lambda manifest: {"shards": manifest.shards[:-1]}, r"\[2, 2\].*5"),
+        (lambda manifest: {"shard_trajectories": 0}, "shards"),
         (
-            lambda own: {"shards": tuple(replace(shard, file="../stolen.npy") for shard in own.shards)},
+            lambda manifest: {"shards": tuple(replace(shard, file="../stolen.npy") for shard in manifest.shards)},
             r"`shards\.file`.*'\.\./stolen\.npy'",
         ),
     ],
 )
 def test_a_manifest_that_does_not_add_up_or_leads_out_is_refused(tmp_path: Path, change: Any, said: str) -> None:
     write(tmp_path)
-    known = read_manifest(tmp_path)
-    (tmp_path / MANIFEST).write_text(replace(known, **change(known)).text)
+    manifest = read_manifest(tmp_path)
+    (tmp_path / MANIFEST).write_text(replace(manifest, **change(manifest)).text)
     with pytest.raises(DataError, match=said):
         LatentCache(tmp_path)
 
@@ -210,16 +210,16 @@ def test_windows_of_latents_are_those_of_the_drawing_rolled_by_whole_tokens(tmp_
     )  # fmt: skip
     plan = latents.plan(of_fields)
     drawn = [windows.draw_windows(plan, n) for n in range(20)]
-    assert {int(shift) for own in drawn for shift in own.shifts[:, 0]} == {0, 1}
-    assert all((own.shifts[:, 1] == 0).all() for own in drawn)
-    own = drawn[0]
-    batch = latents.read(own)
+    assert {int(shift) for draw in drawn for shift in draw.shifts[:, 0]} == {0, 1}
+    assert all((draw.shifts[:, 1] == 0).all() for draw in drawn)
+    draw = drawn[0]
+    batch = latents.read(draw)
     # The context's last frame and one that is given, then those that are scored; frame 2 has the first latent.
     for name, part, width in (("latents", slice(1, 3), 7), ("targets", slice(3, 4), 2)):
-        plain = LATENTS[own.ids[:, None], own.frames[:, part] - 2][..., :width]
-        rolled = [np.roll(row, shift, axis=1) for row, shift in zip(plain, own.shifts[:, 0], strict=True)]
+        plain = LATENTS[draw.ids[:, None], draw.frames[:, part] - 2][..., :width]
+        rolled = [np.roll(row, shift, axis=1) for row, shift in zip(plain, draw.shifts[:, 0], strict=True)]
         np.testing.assert_array_equal(batch[name], rolled)
-    halves = [latents.read(own.rows(index, 2))["latents"] for index in range(2)]
+    halves = [latents.read(draw.rows(index, 2))["latents"] for index in range(2)]
     np.testing.assert_array_equal(np.concatenate(halves), batch["latents"])
 
 

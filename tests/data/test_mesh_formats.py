@@ -53,11 +53,11 @@ def test_a_vector_has_a_component_for_each_axis() -> None:
 
 
 def test_trajectories_of_different_meshes_become_one_source() -> None:
-    each = [trajectory(5, 0), trajectory(8, 1), trajectory(6, 2)]
-    source = stack_trajectories("all", each, None)
+    trajectories = [trajectory(5, 0), trajectory(8, 1), trajectory(6, 2)]
+    source = stack_trajectories("all", trajectories, None)
     assert (source.trajectories, source.frames, source.grid.shape) == (3, T, (8,))
     point_set = source.points(np.arange(3))
-    for row, item in enumerate(each):
+    for row, item in enumerate(trajectories):
         size = item.positions.shape[0]
         assert point_set.mask[row].tolist() == [1.0] * size + [0.0] * (8 - size)
         assert np.array_equal(point_set.coords[row, :size], item.positions.astype(np.float32))
@@ -68,7 +68,7 @@ def test_trajectories_of_different_meshes_become_one_source() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"fields": {"v": random(T, 5)}}, "fields"),
         ({"times": TIMES + 0.01}, "times"),
@@ -77,8 +77,8 @@ def test_trajectories_of_different_meshes_become_one_source() -> None:
         ({"positions": np.random.default_rng(0).random((T, 5, 2))}, "move.*number 0"),
     ],
 )
-def test_trajectories_that_differ_are_refused(changed: dict[str, object], told: str) -> None:
-    with pytest.raises(DataError, match=told):
+def test_trajectories_that_differ_are_refused(changed: dict[str, object], message: str) -> None:
+    with pytest.raises(DataError, match=message):
         stack_trajectories("all", [trajectory(5, 0), trajectory(5, 1, **changed)], None)
 
 
@@ -142,7 +142,7 @@ def test_what_zarr_leaves_behind_where_it_fails_is_not_printed(
 
 
 @pytest.mark.parametrize(
-    ("key", "values", "told"),
+    ("key", "values", "message"),
     [
         ("positions", np.zeros(5), "positions"),
         ("positions", np.zeros((0, 2)), "positions"),
@@ -151,11 +151,11 @@ def test_what_zarr_leaves_behind_where_it_fails_is_not_printed(
         ("positions", np.random.default_rng(0).random((T + 1, 5, 2)), "times"),
     ],
 )
-def test_a_trajectory_of_other_shapes_than_one_has_is_refused(key: str, values: np.ndarray, told: str) -> None:
+def test_a_trajectory_of_other_shapes_than_one_has_is_refused(key: str, values: np.ndarray, message: str) -> None:
     item = trajectory(5, 0)
     # As files give them to users, whose shapes nobody checks.
     object.__setattr__(item, key, values)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=message):
         stack_trajectories("all", [item], None)
 
 

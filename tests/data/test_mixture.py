@@ -46,7 +46,9 @@ def test_a_coefficient_has_one_column_and_the_statistics_of_all_training_traject
     first, second = data.datasets
     assert [item.name for item in first.task.coefficients] == ["beta", "nu"]
     assert first.task.coefficients == second.task.coefficients
-    train = np.concatenate([own.conditions[own.splits.train, 0] for own in data.datasets]).astype(np.float64)
+    train = np.concatenate([dataset.conditions[dataset.splits.train, 0] for dataset in data.datasets]).astype(
+        np.float64
+    )
     beta, nu = first.task.coefficients
     assert (beta.mean, beta.std) == (pytest.approx(train.mean()), pytest.approx(train.std()))
     assert nu.mean == pytest.approx(second.conditions[second.splits.train, 1].mean())
@@ -67,14 +69,14 @@ def test_one_scale_for_a_coefficient(together):
 
 
 @pytest.mark.parametrize(
-    "tasks, told",
+    "tasks, message",
     [
         ([{"name": "a"}, {"name": "a"}], "key `data`"),
         ([{"name": "a"}, {"name": "b", "kind": "steady"}], "transient.*steady"),
     ],
 )
-def test_tasks_that_cannot_be_together_are_refused(tasks, told):
-    with pytest.raises(ConfigError, match=told):
+def test_tasks_that_cannot_be_together_are_refused(tasks, message):
+    with pytest.raises(ConfigError, match=message):
         config.from_dict({"data": {"tasks": tasks}})
 
 
@@ -110,9 +112,9 @@ def test_each_batch_is_of_one_task_and_hosts_share_it(together):
         task = whole.task
         tasks.append(task)
         assert whole.fields.shape == (8, 2, points[task], 1) and (whole.task_id == task).all()
-        assert [own.task for own in hosts] == [task, task]
+        assert [host_batch.task for host_batch in hosts] == [task, task]
         for name, values in whole.arrays.items():
-            np.testing.assert_array_equal(np.concatenate([own.arrays[name] for own in hosts]), values)
+            np.testing.assert_array_equal(np.concatenate([host_batch.arrays[name] for host_batch in hosts]), values)
     assert 12 <= tasks.count(1) <= 20
 
 
@@ -143,7 +145,7 @@ def test_a_resumed_run_draws_what_the_whole_one_does(together):
 
 def test_an_epoch_is_of_all_trajectories(together):
     data, cfg = together()
-    trajectories = sum(len(own.splits.train) for own in data.datasets)
+    trajectories = sum(len(dataset.splits.train) for dataset in data.datasets)
     assert steps_per_epoch(data, cfg, "operator") == trajectories * 8 // 8
 
 

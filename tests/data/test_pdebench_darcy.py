@@ -28,8 +28,8 @@ def solutions(count=20, x=X, y=Y, seed=0):
 def write_steady(tmp_path):
     """Write a Darcy file; a dataset given as None is left out."""
 
-    def make(given, solved, file_name="darcy.hdf5", attributes=None, **datasets):
-        content = {"nu": given, "tensor": solved[:, None]}
+    def make(permeability, solved, file_name="darcy.hdf5", attributes=None, **datasets):
+        content = {"nu": permeability, "tensor": solved[:, None]}
         for axis, points in zip("xy", solved.shape[1:], strict=True):
             content[f"{axis}-coordinate"] = ((np.arange(points) + 0.5) / points).astype(np.float32)
         with h5py.File(tmp_path / file_name, "w") as file:
@@ -87,12 +87,14 @@ def test_statistics_are_of_both_and_of_the_training_split(write_steady, configur
     dataset = open_dataset(cfg)
     task, train = dataset.task, dataset.splits.train
     assert task.kind == "steady" and task.periodic == (False, False) and dataset.notes == ()
-    (given,) = task.inputs
-    own = nu[train].astype(np.float64)
-    assert given.name == "nu" and (given.mean, given.std) == pytest.approx((own.mean(), own.std()))
-    own = u[train].astype(np.float64)
-    assert task.statistics.mean == pytest.approx((own.mean(),))
-    assert task.statistics.std == task.statistics.delta_std == pytest.approx((own.std(),))
+    (input_field,) = task.inputs
+    values = nu[train].astype(np.float64)
+    assert input_field.name == "nu" and (input_field.mean, input_field.std) == pytest.approx(
+        (values.mean(), values.std())
+    )
+    values = u[train].astype(np.float64)
+    assert task.statistics.mean == pytest.approx((values.mean(),))
+    assert task.statistics.std == task.statistics.delta_std == pytest.approx((values.std(),))
     assert Task.from_dict(task.to_dict()) == task
     test = dataset.trajectories("test")
     np.testing.assert_array_equal(test.fields[:, 0, ..., 0], u[test.ids])
@@ -109,10 +111,10 @@ def test_solutions_and_given_fields_are_mirrored_together(write_steady, configur
     assert batch.fields.shape == (64, 1, X, Y, 1) and batch.inputs.shape == (64, X, Y, 1)
     assert batch.inputs.dtype == np.float32 and (batch.dt == 1).all() and (batch.time == 0).all()
     mirrored = 0
-    for index, field, given in zip(batch.trajectory_id, batch.fields, batch.inputs, strict=True):
-        flipped = not np.array_equal(given[..., 0], nu[index])
+    for index, field, input_field in zip(batch.trajectory_id, batch.fields, batch.inputs, strict=True):
+        flipped = not np.array_equal(input_field[..., 0], nu[index])
         mirrored += flipped
-        np.testing.assert_array_equal(given[..., 0], nu[index][::-1] if flipped else nu[index])
+        np.testing.assert_array_equal(input_field[..., 0], nu[index][::-1] if flipped else nu[index])
         np.testing.assert_array_equal(field[0, ..., 0], -u[index][::-1] if flipped else u[index])
     assert 16 < mirrored < 48
     with training_batches(dataset, cfg, "operator", start=3) as batches:

@@ -26,12 +26,12 @@ def configured(file: Path, **task: object) -> config.Config:
     return config.from_dict(values)
 
 
-@pytest.mark.parametrize("each", [False, True])
-def test_a_mesh_is_read_as_it_was_written(tmp_path: Path, each: bool) -> None:
-    written = write_mesh(tmp_path / "mesh.h5", each=each)
+@pytest.mark.parametrize("mesh_per_trajectory", [False, True])
+def test_a_mesh_is_read_as_it_was_written(tmp_path: Path, mesh_per_trajectory: bool) -> None:
+    written = write_mesh(tmp_path / "mesh.h5", mesh_per_trajectory=mesh_per_trajectory)
     source = pickle.loads(pickle.dumps(open_file(tmp_path / "mesh.h5", "transient", ("T", "p"))))
     ids = np.arange(N)
-    mask = written["mask"] > 0 if each else np.ones((N, P), bool)
+    mask = written["mask"] > 0 if mesh_per_trajectory else np.ones((N, P), bool)
     fields = np.where(mask[:, None, :, None], np.stack([written["fields/T"], written["fields/p"]], -1), 0)
     assert np.array_equal(read_trajectories(source, ids), fields)
     frames = np.array([[1, 3], [0, 4]])
@@ -64,7 +64,7 @@ def test_particles_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("in_memory", [False, True])
 def test_statistics_and_batches_are_of_the_points_that_are_there(tmp_path: Path, in_memory: bool) -> None:
-    written = write_mesh(tmp_path / "mesh.h5", each=True)
+    written = write_mesh(tmp_path / "mesh.h5", mesh_per_trajectory=True)
     values = config.to_dict(configured(tmp_path / "mesh.h5", coefficients={"kappa": "linear"}))
     values["data"]["loader"]["memory_gib"] = 1.0 if in_memory else 0.0
     values["stages"]["operator"]["batch_size"] = 3
@@ -79,8 +79,10 @@ def test_statistics_and_batches_are_of_the_points_that_are_there(tmp_path: Path,
         np.testing.assert_allclose(
             task.statistics.delta_std[channel], np.sqrt((np.diff(values) ** 2).mean()), rtol=1e-4
         )
-    given = written["inputs/side"][train].astype(np.float64)[mask]
-    np.testing.assert_allclose((task.inputs[0].mean, task.inputs[0].std), (given.mean(), given.std()), rtol=1e-5)
+    input_values = written["inputs/side"][train].astype(np.float64)[mask]
+    np.testing.assert_allclose(
+        (task.inputs[0].mean, task.inputs[0].std), (input_values.mean(), input_values.std()), rtol=1e-5
+    )
     assert task.scattered and task.shape == (P,) and task.points == P
     batch = batch_at(dataset, cfg, "operator", 0)
     ids = batch.trajectory_id
@@ -153,9 +155,9 @@ def test_a_defect_is_told_with_file_and_dataset(tmp_path: Path, name: str) -> No
     write_mesh(path)
     with h5py.File(path, "r+") as file:
         broken(name, file)
-    with pytest.raises(DataError) as told:
+    with pytest.raises(DataError) as raised:
         open_dataset(configured(path))
-    assert DEFECTS[name] in str(told.value) and str(path) in str(told.value) and "\n" not in str(told.value)
+    assert DEFECTS[name] in str(raised.value) and str(path) in str(raised.value) and "\n" not in str(raised.value)
 
 
 def test_a_period_needs_a_box(tmp_path: Path) -> None:
@@ -202,9 +204,9 @@ def test_several_files_of_points_and_shards_of_them_are_refused(tmp_path: Path) 
 @pytest.mark.parametrize("write", [write_mesh, write_particles])
 def test_an_inspection_gives_lines_that_open_the_file(tmp_path: Path, write) -> None:
     write(tmp_path / "mine.h5")
-    found = inspect(tmp_path / "mine.h5")
-    lines = "\n".join(describe(found))
+    inspection = inspect(tmp_path / "mine.h5")
+    lines = "\n".join(describe(inspection))
     assert "7, moving" in lines if write is write_particles else "7, fixed" in lines
-    values = yaml.safe_load(config_lines(found)) | {}
+    values = yaml.safe_load(config_lines(inspection)) | {}
     values["data"]["split"] = {"val": 0.2, "test": 0.2}
-    assert open_dataset(config.from_dict(values)).task.scattered and found.sane
+    assert open_dataset(config.from_dict(values)).task.scattered and inspection.sane

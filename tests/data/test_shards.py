@@ -86,10 +86,10 @@ def check_same(source: Source, other: Source) -> None:
     assert (other.grid, other.frames, other.input_channels) == (source.grid, source.frames, source.input_channels)
     constants = getattr(source, "constants", dict)()
     for name in (*source.coefficient_names(), *constants, "beta", "Nu", "nothing"):
-        expected, found = source.coefficient(name), other.coefficient(name)
-        assert (expected is None) == (found is None), name
+        expected, actual = source.coefficient(name), other.coefficient(name)
+        assert (expected is None) == (actual is None), name
         if expected is not None:
-            np.testing.assert_array_equal(found, expected)
+            np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -145,9 +145,9 @@ def test_training_from_shards_draws_the_same_batches(tmp_path: Path, configure, 
     assert isinstance(from_shards.source, ShardsSource)
     assert from_shards.fingerprint == from_file.fingerprint and from_shards.task == from_file.task
     for n in (0, 7):
-        expected, found = batch_at(from_file, one, "operator", n), batch_at(from_shards, other, "operator", n)
+        expected, actual = batch_at(from_file, one, "operator", n), batch_at(from_shards, other, "operator", n)
         for key, values in expected.arrays.items():
-            np.testing.assert_array_equal(found.arrays[key], values, strict=True)
+            np.testing.assert_array_equal(actual.arrays[key], values, strict=True)
 
 
 def test_seed_groups_keep_their_own_split(tmp_path: Path, configure) -> None:
@@ -373,11 +373,11 @@ def test_a_changed_manifest_is_refused(converted: Path, change: Callable[[dict],
 def test_the_manifest_has_the_statistics_of_all_fields(tmp_path: Path) -> None:
     write_darcy(tmp_path / "darcy.hdf5")
     convert_to_shards(tmp_path / "darcy.hdf5", tmp_path / "shards", SMALL)
-    solution, given = read_manifest(tmp_path / "shards").statistics
-    for found, values in ((solution, random(4, 1, 8, 6)), (given, random(4, 8, 6, seed=1))):
+    solution, permeability = read_manifest(tmp_path / "shards").statistics
+    for statistics, values in ((solution, random(4, 1, 8, 6)), (permeability, random(4, 8, 6, seed=1))):
         exact = values.astype(np.float64)
-        assert (found.count, found.minimum, found.maximum) == (exact.size, exact.min(), exact.max())
-        assert (found.mean, found.std) == (
+        assert (statistics.count, statistics.minimum, statistics.maximum) == (exact.size, exact.min(), exact.max())
+        assert (statistics.mean, statistics.std) == (
             pytest.approx(exact.mean(), rel=1e-12),
             pytest.approx(exact.std(), rel=1e-12),
         )

@@ -35,13 +35,13 @@ def plan(trajectories=7, per_trajectory=3, batch_size=5, seed=0, name="data/oper
 
 @given(st.integers(1, 9), st.integers(1, 4), st.integers(1, 40), st.integers(0, 3))
 def test_each_epoch_holds_every_trajectory_as_often_as_configured(trajectories, per_trajectory, batch_size, epoch):
-    own = plan(trajectories, per_trajectory, batch_size)
+    window_plan = plan(trajectories, per_trajectory, batch_size)
     size = trajectories * per_trajectory
     batches = range(epoch * size // batch_size, ((epoch + 1) * size - 1) // batch_size + 1)
-    stream = np.concatenate([windows.draw_windows(own, n).ids for n in batches])
+    stream = np.concatenate([windows.draw_windows(window_plan, n).ids for n in batches])
     first = epoch * size - batches.start * batch_size
     ids, counts = np.unique(stream[first : first + size], return_counts=True)
-    np.testing.assert_array_equal(ids, own.train)
+    np.testing.assert_array_equal(ids, window_plan.train)
     np.testing.assert_array_equal(counts, per_trajectory)
 
 
@@ -60,10 +60,10 @@ def test_epochs_batches_seeds_and_stages_are_shuffled_differently():
 
 
 def test_a_draw_far_away_needs_no_draws_before_it():
-    own = plan()
-    first = windows.draw_windows(own, 10**9)
-    windows.draw_windows(own, 3)
-    again = windows.draw_windows(own, 10**9)
+    window_plan = plan()
+    first = windows.draw_windows(window_plan, 10**9)
+    windows.draw_windows(window_plan, 3)
+    again = windows.draw_windows(window_plan, 10**9)
     for name in ("ids", "frames", "shifts", "flips", "signs"):
         np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
 
@@ -123,8 +123,8 @@ def test_symmetries_act_one_after_the_other_with_all_their_products():
         Symmetry(reflect=(1,), swap=(0, 1), negate=(1,)),
     )
     fields = np.random.default_rng(0).normal(size=(64, 2, 6, 6, 2)).astype(np.float32)
-    given = dict(batch_size=64, symmetries=group, shape=(6, 6), roll_axes=(False, False), channels=2)
-    drawn = windows.draw_windows(plan(**given), 0)
+    options = dict(batch_size=64, symmetries=group, shape=(6, 6), roll_axes=(False, False), channels=2)
+    drawn = windows.draw_windows(plan(**options), 0)
     result = windows.augment(fields, drawn)
     seen = set()
     for before, after in zip(fields, result, strict=True):
@@ -138,7 +138,9 @@ def test_symmetries_act_one_after_the_other_with_all_their_products():
         seen.add(matches[0])
     assert len(seen) == 8
     # Nothing else of a batch depends on whether a symmetry swaps.
-    np.testing.assert_array_equal(drawn.ids, windows.draw_windows(plan(**given | {"symmetries": group[:1] * 3}), 0).ids)
+    np.testing.assert_array_equal(
+        drawn.ids, windows.draw_windows(plan(**options | {"symmetries": group[:1] * 3}), 0).ids
+    )
 
 
 def test_given_fields_are_swapped_with_their_solutions():

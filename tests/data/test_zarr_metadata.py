@@ -53,14 +53,16 @@ def test_a_pickle_in_a_zarr_file_is_refused_and_not_run(
     array = write(group / "positions", ".zarray", {**V2, "dtype": dtype, "filters": None, "compressor": None, **place})
     (array / "0.0.0").write_bytes(pickle.dumps(Payload(tmp_path / "unpickled")))
     assert in_process("inspect_data.py", group, "--no-picture") == 3
-    told = capsys.readouterr()
-    assert told.err.count("\n") == 1 and f"{array / '.zarray'}: " in told.err and "Traceback" not in told.err
-    assert ("'pickle'" if dtype == "<f8" else "'|O'") in told.err
+    captured = capsys.readouterr()
+    assert (
+        captured.err.count("\n") == 1 and f"{array / '.zarray'}: " in captured.err and "Traceback" not in captured.err
+    )
+    assert ("'pickle'" if dtype == "<f8" else "'|O'") in captured.err
     assert not (tmp_path / "unpickled").exists()
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         (".zarray", {**V2, "filters": [{"id": "delta", "dtype": "<f8"}, {"id": "pickle"}]}, "'pickle'"),
         (".zarray", {**V2, "filters": {"id": "pickle"}}, "'pickle'"),
@@ -91,9 +93,11 @@ def test_a_pickle_in_a_zarr_file_is_refused_and_not_run(
         (".zarray", "[" * 200000, "JSON"),
     ],
 )
-def test_what_is_not_numbers_through_plain_codecs_is_told(tmp_path: Path, name: str, content: Any, told: str) -> None:
+def test_what_is_not_numbers_through_plain_codecs_is_told(
+    tmp_path: Path, name: str, content: Any, message: str
+) -> None:
     write(tmp_path / "group" / "array", name, content)
-    with pytest.raises(DataError, match=told) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         check_metadata(tmp_path)
     assert f"array/{name}: " in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 500
 

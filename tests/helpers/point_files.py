@@ -15,9 +15,9 @@ def random(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def write_mesh(path: Path, *, each: bool = False) -> dict[str, np.ndarray]:
+def write_mesh(path: Path, *, mesh_per_trajectory: bool = False) -> dict[str, np.ndarray]:
     """Two fields on one mesh, or on one for each trajectory; what was written."""
-    where = (N, P) if each else (P,)
+    where = (N, P) if mesh_per_trajectory else (P,)
     written = {
         "points": np.random.default_rng(1).random((*where, 2)),
         "fields/p": random(N, T, P),
@@ -25,9 +25,11 @@ def write_mesh(path: Path, *, each: bool = False) -> dict[str, np.ndarray]:
         "inputs/side": random(*where, seed=3),
         "time": TIMES,
         "parameters/kappa": np.linspace(0.1, 0.6, N),
-        "cells": np.broadcast_to(np.array([[0, 1, 2], [-1, -1, -1]], np.int32), (N, 2, 3) if each else (2, 3)),
+        "cells": np.broadcast_to(
+            np.array([[0, 1, 2], [-1, -1, -1]], np.int32), (N, 2, 3) if mesh_per_trajectory else (2, 3)
+        ),
     }
-    if each:
+    if mesh_per_trajectory:
         written["mask"] = (np.arange(P) < np.array([7, 5, 7, 4, 6, 7])[:, None]).astype(np.uint8)
     with h5py.File(path, "w") as file:
         file.attrs["layout"] = "points"

@@ -128,7 +128,7 @@ def folders() -> dict[str, dict[str, bytes]]:
 
 POINTS: dict[str, Callable[[Path], object]] = {
     "mesh.hdf5": write_mesh,
-    "meshes.hdf5": lambda path: write_mesh(path, each=True),
+    "meshes.hdf5": lambda path: write_mesh(path, mesh_per_trajectory=True),
     "particles.hdf5": write_particles,
 }
 LAYOUTS: dict[str, Callable[[Path], object]] = {
