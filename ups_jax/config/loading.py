@@ -233,7 +233,7 @@ def _without_unknown_keys(values: Any, schema: Any) -> Any:
         return _without_unknown_keys(values, nested[0]) if len(nested) == 1 else values
     if not isinstance(values, dict):
         return values
-    hints = _type_hints(schema)
+    hints = _type_hints(typing.cast(type, schema))
     return {key: _without_unknown_keys(value, hints[key]) for key, value in values.items() if key in hints}
 
 
