@@ -92,7 +92,7 @@ def test_a_save_is_sealed_when_it_is_committed(few_arrays: TrainState, tmp_path:
     assert find_damage(tmp_path / "killed" / "3") is None
     arrays = next((tmp_path / "killed" / "3" / "state" / "ocdbt.process_0" / "d").glob("*"))
     arrays.write_bytes(arrays.read_bytes()[:-1])
-    assert str(find_damage(tmp_path / "killed" / "3")).endswith("is not what was written")
+    assert str(find_damage(tmp_path / "killed" / "3")).endswith("differs from its checksum")
 
 
 @pytest.mark.parametrize("content", [b"", b"true"])

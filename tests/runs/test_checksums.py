@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ups_jax.runs.checksums import find_damage, seal, seal_before_commit
+from ups_jax.runs.checksums import complete_checksums, find_damage, write_checksums
 
 
 @pytest.fixture
@@ -15,15 +15,15 @@ def sealed(tmp_path: Path) -> Path:
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "a").write_bytes(b"0123456789")
     (tmp_path / "meta").write_bytes(b"{}")
-    seal(tmp_path)
+    complete_checksums(tmp_path)
     return tmp_path
 
 
 def test_an_untouched_checkpoint_is_sound_and_keeps_its_seal(sealed: Path) -> None:
     assert find_damage(sealed) is None
     (sealed / "meta").write_bytes(b"[]")
-    seal(sealed)
-    assert find_damage(sealed) == "meta is not what was written"
+    complete_checksums(sealed)
+    assert find_damage(sealed) == "meta differs from its checksum"
 
 
 @pytest.mark.parametrize(
@@ -43,20 +43,20 @@ def test_every_damage_is_seen(sealed: Path, damage: Callable[[Path], object]) ->
 def test_what_the_commit_adds_is_sealed_once_it_is_there(tmp_path: Path) -> None:
     (tmp_path / "meta").write_bytes(b"{}")
     (tmp_path / "_CHECKPOINT_METADATA").write_bytes(b"not yet")
-    seal_before_commit(tmp_path)
+    write_checksums(tmp_path)
     (tmp_path / "_CHECKPOINT_METADATA").write_bytes(b"committed")
     (tmp_path / "commit_success.txt").write_bytes(b"yes")
     assert find_damage(tmp_path) is None
-    seal(tmp_path)
+    complete_checksums(tmp_path)
     assert find_damage(tmp_path) is None
     (tmp_path / "_CHECKPOINT_METADATA").write_bytes(b"committee")
-    assert find_damage(tmp_path) == "_CHECKPOINT_METADATA is not what was written"
+    assert find_damage(tmp_path) == "_CHECKPOINT_METADATA differs from its checksum"
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff", b"[]", b"{}", b'{"meta": null}'])
 def test_a_damaged_seal_is_seen_and_stays(sealed: Path, content: bytes) -> None:
     (sealed / "checksums.json").write_bytes(content)
-    seal(sealed)
+    complete_checksums(sealed)
     assert find_damage(sealed) is not None
     assert (sealed / "checksums.json").read_bytes() == content
 

@@ -234,7 +234,7 @@ def test_the_end_of_a_stage_is_told_of_the_best_one_on_disk(
         best = replace(state.monitor, best_metric=jnp.float32(0.1))
         log_end(heard, config, run, stage, checkpoints, replace(state, monitor=best))
 
-    monkeypatch.setattr("ups_jax.trainer.stage_run.tell_end", told)
+    monkeypatch.setattr("ups_jax.trainer.stage_run.log_end", told)
     trained(cfg, run)
     about = heard.values["training"]["operator"]
     assert (about["best_step"], about["best_metric"]) == (5, 0.2)

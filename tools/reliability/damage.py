@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from ups_jax.runs.checksums import seal
+from ups_jax.runs.checksums import complete_checksums
 
 
 def newest(run: Path, stage: str) -> Path:
@@ -47,7 +47,7 @@ def validated(folder: Path, value: float) -> None:
     """A checkpoint that is sound and was validated with another metric."""
     (folder / "metrics" / "metrics").write_text(json.dumps({"validation": value}))
     (folder / "checksums.json").unlink()
-    seal(folder)
+    complete_checksums(folder)
 
 
 def tear(path: Path) -> None:

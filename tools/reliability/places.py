@@ -9,7 +9,7 @@ from __future__ import annotations
 RECORD = "ups_jax.tracking.jsonl:JsonlWriter.scalars"
 SAVE = "ups_jax.runs.checkpoint:Checkpoints.save"
 WAIT_FOR_SAVE = "ups_jax.runs.checkpoint:Checkpoints.wait"
-CHECKSUMS = "ups_jax.runs.checksums:seal_before_commit"
+CHECKSUMS = "ups_jax.runs.checksums:write_checksums"
 # Within an evaluation on the validation split.
 VALIDATION = "ups_jax.trainer.loop:update_plateau"
 COMPILATION = "ups_jax.trainer.oom:compile_ahead"

@@ -1,1 +1,1 @@
-"""What a run leaves on disk: its directory, checkpoints and their checksums."""
+"""Run directories on disk: the record of a run, its checkpoints and their checksums."""

@@ -1,4 +1,4 @@
-"""Saving and restoring a run by hand, for programs that have their own training loop."""
+"""Functions that save and restore a run, for programs with their own training loop."""
 
 from __future__ import annotations
 
@@ -21,10 +21,20 @@ def save(
     validation: float | None = None,
     stage: str = "operator",
 ) -> None:
-    """Write `state` as a checkpoint of the run directory `path`, which is made where it is missing.
+    """Write a train state as a checkpoint of a run directory.
 
-    `ups-jax train --run-dir` goes on from it, and `load_run` reads it. `validation`, lower is better, decides which
-    checkpoint of several is the best. ConfigError where the directory holds another configuration's run or this step.
+    `ups-jax train --run-dir` can resume from the checkpoint, and `load_run` can load it.
+
+    Args:
+        path: Run directory, which is created if it is missing.
+        state: Train state.
+        cfg: Configuration of the run.
+        dataset: Training data.
+        validation: Validation metric, lower is better; it determines which checkpoint is the best.
+        stage: Name of the stage.
+
+    Raises:
+        ConfigError: The directory holds a run of another configuration, or a checkpoint of this step already.
     """
     run = RunDirectory(Path(path))
     with run.lock():
@@ -33,25 +43,34 @@ def save(
             run.write(record | {"digests": {stage: digest(cfg, stage)}} | environment())
         digests = run.read()["digests"]
         if digests.get(stage, digest(cfg, stage)) != digest(cfg, stage):
-            raise ConfigError(f"{path}: holds a run of another configuration; save to another directory")
+            raise ConfigError(f"{path}: holds a run of another configuration; choose another directory")
         run.update(digests=digests | {stage: digest(cfg, stage)})
         with Checkpoints(run.checkpoints(stage), keep=cfg.checkpoint.keep) as checkpoints:
             if int(state.step) in checkpoints.steps():
                 raise ConfigError(
-                    f"{path}: holds a checkpoint of step {int(state.step)} already; save to another directory"
+                    f"{path}: holds a checkpoint of step {int(state.step)} already; choose another directory"
                 )
             checkpoints.save(state, checkpoint_meta(cfg, stage, dataset), validation=validation)
 
 
 def restore(path: str | Path, like: TrainState, *, stage: str = "operator") -> TrainState:
-    """The newest state of a run directory; `like` (from `init_state`) lends structure and placement."""
+    """Return the train state of the latest checkpoint of a run directory.
+
+    Args:
+        path: Run directory.
+        like: State from `init_state`, whose structure and sharding the result has.
+        stage: Name of the stage.
+
+    Raises:
+        CheckpointError: The directory holds no checkpoint of the stage, or the checkpoint is damaged.
+    """
     run = RunDirectory(Path(path))
     if run.exists():
-        # Raises where a later version wrote the run in a format of its own.
+        # This raises an error if a later version of ups_jax wrote the run in a newer format.
         run.read()
     directory = run.checkpoints(stage)
     if not directory.is_dir():
-        raise CheckpointError(f"{run.path}: holds no checkpoint; save one first")
+        raise CheckpointError(f"{run.path}: holds no checkpoint of stage {stage}; save one first")
     with Checkpoints(directory, read_only=True) as checkpoints:
         steps = checkpoints.steps()
         if not steps:

@@ -1,4 +1,4 @@
-"""The weights of a trained run: averaged parameters of its best checkpoint, with what is needed to use them."""
+"""The weights of a trained run: the averaged parameters of its best checkpoint, with their configuration and tasks."""
 
 from __future__ import annotations
 
@@ -21,15 +21,22 @@ from ups_jax.training.build import abstract_state, averaged_params
 from ups_jax.training.stages import stage_spec
 from ups_jax.training.state import state_scale
 
-# Times that a run which is saving meanwhile is looked at before what is damaged counts as damaged.
-_LOOKS = 5
+# Attempts to read the checkpoints of a run that may be training and replacing them meanwhile.
+_MAX_ATTEMPTS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Averaged parameters at `step`, the configuration and the tasks that they were trained with.
+    """The trained weights of a stage.
 
-    `weights` is what the functions of the stage take; `digest` names the checkpoint by its content.
+    Attributes:
+        params: Averaged parameters.
+        weights: Weights in the form that the functions of the stage take (`StageSpec.build_weights`).
+        digest: Digest of the checkpoint's content.
+        step: Step of the checkpoint.
+        config: Configuration of the training.
+        tasks: Tasks of the training.
+        fingerprint: Fingerprint of the training data.
     """
 
     params: Any
@@ -42,37 +49,46 @@ class Weights:
 
 
 def best_weights(path: Path, stage: str) -> Weights:
-    """The best checkpoint of a stage of a run; where that is damaged the best of the others, with a warning that names
-    both. CheckpointError where there is none that can be read."""
+    """Return the weights of a stage from the best checkpoint of a run.
+
+    If that checkpoint is damaged, the best readable one is used, with a warning that names both.
+
+    Args:
+        path: Run directory.
+        stage: Name of the stage.
+
+    Raises:
+        CheckpointError: There is no run, or no readable checkpoint of the stage.
+    """
     run = RunDirectory(path)
     record = run.read()
     directory = run.checkpoints(stage)
-    mend = f"train it with `{command('train')} --stage {stage} --run-dir {path}`"
+    hint = f"train the stage with `{command('train')} --stage {stage} --run-dir {path}`"
     if not directory.is_dir():
-        raise CheckpointError(f"{path}: has no checkpoint of {stage}; {mend}")
+        raise CheckpointError(f"{path}: holds no checkpoint of stage {stage}; {hint}")
     steps: list[int] = []
-    for _ in range(_LOOKS):
-        listed = steps
+    for _ in range(_MAX_ATTEMPTS):
+        previous_steps = steps
         with Checkpoints(directory, read_only=True) as checkpoints:
             steps = checkpoints.steps()
             if not steps:
-                raise CheckpointError(f"{directory}: holds no checkpoint; {mend}")
-            found, reasons = _best_sound(checkpoints, directory, stage)
-        # A run that trains at this moment takes away the step that was its best when it has saved a better one.
-        if not reasons or steps == listed:
+                raise CheckpointError(f"{directory}: holds no checkpoint; {hint}")
+            best, reasons = _best_readable(checkpoints, directory, stage)
+        # A run that is training deletes its former best checkpoint when it has saved a better one.
+        if not reasons or steps == previous_steps:
             break
-    if found is None:
+    if best is None:
         raise CheckpointError(
             f"{directory}: none of the checkpoints {steps} can be read ({next(iter(reasons.values()))}); "
-            "bring one back from a copy, or train in another run directory"
+            "restore one from a copy, or train in another run directory"
         )
-    set_aside = record["stages"].get(stage, {}).get("set_aside")
-    _tell_missed(directory, found.step, reasons, set_aside if isinstance(set_aside, dict) else {})
-    return found
+    quarantined = record["stages"].get(stage, {}).get("set_aside")
+    _warn_of_damage(directory, best.step, reasons, quarantined if isinstance(quarantined, dict) else {})
+    return best
 
 
-def _best_sound(checkpoints: Checkpoints, directory: Path, stage: str) -> tuple[Weights | None, dict[int, str]]:
-    """The best checkpoint that can be read, and why those before it cannot."""
+def _best_readable(checkpoints: Checkpoints, directory: Path, stage: str) -> tuple[Weights | None, dict[int, str]]:
+    """Return the weights of the best readable checkpoint, and the error of each better one by step."""
     reasons: dict[int, str] = {}
     for step in checkpoints.ranked():
         try:
@@ -83,7 +99,7 @@ def _best_sound(checkpoints: Checkpoints, directory: Path, stage: str) -> tuple[
             reasons[step] = str(error)
             continue
         params = averaged_params(config, stage, state, meta["ema_decay"])
-        found = Weights(
+        weights = Weights(
             params=params,
             weights=stage_spec(stage).build_weights(params, state_scale(state)),
             digest=content_digest(directory / str(step)),
@@ -92,45 +108,62 @@ def _best_sound(checkpoints: Checkpoints, directory: Path, stage: str) -> tuple[
             tasks=tasks,
             fingerprint=meta["fingerprint"],
         )
-        return found, reasons
+        return weights, reasons
     return None, reasons
 
 
-def _tell_missed(directory: Path, step: int, damaged: dict[int, str], set_aside: dict[str, Any]) -> None:
-    """Warn of the steps in whose place another one is used: those that are damaged and those that a start of the
-    training has set aside, as the run's record says."""
-    own = validation_of(directory / str(step))
+def _warn_of_damage(directory: Path, step: int, damaged: dict[int, str], quarantined: dict[str, Any]) -> None:
+    """Warn of the better checkpoints in whose place `step` is used.
+
+    Args:
+        directory: Folder of the stage's checkpoints.
+        step: Step of the checkpoint that is used.
+        damaged: Errors of damaged checkpoints by step.
+        quarantined: Validation metrics of quarantined checkpoints by step, from the run's record.
+    """
+    validation = validation_of(directory / str(step))
     better = [
         number
-        for number, value in set_aside.items()
-        if own is None or not isinstance(value, float | int) or value < own
+        for number, value in quarantined.items()
+        if validation is None or not isinstance(value, float | int) or value < validation
     ]
-    lines = [*damaged.values(), *(f"{directory}: step {number} was found damaged and set aside" for number in better)]
+    lines = [*damaged.values(), *(f"{directory}: step {number} is damaged and was quarantined" for number in better)]
     if lines:
         warnings.warn(
-            f"{'; '.join(lines)}: the best checkpoint of the others, step {step}, is used in its place", stacklevel=3
+            f"{'; '.join(lines)}; step {step}, the best of the other checkpoints, is used instead", stacklevel=3
         )
 
 
 def check_compatible(weights: Weights, like: Any) -> Any:
-    """The parameters, if they have the shapes of `like`; ConfigError naming the first that differs otherwise."""
+    """Return the parameters of `weights` if their names and shapes are those of `like`.
+
+    Args:
+        weights: Weights of the run for `--init-from`.
+        like: Parameters or abstract shapes of the model to initialise.
+
+    Raises:
+        ConfigError: A parameter differs; the message names the first.
+    """
     differing = first_shape_difference(weights.params, like)
     if differing is not None:
         raise ConfigError(
-            f"--init-from: that run's model differs from this configuration's: {differing}; use the same latent and "
-            "operator sections and the same grid"
+            f"--init-from: the model of that run differs from this configuration: {differing}; use the same latent "
+            "and operator sections and the same grid"
         )
     return weights.params
 
 
-def first_shape_difference(there: Any, here: Any) -> str | None:
-    """The first parameter, by name, whose shapes differ in two trees, with both; None where all are the same."""
-    shapes = [
+def first_shape_difference(loaded: Any, expected: Any) -> str | None:
+    """Return a description of the first parameter by name whose shape differs between two trees, or None."""
+    loaded_shapes, expected_shapes = (
         {jax.tree_util.keystr(name): np.shape(leaf) for name, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-        for tree in (there, here)
-    ]
-    for name in sorted(shapes[0].keys() | shapes[1].keys()):
-        theirs, ours = (shape.get(name, "nothing") for shape in shapes)
-        if theirs != ours:
-            return f"{name} is {theirs} there and {ours} here"
+        for tree in (loaded, expected)
+    )
+    for name in sorted(loaded_shapes.keys() | expected_shapes.keys()):
+        if name not in loaded_shapes:
+            return f"{name} is missing"
+        if name not in expected_shapes:
+            return f"{name} is not a parameter of this model"
+        if loaded_shapes[name] != expected_shapes[name]:
+            return f"{name} has shape {loaded_shapes[name]} instead of {expected_shapes[name]}"
     return None

@@ -1,7 +1,7 @@
-"""Checkpoints of one stage: the full train state with its JSON metadata. The only file that imports orbax.
+"""Checkpoints of a stage: the full train state with JSON metadata. No other module imports orbax.
 
-A save is asynchronous and commits by one atomic rename, of files that are sealed with their checksums by then; what a
-killed process leaves half written is swept away.
+A save is asynchronous and is committed by an atomic rename, after the checksums of its files have been written. The
+next start deletes the incomplete checkpoint of a killed process.
 """
 
 from __future__ import annotations
@@ -32,43 +32,59 @@ from ups_jax.runs import checksums
 from ups_jax.runs.orbax_errors import drop_abandoned_reads, is_memory_error, storage_errors
 from ups_jax.training.state import TrainState
 
-# orbax tells every save and restore through absl, and prints tracebacks of what arrives as an exception as well.
+# orbax logs every save and restore through absl, including tracebacks of exceptions that it raises anyway.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 class Checkpoints:
-    """Saves and restores in `directory/<step>/`; keeps the `keep` latest and the one with the lowest metric.
+    """The checkpoints of a stage, in the folders `directory/<step>/`.
 
-    `quarantined` are the damaged steps that were found here, with the folders that they were renamed to.
+    A save deletes older checkpoints, except for the `keep` latest and the one with the lowest validation metric.
+
+    Attributes:
+        directory: Folder of the checkpoints.
+        quarantined: Folders to which damaged checkpoints were renamed, by step.
     """
 
     def __init__(self, directory: Path, *, keep: int = 2, read_only: bool = False) -> None:
+        """Open the checkpoints of a stage.
+
+        Args:
+            directory: Folder of the checkpoints.
+            keep: Number of latest checkpoints to keep.
+            read_only: Do not create, rename or delete anything.
+
+        Raises:
+            CheckpointError: The folder cannot be read.
+            StorageError: The disk is full or read-only.
+        """
         self.directory = directory.absolute()
         self._keep = keep
         self._read_only = read_only
-        self._sound: set[int] = set()
+        self._intact: set[int] = set()
         self._saving = -1
         self.quarantined: dict[int, Path] = {}
-        self._moved = [] if read_only else self._move_unopenable()
+        self._quarantine_notes = [] if read_only else self._quarantine_unlistable()
         self._manager = self._open()
 
-    def _move_unopenable(self) -> list[str]:
-        """Rename the checkpoints that keep orbax from listing the folder, where there is a sound one; what to tell."""
-        every = sorted(int(item.name) for item in self.directory.glob("*") if item.name.isdecimal())
-        reasons = {step: reason for step in every if (reason := self._why_unlisted(step)) is not None}
-        sound = reasons and any(
-            checksums.find_damage(self.directory / str(step)) is None for step in every if step not in reasons
+    def _quarantine_unlistable(self) -> list[str]:
+        """Quarantine the checkpoints that keep orbax from listing the folder, if another is intact; return messages."""
+        steps = sorted(int(item.name) for item in self.directory.glob("*") if item.name.isdecimal())
+        reasons = {step: reason for step in steps if (reason := self._unlistable_reason(step)) is not None}
+        any_intact = reasons and any(
+            checksums.find_damage(self.directory / str(step)) is None for step in steps if step not in reasons
         )
-        damaged = broadcast_from_host0(list(reasons.items()) if sound else [])
+        damaged = broadcast_from_host0(list(reasons.items()) if any_intact else [])
         return [f"damaged checkpoint {reason}; {self._rename(step)}" for step, reason in damaged]
 
-    def _why_unlisted(self, step: int) -> str | None:
+    def _unlistable_reason(self, step: int) -> str | None:
+        """Return why orbax cannot list the folder with this checkpoint, None if it can."""
         folder = self.directory / str(step)
         try:
             validation_of(folder)
         except CheckpointError as error:
             return str(error)
-        return None if checksums.is_committed(folder) else f"{folder}: its commit is not what was written"
+        return None if checksums.is_committed(folder) else f"{folder}: its commit metadata is damaged"
 
     def _open(self) -> ocp.CheckpointManager:
         policy = preservation_policy.AnyPreservationPolicy(
@@ -85,12 +101,12 @@ class Checkpoints:
             best_mode="min",
             cleanup_tmp_directories=not self._read_only,
             read_only=self._read_only,
-            # A reader comes past the metrics that cannot be read.
+            # With this option a reader can open the folder although some metrics are damaged.
             lightweight_initialize=self._read_only,
             create=not self._read_only,
-            multiprocessing_options=_alone() if self._read_only else ocp.options.MultiprocessingOptions(),
+            multiprocessing_options=_single_process() if self._read_only else ocp.options.MultiprocessingOptions(),
             async_options=ocp.options.AsyncOptions(
-                post_finalization_callback=None if self._read_only else self._seal_ahead
+                post_finalization_callback=None if self._read_only else self._write_checksums
             ),
         )
         try:
@@ -99,7 +115,7 @@ class Checkpoints:
             raise storage_error(self.directory, error) from None
         except Exception as error:
             raise CheckpointError(
-                f"{self.directory}: cannot be read ({first_line(error)}); bring the checkpoints back from a copy"
+                f"{self.directory}: cannot be read ({first_line(error)}); restore the checkpoints from a copy"
             ) from None
 
     def __enter__(self) -> Checkpoints:
@@ -111,33 +127,41 @@ class Checkpoints:
         self.close()
 
     def steps(self) -> list[int]:
-        """The steps that are saved, in order."""
+        """Return the saved steps in ascending order."""
         return sorted(self._manager.all_steps())
 
     def best_step(self) -> int | None:
-        """The saved step with the lowest validation metric; the latest where none has one."""
+        """Return the saved step with the lowest validation metric, the latest if none has a metric, None if empty."""
         return next(iter(self.ranked()), None)
 
     def ranked(self) -> list[int]:
-        """The saved steps, the best first; ahead of it what may have been the best, were its metric not damaged."""
-        return ranked(self.directory, self._manager.all_steps())
+        """Return the saved steps, best first; those with a damaged metric come before the best (see `rank_steps`)."""
+        return rank_steps(self.directory, self._manager.all_steps())
 
     def validation(self, step: int) -> float | None:
-        """The validation metric that a step was saved with, None for none."""
+        """Return the validation metric of a step, None if it was saved without one."""
         return validation_of(self.directory / str(step))
 
     def step_with_validation(self, validation: float) -> int | None:
-        """The first saved step whose validation metric is this one in float32; None where none on disk has it."""
+        """Return the first saved step whose validation metric equals `validation` in float32, or None."""
         for step in self.steps():
-            own = self.validation(step)
-            if own is not None and np.float32(own) == np.float32(validation):
+            metric = self.validation(step)
+            if metric is not None and np.float32(metric) == np.float32(validation):
                 return step
         return None
 
     def save(self, state: TrainState, meta: dict[str, Any], *, validation: float | None) -> None:
-        """Begin to save `state`; a step that is already saved is left as it is.
+        """Start an asynchronous save of a state, unless its step is saved already.
 
-        A `validation` that is not finite is as none: such a checkpoint can be the latest, never the best.
+        Args:
+            state: Train state.
+            meta: JSON metadata, from `checkpoint_meta`.
+            validation: Validation metric, lower is better. A checkpoint whose metric is None or not finite is never
+                the best.
+
+        Raises:
+            CheckpointError: A later step is saved already.
+            StorageError: The disk is full or read-only.
         """
         step = int(state.step)
         self.wait()
@@ -149,52 +173,68 @@ class Checkpoints:
             meta=ocp.args.JsonSave(meta),
         )
         self._saving = step
-        known = validation is not None and math.isfinite(validation)
+        has_metric = validation is not None and math.isfinite(validation)
         with storage_errors(self.directory):
-            saved = self._manager.save(step, args=arguments, metrics={"validation": validation} if known else None)
+            saved = self._manager.save(step, args=arguments, metrics={"validation": validation} if has_metric else None)
         if not saved:
-            raise CheckpointError(f"{self.directory}: step {step} was not saved; a later step is there already")
+            raise CheckpointError(
+                f"{self.directory}: step {step} was not saved because a later one exists; use another run directory"
+            )
 
     def wait(self) -> None:
-        """Return when the last save is on disk and its seal is complete; its errors are raised here."""
+        """Block until the last save is complete, with its checksums; raise its errors."""
         with storage_errors(self.directory):
             self._manager.wait_until_finished()
         if not self._read_only and is_host0():
             for step in self.steps():
-                checksums.seal(self.directory / str(step))
+                checksums.complete_checksums(self.directory / str(step))
 
-    def _seal_ahead(self) -> None:
-        """The first process's thread that writes comes here when all files are whole, and commits them next."""
-        checksums.seal_before_commit(self.directory / f"{self._saving}{atomicity.TMP_DIR_SUFFIX}")
+    def _write_checksums(self) -> None:
+        """Write the checksums of a save whose files are complete; orbax calls this on host 0 before the commit."""
+        checksums.write_checksums(self.directory / f"{self._saving}{atomicity.TMP_DIR_SUFFIX}")
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state saved at `step`, in the structure and placement of the (abstract) state `like`.
+        """Return the saved state of a step.
 
-        Raises CheckpointError, whatever the reader of a damaged file raises; memory that runs out is no damage.
+        Args:
+            step: Step of the checkpoint.
+            like: State or abstract state, whose structure and sharding the result has.
+
+        Raises:
+            CheckpointError: The checkpoint is damaged or has another structure. Out-of-memory errors are passed on.
         """
-        return self._restored(step, ocp.args.StandardRestore(jax.tree.map(_placed, like)))
+        return self._restored(step, ocp.args.StandardRestore(jax.tree.map(_with_sharding, like)))
 
     def restore_weights(self, step: int, like: TrainState) -> TrainState:
-        """Return the (abstract) state `like` with the saved step, parameters, average and scale; the optimizer's state
-        is not read and stays abstract. One object reads states either so or by `restore`. Errors are those of that."""
-        parts = {name: part for name, part in vars(like).items() if name in ("step", "params", "ema", "scale")}
-        parts = jax.tree.map(_placed, parts)
-        self._check_names(step, parts)
-        wanted = ocp.checkpoint_utils.construct_restore_args(parts)
-        arguments = ocp.args.PyTreeRestore(item=parts, restore_args=wanted, partial_restore=True)
+        """Return the state `like` with the saved step, parameters, average and scale.
+
+        The optimizer's state is not read and stays abstract. An object can call either this or `restore`, not both.
+
+        Args:
+            step: Step of the checkpoint.
+            like: Abstract state.
+
+        Raises:
+            CheckpointError: The checkpoint is damaged or has another structure.
+        """
+        fields = {name: value for name, value in vars(like).items() if name in ("step", "params", "ema", "scale")}
+        fields = jax.tree.map(_with_sharding, fields)
+        self._check_names(step, fields)
+        restore_args = ocp.checkpoint_utils.construct_restore_args(fields)
+        arguments = ocp.args.PyTreeRestore(item=fields, restore_args=restore_args, partial_restore=True)
         return replace(like, **self._restored(step, arguments))
 
-    def _check_names(self, step: int, parts: dict[str, Any]) -> None:
-        """CheckpointError where the saved arrays of these parts have other names: orbax reads those that it finds."""
+    def _check_names(self, step: int, fields: dict[str, Any]) -> None:
+        """Raise CheckpointError if the saved arrays of these fields have other names; orbax ignores missing ones."""
         self._check(step)
         folder = self.directory / str(step)
         saved = ocp.PyTreeCheckpointHandler().metadata((folder / "state").resolve()).tree
         names, expected = (
             {keystr(path, simple=True, separator="/") for path, _ in tree_leaves_with_path(tree)}
-            for tree in ({name: saved.get(name) for name in parts}, parts)
+            for tree in ({name: saved.get(name) for name in fields}, fields)
         )
         if differing := sorted(names ^ expected):
-            reason = "is in the checkpoint alone" if differing[0] in names else "is in the model alone"
+            reason = "is in the checkpoint only" if differing[0] in names else "is in the model only"
             raise CheckpointError(f"{folder}: cannot be read ({differing[0]} {reason})")
 
     def _restored(self, step: int, arguments: Any) -> Any:
@@ -209,13 +249,13 @@ class Checkpoints:
         raise CheckpointError(f"{self.directory / str(step)}: cannot be read ({reason})")
 
     def meta(self, step: int) -> dict[str, Any]:
-        """The JSON metadata saved at `step`."""
+        """Return the JSON metadata of a step; raise CheckpointError if it is damaged."""
         self._check(step)
         try:
-            found = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-            if not isinstance(found, dict):
-                raise TypeError(f"it is of type {type(found).__name__}")
-            return found
+            meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+            if not isinstance(meta, dict):
+                raise TypeError(f"expected a JSON object, got {type(meta).__name__}")
+            return meta
         except Exception as error:
             if is_memory_error(error):
                 raise
@@ -224,24 +264,31 @@ class Checkpoints:
             ) from None
 
     def _check(self, step: int) -> None:
-        """CheckpointError where a file is not what was written; each step is read through once."""
-        if step in self._sound:
+        """Raise CheckpointError if a file differs from its checksum; each step is checked only once."""
+        if step in self._intact:
             return
         reason = checksums.find_damage(self.directory / str(step))
         if reason is not None:
             raise CheckpointError(f"{self.directory / str(step)}: {reason}")
-        self._sound.add(step)
+        self._intact.add(step)
 
     def restore_latest(
         self, like: TrainState, check: Callable[[dict[str, Any]], None], report: Callable[[str], None]
     ) -> TrainState | None:
-        """The newest state that can be read, None if none was ever saved.
+        """Return the latest readable state, None if there is no checkpoint.
 
-        `check` sees a checkpoint's metadata first. Once one has proved readable, the others that are damaged are
-        reported and renamed out of the way, never deleted: `quarantined` says where. CheckpointError if none can be read.
+        Damaged checkpoints are then reported and quarantined, that is renamed (`quarantined`), never deleted.
+
+        Args:
+            like: State or abstract state, whose structure and sharding the result has.
+            check: Function that raises an error if the metadata of a checkpoint is unsuitable.
+            report: Function that prints a message about a damaged checkpoint.
+
+        Raises:
+            CheckpointError: None of the checkpoints can be read.
         """
         unreadable: list[int] = []
-        for line in self._moved:
+        for line in self._quarantine_notes:
             report(line)
         for step in reversed(self.steps()):
             try:
@@ -252,24 +299,29 @@ class Checkpoints:
                 report(f"damaged checkpoint {error}")
                 unreadable.append(step)
             else:
-                self._set_aside(unreadable + self._damaged_before(step, report), report)
+                self._quarantine(unreadable + self._damaged_before(step, report), report)
                 return state
         if unreadable:
             raise CheckpointError(
                 f"{self.directory}: none of the checkpoints {unreadable} can be read; "
-                "bring one back from a copy, or train in another run directory"
+                "restore one from a copy, or train in another run directory"
             )
         return None
 
     def _damaged_before(self, step: int, report: Callable[[str], None]) -> list[int]:
-        """The steps below one whose files are not what was written: one of them may be the best."""
-        reasons = [(own, checksums.find_damage(self.directory / str(own))) for own in self.steps() if own < step]
-        found = broadcast_from_host0([own for own in reasons if own[1] is not None])
-        for own, reason in found:
-            report(f"damaged checkpoint {self.directory / str(own)}: {reason}")
-        return [own for own, _ in found]
+        """Return the damaged steps below `step`, one of which may be the best, and report them."""
+        reasons = [
+            (earlier, checksums.find_damage(self.directory / str(earlier)))
+            for earlier in self.steps()
+            if earlier < step
+        ]
+        damaged = broadcast_from_host0([item for item in reasons if item[1] is not None])
+        for earlier, reason in damaged:
+            report(f"damaged checkpoint {self.directory / str(earlier)}: {reason}")
+        return [earlier for earlier, _ in damaged]
 
-    def _set_aside(self, steps: list[int], report: Callable[[str], None]) -> None:
+    def _quarantine(self, steps: list[int], report: Callable[[str], None]) -> None:
+        """Rename damaged checkpoints and list the folder anew."""
         if not steps:
             return
         self._manager.close()
@@ -278,14 +330,14 @@ class Checkpoints:
         self._manager = self._open()
 
     def _rename(self, step: int) -> str:
-        """Set a damaged checkpoint aside; what is to be told of it."""
-        aside = unused_path(self.directory / f"damaged-{step}")
-        on_host0(partial((self.directory / str(step)).rename, aside))
-        self.quarantined[step] = aside
-        return f"moved to {aside}"
+        """Rename a damaged checkpoint and return the message about it."""
+        folder = unused_path(self.directory / f"damaged-{step}")
+        on_host0(partial((self.directory / str(step)).rename, folder))
+        self.quarantined[step] = folder
+        return f"moved to {folder}"
 
     def close(self) -> None:
-        """Wait for the last save and let go."""
+        """Wait for the last save and release the resources of orbax."""
         try:
             self.wait()
         finally:
@@ -293,7 +345,15 @@ class Checkpoints:
 
 
 def checkpoint_meta(cfg: Config, stage: str, data: Dataset | Mixture) -> dict[str, Any]:
-    """What a checkpoint says of itself: enough to rebuild model and normaliser, and to refuse another run or data."""
+    """Return the metadata of a checkpoint, from which its model and normalisation can be rebuilt.
+
+    The digest of the configuration and the fingerprint of the data allow a resume to refuse another run or other data.
+
+    Args:
+        cfg: Configuration.
+        stage: Name of the stage.
+        data: Training data.
+    """
     mixture = as_mixture(data)
     return {
         "stage": stage,
@@ -306,57 +366,73 @@ def checkpoint_meta(cfg: Config, stage: str, data: Dataset | Mixture) -> dict[st
 
 
 def tasks_of(meta: dict[str, Any]) -> tuple[Task, ...]:
-    """The tasks that a checkpoint is of; one of before there could be several has its only one by itself."""
+    """Return the tasks of a checkpoint from its metadata, which in older checkpoints has a single task as `task`."""
     return tuple(map(Task.from_dict, meta["tasks"] if "tasks" in meta else [meta["task"]]))
 
 
 def _validation(metrics: Any) -> float:
-    """What orbax ranks by; a metric that is damaged beyond that is never the best of those that it keeps."""
+    """Return the value by which orbax ranks checkpoints, infinity for a damaged metric."""
     value = metrics.get("validation") if isinstance(metrics, dict) else None
     return value if isinstance(value, float | int) else math.inf
 
 
-def _alone() -> ocp.options.MultiprocessingOptions:
-    """A reader waits for no other process."""
-    own = jax.process_index()
+def _single_process() -> ocp.options.MultiprocessingOptions:
+    """Return the options of a reader that does not synchronise with other processes."""
+    process = jax.process_index()
     return ocp.options.MultiprocessingOptions(
-        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"reader{own}"
+        primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"reader{process}"
     )
 
 
-def _placed(leaf: Any) -> Any:
-    """The leaf as an abstract array where `like` has it, or else on a device of this process: a restore does not depend
-    on where it was saved."""
-    where = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+def _with_sharding(leaf: Any) -> Any:
+    """Return a leaf as an abstract array with its sharding, by default on the first device of this process.
+
+    With an explicit sharding, a restore does not depend on the devices of the save.
+    """
+    sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-# Where orbax keeps the metrics of a step.
-_FILE = "metrics/metrics"
+# File of orbax with the metrics of a checkpoint.
+_METRICS_FILE = "metrics/metrics"
 
 
 def validation_of(folder: Path) -> float | None:
-    """The validation metric that a checkpoint was saved with, None for none; CheckpointError where it is damaged."""
-    if not (folder / _FILE).exists() and not checksums.is_listed(folder, _FILE):
+    """Return the validation metric of a checkpoint, None if it was saved without one.
+
+    Args:
+        folder: Folder of the checkpoint.
+
+    Raises:
+        CheckpointError: The metric is damaged.
+    """
+    if not (folder / _METRICS_FILE).exists() and not checksums.is_listed(folder, _METRICS_FILE):
         return None
     try:
-        value = read_json(folder / _FILE)["validation"]
+        value = read_json(folder / _METRICS_FILE)["validation"]
     except (OSError, ValueError, KeyError, TypeError):
         value = None
-    if not isinstance(value, float | int) or not checksums.matches_checksum(folder, _FILE):
-        raise CheckpointError(f"{folder}: {_FILE} is not what was written")
+    if not isinstance(value, float | int) or not checksums.matches_checksum(folder, _METRICS_FILE):
+        raise CheckpointError(f"{folder}: {_METRICS_FILE} is damaged")
     return float(value)
 
 
-def ranked(directory: Path, steps: Iterable[int]) -> list[int]:
-    """The best first, by their metrics, of equal ones the latest; at the end those that were saved with none, the
-    latest first. One whose metric is damaged may have been the best: it comes ahead."""
+def rank_steps(directory: Path, steps: Iterable[int]) -> list[int]:
+    """Return steps sorted by validation metric, lowest first; of equal ones the latest comes first.
 
-    def place(step: int) -> tuple[int, float, int]:
+    Steps with a damaged metric come before all others, since one of them may be the best. Steps without a metric come
+    last, latest first.
+
+    Args:
+        directory: Folder of the checkpoints.
+        steps: Steps of checkpoints in it.
+    """
+
+    def sort_key(step: int) -> tuple[int, float, int]:
         try:
             value = validation_of(directory / str(step))
         except CheckpointError:
             return 0, 0.0, -step
         return (2, 0.0, -step) if value is None else (1, value, -step)
 
-    return sorted(steps, key=place)
+    return sorted(steps, key=sort_key)

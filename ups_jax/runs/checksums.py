@@ -1,4 +1,4 @@
-"""Sealing a checkpoint with the sizes and checksums of its files, so that damage is seen before it is read."""
+"""Sizes and checksums of a checkpoint's files, in the file checksums.json, from which damage is detected."""
 
 from __future__ import annotations
 
@@ -10,76 +10,87 @@ from typing import Any
 
 from ups_jax.core.files import read_json, write_atomically
 
-_SEAL = "checksums.json"
-# What orbax's commit itself writes, after the files of the state are whole and sealed.
-_OF_THE_COMMIT = ("_CHECKPOINT_METADATA", "commit_success.txt")
+_CHECKSUM_FILE = "checksums.json"
+# Files that the commit of orbax writes, after the other files are complete and their checksums are written.
+_COMMIT_FILES = ("_CHECKPOINT_METADATA", "commit_success.txt")
 _CHUNK = 1 << 24
 
 
-def seal_before_commit(directory: Path) -> None:
-    """Write the seal of a checkpoint whose files are whole, ahead of its commit, which adds the last of them; one that
-    is committed already is sealed by `seal`."""
+def write_checksums(directory: Path) -> None:
+    """Write the checksums of a checkpoint whose files are complete but not committed.
+
+    The commit adds files, whose checksums `complete_checksums` adds. A checkpoint that is committed already is ignored.
+
+    Args:
+        directory: Temporary folder of the checkpoint.
+    """
     if not directory.is_dir():
         return
-    found = {name: own for name, own in _measure(directory).items() if name not in _OF_THE_COMMIT}
-    _write(directory, found)
+    measured = {name: size_and_crc for name, size_and_crc in _measure(directory).items() if name not in _COMMIT_FILES}
+    _write(directory, measured)
 
 
-def seal(directory: Path) -> None:
-    """Complete the seal of a checkpoint that is committed; what it says by now, it keeps saying."""
-    if not is_sealed(directory):
+def complete_checksums(directory: Path) -> None:
+    """Write the missing checksums of a committed checkpoint; existing ones stay unchanged."""
+    if not has_checksums(directory):
         _write(directory, _measure(directory))
         return
-    sealed = _read(directory)
-    if isinstance(sealed, dict):
-        late = [name for name in _OF_THE_COMMIT if name not in sealed and (directory / name).is_file()]
-        if late:
-            _write(directory, sealed | {name: _size_and_crc(directory / name) for name in late})
+    recorded = _read(directory)
+    if isinstance(recorded, dict):
+        missing = [name for name in _COMMIT_FILES if name not in recorded and (directory / name).is_file()]
+        if missing:
+            _write(directory, recorded | {name: _size_and_crc(directory / name) for name in missing})
 
 
-def is_sealed(directory: Path) -> bool:
-    """Whether a checkpoint has a seal."""
-    return (directory / _SEAL).exists()
+def has_checksums(directory: Path) -> bool:
+    """Return whether a checkpoint has checksums."""
+    return (directory / _CHECKSUM_FILE).exists()
 
 
 def find_damage(directory: Path) -> str | None:
-    """What is wrong with a sealed checkpoint, None where nothing is or where it has no seal (of an earlier version)."""
-    if not is_sealed(directory):
+    """Return a description of what is wrong with a checkpoint, None if it is intact.
+
+    A checkpoint without checksums, from an earlier version of ups_jax, counts as intact.
+
+    Args:
+        directory: Folder of the checkpoint.
+    """
+    if not has_checksums(directory):
         return None
-    sealed = _read(directory)
-    if sealed is None:
-        return f"{_SEAL} is not JSON"
-    if not isinstance(sealed, dict):
-        return f"{_SEAL} is not what was written"
-    found = _measure(directory)
-    for name in sorted(sealed.keys() | found.keys()):
-        if name not in found:
+    recorded = _read(directory)
+    if recorded is None:
+        return f"{_CHECKSUM_FILE} is not valid JSON"
+    if not isinstance(recorded, dict):
+        return f"{_CHECKSUM_FILE} is not a JSON object"
+    measured = _measure(directory)
+    for name in sorted(recorded.keys() | measured.keys()):
+        if name not in measured:
             return f"{name} is missing"
-        # A process that was killed at once after the commit did not come to add these.
-        unsealed = name in _OF_THE_COMMIT and name not in sealed
-        if not unsealed and sealed.get(name) != found[name]:
-            return f"{name} is not what was written"
+        # A process that is killed right after the commit does not add the checksums of the commit's files.
+        unrecorded = name in _COMMIT_FILES and name not in recorded
+        if not unrecorded and recorded.get(name) != measured[name]:
+            return f"{name} differs from its checksum"
     return None
 
 
 def is_listed(directory: Path, name: str) -> bool:
-    """Whether a file belongs to a sealed checkpoint, there or not."""
-    sealed = _read(directory)
-    return isinstance(sealed, dict) and name in sealed
+    """Return whether the checksums of a checkpoint include a file, which may be missing."""
+    recorded = _read(directory)
+    return isinstance(recorded, dict) and name in recorded
 
 
 def matches_checksum(directory: Path, name: str) -> bool:
-    """Whether one file of a checkpoint is what the seal says; of one without a seal it is taken for that."""
-    if not is_sealed(directory):
+    """Return whether a file of a checkpoint matches its checksum; without checksums this is assumed."""
+    if not has_checksums(directory):
         return True
-    sealed, file = _read(directory), directory / name
-    return isinstance(sealed, dict) and file.is_file() and sealed.get(name) == _size_and_crc(file)
+    recorded, file = _read(directory), directory / name
+    return isinstance(recorded, dict) and file.is_file() and recorded.get(name) == _size_and_crc(file)
 
 
 def is_committed(directory: Path) -> bool:
-    """Whether what the commit wrote of the checkpoint can be read; orbax opens no folder that holds another."""
+    """Return whether the commit metadata of a checkpoint is readable or absent; orbax refuses the folder otherwise."""
     try:
-        return isinstance(read_json(directory / _OF_THE_COMMIT[0]), dict)
+        return isinstance(read_json(directory / _COMMIT_FILES[0]), dict)
     except FileNotFoundError:
         return True
     except (OSError, ValueError):
@@ -87,26 +98,26 @@ def is_committed(directory: Path) -> bool:
 
 
 def content_digest(directory: Path) -> str:
-    """Twelve hex digits over names, sizes and checksums of a checkpoint's files."""
+    """Return a digest of the names, sizes and checksums of a checkpoint's files, 12 hexadecimal digits."""
     return hashlib.sha256(json.dumps(_measure(directory), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _read(directory: Path) -> Any:
-    """What a seal says, None where it is not JSON."""
+    """Return the recorded checksums, None if the file is not JSON."""
     try:
-        return read_json(directory / _SEAL)
+        return read_json(directory / _CHECKSUM_FILE)
     except (OSError, ValueError):
         return None
 
 
 def _write(directory: Path, measured: dict[str, Any]) -> None:
-    write_atomically(directory / _SEAL, json.dumps(measured, indent=1))
+    write_atomically(directory / _CHECKSUM_FILE, json.dumps(measured, indent=1))
 
 
 def _measure(directory: Path) -> dict[str, list[int]]:
-    """Size and CRC-32 of every file but the seal, and what a killed process left of one."""
-    own = (_SEAL, f".{_SEAL}.")
-    files = sorted(path for path in directory.rglob("*") if path.is_file() and not path.name.startswith(own))
+    """Return size and CRC-32 of every file, except the checksums and their temporary files."""
+    excluded = (_CHECKSUM_FILE, f".{_CHECKSUM_FILE}.")
+    files = sorted(path for path in directory.rglob("*") if path.is_file() and not path.name.startswith(excluded))
     return {str(path.relative_to(directory)): _size_and_crc(path) for path in files}
 
 

@@ -1,4 +1,4 @@
-"""The directory of one run: its names, its lock, and run.json, which says what the run is and how far it came."""
+"""The directory of a run: its paths, its lock, and its record run.json with configuration and progress."""
 
 from __future__ import annotations
 
@@ -19,47 +19,56 @@ from ups_jax.core.locks import lock_directory
 from ups_jax.core.stage_names import STAGE_NEEDS
 from ups_jax.distributed.processes import is_host0
 
-# Of run directories. Raised when an earlier version could no longer read them; docs/compatibility.md has its history.
+# Format version of run directories, increased when earlier versions can no longer read them (docs/compatibility.md).
 FORMAT = 1
 _SPLIT = "split.json"
 
 
 class RunDirectory:
-    """Paths of a run and its record. Making one writes nothing."""
+    """The paths and the record of a run. The constructor does not access the disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @property
     def record_path(self) -> Path:
+        """Path of the record."""
         return self.path / "run.json"
 
     @property
     def metrics_path(self) -> Path:
+        """Path of the logged metrics."""
         return self.path / "metrics.jsonl"
 
     @property
     def evaluation(self) -> Path:
+        """Folder of the evaluation results."""
         return self.path / "evaluation"
 
     @property
     def plots(self) -> Path:
+        """Folder of the plots."""
         return self.path / "plots"
 
     def checkpoints(self, stage: str) -> Path:
+        """Return the folder of the checkpoints of a stage."""
         return self.path / "checkpoints" / stage
 
     def main_stage(self) -> str:
-        """The stage whose result stands for the run: its operator, else the one that was begun last and needs none."""
+        """Return the stage that represents the run: `operator`, or the last started stage without parents."""
         stages = [name for name in self.read()["digests"] if name not in STAGE_NEEDS["transient"]]
         return stages[-1] if stages and "operator" not in stages else "operator"
 
     def exists(self) -> bool:
-        """Whether a run was begun here."""
+        """Return whether the directory has a record of a run."""
         return self.record_path.exists()
 
     def read(self) -> dict[str, Any]:
-        """The record of the run; CheckpointError where there is none."""
+        """Return the record of the run.
+
+        Raises:
+            CheckpointError: The record is missing, damaged or of a newer format.
+        """
         try:
             record = read_json(self.record_path)
         except FileNotFoundError:
@@ -68,70 +77,76 @@ class RunDirectory:
             ) from None
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{self.record_path}: cannot be read ({error}); restore it from a copy") from None
-        whole = isinstance(record, dict) and all(isinstance(record.get(part), dict) for part in ("config", "digests"))
-        whole = whole and isinstance(record.get("format", 1), int)
-        if not (whole and _of_dicts(record.get("stages"))):
-            raise CheckpointError(f"{self.record_path}: is not a run's record; restore it from a copy")
+        valid = isinstance(record, dict) and all(isinstance(record.get(key), dict) for key in ("config", "digests"))
+        valid = valid and isinstance(record.get("format", 1), int)
+        if not (valid and _is_dict_of_dicts(record.get("stages"))):
+            raise CheckpointError(f"{self.record_path}: is not the record of a run; restore it from a copy")
         if record.get("format", 1) > FORMAT:
             raise CheckpointError(
-                f"{self.record_path}: has format {record['format']}, and this version of ups_jax reads formats up to "
-                f"{FORMAT}; install a newer one"
+                f"{self.record_path}: has format {record['format']}, but this version of ups_jax reads formats up to "
+                f"{FORMAT}; install a newer version"
             )
         return record
 
     def write(self, record: dict[str, Any]) -> None:
-        """Replace the record, atomically; the first process of several does it."""
+        """Replace the record atomically; with several processes, only host 0 writes."""
         if is_host0():
             write_atomically(self.record_path, json.dumps(record | {"format": FORMAT}, indent=2) + "\n")
 
-    def write_split(self, numbers: dict[str, Any]) -> None:
-        """Keep which trajectories train, validate and test, for `data.split.path` of other runs."""
+    def write_split(self, split: dict[str, Any]) -> None:
+        """Write the trajectories of the training, validation and test split, for `data.split.path` of other runs."""
         if is_host0():
-            write_atomically(self.path / _SPLIT, json.dumps(numbers) + "\n")
+            write_atomically(self.path / _SPLIT, json.dumps(split) + "\n")
 
     def update(self, **values: Any) -> None:
-        """Replace some entries of the record."""
+        """Replace entries of the record."""
         self.write(self.read() | values)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run for this process, which stands for the others of its run; ConfigError names who holds it
-        otherwise. The lock dies with its process."""
+        """Lock the directory for this run and delete incomplete files of a killed process.
+
+        The lock ends with its process. With several processes, host 0 holds it for all.
+
+        Raises:
+            ConfigError: Another process has the lock; the message names it.
+        """
         if not is_host0():
             yield
             return
         with lock_directory(self.path, "wait for it or stop it"):
-            self._sweep()
+            self._delete_incomplete_files()
             yield
 
     def contains_other_files(self) -> bool:
-        """Whether a directory without a run's record holds more than a start that was killed leaves there."""
-        known = {".lock", *(left.name for left in self._left_over())}
-        return self.path.exists() and any(entry.name not in known for entry in self.path.iterdir())
+        """Return whether the directory holds files other than the lock and incomplete files of a killed process."""
+        ignored = {".lock", *(path.name for path in self._incomplete_files())}
+        return self.path.exists() and any(entry.name not in ignored for entry in self.path.iterdir())
 
-    def _sweep(self) -> None:
-        """Take away the half-written files of a process that was killed; whoever holds the lock is alone with them."""
-        for left in self._left_over():
-            left.unlink(missing_ok=True)
+    def _delete_incomplete_files(self) -> None:
+        """Delete the incomplete files of a killed process; only the holder of the lock may do this."""
+        for path in self._incomplete_files():
+            path.unlink(missing_ok=True)
 
-    def _left_over(self) -> list[Path]:
+    def _incomplete_files(self) -> list[Path]:
+        """Return the temporary files of interrupted atomic writes."""
         names = (self.record_path.name, _SPLIT, self.metrics_path.name)
-        return [left for name in names for left in self.path.glob(f".{name}.*")]
+        return [path for name in names for path in self.path.glob(f".{name}.*")]
 
 
-def _of_dicts(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(own, dict) for own in value.values())
+def _is_dict_of_dicts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(item, dict) for item in value.values())
 
 
 def new_run_path(root: Path, task: str) -> Path:
-    """A fresh directory name: task and time, with a counter where two runs start in one second."""
+    """Return an unused run directory under `root`, named by task and time, with a counter if the name exists."""
     stem = f"{task}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     names = (stem if count == 0 else f"{stem}-{count}" for count in range(10_000))
     return next(root / name for name in names if not (root / name).exists())
 
 
 def environment() -> dict[str, Any]:
-    """Versions, git revision and host of this process, without touching a device."""
+    """Return package versions, git revision and platform of this process, without initialising a device."""
     versions = {"python": platform.python_version()} | {
         package: version(package) for package in (*RECORDED_PACKAGES, "ups_jax")
     }
@@ -139,7 +154,7 @@ def environment() -> dict[str, Any]:
 
 
 def now() -> str:
-    """UTC, to the second."""
+    """Return the UTC time in ISO format, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -155,24 +170,28 @@ def _git_revision() -> str | None:
 
 
 def newest_step(checkpoints: Path) -> int:
-    """The newest step that is saved in a stage's folder of checkpoints, 0 where there is none."""
+    """Return the latest step in a folder of checkpoints, 0 if there is none."""
     if not checkpoints.is_dir():
         return 0
     return max((int(item.name) for item in checkpoints.iterdir() if item.name.isdecimal()), default=0)
 
 
-# Keys of a stage that say how long it is trained.
+# Keys of a stage that determine its length.
 _LENGTHS = ("epochs", "steps", "max_seconds", "patience", "patience_steps")
 
 
 def length_settings(cfg: Config, stage: str) -> dict[str, Any]:
-    """How long a configuration trains a stage, as its keys say."""
+    """Return the keys of a stage's configuration that determine its length, with their values."""
     settings = getattr(cfg.stages, stage)
     return {key: getattr(settings, key) for key in _LENGTHS}
 
 
 class StageRecord:
-    """The entry of a stage in the record of its run; `values` are those on file."""
+    """The entry of a stage in the record of its run.
+
+    Attributes:
+        values: Values of the entry, as written to the record.
+    """
 
     def __init__(self, run: RunDirectory, stage: str, values: dict[str, Any]) -> None:
         self._run, self._stage = run, stage
@@ -180,15 +199,15 @@ class StageRecord:
         self._write({})
 
     def note(self, **values: Any) -> None:
-        """Add or replace values."""
+        """Add or replace values of the entry."""
         self.values |= values
         self._write({})
 
     def finish(self, **values: Any) -> None:
-        """Add or replace the last values, and say of the run that it is finished."""
+        """Add or replace values of the entry and set the status of the run to `finished`."""
         self.values |= values
         self._write({"status": "finished"})
 
-    def _write(self, of_run: dict[str, Any]) -> None:
+    def _write(self, run_values: dict[str, Any]) -> None:
         record = self._run.read()
-        self._run.write(record | of_run | {"stages": record["stages"] | {self._stage: self.values}})
+        self._run.write(record | run_values | {"stages": record["stages"] | {self._stage: self.values}})

@@ -1,4 +1,4 @@
-"""Errors of the libraries that write and read checkpoints, as ours, and what their failures leave behind."""
+"""Translation of the errors of orbax and tensorstore, and cleanup after a failed restore."""
 
 from __future__ import annotations
 
@@ -17,39 +17,42 @@ import jax
 from ups_jax.core.files import storage_error
 
 
-class _AllButLateReads:
-    """A hook for errors that nobody can catch, `sys.unraisablehook`: passes all on but those of reads that end when the
-    event loop that asked for them is closed."""
+class _LateReadFilter:
+    """A `sys.unraisablehook` that ignores errors of reads which end after their event loop is closed."""
 
-    def __init__(self, told: Callable[[sys.UnraisableHookArgs], object]) -> None:
-        self._told = told
+    def __init__(self, hook: Callable[[sys.UnraisableHookArgs], object]) -> None:
+        self._hook = hook
 
     def __call__(self, unraisable: sys.UnraisableHookArgs) -> None:
         if unraisable.exc_type is not RuntimeError or str(unraisable.exc_value) != "Event loop is closed":
-            self._told(unraisable)
+            self._hook(unraisable)
 
 
 def drop_abandoned_reads() -> None:
-    """Collect the coroutines that a failed restore leaves behind, or each would complain when the program ends; reads
-    that are still under way then say nothing, as long as the process lives."""
-    complain, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    """Collect the coroutines that a failed restore leaves behind, and suppress their warnings.
+
+    Reads that are still in progress are silenced for the lifetime of the process.
+    """
+    previous_hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     logging.getLogger("asyncio").disabled = True
     try:
         with warnings.catch_warnings(action="ignore"):
             gc.collect()
     finally:
-        sys.unraisablehook = complain if isinstance(complain, _AllButLateReads) else _AllButLateReads(complain)
+        sys.unraisablehook = (
+            previous_hook if isinstance(previous_hook, _LateReadFilter) else _LateReadFilter(previous_hook)
+        )
         logging.getLogger("asyncio").disabled = False
 
 
 def is_memory_error(error: Exception) -> bool:
-    """Whether a checkpoint could not be read because memory ran out, which says nothing of the checkpoint."""
-    of_device = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
-    return of_device or isinstance(error, MemoryError)
+    """Return whether a restore failed for lack of memory, which does not mean that the checkpoint is damaged."""
+    out_of_device_memory = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    return out_of_device_memory or isinstance(error, MemoryError)
 
 
 class storage_errors:
-    """Turns a full or read-only disk under a save into `StorageError`."""
+    """A context manager that raises `StorageError` for the error of a full or read-only disk in a save."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -64,9 +67,9 @@ class storage_errors:
         while cause is not None:
             if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
                 raise storage_error(self._directory, cause) from error
-            # What tensorstore, which writes the arrays, makes of an error of the system.
-            found = re.search(r"os_error_code='(\d+)'", str(cause))
-            if found is not None:
-                number = int(found[1])
+            # tensorstore, which writes the arrays, reports errors of the system in this form.
+            match = re.search(r"os_error_code='(\d+)'", str(cause))
+            if match is not None:
+                number = int(match[1])
                 raise storage_error(self._directory, OSError(number, os.strerror(number))) from error
             cause = cause.__cause__ or cause.__context__

@@ -1,4 +1,4 @@
-"""Whether what a run directory holds is what was written there; it is read, never changed."""
+"""Verification of a run directory: it is compared with its checksums and never changed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ SOUND, NOTE, DAMAGED = "sound", "note", "DAMAGED"
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """A part of a run, and what is to be said of it; `state` is `sound`, `note` or `DAMAGED`."""
+    """The result for a part of a run.
+
+    Attributes:
+        part: Path of the part in the run directory.
+        state: `sound`, `note` or `DAMAGED`.
+        text: Description.
+    """
 
     part: str
     state: str
@@ -31,22 +37,29 @@ class Finding:
 
 
 def verify(path: Path) -> list[Finding]:
-    """Every part of a run, in the order of its directory; CheckpointError where there is no run at all.
+    """Return a finding for every part of a run.
 
-    A checkpoint is compared with its checksums; one that has none, as an earlier version left it, is read instead.
+    A checkpoint is compared with its checksums. A checkpoint of an earlier version, without checksums, is restored
+    instead.
+
+    Args:
+        path: Run directory.
+
+    Raises:
+        CheckpointError: The directory holds no run.
     """
     run = RunDirectory(path)
     record = run.read()
     stages = record.get("stages")
     if not isinstance(stages, dict) or not isinstance(record.get("digests"), dict):
-        raise CheckpointError(f"{run.record_path}: is not a run's record; restore it from a copy")
-    known = [
+        raise CheckpointError(f"{run.record_path}: is not the record of a run; restore it from a copy")
+    findings = [
         Finding(part="run.json", state=SOUND, text=f"{record.get('status')}; stages {', '.join(stages) or 'none'}")
     ]
     folders = {item.name for item in run.checkpoints("").glob("*") if item.is_dir()}
     for stage in [*stages, *sorted(folders - stages.keys())]:
-        known += _stage(run, stage, stages.get(stage, {}))
-    return [*known, *_curve(run), *_results(run)]
+        findings += _stage(run, stage, stages.get(stage, {}))
+    return [*findings, *_curve(run), *_results(run)]
 
 
 def _stage(run: RunDirectory, stage: str, record: dict[str, Any]) -> Iterator[Finding]:
@@ -54,31 +67,33 @@ def _stage(run: RunDirectory, stage: str, record: dict[str, Any]) -> Iterator[Fi
     part = f"checkpoints/{stage}"
     steps = sorted(int(item.name) for item in folder.glob("*") if item.name.isdecimal())
     if not steps and record.get("saved"):
-        yield Finding(part=part, state=DAMAGED, text=f"holds none, though step {record['saved']} was saved")
+        yield Finding(part=part, state=DAMAGED, text=f"no checkpoint, but step {record['saved']} was saved")
     elif not steps:
-        yield Finding(part=part, state=NOTE, text="holds none: stopped ahead of the first save")
+        yield Finding(part=part, state=NOTE, text="no checkpoint: stopped before the first save")
     elif record.get("saved", 0) > steps[-1]:
-        yield Finding(part=part, state=DAMAGED, text=f"step {record['saved']} was saved and is not there")
+        yield Finding(part=part, state=DAMAGED, text=f"step {record['saved']} was saved but is missing")
     for step in steps:
         yield _checkpoint(folder, step)
     for item in sorted(folder.glob("*")):
         if item.name.startswith("damaged-"):
-            yield Finding(part=f"{part}/{item.name}", state=NOTE, text="was found damaged and set aside")
+            yield Finding(part=f"{part}/{item.name}", state=NOTE, text="damaged checkpoint, quarantined")
         elif item.is_dir() and not item.name.isdecimal():
-            yield Finding(part=f"{part}/{item.name}", state=NOTE, text="half a save; the next start takes it away")
+            yield Finding(
+                part=f"{part}/{item.name}", state=NOTE, text="incomplete checkpoint; the next start deletes it"
+            )
 
 
 def _checkpoint(folder: Path, step: int) -> Finding:
     part = f"checkpoints/{folder.name}/{step}"
     reason = checksums.find_damage(folder / str(step))
-    if reason is None and not checksums.is_sealed(folder / str(step)):
-        reason, text = _unreadable(folder, step), "can be read; has no checksums"
+    if reason is None and not checksums.has_checksums(folder / str(step)):
+        reason, text = _restore_error(folder, step), "readable; has no checksums"
     else:
-        text = "as it was written"
+        text = "matches its checksums"
     return Finding(part=part, state=SOUND if reason is None else DAMAGED, text=reason or text)
 
 
-def _unreadable(folder: Path, step: int) -> str | None:
+def _restore_error(folder: Path, step: int) -> str | None:
     try:
         with Checkpoints(folder, read_only=True) as checkpoints:
             meta = checkpoints.meta(step)
@@ -92,26 +107,26 @@ def _unreadable(folder: Path, step: int) -> str | None:
 def _curve(run: RunDirectory) -> Iterator[Finding]:
     part = run.metrics_path.name
     if not run.metrics_path.exists():
-        yield Finding(part=part, state=NOTE, text="is not there: stopped ahead of the first record")
+        yield Finding(part=part, state=NOTE, text="missing: stopped before the first record")
         return
     try:
         records = read_jsonl(run.metrics_path)
         steps: dict[str, list[int]] = {}
         for record in records:
             if not isinstance(record["step"], int):
-                raise DataError(f"a record has {record['step']!r} as its step")
+                raise DataError(f"a record has the step {record['step']!r}, which is not an integer")
             steps.setdefault(record["stage"], []).append(record["step"])
     except (DataError, OSError, KeyError, TypeError) as error:
         yield Finding(part=part, state=DAMAGED, text=str(error))
         return
-    back = [
-        f"{stage}: step {late} follows step {early}"
-        for stage, own in steps.items()
-        for early, late in itertools.pairwise(own)
-        if late <= early
+    reversals = [
+        f"{stage}: step {following} follows step {step}"
+        for stage, stage_steps in steps.items()
+        for step, following in itertools.pairwise(stage_steps)
+        if following <= step
     ]
-    if back:
-        yield Finding(part=part, state=DAMAGED, text=back[0])
+    if reversals:
+        yield Finding(part=part, state=DAMAGED, text=reversals[0])
     else:
         yield Finding(part=part, state=SOUND, text=f"{len(records)} records")
 
@@ -123,7 +138,7 @@ def _results(run: RunDirectory) -> Iterator[Finding]:
             read_json(file)["metrics"]
         except (OSError, ValueError, KeyError, TypeError):
             yield Finding(
-                part=part, state=DAMAGED, text=f"is not an evaluation; `{command('evaluate')}` makes it again"
+                part=part, state=DAMAGED, text=f"not an evaluation result; recreate it with `{command('evaluate')}`"
             )
         else:
-            yield Finding(part=part, state=SOUND, text="can be read")
+            yield Finding(part=part, state=SOUND, text="readable")
