@@ -86,9 +86,9 @@ def test_evaluating_again_gives_the_same_numbers_and_another_split_other_ones(
 
 
 def test_evaluating_on_another_file_leaves_the_model_as_it_is(main: Script, trained: Path, tmp_path: Path) -> None:
-    made = main("generate_data.py", "--task", "burgers1d", "--preset", "tiny", "--seed", 3, "--out", tmp_path)
-    assert made.returncode == 0, made.stderr
-    file = made.stdout.strip()
+    generated = main("generate_data.py", "--task", "burgers1d", "--preset", "tiny", "--seed", 3, "--out", tmp_path)
+    assert generated.returncode == 0, generated.stderr
+    file = generated.stdout.strip()
     copy = tmp_path / "copy"
     shutil.copytree(trained, copy)
     other_data = f"data.tasks=[{{name: burgers1d, path: {file}}}]"
@@ -105,17 +105,17 @@ def test_a_run_is_evaluated_on_twice_its_points_through_its_own_grid(
     assert result.returncode == 0, result.stderr
     assert "restricted" in result.stdout
     values = json.loads((trained / "evaluation" / "test-burgers1d_tiny_double.json").read_text())
-    own = json.loads((trained / "evaluation" / "test.json").read_text())
+    trained_grid = json.loads((trained / "evaluation" / "test.json").read_text())
     grid = values["meta"]["grid"]
     assert (grid["way"], grid["trained"], grid["data"]) == ("restricted", [64], [128])
-    assert own["meta"]["grid"]["way"] == "own"
+    assert trained_grid["meta"]["grid"]["way"] == "own"
     for section in ("one_step", "rollout"):
         # 64 points resolve these fields, so that the points between tell the same error.
-        same = own["metrics"]["burgers1d"][section]["nrmse"]
+        same = trained_grid["metrics"]["burgers1d"][section]["nrmse"]
         assert values["metrics"]["burgers1d"][section]["nrmse"] == pytest.approx(same, rel=0.02)
         assert 0 < values["baselines"]["codec"]["burgers1d"][section]["nrmse"] < 1e-4
     latent = values["variants"]["latent"]["burgers1d"]["rollout"]["nrmse"]
-    assert latent == pytest.approx(own["variants"]["latent"]["burgers1d"]["rollout"]["nrmse"], rel=0.02)
+    assert latent == pytest.approx(trained_grid["variants"]["latent"]["burgers1d"]["rollout"]["nrmse"], rel=0.02)
 
 
 def damaged_file(path: Path, data_root: Path, change: Callable[[h5py.File], None]) -> Path:

@@ -76,24 +76,24 @@ def test_a_rollout_elsewhere_is_the_runs_own_for_any_batch_and_number_of_steps(
     result = main("export.py", "--run-dir", saved_run, "--output", tmp_path / "out")
     assert result.returncode == 0, result.stderr
     artifact, described = (Path(line) for line in result.stdout.splitlines())
-    told = json.loads(described.read_text())
-    assert artifact.name == told["artifact"] == "model.stablehlo" and told["platforms"] == ["cpu", "cuda"]
-    assert (told["channels"], told["context"], told["dt"]) == (["u"], 1, 0.05)
-    assert told["coefficients"] == [{"name": "nu", "scale": "log10"}]
-    assert told["axes"] == [{"name": "x", "points": 64, "origin": -1.0, "spacing": 1 / 32, "periodic": True}]
+    description = json.loads(described.read_text())
+    assert artifact.name == description["artifact"] == "model.stablehlo" and description["platforms"] == ["cpu", "cuda"]
+    assert (description["channels"], description["context"], description["dt"]) == (["u"], 1, 0.05)
+    assert description["coefficients"] == [{"name": "nu", "scale": "log10"}]
+    assert description["axes"] == [{"name": "x", "points": 64, "origin": -1.0, "spacing": 1 / 32, "periodic": True}]
 
     def case(count: int, steps: int, nu: float | None) -> list[np.ndarray]:
-        coefficients, known = (np.full((count, 1), value, np.float32) for value in (nu or 0.0, nu is not None))
-        return [smooth(count)[:, None], coefficients, known, np.zeros(steps, np.int32)]
+        coefficients, mask = (np.full((count, 1), value, np.float32) for value in (nu or 0.0, nu is not None))
+        return [smooth(count)[:, None], coefficients, mask, np.zeros(steps, np.int32)]
 
     cases = {"few": case(2, 3, 0.01), "many": case(5, 20, 0.03), "unknown": case(2, 3, None)}
-    made = call_elsewhere(artifact, cases, tmp_path)
+    outputs = call_elsewhere(artifact, cases, tmp_path)
     run = load_run(saved_run)
-    np.testing.assert_allclose(made["few"], run.rollout(smooth(2), 3, params={"nu": 0.01}), atol=1e-5)
-    np.testing.assert_allclose(made["many"], run.rollout(smooth(5), 20, params={"nu": 0.03}), atol=1e-5)
+    np.testing.assert_allclose(outputs["few"], run.rollout(smooth(2), 3, params={"nu": 0.01}), atol=1e-5)
+    np.testing.assert_allclose(outputs["many"], run.rollout(smooth(5), 20, params={"nu": 0.03}), atol=1e-5)
     with pytest.warns(UserWarning, match="training mean"):
-        np.testing.assert_allclose(made["unknown"], run.rollout(smooth(2), 3), atol=1e-5)
-    assert np.abs(made["many"][:, -1] - smooth(5)).max() > 0.02
+        np.testing.assert_allclose(outputs["unknown"], run.rollout(smooth(2), 3), atol=1e-5)
+    assert np.abs(outputs["many"][:, -1] - smooth(5)).max() > 0.02
 
 
 @pytest.fixture(scope="module")
@@ -116,15 +116,20 @@ def solver(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_solutions_elsewhere_are_the_runs_own_for_any_batch(solver: Path, tmp_path: Path) -> None:
     artifact, described = export_run(solver, tmp_path / "darcy.bin", ["cpu"])
     assert (artifact.name, described.name) == ("darcy.bin", "darcy.json")
-    told = json.loads(described.read_text())
-    assert (told["kind"], told["inputs"], told["platforms"], told["dt"]) == ("steady", ["nu"], ["cpu"], None)
+    description = json.loads(described.read_text())
+    assert (description["kind"], description["inputs"], description["platforms"], description["dt"]) == (
+        "steady",
+        ["nu"],
+        ["cpu"],
+        None,
+    )
     permeability = np.random.default_rng(1).uniform(0.1, 1.0, (3, 16, 16, 1)).astype(np.float32)
     none = np.zeros((3, 0), np.float32)
     cases = {"three": [permeability, none, none], "one": [permeability[:1], none[:1], none[:1]]}
-    made = call_elsewhere(artifact, cases, tmp_path)
+    outputs = call_elsewhere(artifact, cases, tmp_path)
     expected = load_run(solver).step(permeability)
-    np.testing.assert_allclose(made["three"], expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(made["one"], expected[:1], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(outputs["three"], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(outputs["one"], expected[:1], rtol=1e-5, atol=1e-6)
     assert np.ptp(expected, axis=(1, 2)).min() > 0
 
 
@@ -145,13 +150,13 @@ def test_steps_with_a_core_of_transformers_and_context_are_exported_as_well(tiny
     with artifact.open("rb") as file:
         call = jax.export.deserialize(bytearray(file.read())).call
     pair = np.stack([smooth(3, 1), smooth(3, 2)], 1)
-    nu, known = (np.full((3, 1), value, np.float32) for value in (0.02, 1.0))
+    nu, mask = (np.full((3, 1), value, np.float32) for value in (0.02, 1.0))
     expected = load_run(tmp_path / "run").rollout(pair, 5, params={"nu": 0.02})
-    np.testing.assert_allclose(call(pair, nu, known, np.zeros(5, np.int32)), expected, atol=1e-5)
+    np.testing.assert_allclose(call(pair, nu, mask, np.zeros(5, np.int32)), expected, atol=1e-5)
     # Stepped one at a time, the frames given again: one compilation, the same states.
     window = pair
     for index in range(5):
-        frame = np.asarray(call(window, nu, known, np.zeros(1, np.int32)))
+        frame = np.asarray(call(window, nu, mask, np.zeros(1, np.int32)))
         np.testing.assert_allclose(frame[:, 0], expected[:, index], atol=1e-5)
         window = np.concatenate([window[:, 1:], frame], 1)
 

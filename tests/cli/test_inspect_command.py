@@ -29,8 +29,8 @@ def test_a_picture_is_written_and_nothing_else_beside_what_is_said(
     rng = np.random.default_rng(0)
     file = write(tmp_path / "flow.hdf5", rng.normal(size=(3, 4, *(6, 5, 4)[: len(axes)])).astype(np.float32), axes)
     assert in_process("inspect_data.py", file, "--output", tmp_path / "seen") == 0
-    told = capsys.readouterr().out
-    assert str(file) in told and str(tmp_path / "seen" / "flow.png") in told
+    output = capsys.readouterr().out
+    assert str(file) in output and str(tmp_path / "seen" / "flow.png") in output
     image = matplotlib.image.imread(tmp_path / "seen" / "flow.png")
     assert min(image.shape[:2]) > 200 and np.ptp(image[..., :3]) > 0.5
 
@@ -44,9 +44,9 @@ def test_a_bad_file_is_one_line_and_the_next_one_is_still_looked_at(
     broken = write(tmp_path / "broken.hdf5", values, "x")
     (tmp_path / "text.hdf5").write_text("no data")
     assert in_process("inspect_data.py", tmp_path / "text.hdf5", good, "--output", tmp_path / "seen") == 3
-    told = capsys.readouterr()
-    assert told.err.count("\n") == 1 and "text.hdf5" in told.err
-    assert str(good) in told.out
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and "text.hdf5" in captured.err
+    assert str(good) in captured.out
     assert in_process("inspect_data.py", broken, "--no-picture") == 3
     assert "1 frames" in capsys.readouterr().out
     assert in_process("inspect_data.py", good, "--no-picture") == 0

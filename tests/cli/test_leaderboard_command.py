@@ -1,4 +1,4 @@
-"""What the leaderboard's script prints: rows by a metric, two runs side by side, champions, and one taken down."""
+"""The output of the leaderboard's script: rows by a metric, two runs side by side, champions, a demoted champion."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ups_jax.cli import leaderboard
 from ups_jax.core.errors import ConfigError, GateError
-from ups_jax.pipeline.run_comparison import config_difference, metric_table, load_compared_runs
+from ups_jax.pipeline.run_comparison import config_difference, load_compared_runs, metric_table
 
 
 @pytest.fixture
@@ -24,9 +24,9 @@ def place(tmp_path: Path) -> Place:
 
 
 def printed(function: object, *arguments: object) -> str:
-    console = Console(file=(told := io.StringIO()), width=300)
+    console = Console(file=(output := io.StringIO()), width=300)
     function(console, *arguments)  # type: ignore[operator]
-    return told.getvalue()
+    return output.getvalue()
 
 
 def test_rows_are_sorted_and_filtered(place: Place) -> None:

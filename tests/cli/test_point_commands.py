@@ -76,8 +76,8 @@ def test_a_rollout_is_a_file_of_points_that_starts_another(
     request: pytest.FixtureRequest, main: Main, data_root: Path, tmp_path: Path, name: str
 ) -> None:
     run, first, second = request.getfixturevalue(name), tmp_path / "first.h5", tmp_path / "second.h5"
-    given = ["--run-dir", str(run), f"data.root={data_root}"]
-    result = main("rollout.py", *given, "--input", "test:1", "--steps", "4", "--output", str(first))
+    arguments = ["--run-dir", str(run), f"data.root={data_root}"]
+    result = main("rollout.py", *arguments, "--input", "test:1", "--steps", "4", "--output", str(first))
     assert result.returncode == 0, result.stderr
     assert "nrmse" in result.stdout
     trained = load_run(run)
@@ -87,7 +87,7 @@ def test_a_rollout_is_a_file_of_points_that_starts_another(
     states = read_trajectories(source, np.zeros(1, int))
     assert np.isfinite(states).all()
     # The file starts a rollout itself, and it is the same one.
-    result = main("rollout.py", *given, "--input", str(first), "--steps", "4", "--output", str(second))
+    result = main("rollout.py", *arguments, "--input", str(first), "--steps", "4", "--output", str(second))
     assert result.returncode == 0, result.stderr
     assert np.array_equal(read_trajectories(open_file(second, "transient", channels), np.zeros(1, int)), states)
     places = source.points(np.zeros(1, int))
@@ -105,19 +105,19 @@ def test_other_points_of_the_same_box_are_stepped_as_well(plate: Path) -> None:
     places = {"coords": rng.random((30, 2)), "inputs": np.zeros((30, 2))}
     frames = run.rollout(rng.normal(size=(2, 30, 1)), 3, {"kappa": 0.02}, input_fields=places)
     assert frames.shape == (2, 3, 30, 1) and np.isfinite(frames).all()
-    for wrong, told in (
+    for wrong, message in (
         ({"coords": places["coords"]}, "inputs"),
         (places | {"coords": np.zeros((30, 3))}, "coords"),
         (places | {"cells": np.zeros(3)}, "cells"),
         (places | {"coords": np.full((30, 2), np.nan)}, "NaN"),
     ):
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=message):
             run.rollout(rng.normal(size=(2, 30, 1)), 3, {"kappa": 0.02}, input_fields=wrong)
 
 
-def refused(result: subprocess.CompletedProcess[str], code: int, told: str) -> None:
+def refused(result: subprocess.CompletedProcess[str], code: int, message: str) -> None:
     assert result.returncode == code, result.stdout + result.stderr
-    assert told in result.stderr and len(result.stderr.strip().splitlines()) <= 2
+    assert message in result.stderr and len(result.stderr.strip().splitlines()) <= 2
 
 
 def test_what_needs_a_grid_is_refused_in_a_line(main: Main, plate: Path, data_root: Path, tmp_path: Path) -> None:
@@ -133,18 +133,18 @@ def test_what_needs_a_grid_is_refused_in_a_line(main: Main, plate: Path, data_ro
     later = ["--stage", "diffusion_residual", "stages.diffusion_residual.epochs=1"]
     refused(main("train.py", *config, "--run-dir", str(plate), *later), 2, "has scattered points")
     refused(main("export.py", "--run-dir", str(plate), "--output", str(tmp_path / "out")), 2, "point cloud")
-    given = ["--run-dir", str(plate), f"data.root={data_root}", "--steps", "2", "--output", str(tmp_path / "o.h5")]
-    refused(main("rollout.py", *given, "--input", "test:0", "--images"), 2, "is of points")
+    arguments = ["--run-dir", str(plate), f"data.root={data_root}", "--steps", "2", "--output", str(tmp_path / "o.h5")]
+    refused(main("rollout.py", *arguments, "--input", "test:0", "--images"), 2, "is of points")
     np.save(tmp_path / "u.npy", np.zeros((1, 80, 1)))
-    refused(main("rollout.py", *given, "--input", str(tmp_path / "u.npy")), 3, "has no point positions")
+    refused(main("rollout.py", *arguments, "--input", str(tmp_path / "u.npy")), 3, "has no point positions")
     particles = data_root / "particles_tiny.hdf5"
     simulate.prepare(load(CONFIGS / "particles.yaml", [f"data.root={data_root}", "data.tasks.0.preset=tiny"]))
-    refused(main("rollout.py", *given, "--input", str(particles)), 3, "positions x, y must be among")
+    refused(main("rollout.py", *arguments, "--input", str(particles)), 3, "positions x, y must be among")
     with h5py.File(data_root / "heat_mesh_tiny_varied.hdf5") as file, h5py.File(tmp_path / "bare.h5", "w") as bare:
         bare.attrs["layout"] = "points"
         for name in ("points", "mask", "time", "fields/u"):
             bare[name] = file[name][:]
-    refused(main("rollout.py", *given, "--input", str(tmp_path / "bare.h5")), 3, "the run was trained with")
+    refused(main("rollout.py", *arguments, "--input", str(tmp_path / "bare.h5")), 3, "the run was trained with")
 
 
 @pytest.mark.slow

@@ -27,9 +27,9 @@ def test_a_test_trajectory_is_predicted_compared_and_pictured(
         "--dt", "0.05", f"data.root={data_root}", "--params", "nu=0.02",
     )  # fmt: skip
     assert (result.returncode, result.stderr) == (0, ""), result.stderr
-    told = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
-    assert list(told) == ["run", "input", "output", "nrmse", "last", "correlated", "image"]
-    assert "test trajectory 3" in told["input"] and told["output"] == str(out)
+    printed = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
+    assert list(printed) == ["run", "input", "output", "nrmse", "last", "correlated", "image"]
+    assert "test trajectory 3" in printed["input"] and printed["output"] == str(out)
     assert sorted(path.name for path in out.parent.iterdir()) == ["out.hdf5", "out.mp4", "out.png"]
     with xarray.open_dataset(out, engine="h5netcdf") as states:
         assert dict(states.sizes) == {"trajectory-coordinate": 1, "t-coordinate": 19, "x-coordinate": 64}
@@ -56,8 +56,8 @@ def test_a_second_writer_of_an_output_is_refused_and_the_reader_of_a_run_that_tr
     main: Script, saved_run: Path, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "u0.npy", np.zeros((1, 64), np.float32))
-    given = ["--run-dir", saved_run, "--input", tmp_path / "u0.npy", "--steps", "2", "--params", "nu=0.01"]
-    line = ["rollout.py", *given, "--output", tmp_path / "out.hdf5"]
+    arguments = ["--run-dir", saved_run, "--input", tmp_path / "u0.npy", "--steps", "2", "--params", "nu=0.01"]
+    line = ["rollout.py", *arguments, "--output", tmp_path / "out.hdf5"]
     with lock_file(tmp_path / "out.hdf5", "wait"):
         result = main(*line)
     assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr

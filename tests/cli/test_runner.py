@@ -102,8 +102,8 @@ def test_a_warning_is_one_line_unless_the_traceback_is_wanted(capsys: pytest.Cap
             warnings.showwarning = shown
             warnings.warn("wandb: offline", stacklevel=1)
 
-    def shown(*given: Any) -> None:
-        sys.stderr.write(warnings.formatwarning(*given[:4]))
+    def shown(*arguments: Any) -> None:
+        sys.stderr.write(warnings.formatwarning(*arguments[:4]))
 
     form = warnings.formatwarning
     runner.run(runner.parser("x"), warn, [])

@@ -86,7 +86,7 @@ def test_kill_9_and_again_ends_in_the_same_bits(
 
 
 def finer_file(path: Path, source: Path, shift: float = 0.0) -> Path:
-    """The same fields, each cell cut into four alike, at the centres of the parts."""
+    """Write the fields on a grid of twice the resolution, every cell split into four equal ones."""
     with h5py.File(source) as coarse, h5py.File(path, "w") as fine:
         for name in ("nu", "tensor"):
             values = coarse[name][:]
@@ -104,12 +104,12 @@ def test_a_finer_file_is_evaluated_on_the_same_test_solutions(
     result = main("evaluate.py", "--run-dir", trained, f"data.tasks.0.path={file}", "evaluation.plots=false")
     assert result.returncode == 0, result.stderr
     fine = json.loads((trained / "evaluation" / "test-finer.json").read_text())
-    own = json.loads((trained / "evaluation" / "test.json").read_text())
+    trained_grid = json.loads((trained / "evaluation" / "test.json").read_text())
     assert "32 x 32 points" in fine["meta"]["protocol"]
     # Of the same test solutions the mean field is as far off; the model adds what interpolation loses of the staircase.
-    means = [values["baselines"]["mean_field"]["darcy2d"]["steady"]["nrmse"] for values in (own, fine)]
+    means = [values["baselines"]["mean_field"]["darcy2d"]["steady"]["nrmse"] for values in (trained_grid, fine)]
     assert means[0] == pytest.approx(means[1], rel=1e-5)
-    assert fine["metrics"]["darcy2d"]["steady"]["nrmse"] < own["metrics"]["darcy2d"]["steady"]["nrmse"] + 0.15
+    assert fine["metrics"]["darcy2d"]["steady"]["nrmse"] < trained_grid["metrics"]["darcy2d"]["steady"]["nrmse"] + 0.15
     shifted = finer_file(tmp_path / "shifted.hdf5", data_root / "darcy2d_tiny.hdf5", shift=0.1)
     refused = main("evaluate.py", "--run-dir", trained, f"data.tasks.0.path={shifted}")
     assert (refused.returncode, refused.stderr.count("\n")) == (3, 1), refused.stderr
@@ -118,20 +118,22 @@ def test_a_finer_file_is_evaluated_on_the_same_test_solutions(
 
 def test_a_program_solves_what_the_evaluation_measured(trained: Path, data_root: Path) -> None:
     run = load_run(trained)
-    held = open_dataset(load(CONFIGS / "tiny_steady.yaml", [f"data.root={data_root}"])).trajectories("test")
-    solved = run.step(held.inputs)
-    errors = np.sqrt(((solved - held.fields[:, 0]) ** 2).mean((1, 2, 3)) / (held.fields[:, 0] ** 2).mean((1, 2, 3)))
+    trajectories = open_dataset(load(CONFIGS / "tiny_steady.yaml", [f"data.root={data_root}"])).trajectories("test")
+    solved = run.step(trajectories.inputs)
+    errors = np.sqrt(
+        ((solved - trajectories.fields[:, 0]) ** 2).mean((1, 2, 3)) / (trajectories.fields[:, 0] ** 2).mean((1, 2, 3))
+    )
     values = json.loads((trained / "evaluation" / "test.json").read_text())
     assert errors.mean() == pytest.approx(values["metrics"]["darcy2d"]["steady"]["nrmse"], rel=1e-5)
-    finer = np.repeat(np.repeat(held.inputs, 3, axis=1), 3, axis=2)
+    finer = np.repeat(np.repeat(trajectories.inputs, 3, axis=1), 3, axis=2)
     np.testing.assert_allclose(
         cell_average(jnp.asarray(run.step(finer)), (3, 3)), solved, atol=0.1 * np.abs(solved).max()
     )
-    for wrong, named in ((held.inputs[:, ::2, ::2], "8 x 8.*16 x 16"), (held.inputs[..., 0], "shape")):
+    for wrong, named in ((trajectories.inputs[:, ::2, ::2], "8 x 8.*16 x 16"), (trajectories.inputs[..., 0], "shape")):
         with pytest.raises(DataError, match=named):
             run.step(wrong)
     with pytest.raises(DataError, match="mu"):
-        run.step(held.inputs, params={"mu": 1.0})
+        run.step(trajectories.inputs, params={"mu": 1.0})
 
 
 def test_a_stage_for_another_kind_of_task_is_one_line(main: Script, data_root: Path, tmp_path: Path) -> None:

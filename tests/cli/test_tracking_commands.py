@@ -1,4 +1,4 @@
-"""What the scripts leave on W&B, offline: an evaluation whole, and the processes of a pipeline in one group."""
+"""The scripts write to W&B, offline: a complete evaluation, and the processes of a pipeline in one group."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def call(main: Main, root: Path, name: str, *arguments: Any, **variables: str) -
 def pipeline(main: Main, root: Path, data_root: Path) -> tuple[list[OfflineRun], RunContext]:
     """Two trainings and an evaluation of the second one, which share a context file; one of them is of this process."""
     context = {"WANDB_CONTEXT_FILE": str(root / "context.json")}
-    given = ["--config", CONFIGS / "tiny.yaml", f"data.root={data_root}", *SHORT]
-    start(root, "train.py", *given, "--run-dir", root / "first", **context)
-    call(main, root, "train.py", *given, "--run-dir", root / "second", **context)
+    arguments = ["--config", CONFIGS / "tiny.yaml", f"data.root={data_root}", *SHORT]
+    start(root, "train.py", *arguments, "--run-dir", root / "first", **context)
+    call(main, root, "train.py", *arguments, "--run-dir", root / "second", **context)
     start(root, "evaluate.py", "--run-dir", root / "second", **context)
     shared = read_context(root / "context.json")
     assert shared is not None

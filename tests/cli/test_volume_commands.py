@@ -30,8 +30,8 @@ SMALL = [
 def folder(main: Main, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data that the generator's script writes, a run on them and its evaluation."""
     root = tmp_path_factory.mktemp("volume")
-    made = main("generate_data.py", "--task", TASK, "--preset", "tiny", "--out", root)
-    assert made.returncode == 0, made.stderr
+    generated = main("generate_data.py", "--task", TASK, "--preset", "tiny", "--out", root)
+    assert generated.returncode == 0, generated.stderr
     config = ["--config", CONFIGS / f"{TASK}.yaml", f"data.root={root}", *SMALL]
     for name, *arguments in (("train.py", *config), ("evaluate.py",)):
         with undrawn():
@@ -48,10 +48,10 @@ def min_frames(path: Path) -> np.ndarray:
 def test_what_inspection_tells_to_configure_is_the_shipped_configuration(main: Main, folder: Path) -> None:
     seen = main("inspect_data.py", folder / f"{TASK}_tiny.hdf5", "--output", folder / "seen")
     assert seen.returncode == 0, seen.stdout
-    told = " ".join(seen.stdout.split())
-    assert "axis z 8 points" in told and "periodic: [x, y, z]" in told
-    assert "coefficients: {beta_x: linear, beta_y: linear, beta_z: linear, nu: log10}" in told
-    assert "conserved=[u]" in told and (folder / "seen" / f"{TASK}_tiny.png").stat().st_size > 5000
+    output = " ".join(seen.stdout.split())
+    assert "axis z 8 points" in output and "periodic: [x, y, z]" in output
+    assert "coefficients: {beta_x: linear, beta_y: linear, beta_z: linear, nu: log10}" in output
+    assert "conserved=[u]" in output and (folder / "seen" / f"{TASK}_tiny.png").stat().st_size > 5000
 
 
 def test_a_short_run_beats_persistence_and_conserves_the_mean(folder: Path) -> None:
@@ -66,11 +66,11 @@ def test_a_short_run_beats_persistence_and_conserves_the_mean(folder: Path) -> N
 
 def test_a_rollout_starts_from_a_file_and_hears_the_velocity(main: Main, folder: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "u.npy", min_frames(folder / f"{TASK}_tiny.hdf5")[0])
-    given = ["--run-dir", folder / "run", "--input", tmp_path / "u.npy", "--steps", "4"]
+    arguments = ["--run-dir", folder / "run", "--input", tmp_path / "u.npy", "--steps", "4"]
     frames = []
     for name, beta in (("along", 1.0), ("against", -1.0)):
         params = ["--params", "nu=0.01", f"beta_x={beta}", "beta_y=0", "beta_z=0"]
-        result = main("rollout.py", *given, *params, "--output", tmp_path / f"{name}.hdf5")
+        result = main("rollout.py", *arguments, *params, "--output", tmp_path / f"{name}.hdf5")
         assert result.returncode == 0, result.stderr
         frames.append(min_frames(tmp_path / f"{name}.hdf5"))
     assert frames[0].shape == (5, 8, 8, 8, 1) and np.isfinite(frames).all()

@@ -55,7 +55,7 @@ def synthetic_evaluation(shape, frames=9, count=4, channels=("u",), broken=False
         ids=np.arange(40, 40 + count),
     )
     predictor, config = Slow(), EvaluationConfig(batch_size=4, bootstrap=20)
-    variants = {"latent": lambda *given: 1.01 * predictor.rollout_arrays(*given)}
+    variants = {"latent": lambda *arguments: 1.01 * predictor.rollout_arrays(*arguments)}
     return evaluate_predictor(predictor, trajectories, task, config, context=1, seed=0, variants=variants)
 
 

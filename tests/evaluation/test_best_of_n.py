@@ -61,23 +61,23 @@ def test_the_ways_are_rollouts_of_the_same_candidates_and_the_oracle_is_the_best
     cond = Conditions(dt=jnp.full(1, 0.1), coefficients=jnp.zeros((1, 0)), mask=jnp.zeros((1, 0)))
     params = jax.jit(model.init)(KEY, jnp.zeros((1, 1, 16, 1)), cond)["params"]
     first = np.random.default_rng(0).normal(size=(40, 1, 16, 1)).astype(np.float32)
-    held: Any = SimpleNamespace(
+    trajectories: Any = SimpleNamespace(
         fields=np.repeat(first, 4, 1), cond=np.zeros((40, 0), np.float32), cond_mask=np.zeros((40, 0), np.float32)
     )
 
-    def moved(corrector: Any, weights: Any, key: Any, given: Any) -> Any:
-        return jnp.broadcast_to(jax.random.normal(key, (len(given.fields), 1, 1)), (*given.fields.shape[:-1], 1))
+    def moved(corrector: Any, weights: Any, key: Any, window: Any) -> Any:
+        return jnp.broadcast_to(jax.random.normal(key, (len(window.fields), 1, 1)), (*window.fields.shape[:-1], 1))
 
     _, score = candidate_score(TaskConfig(name="mine", path="mine.hdf5"), TASK)
-    found = candidate_variants(
+    variants = candidate_variants(
         model, params, Corrector(TASK, latent, OPERATOR), CorrectorWeights(params={}, scale=jnp.ones(1)), moved, score,
-        held, candidates=12, batch_size=16, context=1, seed=0,
+        trajectories, candidates=12, batch_size=16, context=1, seed=0,
     )  # fmt: skip
-    assert list(found) == [f"candidates_{name}" for name in ("one", "random", "mean", "chosen", "oracle")]
-    rollouts = {name.removeprefix("candidates_"): own["rollout"] for name, own in found.items()}
-    first_error = {name: own["nrmse_by_time"][0] for name, own in rollouts.items()}
+    assert list(variants) == [f"candidates_{name}" for name in ("one", "random", "mean", "chosen", "oracle")]
+    rollouts = {name.removeprefix("candidates_"): metrics["rollout"] for name, metrics in variants.items()}
+    first_error = {name: metrics["nrmse_by_time"][0] for name, metrics in rollouts.items()}
     # The truth keeps its integral, so the drift knows the best one; later it keeps what it has missed so far.
     assert first_error["chosen"] == pytest.approx(first_error["oracle"], rel=1e-5)
     assert first_error["chosen"] < 0.6 * first_error["mean"] < 0.4 * min(first_error["one"], first_error["random"])
     assert rollouts["oracle"]["rmse"] < rollouts["chosen"]["rmse"] < rollouts["random"]["rmse"]
-    assert all(own["seconds_per_rollout_step"] > 0 for own in found.values())
+    assert all(metrics["seconds_per_rollout_step"] > 0 for metrics in variants.values())

@@ -1,4 +1,4 @@
-"""What a writer hears of an evaluation: every number, every list as a table, nothing else."""
+"""A writer receives every number of an evaluation, every list as a table, and nothing else."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def test_the_summary_has_every_number_of_model_variants_and_baselines_and_no_lis
         "variants": evaluation_1d.variants,
         "baselines": evaluation_1d.baselines,
     }
-    expected = {f"eval/val/{name}": value for name, value in flatten_sections(sections).items() if not isinstance(value, list)}
+    expected = {
+        f"eval/val/{name}": value for name, value in flatten_sections(sections).items() if not isinstance(value, list)
+    }
     assert writer.numbers == expected
     assert {"eval/val/variants/latent/rollout/nrmse", "eval/val/variants/latent/seconds_per_rollout_step"} <= set(
         expected

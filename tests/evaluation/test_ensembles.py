@@ -65,45 +65,50 @@ def evaluated(spread, batch_size=4):
 
 def test_members_that_could_change_places_with_the_truth_are_calibrated_and_beat_the_absolute_error() -> None:
     evaluation, calls = evaluated(0.1)
-    own = evaluation.variants["ensemble"]["rollout"]
-    assert own["spread_skill"] == pytest.approx(1, abs=0.1)
-    assert own["coverage_50"] == pytest.approx(0.5, abs=0.1) and own["coverage_90"] == pytest.approx(0.9, abs=0.06)
+    metrics = evaluation.variants["ensemble"]["rollout"]
+    assert metrics["spread_skill"] == pytest.approx(1, abs=0.1)
+    assert metrics["coverage_50"] == pytest.approx(0.5, abs=0.1) and metrics["coverage_90"] == pytest.approx(
+        0.9, abs=0.06
+    )
     # Of a Gaussian error the CRPS is sigma / sqrt(pi), where the absolute error of its centre is sigma sqrt(2 / pi).
-    assert own["crps"] == pytest.approx(0.1 / np.sqrt(np.pi), rel=0.1)
+    assert metrics["crps"] == pytest.approx(0.1 / np.sqrt(np.pi), rel=0.1)
     assert evaluation.metrics["rollout"]["mae"] == pytest.approx(0.1 * np.sqrt(2 / np.pi), rel=0.1)
-    assert own["decorrelation_time"] == pytest.approx(0.5 * (FRAMES - 1))
+    assert metrics["decorrelation_time"] == pytest.approx(0.5 * (FRAMES - 1))
     # Every call has one shape: 4 and 2 rows filled up.
     assert set(calls) == {((4, 1, 16, 1), MEMBERS), ((4, 1, 16, 1), 1)} and calls.count(((4, 1, 16, 1), 1)) == 1
 
 
 def test_members_that_agree_too_much_are_not() -> None:
-    own = evaluated(0.02)[0].variants["ensemble"]["rollout"]
-    assert own["spread_skill"] < 0.4 and own["coverage_90"] < 0.5
+    metrics = evaluated(0.02)[0].variants["ensemble"]["rollout"]
+    assert metrics["spread_skill"] < 0.4 and metrics["coverage_90"] < 0.5
 
 
 def test_the_errors_beside_them_are_those_of_the_members_mean() -> None:
     evaluation, _ = evaluated(0.1)
-    own, alone = evaluation.variants["ensemble"]["rollout"], evaluation.metrics["rollout"]
+    ensemble, alone = evaluation.variants["ensemble"]["rollout"], evaluation.metrics["rollout"]
     # The mean of the members has a variance of 0.1^2 / 16 beside the truth's own.
-    assert own["rmse"] == pytest.approx(alone["rmse"] * np.sqrt(1 + 1 / MEMBERS), rel=0.03)
-    assert own["nrmse_by_time"][0] < 2 * alone["nrmse_by_time"][0]
+    assert ensemble["rmse"] == pytest.approx(alone["rmse"] * np.sqrt(1 + 1 / MEMBERS), rel=0.03)
+    assert ensemble["nrmse_by_time"][0] < 2 * alone["nrmse_by_time"][0]
 
 
 def test_a_batch_as_large_as_the_split_gives_the_same_scores_and_seconds() -> None:
-    own = evaluated(0.1, batch_size=64)[0].variants["ensemble"]
-    assert own["members"] == MEMBERS and own["seconds_per_rollout_step"] > 0
-    assert own["rollout"]["spread_skill"] == pytest.approx(1, abs=0.1)
+    ensemble = evaluated(0.1, batch_size=64)[0].variants["ensemble"]
+    assert ensemble["members"] == MEMBERS and ensemble["seconds_per_rollout_step"] > 0
+    assert ensemble["rollout"]["spread_skill"] == pytest.approx(1, abs=0.1)
 
 
 def test_the_report_and_the_printed_table_tell_its_scores(capsys: pytest.CaptureFixture[str]) -> None:
     from rich.console import Console
 
     evaluation, _ = evaluated(0.1)
-    own = evaluation.variants["ensemble"]["rollout"]
+    metrics = evaluation.variants["ensemble"]["rollout"]
     page = render_report(evaluation_result([evaluation], {}), {}, {"config": {}})
-    assert "Ensembles" in page and f"<td>{own['crps']:.3g}</td><td>{own['spread_skill']:.3g}</td>" in page
+    assert "Ensembles" in page and f"<td>{metrics['crps']:.3g}</td><td>{metrics['spread_skill']:.3g}</td>" in page
     print_table(Console(width=200), evaluation)
-    told = capsys.readouterr().out
-    assert all(text in told for text in (f"ensemble of {MEMBERS}", f"{own['crps']:.3g}", f"{own['spread_skill']:.3g}"))
+    output = capsys.readouterr().out
+    assert all(
+        text in output
+        for text in (f"ensemble of {MEMBERS}", f"{metrics['crps']:.3g}", f"{metrics['spread_skill']:.3g}")
+    )
     without = evaluate_predictor(Still(), trajectories(), TASK, EvaluationConfig(bootstrap=5), context=1, seed=0)
     assert "Ensembles" not in render_report(evaluation_result([without], {}), {}, {"config": {}})

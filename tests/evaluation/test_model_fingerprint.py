@@ -24,12 +24,12 @@ def test_it_is_the_same_for_other_parameters_and_training_and_another_for_anothe
     tiny: Config, waves: Dataset
 ) -> None:
     tiny = replace(tiny, stages=replace(tiny.stages, operator=replace(tiny.stages.operator, steps=4)))
-    found = of(tiny, waves)
-    assert of(replace(tiny, seed=1, gates=replace(tiny.gates, metric="vrmse")), waves, key=1) == found
+    fingerprint = of(tiny, waves)
+    assert of(replace(tiny, seed=1, gates=replace(tiny.gates, metric="vrmse")), waves, key=1) == fingerprint
     wider = replace(tiny, operator=replace(tiny.operator, spectral=replace(tiny.operator.spectral, hidden_dim=24)))
     other = of(wider, waves)
-    assert other["digest"] != found["digest"] and other["parameters"] != found["parameters"]
-    assert other["normalizer"] == found["normalizer"]
+    assert other["digest"] != fingerprint["digest"] and other["parameters"] != fingerprint["parameters"]
+    assert other["normalizer"] == fingerprint["normalizer"]
 
 
 @pytest.mark.parametrize("name", ["mean", "std"])

@@ -53,15 +53,15 @@ def test_the_tables_show_the_jsons_numbers_interval_and_baselines(values):
     sections = values["metrics"]["toy<1>"]
     # A variant rolls out in another way; it has no step of its own.
     for section, rows in (("one_step", page.rows[:5]), ("rollout", page.rows[5:11])):
-        header, own, interval, *variants, persistence, codec = rows
+        header, run_row, interval, *variants, persistence, codec = rows
         column = header.index("nrmse")
-        assert own[0] == "this run" and own[column] == f"{sections[section]['nrmse']:.3g}"
+        assert run_row[0] == "this run" and run_row[column] == f"{sections[section]['nrmse']:.3g}"
         low, high = values["intervals"]["toy<1>"][section]["nrmse"]
         assert interval[column] == f"{low:.3g} to {high:.3g}"
         for name, row in (("persistence", persistence), ("codec", codec)):
             assert row[0] == name
             assert row[column] == f"{values['baselines'][name]['toy<1>'][section]['nrmse']:.3g}"
-        assert "nrmse by time" not in header and len(header) == len(own)
+        assert "nrmse by time" not in header and len(header) == len(run_row)
         assert ("correlation time" in header) == (section == "rollout")
         latent = values["variants"]["latent"]["toy<1>"]
         assert [row[column] for row in variants] == ([f"{latent[section]['nrmse']:.3g}"] if section in latent else [])

@@ -23,16 +23,21 @@ def test_a_selection_bounds_trajectories_and_frames_and_has_its_own_files(saved_
     chosen = Selection(split="val", trajectories=2, horizon=5, name="small", output=tmp_path)
     values = evaluate_run(saved_run, cfg, selection=chosen, console=QUIET)
     assert (values["meta"]["trajectories"], values["meta"]["horizon"]) == (2, 5)
-    own = values["per_trajectory"]["burgers1d"]
-    assert len(own["ids"]) == len(own["rollout"]["nrmse"]) == len(own["one_step"]["nrmse"]) == 2
+    per_trajectory = values["per_trajectory"]["burgers1d"]
+    assert (
+        len(per_trajectory["ids"])
+        == len(per_trajectory["rollout"]["nrmse"])
+        == len(per_trajectory["one_step"]["nrmse"])
+        == 2
+    )
     mean = values["metrics"]["burgers1d"]["rollout"]["nrmse"]
-    assert sum(own["rollout"]["nrmse"]) / 2 == pytest.approx(mean, rel=1e-6)
+    assert sum(per_trajectory["rollout"]["nrmse"]) / 2 == pytest.approx(mean, rel=1e-6)
     assert json.loads((tmp_path / "evaluation" / "small.json").read_text()) == values
     assert sorted(saved_run.rglob("*")) == before
-    asked, told = run_config(saved_run, [*FEW, "evaluation.candidates=2"]), io.StringIO()
+    asked, output = run_config(saved_run, [*FEW, "evaluation.candidates=2"]), io.StringIO()
     full = Selection(split="val", trajectories=2, name="full", output=tmp_path)
-    longer = evaluate_run(saved_run, asked, selection=full, console=Console(file=told, width=200))
-    assert told.getvalue().count("evaluation.candidates has no effect: no corrector is available for this data") == 1
+    longer = evaluate_run(saved_run, asked, selection=full, console=Console(file=output, width=200))
+    assert output.getvalue().count("evaluation.candidates has no effect: no corrector is available for this data") == 1
     assert longer["meta"]["data"]["truth"] != values["meta"]["data"]["truth"]
     assert longer["meta"]["checkpoint_digest"] == values["meta"]["checkpoint_digest"]
     assert longer["meta"]["architecture"] == values["meta"]["architecture"]
@@ -41,10 +46,10 @@ def test_a_selection_bounds_trajectories_and_frames_and_has_its_own_files(saved_
 
 
 def test_another_configuration_lends_its_evaluation_and_its_files(saved_run: Path, data_root: Path) -> None:
-    own = run_config(saved_run, [])
+    cfg = run_config(saved_run, [])
     other = run_config(saved_run, ["evaluation.bootstrap=3"], CONFIGS / "tiny.yaml")
-    assert own.evaluation.batch_size == 3 and other.evaluation.batch_size == 64
+    assert cfg.evaluation.batch_size == 3 and other.evaluation.batch_size == 64
     assert other.evaluation.bootstrap == 3 and other.data.root == "data"
-    assert other.data.split == own.data.split and other.latent == own.latent
+    assert other.data.split == cfg.data.split and other.latent == cfg.latent
     with pytest.raises(ConfigError, match="latent"):
         run_config(saved_run, ["latent.dim=3"])

@@ -43,15 +43,17 @@ def solutions(count: int = 5) -> Trajectories:
 
 
 def evaluation(wrong: dict[int, float] | None = None, count: int = 5, batch_size: int = 2) -> SteadyEvaluation:
-    """Of a solver that is right but for a relative error of some solutions, beside solution 3 as mean field."""
-    held = solutions(count)
+    """Evaluate a solver with a relative error in some solutions; the mean field is solution 3."""
+    trajectories = solutions(count)
 
     def solve(inputs: np.ndarray, steps: int, cond: np.ndarray, cond_mask: np.ndarray) -> np.ndarray:
         factors = np.array([1 + (wrong or {}).get(int(number), 0.0) for number in inputs[:, 0, 0, 0]], np.float32)
-        return (inputs * held.fields[:1, 0] * factors[:, None, None, None])[:, None]
+        return (inputs * trajectories.fields[:1, 0] * factors[:, None, None, None])[:, None]
 
     config = EvaluationConfig(batch_size=batch_size, bootstrap=50)
-    return evaluate_steady(solve, held, TASK, config, mean_field=held.fields[min(2, count - 1), 0], seed=0)
+    return evaluate_steady(
+        solve, trajectories, TASK, config, mean_field=trajectories.fields[min(2, count - 1), 0], seed=0
+    )
 
 
 def test_errors_and_the_baseline_have_their_closed_forms() -> None:
@@ -74,30 +76,33 @@ def test_the_batch_size_changes_no_number(count: int) -> None:
 
 def test_samples_are_scored_by_their_distribution_and_a_variant_by_its_own_error() -> None:
     """The truth is a sample too: a field times i + 1 and white noise of deviation 0.2, as are the members."""
-    rng, held = np.random.default_rng(3), solutions(8)
-    noisy = replace(held, fields=held.fields + 0.2 * rng.normal(size=held.fields.shape).astype(np.float32))
+    rng, trajectories = np.random.default_rng(3), solutions(8)
+    noisy = replace(
+        trajectories, fields=trajectories.fields + 0.2 * rng.normal(size=trajectories.fields.shape).astype(np.float32)
+    )
 
     def centre(inputs: np.ndarray, steps: int, cond: np.ndarray, cond_mask: np.ndarray) -> np.ndarray:
-        return (inputs * held.fields[:1, 0])[:, None]
+        return (inputs * trajectories.fields[:1, 0])[:, None]
 
     def drawn(inputs: np.ndarray, steps: int, cond: np.ndarray, cond_mask: np.ndarray, *, members: int) -> np.ndarray:
         alone = centre(inputs, steps, cond, cond_mask)
         return (alone + 0.2 * rng.normal(size=(members, *alone.shape))).astype(np.float32)
 
     measured = evaluate_steady(
-        centre, noisy, TASK, EvaluationConfig(batch_size=3, bootstrap=5, members=12), mean_field=held.fields[2, 0],
-        seed=0, variants={"corrector": lambda *given: drawn(*given, members=1)[0]}, ensembles={"ensemble": drawn},
+        centre, noisy, TASK, EvaluationConfig(batch_size=3, bootstrap=5, members=12),
+        mean_field=trajectories.fields[2, 0], seed=0, ensembles={"ensemble": drawn},
+        variants={"corrector": lambda *arguments: drawn(*arguments, members=1)[0]},
     )  # fmt: skip
-    own, one = measured.variants["ensemble"], measured.variants["corrector"]
-    assert own["members"] == 12 and "decorrelation_time" not in own["steady"]
-    assert own["steady"]["spread_skill"] == pytest.approx(1, abs=0.1)
-    assert own["steady"]["crps"] == pytest.approx(0.2 / np.sqrt(np.pi), rel=0.1)
+    ensemble, one = measured.variants["ensemble"], measured.variants["corrector"]
+    assert ensemble["members"] == 12 and "decorrelation_time" not in ensemble["steady"]
+    assert ensemble["steady"]["spread_skill"] == pytest.approx(1, abs=0.1)
+    assert ensemble["steady"]["crps"] == pytest.approx(0.2 / np.sqrt(np.pi), rel=0.1)
     assert one["steady"]["rmse"] == pytest.approx(np.sqrt(2) * measured.metrics["steady"]["rmse"], rel=0.1)
     assert one["seconds_per_rollout_step"] > 0
     page = render_report(to_json_values(evaluation_result([measured], {})), {}, {"config": {}})
     assert "Ensembles" in page and "decorrelation" not in page
-    print_table(Console(file=(told := io.StringIO()), width=120), measured)
-    assert "corrector solution" in told.getvalue() and "ensemble of 12: CRPS 0.1" in told.getvalue()
+    print_table(Console(file=(output := io.StringIO()), width=120), measured)
+    assert "corrector solution" in output.getvalue() and "ensemble of 12: CRPS 0.1" in output.getvalue()
 
 
 def test_a_solution_that_is_not_finite_anywhere_is_drawn_with_holes(tmp_path: Path) -> None:
