@@ -114,7 +114,7 @@ RATIOS: list[tuple[dict[str, Any], Any, Any, str]] = [
 def test_ratio(change: dict[str, Any], candidate: Any, baseline: Any, expected: str) -> None:
     rules = replace(NONE, **{"ratios": {"gap": 1.0}} | change)
     sides = [
-        {"nrmse": value} | ({} if own is ... else {"gap": own}) for value, own in ((0.5, candidate), (1.0, baseline))
+        {"nrmse": value} | ({} if gap is ... else {"gap": gap}) for value, gap in ((0.5, candidate), (1.0, baseline))
     ]
     decision = decide(sides[0], sides[1], rules, 0.02)
     assert status(decision, "ratio") == expected
@@ -138,8 +138,8 @@ def test_absolute_limit_holds_with_and_without_a_baseline(
     change: dict[str, Any], candidate: Any, expected: str, baseline: Any
 ) -> None:
     rules = replace(NONE, **{"limits": {"gap": 0.1}} | change)
-    own = {"nrmse": 0.5} | ({} if candidate is ... else {"gap": candidate})
-    decision = decide(own, baseline, rules, 0.02)
+    values = {"nrmse": 0.5} | ({} if candidate is ... else {"gap": candidate})
+    decision = decide(values, baseline, rules, 0.02)
     assert status(decision, "absolute") == expected and decision.passed == (expected == "pass")
 
 
@@ -244,8 +244,8 @@ def test_every_rule_is_one_for_each_of_several_tasks() -> None:
         "bc_violation@a": 0.0,
         "bc_violation": 0.0,
     }
-    found = statuses(decide(candidate, BOTH, rules, 0.02, trivial={"nrmse": 9.0, "nrmse@a": 0.05, "nrmse@b": 2.0}))
-    assert found == {
+    actual = statuses(decide(candidate, BOTH, rules, 0.02, trivial={"nrmse": 9.0, "nrmse@a": 0.05, "nrmse@b": 2.0}))
+    assert actual == {
         ("delta", "nrmse"): "pass",
         ("trivial", "nrmse@a"): "fail",
         ("trivial", "nrmse@b"): "pass",
@@ -273,5 +273,5 @@ def test_the_mean_does_not_improve_at_one_task_s_cost(worse: float, passed: bool
 
 def test_a_task_s_number_that_is_missing_fails() -> None:
     candidate = {key: value for key, value in BOTH.items() if key != "conservation_gap@b"} | {"nrmse": 0.5}
-    found = statuses(decide(candidate, BOTH, GatesConfig(ratios={"conservation_gap": 1.0}), 0.02))
-    assert found["ratio", "conservation_gap@b"] == "missing"
+    actual = statuses(decide(candidate, BOTH, GatesConfig(ratios={"conservation_gap": 1.0}), 0.02))
+    assert actual["ratio", "conservation_gap@b"] == "missing"

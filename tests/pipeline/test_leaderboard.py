@@ -67,16 +67,16 @@ def test_the_tables_hold_what_the_rows_hold(board: Leaderboard) -> None:
     assert float(row["metric:nrmse"]) == 0.1234567891 and row["metric:vrmse"] == ""
 
     class Cells(HTMLParser):
-        found: list[str]
+        texts: list[str]
 
         def handle_data(self, data: str) -> None:
-            self.found.append(data)
+            self.texts.append(data)
 
     parser = Cells()
-    parser.found = []
+    parser.texts = []
     page = board.html.read_text()
     parser.feed(page)
-    assert parser.found.count(odd) == 2 and "<b>" not in page
+    assert parser.texts.count(odd) == 2 and "<b>" not in page
     head, _, only = board.markdown.read_text().splitlines()
     assert head.count("|") == only.replace("\\|", "").count("|") and "0.1235" in only
 

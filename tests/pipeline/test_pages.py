@@ -67,7 +67,7 @@ def comparison(folder: Path, text: str) -> str:
         ComparedRun(
             run_id=text,
             config={text: {"notes": f"{text}{error}"}},
-            evaluated=evaluated(text, error),
+            evaluation=evaluated(text, error),
             records=[{"stage": text, "step": step, "loss": error} for step in (1, 2)],
         )
         for error in (0.1, 0.2)
@@ -76,12 +76,14 @@ def comparison(folder: Path, text: str) -> str:
     return (folder / "comparison.html").read_text()
 
 
-@pytest.mark.parametrize("made", [report, comparison])
-def test_no_text_of_a_run_becomes_a_tag(tmp_path: Path, made: Any) -> None:
-    plain = Page(made(tmp_path, "plain"))
+@pytest.mark.parametrize("render_page", [report, comparison])
+def test_no_text_of_a_run_becomes_a_tag(tmp_path: Path, render_page: Any) -> None:
+    plain = Page(render_page(tmp_path, "plain"))
     for odd in (ODD, QUOTED, MATHS):
-        page = Page(made(tmp_path, odd))
+        page = Page(render_page(tmp_path, odd))
         assert [tag for tag, _ in page.tags] == [tag for tag, _ in plain.tags]
-        assert [sorted(own) for _, own in page.tags] == [sorted(own) for _, own in plain.tags]
+        assert [sorted(attributes) for _, attributes in page.tags] == [
+            sorted(attributes) for _, attributes in plain.tags
+        ]
         assert sum(odd in text for text in page.text) >= 2
     assert not {tag for tag, _ in plain.tags} & {"b", "script"} and len(plain.tags) > 20

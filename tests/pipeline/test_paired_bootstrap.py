@@ -28,19 +28,19 @@ def test_pairs_of_one_ratio_leave_no_doubt_however_they_differ_among_themselves(
 def test_the_interval_is_that_of_the_normal_distribution() -> None:
     rng = np.random.default_rng(1)
     theirs = np.ones(400)
-    own = 0.9 + 0.2 * rng.normal(size=400)
-    interval = paired_interval(keyed(own), keyed(theirs), RULES, seed=0)
-    middle, half = 1 - own.mean(), 1.96 * own.std() / 20
+    ours = 0.9 + 0.2 * rng.normal(size=400)
+    interval = paired_interval(keyed(ours), keyed(theirs), RULES, seed=0)
+    middle, half = 1 - ours.mean(), 1.96 * ours.std() / 20
     assert interval.lower == pytest.approx(middle - half, abs=0.003)
     assert interval.upper == pytest.approx(middle + half, abs=0.003)
-    assert interval == paired_interval(keyed(own), keyed(theirs), RULES, seed=0)
+    assert interval == paired_interval(keyed(ours), keyed(theirs), RULES, seed=0)
 
 
 def test_seeds_are_averaged_a_trajectory_and_a_missing_score_is_no_number() -> None:
     both = [evaluation(scores=[0.1, 0.2]), evaluation(scores=[0.3, 0.2])]
-    found = trajectory_scores(both, "nrmse")
-    assert found == {("waves", 0): pytest.approx(0.2), ("waves", 1): pytest.approx(0.2)}
-    assert trajectory_scores(both, "rollout/nrmse") == found
+    scores = trajectory_scores(both, "nrmse")
+    assert scores == {("waves", 0): pytest.approx(0.2), ("waves", 1): pytest.approx(0.2)}
+    assert trajectory_scores(both, "rollout/nrmse") == scores
     assert trajectory_scores(both, "vrmse") is None
     assert trajectory_scores([both[0], evaluation(scores=[0.1])], "nrmse") is None
     broken = trajectory_scores([evaluation(scores=[0.1, None])], "nrmse")

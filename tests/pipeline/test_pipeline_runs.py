@@ -53,8 +53,8 @@ def start(root: Path, data_root: Path, *arguments: Any, **variables: str) -> sub
 
 
 def arguments_of(data_root: Path, *arguments: Any) -> list[str]:
-    given = ["--train-config", CONFIGS / "tiny.yaml", "--train-stage", "operator", f"data.root={data_root}", *SHORT]
-    return [*map(str, [*given, *arguments])]
+    defaults = ["--train-config", CONFIGS / "tiny.yaml", "--train-stage", "operator", f"data.root={data_root}", *SHORT]
+    return [*map(str, [*defaults, *arguments])]
 
 
 def run_here(main: Main, step: Step, log: Path, lock: int, show: Callable[[str], None]) -> StepResult:
@@ -90,7 +90,7 @@ def test_the_run_directory_holds_it_all(root: Path) -> None:
     run = root / "artifacts" / "runs" / "first"
     summary = json.loads((run / "summary.json").read_text())
     assert summary["status"] == "promoted" and summary["exit_code"] == 0
-    done = {name for name, own in summary["steps"].items() if own["status"] == "done"}
+    done = {name for name, step in summary["steps"].items() if step["status"] == "done"}
     assert done == {
         "validate_config",
         "validate_data",
@@ -101,7 +101,7 @@ def test_the_run_directory_holds_it_all(root: Path) -> None:
         "report",
         "publish",
     }
-    assert all(own["seconds"] > 0 for name, own in summary["steps"].items() if name in done)
+    assert all(step["seconds"] > 0 for name, step in summary["steps"].items() if name in done)
     small, full = (json.loads((run / "evaluation" / f"{name}.json").read_text()) for name in ("small", "full"))
     assert (small["meta"]["data"]["split"], full["meta"]["data"]["split"]) == ("val", "test")
     record = json.loads((run / "train" / "metadata.json").read_text())
@@ -159,8 +159,8 @@ def test_the_champion_predicts_by_its_task_s_name(
     monkeypatch.chdir(root)
 
     def rollout(task: str) -> subprocess.CompletedProcess[str]:
-        given = ["--input", "test:0", "--steps", "3", "--output", f"{task}.hdf5", f"data.root={data_root}"]
-        return main("rollout.py", "--champion", task, *given)
+        options = ["--input", "test:0", "--steps", "3", "--output", f"{task}.hdf5", f"data.root={data_root}"]
+        return main("rollout.py", "--champion", task, *options)
 
     assert rollout("burgers1d").returncode == 0
     with h5py.File(root / "burgers1d.hdf5") as file:
@@ -199,7 +199,7 @@ def test_the_report_is_one_file_with_gates_film_and_numbers(root: Path) -> None:
         shown = base64.b64encode((plots / f"{name}.png").read_bytes()).decode()
         assert any(shown in item for item in page.pictures), name
     for part in (
-        "is the champion now",
+        "is the new champion",
         "persistence",
         "conservation_gap",
         "not applicable",
@@ -242,11 +242,11 @@ def test_killed_at_each_step_in_turn_it_comes_to_the_same_end(tmp_path: Path, da
     assert whole.returncode == 0, whole.stdout + whole.stderr
     expected = end_state(tmp_path / "whole", "whole")
     for name in STEPS:
-        given = ["--run-id", "whole", "--runs-root", f"{name}/runs"]
-        line = command("run_fast_to_sota.py", *arguments_of(data_root, *given))
+        options = ["--run-id", "whole", "--runs-root", f"{name}/runs"]
+        line = command("run_fast_to_sota.py", *arguments_of(data_root, *options))
         process = subprocess.Popen(line, cwd=tmp_path, env=quiet(), stdout=subprocess.DEVNULL)
         kill_in(process, tmp_path / name / "runs" / "whole" / "summary.json", name)
-        again = start(tmp_path, data_root, *given)
+        again = start(tmp_path, data_root, *options)
         assert again.returncode == 0, again.stdout + again.stderr
         assert end_state(tmp_path / name, "whole") == expected, name
 
@@ -269,12 +269,12 @@ def end_state(root: Path, run_id: str) -> dict[str, Any]:
     """Numbers and decisions of a finished run; checkpoints bear their time, so that their digests differ."""
     summary = json.loads((root / "runs" / run_id / "summary.json").read_text())
     (champion,) = (json.loads(path.read_text()) for path in root.glob("champions/*/*/champion.json"))
-    gates = {name: own["status"] for name, own in summary["gates"].items()}
+    gates = {name: decision["status"] for name, decision in summary["gates"].items()}
     numbers = {
-        name: {key: value for key, value in own["numbers"].items() if key != "wall_clock"}
-        for name, own in champion["evaluations"].items()
+        name: {key: value for key, value in evaluation["numbers"].items() if key != "wall_clock"}
+        for name, evaluation in champion["evaluations"].items()
     }
-    statuses = {name: own["status"].replace("reused", "done") for name, own in summary["steps"].items()}
+    statuses = {name: step["status"].replace("reused", "done") for name, step in summary["steps"].items()}
     return {
         "status": summary["status"],
         "steps": statuses,

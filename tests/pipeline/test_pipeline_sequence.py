@@ -131,11 +131,11 @@ def end_state(place: Place) -> dict[str, Any]:
             return [plain(item) for item in value]
         return value.replace(str(place.root), "") if isinstance(value, str) else value
 
-    def step(own: dict[str, Any]) -> str:
-        return str(own["status"]).replace("reused", "done")
+    def status(step: dict[str, Any]) -> str:
+        return str(step["status"]).replace("reused", "done")
 
     (summary,) = (json.loads(path.read_text()) for path in place.root.glob("artifacts/runs/*/summary.json"))
-    steps = {name: step(own) for name, own in summary.pop("steps").items()}
+    steps = {name: status(step) for name, step in summary.pop("steps").items()}
     return {
         "steps": steps,
         "summary": plain(summary),
@@ -324,9 +324,9 @@ def test_a_demoted_champion_gives_way_to_the_one_before(place: Place) -> None:
 
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(place: Place) -> None:
-    told = io.StringIO()
-    plan_pipeline(place.request(run_id="run", skip_small_eval=True), Console(file=told, width=200))
-    assert re.search("small_eval +skipped", told.getvalue()) and "promotion" in told.getvalue()
+    output = io.StringIO()
+    plan_pipeline(place.request(run_id="run", skip_small_eval=True), Console(file=output, width=200))
+    assert re.search("small_eval +skipped", output.getvalue()) and "promotion" in output.getvalue()
     assert not list(place.root.iterdir())
     with pytest.raises(ConfigError, match="'nmse'"):
         plan_pipeline(place.request(overrides=("gates.metric=nmse",)), Console(quiet=True))

@@ -287,7 +287,7 @@ def test_runs_are_compared_by_an_evaluation_that_both_have(place: Place) -> None
     with pytest.raises(GateError):
         place.run(5, run_id="worse")
     one, other = load_compared_runs(place.board.read(), "first", "worse")
-    assert {side.evaluated.meta["data"]["split"] for side in (one, other)} == {"val"}
+    assert {side.evaluation.meta["data"]["split"] for side in (one, other)} == {"val"}
     place.run(20, run_id="only_full", skip_small_eval=True)
     with pytest.raises(ConfigError, match=r"worse.*only_full"):
         load_compared_runs(place.board.read(), "worse", "only_full")
@@ -349,9 +349,9 @@ def test_filters_know_tags_and_columns_apart(place: Place) -> None:
 
 
 def shown(place: Place, *filters: str) -> str:
-    console = Console(file=(told := io.StringIO()), width=300)
+    console = Console(file=(output := io.StringIO()), width=300)
     leaderboard.list_rows(console, place.board, filters, "correlation_time", ["nrmse"])
-    return " ".join(told.getvalue().split())
+    return " ".join(output.getvalue().split())
 
 
 def test_json_of_a_champion_says_where_and_on_what(place: Place) -> None:

@@ -18,14 +18,14 @@ def test_the_names_are_those_of_the_evaluation() -> None:
 
 def test_numbers_of_a_rollout() -> None:
     values = evaluation(0.1)
-    found, rollout = metric_values(values), values["metrics"]["waves"]["rollout"]
-    assert set(found) <= set(METRIC_NAMES) and "ece" not in found
-    assert found["nrmse"] == found["rollout/nrmse"] == rollout["nrmse"]
-    assert found["one_step/nrmse"] == values["metrics"]["waves"]["one_step"]["nrmse"]
-    assert found["conservation_gap"] == rollout["conservation_rmse"]
-    assert found["bc_violation"] == rollout["boundary_rmse"]
-    assert found["correlation_time"] == 1.0
-    assert found["wall_clock"] == values["meta"]["seconds_per_rollout_step"]
+    numbers, rollout = metric_values(values), values["metrics"]["waves"]["rollout"]
+    assert set(numbers) <= set(METRIC_NAMES) and "ece" not in numbers
+    assert numbers["nrmse"] == numbers["rollout/nrmse"] == rollout["nrmse"]
+    assert numbers["one_step/nrmse"] == values["metrics"]["waves"]["one_step"]["nrmse"]
+    assert numbers["conservation_gap"] == rollout["conservation_rmse"]
+    assert numbers["bc_violation"] == rollout["boundary_rmse"]
+    assert numbers["correlation_time"] == 1.0
+    assert numbers["wall_clock"] == values["meta"]["seconds_per_rollout_step"]
     assert trivial_values(values)["nrmse"] == 1.0
 
 
@@ -42,10 +42,10 @@ def test_several_tasks_count_alike() -> None:
         "baselines": {"persistence": {"a": one, "b": one}},
         "meta": {"seconds_per_rollout_step": None},
     }
-    found = metric_values(values)
-    assert found["nrmse"] == pytest.approx(0.2) and found["ece"] == pytest.approx(0.1)
-    assert math.isnan(found["wall_clock"])
-    assert (found["nrmse@a"], found["rollout/nrmse@b"], found["bc_violation@b"]) == (0.1, 0.3, 1.0)
+    numbers = metric_values(values)
+    assert numbers["nrmse"] == pytest.approx(0.2) and numbers["ece"] == pytest.approx(0.1)
+    assert math.isnan(numbers["wall_clock"])
+    assert (numbers["nrmse@a"], numbers["rollout/nrmse@b"], numbers["bc_violation@b"]) == (0.1, 0.3, 1.0)
     assert trivial_values(values)["nrmse@b"] == 0.1
     other["rollout"].pop("boundary_rmse")
     assert "bc_violation" not in metric_values(values) and metric_values(values)["bc_violation@a"] == 1.0

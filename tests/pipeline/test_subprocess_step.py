@@ -97,7 +97,7 @@ def test_a_pipeline_that_is_ended_takes_its_step_with_it_which_saves_first(scrip
     wait_for(scripts / "ready")
     assert not is_free(scripts / "run")
     parent.send_signal(number)
-    _, told = parent.communicate(timeout=60)
+    _, errors = parent.communicate(timeout=60)
     if number == signal.SIGKILL:
         # The step is still saving, and holds the run as long: it is waited for, not taken for somebody at work.
         assert is_free(scripts / "run")
@@ -105,7 +105,7 @@ def test_a_pipeline_that_is_ended_takes_its_step_with_it_which_saves_first(scrip
             assert (scripts / "saved").exists()
     else:
         assert parent.returncode == Stopped.exit_code and (scripts / "saved").exists()
-        assert told.startswith("error: stopped: run the same command again")
+        assert errors.startswith("error: stopped: run the same command again")
 
 
 def test_a_run_that_a_living_process_holds_is_refused_at_once(tmp_path: Path) -> None:

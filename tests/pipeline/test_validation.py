@@ -1,4 +1,4 @@
-"""What is wrong with configurations and data is told all at once, each with its mend."""
+"""Validation reports all problems of configurations and data at once, each with its fix."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ def test_every_configuration_of_the_project_is_sound(path: Path) -> None:
 
 def test_unknown_keys_and_wrong_values_are_told_together() -> None:
     overrides = ["trainin.batch_size=3", "optimizer.lr=-1", "latent.patch_size=a", "data.tasks.0.perodic=[x]"]
-    found = check_config(TINY, "operator", overrides)
-    assert len(found.problems) == 4 and found.exit_code == 2
+    check = check_config(TINY, "operator", overrides)
+    assert len(check.problems) == 4 and check.exit_code == 2
     for part in (
         "did you mean `training",
         "`optimizer.lr`: input should be greater",
         "latent.patch_size",
         "periodic`?",
     ):
-        assert any(part in line for line in found.problems), part
-    assert all(line.startswith(f"{TINY}: ") and "\n" not in line for line in found.problems)
+        assert any(part in line for line in check.problems), part
+    assert all(line.startswith(f"{TINY}: ") and "\n" not in line for line in check.problems)
 
 
 def test_what_keys_mean_together_is_told_together() -> None:
@@ -78,10 +78,10 @@ def damaged(data_root: Path, tmp_path: Path) -> Path:
 
 def test_every_mistake_of_the_data_is_told(damaged: Path) -> None:
     overrides = [f"data.tasks.0.path={damaged}"]
-    (found,) = check_data([TINY], overrides).values()
-    assert found.exit_code == 3 and found.fingerprint is None
+    (check,) = check_data([TINY], overrides).values()
+    assert check.exit_code == 3 and check.fingerprint is None
     for part in ("NaN or Inf in 1 frames", "declared conserved", "declared periodic"):
-        assert any(part in line for line in found.problems), (part, found.problems)
+        assert any(part in line for line in check.problems), (part, check.problems)
     (missing,) = check_data([TINY], ["data.tasks.0.path={train: no1.hdf5, test: no2.hdf5}"]).values()
     assert [line.split(":")[0] for line in missing.problems] == ["no1.hdf5", "no2.hdf5"]
 
