@@ -43,7 +43,7 @@ class Checkpoints:
 
     Attributes:
         directory: Folder of the checkpoints.
-        quarantined: Folders to which damaged checkpoints were renamed, by step.
+        quarantined: Folders to which damaged checkpoints were renamed, by step. They are never deleted.
     """
 
     def __init__(self, directory: Path, *, keep: int = 2, read_only: bool = False) -> None:
@@ -131,7 +131,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def best_step(self) -> int | None:
-        """Return the saved step with the lowest validation metric, the latest if none has a metric, None if empty."""
+        """Return the saved step with the lowest validation metric, or the latest if none has a metric."""
         return next(iter(self.ranked()), None)
 
     def ranked(self) -> list[int]:
@@ -208,7 +208,8 @@ class Checkpoints:
     def restore_weights(self, step: int, like: TrainState) -> TrainState:
         """Return the state `like` with the saved step, parameters, average and scale.
 
-        The optimizer's state is not read and stays abstract. An object can call either this or `restore`, not both.
+        The optimizer's state is not read and stays abstract. Call either this method or `restore` on an object, not
+        both.
 
         Args:
             step: Step of the checkpoint.

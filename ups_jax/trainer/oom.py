@@ -18,7 +18,7 @@ from ups_jax.core.xla import compile_ahead
 from ups_jax.data import windows_per_step
 from ups_jax.models import Batch
 from ups_jax.runs.directory import now
-from ups_jax.training.gradients import group_size
+from ups_jax.training.gradients import rows_per_micro_batch
 from ups_jax.training.multi_step import Batches
 from ups_jax.training.stages.spec import Validate
 from ups_jax.training.state import TrainState
@@ -95,13 +95,13 @@ class OomRetryStep:
                 f"{self._config_key}: the device of process {jax.process_index()} ran out of memory; lower it and "
                 "raise accum_steps, which leaves the optimizer step unchanged"
             ) from None
-        size = group_size(self._rows, self._micro_batches)
+        size = rows_per_micro_batch(self._rows, self._micro_batches)
         if size == 1:
             raise row_too_large_error(self._config_key) from None
         self._micro_batches = -(-self._rows // -(-size // 2))
         self._step = self._make(micro_batches=self._micro_batches)
         self._compiled_structures.clear()
-        self._on_halved(group_size(self._rows, self._micro_batches), self._micro_batches)
+        self._on_halved(rows_per_micro_batch(self._rows, self._micro_batches), self._micro_batches)
 
     def run_with_retry(self, call: Callable[[], T]) -> T:
         """Return `call()`; repeat it after a halving each time memory runs out and the state is lost.
@@ -186,7 +186,7 @@ def initial_micro_batches(cfg: Config, stage: str, entries: Sequence[HalvingReco
 
 def describe_micro_batches(cfg: Config, stage: str, groups: int) -> str:
     """Return a text with the number and the size of the micro-batches of a step."""
-    return f"{groups} micro-batches of {group_size(windows_per_step(cfg, stage), groups)} rows per step"
+    return f"{groups} micro-batches of {rows_per_micro_batch(windows_per_step(cfg, stage), groups)} rows per step"
 
 
 def _conditions(cfg: Config) -> dict[str, str]:

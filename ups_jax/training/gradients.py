@@ -20,7 +20,7 @@ LossAndGradient = tuple[tuple[Float[Array, ""], Terms], PyTree]
 
 
 def make_gradient_fn(
-    losses: StageLoss, micro_batches: int = 1, draw: Draw = lambda batch, _: batch, mesh: Mesh | None = None
+    loss: StageLoss, micro_batches: int = 1, draw: Draw = lambda batch, _: batch, mesh: Mesh | None = None
 ) -> Callable[[PyTree, Batch, Key[Array, ""], StepContext], LossAndGradient]:
     """Return the function (params, batch, key, context) -> ((loss, terms), gradient) of a batch.
 
@@ -30,12 +30,12 @@ def make_gradient_fn(
     requires a loss that is a mean over rows, as those of `ups_jax.losses` are.
 
     Args:
-        losses: Loss of the stage.
+        loss: Loss of the stage.
         micro_batches: Number of micro-batches.
         draw: Function (batch, key) -> batch that adds the random numbers of the rows.
         mesh: Mesh whose devices share the rows; None for a single device.
     """
-    value_and_grad = jax.value_and_grad(losses, has_aux=True)
+    value_and_grad = jax.value_and_grad(loss, has_aux=True)
     if micro_batches == 1 and (mesh is None or mesh.size == 1):
         return value_and_grad
 
@@ -66,7 +66,7 @@ def split(batch: Batch, micro_batches: int) -> Batch:
 
     If the rows do not fill the last micro-batch, the first rows of the batch pad it, with `mask` 0.
     """
-    size = group_size(batch.rows, micro_batches)
+    size = rows_per_micro_batch(batch.rows, micro_batches)
     groups = math.ceil(batch.rows / size)
     missing = groups * size - batch.rows
 
@@ -79,6 +79,6 @@ def split(batch: Batch, micro_batches: int) -> Batch:
     return replace(jax.tree.map(grouped, batch), mask=counts.reshape(groups, size))
 
 
-def group_size(rows: int, micro_batches: int) -> int:
+def rows_per_micro_batch(rows: int, micro_batches: int) -> int:
     """Return the number of rows of a micro-batch."""
     return math.ceil(rows / micro_batches)

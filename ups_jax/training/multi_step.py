@@ -91,9 +91,9 @@ def stack_batches(batches: Sequence[Batch], max_steps: int) -> Batches:
 
 def make_batch_transfer(mesh: Mesh, max_steps: int) -> Callable[[Sequence[Batch]], Batch | Batches]:
     """Return the function that prepares the batches of a call for a train step with `max_steps` steps per call."""
-    return (
-        partial(stack_batches, max_steps=max_steps) if max_steps > 1 else lambda batches: batch_for_step(mesh, *batches)
-    )
+    if max_steps > 1:
+        return partial(stack_batches, max_steps=max_steps)
+    return lambda batches: batch_for_step(mesh, *batches)
 
 
 def unstack_metrics(metrics: Mapping[str, Array], count: int) -> list[dict[str, float]]:

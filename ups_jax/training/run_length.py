@@ -152,12 +152,10 @@ def measure_seconds_per_step(
         max_seconds: Time after which no further group starts, in seconds.
         steps_per_call: Steps that a call makes; with more than 1, a group has at least three calls.
     """
-    # The host prepares a call while the previous one runs; a group of one call would not show this overlap.
-    calls = (
-        math.ceil(steps_per_group / steps_per_call)
-        if steps_per_call == 1
-        else max(3, math.ceil(steps_per_group / steps_per_call))
-    )
+    calls = math.ceil(steps_per_group / steps_per_call)
+    if steps_per_call > 1:
+        # The host prepares a call while the previous one runs; a group of one call would not show this overlap.
+        calls = max(3, calls)
     for _ in range(warmup):
         state, metrics = train_step(state, next(batches))
         jax.block_until_ready((state, metrics))

@@ -46,7 +46,7 @@ class TrainStep:
         return self.compiled(state, batch, self.parents)
 
     def lower(self, state: PyTree, batch: PyTree) -> jax.stages.Lowered:
-        """Return the step, lowered for arguments of these shapes, so that it can be compiled before its first call."""
+        """Return the lowered program for arguments of these shapes, which can be compiled before the first call."""
         if not isinstance(self.compiled, jax.stages.Wrapped):
             raise TypeError(
                 "this train step is already compiled; call `lower` on the step that `make_train_step` returns"
@@ -59,7 +59,7 @@ class TrainStep:
 
     @property
     def text(self) -> str:
-        """The compiled program of a step that `compile` returned, as XLA prints it."""
+        """The compiled program as text; TypeError unless `compile` has returned this step."""
         if not isinstance(self.compiled, jax.stages.Compiled):
             raise TypeError("this train step is not compiled yet; call `compile` first")
         return str(self.compiled.as_text())
