@@ -1,4 +1,4 @@
-"""What a rollout may start from: every way to leave axes out, and one clear line for what does not fit."""
+"""The initial states of a rollout: every way to leave axes out, and one clear line for a state that does not fit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def read(path: Path | str, context: int = 1, task: Task = TASK) -> InitialState:
 
 
 @pytest.mark.parametrize(
-    ("given", "context", "expected"),
+    ("array", "context", "expected"),
     [
         (FIELDS[0, 0, ..., 0], 1, FIELDS[:1, :1]),
         (FIELDS[0, 0], 1, FIELDS[:1, :1]),
@@ -42,8 +42,8 @@ def read(path: Path | str, context: int = 1, task: Task = TASK) -> InitialState:
         (FIELDS[0, :2], 2, FIELDS[:1, :2]),
     ],
 )  # fmt: skip
-def test_axes_may_be_left_out(given: np.ndarray, context: int, expected: np.ndarray, tmp_path: Path) -> None:
-    np.save(tmp_path / "u0.npy", given.astype(np.float64))
+def test_axes_may_be_left_out(array: np.ndarray, context: int, expected: np.ndarray, tmp_path: Path) -> None:
+    np.save(tmp_path / "u0.npy", array.astype(np.float64))
     start = read(tmp_path / "u0.npy", context)
     np.testing.assert_array_equal(start.fields, expected)
     assert start.sample_ids.tolist() == list(range(len(expected)))
@@ -123,9 +123,9 @@ NAN = np.where(np.arange(6) == 2, np.nan, FIELDS[:, 0, ..., 0])
 )  # fmt: skip
 def test_what_does_not_fit_is_one_line(make: Make, context: int, task: Task, named: str, tmp_path: Path) -> None:
     path = make(tmp_path / "u0.hdf5")
-    with pytest.raises(DataError, match=named) as told:
+    with pytest.raises(DataError, match=named) as raised:
         read(path, context, task)
-    assert str(path) in str(told.value) and "\n" not in str(told.value)
+    assert str(path) in str(raised.value) and "\n" not in str(raised.value)
 
 
 def test_arrays_that_cannot_be_told_apart_are_refused(tmp_path: Path) -> None:

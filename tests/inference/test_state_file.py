@@ -69,11 +69,11 @@ def rolled_out(saved_run: Path, cfg: Config, initial: np.ndarray) -> Predict:
         wanted = RolloutRequest(
             input=str(folder / "u0.npy"), steps=20, output=folder / "out.hdf5", params={"nu": NU}, overwrite=True
         )
-        told = io.StringIO()
+        output = io.StringIO()
         rollout_run(
-            saved_run, cfg, replace(wanted, **changes), console=Console(file=told, width=200), correction=correction
+            saved_run, cfg, replace(wanted, **changes), console=Console(file=output, width=200), correction=correction
         )
-        return told.getvalue()
+        return output.getvalue()
 
     return call
 
@@ -116,10 +116,10 @@ def test_any_number_of_steps_and_samples_is_one_compilation(run: TrainedModel, i
     for count, steps in ((2, 3), (5, 40), (3, 17)):
         cond = np.full((count, 1), NU, np.float32)
         pieces = stepper.iter_chunks(initial[:count, None, :, None], cond, np.ones_like(cond), steps, 2)
-        made = np.full((count, steps, 64, 1), np.nan)
+        frames = np.full((count, steps, 64, 1), np.nan)
         for piece in pieces:
-            made[piece.rows, piece.first : piece.first + piece.frames.shape[2]] = piece.frames[0]
-        np.testing.assert_allclose(made, whole[:count, :steps], atol=2e-5)
+            frames[piece.rows, piece.first : piece.first + piece.frames.shape[2]] = piece.frames[0]
+        np.testing.assert_allclose(frames, whole[:count, :steps], atol=2e-5)
     # A lone sample at the end of a batch of two is filled up, and the last piece is cut.
     assert stepper.compilation_count() == 1
 
@@ -165,16 +165,16 @@ def test_a_test_trajectory_is_known_with_its_coefficient_and_its_error_is_told(
 ) -> None:
     from ups_jax.data import open_dataset
 
-    told = predict(input="test:3", params={}, steps=25)
-    held = open_dataset(cfg, run.task).trajectories("test")
+    printed = predict(input="test:3", params={}, steps=25)
+    trajectories = open_dataset(cfg, run.task).trajectories("test")
     with h5py.File(tmp_path / "out.hdf5") as file:
         states, number, nu = file["tensor"][0], file["trajectory-coordinate"][0], file["parameters/nu"][0]
-    assert (number, nu) == (held.ids[3], pytest.approx(held.cond[3, 0]))
-    truth = held.fields[3, :, :, 0]
+    assert (number, nu) == (trajectories.ids[3], pytest.approx(trajectories.cond[3, 0]))
+    truth = trajectories.fields[3, :, :, 0]
     np.testing.assert_array_equal(states[0], truth[0])
     error = np.sqrt(np.square(states[1:21] - truth[1:]).mean(1) / np.square(truth[1:]).mean(1))
-    assert re.search(f"nrmse .*{error.mean():.3g}.*20 frames", told)
-    assert f"{error[-1]:.3g} nrmse" in told
+    assert re.search(f"nrmse .*{error.mean():.3g}.*20 frames", printed)
+    assert f"{error[-1]:.3g} nrmse" in printed
 
 
 def add_noise(key, window, pred, cond):
@@ -185,7 +185,7 @@ NOISE = Correction(corrector=add_noise, when=every_n(2))
 
 
 def test_an_ensemble_has_a_row_a_member_and_the_seed_decides(predict: Predict, tmp_path: Path) -> None:
-    told = predict(NOISE, input="test:1", members=4, params={})
+    printed = predict(NOISE, input="test:1", members=4, params={})
     with h5py.File(tmp_path / "out.hdf5") as file:
         assert file["member-coordinate"][:].tolist() == [0, 1, 2, 3]
         assert len(set(file["trajectory-coordinate"][:].tolist())) == 1
@@ -193,7 +193,7 @@ def test_an_ensemble_has_a_row_a_member_and_the_seed_decides(predict: Predict, t
     np.testing.assert_allclose(first[1:, :2], np.repeat(first[:1, :2], 3, 0), atol=1e-5)
     assert (np.abs(first[1:, 2] - first[0, 2]).max(1) > 0.05).all()
     for name in ("crps", "spread_skill", "coverage_50", "coverage_90", "decorrelation_time", "mean of the members"):
-        assert name in told
+        assert name in printed
     predict(NOISE, input="test:1", members=4, params={})
     np.testing.assert_array_equal(tensor(tmp_path / "out.hdf5"), first)
     predict(NOISE, input="test:1", members=4, params={}, seed=1)
@@ -222,9 +222,9 @@ def test_a_frame_that_is_not_finite_ends_the_rollout_and_the_finite_ones_are_kep
         return (number == 17) & (jnp.arange(len(pred)) == 1)
 
     correction = Correction(corrector=lambda key, window, pred, cond: pred * jnp.nan, when=lost)
-    with pytest.raises(DivergedError, match=r"frame 18 of 60.*17") as told:
+    with pytest.raises(DivergedError, match=r"frame 18 of 60.*17") as raised:
         predict(correction, steps=60)
-    assert told.value.exit_code == 5
+    assert raised.value.exit_code == 5
     states = tensor(tmp_path / "out.hdf5")
     assert states.shape == (5, 18, 64)
     np.testing.assert_allclose(states, whole, atol=2e-5)
@@ -245,9 +245,9 @@ def test_an_interruption_leaves_what_was_written_under_the_temporary_name(
         write(self, rows, first, frames)
 
     monkeypatch.setattr(StateFile, "write", interrupted)
-    with pytest.raises(Stopped, match=r"out\.hdf5\.partial.*16 of 60") as told:
+    with pytest.raises(Stopped, match=r"out\.hdf5\.partial.*16 of 60") as raised:
         predict(steps=60, rows=2)
-    assert told.value.exit_code == 75
+    assert raised.value.exit_code == 75
     assert not (tmp_path / "out.hdf5").exists()
     np.testing.assert_allclose(tensor(tmp_path / "out.hdf5.partial"), tensor(predicted)[:, :17], atol=2e-5)
 

@@ -146,10 +146,10 @@ def test_derivatives_of_a_rollout_are_finite_differences(case: Case) -> None:
             for sign in (1, -1)
         ]
         expected = (float(ends[0][0]) - float(ends[1][0])) / (2 * size)
-        found = sum(jax.tree.leaves(jax.tree.map(lambda a, b: np.sum(np.asarray(a) * b), gradient, way)))
+        derivative = sum(jax.tree.leaves(jax.tree.map(lambda a, b: np.sum(np.asarray(a) * b), gradient, way)))
         assert all(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(gradient))
         assert abs(expected) > 1e-6
-        np.testing.assert_allclose(found, expected, rtol=1e-3)
+        np.testing.assert_allclose(derivative, expected, rtol=1e-3)
 
 
 @pytest.mark.usefixtures("x64")
@@ -231,8 +231,8 @@ def test_weights_are_a_tree_that_is_taken_back(case: Case) -> None:
 def test_concrete_values_that_cannot_be_are_refused_and_traced_ones_pass(case: Case) -> None:
     bad = case.u0.copy()
     bad.flat[0] = np.nan
-    name, known = next(iter(case.params)), case.model.for_task(case.task).task.coefficients[0]
-    impossible = [np.nan, np.inf, *([-1.0] if known.scale == "log10" else [])]
+    name, coefficient = next(iter(case.params)), case.model.for_task(case.task).task.coefficients[0]
+    impossible = [np.nan, np.inf, *([-1.0] if coefficient.scale == "log10" else [])]
     for start in (bad, jnp.asarray(bad, jnp.float32)):
         with pytest.raises(DataError):
             case.rollout(start)
@@ -266,10 +266,10 @@ def test_a_task_is_named_or_the_only_one() -> None:
 @pytest.mark.usefixtures("x64")
 def test_former_names_warn_once() -> None:
     plate, cloud = steady(), points()
-    with pytest.warns(DeprecationWarning) as told:
+    with pytest.warns(DeprecationWarning) as warned:
         solved = plate.model.solve(plate.u0, plate.params)
         cloud.model.rollout(cloud.u0, 1, cloud.params, places=cloud.input_fields)
-    assert len(told) == 2
+    assert len(warned) == 2
     np.testing.assert_array_equal(solved, plate.model.step(plate.u0, plate.params))
 
 
@@ -292,7 +292,7 @@ def test_a_saved_run_is_restored_without_the_state_of_its_optimizer(
         ocp.CheckpointManager, "restore", lambda *of, **named: read.append(restore(*of, **named)) or read[-1]
     )
     model = load_run(saved_run)
-    (state,) = (found["state"] for found in read if found.get("state") is not None)
+    (state,) = (restored["state"] for restored in read if restored.get("state") is not None)
     assert state.keys() == {"step", "params", "ema"}
     # The gradient that started this: once a TracerArrayConversionError.
     u0 = fields(1, 64, 1).astype(np.float32)
