@@ -76,8 +76,10 @@ def test_the_best_and_the_latest_stay(
             checkpoints.wait()
         assert checkpoints.steps() == kept
         assert checkpoints.best_step() == best
-        known = validations[best]
-        assert known is not None and checkpoints.step_with_validation(float(np.float32(known))) == best
+        best_validation = validations[best]
+        assert (
+            best_validation is not None and checkpoints.step_with_validation(float(np.float32(best_validation))) == best
+        )
         assert checkpoints.step_with_validation(0.75) is None
 
 
@@ -106,15 +108,15 @@ def test_a_commit_that_cannot_be_read_is_set_aside_where_there_is_another(
     # orbax refuses the folder, or the seal the step: which, depends on what is damaged.
     with pytest.raises(CheckpointError), Checkpoints(tmp_path / "c", read_only=True) as checkpoints:
         checkpoints.restore(4, few_arrays)
-    told: list[str] = []
+    messages: list[str] = []
     with Checkpoints(tmp_path / "c") as checkpoints:
         assert checkpoints.steps() == [3]
-        found = checkpoints.restore_latest(few_arrays, lambda meta: None, told.append)
-    assert found is not None and int(found.step) == 3
-    assert any(line.endswith("damaged-4") for line in told) and (tmp_path / "c" / "damaged-4").is_dir()
+        restored = checkpoints.restore_latest(few_arrays, lambda meta: None, messages.append)
+    assert restored is not None and int(restored.step) == 3
+    assert any(line.endswith("damaged-4") for line in messages) and (tmp_path / "c" / "damaged-4").is_dir()
     (tmp_path / "c" / "3" / "_CHECKPOINT_METADATA").write_bytes(content)
     with pytest.raises(CheckpointError), Checkpoints(tmp_path / "c") as checkpoints:
-        checkpoints.restore_latest(few_arrays, lambda meta: None, told.append)
+        checkpoints.restore_latest(few_arrays, lambda meta: None, messages.append)
     assert (tmp_path / "c" / "3").is_dir()
 
 
@@ -134,8 +136,8 @@ def test_memory_that_runs_out_says_nothing_of_a_checkpoint(
         with monkeypatch.context() as patch, pytest.raises(type(error)):
             patch.setattr(ocp.CheckpointManager, "restore", fail)
             checkpoints.restore_latest(few_arrays, lambda meta: None, lambda line: None)
-        found = checkpoints.restore_latest(few_arrays, lambda meta: None, lambda line: None)
-    assert found is not None and int(found.step) == 4 and not list((tmp_path / "c").glob("damaged-*"))
+        restored = checkpoints.restore_latest(few_arrays, lambda meta: None, lambda line: None)
+    assert restored is not None and int(restored.step) == 4 and not list((tmp_path / "c").glob("damaged-*"))
 
 
 def test_a_saved_run_comes_back_and_is_not_written_over(
@@ -157,13 +159,17 @@ def test_a_loaded_run_refuses_what_it_cannot_know(
     save(tmp_path / "run", state, small, waves)
     run = load_run(tmp_path / "run")
     start = waves.trajectories("test").fields[:, 0]
-    known = {coefficient.name: 0.5 for coefficient in waves.task.coefficients}
-    assert run.rollout(start, 3, params=known).shape == (len(start), 3, 32, 1)
-    for arguments in ({"dt": 0.1}, {"params": known | {"mu": 1.0}}, {"params": dict.fromkeys(known, np.nan)}):
+    coefficients = {coefficient.name: 0.5 for coefficient in waves.task.coefficients}
+    assert run.rollout(start, 3, params=coefficients).shape == (len(start), 3, 32, 1)
+    for arguments in (
+        {"dt": 0.1},
+        {"params": coefficients | {"mu": 1.0}},
+        {"params": dict.fromkeys(coefficients, np.nan)},
+    ):
         with pytest.raises(DataError):
-            run.rollout(start, 3, **({"params": known} | arguments))
+            run.rollout(start, 3, **({"params": coefficients} | arguments))
     with pytest.raises(DataError, match="shape"):
-        run.rollout(start[:, ::2], 3, params=known)
+        run.rollout(start[:, ::2], 3, params=coefficients)
     with pytest.warns(UserWarning, match="training mean"):
         run.rollout(start, 3)
 
@@ -173,8 +179,8 @@ def test_a_run_with_context_takes_and_feeds_back_that_many_frames(waves: Dataset
     save(tmp_path / "run", state, cfg, waves)
     run = load_run(tmp_path / "run")
     frames = waves.trajectories("test").fields[:, :2]
-    known = {coefficient.name: 0.5 for coefficient in waves.task.coefficients}
-    np.testing.assert_allclose(run.rollout(frames, 2, params=known)[:, 1], frames[:, 1], atol=1e-6)
+    coefficients = {coefficient.name: 0.5 for coefficient in waves.task.coefficients}
+    np.testing.assert_allclose(run.rollout(frames, 2, params=coefficients)[:, 1], frames[:, 1], atol=1e-6)
 
 
 @pytest.mark.parametrize(("saved", "read"), [(2, 1), (1, 2)])

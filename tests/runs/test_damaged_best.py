@@ -140,11 +140,11 @@ def test_who_reads_takes_the_best_of_the_others_and_says_so(run: Path, damage: s
 def test_who_trains_sets_it_aside_and_who_reads_is_told_ever_after(cfg: Config, run: Path, damage: str) -> None:
     DAMAGES[damage](folder(run, 4))
     bytes_before = {path: path.read_bytes() for path in folder(run, 4).rglob("*") if path.is_file()}
-    told = trained(cfg, run)
-    assert str(folder(run, 4)) in told and re.search("resumed .*step 6 of 6", told)
+    output = trained(cfg, run)
+    assert str(folder(run, 4)) in output and re.search("resumed .*step 6 of 6", output)
     assert not folder(run, 4).exists()
     aside = folder(run, "damaged-4")
-    assert {aside / path.relative_to(folder(run, 4)): own for path, own in bytes_before.items()} == {
+    assert {aside / path.relative_to(folder(run, 4)): content for path, content in bytes_before.items()} == {
         path: path.read_bytes() for path in aside.rglob("*") if path.is_file()
     }
     # Told once by the training, and ever after by whoever uses the weights.
@@ -177,8 +177,8 @@ def test_another_one_that_is_damaged_is_no_matter_to_who_reads(cfg: Config, run:
     flipped(folder(run, step))
     with warnings.catch_warnings(action="error"):
         assert best_weights(run, "operator").step == 4
-    told = trained(cfg, run)
-    assert str(folder(run, step)) in told and folder(run, f"damaged-{step}").is_dir()
+    output = trained(cfg, run)
+    assert str(folder(run, step)) in output and folder(run, f"damaged-{step}").is_dir()
     with warnings.catch_warnings(action="error"):
         assert best_weights(run, "operator").step == 4
 
@@ -198,7 +198,7 @@ def test_where_none_is_sound_it_is_one_error_and_nothing_is_moved(cfg: Config, r
 def test_a_best_one_that_a_training_takes_away_meanwhile_is_not_told_as_damaged(
     run: Path, cfg: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a reader has listed is gone when it comes to read it, as a better one was saved."""
+    """A listed checkpoint disappears before it is read, because a better one was saved."""
     meta, calls = Checkpoints.meta, [0]
 
     def late(checkpoints: Checkpoints, step: int) -> dict:
@@ -214,7 +214,7 @@ def test_a_best_one_that_a_training_takes_away_meanwhile_is_not_told_as_damaged(
 
 
 class Heard(Writer):
-    """What is told of the end of a stage."""
+    """Records the messages at the end of a stage."""
 
     def summary(self, values: Mapping[str, Any]) -> None:
         self.values = values
@@ -230,11 +230,11 @@ def test_the_end_of_a_stage_is_told_of_the_best_one_on_disk(
     flipped(folder(run, 4))
     heard = Heard()
 
-    def told(writer, config, run, stage, checkpoints, state) -> None:  # type: ignore[no-untyped-def]
+    def log_end_with_another_metric(writer, config, run, stage, checkpoints, state) -> None:  # type: ignore[no-untyped-def]
         best = replace(state.monitor, best_metric=jnp.float32(0.1))
         log_end(heard, config, run, stage, checkpoints, replace(state, monitor=best))
 
-    monkeypatch.setattr("ups_jax.trainer.stage_run.log_end", told)
+    monkeypatch.setattr("ups_jax.trainer.stage_run.log_end", log_end_with_another_metric)
     trained(cfg, run)
     about = heard.values["training"]["operator"]
     assert (about["best_step"], about["best_metric"]) == (5, 0.2)

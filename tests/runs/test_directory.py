@@ -1,4 +1,4 @@
-"""What a run's directory says of itself."""
+"""The contents of a run directory's records."""
 
 from __future__ import annotations
 

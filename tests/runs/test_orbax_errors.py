@@ -1,4 +1,4 @@
-"""What failed reads of a checkpoint leave behind says nothing; what others could not catch is still told."""
+"""Errors left behind by failed reads of a checkpoint are silenced; other uncaught errors are still reported."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Broken:
 
 
 def test_only_reads_that_end_after_their_loop_are_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(str(unraisable.exc_value)))
+    messages: list[str] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: messages.append(str(unraisable.exc_value)))
     for _ in range(2):
         drop_abandoned_reads()
         for text in ("Event loop is closed", "another"):
             Broken(text)
-    assert told == ["another", "another"]
+    assert messages == ["another", "another"]

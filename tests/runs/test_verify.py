@@ -1,4 +1,4 @@
-"""What is said of a run's parts, and that every damage to them is found."""
+"""The verification of a run's parts reports every damage."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str, str]] = {
 @pytest.mark.parametrize("name", DAMAGES)
 def test_every_damage_has_its_line(run: Path, name: str) -> None:
     damage, part, state = DAMAGES[name]
-    assert all(found != DAMAGED for found in states(run).values())
+    assert all(status != DAMAGED for status in states(run).values())
     damage(run)
     assert states(run)[part] == state
     assert in_process("verify_run.py", run) == (4 if state == DAMAGED else 0)
