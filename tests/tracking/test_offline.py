@@ -1,4 +1,4 @@
-"""What the real wandb writes offline: every operation, one group for all attempts of a run, silence."""
+"""The real wandb writes offline: every operation, one group for all attempts of a run, no output."""
 
 from __future__ import annotations
 
@@ -125,8 +125,8 @@ def test_wandb_is_told_less_often_than_the_jsonl(tmp_path):
         for step in range(1, 10):
             writer.scalars(step, {"loss": 1.0} | ({"validation/nrmse": 0.5} if step == 4 else {}), "operator")
     assert [record["step"] for record in read_jsonl(run / "metrics.jsonl")] == list(range(1, 10))
-    (told,) = offline_runs(run)
-    assert [item["training/operator/step"] for item in told.history] == [1, 4, 9]
+    (offline_run,) = offline_runs(run)
+    assert [item["training/operator/step"] for item in offline_run.history] == [1, 4, 9]
 
 
 def test_attempts_are_one_curve_in_the_jsonl_and_runs_of_one_group_on_wandb(tmp_path, monkeypatch):

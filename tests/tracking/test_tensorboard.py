@@ -34,14 +34,14 @@ def event_type():
 
 def events(directory, event_type):
     """The events of a folder in the order in which TensorBoard reads them."""
-    found = []
+    items = []
     for path in sorted(directory.iterdir()):
         data, position = path.read_bytes(), 0
         while position < len(data):
             (length,) = struct.unpack_from("<Q", data, position)
-            found.append(event_type.FromString(data[position + 12 : position + 12 + length]))
+            items.append(event_type.FromString(data[position + 12 : position + 12 + length]))
             position += length + 16
-    return found
+    return items
 
 
 def curve(directory, event_type, tag):

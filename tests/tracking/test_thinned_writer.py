@@ -1,4 +1,4 @@
-"""What a writer hears of more records than it should."""
+"""A thinned writer passes on only some of the records."""
 
 from __future__ import annotations
 

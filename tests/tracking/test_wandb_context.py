@@ -44,10 +44,10 @@ def test_the_first_process_begins_a_run_and_says_so(monkeypatch, tmp_path, onlin
     started(tmp_path, path)
     ((_, init),) = asked(calls, "init")
     assert init["name"] == "run-0" and init["group"] == "run" and is_its_own(init)
-    begun = RunContext(
+    expected = RunContext(
         run_id="id-1", project="mine", entity="team", group="run", mode="online", url="https://wandb.example/id-1"
     )
-    assert read_context(path) == begun
+    assert read_context(path) == expected
     assert [item.name for item in path.parent.iterdir()] == ["context.json"]
 
 
@@ -125,14 +125,14 @@ def test_a_file_that_is_damaged_after_the_start_is_a_line_and_the_run_its_own(mo
     monkeypatch.setenv("WANDB_CONTEXT_FILE", str(path))
     logging = LoggingConfig(wandb=WandbConfig(mode="offline"))
     run = tmp_path / "run"
-    with pytest.warns(UserWarning, match=r"context\.json") as told:
+    with pytest.warns(UserWarning, match=r"context\.json") as warned:
         writer = training_writer(run, run / "m.jsonl", logging, stage="operator", step=0, run_config={})
         writer.scalars(1, {"loss": 1.0}, "operator")
         writer.close()
         writer = evaluation_writer(run, logging, name="test", run_config={})
         writer.summary({"nrmse": 1.0})
         writer.close()
-    assert len(told) == 2
+    assert len(warned) == 2
     assert [init["group"] for _, init in asked(calls, "init")] == [tmp_path.name, tmp_path.name]
     assert len(asked(calls, "log")) == len(asked(calls, "summary")) == 1
     # Whoever finds it should see what it was.

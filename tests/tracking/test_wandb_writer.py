@@ -119,12 +119,12 @@ def names(calls):
 def test_a_run_that_cannot_begin_or_end_is_told_once(monkeypatch, tmp_path, where):
     fake_wandb(monkeypatch, **{where: failure})
     writer = wandb_writer(tmp_path)
-    with pytest.warns(UserWarning, match="RuntimeError: no route to host") as told:
+    with pytest.warns(UserWarning, match="RuntimeError: no route to host") as warned:
         writer.scalars(1, {"loss": 0.5}, "operator")
         writer.alert("ended", "well")
         writer.close()
         writer.scalars(2, {"loss": 0.5}, "operator")
-    assert len(told) == 1 and "RuntimeError" in writer.problem
+    assert len(warned) == 1 and "RuntimeError" in writer.problem
     assert not writer.delivered("alert")
 
 
@@ -132,13 +132,13 @@ def test_a_run_that_cannot_begin_or_end_is_told_once(monkeypatch, tmp_path, wher
 def test_an_operation_that_fails_is_left_out_told_once_of_its_kind_and_the_rest_arrives(monkeypatch, tmp_path, where):
     calls = fake_wandb(monkeypatch, **{where: failure})
     writer = wandb_writer(tmp_path)
-    with pytest.warns(UserWarning, match="no route to host") as told:
+    with pytest.warns(UserWarning, match="no route to host") as warned:
         for step in (1, 2):
             writer.scalars(step, {"loss": 0.5}, "operator")
             writer.alert("ended", "well")
             writer.summary({"step": step})
         writer.close()
-    assert len(told) == 1 and writer.problem is None
+    assert len(warned) == 1 and writer.problem is None
     assert names(calls).count("summary") == 2 and names(calls)[-1] == "finish"
     assert writer.delivered("summary", "artifact") and writer.delivered("alert") == (where != "alert")
 
@@ -153,12 +153,12 @@ def test_a_kind_that_failed_once_is_not_lost_for_good(monkeypatch, tmp_path):
 
     fake_wandb(monkeypatch, log=log)
     writer = wandb_writer(tmp_path)
-    with pytest.warns(UserWarning, match="cannot be shown") as told:
+    with pytest.warns(UserWarning, match="cannot be shown") as warned:
         # Never five in a row, though far more than five in all.
         for step in range(40):
             writer.scalars(step, {"loss": 0.5} if step % 5 == 4 else {}, "operator")
         writer.close()
-    assert heard == list(range(4, 40, 5)) and len(told) == 1 and writer.problem is None
+    assert heard == list(range(4, 40, 5)) and len(warned) == 1 and writer.problem is None
 
 
 def test_after_five_failures_in_a_row_nothing_more_is_sent_but_the_end(monkeypatch, tmp_path):
@@ -170,12 +170,12 @@ def test_after_five_failures_in_a_row_nothing_more_is_sent_but_the_end(monkeypat
 
     calls = fake_wandb(monkeypatch, log=log)
     writer = wandb_writer(tmp_path)
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning) as warned:
         for step in range(20):
             writer.scalars(step, {"loss": 0.5}, "operator")
         writer.close("failed")
     assert len(tried) == 5 and names(calls)[-1] == "finish"
-    assert [str(item.message).split(":")[1].split()[0] for item in told] == ["`scalars`", "disabled"]
+    assert [str(item.message).split(":")[1].split()[0] for item in warned] == ["`scalars`", "disabled"]
     assert writer.problem == "5 operations in a row failed, the last one with RuntimeError: no route to host"
 
 
@@ -215,9 +215,9 @@ def test_without_an_answer_the_run_goes_on_offline_with_all_that_it_was_told(mon
     # Training does not wait for the answer.
     writer.scalars(1, {"loss": 0.5}, "operator")
     answer.set()
-    with pytest.warns(UserWarning, match=r"ConnectionError: no answer.*wandb sync") as told:
+    with pytest.warns(UserWarning, match=r"ConnectionError: no answer.*wandb sync") as warned:
         writer.close()
-    assert len(told) == 1 and writer.problem is None and writer.mode == "offline"
+    assert len(warned) == 1 and writer.problem is None and writer.mode == "offline"
     assert [kwargs["mode"] for kwargs in asked] == ["online", "offline"]
     assert asked[0]["settings"]["init_timeout"] == 90
     assert names(calls).count("log") == 1 and names(calls)[-1] == "finish"
@@ -229,10 +229,10 @@ def test_a_long_wait_for_the_answer_is_told_and_ends(monkeypatch, tmp_path):
     fake_wandb(monkeypatch, init=lambda **kwargs: release.wait(30))
     writer = wandb_writer(tmp_path, mode="online", finish_timeout=0.1, init_timeout=0.5)
     begin = time.monotonic()
-    with pytest.warns(UserWarning) as told:
+    with pytest.warns(UserWarning) as warned:
         writer.close()
     assert 0.5 < time.monotonic() - begin < 5
-    assert len(told) == 2 and "wandb sync" in writer.problem
+    assert len(warned) == 2 and "wandb sync" in writer.problem
     release.set()
 
 
