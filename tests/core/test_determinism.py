@@ -30,8 +30,8 @@ jax.numpy.zeros(3) + 1
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_ENABLE_COMPILATION_CACHE": "false"}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    told = next((tmp_path / "dump").glob("*.debug_options")).read_text()
-    assert "xla_gpu_deterministic_ops: true" in told
+    options = next((tmp_path / "dump").glob("*.debug_options")).read_text()
+    assert "xla_gpu_deterministic_ops: true" in options
 
 
 @pytest.fixture

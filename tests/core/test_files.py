@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ups_jax.core.errors import StorageError
-from ups_jax.core.files import read_json, atomic_file, write_atomically
+from ups_jax.core.files import atomic_file, read_json, write_atomically
 
 _WRITER = """
 import sys, time
@@ -35,17 +35,17 @@ def writer(path: Path) -> tuple[subprocess.Popen[str], Path]:
 def test_the_next_write_takes_away_what_a_killed_one_left_and_nothing_else(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     killed, left = writer(path)
-    live, held = writer(path)
+    live, partial = writer(path)
     others = [tmp_path / f".{name}.hidden", tmp_path / ".another.hdf5.abcdefgh.tmp", tmp_path / f"{name}.abcdefgh.tmp"]
     for other in others:
         other.write_text("mine")
     try:
         killed.send_signal(signal.SIGKILL)
         killed.wait()
-        assert left.exists() and held.exists() and not path.exists()
+        assert left.exists() and partial.exists() and not path.exists()
         write_atomically(path, "whole")
-        assert sorted(tmp_path.iterdir()) == sorted([path, held, *others])
-        assert path.read_text() == "whole" and held.read_text() == "half"
+        assert sorted(tmp_path.iterdir()) == sorted([path, partial, *others])
+        assert path.read_text() == "whole" and partial.read_text() == "half"
     finally:
         for process in (killed, live):
             process.kill()

@@ -33,11 +33,11 @@ def test_a_second_one_is_refused_by_name_and_a_dead_one_holds_nothing(tmp_path: 
     try:
         assert first.stdout is not None and first.stdout.readline() == b"held\n"
         with (
-            pytest.raises(ConfigError, match=rf"out: is locked by process {first.pid} on .*; wait") as told,
+            pytest.raises(ConfigError, match=rf"out: is locked by process {first.pid} on .*; wait") as raised,
             lock_file(file, "wait"),
         ):
             pass
-        assert os.uname().nodename in str(told.value)
+        assert os.uname().nodename in str(raised.value)
     finally:
         first.send_signal(signal.SIGKILL)
         first.communicate()

@@ -37,20 +37,20 @@ def test_a_stream_is_a_function_of_its_name_and_place_alone() -> None:
 
 def global_draws(tree: ast.AST) -> list[str]:
     """Uses of Python's or NumPy's global generator, and generators without a seed."""
-    found = []
+    draws = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found += [item.name for item in node.names if item.name == "random"]
+            draws += [item.name for item in node.names if item.name == "random"]
         elif isinstance(node, ast.ImportFrom):
-            found += [node.module for _ in node.names if node.module in ("random", "numpy.random")]
+            draws += [node.module for _ in node.names if node.module in ("random", "numpy.random")]
         elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "np.random":
-            found += [node.attr] if node.attr not in ("default_rng", "Generator", "Philox") else []
+            draws += [node.attr] if node.attr not in ("default_rng", "Generator", "Philox") else []
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("default_rng") and not node.args:
-            found.append("default_rng()")
-    return found
+            draws.append("default_rng()")
+    return draws
 
 
 def test_nothing_draws_from_a_global_generator() -> None:
     assert len(SOURCES) > 50
     assert global_draws(ast.parse("import random\nnp.random.seed(0)\nnp.random.default_rng()")) != []
-    assert {str(path): found for path in SOURCES if (found := global_draws(ast.parse(path.read_text())))} == {}
+    assert {str(path): draws for path in SOURCES if (draws := global_draws(ast.parse(path.read_text())))} == {}
