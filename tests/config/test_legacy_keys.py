@@ -34,8 +34,8 @@ def test_a_former_key_of_an_optimizer_is_refused_in_a_stage_too() -> None:
 
 
 def test_the_keys_that_a_hint_names_exist() -> None:
-    known = {path.replace("data.tasks.", "") for path in key_paths(Config)}
+    paths = {path.replace("data.tasks.", "") for path in key_paths(Config)}
     for path, hint in FORMER.items():
         for quoted in hint.split("`")[1::2]:
             key = quoted.split(":")[0]
-            assert key.startswith("--") or key in known, f"{path}: {key}"
+            assert key.startswith("--") or key in paths, f"{path}: {key}"

@@ -52,7 +52,7 @@ def sections(kind: type, where: str = "") -> Iterator[tuple[str, Access]]:
 
 
 class Package:
-    """What the annotations of some modules say: the classes of attributes, and of what calls return."""
+    """The annotations of some modules: the classes of attributes and of return values."""
 
     def __init__(self, trees: list[ast.Module]) -> None:
         self.attributes: dict[str, dict[str, Kinds]] = {}
@@ -64,17 +64,17 @@ class Package:
         classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
         self.known = {node.name for node in classes}
         for node in classes:
-            own = self.attributes.setdefault(node.name, {})
+            attributes = self.attributes.setdefault(node.name, {})
             for item in node.body:
                 if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
-                    own[item.target.id] = self.named(item.annotation)
+                    attributes[item.target.id] = self.named(item.annotation)
                     match item.annotation:
                         case ast.Subscript(
-                            value=ast.Name(id="Callable"), slice=ast.Tuple(elts=[ast.List(elts=given), _])
+                            value=ast.Name(id="Callable"), slice=ast.Tuple(elts=[ast.List(elts=parameters), _])
                         ):
-                            self.callables[node.name, item.target.id] = [self.named(one) for one in given]
+                            self.callables[node.name, item.target.id] = [self.named(one) for one in parameters]
                 if isinstance(item, ast.FunctionDef) and any("property" in ast.unparse(d) for d in item.decorator_list):
-                    own[item.name] = self.named(item.returns)
+                    attributes[item.name] = self.named(item.returns)
         for tree in trees:
             for function in ast.walk(tree):
                 if isinstance(function, ast.FunctionDef):
@@ -123,9 +123,9 @@ class Reader(ast.NodeVisitor):
                 return package.attribute(self.kinds(value), name)
             case ast.Call(func=ast.Name(id="getattr"), args=[value, *_]):
                 fields = (package.attributes.get(kind, {}).values() for kind in self.kinds(value))
-                found = {kinds for values in fields for kinds in values}
-                found = {kinds for kinds in found if not any(kinds == derived(other) for other in found)}
-                return found.pop() if len(found) == 1 else NONE
+                candidates = {kinds for values in fields for kinds in values}
+                candidates = {kinds for kinds in candidates if not any(kinds == derived(other) for other in candidates)}
+                return candidates.pop() if len(candidates) == 1 else NONE
             case ast.Call(func=ast.Name(id="replace" | "sorted" | "list" | "tuple" | "reversed"), args=[value, *_]):
                 return self.kinds(value)
             case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)):
@@ -179,8 +179,8 @@ class Reader(ast.NodeVisitor):
         self.scopes.pop()
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-        given = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
-        self.scopes.append({item.arg: self.package.named(item.annotation) for item in given if item.arg != "self"})
+        parameters = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+        self.scopes.append({item.arg: self.package.named(item.annotation) for item in parameters if item.arg != "self"})
         self.generic_visit(node)
         self.scopes.pop()
 
@@ -192,8 +192,10 @@ class Reader(ast.NodeVisitor):
     def visit_Call(self, node: ast.Call) -> None:
         for keyword in node.keywords:
             if isinstance(keyword.value, ast.Lambda) and isinstance(node.func, ast.Name) and keyword.arg is not None:
-                given = self.package.callables.get((node.func.id, keyword.arg), [])
-                self.scopes.append({one.arg: kinds for one, kinds in zip(keyword.value.args.args, given, strict=False)})
+                parameters = self.package.callables.get((node.func.id, keyword.arg), [])
+                self.scopes.append(
+                    {one.arg: kinds for one, kinds in zip(keyword.value.args.args, parameters, strict=False)}
+                )
                 self.visit(keyword.value.body)
                 self.scopes.pop()
         match node:
@@ -215,21 +217,21 @@ def _spells(name: ast.expr, field: str, strings: set[str]) -> bool:
     if not isinstance(name, ast.JoinedStr):
         return field in strings
     parts = [re.escape(str(part.value)) if isinstance(part, ast.Constant) else r"(\w+)" for part in name.values]
-    found = re.fullmatch("".join(parts), field)
-    return found is not None and strings.issuperset(found.groups())
+    match = re.fullmatch("".join(parts), field)
+    return match is not None and strings.issuperset(match.groups())
 
 
 def unread(root: type, sources: list[str]) -> set[str]:
     """The paths of the fields that none of the sources reads."""
     trees = [ast.parse(source) for source in sources]
     package = Package(trees)
-    found: set[Access] = set().union(*(Reader(package, tree).found for tree in trees))
-    found |= {(kind, field) for one, field in found for kind in derived(frozenset({one}))}
+    reads: set[Access] = set().union(*(Reader(package, tree).found for tree in trees))
+    reads |= {(kind, field) for one, field in reads for kind in derived(frozenset({one}))}
     # A stage inherits these from `training` and from the sections of the same name.
     shared = [field.name for field in dataclasses.fields(StageDefaults)]
-    found |= {("TrainingConfig", key) for key in shared if ("StageConfig", key) in found}
-    found |= {("Config", key) for key in ("optimizer", "scheduler") if ("StageConfig", key) in found}
-    return {path for path, access in sections(root) if access not in found}
+    reads |= {("TrainingConfig", key) for key in shared if ("StageConfig", key) in reads}
+    reads |= {("Config", key) for key in ("optimizer", "scheduler") if ("StageConfig", key) in reads}
+    return {path for path, access in sections(root) if access not in reads}
 
 
 def test_every_key_has_a_reader() -> None:
