@@ -30,8 +30,8 @@ def test_the_tendencies_are_those_that_are_found_by_hand() -> None:
         "ks1d": transport + (k**2 - k**4) * u,
     }
     for name, expected in by_hand.items():
-        found = tendency(EQUATIONS[name], line(u), jnp.full(1, c), ONE)
-        np.testing.assert_allclose(found[0], expected, atol=2e-4 * np.abs(expected).max(), err_msg=name)
+        actual = tendency(EQUATIONS[name], line(u), jnp.full(1, c), ONE)
+        np.testing.assert_allclose(actual[0], expected, atol=2e-4 * np.abs(expected).max(), err_msg=name)
 
 
 def test_vorticity_moves_with_the_velocity_whose_curl_it_is() -> None:
@@ -39,8 +39,8 @@ def test_vorticity_moves_with_the_velocity_whose_curl_it_is() -> None:
     # psi = sin x + sin(2 y) / 4, so that v = (cos(2 y) / 2, -cos x).
     w = np.sin(x) + np.sin(2 * y)
     expected = -(np.cos(2 * y) / 2 * np.cos(x) - np.cos(x) * 2 * np.cos(2 * y)) - 0.1 * (np.sin(x) + 4 * np.sin(2 * y))
-    found = tendency(EQUATIONS["ns2d"], line(w), jnp.full(1, 0.1), TWO)
-    np.testing.assert_allclose(found[0], expected, atol=1e-4)
+    actual = tendency(EQUATIONS["ns2d"], line(w), jnp.full(1, 0.1), TWO)
+    np.testing.assert_allclose(actual[0], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", sorted(STEPPERS))

@@ -22,12 +22,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def preset(task: str, **changes: float) -> FiniteVolumePreset:
-    found = PRESETS[task]["tiny"]
-    assert isinstance(found, FiniteVolumePreset)
-    return replace(found, **changes)
+    base = PRESETS[task]["tiny"]
+    assert isinstance(base, FiniteVolumePreset)
+    return replace(base, **changes)
 
 
-def advanced(rate, chosen: FiniteVolumePreset, coefficient: float, state: np.ndarray, time: float, steps: int) -> np.ndarray:
+def advanced(
+    rate, chosen: FiniteVolumePreset, coefficient: float, state: np.ndarray, time: float, steps: int
+) -> np.ndarray:
     """The primitive fields after `steps` steps of Heun's method."""
     flow = compressible if rate is compressible.time_derivative else shallow_water
     with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
@@ -78,10 +80,10 @@ def test_sods_tube_is_that_of_the_exact_riemann_problem() -> None:
     x = -1 + (np.arange(800) + 0.5) / 400
     # Periodic: a second discontinuity at the ends, whose waves stay outside of |x| < 0.5.
     state = np.stack([np.where(x < 0, 1.0, 0.125), np.where(x < 0, 1.0, 0.1), 0 * x])
-    found = advanced(compressible.time_derivative, chosen, 0.0, state, 0.2, 400)
+    solution = advanced(compressible.time_derivative, chosen, 0.0, state, 0.2, 400)
     inside = np.abs(x) < 0.5
     exact = sod(x[inside], 0.2, compressible.GAMMA)
-    error = np.abs(found[:, inside] - exact).mean(axis=1)
+    error = np.abs(solution[:, inside] - exact).mean(axis=1)
     assert (error < [0.004, 0.004, 0.012]).all(), error
 
 
@@ -109,11 +111,13 @@ def test_a_breaking_dam_is_stokers_along_either_axis(axis: int) -> None:
     # Four cells across are enough where nothing varies.
     height = np.broadcast_to(np.where(x < 0, 2.0, 1.0)[:, None], (256, 4))
     height = height if axis == 0 else height.T
-    found = advanced(shallow_water.time_derivative, chosen, 1.3, np.stack([height, 0 * height, 0 * height]), 0.7, 120)
-    line = found[[0, 1 + axis]][:, :, 2] if axis == 0 else found[[0, 1 + axis]][:, 2, :]
+    solution = advanced(
+        shallow_water.time_derivative, chosen, 1.3, np.stack([height, 0 * height, 0 * height]), 0.7, 120
+    )
+    line = solution[[0, 1 + axis]][:, :, 2] if axis == 0 else solution[[0, 1 + axis]][:, 2, :]
     error = np.abs(line - stoker(x, 0.7, 1.3)).mean(axis=1)
     assert (error < [0.006, 0.006]).all(), error
-    assert np.abs(found[2 - axis]).max() < 1e-12
+    assert np.abs(solution[2 - axis]).max() < 1e-12
 
 
 def test_a_small_sound_wave_travels_at_the_speed_of_sound_and_decays_as_viscosity_says() -> None:
@@ -122,12 +126,14 @@ def test_a_small_sound_wave_travels_at_the_speed_of_sound_and_decays_as_viscosit
     x = -1 + (np.arange(points) + 0.5) * 2 / points
     sound = np.sqrt(compressible.GAMMA)
     wave = size * np.sin(2 * np.pi * x)
-    found = advanced(compressible.time_derivative, chosen, eta, np.stack([1 + wave, 1 + sound**2 * wave, sound * wave]), 0.5, 300)
+    solution = advanced(
+        compressible.time_derivative, chosen, eta, np.stack([1 + wave, 1 + sound**2 * wave, sound * wave]), 0.5, 300
+    )
     wavenumber = 2 * np.pi
     decay = np.exp(-0.5 * (4 / 3 * eta + eta) * wavenumber**2 * 0.5)
     assert decay < 0.96
     expected = size * decay * np.sin(wavenumber * (x - sound * 0.5))
-    np.testing.assert_allclose(found[0] - 1, expected, atol=0.02 * size)
+    np.testing.assert_allclose(solution[0] - 1, expected, atol=0.02 * size)
 
 
 def test_what_the_equations_keep_is_kept_and_trajectories_do_not_depend_on_their_number() -> None:

@@ -57,7 +57,9 @@ def test_heat_decays_as_its_first_mode_does_and_rests_at_the_steady_solution(spa
 
 
 def test_particles_follow_the_flow() -> None:
-    flow = taylor_green.TaylorGreenFlow(amplitude=1.2, viscosity=0.03, phase=np.array([0.4, 1.0]), mean_velocity=np.array([0.3, -0.2]))
+    flow = taylor_green.TaylorGreenFlow(
+        amplitude=1.2, viscosity=0.03, phase=np.array([0.4, 1.0]), mean_velocity=np.array([0.3, -0.2])
+    )
     start = np.random.default_rng(0).uniform(0, 2 * np.pi, (5, 2))
     ours = taylor_green.advect_particles(flow, start, 0.1, 20, 4)
     theirs = solve_ivp(
@@ -68,7 +70,9 @@ def test_particles_follow_the_flow() -> None:
 
 def test_the_flow_solves_its_equation() -> None:
     """du/dt + (u . grad) u - nu laplace u is a gradient (of minus the pressure): its curl is 0."""
-    flow = taylor_green.TaylorGreenFlow(amplitude=0.8, viscosity=0.2, phase=np.array([0.4, 1.0]), mean_velocity=np.array([0.3, -0.2]))
+    flow = taylor_green.TaylorGreenFlow(
+        amplitude=0.8, viscosity=0.2, phase=np.array([0.4, 1.0]), mean_velocity=np.array([0.3, -0.2])
+    )
     line = 2 * np.pi * np.arange(16) / 16
     places = np.stack(np.meshgrid(line, line, indexing="ij"), -1)
 

@@ -95,7 +95,7 @@ def integrated(right_hand_side, initial, times):
 
 
 def refined(field, points):
-    """The same trigonometric polynomial on a finer grid; the highest frequency of the coarse one must be empty."""
+    """Return the trigonometric polynomial on a finer grid; the highest frequency of the coarse one must be empty."""
     for axis in range(field.ndim):
         spectrum = np.fft.rfft(field.astype(np.float64), axis=axis)
         field = np.fft.irfft(spectrum, points, axis=axis) * points / field.shape[axis]
@@ -109,9 +109,9 @@ def test_kuramoto_sivashinsky_is_the_equation():
     def right_hand_side(u):
         return np.fft.irfft((k**2 - k**4) * np.fft.rfft(u) - 0.5j * k * np.fft.rfft(u**2) * (k < k[-1] * 2 / 3))
 
-    for own in fields[:2]:
-        exact = integrated(right_hand_side, refined(own[0], 128), preset.dt * np.arange(7))[:, ::2]
-        assert relative(own, exact).max() < 1e-5
+    for trajectory in fields[:2]:
+        exact = integrated(right_hand_side, refined(trajectory[0], 128), preset.dt * np.arange(7))[:, ::2]
+        assert relative(trajectory, exact).max() < 1e-5
 
 
 def test_burn_in_drops_the_first_frames_and_ends_on_the_attractor():
@@ -222,10 +222,12 @@ def test_the_callers_jax_settings_do_not_matter():
 def test_every_second_point_of_a_double_preset_is_the_single_one_to_the_bit(task):
     single, double = (replace(PRESETS[task][name], trajectories=2, steps=3) for name in ("tiny", "tiny_double"))
     assert double == replace(single, points=2 * single.points)
-    (coarse, own), (fine, same) = (solve(task, preset, 0, lambda line: None) for preset in (single, double))
+    (coarse, coefficient), (fine, fine_coefficient) = (
+        solve(task, preset, 0, lambda line: None) for preset in (single, double)
+    )
     every = (slice(None, None, 2),) * single.dimensions
     np.testing.assert_array_equal(fine[(..., *every)], coarse)
-    np.testing.assert_array_equal(own, same)
+    np.testing.assert_array_equal(coefficient, fine_coefficient)
     # The points between are of the same field: it holds few modes at first, and those explain it everywhere.
     between = np.stack([refined(field, 2 * single.points) for field in coarse[:, 0]])
     np.testing.assert_allclose(fine[:, 0], between, atol=1e-6 * np.abs(coarse).max())

@@ -33,9 +33,9 @@ def test_a_wave_is_carried_along_its_velocity_and_decays_by_its_wavenumber() -> 
     beta, nu = np.array([0.4, -1.1, 0.3]), 0.03
     item = transport.AdvectionDiffusion(amplitudes=amplitudes, velocity=beta, diffusivity=nu)
     axis, times = -1.5 + extent * np.arange(7) / 7, np.array([0.0, 0.4, 1.3])
-    found = item.evaluate(axis, times, extent)
+    frames = item.evaluate(axis, times, extent)
     k, x = 2 * np.pi / extent * numbers, np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1)
-    for time, frame in zip(times, found, strict=True):
+    for time, frame in zip(times, frames, strict=True):
         exact = np.exp(-nu * k @ k * time) * np.cos((x - beta * time) @ k + phase)
         np.testing.assert_allclose(frame, exact, atol=1e-12)
 
@@ -73,8 +73,8 @@ def test_a_file_has_every_parameter_and_a_finer_one_the_same_fields(tmp_path: Pa
     assert sources[0].grid.origin == (-1.0,) * 3 and sources[0].grid.spacing == pytest.approx((0.125,) * 3)
     assert sources[0].grid.dt == pytest.approx(0.05) and sources[0].frames == 9
     ids = np.arange(2)
-    between, own = (read_trajectories(source, ids) for source in sources)
-    np.testing.assert_allclose(between[:, :, ::2, ::2, ::2], own, atol=1e-6)
+    between, expected = (read_trajectories(source, ids) for source in sources)
+    np.testing.assert_allclose(between[:, :, ::2, ::2, ::2], expected, atol=1e-6)
     assert set(sources[0].coefficient_names()) == {"nu", "beta_x", "beta_y", "beta_z"}
     for name in sources[0].coefficient_names():
         one, two = (source.coefficient(name) for source in sources)
