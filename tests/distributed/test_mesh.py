@@ -1,4 +1,4 @@
-"""The same run on one device, on many, and in several processes."""
+"""Runs agree on one device, on many, and in several processes."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from ups_jax.distributed.processes import any_host, broadcast_from_host0, on_hos
 def small(stage: str, optimizer: str) -> tuple[str, ...]:
     """A model of one block, and rows for eight devices."""
     model = ("latent.dim=8", "operator.spectral.hidden_dim=16", "operator.spectral.depth=1")
-    own = (f"stages.{stage}.optimizer.name={optimizer}", f"stages.{stage}.optimizer.lr=1e-3")
-    return *model, "training.batch_size=8", *own
+    options = (f"stages.{stage}.optimizer.name={optimizer}", f"stages.{stage}.optimizer.lr=1e-3")
+    return *model, "training.batch_size=8", *options
 
 
 def paths() -> dict[str, str]:
@@ -52,15 +52,15 @@ def on_eight(
         env=paths() | {"FLOATS": str(floats)},
     )
     assert result.returncode == 0, result.stderr
-    told: dict[str, dict] = json.loads(result.stdout)
-    return told
+    results: dict[str, dict] = json.loads(result.stdout)
+    return results
 
 
-def agrees(told: dict[str, dict], parameters: float, losses: float = 1e-5) -> None:
+def agrees(results: dict[str, dict], parameters: float, losses: float = 1e-5) -> None:
     """Ten losses and the parameters, on every layout; checkpoints are read bit for bit on another one."""
-    one = told["one"]
+    one = results["one"]
     assert np.ptp(one["losses"]) > 0
-    for name, other in told.items():
+    for name, other in results.items():
         np.testing.assert_allclose(other["losses"], one["losses"], rtol=losses, err_msg=name)
         assert other["difference"] <= parameters, name
         assert other["restored"] == 0.0, name
@@ -69,7 +69,7 @@ def agrees(told: dict[str, dict], parameters: float, losses: float = 1e-5) -> No
 @pytest.mark.multiprocess
 def test_ten_steps_are_the_same_on_every_layout_and_each_holds_its_part(data_root: Path, tmp_path: Path) -> None:
     # One round of micro-batches on each device, and noise that belongs to rows.
-    told = on_eight(
+    results = on_eight(
         "operator",
         "one,both",
         tmp_path,
@@ -82,9 +82,9 @@ def test_ten_steps_are_the_same_on_every_layout_and_each_holds_its_part(data_roo
         "training.accum_steps=2",
         "training.input_noise=0.01",
     )
-    agrees(told, 1e-6)
+    agrees(results, 1e-6)
     # Four devices share the large arrays; what is too small to be shared is a seventh here.
-    assert 0.25 <= told["both"]["bytes"] / told["one"]["bytes"] < 0.4
+    assert 0.25 <= results["both"]["bytes"] / results["one"]["bytes"] < 0.4
 
 
 @pytest.mark.slow
@@ -103,11 +103,11 @@ def test_ten_steps_are_the_same_on_every_layout_and_each_holds_its_part(data_roo
 def test_every_stage_and_optimizer_steps_alike_on_every_layout(
     data_root: Path, tmp_path: Path, config: str, stage: str, optimizer: str
 ) -> None:
-    given = (f"data.root={data_root}", *small(stage, optimizer))
-    told = on_eight(stage, "one,data,fsdp,both", tmp_path, *given, config=config)
+    settings = (f"data.root={data_root}", *small(stage, optimizer))
+    results = on_eight(stage, "one,data,fsdp,both", tmp_path, *settings, config=config)
     # What an optimizer divides by its own size may turn round-off into a step: ten of them are 1e-2.
-    agrees(told, 1e-3)
-    assert told["data"]["bytes"] == told["one"]["bytes"]
+    agrees(results, 1e-3)
+    assert results["data"]["bytes"] == results["one"]["bytes"]
 
 
 @pytest.mark.slow
@@ -125,8 +125,8 @@ def test_in_float64_no_layout_is_told_from_another(
 ) -> None:
     # Optax makes curves of rates in float32, and two programs round them apart.
     flat = f"stages.{stage}.scheduler={{name: constant, warmup: 0}}"
-    given = (f"data.root={data_root}", *small(stage, optimizer), flat)
-    agrees(on_eight(stage, "one,data,fsdp,both", tmp_path, *given, config=config, floats=64), 1e-10, 1e-10)
+    settings = (f"data.root={data_root}", *small(stage, optimizer), flat)
+    agrees(on_eight(stage, "one,data,fsdp,both", tmp_path, *settings, config=config, floats=64), 1e-10, 1e-10)
 
 
 @pytest.mark.slow
@@ -141,8 +141,8 @@ def test_in_float64_no_layout_is_told_from_another(
 def test_points_step_alike_on_every_layout(data_root: Path, tmp_path: Path, options: tuple[str, ...]) -> None:
     small = ("data.tasks.0.preset=tiny_varied", "latent={dim: 8, nodes: 16}", "training.batch_size=8")
     core = ("operator.spectral={hidden_dim: 16, depth: 1, modes: 3}", "optimizer.name=sgd", "optimizer.lr=0.01")
-    given = (f"data.root={data_root}", *small, *core, *options)
-    agrees(on_eight("operator", "one,data,both", tmp_path, *given, config="heat_mesh.yaml"), 1e-5)
+    settings = (f"data.root={data_root}", *small, *core, *options)
+    agrees(on_eight("operator", "one,data,both", tmp_path, *settings, config="heat_mesh.yaml"), 1e-5)
 
 
 @pytest.mark.parametrize(

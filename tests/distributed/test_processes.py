@@ -67,7 +67,7 @@ def records(run: Path) -> list[dict[str, float]]:
 
 
 def same_run(one: Path, other: Path) -> None:
-    """The same steps with the same losses, and the same errors on the test split, to 1e-5."""
+    """Assert equal steps, losses and test errors, to 1e-5."""
     left, right = records(one), records(other)
     assert [line["step"] for line in left] == [line["step"] for line in right]
     for name in ("loss", "grad_norm"):
