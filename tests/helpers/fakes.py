@@ -78,19 +78,19 @@ class Steps:
 
     def validate(self, step: Step) -> None:
         if "data" in step.arguments:
-            found = {path: {"fingerprint": "f00d"} for path in options(step, "--config")}
-            write_atomically(Path(options(step, "--json")[0]), json.dumps(found))
+            checks = {path: {"fingerprint": "f00d"} for path in options(step, "--config")}
+            write_atomically(Path(options(step, "--json")[0]), json.dumps(checks))
 
     def train(self, step: Step) -> None:
         if "--dry-run" in step.arguments:
             return
         (config,), (path,) = options(step, "--config"), map(Path, options(step, "--run-dir"))
         cfg = load(config, [text for text in step.arguments if "=" in text])
-        known = path / "checkpoints" / "operator" / "10" / "params"
+        params_file = path / "checkpoints" / "operator" / "10" / "params"
         write_atomically(
             path / "run.json", json.dumps({"error": self.error(cfg), "config": {}, "stages": {}, "digests": {}})
         )
-        write_atomically(known, f"{self.error(cfg)}")
+        write_atomically(params_file, f"{self.error(cfg)}")
         write_atomically(path / "metrics.jsonl", '{"stage": "operator", "step": 10, "loss": 1.0}\n')
 
     def evaluate(self, step: Step) -> None:
@@ -100,8 +100,8 @@ class Steps:
         split = "val" if name == "small" else "test"
         digest = checkpoint_digests(path)["operator/10"]
         scores = [error * share for share in (0.5, 1.0, 1.5)]
-        own = self.values | (self.small if name == "small" else {})
-        result = evaluation(**{"nrmse": error, "split": split, "digest": digest, "scores": scores} | own)
+        extra = self.values | (self.small if name == "small" else {})
+        result = evaluation(**{"nrmse": error, "split": split, "digest": digest, "scores": scores} | extra)
         result["meta"] |= self.meta
         if self.ensemble is not None:
             result["variants"] = {
@@ -114,8 +114,8 @@ class Steps:
 
 def options(step: Step, name: str) -> list[str]:
     """All values of an option of a step's command line."""
-    given = list(map(str, step.arguments))
-    return [given[index + 1] for index, text in enumerate(given) if text == name]
+    arguments = list(map(str, step.arguments))
+    return [arguments[index + 1] for index, text in enumerate(arguments) if text == name]
 
 
 @dataclass(frozen=True)
@@ -126,14 +126,14 @@ class Place:
 
     def request(self, epochs: float = 10, **changes: Any) -> Request:
         overrides = (f"stages.operator.epochs={epochs}", *changes.pop("overrides", ()))
-        known = Request(
+        request = Request(
             train_config=CONFIGS / "tiny.yaml",
             train_stage="operator",
             overrides=overrides,
             runs_root=self.root / "artifacts" / "runs",
             leaderboard_csv=self.root / "reports" / "leaderboard.csv",
         )
-        return replace(known, **changes)
+        return replace(request, **changes)
 
     def run(self, epochs: float = 10, steps: Runner | None = None, **changes: Any) -> dict[str, Any]:
         return run_pipeline(self.request(epochs, **changes), Console(quiet=True), steps or Steps())

@@ -39,8 +39,10 @@ def ten_steps(cfg: Config, dataset: Dataset, stage: str):  # type: ignore[no-unt
     first = batch_at(dataset, cfg, stage, 0)
     parents = untrained_parents(cfg, dataset.task, stage, first)
     state = init_state(model, tx, first, jax.random.key(cfg.seed), stage=stage, cfg=cfg)
-    own = replace(state, rng=gather_to_local(mesh, state.rng))
-    state = device_put(mesh, replace(init_from_parents(cfg, stage, model, dataset, parents, own), rng=state.rng))
+    single_device = replace(state, rng=gather_to_local(mesh, state.rng))
+    state = device_put(
+        mesh, replace(init_from_parents(cfg, stage, model, dataset, parents, single_device), rng=state.rng)
+    )
     an_epoch = make_plan(cfg, dataset, stage).steps_per_epoch
     step = make_train_step(model, tx, cfg, stage=stage, steps_per_epoch=an_epoch, parents=parents)
     losses = []
@@ -66,12 +68,12 @@ def main() -> None:
     cfg = load(CONFIGS / config, overrides)
     simulate.prepare(cfg)
     dataset = open_dataset(cfg)
-    told: dict[str, dict[str, object]] = {}
+    results: dict[str, dict[str, object]] = {}
     params = {}
     for name in layouts.split(","):
         data, fsdp = LAYOUTS[name]
-        here = replace(cfg, parallel=ParallelConfig(data=data, fsdp=fsdp))
-        mesh, state, losses = ten_steps(here, dataset, stage)
+        layout_cfg = replace(cfg, parallel=ParallelConfig(data=data, fsdp=fsdp))
+        mesh, state, losses = ten_steps(layout_cfg, dataset, stage)
         params[name] = jax.device_get(gather_to_local(mesh, state.params))
         with Checkpoints(Path(folder) / name) as checkpoints:
             checkpoints.save(state, {}, validation=None)
@@ -84,13 +86,13 @@ def main() -> None:
                 10, abstract_with_sharding(other, jax.eval_shape(lambda state: state, state))
             )
             same = difference(params[name], jax.device_get(gather_to_local(other, restored.params)))
-        told[name] = {
+        results[name] = {
             "losses": losses,
             "difference": difference(params["one"], params[name]),
             "bytes": bytes_of((state.params, state.opt_state, state.ema)),
             "restored": same,
         }
-    json.dump(told, sys.stdout)
+    json.dump(results, sys.stdout)
 
 
 if __name__ == "__main__":

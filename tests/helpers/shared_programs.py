@@ -76,14 +76,14 @@ def train_step(model: Any, tx: Any, cfg: Config, *, stage: str = "operator", **o
         return make_train_step(model, tx, cfg, stage=stage, **options)
     bound = inspect.signature(make_train_step).bind(model, tx, cfg, stage=stage, **options)
     bound.apply_defaults()
-    told = {name: value for name, value in bound.kwargs.items() if name not in ("losses", "parents")}
-    told["micro_batches"] = told["micro_batches"] or getattr(cfg.stages, stage).accum_steps
+    arguments = {name: value for name, value in bound.kwargs.items() if name not in ("losses", "parents")}
+    arguments["micro_batches"] = arguments["micro_batches"] or getattr(cfg.stages, stage).accum_steps
     key = (
         "step",
         repr(as_joint_model(model).models),
         id(tx),
         stage,
-        repr(sorted(told.items())),
+        repr(sorted(arguments.items())),
         _settings(cfg, stage, "evaluation"),
     )
     return _once(key, lambda: (tx, make_train_step(model, tx, cfg, stage=stage, **options)))[1]

@@ -1,4 +1,4 @@
-"""What wandb wrote offline, read back: a log of protobuf records in LevelDB's framing, with wandb's own messages."""
+"""Reads wandb's offline files: a log of protobuf records in LevelDB's framing, with wandb's own messages."""
 
 from __future__ import annotations
 

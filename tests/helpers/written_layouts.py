@@ -113,9 +113,9 @@ def write_well(path: Path, dims: int = 2, **attributes: object) -> dict[str, np.
         dimensions["time"] = np.tile(np.arange(T, dtype=np.float32) * 0.5, (N, 1))
         dimensions["time"].attrs["sample_varying"] = True
         for group in ("t0_fields", "t1_fields", "t2_fields"):
-            own = [name.split("/")[1] for name in fields if name.startswith(group)]
+            names = [name.split("/")[1] for name in fields if name.startswith(group)]
             # The order of `field_names` is the channels', not the alphabet's.
-            file.create_group(group).attrs["field_names"] = [*own, "mask"] if group == "t0_fields" else own
+            file.create_group(group).attrs["field_names"] = [*names, "mask"] if group == "t0_fields" else names
         for name, values in fields.items():
             file[name] = values
             varying = [True] * dims
