@@ -342,7 +342,7 @@ def test_resolved_configurations_are_read_back_as_they_are(place: Place, tmp_pat
 def test_other_code_trains_again_and_keeps_what_the_old_one_made(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.run(run_id="first")
     with monkeypatch.context() as changed:
-        changed.setattr(cache_keys, "training_code", lambda: "other")
+        changed.setattr(cache_keys, "training_code_digest", lambda: "other")
         place.run(steps=(steps := Steps()), run_id="first")
     assert steps.calls == ["validate_data", *WHOLE[2:]]
     (aside,) = (place.root / "artifacts" / "runs" / "first").glob("train_before_*")

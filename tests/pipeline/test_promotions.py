@@ -40,7 +40,7 @@ def test_a_decision_on_other_numbers_is_made_anew(place: Place, monkeypatch: pyt
         with pytest.raises(StorageError):
             place.run(20, run_id="run")
     assert place.summary("run")["gates"]["full_eval"]["passed"]
-    monkeypatch.setattr(cache_keys, "evaluation_code", lambda: "mended")
+    monkeypatch.setattr(cache_keys, "evaluation_code_digest", lambda: "mended")
     monkeypatch.setattr(compute_steps, "evaluation_key", cache_keys.evaluation_key)
     with pytest.raises(GateError, match=r"nrmse.*0\.7.*600\.00 %.*0\.1"):
         place.run(20, Steps(values={"nrmse": 0.7, "scores": [0.7]}), run_id="run")
@@ -86,9 +86,11 @@ def test_a_copy_that_is_there_gets_the_evaluations_that_count(place: Place) -> N
     demote(place)
     place.run(10, run_id="run", promote_demoted=True)
     (champion,) = place.champions.read_all()
-    assert all(file.is_file() for section in ("small", "full") for file in place.champions.files(champion, section))
+    assert all(
+        file.is_file() for section in ("small", "full") for file in place.champions.evaluation_files(champion, section)
+    )
     # The numbers are in the record: one seed is judged without the files.
-    place.champions.files(champion, "small")[0].unlink()
+    place.champions.evaluation_files(champion, "small")[0].unlink()
     assert place.run(20, run_id="next")["status"] == "promoted"
 
 
@@ -165,7 +167,7 @@ def test_half_a_training_of_other_code_is_set_aside(place: Place, monkeypatch: p
     assert not list(folder.glob("train_before_*"))
     with pytest.raises(KeyboardInterrupt):
         place.run(11, Half(), run_id="other")
-    monkeypatch.setattr(cache_keys, "training_code", lambda: "changed")
+    monkeypatch.setattr(cache_keys, "training_code_digest", lambda: "changed")
     place.run(11, run_id="other")
     assert len(list((folder.parent / "other").glob("train_before_*"))) == 1
 
@@ -199,8 +201,8 @@ READ_FILES = """
 from pathlib import Path
 read, seen = Path.read_bytes, set()
 Path.read_bytes = lambda path: (seen.add(path), read(path))[1]
-from ups_jax.pipeline.cache_keys import training_code
-training_code()
+from ups_jax.pipeline.cache_keys import training_code_digest
+training_code_digest()
 print(*seen, sep="\\n")
 """
 

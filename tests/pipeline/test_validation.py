@@ -59,7 +59,7 @@ def test_what_keys_mean_together_is_told_together() -> None:
 
 def test_an_evaluation_of_another_task_is_told() -> None:
     assert check_pair(TINY, TINY).problems == ()
-    assert "name the same tasks" in check_pair(TINY, CONFIGS / "ks1d.yaml").problems[0]
+    assert "use the same tasks" in check_pair(TINY, CONFIGS / "ks1d.yaml").problems[0]
 
 
 @pytest.fixture

@@ -1,1 +1,1 @@
-"""Sequences of training and evaluation."""
+"""Validation, training, evaluation, gates and promotion to champion as one resumable pipeline of commands."""

@@ -1,4 +1,4 @@
-"""The keys under which a training and an evaluation are found again: equal keys mean equal numbers. Imports no jax."""
+"""Cache keys of trainings and evaluations: equal keys mean equal results. This module imports no jax."""
 
 from __future__ import annotations
 
@@ -13,52 +13,71 @@ from ups_jax.config import Config, to_dict
 from ups_jax.core.files import RECORDED_PACKAGES, version
 
 _ROOT = Path(__file__).resolve().parents[1]
-# The packages whose code determines the result of a training, and those that an evaluation uses besides.
+# The packages whose code determines the result of a training, and the additional ones of an evaluation.
 _TRAINING = (
     *("config", "core", "data", "distributed", "losses", "metrics", "models", "optim"),
     *("rollout", "runs", "simulate", "trainer", "training"),
 )
 _EVALUATION = (*_TRAINING, "inference", "evaluation")
 _FILES = ("pipeline/train_all_stages.py", "cli/train.py", "cli/evaluate.py")
-# What says how a run is kept, told and judged, not what it computes.
-_NO_NUMBERS = ("logging", "runs", "gates", "pipeline", "checkpoint")
+# Sections of the configuration that do not change the computed numbers.
+_WITHOUT_EFFECT = ("logging", "runs", "gates", "pipeline", "checkpoint")
+# Keys of `evaluation` that select the best checkpoint of a training.
 _SELECTION = ("metric", "val_trajectories")
 
 
-def digest_of(values: Any) -> str:
-    """Sixteen hex digits over JSON values, whatever the order of their keys."""
+def json_digest(values: Any) -> str:
+    """Return a digest of 16 hex digits of JSON values; the order of dictionary keys does not matter."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def train_key(cfg: Config, stage: str, fingerprint: str, arguments: Sequence[str] = ()) -> str:
-    """Of a training: its configuration but for logging and paths, the content of its data, the code that trains, and
-    further arguments of the command."""
-    values = {key: value for key, value in to_dict(cfg).items() if key not in _NO_NUMBERS}
+    """Return the cache key of a training.
+
+    It covers the configuration (except logging and paths), the data, the training code and package versions.
+
+    Args:
+        cfg: Configuration of the training.
+        stage: Stage to train, or `all`.
+        fingerprint: Fingerprint of the training data.
+        arguments: Further arguments of the training command.
+    """
+    values = {key: value for key, value in to_dict(cfg).items() if key not in _WITHOUT_EFFECT}
     values["data"] = _without_paths(values["data"])
     values["evaluation"] = {key: values["evaluation"][key] for key in _SELECTION}
-    return digest_of([values, stage, fingerprint, list(arguments), training_code_digest()])
+    return json_digest([values, stage, fingerprint, list(arguments), training_code_digest()])
 
 
 def evaluation_key(checkpoints: Mapping[str, str], cfg: Config, section: str, fingerprint: str, device: str) -> str:
-    """Of an evaluation: the checkpoints' digests, the configuration of the evaluation and of its `section` of the
-    pipeline, the content of its data, the code that evaluates, and the device that was asked for."""
+    """Return the cache key of an evaluation.
+
+    It covers the checkpoints, the evaluation settings, the data, the evaluation code and package versions.
+
+    Args:
+        checkpoints: Digest of each checkpoint of the training.
+        cfg: Configuration of the evaluation.
+        section: `small` or `full`.
+        fingerprint: Fingerprint of the evaluation data.
+        device: The value of --eval-device.
+    """
     values = to_dict(cfg)
-    chosen = [values["evaluation"], values["pipeline"][section], _without_paths(values["data"]), values["seed"]]
-    return digest_of([dict(checkpoints), chosen, section, fingerprint, device, evaluation_code_digest()])
+    settings = [values["evaluation"], values["pipeline"][section], _without_paths(values["data"]), values["seed"]]
+    return json_digest([dict(checkpoints), settings, section, fingerprint, device, evaluation_code_digest()])
 
 
 def training_code_digest() -> str:
-    """What the version of the code and of the packages is that train."""
-    return _code(_TRAINING)
+    """Return a digest of the code and the package versions that a training uses."""
+    return _code_digest(_TRAINING)
 
 
 def evaluation_code_digest() -> str:
-    """What the version of the code and of the packages is that evaluate."""
-    return _code(_EVALUATION)
+    """Return a digest of the code and the package versions that an evaluation uses."""
+    return _code_digest(_EVALUATION)
 
 
 @cache
-def _code(packages: tuple[str, ...]) -> str:
+def _code_digest(packages: tuple[str, ...]) -> str:
+    """Return a digest of the source files of these packages and the installed versions of the dependencies."""
     hashed = hashlib.sha256()
     files = [path for package in packages for path in (_ROOT / package).rglob("*.py")]
     files += [path for name in _FILES if (path := (_ROOT / name).resolve()).is_file()]
@@ -69,5 +88,8 @@ def _code(packages: tuple[str, ...]) -> str:
 
 
 def _without_paths(data: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in data.items() if key not in ("root", "loader", "latents")}
-    return kept | {"tasks": [{key: value for key, value in task.items() if key != "path"} for task in data["tasks"]]}
+    """Return the data configuration without file paths and loader settings."""
+    remaining = {key: value for key, value in data.items() if key not in ("root", "loader", "latents")}
+    return remaining | {
+        "tasks": [{key: value for key, value in task.items() if key != "path"} for task in data["tasks"]]
+    }

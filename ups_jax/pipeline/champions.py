@@ -1,6 +1,6 @@
-"""The champions: for each task and protocol the run that was promoted last, as a verified copy of its own.
+"""The champions: a verified copy of the run that was promoted last for each task and evaluation protocol.
 
-`champion.json` is written last and at once, so that a champion is promoted wholly or not at all.
+`champion.json` is written last and atomically, so a promotion is complete or has no effect.
 """
 
 from __future__ import annotations
@@ -19,23 +19,32 @@ from ups_jax.core.commands import command
 from ups_jax.core.errors import CheckpointError, ConfigError, first_line
 from ups_jax.core.files import path_inside, read_json, storage_error, write_atomically
 from ups_jax.core.locks import wait_for_lock
-from ups_jax.pipeline.scores import Evaluation, plain
+from ups_jax.pipeline.scores import Evaluation, finite_or_none
 from ups_jax.pipeline.training_record import checkpoint_digests
 from ups_jax.runs.checksums import find_damage
 from ups_jax.runs.directory import now
 
 SCHEMA_VERSION = 2
-# What of a training run is copied: all that is needed to predict with it and to go on with it.
+# The parts of a training run that are copied: all that prediction and further training need.
 _COPIED = ("run.json", "metrics.jsonl", "checkpoints")
-# In place of `champion.json` after the last champion was taken down: his record, with all before him.
+# Replaces `champion.json` after the only champion was demoted: its record, with the earlier champions.
 _VACANT = "vacant.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """What is promoted: a training of the run `run_id` with the digests of its checkpoints as they were evaluated, its
-    configuration, and its evaluations by section. `label` is what the leaderboard calls it, `scope` a digest over what
-    a full evaluation is of."""
+    """A run to promote.
+
+    Attributes:
+        run_id: Id of the run.
+        run_dir: Folder of the run.
+        training: Folder of the training to copy.
+        checkpoints: Digest of each checkpoint of the training at the time of the evaluation.
+        config: Configuration of the training.
+        label: Label of the champion on the leaderboard.
+        scope: Digest of what the full evaluation covers.
+        evaluations: The evaluations by section, `small` and `full`.
+    """
 
     run_id: str
     run_dir: Path
@@ -48,56 +57,74 @@ class Candidate:
 
     @property
     def full(self) -> Evaluation:
+        """The full evaluation."""
         return self.evaluations["full"]
 
 
 @dataclass(frozen=True)
 class Champions:
-    """The folder of all champions: `root/TASK/PROTOCOL/champion.json`, and the copies beside it."""
+    """The folder of all champions: `root/TASK/PROTOCOL/champion.json` and the copies of the runs next to it."""
 
     root: Path
 
     def lock(self) -> AbstractContextManager[None]:
-        """Hold all champions for a comparison with a promotion; others wait."""
+        """Return a context manager that locks all champions for a comparison with promotion; other processes wait."""
         return wait_for_lock(self.root / ".lock")
 
     def read_all(self) -> list[dict[str, Any]]:
-        """Every champion, the one that was promoted last first. Raises `CheckpointError` for a damaged record."""
-        found = [_read(path) for path in self.root.glob("*/*/champion.json")]
-        return sorted(found, key=lambda item: str(item["promoted_at"]), reverse=True)
+        """Return the records of all champions, the last promoted first.
+
+        Raises:
+            CheckpointError: If a record is damaged.
+        """
+        records = [_read(path) for path in self.root.glob("*/*/champion.json")]
+        return sorted(records, key=lambda item: str(item["promoted_at"]), reverse=True)
 
     def find(self, section: str, task: str, protocol: str, scope: str | None = None) -> dict[str, Any] | None:
-        """The champion of a task that was evaluated by a protocol, with `scope` one of that scope. Those of other tasks
-        are not looked at."""
-        known = [_read(path) for path in self.root.glob(f"{_file_name(task)}/*/champion.json")]
-        known = [item for item in known if item["evaluations"].get(section, {}).get("protocol") == protocol]
-        known = [item for item in known if scope in (None, item["scope"])]
-        return max(known, key=lambda item: str(item["promoted_at"]), default=None)
+        """Return the last promoted champion of a task that was evaluated by a protocol, or None.
+
+        Args:
+            section: `small` or `full`, the evaluation that has the protocol.
+            task: Names of the tasks, joined by `+`.
+            protocol: Protocol digest of the evaluation.
+            scope: Required scope of the champion, or None for any.
+        """
+        records = [_read(path) for path in self.root.glob(f"{_file_name(task)}/*/champion.json")]
+        records = [item for item in records if item["evaluations"].get(section, {}).get("protocol") == protocol]
+        records = [item for item in records if scope in (None, item["scope"])]
+        return max(records, key=lambda item: str(item["promoted_at"]), default=None)
 
     def find_demoted(self, task: str, protocol: str, checkpoints: Set[str]) -> dict[str, Any] | None:
-        """The record of a champion that was taken down and has one of these checkpoints."""
+        """Return the record of the last demoted champion that has one of these checkpoints, or None."""
         history = self._history(self.folder(task, protocol))
-        known = [item for item in history if "demoted_at" in item and not checkpoints.isdisjoint(item["seeds"])]
-        return known[-1] if known else None
+        demoted = [item for item in history if "demoted_at" in item and not checkpoints.isdisjoint(item["seeds"])]
+        return demoted[-1] if demoted else None
 
-    def files(self, champion: Mapping[str, Any], section: str) -> tuple[Path, ...]:
-        """A champion's evaluation in its copy, of each seed."""
+    def evaluation_files(self, champion: Mapping[str, Any], section: str) -> tuple[Path, ...]:
+        """Return the evaluation files in a champion's copy, one per seed.
+
+        Args:
+            champion: Record of the champion.
+            section: `small` or `full`.
+        """
         folder = self.folder(champion["task"], champion["protocol"])
         return tuple(folder / name for name in champion["evaluations"][section]["files"])
 
     def folder(self, task: str, protocol: str) -> Path:
+        """Return the folder of a task and protocol."""
         return self.root / _file_name(task) / protocol
 
     def promote(self, candidate: Candidate) -> dict[str, Any]:
-        """Make the candidate the champion of its protocol, in place of whoever is; to be called under the lock.
+        """Make the candidate the champion of its protocol and return the new record; call it under the lock.
 
-        The copy of the run is verified against the evaluated digests before it counts. Raises `CheckpointError`,
-        `StorageError`.
+        Raises:
+            CheckpointError: If the copied checkpoints are not those that were evaluated.
+            StorageError: If a file cannot be written.
         """
         full, digests = candidate.full, dict(candidate.checkpoints)
         folder = self.folder(full.task, full.protocol)
         copy = folder / f"{_file_name(candidate.run_id)}-{full.checkpoint}"
-        if not _is_whole(copy, digests):
+        if not _is_intact(copy, digests):
             _copy(candidate, copy, digests)
         _copy_evaluations(candidate, copy)
         champion = {
@@ -116,23 +143,23 @@ class Champions:
             "config": dict(candidate.config),
             "evaluations": {
                 section: {
-                    "protocol": evaluated.protocol,
-                    "split": evaluated.meta["data"]["split"],
-                    "horizon": evaluated.meta["horizon"],
-                    "device": evaluated.device,
-                    "files": [f"{copy.name}/{_evaluation_name(section, n)}" for n in range(len(evaluated.results))],
-                    "numbers": plain(evaluated.numbers),
+                    "protocol": evaluation.protocol,
+                    "split": evaluation.meta["data"]["split"],
+                    "horizon": evaluation.meta["horizon"],
+                    "device": evaluation.device,
+                    "files": [f"{copy.name}/{_evaluation_name(section, n)}" for n in range(len(evaluation.results))],
+                    "numbers": finite_or_none(evaluation.numbers),
                 }
-                for section, evaluated in candidate.evaluations.items()
+                for section, evaluation in candidate.evaluations.items()
             },
-            "metrics": plain(full.numbers),
+            "metrics": finite_or_none(full.numbers),
             "history": self._history(folder),
         }
         write_atomically(folder / "champion.json", json.dumps(champion, indent=2) + "\n")
         return champion
 
     def _history(self, folder: Path) -> list[dict[str, Any]]:
-        """Who was champion here, the present one last; where the last one was taken down, he."""
+        """Return the records of all champions of a folder; the current or last demoted champion comes last."""
         for path in (folder / "champion.json", folder / _VACANT):
             if path.exists():
                 last = _read(path)
@@ -140,8 +167,22 @@ class Champions:
         return []
 
     def demote(self, task: str, protocol: str | None, reason: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """Take the champion of a task down: the one before it is champion again where its copy verifies, else none is.
-        Gives both; to be called under the lock. ConfigError where there is no such champion."""
+        """Demote the champion of a task; call it under the lock.
+
+        The latest earlier champion with an intact copy becomes champion again; if there is none, the task has no
+        champion.
+
+        Args:
+            task: Names of the tasks, joined by `+`.
+            protocol: Protocol digest; None if the task has one champion.
+            reason: Reason to record.
+
+        Returns:
+            The demoted champion, and the restored one or None.
+
+        Raises:
+            ConfigError: If there is no such champion, or several.
+        """
         champion = self.get(task, protocol)
         folder = self.folder(champion["task"], champion["protocol"])
         demoted = champion | {"demoted_at": now(), "reason": reason}
@@ -151,39 +192,57 @@ class Champions:
             write_atomically(folder / _VACANT, json.dumps(demoted, indent=2) + "\n")
             (folder / "champion.json").unlink()
             return champion, None
-        kept = [item for item in champion["history"] if item != successor]
-        restored = successor | {"promoted_at": now(), "history": [*kept, _without_history(demoted)]}
+        history = [item for item in champion["history"] if item != successor]
+        restored = successor | {"promoted_at": now(), "history": [*history, _without_history(demoted)]}
         write_atomically(folder / "champion.json", json.dumps(restored, indent=2) + "\n")
         return champion, restored
 
     def get(self, task: str, protocol: str | None = None) -> dict[str, Any]:
-        """The champion of a task; ConfigError where there is none, or several and `protocol` does not say which."""
-        known = [item for item in self.read_all() if item["task"] == task and protocol in (None, item["protocol"])]
-        if not known:
+        """Return the record of the champion of a task.
+
+        Args:
+            task: Names of the tasks, joined by `+`.
+            protocol: Protocol digest; None if the task has one champion.
+
+        Raises:
+            ConfigError: If there is no such champion, or several.
+        """
+        records = [item for item in self.read_all() if item["task"] == task and protocol in (None, item["protocol"])]
+        if not records:
             names = ", ".join(sorted({item["task"] for item in self.read_all()})) or "none"
-            said = task if protocol is None else f"{task} by protocol {protocol}"
+            subject = task if protocol is None else f"{task} by protocol {protocol}"
             raise ConfigError(
-                f"{self.root}: has no champion of {said} (there are champions of: {names}); make one with "
+                f"{self.root}: has no champion of {subject} (tasks with a champion: {names}); promote one with "
                 f"`{command('pipeline')}`"
             )
-        if len(known) > 1:
-            each = ", ".join(f"{item['protocol']} (run {item['run_id']})" for item in known)
-            raise ConfigError(f"{self.root}: {task} has a champion by each of the protocols {each}; give --protocol")
-        return known[0]
+        if len(records) > 1:
+            protocols = ", ".join(f"{item['protocol']} (run {item['run_id']})" for item in records)
+            raise ConfigError(f"{self.root}: {task} has a champion for each protocol: {protocols}; set --protocol")
+        return records[0]
 
     def run_directory(self, task: str, protocol: str | None = None) -> Path:
-        """The run directory of a champion, verified; CheckpointError where its files are not those promoted."""
+        """Return the verified copy of a champion's run directory.
+
+        Args:
+            task: Names of the tasks, joined by `+`.
+            protocol: Protocol digest; None if the task has one champion.
+
+        Raises:
+            ConfigError: If there is no such champion, or several.
+            CheckpointError: If the checkpoints in the copy are missing or have changed.
+        """
         champion = self.get(task, protocol)
         folder = self.folder(champion["task"], champion["protocol"])
         if not _is_champion(folder, champion):
             raise CheckpointError(
                 f"{folder / champion['copy']}: its checkpoints are not those that were promoted; demote it with "
-                f"`{command('leaderboard')} --demote {task}`, or bring the folder back from {champion['run_dir']}"
+                f"`{command('leaderboard')} --demote {task}`, or restore the folder from {champion['run_dir']}"
             )
         return folder / champion["copy"]
 
 
 def _copy(candidate: Candidate, copy: Path, digests: Mapping[str, str]) -> None:
+    """Copy a training run and verify its checkpoints before the copy gets its name."""
     partial = copy.with_name(f".{copy.name}.partial")
     try:
         for folder in (partial, copy):
@@ -195,9 +254,9 @@ def _copy(candidate: Candidate, copy: Path, digests: Mapping[str, str]) -> None:
                 shutil.copytree(source, partial / name)
             elif source.exists():
                 shutil.copy2(source, partial / name)
-        if not _is_whole(partial, digests):
+        if not _is_intact(partial, digests):
             raise CheckpointError(
-                f"{candidate.training}: its checkpoints are not those that were evaluated; start the same command again"
+                f"{candidate.training}: its checkpoints are not those that were evaluated; run the same command again"
             )
         os.replace(partial, copy)
     except OSError as error:
@@ -207,9 +266,9 @@ def _copy(candidate: Candidate, copy: Path, digests: Mapping[str, str]) -> None:
 
 
 def _copy_evaluations(candidate: Candidate, copy: Path) -> None:
-    """Also into a copy that was there already, whose evaluations may be others."""
-    for section, evaluated in candidate.evaluations.items():
-        for number, file in enumerate(evaluated.files):
+    """Copy the evaluations, also into an existing copy of the run, whose evaluations may be older."""
+    for section, evaluation in candidate.evaluations.items():
+        for number, file in enumerate(evaluation.files):
             try:
                 text = file.read_text(encoding="utf-8")
             except OSError as error:
@@ -217,30 +276,32 @@ def _copy_evaluations(candidate: Candidate, copy: Path) -> None:
             write_atomically(copy / _evaluation_name(section, number), text)
 
 
-def _is_whole(copy: Path, digests: Mapping[str, str]) -> bool:
-    """Whether a copy holds these checkpoints and no others, none of them damaged."""
+def _is_intact(copy: Path, digests: Mapping[str, str]) -> bool:
+    """Return whether a copy has exactly these checkpoints, all of them undamaged."""
     if not copy.is_dir() or not (copy / "run.json").exists():
         return False
     return checkpoint_digests(copy) == digests and not any(find_damage(copy / "checkpoints" / name) for name in digests)
 
 
 def _is_champion(folder: Path, champion: Mapping[str, Any]) -> bool:
-    return _is_whole(folder / champion["copy"], champion["checkpoints"])
+    """Return whether the copy of a champion is intact."""
+    return _is_intact(folder / champion["copy"], champion["checkpoints"])
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """Return a champion's record after checking it."""
     try:
         values = read_json(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error}); restore it from a copy, or delete it") from None
     if not isinstance(values, dict) or values.get("schema_version") != SCHEMA_VERSION:
-        raise CheckpointError(f"{path}: is not a champion of this version; restore it from a copy, or delete it")
+        raise CheckpointError(f"{path}: is not a champion record of this version; restore it from a copy, or delete it")
     _check_paths(path, values)
     return values
 
 
 def _check_paths(path: Path, champion: dict[str, Any]) -> None:
-    """Raise `CheckpointError` for a record by which a champion, or one before him, is not in the record's folder."""
+    """Raise `CheckpointError` if a path, task or protocol of a record does not match the record's folder."""
     try:
         for item in (champion, *champion["history"]):
             path_inside(path, "copy", item["copy"], CheckpointError)
@@ -248,23 +309,25 @@ def _check_paths(path: Path, champion: dict[str, Any]) -> None:
                 for name in section["files"]:
                     path_inside(path, "files", name, CheckpointError)
             if (_file_name(item["task"]), item["protocol"]) != (path.parent.parent.name, path.parent.name):
-                told = f"protocol {item['protocol']!r:.200} of task {item['task']!r:.200}"
-                raise CheckpointError(f"{path}: is of {told}, and lies in the folder of another; move it there")
+                subject = f"protocol {item['protocol']!r:.200} of task {item['task']!r:.200}"
+                raise CheckpointError(f"{path}: is the record of {subject}; move it to the folder of that protocol")
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{path}: is not a champion's record ({first_line(error)}); restore it from a copy, or delete it"
+            f"{path}: is not a champion record ({first_line(error)}); restore it from a copy, or delete it"
         ) from None
 
 
 def _without_history(champion: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a champion's record without the earlier champions."""
     return {key: value for key, value in champion.items() if key != "history"}
 
 
-def _evaluation_name(section: str, number: int) -> str:
-    return f"evaluation/{section}.json" if number == 0 else f"evaluation/{section}_{number}.json"
+def _evaluation_name(section: str, seed_index: int) -> str:
+    """Return the file name of an evaluation in the copy."""
+    return f"evaluation/{section}.json" if seed_index == 0 else f"evaluation/{section}_{seed_index}.json"
 
 
 def _file_name(name: str) -> str:
-    """The name with nothing in it that parts folders, and never that of the folder above."""
-    plain = re.sub(r"[^A-Za-z0-9_.+-]", "_", name)
-    return plain.replace(".", "_") if set(plain) <= {"."} else plain
+    """Return the name with all characters replaced that are unsafe in a file name; dots alone are replaced too."""
+    safe = re.sub(r"[^A-Za-z0-9_.+-]", "_", name)
+    return safe.replace(".", "_") if set(safe) <= {"."} else safe

@@ -1,5 +1,7 @@
-"""The chapters of a pipeline run that compute: validation, dry run, training, evaluation. Each is skipped where its key
-is found again and its checkpoints verify, in this run or in any other."""
+"""The computing steps of a pipeline run: validation, dry run, training, evaluation.
+
+A training or evaluation is reused if any run has one with the same key and intact checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -10,145 +12,175 @@ from ups_jax.config import to_dict
 from ups_jax.core.errors import CheckpointError, DataError
 from ups_jax.core.files import read_json
 from ups_jax.data.files import data_files
-from ups_jax.pipeline.cache_keys import digest_of, evaluation_key, train_key
-from ups_jax.pipeline.context import Work, copy_evaluation, set_aside
+from ups_jax.pipeline.cache_keys import evaluation_key, json_digest, train_key
+from ups_jax.pipeline.context import PipelineRun, copy_evaluation, move_to_backup
 from ups_jax.pipeline.request import CONFIG_NAMES
-from ups_jax.pipeline.scores import SECTIONS, Evaluation, plain
+from ups_jax.pipeline.scores import SECTIONS, Evaluation, finite_or_none
 from ups_jax.pipeline.subprocess_step import Step
 from ups_jax.pipeline.training_record import RecordedTraining, checkpoint_digests, find_training
-from ups_jax.pipeline.wandb import write_info
+from ups_jax.pipeline.wandb import write_wandb_info
 
-# JAX's names of the devices that an evaluation may ask for.
+# Values of --eval-device and the JAX platform of each.
 PLATFORMS = {"cpu": "cpu", "cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}
 
 
-def validate(work: Work) -> dict[str, str]:
-    """Check configurations and data; the fingerprint of the data of each configuration by its name."""
-    request, key = work.request, digest_of([work.resolved.to_dict(), work.request.train_stage])
-    configs = [argument for name in CONFIG_NAMES for argument in ("--config", str(work.config_path(name)))]
+def validate(pipeline: PipelineRun) -> dict[str, str]:
+    """Check configurations and data, and return the data fingerprint of each configuration by its name.
+
+    Raises:
+        DataError: If the output of the data check cannot be read.
+    """
+    request, key = pipeline.request, json_digest([pipeline.resolved.to_dict(), pipeline.request.train_stage])
+    configs = [argument for name in CONFIG_NAMES for argument in ("--config", str(pipeline.config_path(name)))]
     common = [*configs, "--stage", request.train_stage]
     if request.skip_validation:
-        work.skipped("validate_config", "--skip-validation")
-    elif not work.done("validate_config", key):
-        work.run(Step(name="validate_config", command="validate", arguments=[*common, "--only", "config"]), key)
+        pipeline.mark_skipped("validate_config", "--skip-validation")
+    elif not pipeline.was_done("validate_config", key):
+        pipeline.run(Step(name="validate_config", command="validate", arguments=[*common, "--only", "config"]), key)
     if request.skip_data_check:
-        work.skipped("validate_data", "--skip-data-check")
-        return {name: _unchecked(work, name) for name in CONFIG_NAMES}
-    found = work.directory / "artifacts" / "validation.json"
+        pipeline.mark_skipped("validate_data", "--skip-data-check")
+        return {name: _unchecked_fingerprint(pipeline, name) for name in CONFIG_NAMES}
+    result_file = pipeline.directory / "artifacts" / "validation.json"
     step = Step(
         name="validate_data",
         command="validate",
-        arguments=[*common, "--only", "data", "--json", str(found)],
-        outputs=[found],
+        arguments=[*common, "--only", "data", "--json", str(result_file)],
+        outputs=[result_file],
     )
-    # Always: files may have changed since, and who trains on damaged data waits for nothing.
-    work.run(step, key)
+    # Always run: the files may have changed, and a training on damaged data is wasted.
+    pipeline.run(step, key)
     try:
-        values = read_json(found)
-        return {name: str(values[str(work.config_path(name))]["fingerprint"]) for name in CONFIG_NAMES}
+        values = read_json(result_file)
+        return {name: str(values[str(pipeline.config_path(name))]["fingerprint"]) for name in CONFIG_NAMES}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{found}: does not hold what the data check writes ({error!r}); start again") from None
+        raise DataError(
+            f"{result_file}: is not a result of the data check ({error!r}); run the command again"
+        ) from None
 
 
-def train(work: Work, fingerprint: str) -> list[RecordedTraining]:
-    """A training for each seed, which is one that is known, or made now after a dry run."""
-    first = work.resolved.train.seed
-    seeds = range(first, first + work.request.n_seeds)
-    return [_train_seed(work, seed, seed == first, fingerprint) for seed in seeds]
+def train(pipeline: PipelineRun, fingerprint: str) -> list[RecordedTraining]:
+    """Return the training of each seed, reused or executed now after a dry run.
+
+    Args:
+        pipeline: The pipeline run.
+        fingerprint: Fingerprint of the training data.
+
+    Raises:
+        CheckpointError: If --skip-training is set and there is no training to reuse.
+    """
+    first = pipeline.resolved.train.seed
+    seeds = range(first, first + pipeline.request.n_seeds)
+    return [_train_seed(pipeline, seed, seed == first, fingerprint) for seed in seeds]
 
 
-def _train_seed(work: Work, seed: int, is_first: bool, fingerprint: str) -> RecordedTraining:
-    request, cfg = work.request, work.resolved.of_seed(seed)
+def _train_seed(pipeline: PipelineRun, seed: int, is_first: bool, fingerprint: str) -> RecordedTraining:
+    """Return the training of a seed, reused or executed now."""
+    request, cfg = pipeline.request, pipeline.resolved.train_with_seed(seed)
     name = "train" if is_first else f"train_seed_{seed}"
-    own = RecordedTraining(work.directory / name)
-    key = train_key(cfg, request.train_stage, fingerprint, _identified(request.train_arguments))
-    forced = request.force_train and not (work.resumed and name in work.summary.values.get("forced", []))
+    training = RecordedTraining(pipeline.directory / name)
+    key = train_key(cfg, request.train_stage, fingerprint, _identify(request.train_arguments))
+    forced = request.force_train and not (pipeline.resumed and name in pipeline.summary.values.get("forced", []))
     if not forced:
-        if own.read().get("train_key") == key and own.fault() is None and work.done(name, key):
-            return own
-        known = None if request.force_train else find_training(request.runs_root, key)
-        if known is not None:
-            work.reused(name, key, known.path)
-            return known
+        if training.read().get("train_key") == key and training.find_problem() is None and pipeline.was_done(name, key):
+            return training
+        reusable = None if request.force_train else find_training(request.runs_root, key)
+        if reusable is not None:
+            pipeline.mark_reused(name, key, reusable.path)
+            return reusable
     if request.skip_training:
         raise CheckpointError(
-            "no finished training of this configuration, data and code was found, or its checkpoints are damaged; "
-            "leave out --skip-training"
+            "there is no finished training of this configuration, data and code with intact checkpoints; "
+            "remove --skip-training"
         )
-    unlike = work.summary.values["steps"].get(name, {}).get("key") != key
-    if own.path.exists() and (forced or own.read() or unlike):
-        work.say(f"{name:<16}the former one is kept in {set_aside(own.path)}")
+    is_different = pipeline.summary.values["steps"].get(name, {}).get("key") != key
+    if training.path.exists() and (forced or training.read() or is_different):
+        pipeline.print(f"{name:<16}the previous training was moved to {move_to_backup(training.path)}")
     if forced:
-        work.summary.update(forced=[*work.summary.values.get("forced", []), name])
+        pipeline.summary.update(forced=[*pipeline.summary.values.get("forced", []), name])
     if is_first:
-        _dry_run(work, key)
+        _dry_run(pipeline, key)
     step = Step(
         name=name,
         command="train",
         arguments=[
-            *("--config", str(work.config_path("train"))),
+            *("--config", str(pipeline.config_path("train"))),
             *("--stage", request.train_stage),
-            *("--run-dir", str(own.path)),
+            *("--run-dir", str(training.path)),
             *(f"seed={seed}", "evaluation.enabled=false"),
             *request.train_arguments,
         ],
-        environment=work.environment("" if is_first else f"seed_{seed}"),
-        outputs=[own.path / "run.json"],
+        environment=pipeline.environment("" if is_first else f"seed_{seed}"),
+        outputs=[training.path / "run.json"],
     )
-    work.run(step, key)
-    write_info(step.environment)
-    cost = work.summary.values["steps"][name]
-    own.record(
+    pipeline.run(step, key)
+    write_wandb_info(step.environment)
+    cost = pipeline.summary.values["steps"][name]
+    training.record_training(
         train_key=key,
         stage=request.train_stage,
-        config_hash=digest_of(to_dict(cfg)),
+        config_hash=json_digest(to_dict(cfg)),
         seconds=cost["seconds"],
         peak_memory_mib=cost["peak_memory_mib"],
     )
-    return own
+    return training
 
 
-def _dry_run(work: Work, key: str) -> None:
-    if work.request.skip_dry_run:
-        work.skipped("dry_run", "--skip-dry-run")
-    elif not work.done("dry_run", key):
-        arguments = ["--config", str(work.config_path("train")), "--stage", work.request.train_stage, "--dry-run"]
-        work.run(Step(name="dry_run", command="train", arguments=arguments), key)
+def _dry_run(pipeline: PipelineRun, key: str) -> None:
+    """Run the training command with --dry-run, unless that was done or is skipped."""
+    if pipeline.request.skip_dry_run:
+        pipeline.mark_skipped("dry_run", "--skip-dry-run")
+    elif not pipeline.was_done("dry_run", key):
+        arguments = [
+            "--config",
+            str(pipeline.config_path("train")),
+            "--stage",
+            pipeline.request.train_stage,
+            "--dry-run",
+        ]
+        pipeline.run(Step(name="dry_run", command="train", arguments=arguments), key)
 
 
-def evaluate(work: Work, name: str, trainings: list[RecordedTraining], fingerprint: str) -> Evaluation:
-    """The evaluation `small_eval` or `full_eval` of every training."""
+def evaluate(pipeline: PipelineRun, name: str, trainings: list[RecordedTraining], fingerprint: str) -> Evaluation:
+    """Return the evaluation of all trainings, reused or executed now.
+
+    Args:
+        pipeline: The pipeline run.
+        name: Step of the evaluation, `small_eval` or `full_eval`.
+        trainings: The training of each seed.
+        fingerprint: Fingerprint of the evaluation data.
+    """
     return Evaluation.read(
-        [_evaluate_one(work, name, training, number, fingerprint) for number, training in enumerate(trainings)]
+        [_evaluate_one(pipeline, name, training, number, fingerprint) for number, training in enumerate(trainings)]
     )
 
 
-def _evaluate_one(work: Work, name: str, training: RecordedTraining, number: int, fingerprint: str) -> Path:
-    request, section, cfg = work.request, SECTIONS[name], work.config(name)
-    folder = "" if number == 0 else f"seed_{work.resolved.train.seed + number}"
-    output = work.directory / folder
+def _evaluate_one(pipeline: PipelineRun, name: str, training: RecordedTraining, number: int, fingerprint: str) -> Path:
+    """Return the evaluation file of one seed, reused or written now."""
+    request, section, cfg = pipeline.request, SECTIONS[name], pipeline.config(name)
+    folder = "" if number == 0 else f"seed_{pipeline.resolved.train.seed + number}"
+    output = pipeline.directory / folder
     step_name = name if number == 0 else f"{name}_{number}"
     file = output / "evaluation" / f"{section}.json"
     checkpoints = training.read()["checkpoints"]
     key = evaluation_key(checkpoints, cfg, section, fingerprint, request.eval_device)
     redo = request.redo_small_eval if section == "small" else request.redo_full_eval
-    again = redo and not (work.resumed and step_name in work.summary.values.get("redone", []))
-    known = None if again else training.evaluation(key)
-    if known is not None:
-        if known.resolve() == file.resolve() and work.done(step_name, key):
+    is_forced = redo and not (pipeline.resumed and step_name in pipeline.summary.values.get("redone", []))
+    reusable = None if is_forced else training.find_evaluation(key)
+    if reusable is not None:
+        if reusable.resolve() == file.resolve() and pipeline.was_done(step_name, key):
             return file
-        if known.resolve() != file.resolve():
-            copy_evaluation(known, file)
-        work.reused(step_name, key, known)
+        if reusable.resolve() != file.resolve():
+            copy_evaluation(reusable, file)
+        pipeline.mark_reused(step_name, key, reusable)
         return file
     device = {} if request.eval_device == "auto" else {"JAX_PLATFORMS": PLATFORMS[request.eval_device]}
-    environment = work.environment(folder) | device
+    environment = pipeline.environment(folder) | device
     step = Step(
         name=step_name,
         command="evaluate",
         arguments=[
             *("--run-dir", str(training.path)),
-            *("--config", str(work.config_path(name))),
+            *("--config", str(pipeline.config_path(name))),
             *("--pipeline", section, "--output-dir", str(output)),
             "--film",
         ],
@@ -156,42 +188,50 @@ def _evaluate_one(work: Work, name: str, training: RecordedTraining, number: int
         outputs=[file],
     )
     file.unlink(missing_ok=True)
-    work.run(step, key)
-    write_info(environment)
+    pipeline.run(step, key)
+    write_wandb_info(environment)
     if redo:
-        work.summary.update(redone=[*work.summary.values.get("redone", []), step_name])
-    evaluated = Evaluation.read([file])
-    training.note_evaluation(section, key, file, plain(evaluated.numbers), evaluated.meta["architecture"])
+        pipeline.summary.update(redone=[*pipeline.summary.values.get("redone", []), step_name])
+    evaluation = Evaluation.read([file])
+    training.record_evaluation(section, key, file, finite_or_none(evaluation.numbers), evaluation.meta["architecture"])
     return file
 
 
-def _unchecked(work: Work, name: str) -> str:
-    """What stands for the fingerprint where the data is not read: all of its files by size and time."""
-    cfg = work.config(name)
-    files = [path for task in cfg.data.tasks for own in data_files(cfg.data, task).values() for path in own]
-    known = [[str(path), *_size_and_time(path)] for path in files]
-    return f"unchecked-{digest_of(known)}"
+def _unchecked_fingerprint(pipeline: PipelineRun, name: str) -> str:
+    """Return a substitute for the data fingerprint, from the size and modification time of all data files."""
+    cfg = pipeline.config(name)
+    files = [path for task in cfg.data.tasks for paths in data_files(cfg.data, task).values() for path in paths]
+    entries = [[str(path), *_size_and_time(path)] for path in files]
+    return f"unchecked-{json_digest(entries)}"
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:
+    """Return size and modification time (ns) of a file, zeros if it does not exist."""
     try:
-        found = path.stat()
+        status = path.stat()
     except FileNotFoundError:
         return 0, 0
-    return found.st_size, found.st_mtime_ns
+    return status.st_size, status.st_mtime_ns
 
 
-def _identified(arguments: tuple[str, ...]) -> list[str]:
-    """Arguments of the training; a run that it starts from by the content of its checkpoints."""
-    found = []
-    for before, text in zip(("", *arguments), arguments, strict=False):
+def _identify(arguments: tuple[str, ...]) -> list[str]:
+    """Return the arguments for the key: the run of --init-from is replaced by the digest of its checkpoints."""
+    identified = []
+    for previous, text in zip(("", *arguments), arguments, strict=False):
         option, _, value = text.partition("=")
-        run = value if option == "--init-from" else text if before == "--init-from" else None
-        found.append(text if run in (None, "") else digest_of(checkpoint_digests(Path(str(run)))))
-    return found
+        run = value if option == "--init-from" else text if previous == "--init-from" else None
+        identified.append(text if run in (None, "") else json_digest(checkpoint_digests(Path(str(run)))))
+    return identified
 
 
-def full_scope(work: Work, fingerprint: str) -> str:
-    """A digest over what the full evaluation is of, known before it was made."""
-    section = work.config("full_eval").pipeline.full
-    return digest_of([asdict(section), [task.name for task in work.config("full_eval").data.tasks], fingerprint])[:12]
+def full_scope(pipeline: PipelineRun, fingerprint: str) -> str:
+    """Return a digest of what the full evaluation covers: its settings, tasks and data.
+
+    Args:
+        pipeline: The pipeline run.
+        fingerprint: Fingerprint of the evaluation data.
+    """
+    section = pipeline.config("full_eval").pipeline.full
+    return json_digest([asdict(section), [task.name for task in pipeline.config("full_eval").data.tasks], fingerprint])[
+        :12
+    ]

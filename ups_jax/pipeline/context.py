@@ -1,4 +1,4 @@
-"""A pipeline run in progress: its folder, its summary on file, and how a step is run, reused or skipped."""
+"""The state of a pipeline run: its folder, its summary file, and how a step is executed, reused or skipped."""
 
 from __future__ import annotations
 
@@ -18,23 +18,35 @@ from ups_jax.core.errors import ConfigError, Stopped, StorageError, UserError
 from ups_jax.core.files import read_json, storage_error, unused_path, write_atomically
 from ups_jax.core.locks import is_free
 from ups_jax.core.terminal import print_line
-from ups_jax.pipeline.request import Request, Resolved, config_path
+from ups_jax.pipeline.request import Request, ResolvedConfigs, config_path
 from ups_jax.pipeline.subprocess_step import Runner, Step, StepFailed
 from ups_jax.runs.directory import now
 from ups_jax.tracking.wandb_run import CONTEXT_VARIABLE
 
 T = TypeVar("T")
+# Environment variable with the path of the JSON file that describes the W&B run.
 WANDB_INFO_VARIABLE = "FAST_TO_SOTA_WANDB_INFO"
-# How a run stands that the same command goes on with.
+# Statuses of a run that the same command resumes.
 UNFINISHED = ("running", "stopped", "failed")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
-    """What the chapters of the sequence work on. `resumed`: an earlier start of this run did not come to its end."""
+class PipelineRun:
+    """A pipeline run in progress, shared by all of its steps.
+
+    Attributes:
+        request: Options of the command.
+        resolved: The three configurations.
+        directory: Folder of the run.
+        summary: Summary file of the run.
+        console: Console for the progress lines.
+        runner: Function that executes a step as a process.
+        lock: File descriptor of the lock on `directory`, inherited by the processes of the steps.
+        resumed: Whether an earlier start of this run did not finish.
+    """
 
     request: Request
-    resolved: Resolved
+    resolved: ResolvedConfigs
     directory: Path
     summary: Summary
     console: Console
@@ -44,203 +56,277 @@ class Work:
 
     @property
     def run_id(self) -> str:
+        """The name of the run's folder."""
         return self.directory.name
 
-    def say(self, line: str) -> None:
-        """Print a line as it is."""
+    def print(self, line: str) -> None:
+        """Print a line without markup or wrapping."""
         print_line(self.console, line)
 
     def config_path(self, name: str) -> Path:
+        """Return the file of the resolved configuration `name`, one of `request.CONFIG_NAMES`."""
         return config_path(self.directory, name)
 
     def config(self, name: str) -> Config:
+        """Return the resolved configuration `name`, one of `request.CONFIG_NAMES`."""
         config: Config = getattr(self.resolved, name)
         return config
 
-    def environment(self, folder_of_seed: str = "") -> dict[str, str]:
-        """What steps share: one W&B run for all of them (of a further seed its own)."""
+    def environment(self, seed_folder: str = "") -> dict[str, str]:
+        """Return the environment variables of the steps; all steps of one seed share one W&B run.
+
+        Args:
+            seed_folder: Subfolder of the seed, empty for the first seed.
+        """
         mode = {} if self.request.wandb_mode is None else {"WANDB_MODE": self.request.wandb_mode}
-        folder = self.directory / folder_of_seed
+        folder = self.directory / seed_folder
         return mode | {
             CONTEXT_VARIABLE: str((folder / "wandb_context.json").resolve()),
-            WANDB_INFO_VARIABLE: _info_path(folder / "artifacts" / "wandb_run.json", is_first=not folder_of_seed),
+            WANDB_INFO_VARIABLE: _info_path(folder / "artifacts" / "wandb_run.json", is_first=not seed_folder),
         }
 
-    def log(self, name: str) -> Path:
+    def log_path(self, name: str) -> Path:
+        """Return the log file of a step."""
         return self.directory / "logs" / f"{name}.log"
 
-    def done(self, name: str, key: str) -> bool:
-        """Whether an earlier start of this run has done the step; then it says so."""
+    def was_done(self, name: str, key: str) -> bool:
+        """Return whether an earlier start of this run completed the step, and print a line if so.
+
+        Args:
+            name: Name of the step.
+            key: Digest of everything that the step's result depends on.
+        """
         if not self.summary.is_done(name, key):
             return False
-        self.say(f"{name:<16}done before")
+        self.print(f"{name:<16}already done")
         return True
 
-    def reused(self, name: str, key: str, source: Path) -> None:
-        """Another run has done the step."""
-        self.say(f"{name:<16}reused from {source}")
-        self.summary.step(name, status="reused", key=key, reused_from=str(source), seconds=0.0, ended=now())
+    def mark_reused(self, name: str, key: str, source: Path) -> None:
+        """Record that the step's result was taken from `source`, which belongs to another run."""
+        self.print(f"{name:<16}reused from {source}")
+        self.summary.update_step(name, status="reused", key=key, reused_from=str(source), seconds=0.0, ended=now())
 
-    def skipped(self, name: str, reason: str) -> None:
-        """The step is not done at all."""
-        self.say(f"{name:<16}skipped: {reason}")
-        self.summary.step(name, status="skipped", reason=reason)
+    def mark_skipped(self, name: str, reason: str) -> None:
+        """Record that the step is not executed."""
+        self.print(f"{name:<16}skipped: {reason}")
+        self.summary.update_step(name, status="skipped", reason=reason)
 
     def run(self, step: Step, key: str) -> None:
-        """Run a step as a process. Raises `StepFailed` with its exit code, `Stopped`."""
-        log = self.log(step.name)
-        tries = self.summary.values["steps"].get(step.name, {}).get("tries", 0)
-        self.say(f"{step.name:<16}{' '.join(step.argv[1:])}")
-        self.summary.begin_step(step.name, key=key, command=step.argv, log=str(log), tries=tries + 1)
-        try:
-            ended = self.runner(step, log, self.lock, self._show)
-        except Stopped:
-            self.summary.step(step.name, status="stopped", ended=now(), exit_code=Stopped.exit_code)
-            raise
-        told = {
-            "ended": now(),
-            "seconds": round(ended.seconds, 3),
-            "exit_code": ended.exit_code,
-            "peak_memory_mib": ended.peak_memory_mib,
-        }
-        if ended.exit_code == Stopped.exit_code:
-            self.summary.step(step.name, status="stopped", **told)
-            raise Stopped(f"step {step.name} was stopped after saving; the same command goes on")
-        missing = [path for path in step.outputs if not path.exists()]
-        if ended.exit_code != 0 or missing:
-            self.summary.step(step.name, status="failed", error=ended.error, **told)
-            if ended.exit_code == 0:
-                raise UserError(f"step {step.name}: has not written {missing[0]}; its log is {log}")
-            raise StepFailed(step.name, ended, log)
-        self.summary.step(step.name, status="done", error=None, **told)
-        self.say(f"{step.name:<16}took {ended.seconds:.1f} s")
+        """Run a step as a process and record its result in the summary.
 
-    def inside(self, name: str, key: str, work: Callable[[], T]) -> T:
-        """Do a step in this process, one that only reads and writes small files, and return its result."""
-        self.summary.begin_step(name, key=key)
-        begin = time.monotonic()
+        Args:
+            step: The command to run.
+            key: Digest of everything that the step's result depends on.
+
+        Raises:
+            StepFailed: If the process fails; the error has the exit code of the process.
+            Stopped: If the process or this process is stopped by a signal.
+            UserError: If an output of the step is missing.
+        """
+        log = self.log_path(step.name)
+        tries = self.summary.values["steps"].get(step.name, {}).get("tries", 0)
+        self.print(f"{step.name:<16}{' '.join(step.argv[1:])}")
+        self.summary.start_step(step.name, key=key, command=step.argv, log=str(log), tries=tries + 1)
         try:
-            result = work()
-        except BaseException as error:
-            self.summary.step(name, status="failed", ended=now(), error=str(error))
+            result = self.runner(step, log, self.lock, self._print_output)
+        except Stopped:
+            self.summary.update_step(step.name, status="stopped", ended=now(), exit_code=Stopped.exit_code)
             raise
-        self.summary.step(name, status="done", ended=now(), seconds=round(time.monotonic() - begin, 3), error=None)
+        entry = {
+            "ended": now(),
+            "seconds": round(result.seconds, 3),
+            "exit_code": result.exit_code,
+            "peak_memory_mib": result.peak_memory_mib,
+        }
+        if result.exit_code == Stopped.exit_code:
+            self.summary.update_step(step.name, status="stopped", **entry)
+            raise Stopped(f"step {step.name} was stopped after saving; run the same command again to resume")
+        missing = [path for path in step.outputs if not path.exists()]
+        if result.exit_code != 0 or missing:
+            self.summary.update_step(step.name, status="failed", error=result.error, **entry)
+            if result.exit_code == 0:
+                raise UserError(f"step {step.name}: did not write {missing[0]}; see its log {log}")
+            raise StepFailed(step.name, result, log)
+        self.summary.update_step(step.name, status="done", error=None, **entry)
+        self.print(f"{step.name:<16}took {result.seconds:.1f} s")
+
+    def run_in_process(self, name: str, key: str, function: Callable[[], T]) -> T:
+        """Run a short step in this process and return the result of `function`.
+
+        Args:
+            name: Name of the step.
+            key: Digest of everything that the step's result depends on.
+            function: The step; it should only read and write small files.
+        """
+        self.summary.start_step(name, key=key)
+        start_time = time.monotonic()
+        try:
+            result = function()
+        except BaseException as error:
+            self.summary.update_step(name, status="failed", ended=now(), error=str(error))
+            raise
+        seconds = round(time.monotonic() - start_time, 3)
+        self.summary.update_step(name, status="done", ended=now(), seconds=seconds, error=None)
         return result
 
-    def _show(self, text: str) -> None:
+    def _print_output(self, text: str) -> None:
+        """Print the output of a step, indented."""
         for line in text.rstrip("\n").split("\n"):
-            self.say(f"    {line}")
+            self.print(f"    {line}")
 
 
 def copy_evaluation(source: Path, target: Path) -> None:
-    """Copy an evaluation's JSON with its plots and its report from one folder of results to another, in place of what
-    is there, the JSON last and at once. Raises `StorageError`."""
-    section, old, new = source.stem, source.parent.parent, target.parent.parent
-    pairs = [(old / "plots" / section, new / "plots" / section)]
-    pairs += [(old / f"report_{section}.html", new / f"report_{section}.html"), (source, target)]
+    """Copy an evaluation's JSON file, its plots and its report to another folder of results and replace those there.
+
+    The JSON file is written last and atomically, so its presence implies a complete copy.
+
+    Args:
+        source: JSON file of the evaluation, in `FOLDER/evaluation/`.
+        target: JSON file of the copy, in `OTHER_FOLDER/evaluation/`.
+
+    Raises:
+        StorageError: If a file cannot be written.
+    """
+    section, source_folder, target_folder = source.stem, source.parent.parent, target.parent.parent
+    report = f"report_{section}.html"
+    pairs = [(source_folder / "plots" / section, target_folder / "plots" / section)]
+    pairs += [(source_folder / report, target_folder / report), (source, target)]
     try:
         target.unlink(missing_ok=True)
-        for one, other in pairs:
-            other.parent.mkdir(parents=True, exist_ok=True)
-            if one.is_dir():
-                shutil.rmtree(other, ignore_errors=True)
-                shutil.copytree(one, other)
-            elif one.exists():
-                write_atomically(other, one.read_text(encoding="utf-8"))
+        for original, copy in pairs:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            if original.is_dir():
+                shutil.rmtree(copy, ignore_errors=True)
+                shutil.copytree(original, copy)
+            elif original.exists():
+                write_atomically(copy, original.read_text(encoding="utf-8"))
     except OSError as error:
         raise storage_error(target, error) from None
 
 
-def set_aside(folder: Path) -> Path:
-    """Rename a folder that is made anew, so that nothing is lost. Raises `StorageError`."""
+def move_to_backup(folder: Path) -> Path:
+    """Rename a folder that is about to be written again, and return its new path.
+
+    Raises:
+        StorageError: If the folder cannot be renamed.
+    """
     stem = f"{folder.name}_before_{now().replace(':', '').replace('+0000', 'Z')}"
-    aside = unused_path(folder.with_name(stem))
+    backup = unused_path(folder.with_name(stem))
     try:
-        folder.rename(aside)
+        folder.rename(backup)
     except OSError as error:
-        raise StorageError(f"{folder}: cannot be renamed ({error.strerror}); give another --run-id") from None
-    return aside
+        raise StorageError(f"{folder}: cannot be renamed ({error.strerror}); choose another --run-id") from None
+    return backup
 
 
 class Summary:
-    """The summary on file; `values` are those on disk."""
+    """The file `summary.json` of a pipeline run, rewritten atomically at every change.
+
+    Attributes:
+        path: The file.
+        values: Its content.
+        previous_gates: The gate decisions that an earlier start of the run recorded.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "summary.json"
         self.values: dict[str, Any] = {}
-        self.former_gates: dict[str, Any] = {}
+        self.previous_gates: dict[str, Any] = {}
 
-    def begin(self, **about: Any) -> None:
-        """Start, or go on with what an earlier start has written: what a run that came to its end was judged is kept in
-        `former_gates` alone. Raises `ConfigError` where that is no summary."""
-        self.values = read(self.path)
-        self.former_gates = dict(self.values.get("gates", {}))
+    def start(self, **metadata: Any) -> None:
+        """Create the summary, or load that of an earlier start and set its status to `running`.
+
+        If the earlier start finished, its gate decisions move to `previous_gates`.
+
+        Args:
+            metadata: Values that describe this start.
+
+        Raises:
+            ConfigError: If the existing file is not a summary.
+        """
+        self.values = read_summary(self.path)
+        self.previous_gates = dict(self.values.get("gates", {}))
         if self.values.get("status") not in UNFINISHED:
             self.values = {key: value for key, value in self.values.items() if key not in ("gates", "promoted")}
-        first: dict[str, Any] = {"started": now(), "starts": 0, "steps": {}, "gates": {}, "promoted": False}
-        self.values = first | self.values | about
+        defaults: dict[str, Any] = {"started": now(), "starts": 0, "steps": {}, "gates": {}, "promoted": False}
+        self.values = defaults | self.values | metadata
         self.values |= {"status": "running", "starts": self.values["starts"] + 1}
         self.values |= {"failed_step": None, "error": None, "exit_code": None}
         self._write()
 
     def update(self, **values: Any) -> None:
-        """Replace some values. Raises `StorageError`."""
+        """Replace some values.
+
+        Raises:
+            StorageError: If the file cannot be written.
+        """
         self.values |= values | {"updated": now()}
         self._write()
 
-    def step(self, name: str, **values: Any) -> None:
+    def update_step(self, name: str, **values: Any) -> None:
         """Replace some values of a step."""
         steps = self.values["steps"]
         self.update(steps=steps | {name: steps.get(name, {}) | values})
 
-    def begin_step(self, name: str, **values: Any) -> None:
-        """Note that a step runs, which is the one that an error comes from."""
+    def start_step(self, name: str, **values: Any) -> None:
+        """Record that a step is running; a later error is attributed to it."""
         self.values["current_step"] = name
-        self.step(name, status="running", started=now(), **values)
+        self.update_step(name, status="running", started=now(), **values)
 
-    def gate(self, name: str, decision: Mapping[str, Any]) -> None:
-        """Keep what the gates of an evaluation said."""
+    def record_gates(self, name: str, decision: Mapping[str, Any]) -> None:
+        """Record the gate decision on an evaluation."""
         self.update(gates=self.values["gates"] | {name: dict(decision)})
 
     def is_done(self, name: str, key: str) -> bool:
-        """Whether a step was done by an earlier start, for the same reasons (`key`)."""
-        own = self.values["steps"].get(name, {})
-        return own.get("status") in ("done", "reused") and own.get("key") == key
+        """Return whether an earlier start completed or reused a step with the same key."""
+        step = self.values["steps"].get(name, {})
+        return step.get("status") in ("done", "reused") and step.get("key") == key
 
     def _write(self) -> None:
+        """Write the values to the file."""
         write_atomically(self.path, json.dumps(self.values, indent=2, default=str) + "\n")
 
 
-def read(path: Path) -> dict[str, Any]:
-    """A summary; empty where there is none. Raises `ConfigError` where it cannot be understood."""
+def read_summary(path: Path) -> dict[str, Any]:
+    """Return the content of a summary file, or an empty dictionary if it does not exist.
+
+    Raises:
+        ConfigError: If the file is not a summary.
+    """
     try:
         values = read_json(path)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); give another --run-id") from None
+        raise ConfigError(f"{path}: cannot be read ({error}); choose another --run-id") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: is no summary of a run; give another --run-id")
+        raise ConfigError(f"{path}: is not the summary of a run; choose another --run-id")
     return values
 
 
 def find_unfinished_run(runs: Path, request: str) -> str | None:
-    """The latest run of the same request that did not come to its end and that nobody works on."""
-    found: list[tuple[str, str]] = []
+    """Return the name of the latest run of this request that is unfinished and that no process is running.
+
+    Args:
+        runs: The folder of all runs.
+        request: Digest of the request, from `Request.digest`.
+    """
+    unfinished: list[tuple[str, str]] = []
     for path in runs.glob("*/summary.json"):
         values = _readable(path)
         if values.get("request") == request and values.get("status") in UNFINISHED and is_free(path.parent):
-            found.append((str(values["started"]), path.parent.name))
-    return max(found)[1] if found else None
+            unfinished.append((str(values["started"]), path.parent.name))
+    return max(unfinished)[1] if unfinished else None
 
 
-def _info_path(own: Path, is_first: bool) -> str:
-    """Where the W&B run is told: of the first seed where the environment says."""
-    return os.environ.get(WANDB_INFO_VARIABLE, str(own.resolve())) if is_first else str(own.resolve())
+def _info_path(default: Path, is_first: bool) -> str:
+    """Return the file that describes the W&B run; for the first seed, the environment may name another one."""
+    return os.environ.get(WANDB_INFO_VARIABLE, str(default.resolve())) if is_first else str(default.resolve())
 
 
 def _readable(path: Path) -> dict[str, Any]:
+    """Return the content of a summary file, or an empty dictionary if it is damaged."""
     try:
-        return read(path)
+        return read_summary(path)
     except ConfigError:
         return {}

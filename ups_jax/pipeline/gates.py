@@ -1,6 +1,7 @@
-"""Whether a candidate may be promoted: pure rules on named numbers, each answered with a record that says why.
+"""Gates: rules on the metrics of a candidate that decide whether it may be promoted.
 
-A number that was not measured is absent; one that was and is not finite is NaN. `None` counts as NaN.
+All functions are pure functions of metrics by name. A metric that was not measured is absent; one that is not finite is
+NaN or None.
 """
 
 from __future__ import annotations
@@ -11,19 +12,19 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from ups_jax.config import GatesConfig
-from ups_jax.pipeline.scores import without_task
+from ups_jax.pipeline.scores import strip_task
 
 Numbers = Mapping[str, float | None]
 Kind = Literal["delta", "ratio", "absolute", "trivial", "required"]
 Direction = Literal["lower", "higher"]
-# `ignored`: the baseline's number is not finite, and says nothing; `warned`: missing, where that is only told.
+# `ignored`: the baseline has no comparable value; `warned`: missing, with `gates.on_missing: warn`.
 Status = Literal["pass", "fail", "missing", "not_applicable", "no_baseline", "ignored", "warned"]
 _REFUSED = ("fail", "missing")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """The bounds of an improvement by the bootstrap, in the unit of the delta gate."""
+    """Bootstrap confidence interval of the improvement, in the unit of the delta gate."""
 
     lower: float
     upper: float
@@ -31,7 +32,18 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """One rule's answer. `limit` is what the candidate's number (of a delta: its improvement) was compared with."""
+    """The result of one rule for one metric.
+
+    Attributes:
+        key: Name of the metric.
+        kind: Kind of the rule.
+        direction: Whether lower or higher values are better.
+        status: Result of the rule.
+        message: The result as text.
+        limit: Bound on the candidate's value; for kind `delta`, on its improvement.
+        baseline: Value of the baseline.
+        candidate: Value of the candidate.
+    """
 
     key: str
     kind: Kind
@@ -44,28 +56,35 @@ class Gate:
 
     @property
     def passed(self) -> bool:
+        """Whether the rule allows a promotion."""
         return self.status not in _REFUSED
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """All gates of an evaluation: `no_baseline` passes as well, as nothing comparable has been promoted yet."""
+    """The gate decision on an evaluation.
+
+    Attributes:
+        status: `passed`, `failed`, or `no_baseline`: passed, but there is no comparable baseline.
+        gates: The result of each rule.
+    """
 
     status: Literal["passed", "failed", "no_baseline"]
     gates: tuple[Gate, ...]
 
     @property
     def passed(self) -> bool:
+        """Whether all rules allow a promotion."""
         return self.status != "failed"
 
     @property
     def reasons(self) -> list[str]:
-        """What the refused gates say."""
+        """The messages of the failed gates."""
         return [gate.message for gate in self.gates if not gate.passed]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; a number that is not finite is null."""
-        gates = [{key: _plain(value) for key, value in asdict(gate).items()} for gate in self.gates]
+        """Return the decision as JSON values; non-finite numbers become None."""
+        gates = [{key: _finite_or_none(value) for key, value in asdict(gate).items()} for gate in self.gates]
         return {"status": self.status, "passed": self.passed, "reasons": self.reasons, "gates": gates}
 
 
@@ -79,35 +98,40 @@ def decide(
     interval: Interval | None = None,
     incomparable: Mapping[str, str] = {},
 ) -> Decision:
-    """Hold a candidate's numbers against the rules and the champion's (`baseline`, None where there is none).
+    """Return the decision of all gates on a candidate.
 
-    `trivial` are the numbers of persistence or the mean field on the same data. With `interval`, of the improvement
-    over the baseline, its lower bound has to reach `min_delta` instead of the improvement itself. `incomparable` are
-    numbers that both sides have and that say nothing side by side, with the reason.
+    With several tasks, the mean of `rules.metric` has to improve, its value on each task may be worse than the
+    baseline's only within the tolerance, and every other rule applies to each task separately.
 
-    Of several tasks the mean has to improve, no task's `metric` may be worse than the baseline's by more than its
-    tolerance, and every other rule is one for each task's own number.
+    Args:
+        candidate: Metrics of the candidate.
+        baseline: Metrics of the baseline, or None.
+        rules: Gate rules of the configuration.
+        min_delta: Required improvement of `rules.metric`.
+        trivial: Metrics of persistence or of the mean field on the same data.
+        interval: Confidence interval of the improvement; if set, its lower bound has to reach `min_delta`.
+        incomparable: Metrics that must not be compared with the baseline, with the reason.
     """
     gates = (
         _delta(candidate, baseline, rules, min_delta, interval, incomparable),
-        *(gate for key in _each(rules.metric, candidate) for gate in _trivial(key, candidate, trivial, rules)),
+        *(gate for key in _task_keys(rules.metric, candidate) for gate in _trivial(key, candidate, trivial, rules)),
         *(
             _ratio(key, rules.ratios[rule], candidate, baseline, rules, incomparable)
             for rule in sorted(rules.ratios)
-            for key in _each(rule, candidate, baseline)
+            for key in _task_keys(rule, candidate, baseline)
         ),
-        # That the mean improves is not to be one task's gain at another's cost.
+        # An improved mean must not hide that one task has become worse.
         *(
             _ratio(key, 1.0, candidate, baseline, rules, incomparable)
-            for key in _each(rules.metric, candidate, baseline)
+            for key in _task_keys(rules.metric, candidate, baseline)
             if key != rules.metric and rules.metric not in rules.ratios
         ),
         *(
             _limit(key, rules.limits[rule], candidate, rules)
             for rule in sorted(rules.limits)
-            for key in _each(rule, candidate)
+            for key in _task_keys(rule, candidate)
         ),
-        *(_required(key, candidate, rules) for rule in rules.required for key in _each(rule, candidate)),
+        *(_required(key, candidate, rules) for rule in rules.required for key in _task_keys(rule, candidate)),
     )
     if not all(gate.passed for gate in gates):
         return Decision(status="failed", gates=gates)
@@ -115,7 +139,14 @@ def decide(
 
 
 def improvement(candidate: float, baseline: float, rules: GatesConfig, key: str) -> float:
-    """By how much the candidate is better, positive is better: a share of the baseline, or in the metric's unit."""
+    """Return the improvement of the candidate over the baseline; positive is better.
+
+    Args:
+        candidate: Value of the candidate.
+        baseline: Value of the baseline.
+        rules: Gate rules; with `delta: absolute` the result has the metric's unit, else it is a fraction of `baseline`.
+        key: Name of the metric.
+    """
     gain = candidate - baseline if metric_direction(key, rules) == "higher" else baseline - candidate
     if rules.delta == "absolute" or gain == 0:
         return gain
@@ -130,49 +161,56 @@ def _delta(
     interval: Interval | None,
     incomparable: Mapping[str, str],
 ) -> Gate:
+    """Return the gate on the improvement of `rules.metric`."""
     key = rules.metric
-    parts: dict[str, Any] = {"key": key, "kind": "delta", "direction": metric_direction(key, rules), "limit": min_delta}
-    own = _finite(candidate, key)
-    if own is None:
-        return _missing(parts, candidate)
-    parts |= {"candidate": own}
-    theirs = _comparable(parts, baseline, incomparable)
-    if isinstance(theirs, Gate):
-        return theirs
-    gain = improvement(own, theirs, rules, key)
-    reached = gain if interval is None else interval.lower
-    passed = reached >= min_delta or math.isclose(reached, min_delta, rel_tol=1e-9, abs_tol=1e-12)
-    bound = "" if interval is None else f", at least {_share(interval.lower, rules)} by the bootstrap"
-    said = (
-        f"{key}: {own:.4g} is {_share(abs(gain), rules)} {'better' if gain >= 0 else 'worse'} than the baseline's "
-        f"{theirs:.4g}{bound}; {_share(min_delta, rules)} better is required"
+    fields: dict[str, Any] = {
+        "key": key,
+        "kind": "delta",
+        "direction": metric_direction(key, rules),
+        "limit": min_delta,
+    }
+    value = _finite(candidate, key)
+    if value is None:
+        return _missing(fields, candidate)
+    fields |= {"candidate": value}
+    reference = _comparable(fields, baseline, incomparable)
+    if isinstance(reference, Gate):
+        return reference
+    gain = improvement(value, reference, rules, key)
+    compared = gain if interval is None else interval.lower
+    passed = compared >= min_delta or math.isclose(compared, min_delta, rel_tol=1e-9, abs_tol=1e-12)
+    bound = "" if interval is None else f", at least {_format_improvement(interval.lower, rules)} by the bootstrap"
+    message = (
+        f"{key}: {value:.4g} is {_format_improvement(abs(gain), rules)} {'better' if gain >= 0 else 'worse'} "
+        f"than the baseline's {reference:.4g}{bound}; {_format_improvement(min_delta, rules)} better is required"
     )
-    return Gate(**parts, baseline=theirs, status="pass" if passed else "fail", message=said)
+    return Gate(**fields, baseline=reference, status="pass" if passed else "fail", message=message)
 
 
-def _each(rule: str, *sides: Numbers | None) -> list[str]:
-    """The numbers that a rule is for: those of each of several tasks, where any task has one, else its own."""
-    keys = {key for side in sides for key in side or () if without_task(key) != key}
-    if not any(without_task(key) == rule for key in keys):
+def _task_keys(rule: str, *sides: Numbers | None) -> list[str]:
+    """Return the metrics that a rule applies to: one per task if any task has the metric, else the metric itself."""
+    keys = {key for side in sides for key in side or () if strip_task(key) != key}
+    if not any(strip_task(key) == rule for key in keys):
         return [rule]
     return [f"{rule}@{task}" for task in sorted({key.partition("@")[2] for key in keys})]
 
 
 def _trivial(key: str, candidate: Numbers, trivial: Numbers | None, rules: GatesConfig) -> Iterator[Gate]:
-    bound, own = _finite(trivial or {}, key), _finite(candidate, key)
+    """Yield the gate against the trivial prediction, if there is a value to compare with."""
+    bound, value = _finite(trivial or {}, key), _finite(candidate, key)
     # A candidate without the metric fails by its delta gate.
-    if not rules.beat_trivial or bound is None or own is None:
+    if not rules.beat_trivial or bound is None or value is None:
         return
-    way = metric_direction(key, rules)
-    better = own > bound if way == "higher" else own < bound
+    better_direction = metric_direction(key, rules)
+    better = value > bound if better_direction == "higher" else value < bound
     yield Gate(
         key=key,
         kind="trivial",
-        direction=way,
+        direction=better_direction,
         limit=bound,
-        candidate=own,
+        candidate=value,
         status="pass" if better else "fail",
-        message=f"{key}: {own:.4g} is {'' if better else 'not '}better than {bound:.4g}, which takes no training",
+        message=f"{key}: {value:.4g} is {'' if better else 'not '}better than {bound:.4g} of the trivial prediction",
     )
 
 
@@ -184,96 +222,109 @@ def _ratio(
     rules: GatesConfig,
     incomparable: Mapping[str, str],
 ) -> Gate:
-    way = metric_direction(key, rules)
-    parts: dict[str, Any] = {"key": key, "kind": "ratio", "direction": way}
-    own = _finite(candidate, key)
-    if own is None and (key in candidate or key in (baseline or {})):
-        # What was measured and is not a number is never only told.
+    """Return the gate on the ratio between candidate and baseline."""
+    better_direction = metric_direction(key, rules)
+    fields: dict[str, Any] = {"key": key, "kind": "ratio", "direction": better_direction}
+    value = _finite(candidate, key)
+    if value is None and (key in candidate or key in (baseline or {})):
+        # A measured value that is not finite always fails.
         warned = (
-            rules.on_missing == "warn" and key not in candidate and not {key, without_task(key)} & set(rules.required)
+            rules.on_missing == "warn" and key not in candidate and not {key, strip_task(key)} & set(rules.required)
         )
-        parts |= {"baseline": _finite(baseline or {}, key)}
-        return _missing(parts, candidate, "warned" if warned else "missing")
-    if own is None:
-        return Gate(**parts, status="not_applicable", message=f"{key}: neither side has it")
-    parts |= {"candidate": own}
-    theirs = _comparable(parts, baseline, incomparable)
-    if isinstance(theirs, Gate):
-        return theirs
-    tolerance = _of_key(rules.tolerances, key, rules.tolerance)
-    if way == "higher":
-        limit = theirs / factor - tolerance * abs(theirs / factor)
-        passed, side = own >= limit, "least"
+        fields |= {"baseline": _finite(baseline or {}, key)}
+        return _missing(fields, candidate, "warned" if warned else "missing")
+    if value is None:
+        return Gate(**fields, status="not_applicable", message=f"{key}: not measured for candidate and baseline")
+    fields |= {"candidate": value}
+    reference = _comparable(fields, baseline, incomparable)
+    if isinstance(reference, Gate):
+        return reference
+    tolerance = _setting(rules.tolerances, key, rules.tolerance)
+    if better_direction == "higher":
+        limit = reference / factor - tolerance * abs(reference / factor)
+        passed, side = value >= limit, "least"
     else:
-        limit = max(factor * theirs + tolerance * abs(factor * theirs), _of_key(rules.floors, key, rules.floor))
-        passed, side = own <= limit, "most"
-    said = f"{key}: {own:.4g} against the baseline's {theirs:.4g}; at {side} {limit:.4g} is allowed"
-    return Gate(**parts, baseline=theirs, limit=limit, status="pass" if passed else "fail", message=said)
+        limit = max(factor * reference + tolerance * abs(factor * reference), _setting(rules.floors, key, rules.floor))
+        passed, side = value <= limit, "most"
+    message = f"{key}: {value:.4g} against the baseline's {reference:.4g}; at {side} {limit:.4g} is allowed"
+    return Gate(**fields, baseline=reference, limit=limit, status="pass" if passed else "fail", message=message)
 
 
-def _missing(parts: Mapping[str, Any], candidate: Numbers, status: Status = "missing") -> Gate:
-    key = parts["key"]
-    return Gate(**parts, status=status, message=f"{key}: the candidate's is {_absence(candidate, key)}")
+def _missing(fields: Mapping[str, Any], candidate: Numbers, status: Status = "missing") -> Gate:
+    """Return the gate of a metric that the candidate lacks."""
+    key = fields["key"]
+    return Gate(**fields, status=status, message=f"{key}: the candidate's value is {_absence(candidate, key)}")
 
 
-def _comparable(parts: Mapping[str, Any], baseline: Numbers | None, incomparable: Mapping[str, str]) -> float | Gate:
-    """The baseline's number, or the answer where there is none to compare the candidate's with."""
-    key, said = parts["key"], f"{parts['key']}: {parts['candidate']:.4g}"
+def _comparable(fields: Mapping[str, Any], baseline: Numbers | None, incomparable: Mapping[str, str]) -> float | Gate:
+    """Return the baseline's value, or the finished gate if there is no value to compare with."""
+    key, message = fields["key"], f"{fields['key']}: {fields['candidate']:.4g}"
     if baseline is None:
-        return Gate(**parts, status="no_baseline", message=f"{said}; nothing comparable was promoted yet")
-    theirs = _finite(baseline, key)
-    if theirs is None or key in incomparable:
-        why = incomparable.get(key, f"the baseline's is {_absence(baseline, key)}")
-        return Gate(**parts, status="ignored", message=f"{said}; {why} and is ignored")
-    return theirs
+        return Gate(**fields, status="no_baseline", message=f"{message}; no comparable run has been promoted yet")
+    reference = _finite(baseline, key)
+    if reference is None or key in incomparable:
+        why = incomparable.get(key, f"the baseline's value is {_absence(baseline, key)}")
+        return Gate(**fields, status="ignored", message=f"{message}; {why} and is ignored")
+    return reference
 
 
-def _of_key(values: Mapping[str, float], key: str, default: float) -> float:
-    """A setting of a number, or of the one of all tasks."""
-    return values.get(key, values.get(without_task(key), default))
+def _setting(values: Mapping[str, float], key: str, default: float) -> float:
+    """Return the setting for a metric of a task, else for the metric, else the default."""
+    return values.get(key, values.get(strip_task(key), default))
 
 
 def _limit(key: str, limit: float, candidate: Numbers, rules: GatesConfig) -> Gate:
-    way, own = metric_direction(key, rules), _finite(candidate, key)
-    parts: dict[str, Any] = {"key": key, "kind": "absolute", "direction": way, "limit": limit}
-    if own is None:
-        return _missing(parts, candidate)
-    passed = own >= limit if way == "higher" else own <= limit
-    said = f"{key}: {own:.4g}; at {'least' if way == 'higher' else 'most'} {limit:.4g} is allowed"
-    return Gate(**parts, candidate=own, status="pass" if passed else "fail", message=said)
+    """Return the gate on an absolute limit."""
+    better_direction, value = metric_direction(key, rules), _finite(candidate, key)
+    fields: dict[str, Any] = {"key": key, "kind": "absolute", "direction": better_direction, "limit": limit}
+    if value is None:
+        return _missing(fields, candidate)
+    passed = value >= limit if better_direction == "higher" else value <= limit
+    message = f"{key}: {value:.4g}; at {'least' if better_direction == 'higher' else 'most'} {limit:.4g} is allowed"
+    return Gate(**fields, candidate=value, status="pass" if passed else "fail", message=message)
 
 
 def _required(key: str, candidate: Numbers, rules: GatesConfig) -> Gate:
-    own = _finite(candidate, key)
-    parts: dict[str, Any] = {
+    """Return the gate on the presence of a metric."""
+    value = _finite(candidate, key)
+    fields: dict[str, Any] = {
         "key": key,
         "kind": "required",
         "direction": metric_direction(key, rules),
-        "candidate": own,
+        "candidate": value,
     }
-    if own is None:
-        return _missing(parts, candidate)
-    return Gate(**parts, status="pass", message=f"{key}: {own:.4g}, as is required")
+    if value is None:
+        return _missing(fields, candidate)
+    return Gate(**fields, status="pass", message=f"{key}: {value:.4g} is measured, as required")
 
 
 def metric_direction(key: str, rules: GatesConfig) -> Direction:
-    """Whether a metric should be low or high; of `rollout/correlation_time` as of `correlation_time`."""
-    name = without_task(key)
+    """Return whether lower or higher values of a metric are better; task and section are ignored.
+
+    Args:
+        key: Name of the metric, such as `rollout/correlation_time@waves`.
+        rules: Gate rules; `higher_is_better` lists the metrics with direction `higher`.
+    """
+    name = strip_task(key)
     return "higher" if {key, name, name.rpartition("/")[2]} & set(rules.higher_is_better) else "lower"
 
 
 def _finite(numbers: Numbers, key: str) -> float | None:
+    """Return a metric, or None if it is missing or not finite."""
     value = numbers.get(key)
     return float(value) if value is not None and math.isfinite(value) else None
 
 
 def _absence(numbers: Numbers, key: str) -> str:
+    """Return why a metric has no finite value."""
     return "not a finite number" if key in numbers else "not measured"
 
 
-def _share(value: float, rules: GatesConfig) -> str:
+def _format_improvement(value: float, rules: GatesConfig) -> str:
+    """Return an improvement as text, in percent or in the metric's unit."""
     return f"{value:.4g}" if rules.delta == "absolute" else f"{100 * value:.2f} %"
 
 
-def _plain(value: Any) -> Any:
+def _finite_or_none(value: Any) -> Any:
+    """Return the value, or None for a non-finite number."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""The page of a pipeline run: what became of it and why, its numbers beside baselines and champion, its pictures."""
+"""HTML report of a pipeline run: its outcome, the gates, its metrics next to baseline and champion, and its plots."""
 
 from __future__ import annotations
 
@@ -18,23 +18,37 @@ from ups_jax.evaluation.plots.html_report import (
     json_block,
     result_tables,
 )
-from ups_jax.pipeline.context import Work
+from ups_jax.pipeline.context import PipelineRun
 from ups_jax.pipeline.scores import METRICS, SECTIONS, Evaluation
 
 _TITLES = {
-    "promoted": "is the champion now",
+    "promoted": "is the new champion",
     "champion": "has the champion's checkpoint",
     "refused": "is refused",
-    "evaluated": "was evaluated, and nothing was to be promoted",
+    "evaluated": "was evaluated without promotion",
 }
 _PASSING = ("pass", "not_applicable", "no_baseline")
 
 
-def write_report(path: Path, work: Work, results: Mapping[str, Evaluation], champion: Mapping[str, Any] | None) -> None:
-    """Write the page. Raises `StorageError`."""
+def write_report(
+    path: Path, pipeline: PipelineRun, results: Mapping[str, Evaluation], champion: Mapping[str, Any] | None
+) -> None:
+    """Write the report of a pipeline run.
+
+    Args:
+        path: The HTML file.
+        pipeline: The pipeline run.
+        results: The evaluations by the names of their steps.
+        champion: Record of the current champion, or None.
+
+    Raises:
+        StorageError: If the file cannot be written.
+    """
     last = list(results.values())[-1:]
     pictures = {item.name: item.read_bytes() for result in last for item in sorted(_plots(result.files[0]).glob("*.*"))}
-    write_atomically(path, render(work.summary.values, results, pictures, to_dict(work.resolved.train), champion))
+    write_atomically(
+        path, render(pipeline.summary.values, results, pictures, to_dict(pipeline.resolved.train), champion)
+    )
 
 
 def render(
@@ -44,8 +58,17 @@ def render(
     config: Mapping[str, Any],
     champion: Mapping[str, Any] | None = None,
 ) -> str:
-    """The page as a string: `results` are the evaluations by the names of their steps, of several seeds the first one's
-    with the means in what is compared; `pictures` PNG and GIF files by name."""
+    """Return the report as HTML.
+
+    With several seeds, comparisons show the mean and the detailed tables the first seed.
+
+    Args:
+        summary: Values of the run's summary.
+        results: The evaluations by the names of their steps.
+        pictures: Contents of PNG and GIF files by file name.
+        config: Training configuration.
+        champion: Record of the current champion, or None.
+    """
     body = [
         f"<h1>Run {escape(str(summary['run_id']))} {_TITLES[summary['outcome']]}</h1>",
         *(f'<p class="bad">{escape(text)}</p>' for text in _reasons(summary)),
@@ -55,8 +78,8 @@ def render(
             body += _gates(name, summary["gates"][name], results.get(name))
     if champion is not None and champion["run_id"] != summary["run_id"] and "full_eval" in results:
         numbers = champion["evaluations"]["full"]["numbers"]
-        body += [f"<h2>{escape('Beside the champion ' + champion['run_id'])}</h2>"]
-        body += [_beside(results["full_eval"].numbers, numbers, "champion")]
+        body += [f"<h2>{escape('Comparison with the champion ' + champion['run_id'])}</h2>"]
+        body += [_comparison_table(results["full_eval"].numbers, numbers, "champion")]
     for name, result in reversed(list(results.items())):
         meta, seeds = result.meta, len(result.results)
         title = f"{display_name(name)}: {meta['data']['split']} split, {meta['trajectories']} trajectories"
@@ -76,13 +99,13 @@ def render(
 
 
 def _reasons(summary: Mapping[str, Any]) -> list[str]:
-    """Why it is not promoted, by the gates that were asked last: those of the full evaluation overrule."""
+    """Return why the run is not promoted, from the last gate decision."""
     gates = [summary["gates"][name] for name in SECTIONS if name in summary["gates"]]
     return list(gates[-1].get("reasons", ())) if gates else []
 
 
 def _gates(name: str, decision: Mapping[str, Any], result: Evaluation | None) -> Iterator[str]:
-    """The gates' answers with their numbers, and the candidate beside what it was held against."""
+    """Yield the table of the gates and the comparison of the candidate with the baseline."""
     baseline = decision.get("baseline")
     against = f" against {baseline['label']} {baseline['run_id']}" if baseline else ""
     yield f"<h2>{escape(f'Gates of the {display_name(name)}: ' + display_name(decision['status']) + against)}</h2>"
@@ -92,42 +115,45 @@ def _gates(name: str, decision: Mapping[str, Any], result: Evaluation | None) ->
             cells = [gate["key"], gate["kind"], display_name(gate["status"])]
             cells += [_number(gate[key]) for key in ("candidate", "baseline", "limit")] + [gate["message"]]
             rows.append(html_table_row(map(escape, cells), "" if gate["status"] in _PASSING else "bad"))
-        yield html_table(("gate", "kind", "answer", "candidate", "baseline", "limit", "in words"), rows)
+        yield html_table(("metric", "kind", "status", "candidate", "baseline", "limit", "message"), rows)
     if baseline and result is not None:
-        yield _beside(result.numbers, baseline["numbers"], "baseline")
+        yield _comparison_table(result.numbers, baseline["numbers"], "baseline")
 
 
-def _beside(own: Mapping[str, float], theirs: Mapping[str, float | None], whose: str) -> str:
+def _comparison_table(numbers: Mapping[str, float], reference: Mapping[str, float | None], reference_name: str) -> str:
+    """Return the table that compares the metrics of this run with those of a reference."""
     rows = []
     for name in (*METRICS, "wall_clock", "ece"):
-        if name not in own or name not in theirs:
+        if name not in numbers or name not in reference:
             continue
-        number = theirs[name]
-        change = f"{100 * (own[name] / number - 1):+.1f} %" if number else ""
-        cells = [display_name(name), _number(own[name]), _number(number), change]
+        number = reference[name]
+        change = f"{100 * (numbers[name] / number - 1):+.1f} %" if number else ""
+        cells = [display_name(name), _number(numbers[name]), _number(number), change]
         rows.append(html_table_row(map(escape, cells)))
-    return html_table(("", "this run", whose, "change"), rows)
+    return html_table(("", "this run", reference_name, "change"), rows)
 
 
 def _steps(steps: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the table of the steps with their status and cost."""
     rows = []
-    for name, own in steps.items():
-        memory = own.get("peak_memory_mib")
+    for name, step in steps.items():
+        memory = step.get("peak_memory_mib")
         cells = [
             display_name(name),
-            str(own.get("status", "")),
-            "" if own.get("seconds") is None else f"{own['seconds']:.1f} s",
+            str(step.get("status", "")),
+            "" if step.get("seconds") is None else f"{step['seconds']:.1f} s",
             "" if memory is None else f"{memory:.0f} MiB",
-            str(own.get("reused_from") or own.get("reason") or ""),
+            str(step.get("reused_from") or step.get("reason") or ""),
         ]
         rows.append(html_table_row(map(escape, cells)))
     return html_table(("step", "status", "wall time", "peak memory", ""), rows)
 
 
 def _plots(evaluation: Path) -> Path:
-    """The folder of an evaluation's pictures, beside that of its JSON."""
+    """Return the folder with the plots of an evaluation, given its JSON file."""
     return evaluation.parent.parent / "plots" / evaluation.stem
 
 
 def _number(value: float | None) -> str:
+    """Return a number with four significant digits, or an empty string for None."""
     return "" if value is None else f"{value:.4g}"

@@ -1,6 +1,6 @@
-"""The leaderboard: a JSONL file that is only ever added to, under a lock, and tables that are made from it.
+"""The leaderboard: an append-only JSONL file, protected by a lock, and tables that are rendered from it.
 
-A row is one evaluation of one run; a later record of the same run and stage takes the place of the earlier one.
+A row is one evaluation of one run; a later line with the same run and stage replaces an earlier one.
 """
 
 from __future__ import annotations
@@ -24,8 +24,34 @@ from ups_jax.core.locks import wait_for_lock
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One evaluation, of each seed in a file of `results` and of one of `checkpoints`, whose common digest `checkpoint`
-    is. `timestamp` has its time zone; a metric that was not finite is None; `tags` are the user's."""
+    """One evaluation of one run, over one or more seeds.
+
+    Attributes:
+        run_id: Id of the run.
+        stage: Step of the evaluation, such as `full_eval`.
+        timestamp: End of the evaluation, with time zone.
+        label: Label such as `champion`.
+        status: Status of the gate decision.
+        commit: Git commit of the training.
+        dirty: Whether the training had uncommitted changes.
+        config_hash: Digest of the training configuration.
+        eval_key: Cache key of the evaluation.
+        checkpoint: Common digest of `checkpoints`.
+        checkpoints: Digest of the checkpoint of each seed.
+        protocol: Protocol digest; evaluations with equal digests are comparable.
+        task: Names of the tasks, joined by `+`.
+        split: Split of the data.
+        horizon: Number of rollout steps.
+        seed: Seed of the first training.
+        params: Number of model parameters.
+        device: Device of the evaluation.
+        wall_clock_s: Training time in seconds.
+        peak_mem: Peak memory of the training, in MiB.
+        notes: Notes of the user.
+        results: Evaluation file of each seed.
+        tags: Tags of the user.
+        metrics: Metrics by name; None if not finite.
+    """
 
     run_id: str
     stage: str
@@ -54,16 +80,24 @@ class Row:
 
     @property
     def key(self) -> tuple[str, str]:
+        """Run and stage, which identify the row."""
         return self.run_id, self.stage
 
 
 _ADAPTER = TypeAdapter(Row)
-_OWN = tuple(item.name for item in fields(Row) if item.name not in ("tags", "metrics"))
+_FIXED_COLUMNS = tuple(item.name for item in fields(Row) if item.name not in ("tags", "metrics"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Leaderboard:
-    """The files of one leaderboard: `jsonl` is the truth, the others are made from it."""
+    """The files of one leaderboard.
+
+    Attributes:
+        jsonl: The rows; the other files are rendered from it.
+        csv: Table with all digits.
+        html: Table as a web page.
+        markdown: Table in Markdown.
+    """
 
     jsonl: Path
     csv: Path
@@ -72,7 +106,12 @@ class Leaderboard:
 
     @staticmethod
     def from_csv_path(csv_path: Path, html_path: Path | None = None) -> Leaderboard:
-        """The files beside a CSV file."""
+        """Return the leaderboard whose files lie next to a CSV file.
+
+        Args:
+            csv_path: The CSV file.
+            html_path: The HTML file, if it lies elsewhere.
+        """
         return Leaderboard(
             jsonl=csv_path.with_suffix(".jsonl"),
             csv=csv_path,
@@ -81,16 +120,25 @@ class Leaderboard:
         )
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Append rows that are not there as they are, and make the tables anew. Raises `StorageError`, `DataError`."""
+        """Append the new and changed rows and render the tables.
+
+        Raises:
+            StorageError: If a file cannot be written.
+            DataError: If the JSONL file is damaged.
+        """
         with self._locked():
-            known = {row.key: row for row in self.read()}
-            new = [row for row in rows if known.get(row.key) != row]
+            existing = {row.key: row for row in self.read()}
+            new = [row for row in rows if existing.get(row.key) != row]
             if new:
                 self._append(new)
             self.render()
 
     def read(self) -> list[Row]:
-        """The rows, in the order in which their runs first came; DataError at a damaged line."""
+        """Return the rows in the order in which they were first added.
+
+        Raises:
+            DataError: If a line is not a row.
+        """
         try:
             lines = self.jsonl.read_text(encoding="utf-8", errors="replace").split("\n")
         except FileNotFoundError:
@@ -98,49 +146,55 @@ class Leaderboard:
         except OSError as error:
             raise DataError(f"{self.jsonl}: cannot be read ({error.strerror})") from None
         rows: dict[tuple[str, str], Row] = {}
-        # What follows the last line end is nothing, or what a killed process has left of a line.
+        # The text after the last newline is empty, or an incomplete line that a killed process left.
         for number, line in enumerate(lines[:-1], 1):
             try:
                 row = _ADAPTER.validate_json(line)
             except ValidationError:
-                raise DataError(f"{self.jsonl}: line {number} is not a row; delete that line") from None
+                raise DataError(f"{self.jsonl}: line {number} is not a leaderboard row; delete that line") from None
             rows[row.key] = row
         return list(rows.values())
 
     def render(self) -> None:
-        """Make CSV, HTML and Markdown from the rows. Raises `StorageError`."""
-        columns, cells = table(self.read())
+        """Write the CSV, HTML and Markdown tables from the rows.
+
+        Raises:
+            StorageError: If a file cannot be written.
+        """
+        columns, cells = table_cells(self.read())
         for path, text in (
-            (self.csv, as_csv(columns, cells)),
-            (self.html, as_html(columns, cells)),
-            (self.markdown, as_markdown(columns, cells)),
+            (self.csv, to_csv(columns, cells)),
+            (self.html, to_html(columns, cells)),
+            (self.markdown, to_markdown(columns, cells)),
         ):
             write_atomically(path, text)
 
     def _append(self, rows: Sequence[Row]) -> None:
+        """Append rows to the JSONL file."""
         text = "".join(json.dumps(asdict(row), allow_nan=False) + "\n" for row in rows)
         try:
             with self.jsonl.open("a+b") as file:
                 file.seek(0)
                 content = file.read()
-                # Half a line of a killed process would swallow the next one.
+                # Remove the incomplete line of a killed process, or the first new row would continue it.
                 file.truncate(content.rfind(b"\n") + 1)
                 file.write(text.encode())
         except OSError as error:
             raise storage_error(self.jsonl, error) from None
 
     def _locked(self) -> AbstractContextManager[None]:
+        """Return a context manager that locks the leaderboard; other processes wait."""
         return wait_for_lock(self.jsonl.with_name(f".{self.jsonl.name}.lock"))
 
 
-def table(rows: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
-    """Columns and cells: the fixed ones, then the tags, then the metrics, in the order in which they first came."""
+def table_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
+    """Return the column names and the cells of the rows: fixed columns first, then tags, then metrics."""
     tags = list(dict.fromkeys(name for row in rows for name in row.tags))
     metrics = list(dict.fromkeys(name for row in rows for name in row.metrics))
-    columns = [*_OWN, *(f"tag:{name}" for name in tags), *(f"metric:{name}" for name in metrics)]
+    columns = [*_FIXED_COLUMNS, *(f"tag:{name}" for name in tags), *(f"metric:{name}" for name in metrics)]
     cells = [
         [
-            *(" ".join(value) if isinstance(value := getattr(row, name), tuple) else value for name in _OWN),
+            *(" ".join(value) if isinstance(value := getattr(row, name), tuple) else value for name in _FIXED_COLUMNS),
             *(row.tags.get(name) for name in tags),
             *(row.metrics.get(name) for name in metrics),
         ]
@@ -149,22 +203,22 @@ def table(rows: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
     return columns, cells
 
 
-def as_csv(columns: Sequence[str], cells: Sequence[Sequence[Any]]) -> str:
-    """The table with all digits."""
+def to_csv(columns: Sequence[str], cells: Sequence[Sequence[Any]]) -> str:
+    """Return the table as CSV, with all digits."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerows([columns, *(["" if value is None else value for value in row] for row in cells)])
     return buffer.getvalue()
 
 
-def as_markdown(columns: Sequence[str], cells: Sequence[Sequence[Any]]) -> str:
-    """The table with four digits."""
+def to_markdown(columns: Sequence[str], cells: Sequence[Sequence[Any]]) -> str:
+    """Return the table as Markdown, with four digits."""
     lines = [columns, ["---"] * len(columns), *([_text(value) for value in row] for row in cells)]
-    return "".join(f"| {' | '.join(_in_one_cell(cell) for cell in line)} |\n" for line in lines)
+    return "".join(f"| {' | '.join(_markdown_cell(cell) for cell in line)} |\n" for line in lines)
 
 
-def as_html(columns: Sequence[str], cells: Sequence[Sequence[Any]]) -> str:
-    """A page of the table; every cell is escaped."""
+def to_html(columns: Sequence[str], cells: Sequence[Sequence[Any]]) -> str:
+    """Return the table as a web page, with four digits; every cell is escaped."""
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
     body = "\n".join(f"<tr>{''.join(f'<td>{escape(_text(value))}</td>' for value in row)}</tr>" for row in cells)
     return (
@@ -177,10 +231,12 @@ def as_html(columns: Sequence[str], cells: Sequence[Sequence[Any]]) -> str:
 
 
 def _text(value: Any) -> str:
+    """Return a cell as text, with four significant digits for floats."""
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _in_one_cell(text: str) -> str:
+def _markdown_cell(text: str) -> str:
+    """Return the text without characters that break a Markdown table."""
     return " ".join(text.replace("|", "\\|").split())

@@ -1,4 +1,4 @@
-"""What a pipeline run is asked for: its options, and the three configurations that they make."""
+"""The request of a pipeline run: the options of the command, and the three configurations that they define."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yaml
 from ups_jax.config import Config, from_dict, load, merge, to_dict
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.files import write_atomically
-from ups_jax.pipeline.cache_keys import digest_of
+from ups_jax.pipeline.cache_keys import json_digest
 
 # The configurations by the names of their files in `configs/`.
 CONFIG_NAMES = ("train", "small_eval", "full_eval")
@@ -20,7 +20,7 @@ CONFIG_NAMES = ("train", "small_eval", "full_eval")
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """The options of the command `pipeline` by their names there."""
+    """The options of the command `pipeline`; each field has the name of its option."""
 
     train_config: Path
     small_eval_config: Path | None = None
@@ -58,7 +58,7 @@ class Request:
 
     @property
     def configs(self) -> dict[str, Path]:
-        """The files of the three configurations by their names."""
+        """The file of each configuration, by the names in `CONFIG_NAMES`."""
         train = self.train_config
         return dict(
             zip(CONFIG_NAMES, (train, self.small_eval_config or train, self.full_eval_config or train), strict=True)
@@ -66,89 +66,113 @@ class Request:
 
     @property
     def train_overrides(self) -> tuple[str, ...]:
-        """The further arguments of the training that are overrides of its configuration."""
+        """The entries of `train_extra_args` that override the training configuration, such as `seed=1`."""
         return tuple(text for text in self.train_extra_args if "=" in text and not text.startswith("-"))
 
     @property
     def train_arguments(self) -> tuple[str, ...]:
-        """The other further arguments of the training."""
+        """The entries of `train_extra_args` that are options of the training command."""
         return tuple(text for text in self.train_extra_args if text not in self.train_overrides)
 
     @property
     def champions_root(self) -> Path:
-        """Beside the folder of the runs."""
+        """The folder of the champions, next to the folder of the runs."""
         return self.runs_root.parent / "champions"
 
-    def digest(self, resolved: Resolved) -> str:
-        """Equal for two starts of the same command, wherever it reads its configuration from."""
+    def digest(self, resolved: ResolvedConfigs) -> str:
+        """Return a digest that is equal for two starts of the same command.
+
+        It covers the options and the content of the configurations, not their paths.
+        """
         paths = ("train_config", "small_eval_config", "full_eval_config", "overrides", "run_id", "runs_root")
         options = {key: value for key, value in asdict(self).items() if key not in paths}
-        return digest_of([{key: str(value) for key, value in options.items()}, resolved.to_dict()])
+        return json_digest([{key: str(value) for key, value in options.items()}, resolved.to_dict()])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resolved:
-    """The configurations with all that they include and every default."""
+class ResolvedConfigs:
+    """The three configurations with all includes, overrides and defaults applied.
+
+    Attributes:
+        train: Configuration of the training.
+        small_eval: Configuration of the small evaluation.
+        full_eval: Configuration of the full evaluation.
+    """
 
     train: Config
     small_eval: Config
     full_eval: Config
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values by the names of the configurations."""
+        """Return the configurations as plain values, by the names in `CONFIG_NAMES`."""
         return {name: to_dict(getattr(self, name)) for name in CONFIG_NAMES}
 
     def write(self, directory: Path) -> None:
-        """Write each to `configs/NAME_resolved.yaml`, which every step gets."""
+        """Write each configuration to `configs/NAME_resolved.yaml`, the input of all steps.
+
+        Raises:
+            StorageError: If a file cannot be written.
+        """
         for name, values in self.to_dict().items():
             write_atomically(config_path(directory, name), yaml.safe_dump(values, sort_keys=False))
 
-    def of_seed(self, seed: int) -> Config:
-        """The training configuration with another seed."""
+    def train_with_seed(self, seed: int) -> Config:
+        """Return the training configuration with another seed."""
         return from_dict(merge(to_dict(self.train), [f"seed={seed}"]))
 
 
 def config_path(directory: Path, name: str) -> Path:
-    """Where a run keeps a resolved configuration."""
+    """Return the file of a resolved configuration in a run directory."""
     return directory / "configs" / f"{name}_resolved.yaml"
 
 
-def resolve_configs(request: Request) -> Resolved:
-    """Read the three configurations; the overrides are of all of them, those among the training's further arguments
-    of the training's alone. Raises `ConfigError`."""
-    own = {"train": request.train_overrides}
-    loaded = {name: load(file, [*request.overrides, *own.get(name, ())]) for name, file in request.configs.items()}
-    return Resolved(**{name: _judged(cfg, request) for name, cfg in loaded.items()})
+def resolve_configs(request: Request) -> ResolvedConfigs:
+    """Return the three configurations with the options of the request applied.
+
+    `overrides` apply to all configurations, `train_overrides` to the training configuration only.
+
+    Raises:
+        ConfigError: If a configuration is not valid.
+    """
+    further = {"train": request.train_overrides}
+    loaded = {name: load(file, [*request.overrides, *further.get(name, ())]) for name, file in request.configs.items()}
+    return ResolvedConfigs(**{name: _with_gate_options(cfg, request) for name, cfg in loaded.items()})
 
 
-def _judged(cfg: Config, request: Request) -> Config:
-    """The configuration with the gates that the options ask for."""
+def _with_gate_options(cfg: Config, request: Request) -> Config:
+    """Return the configuration with the gate options of the request applied."""
     rules = cfg.gates
     ratios = ({} if request.clear_default_ratio_gates else rules.ratios) | dict(request.gate_ratios)
     higher = set(rules.higher_is_better)
     if request.metric_direction is not None:
         names = {rules.metric, rules.metric.rpartition("/")[2]}
         higher = higher | {rules.metric} if request.metric_direction == "higher" else higher - names
-    asked = to_dict(cfg)
-    asked["gates"] |= {"ratios": ratios, "higher_is_better": sorted(higher)}
-    return from_dict(asked, "--gate-ratio")
+    values = to_dict(cfg)
+    values["gates"] |= {"ratios": ratios, "higher_is_better": sorted(higher)}
+    return from_dict(values, "--gate-ratio")
 
 
-def check_same(directory: Path, resolved: Resolved) -> None:
-    """Refuse to go on in a run of other configurations: what is judged, and how it is told, may change; ConfigError
-    names the first key that may not."""
+def check_same_configs(directory: Path, resolved: ResolvedConfigs) -> None:
+    """Raise an error if a run directory was created with other configurations.
+
+    The sections `gates` and `logging` may differ.
+
+    Raises:
+        ConfigError: If another section differs; the message names it.
+    """
     for name in CONFIG_NAMES:
         path = config_path(directory, name)
         if not path.exists():
             continue
-        old, new = _kept(to_dict(load(path))), _kept(to_dict(getattr(resolved, name)))
+        old, new = _compared(to_dict(load(path))), _compared(to_dict(getattr(resolved, name)))
         if old != new:
             changed = ", ".join(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
             raise ConfigError(
-                f"{directory}: holds a run of another configuration ({name}: {changed} differ); give another --run-id, "
-                "or none for a new run"
+                f"{directory}: contains a run with another configuration ({name}: {changed} differ); choose another "
+                "--run-id, or none for a new run"
             )
 
 
-def _kept(values: dict[str, Any]) -> dict[str, Any]:
+def _compared(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the sections of a configuration that a resumed run must not change."""
     return {key: value for key, value in values.items() if key not in ("gates", "logging")}

@@ -1,4 +1,4 @@
-"""A candidate's evaluation as the gates see it: numbers by name, over the seeds, and what they may be compared with."""
+"""Metrics of an evaluation by name, averaged over seeds, as input of the gates, leaderboard and champions."""
 
 from __future__ import annotations
 
@@ -12,163 +12,194 @@ from typing import Any
 from ups_jax import metrics
 from ups_jax.core.errors import DataError
 from ups_jax.core.files import read_json
-from ups_jax.pipeline.cache_keys import digest_of
+from ups_jax.pipeline.cache_keys import json_digest
 
-# The two evaluations, by the names of their steps and of their sections in `pipeline`.
+# The sections of the configuration `pipeline` by the names of the evaluation steps.
 SECTIONS = {"small_eval": "small", "full_eval": "full"}
-# Raised whenever a metric's formula changes, so that numbers of two versions are never compared.
+# Increased whenever the formula of a metric changes, so that values of two versions are never compared.
 METRIC_VERSION = "1"
 METRIC_SECTIONS = ("one_step", "rollout", "steady")
-HEADLINES = ("rollout", "steady")
+# Sections whose metrics are also available without the name of the section.
+HEADLINE_SECTIONS = ("rollout", "steady")
 METRICS = (*metrics.METRICS, "correlation_time")
-RENAMED = {"conservation_gap": "conservation_rmse", "bc_violation": "boundary_rmse"}
-GATE_NAMES = (*RENAMED, "ece", "wall_clock")
+ALIASES = {"conservation_gap": "conservation_rmse", "bc_violation": "boundary_rmse"}
+GATE_NAMES = (*ALIASES, "ece", "wall_clock")
 METRIC_NAMES = (*METRICS, *GATE_NAMES, *(f"{section}/{metric}" for section in METRIC_SECTIONS for metric in METRICS))
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The evaluation JSON of one or more seeds of one configuration, and the files that it was read from."""
+    """The evaluation of one configuration, over one or more seeds.
+
+    Attributes:
+        results: Content of the evaluation file of each seed.
+        files: The files that the results were read from.
+    """
 
     results: tuple[Mapping[str, Any], ...]
     files: tuple[Path, ...] = ()
 
     @staticmethod
     def read(files: Sequence[Path]) -> Evaluation:
-        """From files; DataError where one cannot be read or its seeds were not measured on the same trajectories."""
+        """Read the evaluation file of each seed.
+
+        Raises:
+            DataError: If a file is not an evaluation, or the files were evaluated by different protocols.
+        """
         try:
             results = tuple(read_json(file) for file in files)
-            found = Evaluation(results, tuple(files))
-            protocols = {protocol(result) for result in results}
-            # Worked out and kept here, where a file that lacks them can be named.
-            _ = found.numbers, found.trivial
+            evaluation = Evaluation(results, tuple(files))
+            protocols = {protocol_digest(result) for result in results}
+            # Compute the cached properties here, so that an error can name the files.
+            _ = evaluation.numbers, evaluation.trivial_numbers
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             names = ", ".join(map(str, files))
-            raise DataError(f"{names}: is no evaluation that can be compared ({error!r}); evaluate again") from None
+            raise DataError(f"{names}: is not a comparable evaluation ({error!r}); evaluate again") from None
         if len(protocols) != 1:
-            raise DataError(f"{files[0]}: the seeds were evaluated on other trajectories; use --redo-full-eval")
-        return found
+            raise DataError(f"{files[0]}: the seeds were evaluated on different trajectories; use --redo-full-eval")
+        return evaluation
 
     @cached_property
     def numbers(self) -> dict[str, float]:
-        """Every measured number, mean over the seeds."""
+        """The metrics by name, averaged over the seeds."""
         return mean_over_seeds(metric_values(result) for result in self.results)
 
     @cached_property
-    def trivial(self) -> dict[str, float]:
-        """The same of what needs no training."""
+    def trivial_numbers(self) -> dict[str, float]:
+        """The metrics of the trivial prediction: persistence, or the mean field of a steady task."""
         return trivial_values(self.results[0])
 
     @property
     def protocol(self) -> str:
-        return protocol(self.results[0])
+        """The protocol digest."""
+        return protocol_digest(self.results[0])
 
     @property
     def task(self) -> str:
-        """The names of the tasks."""
+        """The names of the tasks, joined by `+`."""
         return "+".join(sorted(self.results[0]["metrics"]))
 
     @property
     def meta(self) -> Mapping[str, Any]:
+        """The metadata of the first seed's evaluation."""
         return self.results[0]["meta"]
 
     @property
     def checkpoint(self) -> str:
-        """The digest of the evaluated checkpoint; of several seeds' one of theirs."""
+        """The digest of the evaluated checkpoint, or a common digest of the checkpoints of several seeds."""
         digests = [str(result["meta"]["checkpoint_digest"]) for result in self.results]
-        return digests[0] if len(digests) == 1 else digest_of(sorted(digests))
+        return digests[0] if len(digests) == 1 else json_digest(sorted(digests))
 
     @property
     def checkpoints(self) -> frozenset[str]:
-        """The digests of the evaluated checkpoints, one of each seed."""
+        """The digests of the evaluated checkpoints, one per seed."""
         return frozenset(str(result["meta"]["checkpoint_digest"]) for result in self.results)
 
     @property
     def device(self) -> str:
+        """The device of the first seed's evaluation."""
         return str(self.meta["device"])
 
 
-def protocol(result: Mapping[str, Any]) -> str:
-    """Twelve hex digits over what decides whether two evaluations may be compared: the tasks, the split, what is to be
-    predicted and how far, and the version of the metrics."""
+def protocol_digest(result: Mapping[str, Any]) -> str:
+    """Return a digest of 12 hex digits that is equal for comparable evaluations.
+
+    It covers the tasks, the split, the true trajectories, the rollout horizon and the version of the metrics.
+
+    Args:
+        result: Content of an evaluation file.
+    """
     meta = result["meta"]
     data = meta["data"]
-    facts = [sorted(result["metrics"]), data["split"], data["truth"], meta["horizon"], METRIC_VERSION]
-    return digest_of(facts)[:12]
+    values = [sorted(result["metrics"]), data["split"], data["truth"], meta["horizon"], METRIC_VERSION]
+    return json_digest(values)[:12]
 
 
 def canonical_name(name: str) -> str:
-    """A metric's name without the prefix that the original gave it, `metric:nrmse`."""
+    """Return a metric's name without the prefix `metric:` of older configurations."""
     return name.removeprefix("metric:")
 
 
-def of_task(name: str, task: str) -> str:
-    """What a number of one of several tasks is called."""
+def task_metric_name(name: str, task: str) -> str:
+    """Return the name of a metric on one of several tasks, `NAME@TASK`."""
     return f"{name}@{task}"
 
 
-def without_task(name: str) -> str:
-    """The name of the same number of all tasks."""
+def strip_task(name: str) -> str:
+    """Return the name of a metric without its task."""
     return name.partition("@")[0]
 
 
 def metric_values(result: Mapping[str, Any]) -> dict[str, float]:
-    """Every measured number of an evaluation; of several tasks the mean, and each task's. What is not finite is NaN,
-    not left out."""
-    found = _by_task(result["metrics"])
+    """Return all metrics of an evaluation by name.
+
+    With several tasks, `NAME` is the mean over the tasks and `NAME@TASK` the value of one task. Non-finite values are
+    NaN.
+
+    Args:
+        result: Content of an evaluation file.
+    """
+    values = _by_task(result["metrics"])
     ensembles = result["variants"].get("ensemble", {})
-    coverage = [values.get("rollout", {}).get("coverage_90", ...) for values in ensembles.values()]
+    coverage = [tasks.get("rollout", {}).get("coverage_90", ...) for tasks in ensembles.values()]
     if coverage and ... not in coverage:
-        found["ece"] = _mean(abs(_number(value) - 0.9) for value in coverage)
+        values["ece"] = _mean(abs(_number(value) - 0.9) for value in coverage)
     if "seconds_per_rollout_step" in result["meta"]:
-        found["wall_clock"] = _number(result["meta"]["seconds_per_rollout_step"])
-    return found
+        values["wall_clock"] = _number(result["meta"]["seconds_per_rollout_step"])
+    return values
 
 
 def trivial_values(result: Mapping[str, Any]) -> dict[str, float]:
-    """The same numbers of what needs no training: persistence, or the mean field of a steady task."""
+    """Return all metrics of the trivial prediction: persistence, or the mean field of a steady task.
+
+    Args:
+        result: Content of an evaluation file.
+    """
     baselines = result["baselines"]
     return _by_task(baselines["persistence"] if "persistence" in baselines else baselines["mean_field"])
 
 
-def mean_over_seeds(several: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """The mean over seeds of what all of them have measured."""
-    each = list(several)
-    shared = [name for name in each[0] if all(name in values for values in each)]
-    return {name: _mean(values[name] for values in each) for name in shared}
+def mean_over_seeds(seed_values: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean over seeds of each metric that all seeds have."""
+    seeds = list(seed_values)
+    shared = [name for name in seeds[0] if all(name in values for values in seeds)]
+    return {name: _mean(values[name] for values in seeds) for name in shared}
 
 
-def plain(numbers: Mapping[str, float]) -> dict[str, float | None]:
-    """For JSON: None for what is not finite."""
+def finite_or_none(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """Return the metrics with None in place of non-finite values, as JSON needs."""
     return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
 
 
 def _by_task(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    found = _named(tasks)
+    """Return the metrics averaged over the tasks and, with several tasks, those of each task."""
+    values = _task_means(tasks)
     for task, sections in tasks.items() if len(tasks) > 1 else ():
-        found |= {of_task(name, task): value for name, value in _named({task: sections}).items()}
-    return found
+        values |= {task_metric_name(name, task): value for name, value in _task_means({task: sections}).items()}
+    return values
 
 
-def _named(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    found: dict[str, float] = {}
+def _task_means(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Return the mean over the tasks of each metric that all tasks have, with its short names and aliases."""
+    means: dict[str, float] = {}
     for section in METRIC_SECTIONS:
-        own = [sections[section] for sections in tasks.values() if section in sections]
-        if len(own) < len(tasks):
+        section_values = [sections[section] for sections in tasks.values() if section in sections]
+        if len(section_values) < len(tasks):
             continue
         for metric in METRICS:
-            if all(metric in values for values in own):
-                found[f"{section}/{metric}"] = _mean(_number(values[metric]) for values in own)
-    for section in HEADLINES:
-        found |= {metric: found[f"{section}/{metric}"] for metric in METRICS if f"{section}/{metric}" in found}
-    return found | {name: found[metric] for name, metric in RENAMED.items() if metric in found}
+            if all(metric in values for values in section_values):
+                means[f"{section}/{metric}"] = _mean(_number(values[metric]) for values in section_values)
+    for section in HEADLINE_SECTIONS:
+        means |= {metric: means[f"{section}/{metric}"] for metric in METRICS if f"{section}/{metric}" in means}
+    return means | {name: means[metric] for name, metric in ALIASES.items() if metric in means}
 
 
 def _mean(values: Iterable[float]) -> float:
+    """Return the exactly rounded mean, or NaN if a value is not finite."""
     listed = list(values)
     return math.fsum(listed) / len(listed) if all(map(math.isfinite, listed)) else math.nan
 
 
 def _number(value: Any) -> float:
-    """JSON has null for a number that was not finite."""
+    """Return a JSON number as a float; null, which stands for a non-finite number, becomes NaN."""
     return math.nan if value is None else float(value)

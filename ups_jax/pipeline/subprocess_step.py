@@ -1,4 +1,4 @@
-"""One step of the pipeline: a command in a process of its own, its output in a log, its cost and its exit code."""
+"""One step of the pipeline: a command in a separate process, with a log file, measured cost and exit code."""
 
 from __future__ import annotations
 
@@ -18,14 +18,22 @@ from ups_jax.core.files import storage_error
 
 _PACKAGES = Path(__file__).resolve().parents[2]
 _POLL_SECONDS = 0.1
-_TELL_AGAIN_SECONDS = 10.0
+_RESEND_SECONDS = 10.0
+# PR_SET_PDEATHSIG of prctl(2).
 _SET_PARENT_DEATH_SIGNAL = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A command of the project with its arguments, and what its environment has beside the pipeline's own. `outputs`
-    are files that the step leaves when it has succeeded."""
+    """A command of this project to run as a process.
+
+    Attributes:
+        name: Name of the step, used in the summary and for its log file.
+        command: Name of the command, such as `train`.
+        arguments: Arguments of the command.
+        environment: Variables to add to the environment of this process.
+        outputs: Files that exist after the step has succeeded.
+    """
 
     name: str
     command: str
@@ -35,12 +43,20 @@ class Step:
 
     @property
     def argv(self) -> list[str]:
+        """The command line as a list of strings."""
         return [*command_line(self.command), *map(str, self.arguments)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """How a step ended; `peak_memory_mib` is the largest resident size of its processes."""
+    """The exit code and the cost of a step that has ended.
+
+    Attributes:
+        exit_code: Exit code of the process; 128 plus the number of the signal that killed it.
+        seconds: Wall-clock time.
+        peak_memory_mib: Largest resident set size of its processes, in MiB.
+        error: Error message of a failed step.
+    """
 
     exit_code: int
     seconds: float
@@ -48,35 +64,51 @@ class StepResult:
     error: str | None = None
 
 
-# Runs a step: its log, the lock that it inherits, and who gets what it prints.
+# runner(step, log file, descriptor of the lock that the step inherits, callback for its output) -> result
 Runner = Callable[[Step, Path, int, Callable[[str], None]], StepResult]
 
 
 class StepFailed(UserError):
-    """A step ended with an error; the exit code is the step's own."""
+    """Error of a failed step, with the exit code of the step.
 
-    def __init__(self, name: str, ended: StepResult, log: Path) -> None:
-        # A process that a signal has ended has no code of its own.
-        self.exit_code = ended.exit_code if 0 < ended.exit_code < 128 else 1
-        said = ended.error or f"it ended with code {ended.exit_code}"
-        super().__init__(f"step {name}: {said} (all of it: {log})")
+    Args:
+        name: Name of the step.
+        result: How the step ended.
+        log: Its log file.
+    """
+
+    def __init__(self, name: str, result: StepResult, log: Path) -> None:
+        # A process that was killed by a signal has no exit code.
+        self.exit_code = result.exit_code if 0 < result.exit_code < 128 else 1
+        reason = result.error or f"it ended with exit code {result.exit_code}"
+        super().__init__(f"step {name}: {reason} (log: {log})")
 
 
 def run_step(step: Step, log: Path, lock: int, show: Callable[[str], None]) -> StepResult:
-    """Run a step to its end. `Stopped` where this process is told to stop, once the step has saved and ended; told a
-    second time it does not wait for that.
+    """Run a step as a process and return its result.
 
-    The step writes into its log itself, so that it can still save what it has when this process is gone.
+    The process writes to the log file directly, so it can still save its state after this process has been killed. A
+    first interrupt stops the step gracefully: it saves its state and ends. A second interrupt kills it.
+
+    Args:
+        step: The command to run.
+        log: Log file, which is appended to.
+        lock: File descriptor of the run's lock; the process inherits it.
+        show: Called with new output of the step.
+
+    Raises:
+        Stopped: If this process is interrupted, after the step has ended.
+        StorageError: If the log file cannot be written.
     """
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         output = log.open("ab")
     except OSError as error:
         raise storage_error(log, error) from None
-    begin = time.monotonic()
-    start = log.stat().st_size
+    start_time = time.monotonic()
+    log_start = log.stat().st_size
     with output, log.open("rb") as reader:
-        reader.seek(start)
+        reader.seek(log_start)
         process = subprocess.Popen(
             step.argv,
             stdin=subprocess.DEVNULL,
@@ -87,40 +119,44 @@ def run_step(step: Step, log: Path, lock: int, show: Callable[[str], None]) -> S
             pass_fds=(lock,),
             preexec_fn=_end_with_parent,
         )
-        told: float | None = None
+        signal_time: float | None = None
         while True:
             try:
-                code, usage = _ended(process)
+                exit_code, peak_kib = _poll(process)
                 _show(reader, show)
-                if code is not None:
+                if exit_code is not None:
                     break
-                if told is not None and time.monotonic() - told > _TELL_AGAIN_SECONDS:
-                    # A signal that came while the step's interpreter could not take it is lost.
-                    told = time.monotonic()
+                if signal_time is not None and time.monotonic() - signal_time > _RESEND_SECONDS:
+                    # Send the signal again: the step loses one that arrives before its handler is installed.
+                    signal_time = time.monotonic()
                     process.send_signal(signal.SIGTERM)
                 time.sleep(_POLL_SECONDS)
             except KeyboardInterrupt:
-                # Who interrupts twice does not want to wait; what was saved before is kept.
-                process.send_signal(signal.SIGTERM if told is None else signal.SIGKILL)
-                told = time.monotonic()
-    if told is not None:
-        raise Stopped("stopped: the same command goes on where this one was")
-    said = None if code == 0 else _last_error(log, start)
-    peak = None if usage is None else usage / 1024
-    return StepResult(exit_code=code, seconds=time.monotonic() - begin, peak_memory_mib=peak, error=said)
+                process.send_signal(signal.SIGTERM if signal_time is None else signal.SIGKILL)
+                signal_time = time.monotonic()
+    if signal_time is not None:
+        raise Stopped("stopped: run the same command again to resume this run")
+    message = None if exit_code == 0 else _last_error(log, log_start)
+    peak_mib = None if peak_kib is None else peak_kib / 1024
+    return StepResult(
+        exit_code=exit_code, seconds=time.monotonic() - start_time, peak_memory_mib=peak_mib, error=message
+    )
 
 
 def _environment(step: Step) -> dict[str, str]:
-    """The pipeline's own, with the step's; the step imports the code that the keys were made of."""
-    known = os.environ.get("PYTHONPATH")
-    path = os.pathsep.join([str(_PACKAGES), *([known] if known else [])])
+    """Return the environment of the step: it imports the code of this process, whose digest is in the cache keys."""
+    existing = os.environ.get("PYTHONPATH")
+    path = os.pathsep.join([str(_PACKAGES), *([existing] if existing else [])])
     return os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": path} | dict(step.environment)
 
 
-def _ended(process: subprocess.Popen[bytes]) -> tuple[int | None, float | None]:
-    """Exit code (None while it runs; of a signal 128 and its number) and largest resident size in KiB."""
-    number, status, usage = os.wait4(process.pid, os.WNOHANG)
-    if number == 0:
+def _poll(process: subprocess.Popen[bytes]) -> tuple[int | None, float | None]:
+    """Return the exit code and the largest resident set size in KiB, or None for both while the process runs.
+
+    The exit code of a process that a signal killed is 128 plus the number of the signal.
+    """
+    pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+    if pid == 0:
         return None, None
     code = os.waitstatus_to_exitcode(status)
     process.returncode = code
@@ -128,22 +164,26 @@ def _ended(process: subprocess.Popen[bytes]) -> tuple[int | None, float | None]:
 
 
 def _show(reader: object, show: Callable[[str], None]) -> None:
+    """Pass new output of the step to `show`."""
     text = reader.read().decode(errors="replace")  # type: ignore[attr-defined]
     if text:
         show(text)
 
 
-def _last_error(log: Path, start: int) -> str | None:
-    """The last line of this start that is an error of ours, else the last line at all."""
+def _last_error(log: Path, log_start: int) -> str | None:
+    """Return the last line that starts with `error: `, without that prefix, or else the last line.
+
+    Lines before `log_start`, which an earlier start has written, are ignored.
+    """
     with log.open("rb") as file:
-        file.seek(start)
+        file.seek(log_start)
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    told = errors or lines
-    return told[-1] if told else None
+    candidates = errors or lines
+    return candidates[-1] if candidates else None
 
 
 def _end_with_parent() -> None:
-    """In the child: a pipeline that is killed takes its step with it, which then saves its state (Linux)."""
+    """Let the kernel send SIGTERM to the step if the pipeline is killed (Linux); the step then saves its state."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)

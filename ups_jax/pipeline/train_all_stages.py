@@ -1,4 +1,4 @@
-"""All enabled stages of a configuration in one run, each trained upon those before it and evaluated at its end."""
+"""Training of all enabled stages of a configuration in one run, with an evaluation after each stage."""
 
 from __future__ import annotations
 
@@ -25,10 +25,16 @@ from ups_jax.training.stages import enabled_stages
 
 
 def train_all(cfg: Config, path: Path, *, resume: str = "auto", console: Console) -> RunDirectory:
-    """Train and evaluate every enabled stage in the run directory `path`, but for those that are finished already.
+    """Train and evaluate all enabled stages in one run directory, and return the directory.
 
-    A stage counts as finished when its record says so for the same configuration, length and parents' checkpoints.
-    Online all are one W&B run; offline, which wandb cannot go on with, each is one of the run directory's group.
+    Finished stages are skipped. Online, all stages are logged to one W&B run. Offline, each process start is a W&B run
+    in the group of the run directory.
+
+    Args:
+        cfg: Configuration.
+        path: Run directory.
+        resume: Value of --resume, applied to the first stage; later stages use `auto`.
+        console: Console for the progress lines.
     """
     stages, run = enabled_stages(cfg), RunDirectory(path)
     check_resume(run, cfg, stages[0], resume)
@@ -41,11 +47,12 @@ def train_all(cfg: Config, path: Path, *, resume: str = "auto", console: Console
 def _train_each(
     cfg: Config, run: RunDirectory, stages: Sequence[str], resume: str, data: Mixture, console: Console
 ) -> None:
+    """Train and evaluate the stages in order."""
     for number, stage in enumerate(stages):
         name = "test" if stage not in STAGE_NEEDS["transient"] else f"{stage}_test"
         done, models = broadcast_from_host0(is_finished(run, cfg, stage)), None
         if done:
-            print_line(console, f"skipped     {stage}: is finished in this run")
+            print_line(console, f"skipped     {stage}: already finished in this run")
         else:
             resume = resume if number == 0 else "auto"
             models = train(cfg, stage, run.path, resume=resume, data=data, console=console).model
@@ -54,25 +61,26 @@ def _train_each(
                 partial(evaluate_run, run.path, cfg, stage=stage, track=True, data=data, models=models, console=console)
             )
     if cfg.evaluation.enabled and len(stages) > 1 and stages[-1] in STAGE_NEEDS["transient"]:
-        # Once more, with the correctors that there are by now as other ways to roll out.
+        # Evaluate again: the trained correctors give additional rollout variants.
         on_host0(partial(evaluate_run, run.path, cfg, track=True, data=data, console=console))
 
 
 def is_finished(run: RunDirectory, cfg: Config, stage: str) -> bool:
-    """Whether the run has the stage as this configuration makes it, on the checkpoints that its parents have now."""
+    """Return whether a stage is finished for this configuration, length and the current checkpoints of its parents."""
     if not run.exists():
         return False
     record = run.read()
-    own = record["stages"].get(stage, {})
-    if not own.get("finished") or not run.checkpoints(stage).is_dir():
+    entry = record["stages"].get(stage, {})
+    if not entry.get("finished") or not run.checkpoints(stage).is_dir():
         return False
-    same = record["digests"].get(stage) == digest(cfg, stage) and own.get("lengths") == length_settings(cfg, stage)
-    now = trained_parents(run, stage, cfg.data.tasks[0].kind).checkpoints
-    return same and own.get("parents", {}) == now
+    has_same_config = record["digests"].get(stage) == digest(cfg, stage)
+    has_same_length = entry.get("lengths") == length_settings(cfg, stage)
+    parents = trained_parents(run, stage, cfg.data.tasks[0].kind).checkpoints
+    return has_same_config and has_same_length and entry.get("parents", {}) == parents
 
 
 def _check_all(cfg: Config, stages: Sequence[str], console: Console) -> Mixture:
-    """Open the data and report what is wrong with a later stage before the first one is trained."""
+    """Open the data and build the model and plan of each stage, so that errors of later stages appear first."""
     prepare_data(cfg, console)
     data = open_mixture(cfg)
     for stage in stages:

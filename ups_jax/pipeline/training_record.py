@@ -1,5 +1,7 @@
-"""What is known of a training beside its checkpoints, `metadata.json`: the key that finds it again, the digests that
-verify it, and its evaluations. All runs are looked through, so that what was computed once is not computed again."""
+"""The record `metadata.json` of a training: its cache key, the digests of its checkpoints, and its evaluations.
+
+The records of all runs are searched, so that no training or evaluation is repeated.
+"""
 
 from __future__ import annotations
 
@@ -21,30 +23,45 @@ SCHEMA_VERSION = 2
 
 @dataclass(frozen=True)
 class RecordedTraining:
-    """A training run in the folder `path`."""
+    """A training run with its record.
+
+    Attributes:
+        path: Folder of the training run.
+    """
 
     path: Path
 
     @property
     def record_path(self) -> Path:
+        """The file of the record."""
         return self.path / "metadata.json"
 
     def read(self) -> dict[str, Any]:
-        """The record; empty where there is none that can be read, which verifies nothing."""
+        """Return the record, or an empty dictionary if it is missing, damaged or of another version."""
         try:
             values = read_json(self.record_path)
         except (OSError, ValueError):
             return {}
         return values if isinstance(values, dict) and values.get("schema_version") == SCHEMA_VERSION else {}
 
-    def record(
+    def record_training(
         self, *, train_key: str, stage: str, config_hash: str, seconds: float | None, peak_memory_mib: float | None
     ) -> None:
-        """Write that it is trained, with the digests of its checkpoints as they are now, and what its last start took.
-        Raises `CheckpointError`."""
+        """Write the record of a finished training, with the current digests of its checkpoints.
+
+        Args:
+            train_key: Cache key of the training.
+            stage: Trained stage, or `all`.
+            config_hash: Digest of the configuration.
+            seconds: Wall-clock time of the last start.
+            peak_memory_mib: Peak memory of the last start, in MiB.
+
+        Raises:
+            CheckpointError: If there is no checkpoint.
+        """
         checkpoints = checkpoint_digests(self.path)
         if not checkpoints:
-            raise CheckpointError(f"{self.path}: holds no checkpoint after its training; look at the log of that step")
+            raise CheckpointError(f"{self.path}: has no checkpoint after training; see the log of that step")
         self._write(
             {
                 "schema_version": SCHEMA_VERSION,
@@ -64,38 +81,46 @@ class RecordedTraining:
             }
         )
 
-    def revision(self) -> str | None:
-        """The version of the code that trained it, as git describes it."""
+    def code_revision(self) -> str | None:
+        """Return the git description of the code that trained the run, or None if it is not recorded."""
         run = RunDirectory(self.path)
         revision = run.read().get("git") if run.exists() else None
         return None if revision is None else str(revision)
 
-    def fault(self) -> str | None:
-        """Why the training cannot be used, None where its checkpoints are those that were recorded."""
-        known = self.read().get("checkpoints")
-        if not known or not RunDirectory(self.path).exists():
+    def find_problem(self) -> str | None:
+        """Return why the training cannot be reused, or None if its checkpoints match the record."""
+        digests = self.read().get("checkpoints")
+        if not digests or not RunDirectory(self.path).exists():
             return "it has no record"
-        for name, digest in known.items():
+        for name, digest in digests.items():
             folder = self.path / "checkpoints" / name
             if not folder.is_dir():
                 return f"checkpoints/{name} is missing"
             reason = find_damage(folder)
             if reason is None and content_digest(folder) != digest:
-                reason = "its files are not those that were trained"
+                reason = "its files have changed since the training"
             if reason is not None:
                 return f"checkpoints/{name}: {reason}"
         return None
 
     def record_evaluation(self, section: str, key: str, file: Path, numbers: Mapping[str, Any], arch: Any) -> None:
-        """Keep where an evaluation lies, and its numbers as the last ones of its section."""
+        """Add an evaluation to the record.
+
+        Args:
+            section: `small` or `full`.
+            key: Cache key of the evaluation.
+            file: File of the evaluation.
+            numbers: Its metrics, recorded as the latest of the section.
+            arch: Description of the model's architecture.
+        """
         values = self.read()
         entry = {"path": os.path.relpath(file, self.path), "sha256": _sha256(file), "section": section, "at": now()}
         evaluations = values["evaluations"] | {key: entry}
         last = {f"last_{section}_eval": dict(numbers), f"last_{section}_eval_at": now(), "arch": arch}
         self._write(values | last | {"evaluations": evaluations})
 
-    def evaluation(self, key: str) -> Path | None:
-        """The file of an evaluation that was kept under a key; None where there is none, or it was changed since."""
+    def find_evaluation(self, key: str) -> Path | None:
+        """Return the file of the evaluation with this cache key, or None if there is none or it has changed."""
         entry = self.read().get("evaluations", {}).get(key)
         if entry is None:
             return None
@@ -103,11 +128,12 @@ class RecordedTraining:
         return Path(os.path.normpath(file)) if file.is_file() and _sha256(file) == entry["sha256"] else None
 
     def _write(self, values: Mapping[str, Any]) -> None:
+        """Write the record atomically."""
         write_atomically(self.record_path, json.dumps(values, indent=2) + "\n")
 
 
 def checkpoint_digests(path: Path) -> dict[str, str]:
-    """The digest of every saved checkpoint of a training run, by `stage/step`."""
+    """Return the content digest of each saved checkpoint of a training run, by `stage/step`."""
     folders = sorted((path / "checkpoints").glob("*/*"))
     return {
         f"{item.parent.name}/{item.name}": content_digest(item)
@@ -117,12 +143,18 @@ def checkpoint_digests(path: Path) -> dict[str, str]:
 
 
 def find_training(runs: Path, key: str) -> RecordedTraining | None:
-    """A training of any run with this key whose checkpoints verify, the latest first."""
+    """Return the latest training of any run with this cache key and intact checkpoints, or None.
+
+    Args:
+        runs: The folder of all runs.
+        key: Cache key of the training.
+    """
     trainings = (RecordedTraining(record.parent) for record in runs.glob("*/train*/metadata.json"))
-    known = [item for item in trainings if item.read().get("train_key") == key]
-    known.sort(key=lambda item: str(item.read()["trained_at"]), reverse=True)
-    return next((item for item in known if item.fault() is None), None)
+    matching = [item for item in trainings if item.read().get("train_key") == key]
+    matching.sort(key=lambda item: str(item.read()["trained_at"]), reverse=True)
+    return next((item for item in matching if item.find_problem() is None), None)
 
 
 def _sha256(file: Path) -> str:
+    """Return the SHA-256 digest of a file."""
     return hashlib.sha256(file.read_bytes()).hexdigest()

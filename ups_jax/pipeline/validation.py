@@ -1,5 +1,7 @@
-"""Everything that is wrong with configurations and their data, all at once, each with its mend. Imports no jax but to
-generate data that is not there yet."""
+"""Checks of configurations and their data that report all problems at once, each with a fix.
+
+This module imports no jax, except to generate missing data.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,21 @@ from typing import Any
 from ups_jax.config import Config, load, problems
 from ups_jax.core.errors import ConfigError, UserError
 from ups_jax.core.stage_names import STAGE_NEEDS, STAGES
-from ups_jax.pipeline.scores import METRIC_NAMES, METRIC_SECTIONS, METRICS, RENAMED, of_task
+from ups_jax.pipeline.scores import ALIASES, METRIC_NAMES, METRIC_SECTIONS, METRICS, task_metric_name
 from ups_jax.simulate import presets
 from ups_jax.training.stages import enabled_stages
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
-    """What a check found: `problems` that forbid a training, `notes` to read, and of sound data its `fingerprint`."""
+    """The result of a check.
+
+    Attributes:
+        problems: Messages about errors that prevent a training.
+        notes: Messages about unusual settings.
+        fingerprint: Fingerprint of valid data.
+        exit_code: Exit code of the first problem, or 0.
+    """
 
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -27,7 +36,13 @@ class CheckResult:
 
 
 def check_config(path: Path, stage: str, overrides: Sequence[str] = ()) -> CheckResult:
-    """A configuration alone: its keys and values, then what they mean together."""
+    """Check a configuration without its data: first single keys and values, then their combination.
+
+    Args:
+        path: Configuration file.
+        stage: Stage to train, or `all`.
+        overrides: Overrides such as `seed=1`.
+    """
     wrong = problems(path, overrides)
     if wrong:
         return CheckResult(problems=tuple(wrong), exit_code=ConfigError.exit_code)
@@ -38,30 +53,41 @@ def check_config(path: Path, stage: str, overrides: Sequence[str] = ()) -> Check
 
 
 def check_pair(train: Path, evaluation: Path, overrides: Sequence[str] = ()) -> CheckResult:
-    """An evaluation's configuration beside that of the training, both sound by themselves."""
-    one, other = load(train, overrides), load(evaluation, overrides)
-    names = [[(task.name, task.kind) for task in cfg.data.tasks] for cfg in (one, other)]
-    if names[0] == names[1]:
+    """Check that the configurations of a training and an evaluation name the same tasks.
+
+    Args:
+        train: Valid configuration of the training.
+        evaluation: Valid configuration of the evaluation.
+        overrides: Overrides of both.
+    """
+    configs = load(train, overrides), load(evaluation, overrides)
+    trained, evaluated = ([(task.name, task.kind) for task in cfg.data.tasks] for cfg in configs)
+    if trained == evaluated:
         return CheckResult()
-    wrong = f"{evaluation}: key `data.tasks`: evaluates {names[1]}, the training is of {names[0]}; name the same tasks"
+    wrong = f"{evaluation}: key `data.tasks`: has {evaluated}, the training has {trained}; use the same tasks"
     return CheckResult(problems=(wrong,), exit_code=ConfigError.exit_code)
 
 
 def check_data(paths: Sequence[Path], overrides: Sequence[str] = ()) -> dict[Path, CheckResult]:
-    """The data of sound configurations, opened once where they name the same."""
-    known: list[tuple[Config, CheckResult]] = []
-    found = {}
+    """Check the data of valid configurations; data that several configurations share is opened once.
+
+    Args:
+        paths: Configuration files.
+        overrides: Overrides of all configurations.
+    """
+    checked: list[tuple[Config, CheckResult]] = []
+    results = {}
     for path in paths:
         cfg = load(path, overrides)
-        same = (own for other, own in known if (other.data, other.training) == (cfg.data, cfg.training))
-        found[path] = next(same, None) or _check_data(cfg)
-        known.append((cfg, found[path]))
-    return found
+        same = (result for other, result in checked if (other.data, other.training) == (cfg.data, cfg.training))
+        results[path] = next(same, None) or _check_data(cfg)
+        checked.append((cfg, results[path]))
+    return results
 
 
 def _check_data(cfg: Config) -> CheckResult:
-    """The data of a configuration, which is generated where it is embedded and not there yet."""
-    # These load the file formats, which a check of keys and values does not need.
+    """Check the data of a configuration; missing data of a built-in simulator is generated first."""
+    # Imported here: these modules load the file formats, which a check of keys and values does not need.
     from ups_jax import simulate
     from ups_jax.data import open_mixture
     from ups_jax.data.validation import data_problems
@@ -77,42 +103,45 @@ def _check_data(cfg: Config) -> CheckResult:
 
 
 def _stages(cfg: Config, stage: str) -> list[str]:
+    """Return the problems of the stages: no training length, or a missing parent stage."""
     try:
         chosen = enabled_stages(cfg) if stage == "all" else (stage,)
     except ConfigError as error:
         return [str(error)]
-    found = []
+    wrong = []
     for name in chosen:
         settings = getattr(cfg.stages, name)
         if settings.max_seconds is None and (settings.epochs if settings.steps is None else settings.steps) == 0:
-            found.append(f"key `stages.{name}`: is off; give it epochs, steps or max_seconds")
+            wrong.append(f"key `stages.{name}`: has no length; set epochs, steps or max_seconds")
         needs = STAGE_NEEDS[cfg.data.tasks[0].kind].get(name, ()) if cfg.data.tasks else ()
         for parent in needs:
             if parent not in chosen:
-                found.append(
-                    f"stage {name}: needs `stages.{parent}` trained before it; use --stage all, with both enabled"
+                wrong.append(
+                    f"stage {name}: needs the trained stage `stages.{parent}`; use --stage all with both enabled"
                 )
-    return found
+    return wrong
 
 
 def _tasks(cfg: Config, stage: str) -> list[str]:
-    found = []
+    """Return the problems of the tasks: an unknown preset, or a kind that the stage does not train."""
+    wrong = []
     for task in cfg.data.tasks:
         if task.path is None:
             try:
                 presets.get_preset(task.name, task.preset)
             except ConfigError as error:
-                found.append(str(error))
-        other = {"steady": "operator", "transient": "steady_prior"}[task.kind]
-        if stage == other:
-            own = {"steady": "steady_prior", "transient": "operator"}[task.kind]
-            found.append(f"task {task.name} is {task.kind}, stage {stage} is for tasks of the other kind; use {own}")
-    return found
+                wrong.append(str(error))
+        unsuitable = {"steady": "operator", "transient": "steady_prior"}[task.kind]
+        if stage == unsuitable:
+            suitable = {"steady": "steady_prior", "transient": "operator"}[task.kind]
+            wrong.append(f"task {task.name} is {task.kind}, which stage {stage} does not train; use {suitable}")
+    return wrong
 
 
 def _gates(cfg: Config, stage: str) -> list[str]:
+    """Return the unknown metrics in the gate rules."""
     rules = cfg.gates
-    named = {
+    metrics_of_key = {
         "gates.metric": (rules.metric,),
         "gates.ratios": rules.ratios,
         "gates.tolerances": rules.tolerances,
@@ -122,31 +151,32 @@ def _gates(cfg: Config, stage: str) -> list[str]:
         "gates.higher_is_better": rules.higher_is_better,
     }
     tasks = [task.name for task in cfg.data.tasks]
-    # Numbers of one of several tasks.
-    single = (*METRICS, *RENAMED, *(f"{section}/{metric}" for section in METRIC_SECTIONS for metric in METRICS))
-    own = {of_task(name, task) for name in single for task in tasks if len(tasks) > 1}
+    # Names with a task are valid only with several tasks.
+    single = (*METRICS, *ALIASES, *(f"{section}/{metric}" for section in METRIC_SECTIONS for metric in METRICS))
+    task_names = {task_metric_name(name, task) for name in single for task in tasks if len(tasks) > 1}
     return [
-        f"key `{key}`: no evaluation measures {name!r}; there are {', '.join(METRIC_NAMES[:14])}, and the first ten as "
-        "one_step/NAME" + (f"; of one task as NAME@{tasks[0]}" if len(tasks) > 1 else "")
-        for key, names in named.items()
+        f"key `{key}`: unknown metric {name!r}; available are {', '.join(METRIC_NAMES[:14])}, and the first ten as "
+        "one_step/NAME" + (f"; for one task as NAME@{tasks[0]}" if len(tasks) > 1 else "")
+        for key, names in metrics_of_key.items()
         for name in names
-        if name not in METRIC_NAMES and name not in own
+        if name not in METRIC_NAMES and name not in task_names
     ]
 
 
 _CHECKS: tuple[Callable[[Config, str], list[str]], ...] = (_stages, _tasks, _gates)
 
-# The ranges outside of which a value is more often a mistake than a choice.
+# Usual ranges; a value outside is probably a mistake.
 _USUAL: dict[str, tuple[float, float]] = {"optimizer.lr": (1e-6, 5e-2), "optimizer.weight_decay": (0.0, 0.5)}
 
 
 def _unusual(cfg: Config, stage: str) -> list[str]:
-    found = []
+    """Return notes about settings outside their usual range."""
+    notes = []
     for name in STAGES if stage == "all" else (stage,):
         settings: Any = getattr(cfg.stages, name)
         for key, (low, high) in _USUAL.items():
             section, field = key.split(".")
             value = getattr(getattr(settings, section), field)
             if not low <= value <= high:
-                found.append(f"key `stages.{name}.{key}`: {value:g} is outside of {low:g} to {high:g}")
-    return found
+                notes.append(f"key `stages.{name}.{key}`: {value:g} is outside the usual range {low:g} to {high:g}")
+    return notes

@@ -1,4 +1,4 @@
-"""What a pipeline run logs to W&B and TensorBoard beside its training and evaluations: the decisions and the report."""
+"""Logging of a pipeline run's gate decisions and report to W&B and TensorBoard."""
 
 from __future__ import annotations
 
@@ -16,36 +16,56 @@ from ups_jax.pipeline.request import config_path
 from ups_jax.tracking import Writer, close_on_exit, evaluation_writer
 from ups_jax.tracking.wandb_run import CONTEXT_VARIABLE, read_context
 
-COLUMNS = ("key", "kind", "status", "candidate", "baseline", "limit", "message")
+GATE_COLUMNS = ("key", "kind", "status", "candidate", "baseline", "limit", "message")
 
 
 def publish(directory: Path) -> None:
-    """Send the decisions of a run directory of the pipeline to the writers of its configuration."""
+    """Log the gate decisions and the report of a pipeline run with the writers of its configuration.
+
+    Args:
+        directory: Run directory of the pipeline.
+
+    Raises:
+        ConfigError: If the directory is not a pipeline run.
+    """
     try:
         summary = read_json(directory / "summary.json")
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{directory}: holds no pipeline run ({error}); give a folder of artifacts/runs") from None
+        raise ConfigError(f"{directory}: is not a pipeline run ({error}); choose a folder in artifacts/runs") from None
     cfg = load(config_path(directory, "train"))
     with close_on_exit(evaluation_writer(directory, cfg.logging, name="gates", run_config=to_dict(cfg))) as writer:
-        send(writer, summary, directory / "analysis" / "report.html")
+        log_decisions(writer, summary, directory / "analysis" / "report.html")
 
 
-def send(writer: Writer, summary: Mapping[str, Any], report: Path) -> None:
-    """Each gate's answer as a table under `gate/<evaluation>`, whether it passed in the summary, and the page."""
+def log_decisions(writer: Writer, summary: Mapping[str, Any], report: Path) -> None:
+    """Log the gate decisions as summary values and tables, the outcome as a tag, and the report as a file.
+
+    Args:
+        writer: The writer to log to.
+        summary: Values of the run's summary.
+        report: The HTML report; it may be missing.
+    """
     for name, decision in summary["gates"].items():
         numbers = {"status": decision["status"], "passed": int(decision["passed"])}
         numbers |= {f"{gate['key']}/{gate['kind']}": gate["candidate"] for gate in decision["gates"]}
         writer.summary({"gate": {name: {key: value for key, value in numbers.items() if value is not None}}})
-        rows = [[gate[column] for column in COLUMNS] for gate in decision["gates"]]
-        writer.table(f"gate/{name}/answers", COLUMNS, rows)
+        rows = [[gate[column] for column in GATE_COLUMNS] for gate in decision["gates"]]
+        writer.table(f"gate/{name}/answers", GATE_COLUMNS, rows)
     writer.summary({"pipeline": {"outcome": summary["outcome"], "promoted": int(summary["promoted"])}})
     writer.tags((summary["outcome"],))
     if report.exists():
         writer.file(report)
 
 
-def write_info(environment: Mapping[str, str]) -> None:
-    """Write id, project, entity, group, mode and url once a step has begun a run. Raises `StorageError`."""
+def write_wandb_info(environment: Mapping[str, str]) -> None:
+    """Write id, project, entity, group, mode and URL of the W&B run to a JSON file, if a step has started one.
+
+    Args:
+        environment: Environment of the steps, from `PipelineRun.environment`.
+
+    Raises:
+        StorageError: If the file cannot be written.
+    """
     context = read_context(Path(environment[CONTEXT_VARIABLE]))
     if context is not None:
         values = {"id": context.run_id} | {key: value for key, value in asdict(context).items() if key != "run_id"}
