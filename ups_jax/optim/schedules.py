@@ -42,7 +42,7 @@ def build_schedule(
         return optax.cosine_decay_schedule(learning_rate, max(steps, 1), alpha=config.eta_min / learning_rate)
 
     def staircase() -> optax.Schedule:
-        interval = _in_steps(config.step_size, config.step_size_steps, steps_per_epoch)
+        interval = _length_in_steps(config.step_size, config.step_size_steps, steps_per_epoch)
         if interval is None:
             interval = math.ceil(_STEP_SIZE_FRACTION * total_steps)
         interval = max(interval, 1)
@@ -150,15 +150,16 @@ def patience_evaluations(config: StageConfig | SchedulerConfig, steps_per_epoch:
         steps_per_epoch: Optimizer steps of an epoch.
         eval_steps: Optimizer steps between two evaluations.
     """
-    patience = _in_steps(config.patience, config.patience_steps, steps_per_epoch)
+    patience = _length_in_steps(config.patience, config.patience_steps, steps_per_epoch)
     return None if patience is None else _evaluations_above(patience, eval_steps)
 
 
 def _evaluations_above(steps: int, eval_steps: int) -> int:
+    """Return the smallest number of evaluations that span more than `steps` optimizer steps."""
     return steps // eval_steps + 1
 
 
-def _in_steps(epochs: float | None, steps: int | None, steps_per_epoch: int) -> int | None:
+def _length_in_steps(epochs: float | None, steps: int | None, steps_per_epoch: int) -> int | None:
     """Return a length in optimizer steps, configured in steps or epochs; None if neither is configured."""
     if steps is not None:
         return steps
@@ -166,5 +167,6 @@ def _in_steps(epochs: float | None, steps: int | None, steps_per_epoch: int) -> 
 
 
 def _cosine_end(config: SchedulerConfig, total_steps: int, steps_per_epoch: int) -> int:
-    end = _in_steps(config.t_max, config.t_max_steps, steps_per_epoch)
+    """Return the step at which the cosine ends: `t_max`, by default the last step."""
+    end = _length_in_steps(config.t_max, config.t_max_steps, steps_per_epoch)
     return total_steps if end is None else end

@@ -97,8 +97,7 @@ def apply_correction(
 ) -> Float[Array, "b *s c"]:
     """Return the prediction of a step, corrected in the samples that the rule selects.
 
-    The corrector does not run when no sample is selected. In a vmapped ensemble whose members differ in what the rule
-    selects it always runs.
+    The corrector does not run if no sample is selected, unless `jax.vmap` maps over what the rule depends on.
 
     Args:
         correction: Corrector and rule.

@@ -51,18 +51,18 @@ def draw_noise(key: Key[Array, ""], shape: tuple[int, ...], task: Task) -> Float
 
 
 def flow_step(
-    move: Velocity, x: Float[Array, "b *s c"], start: Float[Array, " b"], end: Float[Array, " b"], sampler: str
+    velocity_fn: Velocity, x: Float[Array, "b *s c"], start: Float[Array, " b"], end: Float[Array, " b"], sampler: str
 ) -> Float[Array, "b *s c"]:
     """Return the state of the flow after one step.
 
     Args:
-        move: Velocity of the flow, a function of state and time.
+        velocity_fn: Velocity of the flow as a function of state and time.
         x: State at time `start`.
         start: Time before the step, for each row.
         end: Time after the step, for each row.
         sampler: `euler` or `heun`.
     """
-    return {"euler": _euler, "heun": _heun}[sampler](move, x, start, end)
+    return {"euler": _euler, "heun": _heun}[sampler](velocity_fn, x, start, end)
 
 
 def sample(
@@ -120,11 +120,11 @@ def sample_distilled(
     times = flow_times(model.diffusion.num_steps, model.diffusion.min_noise)
     indices = np.linspace(0, model.diffusion.num_steps, steps + 1)[1:-1].round().astype(int)
     x = _noise(model, key, inputs)
-    error = consistency_function(model, weights.params, x, _rows(0.0, x), inputs)
+    error = consistency_function(model, weights.params, x, _time_per_row(0.0, x), inputs)
     for number, time in zip(range(1, steps), times[indices].tolist(), strict=True):
         x = (1 - time) * _noise(model, jax.random.fold_in(key, number), inputs) + time * error
-        error = consistency_function(model, weights.params, x, _rows(time, x), inputs)
-    return error * _last(weights.scale, error)
+        error = consistency_function(model, weights.params, x, _time_per_row(time, x), inputs)
+    return error * _expand_channels(weights.scale, error)
 
 
 def consistency_function(
@@ -142,7 +142,7 @@ def consistency_function(
         time: Time t of each row.
         inputs: Inputs and prediction that the error is conditioned on.
     """
-    return x + (1 - _columns(time, x)) * velocity(model, params, x, time, inputs)
+    return x + (1 - _expand_rows(time, x)) * velocity(model, params, x, time, inputs)
 
 
 def mean_error_rms(
@@ -192,50 +192,60 @@ def solution_corrector(
 def _sample_flow(
     model: Corrector, weights: CorrectorWeights, key: Key[Array, ""], inputs: CorrectorInputs, steps: int
 ) -> Float[Array, "b *s c"]:
+    """Return the end of the flow from random noise, as an error in normalised fields."""
     x = _noise(model, key, inputs)
     times = jnp.asarray(flow_times(steps, model.diffusion.min_noise), jnp.float32)
 
-    def move(x: Float[Array, "b *s c"], time: Float[Array, " b"]) -> Float[Array, "b *s c"]:
+    def velocity_fn(x: Float[Array, "b *s c"], time: Float[Array, " b"]) -> Float[Array, "b *s c"]:
         return velocity(model, weights.params, x, time, inputs)
 
     def step(x: Float[Array, "b *s c"], ends: Float[Array, "2"]) -> tuple[Array, None]:
-        return flow_step(move, x, _rows(ends[0], x), _rows(ends[1], x), model.diffusion.sampler), None
+        return flow_step(
+            velocity_fn, x, _time_per_row(ends[0], x), _time_per_row(ends[1], x), model.diffusion.sampler
+        ), None
 
     x, _ = jax.lax.scan(step, x, jnp.stack([times[:-1], times[1:]], axis=-1))
-    return x * _last(weights.scale, x)
+    return x * _expand_channels(weights.scale, x)
 
 
 def _mean_error(model: Corrector, weights: CorrectorWeights, inputs: CorrectorInputs) -> Float[Array, "b *s c"]:
+    """Return the velocity at time 0 and x = 0, times the scale: the mean error in normalised fields."""
     x = jnp.zeros((*inputs.fields.shape[:-1], len(model.task.channels)))
     params = weights.params if weights.teacher is None else weights.teacher
-    return velocity(model, params, x, _rows(0.0, x), inputs) * _last(weights.scale, x)
+    return velocity(model, params, x, _time_per_row(0.0, x), inputs) * _expand_channels(weights.scale, x)
 
 
 def _euler(
-    move: Velocity, x: Float[Array, "b *s c"], start: Float[Array, " b"], end: Float[Array, " b"]
+    velocity_fn: Velocity, x: Float[Array, "b *s c"], start: Float[Array, " b"], end: Float[Array, " b"]
 ) -> Float[Array, "b *s c"]:
-    return x + _columns(end - start, x) * move(x, start)
+    """Return the state after one explicit Euler step."""
+    return x + _expand_rows(end - start, x) * velocity_fn(x, start)
 
 
 def _heun(
-    move: Velocity, x: Float[Array, "b *s c"], start: Float[Array, " b"], end: Float[Array, " b"]
+    velocity_fn: Velocity, x: Float[Array, "b *s c"], start: Float[Array, " b"], end: Float[Array, " b"]
 ) -> Float[Array, "b *s c"]:
-    first = move(x, start)
-    second = move(x + _columns(end - start, x) * first, end)
-    return x + _columns(end - start, x) * (first + second) / 2
+    """Return the state after one step of Heun's method (explicit trapezoidal rule)."""
+    first = velocity_fn(x, start)
+    second = velocity_fn(x + _expand_rows(end - start, x) * first, end)
+    return x + _expand_rows(end - start, x) * (first + second) / 2
 
 
 def _noise(model: Corrector, key: Key[Array, ""], inputs: CorrectorInputs) -> Float[Array, "b *s c"]:
+    """Return white noise of the shape of the predicted fields."""
     return draw_noise(key, (*inputs.fields.shape[:-1], len(model.task.channels)), model.task)
 
 
-def _rows(time: Any, x: Float[Array, "b *s c"]) -> Float[Array, " b"]:
+def _time_per_row(time: Any, x: Float[Array, "b *s c"]) -> Float[Array, " b"]:
+    """Return a time as a vector with an entry per row of x."""
     return jnp.full(len(x), time, jnp.float32)
 
 
-def _columns(values: Float[Array, " b"], x: Float[Array, "b *s c"]) -> Float[Array, "b *ones"]:
+def _expand_rows(values: Float[Array, " b"], x: Float[Array, "b *s c"]) -> Float[Array, "b *ones"]:
+    """Return values per row with trailing axes of size 1, to broadcast against x."""
     return values.reshape(-1, *(1,) * (x.ndim - 1))
 
 
-def _last(scale: Float[Array, " c"], x: Float[Array, "b *s c"]) -> Float[Array, "*ones c"]:
+def _expand_channels(scale: Float[Array, " c"], x: Float[Array, "b *s c"]) -> Float[Array, "*ones c"]:
+    """Return values per channel with leading axes of size 1, to broadcast against x."""
     return scale.reshape((1,) * (x.ndim - 1) + (-1,))

@@ -87,17 +87,18 @@ class Checkpoints:
         return None if checksums.is_committed(folder) else f"{folder}: its commit metadata is damaged"
 
     def _open(self) -> ocp.CheckpointManager:
+        """Return the orbax manager of the folder."""
         policy = preservation_policy.AnyPreservationPolicy(
             [
                 preservation_policy.LatestN(self._keep),
                 preservation_policy.BestN(
-                    get_metric_fn=_validation, reverse=True, n=1, keep_checkpoints_without_metrics=False
+                    get_metric_fn=_ranking_metric, reverse=True, n=1, keep_checkpoints_without_metrics=False
                 ),
             ]
         )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy,
-            best_fn=_validation,
+            best_fn=_ranking_metric,
             best_mode="min",
             cleanup_tmp_directories=not self._read_only,
             read_only=self._read_only,
@@ -203,7 +204,7 @@ class Checkpoints:
         Raises:
             CheckpointError: The checkpoint is damaged or has another structure. Out-of-memory errors are passed on.
         """
-        return self._restored(step, ocp.args.StandardRestore(jax.tree.map(_with_sharding, like)))
+        return self._restore_state(step, ocp.args.StandardRestore(jax.tree.map(_with_sharding, like)))
 
     def restore_weights(self, step: int, like: TrainState) -> TrainState:
         """Return the state `like` with the saved step, parameters, average and scale.
@@ -223,7 +224,7 @@ class Checkpoints:
         self._check_names(step, fields)
         restore_args = ocp.checkpoint_utils.construct_restore_args(fields)
         arguments = ocp.args.PyTreeRestore(item=fields, restore_args=restore_args, partial_restore=True)
-        return replace(like, **self._restored(step, arguments))
+        return replace(like, **self._restore_state(step, arguments))
 
     def _check_names(self, step: int, fields: dict[str, Any]) -> None:
         """Raise CheckpointError if the saved arrays of these fields have other names; orbax ignores missing ones."""
@@ -238,7 +239,8 @@ class Checkpoints:
             reason = "is in the checkpoint only" if differing[0] in names else "is in the model only"
             raise CheckpointError(f"{folder}: cannot be read ({differing[0]} {reason})")
 
-    def _restored(self, step: int, arguments: Any) -> Any:
+    def _restore_state(self, step: int, arguments: Any) -> Any:
+        """Return what orbax restores for these arguments, with its errors as CheckpointError."""
         self._check(step)
         try:
             return self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
@@ -371,7 +373,7 @@ def tasks_of(meta: dict[str, Any]) -> tuple[Task, ...]:
     return tuple(map(Task.from_dict, meta["tasks"] if "tasks" in meta else [meta["task"]]))
 
 
-def _validation(metrics: Any) -> float:
+def _ranking_metric(metrics: Any) -> float:
     """Return the value by which orbax ranks checkpoints, infinity for a damaged metric."""
     value = metrics.get("validation") if isinstance(metrics, dict) else None
     return value if isinstance(value, float | int) else math.inf

@@ -26,20 +26,22 @@ def write_checksums(directory: Path) -> None:
     """
     if not directory.is_dir():
         return
-    measured = {name: size_and_crc for name, size_and_crc in _measure(directory).items() if name not in _COMMIT_FILES}
-    _write(directory, measured)
+    measured = {
+        name: size_and_crc for name, size_and_crc in _measure_files(directory).items() if name not in _COMMIT_FILES
+    }
+    _write_checksum_file(directory, measured)
 
 
 def complete_checksums(directory: Path) -> None:
     """Write the missing checksums of a committed checkpoint; existing ones stay unchanged."""
     if not has_checksums(directory):
-        _write(directory, _measure(directory))
+        _write_checksum_file(directory, _measure_files(directory))
         return
-    recorded = _read(directory)
+    recorded = _read_checksums(directory)
     if isinstance(recorded, dict):
         missing = [name for name in _COMMIT_FILES if name not in recorded and (directory / name).is_file()]
         if missing:
-            _write(directory, recorded | {name: _size_and_crc(directory / name) for name in missing})
+            _write_checksum_file(directory, recorded | {name: _size_and_crc(directory / name) for name in missing})
 
 
 def has_checksums(directory: Path) -> bool:
@@ -57,12 +59,12 @@ def find_damage(directory: Path) -> str | None:
     """
     if not has_checksums(directory):
         return None
-    recorded = _read(directory)
+    recorded = _read_checksums(directory)
     if recorded is None:
         return f"{_CHECKSUM_FILE} is not valid JSON"
     if not isinstance(recorded, dict):
         return f"{_CHECKSUM_FILE} is not a JSON object"
-    measured = _measure(directory)
+    measured = _measure_files(directory)
     for name in sorted(recorded.keys() | measured.keys()):
         if name not in measured:
             return f"{name} is missing"
@@ -75,7 +77,7 @@ def find_damage(directory: Path) -> str | None:
 
 def is_listed(directory: Path, name: str) -> bool:
     """Return whether the checksums of a checkpoint include a file, which may be missing."""
-    recorded = _read(directory)
+    recorded = _read_checksums(directory)
     return isinstance(recorded, dict) and name in recorded
 
 
@@ -83,7 +85,7 @@ def matches_checksum(directory: Path, name: str) -> bool:
     """Return whether a file of a checkpoint matches its checksum; without checksums this is assumed."""
     if not has_checksums(directory):
         return True
-    recorded, file = _read(directory), directory / name
+    recorded, file = _read_checksums(directory), directory / name
     return isinstance(recorded, dict) and file.is_file() and recorded.get(name) == _size_and_crc(file)
 
 
@@ -99,10 +101,10 @@ def is_committed(directory: Path) -> bool:
 
 def content_digest(directory: Path) -> str:
     """Return a digest of the names, sizes and checksums of a checkpoint's files, 12 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(_measure(directory), sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(_measure_files(directory), sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _read(directory: Path) -> Any:
+def _read_checksums(directory: Path) -> Any:
     """Return the recorded checksums, None if the file is not JSON."""
     try:
         return read_json(directory / _CHECKSUM_FILE)
@@ -110,11 +112,11 @@ def _read(directory: Path) -> Any:
         return None
 
 
-def _write(directory: Path, measured: dict[str, Any]) -> None:
+def _write_checksum_file(directory: Path, measured: dict[str, Any]) -> None:
     write_atomically(directory / _CHECKSUM_FILE, json.dumps(measured, indent=1))
 
 
-def _measure(directory: Path) -> dict[str, list[int]]:
+def _measure_files(directory: Path) -> dict[str, list[int]]:
     """Return size and CRC-32 of every file, except the checksums and their temporary files."""
     excluded = (_CHECKSUM_FILE, f".{_CHECKSUM_FILE}.")
     files = sorted(path for path in directory.rglob("*") if path.is_file() and not path.name.startswith(excluded))

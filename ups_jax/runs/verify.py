@@ -1,4 +1,4 @@
-"""Verification of a run directory: it is compared with its checksums and never changed."""
+"""Verification of a run directory against its checksums; nothing in the directory is changed."""
 
 from __future__ import annotations
 
@@ -58,11 +58,12 @@ def verify(path: Path) -> list[Finding]:
     ]
     folders = {item.name for item in run.checkpoints("").glob("*") if item.is_dir()}
     for stage in [*stages, *sorted(folders - stages.keys())]:
-        findings += _stage(run, stage, stages.get(stage, {}))
-    return [*findings, *_curve(run), *_results(run)]
+        findings += _check_stage(run, stage, stages.get(stage, {}))
+    return [*findings, *_check_metrics(run), *_check_evaluations(run)]
 
 
-def _stage(run: RunDirectory, stage: str, record: dict[str, Any]) -> Iterator[Finding]:
+def _check_stage(run: RunDirectory, stage: str, record: dict[str, Any]) -> Iterator[Finding]:
+    """Yield the findings for the checkpoints of a stage."""
     folder = run.checkpoints(stage)
     part = f"checkpoints/{stage}"
     steps = sorted(int(item.name) for item in folder.glob("*") if item.name.isdecimal())
@@ -73,7 +74,7 @@ def _stage(run: RunDirectory, stage: str, record: dict[str, Any]) -> Iterator[Fi
     elif record.get("saved", 0) > steps[-1]:
         yield Finding(part=part, state=DAMAGED, text=f"step {record['saved']} was saved but is missing")
     for step in steps:
-        yield _checkpoint(folder, step)
+        yield _check_checkpoint(folder, step)
     for item in sorted(folder.glob("*")):
         if item.name.startswith("damaged-"):
             yield Finding(part=f"{part}/{item.name}", state=NOTE, text="damaged checkpoint, quarantined")
@@ -83,7 +84,8 @@ def _stage(run: RunDirectory, stage: str, record: dict[str, Any]) -> Iterator[Fi
             )
 
 
-def _checkpoint(folder: Path, step: int) -> Finding:
+def _check_checkpoint(folder: Path, step: int) -> Finding:
+    """Return the finding for a checkpoint."""
     part = f"checkpoints/{folder.name}/{step}"
     reason = checksums.find_damage(folder / str(step))
     if reason is None and not checksums.has_checksums(folder / str(step)):
@@ -94,6 +96,7 @@ def _checkpoint(folder: Path, step: int) -> Finding:
 
 
 def _restore_error(folder: Path, step: int) -> str | None:
+    """Return the error of restoring a checkpoint, None if it can be restored."""
     try:
         with Checkpoints(folder, read_only=True) as checkpoints:
             meta = checkpoints.meta(step)
@@ -104,7 +107,8 @@ def _restore_error(folder: Path, step: int) -> str | None:
     return None
 
 
-def _curve(run: RunDirectory) -> Iterator[Finding]:
+def _check_metrics(run: RunDirectory) -> Iterator[Finding]:
+    """Yield the finding for the logged metrics, whose steps must increase within each stage."""
     part = run.metrics_path.name
     if not run.metrics_path.exists():
         yield Finding(part=part, state=NOTE, text="missing: stopped before the first record")
@@ -120,7 +124,7 @@ def _curve(run: RunDirectory) -> Iterator[Finding]:
         yield Finding(part=part, state=DAMAGED, text=str(error))
         return
     reversals = [
-        f"{stage}: step {following} follows step {step}"
+        f"steps of stage {stage} do not increase: step {following} follows step {step}"
         for stage, stage_steps in steps.items()
         for step, following in itertools.pairwise(stage_steps)
         if following <= step
@@ -131,7 +135,8 @@ def _curve(run: RunDirectory) -> Iterator[Finding]:
         yield Finding(part=part, state=SOUND, text=f"{len(records)} records")
 
 
-def _results(run: RunDirectory) -> Iterator[Finding]:
+def _check_evaluations(run: RunDirectory) -> Iterator[Finding]:
+    """Yield a finding for each evaluation result."""
     for file in sorted(run.evaluation.glob("*.json")):
         part = f"{run.evaluation.name}/{file.name}"
         try:

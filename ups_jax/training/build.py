@@ -215,6 +215,8 @@ class JointModel:
         return [self.sharing.subset(number) for number in range(len(self.models))]
 
     def _on_joint_params(self, loss: StageLoss, number: int) -> StageLoss:
+        """Return the loss of one task as a function of the joint parameters."""
+
         def task_loss(
             params: PyTree, batch: Batch, key: Key[Array, ""], context: StepContext
         ) -> tuple[Float[Array, ""], Terms]:
@@ -290,7 +292,7 @@ def trains_on_latents(cfg: Config, stage: str) -> bool:
 
 
 def frozen_codec_subset(spec: StageSpec, model: StageModel, cfg: Config) -> ParameterSubset:
-    """Return the parameter subset of training on latents: the codec's parameters are frozen, all others used."""
+    """Return the parameter subset for training on cached latents, in which the codec is frozen."""
     first = template_batch(model.task, min_frames(cfg, model.task))
     paths = frozenset(flatten_dict(jax.eval_shape(partial(spec.init, model), jax.random.key(0), first)))
     codec = frozenset(path for path in paths if path[0] == CODEC)

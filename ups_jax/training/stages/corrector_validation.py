@@ -37,6 +37,7 @@ from ups_jax.training.stages.spec import StageModel
 
 # Number of start frames in a validation trajectory, and steps of the rollout from each.
 STARTS, STEPS = 4, 8
+# Logged names of the metrics of rollouts.
 _NAMES = {"nrmse": "rollout", "fourier_rmse_high": "fourier_high"}
 
 
@@ -120,7 +121,9 @@ def corrected_metrics(
         "alone/": rollout(base, params, pieces.inputs, pieces.cond, steps),
     }
     return {
-        name: value for prefix, frames in rollouts.items() for name, value in _named(prefix, frames, pieces, base.task)
+        name: value
+        for prefix, frames in rollouts.items()
+        for name, value in _rollout_metrics(prefix, frames, pieces, base.task)
     }
 
 
@@ -137,9 +140,10 @@ def first_prediction(
     return step_inputs(base.task, window, pred, pieces.cond), pred
 
 
-def _named(
+def _rollout_metrics(
     prefix: str, frames: Float[Array, "b t *s c"], pieces: ValidationPieces, task: Task
 ) -> list[tuple[str, Array]]:
+    """Return the metrics of rollouts with their logged names."""
     values = all_metrics(frames, pieces.truth, task)
     return [
         (f"{prefix}one_step", values["nrmse"][:, 0].mean()),
