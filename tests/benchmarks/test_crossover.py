@@ -1,4 +1,4 @@
-"""What the comparison of a run with its solver says of its numbers."""
+"""The sentences of the comparison of a run with its solver."""
 
 from __future__ import annotations
 

@@ -58,22 +58,22 @@ def test_untrained_every_solution_is_the_mean_field_on_any_grid(name: str) -> No
     params = {"net": NETS[name].init(jax.random.key(0), jnp.zeros((1, *SHAPE, 3)))["params"]}
     run = SolverRun(model, params, model.task)
     for factor, solver in ((1, run), (2, run), (2, run.on(task_on(2)))):
-        given = np.random.default_rng(0).normal(size=(3, *task_on(factor).shape, 1)).astype(np.float32)
+        inputs = np.random.default_rng(0).normal(size=(3, *task_on(factor).shape, 1)).astype(np.float32)
         np.testing.assert_allclose(
-            solver.rollout_arrays(given, 1, NONE, NONE)[:, 0], np.full_like(given, 2.0), atol=1e-6
+            solver.rollout_arrays(inputs, 1, NONE, NONE)[:, 0], np.full_like(inputs, 2.0), atol=1e-6
         )
 
 
 def test_a_finer_grid_is_averaged_to_the_trained_one_or_solved_on_itself() -> None:
     run = SolverRun(solver_of(Mirror()), {}, task_on())
-    given = np.random.default_rng(0).normal(size=(3, *task_on(2).shape, 1)).astype(np.float32)
-    np.testing.assert_allclose(run.on(task_on(2)).rollout_arrays(given, 1, NONE, NONE)[:, 0], given, atol=1e-5)
+    inputs = np.random.default_rng(0).normal(size=(3, *task_on(2).shape, 1)).astype(np.float32)
+    np.testing.assert_allclose(run.on(task_on(2)).rollout_arrays(inputs, 1, NONE, NONE)[:, 0], inputs, atol=1e-5)
     x, y = np.meshgrid(*((np.arange(points) + 0.5) / points for points in task_on(2).shape), indexing="ij")
-    plane = np.broadcast_to((1 + x - 2 * y)[None, ..., None], given.shape).astype(np.float32)
+    plane = np.broadcast_to((1 + x - 2 * y)[None, ..., None], inputs.shape).astype(np.float32)
     np.testing.assert_allclose(run.rollout_arrays(plane, 1, NONE, NONE)[:, 0], plane, atol=1e-5)
-    averaged = np.asarray(cell_average(jnp.asarray(run.rollout_arrays(given, 1, NONE, NONE)[:, 0]), (2, 2)))
-    assert np.abs(run.rollout_arrays(given, 1, NONE, NONE)[:, 0] - given).max() > 0.1
-    assert np.corrcoef(averaged.ravel(), np.asarray(cell_average(jnp.asarray(given), (2, 2))).ravel())[0, 1] > 0.9
+    averaged = np.asarray(cell_average(jnp.asarray(run.rollout_arrays(inputs, 1, NONE, NONE)[:, 0]), (2, 2)))
+    assert np.abs(run.rollout_arrays(inputs, 1, NONE, NONE)[:, 0] - inputs).max() > 0.1
+    assert np.corrcoef(averaged.ravel(), np.asarray(cell_average(jnp.asarray(inputs), (2, 2))).ravel())[0, 1] > 0.9
 
 
 def test_positions_are_the_same_on_a_finer_grid_and_left_out_where_there_is_no_wall() -> None:
@@ -92,11 +92,13 @@ def test_the_packages_model_is_put_on_a_finer_grid_in_the_same_ways() -> None:
 
     ours = SolverRun(solver_of(Mirror()), {}, task_on())
     theirs = TorchSolver(lambda x: x[:, :1], task_on())
-    given = np.random.default_rng(0).normal(size=(3, *task_on(2).shape, 1)).astype(np.float32)
-    for own, other in ((ours, theirs), (ours.on(task_on(2)), theirs.on(task_on(2)))):
+    inputs = np.random.default_rng(0).normal(size=(3, *task_on(2).shape, 1)).astype(np.float32)
+    for jax_solver, torch_solver in ((ours, theirs), (ours.on(task_on(2)), theirs.on(task_on(2)))):
         np.testing.assert_allclose(
-            other.rollout_arrays(given, 1, NONE, NONE)[:, 0], own.rollout_arrays(given, 1, NONE, NONE)[:, 0], atol=1e-5
+            torch_solver.rollout_arrays(inputs, 1, NONE, NONE)[:, 0],
+            jax_solver.rollout_arrays(inputs, 1, NONE, NONE)[:, 0],
+            atol=1e-5,
         )
     scaled = replace(task_on(), statistics=Statistics(mean=(1.0,), std=(3.0,), delta_std=(1.0,)))
-    solved = TorchSolver(lambda x: 0 * x, scaled).rollout_arrays(given, 1, NONE, NONE)[:, 0]
-    np.testing.assert_allclose(solved, np.ones_like(given), atol=1e-6)
+    solved = TorchSolver(lambda x: 0 * x, scaled).rollout_arrays(inputs, 1, NONE, NONE)[:, 0]
+    np.testing.assert_allclose(solved, np.ones_like(inputs), atol=1e-6)

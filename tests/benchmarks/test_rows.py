@@ -57,12 +57,12 @@ def test_keys_of_former_models_and_tasks_are_no_rows() -> None:
 
 
 def test_a_file_of_the_callers_own_is_another_row_and_has_no_finer_data() -> None:
-    own = replace(ROW, overrides=("data.tasks.0.path=mine.hdf5",))
+    with_file = replace(ROW, overrides=("data.tasks.0.path=mine.hdf5",))
     other = replace(ROW, overrides=("data.tasks.0.path=yours.hdf5",))
-    assert len({ROW.digest(), own.digest(), other.digest()}) == 3
+    assert len({ROW.digest(), with_file.digest(), other.digest()}) == 3
     asked = argparse.Namespace(
         tasks=["burgers1d"], models=["ours"], seeds=1, budget=1.0, split="test", data_root="data",
-        set=list(own.overrides), double=False, quick=False, fixed_steps=None,
+        set=list(with_file.overrides), double=False, quick=False, fixed_steps=None,
     )  # fmt: skip
     assert [row.double for row in rows_of(asked)] == [False]
     with pytest.raises(accuracy.ConfigError, match=r"mine\.hdf5.*--double"):
@@ -71,13 +71,13 @@ def test_a_file_of_the_callers_own_is_another_row_and_has_no_finer_data() -> Non
 
 def test_the_source_is_all_that_makes_a_number_and_nothing_that_shows_one() -> None:
     names = {f"{file.parent.name}/{file.name}" for file in source_files()}
-    made = {"models/operator.py", "data/statistics.py", "training/state.py", "metrics/aggregate.py", "core/task.py"}
-    assert made | {"comparison/torch_fno.py", "comparison/measuring.py", "schema/training.py"} <= names
+    sources = {"models/operator.py", "data/statistics.py", "training/state.py", "metrics/aggregate.py", "core/task.py"}
+    assert sources | {"comparison/torch_fno.py", "comparison/measuring.py", "schema/training.py"} <= names
     assert not names & {"tracking/jsonl.py", "cli/runner.py", "plots/figures.py", "comparison/table.py"}
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["--jobs", "0"], "'0'"),
         (["--seeds", "-1"], "'-1'"),
@@ -85,18 +85,18 @@ def test_the_source_is_all_that_makes_a_number_and_nothing_that_shows_one() -> N
         (["--set", "optimizer.lr=1"], "--out"),
     ],
 )
-def test_wrong_arguments_are_one_line(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_arguments_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     try:
         code = accuracy.main(arguments)
     except SystemExit as error:
         code = error.code
     assert code == 2
-    assert told in capsys.readouterr().err.splitlines()[-1]
+    assert message in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_validation_rows_go_to_a_file_of_their_own() -> None:
-    def path(**given: Any) -> str:
-        return accuracy.store_path(argparse.Namespace(**({"out": None, "set": [], "quick": False} | given))).name
+    def path(**arguments: Any) -> str:
+        return accuracy.store_path(argparse.Namespace(**({"out": None, "set": [], "quick": False} | arguments))).name
 
     assert path(split="test") == "accuracy.json"
     assert path(split="val") == "accuracy_val.json"

@@ -1,4 +1,4 @@
-"""What a row of a steady task, of finer data and of a latent rollout holds."""
+"""The values of rows of a steady task, of finer data and of a latent rollout."""
 
 from __future__ import annotations
 
@@ -93,15 +93,15 @@ def test_a_model_with_tokens_is_rolled_out_in_its_latent_space_and_on_finer_data
 def test_the_correlation_time_is_of_the_tasks_longer_trajectories_where_it_has_such(
     data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = values_of(data_root, "tiny", "persistence")
+    plain = values_of(data_root, "tiny", "persistence")
     monkeypatch.setitem(TASKS, "tiny", replace(TASKS["tiny"], long="tiny"))
     # The training part of the same file instead of the test split.
     longer = values_of(data_root, "tiny", "persistence")
-    assert longer["rollout"] == own["rollout"] and longer["correlation_time"] != own["correlation_time"] > 0
-    assert own["correlation_trajectories"] == own["trajectories"] < longer["correlation_trajectories"]
-    assert notes({"persistence": [own]}, own["source"]) == []
-    told = f"correlated for: of {longer['correlation_trajectories']} trajectories over {longer['frames']} frames"
-    assert notes({"persistence": [longer]}, longer["source"]) == [told]
+    assert longer["rollout"] == plain["rollout"] and longer["correlation_time"] != plain["correlation_time"] > 0
+    assert plain["correlation_trajectories"] == plain["trajectories"] < longer["correlation_trajectories"]
+    assert notes({"persistence": [plain]}, plain["source"]) == []
+    expected = f"correlated for: of {longer['correlation_trajectories']} trajectories over {longer['frames']} frames"
+    assert notes({"persistence": [longer]}, longer["source"]) == [expected]
 
 
 def test_the_longer_trajectories_are_the_embedded_ones_alone_and_part_of_what_a_row_is(
@@ -110,11 +110,11 @@ def test_the_longer_trajectories_are_the_embedded_ones_alone_and_part_of_what_a_
     row = Row(task="ns2d", model="ours", seed=0, budget=60.0)
     config = row.long_config()
     assert config is not None and config.data.tasks[0].preset == "long"
-    own = replace(row, overrides=("data.tasks.0.path=mine.hdf5",))
-    assert own.long_config() is None
-    digests = row.digest(), own.digest()
+    with_file = replace(row, overrides=("data.tasks.0.path=mine.hdf5",))
+    assert with_file.long_config() is None
+    digests = row.digest(), with_file.digest()
     monkeypatch.setitem(TASKS, "ns2d", replace(TASKS["ns2d"], long=None))
-    assert row.digest() != digests[0] and own.digest() == digests[1]
+    assert row.digest() != digests[0] and with_file.digest() == digests[1]
 
 
 def test_a_row_without_the_finer_score_is_run_again_only_where_it_is_asked_for(tmp_path: Path) -> None:
@@ -127,8 +127,8 @@ def test_a_row_without_the_finer_score_is_run_again_only_where_it_is_asked_for(t
 
 
 def test_finer_data_that_takes_minutes_is_left_out_unless_it_is_there_or_asked_for(tmp_path: Path) -> None:
-    def doubled(**given: Any) -> dict[str, bool]:
-        return {row.task: row.double for row in rows(tmp_path, **given)}
+    def doubled(**options: Any) -> dict[str, bool]:
+        return {row.task: row.double for row in rows(tmp_path, **options)}
 
     assert doubled() == {"burgers1d": True, "ns2d": False, "darcy2d": False}
     (tmp_path / "darcy2d_fine.hdf5").touch()
@@ -144,7 +144,7 @@ def test_persistence_and_mean_field_are_each_for_one_kind_of_task(tmp_path: Path
 
 
 def rows(root: Path, *, double: bool = False, quick: bool = False) -> list[Row]:
-    """What a command for three tasks asks for."""
+    """Return the rows of a command for three tasks."""
     return rows_of(
         argparse.Namespace(
             tasks=["burgers1d", "ns2d", "darcy2d"], models=["persistence", "mean_field", "ours"], seeds=1, budget=1.0,

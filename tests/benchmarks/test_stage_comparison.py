@@ -22,10 +22,10 @@ ROW = StageRow(task="ks1d", way="corrector", seed=1, budget=60.0)
 def values_of(row: StageRow, **more: Any) -> dict[str, Any]:
     bands = {f"{kind}_{band}": 0.1 for kind in ("fourier_rmse", "spectrum_error") for band in ("low", "mid", "high")}
     section = {"nrmse": 0.1, "mae": 0.2, **bands}
-    known = {"digest": row.digest(), "seed": row.seed, "source": source_digest(), "data": "d", "steps": 5}
+    identity = {"digest": row.digest(), "seed": row.seed, "source": source_digest(), "data": "d", "steps": 5}
     costs = {"parameters": 10, "cpu_seconds": 60.0, "seconds_per_rollout_step": 1e-3, "correlation_time": 3.0}
     extent = {"trajectories": 8, "frames": 4, "correlation_trajectories": 8, "correlation_frames": 20}
-    return known | costs | extent | {"one_step": section, "rollout": section, "ensemble": None} | more
+    return identity | costs | extent | {"one_step": section, "rollout": section, "ensemble": None} | more
 
 
 def test_ways_that_begin_alike_share_the_run_that_they_begin_with() -> None:
@@ -74,8 +74,8 @@ def test_the_table_has_the_ways_in_order_and_their_cost_in_the_operators(tmp_pat
     assert notes(rows, groups, store) == ["ks1d: 8 trajectories over 4 frames; correlated for: 8 over 20"]
     store.fail(rows[0], "error: no memory")
     store.add(rows[1].key, values_of(rows[1], source="older"))
-    told = notes(rows, groups_of(rows, store), store)
-    assert told[1:] == ["made by another state of the code: ks1d/operator", f"{rows[0].key} failed: error: no memory"]
+    lines = notes(rows, groups_of(rows, store), store)
+    assert lines[1:] == ["made by another state of the code: ks1d/operator", f"{rows[0].key} failed: error: no memory"]
     stale = [replace(row, overrides=("training.batch_size=2",)) for row in rows]
     assert groups_of(stale, store) == {}
 
@@ -95,8 +95,8 @@ def test_a_comparison_that_was_interrupted_goes_on_with_the_rows_and_runs_that_t
 
     assert "done        tiny/operator/seed0" in run("operator")
     first = json.loads(out.read_text())["rows"]["tiny/operator/seed0/100steps"]
-    told = run("operator", "corrector", "distilled_1")
-    assert "1 of 3 rows" in told
+    output = run("operator", "corrector", "distilled_1")
+    assert "1 of 3 rows" in output
     rows = json.loads(out.read_text())["rows"]
     assert rows["tiny/operator/seed0/100steps"] == first
     assert rows["tiny/corrector/seed0/100steps"]["stage_steps"] == {"operator": 100, "diffusion_residual": 100}

@@ -1,4 +1,4 @@
-"""What the tables of a file of rows say: scores in order, what is missing or not finite, and what is to be known."""
+"""The tables of a file of rows: scores in order, missing and non-finite values, and notes."""
 
 from __future__ import annotations
 
@@ -92,15 +92,15 @@ def test_a_steady_table_has_both_grids_and_says_how_the_finer_one_was_met() -> N
     ]
 
 
-@pytest.mark.parametrize(("seconds", "told"), [((60.0, 65.9), None), ((50.0, 60.0), "0.83"), ((62.0, 90.0), "1.50")])
+@pytest.mark.parametrize(("seconds", "factor"), [((60.0, 65.9), None), ((50.0, 60.0), "0.83"), ((62.0, 90.0), "1.50")])
 def test_a_model_that_used_another_budget_is_named_with_the_factor(
-    seconds: tuple[float, ...], told: str | None
+    seconds: tuple[float, ...], factor: str | None
 ) -> None:
     groups = {"ours": [transient_row(0.1, cpu_seconds=used) for used in seconds]}
     groups["persistence"] = [transient_row(0.3, steps=0, cpu_seconds=0.0)]
     lines = notes(groups, "s", budget=60.0)
-    line = f"CPU-s more than a tenth off the budget, in the seed farthest off: ours x {told}"
-    assert lines == ([] if told is None else [line])
+    line = f"CPU-s more than a tenth off the budget, in the seed farthest off: ours x {factor}"
+    assert lines == ([] if factor is None else [line])
 
 
 def test_a_model_with_fewer_seeds_is_named_and_one_that_is_not_trained_is_not() -> None:
@@ -124,9 +124,9 @@ def test_the_markdown_holds_every_task_of_the_file_and_the_rows_that_failed(
     store.add(stale.key, transient_row(0.5, digest="older"))
     store.fail(fno, "error: no memory")
     write_tables([ours], store)
-    told = (tmp_path / "rows.md").read_text()
+    document = (tmp_path / "rows.md").read_text()
     assert "burgers1d" in capsys.readouterr().out
-    burgers, short, long = told.split("\n**")
+    burgers, short, long = document.split("\n**")
     assert "Note: fno_recipe seed 1 failed: error: no memory." in burgers
     assert "20 CPU-seconds" in short and "| ours | 0.3 |" in short and "| persistence | 0.4 |" in short
     assert "60 CPU-seconds" in long and "| ours | 0.2 |" in long and "| persistence | 0.4 |" in long

@@ -43,9 +43,9 @@ def test_the_same_number_of_steps_gives_the_bits_of_the_librarys_own(waves: Data
     state = init_state(model, tx, batches[0], jax.random.key(1), stage="operator")
     for batch in batches:
         state, _ = train_step(state, batch)
-    own = ema_params(state.params, state.ema, cfg.stages.operator.ema_decay)
+    expected = ema_params(state.params, state.ema, cfg.stages.operator.ema_decay)
     assert trained.steps == STEPS
-    jax.tree.map(np.testing.assert_array_equal, trained.run.weights, own)
+    jax.tree.map(np.testing.assert_array_equal, trained.run.weights, expected)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -62,9 +62,9 @@ def test_the_packages_fno_sees_the_coefficients_that_the_other_peers_see() -> No
     cond = np.array([[0.01, 0.4], [0.1, 1.0], [0.003, 0.1]], np.float32)
     mask = np.array([[1, 1], [1, 0], [0, 1]], np.float32)
     frame = np.random.default_rng(0).normal(size=(3, 5, 4, 1)).astype(np.float32)
-    given = Conditions(dt=jnp.full(3, 0.1), coefficients=jnp.asarray(cond), mask=jnp.asarray(mask))
-    own = constant_channels(given, task, jnp.asarray(frame))
+    conditions = Conditions(dt=jnp.full(3, 0.1), coefficients=jnp.asarray(cond), mask=jnp.asarray(mask))
+    channels = constant_channels(conditions, task, jnp.asarray(frame))
     theirs = with_coefficients(torch.from_numpy(frame).movedim(-1, 1), cond, mask, task)
-    assert np.ptp(own[..., 0]) > 1
-    np.testing.assert_allclose(theirs[:, 1:].movedim(1, -1).numpy(), own, atol=1e-5)
+    assert np.ptp(channels[..., 0]) > 1
+    np.testing.assert_allclose(theirs[:, 1:].movedim(1, -1).numpy(), channels, atol=1e-5)
     np.testing.assert_array_equal(theirs[:, :1].movedim(1, -1).numpy(), frame)

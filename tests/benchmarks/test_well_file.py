@@ -24,8 +24,8 @@ def test_the_shallow_water_as_a_file_of_the_well_is_the_same_data(data_root: Pat
     ids = np.arange(one.trajectories)
     frames = np.tile(np.arange(one.frames), (len(ids), 1))
     np.testing.assert_array_equal(other.windows(ids, frames), one.windows(ids, frames))
-    given, known = one.coefficient("gravity"), other.coefficient("gravity")
-    assert given is not None and known is not None
-    np.testing.assert_allclose(known, given, rtol=1e-6)
+    expected, actual = one.coefficient("gravity"), other.coefficient("gravity")
+    assert expected is not None and actual is not None
+    np.testing.assert_allclose(actual, expected, rtol=1e-6)
     well = load(CONFIGS / "swe2d_well.yaml", [f"data.tasks.0.path={out}"])
     assert open_dataset(well).task.boundary == open_dataset(cfg).task.boundary
