@@ -51,14 +51,14 @@ GIVEN: dict[str, tuple[str, ...]] = {"two tasks": ("operator", *runs.TWO_TASKS)}
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_a_run_that_is_killed_in_every_stage_ends_in_the_same_bits(way: str, data_root: Path, tmp_path: Path) -> None:
-    stage, *given = GIVEN.get(way, (way,))
-    whole = runs.run(runs.training(stage, tmp_path / "whole", data_root, *given))
+    stage, *overrides = GIVEN.get(way, (way,))
+    whole = runs.run(runs.training(stage, tmp_path / "whole", data_root, *overrides))
     assert whole.code == 0, whole.err
     run = tmp_path / "run"
     for where, fault, code in WAYS[way]:
-        result = runs.run(runs.training(stage, run, data_root, *given), fault(run))
+        result = runs.run(runs.training(stage, run, data_root, *overrides), fault(run))
         assert result.code == code, (where, result.err, result.out[-2000:])
-    result = runs.run(runs.training(stage, run, data_root, *given))
+    result = runs.run(runs.training(stage, run, data_root, *overrides))
     assert result.code == 0, result.err
     expected = end_state(tmp_path / "whole")
     assert len(expected["states"]) == (3 if stage == "all" else 1) and "test" in expected["evaluation"]
@@ -73,8 +73,8 @@ def test_a_run_goes_on_on_eight_devices_and_back(data_root: Path, tmp_path: Path
     for name, flags in (("one", ({}, {}, {})), ("several", ({}, eight, {}))):
         run = tmp_path / name
         for number, variables in enumerate(flags, 1):
-            given = (*rows, f"stages.operator.steps={6 * number}", "scheduler.name=constant")
-            result = runs.run(runs.training("operator", run, data_root, *given), **variables)
+            overrides = (*rows, f"stages.operator.steps={6 * number}", "scheduler.name=constant")
+            result = runs.run(runs.training("operator", run, data_root, *overrides), **variables)
             assert result.code == 0, result.err
             assert f"({'cpu'}, {8 if variables else 1} in use)" in result.out
             assert number == 1 or result.resumed == 6 * (number - 1)

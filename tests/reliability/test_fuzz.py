@@ -38,9 +38,9 @@ def test_what_once_had_no_clear_answer_has_one(path: Path) -> None:
 
 @pytest.mark.parametrize("target", QUICK)
 def test_some_random_inputs_have_clear_answers(target: str) -> None:
-    found = fuzz(target, QUICK[target], 0)
-    assert {kind: case.to_json()[:2000] for kind, case in found.failed.items()} == {}
-    assert found.inputs >= QUICK[target] // 2
+    findings = fuzz(target, QUICK[target], 0)
+    assert {kind: case.to_json()[:2000] for kind, case in findings.failed.items()} == {}
+    assert findings.inputs >= QUICK[target] // 2
 
 
 @pytest.mark.slow
@@ -48,8 +48,8 @@ def test_some_random_inputs_have_clear_answers(target: str) -> None:
 def test_many_random_inputs_have_clear_answers(target: str) -> None:
     for name, size, number in rounds(int(os.environ.get("FUZZ_COUNT", "2000")), targets.SHARES):
         if name == target:
-            found = fuzz(target, size, number)
-            assert {kind: case.to_json()[:2000] for kind, case in found.failed.items()} == {}
+            findings = fuzz(target, size, number)
+            assert {kind: case.to_json()[:2000] for kind, case in findings.failed.items()} == {}
 
 
 CASE = Case(target="config", script="validate.py", arguments=())

@@ -49,7 +49,7 @@ def plain_whole(main: Main, data_root: Path, tmp_path_factory: pytest.TempPathFa
 
 
 def called(main: Main, line: Sequence[str]) -> runs.Ended:
-    """What a command line, whose first word is the interpreter, comes to in this process."""
+    """Run a command line in this process and return its result; its first word, the interpreter, is ignored."""
     _, path, *arguments = line
     result = main(Path(path).name, *arguments)
     return runs.Ended(code=result.returncode, out=result.stdout, err=result.stderr)

@@ -1,4 +1,4 @@
-"""What a soak complains of, by lives that are made up."""
+"""The complaints of a soak about made-up starts."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ NEXT = replace(FLAT, resumed=6000, reached=9000)
     ],
 )
 def test_what_a_soak_must_not_show(second: Life, said: str | None) -> None:
-    found = complaints([replace(second, resumed=0, reached=6400), second])
-    assert found == [] if said is None else said in found[0]
+    problems = complaints([replace(second, resumed=0, reached=6400), second])
+    assert problems == [] if said is None else said in problems[0]
     assert "2 starts" in summed([FLAT, second])
 
 
