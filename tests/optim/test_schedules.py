@@ -43,9 +43,9 @@ def test_rates_are_told_as_they_act_without_asking_for_each(name: str) -> None:
         return schedule(steps)
 
     with jax.disable_jit():
-        told = host_schedule(counted, block_size=8)
-        found = [told(step) for step in range(45)]
-    np.testing.assert_allclose(found, rates(schedule, range(45)), rtol=1e-5)
+        lookup = host_schedule(counted, block_size=8)
+        actual = [lookup(step) for step in range(45)]
+    np.testing.assert_allclose(actual, rates(schedule, range(45)), rtol=1e-5)
     assert len(asked) == 6, "once for every eight steps"
 
 

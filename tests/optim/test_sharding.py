@@ -20,8 +20,8 @@ def test_muon_on_eight_devices_ends_where_it_does_on_one() -> None:
         [sys.executable, str(script)], capture_output=True, text=True, timeout=300, env=quiet() | {"PYTHONPATH": paths}
     )
     assert result.returncode == 0, result.stderr
-    told = json.loads(result.stdout)
+    values = json.loads(result.stdout)
     # The parameters lie one layer a device, and the batch two rows a device.
-    assert (told["devices"], told["shard"]) == (8, [1, 32, 32])
-    assert told["moved"] > 0.01
-    assert told["difference"] < 1e-5
+    assert (values["devices"], values["shard"]) == (8, [1, 32, 32])
+    assert values["moved"] > 0.01
+    assert values["difference"] < 1e-5
