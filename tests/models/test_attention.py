@@ -32,7 +32,7 @@ def _attended(query: jax.Array, key: jax.Array, value: jax.Array, change: jax.Ar
 
 
 def _exact(*parts: np.ndarray) -> tuple[np.ndarray, ...]:
-    """What `_attended` should give: the formula and its derivatives by hand, in float64."""
+    """Return the expected result of `_attended`: the formula and its derivatives by hand, in float64."""
     query, key, value, change = (np.asarray(part, np.float64) for part in parts)
     scale = 1 / np.sqrt(query.shape[-1])
     scores = scale * np.einsum("bqad,bkad->baqk", query, key)

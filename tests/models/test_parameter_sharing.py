@@ -66,13 +66,13 @@ def test_a_view_has_the_shapes_of_its_model_and_what_is_shared_is_there_once(sha
 def test_what_a_task_lacks_is_told_in_any_tree_of_such_trees(sharing):
     joint = sharing.joint_params([filled(tree, 0) for tree in (LINE, OTHER_LINE, PLANE, PLANE)])
     paths = jax.tree_util.tree_leaves_with_path({"mu": [joint], "count": 0})
-    for number, own in ((0, "line"), (1, "other"), (3, "plane2")):
+    for number, task in ((0, "line"), (1, "other"), (3, "plane2")):
         part = sharing.subset(number)
         lacking = {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths if part.is_frozen(path)}
         stems = {"mu/0/features/stem/kernel"} | {
             f"mu/0/tasks/{name}/features/stem/kernel" for name in ("other", "plane", "plane2")
         }
-        mine = "mu/0/features/stem/kernel" if number == 0 else f"mu/0/tasks/{own}/features/stem/kernel"
+        mine = "mu/0/features/stem/kernel" if number == 0 else f"mu/0/tasks/{task}/features/stem/kernel"
         assert stems - lacking == {mine}
         assert "mu/0/operator/core/block/out" not in lacking and "count" not in lacking
         spectra = {"mu/0/operator/core/block/spectrum", "mu/0/tasks/plane/operator/core/block/spectrum"}

@@ -89,8 +89,8 @@ def test_a_point_that_is_not_there_is_never_heard(kind: str, option: str) -> Non
     mask[0, 7:], mask[1, 3] = 0, 0
     there = mask > 0
 
-    def stepped(fields: Any, coords: Any, given: Any, mask: Any = mask) -> Any:
-        geometry = Geometry(coords=coords, mask=jnp.asarray(mask), inputs=given)
+    def stepped(fields: Any, coords: Any, inputs: Any, mask: Any = mask) -> Any:
+        geometry = Geometry(coords=coords, mask=jnp.asarray(mask), inputs=inputs)
         return np.asarray(compiled(model)(params, fields, conditions(task, None, geometry=geometry, like=cond)))
 
     geometry = cond.geometry
@@ -158,7 +158,7 @@ def test_neighbours_are_looked_for_once_a_step(monkeypatch: pytest.MonkeyPatch) 
     params = jax.eval_shape(model.init, jax.random.key(0), fields, cond)["params"]
     searches: list[int] = []
     search = simulators.nearest_neighbours
-    monkeypatch.setattr(simulators, "nearest_neighbours", lambda *given: searches.append(1) or search(*given))
+    monkeypatch.setattr(simulators, "nearest_neighbours", lambda *arguments: searches.append(1) or search(*arguments))
     jax.eval_shape(lambda params: step(model, params, fields, cond), params)
     assert searches == [1]
 

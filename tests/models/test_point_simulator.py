@@ -117,15 +117,15 @@ def test_kernels_hand_over_constants_and_the_slope_that_a_message_has() -> None:
         means, density = scatter_to_nodes(weights, said)
         return means, density, gather_from_nodes(weights, means[..., :1]), gather_from_nodes(weights, line)
 
-    means, density, back, told = handed_over(coords, np.full((1, 400, 1), 3.0, np.float32), line)
+    means, density, back, gathered = handed_over(coords, np.full((1, 400, 1), 3.0, np.float32), line)
     np.testing.assert_allclose(means[..., 0], 3.0, rtol=1e-5)
     # Every point's weights add up to one, but for what falls beyond the walls.
     assert 0.9 * 400 < float(density.sum()) < 400
     np.testing.assert_allclose(back[..., 0], 3.0, rtol=1e-5)
     # The second moment of the spline is 1/4: a linear field's tilted copy is its slope times that.
     inside = (np.asarray(coords[0, :, 0]) > 0.3) & (np.asarray(coords[0, :, 0]) < 0.7)
-    told = np.asarray(told)[0, inside]
-    np.testing.assert_allclose(told[:, 0], np.asarray(coords[0, inside, 0]) * 6 - 0.5, atol=1e-5)
+    gathered = np.asarray(gathered)[0, inside]
+    np.testing.assert_allclose(gathered[:, 0], np.asarray(coords[0, inside, 0]) * 6 - 0.5, atol=1e-5)
 
 
 def test_many_points_in_blocks_are_the_same_sums_and_gradients() -> None:
@@ -143,11 +143,11 @@ def test_many_points_in_blocks_are_the_same_sums_and_gradients() -> None:
 
         def loss(said):
             means, density = scatter_to_nodes(weights, said, block)
-            told = gather_from_nodes(weights, jnp.concatenate([means, density], -1), block)
-            return jnp.sum(told**2), told
+            gathered = gather_from_nodes(weights, jnp.concatenate([means, density], -1), block)
+            return jnp.sum(gathered**2), gathered
 
-        slopes, told = jax.grad(loss, has_aux=True)(said)
-        return told, slopes
+        slopes, gathered = jax.grad(loss, has_aux=True)(said)
+        return gathered, slopes
 
     (values, slopes), (other_values, other_slopes) = (values_and_slopes(said, block) for block in (8, 25))
     np.testing.assert_allclose(values, other_values, atol=1e-5)

@@ -32,15 +32,15 @@ def parts(points: int = 21) -> tuple[Any, Any, Any, Any]:
 
 def test_pooling_is_a_softmax_over_the_points_that_are_there() -> None:
     query, key, value, mask = parts()
-    found = pool_by_attention(query, key, value, mask)
+    pooled = pool_by_attention(query, key, value, mask)
     for row in range(2):
         there = np.asarray(mask[row]) > 0
         scores = np.einsum("nad,pad->anp", query, np.asarray(key)[row, there]) / 2
         weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
         expected = np.einsum("anp,pad->nad", weights, np.asarray(value)[row, there])
-        np.testing.assert_allclose(found[row], expected, atol=2e-6)
+        np.testing.assert_allclose(pooled[row], expected, atol=2e-6)
     # A row that only fills a batch up has no points at all.
-    assert not np.asarray(found[2]).any()
+    assert not np.asarray(pooled[2]).any()
 
 
 def test_blocks_are_the_same_sums_and_gradients_also_where_a_block_has_no_points() -> None:
@@ -59,9 +59,9 @@ def test_blocks_are_the_same_sums_and_gradients_also_where_a_block_has_no_points
 def test_large_scores_neither_overflow_nor_vanish() -> None:
     query, key, value, mask = parts()
     for sign in (1, -1):
-        found, pull = jax.vjp(lambda key: pool_by_attention(300 * sign * query, jnp.abs(key), value, mask), key)  # noqa: B023
-        assert np.isfinite(found).all() and np.abs(found[:2]).max(axis=(2, 3)).min() > 1e-3
-        assert np.isfinite(pull(jnp.ones_like(found))[0]).all()
+        pooled, pull = jax.vjp(lambda key: pool_by_attention(300 * sign * query, jnp.abs(key), value, mask), key)  # noqa: B023
+        assert np.isfinite(pooled).all() and np.abs(pooled[:2]).max(axis=(2, 3)).min() > 1e-3
+        assert np.isfinite(pull(jnp.ones_like(pooled))[0]).all()
 
 
 def test_scores_are_never_held_at_once() -> None:
@@ -115,8 +115,8 @@ def test_at_first_a_query_hears_the_points_around_its_place(task: Any) -> None:
         key = module.place(fourier_features(jnp.asarray(shares, jnp.float32), task.periodic, 16)).reshape(1, 400, 4, -1)
         return pool_by_attention(query, key, jnp.broadcast_to(near[None, :, None], (1, 400, 4, 16)), jnp.ones((1, 400)))
 
-    found = np.diagonal(np.asarray(pooling.apply(params, method=heard))[0].mean(1))
-    assert (found > 1.5 * near.mean(0)).all() and found.mean() > 3 * near.mean()
+    nearby_shares = np.diagonal(np.asarray(pooling.apply(params, method=heard))[0].mean(1))
+    assert (nearby_shares > 1.5 * near.mean(0)).all() and nearby_shares.mean() > 3 * near.mean()
 
 
 @pytest.mark.parametrize("core", ["spectral", "pdet_unet"])

@@ -1,4 +1,4 @@
-"""What holds for every simulator: persistence when untrained, conservation, equivariance, conditioning, any point."""
+"""Properties of every simulator: persistence when untrained, conservation, equivariance, conditioning, any point."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def simulator(task: Task, core: str = "spectral", context: int = 2) -> Simulator
     return Simulator(task, LatentConfig(dim=6), operator, context)
 
 
-def conditions(nu: float = 0.01, dt: float = 0.1, known: bool = True) -> Conditions:
+def conditions(nu: float = 0.01, dt: float = 0.1, coefficient_known: bool = True) -> Conditions:
     """Those of three samples."""
-    mask = jnp.asarray(np.full((3, 1), known, np.float32))
+    mask = jnp.asarray(np.full((3, 1), coefficient_known, np.float32))
     return Conditions(
         dt=jnp.asarray(np.full(3, dt, np.float32)), coefficients=jnp.asarray(np.full((3, 1), nu, np.float32)), mask=mask
     )
@@ -129,7 +129,7 @@ def test_time_step_and_coefficient_reach_the_prediction_and_an_unknown_one_does_
 
     assert np.abs(at() - at(nu=0.05)).max() > 1e-4
     assert np.abs(at() - at(dt=0.2)).max() > 1e-4
-    np.testing.assert_array_equal(at(nu=0.0, known=False), at(nu=0.3, known=False))
+    np.testing.assert_array_equal(at(nu=0.0, coefficient_known=False), at(nu=0.3, coefficient_known=False))
 
 
 @pytest.mark.parametrize(("shape", "periodic"), GRIDS)
@@ -148,7 +148,7 @@ def test_decoding_gives_the_encoded_field_back_on_the_grid_and_at_its_points(
 def decoded_between(
     grid: tuple[tuple[int, ...], tuple[bool, ...]], function: Callable[[np.ndarray], np.ndarray], points: np.ndarray
 ) -> np.ndarray:
-    """What is decoded at the points, as many as the grid has, of the function's values on the grid."""
+    """Return the decoding at the points, as many as the grid has, of the function's values on the grid."""
     case = case_of("spectral", *grid)
     task, (count,) = case.model.task, case.model.task.shape
     values = function(task.origin[0] + task.spacing[0] * np.arange(count))

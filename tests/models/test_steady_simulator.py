@@ -1,4 +1,4 @@
-"""What holds for every steady simulator: the mean field when untrained, symmetric solves, finer grids."""
+"""Properties of every steady simulator: the mean field when untrained, symmetric solves, finer grids."""
 
 from __future__ import annotations
 
