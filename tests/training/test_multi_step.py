@@ -38,8 +38,8 @@ def cfg(data_root: Path) -> Config:
 
 def every_step_told(cfg: Config, *overrides: str) -> Config:
     """The tiny configuration on the same data, with a record of every step and no evaluation at the end."""
-    own = [f"data.root={cfg.data.root}", "logging.every_steps=1", "evaluation.val_trajectories=1"]
-    return load(CONFIGS / "tiny.yaml", [*SMALL_MODEL, *own, *overrides])
+    settings = [f"data.root={cfg.data.root}", "logging.every_steps=1", "evaluation.val_trajectories=1"]
+    return load(CONFIGS / "tiny.yaml", [*SMALL_MODEL, *settings, *overrides])
 
 
 def test_the_steps_are_the_same_however_they_are_shared_out_among_calls(cfg: Config) -> None:

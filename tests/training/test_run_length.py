@@ -136,7 +136,7 @@ def test_the_plan_is_on_file_before_the_first_step(
     cfg: Config = load(CONFIGS / config, [f"data.root={data_root}", "training.max_seconds=1", *small])
     with pytest.raises(KeyboardInterrupt):
         training.train(cfg, stage, run, console=Console(quiet=True))
-    own = json.loads((run / "run.json").read_text())["stages"][stage]
-    assert own["planned_steps"] == own["total_steps"] > 1
-    assert own["budget"]["max_seconds"] == 1
+    record = json.loads((run / "run.json").read_text())["stages"][stage]
+    assert record["planned_steps"] == record["total_steps"] > 1
+    assert record["budget"]["max_seconds"] == 1
     assert not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text()

@@ -37,12 +37,12 @@ def accepted_of(losses: list[float], finite: list[bool] | None = None) -> tuple[
 def test_the_limit_is_the_mean_and_deviations_of_the_accepted_losses() -> None:
     rng = np.random.default_rng(0)
     losses = list(rng.uniform(0.9, 1.1, 40) * np.where(rng.random(40) < 0.2, 3.0, 1.0))
-    known: list[float] = []
+    history: list[float] = []
     expected = []
     for loss in losses:
-        last = np.asarray(known[-4:], np.float32)
-        expected.append(len(known) < 4 or bool(loss <= last.mean() + 3.0 * max(last.std(), 0.01 * last.mean())))
-        known += [loss] * expected[-1]
+        last = np.asarray(history[-4:], np.float32)
+        expected.append(len(history) < 4 or bool(loss <= last.mean() + 3.0 * max(last.std(), 0.01 * last.mean())))
+        history += [loss] * expected[-1]
     assert not all(expected[4:])
     accepted, _, count = accepted_of(losses)
     assert accepted == expected
