@@ -1,4 +1,4 @@
-"""What all tests share: strict JAX settings, the tiny task, and a way to run a script as a user would."""
+"""Settings and fixtures of all tests: strict JAX settings, the tiny task, and a way to run a script as a user would."""
 
 from __future__ import annotations
 

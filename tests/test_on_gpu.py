@@ -1,4 +1,4 @@
-"""What only a GPU can show: `python -m pytest -n0 -m gpu tests/test_on_gpu.py`.
+"""Tests that need a GPU: `python -m pytest -n0 -m gpu tests/test_on_gpu.py`.
 
 The other tests run on one as they stand, with `XLA_FLAGS=--xla_gpu_deterministic_ops=true` in the environment.
 """
@@ -35,7 +35,7 @@ TRANSIENT = ("operator", "diffusion_residual", "consistency_distill")
 
 
 def losses(data_root: Path, stage: str, *overrides: str) -> list[float]:
-    """Of ten steps on the present device."""
+    """Return the losses of ten steps on the present device."""
     config = "tiny_steady.yaml" if stage in STEADY else "tiny.yaml"
     cfg = load(CONFIGS / config, [f"data.root={data_root}", *overrides])
     simulate.prepare(cfg)
@@ -45,11 +45,11 @@ def losses(data_root: Path, stage: str, *overrides: str) -> list[float]:
     parents = untrained_parents(cfg, dataset.task, stage, batch)
     state = init_state(model, tx, batch, jax.random.key(0), stage=stage, cfg=cfg)
     step = make_train_step(model, tx, cfg, stage=stage, steps_per_epoch=4, parents=parents)
-    found = []
+    values = []
     for number in range(10):
         state, metrics = step(state, batch_at(dataset, cfg, stage, number))
-        found.append(float(metrics["loss"]))
-    return found
+        values.append(float(metrics["loss"]))
+    return values
 
 
 @pytest.mark.parametrize("stage", [*TRANSIENT, *STEADY])
@@ -117,17 +117,17 @@ def test_a_run_of_a_gpu_is_evaluated_on_a_cpu(script: Script, data_root: Path, t
         )
         assert again.returncode == 0, again.stderr
         numbers.append(json.loads(out.read_text()))
-    flat = [np.array([*_numbers(found)]) for found in numbers]
+    flat = [np.array([*_numbers(values)]) for values in numbers]
     np.testing.assert_allclose(flat[0], flat[1], rtol=2e-2)
 
 
-def _numbers(found: Any) -> Any:
-    if isinstance(found, dict):
-        for name in sorted(found):
-            if "nrmse" in name or isinstance(found[name], dict):
-                yield from _numbers(found[name])
-    elif isinstance(found, float):
-        yield found
+def _numbers(values: Any) -> Any:
+    if isinstance(values, dict):
+        for name in sorted(values):
+            if "nrmse" in name or isinstance(values[name], dict):
+                yield from _numbers(values[name])
+    elif isinstance(values, float):
+        yield values
 
 
 def test_there_is_a_gpu() -> None:

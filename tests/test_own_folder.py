@@ -1,4 +1,4 @@
-"""What a file names is in its own folder or below: names that lead out are one line, links of the user's own go on."""
+"""Files named in a file must lie in its folder or below: other names are one-line errors; user links are followed."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def shards(folder: Path, name: str) -> Reader:
     np.savez(folder / "mine.npz", u=np.random.default_rng(0).random((2, 3, 4)).astype(np.float32))
     description(folder, "mine.npz")
     convert_to_shards(folder / "mine.yaml", folder / "shards", ShardSizes())
-    known = manifest.read_manifest(folder / "shards")
-    changed = replace(known, shards=tuple(replace(shard, file=name) for shard in known.shards))
+    original = manifest.read_manifest(folder / "shards")
+    changed = replace(original, shards=tuple(replace(shard, file=name) for shard in original.shards))
     (folder / "shards" / manifest.MANIFEST).write_text(changed.text)
     return lambda: open_file(folder / "shards", "transient")
 
@@ -104,8 +104,8 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(
     with pytest.raises(UserError) as caught:
         read()
     assert isinstance(caught.value, CheckpointError if "champion" in written.__name__ else DataError)
-    told = str(caught.value)
-    assert "\n" not in told and str(folder) in told
+    message = str(caught.value)
+    assert "\n" not in message and str(folder) in message
 
 
 def test_names_below_the_folder_and_links_of_the_user_go_on(tmp_path: Path) -> None:
@@ -154,8 +154,8 @@ def test_an_hdf5_file_opens_no_other_file(
     description(tmp_path, "mine.hdf5")
     for path in (tmp_path / "mine.yaml", tmp_path / "mine.hdf5"):
         assert in_process("inspect_data.py", path, "--no-picture") == 3
-        told = capsys.readouterr().err
-        assert told.count("\n") == 1 and "mine.hdf5: `" in told
+        errors = capsys.readouterr().err
+        assert errors.count("\n") == 1 and "mine.hdf5: `" in errors
 
 
 def test_links_within_an_hdf5_file_are_followed(tmp_path: Path) -> None:
