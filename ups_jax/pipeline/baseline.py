@@ -81,7 +81,7 @@ class BaselineSearch:
 
 
 def find_baseline(
-    search: BaselineSearch, section: str, evaluation: Evaluation, candidate: str, rules: GatesConfig
+    search: BaselineSearch, section: str, evaluation: Evaluation, candidate_id: str, rules: GatesConfig
 ) -> Baseline | None:
     """Return the baseline for a candidate's evaluation, or None if there is no comparable one.
 
@@ -89,21 +89,21 @@ def find_baseline(
         search: Where to search.
         section: `small` or `full`.
         evaluation: The evaluation of the candidate.
-        candidate: Run id of the candidate.
+        candidate_id: Run id of the candidate.
         rules: Gate rules; `rules.metric` decides between several rows with the same label.
 
     Raises:
         ConfigError: If `search.run_id` is set and this run has no comparable evaluation.
     """
     if search.run_id is not None:
-        return _run_baseline(search, section, evaluation, candidate)
+        return _run_baseline(search, section, evaluation, candidate_id)
     for label in search.labels:
         if label == search.champion_label:
             champion = search.find_champion(section, evaluation)
             if champion is not None and not shares_checkpoint(champion, evaluation):
                 return champion_baseline(search, section, champion)
             continue
-        rows = [row for row in _comparable(search, section, evaluation, candidate) if row.label == label]
+        rows = [row for row in _comparable(search, section, evaluation, candidate_id) if row.label == label]
         values = {row.key: value for row in rows if (value := _finite_metric(row, rules.metric)) is not None}
         if values:
             best = (max if metric_direction(rules.metric, rules) == "higher" else min)(
@@ -234,9 +234,9 @@ def paired_interval(
     return Interval(lower=float(lower), upper=float(upper))
 
 
-def _run_baseline(search: BaselineSearch, section: str, evaluation: Evaluation, candidate: str) -> Baseline:
+def _run_baseline(search: BaselineSearch, section: str, evaluation: Evaluation, candidate_id: str) -> Baseline:
     """Return the latest comparable evaluation of the run `search.run_id`."""
-    rows = [row for row in _comparable(search, section, evaluation, candidate) if row.run_id == search.run_id]
+    rows = [row for row in _comparable(search, section, evaluation, candidate_id) if row.run_id == search.run_id]
     if not rows:
         raise ConfigError(
             f"--baseline-run-id {search.run_id}: {search.board.jsonl} has no {section} evaluation of this run with the "
@@ -245,14 +245,14 @@ def _run_baseline(search: BaselineSearch, section: str, evaluation: Evaluation, 
     return _row_baseline(rows[-1])
 
 
-def _comparable(search: BaselineSearch, section: str, evaluation: Evaluation, candidate: str) -> list[Row]:
+def _comparable(search: BaselineSearch, section: str, evaluation: Evaluation, candidate_id: str) -> list[Row]:
     """Return the rows of other runs and other checkpoints that were evaluated by the same protocol."""
     return [
         row
         for row in search.board.read()
         if row.stage == f"{section}_eval"
         and row.protocol == evaluation.protocol
-        and row.run_id != candidate
+        and row.run_id != candidate_id
         and evaluation.checkpoints.isdisjoint(row.checkpoints or (row.checkpoint,))
     ]
 

@@ -304,17 +304,17 @@ def read_summary(path: Path) -> dict[str, Any]:
     return values
 
 
-def find_unfinished_run(runs: Path, request: str) -> str | None:
+def find_unfinished_run(runs: Path, request_digest: str) -> str | None:
     """Return the name of the latest run of this request that is unfinished and that no process is running.
 
     Args:
         runs: The folder of all runs.
-        request: Digest of the request, from `Request.digest`.
+        request_digest: Digest of the request, from `Request.digest`.
     """
     unfinished: list[tuple[str, str]] = []
     for path in runs.glob("*/summary.json"):
         values = _readable(path)
-        if values.get("request") == request and values.get("status") in UNFINISHED and is_free(path.parent):
+        if values.get("request") == request_digest and values.get("status") in UNFINISHED and is_free(path.parent):
             unfinished.append((str(values["started"]), path.parent.name))
     return max(unfinished)[1] if unfinished else None
 

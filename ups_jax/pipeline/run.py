@@ -71,7 +71,7 @@ def run_pipeline(request: Request, console: Console, runner: Runner = run_step) 
         )
         pipeline.print(f"run             {directory}" + (" (resumed)" if pipeline.resumed else ""))
         try:
-            status = _sequence(pipeline)
+            status = _run_steps(pipeline)
         except BaseException as error:
             stopped = isinstance(error, Stopped | KeyboardInterrupt)
             refused = isinstance(error, GateError)
@@ -90,7 +90,7 @@ def run_pipeline(request: Request, console: Console, runner: Runner = run_step) 
         return summary.values
 
 
-def _sequence(pipeline: PipelineRun) -> str:
+def _run_steps(pipeline: PipelineRun) -> str:
     """Run all steps in order and return the outcome of the run."""
     fingerprints = compute_steps.validate(pipeline)
     trainings = compute_steps.train(pipeline, fingerprints["train"])

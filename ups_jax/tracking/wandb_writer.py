@@ -38,8 +38,8 @@ class WandbWriter(Writer):
 
     All methods only queue an operation for a separate thread. If W&B does not answer in time or refuses, the run is
     written offline. A failed operation is skipped; after five consecutive failures, or when the queue is full, nothing
-    more is sent and `problem` contains the reason. Each of these events is a warning, a failed operation only the first
-    of its kind.
+    more is sent and `problem` contains the reason. Each of these events emits a warning; repeated failures of one kind
+    of operation emit a single one.
 
     `close` waits for about twice `finish_timeout`. If the run has not started by then, it waits up to `init_timeout`
     longer; for online artifacts it waits one second more per megabyte. Data that was not sent stays in
