@@ -12,7 +12,7 @@ import pytest
 
 from ups_jax.config import OptimizerConfig, SchedulerConfig, StageConfig
 from ups_jax.optim import build_optimizer
-from ups_jax.optim.plateau import PlateauRule, plateau_scale, scale_by_plateau, update_plateau, updated_plateau
+from ups_jax.optim.plateau import PlateauRule, next_plateau_state, plateau_scale, scale_by_plateau, update_plateau
 
 PARAMS = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
 RULE = PlateauRule(factor=0.5, patience=2, threshold=0.1, floor=0.2)
@@ -21,7 +21,7 @@ RULE = PlateauRule(factor=0.5, patience=2, threshold=0.1, floor=0.2)
 def scales(rule: PlateauRule, metrics: list[float]) -> list[float]:
     state, values = scale_by_plateau().init(PARAMS), []
     for metric in metrics:
-        state = updated_plateau(state, metric, rule)
+        state = next_plateau_state(state, metric, rule)
         values.append(float(state.scale))
     return values
 

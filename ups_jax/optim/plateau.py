@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 
 class PlateauState(NamedTuple):
-    """The state of the reduction.
+    """The state of the learning-rate reduction.
 
     Attributes:
         scale: Factor of the learning rate.
@@ -31,7 +31,7 @@ class PlateauState(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class PlateauRule:
-    """The rule of the reduction.
+    """The rule of the learning-rate reduction.
 
     Attributes:
         factor: Factor by which a reduction multiplies the scale.
@@ -62,8 +62,8 @@ def scale_by_plateau() -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def updated_plateau(state: PlateauState, metric: Float[Array, ""] | float, rule: PlateauRule) -> PlateauState:
-    """Return the state after an evaluation.
+def next_plateau_state(state: PlateauState, metric: Float[Array, ""] | float, rule: PlateauRule) -> PlateauState:
+    """Return the state of the learning-rate reduction after an evaluation.
 
     The semantics are those of torch's ReduceLROnPlateau with mode `min`, relative threshold and no cooldown. A NaN
     metric counts as no improvement.
@@ -94,7 +94,7 @@ def update_plateau(opt_state: optax.OptState, metric: float, rule: PlateauRule |
     if rule is None:
         return opt_state
     return optax.tree.set(
-        opt_state, PlateauState=updated_plateau(optax.tree.get(opt_state, "PlateauState"), metric, rule)
+        opt_state, PlateauState=next_plateau_state(optax.tree.get(opt_state, "PlateauState"), metric, rule)
     )
 
 

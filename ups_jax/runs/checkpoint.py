@@ -324,7 +324,7 @@ class Checkpoints:
         return [earlier for earlier, _ in damaged]
 
     def _quarantine(self, steps: list[int], report: Callable[[str], None]) -> None:
-        """Rename damaged checkpoints and list the folder anew."""
+        """Quarantine damaged checkpoints and reopen the folder."""
         if not steps:
             return
         self._manager.close()
@@ -333,7 +333,7 @@ class Checkpoints:
         self._manager = self._open()
 
     def _rename(self, step: int) -> str:
-        """Rename a damaged checkpoint and return the message about it."""
+        """Quarantine a damaged checkpoint by renaming it, and return the message about it."""
         folder = unused_path(self.directory / f"damaged-{step}")
         on_host0(partial((self.directory / str(step)).rename, folder))
         self.quarantined[step] = folder

@@ -112,7 +112,7 @@ def build_joint_model(cfg: Config, tasks: Sequence[Task], stage: str) -> JointMo
 
 
 def min_frames(cfg: Config, task: Task) -> int:
-    """Return the number of frames of the shortest window that initialises the model of a task."""
+    """Return the minimum number of frames from which the parameters of a model can be initialised."""
     return 1 if task.kind == "steady" else cfg.data.context + 1
 
 
@@ -226,7 +226,7 @@ class JointModel:
 
 
 def as_joint_model(model: StageModel | JointModel) -> JointModel:
-    """Return a joint model; a single model is wrapped."""
+    """Return the model as a `JointModel`; the model of a single task is wrapped."""
     return model if isinstance(model, JointModel) else JointModel((model,))
 
 

@@ -143,7 +143,7 @@ class SpikeWindow:
     """The window of losses from which spikes are detected.
 
     Attributes:
-        losses: Last accepted losses, oldest first; NaN where there are not enough yet.
+        losses: Last accepted losses, oldest first; NaN until there are enough.
         in_row: Spikes since the last accepted step, int32 scalar.
         count: Total number of spikes, int32 scalar.
     """
@@ -167,12 +167,12 @@ def check_spike(
     """Return whether a step is accepted, and the window after it.
 
     A spike is a loss above the mean of a full window by more than `spike_sigma` standard deviations. The standard
-    deviation is at least `MIN_RELATIVE_SPREAD` times the mean.
+    deviation is at least `MIN_RELATIVE_SPREAD` times the mean. No step is a spike before the window is full.
 
     Args:
         window: Window before the step; None if spike detection is disabled.
         loss: Loss of the step.
-        accepted: Whether loss and gradient are finite.
+        accepted: Whether the step is accepted by other criteria, that is, loss and gradient are finite.
         config: Training section of the configuration.
 
     Raises:

@@ -143,7 +143,7 @@ def first_prediction(
 def _rollout_metrics(
     prefix: str, frames: Float[Array, "b t *s c"], pieces: ValidationPieces, task: Task
 ) -> list[tuple[str, Array]]:
-    """Return the metrics of rollouts with their logged names."""
+    """Return the mean metrics of rollouts by name, with a prefix."""
     values = all_metrics(frames, pieces.truth, task)
     return [
         (f"{prefix}one_step", values["nrmse"][:, 0].mean()),
