@@ -1,4 +1,4 @@
-"""What a corrector is trained on: the predictor's error on states that it has reached itself, by hand; no gradient."""
+"""The training target of a corrector: the predictor's error on states of its own rollout, by hand; no gradient."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ KEY = jax.random.key(0)
 
 
 def task(**changes: Any) -> Task:
-    known: dict[str, Any] = dict(
+    defaults: dict[str, Any] = dict(
         name="toy",
         channels=("u",),
         axes=("x",),
@@ -38,7 +38,7 @@ def task(**changes: Any) -> Task:
         dt=1.0,
         statistics=Statistics(mean=(MEAN,), std=(STD,), delta_std=(DELTA,)),
     )
-    return Task(**known | changes)
+    return Task(**defaults | changes)
 
 
 BASE = Simulator(task(), LATENT, CORE, CONTEXT)
@@ -54,8 +54,8 @@ def batch(frames: int, **more: Any) -> Batch:
 
 
 @pytest.fixture
-def known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Predictors whose answers can be made by hand."""
+def linear_predictors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the predictors by linear functions that can be computed by hand."""
 
     def step(model: Any, params: Mapping[str, Any], window: Any, cond: Conditions) -> Any:
         return params["a"] * window[:, -1] + params["b"] * window[:, -2]
@@ -66,10 +66,11 @@ def known(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 @pytest.mark.parametrize("own_steps", [0, 1, 3])
-def test_the_error_of_a_step_is_that_after_the_predictor_s_own_ones(known: None, own_steps: int, noise: float) -> None:
+@pytest.mark.usefixtures("linear_predictors")
+def test_the_error_of_a_step_is_that_after_the_predictor_s_own_ones(own_steps: int, noise: float) -> None:
     config = DiffusionConfig(model_rollout_steps=own_steps, input_noise=noise)
     rows = with_state_draws(batch(CONTEXT + own_steps + 1), KEY, CONTEXT, config)
-    given, error = predictor_residual(BASE, config)(PARAMS, rows)
+    inputs, error = predictor_residual(BASE, config)(PARAMS, rows)
     for row in range(ROWS):
         fields = (rows.fields[row, ..., 0] - MEAN) / STD
         window = [frame.copy() for frame in fields[:CONTEXT]]
@@ -77,22 +78,23 @@ def test_the_error_of_a_step_is_that_after_the_predictor_s_own_ones(known: None,
             drawn = np.asarray(rows.draws["state_noise"])[row, :, :, 0]
             window = [frame + noise * drawn[n] for n, frame in enumerate(window)]
         for n in range(own_steps):
-            own = 0.9 * window[-1] - 0.3 * window[-2]
-            window.append(fields[CONTEXT + n] if n < int(rows.draws["given"][row]) else own)
+            predicted = 0.9 * window[-1] - 0.3 * window[-2]
+            window.append(fields[CONTEXT + n] if n < int(rows.draws["given"][row]) else predicted)
         pred = 0.9 * window[-1] - 0.3 * window[-2]
         np.testing.assert_allclose(error[row, :, 0], fields[-1] - pred, atol=1e-5)
         # The frames that were seen, newest first, and the change in units of one-step differences.
         seen = np.stack([window[-1], window[-2], (pred - window[-1]) * STD / DELTA], axis=-1)
-        np.testing.assert_allclose(given.fields[row], seen, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(inputs.fields[row], seen, rtol=1e-4, atol=1e-4)
 
 
-def test_the_error_of_a_solution_is_what_its_given_fields_leave(known: None) -> None:
+@pytest.mark.usefixtures("linear_predictors")
+def test_the_error_of_a_solution_is_what_its_given_fields_leave() -> None:
     rows = batch(1, inputs=np.random.default_rng(1).normal(size=(ROWS, POINTS, 1)).astype(np.float32))
-    given, error = predictor_residual(SOLVER, DiffusionConfig())(PARAMS, rows)
+    corrector_inputs, error = predictor_residual(SOLVER, DiffusionConfig())(PARAMS, rows)
     inputs = (rows.inputs - 1.0) / 4.0
     pred = 0.9 * inputs + 0.1
     np.testing.assert_allclose(error, (rows.fields[:, 0] - MEAN) / STD - pred, atol=1e-5)
-    np.testing.assert_allclose(given.fields, np.concatenate([inputs, pred], axis=-1), atol=1e-5)
+    np.testing.assert_allclose(corrector_inputs.fields, np.concatenate([inputs, pred], axis=-1), atol=1e-5)
 
 
 def test_states_begin_with_each_number_of_own_steps_equally_often_and_in_white_noise() -> None:
@@ -120,8 +122,8 @@ def test_states_are_drawn_by_the_key_apart_and_only_where_they_are_wanted_and_no
     assert not with_state_draws(rows, KEY, CONTEXT, DiffusionConfig(model_rollout_steps=0)).draws
     # What the rows of a whole batch have drawn is found by its micro-batches.
     there = {"given": jnp.full(50, 7), "state_noise": jnp.ones(3)}
-    found = with_state_draws(with_draws(rows, there), KEY, CONTEXT, DiffusionConfig(input_noise=1.0)).draws
-    assert found["given"] is there["given"] and found["state_noise"] is there["state_noise"]
+    draws = with_state_draws(with_draws(rows, there), KEY, CONTEXT, DiffusionConfig(input_noise=1.0)).draws
+    assert draws["given"] is there["given"] and draws["state_noise"] is there["state_noise"]
 
 
 @pytest.mark.parametrize("kind", ["transient", "steady"])
@@ -137,8 +139,8 @@ def test_no_gradient_reaches_the_predictor(kind: str, monkeypatch: pytest.Monkey
         residual = predictor_residual(base, config)
 
         def total(params: Any) -> Any:
-            given, error = residual(params, rows)
-            return jnp.square(given.fields).sum() + jnp.square(error).sum()
+            inputs, error = residual(params, rows)
+            return jnp.square(inputs.fields).sum() + jnp.square(error).sum()
 
         return any(leaf.any() for leaf in jax.tree.leaves(jax.jit(jax.grad(total))(params)))
 

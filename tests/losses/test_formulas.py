@@ -198,44 +198,44 @@ def measured(name: str) -> dict[str, np.ndarray]:
     loss, target = LOSSES[name][0], single(TARGET)
 
     def values(pred: jax.Array, spoiled: jax.Array) -> dict[str, jax.Array]:
-        found = {reduction: loss(pred, target, reduction=reduction) for reduction in ("none", "sum", "mean")}
-        found["default"] = loss(pred, target)
-        found["rows"] = loss(spoiled, target, mask=jnp.asarray(ROWS), reduction="none")
-        found["mean of rows"] = loss(spoiled, target, mask=jnp.asarray(ROWS))
+        results = {reduction: loss(pred, target, reduction=reduction) for reduction in ("none", "sum", "mean")}
+        results["default"] = loss(pred, target)
+        results["rows"] = loss(spoiled, target, mask=jnp.asarray(ROWS), reduction="none")
+        results["mean of rows"] = loss(spoiled, target, mask=jnp.asarray(ROWS))
         if name not in WHOLE:
-            found["points"] = loss(pred, target, mask=jnp.asarray(POINTS), reduction="none")
-            found["empty"] = loss(pred, target, mask=jnp.asarray(EMPTY), reduction="none")
-        found["gradient"] = jax.grad(lambda pred: loss(pred, target, reduction="sum"))(pred)
-        found["at the target"] = loss(target, target)
-        found["gradient at the target"] = jax.grad(lambda pred: loss(pred, target))(target)
-        return found
+            results["points"] = loss(pred, target, mask=jnp.asarray(POINTS), reduction="none")
+            results["empty"] = loss(pred, target, mask=jnp.asarray(EMPTY), reduction="none")
+        results["gradient"] = jax.grad(lambda pred: loss(pred, target, reduction="sum"))(pred)
+        results["at the target"] = loss(target, target)
+        results["gradient at the target"] = jax.grad(lambda pred: loss(pred, target))(target)
+        return results
 
     return jax.device_get(jax.jit(values)(single(PRED), single(PRED).at[1].set(1e3)))
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_is_its_formula_under_each_reduction(name: str) -> None:
-    found, by_sample = measured(name), expected(name, PRED)
-    np.testing.assert_allclose(found["none"], by_sample, rtol=1e-5)
-    np.testing.assert_allclose(found["sum"], by_sample.sum(), rtol=1e-5)
-    np.testing.assert_array_equal(found["default"], found["mean"])
+    results, by_sample = measured(name), expected(name, PRED)
+    np.testing.assert_allclose(results["none"], by_sample, rtol=1e-5)
+    np.testing.assert_allclose(results["sum"], by_sample.sum(), rtol=1e-5)
+    np.testing.assert_array_equal(results["default"], results["mean"])
     if name not in POOLED:
-        np.testing.assert_allclose(found["mean"], by_sample.mean(), rtol=1e-5)
+        np.testing.assert_allclose(results["mean"], by_sample.mean(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_mask_leaves_out_samples_and_points(name: str) -> None:
-    found, by_sample = measured(name), expected(name, PRED)
+    results, by_sample = measured(name), expected(name, PRED)
     # A sample that is left out gives nothing, whatever it holds.
-    np.testing.assert_allclose(found["rows"], by_sample * ROWS, rtol=1e-5)
+    np.testing.assert_allclose(results["rows"], by_sample * ROWS, rtol=1e-5)
     if name not in POOLED:
-        np.testing.assert_allclose(found["mean of rows"], by_sample[ROWS].mean(), rtol=1e-5)
+        np.testing.assert_allclose(results["mean of rows"], by_sample[ROWS].mean(), rtol=1e-5)
     if name not in WHOLE:
         masked = expected(name, PRED, POINTS)
         assert np.all(np.abs(masked - by_sample) > 1e-4)
-        np.testing.assert_allclose(found["points"], masked, rtol=1e-5)
+        np.testing.assert_allclose(results["points"], masked, rtol=1e-5)
         # Nothing left to score is nothing, not a division by zero.
-        np.testing.assert_allclose(found["empty"], masked * [1, 1, 0], rtol=1e-5)
+        np.testing.assert_allclose(results["empty"], masked * [1, 1, 0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -255,8 +255,8 @@ def test_the_derivative_of_a_loss_is_that_of_its_formula(name: str) -> None:
         # Its tokens are held fixed where they are the target.
         again, moved = 0.5 * PRED @ MATRIX - PRED, 0.5 * DIRECTION @ MATRIX
         slope = (2 * again * moved).mean((1, 2, 3)).sum()
-    found = (np.asarray(measured(name)["gradient"], np.float64) * DIRECTION).sum()
-    np.testing.assert_allclose(found, slope, rtol=1e-3, atol=1e-5)
+    derivative = (np.asarray(measured(name)["gradient"], np.float64) * DIRECTION).sum()
+    np.testing.assert_allclose(derivative, slope, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ERRORS)

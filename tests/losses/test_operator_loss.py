@@ -60,8 +60,8 @@ def test_terms_are_the_public_functions_of_the_predictions_and_their_weighted_su
 
     task = model.task
     fields = normalize(jnp.asarray(batch.fields), task.statistics)
-    dt, values, known = (jnp.asarray(values) for values in (batch.dt, batch.cond, batch.cond_mask))
-    cond = Conditions(dt=dt, coefficients=values, mask=known)
+    dt, values, mask = (jnp.asarray(values) for values in (batch.dt, batch.cond, batch.cond_mask))
+    cond = Conditions(dt=dt, coefficients=values, mask=mask)
     one = step(model, params, fields[:, :1], cond)
     two = step(model, params, one[:, None], cond)
     both = jnp.concatenate([one, two])

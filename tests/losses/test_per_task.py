@@ -22,9 +22,9 @@ def test_a_tasks_loss_is_the_mean_over_its_kept_rows() -> None:
     metrics = per_task_metrics({"relative": jnp.ones(())} | terms(), jnp.asarray(MASK.sum()))
     assert set(metrics) == {"relative", *(f"{task}/{name}" for task in TASKS for name in ("loss", "sample_count"))}
     for number, task in enumerate(TASKS[:2]):
-        own = (number == IDS) & (MASK > 0)
-        np.testing.assert_allclose(metrics[f"{task}/loss"], LOSSES[own].mean(), rtol=1e-6)
-        np.testing.assert_allclose(metrics[f"{task}/sample_count"], own.sum(), rtol=1e-6)
+        task_rows = (number == IDS) & (MASK > 0)
+        np.testing.assert_allclose(metrics[f"{task}/loss"], LOSSES[task_rows].mean(), rtol=1e-6)
+        np.testing.assert_allclose(metrics[f"{task}/sample_count"], task_rows.sum(), rtol=1e-6)
     assert np.isnan(metrics["unseen/loss"]) and metrics["unseen/sample_count"] == 0
 
 

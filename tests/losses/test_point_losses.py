@@ -49,17 +49,19 @@ def batch(seed: int = 0, point_mask: np.ndarray | None = None) -> Batch:
 
 def test_points_that_are_not_there_leave_loss_and_gradient_as_they_are() -> None:
     losses = operator_losses(MODEL, SETTINGS)
-    given = batch()
-    there = given.point_mask > 0
+    original = batch()
+    there = original.point_mask > 0
     other = replace(
-        given,
-        fields=np.where(there[:, None, :, None], given.fields, 1e3),
-        coords=np.where(there[..., None], given.coords, 0.7),
+        original,
+        fields=np.where(there[:, None, :, None], original.fields, 1e3),
+        coords=np.where(there[..., None], original.coords, 0.7),
     )
-    params = jax.jit(MODEL.init)(jax.random.key(0), jnp.asarray(given.fields)[:, :1], conditions_of(given))["params"]
+    params = jax.jit(MODEL.init)(jax.random.key(0), jnp.asarray(original.fields)[:, :1], conditions_of(original))[
+        "params"
+    ]
     params = jax.tree.map(lambda leaf: leaf + 0.1, params)
     value_and_grad = jax.jit(jax.value_and_grad(losses, has_aux=True))
-    both = [value_and_grad(params, values, jax.random.key(1)) for values in (given, other)]
+    both = [value_and_grad(params, values, jax.random.key(1)) for values in (original, other)]
     (first, terms), gradient = both[0]
     assert set(terms) == set(POINT_SET_TERMS) and all(value > 0 for value in terms.values())
     np.testing.assert_allclose(both[1][0][0], first, rtol=1e-6)
@@ -68,7 +70,7 @@ def test_points_that_are_not_there_leave_loss_and_gradient_as_they_are() -> None
 
 
 def test_every_row_is_scored_at_as_many_of_its_points_as_queries_ask_for() -> None:
-    """Of the same error at each point that is there, and another where none is, any draw makes the same loss."""
+    """With one error at all present points and another at absent ones, every draw gives the same loss."""
     sampled = replace(SETTINGS, query_sampling=QuerySamplingConfig(enabled=True, num_queries=4))
     mask = jnp.asarray(batch().point_mask)
     truth = jnp.ones((3, TASK.points, 1))
@@ -82,14 +84,14 @@ def test_every_row_is_scored_at_as_many_of_its_points_as_queries_ask_for() -> No
 
 
 def test_as_many_queries_as_there_are_points_leave_the_loss_as_it_is() -> None:
-    given = batch(point_mask=np.tile(np.arange(TASK.points) % 2 == 0, (3, 1)).astype(np.float32))
+    rows = batch(point_mask=np.tile(np.arange(TASK.points) % 2 == 0, (3, 1)).astype(np.float32))
     plain = TrainingConfig(lambda_h1=0)
-    count = int(given.point_mask[0].sum())
+    count = int(rows.point_mask[0].sum())
     sampled = replace(plain, query_sampling=QuerySamplingConfig(enabled=True, num_queries=count))
-    params = jax.jit(MODEL.init)(jax.random.key(0), jnp.asarray(given.fields)[:, :1], conditions_of(given))["params"]
+    params = jax.jit(MODEL.init)(jax.random.key(0), jnp.asarray(rows.fields)[:, :1], conditions_of(rows))["params"]
     params = jax.tree.map(lambda leaf: leaf + 0.1, params)
     one, other = (
-        jax.jit(operator_losses(MODEL, settings))(params, given, jax.random.key(3))[0] for settings in (plain, sampled)
+        jax.jit(operator_losses(MODEL, settings))(params, rows, jax.random.key(3))[0] for settings in (plain, sampled)
     )
     np.testing.assert_allclose(other, one, rtol=1e-6)
 
@@ -106,9 +108,9 @@ def test_as_many_queries_as_there_are_points_leave_the_loss_as_it_is() -> None:
 )
 def test_what_needs_a_grid_is_refused_in_a_line(settings: dict[str, object], key: str) -> None:
     config = TypeAdapter(TrainingConfig).validate_python({"lambda_h1": 0} | settings)
-    with pytest.raises(ConfigError, match=key) as told:
+    with pytest.raises(ConfigError, match=key) as raised:
         checked_weights(config, TASK)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_metrics_are_those_of_the_points_that_are_there() -> None:
@@ -116,8 +118,8 @@ def test_metrics_are_those_of_the_points_that_are_there() -> None:
     pred, truth = rng.normal(size=(2, 2, 4, TASK.points, 1)).astype(np.float32) + 1
     mask = np.ones((2, TASK.points), np.float32)
     mask[1, 4:] = 0
-    found = all_metrics(np.where(mask[:, None, :, None] > 0, pred, np.nan), truth, TASK, mask)
-    assert set(found) == {"nrmse", "rmse", "max_error", "vrmse"}
+    metrics = all_metrics(np.where(mask[:, None, :, None] > 0, pred, np.nan), truth, TASK, mask)
+    assert set(metrics) == {"nrmse", "rmse", "max_error", "vrmse"}
     for row, size in ((0, TASK.points), (1, 4)):
         p, t = pred[row, :, :size, 0].astype(np.float64), truth[row, :, :size, 0].astype(np.float64)
         rmse = np.sqrt(((p - t) ** 2).mean(1))
@@ -128,7 +130,7 @@ def test_metrics_are_those_of_the_points_that_are_there() -> None:
             "max_error": np.abs(p - t).max(1),
         }
         for name, values in expected.items():
-            np.testing.assert_allclose(found[name][row], values, rtol=1e-4, err_msg=name)
+            np.testing.assert_allclose(metrics[name][row], values, rtol=1e-4, err_msg=name)
         np.testing.assert_allclose(mae(pred, truth, mask)[row], np.abs(p - t).mean(1), rtol=1e-5)
         pearson = [np.corrcoef(a, b)[0, 1] for a, b in zip(p, t, strict=True)]
         np.testing.assert_allclose(correlation(pred, truth, mask)[row], pearson, atol=1e-4)

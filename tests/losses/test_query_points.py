@@ -27,19 +27,19 @@ present_sampled = jax.jit(sample_present, static_argnums=2)
 def test_the_points_are_different_ones_of_the_grid(shape: list[int], queries: int, strategy: str, seed: int) -> None:
     points = math.prod(shape)
     with jax.disable_jit():
-        found = np.asarray(sample_queries(jax.random.key(seed), points, queries, strategy, shape))
-    assert found.shape == (min(queries, points),)
-    assert len(set(found.tolist())) == len(found)
-    assert found.min() >= 0 and found.max() < points
+        indices = np.asarray(sample_queries(jax.random.key(seed), points, queries, strategy, shape))
+    assert indices.shape == (min(queries, points),)
+    assert len(set(indices.tolist())) == len(indices)
+    assert indices.min() >= 0 and indices.max() < points
 
 
 @pytest.mark.parametrize("strategy", ["uniform", "stratified"])
 def test_as_many_queries_as_points_are_the_grid_as_it_is(strategy: str) -> None:
     for queries in (16, 40):
-        found = sample_queries(KEY, 16, queries, strategy, (4, 4))
-        np.testing.assert_array_equal(found, np.arange(16))
+        indices = sample_queries(KEY, 16, queries, strategy, (4, 4))
+        np.testing.assert_array_equal(indices, np.arange(16))
     values = jnp.arange(32.0).reshape(1, 4, 4, 2)
-    np.testing.assert_array_equal(take_points(values, found), values.reshape(1, 16, 2))
+    np.testing.assert_array_equal(take_points(values, indices), values.reshape(1, 16, 2))
 
 
 def test_a_key_draws_under_jit_what_it_draws_outside_and_another_key_other_points() -> None:
@@ -52,13 +52,13 @@ def test_a_key_draws_under_jit_what_it_draws_outside_and_another_key_other_point
 
 
 def test_a_stratified_draw_takes_as_many_from_every_block() -> None:
-    found = np.asarray(sample_queries(KEY, 32 * 32, 256, "stratified", (32, 32)))
+    indices = np.asarray(sample_queries(KEY, 32 * 32, 256, "stratified", (32, 32)))
     # 16 x 16 blocks of 2 x 2 points, one of each.
-    blocks = (found // 32 // 2) * 16 + found % 32 // 2
+    blocks = (indices // 32 // 2) * 16 + indices % 32 // 2
     np.testing.assert_array_equal(np.bincount(blocks, minlength=256), 1)
     # 3 x 3 blocks: 11 points are one of each and two more, of different blocks.
-    found = np.asarray(sample_queries(KEY, 81, 11, "stratified", (9, 9)))
-    counts = np.bincount(found // 9 // 3 * 3 + found % 9 // 3, minlength=9)
+    indices = np.asarray(sample_queries(KEY, 81, 11, "stratified", (9, 9)))
+    counts = np.bincount(indices // 9 // 3 * 3 + indices % 9 // 3, minlength=9)
     assert sorted(counts.tolist()) == [1] * 7 + [2] * 2
     assert len(np.asarray(sample_queries(KEY, 16, 8, "stratified", (4, 4)))) == 8
 
@@ -98,9 +98,9 @@ def test_queries_of_a_set_fall_on_points_that_are_there(mask: list[list[bool]], 
     present = np.array(mask, np.float32)
     # Filled up to four rows, so that a number of queries is compiled once.
     filled = np.concatenate([present, np.ones((4 - len(mask), 9), np.float32)])
-    found = np.asarray(present_sampled(KEY, filled, queries))[: len(mask)]
-    assert found.shape == (len(mask), min(queries, 9))
-    for row, there in zip(found, present, strict=True):
+    indices = np.asarray(present_sampled(KEY, filled, queries))[: len(mask)]
+    assert indices.shape == (len(mask), min(queries, 9))
+    for row, there in zip(indices, present, strict=True):
         assert len(set(row.tolist())) == len(row)
         # All of the points that are there come before those that are not.
         scored = there[row]
@@ -120,5 +120,5 @@ def test_the_points_of_a_set_are_drawn_evenly_and_a_row_s_whatever_its_company()
 def test_queries_of_each_row_cut_a_set_to_its_points() -> None:
     values = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
     queries = np.array([[4, 0], [2, 3]])
-    found = take_points(jnp.asarray(values), jnp.asarray(queries))
-    np.testing.assert_array_equal(found, np.stack([values[0, [4, 0]], values[1, [2, 3]]]))
+    taken = take_points(jnp.asarray(values), jnp.asarray(queries))
+    np.testing.assert_array_equal(taken, np.stack([values[0, [4, 0]], values[1, [2, 3]]]))
