@@ -79,14 +79,16 @@ def batch(key: Any, rows: int) -> Batch:
     return Batch(fields=jnp.stack([first, second], axis=1), mask=jnp.ones(rows), **fixed)
 
 
-def trained(losses: Any, params: Any, steps: int, told: Any) -> Any:
+def trained(losses: Any, params: Any, steps: int, context: Any) -> Any:
     tx = optax.adam(optax.cosine_decay_schedule(1e-2, steps))
 
     def step(carry: Any, number: Any) -> tuple[Any, None]:
         params, state = carry
         key = jax.random.fold_in(KEY, number)
-        own = jax.grad(lambda own: losses(own, batch(key, 64), key, StepContext(**told(params)))[0])(params)
-        updates, state = tx.update(own, state, params)
+        gradient = jax.grad(lambda values: losses(values, batch(key, 64), key, StepContext(**context(params)))[0])(
+            params
+        )
+        updates, state = tx.update(gradient, state, params)
         return (optax.apply_updates(params, updates), state), None
 
     return jax.jit(lambda p: jax.lax.scan(step, (p, tx.init(p)), jnp.arange(steps))[0][0])(params)
@@ -95,8 +97,8 @@ def trained(losses: Any, params: Any, steps: int, told: Any) -> Any:
 @pytest.fixture(scope="module")
 def teacher() -> CorrectorWeights:
     parents = {"operator": predictor()}
-    told = {"parents": parents, "scale": jnp.ones(1)}
-    params = trained(diffusion_losses(MODEL, BASE, CFG), fresh(), 600, lambda _: told)
+    context = {"parents": parents, "scale": jnp.ones(1)}
+    params = trained(diffusion_losses(MODEL, BASE, CFG), fresh(), 600, lambda _: context)
     return CorrectorWeights(params=params, scale=jnp.ones(1))
 
 
@@ -114,8 +116,8 @@ def test_an_untrained_corrector_says_nothing_in_one_step() -> None:
 def test_the_boundary_of_the_consistency_function_is_exact() -> None:
     x = jax.random.normal(KEY, (2, POINTS, 1))
     noisy = jax.tree.map(lambda leaf: leaf + 1.0, fresh())
-    found = jax.jit(partial(consistency_function, MODEL))(noisy, x, jnp.ones(2), given(2))
-    np.testing.assert_array_equal(found, x)
+    result = jax.jit(partial(consistency_function, MODEL))(noisy, x, jnp.ones(2), given(2))
+    np.testing.assert_array_equal(result, x)
 
 
 def test_noise_of_a_conserved_channel_has_no_mean() -> None:
@@ -130,28 +132,28 @@ def test_the_exact_velocity_of_a_gaussian_gives_its_mean_and_deviation(
 ) -> None:
     mean = 0.7
 
-    def exact(model: Any, params: Any, x: Any, time: Any, given: Any) -> Any:
+    def exact(model: Any, params: Any, x: Any, time: Any, inputs: Any) -> Any:
         t = time.reshape(-1, 1, 1)
         gain = (t * SPREAD**2 - (1 - t)) / (t**2 * SPREAD**2 + (1 - t) ** 2)
         return mean + gain * (x - t * mean)
 
     monkeypatch.setattr(flow_sampler, "velocity", exact)
     model = Corrector(TASK, LATENT, CORE, DiffusionConfig(sampler=sampler, num_steps=steps))
-    found = sample(model, CorrectorWeights(params={}, scale=jnp.full(1, 2.0)), KEY, given(2000))
-    np.testing.assert_allclose(found.mean(), 2 * mean, atol=0.02)
-    np.testing.assert_allclose(found.std(), 2 * SPREAD, rtol=rtol)
+    samples = sample(model, CorrectorWeights(params={}, scale=jnp.full(1, 2.0)), KEY, given(2000))
+    np.testing.assert_allclose(samples.mean(), 2 * mean, atol=0.02)
+    np.testing.assert_allclose(samples.std(), 2 * SPREAD, rtol=rtol)
 
 
 def test_a_trained_corrector_samples_the_errors_of_its_predictor(teacher: CorrectorWeights) -> None:
-    found = np.asarray(sampled(teacher, KEY, given(2000)))
-    np.testing.assert_allclose(found.mean(0), 0.5 * np.asarray(given(1).fields[0, :, :1]), atol=0.1)
+    samples = np.asarray(sampled(teacher, KEY, given(2000)))
+    np.testing.assert_allclose(samples.mean(0), 0.5 * np.asarray(given(1).fields[0, :, :1]), atol=0.1)
     # Four steps of Heun's on a Gaussian of this deviation spread a fifth too much.
-    assert 0.9 * SPREAD < found.std(0).mean() < 1.35 * SPREAD
+    assert 0.9 * SPREAD < samples.std(0).mean() < 1.35 * SPREAD
 
 
 def test_the_error_that_a_trained_corrector_expects_is_the_mean_of_its_samples(teacher: CorrectorWeights) -> None:
-    found = expected(teacher, KEY, given(1))
-    np.testing.assert_allclose(found[0], 0.5 * np.asarray(given(1).fields[0, :, :1]), atol=0.1)
+    mean = expected(teacher, KEY, given(1))
+    np.testing.assert_allclose(mean[0], 0.5 * np.asarray(given(1).fields[0, :, :1]), atol=0.1)
 
 
 def aiming_at(aim: str, taus: int = 4) -> Config:
@@ -169,13 +171,13 @@ def test_the_loss_is_what_lies_between_one_step_and_the_end_of_the_teachers(teac
     asked = step_inputs(TASK, start[:, None], start, conditions(8))
     rows = with_draws(rows, {"noise": draw_noise(KEY, (8, POINTS, 1), TASK)})
     base = predictor()
-    told = {"parents": {"operator": base, "diffusion_residual": teacher}, "scale": jnp.ones(1), "target": fresh()}
+    context = {"parents": {"operator": base, "diffusion_residual": teacher}, "scale": jnp.ones(1), "target": fresh()}
     params = jax.tree.map(lambda leaf: leaf + 0.01, teacher.params)
     theirs = sampled(teacher, KEY, asked)
     ours = distilled(CorrectorWeights(params=params, scale=jnp.ones(1)), KEY, asked)
     losses = distillation_losses(MODEL, BASE, aiming_at("teacher", 1))
-    found = jax.jit(lambda own: losses(own, rows, KEY, StepContext(**told))[0])(params)
-    np.testing.assert_allclose(found, jnp.mean((ours - theirs) ** 2), rtol=1e-4)
+    loss = jax.jit(lambda values: losses(values, rows, KEY, StepContext(**context))[0])(params)
+    np.testing.assert_allclose(loss, jnp.mean((ours - theirs) ** 2), rtol=1e-4)
     # Later times are on the path as well: at all of them, and at the end of it the student is right by itself.
     levels = distillation_draws(MODEL, BASE, aiming_at("teacher", 4))(batch(KEY, 64), KEY).draws["levels"]
     assert (levels[:, 0] == 0).all() and set(np.unique(levels[:, 1:])) == {0, 1, 2, 3}
@@ -187,10 +189,10 @@ def test_the_loss_is_what_lies_between_one_step_and_the_end_of_the_teachers(teac
 def test_a_student_does_in_one_step_what_its_teacher_does_in_four(teacher: CorrectorWeights, aim: str) -> None:
     parents = {"operator": predictor(), "diffusion_residual": teacher}
 
-    def told(params: Any) -> dict[str, Any]:
+    def context(params: Any) -> dict[str, Any]:
         return {"parents": parents, "scale": jnp.ones(1), "target": params}
 
-    params = trained(distillation_losses(MODEL, BASE, aiming_at(aim)), teacher.params, 600, told)
+    params = trained(distillation_losses(MODEL, BASE, aiming_at(aim)), teacher.params, 600, context)
     theirs = sampled(teacher, KEY, given(500))
 
     def apart(params: Any) -> float:
@@ -211,13 +213,13 @@ def test_a_student_draws_its_own_samples_and_leaves_the_expected_error_to_its_te
 ) -> None:
     other = jax.tree.map(lambda leaf: leaf + 0.1, teacher.params)
     student = CorrectorWeights(params=other, scale=jnp.full(1, 2.0), teacher=teacher.params)
-    theirs, own = (
+    theirs, student_error = (
         expected(CorrectorWeights(params=params, scale=jnp.full(1, 2.0)), KEY, given(3))
         for params in (teacher.params, other)
     )
-    found = expected(student, KEY, given(3))
-    np.testing.assert_array_equal(found, theirs)
-    assert float(jnp.abs(found - own).max()) > 0.01
+    error = expected(student, KEY, given(3))
+    np.testing.assert_array_equal(error, theirs)
+    assert float(jnp.abs(error - student_error).max()) > 0.01
     drawn, alone = (distilled(weights, KEY, given(3)) for weights in (student, replace(student, teacher=None)))
     np.testing.assert_array_equal(drawn, alone)
 
@@ -229,16 +231,16 @@ def test_a_corrector_with_a_core_of_attention_is_trained_sampled_and_distilled()
     fresh = jax.jit(model.init)(KEY, jnp.zeros((1, POINTS, 1)), jnp.zeros(1), given(1))["params"]
     assert "attention" in str(jax.tree_util.tree_structure(fresh))
     parents: dict[str, Any] = {"operator": predictor()}
-    told = {"parents": parents, "scale": jnp.ones(1)}
+    context = {"parents": parents, "scale": jnp.ones(1)}
     losses, rows = diffusion_losses(model, BASE, CFG), batch(jax.random.key(1), 256)
-    params = trained(losses, fresh, 60, lambda _: told)
-    scored = jax.jit(lambda own: losses(own, rows, KEY, StepContext(**told))[0])
+    params = trained(losses, fresh, 60, lambda _: context)
+    scored = jax.jit(lambda values: losses(values, rows, KEY, StepContext(**context))[0])
     assert float(scored(params)) < 0.8 * float(scored(fresh))
     teacher = CorrectorWeights(params=params, scale=jnp.ones(1))
-    samples = np.asarray(jax.jit(lambda own: sample(model, own, KEY, given(200)))(teacher))
+    samples = np.asarray(jax.jit(lambda values: sample(model, values, KEY, given(200)))(teacher))
     assert np.isfinite(samples).all() and samples.std(0).min() > 0
     parents["diffusion_residual"] = teacher
-    student = trained(distillation_losses(model, BASE, CFG), params, 60, lambda own: told | {"target": own})
+    student = trained(distillation_losses(model, BASE, CFG), params, 60, lambda values: context | {"target": values})
 
     @jax.jit
     def apart(params: Any) -> Any:
@@ -255,15 +257,17 @@ def test_the_steps_of_a_perfect_student_all_have_the_spread_of_the_error(
     """The consistency function of a Gaussian of mean m and deviation S is m + S (x - t m) / sqrt(t^2 S^2 + (1-t)^2)."""
     mean, seen = 0.7, []
 
-    def exact(model: Any, params: Any, x: Any, time: Any, given: Any) -> Any:
+    def exact(model: Any, params: Any, x: Any, time: Any, inputs: Any) -> Any:
         t = time.reshape(-1, 1, 1)
         seen.append(float(time[0]))
         return mean + SPREAD * (x - t * mean) / jnp.sqrt(t**2 * SPREAD**2 + (1 - t) ** 2)
 
     monkeypatch.setattr(flow_sampler, "consistency_function", exact)
-    found = sample_distilled(MODEL, CorrectorWeights(params={}, scale=jnp.full(1, 2.0)), KEY, given(2000), steps=steps)
-    np.testing.assert_allclose(found.mean(), 2 * mean, atol=0.02)
-    np.testing.assert_allclose(found.std(), 2 * SPREAD, rtol=0.03)
+    samples = sample_distilled(
+        MODEL, CorrectorWeights(params={}, scale=jnp.full(1, 2.0)), KEY, given(2000), steps=steps
+    )
+    np.testing.assert_allclose(samples.mean(), 2 * mean, atol=0.02)
+    np.testing.assert_allclose(samples.std(), 2 * SPREAD, rtol=0.03)
     # From noise alone on at later and later times of the teacher's.
     assert seen[0] == 0 and seen == sorted(seen) and len(set(seen)) == steps
     times = flow_times(CFG.diffusion.num_steps, CFG.diffusion.min_noise)
@@ -271,15 +275,15 @@ def test_the_steps_of_a_perfect_student_all_have_the_spread_of_the_error(
 
 
 def test_the_error_that_is_expected_is_the_mean_velocity_from_no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    def exact(model: Any, params: Any, x: Any, time: Any, given: Any) -> Any:
-        return 0.25 * given.fields[..., :1] - x + time.reshape(-1, 1, 1)
+    def exact(model: Any, params: Any, x: Any, time: Any, inputs: Any) -> Any:
+        return 0.25 * inputs.fields[..., :1] - x + time.reshape(-1, 1, 1)
 
     monkeypatch.setattr(flow_sampler, "velocity", exact)
     window = given(2).fields[:, None, :, :1] * jnp.asarray([1.0, 3.0])[:, None, None, None]
     weights = CorrectorWeights(params={}, scale=jnp.full(1, 2.0))
-    found = flow_sampler.mean_error_rms(MODEL, weights, window, window[:, 0], conditions(2))
+    rms = flow_sampler.mean_error_rms(MODEL, weights, window, window[:, 0], conditions(2))
     # The root mean square of a sine is 1 / sqrt(2).
-    np.testing.assert_allclose(found, 2 * 0.25 * np.sqrt(0.5) * np.asarray([1.0, 3.0]), rtol=1e-5)
+    np.testing.assert_allclose(rms, 2 * 0.25 * np.sqrt(0.5) * np.asarray([1.0, 3.0]), rtol=1e-5)
     error = flow_sampler.mean_error(MODEL, weights, KEY, given(2))
     np.testing.assert_allclose(error, 2 * 0.25 * given(2).fields[..., :1], atol=1e-6)
 
@@ -287,13 +291,13 @@ def test_the_error_that_is_expected_is_the_mean_velocity_from_no_noise(monkeypat
 def test_a_regression_answers_the_error_in_its_own_size_whatever_the_key_and_the_steps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def exact(model: Any, params: Any, x: Any, time: Any, given: Any) -> Any:
+    def exact(model: Any, params: Any, x: Any, time: Any, inputs: Any) -> Any:
         # Any noise or later time in what the network is asked would show.
-        return 0.25 * given.fields[..., :1] + x + time.reshape(-1, 1, 1)
+        return 0.25 * inputs.fields[..., :1] + x + time.reshape(-1, 1, 1)
 
     monkeypatch.setattr(flow_sampler, "velocity", exact)
     model = replace(MODEL, diffusion=replace(CFG.diffusion, objective="regression"))
     weights = CorrectorWeights(params={}, scale=jnp.full(1, 2.0))
     for key, steps in ((KEY, None), (jax.random.key(1), 3)):
-        found = sample(model, weights, key, given(2), steps)
-        np.testing.assert_allclose(found, 2 * 0.25 * given(2).fields[..., :1], atol=1e-6)
+        error = sample(model, weights, key, given(2), steps)
+        np.testing.assert_allclose(error, 2 * 0.25 * given(2).fields[..., :1], atol=1e-6)
