@@ -40,15 +40,15 @@ def test_three_channels_are_trained_evaluated_and_rolled_out(data_root: Path, tm
     wanted = RolloutRequest(input=str(file), steps=3, output=tmp_path / "out.hdf5", params={})
     rollout_run(run, cfg, wanted, console=QUIET)
     # A file of predictions is data again, its channels by their names.
-    states, given = open_file(tmp_path / "out.hdf5", "transient", channels), open_dataset(cfg).source
+    states, data = open_file(tmp_path / "out.hdf5", "transient", channels), open_dataset(cfg).source
     predicted = read_trajectories(states, np.arange(2))
-    np.testing.assert_array_equal(predicted[:, 0], read_trajectories(given, np.arange(2))[:, 0])
+    np.testing.assert_array_equal(predicted[:, 0], read_trajectories(data, np.arange(2))[:, 0])
     coefficient = next(iter(cfg.data.tasks[0].coefficients))
-    known = given.coefficient(coefficient)
-    assert known is not None
-    np.testing.assert_allclose(states.coefficient(coefficient), known, rtol=1e-6)
-    own = load_run(run).rollout(predicted[:, 0], 3, params={coefficient: known[:2]})
-    np.testing.assert_allclose(predicted[:, 1:], own, atol=1e-4)
+    expected = data.coefficient(coefficient)
+    assert expected is not None
+    np.testing.assert_allclose(states.coefficient(coefficient), expected, rtol=1e-6)
+    frames = load_run(run).rollout(predicted[:, 0], 3, params={coefficient: expected[:2]})
+    np.testing.assert_allclose(predicted[:, 1:], frames, atol=1e-4)
     # What is declared conserved is so to rounding.
     means = predicted[..., 0].mean(axis=tuple(range(2, predicted.ndim - 1)), dtype=np.float64)
     np.testing.assert_allclose(means, means[:, :1].repeat(4, 1), rtol=1e-5)

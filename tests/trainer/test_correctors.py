@@ -133,7 +133,7 @@ def test_every_stage_has_its_record_with_its_parents_checkpoints(
 ) -> None:
     train_all_stages = run.read()["stages"]
     assert list(train_all_stages) == ["operator", *CORRECTORS]
-    assert all(own["finished"] and own["steps"] == own["total_steps"] for own in train_all_stages.values())
+    assert all(record["finished"] and record["steps"] == record["total_steps"] for record in train_all_stages.values())
     for stage in CORRECTORS:
         for parent, then in train_all_stages[stage]["parents"].items():
             assert then == {key: getattr(weights[parent], key) for key in ("step", "digest")}
@@ -141,20 +141,20 @@ def test_every_stage_has_its_record_with_its_parents_checkpoints(
 
 
 def test_all_stages_are_told_of_one_run_to_join(cfg: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[tuple[str, Path | None]] = []
+    contexts: list[tuple[str, Path | None]] = []
 
     def trained(cfg: Config, stage: str, path: Path, *, data: Mixture, **_: object) -> TrainedStage:
-        told.append((stage, context_path()))
+        contexts.append((stage, context_path()))
         return TrainedStage(run=RunDirectory(path), data=data, model=build_joint_model(cfg, data.tasks, stage))
 
     monkeypatch.setattr(train_all_stages, "train", trained)
     monkeypatch.delenv("WANDB_CONTEXT_FILE", raising=False)
     train_all(cfg, tmp_path / "run", console=QUIET)
-    assert told == [(stage, tmp_path / "run" / "wandb-context.json") for stage in ("operator", *CORRECTORS)]
+    assert contexts == [(stage, tmp_path / "run" / "wandb-context.json") for stage in ("operator", *CORRECTORS)]
     assert context_path() is None
     monkeypatch.setenv("WANDB_CONTEXT_FILE", str(tmp_path / "of a pipeline"))
     train_all(cfg, tmp_path / "run", console=QUIET)
-    assert told[-1][1] == tmp_path / "of a pipeline" == context_path()
+    assert contexts[-1][1] == tmp_path / "of a pipeline" == context_path()
 
 
 def test_a_finished_run_is_left_as_it_is(run: RunDirectory, cfg: Config) -> None:
@@ -277,21 +277,21 @@ def test_a_validation_has_the_samples_of_the_student_beside_those_of_its_teacher
 ) -> None:
     model, spec = build_model(cfg, dataset.task, "consistency_distill"), stage_spec("consistency_distill")
     teacher, student = parents["diffusion_residual"], weights["consistency_distill"].weights
-    held, base = validation_pieces(dataset, cfg), build_model(cfg, dataset.task, "operator")
+    pieces, base = validation_pieces(dataset, cfg), build_model(cfg, dataset.task, "operator")
     theirs, ours = (
-        corrected_metrics(model, samples_of, base, parents["operator"], held, sampler)
+        corrected_metrics(model, samples_of, base, parents["operator"], pieces, sampler)
         for samples_of, sampler in ((teacher, sample), (student, sample_distilled))
     )
     validate = validation(JointModel((model,)), spec, as_mixture(dataset), cfg, parents)
     for _ in range(2):
-        found = validate(student)
+        metrics = validate(student)
         for name in ("one_step", "rollout", "fourier_high"):
-            np.testing.assert_allclose(found[name], ours[name], rtol=1e-4)
-            np.testing.assert_allclose(found[f"teacher/{name}"], theirs[name], rtol=1e-4)
-            np.testing.assert_allclose(found[f"alone/{name}"], ours[f"alone/{name}"], rtol=1e-4)
-    assert found["rollout"] != found["teacher/rollout"] and found["distance"] > 0
+            np.testing.assert_allclose(metrics[name], ours[name], rtol=1e-4)
+            np.testing.assert_allclose(metrics[f"teacher/{name}"], theirs[name], rtol=1e-4)
+            np.testing.assert_allclose(metrics[f"alone/{name}"], ours[f"alone/{name}"], rtol=1e-4)
+    assert metrics["rollout"] != metrics["teacher/rollout"] and metrics["distance"] > 0
     # Where the weights are gone, what the student says is zero with them.
-    assert collapse_warning(found) is None
+    assert collapse_warning(metrics) is None
     vanished = validate(replace(student, params=jax.tree.map(np.zeros_like, student.params), scale=0 * student.scale))
     assert "has collapsed" in str(collapse_warning(vanished))
 
@@ -342,24 +342,26 @@ def test_micro_batches_of_a_corrector_are_one_batch(
 ) -> None:
     model, tx = build_model(cfg, dataset.task, stage), optax.sgd(1.0)
     needed = {name: parents[name] for name in stage_spec(stage).required_stages("transient")}
-    batch, found, params = batch_at(dataset, cfg, stage, 0), [], moved(weights["diffusion_residual"].params)
+    batch, results, params = batch_at(dataset, cfg, stage, 0), [], moved(weights["diffusion_residual"].params)
     for groups in (1, 4):
-        state = jax.jit(lambda params, key: create_train_state(params, tx, key, cfg, scale_channels=1))(params, jax.random.key(0))
+        state = jax.jit(lambda params, key: create_train_state(params, tx, key, cfg, scale_channels=1))(
+            params, jax.random.key(0)
+        )
         step = make_train_step(model, tx, cfg, stage=stage, steps_per_epoch=4, micro_batches=groups, parents=needed)
-        found.append(step(state, batch))
+        results.append(step(state, batch))
     for name in ("loss", "grad_norm"):
-        assert float(found[0][1][name]) > 0
-        np.testing.assert_allclose(found[0][1][name], found[1][1][name], rtol=1e-5)
+        assert float(results[0][1][name]) > 0
+        np.testing.assert_allclose(results[0][1][name], results[1][1][name], rtol=1e-5)
     # Every parameter has been moved by its gradient.
-    assert_all_but_conditions(jax.tree.map(lambda new, old: np.asarray(new - old), found[0][0].params, params))
+    assert_all_but_conditions(jax.tree.map(lambda new, old: np.asarray(new - old), results[0][0].params, params))
 
 
 def test_a_student_is_taught_by_its_own_average(cfg: Config, dataset: Dataset, parents: Mapping[str, Any]) -> None:
     stage = "consistency_distill"
     model, tx = build_model(cfg, dataset.task, stage), optax.sgd(1e-2)
     batch = batch_at(dataset, cfg, stage, 0)
-    own = load(CONFIGS / "tiny.yaml", [*SETTINGS, f"stages.{stage}.aim=average"])
-    step = make_train_step(model, tx, own, stage=stage, steps_per_epoch=4, parents=parents)
+    average_cfg = load(CONFIGS / "tiny.yaml", [*SETTINGS, f"stages.{stage}.aim=average"])
+    step = make_train_step(model, tx, average_cfg, stage=stage, steps_per_epoch=4, parents=parents)
     losses = []
     for shift in (0.0, 0.1):
         state = init_state(model, tx, batch, jax.random.key(0), stage=stage, cfg=cfg)
@@ -394,17 +396,17 @@ def test_an_evaluation_has_the_correctors_as_variants(
     assert ensemble["rollout"].keys() - values["metrics"]["burgers1d"]["rollout"].keys() == {*ENSEMBLE_METRICS}
     assert 0 < ensemble["rollout"]["crps"] < 1 and ensemble["rollout"]["spread_skill"] > 0
     for name in ("corrector", "distilled"):
-        own = values["variants"][name]["burgers1d"]
-        assert own["rollout"].keys() == values["metrics"]["burgers1d"]["rollout"].keys()
-        assert own["rollout"]["nrmse"] != values["metrics"]["burgers1d"]["rollout"]["nrmse"]
-        assert own["seconds_per_rollout_step"] > 0
+        variant = values["variants"][name]["burgers1d"]
+        assert variant["rollout"].keys() == values["metrics"]["burgers1d"]["rollout"].keys()
+        assert variant["rollout"]["nrmse"] != values["metrics"]["burgers1d"]["rollout"]["nrmse"]
+        assert variant["seconds_per_rollout_step"] > 0
     # On a finer grid, as which the trained one counts here, there is no corrector.
-    told = io.StringIO()
+    output = io.StringIO()
     with monkeypatch.context() as changed:
         changed.setattr(evaluation, "predictor_for_grid", lambda trained, task: (trained, "restricted"))
-        on_finer = evaluate_run(run.path, cfg, console=Console(file=told, width=200))
+        on_finer = evaluate_run(run.path, cfg, console=Console(file=output, width=200))
     assert list(on_finer["variants"]) == ["latent"]
-    assert "diffusion_residual" in told.getvalue()
+    assert "diffusion_residual" in output.getvalue()
     # Alone it is the teacher's expected error that is taken out.
     single = (values["variants"][name]["burgers1d"]["rollout"]["nrmse"] for name in ("corrector", "distilled"))
     assert len({*single}) == 1
@@ -428,13 +430,13 @@ def test_candidates_that_are_asked_for_and_not_drawn_are_told_of(
     asked = replace(cfg, evaluation=replace(cfg.evaluation, candidates=2, members=0))
     values = evaluate_run(run.path, asked, console=QUIET)
     assert "candidates_chosen" in values["variants"] and "ensemble" not in values["variants"]
-    told = "evaluation.candidates has no effect: a corrector with diffusion.objective: regression is deterministic"
+    message = "evaluation.candidates has no effect: a corrector with diffusion.objective: regression is deterministic"
     for wanted, count in ((asked, 1), (cfg, 0)):
         output = io.StringIO()
         with monkeypatch.context() as changed:
             changed.setattr("ups_jax.evaluation.evaluate_run.load_correctors", regressions)
             values = evaluate_run(run.path, wanted, console=Console(file=output, width=200))
-        assert list(values["variants"]) == ["latent", "corrector"] and output.getvalue().count(told) == count
+        assert list(values["variants"]) == ["latent", "corrector"] and output.getvalue().count(message) == count
 
 
 def test_a_regression_is_trained_evaluated_and_rolled_out_and_draws_nothing(
@@ -442,24 +444,24 @@ def test_a_regression_is_trained_evaluated_and_rolled_out_and_draws_nothing(
 ) -> None:
     again = without_student(run, tmp_path / "run", "diffusion_residual")
     regression = [*SETTINGS, "diffusion.objective=regression", f"data.root={cfg.data.root}"]
-    own = load(CONFIGS / "tiny.yaml", [*regression, "stages.diffusion_residual.steps=2"])
-    train(own, "diffusion_residual", again, console=QUIET)
-    values = evaluate_run(again, own, console=QUIET)
+    regression_cfg = load(CONFIGS / "tiny.yaml", [*regression, "stages.diffusion_residual.steps=2"])
+    train(regression_cfg, "diffusion_residual", again, console=QUIET)
+    values = evaluate_run(again, regression_cfg, console=QUIET)
     assert list(values["variants"]) == ["latent", "corrector"] and "ensemble_of" not in values["meta"]
     errors = [part["burgers1d"]["rollout"]["nrmse"] for part in (values["variants"]["corrector"], values["metrics"])]
     assert np.isfinite(errors).all() and errors[0] != errors[1]
     wanted = RolloutRequest(
         input="test:0", steps=2, output=tmp_path / "one.h5", params={}, corrector="diffusion_residual"
     )
-    rollout_run(again, own, wanted, console=QUIET)
+    rollout_run(again, regression_cfg, wanted, console=QUIET)
     with h5py.File(wanted.output) as file:
         assert np.isfinite(file["tensor"][:]).all() and file["tensor"].shape[:2] == (1, 3)
     for option, changes in {"members": {"members": 2}, "sampler-steps": {"sampler_steps": 2, "members": 2}}.items():
         drawn = replace(wanted, output=tmp_path / "drawn.h5", **changes)
         with pytest.raises(ConfigError, match=f"--{option}"):
-            rollout_run(again, own, drawn, console=QUIET)
+            rollout_run(again, regression_cfg, drawn, console=QUIET)
     with pytest.raises(ConfigError, match=r"diffusion\.objective.*regression"):
-        train(own, "consistency_distill", again, console=QUIET)
+        train(regression_cfg, "consistency_distill", again, console=QUIET)
 
 
 @pytest.mark.parametrize("stage", CORRECTORS)

@@ -37,17 +37,17 @@ SMALL = ["operator.spectral.depth=1", "operator.spectral.hidden_dim=8", "latent.
 
 @pytest.fixture(scope="module")
 def compiled(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What a dry run of the small configuration has printed in a wide terminal, what it has measured, and what it has
-    left in its working directory."""
+    """Run the small configuration dry; return its output in a wide terminal, its measurements, and the files that it
+    leaves in its working directory."""
     folder = tmp_path_factory.mktemp("dry_run")
-    known: dict[str, Any] = {}
+    results: dict[str, Any] = {}
 
     def kept(name: str) -> Any:
         function = getattr(module, name)
 
         def keep(*arguments: Any) -> Any:
-            known[name] = function(*arguments)
-            return known[name]
+            results[name] = function(*arguments)
+            return results[name]
 
         return keep
 
@@ -55,8 +55,8 @@ def compiled(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
         for name in ("step_costs", "time_steps"):
             patch.setattr(module, name, kept(name))
         patch.chdir(folder)
-        known["text"] = shown(data_root, "stages.operator.accum_steps=2")
-    return known | {"left": list(folder.iterdir())}
+        results["text"] = shown(data_root, "stages.operator.accum_steps=2")
+    return results | {"left": list(folder.iterdir())}
 
 
 @pytest.fixture
@@ -93,14 +93,14 @@ def test_a_dry_run_prints_every_parameter_and_the_costs_and_writes_nothing(compi
 def test_a_loss_that_is_not_finite_is_told() -> None:
     step = TrainStep(compiled=jax.jit(lambda state, batch, parents: (state, {"loss": batch.time})), parents={})
     with pytest.raises(DivergedError, match=r"step 3.*stages\.operator\.optimizer\.lr"):
-        made = Trial(
+        trial = Trial(
             make_step=lambda **_: step,
             new_state=lambda: pytest.fail("no state is wanted"),
             batches=iter([Batch(time=np.float32(loss)) for loss in (1.0, 2.0, np.nan, 3.0)]),
             task_count=1,
             steps_per_call=1,
         )
-        module.time_steps("operator", made, create_train_state({}, optax.identity(), jax.random.key(0)))
+        module.time_steps("operator", trial, create_train_state({}, optax.identity(), jax.random.key(0)))
 
 
 def test_a_checkpoint_that_differs_is_told(
@@ -128,8 +128,8 @@ def test_the_costs_are_the_compiler_s_and_what_it_leaves_out_is_said() -> None:
     a, b = jnp.ones((8, 16)), jnp.ones((16, 4))
     costs = step_costs(jax.jit(multiply), a, b)
     assert float(costs["FLOPs"]) == pytest.approx(2 * 8 * 16 * 4, rel=0.1)
-    held = 4 * (8 * 16 + 16 * 4 + 8 * 4) / 2**20
-    np.testing.assert_allclose(float(costs["peak memory"].split()[0]), held, rtol=0.01)
+    peak = 4 * (8 * 16 + 16 * 4 + 8 * 4) / 2**20
+    np.testing.assert_allclose(float(costs["peak memory"].split()[0]), peak, rtol=0.01)
 
     class Silent:
         def lower(self, *_: object) -> Silent:

@@ -51,23 +51,23 @@ shared_programs = pytest.fixture(scope="module", autouse=True)(sharing)
 
 
 def config(name: str, data_root: Path, *more: str) -> Config:
-    given = [*SETTINGS, f"stages.{PREDICTORS[name]}.steps=6", f"data.root={data_root}", *more]
-    return load(CONFIGS / f"{name}.yaml", given)
+    overrides = [*SETTINGS, f"stages.{PREDICTORS[name]}.steps=6", f"data.root={data_root}", *more]
+    return load(CONFIGS / f"{name}.yaml", overrides)
 
 
 def recorded(cfg: Config, patch: pytest.MonkeyPatch) -> dict[str, set[int]]:
     """The trajectories that each stage draws, from now on."""
-    found: dict[str, set[int]] = defaultdict(set)
+    drawn_ids: dict[str, set[int]] = defaultdict(set)
     names = {stream_key(cfg.seed, f"data/{stage}"): stage for stage in (*PREDICTORS.values(), *CORRECTORS)}
     draw = windows.draw_windows
 
-    def told(plan: windows.WindowPlan, n: int, count: int = 1) -> windows.WindowDraw:
+    def recording_draw(plan: windows.WindowPlan, n: int, count: int = 1) -> windows.WindowDraw:
         drawn = draw(plan, n, count)
-        found[names[plan.key]] |= set(drawn.ids.tolist())
+        drawn_ids[names[plan.key]] |= set(drawn.ids.tolist())
         return drawn
 
-    patch.setattr(windows, "draw_windows", told)
-    return found
+    patch.setattr(windows, "draw_windows", recording_draw)
+    return drawn_ids
 
 
 @pytest.fixture(scope="module", params=PREDICTORS)
@@ -77,18 +77,18 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def run(name: str, data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDirectory, dict, str]:
-    """A run of all stages, the trajectories that each has drawn, and what was told."""
-    cfg, told = config(name, data_root), io.StringIO()
+    """A run of all stages, the trajectories that each has drawn, and the console output."""
+    cfg, console_output = config(name, data_root), io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         drawn = recorded(cfg, patch)
         path = tmp_path_factory.mktemp("runs") / name
-        return train_all(cfg, path, console=Console(file=told, width=200)), drawn, told.getvalue()
+        return train_all(cfg, path, console=Console(file=console_output, width=200)), drawn, console_output.getvalue()
 
 
 def test_no_stage_of_a_run_reads_of_the_other_side(
     run: tuple[RunDirectory, dict, str], name: str, data_root: Path
 ) -> None:
-    _, drawn, told = run
+    _, drawn, output = run
     train_split = set(open_dataset(config(name, data_root)).splits.train.tolist())
     assert set(drawn) == {PREDICTORS[name], *CORRECTORS}
     predictor, fold = drawn[PREDICTORS[name]], drawn["diffusion_residual"] | drawn["consistency_distill"]
@@ -96,7 +96,7 @@ def test_no_stage_of_a_run_reads_of_the_other_side(
     assert fold and predictor and not fold & predictor and fold | predictor <= train_split
     assert len(fold) <= size and len(predictor) <= len(train_split) - size
     for stage, count in ((PREDICTORS[name], len(train_split) - size), *((stage, size) for stage in CORRECTORS)):
-        assert re.search(rf"fold .*{stage}.*{count} of .*{len(train_split)}.*diffusion\.fold={SHARE}", told)
+        assert re.search(rf"fold .*{stage}.*{count} of .*{len(train_split)}.*diffusion\.fold={SHARE}", output)
 
 
 def test_a_resumed_corrector_reads_what_the_whole_one_does_and_is_it_to_the_bit(

@@ -76,8 +76,8 @@ def some_weights(cfg: Config, data: Mixture) -> tuple[Any, Weights]:
     params = state(model, NO_STEP, batch_at(data, fields, "operator", 0), KEY).params
     rng = np.random.default_rng(5)
     params = jax.tree.map(lambda leaf: leaf + 0.05 * rng.normal(size=leaf.shape).astype(np.float32), params)
-    told = {"weights": params, "digest": "", "step": 0, "fingerprint": data.fingerprint}
-    return model, Weights(params=params, config=fields, tasks=data.tasks, **told)
+    origin = {"weights": params, "digest": "", "step": 0, "fingerprint": data.fingerprint}
+    return model, Weights(params=params, config=fields, tasks=data.tasks, **origin)
 
 
 @pytest.fixture
@@ -106,13 +106,13 @@ def test_a_cache_holds_what_the_codec_makes_of_every_context(walked: Any, contex
     first = (context - 1) * stride
     assert cache.manifest.frames == source.frames - first and cache.manifest.trajectories == source.trajectories
     ids, newest = np.arange(source.trajectories), np.arange(first, source.frames)
-    found = cache.windows(ids, np.tile(newest, (len(ids), 1)))
+    latents = cache.windows(ids, np.tile(newest, (len(ids), 1)))
     expect = jax.jit(partial(encode, model))
     for trajectory in (0, 17, source.trajectories - 1):
         frames = newest[:, None] + stride * np.arange(1 - context, 1)
         fields = source.windows(np.full(len(newest), trajectory), frames)
         expected = expect(params, normalize(jnp.asarray(fields), dataset.task.statistics))
-        np.testing.assert_allclose(found[trajectory], expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(latents[trajectory], expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -205,17 +205,22 @@ def test_training_leaves_the_codec_as_it_was_to_the_bit(
 def test_another_operator_starts_fresh_on_the_same_codec(
     main: Main, saved_run: Path, data_root: Path, encoded: Path, tmp_path: Path
 ) -> None:
-    given = ["--config", str(CONFIGS / "tiny.yaml"), "--init-from", str(saved_run), "--run-dir", str(tmp_path / "run")]
-    given += [f"data.root={data_root}", "data.source=latents", f"data.latents={encoded}", "training.input_noise=0"]
-    given += ["stages.operator.steps=2", "evaluation.enabled=false", *SMALL]
-    result = main("train.py", *given)
+    arguments = [
+        "--config",
+        str(CONFIGS / "tiny.yaml"),
+        "--init-from",
+        str(saved_run),
+        "--run-dir",
+        str(tmp_path / "run"),
+    ]
+    arguments += [f"data.root={data_root}", "data.source=latents", f"data.latents={encoded}", "training.input_noise=0"]
+    arguments += ["stages.operator.steps=2", "evaluation.enabled=false", *SMALL]
+    result = main("train.py", *arguments)
     assert result.returncode == 0, result.stderr
-    assert (
-        "weights     the codec only (the operator has other shapes and starts untrained), from the" in result.stdout
-    )
+    assert "weights     the codec only (the operator has other shapes and starts untrained), from the" in result.stdout
     codecs = [best_weights(run, "operator").params[CODEC] for run in (saved_run, tmp_path / "run")]
     assert same_bits(*codecs)
-    other = main("train.py", *given[:5], str(tmp_path / "other"), *given[6:], "latent.dim=5")
+    other = main("train.py", *arguments[:5], str(tmp_path / "other"), *arguments[6:], "latent.dim=5")
     assert other.returncode == 3 and "encoder config" in other.stderr
 
 
@@ -263,12 +268,12 @@ def test_micro_batches_of_latents_are_one_batch(
 def test_several_devices_train_on_latents_as_one_does(
     script: Main, saved_run: Path, data_root: Path, encoded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = ["--config", str(CONFIGS / "tiny.yaml"), "--init-from", str(saved_run)]
-    given += [f"data.root={data_root}", "data.source=latents", f"data.latents={encoded}", "training.input_noise=0"]
-    given += ["stages.operator.steps=8", "evaluation.enabled=false", *SGD]
+    arguments = ["--config", str(CONFIGS / "tiny.yaml"), "--init-from", str(saved_run)]
+    arguments += [f"data.root={data_root}", "data.source=latents", f"data.latents={encoded}", "training.input_noise=0"]
+    arguments += ["stages.operator.steps=8", "evaluation.enabled=false", *SGD]
     for devices in (1, 4):
         monkeypatch.setenv("XLA_FLAGS", f"--xla_force_host_platform_device_count={devices}")
-        ended = script("train.py", *given[:4], "--run-dir", str(tmp_path / str(devices)), *given[4:])
+        ended = script("train.py", *arguments[:4], "--run-dir", str(tmp_path / str(devices)), *arguments[4:])
         assert ended.returncode == 0, ended.stderr
         assert f"{devices} in use" in ended.stdout
     one, four = (best_weights(tmp_path / name, "operator").params for name in ("1", "4"))
@@ -355,8 +360,8 @@ def test_numbers_that_a_type_cannot_hold_are_told_with_their_place(saved_run: Pa
     fields = dataset.source.windows(np.arange(40), np.tile(np.arange(21), (40, 1)))
     fields[23, 9:] *= 1e6
     dataset = replace(dataset, source=MemorySource(name="spiked", grid=dataset.source.grid, fields=fields))
-    told = r"^frame 9 of trajectory 23, channel u.*\d\.\d+e\+0\d.*float16.*6\.55e\+04"
-    with pytest.raises(ConfigError, match=told) as caught:
+    message = r"^frame 9 of trajectory 23, channel u.*\d\.\d+e\+0\d.*float16.*6\.55e\+04"
+    with pytest.raises(ConfigError, match=message) as caught:
         encode_dataset(weights, cfg, dataset, tmp_path / "a", "float16", chunk=7)
     assert str(caught.value).endswith("--dtype bfloat16 or float32")
     for dtype in ("bfloat16", "float32"):
@@ -389,16 +394,23 @@ def test_the_commands_print_and_end_as_they_should(
     assert "40 of 40 trajectories" in first.stdout
     assert first.stdout.splitlines()[-1] == f"{out}: 40 trajectories of 21 latent frames, float16, 0.923 MiB"
     assert main("encode_latents.py", *arguments).stdout.splitlines()[-1].endswith("MiB (already exists)")
-    given = ["--config", str(CONFIGS / "tiny.yaml"), "--init-from", str(saved_run), "--run-dir", str(tmp_path / "run")]
-    given += [f"data.root={data_root}", "data.source=latents", f"data.latents={out}", "training.input_noise=0"]
-    given += [*FAST, "optimizer.weight_decay=0.1"]
-    result = main("train.py", *given, "stages.operator.steps=2", "evaluation.enabled=false")
+    settings = [
+        "--config",
+        str(CONFIGS / "tiny.yaml"),
+        "--init-from",
+        str(saved_run),
+        "--run-dir",
+        str(tmp_path / "run"),
+    ]
+    settings += [f"data.root={data_root}", "data.source=latents", f"data.latents={out}", "training.input_noise=0"]
+    settings += [*FAST, "optimizer.weight_decay=0.1"]
+    result = main("train.py", *settings, "stages.operator.steps=2", "evaluation.enabled=false")
     assert result.returncode == 0, result.stderr
     assert re.search("weights .*operator.*step 0", result.stdout)
     assert re.search(f"latents .*{out}.*32 tokens of 18, float16, 0.923 MiB", result.stdout)
     assert re.search("note .*symmetries", result.stdout)
-    dry = main("train.py", *given, "--dry-run")
+    dry = main("train.py", *settings, "--dry-run")
     assert dry.returncode == 0, dry.stderr
     assert "bit-identical" in dry.stdout
-    stale = main("train.py", *given[:4], *given[6:], "data.normalize=rms")
+    stale = main("train.py", *settings[:4], *settings[6:], "data.normalize=rms")
     assert stale.returncode == 3 and stale.stderr.count("\n") == 1 and "normaliser" in stale.stderr

@@ -53,7 +53,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, *values: float) -> None:
         return dict.fromkeys(("one_step", "rollout"), next(left))
 
     monkeypatch.setattr(
-        sys.modules["ups_jax.training.stages.operator"], "STAGE", replace(spec, validate=lambda *given: validate)
+        sys.modules["ups_jax.training.stages.operator"], "STAGE", replace(spec, validate=lambda *arguments: validate)
     )
 
 

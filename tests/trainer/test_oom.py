@@ -49,13 +49,13 @@ def blank() -> TrainState:
     [(16, 1, 2, [1, 2, 4, 8]), (6, 1, 1, [1, 2, 3, 6]), (12, 3, 2, [3, 6]), (5, 1, 9, [1])],
 )
 def test_rows_are_halved_until_they_fit_and_stay_so(rows: int, start: int, fits: int, asked: list[int]) -> None:
-    device, told = Device(fits, rows), []
+    device, halvings = Device(fits, rows), []
     step = OomRetryStep(
-        device.make, rows, start, config_key="k", ahead_of_time=False, on_halved=lambda *sizes: told.append(sizes)
+        device.make, rows, start, config_key="k", ahead_of_time=False, on_halved=lambda *sizes: halvings.append(sizes)
     )
     assert int(step(step(blank(), Batch())[0], Batch())[0].step) == 2
     assert device.asked == asked
-    assert told == [(-(-rows // groups), groups) for groups in asked[1:]]
+    assert halvings == [(-(-rows // groups), groups) for groups in asked[1:]]
 
 
 def test_one_row_that_does_not_fit_is_one_line_and_another_error_is_itself() -> None:
@@ -109,11 +109,11 @@ class Compiling:
 
 
 def test_rows_are_halved_until_the_step_can_be_compiled_and_the_state_is_kept() -> None:
-    device, told = Compiling(2, 8), []
-    step = OomRetryStep(device.make, 8, 1, config_key="k", on_compiled=lambda seconds: told.append(seconds))
+    device, compile_seconds = Compiling(2, 8), []
+    step = OomRetryStep(device.make, 8, 1, config_key="k", on_compiled=lambda seconds: compile_seconds.append(seconds))
     state, _ = step(blank(), Batch())
     assert int(step(state, Batch())[0].step) == 2
-    assert device.compiled == [4] and len(told) == 1
+    assert device.compiled == [4] and len(compile_seconds) == 1
 
 
 def test_memory_that_runs_out_where_numbers_are_read_halves_the_rows_and_calls_again() -> None:

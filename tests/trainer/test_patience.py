@@ -1,4 +1,4 @@
-"""What evaluations decide: when a stage that gets no better ends, and when its learning rate falls."""
+"""Evaluations decide when a stage without improvement ends, and when its learning rate falls."""
 
 from __future__ import annotations
 

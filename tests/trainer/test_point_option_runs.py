@@ -108,9 +108,9 @@ def test_a_dry_run_costs_a_step(data_root: Path) -> None:
 def test_queries_take_a_core_that_needs_no_grid(core: str, data_root: Path) -> None:
     cfg = config(data_root, "queries", f"operator.architecture_type={core}", "operator.pdet.group_size=16")
     (dataset,) = open_mixture(cfg).datasets
-    with pytest.raises(ConfigError, match=rf"{core}.*operator\.architecture_type.*pdet_stack") as told:
+    with pytest.raises(ConfigError, match=rf"{core}.*operator\.architecture_type.*pdet_stack") as raised:
         build_model(cfg, dataset.task, "operator")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_of_two_tasks_of_points_only_what_has_one_shape_is_shared(data_root: Path) -> None:

@@ -85,11 +85,13 @@ def test_both_learn_and_are_evaluated_and_rolled_out_by_their_names(run: Any, cf
     assert values["metrics"].keys() == values["baselines"]["persistence"].keys() == set(NAMES)
     assert json.loads((run[0] / "evaluation" / "test.json").read_text())["metrics"].keys() == set(NAMES)
     loaded = load_run(run[0])
-    for dataset, known in zip(open_mixture(cfg).datasets, ({"kappa": 0.02}, {"nu": 0.02}), strict=True):
-        held = dataset.trajectories("test", limit=1)
-        assert held.points is not None
-        places = {"point_mask": held.points.mask[0], "inputs": held.inputs[0]}
+    for dataset, params in zip(open_mixture(cfg).datasets, ({"kappa": 0.02}, {"nu": 0.02}), strict=True):
+        trajectories = dataset.trajectories("test", limit=1)
+        assert trajectories.points is not None
+        places = {"point_mask": trajectories.points.mask[0], "inputs": trajectories.inputs[0]}
         if not dataset.task.moving:
-            places["coords"] = held.points.coords[0]
-        frames = loaded.rollout(held.fields[:, :1], 2, params=known, task=dataset.task.name, input_fields=places)
+            places["coords"] = trajectories.points.coords[0]
+        frames = loaded.rollout(
+            trajectories.fields[:, :1], 2, params=params, task=dataset.task.name, input_fields=places
+        )
         assert frames.shape == (1, 2, *dataset.task.shape, len(dataset.task.channels)) and np.isfinite(frames).all()

@@ -131,7 +131,7 @@ for name, value in (("without", "false"), ("with", "true")):
 
 def test_per_task_records_change_no_bit_of_the_run(data_root: Path, tracked: Path, tmp_path: Path) -> None:
     plain = trained(data_root, tmp_path / "plain", "training.log_per_task_metrics=false")
-    given = [
+    arguments = [
         str(CONFIGS / "tiny.yaml"),
         str(tmp_path),
         f"data.root={data_root}",
@@ -139,7 +139,7 @@ def test_per_task_records_change_no_bit_of_the_run(data_root: Path, tracked: Pat
         "evaluation.val_trajectories=1",
     ]
     result = subprocess.run(
-        [sys.executable, "-c", PROGRAM, *given],
+        [sys.executable, "-c", PROGRAM, *arguments],
         env=quiet() | {"XLA_FLAGS": ""}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -214,9 +214,9 @@ def test_the_end_of_a_stage_is_told_once_though_its_process_is_killed_or_cannot_
     on = "logging.wandb.enabled=true"
     with pytest.raises(SystemExit):
         trained(data_root, tmp_path / "run", on)
-    for told in (None, 6, 6):
+    for expected in (None, 6, 6):
         trained(data_root, tmp_path / "run", on)
-        assert json.loads((tmp_path / "run" / "run.json").read_text())["stages"]["operator"].get("told") == told
+        assert json.loads((tmp_path / "run" / "run.json").read_text())["stages"]["operator"].get("told") == expected
     # A longer run has another end.
     trained(data_root, tmp_path / "run", on, "stages.operator.steps=7")
     _, unsent, sent, after, longer = ([name for name, _ in way.heard] for way in ways)
@@ -232,8 +232,8 @@ def test_a_run_that_diverges_sends_an_alert_and_no_checkpoint(
     monkeypatch.setattr("ups_jax.tracking.WandbWriter", lambda *args, **kwargs: heard)
 
     @contextmanager
-    def not_finite(*given: Any, **options: Any) -> Iterator[Iterator[Batch]]:
-        with training_batches(*given, **options) as batches:
+    def not_finite(*arguments: Any, **options: Any) -> Iterator[Iterator[Batch]]:
+        with training_batches(*arguments, **options) as batches:
             yield (replace(batch, fields=np.full_like(batch.fields, np.nan)) for batch in batches)
 
     monkeypatch.setattr(stage_run, "training_batches", not_finite)
@@ -250,18 +250,20 @@ def test_the_recorded_validation_is_that_of_the_averaged_parameters(data_root: P
     with Checkpoints(first / "checkpoints" / "operator", read_only=True) as checkpoints:
         state = checkpoints.restore(4, abstract_state(cfg, dataset.task, "operator"))
     model = build_model(cfg, dataset.task, "operator")
-    held = dataset.trajectories("val", limit=cfg.evaluation.val_trajectories)
+    trajectories = dataset.trajectories("val", limit=cfg.evaluation.val_trajectories)
 
     rolled = jax.jit(partial(rollout, model), static_argnums=3)
 
     def error(params: Any) -> float:
         """The nRMSE of one channel's rollout from the first frame, in NumPy."""
-        count, frames = held.fields.shape[:2]
+        count, frames = trajectories.fields.shape[:2]
         cond = conditions_of(
-            Batch(dt=np.full(count, dataset.task.dt, np.float32), cond=held.cond, cond_mask=held.cond_mask)
+            Batch(
+                dt=np.full(count, dataset.task.dt, np.float32), cond=trajectories.cond, cond_mask=trajectories.cond_mask
+            )
         )
-        predicted = rolled(params, jnp.asarray(held.fields[:, :1]), cond, frames - 1)
-        truth = held.fields[:, 1:]
+        predicted = rolled(params, jnp.asarray(trajectories.fields[:, :1]), cond, frames - 1)
+        truth = trajectories.fields[:, 1:]
         size = np.sqrt((truth**2).mean((2, 3)))
         return float((np.sqrt(((np.asarray(predicted) - truth) ** 2).mean((2, 3))) / size).mean())
 

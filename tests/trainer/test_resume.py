@@ -230,10 +230,10 @@ def test_other_data_under_the_same_name_is_refused(
 ) -> None:
     run = tmp_path / "other"
     subprocess.run(["cp", "-r", str(uninterrupted), str(run)], check=True)
-    made = main(
+    generated = main(
         "generate_data.py", "--task", "burgers1d", "--preset", "tiny", "--seed", "5", "--out", str(tmp_path / "d")
     )
-    assert made.returncode == 0, made.stderr
+    assert generated.returncode == 0, generated.stderr
     file = next((tmp_path / "d").glob("*.hdf5"))
     result = main("train.py", *arguments, f"data.tasks.0.path={file}", "--run-dir", str(run))
     assert result.returncode == 2

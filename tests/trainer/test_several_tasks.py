@@ -137,12 +137,12 @@ def test_a_step_moves_its_task_and_what_is_shared_and_no_other_task_s_own(steppe
         changed = {name for name in before if not np.array_equal(before[name], after[name])}
         first = task not in seen
         seen.add(task)
-        own = f"tasks/{NAMES[task]}/" if task else ""
+        prefix = f"tasks/{NAMES[task]}/" if task else ""
         # The exit begins at zero, and what stands before it has no gradient in a task's first step but by decay.
-        assert f"0/{own}operator/field_exit/write/kernel" in changed
+        assert f"0/{prefix}operator/field_exit/write/kernel" in changed
         if not first:
             assert "0/operator/core/SpectralBlock_0/value/kernel" in changed
-            assert f"0/{own}features/stem/kernel" in changed
+            assert f"0/{prefix}features/stem/kernel" in changed
         for number, name in enumerate(NAMES):
             if number != task:
                 place = f"tasks/{name}/" if number else ""
@@ -172,17 +172,17 @@ def test_untrained_every_task_is_persistence(cfg: Config, data: Mixture) -> None
     joint = build_joint_model(cfg, data.tasks, "operator")
     tx, first = optimizer(cfg.stages.operator, 1, 1), first_batches(data, cfg, "operator")[0]
     params = state(joint, tx, first, jax.random.key(1), cfg=cfg).params
-    for number, (own, dataset) in enumerate(zip(joint.models, data.datasets, strict=True)):
-        held = dataset.trajectories("val", limit=1)
-        cond = make_conditions(dataset.task, held.cond, held.cond_mask)
-        rolled = jax.jit(partial(rollout, own), static_argnums=3)
-        frames = rolled(joint.sharing.task_params(params, number), held.fields[:, :1], cond, 3)
-        np.testing.assert_allclose(frames, np.repeat(held.fields[:, :1], 3, axis=1), atol=1e-6)
+    for number, (model, dataset) in enumerate(zip(joint.models, data.datasets, strict=True)):
+        trajectories = dataset.trajectories("val", limit=1)
+        cond = make_conditions(dataset.task, trajectories.cond, trajectories.cond_mask)
+        rolled = jax.jit(partial(rollout, model), static_argnums=3)
+        frames = rolled(joint.sharing.task_params(params, number), trajectories.fields[:, :1], cond, 3)
+        np.testing.assert_allclose(frames, np.repeat(trajectories.fields[:, :1], 3, axis=1), atol=1e-6)
 
 
 def test_each_task_feels_its_place_its_boundaries_and_its_time_step(cfg: Config, data: Mixture) -> None:
     """With another mark, unit of time or coefficient the same parameters make another step."""
-    own = data.datasets[0].task
+    first_task = data.datasets[0].task
     model = build_joint_model(cfg, data.tasks, "operator").models[0]
     batch = on_device(first_batches(data, cfg, "operator")[0])
     params = operator_params(model, batch)
@@ -191,9 +191,12 @@ def test_each_task_feels_its_place_its_boundaries_and_its_time_step(cfg: Config,
         bundle = jax.jit(operator_losses(model.clone(task=task), cfg.training))
         return lambda **changes: float(bundle(params, replace(batch, **changes), jax.random.key(0))[0])
 
-    loss = loss_of(own)
+    loss = loss_of(first_task)
     plain = loss()
-    for changed in (replace(own, siblings=("pair", "waves", "plane")), replace(own, dt_unit=2 * own.dt_unit)):
+    for changed in (
+        replace(first_task, siblings=("pair", "waves", "plane")),
+        replace(first_task, dt_unit=2 * first_task.dt_unit),
+    ):
         assert abs(loss_of(changed)() / plain - 1) > 1e-5
     assert abs(loss(cond=batch.cond + 0.3) / plain - 1) > 1e-5
     assert abs(loss(cond_mask=0 * batch.cond_mask) / plain - 1) > 1e-5
@@ -233,12 +236,14 @@ def test_a_resumed_run_ends_in_the_same_bits(run: Any, cfg: Config, tmp_path: Pa
 
 def test_validation_is_the_mean_over_the_tasks_and_each_one_s_own(run: Any) -> None:
     records = read_jsonl(run[0] / "metrics.jsonl")
-    told = [record for record in records if "validation/rollout" in record]
-    assert told
-    for record in told:
-        each = [record[f"validation/{name}/rollout"] for name in NAMES]
-        assert record["validation/rollout"] == pytest.approx(np.mean(each))
-    assert records[-1]["best_metric"] == pytest.approx(min(record["validation/rollout"] for record in told), rel=1e-6)
+    validations = [record for record in records if "validation/rollout" in record]
+    assert validations
+    for record in validations:
+        task_errors = [record[f"validation/{name}/rollout"] for name in NAMES]
+        assert record["validation/rollout"] == pytest.approx(np.mean(task_errors))
+    assert records[-1]["best_metric"] == pytest.approx(
+        min(record["validation/rollout"] for record in validations), rel=1e-6
+    )
     losses = {name: sum(f"{name}/loss" in record for record in records) for name in NAMES}
     assert sum(losses.values()) == len(records) == 30 and min(losses.values()) >= 5
 
@@ -248,7 +253,9 @@ def test_the_split_file_has_every_task_s(run: Any, cfg: Config, data: Mixture) -
     assert list(kept) == list(NAMES) and kept["pair"]["test"] == data.datasets[1].splits.test.tolist()
     listed = load(CONFIGS / "tiny.yaml", [f"data.split={{method: listed, path: {run[0]}/split.json}}"])
     again = open_mixture(replace(cfg, data=replace(cfg.data, split=listed.data.split)))
-    assert [own.splits.val.tolist() for own in again.datasets] == [own.splits.val.tolist() for own in data.datasets]
+    assert [dataset.splits.val.tolist() for dataset in again.datasets] == [
+        dataset.splits.val.tolist() for dataset in data.datasets
+    ]
 
 
 def test_evaluation_has_every_task_beside_its_baselines(run: Any, cfg: Config, data: Mixture) -> None:
@@ -283,15 +290,15 @@ def test_evaluation_has_every_task_beside_its_baselines(run: Any, cfg: Config, d
 
 def test_a_rollout_names_its_task(run: Any, data: Mixture) -> None:
     loaded = load_run(run[0])
-    held = data.datasets[1].trajectories("test", limit=1)
-    known = {"nu": float(held.cond[0, 1]), "beta": float(held.cond[0, 0])}
-    frames = loaded.rollout(held.fields[:, 0], 4, params=known, task="pair")
+    trajectories = data.datasets[1].trajectories("test", limit=1)
+    coefficients = {"nu": float(trajectories.cond[0, 1]), "beta": float(trajectories.cond[0, 0])}
+    frames = loaded.rollout(trajectories.fields[:, 0], 4, params=coefficients, task="pair")
     assert frames.shape == (1, 4, 24, 2)
     # What only a sibling has is none of its own, and a sibling's coefficient is not missed.
     with pytest.raises(DataError, match="waves, pair, plane"):
-        loaded.rollout(held.fields[:, 0], 4)
+        loaded.rollout(trajectories.fields[:, 0], 4)
     with pytest.raises(DataError, match="burgers1d"):
-        loaded.rollout(held.fields[:, 0], 4, task="burgers1d")
+        loaded.rollout(trajectories.fields[:, 0], 4, task="burgers1d")
     waves = data.datasets[0].trajectories("test", limit=1)
     with pytest.raises(DataError, match=r"nu.*beta"):
         loaded.rollout(waves.fields[:, 0], 2, params={"nu": 0.1}, task="waves")
@@ -324,8 +331,8 @@ def test_a_corrector_is_of_one_task(cfg: Config, data: Mixture) -> None:
 
 def test_a_task_of_a_single_run_may_be_named(saved_run: Path, tiny: Config) -> None:
     loaded = load_run(saved_run)
-    held = open_dataset(tiny).trajectories("test", limit=1)
-    known = {"nu": float(held.cond[0, 0])}
-    assert loaded.rollout(held.fields[:, 0], 1, params=known, task="burgers1d").shape == (1, 1, 64, 1)
+    trajectories = open_dataset(tiny).trajectories("test", limit=1)
+    coefficients = {"nu": float(trajectories.cond[0, 0])}
+    assert loaded.rollout(trajectories.fields[:, 0], 1, params=coefficients, task="burgers1d").shape == (1, 1, 64, 1)
     with pytest.raises(DataError, match=r"burgers1d.*waves"):
-        loaded.rollout(held.fields[:, 0], 1, params=known, task="waves")
+        loaded.rollout(trajectories.fields[:, 0], 1, params=coefficients, task="waves")

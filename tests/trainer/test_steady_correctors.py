@@ -59,28 +59,28 @@ def test_all_stages_of_a_steady_task_are_trained_upon_the_prior(run: RunDirector
 def test_the_evaluation_has_the_expected_error_of_each_taken_out_and_an_ensemble(
     run: RunDirectory, cfg: Config
 ) -> None:
-    told = io.StringIO()
-    values = evaluate_run(run.path, cfg, console=Console(file=told, width=200))
+    output = io.StringIO()
+    values = evaluate_run(run.path, cfg, console=Console(file=output, width=200))
     assert list(values["variants"]) == ["corrector", "distilled", "ensemble"]
     ensemble = values["variants"]["ensemble"]["darcy2d"]
     assert ensemble["members"] == 3 and values["meta"]["ensemble_of"] == "consistency_distill"
     assert ensemble["steady"].keys() >= {"crps", "spread_skill", "coverage_50", "coverage_90"}
-    assert "ensemble of 3: CRPS" in told.getvalue() and "no effect" not in told.getvalue()
-    asked, told = replace(cfg, evaluation=replace(cfg.evaluation, candidates=2)), io.StringIO()
-    alone = evaluate_run(run.path, asked, stage="diffusion_residual", console=Console(file=told, width=200))
-    assert told.getvalue().count("evaluation.candidates has no effect: a steady task has no time steps") == 1
+    assert "ensemble of 3: CRPS" in output.getvalue() and "no effect" not in output.getvalue()
+    asked, output = replace(cfg, evaluation=replace(cfg.evaluation, candidates=2)), io.StringIO()
+    alone = evaluate_run(run.path, asked, stage="diffusion_residual", console=Console(file=output, width=200))
+    assert output.getvalue().count("evaluation.candidates has no effect: a steady task has no time steps") == 1
     assert alone["metrics"]["darcy2d"]["steady"] == values["variants"]["corrector"]["darcy2d"]["steady"]
 
 
 @pytest.mark.parametrize("stage", CORRECTORS)
 def test_samples_differ_by_member_and_by_the_steps_of_their_sampler(run: RunDirectory, cfg: Config, stage: str) -> None:
-    steady, held = load_run(run.path), open_dataset(cfg).trajectories("test")
-    given = held.inputs, 1, held.cond, held.cond_mask
+    steady, trajectories = load_run(run.path), open_dataset(cfg).trajectories("test")
+    arguments = trajectories.inputs, 1, trajectories.cond, trajectories.cond_mask
     weights = load_corrector(run.path, stage)
     solver = CorrectedModel(steady, stage, weights)
-    members = solver.sample_members(*given, members=2)
-    np.testing.assert_array_equal(members, solver.sample_members(*given, members=2))
-    assert np.abs(members[0] - members[1]).max() > 0 and np.abs(solver.rollout_arrays(*given) - members).max() > 0
+    members = solver.sample_members(*arguments, members=2)
+    np.testing.assert_array_equal(members, solver.sample_members(*arguments, members=2))
+    assert np.abs(members[0] - members[1]).max() > 0 and np.abs(solver.rollout_arrays(*arguments) - members).max() > 0
     other = CorrectedModel(steady, stage, weights, sampler_steps=1 if stage == "diffusion_residual" else 2)
-    np.testing.assert_array_equal(other.rollout_arrays(*given), solver.rollout_arrays(*given))
-    assert np.abs(other.sample_members(*given, members=1) - members[0]).max() > 0
+    np.testing.assert_array_equal(other.rollout_arrays(*arguments), solver.rollout_arrays(*arguments))
+    assert np.abs(other.sample_members(*arguments, members=1) - members[0]).max() > 0
