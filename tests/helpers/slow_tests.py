@@ -133,7 +133,7 @@ SLOW = {
     "training/test_run_length.py::test_the_plan_is_on_file_before_the_first_step[steady_prior]": (
         "training/test_run_length.py::test_the_plan_is_on_file_before_the_first_step[operator]"
     ),
-    "models/test_point_options.py::test_an_untrained_step_is_persistence_and_every_parameter_is_heard_later[swarm-neighbours]": (
+    "models/test_point_options.py::test_an_untrained_step_is_persistence_and_every_parameter_is_heard_later[swarm-neighbours]": (  # noqa: E501
         "models/test_point_options.py::test_an_untrained_step_is_persistence_and_every_parameter_is_heard_later[swarm-both]"
     ),
     "models/test_point_options.py::test_points_in_another_order_give_the_same_points_in_that_order[swarm-neighbours]": (
