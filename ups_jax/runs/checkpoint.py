@@ -183,7 +183,7 @@ class Checkpoints:
             )
 
     def wait(self) -> None:
-        """Block until the last save is complete, with its checksums; raise its errors."""
+        """Block until the last save is complete, with its checksums, and raise its errors."""
         with storage_errors(self.directory):
             self._manager.wait_until_finished()
         if not self._read_only and is_host0():
