@@ -41,7 +41,7 @@ def with_current_names(values: Any, origin: str, *, warn: bool, path: tuple[str,
                 raise ConfigError(f"{origin}: `{section}.{key}` and `{section}.{name}` are the same key; keep `{name}`")
             if warn:
                 _warn(origin, section, key, name)
-        result[name] = with_current_names(value, origin, warn=warn, path=(*path, name))
+        result[name] = with_current_names(value, origin, warn=warn, path=(*path, str(name)))
     return result
 
 
