@@ -83,7 +83,7 @@ def resident_bytes() -> float:
 
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where embedded data is written, once for all tests."""
+    """Where built-in data is written, once for all tests."""
     return tmp_path_factory.mktemp("data")
 
 

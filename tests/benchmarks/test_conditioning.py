@@ -1,4 +1,4 @@
-"""The benchmark of conditioning: its reference is the embedded solver, its numbers are those of closed forms."""
+"""The benchmark of conditioning: its reference is the built-in solver, its numbers are those of closed forms."""
 
 from __future__ import annotations
 

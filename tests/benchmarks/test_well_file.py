@@ -1,4 +1,4 @@
-"""The embedded shallow water as a file of The Well holds what the generator wrote."""
+"""The built-in shallow water as a file of The Well holds what the generator wrote."""
 
 from __future__ import annotations
 

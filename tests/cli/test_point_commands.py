@@ -134,7 +134,7 @@ def test_what_needs_a_grid_is_refused_in_a_line(main: Main, plate: Path, data_ro
     refused(main("train.py", *config, "--run-dir", str(plate), *later), 2, "has scattered points")
     refused(main("export.py", "--run-dir", str(plate), "--output", str(tmp_path / "out")), 2, "point cloud")
     arguments = ["--run-dir", str(plate), f"data.root={data_root}", "--steps", "2", "--output", str(tmp_path / "o.h5")]
-    refused(main("rollout.py", *arguments, "--input", "test:0", "--images"), 2, "is of points")
+    refused(main("rollout.py", *arguments, "--input", "test:0", "--images"), 2, "on scattered points")
     np.save(tmp_path / "u.npy", np.zeros((1, 80, 1)))
     refused(main("rollout.py", *arguments, "--input", str(tmp_path / "u.npy")), 3, "has no point positions")
     particles = data_root / "particles_tiny.hdf5"

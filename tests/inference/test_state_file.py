@@ -106,7 +106,7 @@ def test_the_file_holds_the_given_frames_and_the_runs_own_rollout_whatever_the_b
     expected = run.rollout(initial[..., None], 20, params={"nu": NU})[..., 0]
     np.testing.assert_allclose(states[:, 1:], expected, atol=2e-5)
     assert np.abs(states[:, -1] - initial).max() > 0.02
-    predict(rows=2, steps=37)
+    predict(batch_size=2, steps=37)
     np.testing.assert_allclose(tensor(tmp_path / "out.hdf5")[:, :21], states, atol=2e-5)
 
 
@@ -246,7 +246,7 @@ def test_an_interruption_leaves_what_was_written_under_the_temporary_name(
 
     monkeypatch.setattr(StateFile, "write", interrupted)
     with pytest.raises(Stopped, match=r"out\.hdf5\.partial.*16 of 60") as raised:
-        predict(steps=60, rows=2)
+        predict(steps=60, batch_size=2)
     assert raised.value.exit_code == 75
     assert not (tmp_path / "out.hdf5").exists()
     np.testing.assert_allclose(tensor(tmp_path / "out.hdf5.partial"), tensor(predicted)[:, :17], atol=2e-5)

@@ -136,7 +136,7 @@ def test_gradients_go_through_a_corrected_rollout(case: Case) -> None:
 
 
 def test_a_correction_without_a_key_or_of_no_step_is_refused(case: Case) -> None:
-    with pytest.raises(ValueError, match="with a correction needs a key"):
+    with pytest.raises(ValueError, match="with a correction requires a random key"):
         rollout(case.model, case.params, case.fields, case.cond, 1, Correction(corrector=add_one, when=every_n(1)))
     with pytest.raises(ValueError, match="at least 1 step, got 0"):
         every_n(0)

@@ -1,4 +1,4 @@
-"""The equations of the embedded tasks against derivatives by hand, and their residual on what the solvers wrote."""
+"""The equations of the built-in tasks against derivatives by hand, and their residual on what the solvers wrote."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded solvers against closed forms (a Fourier shift, Cole and Hopf's solution) and another integrator."""
+"""The built-in solvers against closed forms (a Fourier shift, Cole and Hopf's solution) and another integrator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fields of several channels go the whole way: embedded data, training, evaluation, rollouts from and into files."""
+"""Fields of several channels go the whole way: built-in data, training, evaluation, rollouts from and into files."""
 
 from __future__ import annotations
 

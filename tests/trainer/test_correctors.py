@@ -430,7 +430,7 @@ def test_candidates_that_are_asked_for_and_not_drawn_are_told_of(
     asked = replace(cfg, evaluation=replace(cfg.evaluation, candidates=2, members=0))
     values = evaluate_run(run.path, asked, console=QUIET)
     assert "candidates_chosen" in values["variants"] and "ensemble" not in values["variants"]
-    message = "evaluation.candidates has no effect: a corrector with diffusion.objective: regression is deterministic"
+    message = "evaluation.candidates has no effect: a corrector with diffusion.objective=regression is deterministic"
     for wanted, count in ((asked, 1), (cfg, 0)):
         output = io.StringIO()
         with monkeypatch.context() as changed:
