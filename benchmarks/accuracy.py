@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         type=Path,
         help="JSON of the rows; tables go beside it (default: benchmarks/results/accuracy[_quick][_val].json)",
     )
-    parser.add_argument("--data-root", default="data", metavar="DIR", help="embedded data (default: data)")
+    parser.add_argument("--data-root", default="data", metavar="DIR", help="built-in data (default: data)")
     parser.add_argument("--split", choices=["test", "val"], default="test", help="whose trajectories are measured")
     parser.add_argument("--table-only", action="store_true", help="train nothing, print what there is")
     parser.add_argument("--quick", action="store_true", help="a minute in all: 300 steps of ours and FNO on tiny data")

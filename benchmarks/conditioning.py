@@ -27,7 +27,7 @@ _MODELS = {"told": "{nu: log10}", "not told": "{}"}
 def main(argv: list[str] | None = None) -> int:
     parser = runner.parser(__doc__)
     parser.add_argument("--steps", type=runner.positive, help="of each training (default: 3000)")
-    parser.add_argument("--data-root", default="data", metavar="DIR", help="embedded data (default: data)")
+    parser.add_argument("--data-root", default="data", metavar="DIR", help="built-in data (default: data)")
     parser.add_argument("--work", type=Path, default=Path("runs/conditioning"), metavar="DIR", help="the two runs")
     parser.add_argument("--out", type=Path, help="JSON (default: benchmarks/results/conditioning[_quick].json)")
     parser.add_argument("--quick", action="store_true", help="300 steps of a small model on tiny data")
@@ -107,7 +107,7 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def reference(preset: Any, initial: Float[np.ndarray, "b x c"], nu: float, steps: int) -> Float[np.ndarray, "b t x c"]:
-    """The frames that the embedded solver makes of the same initial fields, at another viscosity."""
+    """The frames that the built-in solver makes of the same initial fields, at another viscosity."""
     import exponax
     import jax
     import jax.numpy as jnp

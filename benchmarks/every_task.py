@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = runner.parser(__doc__)
     parser.add_argument("--tasks", nargs="+", choices=CASES, default=[*CASES], metavar="TASK", help=", ".join(CASES))
     parser.add_argument("--seconds", type=runner.positive, default=90, help="of training at most (default: 90)")
-    parser.add_argument("--data-root", default="data", metavar="DIR", help="embedded data (default: data)")
+    parser.add_argument("--data-root", default="data", metavar="DIR", help="built-in data (default: data)")
     parser.add_argument("--out", type=Path, default=_RESULTS, help="JSON (default: benchmarks/results/every_task.json)")
     parser.add_argument("--again", action="store_true", help="measure finished rows again")
     return runner.run(parser, compare, argv)
@@ -113,7 +113,7 @@ def _error(sections: dict[str, Any]) -> float:
 
 
 def _file_of(name: str, data_root: str) -> list[str]:
-    """Return the overrides for data that the embedded generator does not write."""
+    """Return the overrides for data that the built-in generator does not write."""
     if name != "swe2d_well":
         return []
     return [f"data.tasks.0.path={Path(data_root) / 'swe2d_well.hdf5'}"]

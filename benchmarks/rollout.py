@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--batches", type=runner.positive, nargs="+", default=[1, 64], help="(default: 1 64)")
     parser.add_argument("--repeats", type=runner.positive, default=9, help="timings of each, in turns (default: 9)")
-    parser.add_argument("--data-root", metavar="DIR", help="embedded data (default: that of the run)")
+    parser.add_argument("--data-root", metavar="DIR", help="built-in data (default: that of the run)")
     parser.add_argument("--out", type=Path, default=_RESULTS, help="JSON (default: benchmarks/results/rollout.json)")
     return runner.run(parser, compare, argv)
 

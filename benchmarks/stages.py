@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         "--out", type=Path, help="JSON of the rows (default: benchmarks/results/stages[_quick][_val].json)"
     )
     parser.add_argument("--runs", default="runs/stages", metavar="DIR", help="where runs are kept")
-    parser.add_argument("--data-root", default="data", metavar="DIR", help="embedded data (default: data)")
+    parser.add_argument("--data-root", default="data", metavar="DIR", help="built-in data (default: data)")
     parser.add_argument("--split", choices=["test", "val"], default="test", help="whose trajectories are measured")
     parser.add_argument("--table-only", action="store_true", help="train nothing, print what there is")
     parser.add_argument("--quick", action="store_true", help="a minute in all: 100 steps a stage on tiny data")

@@ -86,7 +86,7 @@ class Row:
         return f"{self.budget:g} CPU-seconds" if self.fixed_steps is None else f"{self.fixed_steps} steps"
 
     def files(self) -> list[Any]:
-        """The data files that the caller's overrides name; none where the embedded data is used."""
+        """The data files that the caller's overrides name; none where the built-in data is used."""
         return [task["path"] for task in to_dict(self.config())["data"]["tasks"] if task["path"] is not None]
 
     def finer_config(self) -> Config:
@@ -94,7 +94,7 @@ class Row:
         return self.config(f"data.tasks.0.preset={TASKS[self.task].double}")
 
     def long_config(self) -> Config | None:
-        """Return the configuration with longer test trajectories of the embedded generator, or None without such."""
+        """Return the configuration with longer test trajectories of the built-in generator, or None without such."""
         preset = TASKS[self.task].long
         if preset is None or self.files():
             return None

@@ -1,4 +1,4 @@
-"""The embedded shallow water as a file of The Well: a reader's true layout, with dynamics that can be learned."""
+"""The built-in shallow water as a file of The Well: a reader's true layout, with dynamics that can be learned."""
 
 from __future__ import annotations
 

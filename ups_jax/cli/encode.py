@@ -39,7 +39,9 @@ def main(argv: list[str] | None = None) -> int:
         help="number of frames encoded at a time on the device (default: %(default)s)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing output")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="the overrides of the later training")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="the overrides that the later training will have"
+    )
     return runner.run(parser, encode, argv)
 
 

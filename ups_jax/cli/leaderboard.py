@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--demote", metavar="TASK", help="demote the champion of a task; the previous champion replaces it"
     )
-    parser.add_argument("--protocol", help="with --demote: protocol of the champion, if the task has several")
+    parser.add_argument("--protocol", help="with --demote: protocol of the champion, if the task has several champions")
     parser.add_argument("--reason", default="", help="with --demote: reason to record")
     parser.add_argument(
         "--publish", type=Path, metavar="RUN_DIR", help="log the pipeline decisions on a run to W&B and TensorBoard"
@@ -220,7 +220,7 @@ def demote(
         reason: Text to record with the demotion.
 
     Raises:
-        ConfigError: The task has no champion, or several and `protocol` is None.
+        ConfigError: The task has no champion, or it has several and `protocol` is None.
     """
     with champions.lock():
         # Read first: an unreadable leaderboard must raise before the champion is demoted.

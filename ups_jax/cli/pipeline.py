@@ -161,8 +161,15 @@ def pipeline_parser(description: str) -> argparse.ArgumentParser:
         help="device of the evaluations (default: the one that JAX selects)",
     )
     gates = parser.add_argument_group("gates (also keys of `gates` in the configuration)")
-    gates.add_argument("--min-small-delta", type=float, metavar="D", help="minimum improvement in the small evaluation")
-    gates.add_argument("--min-full-delta", type=float, metavar="D", help="minimum improvement in the full evaluation")
+    gates.add_argument(
+        "--min-small-delta",
+        type=float,
+        metavar="D",
+        help="minimum improvement over the baseline in the small evaluation",
+    )
+    gates.add_argument(
+        "--min-full-delta", type=float, metavar="D", help="minimum improvement over the baseline in the full evaluation"
+    )
     gates.add_argument("--improvement-metric", type=_metric, metavar="NAME", help="metric that has to improve")
     gates.add_argument(
         "--metric-direction",

@@ -22,7 +22,9 @@ def main(argv: list[str] | None = None) -> int:
         metavar="DIR",
         help="folder of the champions (default: %(default)s)",
     )
-    parser.add_argument("--protocol", help="with --champion: protocol of the champion, if the task has several")
+    parser.add_argument(
+        "--protocol", help="with --champion: protocol of the champion, if the task has several champions"
+    )
     parser.add_argument(
         "--input",
         required=True,

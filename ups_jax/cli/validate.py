@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
         "--only", choices=["config", "data"], help="check only the configurations or only the data (default: both)"
     )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the results to this file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of all configurations")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, applied to every configuration")
     return runner.run(parser, validate, argv)
 
 

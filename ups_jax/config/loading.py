@@ -312,7 +312,7 @@ def _without_other_unit(base: dict[str, Any], section: dict[str, Any]) -> dict[s
 
 
 def _describe_all(error: ValidationError) -> list[str]:
-    """Return one text for each wrong value; a value that the stages inherit is reported once, at its own key."""
+    """Return one text for each wrong value; one that stages inherit is reported once, at the key that sets it."""
     texts = {(item["msg"], _value(item)): _describe(item) for item in reversed(error.errors())}
     return list(reversed(texts.values()))
 

@@ -32,7 +32,7 @@ def config_file(path_or_name: str | Path) -> Path:
 
 
 def packaged_file(name: str) -> Path:
-    """Return the file of a packaged configuration; ConfigError where there is none of this name."""
+    """Return the file of a packaged configuration; raise ConfigError if there is none of this name."""
     if name in packaged_configs():
         return CONFIGS / f"{name}.yaml"
     near = difflib.get_close_matches(Path(name).stem, packaged_configs(), n=1)
@@ -56,7 +56,7 @@ def included_file(name: str, including: Path) -> Path:
 
 
 def _names_a_folder(path: str | Path) -> bool:
-    """Return whether a path has a folder, which `./` is as well."""
+    """Return whether a path contains a folder; `./` counts as one."""
     return len(Path(path).parts) != 1 or "/" in str(path)
 
 

@@ -14,7 +14,7 @@ COMMANDS: dict[str, tuple[str | None, str]] = {
     "rollout": ("rollout.py", "predict from given fields"),
     "export": ("export.py", "write a trained model as one StableHLO file"),
     "inspect": ("inspect_data.py", "show the contents of data files"),
-    "generate": ("generate_data.py", "write the data of an embedded task"),
+    "generate": ("generate_data.py", "write the data of a built-in task"),
     "convert": ("convert_data.py", "convert data files to shards"),
     "encode": ("encode_latents.py", "write the latents of a frozen codec"),
     "validate": ("validate.py", "check configurations and their data"),

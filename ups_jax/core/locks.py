@@ -113,7 +113,7 @@ def _try_lock(handle: TextIO) -> bool:
 
 
 def _is_alive(holder: str) -> bool:
-    """Return whether the process that a lock file names may be running; one on another host may."""
+    """Return whether the process that a lock file names may be running; always True for another host."""
     named = re.fullmatch(r"process (\d+) on (.*)", holder)
     if named is None or named[2] != socket.gethostname():
         return True

@@ -14,7 +14,7 @@
 | `evaluation/bootstrap` | `seed`, NumPy | resamples of the trajectories for intervals (`metrics.aggregate`) |
 | none | `data.split.seed`, NumPy | the split into training, validation and test, equal for runs of several seeds |
 | `fold` | `data.split.seed`, NumPy | training trajectories reserved for the corrector (`data.splits`) |
-| the task's name | the data file's seed | initial fields and coefficients of embedded data (`simulate`) |
+| the task's name | the data file's seed | initial fields and coefficients of built-in data (`simulate`) |
 
 A stream is a function of the seed, its name and its numbers. Drawing more numbers from one stream does not change the
 others, no number depends on a clock or a global generator, and a resumed run needs only its step. JAX streams are

@@ -190,7 +190,7 @@ class StageBatches:
     def read_group(self, n: int, count: int, process_index: int, process_count: int) -> list[Batch]:
         """Return a host's rows of the batches n to n + count - 1.
 
-        If several are read and one of them is unreadable, return an empty list; a single one raises its `DataError`.
+        If a batch is unreadable, its `DataError` is raised for `count` 1; otherwise the result is an empty list.
         """
         try:
             return self.read(n, count, process_index, process_count)

@@ -87,7 +87,7 @@ class Moments:
                 problem = "does not change in time" if std > _CONSTANT * rms else "is constant"
                 raise DataError(
                     f"{self._name}: channel {name} {problem} "
-                    f"(rms {rms:.3g}, std {std:.3g}, rms change of a step {change:.3g}); remove it from the channels"
+                    f"(rms {rms:.3g}, std {std:.3g}, rms change per step {change:.3g}); remove it from the channels"
                 )
         return self._normaliser(normalize, delta)
 

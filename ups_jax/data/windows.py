@@ -176,7 +176,7 @@ def augment(windows: Float32[np.ndarray, "b t *s c"], draw: WindowDraw) -> Float
 
 
 def _permute(windows: Float32[np.ndarray, "b t *s c"], draw: WindowDraw) -> Float32[np.ndarray, "b t *s c"]:
-    """Return the windows with the axes and channels of each permuted as drawn."""
+    """Return the windows, each with its axes and channels in the order that was drawn for it."""
     orders = np.concatenate([draw.axis_order, draw.axis_order.shape[1] + draw.channel_order], axis=1)
     identity = np.arange(orders.shape[1])
     if (orders == identity).all():
@@ -193,7 +193,7 @@ def _permute(windows: Float32[np.ndarray, "b t *s c"], draw: WindowDraw) -> Floa
 def augment_inputs(inputs: Float32[np.ndarray, "b *s i"], draw: WindowDraw) -> Float32[np.ndarray, "b *s i"]:
     """Return the input fields of steady solutions after the spatial part of the augmentation.
 
-    Signs and the order of channels belong to the channels of the solution, so inputs are left without them.
+    The drawn signs and channel orders are those of the solution's channels, so they are not applied to inputs.
     """
     size, channels = len(inputs), inputs.shape[-1]
     signs, channel_order = np.ones((size, channels), np.float32), np.tile(np.arange(channels), (size, 1))

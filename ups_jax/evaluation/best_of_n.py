@@ -39,7 +39,7 @@ Choice = Callable[[Key[Array, ""], Array, Array, Array], Array]
 def candidate_score(task_cfg: TaskConfig, task: Task) -> tuple[str, Score]:
     """Return the score of a task's candidates, with its name.
 
-    The score of an embedded periodic task is the residual of its equation. Otherwise it is the drift of the spatial
+    The score of a built-in periodic task is the residual of its equation. Otherwise it is the drift of the spatial
     means of the channels that are declared as conserved.
 
     Args:
@@ -55,7 +55,7 @@ def candidate_score(task_cfg: TaskConfig, task: Task) -> tuple[str, Score]:
     if task.conserved:
         return "drift of conserved channels", _conserved_score(task)
     raise ConfigError(
-        f"evaluation.candidates: task {task.name} has neither an embedded equation nor conserved channels to score "
+        f"evaluation.candidates: task {task.name} has neither a built-in equation nor conserved channels to score "
         "candidates with; declare data.tasks.0.conserved, or set evaluation.candidates to 0"
     )
 
@@ -74,7 +74,7 @@ def no_candidates_reason(steady: bool, objective: str | None) -> str | None:
             f"no corrector is available for this data; train one with `{command('train')} --stage diffusion_residual`"
         )
     if objective == "regression":
-        return "a corrector with diffusion.objective: regression is deterministic"
+        return "a corrector with diffusion.objective=regression is deterministic"
     return None
 
 
@@ -215,7 +215,7 @@ def _conserved_score(task: Task) -> Score:
 
 
 def _equation_score(task_cfg: TaskConfig, task: Task) -> Score:
-    """Return the score by the residual of an embedded task's equation."""
+    """Return the score by the residual of a built-in task's equation."""
     equation, constant = EQUATIONS[task_cfg.name], PRESETS[task_cfg.name][task_cfg.preset].low
     extent = tuple(points * step for points, step in zip(task.shape, task.spacing, strict=True))
 

@@ -41,7 +41,7 @@ _ENSEMBLE_TITLES = dict(
 
 
 def named_sections(evaluation: TaskEvaluation) -> dict[str, Mapping[str, Any]]:
-    """Return the sections of the model, its variants and each baseline, by the name of their row in a table."""
+    """Return the metrics, by section, of the model, its variants and each baseline. Keys are names of table rows."""
     kind = "rollout" if "rollout" in evaluation.metrics else "solution"
     variants = {f"{name} {kind}": sections for name, sections in evaluation.variants.items()}
     return {"this model": evaluation.metrics, **variants, **evaluation.baselines}

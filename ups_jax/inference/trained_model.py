@@ -428,7 +428,7 @@ def _model_stage(path: Path, stage: str | None) -> str:
 
 
 def _without_places(input_fields: Any, places: Any) -> Any:
-    """Return `input_fields`, or with a warning the value of the deprecated argument `places`."""
+    """Return `input_fields`; if the deprecated argument `places` is set, warn and return that instead."""
     if places is None:
         return input_fields
     _warn_deprecated("places=", "input_fields=", stacklevel=4)

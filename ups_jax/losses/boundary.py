@@ -124,7 +124,9 @@ def _neumann(
 
     def slope_residual(axis: int, end: int) -> Float[Array, "b *r c"]:
         if x.shape[axis + 1] < 3:
-            raise ValueError(f"a neumann condition needs three points along axis {axis}, not {x.shape[axis + 1]}")
+            raise ValueError(
+                f"a Neumann condition needs at least three points along axis {axis}, not {x.shape[axis + 1]}"
+            )
         # Values from the wall inwards; the outward derivative has this sign at both ends.
         layers = [jnp.take(x, back if end == 0 else -1 - back, axis + 1) for back in range(3)]
         return (3 * layers[0] - 4 * layers[1] + layers[2]) / (2 * spacing[axis]) - value

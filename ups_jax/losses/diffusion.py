@@ -124,7 +124,10 @@ def _velocity_error(
 def _mean_error(
     model: Corrector, params: Any, rows: Batch, corrector_inputs: CorrectorInputs, error: Float[Array, "b *s c"]
 ) -> Float[Array, " b"]:
-    """Return the mean square error of the corrector at zero noise, its estimate of the mean error, for each row."""
+    """Return the mean square error of the corrector's estimate of the mean error for each row.
+
+    The estimate is the velocity at zero noise and time 0.
+    """
     pred = velocity(model, params, jnp.zeros_like(error), jnp.zeros(len(error)), corrector_inputs)
     return jnp.square(pred - error).mean(tuple(range(1, error.ndim)))
 

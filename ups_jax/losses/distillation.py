@@ -28,10 +28,11 @@ def distillation_losses(model: Corrector, base: Simulator | SteadySimulator, cfg
     """Return the loss of a consistency function f: the mean square of f(x_n, t_n) - target_n.
 
     The t_n are the times of the teacher's sampler, so that f learns to reproduce this sampler and not the exact
-    solution of the flow. `stages.consistency_distill.aim` selects states and targets:
+    solution of the flow. Each row is trained at several indices n, its levels. `stages.consistency_distill.aim`
+    selects states and targets:
 
-    - `teacher`: x_n lies on the path of the teacher's sampler from noise; the target is the end of that path. One of
-      the levels is n = 0, the one that one-step sampling uses; the others are random.
+    - `teacher`: x_n lies on the path of the teacher's sampler from noise; the target is the end of that path. The
+      first level is n = 0, at which one-step sampling starts; the others are random.
     - `average`: x_n is the true error mixed with noise. The teacher's step maps it to x_{n+1}; the target is
       f_avg(x_{n+1}, t_{n+1}), where f_avg has the average of the student's parameters (`StepContext.target`). An error
       of f at one time is passed on to all earlier times.

@@ -49,7 +49,7 @@ def nrmse(
         mask: Samples `(b,)` or points `(b, *s)` that count.
 
     References:
-        The loss of UPS.
+        The loss of the Universal Physics Stack (UPS).
     """
     check_same_shape(pred, target)
     error, size = _mean_squares(pred, target, mask)

@@ -117,7 +117,7 @@ def inverse_weight(
         max_weight: Upper bound of the weight.
 
     References:
-        The curriculum of UPS.
+        The curriculum of the Universal Physics Stack (UPS).
     """
     epochs = jnp.asarray(epoch, jnp.float32)
     ramp = jnp.clip((epochs - warmup_epochs) / warmup_epochs, 0.0, 1.0) if warmup_epochs > 0 else jnp.ones_like(epochs)

@@ -49,7 +49,7 @@ def spectral_energy(
         ValueError: If `axis` is the axis of the samples, or `mask` is not a mask of samples.
 
     References:
-        The loss of UPS.
+        The loss of the Universal Physics Stack (UPS).
     """
     check_same_shape(pred, target)
     if axis % target.ndim == 0:

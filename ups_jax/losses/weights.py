@@ -124,7 +124,9 @@ def _check_points(weights: dict[str, float], config: TrainingConfig, task: Task)
     grid_terms = [name for name in weights if name not in POINT_SET_TERMS]
     if grid_terms:
         keys = _listed(dict.fromkeys(weight_key(name) for name in grid_terms))
-        raise ConfigError(f"{keys}: needs a grid, and the fields of task {task.name} are at points; set it to 0")
+        raise ConfigError(
+            f"{keys}: requires a grid, but the fields of task {task.name} are at points; set the weight to 0"
+        )
     if config.query_sampling.enabled and config.query_sampling.strategy != "uniform":
         raise ConfigError(
             f"training.query_sampling.strategy: the fields of task {task.name} are at points, without a grid; "

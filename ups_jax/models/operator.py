@@ -1,6 +1,6 @@
-"""The latent operator: an architecture advances the tokens, and an exit computes the increment of the newest frame.
+"""The latent operator: an architecture advances the tokens; `FieldExit` computes the increment of the newest frame.
 
-The exit is zero at initialisation, so an untrained operator is the identity. The increment is not normalised.
+Its output is zero at initialisation, so an untrained operator is the identity. The increment is not normalised.
 """
 
 from __future__ import annotations
@@ -78,9 +78,9 @@ def build_architecture(
 class FieldExit(nn.Module):
     """Increment of a field's patches, computed from the hidden tokens and their product with features of input patches.
 
-    For a time step the input patches are the newest frame. The product can express transport terms such as u du/dx. The
-    output is in units of one-step changes. The spatial mean of conserved channels is removed, which keeps their
-    integrals to round-off.
+    The input patches are the newest frame of a time step, or the input fields of a steady solution. The product can
+    express transport terms such as u du/dx. The output is in units of one-step changes. The spatial mean of conserved
+    channels is removed, which keeps their integrals to round-off.
     """
 
     task: Task

@@ -1,7 +1,7 @@
-"""The PDE-Transformer architectures of UPS, `pdet_unet` and `pdet_stack`, with added conditioning and positions.
+"""The PDE-Transformer architectures of the Universal Physics Stack (UPS): `pdet_unet` and `pdet_stack`.
 
-Blocks and configuration keys are those of the original. Tokens keep their grid, so that pooling halves every axis
-instead of the flattened sequence.
+Blocks and configuration keys are those of the original; conditioning and positions are added. Tokens keep
+their grid, so that pooling halves every axis instead of the flattened sequence.
 """
 
 from __future__ import annotations

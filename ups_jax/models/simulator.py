@@ -89,9 +89,8 @@ class Simulator(nn.Module):
 class SteadySimulator(nn.Module):
     """Simulator of steady solutions, which maps input fields to the solution in one pass through the architecture.
 
-    The exit computes the difference from the mean solution, which is zero in normalised fields. At initialisation every
-    solution is exactly the mean. The exit multiplies the tokens with features of the input fields, where a time step
-    uses the newest frame.
+    The last layer, `FieldExit`, computes the difference from the mean solution, which is zero in normalised fields. At
+    initialisation this difference is zero, so every solution is exactly the mean.
 
     Attributes:
         task: Task whose fields are simulated.

@@ -114,12 +114,15 @@ def _fourier(points: int, wavenumbers: np.ndarray) -> np.ndarray:
 
 
 def _real_rows(matrix: np.ndarray) -> np.ndarray:
-    """Return a complex matrix as a real one for real operands: real and imaginary part of each row alternate."""
+    """Return a complex matrix as a real matrix for real operands.
+
+    Real and imaginary part of each row of the result alternate.
+    """
     return np.stack([matrix.real, matrix.imag], axis=1).reshape(-1, matrix.shape[1])
 
 
 def _complex_rows(matrix: np.ndarray) -> np.ndarray:
-    """Return a complex matrix as a real one for operands of n real parts above n imaginary parts.
+    """Return a complex matrix as a real matrix for complex operands, stored as n real parts above n imaginary parts.
 
     Real and imaginary part of each row of the result alternate.
     """

@@ -48,7 +48,7 @@ def check_config(path: Path, stage: str, overrides: Sequence[str] = ()) -> Check
         return CheckResult(problems=tuple(wrong), exit_code=ConfigError.exit_code)
     cfg = load(path, overrides)
     wrong = [f"{path}: {text}" for check in _CHECKS for text in check(cfg, stage)]
-    notes = [f"{path}: {text}" for text in _unusual(cfg, stage)]
+    notes = [f"{path}: {text}" for text in _unusual_settings(cfg, stage)]
     return CheckResult(problems=tuple(wrong), notes=tuple(notes), exit_code=ConfigError.exit_code if wrong else 0)
 
 
@@ -102,7 +102,7 @@ def _check_data(cfg: Config) -> CheckResult:
     return CheckResult(notes=notes, fingerprint=data.fingerprint)
 
 
-def _stages(cfg: Config, stage: str) -> list[str]:
+def _stage_problems(cfg: Config, stage: str) -> list[str]:
     """Return the problems of the stages: no training length, or a missing parent stage."""
     try:
         chosen = enabled_stages(cfg) if stage == "all" else (stage,)
@@ -122,7 +122,7 @@ def _stages(cfg: Config, stage: str) -> list[str]:
     return wrong
 
 
-def _tasks(cfg: Config, stage: str) -> list[str]:
+def _task_problems(cfg: Config, stage: str) -> list[str]:
     """Return the problems of the tasks: an unknown preset, or a kind that the stage does not train."""
     wrong = []
     for task in cfg.data.tasks:
@@ -138,7 +138,7 @@ def _tasks(cfg: Config, stage: str) -> list[str]:
     return wrong
 
 
-def _gates(cfg: Config, stage: str) -> list[str]:
+def _gate_problems(cfg: Config, stage: str) -> list[str]:
     """Return the unknown metrics in the gate rules."""
     rules = cfg.gates
     metrics_of_key = {
@@ -163,13 +163,13 @@ def _gates(cfg: Config, stage: str) -> list[str]:
     ]
 
 
-_CHECKS: tuple[Callable[[Config, str], list[str]], ...] = (_stages, _tasks, _gates)
+_CHECKS: tuple[Callable[[Config, str], list[str]], ...] = (_stage_problems, _task_problems, _gate_problems)
 
 # Usual ranges; a value outside is probably a mistake.
 _USUAL: dict[str, tuple[float, float]] = {"optimizer.lr": (1e-6, 5e-2), "optimizer.weight_decay": (0.0, 0.5)}
 
 
-def _unusual(cfg: Config, stage: str) -> list[str]:
+def _unusual_settings(cfg: Config, stage: str) -> list[str]:
     """Return notes about settings outside their usual range."""
     notes = []
     for name in STAGES if stage == "all" else (stage,):

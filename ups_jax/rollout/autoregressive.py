@@ -141,7 +141,7 @@ def _one_step(
 ) -> Callable[[Array, Array], tuple[Array, Array]]:
     """Return the scan body (window, step number) -> (window shifted by a frame, predicted frame), all normalised."""
     if correction is not None and key is None:
-        raise ValueError("a rollout with a correction needs a key")
+        raise ValueError("a rollout with a correction requires a random key")
 
     def one_step(window: Float[Array, "b k *s c"], number: Int[Array, ""]) -> tuple[Array, Array]:
         frame = step(model, params, window, cond)

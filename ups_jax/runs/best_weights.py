@@ -88,7 +88,7 @@ def best_weights(path: Path, stage: str) -> Weights:
 
 
 def _best_readable(checkpoints: Checkpoints, directory: Path, stage: str) -> tuple[Weights | None, dict[int, str]]:
-    """Return the weights of the best readable checkpoint, and the error of each better one by step."""
+    """Return the weights of the best readable checkpoint, and why each better one is unreadable, by step."""
     reasons: dict[int, str] = {}
     for step in checkpoints.ranked():
         try:

@@ -1,4 +1,4 @@
-"""Embedded solvers that write data files. Reading the files does not need this package; only solving imports jax."""
+"""Built-in solvers that write data files. Reading the files does not need this package; only solving imports jax."""
 
 from __future__ import annotations
 

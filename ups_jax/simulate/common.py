@@ -1,4 +1,4 @@
-"""Functions that several embedded solvers share: their device, drawn coefficients, and fluxes between cells."""
+"""Functions that several built-in solvers share: their device, drawn coefficients, and fluxes between cells."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def cpu_device() -> jax.Device:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:
         raise ConfigError(
-            "the embedded solvers need JAX's CPU backend, which JAX_PLATFORMS excludes; add `,cpu` to it"
+            "the built-in solvers need JAX's CPU backend, which JAX_PLATFORMS excludes; add `,cpu` to it"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Residuals of predicted time steps under the equations of the embedded tasks.
+"""Residuals of predicted time steps under the equations of the built-in tasks.
 
 The linear parts act on Fourier modes: the stiffness of high derivatives is divided out and does not count as an error.
 """

@@ -74,7 +74,7 @@ def generate(
 
 
 def prepare(cfg: Config, report: Callable[[str], None] = lambda line: None) -> list[Path]:
-    """Generate the missing data files of all embedded tasks in a configuration.
+    """Generate the missing data files of all built-in tasks in a configuration.
 
     Tasks with a `path` are skipped. Existing files are checked, but may have another seed or number of trajectories.
 

@@ -1,4 +1,4 @@
-"""The tasks of the embedded generator and the presets of each task: the parameters of the solvers, as plain numbers."""
+"""The tasks of the built-in generator and the presets of each task: the parameters of the solvers, as plain numbers."""
 
 from __future__ import annotations
 
@@ -389,7 +389,7 @@ def get_preset(task: str, preset: str) -> AnyPreset:
     """Return the preset of a task by name. Raises `ConfigError` with the valid names if one is unknown."""
     if task not in PRESETS:
         raise ConfigError(
-            f"no embedded task {task!r}{_suggestion(task, PRESETS)}; the embedded tasks are {', '.join(PRESETS)}. "
+            f"no built-in task {task!r}{_suggestion(task, PRESETS)}; the built-in tasks are {', '.join(PRESETS)}. "
             f"To use your own data, give its file: data.tasks.{task}.path=FILE"
         )
     presets = PRESETS[task]

@@ -1,4 +1,4 @@
-"""Pseudo-spectral solvers of the embedded tasks on periodic grids (exponax), in float64 on the CPU.
+"""Pseudo-spectral solvers of the built-in tasks on periodic grids (exponax), in float64 on the CPU.
 
 Trajectory i depends on (task, seed, i) only, not on the number of trajectories or on the device of a training run.
 """

@@ -217,10 +217,10 @@ def _check_range(
     trajectory, frame = ids[(first + row) // plan.frames], plan.first + (first + row) % plan.frames
     where = f"frame {frame} of trajectory {trajectory}, {_feature_name(number, plan, model)}"
     if not np.isfinite(magnitude[row, number]):
-        raise DivergedError(f"{where}: the latent is not finite; train the run with the codec again")
+        raise DivergedError(f"{where}: the latent value is not finite; train the run with the codec again")
     raise ConfigError(
-        f"{where}: the latent {magnitude[row, number]:.4g} exceeds the range of {plan.key.dtype} ({largest:.4g}); "
-        "use --dtype bfloat16 or float32"
+        f"{where}: the latent value {magnitude[row, number]:.4g} exceeds the range of {plan.key.dtype} "
+        f"({largest:.4g}); use --dtype bfloat16 or float32"
     )
 
 

@@ -1,4 +1,4 @@
-"""Parents of a stage: the averaged weights of the best checkpoints of the stages that it needs, held constant."""
+"""Parents of a stage: the stages that it needs, with the averaged weights of their best checkpoints held constant."""
 
 from __future__ import annotations
 

@@ -53,19 +53,19 @@ class TaskConfig:
     """One task: where its data is, and properties of its equation, which are checked against the data."""
 
     name: str
-    """Name of the task; the name of an embedded task also selects the solver that generates its data."""
+    """Name of the task; the name of a built-in task also selects the solver that generates its data."""
 
     kind: Literal["transient", "steady"] = "transient"
     """`transient`: trajectories in time. `steady`: a solution for given input fields, as in PDEBench's Darcy flow."""
 
     preset: str = "default"
-    """Preset of an embedded task that is generated when there is no `path`."""
+    """Preset of a built-in task that is generated when there is no `path`."""
 
     path: str | tuple[str, ...] | FilePair | None = None
     """A file in a layout of PDEBench or The Well, a list of such files on one grid (each may have other coefficients),
     a YAML file that describes arrays, a folder of [shards](your_data.md#large-data-on-slow-disks), a folder with
-    `train`, `valid` and `test`, or separate files as below. Relative to the working directory. `null` generates an
-    embedded task."""
+    `train`, `valid` and `test`, or separate files as below. Relative to the working directory. `null` generates a
+    built-in task."""
 
     channels: tuple[str, ...] = ("u",)
     """Names of the channels. A file that names its channels is read for these; otherwise they name all of its channels,
@@ -129,7 +129,7 @@ class SplitConfig:
     @model_validator(mode="after")
     def _path_of_a_list(self) -> SplitConfig:
         if (self.method == "listed") != (self.path is not None):
-            raise ValueError("method listed needs path, the JSON file of a split, and no other method takes it")
+            raise ValueError("method=listed requires `path`, the JSON file of a split; every other method forbids it")
         return self
 
 
@@ -219,10 +219,13 @@ class DataConfig:
     def _names(self) -> DataConfig:
         names = [task.name for task in self.tasks]
         if len(set(names)) < len(names):
-            raise ValueError("two tasks have the same name; give each task a different name (and its path)")
+            raise ValueError(
+                "two tasks have the same name; give each task its own `name` and, if it is not built in, a `path`"
+            )
         if (self.source == "latents") != (self.latents is not None):
             raise ValueError(
-                f"source: latents needs latents, the folder that `{command('encode')}` wrote, and fields takes none"
+                f"source=latents requires `latents`, the folder that `{command('encode')}` wrote; "
+                "source=fields forbids it"
             )
         kinds = {task.kind for task in self.tasks}
         if len(kinds) > 1:

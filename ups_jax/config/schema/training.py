@@ -366,7 +366,7 @@ class ParallelConfig:
     @model_validator(mode="after")
     def _explicit(self) -> ParallelConfig:
         if self.data == 0:
-            raise ValueError("data: 0 devices; -1 uses all devices")
+            raise ValueError("data: the number of devices cannot be 0; -1 selects all devices")
         is_set = [value is not None for value in (self.coordinator, self.processes, self.process)]
         if any(is_set) and not (all(is_set) and self.multihost):
             raise ValueError("set coordinator, processes and process all together, with multihost: true")

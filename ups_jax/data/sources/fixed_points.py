@@ -1,4 +1,4 @@
-"""Trajectories that come to rest as steady solutions: the first frame is the input, the last frame the solution."""
+"""Steady solutions from trajectories that reach a steady state: the first frame is the input, the last the solution."""
 
 from __future__ import annotations
 

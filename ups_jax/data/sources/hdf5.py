@@ -144,8 +144,8 @@ def read_coordinate(
         file_name: Name of the file, for messages.
         file: The open file.
         dataset: Name of the dataset.
-        lengths: Valid numbers of entries.
-        reason: Where the valid length comes from, for messages.
+        lengths: Accepted numbers of entries. A message names only the first.
+        reason: Explanation of the accepted numbers, for messages.
 
     Raises:
         DataError: If the dataset does not exist, or has another shape or no floating-point numbers.

@@ -70,7 +70,10 @@ class SeedsSource(HDF5Source):
         return result
 
     def coefficient(self, name: str) -> Float[np.ndarray, " n"] | None:
-        """Return a coefficient from the `config` texts, NaN for groups without it; otherwise as other HDF5 sources."""
+        """Return a coefficient from the `config` texts, or from the base class if no text contains it.
+
+        It is NaN for groups whose text lacks it.
+        """
         values = self._read_config_numbers().get(name.lower())
         return super().coefficient(name) if values is None else values
 

@@ -152,7 +152,7 @@ def _check_manifest(file: Path, manifest: Manifest) -> None:
         raise DataError(f"{file}: has version {manifest.version}, but this program reads version {VERSION}; {_HINT}")
     counts = (manifest.trajectories, manifest.frames, manifest.record_frames, manifest.shard_trajectories)
     if not all(0 < count < 2**31 for count in (*counts, manifest.channel_count, *manifest.grid.shape)):
-        raise DataError(f"{file}: contains an invalid size (valid are 1 to 2^31 - 1); {_HINT}")
+        raise DataError(f"{file}: contains an invalid size (valid sizes are 1 to 2^31 - 1); {_HINT}")
     names, channels = manifest.channels, manifest.channel_count
     if len(set(names)) < len(names) or len(names) not in (0, channels):
         raise DataError(f"{file}: lists {len(names)} names for {channels} channels, or a name twice; {_HINT}")

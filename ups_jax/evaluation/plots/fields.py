@@ -288,9 +288,9 @@ def field_limits(truth: np.ndarray) -> Normalize:
 
 
 def error_limits(truth: np.ndarray, prediction: np.ndarray) -> Normalize:
-    """Return symmetric colour limits up to the largest error, but at most the range of the truth.
+    """Return colour limits -b and b, where b is the largest error, but at most the range (max - min) of the truth.
 
-    Without this bound a diverged prediction would hide the errors of all other frames.
+    If b were the error of a diverged prediction, the errors of all other frames would be invisible.
     """
     error = np.abs(prediction - truth)
     bound = min(float(error[np.isfinite(error)].max(initial=0.0)), float(np.ptp(truth)) or np.inf) or 1e-12

@@ -43,7 +43,7 @@ def write_plots(
     Args:
         directory: Folder of the files.
         evaluations: The evaluations of each task.
-        records: Lines of metrics.jsonl for the training curves; without any, these are omitted.
+        records: Lines of metrics.jsonl for the training curves, which are omitted if it is empty.
 
     Raises:
         StorageError: A file cannot be written.

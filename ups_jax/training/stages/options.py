@@ -34,8 +34,8 @@ def check_pooling(cfg: Config) -> None:
     architecture = cfg.operator.architecture_type
     if cfg.latent.pooling == "queries" and architecture != "pdet_stack":
         raise ConfigError(
-            f"latent.pooling: queries yields tokens without a grid, but operator.architecture_type: {architecture} "
-            "requires a grid; set operator.architecture_type: pdet_stack"
+            f"latent.pooling=queries yields tokens without a grid, but operator.architecture_type={architecture} "
+            "requires a grid; set operator.architecture_type=pdet_stack"
         )
 
 
