@@ -185,5 +185,5 @@ SLOW = {
     "benchmarks/test_accuracy.py::test_a_finished_row_is_kept_and_a_changed_setting_is_run_again": (
         "benchmarks/test_rows.py"
     ),
-    "test_your_data.py::test_the_page_runs_as_it_stands": "data/test_layouts.py",
+    "test_documentation.py::test_the_page_on_your_own_data_runs_as_it_stands": "data/test_layouts.py",
 }

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from ups_jax.core.errors import DataError
-from ups_jax.core.files import crc32, whole_file
+from ups_jax.core.files import atomic_file, crc32
 from ups_jax.data.latent_cache.manifest import FOLDER, MANIFEST, STORED_DTYPES, LatentManifest, verify
 from ups_jax.data.shard_folder import Shard
 
@@ -92,7 +92,7 @@ def _write_shard(
     ids = np.arange(first, min(first + plan.shard_trajectories, plan.trajectories))
     stored_dtype = STORED_DTYPES[plan.key.dtype]
     header = {"descr": stored_dtype, "fortran_order": False, "shape": (len(ids), *plan.trajectory_shape)}
-    with whole_file(file) as temporary:
+    with atomic_file(file) as temporary:
         with temporary.open("wb") as handle:
             np.lib.format.write_array_header_1_0(handle, header)
             for start in range(0, len(ids), chunk_trajectories):

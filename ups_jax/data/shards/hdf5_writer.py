@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from ups_jax.core.errors import DataError
-from ups_jax.core.files import whole_file
+from ups_jax.core.files import atomic_file
 from ups_jax.data.sources import ShardsSource, Source, detect_layout
 from ups_jax.data.sources.base import all_coefficients
 from ups_jax.data.sources.detect import TEXT_ATTRIBUTES, root_attribute
@@ -45,7 +45,7 @@ def write_hdf5(
         raise DataError(f"{out}: exists already; replace it with --overwrite, or give another name")
     source = detect_layout(path).open(path, channels)
     layout = _layout(source)
-    with whole_file(out) as temporary, _ErrorRecordingFile(temporary) as handle:
+    with atomic_file(out) as temporary, _ErrorRecordingFile(temporary) as handle:
         try:
             with h5py.File(handle, "w") as file:
                 for name in TEXT_ATTRIBUTES:
