@@ -56,9 +56,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
-# Tracing allocates many small objects, and nearly all live on: Python's default would scan them again and again.
-gc.freeze()
-gc.set_threshold(100_000, 20, 50)
 _MOST_RESIDENT_BYTES = 1.5 * 2**30
 
 

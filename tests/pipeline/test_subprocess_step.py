@@ -97,7 +97,7 @@ def test_a_pipeline_that_is_ended_takes_its_step_with_it_which_saves_first(scrip
     wait_for(scripts / "ready")
     assert not is_free(scripts / "run")
     parent.send_signal(number)
-    _, errors = parent.communicate(timeout=60)
+    _, errors = parent.communicate(timeout=240)
     if number == signal.SIGKILL:
         # The step is still saving, and holds the run as long: it is waited for, not taken for somebody at work.
         assert is_free(scripts / "run")
