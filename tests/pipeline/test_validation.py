@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -84,6 +85,12 @@ def test_every_mistake_of_the_data_is_told(damaged: Path) -> None:
         assert any(part in line for line in check.problems), (part, check.problems)
     (missing,) = check_data([TINY], ["data.tasks.0.path={train: no1.hdf5, test: no2.hdf5}"]).values()
     assert [line.split(":")[0] for line in missing.problems] == ["no1.hdf5", "no2.hdf5"]
+
+
+def test_every_broken_symmetry_is_reported_by_its_index(data_root: Path) -> None:
+    symmetries = "data.tasks.0.symmetries=[{reflect: [x]}, {reflect: [x], negate: [u]}, {negate: [u]}]"
+    (result,) = check_data([TINY], [f"data.root={data_root}", symmetries]).values()
+    assert [re.findall(r"symmetry (\d)", line) for line in result.problems] == [["0"], ["2"]]
 
 
 def test_sound_data_is_opened_once_for_equal_configurations(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

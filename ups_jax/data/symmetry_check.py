@@ -39,6 +39,8 @@ def check_symmetries(
     periodic: Sequence[bool],
     train_ids: Int[np.ndarray, " m"],
     coefficients: Float64[np.ndarray, "n p"],
+    *,
+    first_index: int = 0,
 ) -> Iterator[str]:
     """Yield notes about symmetries that cannot be tested on the data.
 
@@ -49,6 +51,7 @@ def check_symmetries(
         periodic: Whether each axis is periodic.
         train_ids: Ids of the training trajectories.
         coefficients: Coefficients of all trajectories of the source, on any scale.
+        first_index: Index of the first of these symmetries in the configuration, for messages.
 
     Raises:
         DataError: The data break a symmetry.
@@ -79,7 +82,7 @@ def check_symmetries(
             f"{1 - error_before:.0%} of the change of a frame)"
         )
         return
-    for number, symmetry in enumerate(symmetries):
+    for number, symmetry in enumerate(symmetries, first_index):
         mapped = apply_symmetry(test_fields, symmetry)
         error_after = _relative_error(law, *_samples(mapped, test_values, periodic, np.random.default_rng(1)))
         if error_after > _WORSE_RATIO * error_before + _WORSE_SUM:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -104,9 +105,8 @@ def _check_values(
     symmetries = declared_properties.resolve_symmetries(task_cfg, source.grid, periodic)
     coefficients = read_conditions(task_cfg, source, splits.train, None).scaled()
     is_periodic = tuple(axis in periodic for axis in range(len(axes)))
-    for symmetry in symmetries:
-        run_check(
-            lambda symmetry=symmetry: check_symmetries(  # type: ignore[misc]
-                task_cfg, source, (symmetry,), is_periodic, splits.train, coefficients
-            )
+    for index, symmetry in enumerate(symmetries):
+        check = partial(
+            check_symmetries, task_cfg, source, (symmetry,), is_periodic, splits.train, coefficients, first_index=index
         )
+        run_check(lambda check=check: list(check()))  # type: ignore[misc]
