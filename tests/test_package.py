@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from commands import ROOT
 
 import ups_jax
 from ups_jax.config import StagesConfig
+from ups_jax.core.deprecation import renamed_keywords
 from ups_jax.core.files import version
 from ups_jax.core.stage_names import STAGES
 
@@ -76,3 +78,16 @@ def test_metrics_and_rollouts_are_found_under_the_package() -> None:
 def test_a_former_name_works_with_a_warning() -> None:
     with pytest.warns(DeprecationWarning, match="stack_batches"):
         assert ups_jax.together is ups_jax.stack_batches
+
+
+def test_a_former_argument_works_with_a_warning() -> None:
+    @renamed_keywords(at_once="steps_per_call")
+    def steps(steps_per_call: int = 1) -> int:
+        return steps_per_call
+
+    with pytest.warns(DeprecationWarning, match="steps_per_call"):
+        assert steps(at_once=8) == 8  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="one of them"):
+        steps(at_once=8, steps_per_call=2)  # type: ignore[call-arg]
+    with pytest.warns(DeprecationWarning, match="at_once"), contextlib.suppress(Exception):
+        ups_jax.make_train_step(None, None, None, at_once=8)  # type: ignore[arg-type, call-arg]

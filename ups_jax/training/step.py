@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, Float, PyTree
 
 from ups_jax.config import Config, TrainingConfig
+from ups_jax.core.deprecation import renamed_keywords
 from ups_jax.core.rng import stream
 from ups_jax.core.xla import remat_options
 from ups_jax.distributed.mesh import device_put_replicated, is_one_cpu, make_mesh, with_sharding
@@ -65,6 +66,7 @@ class TrainStep:
         return str(self.compiled.as_text())
 
 
+@renamed_keywords(at_once="steps_per_call")
 def make_train_step(
     model: StageModel | JointModel,
     tx: optax.GradientTransformation,
