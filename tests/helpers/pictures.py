@@ -1,4 +1,4 @@
-"""Pictures that take no time: to lay out and draw the figures of an evaluation takes as long as a short training."""
+"""Figures that are saved without being drawn: drawing those of an evaluation takes as long as a short training."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from matplotlib.image import imsave
 
 @contextmanager
 def undrawn() -> Iterator[None]:
-    """Figures are made, and saved as one and the same picture of grey noise; what they show, evaluation/test_plots.py
-    and the films test."""
+    """Save every figure as the same picture of grey noise; `evaluation/test_plots.py` tests what figures show."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **_: write(file))
         yield

@@ -1,7 +1,7 @@
-"""Trainings of correctors in one process use the same traced and compiled functions where these are the same.
+"""A fixture that lets trainings of correctors in one process share traced and compiled functions.
 
-`shared_programs` has it for stages without parents. Here a function is the same only if the parents' weights are equal
-as well, to the bit, and a target does not count: no function depends on it.
+`shared_programs` does this for stages without parents. Here the weights of the parents must be bit-identical as well.
+The target of a stage is ignored, because no function depends on it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 import shared_programs
+from shared_programs import once, settings_key
 
 from ups_jax.config import Config
 from ups_jax.evaluation import evaluate_run
@@ -25,14 +26,6 @@ from ups_jax.runs.best_weights import Weights, best_weights
 from ups_jax.trainer import parents as parents_of_stages
 from ups_jax.trainer import stage_run, timing
 from ups_jax.trainer import train as training
-
-_MADE: dict[Any, Any] = {}
-
-
-def _once(key: Any, make: Any) -> Any:
-    if key not in _MADE:
-        _MADE[key] = make()
-    return _MADE[key]
 
 
 def _fingerprint(parents: Any) -> str:
@@ -49,38 +42,40 @@ def _without_target(cfg: Config) -> Config:
 
 
 def train_step(model: Any, tx: Any, cfg: Config, *, stage: str = "operator", **options: Any) -> Any:
-    """`make_train_step`, the same object for the same model, optimizer, options and parents."""
+    """Return `make_train_step` of equal arguments and parents as one object."""
     if not options.get("parents"):
         return shared_programs.train_step(model, tx, cfg, stage=stage, **options)
     others = {name: value for name, value in options.items() if name not in ("losses", "parents")}
-    settings = shared_programs._settings(_without_target(cfg), stage, "evaluation")
+    settings = settings_key(_without_target(cfg), stage, "evaluation")
     models = repr(shared_programs.as_joint_model(model).models)
     key = ("step", models, id(tx), stage, repr(sorted(others.items())), _fingerprint(options["parents"]), settings)
-    # The optimizer is kept, so that its number is of no other one.
-    return _once(key, lambda: (tx, shared_programs.make_train_step(model, tx, cfg, stage=stage, **options)))[1]
+    # The optimizer is kept alive, because its `id` is a part of keys.
+    return once(key, lambda: (tx, shared_programs.make_train_step(model, tx, cfg, stage=stage, **options)))[1]
 
 
 def initial_state(model: Any, tx: Any, batch: Any, key: Any, *, stage: str = "operator", cfg: Any = None) -> Any:
-    """`init_state`, traced and compiled once for a model and an optimizer."""
+    """Return `init_state`, traced and compiled once for a model and an optimizer."""
     return shared_programs.state(model, tx, batch, key, stage=stage, cfg=None if cfg is None else _without_target(cfg))
 
 
 def validation(model: Any, spec: Any, data: Any, cfg: Config, parents: Any) -> Any:
-    """`joint_validation`, the same object for the same model, data, settings and parents."""
-    settings = shared_programs._settings(_without_target(cfg), spec.name)
+    """Return `joint_validation` of equal arguments and parents as one object."""
+    settings = settings_key(_without_target(cfg), spec.name)
     key = ("validation", repr(model.models), spec.validate, data.fingerprint, _fingerprint(parents), settings)
-    return _once(key, lambda: shared_programs.joint_validation(model, spec, data, cfg, parents))
+    return once(key, lambda: shared_programs.joint_validation(model, spec, data, cfg, parents))
 
 
 def _of_corrected(name: str) -> property:
-    """A cached property of compiled functions, the same for each corrected model that has equal modules and settings;
-    weights are arguments of these functions."""
+    """Return a property whose compiled function corrected models with equal modules and settings share.
+
+    Weights are arguments of these functions.
+    """
     make = CorrectedModel.__dict__[name].func
 
     def shared(self: CorrectedModel) -> Any:
         models = repr((self.trained_model.model, self.corrector, self.corrector_weights.config.diffusion))
         key = (name, self.stage, self.correct_every, self.sampler_steps, models)
-        return _once(key, lambda: make(self))
+        return once(key, lambda: make(self))
 
     return property(shared)
 
@@ -98,8 +93,8 @@ def sharing() -> Iterator[None]:
             yield
 
 
-def reading_once(path: Path) -> Iterator[None]:
-    """Let the weights of a finished run, which no test changes, be read once; those of its copies are read as ever."""
+def readingonce(path: Path) -> Iterator[None]:
+    """Read the weights of a finished run, which no test changes, only once; weights of its copies are always read."""
     read: dict[str, Weights] = {}
 
     def weights(run: Path, stage: str) -> Weights:

@@ -1,8 +1,8 @@
-"""Trainings of one process use the same traced and compiled functions where these are the same.
+"""A fixture that lets trainings in one process share traced and compiled functions.
 
-`train` builds its initial state, its step and its validation anew in each call, and tracing and lowering them again
-takes seconds even where the compiled program is in JAX's cache. With the fixture `sharing` each is made once for all
-that it depends on. What a run does with them, and all that it reads from its directory, is as ever.
+`train` builds initial state, step and validation in each call. Tracing and lowering them takes seconds, even if the
+compiled program is in JAX's cache. With `sharing`, each is built once for everything that it depends on. The rest of a
+training, and all that it reads from its directory, is unchanged.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _OUTSIDE = ("logging", "checkpoint", "seed", "deterministic")
 _MADE: dict[Any, Any] = {}
 
 
-def _settings(cfg: Config, stage: str, *left_out: str) -> str:
-    """All of a configuration that the functions of a stage can depend on, without the sections `left_out`."""
+def settings_key(cfg: Config, stage: str, *left_out: str) -> str:
+    """Return all settings that the functions of a stage can depend on as JSON, without the sections `left_out`."""
     values = to_dict(cfg)
     values = {key: value for key, value in values.items() if key not in (*_OUTSIDE, *left_out)}
     values["data"] = {key: value for key, value in values["data"].items() if key not in ("root", "latents", "loader")}
@@ -43,35 +43,36 @@ def _settings(cfg: Config, stage: str, *left_out: str) -> str:
     return json.dumps(values, sort_keys=True, default=str)
 
 
-def _once(key: Any, make: Any) -> Any:
+def once(key: Any, make: Any) -> Any:
+    """Return the value that was first made for a key in this process."""
     if key not in _MADE:
         _MADE[key] = make()
     return _MADE[key]
 
 
 def optimizer(settings: StageConfig, total_steps: int, steps_per_epoch: int) -> Any:
-    """`build_optimizer`; the same object for the same settings, and of a constant rate for runs of every length."""
+    """Return `build_optimizer` of equal settings as one object; with a constant rate, for every run length."""
     constant = settings.scheduler.name == "constant" and settings.scheduler.warmup == 0
     length = None if constant else (total_steps, steps_per_epoch)
     values = (settings.optimizer, settings.scheduler, settings.grad_clip, length)
-    return _once(("optimizer", repr(values)), lambda: build_optimizer(settings, total_steps, steps_per_epoch))
+    return once(("optimizer", repr(values)), lambda: build_optimizer(settings, total_steps, steps_per_epoch))
 
 
 def state(model: Any, tx: Any, batch: Any, key: Any, *, stage: str = "operator", cfg: Config | None = None) -> Any:
-    """`init_state`, traced and compiled once for a model and an optimizer."""
+    """Return `init_state`, traced and compiled once for a model and an optimizer."""
 
     def make() -> Any:
-        # The optimizer is kept, so that its number is of no other one.
+        # The optimizer is kept alive, because its `id` is a part of keys.
         return tx, jax.jit(lambda key, batch: init_state(model, tx, batch, key, stage=stage, cfg=cfg))
 
-    settings = None if cfg is None else _settings(cfg, stage, "evaluation")
-    fresh = _once(("state", repr(as_joint_model(model).models), id(tx), stage, settings), make)[1](key, batch)
-    # Bound to its device as a restored state is, with which it then shares the program of the step.
+    settings = None if cfg is None else settings_key(cfg, stage, "evaluation")
+    fresh = once(("state", repr(as_joint_model(model).models), id(tx), stage, settings), make)[1](key, batch)
+    # Committed to its device like a restored state, so that both use one program of the step.
     return fresh if jax.device_count() > 1 else jax.device_put(fresh, jax.devices()[0])
 
 
 def train_step(model: Any, tx: Any, cfg: Config, *, stage: str = "operator", **options: Any) -> TrainStep:
-    """`make_train_step`, the same object for the same model, optimizer and options; `losses` are those of the model."""
+    """Return `make_train_step` of equal arguments as one object; `losses` must be those of the model."""
     if options.get("parents"):
         return make_train_step(model, tx, cfg, stage=stage, **options)
     bound = inspect.signature(make_train_step).bind(model, tx, cfg, stage=stage, **options)
@@ -84,24 +85,24 @@ def train_step(model: Any, tx: Any, cfg: Config, *, stage: str = "operator", **o
         id(tx),
         stage,
         repr(sorted(arguments.items())),
-        _settings(cfg, stage, "evaluation"),
+        settings_key(cfg, stage, "evaluation"),
     )
-    return _once(key, lambda: (tx, make_train_step(model, tx, cfg, stage=stage, **options)))[1]
+    return once(key, lambda: (tx, make_train_step(model, tx, cfg, stage=stage, **options)))[1]
 
 
 def validation(model: Any, spec: Any, data: Any, cfg: Config, parents: Any) -> Any:
-    """`joint_validation`, the same object for the same model, data and settings; of stages without parents."""
+    """Return `joint_validation` of equal arguments as one object, for stages without parents."""
     if parents:
         return joint_validation(model, spec, data, cfg, parents)
-    key = ("validation", repr(model.models), spec.validate, data.fingerprint, _settings(cfg, spec.name))
-    return _once(key, lambda: joint_validation(model, spec, data, cfg, parents))
+    key = ("validation", repr(model.models), spec.validate, data.fingerprint, settings_key(cfg, spec.name))
+    return once(key, lambda: joint_validation(model, spec, data, cfg, parents))
 
 
 def _of_model(name: str, make: Any) -> property:
-    """A compiled function that rollouts of an equal model share; not those with a correction."""
+    """Return a property whose compiled function rollouts of equal models share, unless they have a correction."""
 
     def shared(self: Any) -> Any:
-        return make(self) if self.correction is not None else _once((name, repr(self.model)), lambda: make(self))
+        return make(self) if self.correction is not None else once((name, repr(self.model)), lambda: make(self))
 
     return property(shared)
 

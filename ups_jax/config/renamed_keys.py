@@ -22,11 +22,11 @@ def with_current_names(values: Any, origin: str, *, warn: bool, path: tuple[str,
     Args:
         values: Values of the section at `path`, or of the whole configuration.
         origin: File or override that a message names.
-        warn: Whether each former key is a warning, as in a text that a user can correct.
+        warn: Whether to warn of each former key; a record on disk is read without a warning.
         path: Keys above `values`.
 
     Raises:
-        ConfigError: A key stands there under both names.
+        ConfigError: A key is given under both names.
     """
     if isinstance(values, list):
         return [with_current_names(item, origin, warn=warn, path=(*path, "*")) for item in values]
@@ -57,7 +57,7 @@ def override_with_current_names(parts: list[str], value: Any, origin: str) -> tu
 
 
 def former_names(values: Any) -> Any:
-    """Return plain values with the names that the first version gave to their keys: a digest stays what it was."""
+    """Return plain values under the names of the first version, so that digests do not change."""
     if isinstance(values, list):
         return [former_names(item) for item in values]
     if not isinstance(values, dict):
