@@ -93,7 +93,7 @@ def sharing() -> Iterator[None]:
             yield
 
 
-def readingonce(path: Path) -> Iterator[None]:
+def reading_once(path: Path) -> Iterator[None]:
     """Read the weights of a finished run, which no test changes, only once; weights of its copies are always read."""
     read: dict[str, Weights] = {}
 
