@@ -1,1 +1,1 @@
-"""Validation, training, evaluation, gates and promotion to champion as one resumable pipeline of commands."""
+"""Validation, training, evaluation, gates and promotion to champion as one resumable pipeline."""

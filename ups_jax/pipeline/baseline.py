@@ -1,7 +1,7 @@
 """The baseline that a candidate is compared with, and the gate decision on this comparison.
 
-A baseline is the champion of the candidate's protocol or a row of the leaderboard, never the candidate itself. With
-several seeds, a paired bootstrap over the trajectories gives the improvement a confidence interval.
+A baseline is an evaluation of another run, the champion or a row of the leaderboard, by the candidate's protocol (task,
+split, trajectories and horizon). With several seeds, a paired bootstrap gives the improvement a confidence interval.
 """
 
 from __future__ import annotations
@@ -29,15 +29,14 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
-    """An evaluation of an earlier run that a candidate is compared with.
+    """The evaluation of an earlier run that a candidate is compared with.
 
     Attributes:
         label: Label of the run on the leaderboard.
-        run_id: Id of the run.
-        checkpoint: Digest of its checkpoint.
-        numbers: Its metrics by name.
-        device: Device that it was evaluated on.
-        files: Its evaluation files, one per seed; they may have been deleted.
+        checkpoint: Digest of the evaluated checkpoint.
+        numbers: Metrics by name.
+        device: Device of the evaluation.
+        files: Evaluation files, one per seed; they may have been deleted.
     """
 
     label: str
@@ -48,7 +47,7 @@ class Baseline:
     files: tuple[Path, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the values that are stored with a gate decision; non-finite numbers are dropped."""
+        """Return label, run id, checkpoint and finite metrics as JSON values for the record of a gate decision."""
         numbers = {name: value for name, value in self.numbers.items() if value is not None and math.isfinite(value)}
         return {"label": self.label, "run_id": self.run_id, "checkpoint": self.checkpoint, "numbers": numbers}
 
@@ -58,13 +57,11 @@ class BaselineSearch:
     """The champions and the leaderboard, with the rules that select a baseline from them.
 
     Attributes:
-        champions: All champions.
-        board: The leaderboard.
         labels: Labels of possible baselines, in order of preference.
-        champion_label: The label that stands for the champion.
-        scope: Digest of what the full evaluation covers. A small evaluation is compared only with champions of the
-            same scope.
-        run_id: Id of the run to use as baseline instead of a label, or None.
+        champion_label: The label that selects the champion instead of a row of the leaderboard.
+        scope: Digest of the settings, tasks and data of the candidate's full evaluation. A small evaluation is
+            compared only with a champion that has the same digest.
+        run_id: Id of the run to use as baseline; None selects the baseline by its label.
     """
 
     champions: Champions
@@ -75,7 +72,7 @@ class BaselineSearch:
     run_id: str | None = None
 
     def find_champion(self, section: str, evaluation: Evaluation) -> dict[str, Any] | None:
-        """Return the champion to compare an evaluation with, or None; it may have the same checkpoint."""
+        """Return the champion with the evaluation's protocol, or None; both may have the same checkpoint."""
         scope = self.scope if section == "small" else None
         return self.champions.find(section, evaluation.task, evaluation.protocol, scope)
 
@@ -83,38 +80,36 @@ class BaselineSearch:
 def find_baseline(
     search: BaselineSearch, section: str, evaluation: Evaluation, candidate_id: str, rules: GatesConfig
 ) -> Baseline | None:
-    """Return the baseline for a candidate's evaluation, or None if there is no comparable one.
+    """Return the baseline for the evaluation of a candidate, or None if no other run has a comparable evaluation.
 
     Args:
-        search: Where to search.
+        search: The champions and the leaderboard, with the selection rules.
         section: `small` or `full`.
-        evaluation: The evaluation of the candidate.
-        candidate_id: Run id of the candidate.
-        rules: Gate rules; `rules.metric` decides between several rows with the same label.
+        rules: Gate rules. Of several rows with the same label, the best by `rules.metric` is the baseline.
 
     Raises:
-        ConfigError: If `search.run_id` is set and this run has no comparable evaluation.
+        ConfigError: If the run `search.run_id` has no comparable evaluation.
     """
     if search.run_id is not None:
-        return _run_baseline(search, section, evaluation, candidate_id)
+        return _baseline_from_run(search, section, evaluation, candidate_id)
     for label in search.labels:
         if label == search.champion_label:
             champion = search.find_champion(section, evaluation)
             if champion is not None and not shares_checkpoint(champion, evaluation):
                 return champion_baseline(search, section, champion)
             continue
-        rows = [row for row in _comparable(search, section, evaluation, candidate_id) if row.label == label]
+        rows = [row for row in _comparable_rows(search, section, evaluation, candidate_id) if row.label == label]
         values = {row.key: value for row in rows if (value := _finite_metric(row, rules.metric)) is not None}
         if values:
             best = (max if metric_direction(rules.metric, rules) == "higher" else min)(
                 values, key=lambda key: values[key]
             )
-            return _row_baseline(next(row for row in rows if row.key == best))
+            return _baseline_from_row(next(row for row in rows if row.key == best))
     return None
 
 
 def champion_baseline(search: BaselineSearch, section: str, champion: Mapping[str, Any]) -> Baseline:
-    """Return a champion as the baseline for the evaluation `section`, `small` or `full`."""
+    """Return the evaluation of a champion as a baseline; `section` is `small` or `full`."""
     return Baseline(
         label=search.champion_label,
         run_id=champion["run_id"],
@@ -126,27 +121,24 @@ def champion_baseline(search: BaselineSearch, section: str, champion: Mapping[st
 
 
 def shares_checkpoint(champion: Mapping[str, Any], evaluation: Evaluation) -> bool:
-    """Return whether the candidate and a champion have a checkpoint in common, which rules out a comparison."""
+    """Return whether a champion has a checkpoint of this evaluation and therefore cannot be its baseline."""
     return not evaluation.checkpoints.isdisjoint(champion["seeds"])
 
 
 def decide_against_baseline(
     evaluation: Evaluation, baseline: Baseline | None, rules: GatesConfig, min_delta: float, *, seeds: int, seed: int
 ) -> Decision:
-    """Return the gate decision on an evaluation.
+    """Return the gate decision on the evaluation of a candidate, compared with a baseline if there is one.
 
-    With several seeds, the lower bound of the improvement's bootstrap interval has to reach `min_delta`.
+    With several seeds, the improvement gets a confidence interval, whose lower bound has to reach `min_delta`.
 
     Args:
-        evaluation: The evaluation of the candidate.
-        baseline: The evaluation to compare with, or None.
-        rules: Gate rules.
         min_delta: Required improvement of `rules.metric`.
         seeds: Number of seeds of the candidate.
-        seed: Seed of the bootstrap.
+        seed: Seed of the bootstrap that gives the interval.
 
     Raises:
-        ConfigError: If there are several seeds and a side has no values per trajectory.
+        ConfigError: If there are several seeds, and candidate or baseline lacks metric values per trajectory.
     """
     interval = None
     if seeds > 1 and baseline is not None:
@@ -155,8 +147,8 @@ def decide_against_baseline(
         baseline_scores = trajectory_scores(Evaluation.read(files).results, rules.metric) if files else None
         if candidate_scores is None or baseline_scores is None:
             raise ConfigError(
-                f"gates.metric={rules.metric}: candidate or baseline has no values per trajectory, which --n-seeds "
-                "needs; use nrmse, and a baseline whose evaluation files still exist"
+                f"key `gates.metric`: evaluation files of candidate or baseline lack `{rules.metric}` per trajectory, "
+                "which --n-seeds requires; set `gates.metric: nrmse`, or evaluate the baseline again"
             )
         interval = paired_interval(candidate_scores, baseline_scores, rules, seed=seed)
     if baseline is None:
@@ -176,14 +168,14 @@ def decide_against_baseline(
 
 
 def trajectory_scores(results: Sequence[Mapping[str, Any]], metric: str) -> Mapping[tuple[str, int], float] | None:
-    """Return a metric for each trajectory (task, trajectory id), averaged over the seeds.
+    """Return the value of a metric for each trajectory, averaged over the seeds.
 
     Args:
-        results: The evaluation of each seed.
+        results: Content of the evaluation file of each seed.
         metric: Name of the metric, with or without its section (`rollout/nrmse` or `nrmse`).
 
     Returns:
-        The values, NaN where a value is not finite, or None if an evaluation lacks values per trajectory.
+        The values by (task, trajectory id), or None if an evaluation has no values per trajectory.
     """
     names = [metric] if "/" in metric else [f"rollout/{metric}", f"steady/{metric}"]
     scores: dict[tuple[str, int], list[float]] = {}
@@ -206,47 +198,46 @@ def paired_interval(
     seed: int,
     resamples: int = RESAMPLES,
 ) -> Interval:
-    """Return the 2.5 % and 97.5 % quantiles of the improvement of the mean, by a paired bootstrap.
+    """Return a 95 % confidence interval for the improvement of the mean metric, by a paired bootstrap.
+
+    Each bootstrap sample contains the same trajectories for candidate and baseline.
 
     Args:
-        candidate: Metric of the candidate for each trajectory (task, trajectory id).
-        baseline: Metric of the baseline for the same trajectories.
-        rules: Gate rules, which define the improvement.
-        seed: Seed of the resampling.
-        resamples: Number of bootstrap samples.
+        candidate: Metric of the candidate by (task, trajectory id).
+        baseline: Metric of the baseline by (task, trajectory id).
 
     Returns:
-        The interval; both bounds are NaN if any improvement is not finite.
+        The interval; both bounds are NaN if the improvement of any sample is not finite.
 
     Raises:
         ConfigError: If the trajectories differ.
     """
     if candidate.keys() != baseline.keys():
         raise ConfigError(
-            "candidate and baseline were evaluated on different trajectories; evaluate both on the same ones"
+            "candidate and baseline were evaluated on different trajectories; evaluate both on the same data"
         )
     keys = sorted(candidate)
     candidate_scores, baseline_scores = (np.array([side[key] for key in keys]) for side in (candidate, baseline))
-    gains = _bootstrap_gains(candidate_scores, baseline_scores, rules, np.random.default_rng(seed), resamples)
+    gains = _bootstrap_improvements(candidate_scores, baseline_scores, rules, np.random.default_rng(seed), resamples)
     if not np.isfinite(gains).all():
         return Interval(lower=float("nan"), upper=float("nan"))
     lower, upper = np.quantile(gains, (0.025, 0.975))
     return Interval(lower=float(lower), upper=float(upper))
 
 
-def _run_baseline(search: BaselineSearch, section: str, evaluation: Evaluation, candidate_id: str) -> Baseline:
-    """Return the latest comparable evaluation of the run `search.run_id`."""
-    rows = [row for row in _comparable(search, section, evaluation, candidate_id) if row.run_id == search.run_id]
+def _baseline_from_run(search: BaselineSearch, section: str, evaluation: Evaluation, candidate_id: str) -> Baseline:
+    """Return the latest comparable evaluation of the run `search.run_id` as a baseline."""
+    rows = [row for row in _comparable_rows(search, section, evaluation, candidate_id) if row.run_id == search.run_id]
     if not rows:
         raise ConfigError(
-            f"--baseline-run-id {search.run_id}: {search.board.jsonl} has no {section} evaluation of this run with the "
-            f"same task, split, horizon and data; list all evaluations with `{command('leaderboard')}`"
+            f"--baseline-run-id {search.run_id}: {search.board.jsonl} has no {section} evaluation of this run that can "
+            f"be compared with the candidate; choose a run with the same protocol from `{command('leaderboard')}`"
         )
-    return _row_baseline(rows[-1])
+    return _baseline_from_row(rows[-1])
 
 
-def _comparable(search: BaselineSearch, section: str, evaluation: Evaluation, candidate_id: str) -> list[Row]:
-    """Return the rows of other runs and other checkpoints that were evaluated by the same protocol."""
+def _comparable_rows(search: BaselineSearch, section: str, evaluation: Evaluation, candidate_id: str) -> list[Row]:
+    """Return the leaderboard rows with the section and protocol of an evaluation, but other runs and checkpoints."""
     return [
         row
         for row in search.board.read()
@@ -257,8 +248,8 @@ def _comparable(search: BaselineSearch, section: str, evaluation: Evaluation, ca
     ]
 
 
-def _row_baseline(row: Row) -> Baseline:
-    """Return a row of the leaderboard as a baseline."""
+def _baseline_from_row(row: Row) -> Baseline:
+    """Return the evaluation of a leaderboard row as a baseline."""
     return Baseline(
         label=row.label,
         run_id=row.run_id,
@@ -270,19 +261,19 @@ def _row_baseline(row: Row) -> Baseline:
 
 
 def _finite_metric(row: Row, metric: str) -> float | None:
-    """Return a metric of a row, or None if it is missing or not finite."""
+    """Return a metric of a leaderboard row, or None if it is missing or not finite."""
     value = row.metrics.get(metric)
     return value if value is not None and math.isfinite(value) else None
 
 
-def _bootstrap_gains(
-    candidate: Float[np.ndarray, " n"],
-    baseline: Float[np.ndarray, " n"],
+def _bootstrap_improvements(
+    candidate: Float[np.ndarray, " trajectories"],
+    baseline: Float[np.ndarray, " trajectories"],
     rules: GatesConfig,
     rng: np.random.Generator,
     resamples: int,
-) -> Float[np.ndarray, " r"]:
-    """Return the improvement of the mean for each bootstrap sample of the trajectories."""
+) -> Float[np.ndarray, " resamples"]:
+    """Return the improvement of the mean metric over the trajectories for each bootstrap sample."""
     samples = (rng.integers(len(candidate), size=len(candidate)) for _ in range(resamples))
     means = ((float(candidate[sample].mean()), float(baseline[sample].mean())) for sample in samples)
     return np.array([improvement(value, reference, rules, rules.metric) for value, reference in means])

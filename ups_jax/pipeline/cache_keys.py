@@ -1,4 +1,4 @@
-"""Cache keys of trainings and evaluations: equal keys mean equal results. This module imports no jax."""
+"""Cache keys: two trainings or evaluations with equal keys have equal results. This module imports no jax."""
 
 from __future__ import annotations
 
@@ -27,18 +27,16 @@ _SELECTION = ("metric", "val_trajectories")
 
 
 def json_digest(values: Any) -> str:
-    """Return a digest of 16 hex digits of JSON values; the order of dictionary keys does not matter."""
+    """Return a digest of JSON values, as 16 hex digits; the order of dictionary keys does not matter."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def train_key(cfg: Config, stage: str, fingerprint: str, arguments: Sequence[str] = ()) -> str:
     """Return the cache key of a training.
 
-    It covers the configuration (except logging and paths), the data, the training code and package versions.
+    The key covers the configuration (except logging and paths), the data, the training code and package versions.
 
     Args:
-        cfg: Configuration of the training.
-        stage: Stage to train, or `all`.
         fingerprint: Fingerprint of the training data.
         arguments: Further arguments of the training command.
     """
@@ -51,11 +49,10 @@ def train_key(cfg: Config, stage: str, fingerprint: str, arguments: Sequence[str
 def evaluation_key(checkpoints: Mapping[str, str], cfg: Config, section: str, fingerprint: str, device: str) -> str:
     """Return the cache key of an evaluation.
 
-    It covers the checkpoints, the evaluation settings, the data, the evaluation code and package versions.
+    The key covers the checkpoints, the evaluation settings, the data, the evaluation code and package versions.
 
     Args:
         checkpoints: Digest of each checkpoint of the training.
-        cfg: Configuration of the evaluation.
         section: `small` or `full`.
         fingerprint: Fingerprint of the evaluation data.
         device: The value of --eval-device.
@@ -66,18 +63,18 @@ def evaluation_key(checkpoints: Mapping[str, str], cfg: Config, section: str, fi
 
 
 def training_code_digest() -> str:
-    """Return a digest of the code and the package versions that a training uses."""
+    """Return a digest of the code and the package versions that determine the result of a training."""
     return _code_digest(_TRAINING)
 
 
 def evaluation_code_digest() -> str:
-    """Return a digest of the code and the package versions that an evaluation uses."""
+    """Return a digest of the code and the package versions that determine the result of an evaluation."""
     return _code_digest(_EVALUATION)
 
 
 @cache
 def _code_digest(packages: tuple[str, ...]) -> str:
-    """Return a digest of the source files of these packages and the installed versions of the dependencies."""
+    """Return a digest of the source files of subpackages such as `data`, and of the versions of all dependencies."""
     hashed = hashlib.sha256()
     files = [path for package in packages for path in (_ROOT / package).rglob("*.py")]
     files += [path for name in _FILES if (path := (_ROOT / name).resolve()).is_file()]
@@ -88,7 +85,7 @@ def _code_digest(packages: tuple[str, ...]) -> str:
 
 
 def _without_paths(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the data configuration without file paths and loader settings."""
+    """Return the configuration section `data` without file paths and loader settings."""
     remaining = {key: value for key, value in data.items() if key not in ("root", "loader", "latents")}
     return remaining | {
         "tasks": [{key: value for key, value in task.items() if key != "path"} for task in data["tasks"]]
