@@ -1,6 +1,6 @@
 """The computing steps of a pipeline run: validation, dry run, training, evaluation.
 
-A training or evaluation is reused if any run has one with the same key and intact checkpoints.
+A training or evaluation is reused if any run already contains one with the same cache key and intact checkpoints.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ PLATFORMS = {"cpu": "cpu", "cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}
 
 
 def validate(pipeline: PipelineRun) -> dict[str, str]:
-    """Check configurations and data, and return the data fingerprint of each configuration by its name.
+    """Check the configurations and their data, and return the data fingerprints by configuration name.
 
     Raises:
-        DataError: If the output of the data check cannot be read.
+        DataError: If the result file of the data check cannot be read.
     """
     request, key = pipeline.request, json_digest([pipeline.resolved.to_dict(), pipeline.request.train_stage])
     configs = [argument for name in CONFIG_NAMES for argument in ("--config", str(pipeline.config_path(name)))]
@@ -54,15 +54,14 @@ def validate(pipeline: PipelineRun) -> dict[str, str]:
         return {name: str(values[str(pipeline.config_path(name))]["fingerprint"]) for name in CONFIG_NAMES}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{result_file}: is not a result of the data check ({error!r}); run the command again"
+            f"{result_file}: is not a result of the data check ({error!r}); run the same command again"
         ) from None
 
 
 def train(pipeline: PipelineRun, fingerprint: str) -> list[RecordedTraining]:
-    """Return the training of each seed, reused or executed now after a dry run.
+    """Return the training of each seed; a training that cannot be reused is executed now, after a dry run.
 
     Args:
-        pipeline: The pipeline run.
         fingerprint: Fingerprint of the training data.
 
     Raises:
@@ -73,12 +72,12 @@ def train(pipeline: PipelineRun, fingerprint: str) -> list[RecordedTraining]:
     return [_train_seed(pipeline, seed, seed == first, fingerprint) for seed in seeds]
 
 
-def _train_seed(pipeline: PipelineRun, seed: int, is_first: bool, fingerprint: str) -> RecordedTraining:
-    """Return the training of a seed, reused or executed now."""
+def _train_seed(pipeline: PipelineRun, seed: int, is_first_seed: bool, fingerprint: str) -> RecordedTraining:
+    """Return the training of one seed, which is reused or executed now."""
     request, cfg = pipeline.request, pipeline.resolved.train_with_seed(seed)
-    name = "train" if is_first else f"train_seed_{seed}"
+    name = "train" if is_first_seed else f"train_seed_{seed}"
     training = RecordedTraining(pipeline.directory / name)
-    key = train_key(cfg, request.train_stage, fingerprint, _identify(request.train_arguments))
+    key = train_key(cfg, request.train_stage, fingerprint, _arguments_for_key(request.train_arguments))
     forced = request.force_train and not (pipeline.resumed and name in pipeline.summary.values.get("forced", []))
     if not forced:
         if training.read().get("train_key") == key and training.find_problem() is None and pipeline.was_done(name, key):
@@ -89,15 +88,15 @@ def _train_seed(pipeline: PipelineRun, seed: int, is_first: bool, fingerprint: s
             return reusable
     if request.skip_training:
         raise CheckpointError(
-            "there is no finished training of this configuration, data and code with intact checkpoints; "
-            "remove --skip-training"
+            "--skip-training: no run contains a finished training with this configuration, data and code whose "
+            "checkpoints are intact; omit --skip-training"
         )
     is_different = pipeline.summary.values["steps"].get(name, {}).get("key") != key
     if training.path.exists() and (forced or training.read() or is_different):
-        pipeline.print(f"{name:<16}the previous training was moved to {move_to_backup(training.path)}")
+        pipeline.print(f"{name:<16}moved the previous training to {move_to_backup(training.path)}")
     if forced:
         pipeline.summary.update(forced=[*pipeline.summary.values.get("forced", []), name])
-    if is_first:
+    if is_first_seed:
         _dry_run(pipeline, key)
     step = Step(
         name=name,
@@ -109,7 +108,7 @@ def _train_seed(pipeline: PipelineRun, seed: int, is_first: bool, fingerprint: s
             *(f"seed={seed}", "evaluation.enabled=false"),
             *request.train_arguments,
         ],
-        environment=pipeline.environment("" if is_first else f"seed_{seed}"),
+        environment=pipeline.environment("" if is_first_seed else f"seed_{seed}"),
         outputs=[training.path / "run.json"],
     )
     pipeline.run(step, key)
@@ -126,7 +125,7 @@ def _train_seed(pipeline: PipelineRun, seed: int, is_first: bool, fingerprint: s
 
 
 def _dry_run(pipeline: PipelineRun, key: str) -> None:
-    """Run the training command with --dry-run, unless that was done or is skipped."""
+    """Run the training command with --dry-run, unless an earlier start did so or --skip-dry-run is set."""
     if pipeline.request.skip_dry_run:
         pipeline.mark_skipped("dry_run", "--skip-dry-run")
     elif not pipeline.was_done("dry_run", key):
@@ -141,25 +140,26 @@ def _dry_run(pipeline: PipelineRun, key: str) -> None:
 
 
 def evaluate(pipeline: PipelineRun, name: str, trainings: list[RecordedTraining], fingerprint: str) -> Evaluation:
-    """Return the evaluation of all trainings, reused or executed now.
+    """Return the evaluation of all seeds; the evaluation of each seed is reused or executed now.
 
     Args:
-        pipeline: The pipeline run.
-        name: Step of the evaluation, `small_eval` or `full_eval`.
+        name: `small_eval` or `full_eval`.
         trainings: The training of each seed.
         fingerprint: Fingerprint of the evaluation data.
     """
     return Evaluation.read(
-        [_evaluate_one(pipeline, name, training, number, fingerprint) for number, training in enumerate(trainings)]
+        [_evaluate_seed(pipeline, name, training, index, fingerprint) for index, training in enumerate(trainings)]
     )
 
 
-def _evaluate_one(pipeline: PipelineRun, name: str, training: RecordedTraining, number: int, fingerprint: str) -> Path:
-    """Return the evaluation file of one seed, reused or written now."""
+def _evaluate_seed(
+    pipeline: PipelineRun, name: str, training: RecordedTraining, seed_index: int, fingerprint: str
+) -> Path:
+    """Return the evaluation file of one seed, which is reused or written now."""
     request, section, cfg = pipeline.request, SECTIONS[name], pipeline.config(name)
-    folder = "" if number == 0 else f"seed_{pipeline.resolved.train.seed + number}"
+    folder = "" if seed_index == 0 else f"seed_{pipeline.resolved.train.seed + seed_index}"
     output = pipeline.directory / folder
-    step_name = name if number == 0 else f"{name}_{number}"
+    step_name = name if seed_index == 0 else f"{name}_{seed_index}"
     file = output / "evaluation" / f"{section}.json"
     checkpoints = training.read()["checkpoints"]
     key = evaluation_key(checkpoints, cfg, section, fingerprint, request.eval_device)
@@ -198,15 +198,15 @@ def _evaluate_one(pipeline: PipelineRun, name: str, training: RecordedTraining, 
 
 
 def _unchecked_fingerprint(pipeline: PipelineRun, name: str) -> str:
-    """Return a substitute for the data fingerprint, from the size and modification time of all data files."""
+    """Return a data fingerprint from the sizes and modification times of the files, for --skip-data-check."""
     cfg = pipeline.config(name)
     files = [path for task in cfg.data.tasks for paths in data_files(cfg.data, task).values() for path in paths]
-    entries = [[str(path), *_size_and_time(path)] for path in files]
+    entries = [[str(path), *_size_and_mtime_ns(path)] for path in files]
     return f"unchecked-{json_digest(entries)}"
 
 
-def _size_and_time(path: Path) -> tuple[int, int]:
-    """Return size and modification time (ns) of a file, zeros if it does not exist."""
+def _size_and_mtime_ns(path: Path) -> tuple[int, int]:
+    """Return the size and modification time (ns) of a file, or zeros if it does not exist."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -214,8 +214,8 @@ def _size_and_time(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _identify(arguments: tuple[str, ...]) -> list[str]:
-    """Return the arguments for the key: the run of --init-from is replaced by the digest of its checkpoints."""
+def _arguments_for_key(arguments: tuple[str, ...]) -> list[str]:
+    """Return training arguments for the cache key, with the run of --init-from replaced by its checkpoints' digest."""
     identified = []
     for previous, text in zip(("", *arguments), arguments, strict=False):
         option, _, value = text.partition("=")
@@ -225,10 +225,9 @@ def _identify(arguments: tuple[str, ...]) -> list[str]:
 
 
 def full_scope(pipeline: PipelineRun, fingerprint: str) -> str:
-    """Return a digest of what the full evaluation covers: its settings, tasks and data.
+    """Return a digest of the settings, tasks and data of the full evaluation.
 
     Args:
-        pipeline: The pipeline run.
         fingerprint: Fingerprint of the evaluation data.
     """
     section = pipeline.config("full_eval").pipeline.full

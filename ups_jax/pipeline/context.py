@@ -1,4 +1,4 @@
-"""The state of a pipeline run: its folder, its summary file, and how a step is executed, reused or skipped."""
+"""The state of a pipeline run: its folder and summary file, and methods that execute, reuse or skip its steps."""
 
 from __future__ import annotations
 
@@ -35,14 +35,10 @@ class PipelineRun:
     """A pipeline run in progress, shared by all of its steps.
 
     Attributes:
-        request: Options of the command.
-        resolved: The three configurations.
-        directory: Folder of the run.
-        summary: Summary file of the run.
-        console: Console for the progress lines.
+        resolved: Configurations of training, small and full evaluation.
         runner: Function that executes a step as a process.
-        lock: File descriptor of the lock on `directory`, inherited by the processes of the steps.
-        resumed: Whether an earlier start of this run did not finish.
+        lock: File descriptor of the lock on `directory`, which the processes of the steps inherit.
+        resumed: Whether this start continues a run that an earlier start left unfinished.
     """
 
     request: Request
@@ -60,11 +56,11 @@ class PipelineRun:
         return self.directory.name
 
     def print(self, line: str) -> None:
-        """Print a line without markup or wrapping."""
+        """Print a line to the console, without markup or wrapping."""
         print_line(self.console, line)
 
     def config_path(self, name: str) -> Path:
-        """Return the file of the resolved configuration `name`, one of `request.CONFIG_NAMES`."""
+        """Return the path of the resolved configuration `name`, one of `request.CONFIG_NAMES`."""
         return config_path(self.directory, name)
 
     def config(self, name: str) -> Config:
@@ -73,27 +69,28 @@ class PipelineRun:
         return config
 
     def environment(self, seed_folder: str = "") -> dict[str, str]:
-        """Return the environment variables of the steps; all steps of one seed share one W&B run.
+        """Return the environment variables for all steps of one seed, which share one W&B run.
 
         Args:
-            seed_folder: Subfolder of the seed, empty for the first seed.
+            seed_folder: Subfolder with the files of the seed, empty for the first seed.
         """
         mode = {} if self.request.wandb_mode is None else {"WANDB_MODE": self.request.wandb_mode}
         folder = self.directory / seed_folder
         return mode | {
             CONTEXT_VARIABLE: str((folder / "wandb_context.json").resolve()),
-            WANDB_INFO_VARIABLE: _info_path(folder / "artifacts" / "wandb_run.json", is_first=not seed_folder),
+            WANDB_INFO_VARIABLE: _wandb_info_path(
+                folder / "artifacts" / "wandb_run.json", is_first_seed=not seed_folder
+            ),
         }
 
     def log_path(self, name: str) -> Path:
-        """Return the log file of a step."""
+        """Return the path of the log file of a step."""
         return self.directory / "logs" / f"{name}.log"
 
     def was_done(self, name: str, key: str) -> bool:
-        """Return whether an earlier start of this run completed the step, and print a line if so.
+        """Return whether an earlier start of this run completed a step; if so, print that it is done.
 
         Args:
-            name: Name of the step.
             key: Digest of everything that the step's result depends on.
         """
         if not self.summary.is_done(name, key):
@@ -102,12 +99,12 @@ class PipelineRun:
         return True
 
     def mark_reused(self, name: str, key: str, source: Path) -> None:
-        """Record that the step's result was taken from `source`, which belongs to another run."""
+        """Record and print that a step is replaced by its earlier result in the file or folder `source`."""
         self.print(f"{name:<16}reused from {source}")
         self.summary.update_step(name, status="reused", key=key, reused_from=str(source), seconds=0.0, ended=now())
 
     def mark_skipped(self, name: str, reason: str) -> None:
-        """Record that the step is not executed."""
+        """Record and print that a step is not executed, with the reason."""
         self.print(f"{name:<16}skipped: {reason}")
         self.summary.update_step(name, status="skipped", reason=reason)
 
@@ -115,13 +112,12 @@ class PipelineRun:
         """Run a step as a process and record its result in the summary.
 
         Args:
-            step: The command to run.
             key: Digest of everything that the step's result depends on.
 
         Raises:
             StepFailed: If the process fails; the error has the exit code of the process.
-            Stopped: If the process or this process is stopped by a signal.
-            UserError: If an output of the step is missing.
+            Stopped: If a signal stops the step's process or this process.
+            UserError: If the process succeeds without writing one of `step.outputs`.
         """
         log = self.log_path(step.name)
         tries = self.summary.values["steps"].get(step.name, {}).get("tries", 0)
@@ -140,23 +136,22 @@ class PipelineRun:
         }
         if result.exit_code == Stopped.exit_code:
             self.summary.update_step(step.name, status="stopped", **entry)
-            raise Stopped(f"step {step.name} was stopped after saving; run the same command again to resume")
+            raise Stopped(f"step {step.name} saved its state and was stopped; run the same command again to resume it")
         missing = [path for path in step.outputs if not path.exists()]
         if result.exit_code != 0 or missing:
             self.summary.update_step(step.name, status="failed", error=result.error, **entry)
             if result.exit_code == 0:
-                raise UserError(f"step {step.name}: did not write {missing[0]}; see its log {log}")
+                raise UserError(f"step {step.name}: did not write {missing[0]}; see the log {log}")
             raise StepFailed(step.name, result, log)
         self.summary.update_step(step.name, status="done", error=None, **entry)
         self.print(f"{step.name:<16}took {result.seconds:.1f} s")
 
     def run_in_process(self, name: str, key: str, function: Callable[[], T]) -> T:
-        """Run a short step in this process and return the result of `function`.
+        """Run a function as a step in this process, record that in the summary, and return its result.
 
         Args:
-            name: Name of the step.
             key: Digest of everything that the step's result depends on.
-            function: The step; it should only read and write small files.
+            function: Function that only reads and writes small files.
         """
         self.summary.start_step(name, key=key)
         start_time = time.monotonic()
@@ -170,13 +165,13 @@ class PipelineRun:
         return result
 
     def _print_output(self, text: str) -> None:
-        """Print the output of a step, indented."""
+        """Print lines of a step's output with an indent."""
         for line in text.rstrip("\n").split("\n"):
             self.print(f"    {line}")
 
 
 def copy_evaluation(source: Path, target: Path) -> None:
-    """Copy an evaluation's JSON file, its plots and its report to another folder of results and replace those there.
+    """Copy an evaluation's JSON file, plots and report to another folder; older copies there are replaced.
 
     The JSON file is written last and atomically, so its presence implies a complete copy.
 
@@ -205,7 +200,7 @@ def copy_evaluation(source: Path, target: Path) -> None:
 
 
 def move_to_backup(folder: Path) -> Path:
-    """Rename a folder that is about to be written again, and return its new path.
+    """Rename a folder, so that its name can be used again, and return the new path.
 
     Raises:
         StorageError: If the folder cannot be renamed.
@@ -223,9 +218,8 @@ class Summary:
     """The file `summary.json` of a pipeline run, rewritten atomically at every change.
 
     Attributes:
-        path: The file.
-        values: Its content.
-        previous_gates: The gate decisions that an earlier start of the run recorded.
+        values: Content of the file.
+        previous_gates: Gate decisions of the run's previous start, by evaluation step.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -234,12 +228,9 @@ class Summary:
         self.previous_gates: dict[str, Any] = {}
 
     def start(self, **metadata: Any) -> None:
-        """Create the summary, or load that of an earlier start and set its status to `running`.
+        """Create or load the summary file and set its status to `running`.
 
-        If the earlier start finished, its gate decisions move to `previous_gates`.
-
-        Args:
-            metadata: Values that describe this start.
+        Gate decisions of an earlier start are copied to `previous_gates`; if it finished, `values` drops them.
 
         Raises:
             ConfigError: If the existing file is not a summary.
@@ -255,7 +246,7 @@ class Summary:
         self._write()
 
     def update(self, **values: Any) -> None:
-        """Replace some values.
+        """Set these values of the summary and write the file.
 
         Raises:
             StorageError: If the file cannot be written.
@@ -264,26 +255,26 @@ class Summary:
         self._write()
 
     def update_step(self, name: str, **values: Any) -> None:
-        """Replace some values of a step."""
+        """Set these values of a step and write the file."""
         steps = self.values["steps"]
         self.update(steps=steps | {name: steps.get(name, {}) | values})
 
     def start_step(self, name: str, **values: Any) -> None:
-        """Record that a step is running; a later error is attributed to it."""
+        """Record that a step is running, so that a later error is attributed to this step."""
         self.values["current_step"] = name
         self.update_step(name, status="running", started=now(), **values)
 
     def record_gates(self, name: str, decision: Mapping[str, Any]) -> None:
-        """Record the gate decision on an evaluation."""
+        """Record the gate decision on the evaluation step `name`."""
         self.update(gates=self.values["gates"] | {name: dict(decision)})
 
     def is_done(self, name: str, key: str) -> bool:
-        """Return whether an earlier start completed or reused a step with the same key."""
+        """Return whether the summary records the step with the same key as done or reused."""
         step = self.values["steps"].get(name, {})
         return step.get("status") in ("done", "reused") and step.get("key") == key
 
     def _write(self) -> None:
-        """Write the values to the file."""
+        """Write `values` to the summary file."""
         write_atomically(self.path, json.dumps(self.values, indent=2, default=str) + "\n")
 
 
@@ -291,7 +282,7 @@ def read_summary(path: Path) -> dict[str, Any]:
     """Return the content of a summary file, or an empty dictionary if it does not exist.
 
     Raises:
-        ConfigError: If the file is not a summary.
+        ConfigError: If the file cannot be read or is not a summary.
     """
     try:
         values = read_json(path)
@@ -300,12 +291,12 @@ def read_summary(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); choose another --run-id") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: is not the summary of a run; choose another --run-id")
+        raise ConfigError(f"{path}: is not the summary of a pipeline run; choose another --run-id")
     return values
 
 
 def find_unfinished_run(runs: Path, request_digest: str) -> str | None:
-    """Return the name of the latest run of this request that is unfinished and that no process is running.
+    """Return the name of the latest unfinished run of a request that no living process executes, or None.
 
     Args:
         runs: The folder of all runs.
@@ -313,19 +304,19 @@ def find_unfinished_run(runs: Path, request_digest: str) -> str | None:
     """
     unfinished: list[tuple[str, str]] = []
     for path in runs.glob("*/summary.json"):
-        values = _readable(path)
+        values = _summary_or_empty(path)
         if values.get("request") == request_digest and values.get("status") in UNFINISHED and is_free(path.parent):
             unfinished.append((str(values["started"]), path.parent.name))
     return max(unfinished)[1] if unfinished else None
 
 
-def _info_path(default: Path, is_first: bool) -> str:
-    """Return the file that describes the W&B run; for the first seed, the environment may name another one."""
-    return os.environ.get(WANDB_INFO_VARIABLE, str(default.resolve())) if is_first else str(default.resolve())
+def _wandb_info_path(default: Path, is_first_seed: bool) -> str:
+    """Return the path of the W&B info file: `default`, unless an environment variable sets it for the first seed."""
+    return os.environ.get(WANDB_INFO_VARIABLE, str(default.resolve())) if is_first_seed else str(default.resolve())
 
 
-def _readable(path: Path) -> dict[str, Any]:
-    """Return the content of a summary file, or an empty dictionary if it is damaged."""
+def _summary_or_empty(path: Path) -> dict[str, Any]:
+    """Return the content of a summary file, or an empty dictionary if the file is missing or damaged."""
     try:
         return read_summary(path)
     except ConfigError:

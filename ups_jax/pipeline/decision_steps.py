@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ups_jax.config import GatesConfig, to_dict
 from ups_jax.pipeline.baseline import (
@@ -26,12 +26,18 @@ from ups_jax.pipeline.training_record import RecordedTraining
 from ups_jax.runs.directory import now
 
 
+class Promotion(NamedTuple):
+    """The record of the champion, or None if the candidate is refused, and the final gate decision."""
+
+    champion: dict[str, Any] | None
+    decision: dict[str, Any]
+
+
 def baseline_search(pipeline: PipelineRun, scope: str) -> BaselineSearch:
-    """Return where this run's baselines are searched.
+    """Return the champions and the leaderboard of a run, with its options for the choice of a baseline.
 
     Args:
-        pipeline: The pipeline run.
-        scope: Digest of what the full evaluation covers, from `compute_steps.full_scope`.
+        scope: Digest of the full evaluation's settings, from `compute_steps.full_evaluation_scope`.
     """
     request = pipeline.request
     return BaselineSearch(
@@ -45,20 +51,19 @@ def baseline_search(pipeline: PipelineRun, scope: str) -> BaselineSearch:
 
 
 def open_leaderboard(pipeline: PipelineRun) -> Leaderboard:
-    """Return the leaderboard that a pipeline run writes to."""
+    """Return the leaderboard to which a pipeline run adds its evaluations."""
     return Leaderboard.from_csv_path(pipeline.request.leaderboard_csv, pipeline.request.leaderboard_html)
 
 
 def apply_gates(pipeline: PipelineRun, name: str, evaluation: Evaluation, search: BaselineSearch) -> dict[str, Any]:
-    """Apply the gates to an evaluation and return the decision, which is printed and recorded in the summary.
+    """Return the gate decision on an evaluation, after printing it and recording it in the summary.
 
-    A resumed run and the current champion keep their earlier decision if nothing that it depends on has changed.
+    If this run is resumed or is the current champion, and the inputs of its previous decision are unchanged, the
+    previous decision is recorded again.
 
     Args:
-        pipeline: The pipeline run.
-        name: Step of the evaluation, `small_eval` or `full_eval`.
-        evaluation: The evaluation.
-        search: Where to search for a baseline.
+        name: `small_eval` or `full_eval`.
+        search: The champions and the leaderboard, with the selection rules.
     """
     rules, section, request = pipeline.resolved.train.gates, SECTIONS[name], pipeline.request
     inputs = [asdict(rules), evaluation.protocol, evaluation.checkpoint, finite_or_none(evaluation.numbers)]
@@ -76,17 +81,17 @@ def apply_gates(pipeline: PipelineRun, name: str, evaluation: Evaluation, search
         decision = {"status": "champion", "passed": True, "reasons": [], "gates": [], "baseline": None}
     else:
         baseline = find_baseline(search, section, evaluation, pipeline.run_id, rules)
-        decision = _compare(pipeline, section, evaluation, baseline, rules)
+        decision = _decide(pipeline, section, evaluation, baseline, rules)
     decision |= {"key": key, "protocol": evaluation.protocol, "checkpoint": evaluation.checkpoint}
     pipeline.summary.record_gates(name, decision)
     print_decision(pipeline, name, decision)
     return decision
 
 
-def _compare(
+def _decide(
     pipeline: PipelineRun, section: str, evaluation: Evaluation, baseline: Baseline | None, rules: GatesConfig
 ) -> dict[str, Any]:
-    """Return the gate decision on an evaluation together with its baseline."""
+    """Return the gate decision on an evaluation as JSON values, with the baseline under the key `baseline`."""
     min_delta = rules.min_small_delta if section == "small" else rules.min_full_delta
     seeds, seed = pipeline.request.n_seeds, pipeline.resolved.train.seed
     decision = decide_against_baseline(evaluation, baseline, rules, min_delta, seeds=seeds, seed=seed).to_dict()
@@ -94,7 +99,7 @@ def _compare(
 
 
 def print_decision(pipeline: PipelineRun, name: str, decision: Mapping[str, Any]) -> None:
-    """Print a gate decision, with one line per gate."""
+    """Print the status of a gate decision, then one line per gate."""
     baseline = decision.get("baseline")
     status = {
         "champion": "this checkpoint is the champion",
@@ -110,11 +115,10 @@ def print_decision(pipeline: PipelineRun, name: str, decision: Mapping[str, Any]
 
 
 def leaderboard_rows(pipeline: PipelineRun, evaluations: Mapping[str, Evaluation]) -> list[Row]:
-    """Return the leaderboard row of each evaluation.
+    """Return one leaderboard row for each evaluation of a run.
 
     Args:
-        pipeline: The pipeline run.
-        evaluations: The evaluations by the names of their steps.
+        evaluations: The evaluations by `small_eval` and `full_eval`.
     """
     first = RecordedTraining(Path(pipeline.summary.values["trainings"][0]))
     record, revision = first.read(), first.code_revision()
@@ -158,43 +162,36 @@ def promote_candidate(
     evaluations: Mapping[str, Evaluation],
     trainings: list[RecordedTraining],
     search: BaselineSearch,
-) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """Promote the candidate to champion, unless the current champion prevents it.
+) -> Promotion:
+    """Promote a candidate that passed its gates to champion, unless a comparison with the current champion forbids it.
 
-    If the current champion is not the baseline of `decision`, for example because it was promoted in the meantime, the
-    gates are applied again with the champion as baseline. The champions and the labels on the leaderboard change under
-    one lock.
+    If the baseline of `decision` is not the current champion, for example because another run was promoted in the
+    meantime, the gates are applied again with the champion as baseline.
 
     Args:
-        pipeline: The pipeline run.
         decision: The gate decision on the full evaluation.
-        evaluations: The evaluations of the candidate by the names of their steps.
-        trainings: The training of each seed.
-        search: The champions and the leaderboard.
-
-    Returns:
-        The champion, or None if the candidate is refused, and the final gate decision.
+        evaluations: The evaluations of the candidate by `small_eval` and `full_eval`.
     """
     full = evaluations["full_eval"]
     with search.champions.lock():
         current = search.find_champion("full", full)
         if current is not None and shares_checkpoint(current, full):
             if current["run_id"] == pipeline.run_id:
-                _relabel(pipeline, current, leaderboard_rows(pipeline, evaluations))
-            return current, dict(decision)
+                _relabel_rows(pipeline, current, leaderboard_rows(pipeline, evaluations))
+            return Promotion(current, dict(decision))
         if current is not None and current["checkpoint"] != (decision.get("baseline") or {}).get("checkpoint"):
             baseline = champion_baseline(search, "full", current)
-            decision = dict(decision) | _compare(pipeline, "full", full, baseline, pipeline.resolved.train.gates)
+            decision = dict(decision) | _decide(pipeline, "full", full, baseline, pipeline.resolved.train.gates)
             print_decision(pipeline, "full_eval", decision)
         demoted = search.champions.find_demoted(full.task, full.protocol, full.checkpoints)
-        objections = _objections(pipeline, decision, current, demoted)
+        objections = _promotion_objections(pipeline, decision, current, demoted)
         if decision["passed"] and objections:
             decision = dict(decision) | {"status": "failed", "passed": False, "reasons": objections}
         pipeline.summary.record_gates("full_eval", decision)
         if not decision["passed"]:
             open_leaderboard(pipeline).add(leaderboard_rows(pipeline, evaluations))
-            return None, dict(decision)
-        training = trainings[_best_seed(pipeline, evaluations)]
+            return Promotion(None, dict(decision))
+        training = trainings[_best_seed_index(pipeline, evaluations)]
         champion = search.champions.promote(
             Candidate(
                 run_id=pipeline.run_id,
@@ -207,17 +204,17 @@ def promote_candidate(
                 evaluations={SECTIONS[name]: evaluation for name, evaluation in evaluations.items()},
             )
         )
-        _relabel(pipeline, champion, leaderboard_rows(pipeline, evaluations))
-    return champion, dict(decision)
+        _relabel_rows(pipeline, champion, leaderboard_rows(pipeline, evaluations))
+    return Promotion(champion, dict(decision))
 
 
-def _objections(
+def _promotion_objections(
     pipeline: PipelineRun,
     decision: Mapping[str, Any],
     current: Mapping[str, Any] | None,
     demoted: Mapping[str, Any] | None,
 ) -> list[str]:
-    """Return the reasons against a promotion that the gates allow."""
+    """Return reasons that forbid a promotion although the gates have passed."""
     objections = []
     if current is not None and any(
         gate["kind"] == "delta" and gate["status"] == "ignored" for gate in decision["gates"]
@@ -225,18 +222,18 @@ def _objections(
         metric = pipeline.resolved.train.gates.metric
         objections.append(
             f"{metric}: cannot be compared with the value of the champion {current['run_id']}; set another "
-            "gates.metric, or demote that champion"
+            "`gates.metric`, or demote this champion"
         )
     if demoted is not None and not pipeline.request.promote_demoted:
         objections.append(
             f"this checkpoint was demoted at {demoted['demoted_at']} ({demoted['reason'] or 'no reason given'}); "
-            "--promote-demoted allows it again"
+            "set --promote-demoted to allow it again"
         )
     return objections
 
 
-def _relabel(pipeline: PipelineRun, champion: Mapping[str, Any], rows: list[Row]) -> None:
-    """Label the rows of the new champion and of the former champions of the task on the leaderboard."""
+def _relabel_rows(pipeline: PipelineRun, champion: Mapping[str, Any], rows: list[Row]) -> None:
+    """Add the new champion's rows with its label to the leaderboard, and relabel the rows of former champions."""
     board, label = open_leaderboard(pipeline), pipeline.request.champion_label
     former_labels = {
         item["run_id"]: f"former_{item['label']}" for item in champion["history"] if "demoted_at" not in item
@@ -253,8 +250,8 @@ def _relabel(pipeline: PipelineRun, champion: Mapping[str, Any], rows: list[Row]
     )
 
 
-def _best_seed(pipeline: PipelineRun, evaluations: Mapping[str, Evaluation]) -> int:
-    """Return the index of the best seed by the small evaluation, which contains no test trajectory."""
+def _best_seed_index(pipeline: PipelineRun, evaluations: Mapping[str, Evaluation]) -> int:
+    """Return the index of the best seed by the small evaluation, or by the full one if the small one was skipped."""
     rules = pipeline.resolved.train.gates
     results = evaluations.get("small_eval", evaluations["full_eval"]).results
     values = [metric_values(result)[rules.metric] for result in results]
