@@ -1,7 +1,7 @@
 """Gates: rules on the metrics of a candidate that decide whether it may be promoted.
 
-All functions are pure functions of metrics by name. A metric that was not measured is absent; one that is not finite is
-NaN or None.
+All functions are pure. Metrics are mappings by metric name; a metric that was not measured is absent, and one that is
+not finite is NaN or None.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _REFUSED = ("fail", "missing")
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """Bootstrap confidence interval of the improvement, in the unit of the delta gate."""
+    """Bootstrap confidence interval of an improvement, in the unit that `gates.delta` selects."""
 
     lower: float
     upper: float
@@ -32,17 +32,13 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
-    """The result of one rule for one metric.
+    """The result of one gate rule for one metric.
 
     Attributes:
-        key: Name of the metric.
         kind: Kind of the rule.
         direction: Whether lower or higher values are better.
         status: Result of the rule.
-        message: The result as text.
-        limit: Bound on the candidate's value; for kind `delta`, on its improvement.
-        baseline: Value of the baseline.
-        candidate: Value of the candidate.
+        limit: Bound on the candidate's value; for the kind `delta`, bound on its improvement.
     """
 
     key: str
@@ -65,8 +61,7 @@ class Decision:
     """The gate decision on an evaluation.
 
     Attributes:
-        status: `passed`, `failed`, or `no_baseline`: passed, but there is no comparable baseline.
-        gates: The result of each rule.
+        status: `passed`, `failed`, or `no_baseline` if all rules passed without a comparable baseline.
     """
 
     status: Literal["passed", "failed", "no_baseline"]
@@ -84,7 +79,7 @@ class Decision:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the decision as JSON values; non-finite numbers become None."""
-        gates = [{key: _finite_or_none(value) for key, value in asdict(gate).items()} for gate in self.gates]
+        gates = [{key: _none_if_not_finite(value) for key, value in asdict(gate).items()} for gate in self.gates]
         return {"status": self.status, "passed": self.passed, "reasons": self.reasons, "gates": gates}
 
 
@@ -98,40 +93,41 @@ def decide(
     interval: Interval | None = None,
     incomparable: Mapping[str, str] = {},
 ) -> Decision:
-    """Return the decision of all gates on a candidate.
+    """Apply all gate rules to the metrics of a candidate and return the decision.
 
-    With several tasks, the mean of `rules.metric` has to improve, its value on each task may be worse than the
-    baseline's only within the tolerance, and every other rule applies to each task separately.
+    With several tasks, the mean of `rules.metric` over the tasks has to improve, and on no task may the metric be worse
+    than the tolerance allows. Every other rule applies to each task separately.
 
     Args:
-        candidate: Metrics of the candidate.
-        baseline: Metrics of the baseline, or None.
-        rules: Gate rules of the configuration.
         min_delta: Required improvement of `rules.metric`.
-        trivial: Metrics of persistence or of the mean field on the same data.
+        trivial: Metrics of the trivial prediction, persistence or the mean field, on the same data.
         interval: Confidence interval of the improvement; if set, its lower bound has to reach `min_delta`.
-        incomparable: Metrics that must not be compared with the baseline, with the reason.
+        incomparable: Metrics that must not be compared with the baseline, each with the reason.
     """
     gates = (
-        _delta(candidate, baseline, rules, min_delta, interval, incomparable),
-        *(gate for key in _task_keys(rules.metric, candidate) for gate in _trivial(key, candidate, trivial, rules)),
+        _delta_gate(candidate, baseline, rules, min_delta, interval, incomparable),
         *(
-            _ratio(key, rules.ratios[rule], candidate, baseline, rules, incomparable)
+            gate
+            for key in _rule_metrics(rules.metric, candidate)
+            for gate in _trivial_gate(key, candidate, trivial, rules)
+        ),
+        *(
+            _ratio_gate(key, rules.ratios[rule], candidate, baseline, rules, incomparable)
             for rule in sorted(rules.ratios)
-            for key in _task_keys(rule, candidate, baseline)
+            for key in _rule_metrics(rule, candidate, baseline)
         ),
         # An improved mean must not hide that one task has become worse.
         *(
-            _ratio(key, 1.0, candidate, baseline, rules, incomparable)
-            for key in _task_keys(rules.metric, candidate, baseline)
+            _ratio_gate(key, 1.0, candidate, baseline, rules, incomparable)
+            for key in _rule_metrics(rules.metric, candidate, baseline)
             if key != rules.metric and rules.metric not in rules.ratios
         ),
         *(
-            _limit(key, rules.limits[rule], candidate, rules)
+            _limit_gate(key, rules.limits[rule], candidate, rules)
             for rule in sorted(rules.limits)
-            for key in _task_keys(rule, candidate)
+            for key in _rule_metrics(rule, candidate)
         ),
-        *(_required(key, candidate, rules) for rule in rules.required for key in _task_keys(rule, candidate)),
+        *(_required_gate(key, candidate, rules) for rule in rules.required for key in _rule_metrics(rule, candidate)),
     )
     if not all(gate.passed for gate in gates):
         return Decision(status="failed", gates=gates)
@@ -142,10 +138,7 @@ def improvement(candidate: float, baseline: float, rules: GatesConfig, key: str)
     """Return the improvement of the candidate over the baseline; positive is better.
 
     Args:
-        candidate: Value of the candidate.
-        baseline: Value of the baseline.
         rules: Gate rules; with `delta: absolute` the result has the metric's unit, else it is a fraction of `baseline`.
-        key: Name of the metric.
     """
     gain = candidate - baseline if metric_direction(key, rules) == "higher" else baseline - candidate
     if rules.delta == "absolute" or gain == 0:
@@ -153,7 +146,7 @@ def improvement(candidate: float, baseline: float, rules: GatesConfig, key: str)
     return gain / abs(baseline) if baseline else math.copysign(math.inf, gain)
 
 
-def _delta(
+def _delta_gate(
     candidate: Numbers,
     baseline: Numbers | None,
     rules: GatesConfig,
@@ -161,7 +154,7 @@ def _delta(
     interval: Interval | None,
     incomparable: Mapping[str, str],
 ) -> Gate:
-    """Return the gate on the improvement of `rules.metric`."""
+    """Return the gate on the improvement of `rules.metric` over the baseline."""
     key = rules.metric
     fields: dict[str, Any] = {
         "key": key,
@@ -169,11 +162,11 @@ def _delta(
         "direction": metric_direction(key, rules),
         "limit": min_delta,
     }
-    value = _finite(candidate, key)
+    value = _finite_value(candidate, key)
     if value is None:
-        return _missing(fields, candidate)
+        return _missing_gate(fields, candidate)
     fields |= {"candidate": value}
-    reference = _comparable(fields, baseline, incomparable)
+    reference = _baseline_value_or_gate(fields, baseline, incomparable)
     if isinstance(reference, Gate):
         return reference
     gain = improvement(value, reference, rules, key)
@@ -187,17 +180,17 @@ def _delta(
     return Gate(**fields, baseline=reference, status="pass" if passed else "fail", message=message)
 
 
-def _task_keys(rule: str, *sides: Numbers | None) -> list[str]:
-    """Return the metrics that a rule applies to: one per task if any task has the metric, else the metric itself."""
-    keys = {key for side in sides for key in side or () if strip_task(key) != key}
+def _rule_metrics(rule: str, *evaluations: Numbers | None) -> list[str]:
+    """Return the metrics that a rule applies to: `RULE@TASK` for each task if any task has the metric, else `RULE`."""
+    keys = {key for numbers in evaluations for key in numbers or () if strip_task(key) != key}
     if not any(strip_task(key) == rule for key in keys):
         return [rule]
     return [f"{rule}@{task}" for task in sorted({key.partition("@")[2] for key in keys})]
 
 
-def _trivial(key: str, candidate: Numbers, trivial: Numbers | None, rules: GatesConfig) -> Iterator[Gate]:
-    """Yield the gate against the trivial prediction, if there is a value to compare with."""
-    bound, value = _finite(trivial or {}, key), _finite(candidate, key)
+def _trivial_gate(key: str, candidate: Numbers, trivial: Numbers | None, rules: GatesConfig) -> Iterator[Gate]:
+    """Yield the gate that requires a better value than the trivial prediction; yield nothing if it cannot apply."""
+    bound, value = _finite_value(trivial or {}, key), _finite_value(candidate, key)
     # A candidate without the metric fails by its delta gate.
     if not rules.beat_trivial or bound is None or value is None:
         return
@@ -214,79 +207,86 @@ def _trivial(key: str, candidate: Numbers, trivial: Numbers | None, rules: Gates
     )
 
 
-def _ratio(
+def _ratio_gate(
     key: str,
-    factor: float,
+    max_ratio: float,
     candidate: Numbers,
     baseline: Numbers | None,
     rules: GatesConfig,
     incomparable: Mapping[str, str],
 ) -> Gate:
-    """Return the gate on the ratio between candidate and baseline."""
+    """Return the gate on the ratio of the candidate's metric to the baseline's metric."""
     better_direction = metric_direction(key, rules)
     fields: dict[str, Any] = {"key": key, "kind": "ratio", "direction": better_direction}
-    value = _finite(candidate, key)
+    value = _finite_value(candidate, key)
     if value is None and (key in candidate or key in (baseline or {})):
         # A measured value that is not finite always fails.
         warned = (
             rules.on_missing == "warn" and key not in candidate and not {key, strip_task(key)} & set(rules.required)
         )
-        fields |= {"baseline": _finite(baseline or {}, key)}
-        return _missing(fields, candidate, "warned" if warned else "missing")
+        fields |= {"baseline": _finite_value(baseline or {}, key)}
+        return _missing_gate(fields, candidate, "warned" if warned else "missing")
     if value is None:
         return Gate(**fields, status="not_applicable", message=f"{key}: not measured for candidate and baseline")
     fields |= {"candidate": value}
-    reference = _comparable(fields, baseline, incomparable)
+    reference = _baseline_value_or_gate(fields, baseline, incomparable)
     if isinstance(reference, Gate):
         return reference
-    tolerance = _setting(rules.tolerances, key, rules.tolerance)
+    tolerance = _metric_setting(rules.tolerances, key, rules.tolerance)
     if better_direction == "higher":
-        limit = reference / factor - tolerance * abs(reference / factor)
+        limit = reference / max_ratio - tolerance * abs(reference / max_ratio)
         passed, side = value >= limit, "least"
     else:
-        limit = max(factor * reference + tolerance * abs(factor * reference), _setting(rules.floors, key, rules.floor))
+        limit = max(
+            max_ratio * reference + tolerance * abs(max_ratio * reference),
+            _metric_setting(rules.floors, key, rules.floor),
+        )
         passed, side = value <= limit, "most"
     message = f"{key}: {value:.4g} against the baseline's {reference:.4g}; at {side} {limit:.4g} is allowed"
     return Gate(**fields, baseline=reference, limit=limit, status="pass" if passed else "fail", message=message)
 
 
-def _missing(fields: Mapping[str, Any], candidate: Numbers, status: Status = "missing") -> Gate:
-    """Return the gate of a metric that the candidate lacks."""
-    key = fields["key"]
-    return Gate(**fields, status=status, message=f"{key}: the candidate's value is {_absence(candidate, key)}")
+def _missing_gate(gate_fields: Mapping[str, Any], candidate: Numbers, status: Status = "missing") -> Gate:
+    """Return the gate for a metric that the candidate lacks or that is not finite."""
+    key = gate_fields["key"]
+    return Gate(
+        **gate_fields, status=status, message=f"{key}: the candidate's value is {_absence_reason(candidate, key)}"
+    )
 
 
-def _comparable(fields: Mapping[str, Any], baseline: Numbers | None, incomparable: Mapping[str, str]) -> float | Gate:
-    """Return the baseline's value, or the finished gate if there is no value to compare with."""
-    key, message = fields["key"], f"{fields['key']}: {fields['candidate']:.4g}"
+def _baseline_value_or_gate(
+    gate_fields: Mapping[str, Any], baseline: Numbers | None, incomparable: Mapping[str, str]
+) -> float | Gate:
+    """Return the baseline's value of a metric, or, without a comparable value, the gate that reports this."""
+    key, message = gate_fields["key"], f"{gate_fields['key']}: {gate_fields['candidate']:.4g}"
     if baseline is None:
-        return Gate(**fields, status="no_baseline", message=f"{message}; no comparable run has been promoted yet")
-    reference = _finite(baseline, key)
+        return Gate(**gate_fields, status="no_baseline", message=f"{message}; no comparable run has been promoted yet")
+    reference = _finite_value(baseline, key)
     if reference is None or key in incomparable:
-        why = incomparable.get(key, f"the baseline's value is {_absence(baseline, key)}")
-        return Gate(**fields, status="ignored", message=f"{message}; {why} and is ignored")
+        why = incomparable.get(key, f"the baseline's value is {_absence_reason(baseline, key)}")
+        return Gate(**gate_fields, status="ignored", message=f"{message}; {why} and is ignored")
     return reference
 
 
-def _setting(values: Mapping[str, float], key: str, default: float) -> float:
-    """Return the setting for a metric of a task, else for the metric, else the default."""
-    return values.get(key, values.get(strip_task(key), default))
+def _metric_setting(settings: Mapping[str, float], key: str, default: float) -> float:
+    """Return the setting of a metric by its full name `NAME@TASK`, else by `NAME`, else the default."""
+    return settings.get(key, settings.get(strip_task(key), default))
 
 
-def _limit(key: str, limit: float, candidate: Numbers, rules: GatesConfig) -> Gate:
-    """Return the gate on an absolute limit."""
-    better_direction, value = metric_direction(key, rules), _finite(candidate, key)
+def _limit_gate(key: str, limit: float, candidate: Numbers, rules: GatesConfig) -> Gate:
+    """Return the gate on the absolute limit of a metric."""
+    better_direction, value = metric_direction(key, rules), _finite_value(candidate, key)
     fields: dict[str, Any] = {"key": key, "kind": "absolute", "direction": better_direction, "limit": limit}
     if value is None:
-        return _missing(fields, candidate)
+        return _missing_gate(fields, candidate)
     passed = value >= limit if better_direction == "higher" else value <= limit
     message = f"{key}: {value:.4g}; at {'least' if better_direction == 'higher' else 'most'} {limit:.4g} is allowed"
     return Gate(**fields, candidate=value, status="pass" if passed else "fail", message=message)
 
 
-def _required(key: str, candidate: Numbers, rules: GatesConfig) -> Gate:
-    """Return the gate on the presence of a metric."""
-    value = _finite(candidate, key)
+def _required_gate(key: str, candidate: Numbers, rules: GatesConfig) -> Gate:
+    """Return the gate on a metric that has to be measured and finite."""
+    value = _finite_value(candidate, key)
     fields: dict[str, Any] = {
         "key": key,
         "kind": "required",
@@ -294,37 +294,37 @@ def _required(key: str, candidate: Numbers, rules: GatesConfig) -> Gate:
         "candidate": value,
     }
     if value is None:
-        return _missing(fields, candidate)
+        return _missing_gate(fields, candidate)
     return Gate(**fields, status="pass", message=f"{key}: {value:.4g} is measured, as required")
 
 
 def metric_direction(key: str, rules: GatesConfig) -> Direction:
-    """Return whether lower or higher values of a metric are better; task and section are ignored.
+    """Return whether lower or higher values of a metric are better.
 
     Args:
         key: Name of the metric, such as `rollout/correlation_time@waves`.
-        rules: Gate rules; `higher_is_better` lists the metrics with direction `higher`.
+        rules: Gate rules; `higher_is_better` lists metrics with or without section and task (`correlation_time`).
     """
     name = strip_task(key)
     return "higher" if {key, name, name.rpartition("/")[2]} & set(rules.higher_is_better) else "lower"
 
 
-def _finite(numbers: Numbers, key: str) -> float | None:
-    """Return a metric, or None if it is missing or not finite."""
+def _finite_value(numbers: Numbers, key: str) -> float | None:
+    """Return the value of a metric, or None if it is missing or not finite."""
     value = numbers.get(key)
     return float(value) if value is not None and math.isfinite(value) else None
 
 
-def _absence(numbers: Numbers, key: str) -> str:
-    """Return why a metric has no finite value."""
+def _absence_reason(numbers: Numbers, key: str) -> str:
+    """Return why a metric has no finite value, as part of a message."""
     return "not a finite number" if key in numbers else "not measured"
 
 
 def _format_improvement(value: float, rules: GatesConfig) -> str:
-    """Return an improvement as text, in percent or in the metric's unit."""
+    """Return an improvement as text, in percent or, with `delta: absolute`, in the metric's unit."""
     return f"{value:.4g}" if rules.delta == "absolute" else f"{100 * value:.2f} %"
 
 
-def _finite_or_none(value: Any) -> Any:
-    """Return the value, or None for a non-finite number."""
+def _none_if_not_finite(value: str | float | None) -> str | float | None:
+    """Return a field of a gate unchanged, or None if it is a number that is not finite."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""HTML report of a pipeline run: its outcome, the gates, its metrics next to baseline and champion, and its plots."""
+"""HTML report of a pipeline run: outcome, gates, plots, and metrics beside those of the baseline and the champion."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ _PASSING = ("pass", "not_applicable", "no_baseline")
 def write_report(
     path: Path, pipeline: PipelineRun, results: Mapping[str, Evaluation], champion: Mapping[str, Any] | None
 ) -> None:
-    """Write the report of a pipeline run.
+    """Write the HTML report of a pipeline run.
 
     Args:
-        path: The HTML file.
-        pipeline: The pipeline run.
-        results: The evaluations by the names of their steps.
+        results: The evaluations by `small_eval` and `full_eval`.
         champion: Record of the current champion, or None.
 
     Raises:
         StorageError: If the file cannot be written.
     """
     last = list(results.values())[-1:]
-    pictures = {item.name: item.read_bytes() for result in last for item in sorted(_plots(result.files[0]).glob("*.*"))}
+    pictures = {
+        item.name: item.read_bytes() for result in last for item in sorted(_plots_folder(result.files[0]).glob("*.*"))
+    }
     write_atomically(
         path, render(pipeline.summary.values, results, pictures, to_dict(pipeline.resolved.train), champion)
     )
@@ -58,15 +58,14 @@ def render(
     config: Mapping[str, Any],
     champion: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return the report as HTML.
+    """Return the report of a pipeline run as an HTML page.
 
-    With several seeds, comparisons show the mean and the detailed tables the first seed.
+    With several seeds, comparisons show the mean over the seeds, and detailed tables show the first seed.
 
     Args:
         summary: Values of the run's summary.
-        results: The evaluations by the names of their steps.
-        pictures: Contents of PNG and GIF files by file name.
-        config: Training configuration.
+        results: The evaluations by `small_eval` and `full_eval`.
+        pictures: Contents of the PNG and GIF files to embed, by file name.
         champion: Record of the current champion, or None.
     """
     body = [
@@ -75,11 +74,11 @@ def render(
     ]
     for name in SECTIONS:
         if name in summary["gates"]:
-            body += _gates(name, summary["gates"][name], results.get(name))
+            body += _gates_html(name, summary["gates"][name], results.get(name))
     if champion is not None and champion["run_id"] != summary["run_id"] and "full_eval" in results:
         numbers = champion["evaluations"]["full"]["numbers"]
         body += [f"<h2>{escape('Comparison with the champion ' + champion['run_id'])}</h2>"]
-        body += [_comparison_table(results["full_eval"].numbers, numbers, "champion")]
+        body += [_comparison_html(results["full_eval"].numbers, numbers, "champion")]
     for name, result in reversed(list(results.items())):
         meta, seeds = result.meta, len(result.results)
         title = f"{display_name(name)}: {meta['data']['split']} split, {meta['trajectories']} trajectories"
@@ -90,7 +89,12 @@ def render(
         body += ["<h2>Rollout</h2>", *(html_figure(Path(item).stem, pictures[item], "gif") for item in films)]
     body += ["<h2>Plots</h2>"] if len(films) < len(pictures) else []
     body += [html_figure(Path(item).stem, content) for item, content in pictures.items() if item.endswith(".png")]
-    body += ["<h2>Steps</h2>", _steps(summary["steps"]), "<h2>Environment</h2>", json_block(summary["environment"])]
+    body += [
+        "<h2>Steps</h2>",
+        _steps_html(summary["steps"]),
+        "<h2>Environment</h2>",
+        json_block(summary["environment"]),
+    ]
     for name, result in results.items():
         facts = {key: value for key, value in result.meta.items() if key != "tasks"}
         body += [f"<h2>{escape(display_name(name))}: facts</h2>", json_block(facts)]
@@ -99,13 +103,13 @@ def render(
 
 
 def _reasons(summary: Mapping[str, Any]) -> list[str]:
-    """Return why the run is not promoted, from the last gate decision."""
+    """Return the reasons why the run was not promoted, from its last gate decision."""
     gates = [summary["gates"][name] for name in SECTIONS if name in summary["gates"]]
     return list(gates[-1].get("reasons", ())) if gates else []
 
 
-def _gates(name: str, decision: Mapping[str, Any], result: Evaluation | None) -> Iterator[str]:
-    """Yield the table of the gates and the comparison of the candidate with the baseline."""
+def _gates_html(name: str, decision: Mapping[str, Any], result: Evaluation | None) -> Iterator[str]:
+    """Yield a heading, the table of gates, and the comparison of an evaluation with its baseline, as HTML."""
     baseline = decision.get("baseline")
     against = f" against {baseline['label']} {baseline['run_id']}" if baseline else ""
     yield f"<h2>{escape(f'Gates of the {display_name(name)}: ' + display_name(decision['status']) + against)}</h2>"
@@ -113,28 +117,28 @@ def _gates(name: str, decision: Mapping[str, Any], result: Evaluation | None) ->
         rows = []
         for gate in decision["gates"]:
             cells = [gate["key"], gate["kind"], display_name(gate["status"])]
-            cells += [_number(gate[key]) for key in ("candidate", "baseline", "limit")] + [gate["message"]]
+            cells += [_format_number(gate[key]) for key in ("candidate", "baseline", "limit")] + [gate["message"]]
             rows.append(html_table_row(map(escape, cells), "" if gate["status"] in _PASSING else "bad"))
         yield html_table(("metric", "kind", "status", "candidate", "baseline", "limit", "message"), rows)
     if baseline and result is not None:
-        yield _comparison_table(result.numbers, baseline["numbers"], "baseline")
+        yield _comparison_html(result.numbers, baseline["numbers"], "baseline")
 
 
-def _comparison_table(numbers: Mapping[str, float], reference: Mapping[str, float | None], reference_name: str) -> str:
-    """Return the table that compares the metrics of this run with those of a reference."""
+def _comparison_html(numbers: Mapping[str, float], reference: Mapping[str, float | None], reference_name: str) -> str:
+    """Return an HTML table of the metrics of this run and of a reference run, with the change in percent."""
     rows = []
     for name in (*METRICS, "wall_clock", "ece"):
         if name not in numbers or name not in reference:
             continue
         number = reference[name]
         change = f"{100 * (numbers[name] / number - 1):+.1f} %" if number else ""
-        cells = [display_name(name), _number(numbers[name]), _number(number), change]
+        cells = [display_name(name), _format_number(numbers[name]), _format_number(number), change]
         rows.append(html_table_row(map(escape, cells)))
     return html_table(("", "this run", reference_name, "change"), rows)
 
 
-def _steps(steps: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the table of the steps with their status and cost."""
+def _steps_html(steps: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return an HTML table of the steps with status, wall time and peak memory."""
     rows = []
     for name, step in steps.items():
         memory = step.get("peak_memory_mib")
@@ -149,11 +153,11 @@ def _steps(steps: Mapping[str, Mapping[str, Any]]) -> str:
     return html_table(("step", "status", "wall time", "peak memory", ""), rows)
 
 
-def _plots(evaluation: Path) -> Path:
-    """Return the folder with the plots of an evaluation, given its JSON file."""
-    return evaluation.parent.parent / "plots" / evaluation.stem
+def _plots_folder(evaluation_file: Path) -> Path:
+    """Return the folder with the plots of an evaluation."""
+    return evaluation_file.parent.parent / "plots" / evaluation_file.stem
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     """Return a number with four significant digits, or an empty string for None."""
     return "" if value is None else f"{value:.4g}"

@@ -1,6 +1,7 @@
-"""The leaderboard: an append-only JSONL file, protected by a lock, and tables that are rendered from it.
+"""The leaderboard: a JSONL file of evaluations, and CSV, HTML and Markdown tables that are written from it.
 
-A row is one evaluation of one run; a later line with the same run and stage replaces an earlier one.
+A row is one evaluation of one run. Lines are only appended; a later line replaces an earlier one of the same run and
+stage.
 """
 
 from __future__ import annotations
@@ -27,30 +28,25 @@ class Row:
     """One evaluation of one run, over one or more seeds.
 
     Attributes:
-        run_id: Id of the run.
         stage: Step of the evaluation, such as `full_eval`.
         timestamp: End of the evaluation, with time zone.
         label: Label such as `champion`.
-        status: Status of the gate decision.
+        status: Status of the gate decision on the evaluation.
         commit: Git commit of the training.
         dirty: Whether the training had uncommitted changes.
         config_hash: Digest of the training configuration.
         eval_key: Cache key of the evaluation.
-        checkpoint: Common digest of `checkpoints`.
-        checkpoints: Digest of the checkpoint of each seed.
+        checkpoint: Digest of the evaluated checkpoint, or with several seeds a digest of `checkpoints`.
+        checkpoints: Digest of the evaluated checkpoint of each seed.
         protocol: Protocol digest; evaluations with equal digests are comparable.
         task: Names of the tasks, joined by `+`.
-        split: Split of the data.
         horizon: Number of rollout steps.
         seed: Seed of the first training.
         params: Number of model parameters.
-        device: Device of the evaluation.
         wall_clock_s: Training time in seconds.
         peak_mem: Peak memory of the training, in MiB.
-        notes: Notes of the user.
         results: Evaluation file of each seed.
-        tags: Tags of the user.
-        metrics: Metrics by name; None if not finite.
+        metrics: Metrics by name; None for a value that is not finite.
     """
 
     run_id: str
@@ -93,7 +89,7 @@ class Leaderboard:
     """The files of one leaderboard.
 
     Attributes:
-        jsonl: The rows; the other files are rendered from it.
+        jsonl: File of the rows; the other files are tables that are written from it.
         csv: Table with all digits.
         html: Table as a web page.
         markdown: Table in Markdown.
@@ -106,11 +102,10 @@ class Leaderboard:
 
     @staticmethod
     def from_csv_path(csv_path: Path, html_path: Path | None = None) -> Leaderboard:
-        """Return the leaderboard whose files lie next to a CSV file.
+        """Return the leaderboard whose other files have the path of the CSV file with another suffix.
 
         Args:
-            csv_path: The CSV file.
-            html_path: The HTML file, if it lies elsewhere.
+            html_path: The HTML file, if it has another path.
         """
         return Leaderboard(
             jsonl=csv_path.with_suffix(".jsonl"),
@@ -120,21 +115,21 @@ class Leaderboard:
         )
 
     def add(self, rows: Sequence[Row]) -> None:
-        """Append the new and changed rows and render the tables.
+        """Append the rows that are new or changed to the JSONL file, and write all tables.
 
         Raises:
             StorageError: If a file cannot be written.
             DataError: If the JSONL file is damaged.
         """
-        with self._locked():
+        with self._lock():
             existing = {row.key: row for row in self.read()}
             new = [row for row in rows if existing.get(row.key) != row]
             if new:
-                self._append(new)
+                self._append_rows(new)
             self.render()
 
     def read(self) -> list[Row]:
-        """Return the rows in the order in which they were first added.
+        """Return the latest version of each row, in the order in which the rows were first added.
 
         Raises:
             DataError: If a line is not a row.
@@ -144,19 +139,19 @@ class Leaderboard:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise DataError(f"{self.jsonl}: cannot be read ({error.strerror})") from None
+            raise DataError(f"{self.jsonl}: cannot be read ({error.strerror}); make this file readable") from None
         rows: dict[tuple[str, str], Row] = {}
         # The text after the last newline is empty, or an incomplete line that a killed process left.
         for number, line in enumerate(lines[:-1], 1):
             try:
                 row = _ADAPTER.validate_json(line)
             except ValidationError:
-                raise DataError(f"{self.jsonl}: line {number} is not a leaderboard row; delete that line") from None
+                raise DataError(f"{self.jsonl}: line {number} is not a leaderboard row; delete this line") from None
             rows[row.key] = row
         return list(rows.values())
 
     def render(self) -> None:
-        """Write the CSV, HTML and Markdown tables from the rows.
+        """Write the CSV, HTML and Markdown tables of all rows.
 
         Raises:
             StorageError: If a file cannot be written.
@@ -169,8 +164,8 @@ class Leaderboard:
         ):
             write_atomically(path, text)
 
-    def _append(self, rows: Sequence[Row]) -> None:
-        """Append rows to the JSONL file."""
+    def _append_rows(self, rows: Sequence[Row]) -> None:
+        """Append rows to the JSONL file, after removing an incomplete last line."""
         text = "".join(json.dumps(asdict(row), allow_nan=False) + "\n" for row in rows)
         try:
             with self.jsonl.open("a+b") as file:
@@ -182,13 +177,13 @@ class Leaderboard:
         except OSError as error:
             raise storage_error(self.jsonl, error) from None
 
-    def _locked(self) -> AbstractContextManager[None]:
-        """Return a context manager that locks the leaderboard; other processes wait."""
+    def _lock(self) -> AbstractContextManager[None]:
+        """Return a context manager that locks the leaderboard and first waits while another process has the lock."""
         return wait_for_lock(self.jsonl.with_name(f".{self.jsonl.name}.lock"))
 
 
 def table_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
-    """Return the column names and the cells of the rows: fixed columns first, then tags, then metrics."""
+    """Return the column names (fixed columns, tags, metrics) and the cells of each row."""
     tags = list(dict.fromkeys(name for row in rows for name in row.tags))
     metrics = list(dict.fromkeys(name for row in rows for name in row.metrics))
     columns = [*_FIXED_COLUMNS, *(f"tag:{name}" for name in tags), *(f"metric:{name}" for name in metrics)]
@@ -204,7 +199,7 @@ def table_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
 
 
 def to_csv(columns: Sequence[str], cells: Sequence[Sequence[Any]]) -> str:
-    """Return the table as CSV, with all digits."""
+    """Return a table as CSV text, with all digits of its numbers."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerows([columns, *(["" if value is None else value for value in row] for row in cells)])
@@ -212,15 +207,15 @@ def to_csv(columns: Sequence[str], cells: Sequence[Sequence[Any]]) -> str:
 
 
 def to_markdown(columns: Sequence[str], cells: Sequence[Sequence[Any]]) -> str:
-    """Return the table as Markdown, with four digits."""
-    lines = [columns, ["---"] * len(columns), *([_text(value) for value in row] for row in cells)]
-    return "".join(f"| {' | '.join(_markdown_cell(cell) for cell in line)} |\n" for line in lines)
+    """Return a table as Markdown text, with four significant digits."""
+    lines = [columns, ["---"] * len(columns), *([_format_cell(value) for value in row] for row in cells)]
+    return "".join(f"| {' | '.join(_escape_markdown_cell(cell) for cell in line)} |\n" for line in lines)
 
 
 def to_html(columns: Sequence[str], cells: Sequence[Sequence[Any]]) -> str:
-    """Return the table as a web page, with four digits; every cell is escaped."""
+    """Return a table as an HTML page, with four significant digits and escaped cells."""
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
-    body = "\n".join(f"<tr>{''.join(f'<td>{escape(_text(value))}</td>' for value in row)}</tr>" for row in cells)
+    body = "\n".join(f"<tr>{''.join(f'<td>{escape(_format_cell(value))}</td>' for value in row)}</tr>" for row in cells)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>Leaderboard</title>\n<style>'
         ":root { color-scheme: light dark; } body { font: 14px/1.5 system-ui, sans-serif; margin: 2rem; }"
@@ -230,13 +225,13 @@ def to_html(columns: Sequence[str], cells: Sequence[Sequence[Any]]) -> str:
     )
 
 
-def _text(value: Any) -> str:
-    """Return a cell as text, with four significant digits for floats."""
+def _format_cell(value: Any) -> str:
+    """Return the value of a cell as text, with four significant digits for floats."""
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _markdown_cell(text: str) -> str:
-    """Return the text without characters that break a Markdown table."""
+def _escape_markdown_cell(text: str) -> str:
+    """Return the text of a cell on one line, with `|` escaped for a Markdown table."""
     return " ".join(text.replace("|", "\\|").split())

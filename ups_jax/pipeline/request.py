@@ -58,7 +58,7 @@ class Request:
 
     @property
     def configs(self) -> dict[str, Path]:
-        """The file of each configuration, by the names in `CONFIG_NAMES`."""
+        """The path of each configuration file, by its name in `CONFIG_NAMES`."""
         train = self.train_config
         return dict(
             zip(CONFIG_NAMES, (train, self.small_eval_config or train, self.full_eval_config or train), strict=True)
@@ -80,9 +80,9 @@ class Request:
         return self.runs_root.parent / "champions"
 
     def digest(self, resolved: ResolvedConfigs) -> str:
-        """Return a digest that is equal for two starts of the same command.
+        """Return a digest of the options and of the content of the configurations, without their paths.
 
-        It covers the options and the content of the configurations, not their paths.
+        An unfinished run with the same digest is resumed.
         """
         paths = ("train_config", "small_eval_config", "full_eval_config", "overrides", "run_id", "runs_root")
         options = {key: value for key, value in asdict(self).items() if key not in paths}
@@ -91,24 +91,18 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedConfigs:
-    """The three configurations with all includes, overrides and defaults applied.
-
-    Attributes:
-        train: Configuration of the training.
-        small_eval: Configuration of the small evaluation.
-        full_eval: Configuration of the full evaluation.
-    """
+    """The configurations of training, small and full evaluation with all includes, overrides and defaults applied."""
 
     train: Config
     small_eval: Config
     full_eval: Config
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the configurations as plain values, by the names in `CONFIG_NAMES`."""
+        """Return the values of each configuration as a dictionary, by its name in `CONFIG_NAMES`."""
         return {name: to_dict(getattr(self, name)) for name in CONFIG_NAMES}
 
     def write(self, directory: Path) -> None:
-        """Write each configuration to `configs/NAME_resolved.yaml`, the input of all steps.
+        """Write each configuration to `configs/NAME_resolved.yaml`, which the steps read.
 
         Raises:
             StorageError: If a file cannot be written.
@@ -122,12 +116,12 @@ class ResolvedConfigs:
 
 
 def config_path(directory: Path, name: str) -> Path:
-    """Return the file of a resolved configuration in a run directory."""
+    """Return the path of the resolved configuration `name` in a run directory."""
     return directory / "configs" / f"{name}_resolved.yaml"
 
 
 def resolve_configs(request: Request) -> ResolvedConfigs:
-    """Return the three configurations with the options of the request applied.
+    """Load the three configurations that a request names, with the options of the request applied.
 
     `overrides` apply to all configurations, `train_overrides` to the training configuration only.
 
@@ -140,7 +134,7 @@ def resolve_configs(request: Request) -> ResolvedConfigs:
 
 
 def _with_gate_options(cfg: Config, request: Request) -> Config:
-    """Return the configuration with the gate options of the request applied."""
+    """Return a configuration with the gate options of a request, such as --gate-ratio, applied to `gates`."""
     rules = cfg.gates
     ratios = ({} if request.clear_default_ratio_gates else rules.ratios) | dict(request.gate_ratios)
     higher = set(rules.higher_is_better)
@@ -153,7 +147,7 @@ def _with_gate_options(cfg: Config, request: Request) -> Config:
 
 
 def check_same_configs(directory: Path, resolved: ResolvedConfigs) -> None:
-    """Raise an error if a run directory was created with other configurations.
+    """Raise an error if a run directory contains a run with other configurations.
 
     The sections `gates` and `logging` may differ.
 
@@ -164,15 +158,15 @@ def check_same_configs(directory: Path, resolved: ResolvedConfigs) -> None:
         path = config_path(directory, name)
         if not path.exists():
             continue
-        old, new = _compared(to_dict(load(path))), _compared(to_dict(getattr(resolved, name)))
+        old, new = _fixed_sections(to_dict(load(path))), _fixed_sections(to_dict(getattr(resolved, name)))
         if old != new:
             changed = ", ".join(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
             raise ConfigError(
-                f"{directory}: contains a run with another configuration ({name}: {changed} differ); choose another "
-                "--run-id, or none for a new run"
+                f"{directory}: contains a run whose configuration `{name}` differs in {changed}; choose another "
+                "--run-id, or omit --run-id to start a new run"
             )
 
 
-def _compared(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the sections of a configuration that a resumed run must not change."""
+def _fixed_sections(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the sections of a configuration that must not change when a run is resumed."""
     return {key: value for key, value in values.items() if key not in ("gates", "logging")}
