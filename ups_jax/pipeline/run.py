@@ -1,4 +1,4 @@
-"""The pipeline: validate, dry run, train, evaluate, apply gates, promote, report.
+"""The pipeline, which validates, trains and evaluates a candidate, applies the gates, promotes and reports.
 
 This module imports no jax and uses no accelerator: every computing step is a separate process. The same command
 resumes an unfinished run.
@@ -22,6 +22,7 @@ from ups_jax.pipeline import compute_steps, decision_steps
 from ups_jax.pipeline.cache_keys import json_digest
 from ups_jax.pipeline.context import UNFINISHED, PipelineRun, Summary, find_unfinished_run, read_summary
 from ups_jax.pipeline.html_report import write_report
+from ups_jax.pipeline.leaderboard import Row
 from ups_jax.pipeline.request import Request, check_same_configs, resolve_configs
 from ups_jax.pipeline.scores import Evaluation
 from ups_jax.pipeline.subprocess_step import Runner, Step, run_step
@@ -34,22 +35,20 @@ _LOCK_TIMEOUT = 60.0
 
 
 def run_pipeline(request: Request, console: Console, runner: Runner = run_step) -> dict[str, Any]:
-    """Run the whole pipeline and return the values of its summary.
+    """Run all steps of the pipeline and return the content of its `summary.json`.
 
-    The summary is written before any error is raised.
+    The file is also written before a step's error is raised.
 
     Args:
-        request: Options of the command.
-        console: Console for the progress lines.
-        runner: Function that executes a step.
+        runner: Function that executes a step as a process.
 
     Raises:
-        GateError: If the gates refuse the candidate (exit code 6).
+        GateError: If the candidate is not promoted because of the gates (exit code 6).
         UserError: If a step fails.
     """
     resolved = resolve_configs(request)
     digest, start_time = request.digest(resolved), time.monotonic()
-    name = request.run_id or find_unfinished_run(request.runs_root, digest) or _new_id(request.runs_root)
+    name = request.run_id or find_unfinished_run(request.runs_root, digest) or _create_run_folder(request.runs_root)
     directory = request.runs_root / name
     with lock_directory(directory, _HINT, _LOCK_TIMEOUT) as lock:
         check_same_configs(directory, resolved)
@@ -78,7 +77,7 @@ def run_pipeline(request: Request, console: Console, runner: Runner = run_step) 
             code = Stopped.exit_code if stopped else error.exit_code if isinstance(error, UserError) else 1
             summary.update(
                 status="refused" if refused else "stopped" if stopped else "failed",
-                failed_step=None if refused else _current(summary),
+                failed_step=None if refused else _failed_step(summary),
                 error=str(error) or type(error).__name__,
                 exit_code=code,
                 wall_clock=round(time.monotonic() - start_time, 3),
@@ -110,31 +109,30 @@ def _run_steps(pipeline: PipelineRun) -> str:
         evaluations[name] = compute_steps.evaluate(pipeline, name, trainings, fingerprints[name])
         decision = decision_steps.apply_gates(pipeline, name, evaluations[name], search)
         rows = decision_steps.leaderboard_rows(pipeline, evaluations)
-        decision_steps.open_leaderboard(pipeline).add(_unless_champion(pipeline, rows))
+        decision_steps.open_leaderboard(pipeline).add(_without_champion_rows(pipeline, rows))
     champion = None
     if decision["passed"] and "full_eval" in evaluations:
         promote = partial(decision_steps.promote_candidate, pipeline, decision, evaluations, trainings, search)
         champion, decision = pipeline.run_in_process("promotion", str(decision["key"]), promote)
         if champion is not None:
-            subject = f"of {champion['task']} by protocol {champion['protocol']}"
-            pipeline.print(f"champion        {subject}: run {champion['run_id']}")
+            subject = f"task {champion['task']}, protocol {champion['protocol']}"
+            pipeline.print(f"champion        run {champion['run_id']} ({subject})")
     else:
         pipeline.mark_skipped(
             "promotion", "no full evaluation" if decision["passed"] else "the gates refuse the candidate"
         )
-    status = _status(pipeline, decision, champion)
-    pipeline.summary.update(promoted=champion is not None, champion=_champion_entry(champion), outcome=status)
-    _finish(pipeline, evaluations, champion)
+    status = _outcome(pipeline, decision, champion)
+    pipeline.summary.update(promoted=champion is not None, champion=_champion_summary(champion), outcome=status)
+    _report_and_log(pipeline, evaluations, champion)
     if status == "refused":
         raise GateError(f"run {pipeline.run_id} is not promoted: {'; '.join(decision['reasons'])}")
     return status
 
 
-def _status(pipeline: PipelineRun, decision: Mapping[str, Any], champion: Mapping[str, Any] | None) -> str:
-    """Return the outcome of the run.
+def _outcome(pipeline: PipelineRun, decision: Mapping[str, Any], champion: Mapping[str, Any] | None) -> str:
+    """Return the outcome of the run: `promoted`, `refused`, `evaluated` or `champion`.
 
-    It is `promoted`, `champion` (another run with the same checkpoint is the champion), `refused`, or `evaluated` (no
-    promotion was attempted).
+    `evaluated` means that no promotion was attempted, `champion` that another run with the same checkpoint is champion.
     """
     if not decision["passed"]:
         return "refused"
@@ -143,8 +141,10 @@ def _status(pipeline: PipelineRun, decision: Mapping[str, Any], champion: Mappin
     return "promoted" if champion["run_id"] == pipeline.run_id else "champion"
 
 
-def _finish(pipeline: PipelineRun, evaluations: Mapping[str, Evaluation], champion: Mapping[str, Any] | None) -> None:
-    """Write the report and log the gate decisions to W&B and TensorBoard."""
+def _report_and_log(
+    pipeline: PipelineRun, evaluations: Mapping[str, Evaluation], champion: Mapping[str, Any] | None
+) -> None:
+    """Write the HTML report and log the gate decisions to W&B and TensorBoard, unless options disable this."""
     if pipeline.request.skip_analysis:
         pipeline.mark_skipped("report", "--skip-analysis")
     else:
@@ -165,31 +165,28 @@ def _finish(pipeline: PipelineRun, evaluations: Mapping[str, Evaluation], champi
         pipeline.run(step, key)
 
 
-def _unless_champion(pipeline: PipelineRun, rows: list[Any]) -> list[Any]:
-    """Return the rows without those that are on the leaderboard with the champion's label.
-
-    A resumed run that is already the champion keeps this label.
-    """
+def _without_champion_rows(pipeline: PipelineRun, rows: list[Row]) -> list[Row]:
+    """Return the rows that lack the champion's label on the leaderboard, because adding a row replaces its label."""
     label = pipeline.request.champion_label
     champion_keys = {row.key for row in decision_steps.open_leaderboard(pipeline).read() if row.label == label}
     return [row for row in rows if row.key not in champion_keys]
 
 
-def _champion_entry(champion: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return the values of a champion that the summary contains."""
+def _champion_summary(champion: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the values of a champion's record that the summary stores."""
     keys = ("task", "protocol", "run_id", "checkpoint", "promoted_at")
     return None if champion is None else {key: champion[key] for key in keys}
 
 
-def _current(summary: Summary) -> str | None:
-    """Return the step that an error came from: the last started step, unless it is done."""
+def _failed_step(summary: Summary) -> str | None:
+    """Return the name of the step that failed: the last started one, unless it is done."""
     name = summary.values.get("current_step")
     status = summary.values["steps"].get(name, {}).get("status")
     return name if status in ("running", "failed", "stopped") else None
 
 
-def _new_id(runs: Path) -> str:
-    """Create the folder of a new run and return its name: the time, and a counter if the name is in use."""
+def _create_run_folder(runs: Path) -> str:
+    """Create the folder of a new run and return its name, the current time with a counter if that name exists."""
     stem = f"run_{datetime.now(UTC):%Y%m%d_%H%M%S}"
     for count in range(10_000):
         name = stem if count == 0 else f"{stem}_{count}"
@@ -201,4 +198,4 @@ def _new_id(runs: Path) -> str:
         except OSError as error:
             raise storage_error(runs / name, error) from None
         return name
-    raise StorageError(f"{runs}: ten thousand runs were started in this second; set --run-id")
+    raise StorageError(f"{runs}: all run names for this second are in use; choose a name with --run-id")

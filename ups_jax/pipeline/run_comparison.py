@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from ups_jax.config import load, to_dict
+from ups_jax.core.commands import command
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.core.files import read_json, write_atomically
 from ups_jax.evaluation.plots.html_report import html_figure, html_page, html_table, html_table_row
@@ -23,13 +24,10 @@ from ups_jax.tracking import flatten_sections, read_jsonl
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedRun:
-    """One of two compared runs.
+    """One of the two runs of a comparison.
 
     Attributes:
-        run_id: Id of the run.
-        config: Training configuration.
-        evaluation: The compared evaluation.
-        records: Records of the training's metrics file.
+        records: Records of the training's `metrics.jsonl`.
     """
 
     run_id: str
@@ -39,36 +37,40 @@ class ComparedRun:
 
 
 def load_compared_runs(rows: list[Row], first: str, second: str) -> tuple[ComparedRun, ComparedRun]:
-    """Load two runs with the last evaluation that both have by the same protocol.
+    """Load two runs, each with its evaluation by the last protocol that was used for both.
 
     Args:
-        rows: Rows of the leaderboard.
         first: Id of the first run.
         second: Id of the second run.
 
     Raises:
-        ConfigError: If a run is not on the leaderboard, its files are missing, or there is no common evaluation.
+        ConfigError: If a run is not on the leaderboard, its files are missing, or there is no common protocol.
     """
     by_protocol = [{row.protocol: row for row in rows if row.run_id == run_id} for run_id in (first, second)]
     for run_id, evaluations in zip((first, second), by_protocol, strict=True):
         if not evaluations:
             available = ", ".join(dict.fromkeys(row.run_id for row in rows)) or "none"
-            raise ConfigError(f"run {run_id}: is not on the leaderboard; available are {available}")
+            raise ConfigError(f"run {run_id} is not on the leaderboard; choose from these runs: {available}")
     shared = [protocol for protocol in by_protocol[0] if protocol in by_protocol[1]]
     if not shared:
-        raise ConfigError(f"runs {first}, {second}: have no evaluation with the same data, split and horizon")
+        raise ConfigError(
+            f"runs {first} and {second} were evaluated by different protocols (task, split, trajectories and horizon); "
+            f"choose two runs with the same protocol from `{command('leaderboard')}`"
+        )
     first_run, second_run = (_load_run(evaluations[shared[-1]]) for evaluations in by_protocol)
     return first_run, second_run
 
 
 def _load_run(row: Row) -> ComparedRun:
-    """Load the run of a leaderboard row from the files that the row names."""
+    """Load the run of a leaderboard row from its evaluation files, summary, configuration and metrics."""
     try:
         directory = Path(row.results[0]).parent.parent
         summary = read_json(directory / "summary.json")
         evaluation = Evaluation.read([Path(name) for name in row.results])
     except (OSError, ValueError, IndexError, DataError) as error:
-        raise ConfigError(f"run {row.run_id}: its files cannot be read ({error}); run the pipeline again") from None
+        raise ConfigError(
+            f"run {row.run_id}: evaluation or summary cannot be read ({error}); run the pipeline again"
+        ) from None
     metrics = Path(summary["trainings"][0]) / "metrics.jsonl"
     return ComparedRun(
         run_id=row.run_id,
@@ -79,7 +81,7 @@ def _load_run(row: Row) -> ComparedRun:
 
 
 def config_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Return the dotted keys whose values differ, each with both values."""
+    """Return the dotted keys at which two configurations differ, each with the first and second value."""
     first_values, second_values = (flatten_sections(config, separator=".") for config in (first, second))
     keys = [*first_values, *(key for key in second_values if key not in first_values)]
     return [
@@ -90,7 +92,7 @@ def config_difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> li
 
 
 def metric_table(first: ComparedRun, second: ComparedRun) -> list[tuple[str, ...]]:
-    """Return the rows of the metric table: name, both values (with intervals if available), change in percent."""
+    """Return a row of text cells for each metric: name, first and second value, and change in percent."""
     numbers = [run.evaluation.numbers for run in (first, second)]
     rows = []
     for name in (*METRICS, *(f"one_step/{metric}" for metric in METRICS), "wall_clock", "ece"):
@@ -98,26 +100,21 @@ def metric_table(first: ComparedRun, second: ComparedRun) -> list[tuple[str, ...
             values = [run_numbers[name] for run_numbers in numbers]
             change = f"{100 * (values[1] / values[0] - 1):+.1f} %" if values[0] else ""
             cells = [
-                _with_interval(run.evaluation, name, value) for run, value in zip((first, second), values, strict=True)
+                _format_metric(run.evaluation, name, value) for run, value in zip((first, second), values, strict=True)
             ]
             rows.append((name, *cells, change))
     return rows
 
 
 def write_comparison(path: Path, first: ComparedRun, second: ComparedRun) -> None:
-    """Write the comparison as a self-contained web page.
-
-    Args:
-        path: The HTML file.
-        first: The first run.
-        second: The second run.
+    """Write the comparison of two runs as a self-contained HTML page.
 
     Raises:
         StorageError: If the file cannot be written.
     """
     head = ("", first.run_id, second.run_id)
     metrics = [html_table_row(map(escape, cells)) for cells in metric_table(first, second)]
-    changed = [(key, _text(old), _text(new)) for key, old, new in config_difference(first.config, second.config)]
+    changed = [(key, _to_yaml(old), _to_yaml(new)) for key, old, new in config_difference(first.config, second.config)]
     body = [
         f"<h1>{escape(first.run_id)} and {escape(second.run_id)}</h1>",
         html_table((*head, "change"), metrics),
@@ -130,7 +127,7 @@ def write_comparison(path: Path, first: ComparedRun, second: ComparedRun) -> Non
 
 
 def plot_curves(first: ComparedRun, second: ComparedRun) -> bytes:
-    """Return a PNG plot of the loss and validation error of both runs over the steps, with one row per stage."""
+    """Return a PNG image of the loss and validation error of two runs over the steps, with one row per stage."""
     from matplotlib.figure import Figure
 
     from ups_jax.evaluation.plots.fields import disable_math_text
@@ -155,8 +152,8 @@ def plot_curves(first: ComparedRun, second: ComparedRun) -> bytes:
     return buffer.getvalue()
 
 
-def _with_interval(evaluation: Evaluation, name: str, value: float) -> str:
-    """Return a metric as text, with the number of seeds or the confidence interval."""
+def _format_metric(evaluation: Evaluation, name: str, value: float) -> str:
+    """Return the value of a metric as text, with the number of seeds, or for one seed the confidence interval."""
     if len(evaluation.results) > 1:
         return f"{value:.4g} (mean of {len(evaluation.results)} seeds)"
     (result,) = evaluation.results
@@ -168,6 +165,6 @@ def _with_interval(evaluation: Evaluation, name: str, value: float) -> str:
     return f"{value:.4g}"
 
 
-def _text(value: Any) -> str:
-    """Return a configuration value as YAML on one line."""
+def _to_yaml(value: Any) -> str:
+    """Return the value of a configuration key as one line of YAML."""
     return yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip()

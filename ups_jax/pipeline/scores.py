@@ -33,7 +33,7 @@ class Evaluation:
 
     Attributes:
         results: Content of the evaluation file of each seed.
-        files: The files that the results were read from.
+        files: Path of each file.
     """
 
     results: tuple[Mapping[str, Any], ...]
@@ -44,7 +44,7 @@ class Evaluation:
         """Read the evaluation file of each seed.
 
         Raises:
-            DataError: If a file is not an evaluation, or the files were evaluated by different protocols.
+            DataError: If a file is not an evaluation, or not all files have the same protocol.
         """
         try:
             results = tuple(read_json(file) for file in files)
@@ -54,9 +54,9 @@ class Evaluation:
             _ = evaluation.numbers, evaluation.trivial_numbers
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             names = ", ".join(map(str, files))
-            raise DataError(f"{names}: is not a comparable evaluation ({error!r}); evaluate again") from None
+            raise DataError(f"{names}: cannot be read as evaluations ({error!r}); evaluate again") from None
         if len(protocols) != 1:
-            raise DataError(f"{files[0]}: the seeds were evaluated on different trajectories; use --redo-full-eval")
+            raise DataError(f"{files[0]}: the seeds were evaluated by different protocols; evaluate all seeds again")
         return evaluation
 
     @cached_property
@@ -66,12 +66,12 @@ class Evaluation:
 
     @cached_property
     def trivial_numbers(self) -> dict[str, float]:
-        """The metrics of the trivial prediction: persistence, or the mean field of a steady task."""
+        """The metrics of the trivial prediction by name; it is persistence, or the mean field for a steady task."""
         return trivial_values(self.results[0])
 
     @property
     def protocol(self) -> str:
-        """The protocol digest."""
+        """The digest of `protocol_digest`, which is equal for comparable evaluations."""
         return protocol_digest(self.results[0])
 
     @property
@@ -81,12 +81,12 @@ class Evaluation:
 
     @property
     def meta(self) -> Mapping[str, Any]:
-        """The metadata of the first seed's evaluation."""
+        """The metadata in the evaluation file of the first seed."""
         return self.results[0]["meta"]
 
     @property
     def checkpoint(self) -> str:
-        """The digest of the evaluated checkpoint, or a common digest of the checkpoints of several seeds."""
+        """The digest of the evaluated checkpoint, or with several seeds one digest of all their checkpoints."""
         digests = [str(result["meta"]["checkpoint_digest"]) for result in self.results]
         return digests[0] if len(digests) == 1 else json_digest(sorted(digests))
 
@@ -97,14 +97,14 @@ class Evaluation:
 
     @property
     def device(self) -> str:
-        """The device of the first seed's evaluation."""
+        """The device on which the first seed was evaluated."""
         return str(self.meta["device"])
 
 
 def protocol_digest(result: Mapping[str, Any]) -> str:
     """Return a digest of 12 hex digits that is equal for comparable evaluations.
 
-    It covers the tasks, the split, the true trajectories, the rollout horizon and the version of the metrics.
+    The digest covers the tasks, the split, the true trajectories, the rollout horizon and the version of the metrics.
 
     Args:
         result: Content of an evaluation file.
@@ -121,12 +121,12 @@ def canonical_name(name: str) -> str:
 
 
 def task_metric_name(name: str, task: str) -> str:
-    """Return the name of a metric on one of several tasks, `NAME@TASK`."""
+    """Return the name `NAME@TASK` of a metric on one of several tasks."""
     return f"{name}@{task}"
 
 
 def strip_task(name: str) -> str:
-    """Return the name of a metric without its task."""
+    """Return the name of a metric without the suffix `@TASK`."""
     return name.partition("@")[0]
 
 
@@ -139,28 +139,28 @@ def metric_values(result: Mapping[str, Any]) -> dict[str, float]:
     Args:
         result: Content of an evaluation file.
     """
-    values = _by_task(result["metrics"])
+    values = _mean_and_task_values(result["metrics"])
     ensembles = result["variants"].get("ensemble", {})
     coverage = [tasks.get("rollout", {}).get("coverage_90", ...) for tasks in ensembles.values()]
     if coverage and ... not in coverage:
-        values["ece"] = _mean(abs(_number(value) - 0.9) for value in coverage)
+        values["ece"] = _mean(abs(_float_or_nan(value) - 0.9) for value in coverage)
     if "seconds_per_rollout_step" in result["meta"]:
-        values["wall_clock"] = _number(result["meta"]["seconds_per_rollout_step"])
+        values["wall_clock"] = _float_or_nan(result["meta"]["seconds_per_rollout_step"])
     return values
 
 
 def trivial_values(result: Mapping[str, Any]) -> dict[str, float]:
-    """Return all metrics of the trivial prediction: persistence, or the mean field of a steady task.
+    """Return all metrics of the trivial prediction by name; it is persistence, or the mean field for a steady task.
 
     Args:
         result: Content of an evaluation file.
     """
     baselines = result["baselines"]
-    return _by_task(baselines["persistence"] if "persistence" in baselines else baselines["mean_field"])
+    return _mean_and_task_values(baselines["persistence"] if "persistence" in baselines else baselines["mean_field"])
 
 
 def mean_over_seeds(seed_values: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Return the mean over seeds of each metric that all seeds have."""
+    """Return the mean over the seeds of each metric that every seed has."""
     seeds = list(seed_values)
     shared = [name for name in seeds[0] if all(name in values for values in seeds)]
     return {name: _mean(values[name] for values in seeds) for name in shared}
@@ -171,8 +171,8 @@ def finite_or_none(numbers: Mapping[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in numbers.items()}
 
 
-def _by_task(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Return the metrics averaged over the tasks and, with several tasks, those of each task."""
+def _mean_and_task_values(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Return the mean over the tasks of each metric and, with several tasks, its value on each as `NAME@TASK`."""
     values = _task_means(tasks)
     for task, sections in tasks.items() if len(tasks) > 1 else ():
         values |= {task_metric_name(name, task): value for name, value in _task_means({task: sections}).items()}
@@ -180,7 +180,7 @@ def _by_task(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _task_means(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Return the mean over the tasks of each metric that all tasks have, with its short names and aliases."""
+    """Return the mean over the tasks of each metric that every task has, under all names of the metric."""
     means: dict[str, float] = {}
     for section in METRIC_SECTIONS:
         section_values = [sections[section] for sections in tasks.values() if section in sections]
@@ -188,18 +188,18 @@ def _task_means(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
             continue
         for metric in METRICS:
             if all(metric in values for values in section_values):
-                means[f"{section}/{metric}"] = _mean(_number(values[metric]) for values in section_values)
+                means[f"{section}/{metric}"] = _mean(_float_or_nan(values[metric]) for values in section_values)
     for section in HEADLINE_SECTIONS:
         means |= {metric: means[f"{section}/{metric}"] for metric in METRICS if f"{section}/{metric}" in means}
     return means | {name: means[metric] for name, metric in ALIASES.items() if metric in means}
 
 
 def _mean(values: Iterable[float]) -> float:
-    """Return the exactly rounded mean, or NaN if a value is not finite."""
+    """Return the exactly rounded mean of the values, or NaN if one of them is not finite."""
     listed = list(values)
     return math.fsum(listed) / len(listed) if all(map(math.isfinite, listed)) else math.nan
 
 
-def _number(value: Any) -> float:
-    """Return a JSON number as a float; null, which stands for a non-finite number, becomes NaN."""
+def _float_or_nan(value: int | float | None) -> float:
+    """Return a number from a JSON file as a float; None, which stands there for a non-finite number, becomes NaN."""
     return math.nan if value is None else float(value)

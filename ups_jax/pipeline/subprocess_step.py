@@ -10,7 +10,9 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BufferedReader
 from pathlib import Path
+from typing import NamedTuple
 
 from ups_jax.core.commands import command_line
 from ups_jax.core.errors import Stopped, UserError
@@ -30,8 +32,7 @@ class Step:
     Attributes:
         name: Name of the step, used in the summary and for its log file.
         command: Name of the command, such as `train`.
-        arguments: Arguments of the command.
-        environment: Variables to add to the environment of this process.
+        environment: Environment variables of the process, in addition to those of this process.
         outputs: Files that exist after the step has succeeded.
     """
 
@@ -53,9 +54,8 @@ class StepResult:
 
     Attributes:
         exit_code: Exit code of the process; 128 plus the number of the signal that killed it.
-        seconds: Wall-clock time.
-        peak_memory_mib: Largest resident set size of its processes, in MiB.
-        error: Error message of a failed step.
+        peak_memory_mib: Largest resident set size of any process of the step, in MiB.
+        error: Error message from the log of a failed step.
     """
 
     exit_code: int
@@ -64,40 +64,32 @@ class StepResult:
     error: str | None = None
 
 
-# runner(step, log file, descriptor of the lock that the step inherits, callback for its output) -> result
+# Functions with the arguments of `run_step`: the step, log file, lock descriptor, callback for output.
 Runner = Callable[[Step, Path, int, Callable[[str], None]], StepResult]
 
 
 class StepFailed(UserError):
-    """Error of a failed step, with the exit code of the step.
-
-    Args:
-        name: Name of the step.
-        result: How the step ended.
-        log: Its log file.
-    """
+    """Error for a failed step, with the exit code of its process, or 1 if a signal killed the process."""
 
     def __init__(self, name: str, result: StepResult, log: Path) -> None:
-        # A process that was killed by a signal has no exit code.
         self.exit_code = result.exit_code if 0 < result.exit_code < 128 else 1
         reason = result.error or f"it ended with exit code {result.exit_code}"
         super().__init__(f"step {name}: {reason} (log: {log})")
 
 
 def run_step(step: Step, log: Path, lock: int, show: Callable[[str], None]) -> StepResult:
-    """Run a step as a process and return its result.
+    """Run a step as a process, wait for its end, and return its exit code and cost.
 
-    The process writes to the log file directly, so it can still save its state after this process has been killed. A
-    first interrupt stops the step gracefully: it saves its state and ends. A second interrupt kills it.
+    The step writes to the log file directly, so that it can still save its state after this process has been killed.
+    On a first interrupt, the step saves its state and ends. A second interrupt kills it.
 
     Args:
-        step: The command to run.
-        log: Log file, which is appended to.
-        lock: File descriptor of the run's lock; the process inherits it.
-        show: Called with new output of the step.
+        log: File to which the output is appended.
+        lock: File descriptor of the run's lock, which the process inherits.
+        show: Function that is called with new output of the step.
 
     Raises:
-        Stopped: If this process is interrupted, after the step has ended.
+        Stopped: If this process was interrupted; it is raised after the step has ended.
         StorageError: If the log file cannot be written.
     """
     try:
@@ -114,17 +106,17 @@ def run_step(step: Step, log: Path, lock: int, show: Callable[[str], None]) -> S
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env=_environment(step),
+            env=_step_environment(step),
             start_new_session=True,
             pass_fds=(lock,),
-            preexec_fn=_end_with_parent,
+            preexec_fn=_terminate_with_parent,
         )
         signal_time: float | None = None
         while True:
             try:
-                exit_code, peak_kib = _poll(process)
-                _show(reader, show)
-                if exit_code is not None:
+                process_exit = _poll_exit(process)
+                _forward_output(reader, show)
+                if process_exit is not None:
                     break
                 if signal_time is not None and time.monotonic() - signal_time > _RESEND_SECONDS:
                     # Send the signal again: the step loses one that arrives before its handler is installed.
@@ -136,44 +128,50 @@ def run_step(step: Step, log: Path, lock: int, show: Callable[[str], None]) -> S
                 signal_time = time.monotonic()
     if signal_time is not None:
         raise Stopped("stopped: run the same command again to resume this run")
-    message = None if exit_code == 0 else _last_error(log, log_start)
-    peak_mib = None if peak_kib is None else peak_kib / 1024
+    message = None if process_exit.code == 0 else _find_error_message(log, log_start)
     return StepResult(
-        exit_code=exit_code, seconds=time.monotonic() - start_time, peak_memory_mib=peak_mib, error=message
+        exit_code=process_exit.code,
+        seconds=time.monotonic() - start_time,
+        peak_memory_mib=process_exit.peak_memory_kib / 1024,
+        error=message,
     )
 
 
-def _environment(step: Step) -> dict[str, str]:
-    """Return the environment of the step: it imports the code of this process, whose digest is in the cache keys."""
+def _step_environment(step: Step) -> dict[str, str]:
+    """Return the environment in which the step imports the same code as this process, as the cache keys require."""
     existing = os.environ.get("PYTHONPATH")
     path = os.pathsep.join([str(_PACKAGES), *([existing] if existing else [])])
     return os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": path} | dict(step.environment)
 
 
-def _poll(process: subprocess.Popen[bytes]) -> tuple[int | None, float | None]:
-    """Return the exit code and the largest resident set size in KiB, or None for both while the process runs.
+class _ProcessExit(NamedTuple):
+    """Exit code of a process (128 plus the number of the signal that killed it) and its peak memory."""
 
-    The exit code of a process that a signal killed is 128 plus the number of the signal.
-    """
+    code: int
+    peak_memory_kib: float
+
+
+def _poll_exit(process: subprocess.Popen[bytes]) -> _ProcessExit | None:
+    """Return the exit code and peak memory of a process, or None while it is running."""
     pid, status, usage = os.wait4(process.pid, os.WNOHANG)
     if pid == 0:
-        return None, None
+        return None
     code = os.waitstatus_to_exitcode(status)
     process.returncode = code
-    return (128 - code if code < 0 else code), float(usage.ru_maxrss)
+    return _ProcessExit(128 - code if code < 0 else code, float(usage.ru_maxrss))
 
 
-def _show(reader: object, show: Callable[[str], None]) -> None:
-    """Pass new output of the step to `show`."""
-    text = reader.read().decode(errors="replace")  # type: ignore[attr-defined]
+def _forward_output(log_reader: BufferedReader, on_output: Callable[[str], None]) -> None:
+    """Call `on_output` with the text that the step has added to its log since the last call, if any."""
+    text = log_reader.read().decode(errors="replace")
     if text:
-        show(text)
+        on_output(text)
 
 
-def _last_error(log: Path, log_start: int) -> str | None:
-    """Return the last line that starts with `error: `, without that prefix, or else the last line.
+def _find_error_message(log: Path, log_start: int) -> str | None:
+    """Return the last line of a log that starts with `error: `, without this prefix, or else its last line.
 
-    Lines before `log_start`, which an earlier start has written, are ignored.
+    Text before the byte position `log_start` is ignored, because an earlier start of the step wrote it.
     """
     with log.open("rb") as file:
         file.seek(log_start)
@@ -183,7 +181,7 @@ def _last_error(log: Path, log_start: int) -> str | None:
     return candidates[-1] if candidates else None
 
 
-def _end_with_parent() -> None:
-    """Let the kernel send SIGTERM to the step if the pipeline is killed (Linux); the step then saves its state."""
+def _terminate_with_parent() -> None:
+    """Make the kernel (Linux) send SIGTERM to this process when its parent dies, so that it saves its state."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
