@@ -25,29 +25,27 @@ from ups_jax.training.stages import enabled_stages
 
 
 def train_all(cfg: Config, path: Path, *, resume: str = "auto", console: Console) -> RunDirectory:
-    """Train and evaluate all enabled stages in one run directory, and return the directory.
+    """Train and evaluate all enabled stages in one run directory, and return this directory.
 
     Finished stages are skipped. Online, all stages are logged to one W&B run. Offline, each process start is a W&B run
     in the group of the run directory.
 
     Args:
-        cfg: Configuration.
         path: Run directory.
         resume: Value of --resume, applied to the first stage; later stages use `auto`.
-        console: Console for the progress lines.
     """
     stages, run = enabled_stages(cfg), RunDirectory(path)
     check_resume(run, cfg, stages[0], resume)
-    data = _check_all(cfg, stages, console)
+    data = _check_stages_and_open_data(cfg, stages, console)
     with share_run(run.path):
-        _train_each(cfg, run, stages, resume, data, console)
+        _train_and_evaluate_stages(cfg, run, stages, resume, data, console)
     return run
 
 
-def _train_each(
+def _train_and_evaluate_stages(
     cfg: Config, run: RunDirectory, stages: Sequence[str], resume: str, data: Mixture, console: Console
 ) -> None:
-    """Train and evaluate the stages in order."""
+    """Train and evaluate the stages in order; finished trainings and existing evaluations are skipped."""
     for number, stage in enumerate(stages):
         name = "test" if stage not in STAGE_NEEDS["transient"] else f"{stage}_test"
         done, models = broadcast_from_host0(is_finished(run, cfg, stage)), None
@@ -66,7 +64,7 @@ def _train_each(
 
 
 def is_finished(run: RunDirectory, cfg: Config, stage: str) -> bool:
-    """Return whether a stage is finished for this configuration, length and the current checkpoints of its parents."""
+    """Return whether a stage is finished with this configuration and length and the current parent checkpoints."""
     if not run.exists():
         return False
     record = run.read()
@@ -79,8 +77,8 @@ def is_finished(run: RunDirectory, cfg: Config, stage: str) -> bool:
     return has_same_config and has_same_length and entry.get("parents", {}) == parents
 
 
-def _check_all(cfg: Config, stages: Sequence[str], console: Console) -> Mixture:
-    """Open the data and build the model and plan of each stage, so that errors of later stages appear first."""
+def _check_stages_and_open_data(cfg: Config, stages: Sequence[str], console: Console) -> Mixture:
+    """Open the data, and build the model and length plan of each stage, so that all errors appear before training."""
     prepare_data(cfg, console)
     data = open_mixture(cfg)
     for stage in stages:

@@ -23,21 +23,17 @@ SCHEMA_VERSION = 2
 
 @dataclass(frozen=True)
 class RecordedTraining:
-    """A training run with its record.
-
-    Attributes:
-        path: Folder of the training run.
-    """
+    """A training run in the folder `path`, with its record `metadata.json`."""
 
     path: Path
 
     @property
     def record_path(self) -> Path:
-        """The file of the record."""
+        """The path of the record."""
         return self.path / "metadata.json"
 
     def read(self) -> dict[str, Any]:
-        """Return the record, or an empty dictionary if it is missing, damaged or of another version."""
+        """Return the record, or an empty dictionary if it is missing, damaged or of another schema version."""
         try:
             values = read_json(self.record_path)
         except (OSError, ValueError):
@@ -53,15 +49,15 @@ class RecordedTraining:
             train_key: Cache key of the training.
             stage: Trained stage, or `all`.
             config_hash: Digest of the configuration.
-            seconds: Wall-clock time of the last start.
-            peak_memory_mib: Peak memory of the last start, in MiB.
+            seconds: Wall-clock time of the last training process.
+            peak_memory_mib: Peak memory of the last training process, in MiB.
 
         Raises:
-            CheckpointError: If there is no checkpoint.
+            CheckpointError: If the training has no checkpoint.
         """
         checkpoints = checkpoint_digests(self.path)
         if not checkpoints:
-            raise CheckpointError(f"{self.path}: has no checkpoint after training; see the log of that step")
+            raise CheckpointError(f"{self.path}: contains no checkpoint after training; see the log of the training")
         self._write(
             {
                 "schema_version": SCHEMA_VERSION,
@@ -88,7 +84,7 @@ class RecordedTraining:
         return None if revision is None else str(revision)
 
     def find_problem(self) -> str | None:
-        """Return why the training cannot be reused, or None if its checkpoints match the record."""
+        """Return the reason why the training cannot be reused, or None if its checkpoints match the record."""
         digests = self.read().get("checkpoints")
         if not digests or not RunDirectory(self.path).exists():
             return "it has no record"
@@ -103,15 +99,17 @@ class RecordedTraining:
                 return f"checkpoints/{name}: {reason}"
         return None
 
-    def record_evaluation(self, section: str, key: str, file: Path, numbers: Mapping[str, Any], arch: Any) -> None:
+    def record_evaluation(
+        self, section: str, key: str, file: Path, numbers: Mapping[str, Any], arch: Mapping[str, Any]
+    ) -> None:
         """Add an evaluation to the record.
 
         Args:
             section: `small` or `full`.
             key: Cache key of the evaluation.
             file: File of the evaluation.
-            numbers: Its metrics, recorded as the latest of the section.
-            arch: Description of the model's architecture.
+            numbers: Metrics by name; they replace those of the section's previous evaluation.
+            arch: Fingerprint of the model's architecture.
         """
         values = self.read()
         entry = {"path": os.path.relpath(file, self.path), "sha256": _sha256(file), "section": section, "at": now()}
@@ -120,7 +118,7 @@ class RecordedTraining:
         self._write(values | last | {"evaluations": evaluations})
 
     def find_evaluation(self, key: str) -> Path | None:
-        """Return the file of the evaluation with this cache key, or None if there is none or it has changed."""
+        """Return the evaluation file with this cache key, or None if it is missing or has changed."""
         entry = self.read().get("evaluations", {}).get(key)
         if entry is None:
             return None
@@ -128,12 +126,12 @@ class RecordedTraining:
         return Path(os.path.normpath(file)) if file.is_file() and _sha256(file) == entry["sha256"] else None
 
     def _write(self, values: Mapping[str, Any]) -> None:
-        """Write the record atomically."""
+        """Write the record to its file atomically."""
         write_atomically(self.record_path, json.dumps(values, indent=2) + "\n")
 
 
 def checkpoint_digests(path: Path) -> dict[str, str]:
-    """Return the content digest of each saved checkpoint of a training run, by `stage/step`."""
+    """Return the content digest of each checkpoint of the training run in the folder `path`, by `STAGE/STEP`."""
     folders = sorted((path / "checkpoints").glob("*/*"))
     return {
         f"{item.parent.name}/{item.name}": content_digest(item)
@@ -143,7 +141,7 @@ def checkpoint_digests(path: Path) -> dict[str, str]:
 
 
 def find_training(runs: Path, key: str) -> RecordedTraining | None:
-    """Return the latest training of any run with this cache key and intact checkpoints, or None.
+    """Return the latest training in all runs that has this cache key and intact checkpoints, or None.
 
     Args:
         runs: The folder of all runs.

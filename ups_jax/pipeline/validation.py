@@ -20,12 +20,12 @@ from ups_jax.training.stages import enabled_stages
 
 @dataclass(frozen=True, kw_only=True)
 class CheckResult:
-    """The result of a check.
+    """The result of checking a configuration or its data.
 
     Attributes:
         problems: Messages about errors that prevent a training.
         notes: Messages about unusual settings.
-        fingerprint: Fingerprint of valid data.
+        fingerprint: Fingerprint of the data, if they were checked and are valid.
         exit_code: Exit code of the first problem, or 0.
     """
 
@@ -36,10 +36,9 @@ class CheckResult:
 
 
 def check_config(path: Path, stage: str, overrides: Sequence[str] = ()) -> CheckResult:
-    """Check a configuration without its data: first single keys and values, then their combination.
+    """Check a configuration without its data: first each key and value, then their combinations.
 
     Args:
-        path: Configuration file.
         stage: Stage to train, or `all`.
         overrides: Overrides such as `seed=1`.
     """
@@ -53,13 +52,7 @@ def check_config(path: Path, stage: str, overrides: Sequence[str] = ()) -> Check
 
 
 def check_pair(train: Path, evaluation: Path, overrides: Sequence[str] = ()) -> CheckResult:
-    """Check that the configurations of a training and an evaluation name the same tasks.
-
-    Args:
-        train: Valid configuration of the training.
-        evaluation: Valid configuration of the evaluation.
-        overrides: Overrides of both.
-    """
+    """Check that the configurations of a training and an evaluation name the same tasks."""
     configs = load(train, overrides), load(evaluation, overrides)
     trained, evaluated = ([(task.name, task.kind) for task in cfg.data.tasks] for cfg in configs)
     if trained == evaluated:
@@ -69,12 +62,7 @@ def check_pair(train: Path, evaluation: Path, overrides: Sequence[str] = ()) -> 
 
 
 def check_data(paths: Sequence[Path], overrides: Sequence[str] = ()) -> dict[Path, CheckResult]:
-    """Check the data of valid configurations; data that several configurations share is opened once.
-
-    Args:
-        paths: Configuration files.
-        overrides: Overrides of all configurations.
-    """
+    """Check the data of valid configurations; data that several configurations share is checked once."""
     checked: list[tuple[Config, CheckResult]] = []
     results = {}
     for path in paths:
@@ -103,7 +91,7 @@ def _check_data(cfg: Config) -> CheckResult:
 
 
 def _stage_problems(cfg: Config, stage: str) -> list[str]:
-    """Return the problems of the stages: no training length, or a missing parent stage."""
+    """Return the problems of the stages to train: no training length, or a parent stage that is not trained."""
     try:
         chosen = enabled_stages(cfg) if stage == "all" else (stage,)
     except ConfigError as error:
@@ -139,7 +127,7 @@ def _task_problems(cfg: Config, stage: str) -> list[str]:
 
 
 def _gate_problems(cfg: Config, stage: str) -> list[str]:
-    """Return the unknown metrics in the gate rules."""
+    """Return one problem for each unknown metric name in the gate rules."""
     rules = cfg.gates
     metrics_of_key = {
         "gates.metric": (rules.metric,),
@@ -170,7 +158,7 @@ _USUAL: dict[str, tuple[float, float]] = {"optimizer.lr": (1e-6, 5e-2), "optimiz
 
 
 def _unusual_settings(cfg: Config, stage: str) -> list[str]:
-    """Return notes about settings outside their usual range."""
+    """Return notes about optimizer settings outside their usual range."""
     notes = []
     for name in STAGES if stage == "all" else (stage,):
         settings: Any = getattr(cfg.stages, name)

@@ -1,4 +1,4 @@
-"""Logging of a pipeline run's gate decisions and report to W&B and TensorBoard."""
+"""Logging of the gate decisions and the report of a pipeline run to W&B and TensorBoard."""
 
 from __future__ import annotations
 
@@ -20,10 +20,7 @@ GATE_COLUMNS = ("key", "kind", "status", "candidate", "baseline", "limit", "mess
 
 
 def publish(directory: Path) -> None:
-    """Log the gate decisions and the report of a pipeline run with the writers of its configuration.
-
-    Args:
-        directory: Run directory of the pipeline.
+    """Log the gate decisions and the report of a pipeline run to the trackers in its section `logging`.
 
     Raises:
         ConfigError: If the directory is not a pipeline run.
@@ -41,8 +38,7 @@ def log_decisions(writer: Writer, summary: Mapping[str, Any], report: Path) -> N
     """Log the gate decisions as summary values and tables, the outcome as a tag, and the report as a file.
 
     Args:
-        writer: The writer to log to.
-        summary: Values of the run's summary.
+        summary: Content of the run's `summary.json`.
         report: The HTML report; it may be missing.
     """
     for name, decision in summary["gates"].items():
@@ -58,10 +54,10 @@ def log_decisions(writer: Writer, summary: Mapping[str, Any], report: Path) -> N
 
 
 def write_wandb_info(environment: Mapping[str, str]) -> None:
-    """Write id, project, entity, group, mode and URL of the W&B run to a JSON file, if a step has started one.
+    """Write the W&B info file (id, project, entity, group, mode, URL), if a step has started a W&B run.
 
     Args:
-        environment: Environment of the steps, from `PipelineRun.environment`.
+        environment: Environment variables of the step, from `PipelineRun.environment`; they contain the path.
 
     Raises:
         StorageError: If the file cannot be written.
