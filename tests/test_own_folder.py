@@ -172,4 +172,4 @@ def test_links_within_an_hdf5_file_are_followed(tmp_path: Path) -> None:
             f"file: mine.hdf5\nfields: {name}\naxes: [trajectory, time, x]\ntime: [0, 1]\nx: [0, 1]\n"
         )
         source = open_file(tmp_path / "mine.yaml", "transient")
-        assert source.windows(np.array([1]), np.array([[0, 2]])).tolist() == np.ones((1, 2, 4, 1)).tolist()
+        assert source.read(np.array([1]), np.array([[0, 2]])).tolist() == np.ones((1, 2, 4, 1)).tolist()

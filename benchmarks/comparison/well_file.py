@@ -37,7 +37,7 @@ def write_well(source: Path, out: Path) -> None:
             fields.attrs["field_names"] = [name]
             fields.create_dataset(name, (count, frames, *shape, *part), np.float32).attrs.update(varying)
         for number in range(count):
-            values = data.windows(np.array([number]), np.arange(frames)[None])[0]
+            values = data.read(np.array([number]), np.arange(frames)[None])[0]
             file["t0_fields/height"][number] = values[..., 0]
             file["t1_fields/velocity"][number] = values[..., 1:]
         file["scalars/gravity"] = data.coefficient("gravity")

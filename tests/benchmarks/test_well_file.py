@@ -23,7 +23,7 @@ def test_the_shallow_water_as_a_file_of_the_well_is_the_same_data(data_root: Pat
     one, other = open_file(source, "transient"), open_file(out, "transient", ("height", "velocity_x", "velocity_y"))
     ids = np.arange(one.trajectories)
     frames = np.tile(np.arange(one.frames), (len(ids), 1))
-    np.testing.assert_array_equal(other.windows(ids, frames), one.windows(ids, frames))
+    np.testing.assert_array_equal(other.read(ids, frames), one.read(ids, frames))
     expected, actual = one.coefficient("gravity"), other.coefficient("gravity")
     assert expected is not None and actual is not None
     np.testing.assert_allclose(actual, expected, rtol=1e-6)

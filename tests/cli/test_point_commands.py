@@ -91,7 +91,7 @@ def test_a_rollout_is_a_file_of_points_that_starts_another(
     assert result.returncode == 0, result.stderr
     assert np.array_equal(read_trajectories(open_file(second, "transient", channels), np.zeros(1, int)), states)
     places = source.points(np.zeros(1, int))
-    where = {"point_mask": places.mask[0], "inputs": source.inputs(np.zeros(1, int))[0]}
+    where = {"point_mask": places.mask[0], "inputs": source.read_input_fields(np.zeros(1, int))[0]}
     if not trained.task.moving:
         where["coords"] = places.coords[0]
     name = trained.task.coefficients[0].name

@@ -12,7 +12,7 @@ from point_files import write_mesh
 from travelling_waves import waves
 
 from ups_jax import config
-from ups_jax.config import digest, relevant, to_dict
+from ups_jax.config import digest, relevant_values, to_dict
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.data import (
     batch_at,
@@ -58,14 +58,14 @@ def test_without_a_fold_all_stages_have_the_training_split_and_older_runs_their_
     dataset, cfg = opened(0.0)
     for stage in ("operator", *CORRECTORS):
         assert stage_trajectories(dataset, cfg, stage) is dataset.splits.train
-    assert not {"diffusion", "diffusion.fold"} & set(relevant(to_dict(cfg), "operator"))
+    assert not {"diffusion", "diffusion.fold"} & set(relevant_values(to_dict(cfg), "operator"))
     _, half = opened(0.5)
     for stage in ("operator", *CORRECTORS):
         assert digest(half, stage) != digest(cfg, stage)
     # As the record of a run that is older than the key has it.
     before = to_dict(cfg)
     del before["diffusion"]["fold"]
-    assert relevant(before, "operator") == relevant(to_dict(cfg), "operator")
+    assert relevant_values(before, "operator") == relevant_values(to_dict(cfg), "operator")
 
 
 def test_the_split_s_seed_draws_the_fold_and_that_of_the_run_does_not(opened):

@@ -89,13 +89,13 @@ def test_without_threads_nothing_is_read_before_it_is_asked_for(opened, monkeypa
     """And what is asked for is read once, in the thread that asks."""
     data, cfg = opened(BOTH[:1], 0)
     source, readers = data.datasets[0].source, []
-    read = type(source).windows
+    read = type(source).read
 
     def recording_read(self, *arguments):
         readers.append(threading.current_thread())
         return read(self, *arguments)
 
-    monkeypatch.setattr(type(source), "windows", recording_read)
+    monkeypatch.setattr(type(source), "read", recording_read)
     with training_batches(data, cfg, "operator") as batches:
         for count in (1, 2, 3):
             next(batches)

@@ -56,7 +56,7 @@ def test_what_was_written_is_read_by_trajectory_and_stored_frame(
     ids, frames = np.array([4, 0, 3]), np.array([[2, 5], [3, 3], [5, 4]])
     expected = LATENTS[ids[:, None], frames - 2]
     for width in (None, 2):
-        actual = cache.windows(ids, frames, width)
+        actual = cache.read(ids, frames, width)
         assert actual.dtype == np.float32
         np.testing.assert_allclose(actual, expected[..., :width], rtol=tolerance, atol=1e-7 * (tolerance > 0))
     assert tolerance == 0 or (actual != expected[..., :2]).any()
@@ -118,9 +118,7 @@ def test_a_shard_that_was_damaged_meanwhile_is_made_again(tmp_path: Path) -> Non
         write_latents(tmp_path, PLAN, encode)
     damage(tmp_path / "latents-00001-of-00003.npy")
     assert write(tmp_path)
-    np.testing.assert_array_equal(
-        LatentCache(tmp_path).windows(np.arange(5), np.tile(np.arange(2, 6), (5, 1))), LATENTS
-    )
+    np.testing.assert_array_equal(LatentCache(tmp_path).read(np.arange(5), np.tile(np.arange(2, 6), (5, 1))), LATENTS)
 
 
 @pytest.mark.parametrize(
@@ -208,18 +206,18 @@ def test_windows_of_latents_are_those_of_the_drawing_rolled_by_whole_tokens(tmp_
         key=(1, 2), train=np.array([0, 2, 4]), windows_per_trajectory=2, batch_size=4, offsets=np.arange(4) + 1,
         start_probabilities=np.full(2, 0.5), shape=(8, 12), roll_axes=(True, False), channels=3, symmetries=(),
     )  # fmt: skip
-    plan = latents.plan(of_fields)
+    plan = latents.adapt_plan(of_fields)
     drawn = [windows.draw_windows(plan, n) for n in range(20)]
     assert {int(shift) for draw in drawn for shift in draw.shifts[:, 0]} == {0, 1}
     assert all((draw.shifts[:, 1] == 0).all() for draw in drawn)
     draw = drawn[0]
-    batch = latents.read(draw)
+    batch = latents.read_batch(draw)
     # The context's last frame and one that is given, then those that are scored; frame 2 has the first latent.
     for name, part, width in (("latents", slice(1, 3), 7), ("targets", slice(3, 4), 2)):
         plain = LATENTS[draw.ids[:, None], draw.frames[:, part] - 2][..., :width]
         rolled = [np.roll(row, shift, axis=1) for row, shift in zip(plain, draw.shifts[:, 0], strict=True)]
         np.testing.assert_array_equal(batch[name], rolled)
-    halves = [latents.read(draw.rows(index, 2))["latents"] for index in range(2)]
+    halves = [latents.read_batch(draw.rows(index, 2))["latents"] for index in range(2)]
     np.testing.assert_array_equal(np.concatenate(halves), batch["latents"])
 
 

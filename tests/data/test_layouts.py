@@ -24,8 +24,8 @@ def everything(source: Source) -> np.ndarray:
     copy = pickle.loads(pickle.dumps(source))
     whole = read_trajectories(copy, np.arange(source.trajectories))
     frames = np.array([[0, 2], [1, 3]])
-    np.testing.assert_array_equal(copy.windows(np.array([1, 0]), frames), whole[np.array([1, 0])[:, None], frames])
-    assert whole.dtype == np.float32 and copy.inputs(np.array([0])).shape[-1] == 0
+    np.testing.assert_array_equal(copy.read(np.array([1, 0]), frames), whole[np.array([1, 0])[:, None], frames])
+    assert whole.dtype == np.float32 and copy.read_input_fields(np.array([0])).shape[-1] == 0
     return whole
 
 

@@ -63,7 +63,7 @@ def test_trajectories_of_different_meshes_become_one_source() -> None:
         assert np.array_equal(point_set.coords[row, :size], item.positions.astype(np.float32))
         assert np.array_equal(read_trajectories(source, np.array([row]))[0, :, :size, 0], item.fields["u"])
         assert not read_trajectories(source, np.array([row]))[0, :, size:].any()
-        assert np.array_equal(source.inputs(np.array([row]))[0, :size, 0], item.inputs["f"])
+        assert np.array_equal(source.read_input_fields(np.array([row]))[0, :size, 0], item.inputs["f"])
     assert source.coefficient("nu").tolist() == [0.0, 1.0, 2.0]
 
 

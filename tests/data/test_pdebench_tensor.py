@@ -26,7 +26,7 @@ def test_one_dimension_is_read_exactly(write, extra_times):
     path = write(fields, t__coordinate=(DT * np.arange(fields.shape[1] + extra_times)).astype(np.float32))
     source = TensorSource(path)
     ids, frames = np.array([3, 0]), np.array([[1, 3, 5], [0, 2, 4]])
-    np.testing.assert_array_equal(source.windows(ids, frames)[..., 0], fields[ids[:, None], frames])
+    np.testing.assert_array_equal(source.read(ids, frames)[..., 0], fields[ids[:, None], frames])
     assert (source.trajectories, source.frames, source.channels) == (12, 9, 1)
     assert (source.grid.shape, source.grid.origin, source.grid.spacing) == ((32,), (-1.0,), (SPACING,))
     assert (source.grid.start, source.grid.dt) == (0.0, DT)
@@ -35,7 +35,7 @@ def test_one_dimension_is_read_exactly(write, extra_times):
 def test_two_dimensions_are_read_exactly(write):
     fields = np.random.default_rng(0).normal(size=(5, 4, 6, 8)).astype(np.float32)
     source = TensorSource(write(fields))
-    windows = source.windows(np.array([4]), np.array([[2, 3]]))
+    windows = source.read(np.array([4]), np.array([[2, 3]]))
     np.testing.assert_array_equal(windows, fields[[4], 2:4][..., None])
     assert source.grid.shape == (6, 8) and source.grid.axes == ("x", "y")
 
@@ -43,13 +43,13 @@ def test_two_dimensions_are_read_exactly(write):
 def test_a_source_survives_pickling_and_threads(write):
     fields, _ = waves()
     source = TensorSource(write(fields))
-    source.windows(np.array([0]), np.array([[0]]))
+    source.read(np.array([0]), np.array([[0]]))
     copy = pickle.loads(pickle.dumps(source))
     wrong = []
 
     def read(index):
         for _ in range(20):
-            if not np.array_equal(copy.windows(np.array([index]), np.array([[0, 1]]))[0, ..., 0], fields[index, :2]):
+            if not np.array_equal(copy.read(np.array([index]), np.array([[0, 1]]))[0, ..., 0], fields[index, :2]):
                 wrong.append(index)
 
     threads = [threading.Thread(target=read, args=(index,)) for index in range(4)]
@@ -99,7 +99,7 @@ def test_joined_sources_are_numbered_one_after_the_other(write):
     ids = np.array([13, 0, 16])
     frames = np.tile(np.arange(4), (3, 1))
     expected = np.concatenate([first, second])[ids, :4, :, None]
-    np.testing.assert_array_equal(joined.windows(ids, frames), expected)
+    np.testing.assert_array_equal(joined.read(ids, frames), expected)
     np.testing.assert_array_equal(joined.coefficient("beta"), np.concatenate([beta, np.full(5, np.nan)]))
 
 

@@ -30,7 +30,7 @@ from ups_jax.data.shards.writer import ShardSizes, convert_to_shards
 from ups_jax.data.sources import ShardsSource, Source, detect_layout, open_file
 from ups_jax.data.sources.base import read_trajectories
 from ups_jax.data.sources.pdebench_tensor import TensorSource
-from ups_jax.data.sources.shards import read_manifest, verify
+from ups_jax.data.sources.shards import read_manifest, verify_shards
 
 # A record holds two frames of the smallest grid, and a shard one trajectory of the largest.
 SMALL = ShardSizes(record_kib=1, shard_mib=1)
@@ -82,7 +82,7 @@ def check_same(source: Source, other: Source) -> None:
     """To the last bit: fields, given fields, grid, times, coefficients, names."""
     ids = np.arange(source.trajectories)
     np.testing.assert_array_equal(read_trajectories(other, ids), read_trajectories(source, ids), strict=True)
-    np.testing.assert_array_equal(other.inputs(ids), source.inputs(ids), strict=True)
+    np.testing.assert_array_equal(other.read_input_fields(ids), source.read_input_fields(ids), strict=True)
     assert (other.grid, other.frames, other.input_channels) == (source.grid, source.frames, source.input_channels)
     constants = getattr(source, "constants", dict)()
     for name in (*source.coefficient_names(), *constants, "beta", "Nu", "nothing"):
@@ -104,8 +104,8 @@ def test_a_layout_comes_back_from_shards_and_from_hdf5(tmp_path: Path, name: str
     assert shards.coefficient_names() == source.coefficient_names()
     last = source.frames - 1
     ids, frames = np.array([2, 0, 2]), np.array([[0, last], [0, last], [0, last]]) if last else np.zeros((3, 1), int)
-    np.testing.assert_array_equal(shards.windows(ids, frames), source.windows(ids, frames))
-    np.testing.assert_array_equal(shards.inputs(ids), source.inputs(ids))
+    np.testing.assert_array_equal(shards.read(ids, frames), source.read(ids, frames))
+    np.testing.assert_array_equal(shards.read_input_fields(ids), source.read_input_fields(ids))
 
     write_hdf5(folder, back)
     again = detect_layout(back).open(back, None)
@@ -116,7 +116,7 @@ def test_a_layout_comes_back_from_shards_and_from_hdf5(tmp_path: Path, name: str
     convert_to_shards(folder, tmp_path / "anew", ShardSizes(compression_level=3))
     anew = ShardsSource(tmp_path / "anew")
     check_same(source, anew)
-    assert anew.original == name and len(anew.manifest.shards) == 1
+    assert anew.original_name == name and len(anew.manifest.shards) == 1
 
 
 def test_channels_are_chosen_when_converting_and_when_reading(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_a_window_costs_its_records_and_no_more(tmp_path: Path, write) -> None:
     path = write(random(8, 400, 256))
     convert_to_shards(path, tmp_path / "shards", ShardSizes(record_kib=16))
     source = ShardsSource(tmp_path / "shards")
-    source.windows(np.array([0]), np.array([[0, 1, 2]]))
+    source.read(np.array([0]), np.array([[0, 1, 2]]))
 
     def read() -> int:
         return int(Path("/proc/self/io").read_text().split()[1])
@@ -185,19 +185,19 @@ def test_a_window_costs_its_records_and_no_more(tmp_path: Path, write) -> None:
     rng, before = np.random.default_rng(0), read()
     for _ in range(40):
         # Within frames 16 k to 16 k + 15, which are a record of 16 KiB; a trajectory has 400 KiB.
-        source.windows(rng.integers(0, 8, 1), 16 * rng.integers(0, 25) + np.array([[3, 8, 13]]))
+        source.read(rng.integers(0, 8, 1), 16 * rng.integers(0, 25) + np.array([[3, 8, 13]]))
     assert 40 * 16 * 1024 <= read() - before < 40 * 17 * 1024
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, trajectory: int) -> None:
-    windows = TensorSource.windows
+    read = TensorSource.read
 
     def interrupted(source: TensorSource, ids: np.ndarray, frames: np.ndarray) -> np.ndarray:
         if trajectory in ids:
             raise KeyboardInterrupt
-        return windows(source, ids, frames)
+        return read(source, ids, frames)
 
-    monkeypatch.setattr(TensorSource, "windows", interrupted)
+    monkeypatch.setattr(TensorSource, "read", interrupted)
 
 
 def three_shards(tmp_path: Path, write) -> Path:
@@ -332,7 +332,7 @@ def test_a_flipped_bit_is_seen_when_its_record_is_read(converted: Path, main) ->
     with pytest.raises(DataError, match=file.name):
         read_trajectories(source, np.arange(6))
     with pytest.raises(DataError, match=file.name):
-        verify(converted, source.manifest)
+        verify_shards(converted, source.manifest)
     result = main("convert_data.py", str(converted), "--verify")
     assert result.returncode == 3 and file.name in result.stderr
 
@@ -417,7 +417,7 @@ def test_several_threads_read_at_once(tmp_path: Path, write) -> None:
     def same(seed: int) -> bool:
         rng = np.random.default_rng(seed)
         ids, frames = rng.integers(0, 6, 8), rng.integers(0, 126, 8)[:, None] + np.arange(3)
-        return bool((source.windows(ids, frames) == whole[ids[:, None], frames]).all())
+        return bool((source.read(ids, frames) == whole[ids[:, None], frames]).all())
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(same, range(64)))

@@ -33,7 +33,7 @@ from ups_jax.models.codec import CODEC
 from ups_jax.runs.best_weights import Weights, best_weights
 from ups_jax.tracking import read_jsonl
 from ups_jax.trainer.encode_latents import encode_dataset, encoding_config
-from ups_jax.trainer.frozen_codec import check_grid_task, describe_latents, with_latents
+from ups_jax.trainer.frozen_codec import check_grid_task, describe_latents, with_stored_latents
 from ups_jax.trainer.loop import CallPace
 from ups_jax.trainer.train import train
 from ups_jax.training.build import build_model
@@ -92,7 +92,7 @@ def walked(data_root: Path, tmp_path: Path) -> Callable[..., tuple[Any, Any, Con
         model, weights = some_weights(cfg, data)
         # Neither trajectories nor frames fill the last chunk or the last shard.
         encode_dataset(weights, cfg, data.datasets[0], tmp_path / "latents", chunk=50, shard_bytes=300_000)
-        both = {"fields": data, "latents": with_latents(cfg, "operator", data, None, weights, None)}
+        both = {"fields": data, "latents": with_stored_latents(cfg, "operator", data, None, weights, None)}
         return model, weights.params, cfg, both
 
     return make
@@ -106,11 +106,11 @@ def test_a_cache_holds_what_the_codec_makes_of_every_context(walked: Any, contex
     first = (context - 1) * stride
     assert cache.manifest.frames == source.frames - first and cache.manifest.trajectories == source.trajectories
     ids, newest = np.arange(source.trajectories), np.arange(first, source.frames)
-    latents = cache.windows(ids, np.tile(newest, (len(ids), 1)))
+    latents = cache.read(ids, np.tile(newest, (len(ids), 1)))
     expect = jax.jit(partial(encode, model))
     for trajectory in (0, 17, source.trajectories - 1):
         frames = newest[:, None] + stride * np.arange(1 - context, 1)
-        fields = source.windows(np.full(len(newest), trajectory), frames)
+        fields = source.read(np.full(len(newest), trajectory), frames)
         expected = expect(params, normalize(jnp.asarray(fields), dataset.task.statistics))
         np.testing.assert_allclose(latents[trajectory], expected, rtol=1e-5, atol=1e-5)
 
@@ -199,7 +199,7 @@ def test_training_leaves_the_codec_as_it_was_to_the_bit(
     assert not same_bits(after["operator"], before["operator"])
     # The latents are those of the new run as well.
     weights = best_weights(tmp_path / "run", "operator")
-    assert with_latents(cfg, "operator", open_mixture(cfg), None, weights, None).datasets[0].latents is not None
+    assert with_stored_latents(cfg, "operator", open_mixture(cfg), None, weights, None).datasets[0].latents is not None
 
 
 def test_another_operator_starts_fresh_on_the_same_codec(
@@ -217,7 +217,7 @@ def test_another_operator_starts_fresh_on_the_same_codec(
     arguments += ["stages.operator.steps=2", "evaluation.enabled=false", *SMALL]
     result = main("train.py", *arguments)
     assert result.returncode == 0, result.stderr
-    assert "weights     the codec only (the operator has other shapes and starts untrained), from the" in result.stdout
+    assert "weights     the codec only (the operator has other shapes and starts untrained): from stage" in result.stdout
     codecs = [best_weights(run, "operator").params[CODEC] for run in (saved_run, tmp_path / "run")]
     assert same_bits(*codecs)
     other = main("train.py", *arguments[:5], str(tmp_path / "other"), *arguments[6:], "latent.dim=5")
@@ -233,9 +233,9 @@ def test_an_interrupted_training_ends_in_the_same_bits(
     lazy = on_latents(data_root, encoded, *SMALL, "data.loader.memory_gib=0")
     with monkeypatch.context() as patch:
         # A step a call, of each of which the flag is asked.
-        patch.setattr(CallPace, "begin", lambda self, at_most: 1)
+        patch.setattr(CallPace, "begin_call", lambda self, steps_left: 1)
         flags = iter([False] * 5 + [True] * 99)
-        patch.setattr("ups_jax.trainer.train.stop_flag", lambda: contextlib.nullcontext(flags.__next__))
+        patch.setattr("ups_jax.trainer.train.watch_stop_signals", lambda: contextlib.nullcontext(flags.__next__))
         with pytest.raises(Stopped, match="step 5"):
             trained(lazy, tmp_path / "halves", saved_run)
     assert same_bits(trained(lazy, tmp_path / "halves", None), whole)
@@ -288,7 +288,7 @@ def test_latents_of_anything_else_are_refused_by_name(
         weights = best_weights(saved_run, "operator")
         weights = weights if params is None else replace(weights, params=params)
         with pytest.raises(DataError, match=command("encode")) as caught:
-            with_latents(cfg, "operator", open_mixture(cfg), None, weights, saved_run)
+            with_stored_latents(cfg, "operator", open_mixture(cfg), None, weights, saved_run)
         assert "\n" not in str(caught.value) and caught.value.exit_code == 3
         return str(caught.value).split(" with other ")[1].split(" than ")[0]
 
@@ -348,7 +348,7 @@ def test_points_and_half_a_configuration_are_refused(data_root: Path) -> None:
 def test_a_corrector_of_the_run_reads_fields_and_says_so(data_root: Path, encoded: Path) -> None:
     cfg = on_latents(data_root, encoded)
     data = open_mixture(cfg)
-    assert with_latents(cfg, "diffusion_residual", data, None, None, None) is data
+    assert with_stored_latents(cfg, "diffusion_residual", data, None, None, None) is data
     (line,) = describe_latents(cfg, "diffusion_residual", data)
     assert line == "source      fields: only the operator is trained on latents, diffusion_residual reads fields"
 
@@ -357,7 +357,7 @@ def test_numbers_that_a_type_cannot_hold_are_told_with_their_place(saved_run: Pa
     weights = best_weights(saved_run, "operator")
     cfg = encoding_config(weights, None, [])
     dataset = open_mixture(cfg).datasets[0]
-    fields = dataset.source.windows(np.arange(40), np.tile(np.arange(21), (40, 1)))
+    fields = dataset.source.read(np.arange(40), np.tile(np.arange(21), (40, 1)))
     fields[23, 9:] *= 1e6
     dataset = replace(dataset, source=MemorySource(name="spiked", grid=dataset.source.grid, fields=fields))
     message = r"^frame 9 of trajectory 23, channel u.*\d\.\d+e\+0\d.*float16.*6\.55e\+04"

@@ -50,13 +50,13 @@ def convert(args: argparse.Namespace) -> None:
     """Convert SOURCE to OUT, file by file if SOURCE is a folder of data files, or verify the shards in SOURCE."""
     from rich.console import Console
 
-    from ups_jax.data.sources.shards import is_shard_folder, read_manifest, verify
+    from ups_jax.data.sources.shards import is_shard_folder, read_manifest, verify_shards
 
     if args.verify != (args.out is None):
         raise ConfigError("give SOURCE and OUT, or SOURCE with --verify and no OUT")
     if args.verify:
         manifest = read_manifest(args.source)
-        verify(args.source, manifest)
+        verify_shards(args.source, manifest)
         print(f"{args.source}: {len(manifest.shards)} shards match their checksums")
         return
     with Console(stderr=True).status("") as status:

@@ -253,7 +253,7 @@ def _plan(dataset: Dataset, cfg: Config, stage: str, process_count: int, number:
         channels=len(task.channels),
         symmetries=task.symmetries if data.augment else (),
     )
-    return plan if dataset.latents is None else dataset.latents.plan(plan)
+    return plan if dataset.latents is None else dataset.latents.adapt_plan(plan)
 
 
 def read_rows(
@@ -263,9 +263,9 @@ def read_rows(
     draw = windows.draw_windows(plan, n, count).rows(process_index, process_count, count)
     task, rows = dataset.task, len(draw.ids)
     if dataset.latents is None:
-        batch: dict[str, Any] = {"fields": windows.augment(dataset.source.windows(draw.ids, draw.frames), draw)}
+        batch: dict[str, Any] = {"fields": windows.augment(dataset.source.read(draw.ids, draw.frames), draw)}
     else:
-        batch = dict(dataset.latents.read(draw))
+        batch = dict(dataset.latents.read_batch(draw))
     batch |= {
         "mask": np.ones(rows, np.float32),
         "time": dataset.times[draw.frames].astype(np.float32),
@@ -277,7 +277,7 @@ def read_rows(
     }
     if task.scattered:
         points = cast(ScatteredSource, dataset.source).points(draw.ids)
-        batch |= point_arrays(points, dataset.source.inputs(draw.ids))
+        batch |= point_arrays(points, dataset.source.read_input_fields(draw.ids))
     elif task.inputs:
-        batch["inputs"] = windows.augment_inputs(dataset.source.inputs(draw.ids), draw)
+        batch["inputs"] = windows.augment_inputs(dataset.source.read_input_fields(draw.ids), draw)
     return batch

@@ -88,7 +88,7 @@ class Dataset:
         ids = self.splits.ids(split)[:limit]
         return Trajectories(
             fields=read_trajectories(self.source, ids, self.stride),
-            inputs=self.source.inputs(ids),
+            inputs=self.source.read_input_fields(ids),
             cond=self.conditions[ids],
             cond_mask=self.condition_mask[ids],
             time=self.times[:: self.stride],

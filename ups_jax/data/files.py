@@ -162,4 +162,4 @@ def _is_grouped_by_seed(source: Source) -> bool:
 def _original_name(source: Source) -> str:
     """Return the name of the original file, so that shards are split like the file they were converted from."""
     source = source.source if isinstance(source, SteadyStateSource) else source
-    return source.original if isinstance(source, ShardsSource) else Path(source.name).name
+    return source.original_name if isinstance(source, ShardsSource) else Path(source.name).name

@@ -118,7 +118,7 @@ def inspect(path: str | Path, *, read_all_trajectories: bool = False, max_bytes:
     ids = _spaced_ids(source, None if read_all_trajectories else max_bytes)
     for chunk, fields in trajectory_chunks(source, ids):
         field_summary.update(fields)
-        input_summary.update(source.inputs(chunk)[:, None])
+        input_summary.update(source.read_input_fields(chunk)[:, None])
         finite = np.isfinite(fields).all(axis=tuple(range(1, fields.ndim)))
         if finite.any():
             drift.update(chunk[finite], fields[finite])

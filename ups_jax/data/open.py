@@ -24,7 +24,7 @@ from ups_jax.data.mixture import Mixture
 from ups_jax.data.scan import ContentScan, check_overlap, trajectory_chunks
 from ups_jax.data.sources import Grid, MemorySource, Source
 from ups_jax.data.sources.base import AXES
-from ups_jax.data.sources.in_memory import load
+from ups_jax.data.sources.in_memory import load_into_memory
 from ups_jax.data.sources.points import PointCloud, PointSet, ScatteredSource
 from ups_jax.data.splits import Splits, random_split
 from ups_jax.data.statistics import Moments
@@ -268,7 +268,7 @@ def _open_all(cfg: Config, trained_tasks: Sequence[Task | None]) -> list[Dataset
                 coefficients = tuple(task_cfg.coefficients)
             else:
                 coefficients = tuple(item.name for item in trained_task.coefficients)
-            source = load(source, coefficients)
+            source = load_into_memory(source, coefficients)
         # Errors of one file are raised before errors across tasks.
         check_shape(cfg, task_cfg, source, trained_task)
         opened.append((task_cfg, source, splits))
@@ -428,7 +428,7 @@ def _scan_steady(opened: _OpenedSource) -> Dataset:
     edges = declared_properties.NeighbourDifferences(source.grid.shape, len(channels))
     for ids, fields in trajectory_chunks(source):
         training = np.isin(ids, opened.splits.train)
-        pairs = np.concatenate([source.inputs(ids)[:, None], fields], axis=-1)
+        pairs = np.concatenate([source.read_input_fields(ids)[:, None], fields], axis=-1)
         if content.update(ids, pairs) and training.any():
             moments.update(pairs[training])
             if opened.trained_task is None:
@@ -478,7 +478,7 @@ def _scan_points(opened: _OpenedSource, cloud: PointCloud) -> Dataset:
     moments = Moments(source.name, source.frames, source.channels, opened.stride)
     input_moments = Moments(source.name, 2, max(1, len(source.input_channels)), 1)
     for ids, fields in trajectory_chunks(source):
-        points, inputs = source.points(ids), source.inputs(ids)
+        points, inputs = source.points(ids), source.read_input_fields(ids)
         if not np.isfinite(inputs).all():
             raise DataError(f"{source.name}: `inputs` contains NaN or Inf; correct the file")
         if moving:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -16,7 +16,7 @@ from ups_jax import simulate
 from ups_jax.config import Config
 from ups_jax.core.errors import DataError, first_line
 from ups_jax.core.task import Task
-from ups_jax.data import open_dataset
+from ups_jax.data import Split, open_dataset
 from ups_jax.data.dataset import point_arrays
 from ups_jax.data.open import check_inside
 from ups_jax.data.sources import open_file
@@ -27,12 +27,12 @@ from ups_jax.inference.resolution import grid_coordinates
 
 @dataclass(frozen=True, kw_only=True)
 class InitialState:
-    """The context frames of some samples, with their coordinates and coefficients.
+    """The context frames from which a rollout of some samples starts, with their coordinates and coefficients.
 
     Attributes:
-        name: Description of the input for messages and file attributes.
+        name: Name of the input in messages and file attributes.
         fields: Context frames in physical units.
-        sample_ids: Indices of the samples in their file.
+        sample_ids: Indices of the samples in the file that contains them.
         coordinates: Grid coordinates along each space axis; empty for point clouds.
         time: Time of the first context frame.
         coefficients: PDE coefficients by name, in physical units.
@@ -61,23 +61,22 @@ class InitialState:
 
 
 def read_initial_state(text: str, task: Task, context: int, cfg: Config) -> InitialState:
-    """Return the initial state that `text` names.
+    """Return the initial state from a file or from a trajectory of the run's data.
 
     Args:
-        text: Path of a .npy, .npz or HDF5 file, or a trajectory of the run's data such as `test:3`, the fourth of the
-            test split (also `val:` and `train:`).
-        task: The task of the model.
+        text: Path of a .npy, .npz or HDF5 file, or a split and an index: `test:3` is the fourth trajectory of the test
+            split. The other splits are `train` and `val`.
         context: Number of frames that the model takes as input; further frames of a file are ignored.
-        cfg: Configuration that says where the run's data is.
+        cfg: Configuration with the location of the run's data.
 
     Raises:
         DataError: The input cannot be read, contains NaN or Inf, or its grid, channels or number of frames do not
             fit the model.
     """
-    split = re.fullmatch(r"(train|val|test):(\d+)", text)
+    match = re.fullmatch(r"(train|val|test):(\d+)", text)
     path = Path(text)
-    if split is not None:
-        start = _read_trajectory(split[1], int(split[2]), task, context, cfg)
+    if match is not None:
+        start = _read_trajectory(cast(Split, match[1]), int(match[2]), task, context, cfg)
     elif not path.is_file():
         raise DataError(
             f"{text}: no such file; give a .npy, .npz or HDF5 file, or test:0 for the first test trajectory"
@@ -93,18 +92,18 @@ def read_initial_state(text: str, task: Task, context: int, cfg: Config) -> Init
     return start
 
 
-def _read_trajectory(split: Any, index: int, task: Task, context: int, cfg: Config) -> InitialState:
-    """Return the initial state of one trajectory of the run's data."""
+def _read_trajectory(split: Split, index: int, task: Task, context: int, cfg: Config) -> InitialState:
+    """Return the initial state of a trajectory in a split of the run's data, with the later frames as `truth`."""
     simulate.prepare(cfg)
     dataset = open_dataset(cfg, task)
     name = dataset.source.name
     if not task.scattered:
         _check_grid(name, dataset.task.shape, dataset.task.spacing, task)
     if not math.isclose(dataset.task.dt, task.dt, rel_tol=1e-3):
-        raise DataError(f"{name}: its time step is {dataset.task.dt:g}, but the run was trained with {task.dt:g}")
+        raise DataError(f"{name}: has the time step {dataset.task.dt:g}; give data with the trained one, {task.dt:g}")
     ids = dataset.splits.ids(split)
     if index >= len(ids):
-        raise DataError(f"{name}: has {len(ids)} {split} trajectories; give {split}:0 to {split}:{len(ids) - 1}")
+        raise DataError(f"{name}: has {len(ids)} {split} trajectories; give one of {split}:0 to {split}:{len(ids) - 1}")
     trajectories = dataset.trajectories(split, limit=index + 1)
     has_coefficient = trajectories.cond_mask[index] > 0
     coefficients = {
@@ -125,11 +124,11 @@ def _read_trajectory(split: Any, index: int, task: Task, context: int, cfg: Conf
 
 
 def _read_hdf5(path: Path, task: Task, context: int) -> InitialState:
-    """Return the first context frames of every trajectory in an HDF5 file."""
+    """Return the initial state of all trajectories in an HDF5 file."""
     source = open_file(path, "transient", task.channels)
     if len(task.channels) != source.channels:
         raise DataError(
-            f"{path}: has {source.channels} channels, the run has {len(task.channels)} ({', '.join(task.channels)}); "
+            f"{path}: has {source.channels} channels, not {len(task.channels)} ({', '.join(task.channels)}); "
             "give an HDF5 file with a dataset named after each channel, or a .npy file with channels as the last axis"
         )
     if not isinstance(source, ScatteredSource):
@@ -137,21 +136,21 @@ def _read_hdf5(path: Path, task: Task, context: int) -> InitialState:
     stride = round(task.dt / source.grid.dt)
     if context > 1 and not (stride >= 1 and math.isclose(stride * source.grid.dt, task.dt, rel_tol=1e-3)):
         raise DataError(
-            f"{path}: the time between its frames is {source.grid.dt:g}; the run takes {context} frames with a time "
-            f"step of {task.dt:g}, which must be a multiple of it"
+            f"{path}: its frames are {source.grid.dt:g} apart, but the run takes {context} frames that are {task.dt:g} "
+            f"apart; give a file whose time step is {task.dt:g} or a whole fraction of it"
         )
     frames = np.arange(context) * max(stride, 1)
     if frames[-1] >= source.frames:
         raise DataError(
-            f"{path}: has {source.frames} frames per trajectory; the run takes {context} frames with a time step of "
-            f"{task.dt:g}"
+            f"{path}: has {source.frames} frames per trajectory, but the run takes {context} frames that are "
+            f"{task.dt:g} apart; give longer trajectories"
         )
     ids = np.arange(source.trajectories)
     coefficients = {item.name: source.coefficient(item.name) for item in task.own_coefficients}
     scattered = isinstance(source, ScatteredSource)
     return InitialState(
         name=str(path),
-        fields=source.windows(ids, np.broadcast_to(frames, (len(ids), context))),
+        fields=source.read(ids, np.broadcast_to(frames, (len(ids), context))),
         sample_ids=ids,
         coordinates=()
         if scattered
@@ -161,14 +160,14 @@ def _read_hdf5(path: Path, task: Task, context: int) -> InitialState:
         ),
         time=source.grid.start,
         coefficients={name: values for name, values in coefficients.items() if values is not None},
-        point_arrays=point_arrays(source.points(ids), source.inputs(ids))
+        point_arrays=point_arrays(source.points(ids), source.read_input_fields(ids))
         if isinstance(source, ScatteredSource)
         else {},
     )
 
 
 def _read_points(path: Path, task: Task, context: int) -> InitialState:
-    """Return the first context frames of every trajectory in an HDF5 file of point clouds."""
+    """Return the initial state of all trajectories in an HDF5 file of point clouds."""
     if path.suffix in (".npy", ".npz"):
         raise DataError(
             f"{path}: a NumPy file has no point positions; give an HDF5 file in the points layout, or test:0 for "
@@ -186,8 +185,8 @@ def _read_points(path: Path, task: Task, context: int) -> InitialState:
     if cloud.axes != task.axes or cloud.position_channels != moving:
         file_points, trained_points = ("moving" if names else "fixed" for names in (cloud.position_channels, moving))
         raise DataError(
-            f"{path}: has {file_points} points with the axes {', '.join(cloud.axes)}; the run was trained on "
-            f"{trained_points} points with the axes {', '.join(task.axes)}"
+            f"{path}: has {file_points} points with the axes {', '.join(cloud.axes)}; give a file with "
+            f"{trained_points} points and the axes {', '.join(task.axes)}, as the run was trained on"
         )
     if not moving:
         points = PointSet(coords=start.point_arrays["coords"], mask=start.point_arrays["point_mask"])
@@ -196,14 +195,14 @@ def _read_points(path: Path, task: Task, context: int) -> InitialState:
     input_channels = source.input_channels
     if input_channels != names:
         raise DataError(
-            f"{path}: has the input fields {', '.join(input_channels) or 'none'} in `inputs`; the run was trained with "
-            f"{', '.join(names) or 'none'}"
+            f"{path}: its group `inputs` contains {', '.join(input_channels) or 'nothing'}; give a file with the input "
+            f"fields that the run was trained with: {', '.join(names) or 'none'}"
         )
     return start
 
 
 def _read_numpy(path: Path, task: Task, context: int) -> InitialState:
-    """Return the fields and coefficients of a .npy or .npz file."""
+    """Return the initial state of all samples in a .npy or .npz file."""
     arrays = _load_arrays(path)
     names = [item.name for item in task.own_coefficients]
     fields = {name: values for name, values in arrays.items() if name not in names}
@@ -212,7 +211,7 @@ def _read_numpy(path: Path, task: Task, context: int) -> InitialState:
             f"{path}: has the arrays {', '.join(arrays) or 'none'}; give exactly one array of fields"
             + (f" besides the coefficients {', '.join(names)}" if names else "")
         )
-    samples = _with_all_axes(str(path), next(iter(fields.values())), task, context)
+    samples = _add_omitted_axes(str(path), next(iter(fields.values())), task, context)
     coefficients = {}
     for name in arrays.keys() & set(names):
         if arrays[name].shape not in ((), (len(samples),)):
@@ -245,8 +244,8 @@ def _load_arrays(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _with_all_axes(name: str, array: np.ndarray, task: Task, context: int) -> Float[np.ndarray, "n k *s c"]:
-    """Return the array with the axes for samples, frames and a single channel, each of which a file may omit."""
+def _add_omitted_axes(name: str, array: np.ndarray, task: Task, context: int) -> Float[np.ndarray, "n k *s c"]:
+    """Return fields with the axes of samples, frames and channels, which a file may omit if they have length 1."""
     frame = (*task.shape, len(task.channels))
     fields = array.astype(np.float32)
     if fields.shape[-len(frame) :] != frame and len(task.channels) == 1:
@@ -273,7 +272,7 @@ def _with_all_axes(name: str, array: np.ndarray, task: Task, context: int) -> Fl
 
 
 def _check_grid(name: str, shape: tuple[int, ...], spacing: tuple[float, ...], task: Task) -> None:
-    """Raise `DataError` if a grid differs from that of the task."""
+    """Raise `DataError` if a grid differs from the task's grid in shape or spacing."""
     if shape != task.shape or not np.allclose(spacing, task.spacing, rtol=1e-3, atol=0):
         raise DataError(
             f"{name}: its grid has {_describe_grid(shape, spacing)}, but the run was trained on a grid of "

@@ -1,14 +1,14 @@
-"""Evaluation of a trained model on data of another resolution than its training data.
+"""Predictions of a trained model for data with another resolution than its training data.
 
-On a finer grid the model still steps on the trained grid if possible: local operations such as convolutions assume the
-grid spacing that they were trained with.
+On a finer grid the model still steps on its trained grid if possible: local operations such as convolutions are trained
+for one grid spacing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,14 +26,10 @@ from ups_jax.models.grid import interpolate_to_grid
 
 @dataclass(frozen=True)
 class FinerPredictor:
-    """A trained model on the finer grid of `task`; a `Predictor` of an evaluation.
+    """A trained model for data on the finer grid of `task`, as a `Predictor` for `ups_jax.evaluation.evaluate`.
 
     Context frames are restricted to the trained grid, the model steps there, and its predictions are interpolated to
     the finer grid.
-
-    Attributes:
-        trained_model: The model on the grid of its training data.
-        task: The task on the finer grid.
     """
 
     trained_model: TrainedModel
@@ -43,35 +39,35 @@ class FinerPredictor:
         self, u0: Float[np.ndarray, "b k *f c"], steps: int, cond: np.ndarray, cond_mask: np.ndarray
     ) -> Float[np.ndarray, "b t *f c"]:
         """Return the `steps` frames after the context `u0`; each prediction is re-encoded on the trained grid."""
-        return self._to_fine(self.trained_model.rollout_arrays(self._to_trained(u0), steps, cond, cond_mask))
+        return self._to_fine_grid(self.trained_model.rollout_arrays(self._to_trained_grid(u0), steps, cond, cond_mask))
 
     def latent_rollout(
         self, u0: Float[np.ndarray, "b k *f c"], steps: int, cond: np.ndarray, cond_mask: np.ndarray
     ) -> Float[np.ndarray, "b t *f c"]:
         """Return the `steps` frames after the context `u0`, which is encoded once and advanced in latent space."""
-        return self._to_fine(self.trained_model.latent_rollout(self._to_trained(u0), steps, cond, cond_mask))
+        return self._to_fine_grid(self.trained_model.latent_rollout(self._to_trained_grid(u0), steps, cond, cond_mask))
 
     def reconstruct(
         self, fields: Float[np.ndarray, "b t *f c"], cond: np.ndarray, cond_mask: np.ndarray
     ) -> Float[np.ndarray, "b t *f c"]:
         """Return decode(encode(fields)), computed on the trained grid."""
-        return self._to_fine(self.trained_model.reconstruct(self._to_trained(fields), cond, cond_mask))
+        return self._to_fine_grid(self.trained_model.reconstruct(self._to_trained_grid(fields), cond, cond_mask))
 
-    def _to_trained(self, fields: Float[np.ndarray, "b t *f c"]) -> Float[np.ndarray, "b t *s c"]:
-        """Return fields of the finer grid on the trained grid."""
+    def _to_trained_grid(self, fields: Float[np.ndarray, "b t *f c"]) -> Float[np.ndarray, "b t *s c"]:
+        """Return fields on the finer grid, interpolated to the trained grid."""
         return np.asarray(self._restrict(jnp.asarray(fields, jnp.float32)))
 
-    def _to_fine(self, fields: Float[np.ndarray, "b t *s c"]) -> Float[np.ndarray, "b t *f c"]:
-        """Return fields of the trained grid on the finer grid."""
+    def _to_fine_grid(self, fields: Float[np.ndarray, "b t *s c"]) -> Float[np.ndarray, "b t *f c"]:
+        """Return fields on the trained grid, interpolated to the finer grid."""
         return np.asarray(self._prolong(jnp.asarray(fields)))
 
     @cached_property
-    def _restrict(self) -> Any:
+    def _restrict(self) -> Callable[[Array], Array]:
         """The jitted interpolation from the finer to the trained grid."""
         return jax.jit(lambda fields: interpolate_fields(fields, self.task, self.trained_model.task))
 
     @cached_property
-    def _prolong(self) -> Any:
+    def _prolong(self) -> Callable[[Array], Array]:
         """The jitted interpolation from the trained to the finer grid."""
         # The decoder evaluates any point by interpolating the field on its grid. Interpolation is linear, so it may as
         # well follow the conversion to physical units.
@@ -101,7 +97,7 @@ def grid_coordinates(task: Task) -> list[Float[np.ndarray, " _"]]:
 
 
 def refines(fine: Task, trained: Task) -> bool:
-    """Return whether the grid of `fine` refines that of `trained` by integer factors over the same extent."""
+    """Return whether the grid of `fine` refines the grid of `trained` by integer factors over the same extent."""
     axes = zip(fine.shape, fine.spacing, fine.origin, trained.shape, trained.spacing, trained.origin, strict=True)
     return fine.shape != trained.shape and all(
         points % trained_points == 0
@@ -113,14 +109,10 @@ def refines(fine: Task, trained: Task) -> bool:
 
 
 def predictor_for_grid(run: TrainedModel, task: Task) -> tuple[TrainedModel | FinerPredictor, str]:
-    """Return the predictor of a trained model for data on the grid of `task`, and its key in `RESOLUTION_MODES`.
-
-    Args:
-        run: The trained model.
-        task: The task of the data, which may have another grid than the training data.
+    """Return the trained model as a predictor for data on the grid of `task`, and its key in `RESOLUTION_MODES`.
 
     Raises:
-        DataError: The time step differs from that of the training data, or the model cannot step on the grid.
+        DataError: The time step differs from the trained one, or the model cannot step on the grid.
     """
     if run.task.kind == "steady":
         return run.on(task), "own" if task.shape == run.task.shape else "averaged"
@@ -143,15 +135,13 @@ RESOLUTION_MODES = {
 
 
 def split_mismatch_note(run: TrainedModel, cfg: Config, dataset: Dataset, split: Split) -> str | None:
-    """Return a warning if a split of finer data has other trajectories than that of the training data, otherwise None.
+    """Return a warning if finer data has other trajectories in a split than the training data, otherwise None.
 
     Trajectories are equal if they have the same ids and their first frames agree on the trained grid.
 
     Args:
-        run: The trained model.
-        cfg: Configuration whose `data.root` says where the training data is.
+        cfg: Configuration whose `data.root` is the folder of the training data.
         dataset: The finer data.
-        split: The split that is evaluated.
     """
     name = dataset.source.name
     try:
@@ -160,12 +150,15 @@ def split_mismatch_note(run: TrainedModel, cfg: Config, dataset: Dataset, split:
     except DataError as error:
         return f"{name}: cannot be compared with the data that the run was trained on ({error})"
     ids = dataset.splits.ids(split)
-    note = f"{name}: its {split} trajectories differ from those of {source.name}; the run may have been trained on some"
+    note = (
+        f"{name}: its {split} trajectories differ from the {split} trajectories of {source.name}; "
+        "the run may have been trained on some of them"
+    )
     if not np.array_equal(ids, splits.ids(split)):
         return note
     first_frame = np.zeros((len(ids), 1), int)
-    trained_frames = source.windows(ids, first_frame)
-    fine_frames = dataset.source.windows(ids, first_frame)
+    trained_frames = source.read(ids, first_frame)
+    fine_frames = dataset.source.read(ids, first_frame)
     restricted_frames = np.asarray(interpolate_fields(jnp.asarray(fine_frames), dataset.task, run.task))
     # Interpolation to cell centres has a small error; two different trajectories have a relative error of about 1.
     difference = np.square(restricted_frames - trained_frames).mean()

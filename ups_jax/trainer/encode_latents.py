@@ -1,10 +1,10 @@
-"""Encoding of all trajectories of a data set with the codec of a trained run into a folder of latents."""
+"""Encodes all trajectories of a data set with the codec of a trained run, and writes the latents to a folder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -40,21 +40,19 @@ def encode_dataset(
     report: Callable[[int], None] = lambda _: None,
     shard_bytes: int = _SHARD_BYTES,
 ) -> LatentManifest | None:
-    """Write the latents of all frames that have a complete context, and return their manifest.
+    """Encode every frame that has the `data.context - 1` frames before it, and write the latents to a folder.
 
     Args:
-        weights: Weights of the operator of a trained run.
-        cfg: Configuration of the later training on latents.
-        dataset: Data to encode.
-        out: Output folder.
+        weights: Weights of the operator of a trained run, which contain the codec.
+        cfg: Configuration of the training that will use the latents.
         dtype: Storage type, `float32`, `bfloat16` or `float16`.
         chunk: Number of frames encoded at a time on the device.
         overwrite: Whether to replace existing latents.
         report: Callback with the number of encoded trajectories.
-        shard_bytes: Approximate size of a file.
+        shard_bytes: Approximate size of each file.
 
     Returns:
-        The manifest, or None if these latents exist already.
+        The manifest of the latents, or None if the folder already holds the same latents.
 
     Raises:
         ConfigError: The data does not match the codec, or a latent exceeds the range of `dtype`.
@@ -64,34 +62,34 @@ def encode_dataset(
     check_grid_task(dataset.task)
     check_same_fields(weights.tasks[0], dataset.task)
     model = cast(Simulator, build_model(cfg, dataset.task, "operator"))
-    plan = _plan(weights, cfg, dataset, dtype, shard_bytes)
-    encode_chunk = _encoder(model, weights.params, dtype)
+    manifest = _latent_manifest(weights, cfg, dataset, dtype, shard_bytes)
+    encode_chunk = _make_chunk_encoder(model, weights.params, dtype)
 
     def encode_trajectories(ids: Int[np.ndarray, " n"]) -> np.ndarray:
-        rows = _contexts(dataset, cfg.data.context, ids)
+        rows = _context_windows(dataset, cfg.data.context, ids)
         encoded = []
-        for number, contexts in enumerate(_chunks(rows, chunk)):
-            latents, magnitude = (np.asarray(item)[: len(rows) - number * chunk] for item in encode_chunk(contexts))
-            _check_range(magnitude, plan, model, ids, number * chunk)
+        for number, contexts in enumerate(_padded_chunks(rows, chunk)):
+            latents, magnitudes = (np.asarray(item)[: len(rows) - number * chunk] for item in encode_chunk(contexts))
+            _check_range(magnitudes, manifest, model, ids, number * chunk)
             encoded.append(latents)
-        return np.concatenate(encoded).reshape(len(ids), *plan.trajectory_shape)
+        return np.concatenate(encoded).reshape(len(ids), *manifest.trajectory_shape)
 
     task = dataset.task
-    latent_bytes = 4 * int(np.prod(plan.trajectory_shape))
+    latent_bytes = 4 * int(np.prod(manifest.trajectory_shape))
     field_bytes = 4 * dataset.source.frames * task.points * len(task.channels)
     chunk_trajectories = max(1, _READ_BYTES // (latent_bytes + field_bytes))
     written = write_latents(
-        out, plan, encode_trajectories, chunk_trajectories=chunk_trajectories, overwrite=overwrite, report=report
+        out, manifest, encode_trajectories, chunk_trajectories=chunk_trajectories, overwrite=overwrite, report=report
     )
-    return plan if written else None
+    return manifest if written else None
 
 
 def encoding_config(weights: Weights, path: str | None, overrides: Sequence[str]) -> Config:
-    """Return the configuration of the data to encode, from a file or from the run, with overrides.
+    """Return the configuration for encoding: loaded from a file or taken from the run, with overrides applied.
 
     Args:
-        weights: Weights of the run, with its configuration.
-        path: Configuration file, or None for the configuration of the run.
+        weights: Weights of the run, which include its configuration.
+        path: Configuration file; None takes the configuration of the run.
         overrides: Overrides of the form `key=value`.
 
     Raises:
@@ -106,10 +104,12 @@ def encoding_config(weights: Weights, path: str | None, overrides: Sequence[str]
 
 
 def check_codec(weights: Weights, cfg: Config) -> None:
-    """Raise ConfigError if a training with this configuration could not use the codec of the run."""
+    """Raise ConfigError if the codec of the run does not fit a training with this configuration."""
     if len(cfg.data.tasks) != 1 or cfg.data.tasks[0].kind != "transient":
         names = ", ".join(task.name for task in cfg.data.tasks)
-        raise ConfigError(f"data.tasks: latents require a single transient task, but the tasks are {names}")
+        raise ConfigError(
+            f"data.tasks: latents require a single transient task, but the tasks are {names}; select one transient task"
+        )
     trained_cfg = weights.config
     if len(weights.tasks) != 1:
         names = ", ".join(task.name for task in weights.tasks)
@@ -124,12 +124,12 @@ def check_codec(weights: Weights, cfg: Config) -> None:
     for key, (trained, configured) in pairs.items():
         if trained != configured:
             raise ConfigError(
-                f"{key}={configured}: the codec of the run was trained with {trained}; set it to {trained}"
+                f"{key}={configured}: the codec of the run was trained with {key}={trained}; set {key}={trained}"
             )
 
 
 def check_same_fields(trained: Task, encoded: Task) -> None:
-    """Raise ConfigError if the channels, axes or periodicity of the data differ from those of the codec's training.
+    """Raise ConfigError if the two tasks differ in their channels, axes or periodicity.
 
     Args:
         trained: Task on which the codec was trained.
@@ -144,8 +144,8 @@ def check_same_fields(trained: Task, encoded: Task) -> None:
             )
 
 
-def _plan(weights: Weights, cfg: Config, dataset: Dataset, dtype: str, shard_bytes: int) -> LatentManifest:
-    """Return the manifest of the latents to write: their shape, storage type, key and shard size."""
+def _latent_manifest(weights: Weights, cfg: Config, dataset: Dataset, dtype: str, shard_bytes: int) -> LatentManifest:
+    """Return the manifest of the latents before they are encoded: shape, storage type, key, trajectories per file."""
     task, source, context = dataset.task, dataset.source, cfg.data.context
     patch = patch_shape(task.shape, cfg.latent.patch_size)
     tokens = tuple(points // size for points, size in zip(task.shape, patch, strict=True))
@@ -165,68 +165,75 @@ def _plan(weights: Weights, cfg: Config, dataset: Dataset, dtype: str, shard_byt
     )
 
 
-def _encoder(model: Simulator, params: Any, dtype: str) -> Callable[[np.ndarray], tuple[Array, Array]]:
-    """Return a function from contexts to their stored latents and to the maximum magnitude of each feature over tokens.
+class EncodedChunk(NamedTuple):
+    """Latents of a chunk in their storage type, and each feature's largest magnitude over the tokens of a latent."""
 
-    It uses the highest matmul precision, independent of the precision of the training.
-    """
+    latents: Array
+    magnitudes: Array
+
+
+def _make_chunk_encoder(model: Simulator, params: Any, dtype: str) -> Callable[[np.ndarray], EncodedChunk]:
+    """Return a function that encodes a chunk of context windows with the highest matmul precision."""
     exact = model.clone(matmul_precision="highest")
 
     @jax.jit
-    def encode_fields(fields: Float[Array, "b k *s c"], params: Any) -> tuple[Array, Array]:
+    def encode_fields(fields: Float[Array, "b k *s c"], params: Any) -> EncodedChunk:
         z = encode(exact, params, normalize(fields, model.task.statistics))
         stored = z.astype(dtype)
         if dtype == "bfloat16":
             stored = jax.lax.bitcast_convert_type(stored, jnp.uint16)
         # XLA's maximum on CPU ignores NaN, so non-finite values are mapped to infinity first.
-        return stored, jnp.where(jnp.isfinite(z), jnp.abs(z), jnp.inf).max(1)
+        return EncodedChunk(stored, jnp.where(jnp.isfinite(z), jnp.abs(z), jnp.inf).max(1))
 
     return lambda fields: encode_fields(fields, params)
 
 
-def _contexts(dataset: Dataset, context: int, ids: Int[np.ndarray, " n"]) -> Float[np.ndarray, "m k *s c"]:
-    """Return the context frames of every latent of these trajectories, with all latents on the first axis."""
+def _context_windows(dataset: Dataset, context: int, ids: Int[np.ndarray, " n"]) -> Float[np.ndarray, "m k *s c"]:
+    """Return the `context` frames that each latent encodes, for all latents of these trajectories in turn."""
     first = (context - 1) * dataset.stride
     newest = np.arange(first, dataset.source.frames)
     frames = newest[:, None] - dataset.stride * np.arange(context)[::-1]
-    fields = dataset.source.windows(
+    fields = dataset.source.read(
         ids, np.broadcast_to(np.arange(dataset.source.frames), (len(ids), dataset.source.frames))
     )
     return fields[:, frames].reshape(-1, context, *fields.shape[2:])
 
 
-def _chunks(rows: np.ndarray, chunk: int) -> Iterator[np.ndarray]:
-    """Yield chunks of equal size, so that one compiled program handles all; the last is padded with its last row."""
+def _padded_chunks(rows: np.ndarray, chunk: int) -> Iterator[np.ndarray]:
+    """Yield the rows in chunks of one size, for one compiled program; copies of the last row fill the last chunk."""
     for start in range(0, len(rows), chunk):
-        rows_left = rows[start : start + chunk]
-        yield np.concatenate([rows_left, np.repeat(rows_left[-1:], chunk - len(rows_left), axis=0)])
+        chunk_rows = rows[start : start + chunk]
+        yield np.concatenate([chunk_rows, np.repeat(chunk_rows[-1:], chunk - len(chunk_rows), axis=0)])
 
 
 def _check_range(
-    magnitude: np.ndarray, plan: LatentManifest, model: Simulator, ids: Int[np.ndarray, " n"], first: int
+    magnitudes: np.ndarray, manifest: LatentManifest, model: Simulator, ids: Int[np.ndarray, " n"], first_latent: int
 ) -> None:
-    """Raise an error if a latent is not finite or exceeds the range of its storage type.
+    """Raise an error if a latent of a chunk is not finite or exceeds the range of its storage type.
 
-    `first` is the index of the first row in the latents of the trajectories `ids`.
+    Args:
+        magnitudes: `EncodedChunk.magnitudes` of the chunk.
+        first_latent: Position of the chunk's first latent among all latents of the trajectories `ids`.
     """
-    largest = float(jnp.finfo(plan.key.dtype).max)
-    bad = np.argwhere(~(magnitude <= largest))
+    largest = float(jnp.finfo(manifest.key.dtype).max)
+    bad = np.argwhere(~(magnitudes <= largest))
     if not len(bad):
         return
     row, number = (int(value) for value in bad[0])
-    trajectory, frame = ids[(first + row) // plan.frames], plan.first + (first + row) % plan.frames
-    where = f"frame {frame} of trajectory {trajectory}, {_feature_name(number, plan, model)}"
-    if not np.isfinite(magnitude[row, number]):
+    trajectory_index, latent_index = divmod(first_latent + row, manifest.frames)
+    trajectory, frame = ids[trajectory_index], manifest.first + latent_index
+    where = f"frame {frame} of trajectory {trajectory}, {_feature_name(number, manifest, model)}"
+    if not np.isfinite(magnitudes[row, number]):
         raise DivergedError(f"{where}: the latent value is not finite; train the run with the codec again")
     raise ConfigError(
-        f"{where}: the latent value {magnitude[row, number]:.4g} exceeds the range of {plan.key.dtype} "
+        f"{where}: the latent value {magnitudes[row, number]:.4g} exceeds the range of {manifest.key.dtype} "
         f"({largest:.4g}); use --dtype bfloat16 or float32"
     )
 
 
-def _feature_name(number: int, plan: LatentManifest, model: Simulator) -> str:
-    """Return the name of a token's feature: a channel that the codec copies into the token, or a learned feature."""
-    carried, channels = plan.carried * model.context, model.task.channels
+def _feature_name(number: int, manifest: LatentManifest, model: Simulator) -> str:
+    """Return a name for feature `number` of the tokens: a channel copied into the tokens, or a learned feature."""
+    carried, channels = manifest.carried * model.context, model.task.channels
     if number < carried:
         return f"channel {channels[number % len(channels)]}"
     return f"learned feature {number - carried} of channels {', '.join(channels)}"

@@ -1,1 +1,1 @@
-"""Cached latents of a frozen codec: manifest, writer, and windows for training."""
+"""Folders of latents, which the encoder of a frozen codec computes once: writing, and reading of training windows."""

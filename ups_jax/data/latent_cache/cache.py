@@ -1,4 +1,4 @@
-"""Cached latents of a folder, in memory or memory-mapped, and the windows of them that a training reads."""
+"""Reading of cached latents from a folder, into memory or memory-mapped, and training windows of latents."""
 
 from __future__ import annotations
 
@@ -10,42 +10,31 @@ from jaxtyping import Float32, Int
 
 from ups_jax.core.errors import DataError, first_line
 from ups_jax.data import windows
-from ups_jax.data.latent_cache.manifest import HINT, STORED_DTYPES, read_manifest, verify
+from ups_jax.data.latent_cache.manifest import HINT, STORED_DTYPES, read_manifest, verify_shards
 
 
 class LatentCache:
-    """The latents of a folder. They are loaded into memory if they fit, otherwise read through memory maps.
+    """The latents in a folder, loaded into memory if they have at most `memory_bytes`, otherwise memory-mapped.
 
-    Opening compares the checksum of every shard.
-
-    Args:
-        path: The folder.
-        memory_bytes: Largest size that is loaded into memory, in the stored type.
-
-    Attributes:
-        manifest: Manifest of the folder.
-        in_memory: Whether the latents are in memory.
-
-    Raises:
-        DataError: The folder is incomplete or damaged.
+    Opening the folder raises `DataError` if it is incomplete, or if the checksum of a shard differs from the manifest.
     """
 
     def __init__(self, path: str | Path, memory_bytes: float = 0.0) -> None:
         self.path = Path(path)
         self.manifest = read_manifest(self.path)
-        verify(self.path, self.manifest)
+        verify_shards(self.path, self.manifest)
         self.in_memory = self.manifest.bytes <= memory_bytes
-        self._arrays = [self._open(shard.file, shard.trajectories) for shard in self.manifest.shards]
+        self._arrays = [self._open_shard(shard.file, shard.trajectories) for shard in self.manifest.shards]
 
-    def windows(
+    def read(
         self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"], width: int | None = None
     ) -> Float32[np.ndarray, "b t *n d"]:
-        """Return the latents of windows.
+        """Return the latents of the frames `frames[i]` of trajectory `ids[i]` for each window i.
 
         Args:
-            ids: Trajectory of each window.
-            frames: Stored frames of each window; a latent belongs to the newest frame of its context.
-            width: Leading numbers of each token to read; all by default.
+            ids: Index of the trajectory of each window.
+            frames: Frame indices of each window. The latent of a frame encodes the context that ends with this frame.
+            width: How many of the first numbers of each token to return; all by default.
         """
         manifest = self.manifest
         width = manifest.width if width is None else width
@@ -57,8 +46,8 @@ class LatentCache:
             result[in_shard] = self._arrays[shard][(*rows, ..., slice(width))]
         return as_float32(result, manifest.key.dtype)
 
-    def _open(self, name: str, trajectories: int) -> np.ndarray:
-        """Return the array of a shard; raise `DataError` if it does not have the shape and type of the manifest."""
+    def _open_shard(self, name: str, trajectories: int) -> np.ndarray:
+        """Return the latents in the shard `name`. Raises `DataError` if the manifest states another shape or type."""
         file = self.path / name
         try:
             array: np.ndarray = np.load(file, mmap_mode=None if self.in_memory else "r", allow_pickle=False)
@@ -74,11 +63,9 @@ class LatentCache:
 
 
 def as_float32(stored: np.ndarray, dtype: str) -> np.ndarray:
-    """Return stored latents as float32, which represents every value of the stored types exactly.
+    """Return stored latents as float32, without rounding.
 
-    Args:
-        stored: Latents as stored (see `STORED_DTYPES`).
-        dtype: Type of the latents: `float32`, `bfloat16` or `float16`.
+    Their type `dtype` is `float32`, `float16`, or `bfloat16`, which is stored as integers with the same bits.
     """
     if dtype == "bfloat16":
         return (stored.astype(np.uint32) << 16).view(np.float32)
@@ -87,14 +74,13 @@ def as_float32(stored: np.ndarray, dtype: str) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LatentWindows:
-    """The windows of latents that replace windows of fields in a training.
+    """Windows of latents, on which a stage trains instead of windows of fields.
 
-    They are drawn like windows of fields, but on the grid of tokens. On a periodic axis the codec commutes with rolls
-    by whole patches, so windows are rolled. It commutes with no other symmetry, so no other augmentation is applied.
+    They are drawn like windows of fields, but on the grid of tokens. The only augmentation are random rolls by whole
+    tokens along periodic axes, because the codec is equivariant to these, but not to the other symmetries of a task.
 
     Attributes:
-        cache: The latents.
-        context: Frames of the context. One latent contains the whole context, so a window starts at its last frame.
+        context: Number of frames in the context. One latent contains the whole context.
         pushforward: Number of pushforward steps.
     """
 
@@ -102,19 +88,19 @@ class LatentWindows:
     context: int
     pushforward: int
 
-    def plan(self, plan: windows.WindowPlan) -> windows.WindowPlan:
-        """Return the plan of windows of fields, changed to windows of latents."""
+    def adapt_plan(self, plan: windows.WindowPlan) -> windows.WindowPlan:
+        """Return the plan by which windows of latents are drawn, given the plan for windows of fields."""
         return replace(plan, shape=self.cache.manifest.tokens, channels=1, symmetries=())
 
-    def read(self, draw: windows.WindowDraw) -> dict[str, np.ndarray]:
-        """Return the arrays `latents` and `targets` of a batch.
+    def read_batch(self, draw: windows.WindowDraw) -> dict[str, np.ndarray]:
+        """Return a batch: the model inputs `latents`, and the `targets` with which its predictions are compared.
 
-        `latents` are whole tokens at the end of the context and at the pushforward steps. `targets` are the newest
-        frame's patches in the tokens of the scored steps.
+        `latents` are the latents of the last context frame and of the frames of the pushforward steps. `targets` are
+        the patches of all later frames, which the codec copies into the first numbers of each token.
         """
         frames = draw.frames[:, self.context - 1 :]
         input_frames, scored_frames = frames[:, : 1 + self.pushforward], frames[:, 1 + self.pushforward :]
         return {
-            "latents": windows.augment(self.cache.windows(draw.ids, input_frames), draw),
-            "targets": windows.augment(self.cache.windows(draw.ids, scored_frames, self.cache.manifest.carried), draw),
+            "latents": windows.augment(self.cache.read(draw.ids, input_frames), draw),
+            "targets": windows.augment(self.cache.read(draw.ids, scored_frames, self.cache.manifest.carried), draw),
         }

@@ -1,7 +1,6 @@
-"""The manifest of a folder of latents, and the key that identifies the encoder and the data they were computed from.
+"""The manifest of a folder of latents, and its key, which identifies the encoder and the data of the latents.
 
-A shard is a `.npy` file of shape (trajectories, frames, *tokens, width) that contains whole trajectories. A memory map
-reads only the rows of a window, and for targets only the first `carried` numbers of each token.
+A shard is an .npy file of shape (trajectories, frames, *tokens, width) with the latents of whole trajectories.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from ups_jax.data.shard_folder import Shard, ShardFolder, ShardManifest, is_inta
 MANIFEST = "latents.json"
 # NumPy type in which each type is stored. NumPy has no bfloat16; its bits are the upper half of a float32.
 STORED_DTYPES = {"float32": "<f4", "bfloat16": "<u2", "float16": "<f2"}
-HINT = f"make it again with `{command('encode')}`"
+HINT = f"write the folder again with `{command('encode')}`"
 # Increased whenever the same key gives other numbers, or the numbers are stored in another way.
 VERSION = 1
 # Names of the key's fields in messages.
@@ -38,15 +37,15 @@ _NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class LatentKey:
-    """The key of cached latents: all that determines their values. Two folders with equal keys have equal latents.
+    """All that determines the values of cached latents. Two folders with equal keys contain equal latents.
 
     Attributes:
-        weights: Digest of the encoder's parameters, from `weights_digest`.
+        weights: `weights_digest` of the encoder's parameters.
         encoder: Settings of the encoder as JSON values.
         normaliser: Normalisation and statistics of the fields as JSON values.
         data: Fingerprint of the dataset: fields, coefficients and split.
         dtype: Type of the latents, a key of `STORED_DTYPES`.
-        version: Version of the format.
+        version: Version of the file format.
     """
 
     weights: str
@@ -58,11 +57,11 @@ class LatentKey:
 
     @property
     def digest(self) -> str:
-        """64 hex digits over all fields."""
+        """SHA-256 of all fields as 64 hex digits."""
         return hashlib.sha256(_canonical_json(asdict(self))).hexdigest()
 
     def differences(self, other: LatentKey) -> tuple[str, ...]:
-        """Return the names, as used in messages, of the fields in which two keys differ."""
+        """Return the names of the fields in which two keys differ, in the words of messages."""
         return tuple(name for field, name in _NAMES.items() if getattr(self, field) != getattr(other, field))
 
 
@@ -71,16 +70,13 @@ class LatentManifest(ShardManifest):
     """The manifest of a folder of latents.
 
     Attributes:
-        key: Identifies encoder and data.
-        task: Name of the task.
-        trajectories: Number of trajectories.
-        frames: Number of latents of a trajectory, which is less than its number of stored frames if `first` is not 0.
-        first: Stored frame of the first latent, the newest frame of the first context.
+        key: Identifies the encoder and the data.
+        frames: Number of latents of each trajectory.
+        first: Index of the frame to which the first latent belongs: the last frame of the first whole context.
         tokens: Number of tokens along each axis.
-        width: Numbers in a token.
-        carried: Leading numbers of a token that are its patch of the newest frame.
-        shard_trajectories: Trajectories in each shard; the last one may have fewer.
-        shards: The shards in the order of their trajectories.
+        width: Number of values in each token.
+        carried: How many of these, from the first on, are the patch of the newest frame. Then follow the patches of
+            earlier frames, and learned features.
     """
 
     key: LatentKey
@@ -96,56 +92,57 @@ class LatentManifest(ShardManifest):
 
     @property
     def trajectory_shape(self) -> tuple[int, ...]:
-        """The shape of the latents of one trajectory, (frames, *tokens, width)."""
+        """Shape (frames, *tokens, width) of the latents of one trajectory."""
         return (self.frames, *self.tokens, self.width)
 
     @property
     def shard_counts(self) -> list[int]:
-        """The number of trajectories in each shard of the complete folder."""
+        """Number of trajectories in each shard once all shards are written."""
         full = self.shard_trajectories
         return [min(full, self.trajectories - first) for first in range(0, self.trajectories, full)]
 
     @property
     def bytes(self) -> int:
-        """The size of all shards."""
+        """Size of all shards together in bytes."""
         return sum(shard.bytes for shard in self.shards)
 
 
-def _check(file: Path, manifest: LatentManifest) -> None:
-    """Raise `DataError` for a manifest with an unknown type, or whose shards do not add up to its trajectories."""
+def _check_manifest(file: Path, manifest: LatentManifest) -> None:
+    """Raise `DataError` if a manifest has an unknown `dtype`, or if its shards do not contain all trajectories."""
     if manifest.key.dtype not in STORED_DTYPES:
         raise DataError(f"{file}: was changed after it was written; {HINT}")
     counts = [shard.trajectories for shard in manifest.shards]
     if manifest.shard_trajectories < 1 or (file.name == MANIFEST and counts != manifest.shard_counts):
         raise DataError(
-            f"{file}: lists shards of {counts} trajectories, which are not the {manifest.trajectories} trajectories of "
-            f"the data; {HINT}"
+            f"{file}: lists shards with {counts} trajectories, but the data have {manifest.trajectories} trajectories; "
+            f"{HINT}"
         )
 
 
 FOLDER = ShardFolder(
-    manifest=LatentManifest, name=MANIFEST, pattern="latents-*.npy", activity="encoding", hint=HINT, check=_check
+    manifest=LatentManifest,
+    name=MANIFEST,
+    pattern="latents-*.npy",
+    activity="encoding",
+    hint=HINT,
+    check=_check_manifest,
 )
 
 
 def read_manifest(path: Path) -> LatentManifest:
-    """Return the manifest of a folder; raise `DataError` if it is missing, damaged or changed."""
+    """Return the manifest of a folder of latents. Raises `DataError` if it is missing, invalid or was changed."""
     return FOLDER.read(path)
 
 
-def verify(path: Path, manifest: LatentManifest) -> None:
-    """Compare the checksum of every shard with the manifest; raise `DataError` for the first difference."""
+def verify_shards(path: Path, manifest: LatentManifest) -> None:
+    """Raise `DataError` if a shard in the folder `path` has another size or checksum than the manifest states."""
     for shard in manifest.shards:
         if not is_intact(path, shard):
             raise DataError(f"{path / shard.file}: is missing or damaged (wrong size or checksum); {HINT}")
 
 
 def weights_digest(parameters: Mapping[str, np.ndarray]) -> str:
-    """Return 64 hex digits over path, shape, type and bytes of every parameter.
-
-    Args:
-        parameters: Parameters by path; their order does not matter.
-    """
+    """Return a SHA-256 of all parameters and their paths, which does not depend on their order, as 64 hex digits."""
     records = [
         [
             path,
@@ -159,5 +156,5 @@ def weights_digest(parameters: Mapping[str, np.ndarray]) -> str:
 
 
 def _canonical_json(values: Any) -> bytes:
-    """Return JSON text that does not depend on the order of keys."""
+    """Return JSON text in which the keys are sorted, encoded as UTF-8."""
     return json.dumps(values, sort_keys=True, separators=(",", ":")).encode()

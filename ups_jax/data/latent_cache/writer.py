@@ -1,4 +1,4 @@
-"""Writing of cached latents, shard by shard. An interrupted command continues after the last complete shard."""
+"""Writing of latents to a folder, shard by shard. An interrupted command continues after the last complete shard."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxtyping import Int
 
 from ups_jax.core.errors import DataError
 from ups_jax.core.files import atomic_file, crc32
-from ups_jax.data.latent_cache.manifest import FOLDER, MANIFEST, STORED_DTYPES, LatentManifest, verify
+from ups_jax.data.latent_cache.manifest import FOLDER, MANIFEST, STORED_DTYPES, LatentManifest, verify_shards
 from ups_jax.data.shard_folder import Shard
 
 # encode(trajectory ids) -> their latents (n, frames, *tokens, width) in the stored type.
@@ -28,30 +28,26 @@ def write_latents(
     overwrite: bool = False,
     report: Callable[[int], None] = lambda _: None,
 ) -> bool:
-    """Write the latents of all trajectories to a folder.
+    """Write the latents of all trajectories to a folder. Return False if it was complete already, otherwise True.
 
     Args:
-        out: The folder.
         plan: Manifest of the folder, without shards.
-        encode: Returns the latents of trajectories, in the stored type.
+        encode: Returns the latents of the trajectories with the given ids, in the stored type.
         chunk_trajectories: Largest number of trajectories in a call of `encode`.
         overwrite: Replace the latents that the folder contains.
-        report: Called with the number of trajectories that are done.
-
-    Returns:
-        Whether latents were written; False if the folder was complete already.
+        report: Called with the number of trajectories whose latents have been written.
 
     Raises:
         DataError: The folder contains other latents or other files, or is damaged.
         ConfigError: Another process is writing to the folder.
         StorageError: The disk is full.
     """
-    check_same = partial(_check_same, out, plan)
+    check_same = partial(_check_matches_plan, out, plan)
     with FOLDER.lock(out, overwrite=overwrite):
         if (out / MANIFEST).is_file():
             manifest = FOLDER.read(out)
             check_same(manifest)
-            verify(out, manifest)
+            verify_shards(out, manifest)
             FOLDER.clear_progress(out)
             return False
 
@@ -64,29 +60,24 @@ def write_latents(
 
 
 def trajectories_per_shard(trajectory_shape: tuple[int, ...], dtype: str, shard_bytes: int) -> int:
-    """Return the number of trajectories in a shard of at most `shard_bytes`, at least 1.
-
-    Args:
-        trajectory_shape: Shape of the latents of one trajectory.
-        dtype: Type of the latents, a key of `STORED_DTYPES`.
-        shard_bytes: Intended size of a shard.
-    """
+    """Return how many trajectories with latents of this shape and type fit into a shard, but at least 1."""
     return max(1, shard_bytes // (int(np.prod(trajectory_shape)) * np.dtype(STORED_DTYPES[dtype]).itemsize))
 
 
-def _check_same(out: Path, plan: LatentManifest, manifest: LatentManifest) -> None:
-    """Raise `DataError` if the latents of a folder have another key or other settings than planned."""
+def _check_matches_plan(out: Path, plan: LatentManifest, manifest: LatentManifest) -> None:
+    """Raise `DataError` if the manifest of a folder does not match the planned one, apart from its shards."""
     if replace(manifest, shards=()) != plan:
         differences = ", ".join(manifest.key.differences(plan.key)) or "settings"
         raise DataError(
-            f"{out}: contains latents with other {differences}; give another folder, or replace them with --overwrite"
+            f"{out}: contains latents with other {differences}; give another folder, or replace the latents with "
+            "`--overwrite`"
         )
 
 
 def _write_shard(
     out: Path, plan: LatentManifest, first: int, encode: Encode, chunk_trajectories: int, report: Callable[[int], None]
 ) -> Shard:
-    """Write the shard that starts with trajectory `first`; it gets its final name once it is complete and on disk."""
+    """Write the shard whose first trajectory is `first`, under a temporary name until it is complete and on disk."""
     count = -(-plan.trajectories // plan.shard_trajectories)
     file = out / f"latents-{first // plan.shard_trajectories:05d}-of-{count:05d}.npy"
     ids = np.arange(first, min(first + plan.shard_trajectories, plan.trajectories))

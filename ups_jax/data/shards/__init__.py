@@ -1,1 +1,1 @@
-"""Conversion between data files and folders of ArrayRecord shards. `ups_jax.data.sources.shards` reads the folders."""
+"""Conversion of data to folders of ArrayRecord shards and to HDF5 files. `ups_jax.data.sources` reads both."""

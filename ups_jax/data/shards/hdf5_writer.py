@@ -1,10 +1,11 @@
-"""Conversion of any source to one HDF5 file, in the PDEBench layout that preserves its channels and their order."""
+"""Conversion of any source to one HDF5 file, in a PDEBench layout that preserves the channels and their order."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -28,23 +29,21 @@ def write_hdf5(
     overwrite: bool = False,
     report: Callable[[str], None] = lambda _: None,
 ) -> str:
-    """Write a folder of shards, or any other data, as an HDF5 file and return the name of the file's layout.
+    """Convert a data file or folder to the HDF5 file `out` and return the name of the layout chosen for that file.
 
     Args:
-        path: The data.
-        out: The HDF5 file.
         channels: Channels to convert, in this order; all by default.
         overwrite: Replace an existing file.
-        report: Called with a line of progress.
+        report: Called with lines of text about the progress.
 
     Raises:
-        DataError: The data cannot be read or have no HDF5 layout, or the file exists.
+        DataError: The data cannot be read or do not fit an HDF5 layout, or the HDF5 file exists.
         StorageError: The disk is full.
     """
     if out.exists() and not overwrite:
-        raise DataError(f"{out}: exists already; replace it with --overwrite, or give another name")
+        raise DataError(f"{out}: exists already; replace it with `--overwrite`, or give another name")
     source = detect_layout(path).open(path, channels)
-    layout = _layout(source)
+    layout = _choose_layout(source)
     with atomic_file(out) as temporary, _ErrorRecordingFile(temporary) as handle:
         try:
             with h5py.File(handle, "w") as file:
@@ -60,20 +59,20 @@ def write_hdf5(
     return layout
 
 
-def _layout(source: Source) -> str:
-    """Return the name of the layout for a source; raise `DataError` if there is none."""
+def _choose_layout(source: Source) -> str:
+    """Return the name of the HDF5 layout that fits a source. Raises `DataError` if none fits."""
     if source.input_channels:
         if source.input_channels != ("nu",) or source.channels != 1 or len(source.grid.shape) != 2:
             raise DataError(
                 f"{source.name}: has the input fields {', '.join(source.input_channels)}, {source.channels} channels "
-                f"and {len(source.grid.shape)} axes; steady data can be written as HDF5 only with the input field nu, "
-                "one channel and two axes"
+                f"and {len(source.grid.shape)} axes; convert only steady data with the input field nu, one channel "
+                "and two axes to HDF5"
             )
         return "pdebench darcy"
     if min(source.grid.shape) < 2:
         raise DataError(
-            f"{source.name}: an axis has a single point, so that an HDF5 file cannot store its grid spacing; keep the "
-            "data as it is"
+            f"{source.name}: an axis has a single point, and an HDF5 file cannot store the grid spacing of such an "
+            "axis; use the data without conversion"
         )
     if source.channels == 1 and not source.channel_names:
         return "pdebench tensor"
@@ -82,22 +81,22 @@ def _layout(source: Source) -> str:
 
 
 def _write_darcy(file: h5py.File, source: Source, report: Callable[[str], None]) -> None:
-    """Write steady solutions with their permeability."""
+    """Write steady solutions as the dataset `tensor`, and their permeabilities as `nu`."""
     shape = source.grid.shape
     permeability = file.create_dataset("nu", (source.trajectories, *shape), np.float32)
     solution = file.create_dataset("tensor", (source.trajectories, 1, *shape), np.float32)
-    for trajectory, _, fields in _chunks(source, report):
+    for trajectory, _, fields in _iterate_chunks(source, report):
         solution[trajectory] = fields[..., 0]
-        permeability[trajectory] = source.inputs(np.array([trajectory]))[0, ..., 0]
+        permeability[trajectory] = source.read_input_fields(np.array([trajectory]))[0, ..., 0]
     _write_axes(file, source, "", "-coordinate", 0)
     _write_coefficients(file, source)
 
 
 def _write_channels(file: h5py.File, source: Source, report: Callable[[str], None]) -> None:
-    """Write one dataset per channel."""
+    """Write one dataset for each channel; it is called `tensor` if the only channel has no name."""
     shape = (source.trajectories, source.frames, *source.grid.shape)
     datasets = [file.create_dataset(name, shape, np.float32) for name in source.channel_names or ("tensor",)]
-    for trajectory, start, fields in _chunks(source, report):
+    for trajectory, start, fields in _iterate_chunks(source, report):
         for channel, dataset in enumerate(datasets):
             dataset[trajectory, start : start + len(fields)] = fields[..., channel]
     # PDEBench stores one more time than there are frames.
@@ -106,12 +105,12 @@ def _write_channels(file: h5py.File, source: Source, report: Callable[[str], Non
 
 
 def _write_seeds(file: h5py.File, source: Source, report: Callable[[str], None]) -> None:
-    """Write one group per trajectory."""
+    """Write one group for each trajectory, with its coefficients in the attribute `config`."""
     if source.channel_names:
         file.attrs["channels"] = ", ".join(source.channel_names)
     coefficients = all_coefficients(source)
     width = max(4, len(str(source.trajectories - 1)))
-    for trajectory, start, fields in _chunks(source, report):
+    for trajectory, start, fields in _iterate_chunks(source, report):
         key = f"{trajectory:0{width}d}"
         if start == 0:
             data = file.create_dataset(f"{key}/data", (source.frames, *fields.shape[1:]), np.float32)
@@ -132,8 +131,16 @@ _WRITERS = {
 }
 
 
-def _chunks(source: Source, report: Callable[[str], None]) -> Iterator[tuple[int, int, Float32[np.ndarray, "t *s c"]]]:
-    """Yield the fields of all trajectories in chunks of frames: trajectory, first frame, values."""
+class _Chunk(NamedTuple):
+    """Consecutive frames of a trajectory."""
+
+    trajectory: int
+    first_frame: int
+    fields: Float32[np.ndarray, "t *s c"]
+
+
+def _iterate_chunks(source: Source, report: Callable[[str], None]) -> Iterator[_Chunk]:
+    """Yield all frames of all trajectories in chunks of about 64 MiB."""
     step = max(1, _READ_BYTES // (4 * source.channels * int(np.prod(source.grid.shape))))
     if isinstance(source, ShardsSource):
         # Chunks of whole records, so that no record is read twice.
@@ -143,29 +150,29 @@ def _chunks(source: Source, report: Callable[[str], None]) -> Iterator[tuple[int
         report(f"trajectory {trajectory} of {source.trajectories}")
         for start in range(0, source.frames, step):
             frames = np.arange(start, min(start + step, source.frames))
-            yield trajectory, start, source.windows(np.array([trajectory]), frames[None])[0]
+            yield _Chunk(trajectory, start, source.read(np.array([trajectory]), frames[None])[0])
 
 
-def _write_axes(file: h5py.File, source: Source, prefix: str, suffix: str, times: int) -> None:
-    """Write the coordinates of space and, if `times` is not 0, of that many times.
+def _write_axes(file: h5py.File, source: Source, prefix: str, suffix: str, time_count: int) -> None:
+    """Write the coordinates of the grid, and `time_count` times, to datasets with this prefix and suffix.
 
-    The attributes `start` and `step` preserve the exact numbers, which reading prefers to rounded coordinates.
+    The attributes `start` and `step` of the datasets preserve the exact numbers for sources that read the file.
     """
     grid = source.grid
-    axes = [*zip(grid.axes, grid.origin, grid.spacing, grid.shape, strict=True), ("t", grid.start, grid.dt, times)]
-    for axis, start, step, points in axes[: None if times else -1]:
-        file[f"{prefix}{axis}{suffix}"] = start + step * np.arange(points)
+    axes = [*zip(grid.axes, grid.origin, grid.spacing, grid.shape, strict=True), ("t", grid.start, grid.dt, time_count)]
+    for axis, start, step, size in axes[: None if time_count else -1]:
+        file[f"{prefix}{axis}{suffix}"] = start + step * np.arange(size)
         file[f"{prefix}{axis}{suffix}"].attrs.update({"start": start, "step": step})
 
 
 def _write_coefficients(file: h5py.File, source: Source) -> None:
-    """Write every coefficient as a dataset with one value per trajectory."""
+    """Write every coefficient as a dataset with one value for each trajectory."""
     for name, values in all_coefficients(source).items():
         file[f"parameters/{name}"] = np.asarray(values, np.float64)
 
 
 class _ErrorRecordingFile(io.FileIO):
-    """A file that records the first error of a write, as `failure`."""
+    """A file that keeps the first exception of its method `write` as the attribute `failure`."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "r+")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
@@ -34,7 +35,7 @@ from ups_jax.data.sources.shards import (
     Shard,
     merge_statistics,
     read_manifest,
-    verify,
+    verify_shards,
 )
 
 _READ_BYTES = 64 * 2**20
@@ -42,7 +43,7 @@ _READ_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class ShardSizes:
-    """Sizes of records and shards, and their compression.
+    """Sizes of records and shards, and the compression of records.
 
     Attributes:
         record_kib: Largest size of a record in KiB. A record has at least one frame.
@@ -64,35 +65,31 @@ def convert_to_shards(
     overwrite: bool = False,
     report: Callable[[str], None] = lambda _: None,
 ) -> bool:
-    """Convert a data file to a folder of shards.
+    """Convert a data file to the folder of shards `out`. Return False if it was complete already, otherwise True.
 
     Args:
-        path: The data file.
-        out: The folder.
-        sizes: Sizes of records and shards.
         channels: Channels to convert, in this order; all by default.
         overwrite: Replace the shards that the folder contains.
-        report: Called with a line of progress.
-
-    Returns:
-        Whether shards were written; False if the folder was complete already.
+        report: Called with lines of text about the progress.
 
     Raises:
-        DataError: The file cannot be read or has NaN or Inf, or the folder contains other data.
+        DataError: The file cannot be read or contains NaN or Inf, or the folder contains other data.
         ConfigError: Another process is writing to the folder.
         StorageError: The disk is full.
     """
     layout = detect_layout(path)
     source = layout.open(path, channels)
     if isinstance(source, ScatteredSource):
-        raise DataError(f"{path}: is a point cloud, but shards store grids only; train on the file as it is")
-    plan = _plan(path, layout, source, sizes)
-    check_same = partial(_check_same, out, plan)
+        raise DataError(
+            f"{path}: contains scattered points, but shards can store only grids; train on the file without conversion"
+        )
+    plan = _plan_manifest(path, layout, source, sizes)
+    check_same = partial(_check_matches_plan, out, plan)
     with FOLDER.lock(out, overwrite=overwrite):
         if (out / MANIFEST).is_file():
             manifest = read_manifest(out)
             check_same(manifest)
-            verify(out, manifest)
+            verify_shards(out, manifest)
             FOLDER.clear_progress(out)
             return False
         done = FOLDER.completed_shards(out, check_same)
@@ -108,17 +105,17 @@ def convert_to_shards(
 
 
 def _with_statistics(manifest: Manifest) -> Manifest:
-    """Return a manifest with the statistics over all its shards."""
+    """Return a manifest with the statistics of all data, computed from the statistics of its shards."""
     columns = zip(*(shard.statistics for shard in manifest.shards), strict=True)
     return replace(manifest, statistics=tuple(map(merge_statistics, columns)))
 
 
-def _plan(path: Path, layout: Layout, source: Source, sizes: ShardSizes) -> Manifest:
-    """Return the manifest of the folder, without shards and statistics."""
+def _plan_manifest(path: Path, layout: Layout, source: Source, sizes: ShardSizes) -> Manifest:
+    """Return the manifest of the folder to be written, without shards and statistics."""
     frame_bytes = 4 * int(np.prod(source.grid.shape)) * source.channels
     input_bytes = 4 * int(np.prod(source.grid.shape)) * len(source.input_channels)
     return Manifest(
-        origin=_origin(path, layout, source),
+        origin=_original_file(path, layout, source),
         kind=layout.kind,
         trajectories=source.trajectories,
         frames=source.frames,
@@ -138,14 +135,14 @@ def _plan(path: Path, layout: Layout, source: Source, sizes: ShardSizes) -> Mani
 
 
 def _coefficient_entry(values: np.ndarray) -> float | tuple[float | None, ...]:
-    """Return a coefficient as JSON values: one number if all are equal, otherwise a number or None per trajectory."""
+    """Return the values of a coefficient for JSON: one number if all are equal, else all, with None for NaN."""
     if (values == values[0]).all():
         return float(values[0])
     return tuple(None if np.isnan(value) else float(value) for value in values)
 
 
-def _origin(path: Path, layout: Layout, source: Source) -> OriginalFile:
-    """Return name, layout, and size and modification time of the original file, and of the arrays that it describes."""
+def _original_file(path: Path, layout: Layout, source: Source) -> OriginalFile:
+    """Return the manifest's entry for the file `path`; for a folder of shards, the entry in the folder's manifest."""
     if isinstance(source, ShardsSource):
         return source.manifest.origin
     files = [path]
@@ -156,17 +153,17 @@ def _origin(path: Path, layout: Layout, source: Source) -> OriginalFile:
     return OriginalFile(name=path.name, layout=layout.name, files=sizes_and_times)
 
 
-def _check_same(out: Path, plan: Manifest, manifest: Manifest) -> None:
-    """Raise `DataError` if a folder was converted from another file, or with other settings, than planned."""
+def _check_matches_plan(out: Path, plan: Manifest, manifest: Manifest) -> None:
+    """Raise `DataError` if the manifest of a folder does not match the planned one, apart from its shards."""
     if replace(manifest, shards=(), statistics=()) != plan:
         raise DataError(
-            f"{out}: contains shards of another file than {plan.origin.name}, of an earlier version of it, or with "
-            "other settings; give another folder, or replace them with --overwrite"
+            f"{out}: contains other shards: of another file, of another version of {plan.origin.name}, or with other "
+            "settings; give another folder, or replace the shards with `--overwrite`"
         )
 
 
 def _write_shard(out: Path, source: Source, plan: Manifest, first: int) -> Shard:
-    """Write the shard that starts with trajectory `first`; it gets its final name once it is complete and on disk."""
+    """Write the shard whose first trajectory is `first`, under a temporary name until it is complete and on disk."""
     index = first // plan.shard_trajectories
     shards = -(-plan.trajectories // plan.shard_trajectories)
     file = out / f"data-{index:05d}-of-{shards:05d}.array_record"
@@ -175,12 +172,13 @@ def _write_shard(out: Path, source: Source, plan: Manifest, first: int) -> Shard
     # Statistics of each record, by column: the channels, then the input fields.
     statistics: list[list[ChannelStatistics]] = [[] for _ in range(plan.channel_count + len(plan.inputs))]
     try:
-        with _record_writer(temporary, plan) as write:
+        with _open_record_writer(temporary, plan) as write_record:
             for trajectory in range(first, last):
-                for position, column, values in _records(source, plan, trajectory):
-                    write(trajectory, position, values)
-                    for channel in range(values.shape[-1]):
-                        statistics[column + channel].append(_channel_statistics(values[..., channel]))
+                for record in _iterate_records(source, plan, trajectory):
+                    write_record(trajectory, record.position, record.values)
+                    for channel in range(record.values.shape[-1]):
+                        channel_statistics = _channel_statistics(record.values[..., channel])
+                        statistics[record.first_column + channel].append(channel_statistics)
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         checksum, size = crc32(temporary), temporary.stat().st_size
@@ -199,31 +197,37 @@ def _write_shard(out: Path, source: Source, plan: Manifest, first: int) -> Shard
     )
 
 
-def _records(
-    source: Source, plan: Manifest, trajectory: int
-) -> Iterator[tuple[int, int, Float32[np.ndarray, "t *s c"]]]:
-    """Yield the records of a trajectory: position, column of the first channel, and values. NaN raises `DataError`."""
+class _Record(NamedTuple):
+    """A record of a trajectory: its number, the column of its first channel in the statistics, and its values."""
+
+    position: int
+    first_column: int
+    values: Float32[np.ndarray, "t *s c"]
+
+
+def _iterate_records(source: Source, plan: Manifest, trajectory: int) -> Iterator[_Record]:
+    """Yield the records of a trajectory. Raises `DataError` if they contain NaN or Inf."""
     ids, record_frames = np.array([trajectory]), plan.record_frames
     record_bytes = 4 * record_frames * plan.channel_count * int(np.prod(plan.grid.shape))
     step = record_frames * max(1, _READ_BYTES // record_bytes)
     for start in range(0, plan.frames, step):
         frames = np.arange(start, min(start + step, plan.frames))
-        fields = source.windows(ids, frames[None])[0]
+        fields = source.read(ids, frames[None])[0]
         finite = np.isfinite(fields).all(axis=tuple(range(1, fields.ndim)))
         if not finite.all():
-            raise _not_finite(source, f"frame {start + int(finite.argmin())} of trajectory {trajectory}")
+            raise _not_finite_error(source, f"frame {start + int(finite.argmin())} of trajectory {trajectory}")
         for offset in range(0, len(frames), record_frames):
-            yield (start + offset) // record_frames, 0, fields[offset : offset + record_frames]
+            yield _Record((start + offset) // record_frames, 0, fields[offset : offset + record_frames])
     if plan.inputs:
-        inputs = source.inputs(ids)
+        inputs = source.read_input_fields(ids)
         if not np.isfinite(inputs).all():
-            raise _not_finite(source, f"the input fields of solution {trajectory}")
-        yield plan.records_per_trajectory - 1, plan.channel_count, inputs
+            raise _not_finite_error(source, f"the input fields of solution {trajectory}")
+        yield _Record(plan.records_per_trajectory - 1, plan.channel_count, inputs)
 
 
-def _not_finite(source: Source, location: str) -> DataError:
-    """Return the error for NaN or Inf at a location."""
-    return DataError(f"{source.name}: NaN or Inf in {location}; remove or recompute it")
+def _not_finite_error(source: Source, location: str) -> DataError:
+    """Return the error for NaN or Inf at a location in a source."""
+    return DataError(f"{source.name}: contains NaN or Inf in {location}; remove or recompute it")
 
 
 def _channel_statistics(values: Float32[np.ndarray, "t *s"]) -> ChannelStatistics:
@@ -240,26 +244,26 @@ def _channel_statistics(values: Float32[np.ndarray, "t *s"]) -> ChannelStatistic
 
 
 @contextlib.contextmanager
-def _record_writer(file: Path, plan: Manifest) -> Iterator[Callable[[int, int, np.ndarray], None]]:
-    """Yield a function that appends a record to a file, given its trajectory, its position there, and its values."""
+def _open_record_writer(file: Path, plan: Manifest) -> Iterator[Callable[[int, int, np.ndarray], None]]:
+    """Yield `write_record(trajectory, position, values)`, which appends a record of a trajectory to a file."""
     # Imported here because only the writing of shards needs it.
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    token = plan.token
+    checksum = plan.checksum
     try:
         writer = ArrayRecordWriter(str(file), f"group_size:1,{plan.compression}")
     except RuntimeError as error:
         raise _storage_error(file, error) from None
 
-    def write(trajectory: int, position: int, values: np.ndarray) -> None:
+    def write_record(trajectory: int, position: int, values: np.ndarray) -> None:
         try:
-            writer.write(HEADER.pack(trajectory, position, token) + np.ascontiguousarray(values, "<f4").tobytes())
+            writer.write(HEADER.pack(trajectory, position, checksum) + np.ascontiguousarray(values, "<f4").tobytes())
         except RuntimeError as error:
             raise _storage_error(file, error) from None
 
     finished = False
     try:
-        yield write
+        yield write_record
         finished = True
     finally:
         try:
@@ -270,7 +274,7 @@ def _record_writer(file: Path, plan: Manifest) -> Iterator[Callable[[int, int, n
 
 
 def _storage_error(file: Path, error: RuntimeError) -> StorageError:
-    """Return the error of a failed write. ArrayRecord gives the system's error only as text."""
+    """Return the error for a failed write, from ArrayRecord's error, which states the system's error only as text."""
     text = str(error)
     codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS)
     code = next((code for code in codes if os.strerror(code) in text), errno.EIO)

@@ -29,20 +29,20 @@ class ArrayFile(Protocol):
     """A file of named arrays. All methods raise `DataError` for a name that the file does not have."""
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of an array."""
+        """Return the shape of the array `name`."""
         ...
 
     def dtype_kind(self, name: str) -> str:
-        """Return NumPy's letter for the kind of an array's data type, such as `f` for floating point."""
+        """Return NumPy's letter for the kind of the array's data type, such as `f` for floating point."""
         ...
 
     def read(self, name: str, key: tuple[int | slice, ...]) -> np.ndarray:
-        """Return the part of an array that a basic index `key` selects."""
+        """Read the part `array[key]` of the array `name`."""
         ...
 
 
 def open_arrays(path: Path) -> ArrayFile:
-    """Open a file of arrays: NumPy for the suffixes .npz and .npy, HDF5 otherwise. Raises `DataError`."""
+    """Open a file of arrays, as HDF5 unless its suffix is .npz or .npy. Raises `DataError` if that fails."""
     return NumpyFile(path) if path.suffix in (".npz", ".npy") else HDF5Arrays(path)
 
 
@@ -51,66 +51,66 @@ class HDF5Arrays(HDF5File):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, _HINT)
-        with self.reading():
+        with self.open():
             pass
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of a dataset."""
-        with self.reading() as file:
-            shape: tuple[int, ...] = self._dataset(file, name).shape
+        """Return the shape of the dataset `name`."""
+        with self.open() as file:
+            shape: tuple[int, ...] = self._get_dataset(file, name).shape
             return shape
 
     def dtype_kind(self, name: str) -> str:
-        """Return NumPy's letter for the kind of a dataset's data type."""
-        with self.reading() as file:
-            return str(self._dataset(file, name).dtype.kind)
+        """Return NumPy's letter for the kind of the dataset's data type, such as `f` for floating point."""
+        with self.open() as file:
+            return str(self._get_dataset(file, name).dtype.kind)
 
     def read(self, name: str, key: tuple[int | slice, ...]) -> np.ndarray:
-        """Return the part of a dataset that a basic index `key` selects."""
-        with self.reading() as file:
-            return np.asarray(self._dataset(file, name)[key])
+        """Read the part `dataset[key]` of the dataset `name`."""
+        with self.open() as file:
+            return np.asarray(self._get_dataset(file, name)[key])
 
-    def _dataset(self, file: h5py.File, name: str) -> h5py.Dataset:
+    def _get_dataset(self, file: h5py.File, name: str) -> h5py.Dataset:
         if not isinstance(file.get(name), h5py.Dataset):
             raise DataError(f"{self.path}: has no dataset `{name}`; it contains {', '.join(list(file)[:6])}")
         return file[name]
 
 
 class NumpyFile:
-    """The arrays of an .npz file, or the array of an .npy file under any name, as an `ArrayFile`.
+    """An .npz file of named arrays, or an .npy file, whose only array is returned for every name.
 
-    Uncompressed arrays are memory-mapped. A compressed .npz file is read as a whole by every process that uses it.
+    Uncompressed arrays are memory-mapped; compressed ones are loaded into the memory of every process that uses them.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._arrays: dict[str, np.ndarray] | None = None
-        self._open()
+        self._load_arrays()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "_arrays": None}
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Return the shape of an array."""
-        return self._array(name).shape
+        """Return the shape of the array `name`."""
+        return self._get_array(name).shape
 
     def dtype_kind(self, name: str) -> str:
-        """Return NumPy's letter for the kind of an array's data type."""
-        return self._array(name).dtype.kind
+        """Return NumPy's letter for the kind of the array's data type, such as `f` for floating point."""
+        return self._get_array(name).dtype.kind
 
     def read(self, name: str, key: tuple[int | slice, ...]) -> np.ndarray:
-        """Return the part of an array that a basic index `key` selects."""
-        return np.asarray(self._array(name)[key])
+        """Read the part `array[key]` of the array `name`."""
+        return np.asarray(self._get_array(name)[key])
 
-    def _array(self, name: str) -> np.ndarray:
-        arrays = self._open()
+    def _get_array(self, name: str) -> np.ndarray:
+        arrays = self._load_arrays()
         if self.path.suffix == ".npy":
             return arrays[""]
         if name not in arrays:
             raise DataError(f"{self.path}: has no array `{name}`; it contains {', '.join(list(arrays)[:6])}")
         return arrays[name]
 
-    def _open(self) -> dict[str, np.ndarray]:
+    def _load_arrays(self) -> dict[str, np.ndarray]:
         if self._arrays is None:
             try:
                 if self.path.suffix == ".npy":
@@ -143,20 +143,18 @@ def _open_npz(path: Path) -> dict[str, np.ndarray]:
                 }[version]
                 shape, fortran_order, dtype = read_header(member)
                 if dtype.hasobject:
-                    raise ValueError(f"{name} contains Python objects")
+                    raise ValueError(f"array `{name}` contains Python objects")
                 header_size = member.tell()
-            offset = _member_offset(path, info) + header_size
+            offset = _member_content_offset(path, info) + header_size
             if offset + dtype.itemsize * math.prod(shape) > path.stat().st_size:
-                raise ValueError(f"{name} is truncated")
+                raise ValueError(f"array `{name}` is truncated")
             arrays[name] = _memory_map(path, offset, dtype, shape, fortran_order)
     return arrays
 
 
-def _member_offset(path: Path, info: zipfile.ZipInfo) -> int:
-    """Return the file offset of an uncompressed zip member's bytes, which follow its local header.
-
-    The header has 30 bytes, then the file name and extra fields; their lengths are its bytes 26 to 29.
-    """
+def _member_content_offset(path: Path, info: zipfile.ZipInfo) -> int:
+    """Return the position in a zip file at which the content of an uncompressed member begins."""
+    # A header precedes the content: 30 bytes, the last four of them the lengths of the two fields that follow.
     with path.open("rb") as file:
         file.seek(info.header_offset + 26)
         lengths = np.frombuffer(file.read(4), "<u2")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32, Int
@@ -78,8 +78,8 @@ class Source(Protocol):
         """Grid and frame times, shared by all trajectories."""
         ...
 
-    def windows(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
-        """Return windows of trajectories.
+    def read(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
+        """Return windows, each of which consists of some frames of one trajectory.
 
         Args:
             ids: Index of the trajectory of each window.
@@ -87,39 +87,34 @@ class Source(Protocol):
         """
         ...
 
-    def inputs(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
+    def read_input_fields(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
         """Return the input fields of the trajectories `ids`, ordered as `input_channels`."""
         ...
 
     def coefficient(self, name: str) -> Float[np.ndarray, " n"] | None:
-        """Return a coefficient's value for every trajectory (NaN where unknown), or None if the source lacks it."""
+        """Return a coefficient's values for all trajectories, NaN where unknown, or None if the source lacks it."""
         ...
 
     def coefficient_names(self) -> tuple[str, ...]:
-        """Return the names of the values in the source that look like PDE coefficients."""
+        """Return the names of the numbers in the source that are probably PDE coefficients."""
         ...
 
 
 def all_coefficients(source: Source) -> dict[str, Float[np.ndarray, " n"]]:
-    """Return the coefficients of a source and the constants that all its trajectories share, by name."""
+    """Return the values for all trajectories of every coefficient and constant of a source, by name."""
     constants: dict[str, float] = getattr(source, "constants", dict)()
     values = {name: source.coefficient(name) for name in (*source.coefficient_names(), *constants)}
     return {name: value for name, value in values.items() if value is not None}
 
 
-def uniform_spacing(values: Float[np.ndarray, " n"], label: str, hint: str) -> tuple[float, float]:
-    """Return the first value and the spacing of evenly spaced coordinates.
+def start_and_step(values: Float[np.ndarray, " n"], label: str, hint: str) -> tuple[float, float]:
+    """Return the first value and the step of coordinates or times.
 
-    Args:
-        values: Coordinates along one axis, or times.
-        label: File and dataset, with which messages begin.
-        hint: How to fix the file, with which messages end.
-
-    Raises:
-        DataError: If the coordinates are fewer than two, not finite, not ascending or not evenly spaced.
+    Raises `DataError` unless these are at least two finite, ascending and evenly spaced values. The message begins with
+    `label`, the file and dataset, and ends with `hint`, which says how to fix the file.
     """
     if len(values) < 2:
-        raise DataError(f"{label}: has {len(values)} entries; at least 2 are needed")
+        raise DataError(f"{label}: has {len(values)} entries; give at least 2")
     if not np.isfinite(values).all():
         raise DataError(f"{label}: contains NaN or Inf; {hint}")
     exact = values.astype(np.float64)
@@ -139,25 +134,34 @@ def uniform_spacing(values: Float[np.ndarray, " n"], label: str, hint: str) -> t
     return float(f"{exact[0]:.7g}"), float(f"{step:.7g}")
 
 
-def iterate_windows(ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Iterator[tuple[int, int, slice]]:
-    """Yield the batch row, the trajectory index and the slice of frames of each window."""
+class WindowSlice(NamedTuple):
+    """The row of a window in its batch, the index of its trajectory, and its frames as a slice."""
+
+    row: int
+    trajectory: int
+    frames: slice
+
+
+def iterate_windows(ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Iterator[WindowSlice]:
+    """Yield the position of each window of evenly spaced `frames` in the batch and in the source."""
     for row, (index, times) in enumerate(zip(ids.tolist(), frames.tolist(), strict=True)):
-        yield row, index, slice(times[0], times[-1] + 1, times[1] - times[0] if len(times) > 1 else 1)
+        step = times[1] - times[0] if len(times) > 1 else 1
+        yield WindowSlice(row, index, slice(times[0], times[-1] + 1, step))
 
 
 def read_trajectories(source: Source, ids: Int[np.ndarray, " n"], stride: int = 1) -> Float32[np.ndarray, "n t *s c"]:
-    """Return every `stride`-th frame of the trajectories `ids`, from the first frame on."""
+    """Return every `stride`-th frame of the trajectories `ids`, beginning with the first frame."""
     frames = np.arange(0, source.frames, stride)
-    return source.windows(ids, np.broadcast_to(frames, (len(ids), len(frames))))
+    return source.read(ids, np.broadcast_to(frames, (len(ids), len(frames))))
 
 
 def select_channels(file_name: str, available: Sequence[str], requested: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the requested channels in the spelling of the file, or all available ones.
+    """Return the names of the requested channels, spelt as in the file.
 
     Args:
         file_name: Name of the file, for messages.
-        available: Names of the channels in the file.
-        requested: Names in any letter case, in the order of the result; None selects all.
+        available: Names of all channels in the file.
+        requested: Names in any letter case, in the order of the result; None requests all channels.
 
     Raises:
         DataError: If there are no channels, or if a requested one is missing or repeated.
@@ -175,9 +179,9 @@ def select_channels(file_name: str, available: Sequence[str], requested: Sequenc
     for name in requested:
         if name.lower() not in spelling:
             matches = difflib.get_close_matches(name.lower(), spelling, n=1, cutoff=0.6)
-            suggestion = f", did you mean {spelling[matches[0]]!r}?" if matches else ""
+            suggestion = f" (did you mean {spelling[matches[0]]!r}?)" if matches else ""
             raise DataError(
-                f"{file_name}: has no channel {name!r}{suggestion}; it has {', '.join(available)}: list those to use "
-                "in `channels`"
+                f"{file_name}: has no channel {name!r}{suggestion}; list in `channels` only channels of the file: "
+                f"{', '.join(available)}"
             )
     return tuple(spelling[name.lower()] for name in requested)

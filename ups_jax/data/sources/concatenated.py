@@ -74,22 +74,22 @@ class ConcatenatedSource:
         """Grid and frame times of the first source."""
         return self.sources[0].grid
 
-    def windows(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
-        """Return the frames `frames` of the trajectories `ids`."""
+    def read(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
+        """Return the frames `frames[i]` of trajectory `ids[i]` for each window i."""
         result = np.empty((*frames.shape, *self.grid.shape, self.channels), np.float32)
-        for source, rows, source_ids in self._split_ids(ids):
-            result[rows] = source.windows(source_ids, frames[rows])
+        for source, rows, source_ids in self._split_by_source(ids):
+            result[rows] = source.read(source_ids, frames[rows])
         return result
 
-    def inputs(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
+    def read_input_fields(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
         """Return the input fields of the trajectories `ids`."""
         result = np.empty((len(ids), *self.grid.shape, len(self.input_channels)), np.float32)
-        for source, rows, source_ids in self._split_ids(ids):
-            result[rows] = source.inputs(source_ids)
+        for source, rows, source_ids in self._split_by_source(ids):
+            result[rows] = source.read_input_fields(source_ids)
         return result
 
     def coefficient(self, name: str) -> Float[np.ndarray, " n"] | None:
-        """Return a coefficient of every trajectory, NaN for sources that lack it, or None if all sources lack it."""
+        """Return the values of a coefficient, NaN where a source lacks it, or None if all sources lack it."""
         values = [source.coefficient(name) for source in self.sources]
         if all(value is None for value in values):
             return None
@@ -104,10 +104,10 @@ class ConcatenatedSource:
         """Return the names of the coefficients of all sources, without duplicates."""
         return tuple(dict.fromkeys(name for source in self.sources for name in source.coefficient_names()))
 
-    def _split_ids(
+    def _split_by_source(
         self, ids: Int[np.ndarray, " b"]
     ) -> Iterator[tuple[Source, Bool[np.ndarray, " b"], Int[np.ndarray, " r"]]]:
-        """Yield each source that has some of `ids`, the mask of those rows, and their indices in that source."""
+        """Yield each source with trajectories in `ids`, the mask of these in `ids`, and their indices in the source."""
         first = 0
         for source in self.sources:
             rows = (ids >= first) & (ids < first + source.trajectories)

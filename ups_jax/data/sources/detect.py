@@ -25,7 +25,7 @@ from ups_jax.data.sources.zarr import is_zarr, open_zarr
 
 Kind = Literal["transient", "steady"]
 # Channels to read; None reads all.
-Names = tuple[str, ...] | None
+ChannelNames = tuple[str, ...] | None
 _DESCRIPTION_SUFFIXES = (".yaml", ".yml")
 # Root attributes that name the data.
 TEXT_ATTRIBUTES = ("task", "dataset_name", "boundary")
@@ -39,17 +39,18 @@ class Layout:
     Attributes:
         name: Name of the layout in messages and reports.
         kind: Whether the file contains trajectories or steady solutions.
-        matches: Return whether an open HDF5 file has this layout.
-        open: Return the source of a file, with the channels to read as second argument.
+        matches: Returns whether an open HDF5 file has this layout.
+        open: Returns the source of a file, of which it reads the channels in the second argument.
     """
 
     name: str
     kind: Kind
     matches: Callable[[h5py.File], bool]
-    open: Callable[[str | Path, Names], Source]
+    open: Callable[[str | Path, ChannelNames], Source]
 
 
-def _has_datasets(*names: str) -> Callable[[h5py.File], bool]:
+def _make_dataset_check(*names: str) -> Callable[[h5py.File], bool]:
+    """Return a function that returns whether a file has all datasets `names`."""
     return lambda file: all(isinstance(file.get(name), h5py.Dataset) for name in names)
 
 
@@ -69,24 +70,27 @@ LAYOUTS = (
     Layout(
         name="pdebench darcy",
         kind="steady",
-        matches=lambda file: _has_datasets("tensor", "nu")(file) and file["nu"].ndim == 3,
+        matches=lambda file: _make_dataset_check("tensor", "nu")(file) and file["nu"].ndim == 3,
         open=lambda path, _: DarcySource(path),
     ),
     Layout(
         name="pdebench tensor",
         kind="transient",
-        matches=_has_datasets("tensor"),
+        matches=_make_dataset_check("tensor"),
         open=lambda path, _: TensorSource(path),
     ),
     Layout(name="pdebench seeds", kind="transient", matches=_has_seed_groups, open=SeedsSource),
     Layout(
         name="pdebench incompressible",
         kind="transient",
-        matches=_has_datasets("velocity", "particles", "t"),
+        matches=_make_dataset_check("velocity", "particles", "t"),
         open=IncompressibleSource,
     ),
     Layout(
-        name="pdebench cfd", kind="transient", matches=_has_datasets("x-coordinate", "t-coordinate"), open=CFDSource
+        name="pdebench cfd",
+        kind="transient",
+        matches=_make_dataset_check("x-coordinate", "t-coordinate"),
+        open=CFDSource,
     ),
 )
 ZARR = Layout(name="zarr points", kind="transient", matches=lambda _: False, open=open_zarr)
@@ -96,7 +100,7 @@ SHARDS = {kind: Layout(name="shards", kind=kind, matches=lambda _: False, open=S
 
 
 def detect_layout(path: str | Path) -> Layout:
-    """Return the layout of a file or folder. Raises `DataError` if it cannot be read or has no supported layout."""
+    """Return the layout of a file or folder. Raises `DataError` if this fails or the layout is not supported."""
     if is_shard_folder(path):
         return SHARDS[read_manifest(path).kind]
     if Path(path).suffix in _DESCRIPTION_SUFFIXES:
@@ -105,7 +109,7 @@ def detect_layout(path: str | Path) -> Layout:
         return ZARR
     if is_vtk_series(Path(path)):
         return SERIES
-    with HDF5File(path, _HINT).reading() as file:
+    with HDF5File(path, _HINT).open() as file:
         for layout in LAYOUTS:
             if layout.matches(file):
                 return layout
@@ -113,41 +117,35 @@ def detect_layout(path: str | Path) -> Layout:
     raise DataError(f"{path}: has no supported layout (it contains {content}); {_HINT}")
 
 
-def open_file(path: str | Path, kind: Kind, channels: Names = None) -> Source:
-    """Return the source of a data file or folder.
+def open_file(path: str | Path, kind: Kind, channels: ChannelNames = None) -> Source:
+    """Return the source of a data file or folder, with all channels if `channels` is None.
 
-    Args:
-        path: The file or folder.
-        kind: Kind of the task.
-        channels: Channels to read; None reads all.
-
-    Raises:
-        DataError: If the file cannot be read, or if its kind is not that of the task.
+    Raises `DataError` if it cannot be read, or if it does not contain data of the kind `kind`, which the task needs.
     """
     layout = detect_layout(path)
     if layout.kind != kind:
         raise DataError(
             f"{path}: contains {layout.kind} data ({layout.name} layout), but the task is {kind}; "
-            f"set kind: {layout.kind}"
+            f"set `kind: {layout.kind}` in the task"
         )
     return layout.open(path, channels)
 
 
 def is_single_dataset(path: Path) -> bool:
-    """Return whether a folder is one data set by itself, rather than a folder with a file for each split."""
+    """Return whether a folder is one data set as a whole, rather than a folder with one file for each split."""
     return is_shard_folder(path) or is_zarr(path) or is_vtk_series(path)
 
 
 def root_attribute(path: str | Path, name: str) -> str:
-    """Return a root attribute of a data file as text, or an empty string if the file has none of that name."""
+    """Return the root attribute `name` of a data file as text, or an empty string if the file lacks it."""
     if is_shard_folder(path):
         return read_manifest(path).attributes.get(name, "")
     if not Path(path).is_file() or not h5py.is_hdf5(path):
         return ""
-    with HDF5File(path, _HINT).reading() as file:
+    with HDF5File(path, _HINT).open() as file:
         return text_attribute(file.attrs, name)
 
 
 def original_path(path: Path) -> Path:
-    """Return the file that a shard folder was converted from, which need not exist any more, or else `path`."""
+    """Return the file name from which a shard folder was converted; for other data, return `path`."""
     return Path(read_manifest(path).origin.name) if is_shard_folder(path) else path

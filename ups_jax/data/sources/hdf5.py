@@ -1,6 +1,6 @@
-"""Base classes and helpers for HDF5 layouts: a file handle per process, coordinates, and PDE coefficients.
+"""Base classes and helpers for HDF5 layouts: file handles, coordinates and PDE coefficients.
 
-The handle is opened in the process that reads. It is not pickled with the source.
+Each process opens its own handle of a file: a pickled source does not contain one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from ups_jax.core.errors import DataError
-from ups_jax.data.sources.base import AXES, Grid, uniform_spacing
+from ups_jax.data.sources.base import AXES, Grid, start_and_step
 
 _COPY_HINT = "which is not opened; copy the values into this file"
 _NUMBER = r"([0-9]+\.?[0-9]*(?:[eE][-+]?[0-9]+)?)"
@@ -27,11 +27,9 @@ _NO_COEFFICIENTS = ("seed", "latestIndex", "dt", "members", "given_frames", "che
 
 
 class HDF5File:
-    """An HDF5 file that several threads and processes read.
+    """An HDF5 file that several threads and processes read. Raises `DataError` if it does not exist.
 
-    Args:
-        path: The file. Raises `DataError` if it does not exist.
-        hint: How to fix the file, with which error messages end.
+    Error messages end with `hint`, which says how to fix the file.
     """
 
     def __init__(self, path: str | Path, hint: str) -> None:
@@ -52,8 +50,8 @@ class HDF5File:
         self.__dict__.update(state | {"_lock": threading.Lock()})
 
     @contextmanager
-    def reading(self) -> Iterator[h5py.File]:
-        """Open the file for one thread at a time; errors of h5py become a `DataError`."""
+    def open(self) -> Iterator[h5py.File]:
+        """Open the file for reading. Only one thread at a time has it open; errors of h5py become a `DataError`."""
         with self._lock:
             try:
                 # A handle inherited through a fork shares its file position with the parent process.
@@ -73,7 +71,7 @@ class HDF5File:
 
 
 class HDF5Source(HDF5File):
-    """Base class of sources in HDF5 files: coefficient lookup, and no input fields unless overridden."""
+    """Base class of sources in HDF5 files, with lookup of coefficients; subclasses may add input fields."""
 
     trajectories: int
     grid: Grid
@@ -85,15 +83,15 @@ class HDF5Source(HDF5File):
         super().__init__(path, hint)
         self._coefficients: dict[str, Any] = {}
 
-    def inputs(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
+    def read_input_fields(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
         """Return an array without input fields: its last axis has length 0."""
         return np.empty((len(ids), *self.grid.shape, 0), np.float32)
 
     def coefficient(self, name: str) -> Float[np.ndarray, " n"] | None:
-        """Return a coefficient of every trajectory, or None if the file and its name do not contain it.
+        """Return the values of a coefficient for all trajectories, or None if the source lacks it.
 
-        Datasets take precedence over root attributes, and those over a number after `name` in the file name, such as
-        0.01 in `burgers_nu0.01.hdf5`. Letter case is ignored.
+        The value is read from a dataset, else from a root attribute, else from the file name, such as 0.01 for `nu`
+        in `burgers_nu0.01.hdf5`. Letter case is ignored.
         """
         value = self._coefficients.get(name.lower())
         if value is None:
@@ -101,7 +99,7 @@ class HDF5Source(HDF5File):
         return None if value is None else np.broadcast_to(np.asarray(value, np.float64), (self.trajectories,))
 
     def coefficient_names(self) -> tuple[str, ...]:
-        """Return the names of the values in the file and in its name that look like coefficients."""
+        """Return the names of the numbers in the file and in its name that are probably PDE coefficients."""
         in_name = (
             name.lower() for name in self.file_name_coefficients if number_in_file_name(self.path, name) is not None
         )
@@ -109,7 +107,7 @@ class HDF5Source(HDF5File):
 
 
 def get_dataset(file_name: str, file: h5py.Group, key: str, hint: str) -> h5py.Dataset:
-    """Return the dataset `key` of a file. Raises `DataError` if it does not exist or is empty."""
+    """Return the dataset `key` of a file. Raises `DataError` if it does not exist or has no values."""
     dataset = file.get(key)
     if not isinstance(dataset, h5py.Dataset) or dataset.shape is None:
         raise DataError(f"{file_name}: has no dataset `{key}`; {hint}")
@@ -123,14 +121,14 @@ def check_float(file_name: str, label: str, dataset: h5py.Dataset, hint: str) ->
 
 
 def number_attribute(attributes: h5py.AttributeManager, key: str) -> float | None:
-    """Return an attribute as a number, or None if it does not exist or is not one finite number."""
+    """Return the attribute `key` as a number, or None if it does not exist or is not one finite number."""
     value = np.asarray(attributes.get(key, ""))
     is_number = value.size == 1 and value.dtype.kind in "fiub" and bool(np.isfinite(value).all())
     return float(value.item()) if is_number else None
 
 
 def text_attribute(attributes: h5py.AttributeManager, key: str, default: str = "") -> str:
-    """Return an attribute, stored as text or as bytes, as text."""
+    """Return the attribute `key`, stored as a string or as bytes, as a string; `default` if it does not exist."""
     value = attributes.get(key, default)
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
@@ -144,74 +142,58 @@ def read_coordinate(
         file_name: Name of the file, for messages.
         file: The open file.
         dataset: Name of the dataset.
-        lengths: Accepted numbers of entries. A message names only the first.
-        reason: Explanation of the accepted numbers, for messages.
+        lengths: Accepted numbers of entries. Messages state only the first.
+        reason: Why these numbers are accepted, for messages.
 
     Raises:
-        DataError: If the dataset does not exist, or has another shape or no floating-point numbers.
+        DataError: If the dataset does not exist, has another length or does not contain floats.
     """
     values = get_dataset(file_name, file, dataset, "add the coordinates")
     if values.ndim != 1 or len(values) not in lengths:
-        raise DataError(
-            f"{file_name}: `{dataset}` has shape {values.shape}; it must have {lengths[0]} entries ({reason})"
-        )
+        raise DataError(f"{file_name}: `{dataset}` has shape {values.shape}; give {lengths[0]} entries ({reason})")
     check_float(file_name, dataset, values, "store it as float64")
     return np.asarray(values)
 
 
 def read_grid(file_name: str, file: h5py.File, dataset: str, shape: tuple[int, ...]) -> Grid:
-    """Return grid and times of a dataset (N, T, *S) from the coordinates of a PDEBench file.
+    """Return the grid and times of a PDEBench file from its datasets `t-coordinate`, `x-coordinate` and so on.
 
-    The coordinates are the datasets `t-coordinate`, `x-coordinate` and so on. PDEBench stores one time more than there
-    are frames: the end of the last step.
+    PDEBench stores one time more than there are frames: the end of the last step.
 
-    Args:
-        file_name: Name of the file, for messages.
-        file: The open file.
-        dataset: Name of the dataset, for messages.
-        shape: Shape of the dataset.
-
-    Raises:
-        DataError: If coordinates are missing, do not match `shape` or are not evenly spaced.
+    Raises `DataError` if coordinates are missing, are not evenly spaced, or do not match the `shape` (N, T, *S) of the
+    dataset `dataset` on the grid.
     """
     axes = [f"{axis}-coordinate" for axis in AXES if f"{axis}-coordinate" in file]
     if not axes:
         raise DataError(f"{file_name}: has no dataset `x-coordinate`; add the coordinates of the grid points")
     if "t-coordinate" not in file:
         raise DataError(
-            f"{file_name}: has no dataset `t-coordinate`; add the times of the frames, or set kind: steady for "
-            "steady data"
+            f"{file_name}: has no dataset `t-coordinate`; add the times of the frames, or set `kind: steady` if the "
+            "data are steady"
         )
     if len(shape) != 2 + len(axes):
         expected = ", ".join(["N", "T", "X", "Y", "Z"][: 2 + len(axes)])
         raise DataError(
-            f"{file_name}: `{dataset}` has shape {shape}; with {' and '.join(axes)} it must be ({expected}): "
-            "reshape it, or add the coordinates of its other axes"
+            f"{file_name}: `{dataset}` has shape {shape}, but the file has only {' and '.join(axes)}; reshape "
+            f"`{dataset}` to ({expected}), or add the coordinates of its other axes"
         )
     times = read_coordinate(
-        file_name, file, "t-coordinate", (shape[1], shape[1] + 1), f"or one more: `{dataset}` is {shape}"
+        file_name, file, "t-coordinate", (shape[1], shape[1] + 1), f"or one more; `{dataset}` has shape {shape}"
     )
-    origin, spacing = read_space_axes(file_name, file, axes, shape[2:], f"as axis of `{dataset}` {shape}")
+    origin, spacing = read_origin_and_spacing(file_name, file, axes, shape[2:], f"`{dataset}` has shape {shape}")
     start, dt = axis_start_and_step(
         file["t-coordinate"], times[: shape[1]], f"{file_name}: `t-coordinate`", "store frames at evenly spaced times"
     )
     return Grid(shape=shape[2:], origin=origin, spacing=spacing, start=start, dt=dt)
 
 
-def read_space_axes(
+def read_origin_and_spacing(
     file_name: str, file: h5py.File, datasets: Sequence[str], shape: tuple[int, ...], reason: str
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return origin and spacing of the space axes.
+    """Return the origin and the spacing of the grid of this `shape` from one dataset of coordinates for each axis.
 
-    Args:
-        file_name: Name of the file, for messages.
-        file: The open file.
-        datasets: Names of the coordinate datasets, one for each axis.
-        shape: Number of grid points along each axis.
-        reason: Where `shape` comes from, for messages.
-
-    Raises:
-        DataError: If coordinates are missing, do not match `shape` or are not evenly spaced.
+    Raises `DataError` if a dataset is missing, is not evenly spaced or does not match `shape`; then the message says by
+    `reason` why the grid has this shape.
     """
     lines = []
     for dataset, points in zip(datasets, shape, strict=True):
@@ -227,32 +209,26 @@ def read_space_axes(
 def axis_start_and_step(
     dataset: h5py.Dataset, values: Float[np.ndarray, " n"], label: str, hint: str
 ) -> tuple[float, float]:
-    """Return the first value and the spacing of evenly spaced coordinates.
+    """Return the first value and the step of a dataset of evenly spaced coordinates.
 
-    The attributes `start` and `step` of the dataset are used if they agree with the values: differences of rounded
-    coordinates have fewer correct digits.
-
-    Args:
-        dataset: The dataset of the coordinates.
-        values: Its values.
-        label: File and dataset, with which messages begin.
-        hint: How to fix the file, with which messages end.
-
-    Raises:
-        DataError: If the coordinates are not evenly spaced and ascending.
+    If the dataset has attributes `start` and `step` that agree with its `values`, they are returned, because they have
+    more digits than differences of rounded coordinates. Otherwise see `start_and_step`.
     """
-    measured = uniform_spacing(values, label, hint)
+    measured = start_and_step(values, label, hint)
     start, step = number_attribute(dataset.attrs, "start"), number_attribute(dataset.attrs, "step")
     if start is None or step is None or not np.allclose((start, step), measured, rtol=1e-6, atol=1e-6 * measured[1]):
         return measured
     return start, step
 
 
-def read_coefficients(file_name: str, file: h5py.File, trajectories: int) -> Iterator[tuple[str, Any]]:
-    """Yield the lower-case names and values of what looks like a coefficient; a later value replaces an earlier one.
+def iterate_coefficients(
+    file_name: str, file: h5py.File, trajectories: int
+) -> Iterator[tuple[str, float | Float[np.ndarray, " n"]]]:
+    """Yield the lower-case name and the value of each number in a file that is probably a PDE coefficient.
 
-    Numeric root attributes come first, then root datasets with one number for each trajectory, then the datasets in
-    the group `parameters`. Raises `DataError` if one in `parameters` has another shape.
+    These are numeric root attributes, root datasets with one number for each trajectory, and the datasets in the group
+    `parameters`, in this order; the last value of a name is valid. Raises `DataError` if a dataset in `parameters` does
+    not have one number for each trajectory.
     """
     for key, value in file.attrs.items():
         if np.size(value) == 1 and np.asarray(value).dtype.kind in "fiu" and key not in _NO_COEFFICIENTS:
@@ -266,18 +242,18 @@ def read_coefficients(file_name: str, file: h5py.File, trajectories: int) -> Ite
                 elif group is not file:
                     raise DataError(
                         f"{file_name}: `parameters/{key}` has shape {item.shape}; "
-                        f"it must be ({trajectories},), one value for each trajectory"
+                        f"give shape ({trajectories},), one value for each trajectory"
                     )
 
 
 def _check_self_contained(path: Path, file: h5py.File) -> None:
-    """Raise `DataError` if a part of the file lies in another file, or has a name that is not UTF-8.
+    """Raise `DataError` if a file refers to another file, or contains a name that is not UTF-8.
 
-    HDF5 would open the other file by its path, and h5py would return such a name as bytes.
+    HDF5 would open the other file, and h5py would return the name as bytes instead of text.
     """
 
-    def visit(name: bytes, link: Any) -> str | None:
-        """Return what is wrong with a link, or None; HDF5 stops at the first result that is not None."""
+    def find_fault(name: bytes, link: Any) -> str | None:
+        """Return what is wrong with the link `name`, or None to continue with the next link."""
         if not _is_utf8(name):
             return f"the name {name!r:.200} is not UTF-8; write the file again with another name"
         if link.type == h5py.h5l.TYPE_SOFT:
@@ -298,7 +274,7 @@ def _check_self_contained(path: Path, file: h5py.File) -> None:
             return f"{label} is a virtual dataset of other files, {_COPY_HINT}"
         return None
 
-    fault = file.id.links.visit(visit, info=True)
+    fault = file.id.links.visit(find_fault, info=True)
     if fault is not None:
         file.close()
         raise DataError(f"{path}: {fault}")
@@ -313,13 +289,13 @@ def _is_utf8(name: bytes) -> bool:
 
 
 def number_in_file_name(path: Path, name: str) -> float | None:
-    """Return the number after `name` in a file name, such as 0.01 for `nu` in `burgers_nu0.01.hdf5`, or None."""
+    """Return the number that follows `name` in a file name (0.01 for `nu` in `burgers_nu0.01.hdf5`), or None."""
     match = re.search(rf"(?<![a-z]){re.escape(name)}[=_]?{_NUMBER}", path.stem, re.IGNORECASE)
     return float(match.group(1)) if match else None
 
 
 def is_hdf5_error(error: BaseException) -> bool:
-    """Return whether the operating system or h5py raised an exception, so that the file is at fault."""
+    """Return whether an exception comes from the operating system or h5py, which means that a file is at fault."""
     if isinstance(error, OSError):
         return True
     trace = error.__traceback__
@@ -331,7 +307,7 @@ def is_hdf5_error(error: BaseException) -> bool:
 
 
 def _error_reason(path: Path, error: Exception, hint: str) -> str:
-    """Return the end of the message for a file that cannot be read: what is wrong and how to fix it."""
+    """Return what is wrong with a file that cannot be read and how to fix it, from the exception of h5py."""
     text = " ".join(str(error).split())
     if isinstance(error, PermissionError) or "Permission denied" in text:
         return "cannot be read by this user (permission denied); change its permissions"

@@ -1,4 +1,4 @@
-"""Trajectories in memory: NumPy arrays of a library user, or the content of a file that is small enough."""
+"""Trajectories in memory: NumPy arrays of a library user, or a data file that is small enough to be loaded."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ class MemorySource:
 
     Attributes:
         name: Name of the source in messages.
-        grid: Grid and frame times.
         fields: All frames of all trajectories.
         coefficients: Coefficients by name, one number for each trajectory.
-        channel_names: Names of the channels, or empty.
-        input_channels: Names of the input fields of a steady task.
-        input_fields: The input fields; None if there are none.
+        channel_names: Names of the channels; empty if they have none.
+        input_channels: Names of the `input_fields`.
+        input_fields: The input fields of a steady task; None if there are none.
     """
 
     name: str
@@ -49,18 +48,18 @@ class MemorySource:
         """Number of channels."""
         return self.fields.shape[-1]
 
-    def windows(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
-        """Return the frames `frames` of the trajectories `ids`."""
+    def read(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
+        """Return the frames `frames[i]` of trajectory `ids[i]` for each window i."""
         return self.fields[ids[:, None], frames]
 
-    def inputs(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
+    def read_input_fields(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
         """Return the input fields of the trajectories `ids`."""
         if self.input_fields is None:
             return np.empty((len(ids), *self.grid.shape, 0), np.float32)
         return self.input_fields[ids]
 
     def coefficient(self, name: str) -> Float[np.ndarray, " n"] | None:
-        """Return a coefficient of every trajectory by its name in any letter case, or None."""
+        """Return the values of a coefficient for all trajectories, or None; the case of `name` is ignored."""
         return {key.lower(): value for key, value in self.coefficients.items()}.get(name.lower())
 
     def coefficient_names(self) -> tuple[str, ...]:
@@ -70,35 +69,26 @@ class MemorySource:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ScatteredMemorySource(MemorySource):
-    """A `MemorySource` of fields at scattered points.
-
-    Attributes:
-        all_points: The points of all trajectories.
-    """
+    """A `MemorySource` of fields at scattered points, which `all_points` contains for all trajectories."""
 
     all_points: PointSet
 
     def points(self, ids: Int[np.ndarray, " b"]) -> PointSet:
         """Return the points of the trajectories `ids`."""
-        return self.all_points.rows(ids)
+        return self.all_points.select_rows(ids)
 
 
-def load(source: Source, extra_coefficients: Sequence[str] = ()) -> MemorySource:
-    """Read a source into memory.
+def load_into_memory(source: Source, extra_coefficients: Sequence[str] = ()) -> MemorySource:
+    """Read a source into memory; the result is a `ScatteredMemorySource` if the source has scattered points.
 
-    Args:
-        source: The source to read.
-        extra_coefficients: Names of coefficients to read in addition to `source.coefficient_names()`.
-
-    Returns:
-        A source with the same content, and with points if `source` has scattered points.
+    Coefficients are those in `source.coefficient_names()` and in `extra_coefficients`.
     """
     fields = np.empty((source.trajectories, source.frames, *source.grid.shape, source.channels), np.float32)
     input_fields = np.empty((source.trajectories, *source.grid.shape, len(source.input_channels)), np.float32)
     # In 16 pieces, so that memory never has a second copy of all fields.
     for ids in np.array_split(np.arange(source.trajectories), min(source.trajectories, 16)):
         fields[ids] = read_trajectories(source, ids)
-        input_fields[ids] = source.inputs(ids)
+        input_fields[ids] = source.read_input_fields(ids)
     coefficients = {name: source.coefficient(name) for name in (*source.coefficient_names(), *extra_coefficients)}
     loaded = MemorySource(
         name=source.name,

@@ -14,7 +14,7 @@ from jaxtyping import Float32, Int
 
 from ups_jax.core.errors import DataError
 from ups_jax.data.sources.base import iterate_windows, select_channels
-from ups_jax.data.sources.hdf5 import HDF5Source, check_float, read_coefficients, read_grid
+from ups_jax.data.sources.hdf5 import HDF5Source, check_float, iterate_coefficients, read_grid
 
 # PDEBench's order of the channels; other names follow in alphabetical order.
 _ORDER = ("density", "pressure", "Vx", "Vy", "Vz")
@@ -22,21 +22,16 @@ _HINT = "give a file with a dataset (N, T, X, ..) for each channel, and its coor
 
 
 class CFDSource(HDF5Source):
-    """A file with one dataset for each channel.
+    """A file with one dataset for each channel, of which all are read if `channel_names` is None.
 
-    Args:
-        path: The file.
-        channel_names: Datasets to read as channels; None reads all.
-
-    Raises:
-        DataError: Naming file and dataset, if a dataset or the coordinates are invalid.
+    Raises `DataError` if a dataset or the coordinates are invalid.
     """
 
     file_name_coefficients = ("eta", "zeta", "M")
 
     def __init__(self, path: str | Path, channel_names: tuple[str, ...] | None = None) -> None:
         super().__init__(path, _HINT)
-        with self.reading() as file:
+        with self.open() as file:
             self.channel_names = select_channels(self.name, field_names(file), channel_names)
             first = self.channel_names[0]
             shape = file[first].shape
@@ -44,18 +39,18 @@ class CFDSource(HDF5Source):
                 if file[channel].shape != shape:
                     raise DataError(
                         f"{self.name}: `{channel}` has shape {file[channel].shape}, but `{first}` has {shape}; "
-                        "give channels with the same grid and times, or list only those in `channels`"
+                        "list in `channels` only datasets of the same shape"
                     )
                 check_float(self.name, channel, file[channel], _HINT)
             self.grid = read_grid(self.name, file, first, shape)
-            self._coefficients = dict(read_coefficients(self.name, file, shape[0]))
+            self._coefficients = dict(iterate_coefficients(self.name, file, shape[0]))
         self.trajectories, self.frames = shape[:2]
         self.channels = len(self.channel_names)
 
-    def windows(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
-        """Return the evenly spaced frames `frames` of the trajectories `ids`."""
+    def read(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
+        """Return the evenly spaced frames `frames[i]` of trajectory `ids[i]` for each window i."""
         result = np.empty((*frames.shape, *self.grid.shape, self.channels), np.float32)
-        with self.reading() as file:
+        with self.open() as file:
             for channel, name in enumerate(self.channel_names):
                 dataset = file[name]
                 for row, index, times in iterate_windows(ids, frames):
@@ -64,10 +59,10 @@ class CFDSource(HDF5Source):
 
 
 def field_names(file: h5py.File) -> tuple[str, ...]:
-    """Return the names of the datasets with at least three axes, in PDEBench's order."""
+    """Return the names of a file's datasets with at least three axes, in the order of `sort_channels`."""
     return sort_channels(name for name, item in file.items() if isinstance(item, h5py.Dataset) and item.ndim >= 3)
 
 
 def sort_channels(names: Iterable[str]) -> tuple[str, ...]:
-    """Return channel names in PDEBench's order, then all others in alphabetical order, as in an HDF5 file."""
+    """Return channel names sorted: first PDEBench's names in PDEBench's order, then all others by the alphabet."""
     return tuple(sorted(names, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name)))

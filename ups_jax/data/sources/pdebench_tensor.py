@@ -1,6 +1,6 @@
-"""PDEBench's `tensor` files: one scalar field (N, T, X[, Y[, Z]]) on a uniform grid, with coordinates.
+"""PDEBench files with a dataset `tensor` of one scalar field (N, T, X[, Y[, Z]]) on a uniform grid.
 
-PDEBench's Darcy files contain steady solutions under the same name, (N, 1, X, Y), and the permeabilities `nu`.
+In PDEBench's Darcy files, `tensor` (N, 1, X, Y) contains steady solutions, and `nu` (N, X, Y) the permeabilities.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from ups_jax.data.sources.hdf5 import (
     HDF5Source,
     check_float,
     get_dataset,
-    read_coefficients,
+    iterate_coefficients,
     read_grid,
-    read_space_axes,
+    read_origin_and_spacing,
 )
 
 _COORDINATES = ("x-coordinate", "y-coordinate")
@@ -29,22 +29,22 @@ _DARCY_HINT = f"give a file in PDEBench's Darcy layout, such as `{command('gener
 
 
 class TensorSource(HDF5Source):
-    """A `tensor` file of trajectories. Raises `DataError`, naming file and dataset, if the file is invalid."""
+    """A file whose dataset `tensor` contains trajectories. Raises `DataError` if the file is invalid."""
 
     channels = 1
     channel_names: tuple[str, ...] = ()
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path, _TENSOR_HINT)
-        with self.reading() as file:
-            shape, self.grid = _read_tensor_header(self.name, file)
-            self._coefficients = dict(read_coefficients(self.name, file, shape[0]))
+        with self.open() as file:
+            shape, self.grid = _read_shape_and_grid(self.name, file)
+            self._coefficients = dict(iterate_coefficients(self.name, file, shape[0]))
         self.trajectories, self.frames = shape[:2]
 
-    def windows(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
-        """Return the evenly spaced frames `frames` of the trajectories `ids`."""
+    def read(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
+        """Return the evenly spaced frames `frames[i]` of trajectory `ids[i]` for each window i."""
         result = np.empty((*frames.shape, *self.grid.shape), np.float32)
-        with self.reading() as file:
+        with self.open() as file:
             tensor = file["tensor"]
             for row, index, times in iterate_windows(ids, frames):
                 result[row] = tensor[index, times]
@@ -54,7 +54,7 @@ class TensorSource(HDF5Source):
 class DarcySource(HDF5Source):
     """A Darcy file: steady solutions as single frames, with the permeability `nu` as input field.
 
-    Raises `DataError`, naming file and dataset, if the file is invalid.
+    Raises `DataError` if the file is invalid.
     """
 
     channels = 1
@@ -64,21 +64,21 @@ class DarcySource(HDF5Source):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path, _DARCY_HINT)
-        with self.reading() as file:
-            self.trajectories, self.grid = _read_darcy_header(self.name, file)
-            self._coefficients = dict(read_coefficients(self.name, file, self.trajectories))
+        with self.open() as file:
+            self.trajectories, self.grid = _read_count_and_grid(self.name, file)
+            self._coefficients = dict(iterate_coefficients(self.name, file, self.trajectories))
 
-    def windows(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
+    def read(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
         """Return the solutions `ids`; all values of `frames` must be 0."""
-        return self._read("tensor", ids).reshape(*frames.shape, *self.grid.shape, 1)
+        return self._read_rows("tensor", ids).reshape(*frames.shape, *self.grid.shape, 1)
 
-    def inputs(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
+    def read_input_fields(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
         """Return the permeabilities of the solutions `ids`."""
-        return self._read("nu", ids)[..., None]
+        return self._read_rows("nu", ids)[..., None]
 
-    def _read(self, name: str, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *d"]:
-        """Return the rows `ids` of the dataset `name`."""
-        with self.reading() as file:
+    def _read_rows(self, name: str, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *d"]:
+        """Return the rows `ids` of the dataset `name` as float32."""
+        with self.open() as file:
             dataset = file[name]
             result = np.empty((len(ids), *dataset.shape[1:]), np.float32)
             for row, index in enumerate(ids.tolist()):
@@ -86,8 +86,8 @@ class DarcySource(HDF5Source):
         return result
 
 
-def _read_tensor_header(file_name: str, file: h5py.File) -> tuple[tuple[int, ...], Grid]:
-    """Return the shape of `tensor` and its grid."""
+def _read_shape_and_grid(file_name: str, file: h5py.File) -> tuple[tuple[int, ...], Grid]:
+    """Return the shape of the dataset `tensor`, and its grid."""
     hint = f"it contains {', '.join(list(file)[:6]) or 'nothing'}; {_TENSOR_HINT}"
     tensor = get_dataset(file_name, file, "tensor", hint)
     shape = tensor.shape
@@ -95,8 +95,8 @@ def _read_tensor_header(file_name: str, file: h5py.File) -> tuple[tuple[int, ...
     return shape, read_grid(file_name, file, "tensor", shape)
 
 
-def _read_darcy_header(file_name: str, file: h5py.File) -> tuple[int, Grid]:
-    """Return the number of solutions and their grid."""
+def _read_count_and_grid(file_name: str, file: h5py.File) -> tuple[int, Grid]:
+    """Return the number of solutions in a Darcy file, and their grid."""
     for dataset in ("tensor", "nu", *_COORDINATES):
         get_dataset(file_name, file, dataset, f"it contains {', '.join(list(file)[:6]) or 'nothing'}; {_DARCY_HINT}")
     for dataset in ("tensor", "nu"):
@@ -104,14 +104,14 @@ def _read_darcy_header(file_name: str, file: h5py.File) -> tuple[int, Grid]:
     shape = file["tensor"].shape
     if len(shape) != 4 or shape[1] != 1:
         raise DataError(
-            f"{file_name}: `tensor` has shape {shape}; steady solutions must have shape (N, 1, X, Y): "
-            "reshape it, or set kind: transient if its second axis is time"
+            f"{file_name}: `tensor` has shape {shape}, but steady solutions have shape (N, 1, X, Y); reshape it, or "
+            "set `kind: transient` if its second axis is time"
         )
     expected = (shape[0], *shape[2:])
     if file["nu"].shape != expected:
         raise DataError(
-            f"{file_name}: `nu` has shape {file['nu'].shape}; with `tensor` {shape} it must be {expected}: reshape it"
+            f"{file_name}: `nu` has shape {file['nu'].shape}, but `tensor` has {shape}; reshape `nu` to {expected}"
         )
-    origin, spacing = read_space_axes(file_name, file, _COORDINATES, shape[2:], f"as axis of `tensor` {shape}")
+    origin, spacing = read_origin_and_spacing(file_name, file, _COORDINATES, shape[2:], f"`tensor` has shape {shape}")
     # A steady task has no time step; the logarithm of 1 is 0 where models are conditioned on it.
     return shape[0], Grid(shape=shape[2:], origin=origin, spacing=spacing, start=0.0, dt=1.0)

@@ -1,4 +1,4 @@
-"""Point trajectories from formats that are read as a whole, stacked into one source in memory."""
+"""Trajectories on scattered points, read as a whole from VTK and Zarr files and stacked to one source in memory."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from ups_jax.core.errors import DataError
-from ups_jax.data.sources.base import AXES, select_channels, uniform_spacing
+from ups_jax.data.sources.base import AXES, select_channels, start_and_step
 from ups_jax.data.sources.in_memory import ScatteredMemorySource
 from ups_jax.data.sources.points import PointCloud, PointSet, bounding_box
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PointTrajectory:
-    """The fields at the points of one trajectory.
+    """One trajectory of fields on scattered points.
 
     Attributes:
         name: Name of the trajectory in messages: a file or a group.
@@ -43,8 +43,9 @@ def stack_trajectories(
 
     Args:
         name: Name of the source in messages.
-        trajectories: The trajectories, which may differ in their points but in nothing else.
-        channel_names: Channels of the result, which for moving points include the positions x, y, z; None selects all.
+        trajectories: The trajectories, whose points may differ, but not their axes, times and names of fields.
+        channel_names: Channels of the result; for moving points they must include the positions x, y, z. None selects
+            all.
 
     Raises:
         DataError: If the trajectories do not match each other, or `channel_names` is invalid.
@@ -87,7 +88,7 @@ def stack_trajectories(
     if not np.isfinite(all_positions).all():
         raise DataError(f"{name}: the positions of the points contain NaN or Inf; correct the file")
     corners = bounding_box(name, all_positions)
-    times = uniform_spacing(first.times, f"{name}: times", "write frames at evenly spaced times")
+    times = start_and_step(first.times, f"{name}: times", "write frames at evenly spaced times")
     position_channels = AXES[:axes] if is_moving else ()
     cloud = PointCloud.from_corners(corners, points, times, box_from_points=True, position_channels=position_channels)
     keys = dict.fromkeys(key for trajectory in trajectories for key in trajectory.coefficients)
@@ -106,7 +107,7 @@ def stack_trajectories(
 
 
 def drop_zero_axes(positions: Float[np.ndarray, "*t p a"]) -> Float[np.ndarray, "*t p d"]:
-    """Return positions without the last axes along which all are 0: 3D formats also store planar data."""
+    """Return positions without the last coordinates if these are 0 for all points, such as z of planar data."""
     axes = positions.shape[-1]
     while axes > 1 and (positions[..., axes - 1] == 0).all():
         axes -= 1
@@ -116,47 +117,45 @@ def drop_zero_axes(positions: Float[np.ndarray, "*t p a"]) -> Float[np.ndarray, 
 def split_components(
     name: str, values: Float[np.ndarray, "t p *k"], axes: int
 ) -> dict[str, Float32[np.ndarray, "t p"]]:
-    """Return a scalar field under its name, or the components of a vector field as NAME_x, NAME_y, NAME_z.
+    """Return a scalar field by its name, or the components of a vector field by the names NAME_x, NAME_y, NAME_z.
 
-    Args:
-        name: Name of the field.
-        values: A scalar (T, P), or a vector with `axes` or 3 components.
-        axes: Number of space axes; components beyond it must be 0 and are dropped.
-
-    Raises:
-        DataError: If the number of components does not match.
+    A vector must have as many components as space axes, or three, of which those without an axis must be 0 and are
+    dropped; otherwise raises `DataError`.
     """
     if values.ndim == 2:
         return {name: values.astype(np.float32)}
     if values.shape[-1] not in (axes, len(AXES)) or values[..., axes:].any():
         raise DataError(
-            f"{name}: has {values.shape[-1]} components, but the points have {axes} axes; write each component as a "
-            "scalar field"
+            f"{name}: has {values.shape[-1]} components, but the points have {axes} coordinates; write each component "
+            "as a scalar field"
         )
     return {f"{name}_{axis}": values[..., i].astype(np.float32) for i, axis in enumerate(AXES[:axes])}
 
 
 def require_module(module: str, path: str) -> None:
-    """Raise `DataError` if the optional package that reads `path` is not installed."""
+    """Raise `DataError` if the optional package `module`, which reads the file `path`, is not installed."""
     if importlib.util.find_spec(module) is None:
-        raise DataError(f"{path}: reading it needs {module}, which is not installed; pip install 'ups_jax[mesh]'")
+        raise DataError(f"{path}: is read with {module}, which is not installed; run pip install 'ups_jax[mesh]'")
 
 
 def _check_consistent(trajectory: PointTrajectory, first: PointTrajectory) -> None:
-    """Raise `DataError` for a trajectory with invalid shapes, or with other fields, axes or times than the first."""
+    """Raise `DataError` if a trajectory has invalid shapes, or other fields, axes or times than the first one."""
     shape = trajectory.positions.shape
     if len(shape) not in (2, 3) or not all(shape) or shape[-1] > len(AXES):
         raise DataError(
-            f"{trajectory.name}: positions have shape {shape}; they must be (points, axes) if the points are fixed, or "
+            f"{trajectory.name}: positions have shape {shape}; give (points, axes) if the points are fixed, or "
             "(times, points, axes) if they move"
         )
     if len(shape) != first.positions.ndim:
         difference = ("move", "are fixed") if len(shape) == 3 else ("are fixed", "move")
-        raise DataError(f"{trajectory.name}: its points {difference[0]}, but those of {first.name} {difference[1]}")
+        raise DataError(
+            f"{trajectory.name}: the points {difference[0]}, but the points of {first.name} {difference[1]}; give them "
+            "separately"
+        )
     if trajectory.times.ndim != 1 or (len(shape) == 3 and shape[0] != len(trajectory.times)):
         raise DataError(
-            f"{trajectory.name}: times have shape {trajectory.times.shape}, but positions {shape}; give one time for "
-            "each frame"
+            f"{trajectory.name}: times have shape {trajectory.times.shape}, but positions have shape {shape}; give "
+            "one time for each frame"
         )
     for quantity, actual, expected in (
         ("fields", tuple(trajectory.fields), tuple(first.fields)),
@@ -170,12 +169,12 @@ def _check_consistent(trajectory: PointTrajectory, first: PointTrajectory) -> No
             is_equal = actual == expected
         if not is_equal:
             raise DataError(
-                f"{trajectory.name}: has {quantity} {actual}, but {first.name} has {expected}; all trajectories must "
-                "have the same"
+                f"{trajectory.name}: has {quantity} {actual}, but {first.name} has {expected}; give trajectories with "
+                f"the same {quantity}"
             )
     expected_shape = (len(trajectory.times), trajectory.positions.shape[-2])
     for name, values in trajectory.fields.items():
         if values.shape != expected_shape:
             raise DataError(
-                f"{trajectory.name}: field {name} has shape {values.shape}; it must be {expected_shape} (times, points)"
+                f"{trajectory.name}: field `{name}` has shape {values.shape}; give (times, points) = {expected_shape}"
             )

@@ -1,7 +1,8 @@
 """Folders that the command `convert` writes: ArrayRecord shards with a manifest, for disks with slow random access.
 
-Reading a window reads only the records that contain its frames. ArrayRecord stores a hash of every record and checks
-it on every read. Opening a folder compares the sizes of the shards with the manifest, but reads no shard.
+A record contains some frames of one trajectory, and a window is read from the records that contain its frames.
+ArrayRecord checks a hash of every record that it reads. Opening a folder only compares the sizes of the shards with the
+manifest.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from ups_jax.data.sources.hdf5 import number_in_file_name
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:1"
 
 MANIFEST, VERSION = "manifest.json", 1
-# Trajectory, position of the record in it, and `Manifest.token`: they detect a record in the wrong position.
+# Trajectory, number of the record in it, and `Manifest.checksum`: they detect a record in the wrong place.
 HEADER = struct.Struct("<QII")
 _HINT = f"convert the data again with `{command('convert')}`"
 
@@ -44,7 +45,7 @@ class OriginalFile:
     Attributes:
         name: Its name without folders.
         layout: Name of its layout.
-        files: Size in bytes and modification time in nanoseconds of every file that was read.
+        files: Size in bytes and modification time in nanoseconds of every file that was read, by name.
     """
 
     name: str
@@ -58,10 +59,7 @@ class ChannelStatistics:
 
     Attributes:
         count: Number of values.
-        mean: Their mean.
-        squares: Sum of the squared differences from the mean.
-        minimum: Smallest value.
-        maximum: Largest value.
+        squares: Sum of the squared differences between the values and the mean.
     """
 
     count: int
@@ -72,13 +70,13 @@ class ChannelStatistics:
 
     @property
     def std(self) -> float:
-        """Standard deviation."""
+        """Standard deviation of the values."""
         return float((self.squares / self.count) ** 0.5)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shard(shard_folder.Shard):
-    """A shard with the index of its first trajectory and the statistics of its channels."""
+    """A shard, with the index of its first trajectory and the statistics of its channels and input fields."""
 
     first: int
     statistics: tuple[ChannelStatistics, ...]
@@ -86,28 +84,24 @@ class Shard(shard_folder.Shard):
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest(ShardManifest):
-    """The manifest of a folder of shards.
+    """The manifest of a folder of shards, a JSON file.
 
     Attributes:
         origin: The file that was converted.
-        kind: Whether the trajectories are transient or steady.
-        trajectories: Number of trajectories.
+        kind: Whether the data are trajectories or steady solutions.
         frames: Number of frames in each trajectory.
         record_frames: Number of frames in each record; the last record of a trajectory may have fewer.
         shard_trajectories: Number of trajectories in each shard; the last shard may have fewer.
         compression: Compression option of the ArrayRecord writer.
-        grid: Grid and frame times.
-        channel_count: Number of channels.
         channels: Names of the channels; empty if the original file does not name them.
         inputs: Names of the input fields.
-        coefficients: By name, one number for all trajectories or one for each; None where it is unknown.
-        coefficient_names: The `coefficients` that the original file lists as PDE coefficients. `found` in the JSON.
-        constants: Other numbers that all trajectories share, by name.
-        attributes: Root attributes of the original file that name the data.
-        boundary: Kind of boundary of each axis, if known.
-        shards: The shards.
+        coefficients: Numbers by name: one for all trajectories, or one for each trajectory, None where unknown.
+        coefficient_names: Names of the `coefficients` that are probably PDE coefficients; in the JSON file, `found`.
+        constants: Numbers by name that all trajectories share, such as solver settings.
+        attributes: Root attributes of the original file that describe the data, such as the name of the task.
+        boundary: Kind of boundary of each axis by its name, as far as known.
         statistics: Statistics of the channels, then of the input fields.
-        version: Version of the format.
+        version: Version of the file format.
     """
 
     origin: OriginalFile
@@ -132,12 +126,12 @@ class Manifest(ShardManifest):
 
     @property
     def records_per_trajectory(self) -> int:
-        """Number of records of one trajectory: its frames, and one for its input fields if there are any."""
+        """Number of records in which a trajectory is stored, including one for its input fields if there are any."""
         return -(-self.frames // self.record_frames) + bool(self.inputs)
 
     @property
-    def token(self) -> int:
-        """Checksum of the manifest without shards and statistics; every record of the conversion contains it."""
+    def checksum(self) -> int:
+        """Checksum of the fields except shards and statistics; every record of the conversion contains it."""
         content = replace(self, shards=(), statistics=()).as_json()
         return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
@@ -147,15 +141,17 @@ class Manifest(ShardManifest):
 
 
 def _check_manifest(file: Path, manifest: Manifest) -> None:
-    """Raise `DataError` for another version, or for sizes and channel names that no conversion writes."""
+    """Raise `DataError` if a manifest has another format version, invalid sizes, or invalid channel names."""
     if manifest.version != VERSION:
-        raise DataError(f"{file}: has version {manifest.version}, but this program reads version {VERSION}; {_HINT}")
+        raise DataError(
+            f"{file}: has format version {manifest.version}, but this program reads version {VERSION}; {_HINT}"
+        )
     counts = (manifest.trajectories, manifest.frames, manifest.record_frames, manifest.shard_trajectories)
     if not all(0 < count < 2**31 for count in (*counts, manifest.channel_count, *manifest.grid.shape)):
-        raise DataError(f"{file}: contains an invalid size (valid sizes are 1 to 2^31 - 1); {_HINT}")
+        raise DataError(f"{file}: contains a size that is not between 1 and 2^31 - 1; {_HINT}")
     names, channels = manifest.channels, manifest.channel_count
     if len(set(names)) < len(names) or len(names) not in (0, channels):
-        raise DataError(f"{file}: lists {len(names)} names for {channels} channels, or a name twice; {_HINT}")
+        raise DataError(f"{file}: lists {len(names)} names for {channels} channels, or lists a name twice; {_HINT}")
 
 
 FOLDER = ShardFolder(
@@ -169,38 +165,38 @@ FOLDER = ShardFolder(
 
 
 def is_shard_folder(path: str | Path) -> bool:
-    """Return whether a folder has a manifest, of a complete or of an interrupted conversion."""
+    """Return whether a path is a folder that a conversion to shards has written, completely or partly."""
     return FOLDER.exists(Path(path))
 
 
 def read_manifest(path: str | Path) -> Manifest:
-    """Return the manifest of a folder. Raises `DataError` if it is missing, invalid, or was changed."""
+    """Return the manifest of a folder of shards. Raises `DataError` if it is missing, invalid or was changed."""
     return FOLDER.read(Path(path))
 
 
 def check_sizes(path: str | Path, shards: Sequence[Shard]) -> None:
-    """Raise `DataError` if a shard in the folder `path` is missing or does not have the size in the manifest."""
+    """Raise `DataError` if one of the `shards` is missing in the folder `path` or has another size than recorded."""
     for shard in shards:
         file = Path(path) / shard.file
         try:
             size = file.stat().st_size
         except OSError as error:
-            raise DataError(f"{file}: cannot be read ({error.strerror}); copy it again, or {_HINT}") from None
+            raise DataError(f"{file}: cannot be read ({error.strerror}); copy the file again, or {_HINT}") from None
         if size != shard.bytes:
-            raise DataError(f"{file}: has {size} bytes instead of {shard.bytes}; copy it again, or {_HINT}")
+            raise DataError(f"{file}: has {size} bytes instead of {shard.bytes}; copy the file again, or {_HINT}")
 
 
-def verify(path: str | Path, manifest: Manifest) -> None:
-    """Read every shard of a folder completely. Raises `DataError` for the first with a wrong size or checksum."""
+def verify_shards(path: str | Path, manifest: Manifest) -> None:
+    """Raise `DataError` if a shard in the folder `path` has another size or checksum than the manifest states."""
     check_sizes(path, manifest.shards)
     for shard in manifest.shards:
         file = Path(path) / shard.file
         if crc32(file) != shard.crc32:
-            raise DataError(f"{file}: is damaged (its checksum is not that in the manifest); copy it again, or {_HINT}")
+            raise _damage_error(file, "its checksum differs from the manifest")
 
 
 def merge_statistics(parts: Sequence[ChannelStatistics]) -> ChannelStatistics:
-    """Return the statistics of a channel over disjoint parts of the data together.
+    """Return the statistics of a channel, computed from its statistics in disjoint parts of the data.
 
     References:
         Chan, Golub and LeVeque 1983: pairwise updates of mean and variance.
@@ -217,14 +213,9 @@ def merge_statistics(parts: Sequence[ChannelStatistics]) -> ChannelStatistics:
 
 
 class ShardsSource:
-    """A source that reads a folder of shards.
+    """A source that reads a folder of shards, with all channels if `channel_names` is None.
 
-    Args:
-        path: The folder.
-        channel_names: Channels to read; None reads all.
-
-    Raises:
-        DataError: Naming the file, if the manifest or a shard is missing or damaged.
+    Raises `DataError` if the manifest or a shard is missing or damaged.
     """
 
     def __init__(self, path: str | Path, channel_names: tuple[str, ...] | None = None) -> None:
@@ -242,7 +233,7 @@ class ShardsSource:
         self.__setstate__({})
 
     @property
-    def original(self) -> str:
+    def original_name(self) -> str:
         """Name of the file that was converted."""
         return self.manifest.origin.name
 
@@ -251,13 +242,13 @@ class ShardsSource:
         """Name of the layout of the file that was converted."""
         return self.manifest.origin.layout
 
-    def windows(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
-        """Return the frames `frames` of the trajectories `ids`."""
+    def read(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
+        """Return the frames `frames[i]` of trajectory `ids[i]` for each window i."""
         record_frames = self.manifest.record_frames
         record_numbers = ids[:, None] * self.manifest.records_per_trajectory + frames // record_frames
         numbers = np.unique(record_numbers)
         record_indices = np.searchsorted(numbers, record_numbers)
-        records = self._read(numbers, (self.manifest.channel_count,))
+        records = self._read_records(numbers, (self.manifest.channel_count,))
         reads_all_channels = self._channel_indices == list(range(self.manifest.channel_count))
         result = np.empty((*frames.shape, *self.grid.shape, self.channels), np.float32)
         for row, (row_records, times) in enumerate(zip(record_indices, frames % record_frames, strict=True)):
@@ -268,32 +259,32 @@ class ShardsSource:
                 result[row, is_in_record] = values if reads_all_channels else values[..., self._channel_indices]
         return result
 
-    def inputs(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
+    def read_input_fields(self, ids: Int[np.ndarray, " b"]) -> Float32[np.ndarray, "b *s i"]:
         """Return the input fields of the trajectories `ids`."""
         result = np.empty((len(ids), *self.grid.shape, len(self.input_channels)), np.float32)
         if self.input_channels:
             # The input fields are the last record of a trajectory.
             per_trajectory = self.manifest.records_per_trajectory
             numbers, record_indices = np.unique(ids * per_trajectory + per_trajectory - 1, return_inverse=True)
-            records = self._read(numbers, (len(self.input_channels),))
+            records = self._read_records(numbers, (len(self.input_channels),))
             for row, record in enumerate(record_indices):
                 result[row] = records[record][0]
         return result
 
     def coefficient(self, name: str) -> Float[np.ndarray, " n"] | None:
-        """Return a coefficient from the original file, or else the number after `name` in its file name, or None."""
+        """Return the values of a coefficient for all trajectories, or None if the original file and name lack it."""
         coefficients = {key.lower(): value for key, value in self.manifest.coefficients.items()}
         value: Any = coefficients.get(name.lower())
         if value is None and self.manifest.origin.layout != "described":
-            value = number_in_file_name(Path(self.original), name)
+            value = number_in_file_name(Path(self.original_name), name)
         return None if value is None else np.broadcast_to(np.array(value, np.float64), (self.trajectories,))
 
     def coefficient_names(self) -> tuple[str, ...]:
-        """Return the names that the original file lists as coefficients."""
+        """Return the names of the numbers in the original file that are probably PDE coefficients."""
         return self.manifest.coefficient_names
 
     def constants(self) -> dict[str, float]:
-        """Return the other numbers that all trajectories share, by name."""
+        """Return the numbers that all trajectories share, such as solver settings, by name."""
         return self.manifest.constants
 
     def __getstate__(self) -> dict[str, Any]:
@@ -305,8 +296,10 @@ class ShardsSource:
         self._lock = threading.Lock()
         self._process = os.getpid()
 
-    def _read(self, numbers: Int[np.ndarray, " r"], last_axes: tuple[int, ...]) -> list[Float32[np.ndarray, "t *s c"]]:
-        """Return the records with ascending numbers, which count over all shards."""
+    def _read_records(
+        self, numbers: Int[np.ndarray, " r"], last_axes: tuple[int, ...]
+    ) -> list[Float32[np.ndarray, "t *s c"]]:
+        """Return the records with these ascending numbers, which count the records of all shards together."""
         per_trajectory = self.manifest.records_per_trajectory
         shard_indices = numbers // per_trajectory // self.manifest.shard_trajectories
         result = []
@@ -315,25 +308,25 @@ class ShardsSource:
             first = shard * self.manifest.shard_trajectories * per_trajectory
             file = self.path / self.manifest.shards[shard].file
             try:
-                records = self._reader(shard, file).read((shard_numbers - first).tolist())
+                records = self._get_reader(shard, file).read((shard_numbers - first).tolist())
             except (RuntimeError, IndexError) as error:
-                raise _damaged(file, " ".join(str(error).split())) from None
+                raise _damage_error(file, " ".join(str(error).split())) from None
             for number, record in zip(shard_numbers.tolist(), records, strict=True):
-                if HEADER.unpack_from(record) != (number // per_trajectory, number % per_trajectory, self._token):
-                    raise _damaged(file, f"record {number - first} belongs to another conversion or position")
+                if HEADER.unpack_from(record) != (number // per_trajectory, number % per_trajectory, self._checksum):
+                    raise _damage_error(file, f"record {number - first} is from another place or another conversion")
                 values = np.frombuffer(record, "<f4", offset=HEADER.size)
                 result.append(values.reshape(-1, *self.grid.shape, *last_axes))
         return result
 
     @property
-    def _token(self) -> int:
-        """The token of the manifest, computed at the first use."""
-        if "_cached_token" not in self.__dict__:
-            self._cached_token = self.manifest.token
-        return self._cached_token
+    def _checksum(self) -> int:
+        """The checksum of the manifest, computed at the first use."""
+        if "_cached_checksum" not in self.__dict__:
+            self._cached_checksum = self.manifest.checksum
+        return self._cached_checksum
 
-    def _reader(self, shard: int, file: Path) -> Any:
-        """Return the open ArrayRecord reader of a shard in this process."""
+    def _get_reader(self, shard: int, file: Path) -> Any:
+        """Return this process's `ArrayRecordReader` of the shard with the index `shard`, opened at the first use."""
         # A local import: loading ArrayRecord is slow, and only this method needs it.
         from array_record.python.array_record_module import ArrayRecordReader
 
@@ -343,11 +336,11 @@ class ShardsSource:
             if shard not in self._readers:
                 reader = ArrayRecordReader(str(file), _READER_OPTIONS)
                 if not reader.ok():
-                    raise _damaged(file, "it is not an ArrayRecord file, or it is truncated")
+                    raise _damage_error(file, "it is not an ArrayRecord file, or it is truncated")
                 self._readers[shard] = reader
             return self._readers[shard]
 
 
-def _damaged(file: Path, reason: str) -> DataError:
+def _damage_error(file: Path, reason: str) -> DataError:
     """Return the error for a damaged shard."""
-    return DataError(f"{file}: is damaged ({reason}); copy it again, or {_HINT}")
+    return DataError(f"{file}: is damaged ({reason}); copy the file again, or {_HINT}")

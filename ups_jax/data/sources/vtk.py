@@ -1,7 +1,7 @@
 """Series of VTK files: a .pvd file, as ParaView writes it, lists the time and the file of each frame of a trajectory.
 
-Several trajectories are a folder of .pvd files. The frames are .vtu or .vtk files with one mesh and data at its points.
-They are read as a whole with meshio (the extra `mesh`).
+Several trajectories are a folder of .pvd files. The frames are .vtu or .vtk files of data at the points of one mesh.
+All are read into memory with meshio (`pip install 'ups_jax[mesh]'`).
 """
 
 from __future__ import annotations
@@ -34,14 +34,10 @@ def is_vtk_series(path: Path) -> bool:
 
 
 def open_vtk_series(path: str | Path, channel_names: tuple[str, ...] | None = None) -> ScatteredMemorySource:
-    """Return the trajectories of a .pvd file or of a folder of them.
+    """Return the trajectory of a .pvd file, or the trajectories of all .pvd files in a folder.
 
-    Args:
-        path: The file or folder.
-        channel_names: Channels to read; None reads all.
-
-    Raises:
-        DataError: If a file cannot be read, or if meshio is not installed.
+    All channels are read if `channel_names` is None. Raises `DataError` if a file cannot be read, or if meshio is not
+    installed.
     """
     require_module("meshio", str(path))
     files = sorted(Path(path).glob("*.pvd")) if Path(path).is_dir() else [Path(path)]
@@ -49,7 +45,7 @@ def open_vtk_series(path: str | Path, channel_names: tuple[str, ...] | None = No
 
 
 def list_frames(path: Path) -> list[tuple[float, Path]]:
-    """Return the time and the file of each frame of a .pvd file, sorted by time.
+    """Return the time and the file of each frame that a .pvd file lists, sorted by time.
 
     Raises `DataError` if the file cannot be read or lists fewer than two frames.
     """
@@ -60,17 +56,17 @@ def list_frames(path: Path) -> list[tuple[float, Path]]:
         raise DataError(f"{path}: does not exist; give a .pvd file or a folder of .pvd files") from None
     except (OSError, ElementTree.ParseError, KeyError, ValueError) as error:
         raise DataError(
-            f"{path}: cannot be read as a list of frames ({error}); write an element DataSet with the attributes "
-            "timestep and file for each frame"
+            f"{path}: cannot be read as a list of frames ({error}); write an element `DataSet` with the attributes "
+            "`timestep` and `file` for each frame"
         ) from None
     frames = [(time, path_inside(path, "file", name, DataError)) for time, name in entries]
     if len(frames) < 2:
-        raise DataError(f"{path}: lists {len(frames)} frames; a trajectory needs at least 2")
+        raise DataError(f"{path}: lists {len(frames)} frames; list at least 2")
     return sorted(frames)
 
 
 def _read_trajectory(path: Path) -> PointTrajectory:
-    """Return the trajectory of a .pvd file."""
+    """Return the trajectory whose frames a .pvd file lists."""
     frames = list_frames(path)
     meshes = [_read_mesh(file) for _, file in frames]
     first = meshes[0]
@@ -83,8 +79,8 @@ def _read_trajectory(path: Path) -> PointTrajectory:
         for mesh, (_, file) in zip(meshes, frames, strict=True):
             if name not in mesh.point_data or not np.array_equal(mesh.points, first.points):
                 raise DataError(
-                    f"{file}: has no field {name}, or other points than {frames[0][1]}; all frames must have one mesh "
-                    "and the same fields"
+                    f"{file}: has no field `{name}`, or has other points than {frames[0][1]}; write all frames of a "
+                    "trajectory with the same mesh and fields"
                 )
         values = np.stack([np.asarray(mesh.point_data[name]) for mesh in meshes])
         if values.shape[2:] == (1,):
@@ -96,20 +92,20 @@ def _read_trajectory(path: Path) -> PointTrajectory:
 
 
 def _read_mesh(file: Path) -> Any:
-    """Return a frame as a meshio mesh; text that meshio prints to stderr becomes a warning. Raises `DataError`."""
+    """Read a frame with meshio and return its mesh; text that meshio prints to stderr becomes a warning."""
     import meshio
 
     # Not meshio.read: it ends the program where it fails, and supports formats that refer to other files.
     readers = {".vtu": meshio.vtu.read, ".vtk": meshio.vtk.read}
     if file.suffix not in readers:
-        raise DataError(f"{file}: unsupported format of a frame; write {' or '.join(readers)} files")
+        raise DataError(f"{file}: is not a supported format of a frame; write {' or '.join(readers)} files")
     stderr = io.StringIO()
     try:
         with contextlib.redirect_stderr(stderr):
             mesh = readers[file.suffix](file)
     # meshio checks little of a file: NumPy, struct, zlib and the XML parser raise exceptions of many types.
     except Exception as error:
-        raise DataError(f"{file}: cannot be read by meshio ({first_line(error)})") from None
+        raise DataError(f"{file}: cannot be read by meshio ({first_line(error)}); write it again") from None
     if stderr.getvalue():
-        warnings.warn(f"{file}: {one_line(stderr.getvalue())}", stacklevel=2)
+        warnings.warn(f"{file}: meshio reports: {one_line(stderr.getvalue())}", stacklevel=2)
     return mesh

@@ -1,8 +1,8 @@
 """Zarr files of meshes and particles, as the Universal Physics Stack writes them: a group for each trajectory.
 
 Particles have `positions` and `velocities` (T, N, 3). A mesh has fields `fields/NAME` (T, N) at `coords` (N, 2); fields
-on a grid, (T, H, W, C), are read as points too. Times are a dataset `time` (T,) or the group's attribute `dt`. Files
-are read as a whole with zarr (the extra `mesh`), after a check that their metadata contains only safe codecs.
+(T, H, W, C) on a grid are read as points too. Times are a dataset `time` (T,), or multiples of the group's attribute
+`dt`. Files are read into memory with zarr (`pip install 'ups_jax[mesh]'`), after a check that all codecs are safe.
 """
 
 from __future__ import annotations
@@ -47,76 +47,70 @@ _V3_NUMBER_DTYPE = re.compile(r"bool|u?int(8|16|32|64)|float(16|32|64)")
 
 
 def is_zarr(path: Path) -> bool:
-    """Return whether a path is a folder with a Zarr hierarchy."""
+    """Return whether a path is a folder that contains a Zarr hierarchy."""
     return path.is_dir() and any((path / name).is_file() for name in ("zarr.json", ".zgroup"))
 
 
 def open_zarr(path: str | Path, channel_names: tuple[str, ...] | None = None) -> ScatteredMemorySource:
-    """Return the trajectories of a Zarr file.
+    """Return the trajectories in a Zarr folder.
 
-    Args:
-        path: The folder of the Zarr hierarchy.
-        channel_names: Channels to read; None reads all.
-
-    Raises:
-        DataError: If the file cannot be read, has no trajectories or unsafe codecs, or if zarr is not installed.
+    All channels are read if `channel_names` is None. Raises `DataError` if the folder cannot be read, has no
+    trajectories or unsafe codecs, or if zarr is not installed.
     """
     require_module("zarr", str(path))
     check_metadata(Path(path))
     # zarr reads files concurrently. The first error is raised below; asyncio would print the others.
-    logging.getLogger("asyncio").addFilter(_is_shown)
+    logging.getLogger("asyncio").addFilter(_keep_log_record)
     import zarr
 
     try:
         root = zarr.open_group(str(path), mode="r")
-        trajectories = [_read_trajectory(f"{path}: group {key}", group) for key, group in _trajectory_groups(root, "")]
+        groups = _iterate_trajectory_groups(root, "")
+        trajectories = [_read_trajectory(f"{path}: group {key}", group) for key, group in groups]
     except DataError:
         raise
     # zarr, the codecs and NumPy raise exceptions of many types, even SystemError, for content that does not match its
     # metadata.
     except Exception as error:
-        raise DataError(f"{path}: cannot be read as a Zarr file ({first_line(error)}); write it again") from None
+        raise DataError(f"{path}: cannot be read by zarr ({first_line(error)}); write it again") from None
     if not trajectories:
         raise DataError(
-            f"{path}: contains no trajectory; each must be a group with `positions`, or with `coords` and `fields`"
+            f"{path}: contains no trajectory; write each as a group with `positions`, or with `coords` and `fields`"
         )
     return stack_trajectories(str(path), trajectories, channel_names)
 
 
 def check_metadata(path: Path) -> None:
-    """Check that a Zarr folder contains only arrays of numbers with safe codecs.
+    """Raise `DataError` unless a Zarr folder contains only arrays of numbers with safe codecs.
 
-    A codec such as `pickle` could run code when the array is read.
-
-    Raises:
-        DataError: If an array has another data type or codec, or if its metadata is not JSON.
+    Another codec, such as `pickle`, could run code when the array is read.
     """
-    for file in _metadata_files(path):
+    for file in _iterate_metadata_files(path):
         try:
             content = read_json(file)
-            fault = next(_iterate_faults(file.name, content), None)
+            fault = next(_iterate_metadata_faults(file.name, content), None)
         except (OSError, ValueError) as error:
             raise DataError(f"{file}: cannot be read as JSON ({first_line(error)}); write it again") from None
         if fault:
-            raise DataError(f"{file}: {fault}; write arrays of numbers, with zstd, blosc or gzip")
+            raise DataError(f"{file}: {fault}; write arrays of numbers with the codecs zstd, blosc or gzip")
 
 
-def _is_shown(record: logging.LogRecord) -> bool:
-    """Return whether a log record is anything but asyncio's "exception was never retrieved"."""
+def _keep_log_record(record: logging.LogRecord) -> bool:
+    """Return False for asyncio's messages about exceptions that were never retrieved, True for all others."""
     return "was never retrieved" not in record.getMessage()
 
 
-def _trajectory_groups(group: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """Yield the key and the group of each trajectory, sorted by key."""
+def _iterate_trajectory_groups(group: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Yield the key and the Zarr group of each trajectory in the Zarr group `group`, whose key is `key`."""
     if "positions" in group or ("coords" in group and "fields" in group):
         yield key or "/", group
         return
     for name, child in sorted(group.groups()):
-        yield from _trajectory_groups(child, f"{key}/{name}")
+        yield from _iterate_trajectory_groups(child, f"{key}/{name}")
 
 
 def _read_trajectory(name: str, group: Any) -> PointTrajectory:
-    """Return the trajectory in a group. Raises `DataError`, beginning with `name`, if the group has no times."""
+    """Return the trajectory in a Zarr group, which messages call `name`. Raises `DataError` if it has no times."""
     fields: dict[str, np.ndarray] = {}
     is_moving = "positions" in group
     positions = drop_zero_axes(np.asarray(group["positions" if is_moving else "coords"][...], np.float64))
@@ -146,44 +140,44 @@ def _read_trajectory(name: str, group: Any) -> PointTrajectory:
     return PointTrajectory(name=name, positions=positions, fields=fields, times=times)
 
 
-def _metadata_files(path: Path) -> Iterator[Path]:
-    """Yield all metadata files of arrays and groups, also in linked folders."""
+def _iterate_metadata_files(path: Path) -> Iterator[Path]:
+    """Yield all metadata files of arrays and groups in the folder `path` and in folders to which it links."""
     visited: set[str] = set()
     for folder, folders, files in os.walk(path, followlinks=True):
         real = os.path.realpath(folder)
         if real in visited:
-            raise DataError(f"{folder}: appears twice in the hierarchy because of a link; remove the link")
+            raise DataError(f"{folder}: appears more than once in the hierarchy because of a link; remove the link")
         visited.add(real)
         folders.sort()
         yield from (Path(folder, name) for name in (".zarray", ".zmetadata", "zarr.json") if name in files)
 
 
-def _iterate_faults(name: str, content: Any) -> Iterator[str]:
-    """Yield what is wrong with the content of the metadata file `name`, including consolidated metadata."""
+def _iterate_metadata_faults(name: str, content: Any) -> Iterator[str]:
+    """Yield what is wrong with the content of the metadata file `name`, including its copies of other metadata."""
     if not isinstance(content, dict):
         yield "is not a JSON object"
     elif name == ".zarray":
         yield from _iterate_v2_faults(content)
     elif name == ".zmetadata":
-        for key, entry in _consolidated_entries(content):
+        for key, entry in _iterate_consolidated_entries(content):
             if key.rsplit("/", 1)[-1] == ".zarray":
-                yield from (f"`{key}` {fault}" for fault in _iterate_faults(".zarray", entry))
+                yield from (f"`{key}` {fault}" for fault in _iterate_metadata_faults(".zarray", entry))
     elif content.get("node_type") == "group":
-        for key, entry in _consolidated_entries(content.get("consolidated_metadata")):
-            yield from (f"`{key}` {fault}" for fault in _iterate_faults("zarr.json", entry))
+        for key, entry in _iterate_consolidated_entries(content.get("consolidated_metadata")):
+            yield from (f"`{key}` {fault}" for fault in _iterate_metadata_faults("zarr.json", entry))
     else:
         yield from _iterate_v3_faults(content)
 
 
-def _consolidated_entries(consolidated: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the key and the content of each entry in consolidated metadata."""
+def _iterate_consolidated_entries(consolidated: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the key and the metadata of each array and group in consolidated metadata, which contain copies of all."""
     entries = consolidated.get("metadata") if isinstance(consolidated, dict) else None
     yield from entries.items() if isinstance(entries, dict) else ()
 
 
 def _iterate_v2_faults(array: dict[str, Any]) -> Iterator[str]:
     """Yield what is wrong with the metadata of an array in Zarr format 2."""
-    if not _matches(_V2_NUMBER_DTYPE, array.get("dtype")):
+    if not _is_full_match(_V2_NUMBER_DTYPE, array.get("dtype")):
         yield f"is an array of {_shorten(array.get('dtype'))}, not of numbers"
     filters = array.get("filters")
     for codec in (*(filters if isinstance(filters, list) else [filters]), array.get("compressor")):
@@ -193,7 +187,7 @@ def _iterate_v2_faults(array: dict[str, Any]) -> Iterator[str]:
 
 def _iterate_v3_faults(array: dict[str, Any]) -> Iterator[str]:
     """Yield what is wrong with the metadata of an array in Zarr format 3."""
-    if not _matches(_V3_NUMBER_DTYPE, array.get("data_type")):
+    if not _is_full_match(_V3_NUMBER_DTYPE, array.get("data_type")):
         yield f"is an array of {_shorten(array.get('data_type'))}, not of numbers"
     if array.get("storage_transformers"):
         yield "has storage transformers, which are not supported"
@@ -201,7 +195,7 @@ def _iterate_v3_faults(array: dict[str, Any]) -> Iterator[str]:
 
 
 def _iterate_unsafe_codecs(codecs: Any) -> Iterator[str]:
-    """Yield a description of each codec that is not safe, also within sharding codecs."""
+    """Yield a message about each codec that is not safe, including the codecs within sharding codecs."""
     for codec in codecs if isinstance(codecs, list) else [codecs]:
         name = _codec_name(codec, "name")
         if name == _SHARDING:
@@ -214,13 +208,13 @@ def _iterate_unsafe_codecs(codecs: Any) -> Iterator[str]:
             yield f"has a codec {_shorten(name)}, which is not on the list of safe codecs"
 
 
-def _codec_name(codec: Any, key: str) -> Any:
-    """Return the name of a codec as a string; a malformed name as its representation."""
+def _codec_name(codec: Any, key: str) -> str:
+    """Return the name that a codec has under `key`, or the `repr` of a name that is not a string."""
     name = codec.get(key) if isinstance(codec, dict) else codec
     return name if isinstance(name, str) else repr(name)
 
 
-def _matches(pattern: re.Pattern[str], value: Any) -> bool:
+def _is_full_match(pattern: re.Pattern[str], value: Any) -> bool:
     return isinstance(value, str) and pattern.fullmatch(value) is not None
 
 

@@ -1,4 +1,4 @@
-"""The figure of a data file: its first trajectory, with one row for each channel."""
+"""The figure of the first trajectory of a data file, with one row for each channel."""
 
 from __future__ import annotations
 
@@ -29,12 +29,8 @@ _SNAPSHOTS, _DPI = 5, 100
 def write_picture(inspection: Inspection, path: Path) -> None:
     """Write a PNG of the first trajectory of a data file.
 
-    Fields with one space axis are drawn over time, others as a few snapshots. The input fields of a steady task come
-    first.
-
-    Args:
-        inspection: The inspected data file.
-        path: The file to write.
+    Fields with one space axis are drawn over time, others as a few snapshots. A steady task has the input fields before
+    the solution.
 
     Raises:
         StorageError: The file cannot be written.
@@ -45,12 +41,12 @@ def write_picture(inspection: Inspection, path: Path) -> None:
     if not over_time:
         frames = np.unique(np.linspace(0, source.frames - 1, _SNAPSHOTS).astype(np.int64))
     # Frame by frame, because a window has evenly spaced frames.
-    values = np.concatenate([source.windows(first, np.array([[frame]]))[0] for frame in frames])
+    values = np.concatenate([source.read(first, np.array([[frame]]))[0] for frame in frames])
     names = [channel.name for channel in inspection.channels]
     if isinstance(source, ScatteredSource):
-        positions, values = _point_fields(source, grid, names, values)
+        positions, values = _positions_and_values(source, grid, names, values)
     else:
-        values = np.concatenate([np.repeat(source.inputs(first), len(values), axis=0), values], axis=-1)
+        values = np.concatenate([np.repeat(source.read_input_fields(first), len(values), axis=0), values], axis=-1)
         names = [*(channel.name for channel in inspection.inputs), *names]
     columns = 1 if over_time else len(frames)
     figure = Figure(figsize=(max(6.0, 3.2 * columns), 2.8 * len(names)), layout="constrained")
@@ -72,10 +68,10 @@ def write_picture(inspection: Inspection, path: Path) -> None:
     save_png(figure, path, _DPI)
 
 
-def _point_fields(
+def _positions_and_values(
     source: ScatteredSource, grid: Grid, names: Sequence[str], fields: Float[np.ndarray, "t p c"]
 ) -> tuple[Float[np.ndarray, "t q d"], Float[np.ndarray, "t q c"]]:
-    """Return the positions of the points of the first trajectory at each time, and its fields, without padding."""
+    """Return positions and values of the points of the first trajectory at each time, without padding points."""
     points = source.points(np.zeros(1, int))
     is_point = points.mask[0] > 0
     point_fields = fields[:, is_point]
