@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from evaluations import evaluation, section
 
-from ups_jax.pipeline.html_report import render
+from ups_jax.pipeline.html_report import render_html
 from ups_jax.pipeline.run_comparison import ComparedRun, write_comparison
 from ups_jax.pipeline.scores import Evaluation
 
@@ -59,7 +59,7 @@ def report(folder: Path, text: str) -> str:
     }
     champion = {"run_id": f"other {text}", "evaluations": {"full": {"numbers": {"nrmse": 0.2}}}}
     pictures = {f"{text}.png": b"png", f"{text}.gif": b"gif"}
-    return render(summary, {"full_eval": evaluated(text, 0.1)}, pictures, {text: text}, champion)
+    return render_html(summary, {"full_eval": evaluated(text, 0.1)}, pictures, {text: text}, champion)
 
 
 def comparison(folder: Path, text: str) -> str:

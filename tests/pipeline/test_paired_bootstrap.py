@@ -10,7 +10,7 @@ from evaluations import evaluation
 
 from ups_jax.config import GatesConfig
 from ups_jax.core.errors import ConfigError
-from ups_jax.pipeline.baseline import paired_interval, trajectory_scores
+from ups_jax.pipeline.baseline import bootstrap_interval, trajectory_scores
 
 RULES = GatesConfig()
 
@@ -21,7 +21,7 @@ def keyed(values: np.ndarray) -> dict[tuple[str, int], float]:
 
 def test_pairs_of_one_ratio_leave_no_doubt_however_they_differ_among_themselves() -> None:
     theirs = np.exp(np.random.default_rng(0).normal(size=20))
-    interval = paired_interval(keyed(0.9 * theirs), keyed(theirs), RULES, seed=0)
+    interval = bootstrap_interval(keyed(0.9 * theirs), keyed(theirs), RULES, seed=0)
     assert interval.lower == pytest.approx(0.1) and interval.upper == pytest.approx(0.1)
 
 
@@ -29,11 +29,11 @@ def test_the_interval_is_that_of_the_normal_distribution() -> None:
     rng = np.random.default_rng(1)
     theirs = np.ones(400)
     ours = 0.9 + 0.2 * rng.normal(size=400)
-    interval = paired_interval(keyed(ours), keyed(theirs), RULES, seed=0)
+    interval = bootstrap_interval(keyed(ours), keyed(theirs), RULES, seed=0)
     middle, half = 1 - ours.mean(), 1.96 * ours.std() / 20
     assert interval.lower == pytest.approx(middle - half, abs=0.003)
     assert interval.upper == pytest.approx(middle + half, abs=0.003)
-    assert interval == paired_interval(keyed(ours), keyed(theirs), RULES, seed=0)
+    assert interval == bootstrap_interval(keyed(ours), keyed(theirs), RULES, seed=0)
 
 
 def test_seeds_are_averaged_a_trajectory_and_a_missing_score_is_no_number() -> None:
@@ -44,9 +44,9 @@ def test_seeds_are_averaged_a_trajectory_and_a_missing_score_is_no_number() -> N
     assert trajectory_scores(both, "vrmse") is None
     assert trajectory_scores([both[0], evaluation(scores=[0.1])], "nrmse") is None
     broken = trajectory_scores([evaluation(scores=[0.1, None])], "nrmse")
-    assert broken is not None and math.isnan(paired_interval(broken, broken, RULES, seed=0).lower)
+    assert broken is not None and math.isnan(bootstrap_interval(broken, broken, RULES, seed=0).lower)
 
 
 def test_other_trajectories_are_not_compared() -> None:
     with pytest.raises(ConfigError, match="trajectories"):
-        paired_interval({("a", 0): 1.0}, {("a", 1): 1.0}, RULES, seed=0)
+        bootstrap_interval({("a", 0): 1.0}, {("a", 1): 1.0}, RULES, seed=0)

@@ -269,7 +269,7 @@ def test_another_protocol_has_a_champion_of_its_own(place: Place) -> None:
     place.run(5, Steps(values={"horizon": 4}), run_id="shorter", overrides=("pipeline.full.horizon=4",))
     assert {item["run_id"] for item in place.champions.read_all()} == {"test", "shorter"}
     with pytest.raises(ConfigError, match="--protocol"):
-        place.champions.get("waves")
+        place.champions.get_champion("waves")
 
 
 def test_a_run_id_of_another_configuration_is_refused(place: Place) -> None:

@@ -17,7 +17,7 @@ from commands import CONFIGS
 
 from ups_jax import data, simulate
 from ups_jax.config import load
-from ups_jax.pipeline.validation import check_config, check_data, check_pair
+from ups_jax.pipeline.validation import check_config, check_data, check_same_tasks
 
 TINY = CONFIGS / "tiny.yaml"
 Script = Callable[..., subprocess.CompletedProcess[str]]
@@ -59,14 +59,14 @@ def test_what_keys_mean_together_is_told_together() -> None:
 
 
 def test_an_evaluation_of_another_task_is_told() -> None:
-    assert check_pair(TINY, TINY).problems == ()
-    assert "use the same tasks" in check_pair(TINY, CONFIGS / "ks1d.yaml").problems[0]
+    assert check_same_tasks(TINY, TINY).problems == ()
+    assert "use the same tasks" in check_same_tasks(TINY, CONFIGS / "ks1d.yaml").problems[0]
 
 
 @pytest.fixture
 def damaged(data_root: Path, tmp_path: Path) -> Path:
     """Data with three mistakes: NaN, a declared conservation that does not hold, an axis that does not close."""
-    simulate.prepare(load(TINY, [f"data.root={data_root}"]))
+    simulate.generate_missing(load(TINY, [f"data.root={data_root}"]))
     path = tmp_path / "damaged.hdf5"
     shutil.copy(next(data_root.glob("burgers1d_tiny.hdf5")), path)
     with h5py.File(path, "r+") as file:

@@ -95,9 +95,9 @@ def print_leaderboard(args: argparse.Namespace) -> None:
     board = Leaderboard.from_csv_path(args.leaderboard_csv)
     champions = Champions(args.champions)
     if args.publish is not None:
-        from ups_jax.pipeline.wandb import publish
+        from ups_jax.pipeline.wandb import publish_run
 
-        publish(args.publish)
+        publish_run(args.publish)
     elif args.demote is not None:
         demote(console, board, champions, args.demote, args.protocol, args.reason)
     elif args.label is not None:

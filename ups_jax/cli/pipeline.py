@@ -219,7 +219,7 @@ def pipeline_parser(description: str) -> argparse.ArgumentParser:
 def request_from_arguments(args: argparse.Namespace) -> Request:
     """Return the pipeline request that parsed arguments describe. Raise ConfigError if options exclude each other."""
     from ups_jax.pipeline.request import Request
-    from ups_jax.pipeline.scores import canonical_name
+    from ups_jax.pipeline.scores import canonical_metric_name
 
     if args.skip_full_eval and args.force_full_eval:
         raise ConfigError("--skip-full-eval and --force-full-eval exclude each other; remove one of them")
@@ -233,7 +233,7 @@ def request_from_arguments(args: argparse.Namespace) -> Request:
         Request,
         args,
         overrides=tuple(overrides),
-        gate_ratios={canonical_name(name): factor for name, factor in args.gate_ratio},
+        gate_ratios={canonical_metric_name(name): factor for name, factor in args.gate_ratio},
         train_extra_args=tuple(args.train_extra_arg),
         baseline_labels=tuple(args.baseline_label) or (args.champion_label, "baseline"),
         tags=dict(args.tag),
@@ -247,7 +247,7 @@ def plan_pipeline(request: Request, console: Console) -> None:
     from ups_jax.pipeline.validation import check_config
 
     resolved = resolve_configs(request)
-    for path in {*request.configs.values()}:
+    for path in {*request.config_files.values()}:
         checked = check_config(path, request.train_stage, request.overrides)
         if checked.problems:
             raise ConfigError("; ".join(checked.problems))
@@ -261,9 +261,9 @@ def plan_pipeline(request: Request, console: Console) -> None:
 
 def _metric(text: str) -> str:
     """Return the canonical name of a metric, as an argparse type."""
-    from ups_jax.pipeline.scores import canonical_name
+    from ups_jax.pipeline.scores import canonical_metric_name
 
-    return canonical_name(text)
+    return canonical_metric_name(text)
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -32,14 +32,14 @@ def main(argv: list[str] | None = None) -> int:
 def validate(args: argparse.Namespace) -> int:
     """Print the problems and notes of all configurations; return 0, or the exit code of the first problem."""
     from ups_jax.core.files import write_atomically
-    from ups_jax.pipeline.validation import CheckResult, check_config, check_data, check_pair
+    from ups_jax.pipeline.validation import CheckResult, check_config, check_data, check_same_tasks
 
     paths: list[Path] = args.config or [Path("burgers1d")]
     results: dict[Path, list[CheckResult]] = {path: [check_config(path, args.stage, args.overrides)] for path in paths}
     is_valid = not any(item.problems for checks in results.values() for item in checks)
     if is_valid:
         for path in paths[1:]:
-            results[path].append(check_pair(paths[0], path, args.overrides))
+            results[path].append(check_same_tasks(paths[0], path, args.overrides))
     if is_valid and args.only != "config":
         for path, data_check in check_data(paths, args.overrides).items():
             results[path].append(data_check)

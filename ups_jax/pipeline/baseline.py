@@ -65,7 +65,7 @@ class BaselineSearch:
     """
 
     champions: Champions
-    board: Leaderboard
+    leaderboard: Leaderboard
     labels: tuple[str, ...]
     champion_label: str
     scope: str
@@ -74,7 +74,7 @@ class BaselineSearch:
     def find_champion(self, section: str, evaluation: Evaluation) -> dict[str, Any] | None:
         """Return the champion with the evaluation's protocol, or None; both may have the same checkpoint."""
         scope = self.scope if section == "small" else None
-        return self.champions.find(section, evaluation.task, evaluation.protocol, scope)
+        return self.champions.find_latest(section, evaluation.task, evaluation.protocol, scope)
 
 
 def find_baseline(
@@ -126,7 +126,13 @@ def shares_checkpoint(champion: Mapping[str, Any], evaluation: Evaluation) -> bo
 
 
 def decide_against_baseline(
-    evaluation: Evaluation, baseline: Baseline | None, rules: GatesConfig, min_delta: float, *, seeds: int, seed: int
+    evaluation: Evaluation,
+    baseline: Baseline | None,
+    rules: GatesConfig,
+    min_delta: float,
+    *,
+    n_seeds: int,
+    bootstrap_seed: int,
 ) -> Decision:
     """Return the gate decision on the evaluation of a candidate, compared with a baseline if there is one.
 
@@ -134,14 +140,14 @@ def decide_against_baseline(
 
     Args:
         min_delta: Required improvement of `rules.metric`.
-        seeds: Number of seeds of the candidate.
-        seed: Seed of the bootstrap that gives the interval.
+        n_seeds: Number of seeds of the candidate.
+        bootstrap_seed: Seed of the bootstrap that gives the interval.
 
     Raises:
         ConfigError: If there are several seeds, and candidate or baseline lacks metric values per trajectory.
     """
     interval = None
-    if seeds > 1 and baseline is not None:
+    if n_seeds > 1 and baseline is not None:
         candidate_scores = trajectory_scores(evaluation.results, rules.metric)
         files = baseline.files if all(file.is_file() for file in baseline.files) else ()
         baseline_scores = trajectory_scores(Evaluation.read(files).results, rules.metric) if files else None
@@ -150,7 +156,7 @@ def decide_against_baseline(
                 f"key `gates.metric`: evaluation files of candidate or baseline lack `{rules.metric}` per trajectory, "
                 "which --n-seeds requires; set `gates.metric: nrmse`, or evaluate the baseline again"
             )
-        interval = paired_interval(candidate_scores, baseline_scores, rules, seed=seed)
+        interval = bootstrap_interval(candidate_scores, baseline_scores, rules, seed=bootstrap_seed)
     if baseline is None:
         return decide(evaluation.numbers, None, rules, min_delta, trivial=evaluation.trivial_numbers)
     incomparable = {}
@@ -190,7 +196,7 @@ def trajectory_scores(results: Sequence[Mapping[str, Any]], metric: str) -> Mapp
     return {key: float(np.mean(values)) for key, values in scores.items()}
 
 
-def paired_interval(
+def bootstrap_interval(
     candidate: Mapping[tuple[str, int], float],
     baseline: Mapping[tuple[str, int], float],
     rules: GatesConfig,
@@ -230,8 +236,8 @@ def _baseline_from_run(search: BaselineSearch, section: str, evaluation: Evaluat
     rows = [row for row in _comparable_rows(search, section, evaluation, candidate_id) if row.run_id == search.run_id]
     if not rows:
         raise ConfigError(
-            f"--baseline-run-id {search.run_id}: {search.board.jsonl} has no {section} evaluation of this run that can "
-            f"be compared with the candidate; choose a run with the same protocol from `{command('leaderboard')}`"
+            f"--baseline-run-id {search.run_id}: {search.leaderboard.jsonl} has no {section} evaluation of this run "
+            f"to compare with the candidate; choose a run with the same protocol from `{command('leaderboard')}`"
         )
     return _baseline_from_row(rows[-1])
 
@@ -240,7 +246,7 @@ def _comparable_rows(search: BaselineSearch, section: str, evaluation: Evaluatio
     """Return the leaderboard rows with the section and protocol of an evaluation, but other runs and checkpoints."""
     return [
         row
-        for row in search.board.read()
+        for row in search.leaderboard.read()
         if row.stage == f"{section}_eval"
         and row.protocol == evaluation.protocol
         and row.run_id != candidate_id

@@ -37,7 +37,7 @@ class Candidate:
 
     Attributes:
         run_dir: Folder of the run.
-        training: Folder of the training to copy.
+        training_dir: Folder of the training to copy.
         checkpoints: Digest of each checkpoint of the training at the time of the evaluation.
         label: Label of the champion on the leaderboard.
         scope: Digest of the settings, tasks and data of the full evaluation.
@@ -46,7 +46,7 @@ class Candidate:
 
     run_id: str
     run_dir: Path
-    training: Path
+    training_dir: Path
     checkpoints: Mapping[str, str]
     config: Mapping[str, Any]
     label: str
@@ -54,7 +54,7 @@ class Candidate:
     evaluations: Mapping[str, Evaluation]
 
     @property
-    def full(self) -> Evaluation:
+    def full_evaluation(self) -> Evaluation:
         """The evaluation of the section `full`."""
         return self.evaluations["full"]
 
@@ -85,7 +85,7 @@ class Champions:
         records = [_read_record(path) for path in self.root.glob("*/*/champion.json")]
         return sorted(records, key=lambda item: str(item["promoted_at"]), reverse=True)
 
-    def find(self, section: str, task: str, protocol: str, scope: str | None = None) -> dict[str, Any] | None:
+    def find_latest(self, section: str, task: str, protocol: str, scope: str | None = None) -> dict[str, Any] | None:
         """Return the record of the last promoted champion with this task and evaluation protocol, or None.
 
         Args:
@@ -126,7 +126,7 @@ class Champions:
             CheckpointError: If the copied checkpoints differ from the evaluated ones.
             StorageError: If a file cannot be written.
         """
-        full, digests = candidate.full, dict(candidate.checkpoints)
+        full, digests = candidate.full_evaluation, dict(candidate.checkpoints)
         folder = self.folder(full.task, full.protocol)
         copy = folder / f"{_safe_file_name(candidate.run_id)}-{full.checkpoint}"
         if not _has_intact_checkpoints(copy, digests):
@@ -183,7 +183,7 @@ class Champions:
         Raises:
             ConfigError: If there is no such champion, or several.
         """
-        champion = self.get(task, protocol)
+        champion = self.get_champion(task, protocol)
         folder = self.folder(champion["task"], champion["protocol"])
         demoted = champion | {"demoted_at": now(), "reason": reason}
         earlier = [item for item in champion["history"] if "demoted_at" not in item]
@@ -197,7 +197,7 @@ class Champions:
         write_atomically(folder / "champion.json", json.dumps(restored, indent=2) + "\n")
         return Demotion(champion, restored)
 
-    def get(self, task: str, protocol: str | None = None) -> dict[str, Any]:
+    def get_champion(self, task: str, protocol: str | None = None) -> dict[str, Any]:
         """Return the record of the champion of a task.
 
         Args:
@@ -233,7 +233,7 @@ class Champions:
             ConfigError: If there is no such champion, or several.
             CheckpointError: If checkpoints in the copy are missing or have changed.
         """
-        champion = self.get(task, protocol)
+        champion = self.get_champion(task, protocol)
         folder = self.folder(champion["task"], champion["protocol"])
         if not _has_intact_copy(folder, champion):
             raise CheckpointError(
@@ -251,14 +251,14 @@ def _copy_training(candidate: Candidate, copy: Path, digests: Mapping[str, str])
             shutil.rmtree(folder, ignore_errors=True)
         partial.mkdir(parents=True)
         for name in _COPIED:
-            source = candidate.training / name
+            source = candidate.training_dir / name
             if source.is_dir():
                 shutil.copytree(source, partial / name)
             elif source.exists():
                 shutil.copy2(source, partial / name)
         if not _has_intact_checkpoints(partial, digests):
             raise CheckpointError(
-                f"{candidate.training}: checkpoints have changed since their evaluation; run the same command again"
+                f"{candidate.training_dir}: checkpoints have changed since their evaluation; run the same command again"
             )
         os.replace(partial, copy)
     except OSError as error:

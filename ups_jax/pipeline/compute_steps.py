@@ -139,48 +139,48 @@ def _dry_run(pipeline: PipelineRun, key: str) -> None:
         pipeline.run(Step(name="dry_run", command="train", arguments=arguments), key)
 
 
-def evaluate(pipeline: PipelineRun, name: str, trainings: list[RecordedTraining], fingerprint: str) -> Evaluation:
+def evaluate(pipeline: PipelineRun, step_name: str, trainings: list[RecordedTraining], fingerprint: str) -> Evaluation:
     """Return the evaluation of all seeds; the evaluation of each seed is reused or executed now.
 
     Args:
-        name: `small_eval` or `full_eval`.
+        step_name: `small_eval` or `full_eval`.
         trainings: The training of each seed.
         fingerprint: Fingerprint of the evaluation data.
     """
     return Evaluation.read(
-        [_evaluate_seed(pipeline, name, training, index, fingerprint) for index, training in enumerate(trainings)]
+        [_evaluate_seed(pipeline, step_name, training, index, fingerprint) for index, training in enumerate(trainings)]
     )
 
 
 def _evaluate_seed(
-    pipeline: PipelineRun, name: str, training: RecordedTraining, seed_index: int, fingerprint: str
+    pipeline: PipelineRun, step_name: str, training: RecordedTraining, seed_index: int, fingerprint: str
 ) -> Path:
     """Return the evaluation file of one seed, which is reused or written now."""
-    request, section, cfg = pipeline.request, SECTIONS[name], pipeline.config(name)
+    request, section, cfg = pipeline.request, SECTIONS[step_name], pipeline.config(step_name)
     folder = "" if seed_index == 0 else f"seed_{pipeline.resolved.train.seed + seed_index}"
     output = pipeline.directory / folder
-    step_name = name if seed_index == 0 else f"{name}_{seed_index}"
+    seed_step_name = step_name if seed_index == 0 else f"{step_name}_{seed_index}"
     file = output / "evaluation" / f"{section}.json"
     checkpoints = training.read()["checkpoints"]
     key = evaluation_key(checkpoints, cfg, section, fingerprint, request.eval_device)
     redo = request.redo_small_eval if section == "small" else request.redo_full_eval
-    is_forced = redo and not (pipeline.resumed and step_name in pipeline.summary.values.get("redone", []))
+    is_forced = redo and not (pipeline.resumed and seed_step_name in pipeline.summary.values.get("redone", []))
     reusable = None if is_forced else training.find_evaluation(key)
     if reusable is not None:
-        if reusable.resolve() == file.resolve() and pipeline.was_done(step_name, key):
+        if reusable.resolve() == file.resolve() and pipeline.was_done(seed_step_name, key):
             return file
         if reusable.resolve() != file.resolve():
             copy_evaluation(reusable, file)
-        pipeline.mark_reused(step_name, key, reusable)
+        pipeline.mark_reused(seed_step_name, key, reusable)
         return file
     device = {} if request.eval_device == "auto" else {"JAX_PLATFORMS": PLATFORMS[request.eval_device]}
     environment = pipeline.environment(folder) | device
     step = Step(
-        name=step_name,
+        name=seed_step_name,
         command="evaluate",
         arguments=[
             *("--run-dir", str(training.path)),
-            *("--config", str(pipeline.config_path(name))),
+            *("--config", str(pipeline.config_path(step_name))),
             *("--pipeline", section, "--output-dir", str(output)),
             "--film",
         ],
@@ -191,7 +191,7 @@ def _evaluate_seed(
     pipeline.run(step, key)
     write_wandb_info(environment)
     if redo:
-        pipeline.summary.update(redone=[*pipeline.summary.values.get("redone", []), step_name])
+        pipeline.summary.update(redone=[*pipeline.summary.values.get("redone", []), seed_step_name])
     evaluation = Evaluation.read([file])
     training.record_evaluation(section, key, file, finite_or_none(evaluation.numbers), evaluation.meta["architecture"])
     return file
@@ -224,7 +224,7 @@ def _arguments_for_key(arguments: tuple[str, ...]) -> list[str]:
     return identified
 
 
-def full_scope(pipeline: PipelineRun, fingerprint: str) -> str:
+def full_evaluation_scope(pipeline: PipelineRun, fingerprint: str) -> str:
     """Return a digest of the settings, tasks and data of the full evaluation.
 
     Args:

@@ -37,7 +37,7 @@ class PipelineRun:
     Attributes:
         resolved: Configurations of training, small and full evaluation.
         runner: Function that executes a step as a process.
-        lock: File descriptor of the lock on `directory`, which the processes of the steps inherit.
+        lock_fd: File descriptor of the lock on `directory`, which the processes of the steps inherit.
         resumed: Whether this start continues a run that an earlier start left unfinished.
     """
 
@@ -47,7 +47,7 @@ class PipelineRun:
     summary: Summary
     console: Console
     runner: Runner
-    lock: int
+    lock_fd: int
     resumed: bool
 
     @property
@@ -124,7 +124,7 @@ class PipelineRun:
         self.print(f"{step.name:<16}{' '.join(step.argv[1:])}")
         self.summary.start_step(step.name, key=key, command=step.argv, log=str(log), tries=tries + 1)
         try:
-            result = self.runner(step, log, self.lock, self._print_output)
+            result = self.runner(step, log, self.lock_fd, self._print_output)
         except Stopped:
             self.summary.update_step(step.name, status="stopped", ended=now(), exit_code=Stopped.exit_code)
             raise

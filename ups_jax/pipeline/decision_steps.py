@@ -33,7 +33,7 @@ class Promotion(NamedTuple):
     decision: dict[str, Any]
 
 
-def baseline_search(pipeline: PipelineRun, scope: str) -> BaselineSearch:
+def make_baseline_search(pipeline: PipelineRun, scope: str) -> BaselineSearch:
     """Return the champions and the leaderboard of a run, with its options for the choice of a baseline.
 
     Args:
@@ -42,7 +42,7 @@ def baseline_search(pipeline: PipelineRun, scope: str) -> BaselineSearch:
     request = pipeline.request
     return BaselineSearch(
         champions=Champions(request.champions_root),
-        board=open_leaderboard(pipeline),
+        leaderboard=open_leaderboard(pipeline),
         labels=request.baseline_labels,
         champion_label=request.champion_label,
         scope=scope,
@@ -55,26 +55,28 @@ def open_leaderboard(pipeline: PipelineRun) -> Leaderboard:
     return Leaderboard.from_csv_path(pipeline.request.leaderboard_csv, pipeline.request.leaderboard_html)
 
 
-def apply_gates(pipeline: PipelineRun, name: str, evaluation: Evaluation, search: BaselineSearch) -> dict[str, Any]:
+def apply_gates(
+    pipeline: PipelineRun, step_name: str, evaluation: Evaluation, search: BaselineSearch
+) -> dict[str, Any]:
     """Return the gate decision on an evaluation, after printing it and recording it in the summary.
 
     If this run is resumed or is the current champion, and the inputs of its previous decision are unchanged, the
     previous decision is recorded again.
 
     Args:
-        name: `small_eval` or `full_eval`.
+        step_name: `small_eval` or `full_eval`.
         search: The champions and the leaderboard, with the selection rules.
     """
-    rules, section, request = pipeline.resolved.train.gates, SECTIONS[name], pipeline.request
+    rules, section, request = pipeline.resolved.train.gates, SECTIONS[step_name], pipeline.request
     inputs = [asdict(rules), evaluation.protocol, evaluation.checkpoint, finite_or_none(evaluation.numbers)]
     key = json_digest([inputs, request.n_seeds, request.baseline_labels, request.baseline_run_id])
-    previous = pipeline.summary.previous_gates.get(name, {})
+    previous = pipeline.summary.previous_gates.get(step_name, {})
     champion = search.find_champion(section, evaluation)
     is_champion = champion is not None and shares_checkpoint(champion, evaluation)
     if previous.get("key") == key and (
         pipeline.resumed or (champion is not None and champion["run_id"] == pipeline.run_id)
     ):
-        pipeline.summary.record_gates(name, previous)
+        pipeline.summary.record_gates(step_name, previous)
         return dict(previous)
     decision: dict[str, Any]
     if is_champion and request.baseline_run_id is None:
@@ -83,8 +85,8 @@ def apply_gates(pipeline: PipelineRun, name: str, evaluation: Evaluation, search
         baseline = find_baseline(search, section, evaluation, pipeline.run_id, rules)
         decision = _decide(pipeline, section, evaluation, baseline, rules)
     decision |= {"key": key, "protocol": evaluation.protocol, "checkpoint": evaluation.checkpoint}
-    pipeline.summary.record_gates(name, decision)
-    print_decision(pipeline, name, decision)
+    pipeline.summary.record_gates(step_name, decision)
+    print_decision(pipeline, step_name, decision)
     return decision
 
 
@@ -94,11 +96,13 @@ def _decide(
     """Return the gate decision on an evaluation as JSON values, with the baseline under the key `baseline`."""
     min_delta = rules.min_small_delta if section == "small" else rules.min_full_delta
     seeds, seed = pipeline.request.n_seeds, pipeline.resolved.train.seed
-    decision = decide_against_baseline(evaluation, baseline, rules, min_delta, seeds=seeds, seed=seed).to_dict()
+    decision = decide_against_baseline(
+        evaluation, baseline, rules, min_delta, n_seeds=seeds, bootstrap_seed=seed
+    ).to_dict()
     return decision | {"baseline": None if baseline is None else baseline.to_dict()}
 
 
-def print_decision(pipeline: PipelineRun, name: str, decision: Mapping[str, Any]) -> None:
+def print_decision(pipeline: PipelineRun, step_name: str, decision: Mapping[str, Any]) -> None:
     """Print the status of a gate decision, then one line per gate."""
     baseline = decision.get("baseline")
     status = {
@@ -108,7 +112,7 @@ def print_decision(pipeline: PipelineRun, name: str, decision: Mapping[str, Any]
         "failed": "failed",
     }[decision["status"]]
     pipeline.print(
-        f"gates {name:<12}{status}" + (f" against {baseline['label']} {baseline['run_id']}" if baseline else "")
+        f"gates {step_name:<12}{status}" + (f" against {baseline['label']} {baseline['run_id']}" if baseline else "")
     )
     for gate in decision["gates"]:
         pipeline.print(f"    {gate['status']:<15}{gate['kind']:<9}{gate['message']}")
@@ -196,7 +200,7 @@ def promote_candidate(
             Candidate(
                 run_id=pipeline.run_id,
                 run_dir=pipeline.directory,
-                training=training.path,
+                training_dir=training.path,
                 checkpoints=training.read()["checkpoints"],
                 config=to_dict(pipeline.resolved.train),
                 label=pipeline.request.champion_label,

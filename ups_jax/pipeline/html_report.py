@@ -31,29 +31,29 @@ _PASSING = ("pass", "not_applicable", "no_baseline")
 
 
 def write_report(
-    path: Path, pipeline: PipelineRun, results: Mapping[str, Evaluation], champion: Mapping[str, Any] | None
+    path: Path, pipeline: PipelineRun, evaluations: Mapping[str, Evaluation], champion: Mapping[str, Any] | None
 ) -> None:
     """Write the HTML report of a pipeline run.
 
     Args:
-        results: The evaluations by `small_eval` and `full_eval`.
+        evaluations: The evaluations by `small_eval` and `full_eval`.
         champion: Record of the current champion, or None.
 
     Raises:
         StorageError: If the file cannot be written.
     """
-    last = list(results.values())[-1:]
+    last = list(evaluations.values())[-1:]
     pictures = {
         item.name: item.read_bytes() for result in last for item in sorted(_plots_folder(result.files[0]).glob("*.*"))
     }
     write_atomically(
-        path, render(pipeline.summary.values, results, pictures, to_dict(pipeline.resolved.train), champion)
+        path, render_html(pipeline.summary.values, evaluations, pictures, to_dict(pipeline.resolved.train), champion)
     )
 
 
-def render(
+def render_html(
     summary: Mapping[str, Any],
-    results: Mapping[str, Evaluation],
+    evaluations: Mapping[str, Evaluation],
     pictures: Mapping[str, bytes],
     config: Mapping[str, Any],
     champion: Mapping[str, Any] | None = None,
@@ -64,7 +64,7 @@ def render(
 
     Args:
         summary: Values of the run's summary.
-        results: The evaluations by `small_eval` and `full_eval`.
+        evaluations: The evaluations by `small_eval` and `full_eval`.
         pictures: Contents of the PNG and GIF files to embed, by file name.
         champion: Record of the current champion, or None.
     """
@@ -74,12 +74,12 @@ def render(
     ]
     for name in SECTIONS:
         if name in summary["gates"]:
-            body += _gates_html(name, summary["gates"][name], results.get(name))
-    if champion is not None and champion["run_id"] != summary["run_id"] and "full_eval" in results:
+            body += _gates_html(name, summary["gates"][name], evaluations.get(name))
+    if champion is not None and champion["run_id"] != summary["run_id"] and "full_eval" in evaluations:
         numbers = champion["evaluations"]["full"]["numbers"]
         body += [f"<h2>{escape('Comparison with the champion ' + champion['run_id'])}</h2>"]
-        body += [_comparison_html(results["full_eval"].numbers, numbers, "champion")]
-    for name, result in reversed(list(results.items())):
+        body += [_comparison_html(evaluations["full_eval"].numbers, numbers, "champion")]
+    for name, result in reversed(list(evaluations.items())):
         meta, seeds = result.meta, len(result.results)
         title = f"{display_name(name)}: {meta['data']['split']} split, {meta['trajectories']} trajectories"
         title += f", the first of {seeds} seeds" if seeds > 1 else ""
@@ -95,7 +95,7 @@ def render(
         "<h2>Environment</h2>",
         json_block(summary["environment"]),
     ]
-    for name, result in results.items():
+    for name, result in evaluations.items():
         facts = {key: value for key, value in result.meta.items() if key != "tasks"}
         body += [f"<h2>{escape(display_name(name))}: facts</h2>", json_block(facts)]
     body += ["<h2>Configuration</h2>", json_block(config)]

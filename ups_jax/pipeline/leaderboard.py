@@ -126,7 +126,7 @@ class Leaderboard:
             new = [row for row in rows if existing.get(row.key) != row]
             if new:
                 self._append_rows(new)
-            self.render()
+            self.write_tables()
 
     def read(self) -> list[Row]:
         """Return the latest version of each row, in the order in which the rows were first added.
@@ -150,13 +150,13 @@ class Leaderboard:
             rows[row.key] = row
         return list(rows.values())
 
-    def render(self) -> None:
+    def write_tables(self) -> None:
         """Write the CSV, HTML and Markdown tables of all rows.
 
         Raises:
             StorageError: If a file cannot be written.
         """
-        columns, cells = table_cells(self.read())
+        columns, cells = table_columns_and_cells(self.read())
         for path, text in (
             (self.csv, to_csv(columns, cells)),
             (self.html, to_html(columns, cells)),
@@ -182,7 +182,7 @@ class Leaderboard:
         return wait_for_lock(self.jsonl.with_name(f".{self.jsonl.name}.lock"))
 
 
-def table_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
+def table_columns_and_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
     """Return the column names (fixed columns, tags, metrics) and the cells of each row."""
     tags = list(dict.fromkeys(name for row in rows for name in row.tags))
     metrics = list(dict.fromkeys(name for row in rows for name in row.metrics))

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from ups_jax.config import Config, from_dict, load, merge, to_dict
+from ups_jax.config import Config, apply_overrides, from_dict, load, to_dict
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.files import write_atomically
 from ups_jax.pipeline.cache_keys import json_digest
@@ -57,7 +57,7 @@ class Request:
     notes: str = ""
 
     @property
-    def configs(self) -> dict[str, Path]:
+    def config_files(self) -> dict[str, Path]:
         """The path of each configuration file, by its name in `CONFIG_NAMES`."""
         train = self.train_config
         return dict(
@@ -112,7 +112,7 @@ class ResolvedConfigs:
 
     def train_with_seed(self, seed: int) -> Config:
         """Return the training configuration with another seed."""
-        return from_dict(merge(to_dict(self.train), [f"seed={seed}"]))
+        return from_dict(apply_overrides(to_dict(self.train), [f"seed={seed}"]))
 
 
 def config_path(directory: Path, name: str) -> Path:
@@ -129,7 +129,9 @@ def resolve_configs(request: Request) -> ResolvedConfigs:
         ConfigError: If a configuration is not valid.
     """
     further = {"train": request.train_overrides}
-    loaded = {name: load(file, [*request.overrides, *further.get(name, ())]) for name, file in request.configs.items()}
+    loaded = {
+        name: load(file, [*request.overrides, *further.get(name, ())]) for name, file in request.config_files.items()
+    }
     return ResolvedConfigs(**{name: _with_gate_options(cfg, request) for name, cfg in loaded.items()})
 
 

@@ -54,7 +54,7 @@ def run_pipeline(request: Request, console: Console, runner: Runner = run_step) 
         check_same_configs(directory, resolved)
         former_status = read_summary(directory / "summary.json").get("status")
         summary = Summary(directory)
-        sources = {name: str(path) for name, path in request.configs.items()}
+        sources = {name: str(path) for name, path in request.config_files.items()}
         sources["overrides"] = " ".join(request.overrides)
         summary.start(run_id=name, request=digest, environment=environment(), configs=sources)
         resolved.write(directory)
@@ -65,7 +65,7 @@ def run_pipeline(request: Request, console: Console, runner: Runner = run_step) 
             summary=summary,
             console=console,
             runner=runner,
-            lock=lock,
+            lock_fd=lock,
             resumed=former_status in UNFINISHED,
         )
         pipeline.print(f"run             {directory}" + (" (resumed)" if pipeline.resumed else ""))
@@ -94,7 +94,9 @@ def _run_steps(pipeline: PipelineRun) -> str:
     fingerprints = compute_steps.validate(pipeline)
     trainings = compute_steps.train(pipeline, fingerprints["train"])
     pipeline.summary.update(trainings=[str(training.path) for training in trainings])
-    search = decision_steps.baseline_search(pipeline, compute_steps.full_scope(pipeline, fingerprints["full_eval"]))
+    search = decision_steps.make_baseline_search(
+        pipeline, compute_steps.full_evaluation_scope(pipeline, fingerprints["full_eval"])
+    )
     evaluations: dict[str, Evaluation] = {}
     decision: Mapping[str, Any] = {"status": "skipped", "passed": True, "reasons": []}
     for name in EVALUATION_STEPS:

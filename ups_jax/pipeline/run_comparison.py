@@ -121,12 +121,12 @@ def write_comparison(path: Path, first: ComparedRun, second: ComparedRun) -> Non
         "<h2>Configuration</h2>",
         html_table(head, [html_table_row(map(escape, cells)) for cells in changed]) if changed else "<p>identical</p>",
         "<h2>Curves</h2>",
-        html_figure("curves", plot_curves(first, second)),
+        html_figure("curves", plot_curves_png(first, second)),
     ]
     write_atomically(path, html_page(f"{first.run_id} and {second.run_id}", body))
 
 
-def plot_curves(first: ComparedRun, second: ComparedRun) -> bytes:
+def plot_curves_png(first: ComparedRun, second: ComparedRun) -> bytes:
     """Return a PNG image of the loss and validation error of two runs over the steps, with one row per stage."""
     from matplotlib.figure import Figure
 

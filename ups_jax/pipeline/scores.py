@@ -115,7 +115,7 @@ def protocol_digest(result: Mapping[str, Any]) -> str:
     return json_digest(values)[:12]
 
 
-def canonical_name(name: str) -> str:
+def canonical_metric_name(name: str) -> str:
     """Return a metric's name without the prefix `metric:` of older configurations."""
     return name.removeprefix("metric:")
 

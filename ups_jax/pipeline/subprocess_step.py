@@ -77,29 +77,29 @@ class StepFailed(UserError):
         super().__init__(f"step {name}: {reason} (log: {log})")
 
 
-def run_step(step: Step, log: Path, lock: int, show: Callable[[str], None]) -> StepResult:
+def run_step(step: Step, log_file: Path, lock_fd: int, on_output: Callable[[str], None]) -> StepResult:
     """Run a step as a process, wait for its end, and return its exit code and cost.
 
     The step writes to the log file directly, so that it can still save its state after this process has been killed.
     On a first interrupt, the step saves its state and ends. A second interrupt kills it.
 
     Args:
-        log: File to which the output is appended.
-        lock: File descriptor of the run's lock, which the process inherits.
-        show: Function that is called with new output of the step.
+        log_file: File to which the output is appended.
+        lock_fd: File descriptor of the run's lock, which the process inherits.
+        on_output: Function that is called with new output of the step.
 
     Raises:
         Stopped: If this process was interrupted; it is raised after the step has ended.
         StorageError: If the log file cannot be written.
     """
     try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        output = log.open("ab")
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        output = log_file.open("ab")
     except OSError as error:
-        raise storage_error(log, error) from None
+        raise storage_error(log_file, error) from None
     start_time = time.monotonic()
-    log_start = log.stat().st_size
-    with output, log.open("rb") as reader:
+    log_start = log_file.stat().st_size
+    with output, log_file.open("rb") as reader:
         reader.seek(log_start)
         process = subprocess.Popen(
             step.argv,
@@ -108,14 +108,14 @@ def run_step(step: Step, log: Path, lock: int, show: Callable[[str], None]) -> S
             stderr=subprocess.STDOUT,
             env=_step_environment(step),
             start_new_session=True,
-            pass_fds=(lock,),
+            pass_fds=(lock_fd,),
             preexec_fn=_terminate_with_parent,
         )
         signal_time: float | None = None
         while True:
             try:
                 process_exit = _poll_exit(process)
-                _forward_output(reader, show)
+                _forward_output(reader, on_output)
                 if process_exit is not None:
                     break
                 if signal_time is not None and time.monotonic() - signal_time > _RESEND_SECONDS:
@@ -128,7 +128,7 @@ def run_step(step: Step, log: Path, lock: int, show: Callable[[str], None]) -> S
                 signal_time = time.monotonic()
     if signal_time is not None:
         raise Stopped("stopped: run the same command again to resume this run")
-    message = None if process_exit.code == 0 else _find_error_message(log, log_start)
+    message = None if process_exit.code == 0 else _find_error_message(log_file, log_start)
     return StepResult(
         exit_code=process_exit.code,
         seconds=time.monotonic() - start_time,

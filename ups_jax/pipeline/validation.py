@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ups_jax.config import Config, load, problems
+from ups_jax.config import Config, find_problems, load
 from ups_jax.core.errors import ConfigError, UserError
 from ups_jax.core.stage_names import STAGE_NEEDS, STAGES
 from ups_jax.pipeline.scores import ALIASES, METRIC_NAMES, METRIC_SECTIONS, METRICS, task_metric_name
@@ -42,7 +42,7 @@ def check_config(path: Path, stage: str, overrides: Sequence[str] = ()) -> Check
         stage: Stage to train, or `all`.
         overrides: Overrides such as `seed=1`.
     """
-    wrong = problems(path, overrides)
+    wrong = find_problems(path, overrides)
     if wrong:
         return CheckResult(problems=tuple(wrong), exit_code=ConfigError.exit_code)
     cfg = load(path, overrides)
@@ -51,7 +51,7 @@ def check_config(path: Path, stage: str, overrides: Sequence[str] = ()) -> Check
     return CheckResult(problems=tuple(wrong), notes=tuple(notes), exit_code=ConfigError.exit_code if wrong else 0)
 
 
-def check_pair(train: Path, evaluation: Path, overrides: Sequence[str] = ()) -> CheckResult:
+def check_same_tasks(train: Path, evaluation: Path, overrides: Sequence[str] = ()) -> CheckResult:
     """Check that the configurations of a training and an evaluation name the same tasks."""
     configs = load(train, overrides), load(evaluation, overrides)
     trained, evaluated = ([(task.name, task.kind) for task in cfg.data.tasks] for cfg in configs)
@@ -81,7 +81,7 @@ def _check_data(cfg: Config) -> CheckResult:
     from ups_jax.data.validation import data_problems
 
     try:
-        simulate.prepare(cfg)
+        simulate.generate_missing(cfg)
         data = open_mixture(cfg)
     except UserError as error:
         listed = data_problems(cfg) or [str(error)]

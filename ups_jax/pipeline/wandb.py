@@ -19,7 +19,7 @@ from ups_jax.tracking.wandb_run import CONTEXT_VARIABLE, read_context
 GATE_COLUMNS = ("key", "kind", "status", "candidate", "baseline", "limit", "message")
 
 
-def publish(directory: Path) -> None:
+def publish_run(directory: Path) -> None:
     """Log the gate decisions and the report of a pipeline run to the trackers in its section `logging`.
 
     Raises:
