@@ -76,12 +76,11 @@ def as_float32(stored: np.ndarray, dtype: str) -> np.ndarray:
 class LatentWindows:
     """Windows of latents, on which a stage trains instead of windows of fields.
 
-    They are drawn like windows of fields, but on the grid of tokens. The only augmentation are random rolls by whole
-    tokens along periodic axes, because the codec is equivariant to these, but not to the other symmetries of a task.
+    They are drawn like windows of fields, but on the grid of tokens. The only augmentation is a random roll by whole
+    tokens along periodic axes: the codec is equivariant to it, but not to the other symmetries of a task.
 
     Attributes:
         context: Number of frames in the context. One latent contains the whole context.
-        pushforward: Number of pushforward steps.
     """
 
     cache: LatentCache
@@ -95,8 +94,8 @@ class LatentWindows:
     def read_batch(self, draw: windows.WindowDraw) -> dict[str, np.ndarray]:
         """Return a batch: the model inputs `latents`, and the `targets` with which its predictions are compared.
 
-        `latents` are the latents of the last context frame and of the frames of the pushforward steps. `targets` are
-        the patches of all later frames, which the codec copies into the first numbers of each token.
+        `latents` belong to the last context frame and to the frames of the pushforward steps. `targets` are the patches
+        of all later frames, which the codec copies into the first numbers of each token.
         """
         frames = draw.frames[:, self.context - 1 :]
         input_frames, scored_frames = frames[:, : 1 + self.pushforward], frames[:, 1 + self.pushforward :]

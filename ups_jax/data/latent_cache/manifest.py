@@ -61,7 +61,7 @@ class LatentKey:
         return hashlib.sha256(_canonical_json(asdict(self))).hexdigest()
 
     def differences(self, other: LatentKey) -> tuple[str, ...]:
-        """Return the names of the fields in which two keys differ, in the words of messages."""
+        """Return the fields in which two keys differ, by the names that messages use."""
         return tuple(name for field, name in _NAMES.items() if getattr(self, field) != getattr(other, field))
 
 

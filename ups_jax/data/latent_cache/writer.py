@@ -34,7 +34,7 @@ def write_latents(
         plan: Manifest of the folder, without shards.
         encode: Returns the latents of the trajectories with the given ids, in the stored type.
         chunk_trajectories: Largest number of trajectories in a call of `encode`.
-        overwrite: Replace the latents that the folder contains.
+        overwrite: Replace other latents in the folder.
         report: Called with the number of trajectories whose latents have been written.
 
     Raises:

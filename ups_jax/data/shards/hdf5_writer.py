@@ -33,7 +33,6 @@ def write_hdf5(
 
     Args:
         channels: Channels to convert, in this order; all by default.
-        overwrite: Replace an existing file.
         report: Called with lines of text about the progress.
 
     Raises:
@@ -93,7 +92,7 @@ def _write_darcy(file: h5py.File, source: Source, report: Callable[[str], None])
 
 
 def _write_channels(file: h5py.File, source: Source, report: Callable[[str], None]) -> None:
-    """Write one dataset for each channel; it is called `tensor` if the only channel has no name."""
+    """Write one dataset for each channel, or the dataset `tensor` for a single channel without a name."""
     shape = (source.trajectories, source.frames, *source.grid.shape)
     datasets = [file.create_dataset(name, shape, np.float32) for name in source.channel_names or ("tensor",)]
     for trajectory, start, fields in _iterate_chunks(source, report):

@@ -69,7 +69,7 @@ def convert_to_shards(
 
     Args:
         channels: Channels to convert, in this order; all by default.
-        overwrite: Replace the shards that the folder contains.
+        overwrite: Replace other shards in the folder.
         report: Called with lines of text about the progress.
 
     Raises:
@@ -142,7 +142,7 @@ def _coefficient_entry(values: np.ndarray) -> float | tuple[float | None, ...]:
 
 
 def _original_file(path: Path, layout: Layout, source: Source) -> OriginalFile:
-    """Return the manifest's entry for the file `path`; for a folder of shards, the entry in the folder's manifest."""
+    """Return the manifest's entry about the file `path`, copied from its own manifest if it is a folder of shards."""
     if isinstance(source, ShardsSource):
         return source.manifest.origin
     files = [path]

@@ -61,7 +61,7 @@ class HDF5Arrays(HDF5File):
             return shape
 
     def dtype_kind(self, name: str) -> str:
-        """Return NumPy's letter for the kind of the dataset's data type, such as `f` for floating point."""
+        """Return NumPy's letter for the kind of the dataset's data type, such as `f`."""
         with self.open() as file:
             return str(self._get_dataset(file, name).dtype.kind)
 
@@ -72,7 +72,7 @@ class HDF5Arrays(HDF5File):
 
     def _get_dataset(self, file: h5py.File, name: str) -> h5py.Dataset:
         if not isinstance(file.get(name), h5py.Dataset):
-            raise DataError(f"{self.path}: has no dataset `{name}`; it contains {', '.join(list(file)[:6])}")
+            raise DataError(f"{self.path}: has no dataset `{name}`, only {', '.join(list(file)[:6])}; correct the name")
         return file[name]
 
 
@@ -107,7 +107,7 @@ class NumpyFile:
         if self.path.suffix == ".npy":
             return arrays[""]
         if name not in arrays:
-            raise DataError(f"{self.path}: has no array `{name}`; it contains {', '.join(list(arrays)[:6])}")
+            raise DataError(f"{self.path}: has no array `{name}`, only {', '.join(list(arrays)[:6])}; correct the name")
         return arrays[name]
 
     def _load_arrays(self) -> dict[str, np.ndarray]:

@@ -101,7 +101,7 @@ class Source(Protocol):
 
 
 def all_coefficients(source: Source) -> dict[str, Float[np.ndarray, " n"]]:
-    """Return the values for all trajectories of every coefficient and constant of a source, by name."""
+    """Return all coefficients and constants of a source by name, with one value for each trajectory."""
     constants: dict[str, float] = getattr(source, "constants", dict)()
     values = {name: source.coefficient(name) for name in (*source.coefficient_names(), *constants)}
     return {name: value for name, value in values.items() if value is not None}
@@ -135,7 +135,7 @@ def start_and_step(values: Float[np.ndarray, " n"], label: str, hint: str) -> tu
 
 
 class WindowSlice(NamedTuple):
-    """The row of a window in its batch, the index of its trajectory, and its frames as a slice."""
+    """The row of a window in a batch, the index of its trajectory, and its evenly spaced frames."""
 
     row: int
     trajectory: int
@@ -143,7 +143,7 @@ class WindowSlice(NamedTuple):
 
 
 def iterate_windows(ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Iterator[WindowSlice]:
-    """Yield the position of each window of evenly spaced `frames` in the batch and in the source."""
+    """Yield for each window where to read it in the source and where to store it in the batch."""
     for row, (index, times) in enumerate(zip(ids.tolist(), frames.tolist(), strict=True)):
         step = times[1] - times[0] if len(times) > 1 else 1
         yield WindowSlice(row, index, slice(times[0], times[-1] + 1, step))
@@ -156,15 +156,9 @@ def read_trajectories(source: Source, ids: Int[np.ndarray, " n"], stride: int = 
 
 
 def select_channels(file_name: str, available: Sequence[str], requested: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the names of the requested channels, spelt as in the file.
+    """Return the names of the `requested` channels as spelt in the file, or of all channels if `requested` is None.
 
-    Args:
-        file_name: Name of the file, for messages.
-        available: Names of all channels in the file.
-        requested: Names in any letter case, in the order of the result; None requests all channels.
-
-    Raises:
-        DataError: If there are no channels, or if a requested one is missing or repeated.
+    Letter case is ignored. Raises `DataError` if there are no channels, or if a requested one is missing or repeated.
     """
     if not available:
         raise DataError(f"{file_name}: contains no fields that change in time; give another file")

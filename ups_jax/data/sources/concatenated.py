@@ -107,7 +107,7 @@ class ConcatenatedSource:
     def _split_by_source(
         self, ids: Int[np.ndarray, " b"]
     ) -> Iterator[tuple[Source, Bool[np.ndarray, " b"], Int[np.ndarray, " r"]]]:
-        """Yield each source with trajectories in `ids`, the mask of these in `ids`, and their indices in the source."""
+        """Yield each source that has trajectories in `ids`, a mask of these `ids`, and their indices in the source."""
         first = 0
         for source in self.sources:
             rows = (ids >= first) & (ids < first + source.trajectories)

@@ -77,7 +77,7 @@ class DescribedSource:
         return np.empty((len(ids), *self.grid.shape, 0), np.float32)
 
     def coefficient(self, name: str) -> Float[np.ndarray, " n"] | None:
-        """Return the values of a coefficient for all trajectories, or None; the case of `name` is ignored."""
+        """Return a coefficient's values for all trajectories, or None if it is missing; letter case is ignored."""
         return {key.lower(): value for key, value in self._coefficients.items()}.get(name.lower())
 
     def coefficient_names(self) -> tuple[str, ...]:
@@ -86,7 +86,7 @@ class DescribedSource:
 
 
 def array_path(path: Path, description: Mapping[str, Any]) -> Path:
-    """Return the path of the file of arrays that the description in the YAML file `path` names.
+    """Return the path of the array file that a description, read from the YAML file `path`, names.
 
     Raises `DataError` if the path leads out of the YAML file's folder.
     """
@@ -190,7 +190,7 @@ def _parse_grid(file_name: str, description: Mapping[str, Any], file: ArrayFile,
 
 
 def _parse_start_and_step(file_name: str, axis: str, value: Any, file: ArrayFile, size: int) -> tuple[float, float]:
-    """Return the start and step of an axis, which `value` contains, or the array whose name `value` is."""
+    """Return the start and step of an axis. `value` is [start, step], or the name of an array of coordinates."""
     if isinstance(value, str):
         values = np.asarray(file.read(value, ()))
         if values.ndim != 1 or len(values) not in (size, size + (axis == "time")) or values.dtype.kind != "f":

@@ -34,13 +34,13 @@ _HINT = "give a file of PDEBench or The Well, or describe it in a YAML file and 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """A file layout.
+    """A layout of data files, with functions that recognise and open such files.
 
     Attributes:
         name: Name of the layout in messages and reports.
-        kind: Whether the file contains trajectories or steady solutions.
+        kind: Whether the files contain trajectories or steady solutions.
         matches: Returns whether an open HDF5 file has this layout.
-        open: Returns the source of a file, of which it reads the channels in the second argument.
+        open: Returns the source of a file, with the channels in the second argument.
     """
 
     name: str
@@ -100,7 +100,7 @@ SHARDS = {kind: Layout(name="shards", kind=kind, matches=lambda _: False, open=S
 
 
 def detect_layout(path: str | Path) -> Layout:
-    """Return the layout of a file or folder. Raises `DataError` if this fails or the layout is not supported."""
+    """Return the layout of a file or folder. Raises `DataError` if it cannot be read or its layout is unknown."""
     if is_shard_folder(path):
         return SHARDS[read_manifest(path).kind]
     if Path(path).suffix in _DESCRIPTION_SUFFIXES:
@@ -147,5 +147,5 @@ def root_attribute(path: str | Path, name: str) -> str:
 
 
 def original_path(path: Path) -> Path:
-    """Return the file name from which a shard folder was converted; for other data, return `path`."""
+    """Return the name of the file that was converted to the shard folder `path`, or `path` for other data."""
     return Path(read_manifest(path).origin.name) if is_shard_folder(path) else path

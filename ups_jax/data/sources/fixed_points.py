@@ -72,7 +72,7 @@ class SteadyStateSource:
         return replace(self.source.grid, start=0.0, dt=1.0)
 
     def read(self, ids: Int[np.ndarray, " b"], frames: Int[np.ndarray, "b t"]) -> Float32[np.ndarray, "b t *s c"]:
-        """Return the last frames of the trajectories `ids`, repeated for each of the `frames`, which are ignored."""
+        """Return the last frames of the trajectories `ids`, repeated along time as often as there are `frames`."""
         last = self.source.frames - 1
         last_two = self.source.read(ids, np.broadcast_to([last - 1, last], (len(ids), 2)))
         self._check_steady(ids, self.read_input_fields(ids), last_two)

@@ -136,17 +136,10 @@ def text_attribute(attributes: h5py.AttributeManager, key: str, default: str = "
 def read_coordinate(
     file_name: str, file: h5py.File, dataset: str, lengths: tuple[int, ...], reason: str
 ) -> Float[np.ndarray, " n"]:
-    """Return the values of a coordinate dataset.
+    """Return the values of a dataset of coordinates.
 
-    Args:
-        file_name: Name of the file, for messages.
-        file: The open file.
-        dataset: Name of the dataset.
-        lengths: Accepted numbers of entries. Messages state only the first.
-        reason: Why these numbers are accepted, for messages.
-
-    Raises:
-        DataError: If the dataset does not exist, has another length or does not contain floats.
+    Raises `DataError` if it does not exist, does not contain floats, or has a length that is not in `lengths`. Then the
+    message states only the first of the `lengths`, followed by `reason`, which explains it.
     """
     values = get_dataset(file_name, file, dataset, "add the coordinates")
     if values.ndim != 1 or len(values) not in lengths:
@@ -160,8 +153,8 @@ def read_grid(file_name: str, file: h5py.File, dataset: str, shape: tuple[int, .
 
     PDEBench stores one time more than there are frames: the end of the last step.
 
-    Raises `DataError` if coordinates are missing, are not evenly spaced, or do not match the `shape` (N, T, *S) of the
-    dataset `dataset` on the grid.
+    Raises `DataError` if coordinates are missing, are not evenly spaced, or do not match `shape`, which is the shape
+    (N, T, *S) of the dataset called `dataset`.
     """
     axes = [f"{axis}-coordinate" for axis in AXES if f"{axis}-coordinate" in file]
     if not axes:
@@ -192,8 +185,8 @@ def read_origin_and_spacing(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the origin and the spacing of the grid of this `shape` from one dataset of coordinates for each axis.
 
-    Raises `DataError` if a dataset is missing, is not evenly spaced or does not match `shape`; then the message says by
-    `reason` why the grid has this shape.
+    Raises `DataError` if a dataset is missing, is not evenly spaced or does not match `shape`. In the last case the
+    message contains `reason`, which explains the shape.
     """
     lines = []
     for dataset, points in zip(datasets, shape, strict=True):
@@ -212,7 +205,7 @@ def axis_start_and_step(
     """Return the first value and the step of a dataset of evenly spaced coordinates.
 
     If the dataset has attributes `start` and `step` that agree with its `values`, they are returned, because they have
-    more digits than differences of rounded coordinates. Otherwise see `start_and_step`.
+    more digits than differences of rounded coordinates. Otherwise, `start_and_step` is called.
     """
     measured = start_and_step(values, label, hint)
     start, step = number_attribute(dataset.attrs, "start"), number_attribute(dataset.attrs, "step")
@@ -227,8 +220,8 @@ def iterate_coefficients(
     """Yield the lower-case name and the value of each number in a file that is probably a PDE coefficient.
 
     These are numeric root attributes, root datasets with one number for each trajectory, and the datasets in the group
-    `parameters`, in this order; the last value of a name is valid. Raises `DataError` if a dataset in `parameters` does
-    not have one number for each trajectory.
+    `parameters`, in this order; if a name occurs again, its last value counts. Raises `DataError` if a dataset in
+    `parameters` does not have one number for each trajectory.
     """
     for key, value in file.attrs.items():
         if np.size(value) == 1 and np.asarray(value).dtype.kind in "fiu" and key not in _NO_COEFFICIENTS:

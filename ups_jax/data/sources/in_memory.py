@@ -17,7 +17,6 @@ class MemorySource:
     """A source whose fields are NumPy arrays.
 
     Attributes:
-        name: Name of the source in messages.
         fields: All frames of all trajectories.
         coefficients: Coefficients by name, one number for each trajectory.
         channel_names: Names of the channels; empty if they have none.
@@ -59,7 +58,7 @@ class MemorySource:
         return self.input_fields[ids]
 
     def coefficient(self, name: str) -> Float[np.ndarray, " n"] | None:
-        """Return the values of a coefficient for all trajectories, or None; the case of `name` is ignored."""
+        """Return a coefficient's values for all trajectories, or None if it is missing; letter case is ignored."""
         return {key.lower(): value for key, value in self.coefficients.items()}.get(name.lower())
 
     def coefficient_names(self) -> tuple[str, ...]:
@@ -69,7 +68,7 @@ class MemorySource:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ScatteredMemorySource(MemorySource):
-    """A `MemorySource` of fields at scattered points, which `all_points` contains for all trajectories."""
+    """A `MemorySource` of fields at scattered points; `all_points` are the points of all trajectories."""
 
     all_points: PointSet
 

@@ -64,5 +64,5 @@ def field_names(file: h5py.File) -> tuple[str, ...]:
 
 
 def sort_channels(names: Iterable[str]) -> tuple[str, ...]:
-    """Return channel names sorted: first PDEBench's names in PDEBench's order, then all others by the alphabet."""
+    """Return channel names: first PDEBench's names in PDEBench's order, then all others in alphabetical order."""
     return tuple(sorted(names, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name)))

@@ -108,7 +108,7 @@ def _read_shape(file_name: str, file: h5py.File) -> tuple[int, ...]:
 
 
 def _count_complete_frames(file: h5py.File, stored_frames: int) -> int:
-    """Return the number of frames up to the frame `latestIndex`, and before the times stop increasing."""
+    """Return the number of frames up to `latestIndex`, and before the first time that does not increase."""
     latest = number_attribute(file.attrs, "latestIndex")
     is_increasing = np.diff(np.asarray(file["t"], np.float64), axis=1) > 0
     increasing = 1 + int(np.cumprod(is_increasing.all(axis=0)).sum())
@@ -147,7 +147,7 @@ def _parse_domain_size(text: str, file_name: str) -> tuple[float, float]:
 
 
 def _iterate_numbers(value: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], float]]:
-    """Yield each number in parsed YAML, after the tuple of its nested keys, which begins with `keys`."""
+    """Yield the nested keys of each number in parsed YAML, preceded by `keys`, and the number."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _iterate_numbers(item, (*keys, str(key)))

@@ -23,9 +23,7 @@ class PointTrajectory:
         name: Name of the trajectory in messages: a file or a group.
         positions: Coordinates of fixed points (P, D), or of moving points (T, P, D).
         fields: Values (T, P) by channel name.
-        times: Times of the frames.
         inputs: Input fields (P,) by name, which do not change in time.
-        coefficients: PDE coefficients by name.
     """
 
     name: str
@@ -41,14 +39,8 @@ def stack_trajectories(
 ) -> ScatteredMemorySource:
     """Return one source of several trajectories, padded to the largest number of points.
 
-    Args:
-        name: Name of the source in messages.
-        trajectories: The trajectories, whose points may differ, but not their axes, times and names of fields.
-        channel_names: Channels of the result; for moving points they must include the positions x, y, z. None selects
-            all.
-
-    Raises:
-        DataError: If the trajectories do not match each other, or `channel_names` is invalid.
+    All channels are selected if `channel_names` is None; for moving points it must include the positions x, y, z.
+    Raises `DataError` if it does not, or if the trajectories differ in anything but points and values.
     """
     first = trajectories[0]
     _check_consistent(first, first)
@@ -115,21 +107,21 @@ def drop_zero_axes(positions: Float[np.ndarray, "*t p a"]) -> Float[np.ndarray, 
 
 
 def split_components(
-    name: str, values: Float[np.ndarray, "t p *k"], axes: int
+    name: str, values: Float[np.ndarray, "t p *k"], axis_count: int
 ) -> dict[str, Float32[np.ndarray, "t p"]]:
     """Return a scalar field by its name, or the components of a vector field by the names NAME_x, NAME_y, NAME_z.
 
-    A vector must have as many components as space axes, or three, of which those without an axis must be 0 and are
-    dropped; otherwise raises `DataError`.
+    A vector may have three components on fewer axes if the further components are 0; these are dropped. Raises
+    `DataError` for any other number of components than the number of axes.
     """
     if values.ndim == 2:
         return {name: values.astype(np.float32)}
-    if values.shape[-1] not in (axes, len(AXES)) or values[..., axes:].any():
+    if values.shape[-1] not in (axis_count, len(AXES)) or values[..., axis_count:].any():
         raise DataError(
-            f"{name}: has {values.shape[-1]} components, but the points have {axes} coordinates; write each component "
-            "as a scalar field"
+            f"{name}: has {values.shape[-1]} components, but the points have {axis_count} coordinates; write each "
+            "component as a scalar field"
         )
-    return {f"{name}_{axis}": values[..., i].astype(np.float32) for i, axis in enumerate(AXES[:axes])}
+    return {f"{name}_{axis}": values[..., i].astype(np.float32) for i, axis in enumerate(AXES[:axis_count])}
 
 
 def require_module(module: str, path: str) -> None:

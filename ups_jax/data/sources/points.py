@@ -27,7 +27,7 @@ from ups_jax.data.sources.base import AXES, Grid, iterate_windows, select_channe
 from ups_jax.data.sources.hdf5 import HDF5Source, get_dataset, iterate_coefficients, text_attribute
 
 LAYOUT = "points"
-_HINT = "ups_jax/data/sources/points.py describes the layout"
+_HINT = "see the layout in ups_jax/data/sources/points.py"
 _NO_COEFFICIENTS = ("time", "mask")
 
 
@@ -198,20 +198,20 @@ class PointCloud(Grid):
     @staticmethod
     def from_corners(
         corners: Float[np.ndarray, "2 d"],
-        points: int,
-        times: tuple[float, float],
+        point_count: int,
+        start_and_dt: tuple[float, float],
         *,
         box_from_points: bool,
         position_channels: tuple[str, ...],
     ) -> PointCloud:
-        """Return a cloud of `points` points in the box with these corners; `times` are the first time and the step."""
+        """Return a cloud of points in the box with these lower and upper `corners`, at evenly spaced times."""
         box = tuple((corners[1] - corners[0]).tolist())
         return PointCloud(
-            shape=(points,),
+            shape=(point_count,),
             origin=tuple(corners[0].tolist()),
-            spacing=(float(np.prod(box) / points) ** (1 / len(box)),) * len(box),
-            start=times[0],
-            dt=times[1],
+            spacing=(float(np.prod(box) / point_count) ** (1 / len(box)),) * len(box),
+            start=start_and_dt[0],
+            dt=start_and_dt[1],
             box=box,
             box_from_points=box_from_points,
             position_channels=position_channels,
@@ -225,7 +225,7 @@ class PointCloud(Grid):
 
 @runtime_checkable
 class ScatteredSource(Protocol):
-    """The methods that a `Source` of scattered points, whose grid is a `PointCloud`, has in addition."""
+    """The method that a `Source` of scattered points, whose grid is a `PointCloud`, has in addition."""
 
     def points(self, ids: Int[np.ndarray, " b"]) -> PointSet:
         """Return the points of the trajectories `ids`."""
@@ -265,7 +265,7 @@ def _list_group(file_name: str, file: h5py.File, group: str) -> tuple[str, ...]:
 
 
 def _get_numeric_dataset(file_name: str, file: h5py.File, dataset: str, kinds: str = "fiu") -> h5py.Dataset:
-    """Return a dataset. Raises `DataError` unless NumPy's letter for its kind of data type is in `kinds`."""
+    """Return a dataset. Raises `DataError` unless its `dtype.kind` is one of the letters `kinds`."""
     item = get_dataset(file_name, file, dataset, _HINT)
     if item.dtype.kind not in kinds:
         expected = "floating-point" if kinds == "f" else "integer" if kinds == "iu" else "numeric"
@@ -293,18 +293,18 @@ def _read_cloud(
     file: h5py.File,
     shape: tuple[int, ...],
     position_channels: tuple[str, ...],
-    axes: int,
+    axis_count: int,
     mask: np.ndarray,
 ) -> PointCloud:
     """Return the point cloud of a file whose fields have the `shape` (trajectories, times, points)."""
     if _get_numeric_dataset(file_name, file, "time", "f").shape != (shape[1],):
-        raise DataError(f"{file_name}: `time` must be an array of {shape[1]} numbers; give one for each frame")
+        raise DataError(f"{file_name}: `time` is not an array of {shape[1]} floats; give one time for each frame")
     start, dt = start_and_step(np.asarray(file["time"]), f"{file_name}: `time`", "store frames at evenly spaced times")
     if "box" in file:
         corners = np.asarray(_get_numeric_dataset(file_name, file, "box"), np.float64)
-        if corners.shape != (2, axes) or not (np.isfinite(corners).all() and (corners[1] > corners[0]).all()):
+        if corners.shape != (2, axis_count) or not (np.isfinite(corners).all() and (corners[1] > corners[0]).all()):
             raise DataError(
-                f"{file_name}: `box` is invalid; give an array (2, {axes}) of the lower and the upper corner"
+                f"{file_name}: `box` is invalid; give an array (2, {axis_count}) of the lower and the upper corner"
             )
     else:
         positions = np.asarray(file["positions" if position_channels else "points"], np.float64)

@@ -44,7 +44,6 @@ class OriginalFile:
 
     Attributes:
         name: Its name without folders.
-        layout: Name of its layout.
         files: Size in bytes and modification time in nanoseconds of every file that was read, by name.
     """
 
@@ -58,7 +57,6 @@ class ChannelStatistics:
     """Statistics of one channel over all points, frames and trajectories.
 
     Attributes:
-        count: Number of values.
         squares: Sum of the squared differences between the values and the mean.
     """
 
@@ -87,9 +85,7 @@ class Manifest(ShardManifest):
     """The manifest of a folder of shards, a JSON file.
 
     Attributes:
-        origin: The file that was converted.
         kind: Whether the data are trajectories or steady solutions.
-        frames: Number of frames in each trajectory.
         record_frames: Number of frames in each record; the last record of a trajectory may have fewer.
         shard_trajectories: Number of trajectories in each shard; the last shard may have fewer.
         compression: Compression option of the ArrayRecord writer.
@@ -272,7 +268,7 @@ class ShardsSource:
         return result
 
     def coefficient(self, name: str) -> Float[np.ndarray, " n"] | None:
-        """Return the values of a coefficient for all trajectories, or None if the original file and name lack it."""
+        """Return a coefficient's values for all trajectories, or None if the original file and its name lack it."""
         coefficients = {key.lower(): value for key, value in self.manifest.coefficients.items()}
         value: Any = coefficients.get(name.lower())
         if value is None and self.manifest.origin.layout != "described":
@@ -299,7 +295,7 @@ class ShardsSource:
     def _read_records(
         self, numbers: Int[np.ndarray, " r"], last_axes: tuple[int, ...]
     ) -> list[Float32[np.ndarray, "t *s c"]]:
-        """Return the records with these ascending numbers, which count the records of all shards together."""
+        """Return the records with these ascending numbers. Records are numbered consecutively through all shards."""
         per_trajectory = self.manifest.records_per_trajectory
         shard_indices = numbers // per_trajectory // self.manifest.shard_trajectories
         result = []

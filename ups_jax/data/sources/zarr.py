@@ -170,7 +170,7 @@ def _iterate_metadata_faults(name: str, content: Any) -> Iterator[str]:
 
 
 def _iterate_consolidated_entries(consolidated: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the key and the metadata of each array and group in consolidated metadata, which contain copies of all."""
+    """Yield the key and the metadata of each array and group in consolidated metadata, a copy of all metadata."""
     entries = consolidated.get("metadata") if isinstance(consolidated, dict) else None
     yield from entries.items() if isinstance(entries, dict) else ()
 
