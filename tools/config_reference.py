@@ -24,11 +24,13 @@ _INTRODUCTION = """\
 <!-- Written by `python tools/config_reference.py > docs/config.md`. Edit `ups_jax/config/schema/` instead. -->
 
 A configuration is a YAML file, such as those in `configs/`, and overrides on the command line, `optimizer.lr=1e-3`.
-A key that a file leaves out has the default below; a key that is not below is an error. Part 1 lists the keys of this
-system, part 2 those of the original system (the Universal Physics Stack) that have changed.
+A key that a file leaves out has the default below; a key that is not below is an error. Part 1 lists the keys. Part 2
+lists what differs from the original system, the Universal Physics Stack (UPS), which `ups_jax` re-implements.
 
-- `include: FILE` or `include: [FILE, ...]`, relative to the file that contains it, includes other files; the file's own
-  keys take precedence. Lists of named entries merge by name. The tag `!include` is refused.
+- `include: FILE` or `include: [FILE, ...]` includes other files, relative to the file that contains it. The keys of
+  that file take precedence. The tag `!include` is refused.
+- A list such as `data.tasks` replaces the included list. An entry with the `name` of an included one keeps the keys
+  that it does not set. Included entries that are not named again are dropped.
 - A dotted key enters a list by name or position: `data.tasks.burgers1d.path=F`, `data.tasks.0.path=F`.
 - YAML is read by the rules of version 1.2: `1e-3` is a number, `on` and `no` are strings.
 
@@ -40,10 +42,22 @@ system, part 2 those of the original system (the Universal Physics Stack) that h
 windows. `<name>` and `<n>` stand for the name and the position of an entry in a list.
 """
 _REFUSED_TABLE = """\
-# 2. Keys of the original system
+# 2. Differences from the original system
 
-A key of the original that is not in these tables has the same meaning here and the default of part 1. Command-line
-options of the original (gates, leaderboard, the W&B run of the pipeline) are not listed.
+A key of the original system that is not in these tables has the same meaning here and the default of part 1.
+
+## Options of the pipeline
+
+The options of `ups-jax pipeline` have the names of the original system, except for these:
+
+| original option | here |
+|---|---|
+| `--strict-exit` | a refusal always has exit code 6 |
+| `--eval-tau` | none: samples have no noise at the end |
+| `--copy-checkpoints` | none: a run keeps its checkpoints in `train/` |
+| `--run-dir` | `--runs-root` |
+| `--leaderboard-wandb*`, `--wandb-*` other than the mode | `logging.wandb` of the configuration |
+| `--skip-comparison`, `--analysis-max-rows` | `ups-jax leaderboard --compare` |
 
 ## Refused keys
 

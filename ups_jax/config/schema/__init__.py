@@ -57,7 +57,8 @@ class Config:
     """Seed of every random stream of a run: initial parameters, batches, noise."""
 
     deterministic: bool = False
-    """Make XLA use GPU kernels that repeat bit for bit, which are slower. CPU kernels always do."""
+    """Request GPU kernels from XLA that are bit-identical in every run; they are expected to be slower. CPU kernels are
+    always bit-identical."""
 
     runs: str = "runs"
     """Folder of the run directories, for commands without `--run-dir`."""

@@ -50,7 +50,7 @@ class SymmetryConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class TaskConfig:
-    """One task: where its data is, and properties of its equation, which are checked against the data."""
+    """One task: where its data is, and properties of its equation."""
 
     name: str
     """Name of the task; the name of a built-in task also selects the solver that generates its data."""
@@ -72,14 +72,14 @@ class TaskConfig:
     in the file's order."""
 
     periodic: tuple[str, ...] = ()
-    """Periodic axes (`x`, `y`, `z`); checked against transient data."""
+    """Periodic axes (`x`, `y`, `z`); checked against data on a grid."""
 
     symmetries: tuple[SymmetryConfig, ...] = ()
-    """Symmetries of the dynamics, used for augmentation; checked against transient data."""
+    """Symmetries of the dynamics, used for augmentation; checked against transient data on a grid."""
 
     conserved: tuple[str, ...] = ()
-    """Channels whose integral over space is constant in time, which the model then enforces exactly; checked against
-    transient data."""
+    """Channels whose integral over space is constant in time; checked against transient data on a grid. The model
+    conserves the integral to round-off on the training grid."""
 
     coefficients: dict[str, Literal["linear", "log10"]] = field(default_factory=dict)
     """PDE coefficients that condition the model, each with the scale on which it is standardized: `linear` or `log10`.
@@ -109,10 +109,12 @@ class SplitConfig:
     """Which trajectories are used for training, validation and test."""
 
     method: Literal["random", "pdebench", "hash", "file", "native", "listed"] = "random"
-    """How trajectories are divided where the files do not say. `random`: drawn with `seed`. `pdebench`: the first ones
-    are the test set (of seed groups, the last), those next to them the validation set. `hash`: by file and number, so
-    that adding files moves no trajectory. `file` (a pair of files) and `native` (a folder with `train`, `valid` and
-    `test`) require that the files say it. `listed`: the numbers in the file `path`."""
+    """How trajectories are divided if the `path` of the task does not name separate files. `random`: drawn with `seed`.
+    `pdebench`: in each file, the first trajectories are for test and the next ones for validation (counted from the end
+    in a file with a group for each trajectory). `hash`: by file and number, so that a trajectory stays in its split
+    when files are added. `listed`: the numbers in the file `path`. `file` and `native` are an error unless the data has
+    separate files: `file` requires a `path` with `train` and `test`, `native` a folder with `train`, `valid` and
+    `test`."""
 
     val: OpenFraction = 0.1
     """Share of the trajectories for validation; with separate files and no `val` file, share of the training files."""

@@ -83,8 +83,8 @@ class WandbConfig:
     metrics.jsonl has all records."""
 
     upload_checkpoints: bool = True
-    """Upload the best checkpoint at the end of a stage, which waits 1 second for every megabyte, at most 300
-    seconds."""
+    """Upload the best checkpoint at the end of a stage if the run is online. The stage waits for the upload: 1 second
+    for each megabyte, at most 300 seconds."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)

@@ -134,16 +134,17 @@ class DiffusionConfig:
     """Noise level before the last step, relative to the root mean square of the error."""
 
     model_rollout_steps: Count = 1
-    """Training states are reached by the operator in 0 to this many rollout steps, each number equally often."""
+    """Largest number of rollout steps of the operator before the step whose error the corrector learns. For each
+    window, the number is drawn uniformly from 0 to this value; with 0, all inputs are true frames."""
 
     input_noise: Weight = 0.0
-    """White noise on the first frames of these states, in standard deviations of the field."""
+    """White noise on the frames at which these rollouts start, in standard deviations of the field."""
 
     fold: Fraction = 0.0
-    """Share of the training trajectories (at least one) that the predictor is not trained on and that the corrector and
-    its distillation are trained on exclusively, so that they see errors on data that was not fitted. Drawn with
-    `data.split.seed`. Statistics still use the whole training split. An epoch of a stage covers the stage's
-    trajectories only: set `steps` or more `epochs` for correctors. Works for one task on a grid."""
+    """Share of the training trajectories (at least one) that is reserved for the corrector and its distillation. The
+    predictor is not trained on it, so the corrector learns errors on data to which the predictor was not fitted. The
+    trajectories are drawn with `data.split.seed`. Statistics still use the whole training split. An epoch of the
+    corrector covers the reserved trajectories only: set `steps`, or more `epochs`. Works for one task on a grid."""
 
     fixed_noise: bool = True
     """A member of an ensemble draws the noise of its corrections once for its whole rollout; `false` draws it in every
@@ -151,5 +152,5 @@ class DiffusionConfig:
 
     expected_share: Fraction = 0.25
     """Share of a batch's rows that train `flow` to predict the expected error, which corrects a single prediction; the
-    other rows train it to sample. A distilled corrector learns samples only; single predictions with it are corrected
-    by its teacher."""
+    other rows train it to sample. A distilled corrector learns to sample only: without an ensemble, its prediction is
+    that of its teacher."""

@@ -144,8 +144,8 @@ class StageDefaults:
     """Largest global norm of a gradient; `null` turns clipping off."""
 
     ema_decay: Fraction | None = None
-    """Decay for each step of the average of the parameters, which evaluations use; `null` averages over the last
-    fortieth of the steps so far."""
+    """Decay for each step of the moving average of the parameters, which evaluations use. `null` is the power-function
+    average, which covers about the last fortieth of the steps so far."""
 
     max_seconds: PositiveFloat | None = None
     """Time limit of a stage in seconds, validations included. The number of steps is computed from it before the first
@@ -258,8 +258,8 @@ class TrainingConfig(StageDefaults):
     """Time steps that the loss scores, each from the previous prediction."""
 
     pushforward: Count = 0
-    """Time steps without a gradient before the horizon. For each window a random number of them, the last 0 to all, are
-    predictions; the others are data."""
+    """Largest number of predicted time steps before those that the loss scores; they have no gradient. For each window,
+    the number is drawn uniformly from 0 to this value; with 0, the input is true frames."""
 
     truncate: Positive | None = None
     """Time steps of the horizon after which the gradient is cut; `null` never cuts it."""
@@ -317,8 +317,9 @@ class TrainingConfig(StageDefaults):
 
     tau_distribution: TauConfig = field(default_factory=TauConfig)
     distill_num_taus: Positive = 3
-    """Noise levels at which distillation compares a row in each step. With `aim: teacher` the first level is pure
-    noise: this is enough for sampling in one step; two steps need further levels."""
+    """Number of noise levels at which a row of a distillation step compares the student with its target. With `aim:
+    teacher`, the first level is pure noise and the others are random. One level suffices for sampling in one step;
+    sampling in two steps needs more."""
 
     eval_every: PositiveFloat = 1.0
     """Epochs between two validations."""
@@ -383,7 +384,7 @@ class StageConfig(StageDefaults):
     """
 
     epochs: Weight = 0.0
-    """Epochs of the stage; 0 turns it off."""
+    """Epochs of the stage. `--stage all` trains the stages whose `epochs` or `steps` are above 0."""
 
     steps: Count | None = None
     """Optimizer steps of the stage, in place of `epochs`."""
@@ -404,7 +405,9 @@ class DistillConfig(StageConfig):
     """`training.distill_num_taus` for each epoch; the last entry holds for all later epochs."""
 
     target_loss: Weight = 0.0
-    """The stage ends when the validation `distance` to the teacher is at most this; 0 never ends it."""
+    """The stage ends when the validation metric `distance` is at most this value; 0 never ends it. `distance` is the
+    mean square difference between samples of student and teacher, relative to the mean square of the teacher's
+    samples."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
