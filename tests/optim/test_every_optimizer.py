@@ -16,7 +16,7 @@ from ups_jax.data import batch_at, open_dataset
 from ups_jax.losses import operator_losses
 from ups_jax.optim import build_optimizer
 from ups_jax.optim.plateau import plateau_scale, update_plateau
-from ups_jax.optim.schedules import build_plateau
+from ups_jax.optim.schedules import build_plateau_rule
 from ups_jax.training.build import build_model
 from ups_jax.training.stages import stage_spec
 
@@ -28,7 +28,7 @@ Trained = Callable[[StageConfig], tuple[float, float]]
 def tiny_task(data_root: Any) -> tuple[float, Trained]:
     """The one-step error of persistence, and a function that trains: the model is compiled once for all optimizers."""
     cfg: Config = load(CONFIGS / "tiny.yaml", [f"data.root={data_root}"])
-    simulate.prepare(cfg)
+    simulate.generate_missing(cfg)
     dataset = open_dataset(cfg)
     model = build_model(cfg, dataset.task, "operator")
     spec = stage_spec("operator")
@@ -39,7 +39,7 @@ def tiny_task(data_root: Any) -> tuple[float, Trained]:
 
     def train(stage: StageConfig) -> tuple[float, float]:
         tx = build_optimizer(stage, STEPS, EPOCH)
-        rule = build_plateau(stage, STEPS, EPOCH, EVERY)
+        rule = build_plateau_rule(stage, STEPS, EPOCH, EVERY)
 
         @jax.jit
         def move(gradients: Any, state: Any, params: Any) -> Any:

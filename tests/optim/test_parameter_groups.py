@@ -15,7 +15,7 @@ from rich.console import Console
 from ups_jax.config import OptimizerConfig, StageConfig, load
 from ups_jax.data import Dataset
 from ups_jax.optim import build_optimizer, parameter_table
-from ups_jax.optim.parameter_groups import render_table, summarize
+from ups_jax.optim.parameter_groups import render_table, summarize_optimizers
 from ups_jax.training.build import abstract_state
 
 MUON = StageConfig(optimizer=OptimizerConfig(name="muon", weight_decay=0.1))
@@ -53,7 +53,7 @@ def test_spectral_weights_are_adams_and_the_table_says_why(waves: Dataset) -> No
     console.print(render_table(rows))
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert all(row.path in text for row in rows)
-    assert summarize(rows) in text
+    assert summarize_optimizers(rows) in text
 
 
 def test_stacked_kernels_are_muons() -> None:
@@ -71,6 +71,9 @@ def test_stacked_kernels_are_muons() -> None:
 
 def test_another_optimizer_has_all_parameters_and_one_line_sums_them_up() -> None:
     params = {"a": {"kernel": np.zeros((20, 100)), "bias": np.zeros(100)}}
-    assert summarize(parameter_table(params, StageConfig())) == "adamw 2 arrays, 2,100 numbers"
-    assert summarize(parameter_table(params, MUON)) == "muon 1 arrays, 2,000 numbers; adamw 1 arrays, 100 numbers"
+    assert summarize_optimizers(parameter_table(params, StageConfig())) == "adamw 2 arrays, 2,100 numbers"
+    assert (
+        summarize_optimizers(parameter_table(params, MUON))
+        == "muon 1 arrays, 2,000 numbers; adamw 1 arrays, 100 numbers"
+    )
     assert not any(row.decayed for row in parameter_table(params, StageConfig()))

@@ -17,7 +17,7 @@ from ups_jax.config import OptimizerConfig, SchedulerConfig, StageConfig, from_d
 from ups_jax.core.errors import ConfigError
 from ups_jax.data import Dataset
 from ups_jax.optim import build_optimizer, build_schedule
-from ups_jax.optim.schedules import build_plateau, check_schedule, host_schedule, patience_evaluations
+from ups_jax.optim.schedules import build_plateau_rule, check_schedule, host_schedule, patience_evaluations
 from ups_jax.training.run_length import make_plan
 from ups_jax.training.stages import enabled_stages
 
@@ -104,7 +104,7 @@ def test_epochs_are_so_many_steps(epochs: dict[str, Any], steps: dict[str, Any])
 def test_a_plateaus_patience_is_in_epochs_or_steps_and_a_tenth_of_the_run_by_default() -> None:
     def bad(**lengths: Any) -> int:
         stage = StageConfig(scheduler=SchedulerConfig(name="reducelronplateau", **lengths))
-        rule = build_plateau(stage, 400, 10, 20)
+        rule = build_plateau_rule(stage, 400, 10, 20)
         assert rule is not None
         return rule.patience
 
@@ -112,7 +112,7 @@ def test_a_plateaus_patience_is_in_epochs_or_steps_and_a_tenth_of_the_run_by_def
     assert [bad(patience=epochs) for epochs in (0, 1, 4, 5, 6)] == [1, 1, 3, 3, 4]
     assert bad(patience_steps=50) == bad(patience=5) == 3
     assert bad() == bad(patience_steps=40)
-    assert build_plateau(StageConfig(), 400, 10, 20) is None
+    assert build_plateau_rule(StageConfig(), 400, 10, 20) is None
 
 
 def test_a_stage_waits_for_more_than_its_patience() -> None:

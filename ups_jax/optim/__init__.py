@@ -15,13 +15,7 @@ from ups_jax.optim.schedules import build_schedule
 
 
 def build_optimizer(config: StageConfig, total_steps: int, steps_per_epoch: int) -> optax.GradientTransformation:
-    """Return the optimizer of a stage, with gradient clipping, weight decay and learning-rate schedule.
-
-    Args:
-        config: Configuration of the stage.
-        total_steps: Optimizer steps of the stage.
-        steps_per_epoch: Optimizer steps of an epoch.
-    """
+    """Return the optimizer of a stage, with gradient clipping, weight decay and learning-rate schedule."""
     settings = config.optimizer
     b1, b2 = settings.betas
     adam = partial(optax.scale_by_adam, b1=b1, b2=b2, eps=settings.eps)

@@ -41,7 +41,7 @@ def ema_params(params: Any, state: optax.EmaState, decay: float | None) -> Any:
     """Return the averaged parameters: m / (1 - decay^count) for a fixed decay, otherwise m.
 
     Args:
-        params: Current parameters, which are returned before the first update.
+        params: Current parameters; before the first update of the average, these are the result.
         state: State of the average.
         decay: Fixed decay, None for the power-function average.
     """

@@ -1,4 +1,4 @@
-"""Muon as an optax transformation: momentum, orthogonalised by a Newton-Schulz iteration (Jordan et al. 2024)."""
+"""The optimizer Muon as an optax transformation: it orthogonalises the momentum by a Newton-Schulz iteration."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ScaleByMuonState(NamedTuple):
 def scale_by_muon(
     momentum: float = 0.95, ns_steps: int = 5, scale: Literal["spectral", "rms"] = "spectral"
 ) -> optax.GradientTransformation:
-    """Return the transformation of gradients into scaled, nearly orthogonal matrices.
+    """Return the optax transformation that turns gradients into scaled, nearly orthogonal matrices.
 
     It applies Nesterov momentum, a Newton-Schulz iteration and a scale, but no learning rate. Every parameter is an
     (in, out) matrix, or a stack of matrices along leading axes. The kernel of a convolution must have the shape
@@ -70,7 +70,7 @@ def orthogonalize(matrices: Float[Array, "n i o"], steps: int = 5) -> Float[Arra
     The iteration is X <- a X + (b A + c A^2) X with A = X X^T, from X of Frobenius norm 1.
 
     Args:
-        matrices: Stack of matrices; the cost is lowest if they are at least as wide as high.
+        matrices: Stack of matrices; transpose matrices with more rows than columns, which cost more.
         steps: Number of iterations.
     """
     a, b, c = _COEFFICIENTS
@@ -82,7 +82,7 @@ def orthogonalize(matrices: Float[Array, "n i o"], steps: int = 5) -> Float[Arra
 
 
 def _orthogonalize_all(leaves: list[Array], steps: int, scale: Callable[[int, int], float]) -> list[Array]:
-    """Return the orthogonalised leaves, each times the scale of its shape.
+    """Return the leaves, orthogonalised and multiplied by `scale(rows, columns)`.
 
     Leaves of the same shape are processed as one batch, since many small matrix products have a high overhead.
     """

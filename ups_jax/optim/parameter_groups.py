@@ -24,11 +24,11 @@ _NO_DECAY = frozenset({"bias", "scale"})
 
 
 class ParameterGroup(NamedTuple):
-    """The optimizer of a parameter.
+    """The optimizer that updates a parameter.
 
     Attributes:
         name: `muon`, `adamw` or another optimizer.
-        reason: Reason if Muon does not update a matrix, otherwise empty.
+        reason: Why Muon does not update this parameter although it is a matrix; otherwise empty.
     """
 
     name: str
@@ -43,7 +43,7 @@ def muon_group(path: tuple[Any, ...], ndim: int) -> ParameterGroup:
 
     Args:
         path: Path of the parameter in the tree.
-        ndim: Its number of axes.
+        ndim: Number of axes of the parameter.
     """
     names = path_names(path)
     for name in names:
@@ -53,27 +53,22 @@ def muon_group(path: tuple[Any, ...], ndim: int) -> ParameterGroup:
 
 
 def muon_labels(params: Any) -> Any:
-    """Return the name of the group of each parameter, as a tree like `params`."""
+    """Return the name of the optimizer (`muon` or `adamw`) of each parameter, as a tree like `params`."""
     return jax.tree_util.tree_map_with_path(lambda path, leaf: muon_group(path, leaf.ndim).name, params)
 
 
 def has_weight_decay(path: tuple[Any, ...], ndim: int) -> bool:
-    """Return whether weight decay applies to a parameter: it excludes biases and the scales of norms.
-
-    Args:
-        path: Path of the parameter in the tree.
-        ndim: Its number of axes.
-    """
+    """Return whether weight decay applies to a parameter: not to biases, scales of norms and other vectors."""
     return ndim >= 2 and path_names(path)[-1] not in _NO_DECAY
 
 
 def add_decayed_weights(weight_decay: float) -> optax.GradientTransformation:
-    """Return `optax.add_decayed_weights`, restricted to the parameters with `has_weight_decay`.
+    """Return a transformation as `optax.add_decayed_weights`, but only for parameters with `has_weight_decay`.
 
     The mask argument of optax would add a level to the optimizer state and make older checkpoints unreadable.
     """
 
-    def add(path: tuple[Any, ...], update: Any, param: Any) -> Any:
+    def add_decay(path: tuple[Any, ...], update: Any, param: Any) -> Any:
         return update + weight_decay * param if has_weight_decay(path, param.ndim) else update
 
     def update(updates: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, optax.EmptyState]:
@@ -81,7 +76,7 @@ def add_decayed_weights(weight_decay: float) -> optax.GradientTransformation:
             raise ValueError(optax.NO_PARAMS_MSG)
         if weight_decay == 0.0:
             return updates, state
-        return jax.tree_util.tree_map_with_path(add, updates, params), state
+        return jax.tree_util.tree_map_with_path(add_decay, updates, params), state
 
     return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
 
@@ -93,15 +88,14 @@ def path_names(path: tuple[Any, ...]) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterRow:
-    """A row of the parameter table.
+    """A row of the parameter table, which describes one parameter array.
 
     Attributes:
         path: Path of the parameter, separated by slashes.
-        shape: Shape.
-        count: Number of entries.
-        optimizer: Name of the optimizer that updates it.
+        count: Number of entries of the array.
+        optimizer: Name of the optimizer that updates the parameter.
         decayed: Whether weight decay applies.
-        reason: Reason if Muon does not update a matrix, otherwise empty.
+        reason: `ParameterGroup.reason`.
     """
 
     path: str
@@ -117,7 +111,6 @@ def parameter_table(params: Any, config: StageConfig) -> list[ParameterRow]:
 
     Args:
         params: Parameters or their abstract shapes.
-        config: Configuration of the stage.
     """
     optimizer = config.optimizer
     rows = []
@@ -136,8 +129,8 @@ def parameter_table(params: Any, config: StageConfig) -> list[ParameterRow]:
     return rows
 
 
-def summarize(rows: Sequence[ParameterRow]) -> str:
-    """Return the number of arrays and parameters of each optimizer as one line, largest first."""
+def summarize_optimizers(rows: Sequence[ParameterRow]) -> str:
+    """Return a line with the numbers of arrays and of entries that each optimizer updates, largest first."""
     totals = {row.optimizer: [0, 0] for row in rows}
     for row in rows:
         totals[row.optimizer][0] += 1
@@ -147,8 +140,8 @@ def summarize(rows: Sequence[ParameterRow]) -> str:
 
 
 def render_table(rows: Sequence[ParameterRow]) -> Table:
-    """Return the rows as a table of rich, with the totals as its caption."""
-    table = Table("parameter", "shape", "numbers", "optimizer", "decay", "why", caption=summarize(rows))
+    """Return the rows as a `rich` table, whose caption has the totals of each optimizer."""
+    table = Table("parameter", "shape", "numbers", "optimizer", "decay", "why", caption=summarize_optimizers(rows))
     # Wrap long paths instead of truncating them: their end identifies the parameter.
     table.columns[0].overflow = "fold"
     table.columns[2].justify = "right"

@@ -19,9 +19,9 @@ class PlateauState(NamedTuple):
     """The state of the learning-rate reduction.
 
     Attributes:
-        scale: Factor of the learning rate.
+        scale: Factor by which the learning rate is multiplied.
         best: Lowest validation metric.
-        bad: Evaluations since the lowest metric or the last reduction.
+        bad: Number of evaluations without improvement since the lowest metric or the last reduction.
     """
 
     scale: Float[Array, ""]
@@ -36,8 +36,8 @@ class PlateauRule:
     Attributes:
         factor: Factor by which a reduction multiplies the scale.
         patience: Number of consecutive evaluations without improvement that causes a reduction.
-        threshold: An improvement is a metric below (1 - threshold) times the lowest one.
-        floor: Lowest scale.
+        threshold: An improvement is a metric below (1 - threshold) times the lowest metric.
+        floor: Lowest value of the scale.
     """
 
     factor: float
@@ -84,10 +84,9 @@ def next_plateau_state(state: PlateauState, metric: Float[Array, ""] | float, ru
 
 
 def update_plateau(opt_state: optax.OptState, metric: float, rule: PlateauRule | None) -> optax.OptState:
-    """Return the state of an optimizer after an evaluation.
+    """Return the state of an optimizer, with its `PlateauState` updated after an evaluation.
 
     Args:
-        opt_state: State of the optimizer.
         metric: Validation metric, lower is better.
         rule: Rule of the reduction; None leaves the state unchanged.
     """
@@ -99,6 +98,6 @@ def update_plateau(opt_state: optax.OptState, metric: float, rule: PlateauRule |
 
 
 def plateau_scale(opt_state: optax.OptState) -> float:
-    """Return the scale of the learning rate in an optimizer's state, 1 without a reduction on plateaus."""
+    """Return `PlateauState.scale` from the state of an optimizer; 1 if the optimizer has no such state."""
     state = optax.tree.get(opt_state, "PlateauState")
     return 1.0 if state is None else float(state.scale)

@@ -30,10 +30,8 @@ def build_schedule(
     stays at `eta_min`, unlike torch's, which rises again.
 
     Args:
-        config: Scheduler section of the configuration.
         learning_rate: Peak learning rate.
         total_steps: Optimizer steps of the stage.
-        steps_per_epoch: Optimizer steps of an epoch.
     """
     warmup = round(config.warmup * total_steps)
 
@@ -67,34 +65,29 @@ def build_schedule(
 
 
 def host_schedule(schedule: optax.Schedule, *, block_size: int = 4096) -> Callable[[int], float]:
-    """Return the schedule as a function on the host, precomputed in blocks of steps.
+    """Return the schedule as a host function, which computes the rates of `block_size` steps at a time on the device.
 
-    The host would otherwise block on the dispatched training steps to read a value. A block of the default size has
-    16 KB and covers at least half a minute.
-
-    Args:
-        schedule: Schedule on the device.
-        block_size: Steps per block.
+    Computing each rate on its own would make the host wait for the dispatched training steps. A block of the default
+    size has 16 KB and covers at least half a minute.
     """
 
     @jax.jit
-    def from_step(first: Int[Array, ""] | int) -> Float[Array, " n"]:
-        return jax.vmap(lambda step: jnp.asarray(schedule(step), jnp.float32))(first + jnp.arange(block_size))
+    def rates_from(first_step: Int[Array, ""] | int) -> Float[Array, " n"]:
+        return jax.vmap(lambda step: jnp.asarray(schedule(step), jnp.float32))(first_step + jnp.arange(block_size))
 
     @functools.lru_cache(maxsize=2)
     def block(number: int) -> np.ndarray:
-        return np.asarray(from_step(number * block_size))
+        return np.asarray(rates_from(number * block_size))
 
     return lambda step: float(block(step // block_size)[step % block_size])
 
 
-def build_plateau(config: StageConfig, total_steps: int, steps_per_epoch: int, eval_steps: int) -> PlateauRule | None:
-    """Return the rule that reduces the learning rate of a stage, None for schedules other than `reducelronplateau`.
+def build_plateau_rule(
+    config: StageConfig, total_steps: int, steps_per_epoch: int, eval_steps: int
+) -> PlateauRule | None:
+    """Return the rule that reduces the learning rate of a stage; None for schedules other than `reducelronplateau`.
 
     Args:
-        config: Configuration of the stage.
-        total_steps: Optimizer steps of the stage.
-        steps_per_epoch: Optimizer steps of an epoch.
         eval_steps: Optimizer steps between two evaluations.
     """
     scheduler = config.scheduler
@@ -102,7 +95,7 @@ def build_plateau(config: StageConfig, total_steps: int, steps_per_epoch: int, e
         return None
     patience = patience_evaluations(scheduler, steps_per_epoch, eval_steps)
     if patience is None:
-        patience = _evaluations_above(round(_PATIENCE_FRACTION * total_steps), eval_steps)
+        patience = _evaluations_to_exceed(round(_PATIENCE_FRACTION * total_steps), eval_steps)
     return PlateauRule(
         factor=scheduler.factor,
         patience=patience,
@@ -114,22 +107,17 @@ def build_plateau(config: StageConfig, total_steps: int, steps_per_epoch: int, e
 def check_schedule(
     config: SchedulerConfig, learning_rate: float, total_steps: int, steps_per_epoch: int, section: str
 ) -> None:
-    """Raise ConfigError if a schedule is inconsistent.
-
-    That is a cosine that ends before the warmup, or a lowest learning rate above the peak.
+    """Raise ConfigError if the cosine ends before the warmup does, or the lowest learning rate is above the peak.
 
     Args:
-        config: Scheduler section of the configuration.
         learning_rate: Peak learning rate.
-        total_steps: Optimizer steps of the stage.
-        steps_per_epoch: Optimizer steps of an epoch.
         section: Name of the section in messages.
     """
     lowest = {"cosineannealinglr": ("eta_min", config.eta_min), "reducelronplateau": ("min_lr", config.min_lr)}
     if config.name in lowest and lowest[config.name][1] > learning_rate:
         key, value = lowest[config.name]
         raise ConfigError(
-            f"{section}.{key} is {value:g}, above the learning rate {learning_rate:g}; set it below the learning rate"
+            f"{section}.{key}={value:g} is above the learning rate {learning_rate:g}; lower {section}.{key}"
         )
     warmup = round(config.warmup * total_steps)
     if config.t_max is None and config.t_max_steps is None:
@@ -143,30 +131,29 @@ def check_schedule(
 
 
 def patience_evaluations(config: StageConfig | SchedulerConfig, steps_per_epoch: int, eval_steps: int) -> int | None:
-    """Return the number of consecutive evaluations without improvement that exceeds the patience; None for no limit.
+    """Return after how many evaluations without improvement the patience is exhausted; None for no limit.
 
     Args:
-        config: Section of the configuration with `patience` or `patience_steps`.
-        steps_per_epoch: Optimizer steps of an epoch.
+        config: Section of the configuration with `patience` (in epochs) or `patience_steps`.
         eval_steps: Optimizer steps between two evaluations.
     """
     patience = _length_in_steps(config.patience, config.patience_steps, steps_per_epoch)
-    return None if patience is None else _evaluations_above(patience, eval_steps)
+    return None if patience is None else _evaluations_to_exceed(patience, eval_steps)
 
 
-def _evaluations_above(steps: int, eval_steps: int) -> int:
-    """Return the smallest number of evaluations that span more than `steps` optimizer steps."""
+def _evaluations_to_exceed(steps: int, eval_steps: int) -> int:
+    """Return the smallest number of evaluations that together span more than `steps` optimizer steps."""
     return steps // eval_steps + 1
 
 
 def _length_in_steps(epochs: float | None, steps: int | None, steps_per_epoch: int) -> int | None:
-    """Return a length in optimizer steps, configured in steps or epochs; None if neither is configured."""
+    """Return in optimizer steps a length that is configured in steps or in epochs; None if both are None."""
     if steps is not None:
         return steps
     return None if epochs is None else round(epochs * steps_per_epoch)
 
 
 def _cosine_end(config: SchedulerConfig, total_steps: int, steps_per_epoch: int) -> int:
-    """Return the step at which the cosine ends: `t_max`, by default the last step."""
+    """Return the step at which the cosine ends: that of `t_max` or `t_max_steps`, by default the last step."""
     end = _length_in_steps(config.t_max, config.t_max_steps, steps_per_epoch)
     return total_steps if end is None else end
