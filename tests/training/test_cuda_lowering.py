@@ -25,7 +25,7 @@ def test_a_transient_step_lowers_for_cuda(waves: Dataset, tiny: Config, stage: s
 
 def test_a_steady_step_lowers_for_cuda(data_root: Path) -> None:
     cfg = load("configs/tiny_steady.yaml", [f"data.root={data_root}", *ON[:-1]])
-    simulate.prepare(cfg)
+    simulate.generate_missing(cfg)
     lowers_for_cuda(cfg, open_dataset(cfg), "steady_prior")
 
 

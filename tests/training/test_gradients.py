@@ -19,7 +19,7 @@ from ups_jax.data import Dataset, steps_per_epoch
 from ups_jax.losses import StepContext
 from ups_jax.models.batch import Batch, with_draws
 from ups_jax.training.build import build_model
-from ups_jax.training.gradients import make_gradient_fn, split
+from ups_jax.training.gradients import make_gradient_fn, split_rows
 
 SMALL = ["operator.spectral.depth=1", "operator.spectral.hidden_dim=8", "latent.dim=4", "training.batch_size=8"]
 KEY = jax.random.key(3)
@@ -60,7 +60,7 @@ def test_k_micro_batches_are_one_batch_of_the_rows_that_count(rows: int, micro_b
 
 def test_a_last_group_is_filled_with_rows_that_do_not_count() -> None:
     _, batch = problem(7, 7)
-    groups = split(batch, 3)
+    groups = split_rows(batch, 3)
     assert groups.inputs.shape == (3, 3, 3)
     np.testing.assert_array_equal(groups.mask, [[1, 1, 1], [1, 1, 1], [1, 0, 0]])
     assert np.isfinite(groups.inputs).all()

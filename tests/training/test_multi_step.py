@@ -32,7 +32,7 @@ shared_programs = pytest.fixture(scope="module", autouse=True)(sharing)
 @pytest.fixture
 def cfg(data_root: Path) -> Config:
     cfg = load(CONFIGS / "tiny.yaml", [f"data.root={data_root}", *SMALL_MODEL])
-    simulate.prepare(cfg)
+    simulate.generate_missing(cfg)
     return cfg
 
 
@@ -77,18 +77,18 @@ def test_every_step_of_a_call_is_on_file_and_a_run_of_single_steps_has_the_same_
 ) -> None:
     small = every_step_told(cfg, "stages.operator.steps=22", "training.eval_every=0.625")
     counts: list[int] = []
-    begin = CallPace.begin
+    begin = CallPace.begin_call
 
     def counted(self: CallPace, at_most: int) -> int:
         counts.append(begin(self, at_most))
         return counts[-1]
 
-    monkeypatch.setattr(CallPace, "begin", counted)
+    monkeypatch.setattr(CallPace, "begin_call", counted)
     train(small, "operator", tmp_path / "several", console=Console(quiet=True))
     # An evaluation every ten steps and the end, which no call goes over.
     assert sum(counts) == 22 and max(counts) > 1
     assert {10, 20} <= set(np.cumsum(counts).tolist())
-    monkeypatch.setattr(CallPace, "begin", lambda self, at_most: 1)
+    monkeypatch.setattr(CallPace, "begin_call", lambda self, steps_left: 1)
     train(small, "operator", tmp_path / "single", console=Console(quiet=True))
     curves = [
         [(record["step"], record["loss"], record["lr"]) for record in read_jsonl(tmp_path / name / "metrics.jsonl")]
@@ -103,7 +103,7 @@ def test_a_run_that_diverges_within_a_call_ends_as_one_of_single_steps(
     diverging = every_step_told(cfg, "optimizer.lr=1e30", "training.max_skips=3", "stages.operator.grad_clip=null")
     said, curves = [], []
     for most in (1, 4):
-        monkeypatch.setattr(CallPace, "begin", lambda self, at_most, most=most: min(most, at_most))
+        monkeypatch.setattr(CallPace, "begin_call", lambda self, steps_left, most=most: min(most, steps_left))
         with pytest.raises(DivergedError) as error:
             train(diverging, "operator", tmp_path / str(most), console=Console(quiet=True))
         said.append(str(error.value))
@@ -122,7 +122,7 @@ def test_calls_are_as_long_as_their_seconds(monkeypatch: pytest.MonkeyPatch) -> 
 
     def call(seconds_each: float, left: int = 100) -> int:
         """A call begins, and the one before it is waited for."""
-        before.append(calls.begin(left))
+        before.append(calls.begin_call(left))
         now[0] += seconds_each * before[-2] if len(before) > 1 else 0.0
         return before[-1]
 
@@ -132,7 +132,7 @@ def test_calls_are_as_long_as_their_seconds(monkeypatch: pytest.MonkeyPatch) -> 
     assert [call(5.0) for _ in range(3)] == [3, 1, 1]
     assert call(0.01) == 1 and call(0.01, left=5) == 5
     # What came between says nothing of a call, and neither does the dispatch of the first one after it.
-    calls.interrupt()
+    calls.discard_timing()
     before.clear()
     now[0] += 60
     assert [call(5.0) for _ in range(4)] == [8, 8, 1, 1]

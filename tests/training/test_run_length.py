@@ -21,10 +21,10 @@ from ups_jax.data import Dataset
 from ups_jax.trainer import stage_run
 from ups_jax.trainer import train as training
 from ups_jax.training.run_length import (
-    eval_steps,
+    evaluation_interval,
     measure_seconds,
     measure_seconds_per_step,
-    plan_and_record,
+    plan_and_record_entries,
     steps_within,
 )
 
@@ -93,7 +93,7 @@ def test_seconds_are_planned_once_and_anew_only_when_they_change(waves: Dataset)
             return measured
 
         cfg = load(CONFIGS / "tiny.yaml", [f"training.max_seconds={seconds}"])
-        plan, record = plan_and_record(cfg, waves, "operator", recorded, measure)
+        plan, record = plan_and_record_entries(cfg, waves, "operator", recorded, measure)
         return plan.total_steps, record
 
     steps, record = plan("10", {}, 0.125)
@@ -110,8 +110,8 @@ def test_seconds_are_planned_once_and_anew_only_when_they_change(waves: Dataset)
 
 def test_the_stage_s_own_seconds_win_and_length_is_no_part_of_the_digest(waves: Dataset) -> None:
     cfg = load(CONFIGS / "tiny.yaml", ["training.max_seconds=10", "stages.operator.max_seconds=5"])
-    assert plan_and_record(cfg, waves, "operator", {}, lambda: 0.5)[0].total_steps == 10
-    assert eval_steps(cfg, waves, "operator") == 4 * (16 * 8 // 16)
+    assert plan_and_record_entries(cfg, waves, "operator", {}, lambda: 0.5)[0].total_steps == 10
+    assert evaluation_interval(cfg, waves, "operator") == 4 * (16 * 8 // 16)
 
 
 def test_a_library_user_is_told_that_seconds_are_the_script_s(waves: Dataset) -> None:

@@ -11,7 +11,7 @@ from ups_jax.config import Config
 from ups_jax.core.errors import CheckpointError
 from ups_jax.core.stage_names import STAGES
 from ups_jax.runs.directory import RunDirectory
-from ups_jax.trainer.preflight import check_needs
+from ups_jax.trainer.preflight import check_required_stages
 from ups_jax.trainer.train import train
 from ups_jax.training.stages import stage_spec
 
@@ -25,10 +25,10 @@ def test_a_missing_prerequisite_names_the_command_that_makes_it(tmp_path: Path) 
     spec = stage_spec("diffusion_residual")
     for kind, parent in (("transient", "operator"), ("steady", "steady_prior")):
         with pytest.raises(CheckpointError, match=rf"{parent}.*--stage {parent} --run-dir") as caught:
-            check_needs(RunDirectory(tmp_path), spec, kind)
+            check_required_stages(RunDirectory(tmp_path), spec, kind)
         assert caught.value.exit_code == 4
         (tmp_path / "checkpoints" / parent).mkdir(parents=True)
-        check_needs(RunDirectory(tmp_path), spec, kind)
+        check_required_stages(RunDirectory(tmp_path), spec, kind)
 
 
 def test_a_refused_stage_leaves_no_directory(tiny: Config, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from ups_jax.models import Conditions, normalize
 from ups_jax.models.parameter_sharing import ParameterSubset
 from ups_jax.optim import ema_params
 from ups_jax.training.build import build_model
-from ups_jax.training.step import Update
+from ups_jax.training.step import StateUpdate
 
 KEY = jax.random.key(5)
 
@@ -225,7 +225,7 @@ def test_an_update_is_the_same_by_a_branch_and_by_a_select(
     gradient = jax.tree.map(lambda leaf: np.full_like(leaf, 0.1 if finite else np.inf), start.params)
     for branch in (True, False):
         if branch not in ways:
-            ways[branch] = jax.jit(Update(tx, 0.9, quiet.training, ParameterSubset(), branch=branch).apply)
+            ways[branch] = jax.jit(StateUpdate(tx, 0.9, quiet.training, ParameterSubset(), branch=branch).apply)
     by_branch, by_select = (ways[branch](start, np.float32(1), gradient) for branch in (True, False))
     jax.tree.map(
         lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-9),

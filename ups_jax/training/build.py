@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from ups_jax import simulate
 from ups_jax.config import Config, ParallelConfig
 from ups_jax.core.errors import ConfigError
-from ups_jax.core.rng import stream
+from ups_jax.core.rng import jax_stream_key
 from ups_jax.core.stage_names import STAGES
 from ups_jax.core.task import Task
 from ups_jax.core.xla import require_determinism
@@ -35,12 +35,7 @@ from ups_jax.training.state import TrainState, create_train_state
 
 
 class ModelAndOptimizer(NamedTuple):
-    """The model and the optimizer of a stage.
-
-    Attributes:
-        model: Model of the task; a `JointModel` for several tasks.
-        tx: Optimizer.
-    """
+    """The model and the optimizer `tx` of a stage; for several tasks the model is a `JointModel`."""
 
     model: StageModel | JointModel
     tx: optax.GradientTransformation
@@ -50,9 +45,7 @@ def build(cfg: Config, dataset: Dataset | Mixture | None = None, *, stage: str =
     """Return the model and the optimizer of a stage.
 
     Args:
-        cfg: Configuration.
         dataset: Training data; by default the data of the configuration is opened.
-        stage: Name of the stage.
 
     Raises:
         ConfigError: The stage does not support the data, or the widths of the model are inconsistent.
@@ -60,7 +53,7 @@ def build(cfg: Config, dataset: Dataset | Mixture | None = None, *, stage: str =
     """
     require_determinism(cfg.deterministic)
     if dataset is None:
-        simulate.prepare(cfg)
+        simulate.generate_missing(cfg)
         data: Dataset | Mixture = open_mixture(cfg)
     else:
         data = dataset
@@ -105,14 +98,14 @@ def build_joint_model(cfg: Config, tasks: Sequence[Task], stage: str) -> JointMo
             f"stage {stage} supports a single task, but data.tasks has {len(tasks)} ({names}); set "
             f"stages.{stage}.epochs to 0, or train this stage in a run with one of these tasks"
         )
-    examples = tuple(template_batch(task, min_frames(cfg, task)) for task in tasks)
+    examples = tuple(template_batch(task, min_frames_for_init(cfg, task)) for task in tasks)
     key = jax.random.key(0)
     trees = [jax.eval_shape(partial(spec.init, model), key, row) for model, row in zip(models, examples, strict=True)]
     return JointModel(models, plan_sharing([task.name for task in tasks], trees), examples)
 
 
-def min_frames(cfg: Config, task: Task) -> int:
-    """Return the minimum number of frames from which the parameters of a model can be initialised."""
+def min_frames_for_init(cfg: Config, task: Task) -> int:
+    """Return the minimum number of frames of a batch with which the parameters of a model can be initialised."""
     return 1 if task.kind == "steady" else cfg.data.context + 1
 
 
@@ -127,45 +120,42 @@ def init_state(
 ) -> TrainState:
     """Return the initial train state of a stage, deterministic in `key`.
 
-    A stage with parents (stages that must be trained before it) additionally takes values from them:
-    `ups_jax.trainer.parents.init_from_parents`.
+    If the stage has parents (stages that must be trained before it), pass the result to
+    `ups_jax.trainer.parents.init_from_parents`, which adds the values that the stage takes from them.
 
     Args:
-        model: Model of the stage.
         tx: Optimizer of the stage.
-        batch: Batch that provides the shapes; for several tasks, a batch of the first.
+        batch: Batch that provides the shapes; for several tasks, a batch of the first task.
         key: Key of the initial parameters and of all later random numbers of the run.
-        stage: Name of the stage.
-        cfg: Configuration. It is required if it enables the detection of loss spikes, whose window is part of the
-            state. With a configuration, the state is created sharded over the mesh of `cfg.parallel`.
+        cfg: Configuration. It is required for the detection of loss spikes, because the state then contains the recent
+            losses. With a configuration, the state is sharded over the mesh of `cfg.parallel`.
     """
     spec, joint = stage_spec(stage), as_joint_model(model)
 
-    def fresh(key: Key[Array, ""], batch: Batch) -> TrainState:
-        params = joint.init(spec, stream(key, "init"), first_row(batch))
+    def new_state(key: Key[Array, ""], batch: Batch) -> TrainState:
+        params = joint.init(spec, jax_stream_key(key, "init"), first_row(batch))
         scale_channels = len(joint.task.channels) if spec.has_scale else None
         return create_train_state(params, tx, key, cfg, scale_channels=scale_channels)
 
     if cfg is None:
-        return jax.jit(fresh)(key, batch)
+        return jax.jit(new_state)(key, batch)
     mesh = make_mesh(cfg.parallel)
-    return jax.jit(lambda key, batch: with_sharding(mesh, fresh(key, batch)))(key, batch)
+    return jax.jit(lambda key, batch: with_sharding(mesh, new_state(key, batch)))(key, batch)
 
 
 def abstract_state(config: Config, task: Task | Sequence[Task], stage: str) -> TrainState:
-    """Return the shapes and types of the train state of a stage, without sharding.
+    """Return the train state of a stage as abstract arrays with shapes and dtypes, without sharding.
 
     Args:
-        config: Configuration.
         task: Task or tasks of the run.
-        stage: Name of the stage.
     """
     tasks = (task,) if isinstance(task, Task) else tuple(task)
     config = replace(config, parallel=ParallelConfig(data=1))
     # The shapes of the state do not depend on the lengths of the schedule.
     tx = build_optimizer(getattr(config.stages, stage), 1, 1)
-    fresh = partial(init_state, build_joint_model(config, tasks, stage), tx, stage=stage, cfg=config)
-    return jax.eval_shape(fresh, template_batch(tasks[0], min_frames(config, tasks[0])), jax.random.key(0))
+    new_state = partial(init_state, build_joint_model(config, tasks, stage), tx, stage=stage, cfg=config)
+    batch = template_batch(tasks[0], min_frames_for_init(config, tasks[0]))
+    return jax.eval_shape(new_state, batch, jax.random.key(0))
 
 
 @dataclass(frozen=True)
@@ -175,7 +165,7 @@ class JointModel:
     Attributes:
         models: Model of each task.
         sharing: Parameters that the models share.
-        examples: Batch of one row for each task, which provides the shapes; empty for a single task.
+        examples: For each task, a batch of one row with the shapes of the task; empty for a single task.
     """
 
     models: tuple[StageModel, ...]
@@ -194,13 +184,7 @@ class JointModel:
         return only
 
     def init(self, spec: StageSpec, key: Key[Array, ""], first: Batch) -> PyTree:
-        """Return initial parameters of all models.
-
-        Args:
-            spec: Stage.
-            key: Key of the parameters.
-            first: Batch of one row of the first task.
-        """
+        """Return the initial joint parameters; `first` is a batch of one row of the first task."""
         rows = [first, *self.examples[1:]]
         return self.sharing.joint_params(
             [spec.init(model, key, row) for model, row in zip(self.models, rows, strict=True)]
@@ -208,19 +192,19 @@ class JointModel:
 
     def losses(self, spec: StageSpec, cfg: Config) -> list[StageLoss]:
         """Return the loss of each task as a function of the joint parameters."""
-        return [self._on_joint_params(spec.losses(model, cfg), number) for number, model in enumerate(self.models)]
+        return [self._with_joint_params(spec.losses(model, cfg), number) for number, model in enumerate(self.models)]
 
     def parameter_subsets(self) -> list[ParameterSubset]:
-        """Return the parameters that each task's model uses."""
-        return [self.sharing.subset(number) for number in range(len(self.models))]
+        """Return, for each task, the subset of the joint parameters that the model of the task uses."""
+        return [self.sharing.parameter_subset(number) for number in range(len(self.models))]
 
-    def _on_joint_params(self, loss: StageLoss, number: int) -> StageLoss:
-        """Return the loss of one task as a function of the joint parameters."""
+    def _with_joint_params(self, loss: StageLoss, task_number: int) -> StageLoss:
+        """Return the loss of a task, which takes the parameters of its model, as a function of the joint parameters."""
 
         def task_loss(
             params: PyTree, batch: Batch, key: Key[Array, ""], context: StepContext
         ) -> tuple[Float[Array, ""], Terms]:
-            return loss(self.sharing.task_params(params, number), batch, key, context)
+            return loss(self.sharing.task_params(params, task_number), batch, key, context)
 
         return task_loss
 
@@ -233,15 +217,11 @@ def as_joint_model(model: StageModel | JointModel) -> JointModel:
 def joint_validation(
     model: JointModel, spec: StageSpec, data: Dataset | Mixture, cfg: Config, parents: Parents
 ) -> Validate:
-    """Return the validation function of a stage: weights -> metrics, averaged over the tasks.
+    """Return the function from the weights of a stage to its validation metrics, averaged over the tasks.
 
-    With several tasks, the metrics of each task are included as `{task}/{metric}`.
+    With several tasks, the result also has the metrics of each task, as `{task}/{metric}`.
 
     Args:
-        model: Models of the tasks.
-        spec: Stage.
-        data: Data of the tasks.
-        cfg: Configuration.
         parents: Weights of the stages that this stage needs.
     """
     validations = [
@@ -255,13 +235,13 @@ def joint_validation(
             for number, task_validate in enumerate(validations)
         ]
         means = {name: float(np.mean([metrics[name] for metrics in task_metrics])) for name in task_metrics[0]}
-        return means | metrics_by_task(model.tasks, task_metrics)
+        return means | prefix_with_task(model.tasks, task_metrics)
 
     return validations[0] if len(validations) == 1 else validate
 
 
-def metrics_by_task(tasks: Sequence[Task], task_metrics: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Return the metrics of all tasks in one dictionary, with names `{task}/{metric}`."""
+def prefix_with_task(tasks: Sequence[Task], task_metrics: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Combine the metrics of all tasks into one dictionary with the keys `{task}/{metric}`."""
     return {
         f"{task.name}/{name}": value
         for task, metrics in zip(tasks, task_metrics, strict=True)
@@ -270,12 +250,12 @@ def metrics_by_task(tasks: Sequence[Task], task_metrics: Sequence[dict[str, floa
 
 
 def template_batch(task: Task, frames: int) -> Batch:
-    """Return a batch of one row with the shapes of a task, filled with zeros and ones."""
+    """Return a batch of one row that has the shapes of a task and placeholder values (zeros and ones)."""
     width = len(task.coefficients)
     point_arrays: dict[str, Any] = {}
     if task.scattered:
         axes = 0 if task.moving else len(task.axes)
-        point_arrays = {"coords": jnp.zeros((1, task.points, axes)), "point_mask": jnp.ones((1, task.points))}
+        point_arrays = {"coords": jnp.zeros((1, task.num_points, axes)), "point_mask": jnp.ones((1, task.num_points))}
     return Batch(
         fields=jnp.zeros((1, frames, *task.shape, len(task.channels))),
         inputs=jnp.zeros((1, *task.shape, len(task.inputs))),
@@ -292,23 +272,20 @@ def trains_on_latents(cfg: Config, stage: str) -> bool:
 
 
 def frozen_codec_subset(spec: StageSpec, model: StageModel, cfg: Config) -> ParameterSubset:
-    """Return the parameter subset for training on cached latents, in which the codec is frozen."""
-    first = template_batch(model.task, min_frames(cfg, model.task))
+    """Return the subset for training on cached latents: the codec is frozen, all other parameters are trained."""
+    first = template_batch(model.task, min_frames_for_init(cfg, model.task))
     paths = frozenset(flatten_dict(jax.eval_shape(partial(spec.init, model), jax.random.key(0), first)))
     codec = frozenset(path for path in paths if path[0] == CODEC)
     return ParameterSubset(used=paths - codec, frozen=codec)
 
 
 def averaged_params(cfg: Config, stage: str, state: TrainState, decay: float | None) -> PyTree:
-    """Return the averaged parameters of a state.
+    """Return the averaged parameters of a state, but the parameters themselves of a frozen codec.
 
-    A frozen codec keeps its parameters: their average differs by round-off.
+    The average of constant parameters would differ from them by round-off.
 
     Args:
-        cfg: Configuration.
-        stage: Name of the stage.
-        state: Train state.
-        decay: Decay of the average, None for the power-function average.
+        decay: Fixed decay of the average; None for the power-function average.
     """
     average = ema_params(state.params, state.ema, decay)
     return {**average, CODEC: state.params[CODEC]} if trains_on_latents(cfg, stage) else average

@@ -32,14 +32,11 @@ StackedStep = Callable[[TrainState, Batches, PyTree], tuple[TrainState, dict[str
 def steps_per_call(cfg: Config, data: Mixture, first: Batch, mesh: Mesh) -> int:
     """Return the maximum number of steps per call: up to 8 for one task on one CPU device, otherwise 1.
 
-    On a GPU, every iteration of the loop synchronises with the host. Batches of several tasks differ in shape. With
-    large batches, the overhead of a call is negligible.
+    Other cases exclude several steps per call: on a GPU, every iteration of a loop synchronises with the host; batches
+    of several tasks differ in shape; and with large batches, the overhead of a call is negligible.
 
     Args:
-        cfg: Configuration.
-        data: Data of the run.
-        first: A batch of the stage, for its size in bytes.
-        mesh: Mesh of the run.
+        first: A batch of the stage; its size in bytes limits the number of steps.
     """
     # Without compilation a call has no overhead, and single steps are easier to debug.
     if not cfg.training.compile or not is_one_cpu(mesh) or len(data.tasks) > 1:
@@ -48,15 +45,15 @@ def steps_per_call(cfg: Config, data: Mixture, first: Batch, mesh: Mesh) -> int:
 
 
 def scan_steps(step: Step, max_steps: int) -> StackedStep:
-    """Return a function that makes several steps of `step`, one for each used batch of a stack.
+    """Return a function that calls `step` once for each used batch of a stack.
 
     Args:
         step: Train step (state, batch, parents) -> (state, metrics).
-        max_steps: Number of batches in a stack.
+        max_steps: Number of batches in a stack, used and unused.
 
     Returns:
-        A function (state, stacked batches, parents) -> (state, metrics), whose metrics have `max_steps` entries each;
-        those of unused batches are zero.
+        A function (state, stacked batches, parents) -> (state, metrics). Each metric has `max_steps` entries, which are
+        zero for unused batches.
     """
 
     def steps(state: TrainState, stacked: Batches, parents: PyTree) -> tuple[TrainState, dict[str, Array]]:
@@ -76,32 +73,27 @@ def scan_steps(step: Step, max_steps: int) -> StackedStep:
 
 
 def stack_batches(batches: Sequence[Batch], max_steps: int) -> Batches:
-    """Return batches in the form that a step with `steps_per_call` > 1 takes.
+    """Stack batches along a new first axis, as one call of a train step with `steps_per_call` > 1 takes them.
 
     Args:
         batches: One to `max_steps` batches of the same shape.
         max_steps: `steps_per_call` of the train step; copies of the last batch fill the stack.
 
     Returns:
-        The batches, stacked along a new first axis, and their number before filling.
+        The stacked batches, and the number of batches without the copies.
     """
     filled = [*batches, *[batches[-1]] * (max_steps - len(batches))]
     return jax.tree.map(lambda *rows: np.stack(rows), *filled), np.int32(len(batches))
 
 
 def make_batch_transfer(mesh: Mesh, max_steps: int) -> Callable[[Sequence[Batch]], Batch | Batches]:
-    """Return the function that prepares the batches of a call for a train step with `max_steps` steps per call."""
+    """Return the function that turns the batches of a call into the batch argument of the train step."""
     if max_steps > 1:
         return partial(stack_batches, max_steps=max_steps)
     return lambda batches: batch_for_step(mesh, *batches)
 
 
 def unstack_metrics(metrics: Mapping[str, Array], count: int) -> list[dict[str, float]]:
-    """Return the metrics of each step of a call as Python floats; this blocks until the device has computed them.
-
-    Args:
-        metrics: Metrics of the call.
-        count: Number of steps of the call.
-    """
+    """Return the metrics of each of the `count` steps of a call as floats; this waits until the call has ended."""
     values = {name: np.reshape(value, -1) for name, value in jax.device_get(metrics).items()}
     return [{name: float(value[number]) for name, value in values.items()} for number in range(count)]

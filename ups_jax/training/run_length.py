@@ -22,13 +22,7 @@ from ups_jax.optim.schedules import check_schedule
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The length of a stage, in optimizer steps.
-
-    Attributes:
-        total_steps: Steps of the stage.
-        steps_per_epoch: Steps of an epoch of its data.
-        eval_steps: Steps between two evaluations.
-    """
+    """The lengths of a stage, of an epoch and of the interval between two evaluations, in optimizer steps."""
 
     total_steps: int
     steps_per_epoch: int
@@ -37,11 +31,11 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """The measurement from which `max_seconds` is converted to steps.
+    """The time limit of a stage and the measured time per step, from which the number of steps is computed.
 
     Attributes:
         max_seconds: Time limit of the stage, in seconds.
-        seconds_per_step: Measured time of a step, with its share of a validation.
+        seconds_per_step: Measured time of a step, plus its share of the time of a validation.
     """
 
     max_seconds: float
@@ -52,35 +46,32 @@ def make_plan(cfg: Config, data: Dataset | Mixture, stage: str, steps: int | Non
     """Return the length of a stage.
 
     Args:
-        cfg: Configuration.
-        data: Data of the run.
-        stage: Name of the stage.
-        steps: Total steps; by default `steps` or `epochs` of the stage's configuration.
+        steps: Total steps; None for `steps` or `epochs` of the stage's configuration.
 
     Raises:
-        ConfigError: The stage has no length, or only `max_seconds`, or its learning-rate schedule is inconsistent.
+        ConfigError: The stage has no length or only `max_seconds`, or its learning-rate schedule is inconsistent.
     """
     settings = getattr(cfg.stages, stage)
     epoch_steps = steps_per_epoch(data, cfg, stage)
     if steps is None and settings.max_seconds is not None:
         raise ConfigError(
             f"key `stages.{stage}.max_seconds`: only the command `{command('train')}` can convert seconds to steps; "
-            f"set the key to null and set stages.{stage}.steps"
+            f"set stages.{stage}.max_seconds to null and set stages.{stage}.steps"
         )
     if steps is None:
         steps = settings.steps if settings.steps is not None else math.ceil(settings.epochs * epoch_steps)
     if steps == 0:
         raise ConfigError(f"stages.{stage} is disabled (epochs: 0); set its epochs, steps or max_seconds")
     check_schedule(settings.scheduler, settings.optimizer.lr, steps, epoch_steps, f"stages.{stage}.scheduler")
-    return Plan(total_steps=steps, steps_per_epoch=epoch_steps, eval_steps=eval_steps(cfg, data, stage))
+    return Plan(total_steps=steps, steps_per_epoch=epoch_steps, eval_steps=evaluation_interval(cfg, data, stage))
 
 
-def eval_steps(cfg: Config, data: Dataset | Mixture, stage: str) -> int:
-    """Return the number of steps between two evaluations, from `training.eval_every` in epochs."""
+def evaluation_interval(cfg: Config, data: Dataset | Mixture, stage: str) -> int:
+    """Return the number of steps between two evaluations, converted from `training.eval_every`, a number of epochs."""
     return max(1, round(cfg.training.eval_every * steps_per_epoch(data, cfg, stage)))
 
 
-def plan_and_record(
+def plan_and_record_entries(
     cfg: Config,
     data: Dataset | Mixture,
     stage: str,
@@ -88,22 +79,19 @@ def plan_and_record(
     measure: Callable[[], float],
     plan: Plan | None = None,
 ) -> tuple[Plan, JsonObject]:
-    """Return the length of a stage, and the entries of its record that a resume needs.
+    """Return the length of a stage, and the entries to add to the stage's record in run.json.
 
     Without `max_seconds`, the configuration determines the length and nothing is recorded. With `max_seconds`, the time
     of a step is measured once and recorded. A resume with the same `max_seconds` keeps the recorded number of steps; a
     resume with another value computes a new total from the recorded time of a step.
 
     Args:
-        cfg: Configuration.
-        data: Data of the run.
-        stage: Name of the stage.
         recorded: Record of the stage in run.json.
         measure: Function that measures the seconds per step.
-        plan: Length from the configuration, if the caller has computed it already.
+        plan: Result of `make_plan`, if the caller has called it already.
 
     Returns:
-        The length, and the entries `planned_steps` and `budget`, or none.
+        The length, and the entries `planned_steps` and `budget`; without `max_seconds`, no entries.
     """
     seconds = getattr(cfg.stages, stage).max_seconds
     if seconds is None:
@@ -136,21 +124,19 @@ def measure_seconds_per_step(
     max_seconds: float = 5.0,
     steps_per_call: int = 1,
 ) -> float:
-    """Return the seconds per train step, with the time to obtain its batch.
+    """Return the wall seconds per train step, including the time to get its batch.
 
-    The result is the median over groups of calls, so that a pause of the machine does not count. Slow steps are
-    measured in fewer groups, but at least three.
+    The result is the median over groups of calls, so that a pause of the machine has no effect. Slow steps are measured
+    in fewer groups, but at least three.
 
     Args:
-        train_step: Train step (state, batch) -> (state, metrics), or several steps per call.
+        train_step: Function (state, batch) -> (state, metrics) that makes `steps_per_call` steps.
         state: State to start from; its buffers are donated.
-        batches: Input of the calls.
-        clock: Clock in seconds.
         warmup: Number of calls before the measurement, which include compilation.
         steps_per_group: Steps between two readings of the clock.
         groups: Maximum number of groups.
         max_seconds: Time after which no further group starts, in seconds.
-        steps_per_call: Steps that a call makes; with more than 1, a group has at least three calls.
+        steps_per_call: Steps of a call; with more than 1, a group has at least three calls.
     """
     calls = math.ceil(steps_per_group / steps_per_call)
     if steps_per_call > 1:
@@ -172,7 +158,7 @@ def measure_seconds_per_step(
 
 
 def measure_seconds(call: Callable[[], PyTree], *, clock: Clock = time.perf_counter, repeats: int = 3) -> float:
-    """Return the seconds that a call takes: the median of `repeats` calls after a first one, which compiles."""
+    """Return the median duration of `repeats` calls in seconds; an untimed call before them compiles."""
     jax.block_until_ready(call())
     seconds = []
     for _ in range(repeats):
@@ -183,5 +169,5 @@ def measure_seconds(call: Callable[[], PyTree], *, clock: Clock = time.perf_coun
 
 
 def steps_within(seconds: float, seconds_per_step: float) -> int:
-    """Return the number of steps that fit into `seconds`, at least 1."""
+    """Return how many steps fit into a time limit of `seconds`, at least 1."""
     return max(1, math.floor(seconds / seconds_per_step))

@@ -39,12 +39,9 @@ class Monitor:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class SpikeMonitor(Monitor):
-    """A monitor with the window of losses from which spikes are detected.
+    """A monitor with the window of recent losses from which loss spikes are detected.
 
-    This is a class of its own, since an optional field of `Monitor` would make older checkpoints unreadable.
-
-    Attributes:
-        spikes: Window of accepted losses.
+    It is a separate class, because an optional field of `Monitor` would make older checkpoints unreadable.
     """
 
     spikes: SpikeWindow
@@ -56,7 +53,7 @@ class TrainState:
     """The state of a training.
 
     Attributes:
-        step: Number of completed steps, skipped ones included, so that it is also the position in the data, int32.
+        step: Number of completed steps including skipped steps, and therefore the position in the data; int32.
         params: Parameters of the model.
         opt_state: State of the optimizer.
         ema: State of the parameter average.
@@ -75,12 +72,12 @@ class TrainState:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class ScaledState(TrainState):
-    """A train state with the scale of the field that the stage models.
+    """A train state with the scale of the error that a corrector models.
 
-    This is a class of its own for the sake of older checkpoints, as `SpikeMonitor` is.
+    It is a separate class, because an optional field of `TrainState` would make older checkpoints unreadable.
 
     Attributes:
-        scale: Root mean square per channel (c,), measured before the first step and constant since.
+        scale: Root mean square of the error per channel (c,), measured before the first step and constant since.
     """
 
     scale: Leaf
@@ -109,12 +106,9 @@ def create_train_state(
     Call it under `jax.jit`, so that no two leaves share a buffer.
 
     Args:
-        params: Initial parameters.
-        tx: Optimizer.
         key: Base key of the run.
-        cfg: Configuration; it decides whether the monitor has a window of losses.
-        scale_channels: Number of channels of a `ScaledState`, whose scale is initialised to ones; None for a
-            `TrainState`.
+        cfg: Configuration, which decides whether the monitor has a window of losses.
+        scale_channels: Number of channels for a `ScaledState` with a scale of ones; None for a `TrainState`.
     """
     state = TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -140,10 +134,10 @@ MIN_SPREAD = 1e-6
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class SpikeWindow:
-    """The window of losses from which spikes are detected.
+    """The recent losses from which loss spikes are detected, and the number of spikes.
 
     Attributes:
-        losses: Last accepted losses, oldest first; NaN until there are enough.
+        losses: Last accepted losses, oldest first; missing losses of a new training are NaN.
         in_row: Spikes since the last accepted step, int32 scalar.
         count: Total number of spikes, int32 scalar.
     """
@@ -154,7 +148,7 @@ class SpikeWindow:
 
 
 def init_spike_window(config: TrainingConfig) -> SpikeWindow | None:
-    """Return an empty window, or None if spike detection is disabled."""
+    """Return the window of a new training, without losses; None if spike detection is disabled."""
     if config.spike_sigma is None:
         return None
     zero = jnp.zeros((), jnp.int32)
@@ -162,24 +156,22 @@ def init_spike_window(config: TrainingConfig) -> SpikeWindow | None:
 
 
 def check_spike(
-    window: SpikeWindow | None, loss: Float[Array, ""], accepted: Bool[Array, ""], config: TrainingConfig
+    window: SpikeWindow | None, loss: Float[Array, ""], finite: Bool[Array, ""], config: TrainingConfig
 ) -> tuple[Bool[Array, ""], SpikeWindow | None]:
-    """Return whether a step is accepted, and the window after it.
+    """Return whether a step is accepted (finite and no spike), and the window after the step.
 
-    A spike is a loss above the mean of a full window by more than `spike_sigma` standard deviations. The standard
-    deviation is at least `MIN_RELATIVE_SPREAD` times the mean. No step is a spike before the window is full.
+    A step is a spike if its loss exceeds the mean of a full window by more than `spike_sigma` standard deviations. The
+    standard deviation is at least `MIN_RELATIVE_SPREAD` times the mean.
 
     Args:
         window: Window before the step; None if spike detection is disabled.
-        loss: Loss of the step.
-        accepted: Whether the step is accepted by other criteria, that is, loss and gradient are finite.
-        config: Training section of the configuration.
+        finite: Whether loss and gradient of the step are finite.
 
     Raises:
         ConfigError: Spike detection is enabled and the state has no window.
     """
     if config.spike_sigma is None:
-        return accepted, window
+        return finite, window
     if window is None:
         raise ConfigError(
             "training.spike_sigma is set, but the train state has no window of losses; pass `cfg=cfg` to init_state"
@@ -190,8 +182,8 @@ def check_spike(
     spread = jnp.maximum(old_losses.std(), jnp.maximum(MIN_RELATIVE_SPREAD * jnp.abs(mean), MIN_SPREAD))
     limit = mean + config.spike_sigma * spread
     # The mean over a window that is not full is NaN, and no loss is above NaN.
-    spike = accepted & (loss > limit)
-    accepted = accepted & ~spike
+    spike = finite & (loss > limit)
+    accepted = finite & ~spike
     losses = jnp.where(accepted, jnp.concatenate([old_losses[1:], loss[None].astype(old_losses.dtype)]), old_losses)
     increment = spike.astype(jnp.int32)
     # A non-finite step does not reset `in_row`: a run that alternates between it and spikes makes no progress.
@@ -200,5 +192,5 @@ def check_spike(
 
 
 def spike_metrics(window: SpikeWindow | None) -> dict[str, Array]:
-    """Return the spike counts as metrics of a step; empty if spike detection is disabled."""
+    """Return the metrics with the numbers of spikes; no metrics if spike detection is disabled."""
     return {} if window is None else {"spikes": window.count, "spikes_in_row": window.in_row}

@@ -1,4 +1,4 @@
-"""The train step: a jitted optimizer step on a batch, which donates the state."""
+"""The train step: a jitted optimizer step on a batch that donates the buffers of the old state."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ups_jax.config import Config, TrainingConfig
 from ups_jax.core.deprecation import renamed_keywords
-from ups_jax.core.rng import stream
+from ups_jax.core.rng import jax_stream_key
 from ups_jax.core.xla import remat_options
 from ups_jax.distributed.mesh import device_put_replicated, is_one_cpu, make_mesh, with_sharding
 from ups_jax.losses import StageLoss, StepContext, per_task_metrics
@@ -35,8 +35,8 @@ class TrainStep:
 
     Attributes:
         compiled: The jitted function of (state, batch, parents), which donates the state.
-        parents: Weights of the stages that this stage needs, passed as arguments so that the program is independent of
-            their values.
+        parents: Weights of the stages that this stage needs. They are arguments of the program, so that one compiled
+            program fits all values.
     """
 
     compiled: jax.stages.Wrapped | jax.stages.Compiled
@@ -60,7 +60,7 @@ class TrainStep:
 
     @property
     def text(self) -> str:
-        """The compiled program as text; TypeError unless `compile` has returned this step."""
+        """The compiled program as HLO text; TypeError if this step is not a result of `compile`."""
         if not isinstance(self.compiled, jax.stages.Compiled):
             raise TypeError("this train step is not compiled yet; call `compile` first")
         return str(self.compiled.as_text())
@@ -85,23 +85,22 @@ def make_train_step(
     and increments the count of skipped steps or of spikes. The new state is sharded over the mesh of `cfg.parallel`.
 
     Args:
-        model: Model of the stage; a `JointModel` for several tasks, whose step is compiled once per task. A step of a
-            task leaves the parameters unchanged that the task does not use, as well as a frozen codec.
+        model: Model of the stage; a `JointModel` for several tasks, whose step is compiled once per task. Parameters
+            that the task of a batch does not use stay unchanged in a step, and so does a frozen codec.
         tx: Optimizer of the stage.
-        cfg: Configuration.
-        stage: Name of the stage.
         steps_per_epoch: Steps of an epoch; required if a loss weight depends on the epoch.
-        micro_batches: Number of micro-batches over which the gradient is accumulated, `accum_steps` of the stage by
+        micro_batches: Number of micro-batches over which the gradient is accumulated; `accum_steps` of the stage by
             default.
         parents: Weights of the stages that this stage needs, by stage.
-        losses: Loss of each task, if the caller has built them with `JointModel.losses`.
+        losses: Results of `JointModel.losses`, if the caller has them already.
         steps_per_call: Maximum number of steps per call; with more than 1, a call takes the result of `stack_batches`.
     """
     spec, settings, joint = stage_spec(stage), getattr(cfg.stages, stage), as_joint_model(model)
     mesh = make_mesh(cfg.parallel)
-    groups = settings.accum_steps if micro_batches is None else micro_batches
+    if micro_batches is None:
+        micro_batches = settings.accum_steps
     gradients = [
-        make_gradient_fn(loss, groups, spec.draw(task_model, cfg), mesh)
+        make_gradient_fn(loss, micro_batches, spec.draw(task_model, cfg), mesh)
         for loss, task_model in zip(losses or joint.losses(spec, cfg), joint.models, strict=True)
     ]
     subsets = (
@@ -112,7 +111,7 @@ def make_train_step(
     uses_epoch = steps_per_epoch is not None and spec.depends_on_epoch(cfg)
 
     def train_step(state: TrainState, batch: Batch, parents: Parents) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(stream(state.rng, "loss"), state.step)
+        key = jax.random.fold_in(jax_stream_key(state.rng, "loss"), state.step)
         context = StepContext(
             epoch=state.step / steps_per_epoch if uses_epoch else None,
             parents=parents,
@@ -120,7 +119,7 @@ def make_train_step(
             target=ema_params(state.params, state.ema, settings.ema_decay) if spec.uses_ema_target else None,
         )
         (loss, terms), gradient = gradients[batch.task](state.params, batch, key, context)
-        update = Update(tx, settings.ema_decay, cfg.training, subsets[batch.task], branch=is_one_cpu(mesh))
+        update = StateUpdate(tx, settings.ema_decay, cfg.training, subsets[batch.task], branch=is_one_cpu(mesh))
         state, metrics = update.apply(state, loss, gradient)
         return with_sharding(mesh, state), metrics | per_task_metrics(terms, jnp.sum(batch.mask))
 
@@ -135,19 +134,18 @@ def make_train_step(
 
 
 @dataclass(frozen=True)
-class Update:
-    """The update of a train state from a loss and its gradient.
+class StateUpdate:
+    """The rule that computes the next train state from a loss and its gradient.
 
     Attributes:
         tx: Optimizer.
         ema_decay: Decay of the average, None for the power-function average.
         training: Training section of the configuration, with the criterion for spikes.
-        subset: Parameters that the task of the batch uses. The frozen ones and their optimizer state stay unchanged;
-            otherwise momentum would change them.
-        branch: Compute the optimizer step in a `lax.cond` that a skipped step does not enter; otherwise it is always
-            computed, and the old or the new leaves are selected. A branch is faster on a single CPU device. With
-            several devices it would contain their communication, and a GPU would synchronise with the host for the
-            condition.
+        subset: The parameters that the batch's task trains, and the frozen parameters. Frozen parameters and their
+            optimizer state stay unchanged; without this rule, momentum would change them.
+        branch: Whether a skipped step avoids the optimizer's computation by `lax.cond`; otherwise every step computes
+            it and selects the old or the new leaves. A branch is faster on a single CPU device. With several devices
+            it would contain their communication, and on a GPU it would synchronise with the host.
     """
 
     tx: optax.GradientTransformation
@@ -157,7 +155,7 @@ class Update:
     branch: bool
 
     def apply(self, state: TrainState, loss: Float[Array, ""], gradient: PyTree) -> tuple[TrainState, Metrics]:
-        """Return the next state and the metrics; a skipped step changes only the counters."""
+        """Return the next state and the metrics of the step; a skipped step changes only the counters."""
         grad_norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         window = state.monitor.spikes if isinstance(state.monitor, SpikeMonitor) else None
@@ -189,7 +187,7 @@ class Update:
     def _optimizer_step(
         self, old: tuple[PyTree, PyTree, optax.EmaState], gradient: PyTree
     ) -> tuple[PyTree, PyTree, optax.EmaState]:
-        """Return parameters, optimizer state and average after an optimizer step."""
+        """Return parameters, optimizer state and average after an optimizer step; `old` has those before it."""
         before, opt_before, ema = old
         with jax.named_scope("optimizer"):
             updates, opt_state = self.tx.update(gradient, opt_before, before)

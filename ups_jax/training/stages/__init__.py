@@ -1,6 +1,6 @@
-"""The stages of a training, one module each, which defines its `StageSpec` as `STAGE`.
+"""The stages of a training; each is a module that defines its `StageSpec` as `STAGE`.
 
-A new stage is a module here and an entry of `StagesConfig` and `STAGES`.
+To add a stage, add a module here, a section in `StagesConfig` and a name in `STAGES`.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ def enabled_stages(cfg: Config) -> tuple[str, ...]:
     """Return the names of the stages with epochs or steps above 0, in training order.
 
     Raises:
-        ConfigError: There are none.
+        ConfigError: No stage is enabled.
     """
     settings = {name: getattr(cfg.stages, name) for name in STAGES}
     enabled = tuple(name for name, item in settings.items() if (item.epochs if item.steps is None else item.steps) > 0)
     if not enabled:
         raise ConfigError(
-            "no stage is enabled; set epochs or steps of one of the `stages`, or select a stage with --stage"
+            "no stage is enabled; set `epochs` or `steps` of a stage in the section `stages`, or give --stage"
         )
     return enabled

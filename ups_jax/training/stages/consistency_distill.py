@@ -1,4 +1,4 @@
-"""The stage that distils the corrector (teacher) into a consistency model (student), sampled in one or two steps."""
+"""The stage that distils the corrector (teacher) into a consistency model (student), which samples in 1 or 2 steps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ups_jax.data import Dataset
 from ups_jax.losses import distillation_draws, distillation_losses, level_counts
 from ups_jax.models import Batch, Simulator, SteadySimulator
 from ups_jax.models.corrector import Corrector, CorrectorWeights
-from ups_jax.rollout.flow_sampler import sample, sample_distilled
+from ups_jax.rollout.flow_sampler import sample_distilled, sample_error
 from ups_jax.training.stages import corrector_validation
 from ups_jax.training.stages.diffusion_residual import corrector_model, corrector_weights, init_corrector
 from ups_jax.training.stages.spec import Parents, StageSpec, Validate
@@ -30,8 +30,8 @@ MIN_SAMPLE_SIZE = 0.5
 def _model(cfg: Config, task: Task) -> Corrector:
     if cfg.diffusion.objective == "regression":
         raise ConfigError(
-            "diffusion.objective is regression, whose corrector needs a single step already and cannot be distilled; "
-            "set it to flow, or disable the stage consistency_distill"
+            "diffusion.objective=regression: this corrector already needs a single step only and cannot be distilled; "
+            "set diffusion.objective=flow, or disable the stage consistency_distill"
         )
     return corrector_model(cfg, task)
 
@@ -39,7 +39,7 @@ def _model(cfg: Config, task: Task) -> Corrector:
 def _init_from_parents(
     model: Corrector, cfg: Config, parents: Parents, state: TrainState, batches: Iterator[Batch]
 ) -> TrainState:
-    """Return the state with copies of the teacher's parameters and scale: the train step donates its state."""
+    """Return the state with the teacher's parameters and scale, as copies, because the train step donates its state."""
     if not isinstance(state, ScaledState):
         raise TypeError("the stage consistency_distill requires a ScaledState; create it with init_state(stage=...)")
     teacher: CorrectorWeights = parents[TEACHER]
@@ -50,27 +50,23 @@ def distance_to_teacher(
     model: Corrector,
     weights: CorrectorWeights,
     teacher: CorrectorWeights,
-    base: Simulator | SteadySimulator,
-    params: PyTree,
-    pieces: corrector_validation.ValidationPieces,
+    predictor: Simulator | SteadySimulator,
+    predictor_params: PyTree,
+    segments: corrector_validation.ValidationSegments,
 ) -> dict[str, Float[Array, ""]]:
-    """Return the deviation of the student's samples from the teacher's for the same noise, on normalised fields.
+    """Compare samples of the student and of the teacher that are drawn with the same noise, on normalised fields.
 
     Args:
-        model: Corrector.
         weights: Weights of the student.
         teacher: Weights of the teacher.
-        base: Predictor.
-        params: Parameters of the predictor.
-        pieces: Starts and truth.
 
     Returns:
         `distance`, the mean square difference relative to the mean square of the teacher's samples, and `size`, the
-        root mean square of the student's samples relative to the teacher's.
+        root mean square of the student's samples relative to that of the teacher's samples.
     """
-    inputs, _ = corrector_validation.first_prediction(base, params, pieces)
-    teacher_samples = sample(model, teacher, pieces.key, inputs)
-    student_samples = sample_distilled(model, weights, pieces.key, inputs)
+    inputs, _ = corrector_validation.first_inputs_and_prediction(predictor, predictor_params, segments)
+    teacher_samples = sample_error(model, teacher, segments.key, inputs)
+    student_samples = sample_distilled(model, weights, segments.key, inputs)
     power = jnp.mean(jnp.square(teacher_samples))
     return {
         "distance": jnp.mean(jnp.square(student_samples - teacher_samples)) / power,
@@ -79,30 +75,30 @@ def distance_to_teacher(
 
 
 def _validate(model: Corrector, dataset: Dataset, cfg: Config, parents: Parents) -> Validate:
-    """Return the validation function: student weights -> distance to the teacher and errors of corrected rollouts.
+    """Return the function from the student's weights to the distance from the teacher and the errors of rollouts.
 
-    The errors are those of a single rollout with a student's sample at every step; `teacher/...` are those with the
-    teacher's samples.
+    The rollouts add a sample of the student at every step. Errors with samples of the teacher have the prefix
+    `teacher/`, errors without correction `alone/`.
     """
-    pieces = corrector_validation.validation_pieces(dataset, cfg)
-    base = corrector_validation.predictor_model(cfg, model.task)
-    predictor = corrector_validation.predictor_stage(model.task.kind)
+    segments = corrector_validation.validation_segments(dataset, cfg)
+    predictor = corrector_validation.predictor_model(cfg, model.task)
+    predictor_stage = corrector_validation.predictor_stage(model.task.kind)
 
     @jax.jit
-    def measure_teacher(parents: Parents, pieces: corrector_validation.ValidationPieces) -> dict[str, Array]:
+    def measure_teacher(parents: Parents, segments: corrector_validation.ValidationSegments) -> dict[str, Array]:
         errors = corrector_validation.corrected_metrics(
-            model, parents[TEACHER], base, parents[predictor], pieces, sample
+            model, parents[TEACHER], predictor, parents[predictor_stage], segments, sample_error
         )
         return {name if name.startswith("alone/") else f"teacher/{name}": value for name, value in errors.items()}
 
     @jax.jit
     def measure_student(
-        weights: CorrectorWeights, parents: Parents, pieces: corrector_validation.ValidationPieces
+        weights: CorrectorWeights, parents: Parents, segments: corrector_validation.ValidationSegments
     ) -> dict[str, Array]:
-        params = parents[predictor]
-        errors = corrector_validation.corrected_metrics(model, weights, base, params, pieces, sample_distilled)
+        params = parents[predictor_stage]
+        errors = corrector_validation.corrected_metrics(model, weights, predictor, params, segments, sample_distilled)
         return {name: errors[name] for name in errors if not name.startswith("alone/")} | distance_to_teacher(
-            model, weights, parents[TEACHER], base, params, pieces
+            model, weights, parents[TEACHER], predictor, params, segments
         )
 
     # The teacher is constant: it is measured once.
@@ -110,25 +106,21 @@ def _validate(model: Corrector, dataset: Dataset, cfg: Config, parents: Parents)
 
     def validate(weights: CorrectorWeights) -> dict[str, float]:
         if not teacher_metrics:
-            teacher_metrics.update(measure_teacher(parents, pieces))
-        metrics = teacher_metrics | measure_student(weights, parents, pieces)
+            teacher_metrics.update(measure_teacher(parents, segments))
+        metrics = teacher_metrics | measure_student(weights, parents, segments)
         return {name: float(value) for name, value in jax.device_get(metrics).items()}
 
     return validate
 
 
 def collapse_warning(values: Mapping[str, float]) -> str | None:
-    """Return a message if the student's samples are much smaller than the teacher's, otherwise None.
-
-    Args:
-        values: Validation metrics, with `size` of `distance_to_teacher`.
-    """
+    """Return a message if the student's samples are much smaller than the teacher's (metric `size`), otherwise None."""
     if values["size"] >= MIN_SAMPLE_SIZE:
         return None
     return (
-        f"the distilled corrector has collapsed: its samples have {values['size']:.2g} of the size of its teacher's; "
-        "lower stages.consistency_distill.optimizer.lr or its weight_decay, or train it for longer, in a new run "
-        "directory"
+        f"the distilled corrector has collapsed: its samples have {values['size']:.2g} times the size of its teacher's "
+        "samples; lower lr or weight_decay in stages.consistency_distill.optimizer, or train the stage for longer, in "
+        "a new run directory"
     )
 
 

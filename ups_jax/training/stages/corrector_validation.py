@@ -1,4 +1,4 @@
-"""Validation of correctors: errors of the fields with and without correction, on the validation split."""
+"""Validation of correctors: errors of predictions with and without correction, on the validation split."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ _NAMES = {"nrmse": "rollout", "fourier_rmse_high": "fourier_high"}
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
-class ValidationPieces:
-    """The starts of short validation rollouts with the truth.
+class ValidationSegments:
+    """Short segments of validation trajectories: inputs of the predictor, and the truth that follows.
 
     Attributes:
         inputs: Context frames of a transient task, input fields of a steady task, in physical units.
         truth: True frames after the context, or true solutions as a single frame, in physical units.
-        cond: Conditions of the samples.
+        cond: Time step and PDE coefficients of each segment.
         key: Key of the corrector's noise, the same in every validation.
     """
 
@@ -59,8 +59,8 @@ class ValidationPieces:
     key: Key[Array, ""]
 
 
-def validation_pieces(dataset: Dataset, cfg: Config) -> ValidationPieces:
-    """Return pieces of up to `evaluation.val_trajectories` validation trajectories, or that number of solutions."""
+def validation_segments(dataset: Dataset, cfg: Config) -> ValidationSegments:
+    """Return segments of up to `evaluation.val_trajectories` validation trajectories, or up to as many solutions."""
     task, trajectories = dataset.task, dataset.trajectories("val", limit=cfg.evaluation.val_trajectories)
     fields = np.asarray(trajectories.fields)
     context, frames = cfg.data.context, fields.shape[1]
@@ -69,14 +69,14 @@ def validation_pieces(dataset: Dataset, cfg: Config) -> ValidationPieces:
     else:
         steps = min(STEPS, frames - context)
         starts = np.unique(np.linspace(0, frames - context - steps, STARTS).round().astype(int))
-        pieces = np.concatenate([fields[:, start : start + context + steps] for start in starts])
-        inputs, truth, repeats = pieces[:, :context], pieces[:, context:], len(starts)
+        segments = np.concatenate([fields[:, start : start + context + steps] for start in starts])
+        inputs, truth, repeats = segments[:, :context], segments[:, context:], len(starts)
     rows = Batch(
         dt=np.full(repeats * len(fields), task.dt, np.float32),
         cond=np.tile(trajectories.cond, (repeats, 1)),
         cond_mask=np.tile(trajectories.cond_mask, (repeats, 1)).astype(np.float32),
     )
-    return ValidationPieces(
+    return ValidationSegments(
         inputs=jnp.asarray(inputs),
         truth=jnp.asarray(truth),
         cond=conditions_of(rows),
@@ -87,68 +87,66 @@ def validation_pieces(dataset: Dataset, cfg: Config) -> ValidationPieces:
 def corrected_metrics(
     model: Corrector,
     weights: CorrectorWeights,
-    base: Simulator | SteadySimulator,
-    params: PyTree,
-    pieces: ValidationPieces,
+    predictor: Simulator | SteadySimulator,
+    predictor_params: PyTree,
+    segments: ValidationSegments,
     sampler: Sampler = mean_error,
 ) -> dict[str, Float[Array, ""]]:
-    """Return the errors of the corrected predictions, and those of the predictor alone with the prefix `alone/`.
+    """Return the errors of the corrected predictions, and with the prefix `alone/` the errors without correction.
 
     Transient tasks have the nRMSE of the first step (`one_step`) and of short rollouts (`rollout`), and the rollouts'
     error at high wavenumbers (`fourier_high`). Steady tasks have the nRMSE of the solutions (`steady`).
 
     Args:
-        model: Corrector.
-        weights: Its weights.
-        base: Predictor.
-        params: Parameters of the predictor.
-        pieces: Starts and truth.
-        sampler: Error to add at every step, by default the mean error.
+        weights: Weights of the corrector `model`.
+        sampler: Function that returns the error to add at every step, by default the mean error.
     """
-    if isinstance(base, SteadySimulator):
-        inputs, pred = first_prediction(base, params, pieces)
-        solutions = {"": pred + sampler(model, weights, pieces.key, inputs), "alone/": pred}
-        frames = {prefix: denormalize(field, base.task.statistics)[:, None] for prefix, field in solutions.items()}
+    task = predictor.task
+    if isinstance(predictor, SteadySimulator):
+        inputs, pred = first_inputs_and_prediction(predictor, predictor_params, segments)
+        solutions = {"": pred + sampler(model, weights, segments.key, inputs), "alone/": pred}
+        frames = {prefix: denormalize(field, task.statistics)[:, None] for prefix, field in solutions.items()}
         return {
-            f"{prefix}steady": all_metrics(field, pieces.truth, base.task)["nrmse"].mean()
+            f"{prefix}steady": all_metrics(field, segments.truth, task)["nrmse"].mean()
             for prefix, field in frames.items()
         }
-    steps = pieces.truth.shape[1]
+    steps = segments.truth.shape[1]
     fixed_noise = model.diffusion.fixed_noise
     correction = Correction(corrector=step_corrector(model, weights, sampler), when=every_n(1), fixed_noise=fixed_noise)
     rollouts = {
-        "": rollout(base, params, pieces.inputs, pieces.cond, steps, correction, pieces.key),
-        "alone/": rollout(base, params, pieces.inputs, pieces.cond, steps),
+        "": rollout(predictor, predictor_params, segments.inputs, segments.cond, steps, correction, segments.key),
+        "alone/": rollout(predictor, predictor_params, segments.inputs, segments.cond, steps),
     }
     return {
-        name: value
+        f"{prefix}{name}": value
         for prefix, frames in rollouts.items()
-        for name, value in _rollout_metrics(prefix, frames, pieces, base.task)
+        for name, value in _rollout_metrics(frames, segments.truth, task).items()
     }
 
 
-def first_prediction(
-    base: Simulator | SteadySimulator, params: PyTree, pieces: ValidationPieces
+def first_inputs_and_prediction(
+    predictor: Simulator | SteadySimulator, params: PyTree, segments: ValidationSegments
 ) -> tuple[CorrectorInputs, Float[Array, "b *s c"]]:
-    """Return the inputs of the corrector for the first prediction, and that prediction, normalised."""
-    if isinstance(base, SteadySimulator):
-        inputs = normalize_inputs(pieces.inputs, base.task.inputs)
-        pred = steady_field(base, params, inputs, pieces.cond)
-        return solution_inputs(inputs, pred, pieces.cond), pred
-    window = normalize(pieces.inputs, base.task.statistics)
-    pred = step(base, params, window, pieces.cond)
-    return step_inputs(base.task, window, pred, pieces.cond), pred
+    """Return the corrector's inputs for the first prediction in each segment, and this prediction, normalised."""
+    task = predictor.task
+    if isinstance(predictor, SteadySimulator):
+        inputs = normalize_inputs(segments.inputs, task.inputs)
+        pred = steady_field(predictor, params, inputs, segments.cond)
+        return solution_inputs(inputs, pred, segments.cond), pred
+    window = normalize(segments.inputs, task.statistics)
+    pred = step(predictor, params, window, segments.cond)
+    return step_inputs(task, window, pred, segments.cond), pred
 
 
 def _rollout_metrics(
-    prefix: str, frames: Float[Array, "b t *s c"], pieces: ValidationPieces, task: Task
-) -> list[tuple[str, Array]]:
-    """Return the mean metrics of rollouts by name, with a prefix."""
-    values = all_metrics(frames, pieces.truth, task)
-    return [
-        (f"{prefix}one_step", values["nrmse"][:, 0].mean()),
-        *((f"{prefix}{name}", values[metric].mean()) for metric, name in _NAMES.items()),
-    ]
+    frames: Float[Array, "b t *s c"], truth: Float[Array, "b t *s c"], task: Task
+) -> dict[str, Float[Array, ""]]:
+    """Return the metrics of rollouts under their logged names, averaged over the rollouts."""
+    values = all_metrics(frames, truth, task)
+    return {
+        "one_step": values["nrmse"][:, 0].mean(),
+        **{name: values[metric].mean() for metric, name in _NAMES.items()},
+    }
 
 
 _MODELS: dict[str, Callable[[Config, Task], StageModel]] = {
@@ -157,12 +155,12 @@ _MODELS: dict[str, Callable[[Config, Task], StageModel]] = {
 }
 
 
-def predictor_stage(kind: str) -> str:
-    """Return the name of the stage that trains the predictor for a kind of task."""
-    (name,) = STAGE_NEEDS[kind]["diffusion_residual"]
+def predictor_stage(task_kind: str) -> str:
+    """Return the name of the stage that trains the predictor for transient or for steady tasks."""
+    (name,) = STAGE_NEEDS[task_kind]["diffusion_residual"]
     return name
 
 
 def predictor_model(cfg: Config, task: Task) -> Simulator | SteadySimulator:
-    """Return the model of the predictor of a task."""
+    """Return the predictor of a task: the model whose error the corrector models."""
     return cast(Simulator | SteadySimulator, _MODELS[predictor_stage(task.kind)](cfg, task))

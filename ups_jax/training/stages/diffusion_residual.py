@@ -11,17 +11,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from ups_jax.config import Config
-from ups_jax.core.rng import stream
+from ups_jax.core.rng import jax_stream_key
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset
-from ups_jax.losses import diffusion_draws, diffusion_losses, flow_draws, predictor_residual
+from ups_jax.losses import diffusion_draws, diffusion_losses, flow_draws, predictor_error_function
 from ups_jax.models import Batch, conditions_of
 from ups_jax.models.corrector import Corrector, CorrectorInputs, CorrectorWeights, corrector_architecture
 from ups_jax.training.stages.corrector_validation import (
     corrected_metrics,
     predictor_model,
     predictor_stage,
-    validation_pieces,
+    validation_segments,
 )
 from ups_jax.training.stages.options import check_widths, compute_dtype, matmul_precision, recomputes_blocks
 from ups_jax.training.stages.spec import Parents, StageSpec, Validate
@@ -33,7 +33,7 @@ MIN_SCALE = 1e-7
 
 
 def corrector_model(cfg: Config, task: Task) -> Corrector:
-    """Return the corrector of a task, whose architecture is of the operator's type."""
+    """Return the corrector of a task; its architecture has the same type as the operator's."""
     architecture = corrector_architecture(cfg.operator, cfg.diffusion)
     check_widths(architecture, "diffusion")
     context = cfg.data.context if task.kind == "transient" else 1
@@ -50,7 +50,7 @@ def corrector_model(cfg: Config, task: Task) -> Corrector:
 
 
 def init_corrector(model: Corrector, key: Key[Array, ""], batch: Batch) -> PyTree:
-    """Return the initial parameters of the corrector, for the shapes of a batch."""
+    """Return the initial parameters of the corrector; only the shapes of the batch matter."""
     task = model.task
     rows, shape = batch.rows, task.shape
     # Channels of the input: context frames and predicted change, or input fields and solution.
@@ -62,7 +62,7 @@ def init_corrector(model: Corrector, key: Key[Array, ""], batch: Batch) -> PyTre
 
 
 def corrector_weights(params: PyTree, scale: Float[Array, " c"] | None) -> CorrectorWeights:
-    """Return the weights in the form that the samplers take.
+    """Combine the parameters and the scale of a corrector into the weights that the samplers take.
 
     Raises:
         ValueError: `scale` is None.
@@ -75,25 +75,22 @@ def corrector_weights(params: PyTree, scale: Float[Array, " c"] | None) -> Corre
 def measure_scale(
     model: Corrector, cfg: Config, parents: Parents, key: Key[Array, ""], batches: Iterator[Batch]
 ) -> Float[Array, " c"]:
-    """Return the root mean square of the predictor's error for each channel, on the states that the stage trains on.
+    """Return the root mean square of the predictor's error in each channel, measured on training batches of the stage.
 
     Args:
-        model: Corrector.
-        cfg: Configuration.
-        parents: Weights of the predictor, by stage.
-        key: Key of the draws.
-        batches: Batches of the stage.
+        parents: Weights of the predictor, by the name of its stage.
+        key: Key of the random numbers that the loss draws for a batch.
     """
     base = predictor_model(cfg, model.task)
-    residual, draw = predictor_residual(base, cfg.diffusion), flow_draws(model, base, cfg)
+    residual, draw = predictor_error_function(base, cfg.diffusion), flow_draws(model, base, cfg)
 
     @jax.jit
-    def squares(params: PyTree, batch: Batch, key: Key[Array, ""]) -> Float[Array, " c"]:
+    def mean_square_error(params: PyTree, batch: Batch, key: Key[Array, ""]) -> Float[Array, " c"]:
         error = residual(params, draw(batch, key))[1]
         return jnp.square(error).mean(tuple(range(error.ndim - 1)))
 
     mean_squares = [
-        squares(parents[predictor_stage(model.task.kind)], batch, jax.random.fold_in(key, number))
+        mean_square_error(parents[predictor_stage(model.task.kind)], batch, jax.random.fold_in(key, number))
         for number, batch in enumerate(islice(batches, SCALE_BATCHES))
     ]
     return jnp.maximum(jnp.sqrt(jnp.stack(mean_squares).mean(0)), MIN_SCALE)
@@ -104,23 +101,23 @@ def _init_from_parents(
 ) -> TrainState:
     if not isinstance(state, ScaledState):
         raise TypeError("the stage diffusion_residual requires a ScaledState; create it with init_state(stage=...)")
-    return replace(state, scale=measure_scale(model, cfg, parents, stream(state.rng, "scale"), batches))
+    return replace(state, scale=measure_scale(model, cfg, parents, jax_stream_key(state.rng, "scale"), batches))
 
 
 def _validate(model: Corrector, dataset: Dataset, cfg: Config, parents: Parents) -> Validate:
-    """Return the validation function: weights -> errors with and without (`alone/...`) correction at every step."""
-    pieces = validation_pieces(dataset, cfg)
-    base = predictor_model(cfg, model.task)
-    measure = jax.jit(lambda weights, params, pieces: corrected_metrics(model, weights, base, params, pieces))
+    """Return the function from weights to the errors with correction at every step, and without it (`alone/...`)."""
+    segments = validation_segments(dataset, cfg)
+    predictor = predictor_model(cfg, model.task)
+    measure = jax.jit(lambda weights, params, segments: corrected_metrics(model, weights, predictor, params, segments))
     params = parents[predictor_stage(model.task.kind)]
 
     return lambda weights: {
-        name: float(value) for name, value in jax.device_get(measure(weights, params, pieces)).items()
+        name: float(value) for name, value in jax.device_get(measure(weights, params, segments)).items()
     }
 
 
 def selection_metric(cfg: Config) -> str:
-    """Return the validation metric that selects a checkpoint: the predictor's metric, of the corrected prediction."""
+    """Return the name of the metric, computed from corrected predictions, that selects the best checkpoint."""
     return "steady" if cfg.data.tasks[0].kind == "steady" else cfg.evaluation.metric
 
 

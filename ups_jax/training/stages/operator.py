@@ -51,9 +51,9 @@ def _init(model: Simulator | PointSimulator, key: Key[Array, ""], batch: Batch) 
 
 
 def _validate(model: Simulator | PointSimulator, dataset: Dataset, cfg: Config, parents: Parents) -> Validate:
-    """Return the validation function: params -> nRMSE of single steps (`one_step`) and of full rollouts (`rollout`).
+    """Return the function from parameters to the nRMSE of single steps (`one_step`) and of full rollouts (`rollout`).
 
-    Both are means over the frames of up to `evaluation.val_trajectories` trajectories.
+    Both are means over the frames of up to `evaluation.val_trajectories` validation trajectories.
     """
     trajectories = dataset.trajectories("val", limit=cfg.evaluation.val_trajectories)
     fields = jnp.asarray(trajectories.fields)
@@ -74,14 +74,14 @@ def _validate(model: Simulator | PointSimulator, dataset: Dataset, cfg: Config, 
         truth = fields[:, model.context :]
         rolled = rollout(model, params, fields[:, : model.context], cond, len(starts))
 
-        def from_start(start: Int[Array, ""]) -> Array:
+        def step_from(start: Int[Array, ""]) -> Array:
             window = jax.lax.dynamic_slice_in_dim(fields, start, model.context, axis=1)
             return rollout(model, params, window, cond, 1)[:, 0]
 
-        stepped = jnp.moveaxis(jax.lax.map(from_start, jnp.asarray(starts)), 0, 1)
+        stepped = jnp.moveaxis(jax.lax.map(step_from, jnp.asarray(starts)), 0, 1)
         return {
-            "one_step": all_metrics(stepped, truth, model.task, cond.points)["nrmse"].mean(),
-            "rollout": all_metrics(rolled, truth, model.task, cond.points)["nrmse"].mean(),
+            "one_step": all_metrics(stepped, truth, model.task, cond.point_mask)["nrmse"].mean(),
+            "rollout": all_metrics(rolled, truth, model.task, cond.point_mask)["nrmse"].mean(),
         }
 
     return lambda params: {name: float(value) for name, value in jax.device_get(measure(params)).items()}

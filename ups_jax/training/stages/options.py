@@ -10,22 +10,17 @@ from ups_jax.core.errors import ConfigError
 
 
 def check_widths(operator: OperatorConfig, section: str = "operator.pdet") -> None:
-    """Raise ConfigError if the widths of the chosen architecture are inconsistent.
-
-    Args:
-        operator: Operator section of the configuration.
-        section: Name of the section in messages.
-    """
+    """Raise ConfigError if the widths of the chosen architecture are inconsistent; messages name `section`."""
     pdet = operator.pdet
     grouped = operator.architecture_type == "pdet_unet" or pdet.attention_type == "channel_separated"
     if operator.architecture_type == "spectral":
         return
     if grouped and pdet.hidden_dim % pdet.group_size:
-        raise ConfigError(f"{section}.hidden_dim {pdet.hidden_dim} is not a multiple of group_size {pdet.group_size}")
+        raise ConfigError(f"{section}.hidden_dim={pdet.hidden_dim} is not a multiple of group_size={pdet.group_size}")
     heads_in = pdet.group_size if grouped else pdet.hidden_dim
     if heads_in % pdet.num_heads:
         raise ConfigError(
-            f"operator.pdet.num_heads {pdet.num_heads} does not divide the width {heads_in} of the attention"
+            f"operator.pdet.num_heads={pdet.num_heads} does not divide the width {heads_in} of the attention"
         )
 
 
@@ -40,7 +35,7 @@ def check_pooling(cfg: Config) -> None:
 
 
 def compute_dtype(cfg: Config) -> DTypeLike:
-    """Return the compute type for `training.precision`."""
+    """Return the data type in which models compute, according to `training.precision`."""
     return jnp.bfloat16 if cfg.training.precision == "bf16" else jnp.float32
 
 

@@ -42,11 +42,11 @@ class StageSpec(Generic[M]):
             are split into micro-batches. By default nothing is added.
         validate: (model, dataset, cfg, parents) -> validation function.
         selection_metric: cfg -> name of the validation metric that selects the best checkpoint.
-        target_metric: cfg -> value of that metric at which the stage ends early; 0 for none.
+        target_metric: cfg -> value of the selection metric at which the stage ends early; 0 for no such end.
         has_scale: Whether the train state is a `ScaledState`, whose scale the loss receives in its `StepContext`.
         uses_ema_target: Whether the loss receives the averaged parameters of the stage as `StepContext.target`.
         init_from_parents: (model, cfg, parents, state, batches) -> initial state with values from the parents.
-        build_weights: (params, scale) -> weights in the form that the functions of the stage take.
+        build_weights: (params, scale) -> weights in the form that `validate` and later stages take.
         uses_term_weights: Whether the loss consists of the terms with weights `training.lambda_*`.
         depends_on_epoch: cfg -> whether the loss depends on the epoch.
         check_metrics: Validation metrics -> description of what is wrong with them, or None.
@@ -72,9 +72,9 @@ class StageSpec(Generic[M]):
     depends_on_epoch: Callable[[Config], bool] = lambda cfg: has_epoch_schedule(cfg.training)
     check_metrics: Callable[[Mapping[str, float]], str | None] = lambda _values: None
 
-    def required_stages(self, kind: str) -> tuple[str, ...]:
-        """Return the names of the stages that must be trained before this one, for a kind of task."""
-        return STAGE_NEEDS[kind].get(self.name, ())
+    def required_stages(self, task_kind: str) -> tuple[str, ...]:
+        """Return the names of the stages that must be trained before this stage on a transient or a steady task."""
+        return STAGE_NEEDS[task_kind].get(self.name, ())
 
     def loss_term_weights(self, cfg: Config) -> dict[str, float]:
         """Return the weights of the loss terms by name; empty if the stage does not use `training.lambda_*`."""

@@ -29,7 +29,7 @@ def _init(model: SteadySimulator, key: Key[Array, ""], batch: Batch) -> PyTree:
 
 
 def _validate(model: SteadySimulator, dataset: Dataset, cfg: Config, parents: Parents) -> Validate:
-    """Return the validation function: params -> `steady`, the mean nRMSE of up to `val_trajectories` solutions."""
+    """Return the function from parameters to `steady`, the mean nRMSE of validation solutions."""
     solutions = dataset.trajectories("val", limit=cfg.evaluation.val_trajectories)
     inputs, truth = jnp.asarray(solutions.inputs), jnp.asarray(solutions.fields)
     cond = Conditions(
