@@ -164,14 +164,14 @@ def run_bare(config: str, overrides: list[str], counted: Path) -> NoReturn:
     from ups_jax.config import load
     from ups_jax.core.xla import enable_compilation_cache
     from ups_jax.data import open_dataset
-    from ups_jax.trainer.timing import trial
+    from ups_jax.trainer.timing import open_step_trial
     from ups_jax.training.build import build_model
 
     enable_compilation_cache()
     cfg = load(config, overrides)
-    simulate.prepare(cfg)
+    simulate.generate_missing(cfg)
     dataset = open_dataset(cfg)
-    with trial(cfg, "operator", dataset, build_model(cfg, dataset.task, "operator")) as tried:
+    with open_step_trial(cfg, "operator", dataset, build_model(cfg, dataset.task, "operator")) as tried:
         state, batch = tried.new_state(), next(tried.batches)
     step, before = 0, None
     with counted.open("a", buffering=1) as file:

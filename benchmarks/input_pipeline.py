@@ -23,7 +23,7 @@ from ups_jax.cli import runner
 from ups_jax.config.packaged import CONFIGS
 
 if TYPE_CHECKING:
-    from ups_jax.trainer.timing import Trial
+    from ups_jax.trainer.timing import StepTrial
 
 _RESULTS = Path(__file__).resolve().parent / "results" / "input_pipeline.json"
 # Seconds a step of each run, by what was measured.
@@ -83,12 +83,12 @@ def in_turns(config: str, overrides: list[str], folder: Path, rounds: int, steps
     from ups_jax.data import data_path, open_dataset, training_batches
     from ups_jax.data.batches import MAX_GROUPED_BATCHES
     from ups_jax.data.shards.writer import ShardSizes, convert_to_shards
-    from ups_jax.trainer.timing import trial
+    from ups_jax.trainer.timing import open_step_trial
     from ups_jax.training.build import build_model
 
     enable_compilation_cache()
     cfg = load(config, overrides)
-    simulate.prepare(cfg)
+    simulate.generate_missing(cfg)
     file = data_path(cfg.data, cfg.data.tasks[0])
     convert_to_shards(file, folder / "shards", ShardSizes())
     paths = {"hdf5": file, "shards": folder / "shards"}
@@ -101,7 +101,7 @@ def in_turns(config: str, overrides: list[str], folder: Path, rounds: int, steps
             batches[way] = stack.enter_context(training_batches(dataset, way_cfg, "operator"))
         first_batch = next(batches["HDF5"])
         batches[_HELD] = iter(lambda: first_batch, None)
-        tried = stack.enter_context(trial(cfg, "operator", dataset, build_model(cfg, dataset.task, "operator")))
+        tried = stack.enter_context(open_step_trial(cfg, "operator", dataset, build_model(cfg, dataset.task, "operator")))
         # A reader has read ahead while the others ran; that is used up before the clock starts.
         ahead = cfg.data.loader.buffer + 2 * MAX_GROUPED_BATCHES + 2 * tried.steps_per_call
         steps = -(-steps // tried.steps_per_call) * tried.steps_per_call
@@ -118,7 +118,7 @@ def in_turns(config: str, overrides: list[str], folder: Path, rounds: int, steps
     return seconds
 
 
-def _run(tried: Trial, state: Any, batches: Iterator[Any], steps: int) -> Any:
+def _run(tried: StepTrial, state: Any, batches: Iterator[Any], steps: int) -> Any:
     """The training loop's way: batches are fetched and their call dispatched before the call before is waited for."""
     import jax
 

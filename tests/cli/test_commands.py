@@ -36,7 +36,7 @@ def trained(main: Script, data_root: Path, tmp_path_factory: pytest.TempPathFact
     lines = result.stdout.splitlines()
     assert lines[0] == lines[-1] == f"run         {run}"
     assert "CPU" in result.stdout
-    assert "32/4/4 trajectories" in result.stdout
+    assert "32/4/4 train/val/test trajectories" in result.stdout
     for row in ("this model", "latent rollout", "persistence"):
         assert row in result.stdout
     return run

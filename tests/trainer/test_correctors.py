@@ -36,7 +36,7 @@ from ups_jax.losses.distillation import level_count_at
 from ups_jax.metrics import ENSEMBLE_METRICS
 from ups_jax.pipeline import train_all_stages
 from ups_jax.pipeline.train_all_stages import is_finished, train_all
-from ups_jax.rollout.flow_sampler import sample, sample_distilled
+from ups_jax.rollout.flow_sampler import sample_distilled, sample_error
 from ups_jax.runs.best_weights import Weights, best_weights
 from ups_jax.runs.checkpoint import Checkpoints
 from ups_jax.runs.directory import RunDirectory
@@ -46,7 +46,7 @@ from ups_jax.trainer.train import TrainedStage, train
 from ups_jax.training.build import JointModel, abstract_state, build_joint_model, build_model, init_state
 from ups_jax.training.stages import consistency_distill, stage_spec
 from ups_jax.training.stages.consistency_distill import collapse_warning
-from ups_jax.training.stages.corrector_validation import corrected_metrics, validation_pieces
+from ups_jax.training.stages.corrector_validation import corrected_metrics, validation_segments
 from ups_jax.training.state import create_train_state
 
 QUIET = Console(quiet=True)
@@ -277,10 +277,10 @@ def test_a_validation_has_the_samples_of_the_student_beside_those_of_its_teacher
 ) -> None:
     model, spec = build_model(cfg, dataset.task, "consistency_distill"), stage_spec("consistency_distill")
     teacher, student = parents["diffusion_residual"], weights["consistency_distill"].weights
-    pieces, base = validation_pieces(dataset, cfg), build_model(cfg, dataset.task, "operator")
+    pieces, base = validation_segments(dataset, cfg), build_model(cfg, dataset.task, "operator")
     theirs, ours = (
         corrected_metrics(model, samples_of, base, parents["operator"], pieces, sampler)
-        for samples_of, sampler in ((teacher, sample), (student, sample_distilled))
+        for samples_of, sampler in ((teacher, sample_error), (student, sample_distilled))
     )
     validate = validation(JointModel((model,)), spec, as_mixture(dataset), cfg, parents)
     for _ in range(2):
@@ -430,7 +430,7 @@ def test_candidates_that_are_asked_for_and_not_drawn_are_told_of(
     asked = replace(cfg, evaluation=replace(cfg.evaluation, candidates=2, members=0))
     values = evaluate_run(run.path, asked, console=QUIET)
     assert "candidates_chosen" in values["variants"] and "ensemble" not in values["variants"]
-    message = "evaluation.candidates has no effect: a corrector with diffusion.objective=regression is deterministic"
+    message = "evaluation.candidates has no effect: a corrector with `diffusion.objective: regression` is deterministic"
     for wanted, count in ((asked, 1), (cfg, 0)):
         output = io.StringIO()
         with monkeypatch.context() as changed:

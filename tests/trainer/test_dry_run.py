@@ -26,7 +26,7 @@ from ups_jax.models import Batch
 from ups_jax.runs.checkpoint import Checkpoints
 from ups_jax.trainer import dry_run as module
 from ups_jax.trainer.dry_run import MISSING, dry_run, peak_bytes, step_costs
-from ups_jax.trainer.timing import Trial, trial
+from ups_jax.trainer.timing import StepTrial, open_step_trial
 from ups_jax.training.stages import enabled_stages
 from ups_jax.training.state import create_train_state
 from ups_jax.training.step import TrainStep
@@ -93,7 +93,7 @@ def test_a_dry_run_prints_every_parameter_and_the_costs_and_writes_nothing(compi
 def test_a_loss_that_is_not_finite_is_told() -> None:
     step = TrainStep(compiled=jax.jit(lambda state, batch, parents: (state, {"loss": batch.time})), parents={})
     with pytest.raises(DivergedError, match=r"step 3.*stages\.operator\.optimizer\.lr"):
-        trial = Trial(
+        trial = StepTrial(
             make_step=lambda **_: step,
             new_state=lambda: pytest.fail("no state is wanted"),
             batches=iter([Batch(time=np.float32(loss)) for loss in (1.0, 2.0, np.nan, 3.0)]),
@@ -168,7 +168,7 @@ def test_a_step_that_does_not_fit_is_one_line(data_root: Path, monkeypatch: pyte
 
     @contextlib.contextmanager
     def tried(*arguments: Any) -> Iterator[Any]:
-        with trial(*arguments) as whole:
+        with open_step_trial(*arguments) as whole:
             calls = iter([whole.new_state, full])
             new_state = {"new_state": lambda: next(calls)()} if where == "state" else {}
             batches = {"batches": map(full, [0])} if where == "batch" else {}
@@ -176,7 +176,7 @@ def test_a_step_that_does_not_fit_is_one_line(data_root: Path, monkeypatch: pyte
 
     if where == "step":
         monkeypatch.setattr(module, "step_costs", full)
-    monkeypatch.setattr(module, "trial", tried)
+    monkeypatch.setattr(module, "open_step_trial", tried)
     with pytest.raises(ConfigError, match=r"stages\.operator\.batch_size=8.*accum_steps") as error:
         shown(data_root)
     assert "\n" not in str(error.value)

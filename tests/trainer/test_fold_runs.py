@@ -19,7 +19,7 @@ from shared_correctors import sharing
 from ups_jax import simulate
 from ups_jax.config import Config, load
 from ups_jax.core.errors import ConfigError
-from ups_jax.core.rng import stream_key
+from ups_jax.core.rng import philox_key
 from ups_jax.data import open_dataset, windows
 from ups_jax.data.splits import split_record
 from ups_jax.pipeline.train_all_stages import is_finished, train_all
@@ -58,7 +58,7 @@ def config(name: str, data_root: Path, *more: str) -> Config:
 def recorded(cfg: Config, patch: pytest.MonkeyPatch) -> dict[str, set[int]]:
     """The trajectories that each stage draws, from now on."""
     drawn_ids: dict[str, set[int]] = defaultdict(set)
-    names = {stream_key(cfg.seed, f"data/{stage}"): stage for stage in (*PREDICTORS.values(), *CORRECTORS)}
+    names = {philox_key(cfg.seed, f"data/{stage}"): stage for stage in (*PREDICTORS.values(), *CORRECTORS)}
     draw = windows.draw_windows
 
     def recording_draw(plan: windows.WindowPlan, n: int, count: int = 1) -> windows.WindowDraw:
@@ -131,7 +131,7 @@ def test_a_predictor_that_was_fitted_to_another_fold_is_refused(
 def test_a_fold_of_other_data_than_the_predictor_s_is_refused(name: str, data_root: Path, tmp_path: Path) -> None:
     """Which file lists the split is no part of the configuration, and what it lists may be something else by now."""
     cfg = config(name, data_root, "data.split.method=listed", f"data.split.path={tmp_path / 'split.json'}")
-    simulate.prepare(config(name, data_root))
+    simulate.generate_missing(config(name, data_root))
     dataset = open_dataset(config(name, data_root))
     parts = split_record(dataset.splits, dataset.source.trajectories)
     (tmp_path / "split.json").write_text(json.dumps(parts))

@@ -87,7 +87,7 @@ def walked(data_root: Path, tmp_path: Path) -> Callable[..., tuple[Any, Any, Con
     def make(*overrides: str) -> tuple[Any, Any, Config, dict[str, Mixture]]:
         cfg = on_latents(data_root, tmp_path / "latents", *SMALL, "training.batch_size=4",
                          *overrides)  # fmt: skip
-        simulate.prepare(cfg)
+        simulate.generate_missing(cfg)
         data = open_mixture(cfg)
         model, weights = some_weights(cfg, data)
         # Neither trajectories nor frames fill the last chunk or the last shard.
@@ -217,7 +217,9 @@ def test_another_operator_starts_fresh_on_the_same_codec(
     arguments += ["stages.operator.steps=2", "evaluation.enabled=false", *SMALL]
     result = main("train.py", *arguments)
     assert result.returncode == 0, result.stderr
-    assert "weights     the codec only (the operator has other shapes and starts untrained): from stage" in result.stdout
+    assert (
+        "weights     the codec only (the operator has other shapes and starts untrained): from stage" in result.stdout
+    )
     codecs = [best_weights(run, "operator").params[CODEC] for run in (saved_run, tmp_path / "run")]
     assert same_bits(*codecs)
     other = main("train.py", *arguments[:5], str(tmp_path / "other"), *arguments[6:], "latent.dim=5")

@@ -15,7 +15,7 @@ from jax._src import dispatch
 
 from ups_jax.core.errors import ConfigError
 from ups_jax.models import Batch
-from ups_jax.trainer.oom import OomRetryStep, StateLost, is_out_of_memory, is_state_lost, with_oom_error
+from ups_jax.trainer.oom import OomRetryStep, StateLost, is_out_of_memory, is_state_lost, with_validation_oom_error
 from ups_jax.training.state import TrainState, create_train_state
 
 FULL = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 4294967296 bytes.")
@@ -64,7 +64,7 @@ def test_one_row_that_does_not_fit_is_one_line_and_another_error_is_itself() -> 
         step(blank(), Batch())
     assert "\n" not in str(error.value)
     with pytest.raises(jax.errors.JaxRuntimeError, match="INVALID_ARGUMENT"):
-        step.halve(OTHER)
+        step.halve_or_raise(OTHER)
     assert is_out_of_memory(FULL) and not is_out_of_memory(OTHER)
 
 
@@ -73,7 +73,7 @@ def test_a_validation_that_does_not_fit_names_its_own_key() -> None:
         raise FULL
 
     with pytest.raises(ConfigError, match=r"^evaluation\.val_trajectories"):
-        with_oom_error(validate)({})
+        with_validation_oom_error(validate)({})
 
 
 def test_a_state_is_lost_with_any_of_its_buffers() -> None:

@@ -55,7 +55,7 @@ def uninterrupted(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(autouse=True)
 def one_step_a_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """The failures below are those of calls by number."""
-    monkeypatch.setattr(CallPace, "begin", lambda self, at_most: 1)
+    monkeypatch.setattr(CallPace, "begin_call", lambda self, steps_left: 1)
 
 
 class FailingOnce:
@@ -155,7 +155,7 @@ def test_a_call_of_several_steps_that_runs_out_of_memory_is_made_again(
         counts.append(min(3, at_most))
         return counts[-1]
 
-    monkeypatch.setattr(CallPace, "begin", begin)
+    monkeypatch.setattr(CallPace, "begin_call", begin)
     groups = watch(monkeypatch, lambda step: FailingOnce(step, 2, deleted))
     ended = trained(data_root, tmp_path / "run", "training.eval_every=100")
     assert groups == [1, 2]

@@ -19,7 +19,7 @@ from ups_jax.config import Config, load
 from ups_jax.models.batch import Batch
 from ups_jax.models.parameter_sharing import ParameterSubset
 from ups_jax.optim import build_optimizer, build_schedule
-from ups_jax.optim.schedules import build_plateau
+from ups_jax.optim.schedules import build_plateau_rule
 from ups_jax.runs.checkpoint import Checkpoints
 from ups_jax.tracking import read_jsonl
 from ups_jax.tracking.jsonl import JsonlWriter
@@ -27,7 +27,7 @@ from ups_jax.trainer.console import TrainingProgress
 from ups_jax.trainer.loop import Loop, run_loop
 from ups_jax.training.run_length import Plan
 from ups_jax.training.state import create_train_state
-from ups_jax.training.step import Update
+from ups_jax.training.step import StateUpdate
 
 
 def looped(cfg: Config, metrics: list[float], path: Path, lost: tuple[int, ...] = ()) -> list[dict[str, Any]]:
@@ -39,7 +39,7 @@ def looped(cfg: Config, metrics: list[float], path: Path, lost: tuple[int, ...] 
     tx = build_optimizer(settings, *lengths)
     schedule = build_schedule(settings.scheduler, settings.optimizer.lr, *lengths)
 
-    update = Update(tx, 0.5, cfg.training, ParameterSubset(), branch=True)
+    update = StateUpdate(tx, 0.5, cfg.training, ParameterSubset(), branch=True)
 
     def step(state: Any, batch: Batch) -> Any:
         return update.apply(state, jnp.sum(state.params["w"] * batch.fields), {"w": jnp.asarray(batch.fields)})
@@ -62,15 +62,15 @@ def looped(cfg: Config, metrics: list[float], path: Path, lost: tuple[int, ...] 
         plan=plan,
         steps_before=0,
         train_step=moved,
-        batches=batches,
+        open_batches=batches,
         averaged_weights=lambda state: state.step,
         validate=lambda step: {"metric": metrics[int(step) // plan.eval_steps - 1]},
         selection_metric="metric",
         save=lambda state, validation: None,
-        step_of=lambda validation: None,
+        step_with_validation=lambda validation: None,
         learning_rate=lambda step: float(schedule(step)),
         patience=None,
-        plateau=build_plateau(settings, *lengths, plan.eval_steps),
+        plateau=build_plateau_rule(settings, *lengths, plan.eval_steps),
     )
     fresh = create_train_state({"w": jnp.ones(2)}, tx, jax.random.key(0))
     with (

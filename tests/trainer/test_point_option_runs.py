@@ -41,7 +41,7 @@ OPTIONS = {
 
 def config(data_root: Path, option: str, *more: str, task: str = "heat_mesh"):
     cfg = load(CONFIGS / f"{task}.yaml", [f"data.root={data_root}", *SMALL, *OPTIONS[option], *more])
-    simulate.prepare(cfg)
+    simulate.generate_missing(cfg)
     return cfg
 
 

@@ -40,7 +40,7 @@ SMALL = [
 @pytest.fixture(scope="module")
 def cfg(data_root: Path) -> Config:
     cfg = load(CONFIGS / "heat_mesh.yaml", [f"data.root={data_root}", f"data.tasks={TASKS}", *SMALL])
-    simulate.prepare(cfg)
+    simulate.generate_missing(cfg)
     return cfg
 
 

@@ -18,13 +18,13 @@ from rich.console import Console
 from shared_programs import optimizer, sharing, state, train_step
 
 from ups_jax import batch_at, evaluate, load_run
-from ups_jax.config import Config, load, of_task
+from ups_jax.config import Config, load, restrict_to_task
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.data import Mixture, first_batches, open_dataset, open_mixture, steps_per_epoch
 from ups_jax.evaluation.evaluate_run import evaluate_run
 from ups_jax.inference.inputs import make_conditions
 from ups_jax.losses import StageLoss, operator_losses
-from ups_jax.models.batch import on_device
+from ups_jax.models.batch import as_jax_arrays
 from ups_jax.models.conditioning import conditions_of
 from ups_jax.rollout.autoregressive import rollout
 from ups_jax.runs.checkpoint import Checkpoints, tasks_of
@@ -184,7 +184,7 @@ def test_each_task_feels_its_place_its_boundaries_and_its_time_step(cfg: Config,
     """With another mark, unit of time or coefficient the same parameters make another step."""
     first_task = data.datasets[0].task
     model = build_joint_model(cfg, data.tasks, "operator").models[0]
-    batch = on_device(first_batches(data, cfg, "operator")[0])
+    batch = as_jax_arrays(first_batches(data, cfg, "operator")[0])
     params = operator_params(model, batch)
 
     def loss_of(task: Any) -> Any:
@@ -267,14 +267,14 @@ def test_evaluation_has_every_task_beside_its_baselines(run: Any, cfg: Config, d
     assert values["meta"]["data"]["fingerprint"] == data.fingerprint
     # The run's own data: the result has the split's plain name.
     assert (run[0] / "evaluation" / "test.json").exists()
-    alone = evaluate_run(run[0], of_task(cfg, "pair"), console=Console(quiet=True))
+    alone = evaluate_run(run[0], restrict_to_task(cfg, "pair"), console=Console(quiet=True))
     assert list(alone["metrics"]) == ["pair"]
     assert alone["metrics"]["pair"]["rollout"]["nrmse"] == values["metrics"]["pair"]["rollout"]["nrmse"]
     # The library's evaluation has what the command wrote, of one task from the data of all or from its own.
     model = load_run(run[0])
     assert evaluate(model, data)["per_trajectory"] == values["per_trajectory"]
     # Data that is opened by itself has another order of coefficients, which are matched by name.
-    for opened in (data, data.datasets[1], open_dataset(of_task(cfg, "pair"))):
+    for opened in (data, data.datasets[1], open_dataset(restrict_to_task(cfg, "pair"))):
         result = evaluate(model.for_task("pair"), opened)
         assert list(result["metrics"]) == ["pair"]
         np.testing.assert_allclose(

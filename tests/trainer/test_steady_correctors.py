@@ -65,7 +65,7 @@ def test_the_evaluation_has_the_expected_error_of_each_taken_out_and_an_ensemble
     ensemble = values["variants"]["ensemble"]["darcy2d"]
     assert ensemble["members"] == 3 and values["meta"]["ensemble_of"] == "consistency_distill"
     assert ensemble["steady"].keys() >= {"crps", "spread_skill", "coverage_50", "coverage_90"}
-    assert "ensemble of 3: CRPS" in output.getvalue() and "no effect" not in output.getvalue()
+    assert "ensemble of 3 members: CRPS" in output.getvalue() and "no effect" not in output.getvalue()
     asked, output = replace(cfg, evaluation=replace(cfg.evaluation, candidates=2)), io.StringIO()
     alone = evaluate_run(run.path, asked, stage="diffusion_residual", console=Console(file=output, width=200))
     assert output.getvalue().count("evaluation.candidates has no effect: a steady task has no time steps") == 1

@@ -36,14 +36,14 @@ def profile(args: argparse.Namespace) -> None:
     from ups_jax.core.xla import enable_compilation_cache, require_determinism
     from ups_jax.data import open_mixture
     from ups_jax.trainer.profile import profile_step
-    from ups_jax.trainer.timing import trial
+    from ups_jax.trainer.timing import open_step_trial
     from ups_jax.training.build import build_joint_model
 
     require_determinism(cfg.deterministic)
     enable_compilation_cache()
-    simulate.prepare(cfg)
+    simulate.generate_missing(cfg)
     data = open_mixture(cfg)
-    with trial(cfg, args.stage, data, build_joint_model(cfg, data.tasks, args.stage), steps_per_call=1) as step_trial:
+    with open_step_trial(cfg, args.stage, data, build_joint_model(cfg, data.tasks, args.stage), steps_per_call=1) as step_trial:
         settings = {"steps": args.steps, "depth": args.depth}
         result = profile_step(step_trial.train_step, step_trial.new_state(), step_trial.batches, args.out, **settings)
     table = Table(title=f"one step of {args.stage} on {jax.devices()[0].device_kind}", title_justify="left")

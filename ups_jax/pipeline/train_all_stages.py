@@ -17,7 +17,7 @@ from ups_jax.evaluation.evaluate_run import evaluate_run
 from ups_jax.runs.directory import RunDirectory, length_settings
 from ups_jax.tracking import share_run
 from ups_jax.trainer.parents import trained_parents
-from ups_jax.trainer.preflight import check_resume, prepare_data
+from ups_jax.trainer.preflight import check_resume, generate_missing_data
 from ups_jax.trainer.train import train
 from ups_jax.training.build import build_joint_model
 from ups_jax.training.run_length import make_plan
@@ -79,7 +79,7 @@ def is_finished(run: RunDirectory, cfg: Config, stage: str) -> bool:
 
 def _check_stages_and_open_data(cfg: Config, stages: Sequence[str], console: Console) -> Mixture:
     """Open the data, and build the model and length plan of each stage, so that all errors appear before training."""
-    prepare_data(cfg, console)
+    generate_missing_data(cfg, console)
     data = open_mixture(cfg)
     for stage in stages:
         build_joint_model(cfg, data.tasks, stage)

@@ -1,7 +1,4 @@
-"""Console output of a training, and the log entries at the end of a stage.
-
-Before the first step the device, data and plan are printed; during training the progress.
-"""
+"""Console output of a training (device, data, plan, progress), and the metric log's entries at the end of a stage."""
 
 from __future__ import annotations
 
@@ -28,8 +25,8 @@ from ups_jax.training.stages import stage_spec
 from ups_jax.training.state import TrainState
 
 
-def log_setup(console: Console, cfg: Config, stage: str, data: Mixture) -> None:
-    """Print the device, the data of each task, notes on the data, and the mixing of tasks."""
+def print_setup(console: Console, cfg: Config, stage: str, data: Mixture) -> None:
+    """Print the device and the data of each task; for several tasks, also the share of the steps of each task."""
     device = jax.devices()[0]
     print_line(console, f"device      {device.device_kind} ({device.platform}, {jax.device_count()} in use)")
     if device.platform == "cpu":
@@ -40,7 +37,7 @@ def log_setup(console: Console, cfg: Config, stage: str, data: Mixture) -> None:
         kind = f"dt {task.dt:g}" if task.kind == "transient" else f"steady, inputs {inputs}"
         print_line(
             console,
-            f"data        {task.name}: {sizes['train']}/{sizes['val']}/{sizes['test']} trajectories, "
+            f"data        {task.name}: {sizes['train']}/{sizes['val']}/{sizes['test']} train/val/test trajectories, "
             f"{' x '.join(map(str, task.shape))} points, {kind}, channels {', '.join(task.channels)}",
         )
     if cfg.diffusion.fold:
@@ -48,7 +45,8 @@ def log_setup(console: Console, cfg: Config, stage: str, data: Mixture) -> None:
         count, total = len(stage_trajectories(dataset, cfg, stage)), dataset.sizes["train"]
         print_line(
             console,
-            f"fold        {stage}: {count} of {total} training trajectories (diffusion.fold={cfg.diffusion.fold:g})",
+            f"fold        stage {stage} is trained on {count} of {total} training trajectories "
+            f"(diffusion.fold={cfg.diffusion.fold:g})",
         )
     for note in (note for dataset in data.datasets for note in dataset.notes):
         print_line(console, f"note        {note}")
@@ -58,22 +56,18 @@ def log_setup(console: Console, cfg: Config, stage: str, data: Mixture) -> None:
         listed = ", ".join(f"{name} {100 * share:.3g} %" for name, share in shares)
         print_line(console, f"mixing      {cfg.data.mixing.method}, share of the steps: {listed}")
         metric = stage_spec(stage).selection_metric(cfg)
-        print_line(console, f"selection   checkpoints by the mean over tasks of validation/{metric}")
+        print_line(console, f"selection   best checkpoint: lowest mean of validation/{metric} over the tasks")
 
 
-def log_plan(console: Console, cfg: Config, stage: str, plan: Plan, planned: dict[str, Any]) -> None:
+def print_plan(console: Console, cfg: Config, stage: str, plan: Plan, record_entries: dict[str, Any]) -> None:
     """Print the number of steps, batch size, optimizer and precision of a stage.
 
     Args:
-        console: Console to print to.
-        cfg: Configuration.
-        stage: Name of the stage.
-        plan: Number of steps.
-        planned: Entries of `plan_and_record` for run.json; `budget` is present for a length in seconds.
+        record_entries: Second result of `plan_and_record_entries`; `budget` is present for a length in seconds.
     """
     settings = getattr(cfg.stages, stage)
     windows = f"{settings.accum_steps} x " * (settings.accum_steps > 1) + f"{settings.batch_size}"
-    budget = planned.get("budget")
+    budget = record_entries.get("budget")
     duration = ""
     if budget is not None:
         milliseconds = 1e3 * budget["seconds_per_step"]
@@ -89,26 +83,23 @@ def log_plan(console: Console, cfg: Config, stage: str, plan: Plan, planned: dic
 class TrainingProgress:
     """Progress display of a stage: loss, validation nRMSE, steps per second and remaining time.
 
-    A terminal shows a progress bar; elsewhere a line is printed every `every_seconds` seconds.
+    A terminal shows a progress bar; any other output gets a line every `every_seconds` seconds.
 
     Args:
-        console: Console to print to.
-        stage: Name of the stage.
         total_steps: Last step of the stage.
-        start: First step of this process.
-        every_seconds: Interval of lines in seconds.
+        start_step: Step at which this process starts.
     """
 
-    def __init__(self, console: Console, stage: str, total_steps: int, start: int, every_seconds: float) -> None:
+    def __init__(self, console: Console, stage: str, total_steps: int, start_step: int, every_seconds: float) -> None:
         self._console = console
         self._stage = stage
         self._total = total_steps
-        self._start = start
+        self._start = start_step
         self._every = every_seconds
         self._loss: float | None = None
         self._validation: float | None = None
         self._printed_at = time.monotonic()
-        self._newest = start
+        self._newest = start_step
         # Rates are measured from the second step on, because the first includes compilation.
         self._timed_since: float | None = None
         self._bar = Progress(
@@ -120,7 +111,7 @@ class TrainingProgress:
             console=console,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task(stage, total=total_steps, completed=start, numbers="")
+        self._task = self._bar.add_task(stage, total=total_steps, completed=start_step, numbers="")
 
     def __enter__(self) -> TrainingProgress:
         self._bar.start()
@@ -138,16 +129,16 @@ class TrainingProgress:
             return None
         return (time.monotonic() - self._timed_since) / (self._newest - self._start)
 
-    def loss(self, value: float) -> None:
-        """Set the newest training loss."""
+    def set_loss(self, value: float) -> None:
+        """Store the newest training loss, which the next call of `show_step` displays."""
         self._loss = value
 
-    def validation(self, value: float) -> None:
-        """Set the newest validation nRMSE."""
+    def set_validation(self, value: float) -> None:
+        """Store the newest validation nRMSE, which the next call of `show_step` displays."""
         self._validation = value
 
-    def step(self, step: int) -> None:
-        """Report the newest dispatched step; updates the bar, or prints a line if the interval has passed."""
+    def show_step(self, step: int) -> None:
+        """Move the bar to the newest dispatched step, or print a line if the last one is `every_seconds` old."""
         moment = time.monotonic()
         self._newest = step
         if self._timed_since is None:
@@ -172,15 +163,11 @@ class TrainingProgress:
 def log_end(
     writer: Writer, config: WandbConfig, run: RunDirectory, stage: str, checkpoints: Checkpoints, state: TrainState
 ) -> None:
-    """Log the result of a finished stage, an alert, and the best checkpoint if uploads are enabled.
+    """Log the end of a stage: the result, an alert and, if uploads are enabled, the best checkpoint.
 
     Args:
-        writer: Destination.
         config: Settings of W&B; `upload_checkpoints` enables the upload.
-        run: Run directory.
-        stage: Name of the stage.
-        checkpoints: Saved checkpoints of the stage.
-        state: Last state.
+        state: State after the last step of the stage.
     """
     best, steps = checkpoints.best_step(), int(state.step)
     # From the checkpoint on disk: the monitor's best value may be of a checkpoint that was damaged.
@@ -192,31 +179,31 @@ def log_end(
     if best is not None and config.upload_checkpoints:
         writer.artifact(
             checkpoints.directory / str(best),
-            _artifact_name(f"{run.path.resolve().name}-{stage}"),
+            _valid_artifact_name(f"{run.path.resolve().name}-{stage}"),
             kind="model",
             labels=("best", f"step-{best}"),
             metadata=result | {"stage": stage, "step": best},
         )
 
 
-def is_logged(run: RunDirectory, stage: str, state: TrainState) -> bool:
-    """Return whether run.json records, under `told`, that the end of the stage at this step was logged.
+def is_end_logged(run: RunDirectory, stage: str, state: TrainState) -> bool:
+    """Return whether run.json has the mark (key `told`) that the end of the stage at this step was logged.
 
-    It is recorded after delivery, so a run that is killed in between, or could not deliver, logs it again.
+    The mark is written after delivery: if the run is killed before that or delivery fails, a resume logs the end again.
     """
     return run.read()["stages"][stage].get("told") == int(state.step)
 
 
-def was_delivered(writer: Writer) -> bool:
-    """Return whether a closed writer has delivered the end of the stage."""
+def was_end_delivered(writer: Writer) -> bool:
+    """Return whether a closed writer has delivered all entries that `log_end` writes."""
     return writer.delivered("summary", "alert", "artifact")
 
 
 def log_diverged(writer: Writer, run: RunDirectory, stage: str, error: DivergedError) -> None:
-    """Log an alert that the stage has diverged."""
+    """Write an alert to the metric logs that the stage has diverged."""
     writer.alert(f"{stage} has diverged", f"{run.path}: {error}", "ERROR")
 
 
-def _artifact_name(name: str) -> str:
-    """Return the name with characters replaced that W&B does not allow, cut to its limit of 128 characters."""
+def _valid_artifact_name(name: str) -> str:
+    """Replace the characters of a name that W&B forbids, and keep the last 128 characters, the maximum of W&B."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", name)[-128:]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ups_jax.config import Config, from_dict, load, merge, to_dict
+from ups_jax.config import Config, apply_overrides, from_dict, load, to_dict
 from ups_jax.core.errors import ConfigError, DivergedError
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset
@@ -76,7 +76,7 @@ def encode_dataset(
 
     task = dataset.task
     latent_bytes = 4 * int(np.prod(manifest.trajectory_shape))
-    field_bytes = 4 * dataset.source.frames * task.points * len(task.channels)
+    field_bytes = 4 * dataset.source.frames * task.num_points * len(task.channels)
     chunk_trajectories = max(1, _READ_BYTES // (latent_bytes + field_bytes))
     written = write_latents(
         out, manifest, encode_trajectories, chunk_trajectories=chunk_trajectories, overwrite=overwrite, report=report
@@ -98,12 +98,12 @@ def encoding_config(weights: Weights, path: str | None, overrides: Sequence[str]
     if path is not None:
         cfg = load(path, list(overrides))
     else:
-        cfg = from_dict(merge(to_dict(weights.config), list(overrides)))
-    check_codec(weights, cfg)
+        cfg = from_dict(apply_overrides(to_dict(weights.config), list(overrides)))
+    check_codec_fits(weights, cfg)
     return cfg
 
 
-def check_codec(weights: Weights, cfg: Config) -> None:
+def check_codec_fits(weights: Weights, cfg: Config) -> None:
     """Raise ConfigError if the codec of the run does not fit a training with this configuration."""
     if len(cfg.data.tasks) != 1 or cfg.data.tasks[0].kind != "transient":
         names = ", ".join(task.name for task in cfg.data.tasks)

@@ -1,6 +1,6 @@
-"""Training on stored latents of a frozen codec (encoder and decoder).
+"""Training on stored latents, with the codec (encoder and decoder) that encoded them frozen.
 
-The functions check that the configuration allows it, and that the stored latents match the codec and the data.
+The functions check that the configuration supports latents, and that the stored latents match the codec and the data.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from ups_jax.training.build import trains_on_latents
 
 
 def check_latent_source(cfg: Config, stage: str) -> None:
-    """Raise ConfigError if the configuration selects latents for a stage or tasks that cannot be trained on them."""
+    """Raise ConfigError if `data.source` is `latents` but the stage or the tasks do not support latents."""
     if cfg.data.source == "fields":
         return
     names = ", ".join(task.name for task in cfg.data.tasks)
     if len(cfg.data.tasks) != 1:
         raise ConfigError(
-            f"data.source=latents: supports a single task, but data.tasks has {len(cfg.data.tasks)} ({names})"
+            f"data.source=latents: supports a single task, but data.tasks has {len(cfg.data.tasks)} ({names}); select "
+            "one task, or use data.source=fields"
         )
     if cfg.data.tasks[0].kind == "steady":
         raise ConfigError(
@@ -44,12 +45,12 @@ def check_latent_source(cfg: Config, stage: str) -> None:
 
 
 def with_field_source(cfg: Config) -> Config:
-    """Return the configuration of the same training on fields instead of latents."""
+    """Return the configuration with training on fields instead of latents."""
     return replace(cfg, data=replace(cfg.data, source="fields", latents=None))
 
 
 def check_grid_task(task: Task) -> None:
-    """Raise ConfigError if the task is on scattered points, whose encoder depends on their positions."""
+    """Raise ConfigError if the task is on scattered points, because their codec also needs the positions."""
     if task.scattered:
         raise ConfigError(
             f"data.source=latents: supports grids only, but {task.name} is on scattered points; use data.source=fields"
@@ -57,12 +58,11 @@ def check_grid_task(task: Task) -> None:
 
 
 def latent_key(digest: str, cfg: Config, dataset: Dataset, dtype: str) -> LatentKey:
-    """Return the key of stored latents, which contains everything that they depend on.
+    """Return the key of stored latents, which contains everything that their values depend on.
 
     Args:
         digest: Digest of the codec's parameters.
-        cfg: Configuration of the encoder and the data.
-        dataset: Encoded data; fields are normalised with the statistics of its training split.
+        dataset: Encoded data, whose statistics normalise the fields.
         dtype: Storage type of the latents.
     """
     task = dataset.task
@@ -81,67 +81,72 @@ def latent_key(digest: str, cfg: Config, dataset: Dataset, dtype: str) -> Latent
 
 
 def codec_digest(params: Any) -> str:
-    """Return the digest of the codec's parameters in a parameter tree."""
+    """Return the digest of the codec's parameters, which `params` must contain."""
     leaves = jax.tree_util.tree_leaves_with_path(params[CODEC])
     return weights_digest({jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})
 
 
-def with_latents(
-    cfg: Config, stage: str, data: Mixture, run: RunDirectory | None, weights: Weights | None, parent: Path | None
+def with_stored_latents(
+    cfg: Config,
+    stage: str,
+    data: Mixture,
+    run: RunDirectory | None,
+    init_weights: Weights | None,
+    init_run: Path | None,
 ) -> Mixture:
-    """Return the data with the stored latents of `data.latents`; unchanged if the stage is not trained on latents.
+    """Add the latents of the folder `data.latents` to the data if the stage is trained on latents.
 
-    The latents must belong to the codec of the run's checkpoint, or of `weights` if the run has none.
+    The latents must come from the codec in the run's checkpoint; in a run without a checkpoint, from the codec in
+    `init_weights`.
 
     Args:
-        cfg: Configuration.
-        stage: Name of the stage.
-        data: Data of the stage.
-        run: Run directory, if there is one.
-        weights: Weights of the run in `--init-from`.
-        parent: Run directory of `weights`.
+        run: Run directory; None in a dry run.
+        init_weights: Weights of the run in `--init-from`.
+        init_run: Path of the run in `--init-from`.
 
     Raises:
-        ConfigError: There is no codec.
+        ConfigError: Neither a checkpoint nor `init_weights` provides a codec.
         DataError: The latents are damaged, or belong to another codec or other data.
     """
     if not trains_on_latents(cfg, stage):
         return data
     (dataset,) = data.datasets
     check_grid_task(dataset.task)
-    recorded = _recorded_key(run, stage)
+    recorded = _recorded_latent_key(run, stage)
     if recorded is None and run is not None and newest_step(run.checkpoints(stage)) > 0:
-        weights, parent = best_weights(run.path, stage), run.path
-    if recorded is None and weights is None:
+        init_weights, init_run = best_weights(run.path, stage), run.path
+    if recorded is None and init_weights is None:
         raise ConfigError(
-            "data.source=latents: requires the codec that encoded them; train the operator first, with "
-            "--stage operator --init-from RUN"
+            "data.source=latents: the codec that encoded the latents is missing; start the training with "
+            "--stage operator --init-from RUN, where RUN is the run with this codec"
         )
     cache = LatentCache(str(cfg.data.latents), cfg.data.loader.memory_gib * 2**30)
     stored_key = cache.manifest.key
     digest = (
-        codec_digest(weights.params) if recorded is None and weights is not None else str((recorded or {})["weights"])
+        codec_digest(init_weights.params)
+        if recorded is None and init_weights is not None
+        else str((recorded or {})["weights"])
     )
     expected_key = latent_key(digest, cfg, dataset, stored_key.dtype if recorded is None else str(recorded["dtype"]))
     if differing := stored_key.differences(expected_key):
-        codec_run = run.path if recorded is not None and run is not None else parent
+        codec_run = run.path if recorded is not None and run is not None else init_run
         raise DataError(
-            f"{cache.path}: the latents were encoded with other {', '.join(differing)} than this training has; encode "
-            f"them again: `{command('encode')} --run-dir {codec_run} --config CONFIG --out {cache.path} --dtype "
-            f"{expected_key.dtype} --overwrite`, with the CONFIG and overrides of this training"
+            f"{cache.path}: the stored latents do not fit this training (different: {', '.join(differing)}); encode "
+            f"them again with `{command('encode')} --run-dir {codec_run} --config CONFIG --out {cache.path} --dtype "
+            f"{expected_key.dtype} --overwrite`, where CONFIG is the configuration of this training with its overrides"
         )
     windows = LatentWindows(cache=cache, context=cfg.data.context, pushforward=cfg.training.pushforward)
     return Mixture(datasets=(replace(dataset, latents=windows),))
 
 
-def latents_record(data: Mixture) -> dict[str, Any]:
-    """Return the entry of run.json with the key of the latents, for resuming; empty without latents."""
+def latents_record_entry(data: Mixture) -> dict[str, Any]:
+    """Return the run.json entry `latents` with the key that a resume compares; empty for a training on fields."""
     latents = data.datasets[0].latents
     return {} if latents is None else {"latents": asdict(latents.cache.manifest.key)}
 
 
 def describe_latents(cfg: Config, stage: str, data: Mixture) -> list[str]:
-    """Return console lines about the latents, or about fields that are used in their place."""
+    """Return console lines about the latents, or why the stage reads fields although latents are selected."""
     dataset = data.datasets[0]
     if dataset.latents is None:
         if cfg.data.source != "latents":
@@ -161,8 +166,8 @@ def describe_latents(cfg: Config, stage: str, data: Mixture) -> list[str]:
     return lines
 
 
-def _recorded_key(run: RunDirectory | None, stage: str) -> dict[str, Any] | None:
-    """Return the key of the latents in run.json, or None if the run has no checkpoint of the stage."""
+def _recorded_latent_key(run: RunDirectory | None, stage: str) -> dict[str, Any] | None:
+    """Return the latents' key from run.json; None without such a key or without a checkpoint of the stage."""
     if run is None or not run.exists() or newest_step(run.checkpoints(stage)) == 0:
         return None
     recorded: dict[str, Any] | None = run.read()["stages"].get(stage, {}).get("latents")

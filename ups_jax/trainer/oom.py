@@ -1,7 +1,7 @@
 """Recovery from running out of device memory: the micro-batch is halved and the same optimizer step is repeated.
 
-If the failed step destroyed the train state, training restarts from the newest checkpoint. The repeated steps equal the
-lost ones to round-off.
+If the failed step destroyed the train state, training restarts from the newest checkpoint. The repeated steps give the
+same results as the lost steps, except for round-off.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ HalvingRecord = dict[str, Any]
 
 
 class StateLost(RuntimeError):
-    """Memory ran out during a step to which the buffers of the only train state had been donated."""
+    """Device memory ran out in a step that had destroyed its input state, so that the step cannot be repeated."""
 
 
 class OomRetryStep:
     """A train step that halves its micro-batch and repeats itself each time the device runs out of memory.
 
     Args:
-        make: Function `make(micro_batches=n)` that returns the train step with `n` micro-batches.
+        make_step: Function `make_step(micro_batches=n)` that returns the train step with `n` micro-batches.
         rows: Rows of a step, summed over micro-batches.
         micro_batches: Number of micro-batches of the first attempt.
         config_key: Configuration key of the batch size, for messages.
@@ -48,18 +48,18 @@ class OomRetryStep:
 
     def __init__(
         self,
-        make: Callable[..., TrainStep],
+        make_step: Callable[..., TrainStep],
         rows: int,
         micro_batches: int,
         *,
         config_key: str,
         ahead_of_time: bool = True,
-        on_halved: Callable[[int, int], None] = lambda rows, groups: None,
+        on_halved: Callable[[int, int], None] = lambda rows, micro_batches: None,
         on_compiled: Callable[[float], None] = lambda seconds: None,
     ) -> None:
-        self._make, self._rows, self._config_key = make, rows, config_key
+        self._make_step, self._rows, self._config_key = make_step, rows, config_key
         self._micro_batches = micro_batches
-        self._step = make(micro_batches=micro_batches)
+        self._step = make_step(micro_batches=micro_batches)
         self._ahead_of_time, self._compiled_structures = ahead_of_time, set[Any]()
         self._on_halved, self._on_compiled = on_halved, on_compiled
         self.compile_seconds = 0.0
@@ -68,8 +68,8 @@ class OomRetryStep:
         """Return the next state and the metrics of a step.
 
         Raises:
-            StateLost: Memory ran out and the state was destroyed; repeat the step from another state.
-            ConfigError: A micro-batch of one row does not fit.
+            StateLost: Memory ran out and the step destroyed `state`; repeat the step from another state.
+            ConfigError: A micro-batch of one row does not fit into memory.
         """
         while True:
             try:
@@ -80,33 +80,33 @@ class OomRetryStep:
                     self._on_compiled(self.compile_seconds)
                 return self._step(state, batch)
             except jax.errors.JaxRuntimeError as error:
-                self.halve(error)
+                self.halve_or_raise(error)
             # Leave the handler first: the exception keeps the failed step's buffers alive.
             if is_state_lost(state):
                 raise StateLost
 
-    def halve(self, error: jax.errors.JaxRuntimeError) -> None:
-        """Halve the rows of a micro-batch for all further steps. Raise `error` itself if it is not about memory."""
+    def halve_or_raise(self, error: jax.errors.JaxRuntimeError) -> None:
+        """Halve the rows of a micro-batch for all further steps; raise `error` if it is not an out-of-memory error."""
         if not is_out_of_memory(error):
             raise error
         if jax.process_count() > 1:
             # The other processes did not fail, and all processes must run the same program.
             raise ConfigError(
-                f"{self._config_key}: the device of process {jax.process_index()} ran out of memory; lower it and "
-                "raise accum_steps, which leaves the optimizer step unchanged"
+                f"{self._config_key}: the device of process {jax.process_index()} ran out of memory; lower batch_size "
+                "and raise accum_steps by the same factor, which leaves the optimizer step unchanged"
             ) from None
         size = rows_per_micro_batch(self._rows, self._micro_batches)
         if size == 1:
             raise row_too_large_error(self._config_key) from None
         self._micro_batches = -(-self._rows // -(-size // 2))
-        self._step = self._make(micro_batches=self._micro_batches)
+        self._step = self._make_step(micro_batches=self._micro_batches)
         self._compiled_structures.clear()
         self._on_halved(rows_per_micro_batch(self._rows, self._micro_batches), self._micro_batches)
 
     def run_with_retry(self, call: Callable[[], T]) -> T:
-        """Return `call()`; repeat it after a halving each time memory runs out and the state is lost.
+        """Return `call()`; each time memory runs out and the state is lost, halve the micro-batch and call it again.
 
-        Steps run asynchronously, so the error of a step may be raised anywhere in `call` where its results are read.
+        Steps run asynchronously, so the error of a step may be raised wherever `call` reads the results of this step.
         """
         while True:
             try:
@@ -114,7 +114,7 @@ class OomRetryStep:
             except StateLost:
                 pass
             except jax.errors.JaxRuntimeError as error:
-                self.halve(error)
+                self.halve_or_raise(error)
 
 
 def batch_size_key(stage: str) -> str:
@@ -122,27 +122,23 @@ def batch_size_key(stage: str) -> str:
     return f"stages.{stage}.batch_size"
 
 
-def row_too_large_error(key: str) -> ConfigError:
-    """Return the error for a step that does not fit into memory with micro-batches of one row.
-
-    Args:
-        key: Configuration key of the batch size.
-    """
+def row_too_large_error(config_key: str) -> ConfigError:
+    """Return the error, under this configuration key, for a step that does not even fit into memory with one row."""
     return ConfigError(
-        f"{key}: a training step of one row does not fit into the device's memory; set training.remat=full or "
+        f"{config_key}: a training step of one row does not fit into the device's memory; set training.remat=full or "
         "training.precision=bf16, or use a smaller model or a shorter rollout_horizon"
     )
 
 
 @contextmanager
-def raise_on_oom(refusal: ConfigError) -> Iterator[None]:
-    """Raise `refusal` in place of a device out-of-memory error inside the context; other errors pass unchanged."""
+def raise_on_oom(replacement: ConfigError) -> Iterator[None]:
+    """In the context, raise `replacement` instead of an out-of-memory error of the device, and nothing else."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        raise refusal from None
+        raise replacement from None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -152,12 +148,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_retried(error: Exception) -> bool:
-    """Return whether `OomRetryStep.run_with_retry` handles this error by halving the micro-batch and starting again."""
+    """Return whether `OomRetryStep.run_with_retry` halves the micro-batch and starts again after this error."""
     return isinstance(error, StateLost) or (isinstance(error, jax.errors.JaxRuntimeError) and is_out_of_memory(error))
 
 
 def is_state_lost(state: Any) -> bool:
-    """Return whether a failed step deleted buffers of this state, or the state was never computed."""
+    """Return whether a state cannot be used: its buffers are deleted, or memory ran out while it was computed."""
     leaves = [leaf for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array)]
     if any(leaf.is_deleted() for leaf in leaves):
         return True
@@ -170,36 +166,38 @@ def is_state_lost(state: Any) -> bool:
     return False
 
 
-def halving_record(cfg: Config, rows: int, groups: int) -> HalvingRecord:
-    """Return the run.json entry for a step that now uses `groups` micro-batches of `rows` rows."""
-    return {"micro_batch": rows, "accum_steps": groups, "time": now()} | _conditions(cfg)
+def halving_record(cfg: Config, rows: int, micro_batches: int) -> HalvingRecord:
+    """Return the run.json entry for a step that a halving has split into `micro_batches` of `rows` rows."""
+    return {"micro_batch": rows, "accum_steps": micro_batches, "time": now()} | _device_and_remat(cfg)
 
 
-def initial_micro_batches(cfg: Config, stage: str, entries: Sequence[HalvingRecord]) -> int:
-    """Return the number of micro-batches with which a step starts.
+def initial_micro_batches(cfg: Config, stage: str, halvings: Sequence[HalvingRecord]) -> int:
+    """Return the number of micro-batches with which a training starts.
 
-    It is the larger of the stage's `accum_steps` and the newest entry for this device and this `training.remat`.
+    This is `accum_steps` of the stage, or the larger number of the newest halving that was recorded with the same
+    device kind and `training.remat`.
     """
-    recorded = [entry["accum_steps"] for entry in entries if _conditions(cfg).items() <= entry.items()]
+    recorded = [record["accum_steps"] for record in halvings if _device_and_remat(cfg).items() <= record.items()]
     return max([getattr(cfg.stages, stage).accum_steps, *recorded[-1:]])
 
 
-def describe_micro_batches(cfg: Config, stage: str, groups: int) -> str:
+def describe_micro_batches(cfg: Config, stage: str, micro_batches: int) -> str:
     """Return a text with the number and the size of the micro-batches of a step."""
-    return f"{groups} micro-batches of {rows_per_micro_batch(windows_per_step(cfg, stage), groups)} rows per step"
+    rows = rows_per_micro_batch(windows_per_step(cfg, stage), micro_batches)
+    return f"{micro_batches} micro-batches of {rows} rows per step"
 
 
-def _conditions(cfg: Config) -> dict[str, str]:
-    """Return the device and the rematerialisation mode, under which a halving record is valid."""
+def _device_and_remat(cfg: Config) -> dict[str, str]:
+    """Return the device kind and `training.remat`; a halving record is valid only for the same values."""
     return {"device": str(jax.devices()[0].device_kind), "remat": cfg.training.remat}
 
 
-def with_oom_error(validate: Validate) -> Validate:
-    """Return `validate` with a ConfigError if it does not fit into the device's memory."""
+def with_validation_oom_error(validate: Validate) -> Validate:
+    """Return `validate`, wrapped to raise a ConfigError if the validation runs out of device memory."""
 
-    def checked(params: Any) -> dict[str, float]:
-        message = "evaluation.val_trajectories: their rollouts do not fit into the device's memory; lower it"
+    def validate_or_raise(params: Any) -> dict[str, float]:
+        message = "evaluation.val_trajectories: the validation does not fit into the device's memory; lower this key"
         with raise_on_oom(ConfigError(message)):
             return validate(params)
 
-    return checked
+    return validate_or_raise

@@ -1,4 +1,4 @@
-"""Parents of a stage: the stages that it needs, with the averaged weights of their best checkpoints held constant."""
+"""Parents of a stage: the stages that must be trained before it, whose weights it uses as constants."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ups_jax.config import Config
-from ups_jax.core.rng import stream
+from ups_jax.core.rng import jax_stream_key
 from ups_jax.core.stage_names import STAGE_NEEDS
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset, Mixture, batch_at
@@ -25,12 +25,12 @@ from ups_jax.training.state import TrainState
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedParents:
-    """The trained stages that a stage needs, by name.
+    """The trained parents of a stage; each attribute maps the name of a parent to its value.
 
     Attributes:
-        weights: Their averaged weights.
-        checkpoints: Step and digest of their checkpoints, for run.json.
-        fingerprints: Fingerprints of the data on which they were trained.
+        weights: Averaged weights of the parent's best checkpoint.
+        checkpoints: Step and digest of this checkpoint, for run.json.
+        fingerprints: Fingerprint of the data on which the parent was trained.
     """
 
     weights: Parents
@@ -38,18 +38,16 @@ class TrainedParents:
     fingerprints: dict[str, str]
 
 
-def trained_parents(run: RunDirectory, stage: str, kind: str) -> TrainedParents:
-    """Return the parents of a stage from the best checkpoints of a run.
+def trained_parents(run: RunDirectory, stage: str, task_kind: str) -> TrainedParents:
+    """Load the parents of a stage from their best checkpoints in a run.
 
     Args:
-        run: Run directory.
-        stage: Name of the stage that needs the parents.
-        kind: Kind of the task, `transient` or `steady`.
+        task_kind: `transient` or `steady`.
 
     Raises:
-        CheckpointError: The run lacks a parent; the message has the command that trains it.
+        CheckpointError: A parent has no checkpoint; the message has the command that trains this parent.
     """
-    best = {name: best_weights(run.path, name) for name in stage_spec(stage).required_stages(kind)}
+    best = {name: best_weights(run.path, name) for name in stage_spec(stage).required_stages(task_kind)}
     return TrainedParents(
         # By way of the host: restored arrays are committed to their device and others are not. A step with both kinds
         # of arguments would be compiled twice, for its first call and for the arrays that this call returns.
@@ -60,14 +58,14 @@ def trained_parents(run: RunDirectory, stage: str, kind: str) -> TrainedParents:
 
 
 def untrained_parents(cfg: Config, task: Task, stage: str, batch: Batch) -> Parents:
-    """Return initial weights for the parents of a stage, for measurements that do not need trained weights."""
+    """Return the initial weights of a stage's parents, for measurements that do not need trained weights."""
     row = first_row(batch)
     key = jax.random.key(cfg.seed)
 
     def initial_weights(name: str) -> Any:
         spec = stage_spec(name)
         scale = jnp.ones(len(task.channels)) if spec.has_scale else None
-        return spec.build_weights(spec.init(build_model(cfg, task, name), stream(key, "init"), row), scale)
+        return spec.build_weights(spec.init(build_model(cfg, task, name), jax_stream_key(key, "init"), row), scale)
 
     return {name: jax.jit(initial_weights, static_argnums=0)(name) for name in STAGE_NEEDS[task.kind].get(stage, ())}
 
@@ -75,14 +73,12 @@ def untrained_parents(cfg: Config, task: Task, stage: str, batch: Batch) -> Pare
 def init_from_parents(
     cfg: Config, stage: str, model: Any, data: Dataset | Mixture, parents: Parents, state: TrainState
 ) -> TrainState:
-    """Return the first state of a stage, with the values that it takes from its parents.
+    """Return the state from `init_state` with the values that the stage derives from its parents.
 
     Args:
-        cfg: Configuration.
         stage: Name of the stage; a stage with parents has a single task.
-        model: Model of the stage.
-        data: Data of the stage, for stages that initialise from batches.
-        parents: Weights of the parents; without any, `state` is returned unchanged.
+        data: Data of the stage, from whose batches some stages compute these values.
+        parents: Weights of the parents; if empty, `state` is returned unchanged.
         state: State from `init_state`.
     """
     if not parents:

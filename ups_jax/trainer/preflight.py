@@ -1,6 +1,6 @@
-"""Checks before a stage is trained; `preflight` also returns the data, model, plan and losses that it builds for them.
+"""Checks before a stage is trained. `preflight` returns the data, model, plan and losses that it has checked.
 
-Errors are raised before anything is written into the run directory.
+All errors are raised before anything is written into the run directory.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import optax
 from rich.console import Console
 
 from ups_jax import simulate
-from ups_jax.config import Config, digest, from_dict, relevant, to_dict
+from ups_jax.config import Config, digest, from_dict, relevant_values, to_dict
 from ups_jax.core.commands import command
 from ups_jax.core.errors import CheckpointError, ConfigError
-from ups_jax.core.rng import stream
+from ups_jax.core.rng import jax_stream_key
 from ups_jax.core.task import Statistics, Task
 from ups_jax.core.terminal import print_line
-from ups_jax.core.xla import compiling, require_determinism
+from ups_jax.core.xla import jit_context, require_determinism
 from ups_jax.data import Mixture, first_batches, open_mixture, windows_per_step
 from ups_jax.distributed.mesh import check_rows, make_mesh
 from ups_jax.distributed.processes import on_host0
@@ -34,7 +34,7 @@ from ups_jax.models import Batch, normalize
 from ups_jax.runs.best_weights import Weights, best_weights
 from ups_jax.runs.directory import RunDirectory
 from ups_jax.tracking import check_logging
-from ups_jax.trainer.frozen_codec import check_latent_source, with_field_source, with_latents
+from ups_jax.trainer.frozen_codec import check_latent_source, with_field_source, with_stored_latents
 from ups_jax.trainer.oom import batch_size_key, raise_on_oom, row_too_large_error
 from ups_jax.training.build import JointModel, build_joint_model
 from ups_jax.training.run_length import Plan, make_plan
@@ -50,8 +50,8 @@ class Preflight:
         data: Opened data.
         model: Model of the stage.
         losses: Loss function of each task.
-        plan: Number of steps; None if `max_seconds` is set, which requires a measurement.
-        init_weights: Weights of the run in `--init-from`, or None.
+        plan: Number of steps; None if it follows from `max_seconds`, because the time per step is not measured yet.
+        init_weights: Weights of the run in `--init-from`; None without this option.
     """
 
     data: Mixture
@@ -71,21 +71,14 @@ def preflight(
     data: Mixture | None = None,
     console: Console,
 ) -> Preflight:
-    """Open the data, build the model, plan and losses of a stage, and check them and the run directory.
+    """Check the run directory, the configuration, the data, the model, the plan and the losses of a stage.
 
-    Only missing data of built-in tasks is written.
+    No files are written except the missing data of built-in tasks.
 
     Args:
-        cfg: Configuration.
-        stage: Name of the stage.
-        run: Run directory.
         resume: `auto`, `must` or `never`, as in `trainer.train.train`.
-        init_from: Run whose weights a new stage starts from.
-        data: The data of the configuration, if the caller has opened it.
-        console: Console to print to.
-
-    Returns:
-        The components for training.
+        init_from: Run from whose weights a new stage starts.
+        data: The open data; by default the data of the configuration is opened.
 
     Raises:
         ConfigError: The configuration has an error, or does not match the run directory.
@@ -96,45 +89,43 @@ def preflight(
     require_determinism(cfg.deterministic)
     check_logging(cfg.logging)
     check_resume(run, cfg, stage, resume)
-    check_needs(run, spec, cfg.data.tasks[0].kind)
+    check_required_stages(run, spec, cfg.data.tasks[0].kind)
     check_latent_source(cfg, stage)
     if data is None:
-        prepare_data(cfg, console)
+        generate_missing_data(cfg, console)
     check_rows(make_mesh(cfg.parallel), windows_per_step(cfg, stage), batch_size_key(stage))
     data = open_mixture(cfg) if data is None else data
     model = build_joint_model(cfg, data.tasks, stage)
     plan = make_plan(cfg, data, stage) if getattr(cfg.stages, stage).max_seconds is None else None
     losses = model.losses(spec, cfg)
-    with compiling(cfg.training.compile):
+    with jit_context(cfg.training.compile):
         # On fields: which parameters a loss term affects does not depend on latents, which are opened below.
         check_all_term_gradients(model, with_field_source(cfg), stage, first_batches(data, cfg, stage))
     weights = None if init_from is None else best_weights(init_from, stage)
     if weights is not None:
         check_init_fold(cfg, data.fingerprint, weights)
-    data = with_latents(cfg, stage, data, run, weights, init_from)
+    data = with_stored_latents(cfg, stage, data, run, weights, init_from)
     return Preflight(data=data, model=model, losses=losses, plan=plan, init_weights=weights)
 
 
-def prepare_data(cfg: Config, console: Console) -> None:
-    """Generate the missing data of built-in tasks on host 0 and print the names of the files."""
+def generate_missing_data(cfg: Config, console: Console) -> None:
+    """Generate the missing data of built-in tasks on host 0, and print the names of the generated files."""
     with console.status("") as status:
-        written = on_host0(lambda: simulate.prepare(cfg, report=status.update))
+        written = on_host0(lambda: simulate.generate_missing(cfg, report=status.update))
     for file in written or ():
         print_line(console, f"generated   {file}")
 
 
 def check_resume(run: RunDirectory, cfg: Config, stage: str, resume: str) -> None:
-    """Raise an error if this command must not train in the run directory.
+    """Raise an error if the run directory does not allow to start or resume the training of a stage.
 
     Args:
-        run: Run directory.
-        cfg: Configuration.
-        stage: Name of the stage.
-        resume: `auto`, `must` or `never`.
+        resume: `auto`, `must` or `never`, as in `trainer.train.train`.
 
     Raises:
-        ConfigError: The directory holds other files, or a run that `resume` or another configuration excludes.
-        CheckpointError: There is no run and `resume` is `must`.
+        ConfigError: The directory holds files but no run, a run although `resume` is `never`, or a run with another
+            configuration.
+        CheckpointError: The directory holds no run although `resume` is `must`.
     """
     if run.path.exists() and not run.path.is_dir():
         raise ConfigError(f"{run.path}: is a file; give a directory as --run-dir")
@@ -153,95 +144,91 @@ def check_resume(run: RunDirectory, cfg: Config, stage: str, resume: str) -> Non
             raise ConfigError(f"{run.path}: holds a run of another configuration ({changed}); give a new --run-dir")
 
 
-def check_needs(run: RunDirectory, spec: StageSpec, kind: str) -> None:
-    """Raise CheckpointError if a stage that this stage needs has no checkpoint; `kind` is the kind of the task."""
-    for name in spec.required_stages(kind):
+def check_required_stages(run: RunDirectory, spec: StageSpec, task_kind: str) -> None:
+    """Raise CheckpointError if a stage that must be trained before this stage has no checkpoint."""
+    for name in spec.required_stages(task_kind):
         if not run.checkpoints(name).is_dir():
             raise CheckpointError(
-                f"{run.path}: stage {spec.name} needs a trained {name}; "
-                f"train it with `{command('train')} --stage {name} --run-dir {run.path}`"
+                f"{run.path}: stage {spec.name} needs a checkpoint of stage {name}; "
+                f"train {name} with `{command('train')} --stage {name} --run-dir {run.path}`"
             )
 
 
-def check_parents(run: RunDirectory, stage: str, checkpoints: dict[str, Any]) -> None:
-    """Raise ConfigError if a stage was trained on other checkpoints of its parents than the present best ones.
+def check_parent_checkpoints(run: RunDirectory, stage: str, best_checkpoints: dict[str, Any]) -> None:
+    """Raise ConfigError if a stage was trained on parent checkpoints that are no longer the best ones.
 
     Args:
-        run: Run directory.
-        stage: Name of the stage.
-        checkpoints: Step and digest of the best checkpoint of each parent.
+        best_checkpoints: Step and digest of the best checkpoint of each parent.
     """
     if not run.checkpoints(stage).is_dir():
         return
     recorded = run.read()["stages"].get(stage, {}).get("parents", {})
-    for name, best in checkpoints.items():
+    for name, best in best_checkpoints.items():
         if name in recorded and recorded[name]["digest"] != best["digest"]:
             raise ConfigError(
                 f"{run.path}: {stage} was trained on step {recorded[name]['step']} of {name}, whose best checkpoint is "
-                f"now step {best['step']}; delete {run.checkpoints(stage)} to train it again, or give a new --run-dir"
+                f"now step {best['step']}; delete {run.checkpoints(stage)} to train {stage} again, or give a new "
+                "--run-dir"
             )
 
 
-def check_fold(run: RunDirectory, cfg: Config, fingerprint: str, parents: Mapping[str, str]) -> None:
-    """Raise ConfigError if a stage with a held-out fold has parents that were trained on other data.
+def check_parent_data(run: RunDirectory, cfg: Config, fingerprint: str, parent_fingerprints: Mapping[str, str]) -> None:
+    """Raise ConfigError if `diffusion.fold` is set and a parent was trained on other data than the stage.
 
-    Such parents may have been trained on the held-out trajectories.
+    The parent may then have been trained on trajectories that the fold holds out from it.
 
     Args:
-        run: Run directory.
-        cfg: Configuration.
         fingerprint: Fingerprint of the data of the stage.
-        parents: Fingerprint of the data of each parent.
+        parent_fingerprints: Fingerprint of the data of each parent.
     """
-    differing = [name for name, parent_fingerprint in parents.items() if parent_fingerprint != fingerprint]
+    differing = [name for name, of_parent in parent_fingerprints.items() if of_parent != fingerprint]
     if cfg.diffusion.fold and differing:
         raise ConfigError(
-            f"{run.path}: diffusion.fold holds trajectories out of the data, but {differing[0]} was trained on other "
-            "data; restore those data, or give a new --run-dir"
+            f"{run.path}: diffusion.fold={cfg.diffusion.fold:g} requires that all stages use the same data, but "
+            f"{differing[0]} was trained on other data; restore the data of {differing[0]}, or give a new --run-dir"
         )
 
 
 def check_init_fold(cfg: Config, fingerprint: str, weights: Weights) -> None:
-    """Raise ConfigError if the weights of `--init-from` may have been trained on the held-out fold of the same data.
+    """Raise ConfigError if the weights of `--init-from` may have been trained on trajectories that the fold holds out.
 
     Args:
-        cfg: Configuration.
-        fingerprint: Fingerprint of the data.
-        weights: Weights of the other run.
+        fingerprint: Fingerprint of the data of the new run.
+        weights: Weights of the run in `--init-from`.
     """
     parent_fold, parent_seed = weights.config.diffusion.fold, weights.config.data.split.seed
     fold, seed = cfg.diffusion.fold, cfg.data.split.seed
     if fold and weights.fingerprint == fingerprint and (parent_fold, parent_seed) != (fold, seed):
         raise ConfigError(
             f"--init-from: that run was trained on the same data with diffusion.fold={parent_fold:g} and "
-            f"data.split.seed={parent_seed}, so its training set may contain held-out trajectories; train it with "
-            f"diffusion.fold={fold:g} and data.split.seed={seed}"
+            f"data.split.seed={parent_seed}, so its training set may contain trajectories that this run holds out; "
+            f"train that run again with diffusion.fold={fold:g} and data.split.seed={seed}"
         )
 
 
 def _describe_changes(recorded: dict[str, Any], cfg: Config, stage: str) -> list[str]:
-    """Return the differences between the recorded and the present configuration of a stage, one text per key."""
+    """Return a text for each key whose value differs between a stage's recorded and its present configuration."""
     try:
         old = to_dict(from_dict(recorded, "run.json"))
     except ConfigError:
         return ["written by an earlier version, with keys that this version does not have"]
-    differences = _differences(relevant(old, stage), relevant(to_dict(cfg), stage), "")
+    differences = _changed_values(relevant_values(old, stage), relevant_values(to_dict(cfg), stage), "")
     return differences or ["written by an earlier version, in which a key or a part of the model had another meaning"]
 
 
-def _differences(old: Any, new: Any, key: str) -> list[str]:
-    """Return the dotted keys whose values differ, as `key: old -> new`."""
+def _changed_values(old: Any, new: Any, key: str) -> list[str]:
+    """Return a text `key: old -> new` for each dotted key whose value differs."""
     if isinstance(old, dict) and isinstance(new, dict):
         return [
             line
             for name in sorted(old.keys() | new.keys())
-            for line in _differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
+            for line in _changed_values(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
         ]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         return [
             line
             for position, pair in enumerate(zip(old, new, strict=True))
-            for line in _differences(*pair, f"{key}.{position}")
+            for line in _changed_values(*pair, f"{key}.{position}")
         ]
     # The digest of a configuration contains only the product of the two.
     key = key.replace("batch_size", "batch_size * accum_steps")
@@ -272,7 +259,7 @@ ZERO_GRADIENT_REASONS = {
 
 
 def check_all_term_gradients(model: JointModel, cfg: Config, stage: str, batches: Sequence[Batch]) -> None:
-    """Call `check_term_gradients` for the model of each task, with a batch of that task."""
+    """Check the gradients of the loss terms of each task on a batch of this task; see `check_term_gradients`."""
     for task_model, batch in zip(model.models, batches, strict=True):
         check_term_gradients(task_model, cfg, stage, batch)
 
@@ -284,10 +271,7 @@ def check_term_gradients(model: Any, cfg: Config, stage: str, batch: Batch) -> N
     memory than the smallest training step, so running out of memory raises ConfigError as well.
 
     Args:
-        model: Model of one task.
-        cfg: Configuration.
-        stage: Name of the stage.
-        batch: Batch of the task, of which a few rows are used.
+        batch: Batch of the model's task, of which a few rows are used.
     """
     spec = stage_spec(stage)
     spec.losses(model, cfg)
@@ -301,37 +285,34 @@ def check_term_gradients(model: Any, cfg: Config, stage: str, batch: Batch) -> N
             reason = ZERO_GRADIENT_REASONS.get(name, "its value does not depend on them")
             raise ConfigError(
                 f"{weight_key(name)}: the gradient of the term {name} is zero for all trained parameters ({reason}); "
-                "set it to 0"
+                f"set {weight_key(name)}=0"
             )
 
 
-def gradient_norms(model: Any, cfg: Config, stage: str, batch: Batch, names: list[str]) -> dict[str, float]:
-    """Return the gradient norm of each loss term, without its weight, as the root mean square over a few single rows.
+def gradient_norms(model: Any, cfg: Config, stage: str, batch: Batch, terms: list[str]) -> dict[str, float]:
+    """Return the gradient norm of each unweighted loss term: the root mean square of its norms on a few single rows.
 
-    Fields are normalised to zero mean and unit standard deviation. One threshold then fits all units, and terms on
-    negative values also act on fields that are positive in physical units.
+    The fields are normalised to zero mean and unit standard deviation, so that one threshold fits all units, and so
+    that terms that penalise negative values have a gradient even if the fields are positive in physical units.
 
     Args:
-        model: Model of one task.
-        cfg: Configuration.
-        stage: Name of the stage.
-        batch: Batch of the task.
-        names: Names of the terms.
+        batch: Batch of the model's task.
+        terms: Names of the loss terms.
     """
     spec = stage_spec(stage)
-    normalised = model.clone(task=_normalised_task(model.task))
+    normalised = model.clone(task=_with_normalised_units(model.task))
     losses = spec.losses(normalised, cfg)
     key = jax.random.key(cfg.seed)
 
-    def row(number: int) -> Batch:
+    def normalised_row(number: int) -> Batch:
         rows: Batch = jax.tree.map(lambda values: jnp.asarray(values[number : number + 1]), batch)
         return replace(rows, fields=normalize(rows.fields, model.task.statistics), mask=jnp.ones(1))
 
     @jax.jit
     def noisy_params(key: Any, first: Batch) -> Any:
-        params = spec.init(normalised, stream(key, "init"), first)
+        params = spec.init(normalised, jax_stream_key(key, "init"), first)
         leaves, structure = jax.tree.flatten(params)
-        keys = jax.random.split(stream(key, "reach"), len(leaves))
+        keys = jax.random.split(jax_stream_key(key, "reach"), len(leaves))
         perturbed = [
             leaf + PERTURBATION * jax.random.normal(leaf_key, leaf.shape, leaf.dtype)
             for leaf, leaf_key in zip(leaves, keys, strict=True)
@@ -340,25 +321,25 @@ def gradient_norms(model: Any, cfg: Config, stage: str, batch: Batch, names: lis
 
     @jax.jit
     def squared_norm(params: Any, row: Batch, one_hot: Any) -> Any:
-        """Return the squared norm of the gradient of the term that `one_hot` selects."""
+        """Return the squared gradient norm of the loss term that `one_hot` selects."""
 
-        def terms(params: Any) -> Any:
-            values = losses(params, row, stream(key, "loss"), StepContext(epoch=jnp.zeros(())))[1]
-            return jnp.stack([values[name] for name in names])
+        def term_values(params: Any) -> Any:
+            values = losses(params, row, jax_stream_key(key, "loss"), StepContext(epoch=jnp.zeros(())))[1]
+            return jnp.stack([values[name] for name in terms])
 
-        _, pullback = jax.vjp(terms, params)
+        _, pullback = jax.vjp(term_values, params)
         return jnp.square(optax.tree.norm(pullback(one_hot)[0]))
 
-    params, rows = noisy_params(key, row(0)), min(ROWS, batch.rows)
+    params, rows = noisy_params(key, normalised_row(0)), min(ROWS, batch.rows)
     totals = [
-        sum(float(squared_norm(params, row(number), one_hot)) for number in range(rows))
-        for one_hot in np.eye(len(names), dtype=np.float32)
+        sum(float(squared_norm(params, normalised_row(number), one_hot)) for number in range(rows))
+        for one_hot in np.eye(len(terms), dtype=np.float32)
     ]
-    return {name: math.sqrt(total / rows) for name, total in zip(names, totals, strict=True)}
+    return {name: math.sqrt(total / rows) for name, total in zip(terms, totals, strict=True)}
 
 
-def _normalised_task(task: Task) -> Task:
-    """Return a task whose physical fields are the normalised fields of `task`."""
+def _with_normalised_units(task: Task) -> Task:
+    """Return the task for data that are normalised already: with zero means and unit standard deviations."""
     channels = len(task.channels)
     delta_std = [delta / std for delta, std in zip(task.statistics.delta_std, task.statistics.std, strict=True)]
     return replace(

@@ -1,6 +1,6 @@
-"""Profile of a compiled train step: a profiler trace whose operation times are summed by part of the model.
+"""Profile of a compiled train step: a profiler trace, and the times of its operations summed by part of the model.
 
-XLA stores with every operation the path of flax modules and name scopes in which it was traced.
+XLA stores with every operation the path of flax modules and name scopes in which JAX traced the operation.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _INSERTED = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class PartTime:
-    """Time of one part of the model in one direction.
+    """Time of one part of the model in the forward or the backward pass.
 
     Attributes:
-        part: Path of the part.
-        direction: `forward`, `backward`, or `-` outside the gradient.
+        part: Module names that identify the part, joined by slashes.
+        direction: `forward`, `backward`, or `-` for operations outside both passes.
         seconds_per_step: Busy time per step, summed over threads and streams.
         share: Fraction of the busy time of all parts.
         operations: Number of executed operations per step.
@@ -75,12 +75,10 @@ def profile_step(
     """Compile a train step, trace a few warm steps, and return the time of each part of the model.
 
     Args:
-        train_step: Jitted step.
         state: State; its buffers are donated.
-        batches: Batches for the step.
         directory: Output folder of the trace.
         steps: Number of steps to trace.
-        depth: Number of module names in the path of a part.
+        depth: Maximum number of module names that identify a part.
 
     Raises:
         UserError: The trace has no operation of the step.
@@ -101,7 +99,7 @@ def profile_step(
         seconds = (time.perf_counter() - start) / steps
     hlo = compiled.text
     trace = max(directory.rglob("*.xplane.pb"), key=lambda file: file.stat().st_mtime)
-    lines = list(executed_operations(ProfileData.from_file(str(trace)), module_name(hlo)))
+    lines = list(executed_operations(ProfileData.from_file(str(trace)), program_name(hlo)))
     if not any(lines):
         raise UserError(f"{trace}: the profiler recorded no operation of the step; on a GPU, install the CUPTI library")
     busy: defaultdict[str, float] = defaultdict(float)
@@ -118,14 +116,14 @@ def profile_step(
 def time_by_part(
     busy: Mapping[str, float], counts: Mapping[str, int], paths: Mapping[str, str], steps: int, depth: int
 ) -> tuple[PartTime, ...]:
-    """Return the time of each part and direction, the longest first.
+    """Return the time of each part of the model and direction, the longest first.
 
     Args:
         busy: Nanoseconds of each operation, by name.
         counts: Number of executions of each operation.
         paths: Path of each operation, from `operation_paths`.
         steps: Number of traced steps.
-        depth: Number of module names in the path of a part.
+        depth: Maximum number of module names that identify a part.
     """
     sums: defaultdict[tuple[str, str], float] = defaultdict(float)
     numbers: defaultdict[tuple[str, str], int] = defaultdict(int)
@@ -147,13 +145,13 @@ def time_by_part(
 
 
 def part_and_direction(path: str, depth: int) -> tuple[str, str]:
-    """Return the part of the model and the direction to which an operation belongs.
+    """Return the part of the model and the direction (`forward`, `backward` or `-`) to which an operation belongs.
 
-    Modules of the same class are one part, because the number at the end of a name is removed.
+    The number at the end of a module name is removed, so that `Block_0` and `Block_1` are one part.
 
     Args:
         path: Path of the operation, such as `jit(train_step)/transpose(jvp())/A/A.f/core/Block_0/dot`.
-        depth: Number of module names in the path of a part.
+        depth: Maximum number of module names that identify a part.
     """
     direction = "backward" if "transpose(" in path else "forward" if "jvp(" in path else "-"
     names = [piece.rstrip(")") for piece in _TRANSFORMATIONS.sub("", path).split("/")[:-1]]
@@ -170,13 +168,13 @@ def part_and_direction(path: str, depth: int) -> tuple[str, str]:
     return ("loss and feeding" if direction != "-" else "rest of the step"), direction
 
 
-def module_name(hlo: str) -> str:
+def program_name(hlo: str) -> str:
     """Return the name of a compiled program from its HLO text."""
     return hlo.split(maxsplit=2)[1].rstrip(",")
 
 
 def operation_paths(hlo: str) -> dict[str, str]:
-    """Return the path of modules and scopes of each instruction of an HLO text.
+    """Return the path of modules and name scopes of each instruction in an HLO text, by instruction name.
 
     A fusion without a path gets the path of the last instruction of its computation.
     """
@@ -197,14 +195,14 @@ def operation_paths(hlo: str) -> dict[str, str]:
     return paths | inherited
 
 
-def executed_operations(data: ProfileData, module: str) -> Iterator[list[Operation]]:
-    """Yield the executed operations of a program, as one list per thread or GPU stream."""
+def executed_operations(data: ProfileData, program: str) -> Iterator[list[Operation]]:
+    """Yield the operations that a profile has of a program, as one list per thread or GPU stream."""
     for plane in data.planes:
         for line in plane.lines:
             operations = []
             for event in line.events:
                 stats = dict(event.stats)
-                if "hlo_op" in stats and stats.get("hlo_module") == module:
+                if "hlo_op" in stats and stats.get("hlo_module") == program:
                     operations.append((str(stats["hlo_op"]), float(event.start_ns), float(event.duration_ns)))
             yield operations
 

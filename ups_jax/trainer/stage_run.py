@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -32,14 +32,14 @@ from ups_jax.losses import StageLoss
 from ups_jax.models import Batch
 from ups_jax.models.codec import CODEC
 from ups_jax.optim import build_optimizer, build_schedule
-from ups_jax.optim.parameter_groups import parameter_table, summarize
-from ups_jax.optim.schedules import build_plateau, host_schedule, patience_evaluations
+from ups_jax.optim.parameter_groups import parameter_table, summarize_optimizers
+from ups_jax.optim.schedules import build_plateau_rule, host_schedule, patience_evaluations
 from ups_jax.runs.best_weights import Weights, check_compatible, first_shape_difference
 from ups_jax.runs.checkpoint import Checkpoints, checkpoint_meta, validation_of
 from ups_jax.runs.directory import RunDirectory, StageRecord
 from ups_jax.tracking import Tee, Writer, close_on_exit, training_writer
 from ups_jax.trainer import oom
-from ups_jax.trainer.console import TrainingProgress, is_logged, log_diverged, log_end, was_delivered
+from ups_jax.trainer.console import TrainingProgress, is_end_logged, log_diverged, log_end, was_end_delivered
 from ups_jax.trainer.loop import Loop, run_loop
 from ups_jax.trainer.parents import init_from_parents
 from ups_jax.training.build import JointModel, averaged_params, init_state, trains_on_latents
@@ -67,7 +67,7 @@ class TrainingRun:
         validate: Function from weights to validation metrics.
         plan: Number of steps and interval of evaluations.
         console: Console to print to.
-        started_before: Whether run.json already had an entry of this stage.
+        started_before: Whether run.json already has an entry of this stage from an earlier start.
         resume: `auto`, or `must` to require a checkpoint.
         init_weights: Weights of another run from which a new stage starts.
     """
@@ -94,14 +94,14 @@ class TrainingRun:
         return settings
 
     @property
-    def lengths(self) -> tuple[int, int]:
-        """Total steps and steps per epoch, the arguments of the optimizer and the learning-rate schedule."""
+    def total_and_epoch_steps(self) -> tuple[int, int]:
+        """Total steps and steps per epoch, as the optimizer and the learning-rate schedule take them."""
         return self.plan.total_steps, self.plan.steps_per_epoch
 
     @cached_property
     def tx(self) -> optax.GradientTransformation:
         """The optimizer."""
-        return build_optimizer(self.settings, *self.lengths)
+        return build_optimizer(self.settings, *self.total_and_epoch_steps)
 
     @cached_property
     def mesh(self) -> Mesh:
@@ -132,20 +132,21 @@ class TrainingRun:
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.abstract_state.params))
 
     def initial_state(self, key: Key[Array, ""]) -> TrainState:
-        """Return a new state at step 0, initialised with a random key."""
+        """Return a new state at step 0, whose initial parameters are drawn with `key`."""
         return init_state(self.model, self.tx, self.example_batch, key, stage=self.stage, cfg=self.cfg)
 
     def print_line(self, line: str) -> None:
         """Print a line to the console."""
         print_line(self.console, line)
 
-    def log_parameters(self) -> None:
-        """Print the number of parameters and the optimizer of each parameter group."""
+    def print_parameters(self) -> None:
+        """Print the number of parameters, in total and for each optimizer."""
         self.print_line(f"parameters  {self.parameter_count:,} (operator {self.cfg.operator.architecture_type})")
-        self.print_line(f"optimizers  {summarize(parameter_table(self.abstract_state.params, self.settings))}")
+        rows = parameter_table(self.abstract_state.params, self.settings)
+        self.print_line(f"optimizers  {summarize_optimizers(rows)}")
 
-    def train_step(self) -> oom.OomRetryStep:
-        """Return the train step, with the micro-batches that fit into memory according to run.json.
+    def build_train_step(self) -> oom.OomRetryStep:
+        """Return the train step; it starts with the micro-batches that fitted into memory before (run.json).
 
         Compilations and further halvings of the micro-batch are printed and recorded in run.json.
         """
@@ -154,19 +155,19 @@ class TrainingRun:
         micro_batches = oom.initial_micro_batches(cfg, stage, halvings)
         if micro_batches > self.settings.accum_steps:
             sizes = oom.describe_micro_batches(cfg, stage, micro_batches)
-            self.print_line(f"memory      this device ran out of memory before (run.json): {sizes}")
+            self.print_line(f"memory      {sizes}, because run.json records that this device ran out of memory")
 
-        def on_halved(rows: int, groups: int) -> None:
-            sizes = oom.describe_micro_batches(cfg, stage, groups)
-            self.print_line(f"memory      the device ran out of memory: {sizes} from now on, same optimizer step")
-            halvings.append(oom.halving_record(cfg, rows, groups))
+        def on_halved(rows: int, micro_batches: int) -> None:
+            sizes = oom.describe_micro_batches(cfg, stage, micro_batches)
+            self.print_line(f"memory      the device ran out of memory; from now on {sizes}, same optimizer step")
+            halvings.append(oom.halving_record(cfg, rows, micro_batches))
             self.record.note(out_of_memory=halvings)
 
         def on_compiled(seconds: float) -> None:
             self.print_line(f"compiled    in {seconds:.3g} s")
             self.record.note(compile_seconds=seconds)
 
-        make = partial(
+        make_step = partial(
             make_train_step,
             self.model,
             self.tx,
@@ -178,7 +179,7 @@ class TrainingRun:
             steps_per_call=self.steps_per_call,
         )
         return oom.OomRetryStep(
-            make,
+            make_step,
             windows_per_step(cfg, stage),
             micro_batches,
             config_key=oom.batch_size_key(stage),
@@ -188,14 +189,14 @@ class TrainingRun:
         )
 
 
-def restore_or_start(training: TrainingRun, checkpoints: Checkpoints) -> TrainState:
+def restore_or_init_state(training: TrainingRun, checkpoints: Checkpoints) -> TrainState:
     """Return the state of the newest intact checkpoint, or a new state at step 0.
 
-    A new state takes its weights from `--init-from` or the parents, if there are any.
+    A new state starts from the weights of `--init-from`, or from the values that the stage takes from its parents.
 
     Raises:
         ConfigError: The run was trained on other data, or the state does not fit into device memory.
-        CheckpointError: A checkpoint is required but none can be read.
+        CheckpointError: The run must have a checkpoint, but none can be read.
     """
     abstract = training.abstract_state
 
@@ -217,7 +218,7 @@ def restore_or_start(training: TrainingRun, checkpoints: Checkpoints) -> TrainSt
         training.print_line(f"resumed     at step {int(state.step)} of {training.plan.total_steps}")
         if saved > int(state.step):
             training.print_line(
-                f"lost        the checkpoint of step {saved} is missing or damaged; its steps are repeated"
+                f"lost        the checkpoint of step {saved} is missing or damaged; the steps up to it are repeated"
             )
         if training.init_weights is not None:
             training.print_line("weights     --init-from is ignored, because this run has a checkpoint")
@@ -229,7 +230,7 @@ def restore_or_start(training: TrainingRun, checkpoints: Checkpoints) -> TrainSt
         )
     if training.resume == "must":
         raise CheckpointError(
-            f"{training.run.path}: holds no checkpoint of {training.stage}; remove --resume must to start it"
+            f"{training.run.path}: holds no checkpoint of {training.stage}; remove --resume must to start this stage"
         )
     if trains_on_latents(training.cfg, training.stage) and training.init_weights is None:
         raise CheckpointError(f"{training.run.path}: has no checkpoint with a trained codec; give --init-from RUN")
@@ -246,28 +247,28 @@ def restore_or_start(training: TrainingRun, checkpoints: Checkpoints) -> TrainSt
         differs = first_shape_difference(weights.params, abstract.params) is not None
         if trains_on_latents(training.cfg, training.stage) and differs:
             weights = replace(weights, params={**state.params, CODEC: weights.params[CODEC]})
-            scope = "the codec only (the operator has other shapes and starts untrained), from "
+            scope = "the codec only (the operator has other shapes and starts untrained): "
         # Copy: the step donates its state, and an out-of-memory retry needs these weights.
         state = replace(state, params=jax.tree.map(jnp.copy, check_compatible(weights, abstract.params)))
-        training.print_line(f"weights     {scope}the {training.stage} stage of --init-from at step {weights.step}")
+        training.print_line(f"weights     {scope}from stage {training.stage} of --init-from, step {weights.step}")
     return device_put(training.mesh, state)
 
 
 def make_loop(training: TrainingRun, train_step: oom.OomRetryStep, checkpoints: Checkpoints) -> Loop:
-    """Return the training loop of a stage, with its functions, data and rules."""
+    """Return the training loop of a stage, with the functions, data and rules that it uses."""
     cfg, stage, settings, plan = training.cfg, training.stage, training.settings, training.plan
-    schedule = build_schedule(settings.scheduler, settings.optimizer.lr, *training.lengths)
+    schedule = build_schedule(settings.scheduler, settings.optimizer.lr, *training.total_and_epoch_steps)
     meta, spec, mesh = checkpoint_meta(cfg, stage, training.data), stage_spec(stage), training.mesh
 
     @jax.jit
     def averaged_weights(state: TrainState) -> Any:
         return spec.build_weights(averaged_params(cfg, stage, state, settings.ema_decay), state_scale(state))
 
-    validate = oom.with_oom_error(training.validate)
+    validate = oom.with_validation_oom_error(training.validate)
 
     def save(state: TrainState, validation: float | None) -> None:
         checkpoints.wait()
-        _note_saved(training, checkpoints)
+        _record_saved_step(training, checkpoints)
         checkpoints.save(state, meta, validation=validation)
 
     return Loop(
@@ -275,7 +276,7 @@ def make_loop(training: TrainingRun, train_step: oom.OomRetryStep, checkpoints: 
         plan=plan,
         steps_before=training.record.values.get("steps_before", 0),
         train_step=train_step,
-        batches=partial(training_batches, training.data, cfg, stage, **process_slice()),
+        open_batches=partial(training_batches, training.data, cfg, stage, **process_slice()),
         steps_per_call=training.steps_per_call,
         to_device=make_batch_transfer(mesh, training.steps_per_call),
         shard=partial(device_put, mesh),
@@ -283,31 +284,31 @@ def make_loop(training: TrainingRun, train_step: oom.OomRetryStep, checkpoints: 
         averaged_weights=lambda state: gather_to_local(mesh, averaged_weights(state)),
         validate=lambda weights: broadcast_from_host0(validate(weights)),
         selection_metric=spec.selection_metric(cfg),
-        target=spec.target_metric(cfg),
-        fault=spec.check_metrics,
+        target_metric=spec.target_metric(cfg),
+        describe_fault=spec.check_metrics,
         save=save,
-        step_of=checkpoints.step_with_validation,
+        step_with_validation=checkpoints.step_with_validation,
         learning_rate=host_schedule(schedule),
         patience=patience_evaluations(settings, plan.steps_per_epoch, plan.eval_steps),
-        plateau=build_plateau(settings, *training.lengths, plan.eval_steps),
+        plateau=build_plateau_rule(settings, *training.total_and_epoch_steps, plan.eval_steps),
     )
 
 
-def _note_saved(training: TrainingRun, checkpoints: Checkpoints) -> None:
+def _record_saved_step(training: TrainingRun, checkpoints: Checkpoints) -> None:
     """Record the newest saved step in run.json, so that a later start can detect missing checkpoints."""
     steps = checkpoints.steps()
     if steps and training.record.values.get("saved") != steps[-1]:
         training.record.note(saved=steps[-1])
 
 
-def _record_quarantined(training: TrainingRun, checkpoints: Checkpoints, resumed: int) -> None:
-    """Record the quarantined checkpoints before the resumed step in run.json, with their validation metrics.
+def _record_quarantined(training: TrainingRun, checkpoints: Checkpoints, resumed_step: int) -> None:
+    """Record the validation metrics of quarantined checkpoints before the resumed step in run.json.
 
-    One of them may have been the best. The metric is None if it is damaged as well.
+    One of these damaged checkpoints may have been the best one. A metric that cannot be read is recorded as None.
     """
     metrics: dict[str, float | None] = {}
     for step, folder in checkpoints.quarantined.items():
-        if step >= resumed:
+        if step >= resumed_step:
             continue
         try:
             value = validation_of(folder)
@@ -319,20 +320,21 @@ def _record_quarantined(training: TrainingRun, checkpoints: Checkpoints, resumed
         training.record.note(set_aside=training.record.values.get("set_aside", {}) | metrics)
 
 
+class LoopResult(NamedTuple):
+    """The last state of a training loop, and its wall time per step, which is None if no step was timed."""
+
+    state: TrainState
+    seconds_per_step: float | None
+
+
 def run_with_writers(
     training: TrainingRun, loop: Loop, state: TrainState, checkpoints: Checkpoints, should_stop: Callable[[], bool]
-) -> tuple[TrainState, float | None]:
-    """Run the training loop with metric writers and a progress bar.
+) -> LoopResult:
+    """Run the training loop of a stage with metric writers and a progress bar.
 
     Args:
-        training: The stage to train.
-        loop: Its loop.
         state: First state; its buffers are donated.
-        checkpoints: Checkpoints of the stage.
         should_stop: Returns True after a signal to stop.
-
-    Returns:
-        The last state, and the wall time per step in seconds, or None without a timed step.
     """
     cfg, stage, run, total = training.cfg, training.stage, training.run, training.plan.total_steps
     start = int(state.step)
@@ -353,22 +355,22 @@ def run_with_writers(
             log_diverged(writer, run, stage, error)
             raise
         except Stopped:
-            # Finish the save before `stop_flag` restores the default handlers, under which a signal would interrupt it.
+            # Finish the save before `watch_stop_signals` restores the default handlers: a signal would interrupt it.
             checkpoints.wait()
-            _note_saved(training, checkpoints)
+            _record_saved_step(training, checkpoints)
             raise
         checkpoints.wait()
-        _note_saved(training, checkpoints)
-        logged_before = is_logged(run, stage, state)
+        _record_saved_step(training, checkpoints)
+        logged_before = is_end_logged(run, stage, state)
         if not logged_before:
             log_end(writer, cfg.logging.wandb, run, stage, checkpoints, state)
-    if not logged_before and was_delivered(writer):
+    if not logged_before and was_end_delivered(writer):
         training.record.note(told=int(state.step))
-    return state, progress.seconds_per_step
+    return LoopResult(state, progress.seconds_per_step)
 
 
 @contextmanager
-def stop_flag() -> Iterator[Callable[[], bool]]:
+def watch_stop_signals() -> Iterator[Callable[[], bool]]:
     """Yield a function that returns True after SIGTERM, SIGINT or SIGHUP; a second Ctrl-C raises KeyboardInterrupt."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""Measurement of the time per step of a stage before it is trained, for training lengths given in seconds.
+"""Measurement of the time per step of a stage before it is trained; it converts a length in seconds to steps.
 
 If memory runs out, the micro-batch is halved as in training.
 """
@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from ups_jax.config import Config
-from ups_jax.core.xla import compiling
+from ups_jax.core.xla import jit_context
 from ups_jax.data import Dataset, Mixture, first_batches, steps_per_epoch, training_batches, windows_per_step
 from ups_jax.data.mixture import as_mixture
 from ups_jax.distributed.mesh import gather_to_local, make_mesh
@@ -29,7 +29,7 @@ from ups_jax.trainer.parents import untrained_parents
 from ups_jax.training import multi_step
 from ups_jax.training.build import as_joint_model, init_state
 from ups_jax.training.multi_step import Batches, make_batch_transfer
-from ups_jax.training.run_length import eval_steps, make_plan, measure_seconds, measure_seconds_per_step
+from ups_jax.training.run_length import evaluation_interval, make_plan, measure_seconds, measure_seconds_per_step
 from ups_jax.training.stages import stage_spec
 from ups_jax.training.stages.spec import Parents, Validate
 from ups_jax.training.state import TrainState, state_scale
@@ -41,8 +41,8 @@ class StageTiming:
     """The measured time per step of a stage.
 
     Attributes:
-        seconds_per_step: Wall time of a compiled step, plus the time of a validation divided by the steps between two.
-        halvings: Records of the micro-batch halvings that were necessary.
+        seconds_per_step: Wall time of a compiled step, plus its share of the time of a validation.
+        halvings: Records of the micro-batch halvings during the measurement.
     """
 
     seconds_per_step: float
@@ -62,23 +62,18 @@ def measure_stage(
     """Return the time per step of a stage, measured on temporary states.
 
     Args:
-        cfg: Configuration.
-        stage: Name of the stage.
-        data: Data of the stage.
-        model: Model of the stage.
         parents: Weights of the stages that this stage needs.
         validate: Validation function of the stage.
-        halvings: Micro-batch halvings that run.json records from earlier starts.
-        console: Console to print to.
+        halvings: Micro-batch halvings of earlier starts, from run.json.
 
     Raises:
         ConfigError: A step with micro-batches of one row, or a validation, does not fit into memory.
     """
     new_halvings: list[oom.HalvingRecord] = []
     with (
-        compiling(cfg.training.compile),
+        jit_context(cfg.training.compile),
         console.status("measuring the time per step"),
-        trial(cfg, stage, data, model, parents) as step_trial,
+        open_step_trial(cfg, stage, data, model, parents) as step_trial,
     ):
         train_step = oom.OomRetryStep(
             step_trial.make_step,
@@ -86,7 +81,7 @@ def measure_stage(
             oom.initial_micro_batches(cfg, stage, halvings),
             config_key=oom.batch_size_key(stage),
             ahead_of_time=cfg.training.compile,
-            on_halved=lambda rows, groups: new_halvings.append(oom.halving_record(cfg, rows, groups)),
+            on_halved=lambda rows, micro_batches: new_halvings.append(oom.halving_record(cfg, rows, micro_batches)),
         )
         # The first batch of each task compiles a program.
         warmup = step_trial.task_count + 2
@@ -103,21 +98,21 @@ def measure_stage(
             state = step_trial.new_state()
             mesh = make_mesh(cfg.parallel)
             weights = gather_to_local(mesh, stage_spec(stage).build_weights(state.params, state_scale(state)))
-        checked_validate = oom.with_oom_error(validate)
+        checked_validate = oom.with_validation_oom_error(validate)
         validation_seconds = measure_seconds(lambda: checked_validate(weights))
-    seconds = broadcast_from_host0(step_seconds + validation_seconds / eval_steps(cfg, data, stage))
+    seconds = broadcast_from_host0(step_seconds + validation_seconds / evaluation_interval(cfg, data, stage))
     return StageTiming(seconds_per_step=seconds, halvings=tuple(new_halvings))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
-    """The train step of a stage with states and batches to measure it.
+class StepTrial:
+    """The train step of a stage, with states and batches on which it can be measured.
 
     Attributes:
         make_step: Function `make_step(micro_batches=n)` that returns the train step; the step donates its state.
         new_state: Function that returns a new state at step 0.
-        batches: Arguments of the successive calls of the step.
-        task_count: Number of tasks; the first `task_count` batches are one of each task.
+        batches: Batch arguments of successive calls of the step; the first `task_count` have one batch of each task.
+        task_count: Number of tasks.
         steps_per_call: Optimizer steps in one call of the step.
     """
 
@@ -129,40 +124,36 @@ class Trial:
 
     @cached_property
     def train_step(self) -> TrainStep:
-        """The train step with the number of micro-batches of the configuration."""
+        """The train step with `accum_steps` micro-batches."""
         return self.make_step()
 
 
-def planned_length(cfg: Config, data: Dataset | Mixture, stage: str) -> int | None:
-    """Return the number of steps of a stage, or None if the stage is disabled or its length is given in seconds."""
+def configured_steps(cfg: Config, data: Dataset | Mixture, stage: str) -> int | None:
+    """Return the configured number of steps of a stage; None if it is disabled or its length is given in seconds."""
     settings = getattr(cfg.stages, stage)
     disabled = (settings.epochs if settings.steps is None else settings.steps) == 0
     return None if disabled or settings.max_seconds is not None else make_plan(cfg, data, stage).total_steps
 
 
 @contextmanager
-def trial(
+def open_step_trial(
     cfg: Config,
     stage: str,
     data: Dataset | Mixture,
     model: Any,
     parents: Parents | None = None,
     steps_per_call: int | None = None,
-) -> Iterator[Trial]:
-    """Yield the train step of a stage with states and batches to measure it; batches end with the context.
+) -> Iterator[StepTrial]:
+    """Yield the train step of a stage with states and batches on which it can be measured.
 
     Args:
-        cfg: Configuration.
-        stage: Name of the stage.
-        data: Data of the stage.
-        model: Model of the stage.
         parents: Weights of the stages that this stage needs; None for untrained weights, which have the same cost.
         steps_per_call: Optimizer steps in one call; None for the number that training uses.
     """
     # The schedule's length does not affect the time per step. With the length of the training the program is the same,
     # so it is compiled once for both.
     epoch = steps_per_epoch(data, cfg, stage)
-    tx = build_optimizer(getattr(cfg.stages, stage), planned_length(cfg, data, stage) or 1000, epoch)
+    tx = build_optimizer(getattr(cfg.stages, stage), configured_steps(cfg, data, stage) or 1000, epoch)
     task_batches = first_batches(data, cfg, stage, **process_slice())
     first = task_batches[0]
     if parents is None:
@@ -174,17 +165,17 @@ def trial(
         make_train_step, model, tx, cfg, stage=stage, steps_per_epoch=epoch, parents=parents, steps_per_call=steps
     )
     with training_batches(data, cfg, stage, **process_slice()) as batches:
-        yield Trial(
+        yield StepTrial(
             make_step=make_step,
             new_state=partial(init_state, model, tx, first, jax.random.key(cfg.seed), stage=stage, cfg=cfg),
-            batches=_step_arguments(chain(task_batches, batches), steps, mesh),
+            batches=_call_batches(chain(task_batches, batches), steps, mesh),
             task_count=len(task_batches),
             steps_per_call=steps,
         )
 
 
-def _step_arguments(batches: Iterator[Batch], steps: int, mesh: Mesh) -> Iterator[Batch | Batches]:
-    """Yield the batch argument of each call of a step that makes `steps` optimizer steps per call."""
-    to_device = make_batch_transfer(mesh, steps)
+def _call_batches(batches: Iterator[Batch], steps_per_call: int, mesh: Mesh) -> Iterator[Batch | Batches]:
+    """Yield the batch argument of each call of a train step, which has one batch for each step of the call."""
+    to_device = make_batch_transfer(mesh, steps_per_call)
     while True:
-        yield to_device([next(batches) for _ in range(steps)])
+        yield to_device([next(batches) for _ in range(steps_per_call)])

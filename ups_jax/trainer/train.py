@@ -17,33 +17,34 @@ from rich.console import Console
 from ups_jax.config import Config, digest, to_dict
 from ups_jax.core.errors import Stopped, StorageError
 from ups_jax.core.terminal import print_line
-from ups_jax.core.xla import compiling
+from ups_jax.core.xla import jit_context
 from ups_jax.data import Mixture
 from ups_jax.distributed.processes import any_host, broadcast_from_host0, is_host0, wait_for_all
 from ups_jax.runs.best_weights import Weights
 from ups_jax.runs.checkpoint import Checkpoints
 from ups_jax.runs.directory import RunDirectory, StageRecord, environment, length_settings, newest_step, now
-from ups_jax.trainer.console import log_plan, log_setup
-from ups_jax.trainer.frozen_codec import describe_latents, latents_record
+from ups_jax.trainer.console import print_plan, print_setup
+from ups_jax.trainer.frozen_codec import describe_latents, latents_record_entry
 from ups_jax.trainer.parents import TrainedParents, trained_parents
-from ups_jax.trainer.preflight import check_fold, check_parents, check_resume, preflight
-from ups_jax.trainer.stage_run import TrainingRun, make_loop, restore_or_start, run_with_writers, stop_flag
+from ups_jax.trainer.preflight import check_parent_checkpoints, check_parent_data, check_resume, preflight
+from ups_jax.trainer.stage_run import (
+    LoopResult,
+    TrainingRun,
+    make_loop,
+    restore_or_init_state,
+    run_with_writers,
+    watch_stop_signals,
+)
 from ups_jax.trainer.timing import measure_stage
 from ups_jax.training.build import JointModel, joint_validation
-from ups_jax.training.run_length import plan_and_record
+from ups_jax.training.run_length import plan_and_record_entries
 from ups_jax.training.stages import stage_spec
-from ups_jax.training.state import SpikeMonitor, TrainState
+from ups_jax.training.state import SpikeMonitor
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedStage:
-    """A trained stage, with its data and model for a later evaluation.
-
-    Attributes:
-        run: Run directory.
-        data: Data of the stage.
-        model: Model of the stage.
-    """
+    """A trained stage, with its data and model for a later evaluation."""
 
     run: RunDirectory
     data: Mixture
@@ -63,21 +64,15 @@ def train(
     """Train a stage in a run directory, which may be new, unfinished or finished.
 
     Args:
-        cfg: Configuration.
-        stage: Name of the stage.
         path: Run directory.
         resume: `auto` resumes if there is a checkpoint, `must` requires one, `never` requires a new run directory.
-        init_from: Run whose weights a new stage starts from.
-        data: The data of the configuration, if the caller has opened it.
-        console: Console to print to.
-
-    Returns:
-        The trained stage.
+        init_from: Run from whose weights a new stage starts.
+        data: The open data; by default the data of the configuration is opened.
 
     Raises:
-        ConfigError, DataError, CheckpointError: Configuration, data or prerequisites have an error; if possible, this
-            is raised before the run directory is created.
-        DivergedError: Too many consecutive steps were not finite.
+        ConfigError, DataError, CheckpointError: The configuration, the data or a required checkpoint has an error; if
+            possible, this is raised before the run directory is created.
+        DivergedError: The training diverged, as described in `run_loop`.
         Stopped: A signal arrived; the state was saved.
     """
     run = RunDirectory(path)
@@ -89,13 +84,13 @@ def train(
 
     with run.lock():
         # -- claim the run directory ---------------------------------------------------------------------------------
-        parents = _claim(run, cfg, stage, resume, checked.data)
-        log_setup(console, cfg, stage, checked.data)
+        parents = _claim_run_directory(run, cfg, stage, resume, checked.data)
+        print_setup(console, cfg, stage, checked.data)
         for line in describe_latents(cfg, stage, checked.data):
             print_line(console, line)
         # Without the folder of a stage, the stage is trained again. A folder without checkpoints is an error.
         deleted = broadcast_from_host0(not run.checkpoints(stage).is_dir())
-        recorded: dict[str, Any] | None = broadcast_from_host0(_record_start(run, cfg, stage))
+        recorded: dict[str, Any] | None = broadcast_from_host0(_record_start_and_read_entry(run, cfg, stage))
         with _record_failure(run):
             # -- plan: the number of steps ---------------------------------------------------------------------------
             validate = joint_validation(checked.model, stage_spec(stage), checked.data, cfg, parents.weights)
@@ -108,12 +103,14 @@ def train(
                 halvings.extend(timing.halvings)
                 return timing.seconds_per_step
 
-            plan, planned = plan_and_record(cfg, checked.data, stage, recorded or {}, measure, checked.plan)
-            log_plan(console, cfg, stage, plan, planned)
-            entry = _first_entry(run, checked.init_weights, init_from) if recorded is None else recorded
+            plan, plan_entries = plan_and_record_entries(
+                cfg, checked.data, stage, recorded or {}, measure, checked.plan
+            )
+            print_plan(console, cfg, stage, plan, plan_entries)
+            entry = _new_stage_entry(run, checked.init_weights, init_from) if recorded is None else recorded
             outdated = ("planned_steps", "budget", *(["saved"] if deleted else []))
-            entry = {key: value for key, value in entry.items() if key not in outdated} | planned
-            entry |= {"lengths": length_settings(cfg, stage)} | latents_record(checked.data)
+            entry = {key: value for key, value in entry.items() if key not in outdated} | plan_entries
+            entry |= {"lengths": length_settings(cfg, stage)} | latents_record_entry(checked.data)
             entry |= {"out_of_memory": halvings} if halvings else {}
             entry |= {"parents": parents.checkpoints} if parents.checkpoints else {}
             record = StageRecord(run, stage, entry | {"total_steps": plan.total_steps, "finished": None})
@@ -136,23 +133,25 @@ def train(
                 init_weights=checked.init_weights,
             )
             with (
-                compiling(cfg.training.compile),
+                jit_context(cfg.training.compile),
                 Checkpoints(run.checkpoints(stage), keep=cfg.checkpoint.keep) as checkpoints,
-                stop_flag() as should_stop,
+                watch_stop_signals() as should_stop,
             ):
-                training.log_parameters()
-                train_step = training.train_step()
+                training.print_parameters()
+                train_step = training.build_train_step()
                 loop = make_loop(training, train_step, checkpoints)
 
-                def attempt() -> tuple[TrainState, float | None]:
+                def attempt() -> LoopResult:
                     checkpoints.wait()
-                    state = restore_or_start(training, checkpoints)
+                    state = restore_or_init_state(training, checkpoints)
                     return run_with_writers(training, loop, state, checkpoints, should_stop)
 
                 state, seconds_per_step = train_step.run_with_retry(attempt)
                 # A signal after the last step: the state is saved, but the process must exit.
                 if any_host(should_stop(), 0):
-                    raise Stopped(f"stopped at the end of stage {stage}, which is saved; repeat the command to resume")
+                    raise Stopped(
+                        f"stopped and saved after the last step of stage {stage}; repeat the command to resume"
+                    )
 
         # -- finish --------------------------------------------------------------------------------------------------
         outcome = {"steps": int(state.step), "finished": now(), "skipped": int(state.monitor.skipped)}
@@ -165,23 +164,23 @@ def train(
     return TrainedStage(run=run, data=checked.data, model=checked.model)
 
 
-def _claim(run: RunDirectory, cfg: Config, stage: str, resume: str, data: Mixture) -> TrainedParents:
-    """Write the record of a new run, or check that an existing run can be resumed; return the stage's parents."""
+def _claim_run_directory(run: RunDirectory, cfg: Config, stage: str, resume: str, data: Mixture) -> TrainedParents:
+    """Write run.json of a new run, or check that an existing run can be resumed; return the stage's parents."""
     # Repeat this preflight check under the lock, which excludes other runs in this directory.
     if is_host0():
         check_resume(run, cfg, stage, resume)
     parents = trained_parents(run, stage, data.kind)
-    check_fold(run, cfg, data.fingerprint, parents.fingerprints)
+    check_parent_data(run, cfg, data.fingerprint, parents.fingerprints)
     if not broadcast_from_host0(run.exists()):
         run.write({"created": now(), "config": to_dict(cfg), "digests": {}, "stages": {}})
         run.write_split(data.split_record())
     wait_for_all("recorded")
-    check_parents(run, stage, parents.checkpoints)
+    check_parent_checkpoints(run, stage, parents.checkpoints)
     return parents
 
 
-def _record_start(run: RunDirectory, cfg: Config, stage: str) -> dict[str, Any] | None:
-    """Record this process and its configuration in run.json; return the stage's existing entry, or None."""
+def _record_start_and_read_entry(run: RunDirectory, cfg: Config, stage: str) -> dict[str, Any] | None:
+    """Record this process and its configuration in run.json; return the stage's entry in it, None for a new stage."""
     record = run.read()
     record |= environment() | {"status": "running", "config": to_dict(cfg)}
     record |= {"device": str(jax.devices()[0].device_kind)}
@@ -191,8 +190,8 @@ def _record_start(run: RunDirectory, cfg: Config, stage: str) -> dict[str, Any] 
     return entry
 
 
-def _first_entry(run: RunDirectory, weights: Weights | None, init_from: Path | None) -> dict[str, Any]:
-    """Return the constant part of a new stage's entry: start time, steps of earlier stages, and run of the weights."""
+def _new_stage_entry(run: RunDirectory, weights: Weights | None, init_from: Path | None) -> dict[str, Any]:
+    """Return the first run.json entry of a stage: start time, steps of earlier stages, and origin of its weights."""
     steps_before = sum(newest_step(run.checkpoints(name)) for name in run.read()["stages"])
     parent = {} if weights is None else {"parent": {"run": str(init_from), "step": weights.step}}
     return {"started": now(), "steps_before": steps_before} | parent
