@@ -147,7 +147,8 @@ class LoaderConfig:
     thread."""
 
     memory_gib: Weight = 4.0
-    """Data up to this size in GiB is kept in memory; larger data is read from the file batch by batch."""
+    """Memory for data in GiB, shared by all tasks. A task whose files together fit is kept in memory; a larger one is
+    read from its files batch by batch."""
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
