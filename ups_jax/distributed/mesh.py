@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jaxtyping import PyTree
 
 from ups_jax.config import ParallelConfig
 from ups_jax.core.errors import ConfigError
@@ -31,23 +32,25 @@ def make_mesh(config: ParallelConfig) -> Mesh:
     """Return the device mesh with axes (data, fsdp), where the devices of a process are adjacent.
 
     Raises:
-        ConfigError: `data * fsdp` exceeds the number of devices, or `fsdp` does not divide it.
+        ConfigError: `data * fsdp` exceeds the number of devices, or `fsdp` is not a divisor of this number.
     """
-    return _mesh(config.data, config.fsdp)
+    return _cached_mesh(config.data, config.fsdp)
 
 
 @functools.cache
-def _mesh(data: int, fsdp: int) -> Mesh:
-    """Return the mesh of this shape; `data` is -1 for all devices. Cached, so that equal configurations share it."""
+def _cached_mesh(data: int, fsdp: int) -> Mesh:
+    """Return the mesh of shape (data, fsdp), the same object for the same shape; -1 for `data` uses all devices."""
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
     if data == -1:
         data = len(devices) // fsdp
         if data * fsdp != len(devices):
-            raise ConfigError(f"parallel.fsdp={fsdp}: does not divide the {len(devices)} devices; set it to a divisor")
+            raise ConfigError(
+                f"parallel.fsdp={fsdp}: does not divide the {len(devices)} devices; set a divisor of {len(devices)}"
+            )
     if data * fsdp > len(devices):
         raise ConfigError(
-            f"parallel.data={data} times parallel.fsdp={fsdp} exceeds the {len(devices)} devices of the run; "
-            "set parallel.data=-1 to use all of them"
+            f"parallel.data={data}: times parallel.fsdp={fsdp} exceeds the {len(devices)} devices of the run; "
+            "set parallel.data=-1 to use all devices"
         )
     grid = np.array(devices[: data * fsdp]).reshape(data, fsdp)
     return Mesh(grid, (_DATA, _FSDP), axis_types=(AxisType.Auto, AxisType.Auto))
@@ -59,30 +62,31 @@ def is_one_cpu(mesh: Mesh) -> bool:
 
 
 def check_rows(mesh: Mesh | AbstractMesh, rows: int, key: str) -> None:
-    """Raise ConfigError if the rows of a step do not divide evenly over the devices, or a process has no device.
+    """Raise ConfigError if the rows of a train step do not divide evenly over the devices of the mesh.
+
+    Also raise it if the mesh lacks devices of some process of a multi-process run.
 
     Args:
-        mesh: Device mesh.
-        rows: Rows of a step, summed over micro-batches.
+        rows: Rows of a train step, summed over micro-batches.
         key: Configuration key of the batch size, for the message.
     """
     if jax.process_count() > 1 and mesh.size != jax.device_count():
         raise ConfigError(
-            f"parallel.data and parallel.fsdp: use {mesh.size} of {jax.device_count()} devices, but a multi-process "
-            "run must use the devices of every process; set parallel.data=-1 to use all of them"
+            f"parallel.data: the mesh has {mesh.size} of {jax.device_count()} devices, but a multi-process run must "
+            "use the devices of every process; set parallel.data=-1 to use all devices"
         )
     if rows % mesh.size:
         raise ConfigError(
             f"{key}: {rows} windows per step do not divide evenly over {mesh.size} devices; "
-            f"make it a multiple of {mesh.size}, or use fewer devices with parallel.data"
+            f"set a multiple of {mesh.size}, or set parallel.data to use fewer devices"
         )
 
 
 def partition_spec(mesh: Mesh | AbstractMesh, shape: tuple[int, ...]) -> PartitionSpec:
     """Return the partition spec of a state array of this shape.
 
-    The largest axis that the size of `fsdp` divides is split, the last one of equally large axes. Small arrays and
-    arrays without such an axis are replicated.
+    The largest axis that the mesh's size along `fsdp` divides is split; of equally large axes, the last one. Small
+    arrays and arrays without such an axis are replicated.
     """
     shards = mesh.shape[_FSDP]
     divisible = [axis for axis, size in enumerate(shape) if size % shards == 0]
@@ -92,16 +96,16 @@ def partition_spec(mesh: Mesh | AbstractMesh, shape: tuple[int, ...]) -> Partiti
     return PartitionSpec(*(_FSDP if axis == split_axis else None for axis in range(split_axis + 1)))
 
 
-def state_shardings(mesh: Mesh, tree: Any) -> Any:
-    """Return the sharding of each array of a state as a tree of the same structure.
+def state_shardings(mesh: Mesh, tree: PyTree) -> PyTree:
+    """Return the sharding of each array of a train state, as a tree of the same structure.
 
     A sharding depends on the shape alone, so optimizer moments and averaged weights are sharded like their parameters.
     """
     return jax.tree.map(lambda leaf: NamedSharding(mesh, partition_spec(mesh, leaf.shape)), tree)
 
 
-def abstract_with_sharding(mesh: Mesh, tree: Any) -> Any:
-    """Return the arrays of `tree` as `ShapeDtypeStruct`s with the shardings of a state.
+def abstract_with_sharding(mesh: Mesh, tree: PyTree) -> PyTree:
+    """Return the arrays of `tree` as `ShapeDtypeStruct`s with the shardings of `state_shardings`.
 
     On one device the sharding is a `SingleDeviceSharding`: for a mesh of one device XLA compiles another program, whose
     results can differ in the last bits.
@@ -114,19 +118,18 @@ def abstract_with_sharding(mesh: Mesh, tree: Any) -> Any:
     )
 
 
-def with_sharding(mesh: Mesh, tree: Any) -> Any:
-    """Return `tree`, inside a compiled program, constrained to `state_shardings`; unchanged on one device."""
+def with_sharding(mesh: Mesh, tree: PyTree) -> PyTree:
+    """Return `tree` constrained to `state_shardings`, for use in compiled programs; unchanged on one device."""
     return tree if mesh.size == 1 else jax.lax.with_sharding_constraint(tree, state_shardings(mesh, tree))
 
 
 def sum_over_devices(mesh: Mesh, sum_rows: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `sum_rows` evaluated by each device on its own rows and summed over devices.
+    """Return a function that applies `sum_rows` to each device's rows of the batch and sums the results over devices.
 
-    The large arrays of the result are sharded like a state. Only parameters and sums are communicated; without
-    `shard_map`, XLA would partition and communicate activations, which are larger.
+    The large arrays of the result are sharded as in `state_shardings`. Only parameters and sums are communicated;
+    without `shard_map`, XLA would partition and communicate activations, which are larger.
 
     Args:
-        mesh: Device mesh.
         sum_rows: Function `(params, batch, *rest) -> tree` of sums over the rows of the batch. `params` and `rest` are
             replicated.
 
@@ -136,45 +139,45 @@ def sum_over_devices(mesh: Mesh, sum_rows: Callable[..., Any]) -> Callable[..., 
     if mesh.size == 1:
         return sum_rows
 
-    def sharded(params: Any, batch: Any, *rest: Any) -> Any:
+    def sharded_sums(params: PyTree, batch: Batch, *rest: PyTree) -> PyTree:
         local = jax.tree.map(
             lambda rows: jax.ShapeDtypeStruct((rows.shape[0] // mesh.size, *rows.shape[1:]), rows.dtype), batch
         )
         sums = jax.eval_shape(sum_rows, params, local, *rest)
         out_specs = jax.tree.map(lambda leaf: partition_spec(mesh, leaf.shape), sums)
 
-        def on_device(params: Any, batch: Any, *rest: Any) -> Any:
-            return jax.tree.map(_psum, sum_rows(params, batch, *rest), out_specs)
+        def local_sums(params: PyTree, batch: Batch, *rest: PyTree) -> PyTree:
+            return jax.tree.map(_sum_or_shard, sum_rows(params, batch, *rest), out_specs)
 
         replicated = PartitionSpec()
         in_specs = (replicated, _BATCH_SPEC, *(replicated for _ in rest))
-        return jax.shard_map(on_device, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)(
+        return jax.shard_map(local_sums, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)(
             params, batch, *rest
         )
 
-    return sharded
+    return sharded_sums
 
 
-def _psum(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
-    """Return the sum of an array over all devices, or this device's shard of the sum if `spec` splits it."""
+def _sum_or_shard(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
+    """Return the sum of `leaf` over all devices, or only this device's shard of the sum if `spec` splits it."""
     if _FSDP not in spec:
         return jax.lax.psum(leaf, (_DATA, _FSDP))
     return jax.lax.psum(jax.lax.psum_scatter(leaf, _FSDP, scatter_dimension=spec.index(_FSDP), tiled=True), _DATA)
 
 
-def device_put(mesh: Mesh, tree: Any) -> Any:
+def device_put(mesh: Mesh, tree: PyTree) -> PyTree:
     """Return `tree` on the devices, sharded by `state_shardings`; every process must pass the same values."""
-    return tree if mesh.size == 1 else jax.tree.map(_put, tree, state_shardings(mesh, tree))
+    return tree if mesh.size == 1 else jax.tree.map(_put_leaf, tree, state_shardings(mesh, tree))
 
 
-def device_put_replicated(mesh: Mesh, tree: Any) -> Any:
-    """Return `tree` replicated on every device."""
+def device_put_replicated(mesh: Mesh, tree: PyTree) -> PyTree:
+    """Return `tree` with a copy of every array on each device."""
     replicated = NamedSharding(mesh, PartitionSpec())
-    return jax.device_put(tree) if mesh.size == 1 else jax.tree.map(lambda leaf: _put(leaf, replicated), tree)
+    return jax.device_put(tree) if mesh.size == 1 else jax.tree.map(lambda leaf: _put_leaf(leaf, replicated), tree)
 
 
-def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
-    """Return an array with this sharding, also if some of its devices belong to other processes."""
+def _put_leaf(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """Return an array with the given sharding, even if some of its devices belong to other processes."""
     if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
         return leaf
     if sharding.is_fully_addressable:
@@ -184,7 +187,7 @@ def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def device_put_batch(mesh: Mesh, batch: Batch) -> Batch:
-    """Return the global batch on all devices, of which this process contributes the rows in `batch`."""
+    """Return the global batch, split over all devices; `batch` holds the rows of this process."""
     if mesh.size == 1:
         return jax.device_put(batch)
     sharding = NamedSharding(mesh, _BATCH_SPEC)
@@ -192,15 +195,15 @@ def device_put_batch(mesh: Mesh, batch: Batch) -> Batch:
 
 
 def batch_for_step(mesh: Mesh, batch: Batch) -> Batch:
-    """Return the batch as an argument for a jitted step: on one device the host arrays, otherwise a sharded batch.
+    """Return the batch as a jitted step takes it: host arrays for one device, otherwise split over the devices.
 
     A jitted function transfers host arrays itself, at a fifteenth of the cost of `device_put`.
     """
     return batch if mesh.size == 1 else device_put_batch(mesh, batch)
 
 
-def gather_to_local(mesh: Mesh, tree: Any) -> Any:
-    """Return the complete arrays of a sharded `tree` on one device of this process, for work outside the mesh."""
+def gather_to_local(mesh: Mesh, tree: PyTree) -> PyTree:
+    """Return a sharded `tree` with complete arrays on one device of this process, for work outside the mesh."""
     if mesh.size == 1:
         return tree
     replicated = NamedSharding(mesh, PartitionSpec())

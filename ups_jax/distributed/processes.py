@@ -1,4 +1,4 @@
-"""Multi-process runs: how processes connect, which of them writes files, and how they exchange values.
+"""Multi-process runs: how processes connect, which process writes files, and how they exchange values.
 
 A "host" is a process of the run; host 0 writes logs and records. jax is imported only if the run has several processes.
 """
@@ -38,7 +38,7 @@ def start_processes(config: ParallelConfig) -> None:
     JAX detects Slurm, TPU pods, Kubernetes and MPI. Elsewhere `coordinator`, `processes` and `process` are required.
 
     Raises:
-        ConfigError: Neither source describes the processes, or the others did not connect in time.
+        ConfigError: Neither JAX nor the configuration describes the processes, or some did not connect in time.
     """
     if not config.multihost:
         return
@@ -57,7 +57,7 @@ def start_processes(config: ParallelConfig) -> None:
     except (ValueError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(
-            f"parallel.multihost: the processes of the run could not be connected ({reason}); start each of them with "
+            f"parallel.multihost: the processes of the run could not connect ({reason}); start each process with "
             "parallel.coordinator=HOST:PORT parallel.processes=N parallel.process=I"
         ) from None
     _PROCESS.index, _PROCESS.count = jax.process_index(), jax.process_count()
@@ -74,12 +74,12 @@ def is_multihost() -> bool:
 
 
 def process_slice() -> dict[str, int]:
-    """Return the keyword arguments that select this process's rows of every batch in the batch readers."""
+    """Return `process_index` and `process_count`, with which the batch readers read this process's rows."""
     return {"process_index": _PROCESS.index, "process_count": _PROCESS.count}
 
 
 def broadcast_from_host0(value: T) -> T:
-    """Return the `value` of host 0 in every process; it must be representable as JSON."""
+    """Return in every process the `value` that host 0 passes, which must be representable as JSON."""
     if not is_multihost():
         return value
     from jax.experimental import multihost_utils
@@ -100,7 +100,7 @@ def wait_for_all(barrier: str) -> None:
 
 
 def on_host0(function: Callable[[], T]) -> T | None:
-    """Call `function` on host 0 and return its result there; the other processes wait for it and return None."""
+    """Call `function` on host 0 and return its result; return None in the other processes, which wait for it."""
     result = function() if is_host0() else None
     wait_for_all("on_host0")
     return result
@@ -109,7 +109,8 @@ def on_host0(function: Callable[[], T]) -> T | None:
 def any_host(flag: bool, step: int) -> bool:
     """Return whether `flag` is true in any process.
 
-    In a multi-process run the result is False unless `step` is a multiple of 8, where the processes communicate.
+    The processes communicate only if `step` is a multiple of 8; at any other step of a multi-process run the result is
+    False.
     """
     if not is_multihost():
         return flag
