@@ -13,7 +13,7 @@ import pytest
 from ups_jax.config import DiffusionConfig, LatentConfig, OperatorConfig, SpectralConfig
 from ups_jax.core.task import Input, Statistics, Task
 from ups_jax.losses import diffusion as residuals
-from ups_jax.losses.diffusion import predictor_residual, with_state_draws
+from ups_jax.losses.diffusion import predictor_error_function, with_state_draws
 from ups_jax.models import Conditions, Simulator, SteadySimulator
 from ups_jax.models.batch import Batch, with_draws
 
@@ -70,7 +70,7 @@ def linear_predictors(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_error_of_a_step_is_that_after_the_predictor_s_own_ones(own_steps: int, noise: float) -> None:
     config = DiffusionConfig(model_rollout_steps=own_steps, input_noise=noise)
     rows = with_state_draws(batch(CONTEXT + own_steps + 1), KEY, CONTEXT, config)
-    inputs, error = predictor_residual(BASE, config)(PARAMS, rows)
+    inputs, error = predictor_error_function(BASE, config)(PARAMS, rows)
     for row in range(ROWS):
         fields = (rows.fields[row, ..., 0] - MEAN) / STD
         window = [frame.copy() for frame in fields[:CONTEXT]]
@@ -90,7 +90,7 @@ def test_the_error_of_a_step_is_that_after_the_predictor_s_own_ones(own_steps: i
 @pytest.mark.usefixtures("linear_predictors")
 def test_the_error_of_a_solution_is_what_its_given_fields_leave() -> None:
     rows = batch(1, inputs=np.random.default_rng(1).normal(size=(ROWS, POINTS, 1)).astype(np.float32))
-    corrector_inputs, error = predictor_residual(SOLVER, DiffusionConfig())(PARAMS, rows)
+    corrector_inputs, error = predictor_error_function(SOLVER, DiffusionConfig())(PARAMS, rows)
     inputs = (rows.inputs - 1.0) / 4.0
     pred = 0.9 * inputs + 0.1
     np.testing.assert_allclose(error, (rows.fields[:, 0] - MEAN) / STD - pred, atol=1e-5)
@@ -136,7 +136,7 @@ def test_no_gradient_reaches_the_predictor(kind: str, monkeypatch: pytest.Monkey
     rows = with_state_draws(batch(CONTEXT + 2, inputs=np.ones((ROWS, POINTS, 1), np.float32)), KEY, CONTEXT, config)
 
     def reached() -> bool:
-        residual = predictor_residual(base, config)
+        residual = predictor_error_function(base, config)
 
         def total(params: Any) -> Any:
             inputs, error = residual(params, rows)

@@ -135,8 +135,8 @@ LOSSES: dict[str, Loss] = {
         lambda p, t, points: _mean((p - t) ** 2, points) / (_mean(t**2, points) + 1e-8),
     ),
     "h1": (lambda p, t, **options: losses.h1(p, t, SPACING, PERIODIC, **options), _h1),
-    "forward": (losses.forward, lambda p, t, points: _mean((p - t) ** 2, points)),
-    "rollout": (losses.rollout, lambda p, t, points: _mean((p - t) ** 2, points)),
+    "forward": (losses.mse, lambda p, t, points: _mean((p - t) ** 2, points)),
+    "rollout": (losses.rollout_mse, lambda p, t, points: _mean((p - t) ** 2, points)),
     "spectral_energy": (lambda p, t, **options: losses.spectral_energy(p, t, 1, **options), _energy),
     "spectral_band": (lambda p, t, **options: losses.spectral_band(p, t, 1, 2, **options), _band),
     "divergence": (lambda p, t, **options: losses.divergence(p, SPACING, PERIODIC, **options), _divergence),
@@ -287,7 +287,7 @@ def test_the_ratio_of_a_batch_is_of_all_its_samples_together() -> None:
 
 def test_an_unknown_reduction_is_refused_at_the_call() -> None:
     with pytest.raises(Exception, match="reduction"):
-        losses.forward(single(PRED), single(TARGET), reduction="median")  # type: ignore[arg-type]
+        losses.mse(single(PRED), single(TARGET), reduction="median")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["nrmse", "forward", "spectral_energy", "conservation", "latent_norm"])

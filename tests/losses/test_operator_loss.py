@@ -69,8 +69,8 @@ def test_terms_are_the_public_functions_of_the_predictions_and_their_weighted_su
     physical = denormalize(both, task.statistics)
     for name, value in {
         "relative_mse": losses.relative_mse(both, truth),
-        "forward": losses.forward(one, truth[: len(one)]),
-        "rollout": losses.forward(two, truth[len(one) :]),
+        "forward": losses.mse(one, truth[: len(one)]),
+        "rollout": losses.mse(two, truth[len(one) :]),
         "spectral": losses.spectral_energy(both, truth, 1, reduction="none").mean(),
         "smoothness": losses.smoothness(physical, task.spacing, task.periodic),
         "positivity": losses.positivity(physical),

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from ups_jax.config import LatentConfig, OperatorConfig, QuerySamplingConfig, SpectralConfig, TrainingConfig
 from ups_jax.core.errors import ConfigError
 from ups_jax.losses import operator_losses
-from ups_jax.losses.operator import query_points
+from ups_jax.losses.operator import draw_query_indices
 from ups_jax.losses.terms import field_terms
 from ups_jax.losses.weights import POINT_SET_TERMS, checked_weights
 from ups_jax.metrics.field import all_metrics, correlation, mae
@@ -33,17 +33,17 @@ SETTINGS = TrainingConfig(
 
 def batch(seed: int = 0, point_mask: np.ndarray | None = None) -> Batch:
     rng = np.random.default_rng(seed)
-    mask = np.ones((3, TASK.points), np.float32)
+    mask = np.ones((3, TASK.num_points), np.float32)
     mask[0, 6:], mask[2, :2] = 0, 0
     return Batch(
-        fields=rng.normal(size=(3, 3, TASK.points, 1)).astype(np.float32),
+        fields=rng.normal(size=(3, 3, TASK.num_points, 1)).astype(np.float32),
         mask=np.ones(3, np.float32),
         dt=np.full(3, TASK.dt, np.float32),
         cond=rng.normal(size=(3, 1)).astype(np.float32),
         cond_mask=np.ones((3, 1), np.float32),
-        coords=rng.random((3, TASK.points, 2)).astype(np.float32),
+        coords=rng.random((3, TASK.num_points, 2)).astype(np.float32),
         point_mask=mask if point_mask is None else point_mask,
-        inputs=rng.normal(size=(3, TASK.points, 1)).astype(np.float32),
+        inputs=rng.normal(size=(3, TASK.num_points, 1)).astype(np.float32),
     )
 
 
@@ -73,10 +73,10 @@ def test_every_row_is_scored_at_as_many_of_its_points_as_queries_ask_for() -> No
     """With one error at all present points and another at absent ones, every draw gives the same loss."""
     sampled = replace(SETTINGS, query_sampling=QuerySamplingConfig(enabled=True, num_queries=4))
     mask = jnp.asarray(batch().point_mask)
-    truth = jnp.ones((3, TASK.points, 1))
+    truth = jnp.ones((3, TASK.num_points, 1))
     error = jnp.where(mask[..., None] > 0, 0.5, 7.0)
     for key in jax.random.split(jax.random.key(0), 8):
-        queries = query_points(sampled, TASK, key, mask)
+        queries = draw_query_indices(sampled, TASK, key, mask)
         assert queries is not None
         assert np.take_along_axis(np.asarray(mask), np.asarray(queries), axis=1).all()
         terms = field_terms(("forward",), truth + error, truth, TASK, queries, mask)
@@ -84,7 +84,7 @@ def test_every_row_is_scored_at_as_many_of_its_points_as_queries_ask_for() -> No
 
 
 def test_as_many_queries_as_there_are_points_leave_the_loss_as_it_is() -> None:
-    rows = batch(point_mask=np.tile(np.arange(TASK.points) % 2 == 0, (3, 1)).astype(np.float32))
+    rows = batch(point_mask=np.tile(np.arange(TASK.num_points) % 2 == 0, (3, 1)).astype(np.float32))
     plain = TrainingConfig(lambda_h1=0)
     count = int(rows.point_mask[0].sum())
     sampled = replace(plain, query_sampling=QuerySamplingConfig(enabled=True, num_queries=count))
@@ -115,12 +115,12 @@ def test_what_needs_a_grid_is_refused_in_a_line(settings: dict[str, object], key
 
 def test_metrics_are_those_of_the_points_that_are_there() -> None:
     rng = np.random.default_rng(0)
-    pred, truth = rng.normal(size=(2, 2, 4, TASK.points, 1)).astype(np.float32) + 1
-    mask = np.ones((2, TASK.points), np.float32)
+    pred, truth = rng.normal(size=(2, 2, 4, TASK.num_points, 1)).astype(np.float32) + 1
+    mask = np.ones((2, TASK.num_points), np.float32)
     mask[1, 4:] = 0
     metrics = all_metrics(np.where(mask[:, None, :, None] > 0, pred, np.nan), truth, TASK, mask)
     assert set(metrics) == {"nrmse", "rmse", "max_error", "vrmse"}
-    for row, size in ((0, TASK.points), (1, 4)):
+    for row, size in ((0, TASK.num_points), (1, 4)):
         p, t = pred[row, :, :size, 0].astype(np.float64), truth[row, :, :size, 0].astype(np.float64)
         rmse = np.sqrt(((p - t) ** 2).mean(1))
         expected = {

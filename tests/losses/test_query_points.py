@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ups_jax.losses import sample_present, sample_queries, take_points
+from ups_jax.losses import sample_present_points, sample_queries, take_points
 
 KEY = jax.random.key(0)
-present_sampled = jax.jit(sample_present, static_argnums=2)
+present_sampled = jax.jit(sample_present_points, static_argnums=2)
 
 
 @settings(max_examples=12, deadline=None)
@@ -109,7 +109,9 @@ def test_queries_of_a_set_fall_on_points_that_are_there(mask: list[list[bool]], 
 
 def test_the_points_of_a_set_are_drawn_evenly_and_a_row_s_whatever_its_company() -> None:
     present = jnp.asarray([[1, 1, 0, 1, 1, 0, 1, 1], [1, 0, 1, 1, 1, 1, 1, 1]], jnp.float32)
-    drawn = np.asarray(jax.jit(jax.vmap(lambda key: sample_present(key, present, 3)))(jax.random.split(KEY, 2000)))
+    drawn = np.asarray(
+        jax.jit(jax.vmap(lambda key: sample_present_points(key, present, 3)))(jax.random.split(KEY, 2000))
+    )
     counts = np.bincount(drawn[:, 0].ravel(), minlength=8)
     assert (counts[[2, 5]] == 0).all()
     np.testing.assert_allclose(counts[np.asarray(present[0]) > 0], 1000, rtol=0.15)

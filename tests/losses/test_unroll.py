@@ -39,12 +39,12 @@ def hand_made_gradient(truncate: int) -> float:
 
 @pytest.mark.parametrize("truncate", [1, 2, 3, 5, 9])
 def test_a_truncated_gradient_is_the_one_made_by_hand(truncate: int) -> None:
-    gradient = jax.grad(lambda a: scored(a, truncate=truncate))(A)
+    gradient = jax.grad(lambda a: scored(a, segment_length=truncate))(A)
     np.testing.assert_allclose(gradient, hand_made_gradient(truncate), rtol=1e-5)
 
 
 def test_a_cut_moves_no_value_and_a_long_one_no_gradient() -> None:
-    assert float(scored(A, truncate=2)) == float(scored(A))
+    assert float(scored(A, segment_length=2)) == float(scored(A))
     np.testing.assert_allclose(jax.grad(lambda a: scored(a))(A), hand_made_gradient(100), rtol=1e-5)
     assert abs(hand_made_gradient(2) - hand_made_gradient(100)) > 0.1
 
@@ -52,7 +52,7 @@ def test_a_cut_moves_no_value_and_a_long_one_no_gradient() -> None:
 @pytest.mark.parametrize("truncate", [None, 2])
 def test_what_is_computed_again_has_the_same_values_and_gradients(truncate: int | None) -> None:
     def value_and_grad(recompute: bool) -> Any:
-        return jax.value_and_grad(lambda a: scored(a, truncate=truncate, recompute=recompute))(A)
+        return jax.value_and_grad(lambda a: scored(a, segment_length=truncate, recompute=recompute))(A)
 
     np.testing.assert_allclose(value_and_grad(True), value_and_grad(False), rtol=1e-6)
 
@@ -68,7 +68,7 @@ def test_the_last_step_alone_is_the_ending_one(truncate: int | None, steps: int)
         def end(window: Array, target: Array) -> tuple[Array, Array]:
             return window, sign * advance(window, target)[1]
 
-        return unroll_with_last_step(advance, end, START, TARGETS[:steps], truncate=truncate)
+        return unroll_with_last_step(advance, end, START, TARGETS[:steps], segment_length=truncate)
 
     np.testing.assert_allclose(values(A, -1.0)[:-1], values(A, 1.0)[:-1])
     np.testing.assert_allclose(values(A, -1.0)[-1], -values(A, 1.0)[-1])

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ups_jax.models.batch import Batch, first_row, on_device, with_draws
+from ups_jax.models.batch import Batch, as_jax_arrays, first_row, with_draws
 
 
 def batch(task: int) -> Batch:
@@ -32,7 +32,7 @@ def test_a_copied_or_extended_batch_keeps_its_task() -> None:
         replace(original, mask=np.zeros(3, np.float32)),
         copy.copy(original),
         jax.tree.map(jnp.asarray, original),
-        on_device(original),
+        as_jax_arrays(original),
         first_row(original),
         with_draws(original, {"noise": jnp.zeros(3)}),
         jax.tree.unflatten(*reversed(jax.tree.flatten(original))),

@@ -20,7 +20,7 @@ BOXES = {
 }
 
 compiled_neighbours = jax.jit(
-    nearest_neighbours, static_argnames=("count", "sides", "periodic", "radius", "chunk_size")
+    nearest_neighbours, static_argnames=("count", "box", "periodic", "radius", "chunk_size")
 )
 
 
@@ -61,7 +61,7 @@ def by_hand(coords: Any, mask: Any, kind: str, count: int, radius: float = np.in
 def test_they_are_those_of_a_search_by_hand(kind: str, radius: float | None) -> None:
     coords, mask = scattered(kind)
     sides, periodic = BOXES[kind]
-    near = compiled_neighbours(coords, mask, count=5, sides=sides, periodic=periodic, radius=radius)
+    near = compiled_neighbours(coords, mask, count=5, box=sides, periodic=periodic, radius=radius)
     index, offsets, weight = (np.asarray(part) for part in (near.index, near.offset, near.weight))
     hand = by_hand(coords, mask, kind, 5, np.inf if radius is None else radius)
     counts = set()
@@ -84,7 +84,7 @@ def test_weights_fall_to_nothing_where_the_neighbourhood_ends_beside_a_tenth_of_
 
     def weights(coords: np.ndarray, count: int, radius: float | None = None) -> np.ndarray:
         mask = np.ones(coords.shape[:2], np.float32)
-        near = compiled_neighbours(coords, mask, count=count, sides=(10.0,), periodic=(False,), radius=radius)
+        near = compiled_neighbours(coords, mask, count=count, box=(10.0,), periodic=(False,), radius=radius)
         return np.asarray(near.weight)
 
     # Of the first: at 1 and 3, the next at 7.

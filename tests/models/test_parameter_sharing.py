@@ -46,7 +46,7 @@ def test_alone_a_task_s_tree_is_the_joint_one():
     tree = filled(LINE, 1)
     assert sharing.joint_params([tree]).keys() == tree.keys() and sharing.task_params(tree, 0) == tree
     assert Sharing().task_params(tree, 0) == tree
-    assert not sharing.subset(0).frozen
+    assert not sharing.parameter_subset(0).frozen
 
 
 def test_a_view_has_the_shapes_of_its_model_and_what_is_shared_is_there_once(sharing):
@@ -67,7 +67,7 @@ def test_what_a_task_lacks_is_told_in_any_tree_of_such_trees(sharing):
     joint = sharing.joint_params([filled(tree, 0) for tree in (LINE, OTHER_LINE, PLANE, PLANE)])
     paths = jax.tree_util.tree_leaves_with_path({"mu": [joint], "count": 0})
     for number, task in ((0, "line"), (1, "other"), (3, "plane2")):
-        part = sharing.subset(number)
+        part = sharing.parameter_subset(number)
         lacking = {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in paths if part.is_frozen(path)}
         stems = {"mu/0/features/stem/kernel"} | {
             f"mu/0/tasks/{name}/features/stem/kernel" for name in ("other", "plane", "plane2")

@@ -73,7 +73,7 @@ def test_an_untrained_step_is_persistence_and_every_parameter_is_heard_later(kin
 def test_points_in_another_order_give_the_same_points_in_that_order(kind: str, option: str) -> None:
     model, _, params = made(kind, option)
     fields, cond = example(TASKS[kind], context=CONTEXT)
-    order = np.random.default_rng(5).permutation(TASKS[kind].points)
+    order = np.random.default_rng(5).permutation(TASKS[kind].num_points)
     shuffled = conditions(TASKS[kind], None, geometry=jax.tree.map(lambda x: x[:, order], cond.geometry), like=cond)
     plain = compiled(model)(params, fields, cond)
     np.testing.assert_allclose(compiled(model)(params, fields[:, :, order], shuffled), plain[:, order], atol=5e-5)
@@ -85,7 +85,7 @@ def test_a_point_that_is_not_there_is_never_heard(kind: str, option: str) -> Non
     task = TASKS[kind]
     model, _, params = made(kind, option)
     fields, cond = example(task, context=CONTEXT)
-    mask = np.ones((2, task.points), np.float32)
+    mask = np.ones((2, task.num_points), np.float32)
     mask[0, 7:], mask[1, 3] = 0, 0
     there = mask > 0
 
@@ -115,7 +115,7 @@ def test_a_periodic_box_has_no_seam(option: str) -> None:
     lap = np.zeros(len(std), np.float32)
     lap[list(task.moving)] = np.asarray(task.box) / std[list(task.moving)]
     # Some points have gone round more often than others.
-    laps = np.random.default_rng(0).integers(-2, 3, (2, 1, task.points, 1))
+    laps = np.random.default_rng(0).integers(-2, 3, (2, 1, task.num_points, 1))
     shifted = fields + jnp.asarray(laps * lap, jnp.float32)
     change = compiled(model)(params, shifted, cond) - shifted[:, -1]
     np.testing.assert_allclose(change, compiled(model)(params, fields, cond) - fields[:, -1], atol=5e-4)

@@ -53,7 +53,7 @@ def test_points_in_another_order_give_the_same_points_in_that_order(kind: str) -
     task = TASKS[kind]()
     model, _, params = model_and_params(task)
     fields, cond = example(task, context=CONTEXT)
-    order = np.random.default_rng(5).permutation(task.points)
+    order = np.random.default_rng(5).permutation(task.num_points)
     geometry = cond.geometry
     shuffled = jax.tree.map(lambda x: x[:, order], geometry)
     other = compiled(model)(params, fields[:, :, order], conditions(task, None, geometry=shuffled, like=cond))
@@ -74,7 +74,7 @@ def test_a_point_that_is_not_there_has_no_influence_and_does_not_change(kind: st
     task = TASKS[kind]()
     model, _, params = model_and_params(task)
     fields, cond = example(task, context=CONTEXT)
-    mask = np.ones((2, task.points), np.float32)
+    mask = np.ones((2, task.num_points), np.float32)
     mask[0, 7:], mask[1, 3] = 0, 0
     geometry = cond.geometry.__class__(coords=cond.geometry.coords, mask=jnp.asarray(mask), inputs=cond.geometry.inputs)
     masked = conditions(task, None, geometry=geometry, like=cond)

@@ -13,7 +13,7 @@ import pytest
 from ups_jax import batch_at, build, init_state, make_train_step
 from ups_jax.config import Config, load
 from ups_jax.data import Dataset
-from ups_jax.models.batch import on_device
+from ups_jax.models.batch import as_jax_arrays
 from ups_jax.models.conditioning import conditions_of
 from ups_jax.models.spectral import SpectralMixing
 from ups_jax.training.build import build_model
@@ -29,7 +29,7 @@ CORES = ("spectral", "pdet_stack", "pdet_unet")
 def outputs(cfg: Config, waves: Dataset) -> dict[str, Any]:
     """The type that every module gives, by its path."""
     model = build_model(cfg, waves.task, "operator")
-    batch = on_device(batch_at(waves, cfg, "operator", 0))
+    batch = as_jax_arrays(batch_at(waves, cfg, "operator", 0))
     cond = conditions_of(batch)
     types: dict[str, Any] = {}
 

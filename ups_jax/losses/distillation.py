@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from ups_jax.config import Config
-from ups_jax.core.rng import stream
+from ups_jax.core.rng import jax_stream_key
 from ups_jax.core.stage_names import STAGE_NEEDS
-from ups_jax.losses.diffusion import flow_draws, predictor_residual
+from ups_jax.losses.diffusion import flow_draws, predictor_error_function
 from ups_jax.losses.step_context import Draw, StageLoss, StepContext, Terms
 from ups_jax.models import Batch, Simulator, SteadySimulator, with_draws
 from ups_jax.models.corrector import Corrector, velocity
@@ -20,31 +20,32 @@ from ups_jax.rollout.flow_sampler import consistency_function, flow_step, flow_t
 
 # (x, start times, end times) -> x after one step of the teacher's sampler.
 TeacherStep = Callable[[Any, Any, Any], Array]
+# (x, times) -> value of a consistency function.
+Consistency = Callable[[Array, Any], Array]
 # (levels) -> the states x at these time levels, and the targets of the consistency function there.
 StatesAndTargets = Callable[[Any], tuple[Array, Array]]
 
 
-def distillation_losses(model: Corrector, base: Simulator | SteadySimulator, cfg: Config) -> StageLoss:
-    """Return the loss of a consistency function f: the mean square of f(x_n, t_n) - target_n.
+def distillation_losses(model: Corrector, predictor: Simulator | SteadySimulator, cfg: Config) -> StageLoss:
+    """Return the distillation loss: the mean square of f(x_n, t_n) - target_n for a consistency function f.
 
     The t_n are the times of the teacher's sampler, so that f learns to reproduce this sampler and not the exact
-    solution of the flow. Each row is trained at several indices n, its levels. `stages.consistency_distill.aim`
-    selects states and targets:
+    solution of the flow. Each row is trained at several indices n, called levels. `stages.consistency_distill.aim`
+    selects the states x_n and the targets:
 
-    - `teacher`: x_n lies on the path of the teacher's sampler from noise; the target is the end of that path. The
-      first level is n = 0, at which one-step sampling starts; the others are random.
-    - `average`: x_n is the true error mixed with noise. The teacher's step maps it to x_{n+1}; the target is
-      f_avg(x_{n+1}, t_{n+1}), where f_avg has the average of the student's parameters (`StepContext.target`). An error
-      of f at one time is passed on to all earlier times.
+    - `teacher`: x_n lies on the path of the teacher's sampler from noise; the target is the end of that path. The first
+      level is n = 0, at which one-step sampling starts; the others are random.
+    - `average`: x_n is the true error mixed with noise, and x_{n+1} results from it by a step of the teacher's sampler.
+      The target is f_avg(x_{n+1}, t_{n+1}), where f_avg has the average of the student's parameters
+      (`StepContext.target`). An error of f at one time is passed on to all earlier times.
 
-    At t = 1, f is the identity for all parameters. The number of levels per row is the epoch's entry of
-    `tau_schedule`, or `training.distill_num_taus`. The mean error (`sampling.expected`) is not distilled: it stays with
-    the teacher.
+    At t = 1, f is the identity for all parameters. The number of levels per row is given for each epoch by
+    `tau_schedule` or, without it, by `training.distill_num_taus`. The mean error (`sampling.expected`) is not
+    distilled: the teacher still predicts it.
 
     Args:
         model: Student, a corrector.
-        base: Predictor; its parameters and those of the teacher are in `StepContext.parents`.
-        cfg: Configuration of the run.
+        predictor: Predictor; its parameters and those of the teacher are in `StepContext.parents`.
 
     Returns:
         (params, batch, key, context) -> (loss, terms by name).
@@ -52,16 +53,17 @@ def distillation_losses(model: Corrector, base: Simulator | SteadySimulator, cfg
     References:
         Luhman & Luhman 2021 (`teacher`, here at all times of the path); Song et al. 2023, algorithm 2 (`average`).
     """
-    predictor, corrector = STAGE_NEEDS[model.task.kind]["consistency_distill"]
-    residual, draw = predictor_residual(base, cfg.diffusion), distillation_draws(model, base, cfg)
+    predictor_stage, teacher_stage = STAGE_NEEDS[model.task.kind]["consistency_distill"]
+    compute_error, draw = predictor_error_function(predictor, cfg.diffusion), distillation_draws(model, predictor, cfg)
     times = jnp.asarray(flow_times(cfg.diffusion.num_steps, cfg.diffusion.min_noise), jnp.float32)
-    schedule, select_aim = level_counts(cfg), {"teacher": _teacher_aim, "average": _average_aim}[_aim(cfg)]
+    schedule = level_counts(cfg)
+    make_targets = {"teacher": _teacher_targets, "average": _average_targets}[cfg.stages.consistency_distill.aim]
 
     def loss(params: PyTree, batch: Batch, key: Key[Array, ""], context: StepContext) -> tuple[Float[Array, ""], Terms]:
         rows = draw(batch, key)
-        corrector_inputs, error = residual(context.parents[predictor], rows)
+        corrector_inputs, error = compute_error(context.parents[predictor_stage], rows)
         error = error / context.error_scale.reshape((1,) * (error.ndim - 1) + (-1,))
-        noise, teacher_params = jnp.asarray(rows.draws["noise"]), context.parents[corrector].params
+        noise, teacher_params = jnp.asarray(rows.draws["noise"]), context.parents[teacher_stage].params
         count = level_count_at(schedule, context.epoch)
 
         def teacher_step(x: Array, start: Float[Array, " b"], end: Float[Array, " b"]) -> Array:
@@ -73,7 +75,7 @@ def distillation_losses(model: Corrector, base: Simulator | SteadySimulator, cfg
         def average_consistency(x: Array, time: Float[Array, " b"]) -> Array:
             return consistency_function(model, context.target, x, time, corrector_inputs)
 
-        states_and_targets = select_aim(noise, error, times, teacher_step, average_consistency)
+        states_and_targets = make_targets(noise, error, times, teacher_step, average_consistency)
 
         def square_error(levels: Int[Array, " b"]) -> Float[Array, " b"]:
             x, target = states_and_targets(levels)
@@ -81,13 +83,13 @@ def distillation_losses(model: Corrector, base: Simulator | SteadySimulator, cfg
             squares = jnp.square(pred - jax.lax.stop_gradient(target))
             return squares.mean(tuple(range(1, squares.ndim)))
 
-        def add(total: Float[Array, " b"], numbered: tuple[Array, Array]) -> tuple[Array, None]:
+        def add_level(total: Float[Array, " b"], numbered: tuple[Array, Array]) -> tuple[Array, None]:
             number, levels = numbered
             # Levels beyond the epoch's count are not computed.
             return total + jax.lax.cond(number < count, square_error, lambda rows: jnp.zeros(rows.shape), levels), None
 
         levels = jnp.asarray(rows.draws["levels"]).T
-        squares, _ = jax.lax.scan(add, jnp.zeros(len(error)), (jnp.arange(len(levels)), levels))
+        squares, _ = jax.lax.scan(add_level, jnp.zeros(len(error)), (jnp.arange(len(levels)), levels))
         mask = jnp.asarray(batch.mask)
         mean = jnp.sum(squares / count * mask) / jnp.maximum(mask.sum(), 1.0)
         return mean, {"consistency": mean}
@@ -95,41 +97,36 @@ def distillation_losses(model: Corrector, base: Simulator | SteadySimulator, cfg
     return loss
 
 
-def distillation_draws(model: Corrector, base: Simulator | SteadySimulator, cfg: Config) -> Draw:
+def distillation_draws(model: Corrector, predictor: Simulator | SteadySimulator, cfg: Config) -> Draw:
     """Return the function that adds the random draws of `distillation_losses` to a batch; existing draws are kept.
 
     It adds the draws of `flow_draws`, and `levels`: for each row, indices of the sampler's times at which the student
-    is trained. With the aim `teacher` the first one is 0.
+    is trained. With the aim `teacher` the first index is 0.
     """
-    flow, max_levels = flow_draws(model, base, cfg), max(level_counts(cfg))
+    flow, max_levels = flow_draws(model, predictor, cfg), max(level_counts(cfg))
 
     def draw(batch: Batch, key: Key[Array, ""]) -> Batch:
         shape = (batch.fields.shape[0], max_levels)
-        levels = jax.random.randint(stream(key, "levels"), shape, 0, cfg.diffusion.num_steps)
-        if _aim(cfg) == "teacher":
+        levels = jax.random.randint(jax_stream_key(key, "levels"), shape, 0, cfg.diffusion.num_steps)
+        if cfg.stages.consistency_distill.aim == "teacher":
             levels = levels.at[:, 0].set(0)
         return with_draws(flow(batch, key), {"levels": levels})
 
     return draw
 
 
-def _aim(cfg: Config) -> str:
-    """Return the configured kind of target, `teacher` or `average`."""
-    return cfg.stages.consistency_distill.aim
-
-
-def _teacher_aim(
-    noise: Array, error: Array, times: Float[Array, " n"], teacher_step: TeacherStep, average_consistency: Any
+def _teacher_targets(
+    noise: Array, error: Array, times: Float[Array, " n"], teacher_step: TeacherStep, average_consistency: Consistency
 ) -> StatesAndTargets:
-    """Return the states on the teacher's path from noise, and the end of the path as the target for all of them."""
+    """Return, as a function of levels, states on the path of the teacher's sampler, with its end as their target."""
     path = _teacher_path(teacher_step, noise, times)
     return lambda levels: (path[levels, jnp.arange(len(levels))], path[-1])
 
 
-def _average_aim(
-    noise: Array, error: Array, times: Float[Array, " n"], teacher_step: TeacherStep, average_consistency: Any
+def _average_targets(
+    noise: Array, error: Array, times: Float[Array, " n"], teacher_step: TeacherStep, average_consistency: Consistency
 ) -> StatesAndTargets:
-    """Return the error mixed with noise as states; the target is the average student's output after a teacher step."""
+    """Return, as a function of levels, the error mixed with noise, with the average student's output as target."""
 
     def states_and_targets(levels: Int[Array, " b"]) -> tuple[Array, Array]:
         start, end = times[levels], times[levels + 1]
@@ -158,7 +155,7 @@ def level_counts(cfg: Config) -> tuple[int, ...]:
 
 
 def level_count_at(schedule: tuple[int, ...], epoch: Float[Array, ""] | None) -> Int[Array, ""]:
-    """Return the schedule's number of levels per row in an epoch.
+    """Return the number of levels per row in an epoch.
 
     Args:
         schedule: Number of levels in each epoch, as from `level_counts`.
@@ -170,7 +167,7 @@ def level_count_at(schedule: tuple[int, ...], epoch: Float[Array, ""] | None) ->
     if epoch is None:
         if len(schedule) > 1:
             raise ValueError(
-                "the number of levels of the distillation depends on the epoch; set `epoch` of StepContext"
+                "stages.consistency_distill.tau_schedule: depends on the epoch; set `epoch` of StepContext"
             )
         return jnp.asarray(schedule[0])
     return jnp.asarray(schedule)[jnp.minimum(jnp.floor(epoch).astype(jnp.int32), len(schedule) - 1)]

@@ -18,12 +18,12 @@ from ups_jax.losses.reduction import (
     Reduction,
     at_least_float32,
     check_same_shape,
+    mean_per_sample,
     point_mask,
     pooled_mean,
-    reduce_rows,
-    row_mask,
+    reduce_samples,
     safe_sqrt,
-    sample_mean,
+    sample_mask,
 )
 
 # Floor of the denominators of relative errors: fields are normalised, so 1e-8 is far below any field that is not zero.
@@ -45,7 +45,6 @@ def nrmse(
         pred: Predicted fields `(b, *s, c)`, usually normalised.
         target: True fields of the same shape and units.
         eps: Constant added to the denominator.
-        reduction: How the samples are combined.
         mask: Samples `(b,)` or points `(b, *s)` that count.
 
     References:
@@ -55,24 +54,23 @@ def nrmse(
     error, size = _mean_squares(pred, target, mask)
     if reduction == "mean":
         return safe_sqrt(pooled_mean(error, mask, target) / (pooled_mean(size, mask, target) + eps))
-    return reduce_rows(safe_sqrt(error / (size + eps)), row_mask(mask, target), reduction)
+    return reduce_samples(safe_sqrt(error / (size + eps)), sample_mask(mask, target), reduction)
 
 
 def relative_mse(
     pred: Fields, target: Fields, eps: Number = EPSILON, *, reduction: Reduction = "mean", mask: Mask = None
 ) -> Float[Array, "*b"]:
-    """Return mean e^2 / (mean target^2 + eps) with e = pred - target; the means run over one sample.
+    """Return mean e^2 / (mean target^2 + eps) with e = pred - target and means over each sample.
 
     Args:
         pred: Predicted fields `(b, *s, c)`, usually normalised.
         target: True fields of the same shape and units.
         eps: Constant added to the denominator.
-        reduction: How the samples are combined.
         mask: Samples `(b,)` or points `(b, *s)` that count.
     """
     check_same_shape(pred, target)
     error, size = _mean_squares(pred, target, mask)
-    return reduce_rows(error / (size + eps), row_mask(mask, target), reduction)
+    return reduce_samples(error / (size + eps), sample_mask(mask, target), reduction)
 
 
 def h1(
@@ -94,8 +92,6 @@ def h1(
         pred: Predicted fields `(b, *s, c)`, usually normalised.
         target: True fields of the same shape and units.
         spacing: Distance between grid points along each axis.
-        periodic: For each axis, whether it is periodic.
-        reduction: How the samples are combined.
         mask: Samples `(b,)` or points `(b, *s)` that count.
 
     References:
@@ -103,54 +99,52 @@ def h1(
     """
     check_same_shape(pred, target)
     points = point_mask(mask, target)
-    return reduce_rows(
+    return reduce_samples(
         _gradient_ratio(at_least_float32(pred), at_least_float32(target), spacing, periodic, points),
-        row_mask(mask, target),
+        sample_mask(mask, target),
         reduction,
     )
 
 
-def forward(pred: Fields, target: Fields, *, reduction: Reduction = "mean", mask: Mask = None) -> Float[Array, "*b"]:
-    """Return the mean square error of one time step, over points and channels.
+def mse(pred: Fields, target: Fields, *, reduction: Reduction = "mean", mask: Mask = None) -> Float[Array, "*b"]:
+    """Return the mean square error over points and channels.
 
     Args:
         pred: Predicted fields `(b, *s, c)`, usually normalised.
         target: True fields of the same shape and units.
-        reduction: How the samples are combined.
         mask: Samples `(b,)` or points `(b, *s)` that count.
     """
     check_same_shape(pred, target)
     error = at_least_float32(pred) - at_least_float32(target)
-    return reduce_rows(sample_mean(error**2, point_mask(mask, target)), row_mask(mask, target), reduction)
+    return reduce_samples(mean_per_sample(error**2, point_mask(mask, target)), sample_mask(mask, target), reduction)
 
 
-def rollout(
+def rollout_mse(
     pred: Float[Array | np.ndarray, "b _t *_s c"],
     target: Float[Array | np.ndarray, "b _t *_s c"],
     *,
     reduction: Reduction = "mean",
     mask: Mask = None,
 ) -> Float[Array, "*b"]:
-    """Return the mean square error over all times, points and channels of an unrolled prediction.
+    """Return the mean square error of a predicted rollout over all times, points and channels.
 
     Args:
         pred: Predicted fields `(b, t, *s, c)`, usually normalised.
         target: True fields of the same shape and units.
-        reduction: How the samples are combined.
         mask: Samples `(b,)` or points `(b, t, *s)` that count.
 
     Raises:
         ValueError: If the prediction has no frames.
     """
     if pred.shape[1] == 0:
-        raise ValueError(f"the rollout has shape {pred.shape}, without frames on axis 1; pass at least one frame")
-    return forward(pred, target, reduction=reduction, mask=mask)
+        raise ValueError(f"the prediction of shape {pred.shape} has no frames on axis 1; pass at least one frame")
+    return mse(pred, target, reduction=reduction, mask=mask)
 
 
 def _mean_squares(pred: Fields, target: Fields, mask: Mask) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
-    """Return the mean square of the error and of the target, for each sample."""
+    """Return for each sample the mean squares of pred - target and of the target."""
     points, truth = point_mask(mask, target), at_least_float32(target)
-    return sample_mean((at_least_float32(pred) - truth) ** 2, points), sample_mean(truth**2, points)
+    return mean_per_sample((at_least_float32(pred) - truth) ** 2, points), mean_per_sample(truth**2, points)
 
 
 def _gradient_ratio(
@@ -158,19 +152,19 @@ def _gradient_ratio(
     target: Float[Array, "b *s c"],
     spacing: Sequence[Number],
     periodic: Sequence[bool],
-    points: Float[Array, "b *s"] | None,
+    mask: Float[Array, "b *s"] | None,
 ) -> Float[Array, " b"]:
-    """Return the root mean square gradient of the error divided by that of the target, for each sample."""
+    """Return for each sample the root mean square gradient of the error divided by that of the target."""
     axes = tuple(range(1, pred.ndim))
     error, size = jnp.zeros(pred.shape[0]), jnp.zeros(pred.shape[0])
     for axis, (step, wraps) in enumerate(zip(spacing, periodic, strict=True), start=1):
         error_squares = forward_difference(pred - target, axis, step, wraps) ** 2
         target_squares = forward_difference(target, axis, step, wraps) ** 2
-        if points is None:
+        if mask is None:
             error, size = error + jnp.mean(error_squares, axes), size + jnp.mean(target_squares, axes)
         else:
-            pairs = difference_mask(points, axis, wraps)
-            error, size = error + sample_mean(error_squares, pairs), size + sample_mean(target_squares, pairs)
+            pairs = difference_mask(mask, axis, wraps)
+            error, size = error + mean_per_sample(error_squares, pairs), size + mean_per_sample(target_squares, pairs)
     return safe_sqrt(error / (size + EPSILON))
 
 
@@ -188,15 +182,13 @@ def forward_difference(x: Float[Array, "b *s c"], axis: int, step: Number, wraps
     return jnp.diff(x, axis=axis) / step
 
 
-def difference_mask(points: Float[Array, "b *s"], axis: int, wraps: bool) -> Float[Array, "b *r"]:
-    """Return the mask of `forward_difference`, which keeps a difference if `points` keeps both of its points.
+def difference_mask(mask: Float[Array, "b *s"], axis: int, wraps: bool) -> Float[Array, "b *r"]:
+    """Return the mask of the differences of `forward_difference`, which keeps a difference if `mask` keeps both points.
 
     Args:
-        points: Mask of the points.
-        axis: Array axis of the difference.
         wraps: Whether the axis is periodic.
     """
     if wraps:
-        return points * jnp.roll(points, -1, axis)
-    size = points.shape[axis]
-    return jnp.take(points, np.arange(1, size), axis) * jnp.take(points, np.arange(size - 1), axis)
+        return mask * jnp.roll(mask, -1, axis)
+    size = mask.shape[axis]
+    return jnp.take(mask, np.arange(1, size), axis) * jnp.take(mask, np.arange(size - 1), axis)

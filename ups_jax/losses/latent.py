@@ -1,4 +1,4 @@
-"""Regularisers of latent tokens `(b, n, d)` and the inverse losses of the codec."""
+"""Losses of latent tokens `(b, n, d)`: regularisers, and losses that make encoder and decoder inverse."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from ups_jax.losses.field import Fields, forward
+from ups_jax.losses.field import Fields, mse
 from ups_jax.losses.reduction import (
     Mask,
     Number,
     Reduction,
     at_least_float32,
+    mean_per_sample,
     point_mask,
-    reduce_rows,
-    row_mask,
+    reduce_samples,
     safe_abs,
     safe_sqrt,
-    sample_mean,
+    sample_mask,
 )
 
 Tokens = Float[Array | np.ndarray, "b n d"]
@@ -33,13 +33,13 @@ def latent_norm(
     """Return the mean over tokens of | |z|_2 - target |.
 
     Args:
-        z: Latent tokens.
         target: Euclidean norm that each token should have.
-        reduction: How the samples are combined.
         mask: Samples `(b,)` or tokens `(b, n)` that count.
     """
     length = safe_sqrt(jnp.square(at_least_float32(z)).sum(-1, keepdims=True))
-    return reduce_rows(sample_mean(safe_abs(length - target), point_mask(mask, z)), row_mask(mask, z), reduction)
+    return reduce_samples(
+        mean_per_sample(safe_abs(length - target), point_mask(mask, z)), sample_mask(mask, z), reduction
+    )
 
 
 def latent_diversity(
@@ -50,9 +50,7 @@ def latent_diversity(
     It is 0 if all tokens are orthogonal or there is only one, and 1 if all are parallel.
 
     Args:
-        z: Latent tokens.
         eps: Smallest norm by which a token is divided.
-        reduction: How the samples are combined.
         mask: Samples `(b,)` or tokens `(b, n)` that count.
     """
     values = at_least_float32(z)
@@ -62,11 +60,11 @@ def latent_diversity(
     token_mask = jnp.ones(z.shape[:2], values.dtype) if points is None else points
     pairs = token_mask[:, :, None] * token_mask[:, None, :] * (1.0 - jnp.eye(z.shape[1], dtype=values.dtype))[None]
     value = (cosine * pairs).sum((1, 2)) / jnp.maximum(pairs.sum((1, 2)), 1e-30)
-    return reduce_rows(value, row_mask(mask, z), reduction)
+    return reduce_samples(value, sample_mask(mask, z), reduction)
 
 
 def inverse_encoding(
-    decode: Callable[[Any], Any], z: Tokens, fields: Fields, *, reduction: Reduction = "mean", mask: Mask = None
+    decode: Callable[[Any], Array], z: Tokens, fields: Fields, *, reduction: Reduction = "mean", mask: Mask = None
 ) -> Float[Array, "*b"]:
     """Return mean (decode(z) - fields)^2, which is small if the tokens reproduce the field they were encoded from.
 
@@ -74,15 +72,14 @@ def inverse_encoding(
         decode: Maps tokens to fields of the shape of `fields`.
         z: Latent tokens, encoded from `fields`.
         fields: Fields `(b, *s, c)`, or their values at query points `(b, q, c)`.
-        reduction: How the samples are combined.
         mask: Samples `(b,)` or points that count.
     """
-    return forward(decode(z), fields, reduction=reduction, mask=mask)
+    return mse(decode(z), fields, reduction=reduction, mask=mask)
 
 
 def inverse_decoding(
-    encode: Callable[[Any], Any],
-    decode: Callable[[Any], Any],
+    encode: Callable[[Any], Array],
+    decode: Callable[[Any], Array],
     z: Tokens,
     *,
     reduction: Reduction = "mean",
@@ -95,11 +92,9 @@ def inverse_decoding(
     Args:
         encode: Maps a field to tokens.
         decode: Maps tokens to a field.
-        z: Latent tokens.
-        reduction: How the samples are combined.
         mask: Samples `(b,)` or tokens `(b, n)` that count.
     """
-    return forward(encode(decode(z)), jax.lax.stop_gradient(z), reduction=reduction, mask=mask)
+    return mse(encode(decode(z)), jax.lax.stop_gradient(z), reduction=reduction, mask=mask)
 
 
 def inverse_weight(
@@ -112,7 +107,6 @@ def inverse_weight(
 
     Args:
         epoch: Epochs completed, with the fraction of the current one; may be traced.
-        weight: Configured weight of the loss.
         warmup_epochs: Epochs before the ramp, and the length of the ramp.
         max_weight: Upper bound of the weight.
 

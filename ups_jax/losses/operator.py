@@ -12,12 +12,19 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from ups_jax.config import TrainingConfig
 from ups_jax.core.errors import ConfigError
-from ups_jax.core.rng import stream
+from ups_jax.core.rng import jax_stream_key
 from ups_jax.core.task import Task
 from ups_jax.losses.latent import inverse_decoding, inverse_encoding, inverse_weight
 from ups_jax.losses.reduction import per_task_terms
 from ups_jax.losses.step_context import EMPTY_CONTEXT, Draw, StageLoss, StepContext, Terms
-from ups_jax.losses.terms import SampleTerms, field_terms, prior_terms, sample_present, sample_queries, take_points
+from ups_jax.losses.terms import (
+    SampleTerms,
+    field_terms,
+    prior_terms,
+    sample_present_points,
+    sample_queries,
+    take_points,
+)
 from ups_jax.losses.unroll import (
     TrainingRollout,
     field_training_rollout,
@@ -32,13 +39,13 @@ from ups_jax.models import (
     PointSimulator,
     Simulator,
     SteadySimulator,
+    as_jax_arrays,
     conditions_of,
     decode,
     denormalize,
     encode,
     normalize,
     normalize_inputs,
-    on_device,
     steady_field,
     with_draws,
 )
@@ -56,12 +63,8 @@ def operator_losses(model: Simulator | PointSimulator, config: TrainingConfig) -
     - Inverse terms are computed on the input frames alone.
 
     With `input_noise`, white noise is added to the input frames but not to the targets, so that the model learns to
-    remove small-scale errors (Sanchez-Gonzalez et al. 2020). With `pushforward`, the first frames after the input are
-    consumed by that number of steps without a gradient, before the scored steps.
-
-    Args:
-        model: Simulator of one time step.
-        config: Weights and options of the loss.
+    remove small-scale errors (Sanchez-Gonzalez et al. 2020). With `pushforward`, the model first makes that number of
+    steps without a gradient, and the loss is computed on the steps that follow.
 
     Returns:
         (params, batch, key, context) -> (weighted sum, terms by name).
@@ -73,13 +76,9 @@ def operator_losses(model: Simulator | PointSimulator, config: TrainingConfig) -
 
 
 def latent_losses(model: Simulator, config: TrainingConfig) -> StageLoss:
-    """Return the loss of `operator_losses` for batches of encoded frames; the codec is frozen.
+    """Return the loss of `operator_losses` for batches of encoded frames, with the codec frozen.
 
     The targets are decoded from the latents of the later frames.
-
-    Args:
-        model: Simulator of one time step.
-        config: Weights and options of the loss.
 
     Returns:
         (params, batch, key, context) -> (weighted sum, terms by name).
@@ -90,17 +89,19 @@ def latent_losses(model: Simulator, config: TrainingConfig) -> StageLoss:
     """
     for name in checked_weights(config, model.task):
         if name in INVERSE_TERMS:
-            raise ConfigError(f"{weight_key(name)} trains the codec, which data.source=latents freezes; set it to 0")
+            raise ConfigError(f"{weight_key(name)}: trains the codec, which data.source=latents freezes; set it to 0")
     if config.input_noise > 0:
         raise ConfigError(
-            f"training.input_noise={config.input_noise:g} is added to fields before they are encoded, and "
+            f"training.input_noise={config.input_noise:g}: adds noise to fields before they are encoded, but "
             "data.source=latents reads encoded fields; set it to 0"
         )
     return _unrolled_loss(latent_training_rollout, model, config)
 
 
-def _unrolled_loss(build_rollout: Callable[..., TrainingRollout], model: Any, config: TrainingConfig) -> StageLoss:
-    """Return the loss of the rollout that `build_rollout` builds for a batch."""
+def _unrolled_loss(
+    build_rollout: Callable[..., TrainingRollout], model: Simulator | PointSimulator, config: TrainingConfig
+) -> StageLoss:
+    """Return the stage loss that unrolls the model on a batch, as prepared by `build_rollout`."""
     task = model.task
     weights = checked_weights(config, task)
     # `forward` and `rollout` are the same mean square error at different steps, so it is computed once.
@@ -112,9 +113,9 @@ def _unrolled_loss(build_rollout: Callable[..., TrainingRollout], model: Any, co
     def loss(
         params: PyTree, batch: Batch, key: Key[Array, ""], context: StepContext = EMPTY_CONTEXT
     ) -> tuple[Float[Array, ""], Terms]:
-        batch = on_device(batch)
+        batch = as_jax_arrays(batch)
         cond = conditions_of(batch)
-        queries = query_points(config, task, key, cond.points)
+        queries = draw_query_indices(config, task, key, cond.point_mask)
         rollout = build_rollout(names, model, params, draw(batch, key), cond, config)
 
         def advance(carry: Any, truth: Float[Array, "b *s c"]) -> tuple[Any, SampleTerms]:
@@ -126,21 +127,21 @@ def _unrolled_loss(build_rollout: Callable[..., TrainingRollout], model: Any, co
             return carry, add_terms(pred, terms, truth)
 
         def add_terms(pred: Float[Array, "b *s c"], terms: SampleTerms, truth: Float[Array, "b *s c"]) -> SampleTerms:
-            terms |= field_terms(names, pred, truth, task, queries, cond.points)
+            terms |= field_terms(names, pred, truth, task, queries, cond.point_mask)
             if has_priors:
                 terms |= prior_terms(
                     names, denormalize(pred, task.statistics), rollout.start_frame, task, config.physics_priors
                 )
             return terms
 
-        options: dict[str, Any] = {"truncate": config.truncate, "recompute": config.remat == "full"}
+        options: dict[str, Any] = {"segment_length": config.truncate, "recompute": config.remat == "full"}
         if rollout.last_step is None:
             steps = unroll(advance, rollout.carry, rollout.targets, **options)
         else:
             steps = unroll_with_last_step(
                 advance, partial(advance_last, rollout.last_step), rollout.carry, rollout.targets, **options
             )
-        samples = _average_steps(weights, steps) | _inverse_terms(weights, model, params, rollout.context, queries)
+        samples = _average_steps(weights, steps) | _inverse_terms(weights, model, params, rollout.input_frames, queries)
         return _weighted_total(weights, samples, config, task, batch, context)
 
     return loss
@@ -161,10 +162,12 @@ def operator_draws(model: Simulator | PointSimulator, config: TrainingConfig) ->
         draws: dict[str, Array] = {}
         if config.input_noise > 0:
             frames = batch.fields[:, : model.context]
-            scale = jax.random.uniform(stream(key, "noise scale"), (len(frames), *[1] * (frames.ndim - 1)))
-            draws["noise"] = scale * jax.random.normal(stream(key, "noise"), frames.shape)
+            scale = jax.random.uniform(jax_stream_key(key, "noise scale"), (len(frames), *[1] * (frames.ndim - 1)))
+            draws["noise"] = scale * jax.random.normal(jax_stream_key(key, "noise"), frames.shape)
         if config.pushforward > 0:
-            draws["given"] = jax.random.randint(stream(key, "given"), batch.mask.shape, 0, config.pushforward + 1)
+            draws["given"] = jax.random.randint(
+                jax_stream_key(key, "given"), batch.mask.shape, 0, config.pushforward + 1
+            )
         return with_draws(batch, draws)
 
     return draw
@@ -178,7 +181,7 @@ def _weighted_total(
     batch: Batch,
     context: StepContext,
 ) -> tuple[Float[Array, ""], Terms]:
-    """Return the weighted sum of the terms, and the terms themselves, as means over the rows that the mask keeps."""
+    """Return the weighted sum of the terms, and each term by name, as means over the rows that count."""
     rows = batch.mask / jnp.maximum(batch.mask.sum(), 1.0)
     terms = {name: jnp.sum(values * rows) for name, values in samples.items()}
     total = weighted_sum(weights, terms, config, context.epoch)
@@ -197,7 +200,6 @@ def weighted_sum(
     """Return the weighted sum of the terms; the weights of inverse terms depend on the epoch (`inverse_weight`).
 
     Args:
-        weights: Configured weight of each term.
         terms: Terms by name, each a number or one value per sample.
         config: Warm-up and maximum of the inverse weights.
         epoch: Epochs completed, with the fraction of the current one; None if no weight depends on it.
@@ -216,28 +218,27 @@ def weighted_sum(
     return sum((weight(name) * value for name, value in terms.items()), jnp.zeros(()))
 
 
-def query_points(
+def draw_query_indices(
     config: TrainingConfig, task: Task, key: Key[Array, ""], present: Float[Array, "b p"] | None = None
 ) -> Int[Array, " q"] | Int[Array, "b q"] | None:
     """Return the indices of the points at which pointwise terms are evaluated, or None for all points.
 
     Args:
-        config: Options of the query sampling.
-        task: Task of the fields.
-        key: Random key of the training step.
-        present: 1 for each point of a point set that is present, 0 for padding; None on a grid. The indices are drawn
-            per row if it is given.
+        present: For a point set, 1 for each point that is present and 0 for padding; the indices then differ between
+            rows. None on a grid.
     """
     sampling = config.query_sampling
     if not sampling.enabled or sampling.num_queries is None:
         return None
     if present is not None:
-        return sample_present(stream(key, "queries"), present, sampling.num_queries)
-    return sample_queries(stream(key, "queries"), task.points, sampling.num_queries, sampling.strategy, task.shape)
+        return sample_present_points(jax_stream_key(key, "queries"), present, sampling.num_queries)
+    return sample_queries(
+        jax_stream_key(key, "queries"), task.num_points, sampling.num_queries, sampling.strategy, task.shape
+    )
 
 
 def _average_steps(weights: dict[str, float], steps: dict[str, Float[Array, "t b"]]) -> SampleTerms:
-    """Return the terms averaged over steps: `forward` over the first step, `rollout` over the later ones."""
+    """Return each term averaged over steps; `forward` is the error of the first, `rollout` of the later ones."""
     samples = {name: values.mean(0) for name, values in steps.items() if name != "forward"}
     if "forward" in weights:
         samples["forward"] = steps["forward"][0]
@@ -253,7 +254,7 @@ def _inverse_terms(
     window: Float[Array, "b k *s c"] | None,
     queries: Int[Array, " q"] | Int[Array, "b q"] | None,
 ) -> SampleTerms:
-    """Return the inverse terms of the input frames `window`, or none if no inverse term has a weight."""
+    """Return the inverse terms of the input frames `window`; an empty dictionary if their weights are 0."""
     if window is None or isinstance(model, PointSimulator) or not any(name in INVERSE_TERMS for name in weights):
         return {}
     z = encode(model, params, window)
@@ -282,10 +283,6 @@ def steady_losses(model: SteadySimulator, config: TrainingConfig) -> StageLoss:
     Errors are computed on the normalised solution, physics priors on the solution in physical units. `input_noise` has
     no effect.
 
-    Args:
-        model: Steady simulator.
-        config: Weights and options of the loss.
-
     Returns:
         (params, batch, key, context) -> (weighted sum, terms by name).
 
@@ -304,11 +301,11 @@ def steady_losses(model: SteadySimulator, config: TrainingConfig) -> StageLoss:
     def loss(
         params: PyTree, batch: Batch, key: Key[Array, ""], context: StepContext = EMPTY_CONTEXT
     ) -> tuple[Float[Array, ""], Terms]:
-        batch = on_device(batch)
+        batch = as_jax_arrays(batch)
         cond = conditions_of(batch)
         truth = normalize(batch.fields[:, 0], task.statistics)
         pred = solve(params, batch.inputs, cond)
-        samples = field_terms(names, pred, truth, task, query_points(config, task, key))
+        samples = field_terms(names, pred, truth, task, draw_query_indices(config, task, key))
         if any(name in PHYSICS_TERMS for name in names):
             samples |= prior_terms(names, denormalize(pred, task.statistics), None, task, config.physics_priors)
         return _weighted_total(weights, samples, config, task, batch, context)

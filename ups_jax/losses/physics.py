@@ -20,13 +20,13 @@ from ups_jax.losses.reduction import (
     Reduction,
     at_least_float32,
     check_same_shape,
+    mean_per_channel,
+    mean_per_sample,
     point_mask,
-    reduce_rows,
-    row_mask,
+    reduce_samples,
     safe_abs,
     safe_sqrt,
-    sample_mean,
-    space_mean,
+    sample_mask,
 )
 
 
@@ -40,14 +40,12 @@ def divergence(
 ) -> Float[Array, "*b"]:
     """Return the mean of |sum_i d u_i / d x_i| over points.
 
-    On a periodic axis the derivative is spectral: that of the trigonometric polynomial through the points, with which
-    the decoder interpolates. On other axes it is the central difference, and points on a wall do not count.
+    On a periodic axis the derivative is spectral: it differentiates the trigonometric polynomial through the points,
+    with which the decoder interpolates. On other axes it is the central difference, and points on a wall do not count.
 
     Args:
         velocity: Velocity `(b, *s, c)`; channel i is the component along axis i.
         spacing: Distance between grid points along each axis.
-        periodic: For each axis, whether it is periodic.
-        reduction: How the samples are combined.
         mask: Samples `(b,)` or points `(b, *s)` that count. Derivatives also use the values of masked points.
 
     Returns:
@@ -58,19 +56,21 @@ def divergence(
     """
     axes = velocity.ndim - 2
     if velocity.shape[-1] != axes:
-        raise ValueError(f"a velocity on {axes} axes needs {axes} channels, not {velocity.shape[-1]}")
+        raise ValueError(f"the velocity has {velocity.shape[-1]} channels on {axes} axes; pass one channel per axis")
     field, points = at_least_float32(velocity), point_mask(mask, velocity)
     inside = tuple(slice(None) if wraps else slice(1, -1) for wraps in periodic)
     slopes = []
     for axis, (step, wraps) in enumerate(zip(spacing, periodic, strict=True)):
-        # `_slope` has already removed the walls of its axis.
+        # `_derivative` has already removed the walls of its axis.
         cuts = (slice(None) if cut_axis == axis else cut for cut_axis, cut in enumerate(inside))
-        slopes.append(_slope(field[..., axis], axis + 1, step, wraps)[(slice(None), *cuts)])
+        slopes.append(_derivative(field[..., axis], axis + 1, step, wraps)[(slice(None), *cuts)])
     total = functools.reduce(jnp.add, slopes)
     if total.size == 0:
         raise ValueError(f"the grid {velocity.shape[1:-1]} has no points inside its walls; use three points per axis")
     inside_mask = None if points is None else points[(slice(None), *inside)]
-    return reduce_rows(sample_mean(safe_abs(total)[..., None], inside_mask), row_mask(mask, velocity), reduction)
+    return reduce_samples(
+        mean_per_sample(safe_abs(total)[..., None], inside_mask), sample_mask(mask, velocity), reduction
+    )
 
 
 def conservation(
@@ -85,14 +85,13 @@ def conservation(
         pred: Predicted fields `(b, *s, c)` in physical units.
         reference: Fields of the same shape and units whose integrals should be kept.
         eps: Constant added to the denominator, in the units of the fields.
-        reduction: How the samples are combined.
         mask: Samples `(b,)` or points `(b, *s)` that count.
     """
     check_same_shape(pred, reference)
     points, start = point_mask(mask, reference), at_least_float32(reference)
-    size = safe_sqrt(space_mean(start**2, points))
-    change = safe_abs(space_mean(at_least_float32(pred) - start, points)) / (size + eps)
-    return reduce_rows(change.mean(-1), row_mask(mask, reference), reduction)
+    size = safe_sqrt(mean_per_channel(start**2, points))
+    change = safe_abs(mean_per_channel(at_least_float32(pred) - start, points)) / (size + eps)
+    return reduce_samples(change.mean(-1), sample_mask(mask, reference), reduction)
 
 
 def positivity(fields: Fields, *, reduction: Reduction = "mean", mask: Mask = None) -> Float[Array, "*b"]:
@@ -100,12 +99,11 @@ def positivity(fields: Fields, *, reduction: Reduction = "mean", mask: Mask = No
 
     Args:
         fields: Fields u `(b, *s, c)` in physical units.
-        reduction: How the samples are combined.
         mask: Samples `(b,)` or points `(b, *s)` that count.
     """
-    return reduce_rows(
-        sample_mean(safe_abs(jnp.minimum(at_least_float32(fields), 0.0)), point_mask(mask, fields)),
-        row_mask(mask, fields),
+    return reduce_samples(
+        mean_per_sample(safe_abs(jnp.minimum(at_least_float32(fields), 0.0)), point_mask(mask, fields)),
+        sample_mask(mask, fields),
         reduction,
     )
 
@@ -125,19 +123,17 @@ def smoothness(
     Args:
         fields: Fields u `(b, *s, c)` in physical units.
         spacing: Distance between grid points along each axis.
-        periodic: For each axis, whether it is periodic.
-        reduction: How the samples are combined.
         mask: Samples `(b,)` or points `(b, *s)` that count.
     """
     field, points = at_least_float32(fields), point_mask(mask, fields)
     total = jnp.zeros(field.shape[0], field.dtype)
     for axis, (step, wraps) in enumerate(zip(spacing, periodic, strict=True), start=1):
         pairs = None if points is None else difference_mask(points, axis, wraps)
-        total = total + sample_mean(safe_abs(forward_difference(field, axis, step, wraps)), pairs)
-    return reduce_rows(total, row_mask(mask, fields), reduction)
+        total = total + mean_per_sample(safe_abs(forward_difference(field, axis, step, wraps)), pairs)
+    return reduce_samples(total, sample_mask(mask, fields), reduction)
 
 
-def _slope(x: Float[Array, "b *s"], axis: int, step: Number, wraps: bool) -> Float[Array, "b *r"]:
+def _derivative(x: Float[Array, "b *s"], axis: int, step: Number, wraps: bool) -> Float[Array, "b *r"]:
     """Return the derivative of `x` along an array axis, without the two end points if the axis is not periodic."""
     size = x.shape[axis]
     if not wraps:

@@ -1,4 +1,4 @@
-"""Masks and reductions shared by all losses, and the per-task terms of a stage loss.
+"""Masks and reductions shared by all losses, and the loss of each task of a stage loss.
 
 A loss first computes one value per sample, averaged over the points that its mask keeps; the reduction then combines
 the samples into one number.
@@ -46,11 +46,11 @@ def point_mask(mask: Mask, x: Values) -> Float[Array, "..."] | None:
     if mask is None or mask.ndim == 1:
         return None
     if mask.shape != x.shape[:-1]:
-        raise ValueError(_wrong_mask_shape(mask, x))
+        raise ValueError(_wrong_mask_message(mask, x))
     return jnp.asarray(mask, jnp.float32)
 
 
-def row_mask(mask: Mask, x: Values) -> Float[Array, " b"]:
+def sample_mask(mask: Mask, x: Values) -> Float[Array, " b"]:
     """Return 1 for each sample that counts and 0 for the others; a sample counts if the mask keeps any of its points.
 
     Args:
@@ -66,50 +66,50 @@ def row_mask(mask: Mask, x: Values) -> Float[Array, " b"]:
         return jnp.asarray(mask, jnp.float32)
     points = point_mask(mask, x)
     if points is None:
-        raise ValueError(_wrong_mask_shape(mask, x))
+        raise ValueError(_wrong_mask_message(mask, x))
     return (points.reshape(points.shape[0], -1).max(-1) > 0).astype(jnp.float32)
 
 
-def space_mean(x: Float[Array, "b *s c"], points: Float[Array, "b *s"] | None) -> Float[Array, "b c"]:
-    """Return the mean over the points that the mask `points` keeps, per channel; 0 if it keeps none."""
+def mean_per_channel(x: Float[Array, "b *s c"], mask: Float[Array, "b *s"] | None) -> Float[Array, "b c"]:
+    """Return the mean of each sample and channel over the points that `mask` keeps; 0 if it keeps none."""
     axes = tuple(range(1, x.ndim - 1))
-    if points is None:
+    if mask is None:
         return x.mean(axes)
-    weights = jnp.broadcast_to(points[..., None], x.shape)
+    weights = jnp.broadcast_to(mask[..., None], x.shape)
     return (x * weights).sum(axes) / jnp.maximum(weights.sum(axes), 1e-30)
 
 
-def sample_mean(x: Float[Array, "b *s c"], points: Float[Array, "b *s"] | None) -> Float[Array, " b"]:
-    """Return the mean over channels and over the points that the mask `points` keeps."""
-    return space_mean(x, points).mean(-1)
+def mean_per_sample(x: Float[Array, "b *s c"], mask: Float[Array, "b *s"] | None) -> Float[Array, " b"]:
+    """Return the mean of each sample over its channels and over the points that `mask` keeps."""
+    return mean_per_channel(x, mask).mean(-1)
 
 
-def pooled_mean(values: Float[Array, " b"], mask: Mask, x: Values) -> Float[Array, ""]:
-    """Return the mean over the kept points of all samples, given the mean of each sample.
+def pooled_mean(sample_means: Float[Array, " b"], mask: Mask, x: Values) -> Float[Array, ""]:
+    """Return the mean over the kept points of all samples, from the mean of each sample over its kept points.
 
     Args:
-        values: The mean of each sample over its kept points.
-        mask: The mask that those means were taken with.
+        sample_means: Mean of each sample over the points that `mask` keeps.
+        mask: A mask of samples `(b,)`, of points `(b, *s)`, or None.
         x: The values `(b, *s, c)` that the mask belongs to.
     """
     points = point_mask(mask, x)
-    counts = row_mask(mask, x) if points is None else points.reshape(points.shape[0], -1).sum(-1)
-    return (values * counts).sum() / jnp.maximum(counts.sum(), 1e-30)
+    counts = sample_mask(mask, x) if points is None else points.reshape(points.shape[0], -1).sum(-1)
+    return (sample_means * counts).sum() / jnp.maximum(counts.sum(), 1e-30)
 
 
-def reduce_rows(values: Float[Array, " b"], rows: Float[Array, " b"], reduction: Reduction) -> Float[Array, "*b"]:
-    """Return the samples' values, multiplied by the mask `rows` and combined by `reduction`.
+def reduce_samples(values: Float[Array, " b"], mask: Float[Array, " b"], reduction: Reduction) -> Float[Array, "*b"]:
+    """Return the values, one per sample, multiplied by `mask` and combined by `reduction`.
 
     Raises:
         ValueError: If `reduction` is not `mean`, `sum` or `none`.
     """
-    masked = values * rows
+    masked = values * mask
     if reduction == "none":
         return masked
     if reduction == "sum":
         return masked.sum()
     if reduction == "mean":
-        return masked.sum() / jnp.maximum(rows.sum(), 1e-30)
+        return masked.sum() / jnp.maximum(mask.sum(), 1e-30)
     raise ValueError(f"unknown reduction {reduction!r}; use mean, sum or none")
 
 
@@ -122,7 +122,7 @@ def safe_abs(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
 
 
 def safe_sqrt(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """Return the square root of `x` with the gradient 0 at 0, where that of `jnp.sqrt` is infinite."""
+    """Return the square root of `x` with the gradient 0 at 0, where the gradient of `jnp.sqrt` is infinite."""
     positive = x > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
 
@@ -137,13 +137,12 @@ def per_task_terms(
     mask: Float[Array, " b"],
     task_id: Int[Array, " b"] | None = None,
 ) -> dict[str, Float[Array, ""]]:
-    """Return, for each task, its contribution to the mean loss of the batch and its share of the batch's rows.
+    """Return two terms for each task: its part of the batch's mean loss, and its share of the batch's rows.
 
-    Both are means over the rows that `mask` keeps. Averaging them over micro-batches, weighted by their numbers of
-    rows, therefore gives the values of the whole batch. `per_task_metrics` turns them into metrics.
+    Both are means over the rows that `mask` keeps. The mean of a term over micro-batches, weighted by their numbers of
+    rows, is therefore the term of the whole batch. `per_task_metrics` turns the terms into metrics.
 
     Args:
-        tasks: Names of the tasks.
         per_sample: Loss of each row.
         mask: 1 for each row that counts, 0 for padding.
         task_id: Index into `tasks` for each row; None if all rows belong to the first task.
@@ -161,12 +160,11 @@ def per_task_terms(
 def per_task_metrics(
     terms: Mapping[str, Float[Array, ""]], rows: Float[Array, ""] | Int[Array, ""]
 ) -> dict[str, Float[Array, ""]]:
-    """Return the terms, with those of `per_task_terms` replaced by `{task}/loss` and `{task}/sample_count`.
+    """Return the terms, with `{task}/loss` and `{task}/sample_count` in place of the terms of `per_task_terms`.
 
     The loss of a task without rows is NaN, which the records show as null.
 
     Args:
-        terms: Terms of a stage loss by name.
         rows: Number of rows of the batch that count.
     """
     metrics = {name: value for name, value in terms.items() if not name.startswith((_LOSS, _SHARE))}
@@ -179,6 +177,6 @@ def per_task_metrics(
     return metrics
 
 
-def _wrong_mask_shape(mask: Values | Bool[Array | np.ndarray, "..."], x: Values) -> str:
+def _wrong_mask_message(mask: Values | Bool[Array | np.ndarray, "..."], x: Values) -> str:
     """Return the message for a mask that fits neither the samples nor the points of `x`."""
     return f"mask {mask.shape} matches neither the {x.shape[0]} samples nor the points {x.shape[:-1]}"

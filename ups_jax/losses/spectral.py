@@ -1,4 +1,4 @@
-"""Losses of a field's Fourier spectrum, computed in float32. Their masks are masks of samples, not of points.
+"""Losses of a field's Fourier spectrum, computed in float32. They take masks of samples, not of points.
 
 The transform treats every axis as periodic; on a non-periodic axis the jump between its ends adds energy at small
 scales.
@@ -16,10 +16,10 @@ from ups_jax.losses.reduction import (
     Reduction,
     check_same_shape,
     pooled_mean,
-    reduce_rows,
-    row_mask,
+    reduce_samples,
     safe_abs,
     safe_sqrt,
+    sample_mask,
 )
 from ups_jax.metrics.field import LOW_BAND, MID_BAND, energy_spectrum
 
@@ -40,9 +40,7 @@ def spectral_energy(
     Args:
         pred: Predicted fields `(b, *s, c)`.
         target: True fields of the same shape and units.
-        axis: Array axis of the transform.
         eps: Constant added to the denominator.
-        reduction: How the samples are combined.
         mask: Samples `(b,)` that count.
 
     Raises:
@@ -55,11 +53,13 @@ def spectral_energy(
     if axis % target.ndim == 0:
         raise ValueError(f"axis {axis} holds the samples; choose an axis of space for the spectrum")
     _check_sample_mask(mask)
-    pred_power, target_power = _power(pred, axis), _power(target, axis)
+    pred_power, target_power = _mean_power(pred, axis), _mean_power(target, axis)
     if reduction == "mean":
         pred_power, target_power = pooled_mean(pred_power, mask, target), pooled_mean(target_power, mask, target)
         return safe_abs(pred_power - target_power) / (target_power + eps)
-    return reduce_rows(safe_abs(pred_power - target_power) / (target_power + eps), row_mask(mask, target), reduction)
+    return reduce_samples(
+        safe_abs(pred_power - target_power) / (target_power + eps), sample_mask(mask, target), reduction
+    )
 
 
 def spectral_band(
@@ -83,7 +83,6 @@ def spectral_band(
         first: First wavenumber |k| of the band, rounded, in waves per domain length.
         last: Last wavenumber of the band; None for no upper limit.
         eps: Constant added to the denominator.
-        reduction: How the samples are combined.
         mask: Samples `(b,)` that count.
 
     Raises:
@@ -99,14 +98,14 @@ def spectral_band(
     band = error_energy[:, first : top + 1]
     if band.shape[-1] == 0:
         raise ValueError(
-            f"wavenumbers {first} to {top} are above the largest wavenumber of the grid, {error_energy.shape[-1] - 1}"
+            f"the band starts at wavenumber {first}, the grid ends at {error_energy.shape[-1] - 1}; choose another band"
         )
     channels = target.shape[-1]
     ratio = (band.sum(-1) / channels) / (target_energy[:, first : top + 1].sum(-1) / channels + eps)
-    return reduce_rows(safe_sqrt(ratio), row_mask(mask, target), reduction)
+    return reduce_samples(safe_sqrt(ratio), sample_mask(mask, target), reduction)
 
 
-def _power(x: Fields, axis: int) -> Float[Array, " b"]:
+def _mean_power(x: Fields, axis: int) -> Float[Array, " b"]:
     """Return the mean of |rfft|^2 along `axis`, for each sample."""
     transform = jnp.fft.rfft(jnp.asarray(x, jnp.float32), axis=axis)
     return (jnp.square(transform.real) + jnp.square(transform.imag)).mean(tuple(range(1, x.ndim)))
@@ -115,4 +114,4 @@ def _power(x: Fields, axis: int) -> Float[Array, " b"]:
 def _check_sample_mask(mask: Mask) -> None:
     """Raise ValueError for a mask of points, because a spectrum needs the whole grid."""
     if mask is not None and mask.ndim != 1:
-        raise ValueError(f"spectral losses take a mask of the samples (b,), not of points {mask.shape}")
+        raise ValueError(f"the mask of points {mask.shape} does not suit a spectral loss; pass a mask of samples (b,)")

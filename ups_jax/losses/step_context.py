@@ -1,4 +1,4 @@
-"""The type of a stage's loss, and the training state it may depend on besides parameters, batch and random key."""
+"""The type of a stage's loss, and of its inputs besides parameters, batch and random key."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Terms = dict[str, Float[Array, ""]]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class StepContext:
-    """The training state that a loss may depend on; entries that a stage does not use are None or empty.
+    """Inputs of a stage's loss besides parameters, batch and random key; unused ones are None or empty.
 
     Attributes:
         epoch: Epochs completed, with the fraction of the current one.
         parents: Weights of the trained stages that this stage depends on, by stage name.
-        scale: Root mean square of the predictor's error per channel, in normalised units.
+        scale: Root mean square of the predictor's error per channel, on normalised fields.
         target: Running average of the trained parameters, the target of self-distillation.
     """
 

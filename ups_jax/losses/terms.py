@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key, Shaped
 from ups_jax.config import PhysicsPriorsConfig
 from ups_jax.core.task import Task
 from ups_jax.losses.boundary import boundary
-from ups_jax.losses.field import forward, h1, nrmse, relative_mse
+from ups_jax.losses.field import h1, mse, nrmse, relative_mse
 from ups_jax.losses.latent import latent_diversity, latent_norm
 from ups_jax.losses.physics import conservation, divergence, positivity, smoothness
 from ups_jax.losses.spectral import BANDS, spectral_band, spectral_energy
@@ -32,20 +32,18 @@ def field_terms(
     truth: Float[Array, "b *s c"],
     task: Task,
     queries: Int[Array, " q"] | Int[Array, "b q"] | None = None,
-    points: Float[Array, "b *s"] | None = None,
+    point_mask: Float[Array, "b *s"] | None = None,
 ) -> SampleTerms:
     """Return the errors of a normalised prediction, for each term in `names`; other names are ignored.
 
     Args:
-        names: Names of the terms.
         pred: Predicted fields, normalised.
         truth: True fields, normalised.
-        task: Task of the fields.
         queries: Indices of the points at which pointwise terms are evaluated, shared or per row; None for all points.
-        points: 1 for each point of a point set that is present, 0 for padding; None on a grid.
+        point_mask: 1 for each point of a point set that is present, 0 for padding; None on a grid.
     """
     query_pred, query_truth = (x if queries is None else take_points(x, queries) for x in (pred, truth))
-    mask = points if points is None or queries is None else take_points(points[..., None], queries)[..., 0]
+    mask = point_mask if point_mask is None or queries is None else take_points(point_mask[..., None], queries)[..., 0]
     terms: SampleTerms = {}
     if "relative" in names:
         terms["relative"] = nrmse(query_pred, query_truth, reduction="none", mask=mask)
@@ -54,7 +52,7 @@ def field_terms(
     if "h1" in names:
         terms["h1"] = h1(pred, truth, task.spacing, task.periodic, reduction="none")
     if "forward" in names:
-        terms["forward"] = forward(query_pred, query_truth, reduction="none", mask=mask)
+        terms["forward"] = mse(query_pred, query_truth, reduction="none", mask=mask)
     if "spectral" in names:
         axes = range(1, pred.ndim - 1)
         energies = [spectral_energy(pred, truth, axis, reduction="none") for axis in axes]
@@ -68,21 +66,19 @@ def field_terms(
 def prior_terms(
     names: Collection[str],
     pred: Float[Array, "b *s c"],
-    start: Float[Array, "b *s c"] | None,
+    start_frame: Float[Array, "b *s c"] | None,
     task: Task,
     priors: PhysicsPriorsConfig,
 ) -> SampleTerms:
     """Return the physics priors of a prediction, for each term in `names`; other names are ignored.
 
     Args:
-        names: Names of the terms.
         pred: Predicted fields in physical units.
-        start: Newest input frame in physical units, whose integrals the prediction should keep; None for steady tasks.
-        task: Task of the fields.
-        priors: Channels and boundary conditions of the priors.
+        start_frame: Newest input frame in physical units, whose integrals the prediction should keep; None for steady
+            tasks.
 
     Raises:
-        ValueError: If `conservation` is requested and `start` is None.
+        ValueError: If `conservation` is requested and `start_frame` is None.
     """
 
     def select_channels(fields: Float[Array, "b *s c"], key: str) -> Float[Array, "b *s k"]:
@@ -93,11 +89,11 @@ def prior_terms(
         velocity = select_channels(pred, "velocity")
         terms["divergence"] = divergence(velocity, task.spacing, task.periodic, reduction="none")
     if "conservation" in names:
-        if start is None:
-            raise ValueError("the term conservation needs the input frame; pass `start`")
+        if start_frame is None:
+            raise ValueError("the term conservation needs the newest input frame; pass `start_frame`")
         std = jnp.asarray(task.statistics.std, jnp.float32).reshape((1,) * (pred.ndim - 1) + (-1,))
         # In standard deviations, so that the constant in the denominator suits fields of any unit.
-        scaled_pred, scaled_start = (select_channels(x / std, "conservation_channels") for x in (pred, start))
+        scaled_pred, scaled_start = (select_channels(x / std, "conservation_channels") for x in (pred, start_frame))
         terms["conservation"] = conservation(scaled_pred, scaled_start, reduction="none")
     if "boundary" in names:
         terms["boundary"] = boundary(
@@ -133,65 +129,65 @@ QueryStrategy = Literal["uniform", "stratified"]
 
 def sample_queries(
     key: Key[Array, ""],
-    points: int,
-    queries: int,
+    num_points: int,
+    num_queries: int,
     strategy: QueryStrategy = "uniform",
     grid_shape: Sequence[int] | None = None,
 ) -> Int[Array, " q"]:
-    """Return the indices of `queries` different points, drawn at random.
+    """Return the indices of `num_queries` different points of a grid, drawn at random.
 
-    If `queries` is at least `points`, all indices are returned in order.
+    If `num_queries` is at least `num_points`, all indices are returned in order.
 
     Args:
-        key: Random key.
-        points: Number of points of the grid.
-        queries: Number of points to draw.
-        strategy: `uniform` draws without replacement. `stratified` divides the grid into floor(queries^(1/axes)) blocks
-            along each axis and draws from all blocks in turn; the counts of any two blocks differ by at most one unless
-            a block runs out of points.
+        strategy: `uniform` draws without replacement. `stratified` divides the grid into floor(num_queries^(1/axes))
+            blocks along each axis and draws from all blocks in turn; the counts of any two blocks differ by at most one
+            unless a block runs out of points.
         grid_shape: Shape of the grid (points in C order), required for `stratified`.
 
     Raises:
-        ValueError: If `queries` is below 1, the strategy is unknown, or `grid_shape` is missing or does not match.
+        ValueError: If `num_queries` is below 1, the strategy is unknown, or `grid_shape` is missing or does not match.
     """
-    if queries < 1:
-        raise ValueError(f"queries is {queries}; it must be at least 1")
+    if num_queries < 1:
+        raise ValueError(f"num_queries is {num_queries}; draw at least one point")
     if strategy not in ("uniform", "stratified"):
         raise ValueError(f"unknown sampling strategy {strategy!r}; use uniform or stratified")
     if strategy == "stratified":
         if grid_shape is None:
-            raise ValueError("stratified sampling needs grid_shape")
-        if math.prod(grid_shape) != points:
-            raise ValueError(f"grid_shape {tuple(grid_shape)} has {math.prod(grid_shape)} points, not {points}")
-    if queries >= points:
-        return jnp.arange(points)
+            raise ValueError("stratified sampling needs the shape of the grid; pass `grid_shape`")
+        if math.prod(grid_shape) != num_points:
+            raise ValueError(
+                f"grid_shape {tuple(grid_shape)} has {math.prod(grid_shape)} points, not {num_points}; "
+                "pass the shape of the sampled grid"
+            )
+    if num_queries >= num_points:
+        return jnp.arange(num_points)
     if strategy == "uniform" or grid_shape is None:
-        return jax.random.permutation(key, points)[:queries]
+        return jax.random.permutation(key, num_points)[:num_queries]
     within, between = jax.random.split(key)
-    block = _block_numbers(grid_shape, queries)
+    block = _block_numbers(grid_shape, num_queries)
     # Each block ranks its points 0, 1, 2, ... at random. All points of rank 0 are taken first, then those of rank 1.
-    order = jnp.lexsort((jax.random.uniform(within, (points,)), jnp.asarray(block)))
+    order = jnp.lexsort((jax.random.uniform(within, (num_points,)), jnp.asarray(block)))
     sorted_blocks = np.sort(block)
     rank = (
-        jnp.zeros(points, jnp.int32).at[order].set(jnp.arange(points) - np.searchsorted(sorted_blocks, sorted_blocks))
+        jnp.zeros(num_points, jnp.int32)
+        .at[order]
+        .set(jnp.arange(num_points) - np.searchsorted(sorted_blocks, sorted_blocks))
     )
-    return jnp.lexsort((jax.random.uniform(between, (points,)), rank))[:queries]
+    return jnp.lexsort((jax.random.uniform(between, (num_points,)), rank))[:num_queries]
 
 
-def sample_present(key: Key[Array, ""], present: Shaped[Array, "b p"], queries: int) -> Int[Array, "b q"]:
-    """Return the indices of `queries` different points of each row, drawn uniformly from the points that are present.
+def sample_present_points(key: Key[Array, ""], present: Shaped[Array, "b p"], num_queries: int) -> Int[Array, "b q"]:
+    """Return for each row the indices of `num_queries` different points, drawn uniformly from its present points.
 
     A row with fewer present points gets all of them first, followed by padding points. All rows use one permutation of
     the points, so the draw of a row does not depend on the other rows of the batch.
 
     Args:
-        key: Random key.
         present: 1 for each point of a row that is present, 0 for padding.
-        queries: Number of points to draw per row.
     """
     order = jax.random.permutation(key, present.shape[1])
     present_first = jnp.argsort(present[:, order] == 0, axis=1, stable=True)
-    return order[present_first[:, :queries]]
+    return order[present_first[:, :num_queries]]
 
 
 def take_points(
@@ -207,11 +203,11 @@ def take_points(
     return flat[:, queries] if queries.ndim == 1 else jnp.take_along_axis(flat, queries[..., None], axis=1)
 
 
-def _block_numbers(grid_shape: Sequence[int], queries: int) -> Int[np.ndarray, " n"]:
-    """Return the number of the block that each point lies in."""
+def _block_numbers(grid_shape: Sequence[int], num_queries: int) -> Int[np.ndarray, " n"]:
+    """Return for each point of the grid the number of the block that contains it, in stratified sampling."""
     axes = len(grid_shape)
     blocks_per_axis = 1
-    while (blocks_per_axis + 1) ** axes <= queries:
+    while (blocks_per_axis + 1) ** axes <= num_queries:
         blocks_per_axis += 1
     number = np.zeros(tuple(grid_shape), np.int64)
     for axis, size in enumerate(grid_shape):

@@ -40,7 +40,7 @@ Advance = Callable[[Any, Any], tuple[Any, Any]]
 
 
 def next_window(window: Float[Array, "b k *s c"], newest: Float[Array, "b *s c"]) -> Float[Array, "b k *s c"]:
-    """Return the input window of the next step: the oldest frame is dropped and `newest` is appended."""
+    """Return the input window of the next step: `window` without its oldest frame, followed by the `newest` frame."""
     return jnp.concatenate([window[:, 1:], newest[:, None]], axis=1)
 
 
@@ -52,18 +52,16 @@ def push_forward(
     num_true_steps: Int[Array, " b"],
     append: Callable[[Any, Any], Array] = next_window,
 ) -> Float[Array, "b *k"]:
-    """Return the input window after the steps of `truth`, with all gradients stopped (the pushforward trick).
+    """Return the input window after one step per frame of `truth`, with all gradients stopped (the pushforward trick).
 
-    The first `num_true_steps` steps of a row take the true frame, the later ones the model's prediction. The scored
-    steps that follow start from the model's own errors and are trained to correct them. Rows with true frames are
-    necessary: a model trained only on its own predictions learns to compensate its errors instead of the time step.
+    In each row, the first `num_true_steps` steps append the true frame and the later ones the model's prediction. The
+    scored steps that follow start from the model's own errors and are trained to correct them. Rows with true frames
+    are necessary: a model trained only on its own predictions learns to compensate its errors instead of the time step.
 
     Args:
         step: Maps parameters and window to the next frame (or latent state).
-        params: Parameters of `step`.
-        window: Input window of the first step.
         truth: True frames (or latent states) of the steps, time first. If it is empty, `window` is returned.
-        num_true_steps: Number of leading steps of each row that take the true frame.
+        num_true_steps: Number of leading steps of each row that append the true frame.
         append: Maps a window and the newest frame to the next window.
 
     References:
@@ -88,20 +86,19 @@ def unroll(
     window: Float[Array, "b *k"],
     targets: Float[Array, "t b *s c"],
     *,
-    truncate: int | None = None,
+    segment_length: int | None = None,
     recompute: bool = False,
 ) -> Any:
-    """Return the values of `advance` at every step, stacked on a new first axis.
+    """Return the values that `advance` computes at every step, stacked on a new first axis.
 
     Args:
         advance: Maps (window, target) to (next window, values).
-        window: Input window of the first step.
         targets: True frames, time first; one step is made for each.
-        truncate: Length of the segments between which the gradient is cut (truncated back-propagation through time);
-            None for no cuts. The values do not change.
+        segment_length: Number of steps after which the gradient is cut (truncated back-propagation through time); None
+            for no cuts. The values do not change.
         recompute: Whether the backward pass recomputes each step from its window, to save memory.
     """
-    body, inputs = _scan_body(advance, targets, truncate, recompute)
+    body, inputs = _scan_body_and_inputs(advance, targets, segment_length, recompute)
     return jax.lax.scan(body, window, inputs)[1]
 
 
@@ -111,64 +108,65 @@ def unroll_with_last_step(
     window: Float[Array, "b *k"],
     targets: Float[Array, "t b *s c"],
     *,
-    truncate: int | None = None,
+    segment_length: int | None = None,
     recompute: bool = False,
 ) -> Any:
-    """Return the values of every step, stacked on a new first axis, with `last_step` in place of the last `advance`.
+    """Return the values of every step, as `unroll` does, with `last_step` in place of `advance` at the last step.
 
-    `last_step` may be cheaper, because no step follows it that needs its window. A single step is not scanned.
+    `last_step` may be cheaper than `advance`, because its next window is not used. A single step is not scanned.
 
     Args:
         advance: Maps (window, target) to (next window, values).
         last_step: Like `advance`; its next window is not used.
-        window: Input window of the first step.
         targets: True frames, time first; one step is made for each.
-        truncate: Length of the segments between which the gradient is cut; None for no cuts.
+        segment_length: Number of steps after which the gradient is cut; None for no cuts.
         recompute: Whether the backward pass recomputes each step from its window, to save memory.
     """
-    body, inputs = _scan_body(advance, targets, truncate, recompute)
+    body, inputs = _scan_body_and_inputs(advance, targets, segment_length, recompute)
     leading, last = jax.tree.map(lambda leaf: leaf[:-1], inputs), jax.tree.map(lambda leaf: leaf[-1], inputs)
-    last_body, _ = _scan_body(last_step, targets, truncate, recompute)
+    last_body, _ = _scan_body_and_inputs(last_step, targets, segment_length, recompute)
     if len(targets) == 1:
         return jax.tree.map(lambda value: value[None], last_body(window, last)[1])
     window, values = jax.lax.scan(body, window, leading)
     return jax.tree.map(lambda leaf, value: jnp.concatenate([leaf, value[None]]), values, last_body(window, last)[1])
 
 
-def _scan_body(advance: Advance, targets: Any, truncate: int | None, recompute: bool) -> tuple[Advance, Any]:
-    """Return the body of a scan over time steps and the inputs that it scans over."""
-    segment = len(targets) if truncate is None else truncate
+def _scan_body_and_inputs(
+    advance: Advance, targets: Any, segment_length: int | None, recompute: bool
+) -> tuple[Advance, Any]:
+    """Return the body of a scan over time steps, which cuts gradients and recomputes, and the inputs of the scan."""
+    cut_every = len(targets) if segment_length is None else segment_length
 
     def truncated(window: Any, numbered: tuple[Array, Any]) -> tuple[Any, Any]:
         number, target = numbered
-        is_cut = (number > 0) & (number % segment == 0)
+        is_cut = (number > 0) & (number % cut_every == 0)
         return advance(jnp.where(is_cut, jax.lax.stop_gradient(window), window), target)
 
-    body: Advance = advance if truncate is None else truncated
-    inputs: Any = targets if truncate is None else (jnp.arange(len(targets)), targets)
+    body: Advance = advance if segment_length is None else truncated
+    inputs: Any = targets if segment_length is None else (jnp.arange(len(targets)), targets)
     # A scan already keeps XLA from merging the recomputation with the forward pass, so no barrier is needed.
     return (jax.checkpoint(body, prevent_cse=False) if recompute else body), inputs
 
 
 @dataclass(frozen=True)
 class TrainingRollout:
-    """A model's rollout over one batch, ready to be unrolled step by step.
+    """A model's rollout on one batch, prepared for unrolling step by step.
 
     Attributes:
         carry: State before the first scored step: a window of frames or latent tokens.
         targets: True frames of the scored steps, normalised, time first.
         advance: Maps a carry to (next carry, predicted frame, loss terms of the predicted tokens).
         start_frame: Newest input frame in physical units.
-        context: Input frames, normalised and without noise; None for rollouts on latent states.
-        last_step: Maps a carry to (predicted frame, loss terms of the predicted tokens) without the next carry; None if
-            that is no cheaper than `advance`.
+        input_frames: Input frames, normalised and without noise; None for rollouts on latent states.
+        last_step: Maps a carry to (predicted frame, loss terms of the predicted tokens); None if leaving out the next
+            carry saves nothing.
     """
 
     carry: Any
     targets: Float[Array, "t b *s c"]
     advance: Callable[[Any], tuple[Any, Float[Array, "b *s c"], SampleTerms]]
     start_frame: Float[Array, "b *s c"]
-    context: Float[Array, "b k *s c"] | None = None
+    input_frames: Float[Array, "b k *s c"] | None = None
     last_step: Callable[[Any], tuple[Float[Array, "b *s c"], SampleTerms]] | None = None
 
 
@@ -183,11 +181,8 @@ def field_training_rollout(
     """Return the rollout of a model on windows of frames.
 
     Args:
-        names: Names of the loss terms; latent terms are computed only if they are among them.
-        model: Simulator of one time step.
-        params: Parameters of the model.
+        names: Names of the loss terms; latent terms are computed only if one is named.
         batch: Frames, and the draws that `operator_draws` added.
-        cond: Conditions of the batch's rows.
         config: Input noise and number of pushforward steps.
     """
     fields = normalize(batch.fields, model.task.statistics)
@@ -200,7 +195,7 @@ def field_training_rollout(
         window = push_forward(lambda params, w: step(model, params, w, cond), params, window, pushed, num_true_steps)
 
     def advance(window: Float[Array, "b k *s c"]) -> tuple[Array, Array, SampleTerms]:
-        pred, terms = _predict(names, model, params, window, cond)
+        pred, terms = _predict_frame(names, model, params, window, cond)
         return next_window(window, pred), pred, terms
 
     start_frame = batch.fields[:, model.context - 1].astype(jnp.float32)
@@ -212,22 +207,18 @@ def latent_training_rollout(
 ) -> TrainingRollout:
     """Return the rollout of a model on latent states, with the codec's parameters frozen.
 
-    The predictions equal those of `field_training_rollout`, because an advanced latent state is the encoding of its
-    field. The last step skips the features of the predicted field unless a latent term needs them.
+    The predictions equal those of `field_training_rollout`, because an advanced latent state equals the encoding of its
+    decoded field. The last step skips the features of the predicted field unless a latent term needs them.
 
     Args:
-        names: Names of the loss terms.
-        model: Simulator of one time step.
-        params: Parameters of the model.
         batch: Encoded context frames and encoded targets.
-        cond: Conditions of the batch's rows.
         config: Number of pushforward steps.
 
     Raises:
         ConfigError: If the batch holds frames instead of latents.
     """
     if batch.latents is None:
-        raise ConfigError("data.source=latents: the batch holds fields and no latents; use data.source=fields")
+        raise ConfigError("data.source=latents: the batch holds fields and no latents; set data.source=fields")
     frozen_codec = {**params, CODEC: jax.lax.stop_gradient(params[CODEC])}
     states, later = (_time_first(tokens) for tokens in (batch.latents, batch.targets))
     targets = jax.vmap(partial(decode, model, frozen_codec))(later)
@@ -259,18 +250,18 @@ def latent_training_rollout(
 
 
 def _time_first(tokens: Float[Array, "b t *n d"]) -> Float[Array, "t b n d"]:
-    """Return latents with time as the first axis and the tokens of each frame as one sequence."""
+    """Return the latents of several frames with time as the first axis and the tokens of each frame on one axis."""
     return jnp.moveaxis(tokens.reshape(*tokens.shape[:2], -1, tokens.shape[-1]), 1, 0)
 
 
-def _predict(
+def _predict_frame(
     names: Collection[str],
     model: Simulator | PointSimulator,
     params: Any,
     window: Float[Array, "b k *s c"],
     cond: Conditions,
 ) -> tuple[Float[Array, "b *s c"], SampleTerms]:
-    """Return the next frame and the loss terms of the tokens that it is decoded from."""
+    """Return the next frame, and the loss terms of the tokens that the frame is decoded from."""
     if isinstance(model, PointSimulator) or not any(name in LATENT_TERMS for name in names):
         return step(model, params, window, cond), {}
     state = LatentState(z=encode(model, params, window), t=jnp.zeros_like(cond.dt), cond=cond)
@@ -279,5 +270,5 @@ def _predict(
 
 
 def _token_terms(names: Collection[str], model: Simulator, z: Float[Array, "b n d"]) -> SampleTerms:
-    """Return the latent terms of the tokens' learned features, without the patches that precede them in a token."""
+    """Return the latent terms of the tokens' learned features, which follow the patches in each token."""
     return latent_terms(names, z[..., newest_patch_width(model.task, model.latent) * model.context :])

@@ -67,24 +67,26 @@ def checked_weights(config: TrainingConfig, task: Task) -> dict[str, float]:
     """Return `term_weights` after checking that the task supports every weighted term.
 
     Raises:
-        ConfigError: If no term has a weight, or a weighted term does not fit the task or the other keys.
+        ConfigError: If no term has a weight, or a weighted term does not suit the task or the other keys.
     """
     weights = term_weights(config)
     if not weights:
-        raise ConfigError("all weights of loss terms are 0; set training.lambda_relative, whose default is 1")
+        raise ConfigError(
+            "training: the weights of all loss terms are 0; set training.lambda_relative to its default 1"
+        )
     if task.kind == "steady":
         for name in weights:
             if name in TRANSIENT_TERMS:
-                raise ConfigError(f"{weight_key(name)} needs time steps, and task {task.name} is steady; set it to 0")
+                raise ConfigError(f"{weight_key(name)}: needs time steps, but task {task.name} is steady; set it to 0")
     if task.scattered:
-        _check_points(weights, config, task)
+        _check_point_set(weights, config, task)
     if "rollout" in weights and config.rollout_horizon == 1:
         raise ConfigError(
-            "training.lambda_rollout is the weight of the steps after the first, and training.rollout_horizon is 1; "
-            "set training.rollout_horizon to 2 or more, or the weight to 0"
+            "training.lambda_rollout: is the weight of the steps after the first, but training.rollout_horizon is 1; "
+            "set training.rollout_horizon to 2 or more, or training.lambda_rollout to 0"
         )
-    _check_bands(weights, task)
-    _check_queries(weights, config)
+    _check_spectral_bands(weights, task)
+    _check_query_sampling(weights, config)
     _check_priors(weights, config, task)
     return weights
 
@@ -100,84 +102,83 @@ def weight_key(term: str) -> str:
 
 
 def channel_indices(names: tuple[str, ...], key: str, task: Task) -> tuple[int, ...]:
-    """Return the indices of the channels that a key of the physics priors names.
+    """Return the indices of the channels that a key of the physics priors lists.
 
     Args:
         names: Channel names; empty for all channels of the task.
         key: Name of the key below `training.physics_priors`, for the error message.
-        task: Task whose channels are searched.
 
     Raises:
-        ConfigError: If the task has no channel of that name.
+        ConfigError: If the task does not have one of the channels.
     """
     unknown = [name for name in names if name not in task.channels]
     if unknown:
         raise ConfigError(
-            f"training.physics_priors.{key}: task {task.name} has no channel {_listed(unknown)}; "
-            f"it has {_listed(task.channels)}"
+            f"training.physics_priors.{key}: task {task.name} has no channel {_join(unknown)}; "
+            f"choose from {_join(task.channels)}"
         )
     return tuple(task.channels.index(name) for name in names or task.channels)
 
 
-def _check_points(weights: dict[str, float], config: TrainingConfig, task: Task) -> None:
-    """Raise ConfigError for a term or a sampling strategy that needs a grid, on a task of points."""
+def _check_point_set(weights: dict[str, float], config: TrainingConfig, task: Task) -> None:
+    """Raise ConfigError if a weighted term or the query sampling needs a grid; `task` is on points."""
     grid_terms = [name for name in weights if name not in POINT_SET_TERMS]
     if grid_terms:
-        keys = _listed(dict.fromkeys(weight_key(name) for name in grid_terms))
+        keys = _join(dict.fromkeys(weight_key(name) for name in grid_terms))
         raise ConfigError(
-            f"{keys}: requires a grid, but the fields of task {task.name} are at points; set the weight to 0"
+            f"{keys}: needs a grid, but the fields of task {task.name} are on points; set the weight to 0"
         )
     if config.query_sampling.enabled and config.query_sampling.strategy != "uniform":
         raise ConfigError(
-            f"training.query_sampling.strategy: the fields of task {task.name} are at points, without a grid; "
-            "set it to uniform"
+            f"training.query_sampling.strategy: {config.query_sampling.strategy} needs a grid, but the fields of task "
+            f"{task.name} are on points; set it to uniform"
         )
 
 
-def _check_bands(weights: dict[str, float], task: Task) -> None:
-    """Raise ConfigError for a weighted spectral band above the largest wavenumber of the grid."""
+def _check_spectral_bands(weights: dict[str, float], task: Task) -> None:
+    """Raise ConfigError if a weighted spectral band starts above the largest wavenumber of the grid."""
     top = round(math.sqrt(sum((size // 2) ** 2 for size in task.shape)))
     for name, (first, _) in BANDS.items():
         if f"spectral_{name}" in weights and first > top:
             raise ConfigError(
-                f"training.lambda_spectral_bands: the grid of task {task.name} has wavenumbers up to {top}, and the "
-                f"band {name} starts at {first}; set its weight to 0"
+                f"training.lambda_spectral_bands: the band {name} starts at wavenumber {first}, but the grid of task "
+                f"{task.name} ends at {top}; set the weight of this band to 0"
             )
 
 
-def _check_queries(weights: dict[str, float], config: TrainingConfig) -> None:
-    """Raise ConfigError for query sampling without a number of points or without a term that uses it."""
+def _check_query_sampling(weights: dict[str, float], config: TrainingConfig) -> None:
+    """Raise ConfigError if query sampling is enabled without a number of points or a weighted term that uses it."""
     if not config.query_sampling.enabled:
         return
     if config.query_sampling.num_queries is None:
         raise ConfigError(
-            "training.query_sampling.num_queries is not set; set it, or set training.query_sampling.enabled=false"
+            "training.query_sampling.num_queries: is not set; set it, or set training.query_sampling.enabled=false"
         )
     if not any(name in POINTWISE_TERMS for name in weights):
-        keys = _listed(weight_key(name) for name in POINTWISE_TERMS)
+        keys = _join(weight_key(name) for name in POINTWISE_TERMS)
         raise ConfigError(
-            f"training.query_sampling is enabled, and no weighted term uses it; set one of {keys}, or set "
-            "training.query_sampling.enabled=false"
+            "training.query_sampling.enabled: no weighted term uses the sampled points; set the weight of one of "
+            f"{keys}, or set training.query_sampling.enabled=false"
         )
 
 
 def _check_priors(weights: dict[str, float], config: TrainingConfig, task: Task) -> None:
-    """Raise ConfigError for a physics prior whose channels or walls the task does not have."""
+    """Raise ConfigError if a weighted physics prior needs channels or walls that the task does not have."""
     priors = config.physics_priors
     if "divergence" in weights:
         channel_indices(priors.velocity, "velocity", task)
         if len(priors.velocity) != len(task.axes):
             raise ConfigError(
-                f"{weight_key('divergence')}: the velocity needs one channel for each axis ({_listed(task.axes)}); "
-                f"name them in training.physics_priors.velocity (task {task.name} has {_listed(task.channels)})"
+                f"{weight_key('divergence')}: needs one velocity channel for each axis ({_join(task.axes)}); name "
+                f"them in training.physics_priors.velocity (task {task.name} has {_join(task.channels)})"
             )
     for name in ("conservation", "boundary", "positivity", "smoothness"):
         if name in weights:
             channel_indices(getattr(priors, f"{name}_channels"), f"{name}_channels", task)
     if "positivity" in weights and not priors.positivity_channels and len(task.channels) > 1:
         raise ConfigError(
-            f"{weight_key('positivity')}: name the channels that cannot be negative in "
-            f"training.physics_priors.positivity_channels (task {task.name} has {_listed(task.channels)})"
+            f"{weight_key('positivity')}: training.physics_priors.positivity_channels is empty; name there the "
+            f"channels that cannot be negative (task {task.name} has {_join(task.channels)})"
         )
     if "boundary" in weights:
         try:
@@ -186,11 +187,11 @@ def _check_priors(weights: dict[str, float], config: TrainingConfig, task: Task)
             raise ConfigError(f"training.physics_priors.bc_type: {error}") from None
         if not walls:
             raise ConfigError(
-                f"{weight_key('boundary')}: task {task.name} has no wall at side {priors.bc_type}, where its axes are "
-                "periodic; set the weight to 0"
+                f"{weight_key('boundary')}: needs a wall, but the grid of task {task.name} is periodic at side "
+                f"{priors.bc_type} (training.physics_priors.bc_type); set the weight to 0"
             )
 
 
-def _listed(names: Iterable[str]) -> str:
+def _join(names: Iterable[str]) -> str:
     """Return the names separated by commas."""
     return ", ".join(names)

@@ -1,6 +1,6 @@
 """Neural simulators as flax.linen modules, and the pure functions that apply them. No optimizer, no I/O."""
 
-from ups_jax.models.batch import Batch, first_row, on_device, with_draws
+from ups_jax.models.batch import Batch, as_jax_arrays, first_row, with_draws
 from ups_jax.models.conditioning import Conditions, Geometry, LatentState, conditions_of
 from ups_jax.models.layers import denormalize, normalize, normalize_inputs
 from ups_jax.models.points.simulator import PointSimulator

@@ -1,14 +1,14 @@
-"""Softmax attention over all tokens, with the implementation that is fastest on the device.
+"""Multi-head softmax attention, with the fastest implementation for the device.
 
-On a CPU the scores are computed in chunks of (sample, head) pairs that fit into a core's cache, and recomputed for the
-gradient (the recomputation of FlashAttention, Dao et al. 2022, without its tiles). Very narrow heads use
-`ups_jax.models.cpu_attention`. A GPU uses cuDNN's fused kernel if it supports the type and width, else XLA's attention.
+On a CPU the scores are computed in chunks of (sample, head) pairs that fit into a core's cache, and are recomputed in
+the backward pass, as in FlashAttention (Dao et al. 2022). Heads of at most two channels use
+`ups_jax.models.cpu_attention`. A GPU uses cuDNN's fused kernel if it supports the dtype and the head width, else XLA's
+attention.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,79 +27,80 @@ _FUSED_WIDTHS = range(8, 129, 8)
 def attention(
     query: Float[Array, "b n a d"], key: Float[Array, "b m a d"], value: Float[Array, "b m a d"]
 ) -> Float[Array, "b n a d"]:
-    """Return softmax(query key^T / sqrt(d)) value for each of the `a` heads of width d, over m tokens.
+    """Return multi-head attention, softmax(query key^T / sqrt(d)) value, of n queries to m keys in `a` heads.
 
-    An exported program with a symbolic batch size always uses XLA's attention, because chunks need a known size.
-
-    Args:
-        query: Queries of n tokens.
-        key: Keys of m tokens.
-        value: Values of m tokens.
+    If the batch size is symbolic, as in an exported program, XLA's attention is used, because chunks need a known size.
     """
     if not isinstance(query.shape[0], int):
         return jax.nn.dot_product_attention(query, key, value)
     if jax.default_backend() == "gpu" and query.dtype in _FUSED_TYPES and query.shape[-1] in _FUSED_WIDTHS:
         return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
-    return _by_device(jax.config.jax_default_matmul_precision, query, key, value)  # type: ignore[attr-defined]
+    return _attention_by_device(jax.config.jax_default_matmul_precision, query, key, value)  # type: ignore[attr-defined]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _by_device(precision: str | None, query: Any, key: Any, value: Any) -> Any:
-    """Return the attention, computed by the implementation of the platform that the program is compiled for."""
+def _attention_by_device(precision: str | None, query: Array, key: Array, value: Array) -> Array:
+    """Return the attention, computed by the implementation for the platform that the program is compiled for."""
     return _forward(precision, query, key, value)[0]
 
 
-def _forward(precision: str | None, query: Any, key: Any, value: Any) -> Any:
-    """Return the attention and the arrays that the backward pass needs."""
+def _forward(precision: str | None, query: Array, key: Array, value: Array) -> tuple[Array, tuple[Array, ...]]:
+    """Return the attention and the arrays that `_backward` needs; the forward rule of `_attention_by_device`."""
     with jax.default_matmul_precision(precision):
-        out, log_sum = jax.lax.platform_dependent(query, key, value, cpu=_on_cpu, default=_by_xla)
+        out, log_sum = jax.lax.platform_dependent(query, key, value, cpu=_attention_on_cpu, default=_attention_by_xla)
     return out, (query, key, value, out, log_sum)
 
 
-def _backward(precision: str | None, residuals: Any, gradient: Any) -> Any:
-    """Return the gradients with respect to query, key and value."""
+def _backward(precision: str | None, saved: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array]:
+    """Return the gradients with respect to query, key and value; the backward rule of `_attention_by_device`."""
     # This is traced outside of the context that set the precision of the forward pass.
     with jax.default_matmul_precision(precision):
-        return jax.lax.platform_dependent(*residuals, gradient, cpu=_gradient_on_cpu, default=_gradient_by_xla)
+        return jax.lax.platform_dependent(*saved, gradient, cpu=_gradient_on_cpu, default=_gradient_by_xla)
 
 
-_by_device.defvjp(_forward, _backward)
+_attention_by_device.defvjp(_forward, _backward)
 
 
-def _by_xla(query: Any, key: Any, value: Any) -> tuple[Any, Any]:
-    """Return XLA's attention and zeros in place of the log-sums, which its gradient does not need."""
-    like = jax.eval_shape(_on_cpu, query, key, value)[1]
+def _attention_by_xla(query: Array, key: Array, value: Array) -> tuple[Array, Array]:
+    """Return XLA's attention, and zeros in place of the `log_sum` of `_attention_on_cpu`, which is not needed."""
+    like = jax.eval_shape(_attention_on_cpu, query, key, value)[1]
     return jax.nn.dot_product_attention(query, key, value), jnp.zeros(like.shape, like.dtype)
 
 
-def _gradient_by_xla(query: Any, key: Any, value: Any, out: Any, log_sum: Any, gradient: Any) -> tuple[Any, Any, Any]:
-    """Return the gradients of XLA's attention."""
+def _gradient_by_xla(
+    query: Array, key: Array, value: Array, out: Array, log_sum: Array, gradient: Array
+) -> tuple[Array, Array, Array]:
+    """Return the gradients with respect to query, key and value; `gradient` is with respect to XLA's attention."""
     return jax.vjp(jax.nn.dot_product_attention, query, key, value)[1](gradient)
 
 
-def _on_cpu(query: Any, key: Any, value: Any) -> tuple[Any, Any]:
-    """Return the attention and the logarithm of each query's sum of exponentials, for the gradient."""
+def _attention_on_cpu(query: Array, key: Array, value: Array) -> tuple[Array, Array]:
+    """Return the attention, and the logarithm of each query's sum of exponentiated scores (`log_sum`)."""
     samples = cpu_attention.samples_per_group(query, key)
-    return _chunked(query, key, value) if samples is None else cpu_attention.attend(query, key, value, samples)
+    return (
+        _chunked_attention(query, key, value) if samples is None else cpu_attention.attend(query, key, value, samples)
+    )
 
 
-def _gradient_on_cpu(query: Any, key: Any, value: Any, out: Any, log_sum: Any, gradient: Any) -> tuple[Any, Any, Any]:
-    """Return the gradients of `_on_cpu` with respect to query, key and value."""
+def _gradient_on_cpu(
+    query: Array, key: Array, value: Array, out: Array, log_sum: Array, gradient: Array
+) -> tuple[Array, Array, Array]:
+    """Return the gradients with respect to query, key and value; `out` and `log_sum` are from `_attention_on_cpu`."""
     samples = cpu_attention.samples_per_group(query, key)
     if samples is None:
-        return _chunked_gradient(query, key, value, out, log_sum, gradient)
+        return _gradient_by_chunks(query, key, value, out, log_sum, gradient)
     return cpu_attention.attend_gradient(query, key, value, out, log_sum, gradient, samples)
 
 
-def _chunked(query: Any, key: Any, value: Any) -> tuple[Any, Any]:
-    """Return the attention and the logarithm of each query's sum of exponentials, (b a, n, 1) in float32."""
-    to_chunks = functools.partial(_to_chunks, chunk=_chunk_size(query, key))
-    out, log_sum = jax.lax.map(_attend, (to_chunks(query), to_chunks(key), to_chunks(value)))
+def _chunked_attention(query: Array, key: Array, value: Array) -> tuple[Array, Array]:
+    """Return the results of `_attention_on_cpu`, computed in chunks; `log_sum` has the shape (b a, n, 1)."""
+    to_chunks = functools.partial(_to_chunks, chunk_size=_chunk_size(query, key))
+    out, log_sum = jax.lax.map(_attend_chunk, (to_chunks(query), to_chunks(key), to_chunks(value)))
     return _from_chunks(out, query), log_sum.reshape(-1, *log_sum.shape[2:])
 
 
-def _attend(chunk: tuple[Any, Any, Any]) -> tuple[Any, Any]:
-    """Return the attention and the log-sums of one chunk."""
+def _attend_chunk(chunk: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+    """Return the attention, and the logarithm of each query's sum of exponentiated scores, for (query, key, value)."""
     query, key, value = chunk
     scores = _scores(query * query.shape[-1] ** -0.5, key)
     highest = scores.max(-1, keepdims=True)
@@ -108,18 +109,21 @@ def _attend(chunk: tuple[Any, Any, Any]) -> tuple[Any, Any]:
     return _weighted_sum(weights, value) / total, highest + jnp.log(total)
 
 
-def _chunked_gradient(query: Any, key: Any, value: Any, out: Any, log_sum: Any, gradient: Any) -> tuple[Any, Any, Any]:
-    """Return the gradients of `_chunked` with respect to query, key and value."""
+def _gradient_by_chunks(
+    query: Array, key: Array, value: Array, out: Array, log_sum: Array, gradient: Array
+) -> tuple[Array, Array, Array]:
+    """Return the results of `_gradient_on_cpu`, computed in chunks."""
     chunk = _chunk_size(query, key)
     chunks = [_to_chunks(x, chunk) for x in (query, key, value, out, gradient)]
-    gradients = jax.lax.map(_attend_gradient, (*chunks, log_sum.reshape(-1, chunk, *log_sum.shape[1:])))
+    gradients = jax.lax.map(_chunk_gradient, (*chunks, log_sum.reshape(-1, chunk, *log_sum.shape[1:])))
     return tuple(_from_chunks(x, like) for x, like in zip(gradients, (query, key, value), strict=True))  # type: ignore[return-value]
 
 
-def _attend_gradient(chunk: tuple[Any, ...]) -> tuple[Any, Any, Any]:
-    """Return the gradients of one chunk.
+def _chunk_gradient(chunk: tuple[Array, ...]) -> tuple[Array, Array, Array]:
+    """Return the gradients with respect to query, key and value for (query, key, value, out, gradient, log_sum).
 
-    The weights are computed twice, with queries as rows and with keys as rows, so that no product needs a transpose.
+    The attention weights are computed twice, with queries as rows and with keys as rows, so that no product needs a
+    transpose.
     """
     query, key, value, out, gradient, log_sum = chunk
     scale = query.shape[-1] ** -0.5
@@ -141,7 +145,7 @@ def _scores(x: Float[Array, "g q d"], y: Float[Array, "g k d"]) -> Float[Array, 
 
 
 def _weighted_sum(weights: Float[Array, "g q k"], rows: Float[Array, "g k d"]) -> Float[Array, "g q d"]:
-    """Return the sums of `rows` with the given weights."""
+    """Return for each query q the sum over k of weights[q, k] * rows[k]."""
     return jnp.einsum("gqk,gkd->gqd", weights, rows)
 
 
@@ -153,13 +157,13 @@ def _chunk_size(query: Float[Array, "b n a d"], key: Float[Array, "b m a d"]) ->
     return max(size for size in range(1, min(max_size, pairs) + 1) if pairs % size == 0)
 
 
-def _to_chunks(x: Float[Array, "b n a d"], chunk: int) -> Float[Array, "c g n d"]:
-    """Return chunks of (sample, head) pairs in at least float32, since fewer bits are no faster on a CPU."""
+def _to_chunks(x: Float[Array, "b n a d"], chunk_size: int) -> Float[Array, "c g n d"]:
+    """Return `x` in chunks of (sample, head) pairs, in float32 or float64, since fewer bits are no faster on a CPU."""
     tokens, width = x.shape[1], x.shape[3]
-    return jnp.swapaxes(x, 1, 2).astype(layer_dtype(jnp.float32, x)).reshape(-1, chunk, tokens, width)
+    return jnp.swapaxes(x, 1, 2).astype(layer_dtype(jnp.float32, x)).reshape(-1, chunk_size, tokens, width)
 
 
 def _from_chunks(x: Float[Array, "c g n d"], like: Float[Array, "b n a d"]) -> Float[Array, "b n a d"]:
-    """Return the chunks in the layout and type of `like`."""
+    """Return chunks in the shape and dtype of `like`, the inverse of `_to_chunks`."""
     batch, tokens, heads, width = like.shape
     return jnp.swapaxes(x.reshape(batch, heads, tokens, width), 1, 2).astype(like.dtype)

@@ -1,6 +1,6 @@
-"""`ups_jax.data.batch.Batch`, registered with jax as a pytree: its arrays are leaves, its task number is static.
+"""Registration of `ups_jax.data.batch.Batch` as a jax pytree: its arrays are leaves, its task number is static.
 
-Code that passes batches to jax imports the class from here (`ups_jax.Batch`), because `ups_jax.data` does not import
+Code that passes batches to jax imports `Batch` from here (or from `ups_jax`), because `ups_jax.data` does not import
 jax.
 """
 
@@ -19,16 +19,16 @@ jax.tree_util.register_dataclass(
 )
 
 
-def on_device(batch: Batch) -> Batch:
-    """Return the batch with jax arrays in place of NumPy's."""
+def as_jax_arrays(batch: Batch) -> Batch:
+    """Return the batch with its NumPy arrays converted to jax arrays."""
     return jax.tree.map(jnp.asarray, batch)
 
 
 def first_row(batch: Batch) -> Batch:
-    """Return the first row of a batch as a batch of one row, from which a model's parameter shapes are derived."""
+    """Return a batch of the first row only, which suffices to derive the shapes of a model's parameters."""
     return jax.tree.map(lambda values: jnp.asarray(values)[:1], batch)
 
 
 def with_draws(batch: Batch, draws: dict[str, jax.Array]) -> Batch:
-    """Return the batch with further random draws; existing draws of the same name are kept."""
+    """Return the batch with random arrays added to `Batch.draws` by name; names that exist there keep their array."""
     return replace(batch, draws=draws | dict(batch.draws))

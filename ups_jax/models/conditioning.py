@@ -1,4 +1,4 @@
-"""Conditions of a simulation (time step, coefficients, geometry), their embedding, and the modulation of blocks by it.
+"""Conditions of a simulation (time step, coefficients, geometry), their embedding, and modulation by this embedding.
 
 The modulation follows AdaLN-zero (Peebles & Xie 2023).
 """
@@ -21,11 +21,11 @@ from ups_jax.models.layers import layer_dtype
 
 
 class ConditionEmbedding(nn.Module):
-    """Embedding of time step and coefficients: one vector per sample.
+    """Embedding vector of the time step and the PDE coefficients of each sample.
 
-    A missing coefficient is replaced by its mean over the training split. The time step and the indicators of missing
-    coefficients start with zero weights, so they have no effect if training never varies them. A model of several tasks
-    adds the embedding of the task, which is constant in the program of that task.
+    A missing coefficient is replaced by its mean over the training split. The weights of the time step and of the
+    indicators of missing coefficients are initially zero, so these have no effect if training never varies them. A
+    model of several tasks also adds an embedding of the task.
     """
 
     task: Task
@@ -52,7 +52,7 @@ class ConditionEmbedding(nn.Module):
 
 
 class NoiseEmbedding(nn.Module):
-    """Embedding of the time of a flow (0 is noise, 1 is data): waves in the logarithm of the signal-to-noise ratio."""
+    """Embedding of the time of a flow (0 is noise, 1 is data): sines and cosines of the log signal-to-noise ratio."""
 
     features: int = 32
 
@@ -65,18 +65,17 @@ class NoiseEmbedding(nn.Module):
         return nn.silu(nn.Dense(self.features, dtype=jnp.float32, name="waves")(waves))
 
 
-def modulation(
+def modulate(
     x: Float[Array, "b *s c"], embedding: Float[Array, "b e"], *, dtype: Any = jnp.float32
 ) -> tuple[Float[Array, "b *s c"], Float[Array, "b *ones c"]]:
-    """Return x, scaled and shifted by functions of the embedding, and the gate of the residual branch.
+    """Return `x`, scaled and shifted by functions of the embedding, and a gate to multiply the residual branch by.
 
-    At initialisation the first is x itself and the gate is 1. Both have the type of x. Call it inside a compact module,
-    to which it adds one Dense layer named `modulation`.
+    Initially `x` is unchanged and the gate is 1. Call this inside a compact module; it adds a Dense layer named
+    `modulation`.
 
     Args:
         x: Input of a residual branch.
-        embedding: Embedded conditions of each sample.
-        dtype: Type in which the Dense layer computes.
+        dtype: Type in which the Dense layer computes; both results have the type of `x`.
     """
     width = x.shape[-1]
     dense = nn.Dense(
@@ -89,7 +88,7 @@ def modulation(
 
 
 def standardize(values: Float[Array, " b"], coefficient: Coefficient) -> Float[Array, " b"]:
-    """Return the values of a coefficient on its scale, shifted and scaled to mean 0 and std 1 on the training split."""
+    """Return coefficient values (or their log10), shifted and scaled to mean 0 and std 1 on the training split."""
     if coefficient.scale == "log10":
         # A missing coefficient may be 0. It is multiplied by 0 afterwards, so it only has to be finite here.
         values = jnp.log10(jnp.maximum(values, jnp.finfo(jnp.float32).tiny))
@@ -99,10 +98,11 @@ def standardize(values: Float[Array, " b"], coefficient: Coefficient) -> Float[A
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """Geometry of a batch of point sets.
+    """Points of a batch of point sets, which are padded to the same number of points.
 
     Attributes:
-        coords: Physical coordinates of the points. If the points move, d is 0, and the coordinates are channels.
+        coords: Physical coordinates of the points. If the points move, their coordinates are channels of the fields and
+            d is 0.
         mask: 1 for each point that is present, 0 for padding.
         inputs: Input fields at the points, in physical units.
     """
@@ -115,7 +115,7 @@ class Geometry:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """Conditions of the samples of a batch.
+    """Time step, PDE coefficients and, for point sets, geometry of each sample of a batch.
 
     Attributes:
         dt: Physical time step.
@@ -130,38 +130,36 @@ class Conditions:
     geometry: Geometry | None = None
 
     @property
-    def points(self) -> Float[Array, "b p"] | None:
-        """Return the mask of the points of a point set, or None on a grid, where all points count."""
+    def point_mask(self) -> Float[Array, "b p"] | None:
+        """Return the mask of a point set, 1 for present points and 0 for padding, or None on a grid."""
         return None if self.geometry is None else self.geometry.mask
 
 
 def conditions_of(batch: Batch) -> Conditions:
-    """Return the conditions of a batch's rows."""
+    """Return the time step, coefficients and geometry of each row of a batch."""
     dt, coefficients, mask = (jnp.asarray(values) for values in (batch.dt, batch.cond, batch.cond_mask))
     return Conditions(dt=dt, coefficients=coefficients, mask=mask, geometry=geometry_of(batch.arrays))
 
 
-def geometry_of(batch: Mapping[str, Array | np.ndarray]) -> Geometry | None:
+def geometry_of(arrays: Mapping[str, Array | np.ndarray]) -> Geometry | None:
     """Return the geometry of a batch of point sets, or None if the batch is on a grid.
 
     Args:
-        batch: Arrays of a batch by name; point sets have `coords`, `point_mask` and `inputs`.
+        arrays: Arrays of the batch by name; point sets have `coords`, `point_mask` and `inputs`.
     """
-    if "point_mask" not in batch:
+    if "point_mask" not in arrays:
         return None
-    coords, mask, inputs = (jnp.asarray(batch[name]) for name in ("coords", "point_mask", "inputs"))
+    coords, mask, inputs = (jnp.asarray(arrays[name]) for name in ("coords", "point_mask", "inputs"))
     return Geometry(coords=coords, mask=mask, inputs=inputs)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class LatentState:
-    """Latent state of a simulation.
+    """Latent state of a simulation: tokens, physical time and conditions.
 
     Attributes:
         z: Tokens; on a grid a token holds patches of the input frames, newest first, followed by learned features.
-        t: Physical time.
-        cond: Conditions.
     """
 
     z: Float[Array, "b n d"]

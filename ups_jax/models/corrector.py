@@ -1,7 +1,8 @@
-"""The corrector: a conditional generative model of the error of a frozen predictor, on normalised fields.
+"""The corrector: a conditional generative model of a frozen predictor's error on normalised fields.
 
-The predictor is a simulator's time step or a steady simulator. The corrector is the velocity of a flow from white noise
-to the predictor's error, divided by its root mean square; `ups_jax.rollout.flow_sampler` integrates the flow.
+The predictor is a simulator's time step or a steady simulator. Its error is divided by the error's root mean square.
+The corrector is the velocity of a flow from white noise to this scaled error; `ups_jax.rollout.flow_sampler` integrates
+the flow.
 """
 
 from __future__ import annotations
@@ -26,11 +27,10 @@ from ups_jax.models.operator import FieldExit, build_architecture
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class CorrectorInputs:
-    """Inputs on which the corrector's error is conditioned.
+    """Inputs of the corrector besides the state and the time of its flow.
 
     Attributes:
-        fields: Inputs and output of the predictor, normalised, as channels.
-        cond: Conditions of the predictor.
+        fields: Inputs and output of the predictor, normalised, concatenated on the channel axis.
     """
 
     fields: Float[Array, "b *s g"]
@@ -40,15 +40,13 @@ class CorrectorInputs:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class CorrectorWeights:
-    """Weights of a trained corrector.
-
-    The leaves may be arrays, tracers or abstract shapes, as in a train state.
+    """Weights of a trained corrector; the leaves may be arrays, tracers or abstract shapes.
 
     Attributes:
         params: Parameters of the network.
         scale: Root mean square of the predictor's error per channel (c,), on normalised fields.
-        teacher: Parameters of a distilled corrector's teacher, which predict the mean error; None for a corrector that
-            is not distilled, whose `params` predict it.
+        teacher: For a distilled corrector, its teacher's parameters, which then predict the mean error. None for any
+            other corrector, for which `params` predict the mean error.
     """
 
     params: Any
@@ -57,19 +55,17 @@ class CorrectorWeights:
 
 
 class Corrector(nn.Module):
-    """Velocity v(x, t) = E[r - e | x] at x = (1 - t) e + t r, with noise e (t = 0) and scaled error r (t = 1).
+    """Velocity v(x, t) = E[r - e | x] of the flow x = (1 - t) e + t r from noise e (t = 0) to scaled error r (t = 1).
 
-    The velocity is v = (2 t - 1) / n^2 x + F(x / n, t, inputs) / n with n^2 = t^2 + (1 - t)^2. The first part is the
-    exact velocity if r is white noise. The target of the network F is ((1 - t) r - t e) / n, which has variance 1 at
-    all times. It is the negative of the target of v-prediction, whose loss differs by the factor 1 / n^2. F is zero at
-    initialisation, so that one Euler step from any noise gives the error 0. The spatial mean of conserved channels is
-    removed from F.
+    The velocity is v = (2 t - 1) / n^2 x + F(x / n, t, inputs) / n with the network F and n^2 = t^2 + (1 - t)^2. The
+    first term is the exact velocity if r is white noise. The training target of F is ((1 - t) r - t e) / n, the
+    negative of the target of v-prediction; it has variance 1 at all times, and their losses differ by the factor
+    1 / n^2. F is zero at initialisation, so that one Euler step from any noise gives the error 0. F has no spatial mean
+    in conserved channels.
 
     Attributes:
-        task: Task of the predictor.
         latent: Patch size and number of features.
         operator_config: Architecture, with the corrector's width and depth (`corrector_architecture`).
-        diffusion: Configuration of the corrector.
         context: Number of input frames of the predictor.
         dtype: Type in which the architecture's blocks compute.
         remat: Whether the backward pass recomputes the blocks.
@@ -109,14 +105,11 @@ class Corrector(nn.Module):
 def velocity(
     model: Corrector, params: Any, x: Float[Array, "b *s c"], time: Float[Array, " b"], inputs: CorrectorInputs
 ) -> Float[Array, "b *s c"]:
-    """Return the corrector's velocity at the state `x` of the flow.
+    """Return the corrector's velocity dx/dt at the state `x` of the flow.
 
     Args:
-        model: Corrector.
-        params: Parameters of the corrector.
-        x: State of the flow, in units of the predictor's root mean square error.
+        x: State of the flow, in units of the root mean square of the predictor's error.
         time: Time of the flow for each row, 0 for noise and 1 for data.
-        inputs: Inputs and conditions of the corrector.
     """
     return cast(Array, apply_model(model, params, x, time, inputs))
 
@@ -124,13 +117,13 @@ def velocity(
 def step_inputs(
     task: Task, window: Float[Array, "b k *s c"], pred: Float[Array, "b *s c"], cond: Conditions
 ) -> CorrectorInputs:
-    """Return the corrector's inputs for a time step: its input frames, newest first, and the predicted change.
+    """Return the corrector's inputs for a time step: the step's input frames, newest first, and the predicted change.
+
+    The change is that from the newest input frame, divided by the standard deviation of one-step changes.
 
     Args:
-        task: Task of the predictor.
-        window: Input frames of the step, normalised.
-        pred: Predicted frame, normalised; its change is divided by the standard deviation of one-step changes.
-        cond: Conditions of the step.
+        window: Input frames of the step, normalised, oldest first.
+        pred: Predicted frame, normalised.
     """
     frames = [window[:, -1 - back] for back in range(window.shape[1])]
     scale = [change / std for change, std in zip(task.statistics.delta_std, task.statistics.std, strict=True)]
@@ -139,46 +132,39 @@ def step_inputs(
 
 
 def solution_inputs(inputs: Float[Array, "b *s i"], pred: Float[Array, "b *s c"], cond: Conditions) -> CorrectorInputs:
-    """Return the corrector's inputs for a steady solution: the solver's input fields and the predicted solution.
-
-    Args:
-        inputs: Input fields of the steady task, normalised.
-        pred: Predicted solution, normalised.
-        cond: Conditions of the solution.
-    """
+    """Return the corrector's inputs for a steady solution: the predictor's input fields and output, normalised."""
     return CorrectorInputs(fields=jnp.concatenate([inputs, pred], axis=-1), cond=cond)
 
 
 def corrector_architecture(config: OperatorConfig, diffusion: DiffusionConfig) -> OperatorConfig:
     """Return the operator's architecture with the corrector's width and depth.
 
-    Args:
-        config: Architecture of the operator.
-        diffusion: Width and depth of the corrector. Without a width, the operator's is used; without a depth, half of
-            the operator's.
+    If `diffusion` sets no width, it is the operator's width; if it sets no depth, it is half of the operator's depth.
     """
 
-    def depth(operator_depth: int) -> int:
+    def corrector_depth(operator_depth: int) -> int:
         return max(1, operator_depth // 2) if diffusion.depth is None else diffusion.depth
 
-    def width(operator_width: int) -> int:
+    def corrector_width(operator_width: int) -> int:
         return operator_width if diffusion.hidden_dim is None else diffusion.hidden_dim
 
     spectral, pdet = config.spectral, config.pdet
     return replace(
         config,
-        spectral=replace(spectral, hidden_dim=width(spectral.hidden_dim), depth=depth(spectral.depth)),
+        spectral=replace(
+            spectral, hidden_dim=corrector_width(spectral.hidden_dim), depth=corrector_depth(spectral.depth)
+        ),
         pdet=replace(
             pdet,
-            hidden_dim=width(pdet.hidden_dim),
-            depth=depth(pdet.depth),
-            depths=tuple(depth(layers) for layers in pdet.depths),
+            hidden_dim=corrector_width(pdet.hidden_dim),
+            depth=corrector_depth(pdet.depth),
+            depths=tuple(corrector_depth(layers) for layers in pdet.depths),
         ),
     )
 
 
 def _with_unit_statistics(task: Task) -> Task:
-    """Return the task with mean 0 and all standard deviations 1."""
+    """Return the task with mean 0 and standard deviation 1, both for its fields and for their one-step changes."""
     channels = len(task.channels)
     ones = (1.0,) * channels
     return replace(task, statistics=Statistics(mean=(0.0,) * channels, std=ones, delta_std=ones))

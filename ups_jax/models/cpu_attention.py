@@ -1,8 +1,8 @@
-"""Softmax attention of very narrow heads on a CPU, vectorised over (sample, head) pairs.
+"""Softmax attention of heads with at most two channels on a CPU, vectorised over (sample, head) pairs.
 
-For heads of width 2, matrix products and sums along a row are inefficient. Here a scan over the keys updates all
-queries of many pairs elementwise: a score is a few multiplications, and sums are accumulated. The gradient recomputes
-the weights, once for the queries and once for the keys.
+For such heads, matrix products and sums along a row are slow. Here a scan over the keys updates all queries of many
+pairs elementwise. Samples are processed in groups, and arrays are stored as `Lanes`: one array (tokens, pairs) per
+channel. The backward pass recomputes the attention weights, once for the queries and once for the keys.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Lanes = tuple[Array, ...]
 
 
 def samples_per_group(query: Float[Array, "b n a d"], key: Float[Array, "b m a d"]) -> int | None:
-    """Return how many samples form a group, or None if attention by matrix products is faster for these shapes."""
+    """Return how many samples this module processes at once, or None if matrix products are faster for these shapes."""
     batch, tokens, heads, width = query.shape
     max_samples = min(_MAX_PAIRS, _MAX_ELEMENTS // max(tokens, key.shape[1])) // heads
     divisors = [samples for samples in range(1, min(max_samples, batch) + 1) if batch % samples == 0]
@@ -41,15 +41,12 @@ def samples_per_group(query: Float[Array, "b n a d"], key: Float[Array, "b m a d
 def attend(
     query: Float[Array, "b n a d"], key: Float[Array, "b m a d"], value: Float[Array, "b m a d"], samples: int
 ) -> tuple[Float[Array, "b n a d"], Float[Array, "c n g"]]:
-    """Return the attention and the logarithm of each query's sum of exponentials.
+    """Return the attention, and the logarithm of each query's sum of exponentiated scores.
 
     Args:
-        query: Queries.
-        key: Keys.
-        value: Values.
         samples: Number of samples per group, from `samples_per_group`.
     """
-    out, log_sum = jax.lax.map(_attend, tuple(_to_lanes(x, samples) for x in (query, key, value)))
+    out, log_sum = jax.lax.map(_attend_group, tuple(_to_lanes(x, samples) for x in (query, key, value)))
     return _from_lanes(out, query), log_sum
 
 
@@ -65,21 +62,18 @@ def attend_gradient(
     """Return the gradients with respect to query, key and value.
 
     Args:
-        query: Queries.
-        key: Keys.
-        value: Values.
         out: Attention, from `attend`.
-        log_sum: Logarithms of the sums of exponentials, from `attend`.
+        log_sum: Logarithms of the sums of exponentiated scores, from `attend`.
         gradient: Gradient with respect to `out`.
         samples: Number of samples per group, from `samples_per_group`.
     """
     groups = tuple(_to_lanes(x, samples) for x in (query, key, value, out, gradient))
-    gradients = jax.lax.map(_attend_gradient, (*groups, log_sum))
+    gradients = jax.lax.map(_group_gradient, (*groups, log_sum))
     return tuple(_from_lanes(x, like) for x, like in zip(gradients, (query, key, value), strict=True))  # type: ignore[return-value]
 
 
-def _attend(group: tuple[Lanes, Lanes, Lanes]) -> tuple[Lanes, Array]:
-    """Return the attention and the log-sums of one group, in two scans over the keys."""
+def _attend_group(group: tuple[Lanes, Lanes, Lanes]) -> tuple[Lanes, Array]:
+    """Return the results of `attend` for one group (query, key, value), by two scans over the keys."""
     query, key, value = group
     query = _scale(query, len(query) ** -0.5)
 
@@ -91,14 +85,14 @@ def _attend(group: tuple[Lanes, Lanes, Lanes]) -> tuple[Lanes, Array]:
         weight = jnp.exp(_dot(query, key) - highest)
         return (sums[0] + weight, _add_weighted(sums[1], weight, value)), None
 
-    highest = jax.lax.scan(update_max, jnp.full_like(query[0], -jnp.inf), _scan_rows(key))[0]
+    highest = jax.lax.scan(update_max, jnp.full_like(query[0], -jnp.inf), _token_rows(key))[0]
     zeros = jnp.zeros_like(query[0]), _zeros_like(query)
-    (total, weighted), _ = jax.lax.scan(add, zeros, (_scan_rows(key), _scan_rows(value)))
+    (total, weighted), _ = jax.lax.scan(add, zeros, (_token_rows(key), _token_rows(value)))
     return tuple(channel / total for channel in weighted), highest + jnp.log(total)
 
 
-def _attend_gradient(group: tuple[Any, ...]) -> tuple[Lanes, Lanes, Lanes]:
-    """Return the gradients of one group, in one scan over the keys and one over the queries."""
+def _group_gradient(group: tuple[Any, ...]) -> tuple[Lanes, Lanes, Lanes]:
+    """Return the results of `attend_gradient` for one group (query, key, value, out, gradient, log_sum)."""
     query, key, value, out, gradient, log_sum = group
     scale = len(query) ** -0.5
     query, out_dot_gradient = _scale(query, scale), _dot(out, gradient)
@@ -116,24 +110,24 @@ def _attend_gradient(group: tuple[Any, ...]) -> tuple[Lanes, Lanes, Lanes]:
         score_gradient = weight * (_dot(gradient, value) - out_dot_gradient)
         return (_add_weighted(sums[0], score_gradient, query), _add_weighted(sums[1], weight, gradient)), None
 
-    query_gradient = jax.lax.scan(add_key, _zeros_like(query), (_scan_rows(key), _scan_rows(value)))[0]
-    tokens = (_scan_rows(query), _scan_rows(gradient), log_sum[:, None], out_dot_gradient[:, None])
+    query_gradient = jax.lax.scan(add_key, _zeros_like(query), (_token_rows(key), _token_rows(value)))[0]
+    tokens = (_token_rows(query), _token_rows(gradient), log_sum[:, None], out_dot_gradient[:, None])
     key_gradient, value_gradient = jax.lax.scan(add_query, (_zeros_like(key), _zeros_like(value)), tokens)[0]
     return _scale(query_gradient, scale), key_gradient, value_gradient
 
 
 def _dot(x: Lanes, y: Lanes) -> Array:
-    """Return the dot products over channels."""
+    """Return the dot product of x and y over their channels, for each token and pair."""
     return sum((a * b for a, b in zip(x[1:], y[1:], strict=True)), x[0] * y[0])
 
 
 def _add_weighted(sums: Lanes, weight: Array, rows: Lanes) -> Lanes:
-    """Return sums + weight * rows."""
+    """Return sums + weight * rows, for each channel."""
     return tuple(total + weight * row for total, row in zip(sums, rows, strict=True))
 
 
 def _scale(lanes: Lanes, factor: float) -> Lanes:
-    """Return factor * lanes."""
+    """Return every channel multiplied by `factor`."""
     return tuple(factor * channel for channel in lanes)
 
 
@@ -142,13 +136,13 @@ def _zeros_like(lanes: Lanes) -> Lanes:
     return tuple(jnp.zeros_like(channel) for channel in lanes)
 
 
-def _scan_rows(lanes: Lanes) -> Lanes:
-    """Return the lanes with each token as a row of its own, as the inputs of a scan over tokens."""
+def _token_rows(lanes: Lanes) -> Lanes:
+    """Return each channel with shape (tokens, 1, pairs), so that a scan over the tokens yields rows (1, pairs)."""
     return tuple(channel[:, None] for channel in lanes)
 
 
 def _to_lanes(x: Float[Array, "b n a d"], samples: int) -> Lanes:
-    """Return the lanes of all groups in at least float32, since fewer bits are no faster on a CPU."""
+    """Return one array (groups, tokens, pairs) per channel of `x`, in float32 or float64."""
     batch, tokens, heads, width = x.shape
     grouped = x.astype(layer_dtype(jnp.float32, x)).reshape(batch // samples, samples, tokens, heads, width)
     channels = (jnp.swapaxes(grouped[..., channel], 1, 2) for channel in range(width))
@@ -156,7 +150,7 @@ def _to_lanes(x: Float[Array, "b n a d"], samples: int) -> Lanes:
 
 
 def _from_lanes(lanes: Lanes, like: Float[Array, "b n a d"]) -> Float[Array, "b n a d"]:
-    """Return the lanes of all groups in the layout and type of `like`."""
+    """Return one array per channel, (groups, tokens, pairs), as a single array of the shape and dtype of `like`."""
     batch, tokens, heads, _ = like.shape
     groups, _, pairs = lanes[0].shape
     channels = (jnp.swapaxes(lane.reshape(groups, tokens, pairs // heads, heads), 1, 2) for lane in lanes)

@@ -1,6 +1,6 @@
 """Operations on a grid of any dimension: convolution, patches, interpolation and cell averages.
 
-Every operation takes for each axis whether it is periodic.
+Arguments named `periodic` state for each axis whether it is periodic.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from ups_jax.models.layers import add_bias, layer_dtype, matmul_rows
 class GridConv(nn.Module):
     """Convolution that keeps the size of the grid; it wraps around periodic axes and repeats the edge value on others.
 
-    It is computed as one matrix product, whose backward pass on a CPU is several times faster than that of XLA's
-    convolution at these widths. The product takes the shifted inputs side by side. If the outputs of all taps together
-    are no wider than the inputs, it computes these outputs instead, which are then shifted and added.
+    It is computed as one matrix product, because the backward pass of XLA's convolution is several times slower on a
+    CPU at these widths. The product is applied to the shifted inputs, concatenated on the channel axis. If the outputs
+    of all taps together have no more channels than the input, the product instead computes these outputs from the
+    unshifted input, and they are then shifted and added.
 
     Attributes:
-        features: Number of output channels.
         taps: Number of points of the kernel along each axis; odd.
         periodic: For each axis, whether it is periodic.
         kernel_init: Initialiser of the kernel, a matrix (taps ** axes * inputs, features).
@@ -63,11 +63,9 @@ def soft_clip(x: Float[Array, "*n"], limit: float) -> Float[Array, "*n"]:
 
 
 def remove_mean(x: Float[Array, "b *s c"], channels: Sequence[int]) -> Float[Array, "b *s c"]:
-    """Return x without its spatial mean in the given channels, so that adding it keeps their integrals to round-off.
+    """Return the increment `x` of a field without its spatial mean in the given channels.
 
-    Args:
-        x: Increment of a field.
-        channels: Indices of the conserved channels.
+    The field's integrals in these channels, which are conserved, then do not change except by round-off.
     """
     is_conserved = jnp.asarray([channel in channels for channel in range(x.shape[-1])])
     mean = x.mean(tuple(range(1, x.ndim - 1)), keepdims=True)
@@ -75,42 +73,40 @@ def remove_mean(x: Float[Array, "b *s c"], channels: Sequence[int]) -> Float[Arr
 
 
 def stack_neighbours(x: Float[Array, "b *s c"], taps: int, periodic: Sequence[bool]) -> Float[Array, "b *s k"]:
-    """Return the neighbours of each point (including itself), concatenated on the channel axis in C order.
+    """Return the values at each point and its neighbours, concatenated on the channel axis in C order.
 
     Args:
-        x: Fields.
-        taps: Number of neighbours along each axis; odd.
+        taps: Number of points along each axis, the point itself included; odd.
         periodic: For each axis, whether it is periodic; the edge value is repeated on the others.
     """
     return jnp.concatenate(_shifted_views(_pad(x, taps // 2, periodic), taps, x.shape[1:-1]), axis=-1)
 
 
-def _pad(x: Float[Array, "b *s c"], half: int, periodic: Sequence[bool]) -> Float[Array, "b *p c"]:
-    """Return the field with `half` more points at both ends of each axis."""
+def _pad(x: Float[Array, "b *s c"], width: int, periodic: Sequence[bool]) -> Float[Array, "b *p c"]:
+    """Return the field with `width` more points at both ends of each axis: wrapped if periodic, else the edge value."""
     for axis, wraps in enumerate(periodic, start=1):
-        width = [(0, 0)] * x.ndim
-        width[axis] = (half, half)
-        x = jnp.pad(x, width, mode="wrap" if wraps else "edge")
+        pad_width = [(0, 0)] * x.ndim
+        pad_width[axis] = (width, width)
+        x = jnp.pad(x, pad_width, mode="wrap" if wraps else "edge")
     return x
 
 
-def _shifted_views(x: Float[Array, "b *p c"], taps: int, sizes: Sequence[int]) -> list[Float[Array, "b *s c"]]:
-    """Return the padded field shifted by each tap of a kernel, in C order."""
-    shifts = itertools.product(range(taps), repeat=len(sizes))
-    windows = (tuple(slice(start, start + size) for start, size in zip(shift, sizes, strict=True)) for shift in shifts)
+def _shifted_views(x: Float[Array, "b *p c"], taps: int, shape: Sequence[int]) -> list[Float[Array, "b *s c"]]:
+    """Return, for each tap of a kernel in C order, the part of the padded field `x` that the tap multiplies."""
+    shifts = itertools.product(range(taps), repeat=len(shape))
+    windows = (tuple(slice(start, start + size) for start, size in zip(shift, shape, strict=True)) for shift in shifts)
     return [x[(slice(None), *window)] for window in windows]
 
 
 def patch_shape(shape: Sequence[int], patch_size: int) -> tuple[int, ...]:
-    """Return the size of a patch along each axis: the largest divisor of the grid that is at most `patch_size`."""
+    """Return the patch size on each axis: the largest divisor of the number of points that is at most `patch_size`."""
     return tuple(max(size for size in range(1, patch_size + 1) if points % size == 0) for points in shape)
 
 
 def patchify(x: Float[Array, "b *s c"], patch: Sequence[int]) -> Float[Array, "b *n k"]:
-    """Return patches as tokens: the points of a patch become channels, in C order with the field's channels last.
+    """Return patches as tokens: the values in a patch become channels, in C order with the field's channels last.
 
     Args:
-        x: Fields.
         patch: Size of a patch along each axis; it divides the grid.
     """
     batch, *sizes, channels = x.shape
@@ -122,7 +118,7 @@ def patchify(x: Float[Array, "b *s c"], patch: Sequence[int]) -> Float[Array, "b
 
 
 def unpatchify(x: Float[Array, "b *n k"], patch: Sequence[int]) -> Float[Array, "b *s c"]:
-    """Return the fields of patches, the inverse of `patchify`."""
+    """Return the fields whose patches are `x`, the inverse of `patchify`."""
     batch, *tokens, width = x.shape
     dimensions = len(tokens)
     order = [0, *(axis + offset for axis in range(1, dimensions + 1) for offset in (0, dimensions)), 2 * dimensions + 1]
@@ -138,21 +134,20 @@ def interpolate(
     spacing: Sequence[float],
     periodic: Sequence[bool],
 ) -> Float[Array, "b q c"]:
-    """Return the fields interpolated to arbitrary points: trigonometric on periodic axes, cubic on the others.
+    """Return the fields at arbitrary points, interpolated trigonometrically on periodic axes and cubically on others.
 
-    Trigonometric interpolation is exact for a field that the grid resolves. At a grid point the result is its value.
+    Trigonometric interpolation is exact for a field that the grid resolves. At a grid point the result is the field's
+    value.
 
     Args:
-        fields: Fields on the grid.
         query: Physical coordinates of the points.
         origin: Physical coordinates of the first grid point.
         spacing: Distance between grid points along each axis.
-        periodic: For each axis, whether it is periodic.
     """
     result = fields
     for axis in range(len(spacing) - 1, -1, -1):
         position = (query[..., axis] - origin[axis]) / spacing[axis]
-        weights = (_trigonometric if periodic[axis] else _cubic)(position, fields.shape[1 + axis])
+        weights = (_trigonometric_weights if periodic[axis] else _cubic_weights)(position, fields.shape[1 + axis])
         if axis == len(spacing) - 1:
             result = jnp.einsum("bqn,b...nc->bq...c", weights, result)
         else:
@@ -172,16 +167,16 @@ def interpolate_to_grid(
     The weights are computed in float64, so that values at points common to both grids are copied exactly.
 
     Args:
-        fields: Fields on the grid.
         coords: Physical coordinates of the new grid along each axis.
         origin: Physical coordinates of the first grid point.
         spacing: Distance between grid points along each axis.
-        periodic: For each axis, whether it is periodic.
     """
     result = fields
     for axis, axis_coords in enumerate(coords):
         position = (np.asarray(axis_coords, np.float64) - origin[axis]) / spacing[axis]
-        weights = (_trigonometric if periodic[axis] else _cubic)(position[None], fields.shape[1 + axis])[0]
+        weights = (_trigonometric_weights if periodic[axis] else _cubic_weights)(
+            position[None], fields.shape[1 + axis]
+        )[0]
         matrix = jnp.asarray(weights, layer_dtype(jnp.float32, result))
         product = jnp.tensordot(matrix, result, ((1,), (axis + 1,)), precision="highest")
         result = jnp.moveaxis(product, 0, axis + 1)
@@ -189,7 +184,7 @@ def interpolate_to_grid(
 
 
 def cell_average(x: Float[Array, "b *s c"], factors: Sequence[int]) -> Float[Array, "b *r c"]:
-    """Return the mean over blocks of cells.
+    """Return the mean of the fields over blocks of grid cells.
 
     Args:
         x: Fields on a grid of cells.
@@ -203,12 +198,12 @@ def cell_average(x: Float[Array, "b *s c"], factors: Sequence[int]) -> Float[Arr
 def cell_centers(
     shape: Sequence[int], origin: Sequence[float], spacing: Sequence[float], factors: Sequence[int]
 ) -> list[Float[np.ndarray, " _"]]:
-    """Return the cell centres along each axis, in float64, of a grid whose cells are subdivided.
+    """Return, along each axis, the centres of the cells that result from dividing every cell of a grid, in float64.
 
     Args:
-        shape: Number of cells along each axis before the subdivision.
-        origin: Physical coordinates of the centre of the first cell.
-        spacing: Size of a cell along each axis.
+        shape: Number of cells along each axis before the division.
+        origin: Physical coordinates of the centre of the first cell before the division.
+        spacing: Size of a cell along each axis before the division.
         factors: Number of parts into which a cell is divided along each axis.
     """
     return [
@@ -217,43 +212,45 @@ def cell_centers(
     ]
 
 
-def _trigonometric(position: Float[Array | np.ndarray, "b q"], points: int) -> Float[Array | np.ndarray, "b q n"]:
-    """Return the weights of trigonometric interpolation (Dirichlet kernel, with the Nyquist mode split evenly).
+def _trigonometric_weights(
+    position: Float[Array | np.ndarray, "b q"], num_points: int
+) -> Float[Array | np.ndarray, "b q n"]:
+    """Return the weight of each grid point of an axis in trigonometric interpolation to `position`.
+
+    The weights are values of the Dirichlet kernel, with the Nyquist mode split evenly.
 
     Args:
         position: Coordinates of the query points, in units of the grid spacing.
-        points: Number of grid points along the axis.
     """
     xp = position.__array_namespace__()
-    nodes = xp.arange(points, dtype=position.dtype).reshape(1, 1, -1)
+    nodes = xp.arange(num_points, dtype=position.dtype).reshape(1, 1, -1)
     offset = position[..., None] - nodes
-    offset = (offset + points / 2) % points - points / 2
-    angle = xp.pi * offset / points
+    offset = (offset + num_points / 2) % num_points - num_points / 2
+    angle = xp.pi * offset / num_points
     numerator = xp.sin(xp.pi * offset)
     at_node = xp.abs(offset) < 1e-6
-    denominator = xp.where(at_node, 1.0, xp.tan(angle) if points % 2 == 0 else xp.sin(angle))
-    return xp.where(at_node, 1.0, numerator / (points * denominator))
+    denominator = xp.where(at_node, 1.0, xp.tan(angle) if num_points % 2 == 0 else xp.sin(angle))
+    return xp.where(at_node, 1.0, numerator / (num_points * denominator))
 
 
-def _cubic(position: Float[Array | np.ndarray, "b q"], points: int) -> Float[Array | np.ndarray, "b q n"]:
-    """Return the weights of cubic Lagrange interpolation from the four nearest points, as rows over all points.
+def _cubic_weights(position: Float[Array | np.ndarray, "b q"], num_points: int) -> Float[Array | np.ndarray, "b q n"]:
+    """Return the weight of each grid point of an axis in cubic Lagrange interpolation to `position`.
 
-    A grid with fewer than four points uses a polynomial of lower degree.
+    Only the nearest four points have weights; with fewer grid points the polynomial has a lower degree.
 
     Args:
         position: Coordinates of the query points, in units of the grid spacing.
-        points: Number of grid points along the axis.
     """
     xp = position.__array_namespace__()
-    count = min(4, points)
-    first = xp.clip(xp.floor(position).astype(xp.int32) - (count // 2 - 1), 0, points - count)
+    count = min(4, num_points)
+    first = xp.clip(xp.floor(position).astype(xp.int32) - (count // 2 - 1), 0, num_points - count)
     local = position - first
     nodes = np.arange(count)
-    rows = xp.zeros((*position.shape, points), position.dtype)
+    rows = xp.zeros((*position.shape, num_points), position.dtype)
     for node in nodes:
         other_nodes = [float(other) for other in nodes if other != node]
         factors = [(local - other) / (node - other) for other in other_nodes]
         weight = math.prod(factors, start=xp.ones_like(local))
-        is_node = (first + node)[..., None] == xp.arange(points).reshape(1, 1, -1)
+        is_node = (first + node)[..., None] == xp.arange(num_points).reshape(1, 1, -1)
         rows = rows + weight[..., None] * is_node.astype(position.dtype)
     return rows

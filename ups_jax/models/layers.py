@@ -34,7 +34,7 @@ class Dense(nn.Module):
 
 
 def matmul_rows(x: Float[Array, "b *n c"], kernel: Float[Array, "c o"]) -> Float[Array, "b *n o"]:
-    """Return x @ kernel, computed on rows (b n, c): on a CPU, XLA's gradient over several leading axes is slow."""
+    """Return x @ kernel with the leading axes of x flattened to one: XLA's gradient over several is slow on a CPU."""
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
@@ -47,7 +47,7 @@ Block = TypeVar("Block", bound=type[nn.Module])
 
 
 def remat_block(block: Block) -> Block:
-    """Return a module class whose backward pass recomputes the block from its inputs, to save memory.
+    """Return the module class `block` with a backward pass that recomputes the block from its inputs, to save memory.
 
     Values and gradients do not change; a training step does one more forward pass of the block. The class keeps its
     name, so that parameters have the same names and checkpoints can be read with and without recomputation.
@@ -67,8 +67,6 @@ def apply_model(model: nn.Module, params: Any, *inputs: Any, method: str | None 
     TPU round the factors to fewer bits.
 
     Args:
-        model: Module with a field `matmul_precision`.
-        params: Parameters of the module.
         *inputs: Arguments of the method.
         method: Name of the method; `__call__` if None.
     """
@@ -79,26 +77,21 @@ def apply_model(model: nn.Module, params: Any, *inputs: Any, method: str | None 
 def normalize(fields: Float[Array, "... c"], statistics: Statistics) -> Float[Array, "... c"]:
     """Return (u - mean) / std per channel, in float64 for float64 fields and in float32 for any other."""
     fields = fields.astype(layer_dtype(jnp.float32, fields))
-    return (fields - _last(statistics.mean, fields)) / _last(statistics.std, fields)
+    return (fields - _broadcast_channels(statistics.mean, fields)) / _broadcast_channels(statistics.std, fields)
 
 
 def normalize_inputs(inputs: Float[Array, "... i"], channels: Sequence[Input]) -> Float[Array, "... i"]:
-    """Return the input fields normalised by the mean and standard deviation of each input channel.
-
-    Args:
-        inputs: Input fields in physical units, channels last.
-        channels: Statistics of each input channel.
-    """
+    """Return input fields, in physical units, normalised by the mean and standard deviation of each channel."""
     inputs = inputs.astype(layer_dtype(jnp.float32, inputs))
     mean, std = ([getattr(channel, name) for channel in channels] for name in ("mean", "std"))
-    return (inputs - _last(mean, inputs)) / _last(std, inputs)
+    return (inputs - _broadcast_channels(mean, inputs)) / _broadcast_channels(std, inputs)
 
 
 def denormalize(fields: Float[Array, "... c"], statistics: Statistics) -> Float[Array, "... c"]:
     """Return normalised fields in physical units, the inverse of `normalize`."""
-    return fields * _last(statistics.std, fields) + _last(statistics.mean, fields)
+    return fields * _broadcast_channels(statistics.std, fields) + _broadcast_channels(statistics.mean, fields)
 
 
-def _last(values: Sequence[float], like: Float[Array, "... c"]) -> Float[Array, "*ones c"]:
-    """Return one value per channel in a shape that broadcasts with `like`."""
+def _broadcast_channels(values: Sequence[float], like: Float[Array, "... c"]) -> Float[Array, "*ones c"]:
+    """Return one value per channel as an array that broadcasts with `like`."""
     return jnp.asarray(values, layer_dtype(jnp.float32, like)).reshape((1,) * (like.ndim - 1) + (-1,))

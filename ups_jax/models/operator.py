@@ -1,6 +1,6 @@
-"""The latent operator: an architecture advances the tokens; `FieldExit` computes the increment of the newest frame.
+"""The latent operator, which computes the change of the newest frame from tokens by an architecture and a `FieldExit`.
 
-Its output is zero at initialisation, so an untrained operator is the identity. The increment is not normalised.
+The change is zero at initialisation, so an untrained operator is the identity.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ INCREMENT_LIMIT = 30.0
 
 
 class LatentOperator(nn.Module):
-    """Latent operator: maps tokens to the increment of the newest frame's patches over one time step."""
+    """Map from tokens to the change of the newest frame's patches over one time step."""
 
     task: Task
     latent: LatentConfig
@@ -46,13 +46,12 @@ class LatentOperator(nn.Module):
 def build_architecture(
     config: OperatorConfig, periodic: tuple[bool, ...] | None, dtype: Any, remat: bool = False
 ) -> tuple[nn.Module, int]:
-    """Return the module of the configured architecture and its width.
+    """Return the configured architecture as a module, and the width of its tokens.
 
-    Call it inside a compact module or `setup`: the module is named `core`. Its inputs, residuals and outputs are
-    float32, because a time step changes the field by little and bfloat16 has only three digits.
+    Call this inside a compact module or `setup`, where the module gets the name `core`. The module's inputs, residuals
+    and outputs are float32, because a time step changes the field by little and bfloat16 has only three digits.
 
     Args:
-        config: Architecture and its sizes.
         periodic: For each axis of the tokens' grid, whether it is periodic; None if the tokens have no grid.
         dtype: Type of the matrix products in the blocks.
         remat: Whether the backward pass recomputes the blocks.
@@ -64,7 +63,7 @@ def build_architecture(
     if periodic is None:
         if config.architecture_type != "pdet_stack":
             raise ValueError(
-                f"operator.architecture_type={config.architecture_type} needs tokens on a grid; use pdet_stack"
+                f"operator.architecture_type: {config.architecture_type} needs tokens on a grid; set it to pdet_stack"
             )
         return PdetStack(pdet, None, dtype, remat, name="core"), pdet.hidden_dim
     factories = {
@@ -76,11 +75,11 @@ def build_architecture(
 
 
 class FieldExit(nn.Module):
-    """Increment of a field's patches, computed from the hidden tokens and their product with features of input patches.
+    """Change of a field's patches, computed from hidden tokens and their product with features of the input patches.
 
-    The input patches are the newest frame of a time step, or the input fields of a steady solution. The product can
-    express transport terms such as u du/dx. The output is in units of one-step changes. The spatial mean of conserved
-    channels is removed, which keeps their integrals to round-off.
+    The input patches hold the newest frame of a time step, or the input fields of a steady solution. The product can
+    express transport terms such as u du/dx. The last layer's output is multiplied by the standard deviation of one-step
+    changes. The spatial mean of conserved channels is removed, so that their integrals change only by round-off.
     """
 
     task: Task

@@ -1,8 +1,8 @@
 """Sharing of parameters between the models of several tasks, and the joint tree that holds all of them.
 
-Parameters of the condition embedding and of the architecture are shared between tasks if their shapes agree. Layers
-that read and write a task's fields are not shared. Spectral weights and convolutions depend on the number of axes, so
-only tasks with the same number of axes share those.
+Parameters of the condition embedding and of the architecture are shared between tasks if their shapes agree. The shapes
+of spectral weights and convolutions agree only between tasks with the same number of axes. Layers that read and write a
+task's fields are not shared.
 """
 
 from __future__ import annotations
@@ -24,56 +24,51 @@ Path = tuple[str, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Sharing:
-    """Positions of all tasks' parameters in the joint tree.
+    """Map from the parameters of each task's model to their paths in the joint tree.
 
-    The parameters of the first task have the same paths as in its own tree, so the joint tree of a single task is its
-    own tree.
+    The parameters of the first task have the same paths in its own tree and in the joint tree, so the joint tree of a
+    single task is its own tree.
 
     Attributes:
-        paths: For each task after the first, the path in the joint tree for each path in the task's own tree.
-        first: Paths of the first task's parameters.
+        later_paths: For each task after the first, a map from paths in its own tree to paths in the joint tree.
+        first_paths: Paths of the first task's parameters.
     """
 
-    paths: tuple[Mapping[Path, Path], ...] = ()
-    first: frozenset[Path] = frozenset()
+    later_paths: tuple[Mapping[Path, Path], ...] = ()
+    first_paths: frozenset[Path] = frozenset()
 
     def task_params(self, params: Any, number: int) -> Any:
-        """Return the parameters of one task's model, with the structure of its own tree.
-
-        Args:
-            params: Joint tree.
-            number: Index of the task.
-        """
+        """Return the parameters of the model of task `number` as a tree of their own; `params` is the joint tree."""
         if number == 0:
             return {name: tree for name, tree in params.items() if name != _NOT_SHARED}
         flat = flatten_dict(params)
-        return unflatten_dict({path: flat[joint_path] for path, joint_path in self.paths[number - 1].items()})
+        return unflatten_dict({path: flat[joint_path] for path, joint_path in self.later_paths[number - 1].items()})
 
     def joint_params(self, trees: Sequence[Any]) -> Any:
-        """Return the joint tree of all tasks' parameters; a shared parameter is taken from the first task that has it.
+        """Return the joint tree of the parameters of all tasks' models.
 
         Args:
-            trees: Parameters of each task's model.
+            trees: Parameters of each task's model. A shared parameter is taken from the first task that has it.
         """
         joint = flatten_dict(trees[0])
-        for paths, tree in zip(self.paths, trees[1:], strict=True):
+        for paths, tree in zip(self.later_paths, trees[1:], strict=True):
             flat = flatten_dict(tree)
             joint = {joint_path: flat[path] for path, joint_path in paths.items()} | joint
         return unflatten_dict(joint)
 
-    def subset(self, number: int) -> ParameterSubset:
-        """Return the parameters of the joint tree that the model of task `number` uses."""
-        used = [self.first, *(frozenset(paths.values()) for paths in self.paths)]
+    def parameter_subset(self, number: int) -> ParameterSubset:
+        """Return which parameters of the joint tree the model of task `number` uses."""
+        used = [self.first_paths, *(frozenset(paths.values()) for paths in self.later_paths)]
         return ParameterSubset(used=used[number], frozen=frozenset().union(*used) - used[number])
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterSubset:
-    """Parameters of the joint tree that a training step updates, and those that it leaves unchanged.
+    """Paths of the joint tree's parameters, divided for a training step of one task.
 
     Attributes:
-        used: Paths of the parameters that the task's model uses.
-        frozen: Paths of all other parameters.
+        used: Paths of the parameters that the task's model uses, which the step updates.
+        frozen: Paths of all other parameters, which the step leaves unchanged.
     """
 
     used: frozenset[Path] = frozenset()
@@ -94,10 +89,9 @@ class ParameterSubset:
 
 
 def plan_sharing(names: Sequence[str], trees: Sequence[Any]) -> Sharing:
-    """Return the sharing of parameters between tasks.
+    """Return which parameters the models of several tasks share.
 
     Args:
-        names: Names of the tasks.
         trees: Parameters of each task's model, or their abstract shapes.
     """
     shapes = [{path: leaf.shape for path, leaf in flatten_dict(tree).items()} for tree in trees]
@@ -117,4 +111,4 @@ def plan_sharing(names: Sequence[str], trees: Sequence[Any]) -> Sharing:
                 for path, shape in shapes[number].items()
             }
         )
-    return Sharing(paths=tuple(joint_paths[1:]), first=frozenset(shapes[0]))
+    return Sharing(later_paths=tuple(joint_paths[1:]), first_paths=frozenset(shapes[0]))

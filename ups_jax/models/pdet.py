@@ -1,7 +1,7 @@
 """The PDE-Transformer architectures of the Universal Physics Stack (UPS): `pdet_unet` and `pdet_stack`.
 
-Blocks and configuration keys are those of the original; conditioning and positions are added. Tokens keep
-their grid, so that pooling halves every axis instead of the flattened sequence.
+Blocks and configuration keys are those of UPS; conditioning and positions are added. Tokens keep their grid, so that
+pooling halves every axis instead of the flattened sequence.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from jaxtyping import Array, Float
 
 from ups_jax.config import PdetConfig
 from ups_jax.models.attention import attention
-from ups_jax.models.conditioning import modulation
+from ups_jax.models.conditioning import modulate
 from ups_jax.models.layers import Dense, layer_dtype, remat_block
 
 
 class PdetUnet(nn.Module):
-    """U-net of transformer layers: `depths[:-1]` layers per level down and up, `depths[-1]` at the coarsest level.
+    """U-net with `depths[i]` transformer layers at level i, both down and up, and `depths[-1]` at the coarsest level.
 
     The number of tokens is halved along every axis between levels.
     """
@@ -50,7 +50,7 @@ class PdetUnet(nn.Module):
 class PdetStack(nn.Module):
     """Stack of `depth` transformer layers at one resolution.
 
-    `periodic` is None for tokens without a grid; no positions are then added to the input.
+    If the tokens have no grid, `periodic` is None and no position encoding is added to the input.
     """
 
     config: PdetConfig
@@ -91,7 +91,7 @@ class Residual(nn.Module):
     def __call__(self, x: Float[Array, "b *n h"], embedding: Float[Array, "b e"]) -> Float[Array, "b *n h"]:
         dtype = layer_dtype(jnp.float32, x)
         norm = nn.LayerNorm(epsilon=1e-5, use_bias=False, use_scale=False, dtype=dtype)
-        y, gate = modulation(norm(x), embedding, dtype=self.dtype)
+        y, gate = modulate(norm(x), embedding, dtype=self.dtype)
         return x + gate * self.branch(y)
 
 
@@ -109,7 +109,7 @@ class Mlp(nn.Module):
 
 
 class TokenAttention(nn.Module):
-    """Softmax attention over all tokens, within each of `groups` equal groups of channels that share their weights."""
+    """Softmax attention over all tokens, applied with the same weights to each of `groups` equal groups of channels."""
 
     num_heads: int
     groups: int
@@ -174,7 +174,7 @@ def _apply_layers(
 
 
 def _halve(x: Float[Array, "b *n h"]) -> Float[Array, "b *m h"]:
-    """Return the mean of neighbouring pairs of tokens along every axis.
+    """Return the tokens averaged over neighbouring pairs along every axis.
 
     On an axis of odd length the last token is repeated; an axis of length 1 does not change.
     """

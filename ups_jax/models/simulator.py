@@ -1,6 +1,6 @@
 """Simulators of a task on a grid, for time steps and for steady solutions, and the pure functions that apply them.
 
-All fields are normalised.
+All their inputs and outputs are normalised fields.
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ class Simulator(nn.Module):
     frame.
 
     Attributes:
-        task: Task whose fields are simulated.
         latent: Patch size and number of features.
-        operator_config: Architecture of the operator.
         context: Number of input frames of a step.
         dtype: Type in which the architecture's blocks compute; their inputs and outputs are float32.
         remat: Whether the backward pass recomputes the blocks.
@@ -51,7 +49,7 @@ class Simulator(nn.Module):
         self.operator = LatentOperator(self.task, self.latent, self.operator_config, self.dtype, self.remat)
 
     def encode(self, fields: Float[Array, "b k *s c"]) -> Float[Array, "b n d"]:
-        """Return the tokens of `k` input frames."""
+        """Return the tokens of `k` input frames, oldest first."""
         patches = codec.frame_patches(fields, self.latent)
         return codec.to_tokens(patches, self.features(patches))
 
@@ -69,13 +67,13 @@ class Simulator(nn.Module):
         return self.decode(newest.reshape(newest.shape[0], -1, newest.shape[-1]))
 
     def _advance_newest(self, tokens: Float[Array, "b *n d"], cond: Conditions) -> Float[Array, "b *n k"]:
-        """Return the patches of the frame one time step after the newest one."""
+        """Return the patches of the newest frame in `tokens`, advanced by one time step."""
         return tokens[..., : codec.newest_patch_width(self.task, self.latent)] + self.operator(tokens, cond)
 
     def decode(
         self, z: Float[Array, "b n d"], query: Float[Array, "b q axes"] | None = None
     ) -> Float[Array, "b *s c"] | Float[Array, "b q c"]:
-        """Return the newest frame on the grid, or at `query` points in physical coordinates."""
+        """Return the newest frame held by the tokens `z`, on the grid or at `query` points in physical coordinates."""
         if query is None:
             return codec.decode_grid(z, self.task, self.latent)
         return codec.decode_points(z, query, self.task, self.latent)
@@ -89,13 +87,11 @@ class Simulator(nn.Module):
 class SteadySimulator(nn.Module):
     """Simulator of steady solutions, which maps input fields to the solution in one pass through the architecture.
 
-    The last layer, `FieldExit`, computes the difference from the mean solution, which is zero in normalised fields. At
-    initialisation this difference is zero, so every solution is exactly the mean.
+    The last layer, `FieldExit`, computes the difference from the mean solution, which is 0 in normalised fields. This
+    difference is zero at initialisation, so every solution is then exactly the mean.
 
     Attributes:
-        task: Task whose fields are simulated.
         latent: Patch size and number of features.
-        operator_config: Architecture of the operator.
         dtype: Type in which the architecture's blocks compute; their inputs and outputs are float32.
         remat: Whether the backward pass recomputes the blocks.
         matmul_precision: Precision of float32 matrix products, see `ups_jax.models.layers.apply_model`.
@@ -138,7 +134,7 @@ def next_field(model: Simulator, params: Any, state: LatentState) -> Float[Array
 def decode(
     model: Simulator, params: Any, z: Float[Array, "b n d"], query: Float[Array, "b q axes"] | None = None
 ) -> Float[Array, "b *s c"] | Float[Array, "b q c"]:
-    """Return the newest frame, normalised, on the grid or at `query` points in physical coordinates."""
+    """Return the newest frame held by the tokens `z`, on the grid or at `query` points in physical coordinates."""
     return cast(Array, apply_model(model, params, z, query, method="decode"))
 
 
@@ -150,10 +146,7 @@ def step(
     On a grid it equals decode(operate(encode(fields))).
 
     Args:
-        model: Simulator of a time step.
-        params: Parameters of the model.
         fields: `k` input frames, normalised, oldest first.
-        cond: Conditions of the step.
     """
     return cast(Array, apply_model(model, params, fields, cond))
 

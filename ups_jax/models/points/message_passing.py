@@ -1,8 +1,8 @@
-"""Message passing between neighbouring points: the search of neighbours, and rounds of messages between them.
+"""Message passing between neighbouring points: the search for neighbours, and rounds of messages between them.
 
 Neighbours are searched at every time step, because points may move. The weight of a message falls to zero at the edge
-of the neighbourhood, so that results change continuously when a point enters or leaves it. The choice between equally
-distant points, as on a regular mesh, therefore does not matter.
+of the neighbourhood, so that results change continuously when a point enters or leaves the neighbourhood, and do not
+depend on the choice between equally distant points, as on a regular mesh.
 """
 
 from __future__ import annotations
@@ -46,22 +46,20 @@ def nearest_neighbours(
     coords: Float[Array, "b p d"],
     mask: Float[Array, "b p"],
     count: int,
-    sides: Sequence[float],
+    box: Sequence[float],
     periodic: Sequence[bool],
     radius: float | None = None,
     chunk_size: int | None = None,
 ) -> Neighbours:
-    """Return the nearest neighbours of each point, and the weights of their messages.
+    """Return at most `count` nearest neighbours of each point, and the weights of their messages.
 
-    The weight is proportional to 1 - (r / R)^2 at the distance r. R is the radius or, if smaller, the distance of the
-    nearest point beyond the `count` neighbours. Distances along a periodic axis are those to the nearest image.
+    The weight is proportional to 1 - (r / R)^2 for a neighbour at distance r. R is `radius`, or the distance of the
+    nearest point that is not one of the `count` neighbours, whichever is smaller. Distances along a periodic axis are
+    to the nearest image.
 
     Args:
-        coords: Physical coordinates of the points.
         mask: 1 for each point that is present, 0 for padding.
-        count: Largest number of neighbours.
-        sides: Lengths of the sides of the box.
-        periodic: For each axis, whether it is periodic.
+        box: Lengths of the sides of the box.
         radius: Largest distance of a neighbour; None for no limit.
         chunk_size: Number of points whose distances to all others are in memory at once; None for a default.
     """
@@ -71,7 +69,7 @@ def nearest_neighbours(
 
     def nearest(chunk: tuple[Float[Array, "b q d"], Int[Array, "b q"]]) -> Int[Array, "b q k"]:
         chunk_coords, chunk_ids = chunk
-        squares = _squared_distances(fixed_coords[:, None] - chunk_coords[:, :, None], sides, periodic)
+        squares = _squared_lengths(fixed_coords[:, None] - chunk_coords[:, :, None], box, periodic)
         is_candidate = (mask[:, None] > 0) & (point_ids.reshape(1, 1, -1) != chunk_ids[..., None])
         # The result is sliced twice below. Without the barrier XLA then sorts all points: 159 ms instead of 6 ms for
         # eight rows of 406 points on one core.
@@ -80,25 +78,24 @@ def nearest_neighbours(
 
     ids = jnp.broadcast_to(point_ids[None], mask.shape)
     index = chunked_map(nearest, (fixed_coords, ids), chunk_size or max(1, _DISTANCES // points))
-    offset = _nearest_image(_take(coords, index) - coords[:, :, None], sides, periodic)
+    offset = _nearest_image_offsets(_take_neighbours(coords, index) - coords[:, :, None], box, periodic)
     squares = jnp.square(offset).sum(-1)
     # If there are too few candidates, the last entries are padding points or the point itself.
-    is_neighbour = (_take(mask, index) > 0) & (index != ids[..., None]) & (mask[..., None] > 0)
+    is_neighbour = (_take_neighbours(mask, index) > 0) & (index != ids[..., None]) & (mask[..., None] > 0)
     radius_squares = jnp.full((*mask.shape, 1), jnp.inf if radius is None else radius**2, squares.dtype)
     if index.shape[-1] > count:
         radius_squares = jnp.minimum(radius_squares, jnp.where(is_neighbour, squares, jnp.inf)[..., count:])
         index, offset, squares, is_neighbour = (x[:, :, :count] for x in (index, offset, squares, is_neighbour))
-    weight = jnp.maximum(1 - squares / jnp.maximum(radius_squares, 1e-12 * max(sides) ** 2), 0.0) * is_neighbour
+    weight = jnp.maximum(1 - squares / jnp.maximum(radius_squares, 1e-12 * max(box) ** 2), 0.0) * is_neighbour
     return Neighbours(index=index, offset=offset, weight=weight / (weight.sum(-1, keepdims=True) + _EMPTY_WEIGHT))
 
 
 class NeighbourMessages(nn.Module):
     """Sum of the messages that each point receives from its neighbours in several rounds.
 
-    A round sends the features plus the messages of all earlier rounds.
+    In each round a point sends its features plus the sum of all messages that it received in earlier rounds.
 
     Attributes:
-        rounds: Number of rounds.
         scale: Length by which relative positions are divided.
         remat: Whether the backward pass recomputes each round.
     """
@@ -117,10 +114,11 @@ class NeighbourMessages(nn.Module):
 
 
 class MessageRound(nn.Module):
-    """Messages of one round: a linear map of the weighted mean of silu(sender + receiver + relative position).
+    """Messages that each point receives in one round: a linear map of a weighted mean of silu(S + R + P).
 
-    Sender, receiver and position stand for learned linear maps of these. The maps of sender and receiver and the final
-    one act on points instead of on pairs of points, which is equivalent and cheaper.
+    The mean runs over the point's neighbours. S, R and P are learned linear maps of the sender's features, the
+    receiver's features and the sender's relative position. S, R and the final linear map are computed per point instead
+    of per pair of points, which is equivalent and cheaper.
     """
 
     scale: float
@@ -133,7 +131,9 @@ class MessageRound(nn.Module):
 
         def weighted_mean(chunk: tuple[Float[Array, "b q c"], Neighbours]) -> Float[Array, "b q c"]:
             receiver, near = chunk
-            pairs = _take(sender, near.index) + receiver[:, :, None] + matmul_rows(near.offset, position_kernel)
+            pairs = (
+                _take_neighbours(sender, near.index) + receiver[:, :, None] + matmul_rows(near.offset, position_kernel)
+            )
             return jnp.einsum("bqk,bqkc->bqc", near.weight, nn.silu(pairs))
 
         arrays = (Dense(width, name="receiver")(features), neighbours)
@@ -152,28 +152,28 @@ class Matrix(nn.Module):
         return self.param("kernel", nn.initializers.lecun_normal(), (self.inputs, self.features))
 
 
-def _squared_distances(
-    offset: Float[Array, "b q p d"], sides: Sequence[float], periodic: Sequence[bool]
+def _squared_lengths(
+    offset: Float[Array, "b q p d"], box: Sequence[float], periodic: Sequence[bool]
 ) -> Float[Array, "b q p"]:
-    """Return the squared distances to the nearest images, summed axis by axis because the last axis is short."""
-    return sum(map(jnp.square, _image_offsets(offset, sides, periodic)), start=jnp.zeros((), offset.dtype))
+    """Return the squared lengths of offsets to the nearest images, added axis by axis as the last axis is short."""
+    return sum(map(jnp.square, _image_components(offset, box, periodic)), start=jnp.zeros((), offset.dtype))
 
 
-def _nearest_image(
-    offset: Float[Array, "b p k d"], sides: Sequence[float], periodic: Sequence[bool]
+def _nearest_image_offsets(
+    offset: Float[Array, "b p k d"], box: Sequence[float], periodic: Sequence[bool]
 ) -> Float[Array, "b p k d"]:
-    """Return the vectors to the nearest periodic images."""
-    return jnp.stack(_image_offsets(offset, sides, periodic), axis=-1)
+    """Return the offsets between points, replaced by those to the nearest periodic images."""
+    return jnp.stack(_image_components(offset, box, periodic), axis=-1)
 
 
-def _image_offsets(
-    offset: Float[Array, "*b d"], sides: Sequence[float], periodic: Sequence[bool]
+def _image_components(
+    offset: Float[Array, "*b d"], box: Sequence[float], periodic: Sequence[bool]
 ) -> list[Float[Array, "*b"]]:
-    """Return the offset to the nearest periodic image along each axis."""
-    axes = zip(jnp.moveaxis(offset, -1, 0), sides, periodic, strict=True)
+    """Return, for each axis, the components of the offsets to the nearest periodic images."""
+    axes = zip(jnp.moveaxis(offset, -1, 0), box, periodic, strict=True)
     return [x - side * jnp.round(x / side) if wraps else x for x, side, wraps in axes]
 
 
-def _take(values: Float[Array, "b p *c"], index: Int[Array, "b q k"]) -> Float[Array, "b q k *c"]:
-    """Return the values of the points with the given indices, for each row."""
+def _take_neighbours(values: Float[Array, "b p *c"], index: Int[Array, "b q k"]) -> Float[Array, "b q k *c"]:
+    """Return, for each row of the batch, the values of the points with the given indices."""
     return jax.vmap(lambda row, row_index: row[row_index])(values, index)

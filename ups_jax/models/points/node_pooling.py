@@ -1,4 +1,4 @@
-"""Latent tokens on a regular grid of nodes: points are pooled to nodes and read back with B-spline weights."""
+"""Latent tokens on a regular grid of nodes, with B-spline weights between the nodes and the points around them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ups_jax.models.points.chunking import CHUNK_SIZE, chunked_map, chunked_redu
 
 
 class NodePooling(nn.Module):
-    """Pooling of points to the nodes of a grid, and reading of the nodes at points; it has no parameters."""
+    """Means of features around the nodes of a grid (`pool`) and of tokens around points (`read`); no parameters."""
 
     task: Task
     latent: LatentConfig
@@ -32,11 +32,9 @@ class NodePooling(nn.Module):
     def pool(
         self, features: Float[Array, "b p c"], coords: Float[Array, "b p d"], mask: Float[Array, "b p"]
     ) -> Float[Array, "b n k"]:
-        """Return the tokens: the pooled features of the points, and the density of points around each node.
+        """Return the tokens: the weighted mean of the features around each node, and the density of points there.
 
         Args:
-            features: Features of the points.
-            coords: Physical coordinates of the points.
             mask: 1 for each point that is present, 0 for padding.
         """
         messages, density = scatter_to_nodes(spline_weights(self.nodes, coords, mask), features)
@@ -50,11 +48,10 @@ class NodePooling(nn.Module):
     def read(
         self, tokens: Float[Array, "b n h"], coords: Float[Array, "b q d"], mask: Float[Array, "b q"]
     ) -> Float[Array, "b q k"]:
-        """Return the weighted mean of the tokens around each point, with first moments; 0 at padding points.
+        """Return the weighted mean and first moments of the tokens around each point, as by `gather_from_nodes`.
 
         Args:
-            tokens: Tokens as a sequence.
-            coords: Physical coordinates of the points, which need not be those of `pool`.
+            coords: Physical coordinates of the points, which may differ from the points that were pooled.
             mask: 1 for each point that is present, 0 for padding.
         """
         return gather_from_nodes(spline_weights(self.nodes, coords, mask), self.to_architecture_layout(tokens))
@@ -66,7 +63,7 @@ _EMPTY = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class Nodes:
-    """Regular grid of nodes, the centres of `shape` equal cells of a box.
+    """Regular grid of nodes: the centres of equal cells of a box, `shape` cells along the axes.
 
     Attributes:
         shape: Number of nodes along each axis.
@@ -84,11 +81,11 @@ class Nodes:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SplineWeights:
-    """B-spline weights between points and nodes, as one factor (b, p, nodes) per axis.
+    """B-spline weights between points and nodes: the product over the axes of one factor (b, p, nodes along the axis).
 
     Attributes:
-        values: Values of the spline.
-        moments: Values of the spline times the offset from node to point, in units of the node spacing.
+        values: Factors of the weights.
+        moments: Factors times the offset from node to point, in units of the node spacing.
     """
 
     values: tuple[Float[Array, "*blocks b p _"], ...]
@@ -99,10 +96,8 @@ def node_grid(tokens: int, origin: Sequence[float], box: Sequence[float], period
     """Return a grid of about `tokens` nodes with nearly equal spacing along all axes and at least three per axis.
 
     Args:
-        tokens: Intended number of nodes.
         origin: Physical coordinates of the lower corner of the box.
         box: Lengths of the sides of the box.
-        periodic: For each axis, whether it is periodic.
     """
     side = (math.prod(box) / tokens) ** (1 / len(box))
     shape = tuple(max(3, round(length / side)) for length in box)
@@ -115,8 +110,6 @@ def spline_weights(nodes: Nodes, coords: Float[Array, "b p d"], mask: Float[Arra
     A point outside a box with walls is moved onto the wall.
 
     Args:
-        nodes: Grid of nodes.
-        coords: Physical coordinates of the points.
         mask: 1 for each point that is present; the weights of padding points are 0.
     """
     values, moments = [], []
@@ -128,7 +121,7 @@ def spline_weights(nodes: Nodes, coords: Float[Array, "b p d"], mask: Float[Arra
         offset = position[..., None] - jnp.arange(count, dtype=position.dtype).reshape(1, 1, -1)
         if wraps:
             offset = (offset + count / 2) % count - count / 2
-        kernel = _spline(offset)
+        kernel = _quadratic_spline(offset)
         if axis == 0:
             kernel = kernel * mask[..., None]
         values.append(kernel)
@@ -139,20 +132,16 @@ def spline_weights(nodes: Nodes, coords: Float[Array, "b p d"], mask: Float[Arra
 def scatter_to_nodes(
     weights: SplineWeights, messages: Float[Array, "b p c"], chunk_size: int = CHUNK_SIZE
 ) -> tuple[Float[Array, "b *n k"], Float[Array, "b *n 1"]]:
-    """Return the weighted mean of the points' messages at each node, and the sum of the weights.
+    """Return the weighted mean and first moments of the points' messages at each node, and the sum of the weights.
 
-    The channels of the mean are followed by its first moments along each axis. Nodes without points are 0.
-
-    Args:
-        weights: Weights between points and nodes.
-        messages: Messages of the points.
-        chunk_size: Number of points that are processed at once.
+    The first moments are the means of the messages times the offset from node to point along each axis. They follow the
+    mean on the channel axis. Nodes without points are 0.
     """
 
     def sums(chunk: tuple[SplineWeights, Array]) -> tuple[Array, Array]:
         chunk_weights, chunk_messages = chunk
-        density = _scatter(chunk_weights.values, jnp.ones_like(chunk_messages[..., :1]))
-        scattered = [_scatter(factors, chunk_messages) for factors in _mean_and_moments(chunk_weights)]
+        density = _scatter_sum(chunk_weights.values, jnp.ones_like(chunk_messages[..., :1]))
+        scattered = [_scatter_sum(factors, chunk_messages) for factors in _mean_and_moment_factors(chunk_weights)]
         return jnp.concatenate(scattered, axis=-1), density
 
     total, density = chunked_reduce(sums, (weights, messages), chunk_size)
@@ -162,24 +151,21 @@ def scatter_to_nodes(
 def gather_from_nodes(
     weights: SplineWeights, values: Float[Array, "b *n c"], chunk_size: int = CHUNK_SIZE
 ) -> Float[Array, "b p k"]:
-    """Return the weighted mean of the nodes around each point, followed by its first moments; 0 at padding points.
+    """Return the weighted mean and first moments of the nodes' values around each point; 0 at padding points.
 
-    Args:
-        weights: Weights between points and nodes.
-        values: Values at the nodes.
-        chunk_size: Number of points that are processed at once.
+    The first moments are those of `scatter_to_nodes` and follow the mean on the channel axis.
     """
 
     def gather(chunk: SplineWeights) -> Array:
         total = functools.reduce(jnp.multiply, [factor.sum(axis=-1) for factor in chunk.values])
-        gathered = [_gather(factors, values) for factors in _mean_and_moments(chunk)]
+        gathered = [_gather_sum(factors, values) for factors in _mean_and_moment_factors(chunk)]
         return jnp.concatenate(gathered, axis=-1) / jnp.maximum(total, _EMPTY)[..., None]
 
     return chunked_map(gather, weights, chunk_size)
 
 
 def shepard_interpolation(
-    sides: Sequence[float],
+    box: Sequence[float],
     periodic: Sequence[bool],
     values: Float[Array, "b p c"],
     coords: Float[Array, "b p d"],
@@ -191,8 +177,7 @@ def shepard_interpolation(
     At a point with a known value the result is that value.
 
     Args:
-        sides: Lengths of the sides of the box.
-        periodic: For each axis, whether it is periodic.
+        box: Lengths of the sides of the box.
         values: Known values.
         coords: Physical coordinates of the known values.
         mask: 1 for each known value, 0 for padding.
@@ -202,31 +187,31 @@ def shepard_interpolation(
         Shepard 1968.
     """
     offset = query[:, :, None] - coords[:, None]
-    box = jnp.asarray(sides, offset.dtype).reshape(1, 1, 1, -1)
+    lengths = jnp.asarray(box, offset.dtype).reshape(1, 1, 1, -1)
     wraps = jnp.asarray(periodic).reshape(1, 1, 1, -1)
-    offset = jnp.where(wraps, (offset / box + 0.5) % 1 * box - 0.5 * box, offset)
-    squares = jnp.where(mask[:, None] > 0, jnp.square(offset).sum(-1), jnp.inf) + 1e-12 * max(sides) ** 2
+    offset = jnp.where(wraps, (offset / lengths + 0.5) % 1 * lengths - 0.5 * lengths, offset)
+    squares = jnp.where(mask[:, None] > 0, jnp.square(offset).sum(-1), jnp.inf) + 1e-12 * max(box) ** 2
     nearest = squares.min(-1, keepdims=True)
-    weights = (nearest / squares) ** (len(sides) + 1)
+    weights = (nearest / squares) ** (len(box) + 1)
     return jnp.einsum("bqp,bpc->bqc", weights / weights.sum(-1, keepdims=True), values)
 
 
-def _spline(offset: Float[Array, "..."]) -> Float[Array, "..."]:
+def _quadratic_spline(offset: Float[Array, "..."]) -> Float[Array, "..."]:
     """Return the quadratic B-spline: 3/4 - r^2 for |r| < 1/2, (3/2 - |r|)^2 / 2 for |r| < 3/2, else 0."""
     distance = jnp.abs(offset)
     outer = 0.5 * jnp.square(jnp.maximum(1.5 - distance, 0.0))
     return jnp.where(distance < 0.5, 0.75 - jnp.square(offset), outer)
 
 
-def _mean_and_moments(weights: SplineWeights) -> list[tuple[Float[Array, "b p _"], ...]]:
-    """Return the factors of the mean, and those of the first moment along each axis."""
+def _mean_and_moment_factors(weights: SplineWeights) -> list[tuple[Float[Array, "b p _"], ...]]:
+    """Return the factors, one per axis, of the weights of the mean, and of the first moment along each axis."""
     axes = range(len(weights.values))
     moments = [tuple(weights.moments[j] if j == axis else weights.values[j] for j in axes) for axis in axes]
     return [weights.values, *moments]
 
 
-def _scatter(factors: Sequence[Float[Array, "b p _"]], messages: Float[Array, "b p c"]) -> Float[Array, "b *n c"]:
-    """Return the weighted sum of the points' messages at each node; the weight is the product of the factors."""
+def _scatter_sum(factors: Sequence[Float[Array, "b p _"]], messages: Float[Array, "b p c"]) -> Float[Array, "b *n c"]:
+    """Return at each node the sum of the points' messages, weighted by the product of the `factors` over the axes."""
     batch, points, channels = messages.shape
     result = messages
     for factor in reversed(factors[1:]):
@@ -235,8 +220,8 @@ def _scatter(factors: Sequence[Float[Array, "b p _"]], messages: Float[Array, "b
     return summed.reshape(batch, *(factor.shape[-1] for factor in factors), channels)
 
 
-def _gather(factors: Sequence[Float[Array, "b p _"]], values: Float[Array, "b *n c"]) -> Float[Array, "b p c"]:
-    """Return the weighted sum of the nodes' values at each point; the weight is the product of the factors."""
+def _gather_sum(factors: Sequence[Float[Array, "b p _"]], values: Float[Array, "b *n c"]) -> Float[Array, "b p c"]:
+    """Return at each point the sum of the nodes' values, weighted by the product of the `factors` over the axes."""
     batch, first, channels = values.shape[0], values.shape[1], values.shape[-1]
     result = jnp.einsum("bpn,bnc->bpc", factors[0], values.reshape(batch, first, -1))
     for factor in factors[1:]:

@@ -1,8 +1,8 @@
 """Latent tokens without a grid: learned queries attend to all points, and points attend to the tokens.
 
 Positions enter as Fourier features at integer frequencies (Tancik et al. 2020): whole periods on a periodic axis, half
-periods between walls. The queries are learned vectors of such features. They start at positions spread evenly over the
-box, so that each query initially attends to the points around its position.
+periods between walls. The queries are learned vectors of the same length. They start as the features of positions
+spread evenly over the box, so that each query initially attends to the points around its position.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MIN_FREQUENCIES = 4
 
 
 class QueryPooling(nn.Module):
-    """Pooling of points to `latent.nodes` tokens by attention, and reading of the tokens at points by attention."""
+    """Attention of `latent.nodes` queries to points (`pool`), and of points to the resulting tokens (`read`)."""
 
     task: Task
     latent: LatentConfig
@@ -50,11 +50,9 @@ class QueryPooling(nn.Module):
     def pool(
         self, features: Float[Array, "b p c"], coords: Float[Array, "b p d"], mask: Float[Array, "b p"]
     ) -> Float[Array, "b n k"]:
-        """Return the tokens: for each query the result of its attention to the points, and the query itself.
+        """Return the tokens: the result of each query's attention to the points, followed by the query itself.
 
         Args:
-            features: Features of the points.
-            coords: Physical coordinates of the points.
             mask: 1 for each point that is present, 0 for padding.
         """
         positions = self._position_features(coords)
@@ -73,12 +71,11 @@ class QueryPooling(nn.Module):
     def read(
         self, tokens: Float[Array, "b n h"], coords: Float[Array, "b q d"], mask: Float[Array, "b q"]
     ) -> Float[Array, "b q k"]:
-        """Return the result of each point's attention to the tokens, and the features of its position.
+        """Return the result of each point's attention to the tokens, followed by the features of the point's position.
 
         Args:
-            tokens: Tokens as a sequence.
-            coords: Physical coordinates of the points, which need not be those of `pool`.
-            mask: Not used; it is an argument of every pooling.
+            coords: Physical coordinates of the points, which may differ from the points that were pooled.
+            mask: Not used; every pooling has this argument.
         """
         positions = self._position_features(coords)
         query = self._split_heads(self.told_place(positions))
@@ -93,33 +90,32 @@ class QueryPooling(nn.Module):
         return x.reshape(*x.shape[:2], self.num_heads, -1)
 
     def _position_features(self, coords: Float[Array, "b p d"]) -> Float[Array, "b p f"]:
-        """Return the Fourier features of physical coordinates."""
+        """Return the Fourier features of positions in physical coordinates."""
         task = self.task
         box = zip(task.origin, task.box, strict=True)
-        shares = jnp.stack([(coords[..., axis] - low) / side for axis, (low, side) in enumerate(box)], axis=-1)
-        return fourier_features(shares, task.periodic, self.latent.nodes)
+        positions = jnp.stack([(coords[..., axis] - low) / side for axis, (low, side) in enumerate(box)], axis=-1)
+        return fourier_features(positions, task.periodic, self.latent.nodes)
 
     def _initial_queries(self, key: Array) -> Float[Array, "n f"]:
         """Return the Fourier features of positions that are spread evenly over the box."""
         del key
-        shares = jnp.asarray(low_discrepancy_points(self.latent.nodes, len(self.task.axes)), jnp.float32)
-        return fourier_features(shares[None], self.task.periodic, self.latent.nodes)[0]
+        positions = jnp.asarray(low_discrepancy_points(self.latent.nodes, len(self.task.axes)), jnp.float32)
+        return fourier_features(positions[None], self.task.periodic, self.latent.nodes)[0]
 
 
-def fourier_features(shares: Float[Array, "b p d"], periodic: Sequence[bool], tokens: int) -> Float[Array, "b p f"]:
+def fourier_features(positions: Float[Array, "b p d"], periodic: Sequence[bool], tokens: int) -> Float[Array, "b p f"]:
     """Return sines and cosines of positions at integer frequencies.
 
     The shortest wavelength is about twice the distance between `tokens` evenly spread positions.
 
     Args:
-        shares: Positions as shares of the sides of the box; a position beyond a wall counts as on the wall.
-        periodic: For each axis, whether it is periodic.
+        positions: Positions in units of the sides of the box; a position beyond a wall counts as on the wall.
         tokens: Number of tokens, which sets the number of frequencies.
     """
     side = math.ceil(tokens ** (1 / len(periodic)))
     waves = []
     for axis, wraps in enumerate(periodic):
-        position = shares[..., axis : axis + 1] if wraps else jnp.clip(shares[..., axis : axis + 1], 0, 1)
+        position = positions[..., axis : axis + 1] if wraps else jnp.clip(positions[..., axis : axis + 1], 0, 1)
         count = max(_MIN_FREQUENCIES, math.ceil(side / 2)) if wraps else max(_MIN_FREQUENCIES, side)
         frequencies = jnp.arange(1, count + 1, dtype=position.dtype).reshape(1, 1, -1)
         angles = position * (2 if wraps else 1) * jnp.pi * frequencies
@@ -128,7 +124,7 @@ def fourier_features(shares: Float[Array, "b p d"], periodic: Sequence[bool], to
 
 
 def low_discrepancy_points(count: int, axes: int) -> Float[np.ndarray, "n d"]:
-    """Return `count` points in the unit cube that are spread evenly, for any count.
+    """Return `count` points that are spread evenly over the unit cube, for any count.
 
     References:
         Roberts 2018 (additive recurrence R_d).
@@ -146,12 +142,10 @@ def pool_by_attention(
     mask: Float[Array, "b p"],
     chunk_size: int | None = None,
 ) -> Float[Array, "b n a d"]:
-    """Return softmax(query key^T / sqrt(d)) value over the points that are present; 0 for rows without points.
+    """Return softmax(query key^T / sqrt(d)) value over the present points of each row; 0 for a row without points.
 
     Args:
         query: Queries, shared by all rows.
-        key: Keys of the points.
-        value: Values of the points.
         mask: 1 for each point that is present, 0 for padding.
         chunk_size: Number of points whose scores are in memory at once; None for a default.
     """
@@ -179,5 +173,5 @@ def pool_by_attention(
 
 
 def _default_chunk_size(scores_per_point: int) -> int:
-    """Return the number of points per chunk that bounds the memory of scores: `CHUNK_SIZE` for 256 tokens, 4 heads."""
+    """Return how many points have scores as large as those of `CHUNK_SIZE` points with 4 heads of 256 tokens."""
     return max(1, CHUNK_SIZE * 1024 // scores_per_point)

@@ -29,13 +29,11 @@ from ups_jax.models.points.query_pooling import QueryPooling
 class PointSimulator(nn.Module):
     """Simulator of one time step on a point set, with the methods encode, operate and decode of `Simulator`.
 
-    Every method takes the conditions with the geometry of the points. If the points move, their coordinates are those
-    in the newest frame.
+    Every method takes conditions that contain the geometry of the points. If the points move, their coordinates are
+    taken from the newest frame instead.
 
     Attributes:
-        task: Task whose fields are simulated.
         latent: Pooling, neighbours and number of features.
-        operator_config: Architecture of the operator.
         context: Number of input frames of a step.
         dtype: Type in which the architecture's blocks compute; their inputs and outputs are float32.
         remat: Whether the backward pass recomputes the blocks.
@@ -68,11 +66,11 @@ class PointSimulator(nn.Module):
         self.field_exit = PointExit(self.task, self.width)
 
     def encode(self, fields: Float[Array, "b k p c"], cond: Conditions) -> Float[Array, "b n d"]:
-        """Return the tokens of `k` input frames."""
+        """Return the tokens of `k` input frames, oldest first."""
         return self._pool(self._point_state(fields, cond))
 
     def operate(self, state: LatentState) -> LatentState:
-        """Return the latent state one time step later, whose tokens `decode` reads."""
+        """Return the latent state one time step later; its tokens are the input of `decode`."""
         tokens = self.pooling.to_architecture_layout(state.z)
         hidden = self.core(self.entrance(tokens), self.condition(state.cond))
         z = hidden.reshape(hidden.shape[0], -1, hidden.shape[-1])
@@ -110,9 +108,9 @@ class PointSimulator(nn.Module):
         return self._predict(self.operate(state).z, points)
 
     def _point_state(self, fields: Float[Array, "b k p c"], cond: Conditions) -> PointState:
-        """Return the state of the points in the newest frame, with the messages of their neighbours."""
+        """Return the input frames with the points' current geometry and the messages between them."""
         if cond.geometry is None:
-            raise ValueError(f"task {self.task.name} is on points; pass conditions with their geometry")
+            raise ValueError(f"task {self.task.name} is on points; pass conditions with a `geometry`")
         geometry, task, latent = cond.geometry, self.task, self.latent
         if task.moving:
             geometry = replace(geometry, coords=moving_coordinates(fields[:, -1], task))
@@ -124,25 +122,25 @@ class PointSimulator(nn.Module):
         return replace(points, messages=self.messages(self._point_features(points), neighbours))
 
     def _point_features(self, points: PointState) -> Float[Array, "b p h"]:
-        """Return the features of the points plus the messages of their neighbours."""
+        """Return the learned features of each point plus the messages that it receives."""
         features = self.features(points.fields, points.geometry)
         return features if points.messages is None else features + points.messages
 
     def _pool(self, points: PointState) -> Float[Array, "b n d"]:
-        """Return the tokens of the points."""
+        """Return the latent tokens that the points are pooled to."""
         return self.pooling.pool(self._point_features(points), points.geometry.coords, points.geometry.mask)
 
     def _predict(self, z: Float[Array, "b n d"], points: PointState) -> Float[Array, "b p c"]:
-        """Return the newest frame plus the increments of the points."""
+        """Return the newest frame plus the change of each point's values over one time step."""
         around = self.pooling.read(z, points.geometry.coords, points.geometry.mask)
         increment = self.field_exit(around, self._point_features(points))
         return points.fields[:, -1] + increment * points.geometry.mask[..., None]
 
     def _interpolate(self, query: Float[Array, "b q axes"], points: PointState) -> PointState:
-        """Return the state of other points, with fields, inputs and messages interpolated from `points`."""
+        """Return the state at the points `query`, interpolated from the fields, inputs and messages of `points`."""
         if self.task.moving:
             raise ValueError(
-                f"task {self.task.name} has moving points, so no field exists at other points; omit `query`"
+                f"task {self.task.name} has moving points, so its fields have no values at other points; omit `query`"
             )
         fields, geometry = points.fields, points.geometry
         batch, frames, count, channels = fields.shape
@@ -167,7 +165,7 @@ class PointState:
     Attributes:
         fields: Input frames, normalised.
         geometry: Geometry with the coordinates in the newest frame.
-        messages: Messages that each point receives from its neighbours; None without neighbours.
+        messages: Messages that each point receives from its neighbours; None if the model has no message passing.
     """
 
     fields: Float[Array, "b k p c"]
@@ -176,11 +174,10 @@ class PointState:
 
 
 class PointFeatures(nn.Module):
-    """`dim` learned features of each point.
+    """Learned features, `dim` per point, of its values, input fields and coordinates.
 
-    They are computed from the point's values in all input frames, newest first, its input fields, and its coordinates
-    in [-1, 1] along every axis that is not periodic. For moving points, the displacements since earlier frames replace
-    the values of the coordinate channels.
+    The values are those of all input frames, newest first. The coordinates are in [-1, 1], along the axes that are not
+    periodic. For moving points, displacements since earlier frames replace the values of the coordinate channels.
     """
 
     task: Task
@@ -207,9 +204,9 @@ class PointFeatures(nn.Module):
 
 
 class PointExit(nn.Module):
-    """Increment of a point's values, from the tokens around it, its features, and the product of both.
+    """Change of each point's values over one time step, from the tokens around it, its features, and their product.
 
-    The output is in units of one-step changes, as in `FieldExit`.
+    The last layer's output is multiplied by the standard deviation of one-step changes, as in `FieldExit`.
     """
 
     task: Task
@@ -229,7 +226,7 @@ class PointExit(nn.Module):
 
 
 def moving_coordinates(frame: Float[Array, "b p c"], task: Task) -> Float[Array, "b p d"]:
-    """Return the physical coordinates of moving points, from the coordinate channels of a normalised frame."""
+    """Return the physical coordinates of moving points, which are channels of the normalised `frame`."""
     mean, std = (
         jnp.asarray([values[channel] for channel in task.moving], frame.dtype).reshape(1, 1, -1)
         for values in (task.statistics.mean, task.statistics.std)
