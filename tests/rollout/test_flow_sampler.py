@@ -19,7 +19,7 @@ from ups_jax.models import Conditions, Simulator
 from ups_jax.models.batch import Batch, with_draws
 from ups_jax.models.corrector import Corrector, CorrectorInputs, CorrectorWeights, step_inputs
 from ups_jax.rollout import flow_sampler
-from ups_jax.rollout.flow_sampler import consistency_function, draw_noise, flow_times, sample, sample_distilled
+from ups_jax.rollout.flow_sampler import consistency_function, draw_noise, flow_times, sample_distilled, sample_error
 
 POINTS, SPREAD = 8, 0.3
 TASK = Task(
@@ -45,7 +45,7 @@ CFG = from_dict(
 MODEL = Corrector(TASK, LATENT, CORE, CFG.diffusion)
 BASE = Simulator(TASK, LATENT, CORE)
 KEY = jax.random.key(0)
-sampled = jax.jit(partial(sample, MODEL))
+sampled = jax.jit(partial(sample_error, MODEL))
 distilled = jax.jit(partial(sample_distilled, MODEL), static_argnames="steps")
 expected = jax.jit(partial(flow_sampler.mean_error, MODEL))
 
@@ -139,7 +139,7 @@ def test_the_exact_velocity_of_a_gaussian_gives_its_mean_and_deviation(
 
     monkeypatch.setattr(flow_sampler, "velocity", exact)
     model = Corrector(TASK, LATENT, CORE, DiffusionConfig(sampler=sampler, num_steps=steps))
-    samples = sample(model, CorrectorWeights(params={}, scale=jnp.full(1, 2.0)), KEY, given(2000))
+    samples = sample_error(model, CorrectorWeights(params={}, scale=jnp.full(1, 2.0)), KEY, given(2000))
     np.testing.assert_allclose(samples.mean(), 2 * mean, atol=0.02)
     np.testing.assert_allclose(samples.std(), 2 * SPREAD, rtol=rtol)
 
@@ -237,7 +237,7 @@ def test_a_corrector_with_a_core_of_attention_is_trained_sampled_and_distilled()
     scored = jax.jit(lambda values: losses(values, rows, KEY, StepContext(**context))[0])
     assert float(scored(params)) < 0.8 * float(scored(fresh))
     teacher = CorrectorWeights(params=params, scale=jnp.ones(1))
-    samples = np.asarray(jax.jit(lambda values: sample(model, values, KEY, given(200)))(teacher))
+    samples = np.asarray(jax.jit(lambda values: sample_error(model, values, KEY, given(200)))(teacher))
     assert np.isfinite(samples).all() and samples.std(0).min() > 0
     parents["diffusion_residual"] = teacher
     student = trained(distillation_losses(model, BASE, CFG), params, 60, lambda values: context | {"target": values})
@@ -299,5 +299,5 @@ def test_a_regression_answers_the_error_in_its_own_size_whatever_the_key_and_the
     model = replace(MODEL, diffusion=replace(CFG.diffusion, objective="regression"))
     weights = CorrectorWeights(params={}, scale=jnp.full(1, 2.0))
     for key, steps in ((KEY, None), (jax.random.key(1), 3)):
-        error = sample(model, weights, key, given(2), steps)
+        error = sample_error(model, weights, key, given(2), steps)
         np.testing.assert_allclose(error, 2 * 0.25 * given(2).fields[..., :1], atol=1e-6)

@@ -1,4 +1,4 @@
-"""Pure functions that step a model in time: autoregressive and latent rollouts, corrections, steady solutions."""
+"""Pure functions that apply a simulator: autoregressive and latent rollouts, their correction, steady solutions."""
 
 from ups_jax.rollout.autoregressive import latent_rollout, reconstruct, rollout
 from ups_jax.rollout.steady import solve

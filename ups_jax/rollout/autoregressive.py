@@ -36,22 +36,19 @@ def rollout(
     correction: Correction | None = None,
     key: Key[Array, ""] | None = None,
 ) -> Float[Array, "b t *s c"]:
-    """Return the predicted frames after the context; each predicted frame is encoded anew for the next step.
+    """Return the frames that follow the context `fields`; each predicted frame is encoded anew for the next step.
 
     Args:
-        model: Simulator of the task.
-        params: Its parameters.
         fields: Context of `k` frames, in physical units.
-        cond: Conditions of the samples.
         steps: Number of frames to predict.
-        correction: Correction of each prediction before it enters the next step; it needs `key`.
-        key: Key of the correction's noise.
+        correction: Correction of each prediction before the next step; it needs `key`.
+        key: Random key of the correction.
 
     Raises:
         ValueError: `correction` is set without `key`.
     """
     statistics = model.task.statistics
-    one_step = _one_step(model, params, cond, correction, key)
+    one_step = _scan_body(model, params, cond, correction, key)
     _, frames = jax.lax.scan(one_step, normalize(fields, statistics), jnp.arange(steps))
     return denormalize(jnp.moveaxis(frames, 0, 1), statistics)
 
@@ -67,47 +64,45 @@ def rollout_chunk(
     correction: Correction | None = None,
     key: Key[Array, ""] | None = None,
 ) -> tuple[Float[Array, "b k *s c"], Float[Array, "b length *s c"]]:
-    """Return the next window and the predicted frames of one chunk of a rollout.
+    """Advance a rollout by one chunk, and return the window for the next chunk and the predicted frames.
 
-    A rollout in chunks equals a single one up to round-off, and all chunks share one compiled program.
+    A rollout in chunks equals a rollout at once up to round-off, and all chunks share one compiled program.
 
     Args:
-        model: Simulator of the task.
-        params: Its parameters.
         window: Normalised last `k` frames before the chunk.
-        cond: Conditions of the samples.
         chunk_length: Number of frames that the chunk returns, a constant of the program.
         first_step: Number of steps that the rollout has made before the chunk.
         step_count: Number of steps to compute, at most `chunk_length`; later frames repeat the last one.
-        correction: Correction of each prediction before it enters the next step; it needs `key`.
-        key: Key of the correction's noise.
+        correction: Correction of each prediction before the next step; it needs `key`.
+        key: Random key of the correction.
 
     Returns:
-        The normalised window after the chunk, and the frames in physical units.
+        The normalised last `k` frames of the chunk, and all its frames in physical units.
     """
-    one_step = _one_step(model, params, cond, correction, key)
+    one_step = _scan_body(model, params, cond, correction, key)
 
-    def step_or_stay(window: Array, number: Array) -> tuple[Array, Array]:
+    def step_or_repeat(window: Array, step_number: Array) -> tuple[Array, Array]:
         return jax.lax.cond(
-            number < first_step + step_count, one_step, lambda window, _: (window, window[:, -1]), window, number
+            step_number < first_step + step_count,
+            one_step,
+            lambda window, _: (window, window[:, -1]),
+            window,
+            step_number,
         )
 
-    window, frames = jax.lax.scan(step_or_stay, window, first_step + jnp.arange(chunk_length))
+    window, frames = jax.lax.scan(step_or_repeat, window, first_step + jnp.arange(chunk_length))
     return window, denormalize(jnp.moveaxis(frames, 0, 1), model.task.statistics)
 
 
 def latent_rollout(
     model: Simulator, params: Any, fields: Float[Array, "b k *s c"], cond: Conditions, steps: int
 ) -> Float[Array, "b t *s c"]:
-    """Return the predicted frames after the context, which is encoded once.
+    """Return the frames that follow the context `fields`; only the context is encoded.
 
     The operator advances the latent state; each frame is decoded but not encoded again.
 
     Args:
-        model: Simulator of the task.
-        params: Its parameters.
         fields: Context of `k` frames, in physical units.
-        cond: Conditions of the samples.
         steps: Number of frames to predict.
     """
     statistics = model.task.statistics
@@ -122,9 +117,9 @@ def latent_rollout(
 
 
 def reconstruct(model: Simulator, params: Any, fields: Float[Array, "b t *s c"]) -> Float[Array, "b t *s c"]:
-    """Return decode(encode(u)) of every frame u, in physical units.
+    """Return decode(encode(u)) of every frame u in physical units, to measure the error of the codec alone.
 
-    The context is filled with copies of the frame. The result shows the error that is due to the codec alone.
+    If the model takes several frames as input, u is repeated.
     """
     batch, frames = fields.shape[:2]
     single = normalize(fields, model.task.statistics).reshape(batch * frames, 1, *fields.shape[2:])
@@ -132,21 +127,24 @@ def reconstruct(model: Simulator, params: Any, fields: Float[Array, "b t *s c"])
     return denormalize(decoded.reshape(fields.shape), model.task.statistics)
 
 
-def _one_step(
+def _scan_body(
     model: Simulator | PointSimulator,
     params: Any,
     cond: Conditions,
     correction: Correction | None,
     key: Key[Array, ""] | None,
 ) -> Callable[[Array, Array], tuple[Array, Array]]:
-    """Return the scan body (window, step number) -> (window shifted by a frame, predicted frame), all normalised."""
-    if correction is not None and key is None:
-        raise ValueError("a rollout with a correction requires a random key")
+    """Return a function for `jax.lax.scan`: (window, step number) -> (window shifted by one frame, predicted frame).
 
-    def one_step(window: Float[Array, "b k *s c"], number: Int[Array, ""]) -> tuple[Array, Array]:
+    All frames are normalised.
+    """
+    if correction is not None and key is None:
+        raise ValueError("a rollout with a correction requires a random key; pass `key`")
+
+    def one_step(window: Float[Array, "b k *s c"], step_number: Int[Array, ""]) -> tuple[Array, Array]:
         frame = step(model, params, window, cond)
         if correction is not None and key is not None:
-            frame = apply_correction(correction, key, number, window, frame, cond)
+            frame = apply_correction(correction, key, step_number, window, frame, cond)
         return jnp.concatenate([window[:, 1:], frame[:, None]], axis=1), frame
 
     return one_step

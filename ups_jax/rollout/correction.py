@@ -1,4 +1,4 @@
-"""Corrections of a rollout: the interface of a step corrector and the rules for the steps at which it is applied.
+"""Corrections of a rollout: the interface of step correctors, and rules that select the steps and samples to correct.
 
 The correctors themselves are in `ups_jax.rollout.flow_sampler`.
 """
@@ -26,9 +26,9 @@ ResidualFn = Callable[[Window, Frame, Conditions], Float[Array, " b"]]
 
 @runtime_checkable
 class StepCorrector(Protocol):
-    """A function that replaces the operator's prediction of a step by a better one.
+    """A function that returns a better prediction of a step than the operator's prediction `pred`.
 
-    All fields are normalised. The result is deterministic in `key`.
+    All fields are normalised. Calls with the same `key` draw the same noise.
     """
 
     def __call__(
@@ -45,8 +45,8 @@ class Correction:
     Attributes:
         corrector: Corrector of a single step.
         when: Rule that selects the steps and samples to correct.
-        fixed_noise: Use the same key, and so the same noise, at all steps of a rollout. This suits a model whose error
-            is similar at every step: such errors add up, while fresh noise would average out.
+        fixed_noise: Use the same key, and so the same noise, at all steps of a rollout. The sampled errors then add up,
+            as the model's errors do if they are similar at every step; with fresh noise they would average out.
     """
 
     corrector: StepCorrector
@@ -63,54 +63,53 @@ def every_n(steps: int) -> CorrectionRule:
     if steps < 1:
         raise ValueError(f"the interval between corrections must be at least 1 step, got {steps}")
 
-    def is_due(number: Int[Array, ""], window: Window, pred: Frame, cond: Conditions) -> Bool[Array, " b"]:
-        return jnp.broadcast_to((number + 1) % steps == 0, pred.shape[:1])
+    def is_selected(step_number: Int[Array, ""], window: Window, pred: Frame, cond: Conditions) -> Bool[Array, " b"]:
+        return jnp.broadcast_to((step_number + 1) % steps == 0, pred.shape[:1])
 
-    return is_due
+    return is_selected
 
 
 def above(residual: ResidualFn, threshold: float) -> CorrectionRule:
-    """Return the rule that corrects the samples whose residual is above `threshold` or NaN."""
+    """Return the rule that corrects the samples whose residual is above `threshold` or NaN, at any step."""
 
-    def is_due(number: Int[Array, ""], window: Window, pred: Frame, cond: Conditions) -> Bool[Array, " b"]:
+    def is_selected(step_number: Int[Array, ""], window: Window, pred: Frame, cond: Conditions) -> Bool[Array, " b"]:
         return ~(residual(window, pred, cond) <= threshold)
 
-    return is_due
+    return is_selected
 
 
 def logical_and(first: CorrectionRule, second: CorrectionRule) -> CorrectionRule:
     """Return the rule that corrects the samples that both rules select."""
 
-    def is_due(number: Int[Array, ""], window: Window, pred: Frame, cond: Conditions) -> Bool[Array, " b"]:
-        return first(number, window, pred, cond) & second(number, window, pred, cond)
+    def is_selected(step_number: Int[Array, ""], window: Window, pred: Frame, cond: Conditions) -> Bool[Array, " b"]:
+        return first(step_number, window, pred, cond) & second(step_number, window, pred, cond)
 
-    return is_due
+    return is_selected
 
 
 def apply_correction(
     correction: Correction,
     key: Key[Array, ""],
-    number: Int[Array, ""],
+    step_number: Int[Array, ""],
     window: Float[Array, "b k *s c"],
     pred: Float[Array, "b *s c"],
     cond: Conditions,
 ) -> Float[Array, "b *s c"]:
     """Return the prediction of a step, corrected in the samples that the rule selects.
 
-    The corrector does not run if no sample is selected, unless `jax.vmap` maps over what the rule depends on.
+    The corrector does not run if no sample is selected, unless `jax.vmap` maps over an input of the rule.
 
     Args:
         correction: Corrector and rule.
         key: Key of the rollout; the step number is folded in unless `correction.fixed_noise`.
-        number: Number of the step, from 0.
+        step_number: Number of the step, from 0.
         window: Normalised frames before the step.
         pred: Normalised prediction of the operator.
-        cond: Conditions of the samples.
     """
-    selected = correction.when(number, window, pred, cond)
+    selected = correction.when(step_number, window, pred, cond)
 
     def correct(pred: Frame) -> Frame:
-        step_key = key if correction.fixed_noise else jax.random.fold_in(key, number)
+        step_key = key if correction.fixed_noise else jax.random.fold_in(key, step_number)
         better = correction.corrector(step_key, window, pred, cond)
         return jnp.where(selected.reshape(-1, *(1,) * (pred.ndim - 1)), better, pred)
 

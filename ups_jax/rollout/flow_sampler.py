@@ -1,6 +1,6 @@
-"""Samplers of the corrector: they draw errors of the predictor, as normalised fields.
+"""Samplers of a corrector: they draw errors (truth minus prediction) of the predictor, as normalised fields.
 
-The flow's time t runs from 0 (noise) to 1 (data); the noise level at time t is 1 - t.
+The flow's time t runs from 0 (noise) to 1 (error); the noise level at time t is 1 - t.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from ups_jax.models.corrector import (
 from ups_jax.models.grid import remove_mean
 from ups_jax.rollout.correction import StepCorrector
 
-# (model, weights, key, inputs) -> normalised error: `sample`, `sample_distilled` or `mean_error`.
+# (model, weights, key, inputs) -> normalised error: `sample_error`, `sample_distilled` or `mean_error`.
 Sampler = Callable[[Corrector, CorrectorWeights, Key[Array, ""], CorrectorInputs], Float[Array, "b *s c"]]
 # (x, time) -> velocity of the flow.
 Velocity = Callable[[Float[Array, "b *s c"], Float[Array, " b"]], Float[Array, "b *s c"]]
 
 
 def flow_times(steps: int, min_noise: float) -> np.ndarray:
-    """Return the `steps + 1` times of a sampler, from 0 to 1.
+    """Return the `steps + 1` times between which a sampler takes `steps` steps, from 0 to 1.
 
     The noise level falls geometrically from 1 to `min_noise`, then to 0: the small scales of an error have small
     amplitudes, and are resolved once the noise has fallen to their size.
@@ -53,28 +53,26 @@ def draw_noise(key: Key[Array, ""], shape: tuple[int, ...], task: Task) -> Float
 def flow_step(
     velocity_fn: Velocity, x: Float[Array, "b *s c"], start: Float[Array, " b"], end: Float[Array, " b"], sampler: str
 ) -> Float[Array, "b *s c"]:
-    """Return the state of the flow after one step.
+    """Return the state of the flow after one step from time `start` to time `end`.
 
     Args:
         velocity_fn: Velocity of the flow as a function of state and time.
         x: State at time `start`.
-        start: Time before the step, for each row.
-        end: Time after the step, for each row.
+        start: Time before the step, for each sample.
+        end: Time after the step, for each sample.
         sampler: `euler` or `heun`.
     """
-    return {"euler": _euler, "heun": _heun}[sampler](velocity_fn, x, start, end)
+    return {"euler": _euler_step, "heun": _heun_step}[sampler](velocity_fn, x, start, end)
 
 
-def sample(
+def sample_error(
     model: Corrector, weights: CorrectorWeights, key: Key[Array, ""], inputs: CorrectorInputs, steps: int | None = None
 ) -> Float[Array, "b *s c"]:
     """Return a sampled error of the predictor, or its mean error if the objective is `regression`.
 
     Args:
-        model: Corrector.
-        weights: Its weights.
         key: Key of the initial noise.
-        inputs: Inputs and prediction that the error is conditioned on.
+        inputs: Inputs and prediction of the predictor, on which the error is conditioned.
         steps: Number of steps of the flow, `diffusion.num_steps` by default.
     """
     config = model.diffusion
@@ -88,15 +86,13 @@ def mean_error(
 ) -> Float[Array, "b *s c"]:
     """Return the mean error of the predictor, from a single evaluation of the network.
 
-    At time 0 the state x is noise, which is independent of the error r: the velocity is v(x, 0) = E[r] - x. At x = 0
-    it is the mean error. A consistency function maps x = 0 to the end of the flow instead, so a distilled corrector
-    evaluates its teacher (`weights.teacher`).
+    At time 0 the state x is noise, which is independent of the error r: the velocity is v(x, 0) = E[r] - x, so that
+    the mean error is v(0, 0). A distilled corrector, which is a consistency function, evaluates its teacher instead
+    (`weights.teacher`).
 
     Args:
-        model: Corrector.
-        weights: Its weights.
-        key: Unused; the signature is that of a `Sampler`.
-        inputs: Inputs and prediction that the error is conditioned on.
+        key: Unused, but part of the signature of a `Sampler`.
+        inputs: Inputs and prediction of the predictor, on which the error is conditioned.
     """
     return _mean_error(model, weights, inputs)
 
@@ -104,15 +100,13 @@ def mean_error(
 def sample_distilled(
     model: Corrector, weights: CorrectorWeights, key: Key[Array, ""], inputs: CorrectorInputs, steps: int = 1
 ) -> Float[Array, "b *s c"]:
-    """Return an error of the predictor, sampled with a consistency function.
+    """Return a sampled error of the predictor, from a few evaluations of a consistency function.
 
     Args:
-        model: Distilled corrector.
-        weights: Its weights.
         key: Key of the noise.
-        inputs: Inputs and prediction that the error is conditioned on.
-        steps: Number of evaluations. Each one after the first adds noise again and removes it; the times are spread
-            evenly over the teacher's, so that the second of two starts in their middle.
+        inputs: Inputs and prediction of the predictor, on which the error is conditioned.
+        steps: Number of evaluations. Each one after the first adds noise again and removes it. They start at evenly
+            spaced positions in the teacher's list of times, so that the second of two starts in the middle.
 
     References:
         Song et al. 2023 (consistency models), algorithm 1.
@@ -120,29 +114,27 @@ def sample_distilled(
     times = flow_times(model.diffusion.num_steps, model.diffusion.min_noise)
     indices = np.linspace(0, model.diffusion.num_steps, steps + 1)[1:-1].round().astype(int)
     x = _noise(model, key, inputs)
-    error = consistency_function(model, weights.params, x, _time_per_row(0.0, x), inputs)
+    error = consistency_function(model, weights.params, x, _repeat_time(0.0, x), inputs)
     for number, time in zip(range(1, steps), times[indices].tolist(), strict=True):
         x = (1 - time) * _noise(model, jax.random.fold_in(key, number), inputs) + time * error
-        error = consistency_function(model, weights.params, x, _time_per_row(time, x), inputs)
+        error = consistency_function(model, weights.params, x, _repeat_time(time, x), inputs)
     return error * _expand_channels(weights.scale, error)
 
 
 def consistency_function(
     model: Corrector, params: Any, x: Float[Array, "b *s c"], time: Float[Array, " b"], inputs: CorrectorInputs
 ) -> Float[Array, "b *s c"]:
-    """Return f(x, t) = x + (1 - t) v(x, t), which estimates the end of the flow through x at time t.
+    """Return f(x, t) = x + (1 - t) v(x, t), which estimates where the flow through x at time t ends at time 1.
 
-    At t = 1 it is x for any parameters. With the teacher's parameters it is a single Euler step, where distillation
-    starts.
+    f(x, 1) = x for any parameters. With the teacher's parameters, from which distillation starts, f is one Euler step.
 
     Args:
-        model: Corrector.
         params: Parameters of the velocity v.
         x: State of the flow.
-        time: Time t of each row.
-        inputs: Inputs and prediction that the error is conditioned on.
+        time: Time t of each sample.
+        inputs: Inputs and prediction of the predictor, on which the error is conditioned.
     """
-    return x + (1 - _expand_rows(time, x)) * velocity(model, params, x, time, inputs)
+    return x + (1 - _expand_samples(time, x)) * velocity(model, params, x, time, inputs)
 
 
 def mean_error_rms(
@@ -155,18 +147,15 @@ def mean_error_rms(
     """Return the root mean square of the predicted mean error, over space and channels, for each sample.
 
     Args:
-        model: Corrector.
-        weights: Its weights.
         window: Normalised frames before the step.
         pred: Normalised prediction of the operator.
-        cond: Conditions of the samples.
     """
     mean = _mean_error(model, weights, step_inputs(model.task, window, pred, cond))
     return jnp.sqrt(jnp.mean(jnp.square(mean), tuple(range(1, mean.ndim))))
 
 
-def step_corrector(model: Corrector, weights: CorrectorWeights, sampler: Sampler = sample) -> StepCorrector:
-    """Return the function (key, window, prediction, conditions) -> prediction plus a sampled error."""
+def step_corrector(model: Corrector, weights: CorrectorWeights, sampler: Sampler = sample_error) -> StepCorrector:
+    """Return the function (key, window, prediction, conditions) -> prediction plus an error from `sampler`."""
 
     def correct(
         key: Key[Array, ""], window: Float[Array, "b k *s c"], pred: Float[Array, "b *s c"], cond: Conditions
@@ -177,9 +166,9 @@ def step_corrector(model: Corrector, weights: CorrectorWeights, sampler: Sampler
 
 
 def solution_corrector(
-    model: Corrector, weights: CorrectorWeights, sampler: Sampler = sample
+    model: Corrector, weights: CorrectorWeights, sampler: Sampler = sample_error
 ) -> Callable[[Key[Array, ""], Float[Array, "b *s i"], Float[Array, "b *s c"], Conditions], Float[Array, "b *s c"]]:
-    """Return the function (key, input fields, solution, conditions) -> solution plus a sampled error."""
+    """Return the function (key, input fields, solution, conditions) -> solution plus an error from `sampler`."""
 
     def correct(
         key: Key[Array, ""], inputs: Float[Array, "b *s i"], pred: Float[Array, "b *s c"], cond: Conditions
@@ -192,7 +181,7 @@ def solution_corrector(
 def _sample_flow(
     model: Corrector, weights: CorrectorWeights, key: Key[Array, ""], inputs: CorrectorInputs, steps: int
 ) -> Float[Array, "b *s c"]:
-    """Return the end of the flow from random noise, as an error in normalised fields."""
+    """Return a sampled error in normalised fields: the end of the flow from random noise, times the scale."""
     x = _noise(model, key, inputs)
     times = jnp.asarray(flow_times(steps, model.diffusion.min_noise), jnp.float32)
 
@@ -201,7 +190,7 @@ def _sample_flow(
 
     def step(x: Float[Array, "b *s c"], ends: Float[Array, "2"]) -> tuple[Array, None]:
         return flow_step(
-            velocity_fn, x, _time_per_row(ends[0], x), _time_per_row(ends[1], x), model.diffusion.sampler
+            velocity_fn, x, _repeat_time(ends[0], x), _repeat_time(ends[1], x), model.diffusion.sampler
         ), None
 
     x, _ = jax.lax.scan(step, x, jnp.stack([times[:-1], times[1:]], axis=-1))
@@ -209,43 +198,43 @@ def _sample_flow(
 
 
 def _mean_error(model: Corrector, weights: CorrectorWeights, inputs: CorrectorInputs) -> Float[Array, "b *s c"]:
-    """Return the velocity at time 0 and x = 0, times the scale: the mean error in normalised fields."""
+    """Return the mean error in normalised fields: the velocity at time 0 and x = 0, times the scale."""
     x = jnp.zeros((*inputs.fields.shape[:-1], len(model.task.channels)))
     params = weights.params if weights.teacher is None else weights.teacher
-    return velocity(model, params, x, _time_per_row(0.0, x), inputs) * _expand_channels(weights.scale, x)
+    return velocity(model, params, x, _repeat_time(0.0, x), inputs) * _expand_channels(weights.scale, x)
 
 
-def _euler(
+def _euler_step(
     velocity_fn: Velocity, x: Float[Array, "b *s c"], start: Float[Array, " b"], end: Float[Array, " b"]
 ) -> Float[Array, "b *s c"]:
     """Return the state after one explicit Euler step."""
-    return x + _expand_rows(end - start, x) * velocity_fn(x, start)
+    return x + _expand_samples(end - start, x) * velocity_fn(x, start)
 
 
-def _heun(
+def _heun_step(
     velocity_fn: Velocity, x: Float[Array, "b *s c"], start: Float[Array, " b"], end: Float[Array, " b"]
 ) -> Float[Array, "b *s c"]:
     """Return the state after one step of Heun's method (explicit trapezoidal rule)."""
     first = velocity_fn(x, start)
-    second = velocity_fn(x + _expand_rows(end - start, x) * first, end)
-    return x + _expand_rows(end - start, x) * (first + second) / 2
+    second = velocity_fn(x + _expand_samples(end - start, x) * first, end)
+    return x + _expand_samples(end - start, x) * (first + second) / 2
 
 
 def _noise(model: Corrector, key: Key[Array, ""], inputs: CorrectorInputs) -> Float[Array, "b *s c"]:
-    """Return white noise of the shape of the predicted fields."""
+    """Return white noise in the shape of the predicted fields."""
     return draw_noise(key, (*inputs.fields.shape[:-1], len(model.task.channels)), model.task)
 
 
-def _time_per_row(time: Any, x: Float[Array, "b *s c"]) -> Float[Array, " b"]:
-    """Return a time as a vector with an entry per row of x."""
+def _repeat_time(time: Any, x: Float[Array, "b *s c"]) -> Float[Array, " b"]:
+    """Return a vector that repeats one time for every sample of the batch x."""
     return jnp.full(len(x), time, jnp.float32)
 
 
-def _expand_rows(values: Float[Array, " b"], x: Float[Array, "b *s c"]) -> Float[Array, "b *ones"]:
-    """Return values per row with trailing axes of size 1, to broadcast against x."""
+def _expand_samples(values: Float[Array, " b"], x: Float[Array, "b *s c"]) -> Float[Array, "b *ones"]:
+    """Return one value per sample, with trailing axes of size 1 to broadcast against x."""
     return values.reshape(-1, *(1,) * (x.ndim - 1))
 
 
 def _expand_channels(scale: Float[Array, " c"], x: Float[Array, "b *s c"]) -> Float[Array, "*ones c"]:
-    """Return values per channel with leading axes of size 1, to broadcast against x."""
+    """Return one value per channel, with leading axes of size 1 to broadcast against x."""
     return scale.reshape((1,) * (x.ndim - 1) + (-1,))

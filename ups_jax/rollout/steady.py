@@ -24,17 +24,14 @@ def solve(
     """Return the solutions for input fields, on the grid of the inputs.
 
     Inputs on a finer grid are averaged to the trained grid and solved there; the solution is then interpolated to the
-    centres of the fine cells. The outermost fine centres lie outside the outermost trained ones and are extrapolated.
+    centres of the fine cells. Fine centres that are outside all trained centres are extrapolated.
 
     Args:
-        model: Simulator of the task.
-        params: Its parameters.
         inputs: Input fields in physical units, on the trained grid or one that divides each of its cells evenly.
-        cond: Conditions of the samples.
         correct: Function (inputs, solutions, conditions) -> corrected solutions, on normalised fields.
 
     Raises:
-        DataError: The grid of the inputs is neither the trained one nor a whole multiple of it.
+        DataError: The grid of the inputs neither is the trained grid nor divides its cells evenly.
     """
     task = model.task
     factors = refinement_factors(task, inputs.shape[1:-1])
@@ -60,26 +57,26 @@ def steady_rollout(
 
 
 def refinement_factors(task: Task, shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the number of cells of a grid of `shape` per cell of the task's grid, for each axis.
+    """Return, for each axis, into how many cells of a grid of `shape` each cell of the task's grid is divided.
 
     Raises:
-        DataError: The number is not whole.
+        DataError: A trained cell is not divided into a whole number of cells.
     """
     if any(points % trained for points, trained in zip(shape, task.shape, strict=True)):
         example = " x ".join(str(2 * points) for points in task.shape)
         raise DataError(
             f"task {task.name}: the fields have {' x '.join(map(str, shape))} cells, but this run was trained on "
-            f"{' x '.join(map(str, task.shape))} cells and accepts that grid or a whole multiple per axis, such as "
-            f"{example}; average or interpolate the fields to such a grid"
+            f"{' x '.join(map(str, task.shape))} cells; average or interpolate the fields to the trained grid, or to a "
+            f"grid that divides each trained cell evenly, such as {example}"
         )
     return tuple(points // trained for points, trained in zip(shape, task.shape, strict=True))
 
 
-def check_finer_grid(task: Task, finer: Task) -> None:
-    """Raise DataError unless the grid of `finer` divides the cells of the task's grid evenly."""
-    factors = refinement_factors(task, finer.shape)
+def check_finer_grid(task: Task, finer_task: Task) -> None:
+    """Raise DataError unless the grid of `finer_task` divides each cell of the task's grid evenly."""
+    factors = refinement_factors(task, finer_task.shape)
     for axis, spacing, origin, factor, fine_origin, fine_spacing in zip(
-        task.axes, task.spacing, task.origin, factors, finer.origin, finer.spacing, strict=True
+        task.axes, task.spacing, task.origin, factors, finer_task.origin, finer_task.spacing, strict=True
     ):
         first_centre = origin - spacing / 2 + spacing / factor / 2
         if (
@@ -87,7 +84,7 @@ def check_finer_grid(task: Task, finer: Task) -> None:
             or abs(fine_origin - first_centre) > 1e-2 * fine_spacing
         ):
             raise DataError(
-                f"task {task.name}: the cells along {axis} start at {fine_origin:g} with spacing {fine_spacing:g}; a "
-                f"grid that divides the trained cells by {factor} starts at {first_centre:g} with spacing "
-                f"{spacing / factor:g}; pass fields of the same domain at the centres of such cells"
+                f"task {task.name}: along {axis}, the first cell centre is {fine_origin:g} and the spacing "
+                f"{fine_spacing:g}; pass fields of the same domain at the cell centres of a grid that divides each "
+                f"trained cell into {factor}: first centre {first_centre:g}, spacing {spacing / factor:g}"
             )
