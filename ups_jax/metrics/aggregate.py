@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ups_jax.core.rng import generator, stream_key
+from ups_jax.core.rng import philox_generator, philox_key
 from ups_jax.core.task import Task
 from ups_jax.metrics import METRICS
 from ups_jax.metrics.field import all_metrics, correlation_time, rollout_metrics, summary
@@ -25,7 +25,7 @@ ROLLOUT_METRICS = ("mae", *(f"spectrum_error_{band}" for band in ("low", "mid", 
 
 
 def fixed_size_chunks(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Yield the row numbers of each chunk and how many of them are not padding.
+    """Yield the row numbers of each chunk, and how many of the rows are not padding.
 
     All chunks have the same size; the last one is padded by repeating the last row.
 
@@ -40,20 +40,18 @@ def fixed_size_chunks(count: int, size: int) -> Iterator[tuple[np.ndarray, int]]
 
 
 def score_rows(
-    pred: np.ndarray, truth: np.ndarray, task: Task, count: int, points: Float[np.ndarray, "b p"] | None = None
+    pred: np.ndarray, truth: np.ndarray, task: Task, real_rows: int, point_mask: Float[np.ndarray, "b p"] | None = None
 ) -> Table:
-    """Return all metrics of the first `count` rows, including rollout metrics and the correlation with the truth.
+    """Return all metrics of the first `real_rows` rows, including rollout metrics and the correlation with the truth.
 
     Args:
         pred: Predicted fields `(b, t, *s, c)` in physical units.
         truth: True fields of the same shape and units.
-        task: Task of the fields.
-        count: Number of rows that are not padding.
-        points: 1 for each point of a point set that is present; None on a grid. Point sets get only the metrics that
-            need no grid.
+        real_rows: Number of rows that are not padding.
+        point_mask: 1 for a point, 0 for padding; None on a grid. Point clouds get only the metrics that need no grid.
     """
-    values = all_metrics(pred, truth, task, points) | rollout_metrics(pred, truth, points)
-    return {name: np.asarray(value)[:count] for name, value in values.items()}
+    values = all_metrics(pred, truth, task, point_mask) | rollout_metrics(pred, truth, point_mask)
+    return {name: np.asarray(value)[:real_rows] for name, value in values.items()}
 
 
 def concatenate_tables(tables: Sequence[Table]) -> Table:
@@ -62,13 +60,13 @@ def concatenate_tables(tables: Sequence[Table]) -> Table:
 
 
 def metrics_section(table: Table) -> dict[str, Any]:
-    """Return a section of the evaluation JSON: the means of `METRICS` and the number of non-finite values of `rmse`."""
+    """Return an evaluation JSON section: means of `METRICS`, and `nonfinite`, the number of non-finite errors."""
     means = summary({name: table[name] for name in METRICS if name in table})
     return {**means, "nonfinite": int((~np.isfinite(table["rmse"])).sum())}
 
 
 def rollout_section(table: Table, dt: float) -> dict[str, Any]:
-    """Return the section of a rollout: `metrics_section`, `ROLLOUT_METRICS`, correlation time, and nrmse by time.
+    """Return the section of a rollout: `metrics_section`, `ROLLOUT_METRICS`, correlation time, and nRMSE by time.
 
     Args:
         table: Metrics of the rollouts.
@@ -91,7 +89,7 @@ def correlation_times(table: Table, dt: float) -> Float[np.ndarray, " n"]:
     """Return the correlation time of each rollout, in the unit of `dt`.
 
     Args:
-        table: Metrics of the rollouts, with `correlation`.
+        table: Metrics of the rollouts, which include `correlation`.
         dt: Physical time between two frames.
     """
     return np.asarray(correlation_time(table["correlation"], dt), np.float64)
@@ -109,6 +107,6 @@ def bootstrap_interval(values: Float[np.ndarray, " n"], resamples: int, seed: in
     """
     if not np.isfinite(values).all():
         return [math.nan, math.nan]
-    rng = generator(stream_key(seed, "evaluation/bootstrap"))
+    rng = philox_generator(philox_key(seed, "evaluation/bootstrap"))
     means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(resamples)]
     return [float(bound) for bound in np.quantile(means, (0.025, 0.975))]

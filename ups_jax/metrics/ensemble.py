@@ -23,7 +23,7 @@ PerFrame = Float[Array, "b t"]
 
 
 def ensemble_table(members: Members, truth: Truth, dt: float) -> dict[str, Array]:
-    """Return the metrics of each trajectory, which `ensemble_summary` averages.
+    """Return the metrics of an ensemble for each trajectory; `ensemble_summary` averages them.
 
     Args:
         members: Members of the ensemble in physical units.
@@ -34,14 +34,14 @@ def ensemble_table(members: Members, truth: Truth, dt: float) -> dict[str, Array
         Arrays `crps`, `coverage_50`, `coverage_90` (b, t); `spread`, `skill` (b, t, c); and `decorrelation_time` (b,).
         Tables of several chunks can be concatenated on the first axis.
     """
-    return _ensemble_table(jnp.asarray(members), jnp.asarray(truth), dt)
+    return _compiled_table(jnp.asarray(members), jnp.asarray(truth), dt)
 
 
 def ensemble_summary(table: Mapping[str, Float[Array | np.ndarray, "b ..."]]) -> dict[str, float]:
-    """Return `ENSEMBLE_METRICS` averaged over all trajectories and times in float64; non-finite values propagate.
+    """Return each of `ENSEMBLE_METRICS` over all trajectories and times in float64; non-finite values propagate.
 
     Args:
-        table: Metrics of each trajectory, as from `ensemble_table`.
+        table: Metrics of each trajectory, from `ensemble_table`.
     """
     arrays = {name: np.asarray(value, np.float64) for name, value in table.items()}
     spread, skill = (arrays[name].mean((0, 1)) for name in ("spread", "skill"))
@@ -64,7 +64,7 @@ def fair_crps(members: Members, truth: Truth) -> PerFrame:
         Ferro 2014, equation 3.
     """
     count = len(members)
-    return _crps(members, truth, 1.0 / (count * max(count - 1, 1)))
+    return _weighted_crps(members, truth, 1.0 / (count * max(count - 1, 1)))
 
 
 def empirical_crps(members: Members, truth: Truth) -> PerFrame:
@@ -80,7 +80,7 @@ def empirical_crps(members: Members, truth: Truth) -> PerFrame:
     References:
         Gneiting & Raftery 2007, equation 21.
     """
-    return _crps(members, truth, 1.0 / len(members) ** 2)
+    return _weighted_crps(members, truth, 1.0 / len(members) ** 2)
 
 
 def spread_skill(members: Members, truth: Truth) -> Float[Array, ""]:
@@ -105,9 +105,9 @@ def spread_skill(members: Members, truth: Truth) -> Float[Array, ""]:
 
 
 def spread_and_skill(members: Members, truth: Truth) -> tuple[Float[Array, "b t c"], Float[Array, "b t c"]]:
-    """Return (M+1)/M times the variance of the M members, and the squared error of their mean, averaged over space.
+    """Return the squares of spread and skill, averaged over space; they are equal on average for a calibrated ensemble.
 
-    The two are equal on average if the ensemble is calibrated.
+    Squared spread is (M+1)/M times the variance of the M members, squared skill the squared error of their mean.
 
     Args:
         members: Members of the ensemble in physical units.
@@ -116,7 +116,7 @@ def spread_and_skill(members: Members, truth: Truth) -> tuple[Float[Array, "b t 
     Raises:
         ValueError: If there are fewer than two members.
     """
-    count = _at_least_two(members)
+    count = _member_count(members)
     axes = tuple(range(2, truth.ndim - 1))
     variance = jnp.var(jnp.asarray(members), 0, ddof=1).mean(axes)
     error = jnp.square(jnp.mean(jnp.asarray(members), 0) - jnp.asarray(truth)).mean(axes)
@@ -127,10 +127,10 @@ def coverage(members: Members, truth: Truth, level: float) -> PerFrame:
     """Return the share of points and channels at which the truth lies in the ensemble's central interval of `level`.
 
     The interval of rank k reaches from the k-th smallest to the k-th largest of the M members; rank 0 is unbounded. If
-    the ensemble is calibrated, the truth lies in it with probability 1 - 2k / (M + 1). For a level between two of these
-    probabilities, the result interpolates linearly between the two ranks. A calibrated ensemble of any size therefore
-    has the coverage `level` on average; with interpolated quantiles, five members would be off by 0.03. Because rank 0
-    is unbounded, a small ensemble far from the truth still scores above 0: four members have a coverage_90 of 0.75.
+    the ensemble is calibrated, the truth lies in this interval with probability 1 - 2k / (M + 1). If `level` is between
+    the probabilities of two ranks, the result is interpolated linearly between their shares. A calibrated ensemble of
+    any size therefore has the coverage `level` on average; with interpolated quantiles, five members would be off by
+    0.03. Because rank 0 is unbounded, four members that are all far from the truth still have a coverage_90 of 0.75.
 
     Args:
         members: Members of the ensemble in physical units.
@@ -140,20 +140,20 @@ def coverage(members: Members, truth: Truth, level: float) -> PerFrame:
     Raises:
         ValueError: If there are fewer than two members.
     """
-    count = _at_least_two(members)
+    count = _member_count(members)
     sorted_members = jnp.sort(jnp.asarray(members), 0)
     position = (1 - level) / 2 * (count + 1)
     rank = int(position)
     weight = position - rank
-    share = (1 - weight) * _is_inside(sorted_members, truth, rank) + weight * _is_inside(
+    share = (1 - weight) * _is_in_interval(sorted_members, truth, rank) + weight * _is_in_interval(
         sorted_members, truth, rank + 1
     )
     share = jnp.where(jnp.isfinite(sorted_members).all(0) & jnp.isfinite(truth), share, jnp.nan)
     return jnp.mean(share, tuple(range(2, truth.ndim)))
 
 
-def _is_inside(sorted_members: Members, truth: Truth, rank: int) -> Float[Array, "b t *s c"]:
-    """Return 1 where the truth lies in the interval of a rank, else 0; the interval of rank 0 is unbounded."""
+def _is_in_interval(sorted_members: Members, truth: Truth, rank: int) -> Float[Array, "b t *s c"]:
+    """Return 1 where the truth lies in the interval of a rank, else 0. `coverage` defines ranks."""
     if rank == 0:
         return jnp.ones(truth.shape)
     low, high = sorted_members[rank - 1], sorted_members[-rank]
@@ -177,10 +177,13 @@ def decorrelation_time(
     return jnp.mean(times, 0)
 
 
-def _crps(members: Members, truth: Truth, weight: float) -> PerFrame:
-    """Return mean_i |x_i - y| - weight D with D = sum_ij |x_i - x_j| / 2 = sum_k (2k - M - 1) x_(k) (x_(k) sorted)."""
+def _weighted_crps(members: Members, truth: Truth, weight: float) -> PerFrame:
+    """Return mean_i |x_i - y| - weight D, averaged over space and channels, where D = sum_ij |x_i - x_j| / 2.
+
+    For sorted members, D = sum_k (2k - M - 1) x_(k).
+    """
     if members.shape[1:] != truth.shape:
-        raise ValueError(f"members {members.shape} and truth {truth.shape} differ in shape")
+        raise ValueError(f"the members have shape {members.shape[1:]}, the truth has {truth.shape}; pass equal shapes")
     deviation = jnp.asarray(members) - jnp.asarray(truth)[None]
     # Sort deviations from the truth, not the members: the sum over values far from zero would cancel in float32.
     sorted_deviation = jnp.sort(deviation, 0)
@@ -190,16 +193,16 @@ def _crps(members: Members, truth: Truth, weight: float) -> PerFrame:
     return jnp.mean(jnp.mean(jnp.abs(deviation), 0) - weight * differences, tuple(range(2, truth.ndim)))
 
 
-def _at_least_two(members: Members) -> int:
+def _member_count(members: Members) -> int:
     """Return the number of members; raise ValueError if there are fewer than two."""
     if len(members) < 2:
-        raise ValueError(f"the ensemble has {len(members)} members; spread and coverage need two or more")
+        raise ValueError(f"spread and coverage need at least two members, got {len(members)}")
     return len(members)
 
 
 @partial(jax.jit, static_argnames="dt")
-def _ensemble_table(members: Members, truth: Truth, dt: float) -> dict[str, Array]:
-    """Return the arrays of `ensemble_table`, as one compiled function."""
+def _compiled_table(members: Members, truth: Truth, dt: float) -> dict[str, Array]:
+    """Return the arrays of `ensemble_table`, computed by one compiled function."""
     spread, skill = spread_and_skill(members, truth)
     return {
         "crps": fair_crps(members, truth),

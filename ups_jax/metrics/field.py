@@ -34,39 +34,35 @@ MID_BAND = (5, 12)
 # A rollout counts as decorrelated when its correlation with the truth falls below this.
 DECORRELATION_THRESHOLD = 0.8
 
-# 1 for each point of a point set that is present, 0 for padding; None on a grid.
-Points = Float[Array | np.ndarray, "b p"] | None
+# 1 for a point of a point cloud, 0 for padding; None on a grid.
+PointMask = Float[Array | np.ndarray, "b p"] | None
 
 
-def all_metrics(pred: Fields, target: Fields, task: Task, points: Points = None) -> dict[str, PerFrame]:
-    """Return the metrics `METRICS`; for a point set, those of them that need no grid.
+def all_metrics(pred: Fields, target: Fields, task: Task, point_mask: PointMask = None) -> dict[str, PerFrame]:
+    """Return the metrics `METRICS`; for a point cloud, only those that need no grid.
 
     Args:
-        pred: Predicted fields in physical units.
-        target: True fields of the same shape and units.
         task: Task of the fields; its standard deviations set the floor of relative metrics.
-        points: Mask of the points that are present; None on a grid.
+        point_mask: 1 for a point, 0 for padding; None on a grid.
     """
-    values = _all_metrics(pred, target, task) if points is None else _point_metrics(pred, target, task, points)
+    values = _grid_metrics(pred, target, task) if point_mask is None else _point_metrics(pred, target, task, point_mask)
     # A compiled function returns its dict sorted by key; tables show the most important metric first.
     return {name: values[name] for name in METRICS if name in values}
 
 
 @jax.jit
-def rollout_metrics(pred: Fields, target: Fields, points: Points = None) -> dict[str, PerFrame]:
-    """Return the metrics of rollouts beyond `METRICS`: `mae`, `correlation`, and `spectrum_error_{band}` on a grid.
+def rollout_metrics(pred: Fields, target: Fields, point_mask: PointMask = None) -> dict[str, PerFrame]:
+    """Return the metrics that only rollouts have: `mae`, `correlation`, and on a grid `spectrum_error_{low,mid,high}`.
 
     Args:
-        pred: Predicted fields in physical units.
-        target: True fields of the same shape and units.
-        points: Mask of the points that are present; None on a grid.
+        point_mask: 1 for a point, 0 for padding; None on a grid.
     """
-    spectra = spectrum_error(pred, target) if points is None else {}
-    return spectra | {"mae": mae(pred, target, points), "correlation": correlation(pred, target, points)}
+    spectra = spectrum_error(pred, target) if point_mask is None else {}
+    return spectra | {"mae": mae(pred, target, point_mask), "correlation": correlation(pred, target, point_mask)}
 
 
 def summary(values: Mapping[str, Float[Array | np.ndarray, "b t"]]) -> dict[str, float]:
-    """Return the mean of each metric over trajectories and times in float64; for `max_error` the maximum.
+    """Return the mean of each metric over trajectories and times in float64, but the maximum of `max_error`.
 
     Non-finite values propagate.
     """
@@ -89,7 +85,7 @@ def nrmse(pred: Fields, target: Fields, floor: float | Sequence[float] = ABSOLUT
     """
     axes = _space_axes(target)
     scale = jnp.sqrt(jnp.mean(jnp.square(jnp.asarray(target)), axes))
-    return jnp.mean(_channel_rmse(pred, target) / jnp.maximum(scale, _per_channel(floor, scale)), -1)
+    return jnp.mean(_channel_rmse(pred, target) / jnp.maximum(scale, _channel_floors(floor, scale)), -1)
 
 
 def vrmse(pred: Fields, target: Fields, floor: float | Sequence[float] = ABSOLUTE_FLOOR) -> PerFrame:
@@ -106,10 +102,10 @@ def vrmse(pred: Fields, target: Fields, floor: float | Sequence[float] = ABSOLUT
         Ohana et al. 2024 (The Well), equation 2, without a floor.
     """
     scale = jnp.std(jnp.asarray(target), _space_axes(target))
-    return jnp.mean(_channel_rmse(pred, target) / jnp.maximum(scale, _per_channel(floor, scale)), -1)
+    return jnp.mean(_channel_rmse(pred, target) / jnp.maximum(scale, _channel_floors(floor, scale)), -1)
 
 
-def correlation(pred: Fields, target: Fields, points: Points = None) -> PerFrame:
+def correlation(pred: Fields, target: Fields, point_mask: PointMask = None) -> PerFrame:
     """Return the Pearson correlation over space, per channel, averaged over channels.
 
     It is 0 for a channel in which either field is constant.
@@ -117,11 +113,11 @@ def correlation(pred: Fields, target: Fields, points: Points = None) -> PerFrame
     Args:
         pred: Predicted fields in physical units.
         target: True fields of the same shape and units.
-        points: Mask of the points that are present; None on a grid.
+        point_mask: 1 for a point, 0 for padding; None on a grid.
     """
-    if points is not None:
-        p, q = (field - _masked_mean(field, points) for field in (jnp.asarray(pred), jnp.asarray(target)))
-        covariance, *variances = (_masked_mean(product, points)[:, :, 0] for product in (p * q, p**2, q**2))
+    if point_mask is not None:
+        p, q = (field - _masked_mean(field, point_mask) for field in (jnp.asarray(pred), jnp.asarray(target)))
+        covariance, *variances = (_masked_mean(product, point_mask)[:, :, 0] for product in (p * q, p**2, q**2))
         return jnp.mean(covariance / jnp.maximum(jnp.sqrt(variances[0] * variances[1]), ABSOLUTE_FLOOR**2), -1)
     axes = _space_axes(target)
     pred, target = (jnp.asarray(field) - jnp.mean(jnp.asarray(field), axes, keepdims=True) for field in (pred, target))
@@ -158,16 +154,16 @@ def rmse(pred: Fields, target: Fields) -> PerFrame:
     return jnp.sqrt(jnp.mean(jnp.square(_channel_rmse(pred, target)), -1))
 
 
-def mae(pred: Fields, target: Fields, points: Points = None) -> PerFrame:
+def mae(pred: Fields, target: Fields, point_mask: PointMask = None) -> PerFrame:
     """Return the mean absolute error over space and channels, which is the CRPS of a deterministic prediction.
 
     Args:
         pred: Predicted fields in physical units.
         target: True fields of the same shape and units.
-        points: Mask of the points that are present; None on a grid.
+        point_mask: 1 for a point, 0 for padding; None on a grid.
     """
-    if points is not None:
-        return jnp.mean(_masked_mean(jnp.abs(_error(pred, target)), points), (2, 3))
+    if point_mask is not None:
+        return jnp.mean(_masked_mean(jnp.abs(_error(pred, target)), point_mask), (2, 3))
     return jnp.mean(jnp.abs(_error(pred, target)), tuple(range(2, target.ndim)))
 
 
@@ -216,7 +212,7 @@ def fourier_rmse(pred: Fields, target: Fields) -> dict[str, PerFrame]:
         Takamoto et al. 2022 (PDEBench), fRMSE, which averages over the wavenumbers of a band instead of summing.
     """
     shells = 2.0 * energy_spectrum(_error(pred, target)) / target.shape[-1]
-    bands = _bands(shells.shape[-1])
+    bands = _band_masks(shells.shape[-1])
     return {f"fourier_rmse_{name}": jnp.sqrt(jnp.sum(shells[..., band], -1)) for name, band in bands.items()}
 
 
@@ -225,9 +221,9 @@ def spectrum_error(pred: Fields, target: Fields) -> dict[str, PerFrame]:
 
     The error of a band is sum_{k in band} |E_pred(k) - E_target(k)| / sum_{k in band} E_target(k), with E as in
     `energy_spectrum` and the bands of `fourier_rmse`. Phases do not matter: a decorrelated rollout scores 0 if it has
-    the right energy at every scale, and 1 if it has no energy. The denominator is at least the share
-    `RELATIVE_FLOOR`^2 of the target's total energy, which is float32 round-off. A band above the largest wavenumber of
-    the grid scores 0.
+    the right energy at every scale, and 1 if it has no energy. The denominator is at least `RELATIVE_FLOOR`^2 times the
+    target's total energy, because smaller energies are float32 round-off. A band above the largest wavenumber of the
+    grid scores 0.
     """
     _check_shapes(pred, target)
     pred_energy, target_energy = energy_spectrum(pred), energy_spectrum(target)
@@ -235,7 +231,7 @@ def spectrum_error(pred: Fields, target: Fields) -> dict[str, PerFrame]:
     return {
         f"spectrum_error_{name}": jnp.sum(jnp.abs(pred_energy - target_energy)[..., band], -1)
         / jnp.maximum(jnp.sum(target_energy[..., band], -1), floor)
-        for name, band in _bands(pred_energy.shape[-1]).items()
+        for name, band in _band_masks(pred_energy.shape[-1]).items()
     }
 
 
@@ -247,7 +243,7 @@ def energy_spectrum(fields: Fields) -> Float[Array, "b t k"]:
     """
     axes = _space_axes(fields)
     shape = tuple(fields.shape[axis] for axis in axes)
-    shell = _shells(shape)
+    shell = _rounded_wavenumbers(shape)
     transform = jnp.fft.fftn(jnp.asarray(fields, jnp.float32), axes=axes, norm="forward")
     power = jnp.sum(jnp.square(transform.real) + jnp.square(transform.imag), -1).reshape(*fields.shape[:2], -1)
     return jnp.zeros((*fields.shape[:2], int(shell.max()) + 1), jnp.float32).at[..., shell].add(0.5 * power)
@@ -255,40 +251,40 @@ def energy_spectrum(fields: Fields) -> Float[Array, "b t k"]:
 
 @partial(jax.jit, static_argnames="task")
 def _point_metrics(
-    pred: Fields, target: Fields, task: Task, points: Float[Array | np.ndarray, "b p"]
+    pred: Fields, target: Fields, task: Task, point_mask: Float[Array | np.ndarray, "b p"]
 ) -> dict[str, PerFrame]:
-    """Return `nrmse`, `rmse`, `max_error` and `vrmse` over the points that are present."""
+    """Return `nrmse`, `rmse`, `max_error` and `vrmse` over the points of each cloud, without padding."""
     error, truth = _error(pred, target), jnp.asarray(target)
-    mse = _masked_mean(jnp.square(error), points)[:, :, 0]
-    mean = _masked_mean(truth, points)
+    mse = _masked_mean(jnp.square(error), point_mask)[:, :, 0]
+    mean = _masked_mean(truth, point_mask)
     floor = jnp.asarray([RELATIVE_FLOOR * std for std in task.statistics.std], mse.dtype).reshape(1, 1, -1)
 
-    def relative_error(squares: Float[Array, "b t c"]) -> PerFrame:
-        return jnp.mean(jnp.sqrt(mse) / jnp.maximum(jnp.sqrt(squares), floor), -1)
+    def relative_rmse(mean_square: Float[Array, "b t c"]) -> PerFrame:
+        return jnp.mean(jnp.sqrt(mse) / jnp.maximum(jnp.sqrt(mean_square), floor), -1)
 
     return {
-        "nrmse": relative_error(_masked_mean(jnp.square(truth), points)[:, :, 0]),
+        "nrmse": relative_rmse(_masked_mean(jnp.square(truth), point_mask)[:, :, 0]),
         "rmse": jnp.sqrt(jnp.mean(mse, -1)),
-        "max_error": jnp.max(jnp.where(_is_present(points), jnp.abs(error), 0.0), (2, 3)),
-        "vrmse": relative_error(_masked_mean(jnp.square(truth - mean), points)[:, :, 0]),
+        "max_error": jnp.max(jnp.where(_broadcast_mask(point_mask), jnp.abs(error), 0.0), (2, 3)),
+        "vrmse": relative_rmse(_masked_mean(jnp.square(truth - mean), point_mask)[:, :, 0]),
     }
 
 
-def _masked_mean(values: Fields, points: Float[Array | np.ndarray, "b p"]) -> Float[Array, "b t 1 c"]:
-    """Return the mean over the points that are present; values at padding points may be non-finite."""
-    present = _is_present(points)
+def _masked_mean(values: Fields, point_mask: Float[Array | np.ndarray, "b p"]) -> Float[Array, "b t 1 c"]:
+    """Return the mean over the points of each cloud; values at padding may be non-finite."""
+    present = _broadcast_mask(point_mask)
     total = jnp.sum(jnp.where(present, values, 0.0), 2, keepdims=True)
     return total / jnp.maximum(jnp.sum(present, 2, keepdims=True), 1)
 
 
-def _is_present(points: Float[Array | np.ndarray, "b p"]) -> Bool[Array, "b 1 p 1"]:
-    """Return the mask of the present points in a shape that broadcasts with fields."""
-    return (jnp.asarray(points) > 0)[:, None, :, None]
+def _broadcast_mask(point_mask: Float[Array | np.ndarray, "b p"]) -> Bool[Array, "b 1 p 1"]:
+    """Return the mask as booleans, in a shape that broadcasts with fields."""
+    return (jnp.asarray(point_mask) > 0)[:, None, :, None]
 
 
 @partial(jax.jit, static_argnames="task")
-def _all_metrics(pred: Fields, target: Fields, task: Task) -> dict[str, PerFrame]:
-    """Return the metrics of fields on a grid, as one compiled function."""
+def _grid_metrics(pred: Fields, target: Fields, task: Task) -> dict[str, PerFrame]:
+    """Return the metrics of fields on a grid, computed by one compiled function."""
     floor = tuple(RELATIVE_FLOOR * std for std in task.statistics.std)
     return {
         "nrmse": nrmse(pred, target, floor),
@@ -301,9 +297,9 @@ def _all_metrics(pred: Fields, target: Fields, task: Task) -> dict[str, PerFrame
     }
 
 
-def _bands(count: int) -> dict[str, np.ndarray]:
-    """Return, for each band, a boolean mask of the wavenumbers 0..count-1 that belong to it."""
-    wavenumber = np.arange(count)
+def _band_masks(wavenumber_count: int) -> dict[str, np.ndarray]:
+    """Return, for each band, a mask of the wavenumbers 0 to `wavenumber_count` - 1 that belong to the band."""
+    wavenumber = np.arange(wavenumber_count)
     return {
         "low": wavenumber <= LOW_BAND[1],
         "mid": (wavenumber >= MID_BAND[0]) & (wavenumber <= MID_BAND[1]),
@@ -311,21 +307,21 @@ def _bands(count: int) -> dict[str, np.ndarray]:
     }
 
 
-def _shells(shape: tuple[int, ...]) -> np.ndarray:
-    """Return the rounded length of the wavevector at every point of the Fourier grid, flattened."""
+def _rounded_wavenumbers(shape: tuple[int, ...]) -> np.ndarray:
+    """Return the rounded length of the wavevector at every point of the Fourier grid of `shape`, flattened."""
     squares = [np.square(np.fft.fftfreq(size, 1.0 / size)) for size in shape]
     return np.rint(np.sqrt(sum(np.meshgrid(*squares, indexing="ij")))).astype(int).ravel()
 
 
 def _space_axes(fields: Fields) -> tuple[int, ...]:
-    """Return the array axes of space."""
+    """Return the indices of the space axes of `fields`."""
     return tuple(range(2, fields.ndim - 1))
 
 
 def _check_shapes(pred: Fields, target: Fields) -> None:
-    """Raise ValueError if the shapes differ, because broadcasting would give a wrong but plausible number."""
+    """Raise ValueError if prediction and target differ in shape: broadcasting would give a plausible wrong number."""
     if pred.shape != target.shape:
-        raise ValueError(f"prediction {pred.shape} and target {target.shape} differ in shape")
+        raise ValueError(f"the prediction has shape {pred.shape}, the target has {target.shape}; pass equal shapes")
 
 
 def _error(pred: Fields, target: Fields) -> Fields:
@@ -335,10 +331,10 @@ def _error(pred: Fields, target: Fields) -> Fields:
 
 
 def _channel_rmse(pred: Fields, target: Fields) -> Float[Array, "b t c"]:
-    """Return the root mean square error over space, per channel."""
+    """Return the root mean square error over space for each channel."""
     return jnp.sqrt(jnp.mean(jnp.square(_error(pred, target)), _space_axes(target)))
 
 
-def _per_channel(floor: float | Sequence[float], like: Float[Array, "b t c"]) -> Float[Array, "1 1 c"]:
-    """Return the floor of each channel in the type of `like`."""
+def _channel_floors(floor: float | Sequence[float], like: Float[Array, "b t c"]) -> Float[Array, "1 1 c"]:
+    """Return the floor as one value per channel, with the type and the number of channels of `like`."""
     return jnp.broadcast_to(jnp.asarray(floor, like.dtype).reshape(1, 1, -1), (1, 1, like.shape[-1]))
