@@ -14,7 +14,7 @@ import pytest
 from ups_jax.config import LatentConfig, OperatorConfig, SpectralConfig, TaskConfig
 from ups_jax.core.errors import ConfigError
 from ups_jax.core.task import Statistics, Task
-from ups_jax.evaluation.best_of_n import CHOICES, candidate_score, candidate_variants
+from ups_jax.evaluation.best_of_n import SELECTION_RULES, candidate_score, evaluate_best_of_n
 from ups_jax.models import Conditions, Simulator
 from ups_jax.models.corrector import Corrector, CorrectorWeights
 
@@ -32,10 +32,12 @@ def test_each_way_takes_what_its_name_says_for_every_row() -> None:
         jnp.asarray([0.1, 1.8])[:, None, None] * jnp.ones((2, 4, 1)),
         jnp.asarray([[3, 1], [1, 2], [2, 3.0]]),
     )
-    taken = {name: choose(KEY, scores, drawn, truth)[:, 0, 0].tolist() for name, choose in CHOICES.items()}
+    taken = {name: choose(KEY, scores, drawn, truth)[:, 0, 0].tolist() for name, choose in SELECTION_RULES.items()}
     assert taken["one"] == [0, 0] and taken["mean"] == [1, 1]
     assert taken["chosen"] == [1, 0] and taken["oracle"] == [0, 2]
-    seen = {tuple(CHOICES["random"](jax.random.key(n), scores, drawn, truth)[:, 0, 0].tolist()) for n in range(60)}
+    seen = {
+        tuple(SELECTION_RULES["random"](jax.random.key(n), scores, drawn, truth)[:, 0, 0].tolist()) for n in range(60)
+    }
     assert len(seen) == 9
 
 
@@ -69,7 +71,7 @@ def test_the_ways_are_rollouts_of_the_same_candidates_and_the_oracle_is_the_best
         return jnp.broadcast_to(jax.random.normal(key, (len(window.fields), 1, 1)), (*window.fields.shape[:-1], 1))
 
     _, score = candidate_score(TaskConfig(name="mine", path="mine.hdf5"), TASK)
-    variants = candidate_variants(
+    variants = evaluate_best_of_n(
         model, params, Corrector(TASK, latent, OPERATOR), CorrectorWeights(params={}, scale=jnp.ones(1)), moved, score,
         trajectories, candidates=12, batch_size=16, context=1, seed=0,
     )  # fmt: skip

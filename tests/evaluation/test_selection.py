@@ -11,14 +11,14 @@ from commands import CONFIGS
 from rich.console import Console
 
 from ups_jax.core.errors import ConfigError
-from ups_jax.evaluation.evaluate_run import Selection, evaluate_run, run_config
+from ups_jax.evaluation.evaluate_run import Selection, evaluate_run, evaluation_config
 
 QUIET = Console(quiet=True)
 FEW = ["evaluation.plots=false", "evaluation.bootstrap=10"]
 
 
 def test_a_selection_bounds_trajectories_and_frames_and_has_its_own_files(saved_run: Path, tmp_path: Path) -> None:
-    cfg = run_config(saved_run, FEW)
+    cfg = evaluation_config(saved_run, FEW)
     before = sorted(saved_run.rglob("*"))
     chosen = Selection(split="val", trajectories=2, horizon=5, name="small", output=tmp_path)
     values = evaluate_run(saved_run, cfg, selection=chosen, console=QUIET)
@@ -34,7 +34,7 @@ def test_a_selection_bounds_trajectories_and_frames_and_has_its_own_files(saved_
     assert sum(per_trajectory["rollout"]["nrmse"]) / 2 == pytest.approx(mean, rel=1e-6)
     assert json.loads((tmp_path / "evaluation" / "small.json").read_text()) == values
     assert sorted(saved_run.rglob("*")) == before
-    asked, output = run_config(saved_run, [*FEW, "evaluation.candidates=2"]), io.StringIO()
+    asked, output = evaluation_config(saved_run, [*FEW, "evaluation.candidates=2"]), io.StringIO()
     full = Selection(split="val", trajectories=2, name="full", output=tmp_path)
     longer = evaluate_run(saved_run, asked, selection=full, console=Console(file=output, width=200))
     assert output.getvalue().count("evaluation.candidates has no effect: no corrector is available for this data") == 1
@@ -46,10 +46,10 @@ def test_a_selection_bounds_trajectories_and_frames_and_has_its_own_files(saved_
 
 
 def test_another_configuration_lends_its_evaluation_and_its_files(saved_run: Path, data_root: Path) -> None:
-    cfg = run_config(saved_run, [])
-    other = run_config(saved_run, ["evaluation.bootstrap=3"], CONFIGS / "tiny.yaml")
+    cfg = evaluation_config(saved_run, [])
+    other = evaluation_config(saved_run, ["evaluation.bootstrap=3"], CONFIGS / "tiny.yaml")
     assert cfg.evaluation.batch_size == 3 and other.evaluation.batch_size == 64
     assert other.evaluation.bootstrap == 3 and other.data.root == "data"
     assert other.data.split == cfg.data.split and other.latent == cfg.latent
     with pytest.raises(ConfigError, match="latent"):
-        run_config(saved_run, ["latent.dim=3"])
+        evaluation_config(saved_run, ["latent.dim=3"])

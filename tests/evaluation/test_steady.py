@@ -102,7 +102,7 @@ def test_samples_are_scored_by_their_distribution_and_a_variant_by_its_own_error
     page = render_report(to_json_values(evaluation_result([measured], {})), {}, {"config": {}})
     assert "Ensembles" in page and "decorrelation" not in page
     print_table(Console(file=(output := io.StringIO()), width=120), measured)
-    assert "corrector solution" in output.getvalue() and "ensemble of 12: CRPS 0.1" in output.getvalue()
+    assert "corrector solution" in output.getvalue() and "ensemble of 12 members: CRPS 0.1" in output.getvalue()
 
 
 def test_a_solution_that_is_not_finite_anywhere_is_drawn_with_holes(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""Best-of-n rollouts: at each step, a corrector samples several candidates, and a physics score selects one.
+"""Best-of-n rollouts: at each step, a corrector samples several candidates for the next frame, and a rule selects one.
 
-The baselines need no score: the first candidate, a random one, and the mean. The upper bound is the candidate closest
-to the truth.
+The rule `chosen` takes the candidate with the best physics score. For comparison, `one`, `random` and `mean` ignore
+the score, and `oracle`, the candidate closest to the truth, is the best possible choice.
 """
 
 from __future__ import annotations
@@ -24,48 +24,48 @@ from ups_jax.metrics.aggregate import Table, concatenate_tables, fixed_size_chun
 from ups_jax.models import Conditions, Simulator, denormalize, normalize, step
 from ups_jax.models.corrector import Corrector, CorrectorWeights, step_inputs
 from ups_jax.rollout.flow_sampler import Sampler
-from ups_jax.simulate.equations import EQUATIONS, residual
+from ups_jax.simulate.equations import EQUATIONS, trapezoidal_residual
 from ups_jax.simulate.presets import PRESETS
 
 if TYPE_CHECKING:
     from ups_jax.evaluation.evaluate import TrajectoryArrays
 
 # (frame, candidate for the next frame, conditions) -> score of each sample; lower is better. Physical units.
-Score = Callable[[Float[Array, "b *s c"], Float[Array, "b *s c"], Conditions], Float[Array, " b"]]
+ScoreFunction = Callable[[Float[Array, "b *s c"], Float[Array, "b *s c"], Conditions], Float[Array, " b"]]
 # (key, scores (n, b) of the candidates, candidates (n, b, ...), true frame) -> the next frame of the rollout.
-Choice = Callable[[Key[Array, ""], Array, Array, Array], Array]
+SelectionRule = Callable[[Key[Array, ""], Array, Array, Array], Array]
 
 
-def candidate_score(task_cfg: TaskConfig, task: Task) -> tuple[str, Score]:
-    """Return the score of a task's candidates, with its name.
+def candidate_score(task_cfg: TaskConfig, task: Task) -> tuple[str, ScoreFunction]:
+    """Return the name of the score that ranks a task's candidates, and the function that computes the score.
 
-    The score of a built-in periodic task is the residual of its equation. Otherwise it is the drift of the spatial
-    means of the channels that are declared as conserved.
+    The score of a built-in periodic task is the residual of its equation. For any other task, it is the drift of the
+    spatial means of the conserved channels.
 
     Args:
         task_cfg: The task's entry in `data.tasks`.
         task: The task on the grid of the data.
 
     Raises:
-        ConfigError: The equation is not available and no channel is conserved.
+        ConfigError: The task has neither a built-in equation nor conserved channels.
     """
     has_equation = task_cfg.path is None and task_cfg.name in EQUATIONS and all(task.periodic)
     if has_equation:
-        return "equation residual", _equation_score(task_cfg, task)
+        return "equation residual", _residual_score(task_cfg, task)
     if task.conserved:
-        return "drift of conserved channels", _conserved_score(task)
+        return "drift of conserved channels", _drift_score(task)
     raise ConfigError(
-        f"evaluation.candidates: task {task.name} has neither a built-in equation nor conserved channels to score "
-        "candidates with; declare data.tasks.0.conserved, or set evaluation.candidates to 0"
+        f"task {task.name} has neither a built-in equation nor conserved channels to score candidates with; declare "
+        "conserved channels in `data.tasks.0.conserved`, or set `evaluation.candidates: 0`"
     )
 
 
 def no_candidates_reason(steady: bool, objective: str | None) -> str | None:
-    """Return the reason why no candidates can be sampled, or None if they can.
+    """Return why an evaluation cannot sample different candidates, or None if it can.
 
     Args:
         steady: Whether the task is steady.
-        objective: The `diffusion.objective` of the corrector; None if there is no corrector for this data.
+        objective: The `diffusion.objective` of the corrector; None if no corrector is available for the data.
     """
     if steady:
         return "a steady task has no time steps"
@@ -74,17 +74,17 @@ def no_candidates_reason(steady: bool, objective: str | None) -> str | None:
             f"no corrector is available for this data; train one with `{command('train')} --stage diffusion_residual`"
         )
     if objective == "regression":
-        return "a corrector with diffusion.objective=regression is deterministic"
+        return "a corrector with `diffusion.objective: regression` is deterministic"
     return None
 
 
-def candidate_variants(
+def evaluate_best_of_n(
     model: Simulator,
     params: Any,
     corrector: Corrector,
     weights: CorrectorWeights,
     sampler: Sampler,
-    score: Score,
+    score: ScoreFunction,
     trajectories: TrajectoryArrays,
     *,
     candidates: int,
@@ -92,25 +92,23 @@ def candidate_variants(
     context: int,
     seed: int,
 ) -> dict[str, dict[str, Any]]:
-    """Return the `rollout` section of every selection rule in `CHOICES` as the variant `candidates_<rule>`.
+    """Evaluate best-of-n rollouts with every rule in `SELECTION_RULES`, and return the metrics by variant.
 
     Args:
-        model: The simulator.
-        params: Its parameters.
-        corrector: The corrector that samples candidates.
-        weights: Its parameters.
-        sampler: Its sampler.
-        score: Score of a candidate.
-        trajectories: The trajectories of a split.
+        params: Parameters of the simulator.
+        weights: Parameters of the corrector.
         candidates: Number of candidates per step.
-        batch_size: Number of trajectories per chunk.
+        batch_size: Number of trajectories that are rolled out at once.
         context: Number of frames that the model takes as input.
         seed: Seed of the candidates.
+
+    Returns:
+        For each variant `candidates_<rule>`, the `rollout` section and the seconds per trajectory and step.
     """
     fields, task = trajectories.fields, model.task
     steps = fields.shape[1] - context
 
-    def sections(choose: Choice) -> dict[str, Any]:
+    def evaluate_rule(choose: SelectionRule) -> dict[str, Any]:
         predict = jax.jit(lambda *args: best_of_n_rollout(model, corrector, sampler, score, choose, candidates, *args))
         tables: list[Table] = []
         for rows, real_rows in fixed_size_chunks(len(fields), batch_size):
@@ -125,15 +123,15 @@ def candidate_variants(
         seconds = (time.perf_counter() - begin) / (steps * len(rows))
         return {"rollout": rollout_section(concatenate_tables(tables), task.dt), "seconds_per_rollout_step": seconds}
 
-    return {f"candidates_{name}": sections(choose) for name, choose in CHOICES.items()}
+    return {f"candidates_{name}": evaluate_rule(choose) for name, choose in SELECTION_RULES.items()}
 
 
 def best_of_n_rollout(
     model: Simulator,
     corrector: Corrector,
     sampler: Sampler,
-    score: Score,
-    choose: Choice,
+    score: ScoreFunction,
+    choose: SelectionRule,
     candidates: int,
     params: Any,
     weights: CorrectorWeights,
@@ -142,20 +140,15 @@ def best_of_n_rollout(
     cond: Conditions,
     key: Key[Array, ""],
 ) -> Float[Array, "b t *s c"]:
-    """Return the frames after the context `fields`, each selected among corrected predictions. Pure and jittable.
+    """Return the rollout from the context `fields` in which the rule `choose` selects every frame. Pure and jittable.
 
     Args:
-        model: The simulator.
-        corrector: The corrector that samples candidates.
-        sampler: Its sampler.
-        score: Score of a candidate.
-        choose: Selection rule, one of `CHOICES`.
+        choose: Rule that selects one of the candidates.
         candidates: Number of candidates per step.
         params: Parameters of the simulator.
         weights: Parameters of the corrector.
         fields: Context frames in physical units.
-        truth: True frames, which only the rule `oracle` uses.
-        cond: Conditions of the batch.
+        truth: True frames after the context, which only the rule `oracle` uses.
         key: Random key of the candidates.
     """
     statistics = model.task.statistics
@@ -178,33 +171,33 @@ def best_of_n_rollout(
     return denormalize(jnp.moveaxis(frames, 0, 1), statistics)
 
 
-def _select(indices: Array, frames: Array) -> Array:
-    """Return for each sample the candidate with its index: (b,) and (n, b, ...) -> (b, ...)."""
-    return jnp.take_along_axis(frames, indices.reshape(1, -1, *(1,) * (frames.ndim - 2)), axis=0)[0]
+def _take_candidates(indices: Array, candidates: Array) -> Array:
+    """Return the candidate `candidates[indices[i], i]` of each sample i: (b,) and (n, b, ...) -> (b, ...)."""
+    return jnp.take_along_axis(candidates, indices.reshape(1, -1, *(1,) * (candidates.ndim - 2)), axis=0)[0]
 
 
-def _random(key: Key[Array, ""], scores: Array, frames: Array, truth: Array) -> Array:
-    """Return a random candidate of each sample."""
-    return _select(jax.random.randint(key, frames.shape[1:2], 0, len(frames)), frames)
+def _choose_random(key: Key[Array, ""], scores: Array, candidates: Array, truth: Array) -> Array:
+    """Return a random candidate for each sample."""
+    return _take_candidates(jax.random.randint(key, candidates.shape[1:2], 0, len(candidates)), candidates)
 
 
-def _oracle(key: Key[Array, ""], scores: Array, frames: Array, truth: Array) -> Array:
-    """Return the candidate of each sample that is closest to the truth."""
-    errors = jnp.square(frames - truth[None]).mean(tuple(range(2, frames.ndim)))
-    return _select(jnp.argmin(errors, axis=0), frames)
+def _choose_closest(key: Key[Array, ""], scores: Array, candidates: Array, truth: Array) -> Array:
+    """Return the candidate that is closest to the truth for each sample."""
+    errors = jnp.square(candidates - truth[None]).mean(tuple(range(2, candidates.ndim)))
+    return _take_candidates(jnp.argmin(errors, axis=0), candidates)
 
 
-CHOICES: Mapping[str, Choice] = {
-    "one": lambda key, scores, frames, truth: frames[0],
-    "random": _random,
-    "mean": lambda key, scores, frames, truth: frames.mean(0),
-    "chosen": lambda key, scores, frames, truth: _select(jnp.argmin(scores, axis=0), frames),
-    "oracle": _oracle,
+SELECTION_RULES: Mapping[str, SelectionRule] = {
+    "one": lambda key, scores, candidates, truth: candidates[0],
+    "random": _choose_random,
+    "mean": lambda key, scores, candidates, truth: candidates.mean(0),
+    "chosen": lambda key, scores, candidates, truth: _take_candidates(jnp.argmin(scores, axis=0), candidates),
+    "oracle": _choose_closest,
 }
 
 
-def _conserved_score(task: Task) -> Score:
-    """Return the score by conservation: change of the conserved channels' means in units of their deviation."""
+def _drift_score(task: Task) -> ScoreFunction:
+    """Return a score function: the change of the conserved channels' means, in standard deviations."""
     channels, std = list(task.conserved), np.asarray(task.statistics.std, np.float32)[None]
 
     def drift(before: Array, after: Array, cond: Conditions) -> Array:
@@ -214,13 +207,13 @@ def _conserved_score(task: Task) -> Score:
     return drift
 
 
-def _equation_score(task_cfg: TaskConfig, task: Task) -> Score:
-    """Return the score by the residual of a built-in task's equation."""
+def _residual_score(task_cfg: TaskConfig, task: Task) -> ScoreFunction:
+    """Return a score function: the residual of the built-in equation of a task."""
     equation, constant = EQUATIONS[task_cfg.name], PRESETS[task_cfg.name][task_cfg.preset].low
     extent = tuple(points * step for points, step in zip(task.shape, task.spacing, strict=True))
 
     def equation_residual(before: Array, after: Array, cond: Conditions) -> Array:
         value = cond.coefficients[:, 0] if task.coefficients else jnp.full(len(after), constant, jnp.float32)
-        return residual(equation, before[..., 0], after[..., 0], task.dt, value, extent)
+        return trapezoidal_residual(equation, before[..., 0], after[..., 0], task.dt, value, extent)
 
     return equation_residual

@@ -1,4 +1,4 @@
-"""The table of an evaluation on the console, and its record for W&B and TensorBoard."""
+"""Console table of an evaluation, and logging of an evaluation to W&B and TensorBoard."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ _ENSEMBLE_TITLES = dict(
 )
 
 
-def named_sections(evaluation: TaskEvaluation) -> dict[str, Mapping[str, Any]]:
-    """Return the metrics, by section, of the model, its variants and each baseline. Keys are names of table rows."""
+def sections_by_row(evaluation: TaskEvaluation) -> dict[str, Mapping[str, Any]]:
+    """Return the sections of metrics of every table row: the model, its variants and the baselines."""
     kind = "rollout" if "rollout" in evaluation.metrics else "solution"
     variants = {f"{name} {kind}": sections for name, sections in evaluation.variants.items()}
     return {"this model": evaluation.metrics, **variants, **evaluation.baselines}
 
 
-def headlines(evaluation: TaskEvaluation) -> tuple[list[str], dict[str, list[float | None]]]:
-    """Return the columns of the headline table and its rows: the model, its variants and each baseline.
+def headline_columns_and_rows(evaluation: TaskEvaluation) -> tuple[list[str], dict[str, list[float | None]]]:
+    """Return the column titles of the headline table, and its rows as name -> cells.
 
-    A cell is None if the row has no such metric.
+    The rows are the model, its variants and the baselines. A cell is None if the row has no such metric.
     """
     main_section = next(name for name in _HEADLINES if name in evaluation.metrics)
     bands = [band for band in _BANDS if f"fourier_rmse_{band}" in evaluation.metrics[main_section]]
     rows: dict[str, list[float | None]] = {}
-    for name, sections in named_sections(evaluation).items():
+    for name, sections in sections_by_row(evaluation).items():
         # A variant has no one-step section: it differs from the model only after the first step.
         cells = [
             get_metric(sections[section]) if section in sections else None
@@ -66,11 +66,11 @@ def headlines(evaluation: TaskEvaluation) -> tuple[list[str], dict[str, list[flo
 
 
 def print_table(console: Console, evaluation: TaskEvaluation) -> None:
-    """Print nRMSE and, on grids, band-wise Fourier RMSE of the model, its variants and each baseline.
+    """Print nRMSE and, on grids, Fourier RMSE by band for the model, its variants and the baselines.
 
-    The scores of an ensemble follow in one line.
+    One line below the table lists the scores of each ensemble.
     """
-    columns, rows = headlines(evaluation)
+    columns, rows = headline_columns_and_rows(evaluation)
     numbers = "nRMSE and fRMSE" if _BANDS[0] in columns else "nRMSE"
     table = Table(
         title=f"{numbers} of {evaluation.task.name}, {evaluation.meta['trajectories']} trajectories",
@@ -96,21 +96,19 @@ def print_table(console: Console, evaluation: TaskEvaluation) -> None:
                 f"{title} {values[metric]:.3g}" for metric, title in _ENSEMBLE_TITLES.items() if metric in values
             )
             model_error = f"mean absolute error of this model {evaluation.metrics[main_section]['mae']:.3g}"
-            console.print(f"{name} of {sections['members']}: {scores}; {model_error}", highlight=False)
+            console.print(f"{name} of {sections['members']} members: {scores}; {model_error}", highlight=False)
 
 
 def track_evaluation(
     writer: Writer, name: str, evaluation: TaskEvaluation, *, plots: Sequence[Path], files: Sequence[Path]
 ) -> None:
-    """Log an evaluation to a writer under `eval/<name>/`: numbers, tables, plots and files.
+    """Log the evaluation of one task under `eval/<name>/`: metrics, tables, plots and files.
 
-    The summary contains every scalar metric of the model, its variants and the baselines. A metric that is a list, such
-    as the error over time, becomes a table with one row per entry.
+    Scalar metrics are logged to the summary of the run. A metric that is a list, such as the error over time, becomes a
+    table with one row per entry.
 
     Args:
-        writer: The writer, such as W&B or TensorBoard.
-        name: Name of the evaluation.
-        evaluation: The metrics of one task.
+        writer: Logs to W&B or TensorBoard.
         plots: PNG files to log.
         files: Further files to log, such as the JSON.
     """
@@ -121,9 +119,9 @@ def track_evaluation(
     }
     numbers = {metric: value for metric, value in flatten_sections(sections).items() if isinstance(value, Real)}
     writer.summary({"eval": {name: numbers}})
-    columns, rows = headlines(evaluation)
+    columns, rows = headline_columns_and_rows(evaluation)
     writer.table(f"eval/{name}/headlines", ["", *columns], [[row, *cells] for row, cells in rows.items()])
-    for metric, lists in _list_metrics(evaluation).items():
+    for metric, lists in _list_valued_metrics(evaluation).items():
         lines = enumerate(zip_longest(*lists.values()), 1)
         writer.table(f"eval/{name}/{metric}", ["step", *lists], [[step, *cells] for step, cells in lines])
     for plot in plots:
@@ -132,10 +130,10 @@ def track_evaluation(
         writer.file(file)
 
 
-def _list_metrics(evaluation: TaskEvaluation) -> dict[str, dict[str, list[Any]]]:
-    """Return every metric that is a list, by `section/metric` and by row of the headline table."""
+def _list_valued_metrics(evaluation: TaskEvaluation) -> dict[str, dict[str, list[Any]]]:
+    """Return the metrics that are lists, such as the error over time: `section/metric` -> table row -> list."""
     lists: dict[str, dict[str, list[Any]]] = {}
-    for row, sections in named_sections(evaluation).items():
+    for row, sections in sections_by_row(evaluation).items():
         for metric, value in flatten_sections(to_json_values(sections)).items():
             if isinstance(value, list):
                 lists.setdefault(metric, {})[row] = value

@@ -1,4 +1,4 @@
-"""Evaluation of a predictor on the trajectories of one task: metrics in physical units, baselines and intervals.
+"""Evaluation of a predictor on one transient task: metrics in physical units, baselines and bootstrap intervals.
 
 No files are read or written. Trajectories are predicted in chunks of fixed shape, so that a jitted predictor compiles
 once for single steps and once for the rollout.
@@ -40,7 +40,7 @@ _SPECTRUM_TIMES = 4
 
 @runtime_checkable
 class RolloutFunction(Protocol):
-    """A function that predicts the `steps` frames after the context `u0`, or the solutions of a steady task."""
+    """A function that predicts `steps` frames from the context `u0`, or steady solutions from the input fields `u0`."""
 
     def __call__(
         self,
@@ -53,7 +53,7 @@ class RolloutFunction(Protocol):
 
 @runtime_checkable
 class EnsembleFunction(Protocol):
-    """A function that samples `members` rollouts of `steps` frames after the context `u0`."""
+    """A function that samples `members` rollouts of `steps` frames from `u0`, or `members` steady solutions."""
 
     def __call__(
         self,
@@ -68,7 +68,7 @@ class EnsembleFunction(Protocol):
 
 @runtime_checkable
 class Predictor(Protocol):
-    """The model that is evaluated. Fields and coefficients are in physical units."""
+    """A model to evaluate. Fields and coefficients are in physical units."""
 
     def rollout_arrays(
         self,
@@ -82,7 +82,7 @@ class Predictor(Protocol):
     def reconstruct(
         self, fields: Float[np.ndarray, "b t *s c"], cond: Float[np.ndarray, "b p"], cond_mask: Float[np.ndarray, "b p"]
     ) -> Float[np.ndarray, "b t *s c"]:
-        """Return decode(encode(fields)), whose error is due to the codec alone."""
+        """Return decode(encode(fields)), to measure the error of the codec alone."""
 
 
 @runtime_checkable
@@ -112,22 +112,22 @@ def evaluate_predictor(
     variants: Mapping[str, RolloutFunction] = MappingProxyType({}),
     ensembles: Mapping[str, EnsembleFunction] = MappingProxyType({}),
 ) -> TransientEvaluation:
-    """Return the metrics of a predictor on a transient task: one-step errors, the rollout, and two baselines.
+    """Return the metrics of a predictor on a transient task: one-step errors, rollout errors, and two baselines.
 
-    One-step errors are of the frame after each window of `context` true frames. The rollout starts from the first
-    `context` frames and ends at the last frame. A prediction that is not finite makes the mean metrics non-finite; the
-    metric `nonfinite` counts the frames without a finite error.
+    One-step predictions start from every window of `context` true frames. The rollout starts from the first `context`
+    frames and ends at the last frame. The baselines are persistence (the last true frame, repeated) and the codec
+    alone. A prediction that is not finite makes the mean metrics non-finite; the metric `nonfinite` counts the frames
+    without a finite error.
 
     Args:
         predictor: The model.
         trajectories: The trajectories of a split.
-        task: Their task, on the grid of the data.
+        task: The task of the trajectories, on the grid of the data.
         config: Batch size, number of bootstrap samples and of ensemble members.
         context: Number of frames that the model takes as input.
         seed: Seed of the bootstrap.
-        variants: Other ways to roll out the same run, by name; each gets a `rollout` section.
-        ensembles: Functions that sample rollouts, by name. The section contains the metrics of the ensemble's mean and
-            the scores of its distribution.
+        variants: Further rollout functions to evaluate, by name.
+        ensembles: Functions that sample rollouts, by name; the ensemble's mean and distribution are evaluated.
 
     Raises:
         DataError: There are no trajectories, or they have too few frames.
@@ -135,14 +135,14 @@ def evaluate_predictor(
     count, frames = trajectories.fields.shape[:2]
     if count == 0 or frames <= context:
         raise DataError(
-            f"task {task.name}: cannot evaluate {count} trajectories of {frames} frames with data.context={context}; "
-            f"at least one trajectory of {context + 1} frames is needed"
+            f"task {task.name}: cannot evaluate {count} trajectories of {frames} frames with "
+            f"`data.context: {context}`; provide at least one trajectory of {context + 1} frames"
         )
     one_step = _one_step_table(predictor, trajectories, task, config.batch_size, context)
     tables, spectra = _rollout_tables(predictor, trajectories, task, config.batch_size, context)
     rollout, codec = tables["rollout"], tables["codec"]
     scores = rollout["nrmse"].mean(1)
-    examples, seconds = _examples(predictor, trajectories, task, config.batch_size, context, scores)
+    examples, seconds = _timed_examples(predictor, trajectories, task, config.batch_size, context, scores)
     evaluation_class = PointEvaluation if task.scattered else TransientEvaluation
     return evaluation_class(
         task=task,
@@ -156,7 +156,7 @@ def evaluate_predictor(
             "codec": {"one_step": metrics_section(codec), "rollout": rollout_section(codec, task.dt)},
         },
         variants={
-            name: _variant_sections(predict, trajectories, task, config.batch_size, context)
+            name: _evaluate_variant(predict, trajectories, task, config.batch_size, context)
             for name, predict in variants.items()
         }
         | {
@@ -199,13 +199,10 @@ def steady_ensemble_section(
     """Return the `steady` section of an ensemble: metrics of its mean and scores of its distribution.
 
     Args:
-        ensemble: Function that samples solutions.
-        trajectories: The true solutions and the input fields.
-        task: Their task.
         batch_size: Number of solutions per call of `ensemble`.
         members: Number of members, at least two.
     """
-    means, scores = _ensemble_scores(
+    means, scores = _mean_metrics_and_scores(
         ensemble, trajectories, trajectories.inputs, trajectories.fields, task, 1.0, batch_size, members
     )
     del scores["decorrelation_time"]
@@ -223,22 +220,19 @@ def rollout_ensemble_section(
 ) -> dict[str, Any]:
     """Return the `rollout` section of an ensemble: metrics of its mean and scores of its distribution.
 
-    The seconds per trajectory and step are those of all members.
+    The section's `seconds_per_rollout_step` is the time of all members together.
 
     Args:
-        ensemble: Function that samples rollouts.
-        trajectories: The true trajectories.
-        task: Their task.
         batch_size: Number of trajectories per call of `ensemble`.
         context: Number of frames that the model takes as input.
         members: Number of members, at least two.
     """
-    starts, truth = trajectories.fields[:, :context], trajectories.fields[:, context:]
-    means, scores = _ensemble_scores(ensemble, trajectories, starts, truth, task, task.dt, batch_size, members)
+    u0, truth = trajectories.fields[:, :context], trajectories.fields[:, context:]
+    means, scores = _mean_metrics_and_scores(ensemble, trajectories, u0, truth, task, task.dt, batch_size, members)
     # Timed with one more member of the last chunk, whose shape is already compiled.
-    *_, (rows, _) = fixed_size_chunks(len(starts), batch_size)
+    *_, (rows, _) = fixed_size_chunks(len(u0), batch_size)
     steps, begin = truth.shape[1], time.perf_counter()
-    ensemble(starts[rows], steps, trajectories.cond[rows], trajectories.cond_mask[rows], members=1)
+    ensemble(u0[rows], steps, trajectories.cond[rows], trajectories.cond_mask[rows], members=1)
     seconds = members * (time.perf_counter() - begin) / (steps * len(rows))
     section = rollout_section(means, task.dt) | scores
     return {"rollout": section, "members": members, "seconds_per_rollout_step": seconds}
@@ -247,7 +241,7 @@ def rollout_ensemble_section(
 def _one_step_table(
     predictor: Predictor, trajectories: TrajectoryArrays, task: Task, batch_size: int, context: int
 ) -> Table:
-    """Return the metrics (n, steps) of the frame after each window of `context` true frames."""
+    """Return the metrics `(n, steps)` of predicting one frame from each window of `context` true frames."""
     fields = trajectories.fields
     count, steps = fields.shape[0], fields.shape[1] - context
     tables: list[Table] = []
@@ -263,12 +257,12 @@ def _one_step_table(
 def _rollout_tables(
     predictor: Predictor, trajectories: TrajectoryArrays, task: Task, batch_size: int, context: int
 ) -> tuple[dict[str, Table], Spectra | None]:
-    """Return the metrics (n, steps) of the rollout, persistence and the codec, and on a grid the rollout's spectra."""
+    """Return the metrics of the rollout and of the baselines, and the rollout's spectra (None on a point cloud)."""
     fields = trajectories.fields
     steps = fields.shape[1] - context
     spectrum_steps = np.unique(np.linspace(0, steps - 1, _SPECTRUM_TIMES).round().astype(int))
     chunk_tables: list[dict[str, Table]] = []
-    spectra: list[tuple[np.ndarray, np.ndarray]] = []
+    spectra: list[tuple[np.ndarray, ...]] = []
     for rows, real_rows in fixed_size_chunks(fields.shape[0], batch_size):
         chunk = fields[rows]
         truth = chunk[:, context:]
@@ -284,9 +278,8 @@ def _rollout_tables(
             {name: score_rows(values, truth, task, real_rows, point_mask) for name, values in predictions.items()}
         )
         if not task.scattered:
-            spectra.append(
-                (_spectrum(truth[:, spectrum_steps], real_rows), _spectrum(pred[:, spectrum_steps], real_rows))
-            )
+            truth_and_pred = truth[:, spectrum_steps], pred[:, spectrum_steps]
+            spectra.append(tuple(_energy_spectra(frames, real_rows) for frames in truth_and_pred))
     tables = {name: concatenate_tables([chunk[name] for chunk in chunk_tables]) for name in chunk_tables[0]}
     if not spectra:
         return tables, None
@@ -295,10 +288,10 @@ def _rollout_tables(
     return tables, Spectra(time=times, truth=truth_spectra, prediction=pred_spectra)
 
 
-def _variant_sections(
+def _evaluate_variant(
     predict: RolloutFunction, trajectories: TrajectoryArrays, task: Task, batch_size: int, context: int
 ) -> dict[str, Any]:
-    """Return the `rollout` section of a variant, and its seconds per trajectory and step after compilation."""
+    """Return the `rollout` section of a variant, and its seconds per trajectory and step without compilation."""
     fields = trajectories.fields
     steps = fields.shape[1] - context
     tables: list[Table] = []
@@ -313,43 +306,43 @@ def _variant_sections(
     return {"rollout": rollout_section(concatenate_tables(tables), task.dt), "seconds_per_rollout_step": seconds}
 
 
-def _ensemble_scores(
+def _mean_metrics_and_scores(
     ensemble: EnsembleFunction,
     trajectories: TrajectoryArrays | Trajectories,
-    starts: np.ndarray,
+    u0: np.ndarray,
     truth: np.ndarray,
     task: Task,
     dt: float,
     batch_size: int,
     members: int,
 ) -> tuple[Table, dict[str, float]]:
-    """Return the metrics of the ensemble's mean for each trajectory, and the scores of its distribution."""
+    """Return the metrics of an ensemble's mean for each trajectory, and the scores of its distribution."""
     mean_tables: list[Table] = []
     score_tables: list[Table] = []
     for rows, real_rows in fixed_size_chunks(len(truth), batch_size):
         cond, cond_mask = trajectories.cond[rows], trajectories.cond_mask[rows]
-        samples = ensemble(starts[rows], truth.shape[1], cond, cond_mask, members=members)
+        samples = ensemble(u0[rows], truth.shape[1], cond, cond_mask, members=members)
         mean_tables.append(score_rows(samples.mean(0), truth[rows], task, real_rows))
         scores = ensemble_table(samples, truth[rows], dt)
         score_tables.append({name: np.asarray(value)[:real_rows] for name, value in scores.items()})
     return concatenate_tables(mean_tables), ensemble_summary(concatenate_tables(score_tables))
 
 
-def _examples(
+def _timed_examples(
     predictor: Predictor,
     trajectories: TrajectoryArrays,
     task: Task,
     batch_size: int,
     context: int,
-    scores: Float[np.ndarray, " n"],
+    rollout_nrmse: Float[np.ndarray, " n"],
 ) -> tuple[list[Example], float]:
-    """Return the best, median and worst trajectory by `scores`, and the seconds per trajectory and step.
+    """Roll out the best, median and worst trajectory again, and return them with the seconds per trajectory and step.
 
-    They are rolled out again, because keeping the predictions of the whole split would need as much memory as the data.
+    Keeping the predictions of the whole split instead would need as much memory as the data.
     """
     fields, cond, mask = trajectories.fields, trajectories.cond, trajectories.cond_mask
     steps = fields.shape[1] - context
-    order = np.argsort(np.where(np.isfinite(scores), scores, np.inf), kind="stable")
+    order = np.argsort(np.where(np.isfinite(rollout_nrmse), rollout_nrmse, np.inf), kind="stable")
     rows = order[[0, (len(order) - 1) // 2, len(order) - 1]]
     # Padded to the chunk size of the rollout, so that nothing is compiled again.
     size = min(batch_size, len(order))
@@ -366,7 +359,7 @@ def _examples(
         Example(
             label=label,
             id=str(trajectories.ids[row]),
-            nrmse=float(scores[row]),
+            nrmse=float(rollout_nrmse[row]),
             coefficients={
                 item.name: float(cond[row, index]) for index, item in enumerate(task.coefficients) if mask[row, index]
             },
@@ -380,6 +373,6 @@ def _examples(
     return examples, seconds
 
 
-def _spectrum(fields: np.ndarray, real_rows: int) -> Float[np.ndarray, "b m k"]:
+def _energy_spectra(fields: np.ndarray, real_rows: int) -> Float[np.ndarray, "b m k"]:
     """Return the energy spectra of the first `real_rows` samples; the others are padding."""
     return np.asarray(jax.jit(energy_spectrum)(fields))[:real_rows]

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ import optax
 from rich.console import Console
 
 from ups_jax import simulate
-from ups_jax.config import Config, FullEvaluationConfig, from_dict, load, merge, of_task, to_dict
+from ups_jax.config import Config, FullEvaluationConfig, apply_overrides, from_dict, load, restrict_to_task, to_dict
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.core.terminal import print_line
 from ups_jax.core.xla import require_determinism
@@ -22,7 +22,7 @@ from ups_jax.data import Dataset, Mixture, Split, as_mixture, open_dataset
 from ups_jax.data.dataset import Trajectories
 from ups_jax.data.files import configured_tasks, single_task
 from ups_jax.data.open import as_trained_task
-from ups_jax.evaluation.best_of_n import candidate_score, candidate_variants, no_candidates_reason
+from ups_jax.evaluation.best_of_n import candidate_score, evaluate_best_of_n, no_candidates_reason
 from ups_jax.evaluation.console import print_table, track_evaluation
 from ups_jax.evaluation.evaluate import EnsembleFunction, RolloutFunction, evaluate_predictor
 from ups_jax.evaluation.model_fingerprint import architecture_fingerprint, combined_fingerprint
@@ -50,16 +50,17 @@ from ups_jax.runs.directory import RunDirectory, now
 from ups_jax.tracking import close_on_exit, evaluation_writer, read_jsonl
 from ups_jax.training.build import JointModel
 
+_Corrector = TypeVar("_Corrector", CorrectedModel, Weights)
+
 # Keys that an evaluation may override: location and reading of the data, but nothing that the training depended on.
 _OVERRIDABLE = ("data.tasks", "data.root", "data.loader", "evaluation", "logging", "pipeline")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """The trajectories to evaluate, and the name and location of the results.
+    """The trajectories to evaluate, and the name and folder of the results.
 
     Attributes:
-        split: The split.
         trajectories: Number of trajectories, from the first on; all if None.
         horizon: Number of predicted frames; all if None.
         name: Name of the result files; by default derived from split, stage and data.
@@ -75,17 +76,16 @@ class Selection:
     film: bool = False
 
     def for_pipeline_section(self, name: str, section: FullEvaluationConfig) -> Selection:
-        """Return a selection with the trajectories of a section of `pipeline`, named after it."""
+        """Return a copy called `name` that selects the trajectories of `section`, a section of `pipeline`."""
         return replace(self, name=name, split=section.split, trajectories=section.trajectories, horizon=section.horizon)
 
 
-def run_config(path: Path, overrides: list[str], config: Path | None = None) -> Config:
-    """Return the configuration that a run was trained with, changed for an evaluation.
+def evaluation_config(path: Path, overrides: list[str], config: Path | None = None) -> Config:
+    """Return the configuration of a trained run after replacing settings that an evaluation may change.
 
     Args:
-        path: The run directory.
         overrides: Overrides `key=value` of data files, evaluation, logging or pipeline.
-        config: A configuration file whose sections on those subjects replace those of the run.
+        config: A configuration file that replaces the settings on the same subjects.
 
     Raises:
         ConfigError: An override would change what the run was trained on.
@@ -93,15 +93,15 @@ def run_config(path: Path, overrides: list[str], config: Path | None = None) -> 
     for override in overrides:
         if not override.startswith(tuple(f"{section}{end}" for section in _OVERRIDABLE for end in ".=")):
             raise ConfigError(
-                f"override {override!r} would change what the run was trained on; an evaluation accepts overrides of "
-                f"{', '.join(_OVERRIDABLE)}"
+                f"override {override!r} would change what the run was trained on; for an evaluation, override only "
+                f"settings in `{'`, `'.join(_OVERRIDABLE)}`"
             )
     values = RunDirectory(path).read()["config"]
     if config is not None:
         file_values = to_dict(load(config))
         values = values | {key: file_values[key] for key in ("evaluation", "logging", "pipeline")}
         values["data"] = values["data"] | {key: file_values["data"][key] for key in ("tasks", "root", "loader")}
-    return from_dict(merge(values, overrides), str(path))
+    return from_dict(apply_overrides(values, overrides), str(path))
 
 
 def evaluate(
@@ -112,15 +112,15 @@ def evaluate(
     trajectories: int | None = None,
     horizon: int | None = None,
 ) -> EvaluationResult:
-    """Return the evaluation of a trained model, as the command `evaluate` writes it as JSON.
+    """Return the evaluation of a trained model: the contents of the JSON file that the command `evaluate` writes.
 
     Metrics are of decoded fields in physical units. Nothing is written or printed; notes for the user are in
     `result["meta"]["notes"]`.
 
     Args:
         model: The model of a run, from `load_run`.
-        data: The data, from `open_dataset`, `open_mixture` or `from_arrays`. Only tasks of the model that the data
-            contains are evaluated.
+        data: The data, from `open_dataset`, `open_mixture` or `from_arrays`. Only tasks of both model and data are
+            evaluated.
         split: The split to evaluate: `train`, `val` or `test`.
         trajectories: Number of trajectories, from the first on; all by default.
         horizon: Number of predicted frames; all by default.
@@ -134,22 +134,24 @@ def evaluate(
     if len(model.tasks) == len(datasets) == 1:
         # A model of one task accepts data with any task name.
         datasets = {model.task.name: next(iter(datasets.values()))}
-    cfg = run_config(model.path, [])
+    cfg = evaluation_config(model.path, [])
     names = [task.name for task in model.tasks]
     tasks = tuple(task for task in cfg.data.tasks if task.name in datasets and task.name in names)
     if not tasks:
         raise ConfigError(
-            f"{model.path}: the data has the tasks {', '.join(datasets)}, but the model was trained on "
-            f"{', '.join(names)}; open the data of one of those tasks"
+            f"{model.path}: the data has the tasks {', '.join(datasets)}, but the model was trained on the tasks "
+            f"{', '.join(names)}; open data of a task that the model was trained on"
         )
     cfg = replace(cfg, data=replace(cfg.data, tasks=tasks))
     datasets = {
-        task.name: as_trained_task(of_task(cfg, task.name), datasets[task.name], select_task(model, task.name).task)
+        task.name: as_trained_task(
+            restrict_to_task(cfg, task.name), datasets[task.name], select_task(model, task.name).task
+        )
         for task in tasks
     }
     selection = Selection(split=split, trajectories=trajectories, horizon=horizon)
     results = _evaluate_tasks(model, cfg, model.stage, run.main_stage(), selection, datasets, Console(quiet=True))
-    meta = _meta(run, model.stage, model.checkpoint, results, split)
+    meta = _run_meta(run, model.stage, model.checkpoint, results, split)
     values = evaluation_result([item.evaluation for item in results], meta)
     return cast(EvaluationResult, to_json_values(values))
 
@@ -168,36 +170,33 @@ def evaluate_run(
 ) -> EvaluationResult:
     """Evaluate the best checkpoint of a run, write JSON, plots and report, print a table, and return the result.
 
-    The files are named after `selection.name`, by default after the split, with the stage if it is not the main one,
-    and with the data file if it is not that of the training.
+    The files are named `selection.name`; by default `<split>`, or `<stage>_<split>` if `stage` is not the main stage,
+    with the suffix `-<data file>` for data that the run was not trained on.
 
     Args:
-        path: The run directory.
-        cfg: The configuration, from `run_config`.
-        stage: The stage whose result is evaluated; by default the run's main stage.
-        selection: The trajectories to evaluate.
+        cfg: The configuration, from `evaluation_config`.
+        stage: The stage to evaluate; by default the run's main stage.
         json_path: A further file to write the JSON to.
         track: Whether to log the result to W&B and TensorBoard, if the configuration enables them.
-        data: The opened data of the configuration, if it is available.
-        models: The flax modules of the stage, if they are available.
-        console: Console for notes and the table.
+        data: The data of the configuration, if it is already open.
+        models: The flax modules of the stage, if they are already built.
     """
     require_determinism(cfg.deterministic)
     run = RunDirectory(path)
     main_stage = run.main_stage()
     stage = stage or main_stage
     if data is None:
-        simulate.prepare(cfg)
+        simulate.generate_missing(cfg)
     predictor = predictor_stage(path, stage)
     model = build_trained_model(path, predictor, best_weights(path, predictor), models if stage == predictor else None)
-    results = _evaluate_tasks(model, cfg, stage, main_stage, selection, _opened_datasets(data, model), console)
+    results = _evaluate_tasks(model, cfg, stage, main_stage, selection, _reusable_datasets(data, model), console)
     evaluations = [item.evaluation for item in results]
     split = selection.split
-    name = selection.name or _default_name(stage, main_stage, split, results)
+    name = selection.name or _default_result_name(stage, main_stage, split, results)
     output = RunDirectory(selection.output or path)
     values = cast(
         EvaluationResult,
-        to_json_values(evaluation_result(evaluations, _meta(run, stage, model.checkpoint, results, split))),
+        to_json_values(evaluation_result(evaluations, _run_meta(run, stage, model.checkpoint, results, split))),
     )
     written = [output.evaluation / f"{name}.json"]
     write_json(written[0], values)
@@ -234,14 +233,11 @@ class _TaskResult:
     """The evaluation of one task of a run.
 
     Attributes:
-        model: The predictor of the task.
-        weights: The checkpoint of the evaluated stage.
-        dataset: The data.
-        evaluation: The metrics.
+        model: The trained model of the task, without a corrector.
+        weights: The best checkpoint of the evaluated stage.
         resolution_mode: Key in `RESOLUTION_MODES`.
-        truth: Digest of the evaluated trajectories.
+        truth_digest: Hash of the evaluated trajectories.
         ensemble_stage: The stage whose corrector sampled the ensemble; None without an ensemble.
-        notes: Notes for the user.
     """
 
     model: TrainedModel
@@ -249,7 +245,7 @@ class _TaskResult:
     dataset: Dataset
     evaluation: TransientEvaluation | SteadyEvaluation
     resolution_mode: str
-    truth: str
+    truth_digest: str
     ensemble_stage: str | None
     notes: tuple[str, ...]
 
@@ -263,7 +259,7 @@ def _evaluate_tasks(
     datasets: Mapping[str, Dataset],
     console: Console,
 ) -> list[_TaskResult]:
-    """Evaluate every task of the configuration; open the data of tasks that are not in `datasets`."""
+    """Return the evaluation of every task of the configuration. Data that is not in `datasets` is opened."""
     path, has_several_tasks = joint_model.path, len(joint_model.tasks) > 1
     if not has_several_tasks:
         single_task(cfg)
@@ -274,7 +270,7 @@ def _evaluate_tasks(
         correctors = load_correctors(path)
     results = []
     for task in configured_tasks(cfg):
-        task_cfg = of_task(cfg, task.name)
+        task_cfg = restrict_to_task(cfg, task.name)
         model = select_task(joint_model, task.name if has_several_tasks else None)
         dataset = datasets.get(model.task.name) or open_dataset(task_cfg, model.task)
         mode = predictor_for_grid(model, dataset.task)[1]
@@ -295,7 +291,7 @@ def _evaluate_tasks(
                 dataset=dataset,
                 evaluation=evaluation,
                 resolution_mode=mode,
-                truth=truth_digest(trajectories),
+                truth_digest=truth_digest(trajectories),
                 ensemble_stage=ensemble_stage,
                 notes=notes,
             )
@@ -303,16 +299,16 @@ def _evaluate_tasks(
     return results
 
 
-def _opened_datasets(data: Mixture | None, joint_model: TrainedModel) -> dict[str, Dataset]:
-    """Return the data sets of `data` that the run was trained on, by task."""
+def _reusable_datasets(data: Mixture | None, joint_model: TrainedModel) -> dict[str, Dataset]:
+    """Return, by task, the data sets of `data` that the run was trained on (same task and fingerprint)."""
     models = (select_task(joint_model, task.name) for task in joint_model.tasks)
     trained = {(model.task, model.checkpoint.fingerprint) for model in models}
     datasets = () if data is None else data.datasets
     return {item.task.name: item for item in datasets if (item.task, item.fingerprint) in trained}
 
 
-def _default_name(stage: str, main_stage: str, split: str, results: Sequence[_TaskResult]) -> str:
-    """Return the name of an evaluation: split, stage if it is not the main one, and files of data not trained on."""
+def _default_result_name(stage: str, main_stage: str, split: str, results: Sequence[_TaskResult]) -> str:
+    """Return the default name of the result files: `[<stage>_]<split>[-<data file>]`."""
     other_files = [
         Path(item.dataset.source.name).stem
         for item in results
@@ -344,21 +340,22 @@ def _evaluate_task(
 ) -> TransientEvaluation | SteadyEvaluation:
     """Return the evaluation of one task.
 
-    If `stage` is a corrector, the model with this corrector is evaluated. Otherwise the model alone is evaluated, with
-    its correctors as variants.
+    If `stage` is a corrector, the model with this corrector is evaluated. Otherwise the model alone is evaluated; the
+    model with each corrector is a variant.
     """
     if model.task.kind == "steady":
         return _evaluate_steady_task(model, correctors, stage, dataset, trajectories, cfg)
     predictor, mode = predictor_for_grid(model, dataset.task)
     # A corrector needs the grid that the model steps on.
     corrected_models = {
-        name: CorrectedModel(model.on(dataset.task), name, weights)
+        name: CorrectedModel(model.on_grid_of(dataset.task), name, weights)
         for name, weights in correctors.items()
         if mode != "restricted"
     }
     if stage in correctors and stage not in corrected_models:
         raise DataError(
-            f"{dataset.source.name}: {RESOLUTION_MODES[mode]}; {stage} can be evaluated on the trained grid only"
+            f"{dataset.source.name}: cannot evaluate the corrector {stage} on this grid; use data on the grid that the "
+            "model was trained on"
         )
     variants: dict[str, RolloutFunction] = {}
     if stage not in corrected_models:
@@ -373,13 +370,13 @@ def _evaluate_task(
         context=cfg.data.context,
         seed=cfg.seed,
         variants=variants,
-        ensembles=_ensembles(corrected_models, stage, cfg),
+        ensembles=_requested_ensembles(corrected_models, stage, cfg),
     )
     corrected_model = _selected_corrector(corrected_models, stage)
     if cfg.evaluation.candidates < 2 or corrected_model is None or not corrected_model.is_stochastic:
         return evaluation
     score_name, score = candidate_score(cfg.data.tasks[0], corrected_model.trained_model.task)
-    best_of_n_variants = candidate_variants(
+    best_of_n_variants = evaluate_best_of_n(
         corrected_model.trained_model.model,
         corrected_model.trained_model.weights,
         corrected_model.corrector,
@@ -406,7 +403,7 @@ def _evaluate_steady_task(
     trajectories: Trajectories,
     cfg: Config,
 ) -> SteadyEvaluation:
-    """Return the evaluation of a steady task, with the stages treated as in `_evaluate_task`."""
+    """Return the evaluation of a steady task, with the corrector `stage` or with each corrector as a variant."""
     mean_field = mean_solution(dataset)
     corrected_models = {name: CorrectedModel(model, name, weights) for name, weights in correctors.items()}
     variants: dict[str, RolloutFunction] = {}
@@ -420,25 +417,27 @@ def _evaluate_steady_task(
         mean_field=mean_field,
         seed=cfg.seed,
         variants=variants,
-        ensembles=_ensembles(corrected_models, stage, cfg),
+        ensembles=_requested_ensembles(corrected_models, stage, cfg),
     )
 
 
-def _ensembles(corrected_models: Mapping[str, CorrectedModel], stage: str, cfg: Config) -> dict[str, EnsembleFunction]:
-    """Return the ensemble of the selected corrector by name, or nothing if it is deterministic or not requested."""
+def _requested_ensembles(
+    corrected_models: Mapping[str, CorrectedModel], stage: str, cfg: Config
+) -> dict[str, EnsembleFunction]:
+    """Return the ensemble of the selected corrector; empty if it is deterministic or no ensemble is requested."""
     corrected_model = _selected_corrector(corrected_models, stage)
     if corrected_model is None or not corrected_model.is_stochastic or cfg.evaluation.members < 2:
         return {}
     return {"ensemble": corrected_model.sample_members}
 
 
-def _selected_corrector(by_stage: Mapping[str, Any], stage: str) -> Any:
-    """Return the entry of the corrector `stage`, otherwise of the last corrector; None if there is no corrector."""
-    return by_stage.get(stage, list(by_stage.values())[-1]) if by_stage else None
+def _selected_corrector(correctors: Mapping[str, _Corrector], stage: str) -> _Corrector | None:
+    """Return the corrector of `stage`, or the last corrector if `stage` has none; None without correctors."""
+    return correctors.get(stage, list(correctors.values())[-1]) if correctors else None
 
 
 def _select_trajectories(dataset: Dataset, selection: Selection, context: int) -> Trajectories:
-    """Return the selected trajectories, cut to the selected horizon."""
+    """Return the selected trajectories of a data set, cut to the selected horizon."""
     trajectories = dataset.trajectories(selection.split, selection.trajectories)
     if selection.horizon is None or dataset.task.kind == "steady":
         return trajectories
@@ -447,48 +446,50 @@ def _select_trajectories(dataset: Dataset, selection: Selection, context: int) -
 
 
 def truth_digest(trajectories: Trajectories) -> str:
-    """Return twelve hex digits of a hash of the trajectories; evaluations with equal digests are comparable."""
+    """Return a hash (twelve hex digits) of the true trajectories; only evaluations with equal hashes are comparable."""
     hashed = hashlib.sha256(np.ascontiguousarray(trajectories.fields).data)
     for values in (trajectories.inputs, trajectories.time, trajectories.ids, *trajectories.point_arrays.values()):
         hashed.update(np.ascontiguousarray(values).tobytes())
     return hashed.hexdigest()[:12]
 
 
-def _grid_notes(model: TrainedModel, cfg: Config, dataset: Dataset, mode: str, split: Split) -> list[str]:
-    """Return notes on the use of the model at another resolution than that of its training data."""
-    if mode == "own":
+def _grid_notes(model: TrainedModel, cfg: Config, dataset: Dataset, resolution_mode: str, split: Split) -> list[str]:
+    """Return notes about data on another grid than the training data; none if the grids are equal."""
+    if resolution_mode == "own":
         return []
-    notes = [f"{dataset.source.name}: {RESOLUTION_MODES[mode]}"]
-    mismatch = split_mismatch_note(model, cfg, dataset, split) if mode != "native" else None
+    notes = [f"{dataset.source.name}: {RESOLUTION_MODES[resolution_mode]}"]
+    mismatch = split_mismatch_note(model, cfg, dataset, split) if resolution_mode != "native" else None
     return [*notes, mismatch] if mismatch else notes
 
 
-def _omitted_corrector_notes(correctors: Mapping[str, Weights], mode: str) -> list[str]:
-    """Return notes on correctors that cannot be evaluated because the data has another grid."""
+def _omitted_corrector_notes(correctors: Mapping[str, Weights], resolution_mode: str) -> list[str]:
+    """Return a note on each corrector that is not evaluated because the data is not on the trained grid."""
     return [
-        f"{name} is not evaluated: it needs data on the trained grid" for name in correctors if mode == "restricted"
+        f"{name} is not evaluated: it needs data on the trained grid"
+        for name in correctors
+        if resolution_mode == "restricted"
     ]
 
 
 def _candidate_notes(model: TrainedModel, correctors: Mapping[str, Weights], stage: str, cfg: Config) -> list[str]:
-    """Return a note if `evaluation.candidates` is set but has no effect."""
+    """Return a note on why `evaluation.candidates` has no effect, or an empty list."""
     weights = _selected_corrector(correctors, stage)
     objective = None if weights is None else weights.config.diffusion.objective
     reason = no_candidates_reason(model.task.kind == "steady", objective) if cfg.evaluation.candidates >= 2 else None
     return [] if reason is None else [f"evaluation.candidates has no effect: {reason}"]
 
 
-def _meta(
+def _run_meta(
     run: RunDirectory, stage: str, joint_weights: Weights, results: Sequence[_TaskResult], split: str
 ) -> dict[str, Any]:
-    """Return the entries of `meta` on checkpoint, model, data, grid and device."""
+    """Return entries for `meta` of the evaluation JSON: checkpoint, model, data, grid and device."""
     record, first = run.read()["stages"].get(stage, {}), results[0]
     weights = first.weights
     data = {
         "file": " + ".join(item.dataset.source.name for item in results),
         "fingerprint": "+".join(item.dataset.fingerprint for item in results),
         "split": split,
-        "truth": "+".join(item.truth for item in results),
+        "truth": "+".join(item.truth_digest for item in results),
     }
     grids = {
         item.model.task.name: {

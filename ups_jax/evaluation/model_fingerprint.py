@@ -15,14 +15,13 @@ from ups_jax.core.task import Task
 
 
 def architecture_fingerprint(config: Config, task: Task, stage: str, params: Any) -> dict[str, Any]:
-    """Return a description of the model of one task, with a hash of it under the key `digest`.
+    """Return a description of the architecture of one task's model, with a hash of the description as `digest`.
 
     It contains the configuration of operator and codec, and hashes of the normalization and of the shapes and types of
     the parameters.
 
     Args:
         config: The configuration that the model was trained with.
-        task: The task of the model.
         stage: The stage that trained the model.
         params: The parameters as a pytree.
     """
@@ -34,20 +33,20 @@ def architecture_fingerprint(config: Config, task: Task, stage: str, params: Any
     fingerprint = {
         "stage": stage,
         "model": values["operator"] | ({"diffusion": values["diffusion"]} if stage in STAGE_NEEDS["transient"] else {}),
-        "codec": _codec_values(values["latent"], task),
+        "codec": _codec_config(values["latent"], task),
         "context": config.data.context,
         "time_step": task.dt,
         "channels": list(task.channels),
-        "normalizer": _hash(scales | {"scaling": config.data.normalize}),
-        "parameters": _hash(shapes),
+        "normalizer": _short_hash(scales | {"scaling": config.data.normalize}),
+        "parameters": _short_hash(shapes),
     }
-    return fingerprint | {"digest": _hash(fingerprint)}
+    return fingerprint | {"digest": _short_hash(fingerprint)}
 
 
-def _codec_values(latent: dict[str, Any], task: Task) -> dict[str, Any]:
-    """Return the entries of the codec's configuration that apply to a task.
+def _codec_config(latent: dict[str, Any], task: Task) -> dict[str, Any]:
+    """Return the configuration `latent` of the codec without the keys that do not apply to the task.
 
-    Keys that were added later are left out if they have their default, so that the digests of older models stay valid.
+    Keys that older versions lacked are left out at their default, so that the digests of older models stay valid.
     """
     later_defaults = {"pooling": "nodes", "neighbours": 0, "radius": None, "rounds": 1}
     if not task.scattered:
@@ -56,7 +55,7 @@ def _codec_values(latent: dict[str, Any], task: Task) -> dict[str, Any]:
 
 
 def combined_fingerprint(fingerprints: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the fingerprint of the models of several tasks, with a common `digest`; a single one is unchanged.
+    """Combine the fingerprints of several tasks' models under one `digest`; return a single fingerprint unchanged.
 
     Args:
         fingerprints: The fingerprint of each task's model, by the name of the task.
@@ -64,9 +63,9 @@ def combined_fingerprint(fingerprints: Mapping[str, Mapping[str, Any]]) -> dict[
     if len(fingerprints) == 1:
         return dict(next(iter(fingerprints.values())))
     combined = {"tasks": {name: dict(values) for name, values in fingerprints.items()}}
-    return combined | {"digest": _hash([[name, values["digest"]] for name, values in fingerprints.items()])}
+    return combined | {"digest": _short_hash([[name, values["digest"]] for name, values in fingerprints.items()])}
 
 
-def _hash(values: Any) -> str:
-    """Return twelve hex digits of a hash of JSON values, independent of the order of keys."""
+def _short_hash(values: Any) -> str:
+    """Return twelve hex digits of a hash of JSON values; the order of keys does not matter."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,6 +1,6 @@
-"""Results of an evaluation: the dataclasses of one task, and the evaluation JSON of all tasks of a run.
+"""Results of an evaluation: dataclasses for one task, and the evaluation JSON of all tasks of a run.
 
-`evaluate` and `steady` compute them; `plots` draws them.
+The modules `evaluate` and `steady` compute the results; `plots` draws them.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ class Example:
     """One trajectory for plots, from the last context frame on.
 
     Attributes:
-        label: `best`, `median` or `worst` of the evaluated trajectories.
+        label: Rank by nRMSE among the evaluated trajectories: `best`, `median` or `worst`.
         id: Index of the trajectory in its file.
         nrmse: Mean nRMSE of its rollout.
         coefficients: PDE coefficients by name, in physical units.
-        time: Times of the frames.
         truth: True fields in physical units.
-        prediction: Predicted fields; their first frame is the last context frame.
-        point_arrays: Arrays of a point cloud; empty for a grid.
+        prediction: Predicted fields; the first frame is the last context frame.
+        point_arrays: Arrays of a point cloud, such as `coords`; empty on a grid.
     """
 
     label: str
@@ -49,8 +48,7 @@ class Spectra:
     """Energy spectra at some times of the rollout, averaged over the trajectories.
 
     Attributes:
-        time: Times of the spectra.
-        truth: Spectra of the true fields, by wavenumber.
+        truth: Spectra of the true fields, by time and wavenumber.
         prediction: Spectra of the predicted fields.
     """
 
@@ -61,18 +59,18 @@ class Spectra:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskEvaluation:
-    """The metrics of one task. A section, such as `one_step` or `rollout`, is a mapping of metrics.
+    """The evaluation of one task. A section, such as `one_step` or `rollout`, is a mapping of metrics.
 
     Attributes:
         task: The task, on the grid of the data.
-        metrics: Sections of the model.
-        baselines: Sections of each baseline, such as persistence.
-        variants: Sections of other ways to predict with the same run, such as a corrected rollout, and their
-            `seconds_per_rollout_step`.
-        intervals: 95 % bootstrap intervals of the mean over trajectories, by section and metric.
-        meta: Number of trajectories, horizon, seconds per step, and the evaluation protocol in words.
+        metrics: Metrics of the model, as section -> metric.
+        baselines: Metrics of baselines, such as persistence, as baseline -> section -> metric.
+        variants: Metrics of other ways to predict with the run, such as a corrected rollout, as variant -> section ->
+            metric, and `seconds_per_rollout_step` of each variant.
+        intervals: 95 % bootstrap intervals of the mean over trajectories, as section -> metric.
+        meta: Number of trajectories, horizon, seconds per step, and an explanation of the sections.
         ids: Indices of the trajectories in their file.
-        per_trajectory: Metrics of each trajectory by section, to compare two evaluations in pairs.
+        per_trajectory: Metrics of each trajectory, as section -> metric; two evaluations can be compared in pairs.
     """
 
     task: Task
@@ -112,13 +110,12 @@ class SteadyExample:
     """One solution of a steady task for plots.
 
     Attributes:
-        label: `best`, `median` or `worst` of the evaluated solutions.
+        label: Rank by nRMSE among the evaluated solutions: `best`, `median` or `worst`.
         id: Index of the solution in its file.
         nrmse: nRMSE of the predicted solution.
         coefficients: PDE coefficients by name, in physical units.
         inputs: Input fields of the solver.
         truth: True solution in physical units.
-        prediction: Predicted solution.
     """
 
     label: str
@@ -145,12 +142,12 @@ class EvaluationResult(TypedDict):
     """The contents of an evaluation JSON file.
 
     Attributes:
-        metrics: By task, the sections `one_step`, `rollout` and others; a section is a mapping of metrics.
-        baselines: By baseline, such as persistence, and task, the same sections.
-        variants: By variant, which is another way to predict with the run, and task, the same sections.
-        intervals: By task, 95 % bootstrap intervals of the mean over trajectories.
-        per_trajectory: By task, the indices of the trajectories and their metrics.
-        meta: Checkpoint, data, protocol, device, notes and timing.
+        metrics: Metrics of the model, as task -> section (`one_step`, `rollout`, ...) -> metric.
+        baselines: Metrics of baselines, such as persistence, as baseline -> task -> section -> metric.
+        variants: Metrics of other ways to predict with the run, as variant -> task -> section -> metric.
+        intervals: 95 % bootstrap intervals of the mean over trajectories, as task -> section -> metric.
+        per_trajectory: Indices and metrics of the trajectories, by task.
+        meta: Checkpoint, data, explanation of the sections, device, notes and timing.
     """
 
     metrics: dict[str, dict[str, Any]]
@@ -162,12 +159,12 @@ class EvaluationResult(TypedDict):
 
 
 def evaluation_result(evaluations: Sequence[TaskEvaluation], meta: Mapping[str, Any]) -> EvaluationResult:
-    """Return the evaluation JSON of one or more tasks.
+    """Return the contents of the evaluation JSON file for the tasks of a run.
 
     Args:
         evaluations: The metrics of each task.
-        meta: Further entries for the result's `meta`, such as checkpoint and seed. The number of trajectories (total),
-            the horizon (longest) and the time per step (slowest) over all tasks are added.
+        meta: Further entries for `meta`, such as checkpoint and seed. This function adds the number of trajectories
+            (total), the horizon (longest) and the time per step (slowest) over all tasks.
     """
     task_metas = [item.meta for item in evaluations]
     return {
@@ -201,7 +198,7 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def to_json_values(value: Any) -> Any:
-    """Return `value` as plain JSON values: NumPy scalars and arrays become Python ones, non-finite numbers None."""
+    """Return `value` for JSON: NumPy scalars and arrays as Python numbers and lists, non-finite numbers as None."""
     if isinstance(value, Mapping):
         return {str(key): to_json_values(item) for key, item in value.items()}
     if isinstance(value, np.ndarray):

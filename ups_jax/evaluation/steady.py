@@ -1,4 +1,4 @@
-"""Evaluation of a solver on a steady task: metrics in physical units, the baseline of the mean field, an interval."""
+"""Evaluation of a solver on a steady task: metrics in physical units, a baseline and a bootstrap interval."""
 
 from __future__ import annotations
 
@@ -38,26 +38,26 @@ def evaluate_steady(
     variants: Mapping[str, RolloutFunction] = MappingProxyType({}),
     ensembles: Mapping[str, EnsembleFunction] = MappingProxyType({}),
 ) -> SteadyEvaluation:
-    """Return the metrics of a solver and of the mean field, a baseline that ignores the input fields.
+    """Return the metrics of a solver on a steady task, and of the baseline `mean_field`, which ignores the inputs.
 
     A solution that is not finite makes the mean metrics non-finite and is counted in `nonfinite`.
 
     Args:
         solve: Function that returns the solutions for input fields.
         trajectories: Input fields and true solutions of a split.
-        task: Their task, on the grid of the data.
+        task: The task, on the grid of the data.
         config: Batch size, number of bootstrap samples and of ensemble members.
         mean_field: Mean of the training solutions at each point, from `mean_solution`.
         seed: Seed of the bootstrap.
-        variants: Other ways to solve with the same run, by name.
-        ensembles: Functions that sample solutions, by name; their distribution is scored as well.
+        variants: Further solvers to evaluate, by name.
+        ensembles: Functions that sample solutions, by name; the ensemble's mean and distribution are evaluated.
 
     Raises:
         DataError: The split is empty.
     """
     count = len(trajectories.fields)
     if count == 0:
-        raise DataError(f"task {task.name}: the split contains no solutions; increase its share in data.split")
+        raise DataError(f"task {task.name}: the split contains no solutions; increase its share in `data.split`")
     solutions, seconds = _timed_solutions(solve, trajectories, config.batch_size)
     solver_tables, mean_field_tables = [], []
     for rows, real_rows in fixed_size_chunks(count, config.batch_size):
@@ -71,7 +71,7 @@ def evaluate_steady(
         metrics={"steady": steady_section(table)},
         baselines={"mean_field": {"steady": steady_section(concatenate_tables(mean_field_tables))}},
         variants={
-            name: _variant_sections(solve_variant, trajectories, task, config.batch_size)
+            name: _evaluate_variant(solve_variant, trajectories, task, config.batch_size)
             for name, solve_variant in variants.items()
         }
         | {
@@ -93,7 +93,7 @@ def evaluate_steady(
         },
         ids=[int(index) for index in trajectories.ids],
         per_trajectory={"steady": {"nrmse": scores}},
-        examples=_examples(trajectories, solutions, task, scores),
+        examples=_best_median_worst(trajectories, solutions, task, scores),
     )
 
 
@@ -109,7 +109,7 @@ def mean_solution(dataset: Dataset) -> Float[np.ndarray, "*s c"]:
 def _timed_solutions(
     solve: RolloutFunction, trajectories: Trajectories, batch_size: int
 ) -> tuple[Float[np.ndarray, "n 1 *s c"], float]:
-    """Return all solutions, and the seconds per solution after compilation."""
+    """Return the solutions of all trajectories, and the seconds per solution without compilation."""
     batches = list(fixed_size_chunks(len(trajectories.fields), batch_size))
     solutions = [
         solve(trajectories.inputs[rows], 1, trajectories.cond[rows], trajectories.cond_mask[rows])[:real_rows]
@@ -122,10 +122,10 @@ def _timed_solutions(
     return np.concatenate(solutions), (time.perf_counter() - begin) / len(rows)
 
 
-def _variant_sections(
+def _evaluate_variant(
     solve: RolloutFunction, trajectories: Trajectories, task: Task, batch_size: int
 ) -> dict[str, Any]:
-    """Return the `steady` section of a variant, and its seconds per solution after compilation."""
+    """Return the `steady` section of a variant, and its seconds per solution without compilation."""
     solutions, seconds = _timed_solutions(solve, trajectories, batch_size)
     tables = [
         score_rows(solutions[rows], trajectories.fields[rows], task, real_rows)
@@ -134,17 +134,17 @@ def _variant_sections(
     return {"steady": steady_section(concatenate_tables(tables)), "seconds_per_rollout_step": seconds}
 
 
-def _examples(
-    trajectories: Trajectories, solutions: Float[np.ndarray, "n 1 *s c"], task: Task, scores: Float[np.ndarray, " n"]
+def _best_median_worst(
+    trajectories: Trajectories, solutions: Float[np.ndarray, "n 1 *s c"], task: Task, nrmse: Float[np.ndarray, " n"]
 ) -> list[SteadyExample]:
-    """Return the best, median and worst solution by `scores`."""
-    order = np.argsort(np.where(np.isfinite(scores), scores, np.inf), kind="stable")
+    """Return the best, median and worst solution."""
+    order = np.argsort(np.where(np.isfinite(nrmse), nrmse, np.inf), kind="stable")
     rows = order[[0, (len(order) - 1) // 2, len(order) - 1]]
     return [
         SteadyExample(
             label=label,
             id=str(trajectories.ids[row]),
-            nrmse=float(scores[row]),
+            nrmse=float(nrmse[row]),
             coefficients={
                 item.name: float(trajectories.cond[row, index])
                 for index, item in enumerate(task.coefficients)

@@ -1,7 +1,6 @@
-"""Figures of truth, prediction and error of fields on grids and point clouds, and their shared parts.
+"""Figures of fields on grids and point clouds: truth, prediction and error; and the functions that draw them.
 
-Shared are colour maps and limits, colour bars and saving. `figures` draws the other figures of an evaluation, `films`
-the figures and films of predicted states.
+`figures` draws the other figures of an evaluation, `films` the figures and films of predicted states.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -31,11 +29,11 @@ _SNAPSHOTS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One field of a figure.
+    """One field to draw.
 
     Attributes:
         title: Title of the panel.
-        values: The field; of a transient task with time as the first axis.
+        values: The field, over time if the task is transient.
         colours: Name of the colour map.
         norm: Colour limits.
     """
@@ -47,14 +45,10 @@ class Panel:
 
 
 def fields_figure(evaluation: TransientEvaluation, channel: int = 0) -> Figure:
-    """Return a figure of truth, prediction and error of the best, median and worst trajectory.
+    """Return a figure of truth, prediction and error of the best, median and worst trajectory on a grid.
 
-    Fields with one space axis are images over time and space; others are snapshots, in 3-D of the middle plane. Truth
-    and prediction share their colour limits; those of the error are symmetric.
-
-    Args:
-        evaluation: The evaluation of a transient task on a grid.
-        channel: Index of the channel.
+    In 1-D, fields are drawn over time and space, otherwise as a row of snapshots, in 3-D of the middle plane.
+    Truth and prediction share their colour limits; the limits of the error are symmetric.
     """
     task = evaluation.task
 
@@ -104,12 +98,8 @@ def points_figure(evaluation: PointEvaluation, channel: int = 0) -> Figure:
 def solutions_figure(evaluation: SteadyEvaluation, channel: int = 0) -> Figure:
     """Return a figure of input fields, truth, prediction and error of the best, median and worst steady solution.
 
-    Each solution is one row. Truth and prediction share their colour limits; those of the error are symmetric. In 3-D
-    the middle plane is drawn.
-
-    Args:
-        evaluation: The evaluation of a steady task.
-        channel: Index of the channel.
+    Each solution is one row, in 3-D its middle plane. Truth and prediction share their colour limits; the limits of the
+    error are symmetric.
     """
     task, name = evaluation.task, evaluation.task.channels[channel]
     columns = len(task.inputs) + 3
@@ -140,12 +130,12 @@ def comparison_panels(
     prediction: Float[np.ndarray, "t *p"],
     titles: Sequence[str] = ("truth", "prediction"),
 ) -> tuple[Panel, Panel, Panel]:
-    """Return the panels of truth and prediction, with equal colour limits, and of their difference.
+    """Return the panels of truth and prediction, which have the same colour limits, and of the difference.
 
     Args:
-        truth: True fields by time; a truth that ends before the prediction is padded with NaN.
+        truth: True fields by time; if they end before the prediction, they are padded with NaN.
         prediction: Predicted fields by time.
-        titles: Titles of the first two panels.
+        titles: Titles of the panels of truth and prediction.
     """
     padded_truth = np.full_like(prediction, np.nan)
     padded_truth[: len(truth)] = truth
@@ -168,14 +158,14 @@ def draw_comparison_row(
 ) -> None:
     """Draw truth, prediction and error of a channel side by side.
 
-    Fields with one space axis are drawn over time and space, others at the last time.
+    In 1-D the fields are drawn over time and space, otherwise at the last time.
 
     Args:
-        figure: The figure for the colour bars.
+        figure: The figure that gets the colour bars.
         axes: Three axes.
         task: The task, which has the grid.
         time: Times of the frames.
-        panels: The panels of `comparison_panels`.
+        panels: The panels from `comparison_panels`.
         name: Name of the channel.
         title_size: Font size of the titles.
     """
@@ -200,13 +190,11 @@ def draw_space_time(
     colours: str,
     norm: Normalize,
 ) -> None:
-    """Draw a field with one space axis as an image over time; values that are not finite are grey.
+    """Draw a 1-D field as an image over time and space; values that are not finite are grey.
 
     Args:
-        axis: The axes to draw on.
-        task: The task or grid.
+        task: The task or grid of the field.
         time: Times of the frames.
-        values: The field.
         colours: Name of the colour map.
         norm: Colour limits.
     """
@@ -221,12 +209,10 @@ def draw_space_time(
 def draw_snapshot(
     axis: Axes, task: Task | Grid, values: Float[np.ndarray, "x y"], colours: str, norm: Normalize
 ) -> None:
-    """Draw a field with two space axes at one time, with the first axis horizontal.
+    """Draw a 2-D field at one time; the first axis of space is horizontal, and values that are not finite are grey.
 
     Args:
-        axis: The axes to draw on.
-        task: The task or grid.
-        values: The field.
+        task: The task or grid of the field.
         colours: Name of the colour map.
         norm: Colour limits.
     """
@@ -241,25 +227,25 @@ def draw_snapshot(
 
 
 def disable_math_text(figure: Figure) -> None:
-    """Disable math text in all texts of a figure with a dollar sign, such as names of tasks and channels.
+    """Disable math text for all texts of a figure that contain a dollar sign, such as names of tasks and channels.
 
     Matplotlib would interpret text between two dollar signs as a formula, and fail for an invalid one. Call this before
-    the figure is drawn for the first time: tick labels, which are created then, need math text.
+    the figure is first drawn: drawing creates the tick labels, which need math text.
     """
     for text in figure.findobj(Text):
         if isinstance(text, Text) and "$" in text.get_text():
             text.set_parse_math(False)
 
 
-def add_colour_bar(figure: Figure | SubFigure, axes: Any, colours: str, norm: Normalize, label: str) -> None:
-    """Add a colour bar for the images on `axes`.
+def add_colour_bar(
+    figure: Figure | SubFigure, axes: Axes | Sequence[Axes], colours: str, norm: Normalize, label: str
+) -> None:
+    """Add one colour bar for the images on one or several axes.
 
     Args:
         figure: The figure of the axes.
-        axes: One or several axes.
         colours: Name of the colour map.
         norm: Colour limits.
-        label: Label of the colour bar.
     """
     bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, pad=0.02, aspect=25)
     bar.set_label(label, fontsize=9)
@@ -269,12 +255,12 @@ def add_colour_bar(figure: Figure | SubFigure, axes: Any, colours: str, norm: No
 def truth_and_prediction(
     task: Task, example: Example | SteadyExample, channel: int
 ) -> tuple[Float[np.ndarray, "t *p"], Float[np.ndarray, "t *p"]]:
-    """Return truth and prediction of one channel in float64; in 3-D only the middle plane of the last axis."""
+    """Return truth and prediction of one channel in float64; in 3-D only the middle slice along the last axis."""
     return middle_plane(task, example.truth[..., channel]), middle_plane(task, example.prediction[..., channel])
 
 
 def middle_plane(task: Task | Grid, values: Float[np.ndarray, "... *s"]) -> Float[np.ndarray, "... *p"]:
-    """Return a field in float64; in 3-D only the middle plane of the last axis.
+    """Return a field in float64; in 3-D only the middle slice along the last axis.
 
     In float64 the difference of two diverged float32 values does not overflow.
     """
@@ -283,14 +269,14 @@ def middle_plane(task: Task | Grid, values: Float[np.ndarray, "... *s"]) -> Floa
 
 
 def field_limits(truth: np.ndarray) -> Normalize:
-    """Return the range of the truth as colour limits, so that a diverged prediction saturates."""
+    """Return the range of the truth as colour limits; a diverged prediction then saturates the colours."""
     return Normalize(float(truth.min()), float(truth.max()))
 
 
 def error_limits(truth: np.ndarray, prediction: np.ndarray) -> Normalize:
     """Return colour limits -b and b, where b is the largest error, but at most the range (max - min) of the truth.
 
-    If b were the error of a diverged prediction, the errors of all other frames would be invisible.
+    Without this bound, a diverged prediction would make the errors of all other frames invisible.
     """
     error = np.abs(prediction - truth)
     bound = min(float(error[np.isfinite(error)].max(initial=0.0)), float(np.ptp(truth)) or np.inf) or 1e-12
@@ -298,25 +284,20 @@ def error_limits(truth: np.ndarray, prediction: np.ndarray) -> Normalize:
 
 
 def example_title(example: Example | SteadyExample) -> str:
-    """Return a title for an example: which trajectory or solution it is, its coefficients and its error."""
+    """Return the title of an example: its rank among the evaluated ones, its index, its coefficients and its nRMSE."""
     kind, metric = ("solution", "nRMSE") if isinstance(example, SteadyExample) else ("trajectory", "rollout nRMSE")
     parts = [f"{example.label} test {kind} (id {example.id})"]
     parts += [f"{name} = {value:.3g}" for name, value in example.coefficients.items()]
     return ", ".join([*parts, f"{metric} {example.nrmse:.3g}"])
 
 
-def snapshot_frames(frames: int) -> list[int]:
+def snapshot_frames(frame_count: int) -> list[int]:
     """Return the indices of at most five frames, evenly spaced from the first to the last."""
-    return [int(frame) for frame in np.unique(np.linspace(0, frames - 1, _SNAPSHOTS).round())]
+    return [int(frame) for frame in np.unique(np.linspace(0, frame_count - 1, _SNAPSHOTS).round())]
 
 
 def save_png(figure: Figure, path: Path, dpi: int) -> None:
     """Write a figure as PNG atomically.
-
-    Args:
-        figure: The figure.
-        path: The file to write.
-        dpi: Resolution in dots per inch.
 
     Raises:
         StorageError: The file cannot be written.
@@ -331,10 +312,9 @@ def scatter_points(
 ) -> None:
     """Draw a field on a point cloud as coloured dots; points with a value that is not finite are omitted.
 
-    With one space axis, the value is also the height of the dot.
+    In 1-D, the value is also the height of the dot.
 
     Args:
-        axis: The axes to draw on.
         positions: Positions of the points.
         values: The field at the points.
         colours: Name of the colour map.
@@ -357,7 +337,7 @@ def _draw_snapshot_rows(
     name: str,
     draw: Callable[[Axes, Panel, int], None],
 ) -> None:
-    """Draw three rows of snapshots: truth, prediction and error of the channel `name`."""
+    """Draw three rows of snapshots, of truth, prediction and error, by calls of `draw(axes, panel, frame index)`."""
     frames = snapshot_frames(len(time))
     axes = figure.subplots(3, len(frames), sharex=True, sharey=True, squeeze=False)
     for row, panel, title in zip(axes, panels, ("truth", "prediction", "error"), strict=True):
@@ -370,15 +350,19 @@ def _draw_snapshot_rows(
 
 
 def _add_comparison_colour_bars(
-    figure: Figure | SubFigure, field_axes: Any, error_axes: Any, panels: Sequence[Panel], name: str
+    figure: Figure | SubFigure,
+    field_axes: Axes | Sequence[Axes],
+    error_axes: Axes | Sequence[Axes],
+    panels: Sequence[Panel],
+    name: str,
 ) -> None:
-    """Add a colour bar for truth and prediction, and another for the error."""
+    """Add one colour bar for truth and prediction, and another for the error of the channel `name`."""
     add_colour_bar(figure, field_axes, panels[1].colours, panels[1].norm, name)
     add_colour_bar(figure, error_axes, panels[2].colours, panels[2].norm, f"error of {name}")
 
 
 def _draw_steady_panel(axis: Axes, task: Task, panel: Panel) -> None:
-    """Draw a steady field: as an image, or as a curve if it has one space axis."""
+    """Draw a steady field: as a curve in 1-D, otherwise as an image."""
     if panel.values.ndim == 2:
         draw_snapshot(axis, task, panel.values, panel.colours, panel.norm)
         return
@@ -391,7 +375,7 @@ def _draw_steady_panel(axis: Axes, task: Task, panel: Panel) -> None:
 def _point_positions(
     task: Task, point_arrays: Mapping[str, np.ndarray], truth: Float[np.ndarray, "t p c"]
 ) -> Float[np.ndarray, "t p d"]:
-    """Return the positions of the points at each time, wrapped into the box along periodic axes."""
+    """Return the positions of the points at each time, wrapped into the domain along periodic axes if they move."""
     if not task.moving:
         coords = point_arrays["coords"]
         return np.broadcast_to(coords, (len(truth), *coords.shape)).astype(np.float64)

@@ -41,9 +41,7 @@ def write_plots(
     """Save every figure of an evaluation as PNG and return the paths.
 
     Args:
-        directory: Folder of the files.
-        evaluations: The evaluations of each task.
-        records: Lines of metrics.jsonl for the training curves, which are omitted if it is empty.
+        records: Lines of metrics.jsonl; if there are none, the training curves are omitted.
 
     Raises:
         StorageError: A file cannot be written.
@@ -51,7 +49,7 @@ def write_plots(
     figures: dict[str, Figure] = {}
     for evaluation in evaluations:
         prefix = safe_file_name(evaluation.task.name)
-        for name, figure in _figures(evaluation).items():
+        for name, figure in _task_figures(evaluation).items():
             figures[f"{prefix}_{name}"] = figure
     if records:
         figures["training"] = training_figure(records)
@@ -62,8 +60,8 @@ def write_plots(
     return paths
 
 
-def _figures(evaluation: TransientEvaluation | SteadyEvaluation) -> dict[str, Figure]:
-    """Return the figures of one task by file name."""
+def _task_figures(evaluation: TransientEvaluation | SteadyEvaluation) -> dict[str, Figure]:
+    """Return the figures of the evaluation of one task by file name without suffix."""
     if isinstance(evaluation, SteadyEvaluation):
         return _channel_figures(solutions_figure, evaluation)
     curves = {"nrmse": nrmse_figure(evaluation)}
@@ -78,7 +76,7 @@ def _figures(evaluation: TransientEvaluation | SteadyEvaluation) -> dict[str, Fi
 def _channel_figures(
     draw: Callable[[Any, int], Figure], evaluation: TransientEvaluation | SteadyEvaluation
 ) -> dict[str, Figure]:
-    """Return the figure of each channel by file name."""
+    """Return one figure per channel, from `draw(evaluation, channel index)`, by file name without suffix."""
     channels = enumerate(evaluation.task.channels)
     return {f"fields_{safe_file_name(channel)}": draw(evaluation, index) for index, channel in channels}
 
@@ -86,7 +84,7 @@ def _channel_figures(
 def showcase_figure(evaluation: TransientEvaluation) -> Figure:
     """Return an overview in one row: truth, prediction and error of the median trajectory, and nRMSE over time.
 
-    The fields are those of the first channel; the errors are compared with persistence and the codec.
+    The fields are of the first channel. The nRMSE is the mean over all trajectories, with two baselines.
     """
     task, example = evaluation.task, _median_example(evaluation)
     figure = Figure(figsize=(13.5, 3.6), layout=ConstrainedLayoutEngine(wspace=0.05))
@@ -103,7 +101,7 @@ def showcase_figure(evaluation: TransientEvaluation) -> Figure:
 
 
 def nrmse_figure(evaluation: TransientEvaluation) -> Figure:
-    """Return the mean nRMSE of the rollout over time, compared with persistence and the codec alone."""
+    """Return a figure of the mean nRMSE over time: of the model's rollout, of persistence and of the codec alone."""
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axis = figure.add_subplot()
     _plot_error_curves(axis, evaluation)
@@ -119,7 +117,7 @@ def spectrum_figure(evaluation: TransientEvaluation) -> Figure:
     """
     task, spectra = evaluation.task, evaluation.spectra
     if spectra is None:
-        raise ValueError(f"the evaluation of {task.name} has no spectra")
+        raise ValueError(f"task {task.name}: there are no energy spectra, because it is on a point cloud")
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axis = figure.add_subplot()
     # Wavenumbers above the Nyquist frequency of the shortest axis are not fully resolved.
@@ -143,7 +141,7 @@ def spectrum_figure(evaluation: TransientEvaluation) -> Figure:
 
 
 def training_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
-    """Return loss, learning rate and validation nRMSE over training steps, one row per stage.
+    """Return a figure of loss, learning rate and validation nRMSE over training steps, with one row per stage.
 
     Args:
         records: Lines of metrics.jsonl.
@@ -177,7 +175,7 @@ def training_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def _plot_error_curves(axis: Axes, evaluation: TransientEvaluation) -> None:
-    """Plot the mean nRMSE over time of persistence, the model and the codec."""
+    """Plot the mean nRMSE over time of persistence, of the model's rollout and of the codec alone."""
     curves = (
         ("persistence", evaluation.baselines["persistence"], GREY, "--"),
         ("this model", evaluation.metrics, BLUE, "-"),
@@ -209,7 +207,7 @@ def _plot_error_curves(axis: Axes, evaluation: TransientEvaluation) -> None:
 
 
 def _use_logarithmic_scale(axis: Axes) -> None:
-    """Make the y axis logarithmic, with labels at 1, 2 and 5 times powers of ten if it spans less than two decades."""
+    """Make the y axis logarithmic; if it spans less than two decades, label 1, 2 and 5 times powers of ten."""
     axis.set_yscale("log")
     low, high = axis.get_ylim()
     if high < 100 * low:
@@ -219,7 +217,7 @@ def _use_logarithmic_scale(axis: Axes) -> None:
 
 
 def _median_example(evaluation: TransientEvaluation) -> Example:
-    """Return the example of the median trajectory."""
+    """Return the trajectory with the median nRMSE."""
     return next(example for example in evaluation.examples if example.label == "median")
 
 
@@ -229,7 +227,7 @@ def safe_file_name(name: str) -> str:
 
 
 def _curve_label(name: str) -> str:
-    """Return the name of a metric for a legend."""
+    """Return the legend label of a metric."""
     return name.removeprefix("validation/").replace("_", " ")
 
 

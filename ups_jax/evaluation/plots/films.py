@@ -1,6 +1,7 @@
 """Figures and films of a file of predicted states, and the film of an evaluation.
 
-They show the first row of a file, with the truth if it is available, or the median trajectory of an evaluation.
+A file is represented by its first trajectory, with the truth if it is available; an evaluation by its median
+trajectory.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from ups_jax.evaluation.plots.fields import (
     truth_and_prediction,
 )
 from ups_jax.evaluation.result import TaskEvaluation, TransientEvaluation
-from ups_jax.inference.state_file import channel_datasets
+from ups_jax.inference.state_file import channel_dataset_names
 
 _MAX_COLUMNS = 1000
 # Ten seconds at the frame rate.
@@ -46,7 +47,7 @@ _MAX_EVALUATION_FRAMES = 60
 def write_images(
     states: Path, task: Task, kinds: Sequence[str], truth: Float[np.ndarray, "t_truth *s c"] | None = None
 ) -> list[Path]:
-    """Write images and films of a file of predicted states next to it, and return their paths.
+    """Write images and films of the first trajectory of a file of predicted states next to it, and return their paths.
 
     Args:
         states: The HDF5 file, written by `StateFile`.
@@ -58,7 +59,7 @@ def write_images(
         StorageError: A file cannot be written.
     """
     written = []
-    for channel, name in enumerate(channel_datasets(task)):
+    for channel, name in enumerate(channel_dataset_names(task)):
         suffix = "" if len(task.channels) == 1 else f"_{name}"
         for kind in kinds:
             path = states.with_name(f"{states.stem}{suffix}.{kind}")
@@ -73,35 +74,27 @@ def write_images(
 def read_panels(
     states: Path, task: Task, channel: int, max_frames: int, truth: Float[np.ndarray, "t_truth *s c"] | None
 ) -> tuple[Float[np.ndarray, " t"], list[Panel]]:
-    """Return times and panels of the first row of a file of predicted states.
+    """Return the times and the panels of the first trajectory of a file of predicted states.
 
     Args:
         states: The HDF5 file.
-        task: The task of the model.
-        channel: Index of the channel.
-        max_frames: Largest number of frames; longer files are subsampled evenly.
-        truth: True frames in physical units, padded with NaN if they end earlier; without them only the prediction is
-            returned.
+        max_frames: Largest number of frames; longer trajectories are subsampled evenly.
+        truth: True frames in physical units, padded with NaN if they end earlier; if None, only the prediction has a
+            panel.
     """
     with h5py.File(states, "r", locking=False) as file:
         time = file["t-coordinate"][:]
         stride = -(-len(time) // max_frames)
         time = time[::stride]
-        prediction = middle_plane(task, file[channel_datasets(task)[channel]][0, ::stride])
+        prediction = middle_plane(task, file[channel_dataset_names(task)[channel]][0, ::stride])
     name = task.channels[channel]
     if truth is None:
         return time, [Panel(title=name, values=prediction, colours=FIELD_MAP, norm=field_limits(prediction))]
-    return time, _truth_panels(name, middle_plane(task, truth[::stride, ..., channel])[: len(time)], prediction)
+    return time, _film_panels(name, middle_plane(task, truth[::stride, ..., channel])[: len(time)], prediction)
 
 
-def states_figure(task: Task, time: Float[np.ndarray, " t"], panels: Sequence[Panel]) -> Figure:
-    """Return a figure of panels: images over time and space in 1-D, otherwise one row of snapshots per panel.
-
-    Args:
-        task: The task, which has the grid.
-        time: Times of the frames.
-        panels: The fields to draw.
-    """
+def panels_figure(task: Task, time: Float[np.ndarray, " t"], panels: Sequence[Panel]) -> Figure:
+    """Return a figure of panels: in 1-D images over time and space, otherwise one row of snapshots per panel."""
     if len(task.shape) == 1:
         figure = Figure(figsize=(4.6 * len(panels) + 0.8, 3.6), layout="constrained")
         for axis, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
@@ -128,11 +121,6 @@ def film_frames(
     """Yield the frames of a film as RGB images: curves in 1-D, otherwise snapshots side by side.
 
     Width and height are multiples of 16, as video encoders need them.
-
-    Args:
-        task: The task, which has the grid.
-        time: Times of the frames.
-        panels: The fields to draw.
     """
     if len(task.shape) == 1:
         figure, show = _curves_animation(task, [panel for panel in panels if panel.colours == FIELD_MAP])
@@ -153,10 +141,6 @@ def write_film(path: Path, evaluation: TaskEvaluation) -> bool:
 
     There is no film of a steady task or of a point cloud.
 
-    Args:
-        path: The file to write.
-        evaluation: The evaluation of one task.
-
     Raises:
         StorageError: The file cannot be written.
     """
@@ -166,16 +150,16 @@ def write_film(path: Path, evaluation: TaskEvaluation) -> bool:
     example = next(item for item in evaluation.examples if item.label == "median")
     truth, prediction = truth_and_prediction(task, example, 0)
     stride = -(-len(truth) // _MAX_EVALUATION_FRAMES)
-    panels = _truth_panels(task.channels[0], truth[::stride], prediction[::stride])
+    panels = _film_panels(task.channels[0], truth[::stride], prediction[::stride])
     with atomic_file(path) as partial:
         _write_gif(partial, task, example.time[::stride], panels)
     return True
 
 
-def _truth_panels(
+def _film_panels(
     name: str, truth: Float[np.ndarray, "t_truth *p"], prediction: Float[np.ndarray, "t *p"]
 ) -> list[Panel]:
-    """Return the panels of prediction, truth and error of a channel."""
+    """Return the panels of prediction, truth and error of the channel `name`."""
     truth_panel, predicted_panel, error_panel = comparison_panels(
         truth, prediction, (f"{name}, truth", f"{name}, predicted")
     )
@@ -183,7 +167,7 @@ def _truth_panels(
 
 
 def _curves_animation(task: Task, panels: Sequence[Panel]) -> tuple[Figure, Callable[[int], None]]:
-    """Return a figure of curves over one space axis, and a function that shows one frame by its index."""
+    """Return a figure with one curve per panel over space, and a function that shows the frame with an index."""
     figure = Figure(figsize=(6.4, 4.0), dpi=100, layout="constrained")
     axis = figure.add_subplot()
     centres = task.origin[0] + task.spacing[0] * np.arange(task.shape[0])
@@ -204,7 +188,7 @@ def _curves_animation(task: Task, panels: Sequence[Panel]) -> tuple[Figure, Call
 
 
 def _snapshots_animation(task: Task, panels: Sequence[Panel]) -> tuple[Figure, Callable[[int], None]]:
-    """Return a figure of snapshots side by side, and a function that shows one frame by its index."""
+    """Return a figure of snapshots side by side, and a function that shows the frame with an index."""
     figure = Figure(figsize=(4.8 * len(panels), 4.0), dpi=100, layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, panel in zip(axes, panels, strict=True):
@@ -221,7 +205,7 @@ def _snapshots_animation(task: Task, panels: Sequence[Panel]) -> tuple[Figure, C
 
 def _write_png(path: Path, task: Task, time: Float[np.ndarray, " t"], panels: Sequence[Panel]) -> None:
     """Write a figure of the panels as PNG."""
-    figure = states_figure(task, time, panels)
+    figure = panels_figure(task, time, panels)
     disable_math_text(figure)
     figure.savefig(path, dpi=150, format="png")
 

@@ -33,11 +33,11 @@ _HIDDEN = ("nrmse_by_time", "nonfinite")
 
 
 def write_report(path: Path, result: Mapping[str, Any], plots: Sequence[Path], run: Mapping[str, Any]) -> None:
-    """Write the report of an evaluation.
+    """Write the HTML report of an evaluation.
 
     Args:
         path: The HTML file to write.
-        result: The evaluation JSON.
+        result: The contents of the evaluation JSON.
         plots: PNG files to include.
         run: The contents of run.json.
 
@@ -49,10 +49,10 @@ def write_report(path: Path, result: Mapping[str, Any], plots: Sequence[Path], r
 
 
 def render_report(result: Mapping[str, Any], plots: Mapping[str, bytes], run: Mapping[str, Any]) -> str:
-    """Return the report of an evaluation as HTML.
+    """Return the HTML report of an evaluation.
 
     Args:
-        result: The evaluation JSON.
+        result: The contents of the evaluation JSON.
         plots: Contents of PNG files by caption.
         run: The contents of run.json.
     """
@@ -89,7 +89,7 @@ def html_page(title: str, body: Sequence[str]) -> str:
 def result_tables(result: Mapping[str, Any]) -> Iterator[str]:
     """Yield the HTML tables of an evaluation JSON, one for each task and section.
 
-    The first row is the run, followed by its bootstrap interval, its variants and the baselines.
+    The rows are the run, its bootstrap interval, its variants and the baselines.
     """
     for task, sections in result["metrics"].items():
         yield f"<h2>{escape(task)}</h2>"
@@ -109,25 +109,27 @@ def result_tables(result: Mapping[str, Any]) -> Iterator[str]:
             lines = []
             for name, row in rows.items():
                 css_class = "model" if name == "this run" else "baseline"
-                lines.append(html_table_row([escape(name), *(_number(row[metric]) for metric in metrics)], css_class))
+                lines.append(
+                    html_table_row([escape(name), *(_html_number(row[metric]) for metric in metrics)], css_class)
+                )
                 if name == "this run" and interval:
-                    ranges = (_range(interval.get(metric)) for metric in metrics)
+                    ranges = (_html_interval(interval.get(metric)) for metric in metrics)
                     lines.append(html_table_row(["95 % interval", *ranges]))
             yield html_table(["", *map(display_name, metrics)], lines)
-            yield from _ensemble_tables(rows)
+            yield from _ensemble_html(rows)
 
 
-def _ensemble_tables(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Yield the table of ensemble scores, if there are ensembles, with the mean absolute error of the run."""
+def _ensemble_html(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a table of the scores of all ensembles in `rows`, if there are any, after the run's mean absolute error."""
     ensembles = {name: row for name, row in rows.items() if ENSEMBLE_METRICS[0] in row}
     if not ensembles:
         return
     yield "<h3>Ensembles</h3>"
-    mae = _number(rows["this run"]["mae"])
+    mae = _html_number(rows["this run"]["mae"])
     yield f'<p class="note">The CRPS of this run without an ensemble is its mean absolute error, {mae}.</p>'
     metrics = [name for name in ENSEMBLE_METRICS if any(name in row for row in ensembles.values())]
     lines = [
-        html_table_row([escape(name), *(_number(row[metric]) for metric in metrics)], "model")
+        html_table_row([escape(name), *(_html_number(row[metric]) for metric in metrics)], "model")
         for name, row in ensembles.items()
     ]
     yield html_table(["", *map(display_name, metrics)], lines)
@@ -140,7 +142,7 @@ def html_table(head: Sequence[str], rows: Sequence[str]) -> str:
 
 
 def html_table_row(cells: Iterable[str], css_class: str = "") -> str:
-    """Return a row of an HTML table; the cells are HTML, `css_class` is a class of the style sheet."""
+    """Return an HTML table row from cells in HTML, with a class of the style sheet."""
     start = f'<tr class="{css_class}">' if css_class else "<tr>"
     return start + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
 
@@ -166,16 +168,16 @@ def json_block(values: Any) -> str:
     return f"<pre>{escape(json.dumps(values, indent=2, ensure_ascii=False, default=str))}</pre>"
 
 
-def _number(value: float | None) -> str:
-    """Return a number as HTML; None stands for a number that is not finite."""
+def _html_number(value: float | None) -> str:
+    """Return a number as HTML; None means that it is not finite."""
     return '<span class="bad">not finite</span>' if value is None else f"{value:.3g}"
 
 
-def _range(bounds: Sequence[float | None] | None) -> str:
-    """Return an interval as HTML, or an empty string for None."""
-    return "" if bounds is None else " to ".join(_number(bound) for bound in bounds)
+def _html_interval(bounds: Sequence[float | None] | None) -> str:
+    """Return the bounds of an interval as HTML; without bounds, return an empty string."""
+    return "" if bounds is None else " to ".join(_html_number(bound) for bound in bounds)
 
 
 def display_name(name: str) -> str:
-    """Return a name with spaces instead of underscores."""
+    """Return a name for display, with spaces instead of underscores."""
     return name.replace("_", " ")
