@@ -45,10 +45,10 @@ def evaluate(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from ups_jax.core.xla import enable_compilation_cache, require_determinism
-    from ups_jax.evaluation.evaluate_run import Selection, evaluate_run, run_config
+    from ups_jax.evaluation.evaluate_run import Selection, evaluate_run, evaluation_config
     from ups_jax.tracking import check_logging, context_path
 
-    cfg = run_config(args.run_dir, args.overrides, args.config)
+    cfg = evaluation_config(args.run_dir, args.overrides, args.config)
     require_determinism(cfg.deterministic)
     enable_compilation_cache()
     # An evaluation that the pipeline started is logged to the pipeline's W&B run.

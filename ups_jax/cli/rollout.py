@@ -90,11 +90,11 @@ def predict(args: argparse.Namespace) -> None:
 
     from ups_jax.cli.predict import RolloutRequest, rollout_run
     from ups_jax.core.xla import enable_compilation_cache
-    from ups_jax.evaluation.evaluate_run import run_config
+    from ups_jax.evaluation.evaluate_run import evaluation_config
     from ups_jax.pipeline.champions import Champions
 
     run = args.run_dir or Champions(args.champions).run_directory(args.champion, args.protocol)
-    cfg = run_config(run, args.overrides)
+    cfg = evaluation_config(run, args.overrides)
     enable_compilation_cache()
     request = runner.from_arguments(
         RolloutRequest, args, params=dict(args.params), images=["png", args.film] if args.images else ()
