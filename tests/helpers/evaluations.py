@@ -45,7 +45,7 @@ def evaluation(
             "protocol": f"{task}: rollout",
             "checkpoint": "checkpoints/operator/10",
             "checkpoint_digest": digest,
-            "architecture": "arch",
+            "architecture": {"digest": "arch"},
             "wall_clock": "2026-01-01T00:00:00+00:00",
             "data": {"file": "waves.hdf5", "fingerprint": "f00d", "split": split, "truth": f"{task}-{split}"},
         },

@@ -1,7 +1,7 @@
 """The baseline that a candidate is compared with, and the gate decision on this comparison.
 
-A baseline is an evaluation of another run, the champion or a row of the leaderboard, by the candidate's protocol (task,
-split, trajectories and horizon). With several seeds, a paired bootstrap gives the improvement a confidence interval.
+A baseline is the evaluation of another run, the champion or one on the leaderboard, by the same protocol: task, split,
+trajectories and horizon. With several seeds, a paired bootstrap gives a confidence interval of the improvement.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Baseline:
     files: tuple[Path, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return label, run id, checkpoint and finite metrics as JSON values for the record of a gate decision."""
+        """Return label, run id, checkpoint and finite metrics as JSON values, to be stored with a gate decision."""
         numbers = {name: value for name, value in self.numbers.items() if value is not None and math.isfinite(value)}
         return {"label": self.label, "run_id": self.run_id, "checkpoint": self.checkpoint, "numbers": numbers}
 
@@ -72,7 +72,7 @@ class BaselineSearch:
     run_id: str | None = None
 
     def find_champion(self, section: str, evaluation: Evaluation) -> dict[str, Any] | None:
-        """Return the champion with the evaluation's protocol, or None; both may have the same checkpoint."""
+        """Return the champion that was evaluated by the protocol of `evaluation`, or None."""
         scope = self.scope if section == "small" else None
         return self.champions.find_latest(section, evaluation.task, evaluation.protocol, scope)
 
@@ -153,8 +153,8 @@ def decide_against_baseline(
         baseline_scores = trajectory_scores(Evaluation.read(files).results, rules.metric) if files else None
         if candidate_scores is None or baseline_scores is None:
             raise ConfigError(
-                f"key `gates.metric`: evaluation files of candidate or baseline lack `{rules.metric}` per trajectory, "
-                "which --n-seeds requires; set `gates.metric: nrmse`, or evaluate the baseline again"
+                f"key `gates.metric`: --n-seeds needs `{rules.metric}` of each trajectory, which evaluation files of "
+                "candidate or baseline lack; set `gates.metric: nrmse`, or evaluate the baseline again"
             )
         interval = bootstrap_interval(candidate_scores, baseline_scores, rules, seed=bootstrap_seed)
     if baseline is None:
@@ -204,9 +204,9 @@ def bootstrap_interval(
     seed: int,
     resamples: int = RESAMPLES,
 ) -> Interval:
-    """Return a 95 % confidence interval for the improvement of the mean metric, by a paired bootstrap.
+    """Return a bootstrap confidence interval (95 %) of the candidate's improvement over the baseline.
 
-    Each bootstrap sample contains the same trajectories for candidate and baseline.
+    It refers to the mean over trajectories. Each bootstrap sample draws the same trajectories for both runs.
 
     Args:
         candidate: Metric of the candidate by (task, trajectory id).
@@ -243,7 +243,7 @@ def _baseline_from_run(search: BaselineSearch, section: str, evaluation: Evaluat
 
 
 def _comparable_rows(search: BaselineSearch, section: str, evaluation: Evaluation, candidate_id: str) -> list[Row]:
-    """Return the leaderboard rows with the section and protocol of an evaluation, but other runs and checkpoints."""
+    """Return the leaderboard rows of other runs and checkpoints that have the section and protocol of an evaluation."""
     return [
         row
         for row in search.leaderboard.read()

@@ -60,7 +60,7 @@ class Candidate:
 
 
 class Demotion(NamedTuple):
-    """The record of the demoted champion, and of the former champion that replaces it, if there is one."""
+    """The records of a demoted champion and of the former champion that replaces it, or None without one."""
 
     demoted: dict[str, Any]
     restored: dict[str, Any] | None
@@ -100,7 +100,7 @@ class Champions:
         return max(records, key=lambda item: str(item["promoted_at"]), default=None)
 
     def find_demoted(self, task: str, protocol: str, checkpoints: Set[str]) -> dict[str, Any] | None:
-        """Return the record of the last demoted champion of a protocol with one of these checkpoints, or None."""
+        """Return the last demoted champion of a task and protocol that had one of these checkpoints, or None."""
         history = self._read_history(self.folder(task, protocol))
         demoted = [item for item in history if "demoted_at" in item and not checkpoints.isdisjoint(item["seeds"])]
         return demoted[-1] if demoted else None
@@ -120,7 +120,9 @@ class Champions:
         return self.root / _safe_file_name(task) / protocol
 
     def promote(self, candidate: Candidate) -> dict[str, Any]:
-        """Make a candidate the champion of its task and protocol and return its record; requires the lock.
+        """Make a candidate the champion of its task and protocol, and return its record.
+
+        The caller must hold `lock()`.
 
         Raises:
             CheckpointError: If the copied checkpoints differ from the evaluated ones.
@@ -128,10 +130,10 @@ class Champions:
         """
         full, digests = candidate.full_evaluation, dict(candidate.checkpoints)
         folder = self.folder(full.task, full.protocol)
-        copy = folder / f"{_safe_file_name(candidate.run_id)}-{full.checkpoint}"
-        if not _has_intact_checkpoints(copy, digests):
-            _copy_training(candidate, copy, digests)
-        _copy_evaluations(candidate, copy)
+        copy_dir = folder / f"{_safe_file_name(candidate.run_id)}-{full.checkpoint}"
+        if not _has_intact_checkpoints(copy_dir, digests):
+            _copy_training(candidate, copy_dir, digests)
+        _copy_evaluations(candidate, copy_dir)
         champion = {
             "schema_version": SCHEMA_VERSION,
             "task": full.task,
@@ -144,7 +146,7 @@ class Champions:
             "checkpoint": full.checkpoint,
             "seeds": sorted(full.checkpoints),
             "checkpoints": digests,
-            "copy": copy.name,
+            "copy": copy_dir.name,
             "config": dict(candidate.config),
             "evaluations": {
                 section: {
@@ -152,7 +154,9 @@ class Champions:
                     "split": evaluation.meta["data"]["split"],
                     "horizon": evaluation.meta["horizon"],
                     "device": evaluation.device,
-                    "files": [f"{copy.name}/{_evaluation_file(section, n)}" for n in range(len(evaluation.results))],
+                    "files": [
+                        f"{copy_dir.name}/{_evaluation_file(section, n)}" for n in range(len(evaluation.results))
+                    ],
                     "numbers": finite_or_none(evaluation.numbers),
                 }
                 for section, evaluation in candidate.evaluations.items()
@@ -174,7 +178,7 @@ class Champions:
     def demote(self, task: str, protocol: str | None, reason: str) -> Demotion:
         """Demote the champion of a task and restore the latest former champion with an intact copy.
 
-        The caller must hold the lock.
+        The caller must hold `lock()`.
 
         Args:
             task: Names of the tasks, joined by `+`.
@@ -223,7 +227,7 @@ class Champions:
         return records[0]
 
     def run_directory(self, task: str, protocol: str | None = None) -> Path:
-        """Return the run directory of a champion, which is a copy, after verifying its checkpoints.
+        """Verify the checkpoints in the copied run directory of a champion and return this directory.
 
         Args:
             task: Names of the tasks, joined by `+`.
@@ -243,11 +247,11 @@ class Champions:
         return folder / champion["copy"]
 
 
-def _copy_training(candidate: Candidate, copy: Path, digests: Mapping[str, str]) -> None:
+def _copy_training(candidate: Candidate, copy_dir: Path, digests: Mapping[str, str]) -> None:
     """Copy the training of a candidate to a temporary folder, verify its checkpoints, and rename it to `copy`."""
-    partial = copy.with_name(f".{copy.name}.partial")
+    partial = copy_dir.with_name(f".{copy_dir.name}.partial")
     try:
-        for folder in (partial, copy):
+        for folder in (partial, copy_dir):
             shutil.rmtree(folder, ignore_errors=True)
         partial.mkdir(parents=True)
         for name in _COPIED:
@@ -260,14 +264,14 @@ def _copy_training(candidate: Candidate, copy: Path, digests: Mapping[str, str])
             raise CheckpointError(
                 f"{candidate.training_dir}: checkpoints have changed since their evaluation; run the same command again"
             )
-        os.replace(partial, copy)
+        os.replace(partial, copy_dir)
     except OSError as error:
-        raise storage_error(copy, error) from None
+        raise storage_error(copy_dir, error) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _copy_evaluations(candidate: Candidate, copy: Path) -> None:
+def _copy_evaluations(candidate: Candidate, copy_dir: Path) -> None:
     """Copy the evaluation files of a candidate into the copy of its run; older files there are replaced."""
     for section, evaluation in candidate.evaluations.items():
         for number, file in enumerate(evaluation.files):
@@ -275,14 +279,16 @@ def _copy_evaluations(candidate: Candidate, copy: Path) -> None:
                 text = file.read_text(encoding="utf-8")
             except OSError as error:
                 raise storage_error(file, error) from None
-            write_atomically(copy / _evaluation_file(section, number), text)
+            write_atomically(copy_dir / _evaluation_file(section, number), text)
 
 
-def _has_intact_checkpoints(copy: Path, digests: Mapping[str, str]) -> bool:
+def _has_intact_checkpoints(copy_dir: Path, digests: Mapping[str, str]) -> bool:
     """Return whether a copied run has exactly the checkpoints with these digests, all of them undamaged."""
-    if not copy.is_dir() or not (copy / "run.json").exists():
+    if not copy_dir.is_dir() or not (copy_dir / "run.json").exists():
         return False
-    return checkpoint_digests(copy) == digests and not any(find_damage(copy / "checkpoints" / name) for name in digests)
+    return checkpoint_digests(copy_dir) == digests and not any(
+        find_damage(copy_dir / "checkpoints" / name) for name in digests
+    )
 
 
 def _has_intact_copy(folder: Path, champion: Mapping[str, Any]) -> bool:
@@ -303,7 +309,7 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def _check_record(path: Path, champion: dict[str, Any]) -> None:
-    """Raise `CheckpointError` if a record names a path outside its folder, or another folder's task or protocol."""
+    """Raise `CheckpointError` if a record has paths outside its folder, or another task or protocol than its folder."""
     try:
         for item in (champion, *champion["history"]):
             path_inside(path, "copy", item["copy"], CheckpointError)
@@ -312,7 +318,7 @@ def _check_record(path: Path, champion: dict[str, Any]) -> None:
                     path_inside(path, "files", name, CheckpointError)
             if (_safe_file_name(item["task"]), item["protocol"]) != (path.parent.parent.name, path.parent.name):
                 subject = f"protocol {item['protocol']!r:.200} of task {item['task']!r:.200}"
-                raise CheckpointError(f"{path}: is the record of {subject}; move it to the folder TASK/PROTOCOL")
+                raise CheckpointError(f"{path}: is the record of {subject}; move it to the folder of that task")
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: is not a champion record ({first_line(error)}); restore or delete this file"
@@ -330,6 +336,6 @@ def _evaluation_file(section: str, seed_index: int) -> str:
 
 
 def _safe_file_name(name: str) -> str:
-    """Return a file name in which `_` replaces unsafe characters, and the dots of a name that has only dots."""
+    """Return a name with `_` in place of characters that are unsafe in file names; `..` becomes `__`."""
     safe = re.sub(r"[^A-Za-z0-9_.+-]", "_", name)
     return safe.replace(".", "_") if set(safe) <= {"."} else safe

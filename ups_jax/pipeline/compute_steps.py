@@ -25,7 +25,7 @@ PLATFORMS = {"cpu": "cpu", "cuda": "cuda", "gpu": "cuda", "tpu": "tpu"}
 
 
 def validate(pipeline: PipelineRun) -> dict[str, str]:
-    """Check the configurations and their data, and return the data fingerprints by configuration name.
+    """Check the configurations and their data, and return the fingerprint of each configuration's data.
 
     Raises:
         DataError: If the result file of the data check cannot be read.
@@ -88,8 +88,8 @@ def _train_seed(pipeline: PipelineRun, seed: int, is_first_seed: bool, fingerpri
             return reusable
     if request.skip_training:
         raise CheckpointError(
-            "--skip-training: no run contains a finished training with this configuration, data and code whose "
-            "checkpoints are intact; omit --skip-training"
+            "--skip-training: no run contains a finished training with this configuration, data and code, and with "
+            "intact checkpoints; omit --skip-training"
         )
     is_different = pipeline.summary.values["steps"].get(name, {}).get("key") != key
     if training.path.exists() and (forced or training.read() or is_different):
@@ -197,9 +197,9 @@ def _evaluate_seed(
     return file
 
 
-def _unchecked_fingerprint(pipeline: PipelineRun, name: str) -> str:
+def _unchecked_fingerprint(pipeline: PipelineRun, config_name: str) -> str:
     """Return a data fingerprint from the sizes and modification times of the files, for --skip-data-check."""
-    cfg = pipeline.config(name)
+    cfg = pipeline.config(config_name)
     files = [path for task in cfg.data.tasks for paths in data_files(cfg.data, task).values() for path in paths]
     entries = [[str(path), *_size_and_mtime_ns(path)] for path in files]
     return f"unchecked-{json_digest(entries)}"

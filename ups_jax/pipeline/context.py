@@ -99,7 +99,7 @@ class PipelineRun:
         return True
 
     def mark_reused(self, name: str, key: str, source: Path) -> None:
-        """Record and print that a step is replaced by its earlier result in the file or folder `source`."""
+        """Record and print that a step is not executed, because `source` already contains its result."""
         self.print(f"{name:<16}reused from {source}")
         self.summary.update_step(name, status="reused", key=key, reused_from=str(source), seconds=0.0, ended=now())
 
@@ -230,7 +230,7 @@ class Summary:
     def start(self, **metadata: Any) -> None:
         """Create or load the summary file and set its status to `running`.
 
-        Gate decisions of an earlier start are copied to `previous_gates`; if it finished, `values` drops them.
+        Gate decisions of an earlier start are copied to `previous_gates`, and removed from `values` if it finished.
 
         Raises:
             ConfigError: If the existing file is not a summary.
@@ -264,12 +264,12 @@ class Summary:
         self.values["current_step"] = name
         self.update_step(name, status="running", started=now(), **values)
 
-    def record_gates(self, name: str, decision: Mapping[str, Any]) -> None:
-        """Record the gate decision on the evaluation step `name`."""
-        self.update(gates=self.values["gates"] | {name: dict(decision)})
+    def record_gates(self, step_name: str, decision: Mapping[str, Any]) -> None:
+        """Record the gate decision on the evaluation step `step_name`."""
+        self.update(gates=self.values["gates"] | {step_name: dict(decision)})
 
     def is_done(self, name: str, key: str) -> bool:
-        """Return whether the summary records the step with the same key as done or reused."""
+        """Return whether the summary records a step with this name and key as done or reused."""
         step = self.values["steps"].get(name, {})
         return step.get("status") in ("done", "reused") and step.get("key") == key
 
@@ -296,7 +296,7 @@ def read_summary(path: Path) -> dict[str, Any]:
 
 
 def find_unfinished_run(runs: Path, request_digest: str) -> str | None:
-    """Return the name of the latest unfinished run of a request that no living process executes, or None.
+    """Return the name of a request's latest unfinished run, or None; runs of living processes do not count.
 
     Args:
         runs: The folder of all runs.
@@ -311,7 +311,7 @@ def find_unfinished_run(runs: Path, request_digest: str) -> str | None:
 
 
 def _wandb_info_path(default: Path, is_first_seed: bool) -> str:
-    """Return the path of the W&B info file: `default`, unless an environment variable sets it for the first seed."""
+    """Return the path of the JSON file about the W&B run; for the first seed, an environment variable may set it."""
     return os.environ.get(WANDB_INFO_VARIABLE, str(default.resolve())) if is_first_seed else str(default.resolve())
 
 

@@ -27,7 +27,7 @@ from ups_jax.runs.directory import now
 
 
 class Promotion(NamedTuple):
-    """The record of the champion, or None if the candidate is refused, and the final gate decision."""
+    """Outcome of a promotion: record of the champion (None if the candidate is refused) and final gate decision."""
 
     champion: dict[str, Any] | None
     decision: dict[str, Any]
@@ -60,8 +60,7 @@ def apply_gates(
 ) -> dict[str, Any]:
     """Return the gate decision on an evaluation, after printing it and recording it in the summary.
 
-    If this run is resumed or is the current champion, and the inputs of its previous decision are unchanged, the
-    previous decision is recorded again.
+    A resumed run or the current champion keeps its previous decision if the inputs of that decision are unchanged.
 
     Args:
         step_name: `small_eval` or `full_eval`.
@@ -215,23 +214,23 @@ def promote_candidate(
 def _promotion_objections(
     pipeline: PipelineRun,
     decision: Mapping[str, Any],
-    current: Mapping[str, Any] | None,
+    current_champion: Mapping[str, Any] | None,
     demoted: Mapping[str, Any] | None,
 ) -> list[str]:
     """Return reasons that forbid a promotion although the gates have passed."""
     objections = []
-    if current is not None and any(
+    if current_champion is not None and any(
         gate["kind"] == "delta" and gate["status"] == "ignored" for gate in decision["gates"]
     ):
         metric = pipeline.resolved.train.gates.metric
         objections.append(
-            f"{metric}: cannot be compared with the value of the champion {current['run_id']}; set another "
+            f"{metric}: cannot be compared with the value of the champion {current_champion['run_id']}; set another "
             "`gates.metric`, or demote this champion"
         )
     if demoted is not None and not pipeline.request.promote_demoted:
         objections.append(
             f"this checkpoint was demoted at {demoted['demoted_at']} ({demoted['reason'] or 'no reason given'}); "
-            "set --promote-demoted to allow it again"
+            "set --promote-demoted to promote it again"
         )
     return objections
 

@@ -24,7 +24,7 @@ _REFUSED = ("fail", "missing")
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """Bootstrap confidence interval of an improvement, in the unit that `gates.delta` selects."""
+    """Bootstrap confidence interval of an improvement, relative or absolute as `gates.delta` selects."""
 
     lower: float
     upper: float
@@ -189,7 +189,7 @@ def _rule_metrics(rule: str, *evaluations: Numbers | None) -> list[str]:
 
 
 def _trivial_gate(key: str, candidate: Numbers, trivial: Numbers | None, rules: GatesConfig) -> Iterator[Gate]:
-    """Yield the gate that requires a better value than the trivial prediction; yield nothing if it cannot apply."""
+    """Yield the gate on being better than the trivial prediction, or nothing without the rule or a value."""
     bound, value = _finite_value(trivial or {}, key), _finite_value(candidate, key)
     # A candidate without the metric fails by its delta gate.
     if not rules.beat_trivial or bound is None or value is None:
@@ -269,7 +269,7 @@ def _baseline_value_or_gate(
 
 
 def _metric_setting(settings: Mapping[str, float], key: str, default: float) -> float:
-    """Return the setting of a metric by its full name `NAME@TASK`, else by `NAME`, else the default."""
+    """Return the setting for `NAME@TASK` if there is one, else the setting for `NAME`, else the default."""
     return settings.get(key, settings.get(strip_task(key), default))
 
 

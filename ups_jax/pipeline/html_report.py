@@ -70,7 +70,7 @@ def render_html(
     """
     body = [
         f"<h1>Run {escape(str(summary['run_id']))} {_TITLES[summary['outcome']]}</h1>",
-        *(f'<p class="bad">{escape(text)}</p>' for text in _reasons(summary)),
+        *(f'<p class="bad">{escape(text)}</p>' for text in _refusal_reasons(summary)),
     ]
     for name in SECTIONS:
         if name in summary["gates"]:
@@ -102,17 +102,17 @@ def render_html(
     return html_page(f"Run {summary['run_id']}", body)
 
 
-def _reasons(summary: Mapping[str, Any]) -> list[str]:
+def _refusal_reasons(summary: Mapping[str, Any]) -> list[str]:
     """Return the reasons why the run was not promoted, from its last gate decision."""
     gates = [summary["gates"][name] for name in SECTIONS if name in summary["gates"]]
     return list(gates[-1].get("reasons", ())) if gates else []
 
 
-def _gates_html(name: str, decision: Mapping[str, Any], result: Evaluation | None) -> Iterator[str]:
+def _gates_html(step_name: str, decision: Mapping[str, Any], evaluation: Evaluation | None) -> Iterator[str]:
     """Yield a heading, the table of gates, and the comparison of an evaluation with its baseline, as HTML."""
     baseline = decision.get("baseline")
     against = f" against {baseline['label']} {baseline['run_id']}" if baseline else ""
-    yield f"<h2>{escape(f'Gates of the {display_name(name)}: ' + display_name(decision['status']) + against)}</h2>"
+    yield f"<h2>{escape(f'Gates of the {display_name(step_name)}: ' + display_name(decision['status']) + against)}</h2>"
     if decision["gates"]:
         rows = []
         for gate in decision["gates"]:
@@ -120,8 +120,8 @@ def _gates_html(name: str, decision: Mapping[str, Any], result: Evaluation | Non
             cells += [_format_number(gate[key]) for key in ("candidate", "baseline", "limit")] + [gate["message"]]
             rows.append(html_table_row(map(escape, cells), "" if gate["status"] in _PASSING else "bad"))
         yield html_table(("metric", "kind", "status", "candidate", "baseline", "limit", "message"), rows)
-    if baseline and result is not None:
-        yield _comparison_html(result.numbers, baseline["numbers"], "baseline")
+    if baseline and evaluation is not None:
+        yield _comparison_html(evaluation.numbers, baseline["numbers"], "baseline")
 
 
 def _comparison_html(numbers: Mapping[str, float], reference: Mapping[str, float | None], reference_name: str) -> str:

@@ -102,7 +102,7 @@ class Leaderboard:
 
     @staticmethod
     def from_csv_path(csv_path: Path, html_path: Path | None = None) -> Leaderboard:
-        """Return the leaderboard whose other files have the path of the CSV file with another suffix.
+        """Return the leaderboard with this CSV file; its other files have the same path with another suffix.
 
         Args:
             html_path: The HTML file, if it has another path.

@@ -58,7 +58,7 @@ class Request:
 
     @property
     def config_files(self) -> dict[str, Path]:
-        """The path of each configuration file, by its name in `CONFIG_NAMES`."""
+        """The paths of the configuration files, by the names in `CONFIG_NAMES`."""
         train = self.train_config
         return dict(
             zip(CONFIG_NAMES, (train, self.small_eval_config or train, self.full_eval_config or train), strict=True)

@@ -1,4 +1,4 @@
-"""The pipeline, which validates, trains and evaluates a candidate, applies the gates, promotes and reports.
+"""The pipeline, which validates, trains and evaluates a candidate, applies the gates, promotes it and writes a report.
 
 This module imports no jax and uses no accelerator: every computing step is a separate process. The same command
 resumes an unfinished run.
@@ -168,7 +168,7 @@ def _report_and_log(
 
 
 def _without_champion_rows(pipeline: PipelineRun, rows: list[Row]) -> list[Row]:
-    """Return the rows that lack the champion's label on the leaderboard, because adding a row replaces its label."""
+    """Return the rows without those that have the champion's label on the leaderboard and have to keep it."""
     label = pipeline.request.champion_label
     champion_keys = {row.key for row in decision_steps.open_leaderboard(pipeline).read() if row.label == label}
     return [row for row in rows if row.key not in champion_keys]

@@ -33,7 +33,7 @@ class Evaluation:
 
     Attributes:
         results: Content of the evaluation file of each seed.
-        files: Path of each file.
+        files: Paths of these files.
     """
 
     results: tuple[Mapping[str, Any], ...]
@@ -54,7 +54,7 @@ class Evaluation:
             _ = evaluation.numbers, evaluation.trivial_numbers
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             names = ", ".join(map(str, files))
-            raise DataError(f"{names}: cannot be read as evaluations ({error!r}); evaluate again") from None
+            raise DataError(f"{names}: cannot be read as evaluations ({error!r}); evaluate the run again") from None
         if len(protocols) != 1:
             raise DataError(f"{files[0]}: the seeds were evaluated by different protocols; evaluate all seeds again")
         return evaluation
@@ -71,7 +71,7 @@ class Evaluation:
 
     @property
     def protocol(self) -> str:
-        """The digest of `protocol_digest`, which is equal for comparable evaluations."""
+        """The protocol digest, which is equal for comparable evaluations."""
         return protocol_digest(self.results[0])
 
     @property
@@ -172,7 +172,7 @@ def finite_or_none(numbers: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def _mean_and_task_values(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Return the mean over the tasks of each metric and, with several tasks, its value on each as `NAME@TASK`."""
+    """Return the mean of each metric over the tasks and, with several tasks, the value of each as `NAME@TASK`."""
     values = _task_means(tasks)
     for task, sections in tasks.items() if len(tasks) > 1 else ():
         values |= {task_metric_name(name, task): value for name, value in _task_means({task: sections}).items()}
@@ -180,7 +180,7 @@ def _mean_and_task_values(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, f
 
 
 def _task_means(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Return the mean over the tasks of each metric that every task has, under all names of the metric."""
+    """Return the mean over the tasks of each metric that every task has, under its full and short names."""
     means: dict[str, float] = {}
     for section in METRIC_SECTIONS:
         section_values = [sections[section] for sections in tasks.values() if section in sections]

@@ -89,7 +89,7 @@ def run_step(step: Step, log_file: Path, lock_fd: int, on_output: Callable[[str]
         on_output: Function that is called with new output of the step.
 
     Raises:
-        Stopped: If this process was interrupted; it is raised after the step has ended.
+        Stopped: After the end of the step, if this process was interrupted.
         StorageError: If the log file cannot be written.
     """
     try:
@@ -138,7 +138,7 @@ def run_step(step: Step, log_file: Path, lock_fd: int, on_output: Callable[[str]
 
 
 def _step_environment(step: Step) -> dict[str, str]:
-    """Return the environment in which the step imports the same code as this process, as the cache keys require."""
+    """Return the environment of the step, in which Python imports the same code as in this process."""
     existing = os.environ.get("PYTHONPATH")
     path = os.pathsep.join([str(_PACKAGES), *([existing] if existing else [])])
     return os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": path} | dict(step.environment)

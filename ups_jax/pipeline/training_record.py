@@ -57,7 +57,9 @@ class RecordedTraining:
         """
         checkpoints = checkpoint_digests(self.path)
         if not checkpoints:
-            raise CheckpointError(f"{self.path}: contains no checkpoint after training; see the log of the training")
+            raise CheckpointError(
+                f"{self.path}: contains no checkpoint after training; read the log of the training step"
+            )
         self._write(
             {
                 "schema_version": SCHEMA_VERSION,

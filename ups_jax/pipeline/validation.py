@@ -51,13 +51,13 @@ def check_config(path: Path, stage: str, overrides: Sequence[str] = ()) -> Check
     return CheckResult(problems=tuple(wrong), notes=tuple(notes), exit_code=ConfigError.exit_code if wrong else 0)
 
 
-def check_same_tasks(train: Path, evaluation: Path, overrides: Sequence[str] = ()) -> CheckResult:
+def check_same_tasks(train_config: Path, evaluation_config: Path, overrides: Sequence[str] = ()) -> CheckResult:
     """Check that the configurations of a training and an evaluation name the same tasks."""
-    configs = load(train, overrides), load(evaluation, overrides)
+    configs = load(train_config, overrides), load(evaluation_config, overrides)
     trained, evaluated = ([(task.name, task.kind) for task in cfg.data.tasks] for cfg in configs)
     if trained == evaluated:
         return CheckResult()
-    wrong = f"{evaluation}: key `data.tasks`: has {evaluated}, the training has {trained}; use the same tasks"
+    wrong = f"{evaluation_config}: key `data.tasks`: has {evaluated}, the training has {trained}; use the same tasks"
     return CheckResult(problems=(wrong,), exit_code=ConfigError.exit_code)
 
 

@@ -20,7 +20,7 @@ GATE_COLUMNS = ("key", "kind", "status", "candidate", "baseline", "limit", "mess
 
 
 def publish_run(directory: Path) -> None:
-    """Log the gate decisions and the report of a pipeline run to the trackers in its section `logging`.
+    """Log the gate decisions and the report of a pipeline run to the trackers that its configuration enables.
 
     Raises:
         ConfigError: If the directory is not a pipeline run.
@@ -54,10 +54,10 @@ def log_decisions(writer: Writer, summary: Mapping[str, Any], report: Path) -> N
 
 
 def write_wandb_info(environment: Mapping[str, str]) -> None:
-    """Write the W&B info file (id, project, entity, group, mode, URL), if a step has started a W&B run.
+    """Write id, project, entity, group, mode and URL of a step's W&B run to a JSON file; do nothing without a run.
 
     Args:
-        environment: Environment variables of the step, from `PipelineRun.environment`; they contain the path.
+        environment: Environment variables of the step, from `PipelineRun.environment`.
 
     Raises:
         StorageError: If the file cannot be written.
