@@ -57,7 +57,7 @@ def compare(args: argparse.Namespace) -> None:
             "logging.wandb.enabled=false",
         ]
         cfg = load(CONFIGS / f"{chosen['config']}.yaml", overrides)
-        simulate.prepare(cfg)
+        simulate.generate_missing(cfg)
         path = args.work / f"{chosen['preset']}_{steps}_{name.replace(' ', '_')}"
         train(cfg, "operator", path, console=Console(quiet=True))
         runs[name] = load_task_run(path)

@@ -130,9 +130,9 @@ def _prepare(case: _Case, overrides: list[str]) -> None:
     wanted = cfg.data.tasks[0].path
     if case.config == "swe2d_well" and not Path(str(wanted)).exists():
         embedded = load(CONFIGS / "swe2d.yaml", overrides[:1])
-        simulate.prepare(embedded)
+        simulate.generate_missing(embedded)
         write_well(data_path(embedded.data, embedded.data.tasks[0]), Path(str(wanted)))
-    simulate.prepare(cfg)
+    simulate.generate_missing(cfg)
 
 
 def _cpu_of_children() -> float:

@@ -71,7 +71,7 @@ def compare(args: argparse.Namespace) -> int:
     if not args.table_only:
         for row in {row.task: row for row in rows}.values():
             for config in filter(None, [row.config(), row.long_config() if args.split == "test" else None]):
-                for file in simulate.prepare(config):
+                for file in simulate.generate_missing(config):
                     print(f"generated   {file}", flush=True)
         failed = run_rows(rows, store, jobs=1)
     groups = stage_table.groups_of(rows, store)

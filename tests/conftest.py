@@ -107,7 +107,7 @@ def waves(tiny: Config) -> Dataset:
 def saved_run(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on the tiny data with random parameters, those of the exit small: neither persistence nor unstable."""
     cfg = load(CONFIGS / "tiny.yaml", [f"data.root={data_root}", "evaluation.batch_size=3"])
-    simulate.prepare(cfg)
+    simulate.generate_missing(cfg)
     dataset = open_dataset(cfg)
     model, tx = build(cfg, dataset)
     state = init_state(model, tx, batch_at(dataset, cfg, "operator", 0), jax.random.key(0))

@@ -38,7 +38,7 @@ def losses(data_root: Path, stage: str, *overrides: str) -> list[float]:
     """Return the losses of ten steps on the present device."""
     config = "tiny_steady.yaml" if stage in STEADY else "tiny.yaml"
     cfg = load(CONFIGS / config, [f"data.root={data_root}", *overrides])
-    simulate.prepare(cfg)
+    simulate.generate_missing(cfg)
     dataset = open_dataset(cfg)
     model, tx = build(cfg, dataset, stage=stage)
     batch = batch_at(dataset, cfg, stage, 0)
@@ -91,7 +91,7 @@ def test_memory_that_really_runs_out_is_answered_with_fewer_rows(data_root: Path
 
 def test_a_profile_names_the_parts_of_the_model(data_root: Path, tmp_path: Path) -> None:
     cfg = load(CONFIGS / "tiny.yaml", [f"data.root={data_root}"])
-    simulate.prepare(cfg)
+    simulate.generate_missing(cfg)
     dataset = open_dataset(cfg)
     model, tx = build(cfg, dataset)
     batch = jax.device_put(batch_at(dataset, cfg, "operator", 0))

@@ -54,7 +54,7 @@ class SolverRun:
     weights: Any
     task: Task
 
-    def on(self, task: Task) -> SolverRun:
+    def on_grid_of(self, task: Task) -> SolverRun:
         """Return a solver with these parameters that solves on the grid of `task` itself."""
         return SolverRun(self.model.clone(task=task), self.weights, task)
 

@@ -86,7 +86,7 @@ def steady_scores(row: Row, trained: Trained, dataset: Dataset) -> Values:
         return values | {"double_resolution": _section(row, _steady_evaluation(row, None, finer))}
     runs = {"averaged": trained.run}
     if not MODELS[row.model].has_tokens:
-        runs["native"] = trained.run.on(finer.task)
+        runs["native"] = trained.run.on_grid_of(finer.task)
     sections = {way: _section(row, _steady_evaluation(row, run, finer)) for way, run in runs.items()}
     ways = {way: section["nrmse"] for way, section in sections.items()}
     best = min(ways, key=lambda way: ways[way] if np.isfinite(ways[way]) else np.inf)

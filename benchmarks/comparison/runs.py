@@ -67,5 +67,5 @@ def prepare(rows: list[Row]) -> None:
     """Write the data of every task before the workers look for it."""
     for row in {row.task: row for row in rows}.values():
         for config in filter(None, [row.config(), row.finer_config() if row.double else None, row.long_config()]):
-            for file in simulate.prepare(config):
+            for file in simulate.generate_missing(config):
                 print(f"generated   {file}", flush=True)

@@ -140,7 +140,7 @@ class TorchSolver:
     model: FNO
     task: Task
 
-    def on(self, task: Task) -> TorchSolver:
+    def on_grid_of(self, task: Task) -> TorchSolver:
         """Return a solver with this model that solves on the grid of `task` itself."""
         return TorchSolver(self.model, task)
 

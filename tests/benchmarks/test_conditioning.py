@@ -17,7 +17,7 @@ from ups_jax.simulate.presets import get_preset
 
 def test_the_reference_goes_on_from_a_stored_frame_as_the_data_do(data_root: Path) -> None:
     cfg = load(CONFIGS / "tiny.yaml", [f"data.root={data_root}"])
-    simulate.prepare(cfg)
+    simulate.generate_missing(cfg)
     trajectories = open_dataset(cfg).trajectories("test", limit=1)
     frames = reference(get_preset("burgers1d", "tiny"), trajectories.fields[:, 0], float(trajectories.cond[0, 0]), 20)
     np.testing.assert_allclose(frames, trajectories.fields[:, 1:], atol=2e-5)

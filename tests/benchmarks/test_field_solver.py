@@ -57,7 +57,7 @@ def test_untrained_every_solution_is_the_mean_field_on_any_grid(name: str) -> No
     model = solver_of(NETS[name])
     params = {"net": NETS[name].init(jax.random.key(0), jnp.zeros((1, *SHAPE, 3)))["params"]}
     run = SolverRun(model, params, model.task)
-    for factor, solver in ((1, run), (2, run), (2, run.on(task_on(2)))):
+    for factor, solver in ((1, run), (2, run), (2, run.on_grid_of(task_on(2)))):
         inputs = np.random.default_rng(0).normal(size=(3, *task_on(factor).shape, 1)).astype(np.float32)
         np.testing.assert_allclose(
             solver.rollout_arrays(inputs, 1, NONE, NONE)[:, 0], np.full_like(inputs, 2.0), atol=1e-6
@@ -67,7 +67,9 @@ def test_untrained_every_solution_is_the_mean_field_on_any_grid(name: str) -> No
 def test_a_finer_grid_is_averaged_to_the_trained_one_or_solved_on_itself() -> None:
     run = SolverRun(solver_of(Mirror()), {}, task_on())
     inputs = np.random.default_rng(0).normal(size=(3, *task_on(2).shape, 1)).astype(np.float32)
-    np.testing.assert_allclose(run.on(task_on(2)).rollout_arrays(inputs, 1, NONE, NONE)[:, 0], inputs, atol=1e-5)
+    np.testing.assert_allclose(
+        run.on_grid_of(task_on(2)).rollout_arrays(inputs, 1, NONE, NONE)[:, 0], inputs, atol=1e-5
+    )
     x, y = np.meshgrid(*((np.arange(points) + 0.5) / points for points in task_on(2).shape), indexing="ij")
     plane = np.broadcast_to((1 + x - 2 * y)[None, ..., None], inputs.shape).astype(np.float32)
     np.testing.assert_allclose(run.rollout_arrays(plane, 1, NONE, NONE)[:, 0], plane, atol=1e-5)
@@ -93,7 +95,7 @@ def test_the_packages_model_is_put_on_a_finer_grid_in_the_same_ways() -> None:
     ours = SolverRun(solver_of(Mirror()), {}, task_on())
     theirs = TorchSolver(lambda x: x[:, :1], task_on())
     inputs = np.random.default_rng(0).normal(size=(3, *task_on(2).shape, 1)).astype(np.float32)
-    for jax_solver, torch_solver in ((ours, theirs), (ours.on(task_on(2)), theirs.on(task_on(2)))):
+    for jax_solver, torch_solver in ((ours, theirs), (ours.on_grid_of(task_on(2)), theirs.on_grid_of(task_on(2)))):
         np.testing.assert_allclose(
             torch_solver.rollout_arrays(inputs, 1, NONE, NONE)[:, 0],
             jax_solver.rollout_arrays(inputs, 1, NONE, NONE)[:, 0],

@@ -101,7 +101,7 @@ def solver(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A steady run whose parameters are random."""
     small = ["operator.spectral.depth=1", "operator.spectral.hidden_dim=8", "optimizer.name=adamw"]
     cfg = load_config(CONFIGS / "tiny_steady.yaml", [f"data.root={data_root}", *small])
-    simulate.prepare(cfg)
+    simulate.generate_missing(cfg)
     dataset = open_dataset(cfg)
     model, tx = build(cfg, dataset, stage="steady_prior")
     batch = batch_at(dataset, cfg, "steady_prior", 0)
@@ -139,7 +139,7 @@ def test_steps_with_a_core_of_transformers_and_context_are_exported_as_well(tiny
         [f"data.root={tiny.data.root}", "data.context=2", "operator.architecture_type=pdet_stack",
          "operator.pdet={hidden_dim: 16, depth: 1, num_heads: 2, group_size: 8}", "optimizer.name=adamw"],
     )  # fmt: skip
-    simulate.prepare(cfg)
+    simulate.generate_missing(cfg)
     dataset = open_dataset(cfg)
     model, tx = build(cfg, dataset)
     state = init_state(model, tx, batch_at(dataset, cfg, "operator", 0), jax.random.key(0))

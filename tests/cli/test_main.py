@@ -13,7 +13,7 @@ from commands import CONFIGS, ROOT, quiet
 
 from ups_jax.cli.main import main
 from ups_jax.config import load, to_dict
-from ups_jax.config.packaged import packaged_configs
+from ups_jax.config.packaged import packaged_config_summaries
 from ups_jax.core.commands import COMMANDS, command, command_line
 from ups_jax.core.errors import ConfigError
 
@@ -100,7 +100,7 @@ def test_packaged_configurations_are_given_by_name_and_listed(capsys: pytest.Cap
     assert main(["configs"]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in listed] == sorted(path.stem for path in CONFIGS.glob("*.yaml"))
-    assert all(about.endswith((".", ":")) and about == about.strip() for about in packaged_configs().values())
+    assert all(about.endswith((".", ":")) and about == about.strip() for about in packaged_config_summaries().values())
     assert main(["configs", "tiny"]) == 0
     assert capsys.readouterr().out == (CONFIGS / "tiny.yaml").read_text()
     with pytest.raises(ConfigError, match="burgers1d"):

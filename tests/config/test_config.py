@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ups_jax.config import TaskConfig, digest, from_dict, load, to_dict
-from ups_jax.config.digest import relevant
+from ups_jax.config.digest import relevant_values
 from ups_jax.core.errors import ConfigError
 
 MINIMAL = "data: {tasks: [{name: burgers1d, periodic: [x], conserved: [u]}]}\n"
@@ -121,7 +121,7 @@ def test_a_length_in_both_units_is_refused_once(key: str) -> None:
     with pytest.raises(ConfigError) as error:
         load(CONFIGS / "tiny.yaml", [f"{key}=3", f"{key}_steps=4"])
     section, name = key.split(".")
-    assert f"key `{section}`: {name} (epochs) and {name}_steps" in str(error.value)
+    assert f"key `{section}`: `{name}` (epochs) and `{name}_steps`" in str(error.value)
     assert str(error.value).count("both given") == 1
     assert "\n" not in str(error.value)
 
@@ -191,7 +191,7 @@ def test_any_override_is_read_or_refused_in_one_line(text: str) -> None:
 
 def test_keys_of_a_task_that_came_later_leave_older_runs_their_digest() -> None:
     cfg = load(CONFIGS / "tiny_steady.yaml")
-    (entry,) = relevant(to_dict(cfg), "steady_prior")["data"]["tasks"]
+    (entry,) = relevant_values(to_dict(cfg), "steady_prior")["data"]["tasks"]
     assert not {"solution", "steady_tolerance"} & set(entry)
     schema = {field.name: field.default for field in dataclasses.fields(TaskConfig)}
     assert schema["solution"] == "stored" and schema["steady_tolerance"] == 0.01
@@ -212,7 +212,7 @@ def test_how_points_are_pooled_is_part_of_the_digest_where_it_is_said() -> None:
 
 @pytest.mark.parametrize("key", ["radius=0.1", "rounds=2"])
 def test_what_messages_between_points_need_is_asked_for(key: str) -> None:
-    with pytest.raises(ConfigError, match=r"key `latent`: .*set neighbours") as error:
+    with pytest.raises(ConfigError, match=r"key `latent`: .*set `neighbours") as error:
         load(CONFIGS / "heat_mesh.yaml", [f"latent.{key}"])
     assert "\n" not in str(error.value)
 
@@ -220,7 +220,7 @@ def test_what_messages_between_points_need_is_asked_for(key: str) -> None:
 def test_the_original_s_name_of_a_stage_is_the_same_stage() -> None:
     cfg = load(CONFIGS / "tiny.yaml", ["stages.diff_residual.epochs=3"])
     assert cfg.stages.diffusion_residual.epochs == 3
-    with pytest.raises(ConfigError, match=r"stages\.diff_residual and stages\.diffusion_residual are the same"):
+    with pytest.raises(ConfigError, match=r"stages\.diff_residual` and `stages\.diffusion_residual` are the same"):
         load(CONFIGS / "tiny.yaml", ["stages={diff_residual: {epochs: 3}, diffusion_residual: {epochs: 4}}"])
 
 

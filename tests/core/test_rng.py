@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 
 import ups_jax
-from ups_jax.core.rng import generator, stream_key
+from ups_jax.core.rng import philox_generator, philox_key
 
 SOURCES = sorted(Path(ups_jax.__file__).parent.rglob("*.py"))
 
 
 def test_streams_differ_by_seed_by_name_and_by_place() -> None:
     names = ("data/operator", "data/steady_prior", "evaluation/bootstrap")
-    keys = {stream_key(seed, name) for seed in (0, 1, 17, -1) for name in names}
+    keys = {philox_key(seed, name) for seed in (0, 1, 17, -1) for name in names}
     assert len(keys) == 4 * len(names)
     draws = {
-        tuple(generator(stream_key(17, "data/operator"), (purpose, index)).integers(0, 2**62, 4))
+        tuple(philox_generator(philox_key(17, "data/operator"), (purpose, index)).integers(0, 2**62, 4))
         for purpose in (0, 1)
         for index in range(3)
     }
@@ -26,12 +26,12 @@ def test_streams_differ_by_seed_by_name_and_by_place() -> None:
 
 
 def test_a_stream_is_a_function_of_its_name_and_place_alone() -> None:
-    first = generator(stream_key(17, "evaluation/bootstrap"), (1, 5)).random(3)
-    generator(stream_key(17, "data/operator")).random(100)
+    first = philox_generator(philox_key(17, "evaluation/bootstrap"), (1, 5)).random(3)
+    philox_generator(philox_key(17, "data/operator")).random(100)
     np.random.default_rng(17).random(100)
-    np.testing.assert_array_equal(generator(stream_key(17, "evaluation/bootstrap"), (1, 5)).random(3), first)
+    np.testing.assert_array_equal(philox_generator(philox_key(17, "evaluation/bootstrap"), (1, 5)).random(3), first)
     # Philox counts blocks of four: the place stands above all that a stream could ever draw.
-    expected = np.random.Philox(key=list(stream_key(17, "evaluation/bootstrap")), counter=[0, 0, 1, 5])
+    expected = np.random.Philox(key=list(philox_key(17, "evaluation/bootstrap")), counter=[0, 0, 1, 5])
     np.testing.assert_array_equal(np.random.Generator(expected).random(3), first)
 
 

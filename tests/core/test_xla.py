@@ -11,7 +11,7 @@ from commands import CONFIGS
 from rich.console import Console
 
 from ups_jax.config import load
-from ups_jax.core.xla import compile_ahead, compiling, enable_compilation_cache
+from ups_jax.core.xla import compile_ahead, enable_compilation_cache, jit_context
 from ups_jax.tracking import read_jsonl
 from ups_jax.trainer import train as training
 
@@ -83,7 +83,7 @@ def test_a_run_without_compilation_is_wholly_so(
         with pytest.raises(KeyboardInterrupt):
             training.train(cfg, "operator", tmp_path / value, console=Console(quiet=True))
     assert seen == [True, False]
-    with compiling(enabled=False):
+    with jit_context(enabled=False):
         assert isinstance(jax.jit(lambda x: float(x))(jnp.ones(())), float)
 
 

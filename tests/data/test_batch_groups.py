@@ -42,14 +42,14 @@ def _steady(waves: Dataset, data_root: Path, tmp_path: Path) -> Opened:
     """Given fields beside the solutions."""
     symmetries = "data.tasks.0.symmetries=[{reflect: [x]}, {swap: [x, y]}]"
     cfg = load(CONFIGS / "tiny_steady.yaml", [f"data.root={data_root}", symmetries])
-    simulate.prepare(cfg)
+    simulate.generate_missing(cfg)
     return open_dataset(cfg), cfg, "steady_prior"
 
 
 def _points(waves: Dataset, data_root: Path, tmp_path: Path) -> Opened:
     """Coordinates and masks beside the fields."""
     cfg = load(CONFIGS / "heat_mesh.yaml", [f"data.root={data_root}", "data.tasks.0.preset=tiny"])
-    simulate.prepare(cfg)
+    simulate.generate_missing(cfg)
     return open_dataset(cfg), cfg, "operator"
 
 

@@ -55,7 +55,7 @@ def test_a_coefficient_has_one_column_and_the_statistics_of_all_training_traject
     assert (first.condition_mask == [1, 0]).all() and (second.condition_mask == [1, 1]).all()
     # What the first lacks by its equation is not told as missing.
     assert not any("nu is missing" in note for note in first.notes)
-    assert [item.name for item in first.task.own_coefficients] == ["beta"]
+    assert [item.name for item in first.task.equation_coefficients] == ["beta"]
     assert first.task.foreign == ("nu",) and second.task.foreign == ()
 
 
@@ -94,7 +94,7 @@ def test_tasks_know_of_each_other_and_survive_json(together):
     sides = [values[2:].reshape(6, -1).argmax(axis=1).tolist() for values in marks]
     assert sides == [[1, 1, 0, 0, 0, 0], [2, 2, 0, 0, 0, 0]]
     assert all(Task.from_dict(task.to_dict()) == task for task in data.tasks)
-    assert open_dataset(config.of_task(together()[1], "a")).task.task_embedding == ()
+    assert open_dataset(config.restrict_to_task(together()[1], "a")).task.task_embedding == ()
 
 
 def test_the_time_step_is_measured_by_the_tasks_geometric_mean(together):
@@ -128,7 +128,7 @@ def test_a_task_s_own_batches_follow_one_another_whatever_the_mixing(together):
     assert fewest > 5 and len(drawn["uniform"]) > len(drawn["proportional"])
     np.testing.assert_array_equal(drawn["uniform"][:fewest], drawn["proportional"][:fewest])
     # The first task's windows are those that it has alone.
-    alone = open_dataset(config.of_task(cfg, "a"))
+    alone = open_dataset(config.restrict_to_task(cfg, "a"))
     np.testing.assert_array_equal(
         first_batches(data, cfg, "operator")[0].fields, batch_at(alone, cfg, "operator", 0).fields
     )

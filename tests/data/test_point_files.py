@@ -83,7 +83,7 @@ def test_statistics_and_batches_are_of_the_points_that_are_there(tmp_path: Path,
     np.testing.assert_allclose(
         (task.inputs[0].mean, task.inputs[0].std), (input_values.mean(), input_values.std()), rtol=1e-5
     )
-    assert task.scattered and task.shape == (P,) and task.points == P
+    assert task.scattered and task.shape == (P,) and task.num_points == P
     batch = batch_at(dataset, cfg, "operator", 0)
     ids = batch.trajectory_id
     assert np.array_equal(batch.point_mask, written["mask"][ids])

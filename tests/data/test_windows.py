@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ups_jax.core.rng import stream_key
+from ups_jax.core.rng import philox_key
 from ups_jax.core.task import Symmetry
 from ups_jax.data import windows
 from ups_jax.data.symmetry_check import apply_symmetry
@@ -18,7 +18,7 @@ from ups_jax.data.symmetry_check import apply_symmetry
 def plan(trajectories=7, per_trajectory=3, batch_size=5, seed=0, name="data/operator", **changes):
     return windows.WindowPlan(
         **{
-            "key": stream_key(seed, name),
+            "key": philox_key(seed, name),
             "train": 10 + np.arange(trajectories),
             "windows_per_trajectory": per_trajectory,
             "batch_size": batch_size,

@@ -66,7 +66,7 @@ def difference(one, other) -> float:  # type: ignore[no-untyped-def]
 def main() -> None:
     config, stage, layouts, folder, *overrides = sys.argv[1:]
     cfg = load(CONFIGS / config, overrides)
-    simulate.prepare(cfg)
+    simulate.generate_missing(cfg)
     dataset = open_dataset(cfg)
     results: dict[str, dict[str, object]] = {}
     params = {}

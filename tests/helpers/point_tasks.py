@@ -36,9 +36,9 @@ def conditions(task: Task, rng, batch: int = 2, geometry: Geometry | None = None
         return Conditions(dt=like.dt, coefficients=like.coefficients, mask=like.mask, geometry=geometry)
     axes = 0 if task.moving else len(task.axes)
     where = Geometry(
-        coords=jnp.asarray(rng.random((batch, task.points, axes)), jnp.float32),
-        mask=jnp.ones((batch, task.points)),
-        inputs=jnp.asarray(rng.normal(size=(batch, task.points, len(task.inputs))), jnp.float32),
+        coords=jnp.asarray(rng.random((batch, task.num_points, axes)), jnp.float32),
+        mask=jnp.ones((batch, task.num_points)),
+        inputs=jnp.asarray(rng.normal(size=(batch, task.num_points, len(task.inputs))), jnp.float32),
     )
     return Conditions(
         dt=jnp.full(batch, task.dt),
@@ -51,5 +51,5 @@ def conditions(task: Task, rng, batch: int = 2, geometry: Geometry | None = None
 def example(task: Task, context: int = 1, seed: int = 0):
     """Random frames of two samples and their conditions."""
     rng = np.random.default_rng(seed)
-    fields = rng.normal(size=(2, context, task.points, len(task.channels))).astype(np.float32)
+    fields = rng.normal(size=(2, context, task.num_points, len(task.channels))).astype(np.float32)
     return jnp.asarray(fields), conditions(task, rng)

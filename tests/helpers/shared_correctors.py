@@ -88,7 +88,7 @@ def sharing() -> Iterator[None]:
                 patch.setattr(module, "init_state", initial_state)
                 patch.setattr(module, "make_train_step", train_step)
             patch.setattr(training, "joint_validation", validation)
-            for name in ("_sample_corrected", "_mean_corrected"):
+            for name in ("_sampled_rollout", "_mean_rollout"):
                 patch.setattr(CorrectedModel, name, _of_corrected(name))
             yield
 

@@ -74,8 +74,8 @@ def test_of_a_file_the_first_frames_are_taken_as_far_apart_as_the_run_steps(tmp_
     np.testing.assert_allclose(start.coefficients["nu"], [0.1, 0.2, 0.3])
     finer = read(hdf5(tmp_path / "b.hdf5", FIELDS, dt=0.25), 2)
     np.testing.assert_array_equal(finer.fields, FIELDS[:, [0, 2]])
-    np.testing.assert_array_equal(start.first(2).fields, FIELDS[:2, :2])
-    np.testing.assert_allclose(start.first(2).coefficients["nu"], [0.1, 0.2])
+    np.testing.assert_array_equal(start.first_samples(2).fields, FIELDS[:2, :2])
+    np.testing.assert_allclose(start.first_samples(2).coefficients["nu"], [0.1, 0.2])
 
 
 Make = Callable[[Path], Path]

@@ -55,7 +55,7 @@ class Shift(TrainedModel):
     def __init__(self, task: Task, config: Config | None = None) -> None:
         vars(self).update(task=task, config=config)
 
-    def on(self, task):
+    def on_grid_of(self, task):
         return Shift(task, self.config)
 
     def rollout_arrays(self, u0, steps, cond, cond_mask):

@@ -28,7 +28,7 @@ from ups_jax.config import Config
 from ups_jax.core.errors import ConfigError, DataError, DivergedError, Stopped
 from ups_jax.core.task import Statistics, Task
 from ups_jax.data.sources.pdebench_tensor import TensorSource
-from ups_jax.evaluation.evaluate_run import run_config
+from ups_jax.evaluation.evaluate_run import evaluation_config
 from ups_jax.evaluation.plots.films import write_images
 from ups_jax.inference.chunked_rollout import ChunkedRollout
 from ups_jax.inference.initial_state import InitialState
@@ -46,7 +46,7 @@ def run(saved_run: Path) -> TrainedModel:
 
 @pytest.fixture(scope="module")
 def cfg(saved_run: Path, data_root: Path) -> Config:
-    return run_config(saved_run, [f"data.root={data_root}"])
+    return evaluation_config(saved_run, [f"data.root={data_root}"])
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ def test_any_number_of_steps_and_samples_is_one_compilation(run: TrainedModel, i
         pieces = stepper.iter_chunks(initial[:count, None, :, None], cond, np.ones_like(cond), steps, 2)
         frames = np.full((count, steps, 64, 1), np.nan)
         for piece in pieces:
-            frames[piece.rows, piece.first : piece.first + piece.frames.shape[2]] = piece.frames[0]
+            frames[piece.rows, piece.first_frame : piece.first_frame + piece.frames.shape[2]] = piece.frames[0]
         np.testing.assert_allclose(frames, whole[:count, :steps], atol=2e-5)
     # A lone sample at the end of a batch of two is filled up, and the last piece is cut.
     assert stepper.compilation_count() == 1

@@ -69,7 +69,7 @@ def test_a_fault_from_outside_has_its_answer(
         place: Place = PlainPlace(folder=tmp_path, data_root=data_root, whole=request.getfixturevalue("plain_whole"))
     elif name == "half_a_data_file":
         # It copies a data file, and no run.
-        simulate.prepare(load(CONFIGS / "tiny.yaml", [f"data.root={data_root}"]))
+        simulate.generate_missing(load(CONFIGS / "tiny.yaml", [f"data.root={data_root}"]))
         place = Place(folder=tmp_path, data_root=data_root, whole=tmp_path / "none")
     else:
         place = Place(folder=tmp_path, data_root=data_root, whole=request.getfixturevalue("whole"))

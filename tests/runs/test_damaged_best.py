@@ -91,7 +91,7 @@ def first_state(cfg: Config) -> tuple[Dataset, TrainState]:
     """The data and the state that a training of `cfg` begins with, compiled once."""
     if cfg.data.root in STATES:
         return STATES[cfg.data.root]
-    simulate.prepare(cfg)
+    simulate.generate_missing(cfg)
     dataset = open_dataset(cfg)
     model, tx = build(cfg, dataset)
     state = init_state(model, tx, batch_at(dataset, cfg, "operator", 0), jax.random.key(0))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ups_jax.simulate.equations import EQUATIONS, residual, tendency
+from ups_jax.simulate.equations import EQUATIONS, tendency, trapezoidal_residual
 from ups_jax.simulate.presets import PRESETS
 from ups_jax.simulate.solvers import STEPPERS, solve
 
@@ -53,7 +53,9 @@ def test_the_residual_of_a_solved_step_falls_with_the_third_power_of_it(name: st
     fields = jnp.asarray(solved)
     extent, coefficient = (preset.extent,) * preset.dimensions, jnp.full(1, values[0])
     left = [
-        float(residual(EQUATIONS[name], fields[:, 0], fields[:, far], far * preset.dt, coefficient, extent)[0])
+        float(
+            trapezoidal_residual(EQUATIONS[name], fields[:, 0], fields[:, far], far * preset.dt, coefficient, extent)[0]
+        )
         for far in (2, 4)
     ]
     size = float(jnp.sqrt(jnp.square(fields[:, 4] - fields[:, 0]).mean()))
@@ -61,7 +63,9 @@ def test_the_residual_of_a_solved_step_falls_with_the_third_power_of_it(name: st
     # Float32 keeps the smaller of them from falling as far where there is next to no error.
     assert left[1] > 4 * left[0] or left[1] < 1e-5, left
     noise = jnp.asarray(0.1 * size * np.random.default_rng(0).normal(size=fields[:, 4].shape), jnp.float32)
-    worse = residual(EQUATIONS[name], fields[:, 0], fields[:, 4] + noise, 4 * preset.dt, coefficient, extent)
+    worse = trapezoidal_residual(
+        EQUATIONS[name], fields[:, 0], fields[:, 4] + noise, 4 * preset.dt, coefficient, extent
+    )
     assert float(worse[0]) > left[1]
 
 

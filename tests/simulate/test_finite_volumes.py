@@ -153,13 +153,13 @@ def test_a_shipped_configuration_declares_what_its_data_keep(
     chosen = preset(name, trajectories=10, steps=4)
     monkeypatch.setitem(PRESETS[name], "tiny", chosen)
     cfg = config.load(ROOT / "configs" / f"{name}.yaml", [f"data.root={tmp_path}", "data.tasks.0.preset=tiny"])
-    (path,) = simulate.prepare(cfg)
+    (path,) = simulate.generate_missing(cfg)
     dataset = open_dataset(cfg)
     task = dataset.task
     assert task.conserved == (0,) and task.symmetries and len(task.channels) == 3
     assert dataset.condition_mask.all() and np.ptp(dataset.conditions[:, 0]) > 0
     # A second time nothing is made, another seed is somebody's choice.
-    assert simulate.prepare(cfg) == []
+    assert simulate.generate_missing(cfg) == []
     solved, values = finite_volumes.solve(name, replace(chosen, trajectories=2), 0, lambda _: None)
     np.testing.assert_array_equal(read_trajectories(dataset.source, np.arange(2)), solved)
     np.testing.assert_allclose(dataset.conditions[:2, 0], values, rtol=1e-6)

@@ -58,7 +58,7 @@ def test_a_generated_file_is_the_layout_and_opens_with_its_facts(tmp_path):
         symmetries=[{"reflect": ["x"], "negate": ["u"]}],
     )
     lines = []
-    (path,) = simulate.prepare(cfg, lines.append)
+    (path,) = simulate.generate_missing(cfg, lines.append)
     assert lines[-1] == "burgers1d: 40 of 40 trajectories"
     with h5py.File(path) as file:
         assert file["tensor"].shape == (40, 21, 64) and file["tensor"].dtype == np.float32
@@ -88,7 +88,7 @@ def test_a_generated_file_is_the_layout_and_opens_with_its_facts(tmp_path):
 )
 def test_a_shipped_configuration_declares_what_its_data_keep(tmp_path, name, sizes, shape):
     cfg = config.load(ROOT / "configs" / f"{name}.yaml", [f"data.root={tmp_path}", "data.tasks.0.preset=tiny"])
-    assert len(simulate.prepare(cfg)) == 1
+    assert len(simulate.generate_missing(cfg)) == 1
     dataset = open_dataset(cfg)
     # No law of a point's neighbourhood explains vorticity, whose velocity comes from everywhere.
     assert all(name == "ns2d" and "symmetr" in note for note in dataset.notes)
@@ -100,7 +100,7 @@ def test_a_symmetry_that_the_equation_lacks_is_seen_in_the_data(tmp_path):
     for broken in ("{negate: [u]}", "{reflect: [x]}"):
         options = [f"data.root={tmp_path}", "data.tasks.0.preset=tiny", f"data.tasks.0.symmetries=[{broken}]"]
         cfg = config.load(ROOT / "configs" / "ks1d.yaml", options)
-        simulate.prepare(cfg)
+        simulate.generate_missing(cfg)
         with pytest.raises(DataError, match=r"symmetr.*0"):
             open_dataset(cfg)
 
@@ -108,7 +108,7 @@ def test_a_symmetry_that_the_equation_lacks_is_seen_in_the_data(tmp_path):
 def test_a_steady_file_is_the_darcy_layout_and_opens(tmp_path):
     options = [f"data.root={tmp_path}", "data.tasks.0.preset=tiny"]
     cfg = config.load(ROOT / "configs" / "darcy2d.yaml", options)
-    (path,) = simulate.prepare(cfg)
+    (path,) = simulate.generate_missing(cfg)
     with h5py.File(path) as file:
         assert file["nu"].shape == (40, 16, 16) and file["tensor"].shape == (40, 1, 16, 16)
         np.testing.assert_allclose(file["x-coordinate"], (np.arange(16) + 0.5) / 16)
@@ -120,20 +120,20 @@ def test_a_steady_file_is_the_darcy_layout_and_opens(tmp_path):
 
 def test_a_file_that_is_there_is_used_and_not_solved_again(tmp_path, quick):
     cfg = configuration(tmp_path)
-    assert len(simulate.prepare(cfg)) == 1 and simulate.prepare(cfg) == []
+    assert len(simulate.generate_missing(cfg)) == 1 and simulate.generate_missing(cfg) == []
     assert not simulate.generate("burgers1d", "tiny", tmp_path / "burgers1d_tiny.hdf5")
     assert len(quick) == 1
 
 
 def test_tasks_with_a_file_of_their_own_are_not_generated(tmp_path, quick):
-    assert simulate.prepare(configuration(tmp_path, path=str(tmp_path / "mine.hdf5"))) == []
+    assert simulate.generate_missing(configuration(tmp_path, path=str(tmp_path / "mine.hdf5"))) == []
     assert not quick and not list(tmp_path.iterdir())
 
 
 def test_a_file_of_another_origin_is_refused_with_the_mend(tmp_path, quick):
     path = tmp_path / "burgers1d_tiny.hdf5"
     simulate.generate("burgers1d", "tiny", path, seed=3, trajectories=5)
-    assert simulate.prepare(configuration(tmp_path)) == []
+    assert simulate.generate_missing(configuration(tmp_path)) == []
     with pytest.raises(DataError, match=r"seed.*3.*0.*--overwrite"):
         simulate.generate("burgers1d", "tiny", path, trajectories=5)
     with pytest.raises(DataError, match=r"trajectories.*5.*40"):
@@ -141,11 +141,11 @@ def test_a_file_of_another_origin_is_refused_with_the_mend(tmp_path, quick):
     with h5py.File(path, "a") as file:
         file.attrs["generator_version"] = "0"
     with pytest.raises(DataError, match=r"generator_version.*0.*1.*--overwrite"):
-        simulate.prepare(configuration(tmp_path))
+        simulate.generate_missing(configuration(tmp_path))
     assert simulate.generate("burgers1d", "tiny", path, overwrite=True)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(DataError, match=r"--overwrite"):
-        simulate.prepare(configuration(tmp_path))
+        simulate.generate_missing(configuration(tmp_path))
 
 
 def test_solutions_that_are_not_finite_are_refused(tmp_path, quick, monkeypatch):
@@ -206,7 +206,7 @@ files.write_file(Path({str(path)!r}), origin, datasets, "periodic")
         assert process.stdout.readline() == b"writing\n"
         process.send_signal(signal.SIGKILL)
     assert not path.exists() and len(list(tmp_path.iterdir())) == 1
-    assert len(simulate.prepare(configuration(tmp_path))) == 1
+    assert len(simulate.generate_missing(configuration(tmp_path))) == 1
 
 
 @pytest.mark.multiprocess

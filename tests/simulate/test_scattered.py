@@ -16,7 +16,7 @@ from ups_jax.data.sources import open_file
 from ups_jax.data.sources.base import read_trajectories
 from ups_jax.simulate import heat, taylor_green
 from ups_jax.simulate.presets import PRESETS
-from ups_jax.simulate.triangles import assemble_matrices, mesh_square_with_hole
+from ups_jax.simulate.triangles import assemble_mass_and_stiffness, mesh_square_with_hole
 
 TINY = PRESETS["heat_mesh"]["tiny"]
 SWARM = PRESETS["particles"]["tiny"]
@@ -24,7 +24,7 @@ SWARM = PRESETS["particles"]["tiny"]
 
 def test_mass_and_stiffness_integrate_a_linear_field_exactly() -> None:
     mesh = mesh_square_with_hole(0.1, np.random.default_rng(0), hole_radius=0.2)
-    mass, stiffness = assemble_matrices(mesh)
+    mass, stiffness = assemble_mass_and_stiffness(mesh)
     x, y = mesh.points.T
     corners = mesh.points[mesh.cells]
     sides = corners[:, 1:] - corners[:, :1]

@@ -16,12 +16,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def list_configs(args: argparse.Namespace) -> None:
     """Print the names of the packaged configurations with a summary of each, or the text of one of them."""
-    from ups_jax.config.packaged import packaged_configs, packaged_file
+    from ups_jax.config.packaged import packaged_config_summaries, packaged_file
 
     if args.name is not None:
         print(packaged_file(args.name).read_text(encoding="utf-8"), end="")
         return
-    configs = packaged_configs()
+    configs = packaged_config_summaries()
     width = max(map(len, configs))
     for name, summary in configs.items():
         print(f"{name:<{width}}  {summary}")

@@ -59,7 +59,7 @@ def encode(args: argparse.Namespace) -> None:
     enable_compilation_cache()
     weights = best_weights(args.run_dir, "operator")
     cfg = encoding_config(weights, args.config, args.overrides)
-    simulate.prepare(cfg)
+    simulate.generate_missing(cfg)
     (dataset,) = open_mixture(cfg).datasets
     console, options = Console(), {"chunk": args.chunk, "overwrite": args.overwrite}
     report = progress(dataset.source.trajectories, dataset.source.frames, console)

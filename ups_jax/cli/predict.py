@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 from rich.console import Console
 
-from ups_jax.config import Config, of_task
+from ups_jax.config import Config, restrict_to_task
 from ups_jax.core.commands import command
 from ups_jax.core.errors import ConfigError, DivergedError, Stopped
 from ups_jax.core.files import version
@@ -29,7 +29,7 @@ from ups_jax.inference.chunked_rollout import ChunkedRollout
 from ups_jax.inference.corrected import load_corrector, stage_sampler
 from ups_jax.inference.initial_state import InitialState, read_initial_state
 from ups_jax.inference.inputs import coefficient_arrays, point_mask_of
-from ups_jax.inference.state_file import PointStateFile, StateFile, channel_datasets
+from ups_jax.inference.state_file import PointStateFile, StateFile, channel_dataset_names
 from ups_jax.inference.trained_model import TrainedModel, load_task_run
 from ups_jax.metrics.aggregate import rollout_section, score_rows
 from ups_jax.metrics.ensemble import ensemble_summary, ensemble_table
@@ -119,9 +119,9 @@ def rollout_run(
     if run.task.scattered and request.images:
         raise ConfigError(f"--images: the task {run.task.name} is on scattered points; images support grids only")
     run.check_time_step(run.task.dt if request.dt is None else request.dt)
-    start = read_initial_state(request.input, run.task, run.model.context, of_task(cfg, run.task.name)).first(
-        request.limit
-    )
+    start = read_initial_state(
+        request.input, run.task, run.model.context, restrict_to_task(cfg, run.task.name)
+    ).first_samples(request.limit)
     start, cond, mask = _with_coefficients(start, run.task, request.params, console)
     stepper = ChunkedRollout(
         model=run.model, weights=run.weights, correction=correction, members=request.members, seed=request.seed
@@ -136,14 +136,14 @@ def rollout_run(
         done, finite = 0, request.steps
         try:
             for chunk in stepper.iter_chunks(start.fields, cond, mask, request.steps, batch_size, start.point_arrays):
-                if chunk.first >= finite:
+                if chunk.first_frame >= finite:
                     break
                 good = np.isfinite(chunk.frames).reshape(*chunk.frames.shape[:3], -1).all((0, 1, 3))
                 if not good.all():
-                    finite = min(finite, chunk.first + int(good.argmin()))
-                file.write(chunk.rows, chunk.first, chunk.frames)
+                    finite = min(finite, chunk.first_frame + int(good.argmin()))
+                file.write(chunk.rows, chunk.first_frame, chunk.frames)
                 # All samples have the frames before this chunk.
-                done = chunk.first
+                done = chunk.first_frame
         except KeyboardInterrupt:
             file.close_partial(done, attributes | {"status": f"stopped after {done} of {request.steps} frames"})
             raise Stopped(
@@ -255,7 +255,7 @@ def _print_error(output: Path, task: Task, start: InitialState, members: int, co
 def _on_grid(output: Path, task: Task) -> Float[np.ndarray, "r t *s c"]:
     """Return the states of an output file on a grid."""
     with h5py.File(output, "r", locking=False) as file:
-        return np.stack([file[name][:] for name in channel_datasets(task)], axis=-1)
+        return np.stack([file[name][:] for name in channel_dataset_names(task)], axis=-1)
 
 
 def _at_points(output: Path, task: Task) -> Float[np.ndarray, "r t p c"]:

@@ -1,4 +1,4 @@
-"""The part of a configuration that determines the numbers of a run, and its digest."""
+"""The values of a configuration that determine the results of a run, and a hash of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from ups_jax.config.renamed_keys import former_names
+from ups_jax.config.renamed_keys import with_former_names
 from ups_jax.config.schema import Config, DataConfig, TaskConfig, to_dict
 from ups_jax.core.stage_names import STAGE_NEEDS
 
@@ -29,21 +29,21 @@ _TASK_DEFAULTS = TypeAdapter(TaskConfig).dump_python(TaskConfig(name=""), mode="
 
 
 def digest(config: Config, stage: str) -> str:
-    """Return twelve hex digits over everything that determines the numbers of a stage.
+    """Return a hash, in twelve hex digits, of all values that determine the results of a stage.
 
-    Run length, logging and paths are left out. Values at their defaults are left out too, so that a key of a later
-    version does not invalidate older runs.
+    Run length, logging and paths are left out. Values at their defaults are left out too: a key that a later version
+    adds does not change the hash of older runs.
     """
-    values = relevant(to_dict(config), stage)
+    values = relevant_values(to_dict(config), stage)
     default = Config(data=DataConfig(tasks=(TaskConfig(name="", kind=config.data.tasks[0].kind),)))
-    changed = _without_defaults(values, relevant(to_dict(default), stage))
+    changed = _without_defaults(values, relevant_values(to_dict(default), stage))
     tasks = [_without_defaults(task, _TASK_DEFAULTS) for task in values["data"]["tasks"]]
-    text = json.dumps([_MEANINGS, *former_names([changed, tasks])], sort_keys=True)
+    text = json.dumps([_MEANINGS, *with_former_names([changed, tasks])], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def relevant(values: dict[str, Any], stage: str) -> dict[str, Any]:
-    """Return the values that `digest` covers, those of the stages that a stage needs included."""
+def relevant_values(values: dict[str, Any], stage: str) -> dict[str, Any]:
+    """Return the configuration values that determine the results of a stage and of the stages that it needs."""
     data = {key: value for key, value in values["data"].items() if key not in ("loader", "root", "latents")}
     # The content of a listed split is part of the data's fingerprint.
     data["split"] = {key: value for key, value in data["split"].items() if key != "path"}
@@ -53,7 +53,7 @@ def relevant(values: dict[str, Any], stage: str) -> dict[str, Any]:
     ]
     parents = STAGE_NEEDS[values["data"]["tasks"][0].get("kind", "transient")].get(stage, ())
     stages = {
-        name: _windows_per_step({key: value for key, value in section.items() if key not in _LENGTH})
+        name: _without_accumulation({key: value for key, value in section.items() if key not in _LENGTH})
         for name, section in values["stages"].items()
         if name in (*parents, stage)
     }
@@ -73,25 +73,25 @@ def relevant(values: dict[str, Any], stage: str) -> dict[str, Any]:
         "training": training,
         "stages": stages,
         "evaluation": selection,
-    } | ({"diffusion": diffusion} if parents else _held_out(diffusion))
+    } | ({"diffusion": diffusion} if parents else _fold_if_set(diffusion))
 
 
-def _held_out(diffusion: dict[str, Any]) -> dict[str, Any]:
-    """Return the share of trajectories that is held out of a predictor's training, if it is not 0."""
+def _fold_if_set(diffusion: dict[str, Any]) -> dict[str, Any]:
+    """Return the share of trajectories that a predictor is not trained on, or an empty dictionary if it is 0."""
     return {"diffusion.fold": diffusion["fold"]} if diffusion.get("fold") else {}
 
 
-def _windows_per_step(section: dict[str, Any]) -> dict[str, Any]:
-    """Return the section with the windows of an optimizer step as `batch_size`.
+def _without_accumulation(section: dict[str, Any]) -> dict[str, Any]:
+    """Return a stage's section with all windows of an optimizer step as `batch_size`, and without `accum_steps`.
 
-    This number determines the windows; their division into micro-batches changes a step by round-off only.
+    The division of the same windows into micro-batches changes a step by round-off only.
     """
     others = {key: value for key, value in section.items() if key != "accum_steps"}
     return others | {"batch_size": section["batch_size"] * section["accum_steps"]}
 
 
 def _without_defaults(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Return the values that differ from the defaults."""
+    """Return the values that differ from the defaults, also within nested sections."""
     return {
         key: _without_defaults(value, defaults[key])
         if isinstance(value, dict) and isinstance(defaults.get(key), dict)

@@ -1,6 +1,7 @@
-"""Keys of the original system that are refused, each with a replacement, which is the end of an error message.
+"""Keys of the original system (the Universal Physics Stack) that are refused here, and what to write instead.
 
-docs/config.md lists them. Names in backticks are keys of this system, their values, or options of a command.
+The replacement is the end of an error message; docs/config.md lists all of them. Names in backticks are keys of this
+system, their values, or options of a command.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ FORMER: dict[str, str] = {
 }
 
 
-def hint_for(path: str) -> str | None:
-    """Return the replacement for a refused key or section, or None for any other path."""
+def legacy_key_hint(key_path: str) -> str | None:
+    """Return what to write instead of a refused key or section, or None if the dotted key is not refused."""
     # Stages have the sections of the top level: `stages.operator.optimizer.x` is `optimizer.x`.
-    return FORMER.get(re.sub(r"^stages\.\w+\.(optimizer|scheduler)\b", r"\1", path))
+    return FORMER.get(re.sub(r"^stages\.\w+\.(optimizer|scheduler)\b", r"\1", key_path))

@@ -1,4 +1,4 @@
-"""Reading YAML files and dotted overrides into a `Config`; an error names the wrong key and the closest valid one."""
+"""Reading YAML files and `key=value` overrides into a `Config`; an error names the wrong and the closest valid key."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from ups_jax.config import yaml
-from ups_jax.config.legacy_keys import hint_for
+from ups_jax.config.legacy_keys import legacy_key_hint
 from ups_jax.config.packaged import config_file, included_file
 from ups_jax.config.renamed_keys import override_with_current_names, with_current_names
 from ups_jax.config.schema import ADAPTER, Config, StageDefaults
@@ -27,34 +28,34 @@ _STAGE_SECTIONS = ("optimizer", "scheduler")
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Return the configuration of a YAML file with its includes and with overrides applied.
+    """Return the configuration of a YAML file and the files that it includes, with overrides applied.
 
     Args:
         path: YAML file, or the name of a packaged configuration.
         overrides: Texts of the form `a.b=value`. Paths of data files are relative to the working directory.
 
     Raises:
-        ConfigError: The file or a key is wrong.
+        ConfigError: The file cannot be read, or a key or value is wrong.
     """
-    return from_dict(merge(_read(config_file(path), ()), overrides), str(path))
+    return from_dict(apply_overrides(_read_with_includes(config_file(path), ()), overrides), str(path))
 
 
-def problems(path: str | Path, overrides: Sequence[str] = ()) -> list[str]:
+def find_problems(path: str | Path, overrides: Sequence[str] = ()) -> list[str]:
     """Return one line for every unknown key and wrong value of a YAML file and its overrides."""
     try:
-        values = _canonical_stages(merge(_read(config_file(path), ()), overrides), str(path))
+        values = _canonical_stages(apply_overrides(_read_with_includes(config_file(path), ()), overrides), str(path))
     except ConfigError as error:
         return [str(error)]
     lines = [f"{path}: {text}" for text in _unknown_keys(values, Config, "")]
     try:
-        ADAPTER.validate_python(_inherit(_without_unknown_keys(values, Config)))
+        ADAPTER.validate_python(_fill_stages(_without_unknown_keys(values, Config)))
     except ValidationError as error:
-        lines += [f"{path}: {text}" for text in _describe_all(error)]
+        lines += [f"{path}: {text}" for text in _describe_errors(error)]
     return lines
 
 
-def merge(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return plain values with `a.b=value` overrides applied."""
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return plain values with overrides of the form `a.b=value` applied."""
     result = copy.deepcopy(values)
     for override in overrides:
         key, separator, text = override.partition("=")
@@ -73,11 +74,11 @@ def merge(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def from_dict(values: dict[str, Any], origin: str = "configuration") -> Config:
-    """Return the configuration of plain values, whose stages inherit from `training`, `optimizer` and `scheduler`.
+    """Return the configuration with plain values. Stages inherit from `training`, `optimizer` and `scheduler`.
 
     Args:
-        values: Plain values as of a YAML file; former names of keys are accepted.
-        origin: File or flag that an error names.
+        values: Plain values, such as those of a YAML file; former names of keys are accepted.
+        origin: File or option that an error message names.
 
     Raises:
         ConfigError: A key is unknown or a value is not valid.
@@ -88,9 +89,9 @@ def from_dict(values: dict[str, Any], origin: str = "configuration") -> Config:
     if problems:
         raise ConfigError(f"{origin}: " + "; ".join(problems))
     try:
-        return ADAPTER.validate_python(_inherit(values))
+        return ADAPTER.validate_python(_fill_stages(values))
     except ValidationError as error:
-        raise ConfigError(f"{origin}: " + "; ".join(_describe_all(error))) from None
+        raise ConfigError(f"{origin}: " + "; ".join(_describe_errors(error))) from None
 
 
 def _parse(text: str, origin: str) -> Any:
@@ -100,9 +101,9 @@ def _parse(text: str, origin: str) -> Any:
         raise ConfigError(f"{origin}: not valid YAML: {error}") from None
 
 
-def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
-    if path.resolve() in parents:
-        raise ConfigError(f"{path}: includes itself through {parents[-1]}; remove one of the two includes")
+def _read_with_includes(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
+    if path.resolve() in including:
+        raise ConfigError(f"{path}: includes itself through {including[-1]}; remove one of the two includes")
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -115,38 +116,38 @@ def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: contains a {type(values).__name__}; write `key: value` lines")
+        raise ConfigError(f"{path}: contains a {type(values).__name__} instead of keys; write `key: value` lines")
     values = with_current_names(_canonical_stages(values, str(path)), str(path), warn=True)
     includes = values.pop("include", None)
     names = includes if isinstance(includes, list) else [] if includes is None else [includes]
     result: dict[str, Any] = {}
     for name in names:
         if not isinstance(name, str):
-            raise ConfigError(f"{path}: include takes a file name or a list of them, not {_short(name)}")
-        result = _merge(result, _read(included_file(name, path), (*parents, path.resolve())))
+            raise ConfigError(f"{path}: `include` takes a file name or a list of file names, not {_short_repr(name)}")
+        result = _merge(result, _read_with_includes(included_file(name, path), (*including, path.resolve())))
     return _merge(result, values)
 
 
 def _canonical_stages(values: dict[str, Any], origin: str) -> dict[str, Any]:
-    """Return the values with aliases of stages replaced by the stages' names."""
+    """Return the values with aliases of stage names replaced in the section `stages`."""
+    if not isinstance(values.get("stages"), dict):
+        return values
     try:
-        return values | {"stages": _without_aliases(values["stages"])} if "stages" in values else values
+        return values | {"stages": _replace_stage_aliases(values["stages"])}
     except ValueError as error:
         raise ConfigError(f"{origin}: {error}") from None
 
 
-def _without_aliases(stages: Any) -> Any:
-    """Return the section `stages` with aliases replaced; ValueError if a stage is there under both names."""
-    if not isinstance(stages, dict):
-        return stages
+def _replace_stage_aliases(stages: dict[str, Any]) -> dict[str, Any]:
+    """Return the section `stages` with aliases replaced. Raises ValueError if a stage is given under both names."""
     for alias, name in STAGE_ALIASES.items():
         if alias in stages and name in stages:
-            raise ValueError(f"stages.{alias} and stages.{name} are the same stage; keep one of them")
+            raise ValueError(f"`stages.{alias}` and `stages.{name}` are the same stage; keep one of them")
     return {STAGE_ALIASES.get(name, name): section for name, section in stages.items()}
 
 
 def _merge(base: Any, update: Any) -> Any:
-    """Return `update` merged over `base`: mappings key by key, lists of named entries entry by entry."""
+    """Return `base` updated with `update`: mappings key by key, lists of named entries entry by entry."""
     if isinstance(base, dict) and isinstance(update, dict):
         return base | {key: _merge(base[key], value) if key in base else value for key, value in update.items()}
     if _has_named_entries(base) and _has_named_entries(update):
@@ -156,54 +157,56 @@ def _merge(base: Any, update: Any) -> Any:
 
 
 def _has_named_entries(value: Any) -> bool:
-    """Return whether a value is a list of mappings with names, such as `data.tasks`."""
+    """Return whether a value is a list of mappings with the key `name`, such as `data.tasks`."""
     return isinstance(value, list) and all(
         isinstance(item, dict) and isinstance(item.get("name"), str) for item in value
     )
 
 
 def _assign(values: dict[str, Any], key: str, value: Any) -> None:
-    """Set the value of a dotted key; an entry of a list is named by its position or by its name."""
+    """Set the value of a dotted key, in which a list entry is given by its position or its name."""
     *parents, last = key.split(".")
     node: Any = values
     for depth, part in enumerate(parents):
-        node = _child(node, part, ".".join(parents[: depth + 1]))
+        node = _child_section(node, part, ".".join(parents[: depth + 1]))
     if isinstance(node, list):
-        node[_position(node, last, key)] = value
+        node[_entry_position(node, last, key)] = value
     else:
         # A mapping replaces the former value, so that entries can be removed; a list of named entries is merged.
         node[last] = _merge(node[last], value) if _has_named_entries(value) and last in node else value
 
 
-def _child(node: Any, part: str, where: str) -> Any:
-    """Return the section or list below a node, which is created if needed."""
+def _child_section(node: Any, part: str, key_path: str) -> dict[str, Any] | list[Any]:
+    """Return the section or list with the key `part` in `node`; a missing section is created."""
     if isinstance(node, list):
-        child = node[_position(node, part, where)]
+        child = node[_entry_position(node, part, key_path)]
     else:
         child = node.setdefault(part, {})
         if child is None:
             child = node[part] = {}
     if not isinstance(child, dict | list):
-        raise ConfigError(f"override {where}: is the value {_short(child)}, not a section; set the key itself")
+        raise ConfigError(f"override {key_path}: its value is {_short_repr(child)}, not a section; set the key itself")
     return child
 
 
-def _position(node: list[Any], part: str, where: str) -> int:
-    """Return the position of a list's entry that is named by its name or number."""
+def _entry_position(node: list[Any], part: str, key_path: str) -> int:
+    """Return the position of the list entry whose name or position is `part`."""
     names = [item["name"] if isinstance(item, dict) and "name" in item else None for item in node]
     if part in names:
         return names.index(part)
     if part.isdigit() and int(part) < len(node):
         return int(part)
-    raise ConfigError(f"override {where}: no entry {part!r}; there are {', '.join(map(str, names)) or 'none'}")
+    raise ConfigError(
+        f"override {key_path}: the list has no entry {part!r}; choose from {', '.join(map(str, names)) or 'none'}"
+    )
 
 
-def _unknown_keys(values: Any, schema: Any, where: str) -> Iterator[str]:
-    """Yield a message for each unknown key, and for each key of the original system that is a section here."""
+def _unknown_keys(values: Any, schema: Any, section: str) -> Iterator[str]:
+    """Yield a message for each unknown key, and for each section that is a plain value as in the original system."""
     kinds = typing.get_args(schema)
     if typing.get_origin(schema) is tuple and isinstance(values, list):
         for index, item in enumerate(values):
-            yield from _unknown_keys(item, kinds[0], f"{where}.{index}")
+            yield from _unknown_keys(item, kinds[0], f"{section}.{index}")
         return
     if not dataclasses.is_dataclass(schema):
         nested = [kind for kind in kinds if dataclasses.is_dataclass(kind)]
@@ -214,17 +217,17 @@ def _unknown_keys(values: Any, schema: Any, where: str) -> Iterator[str]:
         return
     hints = _type_hints(schema)
     for key, value in values.items():
-        path = f"{where}.{key}".lstrip(".")
-        if key in hints and not isinstance(value, dict | None) and (hint := hint_for(path)) is not None:
-            yield f"key `{path}` is {_short(value)} (of the original system): {hint}"
+        path = f"{section}.{key}".lstrip(".")
+        if key in hints and not isinstance(value, dict | None) and (hint := legacy_key_hint(path)) is not None:
+            yield f"key `{path}` is {_short_repr(value)} (of the original system): {hint}"
         elif key in hints:
             yield from _unknown_keys(value, hints[key], path)
         else:
-            yield f"unknown key `{path}`{_suggestion(path, list(hints), where)}"
+            yield f"unknown key `{path}`{_suggestion(path, list(hints), section)}"
 
 
 def _without_unknown_keys(values: Any, schema: Any) -> Any:
-    """Return the values without the keys that the schema does not have."""
+    """Return the values without keys that are not in the schema."""
     kinds = typing.get_args(schema)
     if typing.get_origin(schema) is tuple and isinstance(values, list):
         return [_without_unknown_keys(item, kinds[0]) for item in values]
@@ -239,15 +242,15 @@ def _without_unknown_keys(values: Any, schema: Any) -> Any:
 
 @functools.cache
 def _type_hints(schema: type) -> dict[str, Any]:
-    """Return the types of a section's keys."""
+    """Return the types of the keys in the section with the class `schema`."""
     return typing.get_type_hints(schema)
 
 
-def _suggestion(path: str, siblings: list[str], where: str) -> str:
-    """Return the end of a message about an unknown key: what to write instead."""
-    if (hint := hint_for(path)) is not None:
+def _suggestion(path: str, siblings: list[str], section: str) -> str:
+    """Return what to write instead of the unknown key `path` in `section`, as the end of a message."""
+    if (hint := legacy_key_hint(path)) is not None:
         return f" (of the original system): {hint}"
-    prefix = f"{where}." if where else ""
+    prefix = f"{section}." if section else ""
     key = path.removeprefix(prefix)
     near = difflib.get_close_matches(key, siblings, n=1, cutoff=0.6)
     if near:
@@ -259,7 +262,7 @@ def _suggestion(path: str, siblings: list[str], where: str) -> str:
 
 
 def key_paths(schema: type, where: str = "") -> Iterator[str]:
-    """Yield the path of every key and section of a schema class, below the path `where`."""
+    """Yield the dotted path of every key and section in the section `where`, whose class is `schema`."""
     for key, hint in _type_hints(schema).items():
         path = f"{where}.{key}".lstrip(".")
         yield path
@@ -268,8 +271,8 @@ def key_paths(schema: type, where: str = "") -> Iterator[str]:
                 yield from key_paths(typing.cast(type, kind), path)
 
 
-def _inherit(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values with the missing keys of every stage filled from the general sections."""
+def _fill_stages(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values with missing keys of every stage taken from `training`, `optimizer` and `scheduler`."""
     stages = values.get("stages")
     hints = _type_hints(_type_hints(Config)["stages"])
     if not isinstance(stages, dict | None):
@@ -283,12 +286,12 @@ def _inherit(values: dict[str, Any]) -> dict[str, Any]:
             return values
         base = {key: training[key] for key in inherited if key in training}
         base |= {key: values[key] for key in _STAGE_SECTIONS if isinstance(values.get(key), dict)}
-        filled[name] = _without_default_warmup(_merge(_without_other_unit(base, section), section))
+        filled[name] = _without_default_warmup(_merge(_without_lengths_of_other_unit(base, section), section))
     return _without_default_warmup(values) | {"stages": (stages or {}) | filled}
 
 
 def _without_default_warmup(section: dict[str, Any]) -> dict[str, Any]:
-    """Return the section with `warmup: 0` if its `scheduler` sets `name` without `warmup`.
+    """Return a section with `warmup: 0` if its `scheduler` sets `name` but not `warmup`.
 
     The default warm-up belongs to the default curve, `cosineannealinglr`.
     """
@@ -298,12 +301,12 @@ def _without_default_warmup(section: dict[str, Any]) -> dict[str, Any]:
     return section | {"scheduler": scheduler | {"warmup": 0.0}}
 
 
-def _without_other_unit(base: dict[str, Any], section: dict[str, Any]) -> dict[str, Any]:
-    """Return the inherited values without lengths in epochs that the section sets in steps, and the reverse."""
+def _without_lengths_of_other_unit(base: dict[str, Any], section: dict[str, Any]) -> dict[str, Any]:
+    """Return inherited values without the lengths that the section sets in the other unit, epochs or steps."""
     other_unit = {key.removesuffix("_steps") if key.endswith("_steps") else f"{key}_steps" for key in section}
     other_unit -= section.keys()
     return {
-        key: _without_other_unit(value, section[key])
+        key: _without_lengths_of_other_unit(value, section[key])
         if isinstance(value, dict) and isinstance(section.get(key), dict)
         else value
         for key, value in base.items()
@@ -311,31 +314,31 @@ def _without_other_unit(base: dict[str, Any], section: dict[str, Any]) -> dict[s
     }
 
 
-def _describe_all(error: ValidationError) -> list[str]:
-    """Return one text for each wrong value; one that stages inherit is reported once, at the key that sets it."""
-    texts = {(item["msg"], _value(item)): _describe(item) for item in reversed(error.errors())}
+def _describe_errors(error: ValidationError) -> list[str]:
+    """Return one text for each wrong value. A value that stages inherit is reported once, at the key that sets it."""
+    texts = {(item["msg"], _wrong_value(item)): _describe_error(item) for item in reversed(error.errors())}
     return list(reversed(texts.values()))
 
 
-def _value(error: Any) -> str:
-    """Return the wrong value as a text, empty for a section."""
-    return "" if error["type"] == "value_error" else _short(error["input"])
+def _wrong_value(error: ErrorDetails) -> str:
+    """Return the wrong value of an error as text, or an empty text if it is a section."""
+    return "" if error["type"] == "value_error" else _short_repr(error["input"])
 
 
-def _short(value: Any) -> str:
-    """Return the `repr` of a value, shortened if it is long."""
+def _short_repr(value: Any) -> str:
+    """Return the `repr` of a value, abbreviated if it is long."""
     shown = reprlib.Repr()
     shown.maxlist = shown.maxdict = shown.maxtuple = 12
     shown.maxstring = shown.maxother = 120
     return shown.repr(value)
 
 
-def _describe(error: Any) -> str:
-    """Return the key and the reason of one error of pydantic."""
+def _describe_error(error: ErrorDetails) -> str:
+    """Return the key and the reason of a validation error."""
     # The alternatives of a union are parts of pydantic's location but no keys.
     path = ".".join(str(part) for part in error["loc"] if part not in ("str", "FilePair", "tuple[str, ...]"))
     if error["type"] in ("missing", "missing_keyword_only_argument"):
         return f"key `{path}` is missing"
     if error["type"] == "value_error":
         return f"key `{path}`: {error['ctx']['error']}"
-    return f"key `{path}`: {error['msg'][0].lower()}{error['msg'][1:]}, got {_short(error['input'])}"
+    return f"key `{path}`: {error['msg'][0].lower()}{error['msg'][1:]}, got {_short_repr(error['input'])}"

@@ -1,4 +1,4 @@
-"""The configurations that come with the package, which are given by their names alone."""
+"""The configurations that come with the package and are given by name, such as `burgers1d`."""
 
 from __future__ import annotations
 
@@ -13,50 +13,50 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
 
 
-def packaged_configs() -> dict[str, str]:
-    """Return the first comment of every packaged configuration, by name."""
+def packaged_config_summaries() -> dict[str, str]:
+    """Return the first line, a comment, of every packaged configuration by the configuration's name."""
     return {path.stem: _first_comment(path) for path in sorted(CONFIGS.glob("*.yaml"))}
 
 
 def config_file(path_or_name: str | Path) -> Path:
-    """Return the file of a configuration that is given by its path, or by its packaged name: no folder, no suffix.
+    """Return the file of a configuration that is given by a path or by the name of a packaged configuration.
 
     Raises:
-        ConfigError: There is neither a packaged configuration nor a file of this name.
+        ConfigError: A name without folder and suffix is neither a packaged configuration nor a file.
     """
     path = Path(path_or_name)
-    if _names_a_folder(path_or_name) or path.suffix:
+    if _has_folder(path_or_name) or path.suffix:
         return path
     packaged = CONFIGS / f"{path}.yaml"
     return path if path.is_file() and not packaged.is_file() else packaged_file(str(path))
 
 
 def packaged_file(name: str) -> Path:
-    """Return the file of a packaged configuration; raise ConfigError if there is none of this name."""
-    if name in packaged_configs():
+    """Return the file of a packaged configuration. Raises `ConfigError` if there is none of this name."""
+    if name in packaged_config_summaries():
         return CONFIGS / f"{name}.yaml"
-    near = difflib.get_close_matches(Path(name).stem, packaged_configs(), n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
+    near = difflib.get_close_matches(Path(name).stem, packaged_config_summaries(), n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
     example = name if name.endswith((".yaml", ".yml")) else f"{name}.yaml"
     raise ConfigError(
-        f"{name}: there is no packaged configuration of this name; {hint}`{command('configs')}` lists them, and "
-        f"--config takes your own file by its path, such as {example}"
+        f"{name}: is not a packaged configuration{hint}; choose one from `{command('configs')}`, or give --config the "
+        f"path of a file, such as {example}"
     )
 
 
 def included_file(name: str, including: Path) -> Path:
-    """Return the file that `including` names in its `include`: another one beside it, or else a packaged one."""
+    """Return the file that `including` includes as `name`: a file in its folder, otherwise a packaged configuration."""
     beside = including.parent / name
     without_suffix = [including.parent / f"{name}.yaml"] if not Path(name).suffix else []
     for candidate in (beside, *without_suffix):
         if candidate.is_file() and candidate.resolve() != including.resolve():
             return candidate
     packaged = CONFIGS / f"{name.removesuffix('.yaml')}.yaml"
-    return packaged if packaged.is_file() and not _names_a_folder(name) else beside
+    return packaged if packaged.is_file() and not _has_folder(name) else beside
 
 
-def _names_a_folder(path: str | Path) -> bool:
-    """Return whether a path contains a folder; `./` counts as one."""
+def _has_folder(path: str | Path) -> bool:
+    """Return whether a path has a folder part, such as `./`."""
     return len(Path(path).parts) != 1 or "/" in str(path)
 
 

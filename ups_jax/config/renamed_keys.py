@@ -1,4 +1,4 @@
-"""Keys that had another name in earlier versions: read under either name, written under the current one."""
+"""Keys that had another name in earlier versions. Both names are read, and the current one is written."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def with_current_names(values: Any, origin: str, *, warn: bool, path: tuple[str,
 
     Args:
         values: Values of the section at `path`, or of the whole configuration.
-        origin: File or override that a message names.
-        warn: Whether to warn of each former key; a record on disk is read without a warning.
-        path: Keys above `values`.
+        origin: File or override that messages name.
+        warn: Whether to warn about each former key; the stored configuration of a run is read without warnings.
+        path: Keys of the section that contains `values`.
 
     Raises:
         ConfigError: A key is given under both names.
@@ -34,7 +34,7 @@ def with_current_names(values: Any, origin: str, *, warn: bool, path: tuple[str,
         return values
     result = {}
     for key, value in values.items():
-        name = _current(path, key)
+        name = _current_name(path, key)
         if name != key:
             section = ".".join(path)
             if name in values:
@@ -46,32 +46,30 @@ def with_current_names(values: Any, origin: str, *, warn: bool, path: tuple[str,
 
 
 def override_with_current_names(parts: list[str], value: Any, origin: str) -> tuple[str, Any]:
-    """Return the dotted key and the value of an override, with every former key replaced and a warning of each."""
+    """Return the dotted key and the value of an override with former keys replaced, and warn about each of them."""
     path = tuple("*" if parts[:position] == ["data", "tasks"] else part for position, part in enumerate(parts))
     *above, last = parts
-    name = _current(path[:-1], path[-1])
+    name = _current_name(path[:-1], path[-1])
     if name != path[-1]:
         _warn(origin, ".".join(above), last, name)
         last = name
     return ".".join([*above, last]), with_current_names(value, origin, warn=True, path=path)
 
 
-def former_names(values: Any) -> Any:
-    """Return plain values under the names of the first version, so that digests do not change."""
+def with_former_names(values: Any) -> Any:
+    """Return plain values with keys under their former names, which digests keep so that they never change."""
     if isinstance(values, list):
-        return [former_names(item) for item in values]
+        return [with_former_names(item) for item in values]
     if not isinstance(values, dict):
         return values
-    return {_FORMER.get(key, key): former_names(value) for key, value in values.items()}
+    return {_FORMER.get(key, key): with_former_names(value) for key, value in values.items()}
 
 
-def _current(path: tuple[str, ...], key: Any) -> Any:
+def _current_name(path: tuple[str, ...], key: Any) -> Any:
     return RENAMED.get((*path, key), key)
 
 
 def _warn(origin: str, section: str, former: str, current: str) -> None:
     warnings.warn(
-        f"{origin}: key `{section}.{former}` is now called `{current}`; the former name still works, write the new one",
-        FutureWarning,
-        stacklevel=2,
+        f"{origin}: key `{section}.{former}` is now called `{current}`; write the new name", FutureWarning, stacklevel=2
     )

@@ -1,6 +1,6 @@
-"""Plain values from YAML text by the core schema of YAML 1.2: `1e-3` is a number, `on` and `no` are strings.
+"""A YAML parser with the core schema of version 1.2: `1e-3` is a number, `on` and `no` are strings.
 
-The values are mappings, lists, texts, numbers, booleans and null. A repeated key is an error."""
+Values are mappings, lists, texts, numbers, booleans and null. A repeated key is an error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from yaml.constructor import ConstructorError
 
 
 def parse(text: str) -> Any:
-    """Return the value of a YAML text; ValueError with a message of one line if it is not valid."""
+    """Return the value of a YAML text. Raises ValueError with a one-line message if the text is not valid."""
     try:
         loader = _Loader(text)
         try:
@@ -27,7 +27,7 @@ def parse(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """The YAML loader; its rules are set below."""
+    """A YAML loader; this module sets its scalar types and its constructors."""
 
 
 _Loader.yaml_implicit_resolvers = {}
@@ -46,8 +46,8 @@ for _tag, _pattern, _first in (
     )
 
 
-def _number(kind: str, convert: Callable[[yaml.SafeLoader, yaml.ScalarNode], Any]) -> Callable[..., Any]:
-    """Return the constructor of a scalar, which raises if an explicit tag does not fit the text."""
+def _scalar_constructor(kind: str, convert: Callable[[yaml.SafeLoader, yaml.ScalarNode], Any]) -> Callable[..., Any]:
+    """Return a constructor for scalars that raises `ConstructorError` if the text does not fit an explicit tag."""
 
     def construct(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
         try:
@@ -58,8 +58,8 @@ def _number(kind: str, convert: Callable[[yaml.SafeLoader, yaml.ScalarNode], Any
     return construct
 
 
-def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    """Return a mapping; a repeated or unhashable key is an error."""
+def _construct_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    """Return the mapping of a node. Raises `ConstructorError` for a repeated or unhashable key."""
     mapping: dict[Any, Any] = {}
     if not isinstance(node, yaml.MappingNode):
         raise ConstructorError(None, None, "this is not a mapping", node.start_mark)
@@ -73,13 +73,13 @@ def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     return mapping
 
 
-def _list(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> list[Any]:
-    """Return a list, constructed eagerly so that a list that contains itself is refused."""
+def _construct_list(loader: yaml.SafeLoader, node: yaml.SequenceNode) -> list[Any]:
+    """Return the list of a node, constructed eagerly so that a list that contains itself is refused."""
     return loader.construct_sequence(node, deep=True)
 
 
-def _include(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
-    """Refuse the tag `!include` with a hint."""
+def _refuse_include(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+    """Raise `ConstructorError` for the tag `!include`, with what to write instead."""
     raise ConstructorError(
         None, None, "write `include: FILE` as a key of the file instead of the tag !include", node.start_mark
     )
@@ -88,12 +88,14 @@ def _include(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
 # Dates, sets, binary data and other types of YAML are refused.
 _Loader.yaml_constructors = {
     "tag:yaml.org,2002:null": yaml.SafeLoader.construct_yaml_null,
-    "tag:yaml.org,2002:bool": _number("boolean", yaml.SafeLoader.construct_yaml_bool),
-    "tag:yaml.org,2002:int": _number("whole number", lambda loader, node: int(loader.construct_scalar(node))),
-    "tag:yaml.org,2002:float": _number("number", yaml.SafeLoader.construct_yaml_float),
+    "tag:yaml.org,2002:bool": _scalar_constructor("boolean", yaml.SafeLoader.construct_yaml_bool),
+    "tag:yaml.org,2002:int": _scalar_constructor(
+        "whole number", lambda loader, node: int(loader.construct_scalar(node))
+    ),
+    "tag:yaml.org,2002:float": _scalar_constructor("number", yaml.SafeLoader.construct_yaml_float),
     "tag:yaml.org,2002:str": yaml.SafeLoader.construct_yaml_str,
-    "tag:yaml.org,2002:seq": _list,
-    "tag:yaml.org,2002:map": _mapping,
-    "!include": _include,
+    "tag:yaml.org,2002:seq": _construct_list,
+    "tag:yaml.org,2002:map": _construct_mapping,
+    "!include": _refuse_include,
     None: yaml.SafeLoader.construct_undefined,
 }

@@ -1,4 +1,4 @@
-"""Names of the commands, and the form in which the running command was called, which messages use."""
+"""Names of the commands, and their text in messages, in the form in which the running command was called."""
 
 from __future__ import annotations
 
@@ -27,8 +27,10 @@ COMMANDS: dict[str, tuple[str | None, str]] = {
 
 
 def command(name: str) -> str:
-    """Return a command as text, in the form of the running one: `ups-jax train`, `python -m ups_jax train` or
-    `python scripts/train.py`; outside of a command `ups-jax train`."""
+    """Return a command as text, in the form in which the running command was called.
+
+    The forms are `ups-jax train`, which is also the default, `python -m ups_jax train` and `python scripts/train.py`.
+    """
     script, _ = COMMANDS[name]
     if script is not None and _called_as_script():
         return f"python scripts/{script}"
@@ -36,12 +38,12 @@ def command(name: str) -> str:
 
 
 def program() -> str:
-    """Return how the running process called the program that has the commands: `ups-jax` or `python -m ups_jax`."""
+    """Return how commands are called: `python -m ups_jax`, if this process was called so, otherwise `ups-jax`."""
     return "python -m ups_jax" if _called_as_module() else "ups-jax"
 
 
 def command_line(name: str) -> list[str]:
-    """Return the arguments that start a command as a process, in the form of the running one."""
+    """Return the arguments that start a command as a new process, in the form in which the running one was called."""
     script, _ = COMMANDS[name]
     executable = Path(sys.argv[0]).absolute()
     if script is not None and _called_as_script():

@@ -1,4 +1,4 @@
-"""Former names of keyword arguments, which work with a warning."""
+"""Keyword arguments whose former names still work, with a warning."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ R = TypeVar("R")
 
 
 def renamed_keywords(**current_names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Return a decorator that accepts former keyword arguments, `former="current"`, with a `DeprecationWarning`.
+    """Return a decorator that also accepts keyword arguments under their former names, with a `DeprecationWarning`.
 
-    The decorated function raises TypeError if an argument is given under both names.
+    `former="current"` declares a name. A call raises TypeError if it passes an argument under both names.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:

@@ -12,13 +12,13 @@ def first_line(error: BaseException) -> str:
 
 
 class UserError(Exception):
-    """An error that the user can correct; `exit_code` is the exit code of the command."""
+    """An error that the user can correct; the command ends with the exit code `exit_code`."""
 
     exit_code = 1
 
 
 class ConfigError(UserError):
-    """Wrong usage, configuration or run directory."""
+    """The configuration, a command-line option or the run directory is wrong."""
 
     exit_code = 2
 
@@ -42,7 +42,7 @@ class DivergedError(UserError):
 
 
 class GateError(UserError):
-    """A candidate did not pass the gates and is not promoted."""
+    """A candidate did not pass the pipeline's gates and is not promoted."""
 
     exit_code = 6
 

@@ -27,7 +27,7 @@ RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grai
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that its name never refers to a part of the content. The directory is created if needed.
+    """Write a file so that `path` never contains a part of the content only. Its directory is created if needed.
 
     Raises:
         StorageError: The file cannot be written.
@@ -53,15 +53,15 @@ def read_json(path: Path) -> Any:
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield an empty temporary file that replaces `path` when the block ends without an error.
 
-    An error in the block leaves `path` unchanged. The directory is created if needed. Temporary files for `path` of
-    processes that were killed are deleted.
+    An error in the block leaves `path` unchanged. Its directory is created if needed. Temporary files that killed
+    processes have left for `path` are deleted.
 
     Raises:
         StorageError: An `OSError` occurred in the block or while the file was moved.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
+        _delete_abandoned_temporaries(path)
         temporary, lock = _create_temporary(path)
         try:
             yield temporary
@@ -79,39 +79,34 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def unused_path(path: Path) -> Path:
-    """Return `path`, or `path-2`, `path-3` and so on: the first that does not exist."""
+    """Return the first of `path`, `path-2`, `path-3` and so on that does not exist."""
     candidates = (path if count == 1 else path.with_name(f"{path.name}-{count}") for count in itertools.count(1))
     return next(candidate for candidate in candidates if not candidate.exists())
 
 
-def path_inside(file: Path, entry: str, name: object, kind: type[UserError]) -> Path:
-    """Return the path of a file that another file names, in the folder of that file or below.
+def path_inside(file: Path, entry: str, name: object, error_class: type[UserError]) -> Path:
+    """Return the path of the file `name`, which `file` refers to and which must be in the folder of `file` or below.
 
-    The name is checked before links are followed: the name may come from a stranger's file, whereas a link was made on
-    this disk, for instance a data folder or the cache of a download.
+    The name is checked before links are followed: it may come from a stranger's file, whereas links were made on this
+    disk, for instance to a data folder or to the cache of a download.
 
     Args:
-        file: File that contains the name.
         entry: Key or attribute of `file` that contains the name, for the message.
-        name: The name.
-        kind: Class of the error.
-
-    Raises:
-        kind: The name leads out of the folder or is too long.
+        kind: Class of the error that is raised if the name leads out of the folder or is too long.
     """
     text = os.path.normpath(str(name))
     if os.path.isabs(text) or text.split(os.sep)[0] == os.pardir or "\0" in text:
-        raise kind(
+        raise error_class(
             f"{file}: `{entry}` names {str(name)!r:.200}, which is not in the folder of this file; move it there, or "
             "put a link to it there"
         )
     if any(len(os.fsencode(part)) > _LONGEST_NAME for part in text.split(os.sep)):
-        raise kind(f"{file}: `{entry}` names {text!r:.60}.., which is too long for the name of a file; shorten it")
+        raise error_class(f"{file}: `{entry}` names {text!r:.60}.., which is too long for a file name; shorten it")
     return file.parent / text
 
 
 def folder_size(path: Path) -> int:
-    """Return the bytes of all files below a folder; a file that is deleted meanwhile does not count."""
+    """Return the total size in bytes of all files below a folder, except files that are deleted meanwhile."""
     total = 0
     for item in path.rglob("*"):
         with contextlib.suppress(OSError):
@@ -129,7 +124,7 @@ def crc32(path: Path) -> int:
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:
-    """Return the error for a file that cannot be written, with the reason and a hint."""
+    """Return a `StorageError` for a file that cannot be written, with the reason and a remedy."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     hint = "free space, then start the same command again" if full else "give a directory that can be written"
     return StorageError(f"{path}: cannot be written ({error.strerror or error}); {hint}")
@@ -144,10 +139,10 @@ def version(package: str) -> str:
 
 
 def _create_temporary(path: Path) -> tuple[Path, int]:
-    """Return a new file beside `path` and its handle, whose shared lock shows that this process is alive."""
+    """Return a new file beside `path` and its descriptor, whose lock shows that the file is in use."""
     while True:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_SUFFIX)
-        # A file system without locks refuses the exclusive lock of `_sweep` as well.
+        # A file system without locks refuses the exclusive lock of `_delete_abandoned_temporaries` as well.
         with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_SH)
         if os.fstat(handle).st_nlink:
@@ -156,8 +151,8 @@ def _create_temporary(path: Path) -> tuple[Path, int]:
         os.close(handle)
 
 
-def _sweep(path: Path) -> None:
-    """Delete the temporary files of `path` that no process has locked."""
+def _delete_abandoned_temporaries(path: Path) -> None:
+    """Delete the temporary files for `path` that no process has locked."""
     for temporary in path.parent.glob(f".{glob.escape(path.name)}.????????{_SUFFIX}"):
         with contextlib.suppress(OSError), temporary.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

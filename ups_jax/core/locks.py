@@ -1,4 +1,4 @@
-"""Advisory locks on files. A lock ends with the process that holds it, and its file says which process that is."""
+"""Advisory locks on files. A lock ends with the process that has it, which the lock file names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def lock_directory(directory: Path, hint: str, patience: float = 0.0) -> Iterato
     Args:
         directory: The directory, locked by its file `.lock`.
         hint: How to resolve a conflict; the end of the error's message.
-        patience: Seconds to wait for a child of a process that has ended; a living process is never waited for.
+        patience: Seconds to wait if the process that the lock file names has ended but a child still has the lock.
 
     Raises:
         ConfigError: Another process has the lock; the message names it.
@@ -40,10 +40,9 @@ def lock_directory(directory: Path, hint: str, patience: float = 0.0) -> Iterato
 
 @contextlib.contextmanager
 def lock_file(path: Path, hint: str) -> Iterator[None]:
-    """Lock the name of a file that is to be written. The lock file beside it is deleted at the end.
+    """Lock the path of a file while it is written, by a lock file beside it that is deleted at the end.
 
     Args:
-        path: The file, whose directory is created if needed.
         hint: How to resolve a conflict; the end of the error's message.
 
     Raises:
@@ -64,14 +63,14 @@ def lock_file(path: Path, hint: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def wait_for_lock(path: Path) -> Iterator[None]:
-    """Lock a lock file when no other process has it; it is created if needed. Raises `StorageError`."""
+    """Wait until no other process has locked the lock file `path`, then lock it. It is created if needed."""
     with _open(path, path) as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
 def is_free(directory: Path) -> bool:
-    """Return whether no living process has locked a directory; a child that outlives its parent does not count."""
+    """Return whether a directory has no lock, or only one that a child has kept after its parent ended."""
     try:
         with (directory / _NAME).open("r", encoding="utf-8") as handle:
             return _try_lock(handle) or not _is_alive(handle.read().strip())
@@ -81,7 +80,7 @@ def is_free(directory: Path) -> bool:
 
 @contextlib.contextmanager
 def _locked(lock: Path, subject: Path, hint: str, patience: float = 0.0) -> Iterator[TextIO]:
-    """Lock a file, write the process and host into it, and yield it open."""
+    """Lock the lock file of `subject`, write this process and host into it, and yield it open."""
     with _open(lock, subject) as handle:
         deadline = time.monotonic() + patience
         while not _try_lock(handle):
@@ -113,7 +112,7 @@ def _try_lock(handle: TextIO) -> bool:
 
 
 def _is_alive(holder: str) -> bool:
-    """Return whether the process that a lock file names may be running; always True for another host."""
+    """Return whether the process in the text of a lock file may be running; always True for another host."""
     named = re.fullmatch(r"process (\d+) on (.*)", holder)
     if named is None or named[2] != socket.gethostname():
         return True

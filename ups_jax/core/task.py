@@ -9,7 +9,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-# Boundary types of a side of the grid; the index is the code in a batch. The model is built for `BOUNDARY_ROOM` types.
+# Boundary types of a side of the grid; the index is the code in a batch. Models are built for MAX_BOUNDARY_TYPES.
 BOUNDARIES = ("none", "open", "periodic")
 MAX_BOUNDARY_TYPES = 8
 _MOST_AXES = 3
@@ -39,8 +39,8 @@ class Coefficient:
     Attributes:
         name: Name of the coefficient.
         scale: `linear` or `log10`.
-        mean: Mean over the training trajectories, on the scale.
-        std: Standard deviation over the training trajectories, on the scale.
+        mean: Mean over the training trajectories, of the logarithm if the scale is `log10`.
+        std: Standard deviation, likewise.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Statistics:
     Attributes:
         mean: Mean of the field.
         std: Standard deviation of the field.
-        delta_std: Standard deviation of the change over one model step.
+        delta_std: Standard deviation of the field's change over one model step.
     """
 
     mean: tuple[float, ...]
@@ -81,21 +81,21 @@ class Task:
         name: Name of the task.
         channels: Names of the predicted channels.
         axes: Names of the space axes.
-        shape: Grid points of each axis; for points, the largest number of points of a trajectory.
-        origin: Coordinates of the first grid point, or of the lower corner of the box of points.
+        shape: Number of grid points of each axis; for a point cloud, the largest number of points of a trajectory.
+        origin: Coordinates of the first grid point, or of the lower corner of a point cloud's box.
         spacing: Grid spacing of each axis.
         periodic: Whether each axis is periodic.
         dt: Time between two frames that the model steps through, time stride included; 1 for a steady task.
-        coefficients: PDE coefficients, those of all tasks that the model is trained on.
+        coefficients: PDE coefficients of all tasks that the model is trained on.
         conserved: Indices of channels whose spatial mean is constant in time.
         symmetries: Maps of the fields that commute with the dynamics.
         statistics: Statistics of each channel; `delta_std` of a steady task is its `std`.
         kind: `transient` maps a frame to the next, `steady` maps input fields to a solution.
-        inputs: Input fields of a steady task or of points.
+        inputs: Input fields of a steady task or of a point cloud.
         siblings: Names of all tasks that the model is trained on, this task included; empty for a single task.
-        foreign: Names of coefficients that only other tasks have.
-        dt_unit: Unit of time steps of a model of several tasks.
-        box: Side lengths of the box of points; empty on a grid.
+        foreign: Names of those `coefficients` that this task's equation does not have.
+        dt_unit: Time step by which a model of several tasks divides `dt`; None for a single task.
+        box: Side lengths of a point cloud's box; empty on a grid.
         moving: Indices of the channels that are coordinates of moving points.
     """
 
@@ -124,43 +124,43 @@ class Task:
         axes = {len(self.axes), len(sides), len(self.origin), len(self.spacing), len(self.periodic)}
         channels = {len(self.channels), *(len(values) for values in asdict(self.statistics).values())}
         if len(axes) != 1 or len(channels) != 1:
-            raise ValueError(f"task {self.name}: the numbers of axes or of channels of its properties differ")
+            raise ValueError(f"task {self.name}: its properties are for different numbers of axes or channels")
         if (self.kind == "steady") != bool(self.inputs) and not (self.scattered and self.kind == "transient"):
-            raise ValueError(f"task {self.name}: is {self.kind} with {len(self.inputs)} input channels")
+            raise ValueError(f"task {self.name}: a {self.kind} task cannot have {len(self.inputs)} input fields")
         if self.siblings and self.name not in self.siblings:
-            raise ValueError(f"task {self.name}: is not among its siblings")
+            raise ValueError(f"task {self.name}: `siblings` must contain this name")
 
     @property
-    def points(self) -> int:
-        """Number of grid points, or of points of a set."""
+    def num_points(self) -> int:
+        """Number of grid points; for a point cloud, the largest number of points of a trajectory."""
         return math.prod(self.shape)
 
     @property
     def scattered(self) -> bool:
-        """Whether the fields are on a set of points instead of a grid."""
+        """Whether the fields are on a point cloud instead of a grid."""
         return bool(self.box)
 
     @property
-    def own_coefficients(self) -> tuple[Coefficient, ...]:
-        """Coefficients of this task's equation."""
+    def equation_coefficients(self) -> tuple[Coefficient, ...]:
+        """Coefficients of this task's equation, without those that only other tasks have."""
         return tuple(item for item in self.coefficients if item.name not in self.foreign)
 
     @property
-    def boundary(self) -> tuple[tuple[int, int], ...]:
-        """Indices into `BOUNDARIES` of the two sides of each axis."""
+    def boundary_codes(self) -> tuple[tuple[int, int], ...]:
+        """Boundary types of the two sides of each axis, as indices into `BOUNDARIES`."""
         codes = (BOUNDARIES.index("periodic" if wraps else "open") for wraps in self.periodic)
         return tuple((code, code) for code in codes)
 
     @property
     def task_embedding(self) -> tuple[float, ...]:
-        """One-hot codes of the task among its siblings and of the boundary type of each side of three axes.
+        """One-hot codes of the task among `siblings`, and of the boundary types of the six sides of three axes.
 
-        The embedding of a single task is empty.
+        It is empty if the model is trained on one task.
         """
         if not self.siblings:
             return ()
         one_hot = [float(name == self.name) for name in self.siblings]
-        sides = [code for axis in self.boundary for code in axis]
+        sides = [code for axis in self.boundary_codes for code in axis]
         sides += [BOUNDARIES.index("none")] * (2 * _MOST_AXES - len(sides))
         return (*one_hot, *(float(kind == code) for code in sides for kind in range(MAX_BOUNDARY_TYPES)))
 
@@ -170,7 +170,7 @@ class Task:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Task:
-        """Return the task of the values that `to_dict` returned; lists from JSON become tuples."""
+        """Return the task with the values from `to_dict`, in which tuples may have become lists in JSON."""
         plain: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }

@@ -23,15 +23,15 @@ _LONGEST = 1600
 
 
 def hangup_signals() -> tuple[signal.Signals, ...]:
-    """Return SIGHUP, or nothing if it is ignored, as under `nohup`."""
+    """Return a tuple of SIGHUP, or an empty one if the process ignores SIGHUP, as under `nohup`."""
     return () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
 
 
 @contextmanager
 def tolerate_closed_output() -> Iterator[None]:
-    """Let the block run to its end when the reader of stdout or stderr ends; later output is dropped.
+    """Let the block continue when the reader of stdout or stderr has ended; its further output is dropped.
 
-    A stream that is closed at the start is replaced by the null device.
+    A standard stream that is closed before the block is replaced by the null device.
     """
     for descriptor in range(3):
         try:
@@ -62,8 +62,10 @@ def one_line(text: object) -> str:
 
 
 class TolerantStream:
-    """A text stream that drops its output after its reader has ended. Raises `StorageError` if it is a file that
-    cannot be written."""
+    """A text stream that drops output when its reader, a process or a terminal, has ended.
+
+    A stream to a file that cannot be written raises `StorageError`.
+    """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -72,17 +74,17 @@ class TolerantStream:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write a text, or drop it."""
-        self._or_drop(lambda: self._stream.write(text))
+        """Write a text, or drop it if the reader has ended."""
+        self._call_or_drop(lambda: self._stream.write(text))
         return len(text)
 
     def flush(self) -> None:
-        """Flush the stream, or drop its buffer."""
-        self._or_drop(lambda: self._stream.flush())
+        """Flush the stream, or drop the buffered output if the reader has ended."""
+        self._call_or_drop(lambda: self._stream.flush())
 
-    def _or_drop(self, call: Callable[[], object]) -> None:
+    def _call_or_drop(self, operation: Callable[[], object]) -> None:
         try:
-            call()
+            operation()
         except OSError as error:
             # The null device also takes the rest of the buffer, now and at exit.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())

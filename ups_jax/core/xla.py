@@ -18,9 +18,9 @@ _FLAG = "--xla_gpu_deterministic_ops"
 
 
 def enable_compilation_cache() -> None:
-    """Store programs that take 0.2 s or more to compile in the user's cache directory.
+    """Store compiled programs in the user's cache directory if their compilation takes 0.2 s or more.
 
-    JAX_COMPILATION_CACHE_DIR and JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS take precedence.
+    The variables JAX_COMPILATION_CACHE_DIR and JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS take precedence.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -29,15 +29,15 @@ def enable_compilation_cache() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def compiling(enabled: bool) -> AbstractContextManager[Any]:
-    """Return a context with jit as usual, or with jit disabled, which is slow but lets a debugger step through."""
+def jit_context(enabled: bool) -> AbstractContextManager[Any]:
+    """Return a context in which jit is enabled, or disabled: slow, but a debugger can step through the functions."""
     return nullcontext() if enabled else jax.disable_jit()
 
 
 def compile_ahead(function: Any, *arguments: Any) -> float:
-    """Trace and compile a jitted function for the shapes of these arguments; return the wall time in seconds.
+    """Compile a jitted function for the shapes of the arguments without calling it; return the seconds that this took.
 
-    A later call with arguments of these shapes does not compile again. The arguments are not donated.
+    A later call with arguments of these shapes does not compile again.
     """
     start = time.perf_counter()
     function.lower(*arguments).compile()
@@ -45,11 +45,10 @@ def compile_ahead(function: Any, *arguments: Any) -> float:
 
 
 def remat_options(remat: str) -> dict[str, str | bool] | None:
-    """Return the compiler options that a program with rematerialised blocks needs.
+    """Return the compiler options of a program for a mode of `training.remat`, or None for the defaults.
 
-    On a CPU, XLA removes the barriers between the first and the second computation of a block before it eliminates
-    common subexpressions. It then merges the two and keeps all activations: 26.7 MB of temporaries instead of 6.6 MB
-    for eight blocks of width 32, 16 tokens and 64 rows.
+    With its defaults on a CPU, XLA merges the recomputation of a block with its first computation and keeps all
+    activations: 26.7 MB of temporaries instead of 6.6 MB for eight blocks of width 32, 16 tokens and 64 rows.
     """
     if remat == "none" or jax.default_backend() != "cpu":
         return None
@@ -57,10 +56,10 @@ def remat_options(remat: str) -> dict[str, str | bool] | None:
 
 
 def require_determinism(deterministic: bool) -> None:
-    """Set the XLA flag for deterministic GPU operations if `deterministic`.
+    """Set the XLA flag for deterministic GPU operations if `deterministic` is true.
 
     Raises:
-        ConfigError: JAX has already started a GPU, or XLA_FLAGS contains the opposite.
+        ConfigError: JAX has already started a GPU, or XLA_FLAGS sets the flag to false.
     """
     if not deterministic:
         return

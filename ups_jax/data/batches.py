@@ -17,7 +17,7 @@ from jaxtyping import Int
 
 from ups_jax.config import Config
 from ups_jax.core.errors import ConfigError, DataError
-from ups_jax.core.rng import stream_key
+from ups_jax.core.rng import philox_key
 from ups_jax.core.stage_names import STAGE_NEEDS
 from ups_jax.data import splits, windows
 from ups_jax.data.batch import Batch
@@ -173,7 +173,7 @@ class StageBatches:
         return StageBatches(
             datasets=datasets,
             plans=tuple(_plan(dataset, cfg, stage, process_count, task) for task, dataset in enumerate(datasets)),
-            schedule=TaskSchedule(stream_key(cfg.seed, f"mixing/{stage}"), task_shares(cfg.data.mixing, sizes)),
+            schedule=TaskSchedule(philox_key(cfg.seed, f"mixing/{stage}"), task_shares(cfg.data.mixing, sizes)),
         )
 
     def group_size(self, process_index: int, process_count: int, max_bytes: int = MAX_GROUPED_BYTES) -> int:
@@ -240,7 +240,7 @@ def _plan(dataset: Dataset, cfg: Config, stage: str, process_count: int, number:
     # Each task has its own random stream. The stream of the first task is the one of a training on this task alone.
     stream = f"data/{stage}" + (f"/{task.name}" if number else "")
     plan = windows.WindowPlan(
-        key=stream_key(cfg.seed, stream),
+        key=philox_key(cfg.seed, stream),
         train=stage_trajectories(dataset, cfg, stage),
         windows_per_trajectory=data.windows_per_trajectory,
         batch_size=windows_per_step(cfg, stage),
@@ -272,7 +272,7 @@ def read_rows(
         "dt": np.full(rows, task.dt, np.float32),
         "cond": dataset.conditions[draw.ids],
         "cond_mask": dataset.condition_mask[draw.ids],
-        "bc": np.tile(np.array(task.boundary, np.int32), (rows, 1, 1)),
+        "bc": np.tile(np.array(task.boundary_codes, np.int32), (rows, 1, 1)),
         "trajectory_id": draw.ids.astype(np.int32),
     }
     if task.scattered:

@@ -12,7 +12,7 @@ from jaxtyping import Int
 
 from ups_jax.config import MixingConfig
 from ups_jax.core.errors import ConfigError
-from ups_jax.core.rng import generator
+from ups_jax.core.rng import philox_generator
 from ups_jax.core.task import Task
 from ups_jax.data.dataset import Dataset
 from ups_jax.data.splits import split_record
@@ -107,7 +107,7 @@ class TaskSchedule:
 @lru_cache(maxsize=256)
 def _block_order(key: tuple[int, int], shares: tuple[float, ...], block: int) -> Int[np.ndarray, " n"]:
     """Return the task of each step of a block."""
-    rng = generator(key, (0, block))
+    rng = philox_generator(key, (0, block))
     # Evenly spaced points with one random offset: a share that is not a whole number of steps is met on average.
     points = (np.arange(BLOCK_STEPS) + rng.random()) / BLOCK_STEPS
     tasks = np.searchsorted(np.cumsum(shares)[:-1], points, side="right")

@@ -14,7 +14,7 @@ from jaxtyping import Int
 from ups_jax.config import SplitConfig
 from ups_jax.core.errors import DataError
 from ups_jax.core.files import read_json
-from ups_jax.core.rng import generator, stream_key
+from ups_jax.core.rng import philox_generator, philox_key
 
 Split = Literal["train", "val", "test"]
 _ROLES: tuple[Split, ...] = ("train", "val", "test")
@@ -203,7 +203,7 @@ def split_off_fold(train: Int[np.ndarray, " n"], share: float, seed: int, name: 
             f"{name}: none of the {len(train)} training trajectories is left for the predictor with "
             f"diffusion.fold={share:g}; lower it, or add training trajectories"
         )
-    order = generator(stream_key(seed, "fold")).permutation(len(train))
+    order = philox_generator(philox_key(seed, "fold")).permutation(len(train))
     return train[np.sort(order[held_out:])], train[np.sort(order[:held_out])]
 
 

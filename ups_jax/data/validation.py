@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from ups_jax.config import Config, TaskConfig, of_task
+from ups_jax.config import Config, TaskConfig, restrict_to_task
 from ups_jax.core.errors import UserError
 from ups_jax.data import declared_properties, open
 from ups_jax.data.coefficients import coefficient_scales, read_conditions
@@ -24,7 +24,7 @@ from ups_jax.data.symmetry_check import check_symmetries
 
 def data_problems(cfg: Config) -> list[str]:
     """Return one message for each problem with the data of each task; empty if all data can be opened."""
-    problems = [line for task_cfg in cfg.data.tasks for line in _task_problems(of_task(cfg, task_cfg.name))]
+    problems = [line for task_cfg in cfg.data.tasks for line in _task_problems(restrict_to_task(cfg, task_cfg.name))]
     if not problems:
         try:
             # Checks across tasks, which need each task to be valid.

@@ -133,7 +133,7 @@ def _random_numbers(
     plan: WindowPlan, n: int
 ) -> tuple[Float64[np.ndarray, " b"], Int[np.ndarray, "d b"], Bool[np.ndarray, "k b"]]:
     """Return the random numbers of batch n: uniform numbers for the first frames, shifts, and symmetries to apply."""
-    size, generator = plan.batch_size, rng.generator(plan.key, (_BATCH, n))
+    size, generator = plan.batch_size, rng.philox_generator(plan.key, (_BATCH, n))
     uniform = generator.random(size)
     shifts = generator.integers(0, plan.shape, (size, len(plan.shape))).T
     return uniform, shifts, generator.random((len(plan.symmetries), size)) < 0.5
@@ -203,6 +203,6 @@ def augment_inputs(inputs: Float32[np.ndarray, "b *s i"], draw: WindowDraw) -> F
 @lru_cache(maxsize=4)
 def _epoch_order(key: tuple[int, int], epoch: int, count: int) -> Int[np.ndarray, " n"]:
     """Return the random order of an epoch's windows. Drawing it anew for every batch took a fifth of a batch's time."""
-    order = rng.generator(key, (_EPOCH, epoch)).permutation(count)
+    order = rng.philox_generator(key, (_EPOCH, epoch)).permutation(count)
     order.flags.writeable = False
     return order

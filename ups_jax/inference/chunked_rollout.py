@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -25,28 +25,27 @@ CHUNK_STEPS = 16
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RolloutChunk:
-    """A block of predicted frames for some samples.
+    """Consecutive predicted frames of some samples of a batch.
 
     Attributes:
         rows: The samples, as a slice of the batch.
-        first: Number of predicted frames before the first one of this chunk.
+        first: Index of the chunk's first frame among all predicted frames.
         frames: Fields in physical units, (members, samples, frames, *grid, channels).
     """
 
     rows: slice
-    first: int
+    first_frame: int
     frames: Float[np.ndarray, "m b t *s c"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ChunkedRollout:
-    """Rollout of a simulator in chunks.
+    """A simulator whose rollouts are computed in chunks of `CHUNK_STEPS` frames.
 
     Attributes:
-        model: The flax module.
-        weights: Its parameters.
+        weights: Parameters of `model`.
         correction: Correction of the predicted frames, or None.
-        members: Number of rollouts of each sample; more than one needs a correction.
+        members: Number of rollouts of each sample, which differ by their random corrections.
         seed: Seed of the random corrections.
     """
 
@@ -58,7 +57,7 @@ class ChunkedRollout:
 
     def __post_init__(self) -> None:
         if self.members < 1 or (self.members > 1 and self.correction is None):
-            raise ValueError(f"members is {self.members}; it must be 1 without a correction, and at least 1 with one")
+            raise ValueError(f"members is {self.members}; it must be at least 1, and without a correction exactly 1")
 
     def iter_chunks(
         self,
@@ -77,8 +76,7 @@ class ChunkedRollout:
         Args:
             fields: Context frames in physical units.
             cond: Coefficients in physical units.
-            cond_mask: Array that is 1 where a coefficient is given.
-            steps: Number of frames to predict.
+            cond_mask: Array that is 1 where a coefficient is given, otherwise 0.
             batch_size: Number of samples per chunk.
             point_arrays: Arrays of a batch of point clouds; empty for a grid.
             weights: Parameters to use instead of `self.weights`.
@@ -98,13 +96,13 @@ class ChunkedRollout:
         # first window would cause a second compilation.
         device = jax.devices()[0]
         windows = [
-            jax.device_put(self._initial_window(jnp.asarray(fields[rows], dtype)), device) for rows, _ in batches
+            jax.device_put(self._initial_windows(jnp.asarray(fields[rows], dtype)), device) for rows, _ in batches
         ]
         keys = [self._member_keys(int(rows[0])) for rows, _ in batches]
         for first in range(0, steps, CHUNK_STEPS):
             frame_count = min(CHUNK_STEPS, steps - first)
             for index, (rows, row_count) in enumerate(batches):
-                windows[index], frames = self._advance(
+                windows[index], frames = self._advance_chunk(
                     weights,
                     windows[index],
                     conditions[index],
@@ -114,33 +112,33 @@ class ChunkedRollout:
                 )
                 sample_slice = slice(int(rows[0]), int(rows[0]) + row_count)
                 yield RolloutChunk(
-                    rows=sample_slice, first=first, frames=np.asarray(frames)[:, :row_count, :frame_count]
+                    rows=sample_slice, first_frame=first, frames=np.asarray(frames)[:, :row_count, :frame_count]
                 )
 
     def compilation_count(self) -> int:
         """Return how often the function that advances one chunk has been compiled."""
-        return self._advance._cache_size()
+        return self._advance_chunk._cache_size()
 
     def _member_keys(self, row: int) -> Key[Array, " m"]:
-        """Return a random key for each member, for the batch that begins at sample `row`."""
+        """Return one random key per member, for the batch whose first sample is `row`."""
         return jax.random.split(jax.random.fold_in(jax.random.key(self.seed), row), self.members)
 
     @cached_property
-    def _initial_window(self) -> Any:
+    def _initial_windows(self) -> Callable[..., Any]:
         """The jitted function that normalizes context frames and repeats them for each member."""
         statistics = self.model.task.statistics
         return jax.jit(lambda fields: jnp.repeat(normalize(fields, statistics)[None], self.members, axis=0))
 
     @cached_property
-    def _advance(self) -> Any:
+    def _advance_chunk(self) -> Any:
         """The jitted function that advances the windows of all members by one chunk."""
 
-        def one_member(
+        def advance_member(
             weights: Any, window: Array, cond: Conditions, key: Array, first: Int[Array, ""], count: Int[Array, ""]
         ) -> tuple[Array, Array]:
             return rollout_chunk(self.model, weights, window, cond, CHUNK_STEPS, first, count, self.correction, key)
 
-        def all_members(
+        def advance_members(
             weights: Any,
             windows: Float[Array, "m b k *s c"],
             cond: Conditions,
@@ -150,10 +148,10 @@ class ChunkedRollout:
         ) -> tuple[Float[Array, "m b k *s c"], Float[Array, "m b t *s c"]]:
             if self.correction is None:
                 # A single deterministic member needs no vmap.
-                window, frames = one_member(weights, windows[0], cond, keys[0], first, count)
+                window, frames = advance_member(weights, windows[0], cond, keys[0], first, count)
                 return window[None], frames[None]
-            return jax.vmap(one_member, in_axes=(None, 0, None, 0, None, None))(
+            return jax.vmap(advance_member, in_axes=(None, 0, None, 0, None, None))(
                 weights, windows, cond, keys, first, count
             )
 
-        return jax.jit(all_members)
+        return jax.jit(advance_members)

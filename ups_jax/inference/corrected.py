@@ -5,6 +5,7 @@ The corrector is a diffusion model, a regression, or a one-step model distilled 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,21 +14,22 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float, Key
 
 from ups_jax.core.commands import command
 from ups_jax.core.errors import CheckpointError
 from ups_jax.core.stage_names import STAGE_NEEDS, TEACHER
 from ups_jax.inference.inputs import make_conditions
 from ups_jax.inference.trained_model import TrainedModel
+from ups_jax.models import Conditions
 from ups_jax.models.corrector import Corrector, CorrectorWeights
 from ups_jax.rollout.autoregressive import rollout
 from ups_jax.rollout.correction import Correction, every_n
 from ups_jax.rollout.flow_sampler import (
     Sampler,
     mean_error,
-    sample,
     sample_distilled,
+    sample_error,
     solution_corrector,
     step_corrector,
 )
@@ -37,22 +39,21 @@ from ups_jax.runs.directory import RunDirectory
 from ups_jax.training.build import build_model
 
 # The stages that train a corrector, with its sampler and with the name of its rollout in an evaluation.
-SAMPLERS: dict[str, Sampler] = {"diffusion_residual": sample, "consistency_distill": sample_distilled}
+SAMPLERS: dict[str, Sampler] = {"diffusion_residual": sample_error, "consistency_distill": sample_distilled}
 VARIANT_NAMES = {"diffusion_residual": "corrector", "consistency_distill": "distilled"}
 
 
 def stage_sampler(stage: str, steps: int | None) -> Sampler:
-    """Return the sampler of the corrector of `stage`.
+    """Return the sampler of the corrector that `stage` trains.
 
     Args:
-        stage: A stage that trains a corrector.
         steps: Number of sampler steps; None for the sampler's default.
     """
     sampler: Any = SAMPLERS[stage]
     return sampler if steps is None else partial(sampler, steps=steps)
 
 
-def member_keys(corrector_weights: Weights, members: int) -> list[Any]:
+def member_keys(corrector_weights: Weights, members: int) -> list[Key[Array, ""]]:
     """Return a random key for each ensemble member, derived from the seed of the corrector's configuration."""
     key = jax.random.key(corrector_weights.config.seed)
     return [jax.random.fold_in(key, index) for index in range(members)]
@@ -60,16 +61,16 @@ def member_keys(corrector_weights: Weights, members: int) -> list[Any]:
 
 @dataclass(frozen=True, eq=False)
 class CorrectedModel:
-    """A trained model whose predictions a corrector improves; a `Predictor` of an evaluation.
+    """A trained model with a corrector of its predictions, as a `Predictor` for `ups_jax.evaluation.evaluate`.
 
-    A single rollout applies the corrector's mean correction. Members of an ensemble apply sampled corrections, which
-    are the same at every call. The mean correction of a distilled corrector is that of its teacher.
+    A single rollout applies the corrector's mean correction; a distilled corrector uses its teacher's. The members of
+    an ensemble apply sampled corrections, which are the same at every call.
 
     Attributes:
         trained_model: The model whose predictions are corrected, on the grid that it steps on.
         stage: The stage that trained the corrector.
         corrector_weights: The corrector's checkpoint.
-        correct_every: A correction is applied every this many time steps.
+        correct_every: Number of time steps from one correction to the next.
         sampler_steps: Number of sampler steps of ensemble members; None for the sampler's default.
     """
 
@@ -84,20 +85,20 @@ class CorrectedModel:
     ) -> Float[np.ndarray, "b t *s c"]:
         """Return the corrected `steps` frames after the context `u0`, or the corrected solutions of a steady task.
 
-        Each frame is re-encoded for the next step. For a steady task `u0` contains the input fields.
+        Each corrected frame is re-encoded for the next step. For a steady task `u0` contains the input fields.
         """
-        return self._predict(self._mean_corrected, u0, steps, cond, cond_mask, jax.random.key(0))
+        return self._call_arrays(self._mean_rollout, u0, steps, cond, cond_mask, jax.random.key(0))
 
     def sample_members(
         self, u0: Float[np.ndarray, "b *start"], steps: int, cond: np.ndarray, cond_mask: np.ndarray, *, members: int
     ) -> Float[np.ndarray, "m b t *s c"]:
         """Return `members` rollouts with sampled corrections, computed one after the other to save memory."""
         keys = member_keys(self.corrector_weights, members)
-        return np.stack([self._predict(self._sample_corrected, u0, steps, cond, cond_mask, key) for key in keys])
+        return np.stack([self._call_arrays(self._sampled_rollout, u0, steps, cond, cond_mask, key) for key in keys])
 
     @property
     def is_stochastic(self) -> bool:
-        """Whether the members of an ensemble differ; the members of a regression do not."""
+        """Whether the members of an ensemble differ: not if the corrector is a regression."""
         return self.corrector_weights.config.diffusion.objective != "regression"
 
     def reconstruct(
@@ -112,29 +113,38 @@ class CorrectedModel:
         return cast(Corrector, build_model(self.corrector_weights.config, self.trained_model.task, self.stage))
 
     @cached_property
-    def _sample_corrected(self) -> Any:
+    def _sampled_rollout(self) -> Callable[..., Any]:
         """The jitted rollout with sampled corrections."""
         return self._compile_rollout(stage_sampler(self.stage, self.sampler_steps))
 
     @cached_property
-    def _mean_corrected(self) -> Any:
+    def _mean_rollout(self) -> Callable[..., Any]:
         """The jitted rollout with the mean correction."""
         return self._compile_rollout(mean_error)
 
-    def _predict(
-        self, predict: Any, u0: np.ndarray, steps: int, cond: np.ndarray, cond_mask: np.ndarray, key: Any
+    def _call_arrays(
+        self,
+        jitted_rollout: Callable[..., Any],
+        u0: np.ndarray,
+        steps: int,
+        cond: np.ndarray,
+        cond_mask: np.ndarray,
+        key: Key[Array, ""],
     ) -> np.ndarray:
         """Call a jitted rollout on NumPy arrays and return its frames as a NumPy array."""
         conditions = make_conditions(self.trained_model.task, cond, cond_mask)
         params, weights = self.trained_model.weights, self.corrector_weights.weights
-        return np.asarray(predict(params, weights, jnp.asarray(u0, jnp.float32), conditions, key=key, steps=steps))
+        fields = jnp.asarray(u0, jnp.float32)
+        return np.asarray(jitted_rollout(params, weights, fields, conditions, key=key, steps=steps))
 
-    def _compile_rollout(self, sampler: Sampler) -> Any:
+    def _compile_rollout(self, sampler: Sampler) -> Callable[..., Any]:
         """Return the jitted rollout of the model with the corrections that `sampler` returns."""
         simulator, network = self.trained_model.model, self.corrector
         fixed_noise = self.corrector_weights.config.diffusion.fixed_noise
 
-        def frames(params: Any, weights: CorrectorWeights, fields: Any, cond: Any, *, key: Any, steps: int) -> Any:
+        def corrected_frames(
+            params: Any, weights: CorrectorWeights, fields: Array, cond: Conditions, *, key: Key[Array, ""], steps: int
+        ) -> Array:
             if simulator.task.kind == "steady":
                 correct = partial(solution_corrector(network, weights, sampler), key)
                 return steady_rollout(simulator, params, fields, cond, steps, correct)
@@ -142,14 +152,14 @@ class CorrectedModel:
             correction = Correction(corrector=corrector, when=every_n(self.correct_every), fixed_noise=fixed_noise)
             return rollout(simulator, params, fields, cond, steps, correction, key)
 
-        return jax.jit(frames, static_argnames="steps")
+        return jax.jit(corrected_frames, static_argnames="steps")
 
 
 def load_correctors(path: Path) -> dict[str, Weights]:
     """Return the best checkpoint of every finished corrector of a run, by the name of its stage.
 
     Raises:
-        CheckpointError: A corrector was trained on another checkpoint of the predictor than the run's current one.
+        CheckpointError: A corrector was trained on an older checkpoint of a parent stage than its best one.
     """
     run = RunDirectory(path)
     records = run.read()["stages"]
@@ -158,11 +168,7 @@ def load_correctors(path: Path) -> dict[str, Weights]:
 
 
 def load_corrector(path: Path, stage: str) -> Weights:
-    """Return the best checkpoint of a corrector; that of a distilled corrector includes its teacher's parameters.
-
-    Args:
-        path: The run directory.
-        stage: The stage that trained the corrector.
+    """Return the best checkpoint of the corrector that `stage` trained. A distilled corrector includes its teacher.
 
     Raises:
         CheckpointError: There is no checkpoint, or the corrector was trained on another checkpoint of a parent stage
@@ -174,18 +180,18 @@ def load_corrector(path: Path, stage: str) -> Weights:
         trained_on = record["parents"][parent]
         if current.digest != trained_on["digest"]:
             raise CheckpointError(
-                f"{path}: {stage} was trained on step {trained_on['step']} of {parent}, but the best checkpoint of "
-                f"{parent} is now step {current.step}; delete {RunDirectory(path).checkpoints(stage)} and train again "
+                f"{path}: {stage} was trained on the checkpoint of {parent} at step {trained_on['step']}, but the best "
+                f"one is now at step {current.step}; delete {RunDirectory(path).checkpoints(stage)} and train again "
                 f"with `{command('train')} --stage {stage} --run-dir {path}`"
             )
     if stage != "consistency_distill":
         return weights
     if TEACHER not in parents:
-        raise CheckpointError(f"{path}: run.json has no {TEACHER} checkpoint for {stage}; train {stage} again")
+        raise CheckpointError(f"{path}: run.json names no {TEACHER} checkpoint for {stage}; train {stage} again")
     return replace(weights, weights=replace(weights.weights, teacher=parents[TEACHER].params))
 
 
 def predictor_stage(path: Path, stage: str) -> str:
-    """Return the stage of the predictor that belongs to `stage`: the main stage for a corrector, otherwise `stage`."""
+    """Return the stage whose model predicts: the run's main stage if `stage` trains a corrector, otherwise `stage`."""
     run = RunDirectory(path)
     return run.main_stage() if stage in STAGE_NEEDS["transient"] else stage

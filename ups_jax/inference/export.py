@@ -1,6 +1,6 @@
 """Export of a trained model as one StableHLO file with normalization, encoder, operator, decoder and parameters.
 
-A program needs only jax to call it. A JSON file beside it describes the arguments and the result.
+A program needs only jax to call the file's function. A JSON file beside it describes the arguments and the result.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ def export_run(
     Args:
         path: The run directory.
         output: The StableHLO file if the name has a suffix, otherwise a folder for `model.stablehlo` and `model.json`.
-        platforms: Platforms that the file can run on, of `PLATFORMS`; none of them needs to be present.
-        stage: The stage whose model is exported; by default the run's main stage.
-        task: The task whose model is exported; required if the run has several.
+        platforms: Platforms that can run the file, from `PLATFORMS`; this machine need not have them.
+        stage: The stage whose model is exported, as in `load_run`.
+        task: Name of the task whose model is exported; required if the run has several tasks.
 
     Raises:
         CheckpointError: The run has no checkpoint of the stage.
@@ -62,7 +62,7 @@ def export_run(
     run = load_task_run(path, task, stage=stage)
     if run.task.scattered:
         raise ConfigError(
-            f"{path}: the task {run.task.name} is on a point cloud; only models on grids can be exported, use load_run"
+            f"{path}: the task {run.task.name} is on a point cloud; only models on grids can be exported; use load_run"
         )
     exported = export_model(run, platforms)
     # One lock for both files, so that they always belong to the same export.
@@ -77,13 +77,9 @@ def export_run(
 def export_model(run: TrainedModel, platforms: Sequence[str]) -> export.Exported:
     """Return the exported function `(fields, coefficients, mask, count) -> frames` in physical units.
 
-    Batch size and number of steps are symbolic. Only the length of `count`, an int32 array, is used: it is the number
-    of steps, which must be part of a shape. The function of a steady task is `(inputs, coefficients, mask) -> solution`
-    on the trained grid.
-
-    Args:
-        run: The trained model of one task.
-        platforms: Platforms to export for.
+    Batch size and number of steps are symbolic dimensions, read from shapes: the number of steps is the length of
+    `count`, an int32 array of arbitrary values. For a steady task the function is
+    `(inputs, coefficients, mask) -> solution`, on the trained grid.
     """
     task, steady = run.task, run.task.kind == "steady"
 
@@ -109,19 +105,19 @@ def export_model(run: TrainedModel, platforms: Sequence[str]) -> export.Exported
 
 
 def artifact_description(run: TrainedModel, exported: export.Exported, artifact: str) -> dict[str, Any]:
-    """Return the description of an exported model as plain JSON values: arguments, result, grid, units and origin.
+    """Return the JSON description of an exported model: arguments, result, grid, units and checkpoint.
 
     Args:
         run: The trained model.
-        exported: Its exported function.
-        artifact: File name of the exported function.
+        exported: The function that `export_model` returned for it.
+        artifact: Name of the StableHLO file.
     """
     task = run.task
     steady = task.kind == "steady"
     arguments = [
-        f"{'inputs' if steady else 'fields'} {_shape(exported.in_avals[0].shape)} float32, physical units",
-        f"coefficients {_shape(exported.in_avals[1].shape)} float32, physical units, in the order of `coefficients`",
-        f"mask {_shape(exported.in_avals[2].shape)} float32, 1 where a coefficient is given, 0 for its training mean",
+        f"{'inputs' if steady else 'fields'} {_as_text(exported.in_avals[0].shape)} float32, physical units",
+        f"coefficients {_as_text(exported.in_avals[1].shape)} float32, physical units, in the order of `coefficients`",
+        f"mask {_as_text(exported.in_avals[2].shape)} float32, 1 where a coefficient is given, 0 for its training mean",
     ]
     if not steady:
         arguments.append("count (t,) int32, arbitrary values: its length t is the number of steps")
@@ -130,7 +126,7 @@ def artifact_description(run: TrainedModel, exported: export.Exported, artifact:
         "artifact": artifact,
         "call": f"jax.export.deserialize(bytearray(open(artifact, 'rb').read())).call({', '.join(names)})",
         "arguments": arguments,
-        "result": f"{_shape(exported.out_avals[0].shape)} float32, physical units"
+        "result": f"{_as_text(exported.out_avals[0].shape)} float32, physical units"
         + ("" if steady else ": the frames after the context, with time step `dt`"),
         "needs": "jax and flatbuffers; every shape is compiled once, so use one length of `count`",
         "platforms": list(exported.platforms),
@@ -156,6 +152,6 @@ def artifact_description(run: TrainedModel, exported: export.Exported, artifact:
     }
 
 
-def _shape(shape: Sequence[Any]) -> str:
-    """Return a shape as a Python tuple, with symbolic dimensions by name."""
+def _as_text(shape: Sequence[Any]) -> str:
+    """Return a shape as text, such as `(b, 64, 1)`, with symbolic dimensions by name."""
     return "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"

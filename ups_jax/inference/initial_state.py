@@ -49,7 +49,7 @@ class InitialState:
     truth: Float[np.ndarray, "n t *s c"] | None = None
     point_arrays: Mapping[str, np.ndarray] = field(default_factory=dict)
 
-    def first(self, count: int | None) -> InitialState:
+    def first_samples(self, count: int | None) -> InitialState:
         """Return the initial state of the first `count` samples, or of all samples if `count` is None."""
         return replace(
             self,
@@ -94,7 +94,7 @@ def read_initial_state(text: str, task: Task, context: int, cfg: Config) -> Init
 
 def _read_trajectory(split: Split, index: int, task: Task, context: int, cfg: Config) -> InitialState:
     """Return the initial state of a trajectory in a split of the run's data, with the later frames as `truth`."""
-    simulate.prepare(cfg)
+    simulate.generate_missing(cfg)
     dataset = open_dataset(cfg, task)
     name = dataset.source.name
     if not task.scattered:
@@ -146,7 +146,7 @@ def _read_hdf5(path: Path, task: Task, context: int) -> InitialState:
             f"{task.dt:g} apart; give longer trajectories"
         )
     ids = np.arange(source.trajectories)
-    coefficients = {item.name: source.coefficient(item.name) for item in task.own_coefficients}
+    coefficients = {item.name: source.coefficient(item.name) for item in task.equation_coefficients}
     scattered = isinstance(source, ScatteredSource)
     return InitialState(
         name=str(path),
@@ -204,7 +204,7 @@ def _read_points(path: Path, task: Task, context: int) -> InitialState:
 def _read_numpy(path: Path, task: Task, context: int) -> InitialState:
     """Return the initial state of all samples in a .npy or .npz file."""
     arrays = _load_arrays(path)
-    names = [item.name for item in task.own_coefficients]
+    names = [item.name for item in task.equation_coefficients]
     fields = {name: values for name, values in arrays.items() if name not in names}
     if len(fields) != 1:
         raise DataError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -29,7 +29,7 @@ PointArrays = Mapping[str, AnyArray]
 
 
 def array_dtype(*trees: Any) -> type[np.floating]:
-    """Return float64 if JAX has it enabled and a leaf of the trees has that type, otherwise float32."""
+    """Return float64 if JAX has it enabled and a leaf of the trees is float64, otherwise float32."""
     x64_enabled = jax.dtypes.canonicalize_dtype(np.float64) == np.float64
     has_float64 = x64_enabled and any(getattr(leaf, "dtype", None) == np.float64 for leaf in jax.tree.leaves(trees))
     return np.float64 if has_float64 else np.float32
@@ -46,12 +46,11 @@ def is_traced(*trees: Any) -> bool:
 
 
 def checked_array(name: str, values: Any, dtype: Any, shapes: Sequence[tuple[int, ...]] | None = None) -> AnyArray:
-    """Return `values` as an array of type `dtype`: a JAX array if they are one, otherwise a NumPy array.
+    """Check `values` and return them with the type `dtype`: JAX arrays as JAX arrays, all others as NumPy arrays.
 
     Args:
         name: Name of the argument for error messages.
         values: The array, or anything that `np.asarray` accepts.
-        dtype: Type of the result.
         shapes: Allowed shapes; None allows every shape.
 
     Raises:
@@ -70,13 +69,11 @@ def checked_array(name: str, values: Any, dtype: Any, shapes: Sequence[tuple[int
 
 
 def checked_frames(task: Task, context: int, u: Any, dtype: Any) -> AnyArray:
-    """Return the context frames `u` of a transient task as an array (b, context, *grid, c).
+    """Check the context frames of a transient task and return them as an array (b, context, *grid, c).
 
     Args:
-        task: The task of the model.
         context: Number of frames that the model takes as input.
         u: Frames (b, context, *grid, c), or (b, *grid, c) if the context is one frame.
-        dtype: Type of the result.
 
     Raises:
         DataError: `u` has another shape, or contains NaN or Inf.
@@ -93,14 +90,11 @@ def checked_frames(task: Task, context: int, u: Any, dtype: Any) -> AnyArray:
     return fields
 
 
-def checked_inputs(task: Task, u: Any, input_fields: Any, dtype: Any) -> AnyArray:
-    """Return the input fields of a steady task, such as the permeability of Darcy flow, as an array (b, *grid, i).
+def checked_input_fields(task: Task, u: Any, input_fields: Any, dtype: Any) -> AnyArray:
+    """Check the input fields of a steady task, such as a permeability, and return them as an array (b, *grid, i).
 
     Args:
-        task: The task of the model.
-        u: The input fields if `input_fields` is None; otherwise a state, of which only the shape is checked.
-        input_fields: The input fields, or None.
-        dtype: Type of the result.
+        u: The input fields if `input_fields` is None; otherwise None, or a state, which is unused except for its shape.
 
     Raises:
         DataError: A shape does not fit the task, or the input fields contain NaN or Inf.
@@ -116,24 +110,19 @@ def checked_inputs(task: Task, u: Any, input_fields: Any, dtype: Any) -> AnyArra
     state = (*fields.shape[:-1], len(task.channels))
     if u is not None and input_fields is not None and np.shape(u) != state:
         raise DataError(
-            f"u has shape {np.shape(u)}, expected {state} for input_fields of shape {fields.shape}; leave out `u`"
+            f"u has shape {np.shape(u)}, but input_fields of shape {fields.shape} require {state}; leave out `u`"
         )
     return fields
 
 
 def checked_point_arrays(task: Task, point_arrays: Any, batch: int, points: int, dtype: Any) -> dict[str, AnyArray]:
-    """Return the arrays that a batch of point clouds has beside its fields, or an empty mapping for a task on a grid.
+    """Check the point-cloud arrays of a batch and return them by name with a batch axis; for a task on a grid, none.
 
     Args:
-        task: The task of the model.
         point_arrays: Mapping with `coords` (points, axes), `point_mask` (points,) and `inputs` (points, i), each
-            optionally with a leading batch axis; None or a mapping without the entries that have a default.
+            optionally with a leading batch axis. `point_mask` may be missing, and every array of size 0.
         batch: Number of samples.
         points: Number of points of each sample.
-        dtype: Type of the results.
-
-    Returns:
-        The arrays by name, each with the batch axis.
 
     Raises:
         DataError: An array is missing, unknown or has another shape, or the task is on a grid and arrays are given.
@@ -160,7 +149,7 @@ def checked_point_arrays(task: Task, point_arrays: Any, batch: int, points: int,
     result = {}
     for name, shape in shapes.items():
         array = checked_array(f"input_fields: {name}", values[name], dtype, [shape, (batch, *shape)])
-        result[name] = _module(array).broadcast_to(array, (batch, *shape))
+        result[name] = _array_module(array).broadcast_to(array, (batch, *shape))
     return result
 
 
@@ -172,10 +161,8 @@ def coefficient_arrays(
     A missing coefficient causes a warning; the model then uses its mean over the training data.
 
     Args:
-        task: The task of the model.
         params: Coefficients by name, in physical units: one number for all samples, or an array (b,).
         batch: Number of samples.
-        dtype: Type of the values.
 
     Returns:
         Values (b, p) and mask (b, p), in the order of `task.coefficients`.
@@ -184,7 +171,7 @@ def coefficient_arrays(
         DataError: A name is unknown, or a value has another shape, is not finite, or is not positive although the
             coefficient has a logarithmic scale.
     """
-    names = [coefficient.name for coefficient in task.own_coefficients]
+    names = [coefficient.name for coefficient in task.equation_coefficients]
     unknown = set(params) - set(names)
     if unknown:
         raise DataError(
@@ -201,19 +188,18 @@ def coefficient_arrays(
             mask[:, column] = 1.0
         elif name in names:
             warnings.warn(f"coefficient {name} is not given; its training mean is used", stacklevel=4)
-        columns.append(_module(values).broadcast_to(values, (batch,)))
+        columns.append(_array_module(values).broadcast_to(values, (batch,)))
     if not columns:
         return np.zeros((batch, 0), dtype), mask
-    return _module(columns).stack(columns, axis=-1), mask
+    return _array_module(columns).stack(columns, axis=-1), mask
 
 
 def make_conditions(
     task: Task, values: AnyArray, mask: np.ndarray, point_arrays: PointArrays = MappingProxyType({})
 ) -> Conditions:
-    """Return the conditions of a batch: time step, coefficients and, for point clouds, the points.
+    """Return the conditions of the model for a batch: time step, coefficients and, for point clouds, the points.
 
     Args:
-        task: The task of the model, which has the time step.
         values: Coefficients (b, p) in physical units.
         mask: Array (b, p) that is 1 where a coefficient is given.
         point_arrays: Arrays of a batch of point clouds; empty for a grid.
@@ -227,25 +213,23 @@ def make_conditions(
     )
 
 
-def _module(values: Any) -> Any:
-    """Return `jax.numpy` for JAX arrays and `numpy` for others."""
+def _array_module(values: Any) -> ModuleType:
+    """Return `jax.numpy` if a value is a JAX array, otherwise `numpy`."""
     return jnp if has_jax(values) else np
 
 
 @runtime_checkable
 class HasPointArrays(Protocol):
-    """Trajectories that may be on point clouds: `point_arrays` is empty for a grid."""
+    """Trajectories or samples with a mapping `point_arrays`, which is empty on a grid."""
 
     @property
     def point_arrays(self) -> dict[str, np.ndarray]: ...
 
 
-def condition_arrays(trajectories: Any, rows: Any) -> tuple[Any, ...]:
-    """Return the arguments of `rollout_arrays` after `steps`: coefficients, their mask and, for point clouds, arrays.
+def condition_arrays(trajectories: Any, rows: slice | np.ndarray) -> tuple[Any, ...]:
+    """Return the arguments that follow `steps` in `rollout_arrays`, for some trajectories of a split.
 
-    Args:
-        trajectories: Trajectories of one split.
-        rows: Indices of the trajectories, or a slice.
+    These are the coefficients, their mask and, for point clouds only, the point-cloud arrays.
     """
     point_arrays = point_arrays_of(trajectories)
     coefficients = (trajectories.cond[rows], trajectories.cond_mask[rows])
@@ -254,17 +238,12 @@ def condition_arrays(trajectories: Any, rows: Any) -> tuple[Any, ...]:
     )
 
 
-def point_mask_of(trajectories: Any, rows: Any) -> Float[np.ndarray, "b p"] | None:
-    """Return the mask (b, p) of the points that are not padding, or None for trajectories on a grid.
-
-    Args:
-        trajectories: Trajectories of one split, or the initial state of a rollout.
-        rows: Indices of the samples, or a slice.
-    """
+def point_mask_of(trajectories: Any, rows: slice | np.ndarray) -> Float[np.ndarray, "b p"] | None:
+    """Return an array that is 0 at padded points of some trajectories and 1 at all others, or None for a grid."""
     point_arrays = point_arrays_of(trajectories)
     return point_arrays["point_mask"][rows] if point_arrays else None
 
 
 def point_arrays_of(trajectories: Any) -> Mapping[str, np.ndarray]:
-    """Return the point-cloud arrays of trajectories by name, or an empty mapping for a grid."""
+    """Return the point-cloud arrays of all trajectories by name, or an empty mapping for a grid."""
     return trajectories.point_arrays if isinstance(trajectories, HasPointArrays) else {}

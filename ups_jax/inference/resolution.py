@@ -115,15 +115,15 @@ def predictor_for_grid(run: TrainedModel, task: Task) -> tuple[TrainedModel | Fi
         DataError: The time step differs from the trained one, or the model cannot step on the grid.
     """
     if run.task.kind == "steady":
-        return run.on(task), "own" if task.shape == run.task.shape else "averaged"
+        return run.on_grid_of(task), "own" if task.shape == run.task.shape else "averaged"
     if run.task.scattered or (
         task.shape == run.task.shape and np.allclose(task.spacing, run.task.spacing, rtol=1e-3, atol=0)
     ):
-        return run.on(task), "own"
+        return run.on_grid_of(task), "own"
     if refines(task, run.task):
         run.check_time_step(task.dt)
         return FinerPredictor(run, task), "restricted"
-    return run.on(task), "native"
+    return run.on_grid_of(task), "native"
 
 
 RESOLUTION_MODES = {

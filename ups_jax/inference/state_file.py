@@ -26,14 +26,14 @@ _ROW, _TIME, _MEMBER = "trajectory-coordinate", "t-coordinate", "member-coordina
 class StateFile:
     """An HDF5 file of predicted states on a grid.
 
-    A single channel is the dataset `tensor` (rows, time, *space); several channels are one dataset each. The context
-    frames come first. A row is a trajectory, or one member of its ensemble: the rows of its members follow one another,
-    with the member's index in `member-coordinate`. Frames that were not written are NaN.
+    A single channel is the dataset `tensor` (rows, time, *space); several channels are one dataset each. There is a row
+    for each trajectory, or for each ensemble member of it: members of a trajectory are in consecutive rows, and
+    `member-coordinate` contains their indices. Frames that were not written are NaN.
 
     Attributes:
-        path: The file after `finish`.
-        partial: The temporary file until then.
-        context_frames: Number of context frames before the predicted ones.
+        path: The finished file.
+        partial: The temporary file, which `finish` renames to `path`.
+        context_frames: Number of context frames, which are stored before the predicted frames.
     """
 
     def __init__(
@@ -42,9 +42,6 @@ class StateFile:
         """Create the temporary file with the context frames.
 
         Args:
-            path: The file to write.
-            start: The initial state.
-            task: The task of the model.
             steps: Largest number of predicted frames.
             members: Number of ensemble members of each trajectory.
             overwrite: Whether `finish` may replace an existing file.
@@ -61,11 +58,11 @@ class StateFile:
         self._names = self.dataset_names(task)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._disk = _Disk(self.partial, "w+")
+            self._raw_file = _RawFile(self.partial, "w+")
         except OSError as error:
             raise storage_error(self.partial, error) from None
         with self._storage_errors():
-            self._file = h5py.File(self._disk, "w")
+            self._file = h5py.File(self._raw_file, "w")
             self._create_datasets(start, task, self.context_frames + steps)
             self._write_rows(slice(None), 0, np.repeat(start.fields, members, axis=0))
 
@@ -74,15 +71,15 @@ class StateFile:
 
     def dataset_names(self, task: Task) -> tuple[str, ...]:
         """Return the name of the dataset of each channel."""
-        return channel_datasets(task)
+        return channel_dataset_names(task)
 
     def write(self, rows: slice, first: int, frames: Float[np.ndarray, "m b t *s c"]) -> None:
         """Write predicted frames of some trajectories.
 
         Args:
-            rows: The trajectories.
-            first: Index of the first frame among the predicted ones.
-            frames: Fields of every member in physical units.
+            rows: The trajectories, as a slice.
+            first: Index of the first of these frames among all predicted frames.
+            frames: Fields of every ensemble member, in physical units.
         """
         by_row = np.moveaxis(frames, 0, 1).reshape(-1, *frames.shape[2:])
         file_rows = slice(rows.start * self._members, rows.stop * self._members)
@@ -91,7 +88,7 @@ class StateFile:
             self._file.flush()
 
     def finish(self, frames: int, attributes: Mapping[str, str | int | float]) -> None:
-        """Complete the file: keep the first `frames` predicted frames, write the attributes and rename the file."""
+        """Complete the file: cut it after `frames` predicted frames, write the attributes and rename it to `path`."""
         self.close_partial(frames, attributes)
         with self._storage_errors():
             with self.partial.open("rb+") as file:
@@ -99,14 +96,14 @@ class StateFile:
             os.replace(self.partial, self.path)
 
     def close_partial(self, frames: int, attributes: Mapping[str, str | int | float]) -> None:
-        """Close the temporary file with the first `frames` predicted frames and the attributes."""
+        """Cut the temporary file after `frames` predicted frames, write the attributes and close it."""
         with self._storage_errors():
             for name in dict.fromkeys((*self._names, self.time_dataset)):
                 axis = 0 if name == self.time_dataset else 1
                 self._file[name].resize(self.context_frames + frames, axis=axis)
             self._file.attrs.update(attributes)
             self._file.close()
-            self._disk.close()
+            self._raw_file.close()
 
     def _create_datasets(self, start: InitialState, task: Task, frames: int) -> None:
         """Create the datasets of coordinates, coefficients and fields for `frames` frames."""
@@ -141,17 +138,17 @@ class StateFile:
             self._file[name].dims[0].attach_scale(self._file[_ROW])
 
     def _write_rows(self, rows: slice, first: int, frames: Float[np.ndarray, "r t *s c"]) -> None:
-        """Write frames of some rows of the file, from frame `first` on."""
+        """Write `frames` into some rows of the file, from the frame with the index `first` on."""
         for channel, name in enumerate(self._names):
             self._file[name][rows, first : first + frames.shape[1]] = frames[..., channel]
 
     @contextlib.contextmanager
     def _storage_errors(self) -> Iterator[None]:
-        """Close the file and raise `StorageError` if a write in this context fails."""
+        """Raise `StorageError`, and close the file, if a write in this context fails."""
         try:
             yield
-            if self._disk.error is not None:
-                raise self._disk.error
+            if self._raw_file.error is not None:
+                raise self._raw_file.error
         except (OSError, RuntimeError) as error:
             with contextlib.suppress(OSError, RuntimeError, AttributeError):
                 self._file.close()
@@ -165,7 +162,7 @@ class PointStateFile(StateFile):
     time_dataset = "time"
 
     def dataset_names(self, task: Task) -> tuple[str, ...]:
-        """Return the name of the dataset of each channel; channels that are coordinates share one."""
+        """Return the name of the dataset of each channel; coordinates of moving points share `positions`."""
         moving = {task.channels[channel] for channel in task.moving}
         return tuple("positions" if name in moving else f"fields/{name.replace('/', '_')}" for name in task.channels)
 
@@ -196,7 +193,7 @@ class PointStateFile(StateFile):
             self._file[f"parameters/{name}"] = values
 
     def _write_rows(self, rows: slice, first: int, frames: Float[np.ndarray, "r t *s c"]) -> None:
-        """Write frames of some rows of the file, from frame `first` on."""
+        """Write `frames` into some rows of the file, from the frame with the index `first` on."""
         for channel, name in enumerate(self._names):
             selection = (rows, slice(first, first + frames.shape[1]))
             if name == "positions":
@@ -205,23 +202,23 @@ class PointStateFile(StateFile):
                 self._file[name][selection] = frames[..., channel]
 
 
-class _Disk(io.FileIO):
-    """The raw file that HDF5 writes to. It stores the first failed write in `error` and ignores all later writes.
+class _RawFile(io.FileIO):
+    """The raw file that HDF5 writes to. It keeps the error of the first failed write and ignores all later writes.
 
-    HDF5 crashes the process when it closes a file whose writes fail, so that a failed write must not raise.
+    A failed write must not raise: HDF5 would crash the process when it closes the file.
     """
 
     error: OSError | None = None
 
     def write(self, data: Any, /) -> int:
-        """Write all bytes of `data`, or nothing after a failure, and return their number."""
+        """Write all bytes of `data`, unless an earlier write has failed, and return their number."""
         view = memoryview(data).cast("B")
-        self._try(lambda: self._write_all(view))
+        self._run_unless_failed(lambda: self._write_all(view))
         return len(view)
 
     def truncate(self, size: int | None = None, /) -> int:
-        """Resize the file, or do nothing after a failure, and return the new size."""
-        self._try(lambda: super(_Disk, self).truncate(size))
+        """Resize the file, unless an earlier write has failed, and return the new size."""
+        self._run_unless_failed(lambda: super(_RawFile, self).truncate(size))
         return self.tell() if size is None else size
 
     def _write_all(self, view: memoryview) -> None:
@@ -229,8 +226,8 @@ class _Disk(io.FileIO):
         while view:
             view = view[super().write(view) :]
 
-    def _try(self, operation: Callable[[], object]) -> None:
-        """Call `operation` unless an earlier one has failed, and store its error."""
+    def _run_unless_failed(self, operation: Callable[[], object]) -> None:
+        """Call `operation` unless an earlier one has failed; keep its `OSError` instead of raising it."""
         if self.error is None:
             try:
                 operation()
@@ -238,8 +235,8 @@ class _Disk(io.FileIO):
                 self.error = error
 
 
-def channel_datasets(task: Task) -> tuple[str, ...]:
-    """Return the name of the dataset of each channel: PDEBench's `tensor` for a single one, else the channel's name."""
+def channel_dataset_names(task: Task) -> tuple[str, ...]:
+    """Return the dataset name of each channel: `tensor` if there is one channel, otherwise the channel's name."""
     if len(task.channels) == 1:
         return ("tensor",)
     return tuple(channel.replace("/", "_") for channel in task.channels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ups_jax.config import Config, of_task
+from ups_jax.config import Config, restrict_to_task
 from ups_jax.core.commands import command
 from ups_jax.core.errors import ConfigError, DataError
 from ups_jax.core.stage_names import STAGE_ALIASES, STAGE_NEEDS, STAGES
@@ -27,7 +27,7 @@ from ups_jax.inference.inputs import (
     PointArrays,
     array_dtype,
     checked_frames,
-    checked_inputs,
+    checked_input_fields,
     checked_point_arrays,
     coefficient_arrays,
     has_jax,
@@ -51,12 +51,12 @@ class TrainedModel:
 
     `step` and `rollout` are pure functions in physical units. NumPy arguments give NumPy results. JAX arguments give
     JAX results, and the functions can then be differentiated, vmapped, scanned and jitted. They compute in float64 if
-    JAX has it enabled and fields or weights have that type, otherwise in float32. Each shape is compiled once.
+    JAX has it enabled and fields or weights are float64, otherwise in float32. Each shape is compiled once.
 
     Attributes:
         path: The run directory.
         stage: The stage that trained the parameters.
-        checkpoint: Parameters, configuration and tasks of the checkpoint.
+        checkpoint: The best checkpoint: parameters, configuration and tasks.
         models: The flax modules, one for each task of the run.
     """
 
@@ -79,16 +79,16 @@ class TrainedModel:
         """Return the frame after `u`, or the solution of a steady task.
 
         Args:
-            u: The current frames (b, *grid, c), or (b, context, *grid, c) if the model takes several. For a steady
-                task the input fields; if those are in `input_fields`, a state that has no influence, or None.
+            u: The current frame (b, *grid, c), or (b, context, *grid, c) if the model takes several frames. For a
+                steady task the input fields, unless `input_fields` is set: then None, or a state, which is not used.
             params: PDE coefficients by name, in physical units: one number for all samples, or an array (b,). A
                 missing coefficient causes a warning, and its training mean is used.
             input_fields: For a steady task the input fields (b, *grid, i), on the trained grid or on one that refines
                 it by integer factors. For a point cloud with any number of points a mapping: `coords` (points, axes)
                 unless the points move, `inputs` (points, i) if the model was trained with input fields, `point_mask`
                 (points,) with 0 for padding; each with a leading batch axis if samples differ.
-            weights: A pytree like the attribute `weights`, to use instead of it.
-            dt: Time between frames, which must be that of the training data.
+            weights: Parameters to use instead of the attribute `weights`, a pytree of the same structure.
+            dt: Time between frames, which must equal the time step of the training data.
             task: Name of the task; required if the run has several.
             places: Deprecated name of `input_fields`.
 
@@ -99,10 +99,10 @@ class TrainedModel:
             DataError: A shape, a name, the time step or the pytree of weights does not fit the model, or a concrete
                 value is not finite or not in its valid range.
         """
-        model, weights = self._for_call(task, weights)
-        input_fields = _without_places(input_fields, places)
-        fields, *arrays = model._checked(u, params, input_fields, weights, dt)
-        result = model._frames(weights, jnp.asarray(fields), make_conditions(model.task, *arrays), steps=1)[:, 0]
+        model, weights = self._select_model(task, weights)
+        input_fields = _merge_deprecated_places(input_fields, places)
+        fields, *arrays = model._check_inputs(u, params, input_fields, weights, dt)
+        result = model._jit_rollout(weights, jnp.asarray(fields), make_conditions(model.task, *arrays), steps=1)[:, 0]
         return result if has_jax(fields, arrays) or is_traced(weights, result) else np.asarray(result)
 
     def rollout(
@@ -126,23 +126,23 @@ class TrainedModel:
             steps: Number of frames to predict.
             params: PDE coefficients by name, as in `step`.
             input_fields: Input fields of a steady task or arrays of a point cloud, as in `step`.
-            weights: A pytree like the attribute `weights`, to use instead of it.
-            dt: Time between frames, which must be that of the training data.
+            weights: Parameters to use instead of the attribute `weights`, a pytree of the same structure.
+            dt: Time between frames, which must equal the time step of the training data.
             task: Name of the task; required if the run has several.
             places: Deprecated name of `input_fields`.
 
         Raises:
             DataError: An argument does not fit the model, as in `step`.
         """
-        model, weights = self._for_call(task, weights)
-        input_fields = _without_places(input_fields, places)
+        model, weights = self._select_model(task, weights)
+        input_fields = _merge_deprecated_places(input_fields, places)
         if model.task.kind == "steady":
             solution = model.step(u0, params, input_fields, weights, dt=dt)
             return (np if isinstance(solution, np.ndarray) else jnp).repeat(solution[:, None], steps, axis=1)
-        fields, *arrays = model._checked(u0, params, input_fields, weights, dt)
+        fields, *arrays = model._check_inputs(u0, params, input_fields, weights, dt)
         # Inside a jitted function every result is traced, even if all arguments are NumPy arrays.
         if has_jax(fields, arrays) or is_traced(weights, jnp.zeros(())):
-            return model._frames(weights, jnp.asarray(fields), make_conditions(model.task, *arrays), steps=steps)
+            return model._jit_rollout(weights, jnp.asarray(fields), make_conditions(model.task, *arrays), steps=steps)
         coefficients, mask, point_arrays = arrays
         rollout_chunks = model._chunked_rollout.iter_chunks(
             fields, coefficients, mask, steps, len(fields), point_arrays, weights
@@ -158,7 +158,7 @@ class TrainedModel:
 
     @property
     def weights(self) -> Any:
-        """The parameters as a pytree. `step` and `rollout` accept changed ones, for example to differentiate them."""
+        """The parameters as a pytree. `step` and `rollout` accept other values, such as traced ones."""
         return self.checkpoint.params
 
     @property
@@ -168,12 +168,12 @@ class TrainedModel:
 
     @property
     def digest(self) -> str:
-        """A hash of the checkpoint's files."""
+        """The hash of the checkpoint's files."""
         return self.checkpoint.digest
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """The tasks of the run, on the grids that the model steps on."""
+        """The tasks of the run, each on the grid on which the model steps."""
         return self.models.tasks
 
     @property
@@ -195,26 +195,25 @@ class TrainedModel:
         Raises:
             DataError: The run has no task of this name, or several tasks and no name is given.
         """
-        names = list(self._by_name)
+        names = list(self._task_models)
         if name is None and len(names) == 1:
             return self
         if name not in names:
-            hint = "choose one with task=..." if name is None else f"unknown task {name}"
-            raise DataError(f"the run has the tasks {', '.join(names)}; {hint}")
-        return self._by_name[name]
+            problem = "the run has several tasks" if name is None else f"the run has no task {name}"
+            raise DataError(f"{problem}; choose from {', '.join(names)} (`task=...`)")
+        return self._task_models[name]
 
-    def on(self, task: Task) -> TrainedModel:
+    def on_grid_of(self, task: Task) -> TrainedModel:
         """Return the model with the same parameters on the grid of `task`.
 
-        A model of a steady task is returned unchanged: it averages finer input fields to its grid and interpolates its
-        solutions.
+        A model of a steady task is returned unchanged: it averages finer input fields over its own cells and
+        interpolates its solutions to their grid.
 
         Args:
-            task: A task with the channels of the model and possibly another grid.
+            task: A task with the same channels, possibly on another grid.
 
         Raises:
-            DataError: The time step differs from that of the training data, or the grid does not fit the patches or
-                cells of the model.
+            DataError: The time step differs from the trained one, or the grid does not fit the patches or cells.
         """
         trained, patch_size = self.task, self.config.latent.patch_size
         if trained.kind == "steady":
@@ -227,7 +226,8 @@ class TrainedModel:
         elif patch_shape(task.shape, patch_size) != patch_shape(trained.shape, patch_size):
             raise DataError(
                 f"{self.path}: the model was trained on a grid of {trained.shape} points with patches of "
-                f"{patch_shape(trained.shape, patch_size)}; a grid of {task.shape} points cannot use these patches"
+                f"{patch_shape(trained.shape, patch_size)}; a grid of {task.shape} points has other patches; "
+                "interpolate its fields to the trained grid"
             )
         else:
             new_task = replace(trained, shape=task.shape, origin=task.origin, spacing=task.spacing)
@@ -244,7 +244,7 @@ class TrainedModel:
         steps: int,
         cond: np.ndarray,
         cond_mask: np.ndarray,
-        places: PointArrays = MappingProxyType({}),
+        point_arrays: PointArrays = MappingProxyType({}),
     ) -> Float[np.ndarray, "b t *s c"]:
         """Return the `steps` frames after the context `u0`, or the solutions of a steady task.
 
@@ -252,48 +252,47 @@ class TrainedModel:
 
         Args:
             u0: Context frames (b, context, *grid, c), or the input fields (b, *grid, i) of a steady task.
-            steps: Number of frames.
             cond: Coefficients (b, p) in physical units.
             cond_mask: Array (b, p) that is 1 where a coefficient is given.
-            places: Arrays of a batch of point clouds; empty for a grid.
+            point_arrays: Arrays of a batch of point clouds; empty for a grid.
         """
-        return self._call_arrays(self._frames, u0, steps, cond, cond_mask, places)
+        return self._call_arrays(self._jit_rollout, u0, steps, cond, cond_mask, point_arrays)
 
     def latent_rollout(
         self, u0: Float[np.ndarray, "b k *s c"], steps: int, cond: np.ndarray, cond_mask: np.ndarray
     ) -> Float[np.ndarray, "b t *s c"]:
         """Return the `steps` frames after the context `u0`, which is encoded once and advanced in latent space."""
-        return self._call_arrays(self._latent_frames, u0, steps, cond, cond_mask)
+        return self._call_arrays(self._jit_latent_rollout, u0, steps, cond, cond_mask)
 
     def reconstruct(
         self,
         fields: Float[np.ndarray, "b t *s c"],
         cond: np.ndarray,
         cond_mask: np.ndarray,
-        places: PointArrays = MappingProxyType({}),
+        point_arrays: PointArrays = MappingProxyType({}),
     ) -> Float[np.ndarray, "b t *s c"]:
-        """Return decode(encode(fields)); for point clouds, whose values bypass the codec, the fields themselves."""
+        """Return decode(encode(fields)). For point clouds these are the `fields` themselves, which bypass the codec."""
         if self.task.scattered:
             return fields
-        return np.asarray(self._reconstruct(self.weights, jnp.asarray(fields, array_dtype(fields))))
+        return np.asarray(self._jit_reconstruct(self.weights, jnp.asarray(fields, array_dtype(fields))))
 
-    def _for_call(self, task: str | None, weights: Any) -> tuple[TrainedModel, Any]:
-        """Return the model of a task and its parameters, taken from `weights` if those are given."""
+    def _select_model(self, task: str | None, weights: Any) -> tuple[TrainedModel, Any]:
+        """Return the model of a task and its parameters, which come from `weights` unless that is None."""
         model = self.for_task(task)
         if weights is None:
             return model, model.weights
         mismatch = first_shape_difference(weights, self.weights)
         if mismatch is not None:
-            raise DataError(f"weights: the pytree does not match model.weights: {mismatch}")
+            raise DataError(f"weights: the pytree differs from the attribute `weights` of the model: {mismatch}")
         names = [item.name for item in self.tasks]
         return model, self.models.sharing.task_params(weights, names.index(model.task.name))
 
-    def _checked(self, u: Any, params: Any, input_fields: Any, weights: Any, dt: float | None) -> tuple[Any, ...]:
-        """Return the checked fields, coefficients, coefficient mask and point-cloud arrays."""
+    def _check_inputs(self, u: Any, params: Any, input_fields: Any, weights: Any, dt: float | None) -> tuple[Any, ...]:
+        """Check the arguments of a prediction; return fields, coefficients, coefficient mask and point-cloud arrays."""
         task, dtype = self.task, array_dtype(u, input_fields, weights)
         self.check_time_step(task.dt if dt is None else dt)
         if task.kind == "steady":
-            fields, point_arrays = checked_inputs(task, u, input_fields, dtype), {}
+            fields, point_arrays = checked_input_fields(task, u, input_fields, dtype), {}
         else:
             fields = checked_frames(task, self.model.context, u, dtype)
             point_arrays = checked_point_arrays(task, input_fields, len(fields), fields.shape[-2], dtype)
@@ -301,7 +300,7 @@ class TrainedModel:
 
     def _call_arrays(
         self,
-        predict: Any,
+        jitted_rollout: Callable[..., Any],
         u0: np.ndarray,
         steps: int,
         cond: np.ndarray,
@@ -310,11 +309,11 @@ class TrainedModel:
     ) -> np.ndarray:
         """Call a jitted rollout on NumPy arrays and return its frames as a NumPy array."""
         conditions = make_conditions(self.task, cond, cond_mask, point_arrays)
-        return np.asarray(predict(self.weights, jnp.asarray(u0, array_dtype(u0)), conditions, steps=steps))
+        return np.asarray(jitted_rollout(self.weights, jnp.asarray(u0, array_dtype(u0)), conditions, steps=steps))
 
     @cached_property
-    def _by_name(self) -> Mapping[str, TrainedModel]:
-        """The model of each task, by the name of the task."""
+    def _task_models(self) -> Mapping[str, TrainedModel]:
+        """The models of the single tasks, by the name of the task."""
         if len(self.tasks) == 1:
             return {self.models.task.name: self}
         models_by_name, joint = {}, self.checkpoint
@@ -323,7 +322,7 @@ class TrainedModel:
                 joint,
                 params=self.models.sharing.task_params(joint.params, index),
                 weights=self.models.sharing.task_params(joint.weights, index),
-                config=of_task(joint.config, task.name),
+                config=restrict_to_task(joint.config, task.name),
                 tasks=(task,),
                 fingerprint=fingerprint,
             )
@@ -333,22 +332,22 @@ class TrainedModel:
 
     @cached_property
     def _chunked_rollout(self) -> ChunkedRollout:
-        """The rollout in chunks for NumPy arrays."""
+        """The rollout of NumPy arrays in chunks of fixed length."""
         return ChunkedRollout(model=self.model, weights=self.weights)
 
     @cached_property
-    def _frames(self) -> Any:
+    def _jit_rollout(self) -> Callable[..., Any]:
         """The jitted rollout that re-encodes each prediction, or the jitted solver of a steady task."""
         frames = steady_rollout if self.task.kind == "steady" else rollout
         return jax.jit(partial(frames, self.model), static_argnames="steps")
 
     @cached_property
-    def _latent_frames(self) -> Any:
+    def _jit_latent_rollout(self) -> Callable[..., Any]:
         """The jitted rollout in latent space."""
         return jax.jit(partial(latent_rollout, self.model), static_argnames="steps")
 
     @cached_property
-    def _reconstruct(self) -> Any:
+    def _jit_reconstruct(self) -> Callable[..., Any]:
         """The jitted function decode(encode(fields))."""
         return jax.jit(partial(reconstruct, self.model))
 
@@ -359,17 +358,17 @@ def load_run(path: str | Path, *, stage: str | None = None, task: Task | None = 
     Args:
         path: The run directory.
         stage: The stage whose model is loaded; by default the operator, or the last stage of a run without one.
-        task: The task of the data to predict, if its grid differs from that of the training data.
+        task: The task of the data to predict, if its grid differs from the grid of the training data.
 
     Raises:
         CheckpointError: The run has no checkpoint of the stage.
         ConfigError: The stage trains a corrector, which is not a model by itself, or the run has no such task.
-        DataError: The time step of `task` differs from that of the training data, or its grid does not fit the model.
+        DataError: The time step of `task` differs from the trained one, or its grid does not fit the model.
     """
     path = Path(path)
     stage = _model_stage(path, stage)
     model = build_trained_model(path, stage, best_weights(path, stage))
-    return model if task is None else select_task(model, task.name if len(model.tasks) > 1 else None).on(task)
+    return model if task is None else select_task(model, task.name if len(model.tasks) > 1 else None).on_grid_of(task)
 
 
 def load_task_run(path: Path, task: str | None = None, *, stage: str | None = None) -> TrainedModel:
@@ -388,13 +387,13 @@ def load_task_run(path: Path, task: str | None = None, *, stage: str | None = No
 
 
 def build_trained_model(path: Path, stage: str, weights: Weights, models: JointModel | None = None) -> TrainedModel:
-    """Return a trained model made of a checkpoint.
+    """Return the trained model of a checkpoint that is already loaded.
 
     Args:
         path: The run directory.
         stage: The stage that trained the parameters.
         weights: The checkpoint.
-        models: Flax modules of the stage, to reuse if they are of the same tasks; otherwise they are built.
+        models: Flax modules to reuse if they are for the tasks of the checkpoint; otherwise new ones are built.
     """
     if models is None or models.tasks != weights.tasks:
         models = build_joint_model(weights.config, weights.tasks, stage)
@@ -402,11 +401,10 @@ def build_trained_model(path: Path, stage: str, weights: Weights, models: JointM
 
 
 def select_task(model: TrainedModel, task: str | None) -> TrainedModel:
-    """Return the model of one task, and raise `ConfigError` instead of `DataError` for a wrong name.
+    """Return the model of the task that a command line or configuration names, or of the only task for None.
 
-    Args:
-        model: The trained model.
-        task: Name of the task from a command line or configuration; None if the run has only one.
+    Raises:
+        ConfigError: The run has no task of this name, or several tasks and no name is given.
     """
     try:
         return model.for_task(task)
@@ -415,26 +413,26 @@ def select_task(model: TrainedModel, task: str | None) -> TrainedModel:
 
 
 def _model_stage(path: Path, stage: str | None) -> str:
-    """Return the stage to load, by default the run's main stage; raise `ConfigError` for the stage of a corrector."""
+    """Return the stage to load, by default the run's main stage. Raises `ConfigError` if the stage trains no model."""
     if stage is None:
         return RunDirectory(path).main_stage()
     name = STAGE_ALIASES.get(stage, stage)
     model_stages = [item for item in STAGES if item not in STAGE_NEEDS["transient"]]
     if name not in model_stages:
-        hint = f"; use {name} with `{command('rollout')} --corrector {name}`" if name in STAGES else ""
-        problem = "is a corrector, not a model by itself" if name in STAGES else "is not a stage with a model"
-        raise ConfigError(f"{path}: {name} {problem}; export or load {' or '.join(model_stages)}{hint}")
+        hint = f", or use `{command('rollout')} --corrector {name}`" if name in STAGES else ""
+        problem = "trains a corrector, not a model by itself" if name in STAGES else "does not exist"
+        raise ConfigError(f"{path}: the stage {name} {problem}; choose {' or '.join(model_stages)}{hint}")
     return name
 
 
-def _without_places(input_fields: Any, places: Any) -> Any:
-    """Return `input_fields`; if the deprecated argument `places` is set, warn and return that instead."""
+def _merge_deprecated_places(input_fields: Any, places: Any) -> Any:
+    """Return `places`, with a deprecation warning, if it is set; otherwise `input_fields`."""
     if places is None:
         return input_fields
     _warn_deprecated("places=", "input_fields=", stacklevel=4)
     return places
 
 
-def _warn_deprecated(former: str, name: str, *, stacklevel: int = 3) -> None:
-    """Warn that a public name has been replaced by another."""
-    warnings.warn(f"{former} is deprecated; use {name}", DeprecationWarning, stacklevel=stacklevel)
+def _warn_deprecated(former: str, current: str, *, stacklevel: int = 3) -> None:
+    """Warn that the public name `former` is deprecated and is now called `current`."""
+    warnings.warn(f"{former} is deprecated; use {current}", DeprecationWarning, stacklevel=stacklevel)

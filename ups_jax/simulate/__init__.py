@@ -6,12 +6,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ups_jax.simulate.generator import generate, prepare
+    from ups_jax.simulate.generator import generate, generate_missing
     from ups_jax.simulate.presets import PRESETS, Preset
 
 # Imported at the first access: the presets are used where h5py, which the generator loads, is not needed.
-_MODULE_OF = {"generate": "generator", "prepare": "generator", "PRESETS": "presets", "Preset": "presets"}
-__all__ = ["PRESETS", "Preset", "generate", "prepare"]
+_MODULE_OF = {"generate": "generator", "generate_missing": "generator", "PRESETS": "presets", "Preset": "presets"}
+__all__ = ["PRESETS", "Preset", "generate", "generate_missing"]
 
 
 def __getattr__(name: str) -> Any:

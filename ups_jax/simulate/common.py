@@ -1,4 +1,4 @@
-"""Functions that several built-in solvers share: their device, drawn coefficients, and fluxes between cells."""
+"""Functions that several built-in solvers share: the CPU device, PDE coefficients, face values and the HLL flux."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from ups_jax.simulate.presets import FiniteVolumePreset, Preset
 
 # Number of ghost cells beyond each end of the domain, as the linear reconstruction needs them.
 GHOSTS = 2
-# Channels of a state at all cells.
-Values = Float[Array, "c *s"]
+# The channels of a state, along the first axis, at cells or faces.
+ChannelArray = Float[Array, "c *s"]
 
 
 def cpu_device() -> jax.Device:
-    """Return the CPU, on which all tasks are solved in float64. Raises `ConfigError` if JAX has no CPU backend."""
+    """Return JAX's CPU device, on which the solvers compute in float64. Raises `ConfigError` if JAX has none."""
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:
         raise ConfigError(
-            "the built-in solvers need JAX's CPU backend, which JAX_PLATFORMS excludes; add `,cpu` to it"
+            "the built-in solvers need JAX's CPU backend, which the environment variable JAX_PLATFORMS excludes; "
+            "append `,cpu` to its value"
         ) from None
 
 
-def draw_coefficient(preset: Preset | FiniteVolumePreset, fraction: Float[Array, ""]) -> Float[Array, ""]:
-    """Return the coefficient at a `fraction` (0 to 1) of the range from `low` to `high`, on the preset's scale."""
+def coefficient_at(preset: Preset | FiniteVolumePreset, fraction: Float[Array, ""]) -> Float[Array, ""]:
+    """Return the PDE coefficient at a `fraction` (0 to 1) of the preset's range, on its linear or logarithmic scale."""
     if preset.coefficient is None:
         return jnp.asarray(preset.low)
     if preset.scale == "log10":
@@ -36,7 +37,7 @@ def draw_coefficient(preset: Preset | FiniteVolumePreset, fraction: Float[Array,
     return preset.low + (preset.high - preset.low) * fraction
 
 
-def reconstruct_faces(padded: Float[Array, "c n *s"]) -> tuple[Float[Array, "c f *s"], Float[Array, "c f *s"]]:
+def reconstruct_face_values(padded: Float[Array, "c n *s"]) -> tuple[Float[Array, "c f *s"], Float[Array, "c f *s"]]:
     """Return the values on the left and on the right of each face along the first space axis.
 
     The reconstruction is linear in each cell and second-order accurate where the field is smooth. Slopes are limited
@@ -59,11 +60,11 @@ def reconstruct_faces(padded: Float[Array, "c n *s"]) -> tuple[Float[Array, "c f
 def hll_flux(
     left: Float[Array, "c f *s"],
     right: Float[Array, "c f *s"],
-    to_conserved: Callable[[Values], Values],
-    flux: Callable[[Values], Values],
-    wave_speeds: Callable[[Values], tuple[Float[Array, "f *s"], Float[Array, "f *s"]]],
+    to_conserved: Callable[[ChannelArray], ChannelArray],
+    flux: Callable[[ChannelArray], ChannelArray],
+    wave_speeds: Callable[[ChannelArray], tuple[Float[Array, "f *s"], Float[Array, "f *s"]]],
 ) -> Float[Array, "c f *s"]:
-    """Return the numerical flux of Harten, Lax and van Leer, with Davis' bounds on the wave speeds.
+    """Return the HLL flux (Harten, Lax, van Leer) through each face, with Davis' bounds on the wave speeds.
 
     Args:
         left: Primitive variables on the left of each face.

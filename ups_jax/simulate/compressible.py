@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ups_jax.simulate.common import GHOSTS, Values, hll_flux, reconstruct_faces
+from ups_jax.simulate.common import GHOSTS, ChannelArray, hll_flux, reconstruct_face_values
 from ups_jax.simulate.presets import FiniteVolumePreset
 
 GAMMA = 5 / 3
@@ -21,10 +21,10 @@ _SPREAD = 0.3
 
 
 def initial_state(preset: FiniteVolumePreset, key: Key[Array, ""]) -> Float[Array, "3 x"]:
-    """Return a random smooth initial state, in conserved variables at the cell centres.
+    """Return a random smooth state at the cell centres, in conserved variables.
 
-    Density and pressure vary around 1, the velocity around 0 with the preset's amplitude. Each is a sum of `modes`
-    Fourier modes.
+    Density and pressure vary around 1, the velocity around 0 with amplitude `preset.amplitude`. Each of the three is a
+    sum of `preset.modes` Fourier modes.
     """
     centres = (jnp.arange(preset.solved_points) + 0.5) / preset.solved_points
     modes = 1 + jnp.arange(preset.modes)
@@ -44,11 +44,11 @@ def time_derivative(
     Args:
         preset: Grid and domain.
         eta: Shear viscosity, which is also used as the bulk viscosity.
-        state: Averages of the conserved variables.
+        state: Cell averages of the conserved variables.
     """
     spacing = preset.extent / preset.solved_points
     padded = jnp.pad(to_primitive(state), ((0, 0), (GHOSTS, GHOSTS)), mode="wrap")
-    left, right = reconstruct_faces(padded)
+    left, right = reconstruct_face_values(padded)
     velocity = padded[2, 1:-1]
     stress = (4 / 3 * eta + eta) * jnp.diff(velocity) / spacing
     stress_work = 0.5 * (velocity[1:] + velocity[:-1]) * stress
@@ -57,28 +57,28 @@ def time_derivative(
     return -jnp.diff(inviscid_flux - viscous_flux, axis=1) / spacing
 
 
-def to_conserved(primitive: Values) -> Values:
+def to_conserved(primitive: ChannelArray) -> ChannelArray:
     """Return density, momentum and energy, given density, pressure and velocity."""
     density, pressure, velocity = primitive
     return jnp.stack([density, density * velocity, pressure / (GAMMA - 1) + 0.5 * density * velocity**2])
 
 
-def to_primitive(state: Values) -> Values:
+def to_primitive(conserved: ChannelArray) -> ChannelArray:
     """Return density, pressure and velocity, given density, momentum and energy."""
-    density, momentum, energy = state
+    density, momentum, energy = conserved
     velocity = momentum / density
     return jnp.stack([density, (GAMMA - 1) * (energy - 0.5 * momentum * velocity), velocity])
 
 
-def flux(primitive: Values) -> Values:
-    """Return the inviscid flux of mass, momentum and energy, given the primitive variables."""
+def flux(primitive: ChannelArray) -> ChannelArray:
+    """Return the inviscid fluxes of mass, momentum and energy, given density, pressure and velocity."""
     density, pressure, velocity = primitive
     energy = pressure / (GAMMA - 1) + 0.5 * density * velocity**2
     return jnp.stack([density * velocity, density * velocity**2 + pressure, (energy + pressure) * velocity])
 
 
-def wave_speeds(primitive: Values) -> tuple[Float[Array, " f"], Float[Array, " f"]]:
-    """Return the speeds of the left-going and the right-going sound waves, given the primitive variables."""
+def wave_speeds(primitive: ChannelArray) -> tuple[Float[Array, " f"], Float[Array, " f"]]:
+    """Return the velocities of the slowest and the fastest sound wave, given density, pressure and velocity."""
     density, pressure, velocity = primitive
     sound = jnp.sqrt(GAMMA * pressure / density)
     return velocity - sound, velocity + sound

@@ -1,6 +1,6 @@
 """Steady Darcy flow, -div(a grad u) = f on the unit square with u = 0 on the boundary, by cell-centred finite volumes.
 
-Solution i depends on (task, seed, i) only. Files contain cell averages of a solution on a finer grid.
+Solution i depends on the task, the seed and i only. It is solved on a finer grid and averaged over the stored cells.
 """
 
 from __future__ import annotations
@@ -21,12 +21,10 @@ _REPORT_EVERY = 32
 def solve(
     task: str, preset: DarcyPreset, seed: int, report: Callable[[str], None]
 ) -> tuple[Float32[np.ndarray, "n x y"], Float32[np.ndarray, "n x y"]]:
-    """Return random permeabilities and the solutions for a source of 1.
+    """Return random permeabilities and, for each, the solution with source f = 1.
 
     Args:
         task: Name of the task, which enters the random seed.
-        preset: Number of solutions, grid and permeabilities.
-        seed: Random seed.
         report: Receives progress lines.
     """
     shape = (preset.trajectories, preset.points, preset.points)
@@ -35,8 +33,8 @@ def solve(
         generator = np.random.default_rng([abs(seed), zlib.crc32(task.encode()), index])
         permeability = np.where(random_field(preset.solved_points, generator) > 0, preset.high, preset.low)
         pressure = solve_pressure(permeability, np.ones_like(permeability))
-        permeabilities[index] = _cell_averages(permeability, preset.points)
-        solutions[index] = _cell_averages(pressure, preset.points)
+        permeabilities[index] = _coarsen(permeability, preset.points)
+        solutions[index] = _coarsen(pressure, preset.points)
         if (index + 1) % _REPORT_EVERY == 0 or index + 1 == preset.trajectories:
             report(f"{task}: {index + 1} of {preset.trajectories} trajectories")
     return permeabilities, solutions
@@ -45,7 +43,7 @@ def solve(
 def solve_pressure(
     permeability: Float[np.ndarray, "x y"], source: Float[np.ndarray, "x y"]
 ) -> Float[np.ndarray, "x y"]:
-    """Return the second-order accurate pressure u at the cell centres.
+    """Return the pressure u at the cell centres, with second-order accuracy.
 
     The flux through a face between cells of permeability a and b is 2 / (1/a + 1/b) times the difference of u, which
     is exact if the permeability jumps at the face. Boundary faces are half a cell from the nearest centre.
@@ -81,9 +79,9 @@ def solve_pressure(
 
 
 def random_field(points: int, generator: np.random.Generator) -> Float[np.ndarray, "x y"]:
-    """Return a sample of N(0, (-Laplace + 9)^-2) with zero normal derivative at the boundary, minus its mean.
+    """Return a sample of N(0, (-Laplace + 9)^-2) at `points` cell centres along each axis, shifted to mean 0.
 
-    Without the mean, half of the square is positive on average.
+    Its normal derivative is 0 at the boundary. With mean 0 it is positive on half of the domain, on average.
 
     References:
         Li et al. 2021, Fourier neural operator, whose data generator also removes the mean.
@@ -94,7 +92,7 @@ def random_field(points: int, generator: np.random.Generator) -> Float[np.ndarra
     return fft.idctn(deviation * generator.normal(size=deviation.shape), norm="ortho") * points
 
 
-def _cell_averages(field: Float[np.ndarray, "x y"], points: int) -> Float[np.ndarray, "p p"]:
-    """Return the averages of a field over `points` equal cells along each axis."""
-    size = len(field) // points
-    return field.reshape(points, size, points, size).mean(axis=(1, 3))
+def _coarsen(field: Float[np.ndarray, "x y"], cells: int) -> Float[np.ndarray, "p p"]:
+    """Return the averages of a field over the cells of a coarser grid, with `cells` cells along each axis."""
+    size = len(field) // cells
+    return field.reshape(cells, size, cells, size).mean(axis=(1, 3))

@@ -1,7 +1,7 @@
 """HDF5 files of generated data: their datasets in PDEBench's layouts, atomic writing, and a check of existing files.
 
-The functions `..._datasets` return the content of a file: arrays by dataset name, and strings by attribute name, of
-which the part before the last `/` is the group.
+The functions `..._datasets` return the content of a file as a dictionary: arrays by the path of a dataset, and strings
+by the path of an attribute, `group/attribute`.
 """
 
 from __future__ import annotations
@@ -38,14 +38,7 @@ CHECKED_ATTRIBUTES = ("task", "preset", "generator_version", "seed", "trajectori
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """The inputs of the generator; files with equal provenance have equal bytes.
-
-    Attributes:
-        task: Name of the task.
-        preset: Name of the preset.
-        seed: Random seed.
-        trajectories: Number of trajectories.
-    """
+    """The inputs from which a file was generated. Files with equal inputs have equal bytes."""
 
     task: str
     preset: str
@@ -54,19 +47,19 @@ class Provenance:
 
     @property
     def attributes(self) -> dict[str, str | int]:
-        """The root attributes of the file, without the number of trajectories."""
+        """Root attributes that record the inputs, except the number of trajectories, which the datasets show."""
         return {"task": self.task, "preset": self.preset, "seed": self.seed, "generator_version": VERSION}
 
     @property
     def command(self) -> str:
-        """The command line that writes the file, without `--out`."""
+        """The command that generates the file, without the option `--out`."""
         return f"{command('generate')} --task {self.task} --preset {self.preset} --seed {self.seed}"
 
 
 def spectral_datasets(
     preset: Preset, fields: Float[np.ndarray, "n t *s"], coefficients: Float[np.ndarray, " n"]
 ) -> dict[str, np.ndarray]:
-    """Return the content of a tensor file with the preset's coefficient, if it has one, as the only parameter."""
+    """Return the content of a file in PDEBench's tensor layout; the preset's coefficient, if any, is its parameter."""
     return tensor_datasets(preset, fields, {} if preset.coefficient is None else {preset.coefficient: coefficients})
 
 
@@ -115,9 +108,9 @@ def seed_group_datasets(
     coefficients: Float[np.ndarray, " n"],
     channels: Sequence[str] = ("h", "u", "v"),
 ) -> dict[str, np.ndarray | str]:
-    """Return the content of a file of PDEBench's seed groups.
+    """Return the content of a file in PDEBench's layout with one HDF5 group per trajectory.
 
-    Each group has a `config` text with the coefficient. The root attribute `channels` lists the names of the channels.
+    Each group has a text `config` with the coefficient. The root attribute `channels` lists the names of the channels.
     """
     content: dict[str, np.ndarray | str] = {"/channels": ", ".join(channels)}
     for index, (values, coefficient) in enumerate(zip(fields, coefficients, strict=True)):
@@ -130,7 +123,10 @@ def seed_group_datasets(
 
 
 def mesh_datasets(preset: MeshPreset, trajectories: Sequence[HeatTrajectory]) -> dict[str, np.ndarray | str]:
-    """Return the content of a file in the points layout: one mesh for all trajectories, or one for each, padded."""
+    """Return the content of a file in the points layout (`data.sources.points`), with one mesh or one per trajectory.
+
+    Meshes of different size are padded to the largest one.
+    """
     is_shared = preset.meshes == "one"
     points = max(len(item.mesh.points) for item in trajectories)
     cells = max(len(item.mesh.cells) for item in trajectories)
@@ -170,7 +166,7 @@ def particle_datasets(
     velocities: Float[np.ndarray, "n t p d"],
     viscosity: Float[np.ndarray, " n"],
 ) -> dict[str, np.ndarray | str]:
-    """Return the content of a file of moving points; their positions are not wrapped in the periodic box."""
+    """Return the content of a file of particles in the points layout; positions are not wrapped into the box."""
     components = dict(zip("uvw", np.moveaxis(velocities, -1, 0), strict=False))
     return {
         "positions": positions.astype(np.float32),
@@ -186,38 +182,35 @@ def write_file(path: Path, provenance: Provenance, content: Mapping[str, np.ndar
     """Write an HDF5 file atomically: `path` never contains an incomplete file.
 
     Args:
-        path: The file.
-        provenance: Inputs of the generator, which become root attributes.
-        content: Arrays by dataset name and strings by attribute name.
-        boundary: Kind of boundary, which becomes a root attribute.
+        content: Arrays and strings, as from the functions `..._datasets`.
+        boundary: Kind of boundary, a root attribute as the provenance.
 
     Raises:
         StorageError: If the file cannot be written.
     """
-    write_atomically(path, _encode(provenance, content, boundary))
+    write_atomically(path, _hdf5_bytes(provenance, content, boundary))
 
 
 def check_provenance(path: Path, provenance: Provenance, names: Sequence[str] = CHECKED_ATTRIBUTES) -> None:
     """Check that an existing file was generated from the expected inputs.
 
     Args:
-        path: The file.
         provenance: Expected inputs of the generator.
-        names: Inputs to compare: some of `CHECKED_ATTRIBUTES`.
+        names: Names of the inputs that must be equal, from `CHECKED_ATTRIBUTES`.
 
     Raises:
-        DataError: With the command that replaces the file, if an input differs or the file cannot be read.
+        DataError: An input differs or the file cannot be read; the message has the command that replaces the file.
     """
-    hint = f"replace it: {provenance.command} --out {path.parent} --overwrite"
+    hint = f"replace it with `{provenance.command} --out {path.parent} --overwrite`"
     expected = provenance.attributes | {"trajectories": provenance.trajectories}
     try:
         with h5py.File(path, "r", locking=False) as file:
             actual = {name: file.attrs.get(name) for name in provenance.attributes}
-            actual["trajectories"] = _stored_trajectories(file)
+            actual["trajectories"] = _count_trajectories(file)
     except Exception as error:
         if not (isinstance(error, KeyError | TypeError) or is_hdf5_error(error)):
             raise
-        raise DataError(f"{path}: is damaged, or not a file of this generator ({first_line(error)}); {hint}") from None
+        raise DataError(f"{path}: is damaged, or was not generated here ({first_line(error)}); {hint}") from None
     for name in names:
         if actual[name] != expected[name]:
             raise DataError(f"{path}: has {name} {actual[name]}, but {expected[name]} is expected; {hint}")
@@ -227,16 +220,16 @@ def _cell_centres(preset: FiniteVolumePreset) -> Float[np.ndarray, " x"]:
     return preset.origin + (np.arange(preset.points) + 0.5) * (preset.extent / preset.points)
 
 
-def _stored_trajectories(file: h5py.File) -> int:
-    """Return the number of trajectories in a file of any of the layouts above."""
+def _count_trajectories(file: h5py.File) -> int:
+    """Return the number of trajectories in a generated file, whichever layout it has."""
     if file.attrs.get("layout") == LAYOUT:
         return len(file["fields/u"])
     groups = sum(isinstance(item, h5py.Group) and "data" in item for item in file.values())
     return groups or len(file["density" if "density" in file else "tensor"])
 
 
-def _encode(provenance: Provenance, content: Mapping[str, np.ndarray | str], boundary: str) -> bytes:
-    """Return the bytes of the HDF5 file."""
+def _hdf5_bytes(provenance: Provenance, content: Mapping[str, np.ndarray | str], boundary: str) -> bytes:
+    """Return an HDF5 file as bytes, with `provenance` and `boundary` as its root attributes."""
     # In memory: HDF5 raises many types of errors for a full disk, writing bytes raises one.
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:

@@ -1,6 +1,6 @@
-"""Second-order finite volumes on uniform grids: limited slopes, HLL fluxes and Heun's steps, in float64 on the CPU.
+"""Second-order finite volumes on uniform grids: limited slopes, HLL fluxes and Heun's method, in float64 on the CPU.
 
-Trajectory i depends on (task, seed, i) only. Files contain averages over the cells of a coarser grid.
+Trajectory i depends on the task, the seed and i only. It is solved on a finer grid and averaged over the stored cells.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Key
 
 from ups_jax.simulate import compressible, shallow_water
-from ups_jax.simulate.common import cpu_device, draw_coefficient
+from ups_jax.simulate.common import coefficient_at, cpu_device
 from ups_jax.simulate.presets import FiniteVolumePreset
 
 # Number of trajectories in one compiled call, by the number of space axes.
@@ -25,12 +25,12 @@ _CHUNK_SIZES = {1: 32, 2: 8}
 
 @dataclass(frozen=True, kw_only=True)
 class ConservationLaw:
-    """A system of conservation laws for states (channels, *space) of cell averages.
+    """A system of conservation laws. Its states (channels, *space) are cell averages of the conserved variables.
 
     Attributes:
-        initial_state: Return a random state in conserved variables, given the preset and a random key.
-        time_derivative: Return the time derivative of a state, given the preset, the coefficient and the state.
-        to_primitive: Return the stored channels of a state.
+        initial_state: Function (preset, random key) -> random state.
+        time_derivative: Function (preset, coefficient, state) -> time derivative of the state.
+        to_primitive: Function from a state to its primitive variables, which are stored.
     """
 
     initial_state: Callable[[FiniteVolumePreset, Key[Array, ""]], Float[Array, "c *s"]]
@@ -55,12 +55,10 @@ CONSERVATION_LAWS = {
 def solve(
     task: str, preset: FiniteVolumePreset, seed: int, report: Callable[[str], None]
 ) -> tuple[Float32[np.ndarray, "n t *s c"], Float32[np.ndarray, " n"]]:
-    """Return trajectories and the coefficient of each.
+    """Return random trajectories of a conservation law, and the coefficient of each.
 
     Args:
         task: Name of the task, a key of `CONSERVATION_LAWS`.
-        preset: Number of trajectories, grid and time steps.
-        seed: Random seed.
         report: Receives progress lines.
     """
     law, count = CONSERVATION_LAWS[task], preset.trajectories
@@ -83,27 +81,27 @@ def _solve_trajectory(
 ) -> tuple[Float[Array, "t *s c"], Float[Array, ""]]:
     """Return the stored frames of a trajectory and its coefficient."""
     initial_key, coefficient_key = jax.random.split(key)
-    coefficient = draw_coefficient(preset, jax.random.uniform(coefficient_key))
+    coefficient = coefficient_at(preset, jax.random.uniform(coefficient_key))
     state, dt = law.initial_state(preset, initial_key), preset.dt / preset.substeps
 
-    def substep(_: Any, state: Float[Array, "c *s"]) -> Float[Array, "c *s"]:
+    def advance_substep(_: Any, state: Float[Array, "c *s"]) -> Float[Array, "c *s"]:
         # Heun's method of second order, which is total variation diminishing (Shu and Osher 1988).
         first = state + dt * law.time_derivative(preset, coefficient, state)
         return 0.5 * (state + first + dt * law.time_derivative(preset, coefficient, first))
 
-    def frame(state: Float[Array, "c *s"], _: None) -> tuple[Float[Array, "c *s"], Float[Array, "c *s"]]:
-        state = jax.lax.fori_loop(0, preset.substeps, substep, state)
+    def advance_frame(state: Float[Array, "c *s"], _: None) -> tuple[Float[Array, "c *s"], Float[Array, "c *s"]]:
+        state = jax.lax.fori_loop(0, preset.substeps, advance_substep, state)
         return state, state
 
-    _, frames = jax.lax.scan(frame, state, length=preset.steps)
+    _, frames = jax.lax.scan(advance_frame, state, length=preset.steps)
     all_frames = jnp.concatenate([state[None], frames])
-    stored = jax.vmap(lambda state: law.to_primitive(_cell_averages(state, preset.points)))(all_frames)
+    stored = jax.vmap(lambda state: law.to_primitive(_coarsen(state, preset.points)))(all_frames)
     return jnp.moveaxis(stored, 1, -1), coefficient
 
 
-def _cell_averages(state: Float[Array, "c *s"], points: int) -> Float[Array, "c *p"]:
-    """Return the averages of the conserved variables over `points` equal cells along each axis."""
+def _coarsen(state: Float[Array, "c *s"], cells: int) -> Float[Array, "c *p"]:
+    """Return the averages of a state over the cells of a coarser grid, with `cells` cells along each axis."""
     for axis in range(1, state.ndim):
-        size = state.shape[axis] // points
-        state = state.reshape(*state.shape[:axis], points, size, *state.shape[axis + 1 :]).mean(axis=axis + 1)
+        size = state.shape[axis] // cells
+        state = state.reshape(*state.shape[:axis], cells, size, *state.shape[axis + 1 :]).mean(axis=axis + 1)
     return state

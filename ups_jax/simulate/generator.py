@@ -33,14 +33,12 @@ def generate(
     overwrite: bool = False,
     report: Callable[[str], None] = lambda line: None,
 ) -> bool:
-    """Solve a preset of a task and write the trajectories to an HDF5 file.
+    """Solve a built-in task with one of its presets, and write the trajectories to an HDF5 file.
 
     Args:
         task: Name of the task, such as `burgers1d`.
         preset: Name of the preset, such as `default`.
-        path: The file to write.
-        seed: Random seed.
-        trajectories: Number of trajectories instead of the preset's. Trajectory i does not depend on it.
+        trajectories: Number of trajectories, if not the preset's. The content of trajectory i does not depend on it.
         overwrite: Replace an existing file. By default an existing file is checked and left unchanged.
         report: Receives progress lines.
 
@@ -49,13 +47,13 @@ def generate(
 
     Raises:
         ConfigError: If the task, the preset or the number of trajectories is invalid.
-        DataError: If the existing file has other contents, or a solution is not finite.
+        DataError: If the existing file was generated from other inputs, or a solution is not finite.
         StorageError: If `path` cannot be written.
     """
     settings = presets.get_preset(task, preset)
     if trajectories is not None:
         if trajectories < 1:
-            raise ConfigError(f"--trajectories is {trajectories}; it must be at least 1")
+            raise ConfigError(f"--trajectories is {trajectories}; give at least 1")
         settings = replace(settings, trajectories=trajectories)
     path = Path(path)
     provenance = files.Provenance(task=task, preset=preset, seed=seed, trajectories=settings.trajectories)
@@ -67,26 +65,19 @@ def generate(
     if diverged:
         raise DataError(
             f"{task}, preset {preset}: {diverged} of {len(fields)} solved trajectories contain NaN or Inf; "
-            "the preset needs more substeps or points"
+            "increase the preset's `substeps` or `solved_points`"
         )
     files.write_file(path, provenance, content, settings.boundary)
     return True
 
 
-def prepare(cfg: Config, report: Callable[[str], None] = lambda line: None) -> list[Path]:
-    """Generate the missing data files of all built-in tasks in a configuration.
+def generate_missing(cfg: Config, report: Callable[[str], None] = lambda line: None) -> list[Path]:
+    """Generate the missing data files of all built-in tasks in a configuration, and return the new files.
 
-    Tasks with a `path` are skipped. Existing files are checked, but may have another seed or number of trajectories.
-
-    Args:
-        cfg: The configuration.
-        report: Receives progress lines.
-
-    Returns:
-        The files that were written.
+    Tasks with a `path` are skipped. An existing file may have another seed or number of trajectories.
 
     Raises:
-        DataError: If an existing file is of another task, preset or version of the generator.
+        DataError: If an existing file has another task, preset or generator version.
         StorageError: If a file cannot be written.
     """
     written = []
@@ -106,7 +97,7 @@ def prepare(cfg: Config, report: Callable[[str], None] = lambda line: None) -> l
 def _solve(
     task: str, preset: AnyPreset, seed: int, report: Callable[[str], None]
 ) -> tuple[Mapping[str, np.ndarray | str], Float[np.ndarray, "n *d"]]:
-    """Return the datasets of the file, and the solution in one array for the check for NaN and Inf."""
+    """Return the content of the file, and the solved values in one array, which is checked for NaN and Inf."""
     # Local imports: exponax and jax take a second, which a run with existing data does not need.
     if isinstance(preset, DarcyPreset):
         from ups_jax.simulate import darcy

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from scipy.sparse.linalg import splu
 
 from ups_jax.simulate.presets import MeshPreset
-from ups_jax.simulate.triangles import HeatTrajectory, TriangleMesh, assemble_matrices, mesh_square_with_hole
+from ups_jax.simulate.triangles import HeatTrajectory, TriangleMesh, assemble_mass_and_stiffness, mesh_square_with_hole
 
 # Number of bumps in an initial field or source, range of their widths, and diffusivity times time of `smooth`.
 _BUMPS, _WIDTHS, _SMOOTHING = 4, (0.06, 0.2), 5e-4
@@ -20,13 +20,7 @@ _STREAM = 0x4EA7
 
 
 def solve(preset: MeshPreset, seed: int, report: Callable[[str], None]) -> list[HeatTrajectory]:
-    """Return random trajectories on one mesh, or each on its own mesh.
-
-    Args:
-        preset: Number of trajectories, meshes and time steps.
-        seed: Random seed.
-        report: Receives progress lines.
-    """
+    """Return random trajectories, all on one mesh or each on a mesh of its own, as `preset.meshes` says."""
     shared_mesh = mesh_square_with_hole(preset.spacing, _generator(seed, 0), preset.hole)
     trajectories = []
     for index in range(preset.trajectories):
@@ -59,18 +53,15 @@ def integrate(
     steps: int,
     substeps: int,
 ) -> Float[np.ndarray, "t p"]:
-    """Return the initial temperature and the frames after it.
+    """Return the temperature at the points in the first frame and in the `steps` frames after it.
 
     Args:
-        mesh: The mesh.
         initial: Initial temperature at the points; values on the boundary are replaced by 0.
         source: Heat source at the points.
-        diffusivity: kappa.
         dt: Time between two frames.
-        steps: Number of frames after the first.
-        substeps: Implicit steps for each `dt`.
+        substeps: Crank-Nicolson steps for each `dt`.
     """
-    mass, stiffness = assemble_matrices(mesh)
+    mass, stiffness = assemble_mass_and_stiffness(mesh)
     inner = np.flatnonzero(~mesh.boundary)
     substep = dt / substeps
     inner_mass, half_step = mass[inner][:, inner], 0.5 * substep * diffusivity * stiffness[inner][:, inner]
@@ -87,7 +78,7 @@ def integrate(
 
 
 def random_bumps(points: Float[np.ndarray, "p 2"], generator: np.random.Generator) -> Float[np.ndarray, " p"]:
-    """Return a random sum of Gaussian bumps of either sign."""
+    """Return the sum of random positive and negative Gaussian bumps at points."""
     centres, signs = generator.random((_BUMPS, 2)), generator.uniform(-1, 1, _BUMPS)
     widths = generator.uniform(*_WIDTHS, _BUMPS)
     squares = ((points[:, None] - centres) ** 2).sum(axis=-1)
@@ -95,8 +86,8 @@ def random_bumps(points: Float[np.ndarray, "p 2"], generator: np.random.Generato
 
 
 def smooth(mesh: TriangleMesh, field: Float[np.ndarray, " p"]) -> Float[np.ndarray, " p"]:
-    """Return a field after a short implicit diffusion step, so that it falls smoothly to 0 at the boundary."""
-    mass, stiffness = assemble_matrices(mesh)
+    """Return a field after one short implicit diffusion step, which lets it fall smoothly to 0 at the boundary."""
+    mass, stiffness = assemble_mass_and_stiffness(mesh)
     inner = np.flatnonzero(~mesh.boundary)
     result = np.zeros_like(field)
     system = (mass + _SMOOTHING * stiffness)[inner][:, inner]
@@ -105,5 +96,5 @@ def smooth(mesh: TriangleMesh, field: Float[np.ndarray, " p"]) -> Float[np.ndarr
 
 
 def _generator(seed: int, index: int) -> np.random.Generator:
-    """Return the random generator of a seed and an index: 0 for the shared mesh, 1 + i for trajectory i."""
+    """Return the random generator for an index: 0 is the shared mesh, 1 + i is trajectory i."""
     return np.random.default_rng([_STREAM, abs(seed), index])

@@ -13,12 +13,12 @@ from ups_jax.core.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """Trajectories on a periodic grid, from a pseudo-spectral solver.
+    """Parameters of a pseudo-spectral solver of trajectories on a periodic grid.
 
     Attributes:
         trajectories: Number of trajectories.
-        points: Number of stored points along each axis. If it exceeds `solved_points`, the fields are interpolated
-            with their Fourier series.
+        points: Number of stored points along each axis. If it exceeds `solved_points`, fields are interpolated with
+            their Fourier series.
         solved_points: Number of points of the solver along each axis.
         steps: Number of frames after the first.
         dt: Time between two frames.
@@ -27,13 +27,13 @@ class Preset:
         dimensions: Number of space axes.
         amplitude: Largest absolute value of the initial field.
         burn_in: Number of frames that are solved and discarded before the first stored one.
-        first_index: Index of the first trajectory. Trajectories of equal index are equal, so that presets with
-            disjoint ranges of indices share none.
-        coefficient: Name of the PDE coefficient that is drawn for each trajectory; None means that it is the constant
-            `low` and not stored.
+        first_index: Index of the first trajectory, which determines its random numbers. Presets with different ranges
+            of indices have no trajectory in common.
+        coefficient: Name of the PDE coefficient, which is drawn for each trajectory. If None, the coefficient is the
+            constant `low` and is not stored.
         low: Smallest coefficient.
         high: Largest coefficient.
-        scale: Whether the coefficient or its logarithm is uniformly distributed.
+        scale: Scale on which the coefficient is uniformly distributed.
         origin: Coordinate of the first point along each axis.
         extent: Length of the domain along each axis.
         boundary: Kind of boundary, stored in the file.
@@ -61,14 +61,14 @@ class Preset:
 
 @dataclass(frozen=True, kw_only=True)
 class DarcyPreset:
-    """Steady Darcy flow on the unit square.
+    """Parameters of a solver of steady Darcy flow on the unit square.
 
     Attributes:
         trajectories: Number of solutions.
-        points: Number of stored cells along each axis, which contain averages of the solved cells.
+        points: Number of stored cells along each axis; each contains the average of several solved cells.
         solved_points: Number of cells of the solver along each axis.
         low: Permeability where a Gaussian random field is not positive.
-        high: Permeability where that field is positive.
+        high: Permeability where this random field is positive.
         boundary: Kind of boundary, stored in the file.
     """
 
@@ -82,11 +82,11 @@ class DarcyPreset:
 
 @dataclass(frozen=True, kw_only=True)
 class FiniteVolumePreset:
-    """Trajectories of a flow, from a finite-volume solver.
+    """Parameters of a finite-volume solver of a flow.
 
     Attributes:
         trajectories: Number of trajectories.
-        points: Number of stored cells along each axis, which contain averages of the solved cells.
+        points: Number of stored cells along each axis; each contains the average of several solved cells.
         solved_points: Number of cells of the solver along each axis.
         steps: Number of frames after the first.
         dt: Time between two frames.
@@ -98,7 +98,7 @@ class FiniteVolumePreset:
         boundary: Kind of boundary, stored in the file.
         modes: Number of Fourier modes of the initial state; used in `compressible`.
         amplitude: Largest initial velocity in `compressible`; largest height of a water column in `shallow_water`.
-        scale: Whether the coefficient or its logarithm is uniformly distributed.
+        scale: Scale on which the coefficient is uniformly distributed.
         origin: Lower end of the domain along each axis.
         extent: Length of the domain along each axis.
     """
@@ -123,7 +123,7 @@ class FiniteVolumePreset:
 
 @dataclass(frozen=True, kw_only=True)
 class MeshPreset:
-    """Heat conduction on triangle meshes of the unit square with a round hole, with temperature 0 on all boundaries.
+    """Parameters of heat conduction in a square with a round hole, on triangle meshes; the boundary has temperature 0.
 
     Attributes:
         trajectories: Number of trajectories.
@@ -131,12 +131,12 @@ class MeshPreset:
         steps: Number of frames after the first.
         dt: Time between two frames.
         substeps: Implicit solver steps for each `dt`.
-        meshes: `one` mesh for all trajectories, or one for `each` with the hole in a random position.
+        meshes: `one` mesh for all trajectories, or one for `each` trajectory, with the hole in a random position.
         hole: Radius of the hole.
         max_source: Largest amplitude of the heat source, which is drawn for each trajectory and constant in time.
         low: Smallest diffusivity `kappa`, which is drawn for each trajectory.
         high: Largest diffusivity.
-        scale: Whether the diffusivity or its logarithm is uniformly distributed.
+        scale: Scale on which the diffusivity is uniformly distributed.
         boundary: Kind of boundary, stored in the file.
     """
 
@@ -156,7 +156,7 @@ class MeshPreset:
 
 @dataclass(frozen=True, kw_only=True)
 class ParticlePreset:
-    """Particles that a Taylor-Green flow advects in a periodic box of length 2 pi.
+    """Parameters of particles that a Taylor-Green flow advects in a periodic box of length 2 pi.
 
     Attributes:
         trajectories: Number of trajectories.
@@ -164,12 +164,12 @@ class ParticlePreset:
         steps: Number of frames after the first.
         dt: Time between two frames.
         substeps: Solver steps for each `dt`.
-        min_speed: Smallest amplitude of the vortices' velocity, which is drawn for each trajectory.
-        max_speed: Largest amplitude of the vortices' velocity.
+        min_speed: Smallest speed of the vortices; the speed is drawn for each trajectory.
+        max_speed: Largest speed of the vortices.
         max_drift: Largest absolute component of the mean flow, which is drawn for each trajectory.
         low: Smallest viscosity `nu`, which is drawn for each trajectory.
         high: Largest viscosity.
-        scale: Whether the viscosity or its logarithm is uniformly distributed.
+        scale: Scale on which the viscosity is uniformly distributed.
         boundary: Kind of boundary, stored in the file.
     """
 
@@ -189,7 +189,7 @@ class ParticlePreset:
 
 @dataclass(frozen=True, kw_only=True)
 class TransportPreset:
-    """Exact solutions of the advection-diffusion equation on a periodic grid with three axes.
+    """Parameters of exact solutions of the advection-diffusion equation on a periodic grid with three axes.
 
     Attributes:
         trajectories: Number of trajectories.
@@ -314,10 +314,10 @@ AnyPreset = Preset | FiniteVolumePreset | TransportPreset | DarcyPreset | MeshPr
 P = TypeVar("P", Preset, FiniteVolumePreset, TransportPreset)
 
 
-def _add_doubles(**presets: P) -> dict[str, AnyPreset]:
-    """Return the presets and a copy of each with twice the points along each axis.
+def _with_doubled_points(**presets: P) -> dict[str, AnyPreset]:
+    """Return the presets and, for each, a copy with twice the points along each axis.
 
-    The copy of `default` is called `double`, that of any other preset `NAME_double`.
+    The copy of `default` is named `double`, the copy of another preset `NAME_double`.
     """
     doubles = {
         "double" if name == "default" else f"{name}_double": replace(preset, points=2 * preset.points)
@@ -327,21 +327,21 @@ def _add_doubles(**presets: P) -> dict[str, AnyPreset]:
 
 
 PRESETS: dict[str, dict[str, AnyPreset]] = {
-    "burgers1d": _add_doubles(
+    "burgers1d": _with_doubled_points(
         default=_BURGERS,
         fine=_BURGERS_FINE,
         tiny=replace(_BURGERS, trajectories=40, points=64, solved_points=256, steps=20, low=0.02),
     ),
-    "advection1d": _add_doubles(
+    "advection1d": _with_doubled_points(
         default=_ADVECTION, tiny=replace(_ADVECTION, trajectories=40, points=64, solved_points=64, steps=20)
     ),
-    "ks1d": _add_doubles(
+    "ks1d": _with_doubled_points(
         default=_KURAMOTO_SIVASHINSKY,
         tiny=replace(
             _KURAMOTO_SIVASHINSKY, trajectories=40, points=64, solved_points=128, steps=20, substeps=5, burn_in=100
         ),
     ),
-    "ns2d": _add_doubles(
+    "ns2d": _with_doubled_points(
         default=_NAVIER_STOKES,
         # For tests of long rollouts: the correlation with the truth decays over more than the other presets' 20 frames.
         long=replace(_NAVIER_STOKES, trajectories=32, steps=60, first_index=100_000),
@@ -357,15 +357,15 @@ PRESETS: dict[str, dict[str, AnyPreset]] = {
             low=0.02,
         ),
     ),
-    "cfd1d": _add_doubles(
+    "cfd1d": _with_doubled_points(
         default=_COMPRESSIBLE,
         tiny=replace(_COMPRESSIBLE, trajectories=40, points=32, solved_points=64, steps=8, substeps=20, modes=2),
     ),
-    "swe2d": _add_doubles(
+    "swe2d": _with_doubled_points(
         default=_SHALLOW_WATER,
         tiny=replace(_SHALLOW_WATER, trajectories=20, points=16, solved_points=32, steps=8, substeps=4),
     ),
-    "advection_diffusion3d": _add_doubles(
+    "advection_diffusion3d": _with_doubled_points(
         default=_ADVECTION_DIFFUSION, tiny=replace(_ADVECTION_DIFFUSION, trajectories=20, points=8, steps=8, modes=2)
     ),
     # `fine` contains the fields of `default` on twice the cells along each axis.
@@ -386,21 +386,21 @@ PRESETS: dict[str, dict[str, AnyPreset]] = {
 
 
 def get_preset(task: str, preset: str) -> AnyPreset:
-    """Return the preset of a task by name. Raises `ConfigError` with the valid names if one is unknown."""
+    """Return a preset of a built-in task. Raises `ConfigError` if there is no such task or preset."""
     if task not in PRESETS:
         raise ConfigError(
-            f"no built-in task {task!r}{_suggestion(task, PRESETS)}; the built-in tasks are {', '.join(PRESETS)}. "
-            f"To use your own data, give its file: data.tasks.{task}.path=FILE"
+            f"no built-in task {task!r}{_suggestion(task, PRESETS)}; choose from {', '.join(PRESETS)}, or set "
+            f"`data.tasks.{task}.path` to a file of your own"
         )
     presets = PRESETS[task]
     if preset not in presets:
         raise ConfigError(
-            f"{task} has no preset {preset!r}{_suggestion(preset, presets)}; its presets are {', '.join(presets)}"
+            f"{task} has no preset {preset!r}{_suggestion(preset, presets)}; choose from {', '.join(presets)}"
         )
     return presets[preset]
 
 
 def _suggestion(word: str, valid: Iterable[str]) -> str:
-    """Return ", did you mean ...?" with the closest valid word, or an empty string if none is close."""
+    """Return " (did you mean ...?)" with the closest valid word, or an empty string if none is close."""
     matches = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
-    return f", did you mean {matches[0]!r}?" if matches else ""
+    return f" (did you mean {matches[0]!r}?)" if matches else ""

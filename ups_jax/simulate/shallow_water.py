@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ups_jax.simulate.common import GHOSTS, Values, hll_flux, reconstruct_faces
+from ups_jax.simulate.common import GHOSTS, ChannelArray, hll_flux, reconstruct_face_values
 from ups_jax.simulate.presets import FiniteVolumePreset
 
 # Smallest and largest radius of a column, as in PDEBench's dam break, and the width of its smooth edge.
@@ -20,9 +20,9 @@ _COLUMNS = 3
 
 
 def initial_state(preset: FiniteVolumePreset, key: Key[Array, ""]) -> Float[Array, "3 x y"]:
-    """Return still water of height 1 with one to three round columns, up to the preset's amplitude higher.
+    """Return still water of height 1 with one to three round columns on it, in conserved variables at the cell centres.
 
-    The state is in conserved variables at the cell centres.
+    Each column adds at most `preset.amplitude` to the height.
     """
     spacing = preset.extent / preset.solved_points
     line = preset.origin + spacing * (jnp.arange(preset.solved_points) + 0.5)
@@ -46,7 +46,7 @@ def time_derivative(
     Args:
         preset: Grid and domain.
         gravity: Gravitational acceleration g.
-        state: Averages of the conserved variables.
+        state: Cell averages of the conserved variables.
     """
     spacing = preset.extent / preset.solved_points
     primitive = to_primitive(state)
@@ -59,36 +59,36 @@ def time_derivative(
 def _derivative_along_first_axis(
     primitive: Float[Array, "3 n m"], gravity: Float[Array, ""], spacing: float
 ) -> Float[Array, "3 n m"]:
-    """Return the negative flux difference along the first space axis, given the primitive variables."""
+    """Return the part of the time derivative that is due to fluxes along the first space axis."""
     padded = jnp.pad(primitive, ((0, 0), (GHOSTS, GHOSTS), (0, 0)), mode="symmetric")
     # A reflecting wall: ghost cells are the mirror image with the opposite normal velocity.
     cells = jnp.arange(padded.shape[1])
     is_ghost = (cells < GHOSTS) | (cells >= padded.shape[1] - GHOSTS)
     padded = padded.at[1].multiply(jnp.where(is_ghost, -1.0, 1.0)[:, None])
-    left, right = reconstruct_faces(padded)
+    left, right = reconstruct_face_values(padded)
 
-    def flux(primitive: Values) -> Values:
-        """Return the flux of mass and momenta through faces normal to the first axis."""
+    def flux(primitive: ChannelArray) -> ChannelArray:
+        """Return the fluxes of mass and of both momenta through faces normal to the first axis."""
         height, normal, tangential = primitive
         return jnp.stack(
             [height * normal, height * normal**2 + 0.5 * gravity * height**2, height * normal * tangential]
         )
 
-    def wave_speeds(primitive: Values) -> tuple[Float[Array, "f m"], Float[Array, "f m"]]:
-        """Return the speeds of the gravity waves in the negative and in the positive direction."""
+    def wave_speeds(primitive: ChannelArray) -> tuple[Float[Array, "f m"], Float[Array, "f m"]]:
+        """Return the velocities of the slowest and the fastest gravity wave along the first axis."""
         wave = jnp.sqrt(gravity * primitive[0])
         return primitive[1] - wave, primitive[1] + wave
 
     return -jnp.diff(hll_flux(left, right, to_conserved, flux, wave_speeds), axis=1) / spacing
 
 
-def to_conserved(primitive: Values) -> Values:
+def to_conserved(primitive: ChannelArray) -> ChannelArray:
     """Return height and momenta, given height and velocities."""
     height, u, v = primitive
     return jnp.stack([height, height * u, height * v])
 
 
-def to_primitive(state: Values) -> Values:
+def to_primitive(conserved: ChannelArray) -> ChannelArray:
     """Return height and velocities, given height and momenta."""
-    height, x_momentum, y_momentum = state
+    height, x_momentum, y_momentum = conserved
     return jnp.stack([height, x_momentum / height, y_momentum / height])

@@ -1,6 +1,6 @@
 """Pseudo-spectral solvers of the built-in tasks on periodic grids (exponax), in float64 on the CPU.
 
-Trajectory i depends on (task, seed, i) only, not on the number of trajectories or on the device of a training run.
+Trajectory i depends on the task, the seed and i only, not on the number of trajectories or the device of a training.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Key
 
-from ups_jax.simulate.common import cpu_device, draw_coefficient
+from ups_jax.simulate.common import coefficient_at, cpu_device
 from ups_jax.simulate.presets import Preset
 
 # Number of trajectories in one compiled call, by the number of space axes.
@@ -24,12 +24,10 @@ _CHUNK_SIZES = {1: 32, 2: 8}
 def solve(
     task: str, preset: Preset, seed: int, report: Callable[[str], None]
 ) -> tuple[Float32[np.ndarray, "n t *s"], Float32[np.ndarray, " n"]]:
-    """Return trajectories and the coefficient of each.
+    """Return random trajectories of a task, and the coefficient of each.
 
     Args:
         task: Name of the task, a key of `STEPPERS`.
-        preset: Number of trajectories, grid and time steps.
-        seed: Random seed.
         report: Receives progress lines.
     """
     with jax.default_device(cpu_device()), jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
@@ -50,27 +48,27 @@ def solve(
 def burgers(preset: Preset, nu: Float[Array, ""]) -> exponax.BaseStepper:
     """Return the stepper of u_t + (u²/2)_x = nu u_xx for one substep.
 
-    Its order is 4: an error of 1e-5 with order 2 would need 5 times the substeps.
+    It has order 4. With order 2, an error of 1e-5 would need 5 times as many substeps.
     """
-    return exponax.stepper.Burgers(*_stepper_domain(preset), diffusivity=nu, order=4, conservative=True)
+    return exponax.stepper.Burgers(*_stepper_arguments(preset), diffusivity=nu, order=4, conservative=True)
 
 
 def advection(preset: Preset, beta: Float[Array, ""]) -> exponax.BaseStepper:
     """Return the stepper of u_t + beta u_x = 0 for one substep, exact for the grid's Fourier modes."""
-    return exponax.stepper.Advection(*_stepper_domain(preset), velocity=beta[None])
+    return exponax.stepper.Advection(*_stepper_arguments(preset), velocity=beta[None])
 
 
 def kuramoto_sivashinsky(preset: Preset, convection: Float[Array, ""]) -> exponax.BaseStepper:
-    """Return the stepper of u_t + convection (u²/2)_x + u_xx + u_xxxx = 0 for one substep; it conserves the mean."""
+    """Return the mean-conserving stepper of u_t + convection (u²/2)_x + u_xx + u_xxxx = 0 for one substep."""
     return exponax.stepper.KuramotoSivashinskyConservative(
-        *_stepper_domain(preset), convection_scale=convection, order=4
+        *_stepper_arguments(preset), convection_scale=convection, order=4
     )
 
 
 def navier_stokes(preset: Preset, nu: Float[Array, ""]) -> exponax.BaseStepper:
     """Return the stepper of w_t + v . grad w = nu Laplace(w) for one substep, with curl v = w."""
     return exponax.stepper.NavierStokesVorticity(
-        *_stepper_domain(preset),
+        *_stepper_arguments(preset),
         diffusivity=nu,
         # exponax solves Laplace(psi) = +w for the velocity (psi_y, -psi_x), whose curl is -w.
         vorticity_convection_scale=-1.0,
@@ -86,8 +84,8 @@ STEPPERS: dict[str, Callable[[Preset, Float[Array, ""]], exponax.BaseStepper]] =
 }
 
 
-def _stepper_domain(preset: Preset) -> tuple[int, float, int, float]:
-    """Return the first arguments of all steppers: space axes, extent, points along each axis and time step."""
+def _stepper_arguments(preset: Preset) -> tuple[int, float, int, float]:
+    """Return the first arguments of every stepper: number of axes, length of the domain, points per axis, time step."""
     return preset.dimensions, preset.extent, preset.solved_points, preset.dt / preset.substeps
 
 
@@ -98,7 +96,7 @@ def _solve_trajectory(
     initial_key, coefficient_key = jax.random.split(key)
     series = exponax.ic.RandomTruncatedFourierSeries(preset.dimensions, cutoff=preset.modes, max_one=True)
     initial = preset.amplitude * series(preset.solved_points, key=initial_key)
-    coefficient = draw_coefficient(preset, jax.random.uniform(coefficient_key))
+    coefficient = coefficient_at(preset, jax.random.uniform(coefficient_key))
     step = exponax.RepeatedStepper(stepper(preset, coefficient), preset.substeps)
     if preset.burn_in:
         initial = exponax.repeat(step, preset.burn_in)(initial)
@@ -107,7 +105,7 @@ def _solve_trajectory(
 
 
 def _resample(frames: Float[Array, "t *s"], preset: Preset) -> Float[Array, "t *p"]:
-    """Return solved frames at the stored points, which include those of presets with fewer points on the same grid."""
+    """Return frames on the stored grid, which is coarser than the solver's grid or refines it."""
     refinement = max(1, preset.points // preset.solved_points)
     for axis in range(1, preset.dimensions + 1):
         frames = _refine(frames, axis, refinement)
@@ -115,8 +113,8 @@ def _resample(frames: Float[Array, "t *s"], preset: Preset) -> Float[Array, "t *
     return frames[(slice(None), *[stored] * preset.dimensions)]
 
 
-def _refine(frames: Float[Array, "t *s"], axis: int, count: int) -> Float[Array, "t *p"]:
-    """Return frames with `count` times the points along an axis, interpolated with the Fourier series.
+def _refine(frames: Float[Array, "t *s"], axis: int, factor: int) -> Float[Array, "t *p"]:
+    """Return frames with `factor` times as many points along an axis, interpolated with the Fourier series.
 
     The original points keep their values.
     """
@@ -124,7 +122,7 @@ def _refine(frames: Float[Array, "t *s"], axis: int, count: int) -> Float[Array,
     shape = [-1 if other_axis == axis else 1 for other_axis in range(frames.ndim)]
     wavenumbers = jnp.arange(size // 2 + 1).reshape(shape)
     spectrum = jnp.fft.rfft(frames, axis=axis)
-    shifts = (jnp.exp(2j * jnp.pi * wavenumbers * step / (count * size)) for step in range(1, count))
+    shifts = (jnp.exp(2j * jnp.pi * wavenumbers * step / (factor * size)) for step in range(1, factor))
     shifted = [jnp.fft.irfft(spectrum * shift, size, axis=axis) for shift in shifts]
-    refined_shape = [count * points if other == axis else points for other, points in enumerate(frames.shape)]
+    refined_shape = [factor * points if other == axis else points for other, points in enumerate(frames.shape)]
     return jnp.stack([frames, *shifted], axis + 1).reshape(refined_shape)

@@ -20,7 +20,7 @@ _STREAM = 0x7A61
 
 @dataclass(frozen=True, kw_only=True)
 class TaylorGreenFlow:
-    """The flow of one trajectory.
+    """The flow of one trajectory, with the symbols of the formula above.
 
     Attributes:
         amplitude: Largest speed A of the vortices at time 0.
@@ -35,7 +35,7 @@ class TaylorGreenFlow:
     mean_velocity: Float[np.ndarray, " 2"]
 
     def velocity(self, positions: Float[np.ndarray, "p 2"], time: float) -> Float[np.ndarray, "p 2"]:
-        """Return the velocity of the flow at positions and a time."""
+        """Return the velocity of the flow at each of the positions."""
         x, y = (positions - self.phase - self.mean_velocity * time).T
         amplitude = self.amplitude * np.exp(-2 * self.viscosity * time)
         return self.mean_velocity + amplitude * np.stack([np.sin(x) * np.cos(y), -np.cos(x) * np.sin(y)], axis=-1)
@@ -44,13 +44,7 @@ class TaylorGreenFlow:
 def solve(
     preset: ParticlePreset, seed: int, report: Callable[[str], None]
 ) -> tuple[Float[np.ndarray, "n t p 2"], Float[np.ndarray, "n t p 2"], Float[np.ndarray, " n"]]:
-    """Return the particles' positions and velocities and the viscosity of each trajectory.
-
-    Args:
-        preset: Number of trajectories and particles, and time steps.
-        seed: Random seed.
-        report: Receives one line before the first trajectory.
-    """
+    """Return the particles' positions, the particles' velocities, and the viscosity of each trajectory."""
     report(f"particles: {preset.trajectories} trajectories")
     trajectories = [_solve_trajectory(preset, seed, index) for index in range(preset.trajectories)]
     positions, velocities, viscosities = zip(*trajectories, strict=True)
@@ -60,17 +54,14 @@ def solve(
 def advect_particles(
     flow: TaylorGreenFlow, initial: Float[np.ndarray, "p 2"], dt: float, steps: int, substeps: int
 ) -> Float[np.ndarray, "t p 2"]:
-    """Return the initial positions of particles and their positions in the frames after them.
+    """Return the positions of particles in the first frame and in the `steps` frames after it.
+
+    Positions are not wrapped into the periodic box.
 
     Args:
-        flow: The flow.
         initial: Positions at time 0.
         dt: Time between two frames.
-        steps: Number of frames after the first.
         substeps: Runge-Kutta steps for each `dt`.
-
-    Returns:
-        Positions that are not wrapped in the periodic box.
     """
     step, positions, frames = dt / substeps, initial, [initial]
     for number in range(steps * substeps):

@@ -38,8 +38,7 @@ class AdvectionDiffusion:
         """Return the field on a grid at several times.
 
         Args:
-            axis: Coordinates of the grid points along each of the three axes.
-            times: The times.
+            axis: Coordinates of the grid points along one axis; all three axes have the same.
             extent: Length of the periodic box along each axis.
         """
         modes = len(self.amplitudes) // 2
@@ -56,27 +55,21 @@ class AdvectionDiffusion:
 def solve(
     preset: TransportPreset, seed: int, report: Callable[[str], None]
 ) -> tuple[Float[np.ndarray, "n t p p p"], dict[str, Float[np.ndarray, " n"]]]:
-    """Return trajectories in float32, and their parameters `nu`, `beta_x`, `beta_y` and `beta_z`.
-
-    Args:
-        preset: Number of trajectories, grid and times.
-        seed: Random seed.
-        report: Receives one line before the first trajectory.
-    """
+    """Return random trajectories in float32, and their parameters by name: `nu`, `beta_x`, `beta_y` and `beta_z`."""
     report(f"advection_diffusion3d: {preset.trajectories} trajectories")
     axis = preset.origin + np.arange(preset.points) * (preset.extent / preset.points)
     times = np.arange(preset.steps + 1) * preset.dt
-    solutions = [draw_trajectory(preset, seed, index) for index in range(preset.trajectories)]
+    solutions = [draw_solution(preset, seed, index) for index in range(preset.trajectories)]
     fields = np.stack([solution.evaluate(axis, times, preset.extent).astype(np.float32) for solution in solutions])
     velocities = np.stack([solution.velocity for solution in solutions])
     parameters = {"nu": np.array([solution.diffusivity for solution in solutions])}
     return fields, parameters | {f"beta_{name}": velocities[:, row] for row, name in enumerate("xyz")}
 
 
-def draw_trajectory(preset: TransportPreset, seed: int, index: int) -> AdvectionDiffusion:
-    """Return the random solution of trajectory `index`.
+def draw_solution(preset: TransportPreset, seed: int, index: int) -> AdvectionDiffusion:
+    """Return the random exact solution of trajectory `index`.
 
-    The mean square of its initial field over space is 1. Its amplitudes decay as 1 / (1 + |k|^2).
+    Its initial field has a mean square of 1 over space. The amplitudes decay as 1 / (1 + |k|^2).
     """
     generator = np.random.default_rng([_STREAM, abs(seed), index])
     count = 2 * preset.modes + 1

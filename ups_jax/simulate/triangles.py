@@ -32,7 +32,6 @@ class HeatTrajectory:
     """A solution of the heat equation on a mesh.
 
     Attributes:
-        mesh: The mesh.
         fields: Temperature at the points in each frame.
         source: Heat source at the points, constant in time.
         diffusivity: kappa.
@@ -84,7 +83,7 @@ def mesh_square_with_hole(
     return TriangleMesh(points=points, cells=cells[is_valid], boundary=np.arange(len(points)) < len(boundary))
 
 
-def assemble_matrices(mesh: TriangleMesh) -> tuple[sparse.csc_matrix, sparse.csc_matrix]:
+def assemble_mass_and_stiffness(mesh: TriangleMesh) -> tuple[sparse.csc_matrix, sparse.csc_matrix]:
     """Return the mass and the stiffness matrix of linear elements.
 
     Their entries are the integrals of phi_i phi_j and of grad phi_i . grad phi_j over the mesh.

@@ -45,7 +45,7 @@ __all__ = [
     "LoaderConfig", "LoggingConfig", "MixingConfig", "OperatorConfig", "OptimizerConfig", "ParallelConfig",
     "PdetConfig", "PhysicsPriorsConfig", "PipelineConfig", "QuerySamplingConfig", "SchedulerConfig",
     "SmallEvaluationConfig", "SpectralConfig", "SplitConfig", "StageConfig", "StageDefaults", "StagesConfig",
-    "SymmetryConfig", "TaskConfig", "TauConfig", "TrainingConfig", "WandbConfig", "of_task", "to_dict",
+    "SymmetryConfig", "TaskConfig", "TauConfig", "TrainingConfig", "WandbConfig", "restrict_to_task", "to_dict",
 ]  # fmt: skip
 
 
@@ -82,15 +82,10 @@ class Config:
 ADAPTER: TypeAdapter[Config] = TypeAdapter(Config)
 
 
-def of_task(config: Config, name: str) -> Config:
-    """Return the configuration with one of its tasks only.
+def restrict_to_task(config: Config, name: str) -> Config:
+    """Return the configuration with the task `name` alone and with the default mixing.
 
-    Args:
-        config: A configuration with one or several tasks.
-        name: Name of the task to keep; ignored if there is only one.
-
-    Returns:
-        A configuration with one task and the default mixing.
+    A configuration with only one task is returned unchanged, whatever the name is.
     """
     if len(config.data.tasks) == 1:
         return config

@@ -14,7 +14,7 @@ from ups_jax.core.commands import command
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FilePair:
-    """A `path` with separate files for training and test."""
+    """A `path` that gives separate files for training, validation and test."""
 
     train: str | tuple[str, ...]
     """File with the training trajectories, or a list of files."""
@@ -94,12 +94,13 @@ class TaskConfig:
     the first frame, or to the distance between the first and the last frame if that is larger."""
 
     @model_validator(mode="after")
-    def _fixed_points(self) -> TaskConfig:
+    def _check_last_frame(self) -> TaskConfig:
         if self.solution == "last_frame" and self.kind != "steady":
-            raise ValueError("solution last_frame is for steady tasks; set kind: steady")
+            raise ValueError("`solution: last_frame` is for steady tasks; set `kind: steady`")
         if self.solution == "last_frame" and any(item.negate or item.swap_channels for item in self.symmetries):
             raise ValueError(
-                "symmetries that change channels would act on the last frames alone, not on the first ones"
+                "`solution: last_frame` excludes symmetries that change channels, which would act on the solution "
+                "alone; leave out `negate` and `swap_channels`"
             )
         return self
 
@@ -129,9 +130,11 @@ class SplitConfig:
     """JSON file with the trajectory numbers of each split, for `listed`; every run writes one, `split.json`."""
 
     @model_validator(mode="after")
-    def _path_of_a_list(self) -> SplitConfig:
+    def _check_path(self) -> SplitConfig:
         if (self.method == "listed") != (self.path is not None):
-            raise ValueError("method=listed requires `path`, the JSON file of a split; every other method forbids it")
+            raise ValueError(
+                "`method: listed` requires `path`, the JSON file of a split, and no other method accepts it"
+            )
         return self
 
 
@@ -169,11 +172,13 @@ class MixingConfig:
     """A positive number for each task name, for `weights`, such as `{burgers1d: 3, advection1d: 1}`."""
 
     @model_validator(mode="after")
-    def _method_parameters(self) -> MixingConfig:
+    def _check_method_parameters(self) -> MixingConfig:
         if (self.method == "temperature") != (self.temperature is not None):
-            raise ValueError("method temperature needs a temperature, and no other method takes one")
+            raise ValueError("`method: temperature` requires `temperature`, and no other method accepts it")
         if (self.method == "weights") != bool(self.weights):
-            raise ValueError("method weights needs weights, a number for each task, and no other method takes them")
+            raise ValueError(
+                "`method: weights` requires `weights`, a number for each task, and no other method accepts it"
+            )
         return self
 
 
@@ -181,7 +186,7 @@ class MixingConfig:
 class DataConfig:
     """The tasks, and how windows are drawn from their trajectories.
 
-    A window is `context` frames and the frames of the horizon after them.
+    A window consists of `context` frames, which are the input, and the frames after them that the loss uses.
     """
 
     tasks: tuple[TaskConfig, ...]
@@ -219,7 +224,7 @@ class DataConfig:
     loader: LoaderConfig = field(default_factory=LoaderConfig)
 
     @model_validator(mode="after")
-    def _names(self) -> DataConfig:
+    def _check_tasks_and_source(self) -> DataConfig:
         names = [task.name for task in self.tasks]
         if len(set(names)) < len(names):
             raise ValueError(
@@ -227,12 +232,12 @@ class DataConfig:
             )
         if (self.source == "latents") != (self.latents is not None):
             raise ValueError(
-                f"source=latents requires `latents`, the folder that `{command('encode')}` wrote; "
-                "source=fields forbids it"
+                f"`source: latents` requires `latents`, the folder that `{command('encode')}` wrote; "
+                "`source: fields` does not accept it"
             )
         kinds = {task.kind for task in self.tasks}
         if len(kinds) > 1:
             raise ValueError(
-                "transient and steady tasks are mixed; a run trains one kind, train the others in another run"
+                "transient and steady tasks are mixed; keep the tasks of one kind, and train the others in another run"
             )
         return self

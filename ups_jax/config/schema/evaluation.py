@@ -12,7 +12,7 @@ from ups_jax.config.schema.fields import STRICT, Count, Positive, PositiveFloat,
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class CheckpointConfig:
-    """Checkpoints of a run; each validation saves one."""
+    """Checkpoints that are saved during training; each validation saves one as well."""
 
     keep: Positive = 2
     """Latest checkpoints that stay on disk, in addition to the best one."""
@@ -56,10 +56,10 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class WandbConfig:
-    """Weights & Biases, in addition to `metrics.jsonl`.
+    """Logging to Weights & Biases, in addition to `metrics.jsonl`.
 
-    Every start of a run is a W&B run in the group of the run directory; WANDB_RUN_ID and WANDB_RESUME are overruled.
-    Processes share a W&B run through the file that WANDB_CONTEXT_FILE names.
+    Every start of a run creates a new W&B run, in the group that belongs to the run directory. The variables
+    WANDB_RUN_ID and WANDB_RESUME have no effect. Processes with the same file in WANDB_CONTEXT_FILE share a W&B run.
     """
 
     enabled: bool = True
@@ -89,7 +89,7 @@ class WandbConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class LoggingConfig:
-    """Records and console lines during training."""
+    """Metrics that are recorded and printed during training."""
 
     every_steps: Positive = 10
     """Optimizer steps between two records in `metrics.jsonl`."""

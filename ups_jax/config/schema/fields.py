@@ -1,7 +1,7 @@
 """Types and checks that the sections of the configuration share.
 
-A section is a frozen pydantic dataclass. The string below a field is its meaning: one or two sentences with units,
-which `tools/config_reference.py` copies into docs/config.md.
+A section is a frozen pydantic dataclass. The string below a field explains it in one or two sentences with units;
+`tools/config_reference.py` copies it into docs/config.md.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 
 
-def lower_case(aliases: dict[str, str]) -> BeforeValidator:
-    """Return a validator that writes a name in lower case and replaces an alias by the name it stands for."""
+def name_normalizer(aliases: dict[str, str]) -> BeforeValidator:
+    """Return a validator that converts a name to lower case and an alias to the name for which it stands."""
     return BeforeValidator(lambda name: aliases.get(name.lower(), name.lower()) if isinstance(name, str) else name)
 
 
@@ -35,5 +35,5 @@ def check_one_unit(section: object, *keys: str) -> None:
     for key in keys:
         if getattr(section, key) is not None and getattr(section, f"{key}_steps") is not None:
             raise ValueError(
-                f"{key} (epochs) and {key}_steps (optimizer steps) are both given; set one of them to null"
+                f"`{key}` (epochs) and `{key}_steps` (optimizer steps) are both given; set one of them to null"
             )

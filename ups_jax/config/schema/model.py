@@ -16,7 +16,7 @@ class LatentConfig:
     """The codec, which maps fields to latent tokens and back.
 
     On a grid a token carries its patch of the field and `dim` learned features of the patch and its neighbours. On a
-    point cloud there are `nodes` tokens, each with means of `dim` features of points.
+    point cloud there are `nodes` tokens; each carries `dim` learned features, averaged over points.
     """
 
     dim: Positive = 48
@@ -42,15 +42,17 @@ class LatentConfig:
     """Rounds of messages between neighbours."""
 
     @model_validator(mode="after")
-    def _messages(self) -> LatentConfig:
+    def _check_messages(self) -> LatentConfig:
         if not self.neighbours and (self.radius is not None or self.rounds > 1):
-            raise ValueError("radius and rounds are settings of messages between points; set neighbours too, such as 8")
+            raise ValueError(
+                "`radius` and `rounds` need messages between points; set `neighbours` as well, for example to 8"
+            )
         return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class SpectralConfig:
-    """The spectral architecture: blocks of Fourier modes and a local convolution."""
+    """The spectral architecture: each block mixes Fourier modes and applies a local convolution."""
 
     hidden_dim: Positive = 48
     """Channels."""
@@ -67,7 +69,7 @@ class SpectralConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PdetConfig:
-    """The PDE-Transformer architectures of the original system, `pdet_unet` and `pdet_stack`."""
+    """The PDE-Transformer architectures `pdet_unet` and `pdet_stack`, which come from the original system."""
 
     hidden_dim: Positive = 96
     """Width of a token."""
@@ -107,10 +109,11 @@ class OperatorConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DiffusionConfig:
-    """The corrector: a model of the error of a trained predictor, conditioned on its input and its prediction.
+    """The corrector: a model of the error of a trained predictor, conditioned on the predictor's input and prediction.
 
-    The stages `diffusion_residual` and `consistency_distill` train it on top of a trained `operator` (for steady tasks,
-    a trained `steady_prior`). It has the codec of `latent` and the architecture of the operator.
+    The stages `diffusion_residual` and `consistency_distill` train the corrector. The predictor is a trained `operator`
+    (for steady tasks, a trained `steady_prior`). The corrector has the codec of the section `latent` and the
+    architecture of the section `operator`.
     """
 
     objective: Literal["flow", "regression"] = "flow"

@@ -12,11 +12,11 @@ from ups_jax.config.schema.fields import STRICT, FiniteFloat, Positive, Positive
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class GatesConfig:
-    """Conditions under which `ups-jax pipeline` promotes a candidate; [docs/pipeline.md](pipeline.md)
-    explains them.
+    """Conditions under which `ups-jax pipeline` promotes a candidate; [docs/pipeline.md](pipeline.md) explains them.
 
-    Metrics have the names of an evaluation (`nrmse` is the rollout's, `one_step/nrmse` the other), and
-    `conservation_gap`, `bc_violation`, `ece`, `wall_clock`. Lower is better except for `higher_is_better`.
+    Metrics have the names of an evaluation, such as `nrmse` of a rollout and `one_step/nrmse` of single steps. Further
+    metrics are `conservation_gap`, `bc_violation`, `ece` and `wall_clock`. Lower values are better, except for the
+    metrics in `higher_is_better`.
     """
 
     metric: str = "nrmse"
@@ -67,7 +67,7 @@ class GatesConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class FullEvaluationConfig:
-    """The full evaluation, which decides about a promotion."""
+    """The full evaluation, which decides whether a candidate is promoted."""
 
     split: Literal["val", "test"] = "test"
     """Split that is evaluated: `val` or `test`."""
@@ -81,7 +81,7 @@ class FullEvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class SmallEvaluationConfig(FullEvaluationConfig):
-    """The small evaluation, which only has to reject a bad candidate early."""
+    """The small evaluation, which rejects a bad candidate early."""
 
     split: Literal["val", "test"] = "val"
     trajectories: Positive | None = 16

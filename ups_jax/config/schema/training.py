@@ -18,7 +18,7 @@ from ups_jax.config.schema.fields import (
     PositiveFloat,
     Weight,
     check_one_unit,
-    lower_case,
+    name_normalizer,
 )
 
 _OPTIMIZER_ALIASES = {"muon_hybrid": "muon"}
@@ -29,7 +29,7 @@ _SCHEDULER_ALIASES = {"reducelr": "reducelronplateau", "plateau": "reducelronpla
 class OptimizerConfig:
     """The optimizer of every stage that does not override it."""
 
-    name: Annotated[Literal["adam", "adamw", "sgd", "muon"], lower_case(_OPTIMIZER_ALIASES)] = "adamw"
+    name: Annotated[Literal["adam", "adamw", "sgd", "muon"], name_normalizer(_OPTIMIZER_ALIASES)] = "adamw"
     """`adam`, `adamw`, `sgd` or `muon` (also `muon_hybrid`): Muon for hidden matrices, AdamW for all other
     parameters."""
 
@@ -70,12 +70,12 @@ class OptimizerConfig:
 class SchedulerConfig:
     """The learning rate at each step: a linear warm-up, then the curve `name`.
 
-    A section (or a stage's, merged over it) that sets `name` without `warmup` has no warm-up, as in the original
-    system: the default warm-up belongs to the default curve.
+    The default warm-up belongs to the default curve: if `name` is set and `warmup` is not, there is no warm-up, as in
+    the original system. For a stage, the keys of its section and of this one count together.
     """
 
     name: Annotated[
-        Literal["constant", "steplr", "cosineannealinglr", "reducelronplateau"], lower_case(_SCHEDULER_ALIASES)
+        Literal["constant", "steplr", "cosineannealinglr", "reducelronplateau"], name_normalizer(_SCHEDULER_ALIASES)
     ] = "cosineannealinglr"
     """`constant`, `steplr`, `cosineannealinglr`, or `reducelronplateau` (also `plateau`, `reducelr`)."""
 
@@ -118,7 +118,7 @@ class SchedulerConfig:
     """Smallest learning rate of `reducelronplateau`."""
 
     @model_validator(mode="after")
-    def _lengths(self) -> SchedulerConfig:
+    def _check_lengths(self) -> SchedulerConfig:
         check_one_unit(self, "t_max", "step_size", "patience")
         return self
 
@@ -152,17 +152,17 @@ class StageDefaults:
     step, so that the schedule ends with the limit."""
 
     @model_validator(mode="after")
-    def _lengths(self) -> StageDefaults:
+    def _check_lengths(self) -> StageDefaults:
         check_one_unit(self, "patience")
         return self
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class QuerySamplingConfig:
-    """Losses at some points of the grid.
+    """Evaluation of some losses at a random subset of the grid's points.
 
-    They are those that compare points: relative, relative_mse, forward, rollout and inverse encoding. Derivatives and
-    spectra still use the whole grid.
+    These are the losses that compare values point by point: relative, relative_mse, forward, rollout and inverse
+    encoding. Losses of derivatives and spectra still use the whole grid.
     """
 
     enabled: bool = False
@@ -365,12 +365,14 @@ class ParallelConfig:
     """Seconds that processes wait for each other at the start, and after which a silent process ends the others."""
 
     @model_validator(mode="after")
-    def _explicit(self) -> ParallelConfig:
+    def _check_devices(self) -> ParallelConfig:
         if self.data == 0:
-            raise ValueError("data: the number of devices cannot be 0; -1 selects all devices")
+            raise ValueError("`data`, a number of devices, cannot be 0; set -1 for all devices")
         is_set = [value is not None for value in (self.coordinator, self.processes, self.process)]
         if any(is_set) and not (all(is_set) and self.multihost):
-            raise ValueError("set coordinator, processes and process all together, with multihost: true")
+            raise ValueError(
+                "`coordinator`, `processes` and `process` belong together; set all three, and `multihost: true`"
+            )
         return self
 
 
@@ -378,8 +380,8 @@ class ParallelConfig:
 class StageConfig(StageDefaults):
     """One stage: `operator`, `steady_prior`, `diffusion_residual` (also `diff_residual`) or `consistency_distill`.
 
-    A stage also has the sections `optimizer` and `scheduler`, with the keys above. What a stage does not set is taken
-    from `training`, `optimizer` and `scheduler`, key by key; the defaults below hold if they do not set it either.
+    A stage also has the sections `optimizer` and `scheduler`, with the keys above. Keys that a stage does not
+    set are taken from `training`, `optimizer` and `scheduler`; keys that these do not set have the defaults below.
     `max_seconds` takes precedence over `steps`, and `steps` over `epochs`.
     """
 
@@ -412,7 +414,7 @@ class DistillConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class StagesConfig:
-    """The stages in their order."""
+    """The stages, in the order in which they are trained."""
 
     operator: StageConfig = field(default_factory=StageConfig)
     steady_prior: StageConfig = field(default_factory=StageConfig)
