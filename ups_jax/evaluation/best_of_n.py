@@ -37,7 +37,7 @@ SelectionRule = Callable[[Key[Array, ""], Array, Array, Array], Array]
 
 
 def candidate_score(task_cfg: TaskConfig, task: Task) -> tuple[str, ScoreFunction]:
-    """Return the name of the score that ranks a task's candidates, and the function that computes the score.
+    """Return the name of the score that ranks the candidates for a task's next frame, and its function.
 
     The score of a built-in periodic task is the residual of its equation. For any other task, it is the drift of the
     spatial means of the conserved channels.
@@ -61,7 +61,7 @@ def candidate_score(task_cfg: TaskConfig, task: Task) -> tuple[str, ScoreFunctio
 
 
 def no_candidates_reason(steady: bool, objective: str | None) -> str | None:
-    """Return why an evaluation cannot sample different candidates, or None if it can.
+    """Return why a corrector cannot sample several candidates per step, or None if it can.
 
     Args:
         steady: Whether the task is steady.
@@ -92,7 +92,7 @@ def evaluate_best_of_n(
     context: int,
     seed: int,
 ) -> dict[str, dict[str, Any]]:
-    """Evaluate best-of-n rollouts with every rule in `SELECTION_RULES`, and return the metrics by variant.
+    """Return the metrics of best-of-n rollouts with each rule in `SELECTION_RULES`.
 
     Args:
         params: Parameters of the simulator.
@@ -103,7 +103,7 @@ def evaluate_best_of_n(
         seed: Seed of the candidates.
 
     Returns:
-        For each variant `candidates_<rule>`, the `rollout` section and the seconds per trajectory and step.
+        By name `candidates_<rule>`, the `rollout` section and the seconds per trajectory and step.
     """
     fields, task = trajectories.fields, model.task
     steps = fields.shape[1] - context

@@ -20,7 +20,7 @@ from ups_jax.core.errors import DataError
 from ups_jax.core.task import Task
 from ups_jax.data.dataset import Trajectories
 from ups_jax.evaluation.result import Example, PointEvaluation, Spectra, TransientEvaluation
-from ups_jax.inference.inputs import condition_arrays, point_arrays_of, point_mask_of
+from ups_jax.inference.inputs import select_condition_arrays, get_point_arrays, select_point_mask
 from ups_jax.metrics.aggregate import (
     Table,
     bootstrap_interval,
@@ -248,8 +248,10 @@ def _one_step_table(
     for windows, real_rows in fixed_size_chunks(count * steps, batch_size):
         trajectory, start = windows // steps, windows % steps
         window_fields = fields[trajectory[:, None], start[:, None] + np.arange(context + 1)]
-        pred = predictor.rollout_arrays(window_fields[:, :context], 1, *condition_arrays(trajectories, trajectory))
-        point_mask = point_mask_of(trajectories, trajectory)
+        pred = predictor.rollout_arrays(
+            window_fields[:, :context], 1, *select_condition_arrays(trajectories, trajectory)
+        )
+        point_mask = select_point_mask(trajectories, trajectory)
         tables.append(score_rows(pred, window_fields[:, context:], task, real_rows, point_mask))
     return {name: value.reshape(count, steps) for name, value in concatenate_tables(tables).items()}
 
@@ -266,14 +268,14 @@ def _rollout_tables(
     for rows, real_rows in fixed_size_chunks(fields.shape[0], batch_size):
         chunk = fields[rows]
         truth = chunk[:, context:]
-        pred = predictor.rollout_arrays(chunk[:, :context], steps, *condition_arrays(trajectories, rows))
+        pred = predictor.rollout_arrays(chunk[:, :context], steps, *select_condition_arrays(trajectories, rows))
         predictions = {
             "rollout": pred,
             "persistence_one_step": chunk[:, context - 1 : -1],
             "persistence_rollout": np.repeat(chunk[:, context - 1 : context], steps, 1),
-            "codec": predictor.reconstruct(truth, *condition_arrays(trajectories, rows)),
+            "codec": predictor.reconstruct(truth, *select_condition_arrays(trajectories, rows)),
         }
-        point_mask = point_mask_of(trajectories, rows)
+        point_mask = select_point_mask(trajectories, rows)
         chunk_tables.append(
             {name: score_rows(values, truth, task, real_rows, point_mask) for name, values in predictions.items()}
         )
@@ -296,12 +298,12 @@ def _evaluate_variant(
     steps = fields.shape[1] - context
     tables: list[Table] = []
     for rows, real_rows in fixed_size_chunks(fields.shape[0], batch_size):
-        pred = predict(fields[rows, :context], steps, *condition_arrays(trajectories, rows))
-        point_mask = point_mask_of(trajectories, rows)
+        pred = predict(fields[rows, :context], steps, *select_condition_arrays(trajectories, rows))
+        point_mask = select_point_mask(trajectories, rows)
         tables.append(score_rows(pred, fields[rows, context:], task, real_rows, point_mask))
     # Timed with the last chunk, whose shape is already compiled.
     begin = time.perf_counter()
-    predict(fields[rows, :context], steps, *condition_arrays(trajectories, rows))
+    predict(fields[rows, :context], steps, *select_condition_arrays(trajectories, rows))
     seconds = (time.perf_counter() - begin) / (steps * len(rows))
     return {"rollout": rollout_section(concatenate_tables(tables), task.dt), "seconds_per_rollout_step": seconds}
 
@@ -350,7 +352,7 @@ def _timed_examples(
     begin = time.perf_counter()
     preds = np.concatenate(
         [
-            predictor.rollout_arrays(fields[chunk][:, :context], steps, *condition_arrays(trajectories, chunk))
+            predictor.rollout_arrays(fields[chunk][:, :context], steps, *select_condition_arrays(trajectories, chunk))
             for chunk in padded_rows.reshape(-1, size)
         ]
     )
@@ -366,7 +368,7 @@ def _timed_examples(
             time=trajectories.time[context - 1 :],
             truth=fields[row, context - 1 :],
             prediction=np.concatenate([fields[row, context - 1 : context], pred]),
-            point_arrays={name: values[row] for name, values in point_arrays_of(trajectories).items()},
+            point_arrays={name: values[row] for name, values in get_point_arrays(trajectories).items()},
         )
         for label, row, pred in zip(("best", "median", "worst"), rows, preds, strict=False)
     ]

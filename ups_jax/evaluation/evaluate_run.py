@@ -424,7 +424,7 @@ def _evaluate_steady_task(
 def _requested_ensembles(
     corrected_models: Mapping[str, CorrectedModel], stage: str, cfg: Config
 ) -> dict[str, EnsembleFunction]:
-    """Return the ensemble of the selected corrector; empty if it is deterministic or no ensemble is requested."""
+    """Return the selected corrector's ensemble function by name; empty if it is deterministic or not requested."""
     corrected_model = _selected_corrector(corrected_models, stage)
     if corrected_model is None or not corrected_model.is_stochastic or cfg.evaluation.members < 2:
         return {}

@@ -137,7 +137,7 @@ def _evaluate_variant(
 def _best_median_worst(
     trajectories: Trajectories, solutions: Float[np.ndarray, "n 1 *s c"], task: Task, nrmse: Float[np.ndarray, " n"]
 ) -> list[SteadyExample]:
-    """Return the best, median and worst solution."""
+    """Return the solutions with the best, median and worst nRMSE."""
     order = np.argsort(np.where(np.isfinite(nrmse), nrmse, np.inf), kind="stable")
     rows = order[[0, (len(order) - 1) // 2, len(order) - 1]]
     return [

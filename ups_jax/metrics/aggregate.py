@@ -66,10 +66,9 @@ def metrics_section(table: Table) -> dict[str, Any]:
 
 
 def rollout_section(table: Table, dt: float) -> dict[str, Any]:
-    """Return the section of a rollout: `metrics_section`, `ROLLOUT_METRICS`, correlation time, and nRMSE by time.
+    """Return the section of a rollout: means of `METRICS` and `ROLLOUT_METRICS`, correlation time and nRMSE by time.
 
     Args:
-        table: Metrics of the rollouts.
         dt: Physical time between two frames.
     """
     return {
@@ -81,7 +80,7 @@ def rollout_section(table: Table, dt: float) -> dict[str, Any]:
 
 
 def steady_section(table: Table) -> dict[str, Any]:
-    """Return the section of steady solutions: `metrics_section` and the mean absolute error."""
+    """Return the section of steady solutions: the entries of `metrics_section` and the mean absolute error."""
     return {**metrics_section(table), **summary({"mae": table["mae"]})}
 
 

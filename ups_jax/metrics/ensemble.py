@@ -38,7 +38,7 @@ def ensemble_table(members: Members, truth: Truth, dt: float) -> dict[str, Array
 
 
 def ensemble_summary(table: Mapping[str, Float[Array | np.ndarray, "b ..."]]) -> dict[str, float]:
-    """Return each of `ENSEMBLE_METRICS` over all trajectories and times in float64; non-finite values propagate.
+    """Return one number per metric in `ENSEMBLE_METRICS`, computed in float64; non-finite values propagate.
 
     Args:
         table: Metrics of each trajectory, from `ensemble_table`.
@@ -153,7 +153,7 @@ def coverage(members: Members, truth: Truth, level: float) -> PerFrame:
 
 
 def _is_in_interval(sorted_members: Members, truth: Truth, rank: int) -> Float[Array, "b t *s c"]:
-    """Return 1 where the truth lies in the interval of a rank, else 0. `coverage` defines ranks."""
+    """Return 1 where the truth lies in the interval of rank `rank`, defined in `coverage`, and 0 elsewhere."""
     if rank == 0:
         return jnp.ones(truth.shape)
     low, high = sorted_members[rank - 1], sorted_members[-rank]
@@ -178,7 +178,7 @@ def decorrelation_time(
 
 
 def _weighted_crps(members: Members, truth: Truth, weight: float) -> PerFrame:
-    """Return mean_i |x_i - y| - weight D, averaged over space and channels, where D = sum_ij |x_i - x_j| / 2.
+    """Return mean_i |x_i - y| - weight * D, averaged over space and channels, where D = sum_ij |x_i - x_j| / 2.
 
     For sorted members, D = sum_k (2k - M - 1) x_(k).
     """

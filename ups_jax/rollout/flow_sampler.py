@@ -188,10 +188,9 @@ def _sample_flow(
     def velocity_fn(x: Float[Array, "b *s c"], time: Float[Array, " b"]) -> Float[Array, "b *s c"]:
         return velocity(model, weights.params, x, time, inputs)
 
-    def step(x: Float[Array, "b *s c"], ends: Float[Array, "2"]) -> tuple[Array, None]:
-        return flow_step(
-            velocity_fn, x, _repeat_time(ends[0], x), _repeat_time(ends[1], x), model.diffusion.sampler
-        ), None
+    def step(x: Float[Array, "b *s c"], start_and_end: Float[Array, "2"]) -> tuple[Array, None]:
+        start, end = _repeat_time(start_and_end[0], x), _repeat_time(start_and_end[1], x)
+        return flow_step(velocity_fn, x, start, end, model.diffusion.sampler), None
 
     x, _ = jax.lax.scan(step, x, jnp.stack([times[:-1], times[1:]], axis=-1))
     return x * _expand_channels(weights.scale, x)

@@ -57,10 +57,10 @@ def steady_rollout(
 
 
 def refinement_factors(task: Task, shape: Sequence[int]) -> tuple[int, ...]:
-    """Return, for each axis, into how many cells of a grid of `shape` each cell of the task's grid is divided.
+    """Return, for each axis, the number of cells of a grid of `shape` per cell of the task's grid.
 
     Raises:
-        DataError: A trained cell is not divided into a whole number of cells.
+        DataError: A number is not whole.
     """
     if any(points % trained for points, trained in zip(shape, task.shape, strict=True)):
         example = " x ".join(str(2 * points) for points in task.shape)

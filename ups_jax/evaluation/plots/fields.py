@@ -47,7 +47,7 @@ class Panel:
 def fields_figure(evaluation: TransientEvaluation, channel: int = 0) -> Figure:
     """Return a figure of truth, prediction and error of the best, median and worst trajectory on a grid.
 
-    In 1-D, fields are drawn over time and space, otherwise as a row of snapshots, in 3-D of the middle plane.
+    In 1-D, fields are drawn over time and space; in 2-D, as snapshots; in 3-D, as snapshots of the middle plane.
     Truth and prediction share their colour limits; the limits of the error are symmetric.
     """
     task = evaluation.task
@@ -70,7 +70,7 @@ def fields_figure(evaluation: TransientEvaluation, channel: int = 0) -> Figure:
 
 
 def points_figure(evaluation: PointEvaluation, channel: int = 0) -> Figure:
-    """Return snapshots of truth, prediction and error of the median trajectory on a point cloud.
+    """Return a figure of truth, prediction and error of the median trajectory on a point cloud.
 
     Moving points are drawn at their true positions; in 3-D they are projected along the last axis.
 
@@ -98,8 +98,8 @@ def points_figure(evaluation: PointEvaluation, channel: int = 0) -> Figure:
 def solutions_figure(evaluation: SteadyEvaluation, channel: int = 0) -> Figure:
     """Return a figure of input fields, truth, prediction and error of the best, median and worst steady solution.
 
-    Each solution is one row, in 3-D its middle plane. Truth and prediction share their colour limits; the limits of the
-    error are symmetric.
+    Each solution is one row; in 3-D, its middle plane is drawn. Truth and prediction share their colour limits; the
+    limits of the error are symmetric.
     """
     task, name = evaluation.task, evaluation.task.channels[channel]
     columns = len(task.inputs) + 3
@@ -130,7 +130,7 @@ def comparison_panels(
     prediction: Float[np.ndarray, "t *p"],
     titles: Sequence[str] = ("truth", "prediction"),
 ) -> tuple[Panel, Panel, Panel]:
-    """Return the panels of truth and prediction, which have the same colour limits, and of the difference.
+    """Return three panels: truth and prediction with the same colour limits, and their difference.
 
     Args:
         truth: True fields by time; if they end before the prediction, they are padded with NaN.
@@ -337,7 +337,7 @@ def _draw_snapshot_rows(
     name: str,
     draw: Callable[[Axes, Panel, int], None],
 ) -> None:
-    """Draw three rows of snapshots, of truth, prediction and error, by calls of `draw(axes, panel, frame index)`."""
+    """Draw a row of snapshots of each of truth, prediction and error with `draw(axes, panel, frame index)`."""
     frames = snapshot_frames(len(time))
     axes = figure.subplots(3, len(frames), sharex=True, sharey=True, squeeze=False)
     for row, panel, title in zip(axes, panels, ("truth", "prediction", "error"), strict=True):
@@ -375,7 +375,7 @@ def _draw_steady_panel(axis: Axes, task: Task, panel: Panel) -> None:
 def _point_positions(
     task: Task, point_arrays: Mapping[str, np.ndarray], truth: Float[np.ndarray, "t p c"]
 ) -> Float[np.ndarray, "t p d"]:
-    """Return the positions of the points at each time, wrapped into the domain along periodic axes if they move."""
+    """Return the point positions at each time; moving points are wrapped into the domain along periodic axes."""
     if not task.moving:
         coords = point_arrays["coords"]
         return np.broadcast_to(coords, (len(truth), *coords.shape)).astype(np.float64)

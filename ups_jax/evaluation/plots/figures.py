@@ -84,7 +84,7 @@ def _channel_figures(
 def showcase_figure(evaluation: TransientEvaluation) -> Figure:
     """Return an overview in one row: truth, prediction and error of the median trajectory, and nRMSE over time.
 
-    The fields are of the first channel. The nRMSE is the mean over all trajectories, with two baselines.
+    The fields are of the first channel. The nRMSE, of the model and two baselines, is the mean over all trajectories.
     """
     task, example = evaluation.task, _median_example(evaluation)
     figure = Figure(figsize=(13.5, 3.6), layout=ConstrainedLayoutEngine(wspace=0.05))
@@ -110,14 +110,14 @@ def nrmse_figure(evaluation: TransientEvaluation) -> Figure:
 
 
 def spectrum_figure(evaluation: TransientEvaluation) -> Figure:
-    """Return the energy spectra of truth and prediction at several times, averaged over the trajectories.
+    """Return a figure of energy spectra of truth and prediction at several times, averaged over the trajectories.
 
     Raises:
         ValueError: The evaluation has no spectra, because its task is on a point cloud.
     """
     task, spectra = evaluation.task, evaluation.spectra
     if spectra is None:
-        raise ValueError(f"task {task.name}: there are no energy spectra, because it is on a point cloud")
+        raise ValueError(f"task {task.name}: energy spectra need a grid, but the task is on a point cloud")
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axis = figure.add_subplot()
     # Wavenumbers above the Nyquist frequency of the shortest axis are not fully resolved.

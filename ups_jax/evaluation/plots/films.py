@@ -167,7 +167,7 @@ def _film_panels(
 
 
 def _curves_animation(task: Task, panels: Sequence[Panel]) -> tuple[Figure, Callable[[int], None]]:
-    """Return a figure with one curve per panel over space, and a function that shows the frame with an index."""
+    """Return a figure with one curve per panel, and a function that updates the figure to a frame index."""
     figure = Figure(figsize=(6.4, 4.0), dpi=100, layout="constrained")
     axis = figure.add_subplot()
     centres = task.origin[0] + task.spacing[0] * np.arange(task.shape[0])
@@ -188,7 +188,7 @@ def _curves_animation(task: Task, panels: Sequence[Panel]) -> tuple[Figure, Call
 
 
 def _snapshots_animation(task: Task, panels: Sequence[Panel]) -> tuple[Figure, Callable[[int], None]]:
-    """Return a figure of snapshots side by side, and a function that shows the frame with an index."""
+    """Return a figure of snapshots side by side, and a function that updates the figure to a frame index."""
     figure = Figure(figsize=(4.8 * len(panels), 4.0), dpi=100, layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axis, panel in zip(axes, panels, strict=True):

@@ -120,7 +120,7 @@ def result_tables(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _ensemble_html(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Yield a table of the scores of all ensembles in `rows`, if there are any, after the run's mean absolute error."""
+    """Yield the run's mean absolute error and a table of ensemble scores as HTML, if `rows` contains ensembles."""
     ensembles = {name: row for name, row in rows.items() if ENSEMBLE_METRICS[0] in row}
     if not ensembles:
         return
@@ -169,7 +169,7 @@ def json_block(values: Any) -> str:
 
 
 def _html_number(value: float | None) -> str:
-    """Return a number as HTML; None means that it is not finite."""
+    """Return a number as HTML; None stands for a non-finite number."""
     return '<span class="bad">not finite</span>' if value is None else f"{value:.3g}"
 
 

@@ -29,8 +29,8 @@ _SNAPSHOTS, _DPI = 5, 100
 def write_picture(inspection: Inspection, path: Path) -> None:
     """Write a PNG of the first trajectory of a data file.
 
-    Fields with one space axis are drawn over time, others as a few snapshots. For a steady task, the input
-    fields are drawn first.
+    Fields with one space axis are drawn over time, others as a few snapshots. For a steady task, the input fields
+    are drawn first.
 
     Raises:
         StorageError: The file cannot be written.
