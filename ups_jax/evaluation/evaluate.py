@@ -20,7 +20,7 @@ from ups_jax.core.errors import DataError
 from ups_jax.core.task import Task
 from ups_jax.data.dataset import Trajectories
 from ups_jax.evaluation.result import Example, PointEvaluation, Spectra, TransientEvaluation
-from ups_jax.inference.inputs import select_condition_arrays, get_point_arrays, select_point_mask
+from ups_jax.inference.inputs import get_point_arrays, select_condition_arrays, select_point_mask
 from ups_jax.metrics.aggregate import (
     Table,
     bootstrap_interval,

@@ -158,8 +158,6 @@ def mae(pred: Fields, target: Fields, point_mask: PointMask = None) -> PerFrame:
     """Return the mean absolute error over space and channels, which is the CRPS of a deterministic prediction.
 
     Args:
-        pred: Predicted fields in physical units.
-        target: True fields of the same shape and units.
         point_mask: 1 for a point, 0 for padding; None on a grid.
     """
     if point_mask is not None:
@@ -177,8 +175,6 @@ def conservation_rmse(pred: Fields, target: Fields, conserved: tuple[int, ...] =
     """Return the root mean square over channels of mean_x(pred) - mean_x(target).
 
     Args:
-        pred: Predicted fields in physical units.
-        target: True fields of the same shape and units.
         conserved: Indices of the channels to include; empty for all channels.
     """
     drift = jnp.mean(_error(pred, target), _space_axes(target))
