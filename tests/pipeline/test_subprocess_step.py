@@ -13,7 +13,7 @@ import pytest
 from commands import ROOT
 
 from ups_jax.core.errors import ConfigError, Stopped
-from ups_jax.core.locks import is_free, lock_directory
+from ups_jax.core.locks import is_unlocked, lock_directory
 from ups_jax.pipeline import subprocess_step
 from ups_jax.pipeline.subprocess_step import Step, StepResult, run_step
 
@@ -95,12 +95,12 @@ def test_a_pipeline_that_is_ended_takes_its_step_with_it_which_saves_first(scrip
     command = [sys.executable, "-c", PARENT, str(scripts)]
     parent = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(scripts / "ready")
-    assert not is_free(scripts / "run")
+    assert not is_unlocked(scripts / "run")
     parent.send_signal(number)
     _, errors = parent.communicate(timeout=240)
     if number == signal.SIGKILL:
         # The step is still saving, and holds the run as long: it is waited for, not taken for somebody at work.
-        assert is_free(scripts / "run")
+        assert is_unlocked(scripts / "run")
         with lock_directory(scripts / "run", "wait", patience=60.0):
             assert (scripts / "saved").exists()
     else:
@@ -110,9 +110,9 @@ def test_a_pipeline_that_is_ended_takes_its_step_with_it_which_saves_first(scrip
 
 def test_a_run_that_a_living_process_holds_is_refused_at_once(tmp_path: Path) -> None:
     with lock_directory(tmp_path, "wait"):
-        assert not is_free(tmp_path)
+        assert not is_unlocked(tmp_path)
         with pytest.raises(ConfigError, match=str(os.getpid())), lock_directory(tmp_path, "wait", patience=60.0):
             pass
-    assert is_free(tmp_path)
+    assert is_unlocked(tmp_path)
     with lock_directory(tmp_path, "wait"):
         pass

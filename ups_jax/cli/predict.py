@@ -28,7 +28,7 @@ from ups_jax.evaluation.plots.films import write_images
 from ups_jax.inference.chunked_rollout import ChunkedRollout
 from ups_jax.inference.corrected import load_corrector, stage_sampler
 from ups_jax.inference.initial_state import InitialState, read_initial_state
-from ups_jax.inference.inputs import coefficient_arrays, point_mask_of
+from ups_jax.inference.inputs import coefficient_arrays, select_point_mask
 from ups_jax.inference.state_file import PointStateFile, StateFile, channel_dataset_names
 from ups_jax.inference.trained_model import TrainedModel, load_task_run
 from ups_jax.metrics.aggregate import rollout_section, score_rows
@@ -237,7 +237,7 @@ def _print_error(output: Path, task: Task, start: InitialState, members: int, co
         return
     initial_frames, truth = start.fields.shape[1], start.truth[0]
     fields = (_at_points if task.scattered else _on_grid)(output, task)[:, initial_frames : initial_frames + len(truth)]
-    target, point_mask = truth[None, : fields.shape[1]], point_mask_of(start, slice(1))
+    target, point_mask = truth[None, : fields.shape[1]], select_point_mask(start, slice(1))
     values = rollout_section(score_rows(fields.mean(0, keepdims=True), target, task, 1, point_mask), task.dt)
     subject = "mean of the members" if members > 1 else "prediction"
     lines = {

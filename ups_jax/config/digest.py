@@ -77,7 +77,7 @@ def relevant_values(values: dict[str, Any], stage: str) -> dict[str, Any]:
 
 
 def _fold_if_set(diffusion: dict[str, Any]) -> dict[str, Any]:
-    """Return the share of trajectories that a predictor is not trained on, or an empty dictionary if it is 0."""
+    """Return a dictionary with the share of trajectories held out of a predictor's training, empty if it is 0."""
     return {"diffusion.fold": diffusion["fold"]} if diffusion.get("fold") else {}
 
 

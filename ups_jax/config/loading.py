@@ -74,7 +74,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
 
 
 def from_dict(values: dict[str, Any], origin: str = "configuration") -> Config:
-    """Return the configuration with plain values. Stages inherit from `training`, `optimizer` and `scheduler`.
+    """Return the configuration that plain values describe. Stages inherit from `training`, `optimizer` and `scheduler`.
 
     Args:
         values: Plain values, such as those of a YAML file; former names of keys are accepted.
@@ -147,7 +147,10 @@ def _replace_stage_aliases(stages: dict[str, Any]) -> dict[str, Any]:
 
 
 def _merge(base: Any, update: Any) -> Any:
-    """Return `base` updated with `update`: mappings key by key, lists of named entries entry by entry."""
+    """Return `base` updated with `update`, mappings key by key.
+
+    A list of named entries has the entries of `update`; each inherits from the entry of `base` with its name.
+    """
     if isinstance(base, dict) and isinstance(update, dict):
         return base | {key: _merge(base[key], value) if key in base else value for key, value in update.items()}
     if _has_named_entries(base) and _has_named_entries(update):

@@ -14,7 +14,7 @@ CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.
 
 
 def packaged_config_summaries() -> dict[str, str]:
-    """Return the first line, a comment, of every packaged configuration by the configuration's name."""
+    """Return a dictionary from the name of each packaged configuration to the comment in its first line."""
     return {path.stem: _first_comment(path) for path in sorted(CONFIGS.glob("*.yaml"))}
 
 

@@ -1,4 +1,4 @@
-"""Names of the commands, and their text in messages, in the form in which the running command was called."""
+"""Names of the commands, and how messages write them: in the form in which the running command was called."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ RECORDED_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grai
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file so that `path` never contains a part of the content only. Its directory is created if needed.
+    """Write a file so that `path` never contains incomplete content. Its directory is created if needed.
 
     Raises:
         StorageError: The file cannot be written.
@@ -92,7 +92,7 @@ def path_inside(file: Path, entry: str, name: object, error_class: type[UserErro
 
     Args:
         entry: Key or attribute of `file` that contains the name, for the message.
-        kind: Class of the error that is raised if the name leads out of the folder or is too long.
+        error_class: Class of the error that is raised if the name leads out of the folder or is too long.
     """
     text = os.path.normpath(str(name))
     if os.path.isabs(text) or text.split(os.sep)[0] == os.pardir or "\0" in text:

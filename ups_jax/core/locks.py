@@ -69,7 +69,7 @@ def wait_for_lock(path: Path) -> Iterator[None]:
         yield
 
 
-def is_free(directory: Path) -> bool:
+def is_unlocked(directory: Path) -> bool:
     """Return whether a directory has no lock, or only one that a child has kept after its parent ended."""
     try:
         with (directory / _NAME).open("r", encoding="utf-8") as handle:
@@ -80,7 +80,7 @@ def is_free(directory: Path) -> bool:
 
 @contextlib.contextmanager
 def _locked(lock: Path, subject: Path, hint: str, patience: float = 0.0) -> Iterator[TextIO]:
-    """Lock the lock file of `subject`, write this process and host into it, and yield it open."""
+    """Lock the file `lock`, write this process and host into it, and yield it open. Messages name `subject`."""
     with _open(lock, subject) as handle:
         deadline = time.monotonic() + patience
         while not _try_lock(handle):

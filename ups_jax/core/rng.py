@@ -40,7 +40,7 @@ def philox_key(seed: int, name: str) -> tuple[int, int]:
 
 
 def philox_generator(key: tuple[int, int], counter: tuple[int, int] = (0, 0)) -> np.random.Generator:
-    """Return the generator of a NumPy stream at a counter, such as an epoch, from which 2**128 draws are available."""
+    """Return the generator of a NumPy stream at a counter, such as an epoch. Counters are 2**128 draws apart."""
     # `counter` is in the high words of the Philox counter; draws count in the low words.
     return np.random.Generator(np.random.Philox(key=list(key), counter=[0, 0, *counter]))
 

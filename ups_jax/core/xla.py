@@ -30,7 +30,7 @@ def enable_compilation_cache() -> None:
 
 
 def jit_context(enabled: bool) -> AbstractContextManager[Any]:
-    """Return a context in which jit is enabled, or disabled: slow, but a debugger can step through the functions."""
+    """Return a context with jit enabled, or disabled, so that a debugger can step through the operations."""
     return nullcontext() if enabled else jax.disable_jit()
 
 

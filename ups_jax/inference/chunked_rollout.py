@@ -29,7 +29,7 @@ class RolloutChunk:
 
     Attributes:
         rows: The samples, as a slice of the batch.
-        first: Index of the chunk's first frame among all predicted frames.
+        first_frame: Index of the chunk's first frame among all predicted frames.
         frames: Fields in physical units, (members, samples, frames, *grid, channels).
     """
 
@@ -119,9 +119,9 @@ class ChunkedRollout:
         """Return how often the function that advances one chunk has been compiled."""
         return self._advance_chunk._cache_size()
 
-    def _member_keys(self, row: int) -> Key[Array, " m"]:
-        """Return one random key per member, for the batch whose first sample is `row`."""
-        return jax.random.split(jax.random.fold_in(jax.random.key(self.seed), row), self.members)
+    def _member_keys(self, first_row: int) -> Key[Array, " m"]:
+        """Return one random key per member, for the batch whose first sample is `first_row`."""
+        return jax.random.split(jax.random.fold_in(jax.random.key(self.seed), first_row), self.members)
 
     @cached_property
     def _initial_windows(self) -> Callable[..., Any]:

@@ -168,7 +168,7 @@ def load_correctors(path: Path) -> dict[str, Weights]:
 
 
 def load_corrector(path: Path, stage: str) -> Weights:
-    """Return the best checkpoint of the corrector that `stage` trained. A distilled corrector includes its teacher.
+    """Return the best checkpoint of the corrector that `stage` trained. For a distilled corrector, add its teacher's.
 
     Raises:
         CheckpointError: There is no checkpoint, or the corrector was trained on another checkpoint of a parent stage

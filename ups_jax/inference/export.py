@@ -62,7 +62,8 @@ def export_run(
     run = load_task_run(path, task, stage=stage)
     if run.task.scattered:
         raise ConfigError(
-            f"{path}: the task {run.task.name} is on a point cloud; only models on grids can be exported; use load_run"
+            f"{path}: the task {run.task.name} is on a point cloud, and only models on grids can be exported; "
+            "use load_run"
         )
     exported = export_model(run, platforms)
     # One lock for both files, so that they always belong to the same export.
@@ -115,9 +116,9 @@ def artifact_description(run: TrainedModel, exported: export.Exported, artifact:
     task = run.task
     steady = task.kind == "steady"
     arguments = [
-        f"{'inputs' if steady else 'fields'} {_as_text(exported.in_avals[0].shape)} float32, physical units",
-        f"coefficients {_as_text(exported.in_avals[1].shape)} float32, physical units, in the order of `coefficients`",
-        f"mask {_as_text(exported.in_avals[2].shape)} float32, 1 where a coefficient is given, 0 for its training mean",
+        f"{'inputs' if steady else 'fields'} {_to_text(exported.in_avals[0].shape)} float32, physical units",
+        f"coefficients {_to_text(exported.in_avals[1].shape)} float32, physical units, in the order of `coefficients`",
+        f"mask {_to_text(exported.in_avals[2].shape)} float32, 1 where a coefficient is given, 0 for its training mean",
     ]
     if not steady:
         arguments.append("count (t,) int32, arbitrary values: its length t is the number of steps")
@@ -126,7 +127,7 @@ def artifact_description(run: TrainedModel, exported: export.Exported, artifact:
         "artifact": artifact,
         "call": f"jax.export.deserialize(bytearray(open(artifact, 'rb').read())).call({', '.join(names)})",
         "arguments": arguments,
-        "result": f"{_as_text(exported.out_avals[0].shape)} float32, physical units"
+        "result": f"{_to_text(exported.out_avals[0].shape)} float32, physical units"
         + ("" if steady else ": the frames after the context, with time step `dt`"),
         "needs": "jax and flatbuffers; every shape is compiled once, so use one length of `count`",
         "platforms": list(exported.platforms),
@@ -152,6 +153,6 @@ def artifact_description(run: TrainedModel, exported: export.Exported, artifact:
     }
 
 
-def _as_text(shape: Sequence[Any]) -> str:
+def _to_text(shape: Sequence[Any]) -> str:
     """Return a shape as text, such as `(b, 64, 1)`, with symbolic dimensions by name."""
     return "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"

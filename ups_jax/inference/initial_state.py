@@ -60,12 +60,12 @@ class InitialState:
         )
 
 
-def read_initial_state(text: str, task: Task, context: int, cfg: Config) -> InitialState:
+def read_initial_state(source: str, task: Task, context: int, cfg: Config) -> InitialState:
     """Return the initial state from a file or from a trajectory of the run's data.
 
     Args:
-        text: Path of a .npy, .npz or HDF5 file, or a split and an index: `test:3` is the fourth trajectory of the test
-            split. The other splits are `train` and `val`.
+        source: Path of a .npy, .npz or HDF5 file, or a split and an index: `test:3` is the fourth trajectory of the
+            test split. The other splits are `train` and `val`.
         context: Number of frames that the model takes as input; further frames of a file are ignored.
         cfg: Configuration with the location of the run's data.
 
@@ -73,13 +73,13 @@ def read_initial_state(text: str, task: Task, context: int, cfg: Config) -> Init
         DataError: The input cannot be read, contains NaN or Inf, or its grid, channels or number of frames do not
             fit the model.
     """
-    match = re.fullmatch(r"(train|val|test):(\d+)", text)
-    path = Path(text)
+    match = re.fullmatch(r"(train|val|test):(\d+)", source)
+    path = Path(source)
     if match is not None:
         start = _read_trajectory(cast(Split, match[1]), int(match[2]), task, context, cfg)
     elif not path.is_file():
         raise DataError(
-            f"{text}: no such file; give a .npy, .npz or HDF5 file, or test:0 for the first test trajectory"
+            f"{source}: no such file; give a .npy, .npz or HDF5 file, or test:0 for the first test trajectory"
         )
     elif task.scattered:
         start = _read_points(path, task, context)
@@ -88,7 +88,7 @@ def read_initial_state(text: str, task: Task, context: int, cfg: Config) -> Init
     else:
         start = _read_hdf5(path, task, context)
     if not np.isfinite(start.fields).all():
-        raise DataError(f"{text}: the initial frames contain NaN or Inf; correct the input")
+        raise DataError(f"{source}: the initial frames contain NaN or Inf; correct the input")
     return start
 
 
@@ -100,7 +100,10 @@ def _read_trajectory(split: Split, index: int, task: Task, context: int, cfg: Co
     if not task.scattered:
         _check_grid(name, dataset.task.shape, dataset.task.spacing, task)
     if not math.isclose(dataset.task.dt, task.dt, rel_tol=1e-3):
-        raise DataError(f"{name}: has the time step {dataset.task.dt:g}; give data with the trained one, {task.dt:g}")
+        raise DataError(
+            f"{name}: has the time step {dataset.task.dt:g}, but the run was trained with "
+            f"{task.dt:g}; use the data of the run"
+        )
     ids = dataset.splits.ids(split)
     if index >= len(ids):
         raise DataError(f"{name}: has {len(ids)} {split} trajectories; give one of {split}:0 to {split}:{len(ids) - 1}")
@@ -128,7 +131,7 @@ def _read_hdf5(path: Path, task: Task, context: int) -> InitialState:
     source = open_file(path, "transient", task.channels)
     if len(task.channels) != source.channels:
         raise DataError(
-            f"{path}: has {source.channels} channels, not {len(task.channels)} ({', '.join(task.channels)}); "
+            f"{path}: has {source.channels} channel(s), but the run has the channels {', '.join(task.channels)}; "
             "give an HDF5 file with a dataset named after each channel, or a .npy file with channels as the last axis"
         )
     if not isinstance(source, ScatteredSource):

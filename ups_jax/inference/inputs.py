@@ -94,7 +94,7 @@ def checked_input_fields(task: Task, u: Any, input_fields: Any, dtype: Any) -> A
     """Check the input fields of a steady task, such as a permeability, and return them as an array (b, *grid, i).
 
     Args:
-        u: The input fields if `input_fields` is None; otherwise None, or a state, which is unused except for its shape.
+        u: The input fields if `input_fields` is None; otherwise None, or a state, of which only the shape is checked.
 
     Raises:
         DataError: A shape does not fit the task, or the input fields contain NaN or Inf.
@@ -116,11 +116,11 @@ def checked_input_fields(task: Task, u: Any, input_fields: Any, dtype: Any) -> A
 
 
 def checked_point_arrays(task: Task, point_arrays: Any, batch: int, points: int, dtype: Any) -> dict[str, AnyArray]:
-    """Check the point-cloud arrays of a batch and return them by name with a batch axis; for a task on a grid, none.
+    """Check the point-cloud arrays of a batch; return them by name with a batch axis, or an empty dictionary on a grid.
 
     Args:
         point_arrays: Mapping with `coords` (points, axes), `point_mask` (points,) and `inputs` (points, i), each
-            optionally with a leading batch axis. `point_mask` may be missing, and every array of size 0.
+            optionally with a leading batch axis. `point_mask` and arrays of size 0 may be missing.
         batch: Number of samples.
         points: Number of points of each sample.
 
@@ -226,24 +226,24 @@ class HasPointArrays(Protocol):
     def point_arrays(self) -> dict[str, np.ndarray]: ...
 
 
-def condition_arrays(trajectories: Any, rows: slice | np.ndarray) -> tuple[Any, ...]:
+def select_condition_arrays(trajectories: Any, rows: slice | np.ndarray) -> tuple[Any, ...]:
     """Return the arguments that follow `steps` in `rollout_arrays`, for some trajectories of a split.
 
     These are the coefficients, their mask and, for point clouds only, the point-cloud arrays.
     """
-    point_arrays = point_arrays_of(trajectories)
+    point_arrays = get_point_arrays(trajectories)
     coefficients = (trajectories.cond[rows], trajectories.cond_mask[rows])
     return (
         (*coefficients, {name: values[rows] for name, values in point_arrays.items()}) if point_arrays else coefficients
     )
 
 
-def point_mask_of(trajectories: Any, rows: slice | np.ndarray) -> Float[np.ndarray, "b p"] | None:
+def select_point_mask(trajectories: Any, rows: slice | np.ndarray) -> Float[np.ndarray, "b p"] | None:
     """Return an array that is 0 at padded points of some trajectories and 1 at all others, or None for a grid."""
-    point_arrays = point_arrays_of(trajectories)
+    point_arrays = get_point_arrays(trajectories)
     return point_arrays["point_mask"][rows] if point_arrays else None
 
 
-def point_arrays_of(trajectories: Any) -> Mapping[str, np.ndarray]:
+def get_point_arrays(trajectories: Any) -> Mapping[str, np.ndarray]:
     """Return the point-cloud arrays of all trajectories by name, or an empty mapping for a grid."""
     return trajectories.point_arrays if isinstance(trajectories, HasPointArrays) else {}

@@ -26,9 +26,9 @@ _ROW, _TIME, _MEMBER = "trajectory-coordinate", "t-coordinate", "member-coordina
 class StateFile:
     """An HDF5 file of predicted states on a grid.
 
-    A single channel is the dataset `tensor` (rows, time, *space); several channels are one dataset each. There is a row
-    for each trajectory, or for each ensemble member of it: members of a trajectory are in consecutive rows, and
-    `member-coordinate` contains their indices. Frames that were not written are NaN.
+    A single channel is the dataset `tensor` (rows, time, *space); several channels are one dataset each. Each row
+    is a trajectory, or one member of a trajectory's ensemble: these members have consecutive rows and their indices in
+    `member-coordinate`. Frames that were not written are NaN.
 
     Attributes:
         path: The finished file.

@@ -158,7 +158,7 @@ class TrainedModel:
 
     @property
     def weights(self) -> Any:
-        """The parameters as a pytree. `step` and `rollout` accept other values, such as traced ones."""
+        """The parameters as a pytree. Changed or traced ones can be passed to `step` and `rollout`."""
         return self.checkpoint.params
 
     @property

@@ -16,7 +16,7 @@ from rich.console import Console
 from ups_jax.config import Config
 from ups_jax.core.errors import ConfigError, Stopped, StorageError, UserError
 from ups_jax.core.files import read_json, storage_error, unused_path, write_atomically
-from ups_jax.core.locks import is_free
+from ups_jax.core.locks import is_unlocked
 from ups_jax.core.terminal import print_line
 from ups_jax.pipeline.request import Request, ResolvedConfigs, config_path
 from ups_jax.pipeline.subprocess_step import Runner, Step, StepFailed
@@ -305,7 +305,7 @@ def find_unfinished_run(runs: Path, request_digest: str) -> str | None:
     unfinished: list[tuple[str, str]] = []
     for path in runs.glob("*/summary.json"):
         values = _summary_or_empty(path)
-        if values.get("request") == request_digest and values.get("status") in UNFINISHED and is_free(path.parent):
+        if values.get("request") == request_digest and values.get("status") in UNFINISHED and is_unlocked(path.parent):
             unfinished.append((str(values["started"]), path.parent.name))
     return max(unfinished)[1] if unfinished else None
 

@@ -39,7 +39,7 @@ def initial_state(preset: FiniteVolumePreset, key: Key[Array, ""]) -> Float[Arra
 def time_derivative(
     preset: FiniteVolumePreset, eta: Float[Array, ""], state: Float[Array, "3 x"]
 ) -> Float[Array, "3 x"]:
-    """Return the time derivative of the conserved variables: the negative flux difference over each cell.
+    """Return the time derivative of the conserved variables, from the fluxes through both faces of each cell.
 
     Args:
         preset: Grid and domain.

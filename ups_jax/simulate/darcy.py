@@ -21,7 +21,7 @@ _REPORT_EVERY = 32
 def solve(
     task: str, preset: DarcyPreset, seed: int, report: Callable[[str], None]
 ) -> tuple[Float32[np.ndarray, "n x y"], Float32[np.ndarray, "n x y"]]:
-    """Return random permeabilities and, for each, the solution with source f = 1.
+    """Return random permeabilities, and the pressure for each of them and the source f = 1.
 
     Args:
         task: Name of the task, which enters the random seed.

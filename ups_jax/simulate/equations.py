@@ -1,7 +1,7 @@
 """Residuals of predicted time steps under the equations of the built-in tasks.
 
-A residual is divided by the linear part of an implicit step, in Fourier space. Otherwise high derivatives would amplify
-small errors of short waves.
+In Fourier space a residual is divided by the linear operator of an implicit time step. Otherwise high derivatives would
+amplify small errors of short waves.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def trapezoidal_residual(
 ) -> Float[Array, " b"]:
     """Return the residual of a time step under the trapezoidal rule, as root mean square over space.
 
-    It is the rms of (1/dt - L/2)^-1 [(after - before) / dt - (f(before) + f(after)) / 2], where f(u) = u_t.
-    The residual of an exact step is the error of the trapezoidal rule, of order dt^3.
+    It is the rms of (1/dt - L/2)^-1 [(after - before) / dt - (f(before) + f(after)) / 2], where f(u) = u_t
+    and L is the linear part of f. The residual of an exact step is the error of the trapezoidal rule, of order dt^3.
 
     Args:
         coefficient: PDE coefficient of each sample.

@@ -1,4 +1,4 @@
-"""HDF5 files of generated data: their datasets in PDEBench's layouts, atomic writing, and a check of existing files.
+"""HDF5 files of generated data: their datasets, atomic writing, and a check of existing files.
 
 The functions `..._datasets` return the content of a file as a dictionary: arrays by the path of a dataset, and strings
 by the path of an attribute, `group/attribute`.
@@ -47,7 +47,7 @@ class Provenance:
 
     @property
     def attributes(self) -> dict[str, str | int]:
-        """Root attributes that record the inputs, except the number of trajectories, which the datasets show."""
+        """Root attributes that record the inputs, except the number of trajectories, which the datasets have."""
         return {"task": self.task, "preset": self.preset, "seed": self.seed, "generator_version": VERSION}
 
     @property
@@ -59,7 +59,7 @@ class Provenance:
 def spectral_datasets(
     preset: Preset, fields: Float[np.ndarray, "n t *s"], coefficients: Float[np.ndarray, " n"]
 ) -> dict[str, np.ndarray]:
-    """Return the content of a file in PDEBench's tensor layout; the preset's coefficient, if any, is its parameter."""
+    """Return the content of a file in PDEBench's tensor layout, with the preset's coefficient, if any, as parameter."""
     return tensor_datasets(preset, fields, {} if preset.coefficient is None else {preset.coefficient: coefficients})
 
 
@@ -183,7 +183,7 @@ def write_file(path: Path, provenance: Provenance, content: Mapping[str, np.ndar
 
     Args:
         content: Arrays and strings, as from the functions `..._datasets`.
-        boundary: Kind of boundary, a root attribute as the provenance.
+        boundary: Kind of boundary, which becomes a root attribute, as do the inputs in `provenance`.
 
     Raises:
         StorageError: If the file cannot be written.
@@ -210,7 +210,7 @@ def check_provenance(path: Path, provenance: Provenance, names: Sequence[str] = 
     except Exception as error:
         if not (isinstance(error, KeyError | TypeError) or is_hdf5_error(error)):
             raise
-        raise DataError(f"{path}: is damaged, or was not generated here ({first_line(error)}); {hint}") from None
+        raise DataError(f"{path}: is damaged, or not a generated file ({first_line(error)}); {hint}") from None
     for name in names:
         if actual[name] != expected[name]:
             raise DataError(f"{path}: has {name} {actual[name]}, but {expected[name]} is expected; {hint}")

@@ -38,7 +38,7 @@ def generate(
     Args:
         task: Name of the task, such as `burgers1d`.
         preset: Name of the preset, such as `default`.
-        trajectories: Number of trajectories, if not the preset's. The content of trajectory i does not depend on it.
+        trajectories: Number of trajectories, in place of the preset's. Trajectory i does not depend on this number.
         overwrite: Replace an existing file. By default an existing file is checked and left unchanged.
         report: Receives progress lines.
 

@@ -27,8 +27,8 @@ class Preset:
         dimensions: Number of space axes.
         amplitude: Largest absolute value of the initial field.
         burn_in: Number of frames that are solved and discarded before the first stored one.
-        first_index: Index of the first trajectory, which determines its random numbers. Presets with different ranges
-            of indices have no trajectory in common.
+        first_index: Index of the first trajectory. A trajectory's index determines its random numbers: presets with
+            disjoint ranges of indices have no trajectory in common.
         coefficient: Name of the PDE coefficient, which is drawn for each trajectory. If None, the coefficient is the
             constant `low` and is not stored.
         low: Smallest coefficient.

@@ -41,7 +41,7 @@ def initial_state(preset: FiniteVolumePreset, key: Key[Array, ""]) -> Float[Arra
 def time_derivative(
     preset: FiniteVolumePreset, gravity: Float[Array, ""], state: Float[Array, "3 x y"]
 ) -> Float[Array, "3 x y"]:
-    """Return the time derivative of the conserved variables: the negative flux differences along x and along y.
+    """Return the time derivative of the conserved variables, from the fluxes through the faces of each cell.
 
     Args:
         preset: Grid and domain.

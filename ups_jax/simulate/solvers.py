@@ -1,6 +1,6 @@
 """Pseudo-spectral solvers of the built-in tasks on periodic grids (exponax), in float64 on the CPU.
 
-Trajectory i depends on the task, the seed and i only, not on the number of trajectories or the device of a training.
+Trajectory i depends on the task, the seed and i only, not on the number of trajectories or on the training device.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ _STREAM = 0x7A61
 
 @dataclass(frozen=True, kw_only=True)
 class TaylorGreenFlow:
-    """The flow of one trajectory, with the symbols of the formula above.
+    """The flow of one trajectory, with the symbols of the module's formula.
 
     Attributes:
         amplitude: Largest speed A of the vortices at time 0.

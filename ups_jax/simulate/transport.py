@@ -33,12 +33,12 @@ class AdvectionDiffusion:
     diffusivity: float
 
     def evaluate(
-        self, axis: Float[np.ndarray, " p"], times: Float[np.ndarray, " t"], extent: float
+        self, coordinates: Float[np.ndarray, " p"], times: Float[np.ndarray, " t"], extent: float
     ) -> Float[np.ndarray, "t p p p"]:
         """Return the field on a grid at several times.
 
         Args:
-            axis: Coordinates of the grid points along one axis; all three axes have the same.
+            coordinates: Coordinates of the grid points along one axis; all three axes have the same.
             extent: Length of the periodic box along each axis.
         """
         modes = len(self.amplitudes) // 2
@@ -48,7 +48,7 @@ class AdvectionDiffusion:
         spectrum = self.amplitudes * np.exp(
             -(1j * frequency + self.diffusivity * (x**2 + y**2 + z**2)) * times[:, None, None, None]
         )
-        waves = np.exp(1j * np.outer(axis, wavenumbers))
+        waves = np.exp(1j * np.outer(coordinates, wavenumbers))
         return np.einsum("tabc,xa,yb,zc->txyz", spectrum, waves, waves, waves, optimize=True).real
 
 
@@ -57,10 +57,12 @@ def solve(
 ) -> tuple[Float[np.ndarray, "n t p p p"], dict[str, Float[np.ndarray, " n"]]]:
     """Return random trajectories in float32, and their parameters by name: `nu`, `beta_x`, `beta_y` and `beta_z`."""
     report(f"advection_diffusion3d: {preset.trajectories} trajectories")
-    axis = preset.origin + np.arange(preset.points) * (preset.extent / preset.points)
+    coordinates = preset.origin + np.arange(preset.points) * (preset.extent / preset.points)
     times = np.arange(preset.steps + 1) * preset.dt
     solutions = [draw_solution(preset, seed, index) for index in range(preset.trajectories)]
-    fields = np.stack([solution.evaluate(axis, times, preset.extent).astype(np.float32) for solution in solutions])
+    fields = np.stack(
+        [solution.evaluate(coordinates, times, preset.extent).astype(np.float32) for solution in solutions]
+    )
     velocities = np.stack([solution.velocity for solution in solutions])
     parameters = {"nu": np.array([solution.diffusivity for solution in solutions])}
     return fields, parameters | {f"beta_{name}": velocities[:, row] for row, name in enumerate("xyz")}

@@ -69,7 +69,7 @@ class SpectralConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class PdetConfig:
-    """The PDE-Transformer architectures `pdet_unet` and `pdet_stack`, which come from the original system."""
+    """The PDE-Transformer architectures `pdet_unet` and `pdet_stack` of the original Universal Physics Stack."""
 
     hidden_dim: Positive = 96
     """Width of a token."""
