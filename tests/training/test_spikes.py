@@ -17,7 +17,7 @@ from ups_jax.core.errors import ConfigError
 from ups_jax.data import Dataset
 from ups_jax.runs.checkpoint import Checkpoints
 from ups_jax.training.build import abstract_state, build_model
-from ups_jax.training.state import SpikeMonitor, check_spike, init_spike_window
+from ups_jax.training.state import SpikeMonitor, accept_and_update_window, init_spike_window
 
 RULE = TrainingConfig(spike_sigma=3.0, spike_window=4)
 
@@ -26,7 +26,7 @@ def accepted_of(losses: list[float], finite: list[bool] | None = None) -> tuple[
     window, result = init_spike_window(RULE), []
     in_row, count = [], []
     for loss, good in zip(losses, finite or [True] * len(losses), strict=True):
-        accepted, window = check_spike(window, jnp.asarray(loss, jnp.float32), jnp.asarray(good), RULE)
+        accepted, window = accept_and_update_window(window, jnp.asarray(loss, jnp.float32), jnp.asarray(good), RULE)
         assert window is not None
         result.append(bool(accepted))
         in_row.append(int(window.in_row))

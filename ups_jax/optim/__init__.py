@@ -21,20 +21,20 @@ def build_optimizer(config: StageConfig, total_steps: int, steps_per_epoch: int)
     adam = partial(optax.scale_by_adam, b1=b1, b2=b2, eps=settings.eps)
     decay = partial(add_decayed_weights, settings.weight_decay)
 
-    def rate(ratio: float = 1.0) -> optax.GradientTransformation:
+    def scale_by_lr(ratio: float = 1.0) -> optax.GradientTransformation:
         schedule = build_schedule(config.scheduler, settings.lr * ratio, total_steps, steps_per_epoch)
         return optax.scale_by_learning_rate(schedule)
 
     def muon() -> optax.GradientTransformation:
         orthogonal_step = scale_by_muon(settings.muon_momentum, settings.muon_ns_steps, settings.muon_scale)
-        matrices = optax.chain(orthogonal_step, decay(), rate())
-        adamw = optax.chain(adam(), decay(), rate(settings.adam_lr_ratio))
+        matrices = optax.chain(orthogonal_step, decay(), scale_by_lr())
+        adamw = optax.chain(adam(), decay(), scale_by_lr(settings.adam_lr_ratio))
         return optax.partition({"muon": matrices, "adamw": adamw}, muon_labels)
 
     rules = {
-        "adam": lambda: optax.chain(decay(), adam(), rate()),
-        "adamw": lambda: optax.chain(adam(), decay(), rate()),
-        "sgd": lambda: optax.chain(decay(), optax.trace(settings.momentum, nesterov=settings.nesterov), rate()),
+        "adam": lambda: optax.chain(decay(), adam(), scale_by_lr()),
+        "adamw": lambda: optax.chain(adam(), decay(), scale_by_lr()),
+        "sgd": lambda: optax.chain(decay(), optax.trace(settings.momentum, nesterov=settings.nesterov), scale_by_lr()),
         "muon": muon,
     }
     clip = optax.identity() if config.grad_clip is None else optax.clip_by_global_norm(config.grad_clip)

@@ -8,23 +8,22 @@ a fixed decay the accumulator starts at zero, and `ema_params` corrects the bias
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import PyTree
 
 # Completed steps divided by the horizon of the average. A larger value averages less; a smaller one includes parameters
 # from earlier, worse steps.
 HORIZON_DIVISOR = 40
 
 
-def ema_init(params: Any) -> optax.EmaState:
+def ema_init(params: PyTree) -> optax.EmaState:
     """Return the state of the average before the first update: zeros of the shapes of `params`."""
     return optax.ema(0.0, debias=False).init(params)
 
 
-def ema_update(params: Any, state: optax.EmaState, decay: float | None) -> optax.EmaState:
+def ema_update(params: PyTree, state: optax.EmaState, decay: float | None) -> optax.EmaState:
     """Return the state of the average after an update: m <- d m + (1 - d) params, count <- count + 1.
 
     Args:
@@ -37,7 +36,7 @@ def ema_update(params: Any, state: optax.EmaState, decay: float | None) -> optax
     return new_state
 
 
-def ema_params(params: Any, state: optax.EmaState, decay: float | None) -> Any:
+def ema_params(params: PyTree, state: optax.EmaState, decay: float | None) -> PyTree:
     """Return the averaged parameters: m / (1 - decay^count) for a fixed decay, otherwise m.
 
     Args:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 # Quintic iteration of Jordan et al.: after five steps the singular values are between about 0.7 and 1.2.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -30,7 +30,7 @@ class ScaleByMuonState(NamedTuple):
         mu: Momentum, an array per parameter.
     """
 
-    mu: Any
+    mu: PyTree
 
 
 def scale_by_muon(
@@ -51,10 +51,12 @@ def scale_by_muon(
         Jordan et al. 2024 (Muon); Liu et al. 2025 for `rms`.
     """
 
-    def init(params: Any) -> ScaleByMuonState:
+    def init(params: PyTree) -> ScaleByMuonState:
         return ScaleByMuonState(mu=jax.tree.map(jnp.zeros_like, params))
 
-    def update(updates: Any, state: ScaleByMuonState, params: Any = None) -> tuple[Any, ScaleByMuonState]:
+    def update(
+        updates: PyTree, state: ScaleByMuonState, params: PyTree | None = None
+    ) -> tuple[PyTree, ScaleByMuonState]:
         del params
         mu = jax.tree.map(lambda old, new: momentum * old + (1 - momentum) * new, state.mu, updates)
         ahead = jax.tree.map(lambda old, new: momentum * old + (1 - momentum) * new, mu, updates)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import optax
+from jaxtyping import Array, PyTree
 from rich.table import Table
 
 from ups_jax.config import StageConfig
@@ -36,7 +37,7 @@ class ParameterGroup(NamedTuple):
 
 
 def muon_group(path: tuple[Any, ...], ndim: int) -> ParameterGroup:
-    """Return the group of a parameter for the optimizer `muon`.
+    """Return the group of a parameter if the configured optimizer is `muon`.
 
     Muon updates all (in, out) matrices, or stacks of them, that map hidden activations to hidden activations. The
     kernel of a convolution (`GridConv`) is a matrix of shape (taps * in, out).
@@ -52,7 +53,7 @@ def muon_group(path: tuple[Any, ...], ndim: int) -> ParameterGroup:
     return ParameterGroup("muon" if names[-1] == "kernel" and ndim >= 2 else "adamw")
 
 
-def muon_labels(params: Any) -> Any:
+def muon_labels(params: PyTree) -> PyTree:
     """Return the name of the optimizer (`muon` or `adamw`) of each parameter, as a tree like `params`."""
     return jax.tree_util.tree_map_with_path(lambda path, leaf: muon_group(path, leaf.ndim).name, params)
 
@@ -63,15 +64,17 @@ def has_weight_decay(path: tuple[Any, ...], ndim: int) -> bool:
 
 
 def add_decayed_weights(weight_decay: float) -> optax.GradientTransformation:
-    """Return a transformation as `optax.add_decayed_weights`, but only for parameters with `has_weight_decay`.
+    """Return `optax.add_decayed_weights`, limited to the parameters for which `has_weight_decay` is true.
 
-    The mask argument of optax would add a level to the optimizer state and make older checkpoints unreadable.
+    The `mask` argument of optax would add a level to the optimizer state and make older checkpoints unreadable.
     """
 
-    def add_decay(path: tuple[Any, ...], update: Any, param: Any) -> Any:
+    def add_decay(path: tuple[Any, ...], update: Array, param: Array) -> Array:
         return update + weight_decay * param if has_weight_decay(path, param.ndim) else update
 
-    def update(updates: Any, state: optax.EmptyState, params: Any = None) -> tuple[Any, optax.EmptyState]:
+    def update(
+        updates: PyTree, state: optax.EmptyState, params: PyTree | None = None
+    ) -> tuple[PyTree, optax.EmptyState]:
         if params is None:
             raise ValueError(optax.NO_PARAMS_MSG)
         if weight_decay == 0.0:
@@ -106,7 +109,7 @@ class ParameterRow:
     reason: str
 
 
-def parameter_table(params: Any, config: StageConfig) -> list[ParameterRow]:
+def parameter_table(params: PyTree, config: StageConfig) -> list[ParameterRow]:
     """Return a row for each parameter, in the order of the tree.
 
     Args:

@@ -7,12 +7,12 @@ the scale; an evaluation updates it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 
 class PlateauState(NamedTuple):
@@ -49,13 +49,13 @@ class PlateauRule:
 def scale_by_plateau() -> optax.GradientTransformation:
     """Return the transformation that multiplies updates by the scale in its state."""
 
-    def init(params: Any) -> PlateauState:
+    def init(params: PyTree) -> PlateauState:
         del params
         return PlateauState(
             scale=jnp.ones((), jnp.float32), best=jnp.full((), jnp.inf, jnp.float32), bad=jnp.zeros((), jnp.int32)
         )
 
-    def update(updates: Any, state: PlateauState, params: Any = None) -> tuple[Any, PlateauState]:
+    def update(updates: PyTree, state: PlateauState, params: PyTree | None = None) -> tuple[PyTree, PlateauState]:
         del params
         return jax.tree.map(lambda leaf: (state.scale * leaf).astype(leaf.dtype), updates), state
 

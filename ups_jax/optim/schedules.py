@@ -76,10 +76,10 @@ def host_schedule(schedule: optax.Schedule, *, block_size: int = 4096) -> Callab
         return jax.vmap(lambda step: jnp.asarray(schedule(step), jnp.float32))(first_step + jnp.arange(block_size))
 
     @functools.lru_cache(maxsize=2)
-    def block(number: int) -> np.ndarray:
+    def rate_block(number: int) -> np.ndarray:
         return np.asarray(rates_from(number * block_size))
 
-    return lambda step: float(block(step // block_size)[step % block_size])
+    return lambda step: float(rate_block(step // block_size)[step % block_size])
 
 
 def build_plateau_rule(
@@ -131,7 +131,7 @@ def check_schedule(
 
 
 def patience_evaluations(config: StageConfig | SchedulerConfig, steps_per_epoch: int, eval_steps: int) -> int | None:
-    """Return after how many evaluations without improvement the patience is exhausted; None for no limit.
+    """Return the number of evaluations without improvement that exhausts the patience; None for no limit.
 
     Args:
         config: Section of the configuration with `patience` (in epochs) or `patience_steps`.
@@ -147,7 +147,7 @@ def _evaluations_to_exceed(steps: int, eval_steps: int) -> int:
 
 
 def _length_in_steps(epochs: float | None, steps: int | None, steps_per_epoch: int) -> int | None:
-    """Return in optimizer steps a length that is configured in steps or in epochs; None if both are None."""
+    """Convert a length that is configured in steps or in epochs to optimizer steps; None if both are None."""
     if steps is not None:
         return steps
     return None if epochs is None else round(epochs * steps_per_epoch)

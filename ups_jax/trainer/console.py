@@ -26,7 +26,7 @@ from ups_jax.training.state import TrainState
 
 
 def print_setup(console: Console, cfg: Config, stage: str, data: Mixture) -> None:
-    """Print the device and the data of each task; for several tasks, also the share of the steps of each task."""
+    """Print the device and the data of each task; for several tasks, also the share of steps that each task gets."""
     device = jax.devices()[0]
     print_line(console, f"device      {device.device_kind} ({device.platform}, {jax.device_count()} in use)")
     if device.platform == "cpu":
@@ -63,7 +63,7 @@ def print_plan(console: Console, cfg: Config, stage: str, plan: Plan, record_ent
     """Print the number of steps, batch size, optimizer and precision of a stage.
 
     Args:
-        record_entries: Second result of `plan_and_record_entries`; `budget` is present for a length in seconds.
+        record_entries: Entries from `plan_and_record_entries`; with `budget` if the length is given in seconds.
     """
     settings = getattr(cfg.stages, stage)
     windows = f"{settings.accum_steps} x " * (settings.accum_steps > 1) + f"{settings.batch_size}"
@@ -187,9 +187,9 @@ def log_end(
 
 
 def is_end_logged(run: RunDirectory, stage: str, state: TrainState) -> bool:
-    """Return whether run.json has the mark (key `told`) that the end of the stage at this step was logged.
+    """Return whether run.json records, as step `told`, that the end of the stage at the step of `state` was logged.
 
-    The mark is written after delivery: if the run is killed before that or delivery fails, a resume logs the end again.
+    This is recorded after delivery. If the run is killed before, or delivery fails, a resume logs the end again.
     """
     return run.read()["stages"][stage].get("told") == int(state.step)
 
@@ -205,5 +205,5 @@ def log_diverged(writer: Writer, run: RunDirectory, stage: str, error: DivergedE
 
 
 def _valid_artifact_name(name: str) -> str:
-    """Replace the characters of a name that W&B forbids, and keep the last 128 characters, the maximum of W&B."""
+    """Replace the characters that W&B forbids in a name, and keep the last 128 characters, the longest allowed name."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", name)[-128:]

@@ -37,7 +37,7 @@ _STEPS = 3
 
 
 def dry_run(cfg: Config, stages: Sequence[str], console: Console, init_from: Path | None = None) -> None:
-    """Print parameters, FLOPs, memory and time of each stage's training step, and test saving and restoring its state.
+    """Print parameters, FLOPs, memory and time of the train step of each stage; test saving and restoring its state.
 
     Args:
         init_from: Run whose codec encoded the stored latents, for stages that are trained on latents.
@@ -107,10 +107,11 @@ def step_costs(jitted_step: Any, state: Any, batch: Any) -> dict[str, str]:
     }
 
 
-def peak_bytes(memory: Any) -> int:
-    """Return the peak memory of a program in bytes: arguments, temporaries, and results not stored in arguments."""
-    arguments_and_results = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return int(arguments_and_results + memory.temp_size_in_bytes)
+def peak_bytes(memory_analysis: Any) -> int:
+    """Return the peak memory of a program from jax's `memory_analysis()`; results in donated arguments count once."""
+    sizes = memory_analysis
+    arguments_and_results = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    return int(arguments_and_results + sizes.temp_size_in_bytes)
 
 
 def time_steps(stage: str, step_trial: StepTrial, state: TrainState) -> tuple[TrainState, list[float]]:
@@ -171,7 +172,7 @@ def _is_bit_identical(first: Any, second: Any) -> bool:
 
 
 def _number_or_missing(value: float | None) -> str:
-    """Return a number as text, `MISSING` for None."""
+    """Return a number as text, or the text `MISSING` for None."""
     return MISSING if value is None else f"{value:.4g}"
 
 

@@ -40,7 +40,10 @@ def encode_dataset(
     report: Callable[[int], None] = lambda _: None,
     shard_bytes: int = _SHARD_BYTES,
 ) -> LatentManifest | None:
-    """Encode every frame that has the `data.context - 1` frames before it, and write the latents to a folder.
+    """Write the latents of a data set to a folder.
+
+    A latent encodes a frame together with the context frames before it; the first frames, which lack some of these,
+    have no latent.
 
     Args:
         weights: Weights of the operator of a trained run, which contain the codec.
@@ -70,7 +73,7 @@ def encode_dataset(
         encoded = []
         for number, contexts in enumerate(_padded_chunks(rows, chunk)):
             latents, magnitudes = (np.asarray(item)[: len(rows) - number * chunk] for item in encode_chunk(contexts))
-            _check_range(magnitudes, manifest, model, ids, number * chunk)
+            _check_latent_range(magnitudes, manifest, model, ids, number * chunk)
             encoded.append(latents)
         return np.concatenate(encoded).reshape(len(ids), *manifest.trajectory_shape)
 
@@ -166,7 +169,7 @@ def _latent_manifest(weights: Weights, cfg: Config, dataset: Dataset, dtype: str
 
 
 class EncodedChunk(NamedTuple):
-    """Latents of a chunk in their storage type, and each feature's largest magnitude over the tokens of a latent."""
+    """Latents in their storage type, and for each latent the largest magnitude of every feature among its tokens."""
 
     latents: Array
     magnitudes: Array
@@ -206,7 +209,7 @@ def _padded_chunks(rows: np.ndarray, chunk: int) -> Iterator[np.ndarray]:
         yield np.concatenate([chunk_rows, np.repeat(chunk_rows[-1:], chunk - len(chunk_rows), axis=0)])
 
 
-def _check_range(
+def _check_latent_range(
     magnitudes: np.ndarray, manifest: LatentManifest, model: Simulator, ids: Int[np.ndarray, " n"], first_latent: int
 ) -> None:
     """Raise an error if a latent of a chunk is not finite or exceeds the range of its storage type.

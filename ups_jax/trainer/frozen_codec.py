@@ -1,4 +1,4 @@
-"""Training on stored latents, with the codec (encoder and decoder) that encoded them frozen.
+"""Training on stored latents; the codec (encoder and decoder) that encoded them stays frozen.
 
 The functions check that the configuration supports latents, and that the stored latents match the codec and the data.
 """
@@ -50,7 +50,7 @@ def with_field_source(cfg: Config) -> Config:
 
 
 def check_grid_task(task: Task) -> None:
-    """Raise ConfigError if the task is on scattered points, because their codec also needs the positions."""
+    """Raise ConfigError if the task is on scattered points: their codec needs positions, which latents do not store."""
     if task.scattered:
         raise ConfigError(
             f"data.source=latents: supports grids only, but {task.name} is on scattered points; use data.source=fields"
@@ -81,7 +81,7 @@ def latent_key(digest: str, cfg: Config, dataset: Dataset, dtype: str) -> Latent
 
 
 def codec_digest(params: Any) -> str:
-    """Return the digest of the codec's parameters, which `params` must contain."""
+    """Return the digest of the codec's part of the parameters."""
     leaves = jax.tree_util.tree_leaves_with_path(params[CODEC])
     return weights_digest({jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves})
 
@@ -140,7 +140,7 @@ def with_stored_latents(
 
 
 def latents_record_entry(data: Mixture) -> dict[str, Any]:
-    """Return the run.json entry `latents` with the key that a resume compares; empty for a training on fields."""
+    """Return the run.json entry with the key of the latents, which a resume compares; empty without latents."""
     latents = data.datasets[0].latents
     return {} if latents is None else {"latents": asdict(latents.cache.manifest.key)}
 

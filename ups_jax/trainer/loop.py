@@ -216,10 +216,10 @@ def _evaluate(loop: Loop, state: TrainState) -> Evaluation:
 def read_metrics(
     call: PendingCall | None, loop: Loop, cfg: Config, rate_scale: float, *, log_last_step: bool = False
 ) -> dict[int, dict[str, float]]:
-    """Return the metrics of a call of the train step by step number; this waits until the device has computed them.
+    """Return the metrics of every step of a call, keyed by step number; this waits until the device has computed them.
 
     Args:
-        call: The call; None gives an empty result.
+        call: A call of the train step; None gives an empty result.
         rate_scale: Factor by which plateaus have reduced the learning rate.
         log_last_step: Whether to log the last step even if it is not a multiple of `logging.every_steps`.
 

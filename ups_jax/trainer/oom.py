@@ -123,7 +123,7 @@ def batch_size_key(stage: str) -> str:
 
 
 def row_too_large_error(config_key: str) -> ConfigError:
-    """Return the error, under this configuration key, for a step that does not even fit into memory with one row."""
+    """Return the error for a step that does not fit into memory even with one row; `config_key` is the batch size's."""
     return ConfigError(
         f"{config_key}: a training step of one row does not fit into the device's memory; set training.remat=full or "
         "training.precision=bf16, or use a smaller model or a shorter rollout_horizon"
@@ -132,7 +132,7 @@ def row_too_large_error(config_key: str) -> ConfigError:
 
 @contextmanager
 def raise_on_oom(replacement: ConfigError) -> Iterator[None]:
-    """In the context, raise `replacement` instead of an out-of-memory error of the device, and nothing else."""
+    """Raise `replacement` in place of an out-of-memory error of the device in the context; keep other errors."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -167,15 +167,15 @@ def is_state_lost(state: Any) -> bool:
 
 
 def halving_record(cfg: Config, rows: int, micro_batches: int) -> HalvingRecord:
-    """Return the run.json entry for a step that a halving has split into `micro_batches` of `rows` rows."""
+    """Return the run.json entry of a halving, after which a step has `micro_batches` micro-batches of `rows` rows."""
     return {"micro_batch": rows, "accum_steps": micro_batches, "time": now()} | _device_and_remat(cfg)
 
 
 def initial_micro_batches(cfg: Config, stage: str, halvings: Sequence[HalvingRecord]) -> int:
     """Return the number of micro-batches with which a training starts.
 
-    This is `accum_steps` of the stage, or the larger number of the newest halving that was recorded with the same
-    device kind and `training.remat`.
+    This is `accum_steps` of the stage, unless the newest halving with the same device kind and `training.remat` has a
+    larger number.
     """
     recorded = [record["accum_steps"] for record in halvings if _device_and_remat(cfg).items() <= record.items()]
     return max([getattr(cfg.stages, stage).accum_steps, *recorded[-1:]])

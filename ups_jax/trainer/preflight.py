@@ -117,7 +117,7 @@ def generate_missing_data(cfg: Config, console: Console) -> None:
 
 
 def check_resume(run: RunDirectory, cfg: Config, stage: str, resume: str) -> None:
-    """Raise an error if the run directory does not allow to start or resume the training of a stage.
+    """Raise an error if the training of a stage cannot be started or resumed in the run directory.
 
     Args:
         resume: `auto`, `must` or `never`, as in `trainer.train.train`.
@@ -131,7 +131,7 @@ def check_resume(run: RunDirectory, cfg: Config, stage: str, resume: str) -> Non
         raise ConfigError(f"{run.path}: is a file; give a directory as --run-dir")
     if not run.exists():
         if resume == "must":
-            raise CheckpointError(f"{run.path}: holds no run to resume; remove --resume must to start a new run")
+            raise CheckpointError(f"{run.path}: holds no run to resume; give --resume auto to start a new run")
         if run.contains_other_files():
             raise ConfigError(f"{run.path}: is not empty and is not a run directory; give a new --run-dir")
         return
@@ -175,7 +175,7 @@ def check_parent_checkpoints(run: RunDirectory, stage: str, best_checkpoints: di
 def check_parent_data(run: RunDirectory, cfg: Config, fingerprint: str, parent_fingerprints: Mapping[str, str]) -> None:
     """Raise ConfigError if `diffusion.fold` is set and a parent was trained on other data than the stage.
 
-    The parent may then have been trained on trajectories that the fold holds out from it.
+    The parent may then have been trained on trajectories that the fold reserves for the stage.
 
     Args:
         fingerprint: Fingerprint of the data of the stage.
@@ -339,7 +339,7 @@ def gradient_norms(model: Any, cfg: Config, stage: str, batch: Batch, terms: lis
 
 
 def _with_normalised_units(task: Task) -> Task:
-    """Return the task for data that are normalised already: with zero means and unit standard deviations."""
+    """Return the task with the statistics of normalised fields: zero means and unit standard deviations."""
     channels = len(task.channels)
     delta_std = [delta / std for delta, std in zip(task.statistics.delta_std, task.statistics.std, strict=True)]
     return replace(

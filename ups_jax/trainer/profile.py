@@ -97,7 +97,7 @@ def profile_step(
                 state, metrics = compiled(state, batch)
                 jax.block_until_ready((state, metrics))
         seconds = (time.perf_counter() - start) / steps
-    hlo = compiled.text
+    hlo = compiled.hlo_text
     trace = max(directory.rglob("*.xplane.pb"), key=lambda file: file.stat().st_mtime)
     lines = list(executed_operations(ProfileData.from_file(str(trace)), program_name(hlo)))
     if not any(lines):
@@ -116,7 +116,7 @@ def profile_step(
 def time_by_part(
     busy: Mapping[str, float], counts: Mapping[str, int], paths: Mapping[str, str], steps: int, depth: int
 ) -> tuple[PartTime, ...]:
-    """Return the time of each part of the model and direction, the longest first.
+    """Return the time of each part of the model in each direction, the longest first.
 
     Args:
         busy: Nanoseconds of each operation, by name.
@@ -196,7 +196,7 @@ def operation_paths(hlo: str) -> dict[str, str]:
 
 
 def executed_operations(data: ProfileData, program: str) -> Iterator[list[Operation]]:
-    """Yield the operations that a profile has of a program, as one list per thread or GPU stream."""
+    """Yield the operations of a program that a profile recorded, as one list per thread or GPU stream."""
     for plane in data.planes:
         for line in plane.lines:
             operations = []

@@ -146,7 +146,7 @@ class TrainingRun:
         self.print_line(f"optimizers  {summarize_optimizers(rows)}")
 
     def build_train_step(self) -> oom.OomRetryStep:
-        """Return the train step; it starts with the micro-batches that fitted into memory before (run.json).
+        """Return the train step; it starts with the micro-batch size that fitted into memory before (run.json).
 
         Compilations and further halvings of the micro-batch are printed and recorded in run.json.
         """
@@ -230,7 +230,7 @@ def restore_or_init_state(training: TrainingRun, checkpoints: Checkpoints) -> Tr
         )
     if training.resume == "must":
         raise CheckpointError(
-            f"{training.run.path}: holds no checkpoint of {training.stage}; remove --resume must to start this stage"
+            f"{training.run.path}: holds no checkpoint of {training.stage}; give --resume auto to start this stage"
         )
     if trains_on_latents(training.cfg, training.stage) and training.init_weights is None:
         raise CheckpointError(f"{training.run.path}: has no checkpoint with a trained codec; give --init-from RUN")
@@ -302,7 +302,7 @@ def _record_saved_step(training: TrainingRun, checkpoints: Checkpoints) -> None:
 
 
 def _record_quarantined(training: TrainingRun, checkpoints: Checkpoints, resumed_step: int) -> None:
-    """Record the validation metrics of quarantined checkpoints before the resumed step in run.json.
+    """Record in run.json the validation metrics of the quarantined checkpoints of steps before the resumed step.
 
     One of these damaged checkpoints may have been the best one. A metric that cannot be read is recorded as None.
     """
@@ -377,13 +377,13 @@ def watch_stop_signals() -> Iterator[Callable[[], bool]]:
         yield lambda: False
         return
 
-    def handle(number: int, _: FrameType | None) -> None:
+    def handle_signal(number: int, _: FrameType | None) -> None:
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)
 
     numbers = [signal.SIGTERM, signal.SIGINT, *hangup_signals()]
-    previous = {number: signal.signal(number, handle) for number in numbers}
+    previous = {number: signal.signal(number, handle_signal) for number in numbers}
     try:
         yield lambda: bool(received)
     finally:

@@ -1,4 +1,4 @@
-"""Measurement of the time per step of a stage before it is trained; it converts a length in seconds to steps.
+"""Measurement of a stage's time per step before training, which converts a length in seconds to steps.
 
 If memory runs out, the micro-batch is halved as in training.
 """
@@ -111,7 +111,7 @@ class StepTrial:
     Attributes:
         make_step: Function `make_step(micro_batches=n)` that returns the train step; the step donates its state.
         new_state: Function that returns a new state at step 0.
-        batches: Batch arguments of successive calls of the step; the first `task_count` have one batch of each task.
+        batches: Batch arguments of successive calls of the step; the first `task_count` are of different tasks.
         task_count: Number of tasks.
         steps_per_call: Optimizer steps in one call of the step.
     """
@@ -175,7 +175,7 @@ def open_step_trial(
 
 
 def _call_batches(batches: Iterator[Batch], steps_per_call: int, mesh: Mesh) -> Iterator[Batch | Batches]:
-    """Yield the batch argument of each call of a train step, which has one batch for each step of the call."""
+    """Yield the batch arguments of successive calls of a train step; each has the batches of `steps_per_call` steps."""
     to_device = make_batch_transfer(mesh, steps_per_call)
     while True:
         yield to_device([next(batches) for _ in range(steps_per_call)])

@@ -84,7 +84,7 @@ def train(
 
     with run.lock():
         # -- claim the run directory ---------------------------------------------------------------------------------
-        parents = _claim_run_directory(run, cfg, stage, resume, checked.data)
+        parents = _claim_run_and_load_parents(run, cfg, stage, resume, checked.data)
         print_setup(console, cfg, stage, checked.data)
         for line in describe_latents(cfg, stage, checked.data):
             print_line(console, line)
@@ -96,7 +96,7 @@ def train(
             validate = joint_validation(checked.model, stage_spec(stage), checked.data, cfg, parents.weights)
             halvings = list((recorded or {}).get("out_of_memory", ()))
 
-            def measure() -> float:
+            def measure_step_seconds() -> float:
                 timing = measure_stage(
                     cfg, stage, checked.data, checked.model, parents.weights, validate, halvings, console
                 )
@@ -104,7 +104,7 @@ def train(
                 return timing.seconds_per_step
 
             plan, plan_entries = plan_and_record_entries(
-                cfg, checked.data, stage, recorded or {}, measure, checked.plan
+                cfg, checked.data, stage, recorded or {}, measure_step_seconds, checked.plan
             )
             print_plan(console, cfg, stage, plan, plan_entries)
             entry = _new_stage_entry(run, checked.init_weights, init_from) if recorded is None else recorded
@@ -141,12 +141,12 @@ def train(
                 train_step = training.build_train_step()
                 loop = make_loop(training, train_step, checkpoints)
 
-                def attempt() -> LoopResult:
+                def restore_and_run() -> LoopResult:
                     checkpoints.wait()
                     state = restore_or_init_state(training, checkpoints)
                     return run_with_writers(training, loop, state, checkpoints, should_stop)
 
-                state, seconds_per_step = train_step.run_with_retry(attempt)
+                state, seconds_per_step = train_step.run_with_retry(restore_and_run)
                 # A signal after the last step: the state is saved, but the process must exit.
                 if any_host(should_stop(), 0):
                     raise Stopped(
@@ -164,7 +164,9 @@ def train(
     return TrainedStage(run=run, data=checked.data, model=checked.model)
 
 
-def _claim_run_directory(run: RunDirectory, cfg: Config, stage: str, resume: str, data: Mixture) -> TrainedParents:
+def _claim_run_and_load_parents(
+    run: RunDirectory, cfg: Config, stage: str, resume: str, data: Mixture
+) -> TrainedParents:
     """Write run.json of a new run, or check that an existing run can be resumed; return the stage's parents."""
     # Repeat this preflight check under the lock, which excludes other runs in this directory.
     if is_host0():
@@ -190,10 +192,10 @@ def _record_start_and_read_entry(run: RunDirectory, cfg: Config, stage: str) -> 
     return entry
 
 
-def _new_stage_entry(run: RunDirectory, weights: Weights | None, init_from: Path | None) -> dict[str, Any]:
-    """Return the first run.json entry of a stage: start time, steps of earlier stages, and origin of its weights."""
+def _new_stage_entry(run: RunDirectory, init_weights: Weights | None, init_from: Path | None) -> dict[str, Any]:
+    """Return the first run.json entry of a stage: start time, steps of earlier stages, and run of `init_weights`."""
     steps_before = sum(newest_step(run.checkpoints(name)) for name in run.read()["stages"])
-    parent = {} if weights is None else {"parent": {"run": str(init_from), "step": weights.step}}
+    parent = {} if init_weights is None else {"parent": {"run": str(init_from), "step": init_weights.step}}
     return {"started": now(), "steps_before": steps_before} | parent
 
 

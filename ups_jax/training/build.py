@@ -280,9 +280,9 @@ def frozen_codec_subset(spec: StageSpec, model: StageModel, cfg: Config) -> Para
 
 
 def averaged_params(cfg: Config, stage: str, state: TrainState, decay: float | None) -> PyTree:
-    """Return the averaged parameters of a state, but the parameters themselves of a frozen codec.
+    """Return the averaged parameters of a state; a frozen codec keeps its parameters.
 
-    The average of constant parameters would differ from them by round-off.
+    The average of constant parameters differs from these parameters by round-off.
 
     Args:
         decay: Fixed decay of the average; None for the power-function average.

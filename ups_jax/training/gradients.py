@@ -41,7 +41,7 @@ def make_gradient_fn(
     def weighted_sum(params: PyTree, batch: Batch, key: Key[Array, ""], context: StepContext) -> LossAndGradient:
         stacked = split_rows(batch, micro_batches)
 
-        def add(total: LossAndGradient, micro_batch: Batch) -> tuple[LossAndGradient, None]:
+        def add_micro_batch(total: LossAndGradient, micro_batch: Batch) -> tuple[LossAndGradient, None]:
             rows = jnp.sum(micro_batch.mask)
             value = value_and_grad(params, micro_batch, key, context)
             return jax.tree.map(lambda partial_sum, new: partial_sum + rows * new, total, value), None
@@ -49,7 +49,7 @@ def make_gradient_fn(
         first = jax.tree.map(lambda values: values[0], stacked)
         shapes = jax.eval_shape(value_and_grad, params, first, key, context)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        return jax.lax.scan(add, zeros, stacked)[0]
+        return jax.lax.scan(add_micro_batch, zeros, stacked)[0]
 
     def gradients(params: PyTree, batch: Batch, key: Key[Array, ""], context: StepContext) -> LossAndGradient:
         sum_rows = weighted_sum if mesh is None else sum_over_devices(mesh, weighted_sum)

@@ -32,8 +32,8 @@ StackedStep = Callable[[TrainState, Batches, PyTree], tuple[TrainState, dict[str
 def steps_per_call(cfg: Config, data: Mixture, first: Batch, mesh: Mesh) -> int:
     """Return the maximum number of steps per call: up to 8 for one task on one CPU device, otherwise 1.
 
-    Other cases exclude several steps per call: on a GPU, every iteration of a loop synchronises with the host; batches
-    of several tasks differ in shape; and with large batches, the overhead of a call is negligible.
+    Several steps per call are not possible or not faster otherwise: batches of several tasks differ in shape; on a GPU,
+    every iteration of a loop synchronises with the host; for large batches, the overhead of a call is negligible.
 
     Args:
         first: A batch of the stage; its size in bytes limits the number of steps.
@@ -56,10 +56,10 @@ def scan_steps(step: Step, max_steps: int) -> StackedStep:
         zero for unused batches.
     """
 
-    def steps(state: TrainState, stacked: Batches, parents: PyTree) -> tuple[TrainState, dict[str, Array]]:
+    def run_steps(state: TrainState, stacked: Batches, parents: PyTree) -> tuple[TrainState, dict[str, Array]]:
         batches, count = stacked
 
-        def body(number: Array, carry: tuple[TrainState, dict[str, Array]]) -> tuple[TrainState, dict[str, Array]]:
+        def run_step(number: Array, carry: tuple[TrainState, dict[str, Array]]) -> tuple[TrainState, dict[str, Array]]:
             state, metrics = carry
             state, new_metrics = step(state, jax.tree.map(lambda values: values[number], batches), parents)
             return state, jax.tree.map(lambda values, new: values.at[number].set(new), metrics, new_metrics)
@@ -67,9 +67,9 @@ def scan_steps(step: Step, max_steps: int) -> StackedStep:
         first = jax.tree.map(lambda values: values[0], batches)
         shapes = jax.eval_shape(lambda state, batch: step(state, batch, parents)[1], state, first)
         metrics = jax.tree.map(lambda leaf: jnp.zeros((max_steps, *leaf.shape), leaf.dtype), shapes)
-        return jax.lax.fori_loop(0, count, body, (state, metrics))
+        return jax.lax.fori_loop(0, count, run_step, (state, metrics))
 
-    return steps
+    return run_steps
 
 
 def stack_batches(batches: Sequence[Batch], max_steps: int) -> Batches:

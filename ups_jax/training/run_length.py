@@ -43,7 +43,7 @@ class Budget:
 
 
 def make_plan(cfg: Config, data: Dataset | Mixture, stage: str, steps: int | None = None) -> Plan:
-    """Return the length of a stage.
+    """Return the length of a stage in steps; `max_seconds` is not converted here.
 
     Args:
         steps: Total steps; None for `steps` or `epochs` of the stage's configuration.

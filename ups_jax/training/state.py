@@ -137,7 +137,7 @@ class SpikeWindow:
     """The recent losses from which loss spikes are detected, and the number of spikes.
 
     Attributes:
-        losses: Last accepted losses, oldest first; missing losses of a new training are NaN.
+        losses: Last accepted losses, oldest first; NaN stands for a loss that a new training does not have yet.
         in_row: Spikes since the last accepted step, int32 scalar.
         count: Total number of spikes, int32 scalar.
     """
@@ -155,7 +155,7 @@ def init_spike_window(config: TrainingConfig) -> SpikeWindow | None:
     return SpikeWindow(losses=jnp.full((config.spike_window,), jnp.nan, jnp.float32), in_row=zero, count=zero)
 
 
-def check_spike(
+def accept_and_update_window(
     window: SpikeWindow | None, loss: Float[Array, ""], finite: Bool[Array, ""], config: TrainingConfig
 ) -> tuple[Bool[Array, ""], SpikeWindow | None]:
     """Return whether a step is accepted (finite and no spike), and the window after the step.

@@ -1,4 +1,4 @@
-"""The train step: a jitted optimizer step on a batch that donates the buffers of the old state."""
+"""The train step: a jitted optimizer step on a batch; it donates the buffers of the old state."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ups_jax.training.gradients import make_gradient_fn
 from ups_jax.training.multi_step import Batches, scan_steps
 from ups_jax.training.stages import stage_spec
 from ups_jax.training.stages.spec import Parents, StageModel
-from ups_jax.training.state import SpikeMonitor, TrainState, check_spike, spike_metrics, state_scale
+from ups_jax.training.state import SpikeMonitor, TrainState, accept_and_update_window, spike_metrics, state_scale
 
 Metrics = dict[str, Array]
 
@@ -59,7 +59,7 @@ class TrainStep:
         return replace(self, compiled=self.lower(state, batch).compile(dict(options or {})))
 
     @property
-    def text(self) -> str:
+    def hlo_text(self) -> str:
         """The compiled program as HLO text; TypeError if this step is not a result of `compile`."""
         if not isinstance(self.compiled, jax.stages.Compiled):
             raise TypeError("this train step is not compiled yet; call `compile` first")
@@ -159,7 +159,7 @@ class StateUpdate:
         grad_norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
         window = state.monitor.spikes if isinstance(state.monitor, SpikeMonitor) else None
-        accepted, window = check_spike(window, loss, finite, self.training)
+        accepted, window = accept_and_update_window(window, loss, finite, self.training)
         old = state.params, state.opt_state, state.ema
         if self.branch:
             params, opt_state, ema = jax.lax.cond(accepted, self._optimizer_step, lambda old, _: old, old, gradient)

@@ -14,7 +14,7 @@ from ups_jax.core.errors import ConfigError
 from ups_jax.core.stage_names import TEACHER
 from ups_jax.core.task import Task
 from ups_jax.data import Dataset
-from ups_jax.losses import distillation_draws, distillation_losses, level_counts
+from ups_jax.losses import distillation_draws, distillation_losses, level_count_schedule
 from ups_jax.models import Batch, Simulator, SteadySimulator
 from ups_jax.models.corrector import Corrector, CorrectorWeights
 from ups_jax.rollout.flow_sampler import sample_distilled, sample_error
@@ -27,7 +27,7 @@ from ups_jax.training.state import ScaledState, TrainState
 MIN_SAMPLE_SIZE = 0.5
 
 
-def _model(cfg: Config, task: Task) -> Corrector:
+def _build_model(cfg: Config, task: Task) -> Corrector:
     if cfg.diffusion.objective == "regression":
         raise ConfigError(
             "diffusion.objective=regression: this corrector already needs a single step only and cannot be distilled; "
@@ -74,7 +74,7 @@ def distance_to_teacher(
     }
 
 
-def _validate(model: Corrector, dataset: Dataset, cfg: Config, parents: Parents) -> Validate:
+def _make_validation(model: Corrector, dataset: Dataset, cfg: Config, parents: Parents) -> Validate:
     """Return the function from the student's weights to the distance from the teacher and the errors of rollouts.
 
     The rollouts add a sample of the student at every step. Errors with samples of the teacher have the prefix
@@ -127,11 +127,11 @@ def collapse_warning(values: Mapping[str, float]) -> str | None:
 STAGE = StageSpec(
     name="consistency_distill",
     task_kinds=("transient", "steady"),
-    model=_model,
+    model=_build_model,
     init=init_corrector,
     losses=lambda model, cfg: distillation_losses(model, corrector_validation.predictor_model(cfg, model.task), cfg),
     draw=lambda model, cfg: distillation_draws(model, corrector_validation.predictor_model(cfg, model.task), cfg),
-    validate=_validate,
+    validate=_make_validation,
     selection_metric=lambda _cfg: "distance",
     target_metric=lambda cfg: cfg.stages.consistency_distill.target_loss,
     has_scale=True,
@@ -139,6 +139,6 @@ STAGE = StageSpec(
     init_from_parents=_init_from_parents,
     build_weights=corrector_weights,
     uses_term_weights=False,
-    depends_on_epoch=lambda cfg: len(level_counts(cfg)) > 1,
+    depends_on_epoch=lambda cfg: len(level_count_schedule(cfg)) > 1,
     check_metrics=collapse_warning,
 )

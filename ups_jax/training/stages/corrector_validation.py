@@ -60,7 +60,7 @@ class ValidationSegments:
 
 
 def validation_segments(dataset: Dataset, cfg: Config) -> ValidationSegments:
-    """Return segments of up to `evaluation.val_trajectories` validation trajectories, or up to as many solutions."""
+    """Return segments of `evaluation.val_trajectories` validation trajectories; of a steady task, as many solutions."""
     task, trajectories = dataset.task, dataset.trajectories("val", limit=cfg.evaluation.val_trajectories)
     fields = np.asarray(trajectories.fields)
     context, frames = cfg.data.context, fields.shape[1]

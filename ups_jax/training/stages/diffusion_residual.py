@@ -104,7 +104,7 @@ def _init_from_parents(
     return replace(state, scale=measure_scale(model, cfg, parents, jax_stream_key(state.rng, "scale"), batches))
 
 
-def _validate(model: Corrector, dataset: Dataset, cfg: Config, parents: Parents) -> Validate:
+def _make_validation(model: Corrector, dataset: Dataset, cfg: Config, parents: Parents) -> Validate:
     """Return the function from weights to the errors with correction at every step, and without it (`alone/...`)."""
     segments = validation_segments(dataset, cfg)
     predictor = predictor_model(cfg, model.task)
@@ -128,7 +128,7 @@ STAGE = StageSpec(
     init=init_corrector,
     losses=lambda model, cfg: diffusion_losses(model, predictor_model(cfg, model.task), cfg),
     draw=lambda model, cfg: diffusion_draws(model, predictor_model(cfg, model.task), cfg),
-    validate=_validate,
+    validate=_make_validation,
     selection_metric=selection_metric,
     has_scale=True,
     init_from_parents=_init_from_parents,

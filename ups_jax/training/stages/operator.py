@@ -27,7 +27,7 @@ from ups_jax.training.stages.options import (
 from ups_jax.training.stages.spec import Parents, StageSpec, Validate
 
 
-def _model(cfg: Config, task: Task) -> Simulator | PointSimulator:
+def _build_model(cfg: Config, task: Task) -> Simulator | PointSimulator:
     check_widths(cfg.operator)
     if task.scattered:
         check_pooling(cfg)
@@ -43,14 +43,14 @@ def _model(cfg: Config, task: Task) -> Simulator | PointSimulator:
     )
 
 
-def _init(model: Simulator | PointSimulator, key: Key[Array, ""], batch: Batch) -> PyTree:
+def _init_params(model: Simulator | PointSimulator, key: Key[Array, ""], batch: Batch) -> PyTree:
     # A batch of latents has no fields; only their shape is needed.
     cond = conditions_of(batch)
     fields = jnp.zeros((len(cond.dt), model.context, *model.task.shape, len(model.task.channels)))
     return model.init(key, fields, cond)["params"]
 
 
-def _validate(model: Simulator | PointSimulator, dataset: Dataset, cfg: Config, parents: Parents) -> Validate:
+def _make_validation(model: Simulator | PointSimulator, dataset: Dataset, cfg: Config, parents: Parents) -> Validate:
     """Return the function from parameters to the nRMSE of single steps (`one_step`) and of full rollouts (`rollout`).
 
     Both are means over the frames of up to `evaluation.val_trajectories` validation trajectories.
@@ -70,7 +70,7 @@ def _validate(model: Simulator | PointSimulator, dataset: Dataset, cfg: Config, 
     starts = np.arange(frames - model.context)
 
     @jax.jit
-    def measure(params: PyTree) -> dict[str, Array]:
+    def measure_nrmse(params: PyTree) -> dict[str, Array]:
         truth = fields[:, model.context :]
         rolled = rollout(model, params, fields[:, : model.context], cond, len(starts))
 
@@ -84,7 +84,7 @@ def _validate(model: Simulator | PointSimulator, dataset: Dataset, cfg: Config, 
             "rollout": all_metrics(rolled, truth, model.task, cond.point_mask)["nrmse"].mean(),
         }
 
-    return lambda params: {name: float(value) for name, value in jax.device_get(measure(params)).items()}
+    return lambda params: {name: float(value) for name, value in jax.device_get(measure_nrmse(params)).items()}
 
 
 # Losses by `data.source`.
@@ -94,10 +94,10 @@ STAGE = StageSpec(
     name="operator",
     task_kinds=("transient",),
     supports_points=True,
-    model=_model,
-    init=_init,
+    model=_build_model,
+    init=_init_params,
     losses=lambda model, cfg: _LOSSES[cfg.data.source](model, cfg.training),
     draw=lambda model, cfg: operator_draws(model, cfg.training),
-    validate=_validate,
+    validate=_make_validation,
     selection_metric=lambda cfg: cfg.evaluation.metric,
 )

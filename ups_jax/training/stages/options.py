@@ -16,11 +16,14 @@ def check_widths(operator: OperatorConfig, section: str = "operator.pdet") -> No
     if operator.architecture_type == "spectral":
         return
     if grouped and pdet.hidden_dim % pdet.group_size:
-        raise ConfigError(f"{section}.hidden_dim={pdet.hidden_dim} is not a multiple of group_size={pdet.group_size}")
+        raise ConfigError(
+            f"{section}.hidden_dim={pdet.hidden_dim} is not a multiple of group_size={pdet.group_size}; change either"
+        )
     heads_in = pdet.group_size if grouped else pdet.hidden_dim
     if heads_in % pdet.num_heads:
         raise ConfigError(
-            f"operator.pdet.num_heads={pdet.num_heads} does not divide the width {heads_in} of the attention"
+            f"operator.pdet.num_heads={pdet.num_heads} does not divide the width {heads_in} of the attention; set "
+            f"num_heads to a divisor of {heads_in}"
         )
 
 

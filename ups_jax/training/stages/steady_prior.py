@@ -17,18 +17,18 @@ from ups_jax.training.stages.options import check_widths, compute_dtype, matmul_
 from ups_jax.training.stages.spec import Parents, StageSpec, Validate
 
 
-def _model(cfg: Config, task: Task) -> SteadySimulator:
+def _build_model(cfg: Config, task: Task) -> SteadySimulator:
     check_widths(cfg.operator)
     return SteadySimulator(
         task, cfg.latent, cfg.operator, compute_dtype(cfg), recomputes_blocks(cfg), matmul_precision(cfg)
     )
 
 
-def _init(model: SteadySimulator, key: Key[Array, ""], batch: Batch) -> PyTree:
+def _init_params(model: SteadySimulator, key: Key[Array, ""], batch: Batch) -> PyTree:
     return model.init(key, jnp.asarray(batch.inputs), conditions_of(batch))["params"]
 
 
-def _validate(model: SteadySimulator, dataset: Dataset, cfg: Config, parents: Parents) -> Validate:
+def _make_validation(model: SteadySimulator, dataset: Dataset, cfg: Config, parents: Parents) -> Validate:
     """Return the function from parameters to `steady`, the mean nRMSE of validation solutions."""
     solutions = dataset.trajectories("val", limit=cfg.evaluation.val_trajectories)
     inputs, truth = jnp.asarray(solutions.inputs), jnp.asarray(solutions.fields)
@@ -39,19 +39,19 @@ def _validate(model: SteadySimulator, dataset: Dataset, cfg: Config, parents: Pa
     )
 
     @jax.jit
-    def measure(params: PyTree) -> Array:
+    def mean_nrmse(params: PyTree) -> Array:
         solved = solve(model, params, inputs, cond)[:, None]
         return all_metrics(solved, truth, model.task)["nrmse"].mean()
 
-    return lambda params: {"steady": float(measure(params))}
+    return lambda params: {"steady": float(mean_nrmse(params))}
 
 
 STAGE = StageSpec(
     name="steady_prior",
     task_kinds=("steady",),
-    model=_model,
-    init=_init,
+    model=_build_model,
+    init=_init_params,
     losses=lambda model, cfg: steady_losses(model, cfg.training),
-    validate=_validate,
+    validate=_make_validation,
     selection_metric=lambda _: "steady",
 )
