@@ -19,9 +19,7 @@ BOXES = {
     "both": ((1.0, 0.5, 2.0), (True, False, True)),
 }
 
-compiled_neighbours = jax.jit(
-    nearest_neighbours, static_argnames=("count", "box", "periodic", "radius", "chunk_size")
-)
+compiled_neighbours = jax.jit(nearest_neighbours, static_argnames=("count", "box", "periodic", "radius", "chunk_size"))
 
 
 def scattered(kind: str, points: int = 40) -> tuple[Any, Any]:

@@ -123,7 +123,7 @@ def with_sharding(mesh: Mesh, tree: PyTree) -> PyTree:
     return tree if mesh.size == 1 else jax.lax.with_sharding_constraint(tree, state_shardings(mesh, tree))
 
 
-def sum_over_devices(mesh: Mesh, sum_rows: Callable[..., Any]) -> Callable[..., Any]:
+def sum_over_devices(mesh: Mesh, sum_rows: Callable[..., PyTree]) -> Callable[..., PyTree]:
     """Return a function that applies `sum_rows` to each device's rows of the batch and sums the results over devices.
 
     The large arrays of the result are sharded as in `state_shardings`. Only parameters and sums are communicated;

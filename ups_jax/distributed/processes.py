@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypedDict, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,13 @@ class _Process:
 
 
 _PROCESS = _Process()
+
+
+class ProcessSlice(TypedDict):
+    """Arguments of the batch readers that select the rows of one process."""
+
+    process_index: int
+    process_count: int
 
 
 def start_processes(config: ParallelConfig) -> None:
@@ -73,8 +80,8 @@ def is_multihost() -> bool:
     return _PROCESS.count > 1
 
 
-def process_slice() -> dict[str, int]:
-    """Return `process_index` and `process_count`, with which the batch readers read this process's rows."""
+def process_slice() -> ProcessSlice:
+    """Return the arguments with which the batch readers read this process's rows of every batch."""
     return {"process_index": _PROCESS.index, "process_count": _PROCESS.count}
 
 

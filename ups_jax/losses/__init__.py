@@ -5,7 +5,7 @@ Every loss function takes `reduction="mean" | "sum" | "none"` and a `mask`; `ups
 
 from ups_jax.losses.boundary import boundary
 from ups_jax.losses.diffusion import diffusion_draws, diffusion_losses, flow_draws, predictor_error_function
-from ups_jax.losses.distillation import distillation_draws, distillation_losses, level_counts
+from ups_jax.losses.distillation import distillation_draws, distillation_losses, level_count_schedule
 from ups_jax.losses.field import h1, mse, nrmse, relative_mse, rollout_mse
 from ups_jax.losses.latent import inverse_decoding, inverse_encoding, inverse_weight, latent_diversity, latent_norm
 from ups_jax.losses.operator import latent_losses, operator_draws, operator_losses, steady_losses

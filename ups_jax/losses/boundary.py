@@ -38,7 +38,7 @@ SIDES = {
 }
 
 # Residuals at the `m` points of the walls, and the mask of these points (None if all count).
-Residuals = tuple[Float[Array, "b m c"], Float[Array, "b m"] | None]
+ResidualsAndMask = tuple[Float[Array, "b m c"], Float[Array, "b m"] | None]
 
 
 def boundary(
@@ -64,7 +64,6 @@ def boundary(
 
     Args:
         fields: Fields u `(b, *s, c)`.
-        spacing: Distance between grid points along each axis.
         value: Prescribed value of u or du/dn, in the units of `fields` (per length for `neumann`).
         sides: `all` or the name of one side of the grid.
         mask: Samples `(b,)` or points `(b, *s)` that count.
@@ -116,7 +115,7 @@ def _dirichlet_residuals(
     spacing: Sequence[Number],
     value: Number,
     mask: Float[Array, "b *s"] | None,
-) -> Residuals:
+) -> ResidualsAndMask:
     """Return u - value at the points of the walls, and the mask of these points."""
     on_wall = np.zeros(x.shape[1:-1], bool)
     for axis, end in walls:
@@ -132,7 +131,7 @@ def _neumann_residuals(
     spacing: Sequence[Number],
     value: Number,
     mask: Float[Array, "b *s"] | None,
-) -> Residuals:
+) -> ResidualsAndMask:
     """Return du/dn - value at the points of the walls, with the outward normal n, and the mask of these points."""
 
     def slope_residual(axis: int, end: int) -> Float[Array, "b *r c"]:
@@ -154,7 +153,7 @@ def _periodic_residuals(
     spacing: Sequence[Number],
     value: Number,
     mask: Float[Array, "b *s"] | None,
-) -> Residuals:
+) -> ResidualsAndMask:
     """Return u(first point) - u(last point) along each axis that has walls, and the mask of these pairs of points."""
     axes = [axis for axis, _ in itertools.groupby(axis for axis, _ in walls)]
     jumps = [jnp.take(x, 0, axis + 1) - jnp.take(x, -1, axis + 1) for axis in axes]
@@ -162,7 +161,9 @@ def _periodic_residuals(
     return _flatten_faces(jumps, weights)
 
 
-def _flatten_faces(faces: list[Float[Array, "b *_r c"]], weights: list[Float[Array, "b *_r"]] | None) -> Residuals:
+def _flatten_faces(
+    faces: list[Float[Array, "b *_r c"]], weights: list[Float[Array, "b *_r"]] | None
+) -> ResidualsAndMask:
     """Return the points of several faces, and their weights, concatenated on one axis."""
     flat = jnp.concatenate([face.reshape(face.shape[0], -1, face.shape[-1]) for face in faces], axis=1)
     if weights is None:
@@ -170,7 +171,7 @@ def _flatten_faces(faces: list[Float[Array, "b *_r c"]], weights: list[Float[Arr
     return flat, jnp.concatenate([face.reshape(face.shape[0], -1) for face in weights], axis=1)
 
 
-_RESIDUALS: dict[str, Callable[..., Residuals]] = {
+_RESIDUALS: dict[str, Callable[..., ResidualsAndMask]] = {
     "dirichlet": _dirichlet_residuals,
     "neumann": _neumann_residuals,
     "periodic": _periodic_residuals,

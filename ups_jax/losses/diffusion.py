@@ -110,7 +110,7 @@ def draw_flow_times(key: Key[Array, ""], rows: int, config: TauConfig) -> Float[
 
 
 def _flow_error(
-    model: Corrector, params: Any, rows: Batch, corrector_inputs: CorrectorInputs, error: Float[Array, "b *s c"]
+    model: Corrector, params: PyTree, rows: Batch, corrector_inputs: CorrectorInputs, error: Float[Array, "b *s c"]
 ) -> Float[Array, " b"]:
     """Return for each row the mean square error of the corrector's velocity, at the drawn noise and time."""
     has_noise = 1.0 - jnp.asarray(rows.draws["bare"], jnp.float32)
@@ -122,7 +122,7 @@ def _flow_error(
 
 
 def _regression_error(
-    model: Corrector, params: Any, rows: Batch, corrector_inputs: CorrectorInputs, error: Float[Array, "b *s c"]
+    model: Corrector, params: PyTree, rows: Batch, corrector_inputs: CorrectorInputs, error: Float[Array, "b *s c"]
 ) -> Float[Array, " b"]:
     """Return for each row the mean square difference of the corrector's estimate of the mean error from the true error.
 
@@ -151,7 +151,7 @@ def predictor_error_function(predictor: Simulator | SteadySimulator, config: Dif
     )
     compute_error = factory(predictor, config)
 
-    def without_gradient(params: Any, batch: Batch) -> tuple[CorrectorInputs, Float[Array, "b *s c"]]:
+    def without_gradient(params: PyTree, batch: Batch) -> tuple[CorrectorInputs, Float[Array, "b *s c"]]:
         return jax.lax.stop_gradient(compute_error(jax.lax.stop_gradient(params), batch))
 
     return without_gradient
@@ -183,7 +183,7 @@ def _step_error(predictor: Simulator, config: DiffusionConfig) -> PredictorError
     """Return the error function of a time step, which follows `model_rollout_steps` other steps of the predictor."""
     task = predictor.task
 
-    def compute_error(params: Any, batch: Batch) -> tuple[CorrectorInputs, Float[Array, "b *s c"]]:
+    def compute_error(params: PyTree, batch: Batch) -> tuple[CorrectorInputs, Float[Array, "b *s c"]]:
         fields, cond = normalize(jnp.asarray(batch.fields), task.statistics), conditions_of(batch)
         window, later = fields[:, : predictor.context], jnp.moveaxis(fields[:, predictor.context :], 1, 0)
         if config.input_noise > 0:
@@ -203,7 +203,7 @@ def _solution_error(predictor: SteadySimulator, config: DiffusionConfig) -> Pred
     """Return the error function of a steady solution."""
     task = predictor.task
 
-    def compute_error(params: Any, batch: Batch) -> tuple[CorrectorInputs, Float[Array, "b *s c"]]:
+    def compute_error(params: PyTree, batch: Batch) -> tuple[CorrectorInputs, Float[Array, "b *s c"]]:
         inputs = normalize_inputs(jnp.asarray(batch.inputs), task.inputs)
         cond = conditions_of(batch)
         pred = steady_field(predictor, params, inputs, cond)

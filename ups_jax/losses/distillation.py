@@ -56,7 +56,7 @@ def distillation_losses(model: Corrector, predictor: Simulator | SteadySimulator
     predictor_stage, teacher_stage = STAGE_NEEDS[model.task.kind]["consistency_distill"]
     compute_error, draw = predictor_error_function(predictor, cfg.diffusion), distillation_draws(model, predictor, cfg)
     times = jnp.asarray(flow_times(cfg.diffusion.num_steps, cfg.diffusion.min_noise), jnp.float32)
-    schedule = level_counts(cfg)
+    schedule = level_count_schedule(cfg)
     make_targets = {"teacher": _teacher_targets, "average": _average_targets}[cfg.stages.consistency_distill.aim]
 
     def loss(params: PyTree, batch: Batch, key: Key[Array, ""], context: StepContext) -> tuple[Float[Array, ""], Terms]:
@@ -83,8 +83,8 @@ def distillation_losses(model: Corrector, predictor: Simulator | SteadySimulator
             squares = jnp.square(pred - jax.lax.stop_gradient(target))
             return squares.mean(tuple(range(1, squares.ndim)))
 
-        def add_level(total: Float[Array, " b"], numbered: tuple[Array, Array]) -> tuple[Array, None]:
-            number, levels = numbered
+        def add_level(total: Float[Array, " b"], numbered_levels: tuple[Array, Array]) -> tuple[Array, None]:
+            number, levels = numbered_levels
             # Levels beyond the epoch's count are not computed.
             return total + jax.lax.cond(number < count, square_error, lambda rows: jnp.zeros(rows.shape), levels), None
 
@@ -103,7 +103,7 @@ def distillation_draws(model: Corrector, predictor: Simulator | SteadySimulator,
     It adds the draws of `flow_draws`, and `levels`: for each row, indices of the sampler's times at which the student
     is trained. With the aim `teacher` the first index is 0.
     """
-    flow, max_levels = flow_draws(model, predictor, cfg), max(level_counts(cfg))
+    flow, max_levels = flow_draws(model, predictor, cfg), max(level_count_schedule(cfg))
 
     def draw(batch: Batch, key: Key[Array, ""]) -> Batch:
         shape = (batch.fields.shape[0], max_levels)
@@ -118,7 +118,7 @@ def distillation_draws(model: Corrector, predictor: Simulator | SteadySimulator,
 def _teacher_targets(
     noise: Array, error: Array, times: Float[Array, " n"], teacher_step: TeacherStep, average_consistency: Consistency
 ) -> StatesAndTargets:
-    """Return, as a function of levels, states on the path of the teacher's sampler, with its end as their target."""
+    """Return a function of levels that selects states on the teacher's path from noise; the target is its end."""
     path = _teacher_path(teacher_step, noise, times)
     return lambda levels: (path[levels, jnp.arange(len(levels))], path[-1])
 
@@ -126,7 +126,7 @@ def _teacher_targets(
 def _average_targets(
     noise: Array, error: Array, times: Float[Array, " n"], teacher_step: TeacherStep, average_consistency: Consistency
 ) -> StatesAndTargets:
-    """Return, as a function of levels, the error mixed with noise, with the average student's output as target."""
+    """Return a function of levels that mixes the error with noise; the target is the average student's output."""
 
     def states_and_targets(levels: Int[Array, " b"]) -> tuple[Array, Array]:
         start, end = times[levels], times[levels + 1]
@@ -149,7 +149,7 @@ def _teacher_path(teacher_step: TeacherStep, noise: Float[Array, "b *s c"], time
     return jax.lax.stop_gradient(jnp.concatenate([noise[None], states]))
 
 
-def level_counts(cfg: Config) -> tuple[int, ...]:
+def level_count_schedule(cfg: Config) -> tuple[int, ...]:
     """Return the number of levels per row in each epoch; the last entry holds for all later epochs."""
     return cfg.stages.consistency_distill.tau_schedule or (cfg.training.distill_num_taus,)
 

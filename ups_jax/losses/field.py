@@ -44,14 +44,13 @@ def nrmse(
     Args:
         pred: Predicted fields `(b, *s, c)`, usually normalised.
         target: True fields of the same shape and units.
-        eps: Constant added to the denominator.
         mask: Samples `(b,)` or points `(b, *s)` that count.
 
     References:
         The loss of the Universal Physics Stack (UPS).
     """
     check_same_shape(pred, target)
-    error, size = _mean_squares(pred, target, mask)
+    error, size = _error_and_target_mean_squares(pred, target, mask)
     if reduction == "mean":
         return safe_sqrt(pooled_mean(error, mask, target) / (pooled_mean(size, mask, target) + eps))
     return reduce_samples(safe_sqrt(error / (size + eps)), sample_mask(mask, target), reduction)
@@ -65,11 +64,10 @@ def relative_mse(
     Args:
         pred: Predicted fields `(b, *s, c)`, usually normalised.
         target: True fields of the same shape and units.
-        eps: Constant added to the denominator.
         mask: Samples `(b,)` or points `(b, *s)` that count.
     """
     check_same_shape(pred, target)
-    error, size = _mean_squares(pred, target, mask)
+    error, size = _error_and_target_mean_squares(pred, target, mask)
     return reduce_samples(error / (size + eps), sample_mask(mask, target), reduction)
 
 
@@ -91,7 +89,6 @@ def h1(
     Args:
         pred: Predicted fields `(b, *s, c)`, usually normalised.
         target: True fields of the same shape and units.
-        spacing: Distance between grid points along each axis.
         mask: Samples `(b,)` or points `(b, *s)` that count.
 
     References:
@@ -141,7 +138,9 @@ def rollout_mse(
     return mse(pred, target, reduction=reduction, mask=mask)
 
 
-def _mean_squares(pred: Fields, target: Fields, mask: Mask) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+def _error_and_target_mean_squares(
+    pred: Fields, target: Fields, mask: Mask
+) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
     """Return for each sample the mean squares of pred - target and of the target."""
     points, truth = point_mask(mask, target), at_least_float32(target)
     return mean_per_sample((at_least_float32(pred) - truth) ** 2, points), mean_per_sample(truth**2, points)
@@ -154,7 +153,7 @@ def _gradient_ratio(
     periodic: Sequence[bool],
     mask: Float[Array, "b *s"] | None,
 ) -> Float[Array, " b"]:
-    """Return for each sample the root mean square gradient of the error divided by that of the target."""
+    """Return rms(gradient of pred - target) / rms(gradient of target) for each sample."""
     axes = tuple(range(1, pred.ndim))
     error, size = jnp.zeros(pred.shape[0]), jnp.zeros(pred.shape[0])
     for axis, (step, wraps) in enumerate(zip(spacing, periodic, strict=True), start=1):
@@ -174,7 +173,6 @@ def forward_difference(x: Float[Array, "b *s c"], axis: int, step: Number, wraps
     Args:
         x: Fields, channels last.
         axis: Array axis of `x`; the first space axis is 1.
-        step: Distance between grid points.
         wraps: Whether the axis is periodic. The result then has as many points as `x`, otherwise one fewer.
     """
     if wraps:

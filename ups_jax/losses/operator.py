@@ -210,12 +210,12 @@ def weighted_sum(
     if epoch is None and has_epoch_schedule(config):
         raise ValueError("the weights of the inverse losses depend on the epoch; set `epoch` of StepContext")
 
-    def weight(name: str) -> Float[Array, ""] | float:
+    def current_weight(name: str) -> Float[Array, ""] | float:
         if epoch is None or name not in INVERSE_TERMS:
             return weights[name]
         return inverse_weight(epoch, weights[name], config.inverse_loss_warmup_epochs, config.inverse_loss_max_weight)
 
-    return sum((weight(name) * value for name, value in terms.items()), jnp.zeros(()))
+    return sum((current_weight(name) * value for name, value in terms.items()), jnp.zeros(()))
 
 
 def draw_query_indices(
@@ -238,7 +238,7 @@ def draw_query_indices(
 
 
 def _average_steps(weights: dict[str, float], steps: dict[str, Float[Array, "t b"]]) -> SampleTerms:
-    """Return each term averaged over steps; `forward` is the error of the first, `rollout` of the later ones."""
+    """Return each term averaged over steps; `forward` is the first step's error, `rollout` the mean of the later."""
     samples = {name: values.mean(0) for name, values in steps.items() if name != "forward"}
     if "forward" in weights:
         samples["forward"] = steps["forward"][0]
@@ -250,7 +250,7 @@ def _average_steps(weights: dict[str, float], steps: dict[str, Float[Array, "t b
 def _inverse_terms(
     weights: dict[str, float],
     model: Simulator | PointSimulator,
-    params: Any,
+    params: PyTree,
     window: Float[Array, "b k *s c"] | None,
     queries: Int[Array, " q"] | Int[Array, "b q"] | None,
 ) -> SampleTerms:
@@ -259,7 +259,7 @@ def _inverse_terms(
         return {}
     z = encode(model, params, window)
 
-    def at_queries(x: Float[Array, "b *s c"]) -> Float[Array, "b *q c"]:
+    def take_queries(x: Float[Array, "b *s c"]) -> Float[Array, "b *q c"]:
         return x if queries is None else take_points(x, queries)
 
     def encode_newest(field: Float[Array, "b *s c"]) -> Float[Array, "b n d"]:
@@ -268,7 +268,7 @@ def _inverse_terms(
     terms: SampleTerms = {}
     if "inverse_encoding" in weights:
         terms["inverse_encoding"] = inverse_encoding(
-            lambda z: at_queries(decode(model, params, z)), z, at_queries(window[:, -1]), reduction="none"
+            lambda z: take_queries(decode(model, params, z)), z, take_queries(window[:, -1]), reduction="none"
         )
     if "inverse_decoding" in weights:
         terms["inverse_decoding"] = inverse_decoding(
@@ -293,7 +293,7 @@ def steady_losses(model: SteadySimulator, config: TrainingConfig) -> StageLoss:
     weights = checked_weights(config, task)
     names = sorted(weights)
 
-    def solve_batch(params: Any, inputs: Float[Array, "b *s i"], cond: Conditions) -> Float[Array, "b *s c"]:
+    def solve_batch(params: PyTree, inputs: Float[Array, "b *s i"], cond: Conditions) -> Float[Array, "b *s c"]:
         return steady_field(model, params, normalize_inputs(inputs, task.inputs), cond)
 
     solve = jax.checkpoint(solve_batch) if config.remat == "full" else solve_batch

@@ -45,7 +45,6 @@ def divergence(
 
     Args:
         velocity: Velocity `(b, *s, c)`; channel i is the component along axis i.
-        spacing: Distance between grid points along each axis.
         mask: Samples `(b,)` or points `(b, *s)` that count. Derivatives also use the values of masked points.
 
     Returns:
@@ -122,7 +121,6 @@ def smoothness(
 
     Args:
         fields: Fields u `(b, *s, c)` in physical units.
-        spacing: Distance between grid points along each axis.
         mask: Samples `(b,)` or points `(b, *s)` that count.
     """
     field, points = at_least_float32(fields), point_mask(mask, fields)

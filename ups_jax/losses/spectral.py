@@ -40,7 +40,6 @@ def spectral_energy(
     Args:
         pred: Predicted fields `(b, *s, c)`.
         target: True fields of the same shape and units.
-        eps: Constant added to the denominator.
         mask: Samples `(b,)` that count.
 
     Raises:
@@ -82,7 +81,6 @@ def spectral_band(
         target: True fields of the same shape and units.
         first: First wavenumber |k| of the band, rounded, in waves per domain length.
         last: Last wavenumber of the band; None for no upper limit.
-        eps: Constant added to the denominator.
         mask: Samples `(b,)` that count.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from ups_jax.config import TrainingConfig
 from ups_jax.core.errors import ConfigError
@@ -46,7 +46,7 @@ def next_window(window: Float[Array, "b k *s c"], newest: Float[Array, "b *s c"]
 
 def push_forward(
     step: Callable[[Any, Any], Array],
-    params: Any,
+    params: PyTree,
     window: Float[Array, "b *k"],
     truth: Float[Array, "t b *s"],
     num_true_steps: Int[Array, " b"],
@@ -71,8 +71,8 @@ def push_forward(
         return window
     frozen_params = jax.lax.stop_gradient(params)
 
-    def advance(window: Float[Array, "b *k"], numbered: tuple[Array, Array]) -> tuple[Any, None]:
-        number, true_frame = numbered
+    def advance(window: Float[Array, "b *k"], numbered_frame: tuple[Array, Array]) -> tuple[Any, None]:
+        number, true_frame = numbered_frame
         use_truth = (number < num_true_steps).reshape(-1, *(1,) * (true_frame.ndim - 1))
         newest = jnp.where(use_truth, true_frame, step(frozen_params, window))
         return append(window, newest), None
@@ -88,7 +88,7 @@ def unroll(
     *,
     segment_length: int | None = None,
     recompute: bool = False,
-) -> Any:
+) -> PyTree:
     """Return the values that `advance` computes at every step, stacked on a new first axis.
 
     Args:
@@ -110,7 +110,7 @@ def unroll_with_last_step(
     *,
     segment_length: int | None = None,
     recompute: bool = False,
-) -> Any:
+) -> PyTree:
     """Return the values of every step, as `unroll` does, with `last_step` in place of `advance` at the last step.
 
     `last_step` may be cheaper than `advance`, because its next window is not used. A single step is not scanned.
@@ -132,17 +132,17 @@ def unroll_with_last_step(
 
 
 def _scan_body_and_inputs(
-    advance: Advance, targets: Any, segment_length: int | None, recompute: bool
-) -> tuple[Advance, Any]:
+    advance: Advance, targets: PyTree, segment_length: int | None, recompute: bool
+) -> tuple[Advance, PyTree]:
     """Return the body of a scan over time steps, which cuts gradients and recomputes, and the inputs of the scan."""
     cut_every = len(targets) if segment_length is None else segment_length
 
-    def truncated(window: Any, numbered: tuple[Array, Any]) -> tuple[Any, Any]:
-        number, target = numbered
+    def advance_with_cuts(window: Any, numbered_target: tuple[Array, Any]) -> tuple[Any, Any]:
+        number, target = numbered_target
         is_cut = (number > 0) & (number % cut_every == 0)
         return advance(jnp.where(is_cut, jax.lax.stop_gradient(window), window), target)
 
-    body: Advance = advance if segment_length is None else truncated
+    body: Advance = advance if segment_length is None else advance_with_cuts
     inputs: Any = targets if segment_length is None else (jnp.arange(len(targets)), targets)
     # A scan already keeps XLA from merging the recomputation with the forward pass, so no barrier is needed.
     return (jax.checkpoint(body, prevent_cse=False) if recompute else body), inputs
@@ -173,7 +173,7 @@ class TrainingRollout:
 def field_training_rollout(
     names: Collection[str],
     model: Simulator | PointSimulator,
-    params: Any,
+    params: PyTree,
     batch: Batch,
     cond: Conditions,
     config: TrainingConfig,
@@ -203,7 +203,7 @@ def field_training_rollout(
 
 
 def latent_training_rollout(
-    names: Collection[str], model: Simulator, params: Any, batch: Batch, cond: Conditions, config: TrainingConfig
+    names: Collection[str], model: Simulator, params: PyTree, batch: Batch, cond: Conditions, config: TrainingConfig
 ) -> TrainingRollout:
     """Return the rollout of a model on latent states, with the codec's parameters frozen.
 
@@ -257,7 +257,7 @@ def _time_first(tokens: Float[Array, "b t *n d"]) -> Float[Array, "t b n d"]:
 def _predict_frame(
     names: Collection[str],
     model: Simulator | PointSimulator,
-    params: Any,
+    params: PyTree,
     window: Float[Array, "b k *s c"],
     cond: Conditions,
 ) -> tuple[Float[Array, "b *s c"], SampleTerms]:

@@ -24,6 +24,12 @@ _FUSED_TYPES = (jnp.bfloat16, jnp.float16)
 _FUSED_WIDTHS = range(8, 129, 8)
 
 
+# Attention, and the logarithm of each query's sum of exponentiated scores.
+AttentionAndLogSum = tuple[Array, Array]
+# Gradients with respect to query, key and value.
+Gradients = tuple[Array, Array, Array]
+
+
 def attention(
     query: Float[Array, "b n a d"], key: Float[Array, "b m a d"], value: Float[Array, "b m a d"]
 ) -> Float[Array, "b n a d"]:
@@ -51,7 +57,7 @@ def _forward(precision: str | None, query: Array, key: Array, value: Array) -> t
     return out, (query, key, value, out, log_sum)
 
 
-def _backward(precision: str | None, saved: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array]:
+def _backward(precision: str | None, saved: tuple[Array, ...], gradient: Array) -> Gradients:
     """Return the gradients with respect to query, key and value; the backward rule of `_attention_by_device`."""
     # This is traced outside of the context that set the precision of the forward pass.
     with jax.default_matmul_precision(precision):
@@ -61,45 +67,43 @@ def _backward(precision: str | None, saved: tuple[Array, ...], gradient: Array) 
 _attention_by_device.defvjp(_forward, _backward)
 
 
-def _attention_by_xla(query: Array, key: Array, value: Array) -> tuple[Array, Array]:
+def _attention_by_xla(query: Array, key: Array, value: Array) -> AttentionAndLogSum:
     """Return XLA's attention, and zeros in place of the `log_sum` of `_attention_on_cpu`, which is not needed."""
     like = jax.eval_shape(_attention_on_cpu, query, key, value)[1]
     return jax.nn.dot_product_attention(query, key, value), jnp.zeros(like.shape, like.dtype)
 
 
-def _gradient_by_xla(
-    query: Array, key: Array, value: Array, out: Array, log_sum: Array, gradient: Array
-) -> tuple[Array, Array, Array]:
+def _gradient_by_xla(query: Array, key: Array, value: Array, out: Array, log_sum: Array, gradient: Array) -> Gradients:
     """Return the gradients with respect to query, key and value; `gradient` is with respect to XLA's attention."""
     return jax.vjp(jax.nn.dot_product_attention, query, key, value)[1](gradient)
 
 
-def _attention_on_cpu(query: Array, key: Array, value: Array) -> tuple[Array, Array]:
+def _attention_on_cpu(query: Array, key: Array, value: Array) -> AttentionAndLogSum:
     """Return the attention, and the logarithm of each query's sum of exponentiated scores (`log_sum`)."""
     samples = cpu_attention.samples_per_group(query, key)
     return (
-        _chunked_attention(query, key, value) if samples is None else cpu_attention.attend(query, key, value, samples)
+        _chunked_attention(query, key, value)
+        if samples is None
+        else cpu_attention.attention_and_log_sum(query, key, value, samples)
     )
 
 
-def _gradient_on_cpu(
-    query: Array, key: Array, value: Array, out: Array, log_sum: Array, gradient: Array
-) -> tuple[Array, Array, Array]:
+def _gradient_on_cpu(query: Array, key: Array, value: Array, out: Array, log_sum: Array, gradient: Array) -> Gradients:
     """Return the gradients with respect to query, key and value; `out` and `log_sum` are from `_attention_on_cpu`."""
     samples = cpu_attention.samples_per_group(query, key)
     if samples is None:
         return _gradient_by_chunks(query, key, value, out, log_sum, gradient)
-    return cpu_attention.attend_gradient(query, key, value, out, log_sum, gradient, samples)
+    return cpu_attention.attention_gradients(query, key, value, out, log_sum, gradient, samples)
 
 
-def _chunked_attention(query: Array, key: Array, value: Array) -> tuple[Array, Array]:
+def _chunked_attention(query: Array, key: Array, value: Array) -> AttentionAndLogSum:
     """Return the results of `_attention_on_cpu`, computed in chunks; `log_sum` has the shape (b a, n, 1)."""
     to_chunks = functools.partial(_to_chunks, chunk_size=_chunk_size(query, key))
     out, log_sum = jax.lax.map(_attend_chunk, (to_chunks(query), to_chunks(key), to_chunks(value)))
     return _from_chunks(out, query), log_sum.reshape(-1, *log_sum.shape[2:])
 
 
-def _attend_chunk(chunk: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+def _attend_chunk(chunk: tuple[Array, Array, Array]) -> AttentionAndLogSum:
     """Return the attention, and the logarithm of each query's sum of exponentiated scores, for (query, key, value)."""
     query, key, value = chunk
     scores = _scores(query * query.shape[-1] ** -0.5, key)
@@ -111,7 +115,7 @@ def _attend_chunk(chunk: tuple[Array, Array, Array]) -> tuple[Array, Array]:
 
 def _gradient_by_chunks(
     query: Array, key: Array, value: Array, out: Array, log_sum: Array, gradient: Array
-) -> tuple[Array, Array, Array]:
+) -> Gradients:
     """Return the results of `_gradient_on_cpu`, computed in chunks."""
     chunk = _chunk_size(query, key)
     chunks = [_to_chunks(x, chunk) for x in (query, key, value, out, gradient)]
@@ -119,7 +123,7 @@ def _gradient_by_chunks(
     return tuple(_from_chunks(x, like) for x, like in zip(gradients, (query, key, value), strict=True))  # type: ignore[return-value]
 
 
-def _chunk_gradient(chunk: tuple[Array, ...]) -> tuple[Array, Array, Array]:
+def _chunk_gradient(chunk: tuple[Array, ...]) -> Gradients:
     """Return the gradients with respect to query, key and value for (query, key, value, out, gradient, log_sum).
 
     The attention weights are computed twice, with queries as rows and with keys as rows, so that no product needs a

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ups_jax.core.task import Coefficient, Task
@@ -65,13 +65,12 @@ class NoiseEmbedding(nn.Module):
         return nn.silu(nn.Dense(self.features, dtype=jnp.float32, name="waves")(waves))
 
 
-def modulate(
-    x: Float[Array, "b *s c"], embedding: Float[Array, "b e"], *, dtype: Any = jnp.float32
+def modulate_and_gate(
+    x: Float[Array, "b *s c"], embedding: Float[Array, "b e"], *, dtype: DTypeLike = jnp.float32
 ) -> tuple[Float[Array, "b *s c"], Float[Array, "b *ones c"]]:
     """Return `x`, scaled and shifted by functions of the embedding, and a gate to multiply the residual branch by.
 
-    Initially `x` is unchanged and the gate is 1. Call this inside a compact module; it adds a Dense layer named
-    `modulation`.
+    Initially `x` is unchanged and the gate is 1. Call this inside a compact module; it adds a Dense layer `modulation`.
 
     Args:
         x: Input of a residual branch.

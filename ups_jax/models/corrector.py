@@ -13,7 +13,7 @@ from typing import Any, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from ups_jax.config import DiffusionConfig, LatentConfig, OperatorConfig
 from ups_jax.core.task import Statistics, Task
@@ -103,7 +103,7 @@ class Corrector(nn.Module):
 
 
 def velocity(
-    model: Corrector, params: Any, x: Float[Array, "b *s c"], time: Float[Array, " b"], inputs: CorrectorInputs
+    model: Corrector, params: PyTree, x: Float[Array, "b *s c"], time: Float[Array, " b"], inputs: CorrectorInputs
 ) -> Float[Array, "b *s c"]:
     """Return the corrector's velocity dx/dt at the state `x` of the flow.
 

@@ -38,7 +38,7 @@ def samples_per_group(query: Float[Array, "b n a d"], key: Float[Array, "b m a d
     return divisors[-1]
 
 
-def attend(
+def attention_and_log_sum(
     query: Float[Array, "b n a d"], key: Float[Array, "b m a d"], value: Float[Array, "b m a d"], samples: int
 ) -> tuple[Float[Array, "b n a d"], Float[Array, "c n g"]]:
     """Return the attention, and the logarithm of each query's sum of exponentiated scores.
@@ -50,7 +50,7 @@ def attend(
     return _from_lanes(out, query), log_sum
 
 
-def attend_gradient(
+def attention_gradients(
     query: Float[Array, "b n a d"],
     key: Float[Array, "b m a d"],
     value: Float[Array, "b m a d"],
@@ -62,47 +62,47 @@ def attend_gradient(
     """Return the gradients with respect to query, key and value.
 
     Args:
-        out: Attention, from `attend`.
-        log_sum: Logarithms of the sums of exponentiated scores, from `attend`.
+        out: Attention, from `attention_and_log_sum`.
+        log_sum: Second result of `attention_and_log_sum`.
         gradient: Gradient with respect to `out`.
         samples: Number of samples per group, from `samples_per_group`.
     """
     groups = tuple(_to_lanes(x, samples) for x in (query, key, value, out, gradient))
-    gradients = jax.lax.map(_group_gradient, (*groups, log_sum))
+    gradients = jax.lax.map(_group_gradients, (*groups, log_sum))
     return tuple(_from_lanes(x, like) for x, like in zip(gradients, (query, key, value), strict=True))  # type: ignore[return-value]
 
 
 def _attend_group(group: tuple[Lanes, Lanes, Lanes]) -> tuple[Lanes, Array]:
-    """Return the results of `attend` for one group (query, key, value), by two scans over the keys."""
+    """Return the results of `attention_and_log_sum` for one group (query, key, value), by two scans over the keys."""
     query, key, value = group
     query = _scale(query, len(query) ** -0.5)
 
     def update_max(highest: Array, key: Lanes) -> tuple[Array, None]:
         return jnp.maximum(highest, _dot(query, key)), None
 
-    def add(sums: tuple[Array, Lanes], token: tuple[Lanes, Lanes]) -> tuple[tuple[Array, Lanes], None]:
+    def add_token(sums: tuple[Array, Lanes], token: tuple[Lanes, Lanes]) -> tuple[tuple[Array, Lanes], None]:
         key, value = token
         weight = jnp.exp(_dot(query, key) - highest)
         return (sums[0] + weight, _add_weighted(sums[1], weight, value)), None
 
     highest = jax.lax.scan(update_max, jnp.full_like(query[0], -jnp.inf), _token_rows(key))[0]
     zeros = jnp.zeros_like(query[0]), _zeros_like(query)
-    (total, weighted), _ = jax.lax.scan(add, zeros, (_token_rows(key), _token_rows(value)))
+    (total, weighted), _ = jax.lax.scan(add_token, zeros, (_token_rows(key), _token_rows(value)))
     return tuple(channel / total for channel in weighted), highest + jnp.log(total)
 
 
-def _group_gradient(group: tuple[Any, ...]) -> tuple[Lanes, Lanes, Lanes]:
-    """Return the results of `attend_gradient` for one group (query, key, value, out, gradient, log_sum)."""
+def _group_gradients(group: tuple[Any, ...]) -> tuple[Lanes, Lanes, Lanes]:
+    """Return the results of `attention_gradients` for one group (query, key, value, out, gradient, log_sum)."""
     query, key, value, out, gradient, log_sum = group
     scale = len(query) ** -0.5
     query, out_dot_gradient = _scale(query, scale), _dot(out, gradient)
 
-    def add_key(sums: Lanes, token: tuple[Lanes, Lanes]) -> tuple[Lanes, None]:
+    def add_to_query_gradient(sums: Lanes, token: tuple[Lanes, Lanes]) -> tuple[Lanes, None]:
         key, value = token
         score_gradient = jnp.exp(_dot(query, key) - log_sum) * (_dot(gradient, value) - out_dot_gradient)
         return _add_weighted(sums, score_gradient, key), None
 
-    def add_query(
+    def add_to_key_value_gradients(
         sums: tuple[Lanes, Lanes], token: tuple[Lanes, Lanes, Array, Array]
     ) -> tuple[tuple[Lanes, Lanes], None]:
         query, gradient, log_sum, out_dot_gradient = token
@@ -110,9 +110,11 @@ def _group_gradient(group: tuple[Any, ...]) -> tuple[Lanes, Lanes, Lanes]:
         score_gradient = weight * (_dot(gradient, value) - out_dot_gradient)
         return (_add_weighted(sums[0], score_gradient, query), _add_weighted(sums[1], weight, gradient)), None
 
-    query_gradient = jax.lax.scan(add_key, _zeros_like(query), (_token_rows(key), _token_rows(value)))[0]
+    query_gradient = jax.lax.scan(add_to_query_gradient, _zeros_like(query), (_token_rows(key), _token_rows(value)))[0]
     tokens = (_token_rows(query), _token_rows(gradient), log_sum[:, None], out_dot_gradient[:, None])
-    key_gradient, value_gradient = jax.lax.scan(add_query, (_zeros_like(key), _zeros_like(value)), tokens)[0]
+    key_gradient, value_gradient = jax.lax.scan(
+        add_to_key_value_gradients, (_zeros_like(key), _zeros_like(value)), tokens
+    )[0]
     return _scale(query_gradient, scale), key_gradient, value_gradient
 
 

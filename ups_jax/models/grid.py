@@ -142,7 +142,6 @@ def interpolate(
     Args:
         query: Physical coordinates of the points.
         origin: Physical coordinates of the first grid point.
-        spacing: Distance between grid points along each axis.
     """
     result = fields
     for axis in range(len(spacing) - 1, -1, -1):
@@ -169,7 +168,6 @@ def interpolate_to_grid(
     Args:
         coords: Physical coordinates of the new grid along each axis.
         origin: Physical coordinates of the first grid point.
-        spacing: Distance between grid points along each axis.
     """
     result = fields
     for axis, axis_coords in enumerate(coords):

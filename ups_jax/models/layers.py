@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, PyTree
 
 from ups_jax.core.task import Input, Statistics
 
 
-def layer_dtype(dtype: Any, x: Array) -> Any:
+def layer_dtype(dtype: DTypeLike, x: Array) -> DTypeLike:
     """Return the type in which a layer computes: float64 if `x` is float64, else `dtype`."""
     return jnp.float64 if x.dtype == jnp.float64 else dtype
 
@@ -60,7 +61,7 @@ def remat_block(block: Block) -> Block:
     return result
 
 
-def apply_model(model: nn.Module, params: Any, *inputs: Any, method: str | None = None) -> Any:
+def apply_model(model: nn.Module, params: PyTree, *inputs: PyTree, method: str | None = None) -> PyTree:
     """Return the model's output, with float32 matrix products at the precision `model.matmul_precision`.
 
     The precision also holds for the gradient. `highest` computes in float32 on every device; `default` lets a GPU or

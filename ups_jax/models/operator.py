@@ -9,6 +9,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ups_jax.config import LatentConfig, OperatorConfig
@@ -23,6 +24,8 @@ from ups_jax.models.spectral import SpectralCore
 # Largest increment, in standard deviations of one-step changes. It lies above the changes of all data sets and bounds
 # those of a diverging rollout.
 INCREMENT_LIMIT = 30.0
+
+ArchitectureAndWidth = tuple[nn.Module, int]
 
 
 class LatentOperator(nn.Module):
@@ -44,8 +47,8 @@ class LatentOperator(nn.Module):
 
 
 def build_architecture(
-    config: OperatorConfig, periodic: tuple[bool, ...] | None, dtype: Any, remat: bool = False
-) -> tuple[nn.Module, int]:
+    config: OperatorConfig, periodic: tuple[bool, ...] | None, dtype: DTypeLike, remat: bool = False
+) -> ArchitectureAndWidth:
     """Return the configured architecture as a module, and the width of its tokens.
 
     Call this inside a compact module or `setup`, where the module gets the name `core`. The module's inputs, residuals

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import PyTree
 
 # A parameter can be shared if its path contains one of these names.
 _SHARED = frozenset({"condition", "core"})
@@ -37,14 +38,14 @@ class Sharing:
     later_paths: tuple[Mapping[Path, Path], ...] = ()
     first_paths: frozenset[Path] = frozenset()
 
-    def task_params(self, params: Any, number: int) -> Any:
+    def task_params(self, params: PyTree, number: int) -> PyTree:
         """Return the parameters of the model of task `number` as a tree of their own; `params` is the joint tree."""
         if number == 0:
             return {name: tree for name, tree in params.items() if name != _NOT_SHARED}
         flat = flatten_dict(params)
         return unflatten_dict({path: flat[joint_path] for path, joint_path in self.later_paths[number - 1].items()})
 
-    def joint_params(self, trees: Sequence[Any]) -> Any:
+    def joint_params(self, trees: Sequence[PyTree]) -> PyTree:
         """Return the joint tree of the parameters of all tasks' models.
 
         Args:
@@ -88,7 +89,7 @@ class ParameterSubset:
         )
 
 
-def plan_sharing(names: Sequence[str], trees: Sequence[Any]) -> Sharing:
+def plan_sharing(names: Sequence[str], trees: Sequence[PyTree]) -> Sharing:
     """Return which parameters the models of several tasks share.
 
     Args:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from ups_jax.config import PdetConfig
 from ups_jax.models.attention import attention
-from ups_jax.models.conditioning import modulate
+from ups_jax.models.conditioning import modulate_and_gate
 from ups_jax.models.layers import Dense, layer_dtype, remat_block
 
 
@@ -38,7 +38,7 @@ class PdetUnet(nn.Module):
         for depth in depths[:-1]:
             x = _apply_layers(self, depth, x, embedding, "channel_separated")
             skips.append(x)
-            x = Dense(width, dtype=self.dtype)(_halve(x))
+            x = Dense(width, dtype=self.dtype)(_halve_resolution(x))
         x = _apply_layers(self, depths[-1], x, embedding, "channel_separated")
         for depth, skip in zip(reversed(depths[:-1]), reversed(skips), strict=True):
             x = jax.image.resize(x, skip.shape, "linear", antialias=False)
@@ -91,7 +91,7 @@ class Residual(nn.Module):
     def __call__(self, x: Float[Array, "b *n h"], embedding: Float[Array, "b e"]) -> Float[Array, "b *n h"]:
         dtype = layer_dtype(jnp.float32, x)
         norm = nn.LayerNorm(epsilon=1e-5, use_bias=False, use_scale=False, dtype=dtype)
-        y, gate = modulate(norm(x), embedding, dtype=self.dtype)
+        y, gate = modulate_and_gate(norm(x), embedding, dtype=self.dtype)
         return x + gate * self.branch(y)
 
 
@@ -173,7 +173,7 @@ def _apply_layers(
     return x
 
 
-def _halve(x: Float[Array, "b *n h"]) -> Float[Array, "b *m h"]:
+def _halve_resolution(x: Float[Array, "b *n h"]) -> Float[Array, "b *m h"]:
     """Return the tokens averaged over neighbouring pairs along every axis.
 
     On an axis of odd length the last token is repeated; an axis of length 1 does not change.

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from ups_jax.config import LatentConfig, OperatorConfig
 from ups_jax.core.task import Task
@@ -116,30 +116,30 @@ class SteadySimulator(nn.Module):
         return unpatchify(FieldExit(self.task, self.latent, name="field_exit")(hidden, patches), patch)
 
 
-def encode(model: Simulator, params: Any, fields: Float[Array, "b k *s c"]) -> Float[Array, "b n d"]:
+def encode(model: Simulator, params: PyTree, fields: Float[Array, "b k *s c"]) -> Float[Array, "b n d"]:
     """Return the tokens of `k` input frames, normalised, oldest first."""
     return cast(Array, apply_model(model, params, fields, method="encode"))
 
 
-def operate(model: Simulator, params: Any, state: LatentState) -> LatentState:
+def operate(model: Simulator, params: PyTree, state: LatentState) -> LatentState:
     """Return the latent state one time step later."""
     return cast(LatentState, apply_model(model, params, state, method="operate"))
 
 
-def next_field(model: Simulator, params: Any, state: LatentState) -> Float[Array, "b *s c"]:
+def next_field(model: Simulator, params: PyTree, state: LatentState) -> Float[Array, "b *s c"]:
     """Return the normalised field one time step after the latent state."""
     return cast(Array, apply_model(model, params, state, method="next_field"))
 
 
 def decode(
-    model: Simulator, params: Any, z: Float[Array, "b n d"], query: Float[Array, "b q axes"] | None = None
+    model: Simulator, params: PyTree, z: Float[Array, "b n d"], query: Float[Array, "b q axes"] | None = None
 ) -> Float[Array, "b *s c"] | Float[Array, "b q c"]:
     """Return the newest frame held by the tokens `z`, on the grid or at `query` points in physical coordinates."""
     return cast(Array, apply_model(model, params, z, query, method="decode"))
 
 
 def step(
-    model: Simulator | PointSimulator, params: Any, fields: Float[Array, "b k *s c"], cond: Conditions
+    model: Simulator | PointSimulator, params: PyTree, fields: Float[Array, "b k *s c"], cond: Conditions
 ) -> Float[Array, "b *s c"]:
     """Return the normalised frame one time step after the newest input frame.
 
@@ -152,7 +152,7 @@ def step(
 
 
 def steady_field(
-    model: SteadySimulator, params: Any, inputs: Float[Array, "b *s i"], cond: Conditions
+    model: SteadySimulator, params: PyTree, inputs: Float[Array, "b *s i"], cond: Conditions
 ) -> Float[Array, "b *s c"]:
     """Return the normalised steady solution for normalised input fields."""
     return cast(Array, apply_model(model, params, inputs, cond))

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ups_jax.config import SpectralConfig
-from ups_jax.models.conditioning import modulate
+from ups_jax.models.conditioning import modulate_and_gate
 from ups_jax.models.grid import GridConv, soft_clip
 from ups_jax.models.layers import Dense, layer_dtype, remat_block
 
@@ -51,7 +51,7 @@ class SpectralBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b *n h"], embedding: Float[Array, "b e"]) -> Float[Array, "b *n h"]:
         width = x.shape[-1]
-        y, gate = modulate(x, embedding, dtype=self.dtype)
+        y, gate = modulate_and_gate(x, embedding, dtype=self.dtype)
         value = Dense(width, dtype=self.dtype, name="value")(y)
         value = value + SpectralMixing(self.config.modes, self.dtype, name="spectral")(y)
         factor = GridConv(width, self.config.taps, self.periodic, dtype=self.dtype, name="local")(y)
@@ -78,12 +78,12 @@ class SpectralMixing(nn.Module):
         weights = self.param("spectrum", _spectral_init, (*_spectrum_shape(self.modes, len(sizes)), width, 2 * width))
         first = _fourier_rows(sizes[0], waves[0])
         later = [
-            _for_complex_vectors(_fourier_rows(size, numbers))
+            _matrix_for_complex_vectors(_fourier_rows(size, numbers))
             for size, numbers in zip(sizes[1:], waves[1:], strict=True)
         ]
 
         y = jnp.moveaxis(x.astype(layer_dtype(jnp.float32, x)), (-2, 0), (0, -2)).reshape(sizes[0], -1)
-        y = _multiply("kn,nr->kr", _for_real_vectors(first), y)
+        y = _multiply("kn,nr->kr", _matrix_for_real_vectors(first), y)
         num_modes = len(waves[0])
         for size, matrix in zip(sizes[1:], later, strict=True):
             y = _multiply("kn,mnr->mkr", matrix, y.reshape(num_modes, 2 * size, -1))
@@ -98,7 +98,7 @@ class SpectralMixing(nn.Module):
             y = _multiply("kn,mkr->mnr", matrix, y.reshape(num_modes, len(matrix), -1))
         # The field is real: on the halved axis each positive wavenumber also represents its complex conjugate.
         is_single = (waves[0] == 0) | (2 * waves[0] == sizes[0])
-        inverse = _for_real_vectors(first * np.where(is_single, 1.0, 2.0)[:, None]).T
+        inverse = _matrix_for_real_vectors(first * np.where(is_single, 1.0, 2.0)[:, None]).T
         y = _multiply("nk,kr->nr", inverse, y.reshape(2 * num_modes, -1))
         return jnp.moveaxis(y.reshape(*sizes, batch, width), (0, -2), (-2, 0)).astype(layer_dtype(self.dtype, y))
 
@@ -116,7 +116,7 @@ def _fourier_rows(points: int, wavenumbers: np.ndarray) -> np.ndarray:
     return np.exp(-2j * np.pi * np.outer(wavenumbers, np.arange(points)) / points) / np.sqrt(points)
 
 
-def _for_real_vectors(matrix: np.ndarray) -> np.ndarray:
+def _matrix_for_real_vectors(matrix: np.ndarray) -> np.ndarray:
     """Return the real matrix that multiplies real vectors by a complex `matrix`.
 
     Real and imaginary part of each row of the result alternate.
@@ -124,7 +124,7 @@ def _for_real_vectors(matrix: np.ndarray) -> np.ndarray:
     return np.stack([matrix.real, matrix.imag], axis=1).reshape(-1, matrix.shape[1])
 
 
-def _for_complex_vectors(matrix: np.ndarray) -> np.ndarray:
+def _matrix_for_complex_vectors(matrix: np.ndarray) -> np.ndarray:
     """Return the real matrix that multiplies complex vectors (real above imaginary parts) by a complex `matrix`.
 
     Real and imaginary part of each row of the result alternate.

@@ -25,7 +25,6 @@ def chunked_reduce(
         function: Maps arrays of a chunk to results without the axis of points. Padding points, whose arrays are zero,
             must not change its result.
         arrays: Arrays (b, p, ...) with p points.
-        chunk_size: Largest number of points per chunk.
         combine: Combines the results of two chunks.
         initial: Neutral element of `combine`.
     """
@@ -46,7 +45,6 @@ def chunked_map(function: Callable[[PyTree], PyTree], arrays: PyTree, chunk_size
     Args:
         function: Maps arrays of a chunk to results with one entry per point on axis 1.
         arrays: Arrays (b, p, ...) with p points.
-        chunk_size: Largest number of points per chunk.
     """
     points = _num_points(arrays)
     if points <= chunk_size:

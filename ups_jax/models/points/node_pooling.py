@@ -32,11 +32,7 @@ class NodePooling(nn.Module):
     def pool(
         self, features: Float[Array, "b p c"], coords: Float[Array, "b p d"], mask: Float[Array, "b p"]
     ) -> Float[Array, "b n k"]:
-        """Return the tokens: the weighted mean of the features around each node, and the density of points there.
-
-        Args:
-            mask: 1 for each point that is present, 0 for padding.
-        """
+        """Return the tokens: the weighted mean of the features around each node, and the density of points there."""
         messages, density = scatter_to_nodes(spline_weights(self.nodes, coords, mask), features)
         tokens = jnp.concatenate([messages, density / (1 + density)], axis=-1)
         return tokens.reshape(tokens.shape[0], -1, tokens.shape[-1])
@@ -60,13 +56,14 @@ class NodePooling(nn.Module):
 # A node counts as empty if the weights of the points around it add up to less than this.
 _EMPTY = 1e-3
 
+MeansAndDensity = tuple[Float[Array, "b *n k"], Float[Array, "b *n 1"]]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Nodes:
     """Regular grid of nodes: the centres of equal cells of a box, `shape` cells along the axes.
 
     Attributes:
-        shape: Number of nodes along each axis.
         origin: Physical coordinates of the lower corner of the box.
         box: Lengths of the sides of the box.
         periodic: For each axis, whether it is periodic.
@@ -131,20 +128,20 @@ def spline_weights(nodes: Nodes, coords: Float[Array, "b p d"], mask: Float[Arra
 
 def scatter_to_nodes(
     weights: SplineWeights, messages: Float[Array, "b p c"], chunk_size: int = CHUNK_SIZE
-) -> tuple[Float[Array, "b *n k"], Float[Array, "b *n 1"]]:
+) -> MeansAndDensity:
     """Return the weighted mean and first moments of the points' messages at each node, and the sum of the weights.
 
     The first moments are the means of the messages times the offset from node to point along each axis. They follow the
     mean on the channel axis. Nodes without points are 0.
     """
 
-    def sums(chunk: tuple[SplineWeights, Array]) -> tuple[Array, Array]:
+    def weighted_sums(chunk: tuple[SplineWeights, Array]) -> tuple[Array, Array]:
         chunk_weights, chunk_messages = chunk
         density = _scatter_sum(chunk_weights.values, jnp.ones_like(chunk_messages[..., :1]))
         scattered = [_scatter_sum(factors, chunk_messages) for factors in _mean_and_moment_factors(chunk_weights)]
         return jnp.concatenate(scattered, axis=-1), density
 
-    total, density = chunked_reduce(sums, (weights, messages), chunk_size)
+    total, density = chunked_reduce(weighted_sums, (weights, messages), chunk_size)
     return jnp.where(density > _EMPTY, total / jnp.maximum(density, _EMPTY), 0.0), density
 
 

@@ -50,11 +50,7 @@ class QueryPooling(nn.Module):
     def pool(
         self, features: Float[Array, "b p c"], coords: Float[Array, "b p d"], mask: Float[Array, "b p"]
     ) -> Float[Array, "b n k"]:
-        """Return the tokens: the result of each query's attention to the points, followed by the query itself.
-
-        Args:
-            mask: 1 for each point that is present, 0 for padding.
-        """
+        """Return the tokens: the result of each query's attention to the points, followed by the query itself."""
         positions = self._position_features(coords)
         query = self._split_heads(self.place(self.queries[None]))[0]
         key = self._split_heads(self.key(features) + self.place(positions))
@@ -152,22 +148,22 @@ def pool_by_attention(
     query = query * query.shape[-1] ** -0.5
     chunk_size = chunk_size or _default_chunk_size(query.shape[0] * query.shape[1])
 
-    def scores(key: Array, mask: Array) -> Float[Array, "b a n p"]:
+    def masked_scores(key: Array, mask: Array) -> Float[Array, "b a n p"]:
         return jnp.where(mask[:, None, None] > 0, jnp.einsum("nad,bpad->banp", query, key), -jnp.inf)
 
     def max_score(chunk: tuple[Array, Array]) -> Float[Array, "b a n"]:
-        return scores(*chunk).max(-1)
+        return masked_scores(*chunk).max(-1)
 
     fixed_arrays = jax.lax.stop_gradient((key, mask))
     highest = chunked_reduce(max_score, fixed_arrays, chunk_size, jnp.maximum, -jnp.inf)
     highest = jax.lax.stop_gradient(jnp.where(jnp.isfinite(highest), highest, 0.0))
 
-    def sums(chunk: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+    def weighted_sums(chunk: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         chunk_key, chunk_value, chunk_mask = chunk
-        weights = jnp.exp(scores(chunk_key, chunk_mask) - highest[..., None])
+        weights = jnp.exp(masked_scores(chunk_key, chunk_mask) - highest[..., None])
         return jnp.einsum("banp,bpad->bnad", weights, chunk_value), jnp.swapaxes(weights.sum(-1), 1, 2)
 
-    total, weight = chunked_reduce(sums, (key, value, mask), chunk_size)
+    total, weight = chunked_reduce(weighted_sums, (key, value, mask), chunk_size)
     # The weight of the highest score is 1, so the limit of 0.5 only affects rows without points.
     return total / jnp.maximum(weight, 0.5)[..., None]
 
