@@ -158,7 +158,7 @@ def level_count_at(schedule: tuple[int, ...], epoch: Float[Array, ""] | None) ->
     """Return the number of levels per row in an epoch.
 
     Args:
-        schedule: Number of levels in each epoch, as from `level_counts`.
+        schedule: Number of levels in each epoch, as from `level_count_schedule`.
         epoch: Epochs completed, with the fraction of the current one; may be None if the schedule has one entry.
 
     Raises:
