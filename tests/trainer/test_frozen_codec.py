@@ -292,7 +292,7 @@ def test_latents_of_anything_else_are_refused_by_name(
         with pytest.raises(DataError, match=command("encode")) as caught:
             with_stored_latents(cfg, "operator", open_mixture(cfg), None, weights, saved_run)
         assert "\n" not in str(caught.value) and caught.value.exit_code == 3
-        return str(caught.value).split(" with other ")[1].split(" than ")[0]
+        return str(caught.value).split(" (different: ")[1].split(")")[0]
 
     params = best_weights(saved_run, "operator").params
     kernel = params[CODEC]["stem"]["kernel"]
