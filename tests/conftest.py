@@ -20,10 +20,11 @@ from typing import Any
 from warnings import catch_warnings
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 from commands import CONFIGS, command, in_process, quiet
-from slow_tests import SLOW
+from slow_tests import is_slow
 
 from ups_jax import batch_at, build, init_state, save, simulate
 from ups_jax.config import Config, load
@@ -50,13 +51,26 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of `slow_tests` before those that are not wanted are taken out."""
+    """Mark the tests that `slow_tests` lists, before pytest selects tests by their marks."""
     for item in items:
-        if item.nodeid.removeprefix("tests/") in SLOW:
+        if is_slow(item.nodeid):
             item.add_marker(pytest.mark.slow)
 
 
+# Folders whose tests run whole commands and trainings. Checks of array types take a sixth of their time; the functions
+# are checked by their own tests.
+_WITHOUT_ARRAY_CHECKS = {"benchmarks", "cli", "distributed", "evaluation", "inference", "pipeline", "reliability",
+                         "runs", "tracking", "trainer"}  # fmt: skip
 _MOST_RESIDENT_BYTES = 1.5 * 2**30
+
+
+@pytest.fixture(scope="module", autouse=True)
+def array_checks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Check shapes and dtypes of annotated arrays at run time, except in tests of whole runs."""
+    folder = request.path.relative_to(Path(__file__).parent).parts[0]
+    jaxtyping.config.update("jaxtyping_disable", folder in _WITHOUT_ARRAY_CHECKS)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module", autouse=True)
