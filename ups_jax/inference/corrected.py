@@ -162,8 +162,10 @@ def load_correctors(path: Path) -> dict[str, Weights]:
         CheckpointError: A corrector was trained on an older checkpoint of a parent stage than its best one.
     """
     run = RunDirectory(path)
-    records = run.read()["stages"]
-    finished = [name for name in SAMPLERS if run.checkpoints(name).is_dir() and records.get(name, {}).get("finished")]
+    records = run.read_record()["stages"]
+    finished = [
+        name for name in SAMPLERS if run.checkpoint_folder(name).is_dir() and records.get(name, {}).get("finished")
+    ]
     return {name: load_corrector(path, name) for name in finished}
 
 
@@ -174,15 +176,15 @@ def load_corrector(path: Path, stage: str) -> Weights:
         CheckpointError: There is no checkpoint, or the corrector was trained on another checkpoint of a parent stage
             than the run's current best one.
     """
-    weights, record = best_weights(path, stage), RunDirectory(path).read()["stages"].get(stage, {})
+    weights, record = best_weights(path, stage), RunDirectory(path).read_record()["stages"].get(stage, {})
     parents = {parent: best_weights(path, parent) for parent in record.get("parents", {})}
     for parent, current in parents.items():
         trained_on = record["parents"][parent]
         if current.digest != trained_on["digest"]:
             raise CheckpointError(
                 f"{path}: {stage} was trained on the checkpoint of {parent} at step {trained_on['step']}, but the best "
-                f"one is now at step {current.step}; delete {RunDirectory(path).checkpoints(stage)} and train again "
-                f"with `{command('train')} --stage {stage} --run-dir {path}`"
+                f"one is now at step {current.step}; delete {RunDirectory(path).checkpoint_folder(stage)} and train "
+                f"again with `{command('train')} --stage {stage} --run-dir {path}`"
             )
     if stage != "consistency_distill":
         return weights

@@ -18,7 +18,7 @@ from ups_jax.core.errors import DataError, first_line
 from ups_jax.core.task import Task
 from ups_jax.data import Split, open_dataset
 from ups_jax.data.dataset import point_arrays
-from ups_jax.data.open import check_inside
+from ups_jax.data.open import check_points_inside
 from ups_jax.data.sources import open_file
 from ups_jax.data.sources.arrays import NUMPY_ERRORS
 from ups_jax.data.sources.points import PointCloud, PointSet, ScatteredSource
@@ -131,8 +131,9 @@ def _read_hdf5(path: Path, task: Task, context: int) -> InitialState:
     source = open_file(path, "transient", task.channels)
     if len(task.channels) != source.channels:
         raise DataError(
-            f"{path}: has {source.channels} channel(s), but the run has the channels {', '.join(task.channels)}; "
-            "give an HDF5 file with a dataset named after each channel, or a .npy file with channels as the last axis"
+            f"{path}: has {source.channels} channels, but the run has {len(task.channels)} "
+            f"({', '.join(task.channels)}); give an HDF5 file with a dataset named after each channel, or a .npy file with "
+            "channels as the last axis"
         )
     if not isinstance(source, ScatteredSource):
         _check_grid(source.name, source.grid.shape, source.grid.spacing, task)
@@ -193,7 +194,7 @@ def _read_points(path: Path, task: Task, context: int) -> InitialState:
         )
     if not moving:
         points = PointSet(coords=start.point_arrays["coords"], mask=start.point_arrays["point_mask"])
-        check_inside(str(path), points, task, tuple(axis for axis, wraps in enumerate(task.periodic) if wraps))
+        check_points_inside(str(path), points, task, tuple(axis for axis, wraps in enumerate(task.periodic) if wraps))
     names = tuple(item.name for item in task.inputs)
     input_channels = source.input_channels
     if input_channels != names:
