@@ -132,8 +132,8 @@ def _read_hdf5(path: Path, task: Task, context: int) -> InitialState:
     if len(task.channels) != source.channels:
         raise DataError(
             f"{path}: has {source.channels} channels, but the run has {len(task.channels)} "
-            f"({', '.join(task.channels)}); give an HDF5 file with a dataset named after each channel, or a .npy file with "
-            "channels as the last axis"
+            f"({', '.join(task.channels)}); give an HDF5 file with a dataset named after each channel, or a .npy file "
+            "with channels as the last axis"
         )
     if not isinstance(source, ScatteredSource):
         _check_grid(source.name, source.grid.shape, source.grid.spacing, task)
