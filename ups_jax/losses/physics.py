@@ -55,7 +55,9 @@ def divergence(
     """
     axes = velocity.ndim - 2
     if velocity.shape[-1] != axes:
-        raise ValueError(f"the velocity has {velocity.shape[-1]} channels on {axes} axes; pass one channel per axis")
+        raise ValueError(
+            f"a velocity on {axes} axes needs {axes} channels; pass one for each axis, not {velocity.shape[-1]}"
+        )
     field, points = at_least_float32(velocity), point_mask(mask, velocity)
     inside = tuple(slice(None) if wraps else slice(1, -1) for wraps in periodic)
     slopes = []
