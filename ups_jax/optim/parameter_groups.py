@@ -42,9 +42,6 @@ def muon_group(path: tuple[Any, ...], ndim: int) -> ParameterGroup:
     Muon updates all (in, out) matrices, or stacks of them, that map hidden activations to hidden activations. The
     kernel of a convolution (`GridConv`) is a matrix of shape (taps * in, out).
 
-    Args:
-        path: Path of the parameter in the tree.
-        ndim: Number of axes of the parameter.
     """
     names = path_names(path)
     for name in names:

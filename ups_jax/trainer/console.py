@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ups_jax.config import Config, WandbConfig
 from ups_jax.core.errors import DivergedError
 from ups_jax.core.terminal import print_line
-from ups_jax.data import Mixture, stage_trajectories
+from ups_jax.data import Mixture, stage_trajectory_ids
 from ups_jax.data.mixture import task_shares
 from ups_jax.runs.checkpoint import Checkpoints
 from ups_jax.runs.directory import RunDirectory
@@ -32,7 +32,7 @@ def print_setup(console: Console, cfg: Config, stage: str, data: Mixture) -> Non
     if device.platform == "cpu":
         print_line(console, "            no accelerator was found: training runs on the CPU")
     for dataset in data.datasets:
-        sizes, task = dataset.sizes, dataset.task
+        sizes, task = dataset.split_sizes, dataset.task
         inputs = ", ".join(item.name for item in task.inputs)
         kind = f"dt {task.dt:g}" if task.kind == "transient" else f"steady, inputs {inputs}"
         print_line(
@@ -42,7 +42,7 @@ def print_setup(console: Console, cfg: Config, stage: str, data: Mixture) -> Non
         )
     if cfg.diffusion.fold:
         (dataset,) = data.datasets
-        count, total = len(stage_trajectories(dataset, cfg, stage)), dataset.sizes["train"]
+        count, total = len(stage_trajectory_ids(dataset, cfg, stage)), dataset.split_sizes["train"]
         print_line(
             console,
             f"fold        stage {stage} is trained on {count} of {total} training trajectories "
@@ -51,7 +51,7 @@ def print_setup(console: Console, cfg: Config, stage: str, data: Mixture) -> Non
     for note in (note for dataset in data.datasets for note in dataset.notes):
         print_line(console, f"note        {note}")
     if len(data.tasks) > 1:
-        sizes = {dataset.task.name: dataset.sizes["train"] for dataset in data.datasets}
+        sizes = {dataset.task.name: dataset.split_sizes["train"] for dataset in data.datasets}
         shares = zip(sizes, task_shares(cfg.data.mixing, sizes), strict=True)
         listed = ", ".join(f"{name} {100 * share:.3g} %" for name, share in shares)
         print_line(console, f"mixing      {cfg.data.mixing.method}, share of the steps: {listed}")
@@ -171,7 +171,7 @@ def log_end(
     """
     best, steps = checkpoints.best_step(), int(state.step)
     # From the checkpoint on disk: the monitor's best value may be of a checkpoint that was damaged.
-    best_metric = None if best is None else checkpoints.validation(best)
+    best_metric = None if best is None else checkpoints.validation_metric(best)
     value = math.inf if best_metric is None else best_metric
     result = {"steps": steps, "best_step": best, "best_metric": best_metric}
     writer.summary({"training": {stage: result}})
@@ -191,12 +191,12 @@ def is_end_logged(run: RunDirectory, stage: str, state: TrainState) -> bool:
 
     This is recorded after delivery. If the run is killed before, or delivery fails, a resume logs the end again.
     """
-    return run.read()["stages"][stage].get("told") == int(state.step)
+    return run.read_record()["stages"][stage].get("told") == int(state.step)
 
 
 def was_end_delivered(writer: Writer) -> bool:
     """Return whether a closed writer has delivered all entries that `log_end` writes."""
-    return writer.delivered("summary", "alert", "artifact")
+    return writer.was_delivered("summary", "alert", "artifact")
 
 
 def log_diverged(writer: Writer, run: RunDirectory, stage: str, error: DivergedError) -> None:

@@ -120,7 +120,6 @@ def time_steps(stage: str, step_trial: StepTrial, state: TrainState) -> tuple[Tr
     The time to prepare a batch is not included. A first call, which looks up the compiled program, is not timed.
 
     Args:
-        step_trial: Train step and batches.
         state: First state; its buffers are donated.
 
     Raises:

@@ -50,7 +50,6 @@ def encode_dataset(
         cfg: Configuration of the training that will use the latents.
         dtype: Storage type, `float32`, `bfloat16` or `float16`.
         chunk: Number of frames encoded at a time on the device.
-        overwrite: Whether to replace existing latents.
         report: Callback with the number of encoded trajectories.
         shard_bytes: Approximate size of each file.
 
@@ -91,7 +90,6 @@ def encoding_config(weights: Weights, path: str | None, overrides: Sequence[str]
     """Return the configuration for encoding: loaded from a file or taken from the run, with overrides applied.
 
     Args:
-        weights: Weights of the run, which include its configuration.
         path: Configuration file; None takes the configuration of the run.
         overrides: Overrides of the form `key=value`.
 

@@ -62,7 +62,6 @@ def latent_key(digest: str, cfg: Config, dataset: Dataset, dtype: str) -> Latent
 
     Args:
         digest: Digest of the codec's parameters.
-        dataset: Encoded data, whose statistics normalise the fields.
         dtype: Storage type of the latents.
     """
     task = dataset.task
@@ -113,7 +112,7 @@ def with_stored_latents(
     (dataset,) = data.datasets
     check_grid_task(dataset.task)
     recorded = _recorded_latent_key(run, stage)
-    if recorded is None and run is not None and newest_step(run.checkpoints(stage)) > 0:
+    if recorded is None and run is not None and newest_step(run.checkpoint_folder(stage)) > 0:
         init_weights, init_run = best_weights(run.path, stage), run.path
     if recorded is None and init_weights is None:
         raise ConfigError(
@@ -168,7 +167,7 @@ def describe_latents(cfg: Config, stage: str, data: Mixture) -> list[str]:
 
 def _recorded_latent_key(run: RunDirectory | None, stage: str) -> dict[str, Any] | None:
     """Return the latents' key from run.json; None without such a key or without a checkpoint of the stage."""
-    if run is None or not run.exists() or newest_step(run.checkpoints(stage)) == 0:
+    if run is None or not run.has_record() or newest_step(run.checkpoint_folder(stage)) == 0:
         return None
-    recorded: dict[str, Any] | None = run.read()["stages"].get(stage, {}).get("latents")
+    recorded: dict[str, Any] | None = run.read_record()["stages"].get(stage, {}).get("latents")
     return recorded

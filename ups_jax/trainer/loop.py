@@ -62,10 +62,7 @@ class Loop:
     """The functions, data and rules of a stage's training loop.
 
     Attributes:
-        stage: Name of the stage.
-        plan: Number of steps and interval of evaluations.
         steps_before: Number of steps of the run's earlier stages; the metric `global_step` includes them.
-        train_step: Function `(state, batch) -> (state, metrics)`.
         open_batches: Function from a step to a context manager of the batches from this step on.
         averaged_weights: Function from a state to its averaged weights, on which validation runs.
         to_device: Function that stacks and transfers the batches of one call of `train_step`.
@@ -296,9 +293,6 @@ class CallPace:
     Longer calls would delay signals and saves. After the loop has dispatched a call, it waits for the previous call.
     The time between two dispatches is therefore the duration of the previous call.
 
-    Args:
-        max_steps: Maximum number of steps per call.
-        seconds: Target duration of a call.
     """
 
     def __init__(self, max_steps: int, seconds: float = 0.5) -> None:

@@ -17,7 +17,7 @@ from ups_jax.core.errors import ConfigError
 from ups_jax.core.xla import compile_ahead
 from ups_jax.data import windows_per_step
 from ups_jax.models import Batch
-from ups_jax.runs.directory import now
+from ups_jax.runs.directory import utc_now
 from ups_jax.training.gradients import rows_per_micro_batch
 from ups_jax.training.multi_step import Batches
 from ups_jax.training.stages.spec import Validate
@@ -168,7 +168,7 @@ def is_state_lost(state: Any) -> bool:
 
 def halving_record(cfg: Config, rows: int, micro_batches: int) -> HalvingRecord:
     """Return the run.json entry of a halving, after which a step has `micro_batches` micro-batches of `rows` rows."""
-    return {"micro_batch": rows, "accum_steps": micro_batches, "time": now()} | _device_and_remat(cfg)
+    return {"micro_batch": rows, "accum_steps": micro_batches, "time": utc_now()} | _device_and_remat(cfg)
 
 
 def initial_micro_batches(cfg: Config, stage: str, halvings: Sequence[HalvingRecord]) -> int:

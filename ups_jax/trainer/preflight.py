@@ -47,8 +47,6 @@ class Preflight:
     """The checked components of a stage's training.
 
     Attributes:
-        data: Opened data.
-        model: Model of the stage.
         losses: Loss function of each task.
         plan: Number of steps; None if it follows from `max_seconds`, because the time per step is not measured yet.
         init_weights: Weights of the run in `--init-from`; None without this option.
@@ -82,8 +80,8 @@ def preflight(
 
     Raises:
         ConfigError: The configuration has an error, or does not match the run directory.
-        DataError: The data has an error.
         CheckpointError: A required checkpoint is missing.
+        Also the errors of `open_mixture`.
     """
     spec = stage_spec(stage)
     require_determinism(cfg.deterministic)
@@ -129,7 +127,7 @@ def check_resume(run: RunDirectory, cfg: Config, stage: str, resume: str) -> Non
     """
     if run.path.exists() and not run.path.is_dir():
         raise ConfigError(f"{run.path}: is a file; give a directory as --run-dir")
-    if not run.exists():
+    if not run.has_record():
         if resume == "must":
             raise CheckpointError(f"{run.path}: holds no run to resume; give --resume auto to start a new run")
         if run.contains_other_files():
@@ -137,7 +135,7 @@ def check_resume(run: RunDirectory, cfg: Config, stage: str, resume: str) -> Non
         return
     if resume == "never":
         raise ConfigError(f"{run.path}: already holds a run; give a new --run-dir, or --resume auto to resume it")
-    record = run.read()
+    record = run.read_record()
     for name in (*stage_spec(stage).required_stages(cfg.data.tasks[0].kind), stage):
         if record["digests"].get(name, digest(cfg, name)) != digest(cfg, name):
             changed = "; ".join(_describe_changes(record["config"], cfg, name))
@@ -147,7 +145,7 @@ def check_resume(run: RunDirectory, cfg: Config, stage: str, resume: str) -> Non
 def check_required_stages(run: RunDirectory, spec: StageSpec, task_kind: str) -> None:
     """Raise CheckpointError if a stage that must be trained before this stage has no checkpoint."""
     for name in spec.required_stages(task_kind):
-        if not run.checkpoints(name).is_dir():
+        if not run.checkpoint_folder(name).is_dir():
             raise CheckpointError(
                 f"{run.path}: stage {spec.name} needs a checkpoint of stage {name}; "
                 f"train {name} with `{command('train')} --stage {name} --run-dir {run.path}`"
@@ -160,14 +158,14 @@ def check_parent_checkpoints(run: RunDirectory, stage: str, best_checkpoints: di
     Args:
         best_checkpoints: Step and digest of the best checkpoint of each parent.
     """
-    if not run.checkpoints(stage).is_dir():
+    if not run.checkpoint_folder(stage).is_dir():
         return
-    recorded = run.read()["stages"].get(stage, {}).get("parents", {})
+    recorded = run.read_record()["stages"].get(stage, {}).get("parents", {})
     for name, best in best_checkpoints.items():
         if name in recorded and recorded[name]["digest"] != best["digest"]:
             raise ConfigError(
                 f"{run.path}: {stage} was trained on step {recorded[name]['step']} of {name}, whose best checkpoint is "
-                f"now step {best['step']}; delete {run.checkpoints(stage)} to train {stage} again, or give a new "
+                f"now step {best['step']}; delete {run.checkpoint_folder(stage)} to train {stage} again, or give a new "
                 "--run-dir"
             )
 
@@ -179,7 +177,6 @@ def check_parent_data(run: RunDirectory, cfg: Config, fingerprint: str, parent_f
 
     Args:
         fingerprint: Fingerprint of the data of the stage.
-        parent_fingerprints: Fingerprint of the data of each parent.
     """
     differing = [name for name, of_parent in parent_fingerprints.items() if of_parent != fingerprint]
     if cfg.diffusion.fold and differing:
@@ -270,8 +267,7 @@ def check_term_gradients(model: Any, cfg: Config, stage: str, batch: Batch) -> N
     The gradient is measured at initial parameters with added noise, one row and one term at a time. This takes less
     memory than the smallest training step, so running out of memory raises ConfigError as well.
 
-    Args:
-        batch: Batch of the model's task, of which a few rows are used.
+    Only a few rows of the batch are used.
     """
     spec = stage_spec(stage)
     spec.losses(model, cfg)
@@ -295,9 +291,6 @@ def gradient_norms(model: Any, cfg: Config, stage: str, batch: Batch, terms: lis
     The fields are normalised to zero mean and unit standard deviation, so that one threshold fits all units, and so
     that terms that penalise negative values have a gradient even if the fields are positive in physical units.
 
-    Args:
-        batch: Batch of the model's task.
-        terms: Names of the loss terms.
     """
     spec = stage_spec(stage)
     normalised = model.clone(task=_with_normalised_units(model.task))
@@ -330,7 +323,7 @@ def gradient_norms(model: Any, cfg: Config, stage: str, batch: Batch, terms: lis
         _, pullback = jax.vjp(term_values, params)
         return jnp.square(optax.tree.norm(pullback(one_hot)[0]))
 
-    params, rows = noisy_params(key, normalised_row(0)), min(ROWS, batch.rows)
+    params, rows = noisy_params(key, normalised_row(0)), min(ROWS, batch.num_rows)
     totals = [
         sum(float(squared_norm(params, normalised_row(number), one_hot)) for number in range(rows))
         for one_hot in np.eye(len(terms), dtype=np.float32)

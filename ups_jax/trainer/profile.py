@@ -61,7 +61,7 @@ class StepProfile:
     Attributes:
         seconds_per_step: Wall time per step while tracing.
         parts: Time of each part, the longest first.
-        trace: Path of the trace.
+        trace: File of the trace.
     """
 
     seconds_per_step: float
@@ -77,7 +77,6 @@ def profile_step(
     Args:
         state: State; its buffers are donated.
         directory: Output folder of the trace.
-        steps: Number of steps to trace.
         depth: Maximum number of module names that identify a part.
 
     Raises:
@@ -121,7 +120,7 @@ def time_by_part(
     Args:
         busy: Nanoseconds of each operation, by name.
         counts: Number of executions of each operation.
-        paths: Path of each operation, from `operation_paths`.
+        paths: Result of `operation_paths`.
         steps: Number of traced steps.
         depth: Maximum number of module names that identify a part.
     """

@@ -35,7 +35,7 @@ from ups_jax.optim import build_optimizer, build_schedule
 from ups_jax.optim.parameter_groups import parameter_table, summarize_optimizers
 from ups_jax.optim.schedules import build_plateau_rule, host_schedule, patience_evaluations
 from ups_jax.runs.best_weights import Weights, check_compatible, first_shape_difference
-from ups_jax.runs.checkpoint import Checkpoints, checkpoint_meta, validation_of
+from ups_jax.runs.checkpoint import Checkpoints, checkpoint_meta, read_validation_metric
 from ups_jax.runs.directory import RunDirectory, StageRecord
 from ups_jax.tracking import Tee, Writer, close_on_exit, training_writer
 from ups_jax.trainer import oom
@@ -56,17 +56,10 @@ class TrainingRun:
     """Everything that the training of one stage in a run directory needs.
 
     Attributes:
-        cfg: Configuration.
-        stage: Name of the stage.
-        run: Run directory.
         record: Entry of the stage in run.json.
-        data: Data of the stage.
-        model: Model of the stage.
         losses: Loss function of each task.
         parents: Weights of the stages that this stage needs.
         validate: Function from weights to validation metrics.
-        plan: Number of steps and interval of evaluations.
-        console: Console to print to.
         started_before: Whether run.json already has an entry of this stage from an earlier start.
         resume: `auto`, or `must` to require a checkpoint.
         init_weights: Weights of another run from which a new stage starts.
@@ -161,11 +154,11 @@ class TrainingRun:
             sizes = oom.describe_micro_batches(cfg, stage, micro_batches)
             self.print_line(f"memory      the device ran out of memory; from now on {sizes}, same optimizer step")
             halvings.append(oom.halving_record(cfg, rows, micro_batches))
-            self.record.note(out_of_memory=halvings)
+            self.record.update(out_of_memory=halvings)
 
         def on_compiled(seconds: float) -> None:
             self.print_line(f"compiled    in {seconds:.3g} s")
-            self.record.note(compile_seconds=seconds)
+            self.record.update(compile_seconds=seconds)
 
         make_step = partial(
             make_train_step,
@@ -298,7 +291,7 @@ def _record_saved_step(training: TrainingRun, checkpoints: Checkpoints) -> None:
     """Record the newest saved step in run.json, so that a later start can detect missing checkpoints."""
     steps = checkpoints.steps()
     if steps and training.record.values.get("saved") != steps[-1]:
-        training.record.note(saved=steps[-1])
+        training.record.update(saved=steps[-1])
 
 
 def _record_quarantined(training: TrainingRun, checkpoints: Checkpoints, resumed_step: int) -> None:
@@ -311,13 +304,13 @@ def _record_quarantined(training: TrainingRun, checkpoints: Checkpoints, resumed
         if step >= resumed_step:
             continue
         try:
-            value = validation_of(folder)
+            value = read_validation_metric(folder)
         except CheckpointError:
             metrics[str(step)] = None
         else:
             metrics |= {} if value is None else {str(step): value}
     if metrics:
-        training.record.note(set_aside=training.record.values.get("set_aside", {}) | metrics)
+        training.record.update(set_aside=training.record.values.get("set_aside", {}) | metrics)
 
 
 class LoopResult(NamedTuple):
@@ -365,7 +358,7 @@ def run_with_writers(
         if not logged_before:
             log_end(writer, cfg.logging.wandb, run, stage, checkpoints, state)
     if not logged_before and was_end_delivered(writer):
-        training.record.note(told=int(state.step))
+        training.record.update(told=int(state.step))
     return LoopResult(state, progress.seconds_per_step)
 
 

@@ -63,7 +63,6 @@ def measure_stage(
 
     Args:
         parents: Weights of the stages that this stage needs.
-        validate: Validation function of the stage.
         halvings: Micro-batch halvings of earlier starts, from run.json.
 
     Raises:
@@ -112,7 +111,6 @@ class StepTrial:
         make_step: Function `make_step(micro_batches=n)` that returns the train step; the step donates its state.
         new_state: Function that returns a new state at step 0.
         batches: Batch arguments of successive calls of the step; the first `task_count` are of different tasks.
-        task_count: Number of tasks.
         steps_per_call: Optimizer steps in one call of the step.
     """
 

@@ -22,7 +22,14 @@ from ups_jax.data import Mixture
 from ups_jax.distributed.processes import any_host, broadcast_from_host0, is_host0, wait_for_all
 from ups_jax.runs.best_weights import Weights
 from ups_jax.runs.checkpoint import Checkpoints
-from ups_jax.runs.directory import RunDirectory, StageRecord, environment, length_settings, newest_step, now
+from ups_jax.runs.directory import (
+    RunDirectory,
+    StageRecord,
+    environment_record,
+    stage_length_settings,
+    newest_step,
+    utc_now,
+)
 from ups_jax.trainer.console import print_plan, print_setup
 from ups_jax.trainer.frozen_codec import describe_latents, latents_record_entry
 from ups_jax.trainer.parents import TrainedParents, trained_parents
@@ -89,7 +96,7 @@ def train(
         for line in describe_latents(cfg, stage, checked.data):
             print_line(console, line)
         # Without the folder of a stage, the stage is trained again. A folder without checkpoints is an error.
-        deleted = broadcast_from_host0(not run.checkpoints(stage).is_dir())
+        deleted = broadcast_from_host0(not run.checkpoint_folder(stage).is_dir())
         recorded: dict[str, Any] | None = broadcast_from_host0(_record_start_and_read_entry(run, cfg, stage))
         with _record_failure(run):
             # -- plan: the number of steps ---------------------------------------------------------------------------
@@ -110,7 +117,7 @@ def train(
             entry = _new_stage_entry(run, checked.init_weights, init_from) if recorded is None else recorded
             outdated = ("planned_steps", "budget", *(["saved"] if deleted else []))
             entry = {key: value for key, value in entry.items() if key not in outdated} | plan_entries
-            entry |= {"lengths": length_settings(cfg, stage)} | latents_record_entry(checked.data)
+            entry |= {"lengths": stage_length_settings(cfg, stage)} | latents_record_entry(checked.data)
             entry |= {"out_of_memory": halvings} if halvings else {}
             entry |= {"parents": parents.checkpoints} if parents.checkpoints else {}
             record = StageRecord(run, stage, entry | {"total_steps": plan.total_steps, "finished": None})
@@ -134,7 +141,7 @@ def train(
             )
             with (
                 jit_context(cfg.training.compile),
-                Checkpoints(run.checkpoints(stage), keep=cfg.checkpoint.keep) as checkpoints,
+                Checkpoints(run.checkpoint_folder(stage), keep=cfg.checkpoint.keep) as checkpoints,
                 watch_stop_signals() as should_stop,
             ):
                 training.print_parameters()
@@ -154,7 +161,7 @@ def train(
                     )
 
         # -- finish --------------------------------------------------------------------------------------------------
-        outcome = {"steps": int(state.step), "finished": now(), "skipped": int(state.monitor.skipped)}
+        outcome = {"steps": int(state.step), "finished": utc_now(), "skipped": int(state.monitor.skipped)}
         if isinstance(state.monitor, SpikeMonitor):
             outcome["spikes"] = int(state.monitor.spikes.count)
         if seconds_per_step is not None:
@@ -173,8 +180,8 @@ def _claim_run_and_load_parents(
         check_resume(run, cfg, stage, resume)
     parents = trained_parents(run, stage, data.kind)
     check_parent_data(run, cfg, data.fingerprint, parents.fingerprints)
-    if not broadcast_from_host0(run.exists()):
-        run.write({"created": now(), "config": to_dict(cfg), "digests": {}, "stages": {}})
+    if not broadcast_from_host0(run.has_record()):
+        run.write_record({"created": utc_now(), "config": to_dict(cfg), "digests": {}, "stages": {}})
         run.write_split(data.split_record())
     wait_for_all("recorded")
     check_parent_checkpoints(run, stage, parents.checkpoints)
@@ -183,20 +190,20 @@ def _claim_run_and_load_parents(
 
 def _record_start_and_read_entry(run: RunDirectory, cfg: Config, stage: str) -> dict[str, Any] | None:
     """Record this process and its configuration in run.json; return the stage's entry in it, None for a new stage."""
-    record = run.read()
-    record |= environment() | {"status": "running", "config": to_dict(cfg)}
+    record = run.read_record()
+    record |= environment_record() | {"status": "running", "config": to_dict(cfg)}
     record |= {"device": str(jax.devices()[0].device_kind)}
     record |= {"digests": record["digests"] | {stage: digest(cfg, stage)}}
-    run.write(record)
+    run.write_record(record)
     entry: dict[str, Any] | None = record["stages"].get(stage)
     return entry
 
 
 def _new_stage_entry(run: RunDirectory, init_weights: Weights | None, init_from: Path | None) -> dict[str, Any]:
     """Return the first run.json entry of a stage: start time, steps of earlier stages, and run of `init_weights`."""
-    steps_before = sum(newest_step(run.checkpoints(name)) for name in run.read()["stages"])
+    steps_before = sum(newest_step(run.checkpoint_folder(name)) for name in run.read_record()["stages"])
     parent = {} if init_weights is None else {"parent": {"run": str(init_from), "step": init_weights.step}}
-    return {"started": now(), "steps_before": steps_before} | parent
+    return {"started": utc_now(), "steps_before": steps_before} | parent
 
 
 @contextlib.contextmanager
@@ -207,5 +214,5 @@ def _record_failure(run: RunDirectory) -> Iterator[None]:
     except BaseException as error:
         # On a full disk this fails as well; `error` is the one to report.
         with contextlib.suppress(StorageError):
-            run.update(status="stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed")
+            run.update_record(status="stopped" if isinstance(error, Stopped | KeyboardInterrupt) else "failed")
         raise

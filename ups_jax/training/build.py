@@ -124,7 +124,6 @@ def init_state(
     `ups_jax.trainer.parents.init_from_parents`, which adds the values that the stage takes from them.
 
     Args:
-        tx: Optimizer of the stage.
         batch: Batch that provides the shapes; for several tasks, a batch of the first task.
         key: Key of the initial parameters and of all later random numbers of the run.
         cfg: Configuration. It is required for the detection of loss spikes, because the state then contains the recent

@@ -65,9 +65,9 @@ def split_rows(batch: Batch, micro_batches: int) -> Batch:
 
     Copies of the first rows, with `mask` 0, fill up the last micro-batch.
     """
-    size = rows_per_micro_batch(batch.rows, micro_batches)
-    count = math.ceil(batch.rows / size)
-    missing = count * size - batch.rows
+    size = rows_per_micro_batch(batch.num_rows, micro_batches)
+    count = math.ceil(batch.num_rows / size)
+    missing = count * size - batch.num_rows
 
     def split_array(values: Array) -> Array:
         filled = jnp.concatenate([values, values[:missing]]) if missing else values

@@ -87,7 +87,6 @@ def make_train_step(
     Args:
         model: Model of the stage; a `JointModel` for several tasks, whose step is compiled once per task. Parameters
             that the task of a batch does not use stay unchanged in a step, and so does a frozen codec.
-        tx: Optimizer of the stage.
         steps_per_epoch: Steps of an epoch; required if a loss weight depends on the epoch.
         micro_batches: Number of micro-batches over which the gradient is accumulated; `accum_steps` of the stage by
             default.
@@ -138,7 +137,6 @@ class StateUpdate:
     """The rule that computes the next train state from a loss and its gradient.
 
     Attributes:
-        tx: Optimizer.
         ema_decay: Decay of the average, None for the power-function average.
         training: Training section of the configuration, with the criterion for spikes.
         subset: The parameters that the batch's task trains, and the frozen parameters. Frozen parameters and their

@@ -52,7 +52,7 @@ def corrector_model(cfg: Config, task: Task) -> Corrector:
 def init_corrector(model: Corrector, key: Key[Array, ""], batch: Batch) -> PyTree:
     """Return the initial parameters of the corrector; only the shapes of the batch matter."""
     task = model.task
-    rows, shape = batch.rows, task.shape
+    rows, shape = batch.num_rows, task.shape
     # Channels of the input: context frames and predicted change, or input fields and solution.
     input_channels = len(task.inputs) or model.context * len(task.channels)
     inputs = CorrectorInputs(
