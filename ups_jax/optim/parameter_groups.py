@@ -41,7 +41,6 @@ def muon_group(path: tuple[Any, ...], ndim: int) -> ParameterGroup:
 
     Muon updates all (in, out) matrices, or stacks of them, that map hidden activations to hidden activations. The
     kernel of a convolution (`GridConv`) is a matrix of shape (taps * in, out).
-
     """
     names = path_names(path)
     for name in names:

@@ -292,7 +292,6 @@ class CallPace:
 
     Longer calls would delay signals and saves. After the loop has dispatched a call, it waits for the previous call.
     The time between two dispatches is therefore the duration of the previous call.
-
     """
 
     def __init__(self, max_steps: int, seconds: float = 0.5) -> None:

@@ -290,7 +290,6 @@ def gradient_norms(model: Any, cfg: Config, stage: str, batch: Batch, terms: lis
 
     The fields are normalised to zero mean and unit standard deviation, so that one threshold fits all units, and so
     that terms that penalise negative values have a gradient even if the fields are positive in physical units.
-
     """
     spec = stage_spec(stage)
     normalised = model.clone(task=_with_normalised_units(model.task))

@@ -26,8 +26,8 @@ from ups_jax.runs.directory import (
     RunDirectory,
     StageRecord,
     environment_record,
-    stage_length_settings,
     newest_step,
+    stage_length_settings,
     utc_now,
 )
 from ups_jax.trainer.console import print_plan, print_setup
