@@ -31,7 +31,7 @@ _QUICK = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = runner.parser(__doc__)
+    parser = runner.make_parser(__doc__)
     parser.add_argument("--budget", type=seconds, help="CPU-seconds of training a row (default: 60)")
     parser.add_argument("--tasks", nargs="+", choices=[*TASKS], metavar="TASK", help=f"of {', '.join(TASKS)}")
     parser.add_argument("--models", nargs="+", choices=[*MODELS], metavar="MODEL", help=f"of {', '.join(MODELS)}")
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         "--set", nargs="+", default=[], metavar="key=value", help="overrides, such as optimizer.lr=1e-3; need --out"
     )
     parser.set_defaults(fixed_steps=None)
-    return runner.run(parser, compare, argv)
+    return runner.run_command(parser, compare, argv)
 
 
 def compare(args: argparse.Namespace) -> int:

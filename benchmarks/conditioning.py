@@ -25,13 +25,13 @@ _MODELS = {"told": "{nu: log10}", "not told": "{}"}
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = runner.parser(__doc__)
-    parser.add_argument("--steps", type=runner.positive, help="of each training (default: 3000)")
+    parser = runner.make_parser(__doc__)
+    parser.add_argument("--steps", type=runner.positive_int, help="of each training (default: 3000)")
     parser.add_argument("--data-root", default="data", metavar="DIR", help="built-in data (default: data)")
     parser.add_argument("--work", type=Path, default=Path("runs/conditioning"), metavar="DIR", help="the two runs")
     parser.add_argument("--out", type=Path, help="JSON (default: benchmarks/results/conditioning[_quick].json)")
     parser.add_argument("--quick", action="store_true", help="300 steps of a small model on tiny data")
-    return runner.run(parser, compare, argv)
+    return runner.run_command(parser, compare, argv)
 
 
 def compare(args: argparse.Namespace) -> None:

@@ -47,13 +47,13 @@ CASES = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = runner.parser(__doc__)
+    parser = runner.make_parser(__doc__)
     parser.add_argument("--tasks", nargs="+", choices=CASES, default=[*CASES], metavar="TASK", help=", ".join(CASES))
-    parser.add_argument("--seconds", type=runner.positive, default=90, help="of training at most (default: 90)")
+    parser.add_argument("--seconds", type=runner.positive_int, default=90, help="of training at most (default: 90)")
     parser.add_argument("--data-root", default="data", metavar="DIR", help="built-in data (default: data)")
     parser.add_argument("--out", type=Path, default=_RESULTS, help="JSON (default: benchmarks/results/every_task.json)")
     parser.add_argument("--again", action="store_true", help="measure finished rows again")
-    return runner.run(parser, compare, argv)
+    return runner.run_command(parser, compare, argv)
 
 
 def compare(args: argparse.Namespace) -> int:

@@ -29,13 +29,13 @@ _WARM_STEPS = 200
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = runner.parser(__doc__, config="configs/burgers1d.yaml")
-    parser.add_argument("--rounds", type=runner.positive, default=3, help="pairs of processes (default: 3)")
-    parser.add_argument("--seconds", type=runner.positive, default=100, help="of each of a pair (default: 100)")
+    parser = runner.make_parser(__doc__, config="configs/burgers1d.yaml")
+    parser.add_argument("--rounds", type=runner.positive_int, default=3, help="pairs of processes (default: 3)")
+    parser.add_argument("--seconds", type=runner.positive_int, default=100, help="of each of a pair (default: 100)")
     parser.add_argument("--quick", action="store_true", help="one pair, 8 seconds each, a checkpoint every 3")
     parser.add_argument("--out", type=Path, help="JSON (default: benchmarks/results/goodput[_quick].json)")
     parser.add_argument("--bare", type=Path, help=argparse.SUPPRESS)
-    return runner.run(parser, measure, argv)
+    return runner.run_command(parser, measure, argv)
 
 
 def measure(args: argparse.Namespace) -> None:

@@ -37,12 +37,12 @@ _WAYS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = runner.parser(__doc__, config="configs/burgers1d.yaml")
-    parser.add_argument("--rounds", type=runner.positive, help="paired runs (default: 21)")
-    parser.add_argument("--steps", type=runner.positive, help="steps of a run (default: 256)")
+    parser = runner.make_parser(__doc__, config="configs/burgers1d.yaml")
+    parser.add_argument("--rounds", type=runner.positive_int, help="paired runs (default: 21)")
+    parser.add_argument("--steps", type=runner.positive_int, help="steps of a run (default: 256)")
     parser.add_argument("--quick", action="store_true", help="the tiny task, 5 runs of 40 steps")
     parser.add_argument("--out", type=Path, help="JSON (default: benchmarks/results/input_pipeline[_quick].json)")
-    return runner.run(parser, measure, argv)
+    return runner.run_command(parser, measure, argv)
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -101,7 +101,9 @@ def in_turns(config: str, overrides: list[str], folder: Path, rounds: int, steps
             batches[way] = stack.enter_context(training_batches(dataset, way_cfg, "operator"))
         first_batch = next(batches["HDF5"])
         batches[_HELD] = iter(lambda: first_batch, None)
-        tried = stack.enter_context(open_step_trial(cfg, "operator", dataset, build_model(cfg, dataset.task, "operator")))
+        tried = stack.enter_context(
+            open_step_trial(cfg, "operator", dataset, build_model(cfg, dataset.task, "operator"))
+        )
         # A reader has read ahead while the others ran; that is used up before the clock starts.
         ahead = cfg.data.loader.buffer + 2 * MAX_GROUPED_BATCHES + 2 * tried.steps_per_call
         steps = -(-steps // tried.steps_per_call) * tried.steps_per_call

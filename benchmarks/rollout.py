@@ -36,15 +36,15 @@ class Way:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = runner.parser(__doc__)
+    parser = runner.make_parser(__doc__)
     parser.add_argument(
         "run", type=Path, metavar="RUN", help="a run of a spectral task with a coefficient, such as burgers1d"
     )
-    parser.add_argument("--batches", type=runner.positive, nargs="+", default=[1, 64], help="(default: 1 64)")
-    parser.add_argument("--repeats", type=runner.positive, default=9, help="timings of each, in turns (default: 9)")
+    parser.add_argument("--batches", type=runner.positive_int, nargs="+", default=[1, 64], help="(default: 1 64)")
+    parser.add_argument("--repeats", type=runner.positive_int, default=9, help="timings of each, in turns (default: 9)")
     parser.add_argument("--data-root", metavar="DIR", help="built-in data (default: that of the run)")
     parser.add_argument("--out", type=Path, default=_RESULTS, help="JSON (default: benchmarks/results/rollout.json)")
-    return runner.run(parser, compare, argv)
+    return runner.run_command(parser, compare, argv)
 
 
 def compare(args: argparse.Namespace) -> None:

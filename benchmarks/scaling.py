@@ -35,7 +35,7 @@ _BYTES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "f16": 2, "pred": 1}
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = runner.parser(__doc__)
+    parser = runner.make_parser(__doc__)
     parser.add_argument(
         "--studies", nargs="+", choices=[*_STUDY], default=[*_STUDY], help="what to vary (default: all)"
     )
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="three small rows")
     parser.add_argument("--out", type=Path, help="JSON of the rows (default: benchmarks/results/scaling[_quick].json)")
     parser.add_argument("--row", type=json.loads, help=argparse.SUPPRESS)
-    return runner.run(parser, study, argv)
+    return runner.run_command(parser, study, argv)
 
 
 def study(args: argparse.Namespace) -> None:

@@ -25,7 +25,7 @@ _QUICK = {"budget": 3.0, "tasks": ("tiny",), "seeds": 1, "fixed_steps": 100}
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = runner.parser(__doc__)
+    parser = runner.make_parser(__doc__)
     parser.add_argument("--budget", type=seconds, help="seconds of training a stage (default: 300)")
     parser.add_argument("--tasks", nargs="+", choices=_TASKS, metavar="TASK", help=f"of {', '.join(_TASKS)}")
     parser.add_argument("--ways", nargs="+", choices=[*WAYS], default=[*WAYS], help=f"of {', '.join(WAYS)}")
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         help="overrides, such as diffusion.model_rollout_steps=0; need --out",
     )
     parser.set_defaults(fixed_steps=None)
-    return runner.run(parser, compare, argv)
+    return runner.run_command(parser, compare, argv)
 
 
 def compare(args: argparse.Namespace) -> int:

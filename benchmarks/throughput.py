@@ -47,15 +47,15 @@ _QUICK = ("golden", "default")
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = runner.parser(__doc__)
+    parser = runner.make_parser(__doc__)
     names = [*_GOLDEN, *_CASES]
     parser.add_argument("--cases", nargs="+", choices=names, metavar="CASE", help=f"of {', '.join(names)}")
     parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], help="on a GPU both, on a CPU fp32")
-    parser.add_argument("--runs", type=runner.positive, default=15, help="timed runs, in turns (default: 15)")
+    parser.add_argument("--runs", type=runner.positive_int, default=15, help="timed runs, in turns (default: 15)")
     parser.add_argument("--quick", action="store_true", help="the golden and the default case, 3 runs")
     parser.add_argument("--out", type=Path, help="JSON (default: benchmarks/results/throughput[_quick].json)")
     parser.add_argument("--row", type=json.loads, help=argparse.SUPPRESS)
-    return runner.run(parser, compare, argv)
+    return runner.run_command(parser, compare, argv)
 
 
 def compare(args: argparse.Namespace) -> None:

@@ -75,7 +75,7 @@ def test_every_command_in_a_text_exists_and_takes_its_arguments(monkeypatch: pyt
         parsed.append(parser.parse_args(argv))
         return 0
 
-    monkeypatch.setattr(runner, "run", parse)
+    monkeypatch.setattr(runner, "run_command", parse)
     monkeypatch.chdir(ROOT)
     count = 0
     for page in PAGES:

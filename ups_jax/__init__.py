@@ -1,4 +1,4 @@
-"""Neural PDE simulators in JAX. Importing this is cheap: each name loads its module when it is first used."""
+"""Neural PDE simulators in JAX. Importing ups_jax is fast, because a name loads its module only at its first use."""
 
 from __future__ import annotations
 

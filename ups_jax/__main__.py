@@ -1,4 +1,4 @@
-"""`python -m ups_jax` is the command `ups-jax`."""
+"""Run the command `ups-jax` as `python -m ups_jax`."""
 
 from ups_jax.cli.main import main
 

@@ -43,7 +43,7 @@ def run(row: StageRow) -> dict[str, Any]:
     scored = evaluation(
         row, predictor, first_frames(trajectories, TASKS[row.task].scored_frames), dataset, ensembles=ensembles
     )
-    stages = RunDirectory(path).read()["stages"]
+    stages = RunDirectory(path).read_record()["stages"]
     return to_json_values(
         {
             "digest": row.digest(),

@@ -30,14 +30,14 @@ def printed(function: object, *arguments: object) -> str:
 
 
 def test_rows_are_sorted_and_filtered(place: Place) -> None:
-    text = printed(leaderboard.list_rows, place.board, [], "nrmse", ["nrmse", "ece"])
+    text = printed(leaderboard.print_rows, place.board, [], "nrmse", ["nrmse", "ece"])
     names = [line.split()[0] for line in text.splitlines() if line.strip().startswith(("first", "worse"))]
     assert names == ["first", "first", "worse"] and "0.1" in text
-    assert "worse" not in printed(leaderboard.list_rows, place.board, ["label=champion"], "nrmse", ["nrmse"])
-    assert "3 rows" in printed(leaderboard.list_rows, place.board, ["task=waves"], "nrmse", ["nrmse"])
-    assert "2 rows" in printed(leaderboard.list_rows, place.board, ["run_id=first"], "vrmse", ["nrmse"])
+    assert "worse" not in printed(leaderboard.print_rows, place.board, ["label=champion"], "nrmse", ["nrmse"])
+    assert "3 rows" in printed(leaderboard.print_rows, place.board, ["task=waves"], "nrmse", ["nrmse"])
+    assert "2 rows" in printed(leaderboard.print_rows, place.board, ["run_id=first"], "vrmse", ["nrmse"])
     with pytest.raises(ConfigError, match="run_id"):
-        leaderboard.list_rows(Console(quiet=True), place.board, ["nonsense=1"], "nrmse", [])
+        leaderboard.print_rows(Console(quiet=True), place.board, ["nonsense=1"], "nrmse", [])
 
 
 def test_two_runs_differ_in_what_was_changed(place: Place, tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_two_runs_differ_in_what_was_changed(place: Place, tmp_path: Path) -> No
     rows = {name: cells for name, *cells in metric_table(one, other)}
     assert rows["nrmse"][2] == "+100.0 %" and rows["nrmse"][0] == "0.1 (0.05 to 0.15)"
     page = tmp_path / "comparison.html"
-    text = printed(leaderboard.compare, place.board, "first", "worse", page)
+    text = printed(leaderboard.print_comparison, place.board, "first", "worse", page)
     assert "stages.operator.epochs" in text and "+100.0 %" in text
     assert page.read_text().count("data:image/png") == 1 and "stages.operator.epochs" in page.read_text()
     with pytest.raises(ConfigError, match="first, worse"):
@@ -55,13 +55,13 @@ def test_two_runs_differ_in_what_was_changed(place: Place, tmp_path: Path) -> No
 
 def test_champions_are_listed_and_taken_down_on_the_leaderboard_too(place: Place) -> None:
     place.run(20, run_id="second")
-    text = printed(leaderboard.list_champions, place.champions)
+    text = printed(leaderboard.print_champions, place.champions)
     assert text.startswith("waves  protocol ") and "run second" in text
-    text = printed(leaderboard.demote, place.board, place.champions, "waves", None, "a bug")
+    text = printed(leaderboard.demote_champion, place.board, place.champions, "waves", None, "a bug")
     assert "run first" in text
     labels = {row.key: row.label for row in place.board.read()}
     assert labels["second", "full_eval"] == "demoted" and labels["first", "full_eval"] == "champion"
-    assert "none" in printed(leaderboard.demote, place.board, place.champions, "waves", None, "")
+    assert "none" in printed(leaderboard.demote_champion, place.board, place.champions, "waves", None, "")
 
 
 def test_a_run_that_is_labelled_a_baseline_has_to_be_beaten_where_there_is_no_champion(place: Place) -> None:

@@ -35,7 +35,7 @@ def test_each_error_is_one_line_and_its_own_exit_code(
     def fail(args: argparse.Namespace) -> None:
         raise kind("what, where, how to mend")
 
-    assert runner.run(runner.parser("x"), fail, []) == code
+    assert runner.run_command(runner.make_parser("x"), fail, []) == code
     assert capsys.readouterr().err == "error: what, where, how to mend\n"
 
 
@@ -50,7 +50,7 @@ def test_memory_that_runs_out_is_one_line_that_says_what_to_do(
             np.empty(bytes_wanted)
         raise MemoryError
 
-    assert runner.run(runner.parser("x"), fail, []) == 7
+    assert runner.run_command(runner.make_parser("x"), fail, []) == 7
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ") and ("4.00 EiB" if bytes_wanted else "MemoryError") in line
 
@@ -58,10 +58,10 @@ def test_memory_that_runs_out_is_one_line_that_says_what_to_do(
 def test_a_name_that_no_file_system_takes_is_one_line_and_other_faults_are_not(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert runner.run(runner.parser("x"), lambda args: os.stat("x" * 300).st_size, []) == 2
+    assert runner.run_command(runner.make_parser("x"), lambda args: os.stat("x" * 300).st_size, []) == 2
     assert re.fullmatch(r"error: x{60}\.\..*\n", capsys.readouterr().err)
     with pytest.raises(FileNotFoundError):
-        runner.run(runner.parser("x"), lambda args: os.stat("there is no such file").st_size, [])
+        runner.run_command(runner.make_parser("x"), lambda args: os.stat("there is no such file").st_size, [])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -72,7 +72,7 @@ def test_a_signal_outside_training_ends_a_script_with_75(number: int, capsys: py
     # A shell's background job inherits an ignored SIGINT, which would make this test one of the shell.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        assert runner.run(runner.parser("x"), interrupted, []) == 75
+        assert runner.run_command(runner.make_parser("x"), interrupted, []) == 75
     finally:
         signal.signal(signal.SIGINT, before)
     assert capsys.readouterr().err.count("\n") == 1
@@ -80,19 +80,21 @@ def test_a_signal_outside_training_ends_a_script_with_75(number: int, capsys: py
 
 def test_overrides_may_stand_among_the_options() -> None:
     seen = []
-    parser = runner.parser("x", config="c.yaml")
+    parser = runner.make_parser("x", config="c.yaml")
     assert (
-        runner.run(parser, lambda args: seen.append((args.config, args.overrides)), ["a=1", "--config", "d", "b=2"])
+        runner.run_command(
+            parser, lambda args: seen.append((args.config, args.overrides)), ["a=1", "--config", "d", "b=2"]
+        )
         == 0
     )
     assert seen == [("d", ["a=1", "b=2"])]
 
 
 def test_a_count_is_a_whole_number_from_one_on() -> None:
-    assert runner.positive("3") == 3
+    assert runner.positive_int("3") == 3
     for text in ("0", "-2"):
         with pytest.raises(argparse.ArgumentTypeError, match="1"):
-            runner.positive(text)
+            runner.positive_int(text)
 
 
 def test_a_warning_is_one_line_unless_the_traceback_is_wanted(capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,8 +108,8 @@ def test_a_warning_is_one_line_unless_the_traceback_is_wanted(capsys: pytest.Cap
         sys.stderr.write(warnings.formatwarning(*arguments[:4]))
 
     form = warnings.formatwarning
-    runner.run(runner.parser("x"), warn, [])
+    runner.run_command(runner.make_parser("x"), warn, [])
     assert capsys.readouterr().err == "warning: wandb: offline\n"
     assert warnings.formatwarning is form
-    runner.run(runner.parser("x"), warn, ["--traceback"])
+    runner.run_command(runner.make_parser("x"), warn, ["--traceback"])
     assert "test_runner.py" in capsys.readouterr().err

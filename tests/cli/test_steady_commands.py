@@ -21,7 +21,7 @@ from ups_jax.config import from_dict, load
 from ups_jax.core.errors import DataError
 from ups_jax.data import open_dataset
 from ups_jax.models.grid import cell_average
-from ups_jax.runs.checkpoint import Checkpoints, tasks_of
+from ups_jax.runs.checkpoint import Checkpoints, tasks_from_meta
 from ups_jax.tracking import read_jsonl
 from ups_jax.training.build import abstract_state
 
@@ -53,7 +53,7 @@ def newest(run: Path) -> tuple[list[np.ndarray], list[float]]:
     with Checkpoints(run / "checkpoints" / "steady_prior", read_only=True) as checkpoints:
         step = checkpoints.steps()[-1]
         meta = checkpoints.meta(step)
-        like = abstract_state(from_dict(meta["config"]), tasks_of(meta), "steady_prior")
+        like = abstract_state(from_dict(meta["config"]), tasks_from_meta(meta), "steady_prior")
         state = checkpoints.restore(step, like)
     plain = [state.params, state.opt_state, state.ema, state.monitor, jax.random.key_data(state.rng)]
     losses = [record["loss"] for record in read_jsonl(run / "metrics.jsonl")]

@@ -47,7 +47,7 @@ def test_a_hang_up_stops_a_script_unless_it_is_to_be_ignored(hung_up: None, befo
     assert hangup_signals() == (() if code == 0 else (signal.SIGHUP,))
     parser = argparse.ArgumentParser()
     parser.add_argument("--traceback", action="store_true")
-    assert runner.run(parser, lambda _: signal.raise_signal(signal.SIGHUP), []) == code
+    assert runner.run_command(parser, lambda _: signal.raise_signal(signal.SIGHUP), []) == code
     assert signal.getsignal(signal.SIGHUP) is before
 
 
@@ -59,7 +59,7 @@ def main(args):
         os.write(1, b'printed by a library')
         print('printed by us')
         assert file.fileno() > 2 and os.path.getsize(file.name) == 0
-sys.exit(runner.run(runner.parser('.'), main, []))
+sys.exit(runner.run_command(runner.make_parser('.'), main, []))
 """
 
 

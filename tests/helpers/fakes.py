@@ -29,11 +29,11 @@ from ups_jax.pipeline.request import Request
 from ups_jax.pipeline.run import run_pipeline
 from ups_jax.pipeline.subprocess_step import Runner, Step, StepResult
 from ups_jax.pipeline.training_record import checkpoint_digests
-from ups_jax.runs.directory import environment
+from ups_jax.runs.directory import environment_record
 
 _type_hints = cache(typing.get_type_hints)
 _parsed = cache(ups_jax.config.yaml.parse)
-_environment = cache(environment)
+_environment = cache(environment_record)
 
 
 def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,7 +46,7 @@ def without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ups_jax.config.yaml.parse", lambda text: copy.deepcopy(_parsed(text)))
     names = {name: getattr(typing, name) for name in ("get_args", "get_origin", "cast")}
     monkeypatch.setattr("ups_jax.config.loading.typing", SimpleNamespace(get_type_hints=_type_hints, **names))
-    monkeypatch.setattr("ups_jax.pipeline.run.environment", lambda: dict(_environment()))
+    monkeypatch.setattr("ups_jax.pipeline.run.environment_record", lambda: dict(_environment()))
     monkeypatch.setattr("yaml.safe_dump", partial(yaml.dump, Dumper=yaml.CSafeDumper))
 
 

@@ -14,7 +14,7 @@ from commands import CONFIGS
 from fakes import Killed, Place, Steps, killed_at, without_waiting
 from rich.console import Console
 
-from ups_jax.cli.pipeline import plan_pipeline
+from ups_jax.cli.pipeline import print_pipeline_plan
 from ups_jax.config import load
 from ups_jax.core.errors import CheckpointError, ConfigError, GateError, Stopped, UserError
 from ups_jax.pipeline import cache_keys
@@ -325,11 +325,11 @@ def test_a_demoted_champion_gives_way_to_the_one_before(place: Place) -> None:
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(place: Place) -> None:
     output = io.StringIO()
-    plan_pipeline(place.request(run_id="run", skip_small_eval=True), Console(file=output, width=200))
+    print_pipeline_plan(place.request(run_id="run", skip_small_eval=True), Console(file=output, width=200))
     assert re.search("small_eval +skipped", output.getvalue()) and "promotion" in output.getvalue()
     assert not list(place.root.iterdir())
     with pytest.raises(ConfigError, match="'nmse'"):
-        plan_pipeline(place.request(overrides=("gates.metric=nmse",)), Console(quiet=True))
+        print_pipeline_plan(place.request(overrides=("gates.metric=nmse",)), Console(quiet=True))
 
 
 def test_resolved_configurations_are_read_back_as_they_are(place: Place, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_small_gates_ask_the_champion_of_the_same_full_evaluation(
 ) -> None:
     # The other one is the later: two of one second could stand in either order.
     times = iter(range(100, 200))
-    monkeypatch.setattr("ups_jax.pipeline.champions.now", lambda: f"2026-01-01T00:00:00.{next(times)}")
+    monkeypatch.setattr("ups_jax.pipeline.champions.utc_now", lambda: f"2026-01-01T00:00:00.{next(times)}")
     place.run(10, run_id="long")
     shorter = Steps(values={"horizon": 4}, small={"horizon": 8})
     place.run(40, shorter, run_id="short", overrides=("pipeline.full.horizon=4",))
@@ -95,7 +95,7 @@ def test_a_copy_that_is_there_gets_the_evaluations_that_count(place: Place) -> N
 
 
 def demote(place: Place, reason: str = "a leak") -> None:
-    leaderboard.demote(Console(quiet=True), place.board, place.champions, "waves", None, reason)
+    leaderboard.demote_champion(Console(quiet=True), place.board, place.champions, "waves", None, reason)
 
 
 def test_checkpoints_that_changed_since_they_were_evaluated_are_not_promoted(place: Place) -> None:
@@ -347,12 +347,12 @@ def test_filters_know_tags_and_columns_apart(place: Place) -> None:
         assert f"{count} rows" in shown(place, text), text
     assert "[b]" in shown(place)
     with pytest.raises(ConfigError, match="nmse"):
-        leaderboard.list_rows(Console(quiet=True), place.board, [], "nmse", [])
+        leaderboard.print_rows(Console(quiet=True), place.board, [], "nmse", [])
 
 
 def shown(place: Place, *filters: str) -> str:
     console = Console(file=(output := io.StringIO()), width=300)
-    leaderboard.list_rows(console, place.board, filters, "correlation_time", ["nrmse"])
+    leaderboard.print_rows(console, place.board, filters, "correlation_time", ["nrmse"])
     return " ".join(output.getvalue().split())
 
 

@@ -84,7 +84,7 @@ def main(args):
     with lock_directory(folder / "run", "wait") as lock:
         subprocess_step.run_step(step, folder / "log", lock, print)
 sys.argv = sys.argv[:1]
-sys.exit(runner.run(runner.parser("test"), main))
+sys.exit(runner.run_command(runner.make_parser("test"), main))
 """
 
 

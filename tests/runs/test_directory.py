@@ -20,11 +20,11 @@ def test_the_newest_step_is_that_of_the_checkpoints_folder(tmp_path: Path) -> No
 
 def test_a_record_of_a_later_format_is_refused_and_one_without_a_format_is_read(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
-    run.write({"config": {}, "digests": {}, "stages": {}})
-    assert run.read()["format"] == FORMAT
+    run.write_record({"config": {}, "digests": {}, "stages": {}})
+    assert run.read_record()["format"] == FORMAT
     run.record_path.write_text(json.dumps({"config": {}, "digests": {}, "stages": {}}))
-    assert "format" not in run.read()
+    assert "format" not in run.read_record()
     for later in (FORMAT + 1, "2"):
         run.record_path.write_text(json.dumps({"format": later, "config": {}, "digests": {}, "stages": {}}))
         with pytest.raises(CheckpointError):
-            run.read()
+            run.read_record()

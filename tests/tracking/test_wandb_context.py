@@ -7,7 +7,7 @@ from test_wandb_writer import fake_wandb, refusing_online, wandb_writer
 
 from ups_jax.config import LoggingConfig, WandbConfig
 from ups_jax.core.errors import ConfigError, StorageError
-from ups_jax.tracking import check_logging, context_path, evaluation_writer, training_writer
+from ups_jax.tracking import check_logging, evaluation_writer, training_writer, wandb_context_path
 from ups_jax.tracking.wandb_run import RunContext, read_context, write_context
 from ups_jax.tracking.wandb_writer import WandbWriter
 
@@ -157,7 +157,7 @@ def test_a_damaged_file_is_one_line_before_anything_starts(monkeypatch, tmp_path
     path = tmp_path / "context.json"
     path.write_text(text)
     monkeypatch.setenv("WANDB_CONTEXT_FILE", str(path))
-    assert context_path() == path
+    assert wandb_context_path() == path
     with pytest.raises(ConfigError, match=r"context\.json") as error:
         check_logging(LoggingConfig())
     assert "\n" not in str(error.value)

@@ -40,7 +40,7 @@ from ups_jax.rollout.flow_sampler import sample_distilled, sample_error
 from ups_jax.runs.best_weights import Weights, best_weights
 from ups_jax.runs.checkpoint import Checkpoints
 from ups_jax.runs.directory import RunDirectory
-from ups_jax.tracking import context_path
+from ups_jax.tracking import wandb_context_path
 from ups_jax.trainer.parents import trained_parents
 from ups_jax.trainer.train import TrainedStage, train
 from ups_jax.training.build import JointModel, abstract_state, build_joint_model, build_model, init_state
@@ -119,7 +119,7 @@ def dataset(cfg: Config, run: RunDirectory) -> Dataset:
 
 
 def leaves_of(path: Path, cfg: Config, dataset: Dataset, stage: str, step: int) -> list[Any]:
-    with Checkpoints(RunDirectory(path).checkpoints(stage), read_only=True) as checkpoints:
+    with Checkpoints(RunDirectory(path).checkpoint_folder(stage), read_only=True) as checkpoints:
         state = checkpoints.restore(step, abstract_state(cfg, dataset.task, stage))
     keys = jax.tree.map(
         lambda leaf: jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf,
@@ -131,7 +131,7 @@ def leaves_of(path: Path, cfg: Config, dataset: Dataset, stage: str, step: int) 
 def test_every_stage_has_its_record_with_its_parents_checkpoints(
     run: RunDirectory, weights: dict[str, Weights]
 ) -> None:
-    train_all_stages = run.read()["stages"]
+    train_all_stages = run.read_record()["stages"]
     assert list(train_all_stages) == ["operator", *CORRECTORS]
     assert all(record["finished"] and record["steps"] == record["total_steps"] for record in train_all_stages.values())
     for stage in CORRECTORS:
@@ -144,17 +144,17 @@ def test_all_stages_are_told_of_one_run_to_join(cfg: Config, tmp_path: Path, mon
     contexts: list[tuple[str, Path | None]] = []
 
     def trained(cfg: Config, stage: str, path: Path, *, data: Mixture, **_: object) -> TrainedStage:
-        contexts.append((stage, context_path()))
+        contexts.append((stage, wandb_context_path()))
         return TrainedStage(run=RunDirectory(path), data=data, model=build_joint_model(cfg, data.tasks, stage))
 
     monkeypatch.setattr(train_all_stages, "train", trained)
     monkeypatch.delenv("WANDB_CONTEXT_FILE", raising=False)
     train_all(cfg, tmp_path / "run", console=QUIET)
     assert contexts == [(stage, tmp_path / "run" / "wandb-context.json") for stage in ("operator", *CORRECTORS)]
-    assert context_path() is None
+    assert wandb_context_path() is None
     monkeypatch.setenv("WANDB_CONTEXT_FILE", str(tmp_path / "of a pipeline"))
     train_all(cfg, tmp_path / "run", console=QUIET)
-    assert contexts[-1][1] == tmp_path / "of a pipeline" == context_path()
+    assert contexts[-1][1] == tmp_path / "of a pipeline" == wandb_context_path()
 
 
 def test_a_finished_run_is_left_as_it_is(run: RunDirectory, cfg: Config) -> None:
@@ -169,8 +169,8 @@ def test_the_command_for_all_stages_evaluates_each_and_goes_on_with_what_is_miss
     script: Callable[..., subprocess.CompletedProcess[str]], run: RunDirectory, cfg: Config, tmp_path: Path
 ) -> None:
     again = RunDirectory(shutil.copytree(run.path, tmp_path / "run"))
-    shutil.rmtree(again.checkpoints("consistency_distill"))
-    before = {stage: run.read()["stages"][stage] for stage in ("operator", "diffusion_residual")}
+    shutil.rmtree(again.checkpoint_folder("consistency_distill"))
+    before = {stage: run.read_record()["stages"][stage] for stage in ("operator", "diffusion_residual")}
     result = script(
         "train.py", "--config", CONFIGS / "tiny.yaml", "--stage", "all", "--run-dir", again.path, *SETTINGS,
         f"data.root={cfg.data.root}", "evaluation.enabled=true",
@@ -178,11 +178,11 @@ def test_the_command_for_all_stages_evaluates_each_and_goes_on_with_what_is_miss
     assert result.returncode == 0, result.stderr
     assert all(re.search(f"skipped +{stage}", result.stdout) for stage in ("operator", "diffusion_residual"))
     assert "skipped     consistency_distill" not in result.stdout and is_finished(again, cfg, "consistency_distill")
-    assert {stage: again.read()["stages"][stage] for stage in before} == before
+    assert {stage: again.read_record()["stages"][stage] for stage in before} == before
     names = {"test", "diffusion_residual_test", "consistency_distill_test"}
-    assert {path.stem for path in again.evaluation.iterdir()} == names
+    assert {path.stem for path in again.evaluation_folder.iterdir()} == names
     # The operator's is made once more at the end, with the correctors that there are by then.
-    last = json.loads((again.evaluation / "test.json").read_text())
+    last = json.loads((again.evaluation_folder / "test.json").read_text())
     assert list(last["variants"]) == ["latent", "corrector", "distilled", "ensemble"]
 
 
@@ -193,7 +193,7 @@ def test_two_steps_and_two_more_are_four_to_the_bit(
     shutil.copytree(run.path, tmp_path / "run")
     again = RunDirectory(tmp_path / "run")
     for name in CORRECTORS[CORRECTORS.index(stage) :]:
-        shutil.rmtree(again.checkpoints(name))
+        shutil.rmtree(again.checkpoint_folder(name))
     shorter = load(CONFIGS / "tiny.yaml", [*SETTINGS, f"stages.{stage}.steps=2", f"data.root={cfg.data.root}"])
     for length in (shorter, cfg):
         train(length, stage, again.path, console=QUIET)
@@ -320,7 +320,7 @@ def test_a_student_that_collapses_ends_the_stage(
     monkeypatch.setattr(consistency_distill, "MIN_SAMPLE_SIZE", np.inf)
     with pytest.raises(DivergedError, match=r"step \d"):
         train(cfg, "consistency_distill", again, console=QUIET)
-    assert RunDirectory(again).read()["status"] == "failed"
+    assert RunDirectory(again).read_record()["status"] == "failed"
 
 
 def test_a_student_that_is_near_enough_ends_its_stage(run: RunDirectory, cfg: Config, tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_a_student_that_is_near_enough_ends_its_stage(run: RunDirectory, cfg: Co
         again,
         console=QUIET,
     )
-    done, whole = (RunDirectory(path).read()["stages"]["consistency_distill"] for path in (again, run.path))
+    done, whole = (RunDirectory(path).read_record()["stages"]["consistency_distill"] for path in (again, run.path))
     assert 0 < done["steps"] < whole["steps"] == 4
 
 

@@ -42,8 +42,8 @@ def test_a_run_of_an_earlier_version_is_refused_in_one_line(
     run, values = RunDirectory(tmp_path / "run"), to_dict(tiny)
     change(values)
     run.path.mkdir()
-    run.write({"config": values, "digests": {"operator": "0" * 12}, "stages": {}})
+    run.write_record({"config": values, "digests": {"operator": "0" * 12}, "stages": {}})
     with pytest.raises(ConfigError, match=reason):
         check_resume(run, tiny, "operator", "auto")
-    run.write({"config": values, "digests": {"operator": digest(tiny, "operator")}, "stages": {}})
+    run.write_record({"config": values, "digests": {"operator": digest(tiny, "operator")}, "stages": {}})
     check_resume(run, tiny, "operator", "auto")

@@ -104,14 +104,14 @@ def test_a_resumed_corrector_reads_what_the_whole_one_does_and_is_it_to_the_bit(
 ) -> None:
     cfg, stage = config(name, data_root), "consistency_distill"
     again = RunDirectory(shutil.copytree(run[0].path, tmp_path / "run"))
-    shutil.rmtree(again.checkpoints(stage))
+    shutil.rmtree(again.checkpoint_folder(stage))
     train(config(name, data_root, f"stages.{stage}.steps=1"), stage, again.path, console=QUIET)
     drawn = recorded(cfg, monkeypatch)
     train(cfg, stage, again.path, console=QUIET)
     assert drawn[stage] and drawn[stage] <= run[1][stage] and set(drawn) == {stage}
     task, states = open_dataset(cfg).task, []
     for place in (again, run[0]):
-        with Checkpoints(place.checkpoints(stage), read_only=True) as checkpoints:
+        with Checkpoints(place.checkpoint_folder(stage), read_only=True) as checkpoints:
             states.append(jax.tree.leaves(checkpoints.restore(2, abstract_state(cfg, task, stage)).params))
     for one, other in zip(*states, strict=True):
         np.testing.assert_array_equal(one, other)

@@ -18,7 +18,7 @@ from ups_jax import load_run, simulate
 from ups_jax.config import Config, load
 from ups_jax.data import open_mixture
 from ups_jax.evaluation.evaluate_run import evaluate_run
-from ups_jax.runs.checkpoint import Checkpoints, tasks_of
+from ups_jax.runs.checkpoint import Checkpoints, tasks_from_meta
 from ups_jax.tracking import read_jsonl
 from ups_jax.trainer.train import train
 from ups_jax.training.build import abstract_state
@@ -50,7 +50,7 @@ def trained(cfg: Config, path: Path, steps: int) -> list[np.ndarray]:
     train(replace(cfg, stages=stages), "operator", path, console=QUIET)
     with Checkpoints(path / "checkpoints" / "operator", read_only=True) as checkpoints:
         step = checkpoints.steps()[-1]
-        state = checkpoints.restore(step, abstract_state(cfg, tasks_of(checkpoints.meta(step)), "operator"))
+        state = checkpoints.restore(step, abstract_state(cfg, tasks_from_meta(checkpoints.meta(step)), "operator"))
     assert int(state.step) == steps
     return [
         np.asarray(jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)

@@ -27,7 +27,7 @@ from ups_jax.data import open_dataset, training_batches
 from ups_jax.models import Batch, conditions_of
 from ups_jax.optim import ema_params
 from ups_jax.rollout import rollout
-from ups_jax.runs.checkpoint import Checkpoints, tasks_of
+from ups_jax.runs.checkpoint import Checkpoints, tasks_from_meta
 from ups_jax.tracking import Writer, read_jsonl
 from ups_jax.trainer import stage_run
 from ups_jax.trainer.train import train
@@ -72,7 +72,7 @@ def tracked(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def leaves(run: Path) -> list[np.ndarray]:
     with Checkpoints(run / "checkpoints" / "operator", read_only=True) as checkpoints:
         meta = checkpoints.meta(6)
-        like = abstract_state(from_dict(meta["config"]), tasks_of(meta), "operator")
+        like = abstract_state(from_dict(meta["config"]), tasks_from_meta(meta), "operator")
         state = checkpoints.restore(6, like)
     plain = (state.params, state.opt_state, state.ema, jax.random.key_data(state.rng))
     return [np.asarray(leaf) for leaf in jax.tree.leaves(plain)]
@@ -201,7 +201,7 @@ class Recorder(Writer):
     def close(self, outcome: str = "finished") -> None:
         self.note("close", outcome)
 
-    def delivered(self, *kinds: str) -> bool:
+    def was_delivered(self, *kinds: str) -> bool:
         return not self.off
 
 

@@ -19,7 +19,7 @@ from shared_programs import SMALL_MODEL, sharing
 
 from ups_jax.config import from_dict, load
 from ups_jax.data import open_dataset
-from ups_jax.runs.checkpoint import Checkpoints, tasks_of
+from ups_jax.runs.checkpoint import Checkpoints, tasks_from_meta
 from ups_jax.tracking import read_jsonl
 from ups_jax.training.build import abstract_state
 
@@ -51,7 +51,7 @@ def final_state(run: Path) -> list[np.ndarray]:
     with Checkpoints(run / "checkpoints" / "operator", read_only=True) as checkpoints:
         step = checkpoints.steps()[-1]
         meta = checkpoints.meta(step)
-        like = abstract_state(from_dict(meta["config"]), tasks_of(meta), meta["stage"])
+        like = abstract_state(from_dict(meta["config"]), tasks_from_meta(meta), meta["stage"])
         state = checkpoints.restore(step, like)
     plain = jax.tree.map(
         lambda leaf: jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf,
@@ -242,4 +242,4 @@ def test_other_data_under_the_same_name_is_refused(
 
 def test_the_validation_split_is_what_the_configuration_says(data_root: Path) -> None:
     dataset = open_dataset(load(CONFIGS / "tiny.yaml", [f"data.root={data_root}"]))
-    assert dataset.sizes == {"train": 32, "val": 4, "test": 4}
+    assert dataset.split_sizes == {"train": 32, "val": 4, "test": 4}

@@ -27,7 +27,7 @@ from ups_jax.losses import StageLoss, operator_losses
 from ups_jax.models.batch import as_jax_arrays
 from ups_jax.models.conditioning import conditions_of
 from ups_jax.rollout.autoregressive import rollout
-from ups_jax.runs.checkpoint import Checkpoints, tasks_of
+from ups_jax.runs.checkpoint import Checkpoints, tasks_from_meta
 from ups_jax.tracking import read_jsonl
 from ups_jax.trainer.train import train
 from ups_jax.training.build import abstract_state, as_joint_model, build_joint_model
@@ -213,7 +213,7 @@ def trained(cfg: Config, path: Path, steps: int) -> list[np.ndarray]:
     train(load_with_steps(cfg, steps), "operator", path, console=Console(quiet=True))
     with Checkpoints(path / "checkpoints" / "operator", read_only=True) as checkpoints:
         step = checkpoints.steps()[-1]
-        restored = checkpoints.restore(step, abstract_state(cfg, tasks_of(checkpoints.meta(step)), "operator"))
+        restored = checkpoints.restore(step, abstract_state(cfg, tasks_from_meta(checkpoints.meta(step)), "operator"))
     leaves = jax.tree.leaves(restored)
     return [
         np.asarray(jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)

@@ -51,7 +51,7 @@ def run(cfg: Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunDi
 
 
 def test_all_stages_of_a_steady_task_are_trained_upon_the_prior(run: RunDirectory, cfg: Config) -> None:
-    stages = run.read()["stages"]
+    stages = run.read_record()["stages"]
     assert list(stages) == ["steady_prior", *CORRECTORS] and all(is_finished(run, cfg, stage) for stage in stages)
     assert list(stages["consistency_distill"]["parents"]) == ["steady_prior", "diffusion_residual"]
 

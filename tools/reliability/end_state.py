@@ -14,7 +14,7 @@ import numpy as np
 
 from ups_jax.config import from_dict
 from ups_jax.core.task import Task
-from ups_jax.runs.checkpoint import Checkpoints, tasks_of
+from ups_jax.runs.checkpoint import Checkpoints, tasks_from_meta
 from ups_jax.tracking import read_jsonl
 from ups_jax.training.build import abstract_state
 
@@ -62,7 +62,7 @@ def _digest(checkpoints: Checkpoints, step: int | None) -> str:
     """Over names, types and bytes of every array of a state."""
     assert step is not None
     meta = checkpoints.meta(step)
-    state = checkpoints.restore(step, _abstract(json.dumps(meta["config"]), tasks_of(meta), meta["stage"]))
+    state = checkpoints.restore(step, _abstract(json.dumps(meta["config"]), tasks_from_meta(meta), meta["stage"]))
     hashed = hashlib.sha256()
     for name, leaf in jax.tree_util.tree_leaves_with_path(state):
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):

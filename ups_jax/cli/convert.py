@@ -1,4 +1,4 @@
-"""Convert a data file to ArrayRecord shards, for training from slow disks, or convert shards or any data file to HDF5.
+"""Convert data to ArrayRecord shards, from which training reads faster on slow disks, or to HDF5.
 
 The name of the output selects the format: FILE.hdf5 is written as HDF5, any other name as a folder of shards. To resume
 an interrupted conversion, run the same command again.
@@ -16,23 +16,23 @@ from ups_jax.core.errors import ConfigError
 
 def main(argv: list[str] | None = None) -> int:
     """Run `ups-jax convert` with the given arguments and return its exit code."""
-    parser = runner.parser(__doc__, name="convert")
+    parser = runner.make_parser(__doc__, name="convert")
     parser.add_argument(
-        "source", type=Path, help="data file, folder with subfolders train and test, or folder of shards"
+        "source", type=Path, help="input: data file, folder with subfolders train and test, or folder of shards"
     )
-    parser.add_argument("out", type=Path, nargs="?", help="folder of shards or .hdf5 file to write")
+    parser.add_argument("out", type=Path, nargs="?", help="output: folder for the shards, or .hdf5 file")
     parser.add_argument(
-        "--channels", nargs="+", metavar="NAME", help="channels to read from a file with named channels, in this order"
+        "--channels", nargs="+", metavar="NAME", help="channels to convert, in this order (default: all)"
     )
     parser.add_argument(
         "--record-kib",
-        type=runner.positive,
+        type=runner.positive_int,
         default=256,
         help="maximum size of a record in KiB; a training window reads whole records (default: %(default)s)",
     )
     parser.add_argument(
         "--shard-mib",
-        type=runner.positive,
+        type=runner.positive_int,
         default=512,
         help="approximate size of a shard file in MiB (default: %(default)s)",
     )
@@ -40,14 +40,12 @@ def main(argv: list[str] | None = None) -> int:
         "--zstd", type=int, choices=range(1, 20), metavar="LEVEL", help="compress the records at this Zstandard level"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing output")
-    parser.add_argument(
-        "--verify", action="store_true", help="check the checksums of the shards in SOURCE and write nothing"
-    )
-    return runner.run(parser, convert, argv)
+    parser.add_argument("--verify", action="store_true", help="only verify the checksums of the shards in SOURCE")
+    return runner.run_command(parser, convert, argv)
 
 
 def convert(args: argparse.Namespace) -> None:
-    """Convert SOURCE to OUT, file by file if SOURCE is a folder of data files, or verify the shards in SOURCE."""
+    """Convert SOURCE, a file or every file of a folder, to OUT; with --verify only verify the shards in SOURCE."""
     from rich.console import Console
 
     from ups_jax.data.sources.shards import is_shard_folder, read_manifest, verify_shards
@@ -65,12 +63,12 @@ def convert(args: argparse.Namespace) -> None:
 
             for role, files in files_in_folder(args.source).items():
                 for file in files:
-                    write(args, file, args.out / role / file.stem, status.update)
+                    convert_source(args, file, args.out / role / file.stem, status.update)
         else:
-            write(args, args.source, args.out, status.update)
+            convert_source(args, args.source, args.out, status.update)
 
 
-def write(args: argparse.Namespace, source: Path, out: Path, report: Callable[[str], None]) -> None:
+def convert_source(args: argparse.Namespace, source: Path, out: Path, report: Callable[[str], None]) -> None:
     """Convert one data source to HDF5 or to shards and print the output path."""
     from ups_jax.data.shards import hdf5_writer, writer
 

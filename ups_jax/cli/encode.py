@@ -1,6 +1,7 @@
-"""Encode every trajectory of the data with the codec of a trained run, for training on latents with that codec frozen.
+"""Encode all trajectories as latents with the codec of a trained run, for later training with that codec frozen.
 
-Without --config the data of the run are encoded. To resume an interrupted encoding, run the same command again.
+Without --config the data that the run was trained on are encoded. To resume an interrupted encoding, run the same
+command again.
 """
 
 from __future__ import annotations
@@ -20,33 +21,38 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Run `ups-jax encode` with the given arguments and return its exit code."""
-    parser = runner.parser(__doc__, name="encode")
+    parser = runner.make_parser(__doc__, name="encode")
     parser.add_argument(
         "--run-dir", type=Path, required=True, metavar="RUN", help="run directory whose codec encodes the data"
     )
-    parser.add_argument("--config", help="configuration of the later training on latents (default: that of the run)")
+    parser.add_argument(
+        "--config", help="configuration of the later training on the latents (default: configuration of the run)"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
     parser.add_argument(
         "--dtype",
         choices=["float32", "bfloat16", "float16"],
         default="float32",
-        help="storage type of the latents (default: %(default)s); 16-bit types also round the field values in them",
+        help="number format of the stored latents (default: %(default)s); 16-bit formats reduce their precision",
     )
     parser.add_argument(
         "--chunk",
-        type=runner.positive,
+        type=runner.positive_int,
         default=64,
-        help="number of frames encoded at a time on the device (default: %(default)s)",
+        help="frames that the device encodes at once (default: %(default)s)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace existing output")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="the overrides that the later training will have"
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="overrides of the configuration; give the later training the same ones",
     )
-    return runner.run(parser, encode, argv)
+    return runner.run_command(parser, encode, argv)
 
 
 def encode(args: argparse.Namespace) -> None:
-    """Write the latents of a run's codec to the output folder and print a summary."""
+    """Encode the data with the codec of a run, write the latents to the output folder and print a summary."""
     from rich.console import Console
 
     from ups_jax import simulate
@@ -62,7 +68,7 @@ def encode(args: argparse.Namespace) -> None:
     simulate.generate_missing(cfg)
     (dataset,) = open_mixture(cfg).datasets
     console, options = Console(), {"chunk": args.chunk, "overwrite": args.overwrite}
-    report = progress(dataset.source.trajectories, dataset.source.frames, console)
+    report = progress_printer(dataset.source.trajectories, dataset.source.frames, console)
     written = encode_dataset(weights, cfg, dataset, args.out, args.dtype, report=report, **options)
     manifest = read_manifest(args.out)
     size = f"{manifest.bytes / 2**20:.3g} MiB" + ("" if written else " (already exists)")
@@ -70,8 +76,8 @@ def encode(args: argparse.Namespace) -> None:
     print_line(console, f"{args.out}: {shape}, {manifest.key.dtype}, {size}")
 
 
-def progress(trajectories: int, frames: int, console: Console, seconds: float = 5.0) -> Callable[[int], None]:
-    """Return `report(done)`, which prints the number of encoded trajectories and the frame rate.
+def progress_printer(trajectories: int, frames: int, console: Console, seconds: float = 5.0) -> Callable[[int], None]:
+    """Return a function that takes the number of encoded trajectories and prints it with the frame rate.
 
     The first and the last call print a line; calls between them print at most one line in `seconds` seconds.
     """

@@ -11,7 +11,7 @@ from ups_jax.core.stage_names import STAGES
 
 def main(argv: list[str] | None = None) -> int:
     """Run `ups-jax export` with the given arguments and return its exit code."""
-    parser = runner.parser(__doc__, name="export")
+    parser = runner.make_parser(__doc__, name="export")
     parser.add_argument("--run-dir", type=Path, required=True, metavar="R", help="directory of the trained run")
     parser.add_argument(
         "--output",
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     stage_help = (
         "stage to export (default: operator, or the last stage of the run); a corrector cannot be exported alone"
     )
-    runner.add_stage(parser, STAGES, stage_help)
+    runner.add_stage_option(parser, STAGES, stage_help)
     parser.add_argument("--task", metavar="NAME", help="task to export, if the run was trained on several")
     parser.add_argument(
         "--platforms",
@@ -32,11 +32,11 @@ def main(argv: list[str] | None = None) -> int:
         metavar="P",
         help="target platforms: cpu, cuda, rocm, tpu; this machine need not have them (default: cpu cuda)",
     )
-    return runner.run(parser, write, argv)
+    return runner.run_command(parser, export, argv)
 
 
-def write(args: argparse.Namespace) -> None:
-    """Export the model and print the paths of the written files."""
+def export(args: argparse.Namespace) -> None:
+    """Export the model of a run and print the paths of the written files."""
     from ups_jax.inference.export import export_run
 
     for path in export_run(args.run_dir, args.output, args.platforms, stage=args.stage, task=args.task):

@@ -1,4 +1,4 @@
-"""Describe data files: layout, grid, times, parameters, value ranges, defects, and the settings to train on them."""
+"""Describe data files: layout, grid, times, PDE coefficients, value ranges, defects, and settings for training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ups_jax.core.errors import DataError
 
 def main(argv: list[str] | None = None) -> int:
     """Run `ups-jax inspect` with the given arguments and return its exit code."""
-    parser = runner.parser(__doc__, name="inspect")
+    parser = runner.make_parser(__doc__, name="inspect")
     parser.add_argument(
         "files", nargs="+", type=Path, metavar="FILE", help="HDF5 file, or YAML file that describes arrays"
     )
@@ -24,11 +24,11 @@ def main(argv: list[str] | None = None) -> int:
         help="output folder of the pictures (default: current folder)",
     )
     parser.add_argument("--no-picture", action="store_true", help="write no picture")
-    return runner.run(parser, inspect, argv)
+    return runner.run_command(parser, inspect, argv)
 
 
 def inspect(args: argparse.Namespace) -> int:
-    """Print the description of each file and write its picture; return 0, or the exit code of the last error."""
+    """Print a description of each file and write a picture of it; return 0, or the exit code of the last error."""
     from ups_jax.data import inspection
 
     code = 0
@@ -47,7 +47,7 @@ def inspect(args: argparse.Namespace) -> int:
             picture = args.output / f"{file.stem}.png"
             write_picture(report, picture)
             print(f"picture     {picture}")
-        if not report.sane:
+        if not report.is_usable:
             runner.print_error(
                 f"{file}: contains NaN or Inf, or a constant channel; see the description above and correct the file"
             )

@@ -26,7 +26,7 @@ _COLUMNS = ("run_id", "stage", "label", "status", "task", "split", "protocol")
 
 def main(argv: list[str] | None = None) -> int:
     """Run `ups-jax leaderboard` with the given arguments and return its exit code."""
-    parser = runner.parser(__doc__, name="leaderboard")
+    parser = runner.make_parser(__doc__, name="leaderboard")
     parser.add_argument(
         "--leaderboard-csv",
         type=Path,
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         action="append",
         default=[],
         metavar="COLUMN=VALUE",
-        help="list only the rows with this value; may be repeated",
+        help="list only the rows with this value in this column; may be repeated",
     )
     parser.add_argument("--sort", default="nrmse", metavar="METRIC", help="metric to sort by (default: %(default)s)")
     parser.add_argument(
@@ -70,21 +70,21 @@ def main(argv: list[str] | None = None) -> int:
         "--label",
         nargs=2,
         metavar=("RUN", "LABEL"),
-        help="set the label of a run, such as baseline, which new runs have to beat",
+        help="set the label of a run; without a champion, new runs have to beat the run labelled baseline",
     )
     parser.add_argument(
         "--demote", metavar="TASK", help="demote the champion of a task; the previous champion replaces it"
     )
     parser.add_argument("--protocol", help="with --demote: protocol of the champion, if the task has several champions")
-    parser.add_argument("--reason", default="", help="with --demote: reason to record")
+    parser.add_argument("--reason", default="", help="with --demote: reason, recorded with the demotion")
     parser.add_argument(
-        "--publish", type=Path, metavar="RUN_DIR", help="log the pipeline decisions on a run to W&B and TensorBoard"
+        "--publish", type=Path, metavar="RUN_DIR", help="log the gate results of this run to W&B and TensorBoard"
     )
-    return runner.run(parser, print_leaderboard, argv)
+    return runner.run_command(parser, run_leaderboard_action, argv)
 
 
-def print_leaderboard(args: argparse.Namespace) -> None:
-    """Perform the action that the options select; without one, list the rows of the leaderboard."""
+def run_leaderboard_action(args: argparse.Namespace) -> None:
+    """Perform the action that the options select, such as --demote; without one, print the rows of the leaderboard."""
     from rich.console import Console
 
     from ups_jax.pipeline.champions import Champions
@@ -99,26 +99,26 @@ def print_leaderboard(args: argparse.Namespace) -> None:
 
         publish_run(args.publish)
     elif args.demote is not None:
-        demote(console, board, champions, args.demote, args.protocol, args.reason)
+        demote_champion(console, board, champions, args.demote, args.protocol, args.reason)
     elif args.label is not None:
         label_run(console, board, *args.label)
     elif args.list_champions:
-        list_champions(console, champions)
+        print_champions(console, champions)
     elif args.compare is not None:
-        compare(console, board, args.compare[0], args.compare[1], args.html)
+        print_comparison(console, board, args.compare[0], args.compare[1], args.html)
     else:
-        list_rows(console, board, args.filter, args.sort, args.metrics.split(","))
+        print_rows(console, board, args.filter, args.sort, args.metrics.split(","))
 
 
-def list_rows(console: Console, board: Leaderboard, filters: Sequence[str], sort: str, metrics: Sequence[str]) -> None:
+def print_rows(console: Console, board: Leaderboard, filters: Sequence[str], sort: str, metrics: Sequence[str]) -> None:
     """Print the rows that pass all filters, sorted by a metric; rows without that metric come last.
 
     Args:
         console: Console to print to.
         board: The leaderboard.
         filters: Conditions of the form `COLUMN=VALUE`.
-        sort: Name of the metric to sort by, best first.
-        metrics: Names of the metrics to show.
+        sort: Metric to sort by, best value first.
+        metrics: Metrics to show as columns.
 
     Raises:
         ConfigError: A metric or a column does not exist.
@@ -133,11 +133,11 @@ def list_rows(console: Console, board: Leaderboard, filters: Sequence[str], sort
     for name in (sort, *metrics):
         if name not in METRIC_NAMES:
             raise ConfigError(f"unknown metric {name}; available are {', '.join(METRIC_NAMES)}")
-    conditions = [_condition(all_rows, text) for text in filters]
-    rows = [row for row in all_rows if all(_cells(row).get(name) == value for name, value in conditions)]
+    conditions = [_parse_filter(all_rows, text) for text in filters]
+    rows = [row for row in all_rows if all(_values_by_column(row).get(name) == value for name, value in conditions)]
     sign = -1 if metric_direction(sort, GatesConfig()) == "higher" else 1
     rows.sort(key=lambda row: sign * value if (value := row.metrics.get(sort)) is not None else math.inf)
-    table = _table(f"{board.jsonl}: {len(rows)} rows, sorted by {sort}", _COLUMNS)
+    table = _empty_table(f"{board.jsonl}: {len(rows)} rows, sorted by {sort}", _COLUMNS)
     for name in metrics:
         table.add_column(name, overflow="fold", justify="right")
     for row in rows:
@@ -146,8 +146,8 @@ def list_rows(console: Console, board: Leaderboard, filters: Sequence[str], sort
     console.print(table)
 
 
-def list_champions(console: Console, champions: Champions) -> None:
-    """Print all champions, the latest promotion first."""
+def print_champions(console: Console, champions: Champions) -> None:
+    """Print the champions of all tasks, the latest promotion first."""
     for item in champions.read_all():
         copy = champions.folder(item["task"], item["protocol"]) / item["copy"]
         print_line(
@@ -157,19 +157,19 @@ def list_champions(console: Console, champions: Champions) -> None:
         )
 
 
-def compare(console: Console, board: Leaderboard, first: str, second: str, page: Path | None) -> None:
+def print_comparison(console: Console, board: Leaderboard, first: str, second: str, html_path: Path | None) -> None:
     """Print the differences between the configurations of two runs, and their metrics with confidence intervals.
 
     Args:
         console: Console to print to.
         board: The leaderboard.
-        first: Id of the first run.
-        second: Id of the second run.
-        page: HTML file to write, with both training curves, or None.
+        first: Id of a run.
+        second: Id of the other run.
+        html_path: HTML page to write, which also has both training curves, or None.
 
     Raises:
         ConfigError: A run is not on the leaderboard.
-        StorageError: The page cannot be written.
+        StorageError: The HTML page cannot be written.
     """
     from rich.markup import escape
 
@@ -177,23 +177,23 @@ def compare(console: Console, board: Leaderboard, first: str, second: str, page:
 
     rows = board.read()
     first_side, second_side = load_compared_runs(rows, first, second)
-    table = _table("configuration", ("key", first, second))
+    table = _empty_table("configuration", ("key", first, second))
     for key, *values in config_difference(first_side.config, second_side.config):
         table.add_row(key, *(escape(str(value)) for value in values))
     console.print(table if table.row_count else "the configurations are equal")
-    numbers = _table(
+    numbers = _empty_table(
         "metrics with 95 % confidence intervals over the trajectories", ("metric", first, second, "change")
     )
     for cells in metric_table(first_side, second_side):
         numbers.add_row(*cells)
     console.print(numbers)
-    if page is not None:
-        write_comparison(page, first_side, second_side)
-        print_line(console, f"page        {page}")
+    if html_path is not None:
+        write_comparison(html_path, first_side, second_side)
+        print_line(console, f"page        {html_path}")
 
 
 def label_run(console: Console, board: Leaderboard, run_id: str, label: str) -> None:
-    """Set the label of all rows of a run.
+    """Set the label of a run in all its rows of the leaderboard.
 
     Raises:
         ConfigError: The run is not on the leaderboard, or the label is `champion`, which only a promotion sets.
@@ -206,18 +206,18 @@ def label_run(console: Console, board: Leaderboard, run_id: str, label: str) -> 
     print_line(console, f"labelled    {run_id}: {label} ({len(rows)} rows)")
 
 
-def demote(
+def demote_champion(
     console: Console, board: Leaderboard, champions: Champions, task: str, protocol: str | None, reason: str
 ) -> None:
-    """Demote the champion of a task, restore the previous champion, and update their labels on the leaderboard.
+    """Demote the champion of a task, restore the previous champion, and update the labels of both on the leaderboard.
 
     Args:
         console: Console to print to.
         board: The leaderboard.
         champions: The folder of champions.
         task: Name of the task.
-        protocol: Evaluation protocol of the champion; None if the task has one champion only.
-        reason: Text to record with the demotion.
+        protocol: Evaluation protocol of the champion; may be None if the task has only one champion.
+        reason: Reason, recorded with the demotion.
 
     Raises:
         ConfigError: The task has no champion, or it has several and `protocol` is None.
@@ -235,8 +235,8 @@ def demote(
     print_line(console, f"demoted     {task}: run {demoted['run_id']}; champion is now {champion}")
 
 
-def _table(title: str, columns: Sequence[str]) -> Table:
-    """Return an empty table with a title and these columns."""
+def _empty_table(title: str, columns: Sequence[str]) -> Table:
+    """Return a table with a title and these columns, without rows."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -246,12 +246,12 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     return table
 
 
-def _condition(rows: Sequence[Row], text: str) -> tuple[str, str]:
-    """Return the column and the value of a filter. Raise ConfigError for an unknown column."""
+def _parse_filter(rows: Sequence[Row], text: str) -> tuple[str, str]:
+    """Return the column and the value of a filter `COLUMN=VALUE`; raise ConfigError if no row has the column."""
     name, separator, value = text.partition("=")
     from ups_jax.pipeline.leaderboard import Row
 
-    in_rows = list(dict.fromkeys(column for row in rows for column in _cells(row)))
+    in_rows = list(dict.fromkeys(column for row in rows for column in _values_by_column(row)))
     columns = in_rows or [item.name for item in fields(Row)]
     if not separator or name not in columns:
         raise ConfigError(
@@ -260,7 +260,7 @@ def _condition(rows: Sequence[Row], text: str) -> tuple[str, str]:
     return name, value
 
 
-def _cells(row: Row) -> dict[str, str]:
-    """Return the cells of a row by column; a tag has the column `tag:NAME`, and also `NAME` if that is not a field."""
+def _values_by_column(row: Row) -> dict[str, str]:
+    """Return the values of a row by column. A tag is in the column `tag:NAME`, and in `NAME` unless that is a field."""
     columns = {item.name: str(getattr(row, item.name)) for item in fields(row)}
     return columns | {f"tag:{name}": value for name, value in row.tags.items()} | dict(row.tags) | columns

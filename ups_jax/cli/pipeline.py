@@ -1,7 +1,7 @@
-"""Validate, train, evaluate on a small and a full set, apply gates, and promote the run if it beats the champion.
+"""Train a run, evaluate it on a small and a full set of trajectories, and promote it if it beats the champion.
 
-Gates are conditions on the metrics of the candidate and the champion. To resume an interrupted pipeline, run the same
-command again; finished steps are not repeated. Exit code 6: the run was not promoted.
+It must also pass the gates, which are conditions on its metrics relative to the champion. To resume an interrupted
+pipeline, run the same command again; finished steps are not repeated. Exit code 6: the run was not promoted.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ _STEPS = (
 
 def main(argv: list[str] | None = None) -> int:
     """Run `ups-jax pipeline` with the given arguments and return its exit code."""
-    return runner.run(pipeline_parser(str(__doc__)), pipeline, argv)
+    return runner.run_command(pipeline_parser(str(__doc__)), pipeline, argv)
 
 
 def pipeline(args: argparse.Namespace) -> None:
-    """Run the pipeline, or print its plan with --dry-run."""
+    """Run the pipeline; with --dry-run only print its steps."""
     from rich.console import Console
 
     from ups_jax.pipeline.request import resolve_configs
@@ -65,7 +65,7 @@ def pipeline(args: argparse.Namespace) -> None:
     # A misspelt key is reported before the modules of the steps are loaded.
     resolve_configs(request)
     if args.dry_run:
-        plan_pipeline(request, Console())
+        print_pipeline_plan(request, Console())
         return
     from ups_jax.pipeline.run import run_pipeline
 
@@ -74,20 +74,20 @@ def pipeline(args: argparse.Namespace) -> None:
 
 def pipeline_parser(description: str) -> argparse.ArgumentParser:
     """Return the argument parser with all options of the pipeline, in groups."""
-    parser = runner.parser(description, name="pipeline")
+    parser = runner.make_parser(description, name="pipeline")
     add = parser.add_argument
     add("--train-config", type=Path, required=True, metavar="C", help="configuration of the training")
     add(
         "--small-eval-config",
         type=Path,
         metavar="C",
-        help="configuration of the small evaluation (default: that of the training)",
+        help="configuration of the small evaluation (default: --train-config)",
     )
     add(
         "--full-eval-config",
         type=Path,
         metavar="C",
-        help="configuration of the full evaluation (default: that of the training)",
+        help="configuration of the full evaluation (default: --train-config)",
     )
     add(
         "--config-override",
@@ -99,7 +99,7 @@ def pipeline_parser(description: str) -> argparse.ArgumentParser:
     add("overrides", nargs="*", metavar="key=value", help="like --config-override")
     add(
         "--run-id",
-        type=_name,
+        type=_run_id,
         metavar="ID",
         help="name of the run (default: the unfinished run of this command, or a new name from the time)",
     )
@@ -116,13 +116,15 @@ def pipeline_parser(description: str) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        type=_pair,
+        type=_key_and_value,
         help="add a tag column to the leaderboard",
     )
     add("--notes", default="", help="remark for the leaderboard")
     add("--wandb-mode", choices=["online", "offline", "disabled"], help="value of WANDB_MODE for all steps")
     train = parser.add_argument_group("training")
-    runner.add_stage(train, [*STAGES, "all"], "stage to train (default: all)", name="--train-stage", default="all")
+    runner.add_stage_option(
+        train, [*STAGES, "all"], "stage to train (default: all)", name="--train-stage", default="all"
+    )
     train.add_argument(
         "--train-extra-arg",
         action="append",
@@ -131,14 +133,14 @@ def pipeline_parser(description: str) -> argparse.ArgumentParser:
         help=f"argument passed unchanged to {command('train')}",
     )
     train.add_argument(
-        "--seed", type=int, help="random seed of the first training (default: that of the configuration)"
+        "--seed", type=int, help="random seed of the first training (default: `seed` in the configuration)"
     )
     train.add_argument(
         "--n-seeds",
-        type=runner.positive,
+        type=runner.positive_int,
         default=1,
         metavar="K",
-        help="train with K seeds and compare their mean metrics",
+        help="train with K seeds and apply the gates to the mean metrics",
     )
     train.add_argument("--force-train", action="store_true", help="train even if the result is cached")
     steps = parser.add_argument_group("steps to skip or repeat")
@@ -165,41 +167,43 @@ def pipeline_parser(description: str) -> argparse.ArgumentParser:
         "--min-small-delta",
         type=float,
         metavar="D",
-        help="minimum improvement over the baseline in the small evaluation",
+        help="minimum improvement of --improvement-metric over the run to beat, in the small evaluation",
     )
     gates.add_argument(
-        "--min-full-delta", type=float, metavar="D", help="minimum improvement over the baseline in the full evaluation"
+        "--min-full-delta", type=float, metavar="D", help="like --min-small-delta, in the full evaluation"
     )
-    gates.add_argument("--improvement-metric", type=_metric, metavar="NAME", help="metric that has to improve")
+    gates.add_argument(
+        "--improvement-metric", type=_canonical_metric, metavar="NAME", help="metric that has to improve"
+    )
     gates.add_argument(
         "--metric-direction",
         choices=["lower", "higher"],
-        help="whether lower or higher values of that metric are better",
+        help="whether lower or higher values of --improvement-metric are better",
     )
     gates.add_argument(
         "--gate-ratio",
         action="append",
         default=[],
-        type=runner.assignment,
+        type=runner.name_and_number,
         metavar="KEY=FACTOR",
-        help="allow this metric to be at most FACTOR times that of the champion",
+        help="allow the metric KEY to be at most FACTOR times its value for the run to beat",
     )
-    gates.add_argument("--clear-default-ratio-gates", action="store_true", help="use only the ratios from --gate-ratio")
     gates.add_argument(
-        "--on-missing-gate",
-        choices=["fail", "warn"],
-        help="result of a ratio gate whose metric is missing for the new run",
+        "--clear-default-ratio-gates", action="store_true", help="apply only the ratio gates from --gate-ratio"
+    )
+    gates.add_argument(
+        "--on-missing-gate", choices=["fail", "warn"], help="result of a ratio gate if the new run lacks its metric"
     )
     gates.add_argument(
         "--baseline-label",
         action="append",
         default=[],
         metavar="LABEL",
-        help="labels of the runs to beat, in order of preference (default: --champion-label, baseline)",
+        help="label of the run to beat; repeat for alternatives, best first (default: --champion-label, then baseline)",
     )
     gates.add_argument("--baseline-run-id", metavar="ID", help="id of a run to beat, in addition to the champion")
     gates.add_argument(
-        "--promote-demoted", action="store_true", help="allow the promotion of a checkpoint that was demoted before"
+        "--promote-demoted", action="store_true", help="allow the promotion of a checkpoint that was demoted earlier"
     )
     board = parser.add_argument_group("leaderboard")
     board.add_argument("--champion-label", default="champion", help="label of a promoted run (default: %(default)s)")
@@ -217,7 +221,7 @@ def pipeline_parser(description: str) -> argparse.ArgumentParser:
 
 
 def request_from_arguments(args: argparse.Namespace) -> Request:
-    """Return the pipeline request that parsed arguments describe. Raise ConfigError if options exclude each other."""
+    """Return the parsed arguments as a pipeline request. Raise ConfigError if options exclude each other."""
     from ups_jax.pipeline.request import Request
     from ups_jax.pipeline.scores import canonical_metric_name
 
@@ -229,7 +233,7 @@ def request_from_arguments(args: argparse.Namespace) -> Request:
     overrides += [
         f"{key}={value}" for option, key in _OPTION_KEYS.items() if (value := getattr(args, option)) is not None
     ]
-    return runner.from_arguments(
+    return runner.dataclass_from_arguments(
         Request,
         args,
         overrides=tuple(overrides),
@@ -240,8 +244,8 @@ def request_from_arguments(args: argparse.Namespace) -> Request:
     )
 
 
-def plan_pipeline(request: Request, console: Console) -> None:
-    """Check the configurations of a request and print its steps without running them. Raise ConfigError on problems."""
+def print_pipeline_plan(request: Request, console: Console) -> None:
+    """Print the steps of a pipeline without running them. Raise ConfigError if its configurations have problems."""
     from ups_jax.pipeline.context import find_unfinished_run
     from ups_jax.pipeline.request import resolve_configs
     from ups_jax.pipeline.validation import check_config
@@ -259,23 +263,25 @@ def plan_pipeline(request: Request, console: Console) -> None:
         print_line(console, line)
 
 
-def _metric(text: str) -> str:
-    """Return the canonical name of a metric, as an argparse type."""
+def _canonical_metric(text: str) -> str:
+    """Return the canonical name of the metric that a command-line argument names."""
     from ups_jax.pipeline.scores import canonical_metric_name
 
     return canonical_metric_name(text)
 
 
-def _pair(text: str) -> tuple[str, str]:
-    """Return the key and the value of `KEY=VALUE`, as an argparse type."""
+def _key_and_value(text: str) -> tuple[str, str]:
+    """Return the key and the value of a command-line argument `KEY=VALUE`."""
     name, separator, value = text.partition("=")
     if not separator or not name:
         raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
     return name, value
 
 
-def _name(text: str) -> str:
-    """Return the name of a folder below --runs-root, as an argparse type."""
+def _run_id(text: str) -> str:
+    """Return the argument of --run-id; raise an error if no folder in --runs-root can have this name."""
     if not text or "/" in text or text.startswith("."):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a valid folder name; a run ID names a folder in --runs-root")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a valid folder name; give a name without / and without a leading dot"
+        )
     return text

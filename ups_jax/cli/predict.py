@@ -1,4 +1,4 @@
-"""Rollout of a trained run from initial frames to an HDF5 file of predicted states, with images and the error."""
+"""Prediction of future states with a trained run, written to an HDF5 file; images and the error are optional."""
 
 from __future__ import annotations
 
@@ -44,20 +44,21 @@ class RolloutRequest:
     """Options of a rollout.
 
     Attributes:
-        input: File of initial frames, or `test:N` for a test trajectory.
+        input: File of initial frames, or `test:N` for the test trajectory with index N.
         steps: Number of frames to predict.
         output: HDF5 file to write.
-        params: PDE coefficients by name; they replace those of the input.
-        dt: Time between the initial frames, checked against the run's; None to skip the check.
-        members: Ensemble size. Each of several members samples the corrector's errors; a single one uses their mean.
-        seed: Seed of the samples.
-        corrector: Stage of the run that corrects the operator; None for the operator alone.
-        correct_every: Interval of corrected steps.
-        correct_above: Correct only where the corrector's expected error exceeds this number of standard deviations.
-        sampler_steps: Steps of the sampler of each member; None for the default of the corrector.
+        params: PDE coefficients by name; they replace coefficients of the input.
+        dt: Time between the initial frames, which must equal the time step of the run; None skips this check.
+        members: Ensemble size. With 1, the corrector subtracts the mean of its predicted error, otherwise each member
+            a random sample of it.
+        seed: Random seed of the ensemble.
+        corrector: Stage of the run that corrects the operator's predictions; None for no correction.
+        correct_every: N corrects only every N-th step.
+        correct_above: Correct only samples with an expected RMS error above this number of standard deviations.
+        sampler_steps: Sampler steps for each ensemble member; None for the default of the corrector.
         task: Task to predict, if the run was trained on several.
-        limit: Maximum number of samples of the input.
-        batch_size: Samples in a batch; None for `evaluation.batch_size` of the run.
+        limit: Maximum number of samples (initial states) to read from the input.
+        batch_size: Samples per batch; None for `evaluation.batch_size` of the run.
         images: Formats of images and films, such as `png` and `mp4`.
         overwrite: Whether to replace an existing output.
     """
@@ -83,17 +84,17 @@ class RolloutRequest:
 def rollout_run(
     path: Path, cfg: Config, request: RolloutRequest, *, console: Console, correction: Correction | None = None
 ) -> None:
-    """Predict frames with a trained run, write them to a file, and print a summary and the error.
+    """Predict frames with a trained run, write them to a file, and print a summary, with the error if the truth exists.
 
     Args:
         path: Run directory.
         cfg: Configuration with the location of the data.
         request: Options of the rollout.
         console: Console to print to.
-        correction: Correction of the operator's steps; None for the one that the options select.
+        correction: Correction of the operator's predictions, in place of the one that `request` selects.
 
     Raises:
-        ConfigError: Options do not fit the run, or another process writes the output.
+        ConfigError: The options do not fit the run, or another process is writing the output.
         DivergedError: A frame is not finite; the finite frames before it were written.
         Stopped: The rollout was interrupted; the completed frames were written.
     """
@@ -104,7 +105,7 @@ def rollout_run(
             f"`{command('export')}`"
         )
     if correction is None and request.corrector is not None:
-        correction = _correction(run, request.corrector, request)
+        correction = _load_correction(run, request.corrector, request)
     if request.correct_above is not None and correction is None:
         raise ConfigError("--correct-above: requires a corrector; select one with --corrector")
     if request.members > 1 and correction is None:
@@ -114,19 +115,22 @@ def rollout_run(
         )
     if request.sampler_steps is not None and request.members == 1:
         raise ConfigError(
-            "--sampler-steps: a single rollout uses the mean error and draws no samples; set --members 2 or more"
+            "--sampler-steps: applies to ensembles only; set --members to 2 or more, or remove --sampler-steps"
         )
     if run.task.scattered and request.images:
-        raise ConfigError(f"--images: the task {run.task.name} is on scattered points; images support grids only")
+        raise ConfigError(
+            f"--images: the task {run.task.name} is on scattered points, but images need a grid; remove --images"
+        )
     run.check_time_step(run.task.dt if request.dt is None else request.dt)
     start = read_initial_state(
         request.input, run.task, run.model.context, restrict_to_task(cfg, run.task.name)
     ).first_samples(request.limit)
-    start, cond, mask = _with_coefficients(start, run.task, request.params, console)
+    start = replace(start, coefficients=_coefficients(start, request.params))
+    cond, mask = _coefficient_arrays(start, run.task, console)
     stepper = ChunkedRollout(
         model=run.model, weights=run.weights, correction=correction, members=request.members, seed=request.seed
     )
-    attributes = _attributes(run, start, request)
+    attributes = _output_attributes(run, start, request)
     file_class = PointStateFile if run.task.scattered else StateFile
     with lock_file(request.output, "wait until it ends, or give another --output"):
         file = file_class(request.output, start, run.task, request.steps, request.members, overwrite=request.overwrite)
@@ -166,8 +170,8 @@ def rollout_run(
             )
 
 
-def _correction(run: TrainedModel, stage: str, request: RolloutRequest) -> Correction:
-    """Return the correction by a stage of the run. Raise CheckpointError if that stage is not trained."""
+def _load_correction(run: TrainedModel, stage: str, request: RolloutRequest) -> Correction:
+    """Return the correction that a trained stage of the run performs. Raise CheckpointError if it is not trained."""
     trained = load_corrector(run.path, stage)
     model = cast(Corrector, build_model(trained.config, run.task, stage))
     if trained.config.diffusion.objective == "regression":
@@ -176,7 +180,9 @@ def _correction(run: TrainedModel, stage: str, request: RolloutRequest) -> Corre
             "members": request.members > 1,
         }.items():
             if is_set:
-                raise ConfigError(f"--{option}: this corrector is a regression and draws no samples; remove the option")
+                raise ConfigError(
+                    f"--{option}: the corrector was trained by regression and cannot draw samples; remove the option"
+                )
     when = every_n(request.correct_every)
     if request.correct_above is not None:
         when = logical_and(when, above(partial(mean_error_rms, model, trained.weights), request.correct_above))
@@ -185,25 +191,23 @@ def _correction(run: TrainedModel, stage: str, request: RolloutRequest) -> Corre
     return Correction(corrector=step_corrector(model, trained.weights, sampler), when=when, fixed_noise=fixed_noise)
 
 
-def _with_coefficients(
-    start: InitialState, task: Task, params: Mapping[str, float], console: Console
-) -> tuple[InitialState, np.ndarray, np.ndarray]:
-    """Return the initial state with its PDE coefficients, and their values and mask as arrays.
+def _coefficients(start: InitialState, params: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """Return the PDE coefficients of all samples by name; values in `params` replace those of the initial state."""
+    return dict(start.coefficients) | {name: np.full(len(start.fields), value) for name, value in params.items()}
 
-    Coefficients in `params` replace those of the input.
-    """
-    count = len(start.fields)
-    coefficients = dict(start.coefficients) | {name: np.full(count, value) for name, value in params.items()}
+
+def _coefficient_arrays(start: InitialState, task: Task, console: Console) -> tuple[np.ndarray, np.ndarray]:
+    """Return the PDE coefficients of all samples and the mask of the known ones; print warnings about them."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        cond, mask = coefficient_arrays(task, coefficients, count)
+        cond, mask = coefficient_arrays(task, start.coefficients, len(start.fields))
     for warning in caught:
         print_line(console, f"note        {warning.message}")
-    return replace(start, coefficients=coefficients), np.asarray(cond), mask
+    return np.asarray(cond), mask
 
 
-def _attributes(run: TrainedModel, start: InitialState, request: RolloutRequest) -> dict[str, str | int | float]:
-    """Return the attributes of the output file: the run, the input and the options."""
+def _output_attributes(run: TrainedModel, start: InitialState, request: RolloutRequest) -> dict[str, str | int | float]:
+    """Return the HDF5 attributes of the output file, which describe the run, the input and the options."""
     return {
         "run": str(run.path),
         "checkpoint": f"checkpoints/{run.stage}/{run.checkpoint.step}",
@@ -223,7 +227,7 @@ def _attributes(run: TrainedModel, start: InitialState, request: RolloutRequest)
 
 
 def _describe_corrector(request: RolloutRequest) -> str:
-    """Return a text with the corrector and the rule of its steps."""
+    """Return a text that names the corrector and the steps that it corrects."""
     if request.corrector is None:
         return "none"
     above = "" if request.correct_above is None else f" above {request.correct_above:g}"
@@ -232,11 +236,13 @@ def _describe_corrector(request: RolloutRequest) -> str:
 
 
 def _print_error(output: Path, task: Task, start: InitialState, members: int, console: Console) -> None:
-    """Print the error of a single sample over the frames for which the truth is known."""
+    """Print the error of the predictions for the only sample, over the frames for which `start` contains the truth."""
     if start.truth is None:
         return
     initial_frames, truth = start.fields.shape[1], start.truth[0]
-    fields = (_at_points if task.scattered else _on_grid)(output, task)[:, initial_frames : initial_frames + len(truth)]
+    fields = (_read_point_states if task.scattered else _read_grid_states)(output, task)[
+        :, initial_frames : initial_frames + len(truth)
+    ]
     target, point_mask = truth[None, : fields.shape[1]], select_point_mask(start, slice(1))
     values = rollout_section(score_rows(fields.mean(0, keepdims=True), target, task, 1, point_mask), task.dt)
     subject = "mean of the members" if members > 1 else "prediction"
@@ -252,13 +258,13 @@ def _print_error(output: Path, task: Task, start: InitialState, members: int, co
         print_line(console, f"{name:<11} {text}")
 
 
-def _on_grid(output: Path, task: Task) -> Float[np.ndarray, "r t *s c"]:
-    """Return the states of an output file on a grid."""
+def _read_grid_states(output: Path, task: Task) -> Float[np.ndarray, "r t *s c"]:
+    """Read the states on a grid from an output file."""
     with h5py.File(output, "r", locking=False) as file:
         return np.stack([file[name][:] for name in channel_dataset_names(task)], axis=-1)
 
 
-def _at_points(output: Path, task: Task) -> Float[np.ndarray, "r t p c"]:
-    """Return the states of an output file on scattered points."""
+def _read_point_states(output: Path, task: Task) -> Float[np.ndarray, "r t p c"]:
+    """Read the states on scattered points from an output file."""
     source = open_file(output, "transient", task.channels)
     return read_trajectories(source, np.arange(source.trajectories))

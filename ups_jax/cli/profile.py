@@ -11,20 +11,23 @@ from ups_jax.core.stage_names import STAGES
 
 def main(argv: list[str] | None = None) -> int:
     """Run `ups-jax profile` with the given arguments and return its exit code."""
-    parser = runner.parser(__doc__, name="profile", config="burgers1d")
+    parser = runner.make_parser(__doc__, name="profile", config="burgers1d")
     parser.add_argument("--stage", choices=STAGES, default="operator", help="stage to profile (default: operator)")
-    parser.add_argument("--steps", type=runner.positive, default=10, help="number of steps to trace (default: 10)")
+    parser.add_argument("--steps", type=runner.positive_int, default=10, help="number of steps to trace (default: 10)")
     parser.add_argument(
-        "--depth", type=runner.positive, default=3, help="number of module names in the path of a part (default: 3)"
+        "--depth",
+        type=runner.positive_int,
+        default=3,
+        help="depth of the listed parts in the tree of modules (default: 3)",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("profile"), metavar="DIR", help="output folder of the trace (default: profile)"
     )
-    return runner.run(parser, profile, argv)
+    return runner.run_command(parser, profile, argv)
 
 
 def profile(args: argparse.Namespace) -> None:
-    """Profile the training step of a stage and print a table of its parts."""
+    """Profile the training step of a stage and print the time of each part of the model."""
     from ups_jax.config import load
 
     cfg = load(args.config, args.overrides)
@@ -43,7 +46,9 @@ def profile(args: argparse.Namespace) -> None:
     enable_compilation_cache()
     simulate.generate_missing(cfg)
     data = open_mixture(cfg)
-    with open_step_trial(cfg, args.stage, data, build_joint_model(cfg, data.tasks, args.stage), steps_per_call=1) as step_trial:
+    with open_step_trial(
+        cfg, args.stage, data, build_joint_model(cfg, data.tasks, args.stage), steps_per_call=1
+    ) as step_trial:
         settings = {"steps": args.steps, "depth": args.depth}
         result = profile_step(step_trial.train_step, step_trial.new_state(), step_trial.batches, args.out, **settings)
     table = Table(title=f"one step of {args.stage} on {jax.devices()[0].device_kind}", title_justify="left")
@@ -59,6 +64,7 @@ def profile(args: argparse.Namespace) -> None:
     busy = sum(part.seconds_per_step for part in result.parts)
     wall = 1e3 * result.seconds_per_step
     console.print(
-        f"wall        {wall:.2f} ms per step while tracing; {1e3 * busy:.2f} ms busy over all threads and streams"
+        f"wall        {wall:.2f} ms per step while tracing; operations take {1e3 * busy:.2f} ms, summed over threads "
+        "and streams"
     )
     console.print(f"trace       {result.trace.parent} (open perfetto_trace.json.gz in ui.perfetto.dev)", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Predict states in time with a trained run from initial frames, and write them as HDF5 that xarray can open."""
+"""Predict future states from initial frames with a trained run, and write them to an HDF5 file that xarray can open."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from ups_jax.core.stage_names import STAGE_NEEDS
 
 def main(argv: list[str] | None = None) -> int:
     """Run `ups-jax rollout` with the given arguments and return its exit code."""
-    parser = runner.parser(__doc__, name="rollout")
+    parser = runner.make_parser(__doc__, name="rollout")
     run = parser.add_mutually_exclusive_group(required=True)
     run.add_argument("--run-dir", type=Path, metavar="R", help="directory of the trained run")
-    run.add_argument("--champion", metavar="TASK", help="use the run that the pipeline promoted last for this task")
+    run.add_argument(
+        "--champion", metavar="TASK", help="use the champion of this task, the run that the pipeline promoted last"
+    )
     parser.add_argument(
         "--champions",
         type=Path,
@@ -31,25 +33,33 @@ def main(argv: list[str] | None = None) -> int:
         metavar="F",
         help="initial frames: a .npy, .npz or HDF5 file, or test:3 for test trajectory 3",
     )
-    parser.add_argument("--steps", type=runner.positive, required=True, metavar="N", help="number of frames to predict")
+    parser.add_argument(
+        "--steps", type=runner.positive_int, required=True, metavar="N", help="number of frames to predict"
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="O", help="HDF5 file to write")
     parser.add_argument(
         "--params",
         nargs="+",
         default=[],
-        type=runner.assignment,
+        type=runner.name_and_number,
         metavar="NAME=VALUE",
         help="PDE coefficients, such as nu=0.01",
     )
     parser.add_argument("--task", metavar="NAME", help="task to predict, if the run was trained on several")
-    parser.add_argument("--dt", type=float, help="time between the frames of the input; must equal that of the run")
+    parser.add_argument(
+        "--dt",
+        type=float,
+        help="time between the frames of the input, to check that it equals the time step of the run",
+    )
     parser.add_argument("--images", action="store_true", help="also write a PNG image and a film beside the output")
     parser.add_argument("--film", choices=["mp4", "gif"], default="mp4", help="format of the film (default: mp4)")
-    corrector_help = "stage that corrects the operator: by its mean error, or by samples of it with --members"
-    runner.add_stage(parser, STAGE_NEEDS["transient"], corrector_help, name="--corrector")
+    corrector_help = (
+        "stage that corrects the predictions: by their mean error, or with --members by samples of the error"
+    )
+    runner.add_stage_option(parser, STAGE_NEEDS["transient"], corrector_help, name="--corrector")
     parser.add_argument(
         "--correct-every",
-        type=runner.positive,
+        type=runner.positive_int,
         default=1,
         metavar="N",
         help="correct every N-th step only (default: 1)",
@@ -58,34 +68,43 @@ def main(argv: list[str] | None = None) -> int:
         "--correct-above",
         type=float,
         metavar="X",
-        help="correct only where the expected RMS error is above X standard deviations",
+        help="correct only samples with an expected RMS error above X standard deviations of the data",
     )
     parser.add_argument(
-        "--members", type=runner.positive, default=1, metavar="M", help="ensemble size, with --corrector (default: 1)"
+        "--members",
+        type=runner.positive_int,
+        default=1,
+        metavar="M",
+        help="ensemble size, with --corrector (default: 1)",
     )
     parser.add_argument(
         "--sampler-steps",
-        type=runner.positive,
+        type=runner.positive_int,
         metavar="K",
-        help="sampler steps of each member (default: that of the corrector)",
+        help="sampler steps of each ensemble member (default: set by the corrector)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="random seed of the samples (default: 0)")
-    parser.add_argument("--limit", type=runner.positive, metavar="N", help="use only the first N samples of the input")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the ensemble (default: 0)")
+    parser.add_argument(
+        "--limit",
+        type=runner.positive_int,
+        metavar="N",
+        help="predict only the first N samples (initial states) of the input",
+    )
     parser.add_argument(
         "--batch-size",
-        type=runner.positive,
+        type=runner.positive_int,
         metavar="B",
-        help="samples in a batch (default: evaluation.batch_size of the run)",
+        help="samples per batch (default: evaluation.batch_size of the run)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="overrides of the configuration, such as data.root=DIR"
     )
-    return runner.run(parser, predict, argv)
+    return runner.run_command(parser, predict, argv)
 
 
 def predict(args: argparse.Namespace) -> None:
-    """Run the rollout that the arguments describe."""
+    """Run `rollout_run` with the parsed arguments."""
     from rich.console import Console
 
     from ups_jax.cli.predict import RolloutRequest, rollout_run
@@ -96,7 +115,7 @@ def predict(args: argparse.Namespace) -> None:
     run = args.run_dir or Champions(args.champions).run_directory(args.champion, args.protocol)
     cfg = evaluation_config(run, args.overrides)
     enable_compilation_cache()
-    request = runner.from_arguments(
+    request = runner.dataclass_from_arguments(
         RolloutRequest, args, params=dict(args.params), images=["png", args.film] if args.images else ()
     )
     rollout_run(run, cfg, request, console=Console())

@@ -13,9 +13,9 @@ from ups_jax.core.stage_names import STAGES
 
 def main(argv: list[str] | None = None) -> int:
     """Run `ups-jax train` with the given arguments and return its exit code."""
-    parser = runner.parser(__doc__, name="train", config="burgers1d")
+    parser = runner.make_parser(__doc__, name="train", config="burgers1d")
     stage_help = "stage to train (default: operator); all: all enabled stages"
-    runner.add_stage(parser, [*STAGES, "all"], stage_help)
+    runner.add_stage_option(parser, [*STAGES, "all"], stage_help)
     parser.add_argument(
         "--run-dir", type=Path, help="run directory; an existing run is resumed (default: a new one in runs/)"
     )
@@ -23,19 +23,21 @@ def main(argv: list[str] | None = None) -> int:
         "--resume",
         choices=["auto", "must", "never"],
         default="auto",
-        help="resume the run in --run-dir if there is one (auto, the default), or require one (must) or none (never)",
+        help="auto: resume the run in --run-dir if there is one; must: require one; never: refuse one (default: auto)",
     )
-    parser.add_argument("--init-from", type=Path, metavar="RUN", help="start from the weights of another run")
+    parser.add_argument(
+        "--init-from", type=Path, metavar="RUN", help="initialise the model with the weights of another run"
+    )
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print parameters, cost and time of a step of --stage, or of all enabled stages, without training",
+        help="do not train; print parameter count, cost and time per step of --stage, or of all enabled stages",
     )
-    return runner.run(parser, train_and_evaluate, argv)
+    return runner.run_command(parser, train_and_evaluate, argv)
 
 
 def train_and_evaluate(args: argparse.Namespace) -> None:
-    """Train and evaluate a stage or all stages, or print their cost with --dry-run."""
+    """Train and evaluate a stage or all stages; with --dry-run only print their cost."""
     if args.stage == "all" and args.init_from is not None:
         raise ConfigError("--init-from works with a single stage; name it with --stage")
     from ups_jax.config import load

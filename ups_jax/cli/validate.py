@@ -1,4 +1,4 @@
-"""Check configurations and their data without training, and list all problems with hints how to fix them."""
+"""Check configurations and their data without training, and list all problems and how to fix them."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from ups_jax.core.stage_names import STAGES
 
 def main(argv: list[str] | None = None) -> int:
     """Run `ups-jax validate` with the given arguments and return its exit code."""
-    parser = runner.parser(__doc__, name="validate")
+    parser = runner.make_parser(__doc__, name="validate")
     parser.add_argument(
         "--config",
         type=Path,
         action="append",
         metavar="FILE",
-        help=f"{runner.CONFIG_HELP}; repeat to check several, of which the first is for training (default: burgers1d)",
+        help=f"{runner.CONFIG_HELP}; repeat to check several; the first is the one for training (default: burgers1d)",
     )
-    runner.add_stage(parser, [*STAGES, "all"], "stage to be trained (default: operator)", default="operator")
+    runner.add_stage_option(parser, [*STAGES, "all"], "stage to be trained (default: operator)", default="operator")
     parser.add_argument(
         "--only", choices=["config", "data"], help="check only the configurations or only the data (default: both)"
     )
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write the results to this file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, applied to every configuration")
-    return runner.run(parser, validate, argv)
+    parser.add_argument("--json", type=Path, metavar="OUT", help="also write the problems to this JSON file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, applied to every --config")
+    return runner.run_command(parser, validate, argv)
 
 
 def validate(args: argparse.Namespace) -> int:

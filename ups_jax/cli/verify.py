@@ -1,4 +1,4 @@
-"""Check a run directory for damaged files and list what it contains; exit code 4 if something is damaged."""
+"""List the parts of a run directory and check each for damage; the exit code is 4 if a part is damaged."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ups_jax.core.errors import CheckpointError
 
 def main(argv: list[str] | None = None) -> int:
     """Run `ups-jax verify` with the given arguments and return its exit code."""
-    parser = runner.parser(__doc__, name="verify")
-    parser.add_argument("run", type=Path, metavar="RUN", help="run directory; it is not changed")
-    return runner.run(parser, verify_run, argv)
+    parser = runner.make_parser(__doc__, name="verify")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run directory, which is not changed")
+    return runner.run_command(parser, verify_run, argv)
 
 
 def verify_run(args: argparse.Namespace) -> None:
-    """Print the state of each part of a run directory. Raise CheckpointError if a part is damaged."""
+    """Print whether each part of a run directory is intact. Raise CheckpointError if a part is damaged."""
     from ups_jax.runs.verify import DAMAGED, verify
 
     findings = verify(args.run)
@@ -28,5 +28,5 @@ def verify_run(args: argparse.Namespace) -> None:
     if damaged:
         raise CheckpointError(
             f"{args.run}: {damaged} of {len(findings)} parts are damaged; repeat the training command to "
-            "quarantine a damaged checkpoint and resume from the one before it"
+            "quarantine damaged checkpoints and resume from the latest intact one"
         )

@@ -46,7 +46,7 @@ from ups_jax.inference.corrected import (
 from ups_jax.inference.resolution import RESOLUTION_MODES, predictor_for_grid, split_mismatch_note
 from ups_jax.inference.trained_model import TrainedModel, build_trained_model, select_task
 from ups_jax.runs.best_weights import Weights, best_weights
-from ups_jax.runs.directory import RunDirectory, now
+from ups_jax.runs.directory import RunDirectory, utc_now
 from ups_jax.tracking import close_on_exit, evaluation_writer, read_jsonl
 from ups_jax.training.build import JointModel
 
@@ -96,7 +96,7 @@ def evaluation_config(path: Path, overrides: list[str], config: Path | None = No
                 f"override {override!r} would change what the run was trained on; for an evaluation, override only "
                 f"settings in `{'`, `'.join(_OVERRIDABLE)}`"
             )
-    values = RunDirectory(path).read()["config"]
+    values = RunDirectory(path).read_record()["config"]
     if config is not None:
         file_values = to_dict(load(config))
         values = values | {key: file_values[key] for key in ("evaluation", "logging", "pipeline")}
@@ -198,7 +198,7 @@ def evaluate_run(
         EvaluationResult,
         to_json_values(evaluation_result(evaluations, _run_meta(run, stage, model.checkpoint, results, split))),
     )
-    written = [output.evaluation / f"{name}.json"]
+    written = [output.evaluation_folder / f"{name}.json"]
     write_json(written[0], values)
     if json_path is not None:
         write_json(json_path, values)
@@ -210,12 +210,12 @@ def evaluate_run(
 
         records = read_jsonl(run.metrics_path) if run.metrics_path.exists() else []
         # The test split of the training data has the plain names; other evaluations have a folder and a report each.
-        plots = write_plots(output.plots if name == "test" else output.plots / name, evaluations, records)
+        plots = write_plots(output.plots_folder if name == "test" else output.plots_folder / name, evaluations, records)
         report = "report.html" if name == "test" else f"report_{name}.html"
         written.append(output.path / report)
-        write_report(written[-1], values, plots, run.read())
+        write_report(written[-1], values, plots, run.read_record())
     if selection.film:
-        _write_films(output.plots / name, evaluations, console)
+        _write_films(output.plots_folder / name, evaluations, console)
     if track:
         with close_on_exit(evaluation_writer(output.path, cfg.logging, name=name, run_config=to_dict(cfg))) as writer:
             for index, evaluation in enumerate(evaluations):
@@ -483,7 +483,7 @@ def _run_meta(
     run: RunDirectory, stage: str, joint_weights: Weights, results: Sequence[_TaskResult], split: str
 ) -> dict[str, Any]:
     """Return entries for `meta` of the evaluation JSON: checkpoint, model, data, grid and device."""
-    record, first = run.read()["stages"].get(stage, {}), results[0]
+    record, first = run.read_record()["stages"].get(stage, {}), results[0]
     weights = first.weights
     data = {
         "file": " + ".join(item.dataset.source.name for item in results),
@@ -513,7 +513,7 @@ def _run_meta(
         "seconds_per_step": record.get("seconds_per_step"),
         "checkpoint": f"checkpoints/{stage}/{weights.step}",
         "checkpoint_digest": weights.digest,
-        "wall_clock": now(),
+        "wall_clock": utc_now(),
         "data": data,
         "notes": [note for item in results for note in item.notes],
         "grid": next(iter(grids.values())) if len(grids) == 1 else grids,

@@ -22,7 +22,7 @@ from ups_jax.core.locks import wait_for_lock
 from ups_jax.pipeline.scores import Evaluation, finite_or_none
 from ups_jax.pipeline.training_record import checkpoint_digests
 from ups_jax.runs.checksums import find_damage
-from ups_jax.runs.directory import now
+from ups_jax.runs.directory import utc_now
 
 SCHEMA_VERSION = 2
 # The parts of a training run that are copied: all that prediction and further training need.
@@ -140,7 +140,7 @@ class Champions:
             "protocol": full.protocol,
             "run_id": candidate.run_id,
             "run_dir": str(candidate.run_dir),
-            "promoted_at": now(),
+            "promoted_at": utc_now(),
             "label": candidate.label,
             "scope": candidate.scope,
             "checkpoint": full.checkpoint,
@@ -189,7 +189,7 @@ class Champions:
         """
         champion = self.get_champion(task, protocol)
         folder = self.folder(champion["task"], champion["protocol"])
-        demoted = champion | {"demoted_at": now(), "reason": reason}
+        demoted = champion | {"demoted_at": utc_now(), "reason": reason}
         earlier = [item for item in champion["history"] if "demoted_at" not in item]
         successor = next((item for item in reversed(earlier) if _has_intact_copy(folder, item)), None)
         if successor is None:
@@ -197,7 +197,7 @@ class Champions:
             (folder / "champion.json").unlink()
             return Demotion(champion, None)
         history = [item for item in champion["history"] if item != successor]
-        restored = successor | {"promoted_at": now(), "history": [*history, _without_history(demoted)]}
+        restored = successor | {"promoted_at": utc_now(), "history": [*history, _without_history(demoted)]}
         write_atomically(folder / "champion.json", json.dumps(restored, indent=2) + "\n")
         return Demotion(champion, restored)
 

@@ -20,7 +20,7 @@ from ups_jax.core.locks import is_unlocked
 from ups_jax.core.terminal import print_line
 from ups_jax.pipeline.request import Request, ResolvedConfigs, config_path
 from ups_jax.pipeline.subprocess_step import Runner, Step, StepFailed
-from ups_jax.runs.directory import now
+from ups_jax.runs.directory import utc_now
 from ups_jax.tracking.wandb_run import CONTEXT_VARIABLE
 
 T = TypeVar("T")
@@ -101,7 +101,7 @@ class PipelineRun:
     def mark_reused(self, name: str, key: str, source: Path) -> None:
         """Record and print that a step is not executed, because `source` already contains its result."""
         self.print(f"{name:<16}reused from {source}")
-        self.summary.update_step(name, status="reused", key=key, reused_from=str(source), seconds=0.0, ended=now())
+        self.summary.update_step(name, status="reused", key=key, reused_from=str(source), seconds=0.0, ended=utc_now())
 
     def mark_skipped(self, name: str, reason: str) -> None:
         """Record and print that a step is not executed, with the reason."""
@@ -126,10 +126,10 @@ class PipelineRun:
         try:
             result = self.runner(step, log, self.lock_fd, self._print_output)
         except Stopped:
-            self.summary.update_step(step.name, status="stopped", ended=now(), exit_code=Stopped.exit_code)
+            self.summary.update_step(step.name, status="stopped", ended=utc_now(), exit_code=Stopped.exit_code)
             raise
         entry = {
-            "ended": now(),
+            "ended": utc_now(),
             "seconds": round(result.seconds, 3),
             "exit_code": result.exit_code,
             "peak_memory_mib": result.peak_memory_mib,
@@ -158,10 +158,10 @@ class PipelineRun:
         try:
             result = function()
         except BaseException as error:
-            self.summary.update_step(name, status="failed", ended=now(), error=str(error))
+            self.summary.update_step(name, status="failed", ended=utc_now(), error=str(error))
             raise
         seconds = round(time.monotonic() - start_time, 3)
-        self.summary.update_step(name, status="done", ended=now(), seconds=seconds, error=None)
+        self.summary.update_step(name, status="done", ended=utc_now(), seconds=seconds, error=None)
         return result
 
     def _print_output(self, text: str) -> None:
@@ -205,7 +205,7 @@ def move_to_backup(folder: Path) -> Path:
     Raises:
         StorageError: If the folder cannot be renamed.
     """
-    stem = f"{folder.name}_before_{now().replace(':', '').replace('+0000', 'Z')}"
+    stem = f"{folder.name}_before_{utc_now().replace(':', '').replace('+0000', 'Z')}"
     backup = unused_path(folder.with_name(stem))
     try:
         folder.rename(backup)
@@ -239,7 +239,7 @@ class Summary:
         self.previous_gates = dict(self.values.get("gates", {}))
         if self.values.get("status") not in UNFINISHED:
             self.values = {key: value for key, value in self.values.items() if key not in ("gates", "promoted")}
-        defaults: dict[str, Any] = {"started": now(), "starts": 0, "steps": {}, "gates": {}, "promoted": False}
+        defaults: dict[str, Any] = {"started": utc_now(), "starts": 0, "steps": {}, "gates": {}, "promoted": False}
         self.values = defaults | self.values | metadata
         self.values |= {"status": "running", "starts": self.values["starts"] + 1}
         self.values |= {"failed_step": None, "error": None, "exit_code": None}
@@ -251,7 +251,7 @@ class Summary:
         Raises:
             StorageError: If the file cannot be written.
         """
-        self.values |= values | {"updated": now()}
+        self.values |= values | {"updated": utc_now()}
         self._write()
 
     def update_step(self, name: str, **values: Any) -> None:
@@ -262,7 +262,7 @@ class Summary:
     def start_step(self, name: str, **values: Any) -> None:
         """Record that a step is running, so that a later error is attributed to this step."""
         self.values["current_step"] = name
-        self.update_step(name, status="running", started=now(), **values)
+        self.update_step(name, status="running", started=utc_now(), **values)
 
     def record_gates(self, step_name: str, decision: Mapping[str, Any]) -> None:
         """Record the gate decision on the evaluation step `step_name`."""

@@ -23,7 +23,7 @@ from ups_jax.pipeline.gates import improvement
 from ups_jax.pipeline.leaderboard import Leaderboard, Row
 from ups_jax.pipeline.scores import SECTIONS, Evaluation, finite_or_none, metric_values
 from ups_jax.pipeline.training_record import RecordedTraining
-from ups_jax.runs.directory import now
+from ups_jax.runs.directory import utc_now
 
 
 class Promotion(NamedTuple):
@@ -132,7 +132,7 @@ def leaderboard_rows(pipeline: PipelineRun, evaluations: Mapping[str, Evaluation
             Row(
                 run_id=pipeline.run_id,
                 stage=name,
-                timestamp=str(step.get("ended") or now()),
+                timestamp=str(step.get("ended") or utc_now()),
                 label=name,
                 status=str(pipeline.summary.values["gates"].get(name, {}).get("status", "")),
                 commit=None if revision is None else revision.removesuffix("-dirty"),

@@ -26,7 +26,7 @@ from ups_jax.pipeline.leaderboard import Row
 from ups_jax.pipeline.request import Request, check_same_configs, resolve_configs
 from ups_jax.pipeline.scores import Evaluation
 from ups_jax.pipeline.subprocess_step import Runner, Step, run_step
-from ups_jax.runs.directory import environment
+from ups_jax.runs.directory import environment_record
 
 EVALUATION_STEPS = ("small_eval", "full_eval")
 _HINT = "wait for it or stop it, or choose another --run-id"
@@ -56,7 +56,7 @@ def run_pipeline(request: Request, console: Console, runner: Runner = run_step) 
         summary = Summary(directory)
         sources = {name: str(path) for name, path in request.config_files.items()}
         sources["overrides"] = " ".join(request.overrides)
-        summary.start(run_id=name, request=digest, environment=environment(), configs=sources)
+        summary.start(run_id=name, request=digest, environment=environment_record(), configs=sources)
         resolved.write(directory)
         pipeline = PipelineRun(
             request=request,

@@ -14,8 +14,8 @@ from ups_jax.core.terminal import print_line
 from ups_jax.data import Mixture, open_mixture
 from ups_jax.distributed.processes import broadcast_from_host0, on_host0
 from ups_jax.evaluation.evaluate_run import evaluate_run
-from ups_jax.runs.directory import RunDirectory, length_settings
-from ups_jax.tracking import share_run
+from ups_jax.runs.directory import RunDirectory, stage_length_settings
+from ups_jax.tracking import share_wandb_run
 from ups_jax.trainer.parents import trained_parents
 from ups_jax.trainer.preflight import check_resume, generate_missing_data
 from ups_jax.trainer.train import train
@@ -37,7 +37,7 @@ def train_all(cfg: Config, path: Path, *, resume: str = "auto", console: Console
     stages, run = enabled_stages(cfg), RunDirectory(path)
     check_resume(run, cfg, stages[0], resume)
     data = _check_stages_and_open_data(cfg, stages, console)
-    with share_run(run.path):
+    with share_wandb_run(run.path):
         _train_and_evaluate_stages(cfg, run, stages, resume, data, console)
     return run
 
@@ -54,7 +54,9 @@ def _train_and_evaluate_stages(
         else:
             resume = resume if number == 0 else "auto"
             models = train(cfg, stage, run.path, resume=resume, data=data, console=console).model
-        if cfg.evaluation.enabled and not (done and broadcast_from_host0((run.evaluation / f"{name}.json").exists())):
+        if cfg.evaluation.enabled and not (
+            done and broadcast_from_host0((run.evaluation_folder / f"{name}.json").exists())
+        ):
             on_host0(
                 partial(evaluate_run, run.path, cfg, stage=stage, track=True, data=data, models=models, console=console)
             )
@@ -65,14 +67,14 @@ def _train_and_evaluate_stages(
 
 def is_finished(run: RunDirectory, cfg: Config, stage: str) -> bool:
     """Return whether a stage is finished with this configuration and length and the current parent checkpoints."""
-    if not run.exists():
+    if not run.has_record():
         return False
-    record = run.read()
+    record = run.read_record()
     entry = record["stages"].get(stage, {})
-    if not entry.get("finished") or not run.checkpoints(stage).is_dir():
+    if not entry.get("finished") or not run.checkpoint_folder(stage).is_dir():
         return False
     has_same_config = record["digests"].get(stage) == digest(cfg, stage)
-    has_same_length = entry.get("lengths") == length_settings(cfg, stage)
+    has_same_length = entry.get("lengths") == stage_length_settings(cfg, stage)
     parents = trained_parents(run, stage, cfg.data.tasks[0].kind).checkpoints
     return has_same_config and has_same_length and entry.get("parents", {}) == parents
 

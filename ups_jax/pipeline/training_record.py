@@ -16,7 +16,7 @@ from typing import Any
 from ups_jax.core.errors import CheckpointError
 from ups_jax.core.files import read_json, write_atomically
 from ups_jax.runs.checksums import content_digest, find_damage
-from ups_jax.runs.directory import RunDirectory, now
+from ups_jax.runs.directory import RunDirectory, utc_now
 
 SCHEMA_VERSION = 2
 
@@ -63,12 +63,12 @@ class RecordedTraining:
         self._write(
             {
                 "schema_version": SCHEMA_VERSION,
-                "created_at": now(),
+                "created_at": utc_now(),
                 "config_hash": config_hash,
                 "train_key": train_key,
                 "stage": stage,
                 "trained": True,
-                "trained_at": now(),
+                "trained_at": utc_now(),
                 "seconds": seconds,
                 "peak_memory_mib": peak_memory_mib,
                 "checkpoints": checkpoints,
@@ -82,13 +82,13 @@ class RecordedTraining:
     def code_revision(self) -> str | None:
         """Return the git description of the code that trained the run, or None if it is not recorded."""
         run = RunDirectory(self.path)
-        revision = run.read().get("git") if run.exists() else None
+        revision = run.read_record().get("git") if run.has_record() else None
         return None if revision is None else str(revision)
 
     def find_problem(self) -> str | None:
         """Return the reason why the training cannot be reused, or None if its checkpoints match the record."""
         digests = self.read().get("checkpoints")
-        if not digests or not RunDirectory(self.path).exists():
+        if not digests or not RunDirectory(self.path).has_record():
             return "it has no record"
         for name, digest in digests.items():
             folder = self.path / "checkpoints" / name
@@ -114,9 +114,9 @@ class RecordedTraining:
             arch: Fingerprint of the model's architecture.
         """
         values = self.read()
-        entry = {"path": os.path.relpath(file, self.path), "sha256": _sha256(file), "section": section, "at": now()}
+        entry = {"path": os.path.relpath(file, self.path), "sha256": _sha256(file), "section": section, "at": utc_now()}
         evaluations = values["evaluations"] | {key: entry}
-        last = {f"last_{section}_eval": dict(numbers), f"last_{section}_eval_at": now(), "arch": arch}
+        last = {f"last_{section}_eval": dict(numbers), f"last_{section}_eval_at": utc_now(), "arch": arch}
         self._write(values | last | {"evaluations": evaluations})
 
     def find_evaluation(self, key: str) -> Path | None:

@@ -1,1 +1,1 @@
-"""Run directories on disk: the record of a run, its checkpoints and their checksums."""
+"""Run directories: the record of a run (run.json), its checkpoints and the checksums of their files."""

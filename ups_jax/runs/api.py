@@ -1,4 +1,4 @@
-"""Functions that save and restore a run, for programs with their own training loop."""
+"""Functions that save and restore the train state of a run, for programs with their own training loop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ups_jax.config import Config, digest, to_dict
 from ups_jax.core.errors import CheckpointError, ConfigError
 from ups_jax.data import Dataset, Mixture
 from ups_jax.runs.checkpoint import Checkpoints, checkpoint_meta
-from ups_jax.runs.directory import RunDirectory, environment, now
+from ups_jax.runs.directory import RunDirectory, environment_record, utc_now
 from ups_jax.training.state import TrainState
 
 
@@ -21,7 +21,7 @@ def save(
     validation: float | None = None,
     stage: str = "operator",
 ) -> None:
-    """Write a train state as a checkpoint of a run directory.
+    """Write a train state as a checkpoint to a run directory.
 
     `ups-jax train --run-dir` can resume from the checkpoint, and `load_run` can load it.
 
@@ -30,25 +30,25 @@ def save(
         state: Train state.
         cfg: Configuration of the run.
         dataset: Training data.
-        validation: Validation metric, lower is better; it determines which checkpoint is the best.
+        validation: Validation metric of this state; the checkpoint with the lowest one is the best.
         stage: Name of the stage.
 
     Raises:
-        ConfigError: The directory holds a run of another configuration, or a checkpoint of this step already.
+        ConfigError: The directory already holds a run of another configuration, or a checkpoint of this step.
     """
     run = RunDirectory(Path(path))
     with run.lock():
-        if not run.exists():
-            record = {"status": "saved", "config": to_dict(cfg), "stages": {}, "created": now()}
-            run.write(record | {"digests": {stage: digest(cfg, stage)}} | environment())
-        digests = run.read()["digests"]
+        if not run.has_record():
+            record = {"status": "saved", "config": to_dict(cfg), "stages": {}, "created": utc_now()}
+            run.write_record(record | {"digests": {stage: digest(cfg, stage)}} | environment_record())
+        digests = run.read_record()["digests"]
         if digests.get(stage, digest(cfg, stage)) != digest(cfg, stage):
             raise ConfigError(f"{path}: holds a run of another configuration; choose another directory")
-        run.update(digests=digests | {stage: digest(cfg, stage)})
-        with Checkpoints(run.checkpoints(stage), keep=cfg.checkpoint.keep) as checkpoints:
+        run.update_record(digests=digests | {stage: digest(cfg, stage)})
+        with Checkpoints(run.checkpoint_folder(stage), keep=cfg.checkpoint.keep) as checkpoints:
             if int(state.step) in checkpoints.steps():
                 raise ConfigError(
-                    f"{path}: holds a checkpoint of step {int(state.step)} already; choose another directory"
+                    f"{path}: already holds a checkpoint of step {int(state.step)}; choose another directory"
                 )
             checkpoints.save(state, checkpoint_meta(cfg, stage, dataset), validation=validation)
 
@@ -58,17 +58,17 @@ def restore(path: str | Path, like: TrainState, *, stage: str = "operator") -> T
 
     Args:
         path: Run directory.
-        like: State from `init_state`, whose structure and sharding the result has.
+        like: State from `init_state`; the result has the same structure and sharding.
         stage: Name of the stage.
 
     Raises:
         CheckpointError: The directory holds no checkpoint of the stage, or the checkpoint is damaged.
     """
     run = RunDirectory(Path(path))
-    if run.exists():
+    if run.has_record():
         # This raises an error if a later version of ups_jax wrote the run in a newer format.
-        run.read()
-    directory = run.checkpoints(stage)
+        run.read_record()
+    directory = run.checkpoint_folder(stage)
     if not directory.is_dir():
         raise CheckpointError(f"{run.path}: holds no checkpoint of stage {stage}; save one first")
     with Checkpoints(directory, read_only=True) as checkpoints:

@@ -1,4 +1,4 @@
-"""The weights of a trained run: the averaged parameters of its best checkpoint, with their configuration and tasks."""
+"""The weights of a trained stage: the averaged parameters of its best checkpoint, with its configuration and tasks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import PyTree
 
 from ups_jax.config import Config, from_dict
 from ups_jax.core.commands import command
 from ups_jax.core.errors import CheckpointError, ConfigError
 from ups_jax.core.task import Task
-from ups_jax.runs.checkpoint import Checkpoints, tasks_of, validation_of
+from ups_jax.runs.checkpoint import Checkpoints, read_validation_metric, tasks_from_meta
 from ups_jax.runs.checksums import content_digest
 from ups_jax.runs.directory import RunDirectory
 from ups_jax.training.build import abstract_state, averaged_params
@@ -30,17 +31,18 @@ class Weights:
     """The trained weights of a stage.
 
     Attributes:
-        params: Averaged parameters.
-        weights: Weights in the form that the functions of the stage take (`StageSpec.build_weights`).
-        digest: Digest of the checkpoint's content.
+        params: Averaged parameters of the model.
+        weights: Argument of the model's functions, from `StageSpec.build_weights`: `params`, for a corrector together
+            with the scale of its errors.
+        digest: Digest of the checkpoint's files.
         step: Step of the checkpoint.
         config: Configuration of the training.
         tasks: Tasks of the training.
         fingerprint: Fingerprint of the training data.
     """
 
-    params: Any
-    weights: Any
+    params: PyTree
+    weights: PyTree
     digest: str
     step: int
     config: Config
@@ -51,18 +53,18 @@ class Weights:
 def best_weights(path: Path, stage: str) -> Weights:
     """Return the weights of a stage from the best checkpoint of a run.
 
-    If that checkpoint is damaged, the best readable one is used, with a warning that names both.
+    If it is damaged, a warning is emitted and the best readable checkpoint is used.
 
     Args:
         path: Run directory.
         stage: Name of the stage.
 
     Raises:
-        CheckpointError: There is no run, or no readable checkpoint of the stage.
+        CheckpointError: `path` holds no run, or no readable checkpoint of the stage.
     """
     run = RunDirectory(path)
-    record = run.read()
-    directory = run.checkpoints(stage)
+    record = run.read_record()
+    directory = run.checkpoint_folder(stage)
     hint = f"train the stage with `{command('train')} --stage {stage} --run-dir {path}`"
     if not directory.is_dir():
         raise CheckpointError(f"{path}: holds no checkpoint of stage {stage}; {hint}")
@@ -73,7 +75,7 @@ def best_weights(path: Path, stage: str) -> Weights:
             steps = checkpoints.steps()
             if not steps:
                 raise CheckpointError(f"{directory}: holds no checkpoint; {hint}")
-            best, reasons = _best_readable(checkpoints, directory, stage)
+            best, reasons = _best_weights_and_read_errors(checkpoints, directory, stage)
         # A run that is training deletes its former best checkpoint when it has saved a better one.
         if not reasons or steps == previous_steps:
             break
@@ -83,17 +85,19 @@ def best_weights(path: Path, stage: str) -> Weights:
             "restore one from a copy, or train in another run directory"
         )
     quarantined = record["stages"].get(stage, {}).get("set_aside")
-    _warn_of_damage(directory, best.step, reasons, quarantined if isinstance(quarantined, dict) else {})
+    _warn_of_better_checkpoints(directory, best.step, reasons, quarantined if isinstance(quarantined, dict) else {})
     return best
 
 
-def _best_readable(checkpoints: Checkpoints, directory: Path, stage: str) -> tuple[Weights | None, dict[int, str]]:
-    """Return the weights of the best readable checkpoint, and why each better one is unreadable, by step."""
+def _best_weights_and_read_errors(
+    checkpoints: Checkpoints, directory: Path, stage: str
+) -> tuple[Weights | None, dict[int, str]]:
+    """Return the weights of the best readable checkpoint, if any, and the read errors of all better ones by step."""
     reasons: dict[int, str] = {}
-    for step in checkpoints.ranked():
+    for step in checkpoints.ranked_steps():
         try:
             meta = checkpoints.meta(step)
-            config, tasks = from_dict(meta["config"], str(directory / str(step))), tasks_of(meta)
+            config, tasks = from_dict(meta["config"], str(directory / str(step))), tasks_from_meta(meta)
             state = checkpoints.restore_weights(step, abstract_state(config, tasks, stage))
         except CheckpointError as error:
             reasons[step] = str(error)
@@ -112,49 +116,54 @@ def _best_readable(checkpoints: Checkpoints, directory: Path, stage: str) -> tup
     return None, reasons
 
 
-def _warn_of_damage(directory: Path, step: int, damaged: dict[int, str], quarantined: dict[str, Any]) -> None:
-    """Warn of the better checkpoints in whose place `step` is used.
+def _warn_of_better_checkpoints(
+    directory: Path, step: int, read_errors: dict[int, str], quarantined_metrics: dict[str, Any]
+) -> None:
+    """Warn if checkpoints are damaged that were better than the checkpoint of `step`, which is used instead.
 
     Args:
         directory: Folder of the stage's checkpoints.
         step: Step of the checkpoint that is used.
-        damaged: Errors of damaged checkpoints by step.
-        quarantined: Validation metrics of quarantined checkpoints by step, from the run's record.
+        read_errors: Errors of unreadable checkpoints by step.
+        quarantined_metrics: Validation metrics of quarantined checkpoints by step, from the run's record.
     """
-    validation = validation_of(directory / str(step))
+    validation = read_validation_metric(directory / str(step))
     better = [
         number
-        for number, value in quarantined.items()
+        for number, value in quarantined_metrics.items()
         if validation is None or not isinstance(value, float | int) or value < validation
     ]
-    lines = [*damaged.values(), *(f"{directory}: step {number} is damaged and was quarantined" for number in better)]
+    lines = [
+        *read_errors.values(),
+        *(f"{directory}: step {number} is damaged and was quarantined" for number in better),
+    ]
     if lines:
         warnings.warn(
             f"{'; '.join(lines)}; step {step}, the best of the other checkpoints, is used instead", stacklevel=3
         )
 
 
-def check_compatible(weights: Weights, like: Any) -> Any:
-    """Return the parameters of `weights` if their names and shapes are those of `like`.
+def check_compatible(weights: Weights, expected: PyTree) -> PyTree:
+    """Return the parameters of `weights` after checking that a model can be initialised with them.
 
     Args:
-        weights: Weights of the run for `--init-from`.
-        like: Parameters or abstract shapes of the model to initialise.
+        weights: Weights of the run that `--init-from` names.
+        expected: Parameters of the model, or their abstract shapes.
 
     Raises:
-        ConfigError: A parameter differs; the message names the first.
+        ConfigError: A parameter has another name or shape in `expected`; the message names the first.
     """
-    differing = first_shape_difference(weights.params, like)
+    differing = first_shape_difference(weights.params, expected)
     if differing is not None:
         raise ConfigError(
-            f"--init-from: the model of that run differs from this configuration: {differing}; use the same latent "
-            "and operator sections and the same grid"
+            f"--init-from: the model of the other run differs from this configuration: {differing}; use the same "
+            "`latent` and `operator` sections and the same grid"
         )
     return weights.params
 
 
-def first_shape_difference(loaded: Any, expected: Any) -> str | None:
-    """Return a description of the first parameter by name whose shape differs between two trees, or None."""
+def first_shape_difference(loaded: PyTree, expected: PyTree) -> str | None:
+    """Return a text about the first parameter in order of names whose shape differs between two trees, or None."""
     loaded_shapes, expected_shapes = (
         {jax.tree_util.keystr(name): np.shape(leaf) for name, leaf in jax.tree_util.tree_leaves_with_path(tree)}
         for tree in (loaded, expected)

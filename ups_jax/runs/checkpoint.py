@@ -1,7 +1,7 @@
 """Checkpoints of a stage: the full train state with JSON metadata. No other module imports orbax.
 
-A save is asynchronous and is committed by an atomic rename, after the checksums of its files have been written. The
-next start deletes the incomplete checkpoint of a killed process.
+A save is asynchronous. When all files and their checksums are written, an atomic rename commits the checkpoint. If the
+process is killed before this, its next start deletes the incomplete checkpoint.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 class Checkpoints:
-    """The checkpoints of a stage, in the folders `directory/<step>/`.
+    """The checkpoints of a stage, each in a folder `directory/<step>/`.
 
     A save deletes older checkpoints, except for the `keep` latest and the one with the lowest validation metric.
 
     Attributes:
         directory: Folder of the checkpoints.
-        quarantined: Folders to which damaged checkpoints were renamed, by step. They are never deleted.
+        quarantined: New folders of damaged checkpoints that were quarantined (renamed, never deleted), by step.
     """
 
     def __init__(self, directory: Path, *, keep: int = 2, read_only: bool = False) -> None:
@@ -52,7 +52,7 @@ class Checkpoints:
         Args:
             directory: Folder of the checkpoints.
             keep: Number of latest checkpoints to keep.
-            read_only: Do not create, rename or delete anything.
+            read_only: Whether to leave the folder unchanged: no file is created, renamed or deleted.
 
         Raises:
             CheckpointError: The folder cannot be read.
@@ -64,30 +64,30 @@ class Checkpoints:
         self._intact: set[int] = set()
         self._saving = -1
         self.quarantined: dict[int, Path] = {}
-        self._quarantine_notes = [] if read_only else self._quarantine_unlistable()
-        self._manager = self._open()
+        self._quarantine_messages = [] if read_only else self._quarantine_unlistable()
+        self._manager = self._open_manager()
 
     def _quarantine_unlistable(self) -> list[str]:
-        """Quarantine the checkpoints that keep orbax from listing the folder, if another is intact; return messages."""
+        """Quarantine checkpoints that keep orbax from listing the folder, if another is intact; return messages."""
         steps = sorted(int(item.name) for item in self.directory.glob("*") if item.name.isdecimal())
-        reasons = {step: reason for step in steps if (reason := self._unlistable_reason(step)) is not None}
+        reasons = {step: reason for step in steps if (reason := self._why_unlistable(step)) is not None}
         any_intact = reasons and any(
             checksums.find_damage(self.directory / str(step)) is None for step in steps if step not in reasons
         )
         damaged = broadcast_from_host0(list(reasons.items()) if any_intact else [])
-        return [f"damaged checkpoint {reason}; {self._rename(step)}" for step, reason in damaged]
+        return [f"damaged checkpoint {reason}; {self._quarantine_step(step)}" for step, reason in damaged]
 
-    def _unlistable_reason(self, step: int) -> str | None:
-        """Return why orbax cannot list the folder with this checkpoint, None if it can."""
+    def _why_unlistable(self, step: int) -> str | None:
+        """Return why orbax cannot list a folder that contains the checkpoint of `step`, or None if it can."""
         folder = self.directory / str(step)
         try:
-            validation_of(folder)
+            read_validation_metric(folder)
         except CheckpointError as error:
             return str(error)
-        return None if checksums.is_committed(folder) else f"{folder}: its commit metadata is damaged"
+        return None if checksums.has_valid_commit_metadata(folder) else f"{folder}: its commit metadata is damaged"
 
-    def _open(self) -> ocp.CheckpointManager:
-        """Return the orbax manager of the folder."""
+    def _open_manager(self) -> ocp.CheckpointManager:
+        """Open the folder and return its orbax manager."""
         policy = preservation_policy.AnyPreservationPolicy(
             [
                 preservation_policy.LatestN(self._keep),
@@ -105,7 +105,9 @@ class Checkpoints:
             # With this option a reader can open the folder although some metrics are damaged.
             lightweight_initialize=self._read_only,
             create=not self._read_only,
-            multiprocessing_options=_single_process() if self._read_only else ocp.options.MultiprocessingOptions(),
+            multiprocessing_options=_single_process_options()
+            if self._read_only
+            else ocp.options.MultiprocessingOptions(),
             async_options=ocp.options.AsyncOptions(
                 post_finalization_callback=None if self._read_only else self._write_checksums
             ),
@@ -133,26 +135,26 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """Return the saved step with the lowest validation metric, or the latest if none has a metric."""
-        return next(iter(self.ranked()), None)
+        return next(iter(self.ranked_steps()), None)
 
-    def ranked(self) -> list[int]:
-        """Return the saved steps, best first; those with a damaged metric come before the best (see `rank_steps`)."""
+    def ranked_steps(self) -> list[int]:
+        """Return the saved steps, best first, as `rank_steps` sorts them."""
         return rank_steps(self.directory, self._manager.all_steps())
 
-    def validation(self, step: int) -> float | None:
-        """Return the validation metric of a step, None if it was saved without one."""
-        return validation_of(self.directory / str(step))
+    def validation_metric(self, step: int) -> float | None:
+        """Return the validation metric of the checkpoint of a step, None if it was saved without one."""
+        return read_validation_metric(self.directory / str(step))
 
     def step_with_validation(self, validation: float) -> int | None:
         """Return the first saved step whose validation metric equals `validation` in float32, or None."""
         for step in self.steps():
-            metric = self.validation(step)
+            metric = self.validation_metric(step)
             if metric is not None and np.float32(metric) == np.float32(validation):
                 return step
         return None
 
     def save(self, state: TrainState, meta: dict[str, Any], *, validation: float | None) -> None:
-        """Start an asynchronous save of a state, unless its step is saved already.
+        """Start an asynchronous save of a state, unless its step is already saved.
 
         Args:
             state: Train state.
@@ -183,7 +185,7 @@ class Checkpoints:
             )
 
     def wait(self) -> None:
-        """Block until the last save is complete, with its checksums, and raise its errors."""
+        """Block until the last save, with its checksums, is complete; raise an error if it failed."""
         with storage_errors(self.directory):
             self._manager.wait_until_finished()
         if not self._read_only and is_host0():
@@ -191,7 +193,7 @@ class Checkpoints:
                 checksums.complete_checksums(self.directory / str(step))
 
     def _write_checksums(self) -> None:
-        """Write the checksums of a save whose files are complete; orbax calls this on host 0 before the commit."""
+        """Write the checksums of the current save; orbax calls this on host 0 when the files are complete."""
         checksums.write_checksums(self.directory / f"{self._saving}{atomicity.TMP_DIR_SUFFIX}")
 
     def restore(self, step: int, like: TrainState) -> TrainState:
@@ -199,18 +201,18 @@ class Checkpoints:
 
         Args:
             step: Step of the checkpoint.
-            like: State or abstract state, whose structure and sharding the result has.
+            like: State or abstract state; the result has the same structure and sharding.
 
         Raises:
-            CheckpointError: The checkpoint is damaged or has another structure. Out-of-memory errors are passed on.
+            CheckpointError: The checkpoint is damaged or has another structure. Out-of-memory errors are not converted.
         """
         return self._restore_state(step, ocp.args.StandardRestore(jax.tree.map(_with_sharding, like)))
 
     def restore_weights(self, step: int, like: TrainState) -> TrainState:
-        """Return the state `like` with the saved step, parameters, average and scale.
+        """Return a copy of `like` with the step, parameters, parameter average and scale from a checkpoint.
 
-        The optimizer's state is not read and stays abstract. Call either this method or `restore` on an object, not
-        both.
+        All other parts, such as the optimizer state, stay abstract. Do not call this method and `restore` on the same
+        object.
 
         Args:
             step: Step of the checkpoint.
@@ -221,14 +223,14 @@ class Checkpoints:
         """
         fields = {name: value for name, value in vars(like).items() if name in ("step", "params", "ema", "scale")}
         fields = jax.tree.map(_with_sharding, fields)
-        self._check_names(step, fields)
+        self._check_array_names(step, fields)
         restore_args = ocp.checkpoint_utils.construct_restore_args(fields)
         arguments = ocp.args.PyTreeRestore(item=fields, restore_args=restore_args, partial_restore=True)
         return replace(like, **self._restore_state(step, arguments))
 
-    def _check_names(self, step: int, fields: dict[str, Any]) -> None:
-        """Raise CheckpointError if the saved arrays of these fields have other names; orbax ignores missing ones."""
-        self._check(step)
+    def _check_array_names(self, step: int, fields: dict[str, Any]) -> None:
+        """Raise CheckpointError if the arrays of `fields` have other names in the checkpoint; orbax ignores this."""
+        self._check_checksums(step)
         folder = self.directory / str(step)
         saved = ocp.PyTreeCheckpointHandler().metadata((folder / "state").resolve()).tree
         names, expected = (
@@ -239,9 +241,9 @@ class Checkpoints:
             reason = "is in the checkpoint only" if differing[0] in names else "is in the model only"
             raise CheckpointError(f"{folder}: cannot be read ({differing[0]} {reason})")
 
-    def _restore_state(self, step: int, arguments: Any) -> Any:
-        """Return what orbax restores for these arguments, with its errors as CheckpointError."""
-        self._check(step)
+    def _restore_state(self, step: int, arguments: ocp.args.CheckpointArgs) -> Any:
+        """Return the state that orbax restores; convert its errors to CheckpointError, except out-of-memory errors."""
+        self._check_checksums(step)
         try:
             return self._manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
         except Exception as error:
@@ -252,8 +254,8 @@ class Checkpoints:
         raise CheckpointError(f"{self.directory / str(step)}: cannot be read ({reason})")
 
     def meta(self, step: int) -> dict[str, Any]:
-        """Return the JSON metadata of a step; raise CheckpointError if it is damaged."""
-        self._check(step)
+        """Return the JSON metadata of a checkpoint; raise CheckpointError if the checkpoint is damaged."""
+        self._check_checksums(step)
         try:
             meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
             if not isinstance(meta, dict):
@@ -266,8 +268,8 @@ class Checkpoints:
                 f"{self.directory / str(step)}: metadata cannot be read ({first_line(error)})"
             ) from None
 
-    def _check(self, step: int) -> None:
-        """Raise CheckpointError if a file differs from its checksum; each step is checked only once."""
+    def _check_checksums(self, step: int) -> None:
+        """Raise CheckpointError if a file of a checkpoint differs from its checksum; check each step only once."""
         if step in self._intact:
             return
         reason = checksums.find_damage(self.directory / str(step))
@@ -276,33 +278,33 @@ class Checkpoints:
         self._intact.add(step)
 
     def restore_latest(
-        self, like: TrainState, check: Callable[[dict[str, Any]], None], report: Callable[[str], None]
+        self, like: TrainState, check_meta: Callable[[dict[str, Any]], None], report: Callable[[str], None]
     ) -> TrainState | None:
-        """Return the latest readable state, None if there is no checkpoint.
+        """Return the state of the latest readable checkpoint, None if there are no checkpoints.
 
-        Damaged checkpoints are then reported and quarantined, that is renamed (`quarantined`), never deleted.
+        Later and earlier checkpoints that are damaged are reported and quarantined.
 
         Args:
-            like: State or abstract state, whose structure and sharding the result has.
-            check: Function that raises an error if the metadata of a checkpoint is unsuitable.
-            report: Function that prints a message about a damaged checkpoint.
+            like: State or abstract state; the result has the same structure and sharding.
+            check_meta: Raises an error if the metadata of a checkpoint does not fit the run.
+            report: Prints a message about a damaged checkpoint.
 
         Raises:
-            CheckpointError: None of the checkpoints can be read.
+            CheckpointError: There are checkpoints, but none can be read.
         """
         unreadable: list[int] = []
-        for line in self._quarantine_notes:
+        for line in self._quarantine_messages:
             report(line)
         for step in reversed(self.steps()):
             try:
                 meta = self.meta(step)
-                check(meta)
+                check_meta(meta)
                 state = self.restore(step, like)
             except CheckpointError as error:
                 report(f"damaged checkpoint {error}")
                 unreadable.append(step)
             else:
-                self._quarantine(unreadable + self._damaged_before(step, report), report)
+                self._quarantine_and_reopen(unreadable + self._report_damaged_before(step, report), report)
                 return state
         if unreadable:
             raise CheckpointError(
@@ -311,8 +313,8 @@ class Checkpoints:
             )
         return None
 
-    def _damaged_before(self, step: int, report: Callable[[str], None]) -> list[int]:
-        """Return the damaged steps below `step`, one of which may be the best, and report them."""
+    def _report_damaged_before(self, step: int, report: Callable[[str], None]) -> list[int]:
+        """Report the damaged checkpoints of steps before `step` and return their steps; one may have been the best."""
         reasons = [
             (earlier, checksums.find_damage(self.directory / str(earlier)))
             for earlier in self.steps()
@@ -323,17 +325,17 @@ class Checkpoints:
             report(f"damaged checkpoint {self.directory / str(earlier)}: {reason}")
         return [earlier for earlier, _ in damaged]
 
-    def _quarantine(self, steps: list[int], report: Callable[[str], None]) -> None:
-        """Quarantine damaged checkpoints and reopen the folder."""
+    def _quarantine_and_reopen(self, steps: list[int], report: Callable[[str], None]) -> None:
+        """Quarantine the checkpoints of `steps`, which are damaged, and reopen the folder."""
         if not steps:
             return
         self._manager.close()
         for step in steps:
-            report(f"damaged checkpoint {self.directory / str(step)}: {self._rename(step)}")
-        self._manager = self._open()
+            report(f"damaged checkpoint {self.directory / str(step)}: {self._quarantine_step(step)}")
+        self._manager = self._open_manager()
 
-    def _rename(self, step: int) -> str:
-        """Quarantine a damaged checkpoint by renaming it, and return the message about it."""
+    def _quarantine_step(self, step: int) -> str:
+        """Quarantine a damaged checkpoint by renaming its folder; return a text with the new name."""
         folder = unused_path(self.directory / f"damaged-{step}")
         on_host0(partial((self.directory / str(step)).rename, folder))
         self.quarantined[step] = folder
@@ -348,14 +350,9 @@ class Checkpoints:
 
 
 def checkpoint_meta(cfg: Config, stage: str, data: Dataset | Mixture) -> dict[str, Any]:
-    """Return the metadata of a checkpoint, from which its model and normalisation can be rebuilt.
+    """Return the metadata to save with a checkpoint, from which its model and normalisation can be rebuilt.
 
-    The digest of the configuration and the fingerprint of the data allow a resume to refuse another run or other data.
-
-    Args:
-        cfg: Configuration.
-        stage: Name of the stage.
-        data: Training data.
+    A resume compares the digest of the configuration and the fingerprint of the data, and fails if they differ.
     """
     mixture = as_mixture(data)
     return {
@@ -368,29 +365,29 @@ def checkpoint_meta(cfg: Config, stage: str, data: Dataset | Mixture) -> dict[st
     }
 
 
-def tasks_of(meta: dict[str, Any]) -> tuple[Task, ...]:
-    """Return the tasks of a checkpoint from its metadata, which in older checkpoints has a single task as `task`."""
+def tasks_from_meta(meta: dict[str, Any]) -> tuple[Task, ...]:
+    """Return the tasks in the metadata of a checkpoint; old checkpoints have one task under the key `task`."""
     return tuple(map(Task.from_dict, meta["tasks"] if "tasks" in meta else [meta["task"]]))
 
 
 def _ranking_metric(metrics: Any) -> float:
-    """Return the value by which orbax ranks checkpoints, infinity for a damaged metric."""
+    """Return the validation metric by which orbax ranks a checkpoint, infinity if it is damaged."""
     value = metrics.get("validation") if isinstance(metrics, dict) else None
     return value if isinstance(value, float | int) else math.inf
 
 
-def _single_process() -> ocp.options.MultiprocessingOptions:
-    """Return the options of a reader that does not synchronise with other processes."""
+def _single_process_options() -> ocp.options.MultiprocessingOptions:
+    """Return orbax options for reading in this process alone, without synchronising with other processes."""
     process = jax.process_index()
     return ocp.options.MultiprocessingOptions(
         primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"reader{process}"
     )
 
 
-def _with_sharding(leaf: Any) -> Any:
-    """Return a leaf as an abstract array with its sharding, by default on the first device of this process.
+def _with_sharding(leaf: Any) -> jax.ShapeDtypeStruct:
+    """Return an abstract array with the shape, type and sharding of an array, by default on the first local device.
 
-    With an explicit sharding, a restore does not depend on the devices of the save.
+    With an explicit sharding, a restore does not depend on the devices that the checkpoint was saved from.
     """
     sharding = getattr(leaf, "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
@@ -400,16 +397,13 @@ def _with_sharding(leaf: Any) -> Any:
 _METRICS_FILE = "metrics/metrics"
 
 
-def validation_of(folder: Path) -> float | None:
-    """Return the validation metric of a checkpoint, None if it was saved without one.
-
-    Args:
-        folder: Folder of the checkpoint.
+def read_validation_metric(folder: Path) -> float | None:
+    """Return the validation metric of the checkpoint in a folder, None if it was saved without one.
 
     Raises:
         CheckpointError: The metric is damaged.
     """
-    if not (folder / _METRICS_FILE).exists() and not checksums.is_listed(folder, _METRICS_FILE):
+    if not (folder / _METRICS_FILE).exists() and not checksums.has_recorded_checksum(folder, _METRICS_FILE):
         return None
     try:
         value = read_json(folder / _METRICS_FILE)["validation"]
@@ -421,19 +415,15 @@ def validation_of(folder: Path) -> float | None:
 
 
 def rank_steps(directory: Path, steps: Iterable[int]) -> list[int]:
-    """Return steps sorted by validation metric, lowest first; of equal ones the latest comes first.
+    """Return steps sorted by the validation metric of their checkpoints in `directory`, lowest first.
 
-    Steps with a damaged metric come before all others, since one of them may be the best. Steps without a metric come
-    last, latest first.
-
-    Args:
-        directory: Folder of the checkpoints.
-        steps: Steps of checkpoints in it.
+    Steps with a damaged metric come first, since one of them may be the best, and steps without a metric last. Of equal
+    steps the latest comes first.
     """
 
     def sort_key(step: int) -> tuple[int, float, int]:
         try:
-            value = validation_of(directory / str(step))
+            value = read_validation_metric(directory / str(step))
         except CheckpointError:
             return 0, 0.0, -step
         return (2, 0.0, -step) if value is None else (1, value, -step)

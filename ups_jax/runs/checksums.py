@@ -1,4 +1,4 @@
-"""Sizes and checksums of a checkpoint's files, in the file checksums.json, from which damage is detected."""
+"""The file checksums.json of a checkpoint, with size and checksum of each of its files, to detect damage."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ _CHUNK = 1 << 24
 
 
 def write_checksums(directory: Path) -> None:
-    """Write the checksums of a checkpoint whose files are complete but not committed.
+    """Write the checksums of a checkpoint before its commit; do nothing if it is already committed.
 
-    The commit adds files, whose checksums `complete_checksums` adds. A checkpoint that is committed already is ignored.
+    The commit writes more files; `complete_checksums` adds their checksums.
 
     Args:
-        directory: Temporary folder of the checkpoint.
+        directory: Temporary folder of the checkpoint, which the commit renames.
     """
     if not directory.is_dir():
         return
     measured = {
-        name: size_and_crc for name, size_and_crc in _measure_files(directory).items() if name not in _COMMIT_FILES
+        name: size_and_crc for name, size_and_crc in _sizes_and_crcs(directory).items() if name not in _COMMIT_FILES
     }
     _write_checksum_file(directory, measured)
 
 
 def complete_checksums(directory: Path) -> None:
-    """Write the missing checksums of a committed checkpoint; existing ones stay unchanged."""
+    """Add the missing checksums of a committed checkpoint, and leave the existing ones unchanged."""
     if not has_checksums(directory):
-        _write_checksum_file(directory, _measure_files(directory))
+        _write_checksum_file(directory, _sizes_and_crcs(directory))
         return
     recorded = _read_checksums(directory)
     if isinstance(recorded, dict):
@@ -45,17 +45,14 @@ def complete_checksums(directory: Path) -> None:
 
 
 def has_checksums(directory: Path) -> bool:
-    """Return whether a checkpoint has checksums."""
+    """Return whether the checkpoint in a folder has a file of checksums."""
     return (directory / _CHECKSUM_FILE).exists()
 
 
 def find_damage(directory: Path) -> str | None:
-    """Return a description of what is wrong with a checkpoint, None if it is intact.
+    """Return a description of the first damage in the checkpoint in a folder, None if it is intact.
 
     A checkpoint without checksums, from an earlier version of ups_jax, counts as intact.
-
-    Args:
-        directory: Folder of the checkpoint.
     """
     if not has_checksums(directory):
         return None
@@ -64,7 +61,7 @@ def find_damage(directory: Path) -> str | None:
         return f"{_CHECKSUM_FILE} is not valid JSON"
     if not isinstance(recorded, dict):
         return f"{_CHECKSUM_FILE} is not a JSON object"
-    measured = _measure_files(directory)
+    measured = _sizes_and_crcs(directory)
     for name in sorted(recorded.keys() | measured.keys()):
         if name not in measured:
             return f"{name} is missing"
@@ -75,22 +72,22 @@ def find_damage(directory: Path) -> str | None:
     return None
 
 
-def is_listed(directory: Path, name: str) -> bool:
-    """Return whether the checksums of a checkpoint include a file, which may be missing."""
+def has_recorded_checksum(directory: Path, name: str) -> bool:
+    """Return whether the checksums of a checkpoint include the file `name`, even if the file itself is missing."""
     recorded = _read_checksums(directory)
     return isinstance(recorded, dict) and name in recorded
 
 
 def matches_checksum(directory: Path, name: str) -> bool:
-    """Return whether a file of a checkpoint matches its checksum; without checksums this is assumed."""
+    """Return whether the file `name` matches its checksum; True if the checkpoint has no checksums."""
     if not has_checksums(directory):
         return True
     recorded, file = _read_checksums(directory), directory / name
     return isinstance(recorded, dict) and file.is_file() and recorded.get(name) == _size_and_crc(file)
 
 
-def is_committed(directory: Path) -> bool:
-    """Return whether the commit metadata of a checkpoint is readable or absent; orbax refuses the folder otherwise."""
+def has_valid_commit_metadata(directory: Path) -> bool:
+    """Return whether the metadata of a checkpoint's commit are readable or missing; otherwise orbax raises an error."""
     try:
         return isinstance(read_json(directory / _COMMIT_FILES[0]), dict)
     except FileNotFoundError:
@@ -100,24 +97,24 @@ def is_committed(directory: Path) -> bool:
 
 
 def content_digest(directory: Path) -> str:
-    """Return a digest of the names, sizes and checksums of a checkpoint's files, 12 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(_measure_files(directory), sort_keys=True).encode()).hexdigest()[:12]
+    """Return a digest of the names and contents of a checkpoint's files, 12 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(_sizes_and_crcs(directory), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _read_checksums(directory: Path) -> Any:
-    """Return the recorded checksums, None if the file is not JSON."""
+    """Return the content of the file of checksums, None if it is missing or not JSON."""
     try:
         return read_json(directory / _CHECKSUM_FILE)
     except (OSError, ValueError):
         return None
 
 
-def _write_checksum_file(directory: Path, measured: dict[str, Any]) -> None:
-    write_atomically(directory / _CHECKSUM_FILE, json.dumps(measured, indent=1))
+def _write_checksum_file(directory: Path, sizes_and_crcs: dict[str, Any]) -> None:
+    write_atomically(directory / _CHECKSUM_FILE, json.dumps(sizes_and_crcs, indent=1))
 
 
-def _measure_files(directory: Path) -> dict[str, list[int]]:
-    """Return size and CRC-32 of every file, except the checksums and their temporary files."""
+def _sizes_and_crcs(directory: Path) -> dict[str, list[int]]:
+    """Return size and CRC-32 of every file of a checkpoint by name, except for the file of checksums."""
     excluded = (_CHECKSUM_FILE, f".{_CHECKSUM_FILE}.")
     files = sorted(path for path in directory.rglob("*") if path.is_file() and not path.name.startswith(excluded))
     return {str(path.relative_to(directory)): _size_and_crc(path) for path in files}

@@ -1,4 +1,4 @@
-"""The directory of a run: its paths, its lock, and its record run.json with configuration and progress."""
+"""The directory of a run: its paths, its lock, and its record, the file run.json with configuration and progress."""
 
 from __future__ import annotations
 
@@ -25,45 +25,45 @@ _SPLIT = "split.json"
 
 
 class RunDirectory:
-    """The paths and the record of a run. The constructor does not access the disk."""
+    """The paths and the record (run.json) of a run. The constructor does not access the disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @property
     def record_path(self) -> Path:
-        """Path of the record."""
+        """Path of the run's record, run.json."""
         return self.path / "run.json"
 
     @property
     def metrics_path(self) -> Path:
-        """Path of the logged metrics."""
+        """Path of the metrics that the training logs, metrics.jsonl."""
         return self.path / "metrics.jsonl"
 
     @property
-    def evaluation(self) -> Path:
+    def evaluation_folder(self) -> Path:
         """Folder of the evaluation results."""
         return self.path / "evaluation"
 
     @property
-    def plots(self) -> Path:
+    def plots_folder(self) -> Path:
         """Folder of the plots."""
         return self.path / "plots"
 
-    def checkpoints(self, stage: str) -> Path:
+    def checkpoint_folder(self, stage: str) -> Path:
         """Return the folder of the checkpoints of a stage."""
         return self.path / "checkpoints" / stage
 
     def main_stage(self) -> str:
-        """Return the stage that represents the run: `operator`, or the last started stage without parents."""
-        stages = [name for name in self.read()["digests"] if name not in STAGE_NEEDS["transient"]]
+        """Return `operator`, or if the run lacks it, the last stage that was started and is not a corrector."""
+        stages = [name for name in self.read_record()["digests"] if name not in STAGE_NEEDS["transient"]]
         return stages[-1] if stages and "operator" not in stages else "operator"
 
-    def exists(self) -> bool:
+    def has_record(self) -> bool:
         """Return whether the directory has a record of a run."""
         return self.record_path.exists()
 
-    def read(self) -> dict[str, Any]:
+    def read_record(self) -> dict[str, Any]:
         """Return the record of the run.
 
         Raises:
@@ -88,28 +88,28 @@ class RunDirectory:
             )
         return record
 
-    def write(self, record: dict[str, Any]) -> None:
+    def write_record(self, record: dict[str, Any]) -> None:
         """Replace the record atomically; with several processes, only host 0 writes."""
         if is_host0():
             write_atomically(self.record_path, json.dumps(record | {"format": FORMAT}, indent=2) + "\n")
 
     def write_split(self, split: dict[str, Any]) -> None:
-        """Write the trajectories of the training, validation and test split, for `data.split.path` of other runs."""
+        """Write the split of the trajectories to a file, which other runs can reuse with `data.split.path`."""
         if is_host0():
             write_atomically(self.path / _SPLIT, json.dumps(split) + "\n")
 
-    def update(self, **values: Any) -> None:
-        """Replace entries of the record."""
-        self.write(self.read() | values)
+    def update_record(self, **values: Any) -> None:
+        """Set entries of the record and write it."""
+        self.write_record(self.read_record() | values)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Lock the directory for this run and delete incomplete files of a killed process.
+        """Lock the directory against other runs and delete the incomplete files that a killed process left.
 
-        The lock ends with its process. With several processes, host 0 holds it for all.
+        The lock is released at the latest when this process ends. With several processes, host 0 holds it for all.
 
         Raises:
-            ConfigError: Another process has the lock; the message names it.
+            ConfigError: Another process holds the lock; the message names this process.
         """
         if not is_host0():
             yield
@@ -119,7 +119,7 @@ class RunDirectory:
             yield
 
     def contains_other_files(self) -> bool:
-        """Return whether the directory holds files other than the lock and incomplete files of a killed process."""
+        """Return whether the directory holds files besides the lock file and incomplete files of a killed process."""
         ignored = {".lock", *(path.name for path in self._incomplete_files())}
         return self.path.exists() and any(entry.name not in ignored for entry in self.path.iterdir())
 
@@ -139,21 +139,21 @@ def _is_dict_of_dicts(value: Any) -> bool:
 
 
 def new_run_path(root: Path, task: str) -> Path:
-    """Return an unused run directory under `root`, named by task and time, with a counter if the name exists."""
+    """Return a path under `root` for a new run, named by task and time; a counter makes the name unique."""
     stem = f"{task}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     names = (stem if count == 0 else f"{stem}-{count}" for count in range(10_000))
     return next(root / name for name in names if not (root / name).exists())
 
 
-def environment() -> dict[str, Any]:
-    """Return package versions, git revision and platform of this process, without initialising a device."""
+def environment_record() -> dict[str, Any]:
+    """Return package versions, git revision and platform to record with a run, without initialising a device."""
     versions = {"python": platform.python_version()} | {
         package: version(package) for package in (*RECORDED_PACKAGES, "ups_jax")
     }
     return {"versions": versions, "git": _git_revision(), "platform": platform.platform()}
 
 
-def now() -> str:
+def utc_now() -> str:
     """Return the UTC time in ISO format, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -170,44 +170,44 @@ def _git_revision() -> str | None:
 
 
 def newest_step(checkpoints: Path) -> int:
-    """Return the latest step in a folder of checkpoints, 0 if there is none."""
+    """Return the step of the latest checkpoint in a folder, 0 if there is none."""
     if not checkpoints.is_dir():
         return 0
     return max((int(item.name) for item in checkpoints.iterdir() if item.name.isdecimal()), default=0)
 
 
-# Keys of a stage that determine its length.
+# Keys of a stage that determine how long it trains.
 _LENGTHS = ("epochs", "steps", "max_seconds", "patience", "patience_steps")
 
 
-def length_settings(cfg: Config, stage: str) -> dict[str, Any]:
-    """Return the keys of a stage's configuration that determine its length, with their values."""
+def stage_length_settings(cfg: Config, stage: str) -> dict[str, Any]:
+    """Return the settings that determine how long a stage trains, by key."""
     settings = getattr(cfg.stages, stage)
     return {key: getattr(settings, key) for key in _LENGTHS}
 
 
 class StageRecord:
-    """The entry of a stage in the record of its run.
+    """The entry of a stage in the record (run.json) of its run.
 
     Attributes:
-        values: Values of the entry, as written to the record.
+        values: Content of the entry.
     """
 
     def __init__(self, run: RunDirectory, stage: str, values: dict[str, Any]) -> None:
         self._run, self._stage = run, stage
         self.values = values
-        self._write({})
+        self._write_record({})
 
-    def note(self, **values: Any) -> None:
-        """Add or replace values of the entry."""
+    def update(self, **values: Any) -> None:
+        """Set values in the entry and write the record."""
         self.values |= values
-        self._write({})
+        self._write_record({})
 
     def finish(self, **values: Any) -> None:
-        """Add or replace values of the entry and set the status of the run to `finished`."""
+        """Set values in the entry, set the status of the run to `finished`, and write the record."""
         self.values |= values
-        self._write({"status": "finished"})
+        self._write_record({"status": "finished"})
 
-    def _write(self, run_values: dict[str, Any]) -> None:
-        record = self._run.read()
-        self._run.write(record | run_values | {"stages": record["stages"] | {self._stage: self.values}})
+    def _write_record(self, run_values: dict[str, Any]) -> None:
+        record = self._run.read_record()
+        self._run.write_record(record | run_values | {"stages": record["stages"] | {self._stage: self.values}})

@@ -1,4 +1,4 @@
-"""Translation of the errors of orbax and tensorstore, and cleanup after a failed restore."""
+"""Conversion of errors of orbax and tensorstore, and cleanup after a failed restore."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ups_jax.core.files import storage_error
 
 
 class _LateReadFilter:
-    """A `sys.unraisablehook` that ignores errors of reads which end after their event loop is closed."""
+    """A `sys.unraisablehook` that ignores the error of a read that ends after the event loop was closed."""
 
     def __init__(self, hook: Callable[[sys.UnraisableHookArgs], object]) -> None:
         self._hook = hook
@@ -29,9 +29,9 @@ class _LateReadFilter:
 
 
 def drop_abandoned_reads() -> None:
-    """Collect the coroutines that a failed restore leaves behind, and suppress their warnings.
+    """Garbage-collect the coroutines of a failed restore without their warnings.
 
-    Reads that are still in progress are silenced for the lifetime of the process.
+    Errors of reads that end later are ignored for the rest of the process.
     """
     previous_hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     logging.getLogger("asyncio").disabled = True
@@ -46,13 +46,13 @@ def drop_abandoned_reads() -> None:
 
 
 def is_memory_error(error: Exception) -> bool:
-    """Return whether a restore failed for lack of memory, which does not mean that the checkpoint is damaged."""
+    """Return whether a restore failed because memory was exhausted; the checkpoint is then not damaged."""
     out_of_device_memory = isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
     return out_of_device_memory or isinstance(error, MemoryError)
 
 
 class storage_errors:
-    """A context manager that raises `StorageError` for the error of a full or read-only disk in a save."""
+    """A context manager for saves that raises `StorageError` if the disk is full or read-only."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

@@ -1,4 +1,4 @@
-"""Verification of a run directory against its checksums; nothing in the directory is changed."""
+"""Search for damage in a run directory, which is not changed: checkpoints, metrics and evaluation results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ups_jax.core.commands import command
 from ups_jax.core.errors import CheckpointError, DataError, UserError
 from ups_jax.core.files import read_json
 from ups_jax.runs import checksums
-from ups_jax.runs.checkpoint import Checkpoints, tasks_of
+from ups_jax.runs.checkpoint import Checkpoints, tasks_from_meta
 from ups_jax.runs.directory import RunDirectory
 from ups_jax.tracking import read_jsonl
 from ups_jax.training.build import abstract_state
@@ -23,12 +23,12 @@ SOUND, NOTE, DAMAGED = "sound", "note", "DAMAGED"
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """The result for a part of a run.
+    """The result of checking one part of a run.
 
     Attributes:
         part: Path of the part in the run directory.
-        state: `sound`, `note` or `DAMAGED`.
-        text: Description.
+        state: `sound`, `DAMAGED`, or `note` for a part that is missing or not in use.
+        text: Explanation of the state.
     """
 
     part: str
@@ -37,34 +37,30 @@ class Finding:
 
 
 def verify(path: Path) -> list[Finding]:
-    """Return a finding for every part of a run.
+    """Check every part of the run in the directory `path` and return a finding for each.
 
-    A checkpoint is compared with its checksums. A checkpoint of an earlier version, without checksums, is restored
-    instead.
-
-    Args:
-        path: Run directory.
+    Checkpoints are compared with their checksums, or restored if an earlier version wrote them without checksums.
 
     Raises:
-        CheckpointError: The directory holds no run.
+        CheckpointError: The directory holds no readable record of a run.
     """
     run = RunDirectory(path)
-    record = run.read()
+    record = run.read_record()
     stages = record.get("stages")
     if not isinstance(stages, dict) or not isinstance(record.get("digests"), dict):
         raise CheckpointError(f"{run.record_path}: is not the record of a run; restore it from a copy")
     findings = [
         Finding(part="run.json", state=SOUND, text=f"{record.get('status')}; stages {', '.join(stages) or 'none'}")
     ]
-    folders = {item.name for item in run.checkpoints("").glob("*") if item.is_dir()}
+    folders = {item.name for item in run.checkpoint_folder("").glob("*") if item.is_dir()}
     for stage in [*stages, *sorted(folders - stages.keys())]:
         findings += _check_stage(run, stage, stages.get(stage, {}))
     return [*findings, *_check_metrics(run), *_check_evaluations(run)]
 
 
 def _check_stage(run: RunDirectory, stage: str, record: dict[str, Any]) -> Iterator[Finding]:
-    """Yield the findings for the checkpoints of a stage."""
-    folder = run.checkpoints(stage)
+    """Check the checkpoints of a stage and yield a finding for each."""
+    folder = run.checkpoint_folder(stage)
     part = f"checkpoints/{stage}"
     steps = sorted(int(item.name) for item in folder.glob("*") if item.name.isdecimal())
     if not steps and record.get("saved"):
@@ -85,7 +81,7 @@ def _check_stage(run: RunDirectory, stage: str, record: dict[str, Any]) -> Itera
 
 
 def _check_checkpoint(folder: Path, step: int) -> Finding:
-    """Return the finding for a checkpoint."""
+    """Check a checkpoint for damage and return the finding."""
     part = f"checkpoints/{folder.name}/{step}"
     reason = checksums.find_damage(folder / str(step))
     if reason is None and not checksums.has_checksums(folder / str(step)):
@@ -96,19 +92,19 @@ def _check_checkpoint(folder: Path, step: int) -> Finding:
 
 
 def _restore_error(folder: Path, step: int) -> str | None:
-    """Return the error of restoring a checkpoint, None if it can be restored."""
+    """Restore a checkpoint and return the error message, None if there is no error."""
     try:
         with Checkpoints(folder, read_only=True) as checkpoints:
             meta = checkpoints.meta(step)
             config = from_dict(meta["config"], str(folder / str(step)))
-            checkpoints.restore(step, abstract_state(config, tasks_of(meta), folder.name))
+            checkpoints.restore(step, abstract_state(config, tasks_from_meta(meta), folder.name))
     except UserError as error:
         return str(error)
     return None
 
 
 def _check_metrics(run: RunDirectory) -> Iterator[Finding]:
-    """Yield the finding for the logged metrics, whose steps must increase within each stage."""
+    """Check that the steps of the logged metrics increase within each stage, and yield the finding."""
     part = run.metrics_path.name
     if not run.metrics_path.exists():
         yield Finding(part=part, state=NOTE, text="missing: stopped before the first record")
@@ -118,7 +114,7 @@ def _check_metrics(run: RunDirectory) -> Iterator[Finding]:
         steps: dict[str, list[int]] = {}
         for record in records:
             if not isinstance(record["step"], int):
-                raise DataError(f"a record has the step {record['step']!r}, which is not an integer")
+                raise DataError(f"a record has a step that is not an integer: {record['step']!r}")
             steps.setdefault(record["stage"], []).append(record["step"])
     except (DataError, OSError, KeyError, TypeError) as error:
         yield Finding(part=part, state=DAMAGED, text=str(error))
@@ -136,9 +132,9 @@ def _check_metrics(run: RunDirectory) -> Iterator[Finding]:
 
 
 def _check_evaluations(run: RunDirectory) -> Iterator[Finding]:
-    """Yield a finding for each evaluation result."""
-    for file in sorted(run.evaluation.glob("*.json")):
-        part = f"{run.evaluation.name}/{file.name}"
+    """Check that each evaluation result is readable, and yield a finding for each."""
+    for file in sorted(run.evaluation_folder.glob("*.json")):
+        part = f"{run.evaluation_folder.name}/{file.name}"
         try:
             read_json(file)["metrics"]
         except (OSError, ValueError, KeyError, TypeError):

@@ -1,6 +1,6 @@
 """Writers of a run's metrics: the `Writer` protocol and its JSONL, Weights & Biases and TensorBoard implementations.
 
-The JSONL file is the reference. A write error on disk stops training (`StorageError`); a W&B failure never does.
+ups_jax itself reads only the JSONL file. A write error on disk stops training (`StorageError`), a W&B failure does not.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Any
 from ups_jax.config import LoggingConfig
 from ups_jax.tracking.jsonl import JsonlWriter, read_jsonl
 from ups_jax.tracking.tensorboard import TensorboardWriter, check_tensorboard
-from ups_jax.tracking.wandb_run import context_path, read_context, share_run
+from ups_jax.tracking.wandb_run import read_context, share_wandb_run, wandb_context_path
 from ups_jax.tracking.wandb_writer import WandbWriter
 from ups_jax.tracking.writer import Tee, ThrottledWriter, Writer, close_on_exit, flatten_sections
 
 
 def check_logging(logging: LoggingConfig) -> None:
-    """Raise `ConfigError` if a configured writer cannot be opened.
+    """Raise `ConfigError` if a writer that `logging` enables cannot be opened.
 
-    Call this before training starts and before anything is written.
+    Call this before the training starts and before any file is written.
     """
     if logging.tensorboard:
         check_tensorboard()
-    path = context_path()
+    path = wandb_context_path()
     if logging.wandb.enabled and path is not None:
         read_context(path)
 
@@ -33,27 +33,27 @@ def check_logging(logging: LoggingConfig) -> None:
 def training_writer(
     directory: Path, metrics: Path, logging: LoggingConfig, *, stage: str, step: int, run_config: Mapping[str, Any]
 ) -> Writer:
-    """Open the writers of a training stage and drop the records after the step that it resumes from.
+    """Open the writers of a training stage; drop its JSONL records after `step`, which the training will write again.
 
-    Each start of a process is a W&B run in the group of the run directory. In a pipeline, the first start of a stage
-    joins the pipeline's W&B run (`wandb_run`); a resumed start does not, because it would repeat steps there.
+    Each call creates a new W&B run in the W&B group of the run directory. In a pipeline, the first start of a stage
+    instead joins the W&B run of the pipeline; a resumed start does not, because it would repeat steps there.
 
     Args:
-        directory: The run directory, which gets the TensorBoard and W&B folders.
-        metrics: The JSONL file of the run.
-        logging: The writers to open beside the JSONL file.
+        directory: Run directory, in which the TensorBoard and W&B folders are created.
+        metrics: Path of the JSONL file.
+        logging: Settings that enable the other writers.
         stage: Name of the training stage.
         step: Step that the stage starts from: 0, or the step of the restored checkpoint.
         run_config: Configuration to log to W&B.
 
     Raises:
-        StorageError: If the metrics file cannot be written.
+        StorageError: The JSONL file cannot be written.
     """
     with ExitStack() as opened:
         jsonl = JsonlWriter(metrics)
         opened.callback(jsonl.close)
         is_first_start = step == 0 and all(record["stage"] != stage for record in read_jsonl(metrics))
-        jsonl.truncate(stage, step)
+        jsonl.drop_after(stage, step)
         writers: list[Writer] = [jsonl]
         if logging.tensorboard:
             writers.append(TensorboardWriter(directory / "tensorboard", {stage: step}))
@@ -66,14 +66,15 @@ def training_writer(
 
 
 def evaluation_writer(directory: Path, logging: LoggingConfig, *, name: str, run_config: Mapping[str, Any]) -> Writer:
-    """Open the TensorBoard and W&B writers of an evaluation, where they are enabled.
+    """Open those of the TensorBoard and W&B writers that are enabled, for an evaluation.
 
-    The W&B run is that of the pipeline if there is one, otherwise a new run in the group of the run directory.
+    In a pipeline, the W&B writer joins the W&B run of the pipeline. Otherwise it creates a new W&B run in the W&B group
+    of the run directory.
 
     Args:
-        directory: The run directory, which gets the TensorBoard and W&B folders.
-        logging: The writers to open.
-        name: Suffix of the W&B run's name.
+        directory: Run directory, in which the TensorBoard and W&B folders are created.
+        logging: Settings that enable the writers.
+        name: Suffix of a new W&B run's name.
         run_config: Configuration to log to W&B.
     """
     writers: list[Writer] = []
@@ -85,17 +86,17 @@ def evaluation_writer(directory: Path, logging: LoggingConfig, *, name: str, run
 
 
 def _wandb_writer(
-    directory: Path, logging: LoggingConfig, suffix: str, run_config: Mapping[str, Any], *, join: bool
+    directory: Path, logging: LoggingConfig, name_suffix: str, run_config: Mapping[str, Any], *, join: bool
 ) -> Writer:
-    """Return a throttled W&B writer, in the group of the pipeline or else of the run directory."""
-    context_file = context_path()
+    """Return a throttled W&B writer. Its W&B group is named after the folder of the pipeline or the run directory."""
+    context_file = wandb_context_path()
     # The processes of a pipeline write to several subfolders; the context file lies in the folder of the pipeline.
     group = (directory if context_file is None else context_file.parent).resolve().name
     writer = WandbWriter(
         logging.wandb,
         directory=directory,
         group=group,
-        name=f"{group}-{suffix}",
+        name=f"{group}-{name_suffix}",
         run_config=run_config,
         context_file=context_file,
         join=join,

@@ -1,4 +1,4 @@
-"""The metrics file of a run: one JSON object per line, the reference for its training curves."""
+"""The metrics file of a run, with one JSON object per line, from which its training curves are drawn."""
 
 from __future__ import annotations
 
@@ -15,58 +15,58 @@ from ups_jax.tracking.writer import Outcome, Writer
 
 
 class JsonlWriter(Writer):
-    """Appends one line per record to a file; the steps of a stage increase strictly, also after a resume.
+    """Appends each metrics record to a file as a line; the steps of a stage increase strictly, also after a resume.
 
-    Summaries, tables and files are not written here: a run directory stores them separately.
+    It does not write summaries, tables and files, which the run directory stores separately.
 
     Args:
-        path: The JSONL file. It is created if it is missing; an incomplete last line is removed.
+        path: JSONL file, which is created if it is missing; an incomplete last line is removed.
 
     Raises:
-        StorageError: If the file cannot be written.
-        DataError: If a line before the last one is not valid.
+        StorageError: The file cannot be written.
+        DataError: A line before the last one is not valid.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with _storage(path):
+        with _storage_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-            self._replace(read_jsonl(path))
+            self._rewrite(read_jsonl(path))
 
     def scalars(self, step: int, values: Mapping[str, float], stage: str) -> None:
-        """Append and flush one record; non-finite values become null.
+        """Append one record and flush the file; non-finite values become null.
 
         Raises:
-            ValueError: If `step` is not larger than the last step of the stage.
+            ValueError: `step` is not larger than the last step of the stage.
         """
         if step <= self._last_steps.get(stage, -1):
             raise ValueError(
-                f"{self.path}: step {step} of stage {stage} is not after its last step {self._last_steps[stage]}"
+                f"{self.path}: step {step} of stage {stage} is not larger than the last step {self._last_steps[stage]}"
             )
-        plain = {name: _finite(float(value)) for name, value in values.items()}
-        with _storage(self.path):
+        plain = {name: _finite_or_none(float(value)) for name, value in values.items()}
+        with _storage_errors(self.path):
             self._file.write(json.dumps({"stage": stage, "step": step, **plain}, allow_nan=False) + "\n")
             self._file.flush()
         self._last_steps[stage] = step
 
-    def truncate(self, stage: str, step: int) -> None:
-        """Drop the records of `stage` after `step`, the step that a resume starts from; the file changes atomically."""
-        with _storage(self.path):
+    def drop_after(self, stage: str, step: int) -> None:
+        """Delete the records of `stage` after `step`, from which it resumes; the file is replaced atomically."""
+        with _storage_errors(self.path):
             self._file.close()
-            self._replace(
+            self._rewrite(
                 [record for record in read_jsonl(self.path) if record["stage"] != stage or record["step"] <= step]
             )
 
     def close(self, outcome: Outcome = "finished") -> None:
-        """Flush and close the file; the outcome is not written, because the run record contains it."""
-        with _storage(self.path):
+        """Flush and close the file. The outcome is not written, because run.json contains it."""
+        with _storage_errors(self.path):
             self._file.close()
 
-    def _replace(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Rewrite the file with these records and open it for appending.
+    def _rewrite(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Replace the content of the file with these records and open it for appending.
 
-        This removes the incomplete line that a killed process leaves.
+        This removes an incomplete line that a killed process left.
         """
         partial = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         with partial.open("w", encoding="utf-8") as file:
@@ -79,10 +79,10 @@ class JsonlWriter(Writer):
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a metrics file, without an incomplete last line.
+    """Return the records of a metrics file; an incomplete last line is ignored.
 
     Raises:
-        DataError: If a line before the last one is not a JSON object.
+        DataError: A line before the last one is not a JSON object.
     """
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     records = []
@@ -99,8 +99,8 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _storage(path: Path) -> Iterator[None]:
-    """Turn an `OSError` of the block into a `StorageError` that names the file."""
+def _storage_errors(path: Path) -> Iterator[None]:
+    """In a `with` block, convert an `OSError` to a `StorageError` that names the file `path`."""
     try:
         yield
     except OSError as error:
@@ -109,6 +109,6 @@ def _storage(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _finite(value: float) -> float | None:
-    """Return the value, or None if it is not finite."""
+def _finite_or_none(value: float) -> float | None:
+    """Return a number, or None if it is not finite."""
     return value if math.isfinite(value) else None

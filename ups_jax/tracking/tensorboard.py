@@ -1,4 +1,4 @@
-"""Event files for TensorBoard, written with tensorboardX (the extra `tensorboard`)."""
+"""Event files for TensorBoard, written with tensorboardX, which the extra `tensorboard` of ups_jax installs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def check_tensorboard() -> None:
     """Raise `ConfigError` if tensorboardX is not installed."""
     if importlib.util.find_spec("tensorboardX") is None:
         raise ConfigError(
-            "key `logging.tensorboard`: needs tensorboardX; pip install 'ups_jax[tensorboard]', or set it to false"
+            "key `logging.tensorboard`: needs tensorboardX; install it with `pip install 'ups_jax[tensorboard]'`, or "
+            "set the key to false"
         )
 
 
@@ -35,13 +36,13 @@ class TensorboardWriter(Writer):
     Non-finite values are skipped. Tables become Markdown text; tags, files and alerts are not written.
 
     Args:
-        directory: The folder that contains the folders of the stages.
-        resume_steps: The step that each resumed stage is restored at. TensorBoard discards the later points that an
+        directory: Folder in which the folders of the stages are created.
+        resume_steps: For each resumed stage, the step that it resumes from. TensorBoard discards later points, which an
             earlier process wrote, so that the curve is continuous.
 
     Raises:
-        ConfigError: If tensorboardX is not installed.
-        StorageError: If a file cannot be written.
+        ConfigError: tensorboardX is not installed.
+        StorageError: A file cannot be written.
     """
 
     def __init__(self, directory: Path, resume_steps: Mapping[str, int] | None = None) -> None:
@@ -52,13 +53,13 @@ class TensorboardWriter(Writer):
         self._flushed = time.monotonic()
 
     def scalars(self, step: int, values: Mapping[str, float], stage: str) -> None:
-        """Add one point to the curve of each metric of the stage."""
+        """Add a point at `step` to the curve of each metric of the stage."""
         self._add_points(stage, values, step)
         if time.monotonic() - self._flushed > _FLUSH_SECONDS:
             self._flush()
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Write each numeric value as one point at step 0."""
+        """Write each number in `values` as a curve with one point at step 0; other values are skipped."""
         numbers = {name: value for name, value in flatten_sections(values).items() if isinstance(value, int | float)}
         self._add_points(_RESULTS, numbers, 0)
         self._flush()
@@ -69,14 +70,14 @@ class TensorboardWriter(Writer):
 
         lines = [columns, ["---"] * len(columns), *rows]
         markdown = "\n".join("|" + "|".join("" if cell is None else str(cell) for cell in line) + "|" for line in lines)
-        self._add(_RESULTS, text(name, markdown), 0)
+        self._add_event(_RESULTS, text(name, markdown), 0)
         self._flush()
 
     def image(self, name: str, path: Path) -> None:
-        """Write a PNG file without re-encoding it.
+        """Write an image from a PNG file without encoding it again.
 
         Raises:
-            ValueError: If the file is not a PNG file.
+            ValueError: The file is not a PNG file.
         """
         from tensorboardX.proto.summary_pb2 import Summary
 
@@ -86,7 +87,7 @@ class TensorboardWriter(Writer):
         # The first chunk of a PNG file begins with width and height.
         width, height = struct.unpack(">II", data[16:24])
         picture = Summary.Image(encoded_image_string=data, width=width, height=height, colorspace=4)
-        self._add(_RESULTS, Summary(value=[Summary.Value(tag=name, image=picture)]), 0)
+        self._add_event(_RESULTS, Summary(value=[Summary.Value(tag=name, image=picture)]), 0)
         self._flush()
 
     def close(self, outcome: Outcome = "finished") -> None:
@@ -97,26 +98,26 @@ class TensorboardWriter(Writer):
         self._files = {}
 
     def _add_points(self, folder: str, values: Mapping[str, float], step: int) -> None:
-        """Write one point for each finite value."""
+        """Add a point at `step` to the curve of each finite value, in the event file of a folder."""
         from tensorboardX.proto.summary_pb2 import Summary
 
         finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
         points = [Summary.Value(tag=name, simple_value=value) for name, value in finite.items()]
-        self._add(folder, Summary(value=points), step)
+        self._add_event(folder, Summary(value=points), step)
 
-    def _add(self, folder: str, summary: Any, step: int) -> None:
-        """Append an event to the file of a folder, which is opened at first use."""
+    def _add_event(self, folder: str, summary: Any, step: int) -> None:
+        """Append an event with this summary to the event file of a folder, which is opened at first use."""
         from tensorboardX.proto.event_pb2 import Event
 
         try:
             if folder not in self._files:
-                self._files[folder] = self._open(folder)
+                self._files[folder] = self._open_event_file(folder)
             self._files[folder].write_event(Event(wall_time=time.time(), step=step, summary=summary))
         except OSError as error:
             raise storage_error(self.directory / folder, error) from None
 
-    def _open(self, folder: str) -> Any:
-        """Open a new event file; for a resumed stage its first event discards the later points of older files."""
+    def _open_event_file(self, folder: str) -> Any:
+        """Open a new event file in a folder; if its stage resumes, first write an event that discards later points."""
         # Not tensorboardX's SummaryWriter: its queue blocks forever once its writer thread has failed.
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
@@ -133,7 +134,7 @@ class TensorboardWriter(Writer):
         return file
 
     def _flush(self) -> None:
-        """Write buffered events of all files to disk."""
+        """Write the buffered events of all event files to disk."""
         self._flushed = time.monotonic()
         for folder, file in self._files.items():
             try:

@@ -1,6 +1,7 @@
-"""Start and end of a process's W&B run: login, id, group, and the file through which several processes share one run.
+"""Start and end of the W&B run of a process, which is offline if W&B does not answer.
 
-The run falls back to offline mode if W&B does not answer.
+The processes of a pipeline share one W&B run: the first one describes it in a JSON file, the context file, from which
+the others read how to join it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter, ValidationError
@@ -32,18 +33,18 @@ CONTEXT_VARIABLE = "WANDB_CONTEXT_FILE"
 class RunSpec:
     """The W&B run that a process starts or joins.
 
-    Online, a process with `join` resumes the shared run by its id. W&B cannot resume an offline run, so offline every
-    process starts another run in the shared group. A new run gets a random id. It overrides WANDB_RUN_ID and
-    WANDB_RESUME, which would merge all starts into one run; in a sweep, W&B sets the id.
+    Online, a process joins the shared run by its id. W&B cannot resume an offline run; therefore offline each process
+    starts a new run in the group of the shared run. A new run gets a random id, in place of WANDB_RUN_ID and
+    WANDB_RESUME, with which all processes would write to one run; in a sweep, W&B sets the id.
 
     Attributes:
         config: W&B settings of the configuration.
-        directory: Folder that gets the `wandb` folder.
-        group: Group of a new run.
+        directory: Folder in which wandb creates its folder `wandb`.
+        group: Group of a new run, unless there is a shared run.
         name: Name of a new run.
         run_config: Configuration to log with a new run.
-        context_file: File that shares a run between processes, or None.
-        shared_run: The run that `context_file` describes, or None if there is none yet.
+        context_file: File that describes the shared run, or None if processes share no run.
+        shared_run: The run that `context_file` describes, or None if the file does not exist yet.
         join: Whether this process may join the shared run.
     """
 
@@ -56,20 +57,20 @@ class RunSpec:
     shared_run: RunContext | None
     join: bool
 
-    def joins(self, mode: str) -> bool:
-        """Return whether this process joins the shared run."""
+    def joins_shared_run(self, mode: str) -> bool:
+        """Return whether this process joins the shared run in this mode (`online` or `offline`)."""
         return self.shared_run is not None and self.join and mode == self.shared_run.mode == "online"
 
     def writes_context(self, mode: str) -> bool:
-        """Return whether later processes should join this process's run.
+        """Return whether to describe the new run of this process in the context file, so that later processes join it.
 
-        An offline run never replaces an online one in the context file.
+        An offline run never replaces an online one in this file.
         """
-        if self.context_file is None or self.joins(mode):
+        if self.context_file is None or self.joins_shared_run(mode):
             return False
         return self.shared_run is None or mode == "online" or (not self.join and self.shared_run.mode != "online")
 
-    def arguments(self, mode: str) -> dict[str, Any]:
+    def init_arguments(self, mode: str) -> dict[str, Any]:
         """Return the arguments of `wandb.init`."""
         shared = self.shared_run
         arguments = {
@@ -80,14 +81,14 @@ class RunSpec:
             "mode": mode,
             "reinit": "create_new",
         }
-        if shared is not None and self.joins(mode):
+        if shared is not None and self.joins_shared_run(mode):
             return arguments | {"id": shared.run_id, "resume": "allow"}
         new_run = {"name": self.name, "tags": self.config.tags, "config": dict(self.run_config)}
         return arguments | new_run | {"id": secrets.token_hex(8), "resume": "never"}
 
-    def to_context(self, run: Any, mode: str) -> RunContext:
-        """Return the description of the started run that later processes join it by."""
-        arguments, online = self.arguments(mode), mode == "online"
+    def run_context(self, run: Any, mode: str) -> RunContext:
+        """Return the content of the context file for the started run, from which later processes join it."""
+        arguments, online = self.init_arguments(mode), mode == "online"
         return RunContext(
             run_id=run.id,
             project=arguments["project"],
@@ -99,19 +100,25 @@ class RunSpec:
         )
 
 
-def init_run(
-    spec: RunSpec, mode: str, *, init_timeout: float, finish_timeout: float, warn: Callable[[str], None]
-) -> tuple[Any, str]:
-    """Start or join a W&B run and return it with its mode.
+class StartedRun(NamedTuple):
+    """A run from `wandb.init` and its mode, `online` or `offline`."""
 
-    If an online run cannot be started, an offline run is started instead.
+    run: Any
+    mode: str
+
+
+def start_run(
+    spec: RunSpec, mode: str, *, init_timeout: float, finish_timeout: float, warn: Callable[[str], None]
+) -> StartedRun:
+    """Start or join a W&B run; if this fails online, start an offline run.
 
     Args:
         spec: The run to start or join.
         mode: `online` or `offline`.
         init_timeout: Seconds to wait for the first answer of W&B.
-        finish_timeout: Seconds to wait when the run is finished.
-        warn: Called with a message if the run is offline instead of online, or if the context file cannot be written.
+        finish_timeout: Seconds that wandb may take to send the remaining data when the run is finished.
+        warn: Function of a warning: the run is offline although `mode` is `online`, or the context file cannot be
+            written.
     """
     # Not at module level: the import takes a second, and a failing import must be handled like any other W&B error.
     import wandb
@@ -122,30 +129,33 @@ def init_run(
     # Also for the process: messages that wandb prints before a run exists ignore the settings of the run.
     wandb.setup(wandb.Settings(silent=True))
     try:
-        run = wandb.init(**spec.arguments(mode), settings=settings)
+        run = wandb.init(**spec.init_arguments(mode), settings=settings)
     except (Exception, SystemExit) as error:
         if mode != "online":
             raise
         warn(
-            f"cannot start an online run ({describe_error(error)}); the run is written to {spec.directory / 'wandb'}, "
+            f"cannot start an online run ({describe_error(error)}); the run is written to {spec.directory / 'wandb'}; "
             "upload it with `wandb sync`"
         )
         mode = "offline"
-        run = wandb.init(**spec.arguments(mode), settings=settings)
+        run = wandb.init(**spec.init_arguments(mode), settings=settings)
     if spec.context_file is not None and spec.writes_context(mode):
         try:
-            write_context(spec.context_file, spec.to_context(run, mode))
+            write_context(spec.context_file, spec.run_context(run, mode))
         except UserError as error:
             warn(f"later processes cannot join this run: {error}")
-    return run, mode
+    return StartedRun(run, mode)
 
 
 def finish_run(run: Any, outcome: Outcome) -> None:
-    """Finish a W&B run with the exit code of its outcome; wandb raises TimeoutError if it cannot send all data in time.
+    """Finish a W&B run with the exit code that belongs to its outcome; W&B shows a stopped run as preempted.
 
     Args:
-        run: The run, as `wandb.init` returned it.
-        outcome: How the run ended; W&B shows a stopped run as preempted.
+        run: Run from `wandb.init`.
+        outcome: How the training or evaluation ended.
+
+    Raises:
+        TimeoutError: wandb could not send all data in time.
     """
     if outcome == "stopped":
         # W&B shows a run as preempted if it is marked so and its exit code is not 0.
@@ -166,12 +176,12 @@ def wandb_mode(configured: str) -> str:
     """
     mode = os.environ.get("WANDB_MODE") or configured
     if mode == "auto":
-        return "online" if has_login() else "offline"
+        return "online" if has_wandb_login() else "offline"
     return mode
 
 
-def has_login() -> bool:
-    """Return whether wandb can log in without a prompt: by a key or token in the environment or a netrc entry."""
+def has_wandb_login() -> bool:
+    """Return whether wandb can log in without a prompt, because the environment or netrc contains a key or token."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).netloc
@@ -184,7 +194,7 @@ def has_login() -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """A W&B run that other processes can join, as stored in the context file.
+    """The content of the context file, which describes a W&B run that other processes can join.
 
     Attributes:
         run_id: W&B id of the run.
@@ -206,20 +216,20 @@ class RunContext:
 _ADAPTER = TypeAdapter(RunContext)
 
 
-def context_path() -> Path | None:
+def wandb_context_path() -> Path | None:
     """Return the context file that the environment variable WANDB_CONTEXT_FILE names, or None if it is not set."""
     name = os.environ.get(CONTEXT_VARIABLE)
     return Path(name) if name else None
 
 
 @contextlib.contextmanager
-def share_run(folder: Path) -> Iterator[None]:
-    """Let all writers that are opened in a `with` block share one W&B run.
+def share_wandb_run(folder: Path) -> Iterator[None]:
+    """Make all writers that are opened in a `with` block share one W&B run.
 
     Args:
-        folder: Folder for the context file. It is not used if the environment already names a context file.
+        folder: Folder for the context file, unless the environment variable WANDB_CONTEXT_FILE already names one.
     """
-    if context_path() is not None:
+    if wandb_context_path() is not None:
         yield
         return
     os.environ[CONTEXT_VARIABLE] = str(folder / "wandb-context.json")
@@ -233,7 +243,7 @@ def read_context(path: Path) -> RunContext | None:
     """Return the run that a context file describes, or None if the file does not exist yet.
 
     Raises:
-        ConfigError: If the file cannot be read or is not valid.
+        ConfigError: The file cannot be read or is not valid.
     """
     try:
         return _ADAPTER.validate_json(path.read_bytes())
@@ -250,6 +260,6 @@ def write_context(path: Path, context: RunContext) -> None:
     """Write the context file atomically, so that later processes can join the run.
 
     Raises:
-        StorageError: If the file cannot be written.
+        StorageError: The file cannot be written.
     """
     write_atomically(path, json.dumps(asdict(context), indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Weights & Biases writer that runs in a separate thread."""
+"""A writer for Weights & Biases (W&B) that does its work in a separate thread."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ups_jax.tracking.wandb_run import (
     RunSpec,
     describe_error,
     finish_run,
-    has_login,
-    init_run,
+    has_wandb_login,
     read_context,
+    start_run,
     wandb_mode,
 )
 from ups_jax.tracking.writer import Cell, Level, Outcome, Writer, flatten_sections
@@ -34,31 +34,31 @@ _BYTES_PER_SECOND = 1e6
 
 
 class WandbWriter(Writer):
-    """Writes to one W&B run per process, without letting a W&B failure reach training.
+    """Writes to one W&B run per process; a failure of W&B never raises an error.
 
-    All methods only queue an operation for a separate thread. If W&B does not answer in time or refuses, the run is
-    written offline. A failed operation is skipped; after five consecutive failures, or when the queue is full, nothing
-    more is sent and `problem` contains the reason. Each of these events emits a warning; repeated failures of one kind
-    of operation emit a single one.
+    The logging methods only queue an operation for a separate thread. If W&B does not answer in time or rejects
+    the run, the run is written offline. A failed operation is skipped; after five consecutive failures, or when the
+    queue is full, nothing more is sent and `problem` contains the reason. Each of these events emits a warning, but of
+    the failures of one method only the first does.
 
-    `close` waits for about twice `finish_timeout`. If the run has not started by then, it waits up to `init_timeout`
-    longer; for online artifacts it waits one second more per megabyte. Data that was not sent stays in
-    `directory`/wandb for `wandb sync`. A failed run is marked as failed in W&B, and a stopped run as preempted.
+    `close` waits for about twice `finish_timeout`, up to `init_timeout` longer if the run has not started, and online
+    one second longer per megabyte of artifacts. Data that was not sent stays in `directory`/wandb for `wandb sync`. W&B
+    shows a failed run as failed, and a stopped run as preempted.
 
     Args:
         config: W&B settings of the configuration.
-        directory: Folder that gets the `wandb` folder.
+        directory: Folder in which wandb creates its folder `wandb`.
         group: Group of a new run.
         name: Name of a new run.
         run_config: Configuration to log.
-        context_file: File that shares a run between the processes of a pipeline. If it is damaged, the process starts
-            its own run and warns.
+        context_file: File that describes the W&B run that the processes of a pipeline share. If it is damaged, the
+            writer warns and starts a new run.
         join: Whether to join the shared run. Use False after a resume: the shared run already contains the repeated
-            steps, so the process starts a new run, which later processes join.
+            steps, so the writer starts a new run, which later processes join.
         finish_timeout: Seconds to wait for the end of the run.
         init_timeout: Seconds to wait for the first answer of W&B.
-        max_upload_seconds: Maximum of the additional seconds for artifacts.
-        max_queued: Number of queued operations at which W&B is considered to hang.
+        max_upload_seconds: Maximum time that `close` waits additionally for artifacts.
+        max_queued: Number of queued operations at which the writer stops sending.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class WandbWriter(Writer):
         self._init_timeout = init_timeout
         self._max_upload_seconds = max_upload_seconds
         self._warnings: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._failed_kinds: set[str] = set()
+        self._failed_methods: set[str] = set()
         self._stages: set[str] = set()
         self._artifacts: list[Path] = []
         self._uploads: list[Any] = []
@@ -107,17 +107,17 @@ class WandbWriter(Writer):
         self._is_started = threading.Event()
         self._creation_time = time.monotonic()
         self._thread = threading.Thread(target=self._process_jobs, name="wandb", daemon=True)
-        if self.mode == "online" and not has_login():
+        if self.mode == "online" and not has_wandb_login():
             # Otherwise wandb prompts for a key on the terminal and blocks.
             self._give_up("no login was found; run `wandb login` or set WANDB_MODE=offline")
         elif self.mode != "disabled":
             self._thread.start()
-        if self._spec.joins(self.mode):
+        if self._spec.joins_shared_run(self.mode):
             self.config(run_config)
             self.tags(config.tags)
 
     def scalars(self, step: int, values: Mapping[str, float], stage: str) -> None:
-        """Queue one record under `training/STAGE/`, with `training/STAGE/step` as its axis."""
+        """Queue metrics under `training/STAGE/`, for plots over `training/STAGE/step`."""
         prefix = f"training/{stage}"
         record = {f"{prefix}/{name}": float(value) for name, value in values.items()} | {f"{prefix}/step": step}
 
@@ -129,11 +129,11 @@ class WandbWriter(Writer):
             # Without `step=`: wandb drops records whose step does not increase, as after a resume.
             run.log(record)
 
-        self._submit("scalars", log)
+        self._queue_operation("scalars", log)
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Queue values for the summary of the run."""
-        self._submit("summary", lambda run: run.summary.update(flatten_sections(values)))
+        self._queue_operation("summary", lambda run: run.summary.update(flatten_sections(values)))
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
         """Queue a table."""
@@ -143,7 +143,7 @@ class WandbWriter(Writer):
 
             run.log({name: wandb.Table(columns=list(columns), data=[list(row) for row in rows])})
 
-        self._submit("table", log)
+        self._queue_operation("table", log)
 
     def image(self, name: str, path: Path) -> None:
         """Queue an image file."""
@@ -153,17 +153,17 @@ class WandbWriter(Writer):
 
             run.log({name: wandb.Image(str(path))})
 
-        self._submit("image", log)
+        self._queue_operation("image", log)
 
     def file(self, path: Path) -> None:
-        """Queue the upload of a file; offline, wandb links it, and `wandb sync` uploads its content at that time."""
+        """Queue the upload of a file. Offline, wandb only links the file; `wandb sync` uploads its content later."""
         absolute_path = path.resolve()
-        self._submit(
+        self._queue_operation(
             "file", lambda run: run.save(str(absolute_path), base_path=str(absolute_path.parent), policy="now")
         )
 
     def artifact(self, path: Path, name: str, *, kind: str, labels: Sequence[str], metadata: Mapping[str, Any]) -> None:
-        """Queue a folder as a new version of the artifact `name`; it is not copied and must exist until it is sent."""
+        """Queue a folder as a new version of the artifact `name`. It is not copied: keep it until it is sent."""
 
         def log(run: Any) -> None:
             import wandb
@@ -174,11 +174,11 @@ class WandbWriter(Writer):
             self._uploads.append(run.log_artifact(artifact, aliases=list(labels)))
 
         self._artifacts.append(path)
-        self._submit("artifact", log)
+        self._queue_operation("artifact", log)
 
     def config(self, values: Mapping[str, Any]) -> None:
-        """Queue configuration values; they replace values of the same name."""
-        self._submit("config", lambda run: run.config.update(dict(values), allow_val_change=True))
+        """Queue values for the configuration of the run; they replace values of the same name."""
+        self._queue_operation("config", lambda run: run.config.update(dict(values), allow_val_change=True))
 
     def tags(self, names: Sequence[str]) -> None:
         """Queue additional tags for the run."""
@@ -186,32 +186,32 @@ class WandbWriter(Writer):
         def add(run: Any) -> None:
             run.tags = tuple(dict.fromkeys((*(run.tags or ()), *names)))
 
-        self._submit("tags", add)
+        self._queue_operation("tags", add)
 
     def alert(self, title: str, text: str, level: Level = "INFO") -> None:
         """Queue a notification."""
-        self._submit("alert", lambda run: run.alert(title, text, level=level))
+        self._queue_operation("alert", lambda run: run.alert(title, text, level=level))
 
     def close(self, outcome: Outcome = "finished") -> None:
-        """Finish the run, or abandon it after the time limit."""
+        """Send all queued operations and finish the run, or give up after the time limit."""
         self._outcome = outcome
         if self._thread.is_alive():
             with contextlib.suppress(queue.Full):
                 self._jobs.put_nowait(None)
-            self._wait()
+            self._wait_for_thread()
             if self._thread.is_alive():
                 self._give_up("it did not finish in time; upload the rest with `wandb sync`")
         self._emit_warnings()
 
-    def delivered(self, *kinds: str) -> bool:
-        """Return whether the run started and ended and no operation of these kinds failed.
+    def was_delivered(self, *methods: str) -> bool:
+        """Return whether the run started, ended and accepted all calls of the methods with these names.
 
-        Offline, delivered means written to the folder that `wandb sync` uploads.
+        Offline, it accepts a call by writing to the folder that `wandb sync` uploads.
         """
-        return self._is_started.is_set() and self.problem is None and self._failed_kinds.isdisjoint(kinds)
+        return self._is_started.is_set() and self.problem is None and self._failed_methods.isdisjoint(methods)
 
-    def _wait(self) -> None:
-        """Wait until the thread has ended or its time limit, which starts with the run, is over."""
+    def _wait_for_thread(self) -> None:
+        """Wait until the thread ends or reaches the time limit of `close`."""
         wait_start = last_warning = time.monotonic()
         while self._thread.is_alive():
             now = time.monotonic()
@@ -227,36 +227,36 @@ class WandbWriter(Writer):
                 return
             self._thread.join(0.05)
 
-    def _submit(self, kind: str, job: Callable[[Any], None]) -> None:
-        """Queue an operation, unless W&B is switched off."""
+    def _queue_operation(self, method: str, operation: Callable[[Any], None]) -> None:
+        """Queue a function of the W&B run, for a method of this class, unless W&B is switched off."""
         if self._thread.is_alive() and self.problem is None:
             try:
-                self._jobs.put_nowait((kind, job))
+                self._jobs.put_nowait((method, operation))
             except queue.Full:
                 self._give_up(f"it hangs: {self._jobs.maxsize} operations are queued")
         self._emit_warnings()
 
     def _emit_warnings(self) -> None:
-        """Emit the collected warnings in the thread of the caller."""
+        """Emit the warnings that the separate thread collected."""
         while not self._warnings.empty():
             warnings.warn(f"wandb: {self._warnings.get()} (the run directory has all data)", stacklevel=3)
 
     def _give_up(self, reason: str) -> None:
-        """Switch W&B off for the rest of the run."""
+        """Send nothing more for the rest of the run, and collect a warning with the reason."""
         if self.problem is None:
             self.problem = reason
             self._warnings.put(f"disabled for the rest of this run: {reason}")
 
     def _upload_seconds(self) -> float:
-        """Return the time allowed for the uploads of the artifacts; offline it is zero."""
+        """Return the seconds that the uploads of all artifacts may take; zero offline."""
         if self.mode != "online":
             return 0.0
         return min(sum(map(folder_size, self._artifacts)) / _BYTES_PER_SECOND, self._max_upload_seconds)
 
     def _process_jobs(self) -> None:
-        """Start the run, execute the queued operations and finish the run; this is the function of the thread."""
+        """Start the run, execute the queued operations and finish the run. The separate thread executes this method."""
         try:
-            run, self.mode = init_run(
+            run, self.mode = start_run(
                 self._spec,
                 self.mode,
                 init_timeout=self._init_timeout,
@@ -271,13 +271,13 @@ class WandbWriter(Writer):
         while (entry := self._jobs.get()) is not None:
             if self.problem is not None:
                 continue
-            kind, job = entry
+            method, operation = entry
             try:
-                job(run)
+                operation(run)
                 failures = 0
             except (Exception, SystemExit) as error:
                 failures += 1
-                self._record_failure(kind, error)
+                self._record_failure(method, error)
                 if failures == _MAX_CONSECUTIVE_FAILURES:
                     self._give_up(f"{failures} operations in a row failed, the last one with {describe_error(error)}")
         try:
@@ -297,11 +297,11 @@ class WandbWriter(Writer):
                 self._record_failure("artifact", error)
         finish_run(run, self._outcome)
 
-    def _record_failure(self, kind: str, error: BaseException) -> None:
-        """Collect a warning about the first failed operation of a kind."""
-        if kind not in self._failed_kinds:
-            self._failed_kinds.add(kind)
+    def _record_failure(self, method: str, error: BaseException) -> None:
+        """Collect a warning about a failed call of a method, unless an earlier call failed."""
+        if method not in self._failed_methods:
+            self._failed_methods.add(method)
             self._warnings.put(
-                f"`{kind}` failed and is skipped; further failures of this kind are not reported: "
+                f"`{method}` failed and is skipped; further failures of `{method}` are not reported: "
                 f"{describe_error(error)}"
             )

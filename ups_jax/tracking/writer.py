@@ -1,4 +1,4 @@
-"""The `Writer` protocol for the metrics and results of a run, and writers that combine or throttle other writers."""
+"""The `Writer` interface for logging metrics and results of a run, and writers that combine or throttle writers."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Cell = float | int | str | None
 
 @runtime_checkable
 class Writer(Protocol):
-    """Interface of everything that logs a run; every method does nothing by default."""
+    """Interface of the classes that log metrics and results of a run; by default every method does nothing."""
 
     def scalars(self, step: int, values: Mapping[str, float], stage: str) -> None:
-        """Log one record of metrics after `step` completed steps of `stage`; `values` contains `epoch`."""
+        """Log metrics by name after `step` completed steps of `stage`; they include `epoch`."""
         return None
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Log final values of the run, possibly nested in sections; a later value replaces an earlier one."""
+        """Log final values of the run by name, possibly in nested mappings; a later value replaces an earlier one."""
         return None
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
@@ -48,7 +48,7 @@ class Writer(Protocol):
         return None
 
     def config(self, values: Mapping[str, Any]) -> None:
-        """Add values to the logged configuration that are available only after the start."""
+        """Add values to the logged configuration that were not available when the writer was opened."""
         return None
 
     def tags(self, names: Sequence[str]) -> None:
@@ -60,23 +60,23 @@ class Writer(Protocol):
         return None
 
     def close(self, outcome: Outcome = "finished") -> None:
-        """Write everything that is buffered and the run's outcome; no other call may follow."""
+        """Write all buffered data and the outcome of the run; afterwards only `was_delivered` may be called."""
         return None
 
-    def delivered(self, *kinds: str) -> bool:
-        """Return whether a closed writer has written every item of these kinds (names of the methods above)."""
+    def was_delivered(self, *methods: str) -> bool:
+        """Return whether this closed writer has written the data of all calls of these methods, given by name."""
         return True
 
 
-def _to_all(method: Callable[Concatenate[Writer, P], None]) -> Callable[Concatenate[Tee, P], None]:
-    """Return a `Tee` method that calls the `Writer` method of the same name on every writer."""
+def _forwarding(method: Callable[Concatenate[Writer, P], None]) -> Callable[Concatenate[Tee, P], None]:
+    """Return a method of `Tee` that calls this method of `Writer` on every writer."""
 
     @functools.wraps(method)
-    def call(self: Tee, *args: P.args, **kwargs: P.kwargs) -> None:
+    def call_on_all(self: Tee, *args: P.args, **kwargs: P.kwargs) -> None:
         for writer in self.writers:
             getattr(writer, method.__name__)(*args, **kwargs)
 
-    return call
+    return call_on_all
 
 
 class Tee(Writer):
@@ -85,15 +85,15 @@ class Tee(Writer):
     def __init__(self, writers: Sequence[Writer]) -> None:
         self.writers = tuple(writers)
 
-    scalars = _to_all(Writer.scalars)
-    summary = _to_all(Writer.summary)
-    table = _to_all(Writer.table)
-    image = _to_all(Writer.image)
-    file = _to_all(Writer.file)
-    artifact = _to_all(Writer.artifact)
-    config = _to_all(Writer.config)
-    tags = _to_all(Writer.tags)
-    alert = _to_all(Writer.alert)
+    scalars = _forwarding(Writer.scalars)
+    summary = _forwarding(Writer.summary)
+    table = _forwarding(Writer.table)
+    image = _forwarding(Writer.image)
+    file = _forwarding(Writer.file)
+    artifact = _forwarding(Writer.artifact)
+    config = _forwarding(Writer.config)
+    tags = _forwarding(Writer.tags)
+    alert = _forwarding(Writer.alert)
 
     def close(self, outcome: Outcome = "finished") -> None:
         """Close every writer, even if closing one of them raises."""
@@ -101,19 +101,19 @@ class Tee(Writer):
             for writer in reversed(self.writers):
                 stack.callback(writer.close, outcome)
 
-    def delivered(self, *kinds: str) -> bool:
-        """Return whether every writer has written every item of these kinds."""
-        return all(writer.delivered(*kinds) for writer in self.writers)
+    def was_delivered(self, *methods: str) -> bool:
+        """Return whether every writer has written the data of all calls of these methods, given by name."""
+        return all(writer.was_delivered(*methods) for writer in self.writers)
 
 
 @contextlib.contextmanager
 def close_on_exit(writer: Writer, is_retryable: Callable[[Exception], bool] = lambda _error: False) -> Iterator[Writer]:
-    """Close the writer at the end of a `with` block, with the outcome that the block's exception implies.
+    """Close the writer at the end of a `with` block, with an outcome that depends on how the block ends.
+
+    The outcome is `stopped` if a stop signal or a retryable exception ends the block, `failed` for other exceptions.
 
     Args:
-        writer: The writer to close.
-        is_retryable: Returns True for an exception after which the run is started again. Such an exception, like a stop
-            signal, closes the writer as `stopped`; any other exception closes it as `failed`.
+        is_retryable: Returns whether the run will be started again after an exception.
     """
     outcome: Outcome = "failed"
     try:
@@ -130,7 +130,7 @@ def close_on_exit(writer: Writer, is_retryable: Callable[[Exception], bool] = la
 
 
 def flatten_sections(values: Mapping[str, Any], separator: str = "/") -> dict[str, Any]:
-    """Return nested sections as one level: `{"eval": {"nrmse": 1}}` becomes `{"eval/nrmse": 1}`."""
+    """Return nested mappings as one mapping with joined keys: `{"eval": {"nrmse": 1}}` becomes `{"eval/nrmse": 1}`."""
     result: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -141,13 +141,14 @@ def flatten_sections(values: Mapping[str, Any], separator: str = "/") -> dict[st
 
 
 class ThrottledWriter(Tee):
-    """Forwards at most one record of metrics per `seconds`, records with validation metrics always.
+    """Forwards training metrics to another writer at most once in a number of seconds, and drops those in between.
 
-    `close` forwards the newest record if it was held back. All other calls are forwarded immediately.
+    Metrics that include validation metrics are always forwarded. If the last metrics were not forwarded, `close` does
+    it. All other calls are forwarded immediately.
 
     Args:
         writer: The writer to forward to.
-        seconds: Minimum time between two forwarded records.
+        seconds: Minimum time between forwarded training metrics.
         clock: Returns the current time in seconds.
     """
 
@@ -158,7 +159,7 @@ class ThrottledWriter(Tee):
         self._pending: tuple[int, Mapping[str, float], str] | None = None
 
     def scalars(self, step: int, values: Mapping[str, float], stage: str) -> None:
-        """Forward the record, or keep it until the next one replaces it."""
+        """Forward the metrics, or if it is too early keep them until the next call replaces them."""
         now = self._clock()
         is_validated = any(name.startswith("validation/") for name in values)
         if self._next_time is not None and now < self._next_time and not is_validated:
@@ -168,7 +169,7 @@ class ThrottledWriter(Tee):
         super().scalars(step, values, stage)
 
     def close(self, outcome: Outcome = "finished") -> None:
-        """Forward the pending record and close the writer, even if forwarding raises."""
+        """Forward the metrics that were kept, and close the writer even if forwarding raises an error."""
         try:
             if self._pending is not None:
                 super().scalars(*self._pending)
